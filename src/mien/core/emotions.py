@@ -1,0 +1,65 @@
+"""The seven emotions, in the one order used everywhere.
+
+Other tools and data sets order them differently (the FER-2013 CSV, AffectNet, FER+), so anything that
+comes from outside is translated by name, never by index.
+"""
+
+from __future__ import annotations
+
+from mien.core.errors import UsageError
+
+EMOTIONS: tuple[str, ...] = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
+"""Alphabetical, as the data set's folders are; index into this tuple is a label everywhere."""
+
+FER2013_CSV_ORDER: tuple[str, ...] = (
+    "angry",
+    "disgust",
+    "fear",
+    "happy",
+    "sad",
+    "surprise",
+    "neutral",
+)
+"""Order of the integer codes in the challenge's ``fer2013.csv``."""
+
+_SYNONYMS: dict[str, str] = {
+    "anger": "angry",
+    "disgusted": "disgust",
+    "disgusting": "disgust",
+    "fearful": "fear",
+    "afraid": "fear",
+    "scared": "fear",
+    "happiness": "happy",
+    "joy": "happy",
+    "calm": "neutral",
+    "neutrality": "neutral",
+    "sadness": "sad",
+    "surprised": "surprise",
+    "surprising": "surprise",
+}
+
+
+def find_emotion(name: str) -> str | None:
+    """Return the emotion that ``name`` means (case and blanks aside), or None if it means none."""
+    key = name.strip().lower()
+    return key if key in EMOTIONS else _SYNONYMS.get(key)
+
+
+def parse_emotion(name: str) -> str:
+    """Return the emotion that ``name`` means.
+
+    Args:
+        name: one of `EMOTIONS` or a synonym ("anger", "Happiness", "fearful", ...).
+
+    Raises:
+        UsageError: if the name means none of the seven.
+    """
+    emotion = find_emotion(name)
+    if emotion is None:
+        raise UsageError(f"unknown emotion {name!r}: expected one of {', '.join(EMOTIONS)}")
+    return emotion
+
+
+def emotion_index(name: str) -> int:
+    """Return the label (0-6) of an emotion's name or synonym; raises as `parse_emotion`."""
+    return EMOTIONS.index(parse_emotion(name))

@@ -1,0 +1,86 @@
+"""Every error that mien raises on purpose, and the exit code that the command line gives for it.
+
+::
+
+    MienError                     1   something inside went wrong
+    ├── UsageError                2   the call's words, options or values are off
+    │   └── MissingExtra          2   an optional part is not installed
+    ├── InputError                3   an input is missing or cannot be read
+    │   ├── UnreadableImage       3   one image cannot be decoded
+    │   └── DataError             3   a data set is missing, empty or malformed
+    ├── NoFaceError               4   no face in any input
+    ├── ModelError                5   a model is missing, damaged or does not match its hash
+    ├── OutputError               1   a result cannot be written (full disk, no permission)
+    └── TrainingDiverged          1   the loss became NaN or infinite
+
+A message is one line: what happened, what was expected, how to mend it.
+"""
+
+from __future__ import annotations
+
+EXIT_DONE = 0
+EXIT_INTERNAL = 1
+EXIT_USAGE = 2
+EXIT_INPUT = 3
+EXIT_NO_FACE = 4
+EXIT_MODEL = 5
+EXIT_PARTIAL = 6
+EXIT_INTERRUPTED = 130
+
+
+class MienError(Exception):
+    """Base of all errors that mien raises on purpose."""
+
+    exit_code: int = EXIT_INTERNAL
+
+
+class UsageError(MienError, ValueError):
+    """An argument, option or configuration value is not one that can be used."""
+
+    exit_code = EXIT_USAGE
+
+
+class MissingExtra(UsageError):
+    """An optional part of mien is not installed."""
+
+    def __init__(self, extra: str, needed_for: str) -> None:
+        """Name the extra (``train``, ``app``, ``batch``) and what it is needed for."""
+        self.extra = extra
+        super().__init__(
+            f"{needed_for} needs the extra [{extra}], which is not installed: "
+            f"pip install 'mien[{extra}]'"
+        )
+
+
+class InputError(MienError):
+    """An input is missing or cannot be read."""
+
+    exit_code = EXIT_INPUT
+
+
+class UnreadableImage(InputError):
+    """A file or a buffer is not an image, or is a damaged one."""
+
+
+class DataError(InputError):
+    """A data set is missing, empty or malformed."""
+
+
+class NoFaceError(MienError):
+    """No face was found where one was asked for."""
+
+    exit_code = EXIT_NO_FACE
+
+
+class ModelError(MienError):
+    """A model is missing, damaged or does not match its hash."""
+
+    exit_code = EXIT_MODEL
+
+
+class OutputError(MienError):
+    """A result cannot be written: no space, no permission, or a file in the way."""
+
+
+class TrainingDiverged(MienError):
+    """The loss became NaN or infinite; the last good checkpoint is kept."""

@@ -1,0 +1,1 @@
+"""Probabilities and labels to numbers; numbers to a report."""

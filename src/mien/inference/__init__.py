@@ -1,0 +1,1 @@
+"""Detector, classifier (ONNX Runtime) and recognizer."""

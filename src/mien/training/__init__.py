@@ -1,0 +1,1 @@
+"""Config, input pipeline, model, trainer and export: the only room that loads Keras."""
