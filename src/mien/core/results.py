@@ -1,0 +1,305 @@
+"""What is found in an image: boxes, faces, results, and their JSON and table forms.
+
+Values are checked when they are made, so a result that exists is one that can be written.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mien.core.emotions import EMOTIONS
+from mien.core.errors import UsageError
+
+SCHEMA = "mien/1"
+"""Name and version of the JSON form; it changes when a reader would have to."""
+
+STATUSES: tuple[str, ...] = ("ok", "no_face", "unreadable", "error")
+"""Faces were found, there are none, it is not an image, or anything else went wrong."""
+
+QUALITY_FLAGS: tuple[str, ...] = ("small", "blurred", "dark")
+"""What `Quality.flags` may hold, in this order."""
+
+SCORE_DIGITS = 6
+"""Decimals of scores, confidences and blur in JSON and tables."""
+
+_FACE_COLUMNS: tuple[str, ...] = (
+    "source",
+    "frame",
+    "time_s",
+    "face_id",
+    "track_id",
+    "status",
+    "x",
+    "y",
+    "w",
+    "h",
+    "face_confidence",
+    "emotion",
+    "confidence",
+    "uncertain",
+)
+
+TABLE_COLUMNS: tuple[str, ...] = (*_FACE_COLUMNS, *EMOTIONS)
+"""Columns of a table of results (CSV, Parquet): one row a face, one row where there is none."""
+
+
+def _whole(what: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UsageError(f"expected {what} as a whole number of {least} or more, got {value!r}")
+
+
+def _share(what: str, value: object) -> None:
+    if not isinstance(value, float | int) or isinstance(value, bool) or not 0.0 <= value <= 1.0:
+        raise UsageError(f"expected {what} as a number from 0 to 1, got {value!r}")
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in pixels of the upright image: top-left corner, width and height."""
+
+    x: int
+    y: int
+    w: int
+    h: int
+
+    def __post_init__(self) -> None:
+        """Check that the corner is inside the image and the box is not empty."""
+        _whole("box x", self.x, 0)
+        _whole("box y", self.y, 0)
+        _whole("box w", self.w, 1)
+        _whole("box h", self.h, 1)
+
+    @property
+    def xyxy(self) -> tuple[int, int, int, int]:
+        """Return left, top, right, bottom; right and bottom lie just outside, as slices do."""
+        return (self.x, self.y, self.x + self.w, self.y + self.h)
+
+    @property
+    def area(self) -> int:
+        """Return the number of pixels in the box."""
+        return self.w * self.h
+
+    def overlap(self, other: Box) -> float:
+        """Return intersection over union with another box, 0 (apart) to 1 (the same)."""
+        width = min(self.x + self.w, other.x + other.w) - max(self.x, other.x)
+        height = min(self.y + self.h, other.y + other.h) - max(self.y, other.y)
+        if width <= 0 or height <= 0:
+            return 0.0
+        shared = width * height
+        return shared / (self.area + other.area - shared)
+
+    def to_dict(self) -> dict[str, int]:
+        """Return the box as JSON has it."""
+        return {"x": self.x, "y": self.y, "w": self.w, "h": self.h}
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well a face can be seen.
+
+    Attributes:
+        size_px: the smaller side of the face's box in pixels.
+        blur: 0 (sharp) to 1 (nothing but blur).
+        flags: any of `QUALITY_FLAGS`.
+    """
+
+    size_px: int
+    blur: float
+    flags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _whole("size_px", self.size_px, 1)
+        _share("blur", self.blur)
+        unknown = [flag for flag in self.flags if flag not in QUALITY_FLAGS]
+        if unknown:
+            raise UsageError(
+                f"unknown quality flag {unknown[0]!r}: expected {', '.join(QUALITY_FLAGS)}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the quality as JSON has it."""
+        return {
+            "size_px": self.size_px,
+            "blur": round(float(self.blur), SCORE_DIGITS),
+            "flags": list(self.flags),
+        }
+
+
+@dataclass(frozen=True)
+class Face:
+    """One face and its emotion.
+
+    Attributes:
+        face_id: number of the face within its image, from 0, left to right.
+        box: where the face is.
+        face_confidence: how sure the detector is that this is a face, 0 to 1; detectors differ in
+            what they mean by it.
+        emotion: the likeliest emotion, a key of ``scores``.
+        confidence: its score.
+        uncertain: the confidence is below the model's threshold for this emotion.
+        scores: a calibrated probability for each emotion, in the model's order; they sum to 1.
+        quality: size, blur and what else may spoil the reading.
+        track_id: the person's number throughout a video, or None.
+    """
+
+    face_id: int
+    box: Box
+    face_confidence: float
+    emotion: str
+    confidence: float
+    uncertain: bool
+    scores: Mapping[str, float]
+    quality: Quality
+    track_id: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges, and that emotion, confidence and scores agree."""
+        _whole("face_id", self.face_id, 0)
+        if self.track_id is not None:
+            _whole("track_id", self.track_id, 0)
+        _share("face_confidence", self.face_confidence)
+        for name, score in self.scores.items():
+            _share(f"score of {name}", score)
+        total = math.fsum(self.scores.values())
+        if abs(total - 1.0) > 1e-3:
+            raise UsageError(f"expected scores that sum to 1, got {total:.4f}")
+        if self.emotion not in self.scores:
+            raise UsageError(
+                f"expected an emotion out of {', '.join(self.scores)}, got {self.emotion!r}"
+            )
+        if self.confidence != self.scores[self.emotion]:
+            raise UsageError(
+                f"expected the confidence to be the score of {self.emotion} "
+                f"({self.scores[self.emotion]}), got {self.confidence}"
+            )
+        if self.confidence < max(self.scores.values()):
+            raise UsageError(f"expected the likeliest emotion, got {self.emotion}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the face as JSON has it."""
+        return {
+            "face_id": self.face_id,
+            "track_id": self.track_id,
+            "box": self.box.to_dict(),
+            "face_confidence": round(float(self.face_confidence), SCORE_DIGITS),
+            "emotion": self.emotion,
+            "confidence": round(float(self.confidence), SCORE_DIGITS),
+            "uncertain": self.uncertain,
+            "scores": {
+                name: round(float(score), SCORE_DIGITS) for name, score in self.scores.items()
+            },
+            "quality": self.quality.to_dict(),
+        }
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Which model gave a result: its name, version, and the SHA-256 of its ONNX file."""
+
+    name: str
+    version: str
+    sha256: str
+
+    def to_dict(self) -> dict[str, str]:
+        """Return the model's identity as JSON has it."""
+        return {"name": self.name, "version": self.version, "sha256": self.sha256}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was found in one image, or in one frame of a video.
+
+    Attributes:
+        source: the path or name of the image, or None for one that has none.
+        status: one of `STATUSES`.
+        model: the model that read it.
+        width: pixels of the upright image, or None where it could not be read.
+        height: as ``width``.
+        faces: the faces, left to right; empty unless the status is ``ok``.
+        frame: number of the frame in its video, from 0, or None for an image.
+        time_s: when in the video, in seconds, or None for an image.
+        error: one line that says what went wrong; given exactly when the status is ``unreadable``
+            or ``error``.
+    """
+
+    source: str | None
+    status: str
+    model: ModelInfo
+    width: int | None = None
+    height: int | None = None
+    faces: tuple[Face, ...] = ()
+    frame: int | None = None
+    time_s: float | None = None
+    error: str | None = None
+
+    def __post_init__(self) -> None:
+        """Check that status, faces, size and error agree."""
+        if self.status not in STATUSES:
+            raise UsageError(f"expected a status of {', '.join(STATUSES)}, got {self.status!r}")
+        if (self.status == "ok") != bool(self.faces):
+            raise UsageError(
+                f"expected faces exactly when the status is ok, "
+                f"got {len(self.faces)} with status {self.status}"
+            )
+        failed = self.status in ("unreadable", "error")
+        if failed != bool(self.error):
+            raise UsageError(
+                "expected an error exactly when the status is unreadable or error, "
+                f"got {self.error!r} with status {self.status}"
+            )
+        for what, side in (("width", self.width), ("height", self.height)):
+            if side is not None or not failed:
+                _whole(what, side, 1)
+        if self.frame is not None:
+            _whole("frame", self.frame, 0)
+        if self.time_s is not None and not (math.isfinite(self.time_s) and self.time_s >= 0):
+            raise UsageError(f"expected time_s of 0 seconds or more, got {self.time_s!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the result as JSON has it; ``error`` is there only where something went wrong."""
+        result: dict[str, Any] = {
+            "schema": SCHEMA,
+            "source": self.source,
+            "frame": self.frame,
+            "time_s": None if self.time_s is None else round(float(self.time_s), SCORE_DIGITS),
+            "status": self.status,
+            "width": self.width,
+            "height": self.height,
+            "faces": [face.to_dict() for face in self.faces],
+            "model": self.model.to_dict(),
+        }
+        if self.error is not None:
+            result["error"] = self.error
+        return result
+
+
+def table_columns(labels: Sequence[str] = EMOTIONS) -> tuple[str, ...]:
+    """Return the columns of a table of results for a model's labels; see `TABLE_COLUMNS`."""
+    return (*_FACE_COLUMNS, *labels)
+
+
+def result_rows(result: Result, labels: Sequence[str] = EMOTIONS) -> list[dict[str, Any]]:
+    """Return the table rows of a result: one a face, one with empty fields where there is none.
+
+    Args:
+        result: of one image or frame.
+        labels: the model's labels, for one that has its own.
+
+    Returns:
+        Dictionaries with the keys of `table_columns`, in that order; None where a value is missing.
+    """
+    written = result.to_dict()
+    empty: dict[str, Any] = dict.fromkeys(table_columns(labels))
+    image = {key: written[key] for key in ("source", "frame", "time_s", "status")}
+    if not written["faces"]:
+        return [{**empty, **image}]
+    rows = []
+    for face in written["faces"]:
+        known = {key: face[key] for key in _FACE_COLUMNS if key in face}
+        scores = {label: face["scores"].get(label) for label in labels}
+        rows.append({**empty, **image, **known, **face["box"], **scores})
+    return rows
