@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mien.core import manifest as manifests
+from mien.core.emotions import EMOTIONS
+from mien.core.errors import ModelError
+from mien.core.manifest import (
+    MANIFEST_NAME,
+    MODEL_NAME,
+    Manifest,
+    ModelFile,
+    bundled_models,
+    find_model,
+    load_manifest,
+    write_manifest,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model's folder; the manifest and the hash are what is looked at here, not the network."""
+    (tmp_path / MODEL_NAME).write_bytes(b"weights")
+    write_manifest(tmp_path, _manifest(tmp_path))
+    return tmp_path
+
+
+def _manifest(folder: Path, **changes: Any) -> Manifest:
+    known: dict[str, Any] = {
+        "name": "mien-test",
+        "version": "1.2.3",
+        "created": "2025-01-01",
+        "file": ModelFile.of(folder / MODEL_NAME),
+        "temperature": 1.25,
+        "thresholds": {"fear": 0.4},
+        "data": {"name": "FER-2013"},
+        "metrics": {"accuracy": 0.7},
+        "config": {"seed": 1},
+        "versions": {"keras": "3"},
+    }
+    return Manifest(**{**known, **changes})
+
+
+def _damage(folder: Path, key: str, value: object) -> None:
+    path = folder / MANIFEST_NAME
+    content = json.loads(path.read_text())
+    content[key] = value
+    path.write_text(json.dumps(content))
+
+
+def _one_line(error: pytest.ExceptionInfo[ModelError]) -> str:
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_what_is_written_is_read_back(folder: Path) -> None:
+    assert load_manifest(folder) == _manifest(folder)
+
+
+def test_the_json_is_the_contract(folder: Path) -> None:
+    content = json.loads((folder / MANIFEST_NAME).read_text())
+    assert content["schema"] == "mien-model/1"
+    assert content["labels"] == list(EMOTIONS)
+    assert content["input"] == {
+        "name": "faces",
+        "dtype": "uint8",
+        "shape": [None, 48, 48],
+        "color": "grey",
+        "range": [0, 255],
+    }
+    assert content["outputs"] == {"logits": "logits", "features": "features"}
+    assert set(content["file"]) == {"name", "sha256", "bytes"}
+    assert content["file"]["bytes"] == 7
+    assert content["temperature"] == 1.25
+
+
+def test_a_missing_threshold_is_nothing(folder: Path) -> None:
+    manifest = load_manifest(folder)
+    assert manifest.threshold("fear") == 0.4
+    assert manifest.threshold("happy") == 0.0
+
+
+def test_writing_leaves_no_other_file_behind(folder: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == [MANIFEST_NAME, MODEL_NAME]
+
+
+def test_a_manifest_that_json_cannot_hold_replaces_nothing(folder: Path) -> None:
+    before = (folder / MANIFEST_NAME).read_text()
+    with pytest.raises(ModelError, match="JSON"):
+        write_manifest(folder, _manifest(folder, metrics={"loss": float("nan")}))
+    assert (folder / MANIFEST_NAME).read_text() == before
+
+
+def test_changed_weights_are_refused(folder: Path) -> None:
+    (folder / MODEL_NAME).write_bytes(b"Weights")
+    with pytest.raises(ModelError, match="does not match its manifest") as error:
+        load_manifest(folder)
+    _one_line(error)
+
+
+def test_missing_weights_are_refused(folder: Path) -> None:
+    (folder / MODEL_NAME).unlink()
+    with pytest.raises(ModelError, match=MODEL_NAME):
+        load_manifest(folder)
+
+
+def test_a_missing_manifest_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="mien export") as error:
+        load_manifest(tmp_path)
+    _one_line(error)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[]", b"null", b'{"a": 1}'])
+def test_a_damaged_manifest_is_refused(folder: Path, content: bytes) -> None:
+    (folder / MANIFEST_NAME).write_bytes(content)
+    with pytest.raises(ModelError, match=MANIFEST_NAME) as error:
+        load_manifest(folder)
+    _one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("schema", "mien-model/2"),
+        ("labels", list(reversed(EMOTIONS))),
+        ("labels", ["happy", "happy"]),
+        ("labels", ["happy", 1]),
+        ("labels", "happy"),
+        ("input", {"name": "image"}),
+        ("outputs", {"logits": "probabilities"}),
+        ("temperature", 0),
+        ("temperature", "1"),
+        ("temperature", True),
+        ("thresholds", {"joy": 0.5}),
+        ("thresholds", {"happy": 1.5}),
+        ("thresholds", []),
+        ("file", {"name": "../model.onnx", "sha256": "", "bytes": 1}),
+        ("file", None),
+        ("name", None),
+        ("version", 1),
+        ("metrics", 0.7),
+    ],
+)
+def test_a_manifest_that_says_something_else_is_refused(
+    folder: Path, key: str, value: object
+) -> None:
+    _damage(folder, key, value)
+    with pytest.raises(ModelError, match=r"expected|not a label") as error:
+        load_manifest(folder)
+    assert str(folder / MANIFEST_NAME) in _one_line(error)
+
+
+def test_a_model_with_classes_of_its_own_is_taken_where_asked_for(folder: Path) -> None:
+    write_manifest(folder, _manifest(folder, labels=("calm", "tense"), thresholds={"calm": 0.5}))
+    with pytest.raises(ModelError, match="calm, tense"):
+        load_manifest(folder)
+    assert load_manifest(folder, labels=None).labels == ("calm", "tense")
+
+
+def test_a_folder_is_found_by_its_path(folder: Path) -> None:
+    assert find_model(folder) == folder
+    assert find_model(str(folder)) == folder
+
+
+def test_a_bundled_model_is_found_by_its_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifests, "_MODELS_FOLDER", folder.parent)
+    assert folder.name in bundled_models()
+    assert find_model(folder.name) == folder
+
+
+def test_an_unknown_model_is_refused_with_the_known_ones(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifests, "_MODELS_FOLDER", folder.parent)
+    with pytest.raises(ModelError, match=folder.name) as error:
+        find_model("mien-b9")
+    assert "mien-b9" in _one_line(error)
