@@ -33,6 +33,7 @@ class Split:
         labels: int64 (N,), indices into `EMOTIONS`.
         files: N paths relative to the data set's root, as ``train/angry/Training_1.png``.
         skipped: files that could not be used.
+        resized: those of ``files`` that had another size than 48x48.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Split:
     labels: npt.NDArray[np.int64]
     files: tuple[str, ...]
     skipped: tuple[Skipped, ...] = ()
+    resized: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that the parts fit together."""
@@ -64,7 +66,10 @@ class Split:
         """Return the images that a mask (N,) or an array of indices selects."""
         indices = np.flatnonzero(keep) if keep.dtype == np.bool_ else keep
         files = tuple(self.files[index] for index in indices)
-        return Split(self.name, self.images[indices], self.labels[indices], files, self.skipped)
+        chosen = set(files)
+        resized = tuple(file for file in self.resized if file in chosen)
+        images, labels = self.images[indices], self.labels[indices]
+        return Split(self.name, images, labels, files, self.skipped, resized)
 
 
 def clean_mask(split: Split, train: Split) -> npt.NDArray[np.bool_]:

@@ -1,0 +1,89 @@
+"""The arrays of a data set in mien's cache folder, so that the next load takes a blink."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mien.core.cache import cache_folder, written_whole
+from mien.core.errors import DataError
+from mien.data.dataset import Skipped, Split
+
+_log = logging.getLogger(__name__)
+
+_FORMAT = "1"
+"""Raise it when reading or the layout of the cache changes."""
+
+
+def cache_path(source: Path, state: str) -> Path:
+    """Return where the arrays of ``source`` are kept while it is in ``state`` (a digest)."""
+    where = hashlib.sha256(str(source.resolve()).encode("utf-8", "surrogateescape")).hexdigest()
+    what = hashlib.sha256(f"{_FORMAT}\0{state}".encode()).hexdigest()
+    return cache_folder() / "datasets" / f"{where[:16]}-{what[:16]}.npz"
+
+
+def read(path: Path, splits: Sequence[str]) -> dict[str, Split] | None:
+    """Return the splits, or None if they are not there or damaged (which is logged)."""
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: _unpack(name, arrays) for name in splits}
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        EOFError,
+        zipfile.BadZipFile,
+        DataError,
+    ) as error:
+        _log.warning(
+            "the cached data set %s is damaged (%s): reading the source again", path, error
+        )
+        return None
+
+
+def write(path: Path, splits: dict[str, Split]) -> None:
+    """Keep the splits, and drop what was kept of the same source in another state.
+
+    A cache that cannot be written is logged, not raised: the data is in memory all the same.
+    """
+    arrays: dict[str, npt.NDArray[np.uint8] | npt.NDArray[np.int64]] = {}
+    for name, split in splits.items():
+        names = {
+            "files": split.files,
+            "skipped": [(skipped.file, skipped.reason) for skipped in split.skipped],
+            "resized": split.resized,
+        }
+        arrays[f"{name}_images"] = split.images
+        arrays[f"{name}_labels"] = split.labels
+        # JSON escapes what is not ASCII, undecodable bytes of file names included.
+        arrays[f"{name}_names"] = np.frombuffer(json.dumps(names).encode("ascii"), np.uint8)
+    try:
+        with written_whole(path) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, **arrays)  # type: ignore[arg-type]
+        for stale in path.parent.glob(f"{path.name.split('-')[0]}-*.npz"):
+            if stale != path:
+                stale.unlink(missing_ok=True)
+    except OSError as error:
+        _log.warning("cannot cache the data set in %s (%s)", path.parent, error.strerror)
+
+
+def _unpack(name: str, arrays: np.lib.npyio.NpzFile) -> Split:
+    names = json.loads(arrays[f"{name}_names"].tobytes())
+    return Split(
+        name,
+        arrays[f"{name}_images"],
+        arrays[f"{name}_labels"],
+        tuple(names["files"]),
+        tuple(Skipped(file, reason) for file, reason in names["skipped"]),
+        tuple(names["resized"]),
+    )
