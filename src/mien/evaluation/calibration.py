@@ -1,0 +1,83 @@
+"""Whether a confidence of 80 % is right 80 % of the time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mien.core.errors import UsageError
+
+BIN_COUNT = 15
+"""As Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2."""
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """The predictions whose confidence lies in (low, high]; the first bin also holds 0.
+
+    Attributes:
+        low: lower edge, 0-1.
+        high: upper edge, 0-1.
+        count: predictions in the bin.
+        confidence: their mean top probability, None where there are none.
+        accuracy: the share of them that is right, None where there are none.
+    """
+
+    low: float
+    high: float
+    count: int
+    confidence: float | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Calibration of the top probability.
+
+    Attributes:
+        error: expected calibration error, 0-1: the mean over all predictions of the distance
+            between a bin's confidence and its accuracy.
+        confidence: mean top probability, 0-1.
+        bins: equal-width bins from 0 to 1, for the reliability diagram.
+    """
+
+    error: float
+    confidence: float
+    bins: tuple[CalibrationBin, ...]
+
+
+def calibrate(
+    confidences: npt.NDArray[np.float64],
+    correct: npt.NDArray[np.bool_],
+    *,
+    bin_count: int = BIN_COUNT,
+) -> Calibration:
+    """Compare confidences (N,), 0-1, with whether each prediction is right (N,).
+
+    Raises:
+        UsageError: if there are no predictions or the lengths differ.
+    """
+    if confidences.ndim != 1 or confidences.shape != correct.shape or confidences.size == 0:
+        raise UsageError(
+            "expected as many confidences as answers, at least one; "
+            f"got {confidences.shape} and {correct.shape}"
+        )
+    edges = np.linspace(0.0, 1.0, bin_count + 1)
+    index = np.clip(np.searchsorted(edges, confidences, side="left") - 1, 0, bin_count - 1)
+    bins: list[CalibrationBin] = []
+    error = 0.0
+    for number in range(bin_count):
+        inside = index == number
+        count = int(inside.sum())
+        confidence = float(confidences[inside].mean()) if count else None
+        accuracy = float(correct[inside].mean()) if count else None
+        if confidence is not None and accuracy is not None:
+            error += count / confidences.size * abs(confidence - accuracy)
+        bins.append(
+            CalibrationBin(
+                float(edges[number]), float(edges[number + 1]), count, confidence, accuracy
+            )
+        )
+    return Calibration(error, float(confidences.mean()), tuple(bins))

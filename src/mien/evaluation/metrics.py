@@ -1,0 +1,269 @@
+"""Probabilities and labels to numbers.
+
+Conventions, where there is a choice:
+
+- An image is read as the emotion of its highest probability; of equals, the first in `EMOTIONS`.
+- A class's accuracy is the share of its images that is read right, so it equals its recall.
+- What has no value is None, never NaN: recall and accuracy of a class without images, precision of
+  a class that is never predicted. F1 is 0 for a class that has images, none of them read right.
+- Means over classes (macro, balanced) are over the classes that have images; `Metrics.absent` names
+  the others.
+- Intervals are Wilson's (1927) score intervals at 95 %: right for shares near 0 and 1 and for few
+  images, where the usual plus-minus is not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from math import sqrt
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mien.core.emotions import EMOTIONS
+from mien.core.errors import UsageError
+from mien.evaluation.calibration import Calibration, calibrate
+from mien.evaluation.extra import train_extra
+
+Z_95 = 1.959963984540054
+"""The standard normal's 97.5 % point."""
+
+SMALLEST_PROBABILITY = 1e-7
+"""Probabilities are raised to this before the logarithm of the loss, as Keras does."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % interval of a share, both ends 0-1."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ClassMetrics:
+    """How well one emotion is read; shares are 0-1 (see the module for the conventions)."""
+
+    emotion: str
+    support: int
+    correct: int
+    predicted: int
+    accuracy: float | None
+    accuracy_interval: Interval | None
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+@dataclass(frozen=True)
+class Averages:
+    """Means of the classes' numbers, 0-1."""
+
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The numbers of one set of images; shares are 0-1.
+
+    Attributes:
+        count: images.
+        correct: images read right.
+        loss: mean cross-entropy in nats.
+        accuracy: share of the images read right.
+        accuracy_interval: its 95 % interval.
+        macro: plain means over the classes that have images; precision counts 0 for a class that
+            is never predicted.
+        weighted: the same, weighted by each class's images.
+        balanced_accuracy: mean of the class accuracies.
+        classes: one entry an emotion, in the order of `EMOTIONS`.
+        confusion: counts (7, 7): row the true emotion, column the predicted one.
+        confusion_rates: the same, each row divided by its sum; None for a row without images.
+        calibration: whether confidences can be trusted.
+        absent: emotions without any image.
+    """
+
+    count: int
+    correct: int
+    loss: float
+    accuracy: float
+    accuracy_interval: Interval
+    macro: Averages
+    weighted: Averages
+    balanced_accuracy: float
+    classes: tuple[ClassMetrics, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    confusion_rates: tuple[tuple[float, ...] | None, ...]
+    calibration: Calibration
+    absent: tuple[str, ...]
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean F1 of the classes that have images, 0-1."""
+        return self.macro.f1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers ready for JSON."""
+        result = asdict(self)
+        result["macro_f1"] = self.macro_f1
+        return result
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Numbers on all images and, where known, on those without a copy in Training."""
+
+    all: Metrics
+    clean: Metrics | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers ready for JSON; "clean" is None where there are none."""
+        clean = None if self.clean is None else self.clean.to_dict()
+        return {"all": self.all.to_dict(), "clean": clean}
+
+
+def wilson_interval(correct: int, count: int, *, z: float = Z_95) -> Interval:
+    """Return Wilson's score interval of the share ``correct / count``.
+
+    Args:
+        correct: 0 to ``count``.
+        count: at least 1.
+        z: the standard normal's quantile; 1.96 gives 95 %.
+
+    Raises:
+        UsageError: if ``count`` is 0 or ``correct`` out of its range.
+    """
+    if count < 1 or not 0 <= correct <= count:
+        raise UsageError(f"expected 0 <= correct <= count and count >= 1, got {correct}/{count}")
+    share = correct / count
+    spread = z * sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    centre = share + z * z / (2 * count)
+    scale = 1 + z * z / count
+    # The share itself always lies inside; rounding must not push an end past it or past 0 and 1.
+    low = min(share, max(0.0, (centre - spread) / scale))
+    high = max(share, min(1.0, (centre + spread) / scale))
+    return Interval(low, high)
+
+
+def evaluate(
+    probabilities: npt.NDArray[np.floating[Any]],
+    labels: npt.NDArray[np.int64],
+    *,
+    clean: npt.NDArray[np.bool_] | None = None,
+) -> Evaluation:
+    """Measure on all images and on the clean ones.
+
+    Args:
+        probabilities: (N, 7), rows sum to 1.
+        labels: (N,), indices into `EMOTIONS`.
+        clean: (N,), True for an image without a pixel-identical copy in Training; None if unknown.
+
+    Raises:
+        UsageError: if the arrays do not fit together (see `measure`).
+    """
+    if clean is None:
+        return Evaluation(measure(probabilities, labels))
+    if clean.shape != labels.shape:
+        raise UsageError(f"expected a clean mask of shape {labels.shape}, got {clean.shape}")
+    chosen = measure(probabilities[clean], labels[clean]) if clean.any() else None
+    return Evaluation(measure(probabilities, labels), chosen)
+
+
+def measure(probabilities: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.int64]) -> Metrics:
+    """Compare probabilities (N, 7) with labels (N,).
+
+    Raises:
+        UsageError: if N is 0, shapes differ, a label is no class, or rows are no probabilities.
+        MissingExtra: without scikit-learn.
+    """
+    _check(probabilities, labels)
+    with train_extra("An evaluation"):
+        from sklearn.metrics import confusion_matrix
+    rows = probabilities.astype(np.float64)
+    rows /= rows.sum(axis=1, keepdims=True)
+    predicted = rows.argmax(axis=1)
+    correct = predicted == labels
+    confusion = confusion_matrix(labels, predicted, labels=range(len(EMOTIONS)))
+    classes = _class_metrics(labels, predicted, confusion)
+    present = [entry for entry in classes if entry.support]
+    support = np.array([entry.support for entry in present], np.float64)
+    chosen = rows[np.arange(len(labels)), labels]
+    return Metrics(
+        count=len(labels),
+        correct=int(correct.sum()),
+        loss=float(-np.log(np.maximum(chosen, SMALLEST_PROBABILITY)).mean()),
+        accuracy=float(correct.mean()),
+        accuracy_interval=wilson_interval(int(correct.sum()), len(labels)),
+        macro=_averages(present, np.ones(len(present))),
+        weighted=_averages(present, support),
+        balanced_accuracy=float(np.mean([entry.recall for entry in present])),
+        classes=classes,
+        confusion=tuple(tuple(row) for row in confusion.tolist()),
+        confusion_rates=tuple(
+            tuple((row / row.sum()).tolist()) if row.sum() else None for row in confusion
+        ),
+        calibration=calibrate(rows.max(axis=1), correct),
+        absent=tuple(entry.emotion for entry in classes if not entry.support),
+    )
+
+
+def _check(probabilities: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
+    count, width = len(labels), len(EMOTIONS)
+    if labels.ndim != 1 or probabilities.shape != (count, width):
+        raise UsageError(
+            f"expected probabilities (N, {width}) and labels (N,), "
+            f"got {probabilities.shape} and {labels.shape}"
+        )
+    if count == 0:
+        raise UsageError("nothing to evaluate: there are no images")
+    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= width:
+        raise UsageError(f"expected labels as whole numbers from 0 to {width - 1}")
+    sums = probabilities.sum(axis=1, dtype=np.float64)
+    # A NaN fails the comparison too, so it is refused here rather than counted as "angry".
+    if not (np.all(probabilities >= 0) and np.all(np.abs(sums - 1) < 1e-3)):
+        raise UsageError("expected probabilities from 0 to 1 whose rows sum to 1")
+
+
+def _class_metrics(
+    labels: npt.NDArray[np.int64],
+    predicted: npt.NDArray[np.int64],
+    confusion: npt.NDArray[np.int64],
+) -> tuple[ClassMetrics, ...]:
+    from sklearn.metrics import precision_recall_fscore_support
+
+    precision, recall, f1, support = precision_recall_fscore_support(
+        labels, predicted, labels=range(len(EMOTIONS)), zero_division=0.0
+    )
+    entries: list[ClassMetrics] = []
+    for index, emotion in enumerate(EMOTIONS):
+        count, right = int(support[index]), int(confusion[index, index])
+        guesses = int(confusion[:, index].sum())
+        share = float(recall[index]) if count else None
+        entries.append(
+            ClassMetrics(
+                emotion=emotion,
+                support=count,
+                correct=right,
+                predicted=guesses,
+                accuracy=share,
+                accuracy_interval=wilson_interval(right, count) if count else None,
+                precision=float(precision[index]) if guesses else None,
+                recall=share,
+                f1=float(f1[index]) if count else None,
+            )
+        )
+    return tuple(entries)
+
+
+def _averages(present: list[ClassMetrics], weights: npt.NDArray[np.float64]) -> Averages:
+    def mean(values: list[float | None]) -> float:
+        return float(np.average([value or 0.0 for value in values], weights=weights))
+
+    return Averages(
+        precision=mean([entry.precision for entry in present]),
+        recall=mean([entry.recall for entry in present]),
+        f1=mean([entry.f1 for entry in present]),
+    )

@@ -1,0 +1,99 @@
+"""One look for every figure: fonts, colours, sizes; and how a figure becomes a PNG.
+
+Colours are Okabe and Ito's (2008), told apart by people with any of the common colour deficiencies.
+Figures are drawn with Matplotlib's object interface on the Agg canvas: no window, no global state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mien.core.errors import OutputError
+from mien.evaluation.extra import train_extra
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+EMOTION_COLORS: dict[str, str] = {
+    "angry": "#D55E00",
+    "disgust": "#009E73",
+    "fear": "#CC79A7",
+    "happy": "#E69F00",
+    "neutral": "#7F7F7F",
+    "sad": "#0072B2",
+    "surprise": "#56B4E9",
+}
+RIGHT_COLOR = "#0072B2"
+WRONG_COLOR = "#D55E00"
+INK = "#222222"
+FAINT = "#8A8A8A"
+RIGHT_MARK = "✓"
+WRONG_MARK = "✗"
+
+DOTS_PER_INCH = 150
+
+# Any: what Matplotlib types these keys as differs between its versions.
+_SETTINGS: Any = {
+    "font.family": "DejaVu Sans",  # Comes with Matplotlib, so figures look the same everywhere.
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#E4E4E4",
+    "figure.titlesize": 14,
+    "figure.titleweight": "bold",
+    "figure.facecolor": "white",
+    "figure.constrained_layout.h_pad": 0.12,
+    "figure.constrained_layout.w_pad": 0.12,
+    "legend.frameon": False,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+@contextmanager
+def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """Give an empty figure in the house style and write it to ``path`` as a PNG at the end.
+
+    Args:
+        path: where to write; its folder is made if need be.
+        width: inches, at 150 dots an inch.
+        height: inches.
+
+    Raises:
+        MissingExtra: without Matplotlib.
+        OutputError: if the file cannot be written.
+    """
+    with train_extra("A figure"):
+        from matplotlib import rc_context
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    with rc_context(_SETTINGS):
+        figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Without the software's version, the same numbers give the same bytes.
+            figure.savefig(path, format="png", metadata={"Software": None})
+        except OSError as error:
+            raise OutputError(f"cannot write the figure {path}: {error.strerror}") from error
+
+
+def percent_axis(axes: Axes, which: str = "y") -> None:
+    """Label an axis that runs from 0 to 1 in per cent; ``which`` is "x" or "y"."""
+    from matplotlib.ticker import PercentFormatter
+
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0, symbol=" %"))
