@@ -1,0 +1,62 @@
+# Everything runs in .venv, which these targets make from the pinned locks; PYTHON is all they need.
+PYTHON ?= python3
+VENV ?= .venv
+# What `make lock UPGRADE=1` passes on: newest versions instead of the ones that are locked.
+UPGRADE ?=
+
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
+COMPILE := $(RUN) -m uv pip compile --quiet --universal --generate-hashes --python-version 3.10 \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+	$(if $(UPGRADE),--upgrade)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo dev test lint format lock clean
+
+help: ## show the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+demo: $(VENV)/.core ## install what reading emotions takes, and read those of a sample picture
+	@$(RUN) -m mien predict images/sample.png --format json --annotate outputs
+
+dev: $(VENV)/.dev ## install what training, testing and checking take
+
+test: $(VENV)/.dev ## run every test
+	$(RUN) -m pytest
+
+lint: $(VENV)/.dev ## check style, types and the walls between the rooms
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+	$(VENV)/bin/lint-imports
+
+format: $(VENV)/.dev ## lay the code out and mend what can be mended by machine
+	$(RUN) -m ruff format .
+	$(RUN) -m ruff check --fix .
+
+lock: $(VENV)/.dev ## pin every dependency anew after pyproject.toml changed (UPGRADE=1: newest ones)
+	$(COMPILE) pyproject.toml --extra train --extra dev --output-file locks/dev.txt
+	$(COMPILE) pyproject.toml --constraint locks/dev.txt --output-file locks/core.txt
+	$(COMPILE) --group build --constraint locks/dev.txt --output-file locks/build.txt
+
+clean: ## remove the environment and all caches
+	rm -rf "$(VENV)" .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "mien needs Python 3.10 or newer: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv "$(VENV)" \
+		|| { rm -rf "$(VENV)"; echo "$(PYTHON) has no venv: on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.core: $(VENV)/.python locks/core.txt locks/build.txt pyproject.toml
+	@echo "installing into $(VENV) …" >&2
+	@$(PIP) --require-hashes -r locks/core.txt -r locks/build.txt
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.core locks/dev.txt
+	@echo "installing into $(VENV): training, tests, checks …" >&2
+	@$(PIP) --require-hashes -r locks/dev.txt
+	@touch $@

@@ -1,0 +1,196 @@
+"""The command ``mien``: finds the subcommand, runs it, and turns every outcome into an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from io import TextIOWrapper
+from typing import Any, NoReturn
+
+from mien import __version__
+from mien.core.errors import (
+    EXIT_DONE,
+    EXIT_INTERNAL,
+    EXIT_INTERRUPTED,
+    MienError,
+    OutputError,
+    UsageError,
+)
+
+COMMANDS: tuple[str, ...] = ("predict",)
+"""Modules beside this one, in the order in which ``mien --help`` shows them."""
+
+_EPILOG = """\
+exit codes: 0 done, 1 internal error, 2 usage, 3 input missing or unreadable, 4 no face in any
+input, 5 model missing or damaged, 6 finished but some inputs failed, 130 interrupted"""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line with a hint, and which takes no abbreviated options."""
+
+    def __init__(self, **settings: Any) -> None:
+        """Take the settings of `argparse.ArgumentParser`, all by name."""
+        settings.setdefault("allow_abbrev", False)
+        super().__init__(**settings)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the error instead of printing the usage."""
+        raise UsageError(f"{message} (see '{self.prog} --help')")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        argv: the words after ``mien``; those of this process unless given.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    _forgive_unprintable_characters()
+    try:
+        code = _run(words)
+        _flush_stdout()
+        return code
+    except SystemExit as stop:  # argparse, after --help and --version
+        return EXIT_DONE if stop.code in (None, 0) else EXIT_INTERNAL
+    except KeyboardInterrupt:
+        return _report(KeyboardInterrupt("interrupted"), EXIT_INTERRUPTED, debug=False)
+    except BrokenPipeError:
+        # The reader (`head`, a pager) has seen enough. What is left must not be flushed at exit.
+        _discard_stdout()
+        return EXIT_DONE
+    except MienError as error:
+        return _report(error, error.exit_code, debug=debug)
+    except Exception as error:
+        text = f"internal error: {type(error).__name__}: {error}"
+        hint = "" if debug else " (run again with --debug for the trace)"
+        return _report(error, EXIT_INTERNAL, debug=debug, text=text + hint)
+
+
+def build_parser() -> Parser:
+    """Return the parser of the whole command line, with every subcommand."""
+    parser = Parser(
+        prog="mien",
+        description="Read the emotions of faces, and train the network that does.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"mien {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
+    for name in COMMANDS:
+        importlib.import_module(f"mien.interfaces.cli.{name}").register(commands)
+    for each in _with_subparsers(parser):
+        # Only the outermost has a default, so that an inner parser never undoes an outer flag.
+        default = False if each is parser else argparse.SUPPRESS
+        for flag, text in (
+            ("--quiet", "no progress and no notes on stderr, errors alone"),
+            ("--debug", "show the trace of an error"),
+        ):
+            each.add_argument(flag, action="store_true", default=default, help=text)
+    return parser
+
+
+def _run(words: Sequence[str]) -> int:
+    parser = build_parser()
+    _refuse_unknown_command(parser, words)
+    args, unknown = parser.parse_known_args(words)
+    if args.command is None:
+        if unknown:
+            parser.error(f"unknown option {unknown[0]!r}")
+        parser.print_help()
+        return EXIT_DONE
+    if unknown:
+        _refuse_leftovers(_chosen_parser(parser, args), unknown)
+    return int(args.run(args))
+
+
+def _refuse_unknown_command(parser: Parser, words: Sequence[str]) -> None:
+    """Say which command was probably meant; the flags before a command take no values."""
+    name = next((word for word in words if not word.startswith("-")), None)
+    if name is None or name in COMMANDS:
+        return
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    known = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(COMMANDS)}"
+    parser.error(f"unknown command {name!r}: {known}")
+
+
+def _refuse_leftovers(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn:
+    """Name the first word that no parser took, and the option it was probably meant to be."""
+    word = unknown[0]
+    if not word.startswith("-"):
+        parser.error(f"unexpected {word!r}: put the inputs together, before or after the options")
+    options = [option for action in parser._actions for option in action.option_strings]
+    near = difflib.get_close_matches(word.split("=")[0], options, n=1)
+    parser.error(f"unknown option {word!r}" + (f": did you mean '{near[0]}'?" if near else ""))
+
+
+def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    # argparse has no public way to ask a finished parser for its subparsers.
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return dict(action.choices)
+    return {}
+
+
+def _with_subparsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield parser
+    # A command may have several names; each parser is visited once.
+    for child in dict.fromkeys(_subparsers(parser).values()):
+        yield from _with_subparsers(child)
+
+
+def _chosen_parser(parser: Parser, args: argparse.Namespace) -> argparse.ArgumentParser:
+    """Return the innermost parser that took part, for its name and options in a hint."""
+    chosen = _subparsers(parser)[args.command]
+    named = {str(value) for value in vars(args).values() if isinstance(value, str)}
+    inner = [child for name, child in _subparsers(chosen).items() if name in named]
+    return inner[0] if len(inner) == 1 else chosen
+
+
+def _report(error: BaseException, code: int, *, debug: bool, text: str | None = None) -> int:
+    """Print an error as one line on stderr, after its trace where that is asked for."""
+    if debug:
+        traceback.print_exception(error)
+    line = " ".join(str(error if text is None else text).split())
+    print(f"mien: {line}", file=sys.stderr)
+    return code
+
+
+def _forgive_unprintable_characters() -> None:
+    """Let a file name that the terminal's encoding lacks come out escaped rather than fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _flush_stdout() -> None:
+    """Write out what is buffered, so that a full disk is an error and not a warning at exit.
+
+    Raises:
+        OutputError: if the stream that stdout leads to takes no more.
+    """
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _discard_stdout()
+        raise OutputError(f"cannot write to standard output: {error.strerror}") from error
+
+
+def _discard_stdout() -> None:
+    """Point stdout at nothing, so that the interpreter's own last flush cannot fail."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, sys.stdout.fileno())
+    finally:
+        os.close(nowhere)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
