@@ -1,4 +1,4 @@
-"""Tiny data sets for tests: each class has a pattern of its own that a small network learns fast."""
+"""Tiny data sets for tests: each class has a pattern that a small network learns fast."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def write_tiny_dataset(
 
 
 def zip_folder(folder: Path, target: Path, *, top: str = "") -> Path:
-    """Zip the files below ``folder``, under the folder ``top`` inside the zip; return ``target``."""
+    """Zip the files below ``folder``, their names after ``top``, and return ``target``."""
     with zipfile.ZipFile(target, "w") as archive:
         for path in sorted(folder.rglob("*")):
             if path.is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import zipfile
@@ -12,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.cache import cache_folder, written_whole
-from mien.core.errors import DataError
+from mien.core.cache import cache_folder
+from mien.core.errors import DataError, OutputError
+from mien.core.files import write_atomically
 from mien.data.dataset import Skipped, Split
 
 _log = logging.getLogger(__name__)
@@ -67,14 +69,15 @@ def write(path: Path, splits: dict[str, Split]) -> None:
         arrays[f"{name}_labels"] = split.labels
         # JSON escapes what is not ASCII, undecodable bytes of file names included.
         arrays[f"{name}_names"] = np.frombuffer(json.dumps(names).encode("ascii"), np.uint8)
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)  # type: ignore[arg-type]
     try:
-        with written_whole(path) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, **arrays)  # type: ignore[arg-type]
+        write_atomically(path, stream.getvalue())
         for stale in path.parent.glob(f"{path.name.split('-')[0]}-*.npz"):
             if stale != path:
                 stale.unlink(missing_ok=True)
-    except OSError as error:
-        _log.warning("cannot cache the data set in %s (%s)", path.parent, error.strerror)
+    except (OutputError, OSError) as error:
+        _log.warning("the data set is not cached: %s", error)
 
 
 def _unpack(name: str, arrays: np.lib.npyio.NpzFile) -> Split:
