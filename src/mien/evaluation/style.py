@@ -6,12 +6,13 @@ Figures are drawn with Matplotlib's object interface on the Agg canvas: no windo
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mien.core.errors import OutputError
+from mien.core.files import write_atomically
 from mien.evaluation.extra import train_extra
 
 if TYPE_CHECKING:
@@ -83,12 +84,10 @@ def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
         figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # Without the software's version, the same numbers give the same bytes.
-            figure.savefig(path, format="png", metadata={"Software": None})
-        except OSError as error:
-            raise OutputError(f"cannot write the figure {path}: {error.strerror}") from error
+        picture = io.BytesIO()
+        # Without the software's version, the same numbers give the same bytes.
+        figure.savefig(picture, format="png", metadata={"Software": None})
+    write_atomically(path, picture.getvalue())
 
 
 def percent_axis(axes: Axes, which: str = "y") -> None:

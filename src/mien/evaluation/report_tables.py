@@ -1,0 +1,124 @@
+"""The tables of a report as rows of texts, before they become aligned text or Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from mien.core.emotions import EMOTIONS
+from mien.evaluation.metrics import Metrics
+from mien.evaluation.report import Report
+from mien.evaluation.tables import NOTHING, decimal, percent, percent_range
+
+Table = tuple[list[str], list[list[str]]]
+"""Header and rows."""
+
+
+def summary_table(report: Report) -> Table:
+    """One row a number, one column for all images and one for the clean ones."""
+    sets = list(named_sets(report))
+    lines = {
+        "accuracy": [percent(m.accuracy) for _, m in sets],
+        "95 % interval": [percent_range(m.accuracy_interval) for _, m in sets],
+        "macro-F1": [percent(m.macro_f1) for _, m in sets],
+        "balanced accuracy": [percent(m.balanced_accuracy) for _, m in sets],
+        "loss (cross-entropy)": [decimal(m.loss, digits=4) for _, m in sets],
+        "calibration error": [percent(m.calibration.error) for _, m in sets],
+        "mean confidence": [percent(m.calibration.confidence) for _, m in sets],
+    }
+    return ["", *(name for name, _ in sets)], [[name, *cells] for name, cells in lines.items()]
+
+
+def class_table(report: Report) -> Table:
+    """Each emotion's accuracy with its interval, and that on the clean images."""
+    header = ["emotion", "images", "right", "accuracy", "95 % interval"]
+    clean = report.evaluation.clean
+    rows = [
+        [
+            entry.emotion,
+            f"{entry.support:,}",
+            f"{entry.correct:,}",
+            percent(entry.accuracy, digits=1),
+            percent_range(entry.accuracy_interval, digits=1),
+        ]
+        for entry in report.evaluation.all.classes
+    ]
+    if clean is not None:
+        header += ["clean images", "clean accuracy"]
+        for row, entry in zip(rows, clean.classes, strict=True):
+            row += [f"{entry.support:,}", percent(entry.accuracy, digits=1)]
+    return header, rows
+
+
+def classification_table(metrics: Metrics) -> Table:
+    """Precision, recall and F1 of each emotion and their means."""
+    rows = [
+        [
+            entry.emotion,
+            decimal(entry.precision),
+            decimal(entry.recall),
+            decimal(entry.f1),
+            f"{entry.support:,}",
+        ]
+        for entry in metrics.classes
+    ]
+    for name, mean in (("macro average", metrics.macro), ("weighted average", metrics.weighted)):
+        cells = [decimal(mean.precision), decimal(mean.recall), decimal(mean.f1)]
+        rows.append([name, *cells, f"{metrics.count:,}"])
+    return ["", "precision", "recall", "f1-score", "support"], rows
+
+
+def confusion_table(metrics: Metrics, *, rates: bool) -> Table:
+    """The confusion matrix: counts, or per cent of each row."""
+    rows: list[list[str]] = []
+    for emotion, counts, shares in zip(
+        EMOTIONS, metrics.confusion, metrics.confusion_rates, strict=True
+    ):
+        if not rates:
+            cells = [str(count) for count in counts]
+        elif shares is None:
+            cells = [NOTHING] * len(EMOTIONS)
+        else:
+            cells = [decimal(100 * share, digits=1) for share in shares]
+        rows.append([emotion, *cells])
+    return ["true \\ predicted", *EMOTIONS], rows
+
+
+def calibration_table(metrics: Metrics) -> Table:
+    """The bins of the reliability diagram that hold any prediction."""
+    rows = [
+        [
+            f"{100 * entry.low:.0f} to {100 * entry.high:.0f} %",
+            f"{entry.count:,}",
+            percent(entry.confidence, digits=1),
+            percent(entry.accuracy, digits=1),
+        ]
+        for entry in metrics.calibration.bins
+        if entry.count
+    ]
+    return ["confidence", "predictions", "mean confidence", "accuracy"], rows
+
+
+def results_table(reports: Sequence[Report]) -> Table:
+    """Several evaluations of one model: a row for all images of each and one for the clean."""
+    rows = [
+        [
+            f"{report.split}, {name}",
+            "yes" if report.tta else "no",
+            percent(metrics.accuracy),
+            percent_range(metrics.accuracy_interval, digits=1),
+            percent(metrics.macro_f1),
+            percent(metrics.balanced_accuracy),
+            percent(metrics.calibration.error, digits=1),
+        ]
+        for report in reports
+        for name, metrics in named_sets(report)
+    ]
+    header = ["images", "TTA", "accuracy", "95 % interval", "macro-F1", "balanced accuracy"]
+    return [*header, "calibration error"], rows
+
+
+def named_sets(report: Report) -> Iterator[tuple[str, Metrics]]:
+    """Yield the sets of images that were measured, with a name that counts them."""
+    yield f"all {report.evaluation.all.count:,}", report.evaluation.all
+    if report.evaluation.clean is not None:
+        yield f"clean {report.evaluation.clean.count:,}", report.evaluation.clean
