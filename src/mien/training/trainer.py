@@ -23,6 +23,7 @@ from mien.data.dataset import Split
 from mien.data.reading import load_dataset
 from mien.training import checkpoint, run_folder
 from mien.training.backend import prepare_backend
+from mien.training.augmentation import MixedBatch
 from mien.training.batches import BatchSource
 from mien.training.checkpoint import RunState
 from mien.training.config import Config, config_to_toml, load_config
@@ -122,10 +123,6 @@ def _compiled(config: Config, stage: _Stage, *, initialise: bool) -> Any:
         jit_compile="auto" if settings.backend == "jax" else False,
     )
     optimizer.build(model.trainable_variables)
-    # One step without effect builds the metrics' variables, which a checkpoint holds too.
-    faces = np.zeros((1, *model.input_shape[1:]), np.float32)
-    model.test_on_batch(faces, np.eye(1, len(EMOTIONS), dtype=np.float32), np.ones(1, np.float32))
-    model.reset_metrics()
     return model
 
 
@@ -221,30 +218,30 @@ class _Run:
         return None
 
     def _epoch(self, state: RunState, stop: threading.Event) -> None:
-        if state.step == 0:
-            self.model.reset_metrics()
         size = self.config.size_at(state.epoch)
         label = f"epoch {state.epoch + 1}/{self.config.total_epochs}  {size} px"
-        logs: dict[str, Any] = {}
-        rate = 0.0
         with Progress(label, self.source.steps, unit="step", quiet=self.quiet) as progress:
             progress.advance(state.step)
-            started = time.monotonic()
             for batch in self.source.epoch(state.epoch, state.step):
-                rate = self._rate(state)
-                self.model.optimizer.learning_rate.assign(rate)
-                logs = self.model.train_on_batch(
-                    batch.faces, batch.targets, batch.weights, return_dict=True
-                )
-                self._check_loss(float(logs["loss"]), state)
-                state.step += 1
-                now = time.monotonic()
-                state.seconds += now - started
-                state.epoch_seconds += now - started
-                started = now
-                progress.advance(1, f"loss {float(logs['loss']):.4f}  {self._time_left(state)}")
+                started = time.monotonic()
+                loss = self._step(state, batch)
+                state.seconds += time.monotonic() - started
+                state.epoch_seconds += time.monotonic() - started
+                progress.advance(1, f"loss {loss:.4f}  {self._time_left(state)}")
                 self._maybe_save(state, stop)
-        self._end_epoch(state, logs, rate)
+        self._end_epoch(state)
+
+    def _step(self, state: RunState, batch: MixedBatch) -> float:
+        self.model.optimizer.learning_rate.assign(self._rate(state))
+        logs = self.model.train_on_batch(
+            batch.faces, batch.targets, batch.weights, return_dict=True
+        )
+        loss = float(logs["loss"])
+        self._check_loss(loss, state)
+        state.loss_sum += loss
+        state.accuracy_sum += float(logs["accuracy"])
+        state.step += 1
+        return loss
 
     def _rate(self, state: RunState) -> float:
         settings = self.config.training
@@ -278,7 +275,7 @@ class _Run:
         return f"all {format_duration(left)} left"
 
     # ------------------------------------------------------------ after each epoch
-    def _end_epoch(self, state: RunState, logs: dict[str, Any], rate: float) -> None:
+    def _end_epoch(self, state: RunState) -> None:
         with averaged_weights(self.model):
             probabilities = predict_probabilities(self.model, self.val.images)
             figures = validation_figures(probabilities, self.val.labels)
@@ -292,10 +289,10 @@ class _Run:
             "epoch": state.epoch + 1,
             "phase": "head" if state.epoch < self.config.training.head_epochs else "fine-tune",
             "size": self.config.size_at(state.epoch),
-            "loss": float(logs["loss"]),
-            "accuracy": float(logs["accuracy"]),
+            "loss": state.loss_sum / self.source.steps,
+            "accuracy": state.accuracy_sum / self.source.steps,
             **figures,
-            "learning_rate": rate,
+            "learning_rate": self._rate(state),
             "seconds": round(state.epoch_seconds, 1),
         }
         state.history.append(row)
@@ -305,13 +302,16 @@ class _Run:
         patience = self.config.training.early_stopping
         state.stopped_early = 0 < patience <= state.stale_epochs
         state.epoch, state.step, state.epoch_seconds = state.epoch + 1, 0, 0.0
+        state.loss_sum = state.accuracy_sum = 0.0
         self._save(state)
 
     def _keep_best(self, state: RunState) -> None:
         """Save the weights that stand in the model in a bare copy, without its optimizer."""
         from mien.training.model import build_model
 
-        bare = build_model(self.config.model, size=self.config.size_at(state.epoch), initialise=False)
+        bare = build_model(
+            self.config.model, size=self.config.size_at(state.epoch), initialise=False
+        )
         bare.set_weights(self.model.get_weights())
         checkpoint.refresh(bare)
         run_folder.write_atomically(self.run.best, lambda file: bare.save(file))
@@ -330,7 +330,7 @@ class _Run:
         sys.stderr.flush()
 
     def _finish(self, state: RunState) -> None:
-        from mien.evaluation.figures import training_curves
+        from mien.evaluation.curves import training_curves
 
         columns = {key: [row[key] for row in state.history] for key in state.history[0]}
         run_folder.write_atomically(self.run.curves, lambda file: training_curves(columns, file))

@@ -1,0 +1,90 @@
+"""``mien train``: train a network from a recipe, or go on with an interrupted run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mien.core.errors import EXIT_DONE, UsageError
+from mien.core.progress import format_duration
+
+if TYPE_CHECKING:
+    from mien.training.run_folder import RunFolder
+
+OUTPUTS = Path("outputs")
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "train",
+        help="train a network from a recipe, or resume a run",
+        description="Train a network from a recipe in TOML; Ctrl-C saves, --resume goes on exactly.",
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--config", type=Path, metavar="FILE", help="the recipe, configs/NAME.toml")
+    source.add_argument("--resume", type=Path, metavar="RUN", help="folder of a run to go on with")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="change a key of the recipe, as training.epochs=3 (may be given again)",
+    )
+    parser.add_argument(
+        "--run",
+        dest="folder",
+        type=Path,
+        metavar="DIR",
+        help="folder of the new run (default: outputs/NAME-DATE-TIME)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    run = _resume(args) if args.resume else _start(args)
+    summary = json.loads(run.summary.read_text(encoding="utf-8"))
+    if args.json:
+        json.dump({**summary, "folder": str(run.path)}, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    else:
+        sys.stdout.write(_describe(run, summary))
+    return EXIT_DONE
+
+
+def _start(args: argparse.Namespace) -> RunFolder:
+    from mien.training.config import load_config
+    from mien.training.trainer import train
+
+    config = load_config(args.config, args.set)
+    folder = args.folder or OUTPUTS / f"{args.config.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return train(config, folder, quiet=args.quiet)
+
+
+def _resume(args: argparse.Namespace) -> RunFolder:
+    from mien.training.trainer import resume
+
+    if args.set or args.folder:
+        raise UsageError("--resume goes on with the run's own recipe: leave out --set and --run")
+    return resume(args.resume, quiet=args.quiet)
+
+
+def _describe(run: RunFolder, summary: dict[str, Any]) -> str:
+    best = summary["best"]
+    rows = [
+        ("run", str(run.path)),
+        ("epochs", f"{summary['epochs']}" + (" (early stop)" if summary["stopped_early"] else "")),
+        ("time", format_duration(summary["seconds"])),
+        ("best epoch", str(best["epoch"])),
+        ("val accuracy", f"{best['val_accuracy']:.2%}"),
+        ("val macro-F1", f"{best['val_macro_f1']:.2%}"),
+        ("val loss", f"{best['val_loss']:.4f}"),
+        ("network", str(run.best)),
+    ]
+    lines = [f"{name:<13} {value}" for name, value in rows]
+    return "\n".join([*lines, f"\nnext: mien export {run.path}"]) + "\n"
