@@ -1,3 +1,118 @@
-"""mien: facial emotion recognition that people can trust."""
+"""mien: facial emotion recognition that people can trust.
+
+>>> import mien
+>>> recognizer = mien.load()
+>>> faces = recognizer.analyze("photo.jpg")
+>>> faces[0].emotion, faces[0].confidence
+
+Importing mien is quick: what a name needs (ONNX Runtime, OpenCV) is loaded when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mien.core.emotions import EMOTIONS
+    from mien.core.errors import (
+        DataError,
+        InputError,
+        MienError,
+        MissingExtra,
+        ModelError,
+        NoFaceError,
+        OutputError,
+        TrainingDiverged,
+        UnreadableImage,
+        UsageError,
+    )
+    from mien.core.images import load_image
+    from mien.core.results import (
+        TABLE_COLUMNS,
+        Box,
+        Face,
+        ModelInfo,
+        Quality,
+        Result,
+        result_rows,
+    )
+    from mien.inference.annotate import annotate
+    from mien.inference.classifier import Classifier
+    from mien.inference.detectors import Detection, Detector, load_detector
+    from mien.inference.recognizer import Recognizer, load
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "EMOTIONS",
+    "TABLE_COLUMNS",
+    "Box",
+    "Classifier",
+    "DataError",
+    "Detection",
+    "Detector",
+    "Face",
+    "InputError",
+    "MienError",
+    "MissingExtra",
+    "ModelError",
+    "ModelInfo",
+    "NoFaceError",
+    "OutputError",
+    "Quality",
+    "Recognizer",
+    "Result",
+    "TrainingDiverged",
+    "UnreadableImage",
+    "UsageError",
+    "__version__",
+    "annotate",
+    "load",
+    "load_detector",
+    "load_image",
+    "result_rows",
+]
+
+_HOMES = {
+    "mien.core.emotions": ("EMOTIONS",),
+    "mien.core.errors": (
+        "DataError",
+        "InputError",
+        "MienError",
+        "MissingExtra",
+        "ModelError",
+        "NoFaceError",
+        "OutputError",
+        "TrainingDiverged",
+        "UnreadableImage",
+        "UsageError",
+    ),
+    "mien.core.images": ("load_image",),
+    "mien.core.results": (
+        "TABLE_COLUMNS",
+        "Box",
+        "Face",
+        "ModelInfo",
+        "Quality",
+        "Result",
+        "result_rows",
+    ),
+    "mien.inference.annotate": ("annotate",),
+    "mien.inference.classifier": ("Classifier",),
+    "mien.inference.detectors": ("Detection", "Detector", "load_detector"),
+    "mien.inference.recognizer": ("Recognizer", "load"),
+}
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from the module it lives in, once."""
+    for module, names in _HOMES.items():
+        if name in names:
+            value: object = getattr(import_module(module), name)
+            globals()[name] = value
+            return value
+    raise AttributeError(f"module 'mien' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted({*globals(), *__all__})

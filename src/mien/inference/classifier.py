@@ -1,0 +1,219 @@
+"""The network: standard faces in, calibrated probabilities out, through ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+
+from mien.core.emotions import EMOTIONS
+from mien.core.errors import ModelError, UsageError
+from mien.core.faces import FACE_SIZE
+from mien.core.manifest import (
+    INPUT_CONTRACT,
+    OUTPUT_CONTRACT,
+    Manifest,
+    find_model,
+    load_manifest,
+)
+from mien.inference.augmentation import VIEWS, augmented_views
+
+DEFAULT_MODEL = "mien-b0"
+BATCH_SIZE = 64
+"""Faces that go through the network at once unless said otherwise."""
+
+_ERRORS_ONLY = 3
+
+
+class Classifier:
+    """One ONNX session and its manifest; it keeps nothing between calls: threads may share it."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, manifest: Manifest) -> None:
+        """Take a session that keeps to the manifest's contract; `open` makes one from a folder."""
+        self._session = session
+        self.manifest = manifest
+
+    @classmethod
+    def open(
+        cls,
+        model: str | Path = DEFAULT_MODEL,
+        *,
+        threads: int | None = None,
+        labels: Sequence[str] | None = EMOTIONS,
+    ) -> Classifier:
+        """Open a model.
+
+        Args:
+            model: a bundled model's name, or the folder of one.
+            threads: how many threads one call may use; as many as there are cores unless given.
+            labels: the classes that are expected; None takes a model with classes of its own.
+
+        Raises:
+            ModelError: if the model is missing, damaged, does not match its hash, or does not keep
+                to the contract.
+            UsageError: if threads is less than 1.
+        """
+        if threads is not None and threads < 1:
+            raise UsageError(f"expected 1 thread or more, got {threads}")
+        folder = find_model(model)
+        manifest = load_manifest(folder, labels=labels)
+        session = _open_session(folder / manifest.file.name, threads)
+        _check_contract(session, manifest, folder / manifest.file.name)
+        return cls(session, manifest)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes, in the order of the columns of what `classify` returns."""
+        return self.manifest.labels
+
+    def classify(
+        self,
+        faces: npt.NDArray[np.uint8],
+        *,
+        augment: bool = False,
+        batch_size: int = BATCH_SIZE,
+    ) -> npt.NDArray[np.float32]:
+        """Return the calibrated probabilities of faces.
+
+        Args:
+            faces: uint8 (N, 48, 48), grey (see `mien.core.faces.standard_face`); N may be 0.
+            augment: take the mean over mirrored and shifted views (ten times the work).
+            batch_size: faces that go through the network at once.
+
+        Returns:
+            float32 (N, classes); each row sums to 1.
+
+        Raises:
+            UsageError: if the array is of another type or shape.
+            ModelError: if the network fails, or gives what is not a number.
+        """
+        if not augment:
+            return self._probabilities(faces, batch_size).astype(np.float32)
+        _check_faces(faces)
+        total = np.zeros((len(faces), len(self.labels)))
+        for view in augmented_views(faces):
+            total += self._probabilities(view, batch_size)
+        return (total / VIEWS).astype(np.float32)
+
+    def logits(
+        self, faces: npt.NDArray[np.uint8], *, batch_size: int = BATCH_SIZE
+    ) -> npt.NDArray[np.float32]:
+        """Return the network's own output, float32 (N, classes), before temperature and softmax.
+
+        Arguments and errors as `classify`.
+        """
+        return self._run(OUTPUT_CONTRACT["logits"], faces, batch_size)
+
+    def features(
+        self, faces: npt.NDArray[np.uint8], *, batch_size: int = BATCH_SIZE
+    ) -> npt.NDArray[np.float32]:
+        """Return the network's last feature map, float32 (N, h, w, channels).
+
+        Arguments and errors as `classify`.
+        """
+        return self._run(OUTPUT_CONTRACT["features"], faces, batch_size)
+
+    def _probabilities(
+        self, faces: npt.NDArray[np.uint8], batch_size: int
+    ) -> npt.NDArray[np.float64]:
+        logits = self.logits(faces, batch_size=batch_size).astype(np.float64)
+        if not np.isfinite(logits).all():
+            raise ModelError(
+                f"the model {self.manifest.name} gave what is not a number: "
+                "export or install it again"
+            )
+        return softmax(logits / self.manifest.temperature)
+
+    def _run(
+        self, output: str, faces: npt.NDArray[np.uint8], batch_size: int
+    ) -> npt.NDArray[np.float32]:
+        _check_faces(faces)
+        if batch_size < 1:
+            raise UsageError(f"expected a batch size of 1 or more, got {batch_size}")
+        if len(faces) == 0:
+            # Not every operator takes an empty batch: one blank face tells the output's shape.
+            return self._run_batch(output, np.zeros((1, FACE_SIZE, FACE_SIZE), np.uint8))[:0]
+        starts = range(0, len(faces), batch_size)
+        batches = [faces[start : start + batch_size] for start in starts]
+        return np.concatenate([self._run_batch(output, batch) for batch in batches])
+
+    def _run_batch(self, output: str, faces: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        inputs = {INPUT_CONTRACT["name"]: np.ascontiguousarray(faces)}
+        try:
+            return np.asarray(self._session.run([output], inputs)[0], np.float32)
+        except Exception as error:  # ONNX Runtime's own errors share no nearer base
+            raise ModelError(
+                f"the model {self.manifest.name} failed on {len(faces)} faces: {_one_line(error)}"
+            ) from error
+
+
+def softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Turn logits (N, classes) into probabilities (N, classes) whose rows sum to 1."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float64)
+
+
+def _open_session(path: Path, threads: int | None) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _ERRORS_ONLY
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own errors share no nearer base
+        raise ModelError(
+            f"{path} is not an ONNX model that can be run ({_one_line(error)}): "
+            "export or install it again"
+        ) from error
+
+
+def _check_contract(session: onnxruntime.InferenceSession, manifest: Manifest, path: Path) -> None:
+    inputs = {node.name: node for node in session.get_inputs()}
+    outputs = {node.name: node for node in session.get_outputs()}
+    name = INPUT_CONTRACT["name"]
+    if set(inputs) != {name} or not _fits(
+        inputs[name], "tensor(uint8)", [None, FACE_SIZE, FACE_SIZE]
+    ):
+        raise ModelError(
+            f"{path}: expected one input {name!r}, uint8 (N, {FACE_SIZE}, {FACE_SIZE}), "
+            f"got {_described(inputs)}"
+        )
+    expected: dict[str, list[int | None]] = {
+        OUTPUT_CONTRACT["logits"]: [None, len(manifest.labels)],
+        OUTPUT_CONTRACT["features"]: [None, None, None, None],
+    }
+    for output, shape in expected.items():
+        if output not in outputs or not _fits(outputs[output], "tensor(float)", shape):
+            raise ModelError(
+                f"{path}: expected an output {output!r}, float32 with shape {shape}, "
+                f"got {_described(outputs)}"
+            )
+
+
+def _fits(node: Any, kind: str, shape: list[int | None]) -> bool:
+    """Whether a graph's input or output has this type and shape; None is a side that may vary."""
+    if node.type != kind or len(node.shape) != len(shape) or isinstance(node.shape[0], int):
+        return False  # a first side that is a number would refuse other batches
+    pairs = zip(shape, node.shape, strict=True)
+    # A side that the file leaves open is a name or None.
+    return all(side is None or not isinstance(found, int) or side == found for side, found in pairs)
+
+
+def _described(nodes: dict[str, Any]) -> str:
+    return ", ".join(f"{name!r} {node.type} {node.shape}" for name, node in nodes.items()) or "none"
+
+
+def _check_faces(faces: npt.NDArray[np.uint8]) -> None:
+    if faces.dtype != np.uint8 or faces.ndim != 3 or faces.shape[1:] != (FACE_SIZE, FACE_SIZE):
+        raise UsageError(
+            f"expected faces as uint8 (N, {FACE_SIZE}, {FACE_SIZE}), "
+            f"got {faces.dtype} {faces.shape}"
+        )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

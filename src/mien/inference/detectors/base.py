@@ -1,0 +1,123 @@
+"""What every face detector is and gives, and the steps that all of them share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from mien.core.errors import UsageError
+from mien.core.results import Box
+
+DETECTION_SIDE = 640
+"""Larger images are scaled down to this longer side before detection."""
+
+Landmarks = tuple[tuple[float, float], ...]
+
+_SAME_FACE_OVERLAP = 0.4
+_INSIDE_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One face that a detector found.
+
+    Attributes:
+        box: where, in pixels of the image that was given, inside it.
+        confidence: 0 to 1; how sure the detector is. Detectors differ in what they mean by it.
+        landmarks: (x, y) in pixels of the eyes, the tip of the nose and the corners of the mouth
+            (the person's right before left), or None where the detector has none.
+    """
+
+    box: Box
+    confidence: float
+    landmarks: Landmarks | None = None
+
+
+class Detector(Protocol):
+    """Finds faces. One may be used from several threads at once and keeps nothing between calls."""
+
+    @property
+    def name(self) -> str:
+        """The name it is chosen by."""
+
+    @property
+    def framing(self) -> float | None:
+        """Side of the square that shows a face as FER-2013 does, over the box's mean side.
+
+        Detectors draw their boxes differently; the mean side is the square root of the box's area.
+        None: the box is such a picture already.
+        """
+
+    def detect(self, image: npt.NDArray[np.uint8]) -> list[Detection]:
+        """Find the faces in an image, uint8 (H, W, 3) RGB, sorted left to right."""
+
+
+def scaled_down(
+    image: npt.NDArray[np.uint8], side: int = DETECTION_SIDE
+) -> tuple[npt.NDArray[np.uint8], float]:
+    """Return an image whose longer side is at most ``side``, and its size over the original's."""
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    if scale >= 1.0:
+        return np.ascontiguousarray(image), 1.0
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8), scale
+
+
+def fitted_box(
+    xywh: Sequence[float], scale: float, shape: tuple[int, ...] | Sequence[int]
+) -> Box | None:
+    """Return a box found on a scaled image in pixels of the original, cut at its borders.
+
+    Args:
+        xywh: left, top, width and height on the scaled image.
+        scale: the scaled image's size over the original's.
+        shape: of the original, (H, W, ...).
+
+    Returns:
+        The box, or None if nothing of it lies inside the image.
+    """
+    height, width = shape[0], shape[1]
+    x, y, w, h = (float(value) / scale for value in xywh)
+    left, right = max(0, round(x)), min(width, round(x + w))
+    top, bottom = max(0, round(y)), min(height, round(y + h))
+    if right <= left or bottom <= top:
+        return None
+    return Box(left, top, right - left, bottom - top)
+
+
+def tidied(detections: Iterable[Detection]) -> list[Detection]:
+    """Keep the surest of detections that are of one face, and sort left to right, then downwards.
+
+    Two boxes are of one face if they overlap by 0.4 (intersection over union), or if four fifths of
+    the smaller one lie in the other.
+    """
+    kept: list[Detection] = []
+    for detection in sorted(detections, key=lambda found: (-found.confidence, _place(found))):
+        if not any(_same_face(detection.box, other.box) for other in kept):
+            kept.append(detection)
+    return sorted(kept, key=_place)
+
+
+def check_side(side: int) -> int:
+    """Return ``side`` if an image can be scaled to it; raises UsageError if not."""
+    if side < 32:
+        raise UsageError(f"expected a detection side of 32 pixels or more, got {side}")
+    return side
+
+
+def _place(detection: Detection) -> tuple[int, int, int, int]:
+    box = detection.box
+    return (box.x, box.y, box.w, box.h)
+
+
+def _same_face(one: Box, other: Box) -> bool:
+    overlap = one.overlap(other)
+    # Intersection over union, i / (a + b - i), tells the intersection: i = o (a + b) / (1 + o).
+    shared = overlap * (one.area + other.area) / (1.0 + overlap)
+    return overlap > _SAME_FACE_OVERLAP or shared > _INSIDE_SHARE * min(one.area, other.area)

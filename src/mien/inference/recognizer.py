@@ -1,0 +1,285 @@
+"""The whole way: images in, faces and their emotions out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import repeat, zip_longest
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from mien.core.errors import (
+    MienError,
+    NoFaceError,
+    UnreadableImage,
+    UsageError,
+)
+from mien.core.faces import FACE_SIZE, standard_face
+from mien.core.images import ImageSource, load_image, source_name
+from mien.core.results import Face, ModelInfo, Result
+from mien.inference.classifier import BATCH_SIZE, DEFAULT_MODEL, Classifier
+from mien.inference.crops import cut_face, quality_of
+from mien.inference.detectors import Detection, Detector, load_detector
+
+ON_NO_FACE: tuple[str, ...] = ("empty", "raise")
+"""What `Recognizer.analyze` does where nobody is there."""
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What is kept of an image between detection and classification: its faces, not its pixels."""
+
+    source: str | None
+    width: int | None = None
+    height: int | None = None
+    detections: tuple[Detection, ...] = ()
+    faces: tuple[npt.NDArray[np.uint8], ...] = ()
+    status: str = "ok"
+    error: str | None = None
+
+
+class Recognizer:
+    """Finds faces and reads their emotions. Nothing is kept between calls: threads may share it."""
+
+    def __init__(self, classifier: Classifier, detector: Detector) -> None:
+        """Put a classifier and a detector together; `load` makes both from their names."""
+        self.classifier = classifier
+        self.detector = detector
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The emotions that the model tells apart, in its order."""
+        return self.classifier.labels
+
+    @property
+    def model(self) -> ModelInfo:
+        """The model's name, version and hash, as results have them."""
+        return self.classifier.manifest.info
+
+    def analyze(
+        self, image: ImageSource, *, color: str | None = None, on_no_face: str = "empty"
+    ) -> list[Face]:
+        """Find the faces in an image and read their emotions.
+
+        Args:
+            image: a path, the bytes of an encoded file, a Pillow image, or an array: uint8, (H, W)
+                grey, or (H, W, 3) with ``color``.
+            color: the order of an array's channels, "rgb" or "bgr".
+            on_no_face: "empty" returns an empty list where nobody is there, "raise" raises.
+
+        Returns:
+            The faces, left to right.
+
+        Raises:
+            UnreadableImage: if the image is missing, is not one, or is damaged.
+            NoFaceError: if there is no face and ``on_no_face`` is "raise".
+            UsageError: if an array or an option is not as above.
+
+        Example:
+            >>> recognizer = mien.load()
+            >>> [face.emotion for face in recognizer.analyze("photo.jpg")]
+        """
+        if on_no_face not in ON_NO_FACE:
+            raise UsageError(
+                f"expected on_no_face={' or '.join(map(repr, ON_NO_FACE))}, got {on_no_face!r}"
+            )
+        result = self.analyze_result(image, color=color)
+        if result.status == "unreadable":
+            raise UnreadableImage(result.error)
+        if result.status == "error":
+            raise MienError(result.error)
+        if on_no_face == "raise" and not result.faces:
+            raise NoFaceError(
+                f"no face found in {result.source or 'the image'} by {self.detector.name}: "
+                "try another detector, or detector='none' for an image that is a face crop"
+            )
+        return list(result.faces)
+
+    def analyze_result(
+        self, image: ImageSource, *, color: str | None = None, source: str | None = None
+    ) -> Result:
+        """Analyze one image and return the whole result: status, size, faces, model.
+
+        Arguments as `analyze_many`, for one image; a failure is in the result's status.
+        """
+        return self.analyze_many([image], color=color, sources=[source])[0]
+
+    def analyze_many(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        color: str | None = None,
+        sources: Sequence[str | None] | None = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> list[Result]:
+        """Analyze images, their faces together in batches.
+
+        One image is in memory at a time: an iterator that makes them one by one is welcome.
+
+        Args:
+            images: each as in `analyze`.
+            color: the order of all arrays' channels, "rgb" or "bgr".
+            sources: a name for each image, for its result; None (for all or one) names it by its
+                path, if it has one.
+            batch_size: faces that go through the network at once.
+
+        Returns:
+            One result an image, in their order. One that cannot be read has the status
+            "unreadable", one that fails otherwise "error"; the others still run.
+
+        Raises:
+            UsageError: if an array, an option, or the number of sources is not as above.
+            ModelError: if the network fails.
+        """
+        if isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image):
+            raise UsageError(
+                f"expected a list of images, got one {type(images).__name__}: "
+                "use analyze or analyze_result for a single image"
+            )
+        seen = [
+            self._see(image, color, name or source_name(image))
+            for image, name in _named(images, sources)
+        ]
+        crops = [face for one in seen for face in one.faces]
+        probabilities = self._classify(crops, batch_size)
+        results, start = [], 0
+        for one in seen:
+            stop = start + len(one.faces)
+            results.append(self._result(one, probabilities[start:stop]))
+            start = stop
+        return results
+
+    def classify(
+        self,
+        crops: Iterable[npt.NDArray[np.uint8]],
+        *,
+        color: str | None = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> npt.NDArray[np.float32]:
+        """Read the emotions of face crops; no face is looked for in them.
+
+        Args:
+            crops: arrays, uint8, any sizes, each (H, W) grey, or (H, W, 3) with ``color``.
+            color: the order of the channels, "rgb" or "bgr".
+            batch_size: faces that go through the network at once.
+
+        Returns:
+            float32 (N, 7): calibrated probabilities in the order of `labels`; rows sum to 1.
+
+        Raises:
+            UsageError: if a crop is not as above.
+        """
+        faces = []
+        for crop in crops:
+            if not isinstance(crop, np.ndarray):
+                raise UsageError(
+                    f"expected a list of face crops as arrays, got a {type(crop).__name__} in it"
+                )
+            faces.append(standard_face(load_image(crop, color=color)))
+        return self._classify(faces, batch_size)
+
+    def _see(self, image: ImageSource, color: str | None, source: str | None) -> _Seen:
+        """Read an image and cut its faces out."""
+        try:
+            pixels = load_image(image, color=color)
+        except UnreadableImage as error:
+            return _Seen(source, status="unreadable", error=str(error))
+        height, width = pixels.shape[:2]
+        try:
+            detections = tuple(self.detector.detect(pixels))
+            framing = self.detector.framing
+            faces = tuple(cut_face(pixels, found.box, framing) for found in detections)
+        # One image that is too much for OpenCV or the memory does not end a thousand others.
+        except (cv2.error, MemoryError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            message = f"{source or 'the image'}: face detection failed: {reason}"
+            return _Seen(source, width, height, status="error", error=message)
+        status = "ok" if detections else "no_face"
+        return _Seen(source, width, height, detections, faces, status)
+
+    def _classify(
+        self, faces: Sequence[npt.NDArray[np.uint8]], batch_size: int
+    ) -> npt.NDArray[np.float32]:
+        stacked = np.stack(faces) if faces else np.empty((0, FACE_SIZE, FACE_SIZE), np.uint8)
+        return self.classifier.classify(stacked, batch_size=batch_size)
+
+    def _result(self, seen: _Seen, probabilities: npt.NDArray[np.float32]) -> Result:
+        faces = tuple(
+            self._face(number, found, face, row)
+            for number, (found, face, row) in enumerate(
+                zip(seen.detections, seen.faces, probabilities, strict=True)
+            )
+        )
+        return Result(
+            source=seen.source,
+            status=seen.status,
+            model=self.model,
+            width=seen.width,
+            height=seen.height,
+            faces=faces,
+            error=seen.error,
+        )
+
+    def _face(
+        self,
+        number: int,
+        found: Detection,
+        face: npt.NDArray[np.uint8],
+        probabilities: npt.NDArray[np.float32],
+    ) -> Face:
+        scores = dict(zip(self.labels, probabilities.tolist(), strict=True))
+        emotion = self.labels[int(probabilities.argmax())]
+        return Face(
+            face_id=number,
+            box=found.box,
+            face_confidence=found.confidence,
+            emotion=emotion,
+            confidence=scores[emotion],
+            uncertain=scores[emotion] < self.classifier.manifest.threshold(emotion),
+            scores=scores,
+            quality=quality_of(face, found.box),
+        )
+
+
+def load(
+    model: str | Path = DEFAULT_MODEL,
+    *,
+    detector: str | Detector = "auto",
+    threads: int | None = None,
+    offline: bool = False,
+) -> Recognizer:
+    """Load a model and a face detector.
+
+    Args:
+        model: a bundled model's name, or the folder of one.
+        detector: "auto", "yunet", "libface", "haar", "none" (images are face crops), or an object
+            that keeps to `mien.inference.detectors.Detector`. See `load_detector`.
+        threads: how many threads the network may use for one call; as many as there are cores
+            unless given.
+        offline: never download a detector's weights.
+
+    Raises:
+        ModelError: if the model or the detector's weights are missing or damaged.
+        UsageError: if the detector is unknown or not installed.
+    """
+    chosen = load_detector(detector, offline=offline) if isinstance(detector, str) else detector
+    return Recognizer(Classifier.open(model, threads=threads), chosen)
+
+
+def _named(
+    images: Iterable[ImageSource], sources: Sequence[str | None] | None
+) -> Iterator[tuple[ImageSource, str | None]]:
+    """Pair each image with its given name."""
+    if sources is None:
+        yield from zip(images, repeat(None))
+        return
+    missing = object()
+    for image, name in zip_longest(images, sources, fillvalue=missing):
+        if image is missing or name is missing:
+            raise UsageError(f"expected a source for each image, got {len(sources)} sources")
+        yield image, name  # type: ignore[misc]
