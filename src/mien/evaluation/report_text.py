@@ -41,6 +41,7 @@ def render_text(report: Report, others: Sequence[Report] = ()) -> str:
         f"{heading}\n{'=' * len(heading)}",
         _facts(report),
         text_table(*summary_table(report)),
+        textwrap.fill(_NOTES, _WIDTH),
     ]
     blocks += [_absent(report)] if report.evaluation.all.absent else []
     for name, table in _parts(report, others).items():

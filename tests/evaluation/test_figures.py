@@ -1,0 +1,201 @@
+"""Figures: that they are drawn, whatever the numbers; and which tiles a grid shows."""
+
+from __future__ import annotations
+
+import builtins
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mien.core.emotions import EMOTIONS
+from mien.core.errors import MissingExtra, OutputError, UsageError
+from mien.evaluation.curves import numbers, training_curves
+from mien.evaluation.figures import accuracy_figure, confusion_figure, reliability_figure
+from mien.evaluation.grids import Tile, in_rows, prediction_grid, sample_tiles
+from mien.evaluation.metrics import measure
+from mien.evaluation.style import (
+    DOTS_PER_INCH,
+    EMOTION_COLORS,
+    RIGHT_COLOR,
+    WRONG_COLOR,
+    drawing,
+)
+from report_maker import make_samples
+
+pytest.importorskip("seaborn")
+
+
+def colors_of(path: Path) -> set[str]:
+    with Image.open(path) as image:
+        found = image.convert("RGB").getcolors(image.width * image.height)
+    return {"#{:02X}{:02X}{:02X}".format(*pixel) for _, pixel in found}
+
+
+def test_every_emotion_has_a_colour_of_its_own() -> None:
+    assert list(EMOTION_COLORS) == list(EMOTIONS)
+    assert len(set(EMOTION_COLORS.values())) == 7
+
+
+@pytest.mark.parametrize("classes", [7, 2])
+def test_figures_of_numbers_are_drawn_even_without_some_emotions(
+    tmp_path: Path, classes: int
+) -> None:
+    samples = make_samples(classes=classes)
+    metrics = measure(samples.probabilities, samples.labels)
+    confusion_figure(metrics, tmp_path / "c.png", title="Confusion")
+    accuracy_figure(metrics, tmp_path / "a.png", title="Accuracy")
+    reliability_figure(metrics.calibration, tmp_path / "r.png", title="Reliability")
+    # Grey lettering can hit the grey of "neutral"; the six true colours are bars alone.
+    bars = set(EMOTION_COLORS.values()) - {EMOTION_COLORS["neutral"]}
+    drawn = colors_of(tmp_path / "a.png") & bars
+    assert drawn == bars & {EMOTION_COLORS[emotion] for emotion in EMOTIONS[:classes]}
+    for name in ("c.png", "r.png"):
+        assert len(colors_of(tmp_path / name)) > 50
+
+
+def test_a_figure_has_the_size_that_was_asked_for_and_leaves_no_state(tmp_path: Path) -> None:
+    import matplotlib as mpl
+
+    before = mpl.rcParams["axes.titlelocation"]
+    with drawing(tmp_path / "new" / "f.png", 4, 3) as figure:
+        figure.subplots().set_title("A title")
+    with Image.open(tmp_path / "new" / "f.png") as image:
+        assert image.size == (4 * DOTS_PER_INCH, 3 * DOTS_PER_INCH)
+    assert mpl.rcParams["axes.titlelocation"] == before
+
+
+def test_a_figure_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="file"), drawing(tmp_path / "file" / "f.png", 1, 1):
+        pass
+
+
+def test_without_matplotlib_the_missing_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any, **options: Any) -> Any:
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return real(name, *rest, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(MissingExtra, match=r"mien\[train\]"), drawing(tmp_path / "f.png", 1, 1):
+        pass
+
+
+def test_sample_tiles_show_right_above_wrong_in_a_column_for_each_emotion() -> None:
+    samples = make_samples(700)
+    rows = sample_tiles(samples.images, samples.labels, samples.probabilities, seed=1, each=2)
+    assert len(rows) == 4
+    for number, row in enumerate(rows):
+        for emotion, tile in zip(EMOTIONS, row, strict=True):
+            assert tile is not None
+            assert tile.truth == emotion
+            assert (tile.emotion == emotion) == (number < 2)
+            index = next(
+                place
+                for place, image in enumerate(samples.images)
+                if np.array_equal(image, tile.image)
+            )
+            read = samples.probabilities[index]
+            assert EMOTIONS[samples.labels[index]] == tile.truth
+            assert EMOTIONS[read.argmax()] == tile.emotion
+            assert tile.confidence == pytest.approx(read.max())
+
+
+def test_sample_tiles_are_chosen_by_the_seed() -> None:
+    samples = make_samples(700)
+    arrays = (samples.images, samples.labels, samples.probabilities)
+
+    def sums(seed: int) -> list[int]:
+        rows = sample_tiles(*arrays, seed=seed)
+        return [int(tile.image.sum()) for row in rows for tile in row if tile]
+
+    assert sums(1) == sums(1) != sums(2)
+
+
+def test_a_place_stays_empty_where_an_emotion_has_too_few(tmp_path: Path) -> None:
+    images = np.zeros((1, 48, 48), np.uint8)
+    rows = sample_tiles(images, np.array([3]), np.eye(7)[[3]], each=1)
+    assert [tile is None for tile in rows[0]] == [True] * 3 + [False] + [True] * 3
+    assert rows[1] == (None,) * 7
+    prediction_grid(rows, tmp_path / "grid.png", title="Grid")
+
+
+@pytest.mark.parametrize(
+    ("truth", "shown", "hidden"),
+    [
+        ("happy", {RIGHT_COLOR}, {WRONG_COLOR}),
+        ("sad", {WRONG_COLOR}, {RIGHT_COLOR}),
+        (None, set(), {RIGHT_COLOR, WRONG_COLOR}),
+    ],
+)
+def test_right_and_wrong_tiles_differ_in_colour_and_without_a_truth_there_is_neither(
+    tmp_path: Path, truth: str | None, shown: set[str], hidden: set[str]
+) -> None:
+    tile = Tile(np.full((60, 40, 3), 200, np.uint8), "happy", 0.8, truth, "me.jpg")
+    prediction_grid([[tile]], tmp_path / "grid.png", title="Mine", note="a note")
+    colors = colors_of(tmp_path / "grid.png")
+    assert shown <= colors
+    assert not hidden & colors
+
+
+def test_a_grid_of_nothing_is_refused(tmp_path: Path) -> None:
+    for rows in ([], [[None]]):
+        with pytest.raises(UsageError, match="at least one face"):
+            prediction_grid(rows, tmp_path / "grid.png", title="Grid")
+
+
+def test_tiles_break_into_rows() -> None:
+    tiles = [Tile(np.zeros((4, 4), np.uint8), "sad", place / 10) for place in range(5)]
+    assert [len(row) for row in in_rows(tiles, 2)] == [2, 2, 1]
+    assert [tile for row in in_rows(tiles, 2) for tile in row] == tiles
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        {"val_accuracy": [0.4]},
+        {"loss": [2.0, 1.0], "accuracy": [None, 0.5], "learning_rate": ["1e-3", ""]},
+        {
+            "epoch": [1, 2, 3],
+            "phase": ["head", "all", "all"],
+            "loss": [2.0, 1.5, 1.2],
+            "val_loss": [1.9, 1.6, float("nan")],
+            "accuracy": [0.2, 0.4, 0.5],
+            "val_accuracy": [0.3, 0.45, 0.44],
+            "val_macro_f1": [0.2, 0.3, 0.4],
+            "learning_rate": [1e-3, 5e-4, 0.0],
+            "seconds": [60, 61.5, 62],
+            "unknown": ["a", "b", "c"],
+        },
+    ],
+)
+def test_curves_are_drawn_from_whatever_columns_there_are(
+    tmp_path: Path, history: dict[str, list[float | str | None]]
+) -> None:
+    training_curves(history, tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as image:
+        panels = round((image.width / DOTS_PER_INCH - 1.0) / 4.6)
+    wanted = [{"loss", "val_loss"}, {"accuracy", "val_accuracy"}, {"learning_rate"}]
+    assert panels == sum(bool(names & set(history)) for names in wanted)
+
+
+@pytest.mark.parametrize(
+    "history",
+    [{}, {"epoch": [1, 2]}, {"loss": []}, {"loss": [1.0], "val_loss": [1.0, 2.0]}, {"loss": [""]}],
+)
+def test_a_history_with_nothing_to_draw_is_refused(
+    tmp_path: Path, history: dict[str, list[float | str | None]]
+) -> None:
+    with pytest.raises(UsageError, match="columns of equal length"):
+        training_curves(history, tmp_path / "curves.png")
+
+
+def test_missing_values_are_not_numbers() -> None:
+    np.testing.assert_array_equal(numbers([1, "2.5", "", None, 0]), [1.0, 2.5, np.nan, np.nan, 0.0])
