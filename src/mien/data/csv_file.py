@@ -27,8 +27,8 @@ def read_csv(path: Path, *, quiet: bool = False) -> dict[str, Split]:
     """Read all splits of the challenge's CSV; any of them may turn out empty.
 
     Its emotion codes are in the challenge's order (`FER2013_CSV_ORDER`) and are translated by name.
-    The images have no names; they get ``SPLIT/CLASS/USAGE_rowNNNNN.png``, NNNNN being the data row,
-    from 1. A row that cannot be used is skipped, named ``row N``.
+    The images have no names; they get ``SPLIT/CLASS/USAGE_rowNNNNN.png``, NNNNN being the data
+    row, from 1. A row that cannot be used is skipped, named ``row N``.
 
     Raises:
         DataError: if the file is no CSV text or lacks one of the three columns.
@@ -54,10 +54,15 @@ def read_csv(path: Path, *, quiet: bool = False) -> dict[str, Split]:
                 skipped[split or "train"].append(Skipped(f"row {number}", str(error)))
                 continue
             images[split].append(image)
-            files[split].append((f"{split}/{EMOTIONS[label]}/{usage}_row{number:05d}.png", label))
+            files[split].append((f"{split}/{EMOTIONS[label]}/{row_name(usage, number)}.png", label))
     return {
         split: _to_split(split, images[split], files[split], skipped[split]) for split in SPLITS
     }
+
+
+def row_name(usage: str, number: int) -> str:
+    """Name the image of a data row (from 1); no name of the Kaggle data set looks like it."""
+    return f"{usage}_row{number:05d}"
 
 
 def _rows(path: Path) -> Iterator[tuple[str, str, str]]:

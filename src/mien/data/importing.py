@@ -1,0 +1,195 @@
+"""Laying a data set out as ``train|val|test/CLASS/IMAGE``, wholly or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+
+from mien.core.emotions import EMOTIONS
+from mien.core.errors import DataError, OutputError, UsageError
+from mien.core.progress import Progress
+from mien.data.csv_file import read_csv
+from mien.data.dataset import SPLITS, Skipped
+from mien.data.decoding import decode_image
+from mien.data.listing import VAL_FRACTION, list_entries
+from mien.data.sources import LAYOUT_HINT, open_source, source_kind
+
+_STAGING = ".importing-"
+
+
+@dataclass(frozen=True)
+class ImportSummary:
+    """What an import did.
+
+    Attributes:
+        output: the folder that the data set was laid out in.
+        classes: for each split, how many images each emotion has there.
+        skipped: files that could not be used, and why.
+        resized: images of another size than 48x48: copied as they are, resized when read.
+        val_from: where val comes from: "folder", "names", "random", "usage" (of the CSV) or "none".
+    """
+
+    output: Path
+    classes: Mapping[str, Mapping[str, int]]
+    skipped: tuple[Skipped, ...]
+    resized: tuple[str, ...]
+    val_from: str
+
+    @property
+    def images(self) -> int:
+        """Return how many images were laid out."""
+        return sum(sum(counts.values()) for counts in self.classes.values())
+
+
+def import_dataset(
+    source: Path | str,
+    output: Path | str,
+    *,
+    seed: int = 0,
+    val_fraction: float = VAL_FRACTION,
+    force: bool = False,
+    quiet: bool = False,
+) -> ImportSummary:
+    """Lay a data set out in ``output/{train,val,test}/<class>/``.
+
+    Images are copied byte for byte under their own names (the CSV's are written as PNG); each is
+    decoded once, and what cannot be is skipped and named. All is written to a hidden folder first
+    and moved into place at the end, train last, so that what an interruption leaves is never taken
+    for a whole data set. Other files in ``output`` are left alone.
+
+    Args:
+        source: a folder, zip or CSV, see `mien.data.reading.load_dataset`.
+        output: the folder to lay it out in; made where it is missing.
+        seed: of the random val split, made only where neither folders nor names tell.
+        val_fraction: share of each class of train (0-0.5) that it takes.
+        force: replace the ``train``, ``val`` and ``test`` that are there.
+        quiet: draw no progress bar.
+
+    Raises:
+        DataError: if the source is no data set, or train would lack a class.
+        UsageError: if ``output`` holds a data set already, or is the source itself.
+        OutputError: if it cannot be written.
+    """
+    source, output = Path(source).expanduser(), Path(output).expanduser()
+    if not 0 <= val_fraction <= 0.5:
+        raise UsageError(f"expected a val fraction from 0 to 0.5, got {val_fraction}")
+    kind = source_kind(source)
+    _check_output(source, output, force)
+    with _staged(output) as staging:
+        if kind == "csv":
+            summary = _stage_csv(source, staging, output, quiet)
+        else:
+            summary = _stage_files(source, staging, output, seed, val_fraction, quiet)
+        _check_classes(source, summary)
+        _move_into_place(staging, output)
+    return summary
+
+
+def _check_output(source: Path, output: Path, force: bool) -> None:
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"{output} is a file: expected a folder to lay the data set out in")
+    if output.exists() and source.is_dir() and output.samefile(source):
+        raise UsageError(f"{source} would be imported into itself: choose another --output")
+    if force:
+        return
+    for name in SPLITS:
+        folder = output / name
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UsageError(
+                f"{folder} is there already: choose another --output, or --force to replace it"
+            )
+
+
+@contextmanager
+def _staged(output: Path) -> Iterator[Path]:
+    """Give a hidden folder inside ``output``, on its file system, which is gone afterwards."""
+    made = not output.exists()
+    staging = output / f"{_STAGING}{uuid.uuid4().hex}"
+    done = False
+    try:
+        for stale in output.glob(f"{_STAGING}*"):
+            shutil.rmtree(stale)
+        for name in SPLITS:
+            for emotion in EMOTIONS:
+                (staging / "new" / name / emotion).mkdir(parents=True)
+        yield staging
+        done = True
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise OutputError(f"cannot write the data set to {output}: {reason}") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        if made and not done and output.is_dir() and not any(output.iterdir()):
+            output.rmdir()
+
+
+def _stage_files(
+    source: Path, staging: Path, output: Path, seed: int, val_fraction: float, quiet: bool
+) -> ImportSummary:
+    classes = {name: dict.fromkeys(EMOTIONS, 0) for name in SPLITS}
+    resized: list[str] = []
+    with open_source(source) as opened:
+        listing = list_entries(opened.members(), seed=seed, val_fraction=val_fraction)
+        skipped = [file for name in SPLITS for file in listing.skipped[name]] + opened.refused()
+        if not listing.entries and not skipped:
+            raise DataError(f"no images in {source}: {LAYOUT_HINT}")
+        with Progress("importing", len(listing.entries), unit="img", quiet=quiet) as progress:
+            for entry in listing.entries:
+                progress.advance()
+                try:
+                    content = opened.read(entry.member)
+                    _, other_size = decode_image(content)
+                except DataError as error:
+                    skipped.append(Skipped(entry.member, str(error)))
+                    continue
+                (staging / "new" / entry.file).write_bytes(content)
+                classes[entry.split][EMOTIONS[entry.label]] += 1
+                if other_size is not None:
+                    resized.append(entry.file)
+    return ImportSummary(output, classes, tuple(skipped), tuple(resized), listing.val_from)
+
+
+def _stage_csv(source: Path, staging: Path, output: Path, quiet: bool) -> ImportSummary:
+    splits = read_csv(source, quiet=quiet)
+    total = sum(len(split) for split in splits.values())
+    with Progress("importing", total, unit="img", quiet=quiet) as progress:
+        for split in splits.values():
+            for image, file in zip(split.images, split.files, strict=True):
+                progress.advance()
+                encoded = cv2.imencode(".png", image)[1]
+                (staging / "new" / file).write_bytes(encoded.tobytes())
+    classes = {name: split.class_counts() for name, split in splits.items()}
+    skipped = tuple(file for split in splits.values() for file in split.skipped)
+    return ImportSummary(output, classes, skipped, (), "usage" if len(splits["val"]) else "none")
+
+
+def _check_classes(source: Path, summary: ImportSummary) -> None:
+    missing = [emotion for emotion, count in summary.classes["train"].items() if count == 0]
+    if not missing:
+        return
+    hint = f": {LAYOUT_HINT}"
+    if summary.skipped:
+        first = summary.skipped[0]
+        hint = (
+            f": {len(summary.skipped)} files are unusable, the first: {first.file} {first.reason}"
+        )
+    raise DataError(
+        f"{source} has no usable image of {', '.join(missing)} in train; nothing was imported{hint}"
+    )
+
+
+def _move_into_place(staging: Path, output: Path) -> None:
+    """Move the old splits out and the new ones in; without train, nothing takes it for whole."""
+    old = staging / "old"
+    old.mkdir()
+    for name in SPLITS:  # train goes first
+        if (output / name).exists() or (output / name).is_symlink():
+            (output / name).rename(old / name)
+    for name in reversed(SPLITS):  # and comes last
+        (staging / "new" / name).rename(output / name)

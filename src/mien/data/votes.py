@@ -1,0 +1,185 @@
+"""FER+ (Barsoum et al. 2016): what ten people each said an image of FER-2013 shows.
+
+A second opinion, not a correction: six in ten images get the label that FER-2013 gives them. Two
+kinds of file are read:
+
+- ``split,file,neutral,...,NF``: keyed by mien's split ("train", "val", "test") and the file's name,
+  whose ending does not matter;
+- FER+'s own ``fer2013new.csv`` (``Usage,Image name,neutral,...,NF``): keyed by the row, so it fits
+  a data set that comes from the challenge's CSV, whose rows are the same.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from mien.core.emotions import EMOTIONS, find_emotion
+from mien.core.errors import DataError
+from mien.data.csv_file import USAGES, row_name
+from mien.data.dataset import Split
+
+_log = logging.getLogger(__name__)
+
+VOTE_NAMES: tuple[str, ...] = (
+    "neutral",
+    "happy",
+    "surprise",
+    "sad",
+    "angry",
+    "disgust",
+    "fear",
+    "contempt",
+    "unknown",
+    "not_a_face",
+)
+"""What a vote can be for, in FER+'s order (so that ties fall as there), in mien's words."""
+
+Votes: TypeAlias = "Mapping[tuple[str, str], npt.NDArray[np.int64]]"
+"""From split and file name without its ending to the ten counts, in the order of `VOTE_NAMES`."""
+
+_NOT_A_FACE = VOTE_NAMES.index("not_a_face")
+_EMOTION_COLUMNS = np.array([VOTE_NAMES.index(emotion) for emotion in EMOTIONS])
+_LEAST_COVERAGE = 0.5
+
+
+def load_votes(path: Path | str) -> Votes:
+    """Read a file of votes.
+
+    Rows with no vote at all are as good as missing and are left out. Where two rows name the same
+    image, the first counts, and a warning is logged.
+
+    Raises:
+        DataError: if the file is missing, is no such CSV, or a row has something else than counts.
+    """
+    votes: dict[tuple[str, str], npt.NDArray[np.int64]] = {}
+    repeated: list[str] = []
+    path = Path(path)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as text:
+            reader = csv.reader(text)
+            header = [name.strip().lower() for name in next(reader, [])]
+            places = _find_columns(path, header)
+            for number, row in enumerate(reader, start=1):
+                if not row:
+                    continue
+                key, counts = _parse_row(path, number, row, header, places)
+                if key in votes:
+                    repeated.append(f"{key[0]}/{key[1]}")
+                elif counts.any():
+                    votes[key] = counts
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not a readable CSV of votes ({error})") from error
+    except OSError as error:
+        raise DataError(f"cannot read the votes {path}: {error.strerror}") from error
+    if repeated:
+        _log.warning(
+            "%s: %d images have two rows of votes, the first counts: %s",
+            path, len(repeated), ", ".join(repeated[:3]),
+        )  # fmt: skip
+    return votes
+
+
+def align_votes(split: Split, votes: Votes) -> npt.NDArray[np.int64]:
+    """Return the votes for each image of a split, int64 (N, 10); zeros where there are none.
+
+    Raises:
+        DataError: if fewer than half of the images have any: the votes are of another data set.
+    """
+    aligned = np.zeros((len(split), len(VOTE_NAMES)), np.int64)
+    for place, file in enumerate(split.files):
+        counts = votes.get((split.name, PurePosixPath(file).stem))
+        if counts is not None:
+            aligned[place] = counts
+    found = int(np.count_nonzero(aligned.any(axis=1)))
+    if len(split) and found < _LEAST_COVERAGE * len(split):
+        raise DataError(
+            f"votes for only {found} of the {len(split)} images of {split.name}: expected the "
+            "votes of the same data set, with the same file names (a data set from the challenge's "
+            "CSV goes with fer2013new.csv)"
+        )
+    return aligned
+
+
+def not_a_face_mask(split: Split, votes: Votes) -> npt.NDArray[np.bool_]:
+    """Mark the images (N,) that FER+ holds for unusable: blank, text, no face.
+
+    These are the images that most people called no face, and those that FER+ left out.
+
+    Raises:
+        DataError: if the votes are of another data set, see `align_votes`.
+    """
+    aligned = align_votes(split, votes)
+    return np.asarray((aligned.sum(axis=1) == 0) | (_winner(aligned) == _NOT_A_FACE))
+
+
+def emotion_shares(split: Split, votes: Votes) -> npt.NDArray[np.float32]:
+    """Return the votes as soft labels, float32 (N, 7) in the order of `EMOTIONS`.
+
+    Each row sums to 1; a row is all 0 where nobody voted for one of the seven, so that it weighs
+    nothing in a cross-entropy.
+
+    Raises:
+        DataError: if the votes are of another data set, see `align_votes`.
+    """
+    counts = align_votes(split, votes)[:, _EMOTION_COLUMNS].astype(np.float32)
+    return np.asarray(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), np.float32)
+
+
+def agreement_mask(
+    split: Split, votes: Votes
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Say for each image (N,) whether it has votes, and whether they agree with its label.
+
+    They agree if the choice with the most votes among all ten, contempt, unknown and not-a-face
+    included, is the label; of equal ones the first in FER+'s order counts.
+
+    Raises:
+        DataError: if the votes are of another data set, see `align_votes`.
+    """
+    aligned = align_votes(split, votes)
+    voted = aligned.any(axis=1)
+    agrees = voted & (_winner(aligned) == _EMOTION_COLUMNS[split.labels])
+    return np.asarray(voted, np.bool_), np.asarray(agrees, np.bool_)
+
+
+def _winner(aligned: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return np.asarray(aligned.argmax(axis=1), np.int64)
+
+
+def _find_columns(path: Path, header: list[str]) -> list[int]:
+    """Return the columns of `VOTE_NAMES`, whatever their order and however they are called."""
+    meanings = ["not_a_face" if name == "nf" else find_emotion(name) or name for name in header]
+    missing = [name for name in VOTE_NAMES if name not in meanings]
+    named = {"split", "file"} <= set(header) or "usage" in header
+    if missing or not named:
+        raise DataError(
+            f"{path} is no file of FER+ votes: expected the columns split,file (or Usage) and "
+            f"neutral,happiness,surprise,sadness,anger,disgust,fear,contempt,unknown,NF, "
+            f"got {','.join(header)[:120] or 'nothing'}"
+        )
+    return [meanings.index(name) for name in VOTE_NAMES]
+
+
+def _parse_row(
+    path: Path, number: int, row: list[str], header: list[str], places: list[int]
+) -> tuple[tuple[str, str], npt.NDArray[np.int64]]:
+    try:
+        counts = np.array([int(row[place]) for place in places], np.int64)
+        if "split" in header:
+            split, file = row[header.index("split")].strip(), row[header.index("file")].strip()
+            key = split, PurePosixPath(file).stem
+        else:
+            usage = row[header.index("usage")].strip()
+            key = USAGES[usage], row_name(usage, number)
+    except (ValueError, IndexError, KeyError) as error:
+        raise DataError(f"{path}: row {number} is not a name and ten counts") from error
+    if counts.min() < 0:
+        raise DataError(f"{path}: row {number} has a negative count")
+    return key, counts
