@@ -2,62 +2,207 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from mien.core.results import Face
 
-PALETTE: dict[str, str] = {
+EMOTION_COLORS: dict[str, str] = {
     "angry": "#e4572e",
-    "disgust": "#7a9e3f",
-    "fear": "#9b5de5",
-    "happy": "#f2b705",
-    "neutral": "#8d99a6",
-    "sad": "#3d7dca",
-    "surprise": "#1fb5a8",
+    "disgust": "#7fae3d",
+    "fear": "#a06be8",
+    "happy": "#f6c026",
+    "neutral": "#aab4be",
+    "sad": "#4c93e6",
+    "surprise": "#22bfb1",
 }
-"""A colour for each emotion, told apart on light and dark and by most colour-blind eyes."""
+"""A colour for each emotion, light enough to stand out on a dark panel."""
 
-_OTHER_COLOR = "#c06c9b"  # for a model's own classes
-_INK = "#ffffff"
-_PANEL = (18, 22, 28, 200)
-_TRACK = (255, 255, 255, 40)
-_LEAST_TEXT = 9
+LEAST_SIDE = 640
+"""Pictures whose longer side is less are enlarged by a whole factor, so that labels can be read."""
 
-_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+_OTHER_COLOR = "#d77fb4"  # for a model's own classes
+_DARK = (16, 20, 26)
+_LIGHT = (255, 255, 255)
+_PANEL_OPACITY = 215
+_TRACK_OPACITY = 38
+
+_Rectangle = tuple[int, int, int, int]
+"""Left, top, right, bottom in pixels."""
 
 
 @dataclass(frozen=True)
 class _Style:
-    """Sizes that follow from the picture's."""
+    """Sizes in pixels that follow from those of the picture and the face."""
 
     text: int
     line: int
     pad: int
+
+    @classmethod
+    def of(cls, picture: Image.Image, box: _Rectangle) -> _Style:
+        longer = max(picture.size)
+        least, most = max(12.0, longer / 75), max(16.0, longer / 32)
+        # Eight times the text's size is about the longest label.
+        fitting = max(8.0, picture.width / 8)
+        text = round(min(max((box[2] - box[0]) / 6.5, least), most, fitting))
+        return cls(text, line=max(2, round(text / 7)), pad=max(3, round(text / 3.2)))
 
 
 def annotate(image: npt.NDArray[np.uint8], faces: Iterable[Face]) -> Image.Image:
     """Draw faces and their emotions on a picture.
 
     Each face gets its box, in the emotion's colour, and a label with emotion and confidence; an
-    uncertain one has a question mark. Where there is room beside a face that is large enough, a
-    chart shows all scores.
+    uncertain one has a question mark. A face that has room beside it gets a chart of all scores.
 
     Args:
-        image: uint8 (H, W, 3) RGB, the picture that the faces were found in
-            (`mien.core.images.load_image` gives it).
+        image: uint8 (H, W, 3) RGB, the picture that the faces were found in, as
+            `mien.core.images.load_image` gives it.
         faces: what was found.
 
     Returns:
-        A new Pillow image in RGB; small pictures are enlarged so that the labels can be read.
+        A new Pillow image in RGB; pictures smaller than `LEAST_SIDE` are enlarged.
     """
-    picture = Image.fromarray(image)
-    scale = max(1, round(480 / max(picture.size)))
-    if scale > 1:
-        size = (picture.width * scale, picture.height * scale)
-        picture = picture.resize(size, Image.Resampling.LANCZOS)
+    picture, scale = _enlarged(Image.fromarray(image))
+    found = list(faces)
+    boxes = [_scaled(face, scale) for face in found]
+    # "RGBA" lets what is drawn be translucent over a picture that is not.
+    draw = ImageDraw.Draw(picture, "RGBA")
+    taken = list(boxes)
+    for face, box in zip(found, boxes, strict=True):
+        _draw_box(draw, box, _Style.of(picture, box), _color(face.emotion))
+    for face, box in zip(found, boxes, strict=True):
+        taken.append(_draw_label(draw, picture, face, box))
+    for face, box in zip(found, boxes, strict=True):
+        panel = _draw_chart(draw, picture, face, box, taken)
+        if panel is not None:
+            taken.append(panel)
     return picture
+
+
+def _enlarged(picture: Image.Image) -> tuple[Image.Image, int]:
+    scale = math.ceil(LEAST_SIDE / max(picture.size))
+    if scale <= 1:
+        return picture.convert("RGB"), 1
+    size = (picture.width * scale, picture.height * scale)
+    return picture.convert("RGB").resize(size, Image.Resampling.BICUBIC), scale
+
+
+def _scaled(face: Face, scale: int) -> _Rectangle:
+    left, top, right, bottom = face.box.xyxy
+    return (left * scale, top * scale, right * scale - 1, bottom * scale - 1)
+
+
+def _color(emotion: str) -> tuple[int, ...]:
+    return ImageColor.getrgb(EMOTION_COLORS.get(emotion, _OTHER_COLOR))
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _draw_box(
+    draw: ImageDraw.ImageDraw, box: _Rectangle, style: _Style, color: tuple[int, ...]
+) -> None:
+    left, top, right, bottom = box
+    # A dark edge keeps the box visible on a background of its own colour.
+    edge = (left - 1, top - 1, right + 1, bottom + 1)
+    radius = 2 * style.line
+    draw.rounded_rectangle(edge, radius, outline=(*_DARK, 150), width=style.line + 2)
+    draw.rounded_rectangle(box, radius, outline=color, width=style.line)
+
+
+def _draw_label(
+    draw: ImageDraw.ImageDraw, picture: Image.Image, face: Face, box: _Rectangle
+) -> _Rectangle:
+    """Write emotion and confidence above the box, or inside it at the picture's upper border."""
+    style, font = _Style.of(picture, box), _font(_Style.of(picture, box).text)
+    mark = "?" if face.uncertain else ""
+    text = f"{face.emotion}{mark} {face.confidence:.0%}"
+    width = math.ceil(draw.textlength(text, font)) + 2 * style.pad
+    height = round(1.25 * style.text) + style.pad
+    left = max(0, min(box[0], picture.width - width))
+    top = box[1] - height if box[1] >= height else box[1]
+    label = (left, top, left + width - 1, top + height - 1)
+    color = _color(face.emotion)
+    draw.rounded_rectangle(label, style.line, fill=color)
+    middle = (left + style.pad, top + height / 2)
+    draw.text(middle, text, fill=_readable_on(color), font=font, anchor="lm")
+    return label
+
+
+def _readable_on(color: tuple[int, ...]) -> tuple[int, int, int]:
+    red, green, blue = color[:3]
+    return _DARK if 0.299 * red + 0.587 * green + 0.114 * blue > 110 else _LIGHT
+
+
+def _draw_chart(
+    draw: ImageDraw.ImageDraw,
+    picture: Image.Image,
+    face: Face,
+    box: _Rectangle,
+    taken: list[_Rectangle],
+) -> _Rectangle | None:
+    """Draw one bar a score beside the box; return the panel, or None where it has no room."""
+    style = _Style.of(picture, box)
+    text = max(10, round(0.72 * style.text))
+    font = _font(text)
+    row, pad = round(1.3 * text), style.pad
+    names = math.ceil(max(draw.textlength(name, font) for name in face.scores))
+    bar = 5 * text
+    width = names + bar + 3 * pad
+    height = row * len(face.scores) + 2 * pad
+    # A chart that is larger than its face would hide more than it tells.
+    if height > 1.25 * (box[3] - box[1]):
+        return None
+    panel = _free_place(picture, box, (width, height), 2 * style.line, taken)
+    if panel is None:
+        return None
+    draw.rounded_rectangle(panel, 2 * style.line, fill=(*_DARK, _PANEL_OPACITY))
+    start = panel[0] + 2 * pad + names
+    for number, (name, score) in enumerate(face.scores.items()):
+        top = panel[1] + pad + number * row
+        middle = top + row / 2
+        ink = _LIGHT if name == face.emotion else (*_LIGHT, 170)
+        draw.text((start - pad, middle), name, fill=ink, font=font, anchor="rm")
+        thick = max(1, round(row * 0.22))
+        track = (start, round(middle) - thick, start + bar, round(middle) + thick)
+        draw.rounded_rectangle(track, thick, fill=(*_LIGHT, _TRACK_OPACITY))
+        if round(score * bar) > 0:
+            filled = (track[0], track[1], track[0] + round(score * bar), track[3])
+            draw.rounded_rectangle(filled, thick, fill=_color(name))
+    return panel
+
+
+def _free_place(
+    picture: Image.Image,
+    box: _Rectangle,
+    size: tuple[int, int],
+    gap: int,
+    taken: list[_Rectangle],
+) -> _Rectangle | None:
+    """Return a place beside, below or above a box that is inside the picture and hides no face."""
+    left, top, right, bottom = box
+    width, height = size
+    corners = [
+        (right + gap, top),
+        (left - gap - width, top),
+        (right + gap, bottom - height),
+        (left - gap - width, bottom - height),
+        ((left + right - width) // 2, bottom + gap),
+    ]
+    for x, y in corners:
+        place = (x, y, x + width, y + height)
+        inside = x >= 0 and y >= 0 and place[2] < picture.width and place[3] < picture.height
+        if inside and not any(_touch(place, other) for other in taken):
+            return place
+    return None
+
+
+def _touch(one: _Rectangle, other: _Rectangle) -> bool:
+    return one[0] <= other[2] and other[0] <= one[2] and one[1] <= other[3] and other[1] <= one[3]
