@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def tiny_onnx(classes: int = len(EMOTIONS)) -> bytes:
     pattern = noise.normal(size=(_CELLS, _CELLS, _CHANNELS)).astype(np.float32)
     weights = (noise.normal(size=(_CHANNELS, classes)) * 6).astype(np.float32)
     bias = noise.normal(size=classes).astype(np.float32) * np.float32(0.1)
-    constants = {
+    constants: dict[str, np.ndarray[Any, np.dtype[Any]]] = {
         "half": np.array(127.5, np.float32),
         "cells": np.array([-1, _CELLS, cell, _CELLS, cell], np.int64),
         "last": np.array([3], np.int64),

@@ -184,7 +184,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return Image.fromarray(_to_8_bits(image)).convert("RGB")
     if image.has_transparency_data:
-        above = image.convert("RGBA")
+        # Pillow knows no way from premultiplied grey but to plain grey with transparency.
+        above = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         below = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(below, above).convert("RGB")
     return image.convert("RGB")

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mien.core.errors import OutputError
+from mien.core.files import sha256_of, write_atomically
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=3_000))
+def test_what_is_written_is_there(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "new" / "file.bin"
+    write_atomically(path, content)
+    assert path.read_bytes() == content
+    assert sha256_of(path) == hashlib.sha256(content).hexdigest()
+    assert [entry.name for entry in path.parent.iterdir()] == ["file.bin"]
+
+
+def test_a_failure_leaves_the_old_file_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file.bin"
+    write_atomically(path, b"old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file.bin"]
+
+
+def test_a_file_in_the_way_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "way").touch()
+    with pytest.raises(OutputError, match="cannot write"):
+        write_atomically(tmp_path / "way" / "file.bin", b"new")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions are POSIX's")
+def test_others_may_read_it_as_any_new_file(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "file.bin", b"new")
+    (tmp_path / "plain.bin").touch()
+    assert (tmp_path / "file.bin").stat().st_mode == (tmp_path / "plain.bin").stat().st_mode

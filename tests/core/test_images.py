@@ -1,0 +1,353 @@
+from __future__ import annotations
+
+import io
+import struct
+import threading
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import Image, ImageOps, features
+
+from mien.core import images
+from mien.core.errors import UnreadableImage, UsageError
+from mien.core.images import load_image, source_name
+
+Pixels = npt.NDArray[np.uint8]
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def _corners(width: int = 32, height: int = 16) -> Image.Image:
+    """A picture whose four quarters tell which way up it is: red, green / blue, white."""
+    picture = Image.new("RGB", (width, height), WHITE)
+    picture.paste(RED, (0, 0, width // 2, height // 2))
+    picture.paste(GREEN, (width // 2, 0, width, height // 2))
+    picture.paste(BLUE, (0, height // 2, width // 2, height))
+    return picture
+
+
+def _encoded(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _quarters(pixels: Pixels) -> list[tuple[int, ...]]:
+    height, width = pixels.shape[:2]
+    spots = [(y, x) for y in (height // 4, 3 * height // 4) for x in (width // 4, 3 * width // 4)]
+    return [tuple(pixels[spot].tolist()) for spot in spots]
+
+
+def _assert_upright(pixels: Pixels, tolerance: int = 12) -> None:
+    assert pixels.dtype == np.uint8
+    assert pixels.flags.c_contiguous
+    for found, expected in zip(_quarters(pixels), (RED, GREEN, BLUE, WHITE), strict=True):
+        assert np.abs(np.subtract(found, expected)).max() <= tolerance
+
+
+def _refusal(source: Any, **options: Any) -> str:
+    with pytest.raises(UnreadableImage) as error:
+        load_image(source, **options)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def _read_or_refused(content: bytes) -> Pixels | None:
+    """Read damaged content; None where it is refused as it should be, in one line."""
+    try:
+        return load_image(content)
+    except UnreadableImage as error:
+        message = str(error)
+    assert message
+    assert "\n" not in message
+    return None
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "GIF", "ICO", "WEBP", "JPEG2000"])
+def test_every_format_gives_the_same_pixels(kind: str) -> None:
+    if kind == "JPEG2000" and not features.check("jpg_2000"):
+        pytest.skip("this Pillow has no JPEG 2000")
+    known: dict[str, dict[str, Any]] = {
+        "WEBP": {"lossless": True},
+        "ICO": {"sizes": [(32, 32)]},
+    }
+    options = known.get(kind, {})
+    picture = _corners(32, 32)
+    pixels = load_image(_encoded(picture, kind, **options))
+    assert np.array_equal(pixels, np.asarray(picture))
+
+
+def test_jpeg_in_colour_and_in_ink() -> None:
+    _assert_upright(load_image(_encoded(_corners(), "JPEG", quality=95, subsampling=0)))
+    ink = _corners().convert("CMYK")
+    _assert_upright(load_image(_encoded(ink, "JPEG", quality=95, subsampling=0)))
+
+
+def test_all_sources_of_one_picture_agree(tmp_path: Path) -> None:
+    path = tmp_path / "ein Bild ü.png"
+    _corners().save(path)
+    content = path.read_bytes()
+    expected = np.asarray(_corners())
+    sources: list[Any] = [
+        path,
+        str(path),
+        content,
+        bytearray(content),
+        memoryview(content),
+        _corners(),
+    ]
+    for source in sources:
+        assert np.array_equal(load_image(source), expected)
+    with Image.open(path) as opened:
+        assert np.array_equal(load_image(opened), expected)
+    assert np.array_equal(load_image(expected, color="rgb"), expected)
+    assert np.array_equal(load_image(expected[:, :, ::-1], color="bgr"), expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_orientation_is_applied_once(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    # How the camera held it: turning the stored picture by its tag gives the upright one back.
+    back = {6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+    turn = back.get(orientation, images._TRANSPOSES.get(orientation))
+    stored = _corners() if turn is None else _corners().transpose(turn)
+    lossy: dict[str, Any] = {"quality": 95} | ({"subsampling": 0} if kind == "JPEG" else {})
+    options = lossy if kind in ("JPEG", "WEBP") else {}
+    content = _encoded(stored, kind, exif=exif, **options)
+    for source in (content, Image.open(io.BytesIO(content))):
+        pixels = load_image(source)
+        assert pixels.shape == (16, 32, 3)
+        _assert_upright(pixels, tolerance=40)
+
+
+def test_a_picture_that_was_turned_already_is_left_so() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    content = _encoded(_corners().rotate(180), "PNG", exif=exif)
+    turned = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    _assert_upright(load_image(turned))
+
+
+def test_damaged_metadata_does_not_spoil_the_picture() -> None:
+    for damaged in (b"Exif\x00\x00garbage", b"Exif\x00\x00MM\x00\x2a\xff\xff\xff\xff"):
+        content = _encoded(_corners(), "JPEG", exif=damaged, quality=95, subsampling=0)
+        _assert_upright(load_image(content))
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "P", "LA", "La", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV"]
+)
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    through = {"La": "LA", "RGBa": "RGBA"}.get(mode)
+    start = _corners().convert(through) if through else _corners()
+    pixels = load_image(start.convert(mode))
+    assert pixels.shape == (16, 32, 3)
+    if mode in ("1", "L", "LA", "La"):
+        assert np.array_equal(pixels[:, :, 0], pixels[:, :, 2])
+        assert _quarters(pixels)[3] == WHITE
+    else:
+        _assert_upright(pixels)
+
+
+def test_transparency_shows_white() -> None:
+    half = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+    half.paste((200, 0, 0, 255), (0, 0, 2, 4))
+    half.putpixel((3, 0), (0, 0, 0, 128))
+    for source in (half, _encoded(half, "PNG")):
+        pixels = load_image(source)
+        assert pixels[0, 0].tolist() == [200, 0, 0]
+        assert pixels[1, 3].tolist() == [255, 255, 255]
+        assert 120 <= pixels[0, 3, 0] <= 135
+    palette = Image.new("P", (2, 1), 0)
+    palette.putpalette([0, 0, 0, 9, 9, 9])
+    palette.putpixel((1, 0), 1)
+    content = _encoded(palette, "PNG", transparency=0)
+    assert load_image(content)[0].tolist() == [[255, 255, 255], [9, 9, 9]]
+    grey = Image.new("LA", (1, 1), (0, 0))
+    assert load_image(_encoded(grey, "PNG"))[0, 0].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_16_bits_are_scaled_not_clipped(kind: str) -> None:
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    pixels = load_image(_encoded(Image.fromarray(ramp), kind))
+    expected = np.rint(ramp / 257).astype(np.int64)
+    assert np.abs(pixels[:, :, 0] - expected).max() <= 1
+    assert (pixels.min(), pixels.max()) == (0, 255)
+
+
+def test_16_bit_colour_is_scaled() -> None:
+    samples = np.array([[[0, 32896, 65535]]], ">u2")
+    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
+    chunks = [
+        (b"IHDR", header),
+        (b"IDAT", zlib.compress(b"\x00" + samples.tobytes())),
+        (b"IEND", b""),
+    ]
+    content = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in chunks
+    )
+    assert load_image(content)[0, 0].tolist() == [0, 128, 255]
+
+
+def test_wide_and_real_values_keep_their_order() -> None:
+    whole = Image.fromarray(np.array([[0, 70000, 140000]], np.int32))
+    assert load_image(whole)[0, :, 0].tolist() == [0, 128, 255]
+    shares = Image.fromarray(np.array([[0.0, 0.5, 1.0]], np.float32))
+    assert load_image(shares)[0, :, 0].tolist() == [0, 128, 255]
+    levels = Image.fromarray(np.array([[0.0, 100.2, 255.0]], np.float32))
+    assert load_image(levels)[0, :, 0].tolist() == [0, 100, 255]
+    assert "not finite" in _refusal(Image.fromarray(np.array([[0.0, np.nan]], np.float32)))
+
+
+def test_the_first_frame_of_an_animation_is_taken() -> None:
+    frames = [Image.new("RGB", (8, 8), color) for color in (RED, BLUE)]
+    for kind in ("GIF", "WEBP", "PNG", "TIFF"):
+        options = {"lossless": True} if kind == "WEBP" else {}
+        content = _encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+        assert load_image(content)[4, 4].tolist() == list(RED), kind
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (3, 2)])
+def test_tiny_and_narrow_pictures(size: tuple[int, int]) -> None:
+    pixels = load_image(_encoded(Image.new("RGB", size, RED), "PNG"))
+    assert pixels.shape == (size[1], size[0], 3)
+    assert (pixels == RED).all()
+
+
+@given(arrays.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), st.just(3))))
+def test_lossless_files_and_arrays_agree(pixels: Pixels) -> None:
+    content = _encoded(Image.fromarray(pixels), "PNG")
+    assert np.array_equal(load_image(content), load_image(pixels, color="rgb"))
+    assert np.array_equal(load_image(pixels, color="bgr"), pixels[:, :, ::-1])
+    grey = pixels[:, :, 0]
+    assert np.array_equal(load_image(grey), np.dstack([grey] * 3))
+    assert np.array_equal(load_image(grey[:, :, None]), load_image(grey))
+
+
+def test_an_array_needs_its_colour_order() -> None:
+    with pytest.raises(UsageError, match="color='rgb'"):
+        load_image(np.zeros((4, 4, 3), np.uint8))
+    with pytest.raises(UsageError, match="'RGB'"):
+        load_image(np.zeros((4, 4, 3), np.uint8), color="RGB")
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((4, 4, 3)),
+        np.zeros((4, 4), np.uint16),
+        np.zeros((4, 4), bool),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((2, 4, 4, 3), np.uint8),
+        np.zeros(4, np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        np.zeros((0, 0), np.uint8),
+    ],
+)
+def test_an_array_of_another_kind_is_refused(array: Any) -> None:
+    with pytest.raises(UsageError, match="expected an image array"):
+        load_image(array, color="rgb")
+
+
+def test_other_things_are_refused() -> None:
+    with pytest.raises(UsageError, match="got int"):
+        load_image(3)  # type: ignore[arg-type]
+
+
+def test_what_is_no_image_is_unreadable(tmp_path: Path) -> None:
+    text = tmp_path / "notes.jpg"
+    text.write_text("not a picture")
+    empty = tmp_path / "empty.png"
+    empty.touch()
+    assert "notes.jpg is not an image" in _refusal(text)
+    assert "empty.png is empty" in _refusal(empty)
+    assert "folder" in _refusal(tmp_path)
+    assert "no such file" in _refusal(tmp_path / "missing.jpg")
+    assert "cannot be read" in _refusal("a\0b.jpg")
+    assert "empty" in _refusal(b"")
+    assert "not an image" in _refusal(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP"])
+def test_every_truncation_is_unreadable_or_an_image(kind: str) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (24, 24, 3), np.uint8)
+    content = _encoded(Image.fromarray(noise), kind)
+    assert ("damaged" in (message := _refusal(content[: len(content) // 2]))) or (
+        "not an image" in message
+    )
+    for stop in range(1, len(content), 37):
+        pixels = _read_or_refused(content[:stop])
+        assert pixels is None or pixels.shape == (24, 24, 3)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_damage_never_gives_another_error(seed: int) -> None:
+    noise = np.random.default_rng(seed)
+    kind = noise.choice(["JPEG", "PNG", "TIFF", "GIF", "WEBP"])
+    content = bytearray(_encoded(_corners(), str(kind)))
+    for spot in noise.integers(0, len(content), 5):
+        content[spot] = noise.integers(0, 256)
+    pixels = _read_or_refused(bytes(content))
+    assert pixels is None or pixels.shape[2] == 3
+
+
+def test_a_picture_that_claims_too_much_is_refused() -> None:
+    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    body = (
+        struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    )
+    message = _refusal(b"\x89PNG\r\n\x1a\n" + body + b"\x00\x00\x00\x00IDAT")
+    assert "150 megapixels" in message
+
+
+def test_the_limit_is_ours_even_where_pillow_would_go_on() -> None:
+    content = _encoded(Image.new("1", (13000, 12000)), "PNG")
+    assert "13000x12000 is too large" in _refusal(content)
+
+
+def test_100_megapixels_are_read_without_a_warning() -> None:
+    content = _encoded(Image.new("L", (12500, 8000), 7), "PNG", compress_level=1)
+    pixels = load_image(content)
+    assert pixels.shape == (8000, 12500, 3)
+    assert pixels[-1, -1].tolist() == [7, 7, 7]
+
+
+def test_pillows_warnings_are_silenced_while_any_thread_reads_and_heard_again_after() -> None:
+    before = list(warnings.filters)
+    corrupt = _encoded(_corners(), "JPEG", exif=b"Exif\x00\x00MM\x00\x2a\x00\x00\x00\x08\x00\x09")
+
+    def read() -> None:
+        for _ in range(20):
+            load_image(corrupt)
+
+    threads = [threading.Thread(target=read) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert warnings.filters == before
+
+
+def test_a_source_is_named_by_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    _corners().save(path)
+    assert source_name("a/b.jpg") == "a/b.jpg"
+    assert source_name(path) == str(path)
+    with Image.open(path) as opened:
+        assert source_name(opened) == str(path)
+    assert source_name(b"content") is None
+    assert source_name(np.zeros((2, 2), np.uint8)) is None
+    assert source_name(_corners()) is None
