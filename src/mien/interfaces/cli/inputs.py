@@ -33,7 +33,7 @@ IMAGE_SUFFIXES: tuple[str, ...] = (
     ".tiff",
     ".webp",
 )
-"""What counts as an image in a folder, in any case; a file that is named is tried whatever it is."""
+"""What counts as an image in a folder; a file that is named is tried whatever its suffix."""
 
 
 @dataclass(frozen=True)

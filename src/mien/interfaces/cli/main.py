@@ -1,4 +1,4 @@
-"""The command ``mien``: finds the subcommand, runs it, and turns every outcome into an exit code."""
+"""The command ``mien``: runs one subcommand and turns every outcome into an exit code."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from io import TextIOWrapper
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from mien import __version__
 from mien.core.errors import (
@@ -22,8 +22,11 @@ from mien.core.errors import (
     UsageError,
 )
 
-COMMANDS: tuple[str, ...] = ("predict",)
+COMMANDS: tuple[str, ...] = ("predict", "train")
 """Modules beside this one, in the order in which ``mien --help`` shows them."""
+
+if TYPE_CHECKING:
+    Register: TypeAlias = Callable[[argparse._SubParsersAction[argparse.ArgumentParser]], None]
 
 _EPILOG = """\
 exit codes: 0 done, 1 internal error, 2 usage, 3 input missing or unreadable, 4 no face in any
@@ -43,21 +46,20 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see '{self.prog} --help')")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, registers: Sequence[Register] | None = None) -> int:
     """Run one command and return its exit code.
 
     Args:
         argv: the words after ``mien``; those of this process unless given.
+        registers: functions that add a subcommand each; those of `COMMANDS` unless given.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     _forgive_unprintable_characters()
     try:
-        code = _run(words)
+        code = _run(build_parser(registers), words)
         _flush_stdout()
         return code
-    except SystemExit as stop:  # argparse, after --help and --version
-        return EXIT_DONE if stop.code in (None, 0) else EXIT_INTERNAL
     except KeyboardInterrupt:
         return _report(KeyboardInterrupt("interrupted"), EXIT_INTERRUPTED, debug=False)
     except BrokenPipeError:
@@ -72,8 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _report(error, EXIT_INTERNAL, debug=debug, text=text + hint)
 
 
-def build_parser() -> Parser:
-    """Return the parser of the whole command line, with every subcommand."""
+def build_parser(registers: Sequence[Register] | None = None) -> Parser:
+    """Return the parser of the whole command line; `main` says what ``registers`` are."""
     parser = Parser(
         prog="mien",
         description="Read the emotions of faces, and train the network that does.",
@@ -81,9 +83,12 @@ def build_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"mien {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command")
-    for name in COMMANDS:
-        importlib.import_module(f"mien.interfaces.cli.{name}").register(commands)
+    family: type[argparse.ArgumentParser] = Parser
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", dest="command", parser_class=family
+    )
+    for register in _command_registers() if registers is None else registers:
+        register(commands)
     for each in _with_subparsers(parser):
         # Only the outermost has a default, so that an inner parser never undoes an outer flag.
         default = False if each is parser else argparse.SUPPRESS
@@ -95,10 +100,17 @@ def build_parser() -> Parser:
     return parser
 
 
-def _run(words: Sequence[str]) -> int:
-    parser = build_parser()
+def _command_registers() -> list[Register]:
+    modules = (importlib.import_module(f"mien.interfaces.cli.{name}") for name in COMMANDS)
+    return [module.register for module in modules]
+
+
+def _run(parser: Parser, words: Sequence[str]) -> int:
     _refuse_unknown_command(parser, words)
-    args, unknown = parser.parse_known_args(words)
+    try:
+        args, unknown = parser.parse_known_args(words)
+    except SystemExit:  # argparse has printed what --help or --version ask for
+        return EXIT_DONE
     if args.command is None:
         if unknown:
             parser.error(f"unknown option {unknown[0]!r}")
@@ -112,10 +124,11 @@ def _run(words: Sequence[str]) -> int:
 def _refuse_unknown_command(parser: Parser, words: Sequence[str]) -> None:
     """Say which command was probably meant; the flags before a command take no values."""
     name = next((word for word in words if not word.startswith("-")), None)
-    if name is None or name in COMMANDS:
+    commands = list(_subparsers(parser))
+    if name is None or name in commands:
         return
-    near = difflib.get_close_matches(name, COMMANDS, n=1)
-    known = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(COMMANDS)}"
+    near = difflib.get_close_matches(name, commands, n=1)
+    known = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(commands)}"
     parser.error(f"unknown command {name!r}: {known}")
 
 

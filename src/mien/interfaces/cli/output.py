@@ -20,9 +20,9 @@ _ELLIPSIS = "…"
 _GAP = "  "
 
 
-def json_text(value: object, *, indent: int | None = 2, ascii_only: bool = False) -> str:
+def json_text(value: object, *, indent: int | None = 2) -> str:
     """Return ``value`` as JSON without a line end; NaN and infinity are refused (ValueError)."""
-    return json.dumps(value, indent=indent, ensure_ascii=ascii_only, allow_nan=False)
+    return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
 
 
 def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
@@ -47,7 +47,8 @@ def display_width(text: str) -> int:
 def printable(text: str) -> str:
     """Return ``text`` with control characters escaped, so that no file name steers a terminal."""
     return "".join(
-        character if unicodedata.category(character) not in ("Cc", "Cf", "Zl", "Zp")
+        character
+        if unicodedata.category(character) not in ("Cc", "Cf", "Zl", "Zp")
         # Joiners hold emoji and some scripts together and do no harm.
         or character in "\u200c\u200d"
         else character.encode("unicode_escape").decode("ascii")
@@ -105,6 +106,13 @@ def stdout_takes(text: str) -> bool:
     return True
 
 
+def use_utf8_stdout() -> None:
+    """Make stdout UTF-8 whatever the locale is, as JSON has to be and CSV had better be."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # The halves of a file name that is not UTF-8 come out as JSON's own escapes.
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
 def write_stdout(text: str) -> None:
     """Write data to stdout.
 
@@ -139,6 +147,12 @@ def write_output(path: Path, text: str) -> None:
             device.write(content)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror}") from error
+
+
+def note(text: str, *, quiet: bool) -> None:
+    """Say something in one line on stderr, unless quiet is asked for."""
+    if not quiet:
+        print(text, file=sys.stderr)
 
 
 def _character_width(character: str) -> int:
