@@ -42,7 +42,7 @@ def _reason(error: Exception) -> str:
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", None)
     kind = type(error).__name__
-    if status in (401, 403) or "Unauthenticated" in kind:
+    if status in (401, 403) or "Unauthenticated" in kind or "Credential" in kind:
         return "Kaggle asks for a credential: see https://www.kaggle.com/docs/api"
     if status is not None:
         return f"Kaggle answered {status}"

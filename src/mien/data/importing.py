@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -80,7 +81,9 @@ def import_dataset(
     if not 0 <= val_fraction <= 0.5:
         raise UsageError(f"expected a val fraction from 0 to 0.5, got {val_fraction}")
     kind = source_kind(source)
-    _check_output(source, output, force)
+    check_output(output, force=force)
+    if output.exists() and output.samefile(source):
+        raise UsageError(f"{source} would be imported into itself: choose another --output")
     with _staged(output) as staging:
         if kind == "csv":
             summary = _stage_csv(source, staging, output, quiet)
@@ -91,11 +94,10 @@ def import_dataset(
     return summary
 
 
-def _check_output(source: Path, output: Path, force: bool) -> None:
+def check_output(output: Path, *, force: bool) -> None:
+    """Raise UsageError if ``output`` is a file, or holds a data set that may not be replaced."""
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output} is a file: expected a folder to lay the data set out in")
-    if output.exists() and source.is_dir() and output.samefile(source):
-        raise UsageError(f"{source} would be imported into itself: choose another --output")
     if force:
         return
     for name in SPLITS:
@@ -188,8 +190,14 @@ def _move_into_place(staging: Path, output: Path) -> None:
     """Move the old splits out and the new ones in; without train, nothing takes it for whole."""
     old = staging / "old"
     old.mkdir()
-    for name in SPLITS:  # train goes first
-        if (output / name).exists() or (output / name).is_symlink():
-            (output / name).rename(old / name)
-    for name in reversed(SPLITS):  # and comes last
-        (staging / "new" / name).rename(output / name)
+    moves = [(output / name, old / name) for name in SPLITS if os.path.lexists(output / name)]
+    moves += [(staging / "new" / name, output / name) for name in reversed(SPLITS)]
+    done: list[tuple[Path, Path]] = []
+    try:
+        for origin, target in moves:
+            origin.rename(target)
+            done.append((origin, target))
+    except BaseException:
+        for origin, target in reversed(done):
+            target.rename(origin)
+        raise

@@ -1,0 +1,216 @@
+"""The audit of a data set as one picture: class balance, copies, and examples of what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from mien.core.emotions import EMOTIONS
+from mien.data.audit import Audit, CopyCount, Pair
+from mien.data.dataset import SPLITS, Split
+from mien.evaluation.style import FAINT, INK, RIGHT_COLOR, WRONG_COLOR, drawing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import SubFigure
+
+SPLIT_COLORS: dict[str, str] = {"train": "#0072B2", "val": "#56B4E9", "test": "#E69F00"}
+
+_PAIRS = 7
+_BLANKS = 14
+_WIDTH_INCHES = 13.0
+_STRIP_INCHES = 1.85
+_TOP_INCHES = 5.2
+_IMAGE_INCHES = 0.82
+_PAIR_INCHES = 1.84
+
+
+@dataclass(frozen=True)
+class _Strip:
+    """One row of example images, two and two, with a caption each and a note a pair."""
+
+    title: str
+    files: tuple[str, ...]
+    captions: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+def draw_audit(audit: Audit, splits: Mapping[str, Split], path: Path, *, title: str) -> None:
+    """Draw what the audit found as a PNG.
+
+    Args:
+        audit: what was found.
+        splits: the images that it was found in.
+        path: where to write.
+        title: what the data set is called.
+
+    Raises:
+        MissingExtra: without Matplotlib.
+        OutputError: if the file cannot be written.
+    """
+    places = {file: (name, at) for name in SPLITS for at, file in enumerate(splits[name].files)}
+    strips = [strip for strip in _strips(audit) if strip.files]
+    heights = [_TOP_INCHES] + [_STRIP_INCHES] * len(strips)
+    with drawing(path, _WIDTH_INCHES, sum(heights) + 0.4) as figure:
+        figure.suptitle(
+            f"{title}: {audit.images:,} images, {audit.distinct:,} distinct", x=0.01, ha="left"
+        )
+        rows = figure.subfigures(1 + len(strips), 1, height_ratios=heights)
+        top, *below = np.atleast_1d(np.asarray(rows))
+        left, right = top.subplots(1, 2, width_ratios=[1.0, 1.15])
+        _draw_balance(left, audit)
+        _draw_copies(right, audit)
+        for area, strip in zip(below, strips, strict=True):
+            images = [splits[name].images[at] for name, at in map(places.__getitem__, strip.files)]
+            _draw_strip(area, strip, images)
+
+
+def _draw_balance(axes: Axes, audit: Audit) -> None:
+    """Draw each class's share of its split, the three splits side by side."""
+    height = 0.26
+    for row, name in enumerate(SPLITS):
+        counts = np.array([audit.classes[name][emotion] for emotion in EMOTIONS])
+        shares = counts / max(1, counts.sum())
+        places = np.arange(len(EMOTIONS)) + (row - 1) * height
+        label = f"{name} ({counts.sum():,})"
+        axes.barh(places, shares, height * 0.92, color=SPLIT_COLORS[name], label=label)
+        for place, share, count in zip(places, shares, counts, strict=True):
+            axes.text(share + 0.003, place, f"{count:,}", va="center", fontsize=8, color=INK)
+    axes.set_yticks(range(len(EMOTIONS)), EMOTIONS)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    axes.grid(axis="x")
+    axes.tick_params(left=False)
+    axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.08), ncols=len(SPLITS))
+    axes.set_title("Classes, as shares of each split")
+
+
+def _draw_copies(axes: Axes, audit: Audit) -> None:
+    """Draw how many images have a copy where, and how many of these are labelled otherwise."""
+    height = 0.36
+    near_name = f"near copy (cosine ≥ {audit.near_threshold:g}), exact ones too"
+    bars: list[tuple[str, str, list[int], list[int]]] = [
+        (
+            near_name,
+            "#56B4E9",
+            [count.near for count in audit.copies],
+            [count.near_other_label for count in audit.copies],
+        ),
+        (
+            "pixel-identical copy",
+            RIGHT_COLOR,
+            [count.exact for count in audit.copies],
+            [count.exact_other_label for count in audit.copies],
+        ),
+    ]
+    most = max(1, *(count.near for count in audit.copies))
+    for row, (name, color, counts, other_label) in enumerate(bars):
+        places = np.arange(len(counts)) + (0.5 - row) * height
+        axes.barh(places, counts, height * 0.92, color=color, label=name)
+        axes.barh(
+            places,
+            other_label,
+            height * 0.92,
+            color=WRONG_COLOR,
+            label="of these, one with another label" if row else None,
+        )
+        for place, count in zip(places, counts, strict=True):
+            axes.text(count + most * 0.01, place, f"{count:,}", va="center", fontsize=9, color=INK)
+    axes.set_yticks(range(len(audit.copies)), [_where(count) for count in audit.copies])
+    axes.invert_yaxis()
+    axes.margins(x=0.1)
+    axes.xaxis.set_major_formatter(lambda count, _: f"{count:,.0f}")
+    axes.grid(axis="x")
+    axes.tick_params(left=False)
+    # Exact first: the darker, stricter one.
+    handles, labels = axes.get_legend_handles_labels()
+    order = [1, 0, 2] if len(handles) == 3 else range(len(handles))
+    axes.legend(
+        [handles[i] for i in order],
+        [labels[i] for i in order],
+        loc="upper left",
+        bbox_to_anchor=(-0.02, -0.08),
+        ncols=2,
+    )
+    axes.set_title("Images with a copy")
+
+
+def _where(count: CopyCount) -> str:
+    if count.within == (count.split,):
+        return f"within {count.split}"
+    return f"{count.split} in {' or '.join(count.within)}"
+
+
+def _strips(audit: Audit) -> list[_Strip]:
+    """Choose the examples: copies across splits first, since those leak."""
+    conflicting = sorted(
+        (pair for pair in audit.exact_pairs if not pair.same_label),
+        key=lambda pair: not _crosses(pair),
+    )
+    leaks = [pair for pair in audit.near_pairs if _crosses(pair)]
+    return [
+        _pair_strip("Pixel-identical, labelled differently", conflicting[:_PAIRS], cosine=False),
+        _pair_strip("Near copies across splits", _spread(leaks, _PAIRS), cosine=True),
+        _Strip(
+            f"Blank images ({len(audit.blank):,})",
+            audit.blank[:_BLANKS],
+            tuple(_place_of(file) for file in audit.blank[:_BLANKS]),
+        ),
+    ]
+
+
+def _pair_strip(title: str, pairs: Sequence[Pair], *, cosine: bool) -> _Strip:
+    files = tuple(file for pair in pairs for file in (pair.first, pair.second))
+    captions = []
+    for pair in pairs:
+        captions += [_place_of(pair.first), _place_of(pair.second)]
+    notes = [f"{pair.cosine:.3f}{' mirrored' if pair.flipped else ''}" for pair in pairs]
+    return _Strip(title, files, tuple(captions), tuple(notes) if cosine else ())
+
+
+def _spread(pairs: Sequence[Pair], count: int) -> list[Pair]:
+    """Return ``count`` of the pairs, evenly from the most to the least alike."""
+    if len(pairs) <= count:
+        return list(pairs)
+    return [pairs[round(at)] for at in np.linspace(0, len(pairs) - 1, count)]
+
+
+def _crosses(pair: Pair) -> bool:
+    return pair.first.split("/")[0] != pair.second.split("/")[0]
+
+
+def _place_of(file: str) -> str:
+    split, emotion, _ = file.split("/", 2)
+    return f"{split}\n{emotion}"
+
+
+def _draw_strip(area: SubFigure, strip: _Strip, images: Sequence[npt.NDArray[np.uint8]]) -> None:
+    """Draw images in one row, the two of a pair close together, captions below."""
+    area.suptitle(strip.title, x=0.01, y=0.97, ha="left", fontsize=12)
+    for at, (image, caption) in enumerate(zip(images, strip.captions, strict=True)):
+        left = 0.14 + at // 2 * _PAIR_INCHES + at % 2 * (_IMAGE_INCHES + 0.04)
+        # Placed by hand, in inches: the automatic layout would pull the two of a pair apart.
+        axes = area.add_axes(
+            (
+                left / _WIDTH_INCHES,
+                0.56 / _STRIP_INCHES,
+                _IMAGE_INCHES / _WIDTH_INCHES,
+                _IMAGE_INCHES / _STRIP_INCHES,
+            )
+        )
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        for side in axes.spines.values():
+            side.set_visible(True)
+            side.set_color(FAINT)
+        axes.set_xlabel(caption, fontsize=9, labelpad=3)
+    for pair, note in enumerate(strip.notes):
+        middle = 0.14 + pair * _PAIR_INCHES + _IMAGE_INCHES + 0.02
+        area.text(middle / _WIDTH_INCHES, 0.1 / _STRIP_INCHES, note, ha="center", fontsize=9)
