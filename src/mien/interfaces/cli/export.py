@@ -1,0 +1,146 @@
+"""``mien export``: turn a run's best network into a model that ``mien predict`` can use."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mien.core.errors import EXIT_DONE
+from mien.core.manifest import MANIFEST_NAME, Manifest, load_manifest, write_manifest
+from mien.core.progress import track
+from mien.interfaces.cli.output import json_text, write_stdout
+
+if TYPE_CHECKING:
+    from mien.data.dataset import Split
+
+_BATCH_SIZE = 32
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "export",
+        help="turn a run into a model for inference",
+        description="Write model.onnx and manifest.json of a run's best network, and refuse if "
+        "ONNX Runtime and Keras differ by more than 1e-4 in any probability.",
+    )
+    # `run` is the parser's own word for what the command does.
+    parser.add_argument("folder", type=Path, metavar="RUN", help="folder of a run, outputs/NAME")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="the model's folder (default: RUN/export)"
+    )
+    parser.add_argument("--name", help="the model's name (default: that of the run)")
+    parser.add_argument("--version", default="1.0.0", help="the model's version (default: 1.0.0)")
+    parser.add_argument(
+        "--calibrate",
+        metavar="DATA",
+        help="fit the temperature on the split val of this data set (folder, zip or CSV)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from mien.training.export import export_run
+
+    # Read first: if the data are missing, nothing has been written yet.
+    split = _load_val(args) if args.calibrate else None
+    folder = export_run(args.folder, args.output, name=args.name, version=args.version)
+    calibration = None if split is None else _calibrate(folder, split, quiet=args.quiet)
+    manifest = load_manifest(folder)
+    if args.json:
+        write_stdout(json_text(_as_json(folder, manifest, calibration)) + "\n")
+    else:
+        write_stdout(_describe(folder, manifest, calibration))
+    return EXIT_DONE
+
+
+def _load_val(args: argparse.Namespace) -> Split:
+    from mien.data.reading import load_split
+
+    return load_split(args.calibrate, "val", quiet=args.quiet)
+
+
+def _calibrate(folder: Path, split: Split, *, quiet: bool) -> dict[str, Any]:
+    """Fit a model's temperature on a split, write it into the manifest, and return the figures."""
+    import numpy as np
+
+    from mien.evaluation.calibration import calibrate, fit_temperature
+    from mien.inference.classifier import Classifier, softmax
+
+    classifier = Classifier.open(folder)
+    starts = range(0, len(split), _BATCH_SIZE)
+    logits = np.concatenate(
+        [
+            classifier.logits(split.images[start : start + _BATCH_SIZE])
+            for start in track(starts, "calibrating", unit="batch", quiet=quiet)
+        ]
+    ).astype(np.float64)
+    temperature = fit_temperature(logits, split.labels)
+    correct = logits.argmax(axis=1) == split.labels
+    before, after = (
+        calibrate(softmax(logits / each).max(axis=1), correct).error for each in (1.0, temperature)
+    )
+    figures = {"split": split.name, "images": len(split), "error_before": before}
+    figures["error_after"] = after
+    manifest = classifier.manifest
+    metrics = {**manifest.metrics, "calibration": figures}
+    write_manifest(folder, dataclasses.replace(manifest, temperature=temperature, metrics=metrics))
+    return figures
+
+
+def _as_json(
+    folder: Path, manifest: Manifest, calibration: dict[str, Any] | None
+) -> dict[str, Any]:
+    return {
+        "folder": str(folder),
+        "name": manifest.name,
+        "version": manifest.version,
+        "model": {
+            "path": str(folder / manifest.file.name),
+            "bytes": manifest.file.size_bytes,
+            "sha256": manifest.file.sha256,
+        },
+        "manifest": {
+            "path": str(folder / MANIFEST_NAME),
+            "bytes": (folder / MANIFEST_NAME).stat().st_size,
+        },
+        "largest_difference": manifest.metrics["export"]["largest_difference"],
+        "temperature": manifest.temperature,
+        "calibration": calibration,
+    }
+
+
+def _describe(folder: Path, manifest: Manifest, calibration: dict[str, Any] | None) -> str:
+    checked = manifest.metrics["export"]
+    sizes = " and ".join(str(size) for size in checked["batch_sizes"])
+    temperature = f"{manifest.temperature:.4g}"
+    if calibration is None:
+        temperature += " (not fitted: give --calibrate DATA)"
+    rows = [
+        ("model", f"{manifest.name} {manifest.version}"),
+        ("network", _sized(folder / manifest.file.name)),
+        ("manifest", _sized(folder / MANIFEST_NAME)),
+        ("sha256", manifest.file.sha256),
+        ("difference", f"{checked['largest_difference']:.1e} at most, batch {sizes}"),
+        ("temperature", temperature),
+    ]
+    if calibration is not None:
+        rows.append(
+            (
+                "calibration",
+                f"error {calibration['error_before']:.2%} before, "
+                f"{calibration['error_after']:.2%} after, on {calibration['images']:,} "
+                f"images of {calibration['split']}",
+            )
+        )
+    lines = [f"{name:<12} {value}" for name, value in rows]
+    return "\n".join([*lines, f"\nnext: mien predict --model {folder} IMAGE"]) + "\n"
+
+
+def _sized(path: Path) -> str:
+    size = path.stat().st_size
+    text = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
+    return f"{path}  ({text})"

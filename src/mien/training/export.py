@@ -1,0 +1,315 @@
+"""A run becomes a model that inference can use: ``model.onnx`` and ``manifest.json``.
+
+Nothing leaves here untested: what is written is opened as a user's program would open it, and its
+probabilities must be those of Keras.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import importlib.util
+import json
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from mien.core.errors import InputError, MissingExtra, ModelError, OutputError, UsageError
+from mien.core.faces import FACE_SIZE
+from mien.core.manifest import MANIFEST_NAME, MODEL_NAME, Manifest, ModelFile, write_manifest
+from mien.training import run_folder
+from mien.training.config import Config, load_config
+from mien.training.onnx_graph import keras_to_onnx
+from mien.training.run_folder import RunFolder
+
+EXPORT_FOLDER = "export"
+"""Where in a run's folder its export goes."""
+
+TOLERANCE = 1e-4
+"""Largest difference that any probability may have between ONNX Runtime and Keras."""
+
+BATCH_SIZES: tuple[int, ...] = (1, 32)
+"""At which both are compared: one may be right where the other is not."""
+
+_BACKENDS = {"tensorflow": "tensorflow", "torch": "torch", "jax": "jax"}
+_FIGURES = ("val_accuracy", "val_macro_f1", "val_loss", "epoch", "size")
+
+
+def export_run(
+    run: Path,
+    output: Path | None = None,
+    *,
+    name: str | None = None,
+    version: str = "1.0.0",
+    temperature: float = 1.0,
+) -> Path:
+    """Export the best network of a run.
+
+    Args:
+        run: the run's folder.
+        output: the model's folder, ``RUN/export`` unless given. One that holds a model already is
+            brought up to date; other files in it stay.
+        name: the model's, that of the run's folder unless given.
+        version: the model's.
+        temperature: what the logits are divided by before the softmax.
+
+    Returns:
+        The model's folder. The manifest's ``metrics.export`` says how far Keras and ONNX Runtime
+        differ.
+
+    Raises:
+        InputError: if there is no such run, or it has no network yet.
+        ModelError: if the network is damaged, cannot be converted, or its probabilities in ONNX
+            Runtime differ from Keras' by more than `TOLERANCE`; then nothing is written.
+        UsageError: if the name is empty, or the output is a folder of something else.
+        OutputError: if it cannot be written.
+        MissingExtra: if Keras or onnx is not installed.
+    """
+    opened = run_folder.open_run(run)
+    name = opened.path.resolve().name if name is None else name
+    if not name.strip() or Path(name).name != name:
+        raise UsageError(f"expected a name for the model that a folder could have, got {name!r}")
+    target = output or opened.path / EXPORT_FOLDER
+    _check_target(target)
+    config = load_config(opened.config)
+    model = load_best(opened, config)
+    proto = keras_to_onnx(model, version=version)
+    with _staging(target) as folder:
+        file = folder / MODEL_NAME
+        file.write_bytes(proto.SerializeToString())
+        manifest = Manifest(
+            name=name,
+            version=version,
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            file=ModelFile.of(file),
+            temperature=temperature,
+            config=_recipe(config),
+            **_provenance(opened),
+        )
+        write_manifest(folder, manifest)
+        difference = check_agreement(model, folder)
+        checked = {"largest_difference": difference, "batch_sizes": list(BATCH_SIZES)}
+        metrics = {**manifest.metrics, "export": checked}
+        write_manifest(folder, dataclasses.replace(manifest, metrics=metrics))
+        _move_in(folder, target)
+    return target
+
+
+# ---------------------------------------------------------------- the network
+def load_best(run: RunFolder, config: Config) -> Any:
+    """Load the best network of a run, in float32, on whichever backend of Keras is there.
+
+    Raises:
+        InputError: if the run has none yet.
+        ModelError: if it is damaged.
+        MissingExtra: if Keras is not installed.
+    """
+    if not run.best.is_file():
+        raise InputError(
+            f"{run.path} has no {run.best.name} yet: it is written at the end of the first epoch "
+            f"(mien train --resume {run.path})"
+        )
+    prepare_keras(config.training.backend)
+    from mien.training.model import load_keras_model
+
+    return _in_float32(load_keras_model(run.best))
+
+
+def prepare_keras(preferred: str) -> None:
+    """Choose Keras' backend where that is still open: the run's own, else one that is installed.
+
+    Raises:
+        MissingExtra: if Keras or all of its backends are not installed.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    order = [preferred, *(each for each in _BACKENDS if each != preferred)]
+    found = [each for each in order if importlib.util.find_spec(_BACKENDS[each]) is not None]
+    if importlib.util.find_spec("keras") is None or not found:
+        raise MissingExtra("train", "exporting a network")
+    if "keras" not in sys.modules:
+        os.environ.setdefault("KERAS_BACKEND", found[0])
+
+
+def _in_float32(model: Any) -> Any:
+    """Return the network with every layer computing in float32, as ONNX Runtime will.
+
+    One that was trained in mixed precision rounds to 8 bits on the way, and would differ.
+    """
+    import keras
+
+    if all(layer.compute_dtype == "float32" for layer in model.layers):
+        return model
+
+    def plain(layer: Any) -> Any:
+        return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
+
+    copy = keras.models.clone_model(model, clone_function=plain)
+    copy.set_weights(model.get_weights())
+    for layer in copy.layers:
+        if type(layer).__name__ == "Normalization":
+            layer.finalize_state()
+    return copy
+
+
+# ---------------------------------------------------------------- the proof
+def check_agreement(model: Any, folder: Path) -> float:
+    """Compare a Keras network with its export, as a user's program would run it.
+
+    Args:
+        model: the network.
+        folder: the exported model's.
+
+    Returns:
+        The largest difference in any probability.
+
+    Raises:
+        ModelError: if it is above `TOLERANCE`, or one of both gives what is not a number.
+    """
+    from mien.inference.classifier import Classifier, softmax
+
+    import keras
+
+    classifier = Classifier.open(folder, threads=1)
+    to_logits = keras.Model(model.inputs[0], _logits(model))
+    largest = 0.0
+    for size in BATCH_SIZES:
+        for faces in _batches(trial_faces(), size):
+            logits = to_logits(faces[..., None].astype(np.float32), training=False)
+            scaled = np.asarray(keras.ops.convert_to_numpy(logits), np.float64)
+            expected = softmax(scaled / classifier.manifest.temperature)
+            found = classifier.classify(faces, batch_size=size)
+            difference = float(np.abs(found - expected).max())
+            # Put this way round, NaN is refused too.
+            if not difference <= TOLERANCE:
+                raise ModelError(
+                    f"the export is refused: at batch {size}, ONNX Runtime and Keras differ by "
+                    f"{difference:.2g} in a probability, expected at most {TOLERANCE:g}"
+                )
+            largest = max(largest, difference)
+    return largest
+
+
+def _logits(model: Any) -> Any:
+    last = next(layer for layer in model.layers if layer.output is model.outputs[0])
+    return last.input
+
+
+def trial_faces(count: int = 32, *, seed: int = 0) -> npt.NDArray[np.uint8]:
+    """Return images on which to compare networks.
+
+    Returns:
+        uint8 (2 * count, 48, 48): noise and smooth, lit shapes as faces have them, in turn; the
+        first of the noise is black, the first of the smooth is white.
+    """
+    random = np.random.default_rng(seed)
+    noise = random.integers(0, 256, (count, FACE_SIZE, FACE_SIZE)).astype(np.uint8)
+    smooth = np.stack([_smooth_face(random) for _ in range(count)])
+    noise[0], smooth[0] = 0, 255
+    return np.stack([noise, smooth], axis=1).reshape(-1, FACE_SIZE, FACE_SIZE)
+
+
+def _smooth_face(random: np.random.Generator) -> npt.NDArray[np.uint8]:
+    coarse = random.normal(0.0, 1.0, (7, 7)).astype(np.float32)
+    shapes = np.asarray(cv2.resize(coarse, (FACE_SIZE, FACE_SIZE), interpolation=cv2.INTER_CUBIC))
+    grain = random.normal(0.0, 0.05, shapes.shape)
+    lit = random.uniform(70, 180) + random.uniform(15, 70) * (shapes + grain)
+    return np.asarray(np.clip(lit, 0, 255), np.uint8)
+
+
+def _batches(faces: npt.NDArray[np.uint8], size: int) -> Iterator[npt.NDArray[np.uint8]]:
+    """Yield whole batches; of single faces, a few."""
+    count = min(len(faces), 8 * size)
+    for start in range(0, count - size + 1, size):
+        yield faces[start : start + size]
+
+
+# ---------------------------------------------------------------- what the manifest tells
+def _recipe(config: Config) -> dict[str, Any]:
+    """Return the recipe as nested dictionaries; of paths, which are the maker's own, the names."""
+    tables = dataclasses.asdict(config)
+    tables["data"]["source"] = Path(config.data.source).name
+    tables["model"]["weights"] = Path(config.model.weights).name
+    return tables
+
+
+def _provenance(run: RunFolder) -> dict[str, Any]:
+    """Return the manifest's ``data``, ``metrics`` and ``versions`` from the run's records."""
+    environment = _read_json(run.environment)
+    versions = {
+        key: environment[key] for key in ("python", "commit") if environment.get(key) is not None
+    }
+    return {
+        "data": environment.get("data", {}),
+        "metrics": {"validation": _validation_figures(run)},
+        "versions": {**versions, **environment.get("packages", {})},
+    }
+
+
+def _validation_figures(run: RunFolder) -> dict[str, float]:
+    """Return the best epoch's figures: of the summary, or of the history while a run goes on."""
+    best: Mapping[str, Any] = _read_json(run.summary).get("best", {})
+    if not best and run.history.is_file():
+        with run.history.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        best = max(rows, key=lambda row: float(row["val_accuracy"]), default={})
+    figures = {key: float(best[key]) for key in _FIGURES if key in best}
+    return {
+        key: int(value) if key in ("epoch", "size") else value for key, value in figures.items()
+    }
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged: it is not JSON ({error})") from error
+    return content if isinstance(content, dict) else {}
+
+
+# ---------------------------------------------------------------- writing
+def _check_target(target: Path) -> None:
+    if target.is_dir():
+        if any(target.iterdir()) and not (target / MANIFEST_NAME).is_file():
+            raise UsageError(
+                f"{target} holds other things: expected a new folder, or one with a model in it"
+            )
+    elif target.exists():
+        raise UsageError(f"{target} is a file: expected a folder for the model")
+
+
+@contextmanager
+def _staging(target: Path) -> Iterator[Path]:
+    """Give a new folder beside ``target`` to fill; whatever is left of it at the end is removed."""
+    folder = target.parent / f".{target.name}.{uuid.uuid4().hex}"
+    try:
+        folder.mkdir(parents=True)
+        yield folder
+    except OSError as error:
+        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _move_in(folder: Path, target: Path) -> None:
+    """Put a finished model in its place.
+
+    Where a model stands already, the manifest follows its weights: in between, or if the second
+    step fails, a reader is told that both do not match, and is never given wrong numbers.
+    """
+    if not target.exists():
+        folder.replace(target)
+        return
+    for name in (MODEL_NAME, MANIFEST_NAME):
+        (folder / name).replace(target / name)
