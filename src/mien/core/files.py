@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mien.core.errors import OutputError
@@ -27,14 +29,29 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OutputError: if it cannot be written; what stood there before is untouched.
     """
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary file beside ``path``, with the same ending, and rename it to that at the end.
+
+    For writers that take a path; its folder is made if needed.
+
+    Raises:
+        OutputError: if there is an OSError inside; what stood there before is untouched.
+    """
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.", suffix=f".part{path.suffix}"
+        )
+        os.close(handle)
         temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
+        yield temporary
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         # mkstemp makes files that only their owner can read; others get what they usually would.
         mask = os.umask(0)
