@@ -21,6 +21,7 @@ from mien.core.errors import (
     OutputError,
     UsageError,
 )
+from mien.interfaces.cli.output import printable
 
 COMMANDS: tuple[str, ...] = ("predict", "train")
 """Modules beside this one, in the order in which ``mien --help`` shows them."""
@@ -170,7 +171,7 @@ def _report(error: BaseException, code: int, *, debug: bool, text: str | None = 
     if debug:
         traceback.print_exception(error)
     line = " ".join(str(error if text is None else text).split())
-    print(f"mien: {line}", file=sys.stderr)
+    print(f"mien: {printable(line)}", file=sys.stderr)
     return code
 
 

@@ -140,7 +140,7 @@ def write_output(path: Path, text: str) -> None:
         raise OutputError(f"cannot write {path}: it is a folder, expected a file's name")
     if not path.exists() or path.is_file():
         # A link keeps being a link: what it leads to is replaced.
-        write_atomically(path.resolve(), content)
+        write_atomically(path.resolve() if path.is_symlink() else path, content)
         return
     try:
         with path.open("wb") as device:
@@ -152,7 +152,7 @@ def write_output(path: Path, text: str) -> None:
 def note(text: str, *, quiet: bool) -> None:
     """Say something in one line on stderr, unless quiet is asked for."""
     if not quiet:
-        print(text, file=sys.stderr)
+        print(printable(" ".join(text.split())), file=sys.stderr)
 
 
 def _character_width(character: str) -> int:

@@ -44,8 +44,8 @@ _IMAGES_AT_ONCE = 16
 _SOURCE_COLUMNS = 40
 _PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".mpo", ".webp", ".avif")
 
-# In indented JSON, an object that holds no other. JSON writes the line ends inside strings as \\n, so
-# the real ones stand between values.
+# In indented JSON, an object that holds no other. Line ends inside strings are escaped, so the real
+# ones stand between values.
 _FLAT_OBJECT = re.compile(r"\{\n([^{}]*)\}")
 _LINE_END = re.compile(r"\n *")
 
@@ -261,7 +261,7 @@ def _exit_code(tally: _Tally) -> int:
         raise InputError(text) if tally.only_unreadable else MienError(text)
     if failed:
         text = f"{failed} of {tally.images} inputs failed; first: {first}"
-        print(f"mien: {' '.join(text.split())}", file=sys.stderr)
+        note(f"mien: {text}", quiet=False)
         return EXIT_PARTIAL
     if not tally.faces:
         where = "the image" if tally.images == 1 else f"any of {tally.images} images"
