@@ -49,6 +49,25 @@ def update_marked_section(path: Path, name: str, text: str) -> None:
         write_atomically(path, updated.encode())
 
 
+SECTIONS: tuple[str, ...] = ("results", "per-class", "confusion")
+"""The sections that `render_sections` fills."""
+
+
+def check_sections(path: Path) -> tuple[str, ...]:
+    """Return which of `SECTIONS` a file has, in its order.
+
+    Raises:
+        InputError: if the file cannot be read or has none of them.
+    """
+    names = tuple(name for name in section_names(path) if name in SECTIONS)
+    if not names:
+        raise InputError(
+            f"{path} has no section to write to: expected <!-- figures:begin NAME --> and "
+            f"<!-- figures:end NAME --> around it, NAME being one of {', '.join(SECTIONS)}"
+        )
+    return names
+
+
 def render_sections(reports: Sequence[Report]) -> dict[str, str]:
     """Return the text of each section that the evaluations of one model can fill.
 
@@ -88,12 +107,7 @@ def update_sections(path: Path, reports: Sequence[Report]) -> tuple[str, ...]:
         OutputError: if it cannot be written.
     """
     sections = render_sections(reports)
-    names = tuple(name for name in section_names(path) if name in sections)
-    if not names:
-        raise InputError(
-            f"{path} has no section to write to: expected <!-- figures:begin NAME --> and "
-            f"<!-- figures:end NAME --> around it, NAME being one of {', '.join(sections)}"
-        )
+    names = check_sections(path)
     for name in names:
         update_marked_section(path, name, sections[name])
     return names

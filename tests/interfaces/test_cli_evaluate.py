@@ -1,0 +1,255 @@
+"""``mien evaluate`` on a tiny data set with a tiny real model, and on pictures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_maker import make_tiny_split, write_tiny_dataset
+from mien.core.emotions import EMOTIONS
+from mien.core.errors import EXIT_DONE, EXIT_INPUT, EXIT_MODEL, EXIT_PARTIAL, EXIT_USAGE
+from mien.interfaces.cli import evaluate
+from mien.interfaces.cli.main import main
+
+pytest.importorskip("seaborn")
+
+MARKS = "<!-- figures:begin {0} -->\n<!-- figures:end {0} -->\n"
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with a model, a data set, and a cache of its own."""
+    monkeypatch.setenv("MIEN_HOME", str(tmp_path / "cache"))
+    place = tmp_path / "place"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    shutil.copytree(tiny_model, place / "tiny")
+    write_tiny_dataset(place / "archive", per_class=4)
+    return place
+
+
+def run(*words: str) -> int:
+    return main(["evaluate", *words], registers=[evaluate.register])
+
+
+def evaluate_json(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, object]:
+    assert run(*words, "--json") == EXIT_DONE
+    content: dict[str, object] = json.loads(capsys.readouterr().out)
+    return content
+
+
+def test_the_report_holds_what_the_classifier_gives_on_the_split(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mien.inference.classifier import Classifier
+
+    content = evaluate_json(capsys, "--model", "tiny", "--data", "archive")
+    split = make_tiny_split("test", per_class=2)
+    predicted = Classifier.open(workplace / "tiny").classify(split.images).argmax(axis=1)
+    report = json.loads((workplace / "outputs/tiny/report/report.json").read_text())
+    assert content == report
+    assert (report["split"], report["tta"]) == ("test", False)
+    assert report["all"]["count"] == report["clean"]["count"] == 14
+    assert report["all"]["correct"] == int((predicted == split.labels).sum())
+    assert report["command"] == "mien evaluate --model tiny --data archive --split test"
+    assert {path.name for path in (workplace / "outputs/tiny/report").glob("*.png")} == {
+        "confusion.png",
+        "per_class.png",
+        "reliability.png",
+        "samples.png",
+    }
+
+
+def test_the_table_is_on_stdout_and_the_rest_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--model", "tiny", "--data", "archive", "--split", "val") == EXIT_DONE
+    written = capsys.readouterr()
+    assert written.out.startswith("tiny 0.0.1 on val\n\n")
+    assert "balanced accuracy" in written.out
+    assert "report: outputs/tiny/report/report.md" in written.err.replace("\\", "/")
+    assert "report" not in written.out
+    words = ("--model", "tiny", "--data", "archive", "--split", "val", "--no-report", "--quiet")
+    assert run(*words) == EXIT_DONE
+    assert capsys.readouterr().err == ""
+
+
+def test_without_a_report_nothing_is_written(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate_json(capsys, "--model", "tiny", "--data", "archive", "--no-report")
+    assert {path.name for path in workplace.iterdir()} == {"tiny", "archive"}
+
+
+def test_images_with_a_copy_in_training_are_not_clean(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = next((workplace / "archive/train/happy").iterdir())
+    shutil.copy(original, workplace / "archive/test/happy/PrivateTest_99.png")
+    content = evaluate_json(capsys, "--model", "tiny", "--data", "archive", "--no-report")
+    every, clean = content["all"], content["clean"]
+    assert isinstance(every, dict)
+    assert isinstance(clean, dict)
+    assert (every["count"], clean["count"]) == (15, 14)
+
+
+def test_training_has_no_clean_images_and_a_set_without_training_knows_of_none(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--model", "tiny", "--data", "archive", "--no-report")
+    assert evaluate_json(capsys, *words, "--split", "train")["clean"] is None
+    shutil.rmtree(workplace / "archive/train")
+    assert run(*words, "--json") == EXIT_DONE
+    written = capsys.readouterr()
+    assert json.loads(written.out)["clean"] is None
+    assert "no figures on clean images" in written.err
+
+
+def test_test_time_augmentation_and_the_batch_size_do_what_they_say(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ("--model", "tiny", "--data", "archive", "--no-report")
+    plain = evaluate_json(capsys, *words)
+    other = evaluate_json(capsys, *words, "--batch-size", "3")
+    augmented = evaluate_json(capsys, *words, "--tta")
+    assert plain["all"] == other["all"] != augmented["all"]
+    assert augmented["command"] == "mien evaluate --model tiny --data archive --split test --tta"
+
+
+@pytest.mark.parametrize("model", ["outputs/first", "outputs/first/export"])
+def test_the_report_of_a_run_stands_in_the_run_with_its_curves(
+    workplace: Path, capsys: pytest.CaptureFixture[str], model: str
+) -> None:
+    folder = workplace / "outputs/first"
+    shutil.copytree(workplace / "tiny", folder / "export")
+    (folder / "config.toml").write_text("")
+    (folder / "history.csv").write_text("epoch,loss\n1,1.9\n2,1.5\n")
+    evaluate_json(capsys, "--model", model, "--data", "archive")
+    assert (folder / "report/curves.png").is_file()
+
+
+def test_a_run_that_was_not_exported_says_what_to_do(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workplace / "outputs/first").mkdir(parents=True)
+    (workplace / "outputs/first/config.toml").write_text("")
+    assert run("--model", "outputs/first", "--data", "archive") == EXIT_MODEL
+    assert "mien export" in capsys.readouterr().err
+
+
+def test_pages_are_updated_and_the_release_report_is_written(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = workplace / "README.md"
+    page.write_text("# Title\n\n" + MARKS.format("results") + MARKS.format("per-class"))
+    words = ("--model", "tiny", "--data", "archive")
+    evaluate_json(capsys, *words, "--split", "val")
+    evaluate_json(capsys, *words, "--update", "README.md", "--release")
+    text = page.read_text()
+    assert "| val, all 14 " in text
+    assert "| test, all 14 " in text
+    assert "tiny 0.0.1 on test:\n" in text
+    assert (workplace / "report.txt").read_text() == (
+        workplace / "outputs/tiny/report/report.txt"
+    ).read_text()
+    images = {path.name for path in (workplace / "images").iterdir()}
+    assert images == {"confusion.png", "per_class.png", "reliability.png"}
+
+
+def test_what_is_written_does_not_tell_how_folders_outside_are_called(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret = workplace.parent / "secret"
+    shutil.move(workplace / "archive", secret / "faces")
+    content = evaluate_json(capsys, "--model", "tiny", "--data", str(secret / "faces"))
+    assert content["data"] == "faces"
+    for path in Path("outputs/tiny/report").rglob("*.*"):
+        assert b"secret" not in path.read_bytes(), path
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["--model", "tiny"], EXIT_USAGE, "--data --pictures"),
+        (["--data", "archive", "--pictures", "x"], EXIT_USAGE, "not allowed with"),
+        (["--data", "archive", "--batch-size", "0"], EXIT_USAGE, "--batch-size"),
+        (["--data", "archive", "--seed", "-1"], EXIT_USAGE, "--seed"),
+        (["--data", "archive", "--detector", "haar"], EXIT_USAGE, "--detector is for --pictures"),
+        (["--data", "archive", "--no-report", "--release"], EXIT_USAGE, "--no-report"),
+        (["--data", "archive", "--release", "--tta"], EXIT_USAGE, "--release"),
+        (["--data", "archive", "--release", "--split", "val"], EXIT_USAGE, "--release"),
+        (["--pictures", "archive", "--tta"], EXIT_USAGE, "--tta is for --data"),
+        (["--data", "archive", "--update", "none.md"], EXIT_INPUT, "none.md"),
+        (["--data", "archive", "--update", "empty.md"], EXIT_INPUT, "no section"),
+        (["--data", "nowhere"], EXIT_INPUT, "nowhere"),
+        (["--model", "nothing", "--data", "archive"], EXIT_MODEL, "nothing"),
+        (["--pictures", "nowhere"], EXIT_INPUT, "no folder nowhere"),
+        (["--pictures", "blank"], EXIT_INPUT, "no pictures in blank: put photos of faces there"),
+    ],
+)
+def test_what_cannot_work_is_one_clear_line(
+    workplace: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    code: int,
+    message: str,
+) -> None:
+    (workplace / "empty.md").write_text("# Nothing marked\n")
+    (workplace / "blank").mkdir()
+    model = [] if "--model" in words else ["--model", "tiny"]
+    assert run(*model, *words) == code
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (workplace / "outputs").exists()
+
+
+def write_pictures(folder: Path) -> None:
+    """Write one face crop for each emotion, named after it, and one of nobody knows what."""
+    split = make_tiny_split("test", per_class=1)
+    for image, label in zip(split.images, split.labels, strict=True):
+        path = folder / EMOTIONS[label] / "me.png"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(image).save(path)
+    Image.fromarray(split.images[0]).resize((90, 70)).save(folder / "unknown.png")
+
+
+def test_own_pictures_become_a_grid_and_a_table(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pictures(workplace / "ImgTest")
+    words = ("--model", "tiny", "--pictures", "ImgTest", "--detector", "none")
+    content = evaluate_json(capsys, *words)
+    assert content["known"] == 7
+    pictures = content["pictures"]
+    assert isinstance(pictures, list)
+    assert [one["truth"] for one in pictures] == [*EMOTIONS, None]
+    read = [one["faces"][0]["emotion"] for one in pictures]
+    assert content["right"] == sum(np.equal(read[:7], EMOTIONS))
+    folder = workplace / "outputs/tiny/pictures"
+    assert (folder / "pictures.csv").read_text().count("\n") == 9
+    with Image.open(folder / "pictures.png") as image:
+        image.load()
+    assert run(*words) == EXIT_DONE
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["picture", "face", "emotion", "confidence", "true", "read"]
+    assert lines[1].split()[-2] == "angry"
+    assert lines[-1].split()[-2:] == ["-", "-"]
+
+
+def test_a_picture_that_cannot_be_read_is_named_and_the_others_still_run(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pictures(workplace / "ImgTest")
+    (workplace / "ImgTest/broken.jpg").write_bytes(b"no image")
+    words = ("--model", "tiny", "--pictures", "ImgTest", "--detector", "none")
+    assert run(*words) == EXIT_PARTIAL
+    written = capsys.readouterr()
+    assert "broken.jpg" in written.err
+    assert "unreadable" in written.out
+    for path in (workplace / "ImgTest").rglob("*.png"):
+        path.unlink()
+    assert run(*words) == EXIT_INPUT
