@@ -73,7 +73,8 @@ def test_csv_comes_back_as_it_went(rows: list[dict[str, str]]) -> None:
 
 
 def test_csv_says_truth_as_json_does_and_nothing_for_none() -> None:
-    assert csv_text([{"a": True, "b": None, "c": 0.5}]) == "true,,0.5\n"
+    row = {"a": True, "b": None, "c": 0.5}
+    assert csv_text([row], ("a", "b", "c"), header=False) == "true,,0.5\n"
 
 
 def test_json_keeps_letters_readable() -> None:

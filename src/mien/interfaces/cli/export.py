@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mien.core.errors import EXIT_DONE
-from mien.core.manifest import MANIFEST_NAME, Manifest, load_manifest, write_manifest
 from mien.core.progress import track
 from mien.interfaces.cli.output import json_text, write_stdout
 
 if TYPE_CHECKING:
+    from mien.core.manifest import Manifest
     from mien.data.dataset import Split
 
 _BATCH_SIZE = 32
@@ -43,6 +43,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _run(args: argparse.Namespace) -> int:
+    from mien.core.manifest import load_manifest
     from mien.training.export import export_run
 
     # Read first: if the data are missing, nothing has been written yet.
@@ -67,6 +68,7 @@ def _calibrate(folder: Path, split: Split, *, quiet: bool) -> dict[str, Any]:
     """Fit a model's temperature on a split, write it into the manifest, and return the figures."""
     import numpy as np
 
+    from mien.core.manifest import write_manifest
     from mien.evaluation.calibration import calibrate, fit_temperature
     from mien.inference.classifier import Classifier, softmax
 
@@ -94,6 +96,8 @@ def _calibrate(folder: Path, split: Split, *, quiet: bool) -> dict[str, Any]:
 def _as_json(
     folder: Path, manifest: Manifest, calibration: dict[str, Any] | None
 ) -> dict[str, Any]:
+    from mien.core.manifest import MANIFEST_NAME
+
     return {
         "folder": str(folder),
         "name": manifest.name,
@@ -114,6 +118,8 @@ def _as_json(
 
 
 def _describe(folder: Path, manifest: Manifest, calibration: dict[str, Any] | None) -> str:
+    from mien.core.manifest import MANIFEST_NAME
+
     checked = manifest.metrics["export"]
     sizes = " and ".join(str(size) for size in checked["batch_sizes"])
     temperature = f"{manifest.temperature:.4g}"

@@ -25,17 +25,20 @@ def json_text(value: object, *, indent: int | None = 2) -> str:
     return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
 
 
-def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
-    """Return rows as CSV lines, with a header line where ``columns`` are given.
+def csv_text(
+    rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, header: bool = True
+) -> str:
+    """Return rows as CSV lines with these columns, after a line of their names unless told not to.
 
     None becomes an empty field; truth values become ``true`` and ``false`` as in JSON.
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    if columns:
+    if header:
         writer.writerow(columns)
     for row in rows:
-        writer.writerow([str(v).lower() if isinstance(v, bool) else v for v in row.values()])
+        cells = (row[column] for column in columns)
+        writer.writerow([str(cell).lower() if isinstance(cell, bool) else cell for cell in cells])
     return buffer.getvalue()
 
 

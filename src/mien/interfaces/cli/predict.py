@@ -302,9 +302,10 @@ def _jsonl_chunks(results: Iterable[Result], _: Sequence[str], __: bool) -> Iter
 def _csv_chunks(results: Iterable[Result], labels: Sequence[str], _: bool) -> Iterator[str]:
     from mien.core.results import result_rows, table_columns
 
-    yield csv_text([], table_columns(labels))
+    columns = table_columns(labels)
+    yield csv_text([], columns)
     for result in results:
-        yield csv_text(result_rows(result, labels))
+        yield csv_text(result_rows(result, labels), columns, header=False)
 
 
 def _table_chunks(results: Iterable[Result], _: Sequence[str], __: bool) -> Iterator[str]:
