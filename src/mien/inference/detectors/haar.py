@@ -15,7 +15,7 @@ from mien.inference.detectors.base import (
     Detection,
     check_side,
     fitted_box,
-    scaled_down,
+    scaled,
     tidied,
 )
 
@@ -52,7 +52,7 @@ class HaarDetector:
 
     def detect(self, image: npt.NDArray[np.uint8]) -> list[Detection]:
         """Find the faces in an image, uint8 (H, W, 3) RGB, sorted left to right."""
-        small, scale = scaled_down(image, self._side)
+        small, scale = scaled(image, self._side)
         grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
         boxes, hits = self._cascade().detectMultiScale2(
             grey,

@@ -16,7 +16,7 @@ from mien.inference.detectors.base import (
     Detection,
     check_side,
     fitted_box,
-    scaled_down,
+    scaled,
     tidied,
 )
 
@@ -48,7 +48,7 @@ class LibfaceDetector:
 
     def detect(self, image: npt.NDArray[np.uint8]) -> list[Detection]:
         """Find the faces in an image, uint8 (H, W, 3) RGB, sorted left to right."""
-        small, scale = scaled_down(image, self._side)
+        small, scale = scaled(image, self._side)
         height, width = small.shape[:2]
         with self._lock:
             if self._openmp is not None:

@@ -19,7 +19,7 @@ from mien.inference.detectors.base import (
     Detection,
     check_side,
     fitted_box,
-    scaled_down,
+    scaled,
     tidied,
 )
 
@@ -39,6 +39,8 @@ LEAST_CONFIDENCE = 0.7
 
 _MERGE_OVERLAP = 0.3
 _MOST_CANDIDATES = 5000
+# On pictures of 32 pixels' height or less OpenCV gives faces made of uninitialised memory.
+_LEAST_SIDE = 64
 
 
 class YuNetDetector:
@@ -74,10 +76,11 @@ class YuNetDetector:
 
     def detect(self, image: npt.NDArray[np.uint8]) -> list[Detection]:
         """Find the faces in an image, uint8 (H, W, 3) RGB, sorted left to right."""
-        small, scale = scaled_down(image, self._side)
+        small, scale = scaled(image, self._side)
+        picture = _padded(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
         network = self._network()
-        network.setInputSize((small.shape[1], small.shape[0]))
-        _, rows = network.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
+        network.setInputSize((picture.shape[1], picture.shape[0]))
+        _, rows = network.detect(picture)
         found = []
         # A row holds x, y, w, h, five points, and the score.
         for row in () if rows is None else rows.astype(np.float64):
@@ -111,3 +114,12 @@ class YuNetDetector:
                 f"this OpenCV ({cv2.__version__}) cannot run YuNet: update "
                 "opencv-python-headless (4.8 or newer, below 5), or choose another detector"
             ) from error
+
+
+def _padded(picture: cv2.typing.MatLike) -> cv2.typing.MatLike:
+    """Add black on the right and below, where it moves no coordinate, up to the least side."""
+    height, width = picture.shape[:2]
+    below, right = max(0, _LEAST_SIDE - height), max(0, _LEAST_SIDE - width)
+    if below == right == 0:
+        return picture
+    return cv2.copyMakeBorder(picture, 0, below, 0, right, cv2.BORDER_CONSTANT)

