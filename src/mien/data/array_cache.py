@@ -6,7 +6,6 @@ import hashlib
 import io
 import json
 import logging
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.cache import cache_folder
-from mien.core.errors import DataError, OutputError
+from mien.core.errors import OutputError
 from mien.core.files import write_atomically
 from mien.data.dataset import Skipped, Split
 
@@ -36,20 +35,13 @@ def read(path: Path, splits: Sequence[str]) -> dict[str, Split] | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # The file is opened here since numpy forgets to close one that is no npz.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             return {name: _unpack(name, arrays) for name in splits}
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        EOFError,
-        zipfile.BadZipFile,
-        DataError,
-    ) as error:
-        _log.warning(
-            "the cached data set %s is damaged (%s): reading the source again", path, error
-        )
+    # Damage shows in many ways (zip, zlib, npy header, JSON, shapes); each means: read it again.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        _log.warning("the cached data set %s is damaged (%s): reading it again", path, reason)
         return None
 
 

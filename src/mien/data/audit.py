@@ -166,7 +166,9 @@ def audit_splits(
 def _join(splits: Mapping[str, Split]) -> _Images:
     parts = [splits[name] for name in SPLITS]
     if not any(len(part) for part in parts):
-        raise DataError("no split has a usable image")
+        skipped = [file for part in parts for file in part.skipped]
+        first = f", the first: {skipped[0].file} {skipped[0].reason}" if skipped else ""
+        raise DataError(f"no usable image; {len(skipped)} files were skipped{first}")
     pixels = np.concatenate([part.images for part in parts])
     return _Images(
         pixels,

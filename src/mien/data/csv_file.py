@@ -48,7 +48,7 @@ def read_csv(path: Path, *, quiet: bool = False) -> dict[str, Split]:
             try:
                 label = _parse_label(code)
                 if split is None:
-                    raise DataError(f"usage {usage!r} is none of {', '.join(USAGES)}")
+                    raise DataError(f"usage {usage[:20]!r} is none of {', '.join(USAGES)}")
                 image = _parse_pixels(pixels)
             except DataError as error:
                 skipped[split or "train"].append(Skipped(f"row {number}", str(error)))
@@ -87,9 +87,10 @@ def _rows(path: Path) -> Iterator[tuple[str, str, str]]:
 
 def _parse_label(code: str) -> int:
     """Return the index into EMOTIONS of a challenge code "0" to "6"."""
-    if not (code.isascii() and code.isdigit() and int(code) < len(FER2013_CSV_ORDER)):
-        raise DataError(f"emotion {code!r} is not a code from 0 to {len(FER2013_CSV_ORDER) - 1}")
-    return EMOTIONS.index(FER2013_CSV_ORDER[int(code)])
+    codes = {str(number): emotion for number, emotion in enumerate(FER2013_CSV_ORDER)}
+    if code not in codes:
+        raise DataError(f"emotion {code[:20]!r} is not a code from 0 to {len(codes) - 1}")
+    return EMOTIONS.index(codes[code])
 
 
 def _parse_pixels(text: str) -> npt.NDArray[np.uint8]:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from mien.core.errors import DataError
 from mien.core.faces import FACE_SIZE, standard_face
 
-_PNG_START, _PNG_END = b"\x89PNG", b"IEND"
+_PNG_START, _PNG_END = b"\x89PNG", b"IEND\xaeB`\x82"
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _TAIL = 64
 

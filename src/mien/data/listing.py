@@ -141,8 +141,10 @@ def _place(path: PurePosixPath, root: tuple[str, ...]) -> Entry | tuple[str, str
     """Return the file's entry, or its split and why it is skipped, or None if it is no data."""
     is_image = path.suffix.lower() in IMAGE_SUFFIXES
     split = _split_of(path.parts[-3]) if len(path.parts) >= 3 else None
-    if split is None or path.parts[:-3] != root:
+    if split is None:
         return ("train", "is not in a folder train|val|test/CLASS/") if is_image else None
+    if path.parts[:-3] != root:
+        return (split, f"is outside the data set's folder {'/'.join(root) or '.'}")
     folder = path.parts[-2]
     emotion = find_emotion(folder)
     if emotion is None:

@@ -6,7 +6,6 @@ import hashlib
 import os
 import stat
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -21,9 +20,6 @@ LAYOUT_HINT = (
 )
 MAX_FILE_BYTES = 64 * 2**20
 """A larger file is no face of a data set; it is skipped rather than unpacked into memory."""
-
-_FOLDER_DEPTH = 4
-_FORMAT = "1"
 
 
 class Source(Protocol):
@@ -46,27 +42,38 @@ class FolderSource:
     """A folder on disk; links are followed, since they are the user's own."""
 
     def __init__(self, folder: Path) -> None:
-        """List the files of ``folder``, down to ``TOP/SPLIT/CLASS/FILE``."""
+        """List the files of ``folder``, hidden ones aside."""
         self.folder = folder
         self._stats: dict[str, tuple[int, int]] = {}
         self._refused: list[Skipped] = []
-        self._scan(folder, "", _FOLDER_DEPTH)
+        self._scan(folder, "", ())
 
-    def _scan(self, folder: Path, prefix: str, depth: int) -> None:
-        for item in sorted(os.scandir(folder), key=lambda item: item.name):
-            if item.name.startswith("."):
-                continue
-            name = prefix + item.name
-            try:
-                if item.is_dir():
-                    if depth > 1:
-                        self._scan(Path(item.path), name + "/", depth - 1)
+    def _scan(self, folder: Path, prefix: str, above: tuple[Path, ...]) -> None:
+        try:
+            here = folder.resolve()
+            if here in above:
+                self._refused.append(Skipped(prefix, "is a link to a folder above it"))
+                return
+            for item in sorted(os.scandir(folder), key=lambda item: item.name):
+                if item.name.startswith("."):
                     continue
-                status = item.stat()
-            except OSError as error:
-                self._refused.append(Skipped(name, f"cannot be read ({error.strerror})"))
-                continue
+                if item.is_dir():
+                    self._scan(Path(item.path), f"{prefix}{item.name}/", (*above, here))
+                else:
+                    self._add_file(prefix + item.name, item)
+        except OSError as error:
+            self._refused.append(Skipped(prefix or ".", f"cannot be read ({error.strerror})"))
+
+    def _add_file(self, name: str, item: os.DirEntry[str]) -> None:
+        try:
+            status = item.stat()
+        except OSError as error:
+            self._refused.append(Skipped(name, f"cannot be read ({error.strerror})"))
+            return
+        if stat.S_ISREG(status.st_mode):
             self._stats[name] = (status.st_size, status.st_mtime_ns)
+        else:
+            self._refused.append(Skipped(name, "is not a regular file"))
 
     def members(self) -> list[str]:
         """See `Source`."""
@@ -122,7 +129,8 @@ class ZipSource:
         """See `Source`."""
         try:
             return self._archive.read(self._infos[member])
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError) as error:
+        # Each of the zip's compressions meets damage with errors of its own.
+        except Exception as error:
             raise DataError("is damaged inside the zip") from error
 
 
@@ -183,8 +191,8 @@ def open_source(path: Path) -> Iterator[Source]:
 
 
 def source_state(path: Path) -> str:
-    """Return a digest of a source's sizes and times, which changes when the source does."""
+    """Return what changes when the source does: its size and time, or those of all its files."""
     if source_kind(path) == "folder":
         return FolderSource(path).digest()
     status = path.stat()
-    return hashlib.sha256(f"{_FORMAT}\0{status.st_size}\0{status.st_mtime_ns}".encode()).hexdigest()
+    return f"{status.st_size}-{status.st_mtime_ns}"

@@ -80,7 +80,7 @@ def load_votes(path: Path | str) -> Votes:
         raise DataError(f"cannot read the votes {path}: {error.strerror}") from error
     if repeated:
         _log.warning(
-            "%s: %d images have two rows of votes, the first counts: %s",
+            "%s: images with two rows of votes, of which the first counts: %d (%s)",
             path, len(repeated), ", ".join(repeated[:3]),
         )  # fmt: skip
     return votes

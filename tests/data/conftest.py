@@ -1,0 +1,15 @@
+"""The data room's tests keep their cache to themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def cache_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """mien's cache folder for one test."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("MIEN_HOME", str(home))
+    return home

@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from data_maker import make_tiny_splits, write_tiny_csv, write_tiny_dataset, zip_folder
+from mien.core.emotions import EMOTIONS
+from mien.core.errors import DataError
+from mien.data import reading
+from mien.data.dataset import Skipped, Split
+from mien.data.reading import load_dataset, load_split, read_splits
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_tiny_dataset(tmp_path / "tiny", per_class=2)
+
+
+def as_folder(tmp_path: Path) -> Path:
+    return write_tiny_dataset(tmp_path / "d")
+
+
+def as_zip(tmp_path: Path) -> Path:
+    return zip_folder(as_folder(tmp_path), tmp_path / "d.zip")
+
+
+def as_zip_with_top(tmp_path: Path) -> Path:
+    return zip_folder(as_folder(tmp_path), tmp_path / "d.zip", top="some/top/")
+
+
+def as_csv(tmp_path: Path) -> Path:
+    return write_tiny_csv(tmp_path / "fer2013.csv", per_class=4)
+
+
+def same(one: Split, other: Split) -> bool:
+    return (
+        np.array_equal(one.images, other.images)
+        and np.array_equal(one.labels, other.labels)
+        and (one.files, one.skipped, one.resized) == (other.files, other.skipped, other.resized)
+    )
+
+
+@pytest.mark.parametrize("make", [as_folder, as_zip, as_zip_with_top, as_csv])
+@pytest.mark.parametrize("cache", [True, False])
+def test_every_kind_of_source_gives_the_same_images(
+    tmp_path: Path, make: Callable[[Path], Path], cache: bool
+) -> None:
+    expected = make_tiny_splits()
+    loaded = load_dataset(make(tmp_path), cache=cache)
+    assert list(loaded) == ["train", "val", "test"]
+    for name, split in loaded.items():
+        assert np.array_equal(split.images, expected[name].images)
+        assert np.array_equal(split.labels, expected[name].labels)
+        if make is not as_csv:
+            assert split.files == expected[name].files
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_kaggles_layout_gives_the_same_labels(tmp_path: Path, zipped: bool) -> None:
+    source = write_tiny_dataset(tmp_path / "kaggle", kaggle=True)
+    assert not (source / "val").exists()
+    if zipped:
+        source = zip_folder(source, tmp_path / "archive.zip")
+    for name, expected in make_tiny_splits().items():
+        split = load_split(source, name)
+        assert np.array_equal(split.labels, expected.labels)
+        assert np.abs(split.images.astype(int) - expected.images).mean() < 8
+        assert all(file.startswith(f"{name}/") and file.endswith(".jpg") for file in split.files)
+
+
+def test_a_path_may_be_a_string(folder: Path) -> None:
+    assert len(load_split(str(folder), "train")) == 14
+
+
+def test_nothing_is_written_to_stdout(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    load_dataset(folder)
+    assert capsys.readouterr().out == ""
+
+
+def test_an_unknown_split_is_refused(folder: Path) -> None:
+    with pytest.raises(DataError, match="unknown split 'dev': expected one of train, val, test"):
+        load_split(folder, "dev")
+
+
+def spoil(folder: Path) -> dict[str, str]:
+    """Put a bad file of each kind into train; return what is expected to be said of it."""
+    sad = folder / "train" / "sad"
+    good = next(sad.iterdir()).read_bytes()
+    (sad / "cut.png").write_bytes(good[:-30])
+    (sad / "empty.png").write_bytes(b"")
+    (sad / "fake.png").write_text("not an image", encoding="utf-8")
+    (sad / "notes.txt").write_text("a note", encoding="utf-8")
+    (folder / "train" / "boredom").mkdir()
+    (folder / "train" / "boredom" / "b.png").write_bytes(good)
+    return {
+        "train/sad/cut.png": "is truncated",
+        "train/sad/empty.png": "is empty",
+        "train/sad/fake.png": "is not an image that can be decoded",
+        "train/sad/notes.txt": "is not an image file (.txt)",
+        "train/boredom/b.png": f"class folder 'boredom' is none of {', '.join(EMOTIONS)}",
+    }
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_bad_files_are_skipped_counted_and_named(
+    folder: Path, tmp_path: Path, zipped: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = spoil(folder)
+    source = zip_folder(folder, tmp_path / "d.zip") if zipped else folder
+    split = load_split(source, "train")
+    assert {item.file: item.reason for item in split.skipped} == expected
+    assert len(split) == 14
+    assert "5 files of train skipped" in caplog.text
+    caplog.clear()
+    assert load_split(source, "train").skipped == split.skipped  # from the cache
+    assert "5 files of train skipped" in caplog.text
+
+
+def test_unsafe_zip_entries_are_skipped_by_name(folder: Path, tmp_path: Path) -> None:
+    import zipfile
+
+    path = zip_folder(folder, tmp_path / "d.zip")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("../train/sad/evil.png", b"x")
+    split = load_split(path, "train")
+    assert [item.file for item in split.skipped] == ["../train/sad/evil.png"]
+
+
+def test_wrongly_sized_images_are_resized_and_named(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = folder / "val" / "happy" / "large.png"
+    cv2.imwrite(str(path), np.full((96, 60), 99, np.uint8))
+    split = load_split(folder, "val")
+    assert split.resized == ("val/happy/large.png",)
+    assert split.images[split.files.index("val/happy/large.png")].mean() == 99
+    assert "1 images of val are not 48x48" in caplog.text
+    assert load_split(folder, "val").resized == split.resized
+
+
+def test_an_empty_class_of_train_is_an_error_that_says_why(folder: Path) -> None:
+    (folder / "train" / "happy").rename(folder / "train" / "hapy")
+    with pytest.raises(DataError, match=r"no usable image of happy in train.*class folder 'hapy'"):
+        load_split(folder, "train")
+
+
+def test_an_empty_class_of_test_is_said_but_not_refused(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.rmtree(folder / "test" / "happy")
+    assert load_split(folder, "test").class_counts()["happy"] == 0
+    assert "no usable image of happy in test" in caplog.text
+
+
+def test_an_empty_split_is_an_error(folder: Path) -> None:
+    shutil.rmtree(folder / "test")
+    with pytest.raises(DataError, match="has no usable image for test"):
+        load_split(folder, "test")
+    assert len(load_split(folder, "train")) == 14
+
+
+def test_a_folder_without_images_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no images in .*: expected a folder or zip with train"):
+        read_splits(tmp_path)
+
+
+def test_the_random_val_of_a_load_is_that_of_an_import(tmp_path: Path) -> None:
+    from mien.data.importing import import_dataset
+
+    source = write_tiny_dataset(tmp_path / "d", per_class=8)
+    shutil.rmtree(source / "val")
+    import_dataset(source, tmp_path / "archive")
+    direct, imported = load_dataset(source), load_dataset(tmp_path / "archive")
+    assert len(direct["val"]) == 7
+    assert all(same(direct[name], imported[name]) for name in direct)
+
+
+class Decodings:
+    """Counts the images that are really decoded."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count = 0
+        real = reading.decode_image
+
+        def counted(data: bytes) -> object:
+            self.count += 1
+            return real(data)
+
+        monkeypatch.setattr(reading, "decode_image", counted)
+
+
+def test_a_second_load_comes_from_the_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decodings = Decodings(monkeypatch)
+    first = load_dataset(folder)
+    assert decodings.count == 28
+    second = load_dataset(folder)
+    assert decodings.count == 28
+    assert all(same(first[name], second[name]) for name in first)
+    load_dataset(folder, cache=False)
+    assert decodings.count == 56
+
+
+def test_a_changed_source_is_read_again_and_replaces_the_old_cache(
+    folder: Path, tmp_path: Path, cache_home: Path
+) -> None:
+    path = zip_folder(folder, tmp_path / "d.zip")
+    load_dataset(path)
+    next((folder / "train" / "sad").iterdir()).unlink()
+    zip_folder(folder, path)
+    assert load_split(path, "train").class_counts()["sad"] == 1
+    os.utime(path, (1, 1))
+    load_dataset(path)
+    assert len(list((cache_home / "datasets").iterdir())) == 1
+
+
+def test_an_edited_file_of_a_folder_is_read_again(folder: Path) -> None:
+    before = load_split(folder, "train")
+    file = folder / "train" / "sad" / "Training_5000.png"
+    cv2.imwrite(str(file), np.full((48, 48), 200, np.uint8))
+    after = load_split(folder, "train")
+    changed = [
+        name
+        for name, one, other in zip(before.files, before.images, after.images, strict=True)
+        if not np.array_equal(one, other)
+    ]
+    assert changed == ["train/sad/Training_5000.png"]
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def no_npz(path: Path) -> None:
+    path.write_bytes(b"nonsense")
+
+
+def other_arrays(path: Path) -> None:
+    np.savez(path, something=np.zeros(3))
+
+
+def flipped_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 0xFF
+    path.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("damage", [cut_short, no_npz, other_arrays, flipped_byte])
+def test_a_damaged_cache_is_logged_and_made_anew(
+    folder: Path,
+    cache_home: Path,
+    damage: Callable[[Path], None],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = load_dataset(folder)
+    (cached,) = (cache_home / "datasets").iterdir()
+    damage(cached)
+    assert all(same(split, first[name]) for name, split in load_dataset(folder).items())
+    assert "is damaged" in caplog.text
+    decodings = Decodings(monkeypatch)
+    load_dataset(folder)
+    assert decodings.count == 0
+
+
+def test_a_cache_that_cannot_be_written_does_not_stop_the_load(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way", encoding="utf-8")
+    monkeypatch.setenv("MIEN_HOME", str(blocked))
+    with caplog.at_level(logging.WARNING):
+        assert len(load_split(folder, "train")) == 14
+    assert "not cached" in caplog.text
+
+
+def test_taking_some_images_keeps_what_belongs_to_them() -> None:
+    split = make_tiny_splits(per_class=1)["train"]
+    noted = Split(
+        "train",
+        split.images,
+        split.labels,
+        split.files,
+        (Skipped("x", "is empty"),),
+        split.files[:2],
+    )
+    taken = noted.take(np.array([1, 3], np.int64))
+    assert taken.files == (split.files[1], split.files[3])
+    assert taken.resized == (split.files[1],)
+    assert taken.skipped == noted.skipped
+    assert same(noted.take(noted.labels == 1), noted.take(np.array([1], np.int64)))
