@@ -27,7 +27,7 @@ def registering(run: Callable[[argparse.Namespace], int]) -> list[Callable[..., 
         work.add_argument("--format", choices=["json", "csv"])
         work.add_argument("things", nargs="*")
         work.set_defaults(run=run)
-        inner = commands.add_parser("job").add_subparsers(dest="action", required=True)
+        inner = commands.add_parser("job").add_subparsers(metavar="ACTION", required=True)
         inner.add_parser("hard").set_defaults(run=run)
 
     return [register]
@@ -149,7 +149,7 @@ def test_debug_shows_the_trace(error: Exception, capsys: pytest.CaptureFixture[s
         (["work", "--form", "csv"], "unknown option '--form': did you mean '--format'?"),
         (["work", "--format", "xml"], "invalid choice: 'xml'"),
         (["work", "a", "--format", "csv", "b"], "unexpected 'b': put the inputs together"),
-        (["job"], "required: action (see 'mien job --help')"),
+        (["job"], "required: ACTION (see 'mien job --help')"),
         (["--verbose"], "mien: unknown option '--verbose' (see 'mien --help')"),
     ],
 )

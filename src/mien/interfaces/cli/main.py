@@ -118,7 +118,7 @@ def _run(parser: Parser, words: Sequence[str]) -> int:
         parser.print_help()
         return EXIT_DONE
     if unknown:
-        _refuse_leftovers(_chosen_parser(parser, args), unknown)
+        _refuse_leftovers(_chosen_parser(parser, words), unknown)
     return int(args.run(args))
 
 
@@ -158,12 +158,12 @@ def _with_subparsers(parser: argparse.ArgumentParser) -> Iterator[argparse.Argum
         yield from _with_subparsers(child)
 
 
-def _chosen_parser(parser: Parser, args: argparse.Namespace) -> argparse.ArgumentParser:
-    """Return the innermost parser that took part, for its name and options in a hint."""
-    chosen = _subparsers(parser)[args.command]
-    named = {str(value) for value in vars(args).values() if isinstance(value, str)}
-    inner = [child for name, child in _subparsers(chosen).items() if name in named]
-    return inner[0] if len(inner) == 1 else chosen
+def _chosen_parser(parser: Parser, words: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the innermost parser that the words lead to, for its name and options in a hint."""
+    chosen: argparse.ArgumentParser = parser
+    for word in words:
+        chosen = _subparsers(chosen).get(word, chosen)
+    return chosen
 
 
 def _report(error: BaseException, code: int, *, debug: bool, text: str | None = None) -> int:

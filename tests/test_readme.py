@@ -1,0 +1,192 @@
+"""Every command that README.md and CONTRIBUTING.md show is run here, on tiny data and a tiny model.
+
+Commands run as they stand, in the order of their section, but for those in `CHANGED`, which says
+what is different and why. A command or option that does not exist fails.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_maker import write_tiny_dataset, zip_folder
+from mien.interfaces.cli.main import COMMANDS
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = ("README.md", "CONTRIBUTING.md")
+ARCHIVE_IS_THERE = "cp -r data archive"
+
+# The released model may not be there, and noise holds no face that a detector would find.
+TINY = " --model tiny --detector none"
+SMALL_RECIPE = "".join(
+    f" --set {key}={value}"
+    for key, value in {
+        "model.backbone": "Plain",
+        "model.weights": "none",
+        "model.input_size": 32,
+        "model.plain_channels": "[4]",
+        "model.head_units": "[8]",
+        "model.head_dropout": "[0.1]",
+        "training.batch_size": 8,
+        "training.head_epochs": 0,
+        "training.epochs": 1,
+        "training.large_size": 0,
+        "training.large_epochs": 0,
+    }.items()
+)
+CHANGED: dict[str, str] = {
+    # Targets of the Makefile are looked up, not run: they install packages, or run these tests.
+    **{f"make {name}": f"make --dry-run {name}" for name in ("demo", "test", "dev", "lint")},
+    "make format": "make --dry-run format",
+    # Needs Kaggle; its options are still checked.
+    "mien data download": f"mien data download --help && {ARCHIVE_IS_THERE}",
+    # The real recipe, made small.
+    "mien train --config configs/release.toml --set data.source=archive --run outputs/mine": (
+        "mien train --config configs/release.toml --set data.source=archive --run outputs/mine"
+        + SMALL_RECIPE
+    ),
+    "mien predict photo.jpg": "mien predict photo.jpg" + TINY,
+    "mien predict photos --format csv --output emotions.csv": (
+        "mien predict photos --format csv --output emotions.csv" + TINY
+    ),
+    'mien predict "photos/*.jpg" --format jsonl --annotate annotated': (
+        'mien predict "photos/*.jpg" --format jsonl --annotate annotated' + TINY
+    ),
+    "mien predict - --format json < photo.jpg": ("mien predict - --format json < photo.jpg" + TINY),
+    "mien predict photo.jpg --model outputs/mine/export": (
+        "mien predict photo.jpg --model outputs/mine/export --detector none"
+    ),
+    "mien evaluate --model outputs/mine/export --pictures ImgTest": (
+        "mien evaluate --model outputs/mine/export --pictures ImgTest --detector none"
+    ),
+}
+
+
+def text_of(document: str) -> str:
+    return (ROOT / document).read_text(encoding="utf-8")
+
+
+def sections(document: str) -> dict[str, list[str]]:
+    """The commands of each section: the lines of its ```bash and ```console blocks."""
+    found: dict[str, list[str]] = {}
+    title = ""
+    for part in re.split(r"^(#+ .+)$", text_of(document), flags=re.MULTILINE):
+        if part.startswith("#"):
+            title = part.lstrip("# ")
+            continue
+        for block in re.findall(r"^```(?:bash|console)\n(.*?)^```", part, re.MULTILINE | re.DOTALL):
+            found.setdefault(title, []).extend(
+                line.removeprefix("$ ") for line in block.splitlines() if line.strip()
+            )
+    return found
+
+
+def cases() -> Iterator[object]:
+    for document in DOCUMENTS:
+        for title, commands in sections(document).items():
+            trains = any(line.startswith("mien train") for line in commands)
+            marks = [pytest.mark.slow] if trains else []
+            yield pytest.param(commands, id=f"{document}: {title}", marks=marks)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, tiny_model: Path) -> Path:
+    """A folder with all that the commands name: recipes, pictures, a data set, a model."""
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "locks", tmp_path / "locks")
+    shutil.copytree(tiny_model, tmp_path / "tiny")
+    noise = np.random.default_rng(0)
+    for name in ("photo.jpg", "photos/a.jpg", "photos/b.jpg", "ImgTest/happy/me.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = noise.integers(0, 256, (60, 50, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / name)
+    write_tiny_dataset(tmp_path / "data", per_class=4)
+    zip_folder(tmp_path / "data", tmp_path / "fer2013.zip")
+    return tmp_path
+
+
+def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    scripts = str(Path(sys.executable).parent)
+    environment = {**os.environ, "PATH": scripts + os.pathsep + os.environ["PATH"]}
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("commands", list(cases()))
+def test_the_commands_that_are_shown_work(commands: list[str], workplace: Path) -> None:
+    for command in commands:
+        done = run(CHANGED.get(command, command), workplace)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+
+
+def test_the_documents_show_commands_at_all() -> None:
+    shown = [
+        line for document in DOCUMENTS for each in sections(document).values() for line in each
+    ]
+    for needed in ("make demo", "make test", "mien predict photo.jpg"):
+        assert needed in shown
+    for name in COMMANDS:
+        assert any(line.startswith(f"mien {name} ") for line in shown), name
+
+
+def test_every_change_is_of_a_command_that_is_shown() -> None:
+    shown = {
+        line for document in DOCUMENTS for each in sections(document).values() for line in each
+    }
+    assert set(CHANGED) <= shown
+
+
+def test_a_wrong_command_in_a_document_would_be_noticed(workplace: Path) -> None:
+    assert run("mien predict photo.jpg --no-such-option", workplace).returncode == 2
+    assert run("make --dry-run no-such-target", workplace).returncode != 0
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_commands_within_a_sentence_exist(document: str) -> None:
+    for name in re.findall(r"`mien ([a-z]+)", text_of(document)):
+        assert name in COMMANDS
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for name in re.findall(r"`make ([a-z]+)", text_of(document)):
+        assert re.search(rf"^{name}:", makefile, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document: str) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", text_of(document)):
+        if not re.match(r"[a-z]+://|#", target):
+            assert (ROOT / target).exists(), target
+
+
+def test_the_lines_of_python_run(workplace: Path) -> None:
+    (code,) = re.findall(r"^```python\n(.*?)^```", text_of("README.md"), re.MULTILINE | re.DOTALL)
+    assert "mien.load()" in code
+    assert len(code.strip().splitlines()) == 3
+    tiny = code.replace("mien.load()", 'mien.load("tiny", detector="none")')
+    done = subprocess.run(
+        [sys.executable, "-c", tiny], cwd=workplace, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 1
+
+
+def test_the_figures_stand_between_marks_that_the_evaluation_fills() -> None:
+    assert text_of("README.md").count("<!-- figures:begin results -->\n") == 1
+    assert text_of("README.md").count("<!-- figures:end results -->\n") == 1
