@@ -1,0 +1,130 @@
+"""What is installed: pinned with hashes, small without extras, whole when built."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+LOCKS = ("core", "dev", "build")
+CORE_LIMIT_BYTES = 400_000_000
+
+Pin = tuple[str, str, str]
+"""Name, version, marker."""
+
+
+def pins(lock: str) -> dict[Pin, int]:
+    """The pins of a lock file, and how many hashes each has."""
+    text = (ROOT / "locks" / f"{lock}.txt").read_text(encoding="utf-8")
+    found: dict[Pin, int] = {}
+    for entry in re.split(r"\n(?=[a-z])", text):
+        match = re.match(r"([a-z0-9._-]+)==(\S+)(?: ; (.+?))? \\\n", entry)
+        if match:
+            pin = (canonicalize_name(match[1]), match[2], match[3] or "")
+            found[pin] = len(re.findall(r"--hash=sha256:[0-9a-f]{64}", entry))
+    return found
+
+
+def needed(name: str, extra: str = "") -> Iterator[Requirement]:
+    """What an installed distribution needs on this machine."""
+    for line in importlib.metadata.requires(name) or ():
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+            yield requirement
+
+
+def core_distributions() -> set[str]:
+    """The names of all that installing mien without extras installs."""
+    found: set[str] = set()
+    waiting = ["mien"]
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name not in found:
+            found.add(name)
+            waiting += [requirement.name for requirement in needed(name)]
+    return found
+
+
+def size_of(name: str) -> int:
+    files = importlib.metadata.files(name) or []
+    paths = [Path(str(file.locate())) for file in files]
+    return sum(path.stat().st_size for path in paths if path.is_file())
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_every_pin_has_hashes_and_no_place_is_named(lock: str) -> None:
+    assert pins(lock)
+    assert all(count > 0 for count in pins(lock).values())
+    text = (ROOT / "locks" / f"{lock}.txt").read_text(encoding="utf-8")
+    assert "://" not in text
+    assert "index-url" not in text
+    assert len(re.findall(r"^[a-z0-9]", text, re.MULTILINE)) == len(pins(lock))
+
+
+def test_the_locks_agree_with_each_other() -> None:
+    by_name: dict[str, set[Pin]] = {}
+    for pin in pins("dev"):
+        by_name.setdefault(pin[0], set()).add(pin)
+    assert set(pins("core")) <= set(pins("dev"))
+    for pin in pins("build"):
+        assert pin[1] in {known[1] for known in by_name.get(pin[0], {pin})}
+
+
+@pytest.mark.parametrize(("lock", "extras"), [("core", [""]), ("dev", ["", "train", "dev"])])
+def test_the_locks_hold_what_the_package_asks_for(lock: str, extras: list[str]) -> None:
+    here = {
+        name: version
+        for name, version, marker in pins(lock)
+        if not marker or Marker(marker).evaluate()
+    }
+    for requirement in (each for extra in extras for each in needed("mien", extra)):
+        version = here[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), requirement
+
+
+def test_the_core_install_stays_under_400_mb() -> None:
+    source = sum(path.stat().st_size for path in (ROOT / "src").rglob("*") if path.is_file())
+    sizes = {name: size_of(name) for name in core_distributions()}
+    assert sizes["numpy"] > 10 * 2**20, "nothing was measured"
+    total = source + sum(sizes.values())
+    assert total < CORE_LIMIT_BYTES, {name: size >> 20 for name, size in sizes.items()}
+
+
+def test_the_core_holds_no_training_package() -> None:
+    assert not core_distributions() & {
+        "keras",
+        "tensorflow-cpu",
+        "tensorflow",
+        "matplotlib",
+        "onnx",
+    }
+
+
+def test_a_wheel_holds_the_whole_package(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
+    subprocess.run(
+        [*command, "--directory", str(tmp_path)], cwd=ROOT, check=True, capture_output=True
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if name.startswith("mien/")}
+        licences = [name for name in archive.namelist() if name.endswith("licenses/LICENSE")]
+    package = ROOT / "src"
+    source = {
+        path.relative_to(package).as_posix()
+        for path in (package / "mien").rglob("*")
+        if path.is_file() and path.suffix != ".pyc" and "/." not in path.as_posix()
+    }
+    assert held == source
+    assert "mien/py.typed" in held
+    assert licences
