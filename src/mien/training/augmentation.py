@@ -1,4 +1,4 @@
-"""Random changes of 48-pixel faces while training, in NumPy and OpenCV so that every backend shares them."""
+"""Random changes of 48-pixel faces while training, in NumPy and OpenCV, the same on any backend."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mien.training.config import AugmentationSettings
+from mien.training.settings import AugmentationSettings
 
 Faces = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
@@ -53,8 +53,8 @@ def augment_faces(
 
 def _move(faces: Faces, settings: AugmentationSettings, random: np.random.Generator) -> Faces:
     count, height, width = faces.shape
-    angles = np.deg2rad(random.uniform(-1, 1, count) * settings.rotation)
-    scales = 1 + random.uniform(-1, 1, count) * settings.scale
+    angles = np.deg2rad(random.uniform(-1, 1, (count,)) * settings.rotation)
+    scales = 1 + random.uniform(-1, 1, (count,)) * settings.scale
     shifts = random.uniform(-1, 1, (count, 2)) * settings.shift * (width, height)
     flips = np.where(random.random(count) < settings.flip, -1.0, 1.0)
     centre = np.array([(width - 1) / 2, (height - 1) / 2])
@@ -95,16 +95,17 @@ def _tone(faces: Faces, settings: AugmentationSettings, random: np.random.Genera
     shift = random.uniform(-1, 1, shape).astype(np.float32) * settings.brightness * 255
     mean = faces.mean(axis=(1, 2), keepdims=True, dtype=np.float32)
     toned = (faces - mean) * contrast + mean + shift
-    return np.clip(np.rint(toned), 0, 255).astype(np.uint8)
+    clipped: Faces = np.clip(np.rint(toned), 0, 255).astype(np.uint8)
+    return clipped
 
 
 def _erase(faces: Faces, settings: AugmentationSettings, random: np.random.Generator) -> None:
     count, height, width = faces.shape
     erased = np.flatnonzero(random.random(count) < settings.erasing)
-    shares = random.uniform(0.02, 0.2, count)
-    aspects = np.exp(random.uniform(np.log(0.4), np.log(2.5), count))
+    shares = random.uniform(0.02, 0.2, (count,))
+    aspects = np.exp(random.uniform(np.log(0.4), np.log(2.5), (count,)))
     corners = random.random((count, 2))
-    greys = random.integers(0, 256, count)
+    greys = random.integers(0, 256, (count,))
     for index in erased:
         area = shares[index] * height * width
         tall = min(height, max(1, round(float(np.sqrt(area * aspects[index])))))
@@ -119,8 +120,8 @@ def mix_batch(
 ) -> MixedBatch:
     """Mix each face with another of its batch (mixup or cutmix), targets and weights alike.
 
-    Mixup: Zhang et al. 2017, 1710.09412. Cutmix: Yun et al. 2019, 1905.04899. Where both are on, one of
-    the two is drawn for the batch.
+    Mixup: Zhang et al. 2017, 1710.09412. Cutmix: Yun et al. 2019, 1905.04899. Where both are on,
+    one of the two is drawn for the batch.
     """
     alphas = {"mixup": settings.mixup, "cutmix": settings.cutmix}
     active = [name for name, alpha in alphas.items() if alpha > 0]

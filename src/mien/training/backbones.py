@@ -1,7 +1,7 @@
 """The feature extractors that a recipe can name: Keras' EfficientNets and a plain small network.
 
-Each takes a colour image in 0-255 and begins with a ``Rescaling`` to 0-1 and a ``Normalization``, whose
-weights the starting weights decide (see `mien.training.model.set_input_scaling`).
+Each takes a colour image in 0-255 and begins with a ``Rescaling`` to 0-1 and a ``Normalization``,
+whose weights the starting weights decide (see `mien.training.model.set_input_scaling`).
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from mien.core.errors import UsageError
-
-PLAIN = "Plain"
+from mien.training.settings import BACKBONES, PLAIN
 
 
 def build_backbone(name: str, images: Any, *, channels: tuple[int, ...]) -> Any:
@@ -30,13 +29,11 @@ def build_backbone(name: str, images: Any, *, channels: tuple[int, ...]) -> Any:
 
 
 def efficientnet(name: str) -> Any:
-    """Return the function of ``keras.applications`` that builds an EfficientNet; raises UsageError."""
+    """Return what builds an EfficientNet in ``keras.applications``; raises UsageError."""
     import keras
 
-    if not name.startswith("EfficientNetB") or not hasattr(keras.applications, name):
-        raise UsageError(
-            f"model.backbone = {name!r}: expected EfficientNetB0 to EfficientNetB7, or {PLAIN}"
-        )
+    if name == PLAIN or name not in BACKBONES:
+        raise UsageError(f"{name!r} is no EfficientNet: expected one of {', '.join(BACKBONES)}")
     return getattr(keras.applications, name)
 
 

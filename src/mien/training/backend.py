@@ -5,22 +5,41 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from mien.core.errors import MissingExtra, UsageError
-from mien.training.config import TrainingSettings
+from mien.training.settings import TrainingSettings
+
+
+def check_installed(settings: TrainingSettings) -> None:
+    """Check that all that a run needs up to its end is installed, without importing it.
+
+    Raises:
+        MissingExtra: if a package of the extra is not installed.
+        UsageError: if it is the backend that the recipe chose instead of TensorFlow.
+    """
+    of_the_extra = ["keras", "sklearn", "matplotlib"]
+    if settings.backend == "tensorflow":
+        of_the_extra.append("tensorflow")
+    if any(importlib.util.find_spec(package) is None for package in of_the_extra):
+        raise MissingExtra("train", "training")
+    if importlib.util.find_spec(settings.backend) is None:
+        raise UsageError(
+            f'training.backend = "{settings.backend}" needs a package that is not installed: '
+            f'pip install {settings.backend}, or use "tensorflow"'
+        )
 
 
 def prepare_backend(settings: TrainingSettings) -> None:
     """Make Keras run on the backend, with the threads, precision and seed that a recipe names.
 
     Raises:
-        MissingExtra: if Keras or the backend is not installed.
-        UsageError: if Keras already runs on another backend in this process.
+        UsageError: if Keras already runs on another backend in this process, or TensorFlow with
+            other threads; or as `check_installed`.
     """
-    for package in ("keras", settings.backend):
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtra("train", f"training with {settings.backend}")
+    check_installed(settings)
     loaded = sys.modules.get("keras")
     if loaded is not None and loaded.backend.backend() != settings.backend:
         raise UsageError(
@@ -29,11 +48,34 @@ def prepare_backend(settings: TrainingSettings) -> None:
         )
     os.environ["KERAS_BACKEND"] = settings.backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    _SETUPS[settings.backend](settings.threads)
-    import keras
+    with _stderr_held_back():
+        _SETUPS[settings.backend](settings.threads)
+        import keras
 
     keras.config.set_dtype_policy(settings.precision)
     keras.utils.set_random_seed(settings.seed)
+
+
+@contextmanager
+def _stderr_held_back() -> Iterator[None]:
+    """Keep what native code writes to stderr (TensorFlow greets at import), unless all fails."""
+    sys.stderr.flush()
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is no stderr
+        yield
+        return
+    with tempfile.TemporaryFile() as aside:
+        os.dup2(aside.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            aside.seek(0)
+            os.write(kept, aside.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _setup_tensorflow(threads: int) -> None:
@@ -43,10 +85,10 @@ def _setup_tensorflow(threads: int) -> None:
         tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
         tensorflow.config.threading.set_inter_op_parallelism_threads(1 if threads == 1 else 0)
     except RuntimeError as error:  # TensorFlow fixes its threads at the first operation
-        if tensorflow.config.threading.get_intra_op_parallelism_threads() != threads:
-            raise UsageError(
-                f"training.threads = {threads} comes too late: TensorFlow already runs"
-            ) from error
+        raise UsageError(
+            f"training.threads = {threads} comes too late, TensorFlow already runs: "
+            "start a new process"
+        ) from error
     tensorflow.config.experimental.enable_op_determinism()
 
 

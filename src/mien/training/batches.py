@@ -6,9 +6,10 @@ whichever step the run starts from, which is what makes an interrupted run go on
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,7 +63,7 @@ class BatchSource:
         """Steps an epoch; the images left over by an incomplete batch come in another epoch."""
         return len(self.split) // self.config.training.batch_size
 
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[MixedBatch]:
+    def epoch(self, epoch: int, first_step: int = 0) -> Generator[MixedBatch]:
         """Yield the batches of an epoch from ``first_step`` on, made ahead by a thread."""
         order = self._generator(_ORDER_STREAM, epoch).permutation(len(self.split))
         weights = self._class_weights()
@@ -103,17 +104,16 @@ class BatchSource:
         return mix_batch(batch, settings, random)
 
 
-def made_ahead(make: Callable[[int], MixedBatch], steps: range) -> Iterator[MixedBatch]:
-    """Yield ``make(step)`` for every step, a few made ahead by a thread; its errors are raised here."""
+def made_ahead(make: Callable[[int], MixedBatch], steps: range) -> Generator[MixedBatch]:
+    """Yield ``make(step)`` for every step, a few made ahead by a thread; its errors come here."""
     ready: queue.Queue[MixedBatch | BaseException | None] = queue.Queue(_AHEAD)
     stopped = threading.Event()
 
     def put(item: MixedBatch | BaseException | None) -> None:
         while not stopped.is_set():
-            try:
-                return ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
+            with contextlib.suppress(queue.Full):
+                ready.put(item, timeout=0.1)
+                return
 
     def work() -> None:
         try:

@@ -1,11 +1,12 @@
-"""The state of a run and its checkpoint: all that going on exactly needs, in one file."""
+"""A run's checkpoint: all that going on exactly needs, in one file."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import zipfile
-from dataclasses import dataclass, field
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,43 +14,11 @@ import numpy as np
 
 from mien.core.errors import InputError
 from mien.training.model import refresh
-from mien.training.run_folder import write_atomically
+from mien.training.run_folder import saving
+from mien.training.run_state import RunState
 
 _STATE_KEY = "state"
-
-
-@dataclass
-class RunState:
-    """Where a run stands. The one mutable record of the trainer.
-
-    Attributes:
-        epoch: the epoch that is under way, counted from 0 through both phases.
-        step: steps of it that are done.
-        best_accuracy: best validation accuracy so far, and `best_epoch` its epoch.
-        stale_epochs: epochs since then.
-        loss_sum: of the losses of this epoch's steps, and `accuracy_sum` of their accuracies.
-        plateau_scale: what the "plateau" schedule multiplies the rate with.
-        plateau_loss: lowest validation loss so far, and `plateau_wait` the epochs since.
-        seconds: time spent training, of all sittings.
-        epoch_seconds: of that, time spent in this epoch.
-        stopped_early: early stopping has ended the run.
-        history: one row an epoch.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    best_accuracy: float = -1.0
-    best_epoch: int = -1
-    stale_epochs: int = 0
-    loss_sum: float = 0.0
-    accuracy_sum: float = 0.0
-    plateau_scale: float = 1.0
-    plateau_loss: float = float("inf")
-    plateau_wait: int = 0
-    seconds: float = 0.0
-    epoch_seconds: float = 0.0
-    stopped_early: bool = False
-    history: list[dict[str, Any]] = field(default_factory=list)
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def all_variables(model: Any) -> list[Any]:
@@ -60,6 +29,11 @@ def all_variables(model: Any) -> list[Any]:
     return [*model.variables, *model.optimizer.variables]
 
 
+def is_finite(model: Any) -> bool:
+    """Tell whether no variable of a compiled model holds NaN or infinity."""
+    return all(np.isfinite(variable.numpy()).all() for variable in all_variables(model))
+
+
 def save_checkpoint(path: Path, model: Any, state: RunState) -> None:
     """Write a checkpoint, whole or not at all; raises OutputError if there is no room."""
     arrays = {
@@ -68,49 +42,62 @@ def save_checkpoint(path: Path, model: Any, state: RunState) -> None:
     }
     text = json.dumps(dataclasses.asdict(state))
     arrays[_STATE_KEY] = np.frombuffer(text.encode(), np.uint8)
-
-    def write(file: Path) -> None:
-        with file.open("wb") as stream:
-            np.savez(stream, **arrays)  # type: ignore[arg-type]
-
-    write_atomically(path, write)
+    with saving(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **arrays)  # type: ignore[arg-type]
 
 
 def read_state(path: Path) -> RunState:
     """Read where a run stood.
 
     Raises:
-        InputError: if the checkpoint is missing or damaged.
+        InputError: if the checkpoint is missing, damaged, or of a newer version.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            return RunState(**json.loads(file[_STATE_KEY].tobytes().decode()))
+            values = json.loads(file[_STATE_KEY].tobytes().decode())
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing: this run has no checkpoint to resume from") from error
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is damaged: start the run anew") from error
+    except _DAMAGED as error:
+        raise _damaged(path) from error
+    known = {item.name for item in dataclasses.fields(RunState)}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise InputError(
+            f"{path} holds {', '.join(unknown)}, which this version of mien does not know: "
+            "resume with the version that wrote it"
+        )
+    return RunState(**values)
 
 
 def restore_variables(path: Path, model: Any) -> None:
     """Fill a compiled model with a checkpoint of the same recipe.
 
     Raises:
-        InputError: if the checkpoint does not fit the model.
+        InputError: if the checkpoint is damaged or does not fit the model.
     """
     variables = all_variables(model)
-    with np.load(path, allow_pickle=False) as file:
-        names = sorted(name for name in file.files if name != _STATE_KEY)
-        if len(names) != len(variables):
-            raise InputError(
-                f"{path} holds {len(names)} variables, this network and optimizer have "
-                f"{len(variables)}: it was written by another recipe or version of Keras"
-            )
-        for variable, name in zip(variables, names, strict=True):
-            variable.assign(file[name])
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names = sorted(name for name in file.files if name != _STATE_KEY)
+            values = [file[name] for name in names]
+    except _DAMAGED as error:
+        raise _damaged(path) from error
+    expected = [tuple(variable.shape) for variable in variables]
+    if [value.shape for value in values] != expected:
+        raise InputError(
+            f"{path} holds {len(values)} variables that are not the {len(expected)} of this "
+            "network and its optimizer: it was written by another recipe or version of Keras"
+        )
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
     refresh(model)
 
 
-def copy_variables(source: list[Any], target: list[Any]) -> None:
+def copy_variables(source: Sequence[Any], target: Sequence[Any]) -> None:
     """Copy variables one to one."""
     for old, new in zip(source, target, strict=True):
         new.assign(old.numpy())
+
+
+def _damaged(path: Path) -> InputError:
+    return InputError(f"{path} is damaged: restore it from a copy, or start the run anew")

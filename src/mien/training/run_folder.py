@@ -16,17 +16,19 @@ from __future__ import annotations
 
 import csv
 import importlib.metadata
+import io
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mien.core.errors import InputError, OutputError, UsageError
+from mien.core.files import replacing
 
 _PACKAGES = ("mien", "keras", "tensorflow", "tensorflow-cpu", "torch", "jax", "numpy")
 _PACKAGES_OF_IMAGES = ("opencv-python-headless", "scikit-learn", "onnx", "onnxruntime")
@@ -79,18 +81,15 @@ class RunFolder:
         return self.path / "summary.json"
 
 
-def create_run(path: Path) -> RunFolder:
-    """Make a new run's folder.
+def new_run(path: Path) -> RunFolder:
+    """Return the folder of a run that is to be; it is not made here.
 
     Raises:
         UsageError: if a run is there already.
-        OutputError: if the folder cannot be made.
     """
     run = RunFolder(path)
     if run.config.exists():
         raise UsageError(f"{path} holds a run already: choose another --run, or --resume {path}")
-    with writing(path):
-        path.mkdir(parents=True, exist_ok=True)
     return run
 
 
@@ -106,60 +105,51 @@ def open_run(path: Path) -> RunFolder:
     return run
 
 
+def remove_leftovers(run: RunFolder) -> None:
+    """Remove what a killed run was just writing."""
+    for path in run.path.glob(".*.part*"):
+        path.unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------- writing
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn a failure to write into one clear line."""
+def saving(path: Path) -> Iterator[Path]:
+    """Give a temporary file beside a run's file, to replace it at the end: whole or not at all.
+
+    Raises:
+        OutputError: if there is an OSError inside; an older file at ``path`` stays as it was.
+    """
     try:
-        yield
-    except OSError as error:
+        with replacing(path) as temporary:
+            yield temporary
+    except OutputError as error:
         raise OutputError(
-            f"cannot write {path}: {error.strerror or error}; what was saved before is kept "
-            "(free space or permission, then mien train --resume)"
+            f"{error}; what was saved before is kept: free space, or mend the folder's "
+            f"permissions, then mien train --resume {path.parent}"
         ) from error
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then rename it: whole or not at all.
-
-    Raises:
-        OutputError: if it cannot be written; an older file at ``path`` stays as it was.
-    """
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    with writing(path):
-        try:
-            write(temporary)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all; raises as `write_atomically`."""
-    write_atomically(path, lambda file: _write_utf8(file, text))
-
-
-def _write_utf8(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    """Write a text file; raises as `saving`."""
+    with saving(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file, whole or not at all; raises as `write_atomically`."""
+    """Write a JSON file; raises as `saving`."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write the history as CSV, whole or not at all; raises as `write_atomically`."""
-
-    def write(file: Path) -> None:
-        with file.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-
-    if rows:
-        write_atomically(path, write)
+    """Write the history as CSV, at least one row; raises as `saving`."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
+# ---------------------------------------------------------------- where it ran
 def describe_environment() -> dict[str, Any]:
     """Return versions and machine as JSON-ready values."""
     versions = {}

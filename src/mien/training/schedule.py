@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from mien.training.config import TrainingSettings
+from mien.training.settings import TrainingSettings
 
 
 def learning_rate(settings: TrainingSettings, *, progress: float, scale: float = 1.0) -> float:

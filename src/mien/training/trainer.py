@@ -1,36 +1,37 @@
-"""The trainer, read from top to bottom: set up, epochs of steps, validation, checkpoints, the end."""
+"""The trainer, read from top to bottom: set up, epochs of steps, validation, the end."""
 
 from __future__ import annotations
 
+import contextlib
 import math
-import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from mien.core.emotions import EMOTIONS
-from mien.core.errors import TrainingDiverged
+from mien.core.errors import InputError, TrainingDiverged
 from mien.core.progress import Progress, format_duration
 from mien.data.dataset import Split
 from mien.data.reading import load_dataset
 from mien.training import checkpoint, run_folder
-from mien.training.backend import prepare_backend
 from mien.training.augmentation import MixedBatch
+from mien.training.backend import check_installed, prepare_backend
 from mien.training.batches import BatchSource
-from mien.training.checkpoint import RunState
 from mien.training.config import Config, config_to_toml, load_config
+from mien.training.model import build_model, refresh
 from mien.training.run_folder import RunFolder
+from mien.training.run_state import RunState
 from mien.training.schedule import learning_rate
+from mien.training.stages import Stage, averaged_weights, compiled_model, stage_of
+from mien.training.stopping import TrainingStopped, stop_signals
+from mien.training.validation import predict_probabilities, validation_figures
 
-_PREDICT_BATCH = 128
+_FROZEN_COST = 0.4
+"""Of a step with a frozen backbone, as a share of one that trains it: no way back through it."""
 
 
 # ---------------------------------------------------------------- a run, from start or checkpoint
@@ -43,26 +44,58 @@ def train(config: Config, folder: Path, *, quiet: bool = False) -> RunFolder:
         quiet: draw no progress and print no epochs on stderr.
 
     Raises:
-        DataError: if the data are missing or empty.
-        TrainingDiverged: if the loss becomes NaN or infinite.
+        UsageError: if the folder holds a run, or the recipe cannot be built; nothing is written.
+        MissingExtra: if a package that training needs is not installed.
+        InputError: if the starting weights cannot be had.
+        DataError: if the data are missing, empty, or fewer than a batch.
+        TrainingDiverged: if the loss or the weights become NaN or infinite.
         OutputError: if something cannot be written; the last checkpoint stays whole.
+        TrainingStopped: after Ctrl-C or SIGTERM, saved.
     """
+    run = run_folder.new_run(folder)
+    check_installed(config.training)
     splits = _load(config, quiet)
-    prepare_backend(config.training)
-    run = run_folder.create_run(folder)
-    run_folder.write_text(run.config, config_to_toml(config))
+    sitting = _Run(config, run, splits, quiet)
+    state = RunState(data=_fingerprint(splits))
+    sitting.enter(state)
     run_folder.write_json(run.environment, _environment(config, splits))
-    return _Run(config, run, splits, quiet).go_on(RunState())
+    run_folder.write_text(run.config, config_to_toml(config))
+    return sitting.go_on(state)
 
 
 def resume(folder: Path, *, quiet: bool = False) -> RunFolder:
-    """Go on with an interrupted run as if it had never stopped; raises as `train`."""
+    """Go on with an interrupted run as if it had never stopped; raises as `train`.
+
+    One that was stopped before its first checkpoint starts again; of one that has ended, only the
+    curves and the summary are written anew.
+
+    Raises:
+        InputError: if there is no run, its checkpoint is missing, damaged or of another recipe, or
+            the data are not those that it began with.
+    """
     run = run_folder.open_run(folder)
     config = load_config(run.config)
-    state = checkpoint.read_state(run.checkpoint)
+    check_installed(config.training)
+    run_folder.remove_leftovers(run)
+    begun = run.checkpoint.exists() or run.history.exists()
+    state = checkpoint.read_state(run.checkpoint) if begun else RunState()
+    if state.history:
+        # A kill between the checkpoint and the history leaves the file an epoch behind.
+        run_folder.write_history(run.history, state.history)
+    if state.is_over(config):
+        return _finish(run, state)
     splits = _load(config, quiet)
-    prepare_backend(config.training)
-    return _Run(config, run, splits, quiet).go_on(state)
+    fingerprint = _fingerprint(splits)
+    if state.data and state.data != fingerprint:
+        raise InputError(
+            f"the images of {config.data.source} are not those that {run.path} began with: "
+            "bring the old ones back, or start a new run"
+        )
+    sitting = _Run(config, run, splits, quiet)
+    if begun:
+        sitting.restore(state)
+    state.data = fingerprint
+    return sitting.go_on(state)
 
 
 def _load(config: Config, quiet: bool) -> dict[str, Split]:
@@ -75,96 +108,20 @@ def _load(config: Config, quiet: bool) -> dict[str, Split]:
     return splits
 
 
+def _fingerprint(splits: dict[str, Split]) -> str:
+    value = 0
+    for split in splits.values():
+        for array in (split.images, split.labels):
+            value = zlib.crc32(np.ascontiguousarray(array).data, value)
+    return f"{value:08x}"
+
+
 def _environment(config: Config, splits: dict[str, Split]) -> dict[str, Any]:
     return {
         **run_folder.describe_environment(),
         "backend": config.training.backend,
         "seed": config.training.seed,
         "data": {name: split.class_counts() for name, split in splits.items()},
-    }
-
-
-# ---------------------------------------------------------------- the network of a stage
-@dataclass(frozen=True)
-class _Stage:
-    """What changes the graph during a run: what is trained, and the input size."""
-
-    blocks: int
-    size: int
-
-
-def _stage(config: Config, epoch: int) -> _Stage:
-    in_head_phase = epoch < config.training.head_epochs
-    blocks = 0 if in_head_phase else config.training.fine_tune_blocks
-    return _Stage(blocks, config.size_at(epoch))
-
-
-def _compiled(config: Config, stage: _Stage, *, initialise: bool) -> Any:
-    import keras
-
-    from mien.training.model import build_model, set_trainable
-
-    settings = config.training
-    model = build_model(config.model, size=stage.size, initialise=initialise)
-    set_trainable(model, blocks=stage.blocks)
-    optimizer = keras.optimizers.AdamW(
-        learning_rate=settings.head_learning_rate,
-        weight_decay=settings.weight_decay,
-        global_clipnorm=settings.clip_norm or None,
-        use_ema=settings.ema > 0,
-        ema_momentum=settings.ema or 0.5,
-        ema_overwrite_frequency=None,
-    )
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    model.compile(
-        optimizer,
-        keras.losses.CategoricalCrossentropy(label_smoothing=settings.label_smoothing),
-        metrics=["accuracy"],
-        jit_compile="auto" if settings.backend == "jax" else False,
-    )
-    optimizer.build(model.trainable_variables)
-    return model
-
-
-@contextmanager
-def averaged_weights(model: Any) -> Iterator[None]:
-    """Put the optimizer's moving averages in the place of the weights for a while."""
-    if not model.optimizer.use_ema:
-        yield
-        return
-    kept = [variable.numpy() for variable in model.trainable_variables]
-    model.optimizer.finalize_variable_values(model.trainable_variables)
-    try:
-        yield
-    finally:
-        for variable, value in zip(model.trainable_variables, kept, strict=True):
-            variable.assign(value)
-
-
-def predict_probabilities(model: Any, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Return a network's probabilities, float32 (N, 7), for standard faces, uint8 (N, 48, 48)."""
-    parts = []
-    for start in range(0, len(images), _PREDICT_BATCH):
-        faces = images[start : start + _PREDICT_BATCH, ..., None].astype(np.float32)
-        padding = [(0, _PREDICT_BATCH - len(faces)), (0, 0), (0, 0), (0, 0)]
-        # One shape for every batch: a new one would be compiled anew.
-        answer = np.asarray(model.predict_on_batch(np.pad(faces, padding)))
-        parts.append(answer[: len(faces)])
-    return np.concatenate(parts).astype(np.float32)
-
-
-def validation_figures(
-    probabilities: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]
-) -> dict[str, float]:
-    """Return cross-entropy, accuracy and macro-F1 of probabilities (N, 7) against labels (N,)."""
-    from sklearn.metrics import f1_score
-
-    chosen = probabilities[np.arange(len(labels)), labels].astype(np.float64)
-    predicted = probabilities.argmax(axis=1)
-    return {
-        "val_loss": float(-np.log(np.maximum(chosen, 1e-7)).mean()),
-        "val_accuracy": float((predicted == labels).mean()),
-        "val_macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
     }
 
 
@@ -180,55 +137,56 @@ class _Run:
         self.quiet = quiet
         self.saved_at = time.monotonic()
         self.model: Any = None
-        self.stage: _Stage | None = None
+        self.stage: Stage | None = None
+        prepare_backend(config.training)
 
-    def go_on(self, state: RunState) -> RunFolder:
-        fresh = state.epoch == 0 and state.step == 0
-        if state.epoch < self.config.total_epochs and not state.stopped_early:
-            self._enter(state, resumed=not fresh)
-        with _stop_signals() as stop:
-            while state.epoch < self.config.total_epochs and not state.stopped_early:
-                self._enter(state, resumed=False)
-                self._epoch(state, stop)
-        self._finish(state)
-        return self.run
+    def restore(self, state: RunState) -> None:
+        """Build the network that the checkpoint was written of, and fill it."""
+        # Between two stages, that is still the network of the stage before.
+        epoch = state.epoch if state.step else state.epoch - 1
+        self.stage = stage_of(self.config, epoch)
+        self.model = compiled_model(self.config, self.stage, initialise=False)
+        checkpoint.restore_variables(self.run.checkpoint, self.model)
 
-    def _enter(self, state: RunState, *, resumed: bool) -> None:
-        """Build the network of the epoch's stage, with what is known so far in it."""
-        stage = _stage(self.config, state.epoch)
+    def enter(self, state: RunState) -> None:
+        """Build the network of the epoch's stage, with what is learnt so far in it."""
+        stage = stage_of(self.config, state.epoch)
         if stage == self.stage:
             return
-        old_model, old_stage = self.model, self.stage
-        first = old_model is None
-        model = _compiled(self.config, stage, initialise=first and not resumed)
-        if first and resumed:
-            # A checkpoint written between two stages is still that of the stage before.
-            written = _stage(self.config, state.epoch if state.step else max(state.epoch - 1, 0))
-            if written != stage:
-                self.model, self.stage = _compiled(self.config, written, initialise=False), written
-                checkpoint.restore_variables(self.run.checkpoint, self.model)
-                return self._enter(state, resumed=False)
-            checkpoint.restore_variables(self.run.checkpoint, model)
-        elif old_model is not None and old_stage is not None:
-            same_phase = old_stage.blocks == stage.blocks
+        model = compiled_model(self.config, stage, initialise=self.model is None)
+        if self.model is not None and self.stage is not None:
+            # The optimizer's moments go along to a larger size, not into another phase.
+            same_phase = self.stage.blocks == stage.blocks
             values = checkpoint.all_variables if same_phase else _weights_and_seeds
-            checkpoint.copy_variables(values(old_model), values(model))
-            checkpoint.refresh(model)
+            checkpoint.copy_variables(values(self.model), values(model))
+            refresh(model)
         self.model, self.stage = model, stage
-        return None
+
+    def go_on(self, state: RunState) -> RunFolder:
+        """Train to the end."""
+        with stop_signals(self.run.path) as stop:
+            while not state.is_over(self.config):
+                self.enter(state)
+                self._epoch(state, stop)
+        return _finish(self.run, state)
 
     def _epoch(self, state: RunState, stop: threading.Event) -> None:
         size = self.config.size_at(state.epoch)
         label = f"epoch {state.epoch + 1}/{self.config.total_epochs}  {size} px"
-        with Progress(label, self.source.steps, unit="step", quiet=self.quiet) as progress:
-            progress.advance(state.step)
-            for batch in self.source.epoch(state.epoch, state.step):
+        batches = self.source.epoch(state.epoch, state.step)
+        left = self.source.steps - state.step
+        with (
+            Progress(label, left, unit="step", quiet=self.quiet) as progress,
+            contextlib.closing(batches),
+        ):
+            for batch in batches:
                 started = time.monotonic()
                 loss = self._step(state, batch)
-                state.seconds += time.monotonic() - started
-                state.epoch_seconds += time.monotonic() - started
-                progress.advance(1, f"loss {loss:.4f}  {self._time_left(state)}")
-                self._maybe_save(state, stop)
+                spent = time.monotonic() - started
+                state.seconds += spent
+                state.epoch_seconds += spent
+                progress.advance(1, f"loss {loss:.4f}  run {self._time_left(state)} left")
+                self._save_if_due(state, stop)
         self._end_epoch(state)
 
     def _step(self, state: RunState, batch: MixedBatch) -> float:
@@ -237,7 +195,8 @@ class _Run:
             batch.faces, batch.targets, batch.weights, return_dict=True
         )
         loss = float(logs["loss"])
-        self._check_loss(loss, state)
+        if not math.isfinite(loss):
+            raise self._diverged(f"the loss became {loss}", state)
         state.loss_sum += loss
         state.accuracy_sum += float(logs["accuracy"])
         state.step += 1
@@ -246,45 +205,62 @@ class _Run:
     def _rate(self, state: RunState) -> float:
         settings = self.config.training
         if state.epoch < settings.head_epochs:
-            return settings.head_learning_rate
+            return settings.head_learning_rate * state.plateau_scale
         done = state.epoch - settings.head_epochs + state.step / self.source.steps
         return learning_rate(settings, progress=done, scale=state.plateau_scale)
 
-    def _check_loss(self, loss: float, state: RunState) -> None:
-        if not math.isfinite(loss):
-            raise TrainingDiverged(
-                f"the loss became {loss} in epoch {state.epoch + 1}, step {state.step + 1}; the "
-                f"last good checkpoint and best.keras are kept in {self.run.path}: start again "
-                "with a lower training.learning_rate"
-            )
+    def _diverged(self, what: str, state: RunState) -> TrainingDiverged:
+        return TrainingDiverged(
+            f"{what} in epoch {state.epoch + 1}, step {state.step + 1}; the last good checkpoint "
+            f"and best.keras are kept in {self.run.path}: start a new run with a lower "
+            "training.learning_rate or training.head_learning_rate"
+        )
 
-    def _maybe_save(self, state: RunState, stop: threading.Event) -> None:
-        due = time.monotonic() - self.saved_at >= self.config.training.checkpoint_seconds
-        if due or stop.is_set():
+    def _save_if_due(self, state: RunState, stop: threading.Event) -> None:
+        if (
+            stop.is_set()
+            or time.monotonic() - self.saved_at >= self.config.training.checkpoint_seconds
+        ):
+            self._check_weights(state)
             self._save(state)
         if stop.is_set():
-            raise KeyboardInterrupt
+            raise TrainingStopped(
+                f"stopped in epoch {state.epoch + 1} of {self.config.total_epochs} after step "
+                f"{state.step} of {self.source.steps}, all saved; to go on: "
+                f"mien train --resume {self.run.path}"
+            )
+
+    def _check_weights(self, state: RunState) -> None:
+        # A step with a finite loss can still leave NaN behind, which only the next one would show.
+        if not checkpoint.is_finite(self.model):
+            raise self._diverged("the weights became NaN or infinite", state)
 
     def _save(self, state: RunState) -> None:
         checkpoint.save_checkpoint(self.run.checkpoint, self.model, state)
         self.saved_at = time.monotonic()
 
     def _time_left(self, state: RunState) -> str:
-        done = state.epoch + state.step / self.source.steps
-        left = state.seconds / done * (self.config.total_epochs - done)
-        return f"all {format_duration(left)} left"
+        costs = [self._cost(epoch) for epoch in range(self.config.total_epochs)]
+        done = sum(costs[: state.epoch]) + costs[state.epoch] * state.step / self.source.steps
+        return format_duration(state.seconds / done * (sum(costs) - done))
+
+    def _cost(self, epoch: int) -> float:
+        stage = stage_of(self.config, epoch)
+        return stage.size**2 * (_FROZEN_COST if stage.blocks == 0 else 1.0)
 
     # ------------------------------------------------------------ after each epoch
     def _end_epoch(self, state: RunState) -> None:
+        self._check_weights(state)
         with averaged_weights(self.model):
             probabilities = predict_probabilities(self.model, self.val.images)
+            if not np.isfinite(probabilities).all():
+                raise self._diverged("the probabilities became NaN", state)
             figures = validation_figures(probabilities, self.val.labels)
+            state.stale_epochs += 1
             if figures["val_accuracy"] > state.best_accuracy:
                 state.best_accuracy, state.best_epoch = figures["val_accuracy"], state.epoch
                 state.stale_epochs = 0
                 self._keep_best(state)
-            else:
-                state.stale_epochs += 1
         row = {
             "epoch": state.epoch + 1,
             "phase": "head" if state.epoch < self.config.training.head_epochs else "fine-tune",
@@ -296,25 +272,20 @@ class _Run:
             "seconds": round(state.epoch_seconds, 1),
         }
         state.history.append(row)
-        run_folder.write_history(self.run.history, state.history)
         self._report(row, state)
-        _update_plateau(state, figures["val_loss"], self.config)
-        patience = self.config.training.early_stopping
-        state.stopped_early = 0 < patience <= state.stale_epochs
-        state.epoch, state.step, state.epoch_seconds = state.epoch + 1, 0, 0.0
-        state.loss_sum = state.accuracy_sum = 0.0
+        state.end_epoch(figures["val_loss"], self.config)
+        # In this order: whatever a kill leaves undone, the checkpoint knows how to do again.
         self._save(state)
+        run_folder.write_history(self.run.history, state.history)
 
     def _keep_best(self, state: RunState) -> None:
         """Save the weights that stand in the model in a bare copy, without its optimizer."""
-        from mien.training.model import build_model
-
-        bare = build_model(
-            self.config.model, size=self.config.size_at(state.epoch), initialise=False
-        )
+        size = self.config.size_at(state.epoch)
+        bare = build_model(self.config.model, size=size, initialise=False)
         bare.set_weights(self.model.get_weights())
-        checkpoint.refresh(bare)
-        run_folder.write_atomically(self.run.best, lambda file: bare.save(file))
+        refresh(bare)
+        with run_folder.saving(self.run.best) as temporary:
+            bare.save(temporary)
 
     def _report(self, row: dict[str, Any], state: RunState) -> None:
         if self.quiet:
@@ -329,51 +300,26 @@ class _Run:
         )
         sys.stderr.flush()
 
-    def _finish(self, state: RunState) -> None:
-        from mien.evaluation.curves import training_curves
-
-        columns = {key: [row[key] for row in state.history] for key in state.history[0]}
-        run_folder.write_atomically(self.run.curves, lambda file: training_curves(columns, file))
-        best = state.history[state.best_epoch]
-        run_folder.write_json(
-            self.run.summary,
-            {
-                "run": self.run.name,
-                "best": best,
-                "epochs": len(state.history),
-                "stopped_early": state.stopped_early,
-                "seconds": round(state.seconds, 1),
-            },
-        )
-
 
 def _weights_and_seeds(model: Any) -> list[Any]:
     return list(model.variables)
 
 
-def _update_plateau(state: RunState, loss: float, config: Config) -> None:
-    if loss < state.plateau_loss - 1e-4:
-        state.plateau_loss, state.plateau_wait = loss, 0
-        return
-    state.plateau_wait += 1
-    if config.training.schedule == "plateau" and (
-        state.plateau_wait >= config.training.plateau_patience
-    ):
-        state.plateau_scale *= config.training.plateau_factor
-        state.plateau_wait = 0
+def _finish(run: RunFolder, state: RunState) -> RunFolder:
+    """Draw the curves and write the summary."""
+    from mien.evaluation.curves import training_curves
 
-
-@contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """Turn Ctrl-C and a polite kill into an event, so that a run stops between two steps, saved."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda *_: stop.set()) for number in signals]
-    try:
-        yield stop
-    finally:
-        for number, handler in zip(signals, before, strict=True):
-            signal.signal(number, handler)
+    columns = {key: [row[key] for row in state.history] for key in state.history[0]}
+    training_curves(columns, run.curves)
+    best = next(row for row in state.history if row["epoch"] == state.best_epoch + 1)
+    run_folder.write_json(
+        run.summary,
+        {
+            "run": run.name,
+            "best": best,
+            "epochs": len(state.history),
+            "stopped_early": state.stopped_early,
+            "seconds": round(state.seconds, 1),
+        },
+    )
+    return run

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mien.core.errors import EXIT_DONE, UsageError
+from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 from mien.core.progress import format_duration
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser = commands.add_parser(
         "train",
         help="train a network from a recipe, or resume a run",
-        description="Train a network from a recipe in TOML; Ctrl-C saves, --resume goes on exactly.",
+        description="Train a network from a recipe in TOML. Ctrl-C saves, --resume goes on.",
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--config", type=Path, metavar="FILE", help="the recipe, configs/NAME.toml")
@@ -47,7 +47,14 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _run(args: argparse.Namespace) -> int:
-    run = _resume(args) if args.resume else _start(args)
+    try:
+        run = _resume(args) if args.resume else _start(args)
+    except KeyboardInterrupt as stop:
+        if not stop.args:
+            raise
+        # The trainer says what is saved and how to go on.
+        sys.stderr.write(f"mien: {stop}\n")
+        return EXIT_INTERRUPTED
     summary = json.loads(run.summary.read_text(encoding="utf-8"))
     if args.json:
         json.dump({**summary, "folder": str(run.path)}, sys.stdout, indent=2)

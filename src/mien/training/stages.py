@@ -1,0 +1,90 @@
+"""The compiled network of each stage of a run: what is trained, at which input size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mien.training.config import Config
+from mien.training.model import build_model, set_trainable
+
+# What Keras calls the variables that weight decay leaves alone.
+_NOT_KERNELS = ["bias", "gamma", "beta"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What changes the graph during a run.
+
+    Attributes:
+        blocks: last blocks of the backbone that are trained, -1 for all.
+        size: side in pixels that faces are enlarged to.
+    """
+
+    blocks: int
+    size: int
+
+
+def stage_of(config: Config, epoch: int) -> Stage:
+    """Return the stage that an epoch (0-based, both phases counted through) belongs to."""
+    in_head_phase = epoch < config.training.head_epochs
+    blocks = 0 if in_head_phase else config.training.fine_tune_blocks
+    return Stage(blocks, config.size_at(epoch))
+
+
+def compiled_model(config: Config, stage: Stage, *, initialise: bool) -> Any:
+    """Build a stage's network with its optimizer and loss.
+
+    Args:
+        config: the recipe.
+        stage: see `Stage`.
+        initialise: fill in the starting weights; False where others follow.
+
+    Raises:
+        UsageError: if there are not as many blocks as the recipe says; or as `build_model`.
+    """
+    import keras
+
+    settings = config.training
+    model = build_model(config.model, size=stage.size, initialise=initialise)
+    # Tried first, so that a wrong number is found before the head's phase and not after it.
+    set_trainable(model, blocks=settings.fine_tune_blocks)
+    set_trainable(model, blocks=stage.blocks)
+    optimizer = keras.optimizers.AdamW(
+        learning_rate=settings.head_learning_rate,
+        weight_decay=settings.weight_decay,
+        global_clipnorm=settings.clip_norm or None,
+        use_ema=settings.ema > 0,
+        ema_momentum=settings.ema or 0.5,
+        ema_overwrite_frequency=None,
+    )
+    optimizer.exclude_from_weight_decay(var_names=_NOT_KERNELS)
+    model.compile(
+        optimizer,
+        keras.losses.CategoricalCrossentropy(label_smoothing=settings.label_smoothing),
+        metrics=["accuracy"],
+        # XLA on a CPU is ten times slower, but for JAX, which is nothing else.
+        jit_compile="auto" if settings.backend == "jax" else False,
+    )
+    optimizer.build(model.trainable_variables)
+    return model
+
+
+@contextmanager
+def averaged_weights(model: Any) -> Iterator[None]:
+    """Put the optimizer's moving averages in the place of the weights for a while."""
+    if not model.optimizer.use_ema:
+        yield
+        return
+    # Copies: on some backends numpy() is a view of what is about to be written over.
+    kept = [np.array(variable.numpy()) for variable in model.trainable_variables]
+    model.optimizer.finalize_variable_values(model.trainable_variables)
+    try:
+        yield
+    finally:
+        for variable, value in zip(model.trainable_variables, kept, strict=True):
+            variable.assign(value)
