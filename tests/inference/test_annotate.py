@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mien.core.emotions import EMOTIONS
+from mien.core.results import Box, Face, Quality
+from mien.inference.annotate import EMOTION_COLORS, LEAST_SIDE, annotate
+
+
+def _face(box: Box, emotion: str = "happy", confidence: float = 0.7, **changes: bool) -> Face:
+    rest = (1 - confidence) / 6
+    scores = {name: confidence if name == emotion else rest for name in EMOTIONS}
+    return Face(
+        face_id=0,
+        box=box,
+        face_confidence=0.9,
+        emotion=emotion,
+        confidence=confidence,
+        uncertain=changes.get("uncertain", False),
+        scores=scores,
+        quality=Quality(min(box.w, box.h), 0.1),
+    )
+
+
+def _grey(height: int, width: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    return np.full((height, width, 3), 128, np.uint8)
+
+
+def _color(emotion: str) -> tuple[int, ...]:
+    code = EMOTION_COLORS[emotion]
+    return tuple(int(code[start : start + 2], 16) for start in (1, 3, 5))
+
+
+def test_every_emotion_has_a_colour_of_its_own() -> None:
+    assert tuple(EMOTION_COLORS) == EMOTIONS
+    assert len(set(EMOTION_COLORS.values())) == len(EMOTIONS)
+
+
+def test_without_faces_the_picture_stays_as_it_is() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (700, 900, 3), np.uint8)
+    assert np.array_equal(np.asarray(annotate(image, [])), image)
+
+
+def test_the_given_picture_is_not_drawn_on() -> None:
+    image = _grey(700, 900)
+    annotate(image, [_face(Box(300, 200, 150, 150))])
+    assert (image == 128).all()
+
+
+@pytest.mark.parametrize("emotion", EMOTIONS)
+def test_the_box_has_the_emotions_colour(emotion: str) -> None:
+    drawn = np.asarray(annotate(_grey(700, 900), [_face(Box(300, 200, 150, 160), emotion)]))
+    for y, x in ((280, 300), (280, 449), (359, 375)):
+        assert tuple(drawn[y, x].tolist()) == _color(emotion)
+    assert (drawn[230:350, 330:420] == 128).all()  # the face itself is left free
+
+
+def test_a_large_face_with_room_gets_a_chart_beside_it() -> None:
+    large = np.asarray(annotate(_grey(700, 900), [_face(Box(300, 200, 150, 160))]))
+    small = np.asarray(annotate(_grey(700, 900), [_face(Box(300, 200, 40, 40))]))
+    assert (large[210:330, 460:560] != 128).any(axis=2).mean() > 0.9
+    assert (small[:, 420:] == 128).all()
+
+
+def test_bars_are_as_long_as_scores() -> None:
+    def colored(confidence: float) -> int:
+        face = _face(Box(300, 200, 150, 160), "sad", confidence)
+        drawn = np.asarray(annotate(_grey(700, 900), [face]))[200:400, 460:]
+        return int((drawn == _color("sad")).all(axis=2).sum())
+
+    short, middle, full = colored(0.3), colored(0.6), colored(1.0)
+    assert 0 < short < middle < full
+    assert middle / full == pytest.approx(0.6, abs=0.1)
+
+
+def test_no_chart_hides_another_face() -> None:
+    faces = [_face(Box(100 + 160 * number, 200, 140, 150)) for number in range(4)]
+    drawn = np.asarray(annotate(_grey(700, 900), faces))
+    for number in range(4):
+        left = 100 + 160 * number
+        assert (drawn[215:335, left + 15 : left + 125] == 128).all()
+
+
+def test_uncertainty_is_marked() -> None:
+    box = Box(300, 200, 150, 150)
+    sure, unsure = (
+        annotate(_grey(700, 900), [_face(box, uncertain=mark)]) for mark in (False, True)
+    )
+    assert not np.array_equal(np.asarray(sure), np.asarray(unsure))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (48, 48), (20, 700), (900, 30), (3000, 2000)])
+def test_any_size_can_be_drawn_on(size: tuple[int, int]) -> None:
+    drawn = annotate(_grey(*size), [_face(Box(0, 0, size[1], size[0]))])
+    assert drawn.mode == "RGB"
+    assert max(drawn.size) >= min(LEAST_SIDE, 640)
+    assert drawn.width * size[0] == drawn.height * size[1]
+    assert max(drawn.size) < 2 * LEAST_SIDE or drawn.size == size[::-1]
+
+
+def test_classes_of_its_own_are_drawn_too() -> None:
+    face = Face(
+        face_id=0,
+        box=Box(300, 200, 150, 150),
+        face_confidence=0.9,
+        emotion="calm",
+        confidence=0.8,
+        uncertain=False,
+        scores={"calm": 0.8, "tense": 0.2},
+        quality=Quality(150, 0.1),
+    )
+    assert (np.asarray(annotate(_grey(700, 900), [face])) != 128).any()

@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from mien.core.emotions import EMOTIONS
+from mien.core.errors import ModelError, UsageError
+from mien.core.manifest import MODEL_NAME, ModelFile, load_manifest, write_manifest
+from mien.inference.augmentation import SHIFTS, VIEWS, augmented_views, shifted
+from mien.inference.classifier import Classifier, softmax
+
+Faces = npt.NDArray[np.uint8]
+MakeModel = Callable[..., Path]
+
+NONE = np.empty((0, 48, 48), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def classifier(tiny_model: Path) -> Classifier:
+    return Classifier.open(tiny_model)
+
+
+def _faces(count: int, seed: int = 0) -> Faces:
+    """Faces of a few grey levels in large cells: the tiny model tells them apart."""
+    cells = np.random.default_rng(seed).integers(0, 256, (count, 6, 6), np.uint8)
+    return cells.repeat(8, axis=1).repeat(8, axis=2)
+
+
+def _replace_model(folder: Path, content: bytes) -> None:
+    """Change a model's file and let its manifest know."""
+    manifest = load_manifest(folder)
+    (folder / MODEL_NAME).write_bytes(content)
+    changes = {**manifest.__dict__, "file": ModelFile.of(folder / MODEL_NAME)}
+    write_manifest(folder, type(manifest)(**changes))
+
+
+@pytest.mark.parametrize("count", [1, 2, 63, 64, 65, 200])
+def test_rows_are_probabilities(classifier: Classifier, count: int) -> None:
+    probabilities = classifier.classify(_faces(count))
+    assert probabilities.shape == (count, 7)
+    assert probabilities.dtype == np.float32
+    assert (probabilities >= 0).all()
+    assert np.abs(probabilities.sum(axis=1) - 1).max() < 1e-6
+
+
+def test_different_faces_differ(classifier: Classifier) -> None:
+    probabilities = classifier.classify(_faces(20))
+    assert len(np.unique(probabilities.argmax(axis=1))) > 2
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_no_faces_give_no_rows(classifier: Classifier, augment: bool) -> None:
+    probabilities = classifier.classify(NONE, augment=augment)
+    assert probabilities.shape == (0, 7)
+    assert probabilities.dtype == np.float32
+    assert classifier.features(NONE).shape == (0, 6, 6, 8)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
+def test_the_batch_size_changes_nothing(classifier: Classifier, batch_size: int) -> None:
+    faces = _faces(30)
+    whole = classifier.classify(faces, batch_size=30)
+    assert np.allclose(classifier.classify(faces, batch_size=batch_size), whole, atol=1e-6)
+
+
+def test_features_are_the_last_feature_map(classifier: Classifier) -> None:
+    faces = _faces(5)
+    features = classifier.features(faces, batch_size=2)
+    assert features.shape == (5, 6, 6, 8)
+    # The tiny model's logits are linear in the mean of its features.
+    means = features.mean(axis=(1, 2))
+    together = np.hstack([means, np.ones((5, 1))])
+    fit = np.linalg.lstsq(together, classifier.logits(faces), rcond=None)[0]
+    assert np.allclose(together @ fit, classifier.logits(faces), atol=1e-4)
+
+
+def test_temperature_divides_the_logits(make_tiny_model: MakeModel) -> None:
+    faces = _faces(9)
+    plain = Classifier.open(make_tiny_model("plain"))
+    warm = Classifier.open(make_tiny_model("warm", temperature=2.5))
+    assert np.array_equal(plain.logits(faces), warm.logits(faces))
+    expected = softmax(plain.logits(faces).astype(np.float64) / 2.5)
+    assert np.allclose(warm.classify(faces), expected, atol=1e-7)
+    assert not np.allclose(warm.classify(faces), plain.classify(faces), atol=1e-3)
+
+
+def test_threads_read_what_one_reads(classifier: Classifier) -> None:
+    batches = [_faces(11, seed) for seed in range(40)]
+    alone = [classifier.classify(batch) for batch in batches]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(classifier.classify, batches))
+    for one, other in zip(alone, together, strict=True):
+        assert np.array_equal(one, other)
+
+
+@given(
+    arrays.arrays(
+        np.float64, st.tuples(st.integers(0, 5), st.integers(2, 9)), elements=st.floats(-1e4, 1e4)
+    )
+)
+def test_softmax_gives_probabilities_in_the_order_of_the_logits(logits: Any) -> None:
+    probabilities = softmax(logits) if len(logits) else logits
+    assert np.isfinite(probabilities).all()
+    if len(logits):
+        assert np.allclose(probabilities.sum(axis=1), 1)
+        best = np.take_along_axis(probabilities, logits.argmax(axis=1)[:, None], axis=1)
+        assert (best[:, 0] == probabilities.max(axis=1)).all()
+        assert np.allclose(softmax(logits + 3), probabilities)
+
+
+@pytest.mark.parametrize(
+    "faces",
+    [
+        np.zeros((48, 48), np.uint8),
+        np.zeros((1, 48, 48), np.float32),
+        np.zeros((1, 64, 64), np.uint8),
+        np.zeros((1, 48, 48, 1), np.uint8),
+    ],
+)
+@pytest.mark.parametrize("augment", [False, True])
+def test_other_arrays_are_refused(classifier: Classifier, faces: Any, augment: bool) -> None:
+    with pytest.raises(UsageError, match="expected faces as uint8"):
+        classifier.classify(faces, augment=augment)
+
+
+def test_impossible_options_are_refused(classifier: Classifier, tiny_model: Path) -> None:
+    with pytest.raises(UsageError, match="batch size"):
+        classifier.classify(_faces(1), batch_size=0)
+    with pytest.raises(UsageError, match="1 thread or more"):
+        Classifier.open(tiny_model, threads=0)
+
+
+# --- Augmentation
+
+
+def test_augmentation_is_the_mean_over_its_views(classifier: Classifier) -> None:
+    faces = _faces(4)
+    views = list(augmented_views(faces))
+    assert len(views) == VIEWS == 2 * len(SHIFTS)
+    expected = np.mean([classifier.classify(view) for view in views], axis=0)
+    assert np.allclose(classifier.classify(faces, augment=True), expected, atol=1e-6)
+    assert not np.allclose(classifier.classify(faces, augment=False), expected, atol=1e-3)
+
+
+def test_a_mirrored_face_reads_the_same_when_augmented(classifier: Classifier) -> None:
+    faces = _faces(6)
+    mirrored = np.ascontiguousarray(faces[:, :, ::-1])
+    here, there = (classifier.classify(some, augment=True) for some in (faces, mirrored))
+    assert np.allclose(here, there, atol=1e-6)
+
+
+@given(st.integers(-5, 5), st.integers(-5, 5))
+def test_shifting_moves_pixels_and_repeats_the_border(down: int, right: int) -> None:
+    faces = np.arange(2 * 48 * 48).reshape(2, 48, 48).astype(np.uint8)
+    moved = shifted(faces, down, right)
+    assert moved.shape == faces.shape
+    for row, column in ((20, 20), (0, 47), (47, 3)):
+        source = (min(max(row - down, 0), 47), min(max(column - right, 0), 47))
+        assert (moved[:, row, column] == faces[:, source[0], source[1]]).all()
+
+
+# --- Models that are not as they should be
+
+
+def test_a_file_that_is_no_network_is_refused(make_tiny_model: MakeModel) -> None:
+    folder = make_tiny_model()
+    whole = (folder / MODEL_NAME).read_bytes()
+    for content in (b"", b"not a network", whole[: len(whole) // 2]):
+        _replace_model(folder, content)
+        with pytest.raises(ModelError, match="not an ONNX model") as error:
+            Classifier.open(folder)
+        assert "\n" not in str(error.value)
+
+
+def test_a_file_that_was_changed_is_refused_by_its_hash(make_tiny_model: MakeModel) -> None:
+    folder = make_tiny_model()
+    content = bytearray((folder / MODEL_NAME).read_bytes())
+    content[-1] ^= 1
+    (folder / MODEL_NAME).write_bytes(content)
+    with pytest.raises(ModelError, match="does not match its manifest"):
+        Classifier.open(folder)
+
+
+def _renamed_input(model: onnx.ModelProto) -> None:
+    model.graph.input[0].name = "images"
+    model.graph.node[0].input[0] = "images"
+
+
+def _fixed_batch(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+
+
+def _without_features(model: onnx.ModelProto) -> None:
+    del model.graph.output[1]
+
+
+def _float_input(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+
+
+@pytest.mark.parametrize("change", [_renamed_input, _fixed_batch, _without_features, _float_input])
+def test_a_network_of_another_contract_is_refused(
+    make_tiny_model: MakeModel, change: Callable[[onnx.ModelProto], None]
+) -> None:
+    folder = make_tiny_model()
+    model = onnx.load(folder / MODEL_NAME)
+    change(model)
+    _replace_model(folder, model.SerializeToString())
+    with pytest.raises(ModelError, match=r"expected (one input|an output)") as error:
+        Classifier.open(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_a_network_that_gives_no_number_is_refused(make_tiny_model: MakeModel) -> None:
+    folder = make_tiny_model()
+    model = onnx.load(folder / MODEL_NAME)
+    (bias,) = (tensor for tensor in model.graph.initializer if tensor.name == "bias")
+    values = np.full(7, np.nan, np.float32)
+    bias.CopyFrom(onnx.numpy_helper.from_array(values, "bias"))
+    _replace_model(folder, model.SerializeToString())
+    with pytest.raises(ModelError, match="not a number"):
+        Classifier.open(folder).classify(_faces(1))
+
+
+def test_a_model_with_another_number_of_classes_is_refused(make_tiny_model: MakeModel) -> None:
+    folder = make_tiny_model(labels=("calm", "tense"))
+    with pytest.raises(ModelError, match="calm, tense"):
+        Classifier.open(folder)
+    own = Classifier.open(folder, labels=None)
+    assert own.labels == ("calm", "tense")
+    assert own.classify(_faces(3)).shape == (3, 2)
+    content = json.loads((folder / "manifest.json").read_text())
+    content["labels"] = list(EMOTIONS)
+    (folder / "manifest.json").write_text(json.dumps(content))
+    with pytest.raises(ModelError, match="expected an output 'logits'"):
+        Classifier.open(folder)
+
+
+def test_a_missing_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no model"):
+        Classifier.open("no-such-model")
+    with pytest.raises(ModelError, match=r"manifest\.json"):
+        Classifier.open(tmp_path)

