@@ -43,7 +43,7 @@ _TABLES: dict[str, dict[str, Any]] = {
 
 
 def tiny_config(source: Path | str = "unused", **changes: Any) -> Config:
-    """Return a recipe of a tiny network; change it by ``training_epochs=3``, ``model_…=`` and so on."""
+    """Return a recipe of a tiny network; change it by ``training_epochs=3`` and the like."""
     tables = {section: dict(table) for section, table in _TABLES.items()}
     tables["data"] = {"source": str(source)}
     tables["training"]["threads"] = threads()

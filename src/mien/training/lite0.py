@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import collections
 import importlib.util
-import math
 import pickle
 import struct
 from collections.abc import Mapping
@@ -87,12 +86,18 @@ class _Tensor:
         self.strides = strides
 
     def read(self, storages: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        """Return the values as an array; they must lie in the storage one after the other."""
-        dense = tuple(math.prod(self.shape[place + 1 :]) for place in range(len(self.shape)))
-        if tuple(self.strides) != dense:
-            raise ValueError(f"a tensor of shape {self.shape} has the strides {self.strides}")
-        end = self.offset + math.prod(self.shape)
-        return storages[self.storage[2]][self.offset : end].reshape(self.shape)
+        """Return the values as an array of their own.
+
+        The strides matter: kernels converted from TensorFlow lie in its order in their storage.
+        """
+        storage = storages[self.storage[2]]
+        steps = zip(self.shape, self.strides, strict=True)
+        last = self.offset + sum((length - 1) * stride for length, stride in steps)
+        if min((self.offset, *self.shape, *self.strides)) < 0 or last >= storage.size:
+            raise ValueError(f"a tensor of shape {self.shape} lies outside its storage")
+        strides = [stride * storage.itemsize for stride in self.strides]
+        window = np.lib.stride_tricks.as_strided(storage[self.offset :], self.shape, strides)
+        return np.array(window, order="C")
 
 
 class _TensorUnpickler(pickle.Unpickler):
