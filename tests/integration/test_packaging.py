@@ -119,11 +119,13 @@ def test_a_wheel_holds_the_whole_package(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if name.startswith("mien/")}
         licences = [name for name in archive.namelist() if name.endswith("licenses/LICENSE")]
-    package = ROOT / "src"
+    files = [
+        path.relative_to(ROOT / "src") for path in (ROOT / "src").rglob("*") if path.is_file()
+    ]
     source = {
-        path.relative_to(package).as_posix()
-        for path in (package / "mien").rglob("*")
-        if path.is_file() and path.suffix != ".pyc" and "/." not in path.as_posix()
+        path.as_posix()
+        for path in files
+        if path.suffix != ".pyc" and not any(part.startswith(".") for part in path.parts)
     }
     assert held == source
     assert "mien/py.typed" in held
