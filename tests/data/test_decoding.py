@@ -19,7 +19,8 @@ JPEG = cv2.imencode(".jpg", FACE, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
 def test_a_png_comes_back_pixel_for_pixel() -> None:
     image, other_size = decode_image(PNG)
     assert np.array_equal(image, FACE)
-    assert (image.dtype, other_size) == (np.uint8, None)
+    assert image.dtype == np.uint8
+    assert other_size is None
 
 
 def test_a_jpeg_comes_back_nearly() -> None:

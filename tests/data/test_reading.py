@@ -15,6 +15,7 @@ from mien.core.emotions import EMOTIONS
 from mien.core.errors import DataError
 from mien.data import reading
 from mien.data.dataset import Skipped, Split
+from mien.data.decoding import decode_image
 from mien.data.reading import load_dataset, load_split, read_splits
 
 
@@ -187,7 +188,7 @@ class Decodings:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
-        real = reading.decode_image
+        real = decode_image
 
         def counted(data: bytes) -> object:
             self.count += 1

@@ -120,7 +120,7 @@ def find_near_pairs(
 def _unit_vectors(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Return the pooled, centred images as rows of length 1 (of length 0 if constant)."""
     blocks = images.reshape(-1, _POOLED, 2, _POOLED, 2)
-    pooled = blocks.mean(axis=(2, 4), dtype=np.float32).reshape(len(images), -1)
+    pooled = blocks.mean(axis=(2, 4), dtype=np.float32).reshape(-1, _POOLED * _POOLED)
     pooled -= pooled.mean(axis=1, keepdims=True)
     length = np.linalg.norm(pooled, axis=1, keepdims=True)
     # A constant image comes out of float32 with a length of some 1e-4, not of 0.

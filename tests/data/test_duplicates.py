@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mien.core.errors import DataError, UsageError
+from mien.data import duplicates
+from mien.data.duplicates import blank_mask, find_near_pairs, group_copies
+
+
+def noise(count: int, seed: int = 0) -> npt.NDArray[np.uint8]:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (count, 48, 48)).astype(np.uint8)
+
+
+def smooth(count: int, seed: int) -> npt.NDArray[np.uint8]:
+    """Images of a few coarse blocks, many of which are alike."""
+    coarse = np.random.default_rng(seed).normal(128, 40, (count, 2, 2)).clip(0, 255)
+    return np.kron(coarse, np.ones((24, 24))).astype(np.uint8)
+
+
+def all_pairs(images: npt.NDArray[np.uint8], threshold: float) -> dict[tuple[int, int], float]:
+    """Compare each image with each, one by one, as the definition says."""
+
+    def vector(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+        pooled = image.astype(float).reshape(24, 2, 24, 2).mean((1, 3)).ravel()
+        centred = pooled - pooled.mean()
+        length = np.linalg.norm(centred)
+        return np.asarray(centred / max(float(length), 1e-9))
+
+    pairs = {}
+    for one in range(len(images)):
+        for other in range(one + 1, len(images)):
+            first = vector(images[one])
+            cosine = max(
+                float(first @ vector(images[other])),
+                float(first @ vector(images[other][:, ::-1])),
+            )
+            if cosine >= threshold:
+                pairs[one, other] = cosine
+    return pairs
+
+
+def test_identical_images_share_the_first_ones_index() -> None:
+    images = noise(5)
+    images[3] = images[1]
+    images[4] = images[1]
+    assert group_copies(images).tolist() == [0, 1, 2, 1, 1]
+
+
+def test_blank_is_what_hardly_varies() -> None:
+    images = noise(4)
+    images[0] = 0
+    images[1] = 100 + images[1] % 3
+    assert blank_mask(images).tolist() == [True, True, False, False]
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10**6), threshold=st.sampled_from([0.8, 0.9, 0.95]))
+def test_no_pair_is_missed_and_none_is_made_up(seed: int, threshold: float) -> None:
+    images = smooth(24, seed)
+    found = find_near_pairs(images, threshold=threshold)
+    pairs = dict(
+        zip(
+            zip(found.first.tolist(), found.second.tolist(), strict=True),
+            found.cosine.tolist(),
+            strict=True,
+        )
+    )
+    # What lies within rounding of the threshold may fall either way.
+    sure = all_pairs(images, threshold + 1e-4)
+    possible = all_pairs(images, threshold - 1e-4)
+    assert sure, "there is something to find"
+    assert set(sure) <= set(pairs) <= set(possible)
+    assert all(abs(pairs[pair] - cosine) < 1e-4 for pair, cosine in sure.items())
+
+
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = smooth(60, seed=3)
+    whole = find_near_pairs(images)
+    monkeypatch.setattr(duplicates, "_ROWS", 7)
+    monkeypatch.setattr(duplicates, "_COLUMNS", 11)
+    parts = find_near_pairs(images)
+    assert len(whole) > 20
+    assert np.array_equal(whole.first, parts.first)
+    assert np.array_equal(whole.second, parts.second)
+
+
+def test_brightness_contrast_and_mirroring_do_not_hide_a_copy() -> None:
+    images = noise(6)
+    images[3] = images[0] // 2 + 90
+    images[4] = images[1][:, ::-1]
+    found = find_near_pairs(images)
+    pairs = sorted(
+        zip(found.first.tolist(), found.second.tolist(), found.flipped.tolist(), strict=True)
+    )
+    assert pairs == [(0, 3, False), (1, 4, True)]
+
+
+def test_blank_images_are_like_nothing() -> None:
+    images = noise(4)
+    images[1:] = np.array([0, 77, 255], np.uint8)[:, None, None]
+    assert len(find_near_pairs(images)) == 0
+
+
+def test_no_images_have_no_pairs() -> None:
+    assert len(find_near_pairs(noise(0))) == 0
+
+
+def test_a_symmetric_image_is_no_copy_of_itself() -> None:
+    image = noise(1)
+    image[0, :, 24:] = image[0, :, :24][:, ::-1]
+    assert len(find_near_pairs(image)) == 0
+
+
+@pytest.mark.parametrize("threshold", [0.5, 1.01, float("nan")])
+def test_a_threshold_out_of_range_is_refused(threshold: float) -> None:
+    with pytest.raises(UsageError, match=r"from 0\.8 to 1"):
+        find_near_pairs(noise(2), threshold=threshold)
+
+
+def test_a_film_full_of_like_frames_is_an_error_not_a_full_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(duplicates, "_MOST_PAIRS", 100)
+    frames = np.repeat(noise(1), 30, axis=0)
+    frames[:, 0, 0] = np.arange(30)
+    with pytest.raises(DataError, match="raise --near-threshold"):
+        find_near_pairs(frames)

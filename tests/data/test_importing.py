@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from data_maker import make_tiny_splits, write_tiny_csv, write_tiny_dataset, zip_folder
+from mien.core.emotions import EMOTIONS
+from mien.core.errors import DataError, OutputError, UsageError
+from mien.data import importing
+from mien.data.dataset import Skipped
+from mien.data.decoding import decode_image
+from mien.data.importing import import_dataset
+from mien.data.reading import load_dataset
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_tiny_dataset(tmp_path / "source", per_class=2)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_folder_is_copied_byte_for_byte(folder: Path, tmp_path: Path) -> None:
+    summary = import_dataset(folder, tmp_path / "archive")
+    assert contents(tmp_path / "archive") == contents(folder)
+    assert summary.images == 28
+    assert summary.classes["train"] == dict.fromkeys(EMOTIONS, 2)
+    assert (summary.skipped, summary.resized, summary.val_from) == ((), (), "folder")
+
+
+def test_a_zip_gives_what_its_folder_gives(folder: Path, tmp_path: Path) -> None:
+    import_dataset(zip_folder(folder, tmp_path / "d.zip", top="top/"), tmp_path / "archive")
+    assert contents(tmp_path / "archive") == contents(folder)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_kaggles_layout_gets_its_val_from_the_names(tmp_path: Path, zipped: bool) -> None:
+    source = write_tiny_dataset(tmp_path / "kaggle", kaggle=True)
+    if zipped:
+        source = zip_folder(source, tmp_path / "archive.zip")
+    summary = import_dataset(source, tmp_path / "archive")
+    assert summary.val_from == "names"
+    names = sorted(path.name for path in (tmp_path / "archive" / "val" / "sad").iterdir())
+    assert names == ["PublicTest_5000.jpg", "PublicTest_5001.jpg"]
+    assert not list((tmp_path / "archive" / "test").rglob("PublicTest*"))
+
+
+def test_the_csv_becomes_pngs_with_the_same_pixels(tmp_path: Path) -> None:
+    source = write_tiny_csv(tmp_path / "fer2013.csv")
+    summary = import_dataset(source, tmp_path / "archive")
+    assert summary.val_from == "usage"
+    for name, expected in make_tiny_splits(per_class=2).items():
+        split = load_dataset(tmp_path / "archive")[name]
+        assert np.array_equal(split.images, expected.images)
+        assert np.array_equal(split.labels, expected.labels)
+
+
+def test_a_random_val_is_seeded_and_stratified(tmp_path: Path) -> None:
+    source = write_tiny_dataset(tmp_path / "source", per_class=10)
+    shutil.rmtree(source / "val")
+
+    def val_of(name: str, seed: int, fraction: float) -> set[str]:
+        summary = import_dataset(source, tmp_path / name, seed=seed, val_fraction=fraction)
+        assert summary.val_from == "random"
+        assert summary.classes["val"] == dict.fromkeys(EMOTIONS, round(fraction * 10))
+        assert summary.images == 10 * 7 + 5 * 7
+        return set(contents(tmp_path / name / "val"))
+
+    assert val_of("a", 0, 0.2) == val_of("b", 0, 0.2)
+    assert val_of("c", 1, 0.2) != val_of("d", 0, 0.2)
+    assert val_of("e", 0, 0.2) < val_of("f", 0, 0.4)
+
+
+def test_what_cannot_be_used_is_skipped_named_and_not_copied(folder: Path, tmp_path: Path) -> None:
+    sad = folder / "train" / "sad"
+    (sad / "cut.png").write_bytes((sad / "Training_5000.png").read_bytes()[:-9])
+    (sad / "fake.jpg").write_bytes(b"text")
+    (folder / "train" / "hapy").mkdir()
+    (folder / "train" / "hapy" / "x.png").write_bytes(b"")
+    summary = import_dataset(folder, tmp_path / "archive")
+    assert {item.file for item in summary.skipped} == {
+        "train/sad/cut.png",
+        "train/sad/fake.jpg",
+        "train/hapy/x.png",
+    }
+    assert summary.images == 28
+    assert len(contents(tmp_path / "archive")) == 28
+
+
+def test_images_of_another_size_are_copied_as_they_are_and_named(
+    folder: Path, tmp_path: Path
+) -> None:
+    cv2.imwrite(str(folder / "train" / "sad" / "large.png"), np.zeros((90, 70), np.uint8))
+    summary = import_dataset(folder, tmp_path / "archive")
+    assert summary.resized == ("train/sad/large.png",)
+    assert contents(tmp_path / "archive") == contents(folder)
+
+
+def test_a_zip_never_writes_outside(folder: Path, tmp_path: Path) -> None:
+    path = zip_folder(folder, tmp_path / "d.zip")
+    image = (folder / "train" / "sad" / "Training_5000.png").read_bytes()
+    outside = [
+        "../train/sad/a.png",
+        f"{tmp_path.as_posix()}/train/sad/b.png",
+        "train/sad/../../c.png",
+    ]
+    with zipfile.ZipFile(path, "a") as archive:
+        for name in outside:
+            archive.writestr(name, image)
+    inner = tmp_path / "deep" / "archive"
+    before = set(contents(tmp_path))
+    summary = import_dataset(path, inner)
+    assert {item.file for item in summary.skipped} == set(outside)
+    assert set(contents(tmp_path)) - before == {f"deep/archive/{name}" for name in contents(folder)}
+
+
+def test_a_class_missing_from_train_imports_nothing(folder: Path, tmp_path: Path) -> None:
+    (folder / "train" / "happy").rename(folder / "train" / "hapy")
+    with pytest.raises(DataError, match=r"no usable image of happy in train; nothing was imported"):
+        import_dataset(folder, tmp_path / "archive")
+    assert not (tmp_path / "archive").exists()
+
+
+def test_a_source_without_images_is_an_error(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.zip"
+    with zipfile.ZipFile(empty, "w") as archive:
+        archive.writestr("fer2013.csv", "emotion,pixels,Usage")
+    with pytest.raises(DataError, match="no images in"):
+        import_dataset(empty, tmp_path / "archive")
+
+
+def test_what_is_there_is_replaced_by_force_alone(folder: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "archive"
+    old = write_tiny_dataset(archive, per_class=3, seed=9)
+    (archive / "README.md").write_text("what goes in", encoding="utf-8")
+    before = contents(old)
+    with pytest.raises(UsageError, match="--force to replace it"):
+        import_dataset(folder, archive)
+    assert contents(archive) == before
+    import_dataset(folder, archive, force=True)
+    assert contents(archive) == {**contents(folder), "README.md": b"what goes in"}
+
+
+def test_other_files_in_the_folder_are_no_hindrance(folder: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "archive"
+    (archive / "train").mkdir(parents=True)
+    (archive / "README.md").write_text("what goes in", encoding="utf-8")
+    import_dataset(folder, archive)
+    assert len(contents(archive)) == 29
+
+
+class Stop(KeyboardInterrupt):
+    """As if the user pressed Ctrl-C."""
+
+
+def stop_while_copying(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = [0]
+
+    def decode(data: bytes) -> object:
+        calls[0] += 1
+        if calls[0] == 20:
+            raise Stop
+        return decode_image(data)
+
+    monkeypatch.setattr(importing, "decode_image", decode)
+
+
+def stop_while_moving(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if target.name == "train" and self.parent.name == "new":
+            raise Stop
+        return real(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+
+
+@pytest.mark.parametrize("stop", [stop_while_copying, stop_while_moving])
+@pytest.mark.parametrize("replacing", [True, False])
+def test_an_interruption_leaves_all_as_it_was(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stop: Callable[[pytest.MonkeyPatch], None],
+    replacing: bool,
+) -> None:
+    archive = tmp_path / "archive"
+    if replacing:
+        write_tiny_dataset(archive, per_class=1, seed=4)
+    before = contents(tmp_path)
+    stop(monkeypatch)
+    with pytest.raises(Stop):
+        import_dataset(folder, archive, force=True)
+    assert contents(tmp_path) == before
+    assert archive.exists() == replacing
+
+
+def test_what_a_kill_leaves_is_no_data_set_and_is_cleared_away(
+    folder: Path, tmp_path: Path
+) -> None:
+    archive = tmp_path / "archive"
+    write_tiny_dataset(archive / ".importing-123" / "new", per_class=1)
+    with pytest.raises(DataError, match="no images"):
+        load_dataset(archive)
+    import_dataset(folder, archive)
+    assert sorted(path.name for path in archive.iterdir()) == ["test", "train", "val"]
+
+
+def test_a_full_disk_is_one_error_and_leaves_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: Path, __: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match=r"cannot write the data set to .*: No space left"):
+        import_dataset(folder, tmp_path / "archive")
+    assert not (tmp_path / "archive").exists()
+
+
+def test_a_file_in_the_way_and_the_source_itself_are_refused(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("x", encoding="utf-8")
+    with pytest.raises(UsageError, match="is a file"):
+        import_dataset(folder, file)
+    with pytest.raises(UsageError, match="into itself"):
+        import_dataset(folder, folder, force=True)
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 0.6, float("nan")])
+def test_a_val_fraction_out_of_range_is_refused(folder: Path, fraction: float) -> None:
+    with pytest.raises(UsageError, match=r"from 0 to 0\.5"):
+        import_dataset(folder, folder.parent / "archive", val_fraction=fraction)
+
+
+def test_skipped_rows_of_the_csv_are_in_the_summary(tmp_path: Path) -> None:
+    source = write_tiny_csv(tmp_path / "fer2013.csv")
+    with source.open("a", encoding="utf-8") as text:
+        text.write("9,1 2 3,Training\n")
+    summary = import_dataset(source, tmp_path / "archive")
+    assert summary.skipped == (Skipped("row 29", "emotion '9' is not a code from 0 to 6"),)
