@@ -35,7 +35,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary file beside ``path``, with the same ending, and rename it to that at the end.
+    """Give a temporary file beside ``path``, with its ending, and rename it to that at the end.
 
     For writers that take a path; its folder is made if needed.
 
