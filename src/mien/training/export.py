@@ -77,7 +77,7 @@ def export_run(
     """
     opened = run_folder.open_run(run)
     name = opened.path.resolve().name if name is None else name
-    if not name.strip() or Path(name).name != name:
+    if name.strip() in ("", "..") or Path(name).name != name:
         raise UsageError(f"expected a name for the model that a folder could have, got {name!r}")
     target = output or opened.path / EXPORT_FOLDER
     _check_target(target)
@@ -175,9 +175,9 @@ def check_agreement(model: Any, folder: Path) -> float:
     Raises:
         ModelError: if it is above `TOLERANCE`, or one of both gives what is not a number.
     """
-    from mien.inference.classifier import Classifier, softmax
-
     import keras
+
+    from mien.inference.classifier import Classifier, softmax
 
     classifier = Classifier.open(folder, threads=1)
     to_logits = keras.Model(model.inputs[0], _logits(model))

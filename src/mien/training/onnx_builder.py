@@ -1,4 +1,4 @@
-"""Collecting an ONNX graph's nodes and weights, and the layouts that weights have in ONNX and Keras."""
+"""Collecting an ONNX graph's nodes and weights, and the layouts of weights there and in Keras."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _LAYOUT_MARK = "keras"
 class GraphBuilder:
     """Collects nodes and constants; every value is known by its name.
 
-    A layer's trained arrays are named ``layer/variable`` as Keras names them, and their notes say the
-    layout and shape that they have there, so that `mien.training.onnx_graph.read_weights` finds them.
+    A layer's trained arrays are named ``layer/variable`` as Keras names them, and their notes say
+    the layout and shape that they have there, for `mien.training.onnx_graph.read_weights`.
     """
 
     def __init__(self, layer_names: dict[int, str]) -> None:

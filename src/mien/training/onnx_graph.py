@@ -38,8 +38,8 @@ def keras_to_onnx(model: Any, *, labels: Sequence[str] = EMOTIONS, version: str 
     """Convert a network.
 
     Args:
-        model: a flat functional (or sequential) ``keras.Model``, grey faces (N, H, W, 1) in 0-255 ->
-            probabilities (N, classes), with a softmax layer at its end.
+        model: a flat functional (or sequential) ``keras.Model``, grey faces (N, H, W, 1) in
+            0-255 -> probabilities (N, classes), with a softmax layer at its end.
         labels: the classes, written into the file.
         version: of the model, written into the file too.
 
@@ -68,6 +68,8 @@ def keras_to_onnx(model: Any, *, labels: Sequence[str] = EMOTIONS, version: str 
         if output is last:
             logits = sources[0]
             break
+        if not all(id(source) in values for source in sources):
+            raise unsupported(layer, "its input is of keras.ops, or of a layer used more than once")
         values[id(output)] = _emit(graph, layer, [values[id(source)] for source in sources])
         if len(output.shape) == 4:
             feature_map = output
@@ -143,11 +145,8 @@ def _is_softmax(layer: Any) -> bool:
 
 def _connections(layer: Any) -> tuple[list[Any], Any]:
     """Return a layer's inputs and its output, as symbolic tensors."""
-    try:
-        sources, output = layer.input, layer.output
-    except (AttributeError, ValueError) as error:
-        raise unsupported(layer, "it is not used exactly once") from error
-    return (list(sources) if isinstance(sources, list | tuple) else [sources]), output
+    sources = layer.input
+    return (list(sources) if isinstance(sources, list | tuple) else [sources]), layer.output
 
 
 def _emit(graph: GraphBuilder, layer: Any, inputs: list[str]) -> str:

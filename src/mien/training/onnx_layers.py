@@ -1,7 +1,7 @@
 """What each kind of Keras layer is in ONNX: one small function a kind, and the table of them.
 
-Keras' layers are channels-last; the ONNX graph is channels-first throughout, turned round once at the
-input. Values of rank 4 are (N, C, H, W) there, values of rank 2 are the same in both.
+Keras' layers are channels-last; the ONNX graph is channels-first throughout, turned round once at
+the input. Values of rank 4 are (N, C, H, W) there, values of rank 2 are the same in both.
 """
 
 from __future__ import annotations
@@ -266,7 +266,7 @@ def _global_average_pool(graph: GraphBuilder, layer: Any, inputs: list[str]) -> 
 
 
 def _reshape(graph: GraphBuilder, layer: Any, inputs: list[str]) -> str:
-    """Keras numbers elements channels last; a turn is needed only where there is a plane to turn."""
+    """Keras numbers elements channels last: where there is a plane, it is turned for that."""
     owner, value = graph.layer_name(layer), inputs[0]
     source, target = _input_shape(layer), tuple(layer.output.shape[1:])
     if len(source) not in (1, 3) or len(target) not in (1, 3) or None in target:
