@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 from mien.core.errors import MissingExtra
 
@@ -19,3 +20,13 @@ def train_extra(needed_for: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise MissingExtra("train", needed_for) from error
+
+
+def require_train_extra(*modules: str, needed_for: str) -> None:
+    """Check that modules are installed, before work is done that would be lost without them.
+
+    Raises:
+        MissingExtra: if one is not.
+    """
+    if any(find_spec(module) is None for module in modules):
+        raise MissingExtra("train", needed_for)

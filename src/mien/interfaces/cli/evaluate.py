@@ -81,7 +81,10 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _run(args: argparse.Namespace) -> int:
+    from mien.evaluation.extra import require_train_extra
+
     _check(args)
+    require_train_extra("matplotlib", "seaborn", "sklearn", needed_for="mien evaluate")
     return _evaluate_pictures(args) if args.pictures is not None else _evaluate_data(args)
 
 
