@@ -119,9 +119,7 @@ def test_a_wheel_holds_the_whole_package(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if name.startswith("mien/")}
         licences = [name for name in archive.namelist() if name.endswith("licenses/LICENSE")]
-    files = [
-        path.relative_to(ROOT / "src") for path in (ROOT / "src").rglob("*") if path.is_file()
-    ]
+    files = [path.relative_to(ROOT / "src") for path in (ROOT / "src").rglob("*") if path.is_file()]
     source = {
         path.as_posix()
         for path in files

@@ -410,7 +410,7 @@ def test_names_that_are_not_utf8_and_an_ascii_locale_still_give_valid_json(
     names = [b"caf\xe9.png", "größe-😀.png".encode()]
     for name in names:
         (tmp_path / os.fsdecode(name)).write_bytes((tmp_path / "a.png").read_bytes())
-    words = ["predict", *names, "--model", str(tiny_model), "--detector", "none"]
+    words = ["predict", *map(os.fsdecode, names), "--model", str(tiny_model), "--detector", "none"]
     environment = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     done = subprocess.run(
         [sys.executable, "-m", "mien", *words, "--format", "json"],

@@ -1,1 +1,1 @@
-"""What every room shares: emotions, errors, results, images, the model's manifest. Nothing heavy."""
+"""What every room shares: emotions, errors, results, images, files, the model's manifest."""

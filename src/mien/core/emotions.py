@@ -1,7 +1,7 @@
 """The seven emotions, in the one order used everywhere.
 
-Other tools and data sets order them differently (the FER-2013 CSV, AffectNet, FER+), so anything that
-comes from outside is translated by name, never by index.
+Other tools and data sets order them differently (the FER-2013 CSV, AffectNet, FER+), so anything
+that comes from outside is translated by name, never by index.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import TextIO, TypeVar
 
 Item = TypeVar("Item")
@@ -110,8 +110,8 @@ def track(
     unit: str = "",
     quiet: bool = False,
 ) -> Iterator[Item]:
-    """Yield the items, drawing progress; ``total`` is taken from ``len(items)`` where it has one."""
-    if total is None and hasattr(items, "__len__"):
+    """Yield the items, drawing progress; ``total`` is ``len(items)`` where that is known."""
+    if total is None and isinstance(items, Sized):
         total = len(items)
     with Progress(label, total, unit=unit, quiet=quiet) as progress:
         for item in items:
