@@ -124,8 +124,8 @@ def votes_for(splits: dict[str, Split]) -> Votes:
         for file, label in zip(split.files, split.labels, strict=True):
             counts = np.zeros(len(VOTE_NAMES), np.int64)
             counts[VOTE_NAMES.index(EMOTIONS[label])] = 10
-            votes[name, file.rsplit("/", 1)[1].removesuffix(".png")] = counts
-    votes["train", "Training_0"] = np.array([0] * 9 + [10])
+            votes[name, file.rsplit("/", 1)[1].removesuffix(".png")] = counts[None]
+    votes["train", "Training_0"] = np.array([[0] * 9 + [10]])
     return votes
 
 

@@ -68,10 +68,11 @@ def test_ferplus_agrees_as_often_as_known(audit: Audit) -> None:
     assert audit.votes is not None
     assert f"{audit.votes['train'].agreement:.1%}" == "62.7%"
     assert f"{audit.votes['test'].agreement:.1%}" == "62.4%"
-    assert sum(count.images - count.voted for count in audit.votes.values()) == 178
+    # FER+ left 179 out; one more shares its name with one of these, and nobody can tell them apart.
+    assert sum(count.images - count.voted for count in audit.votes.values()) == 180
 
 
 def test_ferplus_holds_few_images_for_no_face(shared: Path, fer2013: dict[str, Split]) -> None:
     votes = load_votes(shared / "data" / "ferplus_votes.csv")
     unusable = {name: int(not_a_face_mask(split, votes).sum()) for name, split in fer2013.items()}
-    assert unusable == {"train": 154, "val": 11, "test": 17}
+    assert unusable == {"train": 156, "val": 11, "test": 17}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,14 +59,12 @@ def test_columns_may_stand_in_any_order(tmp_path: Path) -> None:
     header = ["file", "NF", *reversed(HEADER[2:-1]), "split"]
     row = [FILES[0], 1, *range(2, 11), "test"]
     (counts,) = load_votes(write(tmp_path / "v.csv", [row], header)).values()
-    assert counts.tolist() == [10, 9, 8, 7, 6, 5, 4, 3, 2, 1]
+    assert counts.tolist() == [[10, 9, 8, 7, 6, 5, 4, 3, 2, 1]]
 
 
 def test_the_ending_of_a_file_does_not_matter(tmp_path: Path) -> None:
     votes = load_votes(for_all(tmp_path / "v.csv"))
-    jpegs = type(SPLIT)(
-        "test", SPLIT.images, SPLIT.labels, tuple(f.replace(".png", ".jpg") for f in SPLIT.files)
-    )
+    jpegs = replace(SPLIT, files=tuple(file.replace(".png", ".jpg") for file in SPLIT.files))
     assert np.array_equal(align_votes(jpegs, votes), align_votes(SPLIT, votes))
 
 
@@ -104,13 +103,24 @@ def test_shares_sum_to_one_or_are_nothing(tmp_path: Path) -> None:
     assert np.array_equal(shares[3], np.eye(7)[3])
 
 
-def test_of_two_rows_for_an_image_the_first_counts_and_it_is_said(
+def test_a_name_in_two_class_folders_has_a_row_for_each_in_their_order(tmp_path: Path) -> None:
+    files = (*SPLIT.files[:-1], "test/surprise/PrivateTest_0.png")
+    split = replace(SPLIT, files=files)
+    rows = [["test", name.rsplit("/", 1)[1], *ten(sad=place)] for place, name in enumerate(files)]
+    aligned = align_votes(split, load_votes(write(tmp_path / "v.csv", rows)))
+    assert aligned[:, VOTE_NAMES.index("sad")].tolist() == list(range(7))
+    backwards = align_votes(split.take(np.arange(7)[::-1]), load_votes(tmp_path / "v.csv"))
+    assert np.array_equal(backwards, aligned[::-1])
+
+
+def test_a_row_that_may_be_either_images_is_neither_ones_and_it_is_said(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    rows = [["test", FILES[0], *ten(sad=10)], ["test", FILES[0], *ten(happy=10)]]
-    (counts,) = load_votes(write(tmp_path / "v.csv", rows)).values()
-    assert counts.tolist() == ten(sad=10)
-    assert "test/PrivateTest_0" in caplog.text
+    split = replace(SPLIT, files=(*SPLIT.files[:-1], "test/surprise/PrivateTest_0.png"))
+    rows = [["test", name, *ten(sad=10)] for name in FILES[:-1]]
+    aligned = align_votes(split, load_votes(write(tmp_path / "v.csv", rows)))
+    assert aligned.sum(axis=1).tolist() == [0, 10, 10, 10, 10, 10, 0]
+    assert "2 images of test are called PrivateTest_0 but 1 rows of votes" in caplog.text
 
 
 def test_votes_of_another_data_set_are_refused(tmp_path: Path) -> None:

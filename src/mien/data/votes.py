@@ -42,7 +42,9 @@ VOTE_NAMES: tuple[str, ...] = (
 """What a vote can be for, in FER+'s order (so that ties fall as there), in mien's words."""
 
 Votes: TypeAlias = "Mapping[tuple[str, str], npt.NDArray[np.int64]]"
-"""From split and file name without its ending to the ten counts, in the order of `VOTE_NAMES`."""
+"""From split and file name without its ending to counts, int64 (R, 10), as `VOTE_NAMES` says.
+
+R is 1, but for a name that stands in several class folders: then it has a row for each of them."""
 
 _NOT_A_FACE = VOTE_NAMES.index("not_a_face")
 _EMOTION_COLUMNS = np.array([VOTE_NAMES.index(emotion) for emotion in EMOTIONS])
@@ -52,14 +54,10 @@ _LEAST_COVERAGE = 0.5
 def load_votes(path: Path | str) -> Votes:
     """Read a file of votes.
 
-    Rows with no vote at all are as good as missing and are left out. Where two rows name the same
-    image, the first counts, and a warning is logged.
-
     Raises:
         DataError: if the file is missing, is no such CSV, or a row has something else than counts.
     """
-    votes: dict[tuple[str, str], npt.NDArray[np.int64]] = {}
-    repeated: list[str] = []
+    rows: dict[tuple[str, str], list[npt.NDArray[np.int64]]] = {}
     path = Path(path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as text:
@@ -67,36 +65,41 @@ def load_votes(path: Path | str) -> Votes:
             header = [name.strip().lower() for name in next(reader, [])]
             places = _find_columns(path, header)
             for number, row in enumerate(reader, start=1):
-                if not row:
-                    continue
-                key, counts = _parse_row(path, number, row, header, places)
-                if key in votes:
-                    repeated.append(f"{key[0]}/{key[1]}")
-                elif counts.any():
-                    votes[key] = counts
+                if row:
+                    key, counts = _parse_row(path, number, row, header, places)
+                    rows.setdefault(key, []).append(counts)
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a readable CSV of votes ({error})") from error
     except OSError as error:
         raise DataError(f"cannot read the votes {path}: {error.strerror}") from error
-    if repeated:
-        _log.warning(
-            "%s: images with two rows of votes, of which the first counts: %d (%s)",
-            path, len(repeated), ", ".join(repeated[:3]),
-        )  # fmt: skip
-    return votes
+    return {key: np.stack(counts) for key, counts in rows.items()}
 
 
 def align_votes(split: Split, votes: Votes) -> npt.NDArray[np.int64]:
     """Return the votes for each image of a split, int64 (N, 10); zeros where there are none.
 
+    FER-2013 has two names that stand in two class folders each. Such images get the rows of that
+    name in the order of their folders, if there are as many rows as images; else nobody can tell
+    whose they are, and the images count as without votes, which is logged.
+
     Raises:
         DataError: if fewer than half of the images have any: the votes are of another data set.
     """
     aligned = np.zeros((len(split), len(VOTE_NAMES)), np.int64)
-    for place, file in enumerate(split.files):
-        counts = votes.get((split.name, PurePosixPath(file).stem))
-        if counts is not None:
-            aligned[place] = counts
+    places: dict[str, list[int]] = {}
+    for place in sorted(range(len(split)), key=lambda place: split.files[place]):
+        places.setdefault(PurePosixPath(split.files[place]).stem, []).append(place)
+    for stem, same_name in places.items():
+        rows = votes.get((split.name, stem))
+        if rows is None:
+            continue
+        if len(rows) == len(same_name):
+            aligned[same_name] = rows
+        else:
+            _log.warning(
+                "%d images of %s are called %s but %d rows of votes: these are not used",
+                len(same_name), split.name, stem, len(rows),
+            )  # fmt: skip
     found = int(np.count_nonzero(aligned.any(axis=1)))
     if len(split) and found < _LEAST_COVERAGE * len(split):
         raise DataError(
