@@ -1,0 +1,48 @@
+"""What the tests of training share: tiny data on disk, Keras set up once, and one whole run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from data_maker import write_tiny_dataset
+from training_maker import PER_CLASS, tiny_config
+
+from mien.training.run_folder import RunFolder
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folder of a tiny data set; what reads it keeps its cache beside it."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MIEN_HOME", str(home))
+        yield write_tiny_dataset(home / "faces", per_class=PER_CLASS)
+
+
+@pytest.fixture(scope="session")
+def keras_ready() -> None:
+    """Keras on TensorFlow, on one thread unless another test came first."""
+    from mien.training.backend import prepare_backend
+
+    prepare_backend(tiny_config().training)
+
+
+@pytest.fixture(autouse=True)
+def float32_again() -> Iterator[None]:
+    """Undo what a test of mixed precision sets for the whole process."""
+    yield
+    keras = sys.modules.get("keras")
+    if keras is not None:
+        keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture(scope="session")
+def whole_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run of two phases and two sizes that nothing disturbed; leave it as it is."""
+    from mien.training.trainer import train
+
+    config = tiny_config(tiny_data, training_large_size=40, training_large_epochs=1)
+    return train(config, tmp_path_factory.mktemp("runs") / "whole", quiet=True)
