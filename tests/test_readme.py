@@ -1,13 +1,15 @@
 """Every command that README.md and CONTRIBUTING.md show is run here, on tiny data and a tiny model.
 
 Commands run as they stand, in the order of their section, but for those in `CHANGED`, which says
-what is different and why. A command or option that does not exist fails.
+what is different and why. A command or option that does not exist fails. Those of the other
+documents and the recipes are parsed, not run.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,10 +21,11 @@ import pytest
 from PIL import Image
 
 from data_maker import write_tiny_dataset, zip_folder
-from mien.interfaces.cli.main import COMMANDS
+from mien.interfaces.cli.main import COMMANDS, build_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ("README.md", "CONTRIBUTING.md")
+OTHERS = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("configs/*.toml")])
 ARCHIVE_IS_THERE = "cp -r data archive"
 
 # The released model may not be there, and noise holds no face that a detector would find.
@@ -157,6 +160,14 @@ def test_every_change_is_of_a_command_that_is_shown() -> None:
 def test_a_wrong_command_in_a_document_would_be_noticed(workplace: Path) -> None:
     assert run("mien predict photo.jpg --no-such-option", workplace).returncode == 2
     assert run("make --dry-run no-such-target", workplace).returncode != 0
+
+
+@pytest.mark.parametrize("path", OTHERS, ids=[path.name for path in OTHERS])
+def test_the_commands_of_other_documents_parse(path: Path) -> None:
+    for line in re.findall(r"^(?:# +)?(mien .+)$", path.read_text(encoding="utf-8"), re.MULTILINE):
+        words = shlex.split(re.sub(r"[\[\]]", "", line), comments=True)[1:]
+        _, unknown = build_parser().parse_known_args(words)
+        assert not unknown, line
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
