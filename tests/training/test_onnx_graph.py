@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conftest import tiny_onnx
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import ModelError
 from mien.training.config import config_from_tables
@@ -389,13 +388,12 @@ def test_weights_of_another_architecture_are_refused_and_nothing_is_changed(
 
 
 @pytest.mark.usefixtures("keras")
-def test_what_is_not_an_exported_network_is_refused(tmp_path: Path) -> None:
+def test_what_is_not_an_exported_network_is_refused(tmp_path: Path, tiny_model: Path) -> None:
     with pytest.raises(ModelError, match="cannot read"):
         read_weights(tmp_path / "nowhere.onnx")
     path = tmp_path / "model.onnx"
     path.write_bytes(b"\xff not a model")
     with pytest.raises(ModelError, match="damaged or not an ONNX file"):
         read_weights(path)
-    path.write_bytes(tiny_onnx())
     with pytest.raises(ModelError, match="holds no weights of Keras layers"):
-        read_weights(path)
+        read_weights(tiny_model / "model.onnx")
