@@ -14,7 +14,7 @@ from mien.core.errors import DataError
 from mien.data.csv_file import read_csv
 from mien.data.votes import (
     VOTE_NAMES,
-    agreement_mask,
+    agrees,
     align_votes,
     emotion_shares,
     load_votes,
@@ -78,13 +78,8 @@ def test_a_label_agrees_if_most_votes_are_for_it_and_the_first_of_equals_counts(
         "sad": ten(),
     }
     votes = load_votes(for_all(tmp_path / "v.csv", **changed))
-    voted, agrees = agreement_mask(SPLIT, votes)
-    said = dict(zip(EMOTIONS, zip(voted.tolist(), agrees.tolist(), strict=True), strict=True))
-    assert said["angry"] == (True, False)
-    assert said["fear"] == (True, False)
-    assert said["happy"] == (True, True)
-    assert said["sad"] == (False, False)
-    assert said["disgust"] == (True, True)
+    said = agrees(align_votes(SPLIT, votes), SPLIT.labels)
+    assert [EMOTIONS[label] for label in SPLIT.labels[~said]] == ["angry", "fear", "sad"]
 
 
 def test_no_face_is_what_most_say_or_what_has_no_votes(tmp_path: Path) -> None:
@@ -143,7 +138,7 @@ def test_ferplus_own_file_goes_with_the_challenges_csv(tmp_path: Path) -> None:
         write(tmp_path / "fer2013new.csv", named, ["Usage", "Image name", *HEADER[2:]])
     )
     for split in splits.values():
-        assert agreement_mask(split, votes)[1].all()
+        assert agrees(align_votes(split, votes), split.labels).all()
 
 
 @pytest.mark.parametrize(

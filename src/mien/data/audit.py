@@ -18,7 +18,7 @@ from mien.data.duplicates import (
     find_near_pairs,
     group_copies,
 )
-from mien.data.votes import Votes, agreement_mask, not_a_face_mask
+from mien.data.votes import Votes, agrees, align_votes, unusable
 
 COMPARISONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("train", ("train",)),
@@ -245,11 +245,11 @@ def _pair(images: _Images, one: int, other: int, cosine: float, flipped: bool) -
 def _count_votes(splits: Mapping[str, Split], votes: Votes) -> dict[str, VoteCount]:
     counts = {}
     for name in SPLITS:
-        voted, agreeing = agreement_mask(splits[name], votes)
+        aligned = align_votes(splits[name], votes)
         counts[name] = VoteCount(
-            images=len(splits[name]),
-            voted=int(voted.sum()),
-            agreeing=int(agreeing.sum()),
-            not_a_face=int(not_a_face_mask(splits[name], votes).sum()),
+            images=len(aligned),
+            voted=int(aligned.any(axis=1).sum()),
+            agreeing=int(agrees(aligned, splits[name].labels).sum()),
+            not_a_face=int(unusable(aligned).sum()),
         )
     return counts

@@ -118,8 +118,7 @@ def not_a_face_mask(split: Split, votes: Votes) -> npt.NDArray[np.bool_]:
     Raises:
         DataError: if the votes are of another data set, see `align_votes`.
     """
-    aligned = align_votes(split, votes)
-    return np.asarray((aligned.sum(axis=1) == 0) | (_winner(aligned) == _NOT_A_FACE))
+    return unusable(align_votes(split, votes))
 
 
 def emotion_shares(split: Split, votes: Votes) -> npt.NDArray[np.float32]:
@@ -135,25 +134,23 @@ def emotion_shares(split: Split, votes: Votes) -> npt.NDArray[np.float32]:
     return np.asarray(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), np.float32)
 
 
-def agreement_mask(
-    split: Split, votes: Votes
-) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Say for each image (N,) whether it has votes, and whether they agree with its label.
+def agrees(aligned: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Say for each image (N,) whether its votes agree with its label; no votes never do.
 
     They agree if the choice with the most votes among all ten, contempt, unknown and not-a-face
     included, is the label; of equal ones the first in FER+'s order counts.
 
-    Raises:
-        DataError: if the votes are of another data set, see `align_votes`.
+    Args:
+        aligned: the votes for each image, see `align_votes`.
+        labels: the images' labels, indices into `EMOTIONS`.
     """
-    aligned = align_votes(split, votes)
-    voted = aligned.any(axis=1)
-    agrees = voted & (_winner(aligned) == _EMOTION_COLUMNS[split.labels])
-    return np.asarray(voted, np.bool_), np.asarray(agrees, np.bool_)
+    winner = aligned.argmax(axis=1)
+    return np.asarray(aligned.any(axis=1) & (winner == _EMOTION_COLUMNS[labels]), np.bool_)
 
 
-def _winner(aligned: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    return np.asarray(aligned.argmax(axis=1), np.int64)
+def unusable(aligned: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Mark the images (N,) of `not_a_face_mask`, from their votes (see `align_votes`)."""
+    return np.asarray(~aligned.any(axis=1) | (aligned.argmax(axis=1) == _NOT_A_FACE), np.bool_)
 
 
 def _find_columns(path: Path, header: list[str]) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 
 SPLIT_COLORS: dict[str, str] = {"train": "#0072B2", "val": "#56B4E9", "test": "#E69F00"}
 
+_BELOW: Any = {
+    "loc": "upper left",
+    "bbox_to_anchor": (-0.02, -0.08),
+    "ncols": 3,
+    "fontsize": 10,
+    "handlelength": 1.2,
+    "handletextpad": 0.5,
+    "columnspacing": 1.4,
+}
 _PAIRS = 7
 _BLANKS = 14
 _WIDTH_INCHES = 13.0
@@ -87,14 +96,14 @@ def _draw_balance(axes: Axes, audit: Audit) -> None:
     axes.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     axes.grid(axis="x")
     axes.tick_params(left=False)
-    axes.legend(loc="upper left", bbox_to_anchor=(-0.02, -0.08), ncols=len(SPLITS))
+    axes.legend(**_BELOW)
     axes.set_title("Classes, as shares of each split")
 
 
 def _draw_copies(axes: Axes, audit: Audit) -> None:
     """Draw how many images have a copy where, and how many of these are labelled otherwise."""
     height = 0.36
-    near_name = f"near copy (cosine ≥ {audit.near_threshold:g}), exact ones too"
+    near_name = f"near (cosine ≥ {audit.near_threshold:g})"
     bars: list[tuple[str, str, list[int], list[int]]] = [
         (
             near_name,
@@ -103,7 +112,7 @@ def _draw_copies(axes: Axes, audit: Audit) -> None:
             [count.near_other_label for count in audit.copies],
         ),
         (
-            "pixel-identical copy",
+            "pixel-identical",
             RIGHT_COLOR,
             [count.exact for count in audit.copies],
             [count.exact_other_label for count in audit.copies],
@@ -118,7 +127,7 @@ def _draw_copies(axes: Axes, audit: Audit) -> None:
             other_label,
             height * 0.92,
             color=WRONG_COLOR,
-            label="of these, one with another label" if row else None,
+            label="labelled otherwise" if row else None,
         )
         for place, count in zip(places, counts, strict=True):
             axes.text(count + most * 0.01, place, f"{count:,}", va="center", fontsize=9, color=INK)
@@ -134,9 +143,7 @@ def _draw_copies(axes: Axes, audit: Audit) -> None:
     axes.legend(
         [handles[i] for i in order],
         [labels[i] for i in order],
-        loc="upper left",
-        bbox_to_anchor=(-0.02, -0.08),
-        ncols=2,
+        **_BELOW,
     )
     axes.set_title("Images with a copy")
 
