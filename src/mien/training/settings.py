@@ -177,6 +177,8 @@ class TrainingSettings:
         class_weights: weigh the loss against the imbalance of the classes.
         early_stopping: epochs without a better validation accuracy before a phase ends; 0 is off.
         ema: momentum of the moving average of the weights that is evaluated and kept; 0 is off.
+        statistics_batches: over how many batches BatchNorm's statistics are estimated anew for the
+            averaged weights; 0 keeps those of the last steps.
         large_size: input size of the last ``large_epochs`` epochs (progressive resizing); 0 is off.
         large_epochs: see ``large_size``.
         checkpoint_seconds: longest time between two checkpoints.
@@ -202,13 +204,22 @@ class TrainingSettings:
     class_weights: bool = False
     early_stopping: int = 0
     ema: float = 0.999
+    statistics_batches: int = 40
     large_size: int = 0
     large_epochs: int = 0
     checkpoint_seconds: float = 300.0
 
     def __post_init__(self) -> None:
         """Raise UsageError where a value cannot be used."""
-        counts = ("threads", "head_epochs", "epochs", "early_stopping", "large_epochs")
+        counts = (
+            "threads",
+            "head_epochs",
+            "epochs",
+            "early_stopping",
+            "large_epochs",
+            "statistics_batches",
+        )
+
         amounts = ("warmup_epochs", "weight_decay", "clip_norm", "checkpoint_seconds")
         rates = ("head_learning_rate", "learning_rate")
         rules = dict.fromkeys((*counts, *amounts), _NOT_NEGATIVE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from mien.training.augmentation import MixedBatch
 from mien.training.config import Config
 from mien.training.model import build_model, set_trainable
 
@@ -87,4 +89,42 @@ def averaged_weights(model: Any) -> Iterator[None]:
         yield
     finally:
         for variable, value in zip(model.trainable_variables, kept, strict=True):
+            variable.assign(value)
+
+
+@contextmanager
+def estimated_statistics(
+    model: Any, batches: Iterator[MixedBatch], *, count: int
+) -> Iterator[None]:
+    """Put BatchNorm statistics that fit the weights as they stand in place for a while.
+
+    The running statistics follow the weights of the last steps. Averaged weights are others, and with
+    foreign statistics a network may read nothing at all (Izmailov et al. 2018, 1803.05407, 3.2).
+
+    Args:
+        model: the network, with the weights to estimate for.
+        batches: training batches, as augmented as those of a step.
+        count: how many of them to use; 0 leaves the statistics alone.
+    """
+    norms = [
+        layer
+        for layer in model.layers
+        if type(layer).__name__ == "BatchNormalization" and layer.trainable
+    ]
+    if count == 0 or not model.optimizer.use_ema or not norms:
+        yield
+        return
+    running = [variable for layer in norms for variable in layer.non_trainable_variables]
+    kept = [np.array(variable.numpy()) for variable in running]
+    momenta = [layer.momentum for layer in norms]
+    try:
+        for seen, batch in enumerate(itertools.islice(batches, count)):
+            for layer in norms:
+                layer.momentum = seen / (seen + 1)  # makes the running mean a plain one
+            model(batch.faces, training=True)
+        yield
+    finally:
+        for layer, momentum in zip(norms, momenta, strict=True):
+            layer.momentum = momentum
+        for variable, value in zip(running, kept, strict=True):
             variable.assign(value)

@@ -26,7 +26,13 @@ from mien.training.model import build_model, refresh
 from mien.training.run_folder import RunFolder
 from mien.training.run_state import RunState
 from mien.training.schedule import learning_rate
-from mien.training.stages import Stage, averaged_weights, compiled_model, stage_of
+from mien.training.stages import (
+    Stage,
+    averaged_weights,
+    compiled_model,
+    estimated_statistics,
+    stage_of,
+)
 from mien.training.stopping import TrainingStopped, stop_signals
 from mien.training.validation import predict_probabilities, validation_figures
 
@@ -251,7 +257,13 @@ class _Run:
     # ------------------------------------------------------------ after each epoch
     def _end_epoch(self, state: RunState) -> None:
         self._check_weights(state)
-        with averaged_weights(self.model):
+        batches = self.source.epoch(state.epoch)
+        count = self.config.training.statistics_batches
+        with (
+            contextlib.closing(batches),
+            averaged_weights(self.model),
+            estimated_statistics(self.model, batches, count=count),
+        ):
             probabilities = predict_probabilities(self.model, self.val.images)
             if not np.isfinite(probabilities).all():
                 raise self._diverged("the probabilities became NaN", state)
