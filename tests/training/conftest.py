@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from data_maker import write_tiny_dataset
 from training_maker import PER_CLASS, tiny_config
 
 from mien.training.run_folder import RunFolder
+from mien.training.settings import ModelSettings
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +30,14 @@ def keras_ready() -> None:
     from mien.training.backend import prepare_backend
 
     prepare_backend(tiny_config().training)
+
+
+@pytest.fixture(scope="session")
+def b0(keras_ready: None) -> Any:
+    """An EfficientNetB0 that has been given Lite0's weights; leave it as it is."""
+    from mien.training.model import build_model
+
+    return build_model(ModelSettings(weights="lite0"), size=32)
 
 
 @pytest.fixture(autouse=True)

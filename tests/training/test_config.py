@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mien.core.errors import InputError, UsageError
+from mien.training.config import Config, config_from_tables, config_to_toml, load_config
+from mien.training.settings import (
+    BACKBONES,
+    AugmentationSettings,
+    DataSettings,
+    ModelSettings,
+    TrainingSettings,
+)
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_what_a_file_leaves_out_keeps_its_default(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, "[training]\nepochs = 7\n"))
+    assert config.training == TrainingSettings(epochs=7)
+    assert config.model == ModelSettings()
+
+
+def test_overrides_win_and_are_read_as_toml(tmp_path: Path) -> None:
+    path = write(tmp_path, "[training]\nepochs = 7\nseed = 5\n")
+    overrides = [
+        "training.epochs=3",
+        "training.class_weights=true",
+        "training.learning_rate=1",
+        "model.head_units=[64]",
+        "model.head_dropout=[0.5]",
+        "model.weights=none",
+        'data.source="a=b c"',
+    ]
+    config = load_config(path, overrides)
+    assert (config.training.epochs, config.training.seed) == (3, 5)
+    assert config.training.class_weights is True
+    assert config.training.learning_rate == 1.0
+    assert isinstance(config.training.learning_rate, float)
+    assert config.model.head_units == (64,)
+    assert config.model.weights == "none"
+    assert config.data.source == "a=b c"
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "named"),
+    [
+        ("[training]\nepoch = 3\n", [], "unknown key training.epoch: expected one of seed, "),
+        ("[train]\nepochs = 3\n", [], "unknown section [train]: expected one of data, model, "),
+        ("training = 3\n", [], "training = 3: expected a table, as [training]"),
+        ("training = 3\n", ["training.epochs=2"], "expected a table"),
+        ("", ["training.epoch=3"], "with --set training.epoch=3: unknown key training.epoch"),
+        ("", ["epochs=3"], "--set epochs=3: expected section.key=value"),
+        ("", ["training.epochs"], "expected section.key=value"),
+        ("[training\n", [], "is not valid TOML"),
+        ("[training]\nepochs = 2.5\n", [], "training.epochs = 2.5: expected a whole number"),
+        ("[training]\nepochs = true\n", [], "training.epochs = True: expected a whole number"),
+        ("[training]\nema = true\n", [], "training.ema = True: expected a number"),
+        ("[training]\nclass_weights = 1\n", [], "expected true or false"),
+        ("[data]\nsource = 3\n", [], "data.source = 3: expected a text"),
+        ("[model]\nhead_units = 512\n", [], "model.head_units = 512: expected a list"),
+        ('[model]\nhead_units = ["a"]\n', [], "model.head_units = 'a': expected a whole number"),
+    ],
+)
+def test_a_mistake_is_named_with_what_was_expected(
+    tmp_path: Path, text: str, overrides: list[str], named: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_config(write(tmp_path, text), overrides)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mistake_in_a_file_names_the_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "[training]\nepoch = 3\n")
+    with pytest.raises(UsageError, match=r"recipe\.toml: unknown key"):
+        load_config(path)
+
+
+def test_a_missing_file_and_one_that_is_no_text(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot read the configuration"):
+        load_config(tmp_path / "nowhere.toml")
+    (tmp_path / "noise.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match="not valid TOML"):
+        load_config(tmp_path / "noise.toml")
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("data", "fraction", 0.0),
+        ("data", "fraction", 1.5),
+        ("model", "backbone", "ResNet50"),
+        ("model", "backbone", "EfficientNetB8"),
+        ("model", "input_size", 31),
+        ("model", "head_dropout", (0.4,)),
+        ("model", "head_dropout", (0.4, 1.0)),
+        ("model", "head_units", (0, 10)),
+        ("model", "drop_connect", 1.0),
+        ("model", "batch_norm_momentum", -0.1),
+        ("model", "plain_channels", ()),
+        ("model", "plain_channels", (4,) * 6),
+        ("augmentation", "flip", 1.1),
+        ("augmentation", "flip", float("nan")),
+        ("augmentation", "rotation", -1.0),
+        ("augmentation", "scale", 1.0),
+        ("augmentation", "mixup", -0.2),
+        ("training", "seed", -1),
+        ("training", "seed", 2**32),
+        ("training", "backend", "theano"),
+        ("training", "threads", -1),
+        ("training", "precision", "float16"),
+        ("training", "batch_size", 1),
+        ("training", "head_epochs", -1),
+        ("training", "fine_tune_blocks", -2),
+        ("training", "learning_rate", 0.0),
+        ("training", "learning_rate", float("inf")),
+        ("training", "head_learning_rate", -1.0),
+        ("training", "schedule", "linear"),
+        ("training", "plateau_patience", 0),
+        ("training", "plateau_factor", 1.0),
+        ("training", "weight_decay", -0.1),
+        ("training", "label_smoothing", 1.0),
+        ("training", "ema", 1.0),
+        ("training", "early_stopping", -1),
+        ("training", "large_size", 20),
+        ("training", "large_epochs", 30),
+        ("training", "checkpoint_seconds", float("nan")),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_refused_by_name(
+    section: str, key: str, value: Any
+) -> None:
+    with pytest.raises(UsageError, match=f"{section}.{key}"):
+        config_from_tables({section: {key: value}})
+
+
+def test_a_recipe_without_an_epoch_is_refused() -> None:
+    with pytest.raises(UsageError, match="at least one epoch"):
+        config_from_tables({"training": {"head_epochs": 0, "epochs": 0}})
+
+
+@pytest.mark.parametrize(
+    ("backbone", "weights"),
+    [("EfficientNetB1", "lite0"), ("Plain", "lite0"), ("Plain", "imagenet")],
+)
+def test_weights_of_another_network_are_refused(backbone: str, weights: str) -> None:
+    with pytest.raises(UsageError, match=f'model.weights = "{weights}" do not fit {backbone}'):
+        config_from_tables({"model": {"backbone": backbone, "weights": weights}})
+
+
+def test_the_large_size_comes_in_the_last_epochs() -> None:
+    training = {"head_epochs": 1, "epochs": 4, "large_size": 96, "large_epochs": 2}
+    config = config_from_tables({"training": training, "model": {"input_size": 64}})
+    assert [config.size_at(epoch) for epoch in range(5)] == [64, 64, 64, 96, 96]
+    assert config.final_size == 96
+    off = config_from_tables({"training": {**training, "large_size": 0}})
+    assert off.final_size == off.model.input_size
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_recipe_of_the_project_can_be_read(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert load_config(path).total_epochs > 0
+    # The header holds the exact command.
+    assert f"mien train --config configs/{path.name}" in text
+
+
+def test_the_reference_recipe_has_all_that_the_reference_project_names() -> None:
+    config = load_config(CONFIGS / "reference.toml")
+    training = config.training
+    assert (config.model.backbone, config.model.weights) == ("EfficientNetB0", "imagenet")
+    assert config.model.head_units == (512, 256)
+    assert min(config.model.head_dropout) > 0
+    assert training.head_epochs > 0
+    assert training.fine_tune_blocks > 0
+    assert training.class_weights
+    assert training.label_smoothing > 0
+    assert training.early_stopping > 0
+    assert training.schedule == "plateau"
+    assert config.augmentation.enabled
+
+
+floats = st.floats(0, 0.99, allow_nan=False)
+models = st.builds(
+    ModelSettings,
+    backbone=st.sampled_from(BACKBONES),
+    weights=st.just("none") | st.text(max_size=20).filter(lambda t: t not in ("lite0", "imagenet")),
+    input_size=st.integers(32, 400),
+    head_units=st.just((8, 4)),
+    head_dropout=st.tuples(floats, floats),
+)
+trainings = st.builds(
+    TrainingSettings,
+    seed=st.integers(0, 2**32 - 1),
+    learning_rate=st.floats(1e-12, 1e6),
+    class_weights=st.booleans(),
+    ema=floats,
+    checkpoint_seconds=st.floats(0, 1e12),
+)
+configs = st.builds(
+    Config,
+    data=st.builds(DataSettings, source=st.text(), fraction=st.floats(0.001, 1)),
+    model=models,
+    augmentation=st.builds(AugmentationSettings, flip=floats, enabled=st.booleans()),
+    training=trainings,
+)
+
+
+@given(configs)
+def test_a_recipe_written_and_read_again_is_the_same(config: Config) -> None:
+    from mien.training.config import _parse_toml
+
+    assert config_from_tables(_parse_toml(config_to_toml(config))) == config
+
+
+def test_every_key_is_written(tmp_path: Path) -> None:
+    path = write(tmp_path, config_to_toml(Config()))
+    text = path.read_text()
+    for section in dataclasses.fields(Config):
+        assert f"[{section.name}]" in text
+        for item in dataclasses.fields(getattr(Config(), section.name)):
+            assert f"\n{item.name} = " in text
+    assert load_config(path) == Config()

@@ -1,0 +1,273 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mien.training.augmentation import MixedBatch, augment_faces, mix_batch
+from mien.training.settings import AugmentationSettings
+
+Faces = npt.NDArray[np.uint8]
+
+OFF = AugmentationSettings(
+    flip=0.0,
+    rotation=0.0,
+    shift=0.0,
+    scale=0.0,
+    brightness=0.0,
+    contrast=0.0,
+    equalize=0.0,
+    blur=0.0,
+    erasing=0.0,
+)
+
+
+def noise(count: int = 40, *, seed: int = 0) -> Faces:
+    """Smooth random pictures: coarse noise, enlarged, in the middle of the range."""
+    coarse = np.random.default_rng(seed).integers(60, 196, (count, 12, 12))
+    return np.kron(coarse, np.ones((4, 4))).astype(np.uint8)
+
+
+def changed(*, seed: int = 1, faces: Faces | None = None, **switched_on: float) -> Faces:
+    settings = dataclasses.replace(OFF, **switched_on)
+    source = noise() if faces is None else faces
+    return augment_faces(source.copy(), settings, np.random.default_rng(seed))
+
+
+def disc(row: float, column: float, radius: float = 5.0) -> Faces:
+    """One bright disc on grey, forty times."""
+    rows, columns = np.mgrid[0:48, 0:48]
+    inside = (rows - row) ** 2 + (columns - column) ** 2 < radius**2
+    return np.repeat(np.where(inside, 200, 50).astype(np.uint8)[None], 40, axis=0)
+
+
+def centres(faces: Faces) -> npt.NDArray[np.float64]:
+    """Row and column of the bright disc's centre, (N, 2)."""
+    light = faces.astype(np.float64) - 50
+    places = np.stack(np.mgrid[0:48, 0:48], axis=-1)
+    return (light[..., None] * places).sum(axis=(1, 2)) / light.sum(axis=(1, 2))[:, None]
+
+
+def areas(faces: Faces) -> npt.NDArray[np.float64]:
+    return np.asarray((faces > 125).sum(axis=(1, 2)), np.float64)
+
+
+def test_all_off_changes_nothing() -> None:
+    assert np.array_equal(changed(), noise())
+
+
+def test_the_main_switch_wins_over_all_others() -> None:
+    settings = AugmentationSettings(enabled=False, mixup=1.0, mix_probability=1.0)
+    random = np.random.default_rng(0)
+    assert np.array_equal(augment_faces(noise(), settings, random), noise())
+    assert mix_batch(batch(), settings, random) == batch()
+
+
+def test_flip_mirrors_as_many_as_it_says() -> None:
+    faces = changed(flip=0.5)
+    mirrored = np.array([np.array_equal(a, b[:, ::-1]) for a, b in zip(faces, noise(), strict=True)])
+    same = np.array([np.array_equal(a, b) for a, b in zip(faces, noise(), strict=True)])
+    assert np.all(mirrored ^ same)
+    assert 10 < mirrored.sum() < 30
+    assert np.array_equal(changed(flip=1.0), noise()[:, :, ::-1])
+
+
+def test_shift_moves_within_its_share_of_the_side() -> None:
+    moves = centres(changed(faces=disc(24, 24), shift=0.1)) - centres(disc(24, 24))
+    assert np.abs(moves).max() <= 4.8 + 0.1
+    assert np.abs(moves).max(axis=0).min() > 3
+    assert moves.min() < -2 < 2 < moves.max()
+
+
+def test_rotation_turns_round_the_middle_within_its_angle() -> None:
+    turned = centres(changed(faces=disc(24, 40), rotation=20.0)) - 23.5
+    angles = np.rad2deg(np.arctan2(turned[:, 0], turned[:, 1]))
+    assert np.abs(angles - angles.mean()).max() < 20.5
+    assert angles.max() > 12
+    assert angles.min() < -12
+    # The distance to the middle stays.
+    assert np.allclose(np.hypot(*turned.T), 16.5, atol=0.4)
+
+
+def test_scale_changes_the_size_within_its_share() -> None:
+    ratios = areas(changed(faces=disc(23.5, 23.5, 10), scale=0.3)) / areas(disc(23.5, 23.5, 10))[0]
+    assert 0.7**2 - 0.06 < ratios.min() < 0.7
+    assert 1.4 < ratios.max() < 1.3**2 + 0.06
+    assert np.abs(centres(changed(faces=disc(23.5, 23.5, 10), scale=0.3)) - 23.5).max() < 0.3
+
+
+def test_brightness_shifts_all_pixels_of_a_face_alike() -> None:
+    shifts = changed(brightness=0.2).astype(int) - noise()
+    assert np.ptp(shifts, axis=(1, 2)).max() == 0
+    assert -51 <= shifts.min() < -30
+    assert 30 < shifts.max() <= 51
+
+
+def test_contrast_keeps_the_mean_and_stretches_within_its_share() -> None:
+    before, after = noise().astype(float), changed(contrast=0.4).astype(float)
+    assert np.allclose(after.mean(axis=(1, 2)), before.mean(axis=(1, 2)), atol=1.0)
+    ratios = after.std(axis=(1, 2)) / before.std(axis=(1, 2))
+    assert 0.58 < ratios.min() < 0.75
+    assert 1.25 < ratios.max() < 1.42
+
+
+def test_equalize_spreads_the_greys_of_as_many_as_it_says() -> None:
+    dull = (noise() // 4 + 100).astype(np.uint8)
+    spread = np.ptp(changed(faces=dull, equalize=0.5), axis=(1, 2)) > 200
+    assert 10 < spread.sum() < 30
+    assert np.all(np.ptp(changed(faces=dull, equalize=1.0), axis=(1, 2)) > 200)
+
+
+def test_blur_smooths_as_many_as_it_says() -> None:
+    def edges(faces: Faces) -> npt.NDArray[np.float64]:
+        return np.asarray(np.abs(np.diff(faces.astype(float), axis=2)).max(axis=(1, 2)))
+
+    smoothed = edges(changed(blur=0.5)) < edges(noise())
+    assert 10 < smoothed.sum() < 30
+    assert np.all(edges(changed(blur=1.0)) < edges(noise()))
+
+
+def test_erasing_fills_one_rectangle_with_one_grey() -> None:
+    faces, erased = changed(erasing=1.0), 0
+    for face, before in zip(faces, noise(), strict=True):
+        rows, columns = np.nonzero(face != before)
+        box = face[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+        assert len(np.unique(box)) == 1
+        erased += box.size
+    assert 0.02 < erased / faces.size < 0.2
+    half = (changed(erasing=0.5) != noise()).any(axis=(1, 2)).sum()
+    assert 10 < half < 30
+
+
+@pytest.mark.parametrize(
+    "key",
+    "flip rotation shift scale brightness contrast equalize blur erasing".split(),
+)
+def test_each_key_alone_has_an_effect(key: str) -> None:
+    value = 20.0 if key == "rotation" else 0.5
+    assert not np.array_equal(changed(**{key: value}), noise())
+
+
+def test_the_source_is_left_as_it_is() -> None:
+    faces = noise()
+    augment_faces(faces, AugmentationSettings(), np.random.default_rng(0))
+    assert np.array_equal(faces, noise())
+
+
+def test_no_faces_are_no_faces() -> None:
+    assert changed(faces=noise(0), flip=1.0, erasing=1.0).shape == (0, 48, 48)
+
+
+strengths = st.builds(
+    AugmentationSettings,
+    **dict.fromkeys(("flip", "equalize", "blur", "erasing"), st.floats(0, 1)),
+    rotation=st.floats(0, 180),
+    shift=st.floats(0, 1),
+    scale=st.floats(0, 0.9),
+    brightness=st.floats(0, 2),
+    contrast=st.floats(0, 2),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(strengths, st.integers(0, 2**32), st.integers(1, 6))
+def test_the_same_generator_gives_the_same_faces(
+    strength: AugmentationSettings, seed: int, count: int
+) -> None:
+    first, second = (
+        augment_faces(noise(count), strength, np.random.default_rng(seed)) for _ in range(2)
+    )
+    assert np.array_equal(first, second)
+    assert first.shape == (count, 48, 48)
+    assert first.dtype == np.uint8
+
+
+def test_another_seed_gives_other_faces() -> None:
+    assert not np.array_equal(changed(seed=1, rotation=9.0), changed(seed=2, rotation=9.0))
+
+
+# ---------------------------------------------------------------- mixing
+class Batch(MixedBatch):
+    """A batch that can be compared."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, MixedBatch) and all(
+            np.array_equal(getattr(self, name), getattr(other, name))
+            for name in ("faces", "targets", "weights")
+        )
+
+
+def batch(count: int = 7) -> Batch:
+    """Face number i is all of grey 10 i, of class i and weight i + 1."""
+    numbers = np.arange(count, dtype=np.float32)
+    faces = np.broadcast_to(10 * numbers[:, None, None, None], (count, 48, 48, 1)).copy()
+    return Batch(faces=faces, targets=np.eye(7, dtype=np.float32)[:count], weights=numbers + 1)
+
+
+def mixing(**keys: float) -> AugmentationSettings:
+    return dataclasses.replace(OFF, **{"mix_probability": 1.0, **keys})
+
+
+def mixed(seed: int = 0, **keys: float) -> MixedBatch:
+    return mix_batch(batch(), mixing(**keys), np.random.default_rng(seed))
+
+
+def test_mixup_mixes_faces_targets_and_weights_by_one_share() -> None:
+    result = mixed(mixup=1.0)
+    numbers = np.arange(7)
+    assert result != batch()
+    assert np.allclose(result.targets.sum(axis=1), 1)
+    # A face is as grey as its target says, and each face is even.
+    assert np.allclose(result.faces[:, 0, 0, 0], 10 * result.targets @ numbers, atol=1e-3)
+    assert np.ptp(result.faces, axis=(1, 2)).max() < 1e-3
+    assert np.allclose(result.weights, result.targets @ (numbers + 1), atol=1e-4)
+    shares = result.targets.max(axis=1)
+    assert len(np.unique(np.round(shares[shares < 0.999], 5))) == 1
+
+
+def test_cutmix_pastes_as_much_as_the_targets_say() -> None:
+    result = mixed(cutmix=1.0)
+    assert result != batch()
+    for number, (face, target) in enumerate(zip(result.faces, result.targets, strict=True)):
+        kept = np.mean(face == 10 * number)
+        assert np.isclose(kept, target[number], atol=1e-5)
+        assert len(np.unique(face)) <= 2
+    assert np.allclose(result.weights, result.targets @ np.arange(1, 8), atol=1e-4)
+
+
+@pytest.mark.parametrize("key", ["mixup", "cutmix"])
+def test_an_alpha_of_zero_is_off(key: str) -> None:
+    assert mixed(**{key: 0.0}) == batch()
+
+
+def test_as_many_batches_are_mixed_as_the_recipe_says() -> None:
+    settings = mixing(mixup=1.0, mix_probability=0.3)
+    hits = sum(
+        batch() != mix_batch(batch(), settings, np.random.default_rng(seed)) for seed in range(200)
+    )
+    assert 35 < hits < 85
+
+
+def test_where_both_are_on_either_is_drawn() -> None:
+    pasted = [np.ptp(mixed(seed, mixup=1.0, cutmix=1.0).faces, axis=(1, 2)).max() > 0.1
+              for seed in range(40)]  # fmt: skip
+    assert 5 < sum(pasted) < 35
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**32), st.floats(0.05, 5), st.booleans())
+def test_mixing_keeps_sums_and_shapes(seed: int, alpha: float, cut: bool) -> None:
+    run: Callable[[], MixedBatch] = lambda: mixed(seed, **{"cutmix" if cut else "mixup": alpha})  # noqa: E731
+    result = run()
+    assert result.faces.shape == (7, 48, 48, 1)
+    assert all(getattr(result, name).dtype == np.float32 for name in ("faces", "targets", "weights"))
+    assert np.allclose(result.targets.sum(axis=1), 1, atol=1e-5)
+    assert result.targets.min() >= 0
+    # Classes are as common after as before: each face is partner once.
+    assert np.allclose(result.targets.sum(axis=0), 1, atol=1e-5)
+    assert Batch(**vars(result)) == run()
