@@ -98,8 +98,8 @@ def estimated_statistics(
 ) -> Iterator[None]:
     """Put BatchNorm statistics that fit the weights as they stand in place for a while.
 
-    The running statistics follow the weights of the last steps. Averaged weights are others, and with
-    foreign statistics a network may read nothing at all (Izmailov et al. 2018, 1803.05407, 3.2).
+    The running statistics follow the weights of the last steps. Averaged weights are others, and
+    with foreign statistics a network may read nothing at all (Izmailov et al. 2018, 1803.05407).
 
     Args:
         model: the network, with the weights to estimate for.
