@@ -13,7 +13,7 @@ from data_maker import make_tiny_splits, write_tiny_csv, write_tiny_dataset, zip
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import DataError, OutputError, UsageError
 from mien.data import importing
-from mien.data.dataset import Skipped
+from mien.data.dataset import SPLITS, Skipped
 from mien.data.decoding import decode_image
 from mien.data.importing import import_dataset
 from mien.data.reading import load_dataset
@@ -206,6 +206,27 @@ def test_an_interruption_leaves_all_as_it_was(
         import_dataset(folder, archive, force=True)
     assert contents(tmp_path) == before
     assert archive.exists() == replacing
+
+
+@pytest.mark.parametrize("replacing", [True, False])
+def test_train_is_never_there_while_another_split_is_missing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replacing: bool
+) -> None:
+    archive = tmp_path / "archive"
+    if replacing:
+        write_tiny_dataset(archive, per_class=1, seed=4)
+    real, seen = Path.rename, []
+
+    def rename(self: Path, target: Path) -> Path:
+        moved = real(self, target)
+        seen.append({name for name in SPLITS if (archive / name).exists()})
+        return moved
+
+    monkeypatch.setattr(Path, "rename", rename)
+    import_dataset(folder, archive, force=True)
+    assert len(seen) == (6 if replacing else 3)
+    assert all("train" not in there for there in seen[:-1])
+    assert seen[-1] == set(SPLITS)
 
 
 def test_what_a_kill_leaves_is_no_data_set_and_is_cleared_away(
