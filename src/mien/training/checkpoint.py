@@ -53,7 +53,8 @@ def read_state(path: Path) -> RunState:
         InputError: if the checkpoint is missing, damaged, or of a newer version.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, because NumPy leaves a damaged file open.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             values = json.loads(file[_STATE_KEY].tobytes().decode())
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing: this run has no checkpoint to resume from") from error
@@ -77,7 +78,7 @@ def restore_variables(path: Path, model: Any) -> None:
     """
     variables = all_variables(model)
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             names = sorted(name for name in file.files if name != _STATE_KEY)
             values = [file[name] for name in names]
     except _DAMAGED as error:
