@@ -1,0 +1,197 @@
+"""What one training step does, of the compiled network of a stage."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from data_maker import make_tiny_split
+from training_maker import tiny_config
+
+from mien.training.checkpoint import all_variables
+from mien.training.stages import Stage, averaged_weights, compiled_model, stage_of
+
+SPLIT = make_tiny_split("train", per_class=2)
+FACES = SPLIT.images[..., None].astype(np.float32)
+TARGETS = np.eye(7, dtype=np.float32)[SPLIT.labels]
+ONES = np.ones(len(SPLIT), np.float32)
+
+pytestmark = pytest.mark.usefixtures("keras_ready")
+
+
+def compiled(stage: Stage = Stage(-1, 32), **changes: Any) -> Any:
+    """A compiled tiny network, the same each time."""
+    import keras
+
+    keras.utils.set_random_seed(1)
+    return compiled_model(tiny_config(**changes), stage, initialise=True)
+
+
+def step(model: Any, weights: np.ndarray[Any, Any] = ONES, *, rate: float = 0.01) -> float:
+    model.optimizer.learning_rate.assign(rate)
+    return float(model.train_on_batch(FACES, TARGETS, weights, return_dict=True)["loss"])
+
+
+def values(variables: list[Any]) -> list[np.ndarray[Any, Any]]:
+    return [np.array(variable.numpy()) for variable in variables]
+
+
+def equal(first: list[Any], second: list[Any]) -> bool:
+    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_stages_follow_the_phases_and_sizes() -> None:
+    config = tiny_config(
+        training_head_epochs=1,
+        training_epochs=3,
+        training_fine_tune_blocks=2,
+        training_large_size=48,
+        training_large_epochs=1,
+    )
+    stages = [stage_of(config, epoch) for epoch in range(4)]
+    assert stages == [Stage(0, 32), Stage(2, 32), Stage(2, 32), Stage(2, 48)]
+
+
+def test_a_frozen_backbone_stays_bit_for_bit_with_its_batch_norms_statistics() -> None:
+    from mien.training.lite0 import backbone_layers
+
+    model = compiled(Stage(0, 32))
+    backbone = [value for layer in backbone_layers(model) for value in layer.variables]
+    head = model.get_layer("head1_bn").variables
+    before, head_before = values(backbone), values(head)
+    for _ in range(3):
+        step(model)
+    assert len(before) == 3 + 2 * 5
+    assert equal(values(backbone), before)
+    assert not any(np.array_equal(a, b) for a, b in zip(values(head), head_before, strict=True))
+
+
+def test_fine_tuning_changes_the_free_blocks_alone() -> None:
+    model = compiled(Stage(1, 32))
+    names = ("block1_conv", "block1_bn", "block2_conv", "block2_bn")
+    before = {name: values(model.get_layer(name).variables) for name in names}
+    for _ in range(2):
+        step(model)
+    changed = {name: not equal(values(model.get_layer(name).variables), before[name])
+               for name in names}  # fmt: skip
+    assert changed == {
+        "block1_conv": False,
+        "block1_bn": False,
+        "block2_conv": True,
+        "block2_bn": True,
+    }
+
+
+def test_more_blocks_than_there_are_is_said_before_the_head_is_trained() -> None:
+    from mien.core.errors import UsageError
+
+    with pytest.raises(UsageError, match="fine_tune_blocks = 3: expected at most 2"):
+        compiled(Stage(0, 32), training_fine_tune_blocks=3)
+
+
+def test_the_loss_is_smoothed_cross_entropy_weighted_by_image() -> None:
+    smoothing = 0.3
+    model = compiled(model_head_dropout=[0.0], training_label_smoothing=smoothing)
+    weights = np.random.default_rng(0).uniform(0.2, 3, len(SPLIT)).astype(np.float32)
+    # BatchNorm answers by the batch while training, so that this is what the step will see.
+    probabilities = np.asarray(model(FACES, training=True))
+    targets = TARGETS * (1 - smoothing) + smoothing / 7
+    losses = -(targets * np.log(probabilities)).sum(axis=1)
+    assert step(model, weights) == pytest.approx((weights * losses).mean(), rel=1e-4)
+
+
+def test_weight_decay_shrinks_kernels_and_nothing_else() -> None:
+    model = compiled(training_weight_decay=0.5, training_clip_norm=0.0)
+    before = {variable.path: variable.numpy() for variable in model.trainable_variables}
+    # Without weight in the loss there is no gradient: all that moves is moved by the decay.
+    step(model, 0 * ONES, rate=0.1)
+    ratios = {
+        variable.path: variable.numpy() / np.where(before[variable.path] == 0, 1, before[variable.path])
+        for variable in model.trainable_variables
+    }
+    kernels = {path: ratio for path, ratio in ratios.items() if path.endswith("kernel")}
+    assert len(kernels) == 4
+    for ratio in kernels.values():
+        assert np.allclose(ratio, 1 - 0.1 * 0.5, atol=1e-5)
+    for path in ratios.keys() - kernels.keys():
+        after = next(v.numpy() for v in model.trainable_variables if v.path == path)
+        assert np.array_equal(after, before[path]), path
+
+
+def gradient_norm(model: Any) -> float:
+    """Norm of the gradient that the first step took, from Adam's first moment."""
+    step(model)
+    # After one step that moment is a tenth of the gradient.
+    moments = [v.numpy() for v in model.optimizer.variables if v.name.endswith("_momentum")]
+    assert len(moments) == len(model.trainable_variables)
+    return float(np.sqrt(sum(np.square(moment * 10).sum() for moment in moments)))
+
+
+def test_the_gradient_is_clipped_by_its_whole_norm() -> None:
+    free = gradient_norm(compiled(training_clip_norm=0.0))
+    assert free > 0.5
+    assert gradient_norm(compiled(training_clip_norm=0.1)) == pytest.approx(0.1, rel=1e-3)
+
+
+def test_averages_are_evaluated_and_training_goes_on_from_the_raw_weights() -> None:
+    model = compiled(training_ema=0.8)
+    step(model)
+    averages = values(model.trainable_variables)
+    for _ in range(3):
+        step(model)
+        raw = values(model.trainable_variables)
+        averages = [0.8 * old + 0.2 * new for old, new in zip(averages, raw, strict=True)]
+    with averaged_weights(model):
+        inside = values(model.trainable_variables)
+    assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(inside, averages, strict=True))
+    assert not equal(inside, raw)
+    assert equal(values(model.trainable_variables), raw)
+    with pytest.raises(OSError, match="full"), averaged_weights(model):
+        raise OSError("full")
+    assert equal(values(model.trainable_variables), raw)
+
+
+def test_without_averages_the_weights_themselves_are_evaluated() -> None:
+    model = compiled(training_ema=0.0)
+    raw = values(model.trainable_variables)
+    with averaged_weights(model):
+        assert equal(values(model.trainable_variables), raw)
+    assert not any("average" in variable.name for variable in model.optimizer.variables)
+
+
+def test_dropout_differs_from_step_to_step_and_is_repeated_from_its_state() -> None:
+    model = compiled(model_head_dropout=[0.5])
+    seeds = [variable for variable in model.variables if "seed" in variable.path]
+    assert seeds
+    assert all(any(seed is variable for variable in all_variables(model)) for seed in seeds)
+    before = values(seeds)
+    # With a rate of almost nothing, the masks are all that changes.
+    first, second, third = (step(model, rate=1e-12) for _ in range(3))
+    assert len({first, second, third}) == 3
+    for seed, value in zip(seeds, before, strict=True):
+        seed.assign(value)
+    assert [step(model, rate=1e-12) for _ in range(3)] == pytest.approx([first, second, third])
+
+
+def test_mixed_precision_computes_in_bfloat16_and_answers_in_float32() -> None:
+    import keras
+
+    from mien.training.backend import prepare_backend
+
+    prepare_backend(tiny_config(training_precision="mixed_bfloat16").training)
+    model = compiled(training_precision="mixed_bfloat16")
+    dtypes = {layer.name: layer.compute_dtype for layer in model.layers}
+    assert dtypes["block2_conv"] == dtypes["head1_dense"] == "bfloat16"
+    assert dtypes["logits"] == dtypes["probabilities"] == "float32"
+    assert {variable.dtype for variable in model.trainable_variables} == {"float32"}
+    inner = keras.Model(model.input, model.get_layer("block2_conv").output)
+    assert str(inner(FACES).dtype) in ("<dtype: 'bfloat16'>", "bfloat16")
+    losses = [step(model, rate=0.02) for _ in range(8)]
+    assert np.isfinite(losses).all()
+    assert losses[-1] < losses[0]
+    probabilities = np.asarray(model(FACES))
+    assert probabilities.dtype == np.float32
+    assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+    prepare_backend(tiny_config().training)
+    assert compiled().get_layer("block2_conv").compute_dtype == "float32"
