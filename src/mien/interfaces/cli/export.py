@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mien.core.errors import EXIT_DONE
-from mien.core.progress import track
 from mien.interfaces.cli.output import json_text, write_stdout
 
 if TYPE_CHECKING:
     from mien.core.manifest import Manifest
     from mien.data.dataset import Split
-
-_BATCH_SIZE = 32
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -65,32 +61,9 @@ def _load_val(args: argparse.Namespace) -> Split:
 
 
 def _calibrate(folder: Path, split: Split, *, quiet: bool) -> dict[str, Any]:
-    """Fit a model's temperature on a split, write it into the manifest, and return the figures."""
-    import numpy as np
+    from mien.evaluation.temperature import calibrate_model
 
-    from mien.core.manifest import write_manifest
-    from mien.evaluation.calibration import calibrate, fit_temperature
-    from mien.inference.classifier import Classifier, softmax
-
-    classifier = Classifier.open(folder)
-    starts = range(0, len(split), _BATCH_SIZE)
-    logits = np.concatenate(
-        [
-            classifier.logits(split.images[start : start + _BATCH_SIZE])
-            for start in track(starts, "calibrating", unit="batch", quiet=quiet)
-        ]
-    ).astype(np.float64)
-    temperature = fit_temperature(logits, split.labels)
-    correct = logits.argmax(axis=1) == split.labels
-    before, after = (
-        calibrate(softmax(logits / each).max(axis=1), correct).error for each in (1.0, temperature)
-    )
-    figures = {"split": split.name, "images": len(split), "error_before": before}
-    figures["error_after"] = after
-    manifest = classifier.manifest
-    metrics = {**manifest.metrics, "calibration": figures}
-    write_manifest(folder, dataclasses.replace(manifest, temperature=temperature, metrics=metrics))
-    return figures
+    return calibrate_model(folder, split.images, split.labels, split=split.name, quiet=quiet)
 
 
 def _as_json(
