@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data_maker import write_tiny_dataset
-from training_maker import PER_CLASS, tiny_config
 
+from data_maker import write_tiny_dataset
 from mien.training.run_folder import RunFolder
 from mien.training.settings import ModelSettings
+from training_maker import PER_CLASS, tiny_config
 
 
 @pytest.fixture(scope="session")

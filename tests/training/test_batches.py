@@ -6,16 +6,16 @@ import time
 
 import numpy as np
 import pytest
-from data_maker import make_tiny_split
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from training_maker import BATCH, STEPS, tiny_config
 
+from data_maker import make_tiny_split
 from mien.core.errors import DataError
 from mien.data.dataset import Split
 from mien.training.augmentation import MixedBatch
 from mien.training.batches import BatchSource, balanced_class_weights, made_ahead
+from training_maker import BATCH, STEPS, tiny_config
 
 PLAIN = {"augmentation_enabled": False}
 
@@ -62,7 +62,9 @@ def test_an_epoch_has_each_image_at_most_once_with_its_label() -> None:
     split = make_tiny_split("train")
     batches = list(source(split, **PLAIN).epoch(0))
     assert len(batches) == STEPS == len(split) // BATCH
-    known = {image.tobytes(): label for image, label in zip(split.images, split.labels, strict=True)}
+    known = {
+        image.tobytes(): label for image, label in zip(split.images, split.labels, strict=True)
+    }
     seen = [face.astype(np.uint8).tobytes() for batch in batches for face in batch.faces]
     assert len(set(seen)) == len(seen) == STEPS * BATCH
     labels = [label for batch in batches for label in batch.targets.argmax(axis=1)]
@@ -107,7 +109,7 @@ def test_mixing_stops_for_the_last_epochs() -> None:
 
 
 def test_fewer_images_than_a_batch_are_refused() -> None:
-    with pytest.raises(DataError, match="28 images: expected at least training.batch_size = 29"):
+    with pytest.raises(DataError, match=r"28 images: expected at least training\.batch_size = 29"):
         source(training_batch_size=29)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from training_maker import tiny_config
 
 from mien.core.errors import InputError, OutputError
 from mien.training import checkpoint
@@ -21,6 +20,7 @@ from mien.training.checkpoint import (
 )
 from mien.training.run_state import RunState
 from mien.training.stages import Stage, compiled_model
+from training_maker import tiny_config
 
 STATE = RunState(epoch=2, step=1, loss_sum=0.1, history=[{"epoch": 1, "loss": 1 / 3}], data="ab")
 

@@ -140,9 +140,7 @@ def test_a_missing_file_and_one_that_is_no_text(tmp_path: Path) -> None:
         ("training", "checkpoint_seconds", float("nan")),
     ],
 )
-def test_a_value_that_cannot_be_used_is_refused_by_name(
-    section: str, key: str, value: Any
-) -> None:
+def test_a_value_that_cannot_be_used_is_refused_by_name(section: str, key: str, value: Any) -> None:
     with pytest.raises(UsageError, match=f"{section}.{key}"):
         config_from_tables({section: {key: value}})
 

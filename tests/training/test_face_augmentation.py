@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -70,7 +69,9 @@ def test_the_main_switch_wins_over_all_others() -> None:
 
 def test_flip_mirrors_as_many_as_it_says() -> None:
     faces = changed(flip=0.5)
-    mirrored = np.array([np.array_equal(a, b[:, ::-1]) for a, b in zip(faces, noise(), strict=True)])
+    mirrored = np.array(
+        [np.array_equal(a, b[:, ::-1]) for a, b in zip(faces, noise(), strict=True)]
+    )
     same = np.array([np.array_equal(a, b) for a, b in zip(faces, noise(), strict=True)])
     assert np.all(mirrored ^ same)
     assert 10 < mirrored.sum() < 30
@@ -146,7 +147,7 @@ def test_erasing_fills_one_rectangle_with_one_grey() -> None:
 
 @pytest.mark.parametrize(
     "key",
-    "flip rotation shift scale brightness contrast equalize blur erasing".split(),
+    ["flip", "rotation", "shift", "scale", "brightness", "contrast", "equalize", "blur", "erasing"],
 )
 def test_each_key_alone_has_an_effect(key: str) -> None:
     value = 20.0 if key == "rotation" else 0.5
@@ -262,12 +263,14 @@ def test_where_both_are_on_either_is_drawn() -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32), st.floats(0.05, 5), st.booleans())
 def test_mixing_keeps_sums_and_shapes(seed: int, alpha: float, cut: bool) -> None:
-    run: Callable[[], MixedBatch] = lambda: mixed(seed, **{"cutmix" if cut else "mixup": alpha})  # noqa: E731
-    result = run()
+    keys = {"cutmix" if cut else "mixup": alpha}
+    result = mixed(seed, **keys)
     assert result.faces.shape == (7, 48, 48, 1)
-    assert all(getattr(result, name).dtype == np.float32 for name in ("faces", "targets", "weights"))
+    assert all(
+        getattr(result, name).dtype == np.float32 for name in ("faces", "targets", "weights")
+    )
     assert np.allclose(result.targets.sum(axis=1), 1, atol=1e-5)
     assert result.targets.min() >= 0
     # Classes are as common after as before: each face is partner once.
     assert np.allclose(result.targets.sum(axis=0), 1, atol=1e-5)
-    assert Batch(**vars(result)) == run()
+    assert Batch(**vars(result)) == mixed(seed, **keys)

@@ -269,7 +269,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, saved: Path, share: float) ->
     content = saved.read_bytes()
     path = tmp_path / "damaged.keras"
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ModelError, match="expected a .keras file of this project") as caught:
+    with pytest.raises(ModelError, match=r"expected a \.keras file of this project") as caught:
         build(dataclasses.replace(TINY, weights=str(path)))
     assert "\n" not in str(caught.value)
 

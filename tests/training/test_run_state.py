@@ -2,9 +2,8 @@ from __future__ import annotations
 
 import math
 
-from training_maker import tiny_config
-
 from mien.training.run_state import RunState
+from training_maker import tiny_config
 
 
 def epochs_of(losses: list[float], accuracies: list[float], **changes: object) -> RunState:

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_maker import make_tiny_split
-from training_maker import tiny_config
 
+from data_maker import make_tiny_split
 from mien.training.checkpoint import all_variables
 from mien.training.stages import Stage, averaged_weights, compiled_model, stage_of
+from training_maker import tiny_config
 
 SPLIT = make_tiny_split("train", per_class=2)
 FACES = SPLIT.images[..., None].astype(np.float32)
@@ -20,7 +20,10 @@ ONES = np.ones(len(SPLIT), np.float32)
 pytestmark = pytest.mark.usefixtures("keras_ready")
 
 
-def compiled(stage: Stage = Stage(-1, 32), **changes: Any) -> Any:
+ALL = Stage(-1, 32)
+
+
+def compiled(stage: Stage = ALL, **changes: Any) -> Any:
     """A compiled tiny network, the same each time."""
     import keras
 
@@ -107,7 +110,8 @@ def test_weight_decay_shrinks_kernels_and_nothing_else() -> None:
     # Without weight in the loss there is no gradient: all that moves is moved by the decay.
     step(model, 0 * ONES, rate=0.1)
     ratios = {
-        variable.path: variable.numpy() / np.where(before[variable.path] == 0, 1, before[variable.path])
+        variable.path: variable.numpy()
+        / np.where(before[variable.path] == 0, 1, before[variable.path])
         for variable in model.trainable_variables
     }
     kernels = {path: ratio for path, ratio in ratios.items() if path.endswith("kernel")}

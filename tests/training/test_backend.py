@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from mien.core.errors import MissingExtra, UsageError
+from mien.training.backend import check_installed, prepare_backend
+from mien.training.settings import TrainingSettings
+from training_maker import tiny_config
+
+
+def without(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+
+    def find_spec(name: str, *rest: Any) -> Any:
+        return None if name == package else find(name, *rest)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+
+
+@pytest.mark.parametrize("package", ["keras", "tensorflow", "sklearn", "matplotlib"])
+def test_what_a_run_needs_up_to_its_end_is_looked_for_at_once(
+    package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without(package, monkeypatch)
+    with pytest.raises(MissingExtra, match=r"pip install 'mien\[train\]'"):
+        check_installed(TrainingSettings())
+
+
+def test_another_backend_is_asked_for_by_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    without("torch", monkeypatch)
+    with pytest.raises(UsageError, match=r'"torch" needs a package .* pip install torch') as caught:
+        check_installed(TrainingSettings(backend="torch"))
+    assert not isinstance(caught.value, MissingExtra)
+
+
+def test_another_backend_does_not_need_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec("numpy")
+
+    def find_spec(name: str, *_: Any) -> Any:
+        return None if name == "tensorflow" else found
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    check_installed(TrainingSettings(backend="torch"))
+
+
+def test_seed_and_precision_are_set(keras_ready: None) -> None:
+    import keras
+
+    def drawn(seed: int) -> float:
+        prepare_backend(
+            tiny_config(training_seed=seed, training_precision="mixed_bfloat16").training
+        )
+        return float(keras.random.uniform(()))
+
+    assert drawn(1) == drawn(1) != drawn(2)
+    assert keras.config.dtype_policy().name == "mixed_bfloat16"
+
+
+def test_what_comes_too_late_is_said(keras_ready: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    import keras
+
+    keras.random.uniform(())  # TensorFlow runs
+    with pytest.raises(UsageError, match=r"training\.threads = 7 comes too late"):
+        prepare_backend(tiny_config(training_threads=7).training)
+    monkeypatch.setattr("mien.training.backend.check_installed", lambda _: None)
+    with pytest.raises(UsageError, match="Keras already runs on tensorflow: start a new process"):
+        prepare_backend(tiny_config(training_backend="torch").training)
+
+
+def test_importing_the_room_loads_neither_keras_nor_tensorflow() -> None:
+    code = (
+        "import sys, mien.training.trainer, mien.training.export, mien.interfaces.cli.train\n"
+        "heavy = {'keras', 'tensorflow', 'torch', 'matplotlib', 'sklearn', 'onnx', 'pandas'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
+    )
+    assert answer.stdout.strip() == "[]"

@@ -1,0 +1,498 @@
+from __future__ import annotations
+
+import dataclasses
+import errno
+import io
+import itertools
+import json
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data_maker import make_tiny_splits
+from mien.core.errors import (
+    DataError,
+    InputError,
+    ModelError,
+    OutputError,
+    TrainingDiverged,
+    UsageError,
+)
+from mien.data.dataset import Split
+from mien.training import checkpoint, trainer
+from mien.training.batches import BatchSource, balanced_class_weights
+from mien.training.config import load_config
+from mien.training.run_folder import RunFolder
+from mien.training.trainer import resume, train
+from mien.training.validation import predict_probabilities, validation_figures
+from training_maker import (
+    BATCH,
+    STEPS,
+    read_checkpoint,
+    read_history,
+    tiny_config,
+)
+
+VAL = make_tiny_splits(per_class=4)["val"]
+
+
+def load(path: Path) -> Any:
+    from mien.training.model import load_keras_model
+
+    return load_keras_model(path)
+
+
+# ---------------------------------------------------------------- what a run leaves
+def test_a_run_leaves_its_recipe_history_picture_network_and_summary(whole_run: RunFolder) -> None:
+    assert {file.name for file in whole_run.path.iterdir()} == {
+        "config.toml",
+        "environment.json",
+        "history.csv",
+        "curves.png",
+        "best.keras",
+        "checkpoint.npz",
+        "summary.json",
+    }
+    assert whole_run.curves.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_history_tells_of_each_epoch(whole_run: RunFolder) -> None:
+    rows = read_history(whole_run)
+    assert [(row["epoch"], row["phase"], row["size"]) for row in rows] == [
+        ("1", "head", "32"),
+        ("2", "fine-tune", "32"),
+        ("3", "fine-tune", "40"),
+    ]
+    # The head's rate, the peak after an epoch of warm-up, and the end of the cosine.
+    assert [float(row["learning_rate"]) for row in rows] == [0.001, 0.02, 0.0]
+    for row in rows:
+        assert 0 < float(row["loss"]) < 4
+        for name in ("accuracy", "val_accuracy", "val_macro_f1"):
+            assert 0 <= float(row[name]) <= 1
+    assert float(rows[0]["accuracy"]) * STEPS * BATCH == pytest.approx(
+        round(float(rows[0]["accuracy"]) * STEPS * BATCH)
+    )
+
+
+def test_the_summary_is_that_of_the_first_best_epoch(whole_run: RunFolder) -> None:
+    summary = json.loads(whole_run.summary.read_text(encoding="utf-8"))
+    rows = read_history(whole_run)
+    accuracies = [float(row["val_accuracy"]) for row in rows]
+    best = rows[int(np.argmax(accuracies))]
+    assert {name: str(value) for name, value in summary["best"].items() if name in best} == best
+    assert (summary["run"], summary["epochs"]) == ("whole", 3)
+    assert summary["stopped_early"] is False
+    assert summary["seconds"] > 0
+
+
+def test_the_recipe_and_the_surroundings_are_kept(whole_run: RunFolder, tiny_data: Path) -> None:
+    expected = tiny_config(tiny_data, training_large_size=40, training_large_epochs=1)
+    assert load_config(whole_run.config) == expected
+    environment = json.loads(whole_run.environment.read_text(encoding="utf-8"))
+    assert {"keras", "numpy"} <= set(environment["packages"])
+    assert (environment["backend"], environment["seed"]) == ("tensorflow", 3)
+    assert environment["data"]["train"] == dict.fromkeys(environment["data"]["train"], 4)
+    assert set(environment) >= {"python", "system", "cores", "commit"}
+
+
+def test_the_kept_network_is_the_one_that_was_validated(whole_run: RunFolder) -> None:
+    summary = json.loads(whole_run.summary.read_text(encoding="utf-8"))
+    figures = validation_figures(
+        predict_probabilities(load(whole_run.best), VAL.images), VAL.labels
+    )
+    assert {name: summary["best"][name] for name in figures} == pytest.approx(figures, rel=1e-5)
+
+
+def grey_splits() -> dict[str, Split]:
+    """Splits whose classes are levels of grey, which the tiny network can tell apart."""
+    random = np.random.default_rng(0)
+    return {
+        name: dataclasses.replace(
+            split,
+            images=np.clip(
+                20 + 35 * split.labels[:, None, None] + random.normal(0, 8, split.images.shape),
+                0,
+                255,
+            ).astype(np.uint8),
+        )
+        for name, split in make_tiny_splits(per_class=8).items()
+    }
+
+
+def test_a_run_learns_and_keeps_the_averages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = grey_splits()
+    monkeypatch.setattr(trainer, "load_dataset", lambda *_, **__: splits)
+    kept: list[bool] = []
+    original = trainer._Run._keep_best
+
+    def keep(self: Any, state: Any) -> None:
+        original(self, state)
+        averages = [v.numpy() for v in self.model.optimizer.variables if "average" in v.name]
+        there = load(self.run.best).trainable_weights
+        kept.append(all(np.array_equal(a, w) for a, w in zip(averages, there, strict=True)))
+
+    monkeypatch.setattr(trainer._Run, "_keep_best", keep)
+    config = tiny_config(
+        training_head_epochs=0,
+        training_epochs=12,
+        training_learning_rate=0.05,
+        augmentation_enabled=False,
+    )
+    rows = read_history(train(config, tmp_path / "run", quiet=True))
+    assert max(float(row["val_accuracy"]) for row in rows) > 0.7
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    assert kept
+    assert all(kept)
+
+
+def test_the_seed_alone_decides(whole_run: RunFolder, tiny_data: Path, tmp_path: Path) -> None:
+    def first_epoch(seed: int) -> dict[str, str]:
+        config = tiny_config(tiny_data, training_epochs=0, training_seed=seed)
+        return read_history(train(config, tmp_path / str(seed), quiet=True))[0]
+
+    expected = read_history(whole_run)[0]
+    assert first_epoch(3) == expected
+    other = first_epoch(4)
+    assert other["loss"] != expected["loss"]
+    assert other["val_loss"] != expected["val_loss"]
+
+
+# ---------------------------------------------------------------- with the training left out
+class Recorder:
+    """Stands for a network's training step; keeps what it is given and answers what it is told."""
+
+    def __init__(self, answer: Callable[[Any], float] = lambda _: 1.0) -> None:
+        self.answer = answer
+        self.steps: list[dict[str, Any]] = []
+
+    def attach(self, model: Any) -> Any:
+        def train_on_batch(faces: Any, targets: Any, weights: Any, return_dict: bool) -> Any:
+            assert return_dict
+            rate = float(np.asarray(model.optimizer.learning_rate))
+            self.steps.append(
+                {"faces": faces, "targets": targets, "weights": weights, "rate": rate}
+            )
+            return {"loss": self.answer(model), "accuracy": 0.25}
+
+        model.train_on_batch = train_on_batch
+        return model
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch, keras_ready: None) -> Recorder:
+    """Training steps and predictions that cost nothing; all else of the trainer is real."""
+    recorder = Recorder()
+    build = trainer.compiled_model
+    monkeypatch.setattr(trainer, "load_dataset", lambda *_, **__: make_tiny_splits(per_class=4))
+    monkeypatch.setattr(
+        trainer, "compiled_model", lambda *given, **named: recorder.attach(build(*given, **named))
+    )
+    monkeypatch.setattr(
+        trainer, "predict_probabilities", lambda _, images: np.full((len(images), 7), 1 / 7)
+    )
+    return recorder
+
+
+def validated(
+    monkeypatch: pytest.MonkeyPatch, losses: list[float], accuracies: list[float]
+) -> None:
+    """Give the epochs these validation figures, one after the other."""
+    figures: Iterator[dict[str, float]] = (
+        {"val_loss": loss, "val_accuracy": accuracy, "val_macro_f1": accuracy}
+        for loss, accuracy in zip(losses, accuracies, strict=True)
+    )
+    monkeypatch.setattr(trainer, "validation_figures", lambda *_: next(figures))
+
+
+def test_each_step_gets_its_batch_and_its_rate(tmp_path: Path, recorder: Recorder) -> None:
+    config = tiny_config(training_head_epochs=1, training_epochs=2, training_class_weights=True)
+    train(config, tmp_path / "run", quiet=True)
+    splits = make_tiny_splits(per_class=4)
+    source = BatchSource(splits["train"], config)
+    expected = list(itertools.chain.from_iterable(source.epoch(epoch) for epoch in range(3)))
+    assert len(recorder.steps) == len(expected) == 3 * STEPS
+    for step, batch in zip(recorder.steps, expected, strict=True):
+        assert np.array_equal(step["faces"], batch.faces)
+        assert np.array_equal(step["targets"], batch.targets)
+        assert np.array_equal(step["weights"], batch.weights)
+    warm_up = [0.02 * 1e-3, 0.02 / 3, 0.04 / 3]
+    cosine = [0.02, 0.015, 0.005]
+    rates = [step["rate"] for step in recorder.steps]
+    assert rates == pytest.approx([0.001] * 3 + warm_up + cosine, rel=1e-5)
+
+
+def test_class_weights_weigh_the_rare_classes_images(
+    tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = make_tiny_splits(per_class=4)
+    rare = splits["train"].take(np.flatnonzero((splits["train"].labels != 1) | (np.arange(28) < 5)))
+    monkeypatch.setattr(trainer, "load_dataset", lambda *_, **__: {**splits, "train": rare})
+    train(tiny_config(training_class_weights=True), tmp_path / "run", quiet=True)
+    weights = balanced_class_weights(rare.labels)
+    assert weights[1] == 4 * weights[0]
+    for step in recorder.steps:
+        assert np.array_equal(step["weights"], weights[step["targets"].argmax(axis=1)])
+
+
+def test_a_fraction_of_training_is_drawn_by_the_seed(tmp_path: Path, recorder: Recorder) -> None:
+    def images(name: str, seed: int) -> set[bytes]:
+        recorder.steps.clear()
+        config = tiny_config(
+            data_fraction=0.5,
+            training_epochs=0,
+            training_seed=seed,
+            training_batch_size=14,
+            augmentation_enabled=False,
+        )
+        train(config, tmp_path / name, quiet=True)
+        assert len(recorder.steps) == 1
+        return {face.tobytes() for step in recorder.steps for face in step["faces"]}
+
+    first, again, other = images("a", 1), images("b", 1), images("c", 2)
+    assert len(first) == 14
+    assert first == again
+    assert first != other
+
+
+def test_early_stopping_ends_each_phase_by_itself(
+    tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validated(monkeypatch, [1.0] * 6, [0.3, 0.2, 0.2, 0.4, 0.3, 0.3])
+    config = tiny_config(training_head_epochs=4, training_epochs=6, training_early_stopping=2)
+    run = train(config, tmp_path / "run", quiet=True)
+    rows = read_history(run)
+    phases = [(row["epoch"], row["phase"]) for row in rows]
+    assert phases == [
+        ("1", "head"),
+        ("2", "head"),
+        ("3", "head"),
+        ("5", "fine-tune"),
+        ("6", "fine-tune"),
+        ("7", "fine-tune"),
+    ]
+    summary = json.loads(run.summary.read_text(encoding="utf-8"))
+    assert summary["stopped_early"] is True
+    assert summary["best"]["epoch"] == 5
+    assert summary["epochs"] == 6
+
+
+def test_the_rate_drops_where_the_validation_loss_stands_still(
+    tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validated(monkeypatch, [0.9, 1.0, 1.0, 1.0, 0.8, 0.9], [0.1] * 6)
+    config = tiny_config(
+        training_head_epochs=2,
+        training_epochs=4,
+        training_schedule="plateau",
+        training_plateau_patience=1,
+        training_plateau_factor=0.1,
+        training_warmup_epochs=0.0,
+        training_head_learning_rate=0.5,
+        training_learning_rate=0.1,
+    )
+    run = train(config, tmp_path / "run", quiet=True)
+    rates = [float(row["learning_rate"]) for row in read_history(run)]
+    # The head's drop is forgotten; in fine-tuning the second epoch was no better.
+    assert rates == pytest.approx([0.5, 0.5, 0.1, 0.1, 0.01, 0.01])
+    steps = [step["rate"] for step in recorder.steps]
+    assert steps[::STEPS] == pytest.approx(rates)
+
+
+def test_the_best_is_kept_and_later_worse_ones_are_not(
+    tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validated(monkeypatch, [1.0] * 3, [0.2, 0.5, 0.4])
+    saved: list[int] = []
+    original = trainer._Run._keep_best
+
+    def keep(self: Any, state: Any) -> None:
+        saved.append(state.epoch)
+        original(self, state)
+
+    monkeypatch.setattr(trainer._Run, "_keep_best", keep)
+    run = train(tiny_config(), tmp_path / "run", quiet=True)
+    assert saved == [0, 1]
+    assert json.loads(run.summary.read_text(encoding="utf-8"))["best"]["epoch"] == 2
+
+
+# ---------------------------------------------------------------- what is said meanwhile
+def test_without_a_terminal_there_is_one_line_an_epoch(
+    tmp_path: Path, recorder: Recorder, capfd: pytest.CaptureFixture[str]
+) -> None:
+    train(tiny_config(), tmp_path / "run")
+    out, err = capfd.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    assert [line.split()[1] for line in lines] == ["1/3", "2/3", "3/3"]
+    assert "val_accuracy 0.1429" in lines[0]
+    assert lines[0].endswith("  best")
+    assert not lines[1].endswith("  best")
+
+
+def test_quiet_says_nothing(
+    tmp_path: Path, recorder: Recorder, capfd: pytest.CaptureFixture[str]
+) -> None:
+    train(tiny_config(), tmp_path / "run", quiet=True)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_terminal_shows_steps_loss_and_the_time_left(
+    tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    train(tiny_config(), tmp_path / "run")
+    assert "epoch 1/3  32 px" in terminal.getvalue()
+    assert "3/3" in terminal.getvalue()
+    assert "loss 1.0000" in terminal.getvalue()
+    assert "run 0s left" in terminal.getvalue()
+
+
+def test_the_time_left_counts_larger_images_and_frozen_backbones(recorder: Recorder) -> None:
+    from mien.training.run_state import RunState
+
+    config = tiny_config(
+        training_head_epochs=1, training_epochs=3, training_large_size=64, training_large_epochs=1
+    )
+    run = trainer._Run(config, RunFolder(Path("unused")), make_tiny_splits(per_class=4), True)
+    # A head's epoch costs 0.4 of one at 32 pixels, one at 64 pixels costs four.
+    state = RunState(epoch=2, step=0, seconds=14.0)
+    assert run._time_left(state) == "50s"
+    assert run._time_left(RunState(epoch=3, step=0, seconds=24.0)) == "40s"
+
+
+# ---------------------------------------------------------------- what goes wrong
+def workers() -> int:
+    return sum(thread.name == "mien-batches" for thread in threading.enumerate())
+
+
+def test_a_rate_far_too_high_stops_and_keeps_the_last_good_state(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    config = tiny_config(
+        tiny_data,
+        training_learning_rate=1e38,
+        training_warmup_epochs=0.0,
+        training_clip_norm=0.0,
+        training_checkpoint_seconds=0.0,
+    )
+    with pytest.raises(TrainingDiverged, match=r"became .* in epoch 2, step \d.*learning_rate"):
+        train(config, tmp_path / "run", quiet=True)
+    run = RunFolder(tmp_path / "run")
+    assert all(np.isfinite(array).all() for array in read_checkpoint(run).values())
+    assert [row["epoch"] for row in read_history(run)] == ["1"]
+    assert np.isfinite(np.asarray(load(run.best)(np.zeros((1, 48, 48, 1), np.float32)))).all()
+    assert workers() == 0
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_stops_the_run(
+    tmp_path: Path, recorder: Recorder, loss: float
+) -> None:
+    recorder.answer = lambda _: loss if len(recorder.steps) == 5 else 1.0
+    with pytest.raises(TrainingDiverged, match=f"the loss became {loss} in epoch 2, step 2"):
+        train(tiny_config(), tmp_path / "run", quiet=True)
+    assert checkpoint.read_state(tmp_path / "run" / "checkpoint.npz").epoch == 1
+    assert workers() == 0
+
+
+def test_weights_that_became_nan_are_never_saved(tmp_path: Path, recorder: Recorder) -> None:
+    def poison(model: Any) -> float:
+        if len(recorder.steps) == 6:
+            model.trainable_variables[-1].assign(np.full(7, np.nan, np.float32))
+        return 1.0
+
+    recorder.answer = poison
+    with pytest.raises(TrainingDiverged, match="the weights became NaN"):
+        train(tiny_config(), tmp_path / "run", quiet=True)
+    run = RunFolder(tmp_path / "run")
+    assert all(np.isfinite(array).all() for array in read_checkpoint(run).values())
+    assert len(read_history(run)) == 1
+
+
+def test_a_full_disk_stops_the_run_and_resume_goes_on_once_there_is_room(
+    tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        savez = np.savez
+        calls = itertools.count(1)
+
+        def full(*given: Any, **named: Any) -> None:
+            if next(calls) > 1:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            savez(*given, **named)
+
+        patch.setattr(checkpoint.np, "savez", full)
+        with pytest.raises(OutputError, match=f"No space left.*--resume {tmp_path / 'run'}"):
+            train(tiny_config(), tmp_path / "run", quiet=True)
+    run = RunFolder(tmp_path / "run")
+    assert checkpoint.read_state(run.checkpoint).epoch == 1
+    assert not list(run.path.glob(".*"))
+    assert len(read_history(resume(run.path, quiet=True))) == 3
+
+
+def test_missing_data_is_said_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(DataError):
+        train(tiny_config(tmp_path / "nowhere"), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_fewer_images_than_a_batch_are_said_before_anything_is_written(
+    tmp_path: Path, recorder: Recorder
+) -> None:
+    with pytest.raises(DataError, match=r"expected at least training\.batch_size = 64"):
+        train(tiny_config(training_batch_size=64), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_holds_a_run_is_refused_before_the_data_are_read(
+    whole_run: RunFolder, tmp_path: Path
+) -> None:
+    before = whole_run.checkpoint.read_bytes()
+    with pytest.raises(UsageError, match=f"holds a run already.*--resume {whole_run.path}"):
+        train(tiny_config(tmp_path / "nowhere"), whole_run.path, quiet=True)
+    assert whole_run.checkpoint.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"model_weights": "nowhere.keras"}, ModelError),
+        ({"training_fine_tune_blocks": 9}, UsageError),
+    ],
+)
+def test_a_recipe_that_cannot_be_built_leaves_no_run_behind(
+    tmp_path: Path, recorder: Recorder, changes: dict[str, Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        train(tiny_config(**changes), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_cannot_be_written_is_said(tmp_path: Path, recorder: Recorder) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot write"):
+        train(tiny_config(), tmp_path / "file" / "run", quiet=True)
+
+
+def test_data_that_changed_since_are_refused(
+    tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder.answer = lambda _: float("nan") if len(recorder.steps) == 5 else 1.0
+    with pytest.raises(TrainingDiverged):
+        train(tiny_config(), tmp_path / "run", quiet=True)
+    other = make_tiny_splits(per_class=4, seed=1)
+    monkeypatch.setattr(trainer, "load_dataset", lambda *_, **__: other)
+    with pytest.raises(InputError, match=r"are not those that .* began with"):
+        resume(tmp_path / "run", quiet=True)
