@@ -378,6 +378,29 @@ def test_picture_names_step_aside_for_one_another() -> None:
     ]
 
 
+def test_compat_gives_another_tools_structure(predict: Predict) -> None:
+    one, two = picture("a.png", 1), picture("b.png", 2)
+    plain = predict(one).json["faces"][0]
+    (fer,) = predict(one, "--compat", "fer").json
+    assert fer["box"] == list(plain["box"].values())
+    assert fer["emotions"] == pytest.approx(plain["scores"], abs=0.00501)
+    (deepface,) = predict(one, "--compat", "deepface").json
+    assert deepface["dominant_emotion"] == plain["emotion"]
+    both = predict(one, two, "--compat", "deepface").json
+    assert [len(faces) for faces in both] == [1, 1]
+    assert both[0][0]["emotion"] == pytest.approx(deepface["emotion"])
+    lines = predict(one, two, "--compat", "fer", "--format", "jsonl").out.splitlines()
+    assert json.loads(lines[0]) == [fer]
+    assert len(lines) == 2
+
+
+@pytest.mark.parametrize("words", [("--format", "csv"), ("--output", "faces.txt")])
+def test_compat_is_json_alone(predict: Predict, words: tuple[str, ...]) -> None:
+    outcome = predict(picture("a.png"), "--compat", "fer", *words)
+    assert outcome.code == 2
+    assert "--format json" in outcome.err
+
+
 def test_quiet_leaves_stderr_to_errors(predict: Predict) -> None:
     picture("a.png")
     assert predict("a.png", "--output", "r.json", "--annotate", "out", "--quiet").err == ""

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mien.core.errors import (
     EXIT_DONE,
@@ -17,6 +17,7 @@ from mien.core.errors import (
     InputError,
     MienError,
     NoFaceError,
+    UsageError,
 )
 from mien.core.progress import Progress
 from mien.interfaces.cli.inputs import STDIN, Input, find_inputs, is_single
@@ -32,6 +33,7 @@ from mien.interfaces.cli.output import (
     write_output,
     write_stdout,
 )
+from mien.interfaces.compat import COMPAT
 
 if TYPE_CHECKING:
     from mien.core.results import Face, Result
@@ -73,6 +75,11 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="a file; a folder (the images in it and below); a quoted pattern; - for stdin",
     )
     parser.add_argument("--format", choices=FORMATS, help="what the results look like; see below")
+    parser.add_argument(
+        "--compat",
+        choices=tuple(COMPAT),
+        help="give each image's faces as the JSON list that this tool gives",
+    )
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="write the results there, not to stdout"
     )
@@ -122,7 +129,7 @@ class _Tally:
 
 
 def _run(args: argparse.Namespace) -> int:
-    shape = _chosen_format(args.format, args.output)
+    shape = _chosen_format(args.format, args.output, args.compat)
     inputs = find_inputs(args.images)
     recognizer = _load(args)
     tally = _Tally()
@@ -130,8 +137,11 @@ def _run(args: argparse.Namespace) -> int:
     results = _counted(results, tally)
     if args.annotate is not None:
         results = _annotated(results, inputs, args.annotate, quiet=args.quiet)
-    render = _RENDERERS[shape]
-    chunks = render(results, recognizer.labels, is_single(args.images))
+    single = is_single(args.images)
+    if args.compat is None:
+        chunks = _RENDERERS[shape](results, recognizer.labels, single)
+    else:
+        chunks = _compat_chunks(results, COMPAT[args.compat], shape, single)
     if args.output is None:
         if shape != "table":
             use_utf8_stdout()
@@ -143,12 +153,16 @@ def _run(args: argparse.Namespace) -> int:
     return _exit_code(tally)
 
 
-def _chosen_format(asked: str | None, output: Path | None) -> str:
+def _chosen_format(asked: str | None, output: Path | None, compat: str | None) -> str:
     if asked is not None:
-        return asked
-    if output is not None:
-        return _FORMAT_OF_SUFFIX.get(output.suffix.lower(), "json")
-    return "table" if sys.stdout.isatty() else "json"
+        shape = asked
+    elif output is not None:
+        shape = _FORMAT_OF_SUFFIX.get(output.suffix.lower(), "json")
+    else:
+        shape = "table" if sys.stdout.isatty() and compat is None else "json"
+    if compat is not None and shape not in ("json", "jsonl"):
+        raise UsageError(f"--compat {compat} gives JSON: expected --format json or jsonl")
+    return shape
 
 
 def _load(args: argparse.Namespace) -> Recognizer:
@@ -297,6 +311,21 @@ def _pretty(result: Result) -> str:
 def _jsonl_chunks(results: Iterable[Result], _: Sequence[str], __: bool) -> Iterator[str]:
     for result in results:
         yield json_text(result.to_dict(), indent=None) + "\n"
+
+
+def _compat_chunks(
+    results: Iterable[Result],
+    convert: Callable[[Result], list[dict[str, Any]]],
+    shape: str,
+    single: bool,
+) -> Iterator[str]:
+    """Give each image's list of faces in another tool's form: in a list where images are many."""
+    converted = (convert(result) for result in results)
+    if shape == "jsonl":
+        yield from (json_text(faces, indent=None) + "\n" for faces in converted)
+    else:
+        everything = list(converted)
+        yield json_text(everything[0] if single else everything) + "\n"
 
 
 def _csv_chunks(results: Iterable[Result], labels: Sequence[str], _: bool) -> Iterator[str]:
