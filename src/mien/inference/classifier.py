@@ -32,10 +32,20 @@ _ERRORS_ONLY = 3
 class Classifier:
     """One ONNX session and its manifest; it keeps nothing between calls: threads may share it."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, manifest: Manifest) -> None:
-        """Take a session that keeps to the manifest's contract; `open` makes one from a folder."""
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        manifest: Manifest,
+        *,
+        path: Path | None = None,
+    ) -> None:
+        """Take a session that keeps to the manifest's contract, and the file it was opened from.
+
+        `open` makes one from a model's folder.
+        """
         self._session = session
         self.manifest = manifest
+        self.path = path
 
     @classmethod
     def open(
@@ -61,9 +71,10 @@ class Classifier:
             raise UsageError(f"expected 1 thread or more, got {threads}")
         folder = find_model(model)
         manifest = load_manifest(folder, labels=labels)
-        session = _open_session(folder / manifest.file.name, threads)
-        _check_contract(session, manifest, folder / manifest.file.name)
-        return cls(session, manifest)
+        path = folder / manifest.file.name
+        session = _open_session(path, threads)
+        _check_contract(session, manifest, path)
+        return cls(session, manifest, path=path)
 
     @property
     def labels(self) -> tuple[str, ...]:
