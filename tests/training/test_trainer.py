@@ -28,6 +28,7 @@ from mien.training import checkpoint, trainer
 from mien.training.batches import BatchSource, balanced_class_weights
 from mien.training.config import load_config
 from mien.training.run_folder import RunFolder
+from mien.training.run_state import RunState
 from mien.training.trainer import resume, train
 from mien.training.validation import predict_probabilities, validation_figures
 from training_maker import (
@@ -322,6 +323,34 @@ def test_the_best_is_kept_and_later_worse_ones_are_not(
     assert json.loads(run.summary.read_text(encoding="utf-8"))["best"]["epoch"] == 2
 
 
+def test_moments_go_along_to_a_larger_size_but_not_into_another_phase(recorder: Recorder) -> None:
+    config = tiny_config(
+        training_head_epochs=1, training_epochs=2, training_large_size=40, training_large_epochs=1
+    )
+    run = trainer._Run(config, RunFolder(Path("unused")), make_tiny_splits(per_class=4), True)
+
+    def entered(epoch: int) -> tuple[list[Any], list[Any]]:
+        run.enter(RunState(epoch=epoch))
+        model = run.model
+        return [np.array(v.numpy()) for v in model.variables], list(model.optimizer.variables)
+
+    def equal(first: list[Any], second: list[Any]) -> bool:
+        return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+
+    weights, moments = entered(0)
+    for variable in moments:
+        variable.assign(np.ones(variable.shape))
+    after_head, fresh = entered(1)
+    assert equal(after_head, weights)
+    assert not any(np.asarray(variable).any() for variable in fresh if len(variable.shape) > 0)
+    for variable in fresh:
+        variable.assign(np.full(variable.shape, 2))
+    larger, carried = entered(2)
+    assert run.model.get_layer("enlarge").output.shape == (None, 40, 40, 1)
+    assert equal(larger, weights)
+    assert all(np.all(np.asarray(variable) == 2) for variable in carried)
+
+
 # ---------------------------------------------------------------- what is said meanwhile
 def test_without_a_terminal_there_is_one_line_an_epoch(
     tmp_path: Path, recorder: Recorder, capfd: pytest.CaptureFixture[str]
@@ -360,8 +389,6 @@ def test_a_terminal_shows_steps_loss_and_the_time_left(
 
 
 def test_the_time_left_counts_larger_images_and_frozen_backbones(recorder: Recorder) -> None:
-    from mien.training.run_state import RunState
-
     config = tiny_config(
         training_head_epochs=1, training_epochs=3, training_large_size=64, training_large_epochs=1
     )
