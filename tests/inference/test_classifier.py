@@ -64,7 +64,21 @@ def test_no_faces_give_no_rows(classifier: Classifier, augment: bool) -> None:
     probabilities = classifier.classify(NONE, augment=augment)
     assert probabilities.shape == (0, 7)
     assert probabilities.dtype == np.float32
+    assert classifier.logits(NONE).shape == (0, 7)
     assert classifier.features(NONE).shape == (0, 6, 6, 8)
+
+
+def test_no_faces_do_not_run_the_network(classifier: Classifier) -> None:
+    class Resting:
+        def get_outputs(self) -> Any:
+            return classifier._session.get_outputs()
+
+        def run(self, *_: object) -> None:
+            raise AssertionError("ONNX Runtime 1.18 fails on an empty batch")
+
+    resting = Classifier(Resting(), classifier.manifest)
+    assert resting.classify(NONE).shape == (0, 7)
+    assert resting.features(NONE).shape == (0, 6, 6, 8)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])

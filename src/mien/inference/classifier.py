@@ -146,11 +146,18 @@ class Classifier:
         if batch_size < 1:
             raise UsageError(f"expected a batch size of 1 or more, got {batch_size}")
         if len(faces) == 0:
-            # Not every operator takes an empty batch: one blank face tells the output's shape.
-            return self._run_batch(output, np.zeros((1, FACE_SIZE, FACE_SIZE), np.uint8))[:0]
+            # Not every operator takes an empty batch, so the network does not run.
+            return np.empty((0, *self._sides(output)), np.float32)
         starts = range(0, len(faces), batch_size)
         batches = [faces[start : start + batch_size] for start in starts]
         return np.concatenate([self._run_batch(output, batch) for batch in batches])
+
+    def _sides(self, output: str) -> tuple[int, ...]:
+        """Return the sides of an output but the first; one that the file leaves open is 0."""
+        if output == OUTPUT_CONTRACT["logits"]:
+            return (len(self.labels),)
+        node = next(node for node in self._session.get_outputs() if node.name == output)
+        return tuple(side if isinstance(side, int) else 0 for side in node.shape[1:])
 
     def _run_batch(self, output: str, faces: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         inputs = {INPUT_CONTRACT["name"]: np.ascontiguousarray(faces)}
