@@ -190,9 +190,10 @@ def test_images_may_come_one_by_one(recognizer: Recognizer) -> None:
 
 
 def test_a_single_image_is_not_taken_for_many(recognizer: Recognizer) -> None:
-    for single in ("photo.jpg", Path("photo.jpg"), b"bytes", Image.new("RGB", (2, 2))):
+    arrays = np.zeros((9, 9, 3), np.uint8), np.zeros((9, 9), np.uint8)
+    for single in ("photo.jpg", Path("photo.jpg"), b"bytes", Image.new("RGB", (2, 2)), *arrays):
         with pytest.raises(UsageError, match="expected a list of images"):
-            recognizer.analyze_many(single)  # type: ignore[arg-type]
+            recognizer.analyze_many(single, color="rgb")  # type: ignore[arg-type]
 
 
 def test_an_array_needs_its_colour_order(recognizer: Recognizer) -> None:
@@ -245,8 +246,15 @@ def test_other_crops_are_refused(crop_reader: Recognizer) -> None:
         crop_reader.classify([np.zeros((9, 9))])  # type: ignore[list-item]
     with pytest.raises(UsageError, match="expected a list of face crops"):
         crop_reader.classify(["crop.png"])  # type: ignore[list-item]
-    with pytest.raises(UsageError, match=r"got uint8 \(48,\)"):
-        crop_reader.classify(_crops(1)[0])
+
+
+def test_a_single_crop_is_not_taken_for_its_rows(crop_reader: Recognizer) -> None:
+    grey, colour = np.zeros((48, 48), np.uint8), np.zeros((48, 48, 3), np.uint8)
+    for crop in (grey, colour, "crop.png", Image.fromarray(grey)):
+        with pytest.raises(UsageError, match="expected a list of face crops, got one"):
+            crop_reader.classify(crop, color="rgb")  # type: ignore[arg-type]
+    stacked = crop_reader.classify(np.stack([colour, colour]), color="bgr")
+    assert np.array_equal(stacked, crop_reader.classify([grey, grey]))
 
 
 # --- Uncertainty

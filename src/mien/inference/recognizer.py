@@ -136,7 +136,7 @@ class Recognizer:
             UsageError: if an array, an option, or the number of sources is not as above.
             ModelError: if the network fails.
         """
-        if isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image):
+        if _is_one_image(images):
             raise UsageError(
                 f"expected a list of images, got one {type(images).__name__}: "
                 "use analyze or analyze_result for a single image"
@@ -174,6 +174,11 @@ class Recognizer:
         Raises:
             UsageError: if a crop is not as above.
         """
+        if _is_one_image(crops):
+            raise UsageError(
+                f"expected a list of face crops, got one {type(crops).__name__}: "
+                "put a single crop into a list"
+            )
         faces = []
         for crop in crops:
             if not isinstance(crop, np.ndarray):
@@ -269,6 +274,13 @@ def load(
     """
     chosen = load_detector(detector, offline=offline) if isinstance(detector, str) else detector
     return Recognizer(Classifier.open(model, threads=threads), chosen)
+
+
+def _is_one_image(images: object) -> bool:
+    """Say whether this is one image where several are wanted; an array would pass for its rows."""
+    if isinstance(images, np.ndarray):
+        return images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (1, 3))
+    return isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image)
 
 
 def _named(
