@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+import mien
 import run_maker
 from data_maker import write_tiny_dataset
+from mien.core.emotions import EMOTIONS
 from mien.core.manifest import load_manifest
 from mien.data.reading import load_split
-from mien.evaluation.calibration import calibrate, fit_temperature
+from mien.evaluation.calibration import calibrate, fit_temperature, fit_thresholds
 from mien.inference.classifier import Classifier
 from mien.interfaces.cli import export
 from mien.interfaces.cli.main import main
@@ -74,7 +76,7 @@ def test_json_has_the_same_figures(
     }
     assert told["manifest"]["bytes"] == (folder / "manifest.json").stat().st_size
     assert told["largest_difference"] == manifest.metrics["export"]["largest_difference"]
-    assert told["temperature"] == 1.0
+    assert (told["temperature"], told["thresholds"]) == (1.0, {})
     assert told["calibration"] is None
 
 
@@ -104,15 +106,32 @@ def test_calibrating_fits_the_temperature_on_the_split_val(
     assert told["calibration"]["error_before"] != told["calibration"]["error_after"]
 
 
+def test_calibrating_sets_the_thresholds_that_make_a_reading_uncertain(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_tiny_dataset(tmp_path / "data", per_class=12)
+    folder = tmp_path / "model"
+    assert _mien(finished, "--output", folder, "--calibrate", data, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    val = load_split(data, "val", cache=False)
+    found = Classifier.open(folder).classify(val.images)
+    expected = fit_thresholds(found.astype(np.float64), val.labels)
+    assert list(told["thresholds"]) == list(EMOTIONS)
+    assert list(told["thresholds"].values()) == pytest.approx(expected, abs=1e-5)
+    faces = mien.load(folder, detector="none").analyze_many(val.images)
+    uncertain = [face.uncertain for result in faces for face in result.faces]
+    assert told["calibration"]["uncertain"] == pytest.approx(np.mean(uncertain))
+    assert sum(uncertain) > 0
+
+
 def test_calibrating_is_told(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = write_tiny_dataset(tmp_path / "data", per_class=4)
     assert _mien(finished, "--output", tmp_path / "model", "--calibrate", data) == 0
-    (line,) = [
-        line for line in capsys.readouterr().out.splitlines() if line.startswith("calibration")
-    ]
-    assert line.endswith("after, on 14 images of val")
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
+    assert lines["calibration"].endswith("after, on 14 images of val")
+    assert lines["uncertain"].endswith("% of these, below their threshold")
 
 
 def test_missing_data_to_calibrate_on_leave_nothing_written(

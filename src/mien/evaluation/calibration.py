@@ -104,11 +104,7 @@ def fit_temperature(logits: npt.NDArray[np.float64], labels: npt.NDArray[np.int6
     Raises:
         UsageError: if there are no logits or the lengths differ.
     """
-    if logits.ndim != 2 or labels.shape != logits.shape[:1] or labels.size == 0:
-        raise UsageError(
-            "expected as many rows of logits as labels, at least one; "
-            f"got {logits.shape} and {labels.shape}"
-        )
+    _check_rows("logits", logits, labels)
     right = logits[np.arange(len(labels)), labels]
 
     def slope(temperature: float) -> float:
@@ -122,3 +118,56 @@ def fit_temperature(logits: npt.NDArray[np.float64], labels: npt.NDArray[np.int6
         middle = float(np.sqrt(low * high))
         low, high = (middle, high) if slope(middle) > 0 else (low, middle)
     return float(np.sqrt(low * high))
+
+
+LEAST_READINGS = 100
+"""An emotion that is read less often gets the threshold of all readings: its own would be luck."""
+
+
+def fit_thresholds(
+    probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """Find for each class the confidence below which a reading of it had better not be trusted.
+
+    That is the one that best tells its right readings from its wrong ones: with it, the right ones
+    below and the wrong ones above are the fewest. So below it at least half are wrong, and above it
+    at least half are right.
+
+    Args:
+        probabilities: (N, classes), calibrated.
+        labels: (N,), the right classes.
+
+    Returns:
+        (classes,), 0-1: 0 for a class that is always to be trusted, 1 for one that never is.
+
+    Raises:
+        UsageError: if there are no probabilities or the lengths differ.
+    """
+    _check_rows("probabilities", probabilities, labels)
+    read = probabilities.argmax(axis=1)
+    confidences, correct = probabilities.max(axis=1), read == labels
+    thresholds = np.full(probabilities.shape[1], _best_cut(confidences, correct))
+    for label in range(len(thresholds)):
+        mine = read == label
+        if mine.sum() >= LEAST_READINGS:
+            thresholds[label] = _best_cut(confidences[mine], correct[mine])
+    return thresholds
+
+
+def _best_cut(confidences: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_]) -> float:
+    order = np.argsort(confidences)
+    rising = confidences[order]
+    # How many more wrong than right ones a cut below the first, the second, ... leaves below it.
+    gains = np.concatenate([[0], np.cumsum(np.where(correct[order], -1, 1))])
+    cuts = np.concatenate([[0.0], (rising[:-1] + rising[1:]) / 2, [1.0]])
+    # Equal confidences cannot be told apart.
+    possible = np.concatenate([[True], rising[:-1] < rising[1:], [True]])
+    return float(cuts[np.where(possible, gains, -len(order) - 1).argmax()])
+
+
+def _check_rows(what: str, rows: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> None:
+    if rows.ndim != 2 or labels.shape != rows.shape[:1] or labels.size == 0:
+        raise UsageError(
+            f"expected as many rows of {what} as labels, at least one; "
+            f"got {rows.shape} and {labels.shape}"
+        )

@@ -1,4 +1,4 @@
-"""Calibrating an exported model: its temperature, fitted on validation images, in its manifest."""
+"""Calibrating an exported model: temperature and thresholds from validation images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from mien.core.manifest import write_manifest
 from mien.core.progress import track
-from mien.evaluation.calibration import calibrate, fit_temperature
+from mien.evaluation.calibration import calibrate, fit_temperature, fit_thresholds
 from mien.inference.classifier import Classifier, softmax
 
 _BATCH_SIZE = 32
@@ -25,7 +25,9 @@ def calibrate_model(
     split: str,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Fit a model's temperature on a split and write it into the model's manifest.
+    """Fit a model's temperature and thresholds on a split and write them into its manifest.
+
+    The temperature makes confidences honest; below its threshold a reading is called uncertain.
 
     Args:
         folder: the model's; its manifest is replaced.
@@ -35,7 +37,8 @@ def calibrate_model(
         quiet: draw no progress bar.
 
     Returns:
-        ``split``, ``images`` (their number), and the calibration error before and after, 0-1.
+        ``split``, ``images`` (their number), the calibration error before and after, and
+        ``uncertain``, the share of the readings that are below their threshold; 0-1.
 
     Raises:
         ModelError: if the model is missing or damaged.
@@ -48,19 +51,31 @@ def calibrate_model(
         classifier.logits(images[start : start + _BATCH_SIZE])
         for start in track(starts, "calibrating", unit="batch", quiet=quiet)
     ]
-    logits = np.concatenate(batches or [np.empty((0, len(classifier.labels)))]).astype(np.float64)
-    temperature = fit_temperature(logits, labels)
-    correct = logits.argmax(axis=1) == labels
-    before, after = (
-        calibrate(softmax(logits / each).max(axis=1), correct).error for each in (1.0, temperature)
+    logits = np.concatenate(batches or [np.empty((0, len(classifier.labels)), np.float32)]).astype(
+        np.float64
     )
+    temperature = fit_temperature(logits, labels)
+    before, after = softmax(logits), softmax(logits / temperature)
+    thresholds = fit_thresholds(after, labels)
     figures = {
         "split": split,
         "images": len(images),
-        "error_before": before,
-        "error_after": after,
+        "error_before": _calibration_error(before, labels),
+        "error_after": _calibration_error(after, labels),
+        "uncertain": float((after.max(axis=1) < thresholds[after.argmax(axis=1)]).mean()),
     }
     manifest = classifier.manifest
-    metrics = {**manifest.metrics, "calibration": figures}
-    write_manifest(folder, dataclasses.replace(manifest, temperature=temperature, metrics=metrics))
+    calibrated = dataclasses.replace(
+        manifest,
+        temperature=temperature,
+        thresholds=dict(zip(classifier.labels, thresholds.tolist(), strict=True)),
+        metrics={**manifest.metrics, "calibration": figures},
+    )
+    write_manifest(folder, calibrated)
     return figures
+
+
+def _calibration_error(
+    probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]
+) -> float:
+    return calibrate(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels).error

@@ -32,7 +32,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument(
         "--calibrate",
         metavar="DATA",
-        help="fit the temperature on the split val of this data set (folder, zip or CSV)",
+        help="fit temperature and thresholds on the split val of this data set (folder, zip, CSV)",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=_run)
@@ -86,6 +86,7 @@ def _as_json(
         },
         "largest_difference": manifest.metrics["export"]["largest_difference"],
         "temperature": manifest.temperature,
+        "thresholds": dict(manifest.thresholds),
         "calibration": calibration,
     }
 
@@ -107,14 +108,12 @@ def _describe(folder: Path, manifest: Manifest, calibration: dict[str, Any] | No
         ("temperature", temperature),
     ]
     if calibration is not None:
-        rows.append(
-            (
-                "calibration",
-                f"error {calibration['error_before']:.2%} before, "
-                f"{calibration['error_after']:.2%} after, on {calibration['images']:,} "
-                f"images of {calibration['split']}",
-            )
-        )
+        images = f"{calibration['images']:,} images of {calibration['split']}"
+        before, after = calibration["error_before"], calibration["error_after"]
+        rows += [
+            ("calibration", f"error {before:.2%} before, {after:.2%} after, on {images}"),
+            ("uncertain", f"{calibration['uncertain']:.1%} of these, below their threshold"),
+        ]
     lines = [f"{name:<12} {value}" for name, value in rows]
     return "\n".join([*lines, f"\nnext: mien predict --model {folder} IMAGE"]) + "\n"
 
