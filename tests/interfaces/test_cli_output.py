@@ -6,7 +6,7 @@ import csv
 import io
 import unicodedata
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mien.interfaces.cli.output import (
@@ -66,6 +66,7 @@ def test_a_full_bar_is_full_and_an_empty_one_empty() -> None:
     assert bar(0.0, 4, plain=True) == "...."
 
 
+@example([{"a": "", "b": "\r"}])
 @given(st.lists(st.fixed_dictionaries({"a": TEXT, "b": TEXT}), max_size=5))
 def test_csv_comes_back_as_it_went(rows: list[dict[str, str]]) -> None:
     read = list(csv.DictReader(io.StringIO(csv_text(rows, ("a", "b")), newline="")))

@@ -32,14 +32,13 @@ def csv_text(
 
     None becomes an empty field; truth values become ``true`` and ``false`` as in JSON.
     """
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    if header:
-        writer.writerow(columns)
+    lines = [_csv_line(columns)] if header else []
     for row in rows:
         cells = (row[column] for column in columns)
-        writer.writerow([str(cell).lower() if isinstance(cell, bool) else cell for cell in cells])
-    return buffer.getvalue()
+        lines.append(
+            _csv_line(str(cell).lower() if isinstance(cell, bool) else cell for cell in cells)
+        )
+    return "".join(lines)
 
 
 def display_width(text: str) -> int:
@@ -156,6 +155,13 @@ def note(text: str, *, quiet: bool) -> None:
     """Say something in one line on stderr, unless quiet is asked for."""
     if not quiet:
         print(printable(" ".join(text.split())), file=sys.stderr)
+
+
+def _csv_line(cells: Iterable[Any]) -> str:
+    buffer = io.StringIO()
+    # The writer quotes what its own line end holds: a lone \r in a name needs quotes as well as \n.
+    csv.writer(buffer, lineterminator="\r\n").writerow(cells)
+    return buffer.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _character_width(character: str) -> int:
