@@ -1,0 +1,205 @@
+"""Draws explanations: each face, the heat map over it, and its scores, side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+from mien.core.errors import UsageError
+from mien.inference.annotate import EMOTION_COLORS
+from mien.inference.explain import ExplainedFace, Explanation
+
+_RAMP = (
+    (0, 0, 8),
+    (32, 12, 74),
+    (85, 15, 109),
+    (136, 34, 106),
+    (186, 54, 85),
+    (227, 89, 51),
+    (249, 140, 10),
+    (249, 201, 50),
+    (252, 255, 164),
+)
+"""From cold to hot, at equal steps: black, violet, red, orange, pale yellow, ever lighter."""
+
+_SIDE = 240  # of a face, in pixels
+_BARS = 268
+_GAP, _MARGIN, _TITLE, _FOOT = 12, 24, 34, 64
+_GROUND, _PANEL, _TRACK = (22, 26, 33), (31, 36, 45), (56, 63, 75)
+_LIGHT, _DIM = (240, 243, 247), (150, 160, 173)
+_OTHER_COLOR = "#d77fb4"  # for a model's own classes
+_COLDEST, _HOTTEST = 0.25, 0.8  # how much of the picture is colour where the heat is 0 and 1
+_TALL = 4  # blocks on top of each other before a second column
+
+
+def heat_colors(heat: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """Colour a heat map.
+
+    Args:
+        heat: any shape, 0 to 1; what lies outside is taken for the nearer end.
+
+    Returns:
+        uint8, the same shape and three channels, RGB; lightness grows steadily with heat, so that
+        it can be read without telling colours apart.
+    """
+    steps = np.linspace(0.0, 1.0, len(_RAMP))
+    channels = [np.interp(heat, steps, channel) for channel in zip(*_RAMP, strict=True)]
+    return np.asarray(np.rint(np.stack(channels, axis=-1)), np.uint8)
+
+
+def overlay(
+    crop: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32], size: tuple[int, int]
+) -> Image.Image:
+    """Lay a heat map over a face.
+
+    Args:
+        crop: uint8 (H, W, 3) RGB.
+        heat: float32 (48, 48), 0 to 1, over the whole crop.
+        size: width and height of the picture.
+
+    Returns:
+        A Pillow image in RGB: the face in grey under the heat's colours, stronger where it is hot.
+    """
+    face = Image.fromarray(crop).convert("L").resize(size, Image.Resampling.BICUBIC)
+    smooth = Image.fromarray(heat).resize(size, Image.Resampling.BICUBIC)
+    warm = np.clip(np.asarray(smooth, np.float32), 0.0, 1.0)
+    share = (_COLDEST + (_HOTTEST - _COLDEST) * warm)[..., None]
+    grey = np.asarray(face, np.float32)[..., None]
+    mixed = (1 - share) * grey + share * heat_colors(warm)
+    return Image.fromarray(np.rint(mixed).astype(np.uint8))
+
+
+def explanation_picture(faces: Sequence[ExplainedFace]) -> Image.Image:
+    """Draw faces with what speaks for their emotions.
+
+    Args:
+        faces: one or more, all explained by one method, as `mien.inference.explain.explain` gives
+            them.
+
+    Returns:
+        A Pillow image in RGB: for each face its picture, its heat map and its scores; at the
+        bottom, what the colours mean. Four faces stand in a column, more in several.
+
+    Raises:
+        UsageError: if there is no face.
+    """
+    if not faces:
+        raise UsageError("expected at least one face to draw")
+    columns = math.ceil(len(faces) / _TALL)
+    rows = math.ceil(len(faces) / columns)
+    width, height = _block_size()
+    canvas = Image.new(
+        "RGB",
+        (
+            2 * _MARGIN + columns * width + (columns - 1) * _MARGIN,
+            2 * _MARGIN + rows * height + (rows - 1) * _MARGIN + _FOOT,
+        ),
+        _GROUND,
+    )
+    for number, each in enumerate(faces):
+        column, row = divmod(number, rows)
+        left = _MARGIN + column * (width + _MARGIN)
+        _draw_face(canvas, each, left, _MARGIN + row * (height + _MARGIN))
+    _draw_legend(canvas, faces[0].explanation)
+    return canvas
+
+
+def _block_size() -> tuple[int, int]:
+    return 2 * _SIDE + _BARS + 2 * _GAP, _TITLE + _SIDE
+
+
+def _draw_face(canvas: Image.Image, each: ExplainedFace, left: int, top: int) -> None:
+    draw = ImageDraw.Draw(canvas)
+    _draw_title(draw, each, left, top)
+    top += _TITLE
+    size = _fitted(each.crop)
+    face = Image.fromarray(each.crop).convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    pictures = (face, overlay(each.crop, each.explanation.heat, size))
+    for number, picture in enumerate(pictures):
+        x = left + number * (_SIDE + _GAP)
+        draw.rectangle((x, top, x + _SIDE - 1, top + _SIDE - 1), fill=_PANEL)
+        canvas.paste(picture, (x + (_SIDE - size[0]) // 2, top + (_SIDE - size[1]) // 2))
+    _draw_bars(draw, each, left + 2 * (_SIDE + _GAP), top)
+
+
+def _draw_title(draw: ImageDraw.ImageDraw, each: ExplainedFace, left: int, top: int) -> None:
+    face, explained = each.face, each.explanation
+    x, middle = float(left), top + _TITLE / 2 - 4
+    mark = "?" if face.uncertain else ""
+    parts = [
+        (f"face {face.face_id}", 15, _DIM),
+        (f"{face.emotion}{mark} {face.confidence:.0%}", 19, _color(face.emotion)),
+    ]
+    if explained.emotion != face.emotion:
+        parts.append((f"why {explained.emotion} {explained.score:.0%}", 15, _LIGHT))
+    parts.append((_finding(explained), 15, _DIM))
+    for text, size, color in parts:
+        draw.text((x, middle), text, fill=color, font=_font(size), anchor="lm")
+        x += draw.textlength(text, _font(size)) + 14
+
+
+def _finding(explained: Explanation) -> str:
+    """Say in a few words what was found."""
+    if explained.peak <= 0:
+        return f"nothing here speaks for {explained.emotion}"
+    if explained.method == "gradcam":
+        return "Grad-CAM"
+    return (
+        f"loses up to {100 * explained.peak:.0f} points where covered, in the {explained.part} face"
+    )
+
+
+def _draw_bars(draw: ImageDraw.ImageDraw, each: ExplainedFace, left: int, top: int) -> None:
+    draw.rectangle((left, top, left + _BARS - 1, top + _SIDE - 1), fill=_PANEL)
+    scores = each.face.scores
+    row = min(32.0, (_SIDE - 16) / len(scores))
+    font = _font(min(15, round(row * 0.5)))
+    names = max(draw.textlength(name, font) for name in scores)
+    start = left + 14 + round(names) + 10
+    stop = left + _BARS - 14 - round(draw.textlength("100%", font)) - 8
+    first = top + (_SIDE - row * len(scores)) / 2
+    for number, (name, score) in enumerate(scores.items()):
+        middle = first + (number + 0.5) * row
+        ink = _LIGHT if name == each.explanation.emotion else _DIM
+        draw.text((start - 10, middle), name, fill=ink, font=font, anchor="rm")
+        draw.text((left + _BARS - 14, middle), f"{score:.0%}", fill=ink, font=font, anchor="rm")
+        thick = max(1, round(row * 0.16))
+        box = (start, round(middle) - thick, stop, round(middle) + thick)
+        draw.rounded_rectangle(box, thick, fill=_TRACK)
+        if round(score * (stop - start)) > 0:
+            filled = (*box[:2], start + round(score * (stop - start)), box[3])
+            draw.rounded_rectangle(filled, thick, fill=_color(name))
+
+
+def _draw_legend(canvas: Image.Image, explained: Explanation) -> None:
+    """Draw the ramp of colours and what its ends mean, at the bottom."""
+    draw = ImageDraw.Draw(canvas)
+    top, width = canvas.height - _MARGIN - 12, 2 * _SIDE + _GAP
+    ramp = np.linspace(0, 1, width, dtype=np.float32)[None].repeat(12, axis=0)
+    canvas.paste(Image.fromarray(heat_colors(ramp)), (_MARGIN, top))
+    font = _font(14)
+    ends = {
+        "occlusion": ("no matter if covered", "the emotion's score falls most when covered"),
+        "gradcam": ("adds nothing to the emotion", "adds most (Grad-CAM; coarse)"),
+    }[explained.method]
+    draw.text((_MARGIN, top - 8), ends[0], fill=_DIM, font=font, anchor="ls")
+    draw.text((_MARGIN + width - 1, top - 8), ends[1], fill=_DIM, font=font, anchor="rs")
+
+
+def _fitted(crop: npt.NDArray[np.uint8]) -> tuple[int, int]:
+    """Return the width and height of a crop, enlarged or shrunk to fit its square."""
+    height, width = crop.shape[:2]
+    scale = _SIDE / max(height, width)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def _color(emotion: str) -> tuple[int, ...]:
+    return ImageColor.getrgb(EMOTION_COLORS.get(emotion, _OTHER_COLOR))
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)

@@ -1,0 +1,206 @@
+"""Reads the nodes and weights of an ONNX file, which ONNX Runtime runs but does not show.
+
+The package ``onnx`` would do so too; reading emotions does without it. An ONNX file is a protocol
+buffer: numbered fields, of which the few that matter here are named below, after ``onnx.proto``.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mien.core.errors import ModelError
+
+_GRAPH = 7  # of the model
+_NODE, _INITIALIZER = 1, 5  # of a graph
+_INPUT, _OUTPUT, _KIND, _ATTRIBUTE = 1, 2, 4, 5  # of a node
+_NAME, _FLOAT, _INT = 1, 2, 3  # of an attribute
+_DIMS, _DATA_TYPE, _FLOAT_DATA, _TENSOR_NAME, _RAW_DATA = 1, 2, 4, 8, 9  # of a tensor
+_LOCATION = 14  # of a tensor, other than 0 where its numbers are in another file
+
+_VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5  # how a field is written
+_MOST_VARINT_BYTES = 10
+
+_RAW_TYPES = {1: "<f4", 10: "<f2", 11: "<f8"}
+"""ONNX's numbers of the types of weights that are read: float, float16 and double."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation: what it does, on which values, giving which values.
+
+    Attributes:
+        kind: its operator, as ``Gemm``.
+        inputs: names of values and weights.
+        outputs: names of values.
+        attributes: those of its settings that are one number.
+    """
+
+    kind: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """A network's operations and its weights, which are decoded when they are asked for."""
+
+    nodes: tuple[Node, ...]
+    tensors: Mapping[str, memoryview]
+
+    def weight(self, name: str) -> npt.NDArray[np.float64]:
+        """Return a weight by name.
+
+        Raises:
+            ModelError: if there is none, or it is damaged, of whole numbers, or in another file.
+        """
+        if name not in self.tensors:
+            raise ModelError(f"the network has no weight {name!r}")
+        try:
+            return _decoded(self.tensors[name])
+        except (ValueError, OverflowError) as error:
+            raise ModelError(f"the network's weight {name!r} cannot be read: {error}") from error
+
+
+def read_onnx(path: Path) -> OnnxFile:
+    """Read an ONNX file.
+
+    Raises:
+        ModelError: if it cannot be read, or is not an ONNX file.
+    """
+    try:
+        content = memoryview(path.read_bytes())
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ModelError(f"cannot read {path}: {reason}") from error
+    nodes, tensors = [], {}
+    try:
+        for number, graph in _fields(content):
+            if number != _GRAPH:
+                continue
+            for part, value in _fields(_bytes(graph)):
+                if part == _NODE:
+                    nodes.append(_node(_bytes(value)))
+                elif part == _INITIALIZER:
+                    tensors[_tensor_name(_bytes(value))] = _bytes(value)
+    except ValueError as error:
+        raise ModelError(f"{path} is not an ONNX file, or a damaged one ({error})") from error
+    if not nodes:
+        raise ModelError(f"{path} is not an ONNX file: it holds no network")
+    return OnnxFile(tuple(nodes), tensors)
+
+
+def _node(content: memoryview) -> Node:
+    inputs, outputs, kind, attributes = [], [], "", {}
+    for number, value in _fields(content):
+        if number == _INPUT:
+            inputs.append(_text(value))
+        elif number == _OUTPUT:
+            outputs.append(_text(value))
+        elif number == _KIND:
+            kind = _text(value)
+        elif number == _ATTRIBUTE:
+            attributes.update(_attribute(_bytes(value)))
+    return Node(kind, tuple(inputs), tuple(outputs), attributes)
+
+
+def _attribute(content: memoryview) -> dict[str, float]:
+    name, found = "", None
+    for number, value in _fields(content):
+        if number == _NAME:
+            name = _text(value)
+        elif number == _FLOAT:
+            found = float(struct.unpack("<f", _bytes(value, 4))[0])
+        elif number == _INT:
+            found = _signed(value)
+    return {} if found is None else {name: found}
+
+
+def _tensor_name(content: memoryview) -> str:
+    return next((_text(value) for number, value in _fields(content) if number == _TENSOR_NAME), "")
+
+
+def _decoded(content: memoryview) -> npt.NDArray[np.float64]:
+    shape: list[int] = []
+    kind, raw, floats = 0, b"", b""
+    for number, value in _fields(content):
+        if number == _DIMS:
+            shape += [value] if isinstance(value, int) else _varints(value)
+        elif number == _DATA_TYPE:
+            kind = _signed(value)
+        elif number == _FLOAT_DATA:  # all in one field, or each in its own
+            floats += bytes(_bytes(value))
+        elif number == _RAW_DATA:
+            raw = bytes(_bytes(value))
+        elif number == _LOCATION and value:
+            raise ValueError("it is in another file")
+    if kind not in _RAW_TYPES:
+        raise ValueError(f"expected floating-point numbers, got ONNX's type {kind}")
+    values = np.frombuffer(floats, "<f4") if floats else np.frombuffer(raw, _RAW_TYPES[kind])
+    if values.size != math.prod(shape):
+        raise ValueError(f"expected {shape} numbers, got {values.size}")
+    return values.reshape(shape).astype(np.float64)
+
+
+# ---------------------------------------------------------------- protocol buffers
+def _fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Yield each field's number and value: a whole number, or bytes; raises ValueError."""
+    position = 0
+    while position < len(content):
+        key, position = _varint(content, position)
+        number, written = key >> 3, key & 7
+        if written == _VARINT:
+            value, position = _varint(content, position)
+            yield number, value
+            continue
+        if written == _BYTES:
+            size, position = _varint(content, position)
+        elif written in (_FOUR_BYTES, _EIGHT_BYTES):
+            size = 4 if written == _FOUR_BYTES else 8
+        else:
+            raise ValueError(f"a field is written in an unknown way, {written}")
+        if size > len(content) - position:
+            raise ValueError("it ends within a field")
+        yield number, content[position : position + size]
+        position += size
+
+
+def _varint(content: memoryview, position: int) -> tuple[int, int]:
+    """Return the number of seven bits a byte, least first, at a position, and where it ends."""
+    number = 0
+    for index, byte in enumerate(content[position : position + _MOST_VARINT_BYTES]):
+        number |= (byte & 0x7F) << (7 * index)
+        if byte < 0x80:
+            return number, position + index + 1
+    raise ValueError("a number does not end")
+
+
+def _varints(content: memoryview) -> list[int]:
+    numbers, position = [], 0
+    while position < len(content):
+        number, position = _varint(content, position)
+        numbers.append(number)
+    return numbers
+
+
+def _bytes(value: int | memoryview, size: int | None = None) -> memoryview:
+    if isinstance(value, int) or (size is not None and len(value) != size):
+        raise ValueError("a field holds something else than expected")
+    return value
+
+
+def _text(value: int | memoryview) -> str:
+    return bytes(_bytes(value)).decode("utf-8")
+
+
+def _signed(value: int | memoryview) -> int:
+    if not isinstance(value, int):
+        raise ValueError("a field holds something else than expected")
+    return value - (1 << 64) if value >> 63 else value

@@ -1,0 +1,108 @@
+"""Reading ONNX files without the package onnx, held against that package."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from head_maker import head_onnx
+from mien.core.errors import ModelError
+from mien.inference.onnx_file import read_onnx
+
+onnx = pytest.importorskip("onnx")
+
+
+def write(folder: Path, content: bytes) -> Path:
+    path = folder / "model.onnx"
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("float_data", [False, True])
+def test_nodes_and_weights_are_those_that_onnx_reads(tmp_path: Path, float_data: bool) -> None:
+    content = head_onnx(float_data=float_data)
+    found, graph = read_onnx(write(tmp_path, content)), onnx.load_from_string(content).graph
+    assert [(node.kind, node.inputs, node.outputs) for node in found.nodes] == [
+        (node.op_type, tuple(node.input), tuple(node.output)) for node in graph.node
+    ]
+    attributes = {
+        each.name: onnx.helper.get_attribute_value(each)
+        for node in graph.node
+        for each in node.attribute
+    }
+    read = {name: value for node in found.nodes for name, value in node.attributes.items()}
+    assert {"epsilon", "alpha", "transB", "to"} <= set(read)
+    for name, value in read.items():
+        assert attributes[name] == value
+    assert set(found.tensors) == {tensor.name for tensor in graph.initializer}
+    for tensor in graph.initializer:
+        expected = onnx.numpy_helper.to_array(tensor)
+        if expected.dtype == np.float32:
+            np.testing.assert_array_equal(found.weight(tensor.name), expected)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_weights_of_every_width(tmp_path: Path, kind: type[np.floating]) -> None:
+    values = np.linspace(-3, 3, 12).astype(kind).reshape(3, 4)
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["x"], ["y"], negative=-7)],
+        "one",
+        [],
+        [],
+        [
+            onnx.numpy_helper.from_array(values, "w"),
+            onnx.numpy_helper.from_array(np.array(2.5, kind), "scalar"),
+        ],
+    )
+    found = read_onnx(write(tmp_path, onnx.helper.make_model(graph).SerializeToString()))
+    np.testing.assert_array_equal(found.weight("w"), values)
+    assert found.weight("scalar") == 2.5
+    assert found.nodes[0].attributes == {"negative": -7}
+
+
+def test_what_is_no_weight_is_said(tmp_path: Path) -> None:
+    found = read_onnx(write(tmp_path, head_onnx()))
+    with pytest.raises(ModelError, match="no weight 'nothing'"):
+        found.weight("nothing")
+    with pytest.raises(ModelError, match=r"'cells'.*expected floating-point"):
+        found.weight("cells")
+
+
+def test_weights_in_another_file_are_said(tmp_path: Path) -> None:
+    model = onnx.load_from_string(head_onnx())
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0)
+    with pytest.raises(ModelError, match="another file"):
+        read_onnx(tmp_path / "m.onnx").weight("logits/bias")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a model", b"\x00", b"\xff" * 40, b"\x3a\x05ab"])
+def test_what_is_no_onnx_file_is_a_model_error(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(ModelError, match=r"model\.onnx is not an ONNX file"):
+        read_onnx(write(tmp_path, content))
+
+
+def test_a_missing_file_is_a_model_error(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot read"):
+        read_onnx(tmp_path / "nothing.onnx")
+
+
+CONTENT = head_onnx()
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, len(CONTENT) - 1), st.binary(max_size=6), st.booleans())
+def test_damage_is_a_model_error_or_harmless(
+    tmp_path_factory: pytest.TempPathFactory, place: int, junk: bytes, cut: bool
+) -> None:
+    damaged = CONTENT[:place] + junk + (b"" if cut else CONTENT[place + len(junk) :])
+    path = write(tmp_path_factory.mktemp("damaged"), damaged)
+    with contextlib.suppress(ModelError):
+        found = read_onnx(path)
+        for name in found.tensors:
+            with contextlib.suppress(ModelError):
+                found.weight(name)
