@@ -13,7 +13,8 @@ from PIL import Image
 from data_maker import make_tiny_split, write_tiny_dataset
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import EXIT_DONE, EXIT_INPUT, EXIT_MODEL, EXIT_PARTIAL, EXIT_USAGE
-from mien.interfaces.cli import evaluate
+from mien.interfaces.cli import evaluate, evaluate_pictures, inputs
+from mien.interfaces.cli.inputs import Input
 from mien.interfaces.cli.main import main
 
 pytest.importorskip("seaborn")
@@ -238,6 +239,19 @@ def test_own_pictures_become_a_grid_and_a_table(
     assert lines[0].split() == ["picture", "face", "emotion", "confidence", "true", "read"]
     assert lines[1].split()[-2] == "angry"
     assert lines[-1].split()[-2:] == ["-", "-"]
+
+
+def test_a_folder_that_cannot_be_looked_into_is_named_and_told_by_the_exit_code(
+    workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_pictures(workplace / "ImgTest")
+    barred = Input("ImgTest/mine", problem="ImgTest/mine: this folder cannot be read")
+    monkeypatch.setattr(
+        evaluate_pictures, "find_inputs", lambda words: [*inputs.find_inputs(words), barred]
+    )
+    words = ("--model", "tiny", "--pictures", "ImgTest", "--detector", "none")
+    assert run(*words) == EXIT_PARTIAL
+    assert "mien: ImgTest/mine: this folder cannot be read\n" in capsys.readouterr().err
 
 
 def test_a_picture_that_cannot_be_read_is_named_and_the_others_still_run(

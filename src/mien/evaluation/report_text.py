@@ -102,7 +102,7 @@ def _fact_pairs(report: Report, *, code: str = "") -> dict[str, str]:
     facts = {
         "model": f"{report.model.name} {report.model.version}",
         "sha256": f"{code}{report.model.sha256}{code}",
-        "data": f"{report.data}, {report.split}",
+        "data": ", ".join(part for part in (report.data, report.split) if part),
         "images": images,
         "test-time augmentation": "yes" if report.tta else "no",
         "sample pictures": f"chosen with seed {report.seed}",

@@ -1,0 +1,90 @@
+"""``mien evaluate --pictures``: what a model makes of a folder of one's own pictures."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mien.core.errors import EXIT_DONE, EXIT_PARTIAL, InputError, NoFaceError
+from mien.core.progress import track
+from mien.interfaces.cli.inputs import find_inputs
+from mien.interfaces.cli.output import (
+    csv_text,
+    json_text,
+    note,
+    table_text,
+    write_output,
+    write_stdout,
+)
+
+if TYPE_CHECKING:
+    from mien.core.results import Result
+
+
+def evaluate_pictures(args: argparse.Namespace) -> int:
+    """Read a folder of pictures, show what was read, and return the exit code."""
+    import mien
+    from mien.evaluation.exported import find_exported, home_of
+    from mien.evaluation.pictures import TABLE_COLUMNS, picture_grid, picture_rows, pictures_dict
+
+    sources, problems = _find_pictures(args.pictures)
+    folder, run = find_exported(args.model)
+    recognizer = mien.load(folder, detector=args.detector or "auto")
+    output = args.output or home_of(run, recognizer.model.name) / "pictures"
+    results = recognizer.analyze_many(
+        track(sources, "reading pictures", unit="img", quiet=args.quiet),
+        batch_size=args.batch_size,
+    )
+    rows = picture_rows(results)
+    write_output(output / "pictures.csv", csv_text(rows, TABLE_COLUMNS))
+    write_stdout(
+        json_text(pictures_dict(results)) + "\n" if args.json else _pictures_table(results)
+    )
+    failed = [result for result in results if result.error]
+    if len(failed) == len(results):
+        raise InputError(f"no picture of {args.pictures} can be read: {failed[0].error}")
+    if not any(result.faces for result in results):
+        raise NoFaceError(
+            f"no face found in {args.pictures} by {recognizer.detector.name}: "
+            "try another --detector, or --detector none for pictures that are face crops"
+        )
+    picture_grid(results, output / "pictures.png", framing=recognizer.detector.framing)
+    note(f"grid: {output / 'pictures.png'}", quiet=args.quiet)
+    note(f"table: {output / 'pictures.csv'}", quiet=args.quiet)
+    problems += [result.error for result in results if result.error]
+    for problem in problems:
+        note(f"mien: {problem}", quiet=False)
+    return EXIT_PARTIAL if problems else EXIT_DONE
+
+
+def _find_pictures(folder: str) -> tuple[list[str], list[str]]:
+    """Return the pictures below a folder, and what of it cannot be looked into and why."""
+    if not Path(folder).is_dir():
+        raise InputError(f"no folder {folder}: expected one with pictures of faces in it")
+    found = find_inputs([folder])
+    sources = [one.source for one in found if one.problem is None]
+    if not sources:
+        raise InputError(
+            f"no pictures in {folder}: put photos of faces there (.jpg, .png, .webp, ...), in "
+            f"folders named after emotions ({Path(folder) / 'happy'}/me.jpg) to have them marked "
+            "right or wrong"
+        )
+    return sources, [one.problem for one in found if one.problem is not None]
+
+
+def _pictures_table(results: Sequence[Result]) -> str:
+    from mien.evaluation.pictures import picture_rows
+
+    lines = []
+    for row in picture_rows(results):
+        name = row["source"]
+        if row["emotion"] is None:
+            lines.append([name, "", row["status"].replace("_", " ")])
+            continue
+        right = {None: "-", True: "right", False: "wrong"}[row["right"]]
+        share = f"{100 * row['confidence']:.0f} %" + (" ?" if row["uncertain"] else "")
+        lines.append([name, str(row["face_id"]), row["emotion"], share, row["truth"] or "-", right])
+    header = ["picture", "face", "emotion", "confidence", "true", "read"]
+    return table_text(header, lines, right=(1, 3))

@@ -1,0 +1,72 @@
+"""From a model and a split to a report."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_maker import make_tiny_split, write_tiny_dataset
+from mien.core.errors import DataError, ModelError
+from mien.evaluation.evaluating import clean_images, evaluate_model
+from mien.evaluation.exported import find_exported, home_of
+from mien.evaluation.metrics import evaluate
+from mien.inference.classifier import Classifier
+
+pytest.importorskip("sklearn")
+
+
+@pytest.mark.parametrize("tta", [False, True])
+def test_the_report_and_the_samples_are_what_the_classifier_gives(
+    tiny_model: Path, tta: bool
+) -> None:
+    classifier = Classifier.open(tiny_model)
+    split = make_tiny_split("val", per_class=3)
+    clean = np.arange(len(split)) % 2 == 0
+    report, samples = evaluate_model(
+        classifier, split, clean=clean, tta=tta, seed=4, batch_size=5, quiet=True
+    )
+    expected = classifier.classify(split.images, augment=tta)
+    np.testing.assert_allclose(samples.probabilities, expected, atol=1e-6)
+    assert samples.images is split.images
+    assert report.evaluation.all.correct == evaluate(expected, split.labels).all.correct
+    assert report.evaluation.clean is not None
+    assert report.evaluation.clean.count == clean.sum()
+    assert (report.model, report.split) == (classifier.manifest.info, "val")
+    assert (report.tta, report.seed) == (tta, 4)
+
+
+def test_clean_images_have_no_copy_in_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIEN_HOME", str(tmp_path / "cache"))
+    data = write_tiny_dataset(tmp_path / "data", per_class=4)
+    train = make_tiny_split("train", per_class=4)
+    test = make_tiny_split("test", per_class=2)
+    mixed = dataclasses.replace(test, images=np.concatenate([train.images[:1], test.images[1:]]))
+    clean = clean_images(mixed, data, quiet=True)
+    assert clean is not None
+    assert clean.tolist() == [False] + [True] * (len(test) - 1)
+    assert clean_images(train, data, quiet=True) is None
+    shutil.rmtree(data / "train")
+    with pytest.raises(DataError, match="train"):
+        clean_images(mixed, data, quiet=True)
+
+
+def test_a_run_stands_for_the_model_that_was_exported_from_it(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    run = tmp_path / "first"
+    run.mkdir()
+    (run / "config.toml").touch()
+    with pytest.raises(ModelError, match="mien export"):
+        find_exported(str(run))
+    shutil.copytree(tiny_model, run / "export")
+    assert find_exported(str(run)) == (run / "export", run)
+    assert find_exported(str(run / "export")) == (run / "export", run)
+    assert find_exported(str(tiny_model)) == (tiny_model, None)
+    assert home_of(run, "first") == run
+    assert home_of(None, "a/../../b") == Path("outputs/b")
