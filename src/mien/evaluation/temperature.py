@@ -10,11 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.manifest import write_manifest
-from mien.core.progress import track
 from mien.evaluation.calibration import calibrate, fit_temperature, fit_thresholds
+from mien.evaluation.predicting import predict
 from mien.inference.classifier import Classifier, softmax
-
-_BATCH_SIZE = 32
 
 
 def calibrate_model(
@@ -46,14 +44,7 @@ def calibrate_model(
         OutputError: if the manifest cannot be written.
     """
     classifier = Classifier.open(folder)
-    starts = range(0, len(images), _BATCH_SIZE)
-    batches = [
-        classifier.logits(images[start : start + _BATCH_SIZE])
-        for start in track(starts, "calibrating", unit="batch", quiet=quiet)
-    ]
-    logits = np.concatenate(batches or [np.empty((0, len(classifier.labels)), np.float32)]).astype(
-        np.float64
-    )
+    logits = predict(classifier.logits, images, label="calibrating", quiet=quiet).astype(np.float64)
     temperature = fit_temperature(logits, labels)
     before, after = softmax(logits), softmax(logits / temperature)
     thresholds = fit_thresholds(after, labels)
