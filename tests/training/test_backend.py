@@ -4,12 +4,13 @@ import importlib.util
 import os
 import subprocess
 import sys
+import types
 from typing import Any
 
 import pytest
 
 from mien.core.errors import MissingExtra, UsageError
-from mien.training.backend import check_installed, prepare_backend
+from mien.training.backend import check_installed, prepare_backend, seed_step
 from mien.training.settings import TrainingSettings
 from training_maker import tiny_config
 
@@ -71,6 +72,18 @@ def test_what_comes_too_late_is_said(keras_ready: None, monkeypatch: pytest.Monk
     monkeypatch.setattr("mien.training.backend.check_installed", lambda _: None)
     with pytest.raises(UsageError, match="Keras already runs on tensorflow: start a new process"):
         prepare_backend(tiny_config(training_backend="torch").training)
+
+
+def test_on_torch_each_step_has_a_seed_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    torch = types.SimpleNamespace(manual_seed=seeds.append)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    for seed, epoch, step in [(1, 0, 0), (1, 0, 1), (1, 1, 0), (2, 0, 0), (1, 0, 1)]:
+        seed_step(TrainingSettings(backend="torch", seed=seed), epoch, step)
+    assert len(set(seeds)) == 4
+    assert seeds[1] == seeds[4]
+    seed_step(TrainingSettings(backend="tensorflow"), 0, 0)
+    assert len(seeds) == 5
 
 
 def test_importing_the_room_loads_neither_keras_nor_tensorflow() -> None:

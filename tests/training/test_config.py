@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mien.core.errors import InputError, UsageError
-from mien.training.config import Config, config_from_tables, config_to_toml, load_config
+from mien.training.config import (
+    Config,
+    _parse_toml,
+    config_from_tables,
+    config_to_toml,
+    load_config,
+)
 from mien.training.settings import (
     BACKBONES,
     AugmentationSettings,
@@ -191,6 +198,18 @@ def test_the_reference_recipe_has_all_that_the_reference_project_names() -> None
     assert config.augmentation.enabled
 
 
+def test_the_documentation_has_every_key_with_its_default() -> None:
+    text = (CONFIGS.parent / "docs" / "training.md").read_text(encoding="utf-8")
+    sections = re.split(r"\n`(data|model|augmentation|training)`\n", text)[1:]
+    for name, part in zip(sections[::2], sections[1::2], strict=True):
+        rows = dict(re.findall(r"^\| `(\w+)` \| `?([^|]*?)`? \|", part.split("\n## ")[0], re.M))
+        settings = getattr(Config(), name)
+        assert list(rows) == [item.name for item in dataclasses.fields(settings)]
+        for key, value in rows.items():
+            told = config_from_tables(_parse_toml(f"[{name}]\n{key} = {value}"))
+            assert getattr(getattr(told, name), key) == getattr(settings, key), key
+
+
 floats = st.floats(0, 0.99, allow_nan=False)
 models = st.builds(
     ModelSettings,
@@ -219,8 +238,6 @@ configs = st.builds(
 
 @given(configs)
 def test_a_recipe_written_and_read_again_is_the_same(config: Config) -> None:
-    from mien.training.config import _parse_toml
-
     assert config_from_tables(_parse_toml(config_to_toml(config))) == config
 
 

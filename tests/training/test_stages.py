@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 
 from data_maker import make_tiny_split
+from mien.training.augmentation import MixedBatch
 from mien.training.checkpoint import all_variables
-from mien.training.stages import Stage, averaged_weights, compiled_model, stage_of
+from mien.training.stages import (
+    Stage,
+    averaged_weights,
+    compiled_model,
+    estimated_statistics,
+    stage_of,
+)
 from training_maker import tiny_config
 
 SPLIT = make_tiny_split("train", per_class=2)
@@ -154,6 +161,62 @@ def test_averages_are_evaluated_and_training_goes_on_from_the_raw_weights() -> N
     with pytest.raises(OSError, match="full"), averaged_weights(model):
         raise OSError("full")
     assert equal(values(model.trainable_variables), raw)
+
+
+def mixed_batches(count: int) -> list[MixedBatch]:
+    """Batches of the same faces, ever brighter."""
+    return [MixedBatch(FACES * (0.4 + 0.3 * n), TARGETS, ONES) for n in range(count)]
+
+
+def norms_of(model: Any) -> dict[str, list[np.ndarray[Any, Any]]]:
+    names = ("block1_bn", "block2_bn", "head1_bn")
+    return {name: values(model.get_layer(name).non_trainable_variables) for name in names}
+
+
+def test_statistics_are_the_mean_over_the_batches_and_only_lent() -> None:
+    import keras
+
+    model = compiled(model_head_dropout=[0.0])
+    before = norms_of(model)
+    batches = mixed_batches(3)
+    first = keras.Model(model.input, model.get_layer("block1_conv").output)
+    outputs = [np.asarray(first(batch.faces)) for batch in batches]
+    with estimated_statistics(model, iter(batches), count=9):
+        inside = norms_of(model)
+    mean, variance = inside["block1_bn"]
+    axes = (0, 1, 2)
+    assert np.allclose(mean, np.mean([o.mean(axis=axes) for o in outputs], axis=0), atol=1e-4)
+    assert np.allclose(variance, np.mean([o.var(axis=axes) for o in outputs], axis=0), rtol=1e-3)
+    assert not equal(inside["head1_bn"], before["head1_bn"])
+    assert all(equal(norms_of(model)[name], before[name]) for name in before)
+    assert model.get_layer("block1_bn").momentum == 0.8
+    with estimated_statistics(model, iter(batches), count=1):
+        fewer = norms_of(model)
+    assert np.allclose(fewer["block1_bn"][0], outputs[0].mean(axis=axes), atol=1e-4)
+
+
+def test_statistics_come_back_after_an_error_too() -> None:
+    model = compiled()
+    before = norms_of(model)
+    with (
+        pytest.raises(OSError, match="full"),
+        estimated_statistics(model, iter(mixed_batches(2)), count=2),
+    ):
+        raise OSError("full")
+    assert all(equal(norms_of(model)[name], before[name]) for name in before)
+
+
+def test_statistics_are_left_alone_where_frozen_off_or_without_averages() -> None:
+    frozen = compiled(Stage(0, 32))
+    before = norms_of(frozen)
+    with estimated_statistics(frozen, iter(mixed_batches(2)), count=2):
+        inside = norms_of(frozen)
+    assert equal(inside["block2_bn"], before["block2_bn"])
+    assert not equal(inside["head1_bn"], before["head1_bn"])
+    for model, count in ((frozen, 0), (compiled(training_ema=0.0), 2)):
+        before = norms_of(model)
+        with estimated_statistics(model, iter(mixed_batches(2)), count=count):
+            assert all(equal(norms_of(model)[name], before[name]) for name in before)
 
 
 def test_without_averages_the_weights_themselves_are_evaluated() -> None:

@@ -109,6 +109,28 @@ def test_the_kept_network_is_the_one_that_was_validated(whole_run: RunFolder) ->
     assert {name: summary["best"][name] for name in figures} == pytest.approx(figures, rel=1e-5)
 
 
+def test_the_kept_networks_statistics_are_those_of_its_averaged_weights(
+    whole_run: RunFolder,
+) -> None:
+    import keras
+
+    best = json.loads(whole_run.summary.read_text(encoding="utf-8"))["best"]
+    network, config = load(whole_run.best), load_config(whole_run.config)
+    # The first norm whose statistics were free; chance has no part in what comes before it.
+    before, norm = (
+        ("head1_dense", "head1_bn") if best["phase"] == "head" else ("block1_conv", "block1_bn")
+    )
+    part = keras.Model(network.input, network.get_layer(before).output)
+    batches = list(
+        BatchSource(make_tiny_splits(per_class=4)["train"], config).epoch(best["epoch"] - 1)
+    )
+    outputs = [np.asarray(part(batch.faces, training=False)) for batch in batches]
+    means = [output.reshape(-1, output.shape[-1]).mean(axis=0) for output in outputs]
+    assert np.allclose(
+        network.get_layer(norm).moving_mean.numpy(), np.mean(means, axis=0), atol=1e-4
+    )
+
+
 def grey_splits() -> dict[str, Split]:
     """Splits whose classes are levels of grey, which the tiny network can tell apart."""
     random = np.random.default_rng(0)

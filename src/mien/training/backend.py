@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
+
 from mien.core.errors import MissingExtra, UsageError
 from mien.training.settings import TrainingSettings
 
@@ -56,6 +58,19 @@ def prepare_backend(settings: TrainingSettings) -> None:
     keras.utils.set_random_seed(settings.seed)
 
 
+def seed_step(settings: TrainingSettings, epoch: int, step: int) -> None:
+    """Make chance within a step depend on nothing but the seed and the step's number.
+
+    Torch draws its dropout from a generator of its own, which no variable of the network holds. The
+    other backends need nothing: theirs have their states in variables, and so in checkpoints.
+    """
+    if settings.backend == "torch":
+        import torch  # type: ignore[import-not-found]
+
+        (seed,) = np.random.SeedSequence([settings.seed, epoch, step]).generate_state(1, np.uint64)
+        torch.manual_seed(int(seed))
+
+
 @contextmanager
 def _stderr_held_back() -> Iterator[None]:
     """Keep what native code writes to stderr (TensorFlow greets at import), unless all fails."""
@@ -93,7 +108,7 @@ def _setup_tensorflow(threads: int) -> None:
 
 
 def _setup_torch(threads: int) -> None:
-    import torch  # type: ignore[import-not-found]
+    import torch
 
     if threads:
         torch.set_num_threads(threads)

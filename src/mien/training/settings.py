@@ -219,7 +219,6 @@ class TrainingSettings:
             "large_epochs",
             "statistics_batches",
         )
-
         amounts = ("warmup_epochs", "weight_decay", "clip_norm", "checkpoint_seconds")
         rates = ("head_learning_rate", "learning_rate")
         rules = dict.fromkeys((*counts, *amounts), _NOT_NEGATIVE)

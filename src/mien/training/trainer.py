@@ -19,7 +19,7 @@ from mien.data.dataset import Split
 from mien.data.reading import load_dataset
 from mien.training import checkpoint, run_folder
 from mien.training.augmentation import MixedBatch
-from mien.training.backend import check_installed, prepare_backend
+from mien.training.backend import check_installed, prepare_backend, seed_step
 from mien.training.batches import BatchSource
 from mien.training.config import Config, config_to_toml, load_config
 from mien.training.model import build_model, refresh
@@ -196,6 +196,7 @@ class _Run:
         self._end_epoch(state)
 
     def _step(self, state: RunState, batch: MixedBatch) -> float:
+        seed_step(self.config.training, state.epoch, state.step)
         self.model.optimizer.learning_rate.assign(self._rate(state))
         logs = self.model.train_on_batch(
             batch.faces, batch.targets, batch.weights, return_dict=True
@@ -257,6 +258,7 @@ class _Run:
     # ------------------------------------------------------------ after each epoch
     def _end_epoch(self, state: RunState) -> None:
         self._check_weights(state)
+        seed_step(self.config.training, state.epoch, state.step)
         batches = self.source.epoch(state.epoch)
         count = self.config.training.statistics_batches
         with (
