@@ -23,7 +23,16 @@ from mien.core.errors import (
 )
 from mien.interfaces.cli.output import printable
 
-COMMANDS: tuple[str, ...] = ("predict", "data", "train", "evaluate", "export", "sample")
+COMMANDS: tuple[str, ...] = (
+    "predict",
+    "data",
+    "train",
+    "evaluate",
+    "export",
+    "sample",
+    "explain",
+    "doctor",
+)
 """Modules beside this one, in the order in which ``mien --help`` shows them."""
 
 if TYPE_CHECKING:

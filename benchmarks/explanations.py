@@ -1,0 +1,88 @@
+"""Do heat maps show what the network looks at? Blur what each calls hottest, and read again.
+
+    python benchmarks/explanations.py --data archive --model mien-b0
+
+The more of the emotion's score is lost, the better the map. For comparison: the middle of the face
+whatever the map, and smooth noise. docs/explain.md has figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from mien.core.faces import FACE_SIZE
+from mien.data.reading import load_split
+from mien.inference.classifier import Classifier
+from mien.inference.explain import METHODS, explain_faces
+from mien.interfaces.cli.output import table_text
+
+Maps = npt.NDArray[np.float32]
+Faces = npt.NDArray[np.uint8]
+
+SHARES = (0.1, 0.2, 0.3)
+BLUR_SIGMA = 6.0  # pixels of the 48
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--data", required=True, help="the data set, as in mien train")
+    parser.add_argument("--model", default="mien-b0")
+    parser.add_argument("--count", type=int, default=60, help="faces of the test split")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    random = np.random.default_rng(args.seed)
+    images = load_split(args.data, "test").images
+    faces = images[random.choice(len(images), args.count, replace=False)]
+    classifier = Classifier.open(args.model, threads=1)
+    rows = []
+    for name, (maps, seconds) in all_maps(classifier, faces, random).items():
+        lost = [score_lost(classifier, faces, maps, share, random) for share in SHARES]
+        speed = f"{1000 * seconds / len(faces):.0f}" if seconds else ""
+        rows.append((name, *(f"{value:.3f}" for value in lost), speed))
+    score = float(classifier.classify(faces).max(axis=1).mean())
+    print(f"score lost by blurring the hottest part; {len(faces)} faces, mean score {score:.3f}\n")
+    header = ("map", *(f"{share:.0%}" for share in SHARES), "ms a face")
+    print(table_text(header, rows, right=(1, 2, 3, 4)), end="")
+
+
+def all_maps(
+    classifier: Classifier, faces: Faces, random: np.random.Generator
+) -> dict[str, tuple[Maps, float]]:
+    """Return each kind of map, float32 (N, 48, 48), and the seconds that it took."""
+    maps: dict[str, tuple[Maps, float]] = {}
+    for method in METHODS:
+        started = time.perf_counter()
+        found = np.stack([each.heat for each in explain_faces(classifier, faces, method=method)])
+        maps[method] = (found, time.perf_counter() - started)
+    rows, columns = np.mgrid[:FACE_SIZE, :FACE_SIZE] - (FACE_SIZE - 1) / 2
+    middle = -(rows**2 + columns**2).astype(np.float32)
+    maps["middle"] = (np.repeat(middle[None], len(faces), axis=0), 0.0)
+    coarse = random.normal(size=(len(faces), 6, 6)).astype(np.float32)
+    side = (FACE_SIZE, FACE_SIZE)
+    noise = [cv2.resize(each, side, interpolation=cv2.INTER_CUBIC) for each in coarse]
+    maps["noise"] = (np.stack(noise).astype(np.float32), 0.0)
+    return maps
+
+
+def score_lost(
+    classifier: Classifier, faces: Faces, maps: Maps, share: float, random: np.random.Generator
+) -> float:
+    """Return how much of the likeliest emotion's score goes with the hottest share of pixels."""
+    # Ties, as where a map is all 0, are broken at random.
+    ranked = maps + 1e-6 * random.random(maps.shape)
+    hot = ranked >= np.quantile(ranked, 1 - share, axis=(1, 2), keepdims=True)
+    blurred = np.stack([cv2.GaussianBlur(face, (0, 0), BLUR_SIGMA) for face in faces])
+    before = classifier.classify(faces)
+    after = classifier.classify(np.where(hot, blurred, faces).astype(np.uint8))
+    chosen = before.argmax(axis=1)[:, None]
+    return float(np.take_along_axis(before - after, chosen, axis=1).mean())
+
+
+if __name__ == "__main__":
+    main()

