@@ -27,6 +27,7 @@ from mien.data.dataset import Split
 from mien.training import checkpoint, trainer
 from mien.training.batches import BatchSource, balanced_class_weights
 from mien.training.config import load_config
+from mien.training.pace import stage_cost
 from mien.training.run_folder import RunFolder
 from mien.training.run_state import RunState
 from mien.training.trainer import resume, train
@@ -414,11 +415,19 @@ def test_the_time_left_counts_larger_images_and_frozen_backbones(recorder: Recor
     config = tiny_config(
         training_head_epochs=1, training_epochs=3, training_large_size=64, training_large_epochs=1
     )
+    costs = np.array([stage_cost(config, epoch) for epoch in range(4)])
+    assert np.allclose(costs / costs[1], [0.4, 1, 1, 4])
     run = trainer._Run(config, RunFolder(Path("unused")), make_tiny_splits(per_class=4), True)
-    # A head's epoch costs 0.4 of one at 32 pixels, one at 64 pixels costs four.
-    state = RunState(epoch=2, step=0, seconds=14.0)
-    assert run._time_left(state) == "50s"
-    assert run._time_left(RunState(epoch=3, step=0, seconds=24.0)) == "40s"
+    state = RunState(epoch=1, step=1)
+    assert run._time_left(state) == ""
+    run.pace.count(costs[1], 99.0)  # compiles
+    assert run._time_left(state) == ""
+    run.pace.count(costs[1], 2.0)
+    # Two steps are left of this epoch, three of the next, and three that cost four times as much.
+    assert run._time_left(state) == "  run 34s left"
+    run.pace.skip_one()
+    run.pace.count(costs[3], 99.0)
+    assert run._time_left(RunState(epoch=3, step=1)) == "  run 16s left"
 
 
 # ---------------------------------------------------------------- what goes wrong

@@ -23,6 +23,7 @@ from mien.training.backend import check_installed, prepare_backend, seed_step
 from mien.training.batches import BatchSource
 from mien.training.config import Config, config_to_toml, load_config
 from mien.training.model import build_model, refresh
+from mien.training.pace import Pace, stage_cost
 from mien.training.run_folder import RunFolder
 from mien.training.run_state import RunState
 from mien.training.schedule import learning_rate
@@ -35,9 +36,6 @@ from mien.training.stages import (
 )
 from mien.training.stopping import TrainingStopped, stop_signals
 from mien.training.validation import predict_probabilities, validation_figures
-
-_FROZEN_COST = 0.4
-"""Of a step with a frozen backbone, as a share of one that trains it: no way back through it."""
 
 
 # ---------------------------------------------------------------- a run, from start or checkpoint
@@ -144,6 +142,7 @@ class _Run:
         self.saved_at = time.monotonic()
         self.model: Any = None
         self.stage: Stage | None = None
+        self.pace = Pace()
         prepare_backend(config.training)
 
     def restore(self, state: RunState) -> None:
@@ -167,6 +166,7 @@ class _Run:
             checkpoint.copy_variables(values(self.model), values(model))
             refresh(model)
         self.model, self.stage = model, stage
+        self.pace.skip_one()
 
     def go_on(self, state: RunState) -> RunFolder:
         """Train to the end."""
@@ -191,7 +191,8 @@ class _Run:
                 spent = time.monotonic() - started
                 state.seconds += spent
                 state.epoch_seconds += spent
-                progress.advance(1, f"loss {loss:.4f}  run {self._time_left(state)} left")
+                self.pace.count(stage_cost(self.config, state.epoch), spent)
+                progress.advance(1, f"loss {loss:.4f}{self._time_left(state)}")
                 self._save_if_due(state, stop)
         self._end_epoch(state)
 
@@ -247,13 +248,10 @@ class _Run:
         self.saved_at = time.monotonic()
 
     def _time_left(self, state: RunState) -> str:
-        costs = [self._cost(epoch) for epoch in range(self.config.total_epochs)]
-        done = sum(costs[: state.epoch]) + costs[state.epoch] * state.step / self.source.steps
-        return format_duration(state.seconds / done * (sum(costs) - done))
-
-    def _cost(self, epoch: int) -> float:
-        stage = stage_of(self.config, epoch)
-        return stage.size**2 * (_FROZEN_COST if stage.blocks == 0 else 1.0)
+        costs = [stage_cost(self.config, epoch) for epoch in range(self.config.total_epochs)]
+        left = sum(costs[state.epoch :]) * self.source.steps - costs[state.epoch] * state.step
+        seconds = self.pace.seconds_for(left)
+        return "" if seconds is None else f"  run {format_duration(seconds)} left"
 
     # ------------------------------------------------------------ after each epoch
     def _end_epoch(self, state: RunState) -> None:
