@@ -96,9 +96,14 @@ def _stderr_held_back() -> Iterator[None]:
 def _setup_tensorflow(threads: int) -> None:
     import tensorflow
 
+    threading = tensorflow.config.threading
+    between = 1 if threads == 1 else 0
     try:
-        tensorflow.config.threading.set_intra_op_parallelism_threads(threads)
-        tensorflow.config.threading.set_inter_op_parallelism_threads(1 if threads == 1 else 0)
+        # Once it runs, TensorFlow refuses even the numbers that it has.
+        if threading.get_intra_op_parallelism_threads() != threads:
+            threading.set_intra_op_parallelism_threads(threads)
+        if threading.get_inter_op_parallelism_threads() != between:
+            threading.set_inter_op_parallelism_threads(between)
     except RuntimeError as error:  # TensorFlow fixes its threads at the first operation
         raise UsageError(
             f"training.threads = {threads} comes too late, TensorFlow already runs: "
