@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -65,6 +67,16 @@ def test_pictures_grow_with_the_faces(count: int, method: str) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (200, 50), (50, 200), (700, 700)])
 def test_any_crop_fits(size: tuple[int, int]) -> None:
     assert explanation_picture([explained(size)]).size == explanation_picture([explained()]).size
+
+
+def test_a_map_without_weight_is_drawn_dim() -> None:
+    strong = explained()
+    faint = replace(strong, explanation=replace(strong.explanation, peak=0.004))
+    bright, dim = (
+        np.asarray(explanation_picture([each]))[100:290, 290:500].astype(int).max()
+        for each in (strong, faint)
+    )
+    assert bright > dim + 60
 
 
 def test_other_classes_and_empty_maps_can_be_drawn() -> None:

@@ -33,6 +33,7 @@ _GROUND, _PANEL, _TRACK = (22, 26, 33), (31, 36, 45), (56, 63, 75)
 _LIGHT, _DIM = (240, 243, 247), (150, 160, 173)
 _OTHER_COLOR = "#d77fb4"  # for a model's own classes
 _COLDEST, _HOTTEST = 0.25, 0.8  # how much of the picture is colour where the heat is 0 and 1
+_FAINT = 0.05  # of the score; a map whose peak is lower is drawn dimmer in proportion
 _TALL = 4  # blocks on top of each other before a second column
 
 
@@ -118,7 +119,7 @@ def _draw_face(canvas: Image.Image, each: ExplainedFace, left: int, top: int) ->
     top += _TITLE
     size = _fitted(each.crop)
     face = Image.fromarray(each.crop).convert("RGB").resize(size, Image.Resampling.BICUBIC)
-    pictures = (face, overlay(each.crop, each.explanation.heat, size))
+    pictures = (face, overlay(each.crop, _shown(each.explanation), size))
     for number, picture in enumerate(pictures):
         x = left + number * (_SIDE + _GAP)
         draw.rectangle((x, top, x + _SIDE - 1, top + _SIDE - 1), fill=_PANEL)
@@ -148,9 +149,16 @@ def _finding(explained: Explanation) -> str:
         return f"nothing here speaks for {explained.emotion}"
     if explained.method == "gradcam":
         return "Grad-CAM"
-    return (
-        f"loses up to {100 * explained.peak:.0f} points where covered, in the {explained.part} face"
-    )
+    points = 100 * explained.peak
+    much = f"up to {points:.0f} points" if points >= 1 else "less than a point"
+    return f"loses {much} where covered, in the {explained.part} face"
+
+
+def _shown(explained: Explanation) -> npt.NDArray[np.float32]:
+    """Return the heat to draw: dimmed where the whole face loses next to nothing when covered."""
+    if explained.method == "occlusion" and explained.peak < _FAINT:
+        return explained.heat * np.float32(explained.peak / _FAINT)
+    return explained.heat
 
 
 def _draw_bars(draw: ImageDraw.ImageDraw, each: ExplainedFace, left: int, top: int) -> None:

@@ -176,7 +176,8 @@ def _row(each: ExplainedFace) -> tuple[str, ...]:
     face, why = each.face, each.explanation
     mark = " ?" if face.uncertain else ""
     if why.method == "occlusion":
-        peak = f"-{100 * why.peak:.0f} points"
+        points = 100 * why.peak
+        peak = f"-{points:.0f} points" if points >= 1 else "under 1 point"
     else:
         peak = f"+{why.peak:.2f} logit"
     return (
