@@ -45,6 +45,16 @@ def test_a_file_in_the_way_of_a_folder(tmp_path: Path) -> None:
         write_atomically(tmp_path / "way" / "file.bin", b"new")
 
 
+def test_what_all_threads_share_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shared(_: int) -> int:
+        raise AssertionError("another thread's new file would be open to everybody meanwhile")
+
+    monkeypatch.setattr(os, "umask", shared)
+    write_atomically(tmp_path / "file.bin", b"new")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions are POSIX's")
 def test_others_may_read_it_as_any_new_file(tmp_path: Path) -> None:
     write_atomically(tmp_path / "file.bin", b"new")

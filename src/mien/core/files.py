@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mien.core.errors import OutputError
@@ -42,25 +42,18 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: if there is an OSError inside; what stood there before is untouched.
     """
-    temporary: Path | None = None
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.part{path.suffix}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name}.", suffix=f".part{path.suffix}"
-        )
-        os.close(handle)
-        temporary = Path(name)
+        # Made as any new file is, so that who may read it follows from the user's own settings.
+        temporary.open("xb").close()
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        # mkstemp makes files that only their owner can read; others get what they usually would.
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
         temporary.replace(path)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise OutputError(f"cannot write {path}: {reason}") from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may be a file, or may not be there
+            temporary.unlink()
