@@ -25,7 +25,14 @@ class _Storage:
 class _Tensor:
     def __init__(self, storage: _Storage, array: np.ndarray[Any, Any], rebuild: Any) -> None:
         strides = tuple(stride // array.itemsize for stride in array.strides)
-        arguments = (storage, 0, array.shape, strides, False, collections.OrderedDict())
+        arguments: tuple[Any, ...] = (
+            storage,
+            0,
+            array.shape,
+            strides,
+            False,
+            collections.OrderedDict(),
+        )
         self.reduced = (rebuild, arguments)
 
     def __reduce__(self) -> Any:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from training_maker import BATCH, STEPS, tiny_config
 PLAIN = {"augmentation_enabled": False}
 
 
-def source(split: Split | None = None, **changes: object) -> BatchSource:
+def source(split: Split | None = None, **changes: Any) -> BatchSource:
     return BatchSource(split or make_tiny_split("train"), tiny_config(**changes))
 
 
@@ -80,7 +81,7 @@ def test_epochs_differ_in_their_order_and_in_chance() -> None:
 
 
 def test_a_batch_is_the_same_wherever_the_epoch_is_taken_up() -> None:
-    changes = {"augmentation_mixup": 0.4, "augmentation_plain_epochs": 0}
+    changes: Any = {"augmentation_mixup": 0.4, "augmentation_plain_epochs": 0}
     whole = list(source(**changes).epoch(1))
     for first in range(STEPS + 1):
         rest = list(source(**changes).epoch(1, first))
@@ -94,7 +95,7 @@ def test_another_seed_gives_other_batches() -> None:
 
 
 def test_mixing_stops_for_the_last_epochs() -> None:
-    changes = {
+    changes: Any = {
         "augmentation_mixup": 1.0,
         "augmentation_mix_probability": 1.0,
         "augmentation_plain_epochs": 1,
@@ -135,7 +136,7 @@ def test_an_error_in_making_comes_out_where_it_is_waited_for() -> None:
             raise DataError("step 2 cannot be made")
         return made(step)
 
-    taken = []
+    taken: list[MixedBatch] = []
     with pytest.raises(DataError, match="step 2 cannot be made"):
         taken.extend(made_ahead(broken, range(9)))
     assert workers() == 0
@@ -143,7 +144,12 @@ def test_an_error_in_making_comes_out_where_it_is_waited_for() -> None:
 
 def test_batches_are_made_before_they_are_asked_for_but_not_all() -> None:
     steps: list[int] = []
-    batches = made_ahead(lambda step: (steps.append(step), made(step))[1], range(50))
+
+    def noted(step: int) -> MixedBatch:
+        steps.append(step)
+        return made(step)
+
+    batches = made_ahead(noted, range(50))
     with contextlib.closing(batches):
         next(batches)
         deadline = time.monotonic() + 5

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from mien.core.errors import InputError, OutputError
-from mien.training import checkpoint
 from mien.training.checkpoint import (
     all_variables,
     is_finite,
@@ -135,7 +134,7 @@ def test_a_full_disk_leaves_the_older_checkpoint_whole(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.np, "savez", full)
+    monkeypatch.setattr(np, "savez", full)
     with pytest.raises(OutputError, match=r"No space left.*saved before is kept.*--resume"):
         save_checkpoint(path, model, RunState())
     assert path.read_bytes() == before

@@ -17,6 +17,7 @@ from mien.core.manifest import ModelFile, load_manifest
 from mien.inference.classifier import Classifier
 from mien.training import export
 from mien.training.export import check_agreement, export_run, trial_faces
+from mien.training.onnx_graph import keras_to_onnx
 
 # Keras' own way to save a variable of TensorFlow's is not yet NumPy 2's.
 pytestmark = pytest.mark.filterwarnings(
@@ -234,7 +235,7 @@ def test_what_is_refused_is_not_written_and_an_older_model_stays(
         _scale_a_weight(proto)
         return proto
 
-    converter = export.keras_to_onnx
+    converter = keras_to_onnx
     monkeypatch.setattr(export, "keras_to_onnx", disturbed)
     for output in ("old", "new"):
         with pytest.raises(ModelError, match="the export is refused"):
@@ -246,7 +247,8 @@ def test_what_is_refused_is_not_written_and_an_older_model_stays(
 def test_the_trial_faces_are_always_the_same_noise_and_smooth_ones() -> None:
     faces = trial_faces()
     np.testing.assert_array_equal(faces, trial_faces())
-    assert (faces.shape, faces.dtype) == ((64, 48, 48), np.uint8)
+    assert faces.shape == (64, 48, 48)
+    assert faces.dtype == np.uint8
     assert (faces[0] == 0).all()
     assert (faces[1] == 255).all()
     steps = np.abs(np.diff(faces[2:].astype(float), axis=2)).mean(axis=(1, 2))

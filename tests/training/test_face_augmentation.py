@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +33,7 @@ def noise(count: int = 40, *, seed: int = 0) -> Faces:
     return np.kron(coarse, np.ones((4, 4))).astype(np.uint8)
 
 
-def changed(*, seed: int = 1, faces: Faces | None = None, **switched_on: float) -> Faces:
+def changed(*, seed: int = 1, faces: Faces | None = None, **switched_on: Any) -> Faces:
     settings = dataclasses.replace(OFF, **switched_on)
     source = noise() if faces is None else faces
     return augment_faces(source.copy(), settings, np.random.default_rng(seed))
@@ -48,8 +49,9 @@ def disc(row: float, column: float, radius: float = 5.0) -> Faces:
 def centres(faces: Faces) -> npt.NDArray[np.float64]:
     """Row and column of the bright disc's centre, (N, 2)."""
     light = faces.astype(np.float64) - 50
-    places = np.stack(np.mgrid[0:48, 0:48], axis=-1)
-    return (light[..., None] * places).sum(axis=(1, 2)) / light.sum(axis=(1, 2))[:, None]
+    places = np.moveaxis(np.mgrid[0:48, 0:48], 0, -1).astype(np.float64)
+    moments = (light[..., None] * places).sum(axis=(1, 2))
+    return np.asarray(moments / light.sum(axis=(1, 2))[:, None], np.float64)
 
 
 def areas(faces: Faces) -> npt.NDArray[np.float64]:
@@ -150,7 +152,7 @@ def test_erasing_fills_one_rectangle_with_one_grey() -> None:
     ["flip", "rotation", "shift", "scale", "brightness", "contrast", "equalize", "blur", "erasing"],
 )
 def test_each_key_alone_has_an_effect(key: str) -> None:
-    value = 20.0 if key == "rotation" else 0.5
+    value: Any = 20.0 if key == "rotation" else 0.5
     assert not np.array_equal(changed(**{key: value}), noise())
 
 
@@ -210,11 +212,11 @@ def batch(count: int = 7) -> Batch:
     return Batch(faces=faces, targets=np.eye(7, dtype=np.float32)[:count], weights=numbers + 1)
 
 
-def mixing(**keys: float) -> AugmentationSettings:
+def mixing(**keys: Any) -> AugmentationSettings:
     return dataclasses.replace(OFF, **{"mix_probability": 1.0, **keys})
 
 
-def mixed(seed: int = 0, **keys: float) -> MixedBatch:
+def mixed(seed: int = 0, **keys: Any) -> MixedBatch:
     return mix_batch(batch(), mixing(**keys), np.random.default_rng(seed))
 
 
@@ -243,7 +245,8 @@ def test_cutmix_pastes_as_much_as_the_targets_say() -> None:
 
 @pytest.mark.parametrize("key", ["mixup", "cutmix"])
 def test_an_alpha_of_zero_is_off(key: str) -> None:
-    assert mixed(**{key: 0.0}) == batch()
+    off: Any = {key: 0.0}
+    assert mixed(**off) == batch()
 
 
 def test_as_many_batches_are_mixed_as_the_recipe_says() -> None:

@@ -242,7 +242,7 @@ def test_a_sequential_network_is_converted_too(keras: Any, ort: Any) -> None:
 
 # ---------------------------------------------------------------- what is refused
 def _own_class(layers: Any, x: Any) -> Any:
-    class Dropout(layers.Layer):  # type: ignore[misc, name-defined]
+    class Dropout(layers.Layer):  # type: ignore[misc]
         def call(self, inputs: Any) -> Any:
             return 2 * inputs
 

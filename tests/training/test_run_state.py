@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from mien.training.run_state import RunState
 from training_maker import tiny_config
 
 
-def epochs_of(losses: list[float], accuracies: list[float], **changes: object) -> RunState:
+def epochs_of(losses: list[float], accuracies: list[float], **changes: Any) -> RunState:
     """The state after epochs with these validation figures, or as many as there were."""
     config = tiny_config(**changes)
     state = RunState()

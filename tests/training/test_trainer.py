@@ -30,6 +30,7 @@ from mien.training.config import load_config
 from mien.training.pace import stage_cost
 from mien.training.run_folder import RunFolder
 from mien.training.run_state import RunState
+from mien.training.stages import compiled_model
 from mien.training.trainer import resume, train
 from mien.training.validation import predict_probabilities, validation_figures
 from training_maker import (
@@ -213,7 +214,7 @@ class Recorder:
 def recorder(monkeypatch: pytest.MonkeyPatch, keras_ready: None) -> Recorder:
     """Training steps and predictions that cost nothing; all else of the trainer is real."""
     recorder = Recorder()
-    build = trainer.compiled_model
+    build = compiled_model
     monkeypatch.setattr(trainer, "load_dataset", lambda *_, **__: make_tiny_splits(per_class=4))
     monkeypatch.setattr(
         trainer, "compiled_model", lambda *given, **named: recorder.attach(build(*given, **named))
@@ -491,7 +492,7 @@ def test_a_full_disk_stops_the_run_and_resume_goes_on_once_there_is_room(
                 raise OSError(errno.ENOSPC, "No space left on device")
             savez(*given, **named)
 
-        patch.setattr(checkpoint.np, "savez", full)
+        patch.setattr(np, "savez", full)
         with pytest.raises(OutputError, match=f"No space left.*--resume {tmp_path / 'run'}"):
             train(tiny_config(), tmp_path / "run", quiet=True)
     run = RunFolder(tmp_path / "run")
