@@ -21,6 +21,7 @@ from mien.core.errors import (
     OutputError,
     UsageError,
 )
+from mien.interfaces.cli.logs import logs_as_notes
 from mien.interfaces.cli.output import printable
 
 COMMANDS: tuple[str, ...] = (
@@ -128,7 +129,8 @@ def _run(parser: Parser, words: Sequence[str]) -> int:
         return EXIT_DONE
     if unknown:
         _refuse_leftovers(_chosen_parser(parser, words), unknown)
-    return int(args.run(args))
+    with logs_as_notes(quiet=args.quiet):
+        return int(args.run(args))
 
 
 def _refuse_unknown_command(parser: Parser, words: Sequence[str]) -> None:
