@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mien.core.errors import DataError, UsageError
 from mien.data import duplicates
-from mien.data.duplicates import blank_mask, find_near_pairs, group_copies
+from mien.data.duplicates import blank_mask, distinct_mask, find_near_pairs, group_copies
 
 
 def noise(count: int, seed: int = 0) -> npt.NDArray[np.uint8]:
@@ -137,3 +137,22 @@ def test_a_film_full_of_like_frames_is_an_error_not_a_full_memory(
     frames[:, 0, 0] = np.arange(30)
     with pytest.raises(DataError, match="raise --near-threshold"):
         find_near_pairs(frames)
+
+
+def test_of_near_copies_only_the_first_is_kept() -> None:
+    base = noise(5)
+    brighter = np.clip(base[:2].astype(int) // 2 + 60, 0, 255).astype(np.uint8)
+    images = np.concatenate([base, brighter, base[2:3, :, ::-1], base[3:4]])
+    assert distinct_mask(images, quiet=True).tolist() == [True] * 5 + [False] * 4
+
+
+@given(st.integers(0, 50))
+@settings(max_examples=10, deadline=None)
+def test_what_is_kept_holds_no_near_copies_and_stands_for_all(seed: int) -> None:
+    images = mixed(seed)
+    kept = distinct_mask(images, threshold=0.9, quiet=True)
+    pairs = set(all_pairs(images, 0.9))
+    left = np.flatnonzero(kept).tolist()
+    assert not pairs & set(combinations(left, 2))
+    for dropped in np.flatnonzero(~kept).tolist():
+        assert any((one, dropped) in pairs for one in left)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -20,6 +21,12 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MIEN_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     write_tiny_dataset(tmp_path / "archive", per_class=4)
+    # The tiny images of a class are all alike; those of this one are not.
+    noise = np.random.default_rng(0).integers(0, 256, (4, 48, 48)).astype(np.uint8)
+    for path, image in zip(
+        sorted((tmp_path / "archive" / "train" / "happy").iterdir()), noise, strict=True
+    ):
+        Image.fromarray(image).save(path)
     return tmp_path
 
 
@@ -63,3 +70,14 @@ def test_what_cannot_work_is_one_clear_line(
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_copies_of_one_photo_count_once(workplace: Path) -> None:
+    words = ("--data", "archive", "--quiet", "--output")
+    assert run(*words, "before.png") == EXIT_DONE
+    folder = workplace / "archive" / "train" / "happy"
+    photo = sorted(folder.iterdir())[-1]
+    for number in range(5):
+        (folder / f"Training_9{number}.png").write_bytes(photo.read_bytes())
+    assert run(*words, "after.png") == EXIT_DONE
+    assert (workplace / "after.png").read_bytes() == (workplace / "before.png").read_bytes()

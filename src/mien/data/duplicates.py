@@ -117,6 +117,22 @@ def find_near_pairs(
     return _join(parts)
 
 
+def distinct_mask(
+    images: npt.NDArray[np.uint8], *, threshold: float = NEAR_THRESHOLD, quiet: bool = False
+) -> npt.NDArray[np.bool_]:
+    """Mark the images (N, 48, 48) that are left when of near copies only the first is kept.
+
+    Args and errors are those of `find_near_pairs`; constant images are all kept.
+    """
+    pairs = find_near_pairs(images, threshold=threshold, quiet=quiet)
+    kept = np.ones(len(images), np.bool_)
+    # In the order of the images, so that which one stays does not hang on how alike pairs are.
+    for place in np.lexsort((pairs.second, pairs.first)):
+        if kept[pairs.first[place]]:
+            kept[pairs.second[place]] = False
+    return kept
+
+
 def _unit_vectors(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Return the pooled, centred images as rows of length 1 (of length 0 if constant)."""
     blocks = images.reshape(-1, _POOLED, 2, _POOLED, 2)

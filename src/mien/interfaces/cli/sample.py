@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from mien.data.dataset import Split
 
+# Cosine of two images from which on they count as copies; an audit counts from .95.
+_COPIES_FROM = 0.9
 _DETECTORS = ("yunet", "libface", "haar")
 
 
@@ -52,7 +54,7 @@ def _run(args: argparse.Namespace) -> int:
     count = FACES_EACH if args.count is None else args.count
     if count < 1:
         raise UsageError(f"expected --count of 1 or more, got {count}")
-    train = load_split(args.data, "train", quiet=args.quiet)
+    train = _distinct(load_split(args.data, "train", quiet=args.quiet), quiet=args.quiet)
     probabilities = _classify(args, train) if args.model else None
     faces = prototypes(train.images, train.labels, probabilities=probabilities, count=count)
     picture = lay_out(faces)
@@ -66,6 +68,20 @@ def _run(args: argparse.Namespace) -> int:
     if not args.quiet:
         print(f"picture: {args.output}", file=sys.stderr)
     return EXIT_DONE
+
+
+def _distinct(train: Split, *, quiet: bool) -> Split:
+    """Leave out near copies: a mean over many copies of one photo would show its person."""
+    import numpy as np
+
+    from mien.data.duplicates import distinct_mask
+
+    kept = []
+    for label in np.unique(train.labels):
+        indices = np.flatnonzero(train.labels == label)
+        mask = distinct_mask(train.images[indices], threshold=_COPIES_FROM, quiet=quiet)
+        kept.append(indices[mask])
+    return train.take(np.sort(np.concatenate(kept)))
 
 
 def _classify(args: argparse.Namespace, train: Split) -> npt.NDArray[np.float32]:
