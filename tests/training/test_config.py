@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mien.core.errors import InputError, UsageError
+from mien.core.errors import InputError, MissingExtra, UsageError
 from mien.training.config import (
     Config,
     _parse_toml,
@@ -249,3 +249,16 @@ def test_every_key_is_written(tmp_path: Path) -> None:
         for item in dataclasses.fields(getattr(Config(), section.name)):
             assert f"\n{item.name} = " in text
     assert load_config(path) == Config()
+
+
+def test_a_missing_toml_parser_is_said_to_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(text: str) -> dict[str, object]:
+        raise MissingExtra("train", "a recipe in TOML")
+
+    path = tmp_path / "recipe.toml"
+    path.write_text("[training]\nepochs = 1\n", encoding="utf-8")
+    monkeypatch.setattr("mien.training.config._parse_toml", missing)
+    with pytest.raises(MissingExtra, match="pip install"):
+        load_config(path)

@@ -50,7 +50,7 @@ def prepare_backend(settings: TrainingSettings) -> None:
         )
     os.environ["KERAS_BACKEND"] = settings.backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with _stderr_held_back():
+    with stderr_held_back():
         _SETUPS[settings.backend](settings.threads)
         import keras
 
@@ -72,7 +72,7 @@ def seed_step(settings: TrainingSettings, epoch: int, step: int) -> None:
 
 
 @contextmanager
-def _stderr_held_back() -> Iterator[None]:
+def stderr_held_back() -> Iterator[None]:
     """Keep what native code writes to stderr (TensorFlow greets at import), unless all fails."""
     sys.stderr.flush()
     try:

@@ -90,6 +90,8 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
         raise UsageError(f"{path} is not valid TOML: it is not UTF-8 text") from error
     try:
         tables = _parse_toml(text)
+    except MissingExtra:  # a ValueError, too
+        raise
     except ValueError as error:
         raise UsageError(f"{path} is not valid TOML: {error}") from error
     for override in overrides:
@@ -167,6 +169,8 @@ def _parse_override(override: str) -> tuple[str, str, Any]:
         raise UsageError(f"--set {override}: expected section.key=value, as training.epochs=3")
     try:
         value = _parse_toml(f"value = {text}")["value"]
+    except MissingExtra:
+        raise
     except ValueError:
         value = text.strip()
     return section, key, value

@@ -28,6 +28,7 @@ from mien.core.errors import InputError, MissingExtra, ModelError, OutputError, 
 from mien.core.faces import FACE_SIZE
 from mien.core.manifest import MANIFEST_NAME, MODEL_NAME, Manifest, ModelFile, write_manifest
 from mien.training import run_folder
+from mien.training.backend import stderr_held_back
 from mien.training.config import Config, load_config
 from mien.training.onnx_graph import keras_to_onnx
 from mien.training.run_folder import RunFolder
@@ -138,6 +139,8 @@ def prepare_keras(preferred: str) -> None:
         raise MissingExtra("train", "exporting a network")
     if "keras" not in sys.modules:
         os.environ.setdefault("KERAS_BACKEND", found[0])
+    with stderr_held_back():
+        importlib.import_module("keras")
 
 
 def _in_float32(model: Any) -> Any:
