@@ -459,22 +459,29 @@ def test_a_rate_far_too_high_stops_and_keeps_the_last_good_state(
 def test_a_loss_that_is_no_number_stops_the_run(
     tmp_path: Path, recorder: Recorder, loss: float
 ) -> None:
-    recorder.answer = lambda _: loss if len(recorder.steps) == 5 else 1.0
-    with pytest.raises(TrainingDiverged, match=f"the loss became {loss} in epoch 2, step 2"):
-        train(tiny_config(), tmp_path / "run", quiet=True)
-    assert checkpoint.read_state(tmp_path / "run" / "checkpoint.npz").epoch == 1
+    # Fourteen steps an epoch, more than are made ahead: the thread is still at work when it stops.
+    config = tiny_config(training_batch_size=2)
+    recorder.answer = lambda _: loss if len(recorder.steps) == 16 else 1.0
+    with pytest.raises(TrainingDiverged) as caught:
+        train(config, tmp_path / "run", quiet=True)
+    assert f"the loss became {loss} in epoch 2, step 2" in str(caught.value)
+    # Even while the error, and with it the frames that it went through, is kept.
     assert workers() == 0
+    assert checkpoint.read_state(tmp_path / "run" / "checkpoint.npz").epoch == 1
 
 
-def test_weights_that_became_nan_are_never_saved(tmp_path: Path, recorder: Recorder) -> None:
+@pytest.mark.parametrize(("at", "seconds"), [(6, 1e9), (5, 0.0)])
+def test_weights_that_became_nan_are_never_saved(
+    tmp_path: Path, recorder: Recorder, at: int, seconds: float
+) -> None:
     def poison(model: Any) -> float:
-        if len(recorder.steps) == 6:
+        if len(recorder.steps) == at:
             model.trainable_variables[-1].assign(np.full(7, np.nan, np.float32))
         return 1.0
 
     recorder.answer = poison
     with pytest.raises(TrainingDiverged, match="the weights became NaN"):
-        train(tiny_config(), tmp_path / "run", quiet=True)
+        train(tiny_config(training_checkpoint_seconds=seconds), tmp_path / "run", quiet=True)
     run = RunFolder(tmp_path / "run")
     assert all(np.isfinite(array).all() for array in read_checkpoint(run).values())
     assert len(read_history(run)) == 1
