@@ -84,8 +84,12 @@ def averaged_weights(model: Any) -> Iterator[None]:
         return
     # Copies: on some backends numpy() is a view of what is about to be written over.
     kept = [np.array(variable.numpy()) for variable in model.trainable_variables]
-    model.optimizer.finalize_variable_values(model.trainable_variables)
     try:
+        model.optimizer.finalize_variable_values(model.trainable_variables)
+        # Copies again: on JAX a variable now shares its array with the average, and predicting
+        # uses up the arrays of the network.
+        for variable in model.trainable_variables:
+            variable.assign(np.array(variable.numpy()))
         yield
     finally:
         for variable, value in zip(model.trainable_variables, kept, strict=True):
