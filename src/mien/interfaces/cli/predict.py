@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
-import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mien.core.errors import (
     EXIT_DONE,
@@ -21,35 +19,19 @@ from mien.core.errors import (
 )
 from mien.core.progress import Progress
 from mien.interfaces.cli.inputs import STDIN, Input, find_inputs, is_single
-from mien.interfaces.cli.output import (
-    bar,
-    csv_text,
-    json_text,
-    note,
-    shorten,
-    stdout_takes,
-    table_text,
-    use_utf8_stdout,
-    write_output,
-    write_stdout,
-)
+from mien.interfaces.cli.output import note, use_utf8_stdout, write_output, write_stdout
+from mien.interfaces.cli.result_text import RENDERERS, compat_chunks
 from mien.interfaces.compat import COMPAT
 
 if TYPE_CHECKING:
     from mien.core.results import Face, Result
     from mien.inference.recognizer import Recognizer
 
-FORMATS: tuple[str, ...] = ("json", "jsonl", "csv", "table")
+FORMATS: tuple[str, ...] = tuple(RENDERERS)
 
 _FORMAT_OF_SUFFIX = {".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".txt": "table"}
 _IMAGES_AT_ONCE = 16
-_SOURCE_COLUMNS = 40
 _PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".mpo", ".webp", ".avif")
-
-# In indented JSON, an object that holds no other. Line ends inside strings are escaped, so the real
-# ones stand between values.
-_FLAT_OBJECT = re.compile(r"\{\n([^{}]*)\}")
-_LINE_END = re.compile(r"\n *")
 
 _EPILOG = """\
 Without --format, --output's suffix decides; else a terminal gets a table and a pipe gets JSON.
@@ -139,9 +121,9 @@ def _run(args: argparse.Namespace) -> int:
         results = _annotated(results, inputs, args.annotate, quiet=args.quiet)
     single = is_single(args.images)
     if args.compat is None:
-        chunks = _RENDERERS[shape](results, recognizer.labels, single)
+        chunks = RENDERERS[shape](results, recognizer.labels, single)
     else:
-        chunks = _compat_chunks(results, COMPAT[args.compat], shape, single)
+        chunks = compat_chunks(results, COMPAT[args.compat], shape, single)
     if args.output is None:
         if shape != "table":
             use_utf8_stdout()
@@ -289,87 +271,3 @@ def _exit_code(tally: _Tally) -> int:
 def _counts(tally: _Tally) -> str:
     faces = "1 face" if tally.faces == 1 else f"{tally.faces} faces"
     return f"{faces} in " + ("1 image" if tally.images == 1 else f"{tally.images} images")
-
-
-def _json_chunks(results: Iterable[Result], _: Sequence[str], single: bool) -> Iterator[str]:
-    if single:
-        yield from (_pretty(result) + "\n" for result in results)
-        return
-    opening = "[\n"
-    for result in results:
-        yield opening + textwrap.indent(_pretty(result), "  ")
-        opening = ",\n"
-    yield "\n]\n"
-
-
-def _pretty(result: Result) -> str:
-    """Return indented JSON whose innermost objects (box, scores, ...) take one line each."""
-    text = json_text(result.to_dict())
-    return _FLAT_OBJECT.sub(lambda found: "{" + _LINE_END.sub(" ", found[1].strip()) + "}", text)
-
-
-def _jsonl_chunks(results: Iterable[Result], _: Sequence[str], __: bool) -> Iterator[str]:
-    for result in results:
-        yield json_text(result.to_dict(), indent=None) + "\n"
-
-
-def _compat_chunks(
-    results: Iterable[Result],
-    convert: Callable[[Result], list[dict[str, Any]]],
-    shape: str,
-    single: bool,
-) -> Iterator[str]:
-    """Give each image's list of faces in another tool's form: in a list where images are many."""
-    converted = (convert(result) for result in results)
-    if shape == "jsonl":
-        yield from (json_text(faces, indent=None) + "\n" for faces in converted)
-    else:
-        everything = list(converted)
-        yield json_text(everything[0] if single else everything) + "\n"
-
-
-def _csv_chunks(results: Iterable[Result], labels: Sequence[str], _: bool) -> Iterator[str]:
-    from mien.core.results import result_rows, table_columns
-
-    columns = table_columns(labels)
-    yield csv_text([], columns)
-    for result in results:
-        yield csv_text(result_rows(result, labels), columns, header=False)
-
-
-def _table_chunks(results: Iterable[Result], _: Sequence[str], __: bool) -> Iterator[str]:
-    plain = not stdout_takes(bar(0.5))
-    everything = list(results)
-    rows = [row for result in everything for row in _table_rows(result, plain=plain)]
-    header = ("IMAGE", "FACE", "EMOTION", "CONFIDENCE", "", "BOX")
-    yield table_text(header, rows, right=(1, 4))
-    if any(face.uncertain for result in everything for face in result.faces):
-        yield "\n? uncertain: below the model's threshold for this emotion\n"
-
-
-def _table_rows(result: Result, *, plain: bool) -> Iterator[tuple[str, ...]]:
-    source = shorten(str(result.source), _SOURCE_COLUMNS)
-    if result.error is not None:
-        reason = result.error.removeprefix(str(result.source)).lstrip(": ")
-        yield (source, "-", f"{result.status}: {reason}")
-    elif not result.faces:
-        yield (source, "-", "no face")
-    for face in result.faces:
-        box = face.box
-        yield (
-            source,
-            str(face.face_id),
-            face.emotion + (" ?" if face.uncertain else ""),
-            bar(face.confidence, plain=plain),
-            f"{face.confidence:.0%}",
-            f"{box.w}x{box.h} at {box.x},{box.y}",
-        )
-        source = ""  # said once, beside the first face
-
-
-_RENDERERS: dict[str, Callable[[Iterable[Result], Sequence[str], bool], Iterator[str]]] = {
-    "json": _json_chunks,
-    "jsonl": _jsonl_chunks,
-    "csv": _csv_chunks,
-    "table": _table_chunks,
-}
