@@ -164,3 +164,21 @@ def test_leaving_early_stops_the_thread() -> None:
         next(batches)
         assert workers() == 1
     assert workers() == 0
+
+
+def test_plain_batches_are_the_images_as_they_are_each_once_at_most() -> None:
+    split = make_tiny_split("train")
+    batches = list(source(split).plain_batches())
+    assert len(batches) == STEPS
+    known = {
+        image.tobytes(): int(label) for image, label in zip(split.images, split.labels, strict=True)
+    }
+    seen = []
+    for batch in batches:
+        for face, target in zip(batch.faces, batch.targets, strict=True):
+            image = face[..., 0].astype(np.uint8).tobytes()
+            assert known[image] == target.argmax()
+            seen.append(image)
+    assert len(set(seen)) == len(seen) == STEPS * BATCH
+    again = source(split).plain_batches()
+    assert all(equal(one, other) for one, other in zip(batches, again, strict=True))

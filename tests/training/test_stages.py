@@ -195,6 +195,19 @@ def test_statistics_are_the_mean_over_the_batches_and_only_lent() -> None:
     assert np.allclose(fewer["block1_bn"][0], outputs[0].mean(axis=axes), atol=1e-4)
 
 
+def test_statistics_are_those_of_reading_without_dropout() -> None:
+    units: dict[str, Any] = {"model_head_units": [8, 8]}
+    dropping = compiled(model_head_dropout=[0.6, 0.6], **units)
+    whole = compiled(model_head_dropout=[0.0, 0.0], **units)
+    whole.set_weights(dropping.get_weights())
+    found = []
+    for model in (dropping, whole):
+        with estimated_statistics(model, iter(mixed_batches(3)), count=3):
+            found.append(values(model.get_layer("head2_bn").non_trainable_variables))
+    assert all(np.allclose(one, other, atol=1e-5) for one, other in zip(*found, strict=True))
+    assert dropping.get_layer("head1_dropout").rate == 0.6
+
+
 def test_statistics_come_back_after_an_error_too() -> None:
     model = compiled()
     before = norms_of(model)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ from mien.training.config import Config
 _AHEAD = 4
 _ORDER_STREAM = 1
 _BATCH_STREAM = 2
+_PLAIN_STREAM = 3
 
 
 def balanced_class_weights(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
@@ -72,6 +73,19 @@ class BatchSource:
             return self._make(order, weights, epoch, step)
 
         return made_ahead(make, range(first_step, self.steps))
+
+    def plain_batches(self) -> Iterator[MixedBatch]:
+        """Yield the images as they are, neither augmented nor mixed, in an order of their own."""
+        size = self.config.training.batch_size
+        order = self._generator(_PLAIN_STREAM).permutation(len(self.split))
+        for start in range(0, self.steps * size, size):
+            chosen = order[start : start + size]
+            labels = self.split.labels[chosen]
+            yield MixedBatch(
+                faces=self.split.images[chosen][..., None].astype(np.float32),
+                targets=np.eye(len(EMOTIONS), dtype=np.float32)[labels],
+                weights=np.ones(len(labels), np.float32),
+            )
 
     def _generator(self, *key: int) -> np.random.Generator:
         return np.random.default_rng([self.config.training.seed, *key])

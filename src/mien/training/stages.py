@@ -104,11 +104,13 @@ def estimated_statistics(
 
     The running statistics follow the weights of the last steps. Averaged weights are others, and
     with foreign statistics a network may read nothing at all (Izmailov et al. 2018, 1803.05407).
+    They are also those of augmented images under dropout, neither of which is there when faces are
+    read (Touvron et al. 2019, 1906.06423; Li et al. 2019, 1801.05134): here dropout is off, too.
 
     Args:
         model: the network, with the weights to estimate for.
-        batches: training batches, as augmented as those of a step.
-        count: how many of them to use; 0 leaves the statistics alone.
+        batches: training images as they are, not augmented.
+        count: how many batches to use; 0 leaves the statistics alone.
     """
     norms = [
         layer
@@ -121,7 +123,11 @@ def estimated_statistics(
     running = [variable for layer in norms for variable in layer.non_trainable_variables]
     kept = [np.array(variable.numpy()) for variable in running]
     momenta = [layer.momentum for layer in norms]
+    dropouts = [layer for layer in model.layers if type(layer).__name__ == "Dropout"]
+    rates = [layer.rate for layer in dropouts]
     try:
+        for layer in dropouts:
+            layer.rate = 0.0
         for seen, batch in enumerate(itertools.islice(batches, count)):
             for layer in norms:
                 layer.momentum = seen / (seen + 1)  # makes the running mean a plain one
@@ -130,5 +136,7 @@ def estimated_statistics(
     finally:
         for layer, momentum in zip(norms, momenta, strict=True):
             layer.momentum = momentum
+        for layer, rate in zip(dropouts, rates, strict=True):
+            layer.rate = rate
         for variable, value in zip(running, kept, strict=True):
             variable.assign(value)

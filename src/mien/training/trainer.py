@@ -257,10 +257,9 @@ class _Run:
     def _end_epoch(self, state: RunState) -> None:
         self._check_weights(state)
         seed_step(self.config.training, state.epoch, state.step)
-        batches = self.source.epoch(state.epoch)
+        batches = self.source.plain_batches()
         count = self.config.training.statistics_batches
         with (
-            contextlib.closing(batches),
             averaged_weights(self.model),
             estimated_statistics(self.model, batches, count=count),
         ):
