@@ -27,6 +27,10 @@ FACES_EACH = 200
 CANDIDATES = 5
 """With a model: the mean is of the nearest among so many times as many surest faces."""
 
+CANDIDATE_SHARE = 0.3
+"""With a model: at most this share of an emotion's images is a candidate, or all of a rare emotion's
+images would be, sure or not."""
+
 LEAST_CONTRAST = 8.0
 """Standard deviation of the grey values below which an image is blank or all but so."""
 
@@ -101,7 +105,8 @@ def prototypes(
             raise DataError(f"no usable image of {emotion}: expected at least one")
         if probabilities is not None:
             surest = np.argsort(-probabilities[indices, label], kind="stable")
-            indices = indices[surest[: CANDIDATES * count]]
+            most = max(1, min(CANDIDATES * count, int(CANDIDATE_SHARE * len(indices))))
+            indices = indices[surest[:most]]
         faces.append(_typical_face(_standardised(values[indices]), everyone, count))
     return np.stack(faces)
 

