@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from data_maker import write_tiny_dataset
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -28,8 +28,8 @@ CANDIDATES = 5
 """With a model: the mean is of the nearest among so many times as many surest faces."""
 
 CANDIDATE_SHARE = 0.3
-"""With a model: at most this share of an emotion's images is a candidate, or all of a rare emotion's
-images would be, sure or not."""
+"""With a model: at most this share of an emotion's images is a candidate, so that of a rare emotion
+not all are, sure or not."""
 
 LEAST_CONTRAST = 8.0
 """Standard deviation of the grey values below which an image is blank or all but so."""
