@@ -33,11 +33,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", required=True, help="the data set, as in mien train")
     parser.add_argument("--model", default="mien-b0")
-    parser.add_argument("--count", type=int, default=60, help="faces of the test split")
+    parser.add_argument("--count", type=int, default=60, help="faces of the val split")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     random = np.random.default_rng(args.seed)
-    images = load_split(args.data, "test").images
+    images = load_split(args.data, "val").images
     faces = images[random.choice(len(images), args.count, replace=False)]
     classifier = Classifier.open(args.model, threads=1)
     rows = []
