@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
-import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,7 @@ from mien.core.errors import (
     UsageError,
 )
 from mien.interfaces.cli.logs import logs_as_notes
-from mien.interfaces.cli.output import printable
+from mien.interfaces.cli.output import discard_stdout, printable
 
 COMMANDS: tuple[str, ...] = (
     "predict",
@@ -75,7 +74,7 @@ def main(argv: Sequence[str] | None = None, *, registers: Sequence[Register] | N
         return _report(KeyboardInterrupt("interrupted"), EXIT_INTERRUPTED, debug=False)
     except BrokenPipeError:
         # The reader (`head`, a pager) has seen enough. What is left must not be flushed at exit.
-        _discard_stdout()
+        discard_stdout()
         return EXIT_DONE
     except MienError as error:
         return _report(error, error.exit_code, debug=debug)
@@ -204,17 +203,8 @@ def _flush_stdout() -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        _discard_stdout()
+        discard_stdout()
         raise OutputError(f"cannot write to standard output: {error.strerror}") from error
-
-
-def _discard_stdout() -> None:
-    """Point stdout at nothing, so that the interpreter's own last flush cannot fail."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, sys.stdout.fileno())
-    finally:
-        os.close(nowhere)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import sys
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -128,7 +129,21 @@ def write_stdout(text: str) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
+        discard_stdout()
         raise OutputError(f"cannot write to standard output: {error.strerror}") from error
+
+
+def discard_stdout() -> None:
+    """Point stdout at nothing, so that the interpreter's own last flush cannot fail."""
+    try:
+        number = sys.stdout.fileno()
+    except OSError:  # a stream of another program's, which is no file
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, number)
+    finally:
+        os.close(nowhere)
 
 
 def write_output(path: Path, text: str) -> None:
