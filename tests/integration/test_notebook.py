@@ -77,4 +77,4 @@ def test_committed_notebook_shows_real_data_and_figures() -> None:
 
 def test_committed_notebook_names_no_folder_of_a_machine() -> None:
     source = NOTEBOOK.read_text(encoding="utf-8")
-    assert not any(place in source for place in ("/home/", "/work/", "/tmp/", "/root/", "/Users/"))
+    assert not any(place in source for place in (str(ROOT), "/home/", "/tmp/", "/root/", "/Users/"))
