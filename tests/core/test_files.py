@@ -53,6 +53,7 @@ def test_what_all_threads_share_is_left_alone(
 
     monkeypatch.setattr(os, "umask", shared)
     write_atomically(tmp_path / "file.bin", b"new")
+    assert (tmp_path / "file.bin").read_bytes() == b"new"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions are POSIX's")

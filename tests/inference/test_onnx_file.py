@@ -105,4 +105,4 @@ def test_damage_is_a_model_error_or_harmless(
         found = read_onnx(path)
         for name in found.tensors:
             with contextlib.suppress(ModelError):
-                found.weight(name)
+                assert isinstance(found.weight(name), np.ndarray)

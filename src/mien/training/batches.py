@@ -80,12 +80,8 @@ class BatchSource:
         order = self._generator(_PLAIN_STREAM).permutation(len(self.split))
         for start in range(0, self.steps * size, size):
             chosen = order[start : start + size]
-            labels = self.split.labels[chosen]
-            yield MixedBatch(
-                faces=self.split.images[chosen][..., None].astype(np.float32),
-                targets=np.eye(len(EMOTIONS), dtype=np.float32)[labels],
-                weights=np.ones(len(labels), np.float32),
-            )
+            weights = np.ones(len(EMOTIONS), np.float32)
+            yield _batch(self.split.images[chosen], self.split.labels[chosen], weights)
 
     def _generator(self, *key: int) -> np.random.Generator:
         return np.random.default_rng([self.config.training.seed, *key])
@@ -108,14 +104,22 @@ class BatchSource:
         random = self._generator(_BATCH_STREAM, epoch, step)
         labels = self.split.labels[chosen]
         faces = augment_faces(self.split.images[chosen], settings, random)
-        batch = MixedBatch(
-            faces=faces[..., None].astype(np.float32),
-            targets=np.eye(len(EMOTIONS), dtype=np.float32)[labels],
-            weights=class_weights[labels],
-        )
+        batch = _batch(faces, labels, class_weights)
         if epoch >= self.config.total_epochs - settings.plain_epochs:
             return batch
         return mix_batch(batch, settings, random)
+
+
+def _batch(
+    faces: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.int64],
+    class_weights: npt.NDArray[np.float32],
+) -> MixedBatch:
+    return MixedBatch(
+        faces=faces[..., None].astype(np.float32),
+        targets=np.eye(len(EMOTIONS), dtype=np.float32)[labels],
+        weights=class_weights[labels],
+    )
 
 
 def made_ahead(make: Callable[[int], MixedBatch], steps: range) -> Generator[MixedBatch]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mien.core.errors import EXIT_DONE, InputError, NoFaceError, UnreadableImage, UsageError
 from mien.interfaces.cli.inputs import STDIN, Input, find_inputs, is_single
+from mien.interfaces.cli.options import add_recognizer_options
 from mien.interfaces.cli.output import (
     json_text,
     note,
@@ -65,19 +66,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument(
         "--face", type=int, metavar="N", help="this face alone, counted from 0, left to right"
     )
-    parser.add_argument(
-        "--model",
-        default="mien-b0",
-        help="a bundled model's name, or a model's folder (%(default)s)",
-    )
-    parser.add_argument(
-        "--detector",
-        default="auto",
-        help="auto, yunet, libface, haar, or none where the image is a face crop (%(default)s)",
-    )
-    parser.add_argument(
-        "--threads", type=int, metavar="N", help="threads of the network (all cores)"
-    )
+    add_recognizer_options(parser, crops="where the image is a face crop")
     parser.add_argument("--json", action="store_true", help="print heat maps and figures as JSON")
     parser.set_defaults(run=_run)
 

@@ -17,11 +17,10 @@ from mien.core.errors import (
     EXIT_INTERNAL,
     EXIT_INTERRUPTED,
     MienError,
-    OutputError,
     UsageError,
 )
 from mien.interfaces.cli.logs import logs_as_notes
-from mien.interfaces.cli.output import discard_stdout, printable
+from mien.interfaces.cli.output import discard_stdout, printable, write_stdout
 
 COMMANDS: tuple[str, ...] = (
     "predict",
@@ -68,7 +67,8 @@ def main(argv: Sequence[str] | None = None, *, registers: Sequence[Register] | N
     _forgive_unprintable_characters()
     try:
         code = _run(build_parser(registers), words)
-        _flush_stdout()
+        # Writes what is buffered: a full disk is an error now and not a warning at exit.
+        write_stdout("")
         return code
     except KeyboardInterrupt:
         return _report(KeyboardInterrupt("interrupted"), EXIT_INTERRUPTED, debug=False)
@@ -190,21 +190,6 @@ def _forgive_unprintable_characters() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-def _flush_stdout() -> None:
-    """Write out what is buffered, so that a full disk is an error and not a warning at exit.
-
-    Raises:
-        OutputError: if the stream that stdout leads to takes no more.
-    """
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        discard_stdout()
-        raise OutputError(f"cannot write to standard output: {error.strerror}") from error
 
 
 if __name__ == "__main__":

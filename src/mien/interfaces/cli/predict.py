@@ -19,6 +19,7 @@ from mien.core.errors import (
 )
 from mien.core.progress import Progress
 from mien.interfaces.cli.inputs import STDIN, Input, find_inputs, is_single
+from mien.interfaces.cli.options import add_recognizer_options
 from mien.interfaces.cli.output import note, use_utf8_stdout, write_output, write_stdout
 from mien.interfaces.cli.result_text import RENDERERS, compat_chunks
 from mien.interfaces.compat import COMPAT
@@ -71,24 +72,12 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         metavar="DIR",
         help="write each picture there with its faces drawn in, as NAME.annotated.jpg or .png",
     )
-    parser.add_argument(
-        "--model",
-        default="mien-b0",
-        help="a bundled model's name, or a model's folder (%(default)s)",
-    )
-    parser.add_argument(
-        "--detector",
-        default="auto",
-        help="auto, yunet, libface, haar, or none where each image is a face crop (%(default)s)",
-    )
+    add_recognizer_options(parser, crops="where each image is a face crop")
     parser.add_argument(
         "--detector-weights", type=Path, metavar="FILE", help="weights of --detector yunet"
     )
     parser.add_argument(
         "--offline", action="store_true", help="never download a detector's weights"
-    )
-    parser.add_argument(
-        "--threads", type=int, metavar="N", help="threads of the network (all cores)"
     )
     parser.set_defaults(run=_run)
 
