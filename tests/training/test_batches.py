@@ -46,6 +46,15 @@ def test_every_class_that_is_there_weighs_the_same_in_sum(labels: np.ndarray) ->
     assert np.all(weights[counts == 0] == 0)
 
 
+def test_a_power_softens_the_class_weights() -> None:
+    labels = np.repeat(np.arange(7), [16, 1, 4, 16, 16, 16, 16])
+    half = balanced_class_weights(labels, power=0.5)
+    assert half[1] / half[0] == pytest.approx(4.0)
+    assert half[2] / half[0] == pytest.approx(2.0)
+    assert half[labels].mean() == pytest.approx(1.0)
+    assert balanced_class_weights(labels, power=0.0) == pytest.approx(np.ones(7))
+
+
 def test_class_weights_come_with_the_batches_where_they_are_on() -> None:
     split = make_tiny_split("train")
     uneven = split.take(np.flatnonzero((split.labels != 1) | (np.arange(28) == 4)))

@@ -277,3 +277,24 @@ def test_mixing_keeps_sums_and_shapes(seed: int, alpha: float, cut: bool) -> Non
     # Classes are as common after as before: each face is partner once.
     assert np.allclose(result.targets.sum(axis=0), 1, atol=1e-5)
     assert Batch(**vars(result)) == mixed(seed, **keys)
+
+
+def test_downscaling_takes_detail_away_and_leaves_the_mean() -> None:
+    before = np.random.default_rng(3).integers(40, 216, (40, 48, 48)).astype(np.uint8)
+    after = changed(faces=before, downscale=1.0)
+    assert after.std(axis=(1, 2)).max() < before.std(axis=(1, 2)).min()
+    assert after.mean() == pytest.approx(before.mean(), abs=1)
+
+
+def test_jpeg_changes_every_pixel_a_little() -> None:
+    before = noise()
+    after = changed(faces=before, jpeg=1.0)
+    error = np.abs(after.astype(float) - before).mean(axis=(1, 2))
+    assert np.all(error > 0)
+    assert error.mean() < 12
+
+
+def test_losses_come_with_their_probability() -> None:
+    after = changed(faces=noise(400), jpeg=0.25)
+    share = np.any(after != noise(400), axis=(1, 2)).mean()
+    assert share == pytest.approx(0.25, abs=0.08)

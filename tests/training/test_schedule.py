@@ -39,3 +39,22 @@ def test_a_run_that_is_all_warm_up() -> None:
     settings = TrainingSettings(epochs=1, learning_rate=2.0, warmup_epochs=2.0)
     assert learning_rate(settings, progress=0.5) == 0.5
     assert learning_rate(settings, progress=1.0) == 1.0
+
+
+def test_the_larger_size_begins_at_a_rate_of_its_own_and_ends_at_zero() -> None:
+    settings = TrainingSettings(
+        epochs=11,
+        learning_rate=2.0,
+        warmup_epochs=1.0,
+        large_size=96,
+        large_epochs=4,
+        large_learning_rate=0.5,
+    )
+    expected = {1.0: 2.0, 4.0: 1.25, 7.0: 0.5, 9.0: 0.25, 11.0: 0.0}
+    for progress, rate in expected.items():
+        assert learning_rate(settings, progress=progress) == pytest.approx(rate, abs=1e-12)
+
+
+def test_a_rate_for_the_larger_size_means_nothing_without_that_size() -> None:
+    settings = TrainingSettings(epochs=11, learning_rate=2.0, large_learning_rate=0.5)
+    assert learning_rate(settings, progress=6.0) == learning_rate(COSINE, progress=6.0)

@@ -47,6 +47,7 @@ def augment_faces(
     moved = _move(faces, settings, random)
     _equalize_and_blur(moved, settings, random)
     toned = _tone(moved, settings, random)
+    _degrade(toned, settings, random)
     _erase(toned, settings, random)
     return toned
 
@@ -97,6 +98,24 @@ def _tone(faces: Faces, settings: AugmentationSettings, random: np.random.Genera
     toned = (faces - mean) * contrast + mean + shift
     clipped: Faces = np.clip(np.rint(toned), 0, 255).astype(np.uint8)
     return clipped
+
+
+def _degrade(faces: Faces, settings: AugmentationSettings, random: np.random.Generator) -> None:
+    if settings.downscale == 0 and settings.jpeg == 0:
+        return
+    count, height, width = faces.shape
+    shrunk = random.random(count) < settings.downscale
+    shares = random.uniform(0.4, 0.9, count)
+    coded = random.random(count) < settings.jpeg
+    qualities = random.integers(15, 81, count)
+    for index in np.flatnonzero(shrunk):
+        size = (round(width * shares[index]), round(height * shares[index]))
+        small = cv2.resize(faces[index], size, interpolation=cv2.INTER_AREA)
+        faces[index] = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+    for index in np.flatnonzero(coded):
+        quality = (cv2.IMWRITE_JPEG_QUALITY, int(qualities[index]))
+        _, data = cv2.imencode(".jpg", faces[index], quality)
+        faces[index] = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
 
 
 def _erase(faces: Faces, settings: AugmentationSettings, random: np.random.Generator) -> None:

@@ -27,15 +27,23 @@ _BATCH_STREAM = 2
 _PLAIN_STREAM = 3
 
 
-def balanced_class_weights(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """Return the weight of each class, float32 (7,): inverse to its count, mean 1 over the images.
+def balanced_class_weights(
+    labels: npt.NDArray[np.int64], *, power: float = 1.0
+) -> npt.NDArray[np.float32]:
+    """Return the weight of each class, float32 (7,): mean 1 over the images.
 
-    A class without images gets the weight 0.
+    Args:
+        labels: int64 (N,), of all images.
+        power: 1 makes the weights inverse to the counts, 0.5 to their roots, and 0 equal.
+
+    Returns:
+        A class without images gets the weight 0.
     """
     counts = np.bincount(labels, minlength=len(EMOTIONS)).astype(np.float64)
     present = counts > 0
     weights = np.zeros(len(EMOTIONS))
-    weights[present] = len(labels) / (present.sum() * counts[present])
+    weights[present] = counts[present] ** -power
+    weights *= len(labels) / float(weights @ counts)
     return weights.astype(np.float32)
 
 
@@ -88,7 +96,8 @@ class BatchSource:
 
     def _class_weights(self) -> npt.NDArray[np.float32]:
         if self.config.training.class_weights:
-            return balanced_class_weights(self.split.labels)
+            power = self.config.training.class_weight_power
+            return balanced_class_weights(self.split.labels, power=power)
         return np.ones(len(EMOTIONS), np.float32)
 
     def _make(

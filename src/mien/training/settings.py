@@ -120,6 +120,8 @@ class AugmentationSettings:
         contrast: largest relative change of the distance from the mean.
         equalize: probability of histogram equalisation.
         blur: probability of a Gaussian blur (sigma 0.4 to 1.2 pixels).
+        downscale: probability of being shrunk (to 0.4 to 0.9 of its size) and enlarged again.
+        jpeg: probability of being coded as JPEG, at a quality of 15 to 80.
         erasing: probability of a random rectangle being filled with one grey.
         mixup: alpha of the Beta distribution; 0 is off.
         cutmix: alpha of the Beta distribution; 0 is off.
@@ -136,6 +138,8 @@ class AugmentationSettings:
     contrast: float = 0.4
     equalize: float = 0.1
     blur: float = 0.1
+    downscale: float = 0.0
+    jpeg: float = 0.0
     erasing: float = 0.25
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -144,7 +148,7 @@ class AugmentationSettings:
 
     def __post_init__(self) -> None:
         """Raise UsageError where a value cannot be used."""
-        chances = ("flip", "equalize", "blur", "erasing", "mix_probability")
+        chances = ("flip", "equalize", "blur", "downscale", "jpeg", "erasing", "mix_probability")
         strengths = ("rotation", "shift", "brightness", "contrast", "mixup", "cutmix")
         rules = dict.fromkeys(chances, _PROBABILITY)
         rules |= dict.fromkeys((*strengths, "plain_epochs"), _NOT_NEGATIVE)
@@ -175,12 +179,16 @@ class TrainingSettings:
         clip_norm: largest global norm of the gradient; 0 is off.
         label_smoothing: share of the target that is spread over all classes.
         class_weights: weigh the loss against the imbalance of the classes.
+        class_weight_power: what the weights are raised to: 1 balances the classes wholly, 0.5
+            halfway (in logarithms), 0 not at all.
         early_stopping: epochs without a better validation accuracy before a phase ends; 0 is off.
         ema: momentum of the moving average of the weights that is evaluated and kept; 0 is off.
         statistics_batches: over how many batches BatchNorm's statistics are estimated anew for the
             averaged weights; 0 keeps those of the last steps.
         large_size: input size of the last ``large_epochs`` epochs (progressive resizing); 0 is off.
         large_epochs: see ``large_size``.
+        large_learning_rate: where "cosine" stands when the larger size begins: the rate falls to
+            it before, and from it to zero after; 0 leaves one cosine over all epochs.
         checkpoint_seconds: longest time between two checkpoints.
     """
 
@@ -202,11 +210,13 @@ class TrainingSettings:
     clip_norm: float = 1.0
     label_smoothing: float = 0.1
     class_weights: bool = False
+    class_weight_power: float = 1.0
     early_stopping: int = 0
     ema: float = 0.999
     statistics_batches: int = 40
     large_size: int = 0
     large_epochs: int = 0
+    large_learning_rate: float = 0.0
     checkpoint_seconds: float = 300.0
 
     def __post_init__(self) -> None:
@@ -219,7 +229,13 @@ class TrainingSettings:
             "large_epochs",
             "statistics_batches",
         )
-        amounts = ("warmup_epochs", "weight_decay", "clip_norm", "checkpoint_seconds")
+        amounts = (
+            "warmup_epochs",
+            "weight_decay",
+            "clip_norm",
+            "checkpoint_seconds",
+            "large_learning_rate",
+        )
         rates = ("head_learning_rate", "learning_rate")
         rules = dict.fromkeys((*counts, *amounts), _NOT_NEGATIVE)
         rules |= dict.fromkeys(rates, _ABOVE_ZERO)
@@ -232,6 +248,7 @@ class TrainingSettings:
             "schedule": _one_of(*SCHEDULES),
             "batch_size": (lambda value: value >= 2, "at least 2"),
             "fine_tune_blocks": (lambda value: value >= -1, "a number of blocks, or -1 for all"),
+            "class_weight_power": _PROBABILITY,
             "plateau_patience": _AT_LEAST_ONE,
             "plateau_factor": (lambda value: 0 < value < 1, "between 0 and 1"),
             "large_size": (lambda value: value == 0 or value >= 32, "0, or at least 32 pixels"),
