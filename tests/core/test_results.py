@@ -17,6 +17,7 @@ from mien.core.results import (
     ModelInfo,
     Quality,
     Result,
+    Smoothed,
     result_rows,
     table_columns,
 )
@@ -216,3 +217,27 @@ def test_an_impossible_result_is_refused(changes: dict[str, Any]) -> None:
 def test_an_impossible_quality_is_refused(size: int, blur: float, flags: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match="expected"):
         Quality(size, blur, flags)
+
+
+def test_smoothed_scores_are_written_in_a_video_alone() -> None:
+    smoothed = Smoothed("happy", 0.91, SCORES)
+    written = _face(track_id=2, smoothed=smoothed).to_dict()
+    assert written["smoothed"] == {"emotion": "happy", "confidence": 0.91, "scores": SCORES}
+    assert "smoothed" not in _face().to_dict()
+
+
+def test_a_video_has_columns_for_smoothed_scores() -> None:
+    columns = table_columns(smoothed=True)
+    assert columns[: len(TABLE_COLUMNS)] == TABLE_COLUMNS
+    assert columns[-9:-6] == ("smoothed_emotion", "smoothed_confidence", "smoothed_angry")
+    face = _face(smoothed=Smoothed("happy", 0.91, SCORES))
+    for shown in (_result(faces=(face,)), _result(), _result(status="no_face", faces=())):
+        (row,) = result_rows(shown, smoothed=True)
+        assert tuple(row) == columns
+        expected = 0.91 if shown.faces and shown.faces[0].smoothed else None
+        assert row["smoothed_happy"] == expected
+
+
+def test_smoothed_scores_have_to_agree() -> None:
+    with pytest.raises(UsageError, match="likeliest"):
+        Smoothed("sad", SCORES["sad"], SCORES)

@@ -130,6 +130,55 @@ class Quality:
 
 
 @dataclass(frozen=True)
+class Smoothed:
+    """A person's scores smoothed over the time of a video.
+
+    Attributes:
+        emotion: the likeliest emotion, a key of ``scores``.
+        confidence: its score.
+        scores: a probability for each emotion, in the model's order; they sum to 1.
+    """
+
+    emotion: str
+    confidence: float
+    scores: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        """Check the ranges, and that emotion, confidence and scores agree."""
+        _emotion_of_scores(self.emotion, self.confidence, self.scores)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the smoothed scores as JSON has them."""
+        return {
+            "emotion": self.emotion,
+            "confidence": round(float(self.confidence), SCORE_DIGITS),
+            "scores": _rounded(self.scores),
+        }
+
+
+def _emotion_of_scores(emotion: str, confidence: float, scores: Mapping[str, float]) -> None:
+    """Check that scores are probabilities, and emotion and confidence those of the likeliest."""
+    for name, score in scores.items():
+        _share(f"score of {name}", score)
+    total = math.fsum(scores.values())
+    if abs(total - 1.0) > 1e-3:
+        raise UsageError(f"expected scores that sum to 1, got {total:.4f}")
+    if emotion not in scores:
+        raise UsageError(f"expected an emotion out of {', '.join(scores)}, got {emotion!r}")
+    if confidence != scores[emotion]:
+        raise UsageError(
+            f"expected the confidence to be the score of {emotion} "
+            f"({scores[emotion]}), got {confidence}"
+        )
+    if confidence < max(scores.values()):
+        raise UsageError(f"expected the likeliest emotion, got {emotion}")
+
+
+def _rounded(scores: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(float(score), SCORE_DIGITS) for name, score in scores.items()}
+
+
+@dataclass(frozen=True)
 class Face:
     """One face and its emotion.
 
@@ -144,6 +193,7 @@ class Face:
         scores: a calibrated probability for each emotion, in the model's order; they sum to 1.
         quality: size, blur and what else may spoil the reading.
         track_id: the person's number throughout a video, or None.
+        smoothed: the person's scores smoothed over time, or None outside a video.
     """
 
     face_id: int
@@ -155,6 +205,7 @@ class Face:
     scores: Mapping[str, float]
     quality: Quality
     track_id: int | None = None
+    smoothed: Smoothed | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges, and that emotion, confidence and scores agree."""
@@ -162,26 +213,11 @@ class Face:
         if self.track_id is not None:
             _whole("track_id", self.track_id, 0)
         _share("face_confidence", self.face_confidence)
-        for name, score in self.scores.items():
-            _share(f"score of {name}", score)
-        total = math.fsum(self.scores.values())
-        if abs(total - 1.0) > 1e-3:
-            raise UsageError(f"expected scores that sum to 1, got {total:.4f}")
-        if self.emotion not in self.scores:
-            raise UsageError(
-                f"expected an emotion out of {', '.join(self.scores)}, got {self.emotion!r}"
-            )
-        if self.confidence != self.scores[self.emotion]:
-            raise UsageError(
-                f"expected the confidence to be the score of {self.emotion} "
-                f"({self.scores[self.emotion]}), got {self.confidence}"
-            )
-        if self.confidence < max(self.scores.values()):
-            raise UsageError(f"expected the likeliest emotion, got {self.emotion}")
+        _emotion_of_scores(self.emotion, self.confidence, self.scores)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the face as JSON has it."""
-        return {
+        """Return the face as JSON has it; ``smoothed`` is there only in a video."""
+        face: dict[str, Any] = {
             "face_id": self.face_id,
             "track_id": self.track_id,
             "box": self.box.to_dict(),
@@ -189,11 +225,12 @@ class Face:
             "emotion": self.emotion,
             "confidence": round(float(self.confidence), SCORE_DIGITS),
             "uncertain": self.uncertain,
-            "scores": {
-                name: round(float(score), SCORE_DIGITS) for name, score in self.scores.items()
-            },
+            "scores": _rounded(self.scores),
             "quality": self.quality.to_dict(),
         }
+        if self.smoothed is not None:
+            face["smoothed"] = self.smoothed.to_dict()
+        return face
 
 
 @dataclass(frozen=True)
@@ -277,23 +314,34 @@ class Result:
         return result
 
 
-def table_columns(labels: Sequence[str] = EMOTIONS) -> tuple[str, ...]:
-    """Return the columns of a table of results for a model's labels; see `TABLE_COLUMNS`."""
-    return (*_FACE_COLUMNS, *labels)
+def table_columns(labels: Sequence[str] = EMOTIONS, *, smoothed: bool = False) -> tuple[str, ...]:
+    """Return the columns of a table of results for a model's labels; see `TABLE_COLUMNS`.
+
+    ``smoothed`` adds those of a video: ``smoothed_emotion``, ``smoothed_confidence``, then
+    ``smoothed_`` and each label.
+    """
+    columns = (*_FACE_COLUMNS, *labels)
+    if not smoothed:
+        return columns
+    names = ("emotion", "confidence", *labels)
+    return (*columns, *(f"smoothed_{name}" for name in names))
 
 
-def result_rows(result: Result, labels: Sequence[str] = EMOTIONS) -> list[dict[str, Any]]:
+def result_rows(
+    result: Result, labels: Sequence[str] = EMOTIONS, *, smoothed: bool = False
+) -> list[dict[str, Any]]:
     """Return the table rows of a result: one a face, one with empty fields where there is none.
 
     Args:
         result: of one image or frame.
         labels: the model's labels, for one that has its own.
+        smoothed: with the columns of a video, as `table_columns`.
 
     Returns:
         Dictionaries with the keys of `table_columns`, in that order; None where a value is missing.
     """
     written = result.to_dict()
-    empty: dict[str, Any] = dict.fromkeys(table_columns(labels))
+    empty: dict[str, Any] = dict.fromkeys(table_columns(labels, smoothed=smoothed))
     image = {key: written[key] for key in ("source", "frame", "time_s", "status")}
     if not written["faces"]:
         return [{**empty, **image}]
@@ -301,5 +349,17 @@ def result_rows(result: Result, labels: Sequence[str] = EMOTIONS) -> list[dict[s
     for face in written["faces"]:
         known = {key: face[key] for key in _FACE_COLUMNS if key in face}
         scores = {label: face["scores"].get(label) for label in labels}
-        rows.append({**empty, **image, **known, **face["box"], **scores})
+        over_time = _smoothed_cells(face.get("smoothed"), labels) if smoothed else {}
+        rows.append({**empty, **image, **known, **face["box"], **scores, **over_time})
     return rows
+
+
+def _smoothed_cells(written: Mapping[str, Any] | None, labels: Sequence[str]) -> dict[str, Any]:
+    if written is None:
+        return {}
+    scores = {f"smoothed_{label}": written["scores"].get(label) for label in labels}
+    return {
+        "smoothed_emotion": written["emotion"],
+        "smoothed_confidence": written["confidence"],
+        **scores,
+    }

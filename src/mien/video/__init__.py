@@ -1,0 +1,1 @@
+"""Videos, streams and cameras: frames with their time, people followed, scores smoothed."""
