@@ -154,6 +154,44 @@ class Recognizer:
             start = stop
         return results
 
+    def analyze_video(
+        self,
+        source: str | Path | int,
+        *,
+        every: float | None = None,
+        start: float = 0.0,
+        end: float | None = None,
+        smooth_s: float = 0.5,
+    ) -> Iterator[Result]:
+        """Follow the faces of a video and read their emotions, a result for each frame.
+
+        One frame is in memory at a time, however long the video is.
+
+        Args:
+            source: a file's path, a stream's address (rtsp, http, ...), or a camera's number.
+            every: seconds between two frames that are looked at; each frame unless given.
+            start: seconds from the video's start, from which on.
+            end: seconds, up to which; to its end unless given.
+            smooth_s: time constant, in seconds, of the smoothed scores; 0 for none.
+
+        Yields:
+            Results with ``frame`` and ``time_s``; their faces have a ``track_id``, the person's
+            number throughout the video, and ``smoothed`` scores. A frame without faces has the
+            status "no_face". A video that breaks off ends with a result "unreadable".
+
+        Raises:
+            InputError: if it is missing, is not a video, or has no picture.
+            MissingExtra: if PyAV is not installed (a camera needs none).
+            UsageError: if a time is not as above.
+
+        Example:
+            >>> for result in mien.load().analyze_video("clip.mp4", every=0.5):
+            ...     print(result.time_s, [face.emotion for face in result.faces])
+        """
+        from mien.video.analysis import analyze_video
+
+        return analyze_video(self, source, every=every, start=start, end=end, smooth_s=smooth_s)
+
     def classify(
         self,
         crops: Iterable[npt.NDArray[np.uint8]],

@@ -1,7 +1,7 @@
 """Turns frames upright: phones write them as the sensor lies, with a matrix that says how to turn.
 
-The display matrix (ISO/IEC 14496-12, track header) has nine 32-bit numbers, of which the first two
-rows' first two, [a b; c d], turn a point (x, y) of the stored picture into (a x + c y, b x + d y) of
+The display matrix (ISO/IEC 14496-12, track header) has nine 32-bit numbers. The first two of its
+first two rows, [a b; c d], turn a point (x, y) of the stored picture into (a x + c y, b x + d y) of
 the shown one, up to a shift.
 """
 
@@ -50,9 +50,7 @@ def turned(picture: npt.NDArray[np.uint8], turn: Turn) -> npt.NDArray[np.uint8]:
     if turn == UPRIGHT:
         return picture
     a, b, c, d = turn
-    if is_sideways(turn):
-        # Columns become rows, reversed where b is negative; rows become columns likewise.
-        shown = picture.transpose(1, 0, 2)[::b, ::c]
-    else:
-        shown = picture[::d, ::a]
+    # Sideways, columns become rows, reversed where b is negative; rows become columns likewise.
+    sideways = is_sideways(turn)
+    shown = picture.transpose(1, 0, 2)[::b, ::c] if sideways else picture[::d, ::a]
     return np.ascontiguousarray(shown)

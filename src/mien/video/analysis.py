@@ -1,0 +1,135 @@
+"""The whole way of a video: frames in, people and their emotions over time out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mien.core.results import Result
+from mien.video.frames import BrokenVideo, VideoFrame
+from mien.video.live import camera_frames, is_camera, is_stream, stream_frames
+from mien.video.reading import read_video
+from mien.video.smoothing import SMOOTHING_S, Smoother
+from mien.video.times import Window
+from mien.video.tracking import MEMORY_S, CutFinder, Tracker
+
+if TYPE_CHECKING:
+    from mien.inference.recognizer import Recognizer
+
+VideoSource = str | Path | int
+"""A file's path, a stream's address, or a camera's number."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What happened at one frame.
+
+    Attributes:
+        frame: the frame, or None where a video broke off.
+        result: what was found; None for a frame that was not looked at.
+    """
+
+    frame: VideoFrame | None
+    result: Result | None
+
+
+def analyze_video(
+    recognizer: Recognizer,
+    source: VideoSource,
+    *,
+    every: float | None = None,
+    start: float = 0.0,
+    end: float | None = None,
+    smooth_s: float = SMOOTHING_S,
+) -> Iterator[Result]:
+    """Yield the result of each frame that is looked at; arguments as `Recognizer.analyze_video`."""
+    window = Window(start, end, every)
+    smoother = Smoother(smooth_s)
+    frames = frames_of(source, window)
+    moments = follow(recognizer, frames, str(source), window=window, smoother=smoother)
+    return (moment.result for moment in moments if moment.result is not None)
+
+
+def frames_of(
+    source: VideoSource, window: Window, *, patience_s: float | None = None
+) -> Iterator[VideoFrame]:
+    """Return the frames of a file, a stream or a camera; see `read_video`, `mien.video.live`."""
+    if is_camera(source):
+        return camera_frames(int(str(source)), window)
+    if is_stream(source):
+        if patience_s is None:
+            return stream_frames(str(source), window)
+        return stream_frames(str(source), window, patience_s=patience_s)
+    return read_video(str(source), window)
+
+
+def follow(
+    recognizer: Recognizer,
+    frames: Iterable[VideoFrame],
+    source: str,
+    *,
+    window: Window | None = None,
+    smoother: Smoother | None = None,
+) -> Iterator[Moment]:
+    """Find, follow and read the faces of frames, one frame in memory at a time.
+
+    Args:
+        recognizer: reads each frame.
+        frames: in the order they are shown.
+        source: the name that results get.
+        window: its ``every`` tells which frames are looked at; all unless given.
+        smoother: of the scores.
+
+    Yields:
+        A moment for each frame. A video that breaks off ends with one without a frame, whose
+        result has the status "unreadable".
+
+    Raises:
+        InputError: if there is nothing to read at all.
+    """
+    window = window or Window()
+    people = _People(smoother or Smoother(), max(MEMORY_S, 2.0 * (window.every or 0.0)))
+    last_step: int | None = None
+    try:
+        for frame in frames:
+            step = window.step(frame.time_s)
+            if step is not None and step == last_step:
+                yield Moment(frame, None)
+                continue
+            last_step = step
+            found = recognizer.analyze_result(frame.pixels, color="rgb", source=source)
+            yield Moment(frame, people.named(found, frame))
+    except BrokenVideo as error:
+        broken = Result(
+            source, "unreadable", recognizer.model, time_s=error.time_s, error=str(error)
+        )
+        yield Moment(None, broken)
+
+
+class _People:
+    """Who is who, and how each has looked lately."""
+
+    def __init__(self, smoother: Smoother, memory_s: float) -> None:
+        self._tracker = Tracker(memory_s=memory_s)
+        self._smoother = smoother
+        self._memory_s = memory_s
+        self._cuts = CutFinder()
+
+    def named(self, found: Result, frame: VideoFrame) -> Result:
+        """Give a frame's faces their people's numbers and smoothed scores."""
+        time_s = frame.time_s
+        if self._cuts.is_cut(frame.pixels):
+            self._tracker.forget()
+        numbers = self._tracker.update(time_s, [face.box for face in found.faces])
+        faces = tuple(
+            replace(
+                face,
+                track_id=number,
+                smoothed=self._smoother.update(time_s, number, face.scores),
+            )
+            for face, number in zip(found.faces, numbers, strict=True)
+        )
+        self._smoother.forget_before(time_s - self._memory_s)
+        return replace(found, faces=faces, frame=frame.number, time_s=time_s)

@@ -1,0 +1,221 @@
+"""Streams and cameras: frames as they come, and coming back after a stream is lost."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from mien.core.errors import InputError
+from mien.video.extra import load_av
+from mien.video.frames import BrokenVideo, VideoFrame, decoded_frame
+from mien.video.reading import (
+    duration_of,
+    opened,
+    picture_stream,
+    rate_of,
+    read_video,
+    reason_of,
+)
+from mien.video.times import Window
+
+PATIENCE_S = 30.0
+"""A stream that is lost is tried again for this many seconds."""
+
+_PROTOCOLS = ("http", "https", "rtmp", "rtmps", "rtp", "rtsp", "rtsps", "srt", "tcp", "udp")
+_ADDRESS = re.compile(r"([a-z]+)://.+", re.IGNORECASE)
+_OPEN_TIMEOUT_S = 10.0
+_READ_TIMEOUT_S = 10.0
+_FIRST_WAIT_S = 0.5
+_MOST_WAIT_S = 8.0
+
+_log = logging.getLogger(__name__)
+
+
+def is_camera(source: str | Path | int) -> bool:
+    """Say whether this is a camera's number."""
+    return isinstance(source, int) or (isinstance(source, str) and source.isdecimal())
+
+
+def is_stream(source: str | Path | int) -> bool:
+    """Say whether this is the address of something that can be played while it comes."""
+    found = _ADDRESS.fullmatch(source) if isinstance(source, str) else None
+    return found is not None and found[1].lower() in _PROTOCOLS
+
+
+def stream_frames(
+    address: str,
+    window: Window | None = None,
+    *,
+    patience_s: float = PATIENCE_S,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Iterator[VideoFrame]:
+    """Yield the frames of a stream; where it is lost, connect again, waiting longer each time.
+
+    Times count from the first frame. While a stream is away its time goes on by the clock, so that
+    the gap shows in the times of the frames. A stream with an end (a file behind an address) is
+    read as a file is.
+
+    Args:
+        address: http(s), rtsp, rtmp, srt, udp or tcp.
+        window: which part.
+        patience_s: how many seconds to try again for after the stream is lost.
+        clock: gives the time in seconds.
+        sleep: waits for seconds.
+
+    Raises:
+        InputError: if the stream cannot be opened to begin with.
+        BrokenVideo: if it is lost and does not come back.
+    """
+    window = window or Window()
+    if _has_end(address):
+        yield from read_video(address, window)
+        return
+    connection = _Connection(address, clock)
+    lost_at: float | None = None
+    wait = _FIRST_WAIT_S
+    while True:
+        reason = "it ended"
+        try:
+            with closing(connection.frames()) as frames:
+                for frame in frames:
+                    if lost_at is not None:
+                        _log.warning("%s: back after %.1f s", address, clock() - lost_at)
+                        lost_at, wait = None, _FIRST_WAIT_S
+                    if window.ends_before(frame.time_s):
+                        return
+                    if not window.starts_after(frame.time_s):
+                        yield frame
+        except InputError as error:
+            if connection.time_s is None:
+                raise
+            reason = str(error).removeprefix(f"{address}: ")
+        if connection.time_s is None:
+            raise InputError(f"{address}: no frame of this stream can be decoded")
+        if lost_at is None:
+            lost_at = connection.heard
+            _log.warning("%s: lost (%s), connecting again", address, reason)
+        if clock() - lost_at + wait > patience_s:
+            raise BrokenVideo(
+                f"{address}: lost after {connection.time_s:.1f} s ({reason}), "
+                f"and not back within {patience_s:g} s",
+                connection.time_s,
+            )
+        sleep(wait)
+        wait = min(2 * wait, _MOST_WAIT_S)
+
+
+def camera_frames(
+    number: int,
+    window: Window | None = None,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[VideoFrame]:
+    """Yield what a camera sees, with the seconds since its first frame, until the window ends.
+
+    Raises:
+        InputError: if there is no such camera, or it is in use.
+        BrokenVideo: if it is pulled out.
+    """
+    window = window or Window()
+    camera = _opened_camera(number)
+    count, began, time_s = 0, clock(), 0.0
+    try:
+        while True:
+            is_read, picture = camera.read()
+            if not is_read:
+                if count == 0:
+                    raise InputError(f"camera {number}: gives no picture: is it in use elsewhere?")
+                raise BrokenVideo(f"camera {number}: lost after {time_s:.1f} s", time_s)
+            began = clock() if count == 0 else began
+            time_s = clock() - began
+            if window.ends_before(time_s):
+                return
+            if not window.starts_after(time_s):
+                rgb = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+                yield VideoFrame(count, time_s, _giver(rgb))
+            count += 1
+    finally:
+        camera.release()
+
+
+def _giver(pixels: npt.NDArray[np.uint8]) -> Callable[[], npt.NDArray[np.uint8]]:
+    return lambda: pixels
+
+
+def _opened_camera(number: int) -> cv2.VideoCapture:
+    logging_of_cv = cv2.utils.logging
+    level = logging_of_cv.getLogLevel()
+    # OpenCV tells of each of its ways to a camera that fails; one line of ours is enough.
+    logging_of_cv.setLogLevel(logging_of_cv.LOG_LEVEL_SILENT)
+    try:
+        camera = cv2.VideoCapture(number)
+    finally:
+        logging_of_cv.setLogLevel(level)
+    if not camera.isOpened():
+        camera.release()
+        raise InputError(
+            f"camera {number}: there is none with this number, or it may not be used: "
+            "cameras count from 0"
+        )
+    return camera
+
+
+def _has_end(address: str) -> bool:
+    """Say whether an address leads to a file rather than to something that goes on."""
+    if not address.lower().startswith(("http://", "https://")):
+        return False
+    with opened(address, timeout=(_OPEN_TIMEOUT_S, _READ_TIMEOUT_S)) as container:
+        stream = picture_stream(container, address)
+        if container.format.name.startswith("hls"):
+            return duration_of(container, stream) is not None
+        # What cannot be jumped in is only there as it comes; its size is not known.
+        return container.size > 0 and duration_of(container, stream) is not None
+
+
+class _Connection:
+    """Opens a stream, again and again, and keeps one clock through all of it."""
+
+    def __init__(self, address: str, clock: Callable[[], float]) -> None:
+        self.address = address
+        self.time_s: float | None = None
+        self.heard = clock()
+        self._clock = clock
+        self._number = 0
+
+    def frames(self) -> Generator[VideoFrame, None, None]:
+        """Yield the frames of one connection until it ends; raises InputError where it fails."""
+        av = load_av()
+        options = {"rtsp_transport": "tcp"} if self.address.lower().startswith("rtsp") else {}
+        timeout = (_OPEN_TIMEOUT_S, _READ_TIMEOUT_S)
+        with opened(self.address, timeout=timeout, options=options) as container:
+            stream = picture_stream(container, self.address)
+            stream.thread_type = "AUTO"
+            tick = 1.0 / rate_of(stream)
+            first: float | None = None
+            offset = 0.0
+            try:
+                for decoded in container.decode(stream):
+                    stamp = (self.time_s or 0.0) + tick if decoded.time is None else decoded.time
+                    if first is None:
+                        first, offset = stamp, self._time_now(tick)
+                    time_s = max(offset, offset + stamp - first)
+                    self.time_s, self.heard = time_s, self._clock()
+                    yield decoded_frame(self._number, time_s, decoded, stream)
+                    self._number += 1
+            except (av.error.FFmpegError, OSError) as error:
+                raise InputError(f"{self.address}: {reason_of(error)}") from error
+
+    def _time_now(self, tick: float) -> float:
+        """Return the stream's time of a frame that comes now."""
+        if self.time_s is None:
+            return 0.0
+        return self.time_s + max(tick, self._clock() - self.heard)

@@ -1,0 +1,306 @@
+"""Video files: their frames with the times at which they are shown, whatever their rate does."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from mien.core.errors import InputError, UnreadableImage
+from mien.video.extra import load_av
+from mien.video.frames import BrokenVideo, VideoFrame, decoded_frame, turn_of
+from mien.video.rotation import is_sideways
+from mien.video.times import Window, parse_time
+
+MICROSECOND = Fraction(1, 1_000_000)
+"""The unit of a container's own times."""
+
+_FALLBACK_RATE = 25.0
+# A last frame may well be shown a little before the moment that the header calls the end.
+_MISSING_END_S = 0.5
+_SECONDS_BACK = 1
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video's header says.
+
+    Attributes:
+        width: pixels of the upright picture.
+        height: as ``width``.
+        duration_s: seconds, or None where it is not known (a live stream).
+        frames: how many, where the header tells, else an estimate, or None.
+        rate: frames a second, on average.
+        time_base: seconds that one tick of its time stamps lasts.
+        has_sound: whether there is a sound track.
+    """
+
+    width: int
+    height: int
+    duration_s: float | None
+    frames: int | None
+    rate: float
+    time_base: Fraction
+    has_sound: bool
+
+
+def probe(source: str | Path) -> VideoInfo:
+    """Return what the header of a video says; its first frame tells how it lies.
+
+    Raises:
+        InputError: if it is missing, damaged, or has no picture.
+        MissingExtra: if PyAV is not installed.
+    """
+    av = load_av()
+    with opened(source) as container:
+        stream = picture_stream(container, source)
+        rate = rate_of(stream)
+        duration = duration_of(container, stream)
+        try:
+            first = next(container.decode(stream), None)
+        except av.error.FFmpegError:
+            first = None
+        if first is None:
+            raise InputError(f"{source}: no frame of this video can be decoded")
+        width, height = first.width, first.height
+        if is_sideways(turn_of(first, stream)):
+            width, height = height, width
+        counted = stream.frames or (None if duration is None else round(duration * rate))
+        return VideoInfo(
+            width=width,
+            height=height,
+            duration_s=duration,
+            frames=counted or None,
+            rate=rate,
+            time_base=stream.time_base,
+            has_sound=bool(container.streams.audio),
+        )
+
+
+def read_video(source: str | Path, window: Window | None = None) -> Iterator[VideoFrame]:
+    """Yield the frames of a video file in the order they are shown; one is in memory at a time.
+
+    Args:
+        source: the file's path.
+        window: which part; its ``every`` plays no role here.
+
+    Raises:
+        InputError: if it is missing, damaged, has no picture, or ends before the window starts.
+        BrokenVideo: after the last frame that can be read, if more should have come.
+        MissingExtra: if PyAV is not installed.
+    """
+    window = window or Window()
+    with opened(source) as container:
+        stream = picture_stream(container, source)
+        stream.thread_type = "AUTO"
+        reader = _Reader(container, stream, str(source), window)
+        yield from reader.frames()
+
+
+@contextmanager
+def opened(source: str | Path, **options: Any) -> Iterator[Any]:
+    """Open a container for reading; options as ``av.open`` has them.
+
+    Raises:
+        InputError: if it cannot be opened.
+    """
+    av = load_av()
+    name = str(source)
+    try:
+        # Without its protocol, a file called "a:b.mp4" would be looked for under protocol "a".
+        container = av.open(name if "://" in name else f"file:{name}", **options)
+    except av.error.FileNotFoundError as error:
+        raise InputError(f"{name}: no such file") from error
+    except av.error.InvalidDataError as error:
+        raise UnreadableImage(
+            f"{name}: not a video, or its header is cut off or damaged"
+        ) from error
+    except (av.error.FFmpegError, OSError) as error:
+        raise InputError(f"{name}: cannot be opened: {reason_of(error)}") from error
+    with container:
+        yield container
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why the operating system or FFmpeg could not, in a few words."""
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())
+
+
+def picture_stream(container: Any, source: str | Path) -> Any:
+    """Return the stream of moving pictures; raises InputError if there is none."""
+    for stream in container.streams.video:
+        # A song's cover is a stream of one picture.
+        if "attached_pic" not in str(stream.disposition).lower():
+            if stream.codec_context is None:
+                raise InputError(f"{source}: no decoder for its picture is installed")
+            return stream
+    what = "has sound alone" if container.streams.audio else "holds no picture"
+    raise InputError(f"{source}: {what}: expected a video")
+
+
+def rate_of(stream: Any) -> float:
+    """Return a stream's frames a second, on average."""
+    rate = stream.average_rate or stream.guessed_rate
+    return float(rate) if rate else _FALLBACK_RATE
+
+
+def start_of(container: Any) -> float:
+    """Return the time stamp, in seconds, that a container's time counts from."""
+    return float((container.start_time or 0) * MICROSECOND)
+
+
+def duration_of(container: Any, stream: Any) -> float | None:
+    """Return the seconds from a container's start to the end of its pictures, None if unknown."""
+    if stream.duration is not None and stream.time_base is not None:
+        begins = stream.start_time or 0
+        return float((begins + stream.duration) * stream.time_base) - start_of(container)
+    written = {name.upper(): value for name, value in stream.metadata.items()}.get("DURATION")
+    if written is not None:  # Matroska's
+        try:
+            return parse_time(written)
+        except ValueError:
+            return None
+    return None if container.duration is None else float(container.duration * MICROSECOND)
+
+
+class _Reader:
+    """Goes through one stream of a container, once."""
+
+    def __init__(self, container: Any, stream: Any, source: str, window: Window) -> None:
+        self._container = container
+        self._stream = stream
+        self._source = source
+        self._window = window
+        self._start = start_of(container)
+        self._tick = 1.0 / rate_of(stream)
+        self._errors = 0
+        self._last: float | None = None
+
+    def frames(self) -> Iterator[VideoFrame]:
+        packets = self._packets()
+        number = -1
+        shown = 0
+        if self._window.start > 0:
+            number, packets = self._sought(packets)
+        for decoded in self._decoded(packets):
+            number += 1
+            time_s = self._time_of(decoded)
+            self._last = time_s
+            if self._window.starts_after(time_s):
+                continue
+            if self._window.ends_before(time_s):
+                return
+            shown += 1
+            yield decoded_frame(number, time_s, decoded, self._stream)
+        self._check_end(number + 1, shown)
+
+    def _time_of(self, decoded: Any) -> float:
+        if decoded.pts is None or decoded.time_base is None:
+            return 0.0 if self._last is None else self._last + self._tick
+        return max(0.0, float(decoded.pts * decoded.time_base) - self._start)
+
+    def _packets(self) -> Iterator[Any]:
+        """Yield the packets; one that cannot be read is counted, and is the end."""
+        av = load_av()
+        try:
+            yield from self._container.demux(self._stream)
+        except (av.error.FFmpegError, OSError) as error:
+            _log.debug("%s: reading stopped: %s", self._source, error)
+            self._errors += 1
+
+    def _decoded(self, packets: Iterator[Any]) -> Iterator[Any]:
+        av = load_av()
+        for packet in packets:
+            self._errors += packet.is_corrupt
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError as error:
+                _log.debug("%s: a packet cannot be decoded: %s", self._source, error)
+                self._errors += 1
+                continue
+            yield from frames
+
+    def _sought(self, packets: Iterator[Any]) -> tuple[int, Iterator[Any]]:
+        """Jump to the key frame before the window; return how many frames lie before it, less one.
+
+        The packets that come are those from there on.
+        """
+        target = round((self._start + self._window.start) / self._stream.time_base)
+        found = self._key_frame_before(target)
+        if found is None:
+            return -1, packets  # what cannot be jumped in is decoded from its start
+        first, packets = found
+        return self._packets_before(first) - 1, chain([first], packets)
+
+    def _key_frame_before(self, target: int) -> tuple[Any, Iterator[Any]] | None:
+        """Return the packet of a key frame shown at ``target`` or before, and those after it."""
+        av = load_av()
+        asked = target
+        while True:
+            try:
+                self._container.seek(asked, stream=self._stream)
+            except (av.error.FFmpegError, OSError):
+                return None
+            packets = self._packets()
+            first = next(packets, None)
+            if first is None or first.pts is None:
+                return None
+            if first.pts <= target or asked <= 0:
+                return first, packets
+            # Files are searched by when frames are decoded, which is before they are shown.
+            earlier = asked - round(_SECONDS_BACK / self._stream.time_base)
+            asked = max(0, earlier if first.dts is None else min(earlier, first.dts - 1))
+
+    def _packets_before(self, packet: Any) -> int:
+        """Return how many packets come before one: by the index if it is whole, else by counting.
+
+        A key frame is preceded in time by what precedes it in the file, so this is its number.
+        """
+        index: Any = getattr(self._stream, "index_entries", ())
+        if packet.dts is not None and self._stream.frames and len(index) == self._stream.frames:
+            found = index.search_timestamp(packet.dts, any_frame=True)
+            if 0 <= found < len(index):
+                return int(found)
+        with opened(self._source) as container:
+            before = 0
+            for one in container.demux(container.streams[self._stream.index]):
+                if one.is_keyframe and one.pts is not None and one.pts >= packet.pts:
+                    break
+                before += 1
+            return before
+
+    def _check_end(self, count: int, shown: int) -> None:
+        """Raise what says that nothing came, or less than the header promises."""
+        expected = duration_of(self._container, self._stream)
+        if self._last is None and self._window.start == 0:
+            raise InputError(f"{self._source}: no frame of this video can be decoded")
+        reached = (self._last or 0.0) + self._tick
+        lost = self._errors > 0
+        if expected is not None and self._window.end is not None:
+            expected = min(expected, self._window.end)
+        if expected is not None:
+            # Of a film that is cut, the header tells how long it was.
+            lost |= expected - reached > max(_MISSING_END_S, 2 * self._tick)
+        lost |= self._window.end is None and bool(self._stream.frames > count)
+        if shown == 0 and not lost:
+            end = reached if expected is None else expected
+            raise InputError(
+                f"{self._source}: the start, {self._window.start:g} s, lies behind its end, "
+                f"{end:.2f} s"
+            )
+        if lost:
+            whole = "" if expected is None else f" of {expected:.2f} s"
+            damage = f", {self._errors} damaged packets" if self._errors else ""
+            raise BrokenVideo(
+                f"{self._source}: the video is cut or damaged: read {count} frames, "
+                f"up to {reached:.2f} s{whole}{damage}",
+                self._last or 0.0,
+            )
