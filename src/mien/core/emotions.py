@@ -6,6 +6,9 @@ that comes from outside is translated by name, never by index.
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Sequence
+
 from mien.core.errors import UsageError
 
 EMOTIONS: tuple[str, ...] = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
@@ -43,6 +46,27 @@ def find_emotion(name: str) -> str | None:
     """Return the emotion that ``name`` means (case and blanks aside), or None if it means none."""
     key = name.strip().lower()
     return key if key in EMOTIONS else _SYNONYMS.get(key)
+
+
+def match_label(name: str, labels: Sequence[str]) -> str | None:
+    """Return the label that ``name`` means, or None: the same word, else the same emotion.
+
+    Case, blanks around it and the way that accents are encoded do not count.
+
+    Example:
+        >>> match_label("Happiness", EMOTIONS), match_label("Bored", ("bored", "awake"))
+        ('happy', 'bored')
+    """
+    word = _plain(name)
+    for label in labels:
+        if _plain(label) == word:
+            return label
+    emotion = find_emotion(name)
+    return next((one for one in labels if emotion and find_emotion(one) == emotion), None)
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name).strip().casefold()
 
 
 def parse_emotion(name: str) -> str:

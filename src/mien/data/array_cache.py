@@ -1,4 +1,4 @@
-"""The arrays of a data set in mien's cache folder, so that the next load takes a blink."""
+"""The arrays of a data set as one file: in mien's cache folder, or as a data set of its own."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from mien.core.cache import cache_folder
-from mien.core.errors import OutputError
+from mien.core.emotions import EMOTIONS
+from mien.core.errors import DataError, OutputError
 from mien.core.files import write_atomically
 from mien.data.dataset import Skipped, Split
 
@@ -50,12 +51,24 @@ def write(path: Path, splits: dict[str, Split]) -> None:
 
     A cache that cannot be written is logged, not raised: the data is in memory all the same.
     """
+    try:
+        save(path, splits)
+        for stale in path.parent.glob(f"{path.name.split('-')[0]}-*.npz"):
+            if stale != path:
+                stale.unlink(missing_ok=True)
+    except (OutputError, OSError) as error:
+        _log.warning("the data set is not cached: %s", error)
+
+
+def save(path: Path, splits: Mapping[str, Split]) -> None:
+    """Write splits into one file, whole or not at all; raises OutputError."""
     arrays: dict[str, npt.NDArray[np.uint8] | npt.NDArray[np.int64]] = {}
     for name, split in splits.items():
         names = {
             "files": split.files,
             "skipped": [(skipped.file, skipped.reason) for skipped in split.skipped],
             "resized": split.resized,
+            "classes": split.classes,
         }
         arrays[f"{name}_images"] = split.images
         arrays[f"{name}_labels"] = split.labels
@@ -63,13 +76,24 @@ def write(path: Path, splits: dict[str, Split]) -> None:
         arrays[f"{name}_names"] = np.frombuffer(json.dumps(names).encode("ascii"), np.uint8)
     stream = io.BytesIO()
     np.savez(stream, **arrays)  # type: ignore[arg-type]
+    write_atomically(path, stream.getvalue())
+
+
+def load(path: Path) -> dict[str, Split]:
+    """Read all splits of a file that `save` wrote.
+
+    Raises:
+        DataError: if it is missing, damaged or another kind of file.
+    """
     try:
-        write_atomically(path, stream.getvalue())
-        for stale in path.parent.glob(f"{path.name.split('-')[0]}-*.npz"):
-            if stale != path:
-                stale.unlink(missing_ok=True)
-    except (OutputError, OSError) as error:
-        _log.warning("the data set is not cached: %s", error)
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            ending = "_images"
+            names = [key.removesuffix(ending) for key in arrays.files if key.endswith(ending)]
+            return {name: _unpack(name, arrays) for name in names}
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except Exception as error:  # as above, damage shows in many ways
+        raise DataError(f"{path} is damaged or no data set of mien: make it again") from error
 
 
 def _unpack(name: str, arrays: np.lib.npyio.NpzFile) -> Split:
@@ -81,4 +105,5 @@ def _unpack(name: str, arrays: np.lib.npyio.NpzFile) -> Split:
         tuple(names["files"]),
         tuple(Skipped(file, reason) for file, reason in names["skipped"]),
         tuple(names["resized"]),
+        tuple(names.get("classes", EMOTIONS)),
     )

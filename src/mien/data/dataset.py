@@ -30,10 +30,11 @@ class Split:
     Attributes:
         name: "train", "val" or "test".
         images: uint8 (N, 48, 48), grey.
-        labels: int64 (N,), indices into `EMOTIONS`.
+        labels: int64 (N,), indices into ``classes``.
         files: N paths relative to the data set's root, as ``train/angry/Training_1.png``.
         skipped: files that could not be used.
         resized: those of ``files`` that had another size than 48x48.
+        classes: the names of the classes; the seven emotions unless they are one's own.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Split:
     files: tuple[str, ...]
     skipped: tuple[Skipped, ...] = ()
     resized: tuple[str, ...] = ()
+    classes: tuple[str, ...] = EMOTIONS
 
     def __post_init__(self) -> None:
         """Check that the parts fit together."""
@@ -58,9 +60,9 @@ class Split:
         return len(self.labels)
 
     def class_counts(self) -> dict[str, int]:
-        """Return how many images each emotion has, in the order of `EMOTIONS`."""
-        counts = np.bincount(self.labels, minlength=len(EMOTIONS))
-        return dict(zip(EMOTIONS, counts.tolist(), strict=True))
+        """Return how many images each class has, in the order of ``classes``."""
+        counts = np.bincount(self.labels, minlength=len(self.classes))
+        return dict(zip(self.classes, counts.tolist(), strict=True))
 
     def take(self, keep: npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> Split:
         """Return the images that a mask (N,) or an array of indices selects."""
@@ -69,7 +71,7 @@ class Split:
         chosen = set(files)
         resized = tuple(file for file in self.resized if file in chosen)
         images, labels = self.images[indices], self.labels[indices]
-        return Split(self.name, images, labels, files, self.skipped, resized)
+        return Split(self.name, images, labels, files, self.skipped, resized, self.classes)
 
 
 def clean_mask(split: Split, train: Split) -> npt.NDArray[np.bool_]:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from mien.core.emotions import EMOTIONS
 from mien.core.errors import DataError
 from mien.core.faces import FACE_SIZE
 from mien.core.progress import Progress
@@ -20,6 +19,9 @@ from mien.data.listing import Entry, list_entries
 from mien.data.sources import LAYOUT_HINT, Source, open_source, source_kind, source_state
 
 _log = logging.getLogger(__name__)
+
+ARRAYS_SUFFIX = ".npz"
+"""Of a data set in one file, as `mien.data.array_cache.save` writes it."""
 
 
 def load_split(source: Path | str, split: str, *, cache: bool = True, quiet: bool = False) -> Split:
@@ -42,7 +44,8 @@ def load_dataset(
     Args:
         source: a folder or zip with ``train|val|test/CLASS/IMAGE`` below any one top folder,
             Kaggle's (no ``val``: the ``PublicTest_*`` files of ``test`` are val; if names do not
-            tell, a fixed stratified eighth of train is), or the challenge's CSV.
+            tell, a fixed stratified eighth of train is), the challenge's CSV, or the faces of a
+            fine-tuning run (``faces.npz``), which may have classes of its own.
         splits: which of "train", "val", "test" to return.
         cache: keep the arrays in mien's cache folder, and take them from there while the source's
             path, size and time (for a folder: those of all its files) are the same.
@@ -56,7 +59,15 @@ def load_dataset(
     unknown = [name for name in splits if name not in SPLITS]
     if unknown:
         raise DataError(f"unknown split {unknown[0]!r}: expected one of {', '.join(SPLITS)}")
-    loaded = _load_cached(path, splits, quiet) if cache else read_splits(path, quiet=quiet)
+    if path.suffix == ARRAYS_SUFFIX:
+        loaded = array_cache.load(path)
+    elif cache:
+        loaded = _load_cached(path, splits, quiet)
+    else:
+        loaded = read_splits(path, quiet=quiet)
+    lacking = [name for name in splits if name not in loaded]
+    if lacking:
+        raise DataError(f"{path} has no {lacking[0]}: expected one of {', '.join(loaded)}")
     chosen = {name: loaded[name] for name in splits}
     for split in chosen.values():
         _check_usable(split, path)
@@ -139,7 +150,8 @@ def _check_usable(split: Split, path: Path) -> None:
         return
     what = f"{path}: no usable image of {', '.join(missing)} in {split.name}"
     if split.name == "train":
-        raise DataError(f"{what} (expected all of {', '.join(EMOTIONS)}){_first_skipped(split)}")
+        names = ", ".join(split.classes)
+        raise DataError(f"{what} (expected all of {names}){_first_skipped(split)}")
     _log.warning(what)
 
 

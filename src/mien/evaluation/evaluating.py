@@ -79,9 +79,9 @@ def evaluate_model(
         data="",
         split=split.name,
         tta=tta,
-        evaluation=evaluate(probabilities, split.labels, clean=clean),
+        evaluation=evaluate(probabilities, split.labels, clean=clean, classes=classifier.labels),
         seed=seed,
         skipped=len(split.skipped),
         versions=versions(),
     )
-    return report, Samples(split.images, split.labels, probabilities)
+    return report, Samples(split.images, split.labels, probabilities, classifier.labels)

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mien.core.emotions import EMOTIONS
 from mien.evaluation.calibration import Calibration
 from mien.evaluation.extra import train_extra
 from mien.evaluation.metrics import Metrics
 from mien.evaluation.style import (
-    EMOTION_COLORS,
     FAINT,
     INK,
     RIGHT_COLOR,
+    class_color,
     drawing,
     percent_axis,
 )
@@ -30,7 +29,8 @@ def confusion_figure(metrics: Metrics, path: Path, *, title: str) -> None:
         import seaborn
 
     counts = np.array(metrics.confusion)
-    rates = np.array([row or (np.nan,) * len(EMOTIONS) for row in metrics.confusion_rates])
+    names = [entry.emotion for entry in metrics.classes]
+    rates = np.array([row or (np.nan,) * len(names) for row in metrics.confusion_rates])
     # Colour follows the rate in both, or the largest class would drown the others' counts.
     shares = np.nan_to_num(rates)
     percents = np.where(np.isnan(rates), "-", np.char.mod("%.0f", 100 * shares))
@@ -53,8 +53,8 @@ def confusion_figure(metrics: Metrics, path: Path, *, title: str) -> None:
                 square=True,
                 linewidths=1,
                 linecolor="white",
-                xticklabels=EMOTIONS,
-                yticklabels=EMOTIONS,
+                xticklabels=names,
+                yticklabels=names,
                 annot_kws={"size": 11},
             )
             axes.set_title(heading)
@@ -75,7 +75,7 @@ def accuracy_figure(metrics: Metrics, path: Path, *, title: str) -> None:
                 continue
             below = entry.accuracy - entry.accuracy_interval.low
             above = entry.accuracy_interval.high - entry.accuracy
-            axes.bar(place, entry.accuracy, width=0.68, color=EMOTION_COLORS[entry.emotion])
+            axes.bar(place, entry.accuracy, width=0.68, color=class_color(entry.emotion))
             axes.errorbar(
                 place, entry.accuracy, yerr=[[below], [above]], color=INK, capsize=4, lw=1.3
             )
@@ -87,9 +87,14 @@ def accuracy_figure(metrics: Metrics, path: Path, *, title: str) -> None:
                 va="bottom",
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
             )
-        _mean_line(axes, metrics.accuracy, f"all images {100 * metrics.accuracy:.1f} %")
+        _mean_line(
+            axes,
+            len(metrics.classes),
+            metrics.accuracy,
+            f"all images {100 * metrics.accuracy:.1f} %",
+        )
         axes.set_xticks(
-            range(len(EMOTIONS)),
+            range(len(metrics.classes)),
             [f"{entry.emotion}\nn = {entry.support:,}" for entry in metrics.classes],
         )
         axes.tick_params(axis="x", length=0)
@@ -100,12 +105,10 @@ def accuracy_figure(metrics: Metrics, path: Path, *, title: str) -> None:
         percent_axis(axes)
 
 
-def _mean_line(axes: Axes, value: float, text: str) -> None:
+def _mean_line(axes: Axes, count: int, value: float, text: str) -> None:
     axes.axhline(value, color=INK, lw=1, ls=(0, (4, 3)))
-    axes.set_xlim(-0.6, len(EMOTIONS) + 0.45)
-    axes.text(
-        len(EMOTIONS) - 0.5, value + 0.01, text.replace(" images ", "\nimages\n"), va="bottom"
-    )
+    axes.set_xlim(-0.6, count + 0.45)
+    axes.text(count - 0.5, value + 0.01, text.replace(" images ", "\nimages\n"), va="bottom")
 
 
 def reliability_figure(calibration: Calibration, path: Path, *, title: str) -> None:

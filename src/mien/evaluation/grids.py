@@ -52,24 +52,26 @@ def sample_tiles(
     *,
     seed: int = 0,
     each: int = 2,
+    classes: Sequence[str] = EMOTIONS,
 ) -> tuple[tuple[Tile | None, ...], ...]:
     """Choose images of every emotion at random, ``each`` read right and ``each`` read wrong.
 
     Args:
         images: uint8 (N, 48, 48).
-        labels: (N,), indices into `EMOTIONS`.
-        probabilities: (N, 7).
+        labels: (N,), indices into ``classes``.
+        probabilities: (N, classes).
         seed: same seed, same choice.
         each: rows of right ones and rows of wrong ones.
+        classes: their names.
 
     Returns:
-        ``2 * each`` rows of seven: the rows read right, then those read wrong; a column an
-        emotion; None where an emotion has too few.
+        ``2 * each`` rows: the rows read right, then those read wrong; a column a class;
+        None where a class has too few.
     """
     generator = np.random.default_rng(seed)
     predicted = probabilities.argmax(axis=1)
     rows: list[list[Tile | None]] = [[] for _ in range(2 * each)]
-    for label, emotion in enumerate(EMOTIONS):
+    for label, emotion in enumerate(classes):
         for block, right in enumerate((True, False)):
             among = np.flatnonzero((labels == label) & ((predicted == label) == right))
             chosen = generator.permutation(among)[:each]
@@ -81,7 +83,7 @@ def sample_tiles(
                 index = int(chosen[place])
                 read = int(predicted[index])
                 share = float(probabilities[index, read])
-                row.append(Tile(images[index], EMOTIONS[read], share, emotion))
+                row.append(Tile(images[index], classes[read], share, emotion))
     return tuple(tuple(row) for row in rows)
 
 

@@ -2,7 +2,7 @@
 
 Conventions, where there is a choice:
 
-- An image is read as the emotion of its highest probability; of equals, the first in `EMOTIONS`.
+- An image is read as the emotion of its highest probability; of equals, the first.
 - A class's accuracy is the share of its images that is read right, so it equals its recall.
 - What has no value is None, never NaN: recall and accuracy of a class without images, precision of
   a class that is never predicted. F1 is 0 for a class that has images, none of them read right.
@@ -14,6 +14,7 @@ Conventions, where there is a choice:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import sqrt
 from typing import Any
@@ -79,8 +80,8 @@ class Metrics:
             is never predicted.
         weighted: the same, weighted by each class's images.
         balanced_accuracy: mean of the class accuracies.
-        classes: one entry an emotion, in the order of `EMOTIONS`.
-        confusion: counts (7, 7): row the true emotion, column the predicted one.
+        classes: one entry an emotion, in the order of the labels.
+        confusion: counts (classes, classes): row the true emotion, column the predicted one.
         confusion_rates: the same, each row divided by its sum; None for a row without images.
         calibration: whether confidences can be trusted.
         absent: emotions without any image.
@@ -153,42 +154,51 @@ def evaluate(
     labels: npt.NDArray[np.int64],
     *,
     clean: npt.NDArray[np.bool_] | None = None,
+    classes: Sequence[str] = EMOTIONS,
 ) -> Evaluation:
     """Measure on all images and on the clean ones.
 
     Args:
-        probabilities: (N, 7), rows sum to 1.
-        labels: (N,), indices into `EMOTIONS`.
+        probabilities: (N, classes), rows sum to 1.
+        labels: (N,), indices into ``classes``.
         clean: (N,), True for an image without a pixel-identical copy in Training; None if unknown.
+        classes: their names.
 
     Raises:
         UsageError: if the arrays do not fit together (see `measure`).
     """
     if clean is None:
-        return Evaluation(measure(probabilities, labels))
+        return Evaluation(measure(probabilities, labels, classes=classes))
     if clean.shape != labels.shape:
         raise UsageError(f"expected a clean mask of shape {labels.shape}, got {clean.shape}")
-    chosen = measure(probabilities[clean], labels[clean]) if clean.any() else None
-    return Evaluation(measure(probabilities, labels), chosen)
+    chosen = None
+    if clean.any():
+        chosen = measure(probabilities[clean], labels[clean], classes=classes)
+    return Evaluation(measure(probabilities, labels, classes=classes), chosen)
 
 
-def measure(probabilities: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np.int64]) -> Metrics:
-    """Compare probabilities (N, 7) with labels (N,).
+def measure(
+    probabilities: npt.NDArray[np.floating[Any]],
+    labels: npt.NDArray[np.int64],
+    *,
+    classes: Sequence[str] = EMOTIONS,
+) -> Metrics:
+    """Compare probabilities (N, classes) with labels (N,).
 
     Raises:
         UsageError: if N is 0, shapes differ, a label is no class, or rows are no probabilities.
         MissingExtra: without scikit-learn.
     """
-    _check(probabilities, labels)
+    _check(probabilities, labels, len(classes))
     with train_extra("An evaluation"):
         from sklearn.metrics import confusion_matrix
     rows = probabilities.astype(np.float64)
     rows /= rows.sum(axis=1, keepdims=True)
     predicted = rows.argmax(axis=1)
     correct = predicted == labels
-    confusion = confusion_matrix(labels, predicted, labels=range(len(EMOTIONS)))
-    classes = _class_metrics(labels, predicted, confusion)
-    present = [entry for entry in classes if entry.support]
+    confusion = confusion_matrix(labels, predicted, labels=range(len(classes)))
+    entries = _class_metrics(labels, predicted, confusion, classes)
+    present = [entry for entry in entries if entry.support]
     support = np.array([entry.support for entry in present], np.float64)
     chosen = rows[np.arange(len(labels)), labels]
     return Metrics(
@@ -200,18 +210,18 @@ def measure(probabilities: npt.NDArray[np.floating[Any]], labels: npt.NDArray[np
         macro=_averages(present, np.ones(len(present))),
         weighted=_averages(present, support),
         balanced_accuracy=float(np.mean([entry.recall for entry in present])),
-        classes=classes,
+        classes=entries,
         confusion=tuple(tuple(row) for row in confusion.tolist()),
         confusion_rates=tuple(
             tuple((row / row.sum()).tolist()) if row.sum() else None for row in confusion
         ),
         calibration=calibrate(rows.max(axis=1), correct),
-        absent=tuple(entry.emotion for entry in classes if not entry.support),
+        absent=tuple(entry.emotion for entry in entries if not entry.support),
     )
 
 
-def _check(probabilities: npt.NDArray[Any], labels: npt.NDArray[Any]) -> None:
-    count, width = len(labels), len(EMOTIONS)
+def _check(probabilities: npt.NDArray[Any], labels: npt.NDArray[Any], width: int) -> None:
+    count = len(labels)
     if labels.ndim != 1 or probabilities.shape != (count, width):
         raise UsageError(
             f"expected probabilities (N, {width}) and labels (N,), "
@@ -231,14 +241,15 @@ def _class_metrics(
     labels: npt.NDArray[np.int64],
     predicted: npt.NDArray[np.int64],
     confusion: npt.NDArray[np.int64],
+    classes: Sequence[str],
 ) -> tuple[ClassMetrics, ...]:
     from sklearn.metrics import precision_recall_fscore_support
 
     precision, recall, f1, support = precision_recall_fscore_support(
-        labels, predicted, labels=range(len(EMOTIONS)), zero_division=0.0
+        labels, predicted, labels=range(len(classes)), zero_division=0.0
     )
     entries: list[ClassMetrics] = []
-    for index, emotion in enumerate(EMOTIONS):
+    for index, emotion in enumerate(classes):
         count, right = int(support[index]), int(confusion[index, index])
         guesses = int(confusion[:, index].sum())
         share = float(recall[index]) if count else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from mien.core.emotions import find_emotion
+from mien.core.emotions import EMOTIONS, match_label
 from mien.core.images import load_image
 from mien.core.results import Face, Result, result_rows, table_columns
 from mien.evaluation.grids import Tile, in_rows, prediction_grid
@@ -18,6 +18,7 @@ MOST_TILES = 96
 """Faces in one grid; the table has all."""
 
 TABLE_COLUMNS: tuple[str, ...] = (*table_columns(), "truth", "right")
+"""Of the table for a model of the seven emotions."""
 
 _COLUMNS = 6
 _CAPTION_LENGTH = 22
@@ -44,8 +45,17 @@ class Reading:
         return None if self.truth is None else self.face.emotion == self.truth
 
 
-def truth_of(source: str) -> str | None:
-    """Return the emotion that a picture's folder is named after, or that its name begins with.
+def picture_columns(labels: Sequence[str] = EMOTIONS) -> tuple[str, ...]:
+    """Return the columns of the table for a model's labels; see `TABLE_COLUMNS`."""
+    return (*table_columns(labels), "truth", "right")
+
+
+def truth_of(source: str, labels: Sequence[str] = EMOTIONS) -> str | None:
+    """Return the class that a picture's folder is named after, or that its name begins with.
+
+    Args:
+        source: the picture's path.
+        labels: the classes; for emotions, synonyms count.
 
     Example:
         >>> truth_of("ImgTest/happy/me.jpg"), truth_of("ImgTest/Surprised_2.png")
@@ -53,14 +63,16 @@ def truth_of(source: str) -> str | None:
     """
     path = PurePath(source)
     first_word = re.match(r"[A-Za-z]*", path.stem)
-    return find_emotion(path.parent.name) or find_emotion(first_word[0] if first_word else "")
+    return match_label(path.parent.name, labels) or match_label(
+        first_word[0] if first_word else "", labels
+    )
 
 
-def readings(results: Sequence[Result]) -> tuple[Reading, ...]:
-    """Return all faces of all pictures, in their order."""
+def readings(results: Sequence[Result], labels: Sequence[str] = EMOTIONS) -> tuple[Reading, ...]:
+    """Return all faces of all pictures, in their order; ``labels`` are the model's."""
     found = []
     for result in results:
-        truth = truth_of(result.source or "")
+        truth = truth_of(result.source or "", labels)
         largest = max(result.faces, key=lambda face: face.box.area, default=None)
         found += [
             Reading(result, face, truth if face is largest else None) for face in result.faces
@@ -68,12 +80,14 @@ def readings(results: Sequence[Result]) -> tuple[Reading, ...]:
     return tuple(found)
 
 
-def picture_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Return the rows of a table with `TABLE_COLUMNS`: one a face, one a picture without any."""
-    known = {(id(one.result), one.face.face_id): one for one in readings(results)}
+def picture_rows(
+    results: Sequence[Result], labels: Sequence[str] = EMOTIONS
+) -> list[dict[str, Any]]:
+    """Return the rows of a table with `picture_columns`: one a face, one a picture without any."""
+    known = {(id(one.result), one.face.face_id): one for one in readings(results, labels)}
     rows = []
     for result in results:
-        for row in result_rows(result):
+        for row in result_rows(result, labels):
             one = known.get((id(result), row["face_id"]))
             rows.append(
                 {**row, "truth": one.truth if one else None, "right": one.right if one else None}
@@ -81,33 +95,41 @@ def picture_rows(results: Sequence[Result]) -> list[dict[str, Any]]:
     return rows
 
 
-def pictures_dict(results: Sequence[Result]) -> dict[str, Any]:
+def pictures_dict(results: Sequence[Result], labels: Sequence[str] = EMOTIONS) -> dict[str, Any]:
     """Return all results and how many of the known truths were read right, ready for JSON."""
-    marked = [one.right for one in readings(results) if one.right is not None]
+    marked = [one.right for one in readings(results, labels) if one.right is not None]
     return {
         "schema": "mien-pictures/1",
         "known": len(marked),
         "right": sum(marked),
         "pictures": [
-            {**result.to_dict(), "truth": truth_of(result.source or "")} for result in results
+            {**result.to_dict(), "truth": truth_of(result.source or "", labels)}
+            for result in results
         ],
     }
 
 
-def picture_grid(results: Sequence[Result], path: Path, *, framing: float | None) -> None:
+def picture_grid(
+    results: Sequence[Result],
+    path: Path,
+    *,
+    framing: float | None,
+    labels: Sequence[str] = EMOTIONS,
+) -> None:
     """Draw every face with what it was read as, and write them as a PNG.
 
     Args:
         results: of pictures that can still be read from their ``source``.
         path: where to write.
         framing: the detector's (see `mien.inference.detectors.Detector`).
+        labels: the model's.
 
     Raises:
         UsageError: if there is no face.
         UnreadableImage: if a picture has gone meanwhile.
         OutputError: if the file cannot be written.
     """
-    every = readings(results)
+    every = readings(results, labels)
     shown = every[:MOST_TILES]
     images: dict[str, Any] = {}
     tiles = []

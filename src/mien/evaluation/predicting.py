@@ -12,7 +12,7 @@ from mien.core.errors import UsageError
 from mien.core.progress import Progress
 
 Classify: TypeAlias = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
-"""Standard faces, uint8 (N, 48, 48), to probabilities, float32 (N, 7) whose rows sum to 1."""
+"""Standard faces, uint8 (N, 48, 48), to probabilities, float32 (N, classes) whose rows sum to 1."""
 
 BATCH_SIZE = 64
 
@@ -35,7 +35,7 @@ def predict(
         quiet: draw no progress bar.
 
     Returns:
-        float32 (N, 7).
+        float32 (N, classes).
 
     Raises:
         UsageError: if there is no image or the batch size is below 1.

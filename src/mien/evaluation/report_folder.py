@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mien.core.emotions import EMOTIONS
 from mien.core.errors import InputError
 from mien.core.files import write_atomically
 from mien.evaluation.curves import History, training_curves
@@ -43,13 +44,15 @@ class Samples:
 
     Attributes:
         images: uint8 (N, 48, 48).
-        labels: (N,), indices into `EMOTIONS`.
-        probabilities: (N, 7).
+        labels: (N,), indices into ``classes``.
+        probabilities: (N, classes).
+        classes: their names.
     """
 
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
     probabilities: npt.NDArray[np.floating[Any]]
+    classes: tuple[str, ...] = EMOTIONS
 
 
 def write_report(
@@ -75,7 +78,13 @@ def write_report(
     others = read_reports(folder / EVALUATIONS, report.model)
     files = write_figures(report, folder, history=history)
     prediction_grid(
-        sample_tiles(samples.images, samples.labels, samples.probabilities, seed=report.seed),
+        sample_tiles(
+            samples.images,
+            samples.labels,
+            samples.probabilities,
+            seed=report.seed,
+            classes=samples.classes,
+        ),
         folder / "samples.png",
         title=f"Read right (above) and read wrong (below): {title(report)}",
         note=f"a column for each emotion, images chosen at random with seed {report.seed}",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from mien.core.emotions import EMOTIONS
 from mien.evaluation.metrics import Metrics
 from mien.evaluation.report import Report
 from mien.evaluation.tables import NOTHING, decimal, percent, percent_range
@@ -70,17 +69,18 @@ def classification_table(metrics: Metrics) -> Table:
 def confusion_table(metrics: Metrics, *, rates: bool) -> Table:
     """The confusion matrix: counts, or per cent of each row."""
     rows: list[list[str]] = []
+    names = [entry.emotion for entry in metrics.classes]
     for emotion, counts, shares in zip(
-        EMOTIONS, metrics.confusion, metrics.confusion_rates, strict=True
+        names, metrics.confusion, metrics.confusion_rates, strict=True
     ):
         if not rates:
             cells = [str(count) for count in counts]
         elif shares is None:
-            cells = [NOTHING] * len(EMOTIONS)
+            cells = [NOTHING] * len(names)
         else:
             cells = [decimal(100 * share, digits=1) for share in shares]
         rows.append([emotion, *cells])
-    return ["true \\ predicted", *EMOTIONS], rows
+    return ["true \\ predicted", *names], rows
 
 
 def calibration_table(metrics: Metrics) -> Table:

@@ -28,6 +28,9 @@ EMOTION_COLORS: dict[str, str] = {
     "sad": "#0072B2",
     "surprise": "#56B4E9",
 }
+OTHER_COLOR = "#44AA99"
+"""Of a model's own classes."""
+
 RIGHT_COLOR = "#0072B2"
 WRONG_COLOR = "#D55E00"
 INK = "#222222"
@@ -61,6 +64,11 @@ _SETTINGS: Any = {
     "xtick.color": INK,
     "ytick.color": INK,
 }
+
+
+def class_color(name: str) -> str:
+    """Return the colour of an emotion, or the one of all other classes."""
+    return EMOTION_COLORS.get(name, OTHER_COLOR)
 
 
 @contextmanager

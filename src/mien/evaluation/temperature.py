@@ -30,7 +30,7 @@ def calibrate_model(
     Args:
         folder: the model's; its manifest is replaced.
         images: uint8 (N, 48, 48), none of which the model was trained on.
-        labels: int64 (N,), indices into `EMOTIONS`.
+        labels: int64 (N,), indices into the model's labels.
         split: the split's name, for the record.
         quiet: draw no progress bar.
 
@@ -43,7 +43,7 @@ def calibrate_model(
         UsageError: if there are no images.
         OutputError: if the manifest cannot be written.
     """
-    classifier = Classifier.open(folder)
+    classifier = Classifier.open(folder, labels=None)
     logits = predict(classifier.logits, images, label="calibrating", quiet=quiet).astype(np.float64)
     temperature = fit_temperature(logits, labels)
     before, after = softmax(logits), softmax(logits / temperature)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,7 @@ class Classifier:
         path = folder / manifest.file.name
         session = _open_session(path, threads)
         _check_contract(session, manifest, path)
+        _check_labels(session, manifest, path)
         return cls(session, manifest, path=path)
 
     @property
@@ -210,6 +212,16 @@ def _check_contract(session: onnxruntime.InferenceSession, manifest: Manifest, p
                 f"{path}: expected an output {output!r}, float32 with shape {shape}, "
                 f"got {_described(outputs)}"
             )
+
+
+def _check_labels(session: onnxruntime.InferenceSession, manifest: Manifest, path: Path) -> None:
+    """Raise if the file says which classes its logits are of, and the manifest says others."""
+    written = session.get_modelmeta().custom_metadata_map.get("labels")
+    if written is not None and written != json.dumps(list(manifest.labels)):
+        raise ModelError(
+            f"{path}: its classes are {written}, but its manifest has "
+            f"{', '.join(manifest.labels)}: export or install it again"
+        )
 
 
 def _fits(node: Any, kind: str, shape: list[int | None]) -> bool:

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.emotions import find_emotion
+from mien.core.emotions import match_label
 from mien.core.errors import MienError, ModelError, UnreadableImage, UsageError
 from mien.core.faces import FACE_SIZE, standard_face
 from mien.core.images import ImageSource, load_image, source_name
@@ -199,9 +199,9 @@ def explain_faces(
 
 def find_label(name: str, labels: Sequence[str]) -> str:
     """Return the model's class that a name or synonym means; raises UsageError if none."""
-    for known in (name, find_emotion(name)):
-        if known is not None and known in labels:
-            return known
+    known = match_label(name, labels)
+    if known is not None:
+        return known
     raise UsageError(f"unknown emotion {name!r}: expected one of {', '.join(labels)}")
 
 

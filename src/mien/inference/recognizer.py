@@ -207,7 +207,7 @@ class Recognizer:
             batch_size: faces that go through the network at once.
 
         Returns:
-            float32 (N, 7): calibrated probabilities in the order of `labels`; rows sum to 1.
+            float32 (N, classes): calibrated probabilities in the order of `labels`; rows sum to 1.
 
         Raises:
             UsageError: if a crop is not as above.
@@ -311,7 +311,7 @@ def load(
         UsageError: if the detector is unknown or not installed.
     """
     chosen = load_detector(detector, offline=offline) if isinstance(detector, str) else detector
-    return Recognizer(Classifier.open(model, threads=threads), chosen)
+    return Recognizer(Classifier.open(model, threads=threads, labels=None), chosen)
 
 
 def _is_one_image(images: object) -> bool:

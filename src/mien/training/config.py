@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mien.core.emotions import EMOTIONS
 from mien.core.errors import InputError, MissingExtra, UsageError
 from mien.training.settings import (
     AugmentationSettings,
@@ -55,6 +56,11 @@ class Config:
     def total_epochs(self) -> int:
         """Epochs of both phases."""
         return self.training.head_epochs + self.training.epochs
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes in the order of the outputs."""
+        return self.data.labels or EMOTIONS
 
     @property
     def final_size(self) -> int:

@@ -84,7 +84,7 @@ def export_run(
     _check_target(target)
     config = load_config(opened.config)
     model = load_best(opened, config)
-    proto = keras_to_onnx(model, version=version)
+    proto = keras_to_onnx(model, labels=config.labels, version=version)
     with _staging(target) as folder:
         file = folder / MODEL_NAME
         file.write_bytes(proto.SerializeToString())
@@ -93,6 +93,7 @@ def export_run(
             version=version,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             file=ModelFile.of(file),
+            labels=config.labels,
             temperature=temperature,
             config=_recipe(config),
             **_provenance(opened),
@@ -182,7 +183,7 @@ def check_agreement(model: Any, folder: Path) -> float:
 
     from mien.inference.classifier import Classifier, softmax
 
-    classifier = Classifier.open(folder, threads=1)
+    classifier = Classifier.open(folder, threads=1, labels=None)
     to_logits = keras.Model(model.inputs[0], _logits(model))
     largest = 0.0
     for size in BATCH_SIZES:

@@ -1,4 +1,4 @@
-"""The network: face -> EfficientNet -> pooling -> dense 512 -> dense 256 -> seven probabilities.
+"""The network: face -> EfficientNet -> pooling -> dense 512 -> dense 256 -> a probability a class.
 
 It takes the standard face itself, grey 48x48 in 0-255; enlarging, three channels and scaling are
 layers, so one graph serves training, evaluation and export.
@@ -25,16 +25,23 @@ IMAGENET_STDDEV = (0.229, 0.224, 0.225)
 """Of ImageNet's red, green and blue, for pixels in 0-1 (as in ``keras.applications``)."""
 
 
-def build_model(settings: ModelSettings, *, size: int, initialise: bool = True) -> Any:
+def build_model(
+    settings: ModelSettings,
+    *,
+    size: int,
+    initialise: bool = True,
+    classes: int = len(EMOTIONS),
+) -> Any:
     """Build the network.
 
     Args:
         settings: its backbone, head and starting weights.
         size: side in pixels that the face is enlarged to; the weights do not depend on it.
         initialise: fill in the starting weights; False where a checkpoint follows.
+        classes: how many.
 
     Returns:
-        A ``keras.Model``: float32 (N, 48, 48, 1) in 0-255 -> float32 (N, 7), rows sum to 1.
+        A ``keras.Model``: float32 (N, 48, 48, 1) in 0-255 -> float32 (N, classes), rows sum to 1.
 
     Raises:
         UsageError: if there is no such backbone, or no such weights for it.
@@ -55,7 +62,7 @@ def build_model(settings: ModelSettings, *, size: int, initialise: bool = True) 
         x = layers.BatchNormalization(name=f"head{index}_bn")(x)
         x = layers.Activation("relu", name=f"head{index}_relu")(x)
         x = layers.Dropout(rate, name=f"head{index}_dropout")(x)
-    logits = layers.Dense(len(EMOTIONS), dtype="float32", name="logits")(x)
+    logits = layers.Dense(classes, dtype="float32", name="logits")(x)
     probabilities = layers.Activation("softmax", dtype="float32", name="probabilities")(logits)
     model = keras.Model(faces, probabilities, name="mien")
     _set_rates(model, settings)

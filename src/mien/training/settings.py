@@ -48,14 +48,23 @@ class DataSettings:
     Attributes:
         source: a folder, a zip or the challenge's CSV.
         fraction: share of Training to use, drawn by the seed; above 0, at most 1.
+        labels: the classes, in the order of the outputs; none means the seven emotions.
     """
 
     source: str = "archive"
     fraction: float = 1.0
+    labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise UsageError where a value cannot be used."""
-        _check("data", self, {"fraction": (lambda value: 0 < value <= 1, "above 0, at most 1")})
+        rules = {
+            "fraction": (lambda value: 0 < value <= 1, "above 0, at most 1"),
+            "labels": (
+                lambda names: len(names) != 1 and len(set(names)) == len(names),
+                "two or more different classes, or none for the seven emotions",
+            ),
+        }
+        _check("data", self, rules)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,9 @@ def compiled_model(config: Config, stage: Stage, *, initialise: bool) -> Any:
     import keras
 
     settings = config.training
-    model = build_model(config.model, size=stage.size, initialise=initialise)
+    model = build_model(
+        config.model, size=stage.size, initialise=initialise, classes=len(config.labels)
+    )
     # Tried first, so that a wrong number is found before the head's phase and not after it.
     set_trainable(model, blocks=settings.fine_tune_blocks)
     set_trainable(model, blocks=stage.blocks)

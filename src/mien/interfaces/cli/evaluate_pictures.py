@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from mien.core.errors import EXIT_DONE, EXIT_PARTIAL, InputError, NoFaceError
 from mien.core.progress import track
@@ -19,15 +19,12 @@ from mien.interfaces.cli.output import (
     write_stdout,
 )
 
-if TYPE_CHECKING:
-    from mien.core.results import Result
-
 
 def evaluate_pictures(args: argparse.Namespace) -> int:
     """Read a folder of pictures, show what was read, and return the exit code."""
     import mien
     from mien.evaluation.exported import find_exported, home_of
-    from mien.evaluation.pictures import TABLE_COLUMNS, picture_grid, picture_rows, pictures_dict
+    from mien.evaluation.pictures import picture_columns, picture_grid, picture_rows, pictures_dict
 
     sources, problems = _find_pictures(args.pictures)
     folder, run = find_exported(args.model)
@@ -37,10 +34,11 @@ def evaluate_pictures(args: argparse.Namespace) -> int:
         track(sources, "reading pictures", unit="img", quiet=args.quiet),
         batch_size=args.batch_size,
     )
-    rows = picture_rows(results)
-    write_output(output / "pictures.csv", csv_text(rows, TABLE_COLUMNS))
+    labels = recognizer.labels
+    rows = picture_rows(results, labels)
+    write_output(output / "pictures.csv", csv_text(rows, picture_columns(labels)))
     write_stdout(
-        json_text(pictures_dict(results)) + "\n" if args.json else _pictures_table(results)
+        json_text(pictures_dict(results, labels)) + "\n" if args.json else _pictures_table(rows)
     )
     failed = [result for result in results if result.error]
     if len(failed) == len(results):
@@ -50,7 +48,9 @@ def evaluate_pictures(args: argparse.Namespace) -> int:
             f"no face found in {args.pictures} by {recognizer.detector.name}: "
             "try another --detector, or --detector none for pictures that are face crops"
         )
-    picture_grid(results, output / "pictures.png", framing=recognizer.detector.framing)
+    picture_grid(
+        results, output / "pictures.png", framing=recognizer.detector.framing, labels=labels
+    )
     note(f"grid: {output / 'pictures.png'}", quiet=args.quiet)
     note(f"table: {output / 'pictures.csv'}", quiet=args.quiet)
     problems += [result.error for result in results if result.error]
@@ -74,11 +74,9 @@ def _find_pictures(folder: str) -> tuple[list[str], list[str]]:
     return sources, [one.problem for one in found if one.problem is not None]
 
 
-def _pictures_table(results: Sequence[Result]) -> str:
-    from mien.evaluation.pictures import picture_rows
-
+def _pictures_table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = []
-    for row in picture_rows(results):
+    for row in rows:
         name = row["source"]
         if row["emotion"] is None:
             lines.append([name, "", row["status"].replace("_", " ")])

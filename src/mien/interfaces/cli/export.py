@@ -46,7 +46,7 @@ def _run(args: argparse.Namespace) -> int:
     split = _load_val(args) if args.calibrate else None
     folder = export_run(args.folder, args.output, name=args.name, version=args.version)
     calibration = None if split is None else _calibrate(folder, split, quiet=args.quiet)
-    manifest = load_manifest(folder)
+    manifest = load_manifest(folder, labels=None)
     if args.json:
         write_stdout(json_text(_as_json(folder, manifest, calibration)) + "\n")
     else:
