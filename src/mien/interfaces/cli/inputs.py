@@ -5,65 +5,69 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from mien.core.errors import UsageError
+from mien.interfaces.batch.listing import IMAGE_SUFFIXES, Input, found_file, walk_folder
+
+__all__ = ["STDIN", "Input", "Inputs", "find_inputs", "is_single"]
 
 STDIN = "-"
 """The word that means one image from standard input."""
 
-IMAGE_SUFFIXES: tuple[str, ...] = (
-    ".avif",
-    ".bmp",
-    ".gif",
-    ".ico",
-    ".j2k",
-    ".jp2",
-    ".jpe",
-    ".jpeg",
-    ".jpg",
-    ".mpo",
-    ".pgm",
-    ".png",
-    ".pnm",
-    ".ppm",
-    ".tif",
-    ".tiff",
-    ".webp",
-)
-"""What counts as an image in a folder; a file that is named is tried whatever its suffix."""
-
 
 @dataclass(frozen=True)
-class Input:
-    """One thing to look at.
+class Inputs:
+    """The images that words mean: they are looked for each time that they are gone through.
 
     Attributes:
-        source: its name in the results: a path as it was given or found, or ``-``.
-        content: the path or the bytes to read it from; None where there is nothing to read.
-        problem: why there is nothing, in one line; None otherwise.
+        words: files, folders, patterns, ``-``.
+        stdin: the image on standard input, read once, where a word is ``-``.
     """
 
-    source: str
-    content: str | bytes | None = None
-    problem: str | None = None
+    words: tuple[str, ...]
+    stdin: Input | None = None
+
+    def __iter__(self) -> Iterator[Input]:
+        """Yield the images in the words' order, as they are found."""
+        for word in self.words:
+            if word == STDIN and self.stdin is not None:
+                yield self.stdin
+            else:
+                yield from _expand(word)
+
+    def unique(self) -> Iterable[Input]:
+        """Return the images with none named twice, which several words may do."""
+        return self if len(self.words) == 1 else _Unique(self)
 
 
-def find_inputs(words: Sequence[str]) -> list[Input]:
+class _Unique:
+    def __init__(self, inputs: Iterable[Input]) -> None:
+        self._inputs = inputs
+
+    def __iter__(self) -> Iterator[Input]:
+        seen: set[str] = set()
+        for one in self._inputs:
+            if one.source not in seen:
+                seen.add(one.source)
+                yield one
+
+
+def find_inputs(words: Sequence[str]) -> Inputs:
     """Return the images that the words mean, in their order.
 
-    A file means itself, a folder all images in it and below it (hidden ones aside, sorted), a
-    pattern with ``*``, ``?``, ``[…]`` or ``**`` what it matches (sorted), ``-`` the image on
-    standard input. A word that leads to nothing becomes an `Input` with a problem.
+    A file means itself, a folder all images in it and below it (hidden ones aside, each folder's
+    own sorted and before its subfolders'), a pattern with ``*``, ``?``, ``[…]`` or ``**`` what it
+    matches (sorted), ``-`` the image on standard input. A word that leads to nothing becomes an
+    `Input` with a problem.
 
     Raises:
         UsageError: if ``-`` is given twice, or where standard input is a terminal.
     """
     if words.count(STDIN) > 1:
         raise UsageError("'-' is given twice: standard input holds one image")
-    return [found for word in words for found in _expand(word)]
+    return Inputs(tuple(words), _read_stdin() if STDIN in words else None)
 
 
 def is_single(words: Sequence[str]) -> bool:
@@ -72,9 +76,7 @@ def is_single(words: Sequence[str]) -> bool:
 
 
 def _expand(word: str) -> Iterator[Input]:
-    if word == STDIN:
-        yield _read_stdin()
-    elif _is_dir(word):
+    if _is_dir(word):
         yield from _in_folder(word)
     elif _is_pattern(word):
         yield from _matching(word)
@@ -100,25 +102,14 @@ def _matching(pattern: str) -> Iterator[Input]:
     if not files:
         yield Input(pattern, problem=f"{pattern}: no file matches this pattern")
     for match in files:
-        yield Input(match, content=match)
+        yield found_file(match)
 
 
 def _in_folder(folder: str) -> Iterator[Input]:
-    barred: list[OSError] = []
-    found = []
-    for parent, folders, names in os.walk(folder, onerror=barred.append):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(parent) / name
-            for name in names
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
-        ]
-    for path in sorted(found):
-        yield Input(str(path), content=str(path))
-    for error in barred:
-        name = str(error.filename)
-        yield Input(name, problem=f"{name}: this folder cannot be read: {error.strerror}")
-    if not found and not barred:
+    one = None
+    for one in walk_folder(folder):
+        yield one
+    if one is None:
         kinds = ", ".join(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
         yield Input(folder, problem=f"{folder}: no image in this folder (looked for {kinds})")
 

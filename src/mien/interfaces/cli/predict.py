@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,20 +17,32 @@ from mien.core.errors import (
     UsageError,
 )
 from mien.core.progress import Progress
+from mien.interfaces.batch.tally import Tally
 from mien.interfaces.cli.inputs import STDIN, Input, find_inputs, is_single
-from mien.interfaces.cli.options import add_recognizer_options
+from mien.interfaces.cli.options import (
+    add_batch_options,
+    add_detector_options,
+    add_recognizer_options,
+    recognizer_options,
+)
 from mien.interfaces.cli.output import note, use_utf8_stdout, write_output, write_stdout
 from mien.interfaces.cli.result_text import RENDERERS, compat_chunks
 from mien.interfaces.compat import COMPAT
 
 if TYPE_CHECKING:
     from mien.core.results import Face, Result
-    from mien.inference.recognizer import Recognizer
+    from mien.interfaces.batch.engines import Engine
 
-FORMATS: tuple[str, ...] = tuple(RENDERERS)
+FORMATS: tuple[str, ...] = (*RENDERERS, "parquet")
 
-_FORMAT_OF_SUFFIX = {".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".txt": "table"}
-_IMAGES_AT_ONCE = 16
+_FORMAT_OF_SUFFIX = {
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".txt": "table",
+}
+_IN_PARTS = ("jsonl", "csv", "parquet")
 _PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".mpo", ".webp", ".avif")
 
 _EPILOG = """\
@@ -39,6 +50,8 @@ Without --format, --output's suffix decides; else a terminal gets a table and a 
 As json, one image named by its path (or -) gives one object, and anything else (several images, a
 folder, a pattern) a list of them, however many there are; jsonl always gives one object a line.
 An image that cannot be read has its own result, with status "unreadable"; the others still run.
+With --output, jsonl, csv and parquet are written part by part, in a folder beside FILE until all is
+done: however many images there are, and whatever ends the run, --resume goes on where it was.
 """
 
 
@@ -73,38 +86,68 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="write each picture there with its faces drawn in, as NAME.annotated.jpg or .png",
     )
     add_recognizer_options(parser, crops="where each image is a face crop")
-    parser.add_argument(
-        "--detector-weights", type=Path, metavar="FILE", help="weights of --detector yunet"
-    )
-    parser.add_argument(
-        "--offline", action="store_true", help="never download a detector's weights"
-    )
+    add_detector_options(parser)
+    add_batch_options(parser)
     parser.set_defaults(run=_run)
-
-
-@dataclass
-class _Tally:
-    """What has come out so far, for the exit code and the closing line."""
-
-    images: int = 0
-    faces: int = 0
-    problems: list[str] = field(default_factory=list)
-    only_unreadable: bool = True
-
-    def count(self, result: Result) -> None:
-        self.images += 1
-        self.faces += len(result.faces)
-        if result.error is not None:
-            self.problems.append(result.error)
-            self.only_unreadable &= result.status == "unreadable"
 
 
 def _run(args: argparse.Namespace) -> int:
     shape = _chosen_format(args.format, args.output, args.compat)
+    in_parts = _is_in_parts(args, shape)
+    if args.resume and not in_parts:
+        raise UsageError(
+            "--resume goes on with a file: expected --output FILE.jsonl, .csv or .parquet, "
+            "without --annotate and --compat"
+        )
+    tally = _in_parts(args, shape) if in_parts else _at_once(args, shape)
+    return EXIT_DONE if tally is None else _exit_code(tally)
+
+
+def _is_in_parts(args: argparse.Namespace, shape: str) -> bool:
+    """Say whether results go to a file part by part; Parquet goes nowhere else."""
+    to_file = args.output is not None and (not args.output.exists() or args.output.is_file())
+    plain = args.annotate is None and args.compat is None
+    if shape == "parquet" and not (to_file and plain):
+        raise UsageError("Parquet needs --output FILE, and goes without --annotate and --compat")
+    return to_file and plain and shape in _IN_PARTS
+
+
+def _in_parts(args: argparse.Namespace, shape: str) -> Tally | None:
+    """Write a file part by part; None is returned where it was complete already."""
+    from mien.interfaces.batch.engines import make_engine
+    from mien.interfaces.batch.formats import part_format
+    from mien.interfaces.batch.running import Target, is_finished, run_batch
+
+    if args.resume and is_finished(args.output):
+        note(f"{args.output} is complete: nothing to resume", quiet=args.quiet)
+        return None
     inputs = find_inputs(args.images)
-    recognizer = _load(args)
-    tally = _Tally()
-    results = _analyzed(recognizer, inputs, shows=_may_draw(args, shape, len(inputs)))
+    options = recognizer_options(args)
+    recognizer = options.load()
+    form = part_format(shape, recognizer.labels, recognizer.model)
+    target = Target(args.output, form, resume=args.resume, quiet=args.quiet)
+    run = {
+        "model": recognizer.model.sha256,
+        "detector": recognizer.detector.name,
+        **options.settings(),
+        "format": shape,
+        "inputs": list(args.images),
+    }
+    tally = run_batch(inputs.unique(), make_engine(args, options, recognizer), target, run)
+    note(f"{args.output}: {tally.summary()}", quiet=args.quiet)
+    return tally
+
+
+def _at_once(args: argparse.Namespace, shape: str) -> Tally:
+    """Write to stdout as results come, or to a file at the end."""
+    from mien.interfaces.batch.engines import make_engine
+
+    inputs = list(find_inputs(args.images))
+    options = recognizer_options(args)
+    recognizer = options.load()
+    engine = make_engine(args, options, recognizer)
+    tally = Tally()
+    results = _analyzed(engine, inputs, shows=_may_draw(args, shape, len(inputs)))
     results = _counted(results, tally)
     if args.annotate is not None:
         results = _annotated(results, inputs, args.annotate, quiet=args.quiet)
@@ -120,8 +163,8 @@ def _run(args: argparse.Namespace) -> int:
             write_stdout(chunk)
     else:
         write_output(args.output, "".join(chunks))
-        note(f"{args.output}: {_counts(tally)}", quiet=args.quiet)
-    return _exit_code(tally)
+        note(f"{args.output}: {tally.summary()}", quiet=args.quiet)
+    return tally
 
 
 def _chosen_format(asked: str | None, output: Path | None, compat: str | None) -> str:
@@ -136,53 +179,21 @@ def _chosen_format(asked: str | None, output: Path | None, compat: str | None) -
     return shape
 
 
-def _load(args: argparse.Namespace) -> Recognizer:
-    from mien.inference.detectors import load_detector
-    from mien.inference.recognizer import load
-
-    detector = load_detector(args.detector, weights=args.detector_weights, offline=args.offline)
-    return load(args.model, detector=detector, threads=args.threads)
-
-
 def _may_draw(args: argparse.Namespace, shape: str, images: int) -> bool:
     """Say whether a progress line is worth it and does not mix with results on the terminal."""
     streams = args.output is None and shape != "table" and sys.stdout.isatty()
     return not args.quiet and not streams and images > 1
 
 
-def _analyzed(recognizer: Recognizer, inputs: Sequence[Input], *, shows: bool) -> Iterator[Result]:
+def _analyzed(engine: Engine, inputs: Sequence[Input], *, shows: bool) -> Iterator[Result]:
     """Yield one result an input, in order, as batches of images are done."""
     with Progress("reading faces", len(inputs), unit="img", quiet=not shows) as progress:
-        for start in range(0, len(inputs), _IMAGES_AT_ONCE):
-            batch = inputs[start : start + _IMAGES_AT_ONCE]
-            yield from _analyzed_batch(recognizer, batch, progress)
-
-
-def _analyzed_batch(
-    recognizer: Recognizer, batch: Sequence[Input], progress: Progress
-) -> Iterator[Result]:
-    from mien.core.results import Result
-
-    def contents() -> Iterator[str | bytes]:
-        for one in batch:
-            if one.content is not None:
-                yield one.content
+        for result in engine(inputs):
             progress.advance()
-
-    found = iter(recognizer.analyze_many(contents()))
-    for one in batch:
-        if one.content is None:
-            yield Result(one.source, "unreadable", recognizer.model, error=one.problem)
-            continue
-        result = next(found)
-        if result.error is not None and one.source == STDIN:
-            error = "standard input" + result.error.removeprefix("image")
-            yield replace(result, source=STDIN, error=error)
-        else:
-            yield replace(result, source=one.source)
+            yield result
 
 
-def _counted(results: Iterable[Result], tally: _Tally) -> Iterator[Result]:
+def _counted(results: Iterable[Result], tally: Tally) -> Iterator[Result]:
     for result in results:
         tally.count(result)
         yield result
@@ -237,26 +248,21 @@ def _write_picture(content: str | bytes, faces: Sequence[Face], path: Path) -> N
     write_atomically(path, buffer.getvalue())
 
 
-def _exit_code(tally: _Tally) -> int:
+def _exit_code(tally: Tally) -> int:
     """Return 0 or 6, or raise what says that nothing was found or could be read."""
-    failed = len(tally.problems)
-    first = tally.problems[0] if failed else ""
+    failed, first = tally.failed, tally.first_problem
     if failed == tally.images:
-        text = first if failed == 1 else f"none of {failed} inputs could be read; first: {first}"
-        raise InputError(text) if tally.only_unreadable else MienError(text)
+        text = f"none of {failed:,} inputs could be read; first: {first}"
+        text = str(first) if failed == 1 else text
+        raise MienError(text) if tally.statuses["error"] else InputError(text)
     if failed:
-        text = f"{failed} of {tally.images} inputs failed; first: {first}"
+        text = f"{failed:,} of {tally.images:,} inputs failed; first: {first}"
         note(f"mien: {text}", quiet=False)
         return EXIT_PARTIAL
     if not tally.faces:
-        where = "the image" if tally.images == 1 else f"any of {tally.images} images"
+        where = "the image" if tally.images == 1 else f"any of {tally.images:,} images"
         raise NoFaceError(
             f"no face found in {where}: try another --detector, "
             "or --detector none for images that are face crops"
         )
     return EXIT_DONE
-
-
-def _counts(tally: _Tally) -> str:
-    faces = "1 face" if tally.faces == 1 else f"{tally.faces} faces"
-    return f"{faces} in " + ("1 image" if tally.images == 1 else f"{tally.images} images")

@@ -1,0 +1,106 @@
+"""A few images at a time: what one worker reads in one go, its faces in one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from mien.core.errors import ModelError, UsageError
+from mien.core.results import Result
+from mien.interfaces.batch.listing import Input
+
+if TYPE_CHECKING:
+    from mien.inference.recognizer import Recognizer
+
+CHUNK_IMAGES = 16
+"""Images whose faces go through the network together."""
+
+MAX_FILE_BYTES = 1 << 30
+"""Larger files are refused unread: an image of the most pixels that are taken has less."""
+
+Item = TypeVar("Item")
+
+
+def chunked(items: Iterable[Item], size: int = CHUNK_IMAGES) -> Iterator[list[Item]]:
+    """Yield the items in lists of ``size``, the last one shorter."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
+
+
+def analyze_chunk(
+    recognizer: Recognizer, chunk: Sequence[Input], *, batch_size: int
+) -> list[Result]:
+    """Analyze images together and return one result each, in their order, whatever they are.
+
+    An image that makes the recognizer fail in a way of its own has the status "error".
+
+    Args:
+        recognizer: what reads them.
+        chunk: the images.
+        batch_size: faces that go through the network at once.
+
+    Raises:
+        ModelError: if the network fails.
+    """
+    chunk = [_small_enough(one) for one in chunk]
+    readable = [one for one in chunk if one.content is not None]
+    try:
+        found = _analyzed(recognizer, readable, batch_size)
+    except (ModelError, UsageError):
+        raise
+    except Exception:  # of any kind: which image it was and what it said is found out below
+        found = [_analyzed_alone(recognizer, one, batch_size) for one in readable]
+    results = iter(found)
+    return [
+        failed_result(recognizer, one, "unreadable") if one.content is None else next(results)
+        for one in chunk
+    ]
+
+
+def failed_result(recognizer: Recognizer, one: Input, status: str, problem: str = "") -> Result:
+    """Return the result of an input that was not analyzed, with its problem or the one given."""
+    return Result(one.source, status, recognizer.model, error=problem or one.problem)
+
+
+def _small_enough(one: Input) -> Input:
+    if not isinstance(one.content, str):
+        return one
+    try:
+        size = Path(one.content).stat().st_size
+    except (OSError, ValueError):  # the reading says why
+        return one
+    if size <= MAX_FILE_BYTES:
+        return one
+    limit = f"{MAX_FILE_BYTES >> 30} GiB"
+    problem = f"{one.source} is too large: expected at most {limit}, got {size:,} bytes"
+    return Input(one.source, problem=problem)
+
+
+def _analyzed(recognizer: Recognizer, inputs: Sequence[Input], batch_size: int) -> list[Result]:
+    contents = [one.content for one in inputs if one.content is not None]
+    found = recognizer.analyze_many(contents, batch_size=batch_size)
+    return [_renamed(result, one) for one, result in zip(inputs, found, strict=True)]
+
+
+def _analyzed_alone(recognizer: Recognizer, one: Input, batch_size: int) -> Result:
+    try:
+        return _analyzed(recognizer, [one], batch_size)[0]
+    except (ModelError, UsageError):
+        raise
+    except Exception as error:  # as above: one image does not end a million others
+        reason = " ".join(str(error).split())
+        problem = f"{one.source}: {type(error).__name__}" + (f": {reason}" if reason else "")
+        return failed_result(recognizer, one, "error", problem)
+
+
+def _renamed(result: Result, one: Input) -> Result:
+    """Give a result its input's name; bytes have none of their own."""
+    error = result.error
+    if error is not None and isinstance(one.content, bytes):
+        name = "standard input" if one.source == "-" else one.source
+        error = name + error.removeprefix("image")
+    return replace(result, source=one.source, error=error)

@@ -1,0 +1,57 @@
+"""Where images are read: in processes of this machine, or on a Ray cluster."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Protocol
+
+from mien.core.errors import UsageError
+from mien.core.results import Result
+from mien.interfaces.batch.listing import Input
+from mien.interfaces.batch.loading import RecognizerSource
+
+if TYPE_CHECKING:
+    from mien.inference.recognizer import Recognizer
+
+
+class Engine(Protocol):
+    """Reads images somewhere; one result each, in their order."""
+
+    def __call__(self, inputs: Iterable[Input]) -> Iterator[Result]:
+        """Yield the results; inputs are taken as they are needed."""
+
+
+def make_engine(
+    args: argparse.Namespace, source: RecognizerSource, recognizer: Recognizer
+) -> Engine:
+    """Return the engine that the command line's ``--engine``, ``--workers``, ... ask for.
+
+    Args:
+        args: with ``engine``, ``address``, ``workers`` and ``batch_size``.
+        source: what each worker loads its recognizer from.
+        recognizer: the same, loaded in this process.
+
+    Raises:
+        UsageError: if an option's value cannot be used, or does not go with another.
+        MissingExtra: if Ray is asked for and not installed.
+    """
+    if args.workers is not None and args.workers < 1:
+        raise UsageError(f"expected --workers 1 or more, got {args.workers}")
+    if args.batch_size < 1:
+        raise UsageError(f"expected --batch-size 1 or more, got {args.batch_size}")
+    if args.engine == "ray":
+        from mien.interfaces.batch.ray_engine import RayEngine
+
+        return RayEngine(
+            source,
+            recognizer,
+            address=args.address,
+            workers=args.workers,
+            batch_size=args.batch_size,
+        )
+    if args.address is not None:
+        raise UsageError("--address is that of a Ray cluster: add --engine ray")
+    from mien.interfaces.batch.local import LocalEngine
+
+    return LocalEngine(source, recognizer, workers=args.workers, batch_size=args.batch_size)

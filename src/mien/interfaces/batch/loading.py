@@ -1,0 +1,48 @@
+"""Which recognizer to load, in a form that other processes and machines can be given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from mien.inference.recognizer import Recognizer
+
+
+class RecognizerSource(Protocol):
+    """Makes a recognizer wherever it is sent: it can be pickled."""
+
+    def load(self, *, threads: int | None = None) -> Recognizer:
+        """Load it; ``threads`` are the network's, its own setting unless given."""
+
+
+@dataclass(frozen=True)
+class RecognizerOptions:
+    """The options that a recognizer is made of, as the command line has them.
+
+    Attributes:
+        model: a bundled model's name, or a model's folder.
+        detector: its name.
+        detector_weights: a file with YuNet's weights, or None.
+        offline: never download a detector's weights.
+        threads: of the network, or None for all cores.
+    """
+
+    model: str
+    detector: str = "auto"
+    detector_weights: Path | None = None
+    offline: bool = False
+    threads: int | None = None
+
+    def settings(self) -> dict[str, Any]:
+        """Return what changes results beside the model and the detector, as JSON takes it."""
+        return {}
+
+    def load(self, *, threads: int | None = None) -> Recognizer:
+        """Load the recognizer; raises what `mien.load` raises."""
+        from mien.inference.detectors import load_detector
+        from mien.inference.recognizer import load
+
+        detector = load_detector(self.detector, weights=self.detector_weights, offline=self.offline)
+        return load(self.model, detector=detector, threads=threads or self.threads)

@@ -1,0 +1,168 @@
+"""The Ray engine: images through recognizers on all machines of a Ray cluster.
+
+Ray Data carries the images' names to its actors and the results back, in the order of the names;
+what a machine was reading when it died is read by another. The results are those of the local
+engine, since the same code makes them.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mien.core.errors import MienError, MissingExtra, ModelError, UsageError
+from mien.core.results import Result
+from mien.interfaces.batch.chunks import CHUNK_IMAGES, analyze_chunk, chunked
+from mien.interfaces.batch.listing import Input
+from mien.interfaces.batch.loading import RecognizerSource
+
+try:
+    # Read when Ray is imported: nothing is reported to anybody.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import pyarrow  # noqa: F401 - Ray Data's own need of it comes later, with a trace
+    import ray
+    import ray.data
+    from ray.exceptions import RayError
+except ImportError as error:
+    raise MissingExtra("ray", "--engine ray") from error
+
+if TYPE_CHECKING:
+    from mien.inference.recognizer import Recognizer
+
+WINDOW_IMAGES = 50_000
+"""Names that are given to the cluster at once: a million are never held together."""
+
+BLOCK_IMAGES = 16 * CHUNK_IMAGES
+"""Images in one task's hands, at most: what is read again if its machine dies."""
+
+
+class RayEngine:
+    """Reads images in actors of a Ray cluster; all its machines must see the images' paths.
+
+    Args:
+        source: what each actor loads its recognizer from; all machines must see a model's folder.
+        recognizer: this process's own, to make sure that the actors have the same model.
+        address: the cluster's, or "auto" for one on this machine; None starts one for the run.
+        workers: actors; as many as the cluster has cores unless given.
+        batch_size: faces that go through the network at once.
+    """
+
+    def __init__(
+        self,
+        source: RecognizerSource,
+        recognizer: Recognizer,
+        *,
+        address: str | None = None,
+        workers: int | None = None,
+        batch_size: int,
+    ) -> None:
+        """See the class."""
+        self._source = source
+        self._sha256 = recognizer.model.sha256
+        self._address = address
+        self._workers = workers
+        self._batch_size = batch_size
+
+    def __call__(self, inputs: Iterable[Input]) -> Iterator[Result]:
+        """Yield one result an input, in their order.
+
+        Raises:
+            UsageError: if there is no cluster at the address.
+            MienError: if the cluster fails: all its machines are gone, or mien is not installed on
+                them.
+        """
+        with _cluster(self._address):
+            for window in chunked(inputs, WINDOW_IMAGES):
+                try:
+                    yield from self._through(window)
+                except RayError as error:
+                    raise MienError(f"the Ray cluster failed: {_last_line(error)}") from error
+
+    def _through(self, window: list[Input]) -> Iterator[Result]:
+        # Pickled, since Arrow takes no names that are not UTF-8.
+        rows = [{"input": pickle.dumps(one)} for one in window]
+        blocks = max(1, -(-len(rows) // BLOCK_IMAGES))
+        dataset = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
+            _Reader,
+            fn_constructor_args=(self._source, self._sha256, self._batch_size),
+            batch_size=CHUNK_IMAGES,
+            concurrency=self._concurrency(blocks),
+            num_cpus=1,
+        )
+        for row in dataset.iter_rows():
+            result: Result = pickle.loads(row["result"])
+            yield result
+
+    def _concurrency(self, blocks: int) -> int | tuple[int, int]:
+        if self._workers is not None:
+            return self._workers
+        cores = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call, unused-ignore]
+        # One core fewer is kept for nothing else: reading names takes no time worth one.
+        return (1, max(1, min(cores, blocks)))
+
+
+class _Reader:
+    """One recognizer in an actor."""
+
+    def __init__(self, source: RecognizerSource, sha256: str, batch_size: int) -> None:
+        import cv2
+
+        cv2.setNumThreads(1)
+        self._recognizer = source.load(threads=1)
+        self._batch_size = batch_size
+        found = self._recognizer.model.sha256
+        if found != sha256:
+            raise ModelError(
+                f"a machine of the cluster has another model ({found[:12]}, expected "
+                f"{sha256[:12]}): install the same mien and model on all of them"
+            )
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        chunk = [pickle.loads(each) for each in batch["input"]]
+        results = analyze_chunk(self._recognizer, chunk, batch_size=self._batch_size)
+        return {"result": np.array([pickle.dumps(one) for one in results], dtype=object)}
+
+
+@contextmanager
+def _cluster(address: str | None) -> Iterator[None]:
+    """Connect to a cluster, or start one on this machine and end it afterwards."""
+    connected_already = ray.is_initialized()
+    if not connected_already:
+        _connect(address)
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    try:
+        yield
+    finally:
+        if not connected_already:
+            ray.shutdown()
+
+
+def _connect(address: str | None) -> None:
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        # "local" starts a cluster even where there is another on this machine.
+        ray.init(
+            address=address or "local",
+            include_dashboard=None if address else False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
+        raise UsageError(
+            f"no Ray cluster at {address}: start one with 'ray start --head' ({_last_line(error)})"
+        ) from error
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

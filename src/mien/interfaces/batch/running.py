@@ -1,0 +1,114 @@
+"""A whole run: images through an engine into a file, with a progress line and counts."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mien.core.progress import Progress
+from mien.interfaces.batch.engines import Engine
+from mien.interfaces.batch.formats import PartFormat
+from mien.interfaces.batch.journal import Journal, parts_folder
+from mien.interfaces.batch.listing import Input
+from mien.interfaces.batch.tally import Tally
+from mien.interfaces.cli.output import note
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where results go.
+
+    Attributes:
+        output: the file.
+        form: its format.
+        resume: go on with an interrupted run, if there is one.
+        quiet: no progress and no notes.
+    """
+
+    output: Path
+    form: PartFormat
+    resume: bool = False
+    quiet: bool = False
+
+
+def run_batch(
+    inputs: Iterable[Input], engine: Engine, target: Target, run: Mapping[str, Any]
+) -> Tally:
+    """Read all inputs that have no results yet, and write every result into the target.
+
+    Args:
+        inputs: may be gone through several times; a source that comes twice is read once.
+        engine: reads the images.
+        target: where results go.
+        run: what the run is of; see `Journal`.
+
+    Returns:
+        The counts of all results, an interrupted run's included.
+
+    Raises:
+        UsageError: if an interrupted run stands in the way; see `Journal`.
+        OutputError: if the results cannot be written.
+        ModelError: if the network fails.
+    """
+    with Journal(target.output, target.form, run, resume=target.resume) as journal:
+        if journal.done:
+            text = f"going on with {target.output}: {journal.done:,} images are done"
+            note(text, quiet=target.quiet)
+        try:
+            _read_all(inputs, engine, journal, quiet=target.quiet)
+        except KeyboardInterrupt:
+            journal.flush()
+            text = (
+                f"{journal.tally.images:,} images are done: add --resume to go on with the others"
+            )
+            note(text, quiet=target.quiet)
+            raise
+        journal.finish()
+    return journal.tally
+
+
+def is_finished(output: Path) -> bool:
+    """Say whether there is an output, and no interrupted run that would write it anew."""
+    return output.is_file() and not (parts_folder(output) / "run.json").exists()
+
+
+def _read_all(inputs: Iterable[Input], engine: Engine, journal: Journal, *, quiet: bool) -> None:
+    with Progress("reading faces", unit="img", quiet=quiet) as progress, _Count(progress) as count:
+        if not quiet and sys.stderr.isatty():
+            count.start(journal.remaining(inputs))
+        for result in engine(journal.remaining(inputs)):
+            journal.add(result)
+            progress.advance()
+
+
+class _Count:
+    """Counts images beside the work, so that the progress line learns how many there are."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, inputs: Iterator[Input]) -> None:
+        self._thread = threading.Thread(target=self._count, args=(inputs,), daemon=True)
+        self._thread.start()
+
+    def _count(self, inputs: Iterator[Input]) -> None:
+        total = 0
+        for _ in inputs:
+            if self._stopped.is_set():
+                return
+            total += 1
+        self._progress.total = total
+
+    def __enter__(self) -> _Count:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join()
