@@ -57,8 +57,8 @@ class _Style:
 def annotate(image: npt.NDArray[np.uint8], faces: Iterable[Face]) -> Image.Image:
     """Draw faces and their emotions on a picture.
 
-    Each face gets its box, in the emotion's colour, and a label with emotion and confidence; an
-    uncertain one has a question mark. A face that has room beside it gets a chart of all scores.
+    Each face gets its box, in the emotion's colour, and a label with emotion and confidence, in a
+    video after the person's number; an uncertain one has a question mark. A face that has room beside it gets a chart of all scores.
 
     Args:
         image: uint8 (H, W, 3) RGB, the picture that the faces were found in, as
@@ -123,7 +123,8 @@ def _draw_label(
     """Write emotion and confidence above the box, or inside it at the picture's upper border."""
     style, font = _Style.of(picture, box), _font(_Style.of(picture, box).text)
     mark = "?" if face.uncertain else ""
-    text = f"{face.emotion}{mark} {face.confidence:.0%}"
+    person = "" if face.track_id is None else f"#{face.track_id} "
+    text = f"{person}{face.emotion}{mark} {face.confidence:.0%}"
     width = math.ceil(draw.textlength(text, font)) + 2 * style.pad
     height = round(1.25 * style.text) + style.pad
     left = max(0, min(box[0], picture.width - width))

@@ -1,0 +1,110 @@
+"""Takes the sound of a video over into another one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from mien.video.extra import load_av
+from mien.video.reading import start_of
+from mien.video.times import Window
+
+_AAC_FRAME = 1024
+_WITH_EDIT_LISTS = ("mp4", "mov", "ipod")
+
+
+class SoundTrack:
+    """The sound of an open container, handed on as far as the pictures are.
+
+    Packets go over as they are where the target's format can hold them; else they are encoded anew
+    as AAC.
+    """
+
+    def __init__(self, source: Any, target: Any, window: Window) -> None:
+        """Take the sound of ``source`` (its first track); a stream is added to ``target``."""
+        self._stream = source.streams.audio[0]
+        self._source = source
+        self._target = target
+        self._window = window
+        self._start_s = start_of(source) + window.start
+        self._may_be_early = target.format.name in _WITH_EDIT_LISTS
+        self.is_copied = self._stream.codec_context.name in target.supported_codecs
+        if self.is_copied:
+            self._track = target.add_stream_from_template(self._stream)
+        else:
+            self._track = target.add_stream("aac", rate=self._stream.rate)
+            self._track.layout = self._stream.layout
+        self._packets = self._within()
+        self._next: Any = next(self._packets, None)
+
+    def write_until(self, time_s: float | None) -> None:
+        """Hand over what is heard before a moment (seconds after the window's start), or all."""
+        while self._next is not None and (time_s is None or self._time_of(self._next) < time_s):
+            packet, self._next = self._next, next(self._packets, None)
+            packet.stream = self._track
+            self._target.mux(packet)
+
+    def _time_of(self, packet: Any) -> float:
+        return float((packet.pts or 0) * packet.time_base)
+
+    def _within(self) -> Iterator[Any]:
+        """Yield the window's packets with their times counted from its start."""
+        packets = self._copied() if self.is_copied else self._encoded()
+        yield from (packet for packet in packets if packet.pts is not None)
+
+    def _read(self) -> Iterator[Any]:
+        """Yield the source's packets; one that cannot be read is the end, as for the pictures."""
+        av = load_av()
+        try:
+            if self._window.start > 0:
+                target = round(self._start_s / self._stream.time_base)
+                self._source.seek(max(0, target), stream=self._stream)
+            yield from self._source.demux(self._stream)
+        except (av.error.FFmpegError, OSError):
+            return
+
+    def _copied(self) -> Iterator[Any]:
+        shift = round(self._start_s / self._stream.time_base)
+        for packet in self._read():
+            if packet.pts is None:
+                continue
+            # MP4 can hold what comes before the start, a codec's run-up, and players skip it; other
+            # formats would move everything back by it.
+            begins = packet.pts - shift
+            ends = begins + (packet.duration or 0)
+            if begins < 0 and not self._may_be_early:
+                continue
+            if ends <= 0 and self._window.start > 0:
+                continue
+            if self._window.ends_before(self._window.start + self._shifted_s(packet, shift)):
+                return
+            packet.pts -= shift
+            packet.dts = packet.pts
+            yield packet
+
+    def _shifted_s(self, packet: Any, shift: int) -> float:
+        return float((packet.pts - shift) * packet.time_base)
+
+    def _encoded(self) -> Iterator[Any]:
+        av = load_av()
+        fitting = av.AudioResampler(
+            format="fltp",
+            layout=self._stream.layout,
+            rate=self._stream.rate,
+            frame_size=_AAC_FRAME,
+        )
+        for packet in self._read():
+            try:
+                frames = packet.decode()
+            except av.error.FFmpegError:
+                continue
+            for frame in frames:
+                if frame.time is None or frame.time < self._start_s:
+                    continue
+                if self._window.ends_before(self._window.start + frame.time - self._start_s):
+                    yield from self._track.encode(None)
+                    return
+                frame.pts -= round(self._start_s / frame.time_base)
+                for piece in fitting.resample(frame):
+                    yield from self._track.encode(piece)
+        yield from self._track.encode(None)

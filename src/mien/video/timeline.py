@@ -1,0 +1,213 @@
+"""Draws the emotions of a video over time: a lane for each person."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+from mien.core.results import Box
+from mien.inference.annotate import EMOTION_COLORS
+from mien.video.episodes import Person
+from mien.video.history import History
+from mien.video.times import format_time
+
+PORTRAIT_PX = 84
+"""Side of a person's small picture."""
+
+MOST_LANES = 12
+"""People who get a lane: those who are seen longest."""
+
+_WIDTH = 1600
+_LEFT, _RIGHT = 210, 40
+_TOP, _BOTTOM = 104, 60
+_LANE, _STRIP, _GAP = 92, 26, 26
+_INK, _FAINT, _ABSENT = (28, 33, 40), (128, 136, 146), (240, 242, 244)
+_OTHER_COLOR = "#d77fb4"
+_TICKS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400)
+_MOST_TICKS = 12
+_PORTRAITS = 256
+
+Picture = npt.NDArray[np.uint8]
+
+
+class Portraits:
+    """Keeps a small picture of each person: where the face is largest and surest."""
+
+    def __init__(self) -> None:
+        """Start without any."""
+        self.pictures: dict[int, Image.Image] = {}
+        self._worth: dict[int, float] = {}
+
+    def add(self, pixels: Picture, box: Box, track_id: int, worth: float) -> None:
+        """Take a person's face in a frame, uint8 (H, W, 3), if it is worth more than before."""
+        is_new = track_id not in self._worth
+        # A little better is not worth cutting out anew.
+        if is_new and len(self.pictures) >= _PORTRAITS:
+            return
+        if not is_new and worth <= 1.2 * self._worth[track_id]:
+            return
+        left, top, right, bottom = box.xyxy
+        face = Image.fromarray(np.ascontiguousarray(pixels[top:bottom, left:right]))
+        side = min(face.size)
+        x, y = (face.width - side) // 2, (face.height - side) // 2
+        square = face.crop((x, y, x + side, y + side))
+        self.pictures[track_id] = square.resize((PORTRAIT_PX, PORTRAIT_PX))
+        self._worth[track_id] = worth
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Where moments lie on the picture."""
+
+    start_s: float
+    end_s: float
+
+    def x(self, time_s: float) -> float:
+        share = (time_s - self.start_s) / (self.end_s - self.start_s)
+        return _LEFT + share * (_WIDTH - _LEFT - _RIGHT)
+
+    def time_s(self, x: float) -> float:
+        share = (x - _LEFT) / (_WIDTH - _LEFT - _RIGHT)
+        return self.start_s + share * (self.end_s - self.start_s)
+
+    def ticks(self) -> list[float]:
+        span = self.end_s - self.start_s
+        step = next((each for each in _TICKS_S if span / each <= _MOST_TICKS), _TICKS_S[-1])
+        first = int(np.ceil(self.start_s / step - 1e-9))
+        last = int(np.floor(self.end_s / step + 1e-9))
+        return [number * step for number in range(first, last + 1)]
+
+
+def draw_timeline(
+    history: History,
+    people: Sequence[Person],
+    *,
+    title: str,
+    labels: Sequence[str],
+    portraits: Mapping[int, Image.Image] | None = None,
+) -> Image.Image:
+    """Draw the smoothed scores of each person over time, and the episodes below them.
+
+    Args:
+        history: of the scores.
+        people: with their episodes; the `MOST_LANES` who are seen longest are drawn.
+        title: what the picture is of.
+        labels: the model's emotions, in its order.
+        portraits: a picture, `PORTRAIT_PX` wide and high, of some or all.
+
+    Returns:
+        A Pillow image in RGB.
+    """
+    longest = sorted(people, key=lambda person: -person.seconds)[:MOST_LANES]
+    shown = sorted(longest, key=lambda person: person.track_id)
+    start = history.start_s or 0.0
+    axis = _Axis(start, max(history.end_s + history.step_s, start + 1e-3))
+    lanes = max(1, len(shown)) * (_LANE + _STRIP + _GAP)
+    picture = Image.new("RGB", (_WIDTH, _TOP + lanes + _BOTTOM), (255, 255, 255))
+    draw = ImageDraw.Draw(picture)
+    _draw_head(draw, title, labels, len(people) - len(shown))
+    _draw_axis(draw, axis, _TOP, _TOP + lanes - _GAP)
+    for row, person in enumerate(shown):
+        top = _TOP + row * (_LANE + _STRIP + _GAP)
+        _draw_name(picture, draw, person, top, (portraits or {}).get(person.track_id))
+        _draw_scores(draw, axis, history, person.track_id, labels, top)
+        _draw_episodes(draw, axis, person, top + _LANE)
+    if not shown:
+        draw.text((_LEFT, _TOP), "nobody was seen", fill=_FAINT, font=_font(22))
+    return picture
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _color(emotion: str) -> tuple[int, ...]:
+    return ImageColor.getrgb(EMOTION_COLORS.get(emotion, _OTHER_COLOR))
+
+
+def _draw_head(draw: ImageDraw.ImageDraw, title: str, labels: Sequence[str], left_out: int) -> None:
+    others = f"   {left_out} seen more briefly are left out" if left_out else ""
+    font = _font(28)
+    while len(title) > 4 and draw.textlength(title, font) > _WIDTH - 24 - _RIGHT:
+        title = "…" + title[2:]
+    draw.text((24, 20), title, fill=_INK, font=font)
+    x, font = float(_LEFT), _font(18)
+    for label in labels:
+        draw.rounded_rectangle((x, 66, x + 16, 82), 3, fill=_color(label))
+        draw.text((x + 24, 74), label, fill=_INK, font=font, anchor="lm")
+        x += 52 + draw.textlength(label, font)
+    draw.text((x, 74), others, fill=_FAINT, font=font, anchor="lm")
+
+
+def _draw_axis(draw: ImageDraw.ImageDraw, axis: _Axis, top: int, bottom: int) -> None:
+    ticks = axis.ticks()
+    digits = 1 if len(ticks) > 1 and ticks[1] - ticks[0] < 1 else 0
+    for tick in ticks:
+        x = axis.x(tick)
+        draw.line((x, top, x, bottom + 10), fill=(222, 225, 229))
+        text = format_time(tick, digits=digits)
+        draw.text((x, bottom + 16), text, fill=_FAINT, font=_font(18), anchor="ma")
+
+
+def _draw_name(
+    picture: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    person: Person,
+    top: int,
+    portrait: Image.Image | None,
+) -> None:
+    if portrait is not None:
+        picture.paste(portrait, (24, top + (_LANE + _STRIP - portrait.height) // 2))
+    x = 24 + PORTRAIT_PX + 14
+    draw.text((x, top + 34), f"#{person.track_id}", fill=_INK, font=_font(24))
+    draw.text((x, top + 66), f"{person.seconds:.1f} s", fill=_FAINT, font=_font(18))
+
+
+def _draw_scores(
+    draw: ImageDraw.ImageDraw,
+    axis: _Axis,
+    history: History,
+    track_id: int,
+    labels: Sequence[str],
+    top: int,
+) -> None:
+    """Draw the scores piled up, a column of pixels at a time; blank where nobody was seen."""
+    scores = history.scores(track_id)
+    moments = list(scores)
+    # A frame stands for the time until the next one, and the last before a gap for a usual frame.
+    step, gap = max(history.step_s, history.width_s), 2.5 * max(history.step_s, history.width_s)
+    ends = [
+        after if after - moment <= gap else moment + step
+        for moment, after in zip(moments, [*moments[1:], float("inf")], strict=True)
+    ]
+    draw.rectangle((_LEFT, top, _WIDTH - _RIGHT - 1, top + _LANE + _STRIP - 1), fill=_ABSENT)
+    for x in range(_LEFT, _WIDTH - _RIGHT):
+        time_s = axis.time_s(x + 0.5)
+        place = bisect_right(moments, time_s) - 1
+        if place < 0 or time_s >= ends[place]:
+            continue
+        pile, found = 0.0, scores[moments[place]]
+        for label in labels:
+            low, pile = pile, pile + found.get(label, 0.0)
+            y = (top + round(_LANE * low), top + round(_LANE * pile) - 1)
+            if y[1] >= y[0]:
+                draw.line((x, y[0], x, y[1]), fill=_color(label))
+
+
+def _draw_episodes(draw: ImageDraw.ImageDraw, axis: _Axis, person: Person, top: int) -> None:
+    font = _font(17)
+    for episode in person.episodes:
+        left, right = axis.x(episode.start_s), axis.x(episode.end_s)
+        box = (round(left), top + 3, max(round(left), round(right) - 2), top + _STRIP - 1)
+        draw.rectangle(box, fill=_color(episode.emotion))
+        full, short = f"{episode.emotion} {episode.confidence:.0%}", episode.emotion
+        for text in (full, short):
+            if draw.textlength(text, font) + 12 <= right - left:
+                middle = (left + 7, top + _STRIP / 2 + 1)
+                draw.text(middle, text, fill=_INK, font=font, anchor="lm")
+                break
