@@ -13,6 +13,7 @@ from PIL import Image
 from data_maker import make_tiny_split, write_tiny_dataset
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import EXIT_DONE, EXIT_INPUT, EXIT_MODEL, EXIT_PARTIAL, EXIT_USAGE
+from mien.core.manifest import MANIFEST_NAME
 from mien.interfaces.cli import evaluate, evaluate_pictures, inputs
 from mien.interfaces.cli.inputs import Input
 from mien.interfaces.cli.main import main
@@ -178,7 +179,8 @@ def test_what_is_written_does_not_tell_how_folders_outside_are_called(
         (["--data", "archive", "--pictures", "x"], EXIT_USAGE, "not allowed with"),
         (["--data", "archive", "--batch-size", "0"], EXIT_USAGE, "--batch-size"),
         (["--data", "archive", "--seed", "-1"], EXIT_USAGE, "--seed"),
-        (["--data", "archive", "--detector", "haar"], EXIT_USAGE, "--detector is for --pictures"),
+        (["--pictures", "archive", "--map", "a=b"], EXIT_USAGE, "--map is for --data"),
+        (["--data", "archive", "--map", "bored=x"], EXIT_USAGE, "no class 'bored'"),
         (["--data", "archive", "--no-report", "--release"], EXIT_USAGE, "--no-report"),
         (["--data", "archive", "--release", "--tta"], EXIT_USAGE, "--release"),
         (["--data", "archive", "--release", "--split", "val"], EXIT_USAGE, "--release"),
@@ -267,3 +269,93 @@ def test_a_picture_that_cannot_be_read_is_named_and_the_others_still_run(
     for path in (workplace / "ImgTest").rglob("*.png"):
         path.unlink()
     assert run(*words) == EXIT_INPUT
+
+
+def test_robustness_is_measured_on_val_and_written(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = workplace / "README.md"
+    page.write_text(MARKS.format("robustness"))
+    words = ("--model", "tiny", "--data", "archive", "--robustness")
+    content = evaluate_json(capsys, *words, "--update", "README.md")
+    assert (content["split"], content["count"], content["tta"]) == ("val", 14, False)
+    assert content["command"] == (
+        "mien evaluate --model tiny --data archive --split val --robustness"
+    )
+    assert json.loads((workplace / "outputs/tiny/report/robustness.json").read_text()) == content
+    assert "| half the resolution |" in page.read_text()
+    plain = evaluate_json(
+        capsys, "--model", "tiny", "--data", "archive", "--split", "val", "--no-report"
+    )
+    assert isinstance(plain["all"], dict)
+    assert content["correct"] == plain["all"]["correct"]
+
+    assert run(*words, "--no-report", "--tta", "--split", "test") == EXIT_DONE
+    written = capsys.readouterr()
+    assert written.out.startswith("tiny 0.0.1 on test with test-time augmentation, 14 images\n\n")
+    assert "report" not in written.err
+
+
+@pytest.mark.parametrize("extra", [["--release"], ["--seed", "1"], ["--update", "page.md"]])
+def test_robustness_refuses_what_it_has_no_use_for(
+    workplace: Path, capsys: pytest.CaptureFixture[str], extra: list[str]
+) -> None:
+    (workplace / "page.md").write_text(MARKS.format("results"))
+    assert run("--model", "tiny", "--data", "archive", "--robustness", *extra) == EXIT_USAGE
+    assert "robustness" in capsys.readouterr().err
+    assert not (workplace / "outputs").exists()
+
+
+def test_any_folder_of_classes_is_scored_on_what_the_model_knows(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, emotion in (("Happiness", "happy"), ("sadness", "sad"), ("bored", "fear")):
+        shutil.copytree(workplace / "archive/test" / emotion, workplace / "own" / name)
+    (workplace / "own/sadness/broken.png").write_bytes(b"")
+    assert run("--model", "tiny", "--data", "own", "--json") == EXIT_DONE
+    written = capsys.readouterr()
+    report = json.loads(written.out)
+    assert report["split"] == "all"
+    assert report["left_out"] == {"bored": 2}
+    assert report["all"]["count"] == 4
+    assert report["all"]["absent"] == ["angry", "disgust", "fear", "neutral", "surprise"]
+    assert report["command"] == "mien evaluate --model tiny --data own"
+    assert "left out, for the model has no such class: bored (2 images)" in written.err
+    assert "skipped sadness/broken.png: is empty" in written.err
+    text = (workplace / "outputs/tiny/report/report.txt").read_text()
+    assert "Evaluation of tiny 0.0.1 on all of own" in text
+    assert "bored 2" in text
+
+
+def test_a_folder_of_classes_may_be_renamed_and_has_no_split_to_choose(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(workplace / "archive/test/happy", workplace / "own/grin")
+    shutil.copytree(workplace / "archive/test/sad", workplace / "own/cry")
+    words = ("--model", "tiny", "--data", "own", "--no-report")
+    content = evaluate_json(capsys, *words, "--map", "grin=joy,cry=sad")
+    every = content["all"]
+    assert isinstance(every, dict)
+    assert every["count"] == 4
+    assert content["left_out"] == {}
+    assert run(*words) == EXIT_INPUT
+    assert "rename them with --map" in capsys.readouterr().err
+    assert run(*words, "--map", "grin=joy", "--split", "val") == EXIT_USAGE
+    assert "no splits, only classes" in capsys.readouterr().err
+
+
+def test_a_model_with_its_own_classes_is_scored_on_a_data_set(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = workplace / "tiny" / MANIFEST_NAME
+    manifest = json.loads(path.read_text())
+    manifest["labels"] = ["bad", "good", "c", "d", "e", "f", "g"]
+    manifest["data"] = {"classes": {"bad": ["angry", "sad"], "good": ["happy"]}}
+    path.write_text(json.dumps(manifest))
+    content = evaluate_json(capsys, "--model", "tiny", "--data", "archive")
+    every, clean = content["all"], content["clean"]
+    assert isinstance(every, dict)
+    assert isinstance(clean, dict)
+    assert every["count"] == clean["count"] == 6
+    assert [entry["support"] for entry in every["classes"]][:2] == [4, 2]
+    assert content["left_out"] == dict.fromkeys(["disgust", "fear", "neutral", "surprise"], 2)

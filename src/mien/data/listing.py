@@ -82,7 +82,7 @@ def list_entries(
         seed: of the random val split, where one is needed.
         val_fraction: share of each class of train that it takes; 0 makes none.
     """
-    paths = [PurePosixPath(name) for name in sorted(members) if not _is_leftover(name)]
+    paths = [PurePosixPath(name) for name in sorted(members) if not is_leftover(name)]
     root = _find_root(paths)
     skipped: dict[str, list[Skipped]] = {split: [] for split in SPLITS}
     entries: dict[str, Entry] = {}
@@ -118,12 +118,14 @@ def choose_validation(files: Sequence[str], *, seed: int, fraction: float) -> fr
     return frozenset(sorted(files, key=draw)[: round(fraction * len(files))])
 
 
-def _is_leftover(name: str) -> bool:
+def is_leftover(name: str) -> bool:
+    """Say whether an operating system left this: hidden, or ``__MACOSX``."""
     parts = PurePosixPath(name).parts
     return "__MACOSX" in parts or any(part.startswith(".") and part != ".." for part in parts)
 
 
-def _split_of(folder: str) -> str | None:
+def split_of(folder: str) -> str | None:
+    """Return the split that a folder is named after ("training", "valid" ...), or None."""
     return _SPLIT_FOLDERS.get(folder.strip().lower())
 
 
@@ -132,7 +134,7 @@ def _find_root(paths: Sequence[PurePosixPath]) -> tuple[str, ...]:
     roots = Counter(
         path.parts[:-3]
         for path in paths
-        if len(path.parts) >= 3 and _split_of(path.parts[-3]) is not None
+        if len(path.parts) >= 3 and split_of(path.parts[-3]) is not None
     )
     return min(roots, key=lambda root: (-roots[root], root), default=())
 
@@ -140,7 +142,7 @@ def _find_root(paths: Sequence[PurePosixPath]) -> tuple[str, ...]:
 def _place(path: PurePosixPath, root: tuple[str, ...]) -> Entry | tuple[str, str] | None:
     """Return the file's entry, or its split and why it is skipped, or None if it is no data."""
     is_image = path.suffix.lower() in IMAGE_SUFFIXES
-    split = _split_of(path.parts[-3]) if len(path.parts) >= 3 else None
+    split = split_of(path.parts[-3]) if len(path.parts) >= 3 else None
     if split is None:
         return ("train", "is not in a folder train|val|test/CLASS/") if is_image else None
     if path.parts[:-3] != root:

@@ -18,8 +18,9 @@ from mien.evaluation.metrics import Averages, ClassMetrics, Evaluation, Interval
 
 SCHEMA = "mien-report/1"
 
-SPLIT_ORDER: tuple[str, ...] = ("val", "test", "train")
-"""How evaluations are listed: what choices are made on, what counts, what was learned by heart."""
+SPLIT_ORDER: tuple[str, ...] = ("val", "test", "train", "all")
+"""How evaluations are listed: what choices are made on, what counts, what was learned by heart,
+and a folder that is not parted."""
 
 _PACKAGES = (
     "mien",
@@ -39,12 +40,13 @@ class Report:
     Attributes:
         model: the model's name, version and hash.
         data: name of the data set.
-        split: "train", "val" or "test".
+        split: "train", "val", "test", or "all" of a folder that is not parted.
         tta: whether test-time augmentation was used.
         evaluation: the numbers.
         seed: of the choice of the sample pictures.
         command: the command line that makes this report.
         skipped: files of the split that could not be read.
+        left_out: how many images there are of each class that the model lacks.
         versions: of Python and of the packages.
     """
 
@@ -57,6 +59,7 @@ class Report:
     command: str = ""
     skipped: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the split."""
@@ -79,6 +82,7 @@ class Report:
             "seed": self.seed,
             "command": self.command,
             "skipped": self.skipped,
+            "left_out": dict(self.left_out),
             "versions": dict(self.versions),
             **self.evaluation.to_dict(),
         }
@@ -122,6 +126,7 @@ def read_report_json(path: Path) -> Report:
             command=content["command"],
             skipped=content["skipped"],
             versions=content["versions"],
+            left_out=content.get("left_out", {}),
         )
     except OSError as error:
         raise DataError(f"cannot read the report {path}: {error.strerror}") from error

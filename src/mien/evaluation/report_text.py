@@ -31,7 +31,8 @@ _WIDTH = 100
 def title(report: Report) -> str:
     """Name the model, the split and whether test-time augmentation was used."""
     tta = " with test-time augmentation" if report.tta else ""
-    return f"{report.model.name} {report.model.version} on {report.split}{tta}"
+    part = f"all of {report.data}" if report.split == "all" and report.data else report.split
+    return f"{report.model.name} {report.model.version} on {part}{tta}"
 
 
 def render_text(report: Report, others: Sequence[Report] = ()) -> str:
@@ -99,10 +100,13 @@ def _fact_pairs(report: Report, *, code: str = "") -> dict[str, str]:
         images += f", of which {clean.count:,} clean"
     if report.skipped:
         images += f" ({report.skipped:,} files could not be read)"
+    if report.left_out:
+        lacking = ", ".join(f"{name} {count:,}" for name, count in report.left_out.items())
+        images += f"; left out, for the model has no such class: {lacking}"
     facts = {
         "model": f"{report.model.name} {report.model.version}",
         "sha256": f"{code}{report.model.sha256}{code}",
-        "data": ", ".join(part for part in (report.data, report.split) if part),
+        "data": ", ".join(part for part in (report.data, report.split) if part and part != "all"),
         "images": images,
         "test-time augmentation": "yes" if report.tta else "no",
         "sample pictures": f"chosen with seed {report.seed}",

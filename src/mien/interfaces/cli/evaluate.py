@@ -9,15 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mien.core.errors import EXIT_DONE, DataError, UsageError
+from mien.core.errors import EXIT_DONE, UsageError
 from mien.interfaces.cli.evaluate_pictures import evaluate_pictures
+from mien.interfaces.cli.faces_in import face_finder
 from mien.interfaces.cli.output import json_text, note, write_output, write_stdout
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    from mien.data.dataset import Split
     from mien.evaluation.curves import History
     from mien.evaluation.report import Report
     from mien.evaluation.report_folder import Samples
@@ -41,7 +38,11 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--model", default="mien-b0", help="a bundled model's name, a model's folder, or a run's"
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--data", metavar="PATH", help="the data set: a folder, a zip or the CSV")
+    what.add_argument(
+        "--data",
+        metavar="PATH",
+        help="a data set (a folder, a zip or the CSV), or any folder with a folder for each class",
+    )
     what.add_argument("--pictures", metavar="FOLDER", help="your own pictures, as ImgTest/")
     parser.add_argument("--split", choices=_SPLITS, help="which part of the data (default: test)")
     parser.add_argument("--tta", action="store_true", help="average over shifts and mirror images")
@@ -49,7 +50,17 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("--output", type=Path, metavar="DIR", help="write to this folder instead")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="default: 64")
     parser.add_argument("--seed", type=int, metavar="N", help="of the sample pictures (default: 0)")
-    parser.add_argument("--detector", metavar="NAME", help="face detector for --pictures")
+    parser.add_argument(
+        "--detector",
+        metavar="NAME",
+        help="face detector: for --pictures (default: auto), and for a --data folder of photos "
+        "(default: none, its images are face crops)",
+    )
+    parser.add_argument(
+        "--map",
+        metavar="MAP",
+        help="rename or merge the classes of a --data folder: a=b,c=d or a file of such lines",
+    )
     parser.add_argument("--no-report", action="store_true", help="print figures, write nothing")
     parser.add_argument(
         "--update",
@@ -81,12 +92,10 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"expected --batch-size of 1 or more, got {args.batch_size}")
     if args.seed is not None and args.seed < 0:
         raise UsageError(f"expected --seed of 0 or more, got {args.seed}")
-    for_data = ("split", "tta", "seed", "no_report", "update", "release")
+    for_data = ("split", "tta", "seed", "map", "no_report", "update", "release")
     given = [name for name in for_data if getattr(args, name) not in (None, False, [])]
     if args.pictures is not None and given:
         raise UsageError(f"--{given[0].replace('_', '-')} is for --data, not for --pictures")
-    if args.data is not None and args.detector is not None:
-        raise UsageError("--detector is for --pictures: the images of a data set are faces")
     if args.no_report and (args.update or args.release or args.output):
         raise UsageError("--no-report writes nothing: leave out --output, --update and --release")
     if args.release and (args.tta or args.split not in (None, "test")):
@@ -94,41 +103,46 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _evaluate_data(args: argparse.Namespace) -> int:
-    from mien.data.reading import load_split
+    from mien.data.class_names import parse_map
     from mien.evaluation.evaluating import evaluate_model
     from mien.evaluation.exported import find_exported
+    from mien.evaluation.folder_data import load_scored
     from mien.evaluation.sections import check_sections
     from mien.inference.classifier import Classifier
 
     for path in args.update:
         check_sections(path)
     folder, run = find_exported(args.model)
-    classifier = Classifier.open(folder)
-    split = load_split(args.data, args.split or "test", quiet=args.quiet)
+    classifier = Classifier.open(folder, labels=None)
+    scored = load_scored(
+        classifier,
+        args.data,
+        split=args.split,
+        mapping=None if args.map is None else parse_map(args.map),
+        face_of=face_finder(args.detector),
+        quiet=args.quiet,
+    )
+    for text in scored.notes:
+        note(text, quiet=args.quiet)
     report, samples = evaluate_model(
         classifier,
-        split,
-        clean=_clean(args, split),
+        scored.split,
+        clean=scored.clean,
         tta=args.tta,
         seed=args.seed or 0,
         batch_size=args.batch_size,
         quiet=args.quiet,
     )
-    report = replace(report, data=_shown(args.data), command=_command(args, split.name))
+    report = replace(
+        report,
+        data=_shown(args.data),
+        command=_command(args, scored.split.name),
+        left_out=scored.left_out,
+    )
     if not args.no_report:
         _write(args, report, run, samples)
     write_stdout(json_text(report.to_dict()) + "\n" if args.json else _summary(report))
     return EXIT_DONE
-
-
-def _clean(args: argparse.Namespace, split: Split) -> npt.NDArray[np.bool_] | None:
-    from mien.evaluation.evaluating import clean_images
-
-    try:
-        return clean_images(split, args.data, quiet=args.quiet)
-    except DataError as error:
-        note(f"no figures on clean images: {error}", quiet=args.quiet)
-        return None
 
 
 def _write(args: argparse.Namespace, report: Report, run: Path | None, samples: Samples) -> None:
@@ -154,7 +168,9 @@ def _write(args: argparse.Namespace, report: Report, run: Path | None, samples: 
 def _command(args: argparse.Namespace, split: str) -> str:
     """Return the command line that makes this report, with paths as `_shown`."""
     words = ["mien", "evaluate", "--model", _shown(args.model), "--data", _shown(args.data)]
-    words += ["--split", split]
+    words += ["--split", split] if split in _SPLITS else []
+    words += ["--detector", args.detector] if args.detector else []
+    words += ["--map", _shown(args.map) if "=" not in args.map else args.map] if args.map else []
     words += ["--tta"] if args.tta else []
     words += ["--seed", str(args.seed)] if args.seed is not None else []
     return shlex.join(words)

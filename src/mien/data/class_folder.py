@@ -1,0 +1,229 @@
+"""A folder of classes, one's own: ``FOLDER/CLASS/IMAGE``, or with ``train|val|test`` between.
+
+Class folders may have any names. How a file becomes a face, as a crop of one or as a photo in which
+one is looked for, is for the caller to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+
+from mien.core.errors import DataError, MienError
+from mien.core.faces import FACE_SIZE, standard_face
+from mien.core.images import load_image
+from mien.core.progress import Progress
+from mien.data.dataset import SPLITS, Skipped, Split
+from mien.data.listing import IMAGE_SUFFIXES, choose_validation, is_leftover, split_of
+from mien.data.sources import FolderSource
+
+WHOLE = "all"
+"""The split that the images of a folder without ``train|val|test`` are in."""
+
+SUFFIXES = IMAGE_SUFFIXES | {".avif", ".gif", ".jp2", ".jpe", ".mpo"}
+"""Endings of the files that are taken for images: photos come in more forms than data sets."""
+
+FaceOf = Callable[[bytes], npt.NDArray[np.uint8]]
+"""From a file's bytes to the standard face, uint8 (48, 48); raises MienError if there is none."""
+
+
+@dataclass(frozen=True)
+class ClassFolder:
+    """What a folder of classes holds, by the names of its files alone.
+
+    Attributes:
+        folder: the folder.
+        classes: the names of the class folders, sorted; some may be without images.
+        files: for each split ("train", "val", "test", or "all" alone) and class, the files'
+            paths in the folder, sorted.
+        skipped: files that are left out, and why.
+    """
+
+    folder: Path
+    classes: tuple[str, ...]
+    files: Mapping[str, Mapping[str, tuple[str, ...]]]
+    skipped: tuple[Skipped, ...]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that have any image."""
+        return tuple(name for name, classes in self.files.items() if any(classes.values()))
+
+    def count(self, split: str) -> int:
+        """Return how many files a split has."""
+        return sum(len(files) for files in self.files.get(split, {}).values())
+
+
+def crop_face(data: bytes) -> npt.NDArray[np.uint8]:
+    """Take an image's bytes for a face crop: its standard face, uint8 (48, 48)."""
+    return standard_face(load_image(data))
+
+
+# ---------------------------------------------------------------- listing
+def list_class_folder(folder: Path) -> ClassFolder:
+    """Look at what class folders there are and which files are in them, links followed.
+
+    Raises:
+        DataError: if there is no such folder, or no class folder in it.
+    """
+    if not folder.is_dir():
+        raise DataError(f"no folder {folder}: expected one with a folder of images for each class")
+    source = FolderSource(folder)
+    split_folders = _split_folders(folder)
+    skipped = list(source.refused())
+    found: dict[str, dict[str, list[str]]] = {}
+    for split, above in split_folders.items() or {WHOLE: [folder]}.items():
+        names = [each.name for parent in above for each in _folders_in(parent)]
+        found[split] = {name: [] for name in sorted(set(names))}
+    depth = 1 if split_folders else 0
+    for member in sorted(source.members()):
+        if is_leftover(member):
+            continue
+        path = PurePosixPath(member)
+        if path.suffix.lower() not in SUFFIXES:
+            skipped.append(Skipped(member, f"is not an image file ({path.suffix or 'no ending'})"))
+        elif len(path.parts) < depth + 2:
+            skipped.append(Skipped(member, "is not in a class's folder"))
+        else:
+            place = (split_of(path.parts[0]) if depth else None) or WHOLE
+            found[place][path.parts[depth]].append(member)
+    classes = sorted({name for each in found.values() for name in each})
+    if not classes:
+        raise DataError(
+            f"no class folders in {folder}: expected {folder / 'CLASS' / 'IMAGE'}, "
+            "or train, val and test with such folders in them"
+        )
+    files = {
+        split: {name: tuple(each) for name, each in found[split].items()}
+        for split in (*SPLITS, WHOLE)
+        if split in found
+    }
+    return ClassFolder(folder, tuple(classes), files, tuple(skipped))
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    try:
+        found = [each for each in folder.iterdir() if each.is_dir()]
+    except OSError as error:
+        raise DataError(f"cannot look into {folder}: {error.strerror}") from error
+    return sorted(each for each in found if not is_leftover(each.name))
+
+
+def _split_folders(folder: Path) -> dict[str, list[Path]]:
+    """Return the folders of each split, or none if a folder is named otherwise: that is a class."""
+    splits: dict[str, list[Path]] = {}
+    for each in _folders_in(folder):
+        split = split_of(each.name)
+        if split is None or not _folders_in(each):
+            return {}
+        splits.setdefault(split, []).append(each)
+    return splits
+
+
+# ---------------------------------------------------------------- reading
+def read_class_folder(
+    listed: ClassFolder,
+    *,
+    splits: Sequence[str],
+    classes: Mapping[str, str] | None = None,
+    face_of: FaceOf = crop_face,
+    quiet: bool = False,
+) -> dict[str, Split]:
+    """Read the images of splits into memory.
+
+    Args:
+        listed: see `list_class_folder`.
+        splits: which of ``listed.splits`` to read.
+        classes: what each class folder's images are called; those that are missing are left out.
+            As the folders are called unless given.
+        face_of: from a file's bytes to its face.
+        quiet: draw no progress bar.
+
+    Returns:
+        Each split, its classes sorted by name and the same in all. What cannot be read is in its
+        ``skipped``, with the reason.
+
+    Raises:
+        DataError: if there is not one image that can be read.
+    """
+    named = {name: name for name in listed.classes} if classes is None else dict(classes)
+    labels = tuple(sorted(set(named.values())))
+    source = FolderSource(listed.folder)
+    total = sum(len(listed.files[split].get(name, ())) for split in splits for name in named)
+    with Progress(f"reading {listed.folder.name}", total, unit="img", quiet=quiet) as progress:
+        loaded = {}
+        for split in splits:
+            wanted = [
+                (member, labels.index(named[name]))
+                for name, members in listed.files[split].items()
+                if name in named
+                for member in members
+            ]
+            loaded[split] = _read(source, split, wanted, labels, face_of, progress)
+    if not any(len(split) for split in loaded.values()):
+        failed = [one for split in loaded.values() for one in split.skipped]
+        why = f": {failed[0].file} {failed[0].reason}" if failed else ""
+        raise DataError(f"no image in {listed.folder} can be used{why}")
+    return loaded
+
+
+def _read(
+    source: FolderSource,
+    split: str,
+    wanted: Sequence[tuple[str, int]],
+    classes: tuple[str, ...],
+    face_of: FaceOf,
+    progress: Progress,
+) -> Split:
+    images = np.empty((len(wanted), FACE_SIZE, FACE_SIZE), np.uint8)
+    kept: list[tuple[str, int]] = []
+    skipped: list[Skipped] = []
+    for member, label in wanted:
+        progress.advance()
+        try:
+            images[len(kept)] = face_of(source.read(member))
+        except MienError as error:
+            # Images from memory are called just that: here the file's name stands before it.
+            skipped.append(Skipped(member, str(error).removeprefix("image ")))
+            continue
+        kept.append((member, label))
+    labels = np.array([label for _, label in kept], np.int64)
+    files = tuple(member for member, _ in kept)
+    return Split(split, images[: len(kept)], labels, files, tuple(skipped), (), classes)
+
+
+# ---------------------------------------------------------------- holding out
+def hold_out(split: Split, *, fraction: float, seed: int) -> tuple[Split, Split]:
+    """Part images into those to train on and those to validate on.
+
+    The choice is stratified and hangs on the files' names and the seed alone. Of each class at
+    least one image is held out and at least two are not. Copies of one image stay together, on
+    the side of training.
+
+    Returns:
+        "train" and "val".
+    """
+    chosen: set[str] = set()
+    for label in range(len(split.classes)):
+        files = [split.files[place] for place in np.flatnonzero(split.labels == label)]
+        least = min(max(1, round(fraction * len(files))), max(0, len(files) - 2))
+        share = least / len(files) if files else 0.0
+        chosen |= choose_validation(files, seed=seed, fraction=share)
+    held = np.array([file in chosen for file in split.files], np.bool_)
+    trained = {image.tobytes() for image in split.images[~held]}
+    held &= np.array([image.tobytes() not in trained for image in split.images], np.bool_)
+    return _named(split.take(~held), "train"), _named(split.take(held), "val", skipped=())
+
+
+def _named(split: Split, name: str, *, skipped: tuple[Skipped, ...] | None = None) -> Split:
+    kept = split.skipped if skipped is None else skipped
+    return Split(name, split.images, split.labels, split.files, kept, (), split.classes)
+
+
+def as_split(split: Split, name: str) -> Split:
+    """Return the same images as a split of another name."""
+    return _named(split, name)

@@ -1,0 +1,127 @@
+"""Folders of one's own classes: which files count, how they are read and held out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from mien.core.errors import DataError, NoFaceError
+from mien.data.class_folder import hold_out, list_class_folder, read_class_folder
+from mien.data.dataset import Split
+
+
+def write_face(path: Path, seed: int, *, side: int = 20) -> None:
+    """Write a small grey picture of noise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(0, 256, (side, side)).astype(np.uint8)
+    path.write_bytes(cv2.imencode(".png", noise)[1].tobytes())
+
+
+def make_folder(folder: Path, counts: dict[str, int]) -> Path:
+    for number, (name, count) in enumerate(counts.items()):
+        (folder / name).mkdir(parents=True)
+        for index in range(count):
+            write_face(folder / name / f"{index}.png", 100 * number + index)
+    return folder
+
+
+def test_a_plain_folder_has_one_split_and_its_folders_are_the_classes(tmp_path: Path) -> None:
+    listed = list_class_folder(make_folder(tmp_path / "faces", {"bored": 2, "awake": 3}))
+    assert listed.classes == ("awake", "bored")
+    assert listed.splits == ("all",)
+    (split,) = read_class_folder(listed, splits=["all"], quiet=True).values()
+    assert split.class_counts() == {"awake": 3, "bored": 2}
+    assert split.images.shape == (5, 48, 48)
+    assert split.files[0] == "awake/0.png"
+
+
+def test_split_folders_are_told_from_classes(tmp_path: Path) -> None:
+    make_folder(tmp_path / "train", {"yes": 2, "no": 2})
+    make_folder(tmp_path / "Validation", {"yes": 1, "no": 1})
+    listed = list_class_folder(tmp_path)
+    assert listed.splits == ("train", "val")
+    assert listed.count("val") == 2
+    # A class may be called "test" as long as another folder is no split.
+    other = make_folder(tmp_path / "other", {"test": 1, "exam": 1})
+    assert list_class_folder(other).classes == ("exam", "test")
+
+
+def test_what_is_no_image_or_stands_outside_a_class_is_named(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path, {"a": 1, "b": 1})
+    write_face(folder / "lost.png", 1)
+    (folder / "a" / "notes.txt").write_text("x")
+    (folder / ".hidden").write_text("x")
+    reasons = {one.file: one.reason for one in list_class_folder(folder).skipped}
+    assert set(reasons) == {"lost.png", "a/notes.txt"}
+    assert "not in a class" in reasons["lost.png"]
+
+
+def test_unreadable_images_are_skipped_with_their_reason(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path, {"a": 1, "b": 1})
+    (folder / "a" / "broken.png").write_bytes(b"no picture")
+    (split,) = read_class_folder(list_class_folder(folder), splits=["all"], quiet=True).values()
+    assert len(split) == 2
+    (skipped,) = split.skipped
+    assert skipped.file == "a/broken.png"
+    assert skipped.reason.startswith("is not an image")
+
+
+def test_classes_are_merged_left_out_and_faces_found_as_the_caller_says(tmp_path: Path) -> None:
+    listed = list_class_folder(make_folder(tmp_path, {"a": 2, "b": 1, "c": 3}))
+    looked_at = []
+
+    def face_of(data: bytes) -> np.ndarray:
+        looked_at.append(data)
+        if len(looked_at) == 1:
+            raise NoFaceError("has no face")
+        return np.full((48, 48), len(looked_at), np.uint8)
+
+    (split,) = read_class_folder(
+        listed, splits=["all"], classes={"a": "x", "b": "x"}, face_of=face_of, quiet=True
+    ).values()
+    assert split.classes == ("x",)
+    assert split.class_counts() == {"x": 2}
+    assert [one.reason for one in split.skipped] == ["has no face"]
+
+
+@pytest.mark.parametrize("what", ["missing", "empty", "files only"])
+def test_a_folder_without_classes_is_refused(tmp_path: Path, what: str) -> None:
+    if what == "files only":
+        write_face(tmp_path / "a.png", 0)
+    folder = tmp_path / "nowhere" if what == "missing" else tmp_path
+    with pytest.raises(DataError, match="expected"):
+        list_class_folder(folder)
+
+
+def test_nothing_readable_is_an_error_that_says_why(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"a/x\.png is empty"):
+        read_class_folder(list_class_folder(tmp_path), splits=["all"], quiet=True)
+
+
+def test_holding_out_is_stratified_seeded_and_keeps_copies_in_training() -> None:
+    images = np.arange(40, dtype=np.uint8)[:, None, None] * np.ones((1, 48, 48), np.uint8)
+    images[1:20] = images[0]  # all of the first class but none of the second are copies
+    labels = np.repeat([0, 1], 20).astype(np.int64)
+    files = tuple(f"{label}/{place}.png" for place, label in enumerate(labels))
+    split = Split("all", images, labels, files, (), (), ("a", "b"))
+    train, val = hold_out(split, fraction=0.2, seed=0)
+    assert (train.name, val.name) == ("train", "val")
+    assert val.class_counts() == {"a": 0, "b": 4}
+    assert len(train) + len(val) == 40
+    assert hold_out(split, fraction=0.2, seed=0)[1].files == val.files
+    assert hold_out(split, fraction=0.2, seed=1)[1].files != val.files
+
+
+def test_every_class_gives_at_least_one_image_and_keeps_two() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (7, 48, 48)).astype(np.uint8)
+    labels = np.array([0, 0, 0, 1, 1, 1, 1])
+    split = Split("all", images, labels, tuple("abcdefg"), (), (), ("a", "b"))
+    train, val = hold_out(split, fraction=0.05, seed=0)
+    assert val.class_counts() == {"a": 1, "b": 1}
+    train, _ = hold_out(split, fraction=0.9, seed=0)
+    assert train.class_counts() == {"a": 2, "b": 2}
