@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from data_maker import make_tiny_splits
 from mien.training.config import Config, config_from_tables
 from mien.training.run_folder import RunFolder
+from mien.training.training_data import TrainingData
 
 BATCH = 8
 PER_CLASS = 4
@@ -49,8 +51,14 @@ def tiny_config(source: Path | str = "unused", **changes: Any) -> Config:
     tables["training"]["threads"] = threads()
     for name, value in changes.items():
         section, _, key = name.partition("_")
-        tables[section][key] = value
+        tables.setdefault(section, {})[key] = value
     return config_from_tables(tables)
+
+
+def tiny_training_data(per_class: int = PER_CLASS) -> TrainingData:
+    """Return tiny images in memory, as a run takes them."""
+    splits = make_tiny_splits(per_class=per_class)
+    return TrainingData(splits["train"], splits["val"])
 
 
 def threads() -> int:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from mien.core.errors import InputError, UsageError
-from mien.training import trainer
+from mien.training import trainer, training_data
 from mien.training.config import config_to_toml, load_config
 from mien.training.run_folder import RunFolder
 from mien.training.stopping import TrainingStopped
@@ -167,7 +167,7 @@ def copy(whole_run: RunFolder, tmp_path: Path) -> RunFolder:
 def test_an_ended_run_is_drawn_and_summed_up_again_and_no_more(
     whole_run: RunFolder, copy: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer, "load_dataset", kill)
+    monkeypatch.setattr(training_data, "load_dataset", kill)
     monkeypatch.setattr(trainer, "prepare_backend", kill)
     copy.curves.unlink()
     copy.summary.unlink()

@@ -24,7 +24,7 @@ from mien.core.errors import (
     UsageError,
 )
 from mien.data.dataset import Split
-from mien.training import checkpoint, trainer
+from mien.training import checkpoint, trainer, training_data
 from mien.training.batches import BatchSource, balanced_class_weights
 from mien.training.config import load_config
 from mien.training.pace import stage_cost
@@ -39,6 +39,7 @@ from training_maker import (
     read_checkpoint,
     read_history,
     tiny_config,
+    tiny_training_data,
 )
 
 VAL = make_tiny_splits(per_class=4)["val"]
@@ -151,7 +152,7 @@ def test_a_run_learns_and_keeps_the_averages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     splits = grey_splits()
-    monkeypatch.setattr(trainer, "load_dataset", lambda *_, **__: splits)
+    monkeypatch.setattr(training_data, "load_dataset", lambda *_, **__: splits)
     kept: list[bool] = []
     original = trainer._Run._keep_best
 
@@ -213,7 +214,9 @@ def recorder(monkeypatch: pytest.MonkeyPatch, keras_ready: None) -> Recorder:
     """Training steps and predictions that cost nothing; all else of the trainer is real."""
     recorder = Recorder()
     build = compiled_model
-    monkeypatch.setattr(trainer, "load_dataset", lambda *_, **__: make_tiny_splits(per_class=4))
+    monkeypatch.setattr(
+        training_data, "load_dataset", lambda *_, **__: make_tiny_splits(per_class=4)
+    )
     monkeypatch.setattr(
         trainer, "compiled_model", lambda *given, **named: recorder.attach(build(*given, **named))
     )
@@ -256,7 +259,7 @@ def test_class_weights_weigh_the_rare_classes_images(
 ) -> None:
     splits = make_tiny_splits(per_class=4)
     rare = splits["train"].take(np.flatnonzero((splits["train"].labels != 1) | (np.arange(28) < 5)))
-    monkeypatch.setattr(trainer, "load_dataset", lambda *_, **__: {**splits, "train": rare})
+    monkeypatch.setattr(training_data, "load_dataset", lambda *_, **__: {**splits, "train": rare})
     train(tiny_config(training_class_weights=True), tmp_path / "run", quiet=True)
     weights = balanced_class_weights(rare.labels)
     assert weights[1] == 4 * weights[0]
@@ -349,7 +352,7 @@ def test_moments_go_along_to_a_larger_size_but_not_into_another_phase(recorder: 
     config = tiny_config(
         training_head_epochs=1, training_epochs=2, training_large_size=40, training_large_epochs=1
     )
-    run = trainer._Run(config, RunFolder(Path("unused")), make_tiny_splits(per_class=4), True)
+    run = trainer._Run(config, RunFolder(Path("unused")), tiny_training_data(), True)
 
     def entered(epoch: int) -> tuple[list[Any], list[Any]]:
         run.enter(RunState(epoch=epoch))
@@ -416,7 +419,7 @@ def test_the_time_left_counts_larger_images_and_frozen_backbones(recorder: Recor
     )
     costs = np.array([stage_cost(config, epoch) for epoch in range(4)])
     assert np.allclose(costs / costs[1], [0.4, 1, 1, 4])
-    run = trainer._Run(config, RunFolder(Path("unused")), make_tiny_splits(per_class=4), True)
+    run = trainer._Run(config, RunFolder(Path("unused")), tiny_training_data(), True)
     state = RunState(epoch=1, step=1)
     assert run._time_left(state) == ""
     run.pace.count(costs[1], 99.0)  # compiles
@@ -557,6 +560,6 @@ def test_data_that_changed_since_are_refused(
     with pytest.raises(TrainingDiverged):
         train(tiny_config(), tmp_path / "run", quiet=True)
     other = make_tiny_splits(per_class=4, seed=1)
-    monkeypatch.setattr(trainer, "load_dataset", lambda *_, **__: other)
+    monkeypatch.setattr(training_data, "load_dataset", lambda *_, **__: other)
     with pytest.raises(InputError, match=r"are not those that .* began with"):
         resume(tmp_path / "run", quiet=True)

@@ -22,11 +22,15 @@ class MixedBatch:
         faces: float32 (N, 48, 48, 1), 0-255.
         targets: float32 (N, classes), rows sum to 1.
         weights: float32 (N,), weight of each image in the loss.
+        taught: float32 (N, classes), what the teachers say of these faces; None without any.
+        votes: float32 (N, classes), the FER+ votes, rows sum to at most 1; None without any.
     """
 
     faces: Floats
     targets: Floats
     weights: Floats
+    taught: Floats | None = None
+    votes: Floats | None = None
 
 
 def augment_faces(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import sys
 import tempfile
@@ -110,6 +111,8 @@ def _setup_tensorflow(threads: int) -> None:
             "start a new process"
         ) from error
     tensorflow.config.experimental.enable_op_determinism()
+    # It warns of each further network that one process traces, such as a teacher.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 def _setup_torch(threads: int) -> None:

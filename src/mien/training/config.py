@@ -14,8 +14,10 @@ from typing import Any
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import InputError, MissingExtra, UsageError
 from mien.training.settings import (
+    OWN_BACKBONES,
     AugmentationSettings,
     DataSettings,
+    DistillSettings,
     ModelSettings,
     TrainingSettings,
 )
@@ -29,6 +31,7 @@ class Config:
     model: ModelSettings = field(default_factory=ModelSettings)
     augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    distill: DistillSettings = field(default_factory=DistillSettings)
 
     def __post_init__(self) -> None:
         """Raise UsageError where settings do not fit together."""
@@ -42,9 +45,16 @@ class Config:
                 f"training.large_epochs = {training.large_epochs}: expected at most "
                 f"training.epochs = {training.epochs}"
             )
+        if training.votes_weight > 0 and not self.data.votes:
+            raise UsageError(
+                f"training.votes_weight = {training.votes_weight} needs FER+ votes: "
+                "name their file in data.votes"
+            )
+        if self.data.votes and self.data.labels:
+            raise UsageError("data.votes are on the seven emotions: leave data.labels empty")
         fitting = {
             "lite0": self.model.backbone == "EfficientNetB0",
-            "imagenet": self.model.backbone.startswith("EfficientNet"),
+            "imagenet": self.model.backbone not in OWN_BACKBONES,
         }
         if not fitting.get(self.model.weights, True):
             raise UsageError(
@@ -56,6 +66,23 @@ class Config:
     def total_epochs(self) -> int:
         """Epochs of both phases."""
         return self.training.head_epochs + self.training.epochs
+
+    def is_mixed(self, epoch: int) -> bool:
+        """Tell whether an epoch's images may be mixed (mixup, cutmix)."""
+        settings = self.augmentation
+        return (
+            settings.enabled
+            and max(settings.mixup, settings.cutmix) > 0
+            and epoch < self.total_epochs - settings.plain_epochs
+        )
+
+    def is_validated(self, epoch: int) -> bool:
+        """Tell whether an epoch (0-based) ends with a validation; the last of a stage does."""
+        training = self.training
+        stage_ends = {training.head_epochs, self.total_epochs}
+        if training.large_size > 0:
+            stage_ends.add(self.total_epochs - training.large_epochs)
+        return epoch + 1 in stage_ends or (epoch + 1) % training.validate_every == 0
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -88,18 +115,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
             cannot be used.
         MissingExtra: on Python 3.10 without tomli.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not valid TOML: it is not UTF-8 text") from error
-    try:
-        tables = _parse_toml(text)
-    except MissingExtra:  # a ValueError, too
-        raise
-    except ValueError as error:
-        raise UsageError(f"{path} is not valid TOML: {error}") from error
+    tables = read_tables(path)
     for override in overrides:
         section, key, value = _parse_override(override)
         table = tables.setdefault(section, {})
@@ -110,6 +126,22 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     except UsageError as error:
         where = " with --set ".join([str(path), *overrides])
         raise UsageError(f"{where}: {error}") from error
+
+
+def read_tables(path: Path | str) -> dict[str, Any]:
+    """Read a TOML file; raises as `load_config`."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not valid TOML: it is not UTF-8 text") from error
+    try:
+        return _parse_toml(text)
+    except MissingExtra:  # a ValueError, too
+        raise
+    except ValueError as error:
+        raise UsageError(f"{path} is not valid TOML: {error}") from error
 
 
 def config_from_tables(tables: Mapping[str, Any]) -> Config:

@@ -21,14 +21,17 @@ class RunState:
         step: steps of it that are done.
         best_accuracy: best validation accuracy so far, and `best_epoch` its epoch.
         stale_epochs: epochs since then, in this phase.
-        loss_sum: of the losses of this epoch's steps, and `accuracy_sum` of their accuracies.
+        loss_sum: of the losses of the steps since the last validation, and `accuracy_sum` of their
+            accuracies.
+        epochs_counted: epochs that these belong to, the one under way included.
         plateau_scale: what the "plateau" schedule multiplies the rate with.
         plateau_loss: lowest validation loss of this phase, and `plateau_wait` the epochs since.
         seconds: time spent training, of all sittings.
-        epoch_seconds: of that, time spent in this epoch.
+        epoch_seconds: of that, time spent since the last validation.
         stopped_early: early stopping has ended the run.
-        history: one row an epoch.
+        history: one row a validation.
         data: fingerprint of the images and labels that the run began with; empty if not known.
+        teachers: SHA-256 of each teacher's network, by name.
     """
 
     epoch: int = 0
@@ -37,6 +40,7 @@ class RunState:
     best_epoch: int = -1
     stale_epochs: int = 0
     loss_sum: float = 0.0
+    epochs_counted: int = 1
     accuracy_sum: float = 0.0
     plateau_scale: float = 1.0
     plateau_loss: float = float("inf")
@@ -46,10 +50,17 @@ class RunState:
     stopped_early: bool = False
     history: list[dict[str, Any]] = field(default_factory=list)
     data: str = ""
+    teachers: dict[str, str] = field(default_factory=dict)
 
     def is_over(self, config: Config) -> bool:
         """Tell whether there is nothing left to train."""
         return self.stopped_early or self.epoch >= config.total_epochs
+
+    def skip_validation(self) -> None:
+        """Count the epoch as done, its losses going into the next one's figures."""
+        self.epoch += 1
+        self.step = 0
+        self.epochs_counted += 1
 
     def end_epoch(self, val_loss: float, config: Config) -> None:
         """Count the epoch as done, or its whole phase where early stopping ends it.
@@ -67,6 +78,7 @@ class RunState:
             self.epoch += 1
         self.step, self.epoch_seconds = 0, 0.0
         self.loss_sum = self.accuracy_sum = 0.0
+        self.epochs_counted = 1
         if in_head_phase and self.epoch == settings.head_epochs:
             # Fine-tuning is judged by itself.
             self.stale_epochs = self.plateau_wait = 0

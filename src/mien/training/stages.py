@@ -13,6 +13,8 @@ import numpy as np
 from mien.training.augmentation import MixedBatch
 from mien.training.config import Config
 from mien.training.model import build_model, set_trainable
+from mien.training.objective import losses, trained_network
+from mien.training.stepping import Stepper
 
 # What Keras calls the variables that weight decay leaves alone.
 _NOT_KERNELS = ["bias", "gamma", "beta"]
@@ -39,7 +41,7 @@ def stage_of(config: Config, epoch: int) -> Stage:
 
 
 def compiled_model(config: Config, stage: Stage, *, initialise: bool) -> Any:
-    """Build a stage's network with its optimizer and loss.
+    """Build a stage's network with its optimizer and losses, which may add outputs to it.
 
     Args:
         config: the recipe.
@@ -67,10 +69,10 @@ def compiled_model(config: Config, stage: Stage, *, initialise: bool) -> Any:
         ema_overwrite_frequency=None,
     )
     optimizer.exclude_from_weight_decay(var_names=_NOT_KERNELS)
+    model = trained_network(model, config)
     model.compile(
         optimizer,
-        keras.losses.CategoricalCrossentropy(label_smoothing=settings.label_smoothing),
-        metrics=["accuracy"],
+        **losses(config),
         # XLA on a CPU is ten times slower, but for JAX, which is nothing else.
         jit_compile="auto" if settings.backend == "jax" else False,
     )
@@ -100,7 +102,7 @@ def averaged_weights(model: Any) -> Iterator[None]:
 
 @contextmanager
 def estimated_statistics(
-    model: Any, batches: Iterator[MixedBatch], *, count: int
+    model: Any, batches: Iterator[MixedBatch], *, count: int, stepper: Stepper | None = None
 ) -> Iterator[None]:
     """Put BatchNorm statistics that fit the weights as they stand in place for a while.
 
@@ -113,6 +115,7 @@ def estimated_statistics(
         model: the network, with the weights to estimate for.
         batches: training images as they are, not augmented.
         count: how many batches to use; 0 leaves the statistics alone.
+        stepper: that of the network, which may do it faster.
     """
     norms = [
         layer
@@ -130,10 +133,8 @@ def estimated_statistics(
     try:
         for layer in dropouts:
             layer.rate = 0.0
-        for seen, batch in enumerate(itertools.islice(batches, count)):
-            for layer in norms:
-                layer.momentum = seen / (seen + 1)  # makes the running mean a plain one
-            model(batch.faces, training=True)
+        chosen = itertools.islice(batches, count)
+        (stepper or Stepper(model)).estimate(norms, (batch.faces for batch in chosen))
         yield
     finally:
         for layer, momentum in zip(norms, momenta, strict=True):

@@ -7,7 +7,6 @@ import math
 import sys
 import threading
 import time
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,14 @@ import numpy as np
 
 from mien.core.errors import InputError, TrainingDiverged
 from mien.core.progress import Progress, format_duration
-from mien.data.dataset import Split
-from mien.data.reading import load_dataset
 from mien.training import checkpoint, run_folder
 from mien.training.augmentation import MixedBatch
 from mien.training.backend import check_installed, prepare_backend, seed_step
 from mien.training.batches import BatchSource
 from mien.training.config import Config, config_to_toml, load_config
+from mien.training.distillation import Teaching
 from mien.training.model import build_model, refresh
+from mien.training.objective import accuracy_of, released_network, step_arrays
 from mien.training.pace import Pace, stage_cost
 from mien.training.run_folder import RunFolder
 from mien.training.run_state import RunState
@@ -34,7 +33,9 @@ from mien.training.stages import (
     estimated_statistics,
     stage_of,
 )
+from mien.training.stepping import Logs, Stepper, make_stepper
 from mien.training.stopping import TrainingStopped, stop_signals
+from mien.training.training_data import TrainingData, fingerprint, load_training_data
 from mien.training.validation import predict_probabilities, validation_figures
 
 
@@ -50,7 +51,8 @@ def train(config: Config, folder: Path, *, quiet: bool = False) -> RunFolder:
     Raises:
         UsageError: if the folder holds a run, or the recipe cannot be built; nothing is written.
         MissingExtra: if a package that training needs is not installed.
-        InputError: if the starting weights cannot be had.
+        InputError: if the starting weights cannot be had, or a teacher's cached logits are wrong.
+        ModelError: if a teacher is missing or damaged.
         DataError: if the data are missing, empty, or fewer than a batch.
         TrainingDiverged: if the loss or the weights become NaN or infinite.
         OutputError: if something cannot be written; the last checkpoint stays whole.
@@ -58,11 +60,11 @@ def train(config: Config, folder: Path, *, quiet: bool = False) -> RunFolder:
     """
     run = run_folder.new_run(folder)
     check_installed(config.training)
-    splits = _load(config, quiet)
-    sitting = _Run(config, run, splits, quiet)
-    state = RunState(data=_fingerprint(splits))
+    data = load_training_data(config, quiet=quiet)
+    sitting = _Run(config, run, data, quiet)
+    state = RunState(data=fingerprint(data), teachers=sitting.teachers())
     sitting.enter(state)
-    run_folder.write_json(run.environment, _environment(config, splits))
+    run_folder.write_json(run.environment, _environment(config, data))
     run_folder.write_text(run.config, config_to_toml(config))
     return sitting.go_on(state)
 
@@ -75,7 +77,7 @@ def resume(folder: Path, *, quiet: bool = False) -> RunFolder:
 
     Raises:
         InputError: if there is no run, its checkpoint is missing, damaged or of another recipe, or
-            the data are not those that it began with.
+            the data or the teachers are not those that it began with.
     """
     run = run_folder.open_run(folder)
     config = load_config(run.config)
@@ -88,44 +90,33 @@ def resume(folder: Path, *, quiet: bool = False) -> RunFolder:
         run_folder.write_history(run.history, state.history)
     if state.is_over(config):
         return _finish(run, state)
-    splits = _load(config, quiet)
-    fingerprint = _fingerprint(splits)
-    if state.data and state.data != fingerprint:
+    data = load_training_data(config, quiet=quiet)
+    print_of_data = fingerprint(data)
+    if state.data and state.data != print_of_data:
         raise InputError(
             f"the images of {config.data.source} are not those that {run.path} began with: "
             "bring the old ones back, or start a new run"
         )
-    sitting = _Run(config, run, splits, quiet)
+    sitting = _Run(config, run, data, quiet)
+    teachers = sitting.teachers()
+    if state.teachers and state.teachers != teachers:
+        changed = ", ".join(name for name in teachers if teachers[name] != state.teachers.get(name))
+        raise InputError(
+            f"the teachers are not those that {run.path} began with ({changed}): "
+            "bring the old ones back, or start a new run"
+        )
     if begun:
         sitting.restore(state)
-    state.data = fingerprint
+    state.data, state.teachers = print_of_data, teachers
     return sitting.go_on(state)
 
 
-def _load(config: Config, quiet: bool) -> dict[str, Split]:
-    splits = load_dataset(config.data.source, splits=("train", "val"), quiet=quiet)
-    if config.data.fraction < 1:
-        train_split = splits["train"]
-        random = np.random.default_rng(config.training.seed)
-        count = max(1, round(config.data.fraction * len(train_split)))
-        splits["train"] = train_split.take(np.sort(random.permutation(len(train_split))[:count]))
-    return splits
-
-
-def _fingerprint(splits: dict[str, Split]) -> str:
-    value = 0
-    for split in splits.values():
-        for array in (split.images, split.labels):
-            value = zlib.crc32(np.ascontiguousarray(array).data, value)
-    return f"{value:08x}"
-
-
-def _environment(config: Config, splits: dict[str, Split]) -> dict[str, Any]:
+def _environment(config: Config, data: TrainingData) -> dict[str, Any]:
     return {
         **run_folder.describe_environment(),
         "backend": config.training.backend,
         "seed": config.training.seed,
-        "data": {name: split.class_counts() for name, split in splits.items()},
+        "data": {split.name: split.class_counts() for split in (data.train, data.val)},
     }
 
 
@@ -133,24 +124,38 @@ def _environment(config: Config, splits: dict[str, Split]) -> dict[str, Any]:
 class _Run:
     """One sitting of a run."""
 
-    def __init__(self, config: Config, run: RunFolder, splits: dict[str, Split], quiet: bool):
+    def __init__(self, config: Config, run: RunFolder, data: TrainingData, quiet: bool):
         self.config = config
         self.run = run
-        self.val = splits["val"]
-        self.source = BatchSource(splits["train"], config)
+        self.val = data.val
         self.quiet = quiet
         self.saved_at = time.monotonic()
         self.model: Any = None
+        self.network: Any = None
+        self.bare: Any = None
+        self.stepper: Stepper | None = None
+        self.pending: list[tuple[int, Logs]] = []
+        self.loss = math.nan
         self.stage: Stage | None = None
         self.pace = Pace()
         prepare_backend(config.training)
+        self.teaching = None
+        if config.distill.teachers:
+            self.teaching = Teaching(config, data.train.images, quiet=quiet)
+            # Opening a network draws from the seed: whether one was must not change the student.
+            prepare_backend(config.training)
+        self.source = BatchSource(data.train, config, data.votes, self.teaching)
+
+    def teachers(self) -> dict[str, str]:
+        """Return the SHA-256 of each teacher's network, by name."""
+        return {} if self.teaching is None else self.teaching.identities()
 
     def restore(self, state: RunState) -> None:
         """Build the network that the checkpoint was written of, and fill it."""
         # Between two stages, that is still the network of the stage before.
         epoch = state.epoch if state.step else state.epoch - 1
-        self.stage = stage_of(self.config, epoch)
-        self.model = compiled_model(self.config, self.stage, initialise=False)
+        stage = stage_of(self.config, epoch)
+        self._take(compiled_model(self.config, stage, initialise=False), stage)
         checkpoint.restore_variables(self.run.checkpoint, self.model)
 
     def enter(self, state: RunState) -> None:
@@ -165,7 +170,11 @@ class _Run:
             values = checkpoint.all_variables if same_phase else _weights_and_seeds
             checkpoint.copy_variables(values(self.model), values(model))
             refresh(model)
-        self.model, self.stage = model, stage
+        self._take(model, stage)
+
+    def _take(self, model: Any, stage: Stage) -> None:
+        self.model, self.network, self.stage = model, released_network(model), stage
+        self.stepper, self.bare = make_stepper(model, self.config.training.backend), None
         self.pace.skip_one()
 
     def go_on(self, state: RunState) -> RunFolder:
@@ -197,18 +206,30 @@ class _Run:
         self._end_epoch(state)
 
     def _step(self, state: RunState, batch: MixedBatch) -> float:
+        assert self.stepper is not None
         seed_step(self.config.training, state.epoch, state.step)
-        self.model.optimizer.learning_rate.assign(self._rate(state))
-        logs = self.model.train_on_batch(
-            batch.faces, batch.targets, batch.weights, return_dict=True
-        )
-        loss = float(logs["loss"])
-        if not math.isfinite(loss):
-            raise self._diverged(f"the loss became {loss}", state)
-        state.loss_sum += loss
-        state.accuracy_sum += float(logs["accuracy"])
+        self.pending.append((state.step, self.stepper.step(step_arrays(batch), self._rate(state))))
         state.step += 1
-        return loss
+        if len(self.pending) >= self.stepper.ahead:
+            self._count(state)
+        return self.loss
+
+    def _count(self, state: RunState) -> None:
+        """Wait for what the steps give that were not counted yet, and add it up."""
+        for step, logs in self.pending:
+            self.loss = float(logs["loss"])
+            if not math.isfinite(self.loss):
+                state.step = step
+                raise self._diverged(f"the loss became {self.loss}", state)
+            state.loss_sum += self.loss
+            state.accuracy_sum += accuracy_of(logs)
+        self.pending.clear()
+
+    def _settle(self, state: RunState) -> None:
+        """Wait for all steps, and bring the network's variables up to date."""
+        assert self.stepper is not None
+        self._count(state)
+        self.stepper.settle()
 
     def _rate(self, state: RunState) -> float:
         settings = self.config.training
@@ -229,6 +250,7 @@ class _Run:
             stop.is_set()
             or time.monotonic() - self.saved_at >= self.config.training.checkpoint_seconds
         ):
+            self._settle(state)
             self._check_weights(state)
             self._save(state)
         if stop.is_set():
@@ -255,19 +277,23 @@ class _Run:
 
     # ------------------------------------------------------------ after each epoch
     def _end_epoch(self, state: RunState) -> None:
+        if not self.config.is_validated(state.epoch):
+            state.skip_validation()
+            return
+        self._settle(state)
         self._check_weights(state)
         seed_step(self.config.training, state.epoch, state.step)
         batches = self.source.plain_batches()
         count = self.config.training.statistics_batches
         with (
             averaged_weights(self.model),
-            estimated_statistics(self.model, batches, count=count),
+            estimated_statistics(self.model, batches, count=count, stepper=self.stepper),
         ):
-            probabilities = predict_probabilities(self.model, self.val.images)
+            probabilities = predict_probabilities(self.network, self.val.images)
             if not np.isfinite(probabilities).all():
                 raise self._diverged("the probabilities became NaN", state)
             figures = validation_figures(probabilities, self.val.labels)
-            state.stale_epochs += 1
+            state.stale_epochs += state.epochs_counted
             if figures["val_accuracy"] > state.best_accuracy:
                 state.best_accuracy, state.best_epoch = figures["val_accuracy"], state.epoch
                 state.stale_epochs = 0
@@ -276,8 +302,8 @@ class _Run:
             "epoch": state.epoch + 1,
             "phase": "head" if state.epoch < self.config.training.head_epochs else "fine-tune",
             "size": self.config.size_at(state.epoch),
-            "loss": state.loss_sum / self.source.steps,
-            "accuracy": state.accuracy_sum / self.source.steps,
+            "loss": state.loss_sum / (self.source.steps * state.epochs_counted),
+            "accuracy": state.accuracy_sum / (self.source.steps * state.epochs_counted),
             **figures,
             "learning_rate": self._rate(state),
             "seconds": round(state.epoch_seconds, 1),
@@ -291,12 +317,14 @@ class _Run:
 
     def _keep_best(self, state: RunState) -> None:
         """Save the weights that stand in the model in a bare copy, without its optimizer."""
-        size = self.config.size_at(state.epoch)
-        bare = build_model(self.config.model, size=size, initialise=False)
-        bare.set_weights(self.model.get_weights())
-        refresh(bare)
+        if self.bare is None:
+            size = self.config.size_at(state.epoch)
+            classes = len(self.config.labels)
+            self.bare = build_model(self.config.model, size=size, initialise=False, classes=classes)
+        self.bare.set_weights(self.network.get_weights())
+        refresh(self.bare)
         with run_folder.saving(self.run.best) as temporary:
-            bare.save(temporary)
+            self.bare.save(temporary)
 
     def _report(self, row: dict[str, Any], state: RunState) -> None:
         if self.quiet:
@@ -328,7 +356,7 @@ def _finish(run: RunFolder, state: RunState) -> RunFolder:
         {
             "run": run.name,
             "best": best,
-            "epochs": len(state.history),
+            "epochs": state.history[-1]["epoch"],
             "stopped_early": state.stopped_early,
             "seconds": round(state.seconds, 1),
         },

@@ -1,0 +1,71 @@
+"""What a recipe trains on: the images it names, fewer of them where it says so, and their votes."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mien.core.errors import UsageError
+from mien.data.dataset import Split
+from mien.data.reading import load_dataset
+from mien.data.votes import emotion_shares, load_votes, not_a_face_mask
+from mien.training.config import Config
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The images of a run.
+
+    Attributes:
+        train: what is trained on.
+        val: what the best epoch is chosen on.
+        votes: the FER+ votes on ``train`` as soft labels, float32 (N, 7), a row of zeros where
+            there are none; None where the recipe has no use for them.
+    """
+
+    train: Split
+    val: Split
+    votes: npt.NDArray[np.float32] | None = None
+
+
+def load_training_data(config: Config, *, quiet: bool) -> TrainingData:
+    """Load the images and votes of a recipe.
+
+    Raises:
+        DataError: if images or votes are missing, empty or malformed, or do not belong together.
+        UsageError: if the recipe's classes are not those of the images.
+    """
+    settings = config.data
+    splits = load_dataset(settings.source, splits=("train", "val"), quiet=quiet)
+    train = splits["train"]
+    if train.classes != config.labels:
+        raise UsageError(
+            f"data.labels are {', '.join(config.labels)}, but {settings.source} has "
+            f"{', '.join(train.classes)}: expected the same in the same order"
+        )
+    votes = load_votes(settings.votes) if settings.votes else {}
+    if settings.drop_not_a_face:
+        train = train.take(~not_a_face_mask(train, votes))
+    if settings.fraction < 1:
+        random = np.random.default_rng(config.training.seed)
+        count = max(1, round(settings.fraction * len(train)))
+        train = train.take(np.sort(random.permutation(len(train))[:count]))
+    shares = emotion_shares(train, votes) if config.training.votes_weight > 0 else None
+    return TrainingData(train, splits["val"], shares)
+
+
+def fingerprint(data: TrainingData) -> str:
+    """Return what tells these images, labels and votes from others."""
+    arrays: list[npt.NDArray[Any]] = []
+    for split in (data.train, data.val):
+        arrays += [split.images, split.labels]
+    if data.votes is not None:
+        arrays.append(data.votes)
+    value = 0
+    for array in arrays:
+        value = zlib.crc32(np.ascontiguousarray(array).data, value)
+    return f"{value:08x}"

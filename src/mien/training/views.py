@@ -1,0 +1,108 @@
+"""Augmented views of all training images that can be made again: each a function of its number.
+
+A view is drawn in chunks of a fixed size over an order of its own, from generators seeded with
+(seed, view, chunk): what an image looks like in it does not depend on the batch, the epoch or the
+step that shows it. Faces are whole greys, mixed ones too, so that a student and any teacher, which
+takes bytes, see the same pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from mien.training.augmentation import Faces, Floats, MixedBatch, augment_faces, mix_batch
+from mien.training.config import Config
+from mien.training.settings import AugmentationSettings
+
+CHUNK = 64
+"""Images that are drawn together, and mixed with one another."""
+
+_VIEW_STREAM = 4
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Training images with all that is known of them, in one order.
+
+    Attributes:
+        images: uint8 (N, 48, 48).
+        targets: float32 (N, classes): the labels; or (N, 2 classes): labels and FER+ votes.
+        weights: float32 (N,), in the loss.
+    """
+
+    images: Faces
+    targets: Floats
+    weights: Floats
+
+    def draw(
+        self,
+        chosen: npt.NDArray[np.int64],
+        settings: AugmentationSettings,
+        random: np.random.Generator,
+        *,
+        mixed: bool,
+    ) -> MixedBatch:
+        """Return the chosen ones augmented, and mixed where ``mixed`` allows it."""
+        faces = augment_faces(self.images[chosen], settings, random)
+        batch = MixedBatch(
+            faces=faces[..., None].astype(np.float32),
+            targets=self.targets[chosen],
+            weights=self.weights[chosen],
+        )
+        return mix_batch(batch, settings, random) if mixed else batch
+
+
+@dataclass(frozen=True)
+class ViewName:
+    """Which view: its number, and whether its images are mixed."""
+
+    number: int
+    mixed: bool
+
+    def __str__(self) -> str:
+        """Return it as file names have it."""
+        return f"view{self.number:03d}" + ("-mixed" if self.mixed else "")
+
+
+def view_of(config: Config, epoch: int) -> ViewName:
+    """Return the view that an epoch shows, where the recipe has views that come again."""
+    return ViewName(epoch % config.distill.views, config.is_mixed(epoch))
+
+
+def views_of(config: Config) -> list[ViewName]:
+    """Return all views that a run shows, in the order of their first appearance."""
+    epochs = range(config.total_epochs)
+    return list(dict.fromkeys(view_of(config, epoch) for epoch in epochs))
+
+
+def make_view(examples: Examples, config: Config, view: ViewName) -> Examples:
+    """Return all examples as a view shows them, in the order they came in."""
+    count = len(examples.images)
+    seed = [config.training.seed, _VIEW_STREAM, view.number]
+    order = np.random.default_rng(seed).permutation(count)
+    faces = np.empty_like(examples.images)
+    targets = np.empty_like(examples.targets)
+    weights = np.empty_like(examples.weights)
+    for chunk, start in enumerate(range(0, count, CHUNK)):
+        chosen = order[start : start + CHUNK]
+        random = np.random.default_rng([*seed, chunk])
+        batch = examples.draw(chosen, config.augmentation, random, mixed=view.mixed)
+        faces[chosen] = whole_greys(batch.faces)
+        targets[chosen], weights[chosen] = batch.targets, batch.weights
+    return Examples(faces, targets, weights)
+
+
+def whole_greys(faces: Floats) -> Faces:
+    """Return float faces (N, 48, 48, 1) in 0-255 as bytes (N, 48, 48)."""
+    return np.rint(faces[..., 0]).astype(np.uint8)
+
+
+def labelled(
+    labels: npt.NDArray[np.int64], classes: int, votes: npt.NDArray[np.float32] | None = None
+) -> npt.NDArray[np.float32]:
+    """Return labels (N,) as float32 (N, classes), or with as many votes beside them."""
+    targets = np.eye(classes, dtype=np.float32)[labels]
+    return targets if votes is None else np.concatenate([targets, votes], axis=1)
