@@ -211,7 +211,7 @@ def given(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
         ("missing.png", "missing.png: no such file"),
         ("*.gif", "no file matches this pattern"),
         ("empty", "no image in this folder"),
-        ("https://example.org/a.jpg", "is an address: download it"),
+        ("ftp://example.org/a.jpg", "is an address that is not read here"),
         ("nul\0byte.png", "cannot be read"),
         ("n" * 300, "cannot be read"),
     ],

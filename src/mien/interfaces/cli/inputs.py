@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from mien.core.errors import UsageError
 from mien.interfaces.batch.listing import IMAGE_SUFFIXES, Input, found_file, walk_folder
+from mien.interfaces.cli.urls import UrlReader, is_web_address, shown_address
 
 __all__ = ["STDIN", "Input", "Inputs", "find_inputs", "is_single"]
 
@@ -24,16 +25,20 @@ class Inputs:
     Attributes:
         words: files, folders, patterns, ``-``.
         stdin: the image on standard input, read once, where a word is ``-``.
+        read_url: what downloads an image; without it, addresses are refused.
     """
 
     words: tuple[str, ...]
     stdin: Input | None = None
+    read_url: UrlReader | None = None
 
     def __iter__(self) -> Iterator[Input]:
         """Yield the images in the words' order, as they are found."""
         for word in self.words:
             if word == STDIN and self.stdin is not None:
                 yield self.stdin
+            elif self.read_url is not None and is_web_address(word):
+                yield self.read_url(word)
             else:
                 yield from _expand(word)
 
@@ -54,20 +59,20 @@ class _Unique:
                 yield one
 
 
-def find_inputs(words: Sequence[str]) -> Inputs:
+def find_inputs(words: Sequence[str], *, read_url: UrlReader | None = None) -> Inputs:
     """Return the images that the words mean, in their order.
 
     A file means itself, a folder all images in it and below it (hidden ones aside, each folder's
     own sorted and before its subfolders'), a pattern with ``*``, ``?``, ``[…]`` or ``**`` what it
-    matches (sorted), ``-`` the image on standard input. A word that leads to nothing becomes an
-    `Input` with a problem.
+    matches (sorted), ``-`` the image on standard input, an http(s) address what ``read_url`` makes
+    of it. A word that leads to nothing becomes an `Input` with a problem.
 
     Raises:
         UsageError: if ``-`` is given twice, or where standard input is a terminal.
     """
     if words.count(STDIN) > 1:
         raise UsageError("'-' is given twice: standard input holds one image")
-    return Inputs(tuple(words), _read_stdin() if STDIN in words else None)
+    return Inputs(tuple(words), _read_stdin() if STDIN in words else None, read_url)
 
 
 def is_single(words: Sequence[str]) -> bool:
@@ -76,13 +81,14 @@ def is_single(words: Sequence[str]) -> bool:
 
 
 def _expand(word: str) -> Iterator[Input]:
-    if _is_dir(word):
+    if "://" in word and not os.path.lexists(word):
+        source = shown_address(word)
+        hint = "download it and give the file, or pipe it into 'mien predict -'"
+        yield Input(source, problem=f"{source} is an address that is not read here: {hint}")
+    elif _is_dir(word):
         yield from _in_folder(word)
     elif _is_pattern(word):
         yield from _matching(word)
-    elif "://" in word:
-        problem = "is an address: download it and give the file, or pipe it into 'mien predict -'"
-        yield Input(word, problem=f"{word} {problem}")
     else:
         yield Input(word, content=word)
 
@@ -92,7 +98,7 @@ def _is_dir(word: str) -> bool:
 
 
 def _is_pattern(word: str) -> bool:
-    return glob.has_magic(word) and not os.path.lexists(word)
+    return glob.has_magic(word) and "://" not in word and not os.path.lexists(word)
 
 
 def _matching(pattern: str) -> Iterator[Input]:

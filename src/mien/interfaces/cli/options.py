@@ -39,7 +39,7 @@ def add_detector_options(parser: argparse.ArgumentParser) -> None:
         "--detector-weights", type=Path, metavar="FILE", help="weights of --detector yunet"
     )
     parser.add_argument(
-        "--offline", action="store_true", help="never download a detector's weights"
+        "--offline", action="store_true", help="never use the network"
     )
 
 

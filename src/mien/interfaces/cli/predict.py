@@ -26,7 +26,9 @@ from mien.interfaces.cli.options import (
     recognizer_options,
 )
 from mien.interfaces.cli.output import note, use_utf8_stdout, write_output, write_stdout
+from mien.interfaces.cli.predict_video import add_video_options, has_video, run_videos
 from mien.interfaces.cli.result_text import RENDERERS, compat_chunks
+from mien.interfaces.cli.urls import add_url_options, shown_address, url_reader
 from mien.interfaces.compat import COMPAT
 
 if TYPE_CHECKING:
@@ -68,7 +70,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "images",
         nargs="+",
         metavar="IMAGE",
-        help="a file; a folder (the images in it and below); a quoted pattern; - for stdin",
+        help="a file; a folder (the images in it and below); a quoted pattern; an address "
+        "(http or https); - for stdin",
     )
     parser.add_argument("--format", choices=FORMATS, help="what the results look like; see below")
     parser.add_argument(
@@ -83,16 +86,21 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--annotate",
         type=Path,
         metavar="DIR",
-        help="write each picture there with its faces drawn in, as NAME.annotated.jpg or .png",
+        help="write each picture there with its faces drawn in, as NAME.annotated.jpg or .png; "
+        "a video as NAME.annotated.mp4, or with this name if it ends in .mp4, .mov or .mkv",
     )
     add_recognizer_options(parser, crops="where each image is a face crop")
     add_detector_options(parser)
     add_batch_options(parser)
+    add_video_options(parser)
+    add_url_options(parser)
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
     shape = _chosen_format(args.format, args.output, args.compat)
+    if has_video(args):
+        return run_videos(args, shape)
     in_parts = _is_in_parts(args, shape)
     if args.resume and not in_parts:
         raise UsageError(
@@ -121,7 +129,7 @@ def _in_parts(args: argparse.Namespace, shape: str) -> Tally | None:
     if args.resume and is_finished(args.output):
         note(f"{args.output} is complete: nothing to resume", quiet=args.quiet)
         return None
-    inputs = find_inputs(args.images)
+    inputs = find_inputs(args.images, read_url=url_reader(args))
     options = recognizer_options(args)
     recognizer = options.load()
     form = part_format(shape, recognizer.labels, recognizer.model)
@@ -131,7 +139,7 @@ def _in_parts(args: argparse.Namespace, shape: str) -> Tally | None:
         "detector": recognizer.detector.name,
         **options.settings(),
         "format": shape,
-        "inputs": list(args.images),
+        "inputs": [shown_address(word) for word in args.images],
     }
     tally = run_batch(inputs.unique(), make_engine(args, options, recognizer), target, run)
     note(f"{args.output}: {tally.summary()}", quiet=args.quiet)
@@ -142,7 +150,7 @@ def _at_once(args: argparse.Namespace, shape: str) -> Tally:
     """Write to stdout as results come, or to a file at the end."""
     from mien.interfaces.batch.engines import make_engine
 
-    inputs = list(find_inputs(args.images))
+    inputs = list(find_inputs(args.images, read_url=url_reader(args)))
     options = recognizer_options(args)
     recognizer = options.load()
     engine = make_engine(args, options, recognizer)

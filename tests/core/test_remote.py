@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import base64
+import io
+import shutil
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mien.core import web_address
+from mien.core.errors import InputError
+from mien.core.remote import Limits, fetch_image, image_kind
+from web_maker import Answer, Server, reply, serving
+
+
+def _png(side: int = 60) -> bytes:
+    noise = np.random.default_rng(1).integers(0, 256, (side, side, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+PNG = _png()
+
+
+@pytest.fixture
+def answers() -> dict[str, Answer]:
+    return {"/face.png": reply(PNG, "Content-Type: image/png")}
+
+
+@pytest.fixture
+def server(answers: dict[str, Answer]) -> Iterator[Server]:
+    with serving(answers) as running:
+        yield running
+
+
+def _refusal(url: str, **options: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        fetch_image(url, **{"allow_private": True, **options})
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_an_image_comes_whole(server: Server) -> None:
+    assert fetch_image(server.url(), allow_private=True) == PNG
+    (request,) = server.requests
+    assert f"Host: 127.0.0.1:{server.port}\r\n".encode() in request
+    assert b"Authorization" not in request
+
+
+def test_private_hosts_are_not_even_asked(server: Server) -> None:
+    assert "--allow-private" in _refusal(server.url(), allow_private=False)
+    assert not server.requests
+
+
+def test_offline_asks_nobody(server: Server) -> None:
+    assert "offline" in _refusal(server.url(), offline=True)
+    assert not server.requests
+
+
+def test_what_is_checked_is_what_is_connected_to(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def rebinding(host: str, port: int, *_: Any, **__: Any) -> list[Any]:
+        asked.append(host)
+        again = asked.count("faces.example") > 1
+        address = "127.0.0.99" if again else "127.0.0.1"
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    monkeypatch.setattr(web_address.socket, "getaddrinfo", rebinding)
+    assert fetch_image(server.url(host="faces.example"), allow_private=True) == PNG
+    # Connecting looks the number up, not the name.
+    assert asked[0] == "faces.example"
+    assert "faces.example" not in asked[1:]
+
+
+def test_logins_go_to_their_own_host_alone_and_into_no_message(
+    server: Server, answers: dict[str, Answer]
+) -> None:
+    with serving(answers) as other:
+        answers["/away"] = reply(b"", f"Location: {other.url()}", status="302 Found")
+        answers["/here"] = reply(b"", "Location: /face.png", status="307 Temporary Redirect")
+        login = base64.b64encode(b"me:hunter2")
+        for path in ("/face.png", "/here", "/away"):
+            url = server.url(path, login="me:hunter2@")
+            assert fetch_image(url, allow_private=True) == PNG
+        assert all(login in request for request in server.requests)
+        assert len(other.requests) == 1
+        assert b"Authorization" not in other.requests[0]
+    assert "hunter2" not in _refusal(server.url("/none", login="me:hunter2@"))
+
+
+def test_each_step_of_a_redirect_is_checked(
+    server: Server, answers: dict[str, Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers["/away"] = reply(b"", "Location: http://10.0.0.7/face.png", status="301 Moved")
+    # This server alone counts as public.
+    monkeypatch.setattr(web_address, "is_public", lambda address: str(address) == "127.0.0.1")
+    assert fetch_image(server.url()) == PNG
+    assert "10.0.0.7" in _refusal(server.url("/away"), allow_private=False)
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://h/a", "http://h:x/", "http://["])
+def test_redirects_lead_to_http_alone(
+    server: Server, answers: dict[str, Answer], target: str
+) -> None:
+    answers["/away"] = reply(b"", f"Location: {target}", status="302 Found")
+    assert "leads on" in _refusal(server.url("/away"))
+
+
+def test_redirects_end(server: Server, answers: dict[str, Answer]) -> None:
+    answers["/loop"] = reply(b"", "Location: /loop", status="302 Found")
+    assert "more than 5 times" in _refusal(server.url("/loop"))
+    assert len(server.requests) == 6
+    answers["/nowhere"] = reply(b"", status="302 Found")
+    assert "does not say where" in _refusal(server.url("/nowhere"))
+
+
+def test_large_images_are_refused_by_their_headers(
+    server: Server, answers: dict[str, Answer]
+) -> None:
+    answers["/big"] = reply(PNG, length=30_000_000)
+    assert "at most 20 MB, got 30.0" in _refusal(server.url("/big"))
+
+
+def test_large_images_are_refused_while_they_come(
+    server: Server, answers: dict[str, Answer]
+) -> None:
+    sent = []
+
+    def endless(_: bytes, stream: socket.socket) -> None:
+        stream.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + PNG)
+        while True:
+            sent.append(stream.send(bytes(10_000)))
+
+    answers["/endless"] = endless
+    assert "at most 0.1 MB" in _refusal(server.url("/endless"), limits=Limits(max_bytes=100_000))
+    assert sum(sent) < 20_000_000
+    assert len(PNG) <= 20_000
+    assert fetch_image(server.url(), allow_private=True, limits=Limits(max_bytes=len(PNG))) == PNG
+
+
+@pytest.mark.parametrize("part", ["head", "body"])
+def test_slow_drips_end_with_the_time(
+    server: Server, answers: dict[str, Answer], part: str
+) -> None:
+    def drip(_: bytes, stream: socket.socket) -> None:
+        head = b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n"
+        stream.sendall(head + b"X-Slow: " if part == "head" else head + b"\r\n" + PNG[:20])
+        while True:
+            stream.sendall(b"a")
+            time.sleep(0.02)
+
+    answers["/drip"] = drip
+    started = time.monotonic()
+    assert "within 0.3 seconds" in _refusal(server.url("/drip"), limits=Limits(timeout_s=0.3))
+    assert time.monotonic() - started < 3
+
+
+def test_silence_ends_with_the_time(server: Server, answers: dict[str, Answer]) -> None:
+    answers["/silent"] = lambda *_: time.sleep(1)
+    assert "within 0.2 seconds" in _refusal(server.url("/silent"), limits=Limits(timeout_s=0.2))
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (reply(b"<html>", "Content-Type: text/html; charset=utf-8"), "is text/html"),
+        (reply(PNG, "Content-Type: video/mp4"), "is video/mp4"),
+        (reply(b"<html>" * 9, "Content-Type: image/png"), "first bytes"),
+        (reply(b"GI", "Content-Type: image/gif"), "first bytes"),
+        (reply(b""), "sent nothing"),
+        (reply(PNG, "Content-Encoding: gzip"), "packs"),
+        (reply(PNG, status="404 Surprise\x1b[31m"), "answered 404 (Not Found)"),
+        (reply(PNG, status="503 Busy"), "answered 503 (Service Unavailable)"),
+        (reply(PNG, status="799 Odd"), "answered 799"),
+        (reply(PNG[:-9], length=len(PNG)), "broke off after"),
+        (lambda _, stream: stream.sendall(b"SSH-2.0-OpenSSH\r\n"), "cannot be read"),
+        (lambda *_: None, "cannot be read"),
+        (
+            lambda _, stream: stream.sendall(
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffff\r\n" + PNG
+            ),
+            "cannot be read",
+        ),
+    ],
+)
+def test_what_is_no_image_is_said_in_a_line(
+    server: Server, answers: dict[str, Answer], answer: Answer, said: str
+) -> None:
+    answers["/odd"] = answer
+    message = _refusal(server.url("/odd"))
+    assert said in message
+    assert "\x1b" not in message
+
+
+def test_nobody_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+    assert "refused" in _refusal(f"http://127.0.0.1:{port}/a.png")
+
+
+def test_an_image_sent_in_chunks_comes_whole(server: Server, answers: dict[str, Answer]) -> None:
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (PNG[:5], PNG[5:]))
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answers["/chunks"] = lambda _, stream: stream.sendall(head + chunks + b"0\r\n\r\n")
+    assert fetch_image(server.url("/chunks"), allow_private=True) == PNG
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "JPEG2000",
+                                  "PPM", "ICO"])  # fmt: skip
+def test_first_bytes_of_all_formats_are_known(kind: str) -> None:
+    Image.init()
+    if kind not in Image.SAVE:
+        pytest.skip(f"this Pillow writes no {kind}")
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 32), "red").save(buffer, kind)
+    assert image_kind(buffer.getvalue()[:16]) == kind
+    assert image_kind(b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00") is None
+
+
+def _certificate(folder: Path, name: str) -> Path:
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl to make a certificate")
+    path = folder / f"{name}.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+         "-nodes", "-days", "2", "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}",
+         "-keyout", str(path), "-out", str(folder / "certificate")],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    path.write_bytes(path.read_bytes() + (folder / "certificate").read_bytes())
+    return path
+
+
+def test_certificates_are_checked(
+    tmp_path: Path, answers: dict[str, Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _certificate(tmp_path, "localhost")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path)
+    with serving(answers, context) as server:
+        assert "no secure connection" in _refusal(server.url(host="localhost"))
+        monkeypatch.setenv("SSL_CERT_FILE", str(path))
+        assert fetch_image(server.url(host="localhost"), allow_private=True) == PNG
+        # The same certificate under another name.
+        assert "no secure connection" in _refusal(server.url(host="127.0.0.1"))
+        assert len(server.requests) == 1
+    with serving(answers) as plain:
+        assert "no secure connection" in _refusal(plain.url().replace("http:", "https:"))

@@ -1,0 +1,80 @@
+"""A web server on loopback that answers as a test tells it to."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+Answer = Callable[[bytes, socket.socket], None]
+"""Takes a request as it came, and writes the whole reply."""
+
+
+def reply(
+    content: bytes, *headers: str, status: str = "200 OK", length: int | None = None
+) -> Answer:
+    """Return an answer of this content; ``length`` is what the headers say where it differs."""
+    said = len(content) if length is None else length
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {said}", "Connection: close", *headers]
+    head = "\r\n".join(lines).encode() + b"\r\n\r\n"
+    return lambda _, stream: stream.sendall(head + content)
+
+
+class Server:
+    """Serves paths until it is closed; `requests` holds what came."""
+
+    def __init__(self, answers: dict[str, Answer], context: ssl.SSLContext | None = None) -> None:
+        self.answers, self.context = answers, context
+        self.requests: list[bytes] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def url(self, path: str = "/face.png", *, login: str = "", host: str = "127.0.0.1") -> str:
+        scheme = "http" if self.context is None else "https"
+        return f"{scheme}://{login}{host}:{self.port}{path}"
+
+    def close(self) -> None:
+        # Closing alone does not wake an accept that waits.
+        with socket.create_connection(("127.0.0.1", self.port)):
+            self._listener.close()
+        self._thread.join(5)
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                stream, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                with stream:
+                    self._answer(stream)
+            except OSError:  # whoever asked has hung up, or does not trust the certificate
+                continue
+
+    def _answer(self, stream: socket.socket) -> None:
+        stream.settimeout(5)
+        if self.context is not None:
+            stream = self.context.wrap_socket(stream, server_side=True)
+        with stream:
+            request = b""
+            while b"\r\n\r\n" not in request:
+                piece = stream.recv(4096)
+                if not piece:
+                    return
+                request += piece
+            self.requests.append(request)
+            path = request.split(b" ")[1].decode().partition("?")[0]
+            self.answers.get(path, reply(b"", status="404 Not Found"))(request, stream)
+
+
+@contextmanager
+def serving(answers: dict[str, Answer], context: ssl.SSLContext | None = None) -> Iterator[Server]:
+    server = Server(answers, context)
+    try:
+        yield server
+    finally:
+        server.close()
