@@ -102,10 +102,11 @@ class Teaching:
             )
         return self._kept[view]
 
-    def is_cached(self, view: ViewName) -> bool:
-        """Tell whether the logits of all teachers for a view are in the cache."""
-        cache = self.cache
-        return cache is not None and all(cache.has(teacher, view) for teacher in self.teachers)
+    def cached_files(self) -> list[Path]:
+        """Return the paths in the cache of all that the run needs, whether or not it is there."""
+        if self.cache is None:
+            return []
+        return [self.cache.path(teacher, view) for teacher in self.teachers for view in self.views]
 
     def _is_needed(self, teacher: Teacher) -> bool:
         cache = self.cache

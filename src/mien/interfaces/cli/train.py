@@ -42,11 +42,18 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         metavar="DIR",
         help="folder of the new run (default: outputs/NAME-DATE-TIME)",
     )
+    parser.add_argument(
+        "--teacher-logits",
+        action="store_true",
+        help="compute the teachers' logits that the recipe's distill.cache lacks, and no more",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.teacher_logits:
+        return _fill_cache(args)
     try:
         run = _resume(args) if args.resume else _start(args)
     except KeyboardInterrupt as stop:
@@ -79,6 +86,28 @@ def _resume(args: argparse.Namespace) -> RunFolder:
     if args.set or args.folder:
         raise UsageError("--resume goes on with the run's own recipe: leave out --set and --run")
     return resume(args.resume, quiet=args.quiet)
+
+
+def _fill_cache(args: argparse.Namespace) -> int:
+    from mien.training.config import load_config
+    from mien.training.filling import fill_cache
+
+    if args.resume or args.folder:
+        raise UsageError("--teacher-logits goes with --config and --set alone")
+    filled = fill_cache(load_config(args.config, args.set), quiet=args.quiet)
+    if args.json:
+        json.dump(filled.as_dict(), sys.stdout, indent=2)
+        sys.stdout.write("\n")
+        return EXIT_DONE
+    rows = [
+        ("cache", filled.folder),
+        ("teachers", ", ".join(filled.teachers)),
+        ("views", str(filled.views)),
+        ("files", f"{filled.files}, {filled.computed} of them computed now"),
+        ("size", f"{filled.size_bytes / 1e6:.1f} MB"),
+    ]
+    sys.stdout.write("".join(f"{name:<13} {value}\n" for name, value in rows))
+    return EXIT_DONE
 
 
 def _describe(run: RunFolder, summary: dict[str, Any]) -> str:
