@@ -1,0 +1,134 @@
+"""`mien predict` killed ten times, whenever: in the end every file is there, exactly once."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mien.interfaces.batch.journal import parts_folder
+from mien.interfaces.cli.main import main
+
+KILLS = 10
+PICTURES = 240
+
+# The command itself, but slow enough to be killed at work and quick to write parts.
+SLOW = """
+import sys, time
+from mien.interfaces.batch import chunks, journal, local
+journal.PART_SECONDS = journal.PART_SHARE = 0.0
+whole = chunks.analyze_chunk
+def one_by_one(recognizer, chunk, *, batch_size):
+    for one in chunk:
+        time.sleep(0.01)
+        yield from whole(recognizer, [one], batch_size=batch_size)
+local.analyze_chunk = one_by_one
+from mien.interfaces.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def words(folder: Path, output: Path, model: Path) -> list[str]:
+    options = ["--model", str(model), "--detector", "none", "--workers", "1", "--resume"]
+    return ["predict", str(folder), "--output", str(output), *options]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_ten_kills_lose_and_double_nothing(
+    tmp_path: Path, tiny_model: Path, make_pictures: Callable[..., list[str]], suffix: str
+) -> None:
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    pictures = make_pictures(tmp_path / "d", PICTURES)
+    (tmp_path / "d" / "bad.png").write_bytes(b"no image")
+    killed, straight = tmp_path / f"killed.{suffix}", tmp_path / f"straight.{suffix}"
+    chance = random.Random(suffix)
+    parts = 0
+    for kill in range(KILLS):
+        command = [sys.executable, "-c", SLOW, *words(tmp_path / "d", killed, tiny_model)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # Some are killed before they write anything, most while they do.
+        if kill % 5:
+            wait_for_part(killed, parts, process)
+        time.sleep(chance.uniform(0, 0.15))
+        process.kill()
+        assert process.wait() != 0, "it was done before it was killed"
+        assert not killed.exists()
+        parts = count_parts(killed)
+    assert 0 < parts < PICTURES
+    assert main(words(tmp_path / "d", killed, tiny_model)) == 6
+    assert not parts_folder(killed).exists()
+    assert main(words(tmp_path / "d", straight, tiny_model)) == 6
+    assert sources(killed) == sorted([*pictures, str(tmp_path / "d" / "bad.png")])
+    if suffix == "parquet":
+        import pyarrow.parquet as pq
+
+        assert pq.read_table(killed).equals(pq.read_table(straight))
+    else:
+        assert killed.read_bytes() == straight.read_bytes()
+
+
+def wait_for_part(output: Path, before: int, process: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + 120
+    while count_parts(output) <= before and process.poll() is None:
+        assert time.monotonic() < until, "no part was written in two minutes"
+        time.sleep(0.005)
+
+
+def count_parts(output: Path) -> int:
+    return len(list(parts_folder(output).glob(f"part-*{output.suffix}")))
+
+
+def sources(output: Path) -> list[str]:
+    if output.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        return list(pq.read_table(output)["source"].to_pylist())
+    import csv
+    import json
+
+    with output.open(encoding="utf-8", newline="") as file:
+        if output.suffix == ".csv":
+            return [row["source"] for row in csv.DictReader(file)]
+        return [json.loads(line)["source"] for line in file]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_a_kill_leaves_no_worker_behind(
+    tmp_path: Path, tiny_model: Path, make_pictures: Callable[..., list[str]]
+) -> None:
+    # Pictures large enough to keep two workers busy until the kill.
+    make_pictures(tmp_path / "d", 100)
+    command = [sys.executable, "-m", "mien", *words(tmp_path / "d", tmp_path / "r.csv", tiny_model)]
+    command[command.index("--workers") + 1] = "2"
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 120
+    while not (workers := children(process.pid)) and process.poll() is None:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert workers
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < until, "a worker outlives the command"
+        time.sleep(0.05)
+
+
+def children(parent: int) -> list[int]:
+    found = []
+    for entry in os.listdir("/proc"):  # noqa: PTH208
+        try:
+            fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
+            if entry.isdigit() and int(fields[1]) == parent:
+                found.append(int(entry))
+        except (OSError, IndexError):
+            continue
+    return found
