@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from mien.core.errors import EXIT_DONE, UsageError
 from mien.interfaces.cli.evaluate_pictures import evaluate_pictures
+from mien.interfaces.cli.evaluate_robustness import evaluate_robustness
 from mien.interfaces.cli.faces_in import face_finder
 from mien.interfaces.cli.output import json_text, note, write_output, write_stdout
 
@@ -44,8 +45,17 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="a data set (a folder, a zip or the CSV), or any folder with a folder for each class",
     )
     what.add_argument("--pictures", metavar="FOLDER", help="your own pictures, as ImgTest/")
-    parser.add_argument("--split", choices=_SPLITS, help="which part of the data (default: test)")
+    parser.add_argument(
+        "--split",
+        choices=_SPLITS,
+        help="which part of the data (default: test; val with --robustness)",
+    )
     parser.add_argument("--tta", action="store_true", help="average over shifts and mirror images")
+    parser.add_argument(
+        "--robustness",
+        action="store_true",
+        help="instead, measure the accuracy lost on blurred, shrunk, coded and unevenly lit images",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--output", type=Path, metavar="DIR", help="write to this folder instead")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="default: 64")
@@ -82,6 +92,10 @@ def _run(args: argparse.Namespace) -> int:
     from mien.evaluation.extra import require_train_extra
 
     _check(args)
+    if args.robustness:
+        return evaluate_robustness(
+            args, data=_shown(args.data), command=_command(args, args.split or "val")
+        )
     require_train_extra("matplotlib", "seaborn", "sklearn", needed_for="mien evaluate")
     return evaluate_pictures(args) if args.pictures is not None else _evaluate_data(args)
 
@@ -92,12 +106,16 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"expected --batch-size of 1 or more, got {args.batch_size}")
     if args.seed is not None and args.seed < 0:
         raise UsageError(f"expected --seed of 0 or more, got {args.seed}")
-    for_data = ("split", "tta", "seed", "map", "no_report", "update", "release")
+    for_data = ("split", "tta", "robustness", "seed", "map", "no_report", "update", "release")
     given = [name for name in for_data if getattr(args, name) not in (None, False, [])]
     if args.pictures is not None and given:
         raise UsageError(f"--{given[0].replace('_', '-')} is for --data, not for --pictures")
     if args.no_report and (args.update or args.release or args.output):
         raise UsageError("--no-report writes nothing: leave out --output, --update and --release")
+    if args.robustness and (args.map is not None or args.detector is not None):
+        raise UsageError("--robustness takes data sets alone: leave out --map and --detector")
+    if args.robustness and (args.release or args.seed is not None):
+        raise UsageError("--robustness writes no figures: leave out --release and --seed")
     if args.release and (args.tta or args.split not in (None, "test")):
         raise UsageError("--release writes the report on the test split without --tta")
 
@@ -171,6 +189,7 @@ def _command(args: argparse.Namespace, split: str) -> str:
     words += ["--split", split] if split in _SPLITS else []
     words += ["--detector", args.detector] if args.detector else []
     words += ["--map", _shown(args.map) if "=" not in args.map else args.map] if args.map else []
+    words += ["--robustness"] if args.robustness else []
     words += ["--tta"] if args.tta else []
     words += ["--seed", str(args.seed)] if args.seed is not None else []
     return shlex.join(words)

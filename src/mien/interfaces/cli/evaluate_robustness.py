@@ -1,0 +1,53 @@
+"""``mien evaluate --robustness``: the accuracy that a model loses on images that were changed."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+from mien.core.errors import EXIT_DONE
+from mien.interfaces.cli.output import json_text, note, write_stdout
+
+
+def evaluate_robustness(args: argparse.Namespace, *, data: str, command: str) -> int:
+    """Measure, write what is asked for and return the exit code.
+
+    Args:
+        args: the words of ``mien evaluate``.
+        data: what to call the data set.
+        command: the command line that gives these figures.
+    """
+    from mien.data.reading import load_split
+    from mien.evaluation.exported import find_exported, home_of
+    from mien.evaluation.report import versions
+    from mien.evaluation.robustness import (
+        check_robustness_section,
+        measure_robustness,
+        robustness_text,
+        update_robustness,
+        write_robustness,
+    )
+    from mien.inference.classifier import Classifier
+
+    check_robustness_section(args.update)
+    folder, run = find_exported(args.model)
+    classifier = Classifier.open(folder)
+    split = load_split(args.data, args.split or "val", quiet=args.quiet)
+    measured = measure_robustness(
+        lambda faces: classifier.classify(faces, augment=args.tta, batch_size=args.batch_size),
+        split.images,
+        split.labels,
+        model=classifier.manifest.info,
+        split=split.name,
+        tta=args.tta,
+        quiet=args.quiet,
+    )
+    result = replace(measured, data=data, command=command, versions=versions())
+    if not args.no_report:
+        output = args.output or home_of(run, result.model.name) / "report"
+        page = write_robustness(result, output)
+        for path in args.update:
+            update_robustness(path, result)
+        note(f"report: {page}", quiet=args.quiet)
+    write_stdout(json_text(result.to_dict()) + "\n" if args.json else robustness_text(result))
+    return EXIT_DONE
