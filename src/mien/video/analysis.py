@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mien.core.results import Result
+from mien.core.web_address import shown_address
 from mien.video.frames import BrokenVideo, VideoFrame
 from mien.video.live import camera_frames, is_camera, is_stream, stream_frames
 from mien.video.reading import read_video
 from mien.video.smoothing import SMOOTHING_S, Smoother
 from mien.video.times import Window
-from mien.video.tracking import MEMORY_S, CutFinder, Tracker
+from mien.video.tracking import CutFinder, Tracker, memory_for
 
 if TYPE_CHECKING:
     from mien.inference.recognizer import Recognizer
@@ -48,8 +49,14 @@ def analyze_video(
     window = Window(start, end, every)
     smoother = Smoother(smooth_s)
     frames = frames_of(source, window)
-    moments = follow(recognizer, frames, str(source), window=window, smoother=smoother)
+    name = source_of(source)
+    moments = follow(recognizer, frames, name, window=window, smoother=smoother)
     return (moment.result for moment in moments if moment.result is not None)
+
+
+def source_of(source: VideoSource) -> str:
+    """Return the name that a video has in its results: an address is shown without its secrets."""
+    return shown_address(str(source))
 
 
 def frames_of(
@@ -90,7 +97,7 @@ def follow(
         InputError: if there is nothing to read at all.
     """
     window = window or Window()
-    people = _People(smoother or Smoother(), max(MEMORY_S, 2.0 * (window.every or 0.0)))
+    people = _People(smoother or Smoother(), memory_for(window.every))
     last_step: int | None = None
     try:
         for frame in frames:
@@ -120,7 +127,7 @@ class _People:
     def named(self, found: Result, frame: VideoFrame) -> Result:
         """Give a frame's faces their people's numbers and smoothed scores."""
         time_s = frame.time_s
-        if self._cuts.is_cut(frame.pixels):
+        if self._cuts.is_cut(time_s, frame.pixels):
             self._tracker.forget()
         numbers = self._tracker.update(time_s, [face.box for face in found.faces])
         faces = tuple(

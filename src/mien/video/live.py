@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.errors import InputError
+from mien.core.web_address import shown_address
 from mien.video.extra import load_av
 from mien.video.frames import BrokenVideo, VideoFrame, decoded_frame
 from mien.video.reading import (
@@ -76,10 +77,11 @@ def stream_frames(
         BrokenVideo: if it is lost and does not come back.
     """
     window = window or Window()
-    if _has_end(address):
+    if leads_to_a_file(address):
         yield from read_video(address, window)
         return
     connection = _Connection(address, clock)
+    name = shown_address(address)
     lost_at: float | None = None
     wait = _FIRST_WAIT_S
     while True:
@@ -88,7 +90,7 @@ def stream_frames(
             with closing(connection.frames()) as frames:
                 for frame in frames:
                     if lost_at is not None:
-                        _log.warning("%s: back after %.1f s", address, clock() - lost_at)
+                        _log.warning("%s: back after %.1f s", name, clock() - lost_at)
                         lost_at, wait = None, _FIRST_WAIT_S
                     if window.ends_before(frame.time_s):
                         return
@@ -97,15 +99,15 @@ def stream_frames(
         except InputError as error:
             if connection.time_s is None:
                 raise
-            reason = str(error).removeprefix(f"{address}: ")
+            reason = str(error).removeprefix(f"{name}: ")
         if connection.time_s is None:
-            raise InputError(f"{address}: no frame of this stream can be decoded")
+            raise InputError(f"{name}: no frame of this stream can be decoded")
         if lost_at is None:
             lost_at = connection.heard
-            _log.warning("%s: lost (%s), connecting again", address, reason)
+            _log.warning("%s: lost (%s), connecting again", name, reason)
         if clock() - lost_at + wait > patience_s:
             raise BrokenVideo(
-                f"{address}: lost after {connection.time_s:.1f} s ({reason}), "
+                f"{name}: lost after {connection.time_s:.1f} s ({reason}), "
                 f"and not back within {patience_s:g} s",
                 connection.time_s,
             )
@@ -169,7 +171,7 @@ def _opened_camera(number: int) -> cv2.VideoCapture:
     return camera
 
 
-def _has_end(address: str) -> bool:
+def leads_to_a_file(address: str) -> bool:
     """Say whether an address leads to a file rather than to something that goes on."""
     if not address.lower().startswith(("http://", "https://")):
         return False
@@ -212,7 +214,7 @@ class _Connection:
                     yield decoded_frame(self._number, time_s, decoded, stream)
                     self._number += 1
             except (av.error.FFmpegError, OSError) as error:
-                raise InputError(f"{self.address}: {reason_of(error)}") from error
+                raise InputError(f"{shown_address(self.address)}: {reason_of(error)}") from error
 
     def _time_now(self, tick: float) -> float:
         """Return the stream's time of a frame that comes now."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mien.core.errors import InputError, UnreadableImage
+from mien.core.web_address import shown_address
 from mien.video.extra import load_av
 from mien.video.frames import BrokenVideo, VideoFrame, decoded_frame, turn_of
 from mien.video.rotation import is_sideways
@@ -68,7 +69,7 @@ def probe(source: str | Path) -> VideoInfo:
         except av.error.FFmpegError:
             first = None
         if first is None:
-            raise InputError(f"{source}: no frame of this video can be decoded")
+            raise InputError(f"{shown_address(str(source))}: no frame of this video can be decoded")
         width, height = first.width, first.height
         if is_sideways(turn_of(first, stream)):
             width, height = height, width
@@ -112,10 +113,10 @@ def opened(source: str | Path, **options: Any) -> Iterator[Any]:
         InputError: if it cannot be opened.
     """
     av = load_av()
-    name = str(source)
+    where, name = str(source), shown_address(str(source))
     try:
         # Without its protocol, a file called "a:b.mp4" would be looked for under protocol "a".
-        container = av.open(name if "://" in name else f"file:{name}", **options)
+        container = av.open(where if "://" in where else f"file:{where}", **options)
     except av.error.FileNotFoundError as error:
         raise InputError(f"{name}: no such file") from error
     except av.error.InvalidDataError as error:
@@ -140,10 +141,12 @@ def picture_stream(container: Any, source: str | Path) -> Any:
         # A song's cover is a stream of one picture.
         if "attached_pic" not in str(stream.disposition).lower():
             if stream.codec_context is None:
-                raise InputError(f"{source}: no decoder for its picture is installed")
+                raise InputError(
+                    f"{shown_address(str(source))}: no decoder for its picture is installed"
+                )
             return stream
     what = "has sound alone" if container.streams.audio else "holds no picture"
-    raise InputError(f"{source}: {what}: expected a video")
+    raise InputError(f"{shown_address(str(source))}: {what}: expected a video")
 
 
 def rate_of(stream: Any) -> float:
@@ -178,6 +181,7 @@ class _Reader:
         self._container = container
         self._stream = stream
         self._source = source
+        self._name = shown_address(source)
         self._window = window
         self._start = start_of(container)
         self._tick = 1.0 / rate_of(stream)
@@ -213,7 +217,7 @@ class _Reader:
         try:
             yield from self._container.demux(self._stream)
         except (av.error.FFmpegError, OSError) as error:
-            _log.debug("%s: reading stopped: %s", self._source, error)
+            _log.debug("%s: reading stopped: %s", self._name, error)
             self._errors += 1
 
     def _decoded(self, packets: Iterator[Any]) -> Iterator[Any]:
@@ -223,7 +227,7 @@ class _Reader:
             try:
                 frames = packet.decode()
             except av.error.FFmpegError as error:
-                _log.debug("%s: a packet cannot be decoded: %s", self._source, error)
+                _log.debug("%s: a packet cannot be decoded: %s", self._name, error)
                 self._errors += 1
                 continue
             yield from frames
@@ -281,7 +285,7 @@ class _Reader:
         """Raise what says that nothing came, or less than the header promises."""
         expected = duration_of(self._container, self._stream)
         if self._last is None and self._window.start == 0:
-            raise InputError(f"{self._source}: no frame of this video can be decoded")
+            raise InputError(f"{self._name}: no frame of this video can be decoded")
         reached = (self._last or 0.0) + self._tick
         lost = self._errors > 0
         if expected is not None and self._window.end is not None:
@@ -293,14 +297,14 @@ class _Reader:
         if shown == 0 and not lost:
             end = reached if expected is None else expected
             raise InputError(
-                f"{self._source}: the start, {self._window.start:g} s, lies behind its end, "
+                f"{self._name}: the start, {self._window.start:g} s, lies behind its end, "
                 f"{end:.2f} s"
             )
         if lost:
             whole = "" if expected is None else f" of {expected:.2f} s"
             damage = f", {self._errors} damaged packets" if self._errors else ""
             raise BrokenVideo(
-                f"{self._source}: the video is cut or damaged: read {count} frames, "
+                f"{self._name}: the video is cut or damaged: read {count} frames, "
                 f"up to {reached:.2f} s{whole}{damage}",
                 self._last or 0.0,
             )

@@ -21,6 +21,7 @@ from mien.video.assignment import assign
 MEMORY_S = 1.0
 """A face that is not seen for this long, in seconds, is somebody new when it comes back."""
 
+_MEMORY_STEPS = 2.0
 # How far a face may be from where it is expected, in its own sizes: at once, and more a second.
 _REACH = 0.5
 _REACH_A_SECOND = 1.5
@@ -31,7 +32,10 @@ _SPEED_MEMORY_S = 0.2
 # Further ahead than this, in seconds, nobody goes on as before.
 _MOST_AHEAD_S = 0.3
 _CUT_GRID = 16
-_CUT_LEVELS = 45.0
+# Grey levels, on average: 5 is much from frame to frame in a street at night, 20 in a fifth of a
+# second. Frames that lie further apart differ as much without a cut.
+_CUT_LEVELS = 32.0
+_CUT_WITHIN_S = 0.25
 
 
 @dataclass
@@ -57,6 +61,11 @@ class _Track:
             self.speed_x += new * ((x - self.x) / passed - self.speed_x)
             self.speed_y += new * ((y - self.y) / passed - self.speed_y)
         self.time_s, self.x, self.y, self.size = time_s, x, y, size
+
+
+def memory_for(every: float | None) -> float:
+    """Return `MEMORY_S`, or more where frames are looked at so rarely that it is not enough."""
+    return max(MEMORY_S, _MEMORY_STEPS * (every or 0.0))
 
 
 class Tracker:
@@ -101,9 +110,13 @@ class CutFinder:
     def __init__(self) -> None:
         """Start without a picture."""
         self._last: npt.NDArray[np.float32] | None = None
+        self._time_s = 0.0
 
-    def is_cut(self, pixels: npt.NDArray[np.uint8]) -> bool:
-        """Say whether a frame, uint8 (H, W, 3), shows another picture than the last one did."""
+    def is_cut(self, time_s: float, pixels: npt.NDArray[np.uint8]) -> bool:
+        """Say whether a frame, uint8 (H, W, 3), shows another picture than the last one did.
+
+        Never where the last one is more than a quarter of a second away: time alone changes much.
+        """
         # Thinned out before it is averaged: a cut shows in any sample of the pixels.
         step = max(1, min(pixels.shape[:2]) // (4 * _CUT_GRID))
         small = cv2.resize(
@@ -112,7 +125,10 @@ class CutFinder:
             interpolation=cv2.INTER_AREA,
         ).astype(np.float32)
         last, self._last = self._last, small
-        return last is not None and float(np.abs(small - last).mean()) > _CUT_LEVELS
+        passed, self._time_s = time_s - self._time_s, time_s
+        if last is None or passed > _CUT_WITHIN_S:
+            return False
+        return float(np.abs(small - last).mean()) > _CUT_LEVELS
 
 
 def _place(box: Box) -> tuple[float, float, float]:

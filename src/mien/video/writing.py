@@ -23,29 +23,6 @@ from mien.video.reading import VideoInfo, opened, reason_of
 from mien.video.sound import SoundTrack
 from mien.video.times import Window
 
-VIDEO_SUFFIXES: tuple[str, ...] = (
-    ".3gp",
-    ".avi",
-    ".flv",
-    ".m2ts",
-    ".m4v",
-    ".mkv",
-    ".mov",
-    ".mp4",
-    ".mpeg",
-    ".mpg",
-    ".mts",
-    ".mxf",
-    ".ogv",
-    ".ts",
-    ".webm",
-    ".wmv",
-)
-"""How the names of videos end."""
-
-WRITTEN_SUFFIXES: tuple[str, ...] = (".mp4", ".m4v", ".mov", ".mkv")
-"""How the name of an annotated video may end."""
-
 _LIVE_TIME_BASE = Fraction(1, 90_000)
 _LIVE_RATE = 25.0
 # Good enough that nobody sees the encoding, quick enough that detection stays the slow part.
@@ -68,6 +45,7 @@ class AnnotatedVideo:
         self._stream.codec_context.time_base = self._time_base
         self._size: tuple[int, int] | None = None
         self._pts = -1
+        self.frames = 0
         self.sound: SoundTrack | None = None
 
     def write(self, frame: VideoFrame, faces: Sequence[Face]) -> None:
@@ -81,6 +59,7 @@ class AnnotatedVideo:
         self._pts = max(self._pts + 1, round(time_s / self._time_base))
         encoded.pts, encoded.time_base = self._pts, self._time_base
         self._target.mux(self._stream.encode(encoded))
+        self.frames += 1
 
     def finish(self) -> None:
         """Write what is still held back."""

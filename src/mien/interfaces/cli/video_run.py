@@ -1,0 +1,289 @@
+"""Runs ``mien predict`` over videos, streams and cameras, one after the other."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mien.core.errors import EXIT_DONE, EXIT_PARTIAL, InputError, NoFaceError, UsageError
+from mien.core.progress import Progress
+from mien.core.results import Result
+from mien.inference.recognizer import Recognizer
+from mien.interfaces.cli.live_bars import LiveBars
+from mien.interfaces.cli.options import recognizer_options
+from mien.interfaces.cli.output import json_text, note, write_output
+from mien.interfaces.cli.video_text import Sink, episode_table, sink_for
+from mien.video.analysis import Moment, follow, frames_of, source_of
+from mien.video.episodes import Summary
+from mien.video.history import History
+from mien.video.live import is_camera, is_stream, leads_to_a_file
+from mien.video.reading import VideoInfo, probe
+from mien.video.smoothing import Smoother
+from mien.video.suffixes import WRITTEN_SUFFIXES
+from mien.video.timeline import Portraits, draw_timeline
+from mien.video.times import Window, parse_time
+from mien.video.tracking import memory_for
+from mien.video.writing import AnnotatedVideo, writing
+
+EPISODES_SCHEMA = "mien-episodes/1"
+"""Name and version of the JSON form that ``--episodes`` writes."""
+
+_PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+@dataclass
+class _Run:
+    """What holds for all videos of a run, and what has come out of them so far."""
+
+    args: argparse.Namespace
+    shape: str
+    window: Window
+    recognizer: Recognizer
+    sink: Sink
+    frames: int = 0
+    faces: int = 0
+    problems: list[str] = field(default_factory=list)
+    summaries: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class _Outputs:
+    """Where the results of one video go, beside the sink of all."""
+
+    summary: Summary
+    history: History | None = None
+    portraits: Portraits = field(default_factory=Portraits)
+    video: AnnotatedVideo | None = None
+    bars: LiveBars | None = None
+
+    def take(self, moment: Moment, faces: Result | None) -> None:
+        """Take a frame: its result if it was looked at, else the last one's faces."""
+        frame, result = moment.frame, moment.result
+        if self.video is not None and frame is not None:
+            self.video.write(frame, () if faces is None else faces.faces)
+        if result is None:
+            return
+        self.summary.add(result)
+        if self.bars is not None and result.error is None:
+            self.bars.show(result)
+        if self.history is None:
+            return
+        self.history.add(result)
+        for face in result.faces:
+            if frame is not None and face.track_id is not None:
+                worth = face.face_confidence * face.quality.size_px
+                self.portraits.add(frame.pixels, face.box, face.track_id, worth)
+
+
+def run(args: argparse.Namespace, shape: str) -> int:
+    """Read the videos that the command names, write what it asks for; return the exit code."""
+    _check(args, shape)
+    window = _window(args)
+    recognizer = recognizer_options(args).load()
+    single = len(args.images) == 1
+    with sink_for(shape, args.output, recognizer.labels, recognizer.model, single=single) as sink:
+        state = _Run(args, shape, window, recognizer, sink)
+        for source in args.images:
+            _run_one(state, source)
+    if args.output is not None:
+        frames = "1 frame" if state.frames == 1 else f"{state.frames:,} frames"
+        note(f"{args.output}: {frames}", quiet=args.quiet)
+    if args.episodes is not None:
+        value = state.summaries[0] if single else state.summaries
+        write_output(args.episodes, json_text(value) + "\n")
+        note(f"episodes: {args.episodes}", quiet=args.quiet)
+    return _exit_code(state)
+
+
+# ---------------------------------------------------------------- before the first frame
+def _check(args: argparse.Namespace, shape: str) -> None:
+    for option, is_given in (
+        ("--compat", args.compat is not None),
+        ("--resume", args.resume),
+        ("--engine ray", args.engine != "local"),
+    ):
+        if is_given:
+            raise UsageError(f"{option} is for images: leave it out for a video")
+    if shape == "parquet" and args.output is None:
+        raise UsageError("Parquet needs a file: expected --output FILE.parquet")
+    if args.timeline is not None and args.timeline.suffix.lower() not in _PICTURE_SUFFIXES:
+        kinds = ", ".join(_PICTURE_SUFFIXES)
+        raise UsageError(f"expected --timeline with a name ending in {kinds}, got {args.timeline}")
+    if not args.reconnect >= 0:
+        raise UsageError(f"expected --reconnect of 0 seconds or more, got {args.reconnect:g}")
+    Smoother(args.smooth)  # says what is wrong with it
+    if len(args.images) > 1 and args.timeline is not None:
+        raise UsageError("--timeline is of one video: expected one input")
+    if len(args.images) > 1 and args.annotate is not None and _is_video_name(args.annotate):
+        raise UsageError("expected --annotate as a folder, since there are several videos")
+
+
+def _window(args: argparse.Namespace) -> Window:
+    def seconds(text: str | None) -> float | None:
+        return None if text is None else parse_time(text)
+
+    return Window(seconds(args.start) or 0.0, seconds(args.end), seconds(args.every))
+
+
+def _is_video_name(path: Path) -> bool:
+    return path.suffix.lower() in WRITTEN_SUFFIXES
+
+
+def _info(source: str) -> VideoInfo | None:
+    """Return what a file's header says; None of what is live."""
+    if is_camera(source) or (is_stream(source) and not leads_to_a_file(source)):
+        return None
+    return probe(source)
+
+
+def _annotated_path(asked: Path, source: str) -> Path:
+    """Return the file of an annotated video: the one asked for, or one in the folder asked for."""
+    if _is_video_name(asked):
+        return asked
+    if is_camera(source):
+        stem = f"camera-{source}"
+    elif is_stream(source):
+        stem = re.sub(r"[^\w.-]+", "-", source_of(source).partition("://")[2]).strip("-.")
+    else:
+        stem = Path(source).stem
+    return asked / f"{stem}.annotated.mp4"
+
+
+# ---------------------------------------------------------------- one video
+def _run_one(state: _Run, source: str) -> None:
+    """Read one video; one that cannot be opened gets a result that says so."""
+    args, name = state.args, source_of(source)
+    history = None if args.timeline is None else History()
+    outputs = _Outputs(Summary(gap_s=memory_for(state.window.every)), history)
+    try:
+        info = _info(source)
+        with ExitStack() as stack:
+            if args.annotate is not None:
+                outputs.video = stack.enter_context(_annotating(state, source, info))
+            if info is None and _draws(state):
+                title = f"camera {source}" if is_camera(source) else name
+                bars = LiveBars(title, state.recognizer.labels)
+                outputs.bars = stack.enter_context(bars)
+            moments = stack.enter_context(closing(_moments(state, source)))
+            progress = stack.enter_context(_progress(state, info, is_shown=outputs.bars is None))
+            _pass_on(state, moments, outputs, progress, is_live=info is None)
+    except InputError as error:
+        state.problems.append(str(error))
+        model = state.recognizer.model
+        state.sink.add(Result(name, "unreadable", model, error=str(error)))
+    _close(state, name, outputs)
+
+
+def _moments(state: _Run, source: str) -> Generator[Moment, None, None]:
+    frames = frames_of(source, state.window, patience_s=state.args.reconnect)
+    smoother = Smoother(state.args.smooth)
+    name = source_of(source)
+    yield from follow(state.recognizer, frames, name, window=state.window, smoother=smoother)
+
+
+def _pass_on(
+    state: _Run,
+    moments: Generator[Moment, None, None],
+    outputs: _Outputs,
+    progress: Progress,
+    *,
+    is_live: bool,
+) -> None:
+    """Give every moment to every output."""
+    last: Result | None = None
+    try:
+        for moment in moments:
+            last = moment.result or last
+            outputs.take(moment, last)
+            if moment.result is not None:
+                state.sink.add(moment.result)
+                if moment.result.error is not None:
+                    state.problems.append(moment.result.error)
+            progress.advance()
+    except KeyboardInterrupt:
+        # What is live has no end of its own: this is how people end it.
+        if not is_live:
+            raise
+
+
+def _close(state: _Run, name: str, outputs: _Outputs) -> None:
+    """Write what a whole video tells."""
+    args, summary = state.args, outputs.summary
+    people = summary.people()
+    state.sink.end(name, people)
+    state.frames += summary.frames
+    state.faces += summary.faces
+    listed = [person.to_dict() for person in people]
+    state.summaries.append({"schema": EPISODES_SCHEMA, "source": name, "people": listed})
+    if args.output is not None and people and not args.quiet:
+        sys.stderr.write(episode_table(people))
+    if outputs.history is None or not summary.frames:
+        return
+    picture = draw_timeline(
+        outputs.history,
+        people,
+        title=name,
+        labels=state.recognizer.labels,
+        portraits=outputs.portraits.pictures,
+    )
+    _save(picture, args.timeline)
+    note(f"timeline: {args.timeline}", quiet=args.quiet)
+
+
+def _save(picture: Any, path: Path) -> None:
+    from mien.core.files import replacing
+
+    with replacing(path) as temporary:
+        picture.save(temporary)
+
+
+@contextmanager
+def _annotating(state: _Run, source: str, info: VideoInfo | None) -> Iterator[AnnotatedVideo]:
+    path = _annotated_path(state.args.annotate, source)
+    if path.exists() and not is_camera(source) and Path(source).exists() and path.samefile(source):
+        raise UsageError(f"--annotate would overwrite {source}: expected another name")
+    sound_of = source if info is not None and info.has_sound else None
+    with writing(path, info, window=state.window, sound_of=sound_of) as video:
+        yield video
+        if not video.frames:
+            raise InputError(f"{source_of(source)}: no frame to annotate")
+    note(f"annotated: {path}", quiet=state.args.quiet)
+
+
+def _draws(state: _Run) -> bool:
+    """Say whether something may be drawn on the terminal while results come."""
+    streams = state.args.output is None and state.shape != "table" and sys.stdout.isatty()
+    return not state.args.quiet and not streams and sys.stderr.isatty()
+
+
+def _progress(state: _Run, info: VideoInfo | None, *, is_shown: bool) -> Progress:
+    total = None
+    if info is not None and info.duration_s is not None and info.frames is not None:
+        window = state.window
+        end = info.duration_s if window.end is None else min(window.end, info.duration_s)
+        share = max(0.0, end - window.start) / max(info.duration_s, 1e-6)
+        total = round(info.frames * share) or None
+    quiet = not (is_shown and _draws(state))
+    return Progress("reading video", total, unit="frames", quiet=quiet)
+
+
+def _exit_code(state: _Run) -> int:
+    """Return 0 or 6, or raise what says that nothing was found or could be read."""
+    first = state.problems[0] if state.problems else ""
+    if not state.frames:
+        many = len(state.args.images)
+        text = first if many == 1 else f"none of {many} videos could be read; first: {first}"
+        raise InputError(text or "no frame was read: the window holds none")
+    if state.problems:
+        note(f"mien: {first}", quiet=False)
+        return EXIT_PARTIAL
+    if not state.faces:
+        frames = "the frame" if state.frames == 1 else f"any of {state.frames:,} frames"
+        raise NoFaceError(f"no face found in {frames}: try another --detector")
+    return EXIT_DONE
