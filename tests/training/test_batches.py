@@ -130,7 +130,7 @@ def made(step: int) -> MixedBatch:
 
 
 def workers() -> int:
-    return sum(thread.name == "mien-batches" for thread in threading.enumerate())
+    return sum(thread.name.startswith("mien-batches") for thread in threading.enumerate())
 
 
 def test_batches_come_in_order_and_the_thread_ends() -> None:
@@ -191,3 +191,15 @@ def test_plain_batches_are_the_images_as_they_are_each_once_at_most() -> None:
     assert len(set(seen)) == len(seen) == STEPS * BATCH
     again = source(split).plain_batches()
     assert all(equal(one, other) for one, other in zip(batches, again, strict=True))
+
+
+@pytest.mark.parametrize("views", [0, 2])
+def test_several_workers_make_the_same_batches(views: int) -> None:
+    changes = {"distill_views": views, "augmentation_mixup": 0.4}
+
+    def faces(workers: int) -> list[Any]:
+        several = source(training_workers=workers, **changes)
+        return [batch.faces for epoch in range(3) for batch in several.epoch(epoch)]
+
+    assert all(map(np.array_equal, faces(1), faces(3)))
+    assert len(faces(3)) == 3 * STEPS

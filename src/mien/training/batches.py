@@ -7,11 +7,12 @@ is what makes an interrupted run go on exactly.
 
 from __future__ import annotations
 
-import contextlib
-import queue
-import threading
+import itertools
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ from mien.data.dataset import Split
 from mien.training.augmentation import MixedBatch
 from mien.training.config import Config
 from mien.training.distillation import Teaching
-from mien.training.views import Examples, labelled, make_view, view_of, whole_greys
+from mien.training.views import Examples, ViewMaker, labelled, view_of, whole_greys
 
 _AHEAD = 4
 _ORDER_STREAM = 1
@@ -90,7 +91,7 @@ class BatchSource:
         return len(self.split.classes)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[MixedBatch]:
-        """Yield the batches of an epoch from ``first_step`` on, made ahead by a thread.
+        """Yield the batches of an epoch from ``first_step`` on, made ahead in the background.
 
         Raises:
             ModelError: if a teacher is needed and missing, or fails.
@@ -103,7 +104,10 @@ class BatchSource:
         def make(step: int) -> MixedBatch:
             return make_any(step, order[step * size : (step + 1) * size])
 
-        return made_ahead(make, range(first_step, self.steps))
+        # Teachers are asked by one thread alone.
+        asks = self.teaching is not None and not self.config.distill.views
+        workers = 1 if asks else self.config.training.workers
+        return made_ahead(make, range(first_step, self.steps), workers=workers)
 
     def plain_batches(self) -> Iterator[MixedBatch]:
         """Yield the images as they are, neither augmented nor mixed, in an order of their own."""
@@ -126,6 +130,10 @@ class BatchSource:
             class_weights = balanced_class_weights(labels, power=power, classes=self.classes)
         targets = labelled(labels, self.classes, self.votes)
         return Examples(self.split.images, targets, class_weights[labels])
+
+    @cached_property
+    def _views(self) -> ViewMaker:
+        return ViewMaker(self.examples(), self.config)
 
     def _generator(self, *key: int) -> np.random.Generator:
         return np.random.default_rng([self.config.training.seed, *key])
@@ -154,7 +162,7 @@ class BatchSource:
     def _of_view(self, epoch: int) -> MakeBatch:
         """Return what makes a batch of the chosen images as the epoch's view shows them."""
         name = view_of(self.config, epoch)
-        view = make_view(self.examples(), self.config, name)
+        view = self._views.view(epoch)
         taught = None if self.teaching is None else self.teaching.of_view(name, view.images)
 
         def make(_: int, chosen: npt.NDArray[np.int64]) -> MixedBatch:
@@ -177,34 +185,25 @@ class BatchSource:
         return replace(batch, targets=labels, votes=votes)
 
 
-def made_ahead(make: Callable[[int], MixedBatch], steps: range) -> Generator[MixedBatch]:
-    """Yield ``make(step)`` for every step, a few made ahead by a thread; its errors come here."""
-    ready: queue.Queue[MixedBatch | BaseException | None] = queue.Queue(_AHEAD)
-    stopped = threading.Event()
+def made_ahead(
+    make: Callable[[int], MixedBatch], steps: range, *, workers: int = 1
+) -> Generator[MixedBatch]:
+    """Yield ``make(step)`` for every step in order, a few made ahead; its errors come here.
 
-    def put(item: MixedBatch | BaseException | None) -> None:
-        while not stopped.is_set():
-            with contextlib.suppress(queue.Full):
-                ready.put(item, timeout=0.1)
-                return
-
-    def work() -> None:
-        try:
-            for step in steps:
-                if stopped.is_set():
-                    return
-                put(make(step))
-            put(None)
-        except BaseException as error:  # handed to the consumer, which raises it
-            put(error)
-
-    thread = threading.Thread(target=work, name="mien-batches", daemon=True)
-    thread.start()
+    Args:
+        make: what makes a batch, which several threads may ask at once if there are several.
+        steps: of which batches.
+        workers: threads that make them.
+    """
+    coming = iter(steps)
+    executor = ThreadPoolExecutor(workers, thread_name_prefix="mien-batches")
     try:
-        while (item := ready.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
+        made = deque(
+            executor.submit(make, step) for step in itertools.islice(coming, _AHEAD + workers)
+        )
+        while made:
+            batch = made.popleft().result()
+            made.extend(executor.submit(make, step) for step in itertools.islice(coming, 1))
+            yield batch
     finally:
-        stopped.set()
-        thread.join()
+        executor.shutdown(cancel_futures=True)

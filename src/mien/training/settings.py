@@ -193,6 +193,7 @@ class TrainingSettings:
         seed: of weights, order, augmentation and dropout.
         backend: Keras backend, "tensorflow", "torch" or "jax".
         threads: CPU threads, 0 for all.
+        workers: threads that make batches; they change nothing but the speed.
         precision: "float32" or "mixed_bfloat16".
         batch_size: images a step; an incomplete last batch is left out.
         head_epochs: epochs of the first phase, in which the backbone is frozen.
@@ -228,6 +229,7 @@ class TrainingSettings:
     seed: int = 0
     backend: str = "tensorflow"
     threads: int = 0
+    workers: int = 1
     precision: str = "float32"
     batch_size: int = 64
     head_epochs: int = 1
@@ -287,6 +289,7 @@ class TrainingSettings:
             "class_weight_power": _PROBABILITY,
             "plateau_patience": _AT_LEAST_ONE,
             "validate_every": _AT_LEAST_ONE,
+            "workers": _AT_LEAST_ONE,
             "plateau_factor": (lambda value: 0 < value < 1, "between 0 and 1"),
             "large_size": (lambda value: value == 0 or value >= 32, "0, or at least 32 pixels"),
         }

@@ -8,6 +8,7 @@ takes bytes, see the same pixels.
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,6 +94,34 @@ def make_view(examples: Examples, config: Config, view: ViewName) -> Examples:
         faces[chosen] = whole_greys(batch.faces)
         targets[chosen], weights[chosen] = batch.targets, batch.weights
     return Examples(faces, targets, weights)
+
+
+class ViewMaker:
+    """Makes the views of a run; with several workers each while the one before is shown."""
+
+    def __init__(self, examples: Examples, config: Config) -> None:
+        """Take the training images and the recipe."""
+        self._examples = examples
+        self._config = config
+        self._coming: tuple[ViewName, Future[Examples]] | None = None
+
+    def view(self, epoch: int) -> Examples:
+        """Return the view that an epoch shows."""
+        name = view_of(self._config, epoch)
+        coming, self._coming = self._coming, None
+        expected = coming is not None and coming[0] == name
+        view = coming[1].result() if coming and expected else self._make(name)
+        if self._config.training.workers > 1 and epoch + 1 < self._config.total_epochs:
+            self._begin(view_of(self._config, epoch + 1))
+        return view
+
+    def _begin(self, name: ViewName) -> None:
+        executor = ThreadPoolExecutor(1, thread_name_prefix="mien-views")
+        self._coming = name, executor.submit(self._make, name)
+        executor.shutdown(wait=False)
+
+    def _make(self, name: ViewName) -> Examples:
+        return make_view(self._examples, self._config, name)
 
 
 def whole_greys(faces: Floats) -> Faces:
