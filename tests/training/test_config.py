@@ -109,7 +109,7 @@ def test_a_missing_file_and_one_that_is_no_text(tmp_path: Path) -> None:
     [
         ("data", "fraction", 0.0),
         ("data", "fraction", 1.5),
-        ("model", "backbone", "ResNet50"),
+        ("model", "backbone", "ResNet51"),
         ("model", "backbone", "EfficientNetB8"),
         ("model", "input_size", 31),
         ("model", "head_dropout", (0.4,)),
@@ -119,6 +119,7 @@ def test_a_missing_file_and_one_that_is_no_text(tmp_path: Path) -> None:
         ("model", "batch_norm_momentum", -0.1),
         ("model", "plain_channels", ()),
         ("model", "plain_channels", (4,) * 6),
+        ("model", "width", 0.0),
         ("augmentation", "flip", 1.1),
         ("augmentation", "flip", float("nan")),
         ("augmentation", "rotation", -1.0),
@@ -159,7 +160,7 @@ def test_a_recipe_without_an_epoch_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("backbone", "weights"),
-    [("EfficientNetB1", "lite0"), ("Plain", "lite0"), ("Plain", "imagenet")],
+    [("EfficientNetB1", "lite0"), ("Plain", "lite0"), ("Nano", "imagenet")],
 )
 def test_weights_of_another_network_are_refused(backbone: str, weights: str) -> None:
     with pytest.raises(UsageError, match=f'model.weights = "{weights}" do not fit {backbone}'):

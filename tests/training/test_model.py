@@ -107,13 +107,6 @@ def test_batch_norms_have_the_recipes_momentum() -> None:
     assert {layer.momentum for layer in norms} == {0.7}
 
 
-def test_an_unknown_backbone_is_refused() -> None:
-    from mien.training.backbones import efficientnet
-
-    with pytest.raises(UsageError, match="expected one of EfficientNetB0, "):
-        efficientnet("ResNet50")
-
-
 # ---------------------------------------------------------------- freezing
 @pytest.mark.parametrize(
     ("blocks", "free"),

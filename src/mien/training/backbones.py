@@ -1,40 +1,46 @@
-"""The feature extractors that a recipe can name: Keras' EfficientNets and a plain small network.
+"""The feature extractors that a recipe can name: this project's own, and Keras' applications.
 
-Each takes a colour image in 0-255 and begins with a ``Rescaling`` to 0-1 and a ``Normalization``,
-whose weights the starting weights decide (see `mien.training.model.set_input_scaling`).
+Each takes faces in 0-255 and begins with a ``Rescaling`` to 0-1 and a ``Normalization``, whose
+weights the starting weights decide (see `mien.training.model.set_input_scaling`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from mien.core.errors import UsageError
-from mien.training.settings import BACKBONES, PLAIN
+from mien.training.architectures.applications import build_application
+from mien.training.architectures.blocks import scaled_input
+from mien.training.architectures.classic import resnet, vgg
+from mien.training.architectures.nano import nano
+from mien.training.settings import PLAIN, ModelSettings
+
+_OWN: dict[str, Callable[..., Any]] = {
+    "Nano": nano,
+    "VGG": vgg,
+    "ResNet18": partial(resnet, depths=(2, 2, 2, 2)),
+    "ResNet34": partial(resnet, depths=(3, 4, 6, 3)),
+    "SEResNet18": partial(resnet, depths=(2, 2, 2, 2), gates=True),
+}
 
 
-def build_backbone(name: str, images: Any, *, channels: tuple[int, ...]) -> Any:
-    """Return the feature map of a backbone.
+def build_backbone(settings: ModelSettings, faces: Any) -> Any:
+    """Return the feature map of the backbone that the settings name.
 
     Args:
-        name: "EfficientNetB0" to "EfficientNetB7", or "Plain".
-        images: Keras tensor (N, size, size, 3), 0-255.
-        channels: of the stages of "Plain"; not used by others.
-
-    Raises:
-        UsageError: if there is no such backbone.
+        settings: ``backbone``, and ``width`` or ``plain_channels`` where they belong to it.
+        faces: Keras tensor (N, size, size, 1), 0-255.
     """
-    if name == PLAIN:
-        return _plain(images, channels)
-    return efficientnet(name)(include_top=False, weights=None, input_tensor=images).output
-
-
-def efficientnet(name: str) -> Any:
-    """Return what builds an EfficientNet in ``keras.applications``; raises UsageError."""
     import keras
 
-    if name == PLAIN or name not in BACKBONES:
-        raise UsageError(f"{name!r} is no EfficientNet: expected one of {', '.join(BACKBONES)}")
-    return getattr(keras.applications, name)
+    own = _OWN.get(settings.backbone)
+    if own is not None:
+        return own(faces, width=settings.width)
+    colour = keras.layers.Concatenate(name="three_channels")([faces] * 3)
+    if settings.backbone == PLAIN:
+        return _plain(colour, settings.plain_channels)
+    return build_application(settings.backbone, images=colour).output
 
 
 def _plain(images: Any, channels: tuple[int, ...]) -> Any:
@@ -42,8 +48,7 @@ def _plain(images: Any, channels: tuple[int, ...]) -> Any:
     import keras
 
     layers = keras.layers
-    x = layers.Rescaling(1 / 255)(images)
-    x = layers.Normalization(axis=-1)(x)
+    x = scaled_input(images)
     for index, width in enumerate(channels, start=1):
         block = f"block{index}"
         x = layers.Conv2D(width, 3, padding="same", use_bias=False, name=f"{block}_conv")(x)

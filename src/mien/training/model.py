@@ -1,4 +1,4 @@
-"""The network: face -> EfficientNet -> pooling -> dense 512 -> dense 256 -> a probability a class.
+"""The network: face -> backbone -> pooling -> dense 512 -> dense 256 -> a probability a class.
 
 It takes the standard face itself, grey 48x48 in 0-255; enlarging, three channels and scaling are
 layers, so one graph serves training, evaluation and export.
@@ -7,6 +7,7 @@ layers, so one graph serves training, evaluation and export.
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -18,11 +19,15 @@ from mien.core.emotions import EMOTIONS
 from mien.core.errors import InputError, ModelError, UsageError
 from mien.core.faces import FACE_SIZE
 from mien.training import lite0
-from mien.training.backbones import build_backbone, efficientnet
+from mien.training.architectures.applications import APPLICATIONS, build_application
+from mien.training.backbones import build_backbone
 from mien.training.settings import ModelSettings
 
 IMAGENET_STDDEV = (0.229, 0.224, 0.225)
 """Of ImageNet's red, green and blue, for pixels in 0-1 (as in ``keras.applications``)."""
+
+_BLOCK = re.compile(r"(block_?\d+[a-z]*|conv\d+_block\d+|expanded_conv(?:_\d+)?)_")
+"""What a block's layers begin with: EfficientNet's and ours, ResNet's, MobileNet's."""
 
 
 def build_model(
@@ -51,8 +56,7 @@ def build_model(
     layers = keras.layers
     faces = layers.Input((FACE_SIZE, FACE_SIZE, 1), name="faces")
     enlarged = layers.Resizing(size, size, interpolation="bilinear", name="enlarge")(faces)
-    colour = layers.Concatenate(name="three_channels")([enlarged] * 3)
-    x = build_backbone(settings.backbone, colour, channels=settings.plain_channels)
+    x = build_backbone(settings, enlarged)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     for index, (units, rate) in enumerate(
         zip(settings.head_units, settings.head_dropout, strict=True), start=1
@@ -97,16 +101,18 @@ def load_starting_weights(model: Any, settings: ModelSettings) -> None:
 
 
 def _load_imagenet(model: Any, backbone: str) -> None:
-    build = efficientnet(backbone)
     try:
         # Keras tells of its download on stdout, which is for data.
         with contextlib.redirect_stdout(sys.stderr):
-            source = build(include_top=False, weights="imagenet")
+            source = build_application(backbone, weights="imagenet")
     except Exception as error:  # Keras wraps whatever the network threw in a bare Exception
         raise InputError(
             f"cannot download ImageNet's weights of {backbone} ({_first_line(error)}): "
-            'connect to the network, or use model.weights = "lite0" or a file'
+            'connect to the network, or use model.weights = "lite0" (EfficientNetB0) or a file'
         ) from error
+    application = APPLICATIONS[backbone]
+    if not application.scales_itself:
+        set_input_scaling(model, mean=application.mean, deviation=application.deviation)
     copy_backbone(source, model)
 
 
@@ -190,15 +196,25 @@ def set_trainable(model: Any, *, blocks: int) -> None:
     if blocks > len(order):
         raise UsageError(f"training.fine_tune_blocks = {blocks}: expected at most {len(order)}")
     free = {*order[len(order) - blocks :], "top"} if blocks > 0 else set()
-    for layer in layers:
-        layer.trainable = blocks < 0 or _block_of(layer) in free
+    for layer, block in zip(layers, _blocks_of(layers), strict=True):
+        layer.trainable = blocks < 0 or block in free
 
 
 def block_names(model: Any) -> list[str]:
     """Return the names of the backbone's blocks, in order: "block1a" to "block7a" in B0."""
-    names = [_block_of(layer) for layer in lite0.backbone_layers(model)]
-    return list(dict.fromkeys(name for name in names if name.startswith("block")))
+    names = _blocks_of(lite0.backbone_layers(model))
+    return [name for name in dict.fromkeys(names) if name not in ("stem", "top")]
 
 
-def _block_of(layer: Any) -> str:
-    return str(layer.name).split("_")[0]
+def _blocks_of(layers: list[Any]) -> list[str]:
+    """Return the block of each layer by its name: "stem" before the first, "top" after the last.
+
+    What is named otherwise between two blocks goes with the one before.
+    """
+    found = [_BLOCK.match(layer.name) for layer in layers]
+    last = max((index for index, match in enumerate(found) if match), default=-1)
+    names, current = [], "stem"
+    for index, match in enumerate(found):
+        current = match.group(1) if match else ("top" if index > last else current)
+        names.append(current)
+    return names
