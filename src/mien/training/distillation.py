@@ -64,7 +64,13 @@ class Teaching:
         self._kept: dict[ViewName, Floats] = {}
         self._networks: dict[str, Network] = {}
         for teacher in self.teachers:
-            if self._is_needed(teacher):
+            lacking = self._lacking(teacher)
+            if lacking and teacher.file is None and self.cache is not None:
+                raise ModelError(
+                    f"{teacher.missing()}; or its logits of {lacking} more views in "
+                    f"{self.cache.folder}, by mien train --teacher-logits where it is"
+                )
+            if lacking:
                 batch = _BATCH if settings.views else config.training.batch_size
                 threads = config.training.threads
                 network = open_teacher(teacher, batch=batch, threads=threads)
@@ -108,9 +114,12 @@ class Teaching:
             return []
         return [self.cache.path(teacher, view) for teacher in self.teachers for view in self.views]
 
-    def _is_needed(self, teacher: Teacher) -> bool:
+    def _lacking(self, teacher: Teacher) -> int:
+        """Return how many views a teacher has to be run on; without a cache, at least one."""
         cache = self.cache
-        return cache is None or not all(cache.has(teacher, view) for view in self.views)
+        if cache is None:
+            return max(1, len(self.views))
+        return sum(not cache.has(teacher, view) for view in self.views)
 
     def _identity(self, teacher: Teacher) -> str:
         if teacher.digest or self.cache is None:
