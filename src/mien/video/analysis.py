@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 from mien.core.results import Result
 from mien.core.web_address import shown_address
 from mien.video.frames import BrokenVideo, VideoFrame
-from mien.video.live import camera_frames, is_camera, is_stream, stream_frames
+from mien.video.live import (
+    PATIENCE_S,
+    camera_frames,
+    is_camera,
+    is_stream,
+    leads_to_a_file,
+    stream_frames,
+)
 from mien.video.reading import read_video
 from mien.video.smoothing import SMOOTHING_S, Smoother
 from mien.video.times import Window
@@ -59,17 +66,37 @@ def source_of(source: VideoSource) -> str:
     return shown_address(str(source))
 
 
+def is_live(source: VideoSource) -> bool:
+    """Say whether a source goes on by itself: a camera, or a stream that is no file.
+
+    Raises:
+        InputError: if an http(s) address does not answer.
+    """
+    if is_camera(source):
+        return True
+    return is_stream(source) and not leads_to_a_file(str(source))
+
+
 def frames_of(
-    source: VideoSource, window: Window, *, patience_s: float | None = None
+    source: VideoSource,
+    window: Window,
+    *,
+    live: bool | None = None,
+    patience_s: float = PATIENCE_S,
 ) -> Iterator[VideoFrame]:
-    """Return the frames of a file, a stream or a camera; see `read_video`, `mien.video.live`."""
+    """Return the frames of a file, a stream or a camera.
+
+    Args:
+        source: which.
+        window: which part.
+        live: what `is_live` says of it, where that is known.
+        patience_s: how long to try again after a stream is lost.
+    """
+    if not (is_live(source) if live is None else live):
+        return read_video(str(source), window)
     if is_camera(source):
         return camera_frames(int(str(source)), window)
-    if is_stream(source):
-        if patience_s is None:
-            return stream_frames(str(source), window)
-        return stream_frames(str(source), window, patience_s=patience_s)
-    return read_video(str(source), window)
+    return stream_frames(str(source), window, patience_s=patience_s)
 
 
 def follow(

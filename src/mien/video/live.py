@@ -22,7 +22,6 @@ from mien.video.reading import (
     opened,
     picture_stream,
     rate_of,
-    read_video,
     reason_of,
 )
 from mien.video.times import Window
@@ -62,8 +61,7 @@ def stream_frames(
     """Yield the frames of a stream; where it is lost, connect again, waiting longer each time.
 
     Times count from the first frame. While a stream is away its time goes on by the clock, so that
-    the gap shows in the times of the frames. A stream with an end (a file behind an address) is
-    read as a file is.
+    the gap shows in the times of the frames. What `leads_to_a_file` is read as a file is.
 
     Args:
         address: http(s), rtsp, rtmp, srt, udp or tcp.
@@ -77,9 +75,6 @@ def stream_frames(
         BrokenVideo: if it is lost and does not come back.
     """
     window = window or Window()
-    if leads_to_a_file(address):
-        yield from read_video(address, window)
-        return
     connection = _Connection(address, clock)
     name = shown_address(address)
     lost_at: float | None = None

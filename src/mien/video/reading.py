@@ -123,6 +123,8 @@ def opened(source: str | Path, **options: Any) -> Iterator[Any]:
         raise UnreadableImage(
             f"{name}: not a video, or its header is cut off or damaged"
         ) from error
+    except av.error.EOFError as error:
+        raise UnreadableImage(f"{name}: ends before its first frame") from error
     except (av.error.FFmpegError, OSError) as error:
         raise InputError(f"{name}: cannot be opened: {reason_of(error)}") from error
     with container:
@@ -255,13 +257,16 @@ class _Reader:
                 return None
             packets = self._packets()
             first = next(packets, None)
-            if first is None or first.pts is None:
-                return None
-            if first.pts <= target or asked <= 0:
+            stamped = first is not None and first.pts is not None
+            if stamped and (asked <= 0 or (first.is_keyframe and first.pts <= target)):
                 return first, packets
-            # Files are searched by when frames are decoded, which is before they are shown.
+            if asked <= 0:
+                return None
+            # Files are searched by when frames are decoded, which is before they are shown, and
+            # some for any frame.
             earlier = asked - round(_SECONDS_BACK / self._stream.time_base)
-            asked = max(0, earlier if first.dts is None else min(earlier, first.dts - 1))
+            known = stamped and first.dts is not None
+            asked = max(0, min(earlier, first.dts - 1) if known else earlier)
 
     def _packets_before(self, packet: Any) -> int:
         """Return how many packets come before one: by the index if it is whole, else by counting.

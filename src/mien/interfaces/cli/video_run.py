@@ -19,10 +19,10 @@ from mien.interfaces.cli.live_bars import LiveBars
 from mien.interfaces.cli.options import recognizer_options
 from mien.interfaces.cli.output import json_text, note, write_output
 from mien.interfaces.cli.video_text import Sink, episode_table, sink_for
-from mien.video.analysis import Moment, follow, frames_of, source_of
+from mien.video.analysis import Moment, follow, frames_of, is_live, source_of
 from mien.video.episodes import Summary
 from mien.video.history import History
-from mien.video.live import is_camera, is_stream, leads_to_a_file
+from mien.video.live import is_camera, is_stream
 from mien.video.reading import VideoInfo, probe
 from mien.video.smoothing import Smoother
 from mien.video.suffixes import WRITTEN_SUFFIXES
@@ -137,9 +137,7 @@ def _is_video_name(path: Path) -> bool:
 
 def _info(source: str) -> VideoInfo | None:
     """Return what a file's header says; None of what is live."""
-    if is_camera(source) or (is_stream(source) and not leads_to_a_file(source)):
-        return None
-    return probe(source)
+    return None if is_live(source) else probe(source)
 
 
 def _annotated_path(asked: Path, source: str) -> Path:
@@ -170,9 +168,9 @@ def _run_one(state: _Run, source: str) -> None:
                 title = f"camera {source}" if is_camera(source) else name
                 bars = LiveBars(title, state.recognizer.labels)
                 outputs.bars = stack.enter_context(bars)
-            moments = stack.enter_context(closing(_moments(state, source)))
+            moments = stack.enter_context(closing(_moments(state, source, live=info is None)))
             progress = stack.enter_context(_progress(state, info, is_shown=outputs.bars is None))
-            _pass_on(state, moments, outputs, progress, is_live=info is None)
+            _pass_on(state, moments, outputs, progress, live=info is None)
     except InputError as error:
         state.problems.append(str(error))
         model = state.recognizer.model
@@ -180,8 +178,8 @@ def _run_one(state: _Run, source: str) -> None:
     _close(state, name, outputs)
 
 
-def _moments(state: _Run, source: str) -> Generator[Moment, None, None]:
-    frames = frames_of(source, state.window, patience_s=state.args.reconnect)
+def _moments(state: _Run, source: str, *, live: bool) -> Generator[Moment, None, None]:
+    frames = frames_of(source, state.window, live=live, patience_s=state.args.reconnect)
     smoother = Smoother(state.args.smooth)
     name = source_of(source)
     yield from follow(state.recognizer, frames, name, window=state.window, smoother=smoother)
@@ -193,7 +191,7 @@ def _pass_on(
     outputs: _Outputs,
     progress: Progress,
     *,
-    is_live: bool,
+    live: bool,
 ) -> None:
     """Give every moment to every output."""
     last: Result | None = None
@@ -208,7 +206,7 @@ def _pass_on(
             progress.advance()
     except KeyboardInterrupt:
         # What is live has no end of its own: this is how people end it.
-        if not is_live:
+        if not live:
             raise
 
 

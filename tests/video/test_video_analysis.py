@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mien.core.errors import InputError, UsageError
+from mien.core.results import Result
+from mien.inference.recognizer import Recognizer
+from mien.video.analysis import follow
+from mien.video.frames import VideoFrame
+from video_maker import Picture, even_times, write_video
+
+pytest.importorskip("av")
+
+
+def two_people(number: int) -> Picture:
+    """One who walks to the right, and one who is there from the tenth frame to the 24th."""
+    picture = np.full((96, 192, 3), 120, np.uint8)
+    picture[20:52, 8 + 3 * number : 40 + 3 * number] = (220, 30, 30)
+    if 10 <= number < 25:
+        picture[60:92, 150:182] = (200, 60, 60)
+    return picture
+
+
+def blinking(number: int) -> Picture:
+    """Somebody in every second block of five frames."""
+    picture = np.full((96, 128, 3), 120, np.uint8)
+    if number // 5 % 2 == 0:
+        picture[20:60, 20:60] = (220, 30, 30)
+    return picture
+
+
+def test_people_keep_their_numbers(tmp_path: Path, red_recognizer: Recognizer) -> None:
+    path = tmp_path / "two.mp4"
+    write_video(path, even_times(30), draw=two_people)
+    results = list(red_recognizer.analyze_video(path))
+    assert [result.frame for result in results] == list(range(30))
+    assert [result.time_s for result in results] == pytest.approx(even_times(30))
+    for number, result in enumerate(results):
+        ids = [face.track_id for face in result.faces]
+        assert ids == ([0, 1] if 10 <= number < 25 else [0])
+        assert all(face.smoothed is not None for face in result.faces)
+
+
+def test_frames_without_a_face_have_their_result(
+    tmp_path: Path, red_recognizer: Recognizer
+) -> None:
+    path = tmp_path / "blink.mp4"
+    write_video(path, even_times(20), draw=blinking)
+    statuses = [result.status for result in red_recognizer.analyze_video(str(path))]
+    assert statuses == (["ok"] * 5 + ["no_face"] * 5) * 2
+
+
+def test_every_start_and_end_choose_frames(tmp_path: Path, red_recognizer: Recognizer) -> None:
+    path = tmp_path / "blink.mp4"
+    write_video(path, even_times(50), draw=blinking)
+    results = red_recognizer.analyze_video(path, every=0.2, start=0.4, end=1.4)
+    assert [result.frame for result in results] == [10, 15, 20, 25, 30]
+
+
+def test_smoothing_is_a_choice(tmp_path: Path, red_recognizer: Recognizer) -> None:
+    path = tmp_path / "two.mp4"
+    write_video(path, even_times(12), draw=two_people)
+    for smooth_s in (0.0, 1.0):
+        results = list(red_recognizer.analyze_video(path, smooth_s=smooth_s))
+        faces = [face for result in results for face in result.faces if face.smoothed]
+        same = [face.smoothed is not None and face.smoothed.scores == face.scores for face in faces]
+        assert all(same) == (smooth_s == 0)
+
+
+def test_a_broken_video_ends_with_a_result_that_says_so(
+    tmp_path: Path, red_recognizer: Recognizer
+) -> None:
+    path = tmp_path / "cut.mkv"
+    write_video(path, even_times(60), draw=two_people)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    results = list(red_recognizer.analyze_video(path))
+    assert {result.status for result in results[:-1]} == {"ok"}
+    last = results[-1]
+    assert (last.status, last.frame, last.time_s) == ("unreadable", None, results[-2].time_s)
+    assert last.error is not None
+    assert "cut or damaged" in last.error
+
+
+def test_errors_come_with_the_first_frame(tmp_path: Path, red_recognizer: Recognizer) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        next(red_recognizer.analyze_video(tmp_path / "none.mp4"))
+    with pytest.raises(UsageError, match="every"):
+        red_recognizer.analyze_video(tmp_path / "none.mp4", every=-1)
+
+
+def test_a_cut_makes_new_people(red_recognizer: Recognizer) -> None:
+    def frames() -> Iterator[VideoFrame]:
+        for number in range(10):
+            picture = np.full((96, 128, 3), 60 if number < 5 else 230, np.uint8)
+            picture[20:60, 20:60] = (220, 30, 30)
+            yield VideoFrame(number, number / 25, lambda picture=picture: picture)
+
+    found = [moment.result for moment in follow(red_recognizer, frames(), "film")]
+    ids = [result.faces[0].track_id for result in found if result is not None]
+    assert ids == [0] * 5 + [1] * 5
+
+
+def test_one_frame_is_in_memory_at_a_time(red_recognizer: Recognizer) -> None:
+    alive: list[weakref.ref[Picture]] = []
+
+    def frames() -> Iterator[VideoFrame]:
+        for number in range(40):
+            picture = two_people(number % 20)
+            alive.append(weakref.ref(picture))
+            yield VideoFrame(number, number / 25, lambda picture=picture: picture)
+
+    most, results = 0, []
+    for moment in follow(red_recognizer, frames(), "film"):
+        assert isinstance(moment.result, Result)
+        results.append(moment.result)
+        del moment
+        gc.collect()
+        most = max(most, sum(picture() is not None for picture in alive))
+    assert len(results) == 40
+    assert most <= 3
+
+
+@pytest.mark.slow
+def test_the_shared_clip_turns_from_serious_to_happy(shared: Path) -> None:
+    import mien
+
+    results = list(mien.load(threads=1).analyze_video(shared / "photos" / "clip.mp4", every=0.2))
+    assert [result.frame for result in results] == list(range(0, 115, 5))
+    faces = [result.faces[0] for result in results]
+    assert {len(result.faces) for result in results} == {1}
+    assert {face.track_id for face in faces} == {0}
+    smoothed = [face.smoothed.emotion for face in faces if face.smoothed is not None]
+    assert smoothed[-8:] == ["happy"] * 8
+    assert smoothed[0] != "happy"
+    assert sum(one != other for one, other in zip(smoothed, smoothed[1:], strict=False)) == 1

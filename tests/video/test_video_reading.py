@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mien.core.errors import InputError, MissingExtra
+from mien.video.frames import BrokenVideo, VideoFrame
+from mien.video.reading import probe, read_video
+from mien.video.times import Window
+from video_maker import (
+    even_times,
+    number_in,
+    turn_mp4,
+    write_sound,
+    write_video,
+)
+
+pytest.importorskip("av")
+
+UNEVEN = [0.0, 0.02, 0.12, 0.42, 0.46, 0.5, 0.8, 1.3, 1.32, 1.34, 1.4, 1.7, 2.0, 2.04, 2.34, 2.4]
+UNEVEN += [2.5, 2.8, 2.82, 3.1, 3.14, 3.2, 3.5]
+
+
+def _broken(path: Path) -> tuple[list[VideoFrame], BrokenVideo]:
+    frames = []
+    try:
+        for frame in read_video(path):
+            frames.append(frame)  # noqa: PERF402 - what came before the error counts
+    except BrokenVideo as error:
+        return frames, error
+    raise AssertionError("expected the video to be broken")
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+def test_each_frame_has_its_own_time(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"clip{suffix}"
+    write_video(path, UNEVEN)
+    frames = [(frame.number, frame.time_s, number_in(frame.pixels)) for frame in read_video(path)]
+    assert [number for number, _, _ in frames] == list(range(len(UNEVEN)))
+    assert [seen for _, _, seen in frames] == list(range(len(UNEVEN)))
+    assert [time for _, time, _ in frames] == pytest.approx(UNEVEN, abs=1e-3)
+
+
+def test_time_counts_from_the_video_s_start(tmp_path: Path) -> None:
+    path = tmp_path / "late.ts"
+    write_video(path, even_times(10), offset=7.0)
+    assert [frame.time_s for frame in read_video(path)] == pytest.approx(even_times(10), abs=1e-3)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+@pytest.mark.parametrize("start", [0.05, 0.5, 1.31, 1.34, 2.0, 3.5])
+def test_a_start_is_jumped_to_and_frames_keep_their_numbers(
+    tmp_path: Path, suffix: str, start: float
+) -> None:
+    path = tmp_path / f"clip{suffix}"
+    write_video(path, UNEVEN)
+    first = next(number for number, time in enumerate(UNEVEN) if time >= start)
+    frames = list(read_video(path, Window(start)))
+    assert [frame.number for frame in frames] == list(range(first, len(UNEVEN)))
+    assert number_in(frames[0].pixels) == first
+
+
+def test_an_end_is_kept_to(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    write_video(path, even_times(30))
+    frames = list(read_video(path, Window(0.2, 0.4)))
+    assert [frame.number for frame in frames] == [5, 6, 7, 8, 9]
+
+
+def test_a_start_behind_the_end_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    write_video(path, even_times(30))
+    with pytest.raises(InputError, match=r"the start, 9 s, lies behind its end, 1\.20 s"):
+        list(read_video(path, Window(9.0)))
+
+
+@pytest.mark.parametrize("clockwise", [90, 180, 270])
+def test_a_turned_video_comes_upright(tmp_path: Path, clockwise: int) -> None:
+    path = tmp_path / "turned.mp4"
+    write_video(path, even_times(3))
+    stored = next(read_video(path)).pixels.astype(int)
+    turn_mp4(path, clockwise)
+    shown = next(read_video(path)).pixels.astype(int)
+    np.testing.assert_array_equal(shown, np.rot90(stored, -clockwise // 90))
+    info = probe(path)
+    assert (info.height, info.width) == shown.shape[:2]
+
+
+def test_the_header_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    write_video(path, even_times(40), sound=True)
+    info = probe(path)
+    assert (info.width, info.height, info.frames, info.has_sound) == (128, 96, 40, True)
+    assert info.duration_s == pytest.approx(1.6)
+    assert info.rate == pytest.approx(25)
+
+
+@pytest.mark.parametrize("name", ["cut.mkv", "cut.mp4"])
+def test_what_can_be_read_of_a_cut_file_is_read(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    options = {"movflags": "faststart"} if name.endswith("mp4") else {}
+    write_video(path, even_times(60), options=options)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 6 // 10])
+    frames, error = _broken(path)
+    assert 10 < len(frames) < 50
+    assert [number_in(frame.pixels) for frame in frames[:5]] == list(range(5))
+    assert error.time_s == frames[-1].time_s
+    assert "cut or damaged" in str(error)
+    assert "of 2.40 s" in str(error)
+    assert "\n" not in str(error)
+
+
+def test_damage_in_the_middle_costs_its_frames_and_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "bad.mp4"
+    write_video(path, even_times(60), options={"movflags": "faststart"})
+    content = bytearray(path.read_bytes())
+    place = len(content) // 2
+    content[place : place + 1000] = bytes(1000)
+    path.write_bytes(content)
+    frames, error = _broken(path)
+    assert 30 < len(frames) < 60
+    assert frames[-1].time_s == pytest.approx(59 / 25)
+    assert "damaged packets" in str(error)
+
+
+def test_a_whole_file_is_not_called_broken(tmp_path: Path) -> None:
+    for name in ("one.mp4", "two.mkv", "three.ts"):
+        write_video(tmp_path / name, [0.0, 0.9, 1.0], sound=True)
+        assert len(list(read_video(tmp_path / name))) == 3
+
+
+def test_what_is_no_video_is_one_line(tmp_path: Path) -> None:
+    write_sound(tmp_path / "song.m4a")
+    write_video(tmp_path / "cut.mp4", even_times(20))
+    content = (tmp_path / "cut.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(content[: len(content) // 2])
+    (tmp_path / "text.mp4").write_text("hello " * 100)
+    (tmp_path / "empty.mp4").touch()
+    expected = {
+        "song.m4a": "has sound alone: expected a video",
+        "cut.mp4": "its header is cut off or damaged",
+        "text.mp4": "not a video",
+        "empty.mp4": "not a video",
+        "missing.mp4": "no such file",
+        "": "cannot be opened: Is a directory",
+    }
+    for name, text in expected.items():
+        for read in (lambda path: next(read_video(path)), probe):
+            with pytest.raises(InputError) as caught:
+                read(tmp_path / name)
+            assert text in str(caught.value)
+            assert "\n" not in str(caught.value)
+
+
+def test_a_video_without_frames_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "none.mkv"
+    write_video(path, even_times(3))
+    content = path.read_bytes()
+    # Matroska keeps its frames in clusters, which begin with this mark.
+    path.write_bytes(content[: content.index(b"\x1f\x43\xb6\x75")])
+    with pytest.raises(InputError, match="ends before its first frame"):
+        list(read_video(path))
+
+
+def test_a_name_with_a_colon_is_a_file(tmp_path: Path) -> None:
+    write_video(tmp_path / "http:clip.mp4", even_times(3))
+    assert len(list(read_video(tmp_path / "http:clip.mp4"))) == 3
+
+
+def test_without_pyav_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "av", None)
+    with pytest.raises(MissingExtra, match=r"mien\[video\]"):
+        next(read_video(tmp_path / "a.mp4"))

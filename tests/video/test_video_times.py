@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mien.core.errors import UsageError
+from mien.video.times import Window, format_time, parse_time
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("1.5", 1.5), (".5", 0.5), ("1:30", 90), ("0:04.25", 4.25), ("1:02:03.5", 3723.5)],
+)
+def test_times_are_read_as_people_write_them(text: str, seconds: float) -> None:
+    assert parse_time(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1:60", "1:99:00", "1:2:3:4", "nan", "inf", "1e3"])
+def test_other_texts_are_no_times(text: str) -> None:
+    with pytest.raises(UsageError, match="expected a time"):
+        parse_time(text)
+
+
+@given(st.integers(0, 10**8))
+def test_a_written_time_is_read_back(milliseconds: int) -> None:
+    text = format_time(milliseconds / 1000, digits=3)
+    assert parse_time(text) == pytest.approx(milliseconds / 1000)
+
+
+def test_times_are_written_as_players_do() -> None:
+    assert format_time(4.25) == "0:04.2"
+    assert format_time(59.96) == "1:00.0"
+    assert format_time(3723, digits=0) == "1:02:03"
+
+
+@pytest.mark.parametrize(
+    "window", [{"start": -1}, {"start": 2, "end": 2}, {"every": 0}, {"every": float("nan")}]
+)
+def test_an_impossible_window_is_refused(window: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="expected"):
+        Window(**window)
+
+
+def test_a_window_begins_with_its_start_and_ends_before_its_end() -> None:
+    window = Window(1.0, 2.0)
+    assert window.starts_after(0.99)
+    assert not window.starts_after(1.0)
+    assert not window.ends_before(1.99)
+    assert window.ends_before(2.0)
+
+
+@given(st.floats(0.01, 2), st.lists(st.floats(0.001, 0.5), min_size=1, max_size=60))
+def test_one_frame_is_taken_of_each_step_whatever_the_rate(every: float, gaps: list[float]) -> None:
+    window, time, steps = Window(every=every), 0.0, []
+    for gap in gaps:
+        steps.append(window.step(time))
+        time += gap
+    taken = [step for step, last in zip(steps, [None, *steps], strict=False) if step != last]
+    assert taken == sorted(set(taken), key=taken.index)
+    assert set(taken) == set(steps)
+
+
+def test_steps_that_fall_on_frames_are_not_missed_by_rounding() -> None:
+    window = Window(every=0.1)
+    assert [window.step(number / 10) for number in range(50)] == list(range(50))

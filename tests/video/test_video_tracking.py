@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import math
+from itertools import permutations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mien.core.results import Box
+from mien.video.assignment import assign
+from mien.video.tracking import CutFinder, Tracker, memory_for
+
+costs = st.integers(0, 5).flatmap(
+    lambda columns: st.lists(
+        st.lists(
+            st.one_of(st.floats(0, 10), st.just(math.inf)), min_size=columns, max_size=columns
+        ),
+        max_size=5,
+    )
+)
+
+
+def _best(table: list[list[float]]) -> tuple[int, float]:
+    """The most pairs there can be, and the least that so many cost, by trying everything."""
+    rows, columns = len(table), len(table[0]) if table else 0
+    best = (0, 0.0)
+    for chosen in permutations([*range(columns), *[-1] * rows], rows):
+        pairs = [table[row][column] for row, column in enumerate(chosen) if column >= 0]
+        pairs = [cost for cost in pairs if math.isfinite(cost)]
+        best = min(best, (-len(pairs), sum(pairs)))
+    return best
+
+
+@given(costs)
+def test_pairs_are_as_many_and_as_cheap_as_can_be(table: list[list[float]]) -> None:
+    if len(table) * len(table[0] if table else []) > 12:
+        table = [row[:3] for row in table[:4]]
+    pairs = assign(table)
+    assert len({row for row, _ in pairs}) == len({column for _, column in pairs}) == len(pairs)
+    count, cost = _best(table)
+    assert -len(pairs) == count
+    assert sum(table[row][column] for row, column in pairs) == pytest.approx(cost)
+
+
+def test_nobody_is_paired_with_nobody() -> None:
+    assert assign([]) == assign([[], []]) == []
+
+
+def _box(x: float, y: float = 50, side: int = 40) -> Box:
+    return Box(round(x), round(y), side, side)
+
+
+def test_two_who_stay_keep_their_numbers_in_any_order() -> None:
+    tracker = Tracker()
+    assert tracker.update(0.0, [_box(10), _box(200)]) == [0, 1]
+    assert tracker.update(0.04, [_box(202), _box(11)]) == [1, 0]
+
+
+@pytest.mark.parametrize("step", [0.04, 0.1, 0.25])
+def test_two_who_pass_each_other_keep_their_numbers(step: float) -> None:
+    tracker = Tracker()
+    for number in range(round(2 / step)):
+        time = number * step
+        boxes = [_box(20 + 100 * time, 50), _box(220 - 100 * time, 75)]
+        assert tracker.update(time, boxes) == [0, 1]
+
+
+def test_who_is_covered_for_a_moment_keeps_the_number() -> None:
+    tracker = Tracker()
+    for number in range(20):
+        tracker.update(number / 25, [_box(20 + 4 * number)])
+    assert tracker.update(1.1, [_box(20 + 100)]) == [0]
+
+
+def test_who_comes_back_later_is_new() -> None:
+    tracker = Tracker(memory_s=1.0)
+    tracker.update(0.0, [_box(20)])
+    assert tracker.update(1.0, []) == []
+    assert tracker.update(1.01, [_box(20)]) == [1]
+
+
+def test_a_jump_is_somebody_else() -> None:
+    tracker = Tracker()
+    tracker.update(0.0, [_box(20)])
+    assert tracker.update(0.04, [_box(200)]) == [1]
+    assert tracker.update(0.08, [_box(20, side=110)]) == [2]
+
+
+def test_memory_is_long_enough_for_rare_looks() -> None:
+    assert memory_for(None) == memory_for(0.1) == 1.0
+    assert memory_for(5.0) == 10.0
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 300)), max_size=5)))
+def test_no_number_is_given_twice_in_a_frame(frames: list[list[tuple[int, int]]]) -> None:
+    tracker = Tracker()
+    for number, places in enumerate(frames):
+        numbers = tracker.update(number / 10, [_box(x, y) for x, y in places])
+        assert len(set(numbers)) == len(places)
+
+
+def test_a_cut_is_seen_and_a_slow_change_is_not() -> None:
+    dark, light = np.full((90, 160, 3), 30, np.uint8), np.full((90, 160, 3), 200, np.uint8)
+    finder = CutFinder()
+    assert not finder.is_cut(0.0, dark)
+    assert not finder.is_cut(0.04, dark + 10)
+    assert finder.is_cut(0.08, light)
+    assert not finder.is_cut(0.12, light)
+    assert not finder.is_cut(1.5, dark)
