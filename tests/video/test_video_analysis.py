@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,10 @@ from mien.video.frames import VideoFrame
 from video_maker import Picture, even_times, write_video
 
 pytest.importorskip("av")
+
+
+def _giver(picture: Picture) -> Callable[[], Picture]:
+    return lambda: picture
 
 
 def two_people(number: int) -> Picture:
@@ -100,7 +105,7 @@ def test_a_cut_makes_new_people(red_recognizer: Recognizer) -> None:
         for number in range(10):
             picture = np.full((96, 128, 3), 60 if number < 5 else 230, np.uint8)
             picture[20:60, 20:60] = (220, 30, 30)
-            yield VideoFrame(number, number / 25, lambda picture=picture: picture)
+            yield VideoFrame(number, number / 25, _giver(picture))
 
     found = [moment.result for moment in follow(red_recognizer, frames(), "film")]
     ids = [result.faces[0].track_id for result in found if result is not None]
@@ -114,7 +119,7 @@ def test_one_frame_is_in_memory_at_a_time(red_recognizer: Recognizer) -> None:
         for number in range(40):
             picture = two_people(number % 20)
             alive.append(weakref.ref(picture))
-            yield VideoFrame(number, number / 25, lambda picture=picture: picture)
+            yield VideoFrame(number, number / 25, _giver(picture))
 
     most, results = 0, []
     for moment in follow(red_recognizer, frames(), "film"):
@@ -139,4 +144,4 @@ def test_the_shared_clip_turns_from_serious_to_happy(shared: Path) -> None:
     smoothed = [face.smoothed.emotion for face in faces if face.smoothed is not None]
     assert smoothed[-8:] == ["happy"] * 8
     assert smoothed[0] != "happy"
-    assert sum(one != other for one, other in zip(smoothed, smoothed[1:], strict=False)) == 1
+    assert sum(one != other for one, other in pairwise(smoothed)) == 1

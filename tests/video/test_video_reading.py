@@ -27,7 +27,7 @@ def _broken(path: Path) -> tuple[list[VideoFrame], BrokenVideo]:
     frames = []
     try:
         for frame in read_video(path):
-            frames.append(frame)  # noqa: PERF402 - what came before the error counts
+            frames.append(frame)
     except BrokenVideo as error:
         return frames, error
     raise AssertionError("expected the video to be broken")

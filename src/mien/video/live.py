@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from mien.core.errors import InputError
 from mien.core.web_address import shown_address
-from mien.video.extra import load_av
+from mien.video.decoding import Decoder, stamp_of
 from mien.video.frames import BrokenVideo, VideoFrame, decoded_frame
 from mien.video.reading import (
     duration_of,
@@ -35,6 +35,7 @@ _OPEN_TIMEOUT_S = 10.0
 _READ_TIMEOUT_S = 10.0
 _FIRST_WAIT_S = 0.5
 _MOST_WAIT_S = 8.0
+_LEAST_STEP_S = 1e-3
 
 _log = logging.getLogger(__name__)
 
@@ -190,7 +191,6 @@ class _Connection:
 
     def frames(self) -> Generator[VideoFrame, None, None]:
         """Yield the frames of one connection until it ends; raises InputError where it fails."""
-        av = load_av()
         options = {"rtsp_transport": "tcp"} if self.address.lower().startswith("rtsp") else {}
         timeout = (_OPEN_TIMEOUT_S, _READ_TIMEOUT_S)
         with opened(self.address, timeout=timeout, options=options) as container:
@@ -198,18 +198,24 @@ class _Connection:
             stream.thread_type = "AUTO"
             tick = 1.0 / rate_of(stream)
             first: float | None = None
+            stamp: float | None = None
             offset = 0.0
-            try:
-                for decoded in container.decode(stream):
-                    stamp = (self.time_s or 0.0) + tick if decoded.time is None else decoded.time
-                    if first is None:
-                        first, offset = stamp, self._time_now(tick)
-                    time_s = max(offset, offset + stamp - first)
-                    self.time_s, self.heard = time_s, self._clock()
-                    yield decoded_frame(self._number, time_s, decoded, stream)
-                    self._number += 1
-            except (av.error.FFmpegError, OSError) as error:
-                raise InputError(f"{shown_address(self.address)}: {reason_of(error)}") from error
+            decoder = Decoder(container, stream)
+            for decoded in decoder.frames(decoder.packets()):
+                written = stamp_of(decoded, stream)
+                stamp = (stamp or 0.0) + tick if written is None else written
+                if first is None:
+                    first, offset = stamp, self._time_now(tick)
+                # Some streams start their stamps anew on the way: time does not go back.
+                time_s = offset + stamp - first
+                if self.time_s is not None:
+                    time_s = max(time_s, self.time_s + _LEAST_STEP_S)
+                self.time_s, self.heard = time_s, self._clock()
+                yield decoded_frame(self._number, time_s, decoded, stream)
+                self._number += 1
+            if decoder.stopped is not None:
+                reason = reason_of(decoder.stopped)
+                raise InputError(f"{shown_address(self.address)}: {reason}") from decoder.stopped
 
     def _time_now(self, tick: float) -> float:
         """Return the stream's time of a frame that comes now."""

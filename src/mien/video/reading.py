@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 
 from mien.core.errors import InputError, UnreadableImage
 from mien.core.web_address import shown_address
+from mien.video.decoding import Decoder, stamp_of
 from mien.video.extra import load_av
 from mien.video.frames import BrokenVideo, VideoFrame, decoded_frame, turn_of
 from mien.video.rotation import is_sideways
@@ -25,8 +25,6 @@ _FALLBACK_RATE = 25.0
 # A last frame may well be shown a little before the moment that the header calls the end.
 _MISSING_END_S = 0.5
 _SECONDS_BACK = 1
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -187,16 +185,16 @@ class _Reader:
         self._window = window
         self._start = start_of(container)
         self._tick = 1.0 / rate_of(stream)
-        self._errors = 0
+        self._decoder = Decoder(container, stream)
         self._last: float | None = None
 
     def frames(self) -> Iterator[VideoFrame]:
-        packets = self._packets()
+        packets = self._decoder.packets()
         number = -1
         shown = 0
         if self._window.start > 0:
             number, packets = self._sought(packets)
-        for decoded in self._decoded(packets):
+        for decoded in self._decoder.frames(packets):
             number += 1
             time_s = self._time_of(decoded)
             self._last = time_s
@@ -209,30 +207,10 @@ class _Reader:
         self._check_end(number + 1, shown)
 
     def _time_of(self, decoded: Any) -> float:
-        if decoded.pts is None or decoded.time_base is None:
+        stamp = stamp_of(decoded, self._stream)
+        if stamp is None:
             return 0.0 if self._last is None else self._last + self._tick
-        return max(0.0, float(decoded.pts * decoded.time_base) - self._start)
-
-    def _packets(self) -> Iterator[Any]:
-        """Yield the packets; one that cannot be read is counted, and is the end."""
-        av = load_av()
-        try:
-            yield from self._container.demux(self._stream)
-        except (av.error.FFmpegError, OSError) as error:
-            _log.debug("%s: reading stopped: %s", self._name, error)
-            self._errors += 1
-
-    def _decoded(self, packets: Iterator[Any]) -> Iterator[Any]:
-        av = load_av()
-        for packet in packets:
-            self._errors += packet.is_corrupt
-            try:
-                frames = packet.decode()
-            except av.error.FFmpegError as error:
-                _log.debug("%s: a packet cannot be decoded: %s", self._name, error)
-                self._errors += 1
-                continue
-            yield from frames
+        return max(0.0, stamp - self._start)
 
     def _sought(self, packets: Iterator[Any]) -> tuple[int, Iterator[Any]]:
         """Jump to the key frame before the window; return how many frames lie before it, less one.
@@ -255,8 +233,8 @@ class _Reader:
                 self._container.seek(asked, stream=self._stream)
             except (av.error.FFmpegError, OSError):
                 return None
-            packets = self._packets()
-            first = next(packets, None)
+            packets = self._decoder.packets()
+            first: Any = next(packets, None)
             stamped = first is not None and first.pts is not None
             if stamped and (asked <= 0 or (first.is_keyframe and first.pts <= target)):
                 return first, packets
@@ -292,7 +270,8 @@ class _Reader:
         if self._last is None and self._window.start == 0:
             raise InputError(f"{self._name}: no frame of this video can be decoded")
         reached = (self._last or 0.0) + self._tick
-        lost = self._errors > 0
+        damaged = self._decoder.damaged
+        lost = damaged > 0 or self._decoder.stopped is not None
         if expected is not None and self._window.end is not None:
             expected = min(expected, self._window.end)
         if expected is not None:
@@ -307,7 +286,7 @@ class _Reader:
             )
         if lost:
             whole = "" if expected is None else f" of {expected:.2f} s"
-            damage = f", {self._errors} damaged packets" if self._errors else ""
+            damage = f", {damaged} damaged packets" if damaged else ""
             raise BrokenVideo(
                 f"{self._name}: the video is cut or damaged: read {count} frames, "
                 f"up to {reached:.2f} s{whole}{damage}",

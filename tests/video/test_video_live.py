@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import io
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count, pairwise
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from mien.core.errors import InputError
+from mien.video import live
+from mien.video.frames import BrokenVideo, VideoFrame
+from mien.video.live import camera_frames, is_camera, is_stream, leads_to_a_file, stream_frames
+from mien.video.times import Window
+from video_maker import even_times, number_in, write_video
+
+pytest.importorskip("av")
+
+_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: video/mp2t\r\nConnection: close\r\n\r\n"
+
+
+def _stream_bytes(frames: int = 75) -> bytes:
+    content = io.BytesIO()
+    write_video(content, even_times(frames), form="mpegts")
+    return content.getvalue()
+
+
+@contextmanager
+def _serving(*answers: bytes | None) -> Iterator[tuple[str, list[float]]]:
+    """Serve one answer a connection on loopback, then nothing; None refuses that one.
+
+    Gives the address, and a list that grows by one with each connection.
+    """
+    connections: list[float] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.05)
+        ended = threading.Event()
+
+        def serve() -> None:
+            left = list(answers)
+            while not ended.is_set():
+                try:
+                    client, _ = server.accept()
+                except TimeoutError:
+                    continue
+                with client:
+                    connections.append(len(connections))
+                    answer = left.pop(0) if left else None
+                    if answer is not None:
+                        client.settimeout(5)
+                        client.recv(4096)
+                        try:
+                            client.sendall(_HEAD + answer)
+                        except OSError:  # the other side has seen enough
+                            continue
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.getsockname()[1]}/live.ts", connections
+        finally:
+            ended.set()
+            thread.join()
+
+
+class _Clock:
+    """A clock that goes on while somebody sleeps, and a little whenever it is looked at."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        self.now += 1e-4
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+
+def _read(address: str, clock: _Clock, *, patience_s: float = 30.0) -> Iterator[VideoFrame]:
+    return stream_frames(address, clock=clock, sleep=clock.sleep, patience_s=patience_s)
+
+
+def test_a_cut_stream_is_taken_up_again_and_the_gap_shows(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    content, clock = _stream_bytes(), _Clock()
+    half = content[: len(content) // 2]
+    frames, error = [], None
+    with (
+        caplog.at_level(logging.WARNING, "mien"),
+        _serving(half, None, None, content) as (address, connections),
+    ):
+        try:
+            for frame in _read(address, clock, patience_s=5.0):
+                frames.append((frame.number, frame.time_s, number_in(frame.pixels)))
+        except BrokenVideo as broken:
+            error = broken
+    assert len(connections) > 4
+    numbers, times, seen = zip(*frames, strict=True)
+    assert list(numbers) == list(range(len(frames)))
+    assert all(one < other for one, other in pairwise(times))
+    again = seen.index(0, 1)  # the second time that the first picture comes
+    assert 20 < again < 70
+    assert len(frames) == again + 75
+    # Three waits of 0.5, 1 and 2 seconds lie between; within a connection, 1/25 of a second does.
+    assert times[again] - times[again - 1] == pytest.approx(3.5, abs=0.1)
+    assert times[-1] - times[again] == pytest.approx(74 / 25, abs=0.01)
+    assert clock.slept[:3] == [0.5, 1.0, 2.0]
+    told = [record.getMessage() for record in caplog.records]
+    assert "connecting again" in told[0]
+    assert "back after 3.5 s" in told[1]
+    assert error is not None
+    assert "not back within 5 s" in str(error)
+    assert error.time_s == times[-1]
+
+
+def test_waits_grow_to_a_limit_and_end_with_patience() -> None:
+    clock = _Clock()
+    with _serving(_stream_bytes(30)) as (address, _), pytest.raises(BrokenVideo):
+        list(_read(address, clock, patience_s=30.0))
+    assert clock.slept == [0.5, 1.0, 2.0, 4.0, 8.0, 8.0]
+
+
+def test_a_stream_that_never_was_there_is_an_error_at_once() -> None:
+    clock = _Clock()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(InputError, match="cannot be opened: Connection refused") as caught:
+        next(_read(f"rtsp://user:secret@127.0.0.1:{port}/live", clock))
+    assert "secret" not in str(caught.value)
+    assert clock.slept == []
+
+
+def test_a_window_ends_a_stream() -> None:
+    clock = _Clock()
+    with _serving(_stream_bytes()) as (address, _):
+        frames = list(stream_frames(address, Window(0.5, 1.0), clock=clock, sleep=clock.sleep))
+    assert [frame.number for frame in frames] == list(range(13, 25))
+
+
+def test_what_has_no_length_goes_on_by_itself() -> None:
+    with _serving(_stream_bytes()) as (address, _):
+        assert not leads_to_a_file(address)
+    assert not leads_to_a_file("rtsp://127.0.0.1/live")
+
+
+def test_words_are_told_apart() -> None:
+    assert is_camera(0)
+    assert is_camera("1")
+    assert not is_camera("clip.mp4")
+    assert is_stream("rtsp://host/live")
+    assert is_stream("https://host/clip.mp4")
+    assert not is_stream("clip.mp4")
+    assert not is_stream("file:///clip.mp4")
+
+
+def test_a_camera_that_is_not_there_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(InputError, match="camera 97: there is none with this number"):
+        next(camera_frames(97))
+    assert capfd.readouterr() == ("", "")
+
+
+class _Camera:
+    """Stands for OpenCV's: blue pictures, until it is pulled out."""
+
+    released = 0
+
+    def __init__(self, _: int) -> None:
+        self._left = 5
+
+    def isOpened(self) -> bool:  # noqa: N802 - OpenCV's name
+        return True
+
+    def read(self) -> tuple[bool, npt.NDArray[np.uint8] | None]:
+        self._left -= 1
+        blue = np.zeros((48, 64, 3), np.uint8)
+        blue[..., 0] = 255
+        return (True, blue) if self._left >= 0 else (False, None)
+
+    def release(self) -> None:
+        _Camera.released += 1
+
+
+def test_a_camera_s_pictures_come_in_rgb_with_their_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cv2, "VideoCapture", _Camera)
+    before, ticks = _Camera.released, count(100)
+    seen = camera_frames(0, clock=lambda: next(ticks) / 10)
+    frames = [next(seen) for _ in range(5)]
+    with pytest.raises(BrokenVideo, match=r"camera 0: lost after"):
+        next(seen)
+    assert [frame.number for frame in frames] == list(range(5))
+    assert frames[0].time_s < 0.25
+    steps = [b.time_s - a.time_s for a, b in pairwise(frames)]
+    assert steps == pytest.approx([0.1] * 4)
+    assert frames[0].pixels[0, 0].tolist() == [0, 0, 255]
+    assert _Camera.released == before + 1
+
+
+def test_opencv_is_as_talkative_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    level = cv2.utils.logging.getLogLevel()
+    with pytest.raises(InputError):
+        next(camera_frames(97))
+    assert cv2.utils.logging.getLogLevel() == level
+    assert live.PATIENCE_S == 30.0
