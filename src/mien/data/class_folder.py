@@ -216,14 +216,9 @@ def hold_out(split: Split, *, fraction: float, seed: int) -> tuple[Split, Split]
     held = np.array([file in chosen for file in split.files], np.bool_)
     trained = {image.tobytes() for image in split.images[~held]}
     held &= np.array([image.tobytes() not in trained for image in split.images], np.bool_)
-    return _named(split.take(~held), "train"), _named(split.take(held), "val", skipped=())
-
-
-def _named(split: Split, name: str, *, skipped: tuple[Skipped, ...] | None = None) -> Split:
-    kept = split.skipped if skipped is None else skipped
-    return Split(name, split.images, split.labels, split.files, kept, (), split.classes)
+    return as_split(split.take(~held), "train"), as_split(split.take(held), "val")
 
 
 def as_split(split: Split, name: str) -> Split:
-    """Return the same images as a split of another name."""
-    return _named(split, name)
+    """Return the same images as a split of another name, and no word of what was skipped."""
+    return Split(name, split.images, split.labels, split.files, (), (), split.classes)

@@ -116,11 +116,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
         MissingExtra: on Python 3.10 without tomli.
     """
     tables = read_tables(path)
-    for override in overrides:
-        section, key, value = _parse_override(override)
-        table = tables.setdefault(section, {})
-        if isinstance(table, dict):
-            table[key] = value
+    override_tables(tables, overrides)
     try:
         return config_from_tables(tables)
     except UsageError as error:
@@ -142,6 +138,15 @@ def read_tables(path: Path | str) -> dict[str, Any]:
         raise
     except ValueError as error:
         raise UsageError(f"{path} is not valid TOML: {error}") from error
+
+
+def override_tables(tables: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Change nested tables in place by ``section.key=value``s; raises as `load_config`."""
+    for override in overrides:
+        section, key, value = _parse_override(override)
+        table = tables.setdefault(section, {})
+        if isinstance(table, dict):
+            table[key] = value
 
 
 def config_from_tables(tables: Mapping[str, Any]) -> Config:

@@ -248,7 +248,7 @@ def _recipe(config: Config) -> dict[str, Any]:
 
 def _provenance(run: RunFolder) -> dict[str, Any]:
     """Return the manifest's ``data``, ``metrics`` and ``versions`` from the run's records."""
-    environment = _read_json(run.environment)
+    environment = read_json(run.environment)
     versions = {
         key: environment[key] for key in ("python", "commit") if environment.get(key) is not None
     }
@@ -261,7 +261,7 @@ def _provenance(run: RunFolder) -> dict[str, Any]:
 
 def _validation_figures(run: RunFolder) -> dict[str, float]:
     """Return the best epoch's figures: of the summary, or of the history while a run goes on."""
-    best: Mapping[str, Any] = _read_json(run.summary).get("best", {})
+    best: Mapping[str, Any] = read_json(run.summary).get("best", {})
     if not best and run.history.is_file():
         with run.history.open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -272,7 +272,8 @@ def _validation_figures(run: RunFolder) -> dict[str, float]:
     }
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what a run's JSON file holds, {} if there is none; raises InputError if damaged."""
     if not path.is_file():
         return {}
     try:

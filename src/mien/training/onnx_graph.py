@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -231,7 +231,15 @@ def load_onnx_weights(path: Path, model: Any) -> None:
         ModelError: as `read_weights`, and if names or shapes differ; the first is named.
         MissingExtra: if onnx is not installed.
     """
-    weights = read_weights(path)
+    fill_network(model, read_weights(path), where=str(path))
+
+
+def fill_network(model: Any, weights: Mapping[str, Array], *, where: str) -> None:
+    """Fill a Keras network with weights as `read_weights` gives them, which come from ``where``.
+
+    Raises:
+        ModelError: if names or shapes differ; then the network is left as it was.
+    """
     names = layer_names(model)
     targets = {
         f"{names[id(layer)]}/{variable.name}": variable
@@ -241,12 +249,12 @@ def load_onnx_weights(path: Path, model: Any) -> None:
     }
     lacking = sorted(targets.keys() - weights.keys()) or sorted(weights.keys() - targets.keys())
     if lacking:
-        where = path if lacking[0] in targets else "the network"
-        raise ModelError(f"{path} is of another architecture: {where} has no {lacking[0]}")
+        lacks = where if lacking[0] in targets else "the network"
+        raise ModelError(f"{where} is of another architecture: {lacks} has no {lacking[0]}")
     for name, variable in targets.items():
         if tuple(variable.shape) != weights[name].shape:
             raise ModelError(
-                f"{path} is of another architecture: {name} has shape {weights[name].shape}, "
+                f"{where} is of another architecture: {name} has shape {weights[name].shape}, "
                 f"expected {tuple(variable.shape)}"
             )
     for name, variable in targets.items():

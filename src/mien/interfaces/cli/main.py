@@ -26,6 +26,7 @@ COMMANDS: tuple[str, ...] = (
     "predict",
     "data",
     "train",
+    "finetune",
     "evaluate",
     "export",
     "sample",

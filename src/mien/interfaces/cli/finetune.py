@@ -1,0 +1,314 @@
+"""``mien finetune``: the released model, trained on for one's own classes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
+from mien.interfaces.cli.faces_in import face_finder
+from mien.interfaces.cli.output import json_text, note, write_stdout
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mien.data.dataset import Skipped, Split
+    from mien.evaluation.comparison import Comparison
+    from mien.training.run_folder import RunFolder
+
+OUTPUTS = Path("outputs")
+
+CALIBRATION_IMAGES = 100
+"""Held-out images from which on temperature and thresholds are fitted: fewer tell nothing."""
+
+_SHOWN = 10
+_EPILOG = """\
+FOLDER/CLASS/IMAGE or FOLDER/train|val|test/CLASS/IMAGE, classes with any names. Without val, a
+fifth of each class is held out. Figures are on test if there is one, else on what is held out.
+"""
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "finetune",
+        help="train the released model on for your own classes",
+        description="Train a model on for the classes of a folder, show its confusion matrix "
+        "before and after, and export it.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("images", nargs="?", type=Path, metavar="FOLDER", help="one folder a class")
+    parser.add_argument(
+        "--run",
+        dest="folder",
+        type=Path,
+        metavar="DIR",
+        help="folder of the new run (default: outputs/FOLDER-DATE-TIME)",
+    )
+    parser.add_argument(
+        "--resume", type=Path, metavar="DIR", help="go on with a run that was interrupted"
+    )
+    parser.add_argument(
+        "--model", help="a bundled model's name, or a model's folder (mien-b0)", metavar="MODEL"
+    )
+    parser.add_argument(
+        "--map",
+        metavar="MAP",
+        help="rename or merge classes: a=b,c=d or a file of such lines; a= leaves a out",
+    )
+    parser.add_argument(
+        "--detector",
+        help="find the largest face of each photo with auto, yunet, libface or haar "
+        "(default: none, the images are face crops)",
+    )
+    parser.add_argument(
+        "--epochs", type=int, metavar="N", help="of the second phase (default: by the images)"
+    )
+    parser.add_argument(
+        "--val-fraction",
+        type=float,
+        metavar="SHARE",
+        help="of each class, to hold out where there is no val (default: 0.2)",
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="of every choice (default: 0)")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads (all cores)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="change a key of the recipe, as training.learning_rate=1e-4 (may be given again)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from mien.evaluation.extra import require_train_extra
+
+    _check(args)
+    needed = ("keras", "onnx", "sklearn", "matplotlib", "seaborn")
+    require_train_extra(*needed, needed_for="mien finetune")
+    try:
+        run = _go_on(args) if args.resume else _start(args)
+    except KeyboardInterrupt as stop:
+        if not stop.args:
+            raise
+        # The trainer says what is saved and how to go on, with its own command.
+        text = str(stop).replace("mien train --resume", "mien finetune --resume")
+        sys.stderr.write(f"mien: {text}\n")
+        return EXIT_INTERRUPTED
+    done = _finish(run, quiet=args.quiet)
+    write_stdout(json_text(done.to_dict()) + "\n" if args.json else done.to_text())
+    return EXIT_DONE
+
+
+def _check(args: argparse.Namespace) -> None:
+    if (args.images is None) == (args.resume is None):
+        raise UsageError("expected a FOLDER of classes, or --resume RUN")
+    names = ("folder", "model", "map", "detector", "epochs", "val_fraction", "seed", "threads")
+    given = [name for name in (*names, "set") if getattr(args, name) not in (None, [])]
+    if args.resume is not None and given:
+        word = "run" if given[0] == "folder" else given[0].replace("_", "-")
+        raise UsageError(f"--resume goes on with the run's own choices: leave out --{word}")
+    if args.val_fraction is not None and not 0 < args.val_fraction < 1:
+        raise UsageError(f"expected --val-fraction between 0 and 1, got {args.val_fraction}")
+    if args.epochs is not None and args.epochs < 0:
+        raise UsageError(f"expected --epochs of 0 or more, got {args.epochs}")
+    if args.threads is not None and args.threads < 1:
+        raise UsageError(f"expected --threads of 1 or more, got {args.threads}")
+
+
+# ---------------------------------------------------------------- training
+def _start(args: argparse.Namespace) -> RunFolder:
+    from mien.data.class_folder import list_class_folder
+    from mien.data.class_names import meanings_of, named_classes, parse_map
+    from mien.evaluation.exported import find_exported
+    from mien.training.finetune import FinetuneOptions, finetune
+    from mien.training.run_folder import new_run
+
+    folder = args.folder or OUTPUTS / f"{args.images.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    new_run(folder)  # so that a run that is there is found before minutes of detection
+    listed = list_class_folder(args.images)
+    named = named_classes(listed.classes, parse_map(args.map) if args.map is not None else {})
+    splits, skipped = _load(args, listed, named)
+    _tell_skipped([*listed.skipped, *skipped], quiet=args.quiet)
+    model, _ = find_exported(args.model or "mien-b0")
+    options = FinetuneOptions(
+        epochs=args.epochs,
+        seed=args.seed or 0,
+        threads=args.threads or 0,
+        overrides=tuple(args.set),
+    )
+    notes = {"source": args.images.name, "detector": args.detector or "none", "map": args.map}
+    return finetune(
+        splits,
+        folder,
+        model=model,
+        meanings=meanings_of(named),
+        notes=notes,
+        options=options,
+        quiet=args.quiet,
+    )
+
+
+def _load(
+    args: argparse.Namespace, listed: Any, named: Mapping[str, str]
+) -> tuple[dict[str, Split], list[Skipped]]:
+    """Return train, val and, where there is one, test; and what could not be read."""
+    from mien.core.errors import DataError
+    from mien.data.class_folder import WHOLE, as_split, crop_face, hold_out, read_class_folder
+
+    if not listed.splits:
+        raise DataError(f"no images in the class folders of {args.images}")
+    source = WHOLE if WHOLE in listed.splits else "train"
+    if source not in listed.splits:
+        raise DataError(f"{args.images} has no images to train on: expected train/CLASS/IMAGE")
+    loaded = read_class_folder(
+        listed,
+        splits=listed.splits,
+        classes=named,
+        face_of=face_finder(args.detector) or crop_face,
+        quiet=args.quiet,
+    )
+    skipped = [one for split in loaded.values() for one in split.skipped]
+    loaded = {name: as_split(split, name) for name, split in loaded.items()}
+    train = loaded.pop(source)
+    fraction = 0.2 if args.val_fraction is None else args.val_fraction
+    if "val" in loaded:
+        splits = {"train": as_split(train, "train"), **loaded}
+    else:
+        parts = hold_out(train, fraction=fraction, seed=args.seed or 0)
+        splits = {"train": parts[0], "val": parts[1], **loaded}
+    _warn_of_copies(splits, quiet=args.quiet)
+    return splits, skipped
+
+
+def _tell_skipped(skipped: Sequence[Skipped], *, quiet: bool) -> None:
+    for one in skipped[:_SHOWN]:
+        note(f"skipped {one.file}: {one.reason}", quiet=quiet)
+    if len(skipped) > _SHOWN:
+        note(f"skipped {len(skipped) - _SHOWN} more files", quiet=quiet)
+
+
+def _warn_of_copies(splits: Mapping[str, Split], *, quiet: bool) -> None:
+    from mien.data.dataset import clean_mask
+
+    for name in ("val", "test"):
+        if name in splits:
+            copies = ~clean_mask(splits[name], splits["train"])
+            if copies.any():
+                first = splits[name].files[int(copies.argmax())]
+                note(
+                    f"{copies.sum()} images of {name} are in train too, the first: {first}; "
+                    f"figures on {name} will be too good",
+                    quiet=quiet,
+                )
+
+
+def _go_on(args: argparse.Namespace) -> RunFolder:
+    from mien.training.finetune import resume_finetune
+
+    return resume_finetune(args.resume, quiet=args.quiet)
+
+
+# ---------------------------------------------------------------- what came of it
+@dataclass(frozen=True)
+class _Done:
+    """A finished fine-tuning."""
+
+    run: RunFolder
+    model: Path
+    counts: Mapping[str, Mapping[str, int]]
+    compared: Comparison
+    calibration: Mapping[str, Any] | None
+    summary: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "run": str(self.run.path),
+            "model": str(self.model),
+            "images": {name: dict(counts) for name, counts in self.counts.items()},
+            "comparison": self.compared.to_dict(),
+            "calibration": self.calibration,
+            "summary": dict(self.summary),
+        }
+
+    def to_text(self) -> str:
+        from mien.core.progress import format_duration
+        from mien.evaluation.comparison import comparison_text
+
+        images = [
+            f"{name} {sum(counts.values()):,}" for name, counts in self.counts.items() if counts
+        ]
+        rows = [
+            ("run", str(self.run.path)),
+            ("images", ", ".join(images)),
+            ("time", format_duration(self.summary["seconds"])),
+            ("best epoch", f"{self.summary['best']['epoch']} of {self.summary['epochs']}"),
+            ("calibrated", _calibrated(self.calibration)),
+            ("measured on", _measured(self.compared.split)),
+        ]
+        facts = "\n".join(f"{name:<12} {value}" for name, value in rows)
+        report = self.run.path / "report" / "before_after.md"
+        return (
+            f"{facts}\n\n{comparison_text(self.compared)}\n"
+            f"report: {report}\nnext: mien predict --model {self.model} IMAGE\n"
+        )
+
+
+def _calibrated(calibration: Mapping[str, Any] | None) -> str:
+    if calibration is None:
+        return f"no, fewer than {CALIBRATION_IMAGES} images are held out"
+    before, after = calibration["error_before"], calibration["error_after"]
+    return (
+        f"on {calibration['images']:,} images of val, error {before:.1%} before, {after:.1%} after"
+    )
+
+
+def _measured(split: str) -> str:
+    if split == "test":
+        return "test"
+    return "val, which chose the best epoch too: expect a little less of other images"
+
+
+def _finish(run: RunFolder, *, quiet: bool) -> _Done:
+    """Export, calibrate, compare with the model before, and write the reports."""
+    from mien.data.array_cache import load
+    from mien.evaluation.comparison import compare, write_comparison
+    from mien.evaluation.evaluating import evaluate_model
+    from mien.evaluation.report_folder import read_history, write_report
+    from mien.evaluation.temperature import calibrate_model
+    from mien.inference.classifier import Classifier
+    from mien.training.finetune import FACES, export_finetuned, read_notes
+
+    notes = read_notes(run.path)
+    splits = load(run.path / FACES)
+    folder = export_finetuned(run)
+    val = splits["val"]
+    calibration = None
+    if len(val) >= CALIBRATION_IMAGES:
+        calibration = calibrate_model(folder, val.images, val.labels, split="val", quiet=quiet)
+    new = Classifier.open(folder, labels=None)
+    old = Classifier.open(notes["model"], labels=None)
+    measured = splits["test"] if len(splits.get("test", ())) else val
+    compared = compare(old, new, measured, meanings=notes["classes"], quiet=quiet)
+    report_folder = run.path / "report"
+    report, samples = evaluate_model(new, measured, quiet=quiet)
+    report = replace(report, data=str(notes.get("source", "")), command=f"mien finetune {run.name}")
+    write_report(report, report_folder, samples=samples, history=read_history(run.history))
+    write_comparison(compared, report_folder)
+    return _Done(
+        run=run,
+        model=folder,
+        counts={name: split.class_counts() for name, split in splits.items()},
+        compared=compared,
+        calibration=calibration,
+        summary=json.loads(run.summary.read_text(encoding="utf-8")),
+    )

@@ -1,0 +1,296 @@
+"""From the released model to a network for one's own classes, by the trainer that made it.
+
+The model's ONNX file holds every weight under its Keras name, so the network is rebuilt from it;
+only the last layer is new, and begins as what the model knows of the classes. What follows is a run
+like any other: the head's phase, then the last blocks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mien.core.errors import DataError, InputError, ModelError, OutputError
+from mien.core.manifest import Manifest, find_model, load_manifest, write_manifest
+from mien.data import array_cache
+from mien.data.class_names import label_for
+from mien.data.dataset import Split
+from mien.training import run_folder
+from mien.training.backend import check_installed, prepare_backend
+from mien.training.config import Config, config_from_tables, override_tables
+from mien.training.export import export_run, read_json
+from mien.training.model import block_names, build_model
+from mien.training.onnx_graph import fill_network, read_weights
+from mien.training.run_folder import RunFolder
+from mien.training.settings import ModelSettings, TrainingSettings
+from mien.training.trainer import resume, train
+
+FACES = "faces.npz"
+START = "start.keras"
+NOTES = "finetune.json"
+
+LEAST_IMAGES = 4
+"""Images that every class must have: one to hold out and three to learn from."""
+
+_LOGITS = "logits"
+
+
+@dataclass(frozen=True)
+class FinetuneOptions:
+    """What can be chosen about a fine-tuning.
+
+    Attributes:
+        epochs: of the second phase, as many as fit the number of images unless given.
+        seed: of weights, order and augmentation.
+        threads: CPU threads, 0 for all.
+        overrides: ``section.key=value`` each, as of ``mien train --set``.
+    """
+
+    epochs: int | None = None
+    seed: int = 0
+    threads: int = 0
+    overrides: tuple[str, ...] = ()
+
+
+# ---------------------------------------------------------------- the run
+def finetune(
+    splits: Mapping[str, Split],
+    folder: Path,
+    *,
+    model: str | Path,
+    meanings: Mapping[str, Sequence[str]] | None = None,
+    notes: Mapping[str, Any] | None = None,
+    options: FinetuneOptions | None = None,
+    quiet: bool = False,
+) -> RunFolder:
+    """Train a model on one's own classes and leave a run in a folder, with its faces.
+
+    Args:
+        splits: "train" and "val", and "test" if there is one; see `mien.data.class_folder`.
+        folder: where; must not hold a run yet.
+        model: what to start from: a bundled model's name or a model's folder.
+        meanings: of which classes each class was made (see `mien.data.class_names.label_for`).
+        notes: what to keep with the run, in ``finetune.json``, values as of JSON.
+        options: what else can be chosen.
+        quiet: draw no progress and print no epochs.
+
+    Raises:
+        DataError: if there are fewer than two classes, or one has too few images.
+        ModelError: if the model is missing or cannot be trained on.
+        UsageError, MissingExtra, OutputError, TrainingStopped: as `mien.training.trainer.train`.
+    """
+    run = run_folder.new_run(folder)
+    chosen = options or FinetuneOptions()
+    check_classes(splits["train"], splits["val"])
+    base = find_model(model)
+    manifest = load_manifest(base, labels=None)
+    plan = TrainingSettings(seed=chosen.seed, threads=chosen.threads)
+    check_installed(plan)
+    prepare_backend(plan)
+    labels = splits["train"].classes
+    network = starting_network(base, manifest, labels, meanings or {})
+    config = finetune_recipe(
+        manifest,
+        splits["train"],
+        run=run.path,
+        blocks=len(block_names(network)),
+        options=chosen,
+    )
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make {run.path}: {error.strerror}") from error
+    array_cache.save(run.path / FACES, splits)
+    with run_folder.saving(run.path / START) as temporary:
+        network.save(temporary)
+    kept = {
+        **(notes or {}),
+        "classes": {name: list(parts) for name, parts in (meanings or {}).items()},
+        "started_from": manifest.info.to_dict(),
+        "model": str(model),
+    }
+    run_folder.write_json(run.path / NOTES, kept)
+    return train(config, run.path, quiet=quiet)
+
+
+def resume_finetune(folder: Path, *, quiet: bool = False) -> RunFolder:
+    """Go on with an interrupted fine-tuning; raises as `mien.training.trainer.resume`.
+
+    Raises:
+        InputError: if the folder holds no fine-tuning.
+    """
+    read_notes(folder)
+    return resume(folder, quiet=quiet)
+
+
+def read_notes(folder: Path) -> dict[str, Any]:
+    """Return what `finetune` kept with a run; raises InputError if it is no fine-tuning."""
+    path = folder / NOTES
+    if not path.is_file():
+        raise InputError(
+            f"{folder} is not a fine-tuning: expected {NOTES} in it, as mien finetune leaves"
+        )
+    return read_json(path)
+
+
+def export_finetuned(run: RunFolder) -> Path:
+    """Export a fine-tuned run with what its classes mean and started from; as `export_run`."""
+    notes = read_notes(run.path)
+    folder = export_run(run.path)
+    manifest = load_manifest(folder, labels=None)
+    told: dict[str, Any] = {key: notes[key] for key in ("classes", "started_from") if key in notes}
+    write_manifest(folder, dataclasses.replace(manifest, data={**manifest.data, **told}))
+    return folder
+
+
+def check_classes(train: Split, val: Split) -> None:
+    """Raise DataError unless there are two classes or more, each with images enough."""
+    counts = train.class_counts()
+    if len(counts) < 2:
+        raise DataError(
+            f"expected two classes or more, got {', '.join(counts) or 'none'}: "
+            "put the images of each class into a folder of its own"
+        )
+    held = val.class_counts()
+    for name, count in counts.items():
+        if count + held[name] < LEAST_IMAGES or count < 2:
+            raise DataError(
+                f"class {name!r} has {count + held[name]} images that can be used: expected at "
+                f"least {LEAST_IMAGES}; add some, or leave it out or merge it with --map "
+                f'"{name}=" or "{name}=OTHER"'
+            )
+    if len(val) == 0:
+        raise DataError(
+            "no image is left to validate on: expected val/CLASS/IMAGE, or images that differ"
+        )
+
+
+# ---------------------------------------------------------------- the recipe
+def finetune_recipe(
+    manifest: Manifest, train: Split, *, run: Path, blocks: int, options: FinetuneOptions
+) -> Config:
+    """Return a recipe that fits the number of images: minutes on a CPU for 50 to 5,000.
+
+    Args:
+        manifest: of the model that is started from.
+        train: the images.
+        run: the run's folder.
+        blocks: how many blocks the backbone has.
+        options: what can be chosen.
+
+    Raises:
+        UsageError: if an override is not of the recipe.
+    """
+    count = len(train)
+    batch = 32 if count >= 256 else 16 if count >= 64 else min(8, count)
+    steps = max(1, count // batch)
+    epochs = _within(round(16000 / count), 6, 20) if options.epochs is None else options.epochs
+    model = dataclasses.asdict(model_settings(manifest))
+    tables: dict[str, Any] = {
+        "data": {"source": str(run / FACES), "labels": list(train.classes)},
+        "model": {**model, "weights": str(run / START)},
+        "augmentation": {
+            "rotation": 9.0,
+            "shift": 0.07,
+            "scale": 0.1,
+            "brightness": 0.12,
+            "contrast": 0.35,
+            "blur": 0.08,
+            "erasing": 0.1,
+        },
+        "training": {
+            "seed": options.seed,
+            "threads": options.threads,
+            "batch_size": batch,
+            "head_epochs": _within(round(8000 / count), 2, 8),
+            "head_learning_rate": 1e-3,
+            "epochs": epochs,
+            "fine_tune_blocks": min(4, blocks) if blocks else -1,
+            "learning_rate": 3e-4,
+            "warmup_epochs": 0.5,
+            "weight_decay": 0.05,
+            "label_smoothing": 0.05,
+            "early_stopping": 8,
+            "class_weights": True,
+            "class_weight_power": 0.5,
+            # About a quarter of a phase: with few steps, a longer memory would keep the start.
+            "ema": round(min(0.998, 1 - 4 / max(8, steps * max(1, epochs))), 4),
+        },
+    }
+    override_tables(tables, options.overrides)
+    return config_from_tables(tables)
+
+
+def model_settings(manifest: Manifest) -> ModelSettings:
+    """Return the architecture of an exported model, at the input size that it ended with.
+
+    Raises:
+        ModelError: if its manifest does not tell.
+    """
+    recipe = manifest.config.get("model")
+    if not isinstance(recipe, Mapping):
+        raise ModelError(
+            f"the manifest of {manifest.name} does not tell its architecture: "
+            "expected a model of mien export"
+        )
+    known = {item.name for item in dataclasses.fields(ModelSettings)}
+    table = {key: value for key, value in recipe.items() if key in known}
+    size = manifest.metrics.get("validation", {}).get("size", table.get("input_size"))
+    return config_from_tables({"model": {**table, "weights": "none", "input_size": size}}).model
+
+
+def _within(value: int, low: int, high: int) -> int:
+    return max(low, min(high, value))
+
+
+# ---------------------------------------------------------------- the network to start from
+def starting_network(
+    base: Path,
+    manifest: Manifest,
+    labels: Sequence[str],
+    meanings: Mapping[str, Sequence[str]],
+) -> Any:
+    """Rebuild a model as a Keras network whose outputs are one's own classes.
+
+    The last layer's weights of a class are the means of those of the labels that it is made of;
+    of a class that the model does not know, the means of all.
+
+    Args:
+        base: the model's folder.
+        manifest: its manifest.
+        labels: one's own classes, in order.
+        meanings: of which classes they were made.
+
+    Raises:
+        ModelError: if the model is damaged or of another architecture than it says.
+    """
+    settings = model_settings(manifest)
+    weights = read_weights(base / manifest.file.name)
+    columns = _columns(manifest.labels, labels, meanings)
+    for part in ("kernel", "bias"):
+        name = f"{_LOGITS}/{part}"
+        if name not in weights:
+            raise ModelError(f"{base} has no weights {name}: expected a model of mien export")
+        weights[name] = np.stack(
+            [weights[name][..., places].mean(axis=-1) for places in columns], axis=-1
+        )
+    network = build_model(settings, size=settings.input_size, initialise=False, classes=len(labels))
+    fill_network(network, weights, where=str(base))
+    return network
+
+
+def _columns(
+    known: Sequence[str], labels: Sequence[str], meanings: Mapping[str, Sequence[str]]
+) -> list[list[int]]:
+    """Return for each class the places of the model's labels that it is made of, else all."""
+    owners = [label_for(label, labels, meanings) for label in known]
+    everything = list(range(len(known)))
+    return [
+        [place for place, owner in enumerate(owners) if owner == label] or everything
+        for label in labels
+    ]
