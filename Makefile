@@ -4,6 +4,14 @@ VENV ?= .venv
 # What `make lock UPGRADE=1` passes on: newest versions instead of the ones that are locked.
 UPGRADE ?=
 
+# The GPU kit (docs/gpu.md): what is packed, how large at most, where; where it works and leaves results.
+DATA ?= archive
+VOTES ?=
+PACK_MB ?= 60
+PACK ?= $(if $(wildcard faces.pack.npz),.,build/gpu-pack)
+WORK ?= build/gpu-work
+OUT ?=
+
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 COMPILE := $(RUN) -m uv pip compile --quiet --universal --generate-hashes --python-version 3.10 \
@@ -12,10 +20,10 @@ COMPILE := $(RUN) -m uv pip compile --quiet --universal --generate-hashes --pyth
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo dev test lint format lock clean
+.PHONY: help demo dev test lint format lock clean pack-gpu train-gpu
 
 help: ## show the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/.core ## install what reading emotions takes, and read those of a sample picture
 	@$(RUN) -m mien predict images/sample.png --format json --annotate outputs
@@ -39,6 +47,13 @@ lock: $(VENV)/.dev ## pin every dependency anew after pyproject.toml changed (UP
 	$(COMPILE) pyproject.toml --extra train --extra dev --output-file locks/dev.txt
 	$(COMPILE) pyproject.toml --constraint locks/dev.txt --output-file locks/core.txt
 	$(COMPILE) --group build --constraint locks/dev.txt --output-file locks/build.txt
+
+pack-gpu: $(VENV)/.dev ## pack for make train-gpu on a machine without a network (DATA=archive PACK_MB=60)
+	$(RUN) -m mien.training.gpu pack --data "$(DATA)" $(if $(VOTES),--votes "$(VOTES)") --limit $(PACK_MB) --output "$(PACK)"
+
+# On the GPU's machine there is no .venv: its own Python holds JAX or torch, the pack brings the rest.
+train-gpu: ## teachers, student, export and report in 25 minutes on one large GPU; again, to go on
+	@PYTHONPATH=src $(PYTHON) -m mien.training.gpu run --pack "$(PACK)" --work "$(WORK)" $(if $(OUT),--output "$(OUT)")
 
 clean: ## remove the environment and all caches
 	rm -rf "$(VENV)" .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,320 @@
+"""The kit from start to end: every step finds what is done already and goes on from there."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError, MienError
+from mien.core.files import write_atomically
+from mien.core.progress import format_duration
+from mien.training.config import config_to_toml, load_config
+from mien.training.gpu import gather, setup
+from mien.training.gpu.children import LOCK_VARIABLE, OutOfTime, run_children
+from mien.training.gpu.clock import Journal
+from mien.training.gpu.plan import Pace, Plan, StagePlan, budget, choose_epochs
+from mien.training.gpu.recipes import LITE0, Machine, recipe_here, taught, views_within
+from mien.training.run_folder import RunFolder
+
+_MODULE = "mien.training.gpu"
+_LOCK_SECONDS = 60.0
+_TRIED_EPOCHS = 10
+"""Of a recipe that is only tried: enough for both of its sizes."""
+
+
+def run_kit(plan: Plan, pack: Path, work: Path, output: Path, *, workers: int) -> int:
+    """Do what is left to do, for as long as a piece lasts.
+
+    Args:
+        plan: what to train, in how much time.
+        pack: what `mien.training.gpu.pack.make_pack` made.
+        work: the kit's folder, kept from piece to piece.
+        output: folder of the results, filled at the end of every piece.
+        workers: threads that make batches.
+
+    Returns:
+        `EXIT_DONE` if all is done, `EXIT_INTERRUPTED` if another piece has to go on.
+
+    Raises:
+        InputError: if the pack is missing or damaged, or the kit runs here already.
+        MienError: if the student cannot be trained, exported or measured.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("w") as lock:
+        _wait_for(lock.fileno(), work)
+        kit = _Kit(plan, pack, work, workers, lock.fileno())
+        try:
+            kit.go()
+        except (OutOfTime, KeyboardInterrupt):
+            kit.say("this piece is over, all is saved: run the same command again to go on")
+            return EXIT_INTERRUPTED
+        finally:
+            kit.journal.save()
+            gather.gather(kit.machine, plan, kit.journal.notes, output)
+    return EXIT_DONE
+
+
+def _wait_for(lock: int, work: Path) -> None:
+    """Take the lock; a process of a killed piece may still hold it while it saves."""
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                raise InputError(f"the kit runs in {work} already: wait for it") from error
+            time.sleep(0.5)
+
+
+class _Kit:
+    """One piece of the kit's work."""
+
+    def __init__(self, plan: Plan, pack: Path, work: Path, workers: int, lock: int) -> None:
+        self.plan = plan
+        self.pack = pack
+        self.journal = Journal(work / "journal.json")
+        self.notes = self.journal.notes
+        self.machine = Machine(work, "", False, workers)
+        self.environment = _environment(work, lock)
+
+    def go(self) -> None:
+        """Do every step."""
+        setup.unpack(self.pack, self.machine.work)
+        if "backend" not in self.notes:
+            self.notes["backend"], self.notes["gpu"] = setup.find_backend(self.environment)
+            self.say(f"Keras on {self.notes['backend']}, GPU: {self.notes['gpu']}")
+        self.machine = Machine(
+            self.machine.work, self.notes["backend"], self.notes["gpu"], self.machine.workers
+        )
+        self.environment["KERAS_BACKEND"] = self.machine.backend
+        self._make_start()
+        self._try_all()
+        for stage in self.plan.teachers:
+            self._train(stage)
+        self._ask_teachers()
+        self._train(self.plan.student)
+        self._finish()
+        self.say("done")
+
+    def say(self, what: str) -> None:
+        """Tell what happens, and when, and keep it for the report."""
+        line = f"[{format_duration(self.journal.spent)}] {what}"
+        sys.stderr.write(f"kit {line}\n")
+        sys.stderr.flush()
+        self.notes.setdefault("told", []).append(line)
+        self.journal.save()
+
+    # ------------------------------------------------------------ before training
+    def _make_start(self) -> None:
+        recipes = {stage: load_config(stage.recipe) for stage in self.plan.stages}
+        needing = [stage for stage in recipes if recipes[stage].model.weights == LITE0]
+        if needing and not self.machine.start.is_file():
+            words = [_MODULE, "start", str(self.pack), str(self.machine.start)]
+            self._must({"start": [*words, str(needing[0].recipe)]})
+
+    def _try_all(self) -> None:
+        """Try every network, all at once on a GPU: compiling takes longer than trying."""
+        paces = self.notes.setdefault("paces", {})
+        commands = {}
+        for stage in self.plan.stages:
+            if stage.name not in paces:
+                config = recipe_here(self.machine, stage, _TRIED_EPOCHS)
+                recipe = self._write_recipe(f"{stage.name}-tried", config_to_toml(config))
+                target = self._pace_file(stage)
+                words = [_MODULE, "trial", str(recipe), str(target)]
+                commands[f"{stage.name}-tried"] = [*words, str(self.machine.work / "turn")]
+        if not commands:
+            return
+        parallel = len(commands) if self.machine.has_gpu else 1
+        # Side by side they must not each take most of the memory.
+        self._run(commands, parallel=parallel, XLA_PYTHON_CLIENT_PREALLOCATE="false")
+        for stage in self.plan.stages:
+            file = self._pace_file(stage)
+            if stage.name not in paces and file.is_file():
+                paces[stage.name] = json.loads(file.read_text(encoding="utf-8"))
+                pace = self._pace(stage)
+                self.say(
+                    f"{stage.name}: {pace.batch_size / pace.seconds:,.0f} images/s, "
+                    f"{pace.batch_size / pace.large_seconds:,.0f} at the larger size, "
+                    f"{pace.predictions:,.0f} without training"
+                )
+        if self.plan.student.name not in paces:
+            raise MienError(f"the student does not train here: see {self.machine.work / 'logs'}")
+
+    def _pace_file(self, stage: StagePlan) -> Path:
+        return self.machine.work / "paces" / f"{stage.name}.json"
+
+    def _pace(self, stage: StagePlan) -> Pace:
+        return Pace(**self.notes["paces"][stage.name])
+
+    # ------------------------------------------------------------ training
+    def _train(self, stage: StagePlan) -> None:
+        """Train a network, or go on with it; a teacher that fails is left out."""
+        run = RunFolder(self.machine.run(stage))
+        if run.summary.is_file() or self._is_out(stage):
+            return
+        recipe = self._recipe_file(stage)
+        if not recipe.is_file():
+            self._choose(stage, recipe)
+        began = self.notes.setdefault("seconds", {}).setdefault(stage.name, 0.0)
+        started = self.journal.spent
+        words = ["mien", "train", "--config", str(recipe), "--run", str(run.path)]
+        if run.config.is_file():
+            words = ["mien", "train", "--resume", str(run.path)]
+        try:
+            codes = self._run({stage.name: words})
+        finally:
+            self.notes["seconds"][stage.name] = began + self.journal.spent - started
+        if codes[stage.name] == EXIT_DONE:
+            best = json.loads(run.summary.read_text(encoding="utf-8"))["best"]
+            self.say(f"{stage.name}: PublicTest {best['val_accuracy']:.2%}")
+        elif stage == self.plan.student:
+            raise MienError(f"the student cannot be trained: see {self._log(stage.name)}")
+        else:
+            self.notes.setdefault("failed", []).append(stage.name)
+            self.say(f"{stage.name} failed and is left out: see {self._log(stage.name)}")
+
+    def _is_out(self, stage: StagePlan) -> bool:
+        return stage.name not in self.notes["paces"] or stage.name in self.notes.get("failed", [])
+
+    def _choose(self, stage: StagePlan, recipe: Path) -> None:
+        """Choose a network's epochs by the time that is left, and write its recipe."""
+        place = self.plan.stages.index(stage)
+        later = [each for each in self.plan.stages[place + 1 :] if not self._is_out(each)]
+        is_student = stage == self.plan.student
+        kept = self.plan.finish_seconds + (0 if is_student else self.plan.logits_seconds)
+        left = self.plan.minutes * 60 - self.journal.spent - kept
+        seconds = budget(stage, later, left) - self.plan.start_seconds
+        self._write_chosen(stage, recipe, seconds)
+
+    def _write_chosen(self, stage: StagePlan, recipe: Path, seconds: float) -> None:
+        pace, slower = self._pace(stage), self._slower()
+        every = load_config(stage.recipe).training.validate_every
+        epochs = choose_epochs(stage, pace, seconds, validate_every=every, slower=slower)
+        each = pace.epoch_seconds(stage, validate_every=every) * slower
+        self.notes.setdefault("expected", {})[stage.name] = epochs * each / slower
+        self.say(
+            f"{stage.name}: {epochs} epochs of {each:.1f} s in {format_duration(seconds)} "
+            f"(from {stage.least} to {stage.most})"
+        )
+        config = recipe_here(self.machine, stage, epochs)
+        if stage == self.plan.student:
+            teachers = self._teachers()
+            paces = [self._pace(teacher) for teacher in teachers]
+            views = 0
+            if teachers:
+                images = pace.steps * pace.batch_size
+                allowed = self.plan.logits_seconds - self.plan.start_seconds
+                views = views_within(config, paces, images, seconds=allowed)
+            config = taught(self.machine, config, teachers, views)
+            self.say(f"{len(teachers)} teachers are asked about {views} views")
+        write_atomically(recipe, config_to_toml(config).encode())
+
+    def _slower(self) -> float:
+        """Return how much slower than tried the networks trained so far were."""
+        seconds, expected = self.notes.get("seconds", {}), self.notes.get("expected", {})
+        done = [
+            stage.name
+            for stage in self.plan.teachers
+            if stage.name in expected and RunFolder(self.machine.run(stage)).summary.is_file()
+        ]
+        if not done:
+            return 1.0
+        taken = sum(seconds[name] - self.plan.start_seconds for name in done)
+        ratio = taken / max(1e-9, sum(expected[name] for name in done))
+        return min(2.0, max(0.7, ratio))
+
+    def _teachers(self) -> list[StagePlan]:
+        runs = {stage: RunFolder(self.machine.run(stage)) for stage in self.plan.teachers}
+        return [stage for stage, run in runs.items() if run.summary.is_file()]
+
+    def _ask_teachers(self) -> None:
+        student = self.plan.student
+        recipe = self._recipe_file(student)
+        if not recipe.is_file():
+            left = self.plan.minutes * 60 - self.journal.spent
+            kept = self.plan.finish_seconds + self.plan.logits_seconds + self.plan.start_seconds
+            self._write_chosen(student, recipe, left - kept)
+        if self._teachers() and not self.notes.get("asked"):
+            words = ["mien", "train", "--config", str(recipe), "--teacher-logits"]
+            self._must({"logits": words})
+            self.notes["asked"] = True
+            self.say("the teachers have been asked")
+
+    # ------------------------------------------------------------ the end
+    def _finish(self) -> None:
+        run = self.machine.run(self.plan.student)
+        work = self.machine.work
+        data = str(work / "faces.npz")
+        if not (work / "probabilities.npz").is_file():
+            runs = [str(self.machine.run(stage)) for stage in self._teachers()]
+            words = [_MODULE, "probabilities", data, str(work / "probabilities.npz")]
+            self._must({"probabilities": [*words, str(run), *runs]})
+        # On the processor: the few seconds are not worth what a GPU would have to compile.
+        if not (run / "export" / "manifest.json").is_file() or "exported" not in self.notes:
+            words = ["mien", "export", str(run), "--calibrate", data]
+            self._must({"export": words})
+            self.notes["exported"] = True
+        report = ["mien", "evaluate", "--model", str(run / "export"), "--data", data]
+        report += ["--split", "val"]
+        if not (work / "report" / "report.md").is_file():
+            words = [*report, "--output", str(work / "report")]
+            self._must({"report": words})
+        if not (work / "report-tta" / "report.md").is_file():
+            words = [*report, "--tta", "--output", str(work / "report-tta")]
+            self._must({"report-tta": words})
+
+    # ------------------------------------------------------------ processes and files
+    def _run(
+        self, commands: Mapping[str, Sequence[str]], *, parallel: int = 1, **environment: str
+    ) -> dict[str, int]:
+        return run_children(
+            commands,
+            logs=self.machine.work / "logs",
+            environment={**self.environment, **environment},
+            is_late=self._is_late,
+            watch=self.journal.beat,
+            parallel=parallel,
+        )
+
+    def _must(self, commands: Mapping[str, Sequence[str]]) -> None:
+        for name, code in self._run(commands).items():
+            if code != EXIT_DONE:
+                raise MienError(f"{name} failed with exit code {code}: see {self._log(name)}")
+
+    def _is_late(self) -> bool:
+        return self.journal.in_piece >= self.plan.piece_minutes * 60
+
+    def _log(self, name: str) -> Path:
+        return self.machine.work / "logs" / f"{name}.log"
+
+    def _recipe_file(self, stage: StagePlan) -> Path:
+        return self.machine.work / "recipes" / f"{stage.name}.toml"
+
+    def _write_recipe(self, name: str, text: str) -> Path:
+        path = self.machine.work / "recipes" / f"{name}.toml"
+        write_atomically(path, text.encode())
+        return path
+
+
+def _environment(work: Path, lock: int) -> dict[str, Any]:
+    """Return what the kit's processes find in their environment."""
+    source = Path(__file__).resolve().parents[3]
+    paths = [str(source), str(work / "site"), os.environ.get("PYTHONPATH", "")]
+    return {
+        **os.environ,
+        LOCK_VARIABLE: str(lock),
+        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+        "PYTHONUNBUFFERED": "1",
+        "MIEN_HOME": str(work / "home"),
+        # What one process compiled, the next finds.
+        "JAX_COMPILATION_CACHE_DIR": str(work / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }

@@ -1,0 +1,99 @@
+"""The recipes of a plan's networks as they are trained here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mien.training.config import Config, load_config
+from mien.training.gpu.plan import Pace, StagePlan
+
+LITE0 = "lite0"
+_DRAWN_A_SECOND = 25_000
+"""Images of a view that one thread draws, at least."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the recipes have to know of the machine and the kit's folder.
+
+    Attributes:
+        work: the kit's folder.
+        backend: of Keras.
+        has_gpu: whether it is fast, at least in bfloat16.
+        workers: threads that make batches.
+    """
+
+    work: Path
+    backend: str
+    has_gpu: bool
+    workers: int
+
+    @property
+    def start(self) -> Path:
+        """The network that takes the place of the weights "lite0"."""
+        return self.work / "start.keras"
+
+    @property
+    def logits(self) -> Path:
+        """What teachers say of the student's views."""
+        return self.work / "logits"
+
+    def run(self, stage: StagePlan) -> Path:
+        """Return the folder of a network's run."""
+        return self.work / "runs" / stage.name
+
+
+def recipe_here(machine: Machine, stage: StagePlan, epochs: int) -> Config:
+    """Return a network's recipe with the machine's data, backend and speed in it.
+
+    Raises:
+        InputError, UsageError: as `mien.training.config.load_config`.
+    """
+    config = load_config(stage.recipe)
+    votes = machine.work / "votes.csv"
+    wanted = config.training.votes_weight > 0 or config.data.drop_not_a_face
+    data = replace(
+        config.data,
+        source=str(machine.work / "faces.npz"),
+        votes=str(votes) if wanted and votes.is_file() else "",
+        drop_not_a_face=config.data.drop_not_a_face and votes.is_file(),
+    )
+    model = config.model
+    if model.weights == LITE0:
+        model = replace(model, weights=str(machine.start))
+    large = stage.large_epochs(epochs)
+    training = replace(
+        config.training,
+        backend=machine.backend,
+        precision="mixed_bfloat16" if machine.has_gpu else "float32",
+        workers=machine.workers,
+        epochs=epochs,
+        large_epochs=large if config.training.large_size else 0,
+        votes_weight=config.training.votes_weight if data.votes else 0.0,
+    )
+    augmentation = replace(
+        config.augmentation, plain_epochs=min(config.augmentation.plain_epochs, epochs)
+    )
+    return Config(data, model, augmentation, training, config.distill)
+
+
+def taught(machine: Machine, config: Config, teachers: Sequence[StagePlan], views: int) -> Config:
+    """Return the student's recipe with its teachers; without any it learns from labels alone."""
+    if not teachers:
+        return replace(config, distill=replace(config.distill, teachers=(), views=0, cache=""))
+    folders = tuple(str(machine.run(stage)) for stage in teachers)
+    distill = replace(config.distill, teachers=folders, views=views, cache=str(machine.logits))
+    return replace(config, distill=distill)
+
+
+def views_within(config: Config, paces: Sequence[Pace], images: int, *, seconds: float) -> int:
+    """Return how many views of the images the teachers can be asked about in a time, at least one.
+
+    As many as there are epochs are the most: each epoch then shows a new one. The last, unmixed
+    epochs are views of their own.
+    """
+    each = images * (1 / _DRAWN_A_SECOND + sum(1 / pace.predictions for pace in paces))
+    plain = config.augmentation.plain_epochs if config.is_mixed(0) else 0
+    return int(max(1, min(config.total_epochs, seconds // each - plain)))

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kit_maker import ROOT, write_plan
+from mien.core.errors import UsageError
+from mien.training.config import load_config
+from mien.training.gpu.plan import Pace, StagePlan, budget, choose_epochs, load_plan
+from mien.training.gpu.recipes import Machine, recipe_here, taught, views_within
+
+STAGE = StagePlan("net", Path("net.toml"), share=1, least=5, most=50, large_share=0.2)
+PACE = Pace(
+    steps=100, batch_size=256, seconds=0.02, large_seconds=0.04, validation=2.0, predictions=10_000
+)
+
+
+def test_the_epochs_fill_the_time_of_both_sizes_and_the_validations() -> None:
+    # 80 % of 100 steps at 20 ms, 20 % at 40 ms, and half a second of each fourth validation.
+    assert PACE.epoch_seconds(STAGE, validate_every=4) == pytest.approx(2.9)
+    assert choose_epochs(STAGE, PACE, 60.0, validate_every=4) == 20
+
+
+@given(st.floats(-100, 1e6), st.floats(0.1, 10))
+def test_the_epochs_stay_within_the_plan_and_the_time(seconds: float, slower: float) -> None:
+    epochs = choose_epochs(STAGE, PACE, seconds, validate_every=4, slower=slower)
+    assert STAGE.least <= epochs <= STAGE.most
+    each = slower * PACE.epoch_seconds(STAGE, validate_every=4)
+    assert epochs == STAGE.least or epochs * each <= seconds * (1 + 1e-9)
+
+
+def test_time_is_shared_with_those_that_come_later() -> None:
+    later = [replace(STAGE, name="a", share=2), replace(STAGE, name="b", share=1)]
+    assert budget(STAGE, later, 100) == 25
+    assert budget(STAGE, [], 100) == 100
+
+
+def test_the_projects_own_plan_can_be_read_and_so_can_its_recipes() -> None:
+    plan = load_plan(ROOT / "configs/gpu/plan.toml")
+    assert plan.minutes <= 25
+    assert plan.piece_minutes <= 9
+    assert len(plan.teachers) >= 3
+    machine = Machine(Path("work"), "jax", True, 4)
+    for stage in plan.stages:
+        config = recipe_here(machine, stage, stage.most)
+        assert config.total_epochs == stage.most
+        assert config.training.precision == "mixed_bfloat16"
+        assert Path(config.data.source) == Path("work/faces.npz")
+        assert config.model.weights in ("none", "work/start.keras")
+    student = recipe_here(machine, plan.student, 50)
+    assert student.model.backbone == "EfficientNetB0"
+    assert student.training.large_epochs == 10
+    alone = taught(machine, student, (), 0)
+    assert alone.distill.teachers == ()
+    learning = taught(machine, student, plan.teachers, 20)
+    assert len(learning.distill.teachers) == len(plan.teachers)
+    assert learning.distill.cache == "work/logits"
+
+
+def test_both_networks_that_start_from_lite0_have_one_shape() -> None:
+    plan = load_plan(ROOT / "configs/gpu/plan.toml")
+    shapes = {
+        (config.model.backbone, config.model.head_units)
+        for config in (load_config(stage.recipe) for stage in plan.stages)
+        if config.model.weights == "lite0"
+    }
+    assert len(shapes) == 1
+
+
+def test_there_are_as_many_views_as_there_is_time_for(tmp_path: Path) -> None:
+    plan = write_plan(tmp_path / "plan")
+    machine = Machine(tmp_path, "tensorflow", False, 1)
+    config = recipe_here(machine, replace(plan.student, most=40), 40)
+    # Two teachers at 10,000 a second need 0.2 s for 1,000 images, and drawing these takes 0.04 s;
+    # one view is the unmixed epoch's.
+    assert views_within(config, [PACE, PACE], 1000, seconds=2.5) == 9
+    assert views_within(config, [PACE, PACE], 1000, seconds=1e9) == 40
+    assert views_within(config, [PACE, PACE], 1000, seconds=0.0) == 1
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('name = "second"', 'name = "first"', "two networks have one name"),
+        ("least = 3", "least = 9", "1 <= least <= most"),
+        ("minutes = 3.0", "minuets = 3.0", "is no plan"),
+        ("[student]", "[pupil]", "is no plan"),
+    ],
+)
+def test_a_plan_that_cannot_be_used_is_said(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    write_plan(tmp_path / "plan")
+    path = tmp_path / "plan" / "plan.toml"
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(UsageError, match=message):
+        load_plan(path)
