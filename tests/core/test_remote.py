@@ -78,7 +78,7 @@ def test_what_is_checked_is_what_is_connected_to(
         address = "127.0.0.99" if again else "127.0.0.1"
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
 
-    monkeypatch.setattr(web_address.socket, "getaddrinfo", rebinding)
+    monkeypatch.setattr(socket, "getaddrinfo", rebinding)
     assert fetch_image(server.url(host="faces.example"), allow_private=True) == PNG
     # Connecting looks the number up, not the name.
     assert asked[0] == "faces.example"

@@ -3,12 +3,12 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import numpy.typing as npt
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mien.core.faces import standard_face
 from mien.core.results import Box
-from mien.inference.crops import BLURRED, SMALL_PX, blur_of, cut_face, face_crop, quality_of
+from mien.inference.crops import cut_face, face_crop
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -22,10 +22,6 @@ def _face(seed: int = 0) -> Pixels:
     noise = np.random.default_rng(seed).normal(size=(48, 48)).astype(np.float32)
     detail = cv2.GaussianBlur(noise, (0, 0), 0.6) * 60 + cv2.GaussianBlur(noise, (0, 0), 6) * 600
     return np.asarray(np.clip(128 + detail, 0, 255), np.uint8)
-
-
-def _blurred(face: Pixels, sigma: float) -> Pixels:
-    return np.asarray(cv2.GaussianBlur(face, (0, 0), sigma), np.uint8)
 
 
 @given(
@@ -71,32 +67,39 @@ def test_without_framing_the_box_is_cut_out_as_it_is() -> None:
     assert np.array_equal(cut_face(grey, Box(0, 0, 48, 48), None), _face())
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_more_blur_counts_more(seed: int) -> None:
-    face = _face(seed)
-    blurs = [blur_of(face)]
-    blurs += [blur_of(_blurred(face, sigma)) for sigma in (1, 1.5, 2, 3)]
-    assert blurs == sorted(blurs)
-    assert blurs[0] < 0.2
-    assert blurs[-1] > 0.8
-    assert "blurred" not in quality_of(face, Box(0, 0, 99, 99)).flags
-    assert "blurred" in quality_of(_blurred(face, 2), Box(0, 0, 99, 99)).flags
+def _leaning(degrees: float, side: int = 240) -> Pixels:
+    """A smooth pattern that leans clockwise by some degrees about the picture's middle."""
+    rows, columns = (np.mgrid[:side, :side] - (side - 1) / 2) / side
+    angle = np.radians(degrees)
+    across = columns * np.cos(angle) + rows * np.sin(angle)
+    down = rows * np.cos(angle) - columns * np.sin(angle)
+    values = 128 + 60 * np.sin(12 * across) + 60 * np.sin(9 * down + 1)
+    return np.repeat(np.rint(values).astype(np.uint8)[:, :, None], 3, axis=2)
 
 
-def test_contrast_is_not_sharpness() -> None:
-    face = _blurred(_face(), 1)
-    pale = np.asarray(96 + face * 0.4, np.uint8)
-    assert blur_of(pale) == pytest.approx(blur_of(face), abs=0.1)
+MIDDLE = Box(60, 60, 120, 120)
 
 
-def test_a_flat_face_is_all_blur() -> None:
-    assert blur_of(np.full((48, 48), 90, np.uint8)) == 1.0
-    assert BLURRED < 1
+@given(st.floats(-60, 60))
+def test_a_leaning_face_is_cut_out_upright(degrees: float) -> None:
+    upright = cut_face(_leaning(0), MIDDLE, 1.0).astype(float)
+    turned = cut_face(_leaning(degrees), MIDDLE, 1.0, turn=degrees).astype(float)
+    assert np.abs(turned - upright).mean() < 1.5
 
 
-def test_small_and_dark_faces_are_flagged() -> None:
-    face = _face()
-    assert quality_of(face, Box(0, 0, SMALL_PX, 90)).flags == ()
-    small = quality_of(face, Box(0, 0, SMALL_PX - 1, 90))
-    assert (small.size_px, small.flags) == (SMALL_PX - 1, ("small",))
-    assert quality_of(face // 4, Box(0, 0, 90, 90)).flags == ("dark",)
+def test_the_turned_crop_loses_no_pixels_and_averages_whole_ones() -> None:
+    crop = face_crop(_leaning(0), Box(60, 60, 100, 100), 1.13, turn=12.0)
+    assert crop.shape == (144, 144, 3)
+    means = crop[:, :, 0].reshape(48, 3, 48, 3).mean(axis=(1, 3))
+    assert np.abs(standard_face(crop) - means).max() <= 1
+
+
+def test_a_turned_crop_over_the_border_repeats_its_pixels() -> None:
+    picture = np.full((60, 60, 3), 200, np.uint8)
+    assert (face_crop(picture, Box(0, 0, 30, 30), 1.5, turn=30.0) == 200).all()
+
+
+def test_what_is_a_crop_already_is_not_turned() -> None:
+    picture = _picture()
+    whole = face_crop(picture, Box(0, 0, 160, 120), None, turn=20.0)
+    assert np.array_equal(whole, picture)

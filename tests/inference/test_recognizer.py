@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -338,3 +339,60 @@ def test_a_turned_photo_has_the_same_faces(tiny_model: Path, shared: Path) -> No
     buffer = io.BytesIO()
     upright.transpose(Image.Transpose.ROTATE_90).save(buffer, "PNG", exif=exif)
     assert recognizer.analyze(buffer.getvalue()) == recognizer.analyze(upright)
+
+
+# ---------------------------------------------------------------- which faces, and how they lean
+class Leaning(BrightSpots):
+    """Finds the same rectangles, and says that their faces lean by 30 degrees."""
+
+    def detect(self, image: Pixels) -> list[Detection]:
+        return [
+            Detection(one.box, one.confidence, self._landmarks(one.box))
+            for one in super().detect(image)
+        ]
+
+    def _landmarks(self, box: Box) -> tuple[tuple[float, float], ...]:
+        points = np.array([(-0.2, -0.2), (0.2, -0.2), (0, 0), (-0.15, 0.2), (0.15, 0.2)])
+        cos, sin = np.cos(np.pi / 6), np.sin(np.pi / 6)
+        leaning = points @ np.array([(cos, sin), (-sin, cos)]) * box.w
+        middle = (box.x + box.w / 2, box.y + box.h / 2)
+        return tuple((float(x), float(y)) for x, y in leaning + middle)
+
+
+def test_small_faces_and_those_past_the_number_are_left_out(tiny_model: Path) -> None:
+    scene = _scene(LEFT, RIGHT)
+    choices: tuple[tuple[dict[str, Any], list[Box]], ...] = (
+        ({"min_face": 51}, [RIGHT]),
+        ({"min_face": 50}, [LEFT, RIGHT]),
+        ({"max_faces": 1}, [RIGHT]),
+        ({"max_faces": 5}, [LEFT, RIGHT]),
+    )
+    for options, expected in choices:
+        faces = load(tiny_model, detector=BrightSpots(), **options).analyze(scene, color="rgb")
+        assert [face.box for face in faces] == expected
+        assert [face.face_id for face in faces] == list(range(len(expected)))
+    nobody = load(tiny_model, detector=BrightSpots(), min_face=90)
+    assert nobody.analyze_result(scene, color="rgb").status == "no_face"
+    with pytest.raises(UsageError, match="max_faces"):
+        load(tiny_model, detector=BrightSpots(), max_faces=0)
+
+
+def test_leaning_faces_are_turned_back_before_they_are_read(tiny_model: Path) -> None:
+    upright = _scene(RIGHT)
+    middle = (RIGHT.x + RIGHT.w / 2 - 0.5, RIGHT.y + RIGHT.h / 2 - 0.5)
+    turned = cv2.warpAffine(upright, cv2.getRotationMatrix2D(middle, -30, 1.0), (300, 200))
+    leaning = np.asarray(turned, np.uint8)
+    # The detector must go on finding the upright rectangle.
+    leaning[:, :, 0] = upright[:, :, 0]
+    scores = {
+        align: load(tiny_model, detector=Leaning(), align=align).analyze(leaning, color="rgb")[0]
+        for align in ("auto", "on", "off")
+    }
+    assert scores["auto"] == scores["on"]
+    assert scores["auto"].turn == pytest.approx(30)
+    assert scores["off"].turn == 0
+    assert scores["off"].scores != scores["on"].scores
+    plain = load(tiny_model, detector=BrightSpots()).analyze(leaning, color="rgb")[0]
+    assert plain.scores == scores["off"].scores
+    with pytest.raises(UsageError, match="align"):
+        load(tiny_model, detector=Leaning(), align="yes")

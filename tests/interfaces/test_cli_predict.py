@@ -464,3 +464,30 @@ def test_a_full_disk_is_one_line_and_1(tiny_model: Path, tmp_path: Path) -> None
     assert done.returncode == 1
     assert done.stderr.startswith("mien: cannot write to standard output: ")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--min-face=-1", "--min-face of 0 pixels or more, got -1"),
+        ("--max-faces=0", "--max-faces of 1 or more, got 0"),
+        ("--detector=sharp", "unknown detector 'sharp'"),
+    ],
+)
+def test_faces_that_cannot_be_asked_for_are_refused_in_a_line(
+    predict: Predict, option: str, said: str
+) -> None:
+    word, _, value = option.partition("=")
+    if word == "--detector":
+        outcome = predict(picture("a.png"), detector=value)
+    else:
+        outcome = predict(picture("a.png"), option)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert said in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_small_faces_are_left_out(predict: Predict) -> None:
+    small, large = picture("small.png", size=(40, 40)), picture("large.png", size=(90, 80))
+    outcome = predict(small, large, "--min-face", "80", "--max-faces", "1", "--align", "off")
+    assert [result["status"] for result in outcome.json] == ["no_face", "ok"]

@@ -19,7 +19,7 @@ SCHEMA = "mien/1"
 STATUSES: tuple[str, ...] = ("ok", "no_face", "unreadable", "error")
 """Faces were found, there are none, it is not an image, or anything else went wrong."""
 
-QUALITY_FLAGS: tuple[str, ...] = ("small", "blurred", "dark")
+QUALITY_FLAGS: tuple[str, ...] = ("small", "blurred", "dark", "bright", "turned_away")
 """What `Quality.flags` may hold, in this order."""
 
 SCORE_DIGITS = 6
@@ -194,6 +194,7 @@ class Face:
         quality: size, blur and what else may spoil the reading.
         track_id: the person's number throughout a video, or None.
         smoothed: the person's scores smoothed over time, or None outside a video.
+        turn: degrees, clockwise, by which the face leant and its crop was turned back.
     """
 
     face_id: int
@@ -206,6 +207,7 @@ class Face:
     quality: Quality
     track_id: int | None = None
     smoothed: Smoothed | None = None
+    turn: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the ranges, and that emotion, confidence and scores agree."""

@@ -154,7 +154,7 @@ def _tile(one: Reading, images: Mapping[str, Any], framing: float | None) -> Til
     name = PurePath(source).name
     caption = name if len(name) <= _CAPTION_LENGTH else f"{name[: _CAPTION_LENGTH - 1]}…"
     return Tile(
-        image=face_crop(images[source], one.face.box, framing),
+        image=face_crop(images[source], one.face.box, framing, turn=one.face.turn),
         emotion=one.face.emotion,
         confidence=one.face.confidence,
         truth=one.truth,

@@ -144,7 +144,7 @@ def explain(
     faces = _chosen(result.faces, face_id)
     with Progress("explaining faces", len(faces), unit="face", quiet=quiet) as progress:
         for face in faces:
-            crop = face_crop(pixels, face.box, recognizer.detector.framing)
+            crop = face_crop(pixels, face.box, recognizer.detector.framing, turn=face.turn)
             (found,) = explain_faces(
                 recognizer.classifier,
                 standard_face(crop)[None],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat, zip_longest
 from pathlib import Path
 
@@ -22,9 +22,12 @@ from mien.core.errors import (
 from mien.core.faces import FACE_SIZE, standard_face
 from mien.core.images import ImageSource, load_image, source_name
 from mien.core.results import Face, ModelInfo, Result
+from mien.inference.alignment import turn_of
+from mien.inference.choice import FaceChoice
 from mien.inference.classifier import BATCH_SIZE, DEFAULT_MODEL, Classifier
-from mien.inference.crops import cut_face, quality_of
+from mien.inference.crops import cut_face
 from mien.inference.detectors import Detection, Detector, load_detector
+from mien.inference.quality import quality_of
 
 ON_NO_FACE: tuple[str, ...] = ("empty", "raise")
 """What `Recognizer.analyze` does where nobody is there."""
@@ -38,6 +41,7 @@ class _Seen:
     width: int | None = None
     height: int | None = None
     detections: tuple[Detection, ...] = ()
+    turns: tuple[float, ...] = ()
     faces: tuple[npt.NDArray[np.uint8], ...] = ()
     status: str = "ok"
     error: str | None = None
@@ -46,10 +50,19 @@ class _Seen:
 class Recognizer:
     """Finds faces and reads their emotions. Nothing is kept between calls: threads may share it."""
 
-    def __init__(self, classifier: Classifier, detector: Detector) -> None:
-        """Put a classifier and a detector together; `load` makes both from their names."""
+    def __init__(
+        self, classifier: Classifier, detector: Detector, choice: FaceChoice | None = None
+    ) -> None:
+        """Put a classifier and a detector together; `load` makes both from their names.
+
+        Args:
+            classifier: reads faces.
+            detector: finds them.
+            choice: which of them are read; all unless given.
+        """
         self.classifier = classifier
         self.detector = detector
+        self.choice = choice or FaceChoice()
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -234,16 +247,23 @@ class Recognizer:
             return _Seen(source, status="unreadable", error=str(error))
         height, width = pixels.shape[:2]
         try:
-            detections = tuple(self.detector.detect(pixels))
+            detections = self.choice.chosen(self.detector.detect(pixels))
             framing = self.detector.framing
-            faces = tuple(cut_face(pixels, found.box, framing) for found in detections)
+            turns = tuple(
+                0.0 if framing is None else turn_of(found.landmarks, self.choice.align)
+                for found in detections
+            )
+            faces = tuple(
+                cut_face(pixels, found.box, framing, turn=turn)
+                for found, turn in zip(detections, turns, strict=True)
+            )
         # One image that is too much for OpenCV or the memory does not end a thousand others.
         except (cv2.error, MemoryError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             message = f"{source or 'the image'}: face detection failed: {reason}"
             return _Seen(source, width, height, status="error", error=message)
         status = "ok" if detections else "no_face"
-        return _Seen(source, width, height, detections, faces, status)
+        return _Seen(source, width, height, detections, turns, faces, status)
 
     def _classify(
         self, faces: Sequence[npt.NDArray[np.uint8]], batch_size: int
@@ -253,9 +273,9 @@ class Recognizer:
 
     def _result(self, seen: _Seen, probabilities: npt.NDArray[np.float32]) -> Result:
         faces = tuple(
-            self._face(number, found, face, row)
-            for number, (found, face, row) in enumerate(
-                zip(seen.detections, seen.faces, probabilities, strict=True)
+            replace(self._face(number, found, face, row), turn=turn)
+            for number, (found, turn, face, row) in enumerate(
+                zip(seen.detections, seen.turns, seen.faces, probabilities, strict=True)
             )
         )
         return Result(
@@ -285,7 +305,7 @@ class Recognizer:
             confidence=scores[emotion],
             uncertain=scores[emotion] < self.classifier.manifest.threshold(emotion),
             scores=scores,
-            quality=quality_of(face, found.box),
+            quality=quality_of(face, found.box, found.landmarks),
         )
 
 
@@ -295,6 +315,9 @@ def load(
     detector: str | Detector = "auto",
     threads: int | None = None,
     offline: bool = False,
+    min_face: int = 0,
+    max_faces: int | None = None,
+    align: str = "auto",
 ) -> Recognizer:
     """Load a model and a face detector.
 
@@ -305,13 +328,17 @@ def load(
         threads: how many threads the network may use for one call; as many as there are cores
             unless given.
         offline: never download a detector's weights.
+        min_face: leave out faces whose box has a smaller side than this, in pixels.
+        max_faces: read only so many of an image: the largest; all unless given.
+        align: level the eyes before reading: "auto" (of faces that lean far), "on" or "off".
 
     Raises:
         ModelError: if the model or the detector's weights are missing or damaged.
-        UsageError: if the detector is unknown or not installed.
+        UsageError: if the detector is unknown or not installed, or an option is not as above.
     """
+    choice = FaceChoice(min_face=min_face, max_faces=max_faces, align=align)
     chosen = load_detector(detector, offline=offline) if isinstance(detector, str) else detector
-    return Recognizer(Classifier.open(model, threads=threads, labels=None), chosen)
+    return Recognizer(Classifier.open(model, threads=threads, labels=None), chosen, choice)
 
 
 def _is_one_image(images: object) -> bool:

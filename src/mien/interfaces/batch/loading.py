@@ -27,6 +27,9 @@ class RecognizerOptions:
         detector_weights: a file with YuNet's weights, or None.
         offline: never download a detector's weights.
         threads: of the network, or None for all cores.
+        min_face: leave out faces of a smaller side, in pixels.
+        max_faces: read only so many of an image, or None for all.
+        align: level the eyes: "auto", "on" or "off".
     """
 
     model: str
@@ -34,10 +37,13 @@ class RecognizerOptions:
     detector_weights: Path | None = None
     offline: bool = False
     threads: int | None = None
+    min_face: int = 0
+    max_faces: int | None = None
+    align: str = "auto"
 
     def settings(self) -> dict[str, Any]:
         """Return what changes results beside the model and the detector, as JSON takes it."""
-        return {}
+        return {"min_face": self.min_face, "max_faces": self.max_faces, "align": self.align}
 
     def load(self, *, threads: int | None = None) -> Recognizer:
         """Load the recognizer; raises what `mien.load` raises."""
@@ -45,4 +51,11 @@ class RecognizerOptions:
         from mien.inference.recognizer import load
 
         detector = load_detector(self.detector, weights=self.detector_weights, offline=self.offline)
-        return load(self.model, detector=detector, threads=threads or self.threads)
+        return load(
+            self.model,
+            detector=detector,
+            threads=threads or self.threads,
+            min_face=self.min_face,
+            max_faces=self.max_faces,
+            align=self.align,
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mien.core.errors import UsageError
 from mien.interfaces.batch.loading import RecognizerOptions
 
 ENGINES: tuple[str, ...] = ("local", "ray")
@@ -33,24 +34,55 @@ def add_recognizer_options(parser: argparse.ArgumentParser, *, crops: str) -> No
     )
 
 
+def add_face_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--min-face``, ``--max-faces`` and ``--align``."""
+    faces = parser.add_argument_group("faces")
+    faces.add_argument(
+        "--min-face",
+        type=int,
+        default=0,
+        metavar="PX",
+        help="leave out faces whose box has a smaller side (%(default)s: none)",
+    )
+    faces.add_argument(
+        "--max-faces", type=int, metavar="N", help="read the N largest faces of an image (all)"
+    )
+    faces.add_argument(
+        "--align",
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="level the eyes of faces before reading them: of those that lean far, of all, or of "
+        "none; yunet alone finds eyes (%(default)s)",
+    )
+
+
 def add_detector_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--detector-weights`` and ``--offline``."""
     parser.add_argument(
         "--detector-weights", type=Path, metavar="FILE", help="weights of --detector yunet"
     )
-    parser.add_argument(
-        "--offline", action="store_true", help="never use the network"
-    )
+    parser.add_argument("--offline", action="store_true", help="never use the network")
 
 
 def recognizer_options(args: argparse.Namespace) -> RecognizerOptions:
-    """Return what the options of `add_recognizer_options` and `add_detector_options` say."""
+    """Return what the options of the three functions above say.
+
+    Raises:
+        UsageError: if ``--min-face`` or ``--max-faces`` is too small.
+    """
+    if args.min_face < 0:
+        raise UsageError(f"expected --min-face of 0 pixels or more, got {args.min_face}")
+    if args.max_faces is not None and args.max_faces < 1:
+        raise UsageError(f"expected --max-faces of 1 or more, got {args.max_faces}")
     return RecognizerOptions(
         model=args.model,
         detector=args.detector,
         detector_weights=args.detector_weights,
         offline=args.offline,
         threads=args.threads,
+        min_face=args.min_face,
+        max_faces=args.max_faces,
+        align=args.align,
     )
 
 

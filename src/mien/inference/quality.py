@@ -1,0 +1,93 @@
+"""How well a face can be seen. docs/faces.md says where each threshold comes from."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from mien.core.results import Box, Quality
+from mien.inference.detectors.base import Landmarks
+
+SMALL_PX = 24
+"""Side of a box, in pixels, below which a face counts as small."""
+
+BLURRED = 0.4
+"""Blur from which on a face counts as blurred: that of a Gaussian of one pixel in 48."""
+
+DARK_LEVEL = 50
+"""Mean grey (0-255) below which a face counts as dark."""
+
+BURNT_LEVEL = 250
+BURNT_SHARE = 0.4
+"""A face counts as bright if this share of it is at `BURNT_LEVEL` or above: white, without form."""
+
+TURNED_SHARE = 0.3
+"""A face counts as turned away if the tip of its nose lies this far off the middle of its eyes and
+mouth, in distances between its eyes."""
+
+# Fine detail (variance of the Laplacian over variance of the picture) of FER-2013's faces: half of
+# them as they are and blurred by half a pixel; and blurred by three pixels.
+_SHARP_DETAIL = 0.35
+_BLURRED_DETAIL = 0.004
+# Keeps flat pictures, whose little variance is noise, from counting as sharp.
+_NOISE_VARIANCE = 25.0
+
+
+def quality_of(
+    face: npt.NDArray[np.uint8], box: Box, landmarks: Landmarks | None = None
+) -> Quality:
+    """Judge how well a face can be seen.
+
+    Args:
+        face: the standard face, uint8 (48, 48).
+        box: the face's, in pixels of the image.
+        landmarks: as `Detection` has them; without them, no face counts as turned away.
+    """
+    blur = blur_of(face)
+    flags = {
+        "small": min(box.w, box.h) < SMALL_PX,
+        "blurred": blur >= BLURRED,
+        "dark": float(face.mean()) < DARK_LEVEL,
+        "bright": float((face >= BURNT_LEVEL).mean()) >= BURNT_SHARE,
+        "turned_away": landmarks is not None and turn_share(landmarks) >= TURNED_SHARE,
+    }
+    return Quality(min(box.w, box.h), blur, tuple(flag for flag, is_so in flags.items() if is_so))
+
+
+def blur_of(face: npt.NDArray[np.uint8]) -> float:
+    """Measure the blur of a standard face, 0 (sharp) to 1 (nothing but blur).
+
+    What is measured is fine detail: the variance of the Laplacian over the variance of the picture,
+    which makes it independent of contrast. It counts logarithmically, since blur divides it.
+    """
+    values = face.astype(np.float32)
+    detail = float(cv2.Laplacian(values, cv2.CV_32F).var()) / (
+        float(values.var()) + _NOISE_VARIANCE
+    )
+    if detail <= _BLURRED_DETAIL:
+        return 1.0
+    blur = math.log(_SHARP_DETAIL / detail) / math.log(_SHARP_DETAIL / _BLURRED_DETAIL)
+    return min(1.0, max(0.0, blur))
+
+
+def turn_share(landmarks: Landmarks) -> float:
+    """Return how far a head is turned to a side: 0 (to the camera) and up, over 1 in profile.
+
+    It is the distance of the nose's tip from the middle of eyes and mouth, across the face, in
+    distances between the eyes; however the face leans.
+
+    Args:
+        landmarks: eyes, tip of the nose and corners of the mouth, as `Detection` has them.
+    """
+    points = np.asarray(landmarks, np.float64)
+    down = points[3] + points[4] - points[0] - points[1]
+    length = float(np.hypot(*down))
+    if length == 0:
+        return math.inf
+    across = np.array([down[1], -down[0]]) / length
+    eyes = float((points[1] - points[0]) @ across)
+    nose = abs(float((points[2] - points[[0, 1, 3, 4]].mean(axis=0)) @ across))
+    return nose / eyes if eyes > 0 else math.inf
