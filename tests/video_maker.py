@@ -64,6 +64,8 @@ def write_video(
         stream.codec_context.options = {"preset": "ultrafast", "bf": "2", "crf": "12"}
         tone: Any = container.add_stream(audio_codec, rate=16000) if sound else None
         if tone is not None:
+            tone.layout = "mono"
+            tone.bit_rate = 64_000
             _write_tone(container, tone, times[-1] + 0.04)
         for number, time in enumerate(times):
             frame = av.VideoFrame.from_ndarray(draw(number), format="rgb24")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -50,11 +51,18 @@ class LiveBars:
 
     def __enter__(self) -> LiveBars:
         """Nothing is drawn before the first result."""
+        self._notes = _Notes(self)
+        logging.getLogger("mien").addHandler(self._notes)
         return self
 
     def __exit__(self, *_: object) -> None:
         """Leave the last state standing."""
+        logging.getLogger("mien").removeHandler(self._notes)
         self._stream.flush()
+
+    def start_below(self) -> None:
+        """Draw the next result below what is there: somebody else has written something."""
+        self._lines = 0
 
     def show(self, result: Result) -> None:
         """Draw a result, if the last one was not drawn just now."""
@@ -112,6 +120,18 @@ class LiveBars:
 
     def _styled(self, text: str, style: str) -> str:
         return f"{style}{text}{_RESET}" if self._colored else text
+
+
+class _Notes(logging.Handler):
+    """Keeps what the library says from being drawn over."""
+
+    def __init__(self, bars: LiveBars) -> None:
+        super().__init__(logging.WARNING)
+        self._bars = bars
+
+    def emit(self, record: logging.LogRecord) -> None:  # noqa: ARG002 - its text is of no interest
+        """See `logging.Handler`."""
+        self._bars.start_below()
 
 
 def _color(label: str) -> str:

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageColor
+
+from mien.core.emotions import EMOTIONS
+from mien.core.results import Box
+from mien.inference.annotate import EMOTION_COLORS
+from mien.video.episodes import Summary
+from mien.video.history import History
+from mien.video.timeline import MOST_LANES, PORTRAIT_PX, Portraits, draw_timeline
+from video_results import face, result
+
+
+def _drawn(count: int = 40, people: int = 1) -> Image.Image:
+    summary, history = Summary(), History()
+    for number in range(count):
+        emotion = "happy" if number < count // 2 else "sad"
+        seen = result(number, *(face(one, emotion, 0.9) for one in range(people)))
+        summary.add(seen)
+        history.add(seen)
+    return draw_timeline(history, summary.people(), title="a.mp4", labels=EMOTIONS)
+
+
+def _share(picture: Image.Image, emotion: str, half: int) -> float:
+    """How much of a half of the lanes has an emotion's colour."""
+    pixels = np.asarray(picture)[104:-60, 210:-40]
+    middle = pixels.shape[1] // 2
+    part = pixels[:, :middle] if half == 0 else pixels[:, middle:]
+    return float((part == ImageColor.getrgb(EMOTION_COLORS[emotion])).all(axis=2).mean())
+
+
+def test_colours_change_with_the_emotion() -> None:
+    picture = _drawn()
+    assert _share(picture, "happy", 0) > 0.6 > 0.05 > _share(picture, "happy", 1)
+    assert _share(picture, "sad", 1) > 0.6 > 0.05 > _share(picture, "sad", 0)
+
+
+def test_everybody_has_a_lane_up_to_a_number() -> None:
+    one, three, many = _drawn(), _drawn(people=3), _drawn(count=4, people=MOST_LANES + 5)
+    lane = (three.height - one.height) // 2
+    assert three.height == one.height + 2 * lane
+    assert many.height == one.height + (MOST_LANES - 1) * lane
+
+
+def test_nobody_and_one_frame_can_be_drawn() -> None:
+    assert _drawn(count=1).width == _drawn(count=0).width == 1600
+
+
+def test_the_best_portrait_is_kept(tmp_path: Path) -> None:
+    portraits = Portraits()
+    for worth, level in ((0.5, 10), (0.9, 200), (0.7, 90)):
+        portraits.add(np.full((50, 60, 3), level, np.uint8), Box(5, 5, 20, 30), 4, worth)
+    picture = portraits.pictures[4]
+    assert picture.size == (PORTRAIT_PX, PORTRAIT_PX)
+    assert picture.getpixel((9, 9)) == (200, 200, 200)

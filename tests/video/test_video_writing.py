@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mien.core.errors import MissingExtra, OutputError
+from mien.inference.recognizer import Recognizer
+from mien.video.reading import probe, read_video
+from mien.video.times import Window
+from mien.video.writing import shown, writing
+from video_maker import Picture, even_times, times_in, turn_mp4, write_video
+from video_results import face
+
+pytest.importorskip("av")
+
+UNEVEN = [0.0, 0.1, 0.3, 0.34, 0.38, 1.0, 1.5, 1.52, 2.0]
+
+
+def _annotate(source: Path, target: Path, window: Window | None = None) -> None:
+    window = window or Window()
+    info = probe(source)
+    sound_of = str(source) if info.has_sound else None
+    with writing(target, info, window=window, sound_of=sound_of) as video:
+        for frame in read_video(source, window):
+            video.write(frame, ())
+
+
+def _sound(path: Path) -> tuple[str, list[tuple[float, bytes]]]:
+    import av
+
+    with av.open(str(path)) as container:
+        stream: Any = container.streams.audio[0]
+        packets = [one for one in container.demux(stream) if one.pts is not None]
+        return stream.codec_context.name, [
+            (float(one.pts * stream.time_base), bytes(one)) for one in packets
+        ]
+
+
+@pytest.mark.parametrize("kinds", ["mp4 mp4", "mp4 mkv", "mkv mp4", "mkv mkv", "ts mp4"])
+def test_times_are_kept(tmp_path: Path, kinds: str) -> None:
+    source, target = (
+        tmp_path / f"{name}.{kind}" for name, kind in zip("ab", kinds.split(), strict=True)
+    )
+    write_video(source, UNEVEN, sound=True)
+    _annotate(source, target)
+    assert times_in(target) == pytest.approx(times_in(source), abs=1e-3)
+    info = probe(target)
+    assert info.has_sound
+    assert (info.width, info.height) == (640, 480)  # small pictures are enlarged
+
+
+def test_sound_is_taken_over_byte_for_byte(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", UNEVEN, sound=True)
+    _annotate(tmp_path / "a.mp4", tmp_path / "b.mp4")
+    assert _sound(tmp_path / "b.mp4") == _sound(tmp_path / "a.mp4")
+
+
+def test_sound_that_the_format_cannot_hold_is_encoded_anew(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.wmv", even_times(50), sound=True, audio_codec="wmav2")
+    _annotate(tmp_path / "a.wmv", tmp_path / "b.mp4")
+    codec, packets = _sound(tmp_path / "b.mp4")
+    assert codec == "aac"
+    assert packets[-1][0] == pytest.approx(2.0, abs=0.15)
+
+
+def test_a_window_of_picture_and_sound_starts_at_zero(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", UNEVEN, sound=True)
+    _annotate(tmp_path / "a.mp4", tmp_path / "b.mp4", Window(0.34, 1.5))
+    assert times_in(tmp_path / "b.mp4") == pytest.approx([0.0, 0.04, 0.66], abs=1e-3)
+    before, after = _sound(tmp_path / "a.mp4")[1], _sound(tmp_path / "b.mp4")[1]
+    moved = {content: time for time, content in before}
+    assert all(moved[content] - time == pytest.approx(0.34, abs=1e-3) for time, content in after)
+    assert after[-1][0] == pytest.approx(1.16, abs=0.07)
+
+
+def test_a_video_without_sound_has_none(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", even_times(5))
+    _annotate(tmp_path / "a.mp4", tmp_path / "b.mp4")
+    assert not probe(tmp_path / "b.mp4").has_sound
+
+
+def test_a_turned_video_is_written_upright_with_even_sides(tmp_path: Path) -> None:
+    def odd(number: int) -> Picture:
+        return np.full((700, 498, 3), 90 + number, np.uint8)
+
+    write_video(tmp_path / "a.mp4", even_times(3), draw=odd)
+    turn_mp4(tmp_path / "a.mp4", 90)
+    _annotate(tmp_path / "a.mp4", tmp_path / "b.mp4")
+    info = probe(tmp_path / "b.mp4")
+    assert (info.width, info.height) == (700, 498)
+
+
+def test_faces_are_drawn(tmp_path: Path) -> None:
+    def plain(_: int) -> Picture:
+        return np.full((480, 640, 3), 90, np.uint8)
+
+    write_video(tmp_path / "a.mp4", even_times(3), draw=plain)
+    info = probe(tmp_path / "a.mp4")
+    with writing(tmp_path / "b.mp4", info, window=Window()) as video:
+        for frame in read_video(tmp_path / "a.mp4"):
+            video.write(frame, [face(0, "happy")] if frame.number == 1 else [])
+    spread = [float(frame.pixels.std()) for frame in read_video(tmp_path / "b.mp4")]
+    assert spread[1] > 3 > max(spread[0], spread[2])
+
+
+def test_what_fails_leaves_nothing(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", even_times(3))
+    info = probe(tmp_path / "a.mp4")
+    with (
+        pytest.raises(RuntimeError, match="stop"),
+        writing(tmp_path / "b.mp4", info, window=Window()),
+    ):
+        raise RuntimeError("stop")
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(OutputError, match="cannot write"),
+        writing(tmp_path / "file" / "b.mp4", info, window=Window()),
+    ):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"a.mp4", "file"}
+
+
+def test_smoothed_scores_are_shown(red_recognizer: Recognizer) -> None:
+    seen = face(1, "happy")
+    assert shown(seen).emotion == "happy"
+    assert shown(seen).track_id == 1
+
+
+def test_without_pyav_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    with (
+        pytest.raises(MissingExtra, match=r"mien\[video\]"),
+        writing(tmp_path / "b.mp4", None, window=Window()),
+    ):
+        pass
