@@ -137,6 +137,8 @@ def test_a_missing_file_and_one_that_is_no_text(tmp_path: Path) -> None:
         ("training", "learning_rate", float("inf")),
         ("training", "head_learning_rate", -1.0),
         ("training", "schedule", "linear"),
+        ("training", "layer_decay", 0.0),
+        ("training", "layer_decay", 1.1),
         ("training", "plateau_patience", 0),
         ("training", "plateau_factor", 1.0),
         ("training", "weight_decay", -0.1),

@@ -28,6 +28,8 @@ IMAGENET_STDDEV = (0.229, 0.224, 0.225)
 
 _BLOCK = re.compile(r"(block_?\d+[a-z]*|conv\d+_block\d+|expanded_conv(?:_\d+)?)_")
 """What a block's layers begin with: EfficientNet's and ours, ResNet's, MobileNet's."""
+STEM, TOP = "stem", "top"
+"""What stands for a block before the first and after the last."""
 
 
 def build_model(
@@ -195,26 +197,26 @@ def set_trainable(model: Any, *, blocks: int) -> None:
     order = block_names(model)
     if blocks > len(order):
         raise UsageError(f"training.fine_tune_blocks = {blocks}: expected at most {len(order)}")
-    free = {*order[len(order) - blocks :], "top"} if blocks > 0 else set()
-    for layer, block in zip(layers, _blocks_of(layers), strict=True):
+    free = {*order[len(order) - blocks :], TOP} if blocks > 0 else set()
+    for layer, block in zip(layers, layer_blocks(layers), strict=True):
         layer.trainable = blocks < 0 or block in free
 
 
 def block_names(model: Any) -> list[str]:
     """Return the names of the backbone's blocks, in order: "block1a" to "block7a" in B0."""
-    names = _blocks_of(lite0.backbone_layers(model))
-    return [name for name in dict.fromkeys(names) if name not in ("stem", "top")]
+    names = layer_blocks(lite0.backbone_layers(model))
+    return [name for name in dict.fromkeys(names) if name not in (STEM, TOP)]
 
 
-def _blocks_of(layers: list[Any]) -> list[str]:
-    """Return the block of each layer by its name: "stem" before the first, "top" after the last.
+def layer_blocks(layers: list[Any]) -> list[str]:
+    """Return the block of each of a backbone's layers: `STEM` before the first, `TOP` at the end.
 
     What is named otherwise between two blocks goes with the one before.
     """
     found = [_BLOCK.match(layer.name) for layer in layers]
     last = max((index for index, match in enumerate(found) if match), default=-1)
-    names, current = [], "stem"
+    names, current = [], STEM
     for index, match in enumerate(found):
-        current = match.group(1) if match else ("top" if index > last else current)
+        current = match.group(1) if match else (TOP if index > last else current)
         names.append(current)
     return names

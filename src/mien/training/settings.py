@@ -201,6 +201,8 @@ class TrainingSettings:
         epochs: epochs of the second phase, fine-tuning.
         fine_tune_blocks: how many last blocks of the backbone are trained then; -1 is all of it.
         learning_rate: peak of the second phase.
+        layer_decay: what the rate of each block of the backbone is multiplied with, from the one
+            after it; the last block and the head keep the whole rate; 1 is off.
         schedule: of the second phase: "cosine" (warm-up, then down to zero), "plateau" (of both
             phases) or "constant".
         warmup_epochs: linear warm-up at the start of the second phase.
@@ -237,6 +239,7 @@ class TrainingSettings:
     epochs: int = 20
     fine_tune_blocks: int = -1
     learning_rate: float = 1e-3
+    layer_decay: float = 1.0
     schedule: str = "cosine"
     warmup_epochs: float = 1.0
     plateau_patience: int = 3
@@ -284,6 +287,7 @@ class TrainingSettings:
             "backend": _one_of(*BACKENDS),
             "precision": _one_of(*PRECISIONS),
             "schedule": _one_of(*SCHEDULES),
+            "layer_decay": (lambda value: 0 < value <= 1, "above 0, at most 1"),
             "batch_size": (lambda value: value >= 2, "at least 2"),
             "fine_tune_blocks": (lambda value: value >= -1, "a number of blocks, or -1 for all"),
             "class_weight_power": _PROBABILITY,

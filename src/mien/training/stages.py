@@ -14,6 +14,7 @@ from mien.training.augmentation import MixedBatch
 from mien.training.config import Config
 from mien.training.model import build_model, set_trainable
 from mien.training.objective import losses, trained_network
+from mien.training.settings import TrainingSettings
 from mien.training.stepping import Stepper
 
 # What Keras calls the variables that weight decay leaves alone.
@@ -51,25 +52,15 @@ def compiled_model(config: Config, stage: Stage, *, initialise: bool) -> Any:
     Raises:
         UsageError: if there are not as many blocks as the recipe says; or as `build_model`.
     """
-    import keras
-
     settings = config.training
-    model = build_model(
+    network = build_model(
         config.model, size=stage.size, initialise=initialise, classes=len(config.labels)
     )
     # Tried first, so that a wrong number is found before the head's phase and not after it.
-    set_trainable(model, blocks=settings.fine_tune_blocks)
-    set_trainable(model, blocks=stage.blocks)
-    optimizer = keras.optimizers.AdamW(
-        learning_rate=settings.head_learning_rate,
-        weight_decay=settings.weight_decay,
-        global_clipnorm=settings.clip_norm or None,
-        use_ema=settings.ema > 0,
-        ema_momentum=settings.ema or 0.5,
-        ema_overwrite_frequency=None,
-    )
-    optimizer.exclude_from_weight_decay(var_names=_NOT_KERNELS)
-    model = trained_network(model, config)
+    set_trainable(network, blocks=settings.fine_tune_blocks)
+    set_trainable(network, blocks=stage.blocks)
+    model = trained_network(network, config)
+    optimizer = _optimizer(settings, network, model.trainable_variables)
     model.compile(
         optimizer,
         **losses(config),
@@ -78,6 +69,29 @@ def compiled_model(config: Config, stage: Stage, *, initialise: bool) -> Any:
     )
     optimizer.build(model.trainable_variables)
     return model
+
+
+def _optimizer(settings: TrainingSettings, model: Any, variables: list[Any]) -> Any:
+    """Return AdamW, with a rate for each variable where the recipe wants that."""
+    import keras
+
+    options = {
+        "learning_rate": settings.head_learning_rate,
+        "global_clipnorm": settings.clip_norm or None,
+        "use_ema": settings.ema > 0,
+        "ema_momentum": settings.ema or 0.5,
+        "ema_overwrite_frequency": None,
+    }
+    if settings.layer_decay < 1:
+        from mien.training.layerwise import LayerwiseAdamW, rate_factors
+
+        factors = rate_factors(model, variables, decay=settings.layer_decay)
+        shrinking = [variable.name not in _NOT_KERNELS for variable in variables]
+        decays = [settings.weight_decay * shrinks for shrinks in shrinking]
+        return LayerwiseAdamW(factors=factors, decays=decays, **options)
+    optimizer = keras.optimizers.AdamW(weight_decay=settings.weight_decay, **options)
+    optimizer.exclude_from_weight_decay(var_names=_NOT_KERNELS)
+    return optimizer
 
 
 @contextmanager
