@@ -19,6 +19,7 @@ from mien.core.manifest import (
     load_manifest,
     write_manifest,
 )
+from mien.core.temperature import Temperature
 
 
 @pytest.fixture
@@ -182,3 +183,46 @@ def test_an_unknown_model_is_refused_with_the_known_ones(
     with pytest.raises(ModelError, match=folder.name) as error:
         find_model("mien-b9")
     assert "mien-b9" in _one_line(error)
+
+
+def test_a_manifest_of_before_has_one_temperature_no_bias_and_float32(folder: Path) -> None:
+    path = folder / MANIFEST_NAME
+    content = json.loads(path.read_text())
+    for key in ("entropy_exponent", "augmented", "bias", "precision"):
+        del content[key]
+    path.write_text(json.dumps(content))
+    manifest = load_manifest(folder)
+    assert (manifest.softening, manifest.augmented) == (Temperature(1.25), None)
+    assert (manifest.bias, manifest.precision) == ({}, "float32")
+
+
+def test_temperatures_bias_and_precision_are_read_as_they_were_written(folder: Path) -> None:
+    written = _manifest(
+        folder,
+        entropy_exponent=0.3,
+        augmented=Temperature(1.1, 0.2),
+        bias={"disgust": 0.5},
+        precision="int8",
+    )
+    write_manifest(folder, written)
+    assert load_manifest(folder) == written
+    assert written.softening == Temperature(1.25, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("entropy_exponent", "warm"),
+        ("augmented", 1.2),
+        ("augmented", {"temperature": 0}),
+        ("augmented", {"entropy_exponent": 0.1}),
+        ("bias", {"bored": 0.1}),
+        ("bias", {"happy": "much"}),
+        ("precision", "int4"),
+    ],
+)
+def test_damaged_calibration_is_refused(folder: Path, key: str, value: object) -> None:
+    _damage(folder, key, value)
+    with pytest.raises(ModelError) as error:
+        load_manifest(folder)
+    assert str(folder) in _one_line(error)

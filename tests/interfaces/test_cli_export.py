@@ -132,6 +132,19 @@ def test_calibrating_is_told(
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
     assert lines["calibration"].endswith("after, on 14 images of val")
     assert lines["uncertain"].endswith("% of these, below their threshold")
+    assert lines["held"].endswith("%, each fifth by the others")
+
+
+def test_balancing_gives_rare_emotions_a_bias(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # All emotions are equally frequent in the run's data: there is nothing to lift.
+    assert _mien(finished, "--output", tmp_path / "model", "--balance", "0.5", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["bias"] == dict.fromkeys(EMOTIONS, 0.0)
+    assert _mien(finished, "--output", tmp_path / "other", "--balance", "2") == 2
+    assert "--balance from 0 to 1" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 def test_missing_data_to_calibrate_on_leave_nothing_written(

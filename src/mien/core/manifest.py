@@ -18,10 +18,13 @@ from mien.core.errors import ModelError
 from mien.core.faces import FACE_SIZE
 from mien.core.files import sha256_of, write_atomically
 from mien.core.results import ModelInfo
+from mien.core.temperature import Temperature
 
 MANIFEST_SCHEMA = "mien-model/1"
 MANIFEST_NAME = "manifest.json"
 MODEL_NAME = "model.onnx"
+PRECISIONS: tuple[str, ...] = ("float32", "int8")
+"""In which a network may compute."""
 
 INPUT_CONTRACT: Mapping[str, Any] = {
     "name": "faces",
@@ -64,6 +67,11 @@ class Manifest:
         labels: the classes in the order of the logits.
         temperature: what the logits are divided by before the softmax, so that scores are
             calibrated.
+        entropy_exponent: how much smaller that is for surer faces (see `mien.core.temperature`); 0:
+            it is the same for all.
+        augmented: the same for the mean over test-time views; None: each view has `temperature`.
+        bias: what is added to a class's logit before all else; 0 where a class is missing.
+        precision: of the network's arithmetic, "float32" or "int8".
         thresholds: a class's confidence below which a reading is called uncertain; 0 where a class
             is missing.
         data: what it was trained on; metrics: how good it is; config: how it was trained;
@@ -76,6 +84,10 @@ class Manifest:
     file: ModelFile
     labels: tuple[str, ...] = EMOTIONS
     temperature: float = 1.0
+    entropy_exponent: float = 0.0
+    augmented: Temperature | None = None
+    bias: Mapping[str, float] = field(default_factory=dict)
+    precision: str = "float32"
     thresholds: Mapping[str, float] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -88,6 +100,17 @@ class Manifest:
             raise ModelError(f"expected two or more different labels, got {list(self.labels)}")
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             raise ModelError(f"expected a temperature above 0, got {self.temperature!r}")
+        if not math.isfinite(self.entropy_exponent):
+            raise ModelError(f"expected an exponent, got {self.entropy_exponent!r}")
+        if self.precision not in PRECISIONS:
+            raise ModelError(
+                f"expected a precision of {', '.join(PRECISIONS)}, got {self.precision!r}"
+            )
+        for label, added in self.bias.items():
+            if label not in self.labels:
+                raise ModelError(f"there is a bias for {label!r}, which is not a label")
+            if not math.isfinite(added):
+                raise ModelError(f"expected a number as bias, got {added!r} for {label}")
         for label, threshold in self.thresholds.items():
             if label not in self.labels:
                 raise ModelError(f"there is a threshold for {label!r}, which is not a label")
@@ -105,8 +128,14 @@ class Manifest:
         """Return the confidence below which a reading of this class is uncertain."""
         return self.thresholds.get(label, 0.0)
 
+    @property
+    def softening(self) -> Temperature:
+        """Return how the logits of a face become probabilities."""
+        return Temperature(self.temperature, self.entropy_exponent)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the manifest as ``manifest.json`` has it."""
+        augmented = self.augmented
         return {
             "schema": MANIFEST_SCHEMA,
             "name": self.name,
@@ -116,6 +145,12 @@ class Manifest:
             "input": dict(INPUT_CONTRACT),
             "outputs": dict(OUTPUT_CONTRACT),
             "temperature": self.temperature,
+            "entropy_exponent": self.entropy_exponent,
+            "augmented": None
+            if augmented is None
+            else {"temperature": augmented.base, "entropy_exponent": augmented.exponent},
+            "bias": dict(self.bias),
+            "precision": self.precision,
             "thresholds": dict(self.thresholds),
             "file": {
                 "name": self.file.name,
@@ -242,6 +277,13 @@ def _parse(content: object) -> Manifest:
         ),
         labels=tuple(_typed(label, "a label", str) for label in labels),
         temperature=_number(fields.get("temperature"), "temperature"),
+        entropy_exponent=_number(fields.get("entropy_exponent", 0.0), "entropy_exponent"),
+        augmented=_augmented(fields.get("augmented")),
+        bias={
+            label: _number(added, f"bias.{label}")
+            for label, added in _typed(fields.get("bias", {}), "bias", dict).items()
+        },
+        precision=_typed(fields.get("precision", "float32"), "precision", str),
         thresholds={
             label: _number(threshold, f"thresholds.{label}")
             for label, threshold in thresholds.items()
@@ -251,6 +293,19 @@ def _parse(content: object) -> Manifest:
         config=_typed(fields.get("config", {}), "config", dict),
         versions=_typed(fields.get("versions", {}), "versions", dict),
     )
+
+
+def _augmented(content: object) -> Temperature | None:
+    if content is None:
+        return None
+    fields = _typed(content, "augmented", dict)
+    try:
+        return Temperature(
+            _number(fields.get("temperature"), "augmented.temperature"),
+            _number(fields.get("entropy_exponent", 0.0), "augmented.entropy_exponent"),
+        )
+    except ValueError as error:
+        raise ModelError(f"augmented: {error}") from error
 
 
 def _typed(value: object, what: str, kind: type[Any]) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.errors import UsageError
+from mien.core.temperature import Temperature
 
 BIN_COUNT = 15
 """As Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2."""
@@ -120,22 +121,83 @@ def fit_temperature(logits: npt.NDArray[np.float64], labels: npt.NDArray[np.int6
     return float(np.sqrt(low * high))
 
 
+LEAST_IMAGES = 500
+"""With fewer, one temperature is fitted for all faces: an exponent would be luck."""
+
+_STEPS = 6
+_ROUNDS = 7
+_BASES, _EXPONENTS = (0.1, 10.0), (-0.25, 1.0)
+
+
+def fit_softening(logits: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> Temperature:
+    """Find the temperatures at which a face's confidence says how often such readings are right.
+
+    What is made least is the cross-entropy of "is the reading right?", not of the classes: the
+    smoothed labels that a network has learned leave the latter's best temperature too cool.
+    `docs/evaluation.md` compares both.
+
+    Args:
+        logits: (N, classes); for a mean over views, `mien.core.temperature.log_of_mean`.
+        labels: (N,), the right classes.
+
+    Returns:
+        With fewer than `LEAST_IMAGES`, `fit_temperature`'s.
+
+    Raises:
+        UsageError: if there are no logits or the lengths differ.
+    """
+    _check_rows("logits", logits, labels)
+    if len(labels) < LEAST_IMAGES:
+        return Temperature(fit_temperature(logits, labels))
+    right = logits.argmax(axis=1) == labels
+
+    def loss(log_base: float, exponent: float) -> float:
+        sure = Temperature(float(np.exp(log_base)), exponent).probabilities(logits).max(axis=1)
+        sure = np.clip(sure, 1e-7, 1 - 1e-7)
+        return float(-np.where(right, np.log(sure), np.log1p(-sure)).mean())
+
+    # A grid that closes in on its best point: two parameters need no more, and it is repeatable.
+    (low, high), (least, most) = np.log(_BASES), _EXPONENTS
+    best = (0.0, 0.0)
+    for _ in range(_ROUNDS):
+        points = [
+            (float(base), float(exponent))
+            for base in np.linspace(low, high, _STEPS + 1)
+            for exponent in np.linspace(least, most, _STEPS + 1)
+        ]
+        best = min(points, key=lambda point: loss(*point))
+        # Half of each side is left: the best of all is seldom further from the best point.
+        wide, tall = (high - low) / 4, (most - least) / 4
+        low, high = best[0] - wide, best[0] + wide
+        least, most = best[1] - tall, best[1] + tall
+    return Temperature(float(np.exp(best[0])), best[1])
+
+
 LEAST_READINGS = 100
 """An emotion that is read less often gets the threshold of all readings: its own would be luck."""
 
+LEAST_CERTAIN = 20
+"""Fewer certain readings than this prove nothing of how often such are right."""
+
+CERTAIN_ACCURACY = 0.85
+"""How often a reading that is not called uncertain has to be right."""
+
 
 def fit_thresholds(
-    probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]
+    probabilities: npt.NDArray[np.float64],
+    labels: npt.NDArray[np.int64],
+    *,
+    accuracy: float = CERTAIN_ACCURACY,
 ) -> npt.NDArray[np.float64]:
-    """Find for each class the confidence below which a reading of it had better not be trusted.
+    """Find for each class the lowest confidence from which on its readings can be trusted.
 
-    That is the one that best tells its right readings from its wrong ones: with it, the right ones
-    below and the wrong ones above are the fewest. So below it at least half are wrong, and above it
-    at least half are right.
+    That is the lowest at which the readings of that confidence and more are right as often as is
+    asked for.
 
     Args:
         probabilities: (N, classes), calibrated.
         labels: (N,), the right classes.
+        accuracy: how often the readings from the threshold on are to be right, 0-1.
 
     Returns:
         (classes,), 0-1: 0 for a class that is always to be trusted, 1 for one that never is.
@@ -146,23 +208,27 @@ def fit_thresholds(
     _check_rows("probabilities", probabilities, labels)
     read = probabilities.argmax(axis=1)
     confidences, correct = probabilities.max(axis=1), read == labels
-    thresholds = np.full(probabilities.shape[1], _best_cut(confidences, correct))
+    thresholds = np.full(probabilities.shape[1], _lowest_cut(confidences, correct, accuracy))
     for label in range(len(thresholds)):
         mine = read == label
         if mine.sum() >= LEAST_READINGS:
-            thresholds[label] = _best_cut(confidences[mine], correct[mine])
+            thresholds[label] = _lowest_cut(confidences[mine], correct[mine], accuracy)
     return thresholds
 
 
-def _best_cut(confidences: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_]) -> float:
-    order = np.argsort(confidences)
-    rising = confidences[order]
-    # How many more wrong than right ones a cut below the first, the second, ... leaves below it.
-    gains = np.concatenate([[0], np.cumsum(np.where(correct[order], -1, 1))])
-    cuts = np.concatenate([[0.0], (rising[:-1] + rising[1:]) / 2, [1.0]])
-    # Equal confidences cannot be told apart.
-    possible = np.concatenate([[True], rising[:-1] < rising[1:], [True]])
-    return float(cuts[np.where(possible, gains, -len(order) - 1).argmax()])
+def _lowest_cut(
+    confidences: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_], accuracy: float
+) -> float:
+    order = np.argsort(-confidences, kind="stable")
+    falling = confidences[order]
+    counts = np.arange(1, len(order) + 1)
+    # Above the first, the first two, ... of the surest; equal confidences cannot be told apart.
+    possible = np.append(falling[:-1] > falling[1:], True) & (counts >= LEAST_CERTAIN)
+    good = np.flatnonzero(possible & (np.cumsum(correct[order]) >= accuracy * counts))
+    if not len(good):
+        return 1.0
+    last = int(good[-1])
+    return 0.0 if last == len(order) - 1 else float((falling[last] + falling[last + 1]) / 2)
 
 
 def _check_rows(what: str, rows: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> None:

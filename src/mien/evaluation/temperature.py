@@ -1,18 +1,25 @@
-"""Calibrating an exported model: temperature and thresholds from validation images."""
+"""Calibrating an exported model: temperatures, thresholds and bias from images and their counts."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.manifest import write_manifest
-from mien.evaluation.calibration import calibrate, fit_temperature, fit_thresholds
+from mien.core.errors import UsageError
+from mien.core.manifest import Manifest, load_manifest, write_manifest
+from mien.core.temperature import Temperature, log_of_mean, softmax
+from mien.evaluation.calibration import calibrate, fit_softening, fit_thresholds
 from mien.evaluation.predicting import predict
-from mien.inference.classifier import Classifier, softmax
+from mien.inference.augmentation import augmented_views
+from mien.inference.classifier import Classifier
+
+FOLDS = 5
+"""Parts of the images, each of which is judged by what the others gave."""
 
 
 def calibrate_model(
@@ -21,22 +28,29 @@ def calibrate_model(
     labels: npt.NDArray[np.int64],
     *,
     split: str,
+    augmented: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Fit a model's temperature and thresholds on a split and write them into its manifest.
+    """Fit a model's temperatures and thresholds on a split and write them into its manifest.
 
-    The temperature makes confidences honest; below its threshold a reading is called uncertain.
+    The temperatures make confidences honest; below its threshold a reading is called uncertain.
 
     Args:
         folder: the model's; its manifest is replaced.
         images: uint8 (N, 48, 48), none of which the model was trained on.
         labels: int64 (N,), indices into the model's labels.
         split: the split's name, for the record.
+        augmented: fit temperatures for test-time augmentation too (ten times the work); else
+            those that the manifest had go.
         quiet: draw no progress bar.
 
     Returns:
-        ``split``, ``images`` (their number), the calibration error before and after, and
-        ``uncertain``, the share of the readings that are below their threshold; 0-1.
+        All shares 0-1: ``split``, ``images`` (their number), ``error_before``, ``error_after`` (the
+        calibration error), ``error_held_out`` (that of `FOLDS` parts, each calibrated by the
+        others), ``uncertain`` (the share of the readings that are below their threshold),
+        ``certain_accuracy`` (how many of the others are right, None if there is none),
+        ``certain_held_out`` (the same of parts that thresholds were not fitted on) and
+        ``error_augmented`` (None unless asked for).
 
     Raises:
         ModelError: if the model is missing or damaged.
@@ -44,21 +58,35 @@ def calibrate_model(
         OutputError: if the manifest cannot be written.
     """
     classifier = Classifier.open(folder, labels=None)
-    logits = predict(classifier.logits, images, label="calibrating", quiet=quiet).astype(np.float64)
-    temperature = fit_temperature(logits, labels)
-    before, after = softmax(logits), softmax(logits / temperature)
+    manifest = classifier.manifest
+    bias = np.array([manifest.bias.get(label, 0.0) for label in manifest.labels])
+
+    def logits_of(faces: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        return np.asarray(classifier.logits(faces) + bias, np.float32)
+
+    logits = predict(logits_of, images, label="calibrating", quiet=quiet).astype(np.float64)
+    softening = fit_softening(logits, labels)
+    after = softening.probabilities(logits)
     thresholds = fit_thresholds(after, labels)
+    held_out, trusted = _held_out(logits, labels)
+    certain = after.max(axis=1) >= thresholds[after.argmax(axis=1)]
+    together = _fit_augmented(logits_of, images, labels, quiet=quiet) if augmented else None
     figures = {
         "split": split,
         "images": len(images),
-        "error_before": _calibration_error(before, labels),
-        "error_after": _calibration_error(after, labels),
-        "uncertain": float((after.max(axis=1) < thresholds[after.argmax(axis=1)]).mean()),
+        "error_before": calibration_error(softmax(logits), labels),
+        "error_after": calibration_error(after, labels),
+        "error_held_out": calibration_error(held_out, labels),
+        "uncertain": float(1 - certain.mean()),
+        "certain_accuracy": _accuracy(after[certain], labels[certain]),
+        "certain_held_out": _accuracy(held_out[trusted], labels[trusted]),
+        "error_augmented": None if together is None else together[1],
     }
-    manifest = classifier.manifest
     calibrated = dataclasses.replace(
         manifest,
-        temperature=temperature,
+        temperature=softening.base,
+        entropy_exponent=softening.exponent,
+        augmented=None if together is None else together[0],
         thresholds=dict(zip(classifier.labels, thresholds.tolist(), strict=True)),
         metrics={**manifest.metrics, "calibration": figures},
     )
@@ -66,7 +94,89 @@ def calibrate_model(
     return figures
 
 
-def _calibration_error(
+def balance_model(folder: Path, strength: float) -> Manifest:
+    """Lift the emotions that Training has few images of, by a bias on their logits.
+
+    ``bias = -strength * log(share of Training)``, less the biases' mean (Menon et al. 2021,
+    "Long-tail learning via logit adjustment", section 4.1). Calibrate afterwards.
+
+    Args:
+        folder: the model's; its manifest, which has to hold the images of each class in
+            ``data.train``, is replaced.
+        strength: 0 (none) to 1 (as if all classes were equally frequent).
+
+    Returns:
+        The new manifest.
+
+    Raises:
+        UsageError: if the strength is not from 0 to 1, or the counts are missing.
+        ModelError: if the model is missing or damaged.
+        OutputError: if the manifest cannot be written.
+    """
+    if not 0 <= strength <= 1:
+        raise UsageError(f"expected a strength of balancing from 0 to 1, got {strength}")
+    manifest = load_manifest(folder, labels=None)
+    counts = manifest.data.get("train", {})
+    if not all(counts.get(label, 0) > 0 for label in manifest.labels):
+        raise UsageError(
+            f"cannot balance {manifest.name}: its manifest does not say how many images of each "
+            "class it was trained on"
+        )
+    logs = np.log([counts[label] for label in manifest.labels])
+    added = strength * (logs.mean() - logs) if strength else np.zeros(0)
+    bias = dict(zip(manifest.labels, added.tolist(), strict=False))
+    balanced = dataclasses.replace(manifest, bias=bias)
+    write_manifest(folder, balanced)
+    return balanced
+
+
+def calibration_error(
     probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]
 ) -> float:
+    """Return the expected calibration error, 0-1, of probabilities (N, classes)."""
     return calibrate(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels).error
+
+
+def _fit_augmented(
+    logits_of: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]],
+    images: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.int64],
+    *,
+    quiet: bool,
+) -> tuple[Temperature, float]:
+    """Return the temperatures of the mean over views, and the calibration error they leave."""
+
+    def mean_of(faces: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        views = [softmax(logits_of(view).astype(np.float64)) for view in augmented_views(faces)]
+        return log_of_mean(views).astype(np.float32)
+
+    logits = predict(mean_of, images, label="calibrating views", quiet=quiet).astype(np.float64)
+    softening = fit_softening(logits, labels)
+    return softening, calibration_error(softening.probabilities(logits), labels)
+
+
+def _held_out(
+    logits: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """Return probabilities (N, classes) and which are certain (N,), fitted on other images each."""
+    probabilities = softmax(logits)
+    certain = np.zeros(len(labels), np.bool_)
+    parts = np.array_split(np.random.default_rng(0).permutation(len(labels)), FOLDS)
+    for part in parts:
+        rest = np.setdiff1d(np.arange(len(labels)), part)
+        if not len(rest) or not len(part):
+            continue
+        softening = fit_softening(logits[rest], labels[rest])
+        thresholds = fit_thresholds(softening.probabilities(logits[rest]), labels[rest])
+        judged = softening.probabilities(logits[part])
+        probabilities[part] = judged
+        certain[part] = judged.max(axis=1) >= thresholds[judged.argmax(axis=1)]
+    return probabilities, certain
+
+
+def _accuracy(
+    probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]
+) -> float | None:
+    if not len(labels):
+        return None
+    return float((probabilities.argmax(axis=1) == labels).mean())

@@ -21,7 +21,8 @@ from mien.core.manifest import (
     find_model,
     load_manifest,
 )
-from mien.inference.augmentation import VIEWS, augmented_views
+from mien.core.temperature import Temperature, log_of_mean
+from mien.inference.augmentation import augmented_views
 
 DEFAULT_MODEL = "mien-b0"
 BATCH_SIZE = 64
@@ -104,13 +105,20 @@ class Classifier:
             UsageError: if the array is of another type or shape.
             ModelError: if the network fails, or gives what is not a number.
         """
+        softening = self.manifest.softening
         if not augment:
-            return self._probabilities(faces, batch_size).astype(np.float32)
+            logits = self._biased_logits(faces, batch_size)
+            return softening.probabilities(logits).astype(np.float32)
         _check_faces(faces)
-        total = np.zeros((len(faces), len(self.labels)))
-        for view in augmented_views(faces):
-            total += self._probabilities(view, batch_size)
-        return (total / VIEWS).astype(np.float32)
+        together = self.manifest.augmented
+        each = softening if together is None else Temperature()
+        views = [
+            each.probabilities(self._biased_logits(view, batch_size))
+            for view in augmented_views(faces)
+        ]
+        if together is None:
+            return np.asarray(sum(views) / len(views), np.float32)
+        return together.probabilities(log_of_mean(views)).astype(np.float32)
 
     def logits(
         self, faces: npt.NDArray[np.uint8], *, batch_size: int = BATCH_SIZE
@@ -130,7 +138,7 @@ class Classifier:
         """
         return self._run(OUTPUT_CONTRACT["features"], faces, batch_size)
 
-    def _probabilities(
+    def _biased_logits(
         self, faces: npt.NDArray[np.uint8], batch_size: int
     ) -> npt.NDArray[np.float64]:
         logits = self.logits(faces, batch_size=batch_size).astype(np.float64)
@@ -139,7 +147,7 @@ class Classifier:
                 f"the model {self.manifest.name} gave what is not a number: "
                 "export or install it again"
             )
-        return softmax(logits / self.manifest.temperature)
+        return logits + np.array([self.manifest.bias.get(label, 0.0) for label in self.labels])
 
     def _run(
         self, output: str, faces: npt.NDArray[np.uint8], batch_size: int
@@ -169,12 +177,6 @@ class Classifier:
             raise ModelError(
                 f"the model {self.manifest.name} failed on {len(faces)} faces: {_one_line(error)}"
             ) from error
-
-
-def softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Turn logits (N, classes) into probabilities (N, classes) whose rows sum to 1."""
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float64)
 
 
 def _open_session(path: Path, threads: int | None) -> onnxruntime.InferenceSession:

@@ -11,11 +11,8 @@ import dataclasses
 import importlib.util
 import json
 import os
-import shutil
 import sys
-import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -24,12 +21,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.errors import InputError, MissingExtra, ModelError, OutputError, UsageError
+from mien.core.errors import InputError, MissingExtra, ModelError, UsageError
 from mien.core.faces import FACE_SIZE
-from mien.core.manifest import MANIFEST_NAME, MODEL_NAME, Manifest, ModelFile, write_manifest
+from mien.core.manifest import MODEL_NAME, Manifest, ModelFile, write_manifest
 from mien.training import run_folder
 from mien.training.backend import stderr_held_back
 from mien.training.config import Config, load_config
+from mien.training.model_folder import check_target, move_in, staging
 from mien.training.onnx_graph import keras_to_onnx
 from mien.training.run_folder import RunFolder
 
@@ -81,11 +79,11 @@ def export_run(
     if name.strip() in ("", "..") or Path(name).name != name:
         raise UsageError(f"expected a name for the model that a folder could have, got {name!r}")
     target = output or opened.path / EXPORT_FOLDER
-    _check_target(target)
+    check_target(target)
     config = load_config(opened.config)
     model = load_best(opened, config)
     proto = keras_to_onnx(model, labels=config.labels, version=version)
-    with _staging(target) as folder:
+    with staging(target) as folder:
         file = folder / MODEL_NAME
         file.write_bytes(proto.SerializeToString())
         manifest = Manifest(
@@ -103,7 +101,7 @@ def export_run(
         checked = {"largest_difference": difference, "batch_sizes": list(BATCH_SIZES)}
         metrics = {**manifest.metrics, "export": checked}
         write_manifest(folder, dataclasses.replace(manifest, metrics=metrics))
-        _move_in(folder, target)
+        move_in(folder, target)
     return target
 
 
@@ -181,7 +179,7 @@ def check_agreement(model: Any, folder: Path) -> float:
     """
     import keras
 
-    from mien.inference.classifier import Classifier, softmax
+    from mien.inference.classifier import Classifier
 
     classifier = Classifier.open(folder, threads=1, labels=None)
     to_logits = keras.Model(model.inputs[0], _logits(model))
@@ -190,7 +188,7 @@ def check_agreement(model: Any, folder: Path) -> float:
         for faces in _batches(trial_faces(), size):
             logits = to_logits(faces[..., None].astype(np.float32), training=False)
             scaled = np.asarray(keras.ops.convert_to_numpy(logits), np.float64)
-            expected = softmax(scaled / classifier.manifest.temperature)
+            expected = classifier.manifest.softening.probabilities(scaled)
             found = classifier.classify(faces, batch_size=size)
             difference = float(np.abs(found - expected).max())
             # Put this way round, NaN is refused too.
@@ -281,40 +279,3 @@ def read_json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is damaged: it is not JSON ({error})") from error
     return content if isinstance(content, dict) else {}
-
-
-# ---------------------------------------------------------------- writing
-def _check_target(target: Path) -> None:
-    if target.is_dir():
-        if any(target.iterdir()) and not (target / MANIFEST_NAME).is_file():
-            raise UsageError(
-                f"{target} holds other things: expected a new folder, or one with a model in it"
-            )
-    elif target.exists():
-        raise UsageError(f"{target} is a file: expected a folder for the model")
-
-
-@contextmanager
-def _staging(target: Path) -> Iterator[Path]:
-    """Give a new folder beside ``target`` to fill; whatever is left of it at the end is removed."""
-    folder = target.parent / f".{target.name}.{uuid.uuid4().hex}"
-    try:
-        folder.mkdir(parents=True)
-        yield folder
-    except OSError as error:
-        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _move_in(folder: Path, target: Path) -> None:
-    """Put a finished model in its place.
-
-    Where a model stands already, the manifest follows its weights: in between, or if the second
-    step fails, a reader is told that both do not match, and is never given wrong numbers.
-    """
-    if not target.exists():
-        folder.replace(target)
-        return
-    for name in (MODEL_NAME, MANIFEST_NAME):
-        (folder / name).replace(target / name)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mien.core.errors import EXIT_DONE
+from mien.core.errors import EXIT_DONE, UsageError
 from mien.interfaces.cli.output import json_text, write_stdout
 
 if TYPE_CHECKING:
@@ -32,7 +32,14 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument(
         "--calibrate",
         metavar="DATA",
-        help="fit temperature and thresholds on the split val of this data set (folder, zip, CSV)",
+        help="fit temperatures and thresholds on the split val of this data set (folder, zip, CSV)",
+    )
+    parser.add_argument(
+        "--balance",
+        type=float,
+        metavar="STRENGTH",
+        help="lift emotions that Training has few images of, from 0 (not) to 1 (as if all had "
+        "as many)",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=_run)
@@ -40,11 +47,16 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _run(args: argparse.Namespace) -> int:
     from mien.core.manifest import load_manifest
+    from mien.evaluation.temperature import balance_model
     from mien.training.export import export_run
 
+    if args.balance is not None and not 0 <= args.balance <= 1:
+        raise UsageError(f"expected --balance from 0 to 1, got {args.balance}")
     # Read first: if the data are missing, nothing has been written yet.
     split = _load_val(args) if args.calibrate else None
     folder = export_run(args.folder, args.output, name=args.name, version=args.version)
+    if args.balance is not None:
+        balance_model(folder, args.balance)
     calibration = None if split is None else _calibrate(folder, split, quiet=args.quiet)
     manifest = load_manifest(folder, labels=None)
     if args.json:
@@ -63,7 +75,9 @@ def _load_val(args: argparse.Namespace) -> Split:
 def _calibrate(folder: Path, split: Split, *, quiet: bool) -> dict[str, Any]:
     from mien.evaluation.temperature import calibrate_model
 
-    return calibrate_model(folder, split.images, split.labels, split=split.name, quiet=quiet)
+    return calibrate_model(
+        folder, split.images, split.labels, split=split.name, augmented=True, quiet=quiet
+    )
 
 
 def _as_json(
@@ -86,6 +100,8 @@ def _as_json(
         },
         "largest_difference": manifest.metrics["export"]["largest_difference"],
         "temperature": manifest.temperature,
+        "entropy_exponent": manifest.entropy_exponent,
+        "bias": dict(manifest.bias),
         "thresholds": dict(manifest.thresholds),
         "calibration": calibration,
     }
@@ -97,6 +113,8 @@ def _describe(folder: Path, manifest: Manifest, calibration: dict[str, Any] | No
     checked = manifest.metrics["export"]
     sizes = " and ".join(str(size) for size in checked["batch_sizes"])
     temperature = f"{manifest.temperature:.4g}"
+    if manifest.entropy_exponent:
+        temperature += f", entropy to the power of {manifest.entropy_exponent:.3g}"
     if calibration is None:
         temperature += " (not fitted: give --calibrate DATA)"
     rows = [
@@ -112,8 +130,13 @@ def _describe(folder: Path, manifest: Manifest, calibration: dict[str, Any] | No
         before, after = calibration["error_before"], calibration["error_after"]
         rows += [
             ("calibration", f"error {before:.2%} before, {after:.2%} after, on {images}"),
+            ("held out", f"error {calibration['error_held_out']:.2%}, each fifth by the others"),
             ("uncertain", f"{calibration['uncertain']:.1%} of these, below their threshold"),
         ]
+        if calibration["certain_accuracy"] is not None:
+            rows.append(
+                ("certain", f"{calibration['certain_accuracy']:.1%} of the others are right")
+            )
     lines = [f"{name:<12} {value}" for name, value in rows]
     return "\n".join([*lines, f"\nnext: mien predict --model {folder} IMAGE"]) + "\n"
 

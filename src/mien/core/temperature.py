@@ -1,0 +1,66 @@
+"""From a network's logits to calibrated probabilities: a temperature that knows how sure it is.
+
+Dividing all logits by one temperature (Guo et al. 2017, "On Calibration of Modern Neural Networks")
+cannot mend a network that is too sure where it doubts and too modest where it is sure, as label
+smoothing makes them. So each face has a temperature of its own, which grows with the entropy of
+its probabilities (after Balanya et al. 2022, "Adaptive Temperature Scaling for Robust
+Calibration of Deep Neural Networks"). The order of a face's classes never changes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+_LEAST_ENTROPY = 1e-3
+"""Added to the entropy, so that a face without any doubt has a temperature too."""
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """``base * (entropy + 0.001) ** exponent``, the entropy being 0-1: 1 for even probabilities.
+
+    Attributes:
+        base: the temperature of a face of which nothing can be said, above 0.
+        exponent: how much cooler surer faces are; 0: all have the same.
+    """
+
+    base: float = 1.0
+    exponent: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check both numbers."""
+        if not (math.isfinite(self.base) and self.base > 0 and math.isfinite(self.exponent)):
+            raise ValueError(f"expected a temperature above 0 and an exponent, got {self}")
+
+    def probabilities(self, logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+        """Turn logits (N, classes) into probabilities (N, classes) whose rows sum to 1."""
+        each: float | npt.NDArray[np.float64] = self.base
+        if self.exponent:
+            each = self.base * (entropy(logits) + _LEAST_ENTROPY)[:, None] ** self.exponent
+        return softmax(np.asarray(logits / each, np.float64))
+
+
+def softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Turn logits (N, classes) into probabilities (N, classes) whose rows sum to 1."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float64)
+
+
+def entropy(logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+    """Return the entropy of ``softmax(logits)`` (N,), 0-1: 1 where all classes are alike."""
+    shifted = (logits - logits.max(axis=1, keepdims=True)).astype(np.float64)
+    powers = np.exp(shifted)
+    sums = powers.sum(axis=1)
+    nats = np.log(sums) - (powers * shifted).sum(axis=1) / sums
+    return np.asarray(np.clip(nats / math.log(logits.shape[1]), 0, 1), np.float64)
+
+
+def log_of_mean(views: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
+    """Return what serves as logits for a mean of probabilities (N, classes) of several views."""
+    mean = sum(views[1:], views[0]) / len(views)
+    return np.asarray(np.log(np.maximum(mean, np.finfo(np.float64).tiny)), np.float64)

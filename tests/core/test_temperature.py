@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from mien.core.temperature import Temperature, entropy, log_of_mean, softmax
+
+Logits = npt.NDArray[np.float64]
+
+LOGITS = arrays(np.float64, (5, 7), elements=st.floats(-40, 40, width=32))
+TEMPERATURES = st.builds(Temperature, st.floats(0.1, 10), st.floats(-0.25, 1))
+
+
+@settings(max_examples=60, deadline=None)
+@given(LOGITS, TEMPERATURES)
+def test_probabilities_sum_to_one_and_keep_the_order_of_the_classes(
+    logits: Logits, temperature: Temperature
+) -> None:
+    probabilities = temperature.probabilities(logits)
+    assert np.isfinite(probabilities).all()
+    assert probabilities.sum(axis=1) == pytest.approx(1)
+    chosen = np.take_along_axis(probabilities, logits.argmax(axis=1)[:, None], axis=1)
+    assert (chosen[:, 0] == probabilities.max(axis=1)).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(LOGITS, TEMPERATURES, st.floats(-100, 100))
+def test_a_number_added_to_all_logits_changes_nothing(
+    logits: Logits, temperature: Temperature, added: float
+) -> None:
+    expected = temperature.probabilities(logits)
+    assert temperature.probabilities(logits + added) == pytest.approx(expected, abs=1e-6)
+
+
+def test_without_an_exponent_all_faces_have_the_base() -> None:
+    logits = np.random.default_rng(0).normal(0, 3, (9, 7))
+    assert (Temperature(2.0).probabilities(logits) == softmax(logits / 2.0)).all()
+
+
+def test_a_positive_exponent_sharpens_what_is_sure_and_leaves_doubt() -> None:
+    sure, doubt = np.array([[6.0, 0, 0, 0]]), np.array([[0.2, 0, 0, 0]])
+    warm = Temperature(1.0, 0.5)
+    assert warm.probabilities(sure).max() > softmax(sure).max()
+    assert warm.probabilities(doubt).max() == pytest.approx(softmax(doubt).max(), abs=0.01)
+
+
+def test_entropy_is_zero_without_doubt_and_one_where_all_are_alike() -> None:
+    assert entropy(np.array([[100.0, 0, 0], [5, 5, 5]])) == pytest.approx([0, 1])
+    half = entropy(np.array([[3.0, 3, -1000, -1000]]))
+    assert half == pytest.approx(math.log(2) / math.log(4))
+
+
+def test_the_log_of_a_mean_gives_the_mean_back() -> None:
+    random = np.random.default_rng(1)
+    views = [softmax(random.normal(0, 2, (4, 7))) for _ in range(3)]
+    assert softmax(log_of_mean(views)) == pytest.approx(np.mean(views, axis=0))
+    nothing = np.array([[1.0, 0.0]])
+    assert np.isfinite(log_of_mean([nothing])).all()
+
+
+def test_no_face_has_no_probabilities() -> None:
+    assert Temperature(1.1, 0.3).probabilities(np.zeros((0, 7))).shape == (0, 7)
+
+
+@pytest.mark.parametrize(("base", "exponent"), [(0, 0), (-1, 0), (math.nan, 0), (1, math.inf)])
+def test_what_is_no_temperature_is_refused(base: float, exponent: float) -> None:
+    with pytest.raises(ValueError, match="temperature above 0"):
+        Temperature(base, exponent)
