@@ -10,6 +10,7 @@ VOTES ?=
 PACK_MB ?= 60
 PACK ?= $(if $(wildcard faces.pack.npz),.,build/gpu-pack)
 WORK ?= build/gpu-work
+PLAN ?= configs/gpu/plan.toml
 OUT ?=
 
 RUN := $(VENV)/bin/python
@@ -53,7 +54,7 @@ pack-gpu: $(VENV)/.dev ## pack for make train-gpu on a machine without a network
 
 # On the GPU's machine there is no .venv: its own Python holds JAX or torch, the pack brings the rest.
 train-gpu: ## teachers, student, export and report in 25 minutes on one large GPU; again, to go on
-	@PYTHONPATH=src $(PYTHON) -m mien.training.gpu run --pack "$(PACK)" --work "$(WORK)" $(if $(OUT),--output "$(OUT)")
+	@PYTHONPATH=src $(PYTHON) -m mien.training.gpu run --plan "$(PLAN)" --pack "$(PACK)" --work "$(WORK)" $(if $(OUT),--output "$(OUT)")
 
 clean: ## remove the environment and all caches
 	rm -rf "$(VENV)" .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

