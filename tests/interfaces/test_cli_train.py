@@ -11,8 +11,9 @@ import pytest
 from mien.core.errors import MissingExtra, OutputError, TrainingDiverged
 from mien.interfaces.cli import train as command
 from mien.interfaces.cli.main import main
-from mien.training import trainer
+from mien.training import filling, trainer
 from mien.training.config import Config
+from mien.training.filling import FilledCache
 from mien.training.run_folder import RunFolder, write_json
 from mien.training.stopping import TrainingStopped
 
@@ -195,3 +196,46 @@ def test_what_stops_a_run_is_one_line_and_a_code(
     fake.error = error
     assert main(["train", "--resume", "run"]) == code
     assert capsys.readouterr() == ("", said)
+
+
+FILLED = FilledCache("logits", ("wise", "old"), views=3, files=6, computed=4, size_bytes=2_400_000)
+
+
+def test_teachers_logits_are_computed_without_training(
+    fake: Trainer, recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[Config] = []
+
+    def fill(config: Config, *, quiet: bool) -> FilledCache:
+        asked.append(config)
+        return FILLED
+
+    monkeypatch.setattr(filling, "fill_cache", fill)
+    words = ["train", "--config", str(recipe), "--teacher-logits", "--set", "distill.views=3"]
+    assert main(words) == 0
+    assert asked[0].distill.views == 3
+    assert capsys.readouterr().out.splitlines() == [
+        "cache         logits",
+        "teachers      wise, old",
+        "views         3",
+        "files         6, 4 of them computed now",
+        "size          2.4 MB",
+    ]
+    assert main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["computed"] == 4
+    assert fake.asked == {}
+
+
+@pytest.mark.parametrize("words", [["--resume", "run"], ["--config", "x.toml", "--run", "run"]])
+def test_teachers_logits_are_of_a_recipe_alone(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--teacher-logits", *words]) == 2
+    assert "--teacher-logits goes with --config and --set alone" in capsys.readouterr().err
+
+
+def test_a_recipe_without_teachers_has_no_logits_to_compute(
+    recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--config", str(recipe), "--teacher-logits"]) == 2
+    assert "expected a recipe with distill.teachers" in capsys.readouterr().err

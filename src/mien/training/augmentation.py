@@ -108,10 +108,10 @@ def _degrade(faces: Faces, settings: AugmentationSettings, random: np.random.Gen
     if settings.downscale == 0 and settings.jpeg == 0:
         return
     count, height, width = faces.shape
-    shrunk = random.random(count) < settings.downscale
-    shares = random.uniform(0.4, 0.9, count)
-    coded = random.random(count) < settings.jpeg
-    qualities = random.integers(15, 81, count)
+    shrunk = random.random((count,)) < settings.downscale
+    shares = random.uniform(0.4, 0.9, (count,))
+    coded = random.random((count,)) < settings.jpeg
+    qualities = random.integers(15, 81, (count,))
     for index in np.flatnonzero(shrunk):
         size = (round(width * shares[index]), round(height * shares[index]))
         small = cv2.resize(faces[index], size, interpolation=cv2.INTER_AREA)
@@ -119,7 +119,9 @@ def _degrade(faces: Faces, settings: AugmentationSettings, random: np.random.Gen
     for index in np.flatnonzero(coded):
         quality = (cv2.IMWRITE_JPEG_QUALITY, int(qualities[index]))
         _, data = cv2.imencode(".jpg", faces[index], quality)
-        faces[index] = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
+        decoded = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
+        assert decoded is not None
+        faces[index] = decoded
 
 
 def _erase(faces: Faces, settings: AugmentationSettings, random: np.random.Generator) -> None:
