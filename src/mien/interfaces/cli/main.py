@@ -29,6 +29,7 @@ COMMANDS: tuple[str, ...] = (
     "finetune",
     "evaluate",
     "export",
+    "bench",
     "sample",
     "explain",
     "doctor",
