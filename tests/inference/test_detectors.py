@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from mien.core.errors import ModelError, UsageError
 from mien.core.images import load_image
 from mien.core.results import Box
+from mien.inference.alignment import roll_of
 from mien.inference.detectors import DETECTORS, Detection, Detector, choose, load_detector
 from mien.inference.detectors.base import fitted_box, scaled, tidied
-from mien.inference.detectors.yunet import WEIGHTS
+from mien.inference.detectors.yunet import WEIGHTS, YuNetDetector
 
 WITH_BOXES = ("yunet", "libface", "haar")
 
@@ -85,6 +86,22 @@ def test_yunet_sees_eyes_above_the_mouth(shared: Path) -> None:
     assert right_eye[0] < nose[0] < left_eye[0]
     assert right_mouth[0] < left_mouth[0]
     assert max(right_eye[1], left_eye[1]) < nose[1] < min(right_mouth[1], left_mouth[1])
+
+
+def test_yunet_sees_which_way_faces_lean(shared: Path) -> None:
+    found = _open("yunet", shared).detect(load_image(shared / "photos" / "group_three.jpg"))
+    _, middle, right = (roll_of(one.landmarks or ()) for one in found)
+    # One leans to the left, one to the right, by about 25 and 20 degrees.
+    assert -35 < middle < -12
+    assert 12 < right < 35
+
+
+def test_a_close_look_that_finds_nothing_changes_nothing(shared: Path) -> None:
+    detector = _open("yunet", shared)
+    assert isinstance(detector, YuNetDetector)
+    found = Detection(Box(10, 10, 5, 5), 0.9, ((1.0, 2.0),) * 5)
+    grey = np.full((40, 40, 3), 128, np.uint8)
+    assert detector._looked_at_closely(grey, found) is found
 
 
 def test_threads_see_what_one_sees(detector: Detector, shared: Path) -> None:
