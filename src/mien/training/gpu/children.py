@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 _POLL_SECONDS = 0.2
@@ -16,12 +17,25 @@ _GRACE_SECONDS = 45.0
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 
 
+@dataclass(frozen=True)
+class Command:
+    """A module of Python's to run: the words after ``python -m``.
+
+    Attributes:
+        words: the module and its arguments.
+        environment: what is special in its own.
+    """
+
+    words: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
 class OutOfTime(Exception):
     """The piece's time was over before its work; what could be saved is saved."""
 
 
 def run_children(
-    commands: Mapping[str, Sequence[str]],
+    commands: Mapping[str, Command],
     *,
     logs: Path,
     environment: Mapping[str, str],
@@ -32,7 +46,7 @@ def run_children(
     """Run ``python -m`` commands, some at a time, and return the exit code of each.
 
     Args:
-        commands: the words after ``python -m``, by name.
+        commands: by name.
         logs: folder of their output, NAME.log, which is also copied to stderr.
         environment: of the processes.
         is_late: tells that the time is over.
@@ -67,17 +81,17 @@ def run_children(
 
 
 class _Child:
-    def __init__(self, words: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, command: Command, log: Path, environment: Mapping[str, str]) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         self._log = log.open("a+b")
         self._log.seek(0, os.SEEK_END)
         self._shown = self._log.tell()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", *words],
+            [sys.executable, "-m", *command.words],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
-            env=dict(environment),
+            env={**environment, **command.environment},
             preexec_fn=_die_with_parent,
             pass_fds=_lock_of(environment),
         )

@@ -87,4 +87,7 @@ def _guess(left: _Wide, above: _Wide, corner: _Wide) -> _Wide:
 
 
 def _unrest(left: _Wide, above: _Wide, corner: _Wide) -> npt.NDArray[np.int64]:
-    return np.digitize(np.abs(left - corner) + np.abs(above - corner), _LEVELS)
+    level: npt.NDArray[np.int64] = np.digitize(
+        np.abs(left - corner) + np.abs(above - corner), _LEVELS
+    )
+    return level

@@ -7,16 +7,15 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError, MienError
 from mien.core.files import write_atomically
 from mien.core.progress import format_duration
 from mien.training.config import config_to_toml, load_config
 from mien.training.gpu import gather, setup
-from mien.training.gpu.children import LOCK_VARIABLE, OutOfTime, run_children
+from mien.training.gpu.children import LOCK_VARIABLE, Command, OutOfTime, run_children
 from mien.training.gpu.clock import Journal
 from mien.training.gpu.plan import Pace, Plan, StagePlan, budget, choose_epochs
 from mien.training.gpu.recipes import LITE0, Machine, recipe_here, taught, views_within
@@ -24,6 +23,9 @@ from mien.training.run_folder import RunFolder
 
 _MODULE = "mien.training.gpu"
 _LOCK_SECONDS = 60.0
+_ON_PROCESSOR = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+"""For the export: a GPU multiplies float32 less exactly than the proof of equality asks for."""
+
 _TRIED_EPOCHS = 10
 """Of a recipe that is only tried: enough for both of its sizes."""
 
@@ -115,8 +117,8 @@ class _Kit:
         recipes = {stage: load_config(stage.recipe) for stage in self.plan.stages}
         needing = [stage for stage in recipes if recipes[stage].model.weights == LITE0]
         if needing and not self.machine.start.is_file():
-            words = [_MODULE, "start", str(self.pack), str(self.machine.start)]
-            self._must({"start": [*words, str(needing[0].recipe)]})
+            places = (str(self.pack), str(self.machine.start), str(needing[0].recipe))
+            self._must({"start": Command((_MODULE, "start", *places))})
 
     def _try_all(self) -> None:
         """Try every network, all at once on a GPU: compiling takes longer than trying."""
@@ -125,24 +127,28 @@ class _Kit:
         for stage in self.plan.stages:
             if stage.name not in paces:
                 config = recipe_here(self.machine, stage, _TRIED_EPOCHS)
+                if stage == self.plan.student:
+                    config = taught(self.machine, config, self.plan.teachers, 1)
                 recipe = self._write_recipe(f"{stage.name}-tried", config_to_toml(config))
-                target = self._pace_file(stage)
-                words = [_MODULE, "trial", str(recipe), str(target)]
-                commands[f"{stage.name}-tried"] = [*words, str(self.machine.work / "turn")]
+                places = (recipe, self._pace_file(stage), self.machine.work / "turn")
+                # Side by side they must not each take most of the memory.
+                commands[f"{stage.name}-tried"] = Command(
+                    (_MODULE, "trial", *map(str, places)),
+                    {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+                )
         if not commands:
             return
         parallel = len(commands) if self.machine.has_gpu else 1
-        # Side by side they must not each take most of the memory.
-        self._run(commands, parallel=parallel, XLA_PYTHON_CLIENT_PREALLOCATE="false")
+        self._run(commands, parallel=parallel)
         for stage in self.plan.stages:
             file = self._pace_file(stage)
             if stage.name not in paces and file.is_file():
                 paces[stage.name] = json.loads(file.read_text(encoding="utf-8"))
                 pace = self._pace(stage)
+                asked = f", {pace.predictions:,.0f} as a teacher" if pace.predictions else ""
                 self.say(
                     f"{stage.name}: {pace.batch_size / pace.seconds:,.0f} images/s, "
-                    f"{pace.batch_size / pace.large_seconds:,.0f} at the larger size, "
-                    f"{pace.predictions:,.0f} without training"
+                    f"{pace.batch_size / pace.large_seconds:,.0f} at the larger size{asked}"
                 )
         if self.plan.student.name not in paces:
             raise MienError(f"the student does not train here: see {self.machine.work / 'logs'}")
@@ -168,7 +174,7 @@ class _Kit:
         if run.config.is_file():
             words = ["mien", "train", "--resume", str(run.path)]
         try:
-            codes = self._run({stage.name: words})
+            codes = self._run({stage.name: Command(tuple(words))})
         finally:
             self.notes["seconds"][stage.name] = began + self.journal.spent - started
         if codes[stage.name] == EXIT_DONE:
@@ -242,49 +248,50 @@ class _Kit:
             kept = self.plan.finish_seconds + self.plan.logits_seconds + self.plan.start_seconds
             self._write_chosen(student, recipe, left - kept)
         if self._teachers() and not self.notes.get("asked"):
-            words = ["mien", "train", "--config", str(recipe), "--teacher-logits"]
-            self._must({"logits": words})
+            words = ("mien", "train", "--config", str(recipe), "--teacher-logits")
+            self._must({"logits": Command(words)})
             self.notes["asked"] = True
             self.say("the teachers have been asked")
 
     # ------------------------------------------------------------ the end
     def _finish(self) -> None:
-        run = self.machine.run(self.plan.student)
-        work = self.machine.work
+        run, work = self.machine.run(self.plan.student), self.machine.work
         data = str(work / "faces.npz")
+        commands = {}
         if not (work / "probabilities.npz").is_file():
             runs = [str(self.machine.run(stage)) for stage in self._teachers()]
-            words = [_MODULE, "probabilities", data, str(work / "probabilities.npz")]
-            self._must({"probabilities": [*words, str(run), *runs]})
-        # On the processor: the few seconds are not worth what a GPU would have to compile.
-        if not (run / "export" / "manifest.json").is_file() or "exported" not in self.notes:
-            words = ["mien", "export", str(run), "--calibrate", data]
-            self._must({"export": words})
-            self.notes["exported"] = True
-        report = ["mien", "evaluate", "--model", str(run / "export"), "--data", data]
-        report += ["--split", "val"]
+            target = str(work / "probabilities.npz")
+            words = (_MODULE, "probabilities", data, target, str(run), *runs)
+            commands["probabilities"] = Command(words)
+        if not self.notes.get("exported"):
+            export = ("mien", "export", str(run), "--calibrate", data)
+            commands["export"] = Command(export, _ON_PROCESSOR)
+        self._must(commands)
+        self.notes["exported"] = True
+        model = ("--model", str(run / "export"), "--data", data, "--split", "val")
+        report = ("mien", "evaluate", *model)
+        commands = {}
         if not (work / "report" / "report.md").is_file():
-            words = [*report, "--output", str(work / "report")]
-            self._must({"report": words})
+            commands["report"] = Command((*report, "--output", str(work / "report")))
         if not (work / "report-tta" / "report.md").is_file():
-            words = [*report, "--tta", "--output", str(work / "report-tta")]
-            self._must({"report-tta": words})
+            folder = str(work / "report-tta")
+            commands["report-tta"] = Command((*report, "--tta", "--output", folder))
+        self._must(commands)
 
     # ------------------------------------------------------------ processes and files
-    def _run(
-        self, commands: Mapping[str, Sequence[str]], *, parallel: int = 1, **environment: str
-    ) -> dict[str, int]:
+    def _run(self, commands: Mapping[str, Command], *, parallel: int = 1) -> dict[str, int]:
         return run_children(
             commands,
             logs=self.machine.work / "logs",
-            environment={**self.environment, **environment},
+            environment=self.environment,
             is_late=self._is_late,
             watch=self.journal.beat,
             parallel=parallel,
         )
 
-    def _must(self, commands: Mapping[str, Sequence[str]]) -> None:
-        for name, code in self._run(commands).items():
+    def _must(self, commands: Mapping[str, Command]) -> None:
+        parallel = len(commands) if self.machine.has_gpu else 1
+        for name, code in self._run(commands, parallel=parallel).items():
             if code != EXIT_DONE:
                 raise MienError(f"{name} failed with exit code {code}: see {self._log(name)}")
 
@@ -303,7 +310,7 @@ class _Kit:
         return path
 
 
-def _environment(work: Path, lock: int) -> dict[str, Any]:
+def _environment(work: Path, lock: int) -> dict[str, str]:
     """Return what the kit's processes find in their environment."""
     source = Path(__file__).resolve().parents[3]
     paths = [str(source), str(work / "site"), os.environ.get("PYTHONPATH", "")]

@@ -82,7 +82,7 @@ class Pace:
         batch_size: images a step.
         seconds: a step takes; `large_seconds` at the larger size.
         validation: seconds that a validation takes.
-        predictions: images a second without training.
+        predictions: images a second as a teacher; 0 of a student, whom nobody asks.
     """
 
     steps: int

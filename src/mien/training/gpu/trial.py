@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import tempfile
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import replace
@@ -18,8 +19,11 @@ from mien.training.augmentation import MixedBatch
 from mien.training.backend import prepare_backend
 from mien.training.batches import BatchSource
 from mien.training.config import Config
+from mien.training.distillation import Teaching
 from mien.training.gpu.plan import Pace
+from mien.training.model import build_model
 from mien.training.objective import has_teachers, released_network, step_arrays
+from mien.training.run_folder import RunFolder
 from mien.training.stages import (
     averaged_weights,
     compiled_model,
@@ -29,15 +33,17 @@ from mien.training.stages import (
 from mien.training.stepping import Stepper, make_stepper
 from mien.training.training_data import TrainingData
 from mien.training.validation import predict_probabilities
+from mien.training.views import ViewName
 
 _WARM_STEPS = 2
+_ASKED = 4096
 
 
 def try_network(config: Config, data: TrainingData, *, turn: Path, seconds: float = 4.0) -> Pace:
     """Train a network for some seconds at each of its sizes, and throw it away.
 
     Args:
-        config: its recipe; teachers are left out, for they may not be there yet.
+        config: its recipe; its teachers, who may not be there yet, are not asked.
         data: what it is trained on.
         turn: a file; of all that try with the same one, one measures at a time.
         seconds: to measure for, at each size.
@@ -46,11 +52,11 @@ def try_network(config: Config, data: TrainingData, *, turn: Path, seconds: floa
         UsageError, DataError, InputError: as `mien.training.trainer.train`.
     """
     prepare_backend(config.training)
-    source = BatchSource(data.train, replace(config, distill=replace(config.distill, views=0)))
-    source = replace(source, votes=data.votes)
+    drawn = replace(config, distill=replace(config.distill, views=0, cache=""))
+    source = BatchSource(data.train, drawn, data.votes)
     stages = {stage_of(config, epoch) for epoch in range(config.total_epochs)}
     step_seconds: dict[int, float] = {}
-    check = predictions = 0.0
+    check = 0.0
     # The smallest last: what it measures beside its steps stands for all.
     for stage in sorted(stages, key=lambda stage: (-stage.size, stage.blocks == 0)):
         model = compiled_model(config, stage, initialise=True)
@@ -59,7 +65,7 @@ def try_network(config: Config, data: TrainingData, *, turn: Path, seconds: floa
         _validate(model, source, data, config, stepper)
         with _alone(turn):
             found = _take_steps(config, source, stepper, seconds=seconds)
-            check, predictions = _validate(model, source, data, config, stepper)
+            check = _validate(model, source, data, config, stepper)
         step_seconds[stage.size] = max(found, step_seconds.get(stage.size, 0.0))
     small = step_seconds[config.model.input_size]
     return Pace(
@@ -68,7 +74,7 @@ def try_network(config: Config, data: TrainingData, *, turn: Path, seconds: floa
         seconds=small,
         large_seconds=step_seconds.get(config.final_size, small),
         validation=check,
-        predictions=predictions,
+        predictions=0.0 if has_teachers(config) else _ask(config, data, turn),
     )
 
 
@@ -110,18 +116,32 @@ def _batches(config: Config, source: BatchSource) -> Generator[MixedBatch]:
 
 def _validate(
     model: Any, source: BatchSource, data: TrainingData, config: Config, stepper: Stepper
-) -> tuple[float, float]:
-    """Validate as training does; return its seconds, and images predicted a second."""
+) -> float:
+    """Validate as training does; return the seconds that it took."""
     began = time.monotonic()
     count = config.training.statistics_batches
     with (
         averaged_weights(model),
         estimated_statistics(model, source.plain_batches(), count=count, stepper=stepper),
     ):
-        begun = time.monotonic()
         predict_probabilities(released_network(model), data.val.images)
-        ended = time.monotonic()
-    return ended - began, len(data.val) / (ended - begun)
+    return time.monotonic() - began
+
+
+def _ask(config: Config, data: TrainingData, turn: Path) -> float:
+    """Ask the network as a teacher is asked; return how many images it answers a second."""
+    faces = data.train.images[:_ASKED]
+    with tempfile.TemporaryDirectory() as folder:
+        run = RunFolder(Path(folder) / "tried")
+        run.path.mkdir()
+        build_model(config.model, size=config.final_size, initialise=False).save(run.best)
+        asking = replace(config.distill, teachers=(str(run.path),), views=1, cache="")
+        teaching = Teaching(replace(config, distill=asking), faces, quiet=True)
+    teaching.of_view(ViewName(0, False), faces)
+    with _alone(turn):
+        began = time.monotonic()
+        teaching.of_view(ViewName(1, False), faces)
+        return len(faces) / (time.monotonic() - began)
 
 
 @contextlib.contextmanager
