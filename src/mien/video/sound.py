@@ -10,6 +10,7 @@ from mien.video.reading import start_of
 from mien.video.times import Window
 
 _AAC_FRAME = 1024
+_AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 _WITH_EDIT_LISTS = ("mp4", "mov", "ipod")
 
 
@@ -28,12 +29,18 @@ class SoundTrack:
         self._window = window
         self._start_s = start_of(source) + window.start
         self._may_be_early = target.format.name in _WITH_EDIT_LISTS
-        self.is_copied = self._stream.codec_context.name in target.supported_codecs
+        codec = self._stream.codec_context.codec
+        # Of the several decoders of a codec, each has a name of its own.
+        name = getattr(codec, "canonical_name", codec.name)
+        self.is_copied = name in target.supported_codecs
         if self.is_copied:
             self._track = target.add_stream_from_template(self._stream)
         else:
-            self._track = target.add_stream("aac", rate=self._stream.rate)
-            self._track.layout = self._stream.layout
+            rate = self._stream.rate if self._stream.rate in _AAC_RATES else _AAC_RATES[-1]
+            self._track = target.add_stream("aac", rate=rate)
+            # Some files say how many channels there are and not which: two at most can be told.
+            self._layout = "mono" if self._stream.layout.nb_channels == 1 else "stereo"
+            self._track.layout = self._layout
         self._packets = self._within()
         self._next: Any = next(self._packets, None)
 
@@ -89,10 +96,20 @@ class SoundTrack:
         av = load_av()
         fitting = av.AudioResampler(
             format="fltp",
-            layout=self._stream.layout,
-            rate=self._stream.rate,
+            layout=self._layout,
+            rate=self._track.rate,
             frame_size=_AAC_FRAME,
         )
+        for frame in self._heard():
+            for piece in fitting.resample(frame):
+                yield from self._track.encode(piece)
+        for piece in fitting.resample(None):
+            yield from self._track.encode(piece)
+        yield from self._track.encode(None)
+
+    def _heard(self) -> Iterator[Any]:
+        """Yield the window's decoded sound, its times counted from its start."""
+        av = load_av()
         for packet in self._read():
             try:
                 frames = packet.decode()
@@ -102,9 +119,6 @@ class SoundTrack:
                 if frame.time is None or frame.time < self._start_s:
                     continue
                 if self._window.ends_before(self._window.start + frame.time - self._start_s):
-                    yield from self._track.encode(None)
                     return
                 frame.pts -= round(self._start_s / frame.time_base)
-                for piece in fitting.resample(frame):
-                    yield from self._track.encode(piece)
-        yield from self._track.encode(None)
+                yield frame
