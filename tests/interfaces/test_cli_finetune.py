@@ -1,0 +1,153 @@
+"""``mien finetune`` from a folder of classes to a model that ``mien predict`` takes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from data_maker import pattern
+from mien.core.errors import EXIT_DONE, EXIT_INPUT, EXIT_MODEL, EXIT_USAGE
+from mien.interfaces.cli import evaluate, explain, finetune, predict
+from mien.interfaces.cli.main import main
+
+pytest.importorskip("keras")
+pytest.importorskip("onnx")
+
+# Keras' own way to save a variable of TensorFlow's is not yet NumPy 2's.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
+
+MAP = "angry=bad,Sadness=bad,happy=good"
+
+
+def write_faces(folder: Path, *, per_class: int = 10) -> Path:
+    rng = np.random.default_rng(5)
+    for label, name in {0: "angry", 3: "happiness", 5: "sad", 1: "tired"}.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(per_class):
+            data = cv2.imencode(".png", pattern(label, rng))[1].tobytes()
+            (folder / name / f"{number}.png").write_bytes(data)
+    return folder
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with a folder of four classes."""
+    monkeypatch.setenv("MIEN_HOME", str(tmp_path / "cache"))
+    place = tmp_path / "place"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    write_faces(place / "faces")
+    return place
+
+
+def run(*words: str) -> int:
+    registers = [each.register for each in (finetune, predict, evaluate, explain)]
+    return main([*words], registers=registers)
+
+
+def test_a_folder_becomes_a_model_that_the_other_commands_take(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import run_maker
+    from mien.training.export import export_run
+    from training_maker import threads
+
+    export_run(run_maker.write_tiny_run(workplace / "tiny"), workplace / "base")
+    (workplace / "faces/tired/broken.png").write_bytes(b"no picture")
+    words = ["finetune", "faces", "--run", "mine", "--model", "base", "--map", MAP]
+    words += ["--epochs", "1", "--set", "training.head_epochs=1"]
+    words += ["--set", f"training.threads={threads()}"]
+    assert run(*words) == EXIT_DONE
+    written = capsys.readouterr()
+    assert "skipped tired/broken.png: is not an image" in written.err
+    assert "before: tiny 1.0.0" in written.out
+    assert "after: mine 1.0.0" in written.out
+    assert "(not: tired)" in written.out
+    assert "train 32, val 8" in written.out
+    for name in ("before_after.md", "before_after.png", "report.md", "confusion.png"):
+        assert (workplace / "mine/report" / name).is_file()
+    manifest = json.loads((workplace / "mine/export/manifest.json").read_text())
+    assert manifest["labels"] == ["bad", "good", "tired"]
+
+    face = "faces/tired/1.png"
+    model = ("--model", "mine/export")
+    assert run("predict", face, *model, "--detector", "none", "--format", "json") == EXIT_DONE
+    (found,) = json.loads(capsys.readouterr().out)["faces"]
+    assert set(found["scores"]) == {"bad", "good", "tired"}
+    words = ["predict", face, *model, "--detector", "none", "--compat", "deepface"]
+    assert run(*words, "--annotate", "drawn") == EXIT_DONE
+    (other,) = json.loads(capsys.readouterr().out)
+    assert set(other["emotion"]) == {"bad", "good", "tired"}
+    words = ["explain", face, *model, "--detector", "none", "--emotion", "Tired"]
+    assert run(*words, "--output", "why.png", "--quiet") == EXIT_DONE
+    capsys.readouterr()
+    # The model knows of what its classes were made: the folder's own names are understood.
+    assert run("evaluate", "--model", "mine", "--data", "faces", "--json") == EXIT_DONE
+    report = json.loads(capsys.readouterr().out)
+    assert report["all"]["count"] == 40
+    assert report["left_out"] == {}
+
+    assert run("finetune", "--resume", "mine", "--json") == EXIT_DONE
+    again = json.loads(capsys.readouterr().out)
+    assert again["comparison"]["known"] == ["bad", "good"]
+    assert run("finetune", "faces", "--run", "mine", "--model", "base") == EXIT_USAGE
+    assert "holds a run already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ([], EXIT_USAGE, "expected a FOLDER of classes, or --resume RUN"),
+        (["faces", "--resume", "mine"], EXIT_USAGE, "expected a FOLDER"),
+        (["--resume", "mine", "--epochs", "3"], EXIT_USAGE, "leave out --epochs"),
+        (["--resume", "mine"], EXIT_INPUT, "mine is not a fine-tuning"),
+        (["nowhere"], EXIT_INPUT, "no folder nowhere"),
+        (["empty"], EXIT_INPUT, "no class folders in empty"),
+        (["hollow"], EXIT_INPUT, "no images in the class folders of hollow"),
+        (["one"], EXIT_INPUT, "expected two classes or more, got angry"),
+        (["few"], EXIT_INPUT, "class 'tired' has 3 images"),
+        (["faces", "--map", "bored=x"], EXIT_USAGE, "no class 'bored'"),
+        (["faces", "--map", "bored"], EXIT_USAGE, "not a=b,c=d"),
+        (["faces", "--model", "nothing"], EXIT_MODEL, "nothing"),
+        (["faces", "--detector", "eyes"], EXIT_USAGE, "eyes"),
+        (["faces", "--val-fraction", "1"], EXIT_USAGE, "between 0 and 1"),
+        (["faces", "--set", "training.none=1"], EXIT_USAGE, "unknown key"),
+    ],
+)
+def test_what_cannot_work_is_one_clear_line(
+    workplace: Path,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    code: int,
+    message: str,
+) -> None:
+    (workplace / "empty").mkdir()
+    for name in ("a", "b"):
+        (workplace / "hollow" / name).mkdir(parents=True)
+    shutil.copytree(workplace / "faces/angry", workplace / "one/angry")
+    shutil.copytree(workplace / "faces", workplace / "few")
+    for number in range(3, 10):
+        (workplace / "few/tired" / f"{number}.png").unlink()
+    assert run("finetune", *words, "--quiet") == code
+    written = capsys.readouterr()
+    assert message in written.err
+    assert written.err.count("\n") == 1
+    assert not (workplace / "outputs").exists()
+
+
+def test_an_image_in_train_and_val_is_told(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.move(workplace / "faces", workplace / "parted/train")
+    shutil.copytree(workplace / "parted/train", workplace / "parted/val")
+    assert run("finetune", "parted", "--model", "nothing") == EXIT_MODEL
+    assert (
+        "40 images of val are in train too, the first: val/angry/0.png" in capsys.readouterr().err
+    )

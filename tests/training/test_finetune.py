@@ -1,0 +1,158 @@
+"""From a model to a network for other classes: where it starts, its recipe, its run, its export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import run_maker
+from data_maker import pattern
+from mien.core.emotions import EMOTIONS
+from mien.core.errors import DataError, InputError, ModelError, UsageError
+from mien.core.manifest import load_manifest
+from mien.data.dataset import Split
+from mien.inference.classifier import Classifier
+from mien.training.export import export_run, trial_faces
+from mien.training.finetune import (
+    FinetuneOptions,
+    check_classes,
+    export_finetuned,
+    finetune,
+    finetune_recipe,
+    model_settings,
+    read_notes,
+    starting_network,
+)
+from training_maker import threads
+
+# Keras' own way to save a variable of TensorFlow's is not yet NumPy 2's.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
+
+MEANINGS = {"negative": ["angry", "sad"], "positive": ["happy"], "new": ["new"]}
+CLASSES = tuple(sorted(MEANINGS))
+
+
+@pytest.fixture(scope="module")
+def base(keras_ready: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported model of the seven emotions."""
+    pytest.importorskip("onnx")
+    folder = tmp_path_factory.mktemp("base")
+    return export_run(run_maker.write_tiny_run(folder / "run"), folder / "base")
+
+
+def make_split(name: str, *, per_class: int, seed: int = 0) -> Split:
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(len(CLASSES)), per_class).astype(np.int64)
+    images = np.stack([pattern(2 * int(label), rng) for label in labels])
+    files = tuple(f"{CLASSES[label]}/{place}.png" for place, label in enumerate(labels))
+    return Split(name, images, labels, files, (), (), CLASSES)
+
+
+def probabilities(network: Any, faces: Any) -> Any:
+    import keras
+
+    answer = network(faces[..., None].astype(np.float32), training=False)
+    return keras.ops.convert_to_numpy(answer)
+
+
+def test_with_the_same_classes_in_another_order_the_start_is_the_model_itself(base: Path) -> None:
+    order = ("surprise", *EMOTIONS[:-1])
+    network = starting_network(base, load_manifest(base), order, {})
+    faces = trial_faces(4)
+    expected = Classifier.open(base).classify(faces)[:, [6, 0, 1, 2, 3, 4, 5]]
+    assert np.abs(probabilities(network, faces) - expected).max() < 1e-5
+
+
+def test_merged_classes_start_between_their_parts_and_a_new_one_in_the_middle(base: Path) -> None:
+    network = starting_network(base, load_manifest(base), CLASSES, MEANINGS)
+    faces = trial_faces(4)
+    logits = Classifier.open(base).logits(faces)
+    expected = np.stack([logits[:, [0, 5]].mean(axis=1), logits.mean(axis=1), logits[:, 3]], axis=1)
+    powers = np.exp(expected - expected.max(axis=1, keepdims=True))
+    found = probabilities(network, faces)
+    assert np.abs(found - powers / powers.sum(axis=1, keepdims=True)).max() < 1e-4
+
+
+def test_the_recipe_keeps_the_architecture_and_fits_the_number_of_images(base: Path) -> None:
+    manifest = load_manifest(base)
+
+    def recipe(per_class: int, **choices: Any) -> Any:
+        train = make_split("train", per_class=per_class)
+        options = FinetuneOptions(**choices)
+        return finetune_recipe(manifest, train, run=Path("r"), blocks=2, options=options)
+
+    few, many = recipe(6), recipe(300)
+    assert few.training.batch_size < many.training.batch_size
+    assert few.total_epochs > many.total_epochs
+    assert few.labels == CLASSES
+    assert few.model.backbone == model_settings(manifest).backbone
+    assert few.training.fine_tune_blocks == 2
+    assert recipe(6, epochs=3).training.epochs == 3
+    changed = recipe(6, overrides=("training.learning_rate=0.5",))
+    assert changed.training.learning_rate == 0.5
+    with pytest.raises(UsageError, match="unknown key"):
+        recipe(6, overrides=("training.nothing=1",))
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels", "message"),
+    [
+        (("a",), [0] * 9, "two classes or more"),
+        (("a", "b"), [0] * 9 + [1], "class 'b' has 1 images"),
+        (("a", "b"), [0] * 9, "class 'b' has 0 images"),
+    ],
+)
+def test_too_few_classes_or_images_are_one_clear_line(
+    classes: tuple[str, ...], labels: list[int], message: str
+) -> None:
+    count = len(labels)
+    images = np.zeros((count, 48, 48), np.uint8)
+    files = tuple(map(str, range(count)))
+    train = Split("train", images, np.array(labels), files, (), (), classes)
+    val = Split("val", images[:0], np.array([], np.int64), (), (), (), classes)
+    with pytest.raises(DataError, match=message):
+        check_classes(train, val)
+
+
+def test_a_model_that_does_not_tell_its_architecture_is_refused(tiny_model: Path) -> None:
+    with pytest.raises(ModelError, match="does not tell its architecture"):
+        model_settings(load_manifest(tiny_model))
+
+
+def test_a_run_is_no_finetuning_without_its_notes(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a fine-tuning"):
+        read_notes(tmp_path)
+
+
+def test_the_run_learns_the_classes_and_its_export_carries_them(base: Path, tmp_path: Path) -> None:
+    splits = {
+        "train": make_split("train", per_class=8),
+        "val": make_split("val", per_class=4, seed=1),
+    }
+    run = finetune(
+        splits,
+        tmp_path / "run",
+        model=base,
+        meanings=MEANINGS,
+        options=FinetuneOptions(
+            epochs=2,
+            threads=threads(),
+            overrides=("training.learning_rate=0.02", "training.head_epochs=2"),
+        ),
+        quiet=True,
+    )
+    folder = export_finetuned(run)
+    classifier = Classifier.open(folder, labels=None)
+    assert classifier.labels == CLASSES
+    assert classifier.manifest.data["classes"] == MEANINGS
+    assert classifier.manifest.data["started_from"]["sha256"] == load_manifest(base).file.sha256
+    assert classifier.classify(splits["val"].images).shape == (12, 3)
+    with pytest.raises(ModelError, match="expected the labels"):
+        Classifier.open(folder)
+    with pytest.raises(UsageError, match="holds a run already"):
+        finetune(splits, tmp_path / "run", model=base)
