@@ -176,10 +176,10 @@ def test_a_damaged_journal_is_said(output: Path, make_result: MakeResult) -> Non
         journal.add(make_result("a.png"))
     manifest = parts_folder(output) / "part-000001.json"
     manifest.write_text("{}")
-    with pytest.raises(InputError, match="delete .* to start anew"):
+    with pytest.raises(InputError, match=r"delete .* to start anew"):
         opened(output, resume=True)
     (parts_folder(output) / "run.json").write_text("not JSON")
-    with pytest.raises(InputError, match="delete .* to start anew"):
+    with pytest.raises(InputError, match=r"delete .* to start anew"):
         opened(output, resume=True)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import random
 import subprocess
@@ -9,9 +11,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from batch_maker import alike
+from mien.core.emotions import EMOTIONS
 from mien.interfaces.batch.journal import parts_folder
 from mien.interfaces.cli.main import main
 
@@ -66,13 +71,10 @@ def test_ten_kills_lose_and_double_nothing(
     assert main(words(tmp_path / "d", killed, tiny_model)) == 6
     assert not parts_folder(killed).exists()
     assert main(words(tmp_path / "d", straight, tiny_model)) == 6
-    assert sources(killed) == sorted([*pictures, str(tmp_path / "d" / "bad.png")])
-    if suffix == "parquet":
-        import pyarrow.parquet as pq
-
-        assert pq.read_table(killed).equals(pq.read_table(straight))
-    else:
-        assert killed.read_bytes() == straight.read_bytes()
+    assert [row["source"] for row in rows(killed)] == sorted(
+        [*pictures, str(tmp_path / "d" / "bad.png")]
+    )
+    assert alike(rows(killed), rows(straight))
 
 
 def wait_for_part(output: Path, before: int, process: subprocess.Popen[bytes]) -> None:
@@ -86,18 +88,19 @@ def count_parts(output: Path) -> int:
     return len(list(parts_folder(output).glob(f"part-*{output.suffix}")))
 
 
-def sources(output: Path) -> list[str]:
+def rows(output: Path) -> list[dict[str, Any]]:
     if output.suffix == ".parquet":
         import pyarrow.parquet as pq
 
-        return list(pq.read_table(output)["source"].to_pylist())
-    import csv
-    import json
-
+        return list(pq.read_table(output).to_pylist())
     with output.open(encoding="utf-8", newline="") as file:
-        if output.suffix == ".csv":
-            return [row["source"] for row in csv.DictReader(file)]
-        return [json.loads(line)["source"] for line in file]
+        if output.suffix == ".jsonl":
+            return [json.loads(line) for line in file]
+        return [{**row, **scores(row)} for row in csv.DictReader(file)]
+
+
+def scores(row: dict[str, str]) -> dict[str, float]:
+    return {name: float(row[name]) for name in ("confidence", *EMOTIONS) if row[name]}
 
 
 @pytest.mark.slow

@@ -1,8 +1,7 @@
 """The Ray engine: images through recognizers on all machines of a Ray cluster.
 
-Ray Data carries the images' names to its actors and the results back, in the order of the names;
-what a machine was reading when it died is read by another. The results are those of the local
-engine, since the same code makes them.
+Ray Data carries the images' names to its actors and the results back, in the order of the names.
+The results are those of the local engine, since the same code makes them.
 """
 
 from __future__ import annotations
@@ -40,6 +39,9 @@ WINDOW_IMAGES = 50_000
 
 BLOCK_IMAGES = 16 * CHUNK_IMAGES
 """Images in one task's hands, at most: what is read again if its machine dies."""
+
+_TRIES = 3
+"""Failures in a row, without a result between them, that end the run."""
 
 
 class RayEngine:
@@ -79,32 +81,48 @@ class RayEngine:
         """
         with _cluster(self._address):
             for window in chunked(inputs, WINDOW_IMAGES):
-                try:
-                    yield from self._through(window)
-                except RayError as error:
+                yield from self._outliving(window)
+
+    def _outliving(self, window: list[Input]) -> Iterator[Result]:
+        """Yield the window's results; when a machine dies, go on from the first that is missing.
+
+        Ray could start a lost actor again by itself, but waits for ever where no machine has a core
+        left for it.
+        """
+        done, idle = 0, 0
+        while done < len(window):
+            before = done
+            try:
+                for result in self._through(window[done:]):
+                    yield result
+                    done += 1
+            except RayError as error:
+                idle = idle + 1 if done == before else 0
+                if isinstance(error, MienError) or idle == _TRIES:
                     raise MienError(f"the Ray cluster failed: {_last_line(error)}") from error
 
-    def _through(self, window: list[Input]) -> Iterator[Result]:
+    def _through(self, inputs: list[Input]) -> Iterator[Result]:
         # Pickled, since Arrow takes no names that are not UTF-8.
-        rows = [{"input": pickle.dumps(one)} for one in window]
-        blocks = max(1, -(-len(rows) // BLOCK_IMAGES))
+        rows = [{"input": pickle.dumps(one)} for one in inputs]
+        blocks = -(-len(rows) // BLOCK_IMAGES)
         dataset = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
             _Reader,
             fn_constructor_args=(self._source, self._sha256, self._batch_size),
             batch_size=CHUNK_IMAGES,
-            concurrency=self._concurrency(blocks),
+            concurrency=(1, min(blocks, self._most_workers())),
             num_cpus=1,
+            max_restarts=0,
+            max_task_retries=0,
         )
         for row in dataset.iter_rows():
             result: Result = pickle.loads(row["result"])
             yield result
 
-    def _concurrency(self, blocks: int) -> int | tuple[int, int]:
-        if self._workers is not None:
-            return self._workers
-        cores = int(ray.cluster_resources().get("CPU", 1))  # type: ignore[no-untyped-call, unused-ignore]
-        # One core fewer is kept for nothing else: reading names takes no time worth one.
-        return (1, max(1, min(cores, blocks)))
+    def _most_workers(self) -> int:
+        cores = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call, unused-ignore]
+        if cores < 1:
+            raise MienError("no machine of the Ray cluster has a core: add one with 'ray start'")
+        return cores if self._workers is None else min(cores, self._workers)
 
 
 class _Reader:
@@ -157,7 +175,11 @@ def _connect(address: str | None) -> None:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (ConnectionError, TimeoutError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Ray raises the plain class itself where a node does not start
+        if address is None:
+            raise MienError(
+                f"Ray cannot be started on this machine: {_last_line(error)}"
+            ) from error
         raise UsageError(
             f"no Ray cluster at {address}: start one with 'ray start --head' ({_last_line(error)})"
         ) from error

@@ -138,6 +138,9 @@ def _in_parts(args: argparse.Namespace, shape: str) -> Tally | None:
     target = Target(args.output, form, resume=args.resume, quiet=args.quiet)
     run = {
         "model": recognizer.model.sha256,
+        # They are beside the file that the hash is of, and change results too.
+        "temperature": recognizer.classifier.manifest.temperature,
+        "thresholds": dict(recognizer.classifier.manifest.thresholds),
         "detector": recognizer.detector.name,
         **options.settings(),
         "format": shape,

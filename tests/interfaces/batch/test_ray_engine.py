@@ -1,0 +1,133 @@
+"""The Ray engine gives the local engine's results, on two workers of which one is killed too."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from batch_maker import alike
+from mien.core.errors import UsageError
+from mien.core.results import Result
+from mien.interfaces.batch.listing import Input, walk_folder
+from mien.interfaces.batch.loading import RecognizerOptions, RecognizerSource
+from mien.interfaces.batch.local import LocalEngine
+
+PICTURES = 600
+
+needs_ray = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("ray", "pyarrow")),
+    reason="needs the extra ray",
+)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head without cores and two workers with one each, every one a process group of its own."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # A busy machine takes longer than Ray thinks.
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args=node(0))
+    for _ in range(2):
+        cluster.add_node(**node(1))
+    yield cluster
+    cluster.shutdown()
+
+
+def node(cores: int) -> dict[str, Any]:
+    names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port")
+    return {
+        "num_cpus": cores,
+        "object_store_memory": 100 << 20,
+        "include_dashboard": False,
+        **{name: free_port() for name in names},
+    }
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("", 0))
+        return int(one.getsockname()[1])
+
+
+def slow_source(model: Path, seconds: float) -> RecognizerSource:
+    """Return a source that goes to other machines by value, of recognizers that take their time."""
+
+    class Slow(RecognizerOptions):
+        def load(self, *, threads: int | None = None) -> Any:
+            recognizer = super().load(threads=threads)
+            whole = recognizer.analyze_many
+
+            def analyze_many(images: Any, **options: Any) -> list[Result]:
+                time.sleep(seconds * len(images))
+                return whole(images, **options)
+
+            recognizer.analyze_many = analyze_many  # type: ignore[method-assign]
+            return recognizer
+
+    return Slow(str(model), detector="none")
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_the_results_are_the_local_engines_though_a_worker_is_killed(
+    cluster: Any, tmp_path: Path, tiny_model: Path, make_pictures: Callable[..., list[str]]
+) -> None:
+    from mien.interfaces.batch.ray_engine import RayEngine
+
+    make_pictures(tmp_path / "d", PICTURES)
+    (tmp_path / "d" / "bad.png").write_bytes(b"no image")
+    (tmp_path / "d" / os.fsdecode(b"\xff.png")).write_bytes(b"")
+    inputs: list[Input] = list(walk_folder(str(tmp_path / "d")))
+    source = slow_source(tiny_model, 0.02)
+    recognizer = RecognizerOptions(str(tiny_model), detector="none").load()
+    local = list(LocalEngine(source, recognizer, workers=1, batch_size=64)(inputs))
+    engine = RayEngine(source, recognizer, address=cluster.address, workers=2, batch_size=64)
+    results = []
+    for result in engine(inputs):
+        results.append(result)
+        if len(results) == 20:
+            cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+    assert alike([one.to_dict() for one in results], [one.to_dict() for one in local])
+    assert [one.source for one in results] == [one.source for one in inputs]
+
+
+@needs_ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_no_cluster_at_the_address_is_one_line(tiny_model: Path) -> None:
+    from mien.interfaces.batch.ray_engine import RayEngine
+
+    options = RecognizerOptions(str(tiny_model), detector="none")
+    address = f"127.0.0.1:{free_port()}"
+    engine = RayEngine(options, options.load(), address=address, batch_size=64)
+    with pytest.raises(UsageError, match=f"no Ray cluster at {address}"):
+        next(engine([Input("a.png", content="a.png")]))
+
+
+def test_without_ray_one_line_says_what_to_install(
+    tmp_path: Path, tiny_model: Path, make_pictures: Callable[..., list[str]]
+) -> None:
+    make_pictures(tmp_path / "d", 1)
+    code = (
+        "import sys; sys.modules['ray'] = None\n"
+        "from mien.interfaces.cli.main import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    words = ["predict", str(tmp_path / "d"), "--model", str(tiny_model), "--engine", "ray"]
+    ran = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert ran.returncode == 2
+    assert ran.stdout == ""
+    assert ran.stderr.startswith("mien: --engine ray needs the extra [ray]")
+    assert ran.stderr.count("\n") == 1

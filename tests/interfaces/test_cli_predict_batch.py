@@ -1,0 +1,261 @@
+"""`mien predict FOLDER --output FILE`: parts, --resume, every kind of file, exit codes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mien.core.results import TABLE_COLUMNS
+from mien.interfaces.batch import running
+from mien.interfaces.cli.main import main
+
+
+@dataclass
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+
+Predict = Callable[..., Outcome]
+
+
+@pytest.fixture
+def predict(
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Predict:
+    """Run `mien predict` in an empty folder; images count as face crops unless told otherwise."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object, model: Path = tiny_model, detector: str = "none") -> Outcome:
+        settings = ["--model", str(model), "--detector", detector]
+        code = main(["predict", *map(str, words), *settings])
+        return Outcome(code, *capsys.readouterr())
+
+    return run
+
+
+def pictures(*paths: str) -> None:
+    for seed, path in enumerate(paths):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(seed).integers(0, 256, (50, 60, 3), np.uint8)
+        Image.fromarray(pixels).save(path)
+
+
+def lines(path: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def interrupted(predict: Predict, monkeypatch: pytest.MonkeyPatch) -> Predict:
+    """Leave r.csv interrupted after the first of d's three pictures, as Ctrl-C does."""
+    pictures("d/a.png", "d/b.png", "d/c.png")
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(running.Progress, "advance", interrupt)
+        outcome = predict("d", "--output", "r.csv")
+    assert outcome.code == 130
+    assert outcome.err == (
+        "1 images are done: add --resume to go on with the others\nmien: interrupted\n"
+    )
+    return predict
+
+
+# Every kind of file
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs links, pipes and names as on Unix")
+def test_every_file_has_a_row_whatever_it_is(predict: Predict) -> None:
+    pictures("d/脸 🙂.png", "d/лицо.png", "d/sub/x.jpg/inside.png")
+    Path("d/empty.png").touch()
+    Path("d/text.jpg").write_text("not an image")
+    Path("d/torn.png").write_bytes(Path("d/лицо.png").read_bytes()[:300])
+    Path("d/gone.png").symlink_to("nowhere.png")
+    Path("d/loop.png").symlink_to("loop.png")
+    Path("d/up").symlink_to(Path("d").resolve())
+    os.mkfifo("d/pipe.png")
+    if sys.platform == "linux":
+        Path(os.fsdecode(b"d/\xff.png")).write_bytes(Path("d/лицо.png").read_bytes())
+    outcome = predict("d", "--output", "r.jsonl")
+    assert outcome.code == 6
+    found = {one["source"]: one for one in lines("r.jsonl")}
+    unreadable = {"d/empty.png", "d/text.jpg", "d/torn.png", "d/gone.png", "d/loop.png"}
+    assert {name for name, one in found.items() if one["status"] == "unreadable"} == {
+        *unreadable,
+        "d/pipe.png",
+    }
+    readable = {"d/脸 🙂.png", "d/лицо.png", "d/sub/x.jpg/inside.png"}
+    readable |= {os.fsdecode(b"d/\xff.png")} if sys.platform == "linux" else set()
+    assert {name for name, one in found.items() if one["status"] == "ok"} == readable
+    assert "is a pipe" in found["d/pipe.png"]["error"]
+    assert "no such file" in found["d/gone.png"]["error"]
+    assert len(lines("r.jsonl")) == len(found)
+    assert re.search(r"r\.jsonl: \d faces in \d+ images: \d ok, 6 unreadable\n", outcome.err)
+    assert "Traceback" not in outcome.err
+
+
+def test_a_file_that_vanishes_meanwhile_has_a_row(
+    predict: Predict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mien.interfaces.batch import local
+
+    pictures("d/a.png", "d/b.png")
+    whole = local.analyze_chunk
+
+    def vanishing(recognizer: Any, chunk: Any, **options: Any) -> Any:
+        Path("d/b.png").unlink()
+        return whole(recognizer, chunk, **options)
+
+    monkeypatch.setattr(local, "analyze_chunk", vanishing)
+    assert predict("d", "--output", "r.jsonl").code == 6
+    assert [one["status"] for one in lines("r.jsonl")] == ["ok", "unreadable"]
+
+
+def test_a_source_that_two_words_mean_has_one_row(predict: Predict) -> None:
+    pictures("d/a.png", "d/b.png")
+    predict("d/a.png", "d", "d/a.png", "--output", "r.jsonl")
+    assert [one["source"] for one in lines("r.jsonl")] == ["d/a.png", "d/b.png"]
+
+
+def test_parquet_has_the_rows_that_csv_has(predict: Predict) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    pictures("d/a.png", "d/b.png")
+    Path("d/c.png").touch()
+    assert predict("d", "--output", "r.csv").code == 6
+    outcome = predict("d", "--output", "r.parquet")
+    assert outcome.err.startswith(
+        "r.parquet: 2 faces in 3 images: 2 ok, 1 unreadable\nmien: 1 of 3 inputs failed; first: "
+    )
+    table = pq.read_table("r.parquet").to_pylist()
+    with Path("r.csv").open(encoding="utf-8", newline="") as file:
+        expected = list(csv.DictReader(file))
+    assert tuple(table[0]) == TABLE_COLUMNS
+    for row, texts in zip(table, expected, strict=True):
+        shown = {
+            name: "" if value is None else str(value).lower() if value in (True, False) else value
+            for name, value in row.items()
+        }
+        for name, text in texts.items():
+            assert str(shown[name]).removesuffix(".0") == text.removesuffix(".0")
+
+
+def test_the_streamed_files_are_what_stdout_gives(predict: Predict) -> None:
+    pictures("d/a.png", "d/b.png")
+    for shape in ("csv", "jsonl"):
+        predict("d", "--output", f"r.{shape}")
+        assert predict("d", "--format", shape).out == Path(f"r.{shape}").read_text("utf-8")
+
+
+# Going on
+
+
+def test_an_interrupted_run_goes_on(interrupted: Predict) -> None:
+    outcome = interrupted("d", "--output", "r.csv", "--resume")
+    assert outcome.code == 0
+    assert outcome.err == ("going on with r.csv: 1 images are done\nr.csv: 3 faces in 3 images\n")
+    rows = list(csv.DictReader(io.StringIO(Path("r.csv").read_text("utf-8"))))
+    assert [row["source"] for row in rows] == ["d/a.png", "d/b.png", "d/c.png"]
+    assert sorted(path.name for path in Path().iterdir()) == ["d", "r.csv"]
+
+
+def test_it_is_not_overwritten_unasked(interrupted: Predict) -> None:
+    outcome = interrupted("d", "--output", "r.csv")
+    assert outcome.code == 2
+    assert "add --resume to go on with it, or delete that folder" in outcome.err
+
+
+def test_another_model_detector_or_folder_does_not_go_on(
+    interrupted: Predict, make_tiny_model: Callable[..., Path]
+) -> None:
+    other = make_tiny_model("other", temperature=2.0)
+    for outcome, said in (
+        (interrupted("d", "--output", "r.csv", "--resume", detector="haar"), "detector none"),
+        (interrupted("d", "d2", "--output", "r.csv", "--resume"), "inputs"),
+        (interrupted("d", "--output", "r.csv", "--resume", model=other), "temperature 1.0"),
+    ):
+        assert outcome.code == 2
+        assert f"the interrupted run had {said}" in outcome.err
+        assert outcome.err.count("\n") == 1
+
+
+def test_resume_starts_what_was_never_begun_and_leaves_what_is_complete(predict: Predict) -> None:
+    pictures("d/a.png")
+    assert predict("d", "--output", "r.csv", "--resume").err == "r.csv: 1 face in 1 image\n"
+    content = Path("r.csv").read_bytes()
+    again = predict("d", "--output", "r.csv", "--resume")
+    assert (again.code, again.err) == (0, "r.csv is complete: nothing to resume\n")
+    assert Path("r.csv").read_bytes() == content
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--resume"], "--resume goes on with a file"),
+        (["--resume", "--output", "r.json"], "--resume goes on with a file"),
+        (["--resume", "--output", "r.csv", "--annotate", "x"], "--resume goes on with a file"),
+        (["--format", "parquet"], "Parquet needs --output FILE"),
+        (["--output", "r.parquet", "--annotate", "x"], "Parquet needs --output FILE"),
+        (["--workers", "0"], "--workers 1 or more, got 0"),
+        (["--batch-size", "0"], "--batch-size 1 or more, got 0"),
+        (["--address", "auto"], "add --engine ray"),
+        (["--engine", "spark"], "invalid choice: 'spark'"),
+    ],
+)
+def test_a_wrong_option_is_2(predict: Predict, words: list[str], said: str) -> None:
+    pictures("d/a.png")
+    outcome = predict("d", *words)
+    assert outcome.code == 2
+    assert said in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_without_pyarrow_one_line_says_what_to_install(predict: Predict, tiny_model: Path) -> None:
+    pictures("d/a.png")
+    code = (
+        "import sys; sys.modules['pyarrow'] = None\n"
+        "from mien.interfaces.cli.main import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    words = ["predict", "d", "--model", str(tiny_model), "--output", "r.parquet"]
+    ran = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("mien: a Parquet file needs the extra [batch]")
+    assert ran.stderr.count("\n") == 1
+
+
+def test_one_photo_loads_neither_pyarrow_nor_ray_nor_worker_processes(
+    predict: Predict, tiny_model: Path
+) -> None:
+    pictures("a.png")
+    heavy = ("pyarrow", "ray", "multiprocessing.connection", "concurrent.futures.process")
+    words = ["predict", "a.png", "--model", str(tiny_model), "--detector", "none", "--quiet"]
+    code = (
+        "import sys\n"
+        "from mien.interfaces.cli.main import main\n"
+        f"main({[*words, '--output', 'r.csv']!r})\n"
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"
