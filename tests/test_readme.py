@@ -7,6 +7,7 @@ documents and the recipes are parsed, not run.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -22,6 +23,7 @@ from PIL import Image
 
 from data_maker import write_tiny_dataset, zip_folder
 from mien.interfaces.cli.main import COMMANDS, build_parser
+from video_maker import even_times, write_video
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ("README.md", "CONTRIBUTING.md")
@@ -65,6 +67,11 @@ CHANGED: dict[str, str] = {
         'mien predict "photos/*.jpg" --format jsonl --annotate annotated' + TINY
     ),
     "mien predict - --format json < photo.jpg": ("mien predict - --format json < photo.jpg" + TINY),
+    "mien predict clip.mp4 --every 0.5 --timeline timeline.png --annotate annotated.mp4": (
+        "mien predict clip.mp4 --every 0.5 --timeline timeline.png --annotate annotated.mp4" + TINY
+    ),
+    # Needs a camera, and somebody who ends it.
+    "mien predict 0": "mien predict 0 --help",
     "mien explain photo.jpg --output why.png": "mien explain photo.jpg --output why.png" + TINY,
     "mien explain photo.jpg --face 0 --emotion sad --json": (
         "mien explain photo.jpg --face 0 --emotion sad --json" + TINY
@@ -119,6 +126,8 @@ def workplace(tmp_path: Path, tiny_model: Path) -> Path:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         pixels = noise.integers(0, 256, (60, 50, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / name)
+    if importlib.util.find_spec("av") is not None:
+        write_video(tmp_path / "clip.mp4", even_times(30))
     write_tiny_dataset(tmp_path / "data", per_class=4)
     zip_folder(tmp_path / "data", tmp_path / "fer2013.zip")
     return tmp_path
@@ -140,6 +149,8 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("commands", list(cases()))
 def test_the_commands_that_are_shown_work(commands: list[str], workplace: Path) -> None:
+    if any("clip.mp4" in command for command in commands):
+        pytest.importorskip("av")
     for command in commands:
         done = run(CHANGED.get(command, command), workplace)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
