@@ -114,8 +114,8 @@ def test_the_released_network_has_no_trace_of_the_further_outputs() -> None:
     assert paths[0] == paths[1]
     plain.set_weights(network.get_weights())
     refresh(plain)
-    expected = np.asarray(model(FACES)["probabilities"])
-    assert np.allclose(np.asarray(plain(FACES)), expected, atol=1e-6)
+    expected = np.asarray(model(FACES, training=False)["probabilities"])
+    assert np.allclose(np.asarray(plain(FACES, training=False)), expected, atol=1e-6)
     assert np.allclose(network.predict_on_batch(FACES), expected, atol=1e-5)
 
 
