@@ -185,3 +185,33 @@ def test_its_help_loads_nothing_heavy() -> None:
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
     assert "--calibrate DATA" in answer.stdout
+
+
+@pytest.mark.parametrize("words", [["--int8"], ["--data", "archive"]])
+def test_an_8_bit_model_needs_data_and_data_an_8_bit_model(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert _mien(finished, "--output", tmp_path / "model", *words) == 2
+    assert "--int8 and --data DATA go together" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_8_bit_model_is_told_and_stands_beside_the_other(
+    finished: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from mien.training import quantize
+
+    # A network of noise on images of discs loses more than one that was trained.
+    monkeypatch.setattr(quantize.export_int8, "__kwdefaults__", {"limit": 100.0})
+    data = write_tiny_dataset(tmp_path / "data", per_class=8)
+    words = ("--output", tmp_path / "model", "--int8", "--data", data)
+    assert _mien(finished, *words, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    small = load_manifest(tmp_path / "model-int8")
+    assert small.precision == "int8"
+    assert told["int8"]["path"] == str(tmp_path / "model-int8" / "model.onnx")
+    assert told["int8"]["points_lost"] == small.metrics["quantization"]["points_lost"]
+    assert told["tflite"] is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,20 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="lift emotions that Training has few images of, from 0 (not) to 1 (as if all had "
         "as many)",
     )
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="also write an 8-bit model beside it, DIR-int8, with --data (refused if it loses more "
+        "than half a point of accuracy)",
+    )
+    parser.add_argument(
+        "--data", metavar="DATA", help="for --int8: ranges from its train, comparison on its val"
+    )
+    parser.add_argument(
+        "--tflite",
+        action="store_true",
+        help="also write model.tflite, for LiteRT (needs Keras on TensorFlow)",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=_run)
 
@@ -50,26 +65,61 @@ def _run(args: argparse.Namespace) -> int:
     from mien.evaluation.temperature import balance_model
     from mien.training.export import export_run
 
-    if args.balance is not None and not 0 <= args.balance <= 1:
-        raise UsageError(f"expected --balance from 0 to 1, got {args.balance}")
+    _check(args)
     # Read first: if the data are missing, nothing has been written yet.
-    split = _load_val(args) if args.calibrate else None
+    split = _load(args.calibrate, "val", args) if args.calibrate else None
+    sets = [_load(args.data, name, args) for name in ("train", "val")] if args.int8 else []
     folder = export_run(args.folder, args.output, name=args.name, version=args.version)
     if args.balance is not None:
         balance_model(folder, args.balance)
     calibration = None if split is None else _calibrate(folder, split, quiet=args.quiet)
+    others = _export_others(args, folder, sets)
     manifest = load_manifest(folder, labels=None)
     if args.json:
-        write_stdout(json_text(_as_json(folder, manifest, calibration)) + "\n")
+        write_stdout(json_text({**_as_json(folder, manifest, calibration), **others}) + "\n")
     else:
-        write_stdout(_describe(folder, manifest, calibration))
+        write_stdout(_describe(folder, manifest, calibration, others))
     return EXIT_DONE
 
 
-def _load_val(args: argparse.Namespace) -> Split:
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what cannot be done before any work is done."""
+    if args.balance is not None and not 0 <= args.balance <= 1:
+        raise UsageError(f"expected --balance from 0 to 1, got {args.balance}")
+    if args.int8 != (args.data is not None):
+        raise UsageError("--int8 and --data DATA go together: give both or neither")
+    if args.tflite:
+        from mien.training.litert import require_tensorflow
+
+        require_tensorflow()
+
+
+def _export_others(
+    args: argparse.Namespace, folder: Path, sets: Sequence[Split]
+) -> dict[str, dict[str, Any] | None]:
+    """Write the other forms of the model that are asked for; return what is told of them."""
+    told: dict[str, dict[str, Any] | None] = {"int8": None, "tflite": None}
+    if args.int8:
+        from mien.core.manifest import load_manifest
+        from mien.training.quantize import export_int8
+
+        train, val = sets
+        small = export_int8(folder, folder.with_name(f"{folder.name}-int8"), train=train, val=val)
+        manifest = load_manifest(small, labels=None)
+        file = small / manifest.file.name
+        told["int8"] = {"path": str(file), **manifest.metrics["quantization"]}
+    if args.tflite:
+        from mien.training.litert import export_tflite
+
+        path = export_tflite(args.folder, folder)
+        told["tflite"] = {"path": str(path), "bytes": path.stat().st_size}
+    return told
+
+
+def _load(data: str, name: str, args: argparse.Namespace) -> Split:
     from mien.data.reading import load_split
 
-    return load_split(args.calibrate, "val", quiet=args.quiet)
+    return load_split(data, name, quiet=args.quiet)
 
 
 def _calibrate(folder: Path, split: Split, *, quiet: bool) -> dict[str, Any]:
@@ -107,7 +157,12 @@ def _as_json(
     }
 
 
-def _describe(folder: Path, manifest: Manifest, calibration: dict[str, Any] | None) -> str:
+def _describe(
+    folder: Path,
+    manifest: Manifest,
+    calibration: dict[str, Any] | None,
+    others: dict[str, dict[str, Any] | None],
+) -> str:
     from mien.core.manifest import MANIFEST_NAME
 
     checked = manifest.metrics["export"]
@@ -137,6 +192,15 @@ def _describe(folder: Path, manifest: Manifest, calibration: dict[str, Any] | No
             rows.append(
                 ("certain", f"{calibration['certain_accuracy']:.1%} of the others are right")
             )
+    small, lite = others["int8"], others["tflite"]
+    if small is not None:
+        lost = f"{small['points_lost']:.2f} points lost on {small['images']:,} images"
+        rows += [
+            ("int8", _sized(Path(small["path"]))),
+            ("", f"{lost} of {small['split']}, {small['agreement']:.1%} read alike"),
+        ]
+    if lite is not None:
+        rows.append(("tflite", _sized(Path(lite["path"]))))
     lines = [f"{name:<12} {value}" for name, value in rows]
     return "\n".join([*lines, f"\nnext: mien predict --model {folder} IMAGE"]) + "\n"
 

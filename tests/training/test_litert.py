@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import run_maker
+from mien.core.errors import MissingExtra, ModelError, UsageError
+from mien.core.files import sha256_of
+from mien.core.manifest import load_manifest
+from mien.inference.classifier import Classifier
+from mien.training import litert
+from mien.training.export import export_run, trial_faces
+from mien.training.litert import TFLITE_NAME, TFLITE_NOTES, export_tflite, open_tflite
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with its export and its LiteRT network; leave it as it is."""
+    pytest.importorskip("tensorflow")
+    keras = pytest.importorskip("keras")
+    pytest.importorskip("onnx")
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("needs Keras on TensorFlow")
+    folder = run_maker.write_tiny_run(tmp_path_factory.mktemp("outputs") / "tiny")
+    export_run(folder, temperature=1.3)
+    export_tflite(folder, folder / "export")
+    return folder
+
+
+def test_it_gives_the_exported_models_logits(run: Path) -> None:
+    faces = trial_faces(6, seed=4)
+    found = open_tflite((run / "export" / TFLITE_NAME).read_bytes())(faces)
+    expected = Classifier.open(run / "export").logits(faces)
+    assert expected.std() > 0.1
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_its_notes_say_what_a_program_needs(run: Path) -> None:
+    notes = json.loads((run / "export" / TFLITE_NOTES).read_text())
+    manifest = load_manifest(run / "export")
+    assert notes["labels"] == list(manifest.labels)
+    assert (notes["schema"], notes["temperature"]) == ("mien-tflite/1", 1.3)
+    assert (notes["input"]["shape"], notes["input"]["dtype"]) == ([1, 48, 48], "uint8")
+    assert notes["output"] == {"name": "logits", "dtype": "float32", "shape": [1, 7]}
+    assert notes["file"]["sha256"] == sha256_of(run / "export" / TFLITE_NAME)
+    assert 0 <= notes["largest_difference"] <= 1e-4
+
+
+def test_one_that_differs_is_refused_and_nothing_is_written(run: Path, tmp_path: Path) -> None:
+    other = export_run(run_maker.write_tiny_run(tmp_path / "other", seed=5))
+    with pytest.raises(ModelError, match="refused: it differs"):
+        export_tflite(run, other)
+    assert not (other / TFLITE_NAME).exists()
+
+
+def test_without_tensorflow_or_on_another_backend_it_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(litert, "find_spec", lambda _: None)
+    with pytest.raises(MissingExtra, match="LiteRT"):
+        litert.require_tensorflow()
+    monkeypatch.setattr(litert, "find_spec", lambda _: object())
+    monkeypatch.delitem(litert.sys.modules, "keras", raising=False)
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    with pytest.raises(UsageError, match="it runs on torch"):
+        litert.require_tensorflow()
