@@ -48,12 +48,14 @@ def conv_norm(
 def added(x: Any, branch: Any, name: str) -> Any:
     """Return the ReLU of a sum; while training, the branch is left out at random.
 
-    The rate comes from ``model.drop_connect`` (stochastic depth: Huang et al. 2016, 1603.09382).
+    The rate is set later, from ``model.drop_connect`` (stochastic depth: Huang et al. 2016,
+    1603.09382).
     """
     import keras
 
     layers = keras.layers
-    branch = layers.Dropout(0.0, noise_shape=(None, 1, 1, 1), name=f"{name}_drop")(branch)
+    # One made with a rate of 0 has no generator, and could not be given another rate.
+    branch = layers.Dropout(0.5, noise_shape=(None, 1, 1, 1), name=f"{name}_drop")(branch)
     return layers.Activation("relu", name=f"{name}_out")(
         layers.Add(name=f"{name}_add")([x, branch])
     )
