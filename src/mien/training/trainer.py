@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import sys
 import threading
 import time
 from pathlib import Path
@@ -22,6 +21,7 @@ from mien.training.config import Config, config_to_toml, load_config
 from mien.training.distillation import Teaching
 from mien.training.model import build_model, refresh
 from mien.training.objective import accuracy_of, released_network, step_arrays
+from mien.training.outcome import environment, finish, report_epoch
 from mien.training.pace import Pace, stage_cost
 from mien.training.run_folder import RunFolder
 from mien.training.run_state import RunState
@@ -64,7 +64,7 @@ def train(config: Config, folder: Path, *, quiet: bool = False) -> RunFolder:
     sitting = _Run(config, run, data, quiet)
     state = RunState(data=fingerprint(data), teachers=sitting.teachers())
     sitting.enter(state)
-    run_folder.write_json(run.environment, _environment(config, data))
+    run_folder.write_json(run.environment, environment(config, data))
     run_folder.write_text(run.config, config_to_toml(config))
     return sitting.go_on(state)
 
@@ -89,7 +89,7 @@ def resume(folder: Path, *, quiet: bool = False) -> RunFolder:
         # A kill between the checkpoint and the history leaves the file an epoch behind.
         run_folder.write_history(run.history, state.history)
     if state.is_over(config):
-        return _finish(run, state)
+        return finish(run, state)
     data = load_training_data(config, quiet=quiet)
     print_of_data = fingerprint(data)
     if state.data and state.data != print_of_data:
@@ -109,15 +109,6 @@ def resume(folder: Path, *, quiet: bool = False) -> RunFolder:
         sitting.restore(state)
     state.data, state.teachers = print_of_data, teachers
     return sitting.go_on(state)
-
-
-def _environment(config: Config, data: TrainingData) -> dict[str, Any]:
-    return {
-        **run_folder.describe_environment(),
-        "backend": config.training.backend,
-        "seed": config.training.seed,
-        "data": {split.name: split.class_counts() for split in (data.train, data.val)},
-    }
 
 
 # ---------------------------------------------------------------- epochs
@@ -183,7 +174,7 @@ class _Run:
             while not state.is_over(self.config):
                 self.enter(state)
                 self._epoch(state, stop)
-        return _finish(self.run, state)
+        return finish(self.run, state)
 
     def _epoch(self, state: RunState, stop: threading.Event) -> None:
         size = self.config.size_at(state.epoch)
@@ -309,7 +300,8 @@ class _Run:
             "seconds": round(state.epoch_seconds, 1),
         }
         state.history.append(row)
-        self._report(row, state)
+        if not self.quiet:
+            report_epoch(row, total=self.config.total_epochs, best=state.best_epoch == state.epoch)
         state.end_epoch(figures["val_loss"], self.config)
         # In this order: whatever a kill leaves undone, the checkpoint knows how to do again.
         self._save(state)
@@ -326,39 +318,6 @@ class _Run:
         with run_folder.saving(self.run.best) as temporary:
             self.bare.save(temporary)
 
-    def _report(self, row: dict[str, Any], state: RunState) -> None:
-        if self.quiet:
-            return
-        best = "  best" if state.best_epoch == state.epoch else ""
-        sys.stderr.write(
-            f"epoch {row['epoch']:>3}/{self.config.total_epochs}  {row['phase']:<9}  "
-            f"{row['size']:>3} px  loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}  "
-            f"val_loss {row['val_loss']:.4f}  val_accuracy {row['val_accuracy']:.4f}  "
-            f"val_macro_f1 {row['val_macro_f1']:.4f}  rate {row['learning_rate']:.1e}  "
-            f"{format_duration(row['seconds'])}{best}\n"
-        )
-        sys.stderr.flush()
-
 
 def _weights_and_seeds(model: Any) -> list[Any]:
     return list(model.variables)
-
-
-def _finish(run: RunFolder, state: RunState) -> RunFolder:
-    """Draw the curves and write the summary."""
-    from mien.evaluation.curves import training_curves
-
-    columns = {key: [row[key] for row in state.history] for key in state.history[0]}
-    training_curves(columns, run.curves)
-    best = next(row for row in state.history if row["epoch"] == state.best_epoch + 1)
-    run_folder.write_json(
-        run.summary,
-        {
-            "run": run.name,
-            "best": best,
-            "epochs": state.history[-1]["epoch"],
-            "stopped_early": state.stopped_early,
-            "seconds": round(state.seconds, 1),
-        },
-    )
-    return run
