@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mien.core.progress import Progress
 from mien.core.results import TABLE_COLUMNS
-from mien.interfaces.batch import running
+from mien.interfaces.batch import chunks
 from mien.interfaces.cli.main import main
 
 
@@ -71,7 +72,7 @@ def interrupted(predict: Predict, monkeypatch: pytest.MonkeyPatch) -> Predict:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(running.Progress, "advance", interrupt)
+        patch.setattr(Progress, "advance", interrupt)
         outcome = predict("d", "--output", "r.csv")
     assert outcome.code == 130
     assert outcome.err == (
@@ -116,16 +117,14 @@ def test_every_file_has_a_row_whatever_it_is(predict: Predict) -> None:
 def test_a_file_that_vanishes_meanwhile_has_a_row(
     predict: Predict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mien.interfaces.batch import local
-
     pictures("d/a.png", "d/b.png")
-    whole = local.analyze_chunk
+    whole = chunks.analyze_chunk
 
     def vanishing(recognizer: Any, chunk: Any, **options: Any) -> Any:
         Path("d/b.png").unlink()
         return whole(recognizer, chunk, **options)
 
-    monkeypatch.setattr(local, "analyze_chunk", vanishing)
+    monkeypatch.setattr("mien.interfaces.batch.local.analyze_chunk", vanishing)
     assert predict("d", "--output", "r.jsonl").code == 6
     assert [one["status"] for one in lines("r.jsonl")] == ["ok", "unreadable"]
 
@@ -204,6 +203,16 @@ def test_resume_starts_what_was_never_begun_and_leaves_what_is_complete(predict:
     again = predict("d", "--output", "r.csv", "--resume")
     assert (again.code, again.err) == (0, "r.csv is complete: nothing to resume\n")
     assert Path("r.csv").read_bytes() == content
+
+
+def test_a_terminal_sees_how_many_of_those_left_are_done(
+    interrupted: Predict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    outcome = interrupted("d", "--output", "r.csv", "--resume")
+    assert "reading faces" in outcome.err
+    assert "100% 2/2" in outcome.err
+    assert interrupted("d", "--output", "q.csv", "--quiet").err == ""
 
 
 # Options

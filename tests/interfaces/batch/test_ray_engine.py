@@ -33,11 +33,13 @@ needs_ray = pytest.mark.skipif(
 def cluster() -> Iterator[Any]:
     """A head without cores and two workers with one each, every one a process group of its own."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # A busy machine takes longer than Ray thinks.
+    # A busy machine takes longer than Ray thinks, and hardly runs what Ray makes nice.
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
+    os.environ.setdefault("RAY_worker_register_timeout_seconds", "300")
+    os.environ.setdefault("RAY_worker_niceness", "0")
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args=node(0))
+    cluster: Any = Cluster(initialize_head=True, head_node_args=node(0))
     for _ in range(2):
         cluster.add_node(**node(1))
     yield cluster

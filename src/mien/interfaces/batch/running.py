@@ -83,6 +83,9 @@ def _read_all(inputs: Iterable[Input], engine: Engine, journal: Journal, *, quie
         for result in engine(journal.remaining(inputs)):
             journal.add(result)
             progress.advance()
+        # Known now at the latest, whether or not the counting came to its end.
+        count.stop()
+        progress.total = progress.count
 
 
 class _Count:
@@ -109,6 +112,9 @@ class _Count:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
         self._stopped.set()
         if self._thread is not None:
             self._thread.join()
