@@ -21,6 +21,8 @@ from PIL import Image
 from mien.core.progress import Progress
 from mien.core.results import TABLE_COLUMNS
 from mien.interfaces.batch import chunks
+from mien.interfaces.batch.listing import Input
+from mien.interfaces.cli.inputs import find_inputs
 from mien.interfaces.cli.main import main
 
 
@@ -213,6 +215,15 @@ def test_a_terminal_sees_how_many_of_those_left_are_done(
     assert "reading faces" in outcome.err
     assert "100% 2/2" in outcome.err
     assert interrupted("d", "--output", "q.csv", "--quiet").err == ""
+
+
+def test_counting_downloads_nothing() -> None:
+    def refuse(address: str) -> Input:
+        raise AssertionError(address)
+
+    inputs = find_inputs(["https://user:secret@example.org/a.png", "b.png"], read_url=refuse)
+    names = [one.source for one in inputs.unread()]
+    assert names == ["https://example.org/a.png", "b.png"]
 
 
 # Options

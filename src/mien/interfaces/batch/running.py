@@ -35,13 +35,24 @@ class Target:
     quiet: bool = False
 
 
-def run_batch(
-    inputs: Iterable[Input], engine: Engine, target: Target, run: Mapping[str, Any]
-) -> Tally:
+@dataclass(frozen=True)
+class Reading:
+    """What is read.
+
+    Attributes:
+        inputs: the images, no source twice.
+        counted: as many with the same sources, gone through for the progress line alone.
+    """
+
+    inputs: Iterable[Input]
+    counted: Iterable[Input]
+
+
+def run_batch(reading: Reading, engine: Engine, target: Target, run: Mapping[str, Any]) -> Tally:
     """Read all inputs that have no results yet, and write every result into the target.
 
     Args:
-        inputs: may be gone through several times; a source that comes twice is read once.
+        reading: the images.
         engine: reads the images.
         target: where results go.
         run: what the run is of; see `Journal`.
@@ -59,7 +70,7 @@ def run_batch(
             text = f"going on with {target.output}: {journal.done:,} images are done"
             note(text, quiet=target.quiet)
         try:
-            _read_all(inputs, engine, journal, quiet=target.quiet)
+            _read_all(reading, engine, journal, quiet=target.quiet)
         except KeyboardInterrupt:
             journal.flush()
             text = (
@@ -76,11 +87,11 @@ def is_finished(output: Path) -> bool:
     return output.is_file() and not (parts_folder(output) / "run.json").exists()
 
 
-def _read_all(inputs: Iterable[Input], engine: Engine, journal: Journal, *, quiet: bool) -> None:
+def _read_all(reading: Reading, engine: Engine, journal: Journal, *, quiet: bool) -> None:
     with Progress("reading faces", unit="img", quiet=quiet) as progress, _Count(progress) as count:
         if not quiet and sys.stderr.isatty():
-            count.start(journal.remaining(inputs))
-        for result in engine(journal.remaining(inputs)):
+            count.start(journal.remaining(reading.counted))
+        for result in engine(journal.remaining(reading.inputs)):
             journal.add(result)
             progress.advance()
         # Known now at the latest, whether or not the counting came to its end.

@@ -6,7 +6,7 @@ import glob
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mien.core.errors import UsageError
 from mien.interfaces.batch.listing import IMAGE_SUFFIXES, Input, found_file, walk_folder
@@ -45,6 +45,14 @@ class Inputs:
     def unique(self) -> Iterable[Input]:
         """Return the images with none named twice, which several words may do."""
         return self if len(self.words) == 1 else _Unique(self)
+
+    def unread(self) -> Inputs:
+        """Return the same images for their number and names alone: no address is downloaded."""
+        return self if self.read_url is None else replace(self, read_url=_unread)
+
+
+def _unread(address: str) -> Input:
+    return Input(shown_address(address), problem="not read")
 
 
 class _Unique:

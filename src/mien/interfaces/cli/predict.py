@@ -126,7 +126,7 @@ def _in_parts(args: argparse.Namespace, shape: str) -> Tally | None:
     """Write a file part by part; None is returned where it was complete already."""
     from mien.interfaces.batch.engines import make_engine
     from mien.interfaces.batch.formats import part_format
-    from mien.interfaces.batch.running import Target, is_finished, run_batch
+    from mien.interfaces.batch.running import Reading, Target, is_finished, run_batch
 
     if args.resume and is_finished(args.output):
         note(f"{args.output} is complete: nothing to resume", quiet=args.quiet)
@@ -136,6 +136,7 @@ def _in_parts(args: argparse.Namespace, shape: str) -> Tally | None:
     recognizer = options.load()
     form = part_format(shape, recognizer.labels, recognizer.model)
     target = Target(args.output, form, resume=args.resume, quiet=args.quiet)
+    reading = Reading(inputs.unique(), inputs.unread().unique())
     run = {
         "model": recognizer.model.sha256,
         # They are beside the file that the hash is of, and change results too.
@@ -146,7 +147,7 @@ def _in_parts(args: argparse.Namespace, shape: str) -> Tally | None:
         "format": shape,
         "inputs": [shown_address(word) for word in args.images],
     }
-    tally = run_batch(inputs.unique(), make_engine(args, options, recognizer), target, run)
+    tally = run_batch(reading, make_engine(args, options, recognizer), target, run)
     note(f"{args.output}: {tally.summary()}", quiet=args.quiet)
     return tally
 
