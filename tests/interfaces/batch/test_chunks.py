@@ -83,3 +83,11 @@ def test_a_huge_file_is_not_read(
     (found,) = analyze_chunk(fragile, inputs([str(huge)]), batch_size=64)
     assert found.status == "unreadable"
     assert found.error == f"{huge} is too large: expected at most 1 GiB, got 1,073,741,825 bytes"
+
+
+def test_a_result_has_its_inputs_name_wherever_it_was_read_from(
+    fragile: Fragile, tmp_path: Path
+) -> None:
+    one = Input("a.png", content=str(tmp_path / "a.png"))
+    (found,) = analyze_chunk(fragile, [one], batch_size=64)
+    assert (found.source, found.error) == ("a.png", "a.png: no such file")

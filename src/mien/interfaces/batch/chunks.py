@@ -98,9 +98,11 @@ def _analyzed_alone(recognizer: Recognizer, one: Input, batch_size: int) -> Resu
 
 
 def _renamed(result: Result, one: Input) -> Result:
-    """Give a result its input's name; bytes have none of their own."""
+    """Give a result its input's name: bytes have none of their own, a path may have another."""
     error = result.error
     if error is not None and isinstance(one.content, bytes):
         name = "standard input" if one.source == "-" else one.source
         error = name + error.removeprefix("image")
+    elif error is not None and isinstance(one.content, str) and error.startswith(one.content):
+        error = one.source + error.removeprefix(one.content)
     return replace(result, source=one.source, error=error)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from mien.core.errors import UsageError
 from mien.core.results import Result
 from mien.interfaces.batch.listing import Input
-from mien.interfaces.batch.loading import RecognizerSource
+from mien.interfaces.batch.loading import RecognizerOptions
 
 if TYPE_CHECKING:
     from mien.inference.recognizer import Recognizer
@@ -23,7 +23,7 @@ class Engine(Protocol):
 
 
 def make_engine(
-    args: argparse.Namespace, source: RecognizerSource, recognizer: Recognizer
+    args: argparse.Namespace, source: RecognizerOptions, recognizer: Recognizer
 ) -> Engine:
     """Return the engine that the command line's ``--engine``, ``--workers``, ... ask for.
 
@@ -44,7 +44,7 @@ def make_engine(
         from mien.interfaces.batch.ray_engine import RayEngine
 
         return RayEngine(
-            source,
+            source.absolute(),
             recognizer,
             address=args.address,
             workers=args.workers,

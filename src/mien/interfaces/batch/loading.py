@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -44,6 +44,14 @@ class RecognizerOptions:
     def settings(self) -> dict[str, Any]:
         """Return what changes results beside the model and the detector, as JSON takes it."""
         return {"min_face": self.min_face, "max_faces": self.max_faces, "align": self.align}
+
+    def absolute(self) -> RecognizerOptions:
+        """Return the same options, whose files mean the same in any working folder."""
+        model = str(Path(self.model).absolute()) if Path(self.model).is_dir() else self.model
+        weights = self.detector_weights
+        return replace(
+            self, model=model, detector_weights=None if weights is None else weights.absolute()
+        )
 
     def load(self, *, threads: int | None = None) -> Recognizer:
         """Load the recognizer; raises what `mien.load` raises."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +42,7 @@ WINDOW_IMAGES = 50_000
 BLOCK_IMAGES = 16 * CHUNK_IMAGES
 """Images in one task's hands, at most: what is read again if its machine dies."""
 
+_ANSWER_SECONDS = 10.0
 _TRIES = 3
 """Failures in a row, without a result between them, that end the run."""
 
@@ -103,7 +106,7 @@ class RayEngine:
 
     def _through(self, inputs: list[Input]) -> Iterator[Result]:
         # Pickled, since Arrow takes no names that are not UTF-8.
-        rows = [{"input": pickle.dumps(one)} for one in inputs]
+        rows = [{"input": pickle.dumps(_anywhere(one))} for one in inputs]
         blocks = -(-len(rows) // BLOCK_IMAGES)
         dataset = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
             _Reader,
@@ -123,6 +126,13 @@ class RayEngine:
         if cores < 1:
             raise MienError("no machine of the Ray cluster has a core: add one with 'ray start'")
         return cores if self._workers is None else min(cores, self._workers)
+
+
+def _anywhere(one: Input) -> Input:
+    """Return an input that means the same in any working folder; its name stays."""
+    if not isinstance(one.content, str):
+        return one
+    return replace(one, content=os.path.abspath(one.content))  # noqa: PTH100 - keeps links
 
 
 class _Reader:
@@ -165,6 +175,8 @@ def _cluster(address: str | None) -> Iterator[None]:
 
 
 def _connect(address: str | None) -> None:
+    if address is not None:
+        _check_answers(address)
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
@@ -176,13 +188,28 @@ def _connect(address: str | None) -> None:
             logging_level=logging.ERROR,
         )
     except Exception as error:  # Ray raises the plain class itself where a node does not start
-        if address is None:
-            raise MienError(
-                f"Ray cannot be started on this machine: {_last_line(error)}"
-            ) from error
-        raise UsageError(
-            f"no Ray cluster at {address}: start one with 'ray start --head' ({_last_line(error)})"
-        ) from error
+        if address is not None:
+            raise _no_cluster(address, error) from error
+        reason = _last_line(error)
+        raise MienError(f"Ray cannot be started on this machine: {reason}") from error
+
+
+def _check_answers(address: str) -> None:
+    """Make sure that somebody listens at HOST:PORT: Ray itself tries for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host:  # "auto"
+        return
+    if not port.isdecimal():
+        raise UsageError(f"expected --address as HOST:PORT or auto, got {address}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: Exception) -> UsageError:
+    reason = _last_line(error)
+    return UsageError(f"no Ray cluster at {address} ({reason}): start one with 'ray start --head'")
 
 
 def _last_line(error: BaseException) -> str:
