@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ def test_without_tensorflow_or_on_another_backend_it_says_so(
     with pytest.raises(MissingExtra, match="LiteRT"):
         litert.require_tensorflow()
     monkeypatch.setattr(litert, "find_spec", lambda _: object())
-    monkeypatch.delitem(litert.sys.modules, "keras", raising=False)
+    monkeypatch.delitem(sys.modules, "keras", raising=False)
     monkeypatch.setenv("KERAS_BACKEND", "torch")
     with pytest.raises(UsageError, match="it runs on torch"):
         litert.require_tensorflow()
