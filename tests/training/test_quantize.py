@@ -84,11 +84,10 @@ def test_one_that_loses_too_much_is_refused_and_nothing_is_written(
     model: Path, tmp_path: Path
 ) -> None:
     val = _read_by(model)
-    # From black alone, no range is right.
-    black = np.zeros((1, 48, 48), np.uint8)
-    train = Split("train", black, np.zeros(1, np.int64), ("a.png",))
+    train = make_tiny_split("train", per_class=8)
     with pytest.raises(ModelError, match="refused: on 84 images of val it loses"):
-        export_int8(model, tmp_path / "small", train=train, val=val)
+        # It would have to read more than all of them right.
+        export_int8(model, tmp_path / "small", train=train, val=val, limit=-1.0)
     assert not list(tmp_path.iterdir())
 
 
