@@ -1,0 +1,95 @@
+"""What input and augmentation cost a training: whole steps beside bare ones, in turn, in one run.
+
+    python benchmarks/training_speed.py --config configs/release.toml --data archive
+
+A bare step trains on the same random arrays again and again. A whole one takes the next batch as
+the trainer does: drawn, augmented and mixed while the steps go on. docs/training.md has figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import statistics
+import time
+
+import numpy as np
+
+from mien.training.backend import prepare_backend, seed_step
+from mien.training.batches import BatchSource
+from mien.training.config import Config, load_config
+from mien.training.objective import step_arrays
+from mien.training.stages import compiled_model, stage_of
+from mien.training.stepping import Stepper, make_stepper
+from mien.training.training_data import load_training_data
+
+LIMIT = 1.15
+
+
+def main() -> None:
+    """Measure and print the ratio of every round, and their median."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--config", default="configs/release.toml", help="the recipe")
+    parser.add_argument("--data", required=True, help="the data set, as in mien train")
+    parser.add_argument("--steps", type=int, default=40, help="steps of each kind in a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    settings = [
+        f"data.source={args.data}",
+        "model.weights=none",  # which weights a step changes does not change how long it takes
+        f"training.threads={args.threads}",
+    ]
+    config = load_config(args.config, settings)
+    prepare_backend(config.training)
+    data = load_training_data(config, quiet=True)
+    source = BatchSource(data.train, config, data.votes, None)
+    model = compiled_model(config, stage_of(config, config.training.head_epochs), initialise=True)
+    stepper = make_stepper(model, config.training.backend)
+    bare_steps(stepper, config, 3)  # the first ones compile
+    ratios = []
+    for number in range(args.rounds):
+        bare = bare_steps(stepper, config, args.steps)
+        whole = whole_steps(stepper, source, config, epoch=number, count=args.steps)
+        ratios.append(whole / bare)
+        speed = args.steps * config.training.batch_size
+        print(
+            f"round {number + 1}   bare {speed / bare:6.1f} img/s   "
+            f"whole {speed / whole:6.1f} img/s   ratio {whole / bare:.3f}",
+            flush=True,
+        )
+    ratio = statistics.median(ratios)
+    said = "kept" if ratio <= LIMIT else "missed"
+    print(f"\nmedian ratio {ratio:.3f}: the limit of {LIMIT} is {said}")
+
+
+def bare_steps(stepper: Stepper, config: Config, count: int) -> float:
+    """Return the seconds that steps on random arrays take."""
+    size, classes = config.training.batch_size, len(config.labels)
+    random = np.random.default_rng(0)
+    faces = random.uniform(0, 255, (size, 48, 48, 1)).astype(np.float32)
+    targets = np.eye(classes, dtype=np.float32)[random.integers(0, classes, size)]
+    weights = np.ones(size, np.float32)
+    started = time.perf_counter()
+    for _ in range(count):
+        stepper.step((faces, targets, weights), config.training.learning_rate)
+    stepper.settle()
+    return time.perf_counter() - started
+
+
+def whole_steps(
+    stepper: Stepper, source: BatchSource, config: Config, *, epoch: int, count: int
+) -> float:
+    """Return the seconds that steps take which make their batches."""
+    started = time.perf_counter()
+    with contextlib.closing(source.epoch(epoch)) as batches:
+        for step, batch in zip(range(count), batches, strict=False):
+            seed_step(config.training, epoch, step)
+            stepper.step(step_arrays(batch), config.training.learning_rate)
+        stepper.settle()
+    # Making the few batches ahead that are not used counts against the whole steps.
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()
