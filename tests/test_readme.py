@@ -80,6 +80,16 @@ CHANGED: dict[str, str] = {
     "mien predict photo.jpg --model outputs/mine/export": (
         "mien predict photo.jpg --model outputs/mine/export --detector none"
     ),
+    # The released model on the tiny data, for one epoch of the head alone.
+    "mien finetune faces --run outputs/own": (
+        "mien finetune data --run outputs/own --epochs 0 --threads 1 --set training.head_epochs=1"
+    ),
+    "mien predict photo.jpg --model outputs/own/export": (
+        "mien predict photo.jpg --model outputs/own/export --detector none"
+    ),
+    "mien evaluate --model outputs/own --data faces": (
+        "mien evaluate --model outputs/own --data data"
+    ),
     "mien evaluate --model outputs/mine/export --pictures ImgTest": (
         "mien evaluate --model outputs/mine/export --pictures ImgTest --detector none"
     ),
@@ -108,7 +118,7 @@ def sections(document: str) -> dict[str, list[str]]:
 def cases() -> Iterator[object]:
     for document in DOCUMENTS:
         for title, commands in sections(document).items():
-            trains = any(line.startswith("mien train") for line in commands)
+            trains = any(line.startswith(("mien train", "mien finetune")) for line in commands)
             marks = [pytest.mark.slow] if trains else []
             yield pytest.param(commands, id=f"{document}: {title}", marks=marks)
 

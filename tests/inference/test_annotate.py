@@ -5,7 +5,7 @@ import pytest
 
 from mien.core.emotions import EMOTIONS
 from mien.core.results import Box, Face, Quality
-from mien.inference.annotate import EMOTION_COLORS, LEAST_SIDE, annotate
+from mien.inference.annotate import EMOTION_COLORS, LEAST_SIDE, annotate, class_colors
 
 
 def _face(box: Box, emotion: str = "happy", confidence: float = 0.7, **changes: bool) -> Face:
@@ -111,3 +111,11 @@ def test_classes_of_its_own_are_drawn_too() -> None:
         quality=Quality(150, 0.1),
     )
     assert (np.asarray(annotate(_grey(700, 900), [face])) != 128).any()
+
+
+def test_each_class_of_a_model_has_a_colour_of_its_own() -> None:
+    colors = class_colors(("negative", "positive", "Surprised"))
+    assert colors["Surprised"] == _color("surprise")
+    assert len(set(colors.values())) == 3
+    assert class_colors(EMOTION_COLORS) == {name: _color(name) for name in EMOTION_COLORS}
+    assert len(class_colors(str(number) for number in range(30))) == 30

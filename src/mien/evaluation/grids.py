@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ from mien.evaluation.style import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+_TITLE_LETTERS = 7
+"""Of a title in one inch, about."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +109,9 @@ def prediction_grid(
     captions = any(tile is not None and tile.caption for row in rows for tile in row)
     row_height = 2.35 if captions else 2.1
     height = 0.55 + row_height * len(rows) + (0.35 if note else 0.0)
-    with drawing(path, max(5.0, 0.3 + 1.75 * columns), height) as figure:
-        figure.suptitle(title)
+    width = max(5.0, 0.3 + 1.75 * columns)
+    with drawing(path, width, height) as figure:
+        figure.suptitle(textwrap.fill(title, round(_TITLE_LETTERS * width)))
         if note:
             figure.supxlabel(note, fontsize=10, color=FAINT)
         grid = figure.subplots(len(rows), columns, squeeze=False)

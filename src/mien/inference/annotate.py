@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import cycle
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
+from mien.core.emotions import find_emotion
 from mien.core.results import Face
 
 EMOTION_COLORS: dict[str, str] = {
@@ -26,7 +28,6 @@ EMOTION_COLORS: dict[str, str] = {
 LEAST_SIDE = 640
 """Pictures whose longer side is less are enlarged by a whole factor, so that labels can be read."""
 
-_OTHER_COLOR = "#d77fb4"  # for a model's own classes
 _DARK = (16, 20, 26)
 _LIGHT = (255, 255, 255)
 _PANEL_OPACITY = 215
@@ -75,7 +76,7 @@ def annotate(image: npt.NDArray[np.uint8], faces: Iterable[Face]) -> Image.Image
     draw = ImageDraw.Draw(picture, "RGBA")
     taken = list(boxes)
     for face, box in zip(found, boxes, strict=True):
-        _draw_box(draw, box, _Style.of(picture, box), _color(face.emotion))
+        _draw_box(draw, box, _Style.of(picture, box), _color(face))
     for face, box in zip(found, boxes, strict=True):
         taken.append(_draw_label(draw, picture, face, box))
     for face, box in zip(found, boxes, strict=True):
@@ -98,8 +99,23 @@ def _scaled(face: Face, scale: int) -> _Rectangle:
     return (left * scale, top * scale, right * scale - 1, bottom * scale - 1)
 
 
-def _color(emotion: str) -> tuple[int, ...]:
-    return ImageColor.getrgb(EMOTION_COLORS.get(emotion, _OTHER_COLOR))
+def class_colors(labels: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """Return a colour for each class of a model, RGB in 0-255.
+
+    An emotion, by whatever synonym, has its own; the others get those that are left, in turn.
+    """
+    names = list(labels)
+    known = {name: find_emotion(name) for name in names}
+    free = [color for emotion, color in EMOTION_COLORS.items() if emotion not in known.values()]
+    turns = cycle(free or EMOTION_COLORS.values())
+    return {
+        name: ImageColor.getrgb(EMOTION_COLORS[emotion] if emotion else next(turns))
+        for name, emotion in known.items()
+    }
+
+
+def _color(face: Face) -> tuple[int, ...]:
+    return class_colors(face.scores)[face.emotion]
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
@@ -130,7 +146,7 @@ def _draw_label(
     left = max(0, min(box[0], picture.width - width))
     top = box[1] - height if box[1] >= height else box[1]
     label = (left, top, left + width - 1, top + height - 1)
-    color = _color(face.emotion)
+    color = _color(face)
     draw.rounded_rectangle(label, style.line, fill=color)
     middle = (left + style.pad, top + height / 2)
     draw.text(middle, text, fill=_readable_on(color), font=font, anchor="lm")
@@ -166,6 +182,7 @@ def _draw_chart(
         return None
     draw.rounded_rectangle(panel, 2 * style.line, fill=(*_DARK, _PANEL_OPACITY))
     start = panel[0] + 2 * pad + names
+    colors = class_colors(face.scores)
     for number, (name, score) in enumerate(face.scores.items()):
         top = panel[1] + pad + number * row
         middle = top + row / 2
@@ -176,7 +193,7 @@ def _draw_chart(
         draw.rounded_rectangle(track, thick, fill=(*_LIGHT, _TRACK_OPACITY))
         if round(score * bar) > 0:
             filled = (track[0], track[1], track[0] + round(score * bar), track[3])
-            draw.rounded_rectangle(filled, thick, fill=_color(name))
+            draw.rounded_rectangle(filled, thick, fill=colors[name])
     return panel
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from mien.core.errors import UsageError
-from mien.inference.annotate import EMOTION_COLORS
+from mien.inference.annotate import class_colors
 from mien.inference.explain import ExplainedFace, Explanation
 
 _RAMP = (
@@ -31,7 +31,6 @@ _BARS = 268
 _GAP, _MARGIN, _TITLE, _FOOT = 12, 24, 34, 64
 _GROUND, _PANEL, _TRACK = (22, 26, 33), (31, 36, 45), (56, 63, 75)
 _LIGHT, _DIM = (240, 243, 247), (150, 160, 173)
-_OTHER_COLOR = "#d77fb4"  # for a model's own classes
 _COLDEST, _HOTTEST = 0.25, 0.8  # how much of the picture is colour where the heat is 0 and 1
 _FAINT = 0.05  # of the score; a map whose peak is lower is drawn dimmer in proportion
 _TALL = 4  # blocks on top of each other before a second column
@@ -133,7 +132,11 @@ def _draw_title(draw: ImageDraw.ImageDraw, each: ExplainedFace, left: int, top: 
     mark = "?" if face.uncertain else ""
     parts = [
         (f"face {face.face_id}", 15, _DIM),
-        (f"{face.emotion}{mark} {face.confidence:.0%}", 19, _color(face.emotion)),
+        (
+            f"{face.emotion}{mark} {face.confidence:.0%}",
+            19,
+            class_colors(face.scores)[face.emotion],
+        ),
     ]
     if explained.emotion != face.emotion:
         parts.append((f"why {explained.emotion} {explained.score:.0%}", 15, _LIGHT))
@@ -164,6 +167,7 @@ def _shown(explained: Explanation) -> npt.NDArray[np.float32]:
 def _draw_bars(draw: ImageDraw.ImageDraw, each: ExplainedFace, left: int, top: int) -> None:
     draw.rectangle((left, top, left + _BARS - 1, top + _SIDE - 1), fill=_PANEL)
     scores = each.face.scores
+    colors = class_colors(scores)
     row = min(32.0, (_SIDE - 16) / len(scores))
     font = _font(min(15, round(row * 0.5)))
     names = max(draw.textlength(name, font) for name in scores)
@@ -180,7 +184,7 @@ def _draw_bars(draw: ImageDraw.ImageDraw, each: ExplainedFace, left: int, top: i
         draw.rounded_rectangle(box, thick, fill=_TRACK)
         if round(score * (stop - start)) > 0:
             filled = (*box[:2], start + round(score * (stop - start)), box[3])
-            draw.rounded_rectangle(filled, thick, fill=_color(name))
+            draw.rounded_rectangle(filled, thick, fill=colors[name])
 
 
 def _draw_legend(canvas: Image.Image, explained: Explanation) -> None:
@@ -203,10 +207,6 @@ def _fitted(crop: npt.NDArray[np.uint8]) -> tuple[int, int]:
     height, width = crop.shape[:2]
     scale = _SIDE / max(height, width)
     return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def _color(emotion: str) -> tuple[int, ...]:
-    return ImageColor.getrgb(EMOTION_COLORS.get(emotion, _OTHER_COLOR))
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
