@@ -8,6 +8,7 @@ import pytest
 
 from mien.training import trainer
 from mien.training.run_folder import RunFolder
+from mien.training.run_state import RunState
 from mien.training.stopping import TrainingStopped
 from mien.training.trainer import resume, train
 from training_maker import read_checkpoint, read_history, same_arrays, tiny_config
@@ -37,7 +38,7 @@ def test_a_run_stopped_between_two_validations_goes_on(
     whole = train(config, tmp_path / "whole", quiet=True)
     save = trainer._Run._save_if_due
 
-    def stopping(run: trainer._Run, state: trainer.RunState, stop: object) -> None:
+    def stopping(run: trainer._Run, state: RunState, stop: object) -> None:
         if (state.epoch, state.step) == (1, 1):
             run._settle(state)
             run._save(state)
