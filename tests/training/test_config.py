@@ -203,7 +203,7 @@ def test_the_reference_recipe_has_all_that_the_reference_project_names() -> None
 
 def test_the_documentation_has_every_key_with_its_default() -> None:
     text = (CONFIGS.parent / "docs" / "training.md").read_text(encoding="utf-8")
-    sections = re.split(r"\n`(data|model|augmentation|training)`\n", text)[1:]
+    sections = re.split(r"\n`(data|model|augmentation|training|distill)`\n", text)[1:]
     for name, part in zip(sections[::2], sections[1::2], strict=True):
         rows = dict(re.findall(r"^\| `(\w+)` \| `?([^|]*?)`? \|", part.split("\n## ")[0], re.M))
         settings = getattr(Config(), name)

@@ -54,7 +54,7 @@ def finish(run: RunFolder, state: RunState) -> RunFolder:
         {
             "run": run.name,
             "best": best,
-            "epochs": state.history[-1]["epoch"],
+            "epochs": state.history[-1]["epoch"] - state.skipped_epochs,
             "stopped_early": state.stopped_early,
             "seconds": round(state.seconds, 1),
         },

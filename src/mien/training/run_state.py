@@ -29,6 +29,7 @@ class RunState:
         seconds: time spent training, of all sittings.
         epoch_seconds: of that, time spent since the last validation.
         stopped_early: early stopping has ended the run.
+        skipped_epochs: epochs of the head's phase that early stopping has left out.
         history: one row a validation.
         data: fingerprint of the images and labels that the run began with; empty if not known.
         teachers: SHA-256 of each teacher's network, by name.
@@ -48,6 +49,7 @@ class RunState:
     seconds: float = 0.0
     epoch_seconds: float = 0.0
     stopped_early: bool = False
+    skipped_epochs: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     data: str = ""
     teachers: dict[str, str] = field(default_factory=dict)
@@ -73,6 +75,8 @@ class RunState:
         phase_end = settings.head_epochs if in_head_phase else config.total_epochs
         if 0 < settings.early_stopping <= self.stale_epochs:
             self.stopped_early = phase_end == config.total_epochs
+            if in_head_phase:
+                self.skipped_epochs = phase_end - self.epoch - 1
             self.epoch = phase_end
         else:
             self.epoch += 1
