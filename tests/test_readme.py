@@ -63,6 +63,13 @@ CHANGED: dict[str, str] = {
     "mien predict photos --format csv --output emotions.csv": (
         "mien predict photos --format csv --output emotions.csv" + TINY
     ),
+    **{
+        command: command + TINY
+        for command in (
+            "mien predict photos --output results.parquet",
+            "mien predict photos --output results.parquet --resume",
+        )
+    },
     'mien predict "photos/*.jpg" --format jsonl --annotate annotated': (
         'mien predict "photos/*.jpg" --format jsonl --annotate annotated' + TINY
     ),
@@ -161,6 +168,8 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
 def test_the_commands_that_are_shown_work(commands: list[str], workplace: Path) -> None:
     if any("clip.mp4" in command for command in commands):
         pytest.importorskip("av")
+    if any(".parquet" in command for command in commands):
+        pytest.importorskip("pyarrow")
     for command in commands:
         done = run(CHANGED.get(command, command), workplace)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
