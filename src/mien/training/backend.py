@@ -59,16 +59,23 @@ def prepare_backend(settings: TrainingSettings) -> None:
     keras.utils.set_random_seed(settings.seed)
 
 
-def seed_step(settings: TrainingSettings, epoch: int, step: int) -> None:
+def seed_step(settings: TrainingSettings, epoch: int, step: int, *, rank: int = 0) -> None:
     """Make chance within a step depend on nothing but the seed and the step's number.
 
     Torch draws its dropout from a generator of its own, which no variable of the network holds. The
     other backends need nothing: theirs have their states in variables, and so in checkpoints.
+
+    Args:
+        settings: of the run.
+        epoch: see ``step``.
+        step: of the epoch.
+        rank: of this process in a team; each member draws for images of its own.
     """
     if settings.backend == "torch":
         import torch  # type: ignore[import-not-found]
 
-        (seed,) = np.random.SeedSequence([settings.seed, epoch, step]).generate_state(1, np.uint64)
+        key = [settings.seed, epoch, step] + [rank] * (rank > 0)
+        (seed,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
         torch.manual_seed(int(seed))
 
 

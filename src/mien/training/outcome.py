@@ -14,11 +14,15 @@ from mien.training.run_state import RunState
 from mien.training.training_data import TrainingData
 
 
-def environment(config: Config, data: TrainingData) -> dict[str, Any]:
-    """Return versions, machine, backend, seed and images of each class, as JSON can hold them."""
+def environment(config: Config, data: TrainingData, *, workers: int = 1) -> dict[str, Any]:
+    """Return what a run began with, as JSON can hold it.
+
+    Versions, machine, backend, processes that train together, seed and images of each class.
+    """
     return {
         **run_folder.describe_environment(),
         "backend": config.training.backend,
+        "workers": workers,
         "seed": config.training.seed,
         "data": {split.name: split.class_counts() for split in (data.train, data.val)},
     }

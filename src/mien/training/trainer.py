@@ -33,20 +33,24 @@ from mien.training.stages import (
     estimated_statistics,
     stage_of,
 )
-from mien.training.stepping import Logs, Stepper, make_stepper
+from mien.training.stepping import Logs, Stepper
 from mien.training.stopping import TrainingStopped, stop_signals
+from mien.training.team import Team, check_same_images, check_team
 from mien.training.training_data import TrainingData, fingerprint, load_training_data
 from mien.training.validation import predict_probabilities, validation_figures
 
 
 # ---------------------------------------------------------------- a run, from start or checkpoint
-def train(config: Config, folder: Path, *, quiet: bool = False) -> RunFolder:
+def train(
+    config: Config, folder: Path, *, quiet: bool = False, team: Team | None = None
+) -> RunFolder:
     """Train a network and leave the run in a folder (see `run_folder`).
 
     Args:
         config: the recipe.
         folder: where; must not hold a run yet.
         quiet: draw no progress and print no epochs on stderr.
+        team: the processes that train together, all of which call this; this one alone if None.
 
     Raises:
         UsageError: if the folder holds a run, or the recipe cannot be built; nothing is written.
@@ -59,17 +63,22 @@ def train(config: Config, folder: Path, *, quiet: bool = False) -> RunFolder:
         TrainingStopped: after Ctrl-C or SIGTERM, saved.
     """
     run = run_folder.new_run(folder)
+    team = team or Team()
+    check_team(team, config)
     check_installed(config.training)
-    data = load_training_data(config, quiet=quiet)
-    sitting = _Run(config, run, data, quiet)
-    state = RunState(data=fingerprint(data), teachers=sitting.teachers())
+    data = load_training_data(config, quiet=quiet or not team.leads)
+    print_of_data = fingerprint(data)
+    check_same_images(team.gather(print_of_data), config.data.source)
+    sitting = _Run(config, run, data, quiet, team)
+    state = RunState(data=print_of_data, teachers=sitting.teachers())
     sitting.enter(state)
-    run_folder.write_json(run.environment, environment(config, data))
-    run_folder.write_text(run.config, config_to_toml(config))
+    if team.leads:
+        run_folder.write_json(run.environment, environment(config, data, workers=team.size))
+        run_folder.write_text(run.config, config_to_toml(config))
     return sitting.go_on(state)
 
 
-def resume(folder: Path, *, quiet: bool = False) -> RunFolder:
+def resume(folder: Path, *, quiet: bool = False, team: Team | None = None) -> RunFolder:
     """Go on with an interrupted run as if it had never stopped; raises as `train`.
 
     One that was stopped before its first checkpoint starts again; of one that has ended, only the
@@ -81,23 +90,21 @@ def resume(folder: Path, *, quiet: bool = False) -> RunFolder:
     """
     run = run_folder.open_run(folder)
     config = load_config(run.config)
+    team = team or Team()
+    check_team(team, config)
     check_installed(config.training)
-    run_folder.remove_leftovers(run)
-    begun = run.checkpoint.exists() or run.history.exists()
-    state = checkpoint.read_state(run.checkpoint) if begun else RunState()
-    if state.history:
-        # A kill between the checkpoint and the history leaves the file an epoch behind.
-        run_folder.write_history(run.history, state.history)
+    begun, state = team.share(_where_it_stood(run) if team.leads else (False, RunState()))
     if state.is_over(config):
-        return finish(run, state)
-    data = load_training_data(config, quiet=quiet)
+        return finish(run, state) if team.leads else run
+    data = load_training_data(config, quiet=quiet or not team.leads)
     print_of_data = fingerprint(data)
+    check_same_images(team.gather(print_of_data), config.data.source)
     if state.data and state.data != print_of_data:
         raise InputError(
             f"the images of {config.data.source} are not those that {run.path} began with: "
             "bring the old ones back, or start a new run"
         )
-    sitting = _Run(config, run, data, quiet)
+    sitting = _Run(config, run, data, quiet, team)
     teachers = sitting.teachers()
     if state.teachers and state.teachers != teachers:
         changed = ", ".join(name for name in teachers if teachers[name] != state.teachers.get(name))
@@ -111,15 +118,34 @@ def resume(folder: Path, *, quiet: bool = False) -> RunFolder:
     return sitting.go_on(state)
 
 
+def _where_it_stood(run: RunFolder) -> tuple[bool, RunState]:
+    """Return whether a run has a checkpoint, and its state; tidies up after a kill."""
+    run_folder.remove_leftovers(run)
+    begun = run.checkpoint.exists() or run.history.exists()
+    state = checkpoint.read_state(run.checkpoint) if begun else RunState()
+    if state.history:
+        # A kill between the checkpoint and the history leaves the file an epoch behind.
+        run_folder.write_history(run.history, state.history)
+    return begun, state
+
+
 # ---------------------------------------------------------------- epochs
 class _Run:
     """One sitting of a run."""
 
-    def __init__(self, config: Config, run: RunFolder, data: TrainingData, quiet: bool):
+    def __init__(
+        self,
+        config: Config,
+        run: RunFolder,
+        data: TrainingData,
+        quiet: bool,
+        team: Team | None = None,
+    ) -> None:
         self.config = config
         self.run = run
         self.val = data.val
-        self.quiet = quiet
+        self.team = team or Team()
+        self.quiet = quiet or not self.team.leads
         self.saved_at = time.monotonic()
         self.model: Any = None
         self.network: Any = None
@@ -132,7 +158,7 @@ class _Run:
         prepare_backend(config.training)
         self.teaching = None
         if config.distill.teachers:
-            self.teaching = Teaching(config, data.train.images, quiet=quiet)
+            self.teaching = Teaching(config, data.train.images, quiet=self.quiet)
             # Opening a network draws from the seed: whether one was must not change the student.
             prepare_backend(config.training)
         self.source = BatchSource(data.train, config, data.votes, self.teaching)
@@ -146,8 +172,10 @@ class _Run:
         # Between two stages, that is still the network of the stage before.
         epoch = state.epoch if state.step else state.epoch - 1
         stage = stage_of(self.config, epoch)
-        self._take(compiled_model(self.config, stage, initialise=False), stage)
-        checkpoint.restore_variables(self.run.checkpoint, self.model)
+        model = compiled_model(self.config, stage, initialise=False)
+        if self.team.leads:
+            checkpoint.restore_variables(self.run.checkpoint, model)
+        self._take(model, stage)
 
     def enter(self, state: RunState) -> None:
         """Build the network of the epoch's stage, with what is learnt so far in it."""
@@ -165,16 +193,18 @@ class _Run:
 
     def _take(self, model: Any, stage: Stage) -> None:
         self.model, self.network, self.stage = model, released_network(model), stage
-        self.stepper, self.bare = make_stepper(model, self.config.training.backend), None
+        self.team.align(model)
+        self.stepper, self.bare = self.team.stepper(model, self.config.training.backend), None
         self.pace.skip_one()
 
     def go_on(self, state: RunState) -> RunFolder:
         """Train to the end."""
         with stop_signals(self.run.path) as stop:
+            self.team.heed(stop)
             while not state.is_over(self.config):
                 self.enter(state)
                 self._epoch(state, stop)
-        return finish(self.run, state)
+        return finish(self.run, state) if self.team.leads else self.run
 
     def _epoch(self, state: RunState, stop: threading.Event) -> None:
         size = self.config.size_at(state.epoch)
@@ -198,7 +228,7 @@ class _Run:
 
     def _step(self, state: RunState, batch: MixedBatch) -> float:
         assert self.stepper is not None
-        seed_step(self.config.training, state.epoch, state.step)
+        seed_step(self.config.training, state.epoch, state.step, rank=self.team.rank)
         self.pending.append((state.step, self.stepper.step(step_arrays(batch), self._rate(state))))
         state.step += 1
         if len(self.pending) >= self.stepper.ahead:
@@ -257,7 +287,8 @@ class _Run:
             raise self._diverged("the weights became NaN or infinite", state)
 
     def _save(self, state: RunState) -> None:
-        checkpoint.save_checkpoint(self.run.checkpoint, self.model, state)
+        if self.team.leads:
+            checkpoint.save_checkpoint(self.run.checkpoint, self.model, state)
         self.saved_at = time.monotonic()
 
     def _time_left(self, state: RunState) -> str:
@@ -280,10 +311,12 @@ class _Run:
             averaged_weights(self.model),
             estimated_statistics(self.model, batches, count=count, stepper=self.stepper),
         ):
-            probabilities = predict_probabilities(self.network, self.val.images)
+            mine = self.val.images[self.team.part(len(self.val.images))]
+            probabilities = self.team.joined(predict_probabilities(self.network, mine))
             if not np.isfinite(probabilities).all():
                 raise self._diverged("the probabilities became NaN", state)
-            figures = validation_figures(probabilities, self.val.labels)
+            # The leader's: another machine's sums may differ in the last digit.
+            figures = self.team.share(validation_figures(probabilities, self.val.labels))
             state.stale_epochs += state.epochs_counted
             if figures["val_accuracy"] > state.best_accuracy:
                 state.best_accuracy, state.best_epoch = figures["val_accuracy"], state.epoch
@@ -305,10 +338,13 @@ class _Run:
         state.end_epoch(figures["val_loss"], self.config)
         # In this order: whatever a kill leaves undone, the checkpoint knows how to do again.
         self._save(state)
-        run_folder.write_history(self.run.history, state.history)
+        if self.team.leads:
+            run_folder.write_history(self.run.history, state.history)
 
     def _keep_best(self, state: RunState) -> None:
         """Save the weights that stand in the model in a bare copy, without its optimizer."""
+        if not self.team.leads:
+            return
         if self.bare is None:
             size = self.config.size_at(state.epoch)
             classes = len(self.config.labels)

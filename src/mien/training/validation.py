@@ -13,7 +13,8 @@ _BATCH = 128
 def predict_probabilities(model: Any, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Return a network's probabilities, float32 (N, 7), for standard faces, uint8 (N, 48, 48)."""
     parts = []
-    for start in range(0, len(images), _BATCH):
+    # Of no images, too, there is an answer of the right shape.
+    for start in range(0, max(1, len(images)), _BATCH):
         faces = images[start : start + _BATCH, ..., None].astype(np.float32)
         padding = [(0, _BATCH - len(faces)), (0, 0), (0, 0), (0, 0)]
         # One shape for every batch: a new one would be compiled anew.
