@@ -195,7 +195,7 @@ def test_plain_batches_are_the_images_as_they_are_each_once_at_most() -> None:
 
 @pytest.mark.parametrize("views", [0, 2])
 def test_several_workers_make_the_same_batches(views: int) -> None:
-    changes = {"distill_views": views, "augmentation_mixup": 0.4}
+    changes: dict[str, Any] = {"distill_views": views, "augmentation_mixup": 0.4}
 
     def faces(workers: int) -> list[Any]:
         several = source(training_workers=workers, **changes)

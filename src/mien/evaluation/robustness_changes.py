@@ -98,7 +98,7 @@ def contrasted(faces: Faces, *, factor: float) -> Faces:
     return _rounded((faces - means) * np.float32(factor) + means)
 
 
-def _each(faces: Faces, change: Callable[[Faces], object]) -> Faces:
+def _each(faces: Faces, change: Callable[[Faces], npt.ArrayLike]) -> Faces:
     # Not np.stack: there may be no face at all.
     result = np.empty_like(faces)
     for place, face in enumerate(faces):

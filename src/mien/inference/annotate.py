@@ -59,7 +59,8 @@ def annotate(image: npt.NDArray[np.uint8], faces: Iterable[Face]) -> Image.Image
     """Draw faces and their emotions on a picture.
 
     Each face gets its box, in the emotion's colour, and a label with emotion and confidence, in a
-    video after the person's number; an uncertain one has a question mark. A face that has room beside it gets a chart of all scores.
+    video after the person's number; an uncertain one has a question mark. A face that has room
+    beside it gets a chart of all scores.
 
     Args:
         image: uint8 (H, W, 3) RGB, the picture that the faces were found in, as

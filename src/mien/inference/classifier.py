@@ -147,7 +147,8 @@ class Classifier:
                 f"the model {self.manifest.name} gave what is not a number: "
                 "export or install it again"
             )
-        return logits + np.array([self.manifest.bias.get(label, 0.0) for label in self.labels])
+        bias = np.array([self.manifest.bias.get(label, 0.0) for label in self.labels])
+        return np.asarray(logits + bias, np.float64)
 
     def _run(
         self, output: str, faces: npt.NDArray[np.uint8], batch_size: int
