@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,14 @@ def test_a_run_without_a_name_is_called_after_its_recipe_and_the_time(
         (["train", "--resume", "b", "--run", "c"], 2, "leave out --set and --run"),
         (["train", "--config", "nowhere.toml"], 3, "cannot read the configuration nowhere.toml"),
         (["train", "--resume", "nowhere"], 3, "nowhere is not a run"),
+        (["train", "--resume", "b", "--workers", "2"], 2, "--workers is of training on Ray: add"),
+        (["train", "--resume", "b", "--address", "a:1"], 2, "--address is of training on Ray: add"),
+        (["train", "--resume", "b", "--engine", "ray", "--workers", "0"], 2, "1 or more, got 0"),
+        (
+            ["train", "--config", "b", "--teacher-logits", "--engine", "ray"],
+            2,
+            "leave out --engine",
+        ),
     ],
 )
 def test_words_that_cannot_be_used(
@@ -239,3 +248,22 @@ def test_a_recipe_without_teachers_has_no_logits_to_compute(
 ) -> None:
     assert main(["train", "--config", str(recipe), "--teacher-logits"]) == 2
     assert "expected a recipe with distill.teachers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--resume", "run"], ["--config", "quick.toml"]])
+def test_without_ray_the_extra_is_named(
+    words: list[str],
+    recipe: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(recipe.parent)
+    (recipe.parent / "run").mkdir()
+    (recipe.parent / "run" / "config.toml").write_text(recipe.read_text())
+    monkeypatch.setitem(sys.modules, "ray", None)
+    for module in ("mien.interfaces.batch.ray_cluster", "mien.training.ray_training"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    assert main(["train", *words, "--engine", "ray"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("mien: --engine ray needs the extra [ray], which is not installed: ")
+    assert len(err.splitlines()) == 1

@@ -6,26 +6,22 @@ The results are those of the local engine, since the same code makes them.
 
 from __future__ import annotations
 
-import logging
 import os
 import pickle
-import socket
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mien.core.errors import MienError, MissingExtra, ModelError, UsageError
+from mien.core.errors import MienError, MissingExtra, ModelError
 from mien.core.results import Result
 from mien.interfaces.batch.chunks import CHUNK_IMAGES, analyze_chunk, chunked
 from mien.interfaces.batch.listing import Input
 from mien.interfaces.batch.loading import RecognizerSource
+from mien.interfaces.batch.ray_cluster import cluster, last_line
 
 try:
-    # Read when Ray is imported: nothing is reported to anybody.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import pyarrow  # noqa: F401 - Ray Data's own need of it comes later, with a trace
     import ray
     import ray.data
@@ -42,7 +38,6 @@ WINDOW_IMAGES = 50_000
 BLOCK_IMAGES = 16 * CHUNK_IMAGES
 """Images in one task's hands, at most: what is read again if its machine dies."""
 
-_ANSWER_SECONDS = 10.0
 _TRIES = 3
 """Failures in a row, without a result between them, that end the run."""
 
@@ -82,7 +77,8 @@ class RayEngine:
             MienError: if the cluster fails: all its machines are gone, or mien is not installed on
                 them.
         """
-        with _cluster(self._address):
+        with cluster(self._address):
+            _set_up_data()
             for window in chunked(inputs, WINDOW_IMAGES):
                 yield from self._outliving(window)
 
@@ -102,7 +98,7 @@ class RayEngine:
             except RayError as error:
                 idle = idle + 1 if done == before else 0
                 if isinstance(error, MienError) or idle == _TRIES:
-                    raise MienError(f"the Ray cluster failed: {_last_line(error)}") from error
+                    raise MienError(f"the Ray cluster failed: {last_line(error)}") from error
 
     def _through(self, inputs: list[Input]) -> Iterator[Result]:
         # Pickled, since Arrow takes no names that are not UTF-8.
@@ -157,61 +153,9 @@ class _Reader:
         return {"result": np.array([pickle.dumps(one) for one in results], dtype=object)}
 
 
-@contextmanager
-def _cluster(address: str | None) -> Iterator[None]:
-    """Connect to a cluster, or start one on this machine and end it afterwards."""
-    connected_already = ray.is_initialized()
-    if not connected_already:
-        _connect(address)
+def _set_up_data() -> None:
+    """Make Ray Data keep the order of what it is given, and its words to itself."""
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    try:
-        yield
-    finally:
-        if not connected_already:
-            ray.shutdown()
-
-
-def _connect(address: str | None) -> None:
-    if address is not None:
-        _check_answers(address)
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        # "local" starts a cluster even where there is another on this machine.
-        ray.init(
-            address=address or "local",
-            include_dashboard=None if address else False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    except Exception as error:  # Ray raises the plain class itself where a node does not start
-        if address is not None:
-            raise _no_cluster(address, error) from error
-        reason = _last_line(error)
-        raise MienError(f"Ray cannot be started on this machine: {reason}") from error
-
-
-def _check_answers(address: str) -> None:
-    """Make sure that somebody listens at HOST:PORT: Ray itself tries for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host:  # "auto"
-        return
-    if not port.isdecimal():
-        raise UsageError(f"expected --address as HOST:PORT or auto, got {address}")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise _no_cluster(address, error) from error
-
-
-def _no_cluster(address: str, error: Exception) -> UsageError:
-    reason = _last_line(error)
-    return UsageError(f"no Ray cluster at {address} ({reason}): start one with 'ray start --head'")
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -13,9 +13,11 @@ from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 from mien.core.progress import format_duration
 
 if TYPE_CHECKING:
+    from mien.training.config import Config
     from mien.training.run_folder import RunFolder
 
 OUTPUTS = Path("outputs")
+ENGINES = ("local", "ray")
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -48,10 +50,33 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="compute the teachers' logits that the recipe's distill.cache lacks, and no more",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    _add_engine_options(parser)
     parser.set_defaults(run=_run)
 
 
+def _add_engine_options(parser: argparse.ArgumentParser) -> None:
+    several = parser.add_argument_group("several processes or machines")
+    several.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default=ENGINES[0],
+        help="local, or ray: each batch split over the workers of a Ray cluster (%(default)s)",
+    )
+    several.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes of --engine ray (one for each machine of the cluster)",
+    )
+    several.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="the cluster of --engine ray; without it, one is started on this machine",
+    )
+
+
 def _run(args: argparse.Namespace) -> int:
+    _check_engine(args)
     if args.teacher_logits:
         return _fill_cache(args)
     try:
@@ -71,20 +96,59 @@ def _run(args: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def _check_engine(args: argparse.Namespace) -> None:
+    if args.workers is not None and args.workers < 1:
+        raise UsageError(f"expected --workers 1 or more, got {args.workers}")
+    if args.engine == "ray":
+        if args.teacher_logits:
+            raise UsageError("--teacher-logits are computed here: leave out --engine")
+        return
+    if args.workers is not None or args.address is not None:
+        option = "--workers" if args.workers is not None else "--address"
+        raise UsageError(f"{option} is of training on Ray: add --engine ray")
+
+
 def _start(args: argparse.Namespace) -> RunFolder:
     from mien.training.config import load_config
-    from mien.training.trainer import train
 
     config = load_config(args.config, args.set)
     folder = args.folder or OUTPUTS / f"{args.config.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if args.engine == "ray":
+        return _start_on_ray(args, config, folder)
+    from mien.training.trainer import train
+
     return train(config, folder, quiet=args.quiet)
 
 
-def _resume(args: argparse.Namespace) -> RunFolder:
-    from mien.training.trainer import resume
+def _start_on_ray(args: argparse.Namespace, config: Config, folder: Path) -> RunFolder:
+    from mien.interfaces.batch.ray_cluster import cluster
+    from mien.training.backend import check_installed
+    from mien.training.ray_training import on_torch, train_on_ray
+    from mien.training.run_folder import new_run
 
+    given, config = config.training.backend, on_torch(config)
+    # Before a cluster is started, which takes seconds.
+    new_run(folder)
+    check_installed(config.training)
+    if given != config.training.backend and not args.quiet:
+        sys.stderr.write(f"mien: --engine ray trains on Keras' torch backend, not on {given}\n")
+    with cluster(args.address, cores=args.workers or 1):
+        return train_on_ray(config, folder, workers=args.workers, quiet=args.quiet)
+
+
+def _resume(args: argparse.Namespace) -> RunFolder:
     if args.set or args.folder:
         raise UsageError("--resume goes on with the run's own recipe: leave out --set and --run")
+    if args.engine == "ray":
+        from mien.interfaces.batch.ray_cluster import cluster
+        from mien.training.ray_training import resume_on_ray
+        from mien.training.run_folder import open_run
+
+        open_run(args.resume)
+        with cluster(args.address, cores=args.workers or 1):
+            return resume_on_ray(args.resume, workers=args.workers, quiet=args.quiet)
+    from mien.training.trainer import resume
+
     return resume(args.resume, quiet=args.quiet)
 
 

@@ -1,0 +1,350 @@
+"""Training in several processes at once, over the machines of a Ray cluster (Ray Train).
+
+Ray starts the workers and joins them by torch.distributed; the trainer in each of them is the one
+that runs alone, with a team (see `mien.training.parallel`). Ray must be connected already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mien.core.errors import InputError, MienError, MissingExtra, UsageError
+from mien.training import run_folder
+from mien.training.backend import check_installed
+from mien.training.config import Config, load_config
+from mien.training.run_folder import RunFolder
+from mien.training.stopping import TrainingStopped, stop_signals
+
+try:
+    # Read when Ray Train is imported: versions before 2.51 have its older half as well.
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    import ray
+    import ray.train
+except ImportError as error:
+    raise MissingExtra("ray", "--engine ray") from error
+
+BACKEND = "torch"
+"""Of Keras: the one on which a step can be split over processes."""
+
+_POLL_SECONDS = 0.5
+_SETTINGS = {
+    # A busy machine takes longer to start a worker than Ray thinks.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+}
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What each worker is to do.
+
+    Attributes:
+        here: the working folder, which relative paths are meant from.
+        folder: the run's.
+        config: the recipe of a new run; None to go on with the one that is there.
+        quiet: draw no progress and print no epochs.
+        is_terminal: whether what the leader draws goes to a terminal.
+    """
+
+    here: str
+    folder: Path
+    config: Config | None
+    quiet: bool
+    is_terminal: bool
+
+
+def train_on_ray(
+    config: Config, folder: Path, *, workers: int | None = None, quiet: bool = False
+) -> RunFolder:
+    """Train a network as `mien.training.trainer.train`, in several processes.
+
+    Args:
+        config: the recipe, of the backend "torch".
+        folder: the run's; all machines must see it, the data, and this working folder.
+        workers: processes; one for each machine with a core unless given.
+        quiet: draw no progress and print no epochs on stderr.
+
+    Raises:
+        UsageError: if the recipe is of another backend, or the cluster has too few cores.
+        MienError: if a worker is lost; the run can be gone on with.
+        MissingExtra, and other errors: as `mien.training.trainer.train`.
+    """
+    run_folder.new_run(folder)
+    _check_backend(config)
+    return _run(_task(folder, config, quiet=quiet), workers)
+
+
+def resume_on_ray(folder: Path, *, workers: int | None = None, quiet: bool = False) -> RunFolder:
+    """Go on with a run as `mien.training.trainer.resume`; otherwise as `train_on_ray`.
+
+    How many workers began it does not matter.
+    """
+    _check_backend(load_config(run_folder.open_run(folder).config))
+    return _run(_task(folder, None, quiet=quiet), workers)
+
+
+def on_torch(config: Config) -> Config:
+    """Return the recipe with the backend that workers need."""
+    return replace(config, training=replace(config.training, backend=BACKEND))
+
+
+def cores_each(machines: Sequence[float], workers: int) -> int:
+    """Return how many cores each worker can have at most.
+
+    Args:
+        machines: the cores of each.
+        workers: how many, each of which is on one machine.
+
+    Raises:
+        UsageError: if there are fewer cores than workers.
+    """
+    for cores in range(int(max(machines, default=0)), 0, -1):
+        if sum(int(each) // cores for each in machines) >= workers:
+            return cores
+    total = sum(map(int, machines))
+    raise UsageError(f"the Ray cluster has {total} cores: expected --workers {total} at most")
+
+
+def _check_backend(config: Config) -> None:
+    if config.training.backend != BACKEND:
+        raise UsageError(
+            f'--engine ray trains on Keras\' backend "{BACKEND}" alone, and this run is of '
+            f'"{config.training.backend}": leave out --engine'
+        )
+    check_installed(config.training)
+
+
+def _task(folder: Path, config: Config | None, *, quiet: bool) -> _Task:
+    return _Task(str(Path.cwd()), folder, config, quiet, sys.stderr.isatty())
+
+
+# ---------------------------------------------------------------- the command's side
+def _run(task: _Task, workers: int | None) -> RunFolder:
+    machines = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call, unused-ignore]
+    workers = workers or max(1, sum(cores >= 1 for cores in machines))
+    cores = cores_each(machines, workers)
+    board = _new_board()
+    with _scratch(task.folder) as scratch:
+        fit = _Fit(_trainer(task, board, workers=workers, cores=cores, scratch=scratch).fit)
+        _watch(fit, board, task.folder)
+    told = ray.get(board.outcome.remote())
+    if told is not None:
+        kind, message = told
+        raise kind(message)
+    run = RunFolder(task.folder)
+    if fit.error is not None:
+        goes_on = f"; to go on: mien train --engine ray --resume {task.folder}"
+        raise MienError(
+            f"a worker of the Ray cluster failed or was lost ({_reason(fit.error)})"
+            f"{goes_on if run.config.exists() else ''}"
+        ) from fit.error
+    if not run.summary.exists():
+        raise InputError(
+            f"{task.folder} was written by another machine of the cluster: "
+            "use a --run folder that all machines see"
+        )
+    return run
+
+
+def _trainer(task: _Task, board: Any, *, workers: int, cores: int, scratch: Path) -> Any:
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    def work() -> None:
+        _work(task, board)
+
+    return TorchTrainer(
+        work,
+        torch_config=TorchConfig(backend="gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers, resources_per_worker={"CPU": cores}
+        ),
+        run_config=ray.train.RunConfig(name="train", storage_path=str(scratch)),
+    )
+
+
+class _Fit:
+    """A call in a thread of its own, so that signals are heard meanwhile."""
+
+    def __init__(self, fit: Callable[[], Any]) -> None:
+        self.error: Exception | None = None
+        self._fit = fit
+        # A daemon: after a second Ctrl-C nobody waits for it.
+        self._thread = threading.Thread(target=self._call, daemon=True)
+        self._thread.start()
+
+    def _call(self) -> None:
+        try:
+            self._fit()
+        except Exception as error:  # Ray raises many kinds; told as one by who started this
+            self.error = error
+
+    def has_ended(self, seconds: float) -> bool:
+        """Wait at most so long for the end."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+
+def _watch(fit: _Fit, board: Any, folder: Path) -> None:
+    """Show what the leader writes until the end; Ctrl-C asks the workers to stop."""
+    with stop_signals(folder) as stop:
+        ended = asked = False
+        while not ended:
+            ended = fit.has_ended(_POLL_SECONDS)
+            if stop.is_set() and not asked:
+                asked = True
+                ray.get(board.stop.remote())
+            sys.stderr.write(ray.get(board.read.remote()))
+            sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """Give Ray Train a folder that all machines see, for as long as it runs."""
+    was_there = folder.exists()
+    scratch = folder.resolve() / ".ray"
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        if not was_there:
+            with contextlib.suppress(OSError):  # it holds a run now, or was never made
+                folder.rmdir()
+
+
+def _reason(error: Exception) -> str:
+    """Return what Ray says of a failure, in a line."""
+    failures = getattr(error, "worker_failures", None)
+    said = str(next(iter(failures.values())) if failures else error)
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+class _Board:
+    """What workers and command tell each other: an actor beside the command."""
+
+    def __init__(self) -> None:
+        self._text: list[str] = []
+        self._stops = False
+        self._outcome: tuple[type[BaseException], str] | None = None
+
+    def write(self, text: str) -> None:
+        """Add to what the command is to show."""
+        self._text.append(text)
+
+    def read(self) -> str:
+        """Take what is to be shown."""
+        text, self._text = "".join(self._text), []
+        return text
+
+    def stop(self) -> None:
+        """Ask the workers to save and stop."""
+        self._stops = True
+
+    def stops(self) -> bool:
+        """Tell whether they are to."""
+        return self._stops
+
+    def end(self, kind: type[BaseException], message: str) -> None:
+        """Keep what ended the run; the first word counts, others follow from it."""
+        self._outcome = self._outcome or (kind, message)
+
+    def outcome(self) -> tuple[type[BaseException], str] | None:
+        """Return what ended the run before its time, if the workers know."""
+        return self._outcome
+
+
+def _new_board() -> Any:
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = ray.get_runtime_context().get_node_id()
+    strategy = NodeAffinitySchedulingStrategy(here, soft=False)
+    board: Any = ray.remote(_Board)
+    return board.options(num_cpus=0, scheduling_strategy=strategy).remote()
+
+
+# ---------------------------------------------------------------- the workers' side
+def _work(task: _Task, board: Any) -> None:
+    """Run the trainer in one worker, and tell the board how it ended."""
+    try:
+        _enter(task.here)
+        leads = ray.train.get_context().get_world_rank() == 0
+        shown = contextlib.redirect_stderr(_Shown(board, terminal=task.is_terminal))
+        with shown if leads else contextlib.nullcontext(), _asked(board) as asked:
+            _train(task, asked)
+    except TrainingStopped as stop:
+        # All members stop after the same step, so none is waited for.
+        ray.get(board.end.remote(type(stop), str(stop)))
+    except MienError as error:
+        # The one that a missing extra raises is made of other words.
+        kind = UsageError if isinstance(error, MissingExtra) else type(error)
+        ray.get(board.end.remote(kind, str(error)))
+        raise MienError(str(error)) from error
+
+
+def _train(task: _Task, asked: Callable[[], bool]) -> None:
+    # The workers of one machine would all use the same GPU.
+    os.environ["KERAS_TORCH_DEVICE"] = "cpu"
+    os.environ["KERAS_BACKEND"] = BACKEND
+    from mien.training import trainer
+    from mien.training.parallel import TorchTeam
+
+    team = TorchTeam(asked)
+    if task.config is None:
+        trainer.resume(task.folder, quiet=task.quiet, team=team)
+    else:
+        trainer.train(task.config, task.folder, quiet=task.quiet, team=team)
+
+
+def _enter(folder: str) -> None:
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise InputError(
+            f"a machine of the cluster has no folder {folder}: all must see the one that "
+            "mien train is called in"
+        ) from error
+
+
+@contextlib.contextmanager
+def _asked(board: Any) -> Iterator[Callable[[], bool]]:
+    """Give what tells whether to stop, kept up to date in the background."""
+    stop, over = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(_POLL_SECONDS) and not stop.is_set():
+            if ray.get(board.stops.remote()):
+                stop.set()
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield stop.is_set
+    finally:
+        over.set()
+
+
+class _Shown(io.TextIOBase):
+    """A stream that the command shows as its own stderr."""
+
+    def __init__(self, board: Any, *, terminal: bool) -> None:
+        self._board = board
+        self._terminal = terminal
+
+    def write(self, text: str) -> int:
+        """Send a text to the command."""
+        self._board.write.remote(text)
+        return len(text)
+
+    def isatty(self) -> bool:
+        """Tell whether the command's stderr is a terminal."""
+        return self._terminal
