@@ -63,6 +63,8 @@ def test_a_run_whose_worker_was_killed_goes_on_to_the_loss_of_one_process(
     kill_a_worker_after(run / "checkpoint.npz", training)
     out, err = training.communicate(timeout=600)
     assert (training.returncode, out) == (1, ""), err
+    # Ray's own words are no part of it.
+    assert err.count("mien: ") == err.count("\n") - err.count("epoch ") == 1
     assert f"; to go on: mien train --engine ray --resume {run}\n" in err
     assert not (run / "summary.json").exists()
     stood = read_state(run / "checkpoint.npz").epoch

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import shutil
 import sys
 import threading
@@ -36,6 +37,8 @@ BACKEND = "torch"
 """Of Keras: the one on which a step can be split over processes."""
 
 _POLL_SECONDS = 0.5
+_ERROR = re.compile(r"[\w.]*(Error|Exception)\b")
+"""What a line begins with in which Python names an error."""
 _SETTINGS = {
     # A busy machine takes longer to start a worker than Ray thinks.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
@@ -223,11 +226,12 @@ def _scratch(folder: Path) -> Iterator[Path]:
 
 
 def _reason(error: Exception) -> str:
-    """Return what Ray says of a failure, in a line."""
+    """Return what Ray says of a failure, in a line: the first error that a trace names."""
     failures = getattr(error, "worker_failures", None)
     said = str(next(iter(failures.values())) if failures else error)
     lines = [line.strip() for line in said.splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    named = [line for line in lines if _ERROR.match(line)]
+    return next(iter([*named, *lines[-1:], type(error).__name__]))
 
 
 class _Board:

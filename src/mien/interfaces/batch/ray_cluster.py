@@ -14,6 +14,8 @@ from mien.core.errors import MienError, MissingExtra, UsageError
 try:
     # Read when Ray is imported: nothing is reported to anybody.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Nor does Ray print on stdout, which is for data, that a worker died.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     import ray
 except ImportError as error:
     raise MissingExtra("ray", "--engine ray") from error
