@@ -21,7 +21,7 @@ from mien.interfaces.batch.journal import parts_folder
 from mien.interfaces.cli.main import main
 
 KILLS = 10
-PICTURES = 240
+PICTURES = 600  # more than a busy machine gets done before the last kill
 
 # The command itself, but slow enough to be killed at work and quick to write parts.
 SLOW = """
