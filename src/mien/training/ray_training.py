@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -39,6 +40,7 @@ BACKEND = "torch"
 _POLL_SECONDS = 0.5
 _ERROR = re.compile(r"[\w.]*(Error|Exception)\b")
 """What a line begins with in which Python names an error."""
+_REASON_LENGTH = 120
 _SETTINGS = {
     # A busy machine takes longer to start a worker than Ray thinks.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
@@ -231,7 +233,8 @@ def _reason(error: Exception) -> str:
     said = str(next(iter(failures.values())) if failures else error)
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     named = [line for line in lines if _ERROR.match(line)]
-    return next(iter([*named, *lines[-1:], type(error).__name__]))
+    reason = next(iter([*named, *lines[-1:], type(error).__name__]))
+    return textwrap.shorten(reason, _REASON_LENGTH, placeholder=" …")
 
 
 class _Board:
