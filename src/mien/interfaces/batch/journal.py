@@ -268,7 +268,9 @@ def _said(key: str, run: Mapping[str, Any]) -> str:
 
 def _digest(source: str | None) -> bytes:
     name = (source or "").encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(name, digest_size=_DIGEST_BYTES).digest()
+    digest = hashlib.blake2b(name, digest_size=_DIGEST_BYTES).digest()
+    # NumPy drops NULs from the end of a string: one that had them would not be found again.
+    return digest[:-1] + bytes([digest[-1] | 1])
 
 
 def _sorted_digests(digests: bytes) -> Any:
