@@ -9,9 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,38 +20,7 @@ from mien.core.results import TABLE_COLUMNS
 from mien.interfaces.cli.inputs import find_inputs, is_single
 from mien.interfaces.cli.main import main
 from mien.interfaces.cli.predict import _picture_names
-
-
-@dataclass
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-Predict = Callable[..., Outcome]
-
-
-@pytest.fixture
-def predict(
-    tiny_model: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Predict:
-    """Run `mien predict` in an empty folder; images count as face crops unless told otherwise."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: object, model: Path = tiny_model, detector: str = "none") -> Outcome:
-        settings = ["--model", str(model), "--detector", detector]
-        code = main(["predict", *map(str, words), *settings])
-        return Outcome(code, *capsys.readouterr())
-
-    return run
+from predict_maker import Predict
 
 
 def picture(path: str | Path, seed: int = 0, size: tuple[int, int] = (60, 50)) -> str:

@@ -10,7 +10,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,35 +22,7 @@ from mien.core.results import TABLE_COLUMNS
 from mien.interfaces.batch import chunks
 from mien.interfaces.batch.listing import Input
 from mien.interfaces.cli.inputs import find_inputs
-from mien.interfaces.cli.main import main
-
-
-@dataclass
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-
-Predict = Callable[..., Outcome]
-
-
-@pytest.fixture
-def predict(
-    tiny_model: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Predict:
-    """Run `mien predict` in an empty folder; images count as face crops unless told otherwise."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: object, model: Path = tiny_model, detector: str = "none") -> Outcome:
-        settings = ["--model", str(model), "--detector", detector]
-        code = main(["predict", *map(str, words), *settings])
-        return Outcome(code, *capsys.readouterr())
-
-    return run
+from predict_maker import Predict
 
 
 def pictures(*paths: str) -> None:

@@ -14,7 +14,7 @@ from mien.core.files import write_atomically
 from mien.core.results import ModelInfo
 from mien.data.class_names import label_for
 from mien.data.dataset import Split
-from mien.evaluation.extra import train_extra
+from mien.evaluation.figures import draw_matrix
 from mien.evaluation.metrics import Metrics, measure
 from mien.evaluation.predicting import predict
 from mien.evaluation.style import FAINT, drawing
@@ -200,9 +200,6 @@ def matrix_table(
 # ---------------------------------------------------------------- as a picture
 def comparison_figure(compared: Comparison, path: Path) -> None:
     """Draw both confusion matrices side by side: counts, coloured by the share of each row."""
-    with train_extra("A figure"):
-        import seaborn
-
     count = len(compared.classes)
     side = min(9.0, max(4.2, 1.6 + 0.72 * count))
     with drawing(path, 2 * side, side + 0.9) as figure:
@@ -214,28 +211,10 @@ def comparison_figure(compared: Comparison, path: Path) -> None:
         for axes, (metrics, known, model) in zip(figure.subplots(1, 2), sides, strict=True):
             _, rows = matrix_table(metrics, compared.classes, known)
             texts = np.array([row[1:-1] for row in rows])
-            seaborn.heatmap(
-                _rates(metrics, count),
-                ax=axes,
-                annot=texts,
-                fmt="",
-                vmin=0,
-                vmax=1,
-                cmap="Blues",
-                cbar=False,
-                square=True,
-                linewidths=1,
-                linecolor="white",
-                xticklabels=compared.classes,
-                yticklabels=compared.classes,
-                annot_kws={"size": 11 if count <= _DISTINCT else 7},
-            )
+            shares, size = _rates(metrics, count), 11 if count <= _DISTINCT else 7
+            draw_matrix(axes, shares, texts, compared.classes, "read as", text_size=size)
             share = "-" if metrics is None else percent(metrics.accuracy, digits=1)
             axes.set_title(f"{model.name}: {share} right")
-            axes.set_xlabel("read as")
-            axes.set_ylabel("true")
-            axes.tick_params(axis="x", rotation=40, length=0)
-            axes.tick_params(axis="y", rotation=0, length=0)
         if len(compared.known) < count:
             figure.supxlabel("-: not known to the model before", fontsize=10, color=FAINT)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from mien.evaluation.calibration import Calibration
 from mien.evaluation.extra import train_extra
@@ -23,11 +25,52 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def confusion_figure(metrics: Metrics, path: Path, *, title: str) -> None:
-    """Draw the confusion matrix twice: counts on the left, rates of each row on the right."""
+def draw_matrix(
+    axes: Axes,
+    shares: npt.NDArray[np.float64],
+    texts: npt.NDArray[np.str_],
+    names: Sequence[str],
+    read: str,
+    *,
+    text_size: int = 11,
+) -> None:
+    """Draw a confusion matrix: each cell's text, coloured by its share of the row.
+
+    Args:
+        axes: where.
+        shares: float64 (classes, classes), 0-1, rows are what is true.
+        texts: str (classes, classes).
+        names: of the classes.
+        read: what the columns are called.
+        text_size: of the cells' texts, points.
+    """
     with train_extra("A figure"):
         import seaborn
 
+    seaborn.heatmap(
+        shares,
+        ax=axes,
+        annot=texts,
+        fmt="",
+        vmin=0,
+        vmax=1,
+        cmap="Blues",
+        cbar=False,
+        square=True,
+        linewidths=1,
+        linecolor="white",
+        xticklabels=names,
+        yticklabels=names,
+        annot_kws={"size": text_size},
+    )
+    axes.set_xlabel(read)
+    axes.set_ylabel("true")
+    axes.tick_params(axis="x", rotation=40, length=0)
+    axes.tick_params(axis="y", rotation=0, length=0)
+
+
+def confusion_figure(metrics: Metrics, path: Path, *, title: str) -> None:
+    """Draw the confusion matrix twice: counts on the left, rates of each row on the right."""
     counts = np.array(metrics.confusion)
     names = [entry.emotion for entry in metrics.classes]
     rates = np.array([row or (np.nan,) * len(names) for row in metrics.confusion_rates])
@@ -41,27 +84,8 @@ def confusion_figure(metrics: Metrics, path: Path, *, title: str) -> None:
             (left, np.char.mod("%d", counts), "Images"),
             (right, percents, "Share of each true emotion, %"),
         ):
-            seaborn.heatmap(
-                shares,
-                ax=axes,
-                annot=texts,
-                fmt="",
-                vmin=0,
-                vmax=1,
-                cmap="Blues",
-                cbar=False,
-                square=True,
-                linewidths=1,
-                linecolor="white",
-                xticklabels=names,
-                yticklabels=names,
-                annot_kws={"size": 11},
-            )
+            draw_matrix(axes, shares, texts, names, "predicted")
             axes.set_title(heading)
-            axes.set_xlabel("predicted")
-            axes.set_ylabel("true")
-            axes.tick_params(axis="x", rotation=40, length=0)
-            axes.tick_params(axis="y", rotation=0, length=0)
 
 
 def accuracy_figure(metrics: Metrics, path: Path, *, title: str) -> None:
