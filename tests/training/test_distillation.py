@@ -24,6 +24,7 @@ from mien.training.stopping import TrainingStopped
 from mien.training.teacher_logits import rounded
 from mien.training.teachers import find_teacher, open_teacher
 from mien.training.trainer import resume, train
+from mien.training.views import make_view
 from training_maker import read_checkpoint, read_history, same_arrays, tiny_config
 
 SPLIT = make_tiny_split("train", per_class=12)
@@ -93,6 +94,28 @@ def test_the_teachers_saw_the_students_pixels_bit_for_bit(
     # Taken up in the middle, by a source that has made nothing before.
     fresh = BatchSource(SPLIT, config, teaching=teaching(config))
     assert all(is_of_these_pixels(batch) for batch in fresh.epoch(1, 5))
+
+
+def test_votes_are_added_to_what_the_teachers_say_of_a_view(teacher_of_pixels: str) -> None:
+    config = tiny_config(
+        distill_teachers=[teacher_of_pixels],
+        distill_views=2,
+        distill_votes=0.5,
+        data_votes="votes.csv",
+    )
+    evidence = np.random.default_rng(2).normal(0, 2, (len(SPLIT), 7)).astype(np.float32)
+    told = Teaching(config, SPLIT.images, evidence=evidence, quiet=True)
+    source = BatchSource(SPLIT, config, teaching=told)
+    name = told.views[1]
+    view = make_view(source.examples(), config, name)
+    logits = rounded(told_by_pixels(view.images)).astype(np.float32) + 0.5 * evidence
+    assert np.allclose(told.of_view(name, view.images), softened_mean([logits], 2.0), atol=1e-4)
+    # And what the student is shown, in whatever order, is each image's own.
+    for batch in source.epoch(1):
+        assert batch.taught is not None
+        for face, taught in zip(batch.faces[..., 0], batch.taught, strict=True):
+            place = int(np.argmin(np.abs(view.images - face).sum(axis=(1, 2))))
+            assert np.allclose(taught, softened_mean([logits[place : place + 1]], 2.0), atol=1e-4)
 
 
 def test_the_cache_gives_back_what_the_teachers_said(

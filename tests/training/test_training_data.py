@@ -52,6 +52,19 @@ def test_votes_come_as_shares_beside_the_images_where_they_are_learnt(
     assert np.allclose(data.votes[faces], expected[faces])
 
 
+def test_the_votes_themselves_come_where_they_are_added_to_teachers(
+    tiny_data: Path, votes: Path
+) -> None:
+    changes: Any = {"distill_teachers": ["outputs/teacher"], "distill_views": 1}
+    plain = load(tiny_data, data_votes=str(votes), **changes)
+    assert plain.counts is None
+    data = load(tiny_data, data_votes=str(votes), distill_votes=0.5, **changes)
+    assert data.counts is not None
+    assert data.counts.shape == (28, 10)
+    assert (data.counts.sum(axis=1) == 10).all()
+    assert fingerprint(data) != fingerprint(plain)
+
+
 def test_what_is_no_face_is_left_out_of_training_alone(tiny_data: Path, votes: Path) -> None:
     whole = load(tiny_data)
     data = load(

@@ -50,6 +50,7 @@ class Config:
                 f"training.votes_weight = {training.votes_weight} needs FER+ votes: "
                 "name their file in data.votes"
             )
+        self._check_votes_of_teachers()
         if self.data.votes and self.data.labels:
             raise UsageError("data.votes are on the seven emotions: leave data.labels empty")
         fitting = {
@@ -60,6 +61,21 @@ class Config:
             raise UsageError(
                 f'model.weights = "{self.model.weights}" do not fit {self.model.backbone}: '
                 'expected "none", a .keras file, or the backbone EfficientNetB0'
+            )
+
+    def _check_votes_of_teachers(self) -> None:
+        distill, mixing = self.distill, self.augmentation
+        if not distill.votes:
+            return
+        if not (distill.teachers and distill.views and self.data.votes):
+            raise UsageError(
+                f"distill.votes = {distill.votes} are added to what teachers say of views that "
+                "come again: expected distill.teachers, distill.views and data.votes too"
+            )
+        if max(mixing.mixup, mixing.cutmix) > 0:
+            raise UsageError(
+                f"distill.votes = {distill.votes} are on whole images: expected "
+                "augmentation.mixup and cutmix of 0"
             )
 
     @property

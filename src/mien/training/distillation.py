@@ -34,10 +34,29 @@ def softened_mean(logits: Sequence[Logits], temperature: float) -> Floats:
     return np.asarray((powers / powers.sum(axis=2, keepdims=True)).mean(axis=0), np.float32)
 
 
+def with_evidence(taught: Floats, evidence: Floats, temperature: float) -> Floats:
+    """Return softened probabilities (N, 7) with more logits (N, 7) taken into account.
+
+    Args:
+        taught: of the teachers at the temperature.
+        evidence: logits at temperature 1; zeros change nothing.
+        temperature: above 0.
+    """
+    weighed = taught * np.exp((evidence - evidence.max(axis=1, keepdims=True)) / temperature)
+    return np.asarray(weighed / weighed.sum(axis=1, keepdims=True), np.float32)
+
+
 class Teaching:
     """The teachers of a run."""
 
-    def __init__(self, config: Config, images: Faces, *, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        config: Config,
+        images: Faces,
+        *,
+        evidence: Floats | None = None,
+        quiet: bool = False,
+    ) -> None:
         """Find the teachers, and open those whose logits are not all in the cache.
 
         Keras must be set up already.
@@ -45,6 +64,8 @@ class Teaching:
         Args:
             config: the recipe, with at least one teacher.
             images: the training images, uint8 (N, 48, 48).
+            evidence: what FER+ votes say about each image, float32 (N, 7), see `vote_evidence`;
+                it counts in views alone, which have the images in this order.
             quiet: draw no progress.
 
         Raises:
@@ -60,6 +81,7 @@ class Teaching:
             digest = images_digest(images)
             self.cache = LogitCache(Path(settings.cache), config, digest, len(images))
         self.computed = 0
+        self._evidence = evidence
         self._quiet = quiet
         self._kept: dict[ViewName, Floats] = {}
         self._networks: dict[str, Network] = {}
@@ -103,9 +125,13 @@ class Teaching:
             OutputError: if what was computed cannot be written.
         """
         if view not in self._kept:
-            self._kept[view] = self._mean(
-                [self._logits(teacher, view, faces) for teacher in self.teachers]
-            )
+            taught = self._mean([self._logits(teacher, view, faces) for teacher in self.teachers])
+            if self._evidence is not None:
+                settings = self.config.distill
+                taught = with_evidence(
+                    taught, self._evidence * settings.votes, settings.temperature
+                )
+            self._kept[view] = taught
         return self._kept[view]
 
     def cached_files(self) -> list[Path]:

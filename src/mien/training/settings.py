@@ -311,6 +311,8 @@ class DistillSettings:
         views: after how many epochs the augmented views come again; 0 is never. Above 0, the view
             of an image depends on the seed and on epoch modulo ``views`` alone.
         cache: folder in which the teachers' logits of the views are kept; empty is none.
+        votes: share of the evidence of FER+ votes (``data.votes``) on an image's label that is
+            added to the teachers' logits; about 0.5, for both saw the same image; 0 is off.
     """
 
     teachers: tuple[str, ...] = ()
@@ -318,10 +320,16 @@ class DistillSettings:
     weight: float = 0.9
     views: int = 0
     cache: str = ""
+    votes: float = 0.0
 
     def __post_init__(self) -> None:
         """Raise UsageError where a value cannot be used."""
-        rules = {"temperature": _ABOVE_ZERO, "weight": _PROBABILITY, "views": _NOT_NEGATIVE}
+        rules = {
+            "temperature": _ABOVE_ZERO,
+            "weight": _PROBABILITY,
+            "views": _NOT_NEGATIVE,
+            "votes": _PROBABILITY,
+        }
         _check("distill", self, rules)
         names = [Path(teacher).name for teacher in self.teachers]
         if "" in names or len(set(names)) < len(names):

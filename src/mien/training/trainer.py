@@ -19,6 +19,7 @@ from mien.training.backend import check_installed, prepare_backend, seed_step
 from mien.training.batches import BatchSource
 from mien.training.config import Config, config_to_toml, load_config
 from mien.training.distillation import Teaching
+from mien.training.evidence import vote_evidence
 from mien.training.model import build_model, refresh
 from mien.training.objective import accuracy_of, released_network, step_arrays
 from mien.training.outcome import environment, finish, report_epoch
@@ -158,7 +159,10 @@ class _Run:
         prepare_backend(config.training)
         self.teaching = None
         if config.distill.teachers:
-            self.teaching = Teaching(config, data.train.images, quiet=self.quiet)
+            evidence = None
+            if data.counts is not None:
+                evidence = vote_evidence(data.counts, data.train.labels)
+            self.teaching = Teaching(config, data.train.images, evidence=evidence, quiet=self.quiet)
             # Opening a network draws from the seed: whether one was must not change the student.
             prepare_backend(config.training)
         self.source = BatchSource(data.train, config, data.votes, self.teaching)

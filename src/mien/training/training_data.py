@@ -12,7 +12,7 @@ import numpy.typing as npt
 from mien.core.errors import UsageError
 from mien.data.dataset import Split
 from mien.data.reading import load_dataset
-from mien.data.votes import emotion_shares, load_votes, not_a_face_mask
+from mien.data.votes import align_votes, emotion_shares, load_votes, not_a_face_mask
 from mien.training.config import Config
 
 
@@ -25,11 +25,14 @@ class TrainingData:
         val: what the best epoch is chosen on.
         votes: the FER+ votes on ``train`` as soft labels, float32 (N, 7), a row of zeros where
             there are none; None where the recipe has no use for them.
+        counts: the FER+ votes on ``train`` themselves, int64 (N, 10), as `align_votes` gives them;
+            None where the recipe adds nothing of them to its teachers.
     """
 
     train: Split
     val: Split
     votes: npt.NDArray[np.float32] | None = None
+    counts: npt.NDArray[np.int64] | None = None
 
 
 def load_training_data(config: Config, *, quiet: bool) -> TrainingData:
@@ -55,7 +58,8 @@ def load_training_data(config: Config, *, quiet: bool) -> TrainingData:
         count = max(1, round(settings.fraction * len(train)))
         train = train.take(np.sort(random.permutation(len(train))[:count]))
     shares = emotion_shares(train, votes) if config.training.votes_weight > 0 else None
-    return TrainingData(train, splits["val"], shares)
+    counts = align_votes(train, votes) if config.distill.votes > 0 else None
+    return TrainingData(train, splits["val"], shares, counts)
 
 
 def fingerprint(data: TrainingData) -> str:
@@ -63,8 +67,7 @@ def fingerprint(data: TrainingData) -> str:
     arrays: list[npt.NDArray[Any]] = []
     for split in (data.train, data.val):
         arrays += [split.images, split.labels]
-    if data.votes is not None:
-        arrays.append(data.votes)
+    arrays += [array for array in (data.votes, data.counts) if array is not None]
     value = 0
     for array in arrays:
         value = zlib.crc32(np.ascontiguousarray(array).data, value)

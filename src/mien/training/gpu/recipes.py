@@ -53,7 +53,9 @@ def recipe_here(machine: Machine, stage: StagePlan, epochs: int) -> Config:
     """
     config = load_config(stage.recipe)
     votes = machine.work / "votes.csv"
-    wanted = config.training.votes_weight > 0 or config.data.drop_not_a_face
+    wanted = (
+        config.training.votes_weight > 0 or config.data.drop_not_a_face or config.distill.votes > 0
+    )
     data = replace(
         config.data,
         source=str(machine.work / "faces.npz"),
@@ -76,7 +78,8 @@ def recipe_here(machine: Machine, stage: StagePlan, epochs: int) -> Config:
     augmentation = replace(
         config.augmentation, plain_epochs=min(config.augmentation.plain_epochs, epochs)
     )
-    return Config(data, model, augmentation, training, config.distill)
+    distill = replace(config.distill, votes=config.distill.votes if data.votes else 0.0)
+    return Config(data, model, augmentation, training, distill)
 
 
 def taught(machine: Machine, config: Config, teachers: Sequence[StagePlan], views: int) -> Config:
