@@ -184,6 +184,10 @@ def test_what_is_written_does_not_tell_how_folders_outside_are_called(
         (["--data", "archive", "--no-report", "--release"], EXIT_USAGE, "--no-report"),
         (["--data", "archive", "--release", "--tta"], EXIT_USAGE, "--release"),
         (["--data", "archive", "--release", "--split", "val"], EXIT_USAGE, "--release"),
+        (["--pictures", "archive", "--min-face", "-1"], EXIT_USAGE, "0 pixels or more, got -1"),
+        (["--data", "archive", "--min-face", "9"], EXIT_USAGE, "--min-face finds faces in photos"),
+        (["--data", "archive", "--align", "on"], EXIT_USAGE, "--align finds faces in photos"),
+        (["--data", "archive", "--max-faces", "1"], EXIT_USAGE, "--max-faces is for --pictures"),
         (["--pictures", "archive", "--tta"], EXIT_USAGE, "--tta is for --data"),
         (["--data", "archive", "--update", "none.md"], EXIT_INPUT, "none.md"),
         (["--data", "archive", "--update", "empty.md"], EXIT_INPUT, "no section"),
@@ -242,6 +246,18 @@ def test_own_pictures_become_a_grid_and_a_table(
     assert lines[0].split() == ["picture", "face", "emotion", "confidence", "true", "read"]
     assert lines[1].split()[-2:] == ["-", "-"]
     assert lines[2].split()[-2] == "angry"
+
+
+def test_faces_of_own_pictures_are_chosen_as_in_predict(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pictures(workplace / "ImgTest")
+    words = ("--model", "tiny", "--pictures", "ImgTest", "--detector", "none")
+    content = evaluate_json(capsys, *words, "--min-face", "49", "--align", "off")
+    pictures = content["pictures"]
+    assert isinstance(pictures, list)
+    # Only the enlarged one, 90 x 70 pixels, is not smaller than that.
+    assert [len(one["faces"]) for one in pictures] == [1] + [0] * 7
 
 
 def test_a_folder_that_cannot_be_looked_into_is_named_and_told_by_the_exit_code(

@@ -132,6 +132,44 @@ def test_wrong_calls(explain: Explain, words: list[str], code: int, said: str) -
     assert not list(Path().glob("*.explained.png"))
 
 
+def test_faces_are_chosen_as_in_predict(explain: Explain) -> None:
+    (face,) = explain("a.png", "--json", "--min-face", "50", "--max-faces", "1").json["faces"]
+    assert face["box"]["w"] == 50
+    outcome = explain("a.png", "--min-face", "51")
+    assert outcome.code == 4
+    assert "no face found in a.png" in outcome.err
+    outcome = explain("a.png", "--max-faces", "0")
+    assert outcome.code == 2
+    assert "--max-faces of 1 or more, got 0" in outcome.err
+
+
+@pytest.mark.slow
+def test_the_face_that_is_explained_is_turned_as_predict_turns_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    shared: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    weights = shared / "models/face_detection_yunet_2026may.onnx"
+    with Image.open(shared / "photos/portrait.jpg") as photo:
+        photo.rotate(-20).save("leaning.png")
+    model = write_head_model(tmp_path / "with_head")
+    words = ["leaning.png", "--model", str(model), "--detector", "yunet"]
+    words += ["--detector-weights", str(weights), "--align"]
+
+    def scores(*command: str) -> Any:
+        assert main(list(command)) == 0
+        (face,) = json.loads(capsys.readouterr().out)["faces"]
+        return face["scores"]
+
+    on, off = (
+        scores("explain", *words, align, "--method", "gradcam", "--json") for align in ("on", "off")
+    )
+    assert on != off
+    assert on == scores("predict", *words, "on", "--format", "json")
+
+
 def test_no_face_is_4(explain: Explain) -> None:
     outcome = explain("a.png", detector="haar")
     assert outcome.code == 4

@@ -3,10 +3,12 @@ from __future__ import annotations
 import io
 import logging
 import re
+from dataclasses import replace
 
 import pytest
 
 from mien.core.emotions import EMOTIONS
+from mien.inference.annotate import class_colors
 from mien.interfaces.cli.live_bars import LiveBars
 from mien.interfaces.cli.output import display_width
 from video_results import face, result
@@ -61,6 +63,17 @@ def test_what_does_not_fit_is_counted(width: int) -> None:
 def test_nobody_takes_as_many_lines_as_somebody() -> None:
     bars = _bars()
     assert len(bars.lines(result(0), 80)) == len(bars.lines(result(0, face(0, "sad")), 80))
+
+
+def test_classes_of_ones_own_have_the_colours_of_annotated_pictures() -> None:
+    labels = ("calm", "tense", "Surprised")
+    bars = LiveBars("camera 0", labels, stream=_Terminal(), clock=_Clock())
+    scores = {"calm": 0.8, "tense": 0.1, "Surprised": 0.1}
+    seen = replace(face(0, "happy", 0.8), emotion="calm", scores=scores, smoothed=None)
+    lines = bars.lines(result(0, seen), 80)
+    for name, (red, green, blue) in class_colors(labels).items():
+        line = next(line for line in lines if name in line and "%" in line)
+        assert f"\x1b[38;2;{red};{green};{blue}m" in line
 
 
 def test_lines_are_drawn_over_each_other_and_not_too_often() -> None:

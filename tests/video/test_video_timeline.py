@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageColor
 
 from mien.core.emotions import EMOTIONS
-from mien.core.results import Box
-from mien.inference.annotate import EMOTION_COLORS
+from mien.core.results import Box, Smoothed
+from mien.inference.annotate import EMOTION_COLORS, class_colors
 from mien.video.episodes import Summary
 from mien.video.history import History
 from mien.video.timeline import MOST_LANES, PORTRAIT_PX, Portraits, draw_timeline
@@ -36,6 +37,25 @@ def test_colours_change_with_the_emotion() -> None:
     picture = _drawn()
     assert _share(picture, "happy", 0) > 0.6 > 0.05 > _share(picture, "happy", 1)
     assert _share(picture, "sad", 1) > 0.6 > 0.05 > _share(picture, "sad", 0)
+
+
+def test_classes_of_ones_own_have_the_colours_of_annotated_pictures() -> None:
+    labels = ("calm", "tense", "Surprised")
+    summary, history = Summary(), History()
+    for number, emotion in enumerate(("calm", "tense", "Surprised")):
+        scores = {name: 0.9 if name == emotion else 0.05 for name in labels}
+        seen = replace(
+            face(0, "happy", 0.9),
+            emotion=emotion,
+            scores=scores,
+            smoothed=Smoothed(emotion, 0.9, scores),
+        )
+        summary.add(result(number, seen))
+        history.add(result(number, seen))
+    drawn = np.asarray(draw_timeline(history, summary.people(), title="a.mp4", labels=labels))
+    shown = drawn[104:-60, 210:-40]
+    for color in class_colors(labels).values():
+        assert (shown == color).all(axis=2).mean() > 0.1
 
 
 def test_everybody_has_a_lane_up_to_a_number() -> None:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from mien.core.results import Box
-from mien.inference.annotate import EMOTION_COLORS
+from mien.inference.annotate import class_colors
 from mien.video.episodes import Person
 from mien.video.history import History
 from mien.video.times import format_time
@@ -27,12 +27,12 @@ _LEFT, _RIGHT = 210, 40
 _TOP, _BOTTOM = 104, 60
 _LANE, _STRIP, _GAP = 92, 26, 26
 _INK, _FAINT, _ABSENT = (28, 33, 40), (128, 136, 146), (240, 242, 244)
-_OTHER_COLOR = "#d77fb4"
 _TICKS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400)
 _MOST_TICKS = 12
 _PORTRAITS = 256
 
 Picture = npt.NDArray[np.uint8]
+_Colors = Mapping[str, tuple[int, ...]]
 
 
 class Portraits:
@@ -110,13 +110,14 @@ def draw_timeline(
     lanes = max(1, len(shown)) * (_LANE + _STRIP + _GAP)
     picture = Image.new("RGB", (_WIDTH, _TOP + lanes + _BOTTOM), (255, 255, 255))
     draw = ImageDraw.Draw(picture)
-    _draw_head(draw, title, labels, len(people) - len(shown))
+    colors = class_colors(labels)
+    _draw_head(draw, title, colors, len(people) - len(shown))
     _draw_axis(draw, axis, _TOP, _TOP + lanes - _GAP)
     for row, person in enumerate(shown):
         top = _TOP + row * (_LANE + _STRIP + _GAP)
         _draw_name(picture, draw, person, top, (portraits or {}).get(person.track_id))
-        _draw_scores(draw, axis, history, person.track_id, labels, top)
-        _draw_episodes(draw, axis, person, top + _LANE)
+        _draw_scores(draw, axis, history, person.track_id, colors, top)
+        _draw_episodes(draw, axis, person, colors, top + _LANE)
     if not shown:
         draw.text((_LEFT, _TOP), "nobody was seen", fill=_FAINT, font=_font(22))
     return picture
@@ -126,19 +127,15 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def _color(emotion: str) -> tuple[int, ...]:
-    return ImageColor.getrgb(EMOTION_COLORS.get(emotion, _OTHER_COLOR))
-
-
-def _draw_head(draw: ImageDraw.ImageDraw, title: str, labels: Sequence[str], left_out: int) -> None:
+def _draw_head(draw: ImageDraw.ImageDraw, title: str, colors: _Colors, left_out: int) -> None:
     others = f"   {left_out} seen more briefly are left out" if left_out else ""
     font = _font(28)
     while len(title) > 4 and draw.textlength(title, font) > _WIDTH - 24 - _RIGHT:
         title = "…" + title[2:]
     draw.text((24, 20), title, fill=_INK, font=font)
     x, font = float(_LEFT), _font(18)
-    for label in labels:
-        draw.rounded_rectangle((x, 66, x + 16, 82), 3, fill=_color(label))
+    for label, color in colors.items():
+        draw.rounded_rectangle((x, 66, x + 16, 82), 3, fill=color)
         draw.text((x + 24, 74), label, fill=_INK, font=font, anchor="lm")
         x += 52 + draw.textlength(label, font)
     draw.text((x, 74), others, fill=_FAINT, font=font, anchor="lm")
@@ -173,7 +170,7 @@ def _draw_scores(
     axis: _Axis,
     history: History,
     track_id: int,
-    labels: Sequence[str],
+    colors: _Colors,
     top: int,
 ) -> None:
     """Draw the scores piled up, a column of pixels at a time; blank where nobody was seen."""
@@ -192,19 +189,21 @@ def _draw_scores(
         if place < 0 or time_s >= ends[place]:
             continue
         pile, found = 0.0, scores[moments[place]]
-        for label in labels:
+        for label, color in colors.items():
             low, pile = pile, pile + found.get(label, 0.0)
             y = (top + round(_LANE * low), top + round(_LANE * pile) - 1)
             if y[1] >= y[0]:
-                draw.line((x, y[0], x, y[1]), fill=_color(label))
+                draw.line((x, y[0], x, y[1]), fill=color)
 
 
-def _draw_episodes(draw: ImageDraw.ImageDraw, axis: _Axis, person: Person, top: int) -> None:
+def _draw_episodes(
+    draw: ImageDraw.ImageDraw, axis: _Axis, person: Person, colors: _Colors, top: int
+) -> None:
     font = _font(17)
     for episode in person.episodes:
         left, right = axis.x(episode.start_s), axis.x(episode.end_s)
         box = (round(left), top + 3, max(round(left), round(right) - 2), top + _STRIP - 1)
-        draw.rectangle(box, fill=_color(episode.emotion))
+        draw.rectangle(box, fill=colors[episode.emotion])
         full, short = f"{episode.emotion} {episode.confidence:.0%}", episode.emotion
         for text in (full, short):
             if draw.textlength(text, font) + 12 <= right - left:

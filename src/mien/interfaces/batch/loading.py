@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from mien.inference.choice import FaceChoice
+    from mien.inference.detectors import Detector
     from mien.inference.recognizer import Recognizer
 
 
@@ -55,15 +57,25 @@ class RecognizerOptions:
 
     def load(self, *, threads: int | None = None) -> Recognizer:
         """Load the recognizer; raises what `mien.load` raises."""
-        from mien.inference.detectors import load_detector
         from mien.inference.recognizer import load
 
-        detector = load_detector(self.detector, weights=self.detector_weights, offline=self.offline)
         return load(
             self.model,
-            detector=detector,
+            detector=self.load_detector(),
             threads=threads or self.threads,
             min_face=self.min_face,
             max_faces=self.max_faces,
             align=self.align,
         )
+
+    def load_detector(self) -> Detector:
+        """Load the detector alone; raises what `load_detector` of detectors raises."""
+        from mien.inference.detectors import load_detector
+
+        return load_detector(self.detector, weights=self.detector_weights, offline=self.offline)
+
+    def choice(self) -> FaceChoice:
+        """Return which faces are read; raises UsageError if an option is not as it should be."""
+        from mien.inference.choice import FaceChoice
+
+        return FaceChoice(min_face=self.min_face, max_faces=self.max_faces, align=self.align)

@@ -13,6 +13,7 @@ from mien.core.errors import EXIT_DONE, UsageError
 from mien.interfaces.cli.evaluate_pictures import evaluate_pictures
 from mien.interfaces.cli.evaluate_robustness import evaluate_robustness
 from mien.interfaces.cli.faces_in import face_finder
+from mien.interfaces.cli.options import add_finding_options, recognizer_options
 from mien.interfaces.cli.output import json_text, note, write_output, write_stdout
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         metavar="MAP",
         help="rename or merge the classes of a --data folder: a=b,c=d or a file of such lines",
     )
+    add_finding_options(parser)
     parser.add_argument("--no-report", action="store_true", help="print figures, write nothing")
     parser.add_argument(
         "--update",
@@ -85,7 +87,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         action="store_true",
         help=f"also write {RELEASE_REPORT} and the figures in {IMAGES}/ of the current folder",
     )
-    parser.set_defaults(run=_run)
+    # What finds faces is told of threads too; here they are the network's own choice.
+    parser.set_defaults(run=_run, threads=None)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -110,6 +113,7 @@ def _check(args: argparse.Namespace) -> None:
     given = [name for name in for_data if getattr(args, name) not in (None, False, [])]
     if args.pictures is not None and given:
         raise UsageError(f"--{given[0].replace('_', '-')} is for --data, not for --pictures")
+    _check_finding(args)
     if args.no_report and (args.update or args.release or args.output):
         raise UsageError("--no-report writes nothing: leave out --output, --update and --release")
     if args.robustness and (args.map is not None or args.detector is not None):
@@ -118,6 +122,31 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError("--robustness writes no figures: leave out --release and --seed")
     if args.release and (args.tta or args.split not in (None, "test")):
         raise UsageError("--release writes the report on the test split without --tta")
+
+
+def _check_finding(args: argparse.Namespace) -> None:
+    """Refuse options that find faces where none are looked for."""
+    given = _finding_words(args)
+    if args.data is None or not given:
+        return
+    if args.max_faces is not None:
+        raise UsageError("--max-faces is for --pictures: of a photo of --data, one face counts")
+    if args.detector in (None, "none"):
+        raise UsageError(f"{given[0]} finds faces in photos: expected --detector with it")
+
+
+def _finding_words(args: argparse.Namespace) -> list[str]:
+    """Return what was asked for of how faces are found, beside the detector, as words."""
+    words = []
+    if args.min_face != 0:
+        words += ["--min-face", str(args.min_face)]
+    if args.max_faces is not None:
+        words += ["--max-faces", str(args.max_faces)]
+    if args.align != "auto":
+        words += ["--align", args.align]
+    if args.detector_weights is not None:
+        words += ["--detector-weights", _shown(str(args.detector_weights))]
+    return words
 
 
 def _evaluate_data(args: argparse.Namespace) -> int:
@@ -137,7 +166,7 @@ def _evaluate_data(args: argparse.Namespace) -> int:
         args.data,
         split=args.split,
         mapping=None if args.map is None else parse_map(args.map),
-        face_of=face_finder(args.detector),
+        face_of=None if args.detector is None else face_finder(recognizer_options(args)),
         quiet=args.quiet,
     )
     for text in scored.notes:
@@ -188,6 +217,7 @@ def _command(args: argparse.Namespace, split: str) -> str:
     words = ["mien", "evaluate", "--model", _shown(args.model), "--data", _shown(args.data)]
     words += ["--split", split] if split in _SPLITS else []
     words += ["--detector", args.detector] if args.detector else []
+    words += _finding_words(args)
     words += ["--map", _shown(args.map) if "=" not in args.map else args.map] if args.map else []
     words += ["--robustness"] if args.robustness else []
     words += ["--tta"] if args.tta else []

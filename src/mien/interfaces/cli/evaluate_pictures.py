@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mien.core.errors import EXIT_DONE, EXIT_PARTIAL, InputError, NoFaceError
 from mien.core.progress import track
 from mien.interfaces.cli.inputs import find_inputs
+from mien.interfaces.cli.options import recognizer_options
 from mien.interfaces.cli.output import (
     csv_text,
     json_text,
@@ -22,13 +24,13 @@ from mien.interfaces.cli.output import (
 
 def evaluate_pictures(args: argparse.Namespace) -> int:
     """Read a folder of pictures, show what was read, and return the exit code."""
-    import mien
     from mien.evaluation.exported import find_exported, home_of
     from mien.evaluation.pictures import picture_columns, picture_grid, picture_rows, pictures_dict
 
+    options = recognizer_options(args)
     sources, problems = _find_pictures(args.pictures)
     folder, run = find_exported(args.model)
-    recognizer = mien.load(folder, detector=args.detector or "auto")
+    recognizer = replace(options, model=str(folder)).load()
     output = args.output or home_of(run, recognizer.model.name) / "pictures"
     results = recognizer.analyze_many(
         track(sources, "reading pictures", unit="img", quiet=args.quiet),

@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from mien.core.errors import EXIT_DONE, InputError, NoFaceError, UnreadableImage, UsageError
 from mien.interfaces.cli.inputs import STDIN, Input, find_inputs, is_single
-from mien.interfaces.cli.options import add_recognizer_options
+from mien.interfaces.cli.options import (
+    add_finding_options,
+    add_recognizer_options,
+    recognizer_options,
+)
 from mien.interfaces.cli.output import (
     json_text,
     note,
@@ -67,17 +71,17 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--face", type=int, metavar="N", help="this face alone, counted from 0, left to right"
     )
     add_recognizer_options(parser, crops="where the image is a face crop")
+    add_finding_options(parser)
     parser.add_argument("--json", action="store_true", help="print heat maps and figures as JSON")
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
     from mien.inference.explain import explain
-    from mien.inference.recognizer import load
 
     picture = _picture_path(args.output, args.image, wanted=not args.json)
     one = _only_input(args.image)
-    recognizer = load(args.model, detector=args.detector, threads=args.threads)
+    recognizer = recognizer_options(args).load()
     try:
         faces = explain(
             recognizer,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
+from mien.interfaces.batch.loading import RecognizerOptions
 from mien.interfaces.cli.faces_in import face_finder
 from mien.interfaces.cli.output import json_text, note, write_stdout
 
@@ -174,7 +175,8 @@ def _load(
         listed,
         splits=listed.splits,
         classes=named,
-        face_of=face_finder(args.detector) or crop_face,
+        face_of=face_finder(RecognizerOptions(args.model or "mien-b0", args.detector or "none"))
+        or crop_face,
         quiet=args.quiet,
     )
     skipped = [one for split in loaded.values() for one in split.skipped]

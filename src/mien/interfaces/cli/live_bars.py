@@ -39,8 +39,12 @@ class LiveBars:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """See the class."""
+        # Loads Pillow, which `mien --help` does without.
+        from mien.inference.annotate import class_colors
+
         self._title = title
         self._labels = labels
+        self._colors = {name: _style(color) for name, color in class_colors(labels).items()}
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
         self._lines = 0
@@ -113,7 +117,7 @@ class LiveBars:
         lines = [self._styled(title.ljust(width), _BOLD)]
         for label in self._labels:
             score = seen.scores.get(label, 0.0)
-            drawn = self._styled(bar(score, _BAR_COLUMNS, plain=self._plain), _color(label))
+            drawn = self._styled(bar(score, _BAR_COLUMNS, plain=self._plain), self._colors[label])
             text = f"{label.rjust(names)}  {drawn} {score:4.0%} "
             lines.append(text if label == seen.emotion else self._styled(text, _DIM))
         return lines
@@ -134,12 +138,8 @@ class _Notes(logging.Handler):
         self._bars.start_below()
 
 
-def _color(label: str) -> str:
-    from PIL import ImageColor
-
-    from mien.inference.annotate import EMOTION_COLORS
-
-    red, green, blue = ImageColor.getrgb(EMOTION_COLORS.get(label, "#d77fb4"))[:3]
+def _style(color: tuple[int, ...]) -> str:
+    red, green, blue = color[:3]
     return f"\x1b[38;2;{red};{green};{blue}m"
 
 

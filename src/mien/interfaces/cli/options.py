@@ -64,8 +64,14 @@ def add_detector_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--offline", action="store_true", help="never use the network")
 
 
+def add_finding_options(parser: argparse.ArgumentParser) -> None:
+    """Add how faces are found and which are read: the options of the two functions above."""
+    add_detector_options(parser)
+    add_face_options(parser)
+
+
 def recognizer_options(args: argparse.Namespace) -> RecognizerOptions:
-    """Return what the options of the three functions above say.
+    """Return what the options of the functions above say.
 
     Raises:
         UsageError: if ``--min-face`` or ``--max-faces`` is too small.
@@ -76,7 +82,7 @@ def recognizer_options(args: argparse.Namespace) -> RecognizerOptions:
         raise UsageError(f"expected --max-faces of 1 or more, got {args.max_faces}")
     return RecognizerOptions(
         model=args.model,
-        detector=args.detector,
+        detector=args.detector or "auto",
         detector_weights=args.detector_weights,
         offline=args.offline,
         threads=args.threads,

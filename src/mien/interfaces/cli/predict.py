@@ -21,8 +21,7 @@ from mien.interfaces.batch.tally import Tally
 from mien.interfaces.cli.inputs import STDIN, Input, find_inputs, is_single
 from mien.interfaces.cli.options import (
     add_batch_options,
-    add_detector_options,
-    add_face_options,
+    add_finding_options,
     add_recognizer_options,
     recognizer_options,
 )
@@ -91,8 +90,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "a video as NAME.annotated.mp4, or with this name if it ends in .mp4, .mov or .mkv",
     )
     add_recognizer_options(parser, crops="where each image is a face crop")
-    add_detector_options(parser)
-    add_face_options(parser)
+    add_finding_options(parser)
     add_batch_options(parser)
     add_video_options(parser)
     add_url_options(parser)
