@@ -15,8 +15,16 @@ import pytest
 
 from mien.core.errors import InputError
 from mien.video import live
+from mien.video.analysis import frames_of
 from mien.video.frames import BrokenVideo, VideoFrame
-from mien.video.live import camera_frames, is_camera, is_stream, leads_to_a_file, stream_frames
+from mien.video.live import (
+    LiveStream,
+    camera_frames,
+    connected,
+    is_camera,
+    is_stream,
+    stream_frames,
+)
 from mien.video.times import Window
 from video_maker import even_times, number_in, write_video
 
@@ -149,8 +157,19 @@ def test_a_window_ends_a_stream() -> None:
 
 def test_what_has_no_length_goes_on_by_itself() -> None:
     with _serving(_stream_bytes()) as (address, _):
-        assert not leads_to_a_file(address)
-    assert not leads_to_a_file("rtsp://127.0.0.1/live")
+        stream = connected(address)
+        assert isinstance(stream, LiveStream)
+        stream.close()
+    assert isinstance(connected("rtsp://127.0.0.1/live"), LiveStream)
+    assert connected("0") == connected(0) == 0
+    assert connected("clip.mp4") is None
+
+
+def test_a_server_that_takes_one_listener_is_asked_once() -> None:
+    with _serving(_stream_bytes()) as (address, connections):
+        frames = list(frames_of(address, connected(address), Window(0.0, 1.0)))
+        assert len(connections) == 1
+    assert [number_in(frame.pixels) for frame in frames] == list(range(25))
 
 
 def test_words_are_told_apart() -> None:

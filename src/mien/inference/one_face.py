@@ -21,10 +21,9 @@ def largest_face(
 ) -> Callable[[ImageSource], npt.NDArray[np.uint8]]:
     """Return a function from an image to the standard face, uint8 (48, 48), of its largest face.
 
-    It is cut out as `Recognizer.analyze` would, with the same choice. It raises UnreadableImage if the image cannot be read or is too much for the detector, and
-    NoFaceError if there is no face.
+    It is cut out as `Recognizer.analyze` would with the same choice. It raises UnreadableImage if
+    the image cannot be read or is too much for the detector, and NoFaceError if there is no face.
     """
-
     choice = choice or FaceChoice()
 
     def face_of(source: ImageSource) -> npt.NDArray[np.uint8]:

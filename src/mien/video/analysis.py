@@ -12,10 +12,9 @@ from mien.core.web_address import shown_address
 from mien.video.frames import BrokenVideo, VideoFrame
 from mien.video.live import (
     PATIENCE_S,
+    LiveStream,
     camera_frames,
-    is_camera,
-    is_stream,
-    leads_to_a_file,
+    connected,
     stream_frames,
 )
 from mien.video.reading import read_video
@@ -55,7 +54,7 @@ def analyze_video(
     """Yield the result of each frame that is looked at; arguments as `Recognizer.analyze_video`."""
     window = Window(start, end, every)
     smoother = Smoother(smooth_s)
-    frames = frames_of(source, window)
+    frames = frames_of(source, connected(source), window)
     name = source_of(source)
     moments = follow(recognizer, frames, name, window=window, smoother=smoother)
     return (moment.result for moment in moments if moment.result is not None)
@@ -66,37 +65,26 @@ def source_of(source: VideoSource) -> str:
     return shown_address(str(source))
 
 
-def is_live(source: VideoSource) -> bool:
-    """Say whether a source goes on by itself: a camera, or a stream that is no file.
-
-    Raises:
-        InputError: if an http(s) address does not answer.
-    """
-    if is_camera(source):
-        return True
-    return is_stream(source) and not leads_to_a_file(str(source))
-
-
 def frames_of(
     source: VideoSource,
+    live: LiveStream | int | None,
     window: Window,
     *,
-    live: bool | None = None,
     patience_s: float = PATIENCE_S,
 ) -> Iterator[VideoFrame]:
     """Return the frames of a file, a stream or a camera.
 
     Args:
         source: which.
+        live: what `mien.video.live.connected` gives for it.
         window: which part.
-        live: what `is_live` says of it, where that is known.
         patience_s: how long to try again after a stream is lost.
     """
-    if not (is_live(source) if live is None else live):
+    if live is None:
         return read_video(str(source), window)
-    if is_camera(source):
-        return camera_frames(int(str(source)), window)
-    return stream_frames(str(source), window, patience_s=patience_s)
+    if isinstance(live, int):
+        return camera_frames(live, window)
+    return stream_frames(live, window, patience_s=patience_s)
 
 
 def follow(

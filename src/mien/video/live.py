@@ -6,8 +6,9 @@ import logging
 import re
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -51,8 +52,58 @@ def is_stream(source: str | Path | int) -> bool:
     return found is not None and found[1].lower() in _PROTOCOLS
 
 
+class LiveStream:
+    """A stream that goes on by itself, and the connection to it that is open, if there is one.
+
+    Some servers take one listener and end when he leaves: the connection that told what an address
+    leads to must be the one that frames are read from.
+    """
+
+    def __init__(self, address: str) -> None:
+        """Take an address; `connected` makes streams of sources."""
+        self.address = address
+        self._container: Any = None
+        self._held = ExitStack()
+
+    def keep(self, container: Any, held: ExitStack) -> None:
+        """Keep a connection open for the next `opened`; ``held`` closes its container."""
+        self._container, self._held = container, held
+
+    @contextmanager
+    def opened(self) -> Iterator[Any]:
+        """Give the container that is kept, else a new one; raises InputError if there is none."""
+        with self._held.pop_all() as held:
+            container, self._container = self._container, None
+            yield container or held.enter_context(_opened(self.address))
+
+    def close(self) -> None:
+        """End a connection that nobody used."""
+        self._container = None
+        self._held.close()
+
+
+def connected(source: str | Path | int) -> LiveStream | int | None:
+    """Return what goes on by itself: a stream, or a camera's number; None for a file.
+
+    Raises:
+        InputError: if an http(s) address, which may lead to either, does not answer.
+    """
+    if is_camera(source):
+        return int(str(source))
+    if not is_stream(source):
+        return None
+    stream = LiveStream(str(source))
+    if stream.address.lower().startswith(("http://", "https://")):
+        with ExitStack() as held:
+            container = held.enter_context(_opened(stream.address))
+            if _is_file(container, stream.address):
+                return None
+            stream.keep(container, held.pop_all())
+    return stream
+
+
 def stream_frames(
-    address: str,
+    stream: LiveStream | str,
     window: Window | None = None,
     *,
     patience_s: float = PATIENCE_S,
@@ -62,10 +113,10 @@ def stream_frames(
     """Yield the frames of a stream; where it is lost, connect again, waiting longer each time.
 
     Times count from the first frame. While a stream is away its time goes on by the clock, so that
-    the gap shows in the times of the frames. What `leads_to_a_file` is read as a file is.
+    the gap shows in the times of the frames.
 
     Args:
-        address: http(s), rtsp, rtmp, srt, udp or tcp.
+        stream: one, or its address: http(s), rtsp, rtmp, srt, udp or tcp.
         window: which part.
         patience_s: how many seconds to try again for after the stream is lost.
         clock: gives the time in seconds.
@@ -76,8 +127,9 @@ def stream_frames(
         BrokenVideo: if it is lost and does not come back.
     """
     window = window or Window()
-    connection = _Connection(address, clock)
-    name = shown_address(address)
+    stream = LiveStream(stream) if isinstance(stream, str) else stream
+    connection = _Connection(stream, clock)
+    name = shown_address(stream.address)
     lost_at: float | None = None
     wait = _FIRST_WAIT_S
     while True:
@@ -167,23 +219,25 @@ def _opened_camera(number: int) -> cv2.VideoCapture:
     return camera
 
 
-def leads_to_a_file(address: str) -> bool:
-    """Say whether an address leads to a file rather than to something that goes on."""
-    if not address.lower().startswith(("http://", "https://")):
-        return False
-    with opened(address, timeout=(_OPEN_TIMEOUT_S, _READ_TIMEOUT_S)) as container:
-        stream = picture_stream(container, address)
-        if container.format.name.startswith("hls"):
-            return duration_of(container, stream) is not None
-        # What cannot be jumped in is only there as it comes; its size is not known.
-        return container.size > 0 and duration_of(container, stream) is not None
+def _opened(address: str) -> AbstractContextManager[Any]:
+    options = {"rtsp_transport": "tcp"} if address.lower().startswith("rtsp") else {}
+    return opened(address, timeout=(_OPEN_TIMEOUT_S, _READ_TIMEOUT_S), options=options)
+
+
+def _is_file(container: Any, address: str) -> bool:
+    """Say whether what was opened has an end, rather than being there only as it comes."""
+    stream = picture_stream(container, address)
+    if container.format.name.startswith("hls"):
+        return duration_of(container, stream) is not None
+    # What cannot be jumped in is only there as it comes; its size is not known.
+    return container.size > 0 and duration_of(container, stream) is not None
 
 
 class _Connection:
     """Opens a stream, again and again, and keeps one clock through all of it."""
 
-    def __init__(self, address: str, clock: Callable[[], float]) -> None:
-        self.address = address
+    def __init__(self, stream: LiveStream, clock: Callable[[], float]) -> None:
+        self._live = stream
         self.time_s: float | None = None
         self.heard = clock()
         self._clock = clock
@@ -191,10 +245,9 @@ class _Connection:
 
     def frames(self) -> Generator[VideoFrame, None, None]:
         """Yield the frames of one connection until it ends; raises InputError where it fails."""
-        options = {"rtsp_transport": "tcp"} if self.address.lower().startswith("rtsp") else {}
-        timeout = (_OPEN_TIMEOUT_S, _READ_TIMEOUT_S)
-        with opened(self.address, timeout=timeout, options=options) as container:
-            stream = picture_stream(container, self.address)
+        address = self._live.address
+        with self._live.opened() as container:
+            stream = picture_stream(container, address)
             stream.thread_type = "AUTO"
             tick = 1.0 / rate_of(stream)
             first: float | None = None
@@ -215,7 +268,7 @@ class _Connection:
                 self._number += 1
             if decoder.stopped is not None:
                 reason = reason_of(decoder.stopped)
-                raise InputError(f"{shown_address(self.address)}: {reason}") from decoder.stopped
+                raise InputError(f"{shown_address(address)}: {reason}") from decoder.stopped
 
     def _time_now(self, tick: float) -> float:
         """Return the stream's time of a frame that comes now."""

@@ -19,10 +19,10 @@ from mien.interfaces.cli.live_bars import LiveBars
 from mien.interfaces.cli.options import recognizer_options
 from mien.interfaces.cli.output import json_text, note, write_output
 from mien.interfaces.cli.video_text import Sink, episode_table, sink_for
-from mien.video.analysis import Moment, follow, frames_of, is_live, source_of
+from mien.video.analysis import Moment, follow, frames_of, source_of
 from mien.video.episodes import Summary
 from mien.video.history import History
-from mien.video.live import is_camera, is_stream
+from mien.video.live import LiveStream, connected, is_camera, is_stream
 from mien.video.reading import VideoInfo, probe
 from mien.video.smoothing import Smoother
 from mien.video.suffixes import WRITTEN_SUFFIXES
@@ -135,11 +135,6 @@ def _is_video_name(path: Path) -> bool:
     return path.suffix.lower() in WRITTEN_SUFFIXES
 
 
-def _info(source: str) -> VideoInfo | None:
-    """Return what a file's header says; None of what is live."""
-    return None if is_live(source) else probe(source)
-
-
 def _annotated_path(asked: Path, source: str) -> Path:
     """Return the file of an annotated video: the one asked for, or one in the folder asked for."""
     if _is_video_name(asked):
@@ -160,15 +155,18 @@ def _run_one(state: _Run, source: str) -> None:
     history = None if args.timeline is None else History()
     outputs = _Outputs(Summary(gap_s=memory_for(state.window.every)), history)
     try:
-        info = _info(source)
+        live = connected(source)
         with ExitStack() as stack:
+            if isinstance(live, LiveStream):
+                stack.callback(live.close)
+            info = probe(source) if live is None else None
             if args.annotate is not None:
                 outputs.video = stack.enter_context(_annotating(state, source, info))
             if info is None and _draws(state):
                 title = f"camera {source}" if is_camera(source) else name
                 bars = LiveBars(title, state.recognizer.labels)
                 outputs.bars = stack.enter_context(bars)
-            moments = stack.enter_context(closing(_moments(state, source, live=info is None)))
+            moments = stack.enter_context(closing(_moments(state, source, live)))
             progress = stack.enter_context(_progress(state, info, is_shown=outputs.bars is None))
             _pass_on(state, moments, outputs, progress, live=info is None)
     except InputError as error:
@@ -178,8 +176,10 @@ def _run_one(state: _Run, source: str) -> None:
     _close(state, name, outputs)
 
 
-def _moments(state: _Run, source: str, *, live: bool) -> Generator[Moment, None, None]:
-    frames = frames_of(source, state.window, live=live, patience_s=state.args.reconnect)
+def _moments(
+    state: _Run, source: str, live: LiveStream | int | None
+) -> Generator[Moment, None, None]:
+    frames = frames_of(source, live, state.window, patience_s=state.args.reconnect)
     smoother = Smoother(state.args.smooth)
     name = source_of(source)
     yield from follow(state.recognizer, frames, name, window=state.window, smoother=smoother)
