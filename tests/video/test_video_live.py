@@ -5,8 +5,8 @@ import logging
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import count, pairwise
+from contextlib import closing, contextmanager
+from itertools import count, islice, pairwise
 
 import cv2
 import numpy as np
@@ -40,11 +40,13 @@ def _stream_bytes(frames: int = 75) -> bytes:
 
 
 @contextmanager
-def _serving(*answers: bytes | None) -> Iterator[tuple[str, list[float]]]:
+def _serving(*answers: bytes | None, silent: bool = False) -> Iterator[tuple[str, list[float]]]:
     """Serve one answer a connection on loopback, then nothing; None refuses that one.
 
-    Gives the address, and a list that grows by one with each connection.
+    Gives the address, and a list that grows by one with each connection. With ``silent``, the first
+    connection is not ended after its answer: no more comes.
     """
+    kept: list[socket.socket] = []
     connections: list[float] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.05)
@@ -57,6 +59,8 @@ def _serving(*answers: bytes | None) -> Iterator[tuple[str, list[float]]]:
                     client, _ = server.accept()
                 except TimeoutError:
                     continue
+                if silent and not kept:
+                    kept.append(client.dup())
                 with client:
                     connections.append(len(connections))
                     answer = left.pop(0) if left else None
@@ -75,6 +79,8 @@ def _serving(*answers: bytes | None) -> Iterator[tuple[str, list[float]]]:
         finally:
             ended.set()
             thread.join()
+            for client in kept:
+                client.close()
 
 
 class _Clock:
@@ -146,6 +152,38 @@ def test_a_stream_that_never_was_there_is_an_error_at_once() -> None:
         next(_read(f"rtsp://user:secret@127.0.0.1:{port}/live", clock))
     assert "secret" not in str(caught.value)
     assert clock.slept == []
+
+
+@pytest.mark.parametrize("scheme", ["http", "rtsp"])
+def test_a_server_that_says_nothing_is_given_up(
+    scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "_OPEN_TIMEOUT_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:  # connections wait to be accepted
+        address = f"{scheme}://user:secret@127.0.0.1:{server.getsockname()[1]}/live"
+        with pytest.raises(InputError, match=r"no video came within 0\.3 s") as caught:
+            next(_read(address, _Clock()))
+    assert "secret" not in str(caught.value)
+
+
+def test_a_stream_that_falls_silent_is_lost_and_its_silence_is_in_the_times(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(live, "_READ_TIMEOUT_S", 1.0)
+    content = _stream_bytes()
+    part = content[: len(content) * 3 // 4]
+    with (
+        caplog.at_level(logging.WARNING, "mien"),
+        _serving(part, content, silent=True) as (address, connections),
+        closing(stream_frames(address, patience_s=20.0)) as stream,
+    ):
+        times = [frame.time_s for frame in islice(stream, 90)]
+        assert len(connections) == 2
+    # A second of silence and half a second's wait.
+    assert max(b - a for a, b in pairwise(times)) > 1.4
+    told = [record.getMessage() for record in caplog.records]
+    assert "lost (nothing came for 1 s), connecting again" in told[0]
+    assert "back after" in told[1]
 
 
 def test_a_window_ends_a_stream() -> None:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from mien.core.errors import InputError
 from mien.core.web_address import shown_address
 from mien.video.decoding import Decoder, stamp_of
+from mien.video.extra import load_av
 from mien.video.frames import BrokenVideo, VideoFrame, decoded_frame
 from mien.video.reading import (
     duration_of,
@@ -268,6 +269,10 @@ class _Connection:
                 self._number += 1
             if decoder.stopped is not None:
                 reason = reason_of(decoder.stopped)
+                if isinstance(decoder.stopped, load_av().error.ExitError):
+                    reason = f"nothing came for {_READ_TIMEOUT_S:g} s"
+                    # The frames that were held back came at the end of the silence.
+                    self.heard -= _READ_TIMEOUT_S
                 raise InputError(f"{shown_address(address)}: {reason}") from decoder.stopped
 
     def _time_now(self, tick: float) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -112,21 +114,29 @@ def opened(source: str | Path, **options: Any) -> Iterator[Any]:
     """
     av = load_av()
     where, name = str(source), shown_address(str(source))
+    patience, _ = options.get("timeout") or (math.inf, math.inf)
+    began = time.monotonic()
     try:
         # Without its protocol, a file called "a:b.mp4" would be looked for under protocol "a".
         container = av.open(where if "://" in where else f"file:{where}", **options)
-    except av.error.FileNotFoundError as error:
-        raise InputError(f"{name}: no such file") from error
-    except av.error.InvalidDataError as error:
-        raise UnreadableImage(
-            f"{name}: not a video, or its header is cut off or damaged"
-        ) from error
-    except av.error.EOFError as error:
-        raise UnreadableImage(f"{name}: ends before its first frame") from error
     except (av.error.FFmpegError, OSError) as error:
-        raise InputError(f"{name}: cannot be opened: {reason_of(error)}") from error
+        # FFmpeg has a word of its own for this in each protocol, few of which say it.
+        if time.monotonic() - began >= patience:
+            raise InputError(f"{name}: no video came within {patience:g} s") from error
+        raise _cannot_open(name, error) from error
     with container:
         yield container
+
+
+def _cannot_open(name: str, error: Exception) -> InputError:
+    av = load_av()
+    if isinstance(error, av.error.FileNotFoundError):
+        return InputError(f"{name}: no such file")
+    if isinstance(error, av.error.InvalidDataError):
+        return UnreadableImage(f"{name}: not a video, or its header is cut off or damaged")
+    if isinstance(error, av.error.EOFError):
+        return UnreadableImage(f"{name}: ends before its first frame")
+    return InputError(f"{name}: cannot be opened: {reason_of(error)}")
 
 
 def reason_of(error: BaseException) -> str:
