@@ -32,17 +32,16 @@ needs_ray = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A head without cores and two workers with one each, every one a process group of its own."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # A busy machine takes longer than Ray thinks, and hardly runs what Ray makes nice.
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")
-    os.environ.setdefault("RAY_worker_register_timeout_seconds", "300")
-    os.environ.setdefault("RAY_worker_niceness", "0")
+    importlib.import_module("mien.interfaces.batch.ray_cluster")  # before Ray, which it sets up
     import ray
     from ray.cluster_utils import Cluster
 
-    cluster: Any = Cluster(initialize_head=True, head_node_args=node(0))
-    for _ in range(2):
-        cluster.add_node(**node(1))
+    from mien.interfaces.batch.ray_start import unhurried
+
+    with unhurried():
+        cluster: Any = Cluster(initialize_head=True, head_node_args=node(0))
+        for _ in range(2):
+            cluster.add_node(**node(1))
     yield cluster
     ray.shutdown()
     cluster.shutdown()
@@ -122,6 +121,47 @@ def test_the_results_are_the_local_engines_though_a_worker_is_killed(
             kill_a_worker(cluster)
     assert alike([one.to_dict() for one in results], [one.to_dict() for one in local])
     assert [one.source for one in results] == [one.source for one in inputs]
+
+
+@needs_ray
+@pytest.mark.filterwarnings("ignore")
+def test_a_cluster_does_not_wait_for_what_its_helpers_write_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mien.interfaces.batch.ray_start import unhurried
+
+    raylet: Any = importlib.import_module("ray._raylet")
+    services: Any = importlib.import_module("ray._private.services")
+    if not hasattr(raylet, "wait_for_persisted_port"):
+        pytest.skip("this version of Ray waits for none of them")
+    started = []
+
+    def start_raylet(session_dir: str, node_id: str, runtime_env_agent_port: int = 0) -> None:
+        for name in ("METRICS_AGENT", "METRICS_EXPORT", "DASHBOARD_AGENT_LISTEN"):
+            file = getattr(raylet, f"{name}_PORT_NAME")
+            assert raylet.wait_for_persisted_port(session_dir, node_id, file, 0) == -1
+        started.append(runtime_env_agent_port)
+
+    monkeypatch.setattr(services, "start_raylet", start_raylet)
+    with unhurried():
+        services.start_raylet(str(tmp_path), "a" * 56, runtime_env_agent_port=0)
+    assert started[0] > 0
+    assert services.start_raylet is start_raylet
+
+
+@needs_ray
+@pytest.mark.filterwarnings("ignore")
+def test_a_ray_that_starts_otherwise_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mien.interfaces.batch.ray_start import unhurried
+
+    services: Any = importlib.import_module("ray._private.services")
+
+    def start_raylet(settings: object) -> None:
+        """A version to come."""
+
+    monkeypatch.setattr(services, "start_raylet", start_raylet)
+    with unhurried():
+        assert services.start_raylet is start_raylet
 
 
 @needs_ray

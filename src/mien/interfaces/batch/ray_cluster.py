@@ -11,12 +11,27 @@ from typing import Any
 
 from mien.core.errors import MienError, MissingExtra, UsageError
 
+_SETTINGS = {
+    # Nothing is reported to anybody.
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray does not print on stdout, which is for data, that a worker died.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
+    # A busy machine takes longer to start processes than Ray thinks, and hardly runs what Ray makes
+    # nice. Which of these there are depends on its version.
+    "RAY_raylet_start_wait_time_s": "300",
+    "RAY_gcs_server_port_wait_time_s": "300",
+    "RAY_agent_register_timeout_ms": "300000",
+    "RAY_worker_register_timeout_seconds": "300",
+    "RAY_worker_niceness": "0",
+}
+
 try:
-    # Read when Ray is imported: nothing is reported to anybody.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Nor does Ray print on stdout, which is for data, that a worker died.
-    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+    # Read when Ray is imported.
+    for _name, _value in _SETTINGS.items():
+        os.environ.setdefault(_name, _value)
     import ray
+
+    from mien.interfaces.batch.ray_start import unhurried
 except ImportError as error:
     raise MissingExtra("ray", "--engine ray") from error
 
@@ -56,17 +71,16 @@ def _connect(address: str | None, cores: int) -> None:
         _check_answers(address)
     for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    own: dict[str, Any] = {"include_dashboard": False}
-    if cores > (os.cpu_count() or 1):
-        own["num_cpus"] = cores
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
-        # "local" starts a cluster even where there is another on this machine.
-        ray.init(
-            address=address or "local",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            **({} if address else own),
-        )
+        if address is not None:
+            ray.init(address=address, **quiet)
+            return
+        if cores > (os.cpu_count() or 1):
+            quiet["num_cpus"] = cores
+        with unhurried():
+            # "local" starts a cluster even where there is another on this machine.
+            ray.init(address="local", include_dashboard=False, **quiet)
     except Exception as error:  # Ray raises the plain class itself where a node does not start
         if address is not None:
             raise _no_cluster(address, error) from error

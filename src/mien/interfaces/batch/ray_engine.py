@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ try:
     import ray
     import ray.data
     from ray.exceptions import RayError
+    from ray.util.annotations import RayDeprecationWarning
 except ImportError as error:
     raise MissingExtra("ray", "--engine ray") from error
 
@@ -104,15 +106,19 @@ class RayEngine:
         # Pickled, since Arrow takes no names that are not UTF-8.
         rows = [{"input": pickle.dumps(_anywhere(one))} for one in inputs]
         blocks = -(-len(rows) // BLOCK_IMAGES)
-        dataset = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
-            _Reader,
-            fn_constructor_args=(self._source, self._sha256, self._batch_size),
-            batch_size=CHUNK_IMAGES,
-            concurrency=(1, min(blocks, self._most_workers())),
-            num_cpus=1,
-            max_restarts=0,
-            max_task_retries=0,
-        )
+        names = ray.data.from_items(rows, override_num_blocks=blocks)
+        with warnings.catch_warnings():
+            # The last two go away with Ray 2.64, and nothing has come for them yet.
+            warnings.simplefilter("ignore", RayDeprecationWarning)
+            dataset = names.map_batches(
+                _Reader,
+                fn_constructor_args=(self._source, self._sha256, self._batch_size),
+                batch_size=CHUNK_IMAGES,
+                concurrency=(1, min(blocks, self._most_workers())),
+                num_cpus=1,
+                max_restarts=0,
+                max_task_retries=0,
+            )
         for row in dataset.iter_rows():
             result: Result = pickle.loads(row["result"])
             yield result

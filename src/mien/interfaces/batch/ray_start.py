@@ -1,0 +1,63 @@
+"""Starting Ray on a machine that is too busy for the patience of newer versions."""
+
+from __future__ import annotations
+
+import inspect
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray._private.services
+import ray._raylet
+
+_HELPERS = (
+    "DASHBOARD_AGENT_LISTEN_PORT_NAME",
+    "METRICS_AGENT_PORT_NAME",
+    "METRICS_EXPORT_PORT_NAME",
+)
+"""Ray's names of the ports that the dashboard's helper listens at: nobody asks for them here."""
+
+_NOT_THERE = -1
+"""What Ray's helpers write down for a port that they do without."""
+
+_TAKEN = {"session_dir", "node_id", "runtime_env_agent_port"}
+
+
+@contextmanager
+def unhurried() -> Iterator[None]:
+    """Keep a cluster that is started meanwhile from giving up on its own helpers.
+
+    Each helper looks for a port and writes it down in a file. Newer versions of Ray wait 15 seconds
+    for such a file, whatever one sets, and end if it is not there: on a busy machine no cluster
+    starts (https://github.com/ray-project/ray/issues/65983). What they wait for is settled here
+    before they are started. There is no public way to do so: with a version that does it otherwise
+    nothing is changed, as with older ones, which settle the ports themselves.
+    """
+    services: Any = ray._private.services
+    start = services.start_raylet
+    names = [getattr(ray._raylet, name, None) for name in _HELPERS]
+    signature = inspect.signature(start)
+    persist = getattr(ray._raylet, "persist_port", None)
+    if persist is None or None in names or not signature.parameters.keys() >= _TAKEN:
+        yield
+        return
+
+    def start_settled(*words: Any, **options: Any) -> Any:
+        given = signature.bind(*words, **options)
+        given.arguments["runtime_env_agent_port"] = _free_port()
+        for name in names:
+            persist(given.arguments["session_dir"], given.arguments["node_id"], name, _NOT_THERE)
+        return start(*given.args, **given.kwargs)
+
+    services.start_raylet = start_settled
+    try:
+        yield
+    finally:
+        services.start_raylet = start
+
+
+def _free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("", 0))
+        return int(one.getsockname()[1])
