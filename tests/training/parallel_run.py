@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mien.training import trainer
+from mien.training import sitting, trainer
 from mien.training.team import Team
 from training_maker import tiny_config
 
@@ -34,13 +34,13 @@ RECIPE: dict[str, Any] = {
 
 def main(folder: Path, data: str, rank: int, size: int) -> None:
     losses: list[float] = []
-    step = trainer._Run._step
+    step = sitting.Sitting._step
 
     def noted(run: Any, state: Any, batch: Any) -> float:
         losses.append(step(run, state, batch))
         return losses[-1]
 
-    trainer._Run._step = noted  # type: ignore[assignment]
+    sitting.Sitting._step = noted  # type: ignore[assignment]
     team = Team() if size == 1 else joined_team(folder, rank, size)
     trainer.train(tiny_config(data, **RECIPE), folder / "run", quiet=True, team=team)
     (folder / f"losses{rank}.json").write_text(json.dumps(losses))

@@ -13,7 +13,7 @@ import pytest
 
 from data_maker import make_tiny_split
 from mien.core.errors import InputError, ModelError, UsageError
-from mien.training import distillation, trainer
+from mien.training import distillation, sitting
 from mien.training.augmentation import Faces, Floats, MixedBatch
 from mien.training.batches import BatchSource
 from mien.training.config import Config
@@ -260,7 +260,7 @@ def test_a_student_resumed_without_its_teacher_ends_as_if_never_stopped(
 ) -> None:
     config = tiny_config(**student)
     whole = train(config, tmp_path / "whole", quiet=True)
-    step = trainer._Run._step
+    step = sitting.Sitting._step
 
     def stopping(self: Any, state: Any, batch: Any) -> Any:
         answer = step(self, state, batch)
@@ -270,7 +270,7 @@ def test_a_student_resumed_without_its_teacher_ends_as_if_never_stopped(
 
     run = RunFolder(tmp_path / "stopped")
     with monkeypatch.context() as patch:
-        patch.setattr(trainer._Run, "_step", stopping)
+        patch.setattr(sitting.Sitting, "_step", stopping)
         with pytest.raises(TrainingStopped):
             train(config, run.path, quiet=True)
     teacher = Path(student["distill_teachers"][0])
@@ -285,7 +285,7 @@ def test_a_run_does_not_go_on_with_another_teacher(
 ) -> None:
     student = {**student, "distill_views": 0, "distill_cache": ""}
 
-    save = trainer._Run._save
+    save = sitting.Sitting._save
 
     def saved_and_killed(self: Any, state: Any) -> None:
         save(self, state)
@@ -293,7 +293,7 @@ def test_a_run_does_not_go_on_with_another_teacher(
 
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(trainer._Run, "_save", saved_and_killed)
+        patch.setattr(sitting.Sitting, "_save", saved_and_killed)
         with pytest.raises(KeyboardInterrupt):
             train(tiny_config(**student), run, quiet=True)
     teacher = Path(student["distill_teachers"][0])

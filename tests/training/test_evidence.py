@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from mien.core.emotions import EMOTIONS
@@ -17,7 +20,7 @@ RANDOM = np.random.default_rng(3)
 LABELS = RANDOM.choice(7, 2000, p=[0.14, 0.02, 0.14, 0.25, 0.17, 0.17, 0.11])
 
 
-def votes_on(labels: np.ndarray, *, right: int) -> np.ndarray:
+def votes_on(labels: npt.NDArray[np.int64], *, right: int) -> npt.NDArray[np.int64]:
     """Ten votes an image, that many for its label and the rest for anything."""
     counts = RANDOM.multinomial(10 - right, [0.1] * 10, len(labels))
     counts[np.arange(len(labels)), COLUMNS[labels]] += right
@@ -86,10 +89,8 @@ def test_evidence_is_added_in_logits(temperature: float) -> None:
         ({"augmentation_mixup": 0.2}, "on whole images"),
     ],
 )
-def test_a_recipe_says_what_votes_beside_teachers_need(
-    changes: dict[str, object], words: str
-) -> None:
-    whole = {
+def test_a_recipe_says_what_votes_beside_teachers_need(changes: dict[str, Any], words: str) -> None:
+    whole: dict[str, Any] = {
         "distill_teachers": ["outputs/teacher"],
         "distill_views": 2,
         "distill_votes": 0.5,

@@ -14,14 +14,14 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 from training_maker import read_checkpoint, read_history, same_arrays, tiny_config
-from mien.training import trainer
+from mien.training import sitting, trainer
 
 data, folder, backend = sys.argv[1:]
 config = tiny_config(
     data, training_backend=backend, training_large_size=40, training_large_epochs=1
 )
 whole = trainer.train(config, Path(folder) / "whole", quiet=True)
-step = trainer._Run._step
+step = sitting.Sitting._step
 
 
 def stopping_step(run, state, batch):
@@ -31,11 +31,11 @@ def stopping_step(run, state, batch):
     return loss
 
 
-trainer._Run._step = stopping_step
+sitting.Sitting._step = stopping_step
 try:
     trainer.train(config, Path(folder) / "stopped", quiet=True)
-except trainer.TrainingStopped:
-    trainer._Run._step = step
+except sitting.TrainingStopped:
+    sitting.Sitting._step = step
 resumed = trainer.resume(Path(folder) / "stopped", quiet=True)
 assert read_history(resumed) == read_history(whole)
 assert same_arrays(read_checkpoint(resumed), read_checkpoint(whole))

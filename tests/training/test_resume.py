@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from mien.core.errors import InputError, UsageError
-from mien.training import trainer, training_data
+from mien.training import sitting, training_data
 from mien.training.config import config_to_toml, load_config
 from mien.training.run_folder import RunFolder
 from mien.training.stopping import TrainingStopped
@@ -53,14 +53,14 @@ def agree(first: RunFolder, second: RunFolder) -> bool:
 
 def after(name: str, hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
     """Call ``hook(run, state)`` after a method of the trainer's run."""
-    original = getattr(trainer._Run, name)
+    original = getattr(sitting.Sitting, name)
 
     def method(self: Any, state: Any, *rest: Any) -> Any:
         answer = original(self, state, *rest)
         hook(self, state)
         return answer
 
-    monkeypatch.setattr(trainer._Run, name, method)
+    monkeypatch.setattr(sitting.Sitting, name, method)
 
 
 def at(epoch: int, step: int, act: Callable[[], None]) -> Hook:
@@ -168,7 +168,7 @@ def test_an_ended_run_is_drawn_and_summed_up_again_and_no_more(
     whole_run: RunFolder, copy: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training_data, "load_dataset", kill)
-    monkeypatch.setattr(trainer, "prepare_backend", kill)
+    monkeypatch.setattr(sitting, "prepare_backend", kill)
     copy.curves.unlink()
     copy.summary.unlink()
     copy.history.unlink()
@@ -188,7 +188,7 @@ def test_a_run_that_never_came_to_a_checkpoint_starts_again(
         steps.append((state.epoch, state.step))
         raise Killed
 
-    monkeypatch.setattr(trainer._Run, "_step", step)
+    monkeypatch.setattr(sitting.Sitting, "_step", step)
     with pytest.raises(Killed):
         resume(copy.path, quiet=True)
     assert steps == [(0, 0)]

@@ -24,7 +24,7 @@ from mien.core.errors import (
     UsageError,
 )
 from mien.data.dataset import Split
-from mien.training import checkpoint, trainer, training_data
+from mien.training import checkpoint, sitting, training_data
 from mien.training.batches import BatchSource, balanced_class_weights
 from mien.training.config import load_config
 from mien.training.pace import stage_cost
@@ -154,7 +154,7 @@ def test_a_run_learns_and_keeps_the_averages(
     splits = grey_splits()
     monkeypatch.setattr(training_data, "load_dataset", lambda *_, **__: splits)
     kept: list[bool] = []
-    original = trainer._Run._keep_best
+    original = sitting.Sitting._keep_best
 
     def keep(self: Any, state: Any) -> None:
         original(self, state)
@@ -162,7 +162,7 @@ def test_a_run_learns_and_keeps_the_averages(
         there = load(self.run.best).trainable_weights
         kept.append(all(np.array_equal(a, w) for a, w in zip(averages, there, strict=True)))
 
-    monkeypatch.setattr(trainer._Run, "_keep_best", keep)
+    monkeypatch.setattr(sitting.Sitting, "_keep_best", keep)
     config = tiny_config(
         training_head_epochs=0,
         training_epochs=12,
@@ -218,10 +218,10 @@ def recorder(monkeypatch: pytest.MonkeyPatch, keras_ready: None) -> Recorder:
         training_data, "load_dataset", lambda *_, **__: make_tiny_splits(per_class=4)
     )
     monkeypatch.setattr(
-        trainer, "compiled_model", lambda *given, **named: recorder.attach(build(*given, **named))
+        sitting, "compiled_model", lambda *given, **named: recorder.attach(build(*given, **named))
     )
     monkeypatch.setattr(
-        trainer, "predict_probabilities", lambda _, images: np.full((len(images), 7), 1 / 7)
+        sitting, "predict_probabilities", lambda _, images: np.full((len(images), 7), 1 / 7)
     )
     return recorder
 
@@ -234,7 +234,7 @@ def validated(
         {"val_loss": loss, "val_accuracy": accuracy, "val_macro_f1": accuracy}
         for loss, accuracy in zip(losses, accuracies, strict=True)
     )
-    monkeypatch.setattr(trainer, "validation_figures", lambda *_: next(figures))
+    monkeypatch.setattr(sitting, "validation_figures", lambda *_: next(figures))
 
 
 def test_each_step_gets_its_batch_and_its_rate(tmp_path: Path, recorder: Recorder) -> None:
@@ -336,13 +336,13 @@ def test_the_best_is_kept_and_later_worse_ones_are_not(
 ) -> None:
     validated(monkeypatch, [1.0] * 3, [0.2, 0.5, 0.4])
     saved: list[int] = []
-    original = trainer._Run._keep_best
+    original = sitting.Sitting._keep_best
 
     def keep(self: Any, state: Any) -> None:
         saved.append(state.epoch)
         original(self, state)
 
-    monkeypatch.setattr(trainer._Run, "_keep_best", keep)
+    monkeypatch.setattr(sitting.Sitting, "_keep_best", keep)
     run = train(tiny_config(), tmp_path / "run", quiet=True)
     assert saved == [0, 1]
     assert json.loads(run.summary.read_text(encoding="utf-8"))["best"]["epoch"] == 2
@@ -352,7 +352,7 @@ def test_moments_go_along_to_a_larger_size_but_not_into_another_phase(recorder: 
     config = tiny_config(
         training_head_epochs=1, training_epochs=2, training_large_size=40, training_large_epochs=1
     )
-    run = trainer._Run(config, RunFolder(Path("unused")), tiny_training_data(), True)
+    run = sitting.Sitting(config, RunFolder(Path("unused")), tiny_training_data(), True)
 
     def entered(epoch: int) -> tuple[list[Any], list[Any]]:
         run.enter(RunState(epoch=epoch))
@@ -419,7 +419,7 @@ def test_the_time_left_counts_larger_images_and_frozen_backbones(recorder: Recor
     )
     costs = np.array([stage_cost(config, epoch) for epoch in range(4)])
     assert np.allclose(costs / costs[1], [0.4, 1, 1, 4])
-    run = trainer._Run(config, RunFolder(Path("unused")), tiny_training_data(), True)
+    run = sitting.Sitting(config, RunFolder(Path("unused")), tiny_training_data(), True)
     state = RunState(epoch=1, step=1)
     assert run._time_left(state) == ""
     run.pace.count(costs[1], 99.0)  # compiles

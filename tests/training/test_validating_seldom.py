@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mien.training import trainer
+from mien.training import sitting
 from mien.training.run_folder import RunFolder
 from mien.training.run_state import RunState
 from mien.training.stopping import TrainingStopped
@@ -36,16 +36,16 @@ def test_a_run_stopped_between_two_validations_goes_on(
 ) -> None:
     config = tiny_config(tiny_data, training_head_epochs=0, training_validate_every=2)
     whole = train(config, tmp_path / "whole", quiet=True)
-    save = trainer._Run._save_if_due
+    save = sitting.Sitting._save_if_due
 
-    def stopping(run: trainer._Run, state: RunState, stop: object) -> None:
+    def stopping(run: sitting.Sitting, state: RunState, stop: object) -> None:
         if (state.epoch, state.step) == (1, 1):
             run._settle(state)
             run._save(state)
             raise TrainingStopped("here")
         save(run, state, stop)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(trainer._Run, "_save_if_due", stopping)
+    monkeypatch.setattr(sitting.Sitting, "_save_if_due", stopping)
     with pytest.raises(TrainingStopped):
         train(config, tmp_path / "stopped", quiet=True)
     monkeypatch.undo()

@@ -1,47 +1,21 @@
-"""The trainer, read from top to bottom: set up, epochs of steps, validation, the end."""
+"""Training a network: a new run, or one that goes on from where it was stopped."""
 
 from __future__ import annotations
 
-import contextlib
-import math
-import threading
-import time
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from mien.core.errors import InputError, TrainingDiverged
-from mien.core.progress import Progress, format_duration
+from mien.core.errors import InputError
 from mien.training import checkpoint, run_folder
-from mien.training.augmentation import MixedBatch
-from mien.training.backend import check_installed, prepare_backend, seed_step
-from mien.training.batches import BatchSource
+from mien.training.backend import check_installed
 from mien.training.config import Config, config_to_toml, load_config
-from mien.training.distillation import Teaching
-from mien.training.evidence import vote_evidence
-from mien.training.model import build_model, refresh
-from mien.training.objective import accuracy_of, released_network, step_arrays
-from mien.training.outcome import environment, finish, report_epoch
-from mien.training.pace import Pace, stage_cost
+from mien.training.outcome import environment, finish
 from mien.training.run_folder import RunFolder
 from mien.training.run_state import RunState
-from mien.training.schedule import learning_rate
-from mien.training.stages import (
-    Stage,
-    averaged_weights,
-    compiled_model,
-    estimated_statistics,
-    stage_of,
-)
-from mien.training.stepping import Logs, Stepper
-from mien.training.stopping import TrainingStopped, stop_signals
+from mien.training.sitting import Sitting
 from mien.training.team import Team, check_same_images, check_team
-from mien.training.training_data import TrainingData, fingerprint, load_training_data
-from mien.training.validation import predict_probabilities, validation_figures
+from mien.training.training_data import fingerprint, load_training_data
 
 
-# ---------------------------------------------------------------- a run, from start or checkpoint
 def train(
     config: Config, folder: Path, *, quiet: bool = False, team: Team | None = None
 ) -> RunFolder:
@@ -70,7 +44,7 @@ def train(
     data = load_training_data(config, quiet=quiet or not team.leads)
     print_of_data = fingerprint(data)
     check_same_images(team.gather(print_of_data), config.data.source)
-    sitting = _Run(config, run, data, quiet, team)
+    sitting = Sitting(config, run, data, quiet, team)
     state = RunState(data=print_of_data, teachers=sitting.teachers())
     sitting.enter(state)
     if team.leads:
@@ -105,7 +79,7 @@ def resume(folder: Path, *, quiet: bool = False, team: Team | None = None) -> Ru
             f"the images of {config.data.source} are not those that {run.path} began with: "
             "bring the old ones back, or start a new run"
         )
-    sitting = _Run(config, run, data, quiet, team)
+    sitting = Sitting(config, run, data, quiet, team)
     teachers = sitting.teachers()
     if state.teachers and state.teachers != teachers:
         changed = ", ".join(name for name in teachers if teachers[name] != state.teachers.get(name))
@@ -128,236 +102,3 @@ def _where_it_stood(run: RunFolder) -> tuple[bool, RunState]:
         # A kill between the checkpoint and the history leaves the file an epoch behind.
         run_folder.write_history(run.history, state.history)
     return begun, state
-
-
-# ---------------------------------------------------------------- epochs
-class _Run:
-    """One sitting of a run."""
-
-    def __init__(
-        self,
-        config: Config,
-        run: RunFolder,
-        data: TrainingData,
-        quiet: bool,
-        team: Team | None = None,
-    ) -> None:
-        self.config = config
-        self.run = run
-        self.val = data.val
-        self.team = team or Team()
-        self.quiet = quiet or not self.team.leads
-        self.saved_at = time.monotonic()
-        self.model: Any = None
-        self.network: Any = None
-        self.bare: Any = None
-        self.stepper: Stepper | None = None
-        self.pending: list[tuple[int, Logs]] = []
-        self.loss = math.nan
-        self.stage: Stage | None = None
-        self.pace = Pace()
-        prepare_backend(config.training)
-        self.teaching = None
-        if config.distill.teachers:
-            evidence = None
-            if data.counts is not None:
-                evidence = vote_evidence(data.counts, data.train.labels)
-            self.teaching = Teaching(config, data.train.images, evidence=evidence, quiet=self.quiet)
-            # Opening a network draws from the seed: whether one was must not change the student.
-            prepare_backend(config.training)
-        self.source = BatchSource(data.train, config, data.votes, self.teaching)
-
-    def teachers(self) -> dict[str, str]:
-        """Return the SHA-256 of each teacher's network, by name."""
-        return {} if self.teaching is None else self.teaching.identities()
-
-    def restore(self, state: RunState) -> None:
-        """Build the network that the checkpoint was written of, and fill it."""
-        # Between two stages, that is still the network of the stage before.
-        epoch = state.epoch if state.step else state.epoch - 1
-        stage = stage_of(self.config, epoch)
-        model = compiled_model(self.config, stage, initialise=False)
-        if self.team.leads:
-            checkpoint.restore_variables(self.run.checkpoint, model)
-        self._take(model, stage)
-
-    def enter(self, state: RunState) -> None:
-        """Build the network of the epoch's stage, with what is learnt so far in it."""
-        stage = stage_of(self.config, state.epoch)
-        if stage == self.stage:
-            return
-        model = compiled_model(self.config, stage, initialise=self.model is None)
-        if self.model is not None and self.stage is not None:
-            # The optimizer's moments go along to a larger size, not into another phase.
-            same_phase = self.stage.blocks == stage.blocks
-            values = checkpoint.all_variables if same_phase else _weights_and_seeds
-            checkpoint.copy_variables(values(self.model), values(model))
-            refresh(model)
-        self._take(model, stage)
-
-    def _take(self, model: Any, stage: Stage) -> None:
-        self.model, self.network, self.stage = model, released_network(model), stage
-        self.team.align(model)
-        self.stepper, self.bare = self.team.stepper(model, self.config.training.backend), None
-        self.pace.skip_one()
-
-    def go_on(self, state: RunState) -> RunFolder:
-        """Train to the end."""
-        with stop_signals(self.run.path) as stop:
-            self.team.heed(stop)
-            while not state.is_over(self.config):
-                self.enter(state)
-                self._epoch(state, stop)
-        return finish(self.run, state) if self.team.leads else self.run
-
-    def _epoch(self, state: RunState, stop: threading.Event) -> None:
-        size = self.config.size_at(state.epoch)
-        label = f"epoch {state.epoch + 1}/{self.config.total_epochs}  {size} px"
-        batches = self.source.epoch(state.epoch, state.step)
-        left = self.source.steps - state.step
-        with (
-            Progress(label, left, unit="step", quiet=self.quiet) as progress,
-            contextlib.closing(batches),
-        ):
-            for batch in batches:
-                started = time.monotonic()
-                loss = self._step(state, batch)
-                spent = time.monotonic() - started
-                state.seconds += spent
-                state.epoch_seconds += spent
-                self.pace.count(stage_cost(self.config, state.epoch), spent)
-                progress.advance(1, f"loss {loss:.4f}{self._time_left(state)}")
-                self._save_if_due(state, stop)
-        self._end_epoch(state)
-
-    def _step(self, state: RunState, batch: MixedBatch) -> float:
-        assert self.stepper is not None
-        seed_step(self.config.training, state.epoch, state.step, rank=self.team.rank)
-        self.pending.append((state.step, self.stepper.step(step_arrays(batch), self._rate(state))))
-        state.step += 1
-        if len(self.pending) >= self.stepper.ahead:
-            self._count(state)
-        return self.loss
-
-    def _count(self, state: RunState) -> None:
-        """Wait for what the steps give that were not counted yet, and add it up."""
-        for step, logs in self.pending:
-            self.loss = float(logs["loss"])
-            if not math.isfinite(self.loss):
-                state.step = step
-                raise self._diverged(f"the loss became {self.loss}", state)
-            state.loss_sum += self.loss
-            state.accuracy_sum += accuracy_of(logs)
-        self.pending.clear()
-
-    def _settle(self, state: RunState) -> None:
-        """Wait for all steps, and bring the network's variables up to date."""
-        assert self.stepper is not None
-        self._count(state)
-        self.stepper.settle()
-
-    def _rate(self, state: RunState) -> float:
-        settings = self.config.training
-        if state.epoch < settings.head_epochs:
-            return settings.head_learning_rate * state.plateau_scale
-        done = state.epoch - settings.head_epochs + state.step / self.source.steps
-        return learning_rate(settings, progress=done, scale=state.plateau_scale)
-
-    def _diverged(self, what: str, state: RunState) -> TrainingDiverged:
-        return TrainingDiverged(
-            f"{what} in epoch {state.epoch + 1}, step {state.step + 1}; the last good checkpoint "
-            f"and best.keras are kept in {self.run.path}: start a new run with a lower "
-            "training.learning_rate or training.head_learning_rate"
-        )
-
-    def _save_if_due(self, state: RunState, stop: threading.Event) -> None:
-        if (
-            stop.is_set()
-            or time.monotonic() - self.saved_at >= self.config.training.checkpoint_seconds
-        ):
-            self._settle(state)
-            self._check_weights(state)
-            self._save(state)
-        if stop.is_set():
-            raise TrainingStopped(
-                f"stopped in epoch {state.epoch + 1} of {self.config.total_epochs} after step "
-                f"{state.step} of {self.source.steps}, all saved; to go on: "
-                f"mien train --resume {self.run.path}"
-            )
-
-    def _check_weights(self, state: RunState) -> None:
-        # A step with a finite loss can still leave NaN behind, which only the next one would show.
-        if not checkpoint.is_finite(self.model):
-            raise self._diverged("the weights became NaN or infinite", state)
-
-    def _save(self, state: RunState) -> None:
-        if self.team.leads:
-            checkpoint.save_checkpoint(self.run.checkpoint, self.model, state)
-        self.saved_at = time.monotonic()
-
-    def _time_left(self, state: RunState) -> str:
-        costs = [stage_cost(self.config, epoch) for epoch in range(self.config.total_epochs)]
-        left = sum(costs[state.epoch :]) * self.source.steps - costs[state.epoch] * state.step
-        seconds = self.pace.seconds_for(left)
-        return "" if seconds is None else f"  run {format_duration(seconds)} left"
-
-    # ------------------------------------------------------------ after each epoch
-    def _end_epoch(self, state: RunState) -> None:
-        if not self.config.is_validated(state.epoch):
-            state.skip_validation()
-            return
-        self._settle(state)
-        self._check_weights(state)
-        seed_step(self.config.training, state.epoch, state.step)
-        batches = self.source.plain_batches()
-        count = self.config.training.statistics_batches
-        with (
-            averaged_weights(self.model),
-            estimated_statistics(self.model, batches, count=count, stepper=self.stepper),
-        ):
-            mine = self.val.images[self.team.part(len(self.val.images))]
-            probabilities = self.team.joined(predict_probabilities(self.network, mine))
-            if not np.isfinite(probabilities).all():
-                raise self._diverged("the probabilities became NaN", state)
-            # The leader's: another machine's sums may differ in the last digit.
-            figures = self.team.share(validation_figures(probabilities, self.val.labels))
-            state.stale_epochs += state.epochs_counted
-            if figures["val_accuracy"] > state.best_accuracy:
-                state.best_accuracy, state.best_epoch = figures["val_accuracy"], state.epoch
-                state.stale_epochs = 0
-                self._keep_best(state)
-        row = {
-            "epoch": state.epoch + 1,
-            "phase": "head" if state.epoch < self.config.training.head_epochs else "fine-tune",
-            "size": self.config.size_at(state.epoch),
-            "loss": state.loss_sum / (self.source.steps * state.epochs_counted),
-            "accuracy": state.accuracy_sum / (self.source.steps * state.epochs_counted),
-            **figures,
-            "learning_rate": self._rate(state),
-            "seconds": round(state.epoch_seconds, 1),
-        }
-        state.history.append(row)
-        if not self.quiet:
-            report_epoch(row, total=self.config.total_epochs, best=state.best_epoch == state.epoch)
-        state.end_epoch(figures["val_loss"], self.config)
-        # In this order: whatever a kill leaves undone, the checkpoint knows how to do again.
-        self._save(state)
-        if self.team.leads:
-            run_folder.write_history(self.run.history, state.history)
-
-    def _keep_best(self, state: RunState) -> None:
-        """Save the weights that stand in the model in a bare copy, without its optimizer."""
-        if not self.team.leads:
-            return
-        if self.bare is None:
-            size = self.config.size_at(state.epoch)
-            classes = len(self.config.labels)
-            self.bare = build_model(self.config.model, size=size, initialise=False, classes=classes)
-        self.bare.set_weights(self.network.get_weights())
-        refresh(self.bare)
-        with run_folder.saving(self.run.best) as temporary:
-            self.bare.save(temporary)
-
-
-def _weights_and_seeds(model: Any) -> list[Any]:
-    return list(model.variables)
