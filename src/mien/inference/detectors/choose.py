@@ -17,6 +17,7 @@ def load_detector(
     weights: Path | None = None,
     offline: bool = False,
     side: int = DETECTION_SIDE,
+    thorough: bool = False,
 ) -> Detector:
     """Load a face detector.
 
@@ -27,6 +28,9 @@ def load_detector(
         offline: never download YuNet's weights.
         side: images are scaled down to this longer side for detection; a larger one finds smaller
             faces in large images and takes longer.
+        thorough: search at that size at once. Without it, yunet and libface look at half of it
+            first and are content with that if they find faces there, none of them small (see
+            `mien.inference.detectors.search`); haar always looks at all of it.
 
     Raises:
         UsageError: if the name is unknown, or libface is not installed.
@@ -38,11 +42,12 @@ def load_detector(
     if chosen == "yunet":
         from mien.inference.detectors.yunet import YuNetDetector
 
-        return YuNetDetector(weights=weights, offline=offline or name == "auto", side=side)
+        alone = offline or name == "auto"
+        return YuNetDetector(weights=weights, offline=alone, side=side, thorough=thorough)
     if chosen == "libface":
         from mien.inference.detectors.libface import LibfaceDetector
 
-        return LibfaceDetector(side=side)
+        return LibfaceDetector(side=side, thorough=thorough)
     if chosen == "haar":
         from mien.inference.detectors.haar import HaarDetector
 

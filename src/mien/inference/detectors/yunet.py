@@ -22,9 +22,9 @@ from mien.inference.detectors.base import (
     Landmarks,
     check_side,
     fitted_box,
-    scaled,
     tidied,
 )
+from mien.inference.detectors.search import HINT_CONFIDENCE, LEAST_CONFIDENCE, Rows, search
 
 WEIGHTS = PinnedFile(
     name="face_detection_yunet_2026may.onnx",
@@ -36,9 +36,6 @@ WEIGHTS = PinnedFile(
     size_bytes=229_738,
 )
 """The OpenCV Zoo's weights."""
-
-LEAST_CONFIDENCE = 0.7
-"""Below it, blurs and patterns are taken for faces."""
 
 # The landmarks of faces that are small in the picture are those of an upright face, whichever way
 # it leans: a woman who leans by 20 degrees has level eyes. Close to they are right.
@@ -65,18 +62,21 @@ class YuNetDetector:
         weights: Path | None = None,
         offline: bool = False,
         side: int = DETECTION_SIDE,
+        thorough: bool = False,
     ) -> None:
         """Load the weights.
 
         Args:
             weights: a file that holds them; without it, the cache's, downloaded if not there.
             offline: never download.
-            side: images are scaled down to this longer side.
+            side: images are searched at this longer side at most.
+            thorough: search all of it at once, where otherwise half of it may do (see `search`).
 
         Raises:
             ModelError: if the weights are missing, are not the pinned ones, or cannot be used.
         """
         self._side = check_side(side)
+        self._thorough = thorough
         path = fetch(WEIGHTS, offline=offline) if weights is None else weights
         self._weights = np.frombuffer(verified(WEIGHTS, path), np.uint8)
         # The network keeps its input's size between calls, so each thread has its own.
@@ -85,21 +85,21 @@ class YuNetDetector:
 
     def detect(self, image: npt.NDArray[np.uint8]) -> list[Detection]:
         """Find the faces in an image, uint8 (H, W, 3) RGB, sorted left to right."""
-        small, scale = scaled(image, self._side)
+        seen = search(image, self._side, self._rows, thorough=self._thorough)
         found = []
-        for row in self._rows(small):
-            box = fitted_box(row[:4], scale, image.shape)
+        for row in seen.rows:
+            box = fitted_box(row[:4], seen.scale, image.shape)
             if box is not None:
-                landmarks = _points(row, scale, (0.0, 0.0))
+                landmarks = _points(row, seen.scale, (0.0, 0.0))
                 found.append(Detection(box, min(1.0, float(row[14])), landmarks))
-        least = _CLOSE_FROM / scale
+        least = _CLOSE_FROM / seen.scale
         return [
             one if min(one.box.w, one.box.h) >= least else self._looked_at_closely(image, one)
             for one in tidied(found)
         ]
 
-    def _rows(self, picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-        """Return a row for each face: x, y, w, h, five points, and the score."""
+    def _rows(self, picture: npt.NDArray[np.uint8]) -> Rows:
+        """Return x, y, w, h, five points, and the score of all that may be a face."""
         padded = _padded(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
         network = self._network()
         network.setInputSize((padded.shape[1], padded.shape[0]))
@@ -116,7 +116,7 @@ class YuNetDetector:
         # The face is in the middle; others may reach in.
         middle = np.array([_CLOSE_SIDE / 2, _CLOSE_SIDE / 2])
         rows = sorted(
-            self._rows(close),
+            (row for row in self._rows(close) if row[14] >= LEAST_CONFIDENCE),
             key=lambda row: float(np.hypot(*(row[:2] + row[2:4] / 2 - middle))),
         )
         if not rows or np.hypot(*(rows[0][:2] + rows[0][2:4] / 2 - middle)) > _CLOSE_SIDE / 4:
@@ -137,7 +137,7 @@ class YuNetDetector:
                 self._weights,
                 np.empty(0, np.uint8),
                 (self._side, self._side),
-                LEAST_CONFIDENCE,
+                HINT_CONFIDENCE,
                 _MERGE_OVERLAP,
                 _MOST_CANDIDATES,
             )
