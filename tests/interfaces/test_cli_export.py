@@ -15,7 +15,8 @@ from data_maker import write_tiny_dataset
 from mien.core.emotions import EMOTIONS
 from mien.core.manifest import load_manifest
 from mien.data.reading import load_split
-from mien.evaluation.calibration import calibrate, fit_temperature, fit_thresholds
+from mien.evaluation.calibration import calibrate, fit_temperature
+from mien.evaluation.thresholds import fit_thresholds
 from mien.inference.classifier import Classifier
 from mien.interfaces.cli import export
 from mien.interfaces.cli.main import main

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from mien.core.errors import UsageError
 from mien.core.temperature import Temperature
+from mien.evaluation.thresholds import check_rows
 
 BIN_COUNT = 15
 """As Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2."""
@@ -105,7 +106,7 @@ def fit_temperature(logits: npt.NDArray[np.float64], labels: npt.NDArray[np.int6
     Raises:
         UsageError: if there are no logits or the lengths differ.
     """
-    _check_rows("logits", logits, labels)
+    check_rows("logits", logits, labels)
     right = logits[np.arange(len(labels)), labels]
 
     def slope(temperature: float) -> float:
@@ -146,7 +147,7 @@ def fit_softening(logits: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]
     Raises:
         UsageError: if there are no logits or the lengths differ.
     """
-    _check_rows("logits", logits, labels)
+    check_rows("logits", logits, labels)
     if len(labels) < LEAST_IMAGES:
         return Temperature(fit_temperature(logits, labels))
     right = logits.argmax(axis=1) == labels
@@ -171,69 +172,3 @@ def fit_softening(logits: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]
         low, high = best[0] - wide, best[0] + wide
         least, most = best[1] - tall, best[1] + tall
     return Temperature(float(np.exp(best[0])), best[1])
-
-
-LEAST_READINGS = 100
-"""An emotion that is read less often gets the threshold of all readings: its own would be luck."""
-
-LEAST_CERTAIN = 20
-"""Fewer certain readings than this prove nothing of how often such are right."""
-
-CERTAIN_ACCURACY = 0.85
-"""How often a reading that is not called uncertain has to be right."""
-
-
-def fit_thresholds(
-    probabilities: npt.NDArray[np.float64],
-    labels: npt.NDArray[np.int64],
-    *,
-    accuracy: float = CERTAIN_ACCURACY,
-) -> npt.NDArray[np.float64]:
-    """Find for each class the lowest confidence from which on its readings can be trusted.
-
-    That is the lowest at which the readings of that confidence and more are right as often as is
-    asked for.
-
-    Args:
-        probabilities: (N, classes), calibrated.
-        labels: (N,), the right classes.
-        accuracy: how often the readings from the threshold on are to be right, 0-1.
-
-    Returns:
-        (classes,), 0-1: 0 for a class that is always to be trusted, 1 for one that never is.
-
-    Raises:
-        UsageError: if there are no probabilities or the lengths differ.
-    """
-    _check_rows("probabilities", probabilities, labels)
-    read = probabilities.argmax(axis=1)
-    confidences, correct = probabilities.max(axis=1), read == labels
-    thresholds = np.full(probabilities.shape[1], _lowest_cut(confidences, correct, accuracy))
-    for label in range(len(thresholds)):
-        mine = read == label
-        if mine.sum() >= LEAST_READINGS:
-            thresholds[label] = _lowest_cut(confidences[mine], correct[mine], accuracy)
-    return thresholds
-
-
-def _lowest_cut(
-    confidences: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_], accuracy: float
-) -> float:
-    order = np.argsort(-confidences, kind="stable")
-    falling = confidences[order]
-    counts = np.arange(1, len(order) + 1)
-    # Above the first, the first two, ... of the surest; equal confidences cannot be told apart.
-    possible = np.append(falling[:-1] > falling[1:], True) & (counts >= LEAST_CERTAIN)
-    good = np.flatnonzero(possible & (np.cumsum(correct[order]) >= accuracy * counts))
-    if not len(good):
-        return 1.0
-    last = int(good[-1])
-    return 0.0 if last == len(order) - 1 else float((falling[last] + falling[last + 1]) / 2)
-
-
-def _check_rows(what: str, rows: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> None:
-    if rows.ndim != 2 or labels.shape != rows.shape[:1] or labels.size == 0:
-        raise UsageError(
-            f"expected as many rows of {what} as labels, at least one; "
-            f"got {rows.shape} and {labels.shape}"
-        )

@@ -13,8 +13,9 @@ import numpy.typing as npt
 from mien.core.errors import UsageError
 from mien.core.manifest import Manifest, load_manifest, write_manifest
 from mien.core.temperature import Temperature, log_of_mean, softmax
-from mien.evaluation.calibration import calibrate, fit_softening, fit_thresholds
+from mien.evaluation.calibration import calibrate, fit_softening
 from mien.evaluation.predicting import predict
+from mien.evaluation.thresholds import fit_thresholds
 from mien.inference.augmentation import augmented_views
 from mien.inference.classifier import Classifier
 

@@ -1,0 +1,97 @@
+"""Below which confidence a reading of an emotion is called uncertain.
+
+How often readings of a confidence are right differs between emotions: "happy" at 60 % is right more
+often than "sad" at 60 %. So each emotion's chance of being right is fitted, rising with the
+confidence; a reading is certain if its chance is high enough, and that level, the same for all
+emotions, is the lowest at which the certain readings together are right as often as asked for.
+This way the fewest readings are called uncertain, and the doubtful ones of each emotion alone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from mien.core.errors import UsageError
+from mien.evaluation.extra import train_extra
+
+LEAST_READINGS = 100
+"""An emotion that is read less often is judged like all readings: its own would be luck."""
+
+LEAST_CERTAIN = 20
+"""Fewer certain readings than this prove nothing of how often such are right."""
+
+CERTAIN_ACCURACY = 0.85
+"""How often a reading that is not called uncertain has to be right."""
+
+_CONFIDENCES = np.linspace(0, 1, 1001)
+
+
+def fit_thresholds(
+    probabilities: npt.NDArray[np.float64],
+    labels: npt.NDArray[np.int64],
+    *,
+    accuracy: float = CERTAIN_ACCURACY,
+) -> npt.NDArray[np.float64]:
+    """Find for each class the confidence from which on its readings are certain.
+
+    Args:
+        probabilities: (N, classes), calibrated.
+        labels: (N,), the right classes.
+        accuracy: how often all certain readings together are to be right, 0-1.
+
+    Returns:
+        (classes,), 0-1 in steps of 0.001: 0 for a class that is always certain, 1 for one that
+        never is.
+
+    Raises:
+        UsageError: if there are no probabilities or the lengths differ.
+        MissingExtra: if scikit-learn is not installed.
+    """
+    check_rows("probabilities", probabilities, labels)
+    read = probabilities.argmax(axis=1)
+    confidences, correct = probabilities.max(axis=1), read == labels
+    curves = np.tile(_chances(confidences, correct), (probabilities.shape[1], 1))
+    for label in range(len(curves)):
+        mine = read == label
+        if mine.sum() >= LEAST_READINGS:
+            curves[label] = _chances(confidences[mine], correct[mine])
+    # Looked up where the thresholds will lie, so that both see the same.
+    places = np.searchsorted(_CONFIDENCES, confidences, side="right") - 1
+    level = _lowest_level(curves[read, places], correct, accuracy)
+    certain_from = [np.searchsorted(curve, level) for curve in curves]
+    return np.array([_CONFIDENCES[place] if place < 1001 else 1.0 for place in certain_from])
+
+
+def _chances(
+    confidences: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float64]:
+    """Return how often a reading is right at each of `_CONFIDENCES`, never falling."""
+    with train_extra("Fitting thresholds"):
+        from sklearn.isotonic import IsotonicRegression
+
+    regression = IsotonicRegression(out_of_bounds="clip")
+    regression.fit(confidences, correct.astype(np.float64))
+    return np.maximum.accumulate(np.asarray(regression.predict(_CONFIDENCES), np.float64))
+
+
+def _lowest_level(
+    chances: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_], accuracy: float
+) -> float:
+    """Return the least chance from which on readings are right as often as asked; 2 if none is."""
+    order = np.argsort(-chances, kind="stable")
+    falling = chances[order]
+    counts = np.arange(1, len(order) + 1)
+    # Above the first, the first two, ... of the surest; equal chances cannot be told apart.
+    possible = np.append(falling[:-1] > falling[1:], True) & (counts >= LEAST_CERTAIN)
+    good = np.flatnonzero(possible & (np.cumsum(correct[order]) >= accuracy * counts))
+    return float(falling[good[-1]]) if len(good) else 2.0
+
+
+def check_rows(what: str, rows: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> None:
+    """Raise UsageError unless there are as many rows (N, classes) as labels (N,), and some."""
+    if rows.ndim != 2 or labels.shape != rows.shape[:1] or labels.size == 0:
+        raise UsageError(
+            f"expected as many rows of {what} as labels, at least one; "
+            f"got {rows.shape} and {labels.shape}"
+        )
