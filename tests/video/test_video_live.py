@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from mien.core.errors import InputError
-from mien.video import live
+from mien.video import live, opening
 from mien.video.analysis import frames_of
 from mien.video.frames import BrokenVideo, VideoFrame
 from mien.video.live import (
@@ -25,6 +25,7 @@ from mien.video.live import (
     is_stream,
     stream_frames,
 )
+from mien.video.reading import read_video
 from mien.video.times import Window
 from video_maker import even_times, number_in, write_video
 
@@ -158,7 +159,7 @@ def test_a_stream_that_never_was_there_is_an_error_at_once() -> None:
 def test_a_server_that_says_nothing_is_given_up(
     scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "_OPEN_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(opening, "OPEN_TIMEOUT_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:  # connections wait to be accepted
         address = f"{scheme}://user:secret@127.0.0.1:{server.getsockname()[1]}/live"
         with pytest.raises(InputError, match=r"no video came within 0\.3 s") as caught:
@@ -169,7 +170,7 @@ def test_a_server_that_says_nothing_is_given_up(
 def test_a_stream_that_falls_silent_is_lost_and_its_silence_is_in_the_times(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(live, "_READ_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(opening, "READ_TIMEOUT_S", 1.0)
     content = _stream_bytes()
     part = content[: len(content) * 3 // 4]
     with (
@@ -201,6 +202,27 @@ def test_what_has_no_length_goes_on_by_itself() -> None:
     assert isinstance(connected("rtsp://127.0.0.1/live"), LiveStream)
     assert connected("0") == connected(0) == 0
     assert connected("clip.mp4") is None
+
+
+def test_what_has_a_length_is_a_file_even_where_nobody_can_jump_in_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    content = _stream_bytes()
+    length = b"Content-Length: %d\r\n\r\n" % len(content)
+    monkeypatch.setitem(globals(), "_HEAD", _HEAD.removesuffix(b"\r\n") + length)
+    with _serving(*[content] * 9) as (address, _):
+        assert connected(address) is None
+        assert len(list(frames_of(address, None, Window()))) == 75
+
+
+def test_a_file_on_the_web_that_stops_coming_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(opening, "READ_TIMEOUT_S", 0.5)
+    content = _stream_bytes()
+    with (
+        _serving(content[: len(content) // 2], silent=True) as (address, _),
+        pytest.raises(BrokenVideo, match="cut or damaged"),
+    ):
+        list(read_video(address))
 
 
 def test_a_server_that_takes_one_listener_is_asked_once() -> None:

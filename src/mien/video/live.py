@@ -16,16 +16,11 @@ import numpy.typing as npt
 
 from mien.core.errors import InputError
 from mien.core.web_address import shown_address
+from mien.video import opening
 from mien.video.decoding import Decoder, stamp_of
-from mien.video.extra import load_av
 from mien.video.frames import BrokenVideo, VideoFrame, decoded_frame
-from mien.video.reading import (
-    duration_of,
-    opened,
-    picture_stream,
-    rate_of,
-    reason_of,
-)
+from mien.video.opening import fell_silent, opened, reason_of
+from mien.video.reading import duration_of, picture_stream, rate_of
 from mien.video.times import Window
 
 PATIENCE_S = 30.0
@@ -33,8 +28,6 @@ PATIENCE_S = 30.0
 
 _PROTOCOLS = ("http", "https", "rtmp", "rtmps", "rtp", "rtsp", "rtsps", "srt", "tcp", "udp")
 _ADDRESS = re.compile(r"([a-z]+)://.+", re.IGNORECASE)
-_OPEN_TIMEOUT_S = 10.0
-_READ_TIMEOUT_S = 10.0
 _FIRST_WAIT_S = 0.5
 _MOST_WAIT_S = 8.0
 _LEAST_STEP_S = 1e-3
@@ -222,7 +215,7 @@ def _opened_camera(number: int) -> cv2.VideoCapture:
 
 def _opened(address: str) -> AbstractContextManager[Any]:
     options = {"rtsp_transport": "tcp"} if address.lower().startswith("rtsp") else {}
-    return opened(address, timeout=(_OPEN_TIMEOUT_S, _READ_TIMEOUT_S), options=options)
+    return opened(address, options=options)
 
 
 def _is_file(container: Any, address: str) -> bool:
@@ -230,8 +223,8 @@ def _is_file(container: Any, address: str) -> bool:
     stream = picture_stream(container, address)
     if container.format.name.startswith("hls"):
         return duration_of(container, stream) is not None
-    # What cannot be jumped in is only there as it comes; its size is not known.
-    return container.size > 0 and duration_of(container, stream) is not None
+    # Of what is only there as it comes, nobody knows the size.
+    return bool(container.size > 0)
 
 
 class _Connection:
@@ -269,10 +262,9 @@ class _Connection:
                 self._number += 1
             if decoder.stopped is not None:
                 reason = reason_of(decoder.stopped)
-                if isinstance(decoder.stopped, load_av().error.ExitError):
-                    reason = f"nothing came for {_READ_TIMEOUT_S:g} s"
+                if fell_silent(decoder.stopped):
                     # The frames that were held back came at the end of the silence.
-                    self.heard -= _READ_TIMEOUT_S
+                    self.heard -= opening.READ_TIMEOUT_S
                 raise InputError(f"{shown_address(address)}: {reason}") from decoder.stopped
 
     def _time_now(self, tick: float) -> float:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from mien.core.errors import InputError, UnreadableImage
+from mien.core.errors import InputError
 from mien.core.web_address import shown_address
 from mien.video.decoding import Decoder, stamp_of
 from mien.video.extra import load_av
 from mien.video.frames import BrokenVideo, VideoFrame, decoded_frame, turn_of
+from mien.video.opening import opened
 from mien.video.rotation import is_sideways
 from mien.video.times import Window, parse_time
 
@@ -103,46 +101,6 @@ def read_video(source: str | Path, window: Window | None = None) -> Iterator[Vid
         stream.thread_type = "AUTO"
         reader = _Reader(container, stream, str(source), window)
         yield from reader.frames()
-
-
-@contextmanager
-def opened(source: str | Path, **options: Any) -> Iterator[Any]:
-    """Open a container for reading; options as ``av.open`` has them.
-
-    Raises:
-        InputError: if it cannot be opened.
-    """
-    av = load_av()
-    where, name = str(source), shown_address(str(source))
-    patience, _ = options.get("timeout") or (math.inf, math.inf)
-    began = time.monotonic()
-    try:
-        # Without its protocol, a file called "a:b.mp4" would be looked for under protocol "a".
-        container = av.open(where if "://" in where else f"file:{where}", **options)
-    except (av.error.FFmpegError, OSError) as error:
-        # FFmpeg has a word of its own for this in each protocol, few of which say it.
-        if time.monotonic() - began >= patience:
-            raise InputError(f"{name}: no video came within {patience:g} s") from error
-        raise _cannot_open(name, error) from error
-    with container:
-        yield container
-
-
-def _cannot_open(name: str, error: Exception) -> InputError:
-    av = load_av()
-    if isinstance(error, av.error.FileNotFoundError):
-        return InputError(f"{name}: no such file")
-    if isinstance(error, av.error.InvalidDataError):
-        return UnreadableImage(f"{name}: not a video, or its header is cut off or damaged")
-    if isinstance(error, av.error.EOFError):
-        return UnreadableImage(f"{name}: ends before its first frame")
-    return InputError(f"{name}: cannot be opened: {reason_of(error)}")
-
-
-def reason_of(error: BaseException) -> str:
-    """Return why the operating system or FFmpeg could not, in a few words."""
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(str(text).split())
 
 
 def picture_stream(container: Any, source: str | Path) -> Any:

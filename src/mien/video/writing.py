@@ -19,7 +19,8 @@ from mien.core.results import Face
 from mien.inference.annotate import annotate
 from mien.video.extra import load_av
 from mien.video.frames import VideoFrame
-from mien.video.reading import VideoInfo, opened, reason_of
+from mien.video.opening import opened, reason_of
+from mien.video.reading import VideoInfo
 from mien.video.sound import SoundTrack
 from mien.video.times import Window
 
