@@ -103,7 +103,7 @@ def stream_frames(
     patience_s: float = PATIENCE_S,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
-) -> Iterator[VideoFrame]:
+) -> Generator[VideoFrame, None, None]:
     """Yield the frames of a stream; where it is lost, connect again, waiting longer each time.
 
     Times count from the first frame. While a stream is away its time goes on by the clock, so that
