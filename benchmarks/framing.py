@@ -1,18 +1,21 @@
 """Are faces in photos read as the data set's own? Pad them into photos, find them, read them.
 
     python benchmarks/framing.py --data archive --detector libface --faces 1500
-    python benchmarks/framing.py --data archive --detector yunet --angles 0 10 20 30
+    python benchmarks/framing.py --data archive --detector yunet --angles 10 20 30
 
 FER-2013's faces are enlarged to 96-240 pixels and put into a larger picture whose background is
-plain, their own border drawn out, or a blur of themselves; then turned about the face's middle.
-What is compared is read from the same faces: a face that the detector misses is counted, and is in
-no other column. docs/faces.md has figures.
+plain, their own border drawn out, or a blur of themselves; with --angles, they are turned about the
+face's middle. What is compared is read from the same faces: a face that the detector misses is
+counted, and is in no other figure. A plain or blurred background has an edge where the face's
+picture ends, which no photo has: "without an edge" reads the same boxes out of pictures whose
+background is their own border. docs/faces.md has figures.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,75 +32,179 @@ from mien.inference.detectors import Detection, Detector, load_detector
 from mien.interfaces.cli.output import table_text
 
 Pixels = npt.NDArray[np.uint8]
+Reading = npt.NDArray[np.bool_]
 
 WIDTH, HEIGHT = 360, 300
 LEAST_SIDE, MOST_SIDE = 96, 240
 MARGIN = 20
+BLUR = 40.0
 BACKGROUNDS = ("plain", "border", "blur")
 SAME_FACE = 0.3  # overlap of a found box with where the face is
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A face in a photo, and where it is before the photo is turned."""
+    """A face in a photo, where it is before the photo is turned, and what is around it."""
 
     picture: Pixels
     place: Box
+    background: str
+
+
+@dataclass(frozen=True)
+class Faces:
+    """Faces of the data set that were looked for, and what reads them."""
+
+    images: Pixels
+    labels: npt.NDArray[np.int64]
+    seeds: tuple[tuple[int, int], ...]
+    classifier: Classifier
+
+    def scenes(self, angle: float = 0.0, background: str | None = None) -> list[Scene]:
+        """Put each face into a photo; always into the same one for the same angle."""
+        return [
+            make_scene(face, np.random.default_rng(seed), angle, background)
+            for face, seed in zip(self.images, self.seeds, strict=True)
+        ]
+
+    def scores(self, crops: Iterable[Pixels]) -> npt.NDArray[np.float32]:
+        """Read faces: float32 (N, 7)."""
+        return self.classifier.classify(np.stack(list(crops)))
 
 
 def main() -> None:
-    """Measure and print a table."""
+    """Measure and print tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--data", required=True, help="the data set, as in mien train")
     parser.add_argument("--split", choices=("train", "val"), default="val")
     parser.add_argument("--model", default="mien-b0")
     parser.add_argument("--detector", default="auto")
     parser.add_argument("--detector-weights", type=Path)
-    parser.add_argument("--faces", type=int, default=600)
-    parser.add_argument("--angles", type=float, nargs="+", default=[0.0], help="degrees")
-    parser.add_argument("--framing", type=float, nargs="+", help="try these, not the detector's")
+    parser.add_argument("--faces", type=int, default=1500)
+    parser.add_argument("--angles", type=float, nargs="+", help="turn them: degrees")
+    parser.add_argument("--framing", type=float, nargs="+", default=[], help="try these, too")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     data = load_split(args.data, args.split)
-    chosen = np.random.default_rng(args.seed).choice(len(data), args.faces, replace=False)
-    faces, labels = data.images[chosen], data.labels[chosen]
+    number = min(args.faces, len(data))
+    chosen = np.random.default_rng(args.seed).choice(len(data), number, replace=False)
+    seeds = tuple((args.seed, int(each)) for each in chosen)
     detector = load_detector(args.detector, weights=args.detector_weights)
     classifier = Classifier.open(args.model, threads=1)
-    right = classifier.classify(faces).argmax(axis=1) == labels
-    print(f"{detector.name}: {args.faces} faces of {args.split}, {right.mean():.1%} read right\n")
+    faces = Faces(data.images[chosen], data.labels[chosen], seeds, classifier)
+    info = classifier.manifest.info
+    print(f"{info.name} {info.version}, {detector.name}, {number} faces of {args.split}")
+    if args.angles is None:
+        compare(faces, detector, args.framing)
+    else:
+        compare_turned(faces, detector, args.angles)
+
+
+def compare(faces: Faces, detector: Detector, others: Sequence[float]) -> None:
+    """Print how many upright faces are read right, from the data set and from photos."""
+    scenes, framing = faces.scenes(), detector.framing or 1.0
+    found = [find(detector, scene) for scene in scenes]
+    print_geometry(scenes, found, 0.0)
+    there = [place for place, one in enumerate(found) if one is not None]
+    boxes = [one.box for one in found if one is not None]
+    photos = [scenes[place].picture for place in there]
+    plain = faces.scenes(background="border")
+    edgeless = [plain[place].picture for place in there]
+
+    def cut(pictures: Sequence[Pixels], by: float) -> npt.NDArray[np.float32]:
+        return faces.scores(
+            cut_face(each, box, by) for each, box in zip(pictures, boxes, strict=True)
+        )
+
+    own = faces.scores(faces.images[there])
+    places = (cut_face(scenes[place].picture, scenes[place].place, 1.0) for place in there)
+    read = {
+        "where the face was put": faces.scores(places),
+        f"where it is found, framing {framing:g}": cut(photos, framing),
+        "... without an edge": cut(edgeless, framing),
+    }
+    for other in others:
+        read[f"framing {other:g}"] = cut(photos, other)
+        read[f"... without an edge, {other:g}"] = cut(edgeless, other)
+        both = (read[f"where it is found, framing {framing:g}"], read[f"framing {other:g}"])
+        read[f"mean of {framing:g} and {other:g}"] = np.mean(both, axis=0)
+    labels = faces.labels[there]
+    right = own.argmax(axis=1) == labels
+    rows: list[tuple[str, ...]] = [
+        ("the data set's own pixels", str(len(there)), f"{100 * right.mean():.1f}", "", "", "")
+    ]
+    rows += [row(name, scores.argmax(axis=1) == labels, right) for name, scores in read.items()]
+    now = read[f"where it is found, framing {framing:g}"].argmax(axis=1) == labels
+    for background in BACKGROUNDS:
+        these = np.array([scenes[place].background == background for place in there])
+        rows.append(row(f"found, on {background}", now[these], right[these]))
+    header = ("read from", "faces", "right", "less", "95 %", "McNemar")
+    print("\n" + table_text(header, rows, right=(1, 2, 3)), end="")
+
+
+def row(name: str, right: Reading, before: Reading) -> tuple[str, ...]:
+    """Return a table's row: how many are right, and how that compares with the same faces' own."""
+    won, lost = int((right & ~before).sum()), int((before & ~right).sum())
+    count = len(right)
+    change = (won - lost) / count
+    error = math.sqrt(won + lost - (won - lost) ** 2 / count) / count
+    low, high = 100 * (change - 1.96 * error), 100 * (change + 1.96 * error)
+    return (
+        name,
+        str(count),
+        f"{100 * right.mean():.1f}",
+        f"{100 * change:+.1f}",
+        f"{low:+.1f} to {high:+.1f}",
+        f"-{lost} +{won}, p {mcnemar(won, lost):.2g}",
+    )
+
+
+def mcnemar(won: int, lost: int) -> float:
+    """Return the chance of so uneven a change, or a more uneven one, if all is chance."""
+    changed, fewer = won + lost, min(won, lost)
+    tail = sum(math.comb(changed, each) for each in range(fewer + 1))
+    return min(1.0, float(2 * tail / 2**changed))
+
+
+def compare_turned(faces: Faces, detector: Detector, angles: Sequence[float]) -> None:
+    """Print how many leaning faces are read right, with and without levelling their eyes."""
+    own = faces.scores(faces.images).argmax(axis=1) == faces.labels
     rows = []
-    for angle in args.angles:
-        scenes = [
-            make_scene(face, np.random.default_rng([args.seed, int(number)]), angle)
-            for face, number in zip(faces, chosen, strict=True)
-        ]
+    for angle in angles:
+        scenes = faces.scenes(angle)
         found = [find(detector, scene) for scene in scenes]
         there = np.array([one is not None for one in found])
         print_geometry(scenes, found, angle)
-        for framing in args.framing or [detector.framing or 1.0]:
-            accuracies = []
-            for align in ALIGN:
-                crops = [
-                    cut_face(scene.picture, one.box, framing, turn=turn_of(one.landmarks, align))
-                    for scene, one in zip(scenes, found, strict=True)
-                    if one is not None
-                ]
-                read = classifier.classify(np.stack(crops)).argmax(axis=1)
-                accuracies.append(f"{100 * (read == labels[there]).mean():.1f}")
-            original = f"{100 * right[there].mean():.1f}"
-            missed = str(int((~there).sum()))
-            rows.append((f"{angle:g}", f"{framing:.2f}", missed, original, *accuracies))
-    header = ("angle", "framing", "missed", "data's own", *(f"align {each}" for each in ALIGN))
+        accuracies = []
+        for align in ALIGN:
+            crops = [
+                cut_face(
+                    scene.picture, one.box, detector.framing, turn=turn_of(one.landmarks, align)
+                )
+                for scene, one in zip(scenes, found, strict=True)
+                if one is not None
+            ]
+            read = faces.scores(crops).argmax(axis=1)
+            accuracies.append(f"{100 * (read == faces.labels[there]).mean():.1f}")
+        original = f"{100 * own[there].mean():.1f}"
+        rows.append((f"{angle:g}", str(int(there.sum())), original, *accuracies))
+    header = ("angle", "found", "data's own", *(f"align {each}" for each in ALIGN))
     print("\n" + table_text(header, rows, right=tuple(range(len(header)))), end="")
 
 
-def make_scene(face: Pixels, random: np.random.Generator, angle: float = 0.0) -> Scene:
+def make_scene(
+    face: Pixels,
+    random: np.random.Generator,
+    angle: float = 0.0,
+    background: str | None = None,
+) -> Scene:
     """Put a face (48, 48) into a photo at a random place and size, and turn it clockwise."""
     side = int(random.integers(LEAST_SIDE, MOST_SIDE + 1))
     left = int(random.integers(MARGIN, WIDTH - side - MARGIN + 1))
     top = int(random.integers(MARGIN, HEIGHT - side - MARGIN + 1))
     large = cv2.resize(face, (side, side), interpolation=cv2.INTER_CUBIC)
-    background = BACKGROUNDS[int(random.integers(len(BACKGROUNDS)))]
+    drawn = BACKGROUNDS[int(random.integers(len(BACKGROUNDS)))]
+    background = background or drawn
     if background == "border":
         rest = (top, HEIGHT - side - top, left, WIDTH - side - left)
         picture = cv2.copyMakeBorder(large, *rest, cv2.BORDER_REPLICATE)
@@ -105,8 +212,10 @@ def make_scene(face: Pixels, random: np.random.Generator, angle: float = 0.0) ->
         level = int(random.integers(40, 216))
         picture = np.full((HEIGHT, WIDTH), level, np.uint8)
         if background == "blur":
-            stretched = cv2.resize(face, (WIDTH, HEIGHT))
-            picture = np.asarray(cv2.GaussianBlur(stretched, (0, 0), 40), np.uint8)
+            # As a blur of the enlarged face, at a tenth of its time.
+            across, down = (BLUR * len(face) / each for each in (WIDTH, HEIGHT))
+            blurred = cv2.GaussianBlur(face, (0, 0), sigmaX=across, sigmaY=down)
+            picture = np.asarray(cv2.resize(blurred, (WIDTH, HEIGHT)), np.uint8)
         picture[top : top + side, left : left + side] = large
     if angle:
         middle = (left + side / 2 - 0.5, top + side / 2 - 0.5)
@@ -118,7 +227,7 @@ def make_scene(face: Pixels, random: np.random.Generator, angle: float = 0.0) ->
             borderMode=cv2.BORDER_REPLICATE,
         )
     colour = np.repeat(np.asarray(picture, np.uint8)[:, :, None], 3, axis=2)
-    return Scene(colour, Box(left, top, side, side))
+    return Scene(colour, Box(left, top, side, side), background)
 
 
 def find(detector: Detector, scene: Scene) -> Detection | None:
@@ -143,7 +252,8 @@ def print_geometry(
             down.append((place.y + place.h / 2 - box.y - box.h / 2) / mean_side)
     low, middle, high = np.percentile(ratios, [5, 50, 95])
     print(
-        f"{angle:g} degrees: picture over box {middle:.3f} ({low:.2f} to {high:.2f}), "
+        f"{angle:g} degrees, {len(scenes) - len(ratios)} missed: "
+        f"picture over box {middle:.3f} ({low:.2f} to {high:.2f}), "
         f"middle off by {np.median(across):+.3f} across, {np.median(down):+.3f} down"
     )
 
