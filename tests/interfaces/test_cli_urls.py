@@ -144,3 +144,11 @@ def test_without_an_address_neither_http_nor_ssl_is_loaded(
         [sys.executable, "-c", code], cwd=tmp_path, env=os.environ, capture_output=True
     )
     assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("start", ["https://me:hunter2@h.test/a.mp4", "rtsp://me:hunter2@h.test/1"])
+def test_offline_opens_no_video_of_the_web(predict: Predict, start: str) -> None:
+    code, out, err = predict(start, "--offline")
+    assert (code, out) == (3, "")
+    assert err.startswith(f"mien: {start.replace('me:hunter2@', '')} is on the web")
+    assert err.count("\n") == 1

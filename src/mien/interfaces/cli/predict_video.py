@@ -6,8 +6,8 @@ import argparse
 import os
 from pathlib import Path
 
-from mien.core.errors import UsageError
-from mien.interfaces.cli.urls import is_video_address
+from mien.core.errors import InputError, UsageError
+from mien.interfaces.cli.urls import is_video_address, shown_address
 
 _PLAYLISTS = (".m3u8", ".mpd", ".mjpg", ".mjpeg")
 
@@ -52,6 +52,7 @@ def has_video(args: argparse.Namespace) -> bool:
 
     Raises:
         UsageError: if some are and some are not, or an option is for videos alone.
+        InputError: if one has an address and ``--offline`` is given.
     """
     videos = [word for word in args.images if args.video or is_video(word)]
     if videos and len(videos) < len(args.images):
@@ -65,6 +66,12 @@ def has_video(args: argparse.Namespace) -> bool:
             if getattr(args, option) is not None:
                 raise UsageError(
                     f"--{option} is for videos: none is given (--video takes any file)"
+                )
+    if args.offline:
+        for word in videos:
+            if "://" in word:
+                raise InputError(
+                    f"{shown_address(word)} is on the web and this is offline: give a file"
                 )
     return bool(videos)
 
