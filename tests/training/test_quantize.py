@@ -14,7 +14,7 @@ from mien.core.manifest import load_manifest
 from mien.data.dataset import Split
 from mien.inference.classifier import Classifier
 from mien.training.export import export_run
-from mien.training.quantize import export_int8, quantise, without_reshapes
+from mien.training.quantize import PERCENTILES, export_int8, layers_left, quantise, without_reshapes
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
@@ -66,6 +66,7 @@ def test_its_manifest_is_its_own(model: Path, small: Path) -> None:
     assert figures["agreement"] == pytest.approx(figures["accuracy_int8"])
     # 56 images are a batch and a rest that is left out.
     assert (figures["split"], figures["images"], figures["calibration_images"]) == ("val", 84, 56)
+    assert figures["percentile"] in PERCENTILES
 
 
 def test_its_weights_are_whole_numbers_and_its_labels_stay(model: Path, small: Path) -> None:
@@ -162,3 +163,53 @@ def test_what_others_use_stays() -> None:
     network = _squeezing(used_twice=True)
     without_reshapes(network)
     assert len(network.graph.node) == 5
+
+
+@pytest.mark.parametrize(("group", "left"), [(1, ["faces/Cast"]), (4, ["faces/Cast", "stem/Conv"])])
+def test_the_first_layers_stay_as_they_are_beside_depthwise_ones(
+    group: int, left: list[str]
+) -> None:
+    pytest.importorskip("onnx")
+    from onnx import helper
+
+    nodes = [
+        helper.make_node("Cast", ["faces"], ["a"], name="faces/Cast", to=1),
+        helper.make_node("Conv", ["a", "w"], ["b"], name="stem/Conv", group=1),
+        helper.make_node("Conv", ["b", "v"], ["c"], name="block2a/Conv", group=group),
+    ]
+    assert layers_left(helper.make_model(helper.make_graph(nodes, "three", [], []))) == left
+
+
+def test_a_pooled_network_pools_in_8_bits(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    from onnx import TensorProto, helper, numpy_helper
+
+    node, tensor = helper.make_node, helper.make_tensor_value_info
+    weights = np.random.default_rng(0).normal(size=(8, 1, 3, 3)).astype(np.float32)
+    dense = np.random.default_rng(1).normal(size=(8, 7)).astype(np.float32)
+    nodes = [
+        node("Cast", ["faces"], ["floats"], name="faces/Cast", to=TensorProto.FLOAT),
+        node("Unsqueeze", ["floats", "one"], ["map"], name="faces/Unsqueeze"),
+        node("Conv", ["map", "weights"], ["first"], name="first/Conv", pads=[1, 1, 1, 1]),
+        node("Relu", ["first"], ["positive"], name="first/Relu"),
+        node("MaxPool", ["positive"], ["less"], name="pool", kernel_shape=[2, 2], strides=[2, 2]),
+        node("GlobalAveragePool", ["less"], ["mean"], name="mean"),
+        node("Flatten", ["mean"], ["flat"], name="flat"),
+        node("MatMul", ["flat", "dense"], ["logits"], name="logits"),
+    ]
+    constants = {"one": np.array([1], np.int64), "weights": weights, "dense": dense}
+    graph = helper.make_graph(
+        nodes,
+        "pooled",
+        [tensor("faces", TensorProto.UINT8, ["N", 48, 48])],
+        [tensor("logits", TensorProto.FLOAT, ["N", 7])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "big.onnx")
+    faces = np.random.default_rng(2).integers(0, 256, (32, 48, 48)).astype(np.uint8)
+    quantise(tmp_path / "big.onnx", tmp_path / "small.onnx", faces)
+    small = onnx.load(tmp_path / "small.onnx").graph.node
+    makers = {name: each.op_type for each in small for name in each.output}
+    (pool,) = (each for each in small if each.op_type == "MaxPool")
+    assert makers[pool.input[0]] == "DequantizeLinear"

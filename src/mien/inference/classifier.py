@@ -48,6 +48,7 @@ class Classifier:
         self._session = session
         self.manifest = manifest
         self.path = path
+        self._bias = np.array([manifest.bias.get(label, 0.0) for label in manifest.labels])
 
     @classmethod
     def open(
@@ -147,8 +148,7 @@ class Classifier:
                 f"the model {self.manifest.name} gave what is not a number: "
                 "export or install it again"
             )
-        bias = np.array([self.manifest.bias.get(label, 0.0) for label in self.labels])
-        return np.asarray(logits + bias, np.float64)
+        return np.asarray(logits + self._bias, np.float64)
 
     def _run(
         self, output: str, faces: npt.NDArray[np.uint8], batch_size: int
@@ -160,8 +160,8 @@ class Classifier:
             # Not every operator takes an empty batch, so the network does not run.
             return np.empty((0, *self._sides(output)), np.float32)
         starts = range(0, len(faces), batch_size)
-        batches = [faces[start : start + batch_size] for start in starts]
-        return np.concatenate([self._run_batch(output, batch) for batch in batches])
+        batches = [self._run_batch(output, faces[start : start + batch_size]) for start in starts]
+        return batches[0] if len(batches) == 1 else np.concatenate(batches)
 
     def _sides(self, output: str) -> tuple[int, ...]:
         """Return the sides of an output but the first; one that the file leaves open is 0."""

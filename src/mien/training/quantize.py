@@ -23,7 +23,15 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.errors import MissingExtra, ModelError, UsageError
-from mien.core.manifest import INPUT_CONTRACT, MODEL_NAME, ModelFile, load_manifest, write_manifest
+from mien.core.manifest import (
+    INPUT_CONTRACT,
+    MODEL_NAME,
+    OUTPUT_CONTRACT,
+    ModelFile,
+    load_manifest,
+    write_manifest,
+)
+from mien.core.temperature import softmax
 from mien.training.model_folder import check_target, move_in, staging
 
 if TYPE_CHECKING:
@@ -33,19 +41,24 @@ LIMIT_POINTS = 0.5
 """How many points of accuracy the smaller model may lose."""
 
 CALIBRATION_IMAGES = 128
-PERCENTILE = 99.9
-"""Of a tensor's values, how many lie within its range: a rare one beyond it would coarsen all."""
+TRIAL_IMAGES = 512
+PERCENTILES: tuple[float, ...] = (99.9, 99.99, 99.999)
+"""Of a tensor's values, how many may lie within its range: a rare one beyond it would coarsen all.
+Each is tried."""
 
 OPERATORS: tuple[str, ...] = (
-    "Add", "Concat", "Conv", "Gemm", "GlobalAveragePool", "MatMul", "Mul", "Relu", "Resize",
-    "Sigmoid",
+    "Add", "Concat", "Conv", "Gemm", "GlobalAveragePool", "MatMul", "MaxPool", "Mul", "Relu",
+    "Resize", "Sigmoid",
 )  # fmt: skip
 """Kinds of nodes that compute in 8 bits; scaling at the ends and BatchNorm stay as they are."""
 
 FLOAT_LAYERS: tuple[str, ...] = (
-    "faces", "enlarge", "three_channels", "rescaling", "normalization", "stem", "block1a",
+    "faces", "enlarge", "three_channels", "rescaling", "normalization",
 )  # fmt: skip
-"""Beginnings of the names of layers that stay float32: the first few are the most sensitive."""
+"""Beginnings of the names of layers that stay float32: those that make ready what comes in."""
+
+SENSITIVE_LAYERS: tuple[str, ...] = ("stem", "block1a")
+"""These stay float32 too where a network has depthwise convolutions, whose channels differ much."""
 
 _BATCH = 32
 
@@ -58,7 +71,8 @@ def export_int8(
     Args:
         folder: the exported model's.
         output: where the new one goes; a model there is replaced.
-        train: images that give the ranges, `CALIBRATION_IMAGES` of them drawn with a fixed seed.
+        train: images that give the ranges, `CALIBRATION_IMAGES` of them drawn with a fixed seed;
+            by `TRIAL_IMAGES` others, it is chosen which of `PERCENTILES` changes answers least.
         val: images on which both are compared.
         limit: how many points of accuracy it may lose there.
 
@@ -77,9 +91,15 @@ def export_int8(
         raise UsageError("expected images of train and of val to make an 8-bit model with")
     check_target(output)
     manifest = load_manifest(folder, labels=None)
-    chosen = np.random.default_rng(0).permutation(len(train))[:CALIBRATION_IMAGES]
+    drawn = np.random.default_rng(0).permutation(len(train))
+    chosen, trial = drawn[:CALIBRATION_IMAGES], drawn[CALIBRATION_IMAGES:][:TRIAL_IMAGES]
+    if not len(trial):
+        trial = chosen
     with staging(output) as new:
-        quantise(folder / manifest.file.name, new / MODEL_NAME, train.images[chosen])
+        network = folder / manifest.file.name
+        percentile = _quantise_best(
+            network, new / MODEL_NAME, train.images[chosen], train.images[trial]
+        )
         small = dataclasses.replace(
             manifest,
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -87,20 +107,55 @@ def export_int8(
             precision="int8",
         )
         write_manifest(new, small)
-        figures = {**_compare(folder, new, val, limit), "calibration_images": len(chosen)}
+        figures = {
+            **_compare(folder, new, val, limit),
+            "calibration_images": len(chosen),
+            "percentile": percentile,
+        }
         metrics = {**small.metrics, "quantization": figures}
         write_manifest(new, dataclasses.replace(small, metrics=metrics))
         move_in(new, output)
     return output
 
 
-def quantise(source: Path, target: Path, images: npt.NDArray[np.uint8]) -> None:
+def _quantise_best(
+    source: Path, target: Path, images: npt.NDArray[np.uint8], trial: npt.NDArray[np.uint8]
+) -> float:
+    """Write the 8-bit network of the percentile that changes probabilities least; return it."""
+    expected = _probabilities(source, trial)
+    with tempfile.TemporaryDirectory() as place:
+        tried = {}
+        for percentile in PERCENTILES:
+            path = Path(place, f"{percentile}.onnx")
+            quantise(source, path, images, percentile=percentile)
+            change = float(np.abs(_probabilities(path, trial) - expected).mean())
+            tried[percentile] = (change, path)
+        best = min(tried, key=lambda percentile: tried[percentile][0])
+        target.write_bytes(tried[best][1].read_bytes())
+    return best
+
+
+def _probabilities(path: Path, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    logits = [
+        session.run([OUTPUT_CONTRACT["logits"]], {INPUT_CONTRACT["name"]: images[start:][:_BATCH]})
+        for start in range(0, len(images), _BATCH)
+    ]
+    return softmax(np.concatenate([batch for (batch,) in logits]).astype(np.float64))
+
+
+def quantise(
+    source: Path, target: Path, images: npt.NDArray[np.uint8], *, percentile: float = PERCENTILES[0]
+) -> None:
     """Write the 8-bit network of an ONNX file.
 
     Args:
         source: the file of a float32 network.
         target: the file to write.
         images: uint8 (N, 48, 48), at least one, from which the ranges of activations are taken.
+        percentile: of a tensor's values, how many lie within its range.
 
     Raises:
         ModelError: if it cannot be quantised.
@@ -121,19 +176,19 @@ def quantise(source: Path, target: Path, images: npt.NDArray[np.uint8]) -> None:
         onnx.save(network, slim)
         try:
             quant_pre_process(str(slim), str(ready), skip_symbolic_shape=True)
-            names = [node.name for node in onnx.load(ready).graph.node]
+            excluded = layers_left(onnx.load(ready))
             quantization.quantize_static(
                 str(ready),
                 str(target),
                 _reader(quantization, images),
                 quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=list(OPERATORS),
-                nodes_to_exclude=[name for name in names if name.startswith(FLOAT_LAYERS)],
+                nodes_to_exclude=excluded,
                 per_channel=True,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
                 calibrate_method=quantization.CalibrationMethod.Percentile,
-                extra_options={"CalibPercentile": PERCENTILE},
+                extra_options={"CalibPercentile": percentile},
             )
         except Exception as error:  # its errors, and ONNX Runtime's, share no nearer base
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -142,6 +197,15 @@ def quantise(source: Path, target: Path, images: npt.NDArray[np.uint8]) -> None:
         del small.metadata_props[:]
         onnx.helper.set_model_props(small, {**notes, "precision": "int8"})
         onnx.save(small, target)
+
+
+def layers_left(network: Any) -> list[str]:
+    """Return the names of the nodes that stay float32."""
+    nodes = network.graph.node
+    groups = (entry.i for node in nodes for entry in node.attribute if entry.name == "group")
+    depthwise = any(count > 1 for count in groups)
+    beginnings = FLOAT_LAYERS + (SENSITIVE_LAYERS if depthwise else ())
+    return [node.name for node in nodes if node.name.startswith(beginnings)]
 
 
 def without_reshapes(network: Any) -> None:
