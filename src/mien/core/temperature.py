@@ -39,10 +39,13 @@ class Temperature:
 
     def probabilities(self, logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
         """Turn logits (N, classes) into probabilities (N, classes) whose rows sum to 1."""
-        each: float | npt.NDArray[np.float64] = self.base
-        if self.exponent:
-            each = self.base * (entropy(logits) + _LEAST_ENTROPY)[:, None] ** self.exponent
-        return softmax(np.asarray(logits / each, np.float64))
+        if not self.exponent:
+            return softmax(np.asarray(logits / self.base, np.float64))
+        shifted = _shifted(logits)
+        each = self.base * (_entropy_of(shifted) + _LEAST_ENTROPY)[:, None] ** self.exponent
+        # The greatest stays 0, so this is a softmax that need not look for it again.
+        powers = np.exp(shifted / each)
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float64)
 
 
 def softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -53,14 +56,24 @@ def softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def entropy(logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
     """Return the entropy of ``softmax(logits)`` (N,), 0-1: 1 where all classes are alike."""
-    shifted = (logits - logits.max(axis=1, keepdims=True)).astype(np.float64)
-    powers = np.exp(shifted)
-    sums = powers.sum(axis=1)
-    nats = np.log(sums) - (powers * shifted).sum(axis=1) / sums
-    return np.asarray(np.clip(nats / math.log(logits.shape[1]), 0, 1), np.float64)
+    return _entropy_of(_shifted(logits))
 
 
 def log_of_mean(views: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
     """Return what serves as logits for a mean of probabilities (N, classes) of several views."""
     mean = sum(views[1:], views[0]) / len(views)
     return np.asarray(np.log(np.maximum(mean, np.finfo(np.float64).tiny)), np.float64)
+
+
+def _shifted(logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+    """Return logits whose greatest is 0 in each row."""
+    return np.asarray(logits - logits.max(axis=1, keepdims=True), np.float64)
+
+
+def _entropy_of(shifted: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    powers = np.exp(shifted)
+    sums = powers.sum(axis=1)
+    nats = np.log(sums) - (powers * shifted).sum(axis=1) / sums
+    # `np.clip` takes longer than all of the rest where there is one face.
+    shares = np.minimum(np.maximum(nats / math.log(shifted.shape[1]), 0.0), 1.0)
+    return np.asarray(shares, np.float64)

@@ -48,7 +48,9 @@ class Classifier:
         self._session = session
         self.manifest = manifest
         self.path = path
-        self._bias = np.array([manifest.bias.get(label, 0.0) for label in manifest.labels])
+        self._bias: npt.NDArray[np.float64] = np.array(
+            [manifest.bias.get(label, 0.0) for label in manifest.labels]
+        )
 
     @classmethod
     def open(
@@ -142,13 +144,13 @@ class Classifier:
     def _biased_logits(
         self, faces: npt.NDArray[np.uint8], batch_size: int
     ) -> npt.NDArray[np.float64]:
-        logits = self.logits(faces, batch_size=batch_size).astype(np.float64)
+        logits = self.logits(faces, batch_size=batch_size) + self._bias
         if not np.isfinite(logits).all():
             raise ModelError(
                 f"the model {self.manifest.name} gave what is not a number: "
                 "export or install it again"
             )
-        return np.asarray(logits + self._bias, np.float64)
+        return np.asarray(logits, np.float64)
 
     def _run(
         self, output: str, faces: npt.NDArray[np.uint8], batch_size: int
