@@ -151,3 +151,13 @@ def test_an_image_in_train_and_val_is_told(
     assert (
         "40 images of val are in train too, the first: val/angry/0.png" in capsys.readouterr().err
     )
+
+
+def test_a_run_is_named_after_the_folder_however_it_is_given(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workplace / "faces")
+    (workplace / "link").symlink_to("faces")
+    for word in (".", "../faces", "tired/..", "angry/../../faces/"):
+        assert finetune.name_of(Path(word)) == "faces"
+    assert finetune.name_of(Path("../link")) == "link"

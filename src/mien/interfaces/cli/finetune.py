@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from dataclasses import dataclass, replace
@@ -134,7 +135,8 @@ def _start(args: argparse.Namespace) -> RunFolder:
     from mien.training.finetune import FinetuneOptions, finetune
     from mien.training.run_folder import new_run
 
-    folder = args.folder or OUTPUTS / f"{args.images.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    source = name_of(args.images)
+    folder = args.folder or OUTPUTS / f"{source}-{time.strftime('%Y%m%d-%H%M%S')}"
     new_run(folder)  # so that a run that is there is found before minutes of detection
     listed = list_class_folder(args.images)
     named = named_classes(listed.classes, parse_map(args.map) if args.map is not None else {})
@@ -147,7 +149,7 @@ def _start(args: argparse.Namespace) -> RunFolder:
         threads=args.threads or 0,
         overrides=tuple(args.set),
     )
-    notes = {"source": args.images.name, "detector": args.detector or "none", "map": args.map}
+    notes = {"source": source, "detector": args.detector or "none", "map": args.map}
     return finetune(
         splits,
         folder,
@@ -157,6 +159,11 @@ def _start(args: argparse.Namespace) -> RunFolder:
         options=options,
         quiet=args.quiet,
     )
+
+
+def name_of(folder: Path) -> str:
+    """Return a folder's name, which "." and "faces/.." have, too; that of a link is its own."""
+    return Path(os.path.abspath(folder)).name  # noqa: PTH100 - keeps links
 
 
 def _load(
