@@ -1,13 +1,13 @@
 """Training in several processes at once, over the machines of a Ray cluster (Ray Train).
 
 Ray starts the workers and joins them by torch.distributed; the trainer in each of them is the one
-that runs alone, with a team (see `mien.training.parallel`). Ray must be connected already.
+that runs alone, with a team (see `mien.training.parallel`); their side is in
+`mien.training.ray_worker`. Ray must be connected already.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import re
 import shutil
@@ -15,7 +15,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +24,18 @@ from mien.training import run_folder
 from mien.training.backend import check_installed
 from mien.training.config import Config, load_config
 from mien.training.run_folder import RunFolder
-from mien.training.stopping import TrainingStopped, stop_signals
+from mien.training.stopping import stop_signals
 
 try:
     # Read when Ray Train is imported: versions before 2.51 have its older half as well.
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     import ray
     import ray.train
+
+    from mien.training.ray_worker import BACKEND, POLL_SECONDS, Board, Task, work_on
 except ImportError as error:
     raise MissingExtra("ray", "--engine ray") from error
 
-BACKEND = "torch"
-"""Of Keras: the one on which a step can be split over processes."""
-
-_POLL_SECONDS = 0.5
 _ERROR = re.compile(r"[\w.]*(Error|Exception)\b")
 """What a line begins with in which Python names an error."""
 _REASON_LENGTH = 120
@@ -46,25 +44,6 @@ _SETTINGS = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
     "RAY_TRAIN_METRICS_ENABLED": "0",
 }
-
-
-@dataclass(frozen=True)
-class _Task:
-    """What each worker is to do.
-
-    Attributes:
-        here: the working folder, which relative paths are meant from.
-        folder: the run's.
-        config: the recipe of a new run; None to go on with the one that is there.
-        quiet: draw no progress and print no epochs.
-        is_terminal: whether what the leader draws goes to a terminal.
-    """
-
-    here: str
-    folder: Path
-    config: Config | None
-    quiet: bool
-    is_terminal: bool
 
 
 def train_on_ray(
@@ -128,12 +107,11 @@ def _check_backend(config: Config) -> None:
     check_installed(config.training)
 
 
-def _task(folder: Path, config: Config | None, *, quiet: bool) -> _Task:
-    return _Task(str(Path.cwd()), folder, config, quiet, sys.stderr.isatty())
+def _task(folder: Path, config: Config | None, *, quiet: bool) -> Task:
+    return Task(str(Path.cwd()), folder, config, quiet, sys.stderr.isatty())
 
 
-# ---------------------------------------------------------------- the command's side
-def _run(task: _Task, workers: int | None) -> RunFolder:
+def _run(task: Task, workers: int | None) -> RunFolder:
     machines = [node["Resources"].get("CPU", 0.0) for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call, unused-ignore]
     workers = workers or max(1, sum(cores >= 1 for cores in machines))
     cores = cores_each(machines, workers)
@@ -160,13 +138,13 @@ def _run(task: _Task, workers: int | None) -> RunFolder:
     return run
 
 
-def _trainer(task: _Task, board: Any, *, workers: int, cores: int, scratch: Path) -> Any:
+def _trainer(task: Task, board: Any, *, workers: int, cores: int, scratch: Path) -> Any:
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     from ray.train.torch import TorchConfig, TorchTrainer
 
     def work() -> None:
-        _work(task, board)
+        work_on(task, board)
 
     return TorchTrainer(
         work,
@@ -205,7 +183,7 @@ def _watch(fit: _Fit, board: Any, folder: Path) -> None:
     with stop_signals(folder) as stop:
         ended = asked = False
         while not ended:
-            ended = fit.has_ended(_POLL_SECONDS)
+            ended = fit.has_ended(POLL_SECONDS)
             if stop.is_set() and not asked:
                 asked = True
                 ray.get(board.stop.remote())
@@ -237,121 +215,10 @@ def _reason(error: Exception) -> str:
     return textwrap.shorten(reason, _REASON_LENGTH, placeholder=" …")
 
 
-class _Board:
-    """What workers and command tell each other: an actor beside the command."""
-
-    def __init__(self) -> None:
-        self._text: list[str] = []
-        self._stops = False
-        self._outcome: tuple[type[BaseException], str] | None = None
-
-    def write(self, text: str) -> None:
-        """Add to what the command is to show."""
-        self._text.append(text)
-
-    def read(self) -> str:
-        """Take what is to be shown."""
-        text, self._text = "".join(self._text), []
-        return text
-
-    def stop(self) -> None:
-        """Ask the workers to save and stop."""
-        self._stops = True
-
-    def stops(self) -> bool:
-        """Tell whether they are to."""
-        return self._stops
-
-    def end(self, kind: type[BaseException], message: str) -> None:
-        """Keep what ended the run; the first word counts, others follow from it."""
-        self._outcome = self._outcome or (kind, message)
-
-    def outcome(self) -> tuple[type[BaseException], str] | None:
-        """Return what ended the run before its time, if the workers know."""
-        return self._outcome
-
-
 def _new_board() -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = ray.get_runtime_context().get_node_id()
     strategy = NodeAffinitySchedulingStrategy(here, soft=False)
-    board: Any = ray.remote(_Board)
+    board: Any = ray.remote(Board)
     return board.options(num_cpus=0, scheduling_strategy=strategy).remote()
-
-
-# ---------------------------------------------------------------- the workers' side
-def _work(task: _Task, board: Any) -> None:
-    """Run the trainer in one worker, and tell the board how it ended."""
-    try:
-        _enter(task.here)
-        leads = ray.train.get_context().get_world_rank() == 0
-        shown = contextlib.redirect_stderr(_Shown(board, terminal=task.is_terminal))
-        with shown if leads else contextlib.nullcontext(), _asked(board) as asked:
-            _train(task, asked)
-    except TrainingStopped as stop:
-        # All members stop after the same step, so none is waited for.
-        ray.get(board.end.remote(type(stop), str(stop)))
-    except MienError as error:
-        # The one that a missing extra raises is made of other words.
-        kind = UsageError if isinstance(error, MissingExtra) else type(error)
-        ray.get(board.end.remote(kind, str(error)))
-        raise MienError(str(error)) from error
-
-
-def _train(task: _Task, asked: Callable[[], bool]) -> None:
-    # The workers of one machine would all use the same GPU.
-    os.environ["KERAS_TORCH_DEVICE"] = "cpu"
-    os.environ["KERAS_BACKEND"] = BACKEND
-    from mien.training import trainer
-    from mien.training.parallel import TorchTeam
-
-    team = TorchTeam(asked)
-    if task.config is None:
-        trainer.resume(task.folder, quiet=task.quiet, team=team)
-    else:
-        trainer.train(task.config, task.folder, quiet=task.quiet, team=team)
-
-
-def _enter(folder: str) -> None:
-    try:
-        os.chdir(folder)
-    except OSError as error:
-        raise InputError(
-            f"a machine of the cluster has no folder {folder}: all must see the one that "
-            "mien train is called in"
-        ) from error
-
-
-@contextlib.contextmanager
-def _asked(board: Any) -> Iterator[Callable[[], bool]]:
-    """Give what tells whether to stop, kept up to date in the background."""
-    stop, over = threading.Event(), threading.Event()
-
-    def watch() -> None:
-        while not over.wait(_POLL_SECONDS) and not stop.is_set():
-            if ray.get(board.stops.remote()):
-                stop.set()
-
-    threading.Thread(target=watch, daemon=True).start()
-    try:
-        yield stop.is_set
-    finally:
-        over.set()
-
-
-class _Shown(io.TextIOBase):
-    """A stream that the command shows as its own stderr."""
-
-    def __init__(self, board: Any, *, terminal: bool) -> None:
-        self._board = board
-        self._terminal = terminal
-
-    def write(self, text: str) -> int:
-        """Send a text to the command."""
-        self._board.write.remote(text)
-        return len(text)
-
-    def isatty(self) -> bool:
-        """Tell whether the command's stderr is a terminal."""
-        return self._terminal
