@@ -27,10 +27,10 @@ def is_missing(*packages: str) -> bool:
 
 needs_ray = pytest.mark.skipif(is_missing(*RAY_TRAIN), reason="needs the extra ray")
 needs_torch = pytest.mark.skipif(is_missing("torch"), reason="torch is not installed")
+needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux")
+
 SECONDS = 1800
 """For a run of seconds: on a machine with much else to do, Ray takes minutes to start alone."""
-
-needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux")
 
 
 @needs_ray
