@@ -26,16 +26,16 @@ ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 640
 LIMITS = {"cold start": 0.2, "photo": 0.25, "peak memory": 0.5, "environment": 0.1}
 
-# Each prints the faces that it found, and in warm mode the seconds of every repeat, as JSON.
+# Each prints the faces that it found, and in warm mode the processor seconds of every repeat, as JSON.
 _MIEN = """
 import json, sys, time
 import mien
 recognizer = mien.load(threads=int(sys.argv[2]))
 faces, seconds = recognizer.analyze(sys.argv[1]), []
 for _ in range(int(sys.argv[3])):
-    started = time.perf_counter()
+    started = time.process_time()
     faces = recognizer.analyze(sys.argv[1])
-    seconds.append(time.perf_counter() - started)
+    seconds.append(time.process_time() - started)
 print(json.dumps({"faces": len(faces), "seconds": seconds}))
 """
 _FER = """
@@ -46,9 +46,9 @@ cv2.setNumThreads(int(sys.argv[2]))
 detector = FER()
 faces, seconds = detector.detect_emotions(cv2.imread(sys.argv[1])), []
 for _ in range(int(sys.argv[3])):
-    started = time.perf_counter()
+    started = time.process_time()
     faces = detector.detect_emotions(cv2.imread(sys.argv[1]))
-    seconds.append(time.perf_counter() - started)
+    seconds.append(time.process_time() - started)
 print(json.dumps({"faces": len(faces), "seconds": seconds}))
 """
 _SITE = "import sysconfig; print(sysconfig.get_path('purelib'))"
@@ -60,7 +60,7 @@ class Sitting:
 
     Attributes:
         wall: seconds from the start of the process to its end.
-        photo: seconds that a warm reading of the photo took, median; NaN where none was asked.
+        photo: seconds of processor time of a warm reading of the photo, median; NaN where none was asked.
         memory: largest resident memory, MB.
         faces: how many it found.
     """

@@ -89,7 +89,7 @@ def main() -> None:
     number = min(args.faces, len(data))
     chosen = np.random.default_rng(args.seed).choice(len(data), number, replace=False)
     seeds = tuple((args.seed, int(each)) for each in chosen)
-    detector = load_detector(args.detector, weights=args.detector_weights)
+    detector = load_detector(args.detector, weights=args.detector_weights, thorough=args.thorough)
     classifier = Classifier.open(args.model, threads=1)
     faces = Faces(data.images[chosen], data.labels[chosen], seeds, classifier)
     info = classifier.manifest.info
