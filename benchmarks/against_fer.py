@@ -26,7 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 640
 LIMITS = {"cold start": 0.2, "photo": 0.25, "peak memory": 0.5, "environment": 0.1}
 
-# Each prints the faces that it found, and in warm mode the processor seconds of every repeat, as JSON.
+# Each prints the faces that it found, and in warm mode the processor time of every repeat, as
+# JSON.
 _MIEN = """
 import json, sys, time
 import mien
@@ -60,7 +61,8 @@ class Sitting:
 
     Attributes:
         wall: seconds from the start of the process to its end.
-        photo: seconds of processor time of a warm reading of the photo, median; NaN where none was asked.
+        photo: seconds of processor time that a warm reading of the photo took, median; NaN where
+            none was asked.
         memory: largest resident memory, MB.
         faces: how many it found.
     """

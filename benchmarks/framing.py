@@ -80,6 +80,7 @@ def main() -> None:
     parser.add_argument("--model", default="mien-b0")
     parser.add_argument("--detector", default="auto")
     parser.add_argument("--detector-weights", type=Path)
+    parser.add_argument("--thorough", action="store_true", help="search at the whole size at once")
     parser.add_argument("--faces", type=int, default=1500)
     parser.add_argument("--angles", type=float, nargs="+", help="turn them: degrees")
     parser.add_argument("--framing", type=float, nargs="+", default=[], help="try these, too")
