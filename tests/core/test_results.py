@@ -10,17 +10,8 @@ from hypothesis import strategies as st
 
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import UsageError
-from mien.core.results import (
-    TABLE_COLUMNS,
-    Box,
-    Face,
-    ModelInfo,
-    Quality,
-    Result,
-    Smoothed,
-    result_rows,
-    table_columns,
-)
+from mien.core.result_tables import TABLE_COLUMNS, result_rows, table_columns
+from mien.core.results import Box, Face, ModelInfo, Quality, Result, Smoothed
 
 MODEL = ModelInfo("mien-b0", "1.0.0", "ab" * 32)
 SCORES = dict(zip(EMOTIONS, (0.01, 0.0, 0.0, 0.91, 0.04, 0.02, 0.02), strict=True))

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from mien.core.emotions import EMOTIONS
-from mien.core.results import TABLE_COLUMNS
+from mien.core.result_tables import TABLE_COLUMNS
 from mien.interfaces.cli.inputs import find_inputs, is_single
 from mien.interfaces.cli.main import main
 from mien.interfaces.cli.predict import _picture_names

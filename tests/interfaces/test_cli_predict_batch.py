@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from mien.core.progress import Progress
-from mien.core.results import TABLE_COLUMNS
+from mien.core.result_tables import TABLE_COLUMNS
 from mien.interfaces.batch import chunks
 from mien.interfaces.batch.listing import Input
 from mien.interfaces.cli.inputs import find_inputs

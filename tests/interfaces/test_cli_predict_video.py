@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from mien.core.results import table_columns
+from mien.core.result_tables import table_columns
 from mien.interfaces.cli.main import main
 from mien.interfaces.cli.predict_video import is_video
 from mien.video.reading import probe

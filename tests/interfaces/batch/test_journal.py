@@ -16,7 +16,8 @@ import pytest
 
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import InputError, OutputError, UsageError
-from mien.core.results import ModelInfo, Result, result_rows
+from mien.core.result_tables import result_rows
+from mien.core.results import ModelInfo, Result
 from mien.interfaces.batch import journal as journal_module
 from mien.interfaces.batch.formats import FORMATS, part_format
 from mien.interfaces.batch.journal import Journal, parts_folder

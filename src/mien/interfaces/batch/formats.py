@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from mien.core.errors import UsageError
-from mien.core.results import ModelInfo, Result, result_rows, table_columns
+from mien.core.result_tables import result_rows, table_columns
+from mien.core.results import ModelInfo, Result
 from mien.interfaces.cli.output import csv_text, json_text
 
 FORMATS: tuple[str, ...] = ("jsonl", "csv", "parquet")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mien.core.errors import MissingExtra
-from mien.core.results import SCHEMA, ModelInfo, Result, result_rows, table_columns
+from mien.core.result_tables import result_rows, table_columns
+from mien.core.results import SCHEMA, ModelInfo, Result
 
 try:
     import pyarrow as pa
@@ -45,7 +46,7 @@ def results_schema(labels: Sequence[str], model: ModelInfo | None = None) -> pa.
 
 
 class ParquetFormat:
-    """One row a face, one row where there is none; see `mien.core.results.table_columns`."""
+    """One row a face, one row where there is none; see `mien.core.result_tables.table_columns`."""
 
     suffix = ".parquet"
 
