@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 import run_maker
@@ -197,7 +198,8 @@ def test_a_pooled_network_pools_in_8_bits(tmp_path: Path) -> None:
         node("Flatten", ["mean"], ["flat"], name="flat"),
         node("MatMul", ["flat", "dense"], ["logits"], name="logits"),
     ]
-    constants = {"one": np.array([1], np.int64), "weights": weights, "dense": dense}
+    one = np.array([1], np.int64)
+    constants: dict[str, npt.NDArray[Any]] = {"one": one, "weights": weights, "dense": dense}
     graph = helper.make_graph(
         nodes,
         "pooled",
