@@ -9,10 +9,11 @@ from itertools import cycle
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw
 
 from mien.core.emotions import find_emotion
 from mien.core.results import Face
+from mien.inference.lettering import font_for
 
 EMOTION_COLORS: dict[str, str] = {
     "angry": "#e4572e",
@@ -119,10 +120,6 @@ def _color(face: Face) -> tuple[int, ...]:
     return class_colors(face.scores)[face.emotion]
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
-
-
 def _draw_box(
     draw: ImageDraw.ImageDraw, box: _Rectangle, style: _Style, color: tuple[int, ...]
 ) -> None:
@@ -138,10 +135,11 @@ def _draw_label(
     draw: ImageDraw.ImageDraw, picture: Image.Image, face: Face, box: _Rectangle
 ) -> _Rectangle:
     """Write emotion and confidence above the box, or inside it at the picture's upper border."""
-    style, font = _Style.of(picture, box), _font(_Style.of(picture, box).text)
+    style = _Style.of(picture, box)
     mark = "?" if face.uncertain else ""
     person = "" if face.track_id is None else f"#{face.track_id} "
     text = f"{person}{face.emotion}{mark} {face.confidence:.0%}"
+    font = font_for(text, style.text)
     width = math.ceil(draw.textlength(text, font)) + 2 * style.pad
     height = round(1.25 * style.text) + style.pad
     left = max(0, min(box[0], picture.width - width))
@@ -169,7 +167,7 @@ def _draw_chart(
     """Draw one bar a score beside the box; return the panel, or None where it has no room."""
     style = _Style.of(picture, box)
     text = max(10, round(0.72 * style.text))
-    font = _font(text)
+    font = font_for("".join(face.scores), text)
     row, pad = round(1.3 * text), style.pad
     names = math.ceil(max(draw.textlength(name, font) for name in face.scores))
     bar = 5 * text

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from mien.core.errors import UsageError
 from mien.inference.annotate import class_colors
 from mien.inference.explain import ExplainedFace, Explanation
+from mien.inference.lettering import font_for
 
 _RAMP = (
     (0, 0, 8),
@@ -142,8 +143,9 @@ def _draw_title(draw: ImageDraw.ImageDraw, each: ExplainedFace, left: int, top: 
         parts.append((f"why {explained.emotion} {explained.score:.0%}", 15, _LIGHT))
     parts.append((_finding(explained), 15, _DIM))
     for text, size, color in parts:
-        draw.text((x, middle), text, fill=color, font=_font(size), anchor="lm")
-        x += draw.textlength(text, _font(size)) + 14
+        font = font_for(text, size)
+        draw.text((x, middle), text, fill=color, font=font, anchor="lm")
+        x += draw.textlength(text, font) + 14
 
 
 def _finding(explained: Explanation) -> str:
@@ -169,7 +171,7 @@ def _draw_bars(draw: ImageDraw.ImageDraw, each: ExplainedFace, left: int, top: i
     scores = each.face.scores
     colors = class_colors(scores)
     row = min(32.0, (_SIDE - 16) / len(scores))
-    font = _font(min(15, round(row * 0.5)))
+    font = font_for("".join(scores), min(15, round(row * 0.5)))
     names = max(draw.textlength(name, font) for name in scores)
     start = left + 14 + round(names) + 10
     stop = left + _BARS - 14 - round(draw.textlength("100%", font)) - 8
@@ -193,11 +195,11 @@ def _draw_legend(canvas: Image.Image, explained: Explanation) -> None:
     top, width = canvas.height - _MARGIN - 12, 2 * _SIDE + _GAP
     ramp = np.linspace(0, 1, width, dtype=np.float32)[None].repeat(12, axis=0)
     canvas.paste(Image.fromarray(heat_colors(ramp)), (_MARGIN, top))
-    font = _font(14)
     ends = {
         "occlusion": ("no matter if covered", "the emotion's score falls most when covered"),
         "gradcam": ("adds nothing to the emotion", "adds most (Grad-CAM; coarse)"),
     }[explained.method]
+    font = font_for("".join(ends), 14)
     draw.text((_MARGIN, top - 8), ends[0], fill=_DIM, font=font, anchor="ls")
     draw.text((_MARGIN + width - 1, top - 8), ends[1], fill=_DIM, font=font, anchor="rs")
 
@@ -207,7 +209,3 @@ def _fitted(crop: npt.NDArray[np.uint8]) -> tuple[int, int]:
     height, width = crop.shape[:2]
     scale = _SIDE / max(height, width)
     return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
