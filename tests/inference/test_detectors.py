@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mien.core.errors import ModelError, UsageError
@@ -253,6 +253,7 @@ def test_a_box_scaled_there_and_back_is_the_same(x: int, y: int, w: int, h: int)
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000))
+@settings(deadline=None)  # pictures of nine million pixels take a while on a busy core
 def test_scaling_keeps_within_its_bounds(height: int, width: int) -> None:
     image = np.zeros((height, width, 3), np.uint8)
     result, scale = scaled(image, 640)

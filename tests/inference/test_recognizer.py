@@ -20,6 +20,7 @@ from mien.core.emotions import EMOTIONS
 from mien.core.errors import MienError, NoFaceError, UnreadableImage, UsageError
 from mien.core.faces import standard_face
 from mien.core.results import Box
+from mien.inference import recognizer as recognizer_module
 from mien.inference.detectors import Detection
 from mien.inference.recognizer import Recognizer, load
 
@@ -396,3 +397,20 @@ def test_leaning_faces_are_turned_back_before_they_are_read(tiny_model: Path) ->
     assert plain.scores == scores["off"].scores
     with pytest.raises(UsageError, match="align"):
         load(tiny_model, detector=Leaning(), align="yes")
+
+
+def test_thorough_search_is_the_detectors_that_is_chosen_by_name(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def note_it(name: str, **options: Any) -> BrightSpots:
+        asked.append({"name": name, **options})
+        return BrightSpots()
+
+    monkeypatch.setattr(recognizer_module, "load_detector", note_it)
+    load(tiny_model, detector="libface")
+    load(tiny_model, detector="libface", thorough=True)
+    assert [one["thorough"] for one in asked] == [False, True]
+    with pytest.raises(UsageError, match="thorough=True is for a detector given by name"):
+        load(tiny_model, detector=BrightSpots(), thorough=True)

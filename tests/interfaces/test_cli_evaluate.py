@@ -187,6 +187,7 @@ def test_what_is_written_does_not_tell_how_folders_outside_are_called(
         (["--pictures", "archive", "--min-face", "-1"], EXIT_USAGE, "0 pixels or more, got -1"),
         (["--data", "archive", "--min-face", "9"], EXIT_USAGE, "--min-face finds faces in photos"),
         (["--data", "archive", "--align", "on"], EXIT_USAGE, "--align finds faces in photos"),
+        (["--data", "archive", "--thorough"], EXIT_USAGE, "--thorough finds faces in photos"),
         (["--data", "archive", "--max-faces", "1"], EXIT_USAGE, "--max-faces is for --pictures"),
         (["--pictures", "archive", "--tta"], EXIT_USAGE, "--tta is for --data"),
         (["--data", "archive", "--update", "none.md"], EXIT_INPUT, "none.md"),

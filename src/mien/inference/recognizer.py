@@ -318,6 +318,7 @@ def load(
     min_face: int = 0,
     max_faces: int | None = None,
     align: str = "auto",
+    thorough: bool = False,
 ) -> Recognizer:
     """Load a model and a face detector.
 
@@ -331,13 +332,20 @@ def load(
         min_face: leave out faces whose box has a smaller side than this, in pixels.
         max_faces: read only so many of an image: the largest; all unless given.
         align: level the eyes before reading: "auto" (of faces that lean far), "on" or "off".
+        thorough: search for small faces beside large ones, too, in up to four times the time: see
+            `load_detector`, which takes it for a detector of one's own making.
 
     Raises:
         ModelError: if the model or the detector's weights are missing or damaged.
         UsageError: if the detector is unknown or not installed, or an option is not as above.
     """
     choice = FaceChoice(min_face=min_face, max_faces=max_faces, align=align)
-    chosen = load_detector(detector, offline=offline) if isinstance(detector, str) else detector
+    if isinstance(detector, str):
+        chosen = load_detector(detector, offline=offline, thorough=thorough)
+    elif thorough:
+        raise UsageError("thorough=True is for a detector given by name: make yours thorough")
+    else:
+        chosen = detector
     return Recognizer(Classifier.open(model, threads=threads, labels=None), chosen, choice)
 
 

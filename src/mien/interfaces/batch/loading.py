@@ -32,6 +32,7 @@ class RecognizerOptions:
         min_face: leave out faces of a smaller side, in pixels.
         max_faces: read only so many of an image, or None for all.
         align: level the eyes: "auto", "on" or "off".
+        thorough: search for small faces at once, not only where a first look shows some.
     """
 
     model: str
@@ -42,10 +43,12 @@ class RecognizerOptions:
     min_face: int = 0
     max_faces: int | None = None
     align: str = "auto"
+    thorough: bool = False
 
     def settings(self) -> dict[str, Any]:
         """Return what changes results beside the model and the detector, as JSON takes it."""
-        return {"min_face": self.min_face, "max_faces": self.max_faces, "align": self.align}
+        names = ("min_face", "max_faces", "align", "thorough")
+        return {name: getattr(self, name) for name in names}
 
     def absolute(self) -> RecognizerOptions:
         """Return the same options, whose files mean the same in any working folder."""
@@ -72,7 +75,12 @@ class RecognizerOptions:
         """Load the detector alone; raises what `load_detector` of detectors raises."""
         from mien.inference.detectors import load_detector
 
-        return load_detector(self.detector, weights=self.detector_weights, offline=self.offline)
+        return load_detector(
+            self.detector,
+            weights=self.detector_weights,
+            offline=self.offline,
+            thorough=self.thorough,
+        )
 
     def choice(self) -> FaceChoice:
         """Return which faces are read; raises UsageError if an option is not as it should be."""

@@ -146,6 +146,8 @@ def _finding_words(args: argparse.Namespace) -> list[str]:
         words += ["--align", args.align]
     if args.detector_weights is not None:
         words += ["--detector-weights", _shown(str(args.detector_weights))]
+    if args.thorough:
+        words += ["--thorough"]
     return words
 
 

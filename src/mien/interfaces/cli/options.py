@@ -57,11 +57,16 @@ def add_face_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_detector_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--detector-weights`` and ``--offline``."""
+    """Add ``--detector-weights``, ``--offline`` and ``--thorough``."""
     parser.add_argument(
         "--detector-weights", type=Path, metavar="FILE", help="weights of --detector yunet"
     )
     parser.add_argument("--offline", action="store_true", help="never use the network")
+    parser.add_argument(
+        "--thorough",
+        action="store_true",
+        help="search for small faces at once, where otherwise a first look at half the size may do",
+    )
 
 
 def add_finding_options(parser: argparse.ArgumentParser) -> None:
@@ -89,6 +94,7 @@ def recognizer_options(args: argparse.Namespace) -> RecognizerOptions:
         min_face=args.min_face,
         max_faces=args.max_faces,
         align=args.align,
+        thorough=args.thorough,
     )
 
 
