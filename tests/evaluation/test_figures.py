@@ -56,6 +56,12 @@ def test_figures_of_numbers_are_drawn_even_without_some_emotions(
         assert len(colors_of(tmp_path / name)) > 50
 
 
+def test_names_in_a_script_that_no_font_has_are_no_warning(tmp_path: Path) -> None:
+    with drawing(tmp_path / "f.png", 4, 3) as figure:
+        figure.subplots().set_title("びっくり \U00012000")
+    assert (tmp_path / "f.png").is_file()
+
+
 def test_a_figure_has_the_size_that_was_asked_for_and_leaves_no_state(tmp_path: Path) -> None:
     import matplotlib as mpl
 

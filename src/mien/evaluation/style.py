@@ -7,6 +7,7 @@ Figures are drawn with Matplotlib's object interface on the Agg canvas: no windo
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,19 @@ RIGHT_MARK = "✓"
 WRONG_MARK = "✗"
 
 DOTS_PER_INCH = 150
+
+_OTHER_FONTS = (
+    "Noto Sans CJK JP",
+    "Noto Sans Devanagari",
+    "Noto Sans Arabic",
+    "Noto Sans Thai",
+    "Arial Unicode MS",
+    "MS Gothic",
+    "Microsoft YaHei",
+    "Malgun Gothic",
+    "Nirmala UI",
+)
+"""For names of one's own classes in scripts that Matplotlib's font lacks, where they are there."""
 
 # Any: what Matplotlib types these keys as differs between its versions.
 _SETTINGS: Any = {
@@ -88,7 +102,12 @@ def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
         from matplotlib import rc_context
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-    with rc_context(_SETTINGS):
+        from matplotlib.font_manager import get_font_names
+    there = set(get_font_names())
+    family = [_SETTINGS["font.family"], *(name for name in _OTHER_FONTS if name in there)]
+    with rc_context({**_SETTINGS, "font.family": family}), warnings.catch_warnings():
+        # A box stands for a character that no font has.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")
         figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
