@@ -4,7 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageColor
+import pytest
+from PIL import Image, ImageColor, ImageFont
 
 from mien.core.emotions import EMOTIONS
 from mien.core.results import Box, Smoothed
@@ -56,6 +57,21 @@ def test_classes_of_ones_own_have_the_colours_of_annotated_pictures() -> None:
     shown = drawn[104:-60, 210:-40]
     for color in class_colors(labels).values():
         assert (shown == color).all(axis=2).mean() > 0.1
+
+
+def test_names_in_other_scripts_are_written_out() -> None:
+    try:
+        ImageFont.truetype("DejaVuSans.ttf", 20)
+    except OSError:
+        pytest.skip("this machine has no DejaVu")
+
+    def head(title: str, label: str) -> list[bytes]:
+        drawn = draw_timeline(History(), [], title=title, labels=(label,)).convert("L")
+        return [drawn.crop((0, 0, 1600, 58)).tobytes(), drawn.crop((0, 58, 1600, 100)).tobytes()]
+
+    # In a font that lacks them, both would be rows of the same boxes.
+    for one, other in zip(head("жжж.mp4", "жжж"), head("ююю.mp4", "ююю"), strict=True):
+        assert one != other
 
 
 def test_everybody_has_a_lane_up_to_a_number() -> None:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from mien.core.results import Box
 from mien.inference.annotate import class_colors
+from mien.inference.lettering import font_for
 from mien.video.episodes import Person
 from mien.video.history import History
 from mien.video.times import format_time
@@ -119,21 +120,18 @@ def draw_timeline(
         _draw_scores(draw, axis, history, person.track_id, colors, top)
         _draw_episodes(draw, axis, person, colors, top + _LANE)
     if not shown:
-        draw.text((_LEFT, _TOP), "nobody was seen", fill=_FAINT, font=_font(22))
+        text = "nobody was seen"
+        draw.text((_LEFT, _TOP), text, fill=_FAINT, font=font_for(text, 22))
     return picture
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(size)
 
 
 def _draw_head(draw: ImageDraw.ImageDraw, title: str, colors: _Colors, left_out: int) -> None:
     others = f"   {left_out} seen more briefly are left out" if left_out else ""
-    font = _font(28)
+    font = font_for(title, 28)
     while len(title) > 4 and draw.textlength(title, font) > _WIDTH - 24 - _RIGHT:
         title = "…" + title[2:]
     draw.text((24, 20), title, fill=_INK, font=font)
-    x, font = float(_LEFT), _font(18)
+    x, font = float(_LEFT), font_for("".join(colors), 18)
     for label, color in colors.items():
         draw.rounded_rectangle((x, 66, x + 16, 82), 3, fill=color)
         draw.text((x + 24, 74), label, fill=_INK, font=font, anchor="lm")
@@ -148,7 +146,7 @@ def _draw_axis(draw: ImageDraw.ImageDraw, axis: _Axis, top: int, bottom: int) ->
         x = axis.x(tick)
         draw.line((x, top, x, bottom + 10), fill=(222, 225, 229))
         text = format_time(tick, digits=digits)
-        draw.text((x, bottom + 16), text, fill=_FAINT, font=_font(18), anchor="ma")
+        draw.text((x, bottom + 16), text, fill=_FAINT, font=font_for(text, 18), anchor="ma")
 
 
 def _draw_name(
@@ -161,8 +159,9 @@ def _draw_name(
     if portrait is not None:
         picture.paste(portrait, (24, top + (_LANE + _STRIP - portrait.height) // 2))
     x = 24 + PORTRAIT_PX + 14
-    draw.text((x, top + 34), f"#{person.track_id}", fill=_INK, font=_font(24))
-    draw.text((x, top + 66), f"{person.seconds:.1f} s", fill=_FAINT, font=_font(18))
+    name, seconds = f"#{person.track_id}", f"{person.seconds:.1f} s"
+    draw.text((x, top + 34), name, fill=_INK, font=font_for(name, 24))
+    draw.text((x, top + 66), seconds, fill=_FAINT, font=font_for(seconds, 18))
 
 
 def _draw_scores(
@@ -199,7 +198,7 @@ def _draw_scores(
 def _draw_episodes(
     draw: ImageDraw.ImageDraw, axis: _Axis, person: Person, colors: _Colors, top: int
 ) -> None:
-    font = _font(17)
+    font = font_for("".join(colors), 17)
     for episode in person.episodes:
         left, right = axis.x(episode.start_s), axis.x(episode.end_s)
         box = (round(left), top + 3, max(round(left), round(right) - 2), top + _STRIP - 1)
