@@ -92,8 +92,29 @@ def test_a_bundled_model_comes_back_from_where_mien_was_installed_from(tmp_path:
     assert line(package, origin) == "pip install --force-reinstall --no-deps '/home/me/my mien'"
     assert line(package, None) == "pip install --force-reinstall --no-deps mien"
     (package.parents[1] / ".git").mkdir(parents=True)
-    mend = f"git -C '{tmp_path / 'a clone'}' checkout -- src/mien"
+    mend = f"git -C '{tmp_path / 'a clone'}' checkout -- src/mien/models"
     assert line(package, None) == line(package, origin) == mend
+
+
+@pytest.mark.parametrize(
+    ("origin", "place"),
+    [
+        ('"url": "https://host/mien.git", "vcs_info": {"vcs": "git"}', "git+https://host/mien.git"),
+        (
+            '"url": "https://host/mien.git", '
+            '"vcs_info": {"vcs": "git", "requested_revision": "v1", "commit_id": "0a1b"}',
+            "git+https://host/mien.git@0a1b",
+        ),
+        (
+            '"url": "https://host/mien-1.0.tar.gz", "archive_info": {}',
+            "https://host/mien-1.0.tar.gz",
+        ),
+    ],
+    ids=["repository", "revision", "archive"],
+)
+def test_a_bundled_model_comes_back_from_the_web(tmp_path: Path, origin: str, place: str) -> None:
+    line = doctor.reinstall_line(tmp_path / "lib" / "mien", f"{{{origin}}}")
+    assert line == f"pip install --force-reinstall --no-deps {place}"
 
 
 def test_what_lacks_a_missing_package_is_not_to_be_installed_again(

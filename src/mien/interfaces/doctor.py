@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -163,7 +164,7 @@ def _version(name: str) -> str | None:
 
 
 def reinstall_line(package: Path, origin: str | None) -> str:
-    """Return the line that brings mien's own files back.
+    """Return the line that brings mien's own models back.
 
     Args:
         package: the folder that mien's modules are in.
@@ -172,10 +173,18 @@ def reinstall_line(package: Path, origin: str | None) -> str:
     """
     clone = package.parents[1]
     if (clone / ".git").exists():
-        return f"git -C {shlex.quote(str(clone))} checkout -- src/mien"
-    url = str(json.loads(origin)["url"]) if origin is not None else "mien"
-    place = url2pathname(urlsplit(url).path) if url.startswith("file:") else url
+        return f"git -C {shlex.quote(str(clone))} checkout -- src/mien/models"
+    place = "mien" if origin is None else _place(json.loads(origin))
     return f"pip install --force-reinstall --no-deps {shlex.quote(place)}"
+
+
+def _place(origin: Mapping[str, Any]) -> str:
+    """Return as pip takes it where something was installed from; see PEP 610 for ``origin``."""
+    url = str(origin["url"])
+    if "vcs_info" in origin:
+        commit = origin["vcs_info"].get("commit_id")
+        return f"{origin['vcs_info']['vcs']}+{url}" + (f"@{commit}" if commit else "")
+    return url2pathname(urlsplit(url).path) if url.startswith("file:") else url
 
 
 def _bundled_mend() -> str:
