@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import repeat, zip_longest
+from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from mien.core.errors import (
     MienError,
@@ -19,32 +15,18 @@ from mien.core.errors import (
     UnreadableImage,
     UsageError,
 )
-from mien.core.faces import FACE_SIZE, standard_face
-from mien.core.images import ImageSource, load_image, source_name
+from mien.core.faces import FACE_SIZE
+from mien.core.images import ImageSource, source_name
 from mien.core.results import Face, ModelInfo, Result
-from mien.inference.alignment import turn_of
 from mien.inference.choice import FaceChoice
 from mien.inference.classifier import BATCH_SIZE, DEFAULT_MODEL, Classifier
-from mien.inference.crops import cut_face
 from mien.inference.detectors import Detection, Detector, load_detector
+from mien.inference.image_lists import is_one_image, named, standard_faces
 from mien.inference.quality import quality_of
+from mien.inference.seeing import Seen, see
 
 ON_NO_FACE: tuple[str, ...] = ("empty", "raise")
 """What `Recognizer.analyze` does where nobody is there."""
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What is kept of an image between detection and classification: its faces, not its pixels."""
-
-    source: str | None
-    width: int | None = None
-    height: int | None = None
-    detections: tuple[Detection, ...] = ()
-    turns: tuple[float, ...] = ()
-    faces: tuple[npt.NDArray[np.uint8], ...] = ()
-    status: str = "ok"
-    error: str | None = None
 
 
 class Recognizer:
@@ -149,14 +131,20 @@ class Recognizer:
             UsageError: if an array, an option, or the number of sources is not as above.
             ModelError: if the network fails.
         """
-        if _is_one_image(images):
+        if is_one_image(images):
             raise UsageError(
                 f"expected a list of images, got one {type(images).__name__}: "
                 "use analyze or analyze_result for a single image"
             )
         seen = [
-            self._see(image, color, name or source_name(image))
-            for image, name in _named(images, sources)
+            see(
+                image,
+                self.detector,
+                self.choice,
+                color=color,
+                source=name or source_name(image),
+            )
+            for image, name in named(images, sources)
         ]
         crops = [face for one in seen for face in one.faces]
         probabilities = self._classify(crops, batch_size)
@@ -225,45 +213,7 @@ class Recognizer:
         Raises:
             UsageError: if a crop is not as above.
         """
-        if _is_one_image(crops):
-            raise UsageError(
-                f"expected a list of face crops, got one {type(crops).__name__}: "
-                "put a single crop into a list"
-            )
-        faces = []
-        for crop in crops:
-            if not isinstance(crop, np.ndarray):
-                raise UsageError(
-                    f"expected a list of face crops as arrays, got a {type(crop).__name__} in it"
-                )
-            faces.append(standard_face(load_image(crop, color=color)))
-        return self._classify(faces, batch_size)
-
-    def _see(self, image: ImageSource, color: str | None, source: str | None) -> _Seen:
-        """Read an image and cut its faces out."""
-        try:
-            pixels = load_image(image, color=color)
-        except UnreadableImage as error:
-            return _Seen(source, status="unreadable", error=str(error))
-        height, width = pixels.shape[:2]
-        try:
-            detections = self.choice.chosen(self.detector.detect(pixels))
-            framing = self.detector.framing
-            turns = tuple(
-                0.0 if framing is None else turn_of(found.landmarks, self.choice.align)
-                for found in detections
-            )
-            faces = tuple(
-                cut_face(pixels, found.box, framing, turn=turn)
-                for found, turn in zip(detections, turns, strict=True)
-            )
-        # One image that is too much for OpenCV or the memory does not end a thousand others.
-        except (cv2.error, MemoryError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            message = f"{source or 'the image'}: face detection failed: {reason}"
-            return _Seen(source, width, height, status="error", error=message)
-        status = "ok" if detections else "no_face"
-        return _Seen(source, width, height, detections, turns, faces, status)
+        return self._classify(standard_faces(crops, color=color), batch_size)
 
     def _classify(
         self, faces: Sequence[npt.NDArray[np.uint8]], batch_size: int
@@ -271,7 +221,7 @@ class Recognizer:
         stacked = np.stack(faces) if faces else np.empty((0, FACE_SIZE, FACE_SIZE), np.uint8)
         return self.classifier.classify(stacked, batch_size=batch_size)
 
-    def _result(self, seen: _Seen, probabilities: npt.NDArray[np.float32]) -> Result:
+    def _result(self, seen: Seen, probabilities: npt.NDArray[np.float32]) -> Result:
         faces = tuple(
             replace(self._face(number, found, face, row), turn=turn)
             for number, (found, turn, face, row) in enumerate(
@@ -347,24 +297,3 @@ def load(
     else:
         chosen = detector
     return Recognizer(Classifier.open(model, threads=threads, labels=None), chosen, choice)
-
-
-def _is_one_image(images: object) -> bool:
-    """Say whether this is one image where several are wanted; an array would pass for its rows."""
-    if isinstance(images, np.ndarray):
-        return images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (1, 3))
-    return isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image)
-
-
-def _named(
-    images: Iterable[ImageSource], sources: Sequence[str | None] | None
-) -> Iterator[tuple[ImageSource, str | None]]:
-    """Pair each image with its given name."""
-    if sources is None:
-        yield from zip(images, repeat(None))
-        return
-    missing = object()
-    for image, name in zip_longest(images, sources, fillvalue=missing):
-        if image is missing or name is missing:
-            raise UsageError(f"expected a source for each image, got {len(sources)} sources")
-        yield image, name  # type: ignore[misc]
