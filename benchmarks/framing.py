@@ -2,13 +2,15 @@
 
     python benchmarks/framing.py --data archive --detector libface --faces 1500
     python benchmarks/framing.py --data archive --detector yunet --angles 10 20 30
+    python benchmarks/framing.py --data archive --detector libface --angles 0 20 --sides 50 95
 
-FER-2013's faces are enlarged to 96-240 pixels and put into a larger picture whose background is
-plain, their own border drawn out, or a blur of themselves; with --angles, they are turned about the
-face's middle. What is compared is read from the same faces: a face that the detector misses is
-counted, and is in no other figure. A plain or blurred background has an edge where the face's
-picture ends, which no photo has: "without an edge" reads the same boxes out of pictures whose
-background is their own border. docs/faces.md has figures.
+FER-2013's faces are brought to 96-240 pixels (--sides) and put into a larger picture whose
+background is plain, their own border drawn out, or a blur of themselves; with --angles, they are
+turned about the face's middle, and levelling with --align auto is compared with none. What is
+compared is read from the same faces: a face that the detector misses is counted, and is in no other
+figure. A plain or blurred background has an edge where the face's picture ends, which no photo has:
+"without an edge" reads the same boxes out of pictures whose background is their own border.
+docs/faces.md has figures.
 """
 
 from __future__ import annotations
@@ -59,11 +61,12 @@ class Faces:
     labels: npt.NDArray[np.int64]
     seeds: tuple[tuple[int, int], ...]
     classifier: Classifier
+    sides: tuple[int, int] = (LEAST_SIDE, MOST_SIDE)
 
     def scenes(self, angle: float = 0.0, background: str | None = None) -> list[Scene]:
         """Put each face into a photo; always into the same one for the same angle."""
         return [
-            make_scene(face, np.random.default_rng(seed), angle, background)
+            make_scene(face, np.random.default_rng(seed), angle, background, sides=self.sides)
             for face, seed in zip(self.images, self.seeds, strict=True)
         ]
 
@@ -83,6 +86,14 @@ def main() -> None:
     parser.add_argument("--thorough", action="store_true", help="search at the whole size at once")
     parser.add_argument("--faces", type=int, default=1500)
     parser.add_argument("--angles", type=float, nargs="+", help="turn them: degrees")
+    parser.add_argument(
+        "--sides",
+        type=int,
+        nargs=2,
+        default=(LEAST_SIDE, MOST_SIDE),
+        metavar=("LEAST", "MOST"),
+        help=f"pixels of the faces' pictures, up to {HEIGHT - 2 * MARGIN}",
+    )
     parser.add_argument("--framing", type=float, nargs="+", default=[], help="try these, too")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -92,7 +103,7 @@ def main() -> None:
     seeds = tuple((args.seed, int(each)) for each in chosen)
     detector = load_detector(args.detector, weights=args.detector_weights, thorough=args.thorough)
     classifier = Classifier.open(args.model, threads=1)
-    faces = Faces(data.images[chosen], data.labels[chosen], seeds, classifier)
+    faces = Faces(data.images[chosen], data.labels[chosen], seeds, classifier, tuple(args.sides))
     info = classifier.manifest.info
     print(f"{info.name} {info.version}, {detector.name}, {number} faces of {args.split}")
     if args.angles is None:
@@ -176,7 +187,7 @@ def compare_turned(faces: Faces, detector: Detector, angles: Sequence[float]) ->
         found = [find(detector, scene) for scene in scenes]
         there = np.array([one is not None for one in found])
         print_geometry(scenes, found, angle)
-        accuracies = []
+        right = {}
         for align in ALIGN:
             crops = [
                 cut_face(
@@ -185,12 +196,14 @@ def compare_turned(faces: Faces, detector: Detector, angles: Sequence[float]) ->
                 for scene, one in zip(scenes, found, strict=True)
                 if one is not None
             ]
-            read = faces.scores(crops).argmax(axis=1)
-            accuracies.append(f"{100 * (read == faces.labels[there]).mean():.1f}")
+            right[align] = faces.scores(crops).argmax(axis=1) == faces.labels[there]
+        accuracies = (f"{100 * right[align].mean():.1f}" for align in ALIGN)
         original = f"{100 * own[there].mean():.1f}"
-        rows.append((f"{angle:g}", str(int(there.sum())), original, *accuracies))
-    header = ("angle", "found", "data's own", *(f"align {each}" for each in ALIGN))
-    print("\n" + table_text(header, rows, right=tuple(range(len(header)))), end="")
+        won = row("", right["auto"], right["off"])[3:]
+        rows.append((f"{angle:g}", str(int(there.sum())), original, *accuracies, *won))
+    columns = ("angle", "found", "data's own", *(f"align {each}" for each in ALIGN))
+    header = (*columns, "auto over off", "95 %", "McNemar")
+    print("\n" + table_text(header, rows, right=tuple(range(len(columns) + 1))), end="")
 
 
 def make_scene(
@@ -198,9 +211,11 @@ def make_scene(
     random: np.random.Generator,
     angle: float = 0.0,
     background: str | None = None,
+    *,
+    sides: tuple[int, int] = (LEAST_SIDE, MOST_SIDE),
 ) -> Scene:
     """Put a face (48, 48) into a photo at a random place and size, and turn it clockwise."""
-    side = int(random.integers(LEAST_SIDE, MOST_SIDE + 1))
+    side = int(random.integers(sides[0], sides[1] + 1))
     left = int(random.integers(MARGIN, WIDTH - side - MARGIN + 1))
     top = int(random.integers(MARGIN, HEIGHT - side - MARGIN + 1))
     large = cv2.resize(face, (side, side), interpolation=cv2.INTER_CUBIC)
