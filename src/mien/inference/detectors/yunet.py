@@ -19,9 +19,9 @@ from mien.core.errors import ModelError
 from mien.inference.detectors.base import (
     DETECTION_SIDE,
     Detection,
-    Landmarks,
     check_side,
     fitted_box,
+    landmarks_of,
     tidied,
 )
 from mien.inference.detectors.search import HINT_CONFIDENCE, LEAST_CONFIDENCE, Rows, search
@@ -91,7 +91,7 @@ class YuNetDetector:
         for row in seen.rows:
             box = fitted_box(row[:4], seen.scale, image.shape)
             if box is not None:
-                landmarks = _points(row, seen.scale, (0.0, 0.0))
+                landmarks = landmarks_of(row[4:14], seen.scale)
                 found.append(Detection(box, min(1.0, float(row[14])), landmarks))
         least = _CLOSE_FROM / seen.scale
         return [
@@ -122,7 +122,7 @@ class YuNetDetector:
         )
         if not rows or np.hypot(*(rows[0][:2] + rows[0][2:4] / 2 - middle)) > _CLOSE_SIDE / 4:
             return found
-        return replace(found, landmarks=_points(rows[0], scale, (left, top)))
+        return replace(found, landmarks=landmarks_of(rows[0][4:14], scale, (left, top)))
 
     def _network(self) -> cv2.FaceDetectorYN:
         network: cv2.FaceDetectorYN | None = getattr(self._local, "network", None)
@@ -147,12 +147,6 @@ class YuNetDetector:
                 f"this OpenCV ({cv2.__version__}) cannot run YuNet: update "
                 "opencv-python-headless (4.8 or newer, below 5), or choose another detector"
             ) from error
-
-
-def _points(row: npt.NDArray[np.float64], scale: float, corner: tuple[float, float]) -> Landmarks:
-    """Return a row's landmarks in pixels of the image that its picture is a part of."""
-    points = row[4:14].reshape(5, 2) / scale + np.array(corner)
-    return tuple((float(x), float(y)) for x, y in points)
 
 
 def _close_up(

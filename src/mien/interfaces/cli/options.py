@@ -52,7 +52,7 @@ def add_face_options(parser: argparse.ArgumentParser) -> None:
         choices=("auto", "on", "off"),
         default="auto",
         help="level the eyes of faces before reading them: of those that lean far, of all, or of "
-        "none; yunet alone finds eyes (%(default)s)",
+        "none; yunet and libface find eyes (%(default)s)",
     )
 
 
