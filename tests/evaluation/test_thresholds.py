@@ -65,6 +65,11 @@ def test_a_class_that_is_right_less_often_is_not_silenced_for_it() -> None:
     assert thresholds[1] == 0.0
 
 
+def test_thresholds_are_written_with_three_digits() -> None:
+    thresholds = fit_thresholds(*readings(0, MANY, MANY > 0.69), accuracy=1.0)
+    assert str(thresholds[0].item()) == "0.69"
+
+
 def test_what_is_never_right_is_never_certain() -> None:
     data = joined(readings(0, MANY, MANY > 0.5), readings(1, MANY, np.zeros(len(MANY), bool)))
     assert fit_thresholds(*data)[1] == 1.0

@@ -24,7 +24,7 @@ LEAST_CERTAIN = 20
 CERTAIN_ACCURACY = 0.85
 """How often a reading that is not called uncertain has to be right."""
 
-_CONFIDENCES = np.linspace(0, 1, 1001)
+_CONFIDENCES = np.arange(1001) / 1000
 
 
 def fit_thresholds(
