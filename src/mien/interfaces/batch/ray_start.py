@@ -6,10 +6,8 @@ import inspect
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
-
-import ray._private.services
-import ray._raylet
 
 _HELPERS = (
     "DASHBOARD_AGENT_LISTEN_PORT_NAME",
@@ -34,12 +32,15 @@ def unhurried() -> Iterator[None]:
     before they are started. There is no public way to do so: with a version that does it otherwise
     nothing is changed, as with older ones, which settle the ports themselves.
     """
-    services: Any = ray._private.services
-    start = services.start_raylet
-    names = [getattr(ray._raylet, name, None) for name in _HELPERS]
+    services, raylet = _module("ray._private.services"), _module("ray._raylet")
+    start = getattr(services, "start_raylet", None)
+    names = [getattr(raylet, name, None) for name in _HELPERS]
+    persist = getattr(raylet, "persist_port", None)
+    if start is None or persist is None or None in names:
+        yield
+        return
     signature = inspect.signature(start)
-    persist = getattr(ray._raylet, "persist_port", None)
-    if persist is None or None in names or not signature.parameters.keys() >= _TAKEN:
+    if not signature.parameters.keys() >= _TAKEN:
         yield
         return
 
@@ -55,6 +56,14 @@ def unhurried() -> Iterator[None]:
         yield
     finally:
         services.start_raylet = start
+
+
+def _module(name: str) -> Any:
+    """Return a module of Ray's own, None where this version has it no more."""
+    try:
+        return import_module(name)
+    except ImportError:
+        return None
 
 
 def _free_port() -> int:
