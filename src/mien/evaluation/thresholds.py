@@ -24,6 +24,7 @@ LEAST_CERTAIN = 20
 CERTAIN_ACCURACY = 0.85
 """How often a reading that is not called uncertain has to be right."""
 
+_FOLDS = 5
 _CONFIDENCES = np.arange(1001) / 1000
 
 
@@ -51,16 +52,38 @@ def fit_thresholds(
     check_rows("probabilities", probabilities, labels)
     read = probabilities.argmax(axis=1)
     confidences, correct = probabilities.max(axis=1), read == labels
-    curves = np.tile(_chances(confidences, correct), (probabilities.shape[1], 1))
-    for label in range(len(curves)):
-        mine = read == label
-        if mine.sum() >= LEAST_READINGS:
-            curves[label] = _chances(confidences[mine], correct[mine])
+    curves = _curves(confidences, correct, read, probabilities.shape[1])
     # Looked up where the thresholds will lie, so that both see the same.
     places = np.searchsorted(_CONFIDENCES, confidences, side="right") - 1
     level = _lowest_level(curves[read, places], correct, accuracy)
+    # On the readings they were fitted on, curves are a little too good: they are to hold on
+    # others, too.
+    fresh = np.empty(len(read))
+    for part in np.array_split(np.random.default_rng(0).permutation(len(read)), _FOLDS):
+        rest = np.setdiff1d(np.arange(len(read)), part)
+        if len(part) and len(rest):
+            others = _curves(confidences[rest], correct[rest], read[rest], len(curves))
+            fresh[part] = others[read[part], places[part]]
+        else:
+            fresh[part] = curves[read[part], places[part]]
+    level = max(level, _lowest_level(fresh, correct, accuracy))
     certain_from = [np.searchsorted(curve, level) for curve in curves]
     return np.array([_CONFIDENCES[place] if place < 1001 else 1.0 for place in certain_from])
+
+
+def _curves(
+    confidences: npt.NDArray[np.float64],
+    correct: npt.NDArray[np.bool_],
+    read: npt.NDArray[np.int64],
+    classes: int,
+) -> npt.NDArray[np.float64]:
+    """Return the chances of each class, (classes, 1001)."""
+    curves = np.tile(_chances(confidences, correct), (classes, 1))
+    for label in range(classes):
+        mine = read == label
+        if mine.sum() >= LEAST_READINGS:
+            curves[label] = _chances(confidences[mine], correct[mine])
+    return curves
 
 
 def _chances(
