@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "images" / "sample.png"
 NAME = "mien-b0"
 SMALL = "mien-nano"
+SMALLEST = "mien-nano-int8"
 REFERENCE_ACCURACY = 0.6732
 LARGEST_BYTES = 25_000_000
 
@@ -53,6 +54,20 @@ def test_the_small_model_has_fewer_than_a_million_weights_and_the_same_contract(
     assert classifier.labels == large.labels
     assert classifier.manifest.config["model"]["backbone"] == "Nano"
     assert mien.load(SMALL, detector="haar").analyze(SAMPLE)
+
+
+def test_the_small_model_in_8_bits_reads_as_it_does_in_floats() -> None:
+    floats, small = Classifier.open(SMALL), Classifier.open(SMALLEST)
+    assert small.manifest.precision == "int8"
+    assert (small.manifest.name, small.manifest.version) == (SMALLEST, floats.manifest.version)
+    assert small.manifest.thresholds == floats.manifest.thresholds
+    as_floats, in_8_bits = (
+        mien.load(name, detector="haar").analyze(SAMPLE) for name in (SMALL, SMALLEST)
+    )
+    pairs = list(zip(as_floats, in_8_bits, strict=True))
+    assert len(pairs) == len(mien.EMOTIONS)
+    apart = [abs(one.scores[each] - two.scores[each]) for one, two in pairs for each in one.scores]
+    assert 0 < max(apart) < 0.1
 
 
 @pytest.mark.parametrize("detector", ["libface", "haar"])
