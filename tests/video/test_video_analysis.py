@@ -144,4 +144,6 @@ def test_the_shared_clip_turns_from_serious_to_happy(shared: Path) -> None:
     smoothed = [face.smoothed.emotion for face in faces if face.smoothed is not None]
     assert smoothed[-8:] == ["happy"] * 8
     assert smoothed[0] != "happy"
-    assert sum(one != other for one, other in pairwise(smoothed)) == 1
+    # Which serious emotion it is may change while there are few frames; happy comes once, for good.
+    happy = [emotion == "happy" for emotion in smoothed]
+    assert sum(one != other for one, other in pairwise(happy)) == 1
