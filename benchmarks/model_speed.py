@@ -265,7 +265,7 @@ def noise(count: int) -> npt.NDArray[np.uint8]:
 
 def _name(folder: str) -> str:
     manifest = Classifier.open(folder, threads=1).manifest
-    return manifest.name + (" int8" if manifest.precision == "int8" else "")
+    return manifest.name.removesuffix("-int8") + (" int8" if manifest.precision == "int8" else "")
 
 
 if __name__ == "__main__":
