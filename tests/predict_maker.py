@@ -1,4 +1,4 @@
-"""What a test gets of a run of `mien predict`."""
+"""What a test gets of a run of a command, as `mien predict`."""
 
 from __future__ import annotations
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
+
+from connection_maker import serving_connections
 
 _PAYLOAD = 96
 _SDP = (
@@ -61,33 +62,17 @@ def serving_rtsp(*clips: list[bytes]) -> Iterator[tuple[str, list[int]]]:
     Gives the address, and a list that grows with each connection. A connection is cut after its
     clip.
     """
-    connections: list[int] = []
-    ended = threading.Event()
+    left = list(clips)
 
-    def serve(server: socket.socket) -> None:
-        left = list(clips)
-        while not ended.is_set():
-            try:
-                client, _ = server.accept()
-            except TimeoutError:
-                continue
-            connections.append(len(connections))
-            with client, suppress(OSError):
-                client.settimeout(5)
-                if left and _answered(client):
-                    for packet in left.pop(0):
-                        client.sendall(b"$\0" + len(packet).to_bytes(2, "big") + packet)
-                        time.sleep(0.001)
+    def answer(client: socket.socket) -> None:
+        with suppress(OSError):
+            if left and _answered(client):
+                for packet in left.pop(0):
+                    client.sendall(b"$\0" + len(packet).to_bytes(2, "big") + packet)
+                    time.sleep(0.001)
 
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(0.05)
-        thread = threading.Thread(target=serve, args=(server,))
-        thread.start()
-        try:
-            yield f"rtsp://user:secret@127.0.0.1:{server.getsockname()[1]}/live", connections
-        finally:
-            ended.set()
-            thread.join()
+    with serving_connections(answer) as (port, connections):
+        yield f"rtsp://user:secret@127.0.0.1:{port}/live", connections
 
 
 def _answered(client: socket.socket) -> bool:

@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +18,9 @@ from head_maker import write_head_model
 from mien.inference.explain import METHODS
 from mien.interfaces.cli.explain import _METHODS
 from mien.interfaces.cli.main import main
+from predict_maker import Outcome
 
 pytest.importorskip("onnx")
-
-
-@dataclass
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 Explain = Callable[..., Outcome]

@@ -165,6 +165,13 @@ def test_a_folder_that_holds_a_run_is_refused(
     assert "holds a run already" in capsys.readouterr().err
 
 
+def go_to_a_run(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work where the recipe is, with a run of it begun in the folder "run"."""
+    monkeypatch.chdir(recipe.parent)
+    (recipe.parent / "run").mkdir()
+    (recipe.parent / "run" / "config.toml").write_text(recipe.read_text())
+
+
 @pytest.mark.parametrize("words", [["--resume", "run"], ["--config", "quick.toml"]])
 def test_without_keras_the_extra_is_named(
     words: list[str],
@@ -175,9 +182,7 @@ def test_without_keras_the_extra_is_named(
     def missing(_: object) -> None:
         raise MissingExtra("train", "training")
 
-    monkeypatch.chdir(recipe.parent)
-    (recipe.parent / "run").mkdir()
-    (recipe.parent / "run" / "config.toml").write_text(recipe.read_text())
+    go_to_a_run(recipe, monkeypatch)
     monkeypatch.setattr(trainer, "check_installed", missing)
     assert main(["train", *words]) == 2
     err = capsys.readouterr().err
@@ -257,9 +262,7 @@ def test_without_ray_the_extra_is_named(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.chdir(recipe.parent)
-    (recipe.parent / "run").mkdir()
-    (recipe.parent / "run" / "config.toml").write_text(recipe.read_text())
+    go_to_a_run(recipe, monkeypatch)
     monkeypatch.setitem(sys.modules, "ray", None)
     for module in ("mien.interfaces.batch.ray_cluster", "mien.training.ray_training"):
         monkeypatch.delitem(sys.modules, module, raising=False)

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import predict_maker
 from mien.interfaces.cli.inputs import is_single
-from mien.interfaces.cli.main import main
 from mien.interfaces.cli.urls import is_video_address
 from web_maker import Answer, Server, reply, serving
 
@@ -41,18 +41,12 @@ def server(answers: dict[str, Answer]) -> Iterator[Server]:
 
 
 @pytest.fixture
-def predict(
-    tiny_model: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Predict:
-    monkeypatch.chdir(tmp_path)
+def predict(predict: predict_maker.Predict) -> Predict:
+    """Run `mien predict` as the other tests do, and take its JSON lines apart."""
 
     def run(*words: str) -> tuple[int, str, str]:
-        settings = ["--model", str(tiny_model), "--detector", "none", "--format", "jsonl"]
-        code = main(["predict", *words, *settings])
-        return (code, *capsys.readouterr())
+        done = predict(*words, "--format", "jsonl")
+        return done.code, done.out, done.err
 
     return run
 

@@ -3,9 +3,8 @@ from __future__ import annotations
 import io
 import logging
 import socket
-import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from itertools import count, islice, pairwise
 
 import cv2
@@ -13,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from connection_maker import serving_connections
 from mien.core.errors import InputError
 from mien.video import live, opening
 from mien.video.analysis import frames_of
@@ -41,47 +41,30 @@ def _stream_bytes(frames: int = 75) -> bytes:
 
 
 @contextmanager
-def _serving(*answers: bytes | None, silent: bool = False) -> Iterator[tuple[str, list[float]]]:
+def _serving(*answers: bytes | None, silent: bool = False) -> Iterator[tuple[str, list[int]]]:
     """Serve one answer a connection on loopback, then nothing; None refuses that one.
 
     Gives the address, and a list that grows by one with each connection. With ``silent``, the first
     connection is not ended after its answer: no more comes.
     """
     kept: list[socket.socket] = []
-    connections: list[float] = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(0.05)
-        ended = threading.Event()
+    left = list(answers)
 
-        def serve() -> None:
-            left = list(answers)
-            while not ended.is_set():
-                try:
-                    client, _ = server.accept()
-                except TimeoutError:
-                    continue
-                if silent and not kept:
-                    kept.append(client.dup())
-                with client:
-                    connections.append(len(connections))
-                    answer = left.pop(0) if left else None
-                    if answer is not None:
-                        client.settimeout(5)
-                        client.recv(4096)
-                        try:
-                            client.sendall(_HEAD + answer)
-                        except OSError:  # the other side has seen enough
-                            continue
+    def answer(client: socket.socket) -> None:
+        if silent and not kept:
+            kept.append(client.dup())
+        content = left.pop(0) if left else None
+        if content is not None:
+            client.recv(4096)
+            with suppress(OSError):  # the other side has seen enough
+                client.sendall(_HEAD + content)
 
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.getsockname()[1]}/live.ts", connections
-        finally:
-            ended.set()
-            thread.join()
-            for client in kept:
-                client.close()
+    try:
+        with serving_connections(answer) as (port, connections):
+            yield f"http://127.0.0.1:{port}/live.ts", connections
+    finally:
+        for client in kept:
+            client.close()
 
 
 class _Clock:

@@ -58,17 +58,15 @@ def fit_thresholds(
     level = _lowest_level(curves[read, places], correct, accuracy)
     # On the readings they were fitted on, curves are a little too good: they are to hold on
     # others, too.
-    fresh = np.empty(len(read))
+    fresh = curves[read, places]
     for part in np.array_split(np.random.default_rng(0).permutation(len(read)), _FOLDS):
         rest = np.setdiff1d(np.arange(len(read)), part)
-        if len(part) and len(rest):
+        if len(rest):
             others = _curves(confidences[rest], correct[rest], read[rest], len(curves))
             fresh[part] = others[read[part], places[part]]
-        else:
-            fresh[part] = curves[read[part], places[part]]
     level = max(level, _lowest_level(fresh, correct, accuracy))
-    certain_from = [np.searchsorted(curve, level) for curve in curves]
-    return np.array([_CONFIDENCES[place] if place < 1001 else 1.0 for place in certain_from])
+    certain_from = np.array([np.searchsorted(curve, level) for curve in curves])
+    return np.asarray(_CONFIDENCES[np.minimum(certain_from, len(_CONFIDENCES) - 1)], np.float64)
 
 
 def _curves(

@@ -12,9 +12,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from mien.core.emotions import EMOTIONS
 from mien.core.errors import MissingExtra
-
-Floats = npt.NDArray[np.float32]
+from mien.training.augmentation import Floats
 
 _INVERSE_PENALTY = 0.3
 _STEPS = 2000
@@ -39,7 +39,6 @@ def vote_evidence(counts: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) 
         from sklearn.linear_model import LogisticRegression
     except ImportError as error:
         raise MissingExtra("train", "learning from FER+ votes") from error
-    from mien.core.emotions import EMOTIONS
 
     evidence = np.zeros((len(labels), len(EMOTIONS)), np.float32)
     voted = counts.any(axis=1)

@@ -26,13 +26,13 @@ from mien.core.errors import MissingExtra, ModelError, UsageError
 from mien.core.manifest import (
     INPUT_CONTRACT,
     MODEL_NAME,
-    OUTPUT_CONTRACT,
     ModelFile,
     load_manifest,
     write_manifest,
 )
 from mien.core.temperature import softmax
 from mien.training.model_folder import check_target, move_in, staging
+from mien.training.teachers import open_onnx
 
 if TYPE_CHECKING:
     from mien.data.dataset import Split
@@ -136,14 +136,7 @@ def _quantise_best(
 
 
 def _probabilities(path: Path, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    logits = [
-        session.run([OUTPUT_CONTRACT["logits"]], {INPUT_CONTRACT["name"]: images[start:][:_BATCH]})
-        for start in range(0, len(images), _BATCH)
-    ]
-    return softmax(np.concatenate([batch for (batch,) in logits]).astype(np.float64))
+    return softmax(open_onnx(path, batch=_BATCH)(images).astype(np.float64))
 
 
 def quantise(

@@ -98,7 +98,7 @@ def open_teacher(teacher: Teacher, *, batch: int, threads: int = 0) -> Network:
         raise teacher.missing()
     if teacher.file.suffix == ".keras":
         return _open_keras(teacher.file, batch)
-    return _open_onnx(teacher.file, batch, threads)
+    return open_onnx(teacher.file, batch=batch, threads=threads)
 
 
 def _open_keras(path: Path, batch: int) -> Network:
@@ -121,7 +121,8 @@ def _open_keras(path: Path, batch: int) -> Network:
     return _in_batches(logits, batch)
 
 
-def _open_onnx(path: Path, batch: int, threads: int) -> Network:
+def open_onnx(path: Path, *, batch: int, threads: int = 0) -> Network:
+    """Open an exported network; arguments and errors as `open_teacher`."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -9,7 +9,7 @@ from mien.core.errors import UsageError
 from mien.interfaces.batch.loading import RecognizerOptions
 
 ENGINES: tuple[str, ...] = ("local", "ray")
-"""Where ``--engine`` lets images be read: on this machine, or on a Ray cluster."""
+"""Where ``--engine`` lets the work be done: on this machine, or on a Ray cluster."""
 
 
 def add_recognizer_options(parser: argparse.ArgumentParser, *, crops: str) -> None:
@@ -116,13 +116,23 @@ def add_batch_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="faces that go through the network at once (%(default)s)",
     )
-    many.add_argument(
+    add_engine_options(many, on_ray="over the machines of a Ray cluster")
+
+
+def add_engine_options(group: argparse._ArgumentGroup, *, on_ray: str) -> None:
+    """Add ``--engine`` and ``--address``.
+
+    Args:
+        group: of the command's options.
+        on_ray: what ``--engine ray`` does, as "over the machines of a Ray cluster".
+    """
+    group.add_argument(
         "--engine",
         choices=ENGINES,
         default=ENGINES[0],
-        help="local, or ray: over the machines of a Ray cluster (%(default)s)",
+        help=f"local, or ray: {on_ray} (%(default)s)",
     )
-    many.add_argument(
+    group.add_argument(
         "--address",
         metavar="HOST:PORT",
         help="the cluster of --engine ray; without it, one is started on this machine",

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 from mien.core.progress import format_duration
+from mien.interfaces.cli.options import add_engine_options
 
 if TYPE_CHECKING:
     from mien.training.config import Config
     from mien.training.run_folder import RunFolder
 
 OUTPUTS = Path("outputs")
-ENGINES = ("local", "ray")
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -56,22 +56,12 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _add_engine_options(parser: argparse.ArgumentParser) -> None:
     several = parser.add_argument_group("several processes or machines")
-    several.add_argument(
-        "--engine",
-        choices=ENGINES,
-        default=ENGINES[0],
-        help="local, or ray: each batch split over the workers of a Ray cluster (%(default)s)",
-    )
+    add_engine_options(several, on_ray="each batch split over the workers of a Ray cluster")
     several.add_argument(
         "--workers",
         type=int,
         metavar="N",
         help="processes of --engine ray (one for each machine of the cluster)",
-    )
-    several.add_argument(
-        "--address",
-        metavar="HOST:PORT",
-        help="the cluster of --engine ray; without it, one is started on this machine",
     )
 
 
