@@ -39,6 +39,16 @@ def test_the_report_and_the_samples_are_what_the_classifier_gives(
     assert (report.tta, report.seed) == (tta, 4)
 
 
+def test_readings_are_certain_by_the_thresholds_of_the_model(tiny_model: Path) -> None:
+    classifier = Classifier.open(tiny_model)
+    split = make_tiny_split("val", per_class=3)
+    thresholds = dict.fromkeys(classifier.labels, 0.0)
+    for given, share in ((thresholds, 1.0), ({}, None)):
+        classifier.manifest = dataclasses.replace(classifier.manifest, thresholds=given)
+        certain = evaluate_model(classifier, split, quiet=True)[0].evaluation.all.certain
+        assert (certain and certain.share) == share
+
+
 def test_clean_images_have_no_copy_in_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,10 +18,12 @@ from report_maker import MODEL, make_report, make_samples, renamed
 
 @pytest.mark.parametrize("classes", [7, 3])
 @pytest.mark.parametrize("clean", [True, False])
+@pytest.mark.parametrize("threshold", [None, 0.6, 1.0])
 def test_a_report_read_back_equals_the_one_that_was_written(
-    tmp_path: Path, classes: int, clean: bool
+    tmp_path: Path, classes: int, clean: bool, threshold: float | None
 ) -> None:
-    report = make_report(clean=clean, samples=make_samples(classes=classes))
+    samples = make_samples(classes=classes)
+    report = make_report(clean=clean, threshold=threshold, samples=samples)
     write_report_json(report, tmp_path / "report.json")
     assert read_report_json(tmp_path / "report.json") == report
 
@@ -54,6 +56,7 @@ def test_the_text_report_holds_the_numbers() -> None:
     report = make_report()
     every, clean = report.evaluation.all, report.evaluation.clean
     assert clean is not None
+    assert every.certain is not None
     text = render_text(report, [make_report("val"), report])
     for part in (
         "Evaluation of little 1.2.3 on test\n===",
@@ -66,6 +69,7 @@ def test_the_text_report_holds_the_numbers() -> None:
         f"{100 * every.macro_f1:.2f} %",
         f"{100 * every.balanced_accuracy:.2f} %",
         f"{every.loss:.4f}",
+        f"{100 * every.certain.share:.2f} %",
         "Accuracy of each emotion\n---",
         "Classification report\n---",
         "Confusion matrix\n---",
@@ -108,6 +112,29 @@ def test_the_results_table_has_a_row_for_all_and_one_for_clean_images() -> None:
         ["test, clean 112", "yes"],
     ]
     assert all(len(row) == len(header) for row in rows)
+
+
+def test_the_tables_say_which_readings_are_certain_and_how_often_these_are_right() -> None:
+    report = make_report(clean=False)
+    certain = report.evaluation.all.certain
+    assert certain is not None
+    assert certain.accuracy is not None
+    assert certain.accuracy > report.evaluation.all.accuracy
+    _, rows = results_table([report, make_report("val", clean=False, threshold=None)])
+    shares = [f"{100 * certain.share:.1f} %", f"{100 * certain.accuracy:.1f} %"]
+    assert [row[-2:] for row in rows] == [shares, ["-", "-"]]
+    assert "certain readings" not in render_text(make_report(threshold=None))
+
+
+def test_a_report_from_before_certain_readings_were_counted_can_be_read(tmp_path: Path) -> None:
+    report = make_report(threshold=None)
+    path = tmp_path / "test.json"
+    write_report_json(report, path)
+    content = json.loads(path.read_text())
+    for part in ("all", "clean"):
+        del content[part]["certain"]
+    path.write_text(json.dumps(content))
+    assert read_report_json(path) == report
 
 
 def test_versions_name_python_and_the_packages() -> None:

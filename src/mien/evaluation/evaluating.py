@@ -74,14 +74,22 @@ def evaluate_model(
         label=f"evaluating {split.name}",
         quiet=quiet,
     )
+    manifest, labels = classifier.manifest, classifier.labels
+    thresholds = np.array([manifest.threshold(label) for label in labels])
     report = Report(
-        model=classifier.manifest.info,
+        model=manifest.info,
         data="",
         split=split.name,
         tta=tta,
-        evaluation=evaluate(probabilities, split.labels, clean=clean, classes=classifier.labels),
+        evaluation=evaluate(
+            probabilities,
+            split.labels,
+            clean=clean,
+            classes=labels,
+            thresholds=thresholds if manifest.thresholds else None,
+        ),
         seed=seed,
         skipped=len(split.skipped),
         versions=versions(),
     )
-    return report, Samples(split.images, split.labels, probabilities, classifier.labels)
+    return report, Samples(split.images, split.labels, probabilities, labels)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -25,21 +24,12 @@ import numpy.typing as npt
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import UsageError
 from mien.evaluation.calibration import Calibration, calibrate
+from mien.evaluation.certain import CertainReadings, certain_readings
 from mien.evaluation.extra import train_extra
-
-Z_95 = 1.959963984540054
-"""The standard normal's 97.5 % point."""
+from mien.evaluation.intervals import Interval, wilson_interval
 
 SMALLEST_PROBABILITY = 1e-7
 """Probabilities are raised to this before the logarithm of the loss, as Keras does."""
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A 95 % interval of a share, both ends 0-1."""
-
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -85,6 +75,7 @@ class Metrics:
         confusion_rates: the same, each row divided by its sum; None for a row without images.
         calibration: whether confidences can be trusted.
         absent: emotions without any image.
+        certain: the readings that are not uncertain; None for a model without thresholds.
     """
 
     count: int
@@ -100,6 +91,7 @@ class Metrics:
     confusion_rates: tuple[tuple[float, ...] | None, ...]
     calibration: Calibration
     absent: tuple[str, ...]
+    certain: CertainReadings | None = None
 
     @property
     def macro_f1(self) -> float:
@@ -126,35 +118,13 @@ class Evaluation:
         return {"all": self.all.to_dict(), "clean": clean}
 
 
-def wilson_interval(correct: int, count: int, *, z: float = Z_95) -> Interval:
-    """Return Wilson's score interval of the share ``correct / count``.
-
-    Args:
-        correct: 0 to ``count``.
-        count: at least 1.
-        z: the standard normal's quantile; 1.96 gives 95 %.
-
-    Raises:
-        UsageError: if ``count`` is 0 or ``correct`` out of its range.
-    """
-    if count < 1 or not 0 <= correct <= count:
-        raise UsageError(f"expected 0 <= correct <= count and count >= 1, got {correct}/{count}")
-    share = correct / count
-    spread = z * sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    centre = share + z * z / (2 * count)
-    scale = 1 + z * z / count
-    # The share itself always lies inside; rounding must not push an end past it or past 0 and 1.
-    low = min(share, max(0.0, (centre - spread) / scale))
-    high = max(share, min(1.0, (centre + spread) / scale))
-    return Interval(low, high)
-
-
 def evaluate(
     probabilities: npt.NDArray[np.floating[Any]],
     labels: npt.NDArray[np.int64],
     *,
     clean: npt.NDArray[np.bool_] | None = None,
     classes: Sequence[str] = EMOTIONS,
+    thresholds: npt.NDArray[np.float64] | None = None,
 ) -> Evaluation:
     """Measure on all images and on the clean ones.
 
@@ -163,18 +133,22 @@ def evaluate(
         labels: (N,), indices into ``classes``.
         clean: (N,), True for an image without a pixel-identical copy in Training; None if unknown.
         classes: their names.
+        thresholds: (classes,), below which a reading is uncertain; None where the model has none.
 
     Raises:
         UsageError: if the arrays do not fit together (see `measure`).
     """
+    every = measure(probabilities, labels, classes=classes, thresholds=thresholds)
     if clean is None:
-        return Evaluation(measure(probabilities, labels, classes=classes))
+        return Evaluation(every)
     if clean.shape != labels.shape:
         raise UsageError(f"expected a clean mask of shape {labels.shape}, got {clean.shape}")
     chosen = None
     if clean.any():
-        chosen = measure(probabilities[clean], labels[clean], classes=classes)
-    return Evaluation(measure(probabilities, labels, classes=classes), chosen)
+        chosen = measure(
+            probabilities[clean], labels[clean], classes=classes, thresholds=thresholds
+        )
+    return Evaluation(every, chosen)
 
 
 def measure(
@@ -182,8 +156,9 @@ def measure(
     labels: npt.NDArray[np.int64],
     *,
     classes: Sequence[str] = EMOTIONS,
+    thresholds: npt.NDArray[np.float64] | None = None,
 ) -> Metrics:
-    """Compare probabilities (N, classes) with labels (N,).
+    """Compare probabilities (N, classes) with labels (N,); thresholds as in `evaluate`.
 
     Raises:
         UsageError: if N is 0, shapes differ, a label is no class, or rows are no probabilities.
@@ -217,6 +192,7 @@ def measure(
         ),
         calibration=calibrate(rows.max(axis=1), correct),
         absent=tuple(entry.emotion for entry in entries if not entry.support),
+        certain=None if thresholds is None else certain_readings(rows, correct, thresholds),
     )
 
 

@@ -14,7 +14,9 @@ from mien.core.errors import DataError, UsageError
 from mien.core.files import write_atomically
 from mien.core.results import ModelInfo
 from mien.evaluation.calibration import Calibration, CalibrationBin
-from mien.evaluation.metrics import Averages, ClassMetrics, Evaluation, Interval, Metrics
+from mien.evaluation.certain import CertainReadings
+from mien.evaluation.intervals import Interval
+from mien.evaluation.metrics import Averages, ClassMetrics, Evaluation, Metrics
 
 SCHEMA = "mien-report/1"
 
@@ -178,11 +180,18 @@ def _metrics(content: Mapping[str, Any]) -> Metrics:
             tuple(CalibrationBin(**entry) for entry in calibration["bins"]),
         ),
         absent=tuple(content["absent"]),
+        certain=_certain(content.get("certain")),
     )
+
+
+def _certain(content: Mapping[str, Any] | None) -> CertainReadings | None:
+    return None if content is None else CertainReadings(**_with_interval(content))
 
 
 def _class(content: Mapping[str, Any]) -> ClassMetrics:
+    return ClassMetrics(**_with_interval(content))
+
+
+def _with_interval(content: Mapping[str, Any]) -> dict[str, Any]:
     interval = content["accuracy_interval"]
-    return ClassMetrics(
-        **{**content, "accuracy_interval": None if interval is None else Interval(**interval)}
-    )
+    return {**content, "accuracy_interval": None if interval is None else Interval(**interval)}

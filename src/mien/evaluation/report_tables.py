@@ -24,6 +24,11 @@ def summary_table(report: Report) -> Table:
         "calibration error": [percent(m.calibration.error) for _, m in sets],
         "mean confidence": [percent(m.calibration.confidence) for _, m in sets],
     }
+    certain = [m.certain for _, m in sets if m.certain is not None]
+    if certain:
+        lines["certain readings"] = [percent(readings.share) for readings in certain]
+        lines["right of these"] = [percent(readings.accuracy) for readings in certain]
+        lines["its 95 % interval"] = [percent_range(each.accuracy_interval) for each in certain]
     return ["", *(name for name, _ in sets)], [[name, *cells] for name, cells in lines.items()]
 
 
@@ -109,12 +114,20 @@ def results_table(reports: Sequence[Report]) -> Table:
             percent(metrics.macro_f1),
             percent(metrics.balanced_accuracy),
             percent(metrics.calibration.error, digits=1),
+            *_certain_cells(metrics),
         ]
         for report in reports
         for name, metrics in named_sets(report)
     ]
     header = ["images", "TTA", "accuracy", "95 % interval", "macro-F1", "balanced accuracy"]
-    return [*header, "calibration error"], rows
+    return [*header, "calibration error", "certain", "right of these"], rows
+
+
+def _certain_cells(metrics: Metrics) -> list[str]:
+    if metrics.certain is None:
+        return [NOTHING, NOTHING]
+    share, accuracy = metrics.certain.share, metrics.certain.accuracy
+    return [percent(share, digits=1), percent(accuracy, digits=1)]
 
 
 def named_sets(report: Report) -> Iterator[tuple[str, Metrics]]:

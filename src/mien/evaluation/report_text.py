@@ -20,10 +20,12 @@ from mien.evaluation.tables import markdown_table, text_table
 
 CLEAN_NOTE = "Clean images are those without a pixel-identical copy in Training."
 INTERVAL_NOTE = "Intervals are Wilson's, at 95 %."
+CERTAIN_NOTE = "Certain readings are those that are not called uncertain."
 _NOTES = (
     f"{CLEAN_NOTE} {INTERVAL_NOTE} An emotion's accuracy is the share of its images that is read "
     "right. Averages are over the emotions that have images. The calibration error is the mean "
-    "distance between confidence and accuracy, over 15 bins of equal width."
+    "distance between confidence and accuracy, over 15 bins of equal width. "
+    f"{CERTAIN_NOTE}"
 )
 _WIDTH = 100
 

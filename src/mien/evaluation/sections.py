@@ -17,7 +17,7 @@ from mien.core.errors import InputError
 from mien.core.files import write_atomically
 from mien.evaluation.report import Report
 from mien.evaluation.report_tables import class_table, confusion_table, results_table
-from mien.evaluation.report_text import CLEAN_NOTE, INTERVAL_NOTE, title
+from mien.evaluation.report_text import CERTAIN_NOTE, CLEAN_NOTE, INTERVAL_NOTE, title
 from mien.evaluation.tables import markdown_table
 
 _BEGIN = re.compile(r"^<!-- figures:begin ([\w-]+) -->[ \t]*$", re.MULTILINE)
@@ -85,7 +85,7 @@ def render_sections(reports: Sequence[Report]) -> dict[str, str]:
         "results": (
             f"{markdown_table(*results_table(reports))}\n\n"
             f"{model.name} {model.version}, SHA-256 `{model.sha256[:12]}…`. "
-            f"{CLEAN_NOTE} {INTERVAL_NOTE} TTA: test-time augmentation."
+            f"{CLEAN_NOTE} {INTERVAL_NOTE} {CERTAIN_NOTE} TTA: test-time augmentation."
         ),
         "per-class": (
             f"{title(chosen)}:\n\n{markdown_table(*class_table(chosen))}\n\n{INTERVAL_NOTE}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mien.evaluation.metrics import Interval
+from mien.evaluation.intervals import Interval
 
 NOTHING = "-"
 """What stands where there is no value."""
