@@ -12,7 +12,8 @@ import pytest
 
 from mien.core.emotions import EMOTIONS
 from mien.core.faces import FACE_SIZE
-from mien.core.manifest import MODEL_NAME, Manifest, ModelFile, write_manifest
+from mien.core.manifest import Manifest, ModelFile, write_manifest
+from mien.core.models import MODEL_NAME
 
 _SHARED = Path(
     os.environ.get("MIEN_SHARED", Path(__file__).resolve().parent.parent.parent / "shared")

@@ -9,7 +9,8 @@ import numpy as np
 
 from mien.core.emotions import EMOTIONS
 from mien.core.faces import FACE_SIZE
-from mien.core.manifest import MODEL_NAME, Manifest, ModelFile, write_manifest
+from mien.core.manifest import Manifest, ModelFile, write_manifest
+from mien.core.models import MODEL_NAME
 
 CELLS, CHANNELS, UNITS = 3, 5, 16
 EPSILON = 0.01

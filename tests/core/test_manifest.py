@@ -6,19 +6,10 @@ from typing import Any
 
 import pytest
 
-from mien.core import manifest as manifests
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import ModelError
-from mien.core.manifest import (
-    MANIFEST_NAME,
-    MODEL_NAME,
-    Manifest,
-    ModelFile,
-    bundled_models,
-    find_model,
-    load_manifest,
-    write_manifest,
-)
+from mien.core.manifest import Manifest, ModelFile, load_manifest, write_manifest
+from mien.core.models import MANIFEST_NAME, MODEL_NAME
 from mien.core.temperature import Temperature
 
 
@@ -161,28 +152,6 @@ def test_a_model_with_classes_of_its_own_is_taken_where_asked_for(folder: Path) 
     with pytest.raises(ModelError, match="calm, tense"):
         load_manifest(folder)
     assert load_manifest(folder, labels=None).labels == ("calm", "tense")
-
-
-def test_a_folder_is_found_by_its_path(folder: Path) -> None:
-    assert find_model(folder) == folder
-    assert find_model(str(folder)) == folder
-
-
-def test_a_bundled_model_is_found_by_its_name(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(manifests, "_MODELS_FOLDER", folder.parent)
-    assert folder.name in bundled_models()
-    assert find_model(folder.name) == folder
-
-
-def test_an_unknown_model_is_refused_with_the_known_ones(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(manifests, "_MODELS_FOLDER", folder.parent)
-    with pytest.raises(ModelError, match=folder.name) as error:
-        find_model("mien-b9")
-    assert "mien-b9" in _one_line(error)
 
 
 def test_a_manifest_of_before_has_one_temperature_no_bias_and_float32(folder: Path) -> None:

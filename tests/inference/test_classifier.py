@@ -16,7 +16,8 @@ from hypothesis.extra import numpy as arrays
 
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import ModelError, UsageError
-from mien.core.manifest import MODEL_NAME, ModelFile, load_manifest, write_manifest
+from mien.core.manifest import ModelFile, load_manifest, write_manifest
+from mien.core.models import MODEL_NAME
 from mien.core.temperature import softmax
 from mien.inference.augmentation import SHIFTS, VIEWS, augmented_views, shifted
 from mien.inference.classifier import Classifier

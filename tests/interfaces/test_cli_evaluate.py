@@ -13,7 +13,7 @@ from PIL import Image
 from data_maker import make_tiny_split, write_tiny_dataset
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import EXIT_DONE, EXIT_INPUT, EXIT_MODEL, EXIT_PARTIAL, EXIT_USAGE
-from mien.core.manifest import MANIFEST_NAME
+from mien.core.models import MANIFEST_NAME
 from mien.interfaces.cli import evaluate, evaluate_pictures, inputs
 from mien.interfaces.cli.inputs import Input
 from mien.interfaces.cli.main import main

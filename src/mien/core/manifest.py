@@ -1,4 +1,4 @@
-"""The manifest that travels with a model's weights, and finding a model.
+"""The manifest that travels with a model's weights.
 
 A model is a folder with ``manifest.json`` and the ONNX file it names. Inference reads nothing else:
 labels, input contract, temperature, thresholds and hash are all in the manifest.
@@ -17,12 +17,11 @@ from mien.core.emotions import EMOTIONS
 from mien.core.errors import ModelError
 from mien.core.faces import FACE_SIZE
 from mien.core.files import sha256_of, write_atomically
+from mien.core.models import MANIFEST_NAME, MODEL_NAME
 from mien.core.results import ModelInfo
 from mien.core.temperature import Temperature
 
 MANIFEST_SCHEMA = "mien-model/1"
-MANIFEST_NAME = "manifest.json"
-MODEL_NAME = "model.onnx"
 PRECISIONS: tuple[str, ...] = ("float32", "int8")
 """In which a network may compute."""
 
@@ -37,8 +36,6 @@ INPUT_CONTRACT: Mapping[str, Any] = {
 
 OUTPUT_CONTRACT: Mapping[str, str] = {"logits": "logits", "features": "features"}
 """What every model gives: logits (N, classes), and its last feature map (N, h, w, C)."""
-
-_MODELS_FOLDER = Path(__file__).resolve().parent.parent / "models"
 
 
 @dataclass(frozen=True)
@@ -210,33 +207,6 @@ def load_manifest(folder: Path, *, labels: Sequence[str] | None = EMOTIONS) -> M
         )
     _check_file(folder / manifest.file.name, manifest.file)
     return manifest
-
-
-def bundled_models() -> tuple[str, ...]:
-    """Return the names of the models that come with the package."""
-    return tuple(sorted(path.parent.name for path in _MODELS_FOLDER.glob(f"*/{MANIFEST_NAME}")))
-
-
-def find_model(name_or_path: str | Path) -> Path:
-    """Return a model's folder.
-
-    Args:
-        name_or_path: the name of a bundled model (it comes first), or a model's folder.
-
-    Raises:
-        ModelError: if there is no such model; the message lists the bundled ones.
-    """
-    names = bundled_models()
-    if str(name_or_path) in names:
-        return _MODELS_FOLDER / str(name_or_path)
-    folder = Path(name_or_path)
-    if folder.is_dir():
-        return folder
-    known = ", ".join(names) or "none"
-    raise ModelError(
-        f"no model {str(name_or_path)!r}: expected a folder with {MANIFEST_NAME} "
-        f"or the name of a bundled model ({known})"
-    )
 
 
 def _check_file(path: Path, expected: ModelFile) -> None:

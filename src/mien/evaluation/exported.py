@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mien.core.errors import ModelError
-from mien.core.manifest import MANIFEST_NAME, bundled_models
+from mien.core.models import MANIFEST_NAME, bundled_models
 
 OUTPUTS = Path("outputs")
 

@@ -14,17 +14,11 @@ import onnxruntime
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import ModelError, UsageError
 from mien.core.faces import FACE_SIZE
-from mien.core.manifest import (
-    INPUT_CONTRACT,
-    OUTPUT_CONTRACT,
-    Manifest,
-    find_model,
-    load_manifest,
-)
+from mien.core.manifest import INPUT_CONTRACT, OUTPUT_CONTRACT, Manifest, load_manifest
+from mien.core.models import DEFAULT_MODEL, find_model
 from mien.core.temperature import Temperature, log_of_mean
 from mien.inference.augmentation import augmented_views
 
-DEFAULT_MODEL = "mien-b0"
 BATCH_SIZE = 64
 """Faces that go through the network at once unless said otherwise."""
 

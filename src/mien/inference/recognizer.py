@@ -17,9 +17,10 @@ from mien.core.errors import (
 )
 from mien.core.faces import FACE_SIZE
 from mien.core.images import ImageSource, source_name
+from mien.core.models import DEFAULT_MODEL
 from mien.core.results import Face, ModelInfo, Result
 from mien.inference.choice import FaceChoice
-from mien.inference.classifier import BATCH_SIZE, DEFAULT_MODEL, Classifier
+from mien.inference.classifier import BATCH_SIZE, Classifier
 from mien.inference.detectors import Detection, Detector, load_detector
 from mien.inference.image_lists import is_one_image, named, standard_faces
 from mien.inference.quality import quality_of

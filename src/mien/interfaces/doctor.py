@@ -25,6 +25,7 @@ from urllib.request import url2pathname
 from mien import __version__
 from mien.core.cache import cache_folder
 from mien.core.errors import MienError, ModelError
+from mien.core.models import DEFAULT_MODEL
 
 STATES: tuple[str, ...] = ("ok", "-", "bad")
 """It works; it is not there and need not be; it is broken or missing, and needed."""
@@ -65,7 +66,7 @@ class Finding:
         }
 
 
-def examine(model: str = "mien-b0") -> list[Finding]:
+def examine(model: str = DEFAULT_MODEL) -> list[Finding]:
     """Look over everything that reading emotions takes. The network is not used, nothing is kept.
 
     Args:
@@ -197,7 +198,7 @@ def _bundled_mend() -> str:
 
 # ---------------------------------------------------------------- models
 def _models(needed: str) -> Iterator[Finding]:
-    from mien.core.manifest import MANIFEST_NAME, bundled_models, find_model
+    from mien.core.models import MANIFEST_NAME, bundled_models, find_model
 
     folders: dict[str, Path] = {name: find_model(name) for name in bundled_models()}
     for pattern in (f"*/{MANIFEST_NAME}", f"models/*/{MANIFEST_NAME}"):
@@ -209,7 +210,7 @@ def _models(needed: str) -> Iterator[Finding]:
     try:
         yield _model(needed, find_model(needed), needed=True)
     except ModelError as error:
-        bundled = needed == "mien-b0"
+        bundled = needed == DEFAULT_MODEL
         mend = _bundled_mend() if bundled else _EXPORT
         yield Finding("models", needed, "bad", _line(error), mend)
 

@@ -23,7 +23,8 @@ import numpy.typing as npt
 
 from mien.core.errors import InputError, MissingExtra, ModelError, UsageError
 from mien.core.faces import FACE_SIZE
-from mien.core.manifest import MODEL_NAME, Manifest, ModelFile, write_manifest
+from mien.core.manifest import Manifest, ModelFile, write_manifest
+from mien.core.models import MODEL_NAME
 from mien.training import run_folder
 from mien.training.backend import stderr_held_back
 from mien.training.config import Config, load_config

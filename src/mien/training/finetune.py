@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from mien.core.errors import DataError, InputError, ModelError, OutputError
-from mien.core.manifest import Manifest, find_model, load_manifest, write_manifest
+from mien.core.manifest import Manifest, load_manifest, write_manifest
+from mien.core.models import find_model
 from mien.data import array_cache
 from mien.data.class_names import label_for
 from mien.data.dataset import Split

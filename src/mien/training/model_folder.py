@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mien.core.errors import OutputError, UsageError
-from mien.core.manifest import MANIFEST_NAME, MODEL_NAME
+from mien.core.models import MANIFEST_NAME, MODEL_NAME
 
 
 def check_target(target: Path) -> None:

@@ -23,13 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.errors import MissingExtra, ModelError, UsageError
-from mien.core.manifest import (
-    INPUT_CONTRACT,
-    MODEL_NAME,
-    ModelFile,
-    load_manifest,
-    write_manifest,
-)
+from mien.core.manifest import INPUT_CONTRACT, ModelFile, load_manifest, write_manifest
+from mien.core.models import MODEL_NAME
 from mien.core.temperature import softmax
 from mien.training.model_folder import check_target, move_in, staging
 from mien.training.teachers import open_onnx

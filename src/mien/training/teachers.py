@@ -16,13 +16,8 @@ import numpy as np
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import ModelError
 from mien.core.files import sha256_of
-from mien.core.manifest import (
-    INPUT_CONTRACT,
-    MANIFEST_NAME,
-    OUTPUT_CONTRACT,
-    find_model,
-    load_manifest,
-)
+from mien.core.manifest import INPUT_CONTRACT, OUTPUT_CONTRACT, load_manifest
+from mien.core.models import MANIFEST_NAME, find_model
 from mien.training.augmentation import Faces, Floats
 from mien.training.model import load_keras_model
 from mien.training.run_folder import RunFolder

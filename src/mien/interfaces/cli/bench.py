@@ -54,7 +54,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _run(args: argparse.Namespace) -> int:
     from mien import __version__
-    from mien.core.manifest import bundled_models
+    from mien.core.models import bundled_models
     from mien.core.progress import Progress
     from mien.inference.speed import BATCH_SIZES, core_count, machine, time_model
 

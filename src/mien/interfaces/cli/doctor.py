@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mien.core.errors import EXIT_DONE, MienError, ModelError
+from mien.core.models import DEFAULT_MODEL
 from mien.interfaces.cli.output import json_text, printable, table_text, write_stdout
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     parser.add_argument(
         "--model",
-        default="mien-b0",
+        default=DEFAULT_MODEL,
         help="the model that has to work: a bundled one's name, or a folder (%(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mien.core.errors import EXIT_DONE, UsageError
+from mien.core.models import DEFAULT_MODEL
 from mien.interfaces.cli.evaluate_pictures import evaluate_pictures
 from mien.interfaces.cli.evaluate_robustness import evaluate_robustness
 from mien.interfaces.cli.faces_in import face_finder
@@ -37,7 +38,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "outputs/RUN/pictures/.",
     )
     parser.add_argument(
-        "--model", default="mien-b0", help="a bundled model's name, a model's folder, or a run's"
+        "--model",
+        default=DEFAULT_MODEL,
+        help="a bundled model's name, a model's folder, or a run's",
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(

@@ -133,7 +133,7 @@ def _calibrate(folder: Path, split: Split, *, quiet: bool) -> dict[str, Any]:
 def _as_json(
     folder: Path, manifest: Manifest, calibration: dict[str, Any] | None
 ) -> dict[str, Any]:
-    from mien.core.manifest import MANIFEST_NAME
+    from mien.core.models import MANIFEST_NAME
 
     return {
         "folder": str(folder),
@@ -163,7 +163,7 @@ def _describe(
     calibration: dict[str, Any] | None,
     others: dict[str, dict[str, Any] | None],
 ) -> str:
-    from mien.core.manifest import MANIFEST_NAME
+    from mien.core.models import MANIFEST_NAME
 
     checked = manifest.metrics["export"]
     sizes = " and ".join(str(size) for size in checked["batch_sizes"])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
+from mien.core.models import DEFAULT_MODEL
 from mien.interfaces.batch.loading import RecognizerOptions
 from mien.interfaces.cli.faces_in import face_finder
 from mien.interfaces.cli.output import json_text, note, write_stdout
@@ -57,7 +58,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--resume", type=Path, metavar="DIR", help="go on with a run that was interrupted"
     )
     parser.add_argument(
-        "--model", help="a bundled model's name, or a model's folder (mien-b0)", metavar="MODEL"
+        "--model",
+        metavar="MODEL",
+        help=f"a bundled model's name, or a model's folder ({DEFAULT_MODEL})",
     )
     parser.add_argument(
         "--map",
@@ -142,7 +145,7 @@ def _start(args: argparse.Namespace) -> RunFolder:
     named = named_classes(listed.classes, parse_map(args.map) if args.map is not None else {})
     splits, skipped = _load(args, listed, named)
     _tell_skipped([*listed.skipped, *skipped], quiet=args.quiet)
-    model, _ = find_exported(args.model or "mien-b0")
+    model, _ = find_exported(args.model or DEFAULT_MODEL)
     options = FinetuneOptions(
         epochs=args.epochs,
         seed=args.seed or 0,
@@ -182,7 +185,7 @@ def _load(
         listed,
         splits=listed.splits,
         classes=named,
-        face_of=face_finder(RecognizerOptions(args.model or "mien-b0", args.detector or "none"))
+        face_of=face_finder(RecognizerOptions(args.model or DEFAULT_MODEL, args.detector or "none"))
         or crop_face,
         quiet=args.quiet,
     )

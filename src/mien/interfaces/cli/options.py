@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from mien.core.errors import UsageError
+from mien.core.models import DEFAULT_MODEL
 from mien.interfaces.batch.loading import RecognizerOptions
 
 ENGINES: tuple[str, ...] = ("local", "ray")
@@ -21,7 +22,7 @@ def add_recognizer_options(parser: argparse.ArgumentParser, *, crops: str) -> No
     """
     parser.add_argument(
         "--model",
-        default="mien-b0",
+        default=DEFAULT_MODEL,
         help="a bundled model's name, or a model's folder (%(default)s)",
     )
     parser.add_argument(

@@ -1,0 +1,42 @@
+"""Where models are: those that come with the package, and any other folder of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mien.core.errors import ModelError
+
+DEFAULT_MODEL = "mien-b0"
+"""The bundled model that is used where none is named."""
+
+MANIFEST_NAME = "manifest.json"
+MODEL_NAME = "model.onnx"
+
+_MODELS_FOLDER = Path(__file__).resolve().parent.parent / "models"
+
+
+def bundled_models() -> tuple[str, ...]:
+    """Return the names of the models that come with the package."""
+    return tuple(sorted(path.parent.name for path in _MODELS_FOLDER.glob(f"*/{MANIFEST_NAME}")))
+
+
+def find_model(name_or_path: str | Path) -> Path:
+    """Return a model's folder.
+
+    Args:
+        name_or_path: the name of a bundled model (it comes first), or a model's folder.
+
+    Raises:
+        ModelError: if there is no such model; the message lists the bundled ones.
+    """
+    names = bundled_models()
+    if str(name_or_path) in names:
+        return _MODELS_FOLDER / str(name_or_path)
+    folder = Path(name_or_path)
+    if folder.is_dir():
+        return folder
+    known = ", ".join(names) or "none"
+    raise ModelError(
+        f"no model {str(name_or_path)!r}: expected a folder with {MANIFEST_NAME} "
+        f"or the name of a bundled model ({known})"
+    )
