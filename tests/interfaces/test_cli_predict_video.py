@@ -210,6 +210,24 @@ def test_secrets_in_an_address_are_not_shown(run: Any) -> None:
     assert "secret" not in out + err
 
 
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ([], "127.0.0.1 is not on the open internet: --allow-private allows it"),
+        (["--allow-private"], "cannot be opened"),
+    ],
+)
+def test_a_video_of_a_private_host_is_read_only_where_that_is_allowed(
+    run: Any, words: list[str], text: str
+) -> None:
+    code, out, err = run("http://me:secret@127.0.0.1:9/a.mp4", "--format", "jsonl", *words)
+    assert code == 3
+    assert text in err
+    assert err.count("\n") == 1
+    assert json.loads(out)["status"] == "unreadable"
+    assert "secret" not in out + err
+
+
 class _Camera:
     """Stands for OpenCV's; Ctrl-C comes at its tenth picture."""
 

@@ -18,6 +18,7 @@ from mien.inference.recognizer import Recognizer
 from mien.interfaces.cli.live_bars import LiveBars
 from mien.interfaces.cli.options import recognizer_options
 from mien.interfaces.cli.output import json_text, note, write_output
+from mien.interfaces.cli.urls import check_video_host
 from mien.interfaces.cli.video_text import Sink, episode_table, sink_for
 from mien.video.analysis import Moment, follow, frames_of, source_of
 from mien.video.episodes import Summary
@@ -155,6 +156,7 @@ def _run_one(state: _Run, source: str) -> None:
     history = None if args.timeline is None else History()
     outputs = _Outputs(Summary(gap_s=memory_for(state.window.every)), history)
     try:
+        check_video_host(source, allow_private=args.allow_private)
         live = connected(source)
         with ExitStack() as stack:
             if isinstance(live, LiveStream):
