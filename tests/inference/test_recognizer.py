@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 import mien
+from detector_maker import BrightSpots, Broken, bright_scene
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import MienError, NoFaceError, UnreadableImage, UsageError
 from mien.core.faces import standard_face
@@ -28,27 +29,6 @@ Pixels = npt.NDArray[np.uint8]
 MakeModel = Callable[..., Path]
 
 
-class BrightSpots:
-    """Finds each rectangle of full red: a detector whose answers a test can know."""
-
-    name = "bright"
-    framing = 1.0
-
-    def detect(self, image: Pixels) -> list[Detection]:
-        bright = (image[:, :, 0] == 255).astype(np.uint8)
-        count, _, stats, _ = cv2.connectedComponentsWithStats(bright)
-        boxes = [Box(*(int(side) for side in row[:4])) for row in stats[1:count]]
-        return [Detection(box, 0.75) for box in sorted(boxes, key=lambda box: box.x)]
-
-
-class Broken:
-    name = "broken"
-    framing = None
-
-    def detect(self, _: Pixels) -> list[Detection]:
-        raise cv2.error("a filter\n failed")
-
-
 @pytest.fixture(scope="module")
 def recognizer(tiny_model: Path) -> Recognizer:
     return load(tiny_model, detector=BrightSpots())
@@ -57,18 +37,6 @@ def recognizer(tiny_model: Path) -> Recognizer:
 @pytest.fixture(scope="module")
 def crop_reader(tiny_model: Path) -> Recognizer:
     return load(tiny_model, detector="none")
-
-
-def _scene(*boxes: Box, size: tuple[int, int] = (200, 300)) -> Pixels:
-    """Boxes full of red, each with its own pattern in green, so that each reads differently."""
-    picture = np.full((*size, 3), 40, np.uint8)
-    for box in boxes:
-        left, top, right, bottom = box.xyxy
-        picture[top:bottom, left:right, 0] = 255
-        cells = np.random.default_rng(box.x).integers(0, 256, (6, 6), np.uint8)
-        pattern = cv2.resize(cells, (box.w, box.h), interpolation=cv2.INTER_NEAREST)
-        picture[top:bottom, left:right, 1] = pattern
-    return picture
 
 
 def _crops(count: int) -> list[Pixels]:
@@ -87,7 +55,7 @@ LEFT, RIGHT = Box(20, 30, 50, 50), Box(150, 60, 80, 80)
 
 
 def test_analyze_gives_the_faces_left_to_right(recognizer: Recognizer) -> None:
-    faces = recognizer.analyze(_scene(RIGHT, LEFT), color="rgb")
+    faces = recognizer.analyze(bright_scene(RIGHT, LEFT), color="rgb")
     assert [face.box for face in faces] == [LEFT, RIGHT]
     assert [face.face_id for face in faces] == [0, 1]
     for face in faces:
@@ -100,22 +68,22 @@ def test_analyze_gives_the_faces_left_to_right(recognizer: Recognizer) -> None:
 
 
 def test_a_list_always_empty_where_nobody_is(recognizer: Recognizer) -> None:
-    assert recognizer.analyze(_scene(), color="rgb") == []
-    result = recognizer.analyze_result(_scene(), color="rgb")
+    assert recognizer.analyze(bright_scene(), color="rgb") == []
+    result = recognizer.analyze_result(bright_scene(), color="rgb")
     assert (result.status, result.width, result.height) == ("no_face", 300, 200)
 
 
 def test_who_wants_an_error_gets_one(recognizer: Recognizer) -> None:
     with pytest.raises(NoFaceError, match="detector='none'"):
-        recognizer.analyze(_scene(), color="rgb", on_no_face="raise")
-    assert recognizer.analyze(_scene(LEFT), color="rgb", on_no_face="raise")
+        recognizer.analyze(bright_scene(), color="rgb", on_no_face="raise")
+    assert recognizer.analyze(bright_scene(LEFT), color="rgb", on_no_face="raise")
     with pytest.raises(UsageError, match="on_no_face"):
-        recognizer.analyze(_scene(), color="rgb", on_no_face="ignore")
+        recognizer.analyze(bright_scene(), color="rgb", on_no_face="ignore")
 
 
 def test_one_image_is_many_of_one(recognizer: Recognizer, tmp_path: Path) -> None:
     path = tmp_path / "scene.png"
-    path.write_bytes(_png(_scene(LEFT, RIGHT)))
+    path.write_bytes(_png(bright_scene(LEFT, RIGHT)))
     (result,) = recognizer.analyze_many([path])
     assert result == recognizer.analyze_result(path)
     assert list(result.faces) == recognizer.analyze(path)
@@ -125,7 +93,7 @@ def test_one_image_is_many_of_one(recognizer: Recognizer, tmp_path: Path) -> Non
 
 
 def test_faces_go_back_to_their_images(recognizer: Recognizer) -> None:
-    scenes = [_scene(LEFT), _scene(), _scene(LEFT, RIGHT), _scene(RIGHT)]
+    scenes = [bright_scene(LEFT), bright_scene(), bright_scene(LEFT, RIGHT), bright_scene(RIGHT)]
     results = recognizer.analyze_many(scenes, color="rgb", batch_size=2)
     assert [result.status for result in results] == ["ok", "no_face", "ok", "ok"]
     assert [[face.box for face in result.faces] for result in results] == [
@@ -151,7 +119,7 @@ def test_one_that_cannot_be_read_does_not_stop_the_others(
 ) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("not an image")
-    good = _png(_scene(LEFT))
+    good = _png(bright_scene(LEFT))
     results = recognizer.analyze_many([good, text, b"", good])
     assert [result.status for result in results] == ["ok", "unreadable", "unreadable", "ok"]
     written = results[1].to_dict()
@@ -164,18 +132,18 @@ def test_one_that_cannot_be_read_does_not_stop_the_others(
 
 def test_a_detector_that_fails_gives_an_error_not_nobody(tiny_model: Path) -> None:
     broken = load(tiny_model, detector=Broken())
-    result = broken.analyze_result(_scene(), color="rgb", source="frame 3")
+    result = broken.analyze_result(bright_scene(), color="rgb", source="frame 3")
     assert result.status == "error"
     assert result.error is not None
     assert result.error.startswith("frame 3: face detection failed")
     assert "\n" not in result.error
     with pytest.raises(MienError, match="face detection failed"):
-        broken.analyze(_scene(), color="rgb")
+        broken.analyze(bright_scene(), color="rgb")
 
 
 def test_sources_name_results(recognizer: Recognizer, tmp_path: Path) -> None:
     path = tmp_path / "scene.png"
-    path.write_bytes(_png(_scene(LEFT)))
+    path.write_bytes(_png(bright_scene(LEFT)))
     results = recognizer.analyze_many([b"", path], sources=["stdin", None])
     assert [result.source for result in results] == ["stdin", str(path)]
     for sources in (["one"], ["one", "two", "three"]):
@@ -185,8 +153,8 @@ def test_sources_name_results(recognizer: Recognizer, tmp_path: Path) -> None:
 
 def test_images_may_come_one_by_one(recognizer: Recognizer) -> None:
     def scenes() -> Iterator[Pixels]:
-        yield _scene(LEFT)
-        yield _scene(RIGHT)
+        yield bright_scene(LEFT)
+        yield bright_scene(RIGHT)
 
     assert len(recognizer.analyze_many(scenes(), color="rgb")) == 2
 
@@ -200,7 +168,7 @@ def test_a_single_image_is_not_taken_for_many(recognizer: Recognizer) -> None:
 
 def test_an_array_needs_its_colour_order(recognizer: Recognizer) -> None:
     with pytest.raises(UsageError, match="color='rgb'"):
-        recognizer.analyze(_scene())
+        recognizer.analyze(bright_scene())
 
 
 def test_the_colour_order_matters(crop_reader: Recognizer) -> None:
@@ -363,7 +331,7 @@ class Leaning(BrightSpots):
 
 
 def test_small_faces_and_those_past_the_number_are_left_out(tiny_model: Path) -> None:
-    scene = _scene(LEFT, RIGHT)
+    scene = bright_scene(LEFT, RIGHT)
     choices: tuple[tuple[dict[str, Any], list[Box]], ...] = (
         ({"min_face": 51}, [RIGHT]),
         ({"min_face": 50}, [LEFT, RIGHT]),
@@ -381,7 +349,7 @@ def test_small_faces_and_those_past_the_number_are_left_out(tiny_model: Path) ->
 
 
 def test_leaning_faces_are_turned_back_before_they_are_read(tiny_model: Path) -> None:
-    upright = _scene(RIGHT)
+    upright = bright_scene(RIGHT)
     middle = (RIGHT.x + RIGHT.w / 2 - 0.5, RIGHT.y + RIGHT.h / 2 - 0.5)
     turned = cv2.warpAffine(upright, cv2.getRotationMatrix2D(middle, -30, 1.0), (300, 200))
     leaning = np.asarray(turned, np.uint8)

@@ -18,7 +18,7 @@ class FaceChoice:
         min_face: a face whose box has a smaller side than this, in pixels, is left out.
         max_faces: only so many are read: the largest ones, of equal ones the surest; None for all.
         align: level the eyes before reading, "auto" (faces that lean far), "on" or "off"; for
-            detectors that find eyes, which is YuNet.
+            detectors that find eyes.
     """
 
     min_face: int = 0

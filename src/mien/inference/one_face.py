@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from mien.core.errors import NoFaceError, UnreadableImage
-from mien.core.images import ImageSource, load_image
-from mien.inference.alignment import turn_of
+from mien.core.images import ImageSource
 from mien.inference.choice import FaceChoice
-from mien.inference.crops import cut_face
 from mien.inference.detectors import Detector
+from mien.inference.seeing import see
 
 
 def largest_face(
@@ -27,17 +25,13 @@ def largest_face(
     choice = choice or FaceChoice()
 
     def face_of(source: ImageSource) -> npt.NDArray[np.uint8]:
-        pixels = load_image(source)
-        try:
-            found = choice.chosen(detector.detect(pixels))
-        except (cv2.error, MemoryError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise UnreadableImage(f"image fails in face detection: {reason}") from error
-        if not found:
+        seen = see(source, detector, choice)
+        if seen.error is not None:
+            raise UnreadableImage(seen.error)
+        if not seen.detections:
             least = f" of {choice.min_face} pixels or more" if choice.min_face else ""
             raise NoFaceError(f"has no face{least} that {detector.name} finds")
-        largest = max(found, key=lambda one: one.box.area)
-        turn = turn_of(largest.landmarks, choice.align)
-        return cut_face(pixels, largest.box, detector.framing, turn=turn)
+        areas = [found.box.area for found in seen.detections]
+        return seen.faces[areas.index(max(areas))]
 
     return face_of
