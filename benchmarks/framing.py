@@ -119,13 +119,18 @@ def compare(faces: Faces, detector: Detector, others: Sequence[float]) -> None:
     print_geometry(scenes, found, 0.0)
     there = [place for place, one in enumerate(found) if one is not None]
     boxes = [one.box for one in found if one is not None]
+    turns = [turn_of(one.landmarks, ALIGN[0]) for one in found if one is not None]
     photos = [scenes[place].picture for place in there]
     plain = faces.scenes(background="border")
     edgeless = [plain[place].picture for place in there]
 
-    def cut(pictures: Sequence[Pixels], by: float) -> npt.NDArray[np.float32]:
+    def cut(
+        pictures: Sequence[Pixels], by: float, turns: Sequence[float] | None = None
+    ) -> npt.NDArray[np.float32]:
+        angles = [0.0] * len(boxes) if turns is None else turns
         return faces.scores(
-            cut_face(each, box, by) for each, box in zip(pictures, boxes, strict=True)
+            cut_face(each, box, by, turn=turn)
+            for each, box, turn in zip(pictures, boxes, angles, strict=True)
         )
 
     own = faces.scores(faces.images[there])
@@ -133,6 +138,7 @@ def compare(faces: Faces, detector: Detector, others: Sequence[float]) -> None:
     read = {
         "where the face was put": faces.scores(places),
         f"where it is found, framing {framing:g}": cut(photos, framing),
+        "... and levelled, as mien predict does": cut(photos, framing, turns),
         "... without an edge": cut(edgeless, framing),
     }
     for other in others:
