@@ -73,3 +73,16 @@ def test_a_model_that_knows_none_of_the_classes_has_no_figures(
         "before_after.png",
     }
     assert "before_after.png" in (tmp_path / "report/before_after.md").read_text()
+
+
+def test_a_model_that_knows_one_class_alone_has_nothing_to_choose_from(
+    models: tuple[Classifier, Classifier], split: Split, tmp_path: Path
+) -> None:
+    compared = compare(*models, split, meanings={"positive": ["happy"]}, quiet=True)
+    assert compared.known == ("positive",)
+    assert compared.before is None
+    assert compared.after_known is None
+    text = comparison_text(compared)
+    assert "knows only positive of these classes: there is nothing to compare" in text
+    assert "100" not in text.partition("after:")[0]
+    write_comparison(compared, tmp_path / "report")

@@ -36,9 +36,10 @@ class Comparison:
         split: the name of the part that was measured on.
         classes: one's own.
         known: those that the model before knows.
-        before: its figures on the images of these, choosing among these; None if it knows none.
+        before: its figures on the images of these, choosing among these; None if it knows fewer
+            than two, since there is nothing to choose then.
         after: the fine-tuned model's figures on all images.
-        after_known: the same on the images of the known classes; None if there are none.
+        after_known: the same on the images of the known classes; None where ``before`` is.
         models: the model before and the fine-tuned one.
     """
 
@@ -92,7 +93,7 @@ def compare(
     known = tuple(name for name in classes if name in owners)
     asked = np.isin(split.labels, [classes.index(name) for name in known])
     before = after_known = None
-    if asked.any():
+    if len(known) > 1 and asked.any():
         rows = predict(old.classify, split.images[asked], label="reading before", quiet=quiet)
         before = measure(_shared_out(rows, owners, classes), split.labels[asked], classes=classes)
         after_known = measure(after[asked], split.labels[asked], classes=classes)
@@ -155,7 +156,10 @@ def _parts(compared: Comparison) -> list[tuple[str, str, tuple[list[str], list[l
 
 def _before_sentence(compared: Comparison) -> str:
     if compared.before is None:
-        return "knows none of these classes"
+        if not compared.known:
+            return "knows none of these classes"
+        (known,) = compared.known
+        return f"knows only {known} of these classes: there is nothing to compare"
     figure = f"accuracy {percent(compared.before.accuracy, digits=1)}"
     if len(compared.known) == len(compared.classes):
         return f"{figure}, macro-F1 {percent(compared.before.macro_f1, digits=1)}"
