@@ -21,8 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.emotions import EMOTIONS
+from mien.core.temperature import softmax
 from mien.data.dataset import Split
 from mien.data.reading import load_split
+from mien.evaluation.metrics import measure
 from mien.evaluation.sections import update_marked_section
 from mien.training.run_folder import RunFolder
 from mien.training.teachers import find_teacher, open_teacher
@@ -104,12 +106,10 @@ def trained(row: Row, data: str, runs: Path) -> Path:
 def outcome_of(folder: Path, split: Split) -> Outcome:
     """Return what the network of a run's best epoch comes to on a split."""
     logits = open_teacher(find_teacher(str(folder), EMOTIONS), batch=256, threads=1)(split.images)
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    chances = powers / powers.sum(axis=1, keepdims=True)
-    loss = -np.log(chances[np.arange(len(split.labels)), split.labels]).mean()
+    loss = measure(softmax(logits.astype(np.float64)), split.labels).loss
     with RunFolder(folder).history.open(encoding="utf-8", newline="") as file:
         minutes = sum(float(epoch["seconds"]) for epoch in csv.DictReader(file)) / 60
-    return Outcome(logits.argmax(axis=1) == split.labels, float(loss), minutes)
+    return Outcome(logits.argmax(axis=1) == split.labels, loss, minutes)
 
 
 def table(outcomes: dict[Row, Outcome]) -> str:

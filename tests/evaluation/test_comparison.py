@@ -75,6 +75,15 @@ def test_a_model_that_knows_none_of_the_classes_has_no_figures(
     assert "before_after.png" in (tmp_path / "report/before_after.md").read_text()
 
 
+def test_without_images_of_the_known_classes_there_are_no_figures(
+    models: tuple[Classifier, Classifier], split: Split
+) -> None:
+    tired = split.take(split.labels == CLASSES.index("tired"))
+    compared = compare(*models, tired, meanings=MEANINGS, quiet=True)
+    assert compared.before is None
+    assert "no images of the classes that it knows: negative, positive" in comparison_text(compared)
+
+
 def test_a_model_that_knows_one_class_alone_has_nothing_to_choose_from(
     models: tuple[Classifier, Classifier], split: Split, tmp_path: Path
 ) -> None:

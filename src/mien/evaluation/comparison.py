@@ -158,8 +158,10 @@ def _before_sentence(compared: Comparison) -> str:
     if compared.before is None:
         if not compared.known:
             return "knows none of these classes"
-        (known,) = compared.known
-        return f"knows only {known} of these classes: there is nothing to compare"
+        known = ", ".join(compared.known)
+        if len(compared.known) == 1:
+            return f"knows only {known} of these classes: there is nothing to compare"
+        return f"there are no images of the classes that it knows: {known}"
     figure = f"accuracy {percent(compared.before.accuracy, digits=1)}"
     if len(compared.known) == len(compared.classes):
         return f"{figure}, macro-F1 {percent(compared.before.macro_f1, digits=1)}"
