@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 
 from connection_maker import serving_connections
+from mien.core import web_address
 from mien.core.errors import InputError
 from mien.video import live, opening
 from mien.video.analysis import frames_of
@@ -83,12 +84,22 @@ class _Clock:
         self.now += seconds
 
 
-def _read(address: str, clock: _Clock, *, patience_s: float = 30.0) -> Iterator[VideoFrame]:
-    return stream_frames(address, clock=clock, sleep=clock.sleep, patience_s=patience_s)
+@pytest.fixture(params=["our client", "FFmpeg's"])
+def private(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether private hosts are allowed, which lets FFmpeg connect by itself; else none is one."""
+    monkeypatch.setattr(web_address, "is_public", lambda _: True)
+    return bool(request.param == "FFmpeg's")
+
+
+def _read(
+    address: str, clock: _Clock, private: bool = False, *, patience_s: float = 30.0
+) -> Iterator[VideoFrame]:
+    stream = LiveStream(address, allow_private=private)
+    return stream_frames(stream, clock=clock, sleep=clock.sleep, patience_s=patience_s)
 
 
 def test_a_cut_stream_is_taken_up_again_and_the_gap_shows(
-    caplog: pytest.LogCaptureFixture,
+    private: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     content, clock = _stream_bytes(), _Clock()
     half = content[: len(content) // 2]
@@ -98,7 +109,7 @@ def test_a_cut_stream_is_taken_up_again_and_the_gap_shows(
         _serving(half, None, None, content) as (address, connections),
     ):
         try:
-            for frame in _read(address, clock, patience_s=5.0):
+            for frame in _read(address, clock, private, patience_s=5.0):
                 frames.append((frame.number, frame.time_s, number_in(frame.pixels)))
         except BrokenVideo as broken:
             error = broken
@@ -121,10 +132,10 @@ def test_a_cut_stream_is_taken_up_again_and_the_gap_shows(
     assert error.time_s == times[-1]
 
 
-def test_waits_grow_to_a_limit_and_end_with_patience() -> None:
+def test_waits_grow_to_a_limit_and_end_with_patience(private: bool) -> None:
     clock = _Clock()
     with _serving(_stream_bytes(30)) as (address, _), pytest.raises(BrokenVideo):
-        list(_read(address, clock, patience_s=30.0))
+        list(_read(address, clock, private, patience_s=30.0))
     assert clock.slept == [0.5, 1.0, 2.0, 4.0, 8.0, 8.0]
 
 
@@ -140,18 +151,18 @@ def test_a_stream_that_never_was_there_is_an_error_at_once() -> None:
 
 @pytest.mark.parametrize("scheme", ["http", "rtsp"])
 def test_a_server_that_says_nothing_is_given_up(
-    scheme: str, monkeypatch: pytest.MonkeyPatch
+    scheme: str, private: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(opening, "OPEN_TIMEOUT_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:  # connections wait to be accepted
         address = f"{scheme}://user:secret@127.0.0.1:{server.getsockname()[1]}/live"
         with pytest.raises(InputError, match=r"no video came within 0\.3 s") as caught:
-            next(_read(address, _Clock()))
+            next(_read(address, _Clock(), private))
     assert "secret" not in str(caught.value)
 
 
 def test_a_stream_that_falls_silent_is_lost_and_its_silence_is_in_the_times(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    private: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(opening, "READ_TIMEOUT_S", 1.0)
     content = _stream_bytes()
@@ -159,7 +170,9 @@ def test_a_stream_that_falls_silent_is_lost_and_its_silence_is_in_the_times(
     with (
         caplog.at_level(logging.WARNING, "mien"),
         _serving(part, content, silent=True) as (address, connections),
-        closing(stream_frames(address, patience_s=20.0)) as stream,
+        closing(
+            stream_frames(LiveStream(address, allow_private=private), patience_s=20.0)
+        ) as stream,
     ):
         times = [frame.time_s for frame in islice(stream, 90)]
         assert len(connections) == 2
@@ -170,16 +183,15 @@ def test_a_stream_that_falls_silent_is_lost_and_its_silence_is_in_the_times(
     assert "back after" in told[1]
 
 
-def test_a_window_ends_a_stream() -> None:
-    clock = _Clock()
+def test_a_window_ends_a_stream(private: bool) -> None:
     with _serving(_stream_bytes()) as (address, _):
-        frames = list(stream_frames(address, Window(0.5, 1.0), clock=clock, sleep=clock.sleep))
+        frames = list(stream_frames(LiveStream(address, allow_private=private), Window(0.5, 1.0)))
     assert [frame.number for frame in frames] == list(range(13, 25))
 
 
-def test_what_has_no_length_goes_on_by_itself() -> None:
+def test_what_has_no_length_goes_on_by_itself(private: bool) -> None:
     with _serving(_stream_bytes()) as (address, _):
-        stream = connected(address)
+        stream = connected(address, allow_private=private)
         assert isinstance(stream, LiveStream)
         stream.close()
     assert isinstance(connected("rtsp://127.0.0.1/live"), LiveStream)
@@ -188,29 +200,33 @@ def test_what_has_no_length_goes_on_by_itself() -> None:
 
 
 def test_what_has_a_length_is_a_file_even_where_nobody_can_jump_in_it(
+    private: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     content = _stream_bytes()
     length = b"Content-Length: %d\r\n\r\n" % len(content)
     monkeypatch.setitem(globals(), "_HEAD", _HEAD.removesuffix(b"\r\n") + length)
     with _serving(*[content] * 9) as (address, _):
-        assert connected(address) is None
-        assert len(list(frames_of(address, None, Window()))) == 75
+        assert connected(address, allow_private=private) is None
+        assert len(list(frames_of(address, None, Window(), allow_private=private))) == 75
 
 
-def test_a_file_on_the_web_that_stops_coming_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_on_the_web_that_stops_coming_is_cut(
+    private: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(opening, "READ_TIMEOUT_S", 0.5)
     content = _stream_bytes()
     with (
         _serving(content[: len(content) // 2], silent=True) as (address, _),
         pytest.raises(BrokenVideo, match="cut or damaged"),
     ):
-        list(read_video(address))
+        list(read_video(address, allow_private=private))
 
 
-def test_a_server_that_takes_one_listener_is_asked_once() -> None:
+def test_a_server_that_takes_one_listener_is_asked_once(private: bool) -> None:
     with _serving(_stream_bytes()) as (address, connections):
-        frames = list(frames_of(address, connected(address), Window(0.0, 1.0)))
+        live = connected(address, allow_private=private)
+        frames = list(frames_of(address, live, Window(0.0, 1.0)))
         assert len(connections) == 1
     assert [number_in(frame.pixels) for frame in frames] == list(range(25))
 

@@ -66,7 +66,7 @@ def server(ffmpeg: str, tmp_path: Path) -> Iterator[_Server]:
 def _first_connection(address: str) -> LiveStream:
     for _ in range(100):
         try:
-            stream = connected(address)
+            stream = connected(address, allow_private=True)
         except InputError:  # it is still starting
             time.sleep(0.1)
             continue

@@ -19,6 +19,10 @@ _SECRET = re.compile(r"token|secret|sig(nature)?$|passw|credential|api_?key|^key
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
+class BarredAddress(InputError):
+    """An address that may not be asked, whatever lies there."""
+
+
 @dataclass(frozen=True)
 class WebAddress:
     """A checked http(s) address, in parts.
@@ -47,6 +51,12 @@ class WebAddress:
         """Return the host, in brackets if need be, and the port where it is not the scheme's."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+    @property
+    def full(self) -> str:
+        """Return the address with its login: for asking, never for showing."""
+        login = "" if self.login is None else ":".join(quote(each, "") for each in self.login) + "@"
+        return f"{self.scheme}://{login}{self.host_and_port}{self.target}"
 
     @property
     def shown(self) -> str:
@@ -109,8 +119,8 @@ def resolve(address: WebAddress, *, allow_private: bool) -> list[Address]:
     give another answer.
 
     Raises:
-        InputError: if there is no such host, or any of its addresses is not a public one and
-            ``allow_private`` is false.
+        InputError: if there is no such host.
+        BarredAddress: if any of its addresses is not a public one and ``allow_private`` is false.
     """
     try:
         rows = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
@@ -119,7 +129,7 @@ def resolve(address: WebAddress, *, allow_private: bool) -> list[Address]:
     found = list(dict.fromkeys(ipaddress.ip_address(row[4][0]) for row in rows))
     barred = [each for each in found if not is_public(each)]
     if barred and not allow_private:
-        raise InputError(
+        raise BarredAddress(
             f"{address.shown}: {_named(address.host, barred[0])} is not on the open internet: "
             "--allow-private allows it"
         )

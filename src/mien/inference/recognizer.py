@@ -9,12 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.errors import (
-    MienError,
-    NoFaceError,
-    UnreadableImage,
-    UsageError,
-)
+from mien.core.errors import MienError, NoFaceError, UnreadableImage, UsageError
 from mien.core.faces import FACE_SIZE
 from mien.core.images import ImageSource, source_name
 from mien.core.models import DEFAULT_MODEL
@@ -164,6 +159,7 @@ class Recognizer:
         start: float = 0.0,
         end: float | None = None,
         smooth_s: float = 0.5,
+        allow_private: bool = False,
     ) -> Iterator[Result]:
         """Follow the faces of a video and read their emotions, a result for each frame.
 
@@ -175,6 +171,7 @@ class Recognizer:
             start: seconds from the video's start, from which on.
             end: seconds, up to which; to its end unless given.
             smooth_s: time constant, in seconds, of the smoothed scores; 0 for none.
+            allow_private: allow http(s) to hosts that are not on the open internet.
 
         Yields:
             Results with ``frame`` and ``time_s``; their faces have a ``track_id``, the person's
@@ -192,7 +189,15 @@ class Recognizer:
         """
         from mien.video.analysis import analyze_video
 
-        return analyze_video(self, source, every=every, start=start, end=end, smooth_s=smooth_s)
+        return analyze_video(
+            self,
+            source,
+            every=every,
+            start=start,
+            end=end,
+            smooth_s=smooth_s,
+            allow_private=allow_private,
+        )
 
     def classify(
         self,

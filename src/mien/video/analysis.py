@@ -50,11 +50,13 @@ def analyze_video(
     start: float = 0.0,
     end: float | None = None,
     smooth_s: float = SMOOTHING_S,
+    allow_private: bool = False,
 ) -> Iterator[Result]:
     """Yield the result of each frame that is looked at; arguments as `Recognizer.analyze_video`."""
     window = Window(start, end, every)
     smoother = Smoother(smooth_s)
-    frames = frames_of(source, connected(source), window)
+    live = connected(source, allow_private=allow_private)
+    frames = frames_of(source, live, window, allow_private=allow_private)
     name = source_of(source)
     moments = follow(recognizer, frames, name, window=window, smoother=smoother)
     return (moment.result for moment in moments if moment.result is not None)
@@ -71,6 +73,7 @@ def frames_of(
     window: Window,
     *,
     patience_s: float = PATIENCE_S,
+    allow_private: bool = False,
 ) -> Iterator[VideoFrame]:
     """Return the frames of a file, a stream or a camera.
 
@@ -79,9 +82,10 @@ def frames_of(
         live: what `mien.video.live.connected` gives for it.
         window: which part.
         patience_s: how long to try again after a stream is lost.
+        allow_private: as `mien.video.opening.opened` has it, for a file; ``live`` knows its own.
     """
     if live is None:
-        return read_video(str(source), window)
+        return read_video(str(source), window, allow_private=allow_private)
     if isinstance(live, int):
         return camera_frames(live, window)
     return stream_frames(live, window, patience_s=patience_s)

@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.errors import InputError
-from mien.core.web_address import shown_address
+from mien.core.web_address import BarredAddress, is_web_address, shown_address
 from mien.video import opening
 from mien.video.decoding import Decoder, stamp_of
 from mien.video.frames import BrokenVideo, VideoFrame, decoded_frame
 from mien.video.opening import fell_silent, opened, reason_of
 from mien.video.reading import duration_of, picture_stream, rate_of
 from mien.video.times import Window
+from mien.video.web_container import BarredVideo
 
 PATIENCE_S = 30.0
 """A stream that is lost is tried again for this many seconds."""
@@ -53,9 +54,13 @@ class LiveStream:
     leads to must be the one that frames are read from.
     """
 
-    def __init__(self, address: str) -> None:
-        """Take an address; `connected` makes streams of sources."""
+    def __init__(self, address: str, *, allow_private: bool = False) -> None:
+        """Take an address, and whether it may be of a host that is not on the open internet.
+
+        `connected` makes streams of sources. Other protocols than http(s) are always allowed it.
+        """
         self.address = address
+        self._allow_private = allow_private
         self._container: Any = None
         self._held = ExitStack()
 
@@ -68,7 +73,12 @@ class LiveStream:
         """Give the container that is kept, else a new one; raises InputError if there is none."""
         with self._held.pop_all() as held:
             container, self._container = self._container, None
-            yield container or held.enter_context(_opened(self.address))
+            yield container or held.enter_context(self.opened_anew())
+
+    def opened_anew(self) -> AbstractContextManager[Any]:
+        """Open the address, whatever is kept."""
+        options = {"rtsp_transport": "tcp"} if self.address.lower().startswith("rtsp") else {}
+        return opened(self.address, options=options, allow_private=self._allow_private)
 
     def close(self) -> None:
         """End a connection that nobody used."""
@@ -76,8 +86,12 @@ class LiveStream:
         self._held.close()
 
 
-def connected(source: str | Path | int) -> LiveStream | int | None:
+def connected(source: str | Path | int, *, allow_private: bool = False) -> LiveStream | int | None:
     """Return what goes on by itself: a stream, or a camera's number; None for a file.
+
+    Args:
+        source: a file's path, an address, or a camera's number.
+        allow_private: as `mien.video.opening.opened` has it.
 
     Raises:
         InputError: if an http(s) address, which may lead to either, does not answer.
@@ -86,10 +100,10 @@ def connected(source: str | Path | int) -> LiveStream | int | None:
         return int(str(source))
     if not is_stream(source):
         return None
-    stream = LiveStream(str(source))
-    if stream.address.lower().startswith(("http://", "https://")):
+    stream = LiveStream(str(source), allow_private=allow_private)
+    if is_web_address(stream.address):
         with ExitStack() as held:
-            container = held.enter_context(_opened(stream.address))
+            container = held.enter_context(stream.opened_anew())
             if _is_file(container, stream.address):
                 return None
             stream.keep(container, held.pop_all())
@@ -141,6 +155,8 @@ def stream_frames(
         except InputError as error:
             if connection.time_s is None:
                 raise
+            if isinstance(error, BarredAddress):  # it would be so again
+                raise BrokenVideo(str(error), connection.time_s) from error
             reason = str(error).removeprefix(f"{name}: ")
         if connection.time_s is None:
             raise InputError(f"{name}: no frame of this stream can be decoded")
@@ -213,11 +229,6 @@ def _opened_camera(number: int) -> cv2.VideoCapture:
     return camera
 
 
-def _opened(address: str) -> AbstractContextManager[Any]:
-    options = {"rtsp_transport": "tcp"} if address.lower().startswith("rtsp") else {}
-    return opened(address, options=options)
-
-
 def _is_file(container: Any, address: str) -> bool:
     """Say whether what was opened has an end, rather than being there only as it comes."""
     stream = picture_stream(container, address)
@@ -260,6 +271,8 @@ class _Connection:
                 self.time_s, self.heard = time_s, self._clock()
                 yield decoded_frame(self._number, time_s, decoded, stream)
                 self._number += 1
+            if isinstance(decoder.stopped, BarredVideo):
+                raise BarredAddress(str(decoder.stopped)) from decoder.stopped
             if decoder.stopped is not None:
                 reason = reason_of(decoder.stopped)
                 if fell_silent(decoder.stopped):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from mien.video.frames import BrokenVideo, VideoFrame, decoded_frame, turn_of
 from mien.video.opening import opened
 from mien.video.rotation import is_sideways
 from mien.video.times import Window, parse_time
+from mien.video.web_container import LostVideo
 
 MICROSECOND = Fraction(1, 1_000_000)
 """The unit of a container's own times."""
@@ -50,20 +53,26 @@ class VideoInfo:
     has_sound: bool
 
 
-def probe(source: str | Path) -> VideoInfo:
+def probe(source: str | Path, *, allow_private: bool = False) -> VideoInfo:
     """Return what the header of a video says; its first frame tells how it lies.
+
+    Args:
+        source: the file's path, or an address.
+        allow_private: as `mien.video.opening.opened` has it.
 
     Raises:
         InputError: if it is missing, damaged, or has no picture.
         MissingExtra: if PyAV is not installed.
     """
     av = load_av()
-    with opened(source) as container:
+    with opened(source, allow_private=allow_private) as container:
         stream = picture_stream(container, source)
         rate = rate_of(stream)
         duration = duration_of(container, stream)
         try:
             first = next(container.decode(stream), None)
+        except LostVideo as error:
+            raise InputError(str(error)) from error
         except av.error.FFmpegError:
             first = None
         if first is None:
@@ -83,12 +92,15 @@ def probe(source: str | Path) -> VideoInfo:
         )
 
 
-def read_video(source: str | Path, window: Window | None = None) -> Iterator[VideoFrame]:
+def read_video(
+    source: str | Path, window: Window | None = None, *, allow_private: bool = False
+) -> Iterator[VideoFrame]:
     """Yield the frames of a video file in the order they are shown; one is in memory at a time.
 
     Args:
-        source: the file's path.
+        source: the file's path, or an address.
         window: which part; its ``every`` plays no role here.
+        allow_private: as `mien.video.opening.opened` has it.
 
     Raises:
         InputError: if it is missing, damaged, has no picture, or ends before the window starts.
@@ -96,11 +108,11 @@ def read_video(source: str | Path, window: Window | None = None) -> Iterator[Vid
         MissingExtra: if PyAV is not installed.
     """
     window = window or Window()
-    with opened(source) as container:
+    with opened(source, allow_private=allow_private) as container:
         stream = picture_stream(container, source)
         stream.thread_type = "AUTO"
-        reader = _Reader(container, stream, str(source), window)
-        yield from reader.frames()
+        again = partial(opened, source, allow_private=allow_private)
+        yield from _Reader(container, stream, str(source), window, again).frames()
 
 
 def picture_stream(container: Any, source: str | Path) -> Any:
@@ -145,10 +157,17 @@ def duration_of(container: Any, stream: Any) -> float | None:
 class _Reader:
     """Goes through one stream of a container, once."""
 
-    def __init__(self, container: Any, stream: Any, source: str, window: Window) -> None:
+    def __init__(
+        self,
+        container: Any,
+        stream: Any,
+        source: str,
+        window: Window,
+        again: Callable[[], AbstractContextManager[Any]],
+    ) -> None:
         self._container = container
         self._stream = stream
-        self._source = source
+        self._again = again
         self._name = shown_address(source)
         self._window = window
         self._start = start_of(container)
@@ -224,7 +243,7 @@ class _Reader:
             found = index.search_timestamp(packet.dts, any_frame=True)
             if 0 <= found < len(index):
                 return int(found)
-        with opened(self._source) as container:
+        with self._again() as container:
             before = 0
             for one in container.demux(container.streams[self._stream.index]):
                 if one.is_keyframe and one.pts is not None and one.pts >= packet.pts:
@@ -236,6 +255,8 @@ class _Reader:
         """Raise what says that nothing came, or less than the header promises."""
         expected = duration_of(self._container, self._stream)
         if self._last is None and self._window.start == 0:
+            if isinstance(self._decoder.stopped, LostVideo):
+                raise InputError(str(self._decoder.stopped)) from self._decoder.stopped
             raise InputError(f"{self._name}: no frame of this video can be decoded")
         reached = (self._last or 0.0) + self._tick
         damaged = self._decoder.damaged
@@ -255,8 +276,10 @@ class _Reader:
         if lost:
             whole = "" if expected is None else f" of {expected:.2f} s"
             damage = f", {damaged} damaged packets" if damaged else ""
+            stopped = self._decoder.stopped
+            reason = f" ({stopped})" if isinstance(stopped, LostVideo) else ""
             raise BrokenVideo(
                 f"{self._name}: the video is cut or damaged: read {count} frames, "
-                f"up to {reached:.2f} s{whole}{damage}",
+                f"up to {reached:.2f} s{whole}{damage}{reason}",
                 self._last or 0.0,
             )

@@ -83,7 +83,12 @@ class AnnotatedVideo:
 
 @contextmanager
 def writing(
-    path: Path, info: VideoInfo | None, *, window: Window, sound_of: str | None = None
+    path: Path,
+    info: VideoInfo | None,
+    *,
+    window: Window,
+    sound_of: str | None = None,
+    allow_private: bool = False,
 ) -> Iterator[AnnotatedVideo]:
     """Give an annotated video to write frames to; it takes its name when it is complete.
 
@@ -92,6 +97,7 @@ def writing(
         info: of the original; None for a stream or a camera.
         window: which part of the original it shows: times count from its start.
         sound_of: the original, if its sound is to be kept.
+        allow_private: as `mien.video.opening.opened` has it, for that.
 
     Raises:
         OutputError: if it cannot be written.
@@ -106,7 +112,7 @@ def writing(
                 )
                 video = AnnotatedVideo(target, info, window.start)
                 if sound_of is not None:
-                    source = stack.enter_context(opened(sound_of))
+                    source = stack.enter_context(opened(sound_of, allow_private=allow_private))
                     video.sound = SoundTrack(source, target, window)
                 yield video
                 video.finish()

@@ -9,13 +9,12 @@ from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
 from mien.core.errors import InputError, UsageError
-from mien.core.web_address import is_web_address, parse_web_address, resolve, shown_address
+from mien.core.web_address import is_web_address, shown_address
 from mien.interfaces.batch.listing import Input
 
 __all__ = [
     "UrlReader",
     "add_url_options",
-    "check_video_host",
     "is_video_address",
     "is_web_address",
     "shown_address",
@@ -82,19 +81,6 @@ def is_video_address(word: str) -> bool:
         return True
     suffix = PurePosixPath(parts.path).suffix.lower()
     return parts.scheme in ("http", "https") and suffix in _VIDEO_SUFFIXES
-
-
-def check_video_host(source: str, *, allow_private: bool) -> None:
-    """Refuse a video of http(s) whose host is not on the open internet, unless that is allowed.
-
-    Streams of other protocols (rtsp, ...) are cameras', which stand in private networks: these, and
-    files, are let through.
-
-    Raises:
-        InputError: if it is refused, or there is no such host.
-    """
-    if is_web_address(source):
-        resolve(parse_web_address(source), allow_private=allow_private)
 
 
 def _read(url: str, allow_private: bool, offline: bool, max_bytes: int) -> Input:

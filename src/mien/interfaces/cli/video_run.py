@@ -18,7 +18,6 @@ from mien.inference.recognizer import Recognizer
 from mien.interfaces.cli.live_bars import LiveBars
 from mien.interfaces.cli.options import recognizer_options
 from mien.interfaces.cli.output import json_text, note, write_output
-from mien.interfaces.cli.urls import check_video_host
 from mien.interfaces.cli.video_text import Sink, episode_table, sink_for
 from mien.video.analysis import Moment, follow, frames_of, source_of
 from mien.video.episodes import Summary
@@ -156,12 +155,11 @@ def _run_one(state: _Run, source: str) -> None:
     history = None if args.timeline is None else History()
     outputs = _Outputs(Summary(gap_s=memory_for(state.window.every)), history)
     try:
-        check_video_host(source, allow_private=args.allow_private)
-        live = connected(source)
+        live = connected(source, allow_private=args.allow_private)
         with ExitStack() as stack:
             if isinstance(live, LiveStream):
                 stack.callback(live.close)
-            info = probe(source) if live is None else None
+            info = probe(source, allow_private=args.allow_private) if live is None else None
             if args.annotate is not None:
                 outputs.video = stack.enter_context(_annotating(state, source, info))
             if info is None and _draws(state):
@@ -181,7 +179,14 @@ def _run_one(state: _Run, source: str) -> None:
 def _moments(
     state: _Run, source: str, live: LiveStream | int | None
 ) -> Generator[Moment, None, None]:
-    frames = frames_of(source, live, state.window, patience_s=state.args.reconnect)
+    args = state.args
+    frames = frames_of(
+        source,
+        live,
+        state.window,
+        patience_s=args.reconnect,
+        allow_private=args.allow_private,
+    )
     smoother = Smoother(state.args.smooth)
     name = source_of(source)
     yield from follow(state.recognizer, frames, name, window=state.window, smoother=smoother)
@@ -249,7 +254,14 @@ def _annotating(state: _Run, source: str, info: VideoInfo | None) -> Iterator[An
     if path.exists() and not is_camera(source) and Path(source).exists() and path.samefile(source):
         raise UsageError(f"--annotate would overwrite {source}: expected another name")
     sound_of = source if info is not None and info.has_sound else None
-    with writing(path, info, window=state.window, sound_of=sound_of) as video:
+    kept = writing(
+        path,
+        info,
+        window=state.window,
+        sound_of=sound_of,
+        allow_private=state.args.allow_private,
+    )
+    with kept as video:
         yield video
         if not video.frames:
             raise InputError(f"{source_of(source)}: no frame to annotate")
