@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import threading
@@ -20,6 +21,20 @@ def reply(
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {said}", "Connection: close", *headers]
     head = "\r\n".join(lines).encode() + b"\r\n\r\n"
     return lambda _, stream: stream.sendall(head + content)
+
+
+def ranged(content: bytes, *, most: int | None = None) -> Answer:
+    """Return an answer of the part that is asked for, ``most`` bytes of it where that is given."""
+
+    def answer(request: bytes, stream: socket.socket) -> None:
+        found = re.search(rb"Range: bytes=(\d+)-(\d*)", request)
+        assert found is not None
+        first, end = int(found[1]), int(found[2] or len(content) - 1) + 1
+        end = min(end, len(content), first + (most or len(content)))
+        place = f"Content-Range: bytes {first}-{end - 1}/{len(content)}"
+        reply(content[first:end], place, status="206 Partial Content")(request, stream)
+
+    return answer
 
 
 class Server:
