@@ -13,11 +13,11 @@ from typing import Any
 
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import InputError, MissingExtra, UsageError
+from mien.training.distill_settings import DistillSettings
 from mien.training.settings import (
     OWN_BACKBONES,
     AugmentationSettings,
     DataSettings,
-    DistillSettings,
     ModelSettings,
     TrainingSettings,
 )

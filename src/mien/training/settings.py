@@ -1,14 +1,23 @@
-"""The settings of a recipe, one frozen dataclass a table of its TOML file, checked when made."""
+"""The settings of a recipe, one frozen dataclass a table of its TOML file, checked when made.
+
+The table ``distill`` is in `mien.training.distill_settings`.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from mien.core.errors import UsageError
+from mien.training.rules import (
+    ABOVE_ZERO,
+    AT_LEAST_ONE,
+    BELOW_ONE,
+    NOT_NEGATIVE,
+    PROBABILITY,
+    check,
+    each,
+    one_of,
+)
 
 PLAIN = "Plain"
 OWN_BACKBONES = ("Nano", "VGG", "ResNet18", "ResNet34", "SEResNet18", PLAIN)
@@ -21,31 +30,6 @@ BACKBONES = (
 SCHEDULES = ("cosine", "plateau", "constant")
 PRECISIONS = ("float32", "mixed_bfloat16")
 BACKENDS = ("tensorflow", "torch", "jax")
-
-Rule = tuple[Callable[[Any], bool], str]
-"""Whether a value can be used, and what was expected instead, in words."""
-
-_PROBABILITY: Rule = (lambda value: 0 <= value <= 1, "a probability, from 0 to 1")
-_BELOW_ONE: Rule = (lambda value: 0 <= value < 1, "at least 0 and below 1")
-_NOT_NEGATIVE: Rule = (lambda value: 0 <= value < math.inf, "0 or more")
-_ABOVE_ZERO: Rule = (lambda value: 0 < value < math.inf, "above 0")
-_AT_LEAST_ONE: Rule = (lambda value: value >= 1, "at least 1")
-
-
-def _one_of(*names: str) -> Rule:
-    return (lambda value: value in names), f"one of {', '.join(names)}"
-
-
-def _each(rule: Rule) -> Rule:
-    holds, expected = rule
-    return (lambda values: all(holds(value) for value in values)), f"each {expected}"
-
-
-def _check(section: str, settings: Any, rules: Mapping[str, Rule]) -> None:
-    for key, (holds, expected) in rules.items():
-        value = getattr(settings, key)
-        if not holds(value):
-            raise UsageError(f"{section}.{key} = {value!r}: expected {expected}")
 
 
 @dataclass(frozen=True)
@@ -75,7 +59,7 @@ class DataSettings:
                 "two or more different classes, or none for the seven emotions",
             ),
         }
-        _check("data", self, rules)
+        check("data", self, rules)
         if self.drop_not_a_face and not self.votes:
             raise UsageError(
                 "data.drop_not_a_face = true needs FER+ votes: name their file in data.votes"
@@ -116,20 +100,20 @@ class ModelSettings:
     def __post_init__(self) -> None:
         """Raise UsageError where a value cannot be used."""
         rules = {
-            "backbone": _one_of(*BACKBONES),
+            "backbone": one_of(*BACKBONES),
             "input_size": (lambda value: value >= 32, "at least 32 pixels"),
-            "head_units": _each(_AT_LEAST_ONE),
-            "head_dropout": _each(_BELOW_ONE),
-            "drop_connect": _BELOW_ONE,
-            "batch_norm_momentum": _BELOW_ONE,
-            "width": _ABOVE_ZERO,
+            "head_units": each(AT_LEAST_ONE),
+            "head_dropout": each(BELOW_ONE),
+            "drop_connect": BELOW_ONE,
+            "batch_norm_momentum": BELOW_ONE,
+            "width": ABOVE_ZERO,
             # Each stage halves the image, and 32 pixels can be halved five times.
             "plain_channels": (
                 lambda widths: 1 <= len(widths) <= 5 and min(widths) >= 1,
                 "one to five widths, each at least 1",
             ),
         }
-        _check("model", self, rules)
+        check("model", self, rules)
         if len(self.head_units) != len(self.head_dropout):
             raise UsageError(
                 f"model.head_dropout = {self.head_dropout}: expected a rate for each of the "
@@ -180,9 +164,9 @@ class AugmentationSettings:
         """Raise UsageError where a value cannot be used."""
         chances = ("flip", "equalize", "blur", "downscale", "jpeg", "erasing", "mix_probability")
         strengths = ("rotation", "shift", "brightness", "contrast", "mixup", "cutmix")
-        rules = dict.fromkeys(chances, _PROBABILITY)
-        rules |= dict.fromkeys((*strengths, "plain_epochs"), _NOT_NEGATIVE)
-        _check("augmentation", self, {**rules, "scale": _BELOW_ONE})
+        rules = dict.fromkeys(chances, PROBABILITY)
+        rules |= dict.fromkeys((*strengths, "plain_epochs"), NOT_NEGATIVE)
+        check("augmentation", self, {**rules, "scale": BELOW_ONE})
 
 
 @dataclass(frozen=True)
@@ -278,66 +262,23 @@ class TrainingSettings:
             "votes_weight",
         )
         rates = ("head_learning_rate", "learning_rate")
-        rules = dict.fromkeys((*counts, *amounts), _NOT_NEGATIVE)
-        rules |= dict.fromkeys(rates, _ABOVE_ZERO)
-        rules |= dict.fromkeys(("label_smoothing", "ema"), _BELOW_ONE)
+        rules = dict.fromkeys((*counts, *amounts), NOT_NEGATIVE)
+        rules |= dict.fromkeys(rates, ABOVE_ZERO)
+        rules |= dict.fromkeys(("label_smoothing", "ema"), BELOW_ONE)
         rules |= {
             # Keras takes no larger seed.
             "seed": (lambda value: 0 <= value < 2**32, "from 0 to 2**32 - 1"),
-            "backend": _one_of(*BACKENDS),
-            "precision": _one_of(*PRECISIONS),
-            "schedule": _one_of(*SCHEDULES),
+            "backend": one_of(*BACKENDS),
+            "precision": one_of(*PRECISIONS),
+            "schedule": one_of(*SCHEDULES),
             "layer_decay": (lambda value: 0 < value <= 1, "above 0, at most 1"),
             "batch_size": (lambda value: value >= 2, "at least 2"),
             "fine_tune_blocks": (lambda value: value >= -1, "a number of blocks, or -1 for all"),
-            "class_weight_power": _PROBABILITY,
-            "plateau_patience": _AT_LEAST_ONE,
-            "validate_every": _AT_LEAST_ONE,
-            "workers": _AT_LEAST_ONE,
+            "class_weight_power": PROBABILITY,
+            "plateau_patience": AT_LEAST_ONE,
+            "validate_every": AT_LEAST_ONE,
+            "workers": AT_LEAST_ONE,
             "plateau_factor": (lambda value: 0 < value < 1, "between 0 and 1"),
             "large_size": (lambda value: value == 0 or value >= 32, "0, or at least 32 pixels"),
         }
-        _check("training", self, rules)
-
-
-@dataclass(frozen=True)
-class DistillSettings:
-    """Learning from other networks (Beyer et al. 2021, 2106.05237); off without teachers.
-
-    Attributes:
-        teachers: runs' folders, exported models' folders, or bundled models' names.
-        temperature: what teachers' and student's logits are divided by in the distance.
-        weight: of the distance to the teachers; the labels' cross-entropy gets the rest.
-        views: after how many epochs the augmented views come again; 0 is never. Above 0, the view
-            of an image depends on the seed and on epoch modulo ``views`` alone.
-        cache: folder in which the teachers' logits of the views are kept; empty is none.
-        votes: share of the evidence of FER+ votes (``data.votes``) on an image's label that is
-            added to the teachers' logits; about 0.5, for both saw the same image; 0 is off.
-    """
-
-    teachers: tuple[str, ...] = ()
-    temperature: float = 2.0
-    weight: float = 0.9
-    views: int = 0
-    cache: str = ""
-    votes: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Raise UsageError where a value cannot be used."""
-        rules = {
-            "temperature": _ABOVE_ZERO,
-            "weight": _PROBABILITY,
-            "views": _NOT_NEGATIVE,
-            "votes": _PROBABILITY,
-        }
-        _check("distill", self, rules)
-        names = [Path(teacher).name for teacher in self.teachers]
-        if "" in names or len(set(names)) < len(names):
-            raise UsageError(
-                f"distill.teachers = {list(self.teachers)}: expected folders with different names, "
-                "for the cached logits go by them"
-            )
-        if self.cache and not self.views:
-            raise UsageError(
-                'distill.cache needs views that come again: set distill.views, as 30, or cache = ""'
-            )
+        check("training", self, rules)
