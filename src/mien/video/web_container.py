@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -140,13 +141,8 @@ def web_opened(address: str, *, open_s: float, read_s: float) -> Iterator[WebCon
     try:
         try:
             container = thread.submit(opened).result()
-        except av.error.ArgumentError as error:
-            raise files.problem or InputError(
-                f"{files.name}: of a kind that may lead on to other files: --allow-private lets "
-                "FFmpeg open it, wherever they lie"
-            ) from error
         except (av.error.FFmpegError, OSError, UnicodeError) as error:
-            raise files.problem or error from error
+            raise files.problem or _refused(files.name, error) from error
         if files.problem is not None:
             raise files.problem
         files.late = f"nothing came for {read_s:g} s"
@@ -159,3 +155,13 @@ def web_opened(address: str, *, open_s: float, read_s: float) -> Iterator[WebCon
         closed = thread.submit(files.close)
         thread.shutdown(wait=False)
         closed.result()
+
+
+def _refused(name: str, error: Exception) -> Exception:
+    """Return what says that a format is none of those that are let in, where it was that."""
+    if getattr(error, "errno", None) != errno.EINVAL:
+        return error
+    return InputError(
+        f"{name}: of a kind that may lead on to other files: --allow-private lets FFmpeg open it, "
+        "wherever they lie"
+    )
