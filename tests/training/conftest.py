@@ -33,6 +33,19 @@ def keras_ready() -> None:
 
 
 @pytest.fixture(scope="session")
+def keras() -> Any:
+    """Keras; tests that turn networks into ONNX ask for it, and are skipped without it."""
+    pytest.importorskip("onnx")
+    return pytest.importorskip("keras")
+
+
+@pytest.fixture(scope="session")
+def ort() -> Any:
+    """ONNX Runtime."""
+    return pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture(scope="session")
 def b0(keras_ready: None) -> Any:
     """An EfficientNetB0 that has been given Lite0's weights; leave it as it is."""
     from mien.training.model import build_model

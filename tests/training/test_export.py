@@ -26,12 +26,6 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 @pytest.fixture(scope="module")
-def keras() -> Any:
-    pytest.importorskip("onnx")
-    return pytest.importorskip("keras")
-
-
-@pytest.fixture(scope="module")
 def finished(keras: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that has ended; leave it as it is."""
     del keras

@@ -22,6 +22,7 @@ from mien.core.errors import MissingExtra, ModelError
 from mien.core.manifest import INPUT_CONTRACT, OUTPUT_CONTRACT
 from mien.training.onnx_builder import Array, GraphBuilder, to_keras_layout
 from mien.training.onnx_layers import EMITTERS, unsupported
+from mien.training.onnx_shapes import NoForm
 
 OPSET = 18
 """Of ONNX' operators: the first whose Resize takes the axes; ONNX Runtime has it since 1.15."""
@@ -156,7 +157,10 @@ def _emit(graph: GraphBuilder, layer: Any, inputs: list[str]) -> str:
     # A class of one's own may have a known name and do another thing.
     if name not in EMITTERS or type(layer) is not getattr(keras.layers, name):
         raise unsupported(layer)
-    return EMITTERS[name](graph, layer, inputs)
+    try:
+        return EMITTERS[name](graph, layer, inputs)
+    except NoForm as error:
+        raise unsupported(layer, str(error)) from error
 
 
 def _add_features(graph: GraphBuilder, feature_map: str) -> None:

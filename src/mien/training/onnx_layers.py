@@ -6,109 +6,15 @@ the input. Values of rank 4 are (N, C, H, W) there, values of rank 2 are the sam
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from mien.core.errors import ModelError
+from mien.training.onnx_activations import activated, activation, relu, softmax
 from mien.training.onnx_builder import GraphBuilder
-
-
-# ---------------------------------------------------------------- refusals and shapes
-def unsupported(layer: Any, why: str = "") -> ModelError:
-    """Return the error for a layer that has no form in ONNX here."""
-    return ModelError(
-        f"cannot export the layer {layer.name!r} ({type(layer).__name__}{why and ': ' + why}): "
-        f"expected layers among {', '.join(sorted(EMITTERS))}, channels last"
-    )
-
-
-def _input_shape(layer: Any) -> tuple[int, ...]:
-    """Return (H, W, C) or (C,) of a layer's only input, all known."""
-    shape = tuple(layer.input.shape[1:])
-    if None in shape:
-        raise unsupported(layer, f"its input's shape {shape} is not fixed")
-    return shape
-
-
-def _spatial_shape(layer: Any) -> tuple[int, int, int]:
-    shape = _input_shape(layer)
-    if len(shape) != 3 or getattr(layer, "data_format", "channels_last") != "channels_last":
-        raise unsupported(layer, f"its input has shape {shape}")
-    height, width, channels = shape
-    return height, width, channels
-
-
-def _pads(layer: Any, kernel: Sequence[int], strides: Sequence[int]) -> list[int]:
-    """Return ONNX' pads [top, left, bottom, right] for Keras' padding.
-
-    "same" puts the odd pixel at the bottom and right, and pads a strided layer by what its last
-    window lacks, so the pads depend on the input's size.
-    """
-    if layer.padding == "valid":
-        return [0, 0, 0, 0]
-    if layer.padding != "same":
-        raise unsupported(layer, f"padding {layer.padding!r}")
-    before, after = [], []
-    for side, window, stride in zip(_spatial_shape(layer), kernel, strides, strict=False):
-        lacking = max((math.ceil(side / stride) - 1) * stride + window - side, 0)
-        before.append(lacking // 2)
-        after.append(lacking - lacking // 2)
-    return before + after
-
-
-# ---------------------------------------------------------------- activations
-def _silu(graph: GraphBuilder, owner: str, value: str) -> str:
-    return graph.node(owner, "Mul", [value, graph.node(owner, "Sigmoid", [value])])
-
-
-def _clip(graph: GraphBuilder, owner: str, value: str, highest: float) -> str:
-    limits = [graph.constant(owner, "low", 0.0), graph.constant(owner, "high", highest)]
-    return graph.node(owner, "Clip", [value, *limits])
-
-
-_ACTIVATIONS: dict[str, Callable[[GraphBuilder, str, str], str]] = {
-    "linear": lambda _graph, _owner, value: value,
-    "relu": lambda graph, owner, value: graph.node(owner, "Relu", [value]),
-    "relu6": lambda graph, owner, value: _clip(graph, owner, value, 6.0),
-    "sigmoid": lambda graph, owner, value: graph.node(owner, "Sigmoid", [value]),
-    "silu": _silu,
-    "softmax": lambda graph, owner, value: graph.node(owner, "Softmax", [value], axis=1),
-}
-
-
-def _activated(graph: GraphBuilder, layer: Any, value: str) -> str:
-    import keras
-
-    name = getattr(layer.activation, "__name__", "")
-    if name not in _ACTIVATIONS or layer.activation is not getattr(keras.activations, name, None):
-        raise unsupported(layer, f"activation {name or layer.activation!r}")
-    return _ACTIVATIONS[name](graph, graph.layer_name(layer), value)
-
-
-def _activation(graph: GraphBuilder, layer: Any, inputs: list[str]) -> str:
-    return _activated(graph, layer, inputs[0])
-
-
-def _relu(graph: GraphBuilder, layer: Any, inputs: list[str]) -> str:
-    if layer.negative_slope or layer.threshold:
-        raise unsupported(layer, "a slope or threshold")
-    owner = graph.layer_name(layer)
-    if layer.max_value is not None:
-        return _clip(graph, owner, inputs[0], float(layer.max_value))
-    return graph.node(owner, "Relu", inputs)
-
-
-def _softmax(graph: GraphBuilder, layer: Any, inputs: list[str]) -> str:
-    if layer.axis not in (-1, len(layer.input.shape) - 1):
-        raise unsupported(layer, f"axis {layer.axis}")
-    return graph.node(graph.layer_name(layer), "Softmax", inputs, axis=1)
-
-
-def _identity(_graph: GraphBuilder, _layer: Any, inputs: list[str]) -> str:
-    return inputs[0]
+from mien.training.onnx_shapes import NoForm, input_shape, pads_of, spatial_shape
 
 
 # ---------------------------------------------------------------- layers with weights
@@ -117,7 +23,7 @@ def _conv(graph: GraphBuilder, layer: Any, inputs: list[str]) -> str:
 
 
 def _depthwise_conv(graph: GraphBuilder, layer: Any, inputs: list[str]) -> str:
-    channels = _spatial_shape(layer)[2]
+    channels = spatial_shape(layer)[2]
     return _convolution(graph, layer, inputs[0], layout="HWCM", group=channels)
 
 
@@ -126,7 +32,7 @@ def _convolution(graph: GraphBuilder, layer: Any, value: str, *, layout: str, gr
         (size - 1) * step + 1
         for size, step in zip(layer.kernel_size, layer.dilation_rate, strict=True)
     ]
-    _spatial_shape(layer)
+    spatial_shape(layer)
     weights = [graph.weight(layer, "kernel", layout)]
     if layer.use_bias:
         weights.append(graph.weight(layer, "bias"))
@@ -137,20 +43,20 @@ def _convolution(graph: GraphBuilder, layer: Any, value: str, *, layout: str, gr
         kernel_shape=list(layer.kernel_size),
         strides=list(layer.strides),
         dilations=list(layer.dilation_rate),
-        pads=_pads(layer, reach, layer.strides),
+        pads=pads_of(layer, reach, layer.strides),
         group=group,
     )
-    return _activated(graph, layer, output)
+    return activated(graph, layer, output)
 
 
 def _dense(graph: GraphBuilder, layer: Any, inputs: list[str]) -> str:
-    if len(_input_shape(layer)) != 1:
-        raise unsupported(layer, f"its input has shape {_input_shape(layer)}")
+    if len(input_shape(layer)) != 1:
+        raise NoForm(f"its input has shape {input_shape(layer)}")
     weights = [graph.weight(layer, "kernel")]
     if layer.use_bias:
         weights.append(graph.weight(layer, "bias"))
     output = graph.node(graph.layer_name(layer), "Gemm", [inputs[0], *weights])
-    return _activated(graph, layer, output)
+    return activated(graph, layer, output)
 
 
 def _on_channels(layer: Any) -> bool:
@@ -161,7 +67,7 @@ def _on_channels(layer: Any) -> bool:
 
 def _batch_norm(graph: GraphBuilder, layer: Any, inputs: list[str]) -> str:
     if not _on_channels(layer):
-        raise unsupported(layer, f"axis {layer.axis}")
+        raise NoForm(f"axis {layer.axis}")
     owner, channels = graph.layer_name(layer), layer.input.shape[-1]
     parts = [
         graph.weight(layer, "gamma") if layer.scale else _full(graph, owner, "ones", channels, 1.0),
@@ -181,7 +87,7 @@ def _normalization(graph: GraphBuilder, layer: Any, inputs: list[str]) -> str:
     import keras
 
     if not _on_channels(layer) or layer.invert or layer.input_mean is not None:
-        raise unsupported(layer, "only the adapted kind, along channels")
+        raise NoForm("only the adapted kind, along channels")
     owner = graph.layer_name(layer)
     mean, variance = graph.weight(layer, "mean"), graph.weight(layer, "variance")
     if len(layer.input.shape) == 4:
@@ -199,7 +105,7 @@ def _rescaling(graph: GraphBuilder, layer: Any, inputs: list[str]) -> str:
     scale, offset = (np.asarray(part, np.float32) for part in (layer.scale, layer.offset))
     if len(layer.input.shape) == 4:
         if not {scale.size, offset.size} <= {1, layer.input.shape[-1]}:
-            raise unsupported(layer, "other than one number a channel")
+            raise NoForm("other than one number a channel")
         # One number a channel stands before height and width here.
         scale, offset = (part.reshape(-1, 1, 1) if part.ndim else part for part in (scale, offset))
     value = graph.node(owner, "Mul", [value, graph.constant(owner, "scale", scale)])
@@ -215,8 +121,8 @@ def _resizing(graph: GraphBuilder, layer: Any, inputs: list[str]) -> str:
         if getattr(layer, option, False)
     ]
     if layer.interpolation != "bilinear" or special:
-        raise unsupported(layer, ", ".join([f"interpolation {layer.interpolation!r}", *special]))
-    height, width, _ = _spatial_shape(layer)
+        raise NoForm(", ".join([f"interpolation {layer.interpolation!r}", *special]))
+    height, width, _ = spatial_shape(layer)
     if (height, width) == (layer.height, layer.width):
         return inputs[0]
     owner = graph.layer_name(layer)
@@ -231,7 +137,7 @@ def _resizing(graph: GraphBuilder, layer: Any, inputs: list[str]) -> str:
 
 
 def _zero_padding(graph: GraphBuilder, layer: Any, inputs: list[str]) -> str:
-    _spatial_shape(layer)
+    spatial_shape(layer)
     (top, bottom), (left, right) = layer.padding
     owner = graph.layer_name(layer)
     pads = graph.constant(owner, "pads", [0, 0, top, left, 0, 0, bottom, right], np.int64)
@@ -254,12 +160,12 @@ def _pool(graph: GraphBuilder, layer: Any, inputs: list[str], kind: str) -> str:
         inputs,
         kernel_shape=list(layer.pool_size),
         strides=list(layer.strides),
-        pads=_pads(layer, layer.pool_size, layer.strides),
+        pads=pads_of(layer, layer.pool_size, layer.strides),
     )
 
 
 def _global_average_pool(graph: GraphBuilder, layer: Any, inputs: list[str]) -> str:
-    _spatial_shape(layer)
+    spatial_shape(layer)
     owner = graph.layer_name(layer)
     pooled = graph.node(owner, "GlobalAveragePool", inputs)
     return pooled if layer.keepdims else graph.node(owner, "Flatten", [pooled], axis=1)
@@ -268,9 +174,9 @@ def _global_average_pool(graph: GraphBuilder, layer: Any, inputs: list[str]) -> 
 def _reshape(graph: GraphBuilder, layer: Any, inputs: list[str]) -> str:
     """Keras numbers elements channels last: where there is a plane, it is turned for that."""
     owner, value = graph.layer_name(layer), inputs[0]
-    source, target = _input_shape(layer), tuple(layer.output.shape[1:])
+    source, target = input_shape(layer), tuple(layer.output.shape[1:])
     if len(source) not in (1, 3) or len(target) not in (1, 3) or None in target:
-        raise unsupported(layer, f"from {source} to {target}")
+        raise NoForm(f"from {source} to {target}")
     if len(source) == 3 and source[:2] != (1, 1):
         value = graph.node(owner, "Transpose", [value], perm=[0, 2, 3, 1])
     turned = len(target) == 3 and target[:2] != (1, 1)
@@ -285,7 +191,7 @@ def _reshape(graph: GraphBuilder, layer: Any, inputs: list[str]) -> str:
 def _rank_of_all(layer: Any) -> int:
     ranks = {len(tensor.shape) for tensor in layer.input}
     if len(ranks) != 1 or not ranks <= {2, 4}:
-        raise unsupported(layer, f"inputs of ranks {sorted(ranks)}")
+        raise NoForm(f"inputs of ranks {sorted(ranks)}")
     return ranks.pop()
 
 
@@ -293,7 +199,7 @@ def _concatenate(graph: GraphBuilder, layer: Any, inputs: list[str]) -> str:
     rank = _rank_of_all(layer)
     axis = layer.axis % rank
     if axis == 0:
-        raise unsupported(layer, "along the batch")
+        raise NoForm("along the batch")
     if rank == 4:
         axis = {1: 2, 2: 3, 3: 1}[axis]
     return graph.node(graph.layer_name(layer), "Concat", inputs, axis=axis)
@@ -315,11 +221,18 @@ def _folded(graph: GraphBuilder, layer: Any, inputs: list[str], kind: str) -> st
     return value
 
 
+def _identity(_graph: GraphBuilder, _layer: Any, inputs: list[str]) -> str:
+    return inputs[0]
+
+
 Emitter: TypeAlias = Callable[[GraphBuilder, Any, list[str]], str]
-"""Adds a layer's nodes, given the names of its inputs, and returns the name of its output."""
+"""Adds a layer's nodes, given the names of its inputs, and returns the name of its output.
+
+Raises `mien.training.onnx_shapes.NoForm` where this layer has none.
+"""
 
 EMITTERS: dict[str, Emitter] = {
-    "Activation": _activation,
+    "Activation": activation,
     "Add": _add,
     "AveragePooling2D": _average_pool,
     "BatchNormalization": _batch_norm,
@@ -333,11 +246,19 @@ EMITTERS: dict[str, Emitter] = {
     "MaxPooling2D": _max_pool,
     "Multiply": _multiply,
     "Normalization": _normalization,
-    "ReLU": _relu,
+    "ReLU": relu,
     "Rescaling": _rescaling,
     "Reshape": _reshape,
     "Resizing": _resizing,
-    "Softmax": _softmax,
+    "Softmax": softmax,
     "ZeroPadding2D": _zero_padding,
 }
 """By the name of the layer's class in ``keras.layers``."""
+
+
+def unsupported(layer: Any, why: str = "") -> ModelError:
+    """Return the error for a layer that has no form in ONNX here."""
+    return ModelError(
+        f"cannot export the layer {layer.name!r} ({type(layer).__name__}{why and ': ' + why}): "
+        f"expected layers among {', '.join(sorted(EMITTERS))}, channels last"
+    )
