@@ -15,7 +15,7 @@ import pytest
 
 from kit_maker import write_pack, write_plan
 from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
-from mien.training.gpu import kit
+from mien.training.gpu import kit, workplace
 from mien.training.gpu.kit import run_kit
 
 
@@ -103,7 +103,7 @@ def test_without_a_pack_it_says_how_to_make_one(tmp_path: Path) -> None:
 def test_two_at_once_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fcntl
 
-    monkeypatch.setattr(kit, "_LOCK_SECONDS", 0.0)
+    monkeypatch.setattr(workplace, "_LOCK_SECONDS", 0.0)
     plan = write_plan(tmp_path / "plan")
     (tmp_path / "work").mkdir()
     with (tmp_path / "work/lock").open("w") as lock:

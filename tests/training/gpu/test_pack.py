@@ -43,6 +43,8 @@ def test_private_test_is_not_packed(tmp_path: Path) -> None:
 def test_a_pack_holds_the_code(tmp_path: Path) -> None:
     pack = write_pack(tmp_path)
     assert (pack / "src/mien/training/gpu/kit.py").is_file()
+    modules = {path.relative_to(ROOT) for path in (ROOT / "src/mien").rglob("*.py")}
+    assert {path.relative_to(pack) for path in (pack / "src/mien").rglob("*.py")} == modules
     assert (pack / "configs/gpu/plan.toml").is_file()
     assert (pack / "Makefile").is_file()
 

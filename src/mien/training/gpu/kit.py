@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError, MienError
+from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, MienError
 from mien.core.files import write_atomically
 from mien.core.progress import format_duration
 from mien.training.config import config_to_toml, load_config
 from mien.training.gpu import gather, setup
-from mien.training.gpu.children import LOCK_VARIABLE, Command, OutOfTime, run_children
+from mien.training.gpu.children import Command, OutOfTime, run_children
 from mien.training.gpu.clock import Journal
 from mien.training.gpu.plan import Pace, Plan, StagePlan, budget, choose_epochs
 from mien.training.gpu.recipes import LITE0, Machine, recipe_here, taught, views_within
+from mien.training.gpu.workplace import environment_in, take_lock
 from mien.training.run_folder import RunFolder
 
 _MODULE = "mien.training.gpu"
-_LOCK_SECONDS = 60.0
 _ON_PROCESSOR = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 """For the export: a GPU multiplies float32 less exactly than the proof of equality asks for."""
 
@@ -49,7 +46,7 @@ def run_kit(plan: Plan, pack: Path, work: Path, output: Path, *, workers: int) -
     """
     work.mkdir(parents=True, exist_ok=True)
     with (work / "lock").open("w") as lock:
-        _wait_for(lock.fileno(), work)
+        take_lock(lock.fileno(), work)
         kit = _Kit(plan, pack, work, workers, lock.fileno())
         try:
             kit.go()
@@ -62,18 +59,6 @@ def run_kit(plan: Plan, pack: Path, work: Path, output: Path, *, workers: int) -
     return EXIT_DONE
 
 
-def _wait_for(lock: int, work: Path) -> None:
-    """Take the lock; a process of a killed piece may still hold it while it saves."""
-    deadline = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() > deadline:
-                raise InputError(f"the kit runs in {work} already: wait for it") from error
-            time.sleep(0.5)
-
-
 class _Kit:
     """One piece of the kit's work."""
 
@@ -83,7 +68,7 @@ class _Kit:
         self.journal = Journal(work / "journal.json")
         self.notes = self.journal.notes
         self.machine = Machine(work, "", False, workers)
-        self.environment = _environment(work, lock)
+        self.environment = environment_in(work, lock)
 
     def go(self) -> None:
         """Do every step."""
@@ -308,20 +293,3 @@ class _Kit:
         path = self.machine.work / "recipes" / f"{name}.toml"
         write_atomically(path, text.encode())
         return path
-
-
-def _environment(work: Path, lock: int) -> dict[str, str]:
-    """Return what the kit's processes find in their environment."""
-    source = Path(__file__).resolve().parents[3]
-    paths = [str(source), str(work / "site"), os.environ.get("PYTHONPATH", "")]
-    return {
-        **os.environ,
-        LOCK_VARIABLE: str(lock),
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        "PYTHONUNBUFFERED": "1",
-        "MIEN_HOME": str(work / "home"),
-        # What one process compiled, the next finds.
-        "JAX_COMPILATION_CACHE_DIR": str(work / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
