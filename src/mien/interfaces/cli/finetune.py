@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,19 +13,16 @@ from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 from mien.core.models import DEFAULT_MODEL
 from mien.interfaces.batch.loading import RecognizerOptions
 from mien.interfaces.cli.faces_in import face_finder
+from mien.interfaces.cli.finetune_result import finish
 from mien.interfaces.cli.output import json_text, note, write_stdout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mien.data.dataset import Skipped, Split
-    from mien.evaluation.comparison import Comparison
     from mien.training.run_folder import RunFolder
 
 OUTPUTS = Path("outputs")
-
-CALIBRATION_IMAGES = 100
-"""Held-out images from which on temperature and thresholds are fitted: fewer tell nothing."""
 
 _SHOWN = 10
 _EPILOG = """\
@@ -109,7 +104,7 @@ def _run(args: argparse.Namespace) -> int:
         text = str(stop).replace("mien train --resume", "mien finetune --resume")
         sys.stderr.write(f"mien: {text}\n")
         return EXIT_INTERRUPTED
-    done = _finish(run, quiet=args.quiet)
+    done = finish(run, quiet=args.quiet)
     write_stdout(json_text(done.to_dict()) + "\n" if args.json else done.to_text())
     return EXIT_DONE
 
@@ -228,99 +223,3 @@ def _go_on(args: argparse.Namespace) -> RunFolder:
     from mien.training.finetune import resume_finetune
 
     return resume_finetune(args.resume, quiet=args.quiet)
-
-
-# ---------------------------------------------------------------- what came of it
-@dataclass(frozen=True)
-class _Done:
-    """A finished fine-tuning."""
-
-    run: RunFolder
-    model: Path
-    counts: Mapping[str, Mapping[str, int]]
-    compared: Comparison
-    calibration: Mapping[str, Any] | None
-    summary: Mapping[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "run": str(self.run.path),
-            "model": str(self.model),
-            "images": {name: dict(counts) for name, counts in self.counts.items()},
-            "comparison": self.compared.to_dict(),
-            "calibration": self.calibration,
-            "summary": dict(self.summary),
-        }
-
-    def to_text(self) -> str:
-        from mien.core.progress import format_duration
-        from mien.evaluation.comparison import comparison_text
-
-        images = [
-            f"{name} {sum(counts.values()):,}" for name, counts in self.counts.items() if counts
-        ]
-        rows = [
-            ("run", str(self.run.path)),
-            ("images", ", ".join(images)),
-            ("time", format_duration(self.summary["seconds"])),
-            ("best epoch", f"{self.summary['best']['epoch']} of {self.summary['epochs']}"),
-            ("calibrated", _calibrated(self.calibration)),
-            ("measured on", _measured(self.compared.split)),
-        ]
-        facts = "\n".join(f"{name:<12} {value}" for name, value in rows)
-        report = self.run.path / "report" / "before_after.md"
-        return (
-            f"{facts}\n\n{comparison_text(self.compared)}\n"
-            f"report: {report}\nnext: mien predict --model {self.model} IMAGE\n"
-        )
-
-
-def _calibrated(calibration: Mapping[str, Any] | None) -> str:
-    if calibration is None:
-        return f"no, fewer than {CALIBRATION_IMAGES} images are held out"
-    before, after = calibration["error_before"], calibration["error_after"]
-    return (
-        f"on {calibration['images']:,} images of val, error {before:.1%} before, {after:.1%} after"
-    )
-
-
-def _measured(split: str) -> str:
-    if split == "test":
-        return "test"
-    return "val, which chose the best epoch too: expect a little less of other images"
-
-
-def _finish(run: RunFolder, *, quiet: bool) -> _Done:
-    """Export, calibrate, compare with the model before, and write the reports."""
-    from mien.data.array_cache import load
-    from mien.evaluation.comparison import compare, write_comparison
-    from mien.evaluation.evaluating import evaluate_model
-    from mien.evaluation.report_folder import read_history, write_report
-    from mien.evaluation.temperature import calibrate_model
-    from mien.inference.classifier import Classifier
-    from mien.training.finetune import FACES, export_finetuned, read_notes
-
-    notes = read_notes(run.path)
-    splits = load(run.path / FACES)
-    folder = export_finetuned(run)
-    val = splits["val"]
-    calibration = None
-    if len(val) >= CALIBRATION_IMAGES:
-        calibration = calibrate_model(folder, val.images, val.labels, split="val", quiet=quiet)
-    new = Classifier.open(folder, labels=None)
-    old = Classifier.open(notes["model"], labels=None)
-    measured = splits["test"] if len(splits.get("test", ())) else val
-    compared = compare(old, new, measured, meanings=notes["classes"], quiet=quiet)
-    report_folder = run.path / "report"
-    report, samples = evaluate_model(new, measured, quiet=quiet)
-    report = replace(report, data=str(notes.get("source", "")), command=f"mien finetune {run.name}")
-    write_report(report, report_folder, samples=samples, history=read_history(run.history))
-    write_comparison(compared, report_folder)
-    return _Done(
-        run=run,
-        model=folder,
-        counts={name: split.class_counts() for name, split in splits.items()},
-        compared=compared,
-        calibration=calibration,
-        summary=json.loads(run.summary.read_text(encoding="utf-8")),
-    )
