@@ -43,6 +43,20 @@ def test_a_film_comes_whole_from_a_server_that_gives_parts(
     assert len(server.requests) > len(film) // 5000
 
 
+def test_a_film_goes_on_where_the_server_ended_it(
+    server: Server, answers: dict[str, Answer], film: bytes
+) -> None:
+    def ending(request: bytes, stream: socket.socket) -> None:
+        held: Any = _Holding()
+        ranged(film)(request, held)
+        head, _, body = held.content.partition(b"\r\n\r\n")
+        stream.sendall(head + b"\r\n\r\n" + body[:9000])
+
+    answers["/film.mp4"] = ending
+    assert len(numbers_of(url_of(server, "/film.mp4"))) == 50
+    assert len(server.requests) > len(film) // 9000
+
+
 def test_without_ranges_a_film_is_read_as_it_comes(
     server: Server, answers: dict[str, Answer]
 ) -> None:
@@ -51,6 +65,15 @@ def test_without_ranges_a_film_is_read_as_it_comes(
     answers["/film.mkv"] = reply(content.getvalue())
     assert connected(url_of(server, "/film.mkv")) is None
     assert len(numbers_of(url_of(server, "/film.mkv"))) == 30
+
+
+class _Holding:
+    """Keeps what would be sent."""
+
+    content = b""
+
+    def sendall(self, content: bytes) -> None:
+        self.content += content
 
 
 class _Counting:

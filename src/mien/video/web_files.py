@@ -127,6 +127,7 @@ class WebFile:
         self._ahead = b""
         self._wanted = 0  # where the next read begins, counted from `first`
         self._at = 0  # where the reply stands
+        self._asked_at = 0  # and where it began
         self._reply: Reply | None = None
         self._reply_end: int | None = None
         self._is_ranged = False
@@ -216,12 +217,13 @@ class WebFile:
         with in_a_line(self.address, self._files.late):
             piece = self._reply.head.read1(size)
         self._at += len(piece)
-        if not piece and self.size is not None and self._at < self.size:
-            self._hang_up()
-            raise InputError(
-                f"{self.address.shown} broke off after {self._at} of {self.size} bytes"
-            )
-        return piece
+        if piece or self.size is None or self._at >= self.size:
+            return piece
+        self._hang_up()
+        if self._is_ranged and self._at > self._asked_at:
+            return self._piece(size)  # servers end what is read too slowly: it goes on from here
+        read = f"{self._at} of {self.size} bytes"
+        raise InputError(f"{self.address.shown} broke off after {read}")
 
     def _reach(self, place: int) -> None:
         """Have the reply stand at a place in the file."""
@@ -246,7 +248,7 @@ class WebFile:
             raise InputError(f"{name}: the server packs the video: expected it as it is")
         if head.status == HTTPStatus.OK and place:
             raise InputError(f"{name}: the server does not go on from the middle any more")
-        self._at = place
+        self._at = self._asked_at = place
         if head.status == HTTPStatus.OK:
             self._take_all(head.length)
         else:
