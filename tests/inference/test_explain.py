@@ -5,24 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 import mien
 from head_maker import write_head_model
-from mien.core.errors import ModelError, UnreadableImage, UsageError
+from mien.core.errors import UnreadableImage, UsageError
 from mien.inference.classifier import Classifier
 from mien.inference.explain import (
     METHODS,
     Explanation,
-    covered_faces,
     explain,
     explain_faces,
-    patch_line,
 )
-from mien.inference.head import read_head
 
 pytest.importorskip("onnx")
 
@@ -89,55 +85,9 @@ def test_what_speaks_against_an_emotion_has_no_heat() -> None:
     assert other.peak > 0
 
 
-def test_every_pixel_is_covered_by_patches_that_weigh_the_same() -> None:
-    line = patch_line()
-    assert line.shape == (14, 48)
-    np.testing.assert_allclose(line.sum(axis=0), 1, atol=1e-6)
-    assert set((line > 0).sum(axis=0)) == {3}
-    covered = covered_faces(FACES[0])
-    assert covered.shape == (196, 48, 48)
-    changed = covered != FACES[0]
-    assert changed.any(axis=(1, 2)).all()
-    assert changed.sum(axis=(1, 2)).max() <= 144
-    grey = round(float(FACES[0].mean()))
-    assert set(np.unique(covered[changed])) == {grey}
-
-
-def test_gradcam_follows_its_formula(classifier: Classifier) -> None:
-    assert classifier.path is not None
-    features = classifier.features(FACES).astype(np.float64)
-    gradients = read_head(classifier.path).gradients(features, np.full(4, 5))
-    for number, found in enumerate(
-        explain_faces(classifier, FACES, emotion="sad", method="gradcam")
-    ):
-        cells = np.zeros((3, 3), np.float32)
-        for row in range(3):
-            for column in range(3):
-                cells[row, column] = max(0.0, features[number, row, column] @ gradients[number])
-        enlarged = cv2.resize(cells, (48, 48), interpolation=cv2.INTER_LINEAR)
-        np.testing.assert_allclose(found.heat * found.peak, enlarged, atol=1e-5)
-
-
 def test_no_faces_no_explanations(classifier: Classifier) -> None:
     for method in METHODS:
         assert explain_faces(classifier, FACES[:0], method=method) == []
-
-
-def test_gradcam_refuses_what_it_would_misread(
-    classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other = write_head_model(tmp_path / "other", seed=9) / "model.onnx"
-    monkeypatch.setattr(classifier, "path", other)
-    with pytest.raises(ModelError, match="misreads"):
-        explain_faces(classifier, FACES, method="gradcam")
-    monkeypatch.setattr(classifier, "path", None)
-    with pytest.raises(ModelError, match=r"Classifier\.open"):
-        explain_faces(classifier, FACES, method="gradcam")
-    sigmoid = write_head_model(tmp_path / "sigmoid", activation="Sigmoid")
-    odd = Classifier.open(sigmoid, threads=1)
-    with pytest.raises(ModelError, match="occlusion"):
-        explain_faces(odd, FACES, method="gradcam")
-    assert len(explain_faces(odd, FACES)) == 4
 
 
 def test_a_face_is_explained_as_it_was_read(tiny_model: Path) -> None:

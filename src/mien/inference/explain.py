@@ -11,32 +11,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from mien.core.emotions import match_label
-from mien.core.errors import MienError, ModelError, UnreadableImage, UsageError
+from mien.core.errors import MienError, UnreadableImage, UsageError
 from mien.core.faces import FACE_SIZE, standard_face
 from mien.core.images import ImageSource, load_image, source_name
 from mien.core.progress import Progress
 from mien.core.results import SCORE_DIGITS, Face
 from mien.inference.classifier import BATCH_SIZE, Classifier
 from mien.inference.crops import face_crop
-from mien.inference.head import Head, read_head
+from mien.inference.gradcam import gradcam_maps
+from mien.inference.occlusion import occlusion_maps
 from mien.inference.recognizer import Recognizer
 
 METHODS: tuple[str, ...] = ("occlusion", "gradcam")
 """Ways to find what speaks for an emotion; the first is the one that is taken unless said."""
 
-PATCH = 12
-"""Side of the square that occlusion covers, in pixels of the 48: an eye, or half a mouth."""
-
-STRIDE = 4
-"""By how much that square is moved; each pixel is covered (PATCH / STRIDE) ** 2 = 9 times."""
-
 _HEAT_DIGITS = 3
-_LARGEST_DIFFERENCE = 1e-3
 _PARTS = {"upper": 22, "middle": 33, "lower": FACE_SIZE}
 """Rows where the parts of a face end, as FER-2013 frames them: brows and eyes; nose and cheeks;
 mouth and chin."""
@@ -188,9 +181,9 @@ def explain_faces(
             chosen, classifier.labels.index(find_label(emotion, classifier.labels))
         )
     if method == "gradcam":
-        maps = _gradcam(classifier, faces, chosen, batch_size)
+        maps = gradcam_maps(classifier, faces, chosen, batch_size)
     else:
-        maps = _occlusion(classifier, faces, chosen, scores, batch_size)
+        maps = occlusion_maps(classifier, faces, chosen, scores, batch_size)
     return [
         _explanation(method, classifier.labels[index], float(row[index]), raw)
         for index, row, raw in zip(chosen, scores, maps, strict=True)
@@ -205,93 +198,6 @@ def find_label(name: str, labels: Sequence[str]) -> str:
     raise UsageError(f"unknown emotion {name!r}: expected one of {', '.join(labels)}")
 
 
-# ---------------------------------------------------------------- occlusion
-def _occlusion(
-    classifier: Classifier,
-    faces: npt.NDArray[np.uint8],
-    chosen: npt.NDArray[np.intp],
-    scores: npt.NDArray[np.float32],
-    batch_size: int,
-) -> npt.NDArray[np.float32]:
-    """Return the score that is lost where each pixel is covered, (N, 48, 48).
-
-    It is the mean over the patches that cover the pixel, in whose middle it is counting more.
-    """
-    line = patch_line()
-    maps = np.zeros(faces.shape, np.float32)
-    for number, (face, index) in enumerate(zip(faces, chosen, strict=True)):
-        left = classifier.classify(covered_faces(face), batch_size=batch_size)[:, index]
-        lost = (scores[number, index] - left).reshape(len(line), len(line))
-        maps[number] = line.T @ lost @ line
-    return maps
-
-
-def covered_faces(face: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Return a face (48, 48) with a patch covered, once for each place, uint8 (196, 48, 48).
-
-    A patch is filled with the face's mean grey: the network was trained on faces with such patches
-    (random erasing), so that a hole alone does not mislead it. They go row by row.
-    """
-    places = patch_line() > 0
-    patches = (places[:, None, :, None] & places[None, :, None, :]).reshape(-1, *face.shape)
-    return np.where(patches, np.uint8(round(float(face.mean()))), face)
-
-
-def patch_line() -> npt.NDArray[np.float32]:
-    """Return where patches lie along a side, float32 (14, 48): a smooth bump each, else 0.
-
-    Columns sum to 1. Patches reach over the border, so that each pixel is covered equally often.
-    """
-    starts = np.arange(STRIDE - PATCH, FACE_SIZE, STRIDE)
-    distance = np.arange(FACE_SIZE) + 0.5 - (starts[:, None] + PATCH / 2)
-    bumps = np.where(abs(distance) < PATCH / 2, np.cos(np.pi * distance / PATCH) ** 2, 0.0)
-    return np.asarray(bumps / bumps.sum(axis=0), np.float32)
-
-
-# ---------------------------------------------------------------- Grad-CAM
-def _gradcam(
-    classifier: Classifier,
-    faces: npt.NDArray[np.uint8],
-    chosen: npt.NDArray[np.intp],
-    batch_size: int,
-) -> npt.NDArray[np.float32]:
-    """Return what each place adds to the class's logit, (N, 48, 48), enlarged from the cells."""
-    features = classifier.features(faces, batch_size=batch_size)
-    head = _proven_head(classifier, faces, features, batch_size)
-    gradients = head.gradients(features, chosen)
-    cells = np.einsum("nhwc,nc->nhw", features, gradients).astype(np.float32)
-    maps = np.zeros(faces.shape, np.float32)
-    for number, plane in enumerate(np.maximum(cells, 0)):
-        size = (FACE_SIZE, FACE_SIZE)
-        maps[number] = cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR)
-    return maps
-
-
-def _proven_head(
-    classifier: Classifier,
-    faces: npt.NDArray[np.uint8],
-    features: npt.NDArray[np.float32],
-    batch_size: int,
-) -> Head:
-    """Return the model's head, if it gives the logits that the network gives for these faces."""
-    if classifier.path is None:
-        raise ModelError("Grad-CAM reads the model's file: open the model with Classifier.open")
-    head = read_head(classifier.path)
-    expected = classifier.logits(faces, batch_size=batch_size)
-    try:
-        found = head.logits(features)
-        difference = float(np.abs(found - expected).max(initial=0.0))
-    except ValueError as error:  # weights whose shapes do not go together
-        raise ModelError(f"Grad-CAM cannot follow {classifier.path}: {error}") from error
-    if not difference <= _LARGEST_DIFFERENCE * max(1.0, float(np.abs(expected).max(initial=0.0))):
-        raise ModelError(
-            f"Grad-CAM misreads {classifier.path}: the logits that follow from its features are "
-            f"off by {difference:.2g}; use --method occlusion"
-        )
-    return head
-
-
-# ---------------------------------------------------------------- both
 def _explanation(
     method: str, emotion: str, score: float, raw: npt.NDArray[np.float32]
 ) -> Explanation:
