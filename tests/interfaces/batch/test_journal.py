@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -236,14 +235,3 @@ def test_parquet_has_types_and_the_model_and_joined_row_groups(
     types = [str(schema.field(name).type) for name in ("x", "uncertain", "happy")]
     assert types == ["int32", "bool", "double"]
     assert json.loads(schema.metadata[b"mien.model"]) == MODEL.to_dict()
-
-
-def test_every_name_that_is_done_is_known_again() -> None:
-    # One in 256 digests ends with a NUL, which NumPy drops.
-    names = [Input(f"{number}.png") for number in range(2000)]
-    done = journal_module._sorted_digests(
-        b"".join(journal_module._digest(one.source) for one in names)
-    )
-    taken_up: Any = SimpleNamespace(done=len(done), _done=done)
-    assert list(Journal.remaining(taken_up, names)) == []
-    assert len(list(Journal.remaining(taken_up, [Input("other.png")]))) == 1

@@ -13,23 +13,21 @@ A run that goes on reads which images are done from the parts, and does the othe
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
-
-import numpy as np
+from typing import Any
 
 from mien.core.errors import InputError, OutputError, UsageError
 from mien.core.files import replacing
 from mien.core.results import Result
+from mien.interfaces.batch.done_names import digest, holds, sorted_digests
+from mien.interfaces.batch.folder_lock import LOCK_NAME, locked
 from mien.interfaces.batch.formats import PartFormat
 from mien.interfaces.batch.listing import Input
 from mien.interfaces.batch.tally import Tally
@@ -44,8 +42,6 @@ PART_SHARE = 0.005
 """What a kill may cost of the work so far; it keeps the parts of long runs from being many."""
 
 _RUN = "run.json"
-_LOCK = "lock"
-_DIGEST_BYTES = 16
 
 
 def parts_folder(output: Path) -> Path:
@@ -91,7 +87,7 @@ class Journal:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"cannot write {output}: {error.strerror}") from error
-        self._lock = _locked(self._folder)
+        self._lock = locked(self._folder)
         try:
             self._done = self._taken_up(run, resume=resume)
         except BaseException:
@@ -130,9 +126,7 @@ class Journal:
             yield from inputs
             return
         for one in inputs:
-            digest = np.bytes_(_digest(one.source))
-            place = int(np.searchsorted(self._done, digest))
-            if place == len(self._done) or self._done[place] != digest:
+            if not holds(self._done, one.source):
                 yield one
 
     def add(self, result: Result) -> None:
@@ -196,7 +190,7 @@ class Journal:
             self._clear(keep=())
             with replacing(file) as temporary:
                 temporary.write_text(json.dumps(run), encoding="ascii")
-            return _sorted_digests(b"")
+            return sorted_digests(b"")
         if not resume:
             raise UsageError(
                 f"{self._folder} holds the results of an interrupted run: add --resume to go on "
@@ -208,11 +202,11 @@ class Journal:
             for path in self._folder.glob(f"part-*{self._form.suffix}")
             if self._manifest_of(path).exists()
         )
-        known = [file, self._folder / _LOCK]
+        known = [file, self._folder / LOCK_NAME]
         for number in self._numbers:
             known += [self._manifest(number), self._part(number)]
         self._clear(keep=known)
-        return _sorted_digests(b"".join(self._digests()))
+        return sorted_digests(b"".join(self._digests()))
 
     def _check_same(self, file: Path, run: Mapping[str, Any]) -> None:
         try:
@@ -236,7 +230,7 @@ class Journal:
             try:
                 manifest = json.loads(file.read_text(encoding="ascii"))
                 self.tally.add(Tally.from_dict(manifest))
-                yield b"".join(map(_digest, manifest["sources"]))
+                yield b"".join(map(digest, manifest["sources"]))
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise InputError(
                     f"{file} cannot be read ({error}): delete {self._folder} to start anew"
@@ -244,7 +238,7 @@ class Journal:
 
     def _clear(self, *, keep: Iterable[Path]) -> None:
         """Remove what a kill has left half done."""
-        kept = {path.name for path in keep} | {_LOCK}
+        kept = {path.name for path in keep} | {LOCK_NAME}
         for path in self._folder.iterdir():
             if path.name not in kept:
                 with suppress(OSError):
@@ -264,47 +258,3 @@ def _said(key: str, run: Mapping[str, Any]) -> str:
     value = run.get(key)
     text = json.dumps(value) if isinstance(value, list | dict) else str(value)
     return f"{key} {text if len(text) <= 60 else text[:57] + '...'}"
-
-
-def _digest(source: str | None) -> bytes:
-    name = (source or "").encode("utf-8", "surrogatepass")
-    digest = hashlib.blake2b(name, digest_size=_DIGEST_BYTES).digest()
-    # NumPy drops NULs from the end of a string: one that had them would not be found again.
-    return digest[:-1] + bytes([digest[-1] | 1])
-
-
-def _sorted_digests(digests: bytes) -> Any:
-    """Return 16 bytes an image in an array: a set of strings takes ten times that."""
-    return np.sort(np.frombuffer(digests, f"S{_DIGEST_BYTES}"))
-
-
-def _locked(folder: Path) -> IO[bytes]:
-    """Return the folder's lock file, locked until it is closed or the process ends, however.
-
-    Raises:
-        UsageError: if another process holds it.
-        OutputError: if it cannot be made.
-    """
-    try:
-        file = (folder / _LOCK).open("ab")
-    except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror}") from error
-    try:
-        _lock(file)
-    except OSError as error:
-        file.close()
-        raise UsageError(
-            f"another process is writing {folder}: let it end, or give another --output"
-        ) from error
-    return file
-
-
-def _lock(file: IO[bytes]) -> None:
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
