@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mien.core.errors import InputError, UsageError
-from mien.core.results import Result
+from mien.core.results import ModelInfo, Result
 from mien.inference.recognizer import Recognizer
 from mien.video.analysis import follow
 from mien.video.frames import VideoFrame
@@ -147,3 +147,25 @@ def test_the_shared_clip_turns_from_serious_to_happy(shared: Path) -> None:
     # Which serious emotion it is may change while there are few frames; happy comes once, for good.
     happy = [emotion == "happy" for emotion in smoothed]
     assert sum(one != other for one, other in pairwise(happy)) == 1
+
+
+class NobodyThere:
+    """A stand-in for a recognizer."""
+
+    model = ModelInfo("nobody", "1.0.0", "0" * 64)
+
+    def analyze_result(self, image: Picture, /, *, color: str, source: str) -> Result:
+        assert color == "rgb"
+        height, width = image.shape[:2]
+        return Result(source, "no_face", self.model, width=width, height=height)
+
+
+def test_any_reader_of_frames_will_do() -> None:
+    frames = [VideoFrame(number, number / 10, _giver(blinking(number))) for number in range(3)]
+    results = [moment.result for moment in follow(NobodyThere(), frames, "clip")]
+    assert [result and (result.frame, result.width) for result in results] == [
+        (0, 128),
+        (1, 128),
+        (2, 128),
+    ]
+    assert {result and result.model.name for result in results} == {"nobody"}

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from mien.core.results import Result
+import numpy as np
+import numpy.typing as npt
+
+from mien.core.results import ModelInfo, Result
 from mien.core.web_address import shown_address
 from mien.video.frames import BrokenVideo, VideoFrame
 from mien.video.live import (
@@ -22,11 +25,19 @@ from mien.video.smoothing import SMOOTHING_S, Smoother
 from mien.video.times import Window
 from mien.video.tracking import CutFinder, Tracker, memory_for
 
-if TYPE_CHECKING:
-    from mien.inference.recognizer import Recognizer
-
 VideoSource = str | Path | int
 """A file's path, a stream's address, or a camera's number."""
+
+
+class FrameReader(Protocol):
+    """What reads the faces of one frame, as `mien.inference.recognizer.Recognizer` does."""
+
+    @property
+    def model(self) -> ModelInfo:
+        """The model's name, version and hash, as results have them."""
+
+    def analyze_result(self, image: npt.NDArray[np.uint8], /, *, color: str, source: str) -> Result:
+        """Return the result of a frame, uint8 (H, W, 3) in the colour order that is said."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,7 @@ class Moment:
 
 
 def analyze_video(
-    recognizer: Recognizer,
+    recognizer: FrameReader,
     source: VideoSource,
     *,
     every: float | None = None,
@@ -92,7 +103,7 @@ def frames_of(
 
 
 def follow(
-    recognizer: Recognizer,
+    recognizer: FrameReader,
     frames: Iterable[VideoFrame],
     source: str,
     *,
