@@ -3,7 +3,9 @@
     python benchmarks/training_speed.py --config configs/release.toml --data archive
 
 A bare step trains on the same random arrays again and again. A whole one takes the next batch as
-the trainer does: drawn, augmented and mixed while the steps go on. docs/training.md has figures.
+the trainer does: drawn, augmented and mixed while the steps go on. With ``--plain-layers``, bare
+steps are also taken with every layer computed as Keras does, not the faster way (see
+`mien.training.fast_layers`). docs/training.md has figures.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import argparse
 import contextlib
 import statistics
 import time
+from unittest import mock
 
 import numpy as np
 
@@ -34,6 +37,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40, help="steps of each kind in a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--plain-layers", action="store_true", help="time Keras' own layers, too")
     args = parser.parse_args()
     settings = [
         f"data.source={args.data}",
@@ -47,7 +51,8 @@ def main() -> None:
     model = compiled_model(config, stage_of(config, config.training.head_epochs), initialise=True)
     stepper = make_stepper(model, config.training.backend)
     bare_steps(stepper, config, 3)  # the first ones compile
-    ratios = []
+    plain = plain_stepper(config) if args.plain_layers else None
+    ratios, gains = [], []
     for number in range(args.rounds):
         bare = bare_steps(stepper, config, args.steps)
         whole = whole_steps(stepper, source, config, epoch=number, count=args.steps)
@@ -58,9 +63,27 @@ def main() -> None:
             f"whole {speed / whole:6.1f} img/s   ratio {whole / bare:.3f}",
             flush=True,
         )
+        if plain is not None:
+            gains.append(bare_steps(plain, config, args.steps) / bare)
+            print(f"          Keras' own layers {speed / bare / gains[-1]:6.1f} img/s", flush=True)
     ratio = statistics.median(ratios)
     said = "kept" if ratio <= LIMIT else "missed"
     print(f"\nmedian ratio {ratio:.3f}: the limit of {LIMIT} is {said}")
+    if gains:
+        print(
+            f"bare steps with Keras' own layers take {statistics.median(gains):.2f} times as long"
+        )
+
+
+def plain_stepper(config: Config) -> Stepper:
+    """Return what runs steps of the same network with every layer computed as Keras does."""
+    with mock.patch("mien.training.stages.speed_up"):
+        model = compiled_model(
+            config, stage_of(config, config.training.head_epochs), initialise=True
+        )
+    stepper = make_stepper(model, config.training.backend)
+    bare_steps(stepper, config, 3)
+    return stepper
 
 
 def bare_steps(stepper: Stepper, config: Config, count: int) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 
 from mien.training.augmentation import MixedBatch
 from mien.training.config import Config
+from mien.training.fast_layers import speed_up
 from mien.training.model import build_model, set_trainable
 from mien.training.objective import losses, trained_network
 from mien.training.settings import TrainingSettings
@@ -59,6 +60,8 @@ def compiled_model(config: Config, stage: Stage, *, initialise: bool) -> Any:
     # Tried first, so that a wrong number is found before the head's phase and not after it.
     set_trainable(network, blocks=settings.fine_tune_blocks)
     set_trainable(network, blocks=stage.blocks)
+    if settings.backend == "tensorflow":
+        speed_up(network)
     model = trained_network(network, config)
     optimizer = _optimizer(settings, network, model.trainable_variables)
     model.compile(
