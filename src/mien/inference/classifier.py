@@ -42,9 +42,8 @@ class Classifier:
         self._session = session
         self.manifest = manifest
         self.path = path
-        self._bias: npt.NDArray[np.float64] = np.array(
-            [manifest.bias.get(label, 0.0) for label in manifest.labels]
-        )
+        bias = np.array([manifest.bias.get(label, 0.0) for label in manifest.labels], np.float64)
+        self._bias: npt.NDArray[np.float64] | None = bias if bias.any() else None
 
     @classmethod
     def open(
@@ -138,13 +137,15 @@ class Classifier:
     def _biased_logits(
         self, faces: npt.NDArray[np.uint8], batch_size: int
     ) -> npt.NDArray[np.float64]:
-        logits = self.logits(faces, batch_size=batch_size) + self._bias
-        if not np.isfinite(logits).all():
+        logits = self.logits(faces, batch_size=batch_size).astype(np.float64)
+        if self._bias is not None:
+            logits += self._bias
+        if not np.logical_and.reduce(np.isfinite(logits), axis=None):
             raise ModelError(
                 f"the model {self.manifest.name} gave what is not a number: "
                 "export or install it again"
             )
-        return np.asarray(logits, np.float64)
+        return logits
 
     def _run(
         self, output: str, faces: npt.NDArray[np.uint8], batch_size: int
