@@ -80,7 +80,7 @@ def test_the_locks_agree_with_each_other() -> None:
         assert pin[1] in {known[1] for known in by_name.get(pin[0], {pin})}
 
 
-@pytest.mark.parametrize(("lock", "extras"), [("core", [""]), ("dev", ["", "train", "dev"])])
+@pytest.mark.parametrize(("lock", "extras"), [("core", [""]), ("dev", ["", "train", "app", "dev"])])
 def test_the_locks_hold_what_the_package_asks_for(lock: str, extras: list[str]) -> None:
     here = {
         name: version
