@@ -34,7 +34,9 @@ def tiny_config() -> Config:
         "head_units": [16, 8],
         "head_dropout": [0.1, 0.1],
     }
-    return config_from_tables({"data": {"source": "some/where/faces.zip"}, "model": model})
+    data = {"source": "some/where/faces.zip", "votes": "some/where/votes.csv"}
+    distill = {"teachers": ["some/where/teacher"], "views": 2, "cache": "some/where/logits"}
+    return config_from_tables({"data": data, "model": model, "distill": distill})
 
 
 def tiny_network(*, seed: int = 0) -> Any:

@@ -96,6 +96,9 @@ def test_the_manifest_tells_where_the_model_comes_from(model: Path) -> None:
 def test_the_manifest_names_no_folder_of_the_makers_machine(model: Path) -> None:
     manifest = load_manifest(model)
     assert manifest.config["data"]["source"] == "faces.zip"
+    assert manifest.config["data"]["votes"] == "votes.csv"
+    assert manifest.config["distill"]["teachers"] == ["teacher"]
+    assert manifest.config["distill"]["cache"] == "logits"
     assert "some/where" not in (model / "manifest.json").read_text()
 
 

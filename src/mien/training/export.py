@@ -240,8 +240,10 @@ def _batches(faces: npt.NDArray[np.uint8], size: int) -> Iterator[npt.NDArray[np
 def _recipe(config: Config) -> dict[str, Any]:
     """Return the recipe as nested dictionaries; of paths, which are the maker's own, the names."""
     tables = dataclasses.asdict(config)
-    tables["data"]["source"] = Path(config.data.source).name
-    tables["model"]["weights"] = Path(config.model.weights).name
+    paths = (("data", "source"), ("data", "votes"), ("model", "weights"), ("distill", "cache"))
+    for section, key in paths:
+        tables[section][key] = Path(tables[section][key]).name
+    tables["distill"]["teachers"] = [Path(teacher).name for teacher in config.distill.teachers]
     return tables
 
 
