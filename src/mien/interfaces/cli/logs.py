@@ -16,9 +16,14 @@ class _Notes(logging.Handler):
 
 
 @contextmanager
-def logs_as_notes(*, quiet: bool) -> Iterator[None]:
-    """Show the library's warnings, or its errors alone, while a command runs."""
-    logger, notes = logging.getLogger("mien"), _Notes(logging.ERROR if quiet else logging.WARNING)
+def logs_as_notes(*, quiet: bool, name: str = "mien") -> Iterator[None]:
+    """Show the library's warnings, or its errors alone, while a command runs.
+
+    Args:
+        quiet: errors alone.
+        name: the logger's; another package's where a command uses it.
+    """
+    logger, notes = logging.getLogger(name), _Notes(logging.ERROR if quiet else logging.WARNING)
     logger.addHandler(notes)
     try:
         yield

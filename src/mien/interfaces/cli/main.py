@@ -32,6 +32,7 @@ COMMANDS: tuple[str, ...] = (
     "bench",
     "sample",
     "explain",
+    "serve",
     "doctor",
 )
 """Modules beside this one, in the order in which ``mien --help`` shows them."""

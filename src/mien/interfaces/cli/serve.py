@@ -1,0 +1,179 @@
+"""``mien serve``: the HTTP service."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import logging
+import traceback
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+from mien.core.errors import EXIT_DONE, UsageError
+from mien.interfaces.cli.logs import logs_as_notes
+from mien.interfaces.cli.options import (
+    add_finding_options,
+    add_recognizer_options,
+    recognizer_options,
+)
+from mien.interfaces.cli.output import note
+
+if TYPE_CHECKING:
+    import socket
+
+    from mien.inference.recognizer import Recognizer
+    from mien.interfaces.batch.loading import RecognizerOptions
+    from mien.interfaces.http.limits import Limits
+
+_EPILOG = """\
+POST an image to /v1/analyze: as the field "image" of a form, or as the body with an image's type.
+The answer is the JSON of mien predict. /docs describes all there is. There is no authentication:
+let others at it through a proxy that has one. SIGTERM and Ctrl-C let requests in flight end first.
+"""
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command ``serve``."""
+    parser = commands.add_parser(
+        "serve",
+        help="answer images over HTTP",
+        description="Answer images over HTTP with their faces and emotions.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (%(default)s: this machine alone)",
+    )
+    parser.add_argument(
+        "--port", type=int, default=8000, metavar="N", help="0 for any free one (%(default)s)"
+    )
+    add_recognizer_options(parser, crops="where each image is a face crop")
+    add_finding_options(parser)
+    _add_limits(parser)
+    parser.add_argument(
+        "--access-log", action="store_true", help="a line on stderr for each request"
+    )
+    parser.set_defaults(run=_run)
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    limits = parser.add_argument_group("limits")
+    limits.add_argument(
+        "--max-bytes",
+        type=int,
+        default=20_000_000,
+        metavar="N",
+        help="refuse images of more bytes (%(default)s)",
+    )
+    limits.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="images that are analyzed at the same time (one a core, at most 4)",
+    )
+    limits.add_argument(
+        "--max-waiting",
+        type=int,
+        default=16,
+        metavar="N",
+        help="images that may arrive or wait beside those; one more is refused (%(default)s)",
+    )
+    limits.add_argument(
+        "--upload-timeout",
+        type=float,
+        default=30,
+        metavar="S",
+        help="refuse images that take longer to arrive, in seconds (%(default)s)",
+    )
+
+
+def _run(args: argparse.Namespace) -> int:
+    from mien.interfaces.http.extra import require_app
+
+    require_app("mien serve")
+    from mien.interfaces.http.limits import Limits, default_workers
+    from mien.interfaces.http.running import Terminated, listen, shown, terminable
+
+    limits = Limits(
+        max_bytes=args.max_bytes,
+        workers=default_workers() if args.workers is None else args.workers,
+        max_waiting=args.max_waiting,
+        upload_seconds=args.upload_timeout,
+    )
+    options = recognizer_options(args)
+    if options.threads is not None and options.threads < 1:
+        raise UsageError(f"expected --threads of 1 or more, got {options.threads}")
+    try:
+        with terminable(), listen(args.host, args.port) as port, _logs(args):
+            address = shown(args.host, port.getsockname()[1])
+            note(f"listening on http://{address} (Ctrl-C ends it)", quiet=args.quiet)
+            if not _is_loopback(port):
+                text = "others can reach this address, and there is no authentication"
+                note(f"mien: {text}: put a proxy that has one before it", quiet=args.quiet)
+            _serve(port, options, limits, args)
+    except Terminated:
+        note("ended", quiet=args.quiet)
+    return EXIT_DONE
+
+
+def _serve(
+    port: socket.socket, options: RecognizerOptions, limits: Limits, args: argparse.Namespace
+) -> None:
+    """Serve until a signal, which is raised anew, or until the model turns out not to load."""
+    from mien.interfaces.http.app import create_app
+    from mien.interfaces.http.running import make_server
+
+    failures: list[Exception] = []
+
+    def on_ready(recognizer: Recognizer) -> None:
+        model, detector = recognizer.model, recognizer.detector.name
+        text = f"ready: {model.name} {model.version}, {detector}, {limits.workers} at a time"
+        note(text, quiet=args.quiet)
+
+    def on_failure(error: Exception) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    app = create_app(
+        options.load,
+        limits,
+        on_ready=on_ready,
+        on_failure=on_failure,
+        on_request=_log_request if args.access_log else None,
+    )
+    server = make_server(app)
+    server.run(sockets=[port])
+    if failures:
+        raise failures[0]
+
+
+def _log_request(line: str) -> None:
+    note(line, quiet=False)
+
+
+def _is_loopback(port: socket.socket) -> bool:
+    return ipaddress.ip_address(port.getsockname()[0].partition("%")[0]).is_loopback
+
+
+@contextmanager
+def _logs(args: argparse.Namespace) -> Iterator[None]:
+    """Show the server's errors as lines, and with ``--debug`` the traces of requests that fail."""
+    with ExitStack() as stack:
+        # What clients do wrong is theirs to know, and could fill the log.
+        for name in ("uvicorn", "asyncio", "python_multipart"):
+            stack.enter_context(logs_as_notes(quiet=True, name=name))
+        if args.debug:
+            logger, traces = logging.getLogger("mien"), _Traces(logging.ERROR)
+            logger.addHandler(traces)
+            stack.callback(logger.removeHandler, traces)
+        yield
+
+
+class _Traces(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler`."""
+        if record.exc_info and record.exc_info[1] is not None:
+            traceback.print_exception(record.exc_info[1])

@@ -1,0 +1,51 @@
+"""How much the service takes on: sizes, seconds, and images at a time."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, field
+
+from mien.core.errors import UsageError
+
+MOST_BYTES = 1_000_000_000
+"""No limit on an image's size may be above this one."""
+
+_MOST_WORKERS = 4
+_MOST_PLACES = 10_000
+
+
+def default_workers() -> int:
+    """Return how many images are analyzed at a time unless said otherwise: one a core, up to 4."""
+    if hasattr(os, "sched_getaffinity"):
+        return min(_MOST_WORKERS, len(os.sched_getaffinity(0)))
+    return min(_MOST_WORKERS, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The service's limits.
+
+    Attributes:
+        max_bytes: a larger image is refused; no more than this is ever read of one.
+        workers: images that are analyzed at the same time.
+        max_waiting: images that may be uploaded or wait beside those; one more is refused.
+        upload_seconds: a body has to arrive within this time.
+    """
+
+    max_bytes: int = 20_000_000
+    workers: int = field(default_factory=default_workers)
+    max_waiting: int = 16
+    upload_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for what, value, least, most in (
+            ("bytes of an image", self.max_bytes, 1, MOST_BYTES),
+            ("workers", self.workers, 1, _MOST_PLACES),
+            ("waiting images", self.max_waiting, 0, _MOST_PLACES),
+        ):
+            if not least <= value <= most:
+                raise UsageError(f"expected {least:,} to {most:,} {what}, got {value:,}")
+        if not (math.isfinite(self.upload_seconds) and self.upload_seconds > 0):
+            raise UsageError(f"expected more than 0 seconds, got {self.upload_seconds}")

@@ -1,0 +1,120 @@
+"""What Prometheus reads: requests, their times, faces, and what is in flight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    generate_latest,
+)
+
+from mien import __version__
+from mien.core.results import Result
+
+if TYPE_CHECKING:
+    from mien.inference.recognizer import Recognizer
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+GONE = 499
+"""The status that is counted where a client goes away before its answer; nobody is sent it."""
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_METHODS = ("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH")
+
+
+class Metrics:
+    """Counts of one service, in a registry of its own."""
+
+    def __init__(self, paths: tuple[str, ...]) -> None:
+        """Make them.
+
+        Args:
+            paths: those that are told apart; all others count as "other", whatever clients make up.
+        """
+        self._paths = frozenset(paths)
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._requests = Counter(
+            "mien_requests",
+            "Requests that were answered.",
+            ("method", "path", "status"),
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "mien_request_seconds",
+            "Seconds from a request's head to the end of its answer.",
+            ("path",),
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._in_flight = Gauge(
+            "mien_requests_in_flight", "Requests that are being answered.", registry=self.registry
+        )
+        self._analysis = Histogram(
+            "mien_analysis_seconds",
+            "Seconds from an image's bytes to its result, in a thread, without waiting.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._images = Counter(
+            "mien_images", "Images that were analyzed.", ("status",), registry=self.registry
+        )
+        self._faces = Counter(
+            "mien_faces", "Faces that were read.", ("emotion",), registry=self.registry
+        )
+        self._places = Gauge(
+            "mien_places_taken", "Images that are read, wait or arrive.", registry=self.registry
+        )
+        self._ready = Gauge("mien_ready", "1 once the model is warm.", registry=self.registry)
+        self._info = Info("mien", "What is served.", registry=self.registry)
+        self._info.info({"version": __version__})
+
+    @contextmanager
+    def request_in_flight(self) -> Iterator[None]:
+        """Count a request while it is answered."""
+        with self._in_flight.track_inprogress():
+            yield
+
+    def answered(self, method: str, path: str, status: int, seconds: float) -> None:
+        """Count a request that has its answer."""
+        method = method if method in _METHODS else "other"
+        path = path if path in self._paths else "other"
+        self._requests.labels(method, path, str(status)).inc()
+        self._seconds.labels(path).observe(seconds)
+
+    def analyzed(self, result: Result, seconds: float) -> None:
+        """Count an image and its faces."""
+        self._analysis.observe(seconds)
+        self._images.labels(result.status).inc()
+        for face in result.faces:
+            self._faces.labels(face.emotion).inc()
+
+    def ready(self, recognizer: Recognizer) -> None:
+        """Say what is served, and that it is; all its emotions start at 0."""
+        model = recognizer.model
+        self._info.info(
+            {
+                "version": __version__,
+                "model": model.name,
+                "model_version": model.version,
+                "model_sha256": model.sha256,
+                "detector": recognizer.detector.name,
+            }
+        )
+        for label in recognizer.labels:
+            self._faces.labels(label)
+        self._ready.set(1)
+
+    def text(self, places_taken: int) -> bytes:
+        """Return all of it in Prometheus' form."""
+        self._places.set(places_taken)
+        return generate_latest(self.registry)

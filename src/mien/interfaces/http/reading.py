@@ -1,0 +1,127 @@
+"""From a request to the image in it: types, sizes and time are checked as the bytes come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import aclosing
+
+from python_multipart.multipart import parse_options_header
+from starlette.requests import Request
+
+from mien.interfaces.http.form import ROOM_BYTES, ImageForm, Upload, too_large
+from mien.interfaces.http.limits import Limits
+from mien.interfaces.http.refusal import Refusal
+
+FORM_TYPE = "multipart/form-data"
+
+IMAGE_TYPES: tuple[str, ...] = (
+    "image/jpeg",
+    "image/png",
+    "image/webp",
+    "image/avif",
+    "image/tiff",
+    "image/bmp",
+    "image/gif",
+    "image/jp2",
+    "image/x-portable-anymap",
+    "image/x-icon",
+)
+"""The types of `mien.core.images.FORMATS`. The content decides, whichever of them is said."""
+
+_OTHER_NAMES = frozenset(
+    {
+        "image/apng",
+        "image/jpg",
+        "image/jpx",
+        "image/mpo",
+        "image/pjpeg",
+        "image/vnd.microsoft.icon",
+        "image/x-bmp",
+        "image/x-ms-bmp",
+        "image/x-png",
+        "image/x-portable-bitmap",
+        "image/x-portable-graymap",
+        "image/x-portable-pixmap",
+    }
+)
+
+
+def check_type(request: Request) -> str:
+    """Return a request's content type, in lower case and without parameters.
+
+    Raises:
+        Refusal: if it is neither a form's nor an image's, or the body is compressed.
+    """
+    kind = _content_type(request)[0]
+    expected = f"expected {FORM_TYPE} or one of {', '.join(IMAGE_TYPES)}"
+    if kind != FORM_TYPE and kind not in IMAGE_TYPES and kind not in _OTHER_NAMES:
+        said = f"unknown content type {kind[:60]!r}" if kind else "the request has no content type"
+        raise Refusal(415, f"{said}: {expected}")
+    coding = request.headers.get("content-encoding", "identity")
+    if coding.strip().lower() != "identity":
+        raise Refusal(415, f"the body is coded as {coding[:60]!r}: send the image as it is")
+    return kind
+
+
+async def read_upload(request: Request, limits: Limits) -> Upload:
+    """Read the image that a request brings, and never more bytes than are allowed.
+
+    Raises:
+        Refusal: if it has another type, is too large, too slow, empty, or not as a form should be.
+        ClientDisconnect: if the client goes away.
+    """
+    kind, boundary = check_type(request), _content_type(request)[1]
+    if kind == FORM_TYPE:
+        form = ImageForm(boundary, limits.max_bytes)
+        await _pour(request, limits, limits.max_bytes + ROOM_BYTES, form.feed)
+        upload = form.upload()
+    else:
+        content = bytearray()
+        await _pour(request, limits, limits.max_bytes, content.extend)
+        upload = Upload(bytes(content))
+    if not upload.content:
+        raise Refusal(400, "the image is empty: expected the bytes of an image file")
+    return upload
+
+
+def check_length(request: Request, limits: Limits) -> None:
+    """Refuse at once what says itself that it is too large; no byte of it is read.
+
+    Raises:
+        Refusal: if so.
+    """
+    said = request.headers.get("content-length", "")
+    is_form = _content_type(request)[0] == FORM_TYPE
+    room = limits.max_bytes + (ROOM_BYTES if is_form else 0)
+    if said.isascii() and said.isdigit() and int(said[:20]) > room:
+        raise too_large(limits.max_bytes)
+
+
+async def _pour(request: Request, limits: Limits, room: int, take: Callable[[bytes], None]) -> None:
+    """Give on a request's body piece by piece; raises Refusal if it is too large or too slow."""
+
+    async def pour() -> None:
+        arrived = 0
+        async with aclosing(request.stream()) as stream:
+            async for chunk in stream:
+                arrived += len(chunk)
+                if arrived > room:
+                    raise too_large(limits.max_bytes)
+                if chunk:
+                    take(chunk)
+
+    try:
+        await asyncio.wait_for(pour(), limits.upload_seconds)
+    except asyncio.TimeoutError as error:
+        raise Refusal(
+            408,
+            f"the image did not arrive within {limits.upload_seconds:g} seconds: "
+            "send a smaller one, or over a faster connection",
+            headers={"Connection": "close"},  # the rest of it is not waited for
+        ) from error
+
+
+def _content_type(request: Request) -> tuple[str, bytes]:
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    return kind.decode("latin-1"), options.get(b"boundary", b"")
