@@ -1,0 +1,180 @@
+"""A real service on loopback, in a thread, and what a test asks it with."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from mien.core.results import Box
+from mien.inference.classifier import Classifier
+from mien.inference.detectors import Detection, Detector
+from mien.inference.detectors.none import NoDetector
+from mien.inference.recognizer import Recognizer
+
+BOUNDARY = "between-the-parts"
+FORM = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+PNG = {"Content-Type": "image/png"}
+
+
+@dataclass
+class Reply:
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+    @property
+    def text(self) -> str:
+        return self.content.decode()
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.content)
+
+
+@dataclass
+class Service:
+    """One that runs: its port, and the ASGI application."""
+
+    port: int
+    app: Any
+
+    def ask(
+        self,
+        path: str,
+        body: Any = None,
+        headers: Mapping[str, str] | None = None,
+        method: str = "",
+    ) -> Reply:
+        """Ask once; an iterator as the body is sent in chunks, without a length."""
+        return ask(self.port, path, body, headers, method)
+
+    def analyze(self, body: Any, headers: Mapping[str, str] | None = None) -> Reply:
+        return self.ask("/v1/analyze", body, headers or PNG, "POST")
+
+    def metric(self, line: str) -> float:
+        """The value of the metric whose line begins so."""
+        for each in self.ask("/metrics").text.splitlines():
+            if each.startswith(f"{line} "):
+                return float(each.rpartition(" ")[2])
+        return 0.0
+
+    def raw(self, request: bytes) -> bytes:
+        """Send bytes as they are and return all that comes until the connection ends."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as stream:
+            stream.sendall(request)
+            return b"".join(iter(lambda: stream.recv(65536), b""))
+
+
+def ask(
+    port: int,
+    path: str,
+    body: Any = None,
+    headers: Mapping[str, str] | None = None,
+    method: str = "",
+) -> Reply:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    try:
+        connection.request(method or "GET", path, body, dict(headers or {}))
+        answer = connection.getresponse()
+        return Reply(answer.status, dict(answer.getheaders()), answer.read())
+    finally:
+        connection.close()
+
+
+def form(
+    content: bytes, *, field: str = "image", name: str | None = "a.png", kind: str = "image/png"
+) -> bytes:
+    """One part of a form."""
+    file = "" if name is None else f'; filename="{name}"'
+    typed = f"Content-Type: {kind}\r\n" if kind else ""
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{field}"{file}\r\n{typed}\r\n'
+    return head.encode() + content + b"\r\n"
+
+
+END = f"--{BOUNDARY}--\r\n".encode()
+
+
+def picture(seed: int = 0, *, kind: str = "PNG", size: tuple[int, int] = (60, 50)) -> bytes:
+    """A file of noise."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return buffer.getvalue()
+
+
+class Gated:
+    """A detector that calls the image a face, but no sooner than it is let to."""
+
+    name = "gated"
+    framing = None
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.begun = 0
+
+    def detect(self, image: npt.NDArray[np.uint8]) -> list[Detection]:
+        self.begun += 1
+        assert self.gate.wait(20)
+        return [Detection(Box(0, 0, image.shape[1], image.shape[0]), 1.0)]
+
+
+def loader(model: Path, detector: Detector | None = None) -> Callable[[], Recognizer]:
+    """What loads a model without a detector, or with this one."""
+
+    def load() -> Recognizer:
+        classifier = Classifier.open(model, threads=1, labels=None)
+        return Recognizer(classifier, detector or NoDetector())
+
+    return load
+
+
+@contextmanager
+def running(
+    load: Callable[[], Recognizer], *, ready: bool = True, **options: Any
+) -> Iterator[Service]:
+    """Run a service until the block ends; it is ready then, unless told otherwise.
+
+    Args:
+        load: makes the recognizer.
+        ready: wait until it has.
+        options: go to `create_app`.
+    """
+    from mien.interfaces.http.app import create_app
+    from mien.interfaces.http.running import listen, make_server
+
+    app = create_app(load, **options)
+    server = make_server(app)
+    with listen("127.0.0.1", 0) as port:
+        service = Service(port.getsockname()[1], app)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [port]})
+        thread.start()
+        try:
+            if ready:
+                until(lambda: service.ask("/readyz").status == 200)
+            yield service
+        finally:
+            server.should_exit = True
+            thread.join(20)
+    assert not thread.is_alive()
+
+
+def until(holds: Callable[[], bool], seconds: float = 15) -> None:
+    """Wait until something holds."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it never came to be so"
+        time.sleep(0.01)
