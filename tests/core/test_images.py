@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, features
 
 from mien.core import images
 from mien.core.errors import UnreadableImage, UsageError
-from mien.core.images import load_image, source_name
+from mien.core.images import load_image, pixel_count, source_name
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -323,6 +323,15 @@ def test_100_megapixels_are_read_without_a_warning() -> None:
     pixels = load_image(content)
     assert pixels.shape == (8000, 12500, 3)
     assert pixels[-1, -1].tolist() == [7, 7, 7]
+
+
+def test_pixels_are_counted_without_decoding_them() -> None:
+    content = _encoded(Image.new("L", (300, 200)), "PNG")
+    assert pixel_count(content) == 60_000
+    assert pixel_count(content[:60]) == 60_000  # its head is all there
+    for none in (b"", b"no image"):
+        with pytest.raises(UnreadableImage):
+            pixel_count(none)
 
 
 def test_pillows_warnings_are_silenced_while_any_thread_reads_and_heard_again_after() -> None:

@@ -104,6 +104,16 @@ def source_name(source: object) -> str | None:
     return str(filename) if filename else None
 
 
+def pixel_count(content: bytes) -> int:
+    """Return how many pixels an encoded image says it has, without decoding them.
+
+    Raises:
+        UnreadableImage: if it is not an image, or has far more than `MAX_PIXELS`.
+    """
+    with _opened(content, "image") as image:
+        return image.width * image.height
+
+
 def _from_array(array: npt.NDArray[np.uint8], color: str | None) -> npt.NDArray[np.uint8]:
     grey = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1)
     if array.dtype != np.uint8 or array.size == 0 or not (grey or array.shape[2:] == (3,)):
@@ -134,13 +144,19 @@ def _read_file(path: Path, name: str) -> bytes:
 
 
 def _from_bytes(content: bytes, name: str) -> npt.NDArray[np.uint8]:
+    with _opened(content, name) as image:
+        return _from_pillow(image, name)
+
+
+def _opened(content: bytes, name: str) -> Image.Image:
+    """Return an encoded image whose head has been read, its pixels not yet."""
     if not content:
         raise UnreadableImage(f"{name} is empty: expected an image")
     try:
         with _QUIET:
             Image.init()
             formats = [known for known in FORMATS if known in Image.OPEN]
-            image = Image.open(io.BytesIO(content), formats=formats)
+            return Image.open(io.BytesIO(content), formats=formats)
     except UnidentifiedImageError as error:
         raise UnreadableImage(
             f"{name} is not an image: expected one of {', '.join(FORMATS)}"
@@ -149,8 +165,6 @@ def _from_bytes(content: bytes, name: str) -> npt.NDArray[np.uint8]:
         raise UnreadableImage(_too_large(name)) from error
     except Exception as error:  # see `_from_pillow`
         raise UnreadableImage(_damaged(name, error)) from error
-    with image:
-        return _from_pillow(image, name)
 
 
 def _from_pillow(image: Image.Image, name: str) -> npt.NDArray[np.uint8]:
