@@ -18,6 +18,7 @@ def test_the_defaults_are_usable() -> None:
     [
         {"max_bytes": 0},
         {"max_bytes": 10**10},
+        {"max_pixels": 150_000_001},
         {"workers": 0},
         {"max_waiting": -1},
         {"upload_seconds": 0},

@@ -61,7 +61,7 @@ def limits(**changed: Any) -> Any:
         (b"", FORM, "breaks off"),
         (form(picture()), FORM, "breaks off"),
         (WHOLE[:200], FORM, "breaks off"),
-        (END, FORM, "no field 'image'"),
+        (END, FORM, "send one image"),
         (form(picture(), field="photo") + END, FORM, "unexpected field 'photo'"),
         (form(b"1", field="url", name=None, kind="") + WHOLE, FORM, "unexpected field 'url'"),
         (form(b"photo.jpg", name=None, kind="") + END, FORM, "text and no file: send one image"),
@@ -194,9 +194,21 @@ def test_422_undecodable(service: Service, content: bytes, said: str) -> None:
     refused(reply, 422, "undecodable", said)
 
 
-def test_422_too_many_pixels(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_422_too_many_pixels_for_any_image(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(images, "MAX_PIXELS", 2000)
     refused(service.analyze(picture()), 422, "undecodable", "60x50 is too large")
+
+
+def test_422_too_many_pixels_for_the_service(tiny_model: Path, gated: Gated) -> None:
+    with running(loader(tiny_model, gated), limits=limits(max_pixels=60 * 50)) as service:
+        assert service.analyze(picture()).status == 200
+        begun = gated.begun
+        reply = service.analyze(picture(size=(60, 51)))
+        refused(reply, 422, "undecodable", "0.0 megapixels: expected at most 0.003")
+        refused(service.analyze(b"none"), 422, "undecodable", "is not an image")
+        assert gated.begun == begun
 
 
 # ---------------------------------------------------------------- failures
@@ -236,8 +248,10 @@ def test_500_where_opencv_fails_in_one_image(
     gated = Gated()
     with running(loader(tiny_model, gated)) as service:
         gated.detect = Broken().detect  # type: ignore[assignment, method-assign]
-        refused(service.analyze(picture()), 500, "internal", "internal error")
+        reply = service.analyze(form(picture(), name="of-me.png") + END, FORM)
+        refused(reply, 500, "internal", "internal error")
     assert "a filter failed" in caplog.text
+    assert "of-me" not in caplog.text
 
 
 # ---------------------------------------------------------------- busy, and clients that go away

@@ -69,6 +69,13 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         help="refuse images of more bytes (%(default)s)",
     )
     limits.add_argument(
+        "--max-megapixels",
+        type=float,
+        default=50,
+        metavar="N",
+        help="refuse images of more pixels, whatever their bytes (%(default)s, at most 150)",
+    )
+    limits.add_argument(
         "--workers",
         type=int,
         metavar="N",
@@ -99,6 +106,7 @@ def _run(args: argparse.Namespace) -> int:
 
     limits = Limits(
         max_bytes=args.max_bytes,
+        max_pixels=_pixels(args.max_megapixels),
         workers=default_workers() if args.workers is None else args.workers,
         max_waiting=args.max_waiting,
         upload_seconds=args.upload_timeout,
@@ -117,6 +125,12 @@ def _run(args: argparse.Namespace) -> int:
     except Terminated:
         note("ended", quiet=args.quiet)
     return EXIT_DONE
+
+
+def _pixels(megapixels: float) -> int:
+    if not 0 < megapixels <= 150:
+        raise UsageError(f"expected --max-megapixels above 0, up to 150, got {megapixels:g}")
+    return max(1, round(megapixels * 1e6))
 
 
 def _serve(

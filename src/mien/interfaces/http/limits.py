@@ -28,20 +28,26 @@ class Limits:
 
     Attributes:
         max_bytes: a larger image is refused; no more than this is ever read of one.
+        max_pixels: an image that has more is not decoded: a small file can hold very many, and each
+            takes up to 30 bytes for a moment.
         workers: images that are analyzed at the same time.
         max_waiting: images that may be uploaded or wait beside those; one more is refused.
         upload_seconds: a body has to arrive within this time.
     """
 
     max_bytes: int = 20_000_000
+    max_pixels: int = 50_000_000
     workers: int = field(default_factory=default_workers)
     max_waiting: int = 16
     upload_seconds: float = 30.0
 
     def __post_init__(self) -> None:
         """Check the ranges."""
+        from mien.core.images import MAX_PIXELS
+
         for what, value, least, most in (
             ("bytes of an image", self.max_bytes, 1, MOST_BYTES),
+            ("pixels of an image", self.max_pixels, 1, MAX_PIXELS),
             ("workers", self.workers, 1, _MOST_PLACES),
             ("waiting images", self.max_waiting, 0, _MOST_PLACES),
         ):

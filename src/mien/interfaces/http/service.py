@@ -6,11 +6,12 @@ import asyncio
 import functools
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
-from mien.core.errors import MienError
+from mien.core.errors import MienError, UnreadableImage
 from mien.core.results import Result
 from mien.interfaces.http.desk import Desk
 from mien.interfaces.http.form import Upload
@@ -97,11 +98,28 @@ class Service:
             raise MienError(result.error)
         return result
 
-    @staticmethod
-    def _timed(recognizer: Recognizer, upload: Upload) -> tuple[Result, float]:
+    def _timed(self, recognizer: Recognizer, upload: Upload) -> tuple[Result, float]:
         start = time.perf_counter()
-        result = recognizer.analyze_result(upload.content, source=upload.name)
+        _check_pixels(upload.content, self.limits.max_pixels)
+        # It gets the name at the end, so that no error that is logged has it.
+        result = replace(recognizer.analyze_result(upload.content), source=upload.name)
         return result, time.perf_counter() - start
+
+
+def _check_pixels(content: bytes, most: int) -> None:
+    """Refuse an image that has too many; what is no image is told by its result."""
+    from mien.core.images import pixel_count
+
+    try:
+        count = pixel_count(content)
+    except UnreadableImage:
+        return
+    if count > most:
+        raise Refusal(
+            422,
+            f"the file has {count / 1e6:.1f} megapixels: expected at most {most / 1e6:g}; "
+            "send a smaller one",
+        )
 
 
 def _warm(load: Load) -> Recognizer:
