@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
+import logging
 import os
 import re
 import signal
@@ -180,6 +182,19 @@ def test_without_the_extra_it_says_how_to_get_it(
     assert capsys.readouterr().err == (
         "mien: mien serve needs the extra [app], which is not installed: pip install 'mien[app]'\n"
     )
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_debug_shows_the_traces_of_requests_that_fail(
+    debug: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serve._logs(argparse.Namespace(debug=debug)):
+        logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
+        try:
+            raise ZeroDivisionError("by a client")
+        except ZeroDivisionError as error:
+            logging.getLogger("mien.interfaces.http.front").error("failed", exc_info=error)
+    assert ("Traceback" in capsys.readouterr().err) is debug
 
 
 def test_only_loopback_is_for_this_machine_alone() -> None:

@@ -322,3 +322,19 @@ def test_the_end_of_the_service_waits_for_requests_in_flight(
             until(lambda: gated.begun == begun + 1)
             threading.Timer(0.3, gated.gate.set).start()
         assert served.result().status == 200
+
+
+def test_who_takes_longer_than_the_end_waits_is_told(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from mien.interfaces.http import running as running_module
+
+    monkeypatch.setattr(running_module, "GRACE_SECONDS", 0.1)
+    with running(loader(tiny_model)) as service:
+        stream = send_only(service, 1000, b"few")
+        until(lambda: service.metric("mien_places_taken") == 1)
+    with stream:
+        head, _, body = stream.recv(65536).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert json.loads(body)["code"] == "stopping"
+    assert "Traceback" not in caplog.text
