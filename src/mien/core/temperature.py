@@ -67,7 +67,8 @@ def log_of_mean(views: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]
 # which take half the time of an array's own methods.
 def _shifted(logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
     """Return logits whose greatest is 0 in each row."""
-    return np.subtract(logits, np.maximum.reduce(logits, axis=1, keepdims=True), dtype=np.float64)
+    greatest = np.maximum.reduce(logits, axis=1, keepdims=True)
+    return np.asarray(np.subtract(logits, greatest, dtype=np.float64), np.float64)
 
 
 def _shares(shifted: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
