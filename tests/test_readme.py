@@ -87,6 +87,8 @@ CHANGED: dict[str, str] = {
         "mien explain photo.jpg --face 0 --emotion sad --json" + TINY
     ),
     "mien doctor": "mien doctor --model tiny",
+    # Goes on until it is ended.
+    "mien serve": "mien serve --help",
     "mien predict photo.jpg --model outputs/mine/export": (
         "mien predict photo.jpg --model outputs/mine/export --detector none"
     ),
