@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from mien.core.manifest import ModelFile, load_manifest
 from mien.inference.classifier import Classifier
 from mien.training import export
 from mien.training.export import check_agreement, export_run, trial_faces
+from mien.training.model import build_model
 from mien.training.onnx_graph import keras_to_onnx
 
 # Keras' own way to save a variable of TensorFlow's is not yet NumPy 2's.
@@ -100,6 +102,22 @@ def test_the_manifest_names_no_folder_of_the_makers_machine(model: Path) -> None
     assert manifest.config["distill"]["teachers"] == ["teacher"]
     assert manifest.config["distill"]["cache"] == "logits"
     assert "some/where" not in (model / "manifest.json").read_text()
+
+
+def test_a_network_can_start_from_an_exported_model(model: Path, best: Any) -> None:
+    start = build_model(
+        dataclasses.replace(run_maker.tiny_config().model, weights=str(model)), size=32
+    )
+    for mine, theirs in zip(start.get_weights(), best.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_a_network_does_not_start_from_an_exported_model_of_other_widths(model: Path) -> None:
+    other = dataclasses.replace(
+        run_maker.tiny_config().model, weights=str(model), plain_channels=(4, 6)
+    )
+    with pytest.raises(ModelError):
+        build_model(other, size=32)
 
 
 def test_name_version_and_temperature_can_be_chosen(finished: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from mien.core.manifest import load_manifest
 from mien.data.dataset import Split
 from mien.inference.classifier import Classifier
 from mien.training.export import export_run
-from mien.training.quantize import PERCENTILES, export_int8, layers_left, quantise, without_reshapes
+from mien.training.quantize import PERCENTILES, export_int8, layers_left, quantise
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
@@ -117,53 +117,6 @@ def _empty_network() -> bytes:
         [tensor("logits", TensorProto.FLOAT, [1])],
     )
     return bytes(helper.make_model(graph).SerializeToString())
-
-
-def _squeezing(*, used_twice: bool = False) -> Any:
-    """A network that pools, flattens and reshapes back to 1x1 before it scales a map."""
-    from onnx import TensorProto, helper, numpy_helper
-
-    node, tensor = helper.make_node, helper.make_tensor_value_info
-    outputs = [tensor("scaled", TensorProto.FLOAT, ["N", 4, "h", "w"])]
-    if used_twice:
-        outputs.append(tensor("flat", TensorProto.FLOAT, ["N", 4]))
-    nodes = [
-        node("GlobalAveragePool", ["map"], ["pooled"]),
-        node("Flatten", ["pooled"], ["flat"], axis=1),
-        node("Reshape", ["flat", "shape"], ["square"]),
-        node("Mul", ["map", "square"], ["scaled"]),
-    ]
-    if used_twice:
-        nodes.append(node("Identity", ["flat"], ["other"]))
-    shape = numpy_helper.from_array(np.array([-1, 4, 1, 1], np.int64), "shape")
-    inputs = [tensor("map", TensorProto.FLOAT, ["N", 4, "h", "w"])]
-    graph = helper.make_graph(nodes, "squeeze", inputs, outputs, [shape])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-
-
-def _run(network: Any) -> Any:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(network.SerializeToString())
-    maps = np.random.default_rng(0).normal(size=(3, 4, 5, 5)).astype(np.float32)
-    return session.run(["scaled"], {"map": maps})[0]
-
-
-def test_reshapes_that_do_nothing_are_taken_out() -> None:
-    pytest.importorskip("onnx")
-    network = _squeezing()
-    expected = _run(network)
-    without_reshapes(network)
-    assert [node.op_type for node in network.graph.node] == ["GlobalAveragePool", "Mul"]
-    assert not network.graph.initializer
-    assert (_run(network) == expected).all()
-
-
-def test_what_others_use_stays() -> None:
-    pytest.importorskip("onnx")
-    network = _squeezing(used_twice=True)
-    without_reshapes(network)
-    assert len(network.graph.node) == 5
 
 
 @pytest.mark.parametrize(("group", "left"), [(1, ["faces/Cast"]), (4, ["faces/Cast", "stem/Conv"])])

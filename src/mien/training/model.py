@@ -18,6 +18,8 @@ import numpy as np
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import InputError, ModelError, UsageError
 from mien.core.faces import FACE_SIZE
+from mien.core.manifest import load_manifest
+from mien.core.models import find_model
 from mien.training import lite0
 from mien.training.architectures.applications import APPLICATIONS, build_application
 from mien.training.backbones import build_backbone
@@ -88,7 +90,14 @@ def _set_rates(model: Any, settings: ModelSettings) -> None:
 
 
 def load_starting_weights(model: Any, settings: ModelSettings) -> None:
-    """Fill a network with the weights that its settings name; raises as `build_model`."""
+    """Fill a network with the weights that its settings name.
+
+    Raises:
+        UsageError: if there are no such weights for it.
+        InputError: if they cannot be downloaded.
+        ModelError: if a file or an exported model is missing, damaged, or of another network.
+        MissingExtra: if an exported model is named and onnx is not installed.
+    """
     if settings.weights == "none":
         set_input_scaling(model, mean=127.5, deviation=127.5)
     elif settings.weights == "imagenet":
@@ -98,8 +107,19 @@ def load_starting_weights(model: Any, settings: ModelSettings) -> None:
             raise UsageError(f'weights "lite0" fit EfficientNetB0 only, not {settings.backbone}')
         lite0.transplant_lite0(model, lite0.read_legacy_checkpoint(lite0.lite0_file()))
         set_input_scaling(model, mean=lite0.LITE0_MEAN, deviation=lite0.LITE0_SCALE)
-    else:
+    elif Path(settings.weights).suffix == ".keras":
         _load_file(model, Path(settings.weights))
+    else:
+        _load_exported(model, settings.weights)
+
+
+def _load_exported(model: Any, source: str) -> None:
+    # Not at the top: most networks start from something else, and this takes onnx.
+    from mien.training.onnx_graph import load_onnx_weights
+
+    folder = find_model(source)
+    load_onnx_weights(folder / load_manifest(folder, labels=None).file.name, model)
+    refresh(model)
 
 
 def _load_imagenet(model: Any, backbone: str) -> None:

@@ -12,7 +12,6 @@ import dataclasses
 import io
 import logging
 import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from datetime import datetime, timezone
@@ -27,6 +26,7 @@ from mien.core.manifest import INPUT_CONTRACT, ModelFile, load_manifest, write_m
 from mien.core.models import MODEL_NAME
 from mien.core.temperature import softmax
 from mien.training.model_folder import check_target, move_in, staging
+from mien.training.onnx_slimming import with_one_channel, without_reshapes
 from mien.training.teachers import open_onnx
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ FLOAT_LAYERS: tuple[str, ...] = (
 )  # fmt: skip
 """Beginnings of the names of layers that stay float32: those that make ready what comes in."""
 
-SENSITIVE_LAYERS: tuple[str, ...] = ("stem", "block1a")
+SENSITIVE_LAYERS: tuple[str, ...] = ("stem", "block1a_dwconv", "block1a_bn", "block1a_activation")
 """These stay float32 too where a network has depthwise convolutions, whose channels differ much."""
 
 _BATCH = 32
@@ -164,7 +164,10 @@ def quantise(
         onnx.save(network, slim)
         try:
             quant_pre_process(str(slim), str(ready), skip_symbolic_shape=True)
-            excluded = layers_left(onnx.load(ready))
+            network = onnx.load(ready)
+            with_one_channel(network)
+            onnx.save(network, ready)
+            excluded = layers_left(network)
             quantization.quantize_static(
                 str(ready),
                 str(target),
@@ -194,35 +197,6 @@ def layers_left(network: Any) -> list[str]:
     depthwise = any(count > 1 for count in groups)
     beginnings = FLOAT_LAYERS + (SENSITIVE_LAYERS if depthwise else ())
     return [node.name for node in nodes if node.name.startswith(beginnings)]
-
-
-def without_reshapes(network: Any) -> None:
-    """Take out what flattens a pooled map and brings it back to 1x1, as squeeze-and-excite does.
-
-    It does nothing, but splits a network of 8 bits into parts with a change of layout between.
-    """
-    graph = network.graph
-    made_by = {name: node for node in graph.node for name in node.output}
-    uses = Counter(name for node in graph.node for name in node.input)
-    gone: set[str] = set()
-    for node in graph.node:
-        flatten = made_by.get(node.input[0]) if node.op_type == "Reshape" else None
-        if flatten is None or flatten.op_type != "Flatten" or uses[flatten.output[0]] != 1:
-            continue
-        pool = made_by.get(flatten.input[0])
-        if pool is None or pool.op_type != "GlobalAveragePool":
-            continue
-        for user in graph.node:
-            for place, name in enumerate(user.input):
-                if name == node.output[0]:
-                    user.input[place] = pool.output[0]
-        gone |= {node.output[0], flatten.output[0]}
-    kept = [node for node in graph.node if node.output[0] not in gone]
-    needed = {name for node in kept for name in node.input}
-    weights = [tensor for tensor in graph.initializer if tensor.name in needed]
-    for field, values in ((graph.node, kept), (graph.initializer, weights)):
-        del field[:]
-        field.extend(values)
 
 
 def _reader(quantization: Any, images: npt.NDArray[np.uint8]) -> Any:

