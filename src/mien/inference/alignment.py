@@ -12,7 +12,7 @@ from mien.inference.detectors.base import Landmarks
 ALIGN: tuple[str, ...] = ("auto", "on", "off")
 """Level the eyes where it helps (from `AUTO_ROLL` on), always, or never."""
 
-AUTO_ROLL = 5.0
+AUTO_ROLL = 10.0
 """Degrees from which on "auto" levels the eyes: FER-2013's own faces lean by less, mostly, and are
 read a little worse when they are turned."""
 
