@@ -28,6 +28,11 @@ RETRY_SECONDS = 1
 """What ``Retry-After`` says with 503."""
 
 
+def json_bytes(content: object) -> bytes:
+    """Return a reply's body: one line of JSON, whatever characters a file's name has."""
+    return (json_text(content, indent=None) + "\n").encode("utf-8", "backslashreplace")
+
+
 class Refusal(Exception):
     """A request that is answered with an error.
 
@@ -58,7 +63,7 @@ class Refusal(Exception):
     def body(self) -> bytes:
         """Return the reply's JSON."""
         content = {"schema": ERROR_SCHEMA, "code": self.code, "error": self.message}
-        return (json_text(content, indent=None) + "\n").encode("utf-8", "backslashreplace")
+        return json_bytes(content)
 
     def response(self) -> Response:
         """Return the reply."""

@@ -9,11 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from mien import __version__
-from mien.interfaces.cli.output import json_text
 from mien.interfaces.http import schemas
 from mien.interfaces.http.form import FIELD
 from mien.interfaces.http.metrics import CONTENT_TYPE
 from mien.interfaces.http.reading import FORM_TYPE, IMAGE_TYPES
+from mien.interfaces.http.refusal import json_bytes
 from mien.interfaces.http.service import Service
 
 ANALYZE = "/v1/analyze"
@@ -127,8 +127,7 @@ def _add_states(router: APIRouter, service: Service) -> None:
 
 
 def _json(content: object) -> Response:
-    text = json_text(content, indent=None) + "\n"
-    return Response(text.encode("utf-8", "backslashreplace"), media_type="application/json")
+    return Response(json_bytes(content), media_type="application/json")
 
 
 def _reply(model: type[Any], description: str) -> dict[str, Any]:
