@@ -29,7 +29,8 @@ BACKBONES = (
 )
 SCHEDULES = ("cosine", "plateau", "constant")
 PRECISIONS = ("float32", "mixed_bfloat16")
-BACKENDS = ("tensorflow", "torch", "jax")
+BACKENDS = ("tensorflow", "torch", "jax", "cuda")
+OPTIMIZERS = ("adamw", "sgd")
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,8 @@ class TrainingSettings:
 
     Attributes:
         seed: of weights, order, augmentation and dropout.
-        backend: Keras backend, "tensorflow", "torch" or "jax".
+        backend: Keras backend, "tensorflow", "torch" or "jax"; or "cuda", PyTorch alone on a GPU that
+            holds images, views and networks (see `mien.training.device`).
         threads: CPU threads, 0 for all.
         workers: threads that make batches; they change nothing but the speed.
         precision: "float32" or "mixed_bfloat16".
@@ -193,7 +195,9 @@ class TrainingSettings:
         warmup_epochs: linear warm-up at the start of the second phase.
         plateau_patience: epochs without a better validation loss before the rate drops.
         plateau_factor: what the rate is multiplied with then.
-        weight_decay: of AdamW, on kernels only.
+        optimizer: "adamw" (Loshchilov & Hutter 2017, 1711.05101), or "sgd" with Nesterov's momentum
+            of 0.9.
+        weight_decay: on kernels only; with "sgd" it is added to the gradient.
         clip_norm: largest global norm of the gradient; 0 is off.
         label_smoothing: share of the target that is spread over all classes.
         class_weights: weigh the loss against the imbalance of the classes.
@@ -229,6 +233,7 @@ class TrainingSettings:
     warmup_epochs: float = 1.0
     plateau_patience: int = 3
     plateau_factor: float = 0.5
+    optimizer: str = "adamw"
     weight_decay: float = 0.03
     clip_norm: float = 1.0
     label_smoothing: float = 0.1
@@ -270,6 +275,7 @@ class TrainingSettings:
             # Keras takes no larger seed.
             "seed": (lambda value: 0 <= value < 2**32, "from 0 to 2**32 - 1"),
             "backend": one_of(*BACKENDS),
+            "optimizer": one_of(*OPTIMIZERS),
             "precision": one_of(*PRECISIONS),
             "schedule": one_of(*SCHEDULES),
             "layer_decay": (lambda value: 0 < value <= 1, "above 0, at most 1"),

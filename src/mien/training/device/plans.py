@@ -1,0 +1,95 @@
+"""A Keras network written down so that it can be built without Keras, and its weights beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mien.core.errors import ModelError
+
+Arrays = dict[str, npt.NDArray[np.float32]]
+"""Weights by "layer/place", in Keras' order and layout."""
+
+_KEPT = {
+    "InputLayer": (),
+    "Resizing": (),
+    "Concatenate": (),
+    "Rescaling": ("scale", "offset"),
+    "Normalization": (),
+    "ZeroPadding2D": (),
+    "Conv2D": ("filters", "kernel_size", "strides", "use_bias", "activation", "kernel_initializer"),
+    "DepthwiseConv2D": ("kernel_size", "strides", "use_bias", "activation"),
+    "BatchNormalization": ("epsilon", "momentum"),
+    "Activation": ("activation",),
+    "MaxPooling2D": ("pool_size",),
+    "GlobalAveragePooling2D": ("keepdims",),
+    "Reshape": (),
+    "Multiply": (),
+    "Add": (),
+    "Dropout": ("rate", "noise_shape"),
+    "Dense": ("units", "use_bias", "activation", "kernel_initializer"),
+}
+"""What has to be known of each kind of layer; another kind cannot be written down."""
+
+
+def plan_of(model: Any) -> list[dict[str, Any]]:
+    """Return a functional Keras network as a list of layers, each after those it takes.
+
+    Returns:
+        Of each layer its ``name``, ``kind``, ``inputs`` (names), ``shape`` (of what comes out, last
+        the channels), and what its kind needs.
+
+    Raises:
+        ModelError: if it holds a layer that cannot be written down.
+    """
+    return [_layer(layer) for layer in model.layers]
+
+
+def _layer(layer: Any) -> dict[str, Any]:
+    import keras
+
+    kind = type(layer).__name__
+    if kind not in _KEPT:
+        raise ModelError(f"{layer.name}: a {kind} cannot be trained on a GPU alone")
+    config = layer.get_config()
+    inputs = [] if kind == "InputLayer" else keras.tree.flatten(layer.input)
+    written = {
+        "name": layer.name,
+        "kind": kind,
+        "inputs": [tensor._keras_history.operation.name for tensor in inputs],
+        "shape": list(layer.output.shape[1:]),
+    }
+    for key in _KEPT[kind]:
+        value = config[key]
+        written[key] = value["config"] if isinstance(value, dict) else value
+    return written
+
+
+def weights_of(model: Any) -> Arrays:
+    """Return all weights of a Keras network."""
+    return {
+        f"{layer.name}/{place}": np.asarray(array, np.float32)
+        for layer in model.layers
+        for place, array in enumerate(layer.get_weights())
+    }
+
+
+def set_weights(model: Any, arrays: Arrays) -> None:
+    """Give a Keras network weights that `weights_of` or a training on the GPU returned.
+
+    Raises:
+        ModelError: if they are of another network.
+    """
+    from mien.training.model import refresh
+
+    for layer in model.layers:
+        current = layer.get_weights()
+        if type(layer).__name__ in ("Normalization", "Dropout") or not current:
+            continue
+        try:
+            layer.set_weights([arrays[f"{layer.name}/{place}"] for place in range(len(current))])
+        except (KeyError, ValueError) as error:
+            raise ModelError(f"{layer.name}: these weights are of another network") from error
+    refresh(model)
