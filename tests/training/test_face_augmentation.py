@@ -298,3 +298,18 @@ def test_losses_come_with_their_probability() -> None:
     after = changed(faces=noise(400), jpeg=0.25)
     share = np.any(after != noise(400), axis=(1, 2)).mean()
     assert share == pytest.approx(0.25, abs=0.08)
+
+
+LOSSES = ("blur", "downscale", "jpeg")
+
+
+def test_sharp_leaves_out_what_takes_detail_and_nothing_else() -> None:
+    settings = AugmentationSettings(**dict.fromkeys(LOSSES, 0.5), contrast=0.0, brightness=0.0)
+    lossless = dataclasses.replace(settings, **dict.fromkeys(LOSSES, 1e-9))
+    faces = noise(60)
+    sharp = augment_faces(faces, settings, np.random.default_rng(4), sharp=True)
+    # The same chance: the probabilities alone tell the two apart.
+    assert np.array_equal(sharp, augment_faces(faces, lossless, np.random.default_rng(4)))
+    lossy = augment_faces(faces, settings, np.random.default_rng(4))
+    untouched = np.all(lossy == sharp, axis=(1, 2)).mean()
+    assert untouched == pytest.approx(0.5**3, abs=0.12)

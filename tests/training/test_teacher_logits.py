@@ -68,6 +68,7 @@ def test_a_view_costs_little_more_than_its_numbers(tmp_path: Path) -> None:
         {"training_seed": 8},
         {"augmentation_rotation": 1.0},
         {"augmentation_enabled": False},
+        {"distill_sharp": True},
     ],
 )
 def test_what_changes_the_pixels_has_files_of_its_own(

@@ -116,3 +116,19 @@ def test_without_views_batches_are_drawn_as_they_always_were(epoch: int) -> None
         assert np.array_equal(batch.faces, expected.faces)
         assert np.array_equal(batch.targets, expected.targets)
         assert batch.taught is batch.votes is None
+
+
+def test_teachers_see_a_view_before_it_lost_detail_where_the_recipe_says_so() -> None:
+    losses = {f"augmentation_{key}": 1.0 for key in ("blur", "downscale", "jpeg")}
+    same = view(**losses)
+    assert same.sharp is None
+    assert same.for_teachers is same.images
+    for mixed in (True, False):
+        made = view(mixed=mixed, distill_sharp=True, **losses)
+        plain = view(mixed=mixed, **losses)
+        # The student sees the same as without, and both are mixed alike.
+        assert np.array_equal(made.images, plain.images)
+        assert np.array_equal(made.targets, plain.targets)
+        without = dict.fromkeys(losses, 1e-9)
+        assert np.array_equal(made.for_teachers, view(mixed=mixed, **without).images)
+        assert not np.array_equal(made.for_teachers, made.images)

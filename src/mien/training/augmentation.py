@@ -34,7 +34,11 @@ class MixedBatch:
 
 
 def augment_faces(
-    faces: Faces, settings: AugmentationSettings, random: np.random.Generator
+    faces: Faces,
+    settings: AugmentationSettings,
+    random: np.random.Generator,
+    *,
+    sharp: bool = False,
 ) -> Faces:
     """Return randomly changed copies.
 
@@ -42,6 +46,7 @@ def augment_faces(
         faces: uint8 (N, 48, 48).
         settings: strengths and probabilities; with ``enabled`` false the faces come back unchanged.
         random: the only source of chance: same generator state, same result.
+        sharp: leave out blur, downscale and jpeg; all else comes out as with them.
 
     Returns:
         uint8 (N, 48, 48).
@@ -49,9 +54,9 @@ def augment_faces(
     if not settings.enabled or len(faces) == 0:
         return faces
     moved = _move(faces, settings, random)
-    _equalize_and_blur(moved, settings, random)
+    _equalize_and_blur(moved, settings, random, sharp=sharp)
     toned = _tone(moved, settings, random)
-    _degrade(toned, settings, random)
+    _degrade(toned, settings, random, sharp=sharp)
     _erase(toned, settings, random)
     return toned
 
@@ -81,14 +86,14 @@ def _move(faces: Faces, settings: AugmentationSettings, random: np.random.Genera
 
 
 def _equalize_and_blur(
-    faces: Faces, settings: AugmentationSettings, random: np.random.Generator
+    faces: Faces, settings: AugmentationSettings, random: np.random.Generator, *, sharp: bool
 ) -> None:
     equalized = random.random(len(faces)) < settings.equalize
     blurred = random.random(len(faces)) < settings.blur
     sigmas = random.uniform(0.4, 1.2, len(faces))
     for index in np.flatnonzero(equalized):
         faces[index] = cv2.equalizeHist(faces[index])
-    for index in np.flatnonzero(blurred):
+    for index in np.flatnonzero(blurred & (not sharp)):
         faces[index] = cv2.GaussianBlur(faces[index], (0, 0), float(sigmas[index]))
 
 
@@ -104,7 +109,9 @@ def _tone(faces: Faces, settings: AugmentationSettings, random: np.random.Genera
     return clipped
 
 
-def _degrade(faces: Faces, settings: AugmentationSettings, random: np.random.Generator) -> None:
+def _degrade(
+    faces: Faces, settings: AugmentationSettings, random: np.random.Generator, *, sharp: bool
+) -> None:
     if settings.downscale == 0 and settings.jpeg == 0:
         return
     count, height, width = faces.shape
@@ -112,6 +119,8 @@ def _degrade(faces: Faces, settings: AugmentationSettings, random: np.random.Gen
     shares = random.uniform(0.4, 0.9, (count,))
     coded = random.random((count,)) < settings.jpeg
     qualities = random.integers(15, 81, (count,))
+    if sharp:  # only now: what is drawn after this must not depend on it
+        return
     for index in np.flatnonzero(shrunk):
         size = (round(width * shares[index]), round(height * shares[index]))
         small = cv2.resize(faces[index], size, interpolation=cv2.INTER_AREA)

@@ -163,7 +163,7 @@ class BatchSource:
         """Return what makes a batch of the chosen images as the epoch's view shows them."""
         name = view_of(self.config, epoch)
         view = self._views.view(epoch)
-        taught = None if self.teaching is None else self.teaching.of_view(name, view.images)
+        taught = None if self.teaching is None else self.teaching.of_view(name, view.for_teachers)
 
         def make(_: int, chosen: npt.NDArray[np.int64]) -> MixedBatch:
             return self._with_votes(

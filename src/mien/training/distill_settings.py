@@ -22,6 +22,8 @@ class DistillSettings:
         cache: folder in which the teachers' logits of the views are kept; empty is none.
         votes: share of the evidence of FER+ votes (``data.votes``) on an image's label that is
             added to the teachers' logits; about 0.5, for both saw the same image; 0 is off.
+        sharp: teachers see each view before it is blurred, shrunk and coded as JPEG, so that the
+            student learns to read such faces as it reads sharp ones; needs ``views``.
     """
 
     teachers: tuple[str, ...] = ()
@@ -30,6 +32,7 @@ class DistillSettings:
     views: int = 0
     cache: str = ""
     votes: float = 0.0
+    sharp: bool = False
 
     def __post_init__(self) -> None:
         """Raise UsageError where a value cannot be used."""
@@ -49,4 +52,8 @@ class DistillSettings:
         if self.cache and not self.views:
             raise UsageError(
                 'distill.cache needs views that come again: set distill.views, as 30, or cache = ""'
+            )
+        if self.sharp and not self.views:
+            raise UsageError(
+                "distill.sharp = true needs views that come again: set distill.views, as 30"
             )

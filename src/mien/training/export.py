@@ -133,6 +133,8 @@ def prepare_keras(preferred: str) -> None:
         MissingExtra: if Keras or all of its backends are not installed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if preferred not in _BACKENDS:  # "cuda", which is torch without Keras
+        preferred = "torch"
     order = [preferred, *(each for each in _BACKENDS if each != preferred)]
     found = [each for each in order if importlib.util.find_spec(_BACKENDS[each]) is not None]
     if importlib.util.find_spec("keras") is None or not found:

@@ -63,7 +63,7 @@ def fill_cache(config: Config, *, quiet: bool = False) -> FilledCache:
     teaching = Teaching(config, data.train.images, quiet=quiet)
     examples = BatchSource(data.train, config, data.votes).examples()
     for view in teaching.views:
-        teaching.of_view(view, make_view(examples, config, view).images)
+        teaching.of_view(view, make_view(examples, config, view).for_teachers)
     # Where some teachers are not here, theirs must be of one network each.
     teaching.identities()
     paths = teaching.cached_files()

@@ -139,6 +139,8 @@ class LogitCache:
             "chunk": CHUNK,
             "view": view.number,
             "mixed": view.mixed,
+            # Only where it is so: files of before it was thought of keep their names.
+            **({"sharp": True} if self.config.distill.sharp else {}),
         }
 
     def _check(self, header: Any, path: Path, teacher: Teacher, view: ViewName) -> None:

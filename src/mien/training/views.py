@@ -32,11 +32,19 @@ class Examples:
         images: uint8 (N, 48, 48).
         targets: float32 (N, classes): the labels; or (N, 2 classes): labels and FER+ votes.
         weights: float32 (N,), in the loss.
+        sharp: uint8 (N, 48, 48), the same without blur, downscale and jpeg, where teachers see
+            that; None where they see the images.
     """
 
     images: Faces
     targets: Floats
     weights: Floats
+    sharp: Faces | None = None
+
+    @property
+    def for_teachers(self) -> Faces:
+        """What teachers are asked about."""
+        return self.images if self.sharp is None else self.sharp
 
     def draw(
         self,
@@ -45,9 +53,13 @@ class Examples:
         random: np.random.Generator,
         *,
         mixed: bool,
+        sharp: bool = False,
     ) -> MixedBatch:
-        """Return the chosen ones augmented, and mixed where ``mixed`` allows it."""
-        faces = augment_faces(self.images[chosen], settings, random)
+        """Return the chosen ones augmented, and mixed where ``mixed`` allows it.
+
+        With ``sharp`` they are the same but for blur, downscale and jpeg (see `augment_faces`).
+        """
+        faces = augment_faces(self.images[chosen], settings, random, sharp=sharp)
         batch = MixedBatch(
             faces=faces[..., None].astype(np.float32),
             targets=self.targets[chosen],
@@ -87,13 +99,18 @@ def make_view(examples: Examples, config: Config, view: ViewName) -> Examples:
     faces = np.empty_like(examples.images)
     targets = np.empty_like(examples.targets)
     weights = np.empty_like(examples.weights)
+    sharp = np.empty_like(examples.images) if config.distill.sharp else None
     for chunk, start in enumerate(range(0, count, CHUNK)):
         chosen = order[start : start + CHUNK]
         random = np.random.default_rng([*seed, chunk])
         batch = examples.draw(chosen, config.augmentation, random, mixed=view.mixed)
         faces[chosen] = whole_greys(batch.faces)
         targets[chosen], weights[chosen] = batch.targets, batch.weights
-    return Examples(faces, targets, weights)
+        if sharp is not None:
+            again = np.random.default_rng([*seed, chunk])
+            seen = examples.draw(chosen, config.augmentation, again, mixed=view.mixed, sharp=True)
+            sharp[chosen] = whole_greys(seen.faces)
+    return Examples(faces, targets, weights, sharp)
 
 
 class ViewMaker:
