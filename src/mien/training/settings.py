@@ -177,8 +177,8 @@ class TrainingSettings:
 
     Attributes:
         seed: of weights, order, augmentation and dropout.
-        backend: Keras backend, "tensorflow", "torch" or "jax"; or "cuda", PyTorch alone on a GPU that
-            holds images, views and networks (see `mien.training.device`).
+        backend: Keras backend, "tensorflow", "torch" or "jax"; or "cuda", PyTorch alone, on a GPU
+            that holds images, views and networks (see `mien.training.device`).
         threads: CPU threads, 0 for all.
         workers: threads that make batches; they change nothing but the speed.
         precision: "float32" or "mixed_bfloat16".

@@ -86,10 +86,21 @@ def set_weights(model: Any, arrays: Arrays) -> None:
 
     for layer in model.layers:
         current = layer.get_weights()
-        if type(layer).__name__ in ("Normalization", "Dropout") or not current:
+        if type(layer).__name__ == "Dropout" or not current:
             continue
         try:
-            layer.set_weights([arrays[f"{layer.name}/{place}"] for place in range(len(current))])
+            layer.set_weights(_arrays_for(layer, current, arrays))
         except (KeyError, ValueError) as error:
             raise ModelError(f"{layer.name}: these weights are of another network") from error
     refresh(model)
+
+
+def _arrays_for(layer: Any, current: list[Any], arrays: Arrays) -> list[Any]:
+    """Return a layer's arrays in the shapes it has; raises KeyError or ValueError if it can't."""
+    known = len(current)
+    if type(layer).__name__ == "Normalization":
+        known = 2  # then a number of images that nobody asks for
+    found = [arrays[f"{layer.name}/{place}"] for place in range(known)]
+    if known < len(current):
+        found = [array.reshape(old.shape) for array, old in zip(found, current, strict=False)]
+    return [*found, *current[known:]]
