@@ -289,3 +289,8 @@ class TrainingSettings:
             "large_size": (lambda value: value == 0 or value >= 32, "0, or at least 32 pixels"),
         }
         check("training", self, rules)
+        if self.optimizer == "sgd" and self.layer_decay < 1:
+            raise UsageError(
+                f"training.layer_decay = {self.layer_decay} is of AdamW: expected 1 with "
+                'training.optimizer = "sgd"'
+            )

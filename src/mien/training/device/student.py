@@ -24,6 +24,8 @@ from mien.training.device.plans import Arrays
 
 MOMENTUM = 0.9
 _WARM_STEPS = 3
+_EPSILON = 1e-7
+"""Keras' own."""
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -82,7 +84,7 @@ class Student:
             {"params": others, "weight_decay": 0.0},
         ]
         self._adamw = torch.optim.AdamW(
-            groups, lr=self._rate, fused=self.on_gpu, capturable=self.on_gpu
+            groups, lr=self._rate, eps=_EPSILON, fused=self.on_gpu, capturable=self.on_gpu
         )
 
     # ------------------------------------------------------------ a step
