@@ -84,7 +84,7 @@ def test_its_losses_and_weights_are_those_of_keras(optimizer: str, changes: dict
     batch = drawn(config)
     taught = None if batch.taught is None else torch.from_numpy(batch.taught)
     # Adam moves by the rate however small a gradient is, and so by its rounding, too.
-    near, alike = (1e-4, 2e-4) if optimizer == "sgd" else (5e-3, 2e-3)
+    near, alike = (1e-5, 2e-4) if optimizer == "sgd" else (2e-3, 2e-3)
     for number, rate in enumerate(RATES):
         model.optimizer.learning_rate.assign(rate)
         logs = model.train_on_batch(*step_arrays(batch), return_dict=True)
@@ -95,7 +95,7 @@ def test_its_losses_and_weights_are_those_of_keras(optimizer: str, changes: dict
     mine, theirs = arrays_of(student.network), weights_of(model)
     for name, array in mine.items():
         if not name.endswith("_bn/3"):  # PyTorch takes the variance of a sample
-            assert np.allclose(array, theirs[name], atol=near), name
+            assert np.abs(array - theirs[name]).mean() < near, name
 
 
 def compiled(config: Config) -> Any:
@@ -145,7 +145,8 @@ def test_the_average_follows_the_weights_and_soon_forgets_the_first() -> None:
         assert torch.allclose(mean, expected, atol=1e-6)
     without = fresh(training_ema=0.0)
     learn(without, 2)
-    assert torch.equal(next(without.average.parameters()), next(without.network.parameters()))
+    own, mean = next(without.network.parameters()), next(without.average.parameters())
+    assert torch.allclose(mean, own, atol=1e-7)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
