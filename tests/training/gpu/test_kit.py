@@ -20,9 +20,10 @@ from mien.training.gpu import kit, workplace
 from mien.training.gpu.kit import run_kit
 
 
-def wait_for(path: Path, seconds: float = 1200) -> None:
+def wait_for(path: Path, process: subprocess.Popen[bytes], seconds: float = 1200) -> None:
     deadline = time.monotonic() + seconds
     while not path.exists():
+        assert process.poll() is None, f"the kit ended without {path}"
         assert time.monotonic() < deadline, f"no {path}"
         time.sleep(0.05)
 
@@ -59,7 +60,7 @@ def test_it_is_killed_stopped_and_gone_on_with_to_the_end(
             [sys.executable, "-m", "mien.training.gpu", *words], stdout=log, stderr=log
         )
         try:
-            wait_for(work / "runs/first/config.toml")
+            wait_for(work / "runs/first/config.toml", killed)
         finally:
             killed.kill()
             killed.wait()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kit_maker import ROOT, write_plan
 from mien.core.errors import UsageError
-from mien.training.config import load_config
+from mien.training.config import Config, config_to_toml, load_config
 from mien.training.device.limits import check_recipe
 from mien.training.gpu.plan import Pace, StagePlan, budget, choose_epochs, load_plan
 from mien.training.gpu.recipes import Machine, recipe_here, taught, views_within
@@ -81,7 +81,13 @@ def test_time_is_shared_with_those_that_come_later() -> None:
     assert budget(STAGE, [], 100) == 100
 
 
-def test_the_projects_own_plan_can_be_read_and_so_can_its_recipes() -> None:
+def write_recipe(folder: Path, config: Config) -> Path:
+    path = folder / "recipe.toml"
+    path.write_text(config_to_toml(config))
+    return path
+
+
+def test_the_projects_own_plan_can_be_read_and_so_can_its_recipes(tmp_path: Path) -> None:
     plan = load_plan(ROOT / "configs/gpu/plan.toml")
     assert plan.minutes <= 25
     assert plan.piece_minutes <= 9
@@ -90,6 +96,7 @@ def test_the_projects_own_plan_can_be_read_and_so_can_its_recipes() -> None:
     for stage in plan.stages:
         config = recipe_here(machine, stage, stage.most)
         assert config.total_epochs == stage.most
+        assert load_config(write_recipe(tmp_path, config)) == config
         assert config.training.precision == "mixed_bfloat16"
         assert Path(config.data.source) == Path("work/faces.npz")
         assert config.model.weights in ("none", "work/start.keras")

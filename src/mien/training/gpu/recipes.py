@@ -83,8 +83,9 @@ def recipe_here(machine: Machine, stage: StagePlan, epochs: int) -> Config:
         votes_weight=config.training.votes_weight if data.votes else 0.0,
     )
     plain = config.augmentation.plain_epochs
-    share = round(plain * epochs / config.training.epochs)
-    augmentation = replace(config.augmentation, plain_epochs=min(epochs, max(share, plain > 0)))
+    if plain:
+        plain = max(1, round(plain * epochs / config.training.epochs))
+    augmentation = replace(config.augmentation, plain_epochs=plain)
     distill = replace(config.distill, votes=config.distill.votes if data.votes else 0.0)
     return Config(data, model, augmentation, training, distill)
 
