@@ -84,7 +84,7 @@ def recipe_here(machine: Machine, stage: StagePlan, epochs: int) -> Config:
     )
     plain = config.augmentation.plain_epochs
     if plain:
-        plain = max(1, round(plain * epochs / config.training.epochs))
+        plain = max(1, round(plain * epochs / max(1, config.training.epochs)))
     augmentation = replace(config.augmentation, plain_epochs=plain)
     distill = replace(config.distill, votes=config.distill.votes if data.votes else 0.0)
     return Config(data, model, augmentation, training, distill)
