@@ -161,6 +161,43 @@ def test_what_it_returns_is_all_that_another_needs_to_go_on(optimizer: str) -> N
     assert all(np.array_equal(mine[name], theirs[name]) for name in mine)
 
 
+class FakeGraph:
+    """Stands for a CUDA graph where there is no GPU: recording runs, and so does replaying."""
+
+    def __init__(self, student: Student) -> None:
+        self.student, self.size = student, student.network.size
+
+    def replay(self) -> None:
+        assert self.student.network.size == self.size
+        self.student._step()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_recording_teaches_nothing(monkeypatch: pytest.MonkeyPatch, optimizer: str) -> None:
+    plain, recorded = fresh(training_optimizer=optimizer), fresh(training_optimizer=optimizer)
+
+    def record() -> FakeGraph:
+        for _ in range(4):
+            recorded._step()
+        return FakeGraph(recorded)
+
+    monkeypatch.setattr(recorded, "on_gpu", True)
+    monkeypatch.setattr(recorded, "_recorded", record)
+    before = recorded.arrays()
+    recorded.record([32, 40, 32])
+    after = recorded.arrays()
+    assert all(np.array_equal(after[name], array) for name, array in before.items())
+    assert float(recorded.loss_sum) == float(recorded.hit_sum) == 0
+    assert sorted(recorded._graphs) == [32, 40]
+    # And what it recorded is what it would have done.
+    for size in (32, 40):
+        plain.network.size = recorded.network.size = size
+        learn(plain, 2)
+        learn(recorded, 2)
+    mine, theirs = plain.arrays(), recorded.arrays()
+    assert all(np.array_equal(mine[name], theirs[name]) for name in mine)
+
+
 def test_weights_that_are_no_numbers_are_found() -> None:
     student = fresh()
     assert student.is_finite()
