@@ -66,8 +66,9 @@ def prepare_backend(settings: TrainingSettings) -> None:
         _SETUPS[settings.backend](settings.threads)
         import keras
 
-    keras.config.set_dtype_policy("float32" if alone else settings.precision)
-    keras.utils.set_random_seed(settings.seed)
+        keras.config.set_dtype_policy("float32" if alone else settings.precision)
+        # On any backend, Keras imports TensorFlow here if it is installed.
+        keras.utils.set_random_seed(settings.seed)
 
 
 def seed_step(settings: TrainingSettings, epoch: int, step: int, *, rank: int = 0) -> None:
