@@ -64,13 +64,21 @@ share = 2
 least = 3
 most = 4
 large_share = 0.25
+
+[[students]]
+name = "other"
+recipe = "other.toml"
+share = 1
+least = 2
+most = 2
 """
 
 
 def write_plan(folder: Path) -> Plan:
-    """Write a plan of two teachers and a student that grows, and read it."""
+    """Write a plan of two teachers, a student that grows and one that does not, and read it."""
     folder.mkdir(parents=True)
-    for seed, (name, large) in enumerate([("first", 0), ("second", 0), ("pupil", 40)]):
+    sizes = {"first": 0, "second": 0, "pupil": 40, "other": 0}
+    for seed, (name, large) in enumerate(sizes.items()):
         (folder / f"{name}.toml").write_text(_RECIPE.format(seed=seed, large=large))
     (folder / "plan.toml").write_text(_PLAN)
     return load_plan(folder / "plan.toml")

@@ -47,7 +47,7 @@ def main(folder: Path, data: str, rank: int, size: int) -> None:
 
 
 def joined_team(folder: Path, rank: int, size: int) -> Team:
-    import torch.distributed as distributed  # type: ignore[import-not-found, unused-ignore]
+    import torch.distributed as distributed
 
     from mien.training.backend import prepare_backend
 

@@ -169,6 +169,11 @@ def test_weights_of_another_network_are_refused(backbone: str, weights: str) -> 
         config_from_tables({"model": {"backbone": backbone, "weights": weights}})
 
 
+def test_rates_of_blocks_are_of_adamw_alone() -> None:
+    with pytest.raises(UsageError, match=r"layer_decay = 0\.8 is of AdamW: expected 1 with"):
+        config_from_tables({"training": {"optimizer": "sgd", "layer_decay": 0.8}})
+
+
 def test_the_large_size_comes_in_the_last_epochs() -> None:
     training = {"head_epochs": 1, "epochs": 4, "large_size": 96, "large_epochs": 2}
     config = config_from_tables({"training": training, "model": {"input_size": 64}})

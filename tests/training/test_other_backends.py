@@ -15,6 +15,7 @@ import os, signal, sys
 from pathlib import Path
 from training_maker import read_checkpoint, read_history, same_arrays, tiny_config
 from mien.training import sitting, trainer
+from mien.training.stopping import TrainingStopped
 
 data, folder, backend = sys.argv[1:]
 config = tiny_config(
@@ -34,7 +35,7 @@ def stopping_step(run, state, batch):
 sitting.Sitting._step = stopping_step
 try:
     trainer.train(config, Path(folder) / "stopped", quiet=True)
-except sitting.TrainingStopped:
+except TrainingStopped:
     sitting.Sitting._step = step
 resumed = trainer.resume(Path(folder) / "stopped", quiet=True)
 assert read_history(resumed) == read_history(whole)

@@ -275,3 +275,33 @@ def test_mixed_precision_computes_in_bfloat16_and_answers_in_float32() -> None:
     assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-5)
     prepare_backend(tiny_config().training)
     assert compiled().get_layer("block2_conv").compute_dtype == "float32"
+
+
+def test_sgd_puts_decay_into_its_momentum_and_the_rate_outside_it() -> None:
+    decay, rates = 0.5, (0.1, 0.02, 0.3)
+    model = compiled(training_optimizer="sgd", training_weight_decay=decay, training_clip_norm=0.0)
+    weights = {variable.path: np.array(variable.numpy()) for variable in model.trainable_variables}
+    moving = {path: np.zeros_like(value) for path, value in weights.items()}
+    for rate in rates:
+        # Without weight in the loss there is no gradient but that of the decay, on kernels.
+        step(model, 0 * ONES, rate=rate)
+        for path in weights:
+            if path.endswith("kernel"):
+                gradient = decay * weights[path]
+                moving[path] = 0.9 * moving[path] + gradient
+                weights[path] = weights[path] - rate * (gradient + 0.9 * moving[path])
+    for variable in model.trainable_variables:
+        assert np.allclose(variable.numpy(), weights[variable.path], atol=1e-6), variable.path
+
+
+def test_sgd_follows_the_gradient() -> None:
+    model = compiled(
+        training_optimizer="sgd",
+        training_weight_decay=0.0,
+        training_clip_norm=0.0,
+        model_head_dropout=[0.0],
+    )
+    before = values(model.trainable_variables)
+    losses = [step(model, rate=0.05) for _ in range(15)]
+    assert losses[-1] < losses[0] / 2
+    assert not equal(before, values(model.trainable_variables))

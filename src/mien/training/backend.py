@@ -16,6 +16,11 @@ from mien.core.errors import MissingExtra, UsageError
 from mien.training.settings import TrainingSettings
 
 
+def keras_backend(name: str) -> str:
+    """Return what Keras runs on under a recipe's backend: on "cuda" it builds networks in torch."""
+    return "torch" if name == "cuda" else name
+
+
 def check_installed(settings: TrainingSettings) -> None:
     """Check that all that a run needs up to its end is installed, without importing it.
 
@@ -28,35 +33,42 @@ def check_installed(settings: TrainingSettings) -> None:
         of_the_extra.append("tensorflow")
     if any(importlib.util.find_spec(package) is None for package in of_the_extra):
         raise MissingExtra("train", "training")
-    if importlib.util.find_spec(settings.backend) is None:
+    package = keras_backend(settings.backend)
+    if importlib.util.find_spec(package) is None:
         raise UsageError(
             f'training.backend = "{settings.backend}" needs a package that is not installed: '
-            f'pip install {settings.backend}, or use "tensorflow"'
+            f'pip install {package}, or use "tensorflow"'
         )
 
 
 def prepare_backend(settings: TrainingSettings) -> None:
     """Make Keras run on the backend, with the threads, precision and seed that a recipe names.
 
+    With "cuda" Keras only builds, reads and writes networks, in float32, and one that runs already,
+    on whatever backend, will do.
+
     Raises:
         UsageError: if Keras already runs on another backend in this process, or TensorFlow with
             other threads; or as `check_installed`.
     """
     check_installed(settings)
+    backend, alone = keras_backend(settings.backend), settings.backend == "cuda"
     loaded = sys.modules.get("keras")
-    if loaded is not None and loaded.backend.backend() != settings.backend:
+    if loaded is not None and loaded.backend.backend() != backend and not alone:
         raise UsageError(
             f"training.backend = {settings.backend!r}, but Keras already runs on "
             f"{loaded.backend.backend()}: start a new process"
         )
-    os.environ["KERAS_BACKEND"] = settings.backend
+    if loaded is None:
+        os.environ["KERAS_BACKEND"] = backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with stderr_held_back():
         _SETUPS[settings.backend](settings.threads)
         import keras
 
-    keras.config.set_dtype_policy(settings.precision)
-    keras.utils.set_random_seed(settings.seed)
+        keras.config.set_dtype_policy("float32" if alone else settings.precision)
+        # On any backend, Keras imports TensorFlow here if it is installed.
+        keras.utils.set_random_seed(settings.seed)
 
 
 def seed_step(settings: TrainingSettings, epoch: int, step: int, *, rank: int = 0) -> None:
@@ -71,8 +83,8 @@ def seed_step(settings: TrainingSettings, epoch: int, step: int, *, rank: int = 
         step: of the epoch.
         rank: of this process in a team; each member draws for images of its own.
     """
-    if settings.backend == "torch":
-        import torch  # type: ignore[import-not-found]
+    if keras_backend(settings.backend) == "torch":
+        import torch
 
         key = [settings.seed, epoch, step] + [rank] * (rank > 0)
         (seed,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
@@ -130,6 +142,13 @@ def _setup_torch(threads: int) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
 
 
+def _setup_cuda(threads: int) -> None:
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+
+
 def _setup_jax(threads: int) -> None:
     if threads == 1:
         os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
@@ -139,4 +158,5 @@ _SETUPS: dict[str, Callable[[int], None]] = {
     "tensorflow": _setup_tensorflow,
     "torch": _setup_torch,
     "jax": _setup_jax,
+    "cuda": _setup_cuda,
 }

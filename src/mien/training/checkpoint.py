@@ -6,11 +6,12 @@ import dataclasses
 import json
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mien.core.errors import InputError
 from mien.training.model import refresh
@@ -36,14 +37,17 @@ def is_finite(model: Any) -> bool:
 
 def save_checkpoint(path: Path, model: Any, state: RunState) -> None:
     """Write a checkpoint, whole or not at all; raises OutputError if there is no room."""
-    arrays = {
-        f"variable{index:04d}": np.asarray(variable.numpy())
-        for index, variable in enumerate(all_variables(model))
-    }
+    variables = enumerate(all_variables(model))
+    arrays = {f"variable{index:04d}": np.asarray(variable.numpy()) for index, variable in variables}
+    save_arrays(path, arrays, state)
+
+
+def save_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]], state: RunState) -> None:
+    """Write a checkpoint of arrays by name; otherwise as `save_checkpoint`."""
     text = json.dumps(dataclasses.asdict(state))
-    arrays[_STATE_KEY] = np.frombuffer(text.encode(), np.uint8)
+    everything = {**arrays, _STATE_KEY: np.frombuffer(text.encode(), np.uint8)}
     with saving(path) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, **arrays)  # type: ignore[arg-type]
+        np.savez(stream, **everything)  # type: ignore[arg-type]
 
 
 def read_state(path: Path) -> RunState:
@@ -70,6 +74,15 @@ def read_state(path: Path) -> RunState:
     return RunState(**values)
 
 
+def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays of a checkpoint by name; raises InputError if it is damaged."""
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files if name != _STATE_KEY}
+    except _DAMAGED as error:
+        raise _damaged(path) from error
+
+
 def restore_variables(path: Path, model: Any) -> None:
     """Fill a compiled model with a checkpoint of the same recipe.
 
@@ -77,12 +90,8 @@ def restore_variables(path: Path, model: Any) -> None:
         InputError: if the checkpoint is damaged or does not fit the model.
     """
     variables = all_variables(model)
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            names = sorted(name for name in file.files if name != _STATE_KEY)
-            values = [file[name] for name in names]
-    except _DAMAGED as error:
-        raise _damaged(path) from error
+    arrays = read_arrays(path)
+    values = [arrays[name] for name in sorted(arrays)]
     expected = [tuple(variable.shape) for variable in variables]
     if [value.shape for value in values] != expected:
         raise InputError(

@@ -26,7 +26,7 @@ from mien.core.faces import FACE_SIZE
 from mien.core.manifest import Manifest, ModelFile, write_manifest
 from mien.core.models import MODEL_NAME
 from mien.training import run_folder
-from mien.training.backend import stderr_held_back
+from mien.training.backend import keras_backend, stderr_held_back
 from mien.training.config import Config, load_config
 from mien.training.model_folder import check_target, move_in, staging
 from mien.training.onnx_graph import keras_to_onnx
@@ -133,8 +133,7 @@ def prepare_keras(preferred: str) -> None:
         MissingExtra: if Keras or all of its backends are not installed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    if preferred not in _BACKENDS:  # "cuda", which is torch without Keras
-        preferred = "torch"
+    preferred = keras_backend(preferred)
     order = [preferred, *(each for each in _BACKENDS if each != preferred)]
     found = [each for each in order if importlib.util.find_spec(_BACKENDS[each]) is not None]
     if importlib.util.find_spec("keras") is None or not found:

@@ -6,11 +6,13 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from mien.core.errors import TrainingDiverged
 from mien.core.progress import format_duration
 from mien.training import run_folder
 from mien.training.config import Config
 from mien.training.run_folder import RunFolder
 from mien.training.run_state import RunState
+from mien.training.stopping import TrainingStopped
 from mien.training.training_data import TrainingData
 
 
@@ -26,6 +28,47 @@ def environment(config: Config, data: TrainingData, *, workers: int = 1) -> dict
         "seed": config.training.seed,
         "data": {split.name: split.class_counts() for split in (data.train, data.val)},
     }
+
+
+def history_row(
+    config: Config, state: RunState, figures: Mapping[str, float], *, steps: int, rate: float
+) -> dict[str, Any]:
+    """Return the row of the history for an epoch that was just validated.
+
+    Args:
+        config: the recipe.
+        state: where the run stands, the epoch not yet counted as done.
+        figures: what `mien.training.validation.validation_figures` says.
+        steps: of an epoch.
+        rate: the learning rate at its end.
+    """
+    counted = steps * state.epochs_counted
+    return {
+        "epoch": state.epoch + 1,
+        "phase": "head" if state.epoch < config.training.head_epochs else "fine-tune",
+        "size": config.size_at(state.epoch),
+        "loss": state.loss_sum / counted,
+        "accuracy": state.accuracy_sum / counted,
+        **figures,
+        "learning_rate": rate,
+        "seconds": round(state.epoch_seconds, 1),
+    }
+
+
+def diverged(what: str, run: RunFolder) -> TrainingDiverged:
+    """Return the error for a run whose losses or weights are not numbers any more."""
+    return TrainingDiverged(
+        f"{what}; the last good checkpoint and best.keras are kept in {run.path}: "
+        "start a new run with a lower training.learning_rate or training.head_learning_rate"
+    )
+
+
+def stopped(config: Config, run: RunFolder, state: RunState, *, steps: int) -> TrainingStopped:
+    """Return what is raised once a run that was asked to stop is saved."""
+    return TrainingStopped(
+        f"stopped in epoch {state.epoch + 1} of {config.total_epochs} after step "
+        f"{state.step} of {steps}, all saved; to go on: mien train --resume {run.path}"
+    )
 
 
 def report_epoch(row: Mapping[str, Any], *, total: int, best: bool) -> None:

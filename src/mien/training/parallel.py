@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 
 import numpy as np
-import torch  # type: ignore[import-not-found, unused-ignore]
-import torch.distributed as distributed  # type: ignore[import-not-found, unused-ignore]
+import torch
+import torch.distributed as distributed
 
 from mien.training.checkpoint import all_variables
 from mien.training.model import refresh
@@ -161,7 +161,7 @@ def _synchronise(layer: Any, team: TorchTeam) -> None:
     layer._moments = moments
 
 
-class _Gathered(torch.autograd.Function):  # type: ignore[misc, unused-ignore]
+class _Gathered(torch.autograd.Function):  # type: ignore[misc]
     """A tensor of every member, stacked; its gradient is the sum of what all members found."""
 
     @staticmethod

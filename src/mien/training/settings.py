@@ -177,8 +177,8 @@ class TrainingSettings:
 
     Attributes:
         seed: of weights, order, augmentation and dropout.
-        backend: Keras backend, "tensorflow", "torch" or "jax"; or "cuda", PyTorch alone on a GPU that
-            holds images, views and networks (see `mien.training.device`).
+        backend: Keras backend, "tensorflow", "torch" or "jax"; or "cuda", PyTorch alone, on a GPU
+            that holds images, views and networks (see `mien.training.device`).
         threads: CPU threads, 0 for all.
         workers: threads that make batches; they change nothing but the speed.
         precision: "float32" or "mixed_bfloat16".
@@ -289,3 +289,8 @@ class TrainingSettings:
             "large_size": (lambda value: value == 0 or value >= 32, "0, or at least 32 pixels"),
         }
         check("training", self, rules)
+        if self.optimizer == "sgd" and self.layer_decay < 1:
+            raise UsageError(
+                f"training.layer_decay = {self.layer_decay} is of AdamW: expected 1 with "
+                'training.optimizer = "sgd"'
+            )

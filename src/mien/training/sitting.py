@@ -21,7 +21,7 @@ from mien.training.distillation import Teaching
 from mien.training.evidence import vote_evidence
 from mien.training.model import build_model, refresh
 from mien.training.objective import accuracy_of, released_network, step_arrays
-from mien.training.outcome import finish, report_epoch
+from mien.training.outcome import diverged, finish, history_row, report_epoch, stopped
 from mien.training.pace import Pace, stage_cost
 from mien.training.run_folder import RunFolder
 from mien.training.run_state import RunState
@@ -34,7 +34,7 @@ from mien.training.stages import (
     stage_of,
 )
 from mien.training.stepping import Logs, Stepper
-from mien.training.stopping import TrainingStopped, stop_signals
+from mien.training.stopping import stop_signals
 from mien.training.team import Team
 from mien.training.training_data import TrainingData
 from mien.training.validation import predict_probabilities, validation_figures
@@ -173,11 +173,7 @@ class Sitting:
         return learning_rate(settings, progress=done, scale=state.plateau_scale)
 
     def _diverged(self, what: str, state: RunState) -> TrainingDiverged:
-        return TrainingDiverged(
-            f"{what} in epoch {state.epoch + 1}, step {state.step + 1}; the last good checkpoint "
-            f"and best.keras are kept in {self.run.path}: start a new run with a lower "
-            "training.learning_rate or training.head_learning_rate"
-        )
+        return diverged(f"{what} in epoch {state.epoch + 1}, step {state.step + 1}", self.run)
 
     def _save_if_due(self, state: RunState, stop: threading.Event) -> None:
         if (
@@ -188,11 +184,7 @@ class Sitting:
             self._check_weights(state)
             self._save(state)
         if stop.is_set():
-            raise TrainingStopped(
-                f"stopped in epoch {state.epoch + 1} of {self.config.total_epochs} after step "
-                f"{state.step} of {self.source.steps}, all saved; to go on: "
-                f"mien train --resume {self.run.path}"
-            )
+            raise stopped(self.config, self.run, state, steps=self.source.steps)
 
     def _check_weights(self, state: RunState) -> None:
         # A step with a finite loss can still leave NaN behind, which only the next one would show.
@@ -235,16 +227,8 @@ class Sitting:
                 state.best_accuracy, state.best_epoch = figures["val_accuracy"], state.epoch
                 state.stale_epochs = 0
                 self._keep_best(state)
-        row = {
-            "epoch": state.epoch + 1,
-            "phase": "head" if state.epoch < self.config.training.head_epochs else "fine-tune",
-            "size": self.config.size_at(state.epoch),
-            "loss": state.loss_sum / (self.source.steps * state.epochs_counted),
-            "accuracy": state.accuracy_sum / (self.source.steps * state.epochs_counted),
-            **figures,
-            "learning_rate": self._rate(state),
-            "seconds": round(state.epoch_seconds, 1),
-        }
+        steps, rate = self.source.steps, self._rate(state)
+        row = history_row(self.config, state, figures, steps=steps, rate=rate)
         state.history.append(row)
         if not self.quiet:
             report_epoch(row, total=self.config.total_epochs, best=state.best_epoch == state.epoch)

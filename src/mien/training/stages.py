@@ -75,7 +75,7 @@ def compiled_model(config: Config, stage: Stage, *, initialise: bool) -> Any:
 
 
 def _optimizer(settings: TrainingSettings, model: Any, variables: list[Any]) -> Any:
-    """Return AdamW, with a rate for each variable where the recipe wants that."""
+    """Return the recipe's, with a rate for each variable where it wants that."""
     import keras
 
     options = {
@@ -85,12 +85,16 @@ def _optimizer(settings: TrainingSettings, model: Any, variables: list[Any]) -> 
         "ema_momentum": settings.ema or 0.5,
         "ema_overwrite_frequency": None,
     }
+    shrinking = [variable.name not in _NOT_KERNELS for variable in variables]
+    decays = [settings.weight_decay * shrinks for shrinks in shrinking]
+    if settings.optimizer == "sgd":
+        from mien.training.coupled_sgd import CoupledSgd
+
+        return CoupledSgd(decays=decays, **options)
     if settings.layer_decay < 1:
         from mien.training.layerwise import LayerwiseAdamW, rate_factors
 
         factors = rate_factors(model, variables, decay=settings.layer_decay)
-        shrinking = [variable.name not in _NOT_KERNELS for variable in variables]
-        decays = [settings.weight_decay * shrinks for shrinks in shrinking]
         return LayerwiseAdamW(factors=factors, decays=decays, **options)
     optimizer = keras.optimizers.AdamW(weight_decay=settings.weight_decay, **options)
     optimizer.exclude_from_weight_decay(var_names=_NOT_KERNELS)

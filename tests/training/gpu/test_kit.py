@@ -15,13 +15,15 @@ import pytest
 
 from kit_maker import write_pack, write_plan
 from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
+from mien.training.config import load_config
 from mien.training.gpu import kit, workplace
 from mien.training.gpu.kit import run_kit
 
 
-def wait_for(path: Path, seconds: float = 1200) -> None:
+def wait_for(path: Path, process: subprocess.Popen[bytes], seconds: float = 1200) -> None:
     deadline = time.monotonic() + seconds
     while not path.exists():
+        assert process.poll() is None, f"the kit ended without {path}"
         assert time.monotonic() < deadline, f"no {path}"
         time.sleep(0.05)
 
@@ -36,13 +38,19 @@ def results(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("on_device", [False, True])
 def test_it_is_killed_stopped_and_gone_on_with_to_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_device: bool
 ) -> None:
     monkeypatch.setenv("MIEN_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     plan, pack, work = write_plan(tmp_path / "plan"), write_pack(tmp_path), tmp_path / "work"
     output = tmp_path / "results"
+    if on_device:
+        # As if it had found a GPU: what trains there runs on a processor, too.
+        pytest.importorskip("torch")
+        work.mkdir()
+        (work / "journal.json").write_text('{"backend": "cuda", "gpu": false}')
     words = ["run", "--plan", str(tmp_path / "plan/plan.toml"), "--pack", str(pack)]
     words += ["--work", str(work), "--output", str(output), "--workers", "2"]
 
@@ -52,7 +60,7 @@ def test_it_is_killed_stopped_and_gone_on_with_to_the_end(
             [sys.executable, "-m", "mien.training.gpu", *words], stdout=log, stderr=log
         )
         try:
-            wait_for(work / "runs/first/config.toml")
+            wait_for(work / "runs/first/config.toml", killed)
         finally:
             killed.kill()
             killed.wait()
@@ -71,22 +79,26 @@ def test_it_is_killed_stopped_and_gone_on_with_to_the_end(
 
     assert run_kit(plan, pack, work, output, workers=2) == EXIT_DONE
     report = json.loads((output / "report.json").read_text())
-    assert list(report["runs"]) == ["first", "second", "pupil"]
-    assert set(report["public_test"]) == {"first", "second", "pupil", "teachers together"}
-    assert report["kit"]["backend"] in ("jax", "torch", "tensorflow")
+    names = ["first", "second", "pupil", *(["other"] if on_device else [])]
+    assert list(report["runs"]) == names
+    assert set(report["public_test"]) == {*names, "teachers together"}
+    assert report["kit"]["backend"] in (["cuda"] if on_device else ["jax", "torch", "tensorflow"])
     assert report["kit"]["spent"] > 0
     files = results(output)
     assert {"runs/pupil/best.keras", "runs/first/history.csv", "report/report.md"} <= set(files)
-    assert any(name.startswith("logits/first-") for name in files)
-    assert any(name.startswith("logits/second-") for name in files)
+    assert any(name.startswith("logits/first-") for name in files) != on_device
+    assert any(name.startswith("logits/second-") for name in files) != on_device
+    assert ("runs/other/best.keras" in files) == on_device
     assert not any("checkpoint" in name for name in files)
     with np.load(io.BytesIO(files["probabilities.npz"])) as stored:
-        assert sorted(stored.files) == ["first", "pupil", "second"]
+        assert sorted(stored.files) == sorted(names)
         assert stored["pupil"].shape == (2, 14, 7)
         assert np.allclose(stored["pupil"].astype(float).sum(axis=2), 1, atol=0.01)
-    config = (work / "runs/pupil/config.toml").read_text()
-    assert "teachers = [" in config
-    assert 'source = "' + str(work / "faces.npz") in config
+    config = load_config(work / "runs/pupil/config.toml")
+    assert len(config.distill.teachers) == 2
+    assert (config.distill.views == 0) == on_device
+    assert (config.training.backend == "cuda") == on_device
+    assert config.data.source == str(work / "faces.npz")
 
     # Done once more: nothing is trained again.
     before = {path: path.stat().st_mtime_ns for path in (work / "runs").rglob("*")}

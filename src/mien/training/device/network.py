@@ -24,30 +24,6 @@ _LAST = "probabilities"
 """The softmax at the end, which the losses bring themselves."""
 
 
-class _NativeDepthwise(torch.autograd.Function):
-    """A depthwise convolution by PyTorch's own kernels, both ways."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: Any, around: Any) -> Tensor:
-        x = x.contiguous()
-        kernel = weight.to(x.dtype).contiguous()
-        ctx.save_for_backward(x, kernel)
-        ctx.how = (stride, around)
-        with torch.backends.cudnn.flags(enabled=False), torch.autocast(x.device.type, enabled=False):
-            return functional.conv2d(x, kernel, None, stride, around, 1, len(weight))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        x, kernel = ctx.saved_tensors
-        stride, around = ctx.how
-        with torch.backends.cudnn.flags(enabled=False):
-            into, of_kernel, _ = torch.ops.aten.convolution_backward(
-                gradients[0].contiguous(), x, kernel, None, list(stride), list(around), [1, 1],
-                False, [0, 0], len(kernel), [True, True, False],
-            )  # fmt: skip
-        return into, of_kernel.float(), None, None
-
-
 class Convolution(nn.Conv2d):
     """A convolution that pads as TensorFlow does, whatever the size, and its activation."""
 
@@ -63,7 +39,6 @@ class Convolution(nn.Conv2d):
             bias=layer["use_bias"],
         )
         self.activation = _ACTIVATIONS[layer["activation"]]
-        self.native = False
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what comes out for (N, C, H, W)."""
@@ -75,25 +50,22 @@ class Convolution(nn.Conv2d):
             around = (0, 0)
         else:
             around = (high // 2, wide // 2)
-        if self.native and self.groups > 1 and self.training:
-            y = _NativeDepthwise.apply(x, self.weight, self.stride, around)
-            return self.activation(y)
         y = functional.conv2d(x, self.weight, self.bias, self.stride, around, 1, self.groups)
         return self.activation(y)
 
 
 class Normalization(nn.Module):
-    """Subtracts a mean and divides by a deviation, both given with the weights."""
+    """Subtracts a mean and divides by a deviation, both of which come with the weights."""
 
     def __init__(self, channels: int) -> None:
         """Make it for a number of channels."""
         super().__init__()
         self.register_buffer("mean", torch.zeros(1, channels, 1, 1))
-        self.register_buffer("deviation", torch.ones(1, channels, 1, 1))
+        self.register_buffer("variance", torch.ones(1, channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, C, H, W) scaled."""
-        return (x - self.mean) / self.deviation
+        return (x - self.mean) / self.variance.sqrt()
 
 
 class Network(nn.Module):
@@ -133,7 +105,7 @@ class Network(nn.Module):
     def _value(self, layer: Mapping[str, Any], given: list[Tensor]) -> Tensor:
         kind, x = layer["kind"], given[0]
         if layer["name"] in self.parts:
-            return self.parts[layer["name"]](x)  # type: ignore[no-any-return]
+            return self.parts[layer["name"]](x)
         if kind in ("InputLayer", "ZeroPadding2D"):  # convolutions pad by themselves
             return x
         if kind == "Resizing":
@@ -205,7 +177,7 @@ def load_arrays(network: Network, arrays: Arrays) -> None:
             if name not in network.parts or not found:
                 continue
             if layer["kind"] == "Normalization":
-                found = [found[0], np.sqrt(found[1])]
+                found = found[:2]  # Keras counts images, too
             for target, array in zip(_tensors(network.parts[name]), found, strict=True):
                 value = torch.from_numpy(np.array(array, np.float32))
                 target.copy_(_to_torch(layer, value).reshape(target.shape))
@@ -216,7 +188,7 @@ def arrays_of(network: Network) -> Arrays:
     arrays: Arrays = {}
     for layer in network.plan:
         name = layer["name"]
-        if name not in network.parts or layer["kind"] == "Normalization":
+        if name not in network.parts:
             continue
         for place, tensor in enumerate(_tensors(network.parts[name])):
             value = tensor.detach().float().cpu().contiguous()
@@ -228,7 +200,7 @@ def _tensors(part: nn.Module) -> list[Tensor]:
     if isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)):
         return [part.weight, part.bias, part.running_mean, part.running_var]
     if isinstance(part, Normalization):
-        return [part.mean, part.deviation]
+        return [part.mean, part.variance]
     return [part.weight] if part.bias is None else [part.weight, part.bias]
 
 

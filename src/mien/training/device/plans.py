@@ -33,6 +33,8 @@ _KEPT = {
 }
 """What has to be known of each kind of layer; another kind cannot be written down."""
 
+_ACTIVATIONS = ("linear", "relu", "silu", "swish", "sigmoid", "softmax")
+
 
 def plan_of(model: Any) -> list[dict[str, Any]]:
     """Return a functional Keras network as a list of layers, each after those it takes.
@@ -51,14 +53,20 @@ def _layer(layer: Any) -> dict[str, Any]:
     import keras
 
     kind = type(layer).__name__
-    if kind not in _KEPT:
-        raise ModelError(f"{layer.name}: a {kind} cannot be trained on a GPU alone")
     config = layer.get_config()
+    unknown = kind if kind not in _KEPT else None
+    if config.get("activation", "linear") not in _ACTIVATIONS:
+        unknown = config["activation"]
+    if unknown is not None:
+        raise ModelError(
+            f'{layer.name}: the backend "cuda" does not know {unknown}: expected an EfficientNet '
+            "or a backbone of ours; or another training.backend"
+        )
     inputs = [] if kind == "InputLayer" else keras.tree.flatten(layer.input)
     written = {
-        "name": layer.name,
+        "name": _name(layer),
         "kind": kind,
-        "inputs": [tensor._keras_history.operation.name for tensor in inputs],
+        "inputs": [_name(tensor._keras_history.operation) for tensor in inputs],
         "shape": list(layer.output.shape[1:]),
     }
     for key in _KEPT[kind]:
@@ -67,10 +75,16 @@ def _layer(layer: Any) -> dict[str, Any]:
     return written
 
 
+def _name(layer: Any) -> str:
+    """Return a layer's name, the same in every network of its architecture."""
+    # The one layer with weights that we leave to Keras to name, which numbers all it ever made.
+    return "normalization" if type(layer).__name__ == "Normalization" else str(layer.name)
+
+
 def weights_of(model: Any) -> Arrays:
     """Return all weights of a Keras network."""
     return {
-        f"{layer.name}/{place}": np.asarray(array, np.float32)
+        f"{_name(layer)}/{place}": np.asarray(array, np.float32)
         for layer in model.layers
         for place, array in enumerate(layer.get_weights())
     }
@@ -86,10 +100,21 @@ def set_weights(model: Any, arrays: Arrays) -> None:
 
     for layer in model.layers:
         current = layer.get_weights()
-        if type(layer).__name__ in ("Normalization", "Dropout") or not current:
+        if type(layer).__name__ == "Dropout" or not current:
             continue
         try:
-            layer.set_weights([arrays[f"{layer.name}/{place}"] for place in range(len(current))])
+            layer.set_weights(_arrays_for(layer, current, arrays))
         except (KeyError, ValueError) as error:
             raise ModelError(f"{layer.name}: these weights are of another network") from error
     refresh(model)
+
+
+def _arrays_for(layer: Any, current: list[Any], arrays: Arrays) -> list[Any]:
+    """Return a layer's arrays in the shapes it has; raises KeyError or ValueError if it can't."""
+    known = len(current)
+    if type(layer).__name__ == "Normalization":
+        known = 2  # then a number of images that nobody asks for
+    found = [arrays[f"{_name(layer)}/{place}"] for place in range(known)]
+    if known < len(current):
+        found = [array.reshape(old.shape) for array, old in zip(found, current, strict=False)]
+    return [*found, *current[known:]]

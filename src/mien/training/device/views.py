@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -42,6 +43,11 @@ class Chance:
         """Return (count,) booleans."""
         return self.uniform(count) < probability
 
+    def beta(self, count: int, alpha: float) -> Tensor:
+        """Return (count,) numbers of the distribution Beta(alpha, alpha)."""
+        alphas = torch.full((count, 2), alpha, device=self.device)
+        return torch._sample_dirichlet(alphas, self.generator)[:, 0]
+
     def permutation(self, count: int) -> Tensor:
         """Return the numbers below a count in random order."""
         return torch.randperm(count, generator=self.generator, device=self.device)
@@ -70,12 +76,14 @@ def augmented(faces: Tensor, settings: AugmentationSettings, chance: Chance) -> 
     return _erased(x, settings.erasing, chance).round().clamp(0, 255)
 
 
-def _either(x: Tensor, change: object, probability: float, chance: Chance) -> Tensor:
+def _either(
+    x: Tensor, change: Callable[[Tensor], Tensor], probability: float, chance: Chance
+) -> Tensor:
     if probability == 0:
         return x
     chosen = chance.happens(len(x), probability).nonzero()[:, 0]
     if len(chosen):
-        x[chosen] = change(x[chosen])  # type: ignore[operator]
+        x[chosen] = change(x[chosen])
     return x
 
 
@@ -190,14 +198,23 @@ def _erased(x: Tensor, probability: float, chance: Chance) -> Tensor:
 def mixed(
     faces: Tensor, targets: Tensor, settings: AugmentationSettings, chance: Chance
 ) -> tuple[Tensor, Tensor]:
-    """Mix faces and targets with those of others (mixup), each face with a share of its own."""
+    """Mix faces and what is known of them with those of others (mixup).
+
+    Each face has a share of its own, drawn for ``mix_probability`` of the faces; on the processor
+    there is one a batch, for as large a part of the batches.
+
+    Args:
+        faces: float32 (N, 1, 48, 48).
+        targets: float32 (N, any).
+        settings: how much is mixed.
+        chance: the only source of chance.
+    """
     if settings.mixup == 0:
         return faces, targets
     count = len(faces)
-    # Beta(a, a) from two gamma draws would need a's sampler on the device; this is exact.
-    beta = torch.distributions.Beta(settings.mixup, settings.mixup)
-    share = beta.sample((count,)).to(faces.device)
-    share = torch.where(chance.happens(count, settings.mix_probability), share, 1.0)
+    share = torch.where(
+        chance.happens(count, settings.mix_probability), chance.beta(count, settings.mixup), 1.0
+    )
     partner = chance.permutation(count)
     wide = share[:, None, None, None]
     return (

@@ -27,13 +27,13 @@ _RUN_FILES = ("config.toml", "environment.json", "history.csv", "summary.json", 
 def gather(machine: Machine, plan: Plan, notes: Mapping[str, Any], output: Path) -> None:
     """Write the results so far into a folder, ``report.json`` and the parts of an archive.
 
-    ``cat results.tar.* | tar x`` unpacks them: the student's run, the histories of all, the
+    ``cat results.tar.* | tar x`` unpacks them: the students' runs, the histories of all, the
     probabilities on PublicTest, the reports, and as many of the teachers' logits as fit.
 
     Raises:
         OutputError: if they cannot be written.
     """
-    report = {"kit": dict(notes), "runs": _summaries(machine, plan), **_figures(machine)}
+    report = {"kit": dict(notes), "runs": _summaries(machine, plan), **_figures(machine, plan)}
     write_atomically(output / "report.json", (json.dumps(report, indent=2) + "\n").encode())
     data = _archive(machine, plan, PARTS * PART_BYTES)
     count = -(-len(data) // PART_BYTES)
@@ -53,7 +53,7 @@ def _summaries(machine: Machine, plan: Plan) -> dict[str, Any]:
     return summaries
 
 
-def _figures(machine: Machine) -> dict[str, Any]:
+def _figures(machine: Machine, plan: Plan) -> dict[str, Any]:
     """Return accuracies on PublicTest: of each network and of the teachers together."""
     path = machine.work / "probabilities.npz"
     if not path.is_file():
@@ -61,15 +61,10 @@ def _figures(machine: Machine) -> dict[str, Any]:
     labels = array_cache.load(machine.work / "faces.npz")["val"].labels
     with np.load(path) as stored:
         views = {name: stored[name].astype(np.float32) for name in stored.files}
-    figures: dict[str, Any] = {}
-    names = list(views)
-    for name in names:
-        figures[name] = _accuracies(views[name], labels)
-    if len(names) > 2:
-        # The first is the student.
-        figures["teachers together"] = _accuracies(
-            np.mean([views[name] for name in names[1:]], axis=0), labels
-        )
+    figures = {name: _accuracies(each, labels) for name, each in views.items()}
+    together = [views[stage.name] for stage in plan.teachers if stage.name in views]
+    if len(together) > 1:
+        figures["teachers together"] = _accuracies(np.mean(together, axis=0), labels)
     return {"public_test": figures}
 
 
@@ -96,7 +91,8 @@ def _archive(machine: Machine, plan: Plan, limit: int) -> bytes:
 def _wanted(machine: Machine, plan: Plan) -> Iterator[Path]:
     work = machine.work
     student = machine.run(plan.student)
-    chosen = [student / "best.keras", work / "probabilities.npz", work / "journal.json"]
+    chosen = [machine.run(stage) / "best.keras" for stage in plan.students]
+    chosen += [work / "probabilities.npz", work / "journal.json"]
     chosen += [machine.run(stage) / name for stage in plan.stages for name in _RUN_FILES]
     chosen += [student / "export" / "manifest.json"]
     chosen += sorted((work / "report").rglob("*")) + sorted((work / "report-tta").rglob("*"))
@@ -105,4 +101,5 @@ def _wanted(machine: Machine, plan: Plan) -> Iterator[Path]:
     chosen += sorted(
         machine.logits.glob("*.npz"), key=lambda path: (path.stem.split("view")[-1], path.name)
     )
+    chosen += [machine.run(stage) / "best.keras" for stage in plan.teachers]
     yield from (path for path in chosen if path.is_file())

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, MienError
 from mien.core.files import write_atomically
 from mien.core.progress import format_duration
+from mien.training.backend import keras_backend
 from mien.training.config import config_to_toml, load_config
 from mien.training.gpu import gather, setup
 from mien.training.gpu.children import Command, OutOfTime, run_children
@@ -75,17 +77,22 @@ class _Kit:
         setup.unpack(self.pack, self.machine.work)
         if "backend" not in self.notes:
             self.notes["backend"], self.notes["gpu"] = setup.find_backend(self.environment)
-            self.say(f"Keras on {self.notes['backend']}, GPU: {self.notes['gpu']}")
+            self.say(f"backend {self.notes['backend']}, GPU: {self.notes['gpu']}")
         self.machine = Machine(
             self.machine.work, self.notes["backend"], self.notes["gpu"], self.machine.workers
         )
-        self.environment["KERAS_BACKEND"] = self.machine.backend
+        self.environment["KERAS_BACKEND"] = keras_backend(self.machine.backend)
+        if not self.machine.asks_live:
+            # Views differ from student to student, and there is time to ask about one's.
+            self.plan = replace(self.plan, others=())
         self._make_start()
         self._try_all()
         for stage in self.plan.teachers:
             self._train(stage)
-        self._ask_teachers()
-        self._train(self.plan.student)
+        if not self.machine.asks_live:
+            self._ask_teachers()
+        for stage in self.plan.students:
+            self._train(stage)
         self._finish()
         self.say("done")
 
@@ -112,8 +119,9 @@ class _Kit:
         for stage in self.plan.stages:
             if stage.name not in paces:
                 config = recipe_here(self.machine, stage, _TRIED_EPOCHS)
-                if stage == self.plan.student:
-                    config = taught(self.machine, config, self.plan.teachers, 1)
+                if stage in self.plan.students:
+                    views = 0 if self.machine.asks_live else 1
+                    config = taught(self.machine, config, self.plan.teachers, views)
                 recipe = self._write_recipe(f"{stage.name}-tried", config_to_toml(config))
                 places = (recipe, self._pace_file(stage), self.machine.work / "turn")
                 # Side by side they must not each take most of the memory.
@@ -146,7 +154,7 @@ class _Kit:
 
     # ------------------------------------------------------------ training
     def _train(self, stage: StagePlan) -> None:
-        """Train a network, or go on with it; a teacher that fails is left out."""
+        """Train a network, or go on with it; any but the student is left out if it fails."""
         run = RunFolder(self.machine.run(stage))
         if run.summary.is_file() or self._is_out(stage):
             return
@@ -178,43 +186,41 @@ class _Kit:
         """Choose a network's epochs by the time that is left, and write its recipe."""
         place = self.plan.stages.index(stage)
         later = [each for each in self.plan.stages[place + 1 :] if not self._is_out(each)]
-        is_student = stage == self.plan.student
-        kept = self.plan.finish_seconds + (0 if is_student else self.plan.logits_seconds)
+        asks_later = stage in self.plan.teachers and not self.machine.asks_live
+        kept = self.plan.finish_seconds + (self.plan.logits_seconds if asks_later else 0)
+        kept += self.plan.start_seconds * (1 + len(later))
         left = self.plan.minutes * 60 - self.journal.spent - kept
-        seconds = budget(stage, later, left) - self.plan.start_seconds
+        seconds = budget(stage, later, left)
         self._write_chosen(stage, recipe, seconds)
 
     def _write_chosen(self, stage: StagePlan, recipe: Path, seconds: float) -> None:
         pace, slower = self._pace(stage), self._slower()
         every = load_config(stage.recipe).training.validate_every
-        epochs = choose_epochs(stage, pace, seconds, validate_every=every, slower=slower)
-        each = pace.epoch_seconds(stage, validate_every=every) * slower
-        self.notes.setdefault("expected", {})[stage.name] = epochs * each / slower
+        teachers = self._teachers() if stage in self.plan.students else []
+        paces = [self._pace(teacher) for teacher in teachers]
+        live = paces if self.machine.asks_live else []
+        each = pace.epoch_seconds(stage, validate_every=every, teachers=live)
+        epochs = choose_epochs(stage, each * slower, seconds)
+        self.notes.setdefault("expected", {})[stage.name] = epochs * each
         self.say(
-            f"{stage.name}: {epochs} epochs of {each:.1f} s in {format_duration(seconds)} "
+            f"{stage.name}: {epochs} epochs of {each * slower:.1f} s in {format_duration(seconds)} "
             f"(from {stage.least} to {stage.most})"
         )
         config = recipe_here(self.machine, stage, epochs)
-        if stage == self.plan.student:
-            teachers = self._teachers()
-            paces = [self._pace(teacher) for teacher in teachers]
+        if stage in self.plan.students:
             views = 0
-            if teachers:
-                images = pace.steps * pace.batch_size
+            if teachers and not self.machine.asks_live:
                 allowed = self.plan.logits_seconds - self.plan.start_seconds
-                views = views_within(config, paces, images, seconds=allowed)
+                views = views_within(config, paces, pace.images, seconds=allowed)
             config = taught(self.machine, config, teachers, views)
-            self.say(f"{len(teachers)} teachers are asked about {views} views")
+            about = f"{views} views" if views else "what it sees"
+            self.say(f"{len(teachers)} teachers are asked about {about}")
         write_atomically(recipe, config_to_toml(config).encode())
 
     def _slower(self) -> float:
         """Return how much slower than tried the networks trained so far were."""
         seconds, expected = self.notes.get("seconds", {}), self.notes.get("expected", {})
-        done = [
-            stage.name
-            for stage in self.plan.teachers
-            if stage.name in expected and RunFolder(self.machine.run(stage)).summary.is_file()
-        ]
+        done = [stage.name for stage in self._teachers() if stage.name in expected]
         if not done:
             return 1.0
         taken = sum(seconds[name] - self.plan.start_seconds for name in done)
@@ -222,7 +228,10 @@ class _Kit:
         return float(min(2.0, max(0.7, ratio)))
 
     def _teachers(self) -> list[StagePlan]:
-        runs = {stage: RunFolder(self.machine.run(stage)) for stage in self.plan.teachers}
+        return self._done(self.plan.teachers)
+
+    def _done(self, stages: Sequence[StagePlan]) -> list[StagePlan]:
+        runs = {stage: RunFolder(self.machine.run(stage)) for stage in stages}
         return [stage for stage, run in runs.items() if run.summary.is_file()]
 
     def _ask_teachers(self) -> None:
@@ -244,7 +253,8 @@ class _Kit:
         data = str(work / "faces.npz")
         commands = {}
         if not (work / "probabilities.npz").is_file():
-            runs = [str(self.machine.run(stage)) for stage in self._teachers()]
+            done = [*self.plan.others, *self.plan.teachers]
+            runs = [str(self.machine.run(stage)) for stage in self._done(done)]
             target = str(work / "probabilities.npz")
             words = (_MODULE, "probabilities", data, target, str(run), *runs)
             commands["probabilities"] = Command(words)

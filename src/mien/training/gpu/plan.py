@@ -56,7 +56,8 @@ class Plan:
         logits_seconds: at most for what the teachers say of the student's views.
         start_seconds: that a run takes before its first step and after its last.
         teachers: networks, in their order.
-        student: the network that learns from them.
+        student: the network that learns from them, and is exported and reported.
+        others: more that learn from them, where teachers can be asked live.
     """
 
     minutes: float
@@ -66,11 +67,17 @@ class Plan:
     start_seconds: float
     teachers: tuple[StagePlan, ...]
     student: StagePlan
+    others: tuple[StagePlan, ...] = ()
+
+    @property
+    def students(self) -> tuple[StagePlan, ...]:
+        """All networks that learn from teachers."""
+        return (self.student, *self.others)
 
     @property
     def stages(self) -> tuple[StagePlan, ...]:
-        """All networks, the student last."""
-        return (*self.teachers, self.student)
+        """All networks in the order of their training."""
+        return (*self.teachers, *self.students)
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,7 @@ class Pace:
         seconds: a step takes; `large_seconds` at the larger size.
         validation: seconds that a validation takes.
         predictions: images a second as a teacher; 0 of a student, whom nobody asks.
+        views: seconds that an epoch's views take, where they are not made beside the steps.
     """
 
     steps: int
@@ -91,11 +99,20 @@ class Pace:
     large_seconds: float
     validation: float
     predictions: float
+    views: float = 0.0
 
-    def epoch_seconds(self, stage: StagePlan, *, validate_every: int) -> float:
-        """Return what an epoch takes, on average over both sizes."""
+    @property
+    def images(self) -> int:
+        """Images an epoch."""
+        return self.steps * self.batch_size
+
+    def epoch_seconds(
+        self, stage: StagePlan, *, validate_every: int, teachers: Sequence[Pace] = ()
+    ) -> float:
+        """Return what an epoch takes, on average over both sizes, with teachers asked live."""
         step = (1 - stage.large_share) * self.seconds + stage.large_share * self.large_seconds
-        return self.steps * step + self.validation / validate_every
+        asked = sum(self.images / teacher.predictions for teacher in teachers)
+        return self.steps * step + self.views + asked + self.validation / validate_every
 
     def to_dict(self) -> dict[str, Any]:
         """Return it JSON-ready."""
@@ -113,7 +130,8 @@ def load_plan(path: Path) -> Plan:
     try:
         student = _stage(path, tables.pop("student"))
         teachers = tuple(_stage(path, table) for table in tables.pop("teachers", []))
-        plan = Plan(**tables.pop("time"), teachers=teachers, student=student)
+        others = tuple(_stage(path, table) for table in tables.pop("students", []))
+        plan = Plan(**tables.pop("time"), teachers=teachers, student=student, others=others)
     except (KeyError, TypeError) as error:
         raise UsageError(
             f"{path} is no plan ({error}): expected one as configs/gpu/plan.toml"
@@ -133,17 +151,12 @@ def budget(stage: StagePlan, later: Sequence[StagePlan], seconds: float) -> floa
     return seconds * stage.share / (stage.share + sum(each.share for each in later))
 
 
-def choose_epochs(
-    stage: StagePlan, pace: Pace, seconds: float, *, validate_every: int, slower: float = 1.0
-) -> int:
+def choose_epochs(stage: StagePlan, each: float, seconds: float) -> int:
     """Return how many epochs of a network to train in a time, between its least and its most.
 
     Args:
         stage: the network.
-        pace: as it was tried.
+        each: seconds that an epoch of it takes.
         seconds: for its training.
-        validate_every: epochs from one validation to the next.
-        slower: how much slower than tried the networks before it turned out.
     """
-    each = slower * pace.epoch_seconds(stage, validate_every=validate_every)
     return int(min(stage.most, max(stage.least, seconds // each)))

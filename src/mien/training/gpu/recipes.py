@@ -20,7 +20,7 @@ class Machine:
 
     Attributes:
         work: the kit's folder.
-        backend: of Keras.
+        backend: of the recipes.
         has_gpu: whether it is fast, at least in bfloat16.
         workers: threads that make batches.
     """
@@ -29,6 +29,11 @@ class Machine:
     backend: str
     has_gpu: bool
     workers: int
+
+    @property
+    def asks_live(self) -> bool:
+        """Tell whether teachers stand beside the network that learns, and are asked as it goes."""
+        return self.backend == "cuda"
 
     @property
     def start(self) -> Path:
@@ -47,6 +52,8 @@ class Machine:
 
 def recipe_here(machine: Machine, stage: StagePlan, epochs: int) -> Config:
     """Return a network's recipe with the machine's data, backend and speed in it.
+
+    The last epochs, which are not mixed, stay the share of all that they are in the recipe.
 
     Raises:
         InputError, UsageError: as `mien.training.config.load_config`.
@@ -75,19 +82,28 @@ def recipe_here(machine: Machine, stage: StagePlan, epochs: int) -> Config:
         large_epochs=large if config.training.large_size else 0,
         votes_weight=config.training.votes_weight if data.votes else 0.0,
     )
-    augmentation = replace(
-        config.augmentation, plain_epochs=min(config.augmentation.plain_epochs, epochs)
-    )
+    plain = config.augmentation.plain_epochs
+    if plain:
+        plain = max(1, round(plain * epochs / max(1, config.training.epochs)))
+    augmentation = replace(config.augmentation, plain_epochs=plain)
     distill = replace(config.distill, votes=config.distill.votes if data.votes else 0.0)
     return Config(data, model, augmentation, training, distill)
 
 
 def taught(machine: Machine, config: Config, teachers: Sequence[StagePlan], views: int) -> Config:
-    """Return the student's recipe with its teachers; without any it learns from labels alone."""
+    """Return a student's recipe with its teachers; without any it learns from labels alone.
+
+    Args:
+        machine: where.
+        config: the recipe.
+        teachers: the networks it learns from.
+        views: how many they are asked about before; 0 if they are asked live.
+    """
     if not teachers:
         return replace(config, distill=replace(config.distill, teachers=(), views=0, cache=""))
     folders = tuple(str(machine.run(stage)) for stage in teachers)
-    distill = replace(config.distill, teachers=folders, views=views, cache=str(machine.logits))
+    cache = str(machine.logits) if views else ""
+    distill = replace(config.distill, teachers=folders, views=views, cache=cache)
     return replace(config, distill=distill)
 
 

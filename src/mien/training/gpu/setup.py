@@ -17,9 +17,12 @@ from mien.core.files import replacing
 from mien.data import array_cache
 from mien.training.gpu.pack import DATA_NAME, LITE0_NAME, VOTES_NAME, WHEELS, read_faces
 
-_DEVICE_OF_JAX = "import jax; print(jax.default_backend())"
-_DEVICE_OF_TORCH = "import torch; print('gpu' if torch.cuda.is_available() else 'cpu')"
-_PROBES = {"jax": _DEVICE_OF_JAX, "torch": _DEVICE_OF_TORCH}
+_PROBES = {
+    "torch": "import torch; print('gpu' if torch.cuda.is_available() else 'cpu')",
+    "jax": "import jax; print(jax.default_backend())",
+}
+_ON_GPU = {"torch": "cuda", "jax": "jax"}
+"""What recipes call training on the GPU that a package sees, the fastest first."""
 _PROBE_SECONDS = 180
 
 
@@ -47,7 +50,7 @@ def unpack(pack: Path, work: Path) -> None:
 
 
 def find_backend(environment: Mapping[str, str]) -> tuple[str, bool]:
-    """Return the backend of Keras to train on, and whether it has a GPU there.
+    """Return the backend to train on, and whether it has a GPU there.
 
     Args:
         environment: of the processes that will train.
@@ -56,9 +59,9 @@ def find_backend(environment: Mapping[str, str]) -> tuple[str, bool]:
         MissingExtra: if there is none.
     """
     installed = [name for name in ("jax", "torch", "tensorflow") if importlib.util.find_spec(name)]
-    for name in installed:
-        if name in _PROBES and _device(_PROBES[name], environment) == "gpu":
-            return name, True
+    for name, backend in _ON_GPU.items():
+        if name in installed and _device(_PROBES[name], environment) == "gpu":
+            return backend, True
     if not installed:
         raise MissingExtra("train", "training")
     # On a processor TensorFlow is the fastest by far, and XLA the slowest.

@@ -51,6 +51,10 @@ def try_network(config: Config, data: TrainingData, *, turn: Path, seconds: floa
     Raises:
         UsageError, DataError, InputError: as `mien.training.trainer.train`.
     """
+    if config.training.backend == "cuda":
+        from mien.training.gpu.device_trial import try_on_device
+
+        return try_on_device(config, data, turn=turn, seconds=seconds)
     prepare_backend(config.training)
     drawn = replace(config, distill=replace(config.distill, views=0, cache=""))
     source = BatchSource(data.train, drawn, data.votes)
@@ -63,7 +67,7 @@ def try_network(config: Config, data: TrainingData, *, turn: Path, seconds: floa
         stepper = make_stepper(model, config.training.backend)
         _take_steps(config, source, stepper, steps=_WARM_STEPS)
         _validate(model, source, data, config, stepper)
-        with _alone(turn):
+        with alone(turn):
             found = _take_steps(config, source, stepper, seconds=seconds)
             check = _validate(model, source, data, config, stepper)
         step_seconds[stage.size] = max(found, step_seconds.get(stage.size, 0.0))
@@ -138,14 +142,15 @@ def _ask(config: Config, data: TrainingData, turn: Path) -> float:
         asking = replace(config.distill, teachers=(str(run.path),), views=1, cache="")
         teaching = Teaching(replace(config, distill=asking), faces, quiet=True)
     teaching.of_view(ViewName(0, False), faces)
-    with _alone(turn):
+    with alone(turn):
         began = time.monotonic()
         teaching.of_view(ViewName(1, False), faces)
         return len(faces) / (time.monotonic() - began)
 
 
 @contextlib.contextmanager
-def _alone(turn: Path) -> Iterator[None]:
+def alone(turn: Path) -> Iterator[None]:
+    """Wait until no other process measures."""
     with turn.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
