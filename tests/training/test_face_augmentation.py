@@ -304,8 +304,10 @@ LOSSES = ("blur", "downscale", "jpeg")
 
 
 def test_sharp_leaves_out_what_takes_detail_and_nothing_else() -> None:
-    settings = AugmentationSettings(**dict.fromkeys(LOSSES, 0.5), contrast=0.0, brightness=0.0)
-    lossless = dataclasses.replace(settings, **dict.fromkeys(LOSSES, 1e-9))
+    halves: dict[str, Any] = dict.fromkeys(LOSSES, 0.5)
+    nothing: dict[str, Any] = dict.fromkeys(LOSSES, 1e-9)
+    settings = AugmentationSettings(**halves, contrast=0.0, brightness=0.0)
+    lossless = dataclasses.replace(settings, **nothing)
     faces = noise(60)
     sharp = augment_faces(faces, settings, np.random.default_rng(4), sharp=True)
     # The same chance: the probabilities alone tell the two apart.

@@ -16,6 +16,7 @@ from mien.training.stages import (
     compiled_model,
     estimated_statistics,
     stage_of,
+    starting_weights,
 )
 from training_maker import tiny_config
 
@@ -161,6 +162,34 @@ def test_averages_are_evaluated_and_training_goes_on_from_the_raw_weights() -> N
     with pytest.raises(OSError, match="full"), averaged_weights(model):
         raise OSError("full")
     assert equal(values(model.trainable_variables), raw)
+
+
+def test_a_share_of_the_starting_weights_is_mixed_into_the_averages_for_a_while() -> None:
+    import keras
+
+    model = compiled(training_ema=0.8)
+    keras.utils.set_random_seed(1)  # as `compiled` does: the same start
+    start = starting_weights(tiny_config())
+    for _ in range(3):
+        step(model)
+    raw = values(model.trainable_variables)
+    with averaged_weights(model):
+        averages = values(model.trainable_variables)
+    with averaged_weights(model, start=start, share=0.25):
+        inside = values(model.trainable_variables)
+        kernel = np.array(model.get_layer("block1_conv").kernel.numpy())
+    assert equal(values(model.trainable_variables), raw)
+    with averaged_weights(model, start=start, share=1.0 - 1e-9):
+        begun = values(model.trainable_variables)
+    for mixed, average, first in zip(inside, averages, begun, strict=True):
+        assert np.allclose(mixed, 0.75 * average + 0.25 * first, atol=1e-5)
+    assert not np.allclose(begun[0], averages[0], atol=1e-6)
+    # What the start lacks, as a head that is dropped in the end, is the average alone.
+    lacking = {name: array for name, array in start.items() if "block1_conv" not in name}
+    with averaged_weights(model, start=lacking, share=0.25):
+        alone = np.array(model.get_layer("block1_conv").kernel.numpy())
+    assert not np.allclose(alone, kernel, atol=1e-7)
+    assert any(np.allclose(alone, average) for average in averages if average.shape == alone.shape)
 
 
 def mixed_batches(count: int) -> list[MixedBatch]:

@@ -119,7 +119,7 @@ def test_without_views_batches_are_drawn_as_they_always_were(epoch: int) -> None
 
 
 def test_teachers_see_a_view_before_it_lost_detail_where_the_recipe_says_so() -> None:
-    losses = {f"augmentation_{key}": 1.0 for key in ("blur", "downscale", "jpeg")}
+    losses: dict[str, Any] = {f"augmentation_{key}": 1.0 for key in ("blur", "downscale", "jpeg")}
     same = view(**losses)
     assert same.sharp is None
     assert same.for_teachers is same.images
@@ -129,6 +129,6 @@ def test_teachers_see_a_view_before_it_lost_detail_where_the_recipe_says_so() ->
         # The student sees the same as without, and both are mixed alike.
         assert np.array_equal(made.images, plain.images)
         assert np.array_equal(made.targets, plain.targets)
-        without = dict.fromkeys(losses, 1e-9)
+        without: dict[str, Any] = dict.fromkeys(losses, 1e-9)
         assert np.array_equal(made.for_teachers, view(mixed=mixed, **without).images)
         assert not np.array_equal(made.for_teachers, made.images)

@@ -207,6 +207,8 @@ class TrainingSettings:
             it shares the features and is not in the network that is kept; 0 is off.
         early_stopping: epochs without a better validation accuracy before a phase ends; 0 is off.
         ema: momentum of the moving average of the weights that is evaluated and kept; 0 is off.
+        start_share: share of the starting weights in that average, where it is evaluated and kept
+            (Wortsman et al. 2021, 2109.01903): between what a network could do and what it learnt.
         statistics_batches: over how many batches BatchNorm's statistics are estimated anew for the
             averaged weights; 0 keeps those of the last steps.
         large_size: input size of the last ``large_epochs`` epochs (progressive resizing); 0 is off.
@@ -242,6 +244,7 @@ class TrainingSettings:
     votes_weight: float = 0.0
     early_stopping: int = 0
     ema: float = 0.999
+    start_share: float = 0.0
     statistics_batches: int = 40
     large_size: int = 0
     large_epochs: int = 0
@@ -270,7 +273,7 @@ class TrainingSettings:
         rates = ("head_learning_rate", "learning_rate")
         rules = dict.fromkeys((*counts, *amounts), NOT_NEGATIVE)
         rules |= dict.fromkeys(rates, ABOVE_ZERO)
-        rules |= dict.fromkeys(("label_smoothing", "ema"), BELOW_ONE)
+        rules |= dict.fromkeys(("label_smoothing", "ema", "start_share"), BELOW_ONE)
         rules |= {
             # Keras takes no larger seed.
             "seed": (lambda value: 0 <= value < 2**32, "from 0 to 2**32 - 1"),
@@ -293,4 +296,9 @@ class TrainingSettings:
             raise UsageError(
                 f"training.layer_decay = {self.layer_decay} is of AdamW: expected 1 with "
                 'training.optimizer = "sgd"'
+            )
+        if self.start_share and not self.ema:
+            raise UsageError(
+                f"training.start_share = {self.start_share} is of the weights' moving average: "
+                "expected training.ema above 0"
             )

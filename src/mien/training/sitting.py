@@ -32,6 +32,7 @@ from mien.training.stages import (
     compiled_model,
     estimated_statistics,
     stage_of,
+    starting_weights,
 )
 from mien.training.stepping import Logs, Stepper
 from mien.training.stopping import stop_signals
@@ -60,6 +61,7 @@ class Sitting:
         self.model: Any = None
         self.network: Any = None
         self.bare: Any = None
+        self.start: dict[str, Any] = {}
         self.stepper: Stepper | None = None
         self.pending: list[tuple[int, Logs]] = []
         self.loss = math.nan
@@ -213,7 +215,7 @@ class Sitting:
         batches = self.source.plain_batches()
         count = self.config.training.statistics_batches
         with (
-            averaged_weights(self.model),
+            averaged_weights(self.model, start=self._start(), share=self._start_share),
             estimated_statistics(self.model, batches, count=count, stepper=self.stepper),
         ):
             mine = self.val.images[self.team.part(len(self.val.images))]
@@ -237,6 +239,19 @@ class Sitting:
         self._save(state)
         if self.team.leads:
             run_folder.write_history(self.run.history, state.history)
+
+    @property
+    def _start_share(self) -> float:
+        return self.config.training.start_share
+
+    def _start(self) -> dict[str, Any]:
+        """Return what the network started from, where a share of that is kept."""
+        if self._start_share and not self.start:
+            # Drawn as at the start, after a resumption too; nothing later draws from this seed.
+            prepare_backend(self.config.training)
+            self.start = starting_weights(self.config)
+            prepare_backend(self.config.training)
+        return self.start
 
     def _keep_best(self, state: RunState) -> None:
         """Save the weights that stand in the model in a bare copy, without its optimizer."""

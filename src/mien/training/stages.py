@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mien.training.augmentation import MixedBatch
 from mien.training.config import Config
@@ -101,9 +102,33 @@ def _optimizer(settings: TrainingSettings, model: Any, variables: list[Any]) -> 
     return optimizer
 
 
+def starting_weights(config: Config) -> dict[str, npt.NDArray[Any]]:
+    """Return what a recipe's network starts from, by "layer/place"; Keras must be set up anew.
+
+    Raises:
+        UsageError, InputError, ModelError: as `mien.training.model.build_model`.
+    """
+    network = build_model(config.model, size=config.final_size, classes=len(config.labels))
+    return {name: np.array(variable.numpy()) for name, variable in _by_place(network)}
+
+
+def _by_place(model: Any) -> Iterator[tuple[str, Any]]:
+    for layer in model.layers:
+        for place, variable in enumerate(layer.weights):
+            yield f"{layer.name}/{place}", variable
+
+
 @contextmanager
-def averaged_weights(model: Any) -> Iterator[None]:
-    """Put the optimizer's moving averages in the place of the weights for a while."""
+def averaged_weights(
+    model: Any, *, start: Mapping[str, npt.NDArray[Any]] | None = None, share: float = 0.0
+) -> Iterator[None]:
+    """Put the optimizer's moving averages in the place of the weights for a while.
+
+    Args:
+        model: the compiled network.
+        start: what it started from, see `starting_weights`.
+        share: of that in the weights; what of the network it lacks is the average alone.
+    """
     if not model.optimizer.use_ema:
         yield
         return
@@ -115,6 +140,11 @@ def averaged_weights(model: Any) -> Iterator[None]:
         # uses up the arrays of the network.
         for variable in model.trainable_variables:
             variable.assign(np.array(variable.numpy()))
+        if start and share:
+            trained = {id(variable) for variable in model.trainable_variables}
+            for name, variable in _by_place(model):
+                if id(variable) in trained and name in start:
+                    variable.assign((1 - share) * np.array(variable.numpy()) + share * start[name])
         yield
     finally:
         for variable, value in zip(model.trainable_variables, kept, strict=True):

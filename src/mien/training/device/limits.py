@@ -27,6 +27,7 @@ def check_recipe(config: Config) -> None:
             '"cosine" or "constant"',
         ),
         "training.early_stopping": (training.early_stopping, training.early_stopping == 0, "0"),
+        "training.start_share": (training.start_share, training.start_share == 0, "0"),
         "augmentation.cutmix": (mixing.cutmix, mixing.cutmix == 0, "0, or mixup alone"),
         "distill.views": (distill.views, distill.views == 0, "0, for teachers are asked live"),
         "distill.cache": (distill.cache, not distill.cache, "none, for teachers are asked live"),
