@@ -61,6 +61,8 @@ def prepare_backend(settings: TrainingSettings) -> None:
         )
     if loaded is None:
         os.environ["KERAS_BACKEND"] = backend
+        if alone:  # a network that is only built and saved has nothing to do on a GPU
+            os.environ.setdefault("KERAS_TORCH_DEVICE", "cpu")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with stderr_held_back():
         _SETUPS[settings.backend](settings.threads)

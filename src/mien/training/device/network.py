@@ -20,6 +20,7 @@ _ACTIVATIONS = {
     "swish": functional.silu,
     "sigmoid": torch.sigmoid,
 }
+_LOGITS = "logits"
 _LAST = "probabilities"
 """The softmax at the end, which the losses bring themselves."""
 
@@ -81,6 +82,7 @@ class Network(nn.Module):
         self.size = size
         self.plan = [layer for layer in plan if layer["name"] != _LAST]
         shapes = {layer["name"]: layer["shape"] for layer in plan}
+        self._last_use = {name: layer["name"] for layer in self.plan for name in layer["inputs"]}
         self.parts = nn.ModuleDict()
         for layer in self.plan:
             part = _part(layer, shapes)
@@ -100,10 +102,17 @@ class Network(nn.Module):
             name = layer["name"]
             given = [values[source] for source in layer["inputs"]] or [faces]
             values[name] = self._value(layer, given)
+            # Thousands of faces are read at once: what nobody needs any more must not stay.
+            for source in set(layer["inputs"]):
+                if self._last_use[source] == name:
+                    del values[source]
         return values[name], given[0]
 
     def _value(self, layer: Mapping[str, Any], given: list[Tensor]) -> Tensor:
         kind, x = layer["kind"], given[0]
+        if layer["name"] == _LOGITS:
+            with torch.autocast(x.device.type, enabled=False):  # in float32, as Keras has them
+                return self.parts[_LOGITS](x.float())
         if layer["name"] in self.parts:
             return self.parts[layer["name"]](x)
         if kind in ("InputLayer", "ZeroPadding2D"):  # convolutions pad by themselves

@@ -8,7 +8,6 @@ are, and nothing in it waits for what the device has computed.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -202,8 +201,8 @@ class Student:
     def is_finite(self) -> bool:
         """Tell whether the losses so far and all weights are finite; waits for the device."""
         with torch.no_grad():
-            largest = torch.stack(torch._foreach_norm(self.parameters, math.inf))
-            return bool(torch.isfinite(largest).all() & torch.isfinite(self.loss_sum))
+            norms = torch.stack(torch._foreach_norm(self.parameters))
+            return bool(torch.isfinite(norms).all() & torch.isfinite(self.loss_sum))
 
     def arrays(self) -> Arrays:
         """Return all that going on exactly needs, by name."""

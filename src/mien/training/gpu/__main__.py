@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mien.core.errors import EXIT_DONE, MienError
+from mien.core.errors import EXIT_DONE, EXIT_INTERNAL, MienError
 from mien.core.files import write_atomically
 
 _PLAN = Path("configs/gpu/plan.toml")
@@ -25,6 +25,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except MienError as error:
         sys.stderr.write(f"mien: {error}\n")
         return error.exit_code
+    except Exception as error:  # out of memory, say: one line in the log, and the kit goes on
+        sys.stderr.write(f"mien: internal error: {type(error).__name__}: {error}\n")
+        return EXIT_INTERNAL
 
 
 def _parser() -> argparse.ArgumentParser:

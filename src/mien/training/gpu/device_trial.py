@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mien.training.backend import prepare_backend
 from mien.training.batches import BatchSource
 from mien.training.config import Config
 from mien.training.device.epochs import Faces, faces_on, make_epoch, plain_images
+from mien.training.device.network import arrays_of
+from mien.training.device.plans import set_weights
 from mien.training.device.reading import estimate_statistics, logits_of
 from mien.training.device.sitting import find_device, new_student
 from mien.training.device.student import Student
@@ -39,6 +44,18 @@ def try_on_device(config: Config, data: TrainingData, *, turn: Path, seconds: fl
         initialise=False,
         classes=len(config.labels),
     )
+    with alone(turn):
+        # Recording, too: it is work of the GPU, and would slow what another one measures.
+        pace = _pace_of(config, model, faces, val_views, steps=source.steps, seconds=seconds)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        return pace
+
+
+def _pace_of(
+    config: Config, model: Any, faces: Faces, val_views: Tensor, *, steps: int, seconds: float
+) -> Pace:
+    device = val_views.device
     student = new_student(config, model, device)
     sizes = sorted({config.size_at(epoch) for epoch in range(config.total_epochs)})
     student.record(sizes)
@@ -50,24 +67,28 @@ def try_on_device(config: Config, data: TrainingData, *, turn: Path, seconds: fl
         images = plain_images(faces, config, count)
         estimate_statistics(student.average, images, bfloat16=bfloat16)
         logits_of(student.average, val_views, bfloat16=bfloat16)
+        # At first nearly every validation is the best so far, and its network is kept.
+        set_weights(model, arrays_of(student.average))
+        with tempfile.TemporaryDirectory() as folder:
+            model.save(Path(folder) / "tried.keras")
 
     def answer() -> None:
         logits_of(student.average, views.images, bfloat16=bfloat16)
 
     student.average.size = config.final_size
-    for warm_up in (validate, answer):
+    is_teacher = not has_teachers(config)
+    for warm_up in (validate, answer) if is_teacher else (validate,):
         warm_up()
-    with alone(turn):
-        steps = {size: _step_seconds(student, views, size, seconds) for size in sizes}
-        return Pace(
-            steps=source.steps,
-            batch_size=config.training.batch_size,
-            seconds=steps[sizes[0]],
-            large_seconds=steps[sizes[-1]],
-            validation=_seconds(validate, device),
-            predictions=0.0 if has_teachers(config) else len(faces) / _seconds(answer, device),
-            views=_seconds(lambda: make_epoch(faces, config, 0), device),
-        )
+    paces = {size: _step_seconds(student, views, size, seconds) for size in sizes}
+    return Pace(
+        steps=steps,
+        batch_size=config.training.batch_size,
+        seconds=paces[sizes[0]],
+        large_seconds=paces[sizes[-1]],
+        validation=_seconds(validate, device),
+        predictions=len(faces) / _seconds(answer, device) if is_teacher else 0.0,
+        views=_seconds(lambda: make_epoch(faces, config, 0), device),
+    )
 
 
 def _step_seconds(student: Student, views: Faces, size: int, seconds: float) -> float:

@@ -117,7 +117,7 @@ class _Kit:
         paces = self.notes.setdefault("paces", {})
         commands = {}
         for stage in self.plan.stages:
-            if stage.name not in paces:
+            if stage.name not in paces and not self._pace_file(stage).is_file():
                 config = recipe_here(self.machine, stage, _TRIED_EPOCHS)
                 if stage in self.plan.students:
                     views = 0 if self.machine.asks_live else 1
@@ -129,10 +129,8 @@ class _Kit:
                     (_MODULE, "trial", *map(str, places)),
                     {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
                 )
-        if not commands:
-            return
-        parallel = len(commands) if self.machine.has_gpu else 1
-        self._run(commands, parallel=parallel)
+        if commands:
+            self._run(commands, parallel=len(commands) if self.machine.has_gpu else 1)
         for stage in self.plan.stages:
             file = self._pace_file(stage)
             if stage.name not in paces and file.is_file():
@@ -142,6 +140,10 @@ class _Kit:
                 self.say(
                     f"{stage.name}: {pace.batch_size / pace.seconds:,.0f} images/s, "
                     f"{pace.batch_size / pace.large_seconds:,.0f} at the larger size{asked}"
+                )
+            elif stage.name not in paces:
+                self.say(
+                    f"{stage.name} does not train here: see {self._log(stage.name + '-tried')}"
                 )
         if self.plan.student.name not in paces:
             raise MienError(f"the student does not train here: see {self.machine.work / 'logs'}")
