@@ -20,6 +20,16 @@ BATCH = 8
 PER_CLASS = 4
 """Images a class: 28 in all, three batches of eight."""
 STEPS = 3
+RUN_FILES = {
+    "config.toml",
+    "environment.json",
+    "history.csv",
+    "curves.png",
+    "best.keras",
+    "checkpoint.npz",
+    "summary.json",
+}
+"""What a run that has ended leaves in its folder."""
 
 _TABLES: dict[str, dict[str, Any]] = {
     "model": {

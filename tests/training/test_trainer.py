@@ -35,6 +35,7 @@ from mien.training.trainer import resume, train
 from mien.training.validation import predict_probabilities, validation_figures
 from training_maker import (
     BATCH,
+    RUN_FILES,
     STEPS,
     read_checkpoint,
     read_history,
@@ -53,15 +54,7 @@ def load(path: Path) -> Any:
 
 # ---------------------------------------------------------------- what a run leaves
 def test_a_run_leaves_its_recipe_history_picture_network_and_summary(whole_run: RunFolder) -> None:
-    assert {file.name for file in whole_run.path.iterdir()} == {
-        "config.toml",
-        "environment.json",
-        "history.csv",
-        "curves.png",
-        "best.keras",
-        "checkpoint.npz",
-        "summary.json",
-    }
+    assert {file.name for file in whole_run.path.iterdir()} == RUN_FILES
     assert whole_run.curves.read_bytes().startswith(b"\x89PNG")
 
 

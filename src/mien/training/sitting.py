@@ -215,7 +215,9 @@ class Sitting:
         batches = self.source.plain_batches()
         count = self.config.training.statistics_batches
         with (
-            averaged_weights(self.model, start=self._start(), share=self._start_share),
+            averaged_weights(
+                self.model, start=self._start(), share=self.config.training.start_share
+            ),
             estimated_statistics(self.model, batches, count=count, stepper=self.stepper),
         ):
             mine = self.val.images[self.team.part(len(self.val.images))]
@@ -240,13 +242,9 @@ class Sitting:
         if self.team.leads:
             run_folder.write_history(self.run.history, state.history)
 
-    @property
-    def _start_share(self) -> float:
-        return self.config.training.start_share
-
     def _start(self) -> dict[str, Any]:
         """Return what the network started from, where a share of that is kept."""
-        if self._start_share and not self.start:
+        if self.config.training.start_share and not self.start:
             # Drawn as at the start, after a resumption too; nothing later draws from this seed.
             prepare_backend(self.config.training)
             self.start = starting_weights(self.config)

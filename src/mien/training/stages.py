@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from mien.training.augmentation import MixedBatch
 from mien.training.config import Config
+from mien.training.device.plans import weights_of
 from mien.training.fast_layers import speed_up
 from mien.training.model import build_model, set_trainable
 from mien.training.objective import losses, trained_network
@@ -109,13 +110,7 @@ def starting_weights(config: Config) -> dict[str, npt.NDArray[Any]]:
         UsageError, InputError, ModelError: as `mien.training.model.build_model`.
     """
     network = build_model(config.model, size=config.final_size, classes=len(config.labels))
-    return {name: np.array(variable.numpy()) for name, variable in _by_place(network)}
-
-
-def _by_place(model: Any) -> Iterator[tuple[str, Any]]:
-    for layer in model.layers:
-        for place, variable in enumerate(layer.weights):
-            yield f"{layer.name}/{place}", variable
+    return weights_of(network)
 
 
 @contextmanager
@@ -142,9 +137,11 @@ def averaged_weights(
             variable.assign(np.array(variable.numpy()))
         if start and share:
             trained = {id(variable) for variable in model.trainable_variables}
-            for name, variable in _by_place(model):
-                if id(variable) in trained and name in start:
-                    variable.assign((1 - share) * np.array(variable.numpy()) + share * start[name])
+            for layer in model.layers:
+                for place, variable in enumerate(layer.weights):
+                    first = start.get(f"{layer.name}/{place}")
+                    if id(variable) in trained and first is not None:
+                        variable.assign((1 - share) * np.array(variable.numpy()) + share * first)
         yield
     finally:
         for variable, value in zip(model.trainable_variables, kept, strict=True):

@@ -24,6 +24,7 @@ from mien.training.run_folder import RunFolder
 from mien.training.stopping import TrainingStopped
 from mien.training.trainer import resume, train
 from training_maker import (
+    RUN_FILES,
     mien_process,
     read_checkpoint,
     read_history,
@@ -109,15 +110,7 @@ def kill(*_: Any) -> None:
 
 # ---------------------------------------------------------------- what a run leaves
 def test_a_run_leaves_what_any_run_leaves(undisturbed: RunFolder, tiny_data: Path) -> None:
-    assert {file.name for file in undisturbed.path.iterdir()} == {
-        "config.toml",
-        "environment.json",
-        "history.csv",
-        "curves.png",
-        "best.keras",
-        "checkpoint.npz",
-        "summary.json",
-    }
+    assert {file.name for file in undisturbed.path.iterdir()} == RUN_FILES
     rows = read_history(undisturbed)
     assert [(row["epoch"], row["phase"], row["size"]) for row in rows] == [
         ("1", "fine-tune", "32"),

@@ -20,6 +20,8 @@ _ACTIVATIONS = {
     "swish": functional.silu,
     "sigmoid": torch.sigmoid,
 }
+_AXES = {"Conv2D": (3, 2, 0, 1), "DepthwiseConv2D": (2, 3, 0, 1), "Dense": (1, 0)}
+"""Where each axis of PyTorch's kernels stands in Keras', by the kind of layer."""
 _LOGITS = "logits"
 _LAST = "probabilities"
 """The softmax at the end, which the losses bring themselves."""
@@ -77,7 +79,7 @@ class Network(nn.Module):
     """
 
     def __init__(self, plan: Sequence[Mapping[str, Any]], *, size: int) -> None:
-        """Build it with weights drawn as its layers' initialisers say."""
+        """Build it; what it starts from comes from Keras (`load_arrays`)."""
         super().__init__()
         self.size = size
         self.plan = [layer for layer in plan if layer["name"] != _LAST]
@@ -159,19 +161,12 @@ def _part(layer: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> nn.M
     kind = layer["kind"]
     given = shapes[layer["inputs"][0]][-1] if layer["inputs"] else 0
     if kind in ("Conv2D", "DepthwiseConv2D"):
-        convolution = Convolution(given, layer)
-        # he_normal's and Keras' own EfficientNet's; torch's default is far smaller.
-        nn.init.kaiming_normal_(convolution.weight, mode="fan_in")
-        return convolution
+        return Convolution(given, layer)
     if kind == "BatchNormalization":
         made = nn.BatchNorm2d if len(layer["shape"]) == 3 else nn.BatchNorm1d
         return made(given, eps=layer["epsilon"], momentum=1 - layer["momentum"])
     if kind == "Dense":
-        dense = nn.Linear(given, layer["units"], bias=layer["use_bias"])
-        nn.init.xavier_uniform_(dense.weight)
-        if dense.bias is not None:
-            nn.init.zeros_(dense.bias)
-        return dense
+        return nn.Linear(given, layer["units"], bias=layer["use_bias"])
     if kind == "Normalization":
         return Normalization(given)
     return None
@@ -189,7 +184,9 @@ def load_arrays(network: Network, arrays: Arrays) -> None:
                 found = found[:2]  # Keras counts images, too
             for target, array in zip(_tensors(network.parts[name]), found, strict=True):
                 value = torch.from_numpy(np.array(array, np.float32))
-                target.copy_(_to_torch(layer, value).reshape(target.shape))
+                if value.ndim > 1 and layer["kind"] in _AXES:
+                    value = value.permute(_AXES[layer["kind"]])
+                target.copy_(value.reshape(target.shape))
 
 
 def arrays_of(network: Network) -> Arrays:
@@ -201,7 +198,9 @@ def arrays_of(network: Network) -> Arrays:
             continue
         for place, tensor in enumerate(_tensors(network.parts[name])):
             value = tensor.detach().float().cpu().contiguous()
-            arrays[f"{name}/{place}"] = _to_keras(layer, value).contiguous().numpy()
+            if value.ndim > 1 and layer["kind"] in _AXES:
+                value = value.permute(*np.argsort(_AXES[layer["kind"]]).tolist())
+            arrays[f"{name}/{place}"] = value.contiguous().numpy()
     return arrays
 
 
@@ -211,23 +210,3 @@ def _tensors(part: nn.Module) -> list[Tensor]:
     if isinstance(part, Normalization):
         return [part.mean, part.variance]
     return [part.weight] if part.bias is None else [part.weight, part.bias]
-
-
-def _to_torch(layer: Mapping[str, Any], value: Tensor) -> Tensor:
-    if layer["kind"] == "Conv2D" and value.ndim == 4:
-        return value.permute(3, 2, 0, 1)
-    if layer["kind"] == "DepthwiseConv2D" and value.ndim == 4:
-        return value.permute(2, 3, 0, 1)
-    if layer["kind"] == "Dense" and value.ndim == 2:
-        return value.T
-    return value
-
-
-def _to_keras(layer: Mapping[str, Any], value: Tensor) -> Tensor:
-    if layer["kind"] == "Conv2D" and value.ndim == 4:
-        return value.permute(2, 3, 1, 0)
-    if layer["kind"] == "DepthwiseConv2D" and value.ndim == 4:
-        return value.permute(2, 3, 0, 1)
-    if layer["kind"] == "Dense" and value.ndim == 2:
-        return value.T
-    return value

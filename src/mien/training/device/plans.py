@@ -19,7 +19,7 @@ _KEPT = {
     "Rescaling": ("scale", "offset"),
     "Normalization": (),
     "ZeroPadding2D": (),
-    "Conv2D": ("filters", "kernel_size", "strides", "use_bias", "activation", "kernel_initializer"),
+    "Conv2D": ("filters", "kernel_size", "strides", "use_bias", "activation"),
     "DepthwiseConv2D": ("kernel_size", "strides", "use_bias", "activation"),
     "BatchNormalization": ("epsilon", "momentum"),
     "Activation": ("activation",),
@@ -29,7 +29,7 @@ _KEPT = {
     "Multiply": (),
     "Add": (),
     "Dropout": ("rate", "noise_shape"),
-    "Dense": ("units", "use_bias", "activation", "kernel_initializer"),
+    "Dense": ("units", "use_bias"),
 }
 """What has to be known of each kind of layer; another kind cannot be written down."""
 
@@ -69,10 +69,7 @@ def _layer(layer: Any) -> dict[str, Any]:
         "inputs": [_name(tensor._keras_history.operation) for tensor in inputs],
         "shape": list(layer.output.shape[1:]),
     }
-    for key in _KEPT[kind]:
-        value = config[key]
-        written[key] = value["config"] if isinstance(value, dict) else value
-    return written
+    return written | {key: config[key] for key in _KEPT[kind]}
 
 
 def _name(layer: Any) -> str:
