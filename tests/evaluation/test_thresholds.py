@@ -38,19 +38,19 @@ def test_each_class_is_certain_from_where_its_own_readings_become_right() -> Non
         readings(1, MANY, MANY > 0.8),
         readings(2, MANY, np.ones(len(MANY), bool)),
     )
-    assert fit_thresholds(*data, accuracy=1.0) == pytest.approx([0.7, 0.8, 0.0], abs=0.003)
+    assert fit_thresholds(*data, accuracy=0.99) == pytest.approx([0.7, 0.8, 0.0], abs=0.003)
 
 
 def test_readings_of_the_same_chance_are_certain_in_every_class_alike() -> None:
     random = np.random.default_rng(4)
-    confidences = random.uniform(0.35, 1, 6000)
+    confidences = random.uniform(0.35, 1, 20_000)
     # The second class is as often right at c + 0.15 as the first one at c.
     data = joined(
-        readings(0, confidences, random.random(6000) < confidences),
-        readings(1, confidences, random.random(6000) < confidences - 0.15),
+        readings(0, confidences, random.random(20_000) < confidences),
+        readings(1, confidences, random.random(20_000) < confidences - 0.15),
     )
     first, second, _ = fit_thresholds(*data, accuracy=0.8)
-    assert second - first == pytest.approx(0.15, abs=0.05)
+    assert second - first == pytest.approx(0.15, abs=0.06)
 
 
 def test_a_class_that_is_right_less_often_is_not_silenced_for_it() -> None:
@@ -66,7 +66,7 @@ def test_a_class_that_is_right_less_often_is_not_silenced_for_it() -> None:
 
 
 def test_thresholds_are_written_with_three_digits() -> None:
-    thresholds = fit_thresholds(*readings(0, MANY, MANY > 0.69), accuracy=1.0)
+    thresholds = fit_thresholds(*readings(0, MANY, MANY > 0.69), accuracy=0.99)
     assert str(thresholds[0].item()) == "0.69"
 
 
@@ -106,6 +106,27 @@ def test_certain_readings_are_right_as_often_as_asked(seed: int, accuracy: float
     chosen = certain(data, fit_thresholds(*data, accuracy=accuracy))
     if chosen.any():
         assert (data[0].argmax(axis=1) == data[1])[chosen].mean() >= accuracy
+
+
+def test_new_readings_keep_the_word_five_times_of_six() -> None:
+    def drawn(random: np.random.Generator) -> tuple[Floats, Labels]:
+        confidences = random.uniform(0.35, 1, 1000)
+        powers = (1.0, 1.5, 2.0)
+        return joined(
+            *(
+                readings(label, confidences, random.random(1000) < confidences**power)
+                for label, power in enumerate(powers)
+            )
+        )
+
+    kept = 0
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        thresholds = fit_thresholds(*drawn(random), accuracy=0.8)
+        fresh = drawn(random)
+        right = fresh[0].argmax(axis=1) == fresh[1]
+        kept += right[certain(fresh, thresholds)].mean() >= 0.8
+    assert kept >= 47
 
 
 def test_no_readings_are_refused() -> None:

@@ -3,7 +3,8 @@
 How often readings of a confidence are right differs between emotions: "happy" at 60 % is right more
 often than "sad" at 60 %. So each emotion's chance of being right is fitted, rising with the
 confidence; a reading is certain if its chance is high enough, and that level, the same for all
-emotions, is the lowest at which the certain readings together are right as often as asked for.
+emotions, is the lowest at which the certain readings together are right as often as asked for,
+less a standard error of that share: readings of other images are to keep the word, too.
 This way the fewest readings are called uncertain, and the doubtful ones of each emotion alone.
 """
 
@@ -25,6 +26,7 @@ CERTAIN_ACCURACY = 0.85
 """How often a reading that is not called uncertain has to be right."""
 
 _FOLDS = 5
+_STANDARD_ERRORS = 1.0
 _CONFIDENCES = np.arange(1001) / 1000
 
 
@@ -39,7 +41,8 @@ def fit_thresholds(
     Args:
         probabilities: (N, classes), calibrated.
         labels: (N,), the right classes.
-        accuracy: how often all certain readings together are to be right, 0-1.
+        accuracy: how often all certain readings together are to be right, 0-1; no number of
+            readings proves that all are.
 
     Returns:
         (classes,), 0-1 in steps of 0.001: 0 for a class that is always certain, 1 for one that
@@ -99,14 +102,23 @@ def _chances(
 def _lowest_level(
     chances: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_], accuracy: float
 ) -> float:
-    """Return the least chance from which on readings are right as often as asked; 2 if none is."""
+    """Return the least chance from which on readings prove right as asked; 2 if none do."""
     order = np.argsort(-chances, kind="stable")
     falling = chances[order]
     counts = np.arange(1, len(order) + 1)
     # Above the first, the first two, ... of the surest; equal chances cannot be told apart.
     possible = np.append(falling[:-1] > falling[1:], True) & (counts >= LEAST_CERTAIN)
-    good = np.flatnonzero(possible & (np.cumsum(correct[order]) >= accuracy * counts))
+    good = np.flatnonzero(possible & (_proven(np.cumsum(correct[order]), counts) >= accuracy))
     return float(falling[good[-1]]) if len(good) else 2.0
+
+
+def _proven(
+    right: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float64]:
+    """Return the share that so many of so many prove: the lower end of Wilson's interval."""
+    shares, added = right / counts, _STANDARD_ERRORS**2 / counts
+    spread = np.sqrt(added * shares * (1 - shares) + added**2 / 4)
+    return np.asarray((shares + added / 2 - spread) / (1 + added), np.float64)
 
 
 def check_rows(what: str, rows: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> None:
