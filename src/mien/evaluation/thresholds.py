@@ -112,9 +112,7 @@ def _lowest_level(
     return float(falling[good[-1]]) if len(good) else 2.0
 
 
-def _proven(
-    right: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float64]:
+def _proven(right: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Return the share that so many of so many prove: the lower end of Wilson's interval."""
     shares, added = right / counts, _STANDARD_ERRORS**2 / counts
     spread = np.sqrt(added * shares * (1 - shares) + added**2 / 4)
