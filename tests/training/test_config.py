@@ -174,6 +174,15 @@ def test_rates_of_blocks_are_of_adamw_alone() -> None:
         config_from_tables({"training": {"optimizer": "sgd", "layer_decay": 0.8}})
 
 
+def test_sharp_teachers_need_views_that_come_again_but_on_the_backend_cuda() -> None:
+    tables: dict[str, Any] = {"distill": {"teachers": ["runs/a"], "sharp": True}}
+    with pytest.raises(UsageError, match=r"distill\.sharp = true needs views that come again"):
+        config_from_tables(tables)
+    assert config_from_tables({**tables, "training": {"backend": "cuda"}}).distill.sharp
+    tables["distill"]["views"] = 4
+    assert config_from_tables(tables).distill.sharp
+
+
 def test_the_large_size_comes_in_the_last_epochs() -> None:
     training = {"head_epochs": 1, "epochs": 4, "large_size": 96, "large_epochs": 2}
     config = config_from_tables({"training": training, "model": {"input_size": 64}})

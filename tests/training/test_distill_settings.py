@@ -27,9 +27,3 @@ def test_a_cache_without_views_that_come_again_is_refused() -> None:
     with pytest.raises(UsageError, match=r"distill\.cache needs views that come again"):
         DistillSettings(cache="logits")
     assert DistillSettings(cache="logits", views=30).views == 30
-
-
-def test_sharp_teachers_need_views_that_come_again() -> None:
-    with pytest.raises(UsageError, match=r"distill\.sharp = true needs views that come again"):
-        DistillSettings(sharp=True)
-    assert DistillSettings(sharp=True, views=4).sharp

@@ -51,6 +51,12 @@ class Config:
                 "name their file in data.votes"
             )
         self._check_votes_of_teachers()
+        live = training.backend == "cuda"
+        if self.distill.sharp and self.distill.teachers and not (self.distill.views or live):
+            raise UsageError(
+                "distill.sharp = true needs views that come again: set distill.views, as 30, or "
+                'training.backend = "cuda"'
+            )
         if self.data.votes and self.data.labels:
             raise UsageError("data.votes are on the seven emotions: leave data.labels empty")
         fitting = {

@@ -23,7 +23,8 @@ class DistillSettings:
         votes: share of the evidence of FER+ votes (``data.votes``) on an image's label that is
             added to the teachers' logits; about 0.5, for both saw the same image; 0 is off.
         sharp: teachers see each view before it is blurred, shrunk and coded as JPEG, so that the
-            student learns to read such faces as it reads sharp ones; needs ``views``.
+            student learns to read such faces as it reads sharp ones; needs ``views``, but on the
+            backend "cuda".
     """
 
     teachers: tuple[str, ...] = ()
@@ -52,8 +53,4 @@ class DistillSettings:
         if self.cache and not self.views:
             raise UsageError(
                 'distill.cache needs views that come again: set distill.views, as 30, or cache = ""'
-            )
-        if self.sharp and not self.views:
-            raise UsageError(
-                "distill.sharp = true needs views that come again: set distill.views, as 30"
             )

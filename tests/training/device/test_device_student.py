@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -238,6 +239,21 @@ def test_the_last_epochs_are_not_mixed() -> None:
     faces = faces_on(CPU, examples())
     assert float(make_epoch(faces, config, 0).targets.max(1).values.mean()) < 0.99
     assert (make_epoch(faces, config, 1).targets.max(1).values == 1).all()
+
+
+def test_teachers_see_an_epoch_sharp_where_the_recipe_says_so() -> None:
+    poor = recipe(training_backend="cuda", augmentation_blur=1.0, augmentation_mixup=0.5)
+    faces = faces_on(CPU, examples())
+    sharp = replace(poor.distill, sharp=True, teachers=("runs/a",))
+    epoch = make_epoch(faces, replace(poor, distill=sharp), 0)
+    assert epoch.for_teachers is epoch.sharp
+    assert epoch.for_teachers.shape == epoch.images.shape
+    blurred, clear = (each.float() for each in (epoch.images, epoch.for_teachers))
+    assert (blurred - clear).abs().mean() > 1
+    assert clear.diff(dim=3).abs().mean() > blurred.diff(dim=3).abs().mean()
+    as_it_was = make_epoch(faces, poor, 0)
+    assert as_it_was.for_teachers is as_it_was.images
+    assert torch.equal(as_it_was.images, epoch.images)
 
 
 def test_statistics_are_those_of_plain_images_and_momenta_come_back() -> None:

@@ -155,6 +155,22 @@ def test_erasing_leaves_one_grey_in_a_rectangle() -> None:
         assert 0.005 < inside.size / face.size < 0.3
 
 
+def test_sharp_views_are_the_same_without_blur_downscale_and_jpeg() -> None:
+    both = augmented(on_device(FACES), ALL, Chance(CPU, 4), sharp=True)
+    assert both.shape == (len(FACES), 2, 48, 48)
+    assert np.array_equal(both[:, 0].numpy(), changed(ALL, 4))
+    poor = (both[:, 0] != both[:, 1]).flatten(1).any(1).float().mean()
+    assert 1 - 0.6**3 == pytest.approx(float(poor), abs=0.15)
+    kind = replace(ALL, blur=0.0, downscale=0.0, jpeg=0.0)
+    alike = augmented(on_device(FACES), kind, Chance(CPU, 4), sharp=True)
+    assert torch.equal(alike[:, 0], alike[:, 1])
+
+
+def test_sharp_views_without_augmentation_are_the_faces() -> None:
+    both = augmented(on_device(FACES), replace(ALL, enabled=False), Chance(CPU, 4), sharp=True)
+    assert np.array_equal(both.numpy(), np.stack([FACES, FACES], 1))
+
+
 # ---------------------------------------------------------------- mixing
 def mixes(alpha: float, probability: float) -> tuple[Any, Any, Any, Any]:
     faces = on_device(FACES[:, None]).float()

@@ -27,11 +27,19 @@ class Faces:
         images: uint8 (N, 48, 48), or (N, 1, 48, 48) as views of them.
         targets: float32 (N, classes): the labels; or (N, 2 classes): labels and FER+ votes.
         weights: float32 (N,), in the loss.
+        sharp: as images, without blur, downscale and jpeg, where teachers see that; None where
+            they see the images.
     """
 
     images: Tensor
     targets: Tensor
     weights: Tensor
+    sharp: Tensor | None = None
+
+    @property
+    def for_teachers(self) -> Tensor:
+        """What teachers are asked about."""
+        return self.images if self.sharp is None else self.sharp
 
     def __len__(self) -> int:
         """Return how many there are."""
@@ -63,18 +71,20 @@ def make_epoch(faces: Faces, config: Config, epoch: int) -> Faces:
         The images are uint8 (N, 1, 48, 48).
     """
     chance = Chance(faces.images.device, stream_seed(config.training.seed, _VIEW_STREAM, epoch))
+    sharp = config.distill.sharp and bool(config.distill.teachers)
     order = chance.permutation(len(faces))
     beside = torch.cat([faces.targets, faces.weights[:, None]], 1)
     views, aims = [], []
     for chosen in order.split(_CHUNK):
-        view = augmented(faces.images[chosen], config.augmentation, chance)
+        view = augmented(faces.images[chosen], config.augmentation, chance, sharp=sharp)
         aim = beside[chosen]
         if config.is_mixed(epoch):
             view, aim = mixed(view, aim, config.augmentation, chance)
         views.append(view.to(torch.uint8))
         aims.append(aim)
-    together = torch.cat(aims)
-    return Faces(torch.cat(views), together[:, :-1], together[:, -1])
+    seen, together = torch.cat(views), torch.cat(aims)
+    beside_them = seen[:, 1:] if sharp else None
+    return Faces(seen[:, :1], together[:, :-1], together[:, -1], beside_them)
 
 
 def plain_images(faces: Faces, config: Config, count: int) -> Tensor:

@@ -148,7 +148,7 @@ class DeviceSitting:
         taught = None
         if self.taught:
             heat = self.config.distill.temperature
-            taught = taught_by(self.taught, views.images, heat, bfloat16=self.bfloat16)
+            taught = taught_by(self.taught, views.for_teachers, heat, bfloat16=self.bfloat16)
         label = f"epoch {state.epoch + 1}/{self.config.total_epochs}  {size} px"
         left, note = self.steps - state.step, self._time_left(state)
         with Progress(label, left, unit="step", quiet=self.quiet) as progress:

@@ -53,32 +53,40 @@ class Chance:
         return torch.randperm(count, generator=self.generator, device=self.device)
 
 
-def augmented(faces: Tensor, settings: AugmentationSettings, chance: Chance) -> Tensor:
+def augmented(
+    faces: Tensor, settings: AugmentationSettings, chance: Chance, *, sharp: bool = False
+) -> Tensor:
     """Return randomly changed copies.
 
     Args:
         faces: uint8 (N, 48, 48).
         settings: strengths and probabilities; mixing is not done here.
         chance: the only source of chance.
+        sharp: return the same without blur, downscale and jpeg beside them.
 
     Returns:
-        float32 (N, 1, 48, 48), whole greys in 0-255.
+        float32 (N, 1, 48, 48), whole greys in 0-255; with ``sharp`` (N, 2, 48, 48), the second
+        ones sharp.
     """
     x = faces[:, None].float()
+    sides = 2 if sharp else 1
     if not settings.enabled:
-        return x
+        return x.repeat(1, sides, 1, 1)
     x = _moved(x, settings, chance)
-    x = _either(x, _equalized, settings.equalize, chance)
-    x = _either(x, lambda some: _blurred(some, chance), settings.blur, chance)
+    x = _either(x, _equalized, settings.equalize, chance).repeat(1, sides, 1, 1)
+    seen = x[:, :1]  # a part of the same memory
+    _either(seen, lambda some: _blurred(some, chance), settings.blur, chance)
     x = _toned(x, settings, chance)
-    x = _either(x, lambda some: _shrunk(some, chance), settings.downscale, chance)
-    x = _either(x, lambda some: _coded(some, chance), settings.jpeg, chance)
+    seen = x[:, :1]
+    _either(seen, lambda some: _shrunk(some, chance), settings.downscale, chance)
+    _either(seen, lambda some: _coded(some, chance), settings.jpeg, chance)
     return _erased(x, settings.erasing, chance).round().clamp(0, 255)
 
 
 def _either(
     x: Tensor, change: Callable[[Tensor], Tensor], probability: float, chance: Chance
 ) -> Tensor:
+    """Change some of the faces in place, and return all."""
     if probability == 0:
         return x
     chosen = chance.happens(len(x), probability).nonzero()[:, 0]
@@ -204,7 +212,7 @@ def mixed(
     there is one a batch, for as large a part of the batches.
 
     Args:
-        faces: float32 (N, 1, 48, 48).
+        faces: float32 (N, any, 48, 48).
         targets: float32 (N, any).
         settings: how much is mixed.
         chance: the only source of chance.

@@ -56,7 +56,7 @@ def try_network(config: Config, data: TrainingData, *, turn: Path, seconds: floa
 
         return try_on_device(config, data, turn=turn, seconds=seconds)
     prepare_backend(config.training)
-    drawn = replace(config, distill=replace(config.distill, views=0, cache=""))
+    drawn = replace(config, distill=replace(config.distill, views=0, cache="", sharp=False))
     source = BatchSource(data.train, drawn, data.votes)
     stages = {stage_of(config, epoch) for epoch in range(config.total_epochs)}
     step_seconds: dict[int, float] = {}
