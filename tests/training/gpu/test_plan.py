@@ -49,17 +49,21 @@ MEASURED = {
     "student": (10.6, 13.3),
     "nano": (1.5, 1.5),
 }
+PLANS = (ROOT / "configs/gpu/plan.toml", ROOT / "configs/gpu/seeds.toml")
 
 
-@pytest.mark.parametrize(("minutes", "least"), [(25.0, 200), (12.0, 80)])
-def test_the_projects_plan_fits_into_its_time_at_the_measured_pace(
-    minutes: float, least: int
+@pytest.mark.parametrize(
+    ("file", "minutes", "least"),
+    [(PLANS[0], 25.0, 200), (PLANS[0], 12.0, 80), (PLANS[1], 25.0, 110)],
+)
+def test_the_projects_plans_fit_into_their_time_at_the_measured_pace(
+    file: Path, minutes: float, least: int
 ) -> None:
-    plan = load_plan(ROOT / "configs/gpu/plan.toml")
-    paces = {
-        name: Pace(111, 256, small / 1000, large / 1000, 1.0, 190_000, 0.03)
-        for name, (small, large) in MEASURED.items()
-    }
+    plan = load_plan(file)
+    paces = {}
+    for stage in plan.stages:
+        small, large = MEASURED[stage.recipe.stem]
+        paces[stage.name] = Pace(111, 256, small / 1000, large / 1000, 1.0, 190_000, 0.03)
     spent, chosen = 60.0, {}  # the trial
     for place, stage in enumerate(plan.stages):
         later = plan.stages[place + 1 :]
@@ -71,7 +75,8 @@ def test_the_projects_plan_fits_into_its_time_at_the_measured_pace(
         chosen[stage.name] = choose_epochs(stage, each, seconds)
         spent += plan.start_seconds + chosen[stage.name] * each
     assert spent + plan.finish_seconds <= minutes * 60
-    assert chosen["student"] >= least
+    of_student = [chosen[each.name] for each in plan.students if each.recipe.stem == "student"]
+    assert min(of_student) >= least
     assert min(chosen.values()) >= 30, chosen
 
 
@@ -87,8 +92,11 @@ def write_recipe(folder: Path, config: Config) -> Path:
     return path
 
 
-def test_the_projects_own_plan_can_be_read_and_so_can_its_recipes(tmp_path: Path) -> None:
-    plan = load_plan(ROOT / "configs/gpu/plan.toml")
+@pytest.mark.parametrize("file", PLANS)
+def test_the_projects_own_plans_can_be_read_and_so_can_their_recipes(
+    tmp_path: Path, file: Path
+) -> None:
+    plan = load_plan(file)
     assert plan.minutes <= 25
     assert plan.piece_minutes <= 9
     assert len(plan.teachers) >= 3
@@ -115,12 +123,21 @@ def test_the_projects_own_plan_can_be_read_and_so_can_its_recipes(tmp_path: Path
     assert (live.distill.views, live.distill.cache) == (0, "")
 
 
-def test_what_the_plan_trains_can_be_trained_on_the_device() -> None:
-    plan = load_plan(ROOT / "configs/gpu/plan.toml")
+def test_what_the_plans_train_can_be_trained_on_the_device() -> None:
     machine = Machine(Path("work"), "cuda", True, 4)
-    for stage in plan.stages:
-        check_recipe(recipe_here(machine, stage, stage.most))
-    assert [stage.name for stage in plan.students] == ["student", "nano"]
+    for plan in map(load_plan, PLANS):
+        for stage in plan.stages:
+            check_recipe(recipe_here(machine, stage, stage.most))
+    assert [stage.name for stage in load_plan(PLANS[0]).students] == ["student", "nano"]
+
+
+def test_a_plan_may_train_one_recipe_from_several_seeds() -> None:
+    machine = Machine(Path("work"), "cuda", True, 4)
+    first, *others = (recipe_here(machine, stage, 100) for stage in load_plan(PLANS[1]).students)
+    assert first.training.seed == load_config(ROOT / "configs/gpu/student.toml").training.seed
+    assert len({first.training.seed, *(each.training.seed for each in others)}) == 3
+    for other in others:
+        assert replace(other, training=replace(other.training, seed=1)) == first
 
 
 def test_both_networks_that_start_from_lite0_have_one_shape() -> None:

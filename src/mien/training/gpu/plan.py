@@ -22,6 +22,7 @@ class StagePlan:
         least: epochs at least, however slow the machine.
         most: epochs at most, however fast.
         large_share: share of the epochs that are at the recipe's larger size.
+        seed: in place of the recipe's own.
     """
 
     name: str
@@ -30,6 +31,7 @@ class StagePlan:
     least: int
     most: int
     large_share: float = 0.0
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         """Raise UsageError where a value cannot be used."""

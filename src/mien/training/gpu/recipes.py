@@ -81,6 +81,7 @@ def recipe_here(machine: Machine, stage: StagePlan, epochs: int) -> Config:
         epochs=epochs,
         large_epochs=large if config.training.large_size else 0,
         votes_weight=config.training.votes_weight if data.votes else 0.0,
+        seed=config.training.seed if stage.seed is None else stage.seed,
     )
     plain = config.augmentation.plain_epochs
     if plain:
