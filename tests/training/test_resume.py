@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,7 @@ from mien.training.config import config_to_toml, load_config
 from mien.training.run_folder import RunFolder
 from mien.training.stopping import TrainingStopped
 from mien.training.trainer import resume, train
-from training_maker import mien_process, read_checkpoint, read_history, same_arrays
+from training_maker import mien_process, read_checkpoint, read_history, same_arrays, wait_for
 
 Hook = Callable[[Any, Any], None]
 
@@ -130,8 +129,8 @@ def test_a_run_killed_by_the_system_at_a_random_moment_goes_on(
     recipe.write_text(config_to_toml(config), encoding="utf-8")
     run = RunFolder(tmp_path / "run")
     process = mien_process("train", "--config", str(recipe), "--run", str(run.path))
-    waited = wait_for(run.checkpoint, process) and random.uniform(0, 3)
-    time.sleep(waited)
+    wait_for(run.checkpoint, process)
+    time.sleep(waited := random.uniform(0, 3))
     process.kill()
     _, said = process.communicate()
     # A line an epoch, and nothing of TensorFlow's.
@@ -146,15 +145,6 @@ def test_a_run_killed_by_the_system_at_a_random_moment_goes_on(
     assert err == ""
     assert agree(run, whole_run), f"killed {waited} s after the first checkpoint"
     assert not list(run.path.glob(".*"))
-
-
-def wait_for(path: Path, process: subprocess.Popen[str]) -> bool:
-    deadline = time.monotonic() + 300
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return True
 
 
 # ---------------------------------------------------------------- without a step of training

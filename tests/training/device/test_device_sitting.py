@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -30,6 +29,7 @@ from training_maker import (
     read_history,
     same_arrays,
     tiny_config,
+    wait_for,
 )
 
 torch = pytest.importorskip("torch")
@@ -269,14 +269,6 @@ def test_a_process_killed_by_the_system_at_a_random_moment_is_gone_on_with(
     assert json.loads(out)["epochs"] == 20
     assert err == ""
     assert agree(run, whole), f"killed {waited} s after the first checkpoint"
-
-
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_a_checkpoint_of_another_recipe_is_said(

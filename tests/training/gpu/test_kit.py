@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 import tarfile
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,14 +17,7 @@ from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
 from mien.training.config import load_config
 from mien.training.gpu import kit, workplace
 from mien.training.gpu.kit import run_kit
-
-
-def wait_for(path: Path, process: subprocess.Popen[bytes], seconds: float = 1200) -> None:
-    deadline = time.monotonic() + seconds
-    while not path.exists():
-        assert process.poll() is None, f"the kit ended without {path}"
-        assert time.monotonic() < deadline, f"no {path}"
-        time.sleep(0.05)
+from training_maker import wait_for
 
 
 def results(folder: Path) -> dict[str, bytes]:
@@ -60,7 +52,7 @@ def test_it_is_killed_stopped_and_gone_on_with_to_the_end(
             [sys.executable, "-m", "mien.training.gpu", *words], stdout=log, stderr=log
         )
         try:
-            wait_for(work / "runs/first/config.toml", killed)
+            wait_for(work / "runs/first/config.toml", killed, seconds=1200)
         finally:
             killed.kill()
             killed.wait()

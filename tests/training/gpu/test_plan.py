@@ -118,7 +118,8 @@ def test_the_projects_own_plans_can_be_read_and_so_can_their_recipes(
     learning = taught(machine, student, plan.teachers, 20)
     assert len(learning.distill.teachers) == len(plan.teachers)
     assert learning.distill.cache == "work/logits"
-    live = taught(machine, student, plan.teachers, 0)
+    beside = replace(machine, backend="cuda")
+    live = taught(beside, recipe_here(beside, plan.student, 50), plan.teachers, 0)
     assert live.distill.teachers == learning.distill.teachers
     assert (live.distill.views, live.distill.cache) == (0, "")
 
