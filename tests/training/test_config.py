@@ -174,7 +174,7 @@ def test_rates_of_blocks_are_of_adamw_alone() -> None:
         config_from_tables({"training": {"optimizer": "sgd", "layer_decay": 0.8}})
 
 
-def test_sharp_teachers_need_views_that_come_again_but_on_the_backend_cuda() -> None:
+def test_sharp_teachers_need_views_that_come_again_except_on_the_backend_cuda() -> None:
     tables: dict[str, Any] = {"distill": {"teachers": ["runs/a"], "sharp": True}}
     with pytest.raises(UsageError, match=r"distill\.sharp = true needs views that come again"):
         config_from_tables(tables)

@@ -3,8 +3,8 @@
 How often readings of a confidence are right differs between emotions: "happy" at 60 % is right more
 often than "sad" at 60 %. So each emotion's chance of being right is fitted, rising with the
 confidence; a reading is certain if its chance is high enough, and that level, the same for all
-emotions, is the lowest at which the certain readings together are right as often as asked for,
-less a standard error of that share: readings of other images are to keep the word, too.
+emotions, is the lowest at which the certain readings together are right as often as asked for
+and a standard error more often: readings of other images are to keep the word, too.
 This way the fewest readings are called uncertain, and the doubtful ones of each emotion alone.
 """
 

@@ -34,7 +34,9 @@ from training_maker import (
 
 torch = pytest.importorskip("torch")
 
+from mien.training.device.reading import taught_by  # noqa: E402
 from mien.training.device.sitting import DeviceSitting  # noqa: E402
+from mien.training.device.student import Student  # noqa: E402
 
 Hook = Callable[[Any, Any], None]
 
@@ -353,6 +355,37 @@ def test_teachers_are_learnt_from(
     teacher.best.write_bytes((tmp_path / "other/best.keras").read_bytes())
     with pytest.raises(InputError, match=r"the teachers are not those .* \(teacher\)"):
         resume(tmp_path / "stopped", quiet=True)
+
+
+def test_teachers_see_sharp_what_is_shown_blurred(
+    undisturbed: RunFolder, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, shown = [], []
+    ask, learn = taught_by, Student.learn
+
+    def asking(teachers: Any, views: Any, *rest: Any, **options: Any) -> Any:
+        asked.append(views.float())
+        return ask(teachers, views, *rest, **options)
+
+    def learning(self: Student, batch: Any, *rest: Any, **options: Any) -> None:
+        shown.append(batch.images.float())
+        learn(self, batch, *rest, **options)
+
+    monkeypatch.setattr("mien.training.device.sitting.taught_by", asking)
+    monkeypatch.setattr(Student, "learn", learning)
+    config = device_config(
+        tiny_data,
+        training_epochs=1,
+        distill_teachers=[str(undisturbed.path)],
+        distill_sharp=True,
+        augmentation_blur=1.0,
+    )
+    train(config, tmp_path / "run", quiet=True)
+    (sharp,), blurred = asked, torch.cat(shown)
+    sharp = sharp[: len(blurred)]
+    assert sharp.diff(dim=3).abs().mean() > 1.2 * blurred.diff(dim=3).abs().mean()
+    # The same faces: what they are as a whole is alike.
+    assert (sharp.mean((1, 2, 3)) - blurred.mean((1, 2, 3))).abs().max() < 6
 
 
 def test_class_weights_weigh_the_loss(

@@ -246,6 +246,7 @@ def test_teachers_see_an_epoch_sharp_where_the_recipe_says_so() -> None:
     faces = faces_on(CPU, examples())
     sharp = replace(poor.distill, sharp=True, teachers=("runs/a",))
     epoch = make_epoch(faces, replace(poor, distill=sharp), 0)
+    assert epoch.sharp is not None
     assert epoch.for_teachers is epoch.sharp
     assert epoch.for_teachers.shape == epoch.images.shape
     blurred, clear = (each.float() for each in (epoch.images, epoch.for_teachers))

@@ -167,6 +167,7 @@ def test_there_are_as_many_views_as_there_is_time_for(tmp_path: Path) -> None:
     [
         ('name = "second"', 'name = "first"', "two networks have one name"),
         ("least = 3", "least = 9", "1 <= least <= most"),
+        ("least = 3", "seed = 1.5\nleast = 3", "a seed of 0 or more, a whole number, got 1.5"),
         ("minutes = 3.0", "minuets = 3.0", "is no plan"),
         ("[student]", "[pupil]", "is no plan"),
     ],

@@ -22,7 +22,7 @@ class StagePlan:
         least: epochs at least, however slow the machine.
         most: epochs at most, however fast.
         large_share: share of the epochs that are at the recipe's larger size.
-        seed: in place of the recipe's own.
+        seed: in place of the recipe's own; all that start from one file start alike.
     """
 
     name: str
@@ -40,6 +40,11 @@ class StagePlan:
                 f"network {self.name}: expected a share above 0, 1 <= least <= most epochs and a "
                 f"large_share from 0 to below 1, got {self.share}, {self.least}, {self.most}, "
                 f"{self.large_share}"
+            )
+        if self.seed is not None and (type(self.seed) is not int or self.seed < 0):
+            raise UsageError(
+                f"network {self.name}: expected a seed of 0 or more, a whole number, "
+                f"got {self.seed!r}"
             )
 
     def large_epochs(self, epochs: int) -> int:

@@ -114,6 +114,7 @@ def views_within(config: Config, paces: Sequence[Pace], images: int, *, seconds:
     As many as there are epochs are the most: each epoch then shows a new one. The last, unmixed
     epochs are views of their own.
     """
-    each = images * (1 / _DRAWN_A_SECOND + sum(1 / pace.predictions for pace in paces))
+    drawn = 2 if config.distill.sharp else 1
+    each = images * (drawn / _DRAWN_A_SECOND + sum(1 / pace.predictions for pace in paces))
     plain = config.augmentation.plain_epochs if config.is_mixed(0) else 0
     return int(max(1, min(config.total_epochs, seconds // each - plain)))
