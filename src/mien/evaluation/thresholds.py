@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from mien.core.errors import UsageError
 from mien.evaluation.extra import train_extra
+from mien.evaluation.intervals import wilson_interval
 
 LEAST_READINGS = 100
 """An emotion that is read less often is judged like all readings: its own would be luck."""
@@ -108,15 +109,12 @@ def _lowest_level(
     counts = np.arange(1, len(order) + 1)
     # Above the first, the first two, ... of the surest; equal chances cannot be told apart.
     possible = np.append(falling[:-1] > falling[1:], True) & (counts >= LEAST_CERTAIN)
-    good = np.flatnonzero(possible & (_proven(np.cumsum(correct[order]), counts) >= accuracy))
-    return float(falling[good[-1]]) if len(good) else 2.0
-
-
-def _proven(right: npt.NDArray[np.int64], counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Return the share that so many of so many prove: the lower end of Wilson's interval."""
-    shares, added = right / counts, _STANDARD_ERRORS**2 / counts
-    spread = np.sqrt(added * shares * (1 - shares) + added**2 / 4)
-    return np.asarray((shares + added / 2 - spread) / (1 + added), np.float64)
+    right = np.cumsum(correct[order])
+    for place in np.flatnonzero(possible)[::-1]:
+        proven = wilson_interval(int(right[place]), int(counts[place]), z=_STANDARD_ERRORS)
+        if proven.low >= accuracy:
+            return float(falling[place])
+    return 2.0
 
 
 def check_rows(what: str, rows: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> None:

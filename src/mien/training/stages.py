@@ -136,12 +136,15 @@ def averaged_weights(
         for variable in model.trainable_variables:
             variable.assign(np.array(variable.numpy()))
         if start and share:
-            trained = {id(variable) for variable in model.trainable_variables}
-            for layer in model.layers:
-                for place, variable in enumerate(layer.weights):
-                    first = start.get(f"{layer.name}/{place}")
-                    if id(variable) in trained and first is not None:
-                        variable.assign((1 - share) * np.array(variable.numpy()) + share * first)
+            names = {
+                id(variable): f"{layer.name}/{place}"
+                for layer in model.layers
+                for place, variable in enumerate(layer.weights)
+            }
+            for variable in model.trainable_variables:
+                first = start.get(names.get(id(variable), ""))
+                if first is not None:
+                    variable.assign((1 - share) * np.array(variable.numpy()) + share * first)
         yield
     finally:
         for variable, value in zip(model.trainable_variables, kept, strict=True):

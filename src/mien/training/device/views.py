@@ -73,26 +73,26 @@ def augmented(
     if not settings.enabled:
         return x.repeat(1, sides, 1, 1)
     x = _moved(x, settings, chance)
-    x = _either(x, _equalized, settings.equalize, chance).repeat(1, sides, 1, 1)
+    _change_some(x, _equalized, settings.equalize, chance)
+    x = x.repeat(1, sides, 1, 1)
     seen = x[:, :1]  # a part of the same memory
-    _either(seen, lambda some: _blurred(some, chance), settings.blur, chance)
+    _change_some(seen, lambda some: _blurred(some, chance), settings.blur, chance)
     x = _toned(x, settings, chance)
     seen = x[:, :1]
-    _either(seen, lambda some: _shrunk(some, chance), settings.downscale, chance)
-    _either(seen, lambda some: _coded(some, chance), settings.jpeg, chance)
+    _change_some(seen, lambda some: _shrunk(some, chance), settings.downscale, chance)
+    _change_some(seen, lambda some: _coded(some, chance), settings.jpeg, chance)
     return _erased(x, settings.erasing, chance).round().clamp(0, 255)
 
 
-def _either(
+def _change_some(
     x: Tensor, change: Callable[[Tensor], Tensor], probability: float, chance: Chance
-) -> Tensor:
-    """Change some of the faces in place, and return all."""
+) -> None:
+    """Change some of the faces in place."""
     if probability == 0:
-        return x
+        return
     chosen = chance.happens(len(x), probability).nonzero()[:, 0]
     if len(chosen):
         x[chosen] = change(x[chosen])
-    return x
 
 
 def _moved(x: Tensor, settings: AugmentationSettings, chance: Chance) -> Tensor:
