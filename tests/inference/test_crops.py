@@ -3,6 +3,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import numpy.typing as npt
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -97,6 +98,54 @@ def test_the_turned_crop_loses_no_pixels_and_averages_whole_ones() -> None:
 def test_a_turned_crop_over_the_border_repeats_its_pixels() -> None:
     picture = np.full((60, 60, 3), 200, np.uint8)
     assert (face_crop(picture, Box(0, 0, 30, 30), 1.5, turn=30.0) == 200).all()
+
+
+def _warped_whole(image: Pixels, box: Box, framing: float, turn: float) -> Pixels:
+    """The turned crop of a square box as it is defined: from the whole image, in one warp."""
+    side = framing * box.w
+    size = 48 * int(np.ceil(side / 48))
+    turning = cv2.getRotationMatrix2D(((size - 1) / 2, (size - 1) / 2), -turn, side / size)
+    turning[0, 2] += box.x + (box.w - size) / 2
+    turning[1, 2] += box.y + (box.h - size) / 2
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    border = cv2.BORDER_REPLICATE
+    warped = cv2.warpAffine(image, turning, (size, size), flags=flags, borderMode=border)
+    return np.asarray(warped, np.uint8)
+
+
+@given(
+    st.integers(0, 300),
+    st.integers(0, 200),
+    st.integers(4, 100),
+    st.floats(0.5, 2),
+    st.floats(-180, 180),
+)
+def test_a_turned_crop_is_the_same_as_from_the_whole_image(
+    x: int, y: int, side: int, framing: float, turn: float
+) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (300, 400, 3), np.uint8)
+    picture = np.asarray(cv2.GaussianBlur(noise, (0, 0), 1.0), np.uint8)
+    box = Box(x, y, side, side)
+    crop = face_crop(picture, box, framing, turn=turn or 1.0)
+    whole = _warped_whole(picture, box, framing, turn or 1.0)
+    assert crop.shape == whole.shape
+    # The grid of OpenCV's interpolation is a few hundredths of a pixel.
+    assert np.abs(crop.astype(int) - whole).mean() < 0.2
+
+
+@pytest.mark.parametrize("tall", [False, True])
+def test_a_leaning_face_is_cut_out_of_a_panorama(tall: bool) -> None:
+    # OpenCV warps no image with a side of 32,767 pixels or more.
+    panorama = np.zeros((240, 33_000, 3), np.uint8)
+    start = 32_600
+    panorama[:, start : start + 240] = _leaning(20)
+    box = Box(start + 60, 60, 120, 120)
+    if tall:  # mirrored at the diagonal, so that it leans the other way
+        panorama = np.ascontiguousarray(panorama.transpose(1, 0, 2))
+        box = Box(box.y, box.x, box.h, box.w)
+    crop = cut_face(panorama, box, 1.0, turn=-20.0 if tall else 20.0).astype(float)
+    upright = cut_face(_leaning(0), MIDDLE, 1.0).astype(float)
+    assert np.abs((crop.T if tall else crop) - upright).mean() < 1.5
 
 
 def test_what_is_a_crop_already_is_not_turned() -> None:

@@ -72,6 +72,13 @@ def _turned_crop(
     matrix = np.array([[along, -across, 0.0], [across, along, 0.0]])
     centre = np.array([box.x + box.w / 2 - 0.5, box.y + box.h / 2 - 0.5])
     matrix[:, 2] = centre - matrix[:, :2] @ np.full(2, size / 2 - 0.5)
+    # OpenCV warps no image with a side of 32,767 pixels or more, so the region comes first. Its
+    # corner is in whole pixels, and it has a margin for interpolation: the crop stays the same.
+    reach = math.ceil((abs(along) + abs(across)) * size / 2) + 2
+    (x, y), (height, width) = np.rint(centre).astype(int), image.shape[:2]
+    left, top = max(0, int(x) - reach), max(0, int(y) - reach)
+    region = image[top : min(height, int(y) + reach + 1), left : min(width, int(x) + reach + 1)]
+    matrix[:, 2] -= left, top
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    crop = cv2.warpAffine(image, matrix, (size, size), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(crop, np.uint8)
+    edge = cv2.BORDER_REPLICATE
+    return np.asarray(cv2.warpAffine(region, matrix, (size, size), flags=flags, borderMode=edge))
