@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,8 +11,8 @@ from hypothesis import strategies as st
 
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import UsageError
-from mien.core.result_tables import TABLE_COLUMNS, result_rows, table_columns
-from mien.core.results import Box, Face, ModelInfo, Quality, Result, Smoothed
+from mien.core.result_tables import TABLE_COLUMNS, result_rows, score_columns, table_columns
+from mien.core.results import SCORE_DIGITS, Box, Face, ModelInfo, Quality, Result, Smoothed
 
 MODEL = ModelInfo("mien-b0", "1.0.0", "ab" * 32)
 SCORES = dict(zip(EMOTIONS, (0.01, 0.0, 0.0, 0.91, 0.04, 0.02, 0.02), strict=True))
@@ -133,6 +134,44 @@ def test_a_model_with_classes_of_its_own_has_its_own_columns() -> None:
     (row,) = result_rows(_result(faces=(face,)), labels=("calm", "tense"))
     assert tuple(row) == table_columns(("calm", "tense"))
     assert row["tense"] == 0.3
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ("status", "uncertain", "x"),
+        ("Status", " EMOTION ", "\uff58"),
+        ("error", "flags", "valence", "labels", "time_s", "track_id", "truth", "right"),
+        ("happy", "smoothed_happy", "smoothed_emotion", "SMOOTHED_x"),
+        ("status", "score_status", "score_score_status"),
+        ("calm", "Calm", "CALM "),
+    ],
+)
+def test_no_class_takes_another_columns_place(labels: tuple[str, ...]) -> None:
+    shares = {name: 1 / len(labels) for name in labels}
+    smoothed = Smoothed(labels[0], shares[labels[0]], shares)
+    face = _face(scores=shares, emotion=labels[0], confidence=shares[labels[0]], smoothed=smoothed)
+    columns = table_columns(labels, smoothed=True)
+    as_data_bases_see_them = {
+        unicodedata.normalize("NFKC", name).strip().lower() for name in columns
+    }
+    assert len(as_data_bases_see_them) == len(columns) == 14 + len(labels) + 2 + len(labels)
+    (row,) = result_rows(_result(faces=(face,)), labels, smoothed=True)
+    assert tuple(row) == columns
+    assert (row["status"], row["x"], row["uncertain"]) == ("ok", face.box.x, face.uncertain)
+    assert [row[score_columns(labels)[name]] for name in labels] == [
+        round(share, SCORE_DIGITS) for share in shares.values()
+    ]
+    (plain,) = result_rows(_result(faces=(face,)), labels)
+    assert tuple(plain) == columns[: 14 + len(labels)]
+
+
+def test_the_emotions_and_other_names_are_columns_as_they_are() -> None:
+    assert score_columns(EMOTIONS) == {name: name for name in EMOTIONS}
+    assert score_columns(("calm", "tense, or not")) == {
+        "calm": "calm",
+        "tense, or not": "tense, or not",
+    }
 
 
 @given(boxes)

@@ -32,13 +32,20 @@ _TYPES = {
     "w": pa.int32(),
     "h": pa.int32(),
     "emotion": pa.string(),
+    "smoothed_emotion": pa.string(),
     "uncertain": pa.bool_(),
 }
 
 
-def results_schema(labels: Sequence[str], model: ModelInfo | None = None) -> pa.Schema:
-    """Return the columns of a table of results with their types; the model goes to its metadata."""
-    fields = [pa.field(name, _TYPES.get(name, pa.float64())) for name in table_columns(labels)]
+def results_schema(
+    labels: Sequence[str], model: ModelInfo | None = None, *, smoothed: bool = False
+) -> pa.Schema:
+    """Return the columns of a table of results with their types; the model goes to its metadata.
+
+    ``smoothed`` adds the columns of a video, as `mien.core.result_tables.table_columns`.
+    """
+    columns = table_columns(labels, smoothed=smoothed)
+    fields = [pa.field(name, _TYPES.get(name, pa.float64())) for name in columns]
     metadata = {"mien.schema": SCHEMA}
     if model is not None:
         metadata["mien.model"] = json.dumps(model.to_dict())

@@ -136,11 +136,7 @@ class ParquetSink:
         from mien.interfaces.batch.parquet import results_schema
 
         pa, pq = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet"))
-        plain = results_schema(labels, model)
-        names = [f"smoothed_{name}" for name in ("confidence", *labels)]
-        extra = [pa.field("smoothed_emotion", pa.string())]
-        extra += [pa.field(name, pa.float64()) for name in names]
-        self._schema = pa.schema([*plain, *extra], metadata=plain.metadata)
+        self._schema = results_schema(labels, model, smoothed=True)
         self._make = pa.Table.from_pylist
         self._labels = labels
         self._rows: list[dict[str, Any]] = []
