@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,23 @@ def test_a_damaged_manifest_is_refused(folder: Path, content: bytes) -> None:
         ("thresholds", {"joy": 0.5}),
         ("thresholds", {"happy": 1.5}),
         ("thresholds", []),
+        ("labels", ["happy", " "]),
+        ("labels", [f"class {number}" for number in range(100_000)]),
+        ("temperature", 10**400),
+        ("temperature", 1e-300),
+        ("entropy_exponent", 1000),
+        ("entropy_exponent", 10**400),
+        ("augmented", {"temperature": 10**400}),
+        ("augmented", {"temperature": 1, "entropy_exponent": -1e9}),
+        ("bias", {"happy": 1e308}),
+        ("bias", {"happy": -(10**400)}),
+        ("thresholds", {"happy": 10**400}),
+        ("schema", ["x" * 100_000]),
+        ("input", {"x" * 100_000: 1}),
         ("file", {"name": "../model.onnx", "sha256": "", "bytes": 1}),
+        ("file", {"name": "model\0.onnx", "sha256": "", "bytes": 1}),
+        ("file", {"name": "", "sha256": "", "bytes": 1}),
+        ("file", {"name": ".", "sha256": "", "bytes": 1}),
         ("file", None),
         ("name", None),
         ("version", 1),
@@ -145,6 +162,40 @@ def test_a_manifest_that_says_something_else_is_refused(
     with pytest.raises(ModelError, match=r"expected|not a label") as error:
         load_manifest(folder)
     assert str(folder / MANIFEST_NAME) in _one_line(error)
+    assert len(_one_line(error)) < 1000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 200_000,
+        '{"schema": "mien-model/1", "name": "\\ud800"}',
+        '{"schema": "mien-model/1", "temperature": NaN}',
+        '{"schema": "mien-model/1", "temperature": -Infinity}',
+        "9" * 5000,
+        "\ufeff{}",
+        " " * 16_000_001,
+    ],
+    ids=["deep", "half a character", "NaN", "infinity", "digits", "byte order mark", "huge"],
+)
+def test_what_no_manifest_should_hold_is_refused_in_one_line(folder: Path, content: str) -> None:
+    (folder / MANIFEST_NAME).write_text(content, encoding="utf-8")
+    with pytest.raises(ModelError, match=MANIFEST_NAME) as error:
+        load_manifest(folder)
+    assert len(_one_line(error)) < 1000
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize("name", [MANIFEST_NAME, MODEL_NAME])
+def test_a_pipe_or_a_device_is_refused_and_never_waited_for(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(ModelError, match=name):
+        load_manifest(folder)
+    (folder / name).unlink()
+    (folder / name).symlink_to("/dev/zero")
+    with pytest.raises(ModelError, match=name):
+        load_manifest(folder)
 
 
 def test_a_model_with_classes_of_its_own_is_taken_where_asked_for(folder: Path) -> None:

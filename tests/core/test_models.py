@@ -38,6 +38,10 @@ def test_a_bundled_model_comes_before_a_folder_of_its_name(
 
 
 def test_an_unknown_model_is_refused_with_the_known_ones(folder: Path) -> None:
+    with pytest.raises(ModelError, match="no model"):
+        find_model("x" * 300)
+    with pytest.raises(ModelError, match="no model"):
+        find_model("x\0y")
     with pytest.raises(ModelError, match=folder.name) as error:
         find_model("mien-b9")
     assert "mien-b9" in str(error.value)

@@ -68,7 +68,10 @@ def test_no_face_has_no_probabilities() -> None:
     assert Temperature(1.1, 0.3).probabilities(np.zeros((0, 7))).shape == (0, 7)
 
 
-@pytest.mark.parametrize(("base", "exponent"), [(0, 0), (-1, 0), (math.nan, 0), (1, math.inf)])
+@pytest.mark.parametrize(
+    ("base", "exponent"),
+    [(0, 0), (-1, 0), (math.nan, 0), (1, math.inf), (1e-9, 0), (1e9, 0), (1, 11), (1, -11)],
+)
 def test_what_is_no_temperature_is_refused(base: float, exponent: float) -> None:
-    with pytest.raises(ValueError, match="temperature above 0"):
+    with pytest.raises(ValueError, match=r"expected a temperature from|expected an exponent"):
         Temperature(base, exponent)

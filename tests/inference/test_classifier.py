@@ -194,9 +194,27 @@ def test_a_file_that_is_no_network_is_refused(make_tiny_model: MakeModel) -> Non
     whole = (folder / MODEL_NAME).read_bytes()
     for content in (b"", b"not a network", whole[: len(whole) // 2]):
         _replace_model(folder, content)
-        with pytest.raises(ModelError, match="not an ONNX model") as error:
+        with pytest.raises(ModelError, match="not an ONNX") as error:
             Classifier.open(folder)
         assert "\n" not in str(error.value)
+
+
+def test_weights_beside_the_file_are_refused_since_no_hash_covers_them(
+    make_tiny_model: MakeModel,
+) -> None:
+    folder = make_tiny_model()
+    model = onnx.load(folder / MODEL_NAME)
+    onnx.save(
+        model,
+        folder / MODEL_NAME,
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=0,
+    )
+    assert (folder / "weights.bin").stat().st_size > 0
+    _replace_model(folder, (folder / MODEL_NAME).read_bytes())
+    with pytest.raises(ModelError, match="weights in other files"):
+        Classifier.open(folder)
 
 
 def test_a_file_that_was_changed_is_refused_by_its_hash(make_tiny_model: MakeModel) -> None:

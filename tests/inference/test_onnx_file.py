@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from head_maker import head_onnx
 from mien.core.errors import ModelError
-from mien.inference.onnx_file import read_onnx
+from mien.inference.onnx_file import read_onnx, refuse_other_files
 
 onnx = pytest.importorskip("onnx")
 
@@ -106,3 +107,55 @@ def test_damage_is_a_model_error_or_harmless(
         for name in found.tensors:
             with contextlib.suppress(ModelError):
                 assert isinstance(found.weight(name), np.ndarray)
+
+
+def in_another_file(name: str) -> Any:
+    """A weight whose numbers are in the file ``weights``."""
+    tensor = onnx.TensorProto(name=name, data_type=onnx.TensorProto.FLOAT, dims=[2])
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="weights")
+    return tensor
+
+
+def with_weight(tensor: Any, *, where: str) -> bytes:
+    """A network that holds this tensor in one of the places that ONNX has for tensors."""
+    helper = onnx.helper
+    constant = helper.make_node("Constant", [], ["c"], value=tensor)
+    inner = helper.make_graph([constant], "inner", [], [], [])
+    sparse = onnx.SparseTensorProto(values=tensor, dims=[2])
+    model = helper.make_model(helper.make_graph([helper.make_node("Relu", "a", "b")], "g", [], []))
+    if where == "initializer":
+        model.graph.initializer.append(tensor)
+    elif where == "sparse":
+        model.graph.sparse_initializer.append(sparse)
+    elif where == "attribute":
+        model.graph.node.append(constant)
+    elif where == "branch":
+        model.graph.node.append(helper.make_node("If", ["a"], ["d"], then_branch=inner))
+    elif where == "function":
+        imports = [helper.make_opsetid("", 17)]
+        model.functions.append(helper.make_function("own", "F", [], ["c"], [constant], imports))
+    else:
+        model.training_info.add(initialization=inner)
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "where", ["initializer", "sparse", "attribute", "branch", "function", "training"]
+)
+def test_weights_in_other_files_are_found_wherever_they_are(tmp_path: Path, where: str) -> None:
+    inside = onnx.numpy_helper.from_array(np.ones(2, np.float32), "w")
+    refuse_other_files(write(tmp_path, with_weight(inside, where=where)))
+    path = write(tmp_path, with_weight(in_another_file("w"), where=where))
+    with pytest.raises(ModelError, match="weights in other files"):
+        refuse_other_files(path)
+
+
+def test_graphs_in_graphs_without_end_are_damage(tmp_path: Path) -> None:
+    graph = onnx.helper.make_graph([], "g", [], [])
+    for _ in range(60):
+        node = onnx.helper.make_node("If", ["a"], ["b"], then_branch=graph)
+        graph = onnx.helper.make_graph([node], "g", [], [])
+    path = write(tmp_path, onnx.helper.make_model(graph).SerializeToString())
+    with pytest.raises(ModelError, match="too deeply"):
+        refuse_other_files(path)

@@ -7,7 +7,7 @@ labels, input contract, temperature, thresholds and hash are all in the manifest
 from __future__ import annotations
 
 import json
-import math
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,9 @@ from mien.core.temperature import Temperature
 MANIFEST_SCHEMA = "mien-model/1"
 PRECISIONS: tuple[str, ...] = ("float32", "int8")
 """In which a network may compute."""
+
+_MOST_BYTES = 16_000_000
+_MOST_BIAS = 1000.0
 
 INPUT_CONTRACT: Mapping[str, Any] = {
     "name": "faces",
@@ -94,27 +97,32 @@ class Manifest:
     def __post_init__(self) -> None:
         """Check names, ranges and that thresholds belong to labels."""
         if len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
-            raise ModelError(f"expected two or more different labels, got {list(self.labels)}")
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ModelError(f"expected a temperature above 0, got {self.temperature!r}")
-        if not math.isfinite(self.entropy_exponent):
-            raise ModelError(f"expected an exponent, got {self.entropy_exponent!r}")
+            raise ModelError(
+                f"expected two or more different labels, got {list(self.labels)!r:.200}"
+            )
+        if not all(label.strip() for label in self.labels):
+            raise ModelError(f"expected a name for each label, got {list(self.labels)!r:.200}")
+        try:
+            Temperature(self.temperature, self.entropy_exponent)
+        except ValueError as error:
+            raise ModelError(str(error)) from error
         if self.precision not in PRECISIONS:
             raise ModelError(
-                f"expected a precision of {', '.join(PRECISIONS)}, got {self.precision!r}"
+                f"expected a precision of {', '.join(PRECISIONS)}, got {self.precision!r:.60}"
             )
         for label, added in self.bias.items():
             if label not in self.labels:
-                raise ModelError(f"there is a bias for {label!r}, which is not a label")
-            if not math.isfinite(added):
-                raise ModelError(f"expected a number as bias, got {added!r} for {label}")
+                raise ModelError(f"there is a bias for {label!r:.60}, which is not a label")
+            if not abs(added) <= _MOST_BIAS:
+                raise ModelError(f"expected a bias from -1000 to 1000, got {added!r} for {label}")
         for label, threshold in self.thresholds.items():
             if label not in self.labels:
-                raise ModelError(f"there is a threshold for {label!r}, which is not a label")
+                raise ModelError(f"there is a threshold for {label!r:.60}, which is not a label")
             if not 0.0 <= threshold <= 1.0:
                 raise ModelError(f"expected a threshold from 0 to 1, got {threshold!r} for {label}")
-        if Path(self.file.name).name != self.file.name:
-            raise ModelError(f"expected a file beside the manifest, got {self.file.name!r}")
+        name = self.file.name
+        if not 0 < len(name) < 256 or "\0" in name or Path(name).name != name:
+            raise ModelError(f"expected a file beside the manifest, got {name!r:.60}")
 
     @property
     def info(self) -> ModelInfo:
@@ -170,7 +178,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> Path:
     """
     try:
         text = json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ModelError(f"the manifest cannot be written as JSON: {error}") from error
     path = folder / MANIFEST_NAME
     write_atomically(path, (text + "\n").encode())
@@ -189,7 +197,7 @@ def load_manifest(folder: Path, *, labels: Sequence[str] | None = EMOTIONS) -> M
     """
     path = folder / MANIFEST_NAME
     try:
-        manifest = _parse(json.loads(path.read_text(encoding="utf-8")))
+        manifest = _parse(_read_json(path))
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise ModelError(
@@ -198,19 +206,42 @@ def load_manifest(folder: Path, *, labels: Sequence[str] | None = EMOTIONS) -> M
         ) from error
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is damaged: it is not JSON in UTF-8 ({error})") from error
     if labels is not None and manifest.labels != tuple(labels):
         raise ModelError(
             f"{path}: expected the labels {', '.join(labels)} in this order, "
-            f"got {', '.join(manifest.labels)}"
+            f"got {', '.join(manifest.labels):.200}"
         )
     _check_file(folder / manifest.file.name, manifest.file)
     return manifest
 
 
+def _read_json(path: Path) -> object:
+    """Return what a manifest holds; raises OSError, ModelError, ValueError, RecursionError."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_BYTES:
+        raise ModelError(f"expected a file of at most {_MOST_BYTES // 10**6} MB")
+    text = path.read_bytes().decode("utf-8")
+    content = json.loads(text, parse_constant=_refuse_constant)
+    # Halves of characters, which JSON can spell, could be neither looked for nor shown.
+    if "\\u" in text:
+        json.dumps(content, ensure_ascii=False).encode("utf-8")
+    return content
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number")
+
+
 def _check_file(path: Path, expected: ModelFile) -> None:
     try:
+        size = path.stat().st_size
+        if not path.is_file() or size != expected.size_bytes:
+            raise ModelError(
+                f"{path} does not match its manifest: expected a file of {expected.size_bytes} "
+                f"bytes, got {size} bytes; export or install it again"
+            )
         found = ModelFile.of(path)
     except OSError as error:
         reason = error.strerror or type(error).__name__
@@ -219,7 +250,7 @@ def _check_file(path: Path, expected: ModelFile) -> None:
         ) from error
     if found != expected:
         raise ModelError(
-            f"{path} does not match its manifest: expected SHA-256 {expected.sha256} "
+            f"{path} does not match its manifest: expected SHA-256 {expected.sha256:.64} "
             f"({expected.size_bytes} bytes), got {found.sha256} ({found.size_bytes} bytes); "
             "export or install it again"
         )
@@ -229,10 +260,10 @@ def _parse(content: object) -> Manifest:
     """Check what the JSON holds, field by field, and turn it into a manifest."""
     fields = _typed(content, "the manifest", dict)
     if fields.get("schema") != MANIFEST_SCHEMA:
-        raise ModelError(f"expected schema {MANIFEST_SCHEMA!r}, got {fields.get('schema')!r}")
+        raise ModelError(f"expected schema {MANIFEST_SCHEMA!r}, got {fields.get('schema')!r:.60}")
     for key, contract in (("input", INPUT_CONTRACT), ("outputs", OUTPUT_CONTRACT)):
         if fields.get(key) != contract:
-            raise ModelError(f"expected {key} {dict(contract)}, got {fields.get(key)}")
+            raise ModelError(f"expected {key} {dict(contract)}, got {fields.get(key)!r:.200}")
     file = _typed(fields.get("file"), "file", dict)
     thresholds = _typed(fields.get("thresholds", {}), "thresholds", dict)
     labels = _typed(fields.get("labels"), "labels", list)
@@ -288,4 +319,7 @@ def _typed(value: object, what: str, kind: type[Any]) -> Any:
 def _number(value: object, what: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ModelError(f"expected {what} to be a number, got {value!r:.60}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ModelError(f"expected {what} to be a number, got one too large") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from mien.core.errors import ModelError
@@ -33,10 +34,10 @@ def find_model(name_or_path: str | Path) -> Path:
     if str(name_or_path) in names:
         return _MODELS_FOLDER / str(name_or_path)
     folder = Path(name_or_path)
-    if folder.is_dir():
+    if os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir raises where a name is too long
         return folder
     known = ", ".join(names) or "none"
     raise ModelError(
-        f"no model {str(name_or_path)!r}: expected a folder with {MANIFEST_NAME} "
+        f"no model {str(name_or_path)!r:.200}: expected a folder with {MANIFEST_NAME} "
         f"or the name of a bundled model ({known})"
     )

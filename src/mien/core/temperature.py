@@ -19,23 +19,29 @@ import numpy.typing as npt
 _LEAST_ENTROPY = 1e-3
 """Added to the entropy, so that a face without any doubt has a temperature too."""
 
+_BASES = (1e-3, 1e3)
+_MOST_EXPONENT = 10.0
+"""Far wider than what is ever fitted, and narrow enough that no quotient overflows."""
+
 
 @dataclass(frozen=True)
 class Temperature:
     """``base * (entropy + 0.001) ** exponent``, the entropy being 0-1: 1 for even probabilities.
 
     Attributes:
-        base: the temperature of a face of which nothing can be said, above 0.
-        exponent: how much cooler surer faces are; 0: all have the same.
+        base: the temperature of a face of which nothing can be said, 0.001 to 1000.
+        exponent: how much cooler surer faces are, -10 to 10; 0: all have the same.
     """
 
     base: float = 1.0
     exponent: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check both numbers."""
-        if not (math.isfinite(self.base) and self.base > 0 and math.isfinite(self.exponent)):
-            raise ValueError(f"expected a temperature above 0 and an exponent, got {self}")
+        """Check both numbers; raises ValueError."""
+        if not _BASES[0] <= self.base <= _BASES[1]:
+            raise ValueError(f"expected a temperature from 0.001 to 1000, got {self.base!r}")
+        if not abs(self.exponent) <= _MOST_EXPONENT:
+            raise ValueError(f"expected an exponent from -10 to 10, got {self.exponent!r}")
 
     def probabilities(self, logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
         """Turn logits (N, classes) into probabilities (N, classes) whose rows sum to 1."""

@@ -47,7 +47,11 @@ def meanings_in(classifier: Classifier) -> dict[str, list[str]]:
     classes: Any = classifier.manifest.data.get("classes")
     if not isinstance(classes, Mapping):
         return {}
-    return {str(label): [str(name) for name in names] for label, names in classes.items()}
+    return {
+        str(label): [str(name) for name in names]
+        for label, names in classes.items()
+        if isinstance(names, list)
+    }
 
 
 def load_scored(

@@ -18,6 +18,7 @@ from mien.core.manifest import INPUT_CONTRACT, OUTPUT_CONTRACT, Manifest, load_m
 from mien.core.models import DEFAULT_MODEL, find_model
 from mien.core.temperature import Temperature, log_of_mean
 from mien.inference.augmentation import augmented_views
+from mien.inference.onnx_file import refuse_other_files
 
 BATCH_SIZE = 64
 """Faces that go through the network at once unless said otherwise."""
@@ -70,6 +71,7 @@ class Classifier:
         folder = find_model(model)
         manifest = load_manifest(folder, labels=labels)
         path = folder / manifest.file.name
+        refuse_other_files(path)
         session = _open_session(path, threads)
         _check_contract(session, manifest, path)
         _check_labels(session, manifest, path)

@@ -24,6 +24,18 @@ _NAME, _FLOAT, _INT = 1, 2, 3  # of an attribute
 _DIMS, _DATA_TYPE, _FLOAT_DATA, _TENSOR_NAME, _RAW_DATA = 1, 2, 4, 8, 9  # of a tensor
 _LOCATION = 14  # of a tensor, other than 0 where its numbers are in another file
 
+# Where tensors can be, the file itself being a model: fields that hold parts, by what part it is.
+_PARTS: Mapping[str, Mapping[int, str]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+}
+_DEEPEST = 100
+
 _VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5  # how a field is written
 _MOST_VARINT_BYTES = 10
 
@@ -95,6 +107,38 @@ def read_onnx(path: Path) -> OnnxFile:
     if not nodes:
         raise ModelError(f"{path} is not an ONNX file: it holds no network")
     return OnnxFile(tuple(nodes), tensors)
+
+
+def refuse_other_files(path: Path) -> None:
+    """Make sure that a network is all in its file, since a model's hash is of that file alone.
+
+    Raises:
+        ModelError: if some of its weights are in another file (ONNX's external data), or the file
+            cannot be read.
+    """
+    try:
+        if _has_other_files(memoryview(path.read_bytes()), "model"):
+            raise ModelError(
+                f"{path} has weights in other files, which its manifest's hash does not cover: "
+                "expected all in one file, as mien export writes and onnx.save does"
+            )
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ModelError(f"{path} is not an ONNX file, or a damaged one ({error})") from error
+
+
+def _has_other_files(content: memoryview, part: str, depth: int = 0) -> bool:
+    if depth > _DEEPEST:
+        raise ValueError("its graphs hold one another too deeply")
+    if part == "tensor":
+        return any(number == _LOCATION and value != 0 for number, value in _fields(content))
+    inner = _PARTS[part]
+    return any(
+        _has_other_files(_bytes(value), inner[number], depth + 1)
+        for number, value in _fields(content)
+        if number in inner
+    )
 
 
 def _node(content: memoryview) -> Node:

@@ -241,7 +241,9 @@ def model_settings(manifest: Manifest) -> ModelSettings:
         )
     known = {item.name for item in dataclasses.fields(ModelSettings)}
     table = {key: value for key, value in recipe.items() if key in known}
-    size = manifest.metrics.get("validation", {}).get("size", table.get("input_size"))
+    validation, size = manifest.metrics.get("validation"), table.get("input_size")
+    if isinstance(validation, Mapping):
+        size = validation.get("size", size)
     return config_from_tables({"model": {**table, "weights": "none", "input_size": size}}).model
 
 
