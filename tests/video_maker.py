@@ -43,6 +43,7 @@ def write_video(
     options: dict[str, str] | None = None,
     offset: float = 0.0,
     audio_codec: str = "aac",
+    codec: str = "libx264",
 ) -> None:
     """Write a video with a frame at each of the times (seconds), H.264 with B-frames."""
     import av
@@ -54,14 +55,16 @@ def write_video(
         container_options=options or {},
     )
     with opened as container:
-        stream: Any = container.add_stream("libx264", rate=25)
+        stream: Any = container.add_stream(codec, rate=25)
         first = draw(0)
         stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = "yuv420p"
         stream.codec_context.gop_size = group
-        stream.codec_context.time_base = MILLISECOND
-        stream.time_base = MILLISECOND
-        stream.codec_context.options = {"preset": "ultrafast", "bf": "2", "crf": "12"}
+        if codec == "libx264":  # others know a few rates alone
+            stream.codec_context.time_base = MILLISECOND
+            stream.time_base = MILLISECOND
+            stream.codec_context.options = {"preset": "ultrafast", "crf": "12"}
+        stream.codec_context.max_b_frames = 2
         tone: Any = container.add_stream(audio_codec, rate=16000) if sound else None
         if tone is not None:
             tone.layout = "mono"

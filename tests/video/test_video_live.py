@@ -132,6 +132,13 @@ def test_a_cut_stream_is_taken_up_again_and_the_gap_shows(
     assert error.time_s == times[-1]
 
 
+def test_a_stream_whose_stamps_begin_anew_goes_on(private: bool) -> None:
+    with _serving(_stream_bytes(25) * 2) as (address, _):
+        stream = LiveStream(address, allow_private=private)
+        times = [frame.time_s for frame in islice(stream_frames(stream), 50)]
+    assert times == pytest.approx(even_times(50), abs=1e-3)
+
+
 def test_waits_grow_to_a_limit_and_end_with_patience(private: bool) -> None:
     clock = _Clock()
     with _serving(_stream_bytes(30)) as (address, _), pytest.raises(BrokenVideo):

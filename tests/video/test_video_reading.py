@@ -62,6 +62,36 @@ def test_a_start_is_jumped_to_and_frames_keep_their_numbers(
     assert number_in(frames[0].pixels) == first
 
 
+@pytest.mark.parametrize("suffix", [".ts", ".mkv"])
+@pytest.mark.parametrize("offsets", [(0.0, 0.0), (1000.0, 3.0), (0.0, 40_000.0), (95_440.0, 0.0)])
+def test_recordings_put_together_are_one_that_goes_on(
+    tmp_path: Path, suffix: str, offsets: tuple[float, float]
+) -> None:
+    path = tmp_path / f"both{suffix}"
+    parts = []
+    for offset in offsets:
+        write_video(path, even_times(20, 10), offset=offset, sound=suffix == ".ts")
+        parts.append(path.read_bytes())
+    path.write_bytes(b"".join(parts))
+    frames = list(read_video(path))
+    begins = frames[0].time_s  # sound has a run-up of its own
+    assert [frame.time_s - begins for frame in frames] == pytest.approx(
+        even_times(40, 10), abs=1e-3
+    )
+    assert [number_in(frame.pixels) for frame in frames] == [*range(20), *range(20)]
+    for start in (0.45, 1.75, 2.55):
+        later = [(frame.number, frame.time_s) for frame in read_video(path, Window(start))]
+        assert later == [(one.number, one.time_s) for one in frames if one.time_s >= start]
+
+
+def test_frames_keep_their_numbers_where_some_need_the_group_before(tmp_path: Path) -> None:
+    path = tmp_path / "open_groups.ts"
+    write_video(path, even_times(40), codec="mpeg2video")
+    frames = [(frame.number, frame.time_s) for frame in read_video(path)]
+    later = [(frame.number, frame.time_s) for frame in read_video(path, Window(1.0))]
+    assert later == frames[25:]
+
+
 def test_an_end_is_kept_to(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     write_video(path, even_times(30))

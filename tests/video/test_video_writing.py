@@ -77,6 +77,16 @@ def test_a_window_of_picture_and_sound_starts_at_zero(tmp_path: Path) -> None:
     assert after[-1][0] == pytest.approx(1.16, abs=0.07)
 
 
+def test_sound_of_recordings_put_together_goes_on(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mkv", even_times(50), sound=True)
+    (tmp_path / "a.mkv").write_bytes((tmp_path / "a.mkv").read_bytes() * 2)
+    _annotate(tmp_path / "a.mkv", tmp_path / "b.mp4")
+    assert times_in(tmp_path / "b.mp4")[-1] == pytest.approx(99 / 25, abs=0.1)
+    times = [time for time, _ in _sound(tmp_path / "b.mp4")[1]]
+    assert times == sorted(times)
+    assert times[-1] == pytest.approx(4.0, abs=0.25)
+
+
 def test_a_video_without_sound_has_none(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", even_times(5))
     _annotate(tmp_path / "a.mp4", tmp_path / "b.mp4")

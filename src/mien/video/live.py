@@ -17,6 +17,7 @@ import numpy.typing as npt
 from mien.core.errors import InputError
 from mien.core.web_address import BarredAddress, is_web_address, shown_address
 from mien.video import opening
+from mien.video.clock import FrameClock
 from mien.video.decoding import Decoder, stamp_of
 from mien.video.frames import BrokenVideo, VideoFrame, decoded_frame
 from mien.video.opening import fell_silent, opened, reason_of
@@ -31,7 +32,6 @@ _PROTOCOLS = ("http", "https", "rtmp", "rtmps", "rtp", "rtsp", "rtsps", "srt", "
 _ADDRESS = re.compile(r"([a-z]+)://.+", re.IGNORECASE)
 _FIRST_WAIT_S = 0.5
 _MOST_WAIT_S = 8.0
-_LEAST_STEP_S = 1e-3
 
 _log = logging.getLogger(__name__)
 
@@ -255,21 +255,15 @@ class _Connection:
             stream = picture_stream(container, address)
             stream.thread_type = "AUTO"
             tick = 1.0 / rate_of(stream)
-            first: float | None = None
-            stamp: float | None = None
-            offset = 0.0
+            times: FrameClock | None = None
             decoder = Decoder(container, stream)
             for decoded in decoder.frames(decoder.packets()):
-                written = stamp_of(decoded, stream)
-                stamp = (stamp or 0.0) + tick if written is None else written
-                if first is None:
-                    first, offset = stamp, self._time_now(tick)
-                # Some streams start their stamps anew on the way: time does not go back.
-                time_s = offset + stamp - first
-                if self.time_s is not None:
-                    time_s = max(time_s, self.time_s + _LEAST_STEP_S)
-                self.time_s, self.heard = time_s, self._clock()
-                yield decoded_frame(self._number, time_s, decoded, stream)
+                stamp = stamp_of(decoded, stream)
+                if times is None:
+                    now = self._time_now(tick)
+                    times = FrameClock(tick, shift_s=now - (stamp or 0.0), from_s=now)
+                self.time_s, self.heard = times.time_of(stamp), self._clock()
+                yield decoded_frame(self._number, self.time_s, decoded, stream)
                 self._number += 1
             if isinstance(decoder.stopped, BarredVideo):
                 raise BarredAddress(str(decoder.stopped)) from decoder.stopped

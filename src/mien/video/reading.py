@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+import math
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from mien.core.errors import InputError
 from mien.core.web_address import shown_address
+from mien.video.clock import EARLIEST_S, MOST_GAP_ELSEWHERE_S, MOST_GAP_S, FrameClock
 from mien.video.decoding import Decoder, stamp_of
 from mien.video.extra import load_av
 from mien.video.frames import BrokenVideo, VideoFrame, decoded_frame, turn_of
@@ -28,6 +30,8 @@ _FALLBACK_RATE = 25.0
 # A last frame may well be shown a little before the moment that the header calls the end.
 _MISSING_END_S = 0.5
 _SECONDS_BACK = 1
+_LARGEST_STAMP = 1 << 62
+_MOST_HELD_BYTES = 64_000_000
 
 
 @dataclass(frozen=True)
@@ -111,8 +115,7 @@ def read_video(
     with opened(source, allow_private=allow_private) as container:
         stream = picture_stream(container, source)
         stream.thread_type = "AUTO"
-        again = partial(opened, source, allow_private=allow_private)
-        yield from _Reader(container, stream, str(source), window, again).frames()
+        yield from _Reader(container, stream, str(source), window).frames()
 
 
 def picture_stream(container: Any, source: str | Path) -> Any:
@@ -148,43 +151,68 @@ def duration_of(container: Any, stream: Any) -> float | None:
     written = {name.upper(): value for name, value in stream.metadata.items()}.get("DURATION")
     if written is not None:  # Matroska's
         try:
-            return parse_time(written)
+            return parse_time(written) - max(0.0, start_of(container))
         except ValueError:
             return None
     return None if container.duration is None else float(container.duration * MICROSECOND)
 
 
+def has_index(stream: Any) -> bool:
+    """Say whether the container tells where each of a stream's packets is: it can be jumped in.
+
+    Such stamps are one series. Others may begin anew anywhere, so that a moment is found by going
+    through the packets alone.
+    """
+    return bool(stream.frames) and len(getattr(stream, "index_entries", ())) == stream.frames
+
+
+def clock_of(
+    container: Any, stream: Any, tick_s: float, *, from_s: float = EARLIEST_S
+) -> FrameClock:
+    """Return the clock of a stream, which counts from its container's start.
+
+    Args:
+        container: an open one.
+        stream: of it.
+        tick_s: as `FrameClock` has it.
+        from_s: as `FrameClock` has it.
+    """
+    jumps = container.format.flags & load_av().format.Flags.ts_discont.value
+    gap_s = MOST_GAP_S if jumps else MOST_GAP_ELSEWHERE_S
+    return FrameClock(
+        tick_s,
+        shift_s=-start_of(container),
+        from_s=from_s,
+        gap_s=math.inf if has_index(stream) else gap_s,
+    )
+
+
 class _Reader:
     """Goes through one stream of a container, once."""
 
-    def __init__(
-        self,
-        container: Any,
-        stream: Any,
-        source: str,
-        window: Window,
-        again: Callable[[], AbstractContextManager[Any]],
-    ) -> None:
+    def __init__(self, container: Any, stream: Any, source: str, window: Window) -> None:
         self._container = container
         self._stream = stream
-        self._again = again
         self._name = shown_address(source)
         self._window = window
-        self._start = start_of(container)
         self._tick = 1.0 / rate_of(stream)
         self._decoder = Decoder(container, stream)
-        self._last: float | None = None
+        self._clock = clock_of(container, stream, self._tick, from_s=0.0)
 
     def frames(self) -> Iterator[VideoFrame]:
         packets = self._decoder.packets()
-        number = -1
-        shown = 0
+        number, shown = -1, 0
+        leading: list[int] = []
         if self._window.start > 0:
-            number, packets = self._sought(packets)
+            find = self._sought if has_index(self._stream) else self._found
+            before, packets = find(packets)
+            leading, packets = _leading(packets)
+            number += before
         for decoded in self._decoder.frames(packets):
-            number += 1
-            time_s = self._time_of(decoded)
-            self._last = time_s
+            # What is shown before a key frame may need the frames before it, and be left out.
+            number += 1 + (0 if decoded.pts is None else bisect_left(leading, decoded.pts))
+            leading = []
+            time_s = self._clock.time_of(stamp_of(decoded, self._stream))
             if self._window.starts_after(time_s):
                 continue
             if self._window.ends_before(time_s):
@@ -193,25 +221,50 @@ class _Reader:
             yield decoded_frame(number, time_s, decoded, self._stream)
         self._check_end(number + 1, shown)
 
-    def _time_of(self, decoded: Any) -> float:
-        stamp = stamp_of(decoded, self._stream)
-        if stamp is None:
-            return 0.0 if self._last is None else self._last + self._tick
-        return max(0.0, stamp - self._start)
-
-    def _sought(self, packets: Iterator[Any]) -> tuple[int, Iterator[Any]]:
-        """Jump to the key frame before the window; return how many frames lie before it, less one.
+    def _found(self, packets: Iterator[Any]) -> tuple[int, Iterator[Any]]:
+        """Go to the last key frame before the window; return how many frames lie before it.
 
         The packets that come are those from there on.
         """
-        target = round((self._start + self._window.start) / self._stream.time_base)
-        found = self._key_frame_before(target)
-        if found is None:
-            return -1, packets  # what cannot be jumped in is decoded from its start
-        first, packets = found
-        return self._packets_before(first) - 1, chain([first], packets)
+        clock = copy(self._clock)
+        before = size = kept_size = 0
+        kept: list[Any] = []
+        group: list[Any] = []  # a key frame and what comes up to the next one
+        for packet in packets:
+            if packet.is_keyframe and group:
+                begins = copy(clock)
+                if not self._window.starts_after(self._pass(group, clock)):
+                    group.append(packet)
+                    break
+                before += len(kept)
+                self._clock, kept, kept_size = begins, group, size - kept_size
+                size, group = kept_size, []
+            group.append(packet)
+            size += packet.size
+            if size > _MOST_HELD_BYTES:  # it is decoded from here on rather than held
+                break
+        return before, chain(kept, group, packets)
 
-    def _key_frame_before(self, target: int) -> tuple[Any, Iterator[Any]] | None:
+    def _pass(self, group: Sequence[Any], clock: FrameClock) -> float:
+        """Have a clock pass the frames of packets; return the time of the first packet's."""
+        base = self._stream.time_base
+        stamps = sorted(packet.pts for packet in group if packet.pts is not None)
+        times = {stamp: clock.time_of(float(stamp * base)) for stamp in stamps}
+        for _ in range(len(group) - len(stamps)):
+            times[None] = clock.time_of(None)
+        return times[group[0].pts]
+
+    def _sought(self, packets: Iterator[Any]) -> tuple[int, Iterator[Any]]:
+        """As `_found`, by the container's index."""
+        wanted_s = start_of(self._container) + self._window.start
+        target = min(round(wanted_s / self._stream.time_base), _LARGEST_STAMP)
+        first, later = self._key_frame_before(target)
+        if first is None or first.dts is None:
+            return 0, packets  # what cannot be jumped in is decoded from its start
+        found = self._stream.index_entries.search_timestamp(first.dts, any_frame=True)
+        return max(0, int(found)), chain([first], later)
+
+    def _key_frame_before(self, target: int) -> tuple[Any, Iterator[Any]]:
         """Return the packet of a key frame shown at ``target`` or before, and those after it."""
         av = load_av()
         asked = target
@@ -219,47 +272,33 @@ class _Reader:
             try:
                 self._container.seek(asked, stream=self._stream)
             except (av.error.FFmpegError, OSError):
-                return None
+                return None, iter(())
             packets = self._decoder.packets()
             first: Any = next(packets, None)
             stamped = first is not None and first.pts is not None
             if stamped and (asked <= 0 or (first.is_keyframe and first.pts <= target)):
                 return first, packets
             if asked <= 0:
-                return None
+                return None, iter(())
             # Files are searched by when frames are decoded, which is before they are shown, and
             # some for any frame.
             earlier = asked - round(_SECONDS_BACK / self._stream.time_base)
             known = stamped and first.dts is not None
             asked = max(0, min(earlier, first.dts - 1) if known else earlier)
 
-    def _packets_before(self, packet: Any) -> int:
-        """Return how many packets come before one: by the index if it is whole, else by counting.
-
-        A key frame is preceded in time by what precedes it in the file, so this is its number.
-        """
-        index: Any = getattr(self._stream, "index_entries", ())
-        if packet.dts is not None and self._stream.frames and len(index) == self._stream.frames:
-            found = index.search_timestamp(packet.dts, any_frame=True)
-            if 0 <= found < len(index):
-                return int(found)
-        with self._again() as container:
-            before = 0
-            for one in container.demux(container.streams[self._stream.index]):
-                if one.is_keyframe and one.pts is not None and one.pts >= packet.pts:
-                    break
-                before += 1
-            return before
-
     def _check_end(self, count: int, shown: int) -> None:
         """Raise what says that nothing came, or less than the header promises."""
-        expected = duration_of(self._container, self._stream)
-        if self._last is None and self._window.start == 0:
+        last = self._clock.time_s
+        # Where stamps jump, the end that they tell is of no use.
+        jumps = self._clock.jumps
+        expected = None if jumps else duration_of(self._container, self._stream)
+        if last is None and self._window.start == 0:
             if isinstance(self._decoder.stopped, LostVideo):
                 raise InputError(str(self._decoder.stopped)) from self._decoder.stopped
             raise InputError(f"{self._name}: no frame of this video can be decoded")
-        reached = (self._last or 0.0) + self._tick
-        damaged = self._decoder.damaged
+        reached = (last or 0.0) + self._tick
+        # Where parts of a transport stream meet, its packets' numbers do not go on.
+        damaged = max(0, self._decoder.damaged - jumps)
         lost = damaged > 0 or self._decoder.stopped is not None
         if expected is not None and self._window.end is not None:
             expected = min(expected, self._window.end)
@@ -281,5 +320,17 @@ class _Reader:
             raise BrokenVideo(
                 f"{self._name}: the video is cut or damaged: read {count} frames, "
                 f"up to {reached:.2f} s{whole}{damage}{reason}",
-                self._last or 0.0,
+                last or 0.0,
             )
+
+
+def _leading(packets: Iterator[Any]) -> tuple[list[int], Iterator[Any]]:
+    """Return the stamps of the first packet and of those after it that are shown before it."""
+    taken: list[Any] = []
+    stamps: list[int] = []
+    for packet in packets:
+        taken.append(packet)
+        if packet.pts is None or packet.pts > taken[0].pts:
+            break
+        stamps.append(packet.pts)
+    return sorted(stamps), chain(taken, packets)

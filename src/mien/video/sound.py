@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 from mien.video.extra import load_av
-from mien.video.reading import start_of
+from mien.video.reading import clock_of, has_index
 from mien.video.times import Window
 
 _AAC_FRAME = 1024
 _AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+_TICK_S = _AAC_FRAME / _AAC_RATES[-1]
 _WITH_EDIT_LISTS = ("mp4", "mov", "ipod")
 
 
@@ -27,7 +28,7 @@ class SoundTrack:
         self._source = source
         self._target = target
         self._window = window
-        self._start_s = start_of(source) + window.start
+        self._clock = clock_of(source, self._stream, _TICK_S)
         self._may_be_early = target.format.name in _WITH_EDIT_LISTS
         codec = self._stream.codec_context.codec
         # Of the several decoders of a codec, each has a name of its own.
@@ -63,34 +64,34 @@ class SoundTrack:
         """Yield the source's packets; one that cannot be read is the end, as for the pictures."""
         av = load_av()
         try:
-            if self._window.start > 0:
-                target = round(self._start_s / self._stream.time_base)
+            if self._window.start > 0 and has_index(self._stream):
+                target = round((self._window.start - self._clock.shift_s) / self._stream.time_base)
                 self._source.seek(max(0, target), stream=self._stream)
             yield from self._source.demux(self._stream)
         except (av.error.FFmpegError, OSError):
             return
 
+    def _since_start(self, stamp: int, time_base: Any) -> float:
+        """Return the seconds from the window's start to the next of the series of stamps."""
+        return self._clock.time_of(float(stamp * time_base)) - self._window.start
+
     def _copied(self) -> Iterator[Any]:
-        shift = round(self._start_s / self._stream.time_base)
+        base = self._stream.time_base
         for packet in self._read():
             if packet.pts is None:
                 continue
+            begins_s = self._since_start(packet.pts, base)
             # MP4 can hold what comes before the start, a codec's run-up, and players skip it; other
             # formats would move everything back by it.
-            begins = packet.pts - shift
-            ends = begins + (packet.duration or 0)
-            if begins < 0 and not self._may_be_early:
+            if begins_s < 0 and not self._may_be_early:
                 continue
-            if ends <= 0 and self._window.start > 0:
+            ends_s = begins_s + float((packet.duration or 0) * base)
+            if ends_s <= 0 and self._window.start > 0:
                 continue
-            if self._window.ends_before(self._window.start + self._shifted_s(packet, shift)):
+            if self._window.ends_before(self._window.start + begins_s):
                 return
-            packet.pts -= shift
-            packet.dts = packet.pts
+            packet.pts = packet.dts = round(begins_s / base)
             yield packet
-
-    def _shifted_s(self, packet: Any, shift: int) -> float:
-        return float((packet.pts - shift) * packet.time_base)
 
     def _encoded(self) -> Iterator[Any]:
         av = load_av()
@@ -116,9 +117,12 @@ class SoundTrack:
             except av.error.FFmpegError:
                 continue
             for frame in frames:
-                if frame.time is None or frame.time < self._start_s:
+                if frame.pts is None:
                     continue
-                if self._window.ends_before(self._window.start + frame.time - self._start_s):
+                begins_s = self._since_start(frame.pts, frame.time_base)
+                if begins_s < 0:
+                    continue
+                if self._window.ends_before(self._window.start + begins_s):
                     return
-                frame.pts -= round(self._start_s / frame.time_base)
+                frame.pts = round(begins_s / frame.time_base)
                 yield frame
