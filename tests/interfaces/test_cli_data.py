@@ -57,7 +57,7 @@ def test_import_names_what_it_skipped_and_says_so_with_its_exit_code(
     out = capsys.readouterr().out
     assert "unusable files, skipped: 2" in out
     assert "../train/sad/evil.png has a path that leads outside ('..')" in out
-    assert "train/sad/fake.png is not an image that can be decoded" in out
+    assert "train/sad/fake.png is not an image: expected one of JPEG" in out
 
 
 def test_import_can_print_json(source: Path, capsys: pytest.CaptureFixture[str]) -> None:

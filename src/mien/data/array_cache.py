@@ -20,7 +20,7 @@ from mien.data.dataset import Skipped, Split
 
 _log = logging.getLogger(__name__)
 
-_FORMAT = "1"
+_FORMAT = "2"
 """Raise it when reading or the layout of the cache changes."""
 
 

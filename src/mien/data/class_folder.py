@@ -14,18 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.errors import DataError, MienError
-from mien.core.faces import FACE_SIZE, standard_face
-from mien.core.images import load_image
+from mien.core.faces import FACE_SIZE
 from mien.core.progress import Progress
 from mien.data.dataset import SPLITS, Skipped, Split
+from mien.data.decoding import crop_face
 from mien.data.listing import IMAGE_SUFFIXES, choose_validation, is_leftover, split_of
 from mien.data.sources import FolderSource
 
 WHOLE = "all"
 """The split that the images of a folder without ``train|val|test`` are in."""
-
-SUFFIXES = IMAGE_SUFFIXES | {".avif", ".gif", ".jp2", ".jpe", ".mpo"}
-"""Endings of the files that are taken for images: photos come in more forms than data sets."""
 
 FaceOf = Callable[[bytes], npt.NDArray[np.uint8]]
 """From a file's bytes to the standard face, uint8 (48, 48); raises MienError if there is none."""
@@ -58,11 +55,6 @@ class ClassFolder:
         return sum(len(files) for files in self.files.get(split, {}).values())
 
 
-def crop_face(data: bytes) -> npt.NDArray[np.uint8]:
-    """Take an image's bytes for a face crop: its standard face, uint8 (48, 48)."""
-    return standard_face(load_image(data))
-
-
 # ---------------------------------------------------------------- listing
 def list_class_folder(folder: Path) -> ClassFolder:
     """Look at what class folders there are and which files are in them, links followed.
@@ -84,7 +76,7 @@ def list_class_folder(folder: Path) -> ClassFolder:
         if is_leftover(member):
             continue
         path = PurePosixPath(member)
-        if path.suffix.lower() not in SUFFIXES:
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
             skipped.append(Skipped(member, f"is not an image file ({path.suffix or 'no ending'})"))
         elif len(path.parts) < depth + 2:
             skipped.append(Skipped(member, "is not in a class's folder"))

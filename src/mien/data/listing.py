@@ -18,7 +18,27 @@ from pathlib import PurePosixPath
 from mien.core.emotions import EMOTIONS, find_emotion
 from mien.data.dataset import SPLITS, Skipped
 
-IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".pgm"})
+IMAGE_SUFFIXES = frozenset(
+    {
+        ".avif",
+        ".bmp",
+        ".gif",
+        ".j2k",
+        ".jfif",
+        ".jp2",
+        ".jpe",
+        ".jpeg",
+        ".jpg",
+        ".mpo",
+        ".pgm",
+        ".png",
+        ".pnm",
+        ".ppm",
+        ".tif",
+        ".tiff",
+        ".webp",
+    }
+)
 """Endings of the files that are taken for images."""
 
 VAL_FRACTION = 0.125

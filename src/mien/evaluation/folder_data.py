@@ -12,9 +12,10 @@ import numpy.typing as npt
 
 from mien.core.emotions import find_emotion
 from mien.core.errors import DataError, UsageError
-from mien.data.class_folder import WHOLE, FaceOf, crop_face, list_class_folder, read_class_folder
+from mien.data.class_folder import WHOLE, FaceOf, list_class_folder, read_class_folder
 from mien.data.class_names import fit_labels, named_classes
 from mien.data.dataset import Split
+from mien.data.decoding import crop_face
 from mien.data.listing import is_leftover, split_of
 from mien.data.reading import load_split
 from mien.data.sources import FolderSource, source_kind

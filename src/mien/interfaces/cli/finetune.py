@@ -169,7 +169,8 @@ def _load(
 ) -> tuple[dict[str, Split], list[Skipped]]:
     """Return train, val and, where there is one, test; and what could not be read."""
     from mien.core.errors import DataError
-    from mien.data.class_folder import WHOLE, as_split, crop_face, hold_out, read_class_folder
+    from mien.data.class_folder import WHOLE, as_split, hold_out, read_class_folder
+    from mien.data.decoding import crop_face
 
     if not listed.splits:
         raise DataError(f"no images in the class folders of {args.images}")
