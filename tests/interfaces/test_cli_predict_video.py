@@ -51,7 +51,7 @@ def run(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> Any:
 
 @pytest.mark.parametrize(
     "word",
-    ["a.mp4", "A.MOV", "x/b.mkv", "rtsp://host/live", "http://host/a.mp4?x=1", "0", "12"],
+    ["a.mp4", "A.MOV", "x/b.mkv", "rtsp://host/live", "http://host/a.mp4?x=1", "0", "12", "-1"],
 )
 def test_videos_are_known_by_their_names(word: str) -> None:
     assert is_video(word)

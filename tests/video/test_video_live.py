@@ -241,6 +241,8 @@ def test_a_server_that_takes_one_listener_is_asked_once(private: bool) -> None:
 def test_words_are_told_apart() -> None:
     assert is_camera(0)
     assert is_camera("1")
+    assert is_camera("-1")
+    assert not is_camera(True)
     assert not is_camera("clip.mp4")
     assert is_stream("rtsp://host/live")
     assert is_stream("https://host/clip.mp4")
@@ -252,6 +254,16 @@ def test_a_camera_that_is_not_there_is_one_line(capfd: pytest.CaptureFixture[str
     with pytest.raises(InputError, match="camera 97: there is none with this number"):
         next(camera_frames(97))
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("number", [-1, 100, 2**31, 10**30])
+def test_a_number_that_opencv_would_crash_at_never_reaches_it(
+    number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(cv2, "VideoCapture")
+    with pytest.raises(InputError, match="expected a number from 0 to 99"):
+        next(camera_frames(number))
+    assert is_camera(number)
 
 
 class _Camera:

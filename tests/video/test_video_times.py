@@ -22,6 +22,12 @@ def test_other_texts_are_no_times(text: str) -> None:
         parse_time(text)
 
 
+@pytest.mark.parametrize("text", ["9" * 5000, "9" * 5000 + ":00:00"])
+def test_a_time_beyond_all_measure_is_refused_by_the_window(text: str) -> None:
+    with pytest.raises(UsageError, match="expected a start of 0 to"):
+        Window(parse_time(text))
+
+
 @given(st.integers(0, 10**8))
 def test_a_written_time_is_read_back(milliseconds: int) -> None:
     text = format_time(milliseconds / 1000, digits=3)
@@ -35,7 +41,18 @@ def test_times_are_written_as_players_do() -> None:
 
 
 @pytest.mark.parametrize(
-    "window", [{"start": -1}, {"start": 2, "end": 2}, {"every": 0}, {"every": float("nan")}]
+    "window",
+    [
+        {"start": -1},
+        {"start": float("nan")},
+        {"start": 1e16},
+        {"start": 2, "end": 2},
+        {"end": float("nan")},
+        {"every": 0},
+        {"every": float("nan")},
+        {"every": float("inf")},
+        {"every": 1e-300},
+    ],
 )
 def test_an_impossible_window_is_refused(window: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="expected"):

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ PATIENCE_S = 30.0
 
 _PROTOCOLS = ("http", "https", "rtmp", "rtmps", "rtp", "rtsp", "rtsps", "srt", "tcp", "udp")
 _ADDRESS = re.compile(r"([a-z]+)://.+", re.IGNORECASE)
+_NUMBER = re.compile(r"[+-]?\d{1,18}")
+# OpenCV takes higher numbers for one of its ways to a camera, and crashes at some.
+_MOST_CAMERAS = 100
 _FIRST_WAIT_S = 0.5
 _MOST_WAIT_S = 8.0
 
@@ -37,8 +41,10 @@ _log = logging.getLogger(__name__)
 
 
 def is_camera(source: str | Path | int) -> bool:
-    """Say whether this is a camera's number."""
-    return isinstance(source, int) or (isinstance(source, str) and source.isdecimal())
+    """Say whether this is a camera's number, be there one or not."""
+    if isinstance(source, str):
+        return _NUMBER.fullmatch(source) is not None
+    return isinstance(source, Integral) and not isinstance(source, bool)
 
 
 def is_stream(source: str | Path | int) -> bool:
@@ -212,6 +218,8 @@ def _giver(pixels: npt.NDArray[np.uint8]) -> Callable[[], npt.NDArray[np.uint8]]
 
 
 def _opened_camera(number: int) -> cv2.VideoCapture:
+    if not 0 <= number < _MOST_CAMERAS:
+        raise InputError(f"camera {number}: expected a number from 0 to {_MOST_CAMERAS - 1}")
     logging_of_cv = cv2.utils.logging
     level = logging_of_cv.getLogLevel()
     # OpenCV tells of each of its ways to a camera that fails; one line of ours is enough.

@@ -11,6 +11,12 @@ from mien.core.errors import UsageError
 _CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:\.\d+)?)")
 _SECONDS = re.compile(r"\d+(?:\.\d*)?|\.\d+")
 
+LONGEST_S = 1e9
+"""No moment lies later, in seconds: thirty years."""
+
+SHORTEST_STEP_S = 1e-6
+"""The least time between two frames, in seconds, that can be asked for."""
+
 # Times are sums of many ticks: two that mean the same may differ by this many seconds.
 _EPSILON = 1e-6
 
@@ -22,8 +28,8 @@ def parse_time(text: str) -> float:
         UsageError: if the text is none of these.
     """
     clock = _CLOCK.fullmatch(text.strip())
-    if clock is not None and float(clock[3]) < 60 and (clock[1] is None or int(clock[2]) < 60):
-        return 3600 * int(clock[1] or 0) + 60 * int(clock[2]) + float(clock[3])
+    if clock is not None and float(clock[3]) < 60 and (clock[1] is None or float(clock[2]) < 60):
+        return 3600 * float(clock[1] or 0) + 60 * float(clock[2]) + float(clock[3])
     if _SECONDS.fullmatch(text.strip()):
         return float(text)
     raise UsageError(f"expected a time as seconds, mm:ss or h:mm:ss, got {text!r}")
@@ -44,10 +50,11 @@ class Window:
     """Which moments of a video are looked at.
 
     Attributes:
-        start: seconds from the video's start, from which on; 0 or more.
+        start: seconds from the video's start, from which on; 0 to `LONGEST_S`.
         end: seconds, up to which (exclusive), or None for all that comes.
-        every: seconds between two frames that are looked at, or None for each frame. The first
-            frame at or after each multiple, counted from ``start``, is taken.
+        every: seconds between two frames that are looked at, `SHORTEST_STEP_S` to `LONGEST_S`, or
+            None for each frame. The first frame at or after each multiple, counted from
+            ``start``, is taken.
     """
 
     start: float = 0.0
@@ -56,12 +63,17 @@ class Window:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        if not (math.isfinite(self.start) and self.start >= 0):
-            raise UsageError(f"expected a start of 0 seconds or more, got {self.start}")
+        if not 0 <= self.start <= LONGEST_S:
+            raise UsageError(f"expected a start of 0 to {LONGEST_S:g} seconds, got {self.start:g}")
         if self.end is not None and not self.end > self.start:
-            raise UsageError(f"expected an end after the start ({self.start:g} s), got {self.end}")
-        if self.every is not None and not (math.isfinite(self.every) and self.every > 0):
-            raise UsageError(f"expected every as more than 0 seconds, got {self.every}")
+            raise UsageError(
+                f"expected an end after the start ({self.start:g} s), got {self.end:g}"
+            )
+        if self.every is not None and not SHORTEST_STEP_S <= self.every <= LONGEST_S:
+            raise UsageError(
+                f"expected every as more than 0 seconds ({SHORTEST_STEP_S:g} to {LONGEST_S:g}), "
+                f"got {self.every:g}"
+            )
 
     def starts_after(self, time_s: float) -> bool:
         """Say whether a moment lies before the window."""

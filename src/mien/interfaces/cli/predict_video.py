@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from pathlib import Path
 
 from mien.core.errors import InputError, UsageError
 from mien.interfaces.cli.urls import is_video_address, shown_address
 
 _PLAYLISTS = (".m3u8", ".mpd", ".mjpg", ".mjpeg")
+
+
+# As `mien.video.live.is_camera` has it, which brings OpenCV with it.
+_NUMBER = re.compile(r"[+-]?\d{1,18}")
 
 
 def add_video_options(parser: argparse.ArgumentParser) -> None:
@@ -82,9 +87,8 @@ def is_video(word: str) -> bool:
 
     if "://" in word:
         return is_video_address(word) or word.partition("?")[0].lower().endswith(_PLAYLISTS)
-    is_there = os.path.lexists(word)
-    if word.isdecimal():
-        return not is_there
+    if _NUMBER.fullmatch(word):
+        return not os.path.lexists(word)
     return word.lower().endswith(VIDEO_SUFFIXES) and not Path(word).is_dir()
 
 
