@@ -10,26 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-IMAGE_SUFFIXES: tuple[str, ...] = (
-    ".avif",
-    ".bmp",
-    ".gif",
-    ".ico",
-    ".j2k",
-    ".jp2",
-    ".jpe",
-    ".jpeg",
-    ".jpg",
-    ".mpo",
-    ".pgm",
-    ".png",
-    ".pnm",
-    ".ppm",
-    ".tif",
-    ".tiff",
-    ".webp",
-)
-"""What counts as an image in a folder; a file that is named is tried whatever its suffix."""
+from mien.core.image_files import IMAGE_SUFFIXES
 
 SORTED_AT_ONCE = 50_000
 """Names of one folder that are sorted together; a folder of more comes in as many sorted runs."""

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from mien.core.errors import UsageError
-from mien.interfaces.batch.listing import IMAGE_SUFFIXES, Input, found_file, walk_folder
+from mien.core.image_files import IMAGE_SUFFIXES
+from mien.interfaces.batch.listing import Input, found_file, walk_folder
 from mien.interfaces.cli.urls import UrlReader, is_web_address, shown_address
 
 __all__ = ["STDIN", "Input", "Inputs", "find_inputs", "is_single"]
