@@ -146,7 +146,7 @@ def test_an_interrupted_run_goes_on(interrupted: Predict) -> None:
     assert outcome.err == ("going on with r.csv: 1 images are done\nr.csv: 3 faces in 3 images\n")
     rows = list(csv.DictReader(io.StringIO(Path("r.csv").read_text("utf-8"))))
     assert [row["source"] for row in rows] == ["d/a.png", "d/b.png", "d/c.png"]
-    assert sorted(path.name for path in Path().iterdir()) == ["d", "r.csv"]
+    assert sorted(path.name for path in Path().iterdir()) == [".r.csv.mien", "d", "r.csv"]
 
 
 def test_it_is_not_overwritten_unasked(interrupted: Predict) -> None:
@@ -159,13 +159,14 @@ def test_another_model_detector_or_folder_does_not_go_on(
     interrupted: Predict, make_tiny_model: Callable[..., Path]
 ) -> None:
     other = make_tiny_model("other", temperature=2.0)
+    words = ("--output", "r.csv", "--resume")
     for outcome, said in (
-        (interrupted("d", "--output", "r.csv", "--resume", detector="haar"), "detector none"),
-        (interrupted("d", "d2", "--output", "r.csv", "--resume"), "inputs"),
-        (interrupted("d", "--output", "r.csv", "--resume", model=other), "temperature 1.0"),
+        (interrupted("d", *words, detector="haar"), "the run of r.csv had detector none"),
+        (interrupted("d2", *words), 'r.csv is of ["d"], and d is missing here'),
+        (interrupted("d", *words, model=other), "the run of r.csv had temperature 1.0"),
     ):
         assert outcome.code == 2
-        assert f"the interrupted run had {said}" in outcome.err
+        assert said in outcome.err
         assert outcome.err.count("\n") == 1
 
 
@@ -176,6 +177,62 @@ def test_resume_starts_what_was_never_begun_and_leaves_what_is_complete(predict:
     again = predict("d", "--output", "r.csv", "--resume")
     assert (again.code, again.err) == (0, "r.csv is complete: nothing to resume\n")
     assert Path("r.csv").read_bytes() == content
+
+
+def test_a_folder_that_grew_has_what_is_new_added(predict: Predict) -> None:
+    pictures("d/b.png", "d/gone.png")
+    Path("d/torn.png").touch()
+    words = ("d", "--output", "r.jsonl", "--resume")
+    assert predict(*words).code == 6
+    before = lines("r.jsonl")
+    pictures("d/a.png", "d/sub/c.png")
+    Path("d/gone.png").unlink()
+    outcome = predict(*words)
+    assert outcome.err.splitlines()[:2] == [
+        "going on with r.jsonl: 3 images are done",
+        "r.jsonl: 4 faces in 5 images: 4 ok, 1 unreadable (1 of them not among the inputs now)",
+    ]
+    after = lines("r.jsonl")
+    assert after[:3] == before
+    assert [one["source"] for one in after[3:]] == ["d/a.png", "d/sub/c.png"]
+    # What failed is said as often as it is asked.
+    again = predict(*words)
+    assert again.code == outcome.code == 6
+    assert again.err.splitlines() == [
+        "r.jsonl is complete: nothing to resume (1 of them not among the inputs now)",
+        outcome.err.splitlines()[-1],
+    ]
+    assert predict("d/sub", "--output", "r.jsonl", "--resume").code == 2
+    assert lines("r.jsonl") == after
+
+
+def test_other_images_of_the_same_names_are_not_complete(
+    predict: Predict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures("one/d/a.png", "two/d/a.png")
+    for name, code, said in (("one", 0, ""), ("two", 2, "had working folder one, this one")):
+        with monkeypatch.context() as patch:
+            patch.chdir(name)
+            outcome = predict("d", "--output", "../r.csv", "--resume")
+            assert outcome.code == code
+            assert said in outcome.err
+    for name, code in (("one", 0), ("two", 2)):
+        content = Path(name, "d/a.png").read_bytes() + name.encode()
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+        outcome = predict("-", "--output", "stdin.csv", "--resume")
+        assert outcome.code == code
+    assert "had standard input" in outcome.err
+
+
+def test_a_folder_of_the_users_own_is_left_alone(predict: Predict) -> None:
+    pictures("d/a.png", "r.csv.parts/holidays.png")
+    before = Path("r.csv.parts/holidays.png").read_bytes()
+    for words in ([], ["--resume"]):
+        outcome = predict("d", "--output", "r.csv", *words)
+        assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+        assert "r.csv.parts is there and not a folder of mien's: move it away" in outcome.err
+    assert Path("r.csv.parts/holidays.png").read_bytes() == before
+    assert not Path("r.csv").exists()
 
 
 def test_a_terminal_sees_how_many_of_those_left_are_done(

@@ -7,21 +7,21 @@ from pathlib import Path
 import pytest
 
 from mien.core.errors import OutputError, UsageError
-from mien.interfaces.batch.folder_lock import LOCK_NAME, locked
+from mien.interfaces.batch.folder_lock import LOCK_NAME, claimed, give_up
 
 
 def test_a_folder_is_another_ones_until_that_lets_it_go(tmp_path: Path) -> None:
-    with locked(tmp_path):
+    with claimed(tmp_path):
         assert [path.name for path in tmp_path.iterdir()] == [LOCK_NAME]
         with pytest.raises(UsageError, match=rf"another process is writing {tmp_path}: let it end"):
-            locked(tmp_path)
-    locked(tmp_path).close()
+            claimed(tmp_path)
+    claimed(tmp_path).close()
 
 
 def test_a_process_that_was_killed_holds_nothing(tmp_path: Path) -> None:
     code = (
-        "import pathlib, sys; from mien.interfaces.batch.folder_lock import locked\n"
-        "held = locked(pathlib.Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+        "import pathlib, sys; from mien.interfaces.batch.folder_lock import claimed\n"
+        "held = claimed(pathlib.Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -30,11 +30,30 @@ def test_a_process_that_was_killed_holds_nothing(tmp_path: Path) -> None:
         assert other.stdout is not None
         assert other.stdout.readline().strip() == b"held"
         with pytest.raises(UsageError, match="another process is writing"):
-            locked(tmp_path)
+            claimed(tmp_path)
         other.kill()
-    locked(tmp_path).close()
+    claimed(tmp_path).close()
 
 
-def test_a_folder_that_is_not_there_cannot_be_locked(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"cannot write .*nowhere"):
-        locked(tmp_path / "nowhere")
+        claimed(tmp_path / "file" / "nowhere")
+
+
+def test_a_folder_is_removed_with_its_lock_unless_there_is_more(tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    give_up(folder, claimed(folder))
+    assert not folder.exists()
+    lock = claimed(folder)
+    (folder / "more").touch()
+    give_up(folder, lock)
+    assert sorted(path.name for path in folder.iterdir()) == [LOCK_NAME, "more"]
+    claimed(folder).close()
+
+
+def test_a_marked_folder_alone_is_mien_s(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").touch()
+    with pytest.raises(UsageError, match="not a folder of mien's"):
+        claimed(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]

@@ -17,7 +17,10 @@ import pytest
 
 from batch_maker import alike
 from mien.core.emotions import EMOTIONS
-from mien.interfaces.batch.journal import parts_folder
+from mien.core.results import ModelInfo, Result
+from mien.interfaces.batch.formats import part_format
+from mien.interfaces.batch.journal import Journal, parts_folder
+from mien.interfaces.batch.listing import Input
 from mien.interfaces.cli.main import main
 
 KILLS = 10
@@ -101,6 +104,76 @@ def rows(output: Path) -> list[dict[str, Any]]:
 
 def scores(row: dict[str, str]) -> dict[str, float]:
     return {name: float(row[name]) for name in ("confidence", *EMOTIONS) if row[name]}
+
+
+CHANGES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate")
+
+
+def killed_at(step: int, work: Callable[[], None], folder: Path) -> bool:
+    """Do the work in a fork that ends before its step-th change in a folder; say if it got there.
+
+    A fork keeps what it has not written to itself, as a process that is killed.
+    """
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    left = step
+
+    def count(event: str, words: tuple[Any, ...]) -> None:
+        nonlocal left
+        if event in CHANGES and str(words[0]).startswith(str(folder)):
+            left -= 1
+            if left == 0:
+                os._exit(9)
+
+    try:
+        sys.addaudithook(count)
+        work()
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs forks")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_a_kill_between_any_two_changes_of_the_disk_loses_and_doubles_nothing(
+    tmp_path: Path, make_result: Callable[..., Result], suffix: str
+) -> None:
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    form = part_format(suffix, EMOTIONS, ModelInfo("tiny", "0.0.1", "0" * 64))
+
+    def run(output: Path, names: str) -> None:
+        """Go on as `run_batch` does, with a part for each image."""
+        with Journal(output, form, {"inputs": ["d"]}, resume=True) as journal:
+            rest = list(journal.remaining([Input(name) for name in names]))
+            if journal.finished and not rest:
+                return
+            if journal.finished:
+                journal.reopen()
+            for one in rest:
+                journal.add(make_result(one.source))
+                journal.flush()
+            journal.finish()
+
+    step, there = 1, True
+    while there:
+        output = tmp_path / str(step) / f"r.{suffix}"
+        output.parent.mkdir()
+        run(output, "a")
+        # Twice at the same step: what is gone on with is killed, too.
+        there = killed_at(step, lambda: run(output, "abc"), output.parent)  # noqa: B023
+        killed_at(step, lambda: run(output, "abc"), output.parent)  # noqa: B023
+        run(output, "abcd")
+        assert sorted(row["source"] for row in rows(output)) == list("abcd"), step
+        assert sorted(path.name for path in output.parent.iterdir()) == [
+            f".r.{suffix}.mien",
+            f"r.{suffix}",
+        ]
+        step += 1
+    assert step > 30
 
 
 @pytest.mark.slow

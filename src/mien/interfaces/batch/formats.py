@@ -28,6 +28,9 @@ class PartFormat(Protocol):
     def join(self, parts: Iterator[Path], path: Path) -> None:
         """Write all parts, in their order, as one complete file."""
 
+    def write_part(self, whole: Path, path: Path) -> None:
+        """Write a complete file's results as a part."""
+
 
 def part_format(name: str, labels: Sequence[str], model: ModelInfo) -> PartFormat:
     """Return one of `FORMATS` for the results of a model.
@@ -56,6 +59,9 @@ class _JsonLines:
     def join(self, parts: Iterator[Path], path: Path) -> None:
         _join(parts, path, "")
 
+    def write_part(self, whole: Path, path: Path) -> None:
+        shutil.copyfile(whole, path)
+
 
 class _Csv:
     """Parts have no header; the whole has one."""
@@ -65,13 +71,19 @@ class _Csv:
     def __init__(self, labels: Sequence[str]) -> None:
         self._labels = tuple(labels)
         self._columns = table_columns(self._labels)
+        self._header = csv_text([], self._columns)
 
     def write(self, results: Sequence[Result], path: Path) -> None:
         rows = (row for one in results for row in result_rows(one, self._labels))
         _write(path, csv_text(rows, self._columns, header=False))
 
     def join(self, parts: Iterator[Path], path: Path) -> None:
-        _join(parts, path, csv_text([], self._columns))
+        _join(parts, path, self._header)
+
+    def write_part(self, whole: Path, path: Path) -> None:
+        with whole.open("rb") as file, path.open("wb") as part:
+            file.seek(len(self._header.encode()))
+            shutil.copyfileobj(file, part)
 
 
 def _write(path: Path, text: str) -> None:

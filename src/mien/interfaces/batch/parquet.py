@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -72,14 +73,26 @@ class ParquetFormat:
         with pq.ParquetWriter(path, self._schema, compression="zstd") as writer:
             waiting: list[pa.Table] = []
             rows = 0
-            for part in parts:
-                waiting.append(pq.read_table(part, schema=self._schema))
-                rows += waiting[-1].num_rows
+            for table in _row_groups(parts):
+                waiting.append(table)
+                rows += table.num_rows
                 if rows >= ROW_GROUP_ROWS:
                     writer.write_table(pa.concat_tables(waiting), row_group_size=rows)
                     waiting, rows = [], 0
             if waiting:
                 writer.write_table(pa.concat_tables(waiting), row_group_size=max(1, rows))
+
+    def write_part(self, whole: Path, path: Path) -> None:
+        """Write a complete file's results as a part, which is a file of its own."""
+        shutil.copyfile(whole, path)
+
+
+def _row_groups(parts: Iterator[Path]) -> Iterator[pa.Table]:
+    """Yield tables that can be held together: a part may be a whole file of an earlier run."""
+    for part in parts:
+        with pq.ParquetFile(part) as file:
+            for number in range(file.num_row_groups):
+                yield file.read_row_group(number)
 
 
 def _utf8(row: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any
 from mien.core.progress import Progress
 from mien.interfaces.batch.engines import Engine
 from mien.interfaces.batch.formats import PartFormat
-from mien.interfaces.batch.journal import Journal, parts_folder
+from mien.interfaces.batch.journal import Journal
 from mien.interfaces.batch.listing import Input
 from mien.interfaces.batch.tally import Tally
 from mien.interfaces.cli.output import note
@@ -65,10 +65,22 @@ def run_batch(reading: Reading, engine: Engine, target: Target, run: Mapping[str
         OutputError: if the results cannot be written.
         ModelError: if the network fails.
     """
+
+    def say(text: str) -> None:
+        note(text, quiet=target.quiet)
+
     with Journal(target.output, target.form, run, resume=target.resume) as journal:
+        if journal.finished:
+            if not any(True for _ in journal.remaining(reading.counted)):
+                say(f"{target.output} is complete: nothing to resume{_kept(journal)}")
+                return journal.tally
+            journal.reopen()
+            journal.met = 0
+        if journal.damaged:
+            what = "1 part of it is" if journal.damaged == 1 else f"{journal.damaged:,} parts are"
+            say(f"{target.output}: {what} damaged, whose images are read again")
         if journal.done:
-            text = f"going on with {target.output}: {journal.done:,} images are done"
-            note(text, quiet=target.quiet)
+            say(f"going on with {target.output}: {journal.done:,} images are done")
         try:
             _read_all(reading, engine, journal, quiet=target.quiet)
         except KeyboardInterrupt:
@@ -76,27 +88,33 @@ def run_batch(reading: Reading, engine: Engine, target: Target, run: Mapping[str
             text = (
                 f"{journal.tally.images:,} images are done: add --resume to go on with the others"
             )
-            note(text, quiet=target.quiet)
+            say(text)
             raise
         journal.finish()
+        say(f"{target.output}: {journal.tally.summary()}{_kept(journal)}")
     return journal.tally
 
 
-def is_finished(output: Path) -> bool:
-    """Say whether there is an output, and no interrupted run that would write it anew."""
-    return output.is_file() and not (parts_folder(output) / "run.json").exists()
+def _kept(journal: Journal) -> str:
+    """Say of how many images there are results that are not among the inputs any more."""
+    kept = journal.done - journal.met
+    return f" ({kept:,} of them not among the inputs now)" if kept else ""
 
 
 def _read_all(reading: Reading, engine: Engine, journal: Journal, *, quiet: bool) -> None:
     with Progress("reading faces", unit="img", quiet=quiet) as progress, _Count(progress) as count:
         if not quiet and sys.stderr.isatty():
-            count.start(journal.remaining(reading.counted))
+            count.start(_new(journal, reading.counted))
         for result in engine(journal.remaining(reading.inputs)):
             journal.add(result)
             progress.advance()
         # Known now at the latest, whether or not the counting came to its end.
         count.stop()
         progress.total = progress.count
+
+
+def _new(journal: Journal, inputs: Iterable[Input]) -> Iterator[Input]:
+    return (one for one in inputs if not journal.has(one.source))
 
 
 class _Count:

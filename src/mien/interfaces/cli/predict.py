@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mien.core.errors import (
     EXIT_DONE,
@@ -17,8 +19,9 @@ from mien.core.errors import (
     UsageError,
 )
 from mien.core.progress import Progress
+from mien.core.result_tables import table_columns
 from mien.interfaces.batch.tally import Tally
-from mien.interfaces.cli.inputs import STDIN, Input, find_inputs, is_single
+from mien.interfaces.cli.inputs import STDIN, Input, Inputs, find_inputs, is_single
 from mien.interfaces.cli.options import (
     add_batch_options,
     add_finding_options,
@@ -28,7 +31,7 @@ from mien.interfaces.cli.options import (
 from mien.interfaces.cli.output import note, use_utf8_stdout, write_output, write_stdout
 from mien.interfaces.cli.predict_video import add_video_options, has_video, run_videos
 from mien.interfaces.cli.result_text import RENDERERS, compat_chunks
-from mien.interfaces.cli.urls import add_url_options, shown_address, url_reader
+from mien.interfaces.cli.urls import add_url_options, is_web_address, shown_address, url_reader
 from mien.interfaces.compat import COMPAT
 
 if TYPE_CHECKING:
@@ -108,7 +111,7 @@ def _run(args: argparse.Namespace) -> int:
             "without --annotate and --compat"
         )
     tally = _in_parts(args, shape) if in_parts else _at_once(args, shape)
-    return EXIT_DONE if tally is None else _exit_code(tally)
+    return _exit_code(tally)
 
 
 def _is_in_parts(args: argparse.Namespace, shape: str) -> bool:
@@ -120,15 +123,12 @@ def _is_in_parts(args: argparse.Namespace, shape: str) -> bool:
     return to_file and plain and shape in _IN_PARTS
 
 
-def _in_parts(args: argparse.Namespace, shape: str) -> Tally | None:
-    """Write a file part by part; None is returned where it was complete already."""
+def _in_parts(args: argparse.Namespace, shape: str) -> Tally:
+    """Write a file part by part."""
     from mien.interfaces.batch.engines import make_engine
     from mien.interfaces.batch.formats import part_format
-    from mien.interfaces.batch.running import Reading, Target, is_finished, run_batch
+    from mien.interfaces.batch.running import Reading, Target, run_batch
 
-    if args.resume and is_finished(args.output):
-        note(f"{args.output} is complete: nothing to resume", quiet=args.quiet)
-        return None
     inputs = find_inputs(args.images, read_url=url_reader(args))
     options = recognizer_options(args)
     recognizer = options.load()
@@ -143,11 +143,24 @@ def _in_parts(args: argparse.Namespace, shape: str) -> Tally | None:
         "detector": recognizer.detector.name,
         **options.settings(),
         "format": shape,
-        "inputs": [shown_address(word) for word in args.images],
+        "columns": len(table_columns(recognizer.labels)),
+        **_origin(inputs, args.output),
     }
-    tally = run_batch(reading, make_engine(args, options, recognizer), target, run)
-    note(f"{args.output}: {tally.summary()}", quiet=args.quiet)
-    return tally
+    return run_batch(reading, make_engine(args, options, recognizer), target, run)
+
+
+def _origin(inputs: Inputs, output: Path) -> dict[str, Any]:
+    """Return where the images of a run are from: other ones may have the same names elsewhere."""
+    words = [shown_address(word) for word in inputs.words]
+    origin: dict[str, Any] = {"inputs": words}
+    if not all(Path(word).is_absolute() or is_web_address(word) for word in inputs.words):
+        try:
+            origin["working folder"] = os.path.relpath(Path.cwd(), output.resolve().parent)
+        except ValueError:  # on another drive
+            origin["working folder"] = str(Path.cwd())
+    if inputs.stdin is not None and isinstance(inputs.stdin.content, bytes):
+        origin["standard input"] = hashlib.sha256(inputs.stdin.content).hexdigest()
+    return origin
 
 
 def _at_once(args: argparse.Namespace, shape: str) -> Tally:

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mien.interfaces.batch.done_names import digest, holds, sorted_digests
+from mien.interfaces.batch.index import digest, holds, sorted_digests
 
 # Names of files that are not UTF-8 have lone surrogates.
 names = st.text(st.characters(exclude_categories=()), max_size=5)
