@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,7 +52,20 @@ def run(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> Any:
 
 @pytest.mark.parametrize(
     "word",
-    ["a.mp4", "A.MOV", "x/b.mkv", "rtsp://host/live", "http://host/a.mp4?x=1", "0", "12", "-1"],
+    [
+        "a.mp4",
+        "A.MOV",
+        "x/b.mkv",
+        "a.QT",
+        "a.3g2",
+        "a.h264",
+        "http://host/a.mpd",
+        "rtsp://host/live",
+        "http://host/a.mp4?x=1",
+        "0",
+        "12",
+        "-1",
+    ],
 )
 def test_videos_are_known_by_their_names(word: str) -> None:
     assert is_video(word)
@@ -93,6 +107,80 @@ def test_several_videos_are_a_list(clip: Path, tmp_path: Path, run: Any) -> None
     assert missing["frames"][0]["status"] == "unreadable"
     assert missing["people"] == []
     assert "no such file" in err
+
+
+@pytest.mark.parametrize("words", [["v/*.mp4"], ["v"], ["v/*", "--video"], ["v", "--video"]])
+def test_a_pattern_or_a_folder_means_its_videos(
+    clip: Path, tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "v").mkdir()
+    for name in ("b.mp4", "a.mp4"):
+        shutil.copy(clip, tmp_path / "v" / name)
+    code, out, _ = run(*words, "--every", "1", "--format", "json")
+    assert code == 0
+    assert [Path(video["source"]).as_posix() for video in json.loads(out)] == [
+        "v/a.mp4",
+        "v/b.mp4",
+    ]
+
+
+def test_one_video_in_a_folder_is_a_list_and_one_that_fails_is_exit_6(
+    clip: Path, tmp_path: Path, run: Any
+) -> None:
+    folder = tmp_path / "deep" / "er"
+    folder.mkdir(parents=True)
+    shutil.copy(clip, folder / "A.MOV")
+    code, out, _ = run(tmp_path / "deep", "--every", "1", "--format", "json")
+    assert (code, len(json.loads(out))) == (0, 1)
+    (folder / "b.vob").write_text("no video")
+    code, out, err = run(tmp_path / "deep", "--every", "1", "--format", "jsonl")
+    assert code == 6
+    assert [json.loads(line)["status"] for line in out.splitlines()] == ["ok", "ok", "unreadable"]
+    assert "b.vob: not a video" in err
+
+
+def test_images_and_videos_of_a_folder_are_not_mixed(clip: Path, run: Any) -> None:
+    cv2.imwrite(str(clip.parent / "photo.png"), np.full((48, 48, 3), 90, np.uint8))
+    code, out, _ = run(clip.parent, "--format", "jsonl")
+    assert (code, Path(json.loads(out)["source"]).name) == (0, "photo.png")
+    code, out, err = run(clip.parent, "--video", "--every", "1", "--format", "csv")
+    assert (code, out.count("clip.mp4")) == (0, 2)
+    assert "1 images are left out" in err
+    code, _, err = run(clip.parent / "*")
+    assert code == 2
+    assert "give videos and images apart" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [(["none/*.mp4", "--video"], "no file matches"), (["empty", "--video"], "no video in this")],
+)
+def test_a_pattern_or_a_folder_without_videos_is_one_line(
+    tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch, words: list[str], text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    code, _, err = run(*words)
+    assert code == 3
+    assert text in err
+    assert err.count("\n") == 1
+
+
+def test_each_of_several_videos_has_its_own_files(clip: Path, tmp_path: Path, run: Any) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "v" / name).mkdir(parents=True)
+        shutil.copy(clip, tmp_path / "v" / name / "clip.mp4")
+    options = ["--annotate", tmp_path / "out", "--timeline", tmp_path / "out"]
+    code, _, _ = run(tmp_path / "v", "--every", "1", *options, "--episodes", tmp_path / "e.json")
+    assert code == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "clip.annotated.mp4",
+        "clip-2.annotated.mp4",
+        "clip.timeline.png",
+        "clip-2.timeline.png",
+    }
+    assert len(json.loads((tmp_path / "e.json").read_text())) == 2
 
 
 def test_csv_has_raw_and_smoothed_scores(clip: Path, run: Any) -> None:
@@ -180,7 +268,7 @@ def test_a_cut_file_gives_its_frames_a_status_row_and_exit_6(
         (["clip.mp4", "--resume", "--output", "r.csv"], 2, "--resume is for images"),
         (["clip.mp4", "--format", "parquet"], 2, "Parquet needs a file"),
         (["clip.mp4", "--timeline", "t.doc"], 2, "--timeline with a name ending in"),
-        (["clip.mp4", "clip.mp4", "--timeline", "t.png"], 2, "--timeline is of one video"),
+        (["clip.mp4", "clip.mp4", "--timeline", "t.png"], 2, "--timeline as a folder"),
         (["clip.mp4", "clip.mp4", "--annotate", "t.mp4"], 2, "--annotate as a folder"),
         (["clip.mp4", "--annotate", "clip.mp4"], 2, "would overwrite"),
     ],

@@ -96,7 +96,7 @@ def test_a_pipe_would_block_and_is_a_problem_by_itself_and_through_a_link() -> N
     Path("d/link.png").symlink_to("pipe.png")
     for one in walk_folder("d"):
         assert one.content is None
-        assert one.problem == f"{one.source} is a pipe: expected an image file"
+        assert one.problem == f"{one.source} is a pipe: expected a file"
 
 
 @pytest.mark.skipif(

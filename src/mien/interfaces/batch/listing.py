@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -39,9 +39,10 @@ class Input:
     problem: str | None = None
 
 
-def walk_folder(folder: str) -> Iterator[Input]:
+def walk_folder(folder: str, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> Iterator[Input]:
     """Yield the images in a folder and below it: a folder's own, sorted, before its subfolders'.
 
+    ``suffixes`` says how their names end, in lower case; other kinds of files are found likewise.
     Hidden files and folders are passed over. A link to a file is a file. Links to folders are
     followed after everything else, and no folder is entered twice, so that a loop of links ends.
     What cannot be read (a folder that is barred, a pipe that would block) has a problem.
@@ -58,7 +59,7 @@ def walk_folder(folder: str) -> Iterator[Input]:
             if (found.st_dev, found.st_ino) in entered:
                 continue
             entered.add((found.st_dev, found.st_ino))
-            yield from _images_of(current, subfolders, links)
+            yield from _files_of(current, suffixes, subfolders, links)
         except OSError as error:
             problem = f"{current}: this folder cannot be read: {error.strerror}"
             yield Input(current, problem=problem)
@@ -76,11 +77,13 @@ def found_file(path: str) -> Input:
         kind = None
     if kind is None:
         return Input(path, content=path)
-    return Input(path, problem=f"{path} is {kind}: expected an image file")
+    return Input(path, problem=f"{path} is {kind}: expected a file")
 
 
-def _images_of(folder: str, subfolders: list[str], links: deque[str]) -> Iterator[Input]:
-    """Yield a folder's own images; add the folders in it, and the links to folders."""
+def _files_of(
+    folder: str, suffixes: Sequence[str], subfolders: list[str], links: deque[str]
+) -> Iterator[Input]:
+    """Yield a folder's own files of a kind; add the folders in it, and the links to folders."""
     with os.scandir(folder) as entries:
         seen = SORTED_AT_ONCE
         while seen == SORTED_AT_ONCE:
@@ -96,7 +99,7 @@ def _images_of(folder: str, subfolders: list[str], links: deque[str]) -> Iterato
                     (linked if entry.is_symlink() else subfolders).append(
                         _joined(folder, entry.name)
                     )
-                elif _suffix(entry.name) in IMAGE_SUFFIXES:
+                elif _suffix(entry.name) in suffixes:
                     names.append(entry.name)
                     if not _asked(entry.is_file):
                         unusual.add(entry.name)

@@ -13,7 +13,16 @@ from mien.core.image_files import IMAGE_SUFFIXES
 from mien.interfaces.batch.listing import Input, found_file, walk_folder
 from mien.interfaces.cli.urls import UrlReader, is_web_address, shown_address
 
-__all__ = ["STDIN", "Input", "Inputs", "find_inputs", "is_single"]
+__all__ = [
+    "STDIN",
+    "Input",
+    "Inputs",
+    "files_of",
+    "find_inputs",
+    "is_folder",
+    "is_pattern",
+    "is_single",
+]
 
 STDIN = "-"
 """The word that means one image from standard input."""
@@ -41,7 +50,7 @@ class Inputs:
             elif self.read_url is not None and is_web_address(word):
                 yield self.read_url(word)
             else:
-                yield from _expand(word)
+                yield from files_of(word)
 
     def unique(self) -> Iterable[Input]:
         """Return the images with none named twice, which several words may do."""
@@ -86,33 +95,44 @@ def find_inputs(words: Sequence[str], *, read_url: UrlReader | None = None) -> I
 
 def is_single(words: Sequence[str]) -> bool:
     """Say whether the words name exactly one image, whatever there is: no folder, no pattern."""
-    return len(words) == 1 and not (_is_pattern(words[0]) or _is_dir(words[0]))
+    return len(words) == 1 and not (is_pattern(words[0]) or is_folder(words[0]))
 
 
-def _expand(word: str) -> Iterator[Input]:
+def files_of(
+    word: str, suffixes: Sequence[str] = IMAGE_SUFFIXES, *, kind: str = "image"
+) -> Iterator[Input]:
+    """Yield the files that a word means: the one that it names, a folder's, a pattern's.
+
+    Args:
+        word: any but ``-`` and addresses that are read.
+        suffixes: how the names of a folder's files end, in lower case.
+        kind: what these are, as an error says it.
+    """
     if "://" in word and not os.path.lexists(word):
         source = shown_address(word)
         hint = "download it and give the file, or pipe it into 'mien predict -'"
         yield Input(source, problem=f"{source} is an address that is not read here: {hint}")
-    elif _is_dir(word):
-        yield from _in_folder(word)
-    elif _is_pattern(word):
+    elif is_folder(word):
+        yield from _in_folder(word, suffixes, kind)
+    elif is_pattern(word):
         yield from _matching(word)
     else:
         yield Input(word, content=word)
 
 
-def _is_dir(word: str) -> bool:
+def is_folder(word: str) -> bool:
+    """Say whether a word is the name of a folder."""
     return os.path.isdir(word)  # noqa: PTH112 - Path.is_dir raises where a name is too long
 
 
-def _is_pattern(word: str) -> bool:
+def is_pattern(word: str) -> bool:
+    """Say whether a word means what it matches."""
     return glob.has_magic(word) and "://" not in word and not os.path.lexists(word)
 
 
 def _matching(pattern: str) -> Iterator[Input]:
     matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - keeps paths as given
-    files = [match for match in matches if not _is_dir(match)]
+    files = [match for match in matches if not is_folder(match)]
     # As in a shell, `photos/*` means the files in photos; `photos/**` also those further down.
     if not files:
         yield Input(pattern, problem=f"{pattern}: no file matches this pattern")
@@ -120,13 +140,13 @@ def _matching(pattern: str) -> Iterator[Input]:
         yield found_file(match)
 
 
-def _in_folder(folder: str) -> Iterator[Input]:
+def _in_folder(folder: str, suffixes: Sequence[str], kind: str) -> Iterator[Input]:
     one = None
-    for one in walk_folder(folder):
+    for one in walk_folder(folder, suffixes):
         yield one
     if one is None:
-        kinds = ", ".join(suffix.removeprefix(".") for suffix in IMAGE_SUFFIXES)
-        yield Input(folder, problem=f"{folder}: no image in this folder (looked for {kinds})")
+        kinds = ", ".join(suffix.removeprefix(".") for suffix in suffixes)
+        yield Input(folder, problem=f"{folder}: no {kind} in this folder (looked for {kinds})")
 
 
 def _read_stdin() -> Input:

@@ -29,7 +29,7 @@ from mien.interfaces.cli.options import (
     recognizer_options,
 )
 from mien.interfaces.cli.output import note, use_utf8_stdout, write_output, write_stdout
-from mien.interfaces.cli.predict_video import add_video_options, has_video, run_videos
+from mien.interfaces.cli.predict_video import add_video_options, run_videos, videos_in
 from mien.interfaces.cli.result_text import RENDERERS, compat_chunks
 from mien.interfaces.cli.urls import add_url_options, is_web_address, shown_address, url_reader
 from mien.interfaces.compat import COMPAT
@@ -73,8 +73,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "images",
         nargs="+",
         metavar="IMAGE",
-        help="a file; a folder (the images in it and below); a quoted pattern; an address "
-        "(http or https); - for stdin",
+        help="a file; a folder (the images in it and below, or else the videos); a quoted pattern; "
+        "an address (http or https); - for stdin",
     )
     parser.add_argument("--format", choices=FORMATS, help="what the results look like; see below")
     parser.add_argument(
@@ -102,8 +102,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _run(args: argparse.Namespace) -> int:
     shape = _chosen_format(args.format, args.output, args.compat)
-    if has_video(args):
-        return run_videos(args, shape)
+    if videos := videos_in(args):
+        return run_videos(args, shape, videos)
     in_parts = _is_in_parts(args, shape)
     if args.resume and not in_parts:
         raise UsageError(

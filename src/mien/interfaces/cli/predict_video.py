@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from mien.core.errors import InputError, UsageError
+from mien.interfaces.batch.listing import Input, walk_folder
+from mien.interfaces.cli.inputs import files_of, is_folder, is_pattern
+from mien.interfaces.cli.output import note
 from mien.interfaces.cli.urls import is_video_address, shown_address
-
-_PLAYLISTS = (".m3u8", ".mpd", ".mjpg", ".mjpeg")
-
+from mien.video.suffixes import VIDEO_SUFFIXES
 
 # As `mien.video.live.is_camera` has it, which brings OpenCV with it.
 _NUMBER = re.compile(r"[+-]?\d{1,18}")
@@ -35,7 +37,10 @@ def add_video_options(parser: argparse.ArgumentParser) -> None:
         help="time constant of each person's smoothed scores, 0 for none (%(default)s)",
     )
     video.add_argument(
-        "--timeline", type=Path, metavar="FILE.png", help="draw emotions over time, by person"
+        "--timeline",
+        type=Path,
+        metavar="FILE.png",
+        help="draw emotions over time, by person; or a folder for NAME.timeline.png",
     )
     video.add_argument(
         "--episodes", type=Path, metavar="FILE.json", help="write who felt what from when to when"
@@ -48,22 +53,30 @@ def add_video_options(parser: argparse.ArgumentParser) -> None:
         help="how long to try again when a stream is lost (%(default)s)",
     )
     video.add_argument(
-        "--video", action="store_true", help="take the inputs as videos, whatever their names"
+        "--video",
+        action="store_true",
+        help="take the inputs as videos, whatever their names; of a folder, the videos in it",
     )
 
 
-def has_video(args: argparse.Namespace) -> bool:
-    """Say whether the command's inputs are videos.
+def videos_in(args: argparse.Namespace) -> list[Input]:
+    """Return the videos that the command's words mean, in their order; none if they mean images.
 
     Raises:
-        UsageError: if some are and some are not, or an option is for videos alone.
+        UsageError: if some are videos and some are not, or an option is for videos alone.
         InputError: if one has an address and ``--offline`` is given.
     """
-    videos = [word for word in args.images if args.video or is_video(word)]
-    if videos and len(videos) < len(args.images):
-        other = next(word for word in args.images if word not in videos)
+    videos: list[Input] = []
+    other: str | None = None
+    for word in args.images:
+        found, left_out = _videos_of(word, all_of_them=args.video)
+        videos += found
+        if args.video and is_folder(word) and (images := sum(1 for _ in walk_folder(word))):
+            note(f"{word}: images left out, since --video is given: {images:,}", quiet=args.quiet)
+        other = other or left_out
+    if videos and other is not None:
         raise UsageError(
-            f"{videos[0]} is a video and {other} is not: give videos and images apart, "
+            f"{videos[0].source} is a video and {other} is not: give videos and images apart, "
             "or --video if it is one"
         )
     if not videos:
@@ -73,27 +86,44 @@ def has_video(args: argparse.Namespace) -> bool:
                     f"--{option} is for videos: none is given (--video takes any file)"
                 )
     if args.offline:
-        for word in videos:
-            if "://" in word:
+        for one in videos:
+            if "://" in one.source:
                 raise InputError(
-                    f"{shown_address(word)} is on the web and this is offline: give a file"
+                    f"{shown_address(one.source)} is on the web and this is offline: give a file"
                 )
-    return bool(videos)
+    return videos
 
 
 def is_video(word: str) -> bool:
     """Say by its name whether a word is a video file, a stream's address or a camera's number."""
-    from mien.video.suffixes import VIDEO_SUFFIXES
-
     if "://" in word:
-        return is_video_address(word) or word.partition("?")[0].lower().endswith(_PLAYLISTS)
+        return is_video_address(word)
     if _NUMBER.fullmatch(word):
         return not os.path.lexists(word)
-    return word.lower().endswith(VIDEO_SUFFIXES) and not Path(word).is_dir()
+    return word.lower().endswith(VIDEO_SUFFIXES) and not is_folder(word)
 
 
-def run_videos(args: argparse.Namespace, shape: str) -> int:
+def _videos_of(word: str, *, all_of_them: bool) -> tuple[list[Input], str | None]:
+    """Return the videos that a word means, and the first of what else it means.
+
+    A folder with images in it means these, unless ``all_of_them`` says that words mean videos.
+    """
+    if is_folder(word):
+        if not all_of_them and next(walk_folder(word), None) is not None:
+            return [], word
+        found = list(files_of(word, VIDEO_SUFFIXES, kind="video"))
+        is_empty = found[0].problem is not None and not all_of_them
+        return ([], word) if is_empty else (found, None)
+    if not is_pattern(word):
+        return ([Input(word, word)], None) if all_of_them or is_video(word) else ([], word)
+    found = list(files_of(word))
+    videos = [one for one in found if all_of_them or (one.content and is_video(one.source))]
+    others = (one.source for one in found if one not in videos)
+    return videos, next(others, None)
+
+
+def run_videos(args: argparse.Namespace, shape: str, videos: Sequence[Input]) -> int:
     """Read the videos one after the other, as ``shape`` says; return the exit code."""
     from mien.interfaces.cli.video_run import run
 
-    return run(args, shape)
+    return run(args, shape, videos)

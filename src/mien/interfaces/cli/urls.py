@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from mien.core.errors import InputError, UsageError
 from mien.core.web_address import is_web_address, shown_address
 from mien.interfaces.batch.listing import Input
+from mien.video.suffixes import PLAYLIST_SUFFIXES, VIDEO_SUFFIXES
 
 __all__ = [
     "UrlReader",
@@ -25,7 +26,6 @@ UrlReader = Callable[[str], Input]
 """What makes an `Input` of an address: its bytes, or the problem."""
 
 _STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "udp", "rtp", "srt")
-_VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m3u8")
 _LARGEST_MB = 1000
 
 
@@ -80,7 +80,7 @@ def is_video_address(word: str) -> bool:
     if parts.scheme in _STREAM_SCHEMES:
         return True
     suffix = PurePosixPath(parts.path).suffix.lower()
-    return parts.scheme in ("http", "https") and suffix in _VIDEO_SUFFIXES
+    return parts.scheme in ("http", "https") and suffix in (*VIDEO_SUFFIXES, *PLAYLIST_SUFFIXES)
 
 
 def _read(url: str, allow_private: bool, offline: bool, max_bytes: int) -> Input:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from mien.core.errors import EXIT_DONE, EXIT_PARTIAL, InputError, NoFaceError, U
 from mien.core.progress import Progress
 from mien.core.results import Result
 from mien.inference.recognizer import Recognizer
+from mien.interfaces.cli.inputs import Input, is_single
 from mien.interfaces.cli.live_bars import LiveBars
 from mien.interfaces.cli.options import recognizer_options
 from mien.interfaces.cli.output import json_text, note, write_output
@@ -81,16 +82,16 @@ class _Outputs:
                 self.portraits.add(frame.pixels, face.box, face.track_id, worth)
 
 
-def run(args: argparse.Namespace, shape: str) -> int:
-    """Read the videos that the command names, write what it asks for; return the exit code."""
-    _check(args, shape)
+def run(args: argparse.Namespace, shape: str, videos: Sequence[Input]) -> int:
+    """Read the videos, write what the command asks for; return the exit code."""
+    single = is_single(args.images)
+    _check(args, shape, single=single)
     window = _window(args)
     recognizer = recognizer_options(args).load()
-    single = len(args.images) == 1
     with sink_for(shape, args.output, recognizer.labels, recognizer.model, single=single) as sink:
         state = _Run(args, shape, window, recognizer, sink)
-        for source in args.images:
-            _run_one(state, source)
+        for one, name in zip(videos, _file_names(videos), strict=True):
+            _run_one(state, one, name)
     if args.output is not None:
         frames = "1 frame" if state.frames == 1 else f"{state.frames:,} frames"
         note(f"{args.output}: {frames}", quiet=args.quiet)
@@ -98,11 +99,11 @@ def run(args: argparse.Namespace, shape: str) -> int:
         value = state.summaries[0] if single else state.summaries
         write_output(args.episodes, json_text(value) + "\n")
         note(f"episodes: {args.episodes}", quiet=args.quiet)
-    return _exit_code(state)
+    return _exit_code(state, len(videos))
 
 
 # ---------------------------------------------------------------- before the first frame
-def _check(args: argparse.Namespace, shape: str) -> None:
+def _check(args: argparse.Namespace, shape: str, *, single: bool) -> None:
     for option, is_given in (
         ("--compat", args.compat is not None),
         ("--resume", args.resume),
@@ -112,16 +113,18 @@ def _check(args: argparse.Namespace, shape: str) -> None:
             raise UsageError(f"{option} is for images: leave it out for a video")
     if shape == "parquet" and args.output is None:
         raise UsageError("Parquet needs a file: expected --output FILE.parquet")
-    if args.timeline is not None and args.timeline.suffix.lower() not in _PICTURE_SUFFIXES:
+    if args.timeline is not None and args.timeline.suffix.lower() not in ("", *_PICTURE_SUFFIXES):
         kinds = ", ".join(_PICTURE_SUFFIXES)
         raise UsageError(f"expected --timeline with a name ending in {kinds}, got {args.timeline}")
     if not args.reconnect >= 0:
         raise UsageError(f"expected --reconnect of 0 seconds or more, got {args.reconnect:g}")
     Smoother(args.smooth)  # says what is wrong with it
-    if len(args.images) > 1 and args.timeline is not None:
-        raise UsageError("--timeline is of one video: expected one input")
-    if len(args.images) > 1 and args.annotate is not None and _is_video_name(args.annotate):
-        raise UsageError("expected --annotate as a folder, since there are several videos")
+    for option, path, suffixes in (
+        ("--annotate", args.annotate, WRITTEN_SUFFIXES),
+        ("--timeline", args.timeline, _PICTURE_SUFFIXES),
+    ):
+        if not single and path is not None and path.suffix.lower() in suffixes:
+            raise UsageError(f"expected {option} as a folder, since there may be several videos")
 
 
 def _window(args: argparse.Namespace) -> Window:
@@ -131,37 +134,52 @@ def _window(args: argparse.Namespace) -> Window:
     return Window(seconds(args.start) or 0.0, seconds(args.end), seconds(args.every))
 
 
-def _is_video_name(path: Path) -> bool:
-    return path.suffix.lower() in WRITTEN_SUFFIXES
+def _file_names(videos: Sequence[Input]) -> list[str]:
+    """Return what each video's own files are called by, none twice."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for one in videos:
+        stem = name = _stem(one.source)
+        number = 1
+        # Some file systems take upper and lower case for the same.
+        while name.casefold() in taken:
+            number += 1
+            name = f"{stem}-{number}"
+        taken.add(name.casefold())
+        names.append(name)
+    return names
 
 
-def _annotated_path(asked: Path, source: str) -> Path:
-    """Return the file of an annotated video: the one asked for, or one in the folder asked for."""
-    if _is_video_name(asked):
-        return asked
+def _stem(source: str) -> str:
     if is_camera(source):
-        stem = f"camera-{source}"
-    elif is_stream(source):
-        stem = re.sub(r"[^\w.-]+", "-", source_of(source).partition("://")[2]).strip("-.")
-    else:
-        stem = Path(source).stem
-    return asked / f"{stem}.annotated.mp4"
+        return f"camera-{source}"
+    if is_stream(source):
+        return re.sub(r"[^\w.-]+", "-", source_of(source).partition("://")[2]).strip("-.")
+    return Path(source).stem
+
+
+def _file_in(asked: Path, name: str, suffixes: Sequence[str]) -> Path:
+    """Return the file that is asked for, or one in the folder that is."""
+    return asked if asked.suffix.lower() in suffixes else asked / name
 
 
 # ---------------------------------------------------------------- one video
-def _run_one(state: _Run, source: str) -> None:
+def _run_one(state: _Run, one: Input, file_name: str) -> None:
     """Read one video; one that cannot be opened gets a result that says so."""
-    args, name = state.args, source_of(source)
+    args, source = state.args, one.source
+    name = source_of(source)
     history = None if args.timeline is None else History()
     outputs = _Outputs(Summary(gap_s=memory_for(state.window.every)), history)
     try:
+        if one.problem is not None:
+            raise InputError(one.problem)
         live = connected(source, allow_private=args.allow_private)
         with ExitStack() as stack:
             if isinstance(live, LiveStream):
                 stack.callback(live.close)
             info = probe(source, allow_private=args.allow_private) if live is None else None
             if args.annotate is not None:
-                outputs.video = stack.enter_context(_annotating(state, source, info))
+                outputs.video = stack.enter_context(_annotating(state, source, file_name, info))
             if info is None and _draws(state):
                 title = f"camera {source}" if is_camera(source) else name
                 bars = LiveBars(title, state.recognizer.labels)
@@ -173,7 +191,7 @@ def _run_one(state: _Run, source: str) -> None:
         state.problems.append(str(error))
         model = state.recognizer.model
         state.sink.add(Result(name, "unreadable", model, error=str(error)))
-    _close(state, name, outputs)
+    _close(state, name, file_name, outputs)
 
 
 def _moments(
@@ -217,7 +235,7 @@ def _pass_on(
             raise
 
 
-def _close(state: _Run, name: str, outputs: _Outputs) -> None:
+def _close(state: _Run, name: str, file_name: str, outputs: _Outputs) -> None:
     """Write what a whole video tells."""
     args, summary = state.args, outputs.summary
     people = summary.people()
@@ -237,8 +255,9 @@ def _close(state: _Run, name: str, outputs: _Outputs) -> None:
         labels=state.recognizer.labels,
         portraits=outputs.portraits.pictures,
     )
-    _save(picture, args.timeline)
-    note(f"timeline: {args.timeline}", quiet=args.quiet)
+    path = _file_in(args.timeline, f"{file_name}.timeline.png", _PICTURE_SUFFIXES)
+    _save(picture, path)
+    note(f"timeline: {path}", quiet=args.quiet)
 
 
 def _save(picture: Any, path: Path) -> None:
@@ -249,8 +268,10 @@ def _save(picture: Any, path: Path) -> None:
 
 
 @contextmanager
-def _annotating(state: _Run, source: str, info: VideoInfo | None) -> Iterator[AnnotatedVideo]:
-    path = _annotated_path(state.args.annotate, source)
+def _annotating(
+    state: _Run, source: str, file_name: str, info: VideoInfo | None
+) -> Iterator[AnnotatedVideo]:
+    path = _file_in(state.args.annotate, f"{file_name}.annotated.mp4", WRITTEN_SUFFIXES)
     if path.exists() and not is_camera(source) and Path(source).exists() and path.samefile(source):
         raise UsageError(f"--annotate would overwrite {source}: expected another name")
     sound_of = source if info is not None and info.has_sound else None
@@ -285,12 +306,11 @@ def _progress(state: _Run, info: VideoInfo | None, *, is_shown: bool) -> Progres
     return Progress("reading video", total, unit="frames", quiet=quiet)
 
 
-def _exit_code(state: _Run) -> int:
+def _exit_code(state: _Run, videos: int) -> int:
     """Return 0 or 6, or raise what says that nothing was found or could be read."""
     first = state.problems[0] if state.problems else ""
     if not state.frames:
-        many = len(state.args.images)
-        text = first if many == 1 else f"none of {many} videos could be read; first: {first}"
+        text = first if videos == 1 else f"none of {videos} videos could be read; first: {first}"
         raise InputError(text or "no frame was read: the window holds none")
     if state.problems:
         note(f"mien: {first}", quiet=False)
