@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import os
-import threading
 import warnings
 from pathlib import Path
 from typing import TypeAlias
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from mien.core.errors import UnreadableImage, UsageError
+from mien.core.forks import ForkLock
 
 ImageSource: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | npt.NDArray[np.uint8]"
@@ -238,7 +238,7 @@ class _QuietPillow:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = ForkLock()
         self._inside = 0
         self._catcher: warnings.catch_warnings[None] | None = None
 

@@ -213,7 +213,7 @@ def load_manifest(folder: Path, *, labels: Sequence[str] | None = EMOTIONS) -> M
             f"{path}: expected the labels {', '.join(labels)} in this order, "
             f"got {', '.join(manifest.labels):.200}"
         )
-    _check_file(folder / manifest.file.name, manifest.file)
+    check_model_file(folder / manifest.file.name, manifest.file)
     return manifest
 
 
@@ -234,7 +234,8 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number")
 
 
-def _check_file(path: Path, expected: ModelFile) -> None:
+def check_model_file(path: Path, expected: ModelFile) -> None:
+    """Raise ModelError unless a file is the one that a manifest describes."""
     try:
         size = path.stat().st_size
         if not path.is_file() or size != expected.size_bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,19 +19,23 @@ from mien.core.models import DEFAULT_MODEL, find_model
 from mien.core.temperature import Temperature, log_of_mean
 from mien.inference.augmentation import augmented_views
 from mien.inference.onnx_file import refuse_other_files
+from mien.inference.session import ModelSession
 
 BATCH_SIZE = 64
 """Faces that go through the network at once unless said otherwise."""
 
-_ERRORS_ONLY = 3
+Session: TypeAlias = "onnxruntime.InferenceSession | ModelSession"
 
 
 class Classifier:
-    """One ONNX session and its manifest; it keeps nothing between calls: threads may share it."""
+    """One ONNX session and its manifest; it keeps nothing between calls: threads may share it.
+
+    One that was opened from a folder can be pickled, copied and forked (see `ModelSession`).
+    """
 
     def __init__(
         self,
-        session: onnxruntime.InferenceSession,
+        session: Session,
         manifest: Manifest,
         *,
         path: Path | None = None,
@@ -72,10 +76,19 @@ class Classifier:
         manifest = load_manifest(folder, labels=labels)
         path = folder / manifest.file.name
         refuse_other_files(path)
-        session = _open_session(path, threads)
+        session = ModelSession(folder, manifest.file, threads=threads)
         _check_contract(session, manifest, path)
         _check_labels(session, manifest, path)
         return cls(session, manifest, path=path)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what pickles and copies hold; raises UsageError if there is no model's file."""
+        if isinstance(self._session, onnxruntime.InferenceSession):
+            raise UsageError(
+                "a classifier with an ONNX Runtime session of your own cannot be pickled or "
+                "copied: open it by Classifier.open(FOLDER)"
+            )
+        return self.__dict__
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -179,21 +192,7 @@ class Classifier:
             ) from error
 
 
-def _open_session(path: Path, threads: int | None) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or 0
-    options.inter_op_num_threads = 1
-    options.log_severity_level = _ERRORS_ONLY
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's own errors share no nearer base
-        raise ModelError(
-            f"{path} is not an ONNX model that can be run ({_one_line(error)}): "
-            "export or install it again"
-        ) from error
-
-
-def _check_contract(session: onnxruntime.InferenceSession, manifest: Manifest, path: Path) -> None:
+def _check_contract(session: Session, manifest: Manifest, path: Path) -> None:
     inputs = {node.name: node for node in session.get_inputs()}
     outputs = {node.name: node for node in session.get_outputs()}
     name = INPUT_CONTRACT["name"]
@@ -216,7 +215,7 @@ def _check_contract(session: onnxruntime.InferenceSession, manifest: Manifest, p
             )
 
 
-def _check_labels(session: onnxruntime.InferenceSession, manifest: Manifest, path: Path) -> None:
+def _check_labels(session: Session, manifest: Manifest, path: Path) -> None:
     """Raise if the file says which classes its logits are of, and the manifest says others."""
     written = session.get_modelmeta().custom_metadata_map.get("labels")
     if written is not None and written != json.dumps(list(manifest.labels)):

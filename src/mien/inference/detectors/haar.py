@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -49,6 +51,10 @@ class HaarDetector:
         # A cascade keeps buffers between calls, so each thread has its own.
         self._local = threading.local()
         self._cascade()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle how it was made: the cascade is loaded where the pickle is."""
+        return partial(HaarDetector, side=self._side), ()
 
     def detect(self, image: npt.NDArray[np.uint8]) -> list[Detection]:
         """Find the faces in an image, uint8 (H, W, 3) RGB, sorted left to right."""

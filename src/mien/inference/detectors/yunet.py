@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -78,11 +80,21 @@ class YuNetDetector:
         """
         self._side = check_side(side)
         self._thorough = thorough
+        self._options: dict[str, Any] = {
+            "weights": None if weights is None else weights.absolute(),
+            "offline": offline,
+            "side": side,
+            "thorough": thorough,
+        }
         path = fetch(WEIGHTS, offline=offline) if weights is None else weights
         self._weights = np.frombuffer(verified(WEIGHTS, path), np.uint8)
         # The network keeps its input's size between calls, so each thread has its own.
         self._local = threading.local()
         self._network()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle how it was made: the weights are read, and checked, where the pickle is loaded."""
+        return partial(YuNetDetector, **self._options), ()
 
     def detect(self, image: npt.NDArray[np.uint8]) -> list[Detection]:
         """Find the faces in an image, uint8 (H, W, 3) RGB, sorted left to right."""
