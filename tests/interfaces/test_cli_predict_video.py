@@ -146,7 +146,7 @@ def test_images_and_videos_of_a_folder_are_not_mixed(clip: Path, run: Any) -> No
     assert (code, Path(json.loads(out)["source"]).name) == (0, "photo.png")
     code, out, err = run(clip.parent, "--video", "--every", "1", "--format", "csv")
     assert (code, out.count("clip.mp4")) == (0, 2)
-    assert "1 images are left out" in err
+    assert "images left out, since --video is given: 1" in err
     code, _, err = run(clip.parent / "*")
     assert code == 2
     assert "give videos and images apart" in err
