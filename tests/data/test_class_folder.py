@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import cv2
@@ -10,6 +11,7 @@ import pytest
 
 from mien.core.errors import DataError, NoFaceError
 from mien.data.class_folder import hold_out, list_class_folder, read_class_folder
+from mien.data.class_names import named_classes
 from mien.data.dataset import Split
 
 
@@ -125,3 +127,63 @@ def test_every_class_gives_at_least_one_image_and_keeps_two() -> None:
     assert val.class_counts() == {"a": 1, "b": 1}
     train, _ = hold_out(split, fraction=0.9, seed=0)
     assert train.class_counts() == {"a": 2, "b": 2}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("m\u00fcde", "mu\u0308de"),
+        ("Happy", "happy"),
+        ("bored", "bored "),
+        ("joy", "Happiness"),
+    ],
+)
+def test_a_class_that_val_spells_otherwise_is_one_class(
+    tmp_path: Path, one: str, other: str
+) -> None:
+    make_folder(tmp_path / "train", {one: 3, "x": 2})
+    make_folder(tmp_path / "val", {other: 2, "x": 1})
+    listed = list_class_folder(tmp_path)
+    assert listed.classes == tuple(sorted((one, "x")))
+    loaded = read_class_folder(listed, splits=["train", "val"], quiet=True)
+    assert loaded["train"].class_counts() == {one: 3, "x": 2}
+    assert loaded["val"].class_counts() == {one: 2, "x": 1}
+    for name in (one, other):
+        assert named_classes(listed.classes, {name: "y"}) == {one: "y", "x": "x"}
+
+
+def test_folders_of_one_split_that_spell_one_class_are_merged_and_said(tmp_path: Path) -> None:
+    listed = list_class_folder(make_folder(tmp_path, {"Bored": 1, "bored": 2, "awake": 1}))
+    assert listed.classes == ("Bored", "awake")
+    assert listed.files["all"]["Bored"] == ("Bored/0.png", "bored/0.png", "bored/1.png")
+    assert listed.notes == ("the folders 'Bored', 'bored' are one class: Bored",)
+
+
+def test_two_words_for_an_emotion_in_one_split_are_two_classes_and_said(tmp_path: Path) -> None:
+    make_folder(tmp_path / "train", {"calm": 1, "neutral": 2})
+    make_folder(tmp_path / "val", {"Calm": 1, "neutral": 1})
+    listed = list_class_folder(tmp_path)
+    assert listed.classes == ("calm", "neutral")
+    assert listed.files["val"]["calm"] == ("val/Calm/0.png",)
+    (text,) = listed.notes
+    assert "--map neutral=calm" in text
+
+
+def test_a_split_folder_without_classes_does_not_make_classes_of_the_others(tmp_path: Path) -> None:
+    make_folder(tmp_path / "train", {"a": 1, "b": 1})
+    write_face(tmp_path / "test" / "x.png", 1)
+    listed = list_class_folder(tmp_path)
+    assert listed.classes == ("a", "b")
+    assert [one.file for one in listed.skipped] == ["test/x.png"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_what_cannot_be_looked_at_costs_only_itself(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "faces", {"a": 2, "b": 1})
+    (folder / "a" / "0").symlink_to("0")
+    (folder / "a" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (folder / "a" / "up").symlink_to(folder)
+    (folder / "itself").symlink_to("itself")
+    listed = list_class_folder(folder)
+    assert listed.count("all") == 3
+    assert {one.file for one in listed.skipped} == {"a/0", "a/gone.png", "a/up", "itself"}

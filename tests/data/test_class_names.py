@@ -49,6 +49,13 @@ def test_a_map_takes_synonyms_and_refuses_classes_that_are_not_there() -> None:
         named_classes(("anger",), {"hungry": "bad"})
 
 
+def test_spellings_of_what_classes_become_are_one_class() -> None:
+    named = named_classes(("bored", "happy", "tired"), {"bored": "Tired", "happy": "NEW"})
+    assert named == {"bored": "tired", "happy": "NEW", "tired": "tired"}
+    with pytest.raises(UsageError, match="happy becomes a and b: choose one"):
+        named_classes(("happy",), {"happy": "a", "Joy": "b"})
+
+
 def test_a_label_is_found_by_name_synonym_and_part() -> None:
     assert label_for("Happiness", EMOTIONS) == "happy"
     assert label_for("BORED", ("awake", "bored")) == "bored"

@@ -97,4 +97,4 @@ def test_a_file_that_is_no_csv_is_one_error(tmp_path: Path, content: bytes) -> N
 
 def test_a_file_that_cannot_be_read_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot be read"):
-        read_csv(tmp_path)
+        read_csv(tmp_path / "none.csv")

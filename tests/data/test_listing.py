@@ -149,3 +149,9 @@ def test_every_image_is_an_entry_or_named_as_skipped(paths: list[tuple[list[str]
     assert {name for name in images if name not in hidden} <= seen
     assert len({entry.file for entry in listing.entries}) == len(listing.entries)
     assert all(".." not in entry.file.split("/") for entry in listing.entries)
+
+
+def test_folders_of_one_split_that_are_one_class_are_said() -> None:
+    listing = list_entries(["train/Angry/1.png", "train/anger/2.png", "val/joy/3.png"])
+    assert len(listing.entries) == 3
+    assert listing.merged == ("train/Angry, train/anger are one class: angry of train",)

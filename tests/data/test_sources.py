@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import io
 import os
 import stat
 import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data_maker import write_tiny_dataset, zip_folder
 from mien.core.errors import DataError
@@ -80,6 +85,77 @@ def test_an_entry_with_damaged_bytes_is_an_error_with_a_reason(tmp_path: Path) -
         ZipSource(archive).read("train/sad/x.png")
 
 
+def test_an_entry_that_unpacks_to_more_than_it_says_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("train/sad/x.png", bytes(50 << 20))
+    with zipfile.ZipFile(path) as archive:
+        archive.getinfo("train/sad/x.png").file_size = 1000
+        tracemalloc.start()
+        with pytest.raises(DataError, match="damaged inside the zip"):
+            ZipSource(archive).read("train/sad/x.png")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 10 << 20
+
+
+def zip_bytes() -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("train/sad/x.png", b"x" * 100)
+        archive.writestr("train/sad/\u00fc.png", b"y" * 100)
+    return stream.getvalue()
+
+
+ZIP = zip_bytes()
+
+
+@given(
+    changes=st.lists(
+        st.tuples(st.integers(0, len(ZIP) - 1), st.integers(0, 255)), min_size=1, max_size=3
+    )
+)
+def test_a_damaged_zip_is_read_or_one_error(
+    tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, int]]
+) -> None:
+    """zipfile meets damage with errors of many kinds (NotImplementedError, UnicodeDecodeError)."""
+    path = tmp_path_factory.getbasetemp() / "damaged.zip"
+    content = bytearray(ZIP)
+    for place, value in changes:
+        content[place] = value
+    path.write_bytes(content)
+    message = ""
+    try:
+        with open_source(path) as source:
+            for member in source.members():
+                source.read(member)
+    except DataError as error:
+        message = str(error)
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(("offset", "value"), [(6, 99), (8, 0xFFFF)])
+def test_a_zip_with_a_directory_of_nonsense_is_an_error(
+    tmp_path: Path, offset: int, value: int
+) -> None:
+    """The version that is needed to unpack an entry, and flags that say that its name is UTF-8."""
+    path = tmp_path / "odd.zip"
+    content = bytearray(ZIP.replace(b"train/sad/x", b"train/sad/\xff"))
+    start = content.index(b"PK\1\2") + offset
+    content[start : start + 2] = value.to_bytes(2, "little")
+    path.write_bytes(content)
+    expected = pytest.raises(DataError, match=r"cannot be opened as a zip.*download it again")
+    with expected, open_source(path):
+        pass
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes there")
+def test_a_pipe_is_no_source(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(DataError, match="not a regular file"):
+        source_kind(tmp_path / "pipe.csv")
+
+
 def test_folder_and_zip_hold_the_same(folder: Path, tmp_path: Path) -> None:
     with (
         open_source(folder) as one,
@@ -130,12 +206,44 @@ def test_a_folders_links_are_followed_but_not_in_circles(folder: Path, tmp_path:
     (linked / "train").symlink_to(folder / "train")
     (linked / "loop").symlink_to(linked)
     (linked / "gone.png").symlink_to(tmp_path / "nowhere")
+    (linked / "itself").symlink_to("itself")
     source = FolderSource(linked)
     assert len(source.members()) == 7
     assert {item.file: item.reason.split(" (")[0] for item in source.refused()} == {
-        "loop/": "is a link to a folder above it",
+        "loop": "is a link to a folder above it",
         "gone.png": "cannot be read",
+        "itself": "cannot be read",
     }
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_links_that_lead_to_each_other_end(tmp_path: Path) -> None:
+    """Two links in each of thirty folders are a billion ways down."""
+    folders = [tmp_path / "data" / "train" / "sad", *(tmp_path / f"{n}" for n in range(30))]
+    for folder, below in zip(folders, [*folders[1:], folders[1]], strict=True):
+        folder.mkdir(parents=True)
+        for link in ("a", "b"):
+            (folder / link).symlink_to(below)
+        (folder / "x.png").write_bytes(b"x")
+    source = FolderSource(tmp_path / "data")
+    assert len(source.members()) == 31
+    assert source.refused()
+
+
+def test_a_folder_that_cannot_be_read_costs_only_itself(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.scandir
+
+    def scandir(path: Path) -> Any:
+        if Path(path).name == "happy":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    source = FolderSource(folder)
+    assert len(source.members()) == 18
+    assert [item.reason for item in source.refused()] == ["cannot be read (Permission denied)"] * 3
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes there")

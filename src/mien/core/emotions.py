@@ -57,15 +57,16 @@ def match_label(name: str, labels: Sequence[str]) -> str | None:
         >>> match_label("Happiness", EMOTIONS), match_label("Bored", ("bored", "awake"))
         ('happy', 'bored')
     """
-    word = _plain(name)
+    word = plain_label(name)
     for label in labels:
-        if _plain(label) == word:
+        if plain_label(label) == word:
             return label
     emotion = find_emotion(name)
     return next((one for one in labels if emotion and find_emotion(one) == emotion), None)
 
 
-def _plain(name: str) -> str:
+def plain_label(name: str) -> str:
+    """Return what all spellings of a word have in common: accents, capitals and blanks aside."""
     return unicodedata.normalize("NFC", name).strip().casefold()
 
 

@@ -6,6 +6,7 @@ one is looked for, is for the caller to say.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,6 +14,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import numpy.typing as npt
 
+from mien.core.emotions import match_label, plain_label
 from mien.core.errors import DataError, MienError
 from mien.core.faces import FACE_SIZE
 from mien.core.progress import Progress
@@ -34,16 +36,18 @@ class ClassFolder:
 
     Attributes:
         folder: the folder.
-        classes: the names of the class folders, sorted; some may be without images.
+        classes: the names of the classes, sorted; some may be without images.
         files: for each split ("train", "val", "test", or "all" alone) and class, the files'
-            paths in the folder, sorted.
+            paths in the folder.
         skipped: files that are left out, and why.
+        notes: what should be said of classes that are spelt in several ways, a line each.
     """
 
     folder: Path
     classes: tuple[str, ...]
     files: Mapping[str, Mapping[str, tuple[str, ...]]]
     skipped: tuple[Skipped, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -59,61 +63,96 @@ class ClassFolder:
 def list_class_folder(folder: Path) -> ClassFolder:
     """Look at what class folders there are and which files are in them, links followed.
 
+    Folders whose names `mien.core.emotions.match_label` holds for one, as ``Angry`` in train and
+    ``anger`` in val, are one class, called as the first split calls it. Within a split that goes
+    for one word alone: ``calm`` beside ``neutral`` is somebody's own distinction.
+
     Raises:
         DataError: if there is no such folder, or no class folder in it.
     """
     if not folder.is_dir():
         raise DataError(f"no folder {folder}: expected one with a folder of images for each class")
     source = FolderSource(folder)
-    split_folders = _split_folders(folder)
+    split_folders = _split_folders(source)
+    depth = 1 if split_folders else 0
     skipped = list(source.refused())
     found: dict[str, dict[str, list[str]]] = {}
-    for split, above in split_folders.items() or {WHOLE: [folder]}.items():
-        names = [each.name for parent in above for each in _folders_in(parent)]
-        found[split] = {name: [] for name in sorted(set(names))}
-    depth = 1 if split_folders else 0
+    for path in map(PurePosixPath, source.folders()):
+        if len(path.parts) == depth + 1 and not is_leftover(str(path)):
+            split = split_folders[path.parts[0]] if depth else WHOLE
+            found.setdefault(split, {}).setdefault(path.name, [])
     for member in sorted(source.members()):
+        path = PurePosixPath(member)
         if is_leftover(member):
             continue
-        path = PurePosixPath(member)
         if path.suffix.lower() not in IMAGE_SUFFIXES:
             skipped.append(Skipped(member, f"is not an image file ({path.suffix or 'no ending'})"))
         elif len(path.parts) < depth + 2:
             skipped.append(Skipped(member, "is not in a class's folder"))
         else:
-            place = (split_of(path.parts[0]) if depth else None) or WHOLE
-            found[place][path.parts[depth]].append(member)
-    classes = sorted({name for each in found.values() for name in each})
+            split = split_folders[path.parts[0]] if depth else WHOLE
+            found[split][path.parts[depth]].append(member)
+    classes, files, notes = _united(found)
     if not classes:
+        unread = [f": {one.file} {one.reason}" for one in source.refused()]
         raise DataError(
             f"no class folders in {folder}: expected {folder / 'CLASS' / 'IMAGE'}, "
-            "or train, val and test with such folders in them"
+            f"or train, val and test with such folders in them{''.join(unread[:1])}"
         )
-    files = {
-        split: {name: tuple(each) for name, each in found[split].items()}
-        for split in (*SPLITS, WHOLE)
-        if split in found
-    }
-    return ClassFolder(folder, tuple(classes), files, tuple(skipped))
+    return ClassFolder(folder, classes, files, tuple(skipped), notes)
 
 
-def _folders_in(folder: Path) -> list[Path]:
-    try:
-        found = [each for each in folder.iterdir() if each.is_dir()]
-    except OSError as error:
-        raise DataError(f"cannot look into {folder}: {error.strerror}") from error
-    return sorted(each for each in found if not is_leftover(each.name))
+def _split_folders(source: FolderSource) -> dict[str, str]:
+    """Return the split of each top folder; none where one is named otherwise: that is a class."""
+    paths = [PurePosixPath(name) for name in source.folders() if not is_leftover(name)]
+    splits = {path.name: split_of(path.name) for path in paths if len(path.parts) == 1}
+    if None in splits.values() or not any(len(path.parts) > 1 for path in paths):
+        return {}
+    return {name: split for name, split in splits.items() if split is not None}
 
 
-def _split_folders(folder: Path) -> dict[str, list[Path]]:
-    """Return the folders of each split, or none if a folder is named otherwise: that is a class."""
-    splits: dict[str, list[Path]] = {}
-    for each in _folders_in(folder):
-        split = split_of(each.name)
-        if split is None or not _folders_in(each):
-            return {}
-        splits.setdefault(split, []).append(each)
-    return splits
+def _united(
+    found: Mapping[str, Mapping[str, list[str]]],
+) -> tuple[tuple[str, ...], dict[str, dict[str, tuple[str, ...]]], tuple[str, ...]]:
+    """Put folders together that spell one class.
+
+    Args:
+        found: the files of each split and folder.
+
+    Returns:
+        The classes, the files of each split and class, and what should be said of the folders.
+    """
+    classes: list[str] = []
+    files: dict[str, dict[str, tuple[str, ...]]] = {}
+    notes: list[str] = []
+    for split in [name for name in (*SPLITS, WHOLE) if name in found]:
+        earlier = tuple(classes)
+        folders: dict[str, list[str]] = {}
+        for folder in sorted(found[split]):
+            name = match_label(folder, classes)
+            is_word = name is not None and plain_label(name) == plain_label(folder)
+            if name is None or not (name in earlier or is_word):
+                if name is not None:
+                    notes.append(
+                        f"{name} and {folder} mean the same emotion and are two classes here: "
+                        f"merge them with --map {folder}={name}"
+                    )
+                name = unicodedata.normalize("NFC", folder).strip() or folder
+                classes.append(name)
+            folders.setdefault(name, []).append(folder)
+        where = "" if split == WHOLE else f" of {split}"
+        notes += [
+            f"the folders {', '.join(map(repr, spelt))}{where} are one class: {name}"
+            for name, spelt in folders.items()
+            if len(spelt) > 1
+        ]
+        files[split] = {
+            name: tuple(member for folder in spelt for member in found[split][folder])
+            for name, spelt in folders.items()
+        }
+    names = tuple(sorted(classes))
+    in_all = {split: {name: each.get(name, ()) for name in names} for split, each in files.items()}
+    return names, in_all, tuple(notes)
 
 
 # ---------------------------------------------------------------- reading

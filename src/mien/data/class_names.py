@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mien.core.emotions import match_label
+from mien.core.emotions import match_label, plain_label
 from mien.core.errors import DataError, UsageError
 from mien.data.dataset import Split
 
@@ -82,6 +82,8 @@ def named_classes(classes: Sequence[str], mapping: Mapping[str, str]) -> dict[st
         UsageError: if the mapping names a class that is not there.
     """
     named = {name: name for name in classes}
+    spelt = {plain_label(name): name for name in classes}
+    chosen: dict[str, str] = {}
     for name, target in mapping.items():
         found = match_label(name, classes)
         if found is None:
@@ -89,7 +91,10 @@ def named_classes(classes: Sequence[str], mapping: Mapping[str, str]) -> dict[st
                 f"--map {name}={target}: there is no class {name!r}, "
                 f"expected one of {', '.join(classes)}"
             )
-        named[found] = target
+        if chosen.setdefault(found, target) != target:
+            raise UsageError(f"--map: {found} becomes {chosen[found]} and {target}: choose one")
+        # A class is spelt as its folder is, or as the first that becomes it.
+        named[found] = spelt.setdefault(plain_label(target), target) if target else ""
     return {name: target for name, target in named.items() if target}
 
 

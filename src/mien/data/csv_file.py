@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import warnings
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,14 @@ from mien.core.emotions import EMOTIONS, FER2013_CSV_ORDER
 from mien.core.errors import DataError
 from mien.core.faces import FACE_SIZE
 from mien.core.progress import Progress
+from mien.data.csv_archive import csv_files
 from mien.data.dataset import SPLITS, Skipped, Split
 
 USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 """What the column Usage may say, and the split that it means."""
+
+MOST_UNUSABLE = 50_000
+"""Rows of a split that may be skipped; a file with more of them is another kind of table."""
 
 _COLUMNS = ("emotion", "pixels", "usage")
 _PIXELS = FACE_SIZE * FACE_SIZE
@@ -26,12 +31,15 @@ _PIXELS = FACE_SIZE * FACE_SIZE
 def read_csv(path: Path, *, quiet: bool = False) -> dict[str, Split]:
     """Read all splits of the challenge's CSV; any of them may turn out empty.
 
+    The file may be packed, as Kaggle gives it: the first CSV with the three columns that
+    `mien.data.csv_archive.csv_files` finds in ``path`` is taken.
+
     Its emotion codes are in the challenge's order (`FER2013_CSV_ORDER`) and are translated by name.
     The images have no names; they get ``SPLIT/CLASS/USAGE_rowNNNNN.png``, NNNNN being the data
     row, from 1. A row that cannot be used is skipped, named ``row N``.
 
     Raises:
-        DataError: if the file is no CSV text or lacks one of the three columns.
+        DataError: if there is no CSV text with the three columns, or it cannot be unpacked.
     """
     images: dict[str, list[npt.NDArray[np.uint8]]] = {split: [] for split in SPLITS}
     files: dict[str, list[tuple[str, int]]] = {split: [] for split in SPLITS}
@@ -51,7 +59,13 @@ def read_csv(path: Path, *, quiet: bool = False) -> dict[str, Split]:
                     raise DataError(f"usage {usage[:20]!r} is none of {', '.join(USAGES)}")
                 image = _parse_pixels(pixels)
             except DataError as error:
-                skipped[split or "train"].append(Skipped(f"row {number}", str(error)))
+                unusable = skipped[split or "train"]
+                unusable.append(Skipped(f"row {number}", str(error)))
+                if len(unusable) > MOST_UNUSABLE:
+                    raise DataError(
+                        f"{path} has more than {MOST_UNUSABLE:,} rows that cannot be used, the "
+                        f"first: {unusable[0].file} {unusable[0].reason}"
+                    ) from error
                 continue
             images[split].append(image)
             files[split].append((f"{split}/{EMOTIONS[label]}/{row_name(usage, number)}.png", label))
@@ -67,22 +81,32 @@ def row_name(usage: str, number: int) -> str:
 
 def _rows(path: Path) -> Iterator[tuple[str, str, str]]:
     """Yield emotion, pixels and usage of each row, "" where a short row has none."""
+    found: list[str] = []
     try:
-        with path.open(newline="", encoding="utf-8-sig") as text:
-            reader = csv.reader(text)
-            header = [name.strip().lower() for name in next(reader, [])]
-            if any(column not in header for column in _COLUMNS):
-                got = ",".join(header)[:80] or "nothing"
-                raise DataError(f"{path}: expected the columns emotion,pixels,Usage, got {got}")
-            places = [header.index(column) for column in _COLUMNS]
-            for row in reader:
-                if row:
-                    cells = [row[place].strip() if place < len(row) else "" for place in places]
-                    yield cells[0], cells[1], cells[2]
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a readable CSV ({error}): download it again") from error
+        with closing(csv_files(path)) as files:
+            for name, lines in files:
+                reader = csv.reader(lines)
+                header = [cell.strip().lower() for cell in next(reader, [])]
+                if any(column not in header for column in _COLUMNS):
+                    found.append(f"{','.join(header)[:80] or 'nothing'} in {name}")
+                    continue
+                places = [header.index(column) for column in _COLUMNS]
+                for row in reader:
+                    if row:
+                        cells = [row[place].strip() if place < len(row) else "" for place in places]
+                        yield cells[0], cells[1], cells[2]
+                return
+    except DataError as error:
+        raise DataError(f"{path} is not a readable CSV: {error}") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror})") from error
+        reason = error.strerror or " ".join(str(error).split())
+        raise DataError(f"{path} cannot be read ({reason})") from error
+    # csv, codecs and what unpacks zip, tar, gzip, bzip2 and xz meet damage with many errors.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        raise DataError(f"{path} is not a readable CSV ({reason}): download it again") from error
+    got = "; ".join(found[:3]) or "no CSV"
+    raise DataError(f"{path}: expected the columns emotion,pixels,Usage, got {got}")
 
 
 def _parse_label(code: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import uuid
@@ -15,11 +16,14 @@ import cv2
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import DataError, OutputError, UsageError
 from mien.core.progress import Progress
+from mien.data.csv_archive import holds_csv
 from mien.data.csv_file import read_csv
 from mien.data.dataset import SPLITS, Skipped
 from mien.data.decoding import decode_image
 from mien.data.listing import VAL_FRACTION, list_entries
-from mien.data.sources import LAYOUT_HINT, open_source, source_kind
+from mien.data.sources import LAYOUT_HINT, open_source
+
+_log = logging.getLogger(__name__)
 
 _STAGING = ".importing-"
 
@@ -65,7 +69,7 @@ def import_dataset(
     for a whole data set. Other files in ``output`` are left alone.
 
     Args:
-        source: a folder, zip or CSV, see `mien.data.reading.load_dataset`.
+        source: a folder, zip or CSV, packed or not, see `mien.data.reading.load_dataset`.
         output: the folder to lay it out in; made where it is missing.
         seed: of the random val split, made only where neither folders nor names tell.
         val_fraction: share of each class of train (0-0.5) that it takes.
@@ -80,12 +84,12 @@ def import_dataset(
     source, output = Path(source).expanduser(), Path(output).expanduser()
     if not 0 <= val_fraction <= 0.5:
         raise UsageError(f"expected a val fraction from 0 to 0.5, got {val_fraction}")
-    kind = source_kind(source)
+    in_csv = holds_csv(source)
     check_output(output, force=force)
     if output.exists() and output.samefile(source):
         raise UsageError(f"{source} would be imported into itself: choose another --output")
     with _staged(output) as staging:
-        if kind == "csv":
+        if in_csv:
             summary = _stage_csv(source, staging, output, quiet)
         else:
             summary = _stage_files(source, staging, output, seed, val_fraction, quiet)
@@ -138,6 +142,8 @@ def _stage_files(
     resized: list[str] = []
     with open_source(source) as opened:
         listing = list_entries(opened.members(), seed=seed, val_fraction=val_fraction)
+        for text in listing.merged:
+            _log.warning("%s: %s", source, text)
         skipped = [file for name in SPLITS for file in listing.skipped[name]] + opened.refused()
         if not listing.entries and not skipped:
             raise DataError(f"no images in {source}: {LAYOUT_HINT}")
@@ -160,6 +166,8 @@ def _stage_files(
 def _stage_csv(source: Path, staging: Path, output: Path, quiet: bool) -> ImportSummary:
     splits = read_csv(source, quiet=quiet)
     total = sum(len(split) for split in splits.values())
+    if total == 0 and not any(split.skipped for split in splits.values()):
+        raise DataError(f"no images in {source}: {LAYOUT_HINT}")
     with Progress("importing", total, unit="img", quiet=quiet) as progress:
         for split in splits.values():
             for image, file in zip(split.images, split.files, strict=True):

@@ -83,11 +83,13 @@ class Listing:
         entries: the images, sorted by split (train, val, test) and file.
         skipped: for each split the files left out; a file whose split is unknown is with train.
         val_from: where val comes from: "folder", "names", "random", or "none".
+        merged: what should be said of folders of one split that are one class, a line each.
     """
 
     entries: tuple[Entry, ...]
     skipped: dict[str, tuple[Skipped, ...]]
     val_from: str
+    merged: tuple[str, ...] = ()
 
 
 def list_entries(
@@ -118,10 +120,11 @@ def list_entries(
         else:
             split, reason = placed
             skipped[split].append(Skipped(str(path), reason))
+    merged = _merged(entries.values())
     settled, val_from = _settle_val(list(entries.values()), seed, val_fraction)
     ordered = sorted(settled, key=lambda entry: (SPLITS.index(entry.split), entry.file))
     return Listing(
-        tuple(ordered), {split: tuple(files) for split, files in skipped.items()}, val_from
+        tuple(ordered), {split: tuple(files) for split, files in skipped.items()}, val_from, merged
     )
 
 
@@ -174,6 +177,19 @@ def _place(path: PurePosixPath, root: tuple[str, ...]) -> Entry | tuple[str, str
     if not is_image:
         return split, f"is not an image file ({path.suffix or 'no ending'})"
     return Entry(split, EMOTIONS.index(emotion), f"{split}/{emotion}/{path.name}", str(path))
+
+
+def _merged(entries: Iterable[Entry]) -> tuple[str, ...]:
+    """Return a line for each class of a split whose images are in folders of several names."""
+    folders: dict[tuple[str, int], set[str]] = {}
+    for entry in entries:
+        folder = str(PurePosixPath(entry.member).parent)
+        folders.setdefault((entry.split, entry.label), set()).add(folder)
+    return tuple(
+        f"{', '.join(sorted(names))} are one class: {EMOTIONS[label]} of {split}"
+        for (split, label), names in sorted(folders.items())
+        if len(names) > 1
+    )
 
 
 def _settle_val(entries: list[Entry], seed: int, fraction: float) -> tuple[list[Entry], str]:

@@ -12,11 +12,12 @@ from mien.core.errors import DataError
 from mien.core.faces import FACE_SIZE
 from mien.core.progress import Progress
 from mien.data import array_cache
+from mien.data.csv_archive import holds_csv
 from mien.data.csv_file import read_csv
 from mien.data.dataset import SPLITS, Skipped, Split
 from mien.data.decoding import decode_image
 from mien.data.listing import Entry, list_entries
-from mien.data.sources import LAYOUT_HINT, Source, open_source, source_kind, source_state
+from mien.data.sources import LAYOUT_HINT, Source, open_source, source_state
 
 _log = logging.getLogger(__name__)
 
@@ -44,8 +45,8 @@ def load_dataset(
     Args:
         source: a folder or zip with ``train|val|test/CLASS/IMAGE`` below any one top folder,
             Kaggle's (no ``val``: the ``PublicTest_*`` files of ``test`` are val; if names do not
-            tell, a fixed stratified eighth of train is), the challenge's CSV, or the faces of a
-            fine-tuning run (``faces.npz``), which may have classes of its own.
+            tell, a fixed stratified eighth of train is), the challenge's CSV, packed or not, or the
+            faces of a fine-tuning run (``faces.npz``), which may have classes of its own.
         splits: which of "train", "val", "test" to return.
         cache: keep the arrays in mien's cache folder, and take them from there while the source's
             path, size and time (for a folder: those of all its files) are the same.
@@ -81,10 +82,12 @@ def read_splits(source: Path, *, quiet: bool = False) -> dict[str, Split]:
     Raises:
         DataError: if the source is no data set.
     """
-    if source_kind(source) == "csv":
+    if holds_csv(source):
         return read_csv(source, quiet=quiet)
     with open_source(source) as opened:
         listing = list_entries(opened.members())
+        for text in listing.merged:
+            _log.warning("%s: %s", source, text)
         skipped = {name: list(files) for name, files in listing.skipped.items()}
         skipped["train"] += opened.refused()
         if not listing.entries and not any(skipped.values()):

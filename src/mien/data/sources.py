@@ -9,17 +9,31 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from mien.core.errors import DataError
 from mien.data.dataset import Skipped
 
 LAYOUT_HINT = (
     "expected a folder or zip with train|val|test/CLASS/IMAGE, or the challenge's CSV "
-    "(emotion,pixels,Usage)"
+    "(emotion,pixels,Usage), packed or not"
 )
 MAX_FILE_BYTES = 64 * 2**20
 """A larger file is no face of a data set; it is skipped rather than unpacked into memory."""
+
+
+PACKING_BYTES = 512
+"""How much of a file's beginning `packing_of` has to see."""
+
+_MAGIC = {
+    "gzip": b"\x1f\x8b",
+    "bzip2": b"BZh",
+    "xz": b"\xfd7zXZ\0",
+    "zip": b"PK\x03\x04",
+}
+
+_Identity: TypeAlias = "tuple[int, int]"
+"""A folder's file system and its number there: the same through every link."""
 
 
 class Source(Protocol):
@@ -45,39 +59,65 @@ class FolderSource:
         """List the files of ``folder``, hidden ones aside."""
         self.folder = folder
         self._stats: dict[str, tuple[int, int]] = {}
+        self._folders: list[str] = []
         self._refused: list[Skipped] = []
-        self._scan(folder, "", ())
+        self._scan()
 
-    def _scan(self, folder: Path, prefix: str, above: tuple[Path, ...]) -> None:
-        try:
-            here = folder.resolve()
+    def _scan(self) -> None:
+        """Walk the folders; what cannot be looked at is refused, and what lies beside it is not.
+
+        No folder is entered from below itself, nor twice within a class (the first two folders of
+        a path), so that links end, however they are tied.
+        """
+        entered: set[tuple[object, ...]] = set()
+        stack: list[tuple[str, frozenset[_Identity]]] = [("", frozenset())]
+        while stack:
+            name, above = stack.pop()
+            try:
+                status = (self.folder / name).stat()
+                here = (status.st_dev, status.st_ino)
+                items = sorted(os.scandir(self.folder / name), key=lambda item: item.name)
+            except OSError as error:
+                self._refuse(name, _unreadable(error))
+                continue
             if here in above:
-                self._refused.append(Skipped(prefix, "is a link to a folder above it"))
-                return
-            for item in sorted(os.scandir(folder), key=lambda item: item.name):
-                if item.name.startswith("."):
-                    continue
-                if item.is_dir():
-                    self._scan(Path(item.path), f"{prefix}{item.name}/", (*above, here))
-                else:
-                    self._add_file(prefix + item.name, item)
-        except OSError as error:
-            self._refused.append(Skipped(prefix or ".", f"cannot be read ({error.strerror})"))
+                self._refuse(name, "is a link to a folder above it")
+                continue
+            place = (*PurePosixPath(name).parts[:2], here)
+            if place in entered:
+                self._refuse(name, "is a link to a folder that is there already")
+                continue
+            entered.add(place)
+            self._folders.append(name)
+            prefix = f"{name}/" if name else ""
+            below = [prefix + item.name for item in items if self._is_folder(prefix, item)]
+            stack += [(each, above | {here}) for each in reversed(below)]
 
-    def _add_file(self, name: str, item: os.DirEntry[str]) -> None:
+    def _is_folder(self, prefix: str, item: os.DirEntry[str]) -> bool:
+        """Say whether this is a folder to look into; note a file, or why it is refused."""
+        if item.name.startswith("."):
+            return False
         try:
             status = item.stat()
         except OSError as error:
-            self._refused.append(Skipped(name, f"cannot be read ({error.strerror})"))
-            return
+            self._refuse(prefix + item.name, _unreadable(error))
+            return False
         if stat.S_ISREG(status.st_mode):
-            self._stats[name] = (status.st_size, status.st_mtime_ns)
-        else:
-            self._refused.append(Skipped(name, "is not a regular file"))
+            self._stats[prefix + item.name] = (status.st_size, status.st_mtime_ns)
+        elif not stat.S_ISDIR(status.st_mode):
+            self._refuse(prefix + item.name, "is not a regular file")
+        return stat.S_ISDIR(status.st_mode)
+
+    def _refuse(self, name: str, reason: str) -> None:
+        self._refused.append(Skipped(name or ".", reason))
 
     def members(self) -> list[str]:
         """See `Source`."""
         return list(self._stats)
+
+    def folders(self) -> list[str]:
+        """Return the relative paths of all folders below, with forward slashes."""
+        return [name for name in self._folders if name]
 
     def refused(self) -> list[Skipped]:
         """See `Source`."""
@@ -97,7 +137,11 @@ class FolderSource:
         try:
             return (self.folder / member).read_bytes()
         except OSError as error:
-            raise DataError(f"cannot be read ({error.strerror})") from error
+            raise DataError(_unreadable(error)) from error
+
+
+def _unreadable(error: OSError) -> str:
+    return f"cannot be read ({error.strerror or type(error).__name__})"
 
 
 class ZipSource:
@@ -127,8 +171,11 @@ class ZipSource:
 
     def read(self, member: str) -> bytes:
         """See `Source`."""
+        info = self._infos[member]
         try:
-            return self._archive.read(self._infos[member])
+            with self._archive.open(info) as stream:
+                # To the size that it says: asked for all, zipfile unpacks whatever there is first.
+                return stream.read(info.file_size)
         # Each of the zip's compressions meets damage with errors of its own.
         except Exception as error:
             raise DataError("is damaged inside the zip") from error
@@ -154,22 +201,49 @@ def _refusal(info: zipfile.ZipInfo) -> str | None:
 
 
 def source_kind(path: Path) -> str:
-    """Return "folder", "csv" or "zip".
+    """Return "folder", "csv" (packed or not, see `mien.data.csv_archive`) or "zip".
 
     Raises:
         DataError: if the path does not exist or is none of them.
     """
-    if path.is_dir():
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(
+            f"no data set at {path}: {LAYOUT_HINT}; `mien data download` fetches one"
+        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in its name
+        raise DataError(f"{path} cannot be read ({_reason(error)})") from error
+    if stat.S_ISDIR(mode):
         return "folder"
-    if not path.exists():
-        raise DataError(f"no data set at {path}: {LAYOUT_HINT}; `mien data download` fetches one")
-    if path.suffix.lower() == ".csv":
-        return "csv"
-    if zipfile.is_zipfile(path):
+    if not stat.S_ISREG(mode):
+        raise DataError(f"{path} is not a regular file: {LAYOUT_HINT}")
+    try:
+        is_zip = zipfile.is_zipfile(path)
+        with path.open("rb") as stream:
+            packing = packing_of(stream.read(PACKING_BYTES))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({_reason(error)})") from error
+    suffix = path.suffix.lower()
+    if is_zip and suffix != ".csv":
         return "zip"
-    if path.suffix.lower() == ".zip":
+    if suffix == ".csv" or packing not in (None, "zip"):
+        return "csv"
+    if suffix == ".zip":
         raise DataError(f"{path} is damaged or not a zip: download it again")
     raise DataError(f"{path} is no data set: {LAYOUT_HINT}")
+
+
+def packing_of(head: bytes) -> str | None:
+    """Return "gzip", "bzip2", "xz", "zip" or "tar" by how a file begins, else None."""
+    if head[257:262] == b"ustar":
+        return "tar"
+    return next((name for name, magic in _MAGIC.items() if head.startswith(magic)), None)
+
+
+def _reason(error: Exception) -> str:
+    strerror = error.strerror if isinstance(error, OSError) else None
+    return strerror or " ".join(str(error).split())[:100] or type(error).__name__
 
 
 @contextmanager
@@ -182,12 +256,19 @@ def open_source(path: Path) -> Iterator[Source]:
     if source_kind(path) == "folder":
         yield FolderSource(path)
         return
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"{path} cannot be opened as a zip ({error}): download it again") from error
-    with archive:
+    with open_zip(path) as archive:
         yield ZipSource(archive)
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """Open a zip; raises DataError, whatever zipfile stumbles over."""
+    try:
+        return zipfile.ZipFile(path)
+    # BadZipFile, and for a directory of nonsense NotImplementedError, UnicodeDecodeError, ...
+    except Exception as error:
+        raise DataError(
+            f"{path} cannot be opened as a zip ({_reason(error)}): download it again"
+        ) from error
 
 
 def source_state(path: Path) -> str:

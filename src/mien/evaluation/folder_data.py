@@ -14,6 +14,7 @@ from mien.core.emotions import find_emotion
 from mien.core.errors import DataError, UsageError
 from mien.data.class_folder import WHOLE, FaceOf, list_class_folder, read_class_folder
 from mien.data.class_names import fit_labels, named_classes
+from mien.data.csv_archive import holds_csv
 from mien.data.dataset import Split
 from mien.data.decoding import crop_face
 from mien.data.listing import is_leftover, split_of
@@ -93,7 +94,8 @@ def load_scored(
         listed, splits=[chosen], classes=named, face_of=face_of or crop_face, quiet=quiet
     )[chosen]
     fitted, left_out = fit_labels(loaded, classifier.labels, meanings_in(classifier))
-    notes = [f"skipped {one.file}: {one.reason}" for one in (*listed.skipped, *loaded.skipped)]
+    notes = list(listed.notes)
+    notes += [f"skipped {one.file}: {one.reason}" for one in (*listed.skipped, *loaded.skipped)]
     notes += _left_out_note(left_out)
     if split is None and chosen not in (WHOLE, "test"):
         notes.append(f"{path} has no test: measured on {chosen}")
@@ -117,7 +119,9 @@ def _standard(classifier: Classifier, path: Path, name: str, quiet: bool) -> Sco
 
 
 def _is_data_set(folder: Path) -> bool:
-    """Say whether a folder is laid out as FER-2013: splits, with the seven emotions in them."""
+    """Say whether a folder is FER-2013's: splits with the seven emotions in them, or its CSV."""
+    if holds_csv(folder):
+        return True
     placed = [
         PurePosixPath(member).parts[-3:-1]
         for member in FolderSource(folder).members()

@@ -137,6 +137,8 @@ def _start(args: argparse.Namespace) -> RunFolder:
     folder = args.folder or OUTPUTS / f"{source}-{time.strftime('%Y%m%d-%H%M%S')}"
     new_run(folder)  # so that a run that is there is found before minutes of detection
     listed = list_class_folder(args.images)
+    for text in listed.notes:
+        note(text, quiet=args.quiet)
     named = named_classes(listed.classes, parse_map(args.map) if args.map is not None else {})
     splits, skipped = _load(args, listed, named)
     _tell_skipped([*listed.skipped, *skipped], quiet=args.quiet)
