@@ -229,6 +229,82 @@ def test_train_is_never_there_while_another_split_is_missing(
     assert seen[-1] == set(SPLITS)
 
 
+def photographed(
+    archive: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *, fail_at: int | None = None
+) -> list[Path]:
+    """Import, and return copies of the archive as a kill before each change of a name leaves it.
+
+    With ``fail_at``, that change and all after it fail.
+    """
+    real, copies = Path.rename, []
+
+    def rename(self: Path, target: Path) -> Path:
+        copies.append(archive.with_name(f"kill{len(copies)}"))
+        shutil.copytree(archive, copies[-1])
+        if fail_at is not None and len(copies) > fail_at:
+            raise OSError(5, "Input/output error")
+        return real(self, target)
+
+    def rmtree(path: Path, **options: bool) -> None:
+        copies.append(archive.with_name(f"kill{len(copies)}"))
+        shutil.copytree(archive, copies[-1])
+        remove(path, **options)
+
+    remove = shutil.rmtree
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", rename)
+        patched.setattr(shutil, "rmtree", rmtree)
+        if fail_at is None:
+            import_dataset(folder, archive, force=True)
+        else:
+            with pytest.raises(OutputError, match="Input/output error"):
+                import_dataset(folder, archive, force=True)
+    return copies
+
+
+@pytest.mark.parametrize("replacing", [True, False])
+def test_an_import_that_was_killed_while_moving_is_finished_by_the_next(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replacing: bool
+) -> None:
+    archive = tmp_path / "archive"
+    if replacing:
+        write_tiny_dataset(archive, per_class=1, seed=4)
+    old = contents(archive)
+    killed = photographed(archive, folder, monkeypatch)
+    new = contents(archive)
+    assert old != new
+    assert len(killed) == (7 if replacing else 4)
+    for place in killed:
+        # One that is refused at once, for there is a data set.
+        with pytest.raises(UsageError, match="is there already"):
+            import_dataset(folder, place)
+        assert contents(place) == new
+
+
+@pytest.mark.parametrize("fail_at", range(6))
+def test_splits_that_cannot_even_be_moved_back_are_kept_for_the_next_import(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fail_at: int
+) -> None:
+    archive = tmp_path / "archive"
+    write_tiny_dataset(archive, per_class=1, seed=4)
+    old = contents(archive)
+    photographed(archive, folder, monkeypatch, fail_at=fail_at)
+    with pytest.raises(UsageError, match="is there already"):
+        import_dataset(folder, archive)
+    new = import_dataset(folder, tmp_path / "other").output
+    assert contents(archive) in (old, contents(new))
+
+
+def test_a_name_that_no_file_can_have_is_skipped(tmp_path: Path, folder: Path) -> None:
+    path = zip_folder(folder, tmp_path / "long.zip")
+    with zipfile.ZipFile(path, "a") as archive:
+        content = archive.read(archive.namelist()[0])
+        archive.writestr(f"train/sad/{'x' * 300}.png", content)
+    summary = import_dataset(path, tmp_path / "archive")
+    assert [one.reason for one in summary.skipped] == ["has a name that no file here can have"]
+    assert summary.images == 28
+
+
 def test_what_a_kill_leaves_is_no_data_set_and_is_cleared_away(
     folder: Path, tmp_path: Path
 ) -> None:

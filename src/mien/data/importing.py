@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -25,6 +26,7 @@ from mien.data.sources import LAYOUT_HINT, open_source
 
 _log = logging.getLogger(__name__)
 
+_BAD_NAME = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
 _STAGING = ".importing-"
 
 
@@ -66,7 +68,9 @@ def import_dataset(
     Images are copied byte for byte under their own names (the CSV's are written as PNG); each is
     decoded once, and what cannot be is skipped and named. All is written to a hidden folder first
     and moved into place at the end, train last, so that what an interruption leaves is never taken
-    for a whole data set. Other files in ``output`` are left alone.
+    for a whole data set. What stood there is kept until then; if an import is killed while it
+    moves, the next one finishes that before it does anything else. Other files in ``output`` are
+    left alone.
 
     Args:
         source: a folder, zip or CSV, packed or not, see `mien.data.reading.load_dataset`.
@@ -94,14 +98,20 @@ def import_dataset(
         else:
             summary = _stage_files(source, staging, output, seed, val_fraction, quiet)
         _check_classes(source, summary)
-        _move_into_place(staging, output)
+        _swap(staging, output)
     return summary
 
 
 def check_output(output: Path, *, force: bool) -> None:
-    """Raise UsageError if ``output`` is a file, or holds a data set that may not be replaced."""
+    """Finish what a killed import had begun in ``output``, and see whether another may begin.
+
+    Raises:
+        UsageError: if it is a file, or holds a data set that may not be replaced.
+        OutputError: if what a killed import left cannot be moved.
+    """
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output} is a file: expected a folder to lay the data set out in")
+    _recover(output)
     if force:
         return
     for name in SPLITS:
@@ -119,18 +129,17 @@ def _staged(output: Path) -> Iterator[Path]:
     staging = output / f"{_STAGING}{uuid.uuid4().hex}"
     done = False
     try:
-        for stale in output.glob(f"{_STAGING}*"):
-            shutil.rmtree(stale)
         for name in SPLITS:
             for emotion in EMOTIONS:
                 (staging / "new" / name / emotion).mkdir(parents=True)
         yield staging
         done = True
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise OutputError(f"cannot write the data set to {output}: {reason}") from error
+        raise _cannot_write(output, error) from error
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        # If not even the old splits can be moved back, they stay there for the next import.
+        if done or not (staging / "old").exists():
+            shutil.rmtree(staging, ignore_errors=True)
         if made and not done and output.is_dir() and not any(output.iterdir()):
             output.rmdir()
 
@@ -156,7 +165,13 @@ def _stage_files(
                 except DataError as error:
                     skipped.append(Skipped(entry.member, str(error)))
                     continue
-                (staging / "new" / entry.file).write_bytes(content)
+                try:
+                    (staging / "new" / entry.file).write_bytes(content)
+                except OSError as error:
+                    if error.errno not in _BAD_NAME:
+                        raise
+                    skipped.append(Skipped(entry.member, "has a name that no file here can have"))
+                    continue
                 classes[entry.split][EMOTIONS[entry.label]] += 1
                 if other_size is not None:
                     resized.append(entry.file)
@@ -194,18 +209,48 @@ def _check_classes(source: Path, summary: ImportSummary) -> None:
     )
 
 
-def _move_into_place(staging: Path, output: Path) -> None:
-    """Move the old splits out and the new ones in; without train, nothing takes it for whole."""
-    old = staging / "old"
-    old.mkdir()
-    moves = [(output / name, old / name) for name in SPLITS if os.path.lexists(output / name)]
-    moves += [(staging / "new" / name, output / name) for name in reversed(SPLITS)]
-    done: list[tuple[Path, Path]] = []
+def _swap(staging: Path, output: Path) -> None:
+    """Move the old splits out and the new ones in, all or, where that fails, none.
+
+    The folder ``old`` says that the new splits are whole and the swap has begun: from there on it
+    can be gone on with, by whoever finds it. Without train, nothing takes ``output`` for whole.
+    """
+    new, old = staging / "new", staging / "old"
+    old.mkdir(exist_ok=True)
     try:
-        for origin, target in moves:
-            origin.rename(target)
-            done.append((origin, target))
+        for name in SPLITS:
+            if os.path.lexists(new / name) and os.path.lexists(output / name):
+                (output / name).rename(old / name)
+        for name in reversed(SPLITS):
+            if os.path.lexists(new / name):
+                (new / name).rename(output / name)
     except BaseException:
-        for origin, target in reversed(done):
-            target.rename(origin)
+        _swap_back(staging, output)
         raise
+
+
+def _swap_back(staging: Path, output: Path) -> None:
+    new, old = staging / "new", staging / "old"
+    for name in SPLITS:
+        if not os.path.lexists(new / name):
+            (output / name).rename(new / name)
+    for name in reversed(SPLITS):
+        if os.path.lexists(old / name):
+            (old / name).rename(output / name)
+    old.rmdir()
+
+
+def _recover(output: Path) -> None:
+    """Clear away what killed imports left in ``output``: a swap that had begun is finished."""
+    try:
+        for stale in output.glob(f"{_STAGING}*"):
+            if (stale / "old").is_dir():
+                _swap(stale, output)
+            shutil.rmtree(stale)
+    except OSError as error:
+        raise _cannot_write(output, error) from error
+
+
+def _cannot_write(output: Path, error: OSError) -> OutputError:
+    reason = error.strerror or type(error).__name__
+    return OutputError(f"cannot write the data set to {output}: {reason}")
