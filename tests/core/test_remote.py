@@ -17,7 +17,7 @@ from PIL import Image
 
 from mien.core import web_address
 from mien.core.errors import InputError
-from mien.core.remote import Limits, fetch_image, image_kind
+from mien.core.remote import Limits, fetch_image
 from web_maker import Answer, Server, reply, serving
 
 
@@ -216,18 +216,6 @@ def test_an_image_sent_in_chunks_comes_whole(server: Server, answers: dict[str, 
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     answers["/chunks"] = lambda _, stream: stream.sendall(head + chunks + b"0\r\n\r\n")
     assert fetch_image(server.url("/chunks"), allow_private=True) == PNG
-
-
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "JPEG2000",
-                                  "PPM", "ICO"])  # fmt: skip
-def test_first_bytes_of_all_formats_are_known(kind: str) -> None:
-    Image.init()
-    if kind not in Image.SAVE:
-        pytest.skip(f"this Pillow writes no {kind}")
-    buffer = io.BytesIO()
-    Image.new("RGB", (32, 32), "red").save(buffer, kind)
-    assert image_kind(buffer.getvalue()[:16]) == kind
-    assert image_kind(b"\x00\x00\x00\x20ftypisom\x00\x00\x02\x00") is None
 
 
 def _certificate(folder: Path, name: str) -> Path:

@@ -9,12 +9,12 @@ import unicodedata
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from mien.core.wording import printable
 from mien.interfaces.cli.output import (
     bar,
     csv_text,
     display_width,
     json_text,
-    printable,
     shorten,
     table_text,
 )

@@ -18,6 +18,8 @@ A message is one line: what happened, what was expected, how to mend it.
 
 from __future__ import annotations
 
+from mien.core.wording import one_line
+
 EXIT_DONE = 0
 EXIT_INTERNAL = 1
 EXIT_USAGE = 2
@@ -32,6 +34,10 @@ class MienError(Exception):
     """Base of all errors that mien raises on purpose."""
 
     exit_code: int = EXIT_INTERNAL
+
+    def __init__(self, *args: object) -> None:
+        """Make the message one short line, whatever names and values were put into it."""
+        super().__init__(*(one_line(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class UsageError(MienError, ValueError):

@@ -1,4 +1,4 @@
-"""Which files are images, by their names."""
+"""Which files are images, by their names and by their first bytes."""
 
 from __future__ import annotations
 
@@ -30,3 +30,58 @@ IMAGE_SUFFIXES: tuple[str, ...] = (
 
 `mien.core.images.load_image` reads them all; a file that is named is tried whatever its suffix.
 """
+
+MAX_FILE_BYTES = 1 << 30
+"""Larger files are refused: an image of the most pixels that are taken has less."""
+
+HEAD_BYTES = 64
+"""As many of a file's first bytes tell what it is."""
+
+_STARTS: tuple[tuple[bytes, str], ...] = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"BM", "BMP"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
+    (b"\0\0\1\0", "ICO"),
+    # Known, so that an error can say what it is.
+    (b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (b"\0\0\0\x0cjP  ", "JPEG 2000"),
+    (b"\xff\x0a", "JPEG XL"),
+    (b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (b"8BPS", "Photoshop"),
+    (b"%PDF", "PDF"),
+    (b"%!PS", "PostScript"),
+    (b"<svg", "SVG"),
+    (b"\x1aE\xdf\xa3", "a video"),
+)
+_BRANDS = {
+    **dict.fromkeys((b"avif", b"avis", b"mif1", b"msf1"), "AVIF"),
+    **dict.fromkeys((b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", b"hevs"), "HEIC"),
+}
+READABLE: frozenset[str] = frozenset(
+    ("JPEG", "PNG", "WEBP", "AVIF", "TIFF", "BMP", "GIF", "PPM", "ICO")
+)
+"""The kinds that are read; MPO, the 3D photo, is a JPEG by its start."""
+
+
+def image_kind(head: bytes | bytearray) -> str | None:
+    """Return what a file is by its first `HEAD_BYTES`, None if that is not known.
+
+    Returns:
+        One of `READABLE`, or the name of something that is not read ("HEIC", "a video").
+    """
+    for start, kind in _STARTS:
+        if head.startswith(start):
+            return kind
+    if head[:4] == b"RIFF":
+        return {b"WEBP": "WEBP", b"AVI ": "a video"}.get(bytes(head[8:12]))
+    if head[4:8] == b"ftyp":
+        return _BRANDS.get(bytes(head[8:12]), "a video")
+    if head[:1] == b"P" and head[1:2] in b"123456f" and head[2:3] in b" \t\r\n\v\f#":
+        return "PPM"
+    return None

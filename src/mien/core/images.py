@@ -1,33 +1,50 @@
 """Any image becomes one form: uint8 RGB, upright.
 
-Files, bytes and Pillow images go through Pillow; arrays are checked and taken as they are.
+Files, bytes and Pillow images go through Pillow; arrays are checked and taken as they are. What a
+file would cost to decode is looked at first: its bytes, its pixels, and its structure.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
+import inspect
 import io
+import logging
+import math
 import os
 import warnings
 from pathlib import Path
-from typing import TypeAlias
+from typing import IO, Any, TypeAlias
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from mien.core.errors import UnreadableImage, UsageError
+from mien.core.decoding_cost import excess
+from mien.core.errors import MienError, UnreadableImage, UsageError
 from mien.core.forks import ForkLock
+from mien.core.image_files import HEAD_BYTES, MAX_FILE_BYTES, READABLE, image_kind
+from mien.core.pnm import pnm_size, read_pnm
+from mien.core.wording import shown
 
 ImageSource: TypeAlias = (
-    "str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | npt.NDArray[np.uint8]"
+    "str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image"
+    " | npt.NDArray[np.uint8]"
 )
-"""What can be read as an image: a path, an encoded file's bytes, a Pillow image, an array."""
+"""What can be read as an image: a path, a data URI, an encoded file's bytes, a file that is open
+for reading them, a Pillow image, an array."""
 
 COLORS: tuple[str, ...] = ("rgb", "bgr")
 """Orders of an array's three channels; one of them must be said."""
 
 MAX_PIXELS = 150_000_000
 """Larger images are refused: a small file can claim any size and fill the memory."""
+
+MAX_SIDE = 1_000_000
+"""Longer sides are refused, too: each row takes its time, however few pixels it has."""
 
 FORMATS: tuple[str, ...] = (
     "JPEG",
@@ -38,11 +55,23 @@ FORMATS: tuple[str, ...] = (
     "TIFF",
     "BMP",
     "GIF",
-    "JPEG2000",
     "PPM",
     "ICO",
 )
-"""File formats that are tried; none of them runs another program, as EPS does."""
+"""File formats that are read: those that people have photos and faces in.
+
+Pillow knows thirty more. None of these runs another program, as EPS does, and what each costs to
+decode can be told beforehand, as that of JPEG 2000 can not.
+"""
+
+DATA_URI = "data:"
+"""How a data URI begins, which holds an image in itself."""
+
+_KINDS = ", ".join(kind for kind in FORMATS if kind != "MPO")
+_CHUNK_BYTES = 1 << 20
+_DEPTHS = (8, 10, 12, 14, 16)
+_MAX_16_BITS = 65535
+_OVERSHOOT = 0.05  # of white, that bicubic resizing of real numbers may add
 
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSES = {
@@ -60,11 +89,12 @@ def load_image(source: ImageSource, *, color: str | None = None) -> npt.NDArray[
     """Read an image into one form.
 
     The first frame of an animation is taken, EXIF orientation is applied, transparency is laid over
-    white (as browsers show it), and 16-bit values are scaled to 8 bits. Colour profiles are not
-    applied.
+    white (as browsers show it), and values of more than 8 bits are scaled to 8 (see `to_8_bits`).
+    Colour profiles are not applied.
 
     Args:
-        source: a path, the bytes of an encoded file, a Pillow image, or an array: uint8, (H, W) or
+        source: a path, a data URI (``data:image/png;base64,...``), the bytes of an encoded file, a
+            binary file that is open for reading, a Pillow image, or an array: uint8, (H, W) or
             (H, W, 1) grey, or (H, W, 3) in the order that ``color`` says.
         color: "rgb" or "bgr"; needed for arrays of three channels, ignored for all else.
 
@@ -73,45 +103,101 @@ def load_image(source: ImageSource, *, color: str | None = None) -> npt.NDArray[
         given: read it, don't write to it.
 
     Raises:
-        UnreadableImage: if the source is missing, is not an image, is damaged, or has more than
-            `MAX_PIXELS`.
-        UsageError: if an array's type, shape or colour order is off.
+        UnreadableImage: if the source is missing, is not an image, is damaged, has more than
+            `MAX_FILE_BYTES`, `MAX_PIXELS` or `MAX_SIDE`, or is made to take its decoder long.
+        MienError: if there is not enough memory.
+        UsageError: if the source is none of these, or an array's type, shape or colour order is
+            off.
     """
     if color is not None and color not in COLORS:
-        raise UsageError(f"expected color={' or color='.join(map(repr, COLORS))}, got {color!r}")
+        expected = " or color=".join(map(repr, COLORS))
+        raise UsageError(f"expected color={expected}, got {shown(repr(color))}")
     if isinstance(source, np.ndarray):
         return _from_array(source, color)
-    name = source_name(source) or "image"
-    if isinstance(source, Image.Image):
-        return _from_pillow(source, name)
-    if isinstance(source, bytes | bytearray | memoryview):
-        content = bytes(source)
-    elif isinstance(source, str | os.PathLike):
-        content = _read_file(Path(source), name)
-    else:
-        raise UsageError(
-            "expected an image as a path, bytes, Pillow image or array, "
-            f"got {type(source).__name__}"
-        )
-    return _from_bytes(content, name)
+    name = shown(source_name(source) or "image")
+    try:
+        if isinstance(source, Image.Image):
+            return _from_pillow(source, name)
+        return _from_bytes(_content(source, name), name)
+    except MemoryError as error:
+        raise MienError(f"{name}: there is not enough memory to decode it") from error
 
 
 def source_name(source: object) -> str | None:
-    """Return the path of an image that has one, as it was given; else None."""
+    """Return the path of an image that has one, as it was given; else None.
+
+    A data URI is named by its type and its hash.
+    """
+    if is_data_uri(source):
+        kind = shown(str(source)[len(DATA_URI) :].partition(",")[0].partition(";")[0])
+        digest = hashlib.sha256(str(source).encode("utf-8", "surrogatepass")).hexdigest()
+        return f"{DATA_URI}{kind};sha256={digest[:12]}"
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
-    filename = getattr(source, "filename", None) if isinstance(source, Image.Image) else None
-    return str(filename) if filename else None
+    if isinstance(source, Image.Image):
+        return str(getattr(source, "filename", "")) or None
+    # An open file's name may be a number.
+    name = getattr(source, "name", None) if is_file_object(source) else None
+    return name if isinstance(name, str) and name else None
+
+
+def is_data_uri(source: object) -> bool:
+    """Say whether this is a data URI, and so an image rather than the name of one."""
+    return isinstance(source, str) and source[: len(DATA_URI)].lower() == DATA_URI
+
+
+def is_file_object(source: object) -> bool:
+    """Say whether this is an open file, or what can be read as one."""
+    return callable(getattr(source, "read", None)) and not isinstance(source, type)
+
+
+def read_at_most(file: IO[bytes], name: str) -> bytes:
+    """Read a file to its end, but no more than an image can have.
+
+    Raises:
+        UnreadableImage: if it does not begin as an image does, or is longer than `MAX_FILE_BYTES`.
+            Neither is read further, so that a device may be given.
+        OSError: if it cannot be read.
+    """
+    parts = [file.read(HEAD_BYTES)]
+    if parts[0]:
+        _check_kind(parts[0], name)
+    length = len(parts[0])
+    while chunk := file.read(_CHUNK_BYTES):
+        parts.append(chunk)
+        length += len(chunk)
+        if length > MAX_FILE_BYTES:
+            raise UnreadableImage(_too_long(name))
+    return b"".join(parts)
 
 
 def pixel_count(content: bytes) -> int:
     """Return how many pixels an encoded image says it has, without decoding them.
 
     Raises:
-        UnreadableImage: if it is not an image, or has far more than `MAX_PIXELS`.
+        UnreadableImage: if it is not an image, or has more than `MAX_PIXELS`, or would take its
+            decoder long.
     """
+    if image_kind(content) == "PPM":
+        return _pnm_pixels(content, "image")
     with _opened(content, "image") as image:
         return image.width * image.height
+
+
+def _content(source: object, name: str) -> bytes:
+    """Return an encoded image's bytes, wherever they are."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        return bytes(source)
+    if isinstance(source, str) and is_data_uri(source):
+        return _from_data_uri(source, name)
+    if isinstance(source, str | os.PathLike):
+        return _read_file(Path(source), name)
+    if is_file_object(source):
+        return _read_object(source, name)
+    raise UsageError(
+        "expected an image as a path, bytes, open file, Pillow image or array, "
+        f"got {type(source).__name__}"
+    )
 
 
 def _from_array(array: npt.NDArray[np.uint8], color: str | None) -> npt.NDArray[np.uint8]:
@@ -135,7 +221,11 @@ def _read_file(path: Path, name: str) -> bytes:
     try:
         if path.is_dir():
             raise UnreadableImage(f"{name} is a folder: expected an image file")
-        return path.read_bytes()
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size > MAX_FILE_BYTES:
+                raise UnreadableImage(f"{_too_long(name)}, got {size:,} bytes")
+            return read_at_most(file, name)
     except FileNotFoundError as error:
         raise UnreadableImage(f"{name}: no such file") from error
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
@@ -143,44 +233,116 @@ def _read_file(path: Path, name: str) -> bytes:
         raise UnreadableImage(f"{name} cannot be read: {reason}") from error
 
 
+def _read_object(file: Any, name: str) -> bytes:
+    """Read an open file from its beginning, as Pillow does, wherever it stands."""
+    try:
+        if callable(getattr(file, "seekable", None)) and file.seekable():
+            file.seek(0)
+        nothing = file.read(0)
+        if isinstance(nothing, bytes):
+            return read_at_most(file, name)
+    except UnreadableImage:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: it is closed
+        raise UnreadableImage(f"{name} cannot be read: {shown(error)}") from error
+    if inspect.iscoroutine(nothing):
+        nothing.close()
+    raise UsageError(
+        "expected a file that is open for reading bytes, as open(name, 'rb') is: "
+        f"read() gives {type(nothing).__name__}"
+    )
+
+
+def _from_data_uri(uri: str, name: str) -> bytes:
+    head, comma, text = uri.partition(",")
+    try:
+        if not comma:
+            raise ValueError("it has no comma before its content")
+        if head.lower().endswith(";base64"):
+            return base64.b64decode("".join(unquote_to_bytes(text).decode("ascii").split()))
+        return unquote_to_bytes(text)
+    except (ValueError, binascii.Error) as error:
+        raise UnreadableImage(f"{name} is a damaged data URI: {shown(error)}") from error
+
+
 def _from_bytes(content: bytes, name: str) -> npt.NDArray[np.uint8]:
+    if image_kind(content) == "PPM":
+        _pnm_pixels(content, name)
+        try:
+            values, white = read_pnm(content)
+        except ValueError as error:
+            raise UnreadableImage(_damaged(name, error)) from error
+        scaled = to_8_bits(values, None if white == _MAX_16_BITS else white)
+        return _from_array(scaled, "rgb")
     with _opened(content, name) as image:
         return _from_pillow(image, name)
+
+
+def _pnm_pixels(content: bytes, name: str) -> int:
+    try:
+        width, height = pnm_size(content)
+    except ValueError as error:
+        raise UnreadableImage(_damaged(name, error)) from error
+    _check_size(width, height, name)
+    return width * height
 
 
 def _opened(content: bytes, name: str) -> Image.Image:
     """Return an encoded image whose head has been read, its pixels not yet."""
     if not content:
         raise UnreadableImage(f"{name} is empty: expected an image")
+    _check_kind(content, name)
+    if too_much := excess(content):
+        raise UnreadableImage(f"{name} {too_much}")
     try:
         with _QUIET:
             Image.init()
             formats = [known for known in FORMATS if known in Image.OPEN]
-            return Image.open(io.BytesIO(content), formats=formats)
+            image = Image.open(io.BytesIO(content), formats=formats)
     except UnidentifiedImageError as error:
-        raise UnreadableImage(
-            f"{name} is not an image: expected one of {', '.join(FORMATS)}"
-        ) from error
+        raise UnreadableImage(f"{name} is not an image: expected one of {_KINDS}") from error
     except Image.DecompressionBombError as error:
         raise UnreadableImage(_too_large(name)) from error
+    except MemoryError:
+        raise
     except Exception as error:  # see `_from_pillow`
         raise UnreadableImage(_damaged(name, error)) from error
+    _check_size(*image.size, name)
+    return image
+
+
+def _check_kind(head: bytes, name: str) -> None:
+    kind = image_kind(head)
+    if kind not in READABLE:
+        what = "is not an image" if kind is None else f"is {kind}, which is not read"
+        raise UnreadableImage(f"{name} {what}: expected one of {_KINDS}")
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise UnreadableImage(_too_large(name, f" of {width}x{height}"))
+    if max(width, height) > MAX_SIDE:
+        raise UnreadableImage(
+            f"{name} of {width}x{height} is too long: expected sides of at most {MAX_SIDE:,} pixels"
+        )
+    if width * height == 0:
+        raise UnreadableImage(f"{name} has no pixels")
 
 
 def _from_pillow(image: Image.Image, name: str) -> npt.NDArray[np.uint8]:
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise UnreadableImage(_too_large(name, f" of {width}x{height}"))
-    if width * height == 0:
-        raise UnreadableImage(f"{name} has no pixels")
+    _check_size(*image.size, name)
     try:
         with _QUIET:
             # Loading comes before asking for the orientation: Pillow turns TIFF files itself then.
             image.load()
             return np.ascontiguousarray(np.asarray(_to_rgb(_upright(image)), np.uint8))
+    except MemoryError:
+        raise
     # Pillow's decoders meet damaged files with errors of many kinds (OSError, SyntaxError,
     # struct.error, IndexError, ...): whichever it is, this image cannot be read.
     except Exception as error:
+        if "out of memory" in str(error).lower():  # as its decoders say it
+            raise MemoryError from error
         raise UnreadableImage(_damaged(name, error)) from error
 
 
@@ -196,7 +358,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return Image.fromarray(_to_8_bits(image)).convert("RGB")
+        return Image.fromarray(to_8_bits(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
         # Pillow knows no way from premultiplied grey but to plain grey with transparency.
         above = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
@@ -205,33 +367,58 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _to_8_bits(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """Scale grey values of more than 8 bits to 0-255 without clipping any."""
-    values = np.asarray(image)
-    if not np.isfinite(values).all():
-        raise ValueError("it holds values that are not finite numbers")
+def to_8_bits(values: npt.NDArray[np.generic], white: int | None = None) -> npt.NDArray[np.uint8]:
+    """Scale values of any depth to 0-255.
+
+    Where white is not said, it is the largest value of the fewest bits, of 8, 10, 12, 14 and 16,
+    that hold all of them: cameras of 10 or 12 bits leave the upper bits of 16 empty, and so do
+    pictures of 8 bits that were kept as wider numbers. A picture of true 16 bits whose brightest
+    point is below a quarter of white is brightened by that, which faces are none the worse for.
+    Real numbers are shares of white (0-1) where they are small enough, and may be off by what
+    resizing adds. Where no range is customary (values below 0, or of more than 16 bits), it is the
+    picture's own.
+
+    Args:
+        values: of any shape.
+        white: the value of white, if that is known.
+
+    Raises:
+        ValueError: if there are values that are not finite numbers.
+    """
     low, high = float(values.min()), float(values.max())
-    if image.mode == "F" and low >= 0 and high <= 255:
-        top = 1.0 if high <= 1 else 255.0
-    elif low >= 0 and high <= 65535:
-        top = 65535.0
-    else:  # wider than 16 bits: no range is customary, so the picture's own
-        values, top = values - low, max(high - low, 1.0)
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError("it holds values that are not finite numbers")
+    top: float | None = white or _white(low, high, real=values.dtype.kind == "f")
+    if top is None:
+        values, top = values.astype(np.float64) - low, max(high - low, 1.0)
     scaled = values.astype(np.float32) * np.float32(255.0 / top)
-    return np.asarray(np.rint(scaled, out=scaled), np.uint8)
+    return np.asarray(np.clip(np.rint(scaled, out=scaled), 0, 255, out=scaled), np.uint8)
+
+
+def _white(low: float, high: float, *, real: bool) -> int | None:
+    """Return the value of white where one is customary for such values."""
+    whites = (*((1,) if real else ()), *(2**bits - 1 for bits in _DEPTHS))
+    room = _OVERSHOOT if real else 0.0
+    return next(
+        (white for white in whites if low >= -room * white and high <= (1 + room) * white), None
+    )
 
 
 def _too_large(name: str, size: str = "") -> str:
     return f"{name}{size} is too large: expected at most {MAX_PIXELS // 1_000_000} megapixels"
 
 
+def _too_long(name: str) -> str:
+    return f"{name} is too large: expected at most {MAX_FILE_BYTES >> 30} GiB"
+
+
 def _damaged(name: str, error: Exception) -> str:
-    reason = " ".join(str(error).split()) or type(error).__name__
+    reason = shown(" ".join(str(error).split()) or type(error).__name__)
     return f"{name} is damaged and cannot be decoded: {reason}"
 
 
 class _QuietPillow:
-    """Silence Pillow's warnings (large images, odd metadata) while any thread decodes.
+    """Silence Pillow's warnings and logs (large images, odd metadata) while any thread decodes.
 
     `warnings.catch_warnings` swaps a list that all threads share, so two threads that overlap can
     leave the wrong list behind. Here the first to come swaps it and the last to go restores it.
@@ -241,6 +428,7 @@ class _QuietPillow:
         self._lock = ForkLock()
         self._inside = 0
         self._catcher: warnings.catch_warnings[None] | None = None
+        self._nowhere = logging.NullHandler()
 
     def __enter__(self) -> None:
         with self._lock:
@@ -248,6 +436,8 @@ class _QuietPillow:
                 self._catcher = warnings.catch_warnings()
                 self._catcher.__enter__()
                 warnings.filterwarnings("ignore", module=r"PIL\.")
+                # Where nobody listens to a logger, Python prints its errors.
+                logging.getLogger("PIL").addHandler(self._nowhere)
             self._inside += 1
 
     def __exit__(self, *_: object) -> None:
@@ -256,6 +446,7 @@ class _QuietPillow:
             if self._inside == 0 and self._catcher is not None:
                 self._catcher.__exit__(None, None, None)
                 self._catcher = None
+                logging.getLogger("PIL").removeHandler(self._nowhere)
 
 
 _QUIET = _QuietPillow()

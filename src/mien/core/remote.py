@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from mien.core.errors import InputError
+from mien.core.image_files import HEAD_BYTES, READABLE, image_kind
 from mien.core.web_address import parse_web_address
 from mien.core.web_client import REDIRECTS, Asking, Deadline, Reply, asked, in_a_line, status_text
 
@@ -17,19 +18,6 @@ MAX_BYTES = 20_000_000
 """Larger files are refused."""
 
 _READ_BYTES = 65_536
-_STARTS = {
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"GIF87a": "GIF",
-    b"GIF89a": "GIF",
-    b"II*\x00": "TIFF",
-    b"MM\x00*": "TIFF",
-    b"\x00\x00\x00\x0cjP  ": "JPEG2000",
-    b"\xff\x4f\xff\x51": "JPEG2000",
-    b"\x00\x00\x01\x00": "ICO",
-    b"BM": "BMP",
-    **{b"P%d" % number: "PPM" for number in range(1, 7)},
-}
 
 
 @dataclass(frozen=True)
@@ -81,16 +69,6 @@ def fetch_image(
         reply.close()
 
 
-def image_kind(content: bytes) -> str | None:
-    """Return what image format a file's first bytes are of, or None if of none that is read."""
-    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
-        return "WEBP"
-    if content[4:8] == b"ftyp":
-        return "AVIF" if content[8:12] in (b"avif", b"avis", b"mif1") else None
-    return next((kind for start, kind in _STARTS.items() if content.startswith(start)), None)
-
-
-# ---------------------------------------------------------------- one reply
 def _check_head(reply: Reply, max_bytes: int) -> None:
     """Refuse what its headers tell to be no image of a size that is taken."""
     name, head = reply.address.shown, reply.head
@@ -113,11 +91,11 @@ def _body(reply: Reply, max_bytes: int) -> bytes:
         content += piece
         if len(content) > max_bytes:
             raise InputError(_too_large(name, max_bytes))
-        if len(content) >= 16 and image_kind(bytes(content[:16])) is None:
+        if len(content) >= 16 and image_kind(content[:HEAD_BYTES]) not in READABLE:
             break
     if not content:
         raise InputError(f"{name}: the server sent nothing")
-    if image_kind(bytes(content[:16])) is None:
+    if image_kind(content[:HEAD_BYTES]) not in READABLE:
         raise InputError(f"{name} is not an image: its first bytes are of none")
     if expected is not None and len(content) < expected:
         raise InputError(f"{name} broke off after {len(content)} of {expected} bytes")

@@ -12,14 +12,15 @@ from PIL import Image
 
 from mien.core.errors import UsageError
 from mien.core.faces import standard_face
-from mien.core.images import ImageSource, load_image
+from mien.core.images import ImageSource, is_file_object, load_image
 
 
 def is_one_image(images: object) -> bool:
     """Say whether this is one image where several are wanted; an array would pass for its rows."""
     if isinstance(images, np.ndarray):
         return images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (1, 3))
-    return isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image)
+    one = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image)
+    return one or is_file_object(images)
 
 
 def named(

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.errors import UnreadableImage
+from mien.core.errors import MienError, UnreadableImage, UsageError
 from mien.core.images import ImageSource, load_image
 from mien.inference.alignment import turn_of
 from mien.inference.choice import FaceChoice
@@ -65,8 +65,11 @@ def see(
     """
     try:
         pixels = load_image(image, color=color)
-    except UnreadableImage as error:
-        return Seen(source, status="unreadable", error=str(error))
+    except UsageError:
+        raise
+    except MienError as error:
+        status = "unreadable" if isinstance(error, UnreadableImage) else "error"
+        return Seen(source, status=status, error=str(error))
     height, width = pixels.shape[:2]
     try:
         detections = choice.chosen(detector.detect(pixels))

@@ -12,7 +12,6 @@ from batch_maker import alike
 from mien.core.errors import ModelError
 from mien.core.results import Result
 from mien.inference.recognizer import Recognizer, load
-from mien.interfaces.batch import chunks
 from mien.interfaces.batch.chunks import analyze_chunk, chunked
 from mien.interfaces.batch.listing import Input
 
@@ -73,10 +72,7 @@ def test_an_input_with_a_problem_is_unreadable(fragile: Fragile) -> None:
     assert (found.status, found.error) == ("unreadable", "p.png is a pipe")
 
 
-def test_a_huge_file_is_not_read(
-    fragile: Fragile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(chunks, "MAX_FILE_BYTES", 1 << 30)
+def test_a_huge_file_is_not_read(fragile: Fragile, tmp_path: Path) -> None:
     huge = tmp_path / "huge.png"
     with huge.open("wb") as file:
         file.truncate((1 << 30) + 1)  # no disk is used: there is nothing in it

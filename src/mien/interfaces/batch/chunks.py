@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mien.core.errors import ModelError, UsageError
 from mien.core.results import Result
+from mien.core.wording import shown
 from mien.interfaces.batch.listing import Input
 
 if TYPE_CHECKING:
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 CHUNK_IMAGES = 16
 """Images whose faces go through the network together."""
-
-MAX_FILE_BYTES = 1 << 30
-"""Larger files are refused unread: an image of the most pixels that are taken has less."""
 
 Item = TypeVar("Item")
 
@@ -46,7 +43,6 @@ def analyze_chunk(
     Raises:
         ModelError: if the network fails.
     """
-    chunk = [_small_enough(one) for one in chunk]
     readable = [one for one in chunk if one.content is not None]
     try:
         found = _analyzed(recognizer, readable, batch_size)
@@ -66,20 +62,6 @@ def failed_result(recognizer: Recognizer, one: Input, status: str, problem: str 
     return Result(one.source, status, recognizer.model, error=problem or one.problem)
 
 
-def _small_enough(one: Input) -> Input:
-    if not isinstance(one.content, str):
-        return one
-    try:
-        size = Path(one.content).stat().st_size
-    except (OSError, ValueError):  # the reading says why
-        return one
-    if size <= MAX_FILE_BYTES:
-        return one
-    limit = f"{MAX_FILE_BYTES >> 30} GiB"
-    problem = f"{one.source} is too large: expected at most {limit}, got {size:,} bytes"
-    return Input(one.source, problem=problem)
-
-
 def _analyzed(recognizer: Recognizer, inputs: Sequence[Input], batch_size: int) -> list[Result]:
     contents = [one.content for one in inputs if one.content is not None]
     found = recognizer.analyze_many(contents, batch_size=batch_size)
@@ -92,8 +74,8 @@ def _analyzed_alone(recognizer: Recognizer, one: Input, batch_size: int) -> Resu
     except (ModelError, UsageError):
         raise
     except Exception as error:  # as above: one image does not end a million others
-        reason = " ".join(str(error).split())
-        problem = f"{one.source}: {type(error).__name__}" + (f": {reason}" if reason else "")
+        reason = shown(" ".join(str(error).split()))
+        problem = f"{shown(one.source)}: {type(error).__name__}" + (f": {reason}" if reason else "")
         return failed_result(recognizer, one, "error", problem)
 
 
@@ -101,8 +83,10 @@ def _renamed(result: Result, one: Input) -> Result:
     """Give a result its input's name: bytes have none of their own, a path may have another."""
     error = result.error
     if error is not None and isinstance(one.content, bytes):
-        name = "standard input" if one.source == "-" else one.source
+        name = "standard input" if one.source == "-" else shown(one.source)
         error = name + error.removeprefix("image")
-    elif error is not None and isinstance(one.content, str) and error.startswith(one.content):
-        error = one.source + error.removeprefix(one.content)
+    elif error is not None and isinstance(one.content, str):
+        there = shown(one.content)
+        if error.startswith(there):
+            error = shown(one.source) + error.removeprefix(there)
     return replace(result, source=one.source, error=error)

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mien.core.emotions import EMOTIONS
-from mien.interfaces.cli.output import printable, table_text
+from mien.core.wording import printable
+from mien.interfaces.cli.output import table_text
 
 if TYPE_CHECKING:
     from mien.data.audit import Audit, Pair

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from mien.core.errors import EXIT_DONE, MienError, ModelError
 from mien.core.models import DEFAULT_MODEL
-from mien.interfaces.cli.output import json_text, printable, table_text, write_stdout
+from mien.core.wording import printable
+from mien.interfaces.cli.output import json_text, table_text, write_stdout
 
 if TYPE_CHECKING:
     from mien.interfaces.doctor import Finding

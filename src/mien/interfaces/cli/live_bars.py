@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from mien.interfaces.cli.output import bar, display_width, printable, shorten
+from mien.core.wording import printable
+from mien.interfaces.cli.output import bar, display_width, shorten
 
 if TYPE_CHECKING:
     from mien.core.results import Face, Result

@@ -19,8 +19,9 @@ from mien.core.errors import (
     MienError,
     UsageError,
 )
+from mien.core.wording import one_line
 from mien.interfaces.cli.logs import logs_as_notes
-from mien.interfaces.cli.output import discard_stdout, printable, write_stdout
+from mien.interfaces.cli.output import discard_stdout, write_stdout
 
 COMMANDS: tuple[str, ...] = (
     "predict",
@@ -184,7 +185,7 @@ def _report(error: BaseException, code: int, *, debug: bool, text: str | None = 
     if debug:
         traceback.print_exception(error)
     line = " ".join(str(error if text is None else text).split())
-    print(f"mien: {printable(line)}", file=sys.stderr)
+    print(f"mien: {one_line(line)}", file=sys.stderr)
     return code
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from mien.core.errors import OutputError
 from mien.core.files import write_atomically
+from mien.core.wording import one_line, printable
 
 _BAR = "█"
 _PLAIN_BAR = "#"
@@ -45,18 +46,6 @@ def csv_text(
 def display_width(text: str) -> int:
     """Return how many columns of a terminal ``text`` takes: wide letters two, accents none."""
     return sum(_character_width(character) for character in text)
-
-
-def printable(text: str) -> str:
-    """Return ``text`` with control characters escaped, so that no file name steers a terminal."""
-    return "".join(
-        character
-        if unicodedata.category(character) not in ("Cc", "Cf", "Zl", "Zp")
-        # Joiners hold emoji and some scripts together and do no harm.
-        or character in "\u200c\u200d"
-        else character.encode("unicode_escape").decode("ascii")
-        for character in text
-    )
 
 
 def shorten(text: str, width: int) -> str:
@@ -169,7 +158,7 @@ def write_output(path: Path, text: str) -> None:
 def note(text: str, *, quiet: bool) -> None:
     """Say something in one line on stderr, unless quiet is asked for."""
     if not quiet:
-        print(printable(" ".join(text.split())), file=sys.stderr)
+        print(one_line(" ".join(text.split())), file=sys.stderr)
 
 
 def _csv_line(cells: Iterable[Any]) -> str:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mien.core.files import replacing
+from mien.core.wording import printable
 from mien.interfaces.cli.output import (
     bar,
     csv_text,
     json_text,
-    printable,
     stdout_takes,
     table_text,
     use_utf8_stdout,

@@ -23,7 +23,6 @@ IMAGE_TYPES: tuple[str, ...] = (
     "image/tiff",
     "image/bmp",
     "image/gif",
-    "image/jp2",
     "image/x-portable-anymap",
     "image/x-icon",
 )
@@ -33,7 +32,6 @@ _OTHER_NAMES = frozenset(
     {
         "image/apng",
         "image/jpg",
-        "image/jpx",
         "image/mpo",
         "image/pjpeg",
         "image/vnd.microsoft.icon",
