@@ -44,8 +44,13 @@ def write_video(
     offset: float = 0.0,
     audio_codec: str = "aac",
     codec: str = "libx264",
+    pixel: Fraction | None = None,
+    cover: str | None = None,
 ) -> None:
-    """Write a video with a frame at each of the times (seconds), H.264 with B-frames."""
+    """Write a video with a frame at each of the times (seconds), H.264 with B-frames.
+
+    Its pixels may be ``pixel`` times as wide as high. ``cover``, a codec, puts a still before it.
+    """
     import av
 
     opened: Any = av.open(
@@ -55,10 +60,13 @@ def write_video(
         container_options=options or {},
     )
     with opened as container:
+        still: Any = None if cover is None else container.add_stream(cover, rate=25)
         stream: Any = container.add_stream(codec, rate=25)
         first = draw(0)
         stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = "yuv420p"
+        if pixel is not None:
+            stream.codec_context.sample_aspect_ratio = pixel
         stream.codec_context.gop_size = group
         if codec == "libx264":  # others know a few rates alone
             stream.codec_context.time_base = MILLISECOND
@@ -70,12 +78,36 @@ def write_video(
             tone.layout = "mono"
             tone.bit_rate = 64_000
             _write_tone(container, tone, times[-1] + 0.04)
+        if still is not None:
+            _write_still(container, still)
         for number, time in enumerate(times):
             frame = av.VideoFrame.from_ndarray(draw(number), format="rgb24")
             frame.pts = round((time + offset) * 1000)
             frame.time_base = MILLISECOND
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+
+
+def _write_still(container: Any, stream: Any) -> None:
+    import av
+
+    stream.height, stream.width = 64, 64
+    stream.pix_fmt = "rgb24" if stream.codec_context.name == "png" else "yuvj420p"
+    frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 99, np.uint8), format="rgb24")
+    frame.pts = 0
+    container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+
+
+def write_cover(path: Path) -> None:
+    """Write an MP4 file of a still cover alone."""
+    import av
+    from av.stream import Disposition
+
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("png", rate=25)
+        stream.disposition = Disposition.attached_pic
+        _write_still(container, stream)
 
 
 def _write_tone(container: Any, stream: Any, seconds: float) -> None:

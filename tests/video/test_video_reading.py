@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import struct
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,9 @@ from mien.video.times import Window
 from video_maker import (
     even_times,
     number_in,
+    numbered,
     turn_mp4,
+    write_cover,
     write_sound,
     write_video,
 )
@@ -118,6 +123,101 @@ def test_a_turned_video_comes_upright(tmp_path: Path, clockwise: int) -> None:
     assert (info.height, info.width) == shown.shape[:2]
 
 
+@pytest.mark.parametrize(
+    ("pixel", "size"),
+    [
+        ("64/45", (96, 182)),
+        ("2", (96, 256)),
+        ("1/2", (192, 128)),
+        ("8/9", (108, 128)),
+        ("1", (96, 128)),
+        ("1/10000", (96, 128)),
+        ("10000", (96, 128)),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
+def test_pixels_are_made_square_where_they_may_be_believed(
+    tmp_path: Path, suffix: str, pixel: str, size: tuple[int, int]
+) -> None:
+    path = tmp_path / f"wide{suffix}"
+    write_video(path, even_times(3), pixel=Fraction(pixel))
+    info, frames = probe(path), list(read_video(path))
+    assert (info.height, info.width) == size
+    assert [frame.pixels.shape for frame in frames] == [(*size, 3)] * 3
+    # The red quarter is where it was.
+    red = frames[0].pixels[..., 0].astype(int) - frames[0].pixels[..., 1] > 100
+    assert red[: size[0] // 2 - 4, : size[1] // 2 - 4].all()
+    assert not red[size[0] // 2 + 4 :].any()
+
+
+def test_the_container_s_word_on_pixels_counts(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    write_video(path, even_times(9), pixel=Fraction(64, 45))
+    content = path.read_bytes()
+    written = content.index(b"pasp") + 4
+    path.write_bytes(content[:written] + struct.pack(">2I", 3, 2) + content[written + 8 :])
+    assert {frame.pixels.shape for frame in read_video(path)} == {(96, 192, 3)}
+
+
+def test_pixels_are_made_square_before_the_picture_is_turned(tmp_path: Path) -> None:
+    path = tmp_path / "turned.mp4"
+    write_video(path, even_times(3), pixel=Fraction(2))
+    turn_mp4(path, 90)
+    info = probe(path)
+    assert (info.width, info.height) == (96, 256)
+    assert next(read_video(path)).pixels.shape == (256, 96, 3)
+
+
+def test_pixels_may_change_their_shape_and_number_on_the_way(tmp_path: Path) -> None:
+    content = b""
+    for pixel, size in (("64/45", (96, 128)), ("16/15", (96, 128)), ("1", (120, 160))):
+        write_video(
+            tmp_path / "part.ts",
+            even_times(20),
+            pixel=Fraction(pixel),
+            draw=partial(numbered, size=size),
+        )
+        content += (tmp_path / "part.ts").read_bytes()
+    (tmp_path / "all.ts").write_bytes(content)
+    sizes = [frame.pixels.shape[:2] for frame in read_video(tmp_path / "all.ts")]
+    assert len(sizes) == 60
+    assert [sizes[place] for place in (5, 30, 50)] == [(96, 182), (96, 137), (120, 160)]
+
+
+@pytest.mark.parametrize(
+    ("suffix", "cover"), [(".mp4", "png"), (".mp4", "mjpeg"), (".mkv", "mjpeg")]
+)
+def test_a_still_picture_before_the_video_is_not_the_video(
+    tmp_path: Path, suffix: str, cover: str
+) -> None:
+    path = tmp_path / f"clip{suffix}"
+    write_video(path, even_times(9), cover=cover)
+    assert (probe(path).width, len(list(read_video(path)))) == (128, 9)
+
+
+def test_frames_of_too_many_pixels_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("reading", "frames"):
+        monkeypatch.setattr(f"mien.video.{module}.MAX_PIXELS", 96 * 130)
+    write_video(tmp_path / "fits.mp4", even_times(3))
+    assert len(list(read_video(tmp_path / "fits.mp4"))) == 3
+    write_video(tmp_path / "wide.ts", even_times(20), pixel=Fraction(2))
+    write_video(tmp_path / "large.ts", even_times(20), draw=partial(numbered, size=(160, 128)))
+    for name in ("wide.ts", "large.ts"):
+        for read in (lambda path: next(read_video(path)), probe):
+            with pytest.raises(InputError, match=r"its frames of \d+x\d+ are too large: expected"):
+                read(tmp_path / name)
+    parts = [(tmp_path / name).read_bytes() for name in ("large.ts", "wide.ts")]
+    write_video(tmp_path / "grows.ts", even_times(20))
+    for part in parts:
+        content = (tmp_path / "grows.ts").read_bytes()
+        (tmp_path / "part.ts").write_bytes(content + part)
+        shown, _ = _broken(tmp_path / "part.ts")
+        assert {frame.pixels.shape for frame in shown} == {(96, 128, 3)}
+        assert len(shown) >= 18
+
+
 def test_the_header_is_told(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     write_video(path, even_times(40), sound=True)
@@ -164,12 +264,14 @@ def test_a_whole_file_is_not_called_broken(tmp_path: Path) -> None:
 
 def test_what_is_no_video_is_one_line(tmp_path: Path) -> None:
     write_sound(tmp_path / "song.m4a")
+    write_cover(tmp_path / "cover.mp4")
     write_video(tmp_path / "cut.mp4", even_times(20))
     content = (tmp_path / "cut.mp4").read_bytes()
     (tmp_path / "cut.mp4").write_bytes(content[: len(content) // 2])
     (tmp_path / "text.mp4").write_text("hello " * 100)
     (tmp_path / "empty.mp4").touch()
     expected = {
+        "cover.mp4": "holds a still picture, such as a cover, and no video: expected a video",
         "song.m4a": "has sound alone: expected a video",
         "cut.mp4": "its header is cut off or damaged",
         "text.mp4": "not a video",

@@ -48,6 +48,13 @@ def test_nobody_is_paired_with_nobody() -> None:
     assert assign([]) == assign([[], []]) == []
 
 
+def test_a_picture_of_another_size_changes_nobody_s_number() -> None:
+    tracker = Tracker()
+    assert tracker.update(0.0, [_box(50), _box(200)]) == [0, 1]
+    tracker.rescale(3.0, 3.0)
+    assert tracker.update(0.04, [_box(600, 150, 120), _box(150, 150, 120)]) == [1, 0]
+
+
 def _box(x: float, y: float = 50, side: int = 40) -> Box:
     return Box(round(x), round(y), side, side)
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import sys
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from mien.inference.recognizer import Recognizer
 from mien.video.reading import probe, read_video
 from mien.video.times import Window
 from mien.video.writing import shown, writing
-from video_maker import Picture, even_times, times_in, turn_mp4, write_video
+from video_maker import Picture, even_times, numbered, times_in, turn_mp4, write_video
 from video_results import face
 
 pytest.importorskip("av")
@@ -102,6 +104,15 @@ def test_a_turned_video_is_written_upright_with_even_sides(tmp_path: Path) -> No
     _annotate(tmp_path / "a.mp4", tmp_path / "b.mp4")
     info = probe(tmp_path / "b.mp4")
     assert (info.width, info.height) == (700, 498)
+
+
+def test_an_anamorphic_video_is_written_with_square_pixels(tmp_path: Path) -> None:
+    size = (480, 720)
+    draw = partial(numbered, size=size)
+    write_video(tmp_path / "a.mp4", even_times(3), draw=draw, pixel=Fraction(32, 27))
+    _annotate(tmp_path / "a.mp4", tmp_path / "b.mp4")
+    info = probe(tmp_path / "b.mp4")
+    assert (info.width, info.height) == (852, 480)  # 853, made even
 
 
 def test_faces_are_drawn(tmp_path: Path) -> None:

@@ -153,12 +153,17 @@ class _People:
         self._smoother = smoother
         self._memory_s = memory_s
         self._cuts = CutFinder()
+        self._size: tuple[int, int] | None = None
 
     def named(self, found: Result, frame: VideoFrame) -> Result:
         """Give a frame's faces their people's numbers and smoothed scores."""
         time_s = frame.time_s
         if self._cuts.is_cut(time_s, frame.pixels):
             self._tracker.forget()
+        size = frame.pixels.shape[:2]
+        if self._size is not None and size != self._size:
+            self._tracker.rescale(size[1] / self._size[1], size[0] / self._size[0])
+        self._size = size
         numbers = self._tracker.update(time_s, [face.box for face in found.faces])
         faces = tuple(
             replace(

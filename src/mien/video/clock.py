@@ -21,7 +21,8 @@ EARLIEST_S = -1.0
 _DISORDER_S = 0.25
 _DISORDER_FRAMES = 3
 _LEAST_STEP_S = 1e-3
-_TICKS_S = (1e-3, 1.0)
+_TICKS_S = (1e-4, 1.0)
+_SAME_S = 1e-6
 
 
 class FrameClock:
@@ -64,16 +65,16 @@ class FrameClock:
         expected = last if is_first else last + self._tick_s
         time_s = expected if stamp_s is None else stamp_s + self.shift_s
         ahead = time_s - last
-        self._in_disorder = 0 if is_first or ahead > 0 else self._in_disorder + 1
+        self._in_disorder = 0 if is_first or ahead > _SAME_S else self._in_disorder + 1
         is_back = ahead < -_DISORDER_S or self._in_disorder > _DISORDER_FRAMES
         if stamp_s is not None and (ahead > self._gap_s or (is_back and not is_first)):
             time_s = expected
             self.shift_s = expected - stamp_s
             self.jumps += 1
             self.jumps += 1
-        elif ahead <= 0:
-            time_s = last if is_first else last + _LEAST_STEP_S
-        elif not is_first and ahead <= _TICKS_S[1]:
+        elif ahead <= _SAME_S:
+            time_s = max(time_s, last) if is_first else last + _LEAST_STEP_S
+        elif not is_first and _TICKS_S[0] <= ahead <= _TICKS_S[1]:
             self._tick_s = ahead
         self.time_s = time_s
         return time_s

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.errors import InputError
+from mien.core.errors import InputError, UnreadableImage
+from mien.core.images import MAX_PIXELS
 from mien.video.rotation import (
     UPRIGHT,
     Turn,
+    is_sideways,
     turn_of_degrees,
     turn_of_matrix,
     turned,
 )
+
+MOST_ANAMORPHIC = 4
+"""Pixels that say they are more times wider than high, or higher than wide, are taken as square."""
 
 
 class BrokenVideo(InputError):
@@ -31,6 +37,10 @@ class BrokenVideo(InputError):
         """Say what happened, and when in the video."""
         self.time_s = time_s
         super().__init__(message)
+
+
+class TooLarge(UnreadableImage):
+    """A video's frames have more pixels than an image may have."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +63,63 @@ class VideoFrame:
         return self.read()
 
 
-def decoded_frame(number: int, time_s: float, decoded: Any, stream: Any) -> VideoFrame:
-    """Return what PyAV decoded as a frame, turned as the stream says."""
+class Presentation:
+    """How the decoded frames of a stream are to be shown: with square pixels, upright.
 
-    def read() -> npt.NDArray[np.uint8]:
-        picture = np.asarray(decoded.to_ndarray(format="rgb24"), np.uint8)
-        return turned(picture, turn_of(decoded, stream))
+    Anamorphic pixels are widened or heightened to squares, whichever loses none.
+    """
 
-    return VideoFrame(number, time_s, read)
+    def __init__(self, stream: Any, name: str) -> None:
+        """Take PyAV's stream before its first frame, and what errors call the video."""
+        self._stream = stream
+        self._name = name
+        self._is_first = True
+        self._coded: Fraction | None = None
+        self._pixel: Fraction | None = stream.sample_aspect_ratio
+
+    def frame(self, number: int, time_s: float, decoded: Any) -> VideoFrame:
+        """Return what PyAV has just decoded as a frame.
+
+        Raises:
+            TooLarge: if it has more pixels than an image may have.
+        """
+        turn = turn_of(decoded, self._stream)
+        width, height = self._squared(decoded)
+
+        def read() -> npt.NDArray[np.uint8]:
+            picture = decoded.to_ndarray(format="rgb24", width=width, height=height)
+            return turned(np.asarray(picture, np.uint8), turn)
+
+        return VideoFrame(number, time_s, read)
+
+    def size(self, decoded: Any) -> tuple[int, int]:
+        """Return the width and height that a frame has when it is shown; raises as `frame`."""
+        width, height = self._squared(decoded)
+        return (height, width) if is_sideways(turn_of(decoded, self._stream)) else (width, height)
+
+    def _squared(self, decoded: Any) -> tuple[int, int]:
+        """Return a frame's width and height in square pixels, as it is stored."""
+        # The container's word counts for as long as what is coded stays as it was.
+        coded = self._stream.codec_context.sample_aspect_ratio
+        if coded and coded != self._coded:
+            self._pixel = self._pixel if self._is_first else coded
+            self._coded = coded
+        self._is_first = False
+        width, height = decoded.width, decoded.height
+        pixel = self._pixel
+        if pixel and 1 / MOST_ANAMORPHIC <= pixel <= MOST_ANAMORPHIC:
+            width, height = round(width * max(1, pixel)), round(height * max(1, 1 / pixel))
+        check_size(width, height, self._name)
+        return width, height
+
+
+def check_size(width: int, height: int, name: str) -> None:
+    """Raise TooLarge if a frame of the video called ``name`` has too many pixels."""
+    if width * height > MAX_PIXELS:
+        raise TooLarge(
+            f"{name}: its frames of {width}x{height} are too large: "
+            f"expected at most {MAX_PIXELS // 1_000_000} megapixels"
+        )
 
 
 def turn_of(decoded: Any, stream: Any) -> Turn:

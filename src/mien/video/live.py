@@ -20,7 +20,7 @@ from mien.core.web_address import BarredAddress, is_web_address, shown_address
 from mien.video import opening
 from mien.video.clock import FrameClock
 from mien.video.decoding import Decoder, stamp_of
-from mien.video.frames import BrokenVideo, VideoFrame, decoded_frame
+from mien.video.frames import BrokenVideo, Presentation, TooLarge, VideoFrame
 from mien.video.opening import fell_silent, opened, reason_of
 from mien.video.reading import duration_of, picture_stream, rate_of
 from mien.video.times import Window
@@ -161,7 +161,7 @@ def stream_frames(
         except InputError as error:
             if connection.time_s is None:
                 raise
-            if isinstance(error, BarredAddress):  # it would be so again
+            if isinstance(error, BarredAddress | TooLarge):  # it would be so again
                 raise BrokenVideo(str(error), connection.time_s) from error
             reason = str(error).removeprefix(f"{name}: ")
         if connection.time_s is None:
@@ -263,6 +263,7 @@ class _Connection:
             stream = picture_stream(container, address)
             stream.thread_type = "AUTO"
             tick = 1.0 / rate_of(stream)
+            presentation = Presentation(stream, shown_address(address))
             times: FrameClock | None = None
             decoder = Decoder(container, stream)
             for decoded in decoder.frames(decoder.packets()):
@@ -270,8 +271,9 @@ class _Connection:
                 if times is None:
                     now = self._time_now(tick)
                     times = FrameClock(tick, shift_s=now - (stamp or 0.0), from_s=now)
-                self.time_s, self.heard = times.time_of(stamp), self._clock()
-                yield decoded_frame(self._number, self.time_s, decoded, stream)
+                frame = presentation.frame(self._number, times.time_of(stamp), decoded)
+                self.time_s, self.heard = frame.time_s, self._clock()
+                yield frame
                 self._number += 1
             if isinstance(decoder.stopped, BarredVideo):
                 raise BarredAddress(str(decoder.stopped)) from decoder.stopped

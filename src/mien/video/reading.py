@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from mien.core.errors import InputError
+from mien.core.images import MAX_PIXELS
 from mien.core.web_address import shown_address
 from mien.video.clock import EARLIEST_S, MOST_GAP_ELSEWHERE_S, MOST_GAP_S, FrameClock
 from mien.video.decoding import Decoder, stamp_of
 from mien.video.extra import load_av
-from mien.video.frames import BrokenVideo, VideoFrame, decoded_frame, turn_of
+from mien.video.frames import BrokenVideo, Presentation, TooLarge, VideoFrame, check_size
 from mien.video.opening import opened
-from mien.video.rotation import is_sideways
 from mien.video.times import Window, parse_time
 from mien.video.web_container import LostVideo
 
@@ -30,6 +30,7 @@ _FALLBACK_RATE = 25.0
 # A last frame may well be shown a little before the moment that the header calls the end.
 _MISSING_END_S = 0.5
 _SECONDS_BACK = 1
+_PICTURE_CODECS = ("apng", "bmp", "gif", "jpeg2000", "mjpeg", "png", "tiff", "webp")
 _LARGEST_STAMP = 1 << 62
 _MOST_HELD_BYTES = 64_000_000
 
@@ -71,6 +72,7 @@ def probe(source: str | Path, *, allow_private: bool = False) -> VideoInfo:
     av = load_av()
     with opened(source, allow_private=allow_private) as container:
         stream = picture_stream(container, source)
+        presentation = Presentation(stream, shown_address(str(source)))
         rate = rate_of(stream)
         duration = duration_of(container, stream)
         try:
@@ -81,9 +83,7 @@ def probe(source: str | Path, *, allow_private: bool = False) -> VideoInfo:
             first = None
         if first is None:
             raise InputError(f"{shown_address(str(source))}: no frame of this video can be decoded")
-        width, height = first.width, first.height
-        if is_sideways(turn_of(first, stream)):
-            width, height = height, width
+        width, height = presentation.size(first)
         counted = stream.frames or (None if duration is None else round(duration * rate))
         return VideoInfo(
             width=width,
@@ -119,17 +119,44 @@ def read_video(
 
 
 def picture_stream(container: Any, source: str | Path) -> Any:
-    """Return the stream of moving pictures; raises InputError if there is none."""
-    for stream in container.streams.video:
-        # A song's cover is a stream of one picture.
-        if "attached_pic" not in str(stream.disposition).lower():
-            if stream.codec_context is None:
-                raise InputError(
-                    f"{shown_address(str(source))}: no decoder for its picture is installed"
-                )
-            return stream
-    what = "has sound alone" if container.streams.audio else "holds no picture"
-    raise InputError(f"{shown_address(str(source))}: {what}: expected a video")
+    """Return the stream of moving pictures, ready to be decoded.
+
+    A still cover is none. Of several streams the first is taken that can be decoded, that is more
+    than one picture, and that is shown by default, as far as there is one.
+
+    Raises:
+        InputError: if there is none, or its frames have more pixels than an image may have.
+    """
+    name = shown_address(str(source))
+    moving = [stream for stream in container.streams.video if not _is_still(stream)]
+    if not moving:
+        what = "has sound alone" if container.streams.audio else "holds no picture"
+        if container.streams.video:
+            what = "holds a still picture, such as a cover, and no video"
+        raise InputError(f"{name}: {what}: expected a video")
+    stream = max(moving, key=_rank)
+    codec = stream.codec_context
+    if codec is None:
+        raise InputError(f"{name}: no decoder for its picture is installed")
+    check_size(codec.width, codec.height, name)
+    # Frames may grow on the way: the decoder refuses them before it takes memory.
+    codec.options = {"max_pixels": str(MAX_PIXELS)}
+    return stream
+
+
+def _is_still(stream: Any) -> bool:
+    still = load_av().stream.Disposition
+    return bool(
+        stream.disposition & (still.attached_pic | still.still_image | still.timed_thumbnails)
+    )
+
+
+def _rank(stream: Any) -> tuple[bool, ...]:
+    is_default = bool(stream.disposition & load_av().stream.Disposition.default)
+    codec = stream.codec_context
+    # Matroska does not tell how many frames there are, nor which streams are covers at times.
+    moves = stream.frames != 1 and (codec is None or codec.name not in _PICTURE_CODECS)
+    return codec is not None, moves, is_default
 
 
 def rate_of(stream: Any) -> float:
@@ -196,6 +223,7 @@ class _Reader:
         self._name = shown_address(source)
         self._window = window
         self._tick = 1.0 / rate_of(stream)
+        self._presentation = Presentation(stream, self._name)
         self._decoder = Decoder(container, stream)
         self._clock = clock_of(container, stream, self._tick, from_s=0.0)
 
@@ -218,7 +246,13 @@ class _Reader:
             if self._window.ends_before(time_s):
                 return
             shown += 1
-            yield decoded_frame(number, time_s, decoded, self._stream)
+            try:
+                frame = self._presentation.frame(number, time_s, decoded)
+            except TooLarge as error:
+                if shown == 1:
+                    raise
+                raise BrokenVideo(str(error), time_s) from error
+            yield frame
         self._check_end(number + 1, shown)
 
     def _found(self, packets: Iterator[Any]) -> tuple[int, Iterator[Any]]:

@@ -99,6 +99,13 @@ class Tracker:
                 self._next += 1
         return numbers
 
+    def rescale(self, across: float, down: float) -> None:
+        """Go on in pictures that are so many times as wide and as high."""
+        for track in self._tracks:
+            track.x, track.y = track.x * across, track.y * down
+            track.speed_x, track.speed_y = track.speed_x * across, track.speed_y * down
+            track.size *= math.sqrt(across * down)
+
     def forget(self) -> None:
         """Forget everybody, as at a cut: who comes next is new."""
         self._tracks = []
