@@ -24,11 +24,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from mien.core.faces import FACE_SIZE
 from mien.core.images import load_image
 from mien.core.manifest import INPUT_CONTRACT, OUTPUT_CONTRACT
+from mien.core.onnx_runtime import onnxruntime
 from mien.inference.classifier import Classifier
 from mien.inference.crops import cut_face
 from mien.inference.recognizer import load

@@ -14,6 +14,9 @@ from mien.core.emotions import EMOTIONS
 from mien.core.faces import FACE_SIZE
 from mien.core.manifest import Manifest, ModelFile, write_manifest
 from mien.core.models import MODEL_NAME
+from mien.core.telemetry import disable_telemetry
+
+disable_telemetry()  # before any test imports ONNX Runtime by itself
 
 _SHARED = Path(
     os.environ.get("MIEN_SHARED", Path(__file__).resolve().parent.parent.parent / "shared")

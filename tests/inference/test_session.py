@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import onnxruntime
 import pytest
 from PIL import Image
 
@@ -20,6 +19,7 @@ import mien
 from mien.core.errors import ModelError, UsageError
 from mien.core.images import load_image
 from mien.core.models import MODEL_NAME
+from mien.core.onnx_runtime import onnxruntime
 from mien.inference.classifier import Classifier
 from mien.inference.detectors import load_detector
 from mien.inference.detectors.yunet import WEIGHTS

@@ -221,3 +221,47 @@ def test_without_an_installation_the_core_is_still_looked_at(
 
     monkeypatch.setattr(importlib.metadata, "requires", missing)
     assert set(doctor._requirements()[""]) >= {"numpy", "onnxruntime"}
+
+
+def test_nothing_phones_home_unless_somebody_wants_it(
+    run: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "")
+    _, found, _ = run()
+    assert found["system", "telemetry"]["state"] == "ok"
+    assert "ORT_DISABLE_TELEMETRY" in found["system", "telemetry"]["detail"]
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
+    code, found, _ = run()
+    finding = found["system", "telemetry"]
+    assert (code, finding["state"]) == (0, "-")
+    assert finding["detail"] == "on, by ORT_DISABLE_TELEMETRY=0"
+    assert finding["mend"] == "unset ORT_DISABLE_TELEMETRY"
+
+
+def test_a_cache_that_cannot_be_used_is_said_and_reading_works(
+    run: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("MIEN_HOME", str(tmp_path / "file" / "cache"))
+    code, found, err = run()
+    assert (code, err) == (0, "")
+    finding = found["cache", str(tmp_path / "file" / "cache")]
+    assert finding["state"] == "-"
+    assert "is not a folder" in finding["detail"]
+    assert "MIEN_HOME=FOLDER" in finding["mend"]
+
+
+def test_no_home_folder_is_said_and_reading_works(
+    run: Doctor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("MIEN_HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", home)
+    code, found, err = run()
+    assert (code, err) == (0, "")
+    assert "no home folder" in found["cache", "MIEN_HOME"]["detail"]
+    assert "MIEN_HOME=FOLDER" in found["cache", "MIEN_HOME"]["mend"]

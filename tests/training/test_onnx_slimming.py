@@ -33,7 +33,7 @@ def _squeezing(*, used_twice: bool = False) -> Any:
 
 
 def _run(network: Any) -> Any:
-    import onnxruntime
+    from mien.core.onnx_runtime import onnxruntime
 
     session = onnxruntime.InferenceSession(network.SerializeToString())
     maps = np.random.default_rng(0).normal(size=(3, 4, 5, 5)).astype(np.float32)
@@ -86,7 +86,7 @@ def _grey(*, scale: tuple[float, ...] = (2.0,), channels: int = 3, twice: bool =
 
 
 def _answer(network: Any) -> Any:
-    import onnxruntime
+    from mien.core.onnx_runtime import onnxruntime
 
     session = onnxruntime.InferenceSession(network.SerializeToString())
     maps = np.random.default_rng(0).normal(size=(2, 1, 6, 6)).astype(np.float32)

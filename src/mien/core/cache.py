@@ -1,15 +1,20 @@
-"""The one folder for downloads, and fetching a pinned file into it."""
+"""The one folder for downloads and caches, and fetching a pinned file into it."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mien.core.errors import ModelError
+from mien.core.errors import ModelError, OutputError
 from mien.core.files import sha256_of, write_atomically
+
+HOME_VARIABLE = "MIEN_HOME"
+MEND = f"set {HOME_VARIABLE} to a folder that you may write in"
+"""What to do where the folder cannot be used."""
 
 _TIMEOUT_SECONDS = 30
 
@@ -18,8 +23,19 @@ def cache_folder() -> Path:
     """Return the folder for downloads: ``MIEN_HOME``, else ``mien`` in the platform's cache folder.
 
     It is not made here.
+
+    Raises:
+        OutputError: if there is no home folder to put it into: ``HOME`` is not set, and the user
+            has no entry in the system's list, as in some containers.
     """
-    home = os.environ.get("MIEN_HOME")
+    try:
+        return _cache_folder()
+    except RuntimeError as error:  # pathlib's, where it finds no home
+        raise OutputError(f"there is no home folder to keep downloads in: {MEND}") from error
+
+
+def _cache_folder() -> Path:
+    home = os.environ.get(HOME_VARIABLE)
     if home:
         return Path(home).expanduser()
     if sys.platform == "win32":
@@ -29,6 +45,33 @@ def cache_folder() -> Path:
         return Path.home() / "Library" / "Caches" / "mien"
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "mien"
+
+
+def obstacle(folder: Path) -> str | None:
+    """Say what keeps anything from being written into a folder, which need not be there yet."""
+    try:
+        nearest = next(each for each in (folder, *folder.parents) if each.exists())
+    except OSError:  # a folder on the way is another user's
+        return f"{folder} cannot be looked into"
+    if not nearest.is_dir():
+        return f"{nearest} is not a folder"
+    return None if os.access(nearest, os.W_OK | os.X_OK) else f"{nearest} is read-only"
+
+
+def keep_together() -> None:
+    """Have Keras and Matplotlib keep their files in the cache folder, unless they are told where.
+
+    Both would make folders in the user's home as they are imported. One of Keras that is there
+    already stays in use: ImageNet's weights may be in it. For programs of mien's own alone, since
+    Matplotlib then knows nothing of a user's settings.
+    """
+    try:
+        folder = cache_folder()
+    except OutputError:  # they do without, too
+        return
+    os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))
+    if not os.path.isdir(os.path.expanduser("~/.keras")):  # noqa: PTH111, PTH112 - never raise
+        os.environ.setdefault("KERAS_HOME", str(folder / "keras"))
 
 
 @dataclass(frozen=True)
@@ -42,8 +85,17 @@ class PinnedFile:
 
     @property
     def path(self) -> Path:
-        """Return where it lies in the cache, whether or not it is there."""
+        """Return where it lies in the cache, whether or not it is there; raises OutputError."""
         return cache_folder() / self.name
+
+    def is_cached(self) -> bool:
+        """Say whether it is there to be read; no cache, or one that is another user's, has none."""
+        try:
+            path = self.path
+        except OutputError:
+            return False
+        # pathlib's raises PermissionError where a folder on the way cannot be looked into.
+        return os.path.isfile(path) and os.access(path, os.R_OK)  # noqa: PTH113
 
 
 def verified(file: PinnedFile, path: Path) -> bytes:
@@ -78,13 +130,19 @@ def fetch(file: PinnedFile, *, offline: bool = False) -> Path:
         OutputError: if it cannot be written into the cache.
     """
     path = file.path
-    if path.is_file() and sha256_of(path) == file.sha256:
-        return path
+    with suppress(OSError):  # missing, or not to be read
+        if sha256_of(path) == file.sha256:
+            return path
+    trouble = obstacle(path.parent)
     by_hand = f"download {file.url} to {path} by hand"
+    if trouble:
+        by_hand = f"{trouble}: {MEND}, and download {file.url} into it"
     if offline:
-        if path.is_file():
+        if file.is_cached():
             verified(file, path)
         raise ModelError(f"{file.name} is not in the cache and this is offline: {by_hand}")
+    if trouble:
+        raise OutputError(f"{file.name} cannot be kept, {trouble}: {MEND}")
     content = _download(file, by_hand)
     found = hashlib.sha256(content).hexdigest()
     if found != file.sha256:

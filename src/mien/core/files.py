@@ -9,9 +9,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mien.core.errors import OutputError
+from mien.core.errors import OutputError, UsageError
 
 _CHUNK_BYTES = 1 << 20
+
+
+def expanded(path: Path | str) -> Path:
+    """Return a path in which ``~`` is written out.
+
+    Raises:
+        UsageError: if there is no such home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{path}: there is no such home folder: write its path out") from error
 
 
 def sha256_of(path: Path) -> str:

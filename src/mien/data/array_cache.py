@@ -33,12 +33,12 @@ def cache_path(source: Path, state: str) -> Path:
 
 def read(path: Path, splits: Sequence[str]) -> dict[str, Split] | None:
     """Return the splits, or None if they are not there or damaged (which is logged)."""
-    if not path.exists():
-        return None
     try:
         # The file is opened here since numpy forgets to close one that is no npz.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             return {name: _unpack(name, arrays) for name in splits}
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return None  # not there, or in another user's folder: then writing says so
     # Damage shows in many ways (zip, zlib, npy header, JSON, shapes); each means: read it again.
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__

@@ -25,14 +25,15 @@ def download_dataset() -> Path:
         DataError: if it cannot be had: no network, no credential, or kagglehub says otherwise.
     """
     try:
-        import kagglehub
-    except ImportError as error:
-        raise MissingExtra("train", f"downloading FER-2013 ({BY_HAND})") from error
-    try:
         # kagglehub may print; stdout is for data alone.
         with contextlib.redirect_stdout(sys.stderr):
+            import kagglehub
+
             return Path(kagglehub.dataset_download(KAGGLE_DATASET))
-    # kagglehub lets through what requests, its own client and the file system raise.
+    except ImportError as error:
+        raise MissingExtra("train", f"downloading FER-2013 ({BY_HAND})") from error
+    # kagglehub lets through what requests, its own client and the file system raise, and as it is
+    # imported, that there is no home folder.
     except Exception as error:
         raise DataError(f"cannot download FER-2013 ({_reason(error)}); {BY_HAND}") from error
 

@@ -16,6 +16,7 @@ import cv2
 
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import DataError, OutputError, UsageError
+from mien.core.files import expanded
 from mien.core.progress import Progress
 from mien.data.csv_archive import holds_csv
 from mien.data.csv_file import read_csv
@@ -85,7 +86,7 @@ def import_dataset(
         UsageError: if ``output`` holds a data set already, or is the source itself.
         OutputError: if it cannot be written.
     """
-    source, output = Path(source).expanduser(), Path(output).expanduser()
+    source, output = expanded(source), expanded(output)
     if not 0 <= val_fraction <= 0.5:
         raise UsageError(f"expected a val fraction from 0 to 0.5, got {val_fraction}")
     in_csv = holds_csv(source)

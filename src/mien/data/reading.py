@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mien.core.errors import DataError
+from mien.core.errors import DataError, OutputError
 from mien.core.faces import FACE_SIZE
+from mien.core.files import expanded
 from mien.core.progress import Progress
 from mien.data import array_cache
 from mien.data.csv_archive import holds_csv
@@ -56,7 +57,7 @@ def load_dataset(
         DataError: if the source is none of these, a split has no usable image, or train lacks a
             class.
     """
-    path = Path(source).expanduser()
+    path = expanded(source)
     unknown = [name for name in splits if name not in SPLITS]
     if unknown:
         raise DataError(f"unknown split {unknown[0]!r}: expected one of {', '.join(SPLITS)}")
@@ -135,7 +136,11 @@ def _read_split(
 
 
 def _load_cached(path: Path, splits: Sequence[str], quiet: bool) -> dict[str, Split]:
-    place = array_cache.cache_path(path, source_state(path))
+    try:
+        place = array_cache.cache_path(path, source_state(path))
+    except OutputError as error:
+        _log.warning("the data set is not cached: %s", error)
+        return read_splits(path, quiet=quiet)
     found = array_cache.read(place, splits)
     if found is not None:
         return found

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from mien.core.emotions import find_emotion
 from mien.core.errors import DataError, UsageError
+from mien.core.files import expanded
 from mien.data.class_folder import WHOLE, FaceOf, list_class_folder, read_class_folder
 from mien.data.class_names import fit_labels, named_classes
 from mien.data.csv_archive import holds_csv
@@ -81,7 +82,7 @@ def load_scored(
         DataError: if there is no data, or no class that the model knows.
         UsageError: if the split is not there, or the mapping names what is not there.
     """
-    path = Path(source).expanduser()
+    path = expanded(source)
     plain = mapping is None and face_of is None
     if source_kind(path) != "folder" and not plain:
         raise UsageError(f"--map and --detector are for a folder of images, not for {path}")

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from mien.core.errors import ModelError
 from mien.core.forks import ForkLock
 from mien.core.manifest import ModelFile, check_model_file
 from mien.core.models import bundled_models, find_model
+from mien.core.onnx_runtime import onnxruntime
 
 _ERRORS_ONLY = 3
 

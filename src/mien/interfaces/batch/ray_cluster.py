@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from mien.core.errors import MienError, MissingExtra, UsageError
+from mien.core.telemetry import disable_telemetry
 
 _SETTINGS = {
-    # Nothing is reported to anybody.
-    "RAY_USAGE_STATS_ENABLED": "0",
     # Ray does not print on stdout, which is for data, that a worker died.
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
     # A busy machine takes longer to start processes than Ray thinks, and hardly runs what Ray makes
@@ -27,6 +26,7 @@ _SETTINGS = {
 
 try:
     # Read when Ray is imported.
+    disable_telemetry()
     for _name, _value in _SETTINGS.items():
         os.environ.setdefault(_name, _value)
     import ray

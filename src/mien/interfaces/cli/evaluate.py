@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mien.core.errors import EXIT_DONE, UsageError
+from mien.core.files import expanded
 from mien.core.models import DEFAULT_MODEL
 from mien.interfaces.cli.evaluate_pictures import evaluate_pictures
 from mien.interfaces.cli.evaluate_robustness import evaluate_robustness
@@ -237,7 +238,7 @@ def _shown(path: str) -> str:
     """
     here = Path.cwd()
     # normpath, not resolve: a link inside keeps its own name.
-    whole = Path(os.path.normpath(here / Path(path).expanduser()))
+    whole = Path(os.path.normpath(here / expanded(path)))
     return str(whole.relative_to(here)) if here in whole.parents else whole.name
 
 

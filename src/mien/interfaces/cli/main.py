@@ -12,6 +12,7 @@ from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from mien import __version__
+from mien.core.cache import keep_together
 from mien.core.errors import (
     EXIT_DONE,
     EXIT_INTERNAL,
@@ -69,6 +70,7 @@ def main(argv: Sequence[str] | None = None, *, registers: Sequence[Register] | N
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     _forgive_unprintable_characters()
+    keep_together()
     try:
         code = _run(build_parser(registers), words)
         # Writes what is buffered: a full disk is an error now and not a warning at exit.

@@ -1,0 +1,214 @@
+"""Nothing phones home, and nothing is left in the user's home but mien's own folder.
+
+Files are looked at wherever the tests run. Attempts to connect are those that strace sees, in
+native code too; where there is no strace, they are not looked at, and one test says so.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from data_maker import make_tiny_splits
+from mien.core.telemetry import SWITCHES
+from mien.data import array_cache
+
+OWN = Path(".cache", "mien")
+"""Mien's folder in a home, on Linux."""
+
+_ADDRESS = re.compile(r'sa_family=AF_INET6?,.*?(?:inet_addr\(|inet_pton\(AF_INET6, )"([^"]+)"')
+_DROPPED = (*SWITCHES, "MIEN_HOME", "KERAS_HOME", "MPLCONFIGDIR", "XDG_CACHE_HOME")
+
+# Only the calls that are asked for stop a process (seccomp), so the others are as quick as ever.
+_TRACE = ["strace", "-f", "--seccomp-bpf", "-qq", "-A", "-e", "trace=connect"]
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="homes are looked at as on Linux")
+
+
+def _can_trace() -> bool:
+    words = [*_TRACE, "-o", os.devnull, "true"]
+    return shutil.which("strace") is not None and subprocess.run(words).returncode == 0
+
+
+class Home:
+    """A fresh home, and the processes that are started with it."""
+
+    def __init__(self, path: Path, log: Path, *, traced: bool) -> None:
+        self.path = path
+        self._log = log
+        self.traced = traced
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Start Python with the words after it."""
+        kept = {name: value for name, value in os.environ.items() if name not in _DROPPED}
+        return subprocess.Popen(
+            [*([*_TRACE, "-o", str(self._log)] if self.traced else []), sys.executable, *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**kept, "HOME": str(self.path), "OMP_NUM_THREADS": "1"},
+        )
+
+    def mien(self, *words: str | Path) -> str:
+        """Run a command to its end, which must be a good one; return its stdout."""
+        process = self.start("-m", "mien", *map(str, words))
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err
+        return out
+
+    def others_files(self) -> list[str]:
+        """Name the files that are not below mien's own folder."""
+        files = [path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file()]
+        return sorted(str(path) for path in files if OWN not in path.parents)
+
+    def asked(self) -> set[str]:
+        """Name the addresses beyond this machine that somebody tried to connect to."""
+        text = self._log.read_text(errors="replace") if self._log.exists() else ""
+        return {one for one in _ADDRESS.findall(text) if one not in ("127.0.0.1", "::1")}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    (tmp_path / "home").mkdir()
+    return Home(tmp_path / "home", tmp_path / "connects.txt", traced=_can_trace())
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    noise: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, (48, 48), np.uint8)
+    path = tmp_path / "face.png"
+    assert cv2.imwrite(str(path), noise)
+    return path
+
+
+def nothing_left(home: Home) -> None:
+    assert home.others_files() == []
+    assert home.asked() == set()
+
+
+def test_predict_leaves_nothing(home: Home, picture: Path) -> None:
+    home.mien("predict", picture, "--detector", "none", "--offline")
+    nothing_left(home)
+
+
+def test_what_is_looked_for_would_be_seen(home: Home) -> None:
+    there = home.path / ".cache" / "somebody" / "deviceid"
+    words = "import pathlib, sys; p = pathlib.Path(sys.argv[1]); p.parent.mkdir(parents=True)"
+    connecting = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect"
+    script = f"{words}; p.touch()\n{connecting}(('192.0.2.1', 53))"
+    home.start("-c", script, str(there)).communicate()
+    assert home.others_files() == [".cache/somebody/deviceid"]
+    if not home.traced:
+        pytest.skip("attempts to connect are not looked at: no strace that works here")
+    assert home.asked() == {"192.0.2.1"}
+
+
+@pytest.mark.slow
+def test_a_program_that_lives_on_asks_nobody(home: Home, picture: Path) -> None:
+    # ONNX Runtime's own first attempt comes some seconds after it is loaded.
+    script = (
+        "import mien, sys, time\n"
+        "recognizer = mien.load(detector='none')\n"
+        "recognizer.analyze(sys.argv[1])\n"
+        "time.sleep(12)\n"
+    )
+    process = home.start("-c", script, str(picture))
+    assert process.communicate(timeout=120)[1] == ""
+    nothing_left(home)
+
+
+@pytest.mark.slow
+def test_commands_that_read_leave_nothing(home: Home, picture: Path, tmp_path: Path) -> None:
+    home.mien("doctor")
+    home.mien("bench", "--seconds", "0", "--threads", "1")
+    home.mien("explain", picture, "--detector", "none", "--output", tmp_path / "why.png")
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(40):
+        shutil.copy(picture, folder / f"{number}.png")
+    words = ("--detector", "none", "--workers", "2", "--output", tmp_path / "read.jsonl")
+    home.mien("predict", folder, *words)
+    nothing_left(home)
+
+
+@pytest.mark.slow
+def test_the_service_leaves_nothing(home: Home, picture: Path) -> None:
+    pytest.importorskip("fastapi")
+    process = home.start("-m", "mien", "serve", "--port", "0", "--detector", "none")
+    assert process.stderr is not None
+    said = (re.search(r"http://\S+?:\d+", line) for line in process.stderr)
+    address = next(found[0] for found in said if found)
+    try:
+        request = urllib.request.Request(
+            f"{address}/v1/analyze", picture.read_bytes(), {"Content-Type": "image/png"}
+        )
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                assert urllib.request.urlopen(request, timeout=30).status == 200
+                break
+            except urllib.error.HTTPError:  # not ready yet
+                time.sleep(0.2)
+    finally:
+        _interrupt(process)
+    nothing_left(home)
+
+
+@pytest.mark.slow
+def test_training_leaves_nothing(home: Home, tmp_path: Path) -> None:
+    for package in ("keras", "matplotlib", "sklearn"):
+        pytest.importorskip(package)
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(_recipe(_faces(tmp_path)), encoding="utf-8")
+    home.mien("train", "--config", recipe, "--run", tmp_path / "run")
+    nothing_left(home)
+
+
+@pytest.mark.slow
+def test_evaluation_leaves_nothing(home: Home, tmp_path: Path, tiny_model: Path) -> None:
+    for package in ("matplotlib", "seaborn", "sklearn"):
+        pytest.importorskip(package)
+    words = ("--model", tiny_model, "--data", _faces(tmp_path), "--output", tmp_path / "told")
+    home.mien("evaluate", *words)
+    nothing_left(home)
+
+
+def _faces(folder: Path) -> Path:
+    array_cache.save(folder / "faces.npz", make_tiny_splits(per_class=4))
+    return folder / "faces.npz"
+
+
+def _recipe(faces: Path) -> str:
+    tables = {
+        "data": [f"source = '{faces}'"],
+        "model": [
+            'backbone = "Plain"',
+            'weights = "none"',
+            "input_size = 32",
+            "head_units = []",
+            "head_dropout = []",
+            "plain_channels = [4]",
+        ],
+        "training": ["batch_size = 8", "epochs = 1", "head_epochs = 0", "threads = 1"],
+    }
+    return "".join(f"[{name}]\n" + "\n".join(lines) + "\n" for name, lines in tables.items())
+
+
+def _interrupt(process: subprocess.Popen[str]) -> None:
+    """End a service in good order; strace itself does not pass signals on."""
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[0]) if children else process.pid, signal.SIGTERM)
+    process.communicate(timeout=60)
