@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -54,6 +56,49 @@ def test_what_all_threads_share_is_left_alone(
     monkeypatch.setattr(os, "umask", shared)
     write_atomically(tmp_path / "file.bin", b"new")
     assert (tmp_path / "file.bin").read_bytes() == b"new"
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from mien.core.files import replacing
+with replacing(Path(sys.argv[1])) as temporary:
+    temporary.write_bytes(b"half")
+    print(temporary.name, flush=True)
+    sys.stdin.readline()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
+def test_what_a_killed_process_left_is_removed_and_what_one_still_writes_is_not(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "file.bin"
+    with subprocess.Popen(
+        [sys.executable, "-c", _KILLED, str(path)], stdin=PIPE, stdout=PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        half = tmp_path / process.stdout.readline().strip()
+        write_atomically(path, b"meanwhile")
+        assert half.read_bytes() == b"half"
+        process.stdin.write("\n")
+    assert half.exists()
+    write_atomically(path, b"after")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file.bin"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_what_is_no_leftover_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_bytes(b"precious")
+    (tmp_path / ".file.bin.part.bin").symlink_to("precious")
+    (tmp_path / ".other.bin.part.bin").write_bytes(b"of another file")
+    write_atomically(tmp_path / "file.bin", b"new")
+    assert (tmp_path / "file.bin").read_bytes() == b"new"
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+    assert (tmp_path / ".file.bin.part.bin").is_symlink()
+    assert (tmp_path / ".other.bin.part.bin").exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions are POSIX's")

@@ -345,7 +345,10 @@ def test_ctrl_c_ends_a_camera_and_keeps_what_it_saw(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are others there")
-def test_ctrl_c_on_a_file_leaves_no_half_output(tmp_path: Path, tiny_model: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_a_file_leaves_no_half_output(
+    tmp_path: Path, tiny_model: Path, number: signal.Signals
+) -> None:
     write_video(tmp_path / "a.mkv", even_times(2000))
     words = ["predict", "a.mkv", "--model", str(tiny_model), "--detector", "none"]
     process = subprocess.Popen(
@@ -360,7 +363,7 @@ def test_ctrl_c_on_a_file_leaves_no_half_output(tmp_path: Path, tiny_model: Path
     waited = threading.Event()
     while process.poll() is None and not any(one.stat().st_size for one in parts()):
         waited.wait(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.decode().strip() == "mien: interrupted"

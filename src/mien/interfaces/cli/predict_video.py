@@ -15,6 +15,7 @@ from mien.interfaces.cli.output import note
 from mien.interfaces.cli.urls import is_video_address, shown_address
 from mien.video.suffixes import VIDEO_SUFFIXES
 
+_PATIENCE_S, _PATIENCE_ADDRESS_S = 5.0, 15.0
 # As `mien.video.live.is_camera` has it, which brings OpenCV with it.
 _NUMBER = re.compile(r"[+-]?\d{1,18}")
 
@@ -124,6 +125,10 @@ def _videos_of(word: str, *, all_of_them: bool) -> tuple[list[Input], str | None
 
 def run_videos(args: argparse.Namespace, shape: str, videos: Sequence[Input]) -> int:
     """Read the videos one after the other, as ``shape`` says; return the exit code."""
+    from mien.interfaces.cli.stopping import stopping_in_time
     from mien.interfaces.cli.video_run import run
 
-    return run(args, shape, videos)
+    # What comes over a network is waited for longer: its results so far are kept.
+    patience_s = _PATIENCE_ADDRESS_S if any("://" in one.source for one in videos) else _PATIENCE_S
+    with stopping_in_time(patience_s) as stop:
+        return run(args, shape, videos, stop)

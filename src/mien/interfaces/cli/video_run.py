@@ -19,6 +19,7 @@ from mien.interfaces.cli.inputs import Input, is_single
 from mien.interfaces.cli.live_bars import LiveBars
 from mien.interfaces.cli.options import recognizer_options
 from mien.interfaces.cli.output import json_text, note, write_output
+from mien.interfaces.cli.stopping import Stop
 from mien.interfaces.cli.video_text import Sink, episode_table, sink_for
 from mien.video.analysis import Moment, follow, frames_of, source_of
 from mien.video.episodes import Summary
@@ -47,6 +48,7 @@ class _Run:
     window: Window
     recognizer: Recognizer
     sink: Sink
+    stop: Stop
     frames: int = 0
     faces: int = 0
     problems: list[str] = field(default_factory=list)
@@ -82,14 +84,14 @@ class _Outputs:
                 self.portraits.add(frame.pixels, face.box, face.track_id, worth)
 
 
-def run(args: argparse.Namespace, shape: str, videos: Sequence[Input]) -> int:
+def run(args: argparse.Namespace, shape: str, videos: Sequence[Input], stop: Stop) -> int:
     """Read the videos, write what the command asks for; return the exit code."""
     single = is_single(args.images)
     _check(args, shape, single=single)
     window = _window(args)
     recognizer = recognizer_options(args).load()
     with sink_for(shape, args.output, recognizer.labels, recognizer.model, single=single) as sink:
-        state = _Run(args, shape, window, recognizer, sink)
+        state = _Run(args, shape, window, recognizer, sink, stop)
         for one, name in zip(videos, _file_names(videos), strict=True):
             _run_one(state, one, name)
     if args.output is not None:
@@ -188,6 +190,7 @@ def _run_one(state: _Run, one: Input, file_name: str) -> None:
             progress = stack.enter_context(_progress(state, info, is_shown=outputs.bars is None))
             _pass_on(state, moments, outputs, progress, live=info is None)
     except InputError as error:
+        state.stop.check()
         state.problems.append(str(error))
         model = state.recognizer.model
         state.sink.add(Result(name, "unreadable", model, error=str(error)))
@@ -222,6 +225,7 @@ def _pass_on(
     last: Result | None = None
     try:
         for moment in moments:
+            state.stop.check()
             last = moment.result or last
             outputs.take(moment, last)
             if moment.result is not None:
@@ -233,6 +237,7 @@ def _pass_on(
         # What is live has no end of its own: this is how people end it.
         if not live:
             raise
+        state.stop.heard.clear()
 
 
 def _close(state: _Run, name: str, file_name: str, outputs: _Outputs) -> None:

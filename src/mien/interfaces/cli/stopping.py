@@ -1,0 +1,80 @@
+"""Ends a command after Ctrl-C or SIGTERM in time, whatever the library that it waits for does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import NoReturn
+
+from mien.core.errors import EXIT_INTERRUPTED
+
+_CHECKED = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stop:
+    """Whether a command is to stop."""
+
+    def __init__(self) -> None:
+        """Begin without a signal."""
+        self.heard = threading.Event()
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt if a signal came: some libraries lose the one it raised."""
+        if self.heard.is_set():
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def stopping_in_time(patience_s: float) -> Iterator[Stop]:
+    """Make SIGTERM a KeyboardInterrupt, as Ctrl-C is, and end the process if it is not heard of.
+
+    Python raises it when a library gives the word back to it, which one that waits for a pipe or
+    decodes something odd may never do. Only signals that nobody else listens to are taken, and none
+    outside the main thread.
+
+    Args:
+        patience_s: how long a library may take, in seconds.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield Stop()
+        return
+    stop = Stop()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> NoReturn:
+        stop.heard.set()
+        raise KeyboardInterrupt
+
+    free = (signal.default_int_handler, signal.SIG_DFL)
+    before = {one: signal.getsignal(one) for one in _CHECKED if signal.getsignal(one) in free}
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.setblocking(False)
+        was_woken = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+        threading.Thread(
+            target=_watch, args=(ours, set(before), stop.heard, patience_s), daemon=True
+        ).start()
+        for one in before:
+            signal.signal(one, on_signal)
+        try:
+            yield stop
+        finally:
+            for one, handler in before.items():
+                signal.signal(one, handler)
+            signal.set_wakeup_fd(was_woken)
+            stop.heard.set()
+
+
+def _watch(
+    wakings: socket.socket, signals: set[signal.Signals], heard: threading.Event, patience_s: float
+) -> None:
+    """Wait for a signal, and end the process if the main thread does not hear of it in time."""
+    with suppress(OSError):  # closed: the command has ended
+        while number := wakings.recv(1):
+            if number[0] in signals and not heard.wait(patience_s):
+                os.write(2, b"mien: interrupted\n")
+                os._exit(EXIT_INTERRUPTED)

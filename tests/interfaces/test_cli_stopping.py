@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from mien.interfaces.cli.stopping import stopping_in_time
+
+pytest.importorskip("av")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are others there")
+
+_WAITING = """
+import os, sys, time
+import av
+from mien.core.errors import EXIT_INTERRUPTED
+from mien.interfaces.cli.stopping import stopping_in_time
+try:
+    with stopping_in_time(0.3) as stop:
+        print("ready", flush=True)
+        {waits}
+except KeyboardInterrupt:
+    os._exit(3)
+"""
+# FFmpeg tries again when a signal wakes it, so that Python never comes to its turn.
+_IN_A_LIBRARY = 'av.open("file:" + sys.argv[1])'
+_IN_PYTHON = "time.sleep(20)"
+_LOST = """try:
+            time.sleep(20)
+        except KeyboardInterrupt:
+            stop.check()"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("waits", "code"),
+    [(_IN_A_LIBRARY, 130), (_IN_PYTHON, 3), (_LOST, 3)],
+    ids=["library", "python", "lost"],
+)
+def test_a_signal_ends_it_in_time(
+    tmp_path: Path, waits: str, code: int, number: signal.Signals
+) -> None:
+    pipe = tmp_path / "pipe.ts"
+    os.mkfifo(pipe)
+    words = [sys.executable, "-c", _WAITING.format(waits=waits), str(pipe)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        # Held open, and nothing comes.
+        held = os.open(pipe, os.O_RDWR)
+        try:
+            threading.Event().wait(1.0)
+            process.send_signal(number)
+            _, err = process.communicate(timeout=20)
+        finally:
+            os.close(held)
+    assert process.returncode == code
+    assert err == (b"mien: interrupted\n" if code == 130 else b"")
+
+
+def test_signals_are_as_before_afterwards() -> None:
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(KeyboardInterrupt), stopping_in_time(5.0):
+        signal.raise_signal(signal.SIGTERM)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_another_thread_listens_to_no_signals() -> None:
+    handler = signal.getsignal(signal.SIGINT)
+
+    def use() -> None:
+        with stopping_in_time(5.0) as stop:
+            stop.check()
+            assert signal.getsignal(signal.SIGINT) is handler
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive()
