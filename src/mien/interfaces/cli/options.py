@@ -66,7 +66,8 @@ def add_detector_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--thorough",
         action="store_true",
-        help="search for small faces at once, where otherwise a first look at half the size may do",
+        help="search for small faces, too, in a large picture down to its own pixels: many times "
+        "the time of the default, which looks at 320 and, if need be, 640 pixels",
     )
 
 
