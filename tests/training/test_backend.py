@@ -15,6 +15,7 @@ from mien.training.backend import (
     keras_backend,
     prepare_backend,
     seed_step,
+    stderr_held_back,
 )
 from mien.training.settings import TrainingSettings
 from training_maker import tiny_config
@@ -123,6 +124,12 @@ def test_on_torch_each_step_has_a_seed_of_its_own(monkeypatch: pytest.MonkeyPatc
     assert len(seeds) == 5
     seed_step(TrainingSettings(backend="cuda", seed=1), 0, 0)
     assert seeds[5] == seeds[0]
+
+
+def test_native_messages_are_held_back_without_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    with stderr_held_back():
+        os.write(2, b"TensorFlow greets")
 
 
 def test_importing_the_room_loads_neither_keras_nor_tensorflow() -> None:

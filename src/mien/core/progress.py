@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import TextIO, TypeVar
+
+from mien.core.streams import stderr
 
 Item = TypeVar("Item")
 
@@ -48,7 +49,7 @@ class Progress:
         self.total = total
         self.unit = unit
         self.count = 0
-        self._stream = sys.stderr if stream is None else stream
+        self._stream = stderr() if stream is None else stream
         self._shown = not quiet and self._stream.isatty()
         self._started = time.monotonic()
         self._drawn = 0.0

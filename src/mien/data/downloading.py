@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from pathlib import Path
 
 from mien.core.errors import DataError, MissingExtra
+from mien.core.streams import stderr
 
 KAGGLE_DATASET = "msambare/fer2013"
 KAGGLE_PAGE = f"https://www.kaggle.com/datasets/{KAGGLE_DATASET}"
@@ -26,7 +26,7 @@ def download_dataset() -> Path:
     """
     try:
         # kagglehub may print; stdout is for data alone.
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(stderr()):
             import kagglehub
 
             return Path(kagglehub.dataset_download(KAGGLE_DATASET))

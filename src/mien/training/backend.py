@@ -13,6 +13,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from mien.core.errors import MissingExtra, UsageError
+from mien.core.streams import stderr
 from mien.training.settings import TrainingSettings
 
 
@@ -96,7 +97,7 @@ def seed_step(settings: TrainingSettings, epoch: int, step: int, *, rank: int = 
 @contextmanager
 def stderr_held_back() -> Iterator[None]:
     """Keep what native code writes to stderr (TensorFlow greets at import), unless all fails."""
-    sys.stderr.flush()
+    stderr().flush()
     try:
         kept = os.dup(2)
     except OSError:  # there is no stderr

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from mien.core.errors import InputError, ModelError, UsageError
 from mien.core.faces import FACE_SIZE
 from mien.core.manifest import load_manifest
 from mien.core.models import find_model
+from mien.core.streams import stderr
 from mien.training import lite0
 from mien.training.architectures.applications import APPLICATIONS, build_application
 from mien.training.backbones import build_backbone
@@ -125,7 +125,7 @@ def _load_exported(model: Any, source: str) -> None:
 def _load_imagenet(model: Any, backbone: str) -> None:
     try:
         # Keras tells of its download on stdout, which is for data.
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(stderr()):
             source = build_application(backbone, weights="imagenet")
     except Exception as error:  # Keras wraps whatever the network threw in a bare Exception
         raise InputError(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import Any
 
 from mien.core.errors import TrainingDiverged
 from mien.core.progress import format_duration
+from mien.core.streams import stderr
 from mien.training import run_folder
 from mien.training.config import Config
 from mien.training.run_folder import RunFolder
@@ -79,14 +79,14 @@ def report_epoch(row: Mapping[str, Any], *, total: int, best: bool) -> None:
         total: how many epochs there will be.
         best: whether it is the best epoch so far.
     """
-    sys.stderr.write(
+    stderr().write(
         f"epoch {row['epoch']:>3}/{total}  {row['phase']:<9}  "
         f"{row['size']:>3} px  loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}  "
         f"val_loss {row['val_loss']:.4f}  val_accuracy {row['val_accuracy']:.4f}  "
         f"val_macro_f1 {row['val_macro_f1']:.4f}  rate {row['learning_rate']:.1e}  "
         f"{format_duration(row['seconds'])}{'  best' if best else ''}\n"
     )
-    sys.stderr.flush()
+    stderr().flush()
 
 
 def finish(run: RunFolder, state: RunState) -> RunFolder:

@@ -11,7 +11,6 @@ import contextlib
 import os
 import re
 import shutil
-import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mien.core.errors import InputError, MienError, MissingExtra, UsageError
+from mien.core.streams import stderr
 from mien.core.telemetry import disable_telemetry
 from mien.training import run_folder
 from mien.training.backend import check_installed
@@ -110,7 +110,7 @@ def _check_backend(config: Config) -> None:
 
 
 def _task(folder: Path, config: Config | None, *, quiet: bool) -> Task:
-    return Task(str(Path.cwd()), folder, config, quiet, sys.stderr.isatty())
+    return Task(str(Path.cwd()), folder, config, quiet, stderr().isatty())
 
 
 def _run(task: Task, workers: int | None) -> RunFolder:
@@ -189,8 +189,8 @@ def _watch(fit: _Fit, board: Any, folder: Path) -> None:
             if stop.is_set() and not asked:
                 asked = True
                 ray.get(board.stop.remote())
-            sys.stderr.write(ray.get(board.read.remote()))
-            sys.stderr.flush()
+            stderr().write(ray.get(board.read.remote()))
+            stderr().flush()
 
 
 @contextlib.contextmanager

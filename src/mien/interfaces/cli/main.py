@@ -20,6 +20,7 @@ from mien.core.errors import (
     MienError,
     UsageError,
 )
+from mien.core.streams import open_closed_streams
 from mien.core.wording import one_line
 from mien.interfaces.cli.logs import logs_as_notes
 from mien.interfaces.cli.output import discard_stdout, write_stdout
@@ -69,6 +70,7 @@ def main(argv: Sequence[str] | None = None, *, registers: Sequence[Register] | N
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
+    open_closed_streams()
     _forgive_unprintable_characters()
     keep_together()
     try:

@@ -7,7 +7,6 @@ device. All chance comes from the seed, the epoch and the step.
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 
 from mien.core.progress import Progress, format_duration
+from mien.core.streams import stderr
 from mien.training import checkpoint, run_folder
 from mien.training.backend import prepare_backend, seed_step
 from mien.training.batches import BatchSource
@@ -54,7 +54,7 @@ def find_device(*, quiet: bool = False) -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda")
     if not quiet:
-        sys.stderr.write(
+        stderr().write(
             'mien: torch sees no GPU: training.backend = "cuda" runs on the processor, slowly\n'
         )
     return torch.device("cpu")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mien.core.errors import EXIT_DONE, EXIT_INTERNAL, MienError
 from mien.core.files import write_atomically
+from mien.core.streams import open_closed_streams
 
 _PLAN = Path("configs/gpu/plan.toml")
 _PACK = Path("build/gpu-pack")
@@ -19,6 +20,7 @@ _WORK = Path("build/gpu-work")
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one of the commands; return its exit code."""
+    open_closed_streams()
     args = _parser().parse_args(words)
     try:
         return int(args.run(args))

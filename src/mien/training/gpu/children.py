@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mien.core.streams import stderr
+
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 45.0
 _PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
@@ -101,8 +103,8 @@ class _Child:
         data = os.pread(self._log.fileno(), 1 << 20, self._shown)
         if data:
             self._shown += len(data)
-            sys.stderr.write(data.decode(errors="replace"))
-            sys.stderr.flush()
+            stderr().write(data.decode(errors="replace"))
+            stderr().flush()
 
     def close(self) -> None:
         self.show()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, MienError
 from mien.core.files import write_atomically
 from mien.core.progress import format_duration
+from mien.core.streams import stderr
 from mien.training.backend import keras_backend
 from mien.training.config import config_to_toml, load_config
 from mien.training.gpu import gather, setup
@@ -99,8 +99,8 @@ class _Kit:
     def say(self, what: str) -> None:
         """Tell what happens, and when, and keep it for the report."""
         line = f"[{format_duration(self.journal.spent)}] {what}"
-        sys.stderr.write(f"kit {line}\n")
-        sys.stderr.flush()
+        stderr().write(f"kit {line}\n")
+        stderr().flush()
         self.notes.setdefault("told", []).append(line)
         self.journal.save()
 
