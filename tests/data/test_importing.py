@@ -236,7 +236,8 @@ def photographed(
 
     With ``fail_at``, that change and all after it fail.
     """
-    real, copies = Path.rename, []
+    real, remove = Path.rename, shutil.rmtree
+    copies: list[Path] = []
 
     def rename(self: Path, target: Path) -> Path:
         copies.append(archive.with_name(f"kill{len(copies)}"))
@@ -245,12 +246,11 @@ def photographed(
             raise OSError(5, "Input/output error")
         return real(self, target)
 
-    def rmtree(path: Path, **options: bool) -> None:
+    def rmtree(path: Path, *, ignore_errors: bool = False) -> None:
         copies.append(archive.with_name(f"kill{len(copies)}"))
         shutil.copytree(archive, copies[-1])
-        remove(path, **options)
+        remove(path, ignore_errors=ignore_errors)
 
-    remove = shutil.rmtree
     with monkeypatch.context() as patched:
         patched.setattr(Path, "rename", rename)
         patched.setattr(shutil, "rmtree", rmtree)

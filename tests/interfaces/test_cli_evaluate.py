@@ -14,6 +14,7 @@ from data_maker import make_tiny_split, write_tiny_dataset
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import EXIT_DONE, EXIT_INPUT, EXIT_MODEL, EXIT_PARTIAL, EXIT_USAGE
 from mien.core.models import MANIFEST_NAME
+from mien.data.trained_on import RECORD, write_record
 from mien.interfaces.cli import evaluate, evaluate_pictures, inputs
 from mien.interfaces.cli.inputs import Input
 from mien.interfaces.cli.main import main
@@ -360,6 +361,75 @@ def test_a_folder_of_classes_may_be_renamed_and_has_no_split_to_choose(
     assert "rename them with --map" in capsys.readouterr().err
     assert run(*words, "--map", "grin=joy", "--split", "val") == EXIT_USAGE
     assert "no splits, only classes" in capsys.readouterr().err
+
+
+def remember(workplace: Path, *, per_class: int) -> None:
+    """Let the tiny model have been trained on the first images of each class of test."""
+    test = make_tiny_split("test", per_class=2)
+    first = test.take(np.arange(len(test)) % 2 < per_class)
+    none = test.take(np.zeros(len(test), np.bool_))
+    write_record(workplace / "tiny" / RECORD, {"train": first, "val": none})
+
+
+def test_what_the_model_was_trained_on_is_left_out_or_said_apart(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    remember(workplace, per_class=1)
+    shutil.copytree(workplace / "archive/test", workplace / "own")
+    for data in ("archive", "own"):
+        words = ("--model", "tiny", "--data", data, "--json")
+        assert run(*words) == EXIT_DONE
+        written = capsys.readouterr()
+        alone = json.loads(written.out)
+        assert (alone["all"]["count"], alone["trained"]) == (7, 7)
+        assert "trained on 7 of the 14 images, which are left out" in written.err
+        assert run(*words, "--include-trained") == EXIT_DONE
+        both = json.loads(capsys.readouterr().out)
+        assert (both["all"]["count"], both["clean"]["count"]) == (14, 7)
+        assert both["clean"]["correct"] == alone["all"]["correct"]
+    assert run("--model", "tiny", "--data", "archive", "--robustness", "--split", "test") == 0
+    assert "trained on 7 of the 14 images" in capsys.readouterr().err
+
+
+def test_a_folder_that_was_learnt_by_heart_has_no_figure(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    remember(workplace, per_class=2)
+    shutil.copytree(workplace / "archive/test", workplace / "own")
+    assert run("--model", "tiny", "--data", "own") == EXIT_INPUT
+    assert "trained on 14 of the 14 images, and figures on these" in capsys.readouterr().err
+    assert not (workplace / "outputs").exists()
+    content = evaluate_json(capsys, "--model", "tiny", "--data", "own", "--include-trained")
+    assert (content["with_trained"], content["clean"]) == (True, None)
+
+
+def test_a_report_on_other_data_or_another_model_goes_beside_it(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(workplace / "archive/test", workplace / "own")
+    for place in ("a", "b"):
+        write_pictures(workplace / place)
+    for _ in range(2):
+        assert run("--model", "tiny", "--data", "archive") == EXIT_DONE
+        assert run("--model", "tiny", "--data", "own") == EXIT_DONE
+        for place in ("a", "b"):
+            words = ("--model", "tiny", "--pictures", place, "--detector", "none")
+            assert run(*words) == EXIT_DONE
+    folder = workplace / "outputs/tiny"
+    assert {path.name for path in folder.iterdir()} == {
+        "report",
+        "report-2",
+        "pictures",
+        "pictures-2",
+    }
+    for name, data in (("report", "archive"), ("report-2", "own")):
+        assert json.loads((folder / name / "report.json").read_text())["data"] == data
+    capsys.readouterr()
+    words = ("--model", "tiny", "--data", "own", "--output", str(folder / "report"))
+    assert run(*words) == EXIT_USAGE
+    assert "holds a report on another model or other data" in capsys.readouterr().err
+    assert run(*words, "--force") == EXIT_DONE
+    assert json.loads((folder / "report/report.json").read_text())["data"] == "own"
 
 
 def test_a_model_with_its_own_classes_is_scored_on_a_data_set(

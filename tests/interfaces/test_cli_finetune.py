@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from data_maker import pattern
 from mien.core.errors import EXIT_DONE, EXIT_INPUT, EXIT_MODEL, EXIT_USAGE
@@ -89,10 +90,32 @@ def test_a_folder_becomes_a_model_that_the_other_commands_take(
     assert run(*words, "--output", "why.png", "--quiet") == EXIT_DONE
     capsys.readouterr()
     # The model knows of what its classes were made: the folder's own names are understood.
-    assert run("evaluate", "--model", "mine", "--data", "faces", "--json") == EXIT_DONE
-    report = json.loads(capsys.readouterr().out)
-    assert report["all"]["count"] == 40
-    assert report["left_out"] == {}
+    # What it was trained on is left out: the figure is that of the table before and after.
+    for name in ("mine", "mine/export"):
+        assert run("evaluate", "--model", name, "--data", "faces", "--json") == EXIT_DONE
+        written = capsys.readouterr()
+        report = json.loads(written.out)
+        assert (report["all"]["count"], report["trained"], report["clean"]) == (8, 32, None)
+        assert report["left_out"] == {}
+        assert "trained on 32 of the 40 images, which are left out" in written.err
+        assert "its best epoch was chosen on 8 of the 8 that are measured" in written.err
+    held_out = json.loads((workplace / "mine/report/evaluations/val.json").read_text())
+    assert report["all"]["accuracy"] == held_out["all"]["accuracy"]
+    text = " ".join((workplace / "mine/report/report.txt").read_text().split())
+    assert "left out, for the model was trained on them: 32" in text
+    words = ["evaluate", "--model", "mine", "--data", "faces"]
+    assert run(*words, "--include-trained", "--json") == EXIT_DONE
+    both = json.loads(capsys.readouterr().out)
+    assert (both["all"]["count"], both["clean"]["count"]) == (40, 8)
+    assert both["clean"]["accuracy"] == report["all"]["accuracy"]
+    assert not (workplace / "mine/report-2").exists()
+    # A photo is known again by its file, whatever face is cut out of it, and a face by its pixels.
+    shutil.copytree("faces/tired", "copies/tired")
+    for file in (workplace / "copies/tired").glob("?.png"):
+        Image.open(file).save(file.with_suffix(".bmp"))
+        file.unlink()
+    assert run("evaluate", "--model", "mine", "--data", "copies", "--no-report") == EXIT_DONE
+    assert "trained on 8 of the 10 images" in capsys.readouterr().err
 
     assert run("finetune", "--resume", "mine", "--json") == EXIT_DONE
     again = json.loads(capsys.readouterr().out)
@@ -142,15 +165,49 @@ def test_what_cannot_work_is_one_clear_line(
     assert not (workplace / "outputs").exists()
 
 
-def test_an_image_in_train_and_val_is_told(
+def test_an_image_in_train_and_val_is_told_and_left_out_of_val(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.move(workplace / "faces", workplace / "parted/train")
     shutil.copytree(workplace / "parted/train", workplace / "parted/val")
     assert run("finetune", "parted", "--model", "nothing") == EXIT_MODEL
     assert (
-        "40 images of val are in train too, the first: val/angry/0.png" in capsys.readouterr().err
+        "40 images of val are in train too, the first: val/angry/0.png; they are left out of val"
+        in capsys.readouterr().err
     )
+
+
+def test_figures_are_on_images_that_the_run_has_not_seen(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from mien.data.dataset import Split
+    from mien.training import finetune as training
+
+    shutil.move(workplace / "faces", workplace / "parted/train")
+    for split, numbers in {"val": "012", "test": "0345"}.items():
+        for name in ("angry", "happiness", "sad", "tired"):
+            (workplace / "parted" / split / name).mkdir(parents=True)
+            for number in numbers:
+                shutil.move(
+                    workplace / "parted/train" / name / f"{number}.png"
+                    if (workplace / "parted/train" / name / f"{number}.png").exists()
+                    else workplace / "parted/val" / name / f"{number}.png",
+                    workplace / "parted" / split / name / f"{number}.png",
+                )
+    for source, target in (("train/sad/9", "val/sad/9"), ("val/sad/1", "test/sad/1")):
+        shutil.copy(workplace / f"parted/{source}.png", workplace / f"parted/{target}.png")
+    seen: dict[str, Split] = {}
+
+    def stop(splits: dict[str, Split], *_: object, **__: object) -> None:
+        seen.update(splits)
+        raise KeyboardInterrupt("stopped")
+
+    monkeypatch.setattr(training, "finetune", stop)
+    run("finetune", "parted")
+    error = capsys.readouterr().err
+    assert "1 images of val are in train too, the first: val/sad/9.png" in error
+    assert "1 images of test are in val too, the first: test/sad/1.png" in error
+    assert {name: len(split) for name, split in seen.items()} == {"train": 16, "val": 8, "test": 16}
 
 
 def test_a_run_is_named_after_the_folder_however_it_is_given(

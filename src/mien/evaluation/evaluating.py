@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -91,5 +92,6 @@ def evaluate_model(
         seed=seed,
         skipped=len(split.skipped),
         versions=versions(),
+        images_sha256=hashlib.sha256(split.images.tobytes() + split.labels.tobytes()).hexdigest(),
     )
     return report, Samples(split.images, split.labels, probabilities, labels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -21,6 +21,7 @@ from mien.data.decoding import crop_face
 from mien.data.listing import is_leftover, split_of
 from mien.data.reading import load_split
 from mien.data.sources import FolderSource, source_kind
+from mien.data.trained_on import TrainedOn, seen_masks
 from mien.evaluation.evaluating import clean_images
 from mien.inference.classifier import Classifier
 
@@ -37,12 +38,14 @@ class Scored:
         clean: which have no pixel-identical copy in Training, (N,); None where unknown.
         left_out: how many images there are of each class that the model lacks.
         notes: what the user should know, a line each.
+        trained: how many images were left out since the model was trained on them.
     """
 
     split: Split
     clean: npt.NDArray[np.bool_] | None = None
     left_out: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    trained: int = 0
 
 
 def meanings_in(classifier: Classifier) -> dict[str, list[str]]:
@@ -64,6 +67,8 @@ def load_scored(
     split: str | None = None,
     mapping: Mapping[str, str] | None = None,
     face_of: FaceOf | None = None,
+    trained_on: TrainedOn | None = None,
+    include_trained: bool = False,
     quiet: bool = False,
 ) -> Scored:
     """Load what a model is measured on.
@@ -76,10 +81,13 @@ def load_scored(
             there.
         mapping: what classes become, see `mien.data.class_names.parse_map`; folders only.
         face_of: how a file becomes a face; files are face crops unless given. Folders only.
+        trained_on: what the model was trained on, which is left out.
+        include_trained: take it in; the others are then the ``clean`` ones.
         quiet: draw no progress bar.
 
     Raises:
-        DataError: if there is no data, or no class that the model knows.
+        DataError: if there is no data, no class that the model knows, or nothing that it was not
+            trained on.
         UsageError: if the split is not there, or the mapping names what is not there.
     """
     path = expanded(source)
@@ -87,7 +95,8 @@ def load_scored(
     if source_kind(path) != "folder" and not plain:
         raise UsageError(f"--map and --detector are for a folder of images, not for {path}")
     if plain and (source_kind(path) != "folder" or _is_data_set(path)):
-        return _standard(classifier, path, split or "test", quiet)
+        scored = _standard(classifier, path, split or "test", quiet)
+        return _held_out(scored, None, trained_on, include_trained)
     listed = list_class_folder(path)
     chosen = _chosen_split(listed.splits, split, path)
     named = named_classes(listed.classes, mapping or {})
@@ -100,7 +109,37 @@ def load_scored(
     notes += _left_out_note(left_out)
     if split is None and chosen not in (WHOLE, "test"):
         notes.append(f"{path} has no test: measured on {chosen}")
-    return Scored(fitted, None, left_out, tuple(notes))
+    scored = Scored(fitted, None, left_out, tuple(notes))
+    return _held_out(scored, path, trained_on, include_trained)
+
+
+def _held_out(
+    scored: Scored, folder: Path | None, trained_on: TrainedOn | None, include: bool
+) -> Scored:
+    """Leave out what the model was trained on, or mark the others; say how many there are."""
+    if trained_on is None:
+        return scored
+    split = scored.split
+    trained, chosen = seen_masks(split, trained_on, folder)
+    count = int(trained.sum())
+    said = f"the model was trained on {count:,} of the {len(split):,} images"
+    if include:
+        both = ~trained if scored.clean is None else scored.clean & ~trained
+        said += ": the clean ones are the others" if 0 < count < len(split) else ""
+        return replace(scored, clean=both, notes=(*scored.notes, said))
+    if count == len(split):
+        raise DataError(
+            f"{said}, and figures on these prove nothing: give others, or --include-trained"
+        )
+    said += ", which are left out (--include-trained takes them in)" if count else ""
+    if chosen.any():
+        said += (
+            f"; its best epoch was chosen on {int(chosen.sum()):,} of the "
+            f"{len(split) - count:,} that are measured: expect a little less of other images"
+        )
+    clean = None if scored.clean is None else scored.clean[~trained]
+    kept = split.take(~trained)
+    return replace(scored, split=kept, clean=clean, notes=(*scored.notes, said), trained=count)
 
 
 def _standard(classifier: Classifier, path: Path, name: str, quiet: bool) -> Scored:

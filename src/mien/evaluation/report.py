@@ -50,6 +50,9 @@ class Report:
         skipped: files of the split that could not be read.
         left_out: how many images there are of each class that the model lacks.
         versions: of Python and of the packages.
+        trained: images that were left out since the model was trained on them.
+        with_trained: whether such images were taken in instead; the others are the clean ones.
+        images_sha256: hash of the images and labels that were measured on, None where unknown.
     """
 
     model: ModelInfo
@@ -62,6 +65,9 @@ class Report:
     skipped: int = 0
     versions: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
+    trained: int = 0
+    with_trained: bool = False
+    images_sha256: str | None = None
 
     def __post_init__(self) -> None:
         """Check the split."""
@@ -71,7 +77,8 @@ class Report:
     @property
     def key(self) -> str:
         """What tells the evaluations of one model apart: ``test``, ``test-tta``, ``val`` ..."""
-        return f"{self.split}-tta" if self.tta else self.split
+        tta = "-tta" if self.tta else ""
+        return f"{self.split}{tta}-with-trained" if self.with_trained else f"{self.split}{tta}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report ready for JSON."""
@@ -85,6 +92,9 @@ class Report:
             "command": self.command,
             "skipped": self.skipped,
             "left_out": dict(self.left_out),
+            "trained": self.trained,
+            "with_trained": self.with_trained,
+            "images_sha256": self.images_sha256,
             "versions": dict(self.versions),
             **self.evaluation.to_dict(),
         }
@@ -129,6 +139,9 @@ def read_report_json(path: Path) -> Report:
             skipped=content["skipped"],
             versions=content["versions"],
             left_out=content.get("left_out", {}),
+            trained=content.get("trained", 0),
+            with_trained=content.get("with_trained", False),
+            images_sha256=content.get("images_sha256"),
         )
     except OSError as error:
         raise DataError(f"cannot read the report {path}: {error.strerror}") from error
@@ -148,9 +161,9 @@ def read_reports(folder: Path, model: ModelInfo) -> tuple[Report, ...]:
     return tuple(sorted((report for report in reports if report.model == model), key=order))
 
 
-def order(report: Report) -> tuple[int, bool]:
+def order(report: Report) -> tuple[int, bool, bool]:
     """Sort key: by split as `SPLIT_ORDER`, each without, then with augmentation."""
-    return (SPLIT_ORDER.index(report.split), report.tta)
+    return (SPLIT_ORDER.index(report.split), report.tta, report.with_trained)
 
 
 def _evaluation(content: Mapping[str, Any]) -> Evaluation:

@@ -107,7 +107,7 @@ def results_table(reports: Sequence[Report]) -> Table:
     """Several evaluations of one model: a row for all images of each and one for the clean."""
     rows = [
         [
-            f"{report.split}, {name}",
+            f"{report.split}{' with trained' if report.with_trained else ''}, {name}",
             "yes" if report.tta else "no",
             percent(metrics.accuracy),
             percent_range(metrics.accuracy_interval, digits=1),

@@ -34,7 +34,8 @@ def title(report: Report) -> str:
     """Name the model, the split and whether test-time augmentation was used."""
     tta = " with test-time augmentation" if report.tta else ""
     part = f"all of {report.data}" if report.split == "all" and report.data else report.split
-    return f"{report.model.name} {report.model.version} on {part}{tta}"
+    trained = ", images that it was trained on too" if report.with_trained else ""
+    return f"{report.model.name} {report.model.version} on {part}{tta}{trained}"
 
 
 def render_text(report: Report, others: Sequence[Report] = ()) -> str:
@@ -105,6 +106,8 @@ def _fact_pairs(report: Report, *, code: str = "") -> dict[str, str]:
     if report.left_out:
         lacking = ", ".join(f"{name} {count:,}" for name, count in report.left_out.items())
         images += f"; left out, for the model has no such class: {lacking}"
+    if report.trained:
+        images += f"; left out, for the model was trained on them: {report.trained:,}"
     facts = {
         "model": f"{report.model.name} {report.model.version}",
         "sha256": f"{code}{report.model.sha256}{code}",

@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 
 from mien.core.errors import DataError, InputError, ModelError, OutputError
+from mien.core.files import write_atomically
 from mien.core.manifest import Manifest, load_manifest, write_manifest
 from mien.core.models import find_model
 from mien.data import array_cache
 from mien.data.class_names import label_for
 from mien.data.dataset import Split
+from mien.data.trained_on import RECORD, write_record
 from mien.training import run_folder
 from mien.training.backend import check_installed, prepare_backend
 from mien.training.config import Config, config_from_tables, override_tables
@@ -66,6 +68,7 @@ def finetune(
     model: str | Path,
     meanings: Mapping[str, Sequence[str]] | None = None,
     notes: Mapping[str, Any] | None = None,
+    files: Path | None = None,
     options: FinetuneOptions | None = None,
     quiet: bool = False,
 ) -> RunFolder:
@@ -77,6 +80,7 @@ def finetune(
         model: what to start from: a bundled model's name or a model's folder.
         meanings: of which classes each class was made (see `mien.data.class_names.label_for`).
         notes: what to keep with the run, in ``finetune.json``, values as of JSON.
+        files: the folder that the splits' files are in (see `mien.data.trained_on`).
         options: what else can be chosen.
         quiet: draw no progress and print no epochs.
 
@@ -87,9 +91,9 @@ def finetune(
     """
     run = run_folder.new_run(folder)
     chosen = options or FinetuneOptions()
-    check_classes(splits["train"], splits["val"])
     base = find_model(model)
     manifest = load_manifest(base, labels=None)
+    check_classes(splits["train"], splits["val"])
     plan = TrainingSettings(seed=chosen.seed, threads=chosen.threads)
     check_installed(plan)
     prepare_backend(plan)
@@ -107,6 +111,7 @@ def finetune(
     except OSError as error:
         raise OutputError(f"cannot make {run.path}: {error.strerror}") from error
     array_cache.save(run.path / FACES, splits)
+    write_record(run.path / RECORD, splits, files)
     with run_folder.saving(run.path / START) as temporary:
         network.save(temporary)
     kept = {
@@ -140,12 +145,14 @@ def read_notes(folder: Path) -> dict[str, Any]:
 
 
 def export_finetuned(run: RunFolder) -> Path:
-    """Export a fine-tuned run with what its classes mean and started from; as `export_run`."""
+    """Export a fine-tuned run with what its classes mean, started from and saw; as `export_run`."""
     notes = read_notes(run.path)
     folder = export_run(run.path)
     manifest = load_manifest(folder, labels=None)
     told: dict[str, Any] = {key: notes[key] for key in ("classes", "started_from") if key in notes}
     write_manifest(folder, dataclasses.replace(manifest, data={**manifest.data, **told}))
+    if (run.path / RECORD).is_file():
+        write_atomically(folder / RECORD, (run.path / RECORD).read_bytes())
     return folder
 
 

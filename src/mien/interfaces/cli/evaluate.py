@@ -36,7 +36,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="measure an exported model and write a report",
         description="Measure an exported model on a data set, or read a folder of your own "
         "pictures. The report goes to outputs/RUN/report/, a grid of pictures to "
-        "outputs/RUN/pictures/.",
+        "outputs/RUN/pictures/; beside them (report-2, ...) where these are of another model or "
+        "other data.",
     )
     parser.add_argument(
         "--model",
@@ -61,8 +62,16 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         action="store_true",
         help="instead, measure the accuracy lost on blurred, shrunk, coded and unevenly lit images",
     )
+    parser.add_argument(
+        "--include-trained",
+        action="store_true",
+        help="take in the images that a fine-tuned model was trained on, and say both figures",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--output", type=Path, metavar="DIR", help="write to this folder instead")
+    parser.add_argument(
+        "--force", action="store_true", help="replace a report on another model or other data"
+    )
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="default: 64")
     parser.add_argument("--seed", type=int, metavar="N", help="of the sample pictures (default: 0)")
     parser.add_argument(
@@ -104,7 +113,9 @@ def _run(args: argparse.Namespace) -> int:
             args, data=_shown(args.data), command=_command(args, args.split or "val")
         )
     require_train_extra("matplotlib", "seaborn", "sklearn", needed_for="mien evaluate")
-    return evaluate_pictures(args) if args.pictures is not None else _evaluate_data(args)
+    if args.pictures is not None:
+        return evaluate_pictures(args, data=_shown(args.pictures))
+    return _evaluate_data(args)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -113,15 +124,20 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"expected --batch-size of 1 or more, got {args.batch_size}")
     if args.seed is not None and args.seed < 0:
         raise UsageError(f"expected --seed of 0 or more, got {args.seed}")
-    for_data = ("split", "tta", "robustness", "seed", "map", "no_report", "update", "release")
+    for_data = ["split", "tta", "robustness", "include_trained", "seed", "map", "no_report"]
+    for_data += ["update", "release"]
     given = [name for name in for_data if getattr(args, name) not in (None, False, [])]
     if args.pictures is not None and given:
         raise UsageError(f"--{given[0].replace('_', '-')} is for --data, not for --pictures")
     _check_finding(args)
-    if args.no_report and (args.update or args.release or args.output):
-        raise UsageError("--no-report writes nothing: leave out --output, --update and --release")
+    if args.no_report and (args.update or args.release or args.output or args.force):
+        raise UsageError(
+            "--no-report writes nothing: leave out --output, --force, --update and --release"
+        )
     if args.robustness and (args.map is not None or args.detector is not None):
         raise UsageError("--robustness takes data sets alone: leave out --map and --detector")
+    if args.robustness and args.include_trained:
+        raise UsageError("--robustness leaves out what was trained on: no --include-trained")
     if args.robustness and (args.release or args.seed is not None):
         raise UsageError("--robustness writes no figures: leave out --release and --seed")
     if args.release and (args.tta or args.split not in (None, "test")):
@@ -157,6 +173,7 @@ def _finding_words(args: argparse.Namespace) -> list[str]:
 
 def _evaluate_data(args: argparse.Namespace) -> int:
     from mien.data.class_names import parse_map
+    from mien.data.trained_on import find_record
     from mien.evaluation.evaluating import evaluate_model
     from mien.evaluation.exported import find_exported
     from mien.evaluation.folder_data import load_scored
@@ -167,12 +184,21 @@ def _evaluate_data(args: argparse.Namespace) -> int:
         check_sections(path)
     folder, run = find_exported(args.model)
     classifier = Classifier.open(folder, labels=None)
+    record = find_record(folder, run)
+    if record is None and "started_from" in classifier.manifest.data:
+        note(
+            f"{classifier.manifest.name} was fine-tuned and does not tell on which images: figures "
+            "on these would be too good",
+            quiet=args.quiet,
+        )
     scored = load_scored(
         classifier,
         args.data,
         split=args.split,
         mapping=None if args.map is None else parse_map(args.map),
         face_of=None if args.detector is None else face_finder(recognizer_options(args)),
+        trained_on=record,
+        include_trained=args.include_trained,
         quiet=args.quiet,
     )
     for text in scored.notes:
@@ -191,6 +217,8 @@ def _evaluate_data(args: argparse.Namespace) -> int:
         data=_shown(args.data),
         command=_command(args, scored.split.name),
         left_out=scored.left_out,
+        trained=scored.trained,
+        with_trained=args.include_trained,
     )
     if not args.no_report:
         _write(args, report, run, samples)
@@ -202,10 +230,19 @@ def _write(args: argparse.Namespace, report: Report, run: Path | None, samples: 
     """Write the report and what else is asked for."""
     from mien.evaluation.exported import home_of
     from mien.evaluation.report_folder import read_history, write_figures, write_report
+    from mien.evaluation.report_place import report_place
     from mien.evaluation.report_text import render_text
     from mien.evaluation.sections import update_sections
 
-    output = args.output or home_of(run, report.model.name) / "report"
+    output = report_place(
+        args.output or home_of(run, report.model.name) / "report",
+        report.model,
+        report.data,
+        given=args.output is not None,
+        force=args.force,
+        key=report.key,
+        images_sha256=report.images_sha256,
+    )
     history: History | None = None
     if run is not None and (run / "history.csv").is_file():
         history = read_history(run / "history.csv")
@@ -227,6 +264,7 @@ def _command(args: argparse.Namespace, split: str) -> str:
     words += ["--map", _shown(args.map) if "=" not in args.map else args.map] if args.map else []
     words += ["--robustness"] if args.robustness else []
     words += ["--tta"] if args.tta else []
+    words += ["--include-trained"] if args.include_trained else []
     words += ["--seed", str(args.seed)] if args.seed is not None else []
     return shlex.join(words)
 

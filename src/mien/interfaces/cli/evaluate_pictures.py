@@ -22,16 +22,28 @@ from mien.interfaces.cli.output import (
 )
 
 
-def evaluate_pictures(args: argparse.Namespace) -> int:
-    """Read a folder of pictures, show what was read, and return the exit code."""
+def evaluate_pictures(args: argparse.Namespace, *, data: str) -> int:
+    """Read a folder of pictures, show what was read, and return the exit code.
+
+    Args:
+        args: the words of ``mien evaluate``.
+        data: what to call the folder.
+    """
     from mien.evaluation.exported import find_exported, home_of
     from mien.evaluation.pictures import picture_columns, picture_grid, picture_rows, pictures_dict
+    from mien.evaluation.report_place import report_place
 
     options = recognizer_options(args)
     sources, problems = _find_pictures(args.pictures)
     folder, run = find_exported(args.model)
     recognizer = replace(options, model=str(folder)).load()
-    output = args.output or home_of(run, recognizer.model.name) / "pictures"
+    output = report_place(
+        args.output or home_of(run, recognizer.model.name) / "pictures",
+        recognizer.model,
+        data,
+        given=args.output is not None,
+        force=args.force,
+    )
     results = recognizer.analyze_many(
         track(sources, "reading pictures", unit="img", quiet=args.quiet),
         batch_size=args.batch_size,
@@ -39,6 +51,8 @@ def evaluate_pictures(args: argparse.Namespace) -> int:
     labels = recognizer.labels
     rows = picture_rows(results, labels)
     write_output(output / "pictures.csv", csv_text(rows, picture_columns(labels)))
+    made_of = {"model": recognizer.model.to_dict(), "data": data}
+    write_output(output / "pictures.json", json_text(made_of | pictures_dict(results, labels)))
     write_stdout(
         json_text(pictures_dict(results, labels)) + "\n" if args.json else _pictures_table(rows)
     )

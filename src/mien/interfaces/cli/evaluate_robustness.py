@@ -18,8 +18,10 @@ def evaluate_robustness(args: argparse.Namespace, *, data: str, command: str) ->
         command: the command line that gives these figures.
     """
     from mien.data.reading import load_split
+    from mien.data.trained_on import find_record, seen_masks
     from mien.evaluation.exported import find_exported, home_of
     from mien.evaluation.report import versions
+    from mien.evaluation.report_place import report_place
     from mien.evaluation.robustness import (
         check_robustness_section,
         measure_robustness,
@@ -33,6 +35,15 @@ def evaluate_robustness(args: argparse.Namespace, *, data: str, command: str) ->
     folder, run = find_exported(args.model)
     classifier = Classifier.open(folder)
     split = load_split(args.data, args.split or "val", quiet=args.quiet)
+    record = find_record(folder, run)
+    if record is not None:
+        trained, _ = seen_masks(split, record)
+        note(
+            f"the model was trained on {trained.sum():,} of the {len(split):,} images, which are "
+            "left out",
+            quiet=args.quiet,
+        )
+        split = split.take(~trained)
     measured = measure_robustness(
         lambda faces: classifier.classify(faces, augment=args.tta, batch_size=args.batch_size),
         split.images,
@@ -44,7 +55,13 @@ def evaluate_robustness(args: argparse.Namespace, *, data: str, command: str) ->
     )
     result = replace(measured, data=data, command=command, versions=versions())
     if not args.no_report:
-        output = args.output or home_of(run, result.model.name) / "report"
+        output = report_place(
+            args.output or home_of(run, result.model.name) / "report",
+            result.model,
+            data,
+            given=args.output is not None,
+            force=args.force,
+        )
         page = write_robustness(result, output)
         for path in args.update:
             update_robustness(path, result)

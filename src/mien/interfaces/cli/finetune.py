@@ -156,6 +156,7 @@ def _start(args: argparse.Namespace) -> RunFolder:
         model=model,
         meanings=meanings_of(named),
         notes=notes,
+        files=args.images,
         options=options,
         quiet=args.quiet,
     )
@@ -196,8 +197,7 @@ def _load(
     else:
         parts = hold_out(train, fraction=fraction, seed=args.seed or 0)
         splits = {"train": parts[0], "val": parts[1], **loaded}
-    _warn_of_copies(splits, quiet=args.quiet)
-    return splits, skipped
+    return _without_copies(splits, quiet=args.quiet), skipped
 
 
 def _tell_skipped(skipped: Sequence[Skipped], *, quiet: bool) -> None:
@@ -207,19 +207,25 @@ def _tell_skipped(skipped: Sequence[Skipped], *, quiet: bool) -> None:
         note(f"skipped {len(skipped) - _SHOWN} more files", quiet=quiet)
 
 
-def _warn_of_copies(splits: Mapping[str, Split], *, quiet: bool) -> None:
+def _without_copies(splits: Mapping[str, Split], *, quiet: bool) -> dict[str, Split]:
+    """Leave out of val what is in train too, and of test what is in either: it proves nothing."""
     from mien.data.dataset import clean_mask
 
-    for name in ("val", "test"):
-        if name in splits:
-            copies = ~clean_mask(splits[name], splits["train"])
-            if copies.any():
-                first = splits[name].files[int(copies.argmax())]
+    kept = dict(splits)
+    for name, others in (("val", ("train",)), ("test", ("train", "val"))):
+        for other in others if name in kept else ():
+            clean = clean_mask(kept[name], kept[other])
+            if not clean.all():
+                first = kept[name].files[int(clean.argmin())]
                 note(
-                    f"{copies.sum()} images of {name} are in train too, the first: {first}; "
-                    f"figures on {name} will be too good",
+                    f"{(~clean).sum()} images of {name} are in {other} too, the first: {first}; "
+                    f"they are left out of {name}",
                     quiet=quiet,
                 )
+                kept[name] = kept[name].take(clean)
+    if "test" in kept and len(kept["test"]) == 0:
+        del kept["test"]
+    return kept
 
 
 def _go_on(args: argparse.Namespace) -> RunFolder:
