@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import base64
 import io
 import struct
+import subprocess
+import sys
 import threading
 import warnings
+import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -208,6 +214,128 @@ def test_wide_and_real_values_keep_their_order() -> None:
     levels = Image.fromarray(np.array([[0.0, 100.2, 255.0]], np.float32))
     assert load_image(levels)[0, :, 0].tolist() == [0, 100, 255]
     assert "not finite" in _refusal(Image.fromarray(np.array([[0.0, np.nan]], np.float32)))
+
+
+def _grey_levels() -> Pixels:
+    return np.linspace(0, 255, 32 * 16).astype(np.uint8).reshape(16, 32)
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_upper_bits_that_are_empty_do_not_darken(kind: str, bits: int) -> None:
+    levels = _grey_levels()
+    low = (levels.astype(np.float64) * (2**bits - 1) / 255).astype(np.uint16)
+    pixels = load_image(_encoded(Image.fromarray(low), kind))
+    assert np.abs(pixels[:, :, 0].astype(int) - levels).max() <= 1
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_grey_of_8_bits_in_wider_numbers_is_as_in_8_bits(kind: type) -> None:
+    levels = _grey_levels()
+    pixels = load_image(_encoded(Image.fromarray(levels.astype(kind)), "TIFF"))
+    assert np.array_equal(pixels[:, :, 0], levels)
+
+
+def test_real_numbers_may_overshoot_as_resizing_lets_them() -> None:
+    for white in (1.0, 255.0):
+        shares = np.array([[-0.02, 0.0, 0.5, 1.0, 1.04]], np.float32) * np.float32(white)
+        assert load_image(Image.fromarray(shares))[0, :, 0].tolist() == [0, 0, 128, 255, 255]
+
+
+@pytest.mark.parametrize("ending", [".png", ".tiff"])
+def test_colours_of_12_bits_in_16_are_read_at_their_depth(ending: str) -> None:
+    colors = np.random.default_rng(0).integers(0, 256, (9, 7, 3)).astype(np.uint16)
+    for bits, factor in ((8, 1), (12, 16), (16, 257)):
+        content = cv2.imencode(ending, colors[:, :, ::-1] * np.uint16(factor))[1].tobytes()
+        difference = load_image(content).astype(int) - colors
+        assert np.abs(difference).max() <= 1, bits
+
+
+def test_an_open_file_is_read_from_its_beginning(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    _corners().save(path)
+    expected = np.asarray(_corners())
+    buffer = io.BytesIO(path.read_bytes())
+    buffer.seek(0, io.SEEK_END)
+    assert np.array_equal(load_image(buffer), expected)
+    with path.open("rb") as file, zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        assert np.array_equal(load_image(file), expected)
+        assert source_name(file) == str(path)
+        archive.write(path, "a.png")
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive, archive.open("a.png") as member:
+        assert np.array_equal(load_image(member), expected)
+    buffer.close()
+    assert "closed" in _refusal(buffer)
+
+
+def test_an_open_file_of_another_kind_is_refused() -> None:
+    class Upload:
+        async def read(self, size: int = -1) -> bytes:
+            return bytes(size)
+
+    for source in (io.StringIO("text"), Upload()):
+        with pytest.raises(UsageError, match="open for reading bytes"):
+            load_image(source)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "head", ["data:image/png;base64,", "DATA:;base64,", "data:image/jpeg;x=y;base64,"]
+)
+def test_a_data_uri_is_an_image(head: str) -> None:
+    content = _encoded(_corners(), "PNG")
+    plain = base64.b64encode(content).decode()
+    forms = (
+        plain,
+        plain.rstrip("="),
+        plain[:40] + "\n " + plain[40:],
+        plain.replace("+", "%2B").replace("/", "%2F"),
+        base64.urlsafe_b64encode(content).decode(),
+    )
+    for form in forms:
+        assert np.array_equal(load_image(head + form), np.asarray(_corners()))
+    assert np.array_equal(load_image("data:," + quote(content)), np.asarray(_corners()))
+
+
+@pytest.mark.parametrize("damaged", ["data:image/png;base64", "data:;base64,", "data:;base64,QUJD",
+                                     "data:;base64,%%%", "data:,", "data:;base64,ü"])  # fmt: skip
+def test_a_damaged_data_uri_is_unreadable_and_not_repeated(damaged: str) -> None:
+    message = _refusal(damaged)
+    assert message.startswith("data:")
+    assert "sha256=" in message
+    assert len(message) < 200
+    assert "Q" * 60 not in _refusal("data:image/png;base64," + "Q" * 45_000)
+
+
+def test_an_error_repeats_little_of_a_name() -> None:
+    message = _refusal("x" * 5000 + "\x1b[31m\n.png")
+    assert len(message) < 200
+    assert "\x1b" not in message
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on memory")
+def test_too_little_memory_is_said_and_is_no_damage() -> None:
+    code = """
+import resource, sys
+from mien.core.errors import MienError, UnreadableImage
+from mien.core.images import load_image
+content = sys.stdin.buffer.read()
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 150_000_000,) * 2)
+try:
+    load_image(content)
+except UnreadableImage:
+    raise
+except MienError as error:
+    print(error)
+"""
+    content = _encoded(Image.new("RGB", (12_000, 5000)), "PNG", compress_level=1)
+    done = subprocess.run([sys.executable, "-c", code], input=content, capture_output=True)
+    assert done.stdout == b"image: there is not enough memory to decode it\n", done.stderr
+
+
+def test_a_side_has_a_limit() -> None:
+    assert load_image(_encoded(Image.new("1", (images.MAX_SIDE, 1)), "PNG")).shape[1] == 1_000_000
+    assert "too long" in _refusal(Image.new("1", (images.MAX_SIDE + 1, 1)))
 
 
 def test_the_first_frame_of_an_animation_is_taken() -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 
 from mien.core.emotions import EMOTIONS
 from mien.core.results import Box, Face, Quality
-from mien.inference.annotate import EMOTION_COLORS, LEAST_SIDE, annotate, class_colors
+from mien.inference.annotate import EMOTION_COLORS, LEAST_SIDE, MOST_SIDE, annotate, class_colors
 
 
 def _face(box: Box, emotion: str = "happy", confidence: float = 0.7, **changes: bool) -> Face:
@@ -119,3 +121,18 @@ def test_each_class_of_a_model_has_a_colour_of_its_own() -> None:
     assert len(set(colors.values())) == 3
     assert class_colors(EMOTION_COLORS) == {name: _color(name) for name in EMOTION_COLORS}
     assert len(class_colors(str(number) for number in range(30))) == 30
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 100_000), (100_000, 1), (3, 1_000_000)])
+def test_a_picture_that_is_too_long_for_a_file_is_made_smaller(height: int, width: int) -> None:
+    faces = [_face(Box(0, 0, width, height)), _face(Box(width // 2, height // 2, 1, 1))]
+    drawn = annotate(_grey(height, width), faces)
+    assert max(drawn.size) == MOST_SIDE
+    assert min(drawn.size) == 1
+    drawn.save(io.BytesIO(), "JPEG")
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 2), (2, 700)])
+def test_a_tiny_picture_can_be_drawn_on(height: int, width: int) -> None:
+    drawn = annotate(_grey(height, width), [_face(Box(0, 0, 1, 1))])
+    assert max(drawn.size) >= LEAST_SIDE

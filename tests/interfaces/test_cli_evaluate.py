@@ -15,7 +15,8 @@ from mien.core.emotions import EMOTIONS
 from mien.core.errors import EXIT_DONE, EXIT_INPUT, EXIT_MODEL, EXIT_PARTIAL, EXIT_USAGE
 from mien.core.models import MANIFEST_NAME
 from mien.data.trained_on import RECORD, write_record
-from mien.interfaces.cli import evaluate, evaluate_pictures, inputs
+from mien.interfaces.batch.listing import walk_folder
+from mien.interfaces.cli import evaluate, inputs
 from mien.interfaces.cli.inputs import Input
 from mien.interfaces.cli.main import main
 
@@ -267,9 +268,7 @@ def test_a_folder_that_cannot_be_looked_into_is_named_and_told_by_the_exit_code(
 ) -> None:
     write_pictures(workplace / "ImgTest")
     barred = Input("ImgTest/mine", problem="ImgTest/mine: this folder cannot be read")
-    monkeypatch.setattr(
-        evaluate_pictures, "find_inputs", lambda words: [*inputs.find_inputs(words), barred]
-    )
+    monkeypatch.setattr(inputs, "walk_folder", lambda *args: [*walk_folder(*args), barred])
     words = ("--model", "tiny", "--pictures", "ImgTest", "--detector", "none")
     assert run(*words) == EXIT_PARTIAL
     assert "mien: ImgTest/mine: this folder cannot be read\n" in capsys.readouterr().err

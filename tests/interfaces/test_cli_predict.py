@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
@@ -162,6 +163,74 @@ def test_stdin_that_is_no_image_is_said(
     assert outcome.code == 3
     assert outcome.json["status"] == "unreadable"
     assert outcome.err.startswith(f"mien: {said}")
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs devices")
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/urandom", "/dev/full"])
+def test_a_device_that_never_ends_is_read_no_further_than_its_first_bytes(
+    predict: Predict, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    outcome = predict(device, "--format", "json")
+    assert outcome.code == 3
+    assert outcome.err.startswith(f"mien: {device} is not an image")
+    with open(device, encoding="latin-1") as endless:  # noqa: PTH123
+        monkeypatch.setattr(sys, "stdin", endless)
+        outcome = predict("-", "--format", "json")
+    assert outcome.code == 3
+    assert outcome.err.startswith("mien: standard input is not an image")
+
+
+def test_stdin_is_read_up_to_a_limit(predict: Predict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mien.core.images.MAX_FILE_BYTES", 3 << 20)
+    content = b"\xff\xd8\xff" + bytes(5 << 20)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    outcome = predict("-", "--format", "json")
+    assert outcome.code == 3
+    assert outcome.err.startswith("mien: standard input is too large: expected at most")
+
+
+def test_a_data_uri_is_an_image_and_its_content_is_repeated_nowhere(predict: Predict) -> None:
+    content = base64.b64encode(Path(picture("a.png")).read_bytes()).decode()
+    uri = f"data:image/png;base64,{content}"
+    for words in (["--format", "json"], ["--output", "r.csv"], ["--annotate", "drawn"]):
+        outcome = predict(uri, *words)
+        assert outcome.code == 0
+        assert content[30:60] not in outcome.out + outcome.err
+    kept = [path for path in Path().rglob("*") if path.is_file()]
+    assert all(content[30:60].encode() not in path.read_bytes() for path in kept)
+    row = Path("r.csv").read_text().splitlines()[1]
+    assert row.startswith("data:image/png;sha256=")
+    outcome = predict(uri[:60], "--format", "json")
+    assert (outcome.code, outcome.json["status"]) == (3, "unreadable")
+
+
+def test_names_are_said_short_and_without_control_characters(predict: Predict) -> None:
+    long, odd = "n" * 300 + ".jpg", "a\x1b[31mb\nc.jpg"
+    outcome = predict(long, odd, "--format", "json")
+    assert outcome.code == 3
+    lines = outcome.err.splitlines()
+    assert len(lines) == 1
+    assert "\x1b" not in outcome.err
+    errors = [one["error"] for one in outcome.json]
+    assert max(map(len, errors)) < 160
+    assert [one["source"] for one in outcome.json] == [long, odd]
+    assert errors[1] == r"a\x1b[31mb\nc.jpg: no file matches this pattern"
+
+
+def test_files_that_are_left_out_are_said(predict: Predict) -> None:
+    picture("d/a.png")
+    for name in ("b.mp4", "c.HEIC", "d.heic", "notes"):
+        Path("d", name).write_bytes(b"x")
+    said = (
+        "left out 4 files that are no image by the name: 2 .heic, 1 .mp4, 1 without a suffix; "
+        "--video reads the videos; save HEIC as JPEG to have it read\n"
+    )
+    for words in (["--format", "csv"], ["--output", "r.csv"]):
+        outcome = predict("d", *words)
+        assert outcome.code == 0
+        assert said in outcome.err
+        assert "left out" not in predict("d", *words, "--quiet").err
+    assert "left out" not in predict("d/a.png", "--format", "csv").err
 
 
 def test_stdin_given_twice_is_a_usage_error(predict: Predict) -> None:

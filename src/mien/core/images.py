@@ -69,10 +69,12 @@ DATA_URI = "data:"
 
 _KINDS = ", ".join(kind for kind in FORMATS if kind != "MPO")
 _CHUNK_BYTES = 1 << 20
+_PLAIN_BASE64 = str.maketrans("-_", "+/")
 _DEPTHS = (8, 10, 12, 14, 16)
-_MAX_16_BITS = 65535
+_MAX_14_BITS, _MAX_16_BITS = 16383, 65535
 _OVERSHOOT = 0.05  # of white, that bicubic resizing of real numbers may add
 
+_BITS_TAG = 0x0102
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -171,6 +173,27 @@ def read_at_most(file: IO[bytes], name: str) -> bytes:
     return b"".join(parts)
 
 
+def read_data_uri(uri: str) -> bytes:
+    """Return what a data URI holds, in base64 or as it is (RFC 2397).
+
+    Raises:
+        UnreadableImage: if it is damaged.
+    """
+    head, comma, text = uri.partition(",")
+    try:
+        if not comma:
+            raise ValueError("it has no comma before its content")
+        if not head.lower().endswith(";base64"):
+            return unquote_to_bytes(text)
+        # Some are wrapped, some have their padding cut off, some are the kind for web addresses.
+        letters = "".join(unquote_to_bytes(text).decode("ascii").split()).rstrip("=")
+        plain = letters.translate(_PLAIN_BASE64) + "=" * (-len(letters) % 4)
+        return base64.b64decode(plain, validate=True)
+    except (ValueError, binascii.Error) as error:
+        name = source_name(uri)
+        raise UnreadableImage(f"{name} is a damaged data URI: {shown(error)}") from error
+
+
 def pixel_count(content: bytes) -> int:
     """Return how many pixels an encoded image says it has, without decoding them.
 
@@ -189,7 +212,7 @@ def _content(source: object, name: str) -> bytes:
     if isinstance(source, bytes | bytearray | memoryview):
         return bytes(source)
     if isinstance(source, str) and is_data_uri(source):
-        return _from_data_uri(source, name)
+        return read_data_uri(source)
     if isinstance(source, str | os.PathLike):
         return _read_file(Path(source), name)
     if is_file_object(source):
@@ -253,18 +276,6 @@ def _read_object(file: Any, name: str) -> bytes:
     )
 
 
-def _from_data_uri(uri: str, name: str) -> bytes:
-    head, comma, text = uri.partition(",")
-    try:
-        if not comma:
-            raise ValueError("it has no comma before its content")
-        if head.lower().endswith(";base64"):
-            return base64.b64decode("".join(unquote_to_bytes(text).decode("ascii").split()))
-        return unquote_to_bytes(text)
-    except (ValueError, binascii.Error) as error:
-        raise UnreadableImage(f"{name} is a damaged data URI: {shown(error)}") from error
-
-
 def _from_bytes(content: bytes, name: str) -> npt.NDArray[np.uint8]:
     if image_kind(content) == "PPM":
         _pnm_pixels(content, name)
@@ -275,7 +286,34 @@ def _from_bytes(content: bytes, name: str) -> npt.NDArray[np.uint8]:
         scaled = to_8_bits(values, None if white == _MAX_16_BITS else white)
         return _from_array(scaled, "rgb")
     with _opened(content, name) as image:
-        return _from_pillow(image, name)
+        pixels = _from_pillow(image, name)
+        return _deep_color(content, image, pixels)
+
+
+def _deep_color(
+    content: bytes, image: Image.Image, pixels: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.uint8]:
+    """Read colours whose upper bits are empty at their own depth; all others are as they were.
+
+    Pillow keeps the upper 8 of 16 bits alone. OpenCV is given no file that Pillow has not decoded
+    before: it says on stderr what it finds damaged.
+    """
+    bits = {"PNG": content[24:25] == b"\x10", "TIFF": 16 in _tiff_bits(image)}
+    if image.mode != "RGB" or not bits.get(image.format or "") or pixels.max() > _MAX_14_BITS >> 8:
+        return pixels
+    import cv2  # heavy, and seldom needed here
+
+    deep = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if deep is None or deep.dtype != np.uint16 or deep.shape != pixels.shape:
+        return pixels
+    deep = deep[:, :, ::-1]
+    # Not so where the picture has been turned.
+    return to_8_bits(deep) if np.array_equal(deep // 256, pixels) else pixels
+
+
+def _tiff_bits(image: Image.Image) -> tuple[int, ...]:
+    bits = getattr(image, "tag_v2", {}).get(_BITS_TAG, ())
+    return bits if isinstance(bits, tuple) else (bits,)
 
 
 def _pnm_pixels(content: bytes, name: str) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mien.core.errors import UsageError
+from mien.core.wording import one_line
 
 SCHEMA = "mien/1"
 """Name and version of the JSON form; it changes when a reader would have to."""
@@ -263,6 +264,8 @@ class Result:
                 f"expected faces exactly when the status is ok, "
                 f"got {len(self.faces)} with status {self.status}"
             )
+        if self.error is not None:
+            object.__setattr__(self, "error", one_line(self.error))
         failed = self.status in ("unreadable", "error")
         if failed != bool(self.error):
             raise UsageError(

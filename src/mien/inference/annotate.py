@@ -29,6 +29,9 @@ EMOTION_COLORS: dict[str, str] = {
 LEAST_SIDE = 640
 """Pictures whose longer side is less are enlarged by a whole factor, so that labels can be read."""
 
+MOST_SIDE = 65_500
+"""Pictures that are longer are made smaller: no JPEG can be."""
+
 _DARK = (16, 20, 26)
 _LIGHT = (255, 255, 255)
 _PANEL_OPACITY = 215
@@ -69,9 +72,10 @@ def annotate(image: npt.NDArray[np.uint8], faces: Iterable[Face]) -> Image.Image
         faces: what was found.
 
     Returns:
-        A new Pillow image in RGB; pictures smaller than `LEAST_SIDE` are enlarged.
+        A new Pillow image in RGB; pictures smaller than `LEAST_SIDE` are enlarged, longer ones
+        than `MOST_SIDE` made smaller.
     """
-    picture, scale = _enlarged(Image.fromarray(image))
+    picture, scale = _resized(Image.fromarray(image))
     found = list(faces)
     boxes = [_scaled(face, scale) for face in found]
     # "RGBA" lets what is drawn be translucent over a picture that is not.
@@ -88,17 +92,19 @@ def annotate(image: npt.NDArray[np.uint8], faces: Iterable[Face]) -> Image.Image
     return picture
 
 
-def _enlarged(picture: Image.Image) -> tuple[Image.Image, int]:
-    scale = math.ceil(LEAST_SIDE / max(picture.size))
-    if scale <= 1:
+def _resized(picture: Image.Image) -> tuple[Image.Image, float]:
+    """Return the picture in a size that labels and files have room for, and the factor."""
+    longer = max(picture.size)
+    scale = max(1, math.ceil(LEAST_SIDE / longer)) if longer <= MOST_SIDE else MOST_SIDE / longer
+    if scale == 1:
         return picture.convert("RGB"), 1
-    size = (picture.width * scale, picture.height * scale)
+    size = (max(1, int(picture.width * scale)), max(1, int(picture.height * scale)))
     return picture.convert("RGB").resize(size, Image.Resampling.BICUBIC), scale
 
 
-def _scaled(face: Face, scale: int) -> _Rectangle:
-    left, top, right, bottom = face.box.xyxy
-    return (left * scale, top * scale, right * scale - 1, bottom * scale - 1)
+def _scaled(face: Face, scale: float) -> _Rectangle:
+    left, top, right, bottom = (int(edge * scale) for edge in face.box.xyxy)
+    return (left, top, max(left, right - 1), max(top, bottom - 1))
 
 
 def class_colors(labels: Iterable[str]) -> dict[str, tuple[int, ...]]:

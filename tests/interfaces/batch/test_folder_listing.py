@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -131,3 +132,21 @@ def test_nothing_at_all_is_found_in_an_empty_folder() -> None:
 
 def test_a_missing_file_is_left_to_the_reading() -> None:
     assert found_file("missing.png").content == "missing.png"
+
+
+def test_a_file_without_a_suffix_is_an_image_if_it_begins_as_one() -> None:
+    touch("d/README", "d/empty")
+    Path("d/photo").write_bytes(b"\xff\xd8\xff\xe0 and so on")
+    Path("d/empty").write_bytes(b"")
+    assert sources() == ["d/photo"]
+    # Where others are looked for, it is none.
+    assert list(walk_folder("d", (".mp4",))) == []
+
+
+def test_files_that_are_left_out_are_counted_by_their_suffix() -> None:
+    touch("d/a.jfif", "d/b.JPG_large", "d/c.HEIC", "d/sub/d.heic", "d/e.mp4", "d/LICENSE")
+    touch("d/.hidden.mp4")
+    left_out: Counter[str] = Counter()
+    found = [one.source for one in walk_folder("d", left_out=left_out)]
+    assert found == ["d/a.jfif", "d/b.JPG_large"]
+    assert left_out == {".heic": 2, ".mp4": 1, "": 1}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from mien.core.image_files import IMAGE_SUFFIXES
+from mien.core.image_files import HEAD_BYTES, IMAGE_SUFFIXES, READABLE, image_kind
 
 SORTED_AT_ONCE = 50_000
 """Names of one folder that are sorted together; a folder of more comes in as many sorted runs."""
@@ -39,10 +39,16 @@ class Input:
     problem: str | None = None
 
 
-def walk_folder(folder: str, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> Iterator[Input]:
+def walk_folder(
+    folder: str,
+    suffixes: Sequence[str] = IMAGE_SUFFIXES,
+    left_out: Counter[str] | None = None,
+) -> Iterator[Input]:
     """Yield the images in a folder and below it: a folder's own, sorted, before its subfolders'.
 
     ``suffixes`` says how their names end, in lower case; other kinds of files are found likewise.
+    Of the files without any, those that begin as an image does are images, too. ``left_out`` counts
+    the files that are not yielded, by their suffix.
     Hidden files and folders are passed over. A link to a file is a file. Links to folders are
     followed after everything else, and no folder is entered twice, so that a loop of links ends.
     What cannot be read (a folder that is barred, a pipe that would block) has a problem.
@@ -59,7 +65,7 @@ def walk_folder(folder: str, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> Iterat
             if (found.st_dev, found.st_ino) in entered:
                 continue
             entered.add((found.st_dev, found.st_ino))
-            yield from _files_of(current, suffixes, subfolders, links)
+            yield from _files_of(current, suffixes, subfolders, links, left_out)
         except OSError as error:
             problem = f"{current}: this folder cannot be read: {error.strerror}"
             yield Input(current, problem=problem)
@@ -81,7 +87,11 @@ def found_file(path: str) -> Input:
 
 
 def _files_of(
-    folder: str, suffixes: Sequence[str], subfolders: list[str], links: deque[str]
+    folder: str,
+    suffixes: Sequence[str],
+    subfolders: list[str],
+    links: deque[str],
+    left_out: Counter[str] | None,
 ) -> Iterator[Input]:
     """Yield a folder's own files of a kind; add the folders in it, and the links to folders."""
     with os.scandir(folder) as entries:
@@ -99,14 +109,29 @@ def _files_of(
                     (linked if entry.is_symlink() else subfolders).append(
                         _joined(folder, entry.name)
                     )
-                elif _suffix(entry.name) in suffixes:
+                    continue
+                suffix = _suffix(entry.name)
+                if suffix in suffixes or (not suffix and _is_nameless(entry, suffixes)):
                     names.append(entry.name)
                     if not _asked(entry.is_file):
                         unusual.add(entry.name)
+                elif left_out is not None:
+                    left_out[suffix] += 1
             links.extend(sorted(linked))
             for name in sorted(names):
                 path = _joined(folder, name)
                 yield found_file(path) if name in unusual else Input(path, content=path)
+
+
+def _is_nameless(entry: os.DirEntry[str], suffixes: Sequence[str]) -> bool:
+    """Say whether a file without a suffix is an image, where these are looked for."""
+    if suffixes is not IMAGE_SUFFIXES or not _asked(entry.is_file):
+        return False
+    try:
+        with open(entry.path, "rb") as file:  # noqa: PTH123 - as below
+            return image_kind(file.read(HEAD_BYTES)) in READABLE
+    except OSError:
+        return False
 
 
 def _asked(question: Callable[[], bool]) -> bool:

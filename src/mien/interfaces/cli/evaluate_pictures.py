@@ -34,7 +34,7 @@ def evaluate_pictures(args: argparse.Namespace, *, data: str) -> int:
     from mien.evaluation.report_place import report_place
 
     options = recognizer_options(args)
-    sources, problems = _find_pictures(args.pictures)
+    sources, problems = _find_pictures(args.pictures, quiet=args.quiet)
     folder, run = find_exported(args.model)
     recognizer = replace(options, model=str(folder)).load()
     output = report_place(
@@ -75,19 +75,21 @@ def evaluate_pictures(args: argparse.Namespace, *, data: str) -> int:
     return EXIT_PARTIAL if problems else EXIT_DONE
 
 
-def _find_pictures(folder: str) -> tuple[list[str], list[str]]:
+def _find_pictures(folder: str, *, quiet: bool) -> tuple[list[str], list[str]]:
     """Return the pictures below a folder, and what of it cannot be looked into and why."""
     if not Path(folder).is_dir():
         raise InputError(f"no folder {folder}: expected one with pictures of faces in it")
     found = find_inputs([folder])
-    sources = [one.source for one in found if one.problem is None]
+    images = list(found)
+    found.note_left_out(quiet=quiet)
+    sources = [one.source for one in images if one.problem is None]
     if not sources:
         raise InputError(
             f"no pictures in {folder}: put photos of faces there (.jpg, .png, .webp, ...), in "
             f"folders named after emotions ({Path(folder) / 'happy'}/me.jpg) to have them marked "
             "right or wrong"
         )
-    return sources, [one.problem for one in found if one.problem is not None]
+    return sources, [one.problem for one in images if one.problem is not None]
 
 
 def _pictures_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -115,6 +115,7 @@ def _run(args: argparse.Namespace) -> int:
 def _picture_path(asked: Path | None, image: str, *, wanted: bool) -> Path | None:
     if asked is None:
         name = "stdin" if image == STDIN else Path(image).stem
+        name = "data" if image[:5].lower() == "data:" else name  # an image, not the name of one
         return Path(f"{name}.explained.png") if wanted else None
     if asked.suffix.lower() not in _SUFFIXES:
         raise UsageError(f"expected --output to end in {', '.join(_SUFFIXES)}, got {asked}")

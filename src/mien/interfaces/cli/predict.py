@@ -31,7 +31,7 @@ from mien.interfaces.cli.options import (
 from mien.interfaces.cli.output import note, use_utf8_stdout, write_output, write_stdout
 from mien.interfaces.cli.predict_video import add_video_options, run_videos, videos_in
 from mien.interfaces.cli.result_text import RENDERERS, compat_chunks
-from mien.interfaces.cli.urls import add_url_options, is_web_address, shown_address, url_reader
+from mien.interfaces.cli.urls import add_url_options, is_web_address, url_reader
 from mien.interfaces.compat import COMPAT
 
 if TYPE_CHECKING:
@@ -146,13 +146,14 @@ def _in_parts(args: argparse.Namespace, shape: str) -> Tally:
         "columns": len(table_columns(recognizer.labels)),
         **_origin(inputs, args.output),
     }
-    return run_batch(reading, make_engine(args, options, recognizer), target, run)
+    tally = run_batch(reading, make_engine(args, options, recognizer), target, run)
+    inputs.note_left_out(quiet=args.quiet)
+    return tally
 
 
 def _origin(inputs: Inputs, output: Path) -> dict[str, Any]:
     """Return where the images of a run are from: other ones may have the same names elsewhere."""
-    words = [shown_address(word) for word in inputs.words]
-    origin: dict[str, Any] = {"inputs": words}
+    origin: dict[str, Any] = {"inputs": inputs.shown_words()}
     if not all(Path(word).is_absolute() or is_web_address(word) for word in inputs.words):
         try:
             origin["working folder"] = os.path.relpath(Path.cwd(), output.resolve().parent)
@@ -167,7 +168,9 @@ def _at_once(args: argparse.Namespace, shape: str) -> Tally:
     """Write to stdout as results come, or to a file at the end."""
     from mien.interfaces.batch.engines import make_engine
 
-    inputs = list(find_inputs(args.images, read_url=url_reader(args)))
+    found = find_inputs(args.images, read_url=url_reader(args))
+    inputs = list(found)
+    found.note_left_out(quiet=args.quiet)
     options = recognizer_options(args)
     recognizer = options.load()
     engine = make_engine(args, options, recognizer)
