@@ -92,7 +92,7 @@ def test_404_and_405_list_what_there_is(service: Service) -> None:
     refused(service.ask("/nowhere"), 404, "not_found", "/v1/analyze")
     refused(service.ask("/v1/analyze/"), 404, "not_found", "/v1/analyze")
     reply = service.ask("/v1/analyze")
-    refused(reply, 405, "method_not_allowed", "GET is not for this path")
+    refused(reply, 405, "method_not_allowed", "expected POST")
     assert reply.headers["allow"] == "POST"
 
 

@@ -14,7 +14,7 @@ from mien.core.errors import ModelError
 from mien.core.images import FORMATS
 from mien.core.results import SCHEMA
 from mien.inference.recognizer import Recognizer
-from service_maker import Service, loader, picture, running, until
+from service_maker import PNG, Service, loader, picture, running, until
 
 pytest.importorskip("fastapi")
 
@@ -120,6 +120,9 @@ def test_openapi_describes_bodies_and_every_reply(service: Service) -> None:
     assert {"multipart/form-data", "image/jpeg", "image/png"} <= set(
         analyze["requestBody"]["content"]
     )
+    for media in analyze["requestBody"]["content"].values():
+        file = media["schema"].get("properties", {}).get("image", media["schema"])
+        assert file == {"type": "string", "format": "binary", "minLength": 1}
     for status, reply in analyze["responses"].items():
         name = reply["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
         assert name == ("Result" if status == "200" else "Error")
@@ -154,6 +157,40 @@ def test_the_page_needs_no_other_server_and_no_script(service: Service) -> None:
         re.findall(r'id="(\w+)"', reply.text)
     )
     assert service.ask("/redoc").status == 404
+
+
+PATHS = ("/healthz", "/readyz", "/version", "/metrics", "/docs", "/openapi.json")
+
+
+@pytest.mark.parametrize("path", [*PATHS, "/nowhere", "/v1/analyze"])
+def test_head_is_answered_as_get_without_the_body(service: Service, path: str) -> None:
+    got, head = service.ask(path), service.ask(path, method="HEAD")
+    assert (head.status, head.content) == (got.status, b"")
+    assert head.status == (200 if path in PATHS else 404 if path == "/nowhere" else 405)
+    changing = ("date", "content-length") if path == "/metrics" else ("date",)
+    for headers in (got.headers, head.headers):
+        assert int(headers["content-length"]) > 0
+    assert [each for each in head.headers.items() if each[0] not in changing] == [
+        each for each in got.headers.items() if each[0] not in changing
+    ]
+    assert service.metric(f'mien_requests_total{{method="HEAD",path="{path}",status="200"}}') == (
+        1 if path in PATHS else 0
+    )
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "MADE-UP"])
+def test_other_methods_are_told_what_is_allowed(service: Service, method: str) -> None:
+    for path in PATHS:
+        reply = service.ask(path, method=method)
+        assert (reply.status, reply.headers["allow"]) == (405, "GET, HEAD")
+    if method != "POST":
+        assert service.ask("/v1/analyze", method=method).headers["allow"] == "POST"
+
+
+def test_queries_and_bodies_that_nobody_asked_for_change_nothing(service: Service) -> None:
+    for path in ("/healthz?a=1&a=2", "/healthz?%00=%ff", "/healthz?" + "&" * 4000):
+        assert service.ask(path, b"a body", {"Content-Type": "text/plain"}).status == 200
+    assert service.ask("/v1/analyze?url=x", picture(), PNG, "POST").status == 200
 
 
 def test_the_server_does_not_say_what_it_is(service: Service) -> None:

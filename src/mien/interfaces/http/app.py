@@ -91,15 +91,19 @@ async def _refused(_: Request, error: Exception) -> Response:
     return error.response()
 
 
-async def _not_routed(request: Request, error: Exception) -> Response:
+async def _not_routed(_: Request, error: Exception) -> Response:
     """Answer what has no path or another method in the shape of all errors."""
     assert isinstance(error, HTTPException)
-    texts = {
-        404: f"there is no such path: expected one of {', '.join(PATHS)}",
-        405: f"{request.method[:20]} is not for this path: see /docs for what is",
-    }
-    text = texts.get(error.status_code, "the request cannot be answered: see /docs for what can")
-    return Refusal(error.status_code, text, headers=error.headers).response()
+    headers = dict(error.headers or {})
+    text = "the request cannot be answered: see /docs for what can"
+    if error.status_code == 404:
+        text = f"there is no such path: expected one of {', '.join(PATHS)}"
+    if error.status_code == 405:
+        allowed = set(headers.get("Allow", "").split(", "))
+        allowed |= {"HEAD"} if "GET" in allowed else set()
+        headers["Allow"] = ", ".join(sorted(allowed))
+        text = f"this method is not for this path: expected {headers['Allow']}"
+    return Refusal(error.status_code, text, headers=headers).response()
 
 
 def _nothing(_: Recognizer) -> None:

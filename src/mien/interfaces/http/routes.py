@@ -36,7 +36,7 @@ _REFUSALS = {
     500: "something failed inside; the service's log says what",
     503: "busy, not ready yet, or stopping: try again after Retry-After seconds",
 }
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
+_FILE = {"type": "string", "format": "binary", "minLength": 1}
 _BODY = {
     "required": True,
     "description": f"A form with one file in the field {FIELD!r}, or the bytes of an image.",
@@ -46,10 +46,10 @@ _BODY = {
                 "type": "object",
                 "required": [FIELD],
                 "additionalProperties": False,
-                "properties": {FIELD: {"type": "string", "format": "binary"}},
+                "properties": {FIELD: _FILE},
             }
         },
-        **dict.fromkeys(IMAGE_TYPES, _BINARY),
+        **dict.fromkeys(IMAGE_TYPES, {"schema": _FILE}),
     },
 }
 
