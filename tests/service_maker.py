@@ -144,20 +144,25 @@ def loader(model: Path, detector: Detector | None = None) -> Callable[[], Recogn
 
 @contextmanager
 def running(
-    load: Callable[[], Recognizer], *, ready: bool = True, **options: Any
+    load: Callable[[], Recognizer],
+    *,
+    ready: bool = True,
+    max_connections: int = 1000,
+    **options: Any,
 ) -> Iterator[Service]:
     """Run a service until the block ends; it is ready then, unless told otherwise.
 
     Args:
         load: makes the recognizer.
         ready: wait until it has.
+        max_connections: as `make_server` takes it.
         options: go to `create_app`.
     """
     from mien.interfaces.http.app import create_app
     from mien.interfaces.http.running import listen, make_server
 
     app = create_app(load, **options)
-    server = make_server(app)
+    server = make_server(app, max_connections)
     with listen("127.0.0.1", 0) as port:
         service = Service(port.getsockname()[1], app)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [port]})

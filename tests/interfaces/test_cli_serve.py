@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import io
 import logging
 import os
 import re
@@ -12,16 +13,19 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from mien.core.errors import EXIT_MODEL, EXIT_USAGE
 from mien.interfaces.cli import serve
 from mien.interfaces.cli.main import COMMANDS, main
-from service_maker import END, FORM, Reply, ask, form, picture, until
+from service_maker import END, FORM, PNG, Reply, ask, form, picture, until
 
 needs_app = pytest.mark.skipif(
     importlib.util.find_spec("fastapi") is None, reason="needs the extra app"
@@ -67,9 +71,9 @@ class Process:
 
 
 @contextmanager
-def served(model: Path, *words: str) -> Iterator[Process]:
+def served(model: Path, *words: str, program: Sequence[str] = ("-m", "mien")) -> Iterator[Process]:
     settings = ["--model", str(model), "--detector", "none", "--threads", "1", "--port", "0"]
-    command = [sys.executable, "-m", "mien", "serve", *settings, *words]
+    command = [sys.executable, *program, "serve", *settings, *words]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes) as process:  # type: ignore[call-overload]
         running = Process(process)
@@ -78,6 +82,143 @@ def served(model: Path, *words: str) -> Iterator[Process]:
         finally:
             process.kill()
             running._reader.join(20)
+
+
+SLOW = picture(size=(64, 64))
+SLOW_PROGRAM = """
+import sys, time
+from mien.inference import seeing
+from mien.interfaces.http import running
+from mien.interfaces.cli.main import main
+usual = seeing.load_image
+def load_image(source, **options):
+    pixels = usual(source, **options)
+    if pixels.shape == (64, 64, 3):
+        time.sleep(1000)
+    return pixels
+seeing.load_image = load_image
+running.GRACE_SECONDS = 1
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@needs_app
+@needs_signals
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_images_that_take_for_ever_keep_nobody_and_no_end(
+    tiny_model: Path, number: int, expected: int
+) -> None:
+    words = ("--workers", "1", "--analysis-timeout", "0.5")
+    with served(tiny_model, *words, program=["-c", SLOW_PROGRAM]) as process:
+        port = process.ready()
+        reply = ask(port, "/v1/analyze", SLOW, PNG, "POST")
+        assert (reply.status, reply.json["code"]) == (422, "too_long")
+        assert analyzed(port).status == 200
+        start = time.monotonic()
+        code, said = process.end(number)
+    assert time.monotonic() - start < 8
+    assert code == expected
+    assert said.splitlines()[-1] == "mien: ended without 1 image that took too long"
+    assert said.count("took too long") == 1
+    assert "Traceback" not in said
+
+
+@needs_app
+@needs_signals
+def test_who_waits_at_the_end_is_told_before_it(tiny_model: Path) -> None:
+    with (
+        served(tiny_model, "--workers", "1", program=["-c", SLOW_PROGRAM]) as process,
+        ThreadPoolExecutor(1) as clients,
+    ):
+        port = process.ready()
+        waiting = clients.submit(ask, port, "/v1/analyze", SLOW, PNG, "POST")
+        until(lambda: b"taken 1.0" in ask(port, "/metrics").content)
+        start = time.monotonic()
+        code, said = process.end(signal.SIGTERM)
+        assert time.monotonic() - start < 8
+        reply = waiting.result()
+    assert (reply.status, reply.json["code"], code) == (503, "stopping", 0)
+    assert said.splitlines()[2:] == ["mien: ended without 1 image that took too long"]
+
+
+@needs_app
+@needs_signals
+@pytest.mark.parametrize(
+    ("number", "expected", "last"),
+    [(signal.SIGTERM, 0, "ended"), (signal.SIGINT, 130, "mien: interrupted")],
+)
+def test_a_model_that_is_being_loaded_is_not_waited_for(
+    tiny_model: Path, number: int, expected: int, last: str
+) -> None:
+    program = (
+        "import sys, time; from mien.interfaces.batch.loading import RecognizerOptions;"
+        "from mien.interfaces.cli.main import main;"
+        "RecognizerOptions.load = lambda _: time.sleep(1000); sys.exit(main(sys.argv[1:]))"
+    )
+    with served(tiny_model, program=["-c", program]) as process:
+        port = process.port()
+        until(lambda: ask(port, "/readyz").status == 503)
+        start = time.monotonic()
+        code, said = process.end(number)
+    assert time.monotonic() - start < 8
+    assert (code, said.splitlines()[1:]) == (expected, [last])
+
+
+@needs_app
+@needs_signals
+def test_more_connections_than_files_are_no_storm(tiny_model: Path) -> None:
+    resource = pytest.importorskip("resource")
+    with served(tiny_model) as process, ExitStack() as streams:
+        port = process.ready()
+        if not hasattr(resource, "prlimit"):
+            pytest.skip("needs Linux")
+        limits = resource.prlimit(process.process.pid, resource.RLIMIT_NOFILE)
+        # The system takes away what the service was sure to have.
+        resource.prlimit(process.process.pid, resource.RLIMIT_NOFILE, (20, limits[1]))
+        for _ in range(40):
+            stream = socket.create_connection(("127.0.0.1", port), timeout=20)
+            streams.enter_context(stream)
+        until(lambda: "no connection can be accepted" in process.said)
+        time.sleep(1)
+        streams.close()
+        until(lambda: ask(port, "/healthz").status == 200)
+        assert analyzed(port).status == 200
+        assert len(process.lines) < 10
+        assert "Traceback" not in process.said
+
+
+@needs_app
+@pytest.mark.skipif(sys.platform != "linux", reason="needs glibc and /proc")
+def test_large_images_leave_no_memory_behind(tiny_model: Path) -> None:
+    def resident() -> int:
+        status = Path(f"/proc/{process.process.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) // 1024
+
+    large = io.BytesIO()
+    Image.new("RGB", (6000, 4000), (200, 100, 50)).save(large, "JPEG")
+    with served(tiny_model, "--workers", "2") as process, ThreadPoolExecutor(2) as clients:
+        port = process.ready()
+        analyzed(port)
+        before = resident()
+        for _ in range(3):  # only what is freed teaches the C library to keep
+            jobs = [
+                clients.submit(ask, port, "/v1/analyze", large.getvalue(), PNG, "POST")
+                for _ in range(2)
+            ]
+            assert [job.result().status for job in jobs] == [200, 200]
+        # Each took 150 MB for a moment.
+        until(lambda: resident() < before + 60, 5)
+
+
+def test_lines_of_the_log_are_few(capsys: pytest.CaptureFixture[str]) -> None:
+    with serve._logs(argparse.Namespace(debug=False)):
+        for name in ("asyncio", "uvicorn.error"):
+            for number in range(1000):
+                logging.getLogger(name).error("failed %d times", number)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 40
+    assert lines[0] == "mien: failed 0 times"
+    assert lines[19] == "mien: failed 19 times (no more of this for a minute)"
 
 
 def analyzed(port: int) -> Reply:
@@ -162,6 +303,8 @@ def test_a_model_that_is_not_there_ends_it(capsys: pytest.CaptureFixture[str]) -
         ["--workers", "0"],
         ["--max-waiting", "-1"],
         ["--upload-timeout", "nan"],
+        ["--analysis-timeout", "0"],
+        ["--max-connections", "0"],
         ["--threads", "0"],
         ["--min-face", "-1"],
     ],

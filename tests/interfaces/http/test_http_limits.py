@@ -23,6 +23,8 @@ def test_the_defaults_are_usable() -> None:
         {"max_waiting": -1},
         {"upload_seconds": 0},
         {"upload_seconds": float("nan")},
+        {"analysis_seconds": -1},
+        {"max_connections": 0},
     ],
 )
 def test_what_cannot_be_is_refused(changed: dict[str, float]) -> None:

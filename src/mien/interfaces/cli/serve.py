@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import logging
+import math
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mien.core.errors import EXIT_DONE, UsageError
+from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 from mien.interfaces.cli.logs import logs_as_notes
 from mien.interfaces.cli.options import (
     add_finding_options,
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
     from mien.inference.recognizer import Recognizer
     from mien.interfaces.batch.loading import RecognizerOptions
     from mien.interfaces.http.limits import Limits
+
+_OWN_LOGS = tuple(f"mien.interfaces.http.{name}" for name in ("front", "running", "service"))
+_LINES_A_MINUTE = 20
 
 _EPILOG = """\
 POST an image to /v1/analyze: as the field "image" of a form, or as the body with an image's type.
@@ -95,14 +101,39 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="refuse images that take longer to arrive, in seconds (%(default)s)",
     )
+    limits.add_argument(
+        "--analysis-timeout",
+        type=float,
+        default=30,
+        metavar="S",
+        help="give up images that take longer, in seconds (%(default)s)",
+    )
+    limits.add_argument(
+        "--max-connections",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="open at the same time; one more ends the longest idle (%(default)s)",
+    )
 
 
 def _run(args: argparse.Namespace) -> int:
     from mien.interfaces.http.extra import require_app
 
     require_app("mien serve")
+    from mien.interfaces.http.stopping import Terminated, terminable
+
+    try:
+        with terminable():
+            _listen_and_serve(args)
+    except Terminated:
+        note("ended", quiet=args.quiet)
+    return EXIT_DONE
+
+
+def _listen_and_serve(args: argparse.Namespace) -> None:
     from mien.interfaces.http.limits import Limits, default_workers
-    from mien.interfaces.http.running import Terminated, listen, shown, terminable
+    from mien.interfaces.http.running import listen, room_for_connections, shown
 
     limits = Limits(
         max_bytes=args.max_bytes,
@@ -110,21 +141,20 @@ def _run(args: argparse.Namespace) -> int:
         workers=default_workers() if args.workers is None else args.workers,
         max_waiting=args.max_waiting,
         upload_seconds=args.upload_timeout,
+        analysis_seconds=args.analysis_timeout,
+        max_connections=args.max_connections,
     )
+    limits = replace(limits, max_connections=room_for_connections(limits.max_connections))
     options = recognizer_options(args)
     if options.threads is not None and options.threads < 1:
         raise UsageError(f"expected --threads of 1 or more, got {options.threads}")
-    try:
-        with terminable(), listen(args.host, args.port) as port, _logs(args):
-            address = shown(args.host, port.getsockname()[1])
-            note(f"listening on http://{address} (Ctrl-C ends it)", quiet=args.quiet)
-            if not _is_loopback(port):
-                text = "others can reach this address, and there is no authentication"
-                note(f"mien: {text}: put a proxy that has one before it", quiet=args.quiet)
-            _serve(port, options, limits, args)
-    except Terminated:
-        note("ended", quiet=args.quiet)
-    return EXIT_DONE
+    with listen(args.host, args.port) as port, _logs(args):
+        address = shown(args.host, port.getsockname()[1])
+        note(f"listening on http://{address} (Ctrl-C ends it)", quiet=args.quiet)
+        if not _is_loopback(port):
+            text = "others can reach this address, and there is no authentication"
+            note(f"mien: {text}: put a proxy that has one before it", quiet=args.quiet)
+        _serve(port, options, limits, args)
 
 
 def _pixels(megapixels: float) -> int:
@@ -138,7 +168,9 @@ def _serve(
 ) -> None:
     """Serve until a signal, which is raised anew, or until the model turns out not to load."""
     from mien.interfaces.http.app import create_app
+    from mien.interfaces.http.memory import give_memory_back
     from mien.interfaces.http.running import make_server
+    from mien.interfaces.http.stopping import Terminated, leave_now
 
     failures: list[Exception] = []
 
@@ -158,8 +190,21 @@ def _serve(
         on_failure=on_failure,
         on_request=_log_request if args.access_log else None,
     )
-    server = make_server(app)
-    server.run(sockets=[port])
+    server = make_server(app, limits.max_connections)
+    give_memory_back()
+    try:
+        server.run(sockets=[port])
+    except (KeyboardInterrupt, Terminated) as end:
+        service = app.state.service
+        if service.workers.unfinished:
+            interrupted = isinstance(end, KeyboardInterrupt)
+            line = "mien: interrupted" if interrupted else "ended"
+            if service.recognizer is not None:
+                count = service.workers.unfinished
+                images = "1 image" if count == 1 else f"{count} images"
+                line = f"mien: ended without {images} that took too long"
+            leave_now(EXIT_INTERRUPTED if interrupted else EXIT_DONE, line)
+        raise
     if failures:
         raise failures[0]
 
@@ -179,11 +224,35 @@ def _logs(args: argparse.Namespace) -> Iterator[None]:
         # What clients do wrong is theirs to know, and could fill the log.
         for name in ("uvicorn", "asyncio", "python_multipart"):
             stack.enter_context(logs_as_notes(quiet=True, name=name))
+        for name in ("asyncio", "uvicorn.error", *_OWN_LOGS):
+            log, few = logging.getLogger(name), _Few()
+            log.addFilter(few)
+            stack.callback(log.removeFilter, few)
         if args.debug:
             logger, traces = logging.getLogger("mien"), _Traces(logging.ERROR)
             logger.addHandler(traces)
             stack.callback(logger.removeHandler, traces)
         yield
+
+
+class _Few(logging.Filter):
+    """Lets so many lines a minute pass: whatever goes wrong may do so for each request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._since = -math.inf
+        self._count = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See `logging.Filter`."""
+        now = time.monotonic()
+        if now - self._since >= 60:
+            self._since, self._count = now, 0
+        self._count += 1
+        if self._count == _LINES_A_MINUTE:
+            record.msg = f"{record.getMessage()} (no more of this for a minute)"
+            record.args = ()
+        return self._count <= _LINES_A_MINUTE
 
 
 class _Traces(logging.Handler):

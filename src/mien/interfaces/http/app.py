@@ -70,6 +70,7 @@ def create_app(
         redoc_url=None,
         redirect_slashes=False,
     )
+    app.state.service = service
     app.include_router(make_router(service))
     app.add_api_route("/docs", _docs(app), include_in_schema=False, response_class=HTMLResponse)
     app.add_middleware(Front, metrics=metrics, on_request=on_request)

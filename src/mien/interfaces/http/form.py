@@ -18,6 +18,7 @@ ROOM_BYTES = 16_384
 
 _HINT = "send one image, as curl -F image=@photo.jpg does"
 _LONGEST_NAME = 255
+_LONGEST_HEADER = 2048
 _OPAQUE = "application/octet-stream"  # what clients say of a file whose type they don't know
 
 
@@ -109,10 +110,15 @@ class ImageForm:
         self._header = (bytearray(), bytearray())
 
     def _add_header_name(self, data: bytes, start: int, end: int) -> None:
-        self._header[0].extend(data[start:end])
+        self._extend(self._header[0], data[start:end])
 
     def _add_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._header[1].extend(data[start:end])
+        self._extend(self._header[1], data[start:end])
+
+    def _extend(self, part: bytearray, data: bytes) -> None:
+        if len(part) + len(data) > _LONGEST_HEADER:
+            raise Refusal(400, f"a header of the form has over {_LONGEST_HEADER} bytes: {_HINT}")
+        part += data
 
     def _end_header(self) -> None:
         name, value = self._header

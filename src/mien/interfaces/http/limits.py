@@ -13,6 +13,7 @@ MOST_BYTES = 1_000_000_000
 
 _MOST_WORKERS = 4
 _MOST_PLACES = 10_000
+_MOST_CONNECTIONS = 100_000
 
 
 def default_workers() -> int:
@@ -33,6 +34,8 @@ class Limits:
         workers: images that are analyzed at the same time.
         max_waiting: images that may be uploaded or wait beside those; one more is refused.
         upload_seconds: a body has to arrive within this time.
+        analysis_seconds: an image that takes longer is given up.
+        max_connections: open at the same time; one more takes the place of the longest idle one.
     """
 
     max_bytes: int = 20_000_000
@@ -40,6 +43,8 @@ class Limits:
     workers: int = field(default_factory=default_workers)
     max_waiting: int = 16
     upload_seconds: float = 30.0
+    analysis_seconds: float = 30.0
+    max_connections: int = 1000
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -50,8 +55,10 @@ class Limits:
             ("pixels of an image", self.max_pixels, 1, MAX_PIXELS),
             ("workers", self.workers, 1, _MOST_PLACES),
             ("waiting images", self.max_waiting, 0, _MOST_PLACES),
+            ("connections", self.max_connections, 1, _MOST_CONNECTIONS),
         ):
             if not least <= value <= most:
                 raise UsageError(f"expected {least:,} to {most:,} {what}, got {value:,}")
-        if not (math.isfinite(self.upload_seconds) and self.upload_seconds > 0):
-            raise UsageError(f"expected more than 0 seconds, got {self.upload_seconds}")
+        for seconds in (self.upload_seconds, self.analysis_seconds):
+            if not (math.isfinite(seconds) and seconds > 0):
+                raise UsageError(f"expected more than 0 seconds, got {seconds}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
@@ -14,6 +15,9 @@ from mien.interfaces.http.limits import Limits
 from mien.interfaces.http.refusal import Refusal
 
 FORM_TYPE = "multipart/form-data"
+
+# Some versions of the parser take time that grows with the square of the length.
+_LONGEST_TYPE = 1024
 
 IMAGE_TYPES: tuple[str, ...] = (
     "image/jpeg",
@@ -45,13 +49,30 @@ _OTHER_NAMES = frozenset(
 )
 
 
-def check_type(request: Request) -> str:
-    """Return a request's content type, in lower case and without parameters.
+@dataclass(frozen=True)
+class ContentType:
+    """What a request says of its body.
+
+    Attributes:
+        kind: the type, in lower case and without parameters.
+        boundary: what stands between the parts of a form; empty if it is not said.
+    """
+
+    kind: str
+    boundary: bytes
+
+
+def check_type(request: Request) -> ContentType:
+    """Return a request's content type, which is parsed here alone.
 
     Raises:
         Refusal: if it is neither a form's nor an image's, or the body is compressed.
     """
-    kind = _content_type(request)[0]
+    value = request.headers.get("content-type", "")
+    if len(value) > _LONGEST_TYPE:
+        raise Refusal(415, f"the content type is longer than {_LONGEST_TYPE} characters")
+    parsed, options = parse_options_header(value)
+    kind = parsed.decode("latin-1")
     expected = f"expected {FORM_TYPE} or one of {', '.join(IMAGE_TYPES)}"
     if kind != FORM_TYPE and kind not in IMAGE_TYPES and kind not in _OTHER_NAMES:
         said = f"unknown content type {kind[:60]!r}" if kind else "the request has no content type"
@@ -59,19 +80,26 @@ def check_type(request: Request) -> str:
     coding = request.headers.get("content-encoding", "identity")
     if coding.strip().lower() != "identity":
         raise Refusal(415, f"the body is coded as {coding[:60]!r}: send the image as it is")
-    return kind
+    return ContentType(kind, options.get(b"boundary", b""))
 
 
-async def read_upload(request: Request, limits: Limits) -> Upload:
+async def read_upload(
+    request: Request, limits: Limits, content_type: ContentType | None = None
+) -> Upload:
     """Read the image that a request brings, and never more bytes than are allowed.
+
+    Args:
+        request: it.
+        limits: of bytes and seconds.
+        content_type: what `check_type` has returned for it, if that is known already.
 
     Raises:
         Refusal: if it has another type, is too large, too slow, empty, or not as a form should be.
         ClientDisconnect: if the client goes away.
     """
-    kind, boundary = check_type(request), _content_type(request)[1]
-    if kind == FORM_TYPE:
-        form = ImageForm(boundary, limits.max_bytes)
+    content_type = content_type or check_type(request)
+    if content_type.kind == FORM_TYPE:
+        form = ImageForm(content_type.boundary, limits.max_bytes)
         await _pour(request, limits, limits.max_bytes + ROOM_BYTES, form.feed)
         upload = form.upload()
     else:
@@ -83,15 +111,14 @@ async def read_upload(request: Request, limits: Limits) -> Upload:
     return upload
 
 
-def check_length(request: Request, limits: Limits) -> None:
+def check_length(request: Request, limits: Limits, content_type: ContentType) -> None:
     """Refuse at once what says itself that it is too large; no byte of it is read.
 
     Raises:
         Refusal: if so.
     """
     said = request.headers.get("content-length", "")
-    is_form = _content_type(request)[0] == FORM_TYPE
-    room = limits.max_bytes + (ROOM_BYTES if is_form else 0)
+    room = limits.max_bytes + (ROOM_BYTES if content_type.kind == FORM_TYPE else 0)
     if said.isascii() and said.isdigit() and int(said[:20]) > room:
         raise too_large(limits.max_bytes)
 
@@ -118,8 +145,3 @@ async def _pour(request: Request, limits: Limits, room: int, take: Callable[[byt
             "send a smaller one, or over a faster connection",
             headers={"Connection": "close"},  # the rest of it is not waited for
         ) from error
-
-
-def _content_type(request: Request) -> tuple[str, bytes]:
-    kind, options = parse_options_header(request.headers.get("content-type"))
-    return kind.decode("latin-1"), options.get(b"boundary", b"")

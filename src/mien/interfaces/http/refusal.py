@@ -19,6 +19,7 @@ CODES: Mapping[int, str] = {
     413: "too_large",
     415: "unsupported_type",
     422: "undecodable",
+    431: "headers_too_large",
     500: "internal",
     503: "busy",
 }

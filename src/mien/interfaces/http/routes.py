@@ -32,7 +32,7 @@ _REFUSALS = {
     408: "the image did not arrive in time",
     413: "more bytes than the service takes",
     415: "not an image's type",
-    422: "cannot be decoded: no image, a damaged one, or one of too many pixels",
+    422: "cannot be decoded: no image, a damaged one, one of too many pixels, or takes too long",
     500: "something failed inside; the service's log says what",
     503: "busy, not ready yet, or stopping: try again after Retry-After seconds",
 }
@@ -49,7 +49,7 @@ _BODY = {
                 "properties": {FIELD: _FILE},
             }
         },
-        **dict.fromkeys(IMAGE_TYPES, {"schema": _FILE}),
+        **{kind: {"schema": _FILE} for kind in IMAGE_TYPES},
     },
 }
 
@@ -104,7 +104,7 @@ def _add_states(router: APIRouter, service: Service) -> None:
 
     async def metrics() -> Response:
         """Give Prometheus' text format."""
-        return Response(service.metrics.text(service.desk.taken), media_type=CONTENT_TYPE)
+        return Response(service.metrics.text(service.workers.taken), media_type=CONTENT_TYPE)
 
     state = _reply(schemas.State, "yes")
     text: dict[str, Any] = {"description": "metrics", "content": {"text/plain": {}}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,12 +14,12 @@ from starlette.requests import Request
 
 from mien.core.errors import MienError, UnreadableImage
 from mien.core.results import Result
-from mien.interfaces.http.desk import Desk
 from mien.interfaces.http.form import Upload
 from mien.interfaces.http.limits import Limits
 from mien.interfaces.http.metrics import Metrics
 from mien.interfaces.http.reading import check_length, check_type, read_upload
 from mien.interfaces.http.refusal import Refusal
+from mien.interfaces.http.workers import TOO_LONG, WorkerPool
 
 if TYPE_CHECKING:
     from mien.inference.recognizer import Recognizer
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 Load = Callable[[], "Recognizer"]
 """Makes the recognizer; called once, in a thread."""
 
+STOP_SECONDS = 0.5
+"""For so long threads are waited for at the end, when their clients have an answer or are gone."""
+
+_LOGGER = logging.getLogger(__name__)
 _WARM_UP_SIDE = 320
 
 
@@ -36,7 +41,7 @@ class Service:
         """Take what makes the recognizer; `start` calls it."""
         self.limits = limits
         self.metrics = metrics
-        self.desk = Desk(limits.workers, limits.max_waiting)
+        self.workers = WorkerPool(limits.workers, limits.max_waiting, limits.analysis_seconds)
         self.recognizer: Recognizer | None = None
         self._load = load
         self._loading: asyncio.Task[None] | None = None
@@ -48,7 +53,7 @@ class Service:
 
         async def loading() -> None:
             try:
-                recognizer = await self.desk.alone(functools.partial(_warm, self._load))
+                recognizer = await self.workers.run_unhurried(functools.partial(_warm, self._load))
             except Exception as error:  # whatever it is, who started the service is to know
                 on_failure(error)
                 return
@@ -59,10 +64,11 @@ class Service:
         self._loading = asyncio.get_running_loop().create_task(loading())
 
     async def stop(self) -> None:
-        """End: what runs is waited for."""
+        """End: threads are waited for a moment, the loading of a model is not."""
         if self._loading is not None:
             self._loading.cancel()
-        await asyncio.to_thread(self.desk.close)
+        seconds = 0.0 if self.recognizer is None else STOP_SECONDS
+        await asyncio.to_thread(self.workers.close, seconds)
 
     def ready(self) -> Recognizer:
         """Return the recognizer.
@@ -84,12 +90,12 @@ class Service:
             ClientDisconnect: if the client goes away.
         """
         recognizer = self.ready()
-        check_type(request)
-        check_length(request, self.limits)
-        with self.desk.place():
-            upload = await read_upload(request, self.limits)
+        content_type = check_type(request)
+        check_length(request, self.limits, content_type)
+        with self.workers.place():
+            upload = await read_upload(request, self.limits, content_type)
             job = functools.partial(self._timed, recognizer, upload)
-            result, seconds = await self.desk.work(job, functools.partial(_until_gone, request))
+            result, seconds = await self._in_a_thread(job, request)
         self.metrics.analyzed(result, seconds)
         if result.status == "unreadable":
             # Bytes have no name: their errors begin with "image".
@@ -97,6 +103,16 @@ class Service:
         if result.status == "error":
             raise MienError(result.error)
         return result
+
+    async def _in_a_thread(
+        self, job: Callable[[], tuple[Result, float]], request: Request
+    ) -> tuple[Result, float]:
+        try:
+            return await self.workers.run(job, functools.partial(_until_gone, request))
+        except Refusal as refusal:
+            if refusal.code == TOO_LONG:
+                _LOGGER.warning("%s: %s still run", refusal.message, self.workers.unfinished)
+            raise
 
     def _timed(self, recognizer: Recognizer, upload: Upload) -> tuple[Result, float]:
         start = time.perf_counter()
