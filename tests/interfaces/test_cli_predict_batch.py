@@ -97,7 +97,7 @@ def test_a_file_that_vanishes_meanwhile_has_a_row(
         Path("d/b.png").unlink()
         return whole(recognizer, chunk, **options)
 
-    monkeypatch.setattr("mien.interfaces.batch.local.analyze_chunk", vanishing)
+    monkeypatch.setattr("mien.interfaces.batch.watched.analyze_chunk", vanishing)
     assert predict("d", "--output", "r.jsonl").code == 6
     assert [one["status"] for one in lines("r.jsonl")] == ["ok", "unreadable"]
 

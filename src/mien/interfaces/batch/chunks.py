@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mien.core.errors import ModelError, UsageError
 from mien.core.results import Result
@@ -28,8 +28,16 @@ def chunked(items: Iterable[Item], size: int = CHUNK_IMAGES) -> Iterator[list[It
         yield chunk
 
 
+def _unheard(place: int) -> None:
+    """Nobody wants to know."""
+
+
 def analyze_chunk(
-    recognizer: Recognizer, chunk: Sequence[Input], *, batch_size: int
+    recognizer: Recognizer,
+    chunk: Sequence[Input],
+    *,
+    batch_size: int,
+    reaching: Callable[[int], None] = _unheard,
 ) -> list[Result]:
     """Analyze images together and return one result each, in their order, whatever they are.
 
@@ -39,17 +47,24 @@ def analyze_chunk(
         recognizer: what reads them.
         chunk: the images.
         batch_size: faces that go through the network at once.
+        reaching: is told each image's place in the chunk before it is read, and the number of
+            images before their faces go through the network.
 
     Raises:
         ModelError: if the network fails.
     """
     readable = [one for one in chunk if one.content is not None]
+    places = [place for place, one in enumerate(chunk) if one.content is not None]
+    told = _Told(readable, [*places, len(chunk)], reaching)
     try:
-        found = _analyzed(recognizer, readable, batch_size)
+        found = _analyzed(recognizer, readable, told, batch_size)
     except (ModelError, UsageError):
         raise
     except Exception:  # of any kind: which image it was and what it said is found out below
-        found = [_analyzed_alone(recognizer, one, batch_size) for one in readable]
+        found = []
+        for place, one in zip(places, readable, strict=True):
+            reaching(place)
+            found.append(_analyzed_alone(recognizer, one, batch_size))
     results = iter(found)
     return [
         failed_result(recognizer, one, "unreadable") if one.content is None else next(results)
@@ -62,15 +77,39 @@ def failed_result(recognizer: Recognizer, one: Input, status: str, problem: str 
     return Result(one.source, status, recognizer.model, error=problem or one.problem)
 
 
-def _analyzed(recognizer: Recognizer, inputs: Sequence[Input], batch_size: int) -> list[Result]:
-    contents = [one.content for one in inputs if one.content is not None]
+class _Told(Sequence[Any]):
+    """What to read images from, which tells somebody as they are gone through."""
+
+    def __init__(
+        self, inputs: Sequence[Input], places: Sequence[int], reaching: Callable[[int], None]
+    ) -> None:
+        self._contents = [one.content for one in inputs]
+        self._places = places
+        self._reaching = reaching
+
+    def __len__(self) -> int:
+        return len(self._contents)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._contents[index]
+
+    def __iter__(self) -> Iterator[Any]:
+        for place, content in zip(self._places, self._contents, strict=False):
+            self._reaching(place)
+            yield content
+        self._reaching(self._places[-1])
+
+
+def _analyzed(
+    recognizer: Recognizer, inputs: Sequence[Input], contents: Sequence[Any], batch_size: int
+) -> list[Result]:
     found = recognizer.analyze_many(contents, batch_size=batch_size)
     return [_renamed(result, one) for one, result in zip(inputs, found, strict=True)]
 
 
 def _analyzed_alone(recognizer: Recognizer, one: Input, batch_size: int) -> Result:
     try:
-        return _analyzed(recognizer, [one], batch_size)[0]
+        return _analyzed(recognizer, [one], [one.content], batch_size)[0]
     except (ModelError, UsageError):
         raise
     except Exception as error:  # as above: one image does not end a million others

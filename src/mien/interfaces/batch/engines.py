@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from mien.core.errors import UsageError
@@ -14,12 +14,23 @@ from mien.interfaces.batch.loading import RecognizerOptions
 if TYPE_CHECKING:
     from mien.inference.recognizer import Recognizer
 
+_MOST_SECONDS = 86_400
+
 
 class Engine(Protocol):
-    """Reads images somewhere; one result each, in their order."""
+    """Reads images somewhere; one result each."""
 
-    def __call__(self, inputs: Iterable[Input]) -> Iterator[Result]:
-        """Yield the results; inputs are taken as they are needed."""
+    def __call__(
+        self, inputs: Iterable[Input], *, in_order: bool = True, careful: bool = False
+    ) -> Generator[Result, None, None]:
+        """Yield the results; inputs are taken as they are needed.
+
+        Args:
+            inputs: the images.
+            in_order: whatever happens; otherwise an image that takes seconds may come after others
+                that have been read meanwhile.
+            careful: one of the first images may have ended an earlier run.
+        """
 
 
 def make_engine(
@@ -28,7 +39,7 @@ def make_engine(
     """Return the engine that the command line's ``--engine``, ``--workers``, ... ask for.
 
     Args:
-        args: with ``engine``, ``address``, ``workers`` and ``batch_size``.
+        args: with ``engine``, ``address``, ``workers``, ``batch_size`` and ``timeout``.
         source: what each worker loads its recognizer from.
         recognizer: the same, loaded in this process.
 
@@ -40,6 +51,8 @@ def make_engine(
         raise UsageError(f"expected --workers 1 or more, got {args.workers}")
     if args.batch_size < 1:
         raise UsageError(f"expected --batch-size 1 or more, got {args.batch_size}")
+    if not 0 < args.timeout <= _MOST_SECONDS:
+        raise UsageError(f"expected --timeout above 0, up to {_MOST_SECONDS}, got {args.timeout:g}")
     if args.engine == "ray":
         from mien.interfaces.batch.ray_engine import RayEngine
 
@@ -49,9 +62,16 @@ def make_engine(
             address=args.address,
             workers=args.workers,
             batch_size=args.batch_size,
+            timeout=args.timeout,
         )
     if args.address is not None:
         raise UsageError("--address is that of a Ray cluster: add --engine ray")
     from mien.interfaces.batch.local import LocalEngine
 
-    return LocalEngine(source, recognizer, workers=args.workers, batch_size=args.batch_size)
+    return LocalEngine(
+        source,
+        recognizer,
+        workers=args.workers,
+        batch_size=args.batch_size,
+        timeout=args.timeout,
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,11 @@ import numpy as np
 
 from mien.core.errors import MienError, MissingExtra, ModelError
 from mien.core.results import Result
-from mien.interfaces.batch.chunks import CHUNK_IMAGES, analyze_chunk, chunked
+from mien.interfaces.batch.chunks import CHUNK_IMAGES, chunked
 from mien.interfaces.batch.listing import Input
 from mien.interfaces.batch.loading import RecognizerSource
 from mien.interfaces.batch.ray_cluster import cluster, last_line
+from mien.interfaces.batch.watched import TIMEOUT_SECONDS, Hung, analyze_watched, late_result
 
 try:
     import pyarrow  # noqa: F401 - Ray Data's own need of it comes later, with a trace
@@ -53,6 +54,7 @@ class RayEngine:
         address: the cluster's, or "auto" for one on this machine; None starts one for the run.
         workers: actors; as many as the cluster has cores unless given.
         batch_size: faces that go through the network at once.
+        timeout: seconds that one image may take.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class RayEngine:
         address: str | None = None,
         workers: int | None = None,
         batch_size: int,
+        timeout: float = TIMEOUT_SECONDS,
     ) -> None:
         """See the class."""
         self._source = source
@@ -70,9 +73,16 @@ class RayEngine:
         self._address = address
         self._workers = workers
         self._batch_size = batch_size
+        self._timeout = timeout
 
-    def __call__(self, inputs: Iterable[Input]) -> Iterator[Result]:
-        """Yield one result an input, in their order.
+    def __call__(
+        self,
+        inputs: Iterable[Input],
+        *,
+        in_order: bool = True,  # noqa: ARG002 - it always is
+        careful: bool = False,  # noqa: ARG002 - nothing is read in this process
+    ) -> Generator[Result, None, None]:
+        """Yield one result an input, in their order whatever happens.
 
         Raises:
             UsageError: if there is no cluster at the address.
@@ -112,7 +122,7 @@ class RayEngine:
             warnings.simplefilter("ignore", RayDeprecationWarning)
             dataset = names.map_batches(
                 _Reader,
-                fn_constructor_args=(self._source, self._sha256, self._batch_size),
+                fn_constructor_args=(self._source, self._sha256, self._batch_size, self._timeout),
                 batch_size=CHUNK_IMAGES,
                 concurrency=(1, min(blocks, self._most_workers())),
                 num_cpus=1,
@@ -140,12 +150,16 @@ def _anywhere(one: Input) -> Input:
 class _Reader:
     """One recognizer in an actor."""
 
-    def __init__(self, source: RecognizerSource, sha256: str, batch_size: int) -> None:
+    def __init__(
+        self, source: RecognizerSource, sha256: str, batch_size: int, timeout: float
+    ) -> None:
         import cv2
 
         cv2.setNumThreads(1)
+        self._source = source
         self._recognizer = source.load(threads=1)
         self._batch_size = batch_size
+        self._timeout = timeout
         found = self._recognizer.model.sha256
         if found != sha256:
             raise ModelError(
@@ -155,8 +169,24 @@ class _Reader:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         chunk = [pickle.loads(each) for each in batch["input"]]
-        results = analyze_chunk(self._recognizer, chunk, batch_size=self._batch_size)
-        return {"result": np.array([pickle.dumps(one) for one in results], dtype=object)}
+        return {"result": np.array([pickle.dumps(one) for one in self._read(chunk)], dtype=object)}
+
+    def _read(self, chunk: list[Input]) -> list[Result]:
+        """Read images past those that hang, whose threads stay with their recognizers."""
+        if not chunk:
+            return []
+        try:
+            return analyze_watched(
+                self._recognizer, chunk, batch_size=self._batch_size, timeout=self._timeout
+            )
+        except Hung as hung:
+            self._recognizer = self._source.load(threads=1)
+            place = hung.place
+        if place >= len(chunk) > 1:
+            return [result for one in chunk for result in self._read([one])]
+        place = min(place, len(chunk) - 1)
+        late = late_result(self._recognizer, chunk[place], self._timeout)
+        return [*self._read(chunk[:place]), late, *self._read(chunk[place + 1 :])]
 
 
 def _set_up_data() -> None:

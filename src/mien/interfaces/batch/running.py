@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from mien.interfaces.batch.journal import Journal
 from mien.interfaces.batch.listing import Input
 from mien.interfaces.batch.tally import Tally
 from mien.interfaces.cli.output import note
+
+_COUNT_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -102,10 +105,17 @@ def _kept(journal: Journal) -> str:
 
 
 def _read_all(reading: Reading, engine: Engine, journal: Journal, *, quiet: bool) -> None:
-    with Progress("reading faces", unit="img", quiet=quiet) as progress, _Count(progress) as count:
+    # An image that ended a run may do so again: a run that goes on is to outlive it.
+    left = journal.remaining(reading.inputs)
+    found = engine(left, in_order=False, careful=journal.interrupted)
+    with (
+        closing(found) as results,
+        Progress("reading faces", unit="img", quiet=quiet) as progress,
+        _Count(progress) as count,
+    ):
         if not quiet and sys.stderr.isatty():
             count.start(_new(journal, reading.counted))
-        for result in engine(journal.remaining(reading.inputs)):
+        for result in results:
             journal.add(result)
             progress.advance()
         # Known now at the latest, whether or not the counting came to its end.
@@ -146,4 +156,4 @@ class _Count:
     def stop(self) -> None:
         self._stopped.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(_COUNT_SECONDS)  # a disk may be slow to answer

@@ -101,7 +101,7 @@ def recognizer_options(args: argparse.Namespace) -> RecognizerOptions:
 
 
 def add_batch_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--resume``, ``--workers``, ``--batch-size``, ``--engine`` and ``--address``."""
+    """Add ``--resume``, ``--workers``, ``--batch-size``, ``--timeout`` and the engine's."""
     many = parser.add_argument_group("many images")
     many.add_argument(
         "--resume",
@@ -117,6 +117,13 @@ def add_batch_options(parser: argparse.ArgumentParser) -> None:
         default=64,
         metavar="N",
         help="faces that go through the network at once (%(default)s)",
+    )
+    many.add_argument(
+        "--timeout",
+        type=float,
+        default=120,
+        metavar="SECONDS",
+        help="give up an image that takes longer (%(default)s)",
     )
     add_engine_options(many, on_ray="over the machines of a Ray cluster")
 

@@ -7,6 +7,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from mien.core.errors import (
 )
 from mien.core.progress import Progress
 from mien.core.result_tables import table_columns
+from mien.interfaces.batch.stopping import stoppable
 from mien.interfaces.batch.tally import Tally
 from mien.interfaces.cli.inputs import STDIN, Input, Inputs, find_inputs, is_single
 from mien.interfaces.cli.options import (
@@ -110,7 +112,8 @@ def _run(args: argparse.Namespace) -> int:
             "--resume goes on with a file: expected --output FILE.jsonl, .csv or .parquet, "
             "without --annotate and --compat"
         )
-    tally = _in_parts(args, shape) if in_parts else _at_once(args, shape)
+    with stoppable():
+        tally = _in_parts(args, shape) if in_parts else _at_once(args, shape)
     return _exit_code(tally)
 
 
@@ -215,8 +218,11 @@ def _may_draw(args: argparse.Namespace, shape: str, images: int) -> bool:
 
 def _analyzed(engine: Engine, inputs: Sequence[Input], *, shows: bool) -> Iterator[Result]:
     """Yield one result an input, in order, as batches of images are done."""
-    with Progress("reading faces", len(inputs), unit="img", quiet=not shows) as progress:
-        for result in engine(inputs):
+    with (
+        closing(engine(inputs)) as results,
+        Progress("reading faces", len(inputs), unit="img", quiet=not shows) as progress,
+    ):
+        for result in results:
             progress.advance()
             yield result
 
