@@ -89,6 +89,21 @@ def test_sound_of_recordings_put_together_goes_on(tmp_path: Path) -> None:
     assert times[-1] == pytest.approx(4.0, abs=0.25)
 
 
+def test_a_damaged_packet_of_sound_costs_itself_alone(tmp_path: Path) -> None:
+    import av
+
+    write_video(tmp_path / "a.ts", even_times(50), sound=True)
+    content = bytearray((tmp_path / "a.ts").read_bytes())
+    with av.open(str(tmp_path / "a.ts")) as container:
+        packet = bytes(list(container.demux(audio=0))[3])
+    place = content.index(packet[:16])
+    content[place : place + 2] = b"\0\0"  # the mark that a frame of ADTS begins with
+    (tmp_path / "a.ts").write_bytes(content)
+    _annotate(tmp_path / "a.ts", tmp_path / "b.mp4")
+    assert probe(tmp_path / "b.mp4").frames == 50
+    assert len(_sound(tmp_path / "b.mp4")[1]) >= 28
+
+
 def test_a_video_without_sound_has_none(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", even_times(5))
     _annotate(tmp_path / "a.mp4", tmp_path / "b.mp4")

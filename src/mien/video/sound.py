@@ -50,7 +50,10 @@ class SoundTrack:
         while self._next is not None and (time_s is None or self._time_of(self._next) < time_s):
             packet, self._next = self._next, next(self._packets, None)
             packet.stream = self._track
-            self._target.mux(packet)
+            try:
+                self._target.mux(packet)
+            except load_av().error.InvalidDataError:  # damaged: one packet of silence
+                continue
 
     def _time_of(self, packet: Any) -> float:
         return float((packet.pts or 0) * packet.time_base)
@@ -94,19 +97,27 @@ class SoundTrack:
             yield packet
 
     def _encoded(self) -> Iterator[Any]:
-        av = load_av()
-        fitting = av.AudioResampler(
-            format="fltp",
-            layout=self._layout,
-            rate=self._track.rate,
-            frame_size=_AAC_FRAME,
-        )
+        kind: tuple[Any, ...] = ()
+        fitting: Any = None
         for frame in self._heard():
-            for piece in fitting.resample(frame):
-                yield from self._track.encode(piece)
-        for piece in fitting.resample(None):
-            yield from self._track.encode(piece)
+            # A resampler takes one kind of sound alone, and broadcasts change theirs.
+            now = (frame.format.name, frame.layout.name, frame.sample_rate)
+            if fitting is None or now != kind:
+                yield from self._fitted(fitting, None)
+                kind, fitting = now, self._resampler()
+            yield from self._fitted(fitting, frame)
+        yield from self._fitted(fitting, None)
         yield from self._track.encode(None)
+
+    def _resampler(self) -> Any:
+        return load_av().AudioResampler(
+            format="fltp", layout=self._layout, rate=self._track.rate, frame_size=_AAC_FRAME
+        )
+
+    def _fitted(self, fitting: Any, frame: Any) -> Iterator[Any]:
+        """Yield the packets of a frame; with None, of what the resampler holds back."""
+        for piece in [] if fitting is None else fitting.resample(frame):
+            yield from self._track.encode(piece)
 
     def _heard(self) -> Iterator[Any]:
         """Yield the window's decoded sound, its times counted from its start."""
