@@ -17,10 +17,11 @@ import numpy.typing as npt
 from mien.core.emotions import match_label, plain_label
 from mien.core.errors import DataError, MienError
 from mien.core.faces import FACE_SIZE
+from mien.core.image_files import IMAGE_SUFFIXES
 from mien.core.progress import Progress
 from mien.data.dataset import SPLITS, Skipped, Split
 from mien.data.decoding import crop_face
-from mien.data.listing import IMAGE_SUFFIXES, choose_validation, is_leftover, split_of
+from mien.data.listing import choose_validation, is_leftover, split_of
 from mien.data.sources import FolderSource
 
 WHOLE = "all"

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.errors import DataError, UnreadableImage
+from mien.core.errors import DataError, MienError
 from mien.core.faces import FACE_SIZE, standard_face
 from mien.core.images import load_image
 
@@ -43,7 +43,7 @@ def decode_image(data: bytes) -> tuple[npt.NDArray[np.uint8], str | None]:
         raise DataError("is truncated")
     try:
         image = load_image(data)
-    except UnreadableImage as error:
+    except MienError as error:  # of memory that does not suffice, too
         raise DataError(str(error).removeprefix("image ")) from error
     height, width = image.shape[:2]
     is_face = (height, width) == (FACE_SIZE, FACE_SIZE)

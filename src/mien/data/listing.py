@@ -16,30 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from mien.core.emotions import EMOTIONS, find_emotion
+from mien.core.image_files import IMAGE_SUFFIXES
 from mien.data.dataset import SPLITS, Skipped
-
-IMAGE_SUFFIXES = frozenset(
-    {
-        ".avif",
-        ".bmp",
-        ".gif",
-        ".j2k",
-        ".jfif",
-        ".jp2",
-        ".jpe",
-        ".jpeg",
-        ".jpg",
-        ".mpo",
-        ".pgm",
-        ".png",
-        ".pnm",
-        ".ppm",
-        ".tif",
-        ".tiff",
-        ".webp",
-    }
-)
-"""Endings of the files that are taken for images."""
 
 VAL_FRACTION = 0.125
 """Share of train that becomes val where names do not tell: FER-2013's own 3,589 of 28,709."""

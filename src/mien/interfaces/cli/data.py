@@ -50,7 +50,8 @@ def _add_import(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "source",
         type=Path,
         metavar="SOURCE",
-        help="Kaggle's zip or folder, one with train|val|test/<class>/, or the challenge's CSV",
+        help="Kaggle's zip or folder, one with train|val|test/<class>/, or the challenge's CSV, "
+        "also inside a folder, a zip or a tar",
     )
     _add_output_options(parser)
     parser.add_argument(
