@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import json
 import os
 import subprocess
 import sys
 import types
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ import pytest
 from mien.core.errors import MissingExtra, UsageError
 from mien.training.backend import (
     check_installed,
+    import_keras,
     keras_backend,
     prepare_backend,
     seed_step,
@@ -99,6 +103,56 @@ def test_seed_and_precision_are_set(keras_ready: None) -> None:
 
     assert drawn(1) == drawn(1) != drawn(2)
     assert keras.config.dtype_policy().name == "mixed_bfloat16"
+
+
+def test_settings_of_other_programs_do_not_matter(keras_ready: None) -> None:
+    import keras
+
+    keras.config.set_image_data_format("channels_first")
+    keras.config.set_floatx("float16")
+    keras.config.set_epsilon(0.5)
+    keras.config.set_dtype_policy("float16")
+    assert import_keras() is keras
+    assert keras.config.image_data_format() == "channels_last"
+    assert keras.config.floatx() == keras.config.dtype_policy().name == "float32"
+    assert keras.config.epsilon() == 1e-7
+
+
+@pytest.mark.slow
+def test_the_users_keras_json_does_not_matter(tmp_path: Path) -> None:
+    pytest.importorskip("tensorflow")
+    settings = {
+        "image_data_format": "channels_first",
+        "floatx": "float16",
+        "epsilon": 0.5,
+        "backend": "theano",
+    }
+    (tmp_path / "keras.json").write_text(json.dumps(settings), encoding="utf-8")
+    code = (
+        "from mien.training.export import prepare_keras\n"
+        "prepare_keras('tensorflow')\n"
+        "import keras\n"
+        "network = keras.Sequential([keras.Input((48, 48, 1)), keras.layers.Conv2D(2, 3)])\n"
+        "print(network.output_shape, network.layers[0].dtype, keras.config.epsilon())\n"
+    )
+    kept = {name: value for name, value in os.environ.items() if name != "KERAS_BACKEND"}
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**kept, "KERAS_HOME": str(tmp_path)},
+    )
+    assert answer.stdout == "(None, 46, 46, 2) float32 1e-07\n", answer.stderr
+
+
+def test_a_keras_that_cannot_be_imported_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: str) -> None:
+        raise ValueError("Invalid `floatx` configuration.\nExpected one of")
+
+    monkeypatch.setattr(importlib, "import_module", refuse)
+    with pytest.raises(UsageError, match=r"Invalid `floatx` .* look at .* keras\.json") as error:
+        import_keras()
+    assert "\n" not in str(error.value)
 
 
 def test_what_comes_too_late_is_said(keras_ready: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 import os
@@ -9,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -67,11 +69,35 @@ def prepare_backend(settings: TrainingSettings) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with stderr_held_back():
         _SETUPS[settings.backend](settings.threads)
-        import keras
-
-        keras.config.set_dtype_policy("float32" if alone else settings.precision)
+        keras = import_keras("float32" if alone else settings.precision)
         # On any backend, Keras imports TensorFlow here if it is installed.
         keras.utils.set_random_seed(settings.seed)
+
+
+def import_keras(precision: str = "float32") -> Any:
+    """Import Keras, with all settings as networks here need them, whatever ``keras.json`` says.
+
+    That file of the user's may be an older project's, with the channels first or other numbers.
+
+    Args:
+        precision: policy of the layers' numbers.
+
+    Raises:
+        UsageError: if it cannot be imported with what that file or ``KERAS_BACKEND`` says.
+    """
+    try:
+        keras: Any = importlib.import_module("keras")
+    except Exception as error:  # a wrong value there ends its import in many ways
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UsageError(
+            f"Keras cannot be imported ({reason}): look at KERAS_BACKEND, and at keras.json in "
+            "KERAS_HOME or ~/.keras, which may be deleted"
+        ) from error
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_floatx("float32")
+    keras.config.set_epsilon(1e-7)
+    keras.config.set_dtype_policy(precision)
+    return keras
 
 
 def seed_step(settings: TrainingSettings, epoch: int, step: int, *, rank: int = 0) -> None:

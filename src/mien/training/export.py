@@ -26,7 +26,7 @@ from mien.core.faces import FACE_SIZE
 from mien.core.manifest import Manifest, ModelFile, write_manifest
 from mien.core.models import MODEL_NAME
 from mien.training import run_folder
-from mien.training.backend import keras_backend, stderr_held_back
+from mien.training.backend import import_keras, keras_backend, stderr_held_back
 from mien.training.config import Config, load_config
 from mien.training.model_folder import check_target, move_in, staging
 from mien.training.onnx_graph import keras_to_onnx
@@ -131,6 +131,7 @@ def prepare_keras(preferred: str) -> None:
 
     Raises:
         MissingExtra: if Keras or all of its backends are not installed.
+        UsageError: as `mien.training.backend.import_keras`.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     preferred = keras_backend(preferred)
@@ -139,9 +140,9 @@ def prepare_keras(preferred: str) -> None:
     if importlib.util.find_spec("keras") is None or not found:
         raise MissingExtra("train", "exporting a network")
     if "keras" not in sys.modules:
-        os.environ.setdefault("KERAS_BACKEND", found[0])
+        os.environ["KERAS_BACKEND"] = os.environ.get("KERAS_BACKEND") or found[0]
     with stderr_held_back():
-        importlib.import_module("keras")
+        import_keras()
 
 
 def _in_float32(model: Any) -> Any:
