@@ -15,6 +15,7 @@ from mien.training.config import (
     _parse_toml,
     config_from_tables,
     config_to_toml,
+    from_folder,
     load_config,
 )
 from mien.training.settings import (
@@ -279,3 +280,36 @@ def test_a_missing_toml_parser_is_said_to_be_missing(
     monkeypatch.setattr("mien.training.config._parse_toml", missing)
     with pytest.raises(MissingExtra, match="pip install"):
         load_config(path)
+
+
+def test_paths_are_meant_from_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "start.keras").touch()
+    (tmp_path / "big").mkdir()
+    config = config_from_tables(
+        {
+            "data": {"source": "archive", "votes": "votes.csv"},
+            "model": {"weights": "start.keras"},
+            "training": {"votes_weight": 0.1},
+            "distill": {"teachers": ["big", "mien-nano"], "views": 2, "cache": "logits"},
+        }
+    )
+    found = from_folder(config, tmp_path)
+    assert found.data.source == str(tmp_path / "archive")
+    assert found.data.votes == str(tmp_path / "votes.csv")
+    assert found.model.weights == str(tmp_path / "start.keras")
+    assert found.distill.teachers == (str(tmp_path / "big"), "mien-nano")
+    assert found.distill.cache == str(tmp_path / "logits")
+    assert from_folder(found, tmp_path / "elsewhere") == found, "whole paths stay"
+
+
+def test_names_are_no_paths(tmp_path: Path) -> None:
+    for name in ("none", "imagenet", "lite0", "mien-nano"):
+        (tmp_path / name).mkdir()
+        config = config_from_tables({"model": {"weights": name}, "data": {"votes": ""}})
+        found = from_folder(config, tmp_path)
+        assert (found.model.weights, found.data.votes, found.distill.cache) == (name, "", "")
+    (tmp_path / "mien-b0").mkdir()
+    config = config_from_tables({"distill": {"teachers": ["mien-b0"]}})
+    assert from_folder(config, tmp_path).distill.teachers == ("mien-b0",)
+    (tmp_path / "mien-b0" / "best.keras").touch()
+    assert from_folder(config, tmp_path).distill.teachers == (str(tmp_path / "mien-b0"),)

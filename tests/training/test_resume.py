@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -15,13 +16,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mien.core.errors import InputError, UsageError
+from mien.core.errors import DataError, InputError, UsageError
 from mien.training import sitting, training_data
 from mien.training.config import config_to_toml, load_config
-from mien.training.run_folder import RunFolder
+from mien.training.run_folder import (
+    RunFolder,
+    begun_in,
+    describe_environment,
+    write_json,
+    write_text,
+)
 from mien.training.stopping import TrainingStopped
 from mien.training.trainer import resume, train
-from training_maker import mien_process, read_checkpoint, read_history, same_arrays, wait_for
+from training_maker import (
+    mien_process,
+    read_checkpoint,
+    read_history,
+    same_arrays,
+    tiny_config,
+    wait_for,
+)
 
 Hook = Callable[[Any, Any], None]
 
@@ -208,3 +222,29 @@ def test_a_key_of_the_future_is_said(copy: RunFolder) -> None:
 def test_a_folder_without_a_run_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a run: expected a folder with config"):
         resume(tmp_path, quiet=True)
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_run_goes_on_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
+    began, run = tmp_path / "began", RunFolder(tmp_path / "run")
+    if is_there:
+        began.mkdir()
+    write_text(run.config, config_to_toml(tiny_config("archive")))
+    write_json(run.environment, {"folder": str(began)})
+    monkeypatch.chdir(tmp_path)
+    looked_for = began / "archive" if is_there else Path("archive")
+    with pytest.raises(DataError, match=re.escape(str(looked_for))) as error:
+        resume(run.path)
+    assert (str(began) in str(error.value)) == is_there
+
+
+def test_where_a_run_began_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder(tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    write_json(run.environment, describe_environment())
+    monkeypatch.chdir("/")
+    assert begun_in(run) == tmp_path
+    run.environment.unlink()
+    assert begun_in(run) == Path()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 import typing
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,10 @@ from typing import Any
 
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import InputError, MissingExtra, UsageError
+from mien.core.files import expanded
+from mien.core.models import bundled_models
 from mien.training.distill_settings import DistillSettings
+from mien.training.run_folder import RunFolder
 from mien.training.settings import (
     OWN_BACKBONES,
     AugmentationSettings,
@@ -239,6 +243,39 @@ def _parse_override(override: str) -> tuple[str, str, Any]:
     except ValueError:
         value = text.strip()
     return section, key, value
+
+
+# ---------------------------------------------------------------- paths
+def from_folder(config: Config, folder: Path) -> Config:
+    """Return a recipe whose relative paths, meant from a folder, are written out.
+
+    Starting weights and teachers that are not files there are names, and stay as they are.
+
+    Raises:
+        UsageError: if a path begins with a home folder that there is not.
+    """
+
+    def path(value: str) -> str:
+        return str(folder / expanded(value)) if value else value
+
+    def weights(value: str) -> str:
+        is_name = value in ("none", "imagenet", "lite0", *bundled_models())
+        return value if is_name or not os.path.exists(path(value)) else path(value)  # noqa: PTH110
+
+    def teacher(value: str) -> str:
+        # A run comes before a bundled model of the same name, as in `find_teacher`.
+        is_run = os.path.isfile(RunFolder(Path(path(value))).best)  # noqa: PTH113
+        return path(value) if is_run else weights(value)
+
+    data, model, distill = config.data, config.model, config.distill
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(data, source=path(data.source), votes=path(data.votes)),
+        model=dataclasses.replace(model, weights=weights(model.weights)),
+        distill=dataclasses.replace(
+            distill, teachers=tuple(map(teacher, distill.teachers)), cache=path(distill.cache)
+        ),
+    )
 
 
 # ---------------------------------------------------------------- writing

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import importlib.util
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -30,7 +29,7 @@ from mien.training.backend import import_keras, keras_backend, stderr_held_back
 from mien.training.config import Config, load_config
 from mien.training.model_folder import check_target, move_in, staging
 from mien.training.onnx_graph import keras_to_onnx
-from mien.training.run_folder import RunFolder
+from mien.training.run_folder import RunFolder, read_json
 
 EXPORT_FOLDER = "export"
 """Where in a run's folder its export goes."""
@@ -273,14 +272,3 @@ def _validation_figures(run: RunFolder) -> dict[str, float]:
     return {
         key: int(value) if key in ("epoch", "size") else value for key, value in figures.items()
     }
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return what a run's JSON file holds, {} if there is none; raises InputError if damaged."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is damaged: it is not JSON ({error})") from error
-    return content if isinstance(content, dict) else {}

@@ -4,7 +4,7 @@
 
     outputs/<run>/
       config.toml         the recipe, every key spelled out
-      environment.json    versions, machine, seed, data
+      environment.json    versions, machine, working folder, seed, data
       history.csv         one row an epoch
       curves.png          the same as a picture
       best.keras          the network of the best epoch (averaged weights, chosen on val)
@@ -149,9 +149,33 @@ def write_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_text(path, text.getvalue())
 
 
+# ---------------------------------------------------------------- reading
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what a run's JSON file holds, {} if there is none; raises InputError if damaged."""
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is damaged: it is not JSON ({error})") from error
+    return content if isinstance(content, dict) else {}
+
+
 # ---------------------------------------------------------------- where it ran
+def begun_in(run: RunFolder) -> Path:
+    """Return the folder in which a run was begun, from which its recipe's paths are meant.
+
+    The present one if that is not known or there no more.
+
+    Raises:
+        InputError: if the run's ``environment.json`` is damaged.
+    """
+    folder = Path(str(read_json(run.environment).get("folder", "")))
+    return folder if os.path.isdir(folder) else Path()  # noqa: PTH112 - may be another user's
+
+
 def describe_environment() -> dict[str, Any]:
-    """Return versions and machine as JSON-ready values."""
+    """Return versions, machine and working folder as JSON-ready values."""
     versions = {}
     for package in (*_PACKAGES, *_PACKAGES_OF_IMAGES):
         try:
@@ -162,6 +186,7 @@ def describe_environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
+        "folder": str(Path.cwd()),
         "packages": versions,
         "commit": _commit(),
     }

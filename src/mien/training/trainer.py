@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mien.core.errors import InputError
 from mien.training import checkpoint, run_folder
 from mien.training.backend import check_installed
-from mien.training.config import Config, config_to_toml, load_config
+from mien.training.config import Config, config_to_toml, from_folder, load_config
 from mien.training.device.limits import check_recipe
 from mien.training.outcome import environment, finish
 from mien.training.run_folder import RunFolder
@@ -68,7 +68,7 @@ def resume(folder: Path, *, quiet: bool = False, team: Team | None = None) -> Ru
             the data or the teachers are not those that it began with.
     """
     run = run_folder.open_run(folder)
-    config = load_config(run.config)
+    config = from_folder(load_config(run.config), run_folder.begun_in(run))
     team = team or Team()
     _check(config, team)
     begun, state = team.share(_where_it_stood(run) if team.leads else (False, RunState()))
