@@ -4,6 +4,7 @@ import struct
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -193,6 +194,29 @@ def test_a_still_picture_before_the_video_is_not_the_video(
     path = tmp_path / f"clip{suffix}"
     write_video(path, even_times(9), cover=cover)
     assert (probe(path).width, len(list(read_video(path)))) == (128, 9)
+
+
+@pytest.mark.parametrize("shown", [0, 1])
+def test_of_several_videos_the_one_that_is_shown_by_default_is_read(
+    tmp_path: Path, shown: int
+) -> None:
+    import av
+    from av.stream import Disposition
+
+    path = tmp_path / "two.mkv"
+    with av.open(str(path), "w") as container:
+        streams: list[Any] = [container.add_stream("libx264", rate=25) for _ in range(2)]
+        for number, stream in enumerate(streams):
+            stream.height, stream.width, stream.pix_fmt = 96, 128 + 32 * number, "yuv420p"
+            stream.disposition = Disposition.default if number == shown else Disposition(0)
+        for stream in streams:
+            picture = numbered(0, (96, stream.width))
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts = 0
+            container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
+    assert probe(path).width == 128 + 32 * shown
+    assert next(read_video(path)).pixels.shape == (96, 128 + 32 * shown, 3)
 
 
 def test_frames_of_too_many_pixels_are_refused(
