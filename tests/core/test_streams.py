@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mien.core.progress import Progress, track
-from mien.core.streams import stderr
+from mien.core.streams import stderr, stderr_without_native_lines
 
 
 def test_messages_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,3 +51,33 @@ def test_closed_streams_are_the_null_device(closed: str, tmp_path: Path) -> None
     )
     assert done.returncode == 0
     assert target.read_text(encoding="utf-8") == "0 1 2 0 ''\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="native lines are written as POSIX does")
+def test_native_lines_are_lost_and_pythons_and_crashes_are_not() -> None:
+    script = (
+        "import os, sys, threading\n"
+        "from mien.core.streams import stderr_without_native_lines\n"
+        "os.write(2, b'1')\n"
+        "with stderr_without_native_lines():\n"
+        "    os.write(2, b'libtiff: damaged')\n"
+        "    print('2', end='', file=sys.stderr)\n"
+        "    os.system('echo a child >&2')\n"
+        "os.write(2, b'3')\n"
+        "print('4', end='', file=sys.stderr)\n"
+        "with stderr_without_native_lines():\n"
+        "    os.abort()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stderr.startswith("1234Fatal Python error: Aborted")
+    assert done.returncode != 0
+
+
+def test_a_stream_that_is_not_the_programs_own_is_left_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = sys.stderr
+    with stderr_without_native_lines():
+        assert sys.stderr is before
+        print("said", file=sys.stderr)
+    assert capsys.readouterr().err == "said\n"

@@ -180,6 +180,28 @@ def test_a_device_that_never_ends_is_read_no_further_than_its_first_bytes(
     assert outcome.err.startswith("mien: standard input is not an image")
 
 
+def test_what_libtiff_says_of_a_damaged_file_is_not_on_stderr(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    for kind in ("tiff_lzw", "tiff_adobe_deflate"):
+        buffer = io.BytesIO()
+        noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+        Image.fromarray(noise).save(buffer, "TIFF", compression=kind)
+        content = bytearray(buffer.getvalue())
+        content[2000:2100] = b"\xff" * 100
+        (tmp_path / f"{kind}.tif").write_bytes(content)
+        words = [sys.executable, "-m", "mien", "predict", f"{kind}.tif"]
+        done = subprocess.run(
+            [*words, "--model", str(tiny_model), "--detector", "none"],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+        assert done.returncode == 3
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"mien: {kind}.tif is damaged")
+
+
 def test_stdin_is_read_up_to_a_limit(predict: Predict, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mien.core.images.MAX_FILE_BYTES", 3 << 20)
     content = b"\xff\xd8\xff" + bytes(5 << 20)

@@ -6,9 +6,12 @@ program of PyInstaller's without a console. What is written there is meant to be
 
 from __future__ import annotations
 
+import faulthandler
 import io
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO, cast
 
 
@@ -46,3 +49,42 @@ def open_closed_streams() -> None:
         if getattr(sys, name) is None:
             stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
             setattr(sys, name, stream)
+
+
+@contextmanager
+def stderr_without_native_lines() -> Iterator[None]:
+    """Keep stderr for what Python says, and lose what C libraries write there; for a program.
+
+    libtiff says what is damaged in a file on descriptor 2, in lines of its own, and Pillow has no
+    way to stop it; OpenCV and others do likewise. To redirect the descriptor around each decoding
+    would lose what other threads say meanwhile. So it is exchanged once, before there are threads:
+    ``sys.stderr`` gets one of its own, and 2 becomes the null device, for processes that are
+    started, too. A crash is still said, by `faulthandler`.
+
+    Nothing is done where ``sys.stderr`` is not descriptor 2, as in a notebook or a test.
+    """
+    before = sys.stderr
+    if before is not sys.__stderr__ or not isinstance(before, io.TextIOWrapper) or before.closed:
+        yield
+        return
+    before.flush()
+    kept = os.dup(2)
+    own = os.fdopen(kept, "w", buffering=1, encoding=before.encoding, errors=before.errors)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
+    says_crashes = not faulthandler.is_enabled()
+    if says_crashes:
+        faulthandler.enable(own)
+    sys.stderr = own
+    try:
+        yield
+    finally:
+        sys.stderr = before
+        if says_crashes:
+            faulthandler.disable()
+        try:
+            own.flush()
+        finally:
+            os.dup2(kept, 2)
+            own.close()

@@ -8,6 +8,7 @@ import importlib
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
@@ -20,7 +21,7 @@ from mien.core.errors import (
     MienError,
     UsageError,
 )
-from mien.core.streams import open_closed_streams
+from mien.core.streams import open_closed_streams, stderr_without_native_lines
 from mien.core.wording import one_line
 from mien.interfaces.cli.logs import logs_as_notes
 from mien.interfaces.cli.output import discard_stdout, write_stdout
@@ -39,6 +40,9 @@ COMMANDS: tuple[str, ...] = (
     "doctor",
 )
 """Modules beside this one, in the order in which ``mien --help`` shows them."""
+
+_DECODING = frozenset(("predict", "data", "finetune", "evaluate", "sample", "explain", "serve"))
+"""Commands that decode files, of which native libraries have something to say."""
 
 if TYPE_CHECKING:
     Register: TypeAlias = Callable[[argparse._SubParsersAction[argparse.ArgumentParser]], None]
@@ -136,7 +140,8 @@ def _run(parser: Parser, words: Sequence[str]) -> int:
         return EXIT_DONE
     if unknown:
         _refuse_leftovers(_chosen_parser(parser, words), unknown)
-    with logs_as_notes(quiet=args.quiet):
+    plain = args.command in _DECODING and not args.debug
+    with stderr_without_native_lines() if plain else nullcontext(), logs_as_notes(quiet=args.quiet):
         return int(args.run(args))
 
 
