@@ -94,6 +94,18 @@ def test_the_csv_is_read_wherever_it_lies(
         assert np.array_equal(split.images, splits[name].images)
 
 
+def test_a_csv_may_be_larger_than_an_image(
+    tmp_path: Path, table: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The challenge's has 300 MB."""
+    monkeypatch.setattr("mien.data.sources.MAX_FILE_BYTES", 1000)
+    (tmp_path / "below").mkdir()
+    for name in ("below/fer2013.csv", "archive.zip", "fer2013.tar.gz"):
+        (tmp_path / name).write_bytes(WAYS.get(name, bytes)(table))
+        source = (tmp_path / name).parent if "below" in name else tmp_path / name
+        assert sum(len(split) for split in read_splits(source, quiet=True).values()) == 28
+
+
 def test_a_packed_csv_is_imported(tmp_path: Path, table: bytes) -> None:
     path = tmp_path / "archive.zip"
     path.write_bytes(zipped(beside(table)))

@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, cast
 from mien.core.errors import DataError
 from mien.data.listing import is_leftover, list_entries
 from mien.data.sources import (
+    CSV_SUFFIXES,
     PACKING_BYTES,
     FolderSource,
     ZipSource,
@@ -26,14 +27,13 @@ from mien.data.sources import (
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-MAX_UNPACKED_BYTES = 2 * 2**30
-"""More than this is not unpacked of one source, seven times the challenge's CSV: it is a bomb."""
+MAX_UNPACKED_BYTES = 2**30
+"""More than this is not unpacked of one source, thrice the challenge's CSV: it is a bomb."""
 
 MAX_LINE_CHARACTERS = 2**20
 """A longer line is no row of 2,304 numbers, and is not read into memory."""
 
 _DEPTH = 4
-_SUFFIXES = frozenset({".bz2", ".csv", ".gz", ".tar", ".tbz2", ".tgz", ".txz", ".xz", ".zip"})
 _DECOMPRESSORS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
     "gzip": lambda stream: cast("IO[bytes]", gzip.GzipFile(fileobj=stream)),
     "bzip2": bz2.BZ2File,
@@ -72,7 +72,7 @@ def csv_files(source: Path) -> Generator[tuple[str, Iterator[str]], None, None]:
 
 
 def _may_hold(member: str) -> bool:
-    return PurePosixPath(member).suffix.lower() in _SUFFIXES and not is_leftover(member)
+    return PurePosixPath(member).suffix.lower() in CSV_SUFFIXES and not is_leftover(member)
 
 
 def _unpacked(
