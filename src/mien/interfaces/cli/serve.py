@@ -104,7 +104,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     limits.add_argument(
         "--analysis-timeout",
         type=float,
-        default=30,
+        default=60,
         metavar="S",
         help="give up images that take longer, in seconds (%(default)s)",
     )

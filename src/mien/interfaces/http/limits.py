@@ -43,7 +43,7 @@ class Limits:
     workers: int = field(default_factory=default_workers)
     max_waiting: int = 16
     upload_seconds: float = 30.0
-    analysis_seconds: float = 30.0
+    analysis_seconds: float = 60.0
     max_connections: int = 1000
 
     def __post_init__(self) -> None:

@@ -111,7 +111,8 @@ class Service:
             return await self.workers.run(job, functools.partial(_until_gone, request))
         except Refusal as refusal:
             if refusal.code == TOO_LONG:
-                _LOGGER.warning("%s: %s still run", refusal.message, self.workers.unfinished)
+                seconds, count = self.limits.analysis_seconds, self.workers.unfinished
+                _LOGGER.warning("gave up an image after %g s; %d are being read", seconds, count)
             raise
 
     def _timed(self, recognizer: Recognizer, upload: Upload) -> tuple[Result, float]:
