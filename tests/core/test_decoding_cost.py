@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from mien.core.decoding_cost import FREE_SCANS, excess
@@ -182,3 +184,32 @@ def test_an_animation_of_many_frames_is_read() -> None:
         content = _encoded(kind, frames[0], save_all=True, append_images=frames[1:])
         assert excess(content) is None
         assert load_image(content).shape == (8, 8, 3)
+
+
+def test_strips_whose_lengths_are_short_numbers_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("PIL.TiffImagePlugin.STRIP_SIZE", 1)
+    noise = np.random.default_rng(0).integers(0, 256, (5000, 64), np.uint8)
+    content = _encoded("TIFF", Image.fromarray(noise), compression="tiff_lzw")
+    assert len(content) > 1 << 16
+    assert np.array_equal(load_image(content)[:, :, 0], noise)
+
+
+SEEDS = [
+    _encoded("JPEG"),
+    _encoded("PNG"),
+    _encoded("GIF"),
+    _encoded("BMP"),
+    _encoded("ICO"),
+    _encoded("TIFF"),
+    _encoded("TIFF", compression="tiff_lzw", big_tiff=True),
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(SEEDS), st.lists(st.tuples(st.integers(0, 400), st.binary(max_size=8))))
+def test_no_damage_makes_the_check_fail(seed: bytes, damage: list[tuple[int, bytes]]) -> None:
+    content = bytearray(seed)
+    for place, other in damage:
+        content[place : place + len(other)] = other
+    found = excess(bytes(content))
+    assert found is None or found.endswith("JPEG or PNG")

@@ -62,7 +62,7 @@ def excess(content: bytes) -> str | None:
             check(content)
         except _Excess as found:
             return f"{found}: save it anew as JPEG or PNG"
-        except (struct.error, IndexError):  # it ends too early
+        except (struct.error, IndexError, OverflowError):  # it ends before what it points to
             return None
     return None
 
@@ -180,7 +180,8 @@ def _tiff(content: bytes) -> None:
     if parts > _TIFF_PARTS or area > (4 * width * height + _ROOM) * planes:
         raise _Excess("is a TIFF in too many or too large pieces")
     # Strips that share their bytes make a small file a long one.
-    counts = np.minimum(tags.get(325 if tiled else 279, np.zeros(0)), len(content))
+    lengths = tags.get(325 if tiled else 279, np.zeros(0)).astype(np.float64)
+    counts = np.minimum(lengths, len(content))
     if counts.sum() > 2 * len(content) + _ROOM:
         raise _Excess("is a TIFF whose pieces are longer than itself")
     if compression == 7 and parts:
