@@ -27,7 +27,7 @@ help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/.core ## install what reading emotions takes, and read those of a sample picture
-	@$(RUN) -m mien predict images/sample.png --format json --annotate outputs
+	@$(RUN) -m mien predict images/sample.png --format json --annotate outputs --force
 
 dev: $(VENV)/.dev ## install what training, testing and checking take
 

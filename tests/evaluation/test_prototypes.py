@@ -12,7 +12,7 @@ from PIL import Image
 from data_maker import make_tiny_split
 from mien.core.errors import DataError, UsageError
 from mien.core.images import load_image
-from mien.evaluation.prototypes import Layout, lay_out, prototypes, write_picture
+from mien.evaluation.prototypes import Layout, lay_out, prototypes, write_sample
 from mien.inference.detectors import load_detector
 
 SAMPLE = Path(__file__).resolve().parent.parent.parent / "images" / "sample.png"
@@ -98,7 +98,7 @@ def test_borders_fade_into_the_background(tmp_path: Path) -> None:
     canvas = lay_out(np.full((1, 48, 48), 200, np.uint8), Layout(columns=1))
     middle = canvas[canvas.shape[0] // 2]
     assert np.all(np.abs(np.diff(middle.astype(int))) < 12)
-    write_picture(canvas, tmp_path / "new" / "sample.png")
+    write_sample(canvas, tmp_path / "new" / "sample.png")
     with Image.open(tmp_path / "new" / "sample.png") as image:
         np.testing.assert_array_equal(np.asarray(image), canvas)
 

@@ -137,7 +137,8 @@ def with_weight(tensor: Any, *, where: str) -> bytes:
         model.functions.append(helper.make_function("own", "F", [], ["c"], [constant], imports))
     else:
         model.training_info.add(initialization=inner)
-    return model.SerializeToString()
+    content: bytes = model.SerializeToString()
+    return content
 
 
 @pytest.mark.parametrize(

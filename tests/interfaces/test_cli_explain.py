@@ -129,7 +129,7 @@ def test_faces_are_chosen_as_in_predict(explain: Explain) -> None:
     assert "no face found in a.png" in outcome.err
     outcome = explain("a.png", "--max-faces", "0")
     assert outcome.code == 2
-    assert "--max-faces of 1 or more, got 0" in outcome.err
+    assert "--max-faces: expected a whole number from 1" in outcome.err
 
 
 @pytest.mark.slow

@@ -144,7 +144,7 @@ def test_balancing_gives_rare_emotions_a_bias(
     told = json.loads(capsys.readouterr().out)
     assert told["bias"] == dict.fromkeys(EMOTIONS, 0.0)
     assert _mien(finished, "--output", tmp_path / "other", "--balance", "2") == 2
-    assert "--balance from 0 to 1" in capsys.readouterr().err
+    assert "--balance: expected a number from 0 to 1" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
 
 

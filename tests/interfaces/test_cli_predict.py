@@ -350,8 +350,8 @@ def test_a_missing_model_is_5(predict: Predict) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--threads", "0"], "1 thread or more"),
-        (["--threads", "two"], "invalid int value: 'two'"),
+        (["--threads", "0"], "--threads: expected a whole number from 1 to 1024"),
+        (["--threads", "two"], "a whole number from 1 to 1024, got 'two'"),
         (["--format", "xml"], "invalid choice: 'xml'"),
         (["--detector", "face"], "unknown detector 'face'"),
         (["--detector-weights", "w.onnx"], "only detector='yunet' takes weights"),
@@ -399,7 +399,7 @@ def test_output_to_a_device_leaves_the_device(predict: Predict) -> None:
 
 
 def test_output_through_a_link_keeps_the_link(predict: Predict) -> None:
-    Path("real.json").write_text("old")
+    Path("real.json").write_text("[]\n")
     Path("link.json").symlink_to("real.json")
     predict(picture("a.png"), "--output", "link.json")
     assert Path("link.json").is_symlink()
@@ -527,8 +527,8 @@ def test_a_full_disk_is_one_line_and_1(tiny_model: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("option", "said"),
     [
-        ("--min-face=-1", "--min-face of 0 pixels or more, got -1"),
-        ("--max-faces=0", "--max-faces of 1 or more, got 0"),
+        ("--min-face=-1", "--min-face: expected a whole number from 0"),
+        ("--max-faces=0", "--max-faces: expected a whole number from 1"),
         ("--detector=sharp", "unknown detector 'sharp'"),
     ],
 )

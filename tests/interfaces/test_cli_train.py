@@ -120,7 +120,11 @@ def test_a_run_without_a_name_is_called_after_its_recipe_and_the_time(
         (["train", "--resume", "nowhere"], 3, "nowhere is not a run"),
         (["train", "--resume", "b", "--workers", "2"], 2, "--workers is of training on Ray: add"),
         (["train", "--resume", "b", "--address", "a:1"], 2, "--address is of training on Ray: add"),
-        (["train", "--resume", "b", "--engine", "ray", "--workers", "0"], 2, "1 or more, got 0"),
+        (
+            ["train", "--resume", "b", "--engine", "ray", "--workers", "0"],
+            2,
+            "a whole number from 1 to 1024, got '0'",
+        ),
         (
             ["train", "--config", "b", "--teacher-logits", "--engine", "ray"],
             2,

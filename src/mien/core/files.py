@@ -13,6 +13,12 @@ from pathlib import Path
 
 from mien.core.errors import OutputError, UsageError
 
+PICTURE_SUFFIXES: tuple[str, ...] = (".png", ".jpg", ".jpeg", ".webp")
+"""How the name of a picture that is written may end."""
+
+SOFTWARE = "mien (facial emotion recognition)"
+"""Written into pictures and videos, by which mien knows them for its own and may replace them."""
+
 _CHUNK_BYTES = 1 << 20
 _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 

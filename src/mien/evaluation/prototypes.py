@@ -6,7 +6,6 @@ away with the project where a photo, or an image of the data set, cannot.
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from PIL import Image
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import DataError, UsageError
 from mien.core.faces import FACE_SIZE
-from mien.core.files import write_atomically
+from mien.core.picture_files import write_picture
 
 FACES_EACH = 200
 """Faces in a mean: enough that none shows through, few enough that the expression stays."""
@@ -177,8 +176,6 @@ def _feathered(side: int, feather: int) -> _Floats:
     return np.asarray(np.outer(smooth, smooth), np.float32)
 
 
-def write_picture(picture: npt.NDArray[np.uint8], path: Path) -> None:
+def write_sample(picture: npt.NDArray[np.uint8], path: Path) -> None:
     """Write a grey picture, uint8 (H, W), as a PNG; raises OutputError if it cannot be written."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG", optimize=True)
-    write_atomically(path, buffer.getvalue())
+    write_picture(Image.fromarray(picture), path, optimize=True)

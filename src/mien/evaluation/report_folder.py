@@ -37,6 +37,10 @@ _CAPTIONS = {
     "curves.png": "Training curves",
 }
 
+REPORTS: tuple[str, ...] = ("report.json", "report.txt", "report.md")
+FIGURES: tuple[str, ...] = tuple(_CAPTIONS)
+"""What an evaluation writes into its folder, beside `EVALUATIONS`."""
+
 
 @dataclass(frozen=True)
 class Samples:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mien.core.files import write_atomically
+from mien.core.files import SOFTWARE, write_atomically
 from mien.evaluation.extra import train_extra
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
         yield figure
         picture = io.BytesIO()
         # Without the software's version, the same numbers give the same bytes.
-        figure.savefig(picture, format="png", metadata={"Software": None})
+        figure.savefig(picture, format="png", metadata={"Software": SOFTWARE})
     write_atomically(path, picture.getvalue())
 
 

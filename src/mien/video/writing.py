@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.errors import OutputError
-from mien.core.files import replacing
+from mien.core.files import SOFTWARE, replacing
 from mien.core.results import Face
 from mien.inference.annotate import annotate
 from mien.video.extra import load_av
@@ -110,6 +110,8 @@ def writing(
                 target = stack.enter_context(
                     av.open(f"file:{temporary}", "w", container_options=options)
                 )
+                # The one key that MP4, QuickTime and Matroska all keep as it is given.
+                target.metadata["comment"] = SOFTWARE
                 video = AnnotatedVideo(target, info, window.start)
                 if sound_of is not None:
                     source = stack.enter_context(opened(sound_of, allow_private=allow_private))

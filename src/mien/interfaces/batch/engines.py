@@ -14,8 +14,6 @@ from mien.interfaces.batch.loading import RecognizerOptions
 if TYPE_CHECKING:
     from mien.inference.recognizer import Recognizer
 
-_MOST_SECONDS = 86_400
-
 
 class Engine(Protocol):
     """Reads images somewhere; one result each."""
@@ -47,12 +45,6 @@ def make_engine(
         UsageError: if an option's value cannot be used, or does not go with another.
         MissingExtra: if Ray is asked for and not installed.
     """
-    if args.workers is not None and args.workers < 1:
-        raise UsageError(f"expected --workers 1 or more, got {args.workers}")
-    if args.batch_size < 1:
-        raise UsageError(f"expected --batch-size 1 or more, got {args.batch_size}")
-    if not 0 < args.timeout <= _MOST_SECONDS:
-        raise UsageError(f"expected --timeout above 0, up to {_MOST_SECONDS}, got {args.timeout:g}")
     if args.engine == "ray":
         from mien.interfaces.batch.ray_engine import RayEngine
 

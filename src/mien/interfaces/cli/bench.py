@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mien.core.errors import EXIT_DONE, UsageError
+from mien.core.errors import EXIT_DONE
+from mien.interfaces.cli.options import MOST_THREADS, number, whole
 from mien.interfaces.cli.output import json_text, table_text, write_stdout
 
 if TYPE_CHECKING:
@@ -36,14 +37,14 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     parser.add_argument(
         "--threads",
-        type=int,
+        type=whole(1, MOST_THREADS),
         nargs="+",
         metavar="N",
         help="threads that a call may use (default: 1, and as many as there are cores)",
     )
     parser.add_argument(
         "--seconds",
-        type=float,
+        type=number(0, 3600),
         default=1.0,
         metavar="S",
         help="for how long each is timed (default: 1)",
@@ -58,8 +59,6 @@ def _run(args: argparse.Namespace) -> int:
     from mien.core.progress import Progress
     from mien.inference.speed import BATCH_SIZES, core_count, machine, time_model
 
-    if not 0 <= args.seconds <= 3600:
-        raise UsageError(f"expected --seconds from 0 to 3600, got {args.seconds}")
     models = args.model or bundled_models()
     counts = args.threads or sorted({1, core_count()})
     cases = [

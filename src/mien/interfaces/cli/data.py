@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from mien.core.errors import EXIT_DONE, EXIT_PARTIAL
 from mien.interfaces.cli.data_tables import audit_text, import_record, import_text
+from mien.interfaces.cli.options import add_force_option, file_name, folder_name, number, whole
 from mien.interfaces.cli.output import json_text, write_stdout
+from mien.interfaces.cli.targets import check_targets
 
 if TYPE_CHECKING:
     from mien.data.importing import ImportSummary
@@ -56,13 +58,13 @@ def _add_import(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_output_options(parser)
     parser.add_argument(
         "--seed",
-        type=int,
+        type=whole(),
         default=0,
         help="of the random val split, made only where names do not tell (default: 0)",
     )
     parser.add_argument(
         "--val-fraction",
-        type=float,
+        type=number(0, 0.5),
         metavar="SHARE",
         help="share of each class of train that it takes (default: 0.125)",
     )
@@ -72,7 +74,7 @@ def _add_import(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output",
-        type=Path,
+        type=folder_name,
         default=ARCHIVE,
         metavar="DIR",
         help="folder to lay it out in (default: archive)",
@@ -97,28 +99,26 @@ def _add_audit(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     parser.add_argument(
         "--near-threshold",
-        type=float,
+        type=number(0.8, 1),
         metavar="COSINE",
         help="from which likeness on two images are near copies, 0.8 to 1 (default: 0.95)",
     )
     parser.add_argument(
         "--limit",
-        type=_count,
+        type=whole(),
         default=5,
         metavar="N",
         help="files to name of each kind in the table (default: 5; --json names all)",
     )
     parser.add_argument("--json", action="store_true", help="print all that was found as JSON")
     parser.add_argument(
-        "--figure", type=Path, metavar="FILE", help="draw a picture too, as PNG (needs [train])"
+        "--figure",
+        type=file_name(".png"),
+        metavar="FILE",
+        help="draw a picture too, as PNG (needs [train])",
     )
+    add_force_option(parser)
     parser.set_defaults(run=_run_audit)
-
-
-def _count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 10):
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0, got {text!r}")
-    return int(text)
 
 
 def _run_download(args: argparse.Namespace) -> int:
@@ -158,6 +158,9 @@ def _run_audit(args: argparse.Namespace) -> int:
     from mien.data.reading import read_splits
     from mien.data.votes import load_votes
 
+    if args.figure is not None:
+        reads = [args.source, args.votes]
+        check_targets([("--figure", args.figure)], reads=reads, force=args.force)
     votes = None if args.votes is None else load_votes(args.votes)
     splits = read_splits(args.source, quiet=args.quiet)
     threshold = NEAR_THRESHOLD if args.near_threshold is None else args.near_threshold

@@ -15,8 +15,15 @@ from mien.core.models import DEFAULT_MODEL
 from mien.interfaces.cli.evaluate_pictures import evaluate_pictures
 from mien.interfaces.cli.evaluate_robustness import evaluate_robustness
 from mien.interfaces.cli.faces_in import face_finder
-from mien.interfaces.cli.options import add_finding_options, recognizer_options
+from mien.interfaces.cli.options import (
+    MOST_BATCH,
+    add_finding_options,
+    folder_name,
+    recognizer_options,
+    whole,
+)
 from mien.interfaces.cli.output import json_text, note, write_output, write_stdout
+from mien.interfaces.cli.targets import check_target_folder, check_targets, read_files
 
 if TYPE_CHECKING:
     from mien.evaluation.curves import History
@@ -68,12 +75,20 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="take in the images that a fine-tuned model was trained on, and say both figures",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--output", type=Path, metavar="DIR", help="write to this folder instead")
     parser.add_argument(
-        "--force", action="store_true", help="replace a report on another model or other data"
+        "--output", type=folder_name, metavar="DIR", help="write to this folder instead"
     )
-    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="default: 64")
-    parser.add_argument("--seed", type=int, metavar="N", help="of the sample pictures (default: 0)")
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace a report on another model or other data, and files that mien did not write",
+    )
+    parser.add_argument(
+        "--batch-size", type=whole(1, MOST_BATCH), default=64, metavar="N", help="default: 64"
+    )
+    parser.add_argument(
+        "--seed", type=whole(), metavar="N", help="of the sample pictures (default: 0)"
+    )
     parser.add_argument(
         "--detector",
         metavar="NAME",
@@ -120,10 +135,6 @@ def _run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse options that do not go together before any work is done."""
-    if args.batch_size < 1:
-        raise UsageError(f"expected --batch-size of 1 or more, got {args.batch_size}")
-    if args.seed is not None and args.seed < 0:
-        raise UsageError(f"expected --seed of 0 or more, got {args.seed}")
     for_data = ["split", "tta", "robustness", "include_trained", "seed", "map", "no_report"]
     for_data += ["update", "release"]
     given = [name for name in for_data if getattr(args, name) not in (None, False, [])]
@@ -175,7 +186,7 @@ def _evaluate_data(args: argparse.Namespace) -> int:
     from mien.data.class_names import parse_map
     from mien.data.trained_on import find_record
     from mien.evaluation.evaluating import evaluate_model
-    from mien.evaluation.exported import find_exported
+    from mien.evaluation.exported import find_exported, home_of
     from mien.evaluation.folder_data import load_scored
     from mien.evaluation.sections import check_sections
     from mien.inference.classifier import Classifier
@@ -184,6 +195,9 @@ def _evaluate_data(args: argparse.Namespace) -> int:
         check_sections(path)
     folder, run = find_exported(args.model)
     classifier = Classifier.open(folder, labels=None)
+    output = args.output or home_of(run, classifier.manifest.name) / "report"
+    if not args.no_report:
+        _check_targets(args, output)
     record = find_record(folder, run)
     if record is None and "started_from" in classifier.manifest.data:
         note(
@@ -221,21 +235,36 @@ def _evaluate_data(args: argparse.Namespace) -> int:
         with_trained=args.include_trained,
     )
     if not args.no_report:
-        _write(args, report, run, samples)
+        _write(args, report, output, run, samples)
     write_stdout(json_text(report.to_dict()) + "\n" if args.json else _summary(report))
     return EXIT_DONE
 
 
-def _write(args: argparse.Namespace, report: Report, run: Path | None, samples: Samples) -> None:
+def _check_targets(args: argparse.Namespace, output: Path) -> None:
+    """Refuse to write over what is read, or over files of others, before any work is done."""
+    from mien.evaluation.report_folder import FIGURES, REPORTS
+
+    reads = [args.data, args.map, *read_files(args)]
+    check_target_folder("--output", output, (*REPORTS, *FIGURES), reads=reads, force=args.force)
+    # Their marks are the leave to change them.
+    check_targets([("--update", path) for path in args.update], reads=reads, force=True)
+    if args.release:
+        figures = [str(IMAGES / name) for name in FIGURES]
+        names = (str(RELEASE_REPORT), *figures)
+        check_target_folder("--release", Path(), names, reads=reads, force=args.force)
+
+
+def _write(
+    args: argparse.Namespace, report: Report, output: Path, run: Path | None, samples: Samples
+) -> None:
     """Write the report and what else is asked for."""
-    from mien.evaluation.exported import home_of
     from mien.evaluation.report_folder import read_history, write_figures, write_report
     from mien.evaluation.report_place import report_place
     from mien.evaluation.report_text import render_text
     from mien.evaluation.sections import update_sections
 
     output = report_place(
-        args.output or home_of(run, report.model.name) / "report",
+        output,
         report.model,
         report.data,
         given=args.output is not None,
@@ -243,6 +272,7 @@ def _write(args: argparse.Namespace, report: Report, run: Path | None, samples: 
         key=report.key,
         images_sha256=report.images_sha256,
     )
+    _check_targets(args, output)
     history: History | None = None
     if run is not None and (run / "history.csv").is_file():
         history = read_history(run / "history.csv")

@@ -20,6 +20,7 @@ from mien.interfaces.cli.output import (
     write_output,
     write_stdout,
 )
+from mien.interfaces.cli.targets import check_target_folder, read_files
 
 
 def evaluate_pictures(args: argparse.Namespace, *, data: str) -> int:
@@ -44,6 +45,9 @@ def evaluate_pictures(args: argparse.Namespace, *, data: str) -> int:
         given=args.output is not None,
         force=args.force,
     )
+    names = ("pictures.json", "pictures.csv", "pictures.png")
+    reads = [args.pictures, *read_files(args)]
+    check_target_folder("--output", output, names, reads=reads, force=args.force)
     results = recognizer.analyze_many(
         track(sources, "reading pictures", unit="img", quiet=args.quiet),
         batch_size=args.batch_size,

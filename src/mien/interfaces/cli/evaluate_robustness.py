@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from mien.core.errors import EXIT_DONE
 from mien.interfaces.cli.output import json_text, note, write_stdout
+from mien.interfaces.cli.targets import check_target_folder, check_targets, read_files
 
 
 def evaluate_robustness(args: argparse.Namespace, *, data: str, command: str) -> int:
@@ -34,6 +35,12 @@ def evaluate_robustness(args: argparse.Namespace, *, data: str, command: str) ->
     check_robustness_section(args.update)
     folder, run = find_exported(args.model)
     classifier = Classifier.open(folder)
+    output = args.output or home_of(run, classifier.manifest.name) / "report"
+    reads = [args.data, *read_files(args)]
+    names = ("robustness.json", "robustness.md")
+    if not args.no_report:
+        check_target_folder("--output", output, names, reads=reads, force=args.force)
+        check_targets([("--update", path) for path in args.update], reads=reads, force=True)
     split = load_split(args.data, args.split or "val", quiet=args.quiet)
     record = find_record(folder, run)
     if record is not None:
@@ -56,12 +63,9 @@ def evaluate_robustness(args: argparse.Namespace, *, data: str, command: str) ->
     result = replace(measured, data=data, command=command, versions=versions())
     if not args.no_report:
         output = report_place(
-            args.output or home_of(run, result.model.name) / "report",
-            result.model,
-            data,
-            given=args.output is not None,
-            force=args.force,
+            output, result.model, data, given=args.output is not None, force=args.force
         )
+        check_target_folder("--output", output, names, reads=reads, force=args.force)
         page = write_robustness(result, output)
         for path in args.update:
             update_robustness(path, result)

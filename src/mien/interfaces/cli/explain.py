@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +11,11 @@ from mien.core.errors import EXIT_DONE, InputError, NoFaceError, UnreadableImage
 from mien.interfaces.cli.inputs import STDIN, Input, find_inputs, is_single
 from mien.interfaces.cli.options import (
     add_finding_options,
+    add_force_option,
     add_recognizer_options,
+    file_name,
     recognizer_options,
+    whole,
 )
 from mien.interfaces.cli.output import (
     json_text,
@@ -22,6 +24,7 @@ from mien.interfaces.cli.output import (
     use_utf8_stdout,
     write_stdout,
 )
+from mien.interfaces.cli.targets import check_targets, read_files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,10 +60,11 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("image", metavar="IMAGE", help="a file, or - for stdin")
     parser.add_argument(
         "--output",
-        type=Path,
+        type=file_name(*_SUFFIXES),
         metavar="FILE",
         help="the picture to write, .png or .jpg (NAME.explained.png here; none with --json)",
     )
+    add_force_option(parser)
     parser.add_argument(
         "--method", choices=_METHODS, default=_METHODS[0], help="see below (%(default)s)"
     )
@@ -68,7 +72,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--emotion", metavar="NAME", help="explain this emotion, not each face's likeliest"
     )
     parser.add_argument(
-        "--face", type=int, metavar="N", help="this face alone, counted from 0, left to right"
+        "--face", type=whole(), metavar="N", help="this face alone, counted from 0, left to right"
     )
     add_recognizer_options(parser, crops="where the image is a face crop")
     add_finding_options(parser)
@@ -77,10 +81,15 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _run(args: argparse.Namespace) -> int:
+    from mien.core.picture_files import write_picture
     from mien.inference.explain import explain
+    from mien.inference.explain_picture import explanation_picture
 
     picture = _picture_path(args.output, args.image, wanted=not args.json)
     one = _only_input(args.image)
+    if picture is not None:
+        reads = [args.image, *read_files(args)]
+        check_targets([("--output", picture)], reads=reads, force=args.force)
     recognizer = recognizer_options(args).load()
     try:
         faces = explain(
@@ -101,7 +110,7 @@ def _run(args: argparse.Namespace) -> int:
             "or --detector none for an image that is a face crop"
         )
     if picture is not None:
-        _write_picture(faces, picture)
+        write_picture(explanation_picture(faces), picture)
     if args.json:
         use_utf8_stdout()
         write_stdout(_json(one.source, picture, faces, recognizer.model))
@@ -117,8 +126,6 @@ def _picture_path(asked: Path | None, image: str, *, wanted: bool) -> Path | Non
         name = "stdin" if image == STDIN else Path(image).stem
         name = "data" if image[:5].lower() == "data:" else name  # an image, not the name of one
         return Path(f"{name}.explained.png") if wanted else None
-    if asked.suffix.lower() not in _SUFFIXES:
-        raise UsageError(f"expected --output to end in {', '.join(_SUFFIXES)}, got {asked}")
     return asked
 
 
@@ -129,16 +136,6 @@ def _only_input(word: str) -> Input:
     if one.content is None:
         raise InputError(one.problem)
     return one
-
-
-def _write_picture(faces: Sequence[ExplainedFace], path: Path) -> None:
-    from mien.core.files import write_atomically
-    from mien.inference.explain_picture import explanation_picture
-
-    buffer = io.BytesIO()
-    kind = "PNG" if path.suffix.lower() == ".png" else "JPEG"
-    explanation_picture(faces).save(buffer, kind, quality=92)
-    write_atomically(path, buffer.getvalue())
 
 
 def _json(

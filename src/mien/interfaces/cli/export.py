@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mien.core.errors import EXIT_DONE, UsageError
+from mien.interfaces.cli.options import folder_name, number
 from mien.interfaces.cli.output import json_text, write_stdout
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     # `run` is the parser's own word for what the command does.
     parser.add_argument("folder", type=Path, metavar="RUN", help="folder of a run, outputs/NAME")
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="the model's folder (default: RUN/export)"
+        "--output", type=folder_name, metavar="DIR", help="the model's folder (default: RUN/export)"
     )
     parser.add_argument("--name", help="the model's name (default: that of the run)")
     parser.add_argument("--version", default="1.0.0", help="the model's version (default: 1.0.0)")
@@ -37,7 +38,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     parser.add_argument(
         "--balance",
-        type=float,
+        type=number(0, 1),
         metavar="STRENGTH",
         help="lift emotions that Training has few images of, from 0 (not) to 1 (as if all had "
         "as many)",
@@ -84,8 +85,6 @@ def _run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse what cannot be done before any work is done."""
-    if args.balance is not None and not 0 <= args.balance <= 1:
-        raise UsageError(f"expected --balance from 0 to 1, got {args.balance}")
     if args.int8 != (args.data is not None):
         raise UsageError("--int8 and --data DATA go together: give both or neither")
     if args.tflite:

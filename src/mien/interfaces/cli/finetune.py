@@ -14,7 +14,9 @@ from mien.core.models import DEFAULT_MODEL
 from mien.interfaces.batch.loading import RecognizerOptions
 from mien.interfaces.cli.faces_in import face_finder
 from mien.interfaces.cli.finetune_result import finish
+from mien.interfaces.cli.options import MOST_THREADS, folder_name, number, whole
 from mien.interfaces.cli.output import json_text, note, write_stdout
+from mien.interfaces.cli.targets import check_targets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,7 +47,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument(
         "--run",
         dest="folder",
-        type=Path,
+        type=folder_name,
         metavar="DIR",
         help="folder of the new run (default: outputs/FOLDER-DATE-TIME)",
     )
@@ -68,16 +70,21 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "(default: none, the images are face crops)",
     )
     parser.add_argument(
-        "--epochs", type=int, metavar="N", help="of the second phase (default: by the images)"
+        "--epochs",
+        type=whole(),
+        metavar="N",
+        help="of the second phase (default: by the images)",
     )
     parser.add_argument(
         "--val-fraction",
-        type=float,
+        type=number(0, 1, above=True),
         metavar="SHARE",
         help="of each class, to hold out where there is no val (default: 0.2)",
     )
-    parser.add_argument("--seed", type=int, metavar="N", help="of every choice (default: 0)")
-    parser.add_argument("--threads", type=int, metavar="N", help="threads (all cores)")
+    parser.add_argument("--seed", type=whole(), metavar="N", help="of every choice (default: 0)")
+    parser.add_argument(
+        "--threads", type=whole(1, MOST_THREADS), metavar="N", help="threads (all cores)"
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -119,10 +126,6 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"--resume goes on with the run's own choices: leave out --{word}")
     if args.val_fraction is not None and not 0 < args.val_fraction < 1:
         raise UsageError(f"expected --val-fraction between 0 and 1, got {args.val_fraction}")
-    if args.epochs is not None and args.epochs < 0:
-        raise UsageError(f"expected --epochs of 0 or more, got {args.epochs}")
-    if args.threads is not None and args.threads < 1:
-        raise UsageError(f"expected --threads of 1 or more, got {args.threads}")
 
 
 # ---------------------------------------------------------------- training
@@ -135,7 +138,9 @@ def _start(args: argparse.Namespace) -> RunFolder:
 
     source = name_of(args.images)
     folder = args.folder or OUTPUTS / f"{source}-{time.strftime('%Y%m%d-%H%M%S')}"
-    new_run(folder)  # so that a run that is there is found before minutes of detection
+    run = new_run(folder)  # so that a run that is there is found before minutes of detection
+    # A run among the images would be a class of them the next time.
+    check_targets([("--run", run.curves)], reads=[args.images])
     listed = list_class_folder(args.images)
     for text in listed.notes:
         note(text, quiet=args.quiet)

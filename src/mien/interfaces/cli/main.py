@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import importlib
 import sys
 import traceback
@@ -16,6 +17,7 @@ from mien import __version__
 from mien.core.cache import keep_together
 from mien.core.errors import (
     EXIT_DONE,
+    EXIT_INPUT,
     EXIT_INTERNAL,
     EXIT_INTERRUPTED,
     MienError,
@@ -91,6 +93,9 @@ def main(argv: Sequence[str] | None = None, *, registers: Sequence[Register] | N
     except MienError as error:
         return _report(error, error.exit_code, debug=debug)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            # Whatever the name is of: no file that could be read or written has it.
+            return _report(error, EXIT_INPUT, debug=debug, text=_too_long(error))
         text = f"internal error: {type(error).__name__}: {error}"
         hint = "" if debug else " (run again with --debug for the trace)"
         return _report(error, EXIT_INTERNAL, debug=debug, text=text + hint)
@@ -196,6 +201,11 @@ def _report(error: BaseException, code: int, *, debug: bool, text: str | None = 
     line = " ".join(str(error if text is None else text).split())
     print(f"mien: {one_line(line)}", file=sys.stderr)
     return code
+
+
+def _too_long(error: OSError) -> str:
+    name = str(error.filename)
+    return f"{name[:60]}...: this name of {len(name)} characters is too long for a file"
 
 
 def _forgive_unprintable_characters() -> None:

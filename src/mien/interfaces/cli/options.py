@@ -3,16 +3,121 @@
 from __future__ import annotations
 
 import argparse
+import math
+import os
+from collections.abc import Callable
 from pathlib import Path
 
-from mien.core.errors import UsageError
+from mien.core.image_files import IMAGE_SUFFIXES
 from mien.core.models import DEFAULT_MODEL
 from mien.interfaces.batch.loading import RecognizerOptions
+from mien.video.suffixes import VIDEO_SUFFIXES
 
 ENGINES: tuple[str, ...] = ("local", "ray")
 """Where ``--engine`` lets the work be done: on this machine, or on a Ray cluster."""
 
 
+MOST_THREADS = 1024
+"""Of the network, and processes: more than the largest machines have cores."""
+
+MOST_BATCH = 65536
+"""Faces that go through the network at once: memory grows with them."""
+
+_MOST = 2**31 - 1
+_FILE_SUFFIXES: tuple[str, ...] = (
+    *(".csv", ".json", ".jsonl", ".parquet", ".txt", ".md", ".html", ".pdf", ".svg", ".toml"),
+    *(".xls", ".xlsx", ".ods", ".zip", ".onnx", ".tflite", ".keras", ".npz"),
+)
+
+
+# ---------------------------------------------------------------- kinds of values
+def whole(least: int = 0, most: int = _MOST) -> Callable[[str], int]:
+    """Return the ``type`` of an option that takes a whole number, both ends included."""
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:  # also where there are more digits than Python reads
+            number = least - 1
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number from {least} to {most}, got {shown_value(text)}"
+            )
+        return number
+
+    return parse
+
+
+def number(least: float, most: float, *, above: bool = False) -> Callable[[str], float]:
+    """Return the ``type`` of an option that takes a number; ``above``: ``least`` is too little."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not least <= value <= most or (above and value == least):
+            words = f"above {least:g}, up to {most:g}" if above else f"from {least:g} to {most:g}"
+            raise argparse.ArgumentTypeError(f"expected a number {words}, got {shown_value(text)}")
+        return value
+
+    return parse
+
+
+def file_name(*suffixes: str) -> Callable[[str], Path]:
+    """Return the ``type`` of an option that names a file to write, which ends in one of these."""
+
+    def parse(text: str) -> Path:
+        if Path(text).suffix.lower() not in suffixes:
+            kinds = ", ".join(suffixes)
+            raise argparse.ArgumentTypeError(
+                f"expected a name ending in {kinds}, got {shown_value(text)}"
+            )
+        return Path(text)
+
+    return parse
+
+
+def file_or_folder_name(*suffixes: str) -> Callable[[str], Path]:
+    """Return the ``type`` of an option that names such a file, or a folder for several."""
+
+    def parse(text: str) -> Path:
+        path = Path(text)
+        if path.suffix.lower() in suffixes or (path.suffix == "" and text not in ("", "-")):
+            return path
+        kinds = ", ".join(suffixes)
+        raise argparse.ArgumentTypeError(
+            f"expected a name ending in {kinds}, or a folder's, got {shown_value(text)}"
+        )
+
+    return parse
+
+
+def folder_name(text: str) -> Path:
+    """Take the name of a folder to write to (a ``type``), unless it is that of a file."""
+    path = Path(text)
+    kinds = (*_FILE_SUFFIXES, *IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
+    is_file = path.suffix.lower() in kinds and not os.path.isdir(path)  # noqa: PTH112
+    if text in ("", "-") or is_file:
+        raise argparse.ArgumentTypeError(f"expected a folder's name, got {shown_value(text)}")
+    return path
+
+
+def shown_value(text: str) -> str:
+    """Return a value as an error shows it."""
+    return repr(text if len(text) <= 60 else text[:60] + "...")
+
+
+def add_force_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--force``."""
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="replace files that are there already and that mien did not write",
+    )
+
+
+# ---------------------------------------------------------------- options
 def add_recognizer_options(parser: argparse.ArgumentParser, *, crops: str) -> None:
     """Add ``--model``, ``--detector`` and ``--threads``.
 
@@ -31,7 +136,10 @@ def add_recognizer_options(parser: argparse.ArgumentParser, *, crops: str) -> No
         help=f"auto, yunet, libface, haar, or none {crops} (%(default)s)",
     )
     parser.add_argument(
-        "--threads", type=int, metavar="N", help="threads of the network (all cores)"
+        "--threads",
+        type=whole(1, MOST_THREADS),
+        metavar="N",
+        help="threads of the network (all cores)",
     )
 
 
@@ -40,13 +148,16 @@ def add_face_options(parser: argparse.ArgumentParser) -> None:
     faces = parser.add_argument_group("faces")
     faces.add_argument(
         "--min-face",
-        type=int,
+        type=whole(),
         default=0,
         metavar="PX",
         help="leave out faces whose box has a smaller side (%(default)s: none)",
     )
     faces.add_argument(
-        "--max-faces", type=int, metavar="N", help="read the N largest faces of an image (all)"
+        "--max-faces",
+        type=whole(1),
+        metavar="N",
+        help="read the N largest faces of an image (all)",
     )
     faces.add_argument(
         "--align",
@@ -78,15 +189,7 @@ def add_finding_options(parser: argparse.ArgumentParser) -> None:
 
 
 def recognizer_options(args: argparse.Namespace) -> RecognizerOptions:
-    """Return what the options of the functions above say.
-
-    Raises:
-        UsageError: if ``--min-face`` or ``--max-faces`` is too small.
-    """
-    if args.min_face < 0:
-        raise UsageError(f"expected --min-face of 0 pixels or more, got {args.min_face}")
-    if args.max_faces is not None and args.max_faces < 1:
-        raise UsageError(f"expected --max-faces of 1 or more, got {args.max_faces}")
+    """Return what the options of the functions above say."""
     return RecognizerOptions(
         model=args.model,
         detector=args.detector or "auto",
@@ -109,18 +212,21 @@ def add_batch_options(parser: argparse.ArgumentParser) -> None:
         help="go on with an --output that was interrupted; start it if it was not",
     )
     many.add_argument(
-        "--workers", type=int, metavar="N", help="processes that read images (one a core)"
+        "--workers",
+        type=whole(1, MOST_THREADS),
+        metavar="N",
+        help="processes that read images (one a core)",
     )
     many.add_argument(
         "--batch-size",
-        type=int,
+        type=whole(1, MOST_BATCH),
         default=64,
         metavar="N",
         help="faces that go through the network at once (%(default)s)",
     )
     many.add_argument(
         "--timeout",
-        type=float,
+        type=number(0, 86_400, above=True),
         default=120,
         metavar="SECONDS",
         help="give up an image that takes longer (%(default)s)",

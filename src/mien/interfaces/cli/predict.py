@@ -19,6 +19,7 @@ from mien.core.errors import (
     NoFaceError,
     UsageError,
 )
+from mien.core.image_files import IMAGE_SUFFIXES
 from mien.core.progress import Progress
 from mien.core.result_tables import table_columns
 from mien.interfaces.batch.stopping import stoppable
@@ -27,14 +28,18 @@ from mien.interfaces.cli.inputs import STDIN, Input, Inputs, find_inputs, is_sin
 from mien.interfaces.cli.options import (
     add_batch_options,
     add_finding_options,
+    add_force_option,
     add_recognizer_options,
+    folder_name,
     recognizer_options,
 )
 from mien.interfaces.cli.output import note, use_utf8_stdout, write_output, write_stdout
 from mien.interfaces.cli.predict_video import add_video_options, run_videos, videos_in
 from mien.interfaces.cli.result_text import RENDERERS, compat_chunks
+from mien.interfaces.cli.targets import check_targets, read_files
 from mien.interfaces.cli.urls import add_url_options, is_web_address, url_reader
 from mien.interfaces.compat import COMPAT
+from mien.video.suffixes import VIDEO_SUFFIXES, WRITTEN_SUFFIXES
 
 if TYPE_CHECKING:
     from mien.core.results import Face, Result
@@ -45,10 +50,12 @@ FORMATS: tuple[str, ...] = (*RENDERERS, "parquet")
 _FORMAT_OF_SUFFIX = {
     ".json": "json",
     ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
     ".csv": "csv",
     ".parquet": "parquet",
     ".txt": "table",
 }
+_OTHER_KINDS = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES, ".xls", ".xlsx", ".ods", ".md", ".html", ".pdf")
 _IN_PARTS = ("jsonl", "csv", "parquet")
 _PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".mpo", ".webp", ".avif")
 
@@ -94,6 +101,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="write each picture there with its faces drawn in, as NAME.annotated.jpg or .png; "
         "a video as NAME.annotated.mp4, or with this name if it ends in .mp4, .mov or .mkv",
     )
+    add_force_option(parser)
     add_recognizer_options(parser, crops="where each image is a face crop")
     add_finding_options(parser)
     add_batch_options(parser)
@@ -104,8 +112,13 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _run(args: argparse.Namespace) -> int:
     shape = _chosen_format(args.format, args.output, args.compat)
-    if videos := videos_in(args):
+    videos = videos_in(args)
+    if args.annotate is not None:
+        _check_annotate(args.annotate, videos=bool(videos))
+    if videos:
         return run_videos(args, shape, videos)
+    if args.output is not None:
+        check_targets([("--output", args.output)], reads=read_files(args), force=args.force)
     in_parts = _is_in_parts(args, shape)
     if args.resume and not in_parts:
         raise UsageError(
@@ -174,6 +187,10 @@ def _at_once(args: argparse.Namespace, shape: str) -> Tally:
     found = find_inputs(args.images, read_url=url_reader(args))
     inputs = list(found)
     found.note_left_out(quiet=args.quiet)
+    if args.annotate is not None:
+        names = _picture_names([one.source for one in inputs])
+        pictures = [("--annotate", args.annotate / name) for name in names]
+        check_targets(pictures, reads=read_files(args), force=args.force)
     options = recognizer_options(args)
     recognizer = options.load()
     engine = make_engine(args, options, recognizer)
@@ -199,15 +216,61 @@ def _at_once(args: argparse.Namespace, shape: str) -> Tally:
 
 
 def _chosen_format(asked: str | None, output: Path | None, compat: str | None) -> str:
-    if asked is not None:
+    if output is not None:
+        shape = _format_of_file(asked, output)
+    elif asked is not None:
         shape = asked
-    elif output is not None:
-        shape = _FORMAT_OF_SUFFIX.get(output.suffix.lower(), "json")
     else:
         shape = "table" if sys.stdout.isatty() and compat is None else "json"
     if compat is not None and shape not in ("json", "jsonl"):
         raise UsageError(f"--compat {compat} gives JSON: expected --format json or jsonl")
     return shape
+
+
+def _format_of_file(asked: str | None, output: Path) -> str:
+    """Return the format that is asked for or that a file's name ends in.
+
+    Raises:
+        UsageError: if it ends in neither, or in what the format that is asked for is not.
+    """
+    suffix = output.suffix.lower()
+    told = _FORMAT_OF_SUFFIX.get(suffix)
+    kinds = ", ".join(_FORMAT_OF_SUFFIX)
+    if str(output) == "-":
+        raise UsageError("--output - would be a file called -: leave it out for standard output")
+    if asked is not None and (told == asked or suffix not in (*_FORMAT_OF_SUFFIX, *_OTHER_KINDS)):
+        return asked
+    if asked is not None:
+        raise UsageError(f"--output {output} does not end as --format {asked} does: change one")
+    if told is not None:
+        return told
+    if _is_special(output):
+        return "json"
+    hint = ""
+    if suffix in IMAGE_SUFFIXES:
+        hint = " (--annotate DIR writes pictures, --timeline FILE one of a video)"
+    elif suffix in VIDEO_SUFFIXES:
+        hint = " (--annotate FILE writes a video)"
+    raise UsageError(f"expected --output to end in {kinds}, or --format; got {output}{hint}")
+
+
+def _is_special(path: Path) -> bool:
+    """Say whether a path leads to a device, a pipe or a folder, whose names end in nothing."""
+    return os.path.exists(path) and not os.path.isfile(path)  # noqa: PTH110, PTH113 - never raise
+
+
+def _check_annotate(annotate: Path, *, videos: bool) -> None:
+    """Refuse what is neither a folder nor, of a video, a file that can be written."""
+    suffix = annotate.suffix.lower()
+    if videos and suffix in WRITTEN_SUFFIXES:
+        return
+    try:
+        folder_name(str(annotate))
+    except argparse.ArgumentTypeError as error:
+        also = f", or a name ending in {', '.join(WRITTEN_SUFFIXES)}" if videos else ""
+        raise UsageError(f"--annotate: {error}{also}") from error
+    if os.path.isfile(annotate):  # noqa: PTH113 - Path.is_file raises where a name is too long
+        raise UsageError(f"--annotate: expected a folder's name, and {annotate} is a file")
 
 
 def _may_draw(args: argparse.Namespace, shape: str, images: int) -> bool:
@@ -267,19 +330,11 @@ def _picture_names(sources: Sequence[str]) -> list[str]:
 
 
 def _write_picture(content: str | bytes, faces: Sequence[Face], path: Path) -> None:
-    import io
-
-    from mien.core.files import write_atomically
     from mien.core.images import load_image
+    from mien.core.picture_files import write_picture
     from mien.inference.annotate import annotate
 
-    buffer = io.BytesIO()
-    picture = annotate(load_image(content), faces)
-    if path.suffix == ".jpg":
-        picture.save(buffer, "JPEG", quality=92)
-    else:
-        picture.save(buffer, "PNG")
-    write_atomically(path, buffer.getvalue())
+    write_picture(annotate(load_image(content), faces), path)
 
 
 def _exit_code(tally: Tally) -> int:

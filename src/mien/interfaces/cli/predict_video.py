@@ -6,11 +6,12 @@ import argparse
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from mien.core.errors import InputError, UsageError
+from mien.core.files import PICTURE_SUFFIXES
 from mien.interfaces.batch.listing import Input, walk_folder
 from mien.interfaces.cli.inputs import files_of, is_folder, is_pattern
+from mien.interfaces.cli.options import file_name, file_or_folder_name, number
 from mien.interfaces.cli.output import note
 from mien.interfaces.cli.urls import is_video_address, shown_address
 from mien.video.suffixes import VIDEO_SUFFIXES
@@ -32,23 +33,26 @@ def add_video_options(parser: argparse.ArgumentParser) -> None:
     video.add_argument("--end", metavar="TIME", help="up to here")
     video.add_argument(
         "--smooth",
-        type=float,
+        type=number(0, 1e6),
         default=0.5,
         metavar="SECONDS",
         help="time constant of each person's smoothed scores, 0 for none (%(default)s)",
     )
     video.add_argument(
         "--timeline",
-        type=Path,
+        type=file_or_folder_name(*PICTURE_SUFFIXES),
         metavar="FILE.png",
         help="draw emotions over time, by person; or a folder for NAME.timeline.png",
     )
     video.add_argument(
-        "--episodes", type=Path, metavar="FILE.json", help="write who felt what from when to when"
+        "--episodes",
+        type=file_name(".json"),
+        metavar="FILE.json",
+        help="write who felt what from when to when",
     )
     video.add_argument(
         "--reconnect",
-        type=float,
+        type=number(0, 1e6),
         default=30.0,
         metavar="SECONDS",
         help="how long to try again when a stream is lost (%(default)s)",

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mien.core.errors import EXIT_DONE, UsageError
+from mien.interfaces.cli.options import add_force_option, file_name, whole
 from mien.interfaces.cli.output import json_text, table_text, write_stdout
+from mien.interfaces.cli.targets import check_targets, model_files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,30 +37,31 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=file_name(".png"),
         default=Path("images/sample.png"),
         metavar="FILE",
         help="the picture to write, a PNG (default: images/sample.png)",
     )
-    parser.add_argument("--count", type=int, metavar="N", help="faces in each mean (default: 200)")
+    add_force_option(parser)
+    parser.add_argument(
+        "--count", type=whole(1), metavar="N", help="faces in each mean (default: 200)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
     from mien.data.reading import load_split
-    from mien.evaluation.prototypes import FACES_EACH, lay_out, prototypes, write_picture
+    from mien.evaluation.prototypes import FACES_EACH, lay_out, prototypes, write_sample
 
-    if args.output.suffix.lower() != ".png":
-        raise UsageError(f"expected --output to end in .png, got {args.output}")
+    reads = [args.data, *model_files(args.model)]
+    check_targets([("--output", args.output)], reads=reads, force=args.force)
     count = FACES_EACH if args.count is None else args.count
-    if count < 1:
-        raise UsageError(f"expected --count of 1 or more, got {count}")
     train = _distinct(load_split(args.data, "train", quiet=args.quiet), quiet=args.quiet)
     probabilities = _classify(args, train) if args.model else None
     faces = prototypes(train.images, train.labels, probabilities=probabilities, count=count)
     picture = lay_out(faces)
-    write_picture(picture, args.output)
+    write_sample(picture, args.output)
     found = _faces_found(picture)
     if args.json:
         write_stdout(json_text({"picture": str(args.output), "faces_found": found}) + "\n")

@@ -13,12 +13,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
+from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED
 from mien.interfaces.cli.logs import logs_as_notes
 from mien.interfaces.cli.options import (
     add_finding_options,
     add_recognizer_options,
+    number,
     recognizer_options,
+    whole,
 )
 from mien.interfaces.cli.output import note
 
@@ -54,7 +56,11 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="address to listen on (%(default)s: this machine alone)",
     )
     parser.add_argument(
-        "--port", type=int, default=8000, metavar="N", help="0 for any free one (%(default)s)"
+        "--port",
+        type=whole(0, 65535),
+        default=8000,
+        metavar="N",
+        help="0 for any free one (%(default)s)",
     )
     add_recognizer_options(parser, crops="where each image is a face crop")
     add_finding_options(parser)
@@ -69,48 +75,48 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     limits = parser.add_argument_group("limits")
     limits.add_argument(
         "--max-bytes",
-        type=int,
+        type=whole(),
         default=20_000_000,
         metavar="N",
         help="refuse images of more bytes (%(default)s)",
     )
     limits.add_argument(
         "--max-megapixels",
-        type=float,
+        type=number(0, 150, above=True),
         default=50,
         metavar="N",
         help="refuse images of more pixels, whatever their bytes (%(default)s, at most 150)",
     )
     limits.add_argument(
         "--workers",
-        type=int,
+        type=whole(),
         metavar="N",
         help="images that are analyzed at the same time (one a core, at most 4)",
     )
     limits.add_argument(
         "--max-waiting",
-        type=int,
+        type=whole(),
         default=16,
         metavar="N",
         help="images that may arrive or wait beside those; one more is refused (%(default)s)",
     )
     limits.add_argument(
         "--upload-timeout",
-        type=float,
+        type=number(0, 1e6, above=True),
         default=30,
         metavar="S",
         help="refuse images that take longer to arrive, in seconds (%(default)s)",
     )
     limits.add_argument(
         "--analysis-timeout",
-        type=float,
+        type=number(0, 1e6, above=True),
         default=60,
         metavar="S",
         help="give up images that take longer, in seconds (%(default)s)",
     )
     limits.add_argument(
         "--max-connections",
-        type=int,
+        type=whole(),
         default=1000,
         metavar="N",
         help="open at the same time; one more ends the longest idle (%(default)s)",
@@ -137,7 +143,7 @@ def _listen_and_serve(args: argparse.Namespace) -> None:
 
     limits = Limits(
         max_bytes=args.max_bytes,
-        max_pixels=_pixels(args.max_megapixels),
+        max_pixels=max(1, round(args.max_megapixels * 1e6)),
         workers=default_workers() if args.workers is None else args.workers,
         max_waiting=args.max_waiting,
         upload_seconds=args.upload_timeout,
@@ -146,8 +152,6 @@ def _listen_and_serve(args: argparse.Namespace) -> None:
     )
     limits = replace(limits, max_connections=room_for_connections(limits.max_connections))
     options = recognizer_options(args)
-    if options.threads is not None and options.threads < 1:
-        raise UsageError(f"expected --threads of 1 or more, got {options.threads}")
     with listen(args.host, args.port) as port, _logs(args):
         address = shown(args.host, port.getsockname()[1])
         note(f"listening on http://{address} (Ctrl-C ends it)", quiet=args.quiet)
@@ -155,12 +159,6 @@ def _listen_and_serve(args: argparse.Namespace) -> None:
             text = "others can reach this address, and there is no authentication"
             note(f"mien: {text}: put a proxy that has one before it", quiet=args.quiet)
         _serve(port, options, limits, args)
-
-
-def _pixels(megapixels: float) -> int:
-    if not 0 < megapixels <= 150:
-        raise UsageError(f"expected --max-megapixels above 0, up to 150, got {megapixels:g}")
-    return max(1, round(megapixels * 1e6))
 
 
 def _serve(

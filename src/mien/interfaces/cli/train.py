@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 from mien.core.progress import format_duration
-from mien.interfaces.cli.options import add_engine_options
+from mien.interfaces.cli.options import MOST_THREADS, add_engine_options, folder_name, whole
 
 if TYPE_CHECKING:
     from mien.training.config import Config
@@ -40,7 +40,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument(
         "--run",
         dest="folder",
-        type=Path,
+        type=folder_name,
         metavar="DIR",
         help="folder of the new run (default: outputs/NAME-DATE-TIME)",
     )
@@ -59,7 +59,7 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
     add_engine_options(several, on_ray="each batch split over the workers of a Ray cluster")
     several.add_argument(
         "--workers",
-        type=int,
+        type=whole(1, MOST_THREADS),
         metavar="N",
         help="processes of --engine ray (one for each machine of the cluster)",
     )
@@ -87,8 +87,6 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _check_engine(args: argparse.Namespace) -> None:
-    if args.workers is not None and args.workers < 1:
-        raise UsageError(f"expected --workers 1 or more, got {args.workers}")
     if args.engine == "ray":
         if args.teacher_logits:
             raise UsageError("--teacher-logits are computed here: leave out --engine")

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
-from mien.core.errors import InputError, UsageError
+from mien.core.errors import InputError
 from mien.core.web_address import is_web_address, shown_address
 from mien.interfaces.batch.listing import Input
+from mien.interfaces.cli.options import number
 from mien.video.suffixes import PLAYLIST_SUFFIXES, VIDEO_SUFFIXES
 
 __all__ = [
@@ -39,7 +40,7 @@ def add_url_options(parser: argparse.ArgumentParser) -> None:
     )
     web.add_argument(
         "--max-download",
-        type=float,
+        type=number(0, _LARGEST_MB, above=True),
         default=20,
         metavar="MB",
         help="refuse larger images from the web (%(default)s)",
@@ -51,13 +52,8 @@ def url_reader(args: argparse.Namespace) -> UrlReader:
 
     Args:
         args: with ``offline`` and what `add_url_options` adds.
-
-    Raises:
-        UsageError: if ``--max-download`` is no usable size.
     """
-    megabytes = args.max_download
-    if not 0 < megabytes <= _LARGEST_MB:
-        raise UsageError(f"expected --max-download above 0, up to {_LARGEST_MB}, got {megabytes:g}")
+    max_bytes = round(args.max_download * 1e6)
     found: dict[str, Input] = {}
     # Inputs are gone through by two threads at times, one of which only counts.
     one_at_a_time = threading.Lock()
@@ -65,7 +61,7 @@ def url_reader(args: argparse.Namespace) -> UrlReader:
     def read(url: str) -> Input:
         with one_at_a_time:
             if url not in found:
-                found[url] = _read(url, args.allow_private, args.offline, round(megabytes * 1e6))
+                found[url] = _read(url, args.allow_private, args.offline, max_bytes)
             return found[url]
 
     return read

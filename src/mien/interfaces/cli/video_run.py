@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mien.core.errors import EXIT_DONE, EXIT_PARTIAL, InputError, NoFaceError, UsageError
+from mien.core.files import PICTURE_SUFFIXES
+from mien.core.picture_files import write_picture
 from mien.core.progress import Progress
 from mien.core.results import Result
 from mien.inference.recognizer import Recognizer
@@ -20,6 +22,7 @@ from mien.interfaces.cli.live_bars import LiveBars
 from mien.interfaces.cli.options import recognizer_options
 from mien.interfaces.cli.output import json_text, note, write_output
 from mien.interfaces.cli.stopping import Stop
+from mien.interfaces.cli.targets import check_targets, read_files
 from mien.interfaces.cli.video_text import Sink, episode_table, sink_for
 from mien.video.analysis import Moment, follow, frames_of, source_of
 from mien.video.episodes import Summary
@@ -27,7 +30,7 @@ from mien.video.history import History
 from mien.video.live import LiveStream, connected, is_camera, is_stream
 from mien.video.reading import VideoInfo, probe
 from mien.video.smoothing import Smoother
-from mien.video.suffixes import WRITTEN_SUFFIXES
+from mien.video.suffixes import VIDEO_SUFFIXES, WRITTEN_SUFFIXES
 from mien.video.timeline import Portraits, draw_timeline
 from mien.video.times import Window, parse_time
 from mien.video.tracking import memory_for
@@ -35,8 +38,6 @@ from mien.video.writing import AnnotatedVideo, writing
 
 EPISODES_SCHEMA = "mien-episodes/1"
 """Name and version of the JSON form that ``--episodes`` writes."""
-
-_PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass
@@ -88,11 +89,14 @@ def run(args: argparse.Namespace, shape: str, videos: Sequence[Input], stop: Sto
     """Read the videos, write what the command asks for; return the exit code."""
     single = is_single(args.images)
     _check(args, shape, single=single)
+    names = _file_names(videos)
+    reads = [*read_files(args), *(one.source for one in videos)]
+    check_targets(_targets(args, names), reads=reads, kinds=VIDEO_SUFFIXES, force=args.force)
     window = _window(args)
     recognizer = recognizer_options(args).load()
     with sink_for(shape, args.output, recognizer.labels, recognizer.model, single=single) as sink:
         state = _Run(args, shape, window, recognizer, sink, stop)
-        for one, name in zip(videos, _file_names(videos), strict=True):
+        for one, name in zip(videos, names, strict=True):
             _run_one(state, one, name)
     if args.output is not None:
         frames = "1 frame" if state.frames == 1 else f"{state.frames:,} frames"
@@ -115,18 +119,32 @@ def _check(args: argparse.Namespace, shape: str, *, single: bool) -> None:
             raise UsageError(f"{option} is for images: leave it out for a video")
     if shape == "parquet" and args.output is None:
         raise UsageError("Parquet needs a file: expected --output FILE.parquet")
-    if args.timeline is not None and args.timeline.suffix.lower() not in ("", *_PICTURE_SUFFIXES):
-        kinds = ", ".join(_PICTURE_SUFFIXES)
-        raise UsageError(f"expected --timeline with a name ending in {kinds}, got {args.timeline}")
-    if not args.reconnect >= 0:
-        raise UsageError(f"expected --reconnect of 0 seconds or more, got {args.reconnect:g}")
-    Smoother(args.smooth)  # says what is wrong with it
     for option, path, suffixes in (
         ("--annotate", args.annotate, WRITTEN_SUFFIXES),
-        ("--timeline", args.timeline, _PICTURE_SUFFIXES),
+        ("--timeline", args.timeline, PICTURE_SUFFIXES),
     ):
         if not single and path is not None and path.suffix.lower() in suffixes:
             raise UsageError(f"expected {option} as a folder, since there may be several videos")
+
+
+def _targets(args: argparse.Namespace, names: Sequence[str]) -> Iterator[tuple[str, Path]]:
+    """Yield the files that will be written, each with its option."""
+    for option in ("output", "episodes"):
+        if getattr(args, option) is not None:
+            yield f"--{option}", getattr(args, option)
+    for name in names:
+        if args.annotate is not None:
+            yield "--annotate", _annotated_path(args, name)
+        if args.timeline is not None:
+            yield "--timeline", _timeline_path(args, name)
+
+
+def _annotated_path(args: argparse.Namespace, name: str) -> Path:
+    return _file_in(args.annotate, f"{name}.annotated.mp4", WRITTEN_SUFFIXES)
+
+
+def _timeline_path(args: argparse.Namespace, name: str) -> Path:
+    return _file_in(args.timeline, f"{name}.timeline.png", PICTURE_SUFFIXES)
 
 
 def _window(args: argparse.Namespace) -> Window:
@@ -260,25 +278,16 @@ def _close(state: _Run, name: str, file_name: str, outputs: _Outputs) -> None:
         labels=state.recognizer.labels,
         portraits=outputs.portraits.pictures,
     )
-    path = _file_in(args.timeline, f"{file_name}.timeline.png", _PICTURE_SUFFIXES)
-    _save(picture, path)
+    path = _timeline_path(args, file_name)
+    write_picture(picture, path)
     note(f"timeline: {path}", quiet=args.quiet)
-
-
-def _save(picture: Any, path: Path) -> None:
-    from mien.core.files import replacing
-
-    with replacing(path) as temporary:
-        picture.save(temporary)
 
 
 @contextmanager
 def _annotating(
     state: _Run, source: str, file_name: str, info: VideoInfo | None
 ) -> Iterator[AnnotatedVideo]:
-    path = _file_in(state.args.annotate, f"{file_name}.annotated.mp4", WRITTEN_SUFFIXES)
-    if path.exists() and not is_camera(source) and Path(source).exists() and path.samefile(source):
-        raise UsageError(f"--annotate would overwrite {source}: expected another name")
+    path = _annotated_path(state.args, file_name)
     sound_of = source if info is not None and info.has_sound else None
     kept = writing(
         path,
