@@ -43,6 +43,15 @@ def test_every_error_is_one_short_line(kind: type[MienError]) -> None:
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
+def test_a_long_value_of_many_words_is_short_too() -> None:
+    error = UsageError(f"expected align='auto', got {'so many words ' * 300!r}")
+    assert len(str(error)) < 200
+    text = (
+        "the model's folder has " + "many more words than that, " * 6 + "and the user's are these"
+    )
+    assert one_line(text) == text
+
+
 def test_an_error_of_usual_length_is_as_it_was_said() -> None:
     text = "photo.jpg: no such file"
     assert str(MienError(text)) == text

@@ -8,11 +8,13 @@ import unicodedata
 LONGEST_NAME = 100
 """Characters that a message repeats of a name or a value."""
 
-LONGEST_MESSAGE = 1000
+LONGEST_MESSAGE = 800
 """Characters of a message; what it has beyond is left out of its middle."""
 
 # Longer than any path that people write, so that a path is seldom cut.
 _RUN = re.compile(r"\S{200,}")
+# As repr() writes a text; the apostrophes of "the model's" stand otherwise.
+_QUOTED = re.compile(r"(?<!\w)(['\"])([^'\"]{120,})\1(?!\w)")
 _ELLIPSIS = "…"
 
 
@@ -38,7 +40,8 @@ def shown(value: object) -> str:
 
 def one_line(message: str) -> str:
     """Return a message printable and short, whatever was put into it; twice is as once."""
-    return _cut(_RUN.sub(lambda run: shown(run[0]), printable(message)), LONGEST_MESSAGE)
+    text = _QUOTED.sub(lambda quoted: f"'{shown(quoted[2])}'", printable(message))
+    return _cut(_RUN.sub(lambda run: shown(run[0]), text), LONGEST_MESSAGE)
 
 
 def _cut(text: str, most: int) -> str:
