@@ -125,6 +125,21 @@ def test_images_that_take_for_ever_keep_nobody_and_no_end(
 
 @needs_app
 @needs_signals
+def test_ctrl_c_is_heard_where_it_was_ignored_before(tiny_model: Path) -> None:
+    # A shell without job control starts what it puts into the background so.
+    ignoring = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + SLOW_PROGRAM
+    words = ("--workers", "1", "--analysis-timeout", "0.5")
+    with served(tiny_model, *words, program=["-c", ignoring]) as process:
+        assert ask(process.ready(), "/v1/analyze", SLOW, PNG, "POST").status == 422
+        code, said = process.end(signal.SIGINT)
+    assert (code, said.splitlines()[-1]) == (
+        130,
+        "mien: ended without 1 image that took too long",
+    )
+
+
+@needs_app
+@needs_signals
 def test_who_waits_at_the_end_is_told_before_it(tiny_model: Path) -> None:
     with (
         served(tiny_model, "--workers", "1", program=["-c", SLOW_PROGRAM]) as process,

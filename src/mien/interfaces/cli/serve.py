@@ -6,12 +6,13 @@ import argparse
 import ipaddress
 import logging
 import math
+import signal
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED
 from mien.interfaces.cli.logs import logs_as_notes
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from mien.inference.recognizer import Recognizer
     from mien.interfaces.batch.loading import RecognizerOptions
     from mien.interfaces.http.limits import Limits
+    from mien.interfaces.http.service import Service
 
 _OWN_LOGS = tuple(f"mien.interfaces.http.{name}" for name in ("front", "running", "service"))
 _LINES_A_MINUTE = 20
@@ -168,7 +170,7 @@ def _serve(
     from mien.interfaces.http.app import create_app
     from mien.interfaces.http.memory import give_memory_back
     from mien.interfaces.http.running import make_server
-    from mien.interfaces.http.stopping import Terminated, leave_now
+    from mien.interfaces.http.stopping import Terminated
 
     failures: list[Exception] = []
 
@@ -192,19 +194,27 @@ def _serve(
     give_memory_back()
     try:
         server.run(sockets=[port])
-    except (KeyboardInterrupt, Terminated) as end:
-        service = app.state.service
-        if service.workers.unfinished:
-            interrupted = isinstance(end, KeyboardInterrupt)
-            line = "mien: interrupted" if interrupted else "ended"
-            if service.recognizer is not None:
-                count = service.workers.unfinished
-                images = "1 image" if count == 1 else f"{count} images"
-                line = f"mien: ended without {images} that took too long"
-            leave_now(EXIT_INTERRUPTED if interrupted else EXIT_DONE, line)
-        raise
+    except (KeyboardInterrupt, Terminated):
+        if server.ended_by is None:  # it was not listening to signals yet, or any more
+            raise
+    if server.ended_by is not None:
+        _end(app.state.service, interrupted=server.ended_by == signal.SIGINT)
     if failures:
         raise failures[0]
+
+
+def _end(service: Service, *, interrupted: bool) -> NoReturn:
+    """End as the signal says, which may have been ignored when the process began (``nohup``)."""
+    from mien.interfaces.http.stopping import Terminated, leave_now
+
+    count = service.workers.unfinished
+    if count:
+        line = "mien: interrupted" if interrupted else "ended"
+        if service.recognizer is not None:
+            images = "1 image" if count == 1 else f"{count} images"
+            line = f"mien: ended without {images} that took too long"
+        leave_now(EXIT_INTERRUPTED if interrupted else EXIT_DONE, line)
+    raise KeyboardInterrupt if interrupted else Terminated
 
 
 def _log_request(line: str) -> None:

@@ -80,6 +80,9 @@ class Server(uvicorn.Server):
 
     asyncio's own way to accept takes all that come, and once there is no file left for one writes
     thousands of lines a second.
+
+    Attributes:
+        ended_by: the signal that the server was ended by, or None.
     """
 
     def __init__(self, config: uvicorn.Config, max_connections: int) -> None:
@@ -88,6 +91,7 @@ class Server(uvicorn.Server):
         self._max_connections = max_connections
         self._accepting: list[asyncio.Task[None]] = []
         self._end: threading.Timer | None = None
+        self.ended_by: int | None = None
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """See `uvicorn.Server`."""
@@ -133,6 +137,7 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """See `uvicorn.Server`; whatever happens then, the process ends in time."""
         if self._end is None:
+            self.ended_by = sig
             what = (exit_code(sig), "mien: ended before all requests in flight had an answer")
             self._end = threading.Timer(STOP_SECONDS, leave_now, what)
             self._end.daemon = True
