@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import cv2
 import numpy as np
@@ -139,6 +139,23 @@ def test_a_detector_that_fails_gives_an_error_not_nobody(tiny_model: Path) -> No
     assert "\n" not in result.error
     with pytest.raises(MienError, match="face detection failed"):
         broken.analyze(bright_scene(), color="rgb")
+
+
+@pytest.mark.parametrize("of_opencv", [False, True])
+def test_too_little_memory_for_a_detector_is_said_as_that(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, of_opencv: bool
+) -> None:
+    def detect(_: Broken, pixels: npt.NDArray[np.uint8]) -> NoReturn:
+        if of_opencv:
+            error = cv2.error("OpenCV: (-4:Insufficient memory) Failed to allocate")
+            error.code = cv2.Error.StsNoMem
+            raise error
+        raise MemoryError
+
+    monkeypatch.setattr(Broken, "detect", detect)
+    result = load(tiny_model, detector=Broken()).analyze_result(bright_scene(), color="rgb")
+    assert result.status == "error"
+    assert result.error == "the image: face detection failed: there is not enough memory"
 
 
 def test_sources_name_results(recognizer: Recognizer, tmp_path: Path) -> None:

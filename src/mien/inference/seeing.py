@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from mien.core.errors import MienError, UnreadableImage, UsageError
 from mien.core.images import ImageSource, load_image
+from mien.core.wording import shown
 from mien.inference.alignment import turn_of
 from mien.inference.choice import FaceChoice
 from mien.inference.crops import cut_face
@@ -84,8 +85,9 @@ def see(
         )
     # One image that is too much for OpenCV or the memory does not end a thousand others.
     except (cv2.error, MemoryError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        message = f"{source or 'the image'}: face detection failed: {reason}"
+        is_memory = isinstance(error, MemoryError) or error.code == cv2.Error.StsNoMem
+        reason = "there is not enough memory" if is_memory else " ".join(str(error).split())
+        message = f"{shown(source or 'the image')}: face detection failed: {reason}"
         return Seen(source, width, height, status="error", error=message)
     status = "ok" if detections else "no_face"
     return Seen(source, width, height, detections, turns, faces, status)
