@@ -36,6 +36,16 @@ def test_without_landmarks_nothing_is_turned() -> None:
     assert [turn_of(None, align) for align in ALIGN] == [0, 0, 0]
 
 
+@pytest.mark.parametrize("quarter", [90.0, 180.0, -90.0])
+def test_quarter_turns_are_turned_back_in_any_case_and_more_as_from_upright(quarter: float) -> None:
+    little, much = leaning(quarter + AUTO_ROLL - 0.5), leaning(quarter - AUTO_ROLL - 0.5)
+    assert [turn_of(None, align, quarter) for align in ALIGN] == [quarter] * 3
+    assert turn_of(little, "auto", quarter) == quarter
+    assert turn_of(little, "off", quarter) == quarter
+    for landmarks, align in ((little, "on"), (much, "auto")):
+        assert turn_of(landmarks, align, quarter) == pytest.approx(roll_of(landmarks))
+
+
 def test_other_words_are_refused() -> None:
     with pytest.raises(UsageError, match="'auto', 'on', 'off', got 'yes'"):
         check_align("yes")

@@ -11,9 +11,11 @@ from mien.core.results import QUALITY_FLAGS, Box
 from mien.inference.detectors.base import Landmarks
 from mien.inference.quality import (
     BLURRED,
+    NODDING,
     SMALL_PX,
     TURNED_SHARE,
     blur_of,
+    nod_share,
     quality_of,
     turn_share,
 )
@@ -72,9 +74,11 @@ def test_bright_is_white_without_form() -> None:
     assert "bright" not in quality_of(np.asarray(np.clip(face, 0, 120) + 100, np.uint8), BOX).flags
 
 
-def _landmarks(nose: float, lean: float = 0.0, size: float = 40.0) -> Landmarks:
+def _landmarks(
+    nose: float, lean: float = 0.0, size: float = 40.0, height: float = 0.5
+) -> Landmarks:
     """A face of eyes one apart with its nose so far off the middle, leaning by some degrees."""
-    points = np.array([(-0.5, -0.5), (0.5, -0.5), (nose, 0.0), (-0.4, 0.5), (0.4, 0.5)])
+    points = np.array([(-0.5, -0.5), (0.5, -0.5), (nose, height - 0.5), (-0.4, 0.5), (0.4, 0.5)])
     angle = np.radians(lean)
     turned = points @ np.array([(np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))])
     return tuple((float(x), float(y)) for x, y in turned * size + 100)
@@ -94,6 +98,18 @@ def test_faces_that_are_turned_away_are_flagged_on_either_side() -> None:
         ahead = quality_of(_face(), BOX, _landmarks(sign * (TURNED_SHARE - 0.01)))
         assert ahead.flags == ()
     assert quality_of(_face(), BOX, None).flags == ()
+
+
+@given(st.floats(0, 1), st.floats(-180, 180), st.floats(1, 500))
+def test_nodding_does_not_depend_on_lean_and_size(nose: float, lean: float, size: float) -> None:
+    assert nod_share(_landmarks(0.0, lean, size, nose)) == pytest.approx(nose, abs=1e-6)
+
+
+def test_faces_that_look_far_up_or_down_are_turned_away() -> None:
+    up, down = NODDING
+    for nose, flags in ((up - 0.01, True), (up + 0.01, False), (0.56, False), (down + 0.01, True)):
+        expected = ("turned_away",) if flags else ()
+        assert quality_of(_face(), BOX, _landmarks(0.0, height=nose)).flags == expected
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from mien.core.errors import MienError, NoFaceError, UnreadableImage, UsageError
 from mien.core.faces import standard_face
 from mien.core.results import Box
 from mien.inference import recognizer as recognizer_module
+from mien.inference.classifier import Classifier
 from mien.inference.detectors import Detection
 from mien.inference.recognizer import Recognizer, load
 
@@ -317,6 +318,23 @@ def test_the_group_of_five(tiny_model: Path, shared: Path, detector: str) -> Non
     flags = [face.quality.flags for face in results[0].faces]
     # The second one looks to her left; haar has no landmarks to tell it by.
     assert flags == [(), ("turned_away",) if detector == "libface" else (), (), (), ()]
+
+
+class Profile(BrightSpots):
+    """Finds the same rectangles, and says that their faces are turned to a side."""
+
+    def detect(self, image: Pixels) -> list[Detection]:
+        points = ((5.0, 0.0), (9.0, 0.0), (9.0, 5.0), (5.0, 9.0), (9.0, 9.0))
+        return [Detection(one.box, one.confidence, points) for one in super().detect(image)]
+
+
+def test_a_face_that_is_turned_away_is_uncertain(make_tiny_model: Callable[..., Path]) -> None:
+    classifier = Classifier.open(make_tiny_model(thresholds=dict.fromkeys(mien.EMOTIONS, 0.0)))
+    scene = bright_scene(Box(40, 40, 60, 60))
+    for detector, uncertain in ((BrightSpots(), False), (Profile(), True)):
+        (face,) = Recognizer(classifier, detector).analyze(scene, color="rgb")
+        assert face.uncertain is uncertain
+        assert ("turned_away" in face.quality.flags) is uncertain
 
 
 def test_a_turned_photo_has_the_same_faces(tiny_model: Path, shared: Path) -> None:

@@ -169,12 +169,14 @@ class Face:
             what they mean by it.
         emotion: the likeliest emotion, a key of ``scores``.
         confidence: its score.
-        uncertain: the confidence is below the model's threshold for this emotion.
+        uncertain: the confidence is below the model's threshold for this emotion, or the face is
+            turned away.
         scores: a calibrated probability for each emotion, in the model's order; they sum to 1.
         quality: size, blur and what else may spoil the reading.
         track_id: the person's number throughout a video, or None.
         smoothed: the person's scores smoothed over time, or None outside a video.
-        turn: degrees, clockwise, by which the face leant and its crop was turned back.
+        turn: degrees, clockwise, by which the face leant and its crop was turned back: about 90,
+            -90 or 180 where a photo lies on a side or stands on its head.
     """
 
     face_id: int

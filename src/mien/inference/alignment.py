@@ -40,9 +40,17 @@ def roll_of(landmarks: Landmarks) -> float:
     return math.degrees(math.atan2(y, x))
 
 
-def turn_of(landmarks: Landmarks | None, align: str) -> float:
-    """Return by how many degrees a face's crop is to be turned back; 0 for not at all."""
+def turn_of(landmarks: Landmarks | None, align: str, quarter: float = 0.0) -> float:
+    """Return by how many degrees, -180 to 180, a face's crop is to be turned back.
+
+    Args:
+        landmarks: as `Detection` has them.
+        align: one of `ALIGN`.
+        quarter: degrees by which the image was turned back to find the face; its crop is, too,
+            whatever ``align`` says.
+    """
     if landmarks is None or align == "off":
-        return 0.0
+        return quarter
     roll = roll_of(landmarks)
-    return roll if align == "on" or abs(roll) >= AUTO_ROLL else 0.0
+    lean = math.remainder(roll - quarter, 360.0)
+    return roll if align == "on" or abs(lean) >= AUTO_ROLL else quarter

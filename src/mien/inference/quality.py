@@ -28,6 +28,10 @@ TURNED_SHARE = 0.3
 """A face counts as turned away if the tip of its nose lies this far off the middle of its eyes and
 mouth, in distances between its eyes."""
 
+NODDING = (0.42, 0.66)
+"""A face counts as turned away, up or down, if the tip of its nose lies outside of this on the way
+from the middle of its eyes (0) to that of its mouth (1)."""
+
 # Fine detail (variance of the Laplacian over variance of the picture) of FER-2013's faces: half of
 # them as they are and blurred by half a pixel; and blurred by three pixels.
 _SHARP_DETAIL = 0.35
@@ -52,9 +56,27 @@ def quality_of(
         "blurred": blur >= BLURRED,
         "dark": float(face.mean()) < DARK_LEVEL,
         "bright": float((face >= BURNT_LEVEL).mean()) >= BURNT_SHARE,
-        "turned_away": landmarks is not None and turn_share(landmarks) >= TURNED_SHARE,
+        "turned_away": landmarks is not None and _is_turned_away(landmarks),
     }
     return Quality(min(box.w, box.h), blur, tuple(flag for flag, is_so in flags.items() if is_so))
+
+
+def _is_turned_away(landmarks: Landmarks) -> bool:
+    up, down = NODDING
+    return turn_share(landmarks) >= TURNED_SHARE or not up < nod_share(landmarks) < down
+
+
+def nod_share(landmarks: Landmarks) -> float:
+    """Return how far down the tip of the nose lies: 0 at the height of the eyes, 1 at the mouth's.
+
+    It is 0.5 to 0.6 in a face to the camera, less in one that looks up, more in one that looks
+    down; however the face leans. Landmarks without height give infinity.
+    """
+    points = np.asarray(landmarks, np.float64)
+    eyes, mouth = points[:2].mean(axis=0), points[3:].mean(axis=0)
+    down = mouth - eyes
+    square = float(down @ down)
+    return float((points[2] - eyes) @ down) / square if square else math.inf
 
 
 def blur_of(face: npt.NDArray[np.uint8]) -> float:

@@ -251,6 +251,7 @@ class Recognizer:
         face: npt.NDArray[np.uint8],
         probabilities: npt.NDArray[np.float32],
     ) -> Face:
+        quality = quality_of(face, found.box, found.landmarks)
         scores = dict(zip(self.labels, probabilities.tolist(), strict=True))
         emotion = self.labels[int(probabilities.argmax())]
         return Face(
@@ -259,9 +260,10 @@ class Recognizer:
             face_confidence=found.confidence,
             emotion=emotion,
             confidence=scores[emotion],
-            uncertain=scores[emotion] < self.classifier.manifest.threshold(emotion),
+            uncertain=scores[emotion] < self.classifier.manifest.threshold(emotion)
+            or "turned_away" in quality.flags,
             scores=scores,
-            quality=quality_of(face, found.box, found.landmarks),
+            quality=quality,
         )
 
 

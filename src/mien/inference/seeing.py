@@ -76,7 +76,7 @@ def see(
         detections = choice.chosen(detector.detect(pixels))
         framing = detector.framing
         turns = tuple(
-            0.0 if framing is None else turn_of(found.landmarks, choice.align)
+            0.0 if framing is None else turn_of(found.landmarks, choice.align, found.turn)
             for found in detections
         )
         faces = tuple(

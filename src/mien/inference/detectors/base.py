@@ -34,11 +34,14 @@ class Detection:
         confidence: 0 to 1; how sure the detector is. Detectors differ in what they mean by it.
         landmarks: (x, y) in pixels of the eyes, the tip of the nose and the corners of the mouth
             (the person's right before left), or None where the detector has none.
+        turn: degrees, clockwise, by which the image was turned back to find it: 0, 90, 180 or -90.
+            Box and landmarks are in the image as it is.
     """
 
     box: Box
     confidence: float
     landmarks: Landmarks | None = None
+    turn: float = 0.0
 
 
 class Detector(Protocol):

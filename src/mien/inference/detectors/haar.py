@@ -19,7 +19,8 @@ from mien.inference.detectors.base import (
     check_side,
     scaled,
 )
-from mien.inference.detectors.search import Look, Rows, faces_of, search_all
+from mien.inference.detectors.search import Look, Rows, See, search_all
+from mien.inference.detectors.turned import find_faces
 
 _CASCADE = "haarcascade_frontalface_alt.xml"
 _SCALE_STEP = 1.1
@@ -60,13 +61,15 @@ class HaarDetector:
 
     def detect(self, image: npt.NDArray[np.uint8]) -> list[Detection]:
         """Find the faces in an image, uint8 (H, W, 3) RGB, sorted left to right."""
-        looks: Iterable[Look]
-        if self._thorough:
-            looks = search_all(image, self._side, self._rows)
-        else:
+
+        def search(look: See) -> Iterable[Look]:
+            if self._thorough:
+                return search_all(image, self._side, look)
             whole, scale = scaled(image, self._side)
-            looks = [Look(self._rows(whole), scale)]
-        return [one for one, _ in faces_of(looks, image.shape)]
+            return [Look(look(whole), scale)]
+
+        found = find_faces(image, self._side, self._rows, search, thorough=self._thorough)
+        return [one for one, _ in found]
 
     def _rows(self, picture: npt.NDArray[np.uint8]) -> Rows:
         """Return x, y, w, h and the confidence of each face."""

@@ -19,7 +19,8 @@ from mien.inference.detectors.base import (
     Detection,
     check_side,
 )
-from mien.inference.detectors.search import Rows, faces_of, search
+from mien.inference.detectors.search import Rows, search
+from mien.inference.detectors.turned import find_faces
 
 # The name that C++ gives the one function of the library: result, image, width, height, row bytes.
 _FUNCTION = "_Z14facedetect_cnnPhS_iii"
@@ -66,8 +67,15 @@ class LibfaceDetector:
 
     def detect(self, image: npt.NDArray[np.uint8]) -> list[Detection]:
         """Find the faces in an image, uint8 (H, W, 3) RGB, sorted left to right."""
-        looks = search(image, self._side, self._look, thorough=self._thorough)
-        return [one for one, _ in faces_of(looks, image.shape)]
+        thorough = self._thorough
+        found = find_faces(
+            image,
+            self._side,
+            self._look,
+            lambda look: search(image, self._side, look, thorough=thorough),
+            thorough=thorough,
+        )
+        return [one for one, _ in found]
 
     def _look(self, picture: npt.NDArray[np.uint8]) -> Rows:
         """Return x, y, w, h, five points where they can be had, and the score of each face."""

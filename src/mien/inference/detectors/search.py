@@ -7,7 +7,7 @@ reason to. A thorough search of a large image goes on from there, in tiles, down
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TypeAlias
@@ -51,6 +51,9 @@ Rows: TypeAlias = npt.NDArray[np.float64]
 
 See: TypeAlias = Callable[[npt.NDArray[np.uint8]], Rows]
 """Finds faces in a picture, uint8 (H, W, 3)."""
+
+Found: TypeAlias = tuple[Detection, float]
+"""A face and the scale of the look it is taken from."""
 
 _ROW_WITH_LANDMARKS = 15
 _CUT = 2  # pixels; a box that is as near to the edge of its tile may be of part of a face
@@ -132,7 +135,7 @@ def search_all(image: npt.NDArray[np.uint8], side: int, look: See) -> Iterator[L
         factor //= 2
 
 
-def faces_of(looks: Iterable[Look], shape: tuple[int, ...]) -> list[tuple[Detection, float]]:
+def faces_of(looks: Iterable[Look], shape: tuple[int, ...]) -> list[Found]:
     """Return each face of an image once, left to right, and the scale of the look it is taken from.
 
     It is taken from the coarsest look in which it is `SETTLED_SIDE` pixels large, else from the
@@ -142,15 +145,19 @@ def faces_of(looks: Iterable[Look], shape: tuple[int, ...]) -> list[tuple[Detect
         looks: at the image.
         shape: the image's, (H, W, ...).
     """
-    settled: list[tuple[Detection, float]] = []
-    small: list[tuple[Detection, float]] = []
+    settled: list[Found] = []
+    small: list[Found] = []
     ordered = sorted(looks, key=lambda each: each.scale)
     for scale, level in groupby(ordered, key=lambda each: each.scale):
         for one in tidied(found for each in level for found in each.detections(shape)):
             is_settled = min(one.box.w, one.box.h) * scale >= SETTLED_SIDE
             (settled if is_settled else small).append((one, scale))
-    ranked = [*settled, *reversed(small)]
-    scales = dict(reversed(ranked))  # of equal detections, the first one's counts
+    return first_of_each([*settled, *reversed(small)])
+
+
+def first_of_each(ranked: Sequence[Found]) -> list[Found]:
+    """Return the first of what was found of each face, left to right."""
+    scales = dict(reversed(ranked))  # of equal detections, too, the first one's
     return [(one, scales[one]) for one in in_order(distinct(one for one, _ in ranked))]
 
 

@@ -28,9 +28,9 @@ from mien.inference.detectors.search import (
     HINT_CONFIDENCE,
     LEAST_CONFIDENCE,
     Rows,
-    faces_of,
     search,
 )
+from mien.inference.detectors.turned import find_faces
 
 WEIGHTS = PinnedFile(
     name="face_detection_yunet_2026may.onnx",
@@ -103,12 +103,19 @@ class YuNetDetector:
 
     def detect(self, image: npt.NDArray[np.uint8]) -> list[Detection]:
         """Find the faces in an image, uint8 (H, W, 3) RGB, sorted left to right."""
-        looks = search(image, self._side, self._rows, thorough=self._thorough)
+        thorough = self._thorough
+        found = find_faces(
+            image,
+            self._side,
+            self._rows,
+            lambda look: search(image, self._side, look, thorough=thorough),
+            thorough=thorough,
+        )
         return [
             one
-            if min(one.box.w, one.box.h) >= _CLOSE_FROM / scale
+            if one.turn or min(one.box.w, one.box.h) >= _CLOSE_FROM / scale
             else self._looked_at_closely(image, one)
-            for one, scale in faces_of(looks, image.shape)
+            for one, scale in found
         ]
 
     def _rows(self, picture: npt.NDArray[np.uint8]) -> Rows:
