@@ -160,7 +160,10 @@ def test_who_waits_at_the_end_is_told_before_it(tiny_model: Path) -> None:
 @needs_signals
 @pytest.mark.parametrize(
     ("number", "expected", "last"),
-    [(signal.SIGTERM, 0, "ended"), (signal.SIGINT, 130, "mien: interrupted")],
+    [
+        (signal.SIGTERM, 0, "ended"),
+        (signal.SIGINT, 130, "mien: interrupted"),
+    ],
 )
 def test_a_model_that_is_being_loaded_is_not_waited_for(
     tiny_model: Path, number: int, expected: int, last: str

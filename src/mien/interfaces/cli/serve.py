@@ -198,18 +198,18 @@ def _serve(
         if server.ended_by is None:  # it was not listening to signals yet, or any more
             raise
     if server.ended_by is not None:
-        _end(app.state.service, interrupted=server.ended_by == signal.SIGINT)
+        _end(app.state.service, interrupted=server.ended_by == signal.SIGINT, quiet=args.quiet)
     if failures:
         raise failures[0]
 
 
-def _end(service: Service, *, interrupted: bool) -> NoReturn:
+def _end(service: Service, *, interrupted: bool, quiet: bool) -> NoReturn:
     """End as the signal says, which may have been ignored when the process began (``nohup``)."""
     from mien.interfaces.http.stopping import Terminated, leave_now
 
     count = service.workers.unfinished
     if count:
-        line = "mien: interrupted" if interrupted else "ended"
+        line = "mien: interrupted" if interrupted else "" if quiet else "ended"
         if service.recognizer is not None:
             images = "1 image" if count == 1 else f"{count} images"
             line = f"mien: ended without {images} that took too long"

@@ -47,11 +47,11 @@ def exit_code(number: int) -> int:
 
 
 def leave_now(code: int, line: str) -> NoReturn:
-    """End the process at once, with a line on stderr.
+    """End the process at once, with a line on stderr if there is one.
 
     Python waits for nothing here, since a thread inside a decoder cannot be made to stop, and the
     libraries' own cleaning up while it runs may crash.
     """
     with contextlib.suppress(OSError, ValueError):  # nobody reads stderr any more
-        print(line, file=sys.stderr, flush=True)
+        print(line, end="\n" if line else "", file=sys.stderr, flush=True)
     os._exit(code)
