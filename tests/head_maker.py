@@ -95,6 +95,12 @@ def write_head_model(folder: Path, **options: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / MODEL_NAME
     path.write_bytes(head_onnx(**options))
-    manifest = Manifest(folder.name, "0.0.1", "2025-01-01", ModelFile.of(path), temperature=1.3)
+    manifest = Manifest(
+        name=folder.name,
+        version="0.0.1",
+        created="2025-01-01",
+        file=ModelFile.of(path),
+        temperature=1.3,
+    )
     write_manifest(folder, manifest)
     return folder

@@ -206,13 +206,13 @@ def test_weights_beside_the_file_are_refused_since_no_hash_covers_them(
     model = onnx.load(folder / MODEL_NAME)
     onnx.save(
         model,
-        folder / MODEL_NAME,
+        folder / "external.onnx",
         save_as_external_data=True,
         location="weights.bin",
         size_threshold=0,
     )
     assert (folder / "weights.bin").stat().st_size > 0
-    _replace_model(folder, (folder / MODEL_NAME).read_bytes())
+    _replace_model(folder, (folder / "external.onnx").read_bytes())
     with pytest.raises(ModelError, match="weights in other files"):
         Classifier.open(folder)
 

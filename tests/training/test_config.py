@@ -212,7 +212,7 @@ def test_the_reference_recipe_has_all_that_the_reference_project_names() -> None
     assert training.class_weights
     assert training.label_smoothing > 0
     assert training.early_stopping > 0
-    assert training.schedule == "plateau"
+    assert training.schedule in ("plateau", "cosine")
     assert config.augmentation.enabled
 
 
@@ -313,3 +313,17 @@ def test_names_are_no_paths(tmp_path: Path) -> None:
     assert from_folder(config, tmp_path).distill.teachers == ("mien-b0",)
     (tmp_path / "mien-b0" / "best.keras").touch()
     assert from_folder(config, tmp_path).distill.teachers == (str(tmp_path / "mien-b0"),)
+
+
+def test_the_last_epochs_can_train_the_whole_backbone() -> None:
+    training = {"head_epochs": 1, "epochs": 4, "fine_tune_blocks": 2, "full_epochs": 1}
+    config = config_from_tables({"training": {**training, "validate_every": 9}})
+    assert [config.blocks_at(epoch) for epoch in range(5)] == [0, 2, 2, 2, -1]
+    assert [config.is_validated(epoch) for epoch in range(5)] == [True, False, False, True, True]
+    with pytest.raises(UsageError, match="full_epochs = 5: expected at most"):
+        config_from_tables({"training": {**training, "full_epochs": 5}})
+
+
+def test_votes_as_targets_need_votes() -> None:
+    with pytest.raises(UsageError, match='targets = "votes" needs'):
+        DataSettings(targets="votes")

@@ -6,6 +6,7 @@ labels, input contract, temperature, thresholds and hash are all in the manifest
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import stat
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from mien.core.emotions import EMOTIONS
 from mien.core.errors import ModelError
 from mien.core.faces import FACE_SIZE
 from mien.core.files import sha256_of, write_atomically
-from mien.core.models import MANIFEST_NAME, MODEL_NAME
+from mien.core.models import MANIFEST_NAME, MODEL_NAME, READINGS
 from mien.core.results import ModelInfo
 from mien.core.temperature import Temperature
 
@@ -55,79 +56,50 @@ class ModelFile:
         return cls(path.name, sha256_of(path), path.stat().st_size)
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """What is known of a model.
+PEOPLE_OUTPUTS: Mapping[str, str] = {"logits": "people_logits", "features": "people_features"}
+"""The outputs of the people's reading in a network that has another one, too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How one set of labels is read from a network, and where that came from.
 
     Attributes:
-        name: the model's, as ``mien-b0``.
-        version: as ``1.0.0``.
-        created: date or time of export, ISO 8601.
-        file: the ONNX file.
-        labels: the classes in the order of the logits.
+        outputs: the names of its logits and of their last feature map among the network's outputs.
         temperature: what the logits are divided by before the softmax, so that scores are
             calibrated.
         entropy_exponent: how much smaller that is for surer faces (see `mien.core.temperature`); 0:
             it is the same for all.
         augmented: the same for the mean over test-time views; None: each view has `temperature`.
         bias: what is added to a class's logit before all else; 0 where a class is missing.
-        precision: of the network's arithmetic, "float32" or "int8".
         thresholds: a class's confidence below which a reading is called uncertain; 0 where a class
             is missing.
-        data: what it was trained on; metrics: how good it is; config: how it was trained;
-            versions: with what. Free dictionaries that JSON can hold.
+        data: what it was trained on; metrics: how good it is; config: how it was trained. Free
+            dictionaries that JSON can hold.
     """
 
-    name: str
-    version: str
-    created: str
-    file: ModelFile
-    labels: tuple[str, ...] = EMOTIONS
+    outputs: Mapping[str, str] = field(default_factory=lambda: dict(OUTPUT_CONTRACT))
     temperature: float = 1.0
     entropy_exponent: float = 0.0
     augmented: Temperature | None = None
     bias: Mapping[str, float] = field(default_factory=dict)
-    precision: str = "float32"
     thresholds: Mapping[str, float] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     config: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check names, ranges and that thresholds belong to labels."""
-        if len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
-            raise ModelError(
-                f"expected two or more different labels, got {list(self.labels)!r:.200}"
-            )
-        if not all(label.strip() for label in self.labels):
-            raise ModelError(f"expected a name for each label, got {list(self.labels)!r:.200}")
+        """Check temperatures, bias and thresholds."""
         try:
             Temperature(self.temperature, self.entropy_exponent)
         except ValueError as error:
             raise ModelError(str(error)) from error
-        if self.precision not in PRECISIONS:
-            raise ModelError(
-                f"expected a precision of {', '.join(PRECISIONS)}, got {self.precision!r:.60}"
-            )
         for label, added in self.bias.items():
-            if label not in self.labels:
-                raise ModelError(f"there is a bias for {label!r:.60}, which is not a label")
             if not abs(added) <= _MOST_BIAS:
                 raise ModelError(f"expected a bias from -1000 to 1000, got {added!r} for {label}")
         for label, threshold in self.thresholds.items():
-            if label not in self.labels:
-                raise ModelError(f"there is a threshold for {label!r:.60}, which is not a label")
             if not 0.0 <= threshold <= 1.0:
                 raise ModelError(f"expected a threshold from 0 to 1, got {threshold!r} for {label}")
-        name = self.file.name
-        if not 0 < len(name) < 256 or "\0" in name or Path(name).name != name:
-            raise ModelError(f"expected a file beside the manifest, got {name!r:.60}")
-
-    @property
-    def info(self) -> ModelInfo:
-        """Return what results say of their model."""
-        return ModelInfo(self.name, self.version, self.file.sha256)
 
     def threshold(self, label: str) -> float:
         """Return the confidence below which a reading of this class is uncertain."""
@@ -138,9 +110,128 @@ class Manifest:
         """Return how the logits of a face become probabilities."""
         return Temperature(self.temperature, self.entropy_exponent)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the manifest as ``manifest.json`` has it."""
+    def calibration_dict(self) -> dict[str, Any]:
+        """Return outputs and calibration as ``manifest.json`` has them."""
         augmented = self.augmented
+        return {
+            "outputs": dict(self.outputs),
+            "temperature": self.temperature,
+            "entropy_exponent": self.entropy_exponent,
+            "augmented": None
+            if augmented is None
+            else {"temperature": augmented.base, "entropy_exponent": augmented.exponent},
+            "bias": dict(self.bias),
+            "thresholds": dict(self.thresholds),
+        }
+
+    def provenance_dict(self) -> dict[str, Any]:
+        """Return data, metrics and config as ``manifest.json`` has them."""
+        return {
+            "data": dict(self.data),
+            "metrics": dict(self.metrics),
+            "config": dict(self.config),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest(Reading):
+    """What is known of a model; a `Reading` itself, of the labels that it is read by.
+
+    Attributes:
+        name: the model's, as ``mien-b0``.
+        version: as ``1.0.0``.
+        created: date or time of export, ISO 8601.
+        file: the ONNX file.
+        labels: the classes in the order of the logits.
+        reading: whose labels it is read by, one of `READINGS`; unless given, "fer2013" for the
+            seven emotions and "own" for other classes.
+        others: what else its network can be read by, by name.
+        precision: of the network's arithmetic, "float32" or "int8".
+        versions: what it was trained with.
+    """
+
+    name: str
+    version: str
+    created: str
+    file: ModelFile
+    labels: tuple[str, ...] = EMOTIONS
+    reading: str = ""
+    others: Mapping[str, Reading] = field(default_factory=dict)
+    precision: str = "float32"
+    versions: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check names, ranges and that bias and thresholds belong to labels."""
+        super().__post_init__()
+        if len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
+            raise ModelError(
+                f"expected two or more different labels, got {list(self.labels)!r:.200}"
+            )
+        if not all(label.strip() for label in self.labels):
+            raise ModelError(f"expected a name for each label, got {list(self.labels)!r:.200}")
+        if not self.reading:
+            known = "fer2013" if self.labels == EMOTIONS else "own"
+            object.__setattr__(self, "reading", known)
+        if self.precision not in PRECISIONS:
+            raise ModelError(
+                f"expected a precision of {', '.join(PRECISIONS)}, got {self.precision!r:.60}"
+            )
+        for name in self.readings:
+            if name not in READINGS:
+                raise ModelError(f"expected a reading of {', '.join(READINGS)}, got {name!r:.60}")
+        for each in (self, *self.others.values()):
+            for what, values in (("bias", each.bias), ("threshold", each.thresholds)):
+                for label in values:
+                    if label not in self.labels:
+                        raise ModelError(
+                            f"there is a {what} for {label!r:.60}, which is not a label"
+                        )
+        name = self.file.name
+        if not 0 < len(name) < 256 or "\0" in name or Path(name).name != name:
+            raise ModelError(f"expected a file beside the manifest, got {name!r:.60}")
+
+    @property
+    def readings(self) -> tuple[str, ...]:
+        """Whose labels the model can be read by; that which it is read by comes first."""
+        return (self.reading, *self.others)
+
+    def read_by(self, reading: str | None) -> Manifest:
+        """Return the manifest of the same model, read by other labels.
+
+        Args:
+            reading: whose, one of `readings`; None is "people" where the model has that, else the
+                one there is.
+
+        Raises:
+            ModelError: if the model has no such reading.
+        """
+        if reading is None:
+            reading = "people" if "people" in self.readings else self.reading
+        if reading == self.reading:
+            return self
+        if reading not in self.others:
+            raise ModelError(
+                f"the model {self.name} {self.version} has no labels {reading!r:.60}: "
+                f"expected {' or '.join(self.readings)}"
+            )
+        others = {self.reading: _reading_of(self), **self.others}
+        chosen = others.pop(reading)
+        return dataclasses.replace(self, reading=reading, others=others, **_parts_of(chosen))
+
+    @property
+    def info(self) -> ModelInfo:
+        """Return what results say of their model."""
+        return ModelInfo(self.name, self.version, self.file.sha256, self.reading)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the manifest as ``manifest.json`` has it.
+
+        The reading with the outputs that every model has stands at the top, where programs look
+        that know of one alone.
+        """
+        first = [name for name, each in self.others.items() if each.outputs == OUTPUT_CONTRACT]
+        if self.outputs != OUTPUT_CONTRACT and first:
+            return self.read_by(first[0]).to_dict()
         return {
             "schema": MANIFEST_SCHEMA,
             "name": self.name,
@@ -148,25 +239,29 @@ class Manifest:
             "created": self.created,
             "labels": list(self.labels),
             "input": dict(INPUT_CONTRACT),
-            "outputs": dict(OUTPUT_CONTRACT),
-            "temperature": self.temperature,
-            "entropy_exponent": self.entropy_exponent,
-            "augmented": None
-            if augmented is None
-            else {"temperature": augmented.base, "entropy_exponent": augmented.exponent},
-            "bias": dict(self.bias),
             "precision": self.precision,
-            "thresholds": dict(self.thresholds),
+            "reading": self.reading,
+            **self.calibration_dict(),
+            "readings": {
+                name: {**each.calibration_dict(), **each.provenance_dict()}
+                for name, each in self.others.items()
+            },
             "file": {
                 "name": self.file.name,
                 "sha256": self.file.sha256,
                 "bytes": self.file.size_bytes,
             },
-            "data": dict(self.data),
-            "metrics": dict(self.metrics),
-            "config": dict(self.config),
+            **self.provenance_dict(),
             "versions": dict(self.versions),
         }
+
+
+def _parts_of(reading: Reading) -> dict[str, Any]:
+    return {each.name: getattr(reading, each.name) for each in dataclasses.fields(Reading)}
+
+
+def _reading_of(manifest: Manifest) -> Reading:
+    return Reading(**_parts_of(manifest))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Path:
@@ -266,8 +361,8 @@ def _parse(content: object) -> Manifest:
         if fields.get(key) != contract:
             raise ModelError(f"expected {key} {dict(contract)}, got {fields.get(key)!r:.200}")
     file = _typed(fields.get("file"), "file", dict)
-    thresholds = _typed(fields.get("thresholds", {}), "thresholds", dict)
     labels = _typed(fields.get("labels"), "labels", list)
+    others = _typed(fields.get("readings", {}), "readings", dict)
     return Manifest(
         name=_typed(fields.get("name"), "name", str),
         version=_typed(fields.get("version"), "version", str),
@@ -278,23 +373,34 @@ def _parse(content: object) -> Manifest:
             _typed(file.get("bytes"), "file.bytes", int),
         ),
         labels=tuple(_typed(label, "a label", str) for label in labels),
-        temperature=_number(fields.get("temperature"), "temperature"),
-        entropy_exponent=_number(fields.get("entropy_exponent", 0.0), "entropy_exponent"),
-        augmented=_augmented(fields.get("augmented")),
-        bias={
-            label: _number(added, f"bias.{label}")
-            for label, added in _typed(fields.get("bias", {}), "bias", dict).items()
+        reading=_typed(fields.get("reading", ""), "reading", str),
+        others={
+            name: Reading(**_reading_parts(_typed(other, f"readings.{name:.60}", dict)))
+            for name, other in others.items()
         },
         precision=_typed(fields.get("precision", "float32"), "precision", str),
-        thresholds={
-            label: _number(threshold, f"thresholds.{label}")
-            for label, threshold in thresholds.items()
-        },
-        data=_typed(fields.get("data", {}), "data", dict),
-        metrics=_typed(fields.get("metrics", {}), "metrics", dict),
-        config=_typed(fields.get("config", {}), "config", dict),
         versions=_typed(fields.get("versions", {}), "versions", dict),
+        **_reading_parts(fields),
     )
+
+
+def _reading_parts(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the fields of one reading and return them as `Reading` takes them."""
+    outputs = _typed(fields.get("outputs"), "outputs", dict)
+    if outputs not in (OUTPUT_CONTRACT, PEOPLE_OUTPUTS):
+        raise ModelError(f"expected outputs {dict(PEOPLE_OUTPUTS)}, got {outputs!r:.200}")
+    parts: dict[str, Any] = {
+        "outputs": outputs,
+        "temperature": _number(fields.get("temperature"), "temperature"),
+        "entropy_exponent": _number(fields.get("entropy_exponent", 0.0), "entropy_exponent"),
+        "augmented": _augmented(fields.get("augmented")),
+    }
+    for key in ("bias", "thresholds"):
+        values = _typed(fields.get(key, {}), key, dict)
+        parts[key] = {label: _number(value, f"{key}.{label}") for label, value in values.items()}
+    for key in ("data", "metrics", "config"):
+        parts[key] = _typed(fields.get(key, {}), key, dict)
+    return parts
 
 
 def _augmented(content: object) -> Temperature | None:

@@ -13,6 +13,10 @@ DEFAULT_MODEL = "mien-b0"
 MANIFEST_NAME = "manifest.json"
 MODEL_NAME = "model.onnx"
 
+READINGS: tuple[str, ...] = ("people", "fer2013", "own")
+"""Whose labels scores follow: the share of FER+'s ten annotators who would name an emotion, the
+labels of FER-2013, or those of one's own data."""
+
 _MODELS_FOLDER = Path(__file__).resolve().parent.parent / "models"
 
 

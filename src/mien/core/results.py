@@ -219,11 +219,20 @@ class Face:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Which model gave a result: its name, version, and the SHA-256 of its ONNX file."""
+    """Which model gave a result.
+
+    Attributes:
+        name: the model's.
+        version: as "1.0.0".
+        sha256: of its ONNX file.
+        labels: whose labels its scores follow: "people", "fer2013" or "own" (see
+            `mien.core.models.READINGS`); empty if nobody said so.
+    """
 
     name: str
     version: str
     sha256: str
+    labels: str = ""
 
     def to_dict(self) -> dict[str, str]:
         """Return the model's identity as JSON has it."""
@@ -295,6 +304,8 @@ class Result:
             "faces": [face.to_dict() for face in self.faces],
             "model": self.model.to_dict(),
         }
+        if self.model.labels:
+            result["labels"] = self.model.labels
         if self.error is not None:
             result["error"] = self.error
         return result

@@ -12,6 +12,7 @@ kinds of file are read:
 from __future__ import annotations
 
 import csv
+import dataclasses
 import logging
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -130,8 +131,34 @@ def emotion_shares(split: Split, votes: Votes) -> npt.NDArray[np.float32]:
     Raises:
         DataError: if the votes are of another data set, see `align_votes`.
     """
-    counts = align_votes(split, votes)[:, _EMOTION_COLUMNS].astype(np.float32)
+    counts = emotion_votes(split, votes).astype(np.float32)
     return np.asarray(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), np.float32)
+
+
+def emotion_votes(split: Split, votes: Votes) -> npt.NDArray[np.int64]:
+    """Return how many people named each emotion, int64 (N, 7) in the order of `EMOTIONS`.
+
+    Raises:
+        DataError: if the votes are of another data set, see `align_votes`.
+    """
+    return align_votes(split, votes)[:, _EMOTION_COLUMNS]
+
+
+def with_majority(split: Split, votes: Votes) -> Split:
+    """Return the images on which more than half of the votes for the seven emotions agree.
+
+    Their labels are what that majority says. Votes for contempt, unknown and not-a-face do not
+    count.
+
+    Raises:
+        DataError: if the votes are of another data set, see `align_votes`, or none has a majority.
+    """
+    emotions = emotion_votes(split, votes)
+    keep = 2 * emotions.max(axis=1) > emotions.sum(axis=1)
+    if not keep.any():
+        raise DataError(f"no image of {split.name} has a majority of votes for one emotion")
+    chosen = split.take(keep)
+    return dataclasses.replace(chosen, labels=emotions[keep].argmax(axis=1))
 
 
 def agrees(aligned: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

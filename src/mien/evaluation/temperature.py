@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from mien.core.manifest import Manifest, load_manifest, write_manifest
 from mien.core.temperature import Temperature, log_of_mean, softmax
 from mien.evaluation.calibration import calibrate, fit_softening
 from mien.evaluation.predicting import predict
-from mien.evaluation.thresholds import fit_thresholds
+from mien.evaluation.thresholds import CERTAIN_ACCURACY, fit_thresholds
 from mien.inference.augmentation import augmented_views
 from mien.inference.classifier import Classifier
 
@@ -29,6 +30,9 @@ def calibrate_model(
     labels: npt.NDArray[np.int64],
     *,
     split: str,
+    votes: npt.NDArray[np.int64] | None = None,
+    reading: str | None = None,
+    accuracy: float = CERTAIN_ACCURACY,
     augmented: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -41,6 +45,11 @@ def calibrate_model(
         images: uint8 (N, 48, 48), none of which the model was trained on.
         labels: int64 (N,), indices into the model's labels.
         split: the split's name, for the record.
+        votes: int64 (N, classes): how many people named each class, at least one an image. Then
+            each vote counts as a label does, so that a confidence is the share of people who would
+            say so, and ``labels`` are not looked at.
+        reading: which of the model's readings is calibrated (see `Manifest.read_by`).
+        accuracy: how often readings that are not called uncertain are to be right, 0-1.
         augmented: fit temperatures for test-time augmentation too (ten times the work); else
             those that the manifest had go.
         quiet: draw no progress bar.
@@ -58,29 +67,34 @@ def calibrate_model(
         UsageError: if there are no images.
         OutputError: if the manifest cannot be written.
     """
-    classifier = Classifier.open(folder, labels=None)
+    classifier = Classifier.open(folder, labels=None, reading=reading)
     manifest = classifier.manifest
+    if votes is None:
+        votes = np.eye(len(classifier.labels), dtype=np.int64)[labels]
+    answers = _Answers.of(votes)
     bias = np.array([manifest.bias.get(label, 0.0) for label in manifest.labels])
 
     def logits_of(faces: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         return np.asarray(classifier.logits(faces) + bias, np.float32)
 
     logits = predict(logits_of, images, label="calibrating", quiet=quiet).astype(np.float64)
-    softening = fit_softening(logits, labels)
+    logits, answered = logits[answers.images], answers.classes
+    softening = fit_softening(logits, answered)
     after = softening.probabilities(logits)
-    thresholds = fit_thresholds(after, labels)
-    held_out, trusted = _held_out(logits, labels)
+    thresholds = fit_thresholds(after, answered, accuracy=accuracy)
+    held_out, trusted = _held_out(logits, answers, accuracy)
     certain = after.max(axis=1) >= thresholds[after.argmax(axis=1)]
-    together = _fit_augmented(logits_of, images, labels, quiet=quiet) if augmented else None
+    together = _fit_augmented(logits_of, images, answers, quiet=quiet) if augmented else None
     figures = {
         "split": split,
         "images": len(images),
-        "error_before": calibration_error(softmax(logits), labels),
-        "error_after": calibration_error(after, labels),
-        "error_held_out": calibration_error(held_out, labels),
+        "answers": len(answered),
+        "error_before": calibration_error(softmax(logits), answered),
+        "error_after": calibration_error(after, answered),
+        "error_held_out": calibration_error(held_out, answered),
         "uncertain": float(1 - certain.mean()),
-        "certain_accuracy": _accuracy(after[certain], labels[certain]),
-        "certain_held_out": _accuracy(held_out[trusted], labels[trusted]),
+        "certain_accuracy": _accuracy(after[certain], answered[certain]),
+        "certain_held_out": _accuracy(held_out[trusted], answered[trusted]),
         "error_augmented": None if together is None else together[1],
     }
     calibrated = dataclasses.replace(
@@ -95,7 +109,7 @@ def calibrate_model(
     return figures
 
 
-def balance_model(folder: Path, strength: float) -> Manifest:
+def balance_model(folder: Path, strength: float, *, reading: str | None = None) -> Manifest:
     """Lift the emotions that Training has few images of, by a bias on their logits.
 
     ``bias = -strength * log(share of Training)``, less the biases' mean (Menon et al. 2021,
@@ -105,6 +119,7 @@ def balance_model(folder: Path, strength: float) -> Manifest:
         folder: the model's; its manifest, which has to hold the images of each class in
             ``data.train``, is replaced.
         strength: 0 (none) to 1 (as if all classes were equally frequent).
+        reading: which of the model's readings (see `Manifest.read_by`).
 
     Returns:
         The new manifest.
@@ -116,7 +131,7 @@ def balance_model(folder: Path, strength: float) -> Manifest:
     """
     if not 0 <= strength <= 1:
         raise UsageError(f"expected a strength of balancing from 0 to 1, got {strength}")
-    manifest = load_manifest(folder, labels=None)
+    manifest = load_manifest(folder, labels=None).read_by(reading)
     counts = manifest.data.get("train", {})
     if not all(counts.get(label, 0) > 0 for label in manifest.labels):
         raise UsageError(
@@ -138,10 +153,24 @@ def calibration_error(
     return calibrate(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels).error
 
 
+@dataclass(frozen=True)
+class _Answers:
+    """What people said of images, an answer a row: (rows,) places of images, and of classes."""
+
+    images: npt.NDArray[np.int64]
+    classes: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, votes: npt.NDArray[np.int64]) -> _Answers:
+        images, classes = np.nonzero(votes)
+        counts = votes[images, classes]
+        return cls(np.repeat(images, counts), np.repeat(classes, counts))
+
+
 def _fit_augmented(
     logits_of: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]],
     images: npt.NDArray[np.uint8],
-    labels: npt.NDArray[np.int64],
+    answers: _Answers,
     *,
     quiet: bool,
 ) -> tuple[Temperature, float]:
@@ -151,24 +180,29 @@ def _fit_augmented(
         views = [softmax(logits_of(view).astype(np.float64)) for view in augmented_views(faces)]
         return log_of_mean(views).astype(np.float32)
 
-    logits = predict(mean_of, images, label="calibrating views", quiet=quiet).astype(np.float64)
-    softening = fit_softening(logits, labels)
-    return softening, calibration_error(softening.probabilities(logits), labels)
+    each = predict(mean_of, images, label="calibrating views", quiet=quiet).astype(np.float64)
+    logits = each[answers.images]
+    softening = fit_softening(logits, answers.classes)
+    return softening, calibration_error(softening.probabilities(logits), answers.classes)
 
 
 def _held_out(
-    logits: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.float64], answers: _Answers, accuracy: float
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Return probabilities (N, classes) and which are certain (N,), fitted on other images each."""
-    probabilities = softmax(logits)
+    probabilities, labels = softmax(logits), answers.classes
     certain = np.zeros(len(labels), np.bool_)
-    parts = np.array_split(np.random.default_rng(0).permutation(len(labels)), FOLDS)
-    for part in parts:
-        rest = np.setdiff1d(np.arange(len(labels)), part)
+    count = int(answers.images.max()) + 1
+    for images in np.array_split(np.random.default_rng(0).permutation(count), FOLDS):
+        # All answers to an image go together.
+        mine = np.isin(answers.images, images)
+        part, rest = np.flatnonzero(mine), np.flatnonzero(~mine)
         if not len(rest) or not len(part):
             continue
         softening = fit_softening(logits[rest], labels[rest])
-        thresholds = fit_thresholds(softening.probabilities(logits[rest]), labels[rest])
+        thresholds = fit_thresholds(
+            softening.probabilities(logits[rest]), labels[rest], accuracy=accuracy
+        )
         judged = softening.probabilities(logits[part])
         probabilities[part] = judged
         certain[part] = judged.max(axis=1) >= thresholds[judged.argmax(axis=1)]

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import ModelError, UsageError
 from mien.core.faces import FACE_SIZE
-from mien.core.manifest import INPUT_CONTRACT, OUTPUT_CONTRACT, Manifest, load_manifest
+from mien.core.manifest import INPUT_CONTRACT, Manifest, load_manifest
 from mien.core.models import DEFAULT_MODEL, find_model
 from mien.core.onnx_runtime import onnxruntime
 from mien.core.temperature import Temperature, log_of_mean
@@ -57,6 +57,7 @@ class Classifier:
         *,
         threads: int | None = None,
         labels: Sequence[str] | None = EMOTIONS,
+        reading: str | None = None,
     ) -> Classifier:
         """Open a model.
 
@@ -64,19 +65,22 @@ class Classifier:
             model: a bundled model's name, or the folder of one.
             threads: how many threads one call may use; as many as there are cores unless given.
             labels: the classes that are expected; None takes a model with classes of its own.
+            reading: whose labels to follow, "people" or "fer2013" (see `mien.core.models`);
+                unless given "people" where the model has that, else what it has.
 
         Raises:
-            ModelError: if the model is missing, damaged, does not match its hash, or does not keep
-                to the contract.
+            ModelError: if the model is missing, damaged, does not match its hash, does not keep
+                to the contract, or has no such reading.
             UsageError: if threads is less than 1.
         """
         if threads is not None and threads < 1:
             raise UsageError(f"expected 1 thread or more, got {threads}")
         folder = find_model(model)
-        manifest = load_manifest(folder, labels=labels)
+        manifest = load_manifest(folder, labels=labels).read_by(reading)
         path = folder / manifest.file.name
         refuse_other_files(path)
-        session = ModelSession(folder, manifest.file, threads=threads)
+        outputs = tuple(manifest.outputs.values()) if manifest.others else ()
+        session = ModelSession(folder, manifest.file, threads=threads, outputs=outputs)
         _check_contract(session, manifest, path)
         _check_labels(session, manifest, path)
         return cls(session, manifest, path=path)
@@ -138,7 +142,7 @@ class Classifier:
 
         Arguments and errors as `classify`.
         """
-        return self._run(OUTPUT_CONTRACT["logits"], faces, batch_size)
+        return self._run(self.manifest.outputs["logits"], faces, batch_size)
 
     def features(
         self, faces: npt.NDArray[np.uint8], *, batch_size: int = BATCH_SIZE
@@ -147,7 +151,7 @@ class Classifier:
 
         Arguments and errors as `classify`.
         """
-        return self._run(OUTPUT_CONTRACT["features"], faces, batch_size)
+        return self._run(self.manifest.outputs["features"], faces, batch_size)
 
     def _biased_logits(
         self, faces: npt.NDArray[np.uint8], batch_size: int
@@ -177,7 +181,7 @@ class Classifier:
 
     def _sides(self, output: str) -> tuple[int, ...]:
         """Return the sides of an output but the first; one that the file leaves open is 0."""
-        if output == OUTPUT_CONTRACT["logits"]:
+        if output == self.manifest.outputs["logits"]:
             return (len(self.labels),)
         node = next(node for node in self._session.get_outputs() if node.name == output)
         return tuple(side if isinstance(side, int) else 0 for side in node.shape[1:])
@@ -204,8 +208,8 @@ def _check_contract(session: Session, manifest: Manifest, path: Path) -> None:
             f"got {_described(inputs)}"
         )
     expected: dict[str, list[int | None]] = {
-        OUTPUT_CONTRACT["logits"]: [None, len(manifest.labels)],
-        OUTPUT_CONTRACT["features"]: [None, None, None, None],
+        manifest.outputs["logits"]: [None, len(manifest.labels)],
+        manifest.outputs["features"]: [None, None, None, None],
     }
     for output, shape in expected.items():
         if output not in outputs or not _fits(outputs[output], "tensor(float)", shape):

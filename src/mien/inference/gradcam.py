@@ -56,7 +56,7 @@ def _proven_head(
     """Return the model's head, if it gives the logits that the network gives for these faces."""
     if classifier.path is None:
         raise ModelError("Grad-CAM reads the model's file: open the model with Classifier.open")
-    head = read_head(classifier.path)
+    head = read_head(classifier.path, classifier.manifest.outputs)
     expected = classifier.logits(faces, batch_size=batch_size)
     try:
         found = head.logits(features)

@@ -91,8 +91,12 @@ class Head:
         return np.asarray(gradient / (features.shape[1] * features.shape[2]), np.float64)
 
 
-def read_head(path: Path) -> Head:
+def read_head(path: Path, outputs: Mapping[str, str] = OUTPUT_CONTRACT) -> Head:
     """Read a network's head from its ONNX file.
+
+    Args:
+        path: the file.
+        outputs: the names of the logits and of the features that they come from.
 
     Raises:
         ModelError: if the file cannot be read, or what lies between ``features`` and ``logits`` is
@@ -100,14 +104,18 @@ def read_head(path: Path) -> Head:
     """
     file = read_onnx(path)
     makers = {output: node for node in file.nodes for output in node.outputs}
-    name = OUTPUT_CONTRACT["logits"]
+    name, features = outputs["logits"], outputs["features"]
     steps: list[tuple[Step, ...]] = []
     # Backwards; as many nodes as there are end it in a file whose nodes lead round in a circle.
     for _ in file.nodes:
         node = makers.get(name)
         if node is None:
             break
-        if node.kind in _POOLING and node.inputs[:1] and _is_features(node.inputs[0], makers):
+        if (
+            node.kind in _POOLING
+            and node.inputs[:1]
+            and _is_features(node.inputs[0], features, makers)
+        ):
             return Head(tuple(step for group in reversed(steps) for step in group))
         name, made = _read_step(node, file, path)
         steps.append(made)
@@ -126,9 +134,8 @@ def _forward(step: Step, value: _Array) -> _Array:
     return np.maximum(value, 0.0)
 
 
-def _is_features(name: str, makers: Mapping[str, Node]) -> bool:
+def _is_features(name: str, features: str, makers: Mapping[str, Node]) -> bool:
     """Whether a value is the feature map that the network gives out, or what is turned for it."""
-    features = OUTPUT_CONTRACT["features"]
     maker = makers.get(features)
     turned = maker is not None and maker.kind == "Transpose" and maker.inputs[:1] == (name,)
     return name == features or turned

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +18,9 @@ import numpy.typing as npt
 from mien.core.errors import ModelError
 
 _GRAPH = 7  # of the model
-_NODE, _INITIALIZER = 1, 5  # of a graph
+_NODE, _INITIALIZER, _GRAPH_OUTPUT = 1, 5, 12  # of a graph
 _INPUT, _OUTPUT, _KIND, _ATTRIBUTE = 1, 2, 4, 5  # of a node
-_NAME, _FLOAT, _INT = 1, 2, 3  # of an attribute
+_NAME, _FLOAT, _INT = 1, 2, 3  # of an attribute (its name, as that of a graph's output)
 _DIMS, _DATA_TYPE, _FLOAT_DATA, _TENSOR_NAME, _RAW_DATA = 1, 2, 4, 8, 9  # of a tensor
 _LOCATION = 14  # of a tensor, other than 0 where its numbers are in another file
 
@@ -109,6 +109,59 @@ def read_onnx(path: Path) -> OnnxFile:
     return OnnxFile(tuple(nodes), tensors)
 
 
+def network_for(path: Path, outputs: Collection[str]) -> bytes:
+    """Return an ONNX file without what some of its outputs do not need.
+
+    ONNX Runtime computes every branch of a network, whichever outputs it is asked for.
+
+    Args:
+        path: the file.
+        outputs: the names of the outputs that stay.
+
+    Raises:
+        ModelError: if it cannot be read, or is not an ONNX file.
+    """
+    file = read_onnx(path)
+    needed = set(outputs)
+    for node in reversed(file.nodes):
+        if needed & set(node.outputs):
+            needed |= set(node.inputs)
+    kept = (
+        _written(number, _kept(value, needed)) if number == _GRAPH else _written(number, value)
+        for number, value in _fields(memoryview(path.read_bytes()))
+    )
+    return b"".join(kept)
+
+
+def _kept(graph: int | memoryview, needed: Collection[str]) -> bytes:
+    """Return a graph's fields without the nodes, weights and outputs that are not needed."""
+    names: Mapping[int, Callable[[memoryview], Collection[str]]] = {
+        _NODE: lambda content: _node(content).outputs,
+        _INITIALIZER: lambda content: (_tensor_name(content),),
+        _GRAPH_OUTPUT: lambda content: (_name(content),),
+    }
+    return b"".join(
+        _written(number, value)
+        for number, value in _fields(_bytes(graph))
+        if number not in names or not needed.isdisjoint(names[number](_bytes(value)))
+    )
+
+
+def _written(number: int, value: int | bytes | memoryview) -> bytes:
+    """Return a field as a protocol buffer has it; no field of a model or a graph is a fraction."""
+    if isinstance(value, int):
+        return _varint_bytes(number << 3 | _VARINT) + _varint_bytes(value)
+    return _varint_bytes(number << 3 | _BYTES) + _varint_bytes(len(value)) + value
+
+
+def _varint_bytes(number: int) -> bytes:
+    written = bytearray()
+    while number > 0x7F:
+        written.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*written, number])
+
+
 def refuse_other_files(path: Path) -> None:
     """Make sure that a network is all in its file, since a model's hash is of that file alone.
 
@@ -168,7 +221,11 @@ def _attribute(content: memoryview) -> dict[str, float]:
 
 
 def _tensor_name(content: memoryview) -> str:
-    return next((_text(value) for number, value in _fields(content) if number == _TENSOR_NAME), "")
+    return _name(content, _TENSOR_NAME)
+
+
+def _name(content: memoryview, field: int = _NAME) -> str:
+    return next((_text(value) for number, value in _fields(content) if number == field), "")
 
 
 def _decoded(content: memoryview) -> npt.NDArray[np.float64]:

@@ -277,6 +277,7 @@ def load(
     max_faces: int | None = None,
     align: str = "auto",
     thorough: bool = False,
+    labels: str | None = None,
 ) -> Recognizer:
     """Load a model and a face detector.
 
@@ -292,9 +293,13 @@ def load(
         align: level the eyes before reading: "auto" (of faces that lean far), "on" or "off".
         thorough: search for small faces, too, in a large image down to its own pixels, which takes
             seconds: see `load_detector`, which takes it for a detector of one's own making.
+        labels: whose labels the scores follow: "people", the share of ten people who would name an
+            emotion, or "fer2013", the data set's own; "people" unless given, where the model has
+            that reading.
 
     Raises:
-        ModelError: if the model or the detector's weights are missing or damaged.
+        ModelError: if the model or the detector's weights are missing or damaged, or the model has
+            no such reading.
         UsageError: if the detector is unknown or not installed, or an option is not as above.
     """
     choice = FaceChoice(min_face=min_face, max_faces=max_faces, align=align)
@@ -304,4 +309,5 @@ def load(
         raise UsageError("thorough=True is for a detector given by name: make yours thorough")
     else:
         chosen = detector
-    return Recognizer(Classifier.open(model, threads=threads, labels=None), chosen, choice)
+    classifier = Classifier.open(model, threads=threads, labels=None, reading=labels)
+    return Recognizer(classifier, chosen, choice)

@@ -18,6 +18,7 @@ from mien.core.forks import ForkLock
 from mien.core.manifest import ModelFile, check_model_file
 from mien.core.models import bundled_models, find_model
 from mien.core.onnx_runtime import onnxruntime
+from mien.inference.onnx_file import network_for
 
 _ERRORS_ONLY = 3
 
@@ -32,13 +33,21 @@ class ModelSession:
     not there, and its locks may be held by threads of the parent.
     """
 
-    def __init__(self, folder: Path, file: ModelFile, *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        file: ModelFile,
+        *,
+        threads: int | None = None,
+        outputs: tuple[str, ...] = (),
+    ) -> None:
         """Open a model's file, whose hash has been checked.
 
         Args:
             folder: the model's.
             file: its ONNX file, as the manifest has it.
             threads: how many threads one call may use; as many as there are cores unless given.
+            outputs: the names of those that will be asked for; all unless given.
 
         Raises:
             ModelError: if it is no ONNX model that can be run.
@@ -46,6 +55,7 @@ class ModelSession:
         self._folder = folder.absolute()
         self._file = file
         self._threads = threads
+        self._outputs = outputs
         self._session: onnxruntime.InferenceSession | None = self._open()
         _ALL.add(self)
 
@@ -72,7 +82,8 @@ class ModelSession:
         """Pickle where the file is: a bundled model by its name, which is elsewhere elsewhere."""
         name = self._folder.name
         bundled = name in bundled_models() and find_model(name) == self._folder
-        return _reopened, (name if bundled else self._folder, self._file, self._threads)
+        place = name if bundled else self._folder
+        return _reopened, (place, self._file, self._threads, self._outputs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ModelSession:
         """Return the session itself: nothing of it can be changed."""
@@ -105,7 +116,8 @@ class ModelSession:
         path = self._folder / self._file.name
         providers = ["CPUExecutionProvider"]
         try:
-            return onnxruntime.InferenceSession(str(path), options, providers=providers)
+            network = network_for(path, self._outputs) if self._outputs else str(path)
+            return onnxruntime.InferenceSession(network, options, providers=providers)
         except Exception as error:  # ONNX Runtime's own errors share no nearer base
             raise ModelError(
                 f"{path} is not an ONNX model that can be run "
@@ -114,10 +126,12 @@ class ModelSession:
             ) from error
 
 
-def _reopened(model: str | Path, file: ModelFile, threads: int | None) -> ModelSession:
+def _reopened(
+    model: str | Path, file: ModelFile, threads: int | None, outputs: tuple[str, ...]
+) -> ModelSession:
     folder = find_model(model)
     check_model_file(folder / file.name, file)
-    return ModelSession(folder, file, threads=threads)
+    return ModelSession(folder, file, threads=threads, outputs=outputs)
 
 
 def _leave_all_behind() -> None:

@@ -65,12 +65,14 @@ class BatchSource:
         config: the recipe.
         votes: their FER+ votes, float32 (N, 7), where the recipe learns from them.
         teaching: the teachers, where it has any.
+        soft: what is learnt in place of the labels, float32 (N, classes).
     """
 
     split: Split
     config: Config
     votes: npt.NDArray[np.float32] | None = None
     teaching: Teaching | None = None
+    soft: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         """Check that there is at least one whole batch."""
@@ -128,7 +130,7 @@ class BatchSource:
         if self.config.training.class_weights:
             power = self.config.training.class_weight_power
             class_weights = balanced_class_weights(labels, power=power, classes=self.classes)
-        targets = labelled(labels, self.classes, self.votes)
+        targets = labelled(labels, self.classes, self.votes) if self.soft is None else self.soft
         return Examples(self.split.images, targets, class_weights[labels])
 
     @cached_property

@@ -44,11 +44,12 @@ class Config:
             raise UsageError(
                 "training.head_epochs and training.epochs are both 0: expected at least one epoch"
             )
-        if training.large_epochs > training.epochs:
-            raise UsageError(
-                f"training.large_epochs = {training.large_epochs}: expected at most "
-                f"training.epochs = {training.epochs}"
-            )
+        for key in ("large_epochs", "full_epochs"):
+            if getattr(training, key) > training.epochs:
+                raise UsageError(
+                    f"training.{key} = {getattr(training, key)}: expected at most "
+                    f"training.epochs = {training.epochs}"
+                )
         if training.votes_weight > 0 and not self.data.votes:
             raise UsageError(
                 f"training.votes_weight = {training.votes_weight} needs FER+ votes: "
@@ -105,7 +106,8 @@ class Config:
     def is_validated(self, epoch: int) -> bool:
         """Tell whether an epoch (0-based) ends with a validation; the last of a stage does."""
         training = self.training
-        stage_ends = {training.head_epochs, self.total_epochs}
+        stage_ends = {training.head_epochs, self.total_epochs - training.full_epochs}
+        stage_ends.add(self.total_epochs)
         if training.large_size > 0:
             stage_ends.add(self.total_epochs - training.large_epochs)
         return epoch + 1 in stage_ends or (epoch + 1) % training.validate_every == 0
@@ -119,6 +121,14 @@ class Config:
     def final_size(self) -> int:
         """Input size in the last epoch."""
         return self.size_at(self.total_epochs - 1)
+
+    def blocks_at(self, epoch: int) -> int:
+        """Return how many last blocks an epoch (0-based) trains; -1 is the whole backbone."""
+        training = self.training
+        if epoch < training.head_epochs:
+            return 0
+        full = epoch >= self.total_epochs - training.full_epochs
+        return -1 if full else training.fine_tune_blocks
 
     def size_at(self, epoch: int) -> int:
         """Return the input size in an epoch (0-based, both phases counted through)."""

@@ -22,13 +22,21 @@ import numpy.typing as npt
 
 from mien.core.errors import InputError, MissingExtra, ModelError, UsageError
 from mien.core.faces import FACE_SIZE
-from mien.core.manifest import Manifest, ModelFile, write_manifest
-from mien.core.models import MODEL_NAME
+from mien.core.manifest import (
+    PEOPLE_OUTPUTS,
+    Manifest,
+    ModelFile,
+    Reading,
+    load_manifest,
+    write_manifest,
+)
+from mien.core.models import MODEL_NAME, find_model
 from mien.training import run_folder
 from mien.training.backend import import_keras, keras_backend, stderr_held_back
 from mien.training.config import Config, load_config
 from mien.training.model_folder import check_target, move_in, staging
 from mien.training.onnx_graph import keras_to_onnx
+from mien.training.onnx_join import join_networks, one_reading
 from mien.training.run_folder import RunFolder, read_json
 
 EXPORT_FOLDER = "export"
@@ -89,9 +97,10 @@ def export_run(
         manifest = Manifest(
             name=name,
             version=version,
-            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            created=_now(),
             file=ModelFile.of(file),
             labels=config.labels,
+            reading=_reading_of(config),
             temperature=temperature,
             config=_recipe(config),
             **_provenance(opened),
@@ -103,6 +112,92 @@ def export_run(
         write_manifest(folder, dataclasses.replace(manifest, metrics=metrics))
         move_in(folder, target)
     return target
+
+
+def join_run(run: Path, model: Path | str, output: Path, *, version: str | None = None) -> Path:
+    """Add a run that learnt FER+'s votes to an exported model, as its people's reading.
+
+    Args:
+        run: the run's folder; its recipe has ``data.targets = "votes"``.
+        model: a bundled model's name, or the folder of one that follows FER-2013's labels; a
+            people's reading that it has already is replaced.
+        output: the folder of the model with both; it may be that of the other one.
+        version: of the new model, that of the other one unless given.
+
+    Returns:
+        ``output``. What both networks have in common is in its file once (see `join_networks`).
+
+    Raises:
+        UsageError: if the run did not learn votes, the model has classes of its own, or the output
+            is a folder of something else.
+        ModelError: if a network is missing or damaged, or the new model's answers differ from what
+            Keras or the other model gives by more than `TOLERANCE`; then nothing is written.
+        InputError, OutputError, MissingExtra: as `export_run`.
+    """
+    import onnx
+
+    opened = run_folder.open_run(run)
+    config = load_config(opened.config)
+    base = find_model(model)
+    manifest = load_manifest(base, labels=None)
+    if _reading_of(config) != "people" or "fer2013" not in manifest.readings:
+        raise UsageError(
+            f'expected a run with data.targets = "votes" and a model of FER-2013\'s labels, got '
+            f"{run} ({_reading_of(config)}) and {manifest.name} ({', '.join(manifest.readings)})"
+        )
+    check_target(output)
+    manifest = manifest.read_by("fer2013")
+    network = load_best(opened, config)
+    proto = join_networks(
+        one_reading(onnx.load(base / manifest.file.name), manifest.outputs),
+        keras_to_onnx(network, labels=config.labels),
+    )
+    provenance = _provenance(opened)
+    versions = provenance.pop("versions")
+    people = Reading(outputs=PEOPLE_OUTPUTS, config=_recipe(config), **provenance)
+    with staging(output) as folder:
+        file = folder / MODEL_NAME
+        file.write_bytes(proto.SerializeToString())
+        joined = dataclasses.replace(
+            manifest,
+            version=version or manifest.version,
+            created=_now(),
+            file=ModelFile.of(file),
+            others={"people": people},
+            versions=versions,
+        )
+        write_manifest(folder, joined)
+        difference = check_agreement(network, folder, reading="people")
+        _check_same(base, folder)
+        checked = {"largest_difference": difference, "batch_sizes": list(BATCH_SIZES)}
+        people = dataclasses.replace(people, metrics={**people.metrics, "export": checked})
+        write_manifest(folder, dataclasses.replace(joined, others={"people": people}))
+        move_in(folder, output)
+    return output
+
+
+def _check_same(old: Path, new: Path) -> None:
+    """Refuse a model that reads by FER-2013's labels otherwise than the one it was made from."""
+    from mien.inference.classifier import Classifier
+
+    faces = trial_faces()
+    before, after = (
+        Classifier.open(folder, threads=1, reading="fer2013").classify(faces)
+        for folder in (old, new)
+    )
+    if not np.abs(before - after).max() <= TOLERANCE:
+        raise ModelError(f"the model is refused: by FER-2013's labels it differs from {old}")
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _reading_of(config: Config) -> str:
+    """Return whose labels a run's network follows."""
+    if config.data.targets == "votes":
+        return "people"
+    return "own" if config.data.labels else "fer2013"
 
 
 # ---------------------------------------------------------------- the network
@@ -166,12 +261,13 @@ def _in_float32(model: Any) -> Any:
 
 
 # ---------------------------------------------------------------- the proof
-def check_agreement(model: Any, folder: Path) -> float:
+def check_agreement(model: Any, folder: Path, *, reading: str | None = None) -> float:
     """Compare a Keras network with its export, as a user's program would run it.
 
     Args:
         model: the network.
         folder: the exported model's.
+        reading: which of its readings is that network's; the one it has unless given.
 
     Returns:
         The largest difference in any probability.
@@ -183,7 +279,7 @@ def check_agreement(model: Any, folder: Path) -> float:
 
     from mien.inference.classifier import Classifier
 
-    classifier = Classifier.open(folder, threads=1, labels=None)
+    classifier = Classifier.open(folder, threads=1, labels=None, reading=reading)
     to_logits = keras.Model(model.inputs[0], _logits(model))
     largest = 0.0
     for size in BATCH_SIZES:

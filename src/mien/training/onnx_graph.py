@@ -21,6 +21,7 @@ from mien.core.emotions import EMOTIONS
 from mien.core.errors import MissingExtra, ModelError
 from mien.core.manifest import INPUT_CONTRACT, OUTPUT_CONTRACT
 from mien.training.onnx_builder import Array, GraphBuilder, to_keras_layout
+from mien.training.onnx_join import one_reading
 from mien.training.onnx_layers import EMITTERS, unsupported
 from mien.training.onnx_shapes import NoForm
 
@@ -190,11 +191,12 @@ def _finished(graph: Any, labels: Sequence[str], version: str) -> Any:
 
 
 # ---------------------------------------------------------------- ONNX to Keras
-def read_weights(path: Path) -> dict[str, Array]:
+def read_weights(path: Path, outputs: Mapping[str, str] = OUTPUT_CONTRACT) -> dict[str, Array]:
     """Read the weights of an exported network.
 
     Args:
         path: the ONNX file.
+        outputs: those of the reading whose network is wanted, see `Manifest.outputs`.
 
     Returns:
         Float32 arrays in Keras' layout by ``layer/variable``, as ``stem_conv/kernel``; bit for bit
@@ -212,7 +214,7 @@ def read_weights(path: Path) -> dict[str, Array]:
     except Exception as error:  # protobuf's errors share no base that is part of its interface
         raise ModelError(f"{path} is damaged or not an ONNX file: export it again") from error
     weights = {}
-    for tensor in proto.graph.initializer:
+    for tensor in one_reading(proto, outputs).graph.initializer:
         array = to_keras_layout(onnx.numpy_helper.to_array(tensor), tensor.doc_string)
         if array is not None:
             weights[tensor.name] = array

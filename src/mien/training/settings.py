@@ -27,6 +27,7 @@ BACKBONES = (
     *("ResNet50", "DenseNet121", "MobileNetV2", "MobileNetV3Small", "MobileNetV3Large"),
     *OWN_BACKBONES,
 )
+TARGETS = ("labels", "votes")
 SCHEDULES = ("cosine", "plateau", "constant")
 PRECISIONS = ("float32", "mixed_bfloat16")
 BACKENDS = ("tensorflow", "torch", "jax", "cuda")
@@ -43,6 +44,8 @@ class DataSettings:
         labels: the classes, in the order of the outputs; none means the seven emotions.
         votes: a CSV of FER+ votes (see `mien.data.votes`); empty is none.
         drop_not_a_face: leave out the Training images that FER+ holds for unusable.
+        targets: "labels", FER-2013's own; or "votes", the share of FER+'s annotators who named each
+            of the seven emotions: then validation counts the images with a majority.
     """
 
     source: str = "archive"
@@ -50,6 +53,7 @@ class DataSettings:
     labels: tuple[str, ...] = ()
     votes: str = ""
     drop_not_a_face: bool = False
+    targets: str = "labels"
 
     def __post_init__(self) -> None:
         """Raise UsageError where a value cannot be used."""
@@ -59,12 +63,12 @@ class DataSettings:
                 lambda names: len(names) != 1 and len(set(names)) == len(names),
                 "two or more different classes, or none for the seven emotions",
             ),
+            "targets": one_of(*TARGETS),
         }
         check("data", self, rules)
-        if self.drop_not_a_face and not self.votes:
-            raise UsageError(
-                "data.drop_not_a_face = true needs FER+ votes: name their file in data.votes"
-            )
+        if not self.votes and (self.drop_not_a_face or self.targets == "votes"):
+            key = "drop_not_a_face = true" if self.drop_not_a_face else 'targets = "votes"'
+            raise UsageError(f"data.{key} needs FER+ votes: name their file in data.votes")
 
 
 @dataclass(frozen=True)
@@ -187,6 +191,8 @@ class TrainingSettings:
         head_learning_rate: peak of the first phase.
         epochs: epochs of the second phase, fine-tuning.
         fine_tune_blocks: how many last blocks of the backbone are trained then; -1 is all of it.
+        full_epochs: last epochs of the second phase, which train the whole backbone whatever
+            ``fine_tune_blocks`` says (gradual unfreezing: head, last blocks, everything).
         learning_rate: peak of the second phase.
         layer_decay: what the rate of each block of the backbone is multiplied with, from the one
             after it; the last block and the head keep the whole rate; 1 is off.
@@ -229,6 +235,7 @@ class TrainingSettings:
     head_learning_rate: float = 1e-3
     epochs: int = 20
     fine_tune_blocks: int = -1
+    full_epochs: int = 0
     learning_rate: float = 1e-3
     layer_decay: float = 1.0
     schedule: str = "cosine"
@@ -259,6 +266,7 @@ class TrainingSettings:
             "head_epochs",
             "epochs",
             "early_stopping",
+            "full_epochs",
             "large_epochs",
             "statistics_batches",
         )

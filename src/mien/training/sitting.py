@@ -76,7 +76,7 @@ class Sitting:
             self.teaching = Teaching(config, data.train.images, evidence=evidence, quiet=self.quiet)
             # Opening a network draws from the seed: whether one was must not change the student.
             prepare_backend(config.training)
-        self.source = BatchSource(data.train, config, data.votes, self.teaching)
+        self.source = BatchSource(data.train, config, data.votes, self.teaching, data.targets)
 
     def teachers(self) -> dict[str, str]:
         """Return the SHA-256 of each teacher's network, by name."""

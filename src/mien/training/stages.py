@@ -39,9 +39,7 @@ class Stage:
 
 def stage_of(config: Config, epoch: int) -> Stage:
     """Return the stage that an epoch (0-based, both phases counted through) belongs to."""
-    in_head_phase = epoch < config.training.head_epochs
-    blocks = 0 if in_head_phase else config.training.fine_tune_blocks
-    return Stage(blocks, config.size_at(epoch))
+    return Stage(config.blocks_at(epoch), config.size_at(epoch))
 
 
 def compiled_model(config: Config, stage: Stage, *, initialise: bool) -> Any:

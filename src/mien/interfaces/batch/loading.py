@@ -33,6 +33,8 @@ class RecognizerOptions:
         max_faces: read only so many of an image, or None for all.
         align: level the eyes: "auto", "on" or "off".
         thorough: search for small faces at once, not only where a first look shows some.
+        labels: whose labels the scores follow, "people" or "fer2013", or None for the model's
+            default.
     """
 
     model: str
@@ -44,10 +46,11 @@ class RecognizerOptions:
     max_faces: int | None = None
     align: str = "auto"
     thorough: bool = False
+    labels: str | None = None
 
     def settings(self) -> dict[str, Any]:
         """Return what changes results beside the model and the detector, as JSON takes it."""
-        names = ("min_face", "max_faces", "align", "thorough")
+        names = ("min_face", "max_faces", "align", "thorough", "labels")
         return {name: getattr(self, name) for name in names}
 
     def absolute(self) -> RecognizerOptions:
@@ -69,6 +72,7 @@ class RecognizerOptions:
             min_face=self.min_face,
             max_faces=self.max_faces,
             align=self.align,
+            labels=self.labels,
         )
 
     def load_detector(self) -> Detector:

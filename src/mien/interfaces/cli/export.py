@@ -12,6 +12,9 @@ from mien.interfaces.cli.options import folder_name, number
 from mien.interfaces.cli.output import json_text, write_stdout
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from mien.core.manifest import Manifest
     from mien.data.dataset import Split
 
@@ -29,12 +32,32 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument(
         "--output", type=folder_name, metavar="DIR", help="the model's folder (default: RUN/export)"
     )
+    parser.add_argument(
+        "--join",
+        metavar="MODEL",
+        help="add the run, which learnt votes, to this model as its people's reading (needs "
+        "--output)",
+    )
     parser.add_argument("--name", help="the model's name (default: that of the run)")
-    parser.add_argument("--version", default="1.0.0", help="the model's version (default: 1.0.0)")
+    parser.add_argument(
+        "--version", help="the model's version (default: 1.0.0, or that of --join's model)"
+    )
     parser.add_argument(
         "--calibrate",
         metavar="DATA",
         help="fit temperatures and thresholds on the split val of this data set (folder, zip, CSV)",
+    )
+    parser.add_argument(
+        "--votes",
+        metavar="FILE",
+        help="FER+ votes for --calibrate, of a run that learnt them: confidences become the share "
+        "of people who would say so",
+    )
+    parser.add_argument(
+        "--certain",
+        type=number(0, 1),
+        metavar="SHARE",
+        help="how often readings that are not called uncertain are to be right (0.85)",
     )
     parser.add_argument(
         "--balance",
@@ -64,18 +87,27 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def _run(args: argparse.Namespace) -> int:
     from mien.core.manifest import load_manifest
     from mien.evaluation.temperature import balance_model
-    from mien.training.export import export_run
+    from mien.training.export import export_run, join_run
 
     _check(args)
     # Read first: if the data are missing, nothing has been written yet.
     split = _load(args.calibrate, "val", args) if args.calibrate else None
+    votes = None
+    if split is not None and args.votes is not None:
+        split, votes = _with_votes(split, args.votes)
     sets = [_load(args.data, name, args) for name in ("train", "val")] if args.int8 else []
-    folder = export_run(args.folder, args.output, name=args.name, version=args.version)
+    if args.join is None:
+        version = args.version or "1.0.0"
+        folder = export_run(args.folder, args.output, name=args.name, version=version)
+    else:
+        folder = join_run(args.folder, args.join, args.output, version=args.version)
     if args.balance is not None:
         balance_model(folder, args.balance)
-    calibration = None if split is None else _calibrate(folder, split, quiet=args.quiet)
+    calibration = None
+    if split is not None:
+        calibration = _calibrate(folder, split, votes, args)
     others = _export_others(args, folder, sets)
-    manifest = load_manifest(folder, labels=None)
+    manifest = load_manifest(folder, labels=None).read_by(None)
     if args.json:
         write_stdout(json_text({**_as_json(folder, manifest, calibration), **others}) + "\n")
     else:
@@ -85,6 +117,10 @@ def _run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse what cannot be done before any work is done."""
+    if args.join is not None and (args.output is None or args.name is not None or args.tflite):
+        raise UsageError("--join takes --output, the new model's folder, and no --name or --tflite")
+    if args.votes is not None and args.calibrate is None:
+        raise UsageError("--votes are for --calibrate DATA: give both")
     if args.int8 != (args.data is not None):
         raise UsageError("--int8 and --data DATA go together: give both or neither")
     if args.tflite:
@@ -121,11 +157,30 @@ def _load(data: str, name: str, args: argparse.Namespace) -> Split:
     return load_split(data, name, quiet=args.quiet)
 
 
-def _calibrate(folder: Path, split: Split, *, quiet: bool) -> dict[str, Any]:
+def _with_votes(split: Split, path: str) -> tuple[Split, npt.NDArray[np.int64]]:
+    """Return the images of a split that somebody saw an emotion in, and how many saw which."""
+    from mien.data.votes import emotion_votes, load_votes
+
+    votes = emotion_votes(split, load_votes(path))
+    voted = votes.any(axis=1)
+    return split.take(voted), votes[voted]
+
+
+def _calibrate(
+    folder: Path, split: Split, votes: npt.NDArray[np.int64] | None, args: argparse.Namespace
+) -> dict[str, Any]:
     from mien.evaluation.temperature import calibrate_model
+    from mien.evaluation.thresholds import CERTAIN_ACCURACY
 
     return calibrate_model(
-        folder, split.images, split.labels, split=split.name, augmented=True, quiet=quiet
+        folder,
+        split.images,
+        split.labels,
+        split=split.name,
+        votes=votes,
+        accuracy=args.certain or CERTAIN_ACCURACY,
+        augmented=True,
+        quiet=args.quiet,
     )
 
 

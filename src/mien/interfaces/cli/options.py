@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mien.core.image_files import IMAGE_SUFFIXES
-from mien.core.models import DEFAULT_MODEL
+from mien.core.models import DEFAULT_MODEL, READINGS
 from mien.interfaces.batch.loading import RecognizerOptions
 from mien.video.suffixes import VIDEO_SUFFIXES
 
@@ -118,8 +118,20 @@ def add_force_option(parser: argparse.ArgumentParser) -> None:
 
 
 # ---------------------------------------------------------------- options
+
+
+def add_labels_option(parser: argparse.ArgumentParser, *, default: str) -> None:
+    """Add ``--labels``; ``default`` says what it is without it."""
+    parser.add_argument(
+        "--labels",
+        choices=READINGS[:2],
+        help="whose labels scores follow: people, the share of ten people who would name an "
+        f"emotion, or fer2013, the data set's own ({default})",
+    )
+
+
 def add_recognizer_options(parser: argparse.ArgumentParser, *, crops: str) -> None:
-    """Add ``--model``, ``--detector`` and ``--threads``.
+    """Add ``--model``, ``--labels``, ``--detector`` and ``--threads``.
 
     Args:
         parser: the command's.
@@ -130,6 +142,7 @@ def add_recognizer_options(parser: argparse.ArgumentParser, *, crops: str) -> No
         default=DEFAULT_MODEL,
         help="a bundled model's name, or a model's folder (%(default)s)",
     )
+    add_labels_option(parser, default="people, where the model has that")
     parser.add_argument(
         "--detector",
         default="auto",
@@ -200,6 +213,7 @@ def recognizer_options(args: argparse.Namespace) -> RecognizerOptions:
         max_faces=args.max_faces,
         align=args.align,
         thorough=args.thorough,
+        labels=args.labels,
     )
 
 

@@ -71,6 +71,7 @@ class Result(_Reply):
     height: int = Field(ge=1, description="pixels of the upright image")
     faces: list[Face] = Field(description="left to right; empty where nobody is there")
     model: Model
+    labels: str = Field(description="whose labels scores follow: people, fer2013, or own")
 
 
 class Error(_Reply):
