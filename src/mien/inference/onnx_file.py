@@ -133,7 +133,7 @@ def network_for(path: Path, outputs: Collection[str]) -> bytes:
     return b"".join(kept)
 
 
-def _kept(graph: int | memoryview, needed: Collection[str]) -> bytes:
+def _kept(graph: int | memoryview, needed: set[str]) -> bytes:
     """Return a graph's fields without the nodes, weights and outputs that are not needed."""
     names: Mapping[int, Callable[[memoryview], Collection[str]]] = {
         _NODE: lambda content: _node(content).outputs,

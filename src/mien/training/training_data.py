@@ -64,7 +64,7 @@ def load_training_data(config: Config, *, quiet: bool) -> TrainingData:
     if settings.drop_not_a_face:
         train = train.take(~not_a_face_mask(train, votes))
     if settings.targets == "votes":
-        train = train.take(emotion_shares(train, votes).any(axis=1))
+        train = train.take(emotion_shares(train, votes).sum(axis=1) > 0)
         val = with_majority(val, votes)
     if settings.fraction < 1:
         random = np.random.default_rng(config.training.seed)

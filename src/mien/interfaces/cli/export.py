@@ -162,7 +162,7 @@ def _with_votes(split: Split, path: str) -> tuple[Split, npt.NDArray[np.int64]]:
     from mien.data.votes import emotion_votes, load_votes
 
     votes = emotion_votes(split, load_votes(path))
-    voted = votes.any(axis=1)
+    voted = votes.sum(axis=1) > 0
     return split.take(voted), votes[voted]
 
 
