@@ -45,7 +45,8 @@ def test_one_image_gives_one_json_object(predict: Predict) -> None:
     outcome = predict(picture("a.png"), "--format", "json")
     assert outcome.code == 0
     assert list(outcome.json) == [
-        "schema", "source", "frame", "time_s", "status", "width", "height", "faces", "model", "labels",
+        "schema", "source", "frame", "time_s", "status", "width", "height", "faces", "model",
+        "labels",
     ]  # fmt: skip
     assert outcome.json["source"] == "a.png"
     assert (outcome.json["width"], outcome.json["height"]) == (60, 50)
