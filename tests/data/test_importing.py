@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -326,6 +327,28 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(
     with pytest.raises(OutputError, match=r"cannot write the data set to .*: No space left"):
         import_dataset(folder, tmp_path / "archive")
     assert not (tmp_path / "archive").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links take rights there")
+def test_what_is_read_is_never_what_is_replaced(folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "archive"
+    import_dataset(folder, output)
+    before = contents(output)
+    inside = write_tiny_csv(output / "train" / "fer2013.csv")
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for name in SPLITS:
+        (linked / name).symlink_to(output / name)
+    beside = zip_folder(folder, output / "d.zip")
+    for source in (inside, output / "train", linked):
+        with pytest.raises(UsageError, match="into itself"):
+            import_dataset(source, output, force=True)
+    inside.unlink()
+    # What only lies beside is not touched.
+    import_dataset(beside, output, force=True)
+    assert beside.exists()
+    beside.unlink()
+    assert contents(output) == before
 
 
 def test_a_file_in_the_way_and_the_source_itself_are_refused(folder: Path, tmp_path: Path) -> None:

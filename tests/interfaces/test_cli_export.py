@@ -14,6 +14,7 @@ import run_maker
 from data_maker import write_tiny_dataset
 from mien.core.emotions import EMOTIONS
 from mien.core.manifest import load_manifest
+from mien.core.models import MANIFEST_NAME
 from mien.data.reading import load_split
 from mien.evaluation.calibration import calibrate, fit_temperature
 from mien.evaluation.thresholds import fit_thresholds
@@ -172,6 +173,10 @@ def test_a_folder_of_other_things_is_code_2(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"jpg")
+    assert _mien(finished, "--output", tmp_path) == 2
+    assert "holds other things" in capsys.readouterr().err
+    # Web applications and browser extensions have a file of this name.
+    (tmp_path / MANIFEST_NAME).write_text('{"name": "My app", "manifest_version": 3}')
     assert _mien(finished, "--output", tmp_path) == 2
     assert "holds other things" in capsys.readouterr().err
 

@@ -32,6 +32,13 @@ def test_a_new_run_must_be_new_and_an_old_one_there(tmp_path: Path) -> None:
         new_run(run.path)
 
 
+@pytest.mark.parametrize("name", ["history.csv", "summary.json", "best.keras", "curves.png"])
+def test_a_run_is_not_put_over_files_of_others(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UsageError, match="is there already, and is no run's"):
+        new_run(tmp_path)
+
+
 def test_history_is_read_by_any_csv_reader(tmp_path: Path) -> None:
     rows = [{"epoch": 1, "phase": "head", "loss": 1 / 3}, {"epoch": 2, "phase": "a,b", "loss": 2.0}]
     write_history(tmp_path / "history.csv", rows)

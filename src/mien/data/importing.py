@@ -83,7 +83,7 @@ def import_dataset(
 
     Raises:
         DataError: if the source is no data set, or train would lack a class.
-        UsageError: if ``output`` holds a data set already, or is the source itself.
+        UsageError: if ``output`` holds a data set already, or the source would be replaced itself.
         OutputError: if it cannot be written.
     """
     source, output = expanded(source), expanded(output)
@@ -91,7 +91,7 @@ def import_dataset(
         raise UsageError(f"expected a val fraction from 0 to 0.5, got {val_fraction}")
     in_csv = holds_csv(source)
     check_output(output, force=force)
-    if output.exists() and output.samefile(source):
+    if output.exists() and (output.samefile(source) or _is_replaced(source, output)):
         raise UsageError(f"{source} would be imported into itself: choose another --output")
     with _staged(output) as staging:
         if in_csv:
@@ -101,6 +101,13 @@ def import_dataset(
         _check_classes(source, summary)
         _swap(staging, output)
     return summary
+
+
+def _is_replaced(source: Path, output: Path) -> bool:
+    """Say whether what is read lies in what is replaced, be it by way of links."""
+    read = [source.resolve(), *((source / name).resolve() for name in SPLITS)]
+    replaced = [(output / name).resolve() for name in SPLITS]
+    return any(one.exists() and one.is_relative_to(part) for one in read for part in replaced)
 
 
 def check_output(output: Path, *, force: bool) -> None:

@@ -9,18 +9,27 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mien.core.errors import OutputError, UsageError
+from mien.core.manifest import MANIFEST_SCHEMA
 from mien.core.models import MANIFEST_NAME, MODEL_NAME
 
 
 def check_target(target: Path) -> None:
     """Raise UsageError unless a model can be put there: it is new, empty, or holds one already."""
     if target.is_dir():
-        if any(target.iterdir()) and not (target / MANIFEST_NAME).is_file():
+        if any(target.iterdir()) and not _is_model(target / MANIFEST_NAME):
             raise UsageError(
                 f"{target} holds other things: expected a new folder, or one with a model in it"
             )
     elif target.exists():
         raise UsageError(f"{target} is a file: expected a folder for the model")
+
+
+def _is_model(manifest: Path) -> bool:
+    """Say whether a manifest is a model's, damaged or not: others have such files."""
+    try:
+        return f'"{MANIFEST_SCHEMA.partition("/")[0]}/' in manifest.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
 
 
 @contextmanager

@@ -85,11 +85,15 @@ def new_run(path: Path) -> RunFolder:
     """Return the folder of a run that is to be; it is not made here.
 
     Raises:
-        UsageError: if a run is there already.
+        UsageError: if a run is there already, or a file that a run would write over.
     """
     run = RunFolder(path)
     if run.config.exists():
         raise UsageError(f"{path} holds a run already: choose another --run, or --resume {path}")
+    files = (run.environment, run.history, run.curves, run.best, run.checkpoint, run.summary)
+    for file in files:
+        if file.exists():
+            raise UsageError(f"{file} is there already, and is no run's: choose another --run")
     return run
 
 
