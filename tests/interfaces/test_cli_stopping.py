@@ -82,3 +82,58 @@ def test_another_thread_listens_to_no_signals() -> None:
     thread.start()
     thread.join(5)
     assert not thread.is_alive()
+
+
+# For good
+
+
+def ran(code: str) -> subprocess.CompletedProcess[str]:
+    head = (
+        "import os, signal, sys, time\n"
+        "from mien.interfaces.cli.stopping import stopping_in_time\n"
+        "def send(name): os.kill(os.getpid(), getattr(signal, name)); time.sleep(0.02)\n"
+    )
+    return subprocess.run([sys.executable, "-c", head + code], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_all_that_asks_for_an_end_interrupts_once(name: str) -> None:
+    code = f"""
+try:
+    with stopping_in_time(5.0, for_good=True):
+        try:
+            send({name!r})
+        finally:
+            send("SIGINT"), send("SIGTERM"), send("SIGHUP")
+            print("tidied up")
+except KeyboardInterrupt:
+    send("SIGINT")
+    print("interrupted")
+"""
+    outcome = ran(code)
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    assert outcome.stdout == "tidied up\ninterrupted\n"
+
+
+def test_tidying_up_that_takes_too_long_is_ended() -> None:
+    code = """
+try:
+    with stopping_in_time(0.1, for_good=True):
+        send("SIGINT")
+finally:
+    time.sleep(1000)
+"""
+    assert ran(code).returncode == 130
+
+
+def test_what_is_ignored_stays_ignored_and_all_else_comes_back() -> None:
+    code = """
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+with stopping_in_time(5.0, for_good=True):
+    send("SIGHUP")
+assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+"""
+    outcome = ran(code)
+    assert (outcome.returncode, outcome.stderr) == (0, "")

@@ -257,19 +257,35 @@ class _Worker:
 def _deaf_children() -> Iterator[None]:
     """Start processes that a terminal's signals do not reach: this one ends them.
 
-    Signals that come meanwhile wait for this process. Where there is no such thing (Windows), a
-    child may hear one before it has started.
+    Signals that come meanwhile wait: one that interrupted a start would leave half a process, whose
+    trace everybody sees. Where signals cannot be held (Windows), a child may hear one before it has
+    started.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    # Started by itself with the first child, it would let go of the signals that are held here.
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    deaf = {signal.SIGINT, signal.SIGHUP}
+    came: list[int] = []
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        # Held back from this thread, they reach others, and Python hears of them all the same.
+        for one in (*deaf, signal.SIGTERM):
+            handler = signal.getsignal(one)
+            if callable(handler):
+                handlers[one] = handler
+                signal.signal(one, lambda number, _: came.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
+        # Started by itself with the first child, it would let go of the signals that are held.
+        resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, deaf)
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for one, handler in handlers.items():
+            signal.signal(one, handler)
+        for number in came[:1]:
+            signal.raise_signal(number)
 
 
 def _work(pipe: Connection[Any, Any], source: RecognizerSource, batch_size: int) -> None:

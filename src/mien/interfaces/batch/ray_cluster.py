@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -74,17 +76,29 @@ def _connect(address: str | None, cores: int) -> None:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is not None:
-            ray.init(address=address, **quiet)
+            with _own_signals():
+                ray.init(address=address, **quiet)
             return
         if cores > (os.cpu_count() or 1):
             quiet["num_cpus"] = cores
-        with unhurried():
+        with unhurried(), _own_signals():
             # "local" starts a cluster even where there is another on this machine.
             ray.init(address="local", include_dashboard=False, **quiet)
     except Exception as error:  # Ray raises the plain class itself where a node does not start
         if address is not None:
             raise _no_cluster(address, error) from error
         raise MienError(f"Ray cannot be started on this machine: {last_line(error)}") from error
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep what SIGTERM does here: Ray would end the process, with nothing written."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _check_answers(address: str) -> None:

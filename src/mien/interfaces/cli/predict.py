@@ -22,7 +22,6 @@ from mien.core.errors import (
 from mien.core.image_files import IMAGE_SUFFIXES
 from mien.core.progress import Progress
 from mien.core.result_tables import table_columns
-from mien.interfaces.batch.stopping import stoppable
 from mien.interfaces.batch.tally import Tally
 from mien.interfaces.cli.inputs import STDIN, Input, Inputs, find_inputs, is_single
 from mien.interfaces.cli.options import (
@@ -36,6 +35,7 @@ from mien.interfaces.cli.options import (
 from mien.interfaces.cli.output import note, use_utf8_stdout, write_output, write_stdout
 from mien.interfaces.cli.predict_video import add_video_options, run_videos, videos_in
 from mien.interfaces.cli.result_text import RENDERERS, compat_chunks
+from mien.interfaces.cli.stopping import stopping_in_time
 from mien.interfaces.cli.targets import check_targets, read_files
 from mien.interfaces.cli.urls import add_url_options, is_web_address, url_reader
 from mien.interfaces.compat import COMPAT
@@ -57,6 +57,9 @@ _FORMAT_OF_SUFFIX = {
 }
 _OTHER_KINDS = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES, ".xls", ".xlsx", ".ods", ".md", ".html", ".pdf")
 _IN_PARTS = ("jsonl", "csv", "parquet")
+_PATIENCE_S = 8.0
+"""After a stop the command has so long to tidy up."""
+
 _PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".mpo", ".webp", ".avif")
 
 _EPILOG = """\
@@ -125,7 +128,7 @@ def _run(args: argparse.Namespace) -> int:
             "--resume goes on with a file: expected --output FILE.jsonl, .csv or .parquet, "
             "without --annotate and --compat"
         )
-    with stoppable():
+    with stopping_in_time(_PATIENCE_S, for_good=True):
         tally = _in_parts(args, shape) if in_parts else _at_once(args, shape)
     return _exit_code(tally)
 

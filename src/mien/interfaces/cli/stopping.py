@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -30,7 +32,7 @@ class Stop:
 
 
 @contextmanager
-def stopping_in_time(patience_s: float) -> Iterator[Stop]:
+def stopping_in_time(patience_s: float, *, for_good: bool = False) -> Iterator[Stop]:
     """Make SIGTERM a KeyboardInterrupt, as Ctrl-C is, and end the process if it is not heard of.
 
     Python raises it when a library gives the word back to it, which one that waits for a pipe or
@@ -39,42 +41,61 @@ def stopping_in_time(patience_s: float) -> Iterator[Stop]:
 
     Args:
         patience_s: how long a library may take, in seconds.
+        for_good: a terminal that is closed (SIGHUP) counts, too; what is asked again is not heard,
+            so that nothing interrupts the tidying up, and the process ends after ``patience_s`` in
+            any case.
     """
     if threading.current_thread() is not threading.main_thread():
         yield Stop()
         return
     stop = Stop()
+    stopped = False
 
     def on_signal(_number: int, _frame: FrameType | None) -> NoReturn:
+        nonlocal stopped
+        stopped = True
         stop.heard.set()
+        for one in before if for_good else ():
+            signal.signal(one, signal.SIG_IGN)
         raise KeyboardInterrupt
 
     free = (signal.default_int_handler, signal.SIG_DFL)
-    before = {one: signal.getsignal(one) for one in _CHECKED if signal.getsignal(one) in free}
+    checked = (*_CHECKED, signal.SIGHUP) if for_good and sys.platform != "win32" else _CHECKED
+    before = {one: signal.getsignal(one) for one in checked if signal.getsignal(one) in free}
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.setblocking(False)
         was_woken = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
         threading.Thread(
-            target=_watch, args=(ours, set(before), stop.heard, patience_s), daemon=True
+            target=_watch, args=(ours, set(before), stop.heard, patience_s, for_good), daemon=True
         ).start()
         for one in before:
             signal.signal(one, on_signal)
         try:
             yield stop
         finally:
-            for one, handler in before.items():
+            for one, handler in before.items() if not (stopped and for_good) else ():
                 signal.signal(one, handler)
             signal.set_wakeup_fd(was_woken)
             stop.heard.set()
 
 
 def _watch(
-    wakings: socket.socket, signals: set[signal.Signals], heard: threading.Event, patience_s: float
+    wakings: socket.socket,
+    signals: set[signal.Signals],
+    heard: threading.Event,
+    patience_s: float,
+    for_good: bool,
 ) -> None:
     """Wait for a signal, and end the process if the main thread does not hear of it in time."""
     with suppress(OSError):  # closed: the command has ended
         while number := wakings.recv(1):
-            if number[0] in signals and not heard.wait(patience_s):
+            if number[0] not in signals:
+                continue
+            until = time.monotonic() + patience_s
+            if not heard.wait(patience_s):
                 os.write(2, b"mien: interrupted\n")
+                os._exit(EXIT_INTERRUPTED)
+            if for_good:  # it is said already
+                time.sleep(max(0.0, until - time.monotonic()))
                 os._exit(EXIT_INTERRUPTED)
