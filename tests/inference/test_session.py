@@ -170,11 +170,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def _run(program: str, *arguments: object) -> str:
     # Python warns of forks with threads.
     command = [sys.executable, "-W", "ignore", "-c", program, *map(str, arguments)]
-    # ONNX Runtime's telemetry has a thread of its own, whose end a child waits for.
-    environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, check=True, env=environment
-    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     return done.stdout.strip()
 
 
