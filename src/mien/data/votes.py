@@ -48,7 +48,9 @@ Votes: TypeAlias = "Mapping[tuple[str, str], npt.NDArray[np.int64]]"
 R is 1, but for a name that stands in several class folders: then it has a row for each of them."""
 
 _NOT_A_FACE = VOTE_NAMES.index("not_a_face")
-_EMOTION_COLUMNS = np.array([VOTE_NAMES.index(emotion) for emotion in EMOTIONS])
+EMOTION_COLUMNS = np.array([VOTE_NAMES.index(emotion) for emotion in EMOTIONS])
+"""The columns of the seven emotions, in their order."""
+
 _LEAST_COVERAGE = 0.5
 
 
@@ -141,7 +143,7 @@ def emotion_votes(split: Split, votes: Votes) -> npt.NDArray[np.int64]:
     Raises:
         DataError: if the votes are of another data set, see `align_votes`.
     """
-    return align_votes(split, votes)[:, _EMOTION_COLUMNS]
+    return align_votes(split, votes)[:, EMOTION_COLUMNS]
 
 
 def with_majority(split: Split, votes: Votes) -> Split:
@@ -172,7 +174,7 @@ def agrees(aligned: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> npt
         labels: the images' labels, indices into `EMOTIONS`.
     """
     winner = aligned.argmax(axis=1)
-    return np.asarray(aligned.any(axis=1) & (winner == _EMOTION_COLUMNS[labels]), np.bool_)
+    return np.asarray(aligned.any(axis=1) & (winner == EMOTION_COLUMNS[labels]), np.bool_)
 
 
 def unusable(aligned: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from mien.data.dataset import Split, clean_mask
 from mien.data.reading import load_split
+from mien.evaluation.agreement import measure_agreement
 from mien.evaluation.metrics import evaluate
 from mien.evaluation.predicting import BATCH_SIZE, predict
 from mien.evaluation.report import Report, versions
@@ -43,6 +44,7 @@ def evaluate_model(
     split: Split,
     *,
     clean: npt.NDArray[np.bool_] | None = None,
+    votes: npt.NDArray[np.int64] | None = None,
     tta: bool = False,
     seed: int = 0,
     batch_size: int = BATCH_SIZE,
@@ -54,6 +56,7 @@ def evaluate_model(
         classifier: the model, as its users run it.
         split: the images.
         clean: those without a copy in Training (see `clean_images`), None where unknown.
+        votes: what FER+'s annotators said of each, int64 (N, 10), None where unknown.
         tta: take the mean over shifted and mirrored views.
         seed: of the choice of the sample pictures.
         batch_size: images at a time; it changes speed and memory, not the figures.
@@ -77,6 +80,11 @@ def evaluate_model(
     )
     manifest, labels = classifier.manifest, classifier.labels
     thresholds = np.array([manifest.threshold(label) for label in labels])
+    agreement = clean_agreement = None
+    if votes is not None:
+        agreement = measure_agreement(probabilities, votes)
+        if clean is not None:
+            clean_agreement = measure_agreement(probabilities[clean], votes[clean])
     report = Report(
         model=manifest.info,
         data="",
@@ -92,6 +100,8 @@ def evaluate_model(
         seed=seed,
         skipped=len(split.skipped),
         versions=versions(),
+        agreement=agreement,
+        clean_agreement=clean_agreement,
         images_sha256=hashlib.sha256(split.images.tobytes() + split.labels.tobytes()).hexdigest(),
     )
     return report, Samples(split.images, split.labels, probabilities, labels)

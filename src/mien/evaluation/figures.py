@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from mien.evaluation.agreement import BIN_COUNT, Agreement
 from mien.evaluation.calibration import Calibration
 from mien.evaluation.extra import train_extra
 from mien.evaluation.metrics import Metrics
@@ -127,6 +128,49 @@ def accuracy_figure(metrics: Metrics, path: Path, *, title: str) -> None:
         axes.set_ylabel("images read right")
         axes.grid(axis="y")
         percent_axis(axes)
+
+
+def share_figure(agreement: Agreement, path: Path, *, title: str) -> None:
+    """Draw the share of people who named an emotion against its score, and how many scores."""
+    width = 1 / BIN_COUNT
+    centres = [(each.low + each.high) / 2 for each in agreement.bins]
+    with drawing(path, 6.4, 7.0) as figure:
+        figure.suptitle(title)
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+        shares = [each.share for each in agreement.bins]
+        upper.bar(centres, shares, width=width * 0.92, color=RIGHT_COLOR, label="share of people")
+        upper.plot([0, 1], [0, 1], color=INK, lw=1, ls=(0, (4, 3)), label="as the score says")
+        upper.plot(
+            [each.score for each in agreement.bins],
+            shares,
+            ls="none",
+            marker="o",
+            ms=5,
+            mfc="white",
+            mec=INK,
+            label="at the bin's mean score",
+        )
+        upper.set_ylim(0, 1.02)
+        upper.set_ylabel("people who named the emotion")
+        upper.legend(loc="upper left")
+        upper.text(
+            0.98,
+            0.05,
+            f"differ by {100 * agreement.share_error:.1f} points on average",
+            ha="right",
+            transform=upper.transAxes,
+            bbox={"facecolor": "white", "edgecolor": FAINT, "boxstyle": "round,pad=0.4"},
+        )
+        counts = [each.count for each in agreement.bins]
+        lower.bar(centres, counts, width=width * 0.92, color=FAINT)
+        lower.set_yscale("log")
+        lower.set_ylabel("scores (log)")
+        lower.set_xlabel("score, of any of the seven emotions")
+        lower.set_xlim(0, 1)
+        for axes in (upper, lower):
+            axes.grid(axis="y")
+        percent_axis(upper)
+        percent_axis(lower, "x")
 
 
 def _mean_line(axes: Axes, count: int, value: float, text: str) -> None:

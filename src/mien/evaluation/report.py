@@ -13,6 +13,7 @@ from typing import Any
 from mien.core.errors import DataError, UsageError
 from mien.core.files import write_atomically
 from mien.core.results import ModelInfo
+from mien.evaluation.agreement import Agreement
 from mien.evaluation.calibration import Calibration, CalibrationBin
 from mien.evaluation.certain import CertainReadings
 from mien.evaluation.intervals import Interval
@@ -53,6 +54,8 @@ class Report:
         trained: images that were left out since the model was trained on them.
         with_trained: whether such images were taken in instead; the others are the clean ones.
         images_sha256: hash of the images and labels that were measured on, None where unknown.
+        agreement: with FER+'s votes on all images, None where there were none.
+        clean_agreement: the same on the clean images.
     """
 
     model: ModelInfo
@@ -68,6 +71,8 @@ class Report:
     trained: int = 0
     with_trained: bool = False
     images_sha256: str | None = None
+    agreement: Agreement | None = None
+    clean_agreement: Agreement | None = None
 
     def __post_init__(self) -> None:
         """Check the split."""
@@ -77,14 +82,20 @@ class Report:
     @property
     def key(self) -> str:
         """What tells the evaluations of one model apart: ``test``, ``test-tta``, ``val`` ..."""
-        tta = "-tta" if self.tta else ""
-        return f"{self.split}{tta}-with-trained" if self.with_trained else f"{self.split}{tta}"
+        parts = {
+            self.split: True,
+            "people": self.model.labels == "people",
+            "tta": self.tta,
+            "with-trained": self.with_trained,
+        }
+        return "-".join(part for part, is_so in parts.items() if is_so)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report ready for JSON."""
         return {
             "schema": SCHEMA,
             "model": self.model.to_dict(),
+            "labels": self.model.labels,
             "data": self.data,
             "split": self.split,
             "tta": self.tta,
@@ -96,6 +107,10 @@ class Report:
             "with_trained": self.with_trained,
             "images_sha256": self.images_sha256,
             "versions": dict(self.versions),
+            "agreement": None if self.agreement is None else self.agreement.to_dict(),
+            "clean_agreement": None
+            if self.clean_agreement is None
+            else self.clean_agreement.to_dict(),
             **self.evaluation.to_dict(),
         }
 
@@ -129,7 +144,7 @@ def read_report_json(path: Path) -> Report:
         if content["schema"] != SCHEMA:
             raise ValueError(f"its schema is {content['schema']!r}, not {SCHEMA!r}")
         return Report(
-            model=ModelInfo(**content["model"]),
+            model=ModelInfo(**content["model"], labels=content.get("labels", "fer2013")),
             data=content["data"],
             split=content["split"],
             tta=content["tta"],
@@ -142,6 +157,8 @@ def read_report_json(path: Path) -> Report:
             trained=content.get("trained", 0),
             with_trained=content.get("with_trained", False),
             images_sha256=content.get("images_sha256"),
+            agreement=_agreement(content.get("agreement")),
+            clean_agreement=_agreement(content.get("clean_agreement")),
         )
     except OSError as error:
         raise DataError(f"cannot read the report {path}: {error.strerror}") from error
@@ -195,6 +212,10 @@ def _metrics(content: Mapping[str, Any]) -> Metrics:
         absent=tuple(content["absent"]),
         certain=_certain(content.get("certain")),
     )
+
+
+def _agreement(content: Mapping[str, Any] | None) -> Agreement | None:
+    return None if content is None else Agreement.from_dict(content)
 
 
 def _certain(content: Mapping[str, Any] | None) -> CertainReadings | None:

@@ -22,7 +22,12 @@ from mien.core.emotions import EMOTIONS
 from mien.core.errors import InputError
 from mien.core.files import write_atomically
 from mien.evaluation.curves import History, training_curves
-from mien.evaluation.figures import accuracy_figure, confusion_figure, reliability_figure
+from mien.evaluation.figures import (
+    accuracy_figure,
+    confusion_figure,
+    reliability_figure,
+    share_figure,
+)
 from mien.evaluation.grids import prediction_grid, sample_tiles
 from mien.evaluation.report import Report, read_reports, write_report_json
 from mien.evaluation.report_text import render_markdown, render_text, title
@@ -33,6 +38,7 @@ _CAPTIONS = {
     "confusion.png": "Confusion matrix",
     "per_class.png": "Accuracy of each emotion",
     "reliability.png": "Reliability diagram",
+    "shares.png": "Scores and the share of people who say so",
     "samples.png": "Sample pictures, read right and read wrong",
     "curves.png": "Training curves",
 }
@@ -115,11 +121,14 @@ def write_figures(
     reliability_figure(
         metrics.calibration, folder / "reliability.png", title=f"Reliability: {name}"
     )
-    files = ("confusion.png", "per_class.png", "reliability.png")
-    if history is None:
-        return files
-    training_curves(history, folder / "curves.png", title=f"Training of {report.model.name}")
-    return (*files, "curves.png")
+    files = ["confusion.png", "per_class.png", "reliability.png"]
+    if report.agreement is not None:
+        share_figure(report.agreement, folder / "shares.png", title=f"Scores and people: {name}")
+        files.append("shares.png")
+    if history is not None:
+        training_curves(history, folder / "curves.png", title=f"Training of {report.model.name}")
+        files.append("curves.png")
+    return tuple(files)
 
 
 def read_history(path: Path) -> History:

@@ -32,6 +32,34 @@ def summary_table(report: Report) -> Table:
     return ["", *(name for name, _ in sets)], [[name, *cells] for name, cells in lines.items()]
 
 
+def agreement_table(report: Report) -> Table | None:
+    """How far readings agree with FER+'s annotators; None where there were no votes."""
+    sets = [("all", report.agreement), ("clean", report.clean_agreement)]
+    found = [(name, each) for name, each in sets if each is not None]
+    if not found:
+        return None
+    names = [f"{name} {each.images:,}" for name, each in found]
+    lines = {
+        "agree with the majority": [percent(each.accuracy) for _, each in found],
+        "95 % interval": [percent_range(each.accuracy_interval) for _, each in found],
+        "FER+'s own protocol, eight classes": [
+            percent(each.official_accuracy) for _, each in found
+        ],
+        "its images": [f"{each.official_images:,}" for _, each in found],
+        "score and share of people differ by": [percent(each.share_error) for _, each in found],
+        "cross-entropy to the votes": [decimal(each.cross_entropy, digits=4) for _, each in found],
+    }
+    for place, emotion in enumerate(found[0][1].emotions):
+        cells = [each.emotions[place] for _, each in found]
+        lines[f"of those called {emotion.emotion}"] = [
+            f"{percent(cell.agreed / cell.images, digits=1)} of {cell.images:,}"
+            if cell.images
+            else NOTHING
+            for cell in cells
+        ]
+    return ["votes", *names], [[name, *cells] for name, cells in lines.items()]
+
+
 def class_table(report: Report) -> Table:
     """Each emotion's accuracy with its interval, and that on the clean images."""
     header = ["emotion", "images", "right", "accuracy", "95 % interval"]

@@ -9,6 +9,7 @@ from mien.evaluation.metrics import Metrics
 from mien.evaluation.report import Report
 from mien.evaluation.report_tables import (
     Table,
+    agreement_table,
     calibration_table,
     class_table,
     classification_table,
@@ -35,7 +36,8 @@ def title(report: Report) -> str:
     tta = " with test-time augmentation" if report.tta else ""
     part = f"all of {report.data}" if report.split == "all" and report.data else report.split
     trained = ", images that it was trained on too" if report.with_trained else ""
-    return f"{report.model.name} {report.model.version} on {part}{tta}{trained}"
+    labels = ", read as people do" if report.model.labels == "people" else ""
+    return f"{report.model.name} {report.model.version}{labels} on {part}{tta}{trained}"
 
 
 def render_text(report: Report, others: Sequence[Report] = ()) -> str:
@@ -78,7 +80,11 @@ def render_markdown(
 
 def _parts(report: Report, others: Sequence[Report]) -> dict[str, Table]:
     evaluation = report.evaluation
-    parts = {"Accuracy of each emotion": class_table(report)}
+    parts: dict[str, Table] = {}
+    agreement = agreement_table(report)
+    if agreement is not None:
+        parts["Agreement with FER+'s annotators"] = agreement
+    parts["Accuracy of each emotion"] = class_table(report)
     parts |= _metric_parts(evaluation.all, "")
     if evaluation.clean is not None:
         parts |= _metric_parts(evaluation.clean, ", clean images")

@@ -18,6 +18,7 @@ from mien.interfaces.cli.faces_in import face_finder
 from mien.interfaces.cli.options import (
     MOST_BATCH,
     add_finding_options,
+    add_labels_option,
     folder_name,
     recognizer_options,
     whole,
@@ -50,6 +51,10 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--model",
         default=DEFAULT_MODEL,
         help="a bundled model's name, a model's folder, or a run's",
+    )
+    add_labels_option(parser, default="fer2013 for FER-2013, people for other pictures")
+    parser.add_argument(
+        "--votes", metavar="FILE", help="FER+ votes of the --data: say how far readings agree"
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
@@ -135,7 +140,16 @@ def _run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     """Refuse options that do not go together before any work is done."""
-    for_data = ["split", "tta", "robustness", "include_trained", "seed", "map", "no_report"]
+    for_data = [
+        "votes",
+        "split",
+        "tta",
+        "robustness",
+        "include_trained",
+        "seed",
+        "map",
+        "no_report",
+    ]
     for_data += ["update", "release"]
     given = [name for name in for_data if getattr(args, name) not in (None, False, [])]
     if args.pictures is not None and given:
@@ -147,6 +161,8 @@ def _check(args: argparse.Namespace) -> None:
         )
     if args.robustness and (args.map is not None or args.detector is not None):
         raise UsageError("--robustness takes data sets alone: leave out --map and --detector")
+    if args.robustness and args.votes is not None:
+        raise UsageError("--robustness counts labels: leave out --votes")
     if args.robustness and args.include_trained:
         raise UsageError("--robustness leaves out what was trained on: no --include-trained")
     if args.robustness and (args.release or args.seed is not None):
@@ -194,7 +210,7 @@ def _evaluate_data(args: argparse.Namespace) -> int:
     for path in args.update:
         check_sections(path)
     folder, run = find_exported(args.model)
-    classifier = Classifier.open(folder, labels=None)
+    classifier = Classifier.open(folder, labels=None, reading=args.labels)
     output = args.output or home_of(run, classifier.manifest.name) / "report"
     if not args.no_report:
         _check_targets(args, output)
@@ -217,10 +233,19 @@ def _evaluate_data(args: argparse.Namespace) -> int:
     )
     for text in scored.notes:
         note(text, quiet=args.quiet)
+    if args.labels is None and scored.split.name in _SPLITS:
+        first = "fer2013" if "fer2013" in classifier.manifest.readings else None
+        classifier = Classifier.open(folder, labels=None, reading=first)
+    votes = None
+    if args.votes is not None:
+        from mien.data.votes import align_votes, load_votes
+
+        votes = align_votes(scored.split, load_votes(args.votes))
     report, samples = evaluate_model(
         classifier,
         scored.split,
         clean=scored.clean,
+        votes=votes,
         tta=args.tta,
         seed=args.seed or 0,
         batch_size=args.batch_size,
@@ -244,7 +269,7 @@ def _check_targets(args: argparse.Namespace, output: Path) -> None:
     """Refuse to write over what is read, or over files of others, before any work is done."""
     from mien.evaluation.report_folder import FIGURES, REPORTS
 
-    reads = [args.data, args.map, *read_files(args)]
+    reads = [args.data, args.map, args.votes, *read_files(args)]
     check_target_folder("--output", output, (*REPORTS, *FIGURES), reads=reads, force=args.force)
     # Their marks are the leave to change them.
     check_targets([("--update", path) for path in args.update], reads=reads, force=True)
@@ -288,6 +313,8 @@ def _write(
 def _command(args: argparse.Namespace, split: str) -> str:
     """Return the command line that makes this report, with paths as `_shown`."""
     words = ["mien", "evaluate", "--model", _shown(args.model), "--data", _shown(args.data)]
+    words += ["--labels", args.labels] if args.labels else []
+    words += ["--votes", _shown(args.votes)] if args.votes else []
     words += ["--split", split] if split in _SPLITS else []
     words += ["--detector", args.detector] if args.detector else []
     words += _finding_words(args)
@@ -311,9 +338,9 @@ def _shown(path: str) -> str:
 
 
 def _summary(report: Report) -> str:
-    from mien.evaluation.report_tables import class_table, summary_table
+    from mien.evaluation.report_tables import agreement_table, class_table, summary_table
     from mien.evaluation.report_text import title
     from mien.evaluation.tables import text_table
 
-    tables = (text_table(*summary_table(report)), text_table(*class_table(report)))
-    return "\n\n".join([title(report), *tables]) + "\n"
+    tables = [summary_table(report), agreement_table(report), class_table(report)]
+    return "\n\n".join([title(report), *(text_table(*each) for each in tables if each)]) + "\n"

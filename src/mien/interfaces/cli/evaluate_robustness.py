@@ -18,6 +18,7 @@ def evaluate_robustness(args: argparse.Namespace, *, data: str, command: str) ->
         data: what to call the data set.
         command: the command line that gives these figures.
     """
+    from mien.core.manifest import load_manifest
     from mien.data.reading import load_split
     from mien.data.trained_on import find_record, seen_masks
     from mien.evaluation.exported import find_exported, home_of
@@ -34,7 +35,8 @@ def evaluate_robustness(args: argparse.Namespace, *, data: str, command: str) ->
 
     check_robustness_section(args.update)
     folder, run = find_exported(args.model)
-    classifier = Classifier.open(folder)
+    reading = args.labels or load_manifest(folder, labels=None).reading
+    classifier = Classifier.open(folder, reading=reading)
     output = args.output or home_of(run, classifier.manifest.name) / "report"
     reads = [args.data, *read_files(args)]
     names = ("robustness.json", "robustness.md")
