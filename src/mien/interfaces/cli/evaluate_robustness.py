@@ -19,6 +19,7 @@ def evaluate_robustness(args: argparse.Namespace, *, data: str, command: str) ->
         command: the command line that gives these figures.
     """
     from mien.core.manifest import load_manifest
+    from mien.core.models import find_model
     from mien.data.reading import load_split
     from mien.data.trained_on import find_record, seen_masks
     from mien.evaluation.exported import find_exported, home_of
@@ -35,7 +36,7 @@ def evaluate_robustness(args: argparse.Namespace, *, data: str, command: str) ->
 
     check_robustness_section(args.update)
     folder, run = find_exported(args.model)
-    reading = args.labels or load_manifest(folder, labels=None).reading
+    reading = args.labels or load_manifest(find_model(folder), labels=None).reading
     classifier = Classifier.open(folder, reading=reading)
     output = args.output or home_of(run, classifier.manifest.name) / "report"
     reads = [args.data, *read_files(args)]
