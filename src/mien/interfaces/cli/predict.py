@@ -189,11 +189,11 @@ def _at_once(args: argparse.Namespace, shape: str) -> Tally:
 
     found = find_inputs(args.images, read_url=url_reader(args))
     inputs = list(found)
-    found.note_left_out(quiet=args.quiet)
     if args.annotate is not None:
         names = _picture_names([one.source for one in inputs])
         pictures = [("--annotate", args.annotate / name) for name in names]
         check_targets(pictures, reads=read_files(args), force=args.force)
+    found.note_left_out(quiet=args.quiet)
     options = recognizer_options(args)
     recognizer = options.load()
     engine = make_engine(args, options, recognizer)
