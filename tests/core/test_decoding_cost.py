@@ -63,16 +63,20 @@ def _bmp(compression: int, width: int, height: int, body: bytes) -> bytes:
     return b"BM" + struct.pack("<IHHI", size, 0, 0, start) + head + palette + body
 
 
-def _icon(frame: bytes) -> bytes:
-    return (
-        struct.pack("<HHH", 0, 1, 1)
-        + struct.pack("<BBBBHHII", 0, 0, 0, 0, 1, 8, len(frame), 22)
-        + frame
-    )
+def _icon(frame: bytes, *, before: tuple[int, ...] = ()) -> bytes:
+    """An icon with this frame, and smaller ones before it that start at these places."""
+    entries = [
+        *(struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 8, 99, start) for start in before),
+        struct.pack("<BBBBHHII", 0, 0, 0, 0, 1, 8, len(frame), 22 + 16 * len(before)),
+    ]
+    return struct.pack("<HHH", 0, 1, len(entries)) + b"".join(entries) + frame
 
 
-def _tiff(body: bytes = b"", **tags: tuple[int, ...]) -> bytes:
-    """A TIFF of 8-bit grey whose tags are 4-byte numbers; others are given as ``t322``."""
+def _tiff(body: bytes = b"", types: dict[int, int] | None = None, **tags: tuple[int, ...]) -> bytes:
+    """A TIFF of 8-bit grey whose tags are 4-byte numbers; others are given as ``t322``.
+
+    They are of type 4, unless ``types`` says another one for a tag.
+    """
     plain = {"t256": (64,), "t257": (64,), "t258": (8,), "t259": (1,), "t262": (1,), "t277": (1,)}
     known = {int(name[1:]): values for name, values in {**plain, **tags}.items()}
     far, entries = b"", b""
@@ -81,7 +85,7 @@ def _tiff(body: bytes = b"", **tags: tuple[int, ...]) -> bytes:
         packed = struct.pack(f"<{len(values)}I", *values)
         place = packed if len(values) == 1 else struct.pack("<I", start + len(far))
         far += b"" if len(values) == 1 else packed
-        entries += struct.pack("<HHI", tag, 4, len(values)) + place
+        entries += struct.pack("<HHI", tag, (types or {}).get(tag, 4), len(values)) + place
     directory = struct.pack("<H", len(known)) + entries + bytes(4)
     return b"II*\0" + struct.pack("<I", 8 + len(body)) + body + directory + far
 
@@ -98,6 +102,9 @@ HOSTILE = {
     "line ends": _bmp(1, 30_000_000, 1, b"\x00\x00" * 40),
     "runs of nothing": _bmp(1, 100, 100, b"\x64\x01" + b"\xff\x01" * 2_500_000),
     "icon": _icon(_png(width=6000, height=6000)),
+    "icon behind one that is missing": _icon(
+        _png(width=6000, height=6000), before=(0x7FFFFFFF,)
+    ),
     "icon of runs": _icon(
         struct.pack("<IiiHHIIiiII", 40, 900, 1800, 1, 8, 1, 0, 0, 0, 0, 0) + b"\xff\x01" * 999
     ),
@@ -105,6 +112,14 @@ HOSTILE = {
     "LZMA": _tiff(t259=(34925,), t273=(8,), t279=(64,)),
     "one strip again and again": _tiff(
         bytes(4096), t273=(8,) * 100_000, t279=(4096,) * 100_000, t278=(63,)
+    ),
+    "many strips": _tiff(t256=(1,), t257=(60_000,), t278=(1,), t273=(8,) * 60_000),
+    "strips at signed numbers": _tiff(
+        t256=(1,), t257=(190_000,), t278=(1,), t273=(8,) * 190_000, types={273: 9}
+    ),
+    "scans in a TIFF of a signed size": _tiff(
+        _progressive(300, 7000), t256=(7000,), t257=(7000,), t259=(7,), t273=(8,),
+        t279=(20_000,), types={256: 9, 257: 9}
     ),
     "shared strips": _tiff(
         bytes(1 << 20), t256=(100,), t257=(100_000,), t259=(8,), t278=(1,),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -87,3 +88,13 @@ def test_what_pillow_reads_in_python_takes_no_time(content: bytes) -> None:
 def test_a_head_is_short() -> None:
     with pytest.raises(UnreadableImage, match="head"):
         load_image(b"P5\n" + b"#\n" * 100_000 + b"1 1 255\n\0")
+
+
+def test_a_bitmap_as_text_takes_little_more_memory_than_its_file() -> None:
+    content = b"P1 1000 1000\n" + b"1 " * 2_000_000
+    tracemalloc.start()
+    try:
+        assert not load_image(content).any()
+        assert tracemalloc.get_traced_memory()[1] < 6 * len(content)
+    finally:
+        tracemalloc.stop()

@@ -80,6 +80,12 @@ def test_overrides_win_and_are_read_as_toml(tmp_path: Path) -> None:
         ("[data]\nsource = 3\n", [], "data.source = 3: expected a text"),
         ("[model]\nhead_units = 512\n", [], "model.head_units = 512: expected a list"),
         ('[model]\nhead_units = ["a"]\n', [], "model.head_units = 'a': expected a whole number"),
+        ("[data]\nsource = " + "[" * 5000, [], "is not valid TOML"),
+        ("[data]\nsource = " + "[" * 900 + "]" * 900, [], "recipe.toml"),
+        ("[training]\nepochs = 0x1" + "0" * 5000, [], "is not valid TOML"),
+        ("", ["training.weight_decay=1" + "0" * 400], "expected a number"),
+        ("", ["training.epochs=" + "[" * 5000], "expected a whole number"),
+        ("", ["training.epochs=0x1" + "0" * 5000], "expected a whole number"),
     ],
 )
 def test_a_mistake_is_named_with_what_was_expected(

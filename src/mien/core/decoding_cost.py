@@ -34,7 +34,10 @@ _PNG_PROFILES = 8
 _GIF_BLOCKS = 5000
 _RLE_SIZE = 4_000_000
 _ICON_FRAMES, _ICON_SIDE = 64, 1024
-_TIFF_ENTRIES, _TIFF_PARTS, _TIFF_SAMPLES = 4096, 200_000, 6
+_TIFF_ENTRIES, _TIFF_PARTS, _TIFF_SAMPLES = 4096, 50_000, 6
+# What is told from a directory, and the types that such numbers have (byte, short, long, long8).
+_TIFF_TAGS = frozenset((256, 257, 259, 273, 277, 278, 279, 284, 322, 323, 324, 325))
+_TIFF_TYPES = {1: "u1", 3: "u2", 4: "u4", 16: "u8"}
 _TIFF_COMPRESSIONS = frozenset((1, 5, 7, 8, 32773, 32946))  # none, LZW, JPEG, deflate, PackBits
 _ROOM = 1 << 24
 
@@ -144,6 +147,8 @@ def _icon(content: bytes) -> None:
     for number in range(frames):
         # The directory's own sizes say nothing: a frame brings its own.
         start = struct.unpack_from("<I", content, 6 + 16 * number + 12)[0]
+        if start + 24 > len(content):  # nothing of it is there; others may be
+            continue
         if content.startswith(b"\x89PNG\r\n\x1a\n", start):
             width, height = struct.unpack_from(">II", content, start + 16)
             _png(content, start)
@@ -210,10 +215,12 @@ def _tiff_tags(content: bytes) -> dict[int, _Numbers]:
         tag, kind, count = struct.unpack_from(entry, content, position)
         value = position + struct.calcsize(entry)
         position = value + most
-        letter = {1: "u1", 3: "u2", 4: "u4", 16: "u8"}.get(kind)
-        if letter is None or tag in tags:
+        if tag not in _TIFF_TAGS:
             continue
-        kind_of = np.dtype(order + letter)
+        # Decoders differ on which of two is meant, and take types that no program writes here.
+        if tag in tags or kind not in _TIFF_TYPES:
+            raise _Excess(f"is a TIFF with an unusual tag {tag}")
+        kind_of = np.dtype(order + _TIFF_TYPES[kind])
         if count * kind_of.itemsize > most:
             (value,) = struct.unpack_from(order + number, content, value)
         if value + count * kind_of.itemsize <= len(content):

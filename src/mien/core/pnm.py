@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 _BETWEEN = rb"(?:\s|#[^\r\n]*[\r\n])+"
 _HEAD_BYTES = 1 << 16
-_DIGITS = re.compile(rb"[\d\s]*")
+_BLANKS = b" \t\n\r\v\f"
 _COMMENT = re.compile(rb"#[^\r\n]*")
 _BITMAP = re.compile(rb"P([14])" + _BETWEEN + rb"(\d{1,10})" + _BETWEEN + rb"(\d{1,10})\s")
 _GREYMAP = re.compile(rb"P([2356])" + _BETWEEN + _BETWEEN.join([rb"(\d{1,10})"] * 3) + rb"\s")
@@ -65,7 +65,7 @@ def _match(head: re.Pattern[bytes], content: bytes) -> re.Match[bytes] | None:
 
 def _numbers(text: bytes, count: int) -> npt.NDArray[np.int64]:
     text = _COMMENT.sub(b" ", text)
-    if not _DIGITS.fullmatch(text):
+    if text.translate(None, b"0123456789" + _BLANKS):
         raise ValueError("it has other values than whole numbers")
     # NumPy makes numbers up where there is none.
     values = np.fromstring(text, np.int64, sep=" ") if not text.isspace() else np.empty(0, np.int64)
@@ -77,8 +77,8 @@ def _numbers(text: bytes, count: int) -> npt.NDArray[np.int64]:
 def _bits(body: bytes, width: int, height: int, *, plain: bool) -> npt.NDArray[np.uint8]:
     """Return 1 for white, which the file has as 0."""
     if plain:
-        digits = np.frombuffer(b"".join(_COMMENT.sub(b" ", body).split()), np.uint8)
-        bits = digits[: width * height] - ord("0")
+        digits = _COMMENT.sub(b" ", body).translate(None, _BLANKS)
+        bits = np.frombuffer(digits[: width * height], np.uint8) - ord("0")
         if len(bits) < width * height or bits.max() > 1:
             raise ValueError("it ends too early, or has digits other than 0 and 1")
         return 1 - bits.reshape(height, width)

@@ -8,6 +8,7 @@ import os
 import sys
 import typing
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -172,7 +173,7 @@ def read_tables(path: Path | str) -> dict[str, Any]:
         return _parse_toml(text)
     except MissingExtra:  # a ValueError, too
         raise
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not valid TOML: {error}") from error
 
 
@@ -203,7 +204,7 @@ def config_from_tables(tables: Mapping[str, Any]) -> Config:
 
 
 def _parse_toml(text: str) -> dict[str, Any]:
-    """Parse TOML; what is not TOML raises ValueError."""
+    """Parse TOML; raises ValueError or RecursionError if it is none, or is more than can be shown."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:
@@ -211,7 +212,9 @@ def _parse_toml(text: str) -> dict[str, Any]:
             import tomli as tomllib
         except ImportError as error:
             raise MissingExtra("train", "a recipe in TOML") from error
-    return tomllib.loads(text)
+    tables = tomllib.loads(text)
+    repr(tables)  # fails for depths and numbers (of hexadecimal digits) that no message could have
+    return tables
 
 
 def _build(kind: Any, section: str, table: Mapping[str, Any]) -> Any:
@@ -234,8 +237,9 @@ def _convert(kind: Any, value: Any, key: str) -> Any:
     # To Python, true is an int; to a recipe it is not.
     if isinstance(value, bool) == (kind is bool):
         if kind is float and isinstance(value, int | float):
-            return float(value)
-        if isinstance(value, kind):
+            with suppress(OverflowError):  # of a whole number above all real ones
+                return float(value)
+        elif isinstance(value, kind):
             return value
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
     raise UsageError(f"{key} = {value!r}: expected {names[kind]}")
@@ -250,7 +254,7 @@ def _parse_override(override: str) -> tuple[str, str, Any]:
         value = _parse_toml(f"value = {text}")["value"]
     except MissingExtra:
         raise
-    except ValueError:
+    except (ValueError, RecursionError):
         value = text.strip()
     return section, key, value
 

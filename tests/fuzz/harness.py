@@ -1,0 +1,201 @@
+"""What all targets share: the law, damaged inputs, and a run of so many seconds.
+
+The law of each target: an input of any bytes gives a valid result or one of the project's own
+errors (`mien.core.errors`), in one line, within `CPU_SECONDS` and `MEMORY_BYTES`, and nothing is
+said on stderr. Hypothesis makes the inputs smaller that are against it and remembers them in
+``.hypothesis``: the next run begins with them. The last input lies in ``build/fuzz``, for those
+that end the process.
+"""
+
+from __future__ import annotations
+
+import copy
+import faulthandler
+import gc
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+from mien.core.errors import MienError
+from mien.core.streams import stderr_without_native_lines
+
+CPU_SECONDS = 5.0
+MEMORY_BYTES = 1 << 30
+_WALL_SECONDS = 120
+_KEPT = Path("build/fuzz")
+_NUMBERS = [
+    number.to_bytes(size, order)
+    for size in (2, 4, 8)
+    for number in (0, 1, 0x7F, 1 << (8 * size - 1), (1 << 8 * size) - 1, (1 << 8 * size - 1) - 1)
+    for order in ("little", "big")
+]
+
+_inputs = 0
+_stderr: IO[bytes] | None = None
+
+
+def obeyed(name: str, content: bytes, call: Callable[[], object]) -> None:
+    """Call, and raise unless the law is kept; ``content`` is kept until the next call."""
+    global _inputs
+    _inputs += 1
+    (_KEPT / name).write_bytes(content)
+    faulthandler.dump_traceback_later(_WALL_SECONDS, exit=True)
+    memory, said, start = _peak_bytes(), _said(), time.process_time()
+    try:
+        call()
+    except MienError as error:
+        assert "\n" not in str(error), f"more than one line: {error}"
+        assert str(error).strip(), "an error without a message"
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    seconds = time.process_time() - start
+    assert seconds < CPU_SECONDS, f"it took {seconds:.1f} s"
+    grown = _peak_bytes() - memory
+    assert grown < MEMORY_BYTES, f"it took {grown >> 20} MB"
+    assert _said() == said, "it wrote to stderr"
+
+
+def _peak_bytes() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak << 10
+
+
+def _said() -> int:
+    return 0 if _stderr is None else os.fstat(_stderr.fileno()).st_size
+
+
+# ---------------------------------------------------------------- inputs
+def damaged(seeds: Sequence[bytes], tokens: Sequence[bytes] = ()) -> st.SearchStrategy[bytes]:
+    """Make inputs of valid ones: bytes are changed, put in, left out, repeated, cut off.
+
+    Args:
+        seeds: valid inputs.
+        tokens: what is put in besides some bytes and numbers.
+    """
+    pieces = st.one_of(st.sampled_from([*_NUMBERS, *tokens]), st.binary(max_size=6))
+    edit = st.tuples(
+        st.sampled_from(("over", "into", "out", "again", "end")),
+        st.integers(0, 1 << 16),
+        st.integers(1, 300),
+        pieces,
+    )
+    return st.builds(_edited, st.sampled_from(seeds), st.lists(edit, max_size=6))
+
+
+def _edited(seed: bytes, edits: list[tuple[str, int, int, bytes]]) -> bytes:
+    for what, somewhere, length, piece in edits:
+        # Most of what matters is near the beginning, or the end.
+        place = somewhere % (len(seed) + 1)
+        before, after = seed[:place], seed[place:]
+        seed = {
+            "over": before + piece + after[len(piece) :],
+            "into": before + piece + after,
+            "out": before + after[length:],
+            "again": before + after[:length] * min(length, 50) + after,
+            "end": before,
+        }[what]
+    return seed
+
+
+def _json_values() -> st.SearchStrategy[Any]:
+    leaves = st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20),
+        st.sampled_from([10**400, -1, 1 << 63, 1 << 64, "\ud800", "..", "/", "\0", "a" * 5000]),
+    )  # fmt: skip
+    return st.recursive(
+        leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner)
+    )
+
+
+def changed(document: Any) -> st.SearchStrategy[bytes]:
+    """Make JSON of a document in which values are others, or missing."""
+    places = list(_places(document))
+    change = st.tuples(st.sampled_from(places), st.booleans(), _json_values())
+    return st.builds(
+        lambda changes: json.dumps(_with(document, changes)).encode(),
+        st.lists(change, min_size=1, max_size=3),
+    )
+
+
+def _places(document: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    keys = document if isinstance(document, dict) else range(len(document))
+    for key in keys if isinstance(document, dict | list) else ():
+        yield (*above, key)
+        if isinstance(document[key], dict | list):
+            yield from _places(document[key], (*above, key))
+
+
+def _with(document: Any, changes: list[tuple[tuple[Any, ...], bool, Any]]) -> Any:
+    document = copy.deepcopy(document)
+    for (*above, key), is_missing, value in changes:
+        inner = document
+        try:
+            for each in above:
+                inner = inner[each]
+            if is_missing:
+                del inner[key]
+            else:
+                inner[key] = value
+        except (LookupError, TypeError):  # an earlier change took it away
+            continue
+    return document
+
+
+# ---------------------------------------------------------------- a run
+def fuzz(*laws: Callable[[], None]) -> None:
+    """Try each law, in turns, for ``FUZZ_SECONDS`` (600) together; the process ends with 1 if one is broken."""
+    name = Path(sys.argv[0]).stem
+    seconds = float(os.environ.get("FUZZ_SECONDS", "600"))
+    settings.register_profile(
+        "fuzz",
+        max_examples=200,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        report_multiple_bugs=False,
+    )
+    settings.load_profile("fuzz")
+    end = time.monotonic() + seconds
+    failure: Exception | None = None
+    with _stderr_watched(), stderr_without_native_lines():
+        while failure is None and time.monotonic() < end:
+            for law in laws:
+                try:
+                    settings.get_profile("fuzz")
+                    law()
+                except Exception as error:
+                    failure = error
+                    break
+            gc.collect()
+    if failure is not None:
+        traceback.print_exception(failure)
+        print(f"{name}: AGAINST THE LAW after {_inputs:,} inputs; the last is in {_KEPT}/")
+        sys.exit(1)
+    print(f"{name}: {_inputs:,} inputs in {seconds:g} s, none against the law")
+
+
+@contextmanager
+def _stderr_watched() -> Iterator[None]:
+    global _stderr
+    _KEPT.mkdir(parents=True, exist_ok=True)
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as _stderr:
+        os.dup2(_stderr.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            _stderr.seek(0)
+            sys.stderr.write(_stderr.read().decode("utf-8", "replace"))
