@@ -21,7 +21,7 @@ COMPILE := $(RUN) -m uv pip compile --quiet --universal --generate-hashes --pyth
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo dev test lint format lock clean pack-gpu train-gpu
+.PHONY: help demo dev test fuzz lint format lock clean pack-gpu train-gpu
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -39,6 +39,12 @@ lint: $(VENV)/.dev ## check style, types and the walls between the rooms
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(VENV)/bin/lint-imports
+
+# Targets are the modules of tests/fuzz that are named here; FUZZ=images runs one of them.
+FUZZ ?= images data_set model recipe journal http_request
+
+fuzz: $(VENV)/.dev ## damage all that is read, ten minutes a kind (FUZZ=images FUZZ_SECONDS=600)
+	@for target in $(FUZZ); do PYTHONPATH=tests $(RUN) -m fuzz.$$target || exit 1; done
 
 format: $(VENV)/.dev ## lay the code out and mend what can be mended by machine
 	$(RUN) -m ruff format .

@@ -3,18 +3,18 @@
 The law of each target: an input of any bytes gives a valid result or one of the project's own
 errors (`mien.core.errors`), in one line, within `CPU_SECONDS` and `MEMORY_BYTES`, and nothing is
 said on stderr. Hypothesis makes the inputs smaller that are against it and remembers them in
-``.hypothesis``: the next run begins with them. The last input lies in ``build/fuzz``, for those
-that end the process.
+``.hypothesis``: the next run begins with them. The last input lies in ``build/fuzz``, also where it
+has ended the process.
 """
 
 from __future__ import annotations
 
 import copy
 import faulthandler
-import gc
 import json
 import os
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -41,7 +41,18 @@ _NUMBERS = [
     for order in ("little", "big")
 ]
 
+# Whoever imports this is a target: Hypothesis asks for it where a law is defined.
+settings.register_profile(
+    "fuzz",
+    max_examples=200,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    report_multiple_bugs=False,
+)
+settings.load_profile("fuzz")
+
 _inputs = 0
+_files: dict[str, IO[bytes]] = {}
 _stderr: IO[bytes] | None = None
 
 
@@ -49,21 +60,31 @@ def obeyed(name: str, content: bytes, call: Callable[[], object]) -> None:
     """Call, and raise unless the law is kept; ``content`` is kept until the next call."""
     global _inputs
     _inputs += 1
-    (_KEPT / name).write_bytes(content)
-    faulthandler.dump_traceback_later(_WALL_SECONDS, exit=True)
+    _keep(name, content)
+    signal.alarm(_WALL_SECONDS)  # ends the process, in native code as well
+    message = "done"
     memory, said, start = _peak_bytes(), _said(), time.process_time()
     try:
         call()
     except MienError as error:
-        assert "\n" not in str(error), f"more than one line: {error}"
-        assert str(error).strip(), "an error without a message"
+        message = str(error)
     finally:
-        faulthandler.cancel_dump_traceback_later()
+        signal.alarm(0)
+    assert len(message.splitlines()) == 1, f"expected a message of one line, got {message!r}"
     seconds = time.process_time() - start
     assert seconds < CPU_SECONDS, f"it took {seconds:.1f} s"
     grown = _peak_bytes() - memory
     assert grown < MEMORY_BYTES, f"it took {grown >> 20} MB"
     assert _said() == said, "it wrote to stderr"
+
+
+def _keep(name: str, content: bytes) -> None:
+    file = _files.get(name)
+    if file is None:
+        file = _files[name] = (_KEPT / name).open("wb", buffering=0)
+    file.seek(0)
+    file.truncate()
+    file.write(content)
 
 
 def _peak_bytes() -> int:
@@ -154,29 +175,20 @@ def _with(document: Any, changes: list[tuple[tuple[Any, ...], bool, Any]]) -> An
 
 # ---------------------------------------------------------------- a run
 def fuzz(*laws: Callable[[], None]) -> None:
-    """Try each law, in turns, for ``FUZZ_SECONDS`` (600) together; the process ends with 1 if one is broken."""
-    name = Path(sys.argv[0]).stem
+    """Try all laws, in turns, for ``FUZZ_SECONDS`` (600); exit code 1 if one is broken."""
+    name = Path(sys.modules["__main__"].__file__ or "").stem
     seconds = float(os.environ.get("FUZZ_SECONDS", "600"))
-    settings.register_profile(
-        "fuzz",
-        max_examples=200,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        report_multiple_bugs=False,
-    )
-    settings.load_profile("fuzz")
+    faulthandler.register(signal.SIGALRM, chain=True)
     end = time.monotonic() + seconds
     failure: Exception | None = None
     with _stderr_watched(), stderr_without_native_lines():
         while failure is None and time.monotonic() < end:
             for law in laws:
                 try:
-                    settings.get_profile("fuzz")
                     law()
                 except Exception as error:
                     failure = error
                     break
-            gc.collect()
     if failure is not None:
         traceback.print_exception(failure)
         print(f"{name}: AGAINST THE LAW after {_inputs:,} inputs; the last is in {_KEPT}/")

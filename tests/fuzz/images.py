@@ -66,15 +66,16 @@ def _seeds() -> list[bytes]:
 @given(damaged(_seeds(), [b"\xff\xda", b"IDAT", b"\0\0\0\0IEND", b"9999999", b"-1"]))
 def an_image(content: bytes) -> None:
     def read() -> None:
-        pixel_count(content)
-        pixels = load_image(content)
+        try:
+            pixels = load_image(content)
+        finally:
+            pixel_count(content)
         assert pixels.dtype == "uint8"
         assert pixels.ndim == 3
         assert pixels.shape[2] == 3
         assert pixels.size > 0
 
     obeyed("image", content, read)
-    obeyed("image", content, lambda: load_image(content))
 
 
 if __name__ == "__main__":

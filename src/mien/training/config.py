@@ -204,7 +204,7 @@ def config_from_tables(tables: Mapping[str, Any]) -> Config:
 
 
 def _parse_toml(text: str) -> dict[str, Any]:
-    """Parse TOML; raises ValueError or RecursionError if it is none, or is more than can be shown."""
+    """Parse TOML; what is none, or more than can be shown, raises ValueError or RecursionError."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:

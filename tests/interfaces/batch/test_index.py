@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mien.interfaces.batch.index import digest, holds, sorted_digests
+from mien.interfaces.batch.index import digest, holds, read_index, sorted_digests
 
 # Names of files that are not UTF-8 have lone surrogates.
 names = st.text(st.characters(exclude_categories=()), max_size=5)
@@ -28,3 +31,10 @@ def test_every_name_that_is_done_is_known_again() -> None:
 def test_an_image_without_a_name_is_as_one_of_an_empty_name() -> None:
     assert holds(sorted_digests(digest(None)), "")
     assert not holds(sorted_digests(b""), None)
+
+
+def test_an_index_of_any_depth_is_damaged(tmp_path: Path) -> None:
+    index = tmp_path / "part-000001.index"
+    index.write_bytes(b"mien batch 1\n{" + b'"a":{' * 100_000)
+    with pytest.raises(ValueError, match="changed"):
+        read_index(index)

@@ -176,7 +176,7 @@ def test_no_images_give_an_output_without_rows(output: Path) -> None:
 def test_a_damaged_run_file_is_said(output: Path, make_result: MakeResult) -> None:
     with opened(output) as journal:
         journal.add(make_result("a.png"))
-    for damaged in ("not JSON", "", "3"):
+    for damaged in ("not JSON", "", "3", '{"inputs": [[]]}', '{"inputs": 3}', "[" * 100_000):
         (parts_folder(output) / "run.json").write_text(damaged)
         with pytest.raises(InputError, match=r"delete .* to start anew"):
             opened(output, resume=True)

@@ -107,7 +107,7 @@ def read_index(path: Path) -> Index:
         rest = json.loads(last["rest"])
         tally = Tally.from_dict(rest)
         return Index(tally, bytes(digests), rest["size"], rest["sha256"], rest["run"])
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"it has been changed: {error}") from error
 
 

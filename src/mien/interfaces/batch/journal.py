@@ -288,8 +288,11 @@ class Journal:
     def _read_run(self) -> dict[str, Any]:
         file = self._folder / _RUN
         try:
-            return dict(json.loads(file.read_text(encoding="ascii")))
-        except (OSError, ValueError, TypeError) as error:
+            run = dict(json.loads(file.read_text(encoding="ascii")))
+            if not all(isinstance(each, str) for each in run.get(_INPUTS) or ()):
+                raise ValueError("its inputs are no names")
+            return run
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise InputError(
                 f"{file} cannot be read ({error}): delete {self._folder} to start anew"
             ) from error
