@@ -39,7 +39,7 @@ def main() -> None:
     random = np.random.default_rng(args.seed)
     images = load_split(args.data, "val").images
     faces = images[random.choice(len(images), args.count, replace=False)]
-    classifier = Classifier.open(args.model, threads=1)
+    classifier = Classifier.open(args.model, threads=1, reading="fer2013")
     rows = []
     for name, (maps, seconds) in all_maps(classifier, faces, random).items():
         lost = [score_lost(classifier, faces, maps, share, random) for share in SHARES]

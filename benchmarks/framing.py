@@ -102,7 +102,7 @@ def main() -> None:
     chosen = np.random.default_rng(args.seed).choice(len(data), number, replace=False)
     seeds = tuple((args.seed, int(each)) for each in chosen)
     detector = load_detector(args.detector, weights=args.detector_weights, thorough=args.thorough)
-    classifier = Classifier.open(args.model, threads=1)
+    classifier = Classifier.open(args.model, threads=1, reading="fer2013")
     faces = Faces(data.images[chosen], data.labels[chosen], seeds, classifier, tuple(args.sides))
     info = classifier.manifest.info
     print(f"{info.name} {info.version}, {detector.name}, {number} faces of {args.split}")

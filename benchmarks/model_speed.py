@@ -102,9 +102,12 @@ def main() -> None:
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     cv2.setNumThreads(1)
-    models = {_name(folder): Classifier.open(folder, threads=1) for folder in args.model}
+    models = {
+        _name(folder): Classifier.open(folder, threads=1, reading="fer2013")
+        for folder in args.model
+    }
     for folder in args.int8:
-        models[_name(folder)] = Classifier.open(folder, threads=1)
+        models[_name(folder)] = Classifier.open(folder, threads=1, reading="fer2013")
     with ExitStack() as stack:
         runs = model_runs(models)
         if args.photo:
@@ -264,7 +267,7 @@ def noise(count: int) -> npt.NDArray[np.uint8]:
 
 
 def _name(folder: str) -> str:
-    manifest = Classifier.open(folder, threads=1).manifest
+    manifest = Classifier.open(folder, threads=1, reading="fer2013").manifest
     return manifest.name.removesuffix("-int8") + (" int8" if manifest.precision == "int8" else "")
 
 

@@ -25,14 +25,16 @@ def test_a_line_for_each_model_thread_count_and_batch_size(
     assert written.err == ""
     table, where = written.out.rstrip("\n").split("\n\n")
     lines = table.splitlines()
-    assert lines[0].split()[:6] == ["MODEL", "VERSION", "PRECISION", "MB", "THREADS", "BATCH"]
-    assert [line.split()[4:6] for line in lines[1:]] == 2 * [
+    names = ["MODEL", "VERSION", "LABELS", "PRECISION", "MB", "THREADS", "BATCH"]
+    assert lines[0].split()[:7] == names
+    assert {line.split()[2] for line in lines[1:]} == {"fer2013"}
+    assert [line.split()[5:7] for line in lines[1:]] == 2 * [
         ["1", "1"],
         ["1", "32"],
         ["2", "1"],
         ["2", "32"],
     ]
-    assert len({line.index(line.split()[6]) + len(line.split()[6]) for line in lines[1:]}) == 1
+    assert len({line.index(line.split()[7]) + len(line.split()[7]) for line in lines[1:]}) == 1
     assert "onnxruntime" in where
     assert "core" in where
 

@@ -38,6 +38,7 @@ class Timing:
         median: of all counted runs.
         low: their first quartile; high: their third.
         runs: how many were counted.
+        labels: whose labels were followed.
     """
 
     model: str
@@ -50,6 +51,7 @@ class Timing:
     low: float
     high: float
     runs: int
+    labels: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures ready for JSON."""
@@ -62,6 +64,7 @@ def time_model(
     threads: int,
     batch_size: int,
     seconds: float = 1.0,
+    reading: str | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Timing:
     """Time a model on faces of noise, from standard faces to calibrated probabilities.
@@ -71,6 +74,7 @@ def time_model(
         threads: how many one call may use.
         batch_size: faces at a time.
         seconds: for how long runs are counted, but at least `LEAST_RUNS` of them.
+        reading: whose labels are followed, as `mien.inference.classifier.Classifier.open` takes it.
         clock: gives seconds.
 
     Raises:
@@ -79,7 +83,7 @@ def time_model(
     """
     if batch_size < 1 or not seconds >= 0:
         raise UsageError(f"expected a batch of 1 or more and seconds, got {batch_size}, {seconds}")
-    classifier = Classifier.open(model, threads=threads, labels=None)
+    classifier = Classifier.open(model, threads=threads, labels=None, reading=reading)
     shape = (batch_size, FACE_SIZE, FACE_SIZE)
     faces = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
     for _ in range(WARM_UP):
@@ -102,6 +106,7 @@ def time_model(
         low=low,
         high=high,
         runs=len(taken),
+        labels=manifest.reading,
     )
 
 

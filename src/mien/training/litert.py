@@ -160,7 +160,8 @@ def _compare(content: bytes, folder: Path) -> tuple[Manifest, float]:
 def _notes(manifest: Manifest, file: Path, difference: float) -> dict[str, Any]:
     told = manifest.to_dict()
     copied = (
-        "name", "version", "labels", "bias", "temperature", "entropy_exponent", "thresholds"
+        "name", "version", "labels", "reading", "bias", "temperature", "entropy_exponent",
+        "thresholds",
     )  # fmt: skip
     return {
         "schema": TFLITE_SCHEMA,

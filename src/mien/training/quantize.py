@@ -12,7 +12,7 @@ import dataclasses
 import io
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from datetime import datetime, timezone
 from pathlib import Path
@@ -27,6 +27,7 @@ from mien.core.models import MODEL_NAME
 from mien.core.telemetry import disable_telemetry
 from mien.core.temperature import softmax
 from mien.training.model_folder import check_target, move_in, staging
+from mien.training.onnx_join import PREFIX
 from mien.training.onnx_slimming import with_one_channel, without_reshapes
 from mien.training.teachers import open_onnx
 
@@ -93,8 +94,9 @@ def export_int8(
         trial = chosen
     with staging(output) as new:
         network = folder / manifest.file.name
+        outputs = [manifest.read_by(name).outputs["logits"] for name in manifest.readings]
         percentile = _quantise_best(
-            network, new / MODEL_NAME, train.images[chosen], train.images[trial]
+            network, new / MODEL_NAME, train.images[chosen], train.images[trial], outputs
         )
         small = dataclasses.replace(
             manifest,
@@ -104,7 +106,7 @@ def export_int8(
         )
         write_manifest(new, small)
         figures = {
-            **_compare(folder, new, val, limit),
+            **_compare(folder, new, val, limit, manifest.readings),
             "calibration_images": len(chosen),
             "percentile": percentile,
         }
@@ -115,24 +117,32 @@ def export_int8(
 
 
 def _quantise_best(
-    source: Path, target: Path, images: npt.NDArray[np.uint8], trial: npt.NDArray[np.uint8]
+    source: Path,
+    target: Path,
+    images: npt.NDArray[np.uint8],
+    trial: npt.NDArray[np.uint8],
+    outputs: Sequence[str],
 ) -> float:
     """Write the 8-bit network of the percentile that changes probabilities least; return it."""
-    expected = _probabilities(source, trial)
+    expected = _probabilities(source, trial, outputs)
     with tempfile.TemporaryDirectory() as place:
         tried = {}
         for percentile in PERCENTILES:
             path = Path(place, f"{percentile}.onnx")
             quantise(source, path, images, percentile=percentile)
-            change = float(np.abs(_probabilities(path, trial) - expected).mean())
+            change = float(np.abs(_probabilities(path, trial, outputs) - expected).mean())
             tried[percentile] = (change, path)
         best = min(tried, key=lambda percentile: tried[percentile][0])
         target.write_bytes(tried[best][1].read_bytes())
     return best
 
 
-def _probabilities(path: Path, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    return softmax(open_onnx(path, batch=_BATCH)(images).astype(np.float64))
+def _probabilities(
+    path: Path, images: npt.NDArray[np.uint8], outputs: Sequence[str]
+) -> npt.NDArray[np.float64]:
+    """Return the probabilities by every reading, (readings, N, classes)."""
+    networks = [open_onnx(path, batch=_BATCH, output=output) for output in outputs]
+    return np.stack([softmax(network(images).astype(np.float64)) for network in networks])
 
 
 def quantise(
@@ -198,7 +208,7 @@ def layers_left(network: Any) -> list[str]:
     groups = (entry.i for node in nodes for entry in node.attribute if entry.name == "group")
     depthwise = any(count > 1 for count in groups)
     beginnings = FLOAT_LAYERS + (SENSITIVE_LAYERS if depthwise else ())
-    return [node.name for node in nodes if node.name.startswith(beginnings)]
+    return [node.name for node in nodes if node.name.removeprefix(PREFIX).startswith(beginnings)]
 
 
 def _reader(quantization: Any, images: npt.NDArray[np.uint8]) -> Any:
@@ -217,14 +227,25 @@ def _reader(quantization: Any, images: npt.NDArray[np.uint8]) -> Any:
     return Reader()
 
 
-def _compare(folder: Path, new: Path, val: Split, limit: float) -> dict[str, Any]:
-    """Return both accuracies, how often both agree, and the loss; refuse one above the limit."""
+def _compare(
+    folder: Path, new: Path, val: Split, limit: float, readings: Sequence[str]
+) -> dict[str, Any]:
+    """Return both accuracies, how often both agree, and the loss; refuse one above the limit.
+
+    The accuracy is by the first reading, whose labels ``val`` has; of the others it is told how
+    often both agree.
+    """
     from mien.inference.classifier import Classifier
 
-    read = [
-        Classifier.open(each, labels=None).classify(val.images).argmax(axis=1)
-        for each in (folder, new)
-    ]
+    answers = {
+        reading: [
+            Classifier.open(each, labels=None, reading=reading).classify(val.images).argmax(axis=1)
+            for each in (folder, new)
+        ]
+        for reading in readings
+    }
+    agreement = {name: float((old == small).mean()) for name, (old, small) in answers.items()}
+    read = answers[readings[0]]
     right = [int((answer == val.labels).sum()) for answer in read]
     points = 100 * (right[0] - right[1]) / len(val)
     if points > limit:
@@ -238,7 +259,8 @@ def _compare(folder: Path, new: Path, val: Split, limit: float) -> dict[str, Any
         "accuracy_float32": right[0] / len(val),
         "accuracy_int8": right[1] / len(val),
         "points_lost": points,
-        "agreement": float((read[0] == read[1]).mean()),
+        "agreement": agreement[readings[0]],
+        "agreements": agreement,
     }
 
 

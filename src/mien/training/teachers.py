@@ -116,8 +116,10 @@ def _open_keras(path: Path, batch: int) -> Network:
     return _in_batches(logits, batch)
 
 
-def open_onnx(path: Path, *, batch: int, threads: int = 0) -> Network:
-    """Open an exported network; arguments and errors as `open_teacher`."""
+def open_onnx(
+    path: Path, *, batch: int, threads: int = 0, output: str = OUTPUT_CONTRACT["logits"]
+) -> Network:
+    """Open an exported network, one of its outputs; else as `open_teacher`."""
     from mien.core.onnx_runtime import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -134,7 +136,7 @@ def open_onnx(path: Path, *, batch: int, threads: int = 0) -> Network:
 
     def logits(faces: Faces) -> Floats:
         inputs = {INPUT_CONTRACT["name"]: np.ascontiguousarray(faces)}
-        return np.asarray(session.run([OUTPUT_CONTRACT["logits"]], inputs)[0], np.float32)
+        return np.asarray(session.run([output], inputs)[0], np.float32)
 
     return _in_batches(logits, batch)
 

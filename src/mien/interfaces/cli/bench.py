@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mien.core.errors import EXIT_DONE
-from mien.interfaces.cli.options import MOST_THREADS, number, whole
+from mien.interfaces.cli.options import MOST_THREADS, add_labels_option, number, whole
 from mien.interfaces.cli.output import json_text, table_text, write_stdout
 
 if TYPE_CHECKING:
@@ -17,7 +17,8 @@ SCHEMA = "mien-bench/1"
 """Name and version of the JSON form."""
 
 _HEADER = (
-    "MODEL", "VERSION", "PRECISION", "MB", "THREADS", "BATCH", "MS A FACE", "QUARTILES", "FACES/S"
+    "MODEL", "VERSION", "LABELS", "PRECISION", "MB", "THREADS", "BATCH", "MS A FACE", "QUARTILES",
+    "FACES/S",
 )  # fmt: skip
 
 
@@ -35,6 +36,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         metavar="MODEL",
         help="bundled models' names or models' folders (default: all bundled ones)",
     )
+    add_labels_option(parser, default="people, where the model has that")
     parser.add_argument(
         "--threads",
         type=whole(1, MOST_THREADS),
@@ -68,7 +70,13 @@ def _run(args: argparse.Namespace) -> int:
     with Progress("timing", len(cases), unit="case", quiet=args.quiet) as progress:
         for model, threads, size in cases:
             timings.append(
-                time_model(model, threads=threads, batch_size=size, seconds=args.seconds)
+                time_model(
+                    model,
+                    threads=threads,
+                    batch_size=size,
+                    seconds=args.seconds,
+                    reading=args.labels,
+                )
             )
             progress.advance(1)
     where = {"mien": __version__, **machine()}
@@ -89,6 +97,7 @@ def _described(timings: Sequence[Timing], where: Mapping[str, Any]) -> str:
         (
             each.model,
             each.version,
+            each.labels,
             each.precision,
             f"{each.megabytes:.1f}",
             str(each.threads),
@@ -101,5 +110,5 @@ def _described(timings: Sequence[Timing], where: Mapping[str, Any]) -> str:
     ]
     cores = "1 core" if where["cores"] == 1 else f"{where['cores']} cores"
     versions = ", ".join(f"{name} {where[name]}" for name in ("mien", "python", "onnxruntime"))
-    table = table_text(_HEADER, rows, right=range(3, len(_HEADER)))
+    table = table_text(_HEADER, rows, right=range(4, len(_HEADER)))
     return f"{table}\n{where['processor']}, {cores}, {where['system']}; {versions}\n"

@@ -91,7 +91,7 @@ def _classify(args: argparse.Namespace, train: Split) -> npt.NDArray[np.float32]
     from mien.evaluation.predicting import predict
     from mien.inference.classifier import Classifier
 
-    classifier = Classifier.open(args.model)
+    classifier = Classifier.open(args.model, reading="fer2013")
     return predict(classifier.classify, train.images, label="reading train", quiet=args.quiet)
 
 
