@@ -15,6 +15,8 @@ from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from mien.training.config import read_tables
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 LOCKS = ("core", "dev", "build")
 CORE_LIMIT_BYTES = 400_000_000
@@ -108,6 +110,20 @@ def test_the_core_holds_no_training_package() -> None:
         "matplotlib",
         "onnx",
     }
+
+
+def test_the_extra_for_a_gpu_is_that_for_training_with_another_tensorflow() -> None:
+    extras = read_tables(ROOT / "pyproject.toml")["project"]["optional-dependencies"]
+    parsed = {name: [Requirement(line) for line in extras[name]] for name in ("train", "train-gpu")}
+    others = {
+        name: {str(line) for line in lines if not line.name.startswith("tensorflow")}
+        for name, lines in parsed.items()
+    }
+    assert others["train-gpu"] == others["train"]
+    linux = {"sys_platform": "linux", "platform_machine": "x86_64", "python_version": "3.12"}
+    here = [line for line in parsed["train-gpu"] if not line.marker or line.marker.evaluate(linux)]
+    flows = [line for line in here if line.name.startswith("tensorflow")]
+    assert [(line.name, line.extras) for line in flows] == [("tensorflow", {"and-cuda"})]
 
 
 def test_a_wheel_holds_the_whole_package(tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def test_without_keras_the_extra_is_named(
     assert main(["train", *words]) == 2
     err = capsys.readouterr().err
     assert err.startswith("mien: training needs the extra [train], which is not installed: ")
-    assert err.endswith("pip install 'mien[train]'\n")
+    assert err.endswith("pip install 'mien[train]', or 'mien[train-gpu]' for an NVIDIA GPU\n")
 
 
 @pytest.mark.parametrize(

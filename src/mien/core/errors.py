@@ -52,9 +52,10 @@ class MissingExtra(UsageError):
     def __init__(self, extra: str, needed_for: str) -> None:
         """Name the extra (``train``, ``app``, ``batch``) and what it is needed for."""
         self.extra = extra
+        on_a_gpu = ", or 'mien[train-gpu]' for an NVIDIA GPU" if extra == "train" else ""
         super().__init__(
             f"{needed_for} needs the extra [{extra}], which is not installed: "
-            f"pip install 'mien[{extra}]'"
+            f"pip install 'mien[{extra}]'{on_a_gpu}"
         )
 
 
