@@ -46,6 +46,7 @@ SMALL_RECIPE = "".join(
         "training.epochs": 1,
         "training.large_size": 0,
         "training.large_epochs": 0,
+        "training.full_epochs": 0,
     }.items()
 )
 # Neither a GPU nor FER+ votes nor teachers are here.

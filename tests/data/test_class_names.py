@@ -41,6 +41,12 @@ def test_a_map_that_says_nothing_or_two_things_is_refused(text: str) -> None:
         parse_map(text)
 
 
+def test_a_map_of_any_depth_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "map.json").write_text("[" * 100_000)
+    with pytest.raises(UsageError, match="cannot be read"):
+        parse_map(str(tmp_path / "map.json"))
+
+
 def test_a_map_takes_synonyms_and_refuses_classes_that_are_not_there() -> None:
     named = named_classes(("anger", "bored", "Happy"), {"angry": "bad", "bored": "", "happy": "ok"})
     assert named == {"anger": "bad", "Happy": "ok"}

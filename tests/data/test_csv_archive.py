@@ -146,6 +146,21 @@ def test_more_than_the_limit_is_not_unpacked(
             read_csv(tmp_path / name, quiet=True)
 
 
+def test_a_tar_of_too_many_files_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: bytes
+) -> None:
+    monkeypatch.setattr(csv_archive, "MAX_TAR_FILES", 10)
+    path = tmp_path / "many.tar.gz"
+    for others, is_read in ((9, True), (10, False)):
+        files = {f"{number}.bin": b"" for number in range(others)}
+        path.write_bytes(tarred({**files, "fer2013.csv": table}, "w:gz"))
+        if is_read:
+            assert read_csv(path, quiet=True)
+        else:
+            with pytest.raises(DataError, match="more than 10 files"):
+                read_csv(path, quiet=True)
+
+
 def test_a_line_without_end_is_not_read_into_memory(tmp_path: Path) -> None:
     path = tmp_path / "line.csv.gz"
     path.write_bytes(gzip.compress(b"emotion,pixels,Usage\n" + b"1" * (3 << 20)))

@@ -146,6 +146,7 @@ def test_ferplus_own_file_goes_with_the_challenges_csv(tmp_path: Path) -> None:
     [
         (["test", "a.png", *["x"] * 10], "row 1 is not a name and ten counts"),
         (["test", "a.png", 1, 2], "row 1 is not a name and ten counts"),
+        (["test", "a.png", 1 << 64, *[1] * 9], "row 1 is not a name and ten counts"),
         (["test", "a.png", -1, *[1] * 9], "row 1 has a negative count"),
     ],
 )

@@ -36,7 +36,7 @@ def parse_map(text: str) -> dict[str, str]:
         content = path.read_text(encoding="utf-8")
         if path.suffix.lower() == ".json":
             return _from_json(json.loads(content), text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"--map {text} cannot be read: {error}") from error
     lines = [line.partition("#")[0] for line in content.splitlines()]
     return _pairs([part for line in lines for part in line.split(",")], f"--map {text}")

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 MAX_UNPACKED_BYTES = 2**30
 """More than this is not unpacked of one source, thrice the challenge's CSV: it is a bomb."""
 
+MAX_TAR_FILES = 100_000
+"""Names of more files are not looked at, thrice the images of FER-2013: millions take minutes."""
+
 MAX_LINE_CHARACTERS = 2**20
 """A longer line is no row of 2,304 numbers, and is not read into memory."""
 
@@ -87,7 +90,9 @@ def _unpacked(
             yield name, _lines(text)
     elif packing == "tar":
         with tarfile.open(fileobj=stream, mode="r|") as tar:
-            for info in tar:
+            for number, info in enumerate(tar):
+                if number == MAX_TAR_FILES:
+                    raise DataError(f"it holds more than {MAX_TAR_FILES:,} files")
                 inner = tar.extractfile(info) if info.isreg() and _may_hold(info.name) else None
                 if inner is not None:
                     yield from _unpacked(info.name, meter.count(inner), meter, depth - 1)

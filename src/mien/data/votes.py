@@ -207,7 +207,7 @@ def _parse_row(
         else:
             usage = row[header.index("usage")].strip()
             key = USAGES[usage], row_name(usage, number)
-    except (ValueError, IndexError, KeyError) as error:
+    except (ValueError, OverflowError, IndexError, KeyError) as error:
         raise DataError(f"{path}: row {number} is not a name and ten counts") from error
     if counts.min() < 0:
         raise DataError(f"{path}: row {number} has a negative count")

@@ -162,7 +162,7 @@ def read_report_json(path: Path) -> Report:
         )
     except OSError as error:
         raise DataError(f"cannot read the report {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path} is no report of mien evaluate: {error!r}; delete it") from error
 
 
