@@ -2,7 +2,7 @@
 
 The law of each target: an input of any bytes gives a valid result or one of the project's own
 errors (`mien.core.errors`), in one line, within `CPU_SECONDS` and `MEMORY_BYTES`, and nothing is
-said on stderr. Hypothesis makes the inputs smaller that are against it and remembers them in
+said on stdout and stderr. Hypothesis makes inputs that are against it smaller and remembers them in
 ``.hypothesis``: the next run begins with them. The last input lies in ``build/fuzz``, also where it
 has ended the process.
 """
@@ -53,7 +53,7 @@ settings.load_profile("fuzz")
 
 _inputs = 0
 _files: dict[str, IO[bytes]] = {}
-_stderr: IO[bytes] | None = None
+_output: IO[bytes] | None = None
 
 
 def obeyed(name: str, content: bytes, call: Callable[[], object]) -> None:
@@ -75,7 +75,7 @@ def obeyed(name: str, content: bytes, call: Callable[[], object]) -> None:
     assert seconds < CPU_SECONDS, f"it took {seconds:.1f} s"
     grown = _peak_bytes() - memory
     assert grown < MEMORY_BYTES, f"it took {grown >> 20} MB"
-    assert _said() == said, "it wrote to stderr"
+    assert _said() == said, "it wrote to stdout or stderr"
 
 
 def _keep(name: str, content: bytes) -> None:
@@ -93,7 +93,8 @@ def _peak_bytes() -> int:
 
 
 def _said() -> int:
-    return 0 if _stderr is None else os.fstat(_stderr.fileno()).st_size
+    sys.stdout.flush()
+    return 0 if _output is None else os.fstat(_output.fileno()).st_size
 
 
 # ---------------------------------------------------------------- inputs
@@ -181,7 +182,7 @@ def fuzz(*laws: Callable[[], None]) -> None:
     faulthandler.register(signal.SIGALRM, chain=True)
     end = time.monotonic() + seconds
     failure: Exception | None = None
-    with _stderr_watched(), stderr_without_native_lines():
+    with _output_watched(), stderr_without_native_lines():
         while failure is None and time.monotonic() < end:
             for law in laws:
                 try:
@@ -197,17 +198,20 @@ def fuzz(*laws: Callable[[], None]) -> None:
 
 
 @contextmanager
-def _stderr_watched() -> Iterator[None]:
-    global _stderr
+def _output_watched() -> Iterator[None]:
+    """Have a file for standard output and error; in the end, what is in it is shown."""
+    global _output
     _KEPT.mkdir(parents=True, exist_ok=True)
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as _stderr:
-        os.dup2(_stderr.fileno(), 2)
+    streams = [(stream, os.dup(stream.fileno())) for stream in (sys.stdout, sys.stderr)]
+    with tempfile.TemporaryFile() as _output:
+        for stream, _ in streams:
+            os.dup2(_output.fileno(), stream.fileno())
         try:
             yield
         finally:
-            sys.stderr.flush()
-            os.dup2(kept, 2)
-            os.close(kept)
-            _stderr.seek(0)
-            sys.stderr.write(_stderr.read().decode("utf-8", "replace"))
+            for stream, kept in streams:
+                stream.flush()
+                os.dup2(kept, stream.fileno())
+                os.close(kept)
+            _output.seek(0)
+            sys.stderr.write(_output.read().decode("utf-8", "replace"))

@@ -18,12 +18,14 @@ from PIL import Image
 import mien
 from mien.core.errors import ModelError, UsageError
 from mien.core.images import load_image
+from mien.core.manifest import ModelFile
 from mien.core.models import MODEL_NAME
 from mien.core.onnx_runtime import onnxruntime
 from mien.inference.classifier import Classifier
 from mien.inference.detectors import load_detector
 from mien.inference.detectors.yunet import WEIGHTS
 from mien.inference.recognizer import Recognizer
+from mien.inference.session import ModelSession
 
 Make: TypeAlias = Callable[..., Path]
 
@@ -199,3 +201,14 @@ def test_a_child_checks_the_model_again(make_tiny_model: Make) -> None:
     (folder / MODEL_NAME).write_bytes(b"another one")
     with pytest.raises(ModelError, match="does not match its manifest"):
         classifier.classify(FACES)
+
+
+def test_what_onnx_runtime_prints_of_a_damaged_model_is_not_on_stdout(
+    make_tiny_model: Make, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_tiny_model()
+    path = folder / MODEL_NAME
+    path.write_bytes(path.read_bytes().replace(b"pattern", b"\xd8attern", 1))
+    with pytest.raises(ModelError, match="not an ONNX model that can be run"):
+        ModelSession(folder, ModelFile.of(path))
+    assert capfd.readouterr() == ("", "")

@@ -117,7 +117,10 @@ class ModelSession:
         providers = ["CPUExecutionProvider"]
         try:
             network = network_for(path, self._outputs) if self._outputs else str(path)
-            return onnxruntime.InferenceSession(network, options, providers=providers)
+            # To fall back is to print on stdout, and to try the same once more.
+            return onnxruntime.InferenceSession(
+                network, options, providers=providers, enable_fallback=False
+            )
         except Exception as error:  # ONNX Runtime's own errors share no nearer base
             raise ModelError(
                 f"{path} is not an ONNX model that can be run "
