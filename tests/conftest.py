@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +18,17 @@ disable_telemetry()  # before any test imports ONNX Runtime by itself
 _SHARED = Path(
     os.environ.get("MIEN_SHARED", Path(__file__).resolve().parent.parent.parent / "shared")
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def usual_signals() -> None:
+    """Heed the signals that tests send to commands: these inherit what is ignored here.
+
+    A job in the background ignores SIGINT, and one of nohup SIGHUP.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
