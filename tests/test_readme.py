@@ -47,7 +47,6 @@ SMALL_RECIPE = "".join(
         "training.full_epochs": 0,
         "training.large_size": 0,
         "training.large_epochs": 0,
-        "training.full_epochs": 0,
     }.items()
 )
 # Neither a GPU nor FER+ votes nor teachers are here.
