@@ -1,0 +1,422 @@
+r"""mien beside its peers, fer and human: what each reads right, and what it costs.
+
+    python benchmarks/peers/compare.py --data archive --votes ferplus.csv --photo PHOTO \
+        --photos FOLDER --cache /tmp/peers --update README.md
+
+Each tool runs in an environment of its own, which is made under the cache folder from PyPI or npm
+at the first run (fer's takes 7 GB). What a peer read is kept there, as long as neither its reader
+nor the pictures change; mien reads anew each time, and times are always measured anew, of all tools
+in turn. docs/peers.md says what is compared and what is unfair about it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from mien.core.emotions import EMOTIONS, find_emotion
+from mien.data.dataset import Split
+from mien.data.reading import load_split
+from mien.data.votes import load_votes, with_majority
+from mien.evaluation.sections import update_marked_section
+from mien.evaluation.tables import decimal, markdown_table, percent
+from mien.inference.classifier import Classifier
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+SECTION = "peers"
+MODELS = ("mien-b0", "mien-nano")
+WIDTH = 640
+WARM, TIMED_CROPS = 20, 200
+QUALITY = ("tool", "FER-2013", "FER+ majority", "photos", "balanced", "neutral", "no face")
+COSTS = ("tool", "cold start", "ms a photo", "ms a face", "peak memory", "installed")
+
+Emotions = Sequence["str | None"]
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One row of the tables.
+
+    Attributes:
+        name: as the tables have it.
+        environment: "mien", "fer" or "human".
+        words: what its reader is told before mode and file.
+    """
+
+    name: str
+    environment: str
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one process of a reader read and took.
+
+    Attributes:
+        emotions: one a picture; None where no face was found.
+        seconds: of processor time, one a picture.
+        cold: seconds of processor time from the start of the process to its first reading.
+        memory: largest resident memory, MB.
+    """
+
+    emotions: Emotions
+    seconds: Sequence[float]
+    cold: float
+    memory: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How readings agree with labels, as shares."""
+
+    accuracy: float
+    balanced: float
+    recalls: dict[str, float]
+    no_face: int
+
+    @classmethod
+    def of(cls, emotions: Emotions, labels: npt.NDArray[np.int64]) -> Scores:
+        """Score readings; no face counts as wrong.
+
+        Args:
+            emotions: N of them.
+            labels: (N,), indices into `EMOTIONS`.
+        """
+        read = np.array([-1 if one is None else EMOTIONS.index(one) for one in emotions])
+        right = read == labels
+        recalls = {
+            EMOTIONS[label]: float(right[labels == label].mean()) for label in np.unique(labels)
+        }
+        balanced = statistics.fmean(recalls.values())
+        return cls(float(right.mean()), balanced, recalls, int(np.count_nonzero(read < 0)))
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a tool takes: processor time (cold in s, the others in ms), and MB."""
+
+    cold: float
+    photo: float
+    face: float
+    memory: float
+    installed: float
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What is read: a split, its images with a majority of votes, and photos.
+
+    Attributes:
+        split: of FER-2013.
+        places: of the images of the split on which most people agree.
+        majority: what they say, (len(places),), indices into `EMOTIONS`.
+        photos: JPEG files.
+        photo_labels: (len(photos),).
+    """
+
+    split: Split
+    places: list[int]
+    majority: npt.NDArray[np.int64]
+    photos: list[Path]
+    photo_labels: npt.NDArray[np.int64]
+
+
+def main() -> None:
+    """Measure, print and write tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="FER-2013, as mien reads it")
+    parser.add_argument(
+        "--votes", type=Path, required=True, help="FER+'s votes, as mien reads them"
+    )
+    parser.add_argument("--photo", type=Path, required=True, help="is timed at 640 pixels of width")
+    parser.add_argument("--photos", type=Path, help="class folders of JPEG files, read end to end")
+    parser.add_argument("--split", default="test", choices=("val", "test"))
+    parser.add_argument("--cache", type=Path, required=True, help="for environments and readings")
+    parser.add_argument("--turns", type=int, default=3, help="timed processes of each tool")
+    parser.add_argument("--only", nargs="+", choices=("mien", "fer", "human"), help="tools")
+    parser.add_argument("--update", type=Path, nargs="+", default=[], metavar="FILE")
+    args = parser.parse_args()
+    cache = args.cache.resolve()
+    pictures = load_pictures(args.data, args.split, args.votes, args.photos)
+    chosen = [tool for tool in tools() if not args.only or tool.environment in args.only]
+    for name in dict.fromkeys(tool.environment for tool in chosen):
+        make_environment(name, cache / name)
+    with tempfile.TemporaryDirectory() as scratch:
+        crops, photos = written(pictures, Path(scratch))
+        read = {
+            tool.name: (
+                readings(tool, cache, "crops", crops, [crops]),
+                readings(tool, cache, "photos", photos, pictures.photos) if args.photos else None,
+            )
+            for tool in chosen
+        }
+        taken = costs(chosen, cache, args.photo, pictures.split, Path(scratch), args.turns)
+    text = section(pictures, read, taken)
+    print(text)
+    for path in args.update:
+        update_marked_section(path, SECTION, text)
+
+
+def tools() -> list[Tool]:
+    """Return mien's models with all their readings, and the peers."""
+    mien = []
+    for model in MODELS:
+        manifest = Classifier.open(model, threads=1).manifest
+        mien += [
+            Tool(f"{model} {manifest.version}, {labels}", "mien", (model, labels))
+            for labels in manifest.readings
+        ]
+    return [
+        *mien,
+        Tool("fer 25.10.3, Haar", "fer", ("haar",)),
+        Tool("fer 25.10.3, MTCNN", "fer", ("mtcnn",)),
+        Tool("human 3.3.6", "human"),
+    ]
+
+
+def load_pictures(data: Path, split: str, votes: Path, photos: Path | None) -> Pictures:
+    """Return what is read, and what it shows by each of the labels."""
+    images = load_split(data, split)
+    agreed = with_majority(images, load_votes(votes))
+    where = {file: place for place, file in enumerate(images.files)}
+    files = sorted(photos.resolve().glob("*/*.jp*g")) if photos else []
+    labels = [label_of(file) for file in files]
+    places = [where[file] for file in agreed.files]
+    return Pictures(images, places, agreed.labels, files, np.array(labels, np.int64))
+
+
+def label_of(file: Path) -> int:
+    """Return the index into `EMOTIONS` of the class folder that a photo is in."""
+    emotion = find_emotion(file.parent.name)
+    if emotion is None:
+        sys.exit(f"{file.parent}: expected a folder named after an emotion")
+    return EMOTIONS.index(emotion)
+
+
+def make_environment(name: str, folder: Path) -> None:
+    """Install a tool in a folder of its own, if what is there is not the same already."""
+    if name == "mien":  # the checkout changes
+        make_venv(folder, [str(ROOT)])
+        return
+    pins = HERE / ("fer.txt" if name == "fer" else "package.json")
+    made = folder / "made-from.txt"
+    if made.exists() and made.read_text() == pins.read_text():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    if name == "fer":
+        make_venv(folder, ["--requirement", str(pins)])
+    else:
+        shutil.copy(pins, folder)
+        call(["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund"], folder)
+    made.write_text(pins.read_text())
+
+
+def make_venv(folder: Path, wanted: list[str]) -> None:
+    """Make a virtual environment with some packages."""
+    if not python_in(folder).exists():
+        call([sys.executable, "-m", "venv", str(folder)], ROOT)
+    call([str(python_in(folder)), "-m", "pip", "install", "--quiet", *wanted], ROOT)
+
+
+def call(command: list[str], folder: Path) -> None:
+    """Run a command to its end, what it says on stderr."""
+    try:
+        subprocess.run(command, check=True, cwd=folder, stdout=sys.stderr)
+    except (OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"cannot run {command[0]}: {error}")
+
+
+def python_in(folder: Path) -> Path:
+    """Return the interpreter of a virtual environment."""
+    return folder / "bin" / "python"
+
+
+def installed_size(name: str, folder: Path) -> float:
+    """Return the size of a tool's packages in MB, without pip and the runtime (Python, Node)."""
+    packages = (
+        folder / "node_modules" if name == "human" else next(folder.glob("lib/*/site-packages"))
+    )
+    files = (path for path in packages.rglob("*") if path.is_file() and not path.is_symlink())
+    return (
+        sum(
+            path.stat().st_size
+            for path in files
+            if not path.relative_to(packages).parts[0].startswith("pip")
+        )
+        / 1e6
+    )
+
+
+def written(pictures: Pictures, scratch: Path) -> tuple[Path, Path]:
+    """Write what the readers take: the bytes of all crops, and the list of photos."""
+    crops, photos = scratch / "crops.bin", scratch / "photos.txt"
+    pictures.split.images.tofile(crops)
+    photos.write_text("".join(f"{path}\n" for path in pictures.photos))
+    return crops, photos
+
+
+def readings(tool: Tool, cache: Path, mode: str, file: Path, contents: Iterable[Path]) -> Emotions:
+    """Return what a tool reads in some pictures; a peer's are kept in the cache.
+
+    Args:
+        tool: reads.
+        cache: has its environment.
+        mode: "crops" or "photos".
+        file: for the reader.
+        contents: the files whose bytes make up the pictures.
+    """
+    if tool.environment == "mien":
+        return run(tool, cache, mode, file).emotions
+    words = ("crops" if mode == "crops" else " ".join(tool.words), mode)
+    digest = hashlib.sha256(" ".join((tool.environment, *words)).encode())
+    own = {
+        "fer": ("reader.py", "fer_reader.py", "fer.txt"),
+        "human": ("human_reader.cjs", "package.json"),
+    }
+    for path in (*(HERE / name for name in own[tool.environment]), *contents):
+        digest.update(path.read_bytes())
+    kept = cache / "readings" / f"{tool.environment}-{mode}-{digest.hexdigest()[:16]}.json"
+    if not kept.exists():
+        emotions = run(tool, cache, mode, file).emotions
+        kept.parent.mkdir(exist_ok=True)
+        kept.write_text(json.dumps(emotions))
+    return list(json.loads(kept.read_text()))
+
+
+def costs(
+    chosen: Sequence[Tool], cache: Path, photo: Path, split: Split, scratch: Path, turns: int
+) -> dict[str, Costs]:
+    """Time a photo and crops with each tool, in turns; the least of each figure is told."""
+    picture = cv2.imread(str(photo))
+    if picture is None:
+        sys.exit(f"{photo}: expected a picture")
+    height, width = picture.shape[:2]
+    size = (WIDTH, round(height * WIDTH / width))
+    file, crops = scratch / "photo.jpg", scratch / "some.bin"
+    cv2.imwrite(str(file), cv2.resize(picture, size, interpolation=cv2.INTER_AREA))
+    again = scratch / "again.txt"
+    again.write_text(f"{file}\n" * (1 + WARM))
+    split.images[:TIMED_CROPS].tofile(crops)
+    runs: dict[str, list[tuple[Run, Run]]] = {tool.name: [] for tool in chosen}
+    for _ in range(turns):
+        for tool in chosen:
+            both = run(tool, cache, "photos", again), run(tool, cache, "crops", crops)
+            runs[tool.name].append(both)
+    return {
+        tool.name: Costs(
+            cold=min(photos.cold for photos, _ in runs[tool.name]),
+            photo=1e3 * min(statistics.median(photos.seconds[1:]) for photos, _ in runs[tool.name]),
+            face=1e3 * min(statistics.median(faces.seconds[1:]) for _, faces in runs[tool.name]),
+            memory=max(photos.memory for photos, _ in runs[tool.name]),
+            installed=installed_size(tool.environment, cache / tool.environment),
+        )
+        for tool in chosen
+    }
+
+
+def run(tool: Tool, cache: Path, mode: str, file: Path) -> Run:
+    """Run a tool's reader to its end, on one thread."""
+    folder = cache / tool.environment
+    if tool.environment == "human":
+        command = ["node", str(HERE / "human_reader.cjs")]
+    else:
+        command = [str(python_in(folder)), str(HERE / f"{tool.environment}_reader.py")]
+    names = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+    environment = {
+        **os.environ,
+        **dict.fromkeys(names, "1"),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONDONTWRITEBYTECODE": "1",  # of the readers; packages were compiled as they came
+        "MIEN_HOME": str(cache / "home"),  # so that mien has what comes with its package, no more
+    }
+    environment.pop("PYTHONPATH", None)
+    command += [*tool.words, mode, str(file)]
+    print(" ".join(command), file=sys.stderr)
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=errors, env=environment, cwd=folder
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        # Popen must know that it is over, or it waits for it again.
+        process.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        errors.seek(0)
+        if process.returncode:
+            sys.exit(f"{' '.join(command)} failed: {errors.read().strip().splitlines()[-1:]}")
+        # What a tool itself says on stdout comes first; the last line is the reader's.
+        result = json.loads(output.read().strip().splitlines()[-1])
+    return Run(result["emotions"], result["seconds"], result["first"], usage.ru_maxrss / 1024)
+
+
+def section(
+    pictures: Pictures, read: dict[str, tuple[Emotions, Emotions | None]], taken: dict[str, Costs]
+) -> str:
+    """Return both tables, in Markdown, and what their columns are."""
+    quality = [
+        (
+            name,
+            *quality_cells(
+                Scores.of(crops, pictures.split.labels),
+                Scores.of([crops[place] for place in pictures.places], pictures.majority),
+                Scores.of(photos, pictures.photo_labels) if photos is not None else None,
+            ),
+        )
+        for name, (crops, photos) in read.items()
+    ]
+    spent = [(name, *cost_cells(one)) for name, one in taken.items()]
+    images, agreed, photos = len(pictures.split), len(pictures.places), len(pictures.photos)
+    return (
+        f"{markdown_table(QUALITY, quality)}\n\n"
+        f"FER-2013: accuracy on its {pictures.split.name} split by its own labels, {images:,} "
+        f"faces. FER+ majority: agreement with what most of ten people say of {agreed:,} of these. "
+        f"Photos: accuracy on {photos:,} photos, read end to end by the largest face, balanced "
+        "over the emotions, and on neutral ones alone; no face counts as wrong.\n\n"
+        f"{markdown_table(COSTS, spent)}\n\n"
+        "Times are processor time on one thread. Cold start: from the start of the process to its "
+        f"first reading; a photo: {WIDTH} pixels wide, detection included; a face: 48 x 48 "
+        "pixels, cut out already. Installed: without Python and Node themselves."
+    )
+
+
+def quality_cells(labels: Scores, majority: Scores, photos: Scores | None) -> tuple[str, ...]:
+    """Return the cells of `QUALITY` but the first."""
+    shares = (labels.accuracy, majority.accuracy)
+    seen = (
+        (None, None, None)
+        if photos is None
+        else (photos.accuracy, photos.balanced, photos.recalls.get("neutral"))
+    )
+    cells = [percent(share, digits=1) for share in (*shares, *seen)]
+    return (*cells, "-" if photos is None else f"{photos.no_face:,}")
+
+
+def cost_cells(costs: Costs) -> tuple[str, ...]:
+    """Return the cells of `COSTS` but the first."""
+    return (
+        f"{decimal(costs.cold, digits=2)} s",
+        decimal(costs.photo, digits=0),
+        decimal(costs.face, digits=2),
+        f"{costs.memory:,.0f} MB",
+        f"{costs.installed:,.0f} MB",
+    )
+
+
+if __name__ == "__main__":
+    main()
