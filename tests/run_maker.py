@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -52,10 +53,14 @@ def tiny_network(*, seed: int = 0) -> Any:
     return network
 
 
-def write_tiny_run(folder: Path, *, ended: bool = True, seed: int = 0) -> Path:
+def write_tiny_run(
+    folder: Path, *, ended: bool = True, seed: int = 0, targets: str = "labels"
+) -> Path:
     """Write a run's folder; one that has not ended has no summary yet."""
     folder.mkdir(parents=True)
-    (folder / "config.toml").write_text(config_to_toml(tiny_config()))
+    config = tiny_config()
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, targets=targets))
+    (folder / "config.toml").write_text(config_to_toml(config))
     (folder / "environment.json").write_text(json.dumps(ENVIRONMENT))
     (folder / "history.csv").write_text(ROWS)
     if ended:

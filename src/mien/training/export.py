@@ -114,7 +114,14 @@ def export_run(
     return target
 
 
-def join_run(run: Path, model: Path | str, output: Path, *, version: str | None = None) -> Path:
+def join_run(
+    run: Path,
+    model: Path | str,
+    output: Path,
+    *,
+    version: str | None = None,
+    start_share: float = 0.0,
+) -> Path:
     """Add a run that learnt FER+'s votes to an exported model, as its people's reading.
 
     Args:
@@ -123,6 +130,9 @@ def join_run(run: Path, model: Path | str, output: Path, *, version: str | None 
             people's reading that it has already is replaced.
         output: the folder of the model with both; it may be that of the other one.
         version: of the new model, that of the other one unless given.
+        start_share: share of the weights that the run started from in those that are exported
+            (Wortsman et al. 2021, 2109.01903): between what the network could do and what it
+            learnt, 0-1.
 
     Returns:
         ``output``. What both networks have in common is in its file once (see `join_networks`).
@@ -148,6 +158,8 @@ def join_run(run: Path, model: Path | str, output: Path, *, version: str | None 
     check_target(output)
     manifest = manifest.read_by("fer2013")
     network = load_best(opened, config)
+    if start_share:
+        _toward_start(network, config, start_share)
     proto = join_networks(
         one_reading(onnx.load(base / manifest.file.name), manifest.outputs),
         keras_to_onnx(network, labels=config.labels),
@@ -155,6 +167,9 @@ def join_run(run: Path, model: Path | str, output: Path, *, version: str | None 
     provenance = _provenance(opened)
     versions = provenance.pop("versions")
     people = Reading(outputs=PEOPLE_OUTPUTS, config=_recipe(config), **provenance)
+    if start_share:
+        metrics = {**people.metrics, "start_share": start_share}
+        people = dataclasses.replace(people, metrics=metrics)
     with staging(output) as folder:
         file = folder / MODEL_NAME
         file.write_bytes(proto.SerializeToString())
@@ -174,6 +189,18 @@ def join_run(run: Path, model: Path | str, output: Path, *, version: str | None 
         write_manifest(folder, dataclasses.replace(joined, others={"people": people}))
         move_in(folder, output)
     return output
+
+
+def _toward_start(network: Any, config: Config, share: float) -> None:
+    """Move a network's weights and statistics toward those that its run started from."""
+    from mien.training.model import build_model, refresh
+
+    start = build_model(config.model, size=config.final_size, classes=len(config.labels))
+    for own, first in zip(network.weights, start.weights, strict=True):
+        value = np.asarray(own.numpy())
+        if value.dtype == np.float32:
+            own.assign((1 - share) * value + share * np.asarray(first.numpy()))
+    refresh(network)
 
 
 def _check_same(old: Path, new: Path) -> None:

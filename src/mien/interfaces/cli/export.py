@@ -38,6 +38,13 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="add the run, which learnt votes, to this model as its people's reading (needs "
         "--output)",
     )
+    parser.add_argument(
+        "--start-share",
+        type=number(0, 1),
+        default=0.0,
+        metavar="SHARE",
+        help="of --join: share of the weights that the run started from (%(default)s)",
+    )
     parser.add_argument("--name", help="the model's name (default: that of the run)")
     parser.add_argument(
         "--version", help="the model's version (default: 1.0.0, or that of --join's model)"
@@ -100,7 +107,13 @@ def _run(args: argparse.Namespace) -> int:
         version = args.version or "1.0.0"
         folder = export_run(args.folder, args.output, name=args.name, version=version)
     else:
-        folder = join_run(args.folder, args.join, args.output, version=args.version)
+        folder = join_run(
+            args.folder,
+            args.join,
+            args.output,
+            version=args.version,
+            start_share=args.start_share,
+        )
     if args.balance is not None:
         balance_model(folder, args.balance)
     calibration = None
@@ -119,6 +132,8 @@ def _check(args: argparse.Namespace) -> None:
     """Refuse what cannot be done before any work is done."""
     if args.join is not None and (args.output is None or args.name is not None or args.tflite):
         raise UsageError("--join takes --output, the new model's folder, and no --name or --tflite")
+    if args.start_share and args.join is None:
+        raise UsageError("--start-share is of --join MODEL: give both")
     if args.votes is not None and args.calibrate is None:
         raise UsageError("--votes are for --calibrate DATA: give both")
     if args.int8 != (args.data is not None):
