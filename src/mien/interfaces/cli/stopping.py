@@ -55,8 +55,11 @@ def stopping_in_time(patience_s: float, *, for_good: bool = False) -> Iterator[S
         nonlocal stopped
         stopped = True
         stop.heard.set()
-        for one in before if for_good else ():
-            signal.signal(one, signal.SIG_IGN)
+        if for_good:
+            for one in before:
+                signal.signal(one, signal.SIG_IGN)
+            # Not left to the thread below: it may come too late to hear of the signal.
+            threading.Thread(target=_end_after, args=(patience_s,), daemon=True).start()
         raise KeyboardInterrupt
 
     free = (signal.default_int_handler, signal.SIG_DFL)
@@ -67,7 +70,7 @@ def stopping_in_time(patience_s: float, *, for_good: bool = False) -> Iterator[S
         theirs.setblocking(False)
         was_woken = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
         threading.Thread(
-            target=_watch, args=(ours, set(before), stop.heard, patience_s, for_good), daemon=True
+            target=_watch, args=(ours, set(before), stop.heard, patience_s), daemon=True
         ).start()
         for one in before:
             signal.signal(one, on_signal)
@@ -85,17 +88,18 @@ def _watch(
     signals: set[signal.Signals],
     heard: threading.Event,
     patience_s: float,
-    for_good: bool,
 ) -> None:
     """Wait for a signal, and end the process if the main thread does not hear of it in time."""
     with suppress(OSError):  # closed: the command has ended
         while number := wakings.recv(1):
             if number[0] not in signals:
                 continue
-            until = time.monotonic() + patience_s
             if not heard.wait(patience_s):
                 os.write(2, b"mien: interrupted\n")
                 os._exit(EXIT_INTERRUPTED)
-            if for_good:  # it is said already
-                time.sleep(max(0.0, until - time.monotonic()))
-                os._exit(EXIT_INTERRUPTED)
+
+
+def _end_after(seconds: float) -> None:
+    """End the process, which has said why already."""
+    time.sleep(seconds)
+    os._exit(EXIT_INTERRUPTED)
