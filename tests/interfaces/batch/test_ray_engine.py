@@ -166,6 +166,31 @@ def test_a_ray_that_starts_otherwise_is_left_alone(monkeypatch: pytest.MonkeyPat
 
 @needs_ray
 @pytest.mark.filterwarnings("ignore")
+def test_a_cluster_is_started_without_what_asks_for_its_cloud(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from mien.interfaces.batch.ray_start import unasked
+
+    services: Any = importlib.import_module("ray._private.services")
+
+    def start_api_server(*_: object) -> None:
+        pytest.fail("it is started")
+
+    monkeypatch.setattr(services, "start_api_server", start_api_server)
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    with unasked():
+        assert services.start_api_server(False, False) == ("", None)
+    assert services.start_api_server is start_api_server
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")  # somebody wants to report
+    with unasked():
+        assert services.start_api_server is start_api_server
+    monkeypatch.delattr(services, "start_api_server")  # a version to come
+    with unasked():
+        assert not hasattr(services, "start_api_server")
+
+
+@needs_ray
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("address", "said"),
     [

@@ -33,7 +33,7 @@ try:
         os.environ.setdefault(_name, _value)
     import ray
 
-    from mien.interfaces.batch.ray_start import unhurried
+    from mien.interfaces.batch.ray_start import unasked, unhurried
 except ImportError as error:
     raise MissingExtra("ray", "--engine ray") from error
 
@@ -81,7 +81,7 @@ def _connect(address: str | None, cores: int) -> None:
             return
         if cores > (os.cpu_count() or 1):
             quiet["num_cpus"] = cores
-        with unhurried(), _own_signals():
+        with unhurried(), unasked(), _own_signals():
             # "local" starts a cluster even where there is another on this machine.
             ray.init(address="local", include_dashboard=False, **quiet)
     except Exception as error:  # Ray raises the plain class itself where a node does not start

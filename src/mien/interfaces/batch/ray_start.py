@@ -1,8 +1,9 @@
-"""Starting Ray on a machine that is too busy for the patience of newer versions."""
+"""Starting Ray on a machine that is too busy for newer versions, and without asking where it is."""
 
 from __future__ import annotations
 
 import inspect
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,6 +57,30 @@ def unhurried() -> Iterator[None]:
         yield
     finally:
         services.start_raylet = start
+
+
+@contextmanager
+def unasked() -> Iterator[None]:
+    """Keep a cluster that is started meanwhile from asking whose cloud the machine is in.
+
+    Without a dashboard Ray still starts its process, to report usage. Even with reports off it
+    first asks 169.254.169.254 and metadata.google.internal, whatever one sets. Nothing else needs
+    the process, so that it is left out, unless somebody has turned reports on.
+    """
+    services = _module("ray._private.services")
+    start = getattr(services, "start_api_server", None)
+    if start is None or os.environ.get("RAY_USAGE_STATS_ENABLED") == "1":
+        yield
+        return
+
+    def start_nothing(*_: Any, **__: Any) -> tuple[str, None]:
+        return "", None
+
+    services.start_api_server = start_nothing
+    try:
+        yield
+    finally:
+        services.start_api_server = start
 
 
 def _module(name: str) -> Any:
