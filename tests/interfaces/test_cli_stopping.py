@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,15 @@ def test_a_signal_ends_it_in_time(
     assert err == (b"mien: interrupted\n" if code == 130 else b"")
 
 
+@pytest.fixture
+def free_signals() -> Iterator[None]:
+    """Signals that nobody listens to: Ray, where a test before used it, has left a handler."""
+    kept = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, kept)
+
+
+@pytest.mark.usefixtures("free_signals")
 def test_signals_are_as_before_afterwards() -> None:
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(KeyboardInterrupt), stopping_in_time(5.0):
