@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from data_maker import make_tiny_splits, write_tiny_csv, write_tiny_dataset, zip_folder
+from mien.core import folder_lock
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import DataError, OutputError, UsageError
 from mien.data import importing
@@ -315,6 +316,66 @@ def test_what_a_kill_leaves_is_no_data_set_and_is_cleared_away(
         load_dataset(archive)
     import_dataset(folder, archive)
     assert sorted(path.name for path in archive.iterdir()) == ["test", "train", "val"]
+
+
+@pytest.mark.parametrize("force", [True, False])
+@pytest.mark.parametrize("replacing", [True, False])
+@pytest.mark.parametrize("moment", ["copying", "moving"])
+def test_a_second_import_at_once_is_refused_and_costs_the_first_nothing(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+    replacing: bool,
+    force: bool,
+) -> None:
+    archive = tmp_path / "archive"
+    if replacing:
+        write_tiny_dataset(archive, per_class=1, seed=4)
+    real_decode, real_rename = decode_image, Path.rename
+    refused: list[str] = []
+
+    def second() -> None:
+        if len(refused) < 3:
+            refused.append("")
+            with pytest.raises(UsageError) as error:
+                import_dataset(folder, archive, force=force)
+            refused[-1] = str(error.value)
+
+    def decode(data: bytes) -> object:
+        if moment == "copying":
+            second()
+        return real_decode(data)
+
+    def rename(self: Path, target: Path) -> Path:
+        if moment == "moving":
+            second()
+        return real_rename(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(importing, "decode_image", decode)
+        patched.setattr(Path, "rename", rename)
+        import_dataset(folder, archive, force=True)
+    assert len(refused) == 3
+    assert all(text.startswith("another process is writing") for text in refused)
+    assert contents(archive) == contents(folder)
+    assert sorted(path.name for path in archive.iterdir()) == ["test", "train", "val"]
+
+
+def test_one_that_ended_just_before_is_not_replaced_without_force(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = tmp_path / "archive"
+    real = folder_lock.claimed
+
+    def claimed(path: Path) -> object:
+        write_tiny_dataset(archive, per_class=1, seed=4)
+        return real(path)
+
+    monkeypatch.setattr(importing, "claimed", claimed)
+    with pytest.raises(UsageError, match="is there already"):
+        import_dataset(folder, archive)
+    assert len(contents(archive)) == 21
 
 
 def test_a_full_disk_is_one_error_and_leaves_nothing(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_maker import write_tiny_csv, write_tiny_dataset, zip_folder
+from mien.core.folder_lock import claimed
 from mien.interfaces.cli.data import register
 from mien.interfaces.cli.main import main
 
@@ -97,6 +98,19 @@ def test_a_second_import_needs_force(source: Path, capsys: pytest.CaptureFixture
     assert err.startswith("mien: archive/train is there already")
     assert err.count("\n") == 1
     assert run("import", str(source), "--force") == 0
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_an_import_where_another_is_running_is_one_line(
+    source: Path, force: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with claimed(Path("archive/.importing")):
+        assert run("import", str(source), *force) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("mien: another process is writing archive/.importing: let it")
+    assert captured.err.count("\n") == 1
+    assert run("import", str(source), *force) == 0
 
 
 @pytest.mark.parametrize("name", ["missing.zip", "notes.txt"])

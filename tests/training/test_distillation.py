@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from data_maker import make_tiny_split
 from mien.core.errors import InputError, ModelError, UsageError
+from mien.core.models import MODEL_NAME
 from mien.training import distillation, sitting
 from mien.training.augmentation import Faces, Floats, MixedBatch
 from mien.training.batches import BatchSource
@@ -22,7 +24,7 @@ from mien.training.filling import fill_cache
 from mien.training.run_folder import RunFolder
 from mien.training.stopping import TrainingStopped
 from mien.training.teacher_logits import rounded
-from mien.training.teachers import find_teacher, open_teacher
+from mien.training.teachers import find_teacher, open_onnx, open_teacher
 from mien.training.trainer import resume, train
 from mien.training.views import make_view
 from training_maker import read_checkpoint, read_history, same_arrays, tiny_config
@@ -192,6 +194,16 @@ def test_an_exported_teacher_says_what_the_classifier_says(tiny_model: Path) -> 
     network = open_teacher(find_teacher(str(tiny_model)), batch=5)
     expected = Classifier.open(tiny_model).logits(SPLIT.images)
     assert np.allclose(network(SPLIT.images), expected, atol=1e-5)
+
+
+def test_a_damaged_teacher_is_one_error_and_nothing_on_stdout(
+    make_tiny_model: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = make_tiny_model() / MODEL_NAME
+    path.write_bytes(path.read_bytes().replace(b"pattern", b"\xd8attern", 1))
+    with pytest.raises(ModelError, match="not an ONNX model that can be run"):
+        open_onnx(path, batch=1)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_runs_teacher_says_what_its_network_says(whole_run: RunFolder) -> None:

@@ -8,7 +8,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import cv2
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import DataError, OutputError, UsageError
 from mien.core.files import expanded
+from mien.core.folder_lock import claimed, give_up
 from mien.core.progress import Progress
 from mien.data.csv_archive import holds_csv
 from mien.data.csv_file import read_csv
@@ -29,6 +30,8 @@ _log = logging.getLogger(__name__)
 
 _BAD_NAME = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
 _STAGING = ".importing-"
+_CLAIM = ".importing"
+"""The folder whose lock an import holds: what is staged beside it is in use, or nobody's."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,8 @@ def import_dataset(
     decoded once, and what cannot be is skipped and named. All is written to a hidden folder first
     and moved into place at the end, train last, so that what an interruption leaves is never taken
     for a whole data set. What stood there is kept until then; if an import is killed while it
-    moves, the next one finishes that before it does anything else. Other files in ``output`` are
-    left alone.
+    moves, the next one finishes that before it does anything else. Two at once into one folder are
+    refused. Other files in ``output`` are left alone.
 
     Args:
         source: a folder, zip or CSV, packed or not, see `mien.data.reading.load_dataset`.
@@ -83,7 +86,8 @@ def import_dataset(
 
     Raises:
         DataError: if the source is no data set, or train would lack a class.
-        UsageError: if ``output`` holds a data set already, or the source would be replaced itself.
+        UsageError: if ``output`` holds a data set already, or the source would be replaced itself,
+            or another import into it is running.
         OutputError: if it cannot be written.
     """
     source, output = expanded(source), expanded(output)
@@ -93,7 +97,8 @@ def import_dataset(
     check_output(output, force=force)
     if output.exists() and (output.samefile(source) or _is_replaced(source, output)):
         raise UsageError(f"{source} would be imported into itself: choose another --output")
-    with _staged(output) as staging:
+    with _alone(output), _staged(output) as staging:
+        _check_free(output, force=force)  # again, for one that has ended meanwhile
         if in_csv:
             summary = _stage_csv(source, staging, output, quiet)
         else:
@@ -114,12 +119,34 @@ def check_output(output: Path, *, force: bool) -> None:
     """Finish what a killed import had begun in ``output``, and see whether another may begin.
 
     Raises:
-        UsageError: if it is a file, or holds a data set that may not be replaced.
+        UsageError: if it is a file, or holds a data set that may not be replaced, or another import
+            into it is running.
         OutputError: if what a killed import left cannot be moved.
     """
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output} is a file: expected a folder to lay the data set out in")
-    _recover(output)
+    if any(output.glob(f"{_CLAIM}*")):
+        with _alone(output):
+            pass
+    _check_free(output, force=force)
+
+
+@contextmanager
+def _alone(output: Path) -> Iterator[None]:
+    """Keep other imports out of ``output``, once what a killed one had begun is finished."""
+    made = not output.exists()
+    lock = claimed(output / _CLAIM)
+    try:
+        _recover(output)
+        yield
+    finally:
+        give_up(output / _CLAIM, lock)
+        if made:
+            with suppress(OSError):  # which it is where something came into it
+                output.rmdir()
+
+
+def _check_free(output: Path, *, force: bool) -> None:
     if force:
         return
     for name in SPLITS:
@@ -133,7 +160,6 @@ def check_output(output: Path, *, force: bool) -> None:
 @contextmanager
 def _staged(output: Path) -> Iterator[Path]:
     """Give a hidden folder inside ``output``, on its file system, which is gone afterwards."""
-    made = not output.exists()
     staging = output / f"{_STAGING}{uuid.uuid4().hex}"
     done = False
     try:
@@ -148,8 +174,6 @@ def _staged(output: Path) -> Iterator[Path]:
         # If not even the old splits can be moved back, they stay there for the next import.
         if done or not (staging / "old").exists():
             shutil.rmtree(staging, ignore_errors=True)
-        if made and not done and output.is_dir() and not any(output.iterdir()):
-            output.rmdir()
 
 
 def _stage_files(

@@ -17,10 +17,8 @@ from mien.core.errors import ModelError
 from mien.core.forks import ForkLock
 from mien.core.manifest import ModelFile, check_model_file
 from mien.core.models import bundled_models, find_model
-from mien.core.onnx_runtime import onnxruntime
+from mien.core.onnx_runtime import new_session, onnxruntime
 from mien.inference.onnx_file import network_for
-
-_ERRORS_ONLY = 3
 
 
 class ModelSession:
@@ -109,18 +107,10 @@ class ModelSession:
         return session
 
     def _open(self) -> onnxruntime.InferenceSession:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._threads or 0
-        options.inter_op_num_threads = 1
-        options.log_severity_level = _ERRORS_ONLY
         path = self._folder / self._file.name
-        providers = ["CPUExecutionProvider"]
         try:
             network = network_for(path, self._outputs) if self._outputs else str(path)
-            # To fall back is to print on stdout, and to try the same once more.
-            return onnxruntime.InferenceSession(
-                network, options, providers=providers, enable_fallback=False
-            )
+            return new_session(network, threads=self._threads or 0)
         except Exception as error:  # ONNX Runtime's own errors share no nearer base
             raise ModelError(
                 f"{path} is not an ONNX model that can be run "

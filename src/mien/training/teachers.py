@@ -25,8 +25,6 @@ from mien.training.run_folder import RunFolder
 Network = Callable[[Faces], Floats]
 """Standard faces, uint8 (N, 48, 48), to logits, float32 (N, classes)."""
 
-_ERRORS_ONLY = 3
-
 
 @dataclass(frozen=True)
 class Teacher:
@@ -120,16 +118,10 @@ def open_onnx(
     path: Path, *, batch: int, threads: int = 0, output: str = OUTPUT_CONTRACT["logits"]
 ) -> Network:
     """Open an exported network, one of its outputs; else as `open_teacher`."""
-    from mien.core.onnx_runtime import onnxruntime
+    from mien.core.onnx_runtime import new_session
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = _ERRORS_ONLY
     try:
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
+        session = new_session(str(path), threads=threads)
     except Exception as error:  # ONNX Runtime's own errors share no nearer base
         reason = " ".join(str(error).split())
         raise ModelError(f"{path} is not an ONNX model that can be run ({reason})") from error

@@ -15,10 +15,10 @@ import pytest
 
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import InputError, OutputError, UsageError
+from mien.core.folder_lock import LOCK_NAME
 from mien.core.result_tables import result_rows
 from mien.core.results import ModelInfo, Result
 from mien.interfaces.batch import journal as journal_module
-from mien.interfaces.batch.folder_lock import LOCK_NAME
 from mien.interfaces.batch.formats import FORMATS, part_format
 from mien.interfaces.batch.journal import Journal, parts_folder, record_file
 from mien.interfaces.batch.listing import Input

@@ -28,8 +28,8 @@ from typing import Any
 
 from mien.core.errors import InputError, OutputError, UsageError
 from mien.core.files import replacing
+from mien.core.folder_lock import claimed, give_up
 from mien.core.results import Result
-from mien.interfaces.batch.folder_lock import claimed, give_up
 from mien.interfaces.batch.formats import PartFormat
 from mien.interfaces.batch.index import (
     Index,

@@ -58,13 +58,12 @@ def claimed(folder: Path) -> IO[bytes]:
 
 def give_up(folder: Path, lock: IO[bytes]) -> None:
     """Let a claimed folder go, and remove it where nothing but its lock is left in it."""
-    if [path.name for path in folder.iterdir()] == [LOCK_NAME]:
-        with suppress(OSError):
+    with lock, suppress(OSError):
+        if [path.name for path in folder.iterdir()] == [LOCK_NAME]:
             if sys.platform == "win32":  # which removes no file that is open
                 lock.close()
             (folder / LOCK_NAME).unlink()
             folder.rmdir()
-    lock.close()
 
 
 def _opened(folder: Path) -> IO[bytes]:
@@ -95,6 +94,7 @@ def _foreign(folder: Path) -> UsageError:
 
 
 def _lock(file: IO[bytes]) -> None:
+    """Lock a file; raises OSError if another process has, unless locks are unknown there."""
     if sys.platform == "win32":
         import msvcrt
 
@@ -103,4 +103,9 @@ def _lock(file: IO[bytes]) -> None:
     else:
         import fcntl
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:  # a file system without locks, on which one has to work all the same
+            pass

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import errno
+import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from mien.core.errors import OutputError, UsageError
-from mien.interfaces.batch.folder_lock import LOCK_NAME, claimed, give_up
+from mien.core.folder_lock import LOCK_NAME, claimed, give_up
 
 
 def test_a_folder_is_another_ones_until_that_lets_it_go(tmp_path: Path) -> None:
@@ -20,7 +23,7 @@ def test_a_folder_is_another_ones_until_that_lets_it_go(tmp_path: Path) -> None:
 
 def test_a_process_that_was_killed_holds_nothing(tmp_path: Path) -> None:
     code = (
-        "import pathlib, sys; from mien.interfaces.batch.folder_lock import claimed\n"
+        "import pathlib, sys; from mien.core.folder_lock import claimed\n"
         "held = claimed(pathlib.Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen(
@@ -33,6 +36,25 @@ def test_a_process_that_was_killed_holds_nothing(tmp_path: Path) -> None:
             claimed(tmp_path)
         other.kill()
     claimed(tmp_path).close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks otherwise there")
+def test_where_files_cannot_be_locked_work_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    claimed(tmp_path).close()
+
+
+def test_a_folder_that_was_removed_meanwhile_is_let_go(tmp_path: Path) -> None:
+    lock = claimed(tmp_path / "own")
+    with suppress(PermissionError):  # on Windows, where nobody can
+        shutil.rmtree(tmp_path / "own")
+    give_up(tmp_path / "own", lock)
+    assert lock.closed
 
 
 def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
