@@ -134,8 +134,6 @@ OURS = {
     "list.json": b'[\n  {\n    "schema": "mien/1",\n',
     "video.json": b'{\n  "schema": "mien-video/1",\n',
     "lines.jsonl": b'{"schema": "mien/1", "source": "a.jpg"}\n',
-    "deepface.json": b'[\n  {\n    "emotion": {\n',
-    "fer.jsonl": b'[]\n[{"box": [1, 2, 3, 4]}]\n',
     "table.csv": b"source,frame,time_s,face_id,track_id,status,x,y\n",
     "table.txt": b"IMAGE  FACE  EMOTION  CONFIDENCE\n",
     "episodes.txt": b"a.mp4\nPERSON  FROM  TO  EMOTION\n",
@@ -153,6 +151,13 @@ OTHERS = {
     "IMAGE.txt": b"IMAGES OF FACES\n",
     "zeros.parquet": b"\0" * 100,
 }
+# What --compat writes, and the other tools too.
+EITHERS = {
+    "deepface.json": b'[\n  {\n    "emotion": {\n',
+    "fer.jsonl": b'[]\n[{"box": [1, 2, 3, 4]}]\n',
+    "detector.json": b'{"box": [1, 2, 3, 4], "score": 0.9}',
+    "emotions.json": b'{"emotion": {"happy": 98.1}}',
+}
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -166,6 +171,15 @@ def test_what_others_wrote_is_replaced_with_force_alone(name: str) -> None:
     Path(name).write_bytes(OTHERS[name])
     assert refused(name, "photos", force=False).endswith("or --force to replace it")
     assert "--force" not in refused(name, "photos")
+    taken(name, "photos", force=True)
+
+
+@pytest.mark.parametrize("name", EITHERS)
+def test_what_another_tool_may_have_written_is_replaced_with_force_alone(name: str) -> None:
+    Path(name).write_bytes(EITHERS[name])
+    message = refused(name, "photos", force=False)
+    assert "may be another tool's, by its form: " in message
+    assert message.endswith("or --force to replace it")
     taken(name, "photos", force=True)
 
 
@@ -259,12 +273,20 @@ def test_predict_twice_just_works(predict: Predict, name: str) -> None:
     assert Path(name).read_bytes() != b"mine"
 
 
+@pytest.mark.parametrize("name", ["r.json", "r.jsonl"])
 @pytest.mark.parametrize("tool", ["deepface", "fer"])
-def test_another_tools_form_is_known_too(predict: Predict, tool: str) -> None:
-    for words in (("photos/a.png",), ("photos",), ("photos/a.png", "--format", "jsonl")):
-        for _ in range(2):
-            name = f"r{len(words)}.json{'l' if len(words) > 1 else ''}"
-            assert predict(*words, "--compat", tool, "--output", name).code == 0
+def test_another_tools_form_is_replaced_with_force_alone(
+    predict: Predict, tool: str, name: str
+) -> None:
+    words = ("photos", "--compat", tool, "--output", name)
+    assert predict(*words).code == 0
+    before = Path(name).read_bytes()
+    for again in (words, ("photos", "--output", name)):
+        outcome = predict(*again)
+        assert outcome.code == 2
+        assert "may be another tool's, by its form" in outcome.err
+        assert Path(name).read_bytes() == before
+        assert predict(*words, "--force").code == 0
 
 
 def test_annotated_pictures_are_replaced_and_others_are_not(predict: Predict) -> None:

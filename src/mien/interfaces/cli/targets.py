@@ -2,7 +2,7 @@
 
 Nor is a file that mien did not write, unless ``--force`` says so. What mien wrote is known by its
 content, so that a command can be run again: text by how it begins, pictures, videos and Parquet by
-what is written into them.
+what is written into them. In the form of another tool nothing tells, so that it takes ``--force``.
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ _Identity = tuple[int, int] | str
 """A file that is there: its number in its file system. Else its whole path, in one case."""
 
 # JSON of results, in a list or not (a manifest of a model is none, and is never replaced by them),
-# of other tools' form, or an empty list; tables; a report. Nothing is lost with an empty file.
+# or an empty list; tables; a report. Nothing is lost with an empty file.
 _OUR_TEXT = re.compile(
-    rb'[\s\[\],]*(\{\s*("schema": "mien(?!-model)|"emotion": \{|"box": \[)|\Z)'
+    rb'[\s\[\],]*(\{\s*"schema": "mien(?!-model)|\Z)'
     rb"|source,frame,time_s,face_id,track_id,status,"
     rb"|([^\n]*\n)?(IMAGE +FACE +EMOTION|PERSON +FROM +TO +EMOTION|nobody was seen)"
     rb"|Evaluation of [^\n]+\n=+\n"
     rb"|# (Evaluation of|Robustness)"
 )
+# What --compat writes begins as what the other tools write.
+_COMPAT_TEXT = re.compile(rb'[\s\[\],]*\{\s*"(emotion": \{|box": \[)')
 _OUR_MARKS = (SOFTWARE.encode(), b"mien.schema")
 # A video's index, which may be long, comes before what is written into it; Parquet's comes last.
 _HEAD_BYTES, _TAIL_BYTES = 1 << 25, 1 << 16
@@ -85,7 +87,7 @@ def check_targets(
         if not (ours or force):
             mend = ", or --force to replace it" if force is not None else ""
             raise UsageError(
-                f"{path} is there already and mien did not write it: expected another "
+                f"{path} is there already and {_why_not_ours(path)}: expected another "
                 f"{option}{mend}"
             )
 
@@ -170,6 +172,15 @@ def _is_ours(path: Path) -> bool:
     if b"\0" in head:  # a picture, a video, a table in binary
         return any(mark in head or mark in tail for mark in _OUR_MARKS)
     return _OUR_TEXT.match(head) is not None
+
+
+def _why_not_ours(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            in_other_form = _COMPAT_TEXT.match(file.read(_TAIL_BYTES)) is not None
+    except OSError:
+        in_other_form = False
+    return "may be another tool's, by its form" if in_other_form else "mien did not write it"
 
 
 def _matches(path: Path, pattern: str) -> bool:
