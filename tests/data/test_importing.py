@@ -412,6 +412,27 @@ def test_what_is_read_is_never_what_is_replaced(folder: Path, tmp_path: Path) ->
     assert contents(output) == before
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links take rights there")
+def test_nothing_is_laid_out_in_a_split_that_is_read(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "linked").mkdir()
+    (folder / "train").rename(tmp_path / "elsewhere")
+    (folder / "Training").symlink_to(tmp_path / "elsewhere")
+    before = contents(tmp_path)
+    for output in (
+        "elsewhere",
+        "elsewhere/new",
+        f"{folder.name}/Training",
+        "linked/../elsewhere/a",
+    ):
+        with pytest.raises(UsageError, match="in a split of"):
+            import_dataset(folder, tmp_path / output, force=True)
+    inner = tmp_path / folder.name / "val" / "new"
+    with pytest.raises(UsageError, match="in a split of"):
+        import_dataset(tmp_path, inner)
+    assert contents(tmp_path) == before
+    import_dataset(folder, folder / "new")
+
+
 def test_a_file_in_the_way_and_the_source_itself_are_refused(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("x", encoding="utf-8")

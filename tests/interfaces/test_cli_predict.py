@@ -254,6 +254,8 @@ def test_files_that_are_left_out_are_said(predict: Predict) -> None:
         assert said in outcome.err
         assert "left out" not in predict("d", *words, "--quiet").err
     assert "left out" not in predict("d/a.png", "--format", "csv").err
+    # What the run itself keeps in the folder until its end does not count.
+    assert said in predict("d", "--output", "d/r.jsonl").err
 
 
 def test_stdin_given_twice_is_a_usage_error(predict: Predict) -> None:

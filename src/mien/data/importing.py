@@ -23,7 +23,7 @@ from mien.data.csv_archive import holds_csv
 from mien.data.csv_file import read_csv
 from mien.data.dataset import SPLITS, Skipped
 from mien.data.decoding import decode_image
-from mien.data.listing import VAL_FRACTION, list_entries
+from mien.data.listing import VAL_FRACTION, list_entries, split_of
 from mien.data.sources import LAYOUT_HINT, open_source
 
 _log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def import_dataset(
     Raises:
         DataError: if the source is no data set, or train would lack a class.
         UsageError: if ``output`` holds a data set already, or the source would be replaced itself,
-            or another import into it is running.
+            ``output`` lies in one of its splits, or another import into it is running.
         OutputError: if it cannot be written.
     """
     source, output = expanded(source), expanded(output)
@@ -97,6 +97,10 @@ def import_dataset(
     check_output(output, force=force)
     if output.exists() and (output.samefile(source) or _is_replaced(source, output)):
         raise UsageError(f"{source} would be imported into itself: choose another --output")
+    if _is_read(source, output):
+        raise UsageError(
+            f"{output} is in a split of {source}, which is read: choose another --output"
+        )
     with _alone(output), _staged(output) as staging:
         _check_free(output, force=force)  # again, for one that has ended meanwhile
         if in_csv:
@@ -113,6 +117,17 @@ def _is_replaced(source: Path, output: Path) -> bool:
     read = [source.resolve(), *((source / name).resolve() for name in SPLITS)]
     replaced = [(output / name).resolve() for name in SPLITS]
     return any(one.exists() and one.is_relative_to(part) for one in read for part in replaced)
+
+
+def _is_read(source: Path, output: Path) -> bool:
+    """Say whether the output lies in a split of the source, as a class of it from then on."""
+    if not source.is_dir():
+        return False
+    place, top = output.resolve(), source.resolve()
+    if place.is_relative_to(top) and any(map(split_of, place.relative_to(top).parts)):
+        return True
+    splits = (folder.resolve() for folder in source.iterdir() if split_of(folder.name))
+    return any(place.is_relative_to(split) for split in splits)
 
 
 def check_output(output: Path, *, force: bool) -> None:

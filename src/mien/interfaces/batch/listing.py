@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from mien.core.folder_lock import LOCK_NAME
 from mien.core.image_files import HEAD_BYTES, IMAGE_SUFFIXES, READABLE, image_kind
 
 SORTED_AT_ONCE = 50_000
@@ -94,6 +95,8 @@ def _files_of(
     left_out: Counter[str] | None,
 ) -> Iterator[Input]:
     """Yield a folder's own files of a kind; add the folders in it, and the links to folders."""
+    if Path(folder, LOCK_NAME).exists():
+        left_out = None  # what a run has not joined into its output yet, this very one perhaps
     with os.scandir(folder) as entries:
         seen = SORTED_AT_ONCE
         while seen == SORTED_AT_ONCE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from http import HTTPStatus
 from typing import Any
 
 import h11
@@ -110,13 +111,14 @@ class Protocol(H11Protocol, asyncio.BufferedProtocol):
         )
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             body = refusal.body()
+            reason = HTTPStatus(refusal.status).phrase.encode()
             headers = [
                 (b"content-type", b"application/json"),
                 (b"content-length", str(len(body)).encode()),
                 (b"connection", b"close"),
             ]
             for event in (
-                h11.Response(status_code=refusal.status, headers=headers, reason=b"Bad Request"),
+                h11.Response(status_code=refusal.status, headers=headers, reason=reason),
                 h11.Data(data=body),
                 h11.EndOfMessage(),
             ):
