@@ -1,0 +1,44 @@
+"""Run the notebook of the classic recipe on a run that has ended, and keep what its cells show.
+
+A run that has ended is opened, not trained; the data have to be
+those that it was trained on.
+
+    python benchmarks/run_notebook.py --run outputs/reference --data archive
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOK = ROOT / "notebooks" / "classic_recipe.ipynb"
+
+
+def main() -> None:
+    """Run every cell in the project's folder; the file is written only if all of them ran."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--run", type=Path, default=ROOT / "outputs" / "reference")
+    parser.add_argument("--data", type=Path, default=ROOT / "archive")
+    options = parser.parse_args()
+    if not (options.run / "summary.json").is_file():
+        parser.error(f"{options.run} is no run that has ended: it has no summary.json")
+    os.environ["MIEN_RUN"] = str(options.run.resolve())
+    os.environ["MIEN_DATA"] = str(options.data.resolve())
+    notebook = nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
+    NotebookClient(
+        notebook,
+        timeout=None,
+        kernel_name="python3",
+        record_timing=False,
+        resources={"metadata": {"path": str(ROOT)}},
+    ).execute()
+    nbformat.write(notebook, NOTEBOOK)  # type: ignore[no-untyped-call]
+
+
+if __name__ == "__main__":
+    main()

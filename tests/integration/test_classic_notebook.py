@@ -1,0 +1,112 @@
+"""The notebook of the classic recipe runs from top to bottom."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_maker import write_tiny_dataset
+
+ROOT = Path(__file__).resolve().parents[2]
+CLASSIC = ROOT / "notebooks" / "classic_recipe.ipynb"
+
+# Small, with each phase of the classic recipe.
+THREE_PHASES = """
+[model]
+backbone = "Plain"
+weights = "none"
+input_size = 48
+head_units = [16]
+head_dropout = [0.2]
+plain_channels = [8, 16]
+[training]
+batch_size = 16
+head_epochs = 1
+epochs = 3
+fine_tune_blocks = 1
+full_epochs = 1
+class_weights = true
+class_weight_power = 0.5
+early_stopping = 4
+ema = 0.9
+"""
+
+nbformat = pytest.importorskip("nbformat")
+nbclient = pytest.importorskip("nbclient")
+
+
+def read_notebook(path: Path) -> Any:
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook: Any) -> list[Any]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def printed(cells: list[Any]) -> str:
+    """Return the text of cells' outputs, each run of blanks as one."""
+    parts = []
+    for output in (output for cell in cells for output in cell.outputs):
+        parts += [output.get("text", ""), output.get("data", {}).get("text/markdown", "")]
+    return " ".join("\n".join(parts).split())
+
+
+def run_cells(notebook: Any, folder: Path) -> list[Any]:
+    """Run a notebook in a folder, and return its code cells."""
+    for cell in code_cells(notebook):
+        cell.outputs, cell.execution_count = [], None
+    client = nbclient.NotebookClient(
+        notebook,
+        timeout=300,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder)}},
+    )
+    client.execute()
+    cells = code_cells(notebook)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    return cells
+
+
+@pytest.fixture
+def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the notebook takes from the environment, but for the data; returns the run's folder."""
+    run = tmp_path / "run"
+    monkeypatch.setenv("MIEN_RUN", str(run))
+    monkeypatch.setenv("MIEN_PICTURES", str(ROOT / "images"))
+    monkeypatch.setenv("MIEN_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_the_classic_recipe_from_kaggles_folder_to_photos(
+    surroundings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(THREE_PHASES, encoding="utf-8")
+    data = write_tiny_dataset(tmp_path / "data", per_class=16, kaggle=True)
+    assert sorted(path.name for path in data.iterdir()) == ["test", "train"]
+    monkeypatch.setenv("MIEN_DATA", str(data))
+    monkeypatch.setenv("MIEN_RECIPE", str(recipe))
+    notebook = read_notebook(CLASSIC)
+    # Once more at the end: a finished run is opened with its own recipe, and trained no further.
+    again = [cell for cell in code_cells(notebook) if "config = " in cell.source]
+    again += [cell for cell in code_cells(notebook) if "trainer.resume" in cell.source]
+    notebook.cells += copy.deepcopy(again)
+    notebook.cells += [nbformat.v4.new_code_cell("print(len(read_history(run.history)['epoch']))")]
+    cells = run_cells(notebook, ROOT)
+    assert len(again) == 2
+    assert printed(cells[-3:]).split() == ["4"]
+    text = printed(cells)
+    assert "| surprise | 16 | 8 | 8 |" in text
+    assert "| head alone | 1 to 1 |" in text
+    assert "| head and last 1 blocks | 2 to 3 |" in text
+    assert "| everything | 4 to 4 |" in text
+    assert "4 of 4 epochs" in text
+    assert "early stopping did not end the run: never 4 epochs" in text
+    assert "sample.png · 7 faces" in text
+    assert (surroundings / "export" / "model.onnx").is_file()
