@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from mien.evaluation.agreement import BIN_COUNT, Agreement
+from mien.evaluation.agreement import Agreement
 from mien.evaluation.calibration import Calibration
 from mien.evaluation.extra import train_extra
 from mien.evaluation.metrics import Metrics
@@ -132,45 +133,25 @@ def accuracy_figure(metrics: Metrics, path: Path, *, title: str) -> None:
 
 def share_figure(agreement: Agreement, path: Path, *, title: str) -> None:
     """Draw the share of people who named an emotion against its score, and how many scores."""
-    width = 1 / BIN_COUNT
-    centres = [(each.low + each.high) / 2 for each in agreement.bins]
-    with drawing(path, 6.4, 7.0) as figure:
-        figure.suptitle(title)
-        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        shares = [each.share for each in agreement.bins]
-        upper.bar(centres, shares, width=width * 0.92, color=RIGHT_COLOR, label="share of people")
-        upper.plot([0, 1], [0, 1], color=INK, lw=1, ls=(0, (4, 3)), label="as the score says")
-        upper.plot(
-            [each.score for each in agreement.bins],
-            shares,
-            ls="none",
-            marker="o",
-            ms=5,
-            mfc="white",
-            mec=INK,
-            label="at the bin's mean score",
-        )
-        upper.set_ylim(0, 1.02)
-        upper.set_ylabel("people who named the emotion")
-        upper.legend(loc="upper left")
-        upper.text(
-            0.98,
-            0.05,
-            f"differ by {100 * agreement.share_error:.1f} points on average",
-            ha="right",
-            transform=upper.transAxes,
-            bbox={"facecolor": "white", "edgecolor": FAINT, "boxstyle": "round,pad=0.4"},
-        )
-        counts = [each.count for each in agreement.bins]
-        lower.bar(centres, counts, width=width * 0.92, color=FAINT)
-        lower.set_yscale("log")
-        lower.set_ylabel("scores (log)")
-        lower.set_xlabel("score, of any of the seven emotions")
-        lower.set_xlim(0, 1)
-        for axes in (upper, lower):
-            axes.grid(axis="y")
-        percent_axis(upper)
-        percent_axis(lower, "x")
+    bins = agreement.bins
+    _reliability(
+        path,
+        title,
+        [(each.low, each.high) for each in bins],
+        means=[each.score for each in bins],
+        heights=[each.share for each in bins],
+        counts=[each.count for each in bins],
+        texts=_ReliabilityTexts(
+            bars="share of people",
+            diagonal="as the score says",
+            dots="at the bin's mean score",
+            heights="people who named the emotion",
+            note=f"differ by {100 * agreement.share_error:.1f} points on average",
+            counts="scores (log)",
+            axis="score, of any of the seven emotions",
+        ),
+        count_scale="log",
+    )
 
 
 def _mean_line(axes: Axes, count: int, value: float, text: str) -> None:
@@ -182,40 +163,84 @@ def _mean_line(axes: Axes, count: int, value: float, text: str) -> None:
 def reliability_figure(calibration: Calibration, path: Path, *, title: str) -> None:
     """Draw accuracy against confidence, and below it how many predictions each bin holds."""
     filled = [entry for entry in calibration.bins if entry.count]
-    width = 1 / len(calibration.bins)
-    centres = [(entry.low + entry.high) / 2 for entry in filled]
-    confidences = np.array([entry.confidence for entry in filled], np.float64)
-    accuracies = np.array([entry.accuracy for entry in filled], np.float64)
+    _reliability(
+        path,
+        title,
+        [(entry.low, entry.high) for entry in filled],
+        means=[entry.confidence for entry in filled],
+        heights=[entry.accuracy for entry in filled],
+        counts=[entry.count for entry in filled],
+        texts=_ReliabilityTexts(
+            bars="accuracy",
+            diagonal="perfectly calibrated",
+            dots="at the bin's mean confidence",
+            heights="images read right",
+            note=f"calibration error {100 * calibration.error:.1f} %\n"
+            f"mean confidence {100 * calibration.confidence:.1f} %",
+            counts="predictions",
+            axis="confidence (highest probability)",
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class _ReliabilityTexts:
+    """What a reliability diagram says: in its legend, on its axes and in its corner."""
+
+    bars: str
+    diagonal: str
+    dots: str
+    heights: str
+    note: str
+    counts: str
+    axis: str
+
+
+def _reliability(
+    path: Path,
+    title: str,
+    edges: Sequence[tuple[float, float]],
+    *,
+    means: Sequence[float | None],
+    heights: Sequence[float | None],
+    counts: Sequence[int],
+    texts: _ReliabilityTexts,
+    count_scale: str = "linear",
+) -> None:
+    """Draw what was found in each bin against what was said, and how much each bin holds."""
+    centres = [(low + high) / 2 for low, high in edges]
+    widths = [0.92 * (high - low) for low, high in edges]
+    found = np.array(heights, np.float64)
     with drawing(path, 6.4, 7.0) as figure:
         figure.suptitle(title)
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        upper.bar(centres, accuracies, width=width * 0.92, color=RIGHT_COLOR, label="accuracy")
-        upper.plot([0, 1], [0, 1], color=INK, lw=1, ls=(0, (4, 3)), label="perfectly calibrated")
+        upper.bar(centres, found, width=widths, color=RIGHT_COLOR, label=texts.bars)
+        upper.plot([0, 1], [0, 1], color=INK, lw=1, ls=(0, (4, 3)), label=texts.diagonal)
         upper.plot(
-            confidences,
-            accuracies,
+            np.array(means, np.float64),
+            found,
             ls="none",
             marker="o",
             ms=5,
             mfc="white",
             mec=INK,
-            label="at the bin's mean confidence",
+            label=texts.dots,
         )
         upper.set_ylim(0, 1.02)
-        upper.set_ylabel("images read right")
+        upper.set_ylabel(texts.heights)
         upper.legend(loc="upper left")
         upper.text(
             0.98,
             0.05,
-            f"calibration error {100 * calibration.error:.1f} %\n"
-            f"mean confidence {100 * calibration.confidence:.1f} %",
+            texts.note,
             ha="right",
             transform=upper.transAxes,
             bbox={"facecolor": "white", "edgecolor": FAINT, "boxstyle": "round,pad=0.4"},
         )
-        lower.bar(centres, [entry.count for entry in filled], width=width * 0.92, color=FAINT)
-        lower.set_ylabel("predictions")
-        lower.set_xlabel("confidence (highest probability)")
+        lower.bar(centres, counts, width=widths, color=FAINT)
+        lower.set_yscale(count_scale)
+        lower.set_ylabel(texts.counts)
+        lower.set_xlabel(texts.axis)
         lower.set_xlim(0, 1)
         for axes in (upper, lower):
             axes.grid(axis="y")

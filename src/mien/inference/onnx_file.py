@@ -87,11 +87,18 @@ def read_onnx(path: Path) -> OnnxFile:
     Raises:
         ModelError: if it cannot be read, or is not an ONNX file.
     """
+    return _parsed(_content(path), path)
+
+
+def _content(path: Path) -> memoryview:
     try:
-        content = memoryview(path.read_bytes())
+        return memoryview(path.read_bytes())
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise ModelError(f"cannot read {path}: {reason}") from error
+
+
+def _parsed(content: memoryview, path: Path) -> OnnxFile:
     nodes, tensors = [], {}
     try:
         for number, graph in _fields(content):
@@ -121,14 +128,14 @@ def network_for(path: Path, outputs: Collection[str]) -> bytes:
     Raises:
         ModelError: if it cannot be read, or is not an ONNX file.
     """
-    file = read_onnx(path)
+    content = _content(path)
     needed = set(outputs)
-    for node in reversed(file.nodes):
+    for node in reversed(_parsed(content, path).nodes):
         if needed & set(node.outputs):
             needed |= set(node.inputs)
     kept = (
         _written(number, _kept(value, needed)) if number == _GRAPH else _written(number, value)
-        for number, value in _fields(memoryview(path.read_bytes()))
+        for number, value in _fields(content)
     )
     return b"".join(kept)
 
