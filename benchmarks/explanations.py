@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mien.cli.output import table_text
 from mien.core.faces import FACE_SIZE
 from mien.data.reading import load_split
 from mien.inference.classifier import Classifier
 from mien.inference.explain import METHODS, explain_faces
-from mien.interfaces.cli.output import table_text
 
 Maps = npt.NDArray[np.float32]
 Faces = npt.NDArray[np.uint8]

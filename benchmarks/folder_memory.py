@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mien.cli.output import table_text
 from mien.inference.recognizer import load
-from mien.interfaces.cli.output import table_text
 
 PICTURES = 100
 FOLDER_IMAGES = 1000

@@ -25,13 +25,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mien.cli.output import table_text
 from mien.core.results import Box
 from mien.data.reading import load_split
 from mien.inference.alignment import ALIGN, turn_of
 from mien.inference.classifier import Classifier
 from mien.inference.crops import cut_face
 from mien.inference.detectors import Detection, Detector, load_detector
-from mien.interfaces.cli.output import table_text
 
 Pixels = npt.NDArray[np.uint8]
 Reading = npt.NDArray[np.bool_]

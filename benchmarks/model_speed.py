@@ -25,6 +25,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mien.cli.output import table_text
 from mien.core.faces import FACE_SIZE
 from mien.core.images import load_image
 from mien.core.manifest import INPUT_CONTRACT, OUTPUT_CONTRACT
@@ -33,7 +34,6 @@ from mien.inference.classifier import Classifier
 from mien.inference.crops import cut_face
 from mien.inference.recognizer import load
 from mien.inference.speed import machine
-from mien.interfaces.cli.output import table_text
 
 BATCH_SIZES = (1, 32)
 INT8_LIMIT, BARE_LIMIT, ANALYZE_LIMIT, FER_LIMIT = 0.6, 1.2, 1.3, 1.0

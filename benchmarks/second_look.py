@@ -16,10 +16,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mien.cli.output import table_text
 from mien.core.images import load_image
 from mien.inference.detectors import Detection
 from mien.inference.detectors.yunet import YuNetDetector
-from mien.interfaces.cli.output import table_text
 
 
 class OneLook(YuNetDetector):

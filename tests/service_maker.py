@@ -158,8 +158,8 @@ def running(
         max_connections: as `make_server` takes it.
         options: go to `create_app`.
     """
-    from mien.interfaces.http.app import create_app
-    from mien.interfaces.http.running import listen, make_server
+    from mien.service.app import create_app
+    from mien.service.running import listen, make_server
 
     app = create_app(load, **options)
     server = make_server(app, max_connections)

@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from data_maker import write_tiny_dataset, zip_folder
-from mien.interfaces.cli.main import COMMANDS, build_parser
+from mien.cli.main import COMMANDS, build_parser
 from video_maker import even_times, write_video
 
 ROOT = Path(__file__).resolve().parent.parent

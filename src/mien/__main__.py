@@ -2,7 +2,7 @@
 
 import sys
 
-from mien.interfaces.cli.main import main
+from mien.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuzz.harness import changed, damaged, fuzz, obeyed
+from mien.batch.formats import part_format
+from mien.batch.journal import Journal, parts_folder, record_file
 from mien.core.emotions import EMOTIONS
 from mien.core.results import ModelInfo, Result
-from mien.interfaces.batch.formats import part_format
-from mien.interfaces.batch.journal import Journal, parts_folder, record_file
 
 _MODEL = ModelInfo("tiny", "0.0.1", "0" * 64)
 _RUN = {"model": "one", "inputs": ["d"], "detector": None}

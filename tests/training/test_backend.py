@@ -188,7 +188,7 @@ def test_native_messages_are_held_back_without_stderr(monkeypatch: pytest.Monkey
 
 def test_importing_the_room_loads_neither_keras_nor_tensorflow() -> None:
     code = (
-        "import sys, mien.training.trainer, mien.training.export, mien.interfaces.cli.train\n"
+        "import sys, mien.training.trainer, mien.training.export, mien.cli.train\n"
         "heavy = {'keras', 'tensorflow', 'torch', 'matplotlib', 'sklearn', 'onnx', 'pandas'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )

@@ -141,7 +141,7 @@ def test_without_torch_one_line_says_what_to_install(tiny_data: Path, tmp_path: 
         "find = importlib.util.find_spec\n"
         "importlib.util.find_spec = lambda name, *rest: (\n"
         "    None if name == 'torch' else find(name, *rest))\n"
-        "from mien.interfaces.cli.main import main\n"
+        "from mien.cli.main import main\n"
         "sys.exit(main(sys.argv[1:]))"
     )
     (tmp_path / "recipe.toml").write_text(config_to_toml(tiny_config(tiny_data)), encoding="utf-8")

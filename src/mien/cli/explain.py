@@ -1,0 +1,181 @@
+"""``mien explain``: show which parts of a face speak for its emotion."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mien.cli.inputs import STDIN, Input, find_inputs, is_single
+from mien.cli.options import (
+    add_finding_options,
+    add_force_option,
+    add_recognizer_options,
+    file_name,
+    recognizer_options,
+    whole,
+)
+from mien.cli.output import (
+    json_text,
+    note,
+    table_text,
+    use_utf8_stdout,
+    write_stdout,
+)
+from mien.cli.targets import check_targets, read_files
+from mien.core.errors import EXIT_DONE, InputError, NoFaceError, UnreadableImage, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mien.core.results import ModelInfo
+    from mien.inference.explain import ExplainedFace
+
+SCHEMA = "mien-explanation/1"
+"""Name and version of the JSON form."""
+
+_METHODS = ("occlusion", "gradcam")  # as in mien.inference.explain, which is heavy to import
+_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+# In indented JSON, a list of numbers; one line each keeps a heat map readable. Line ends inside
+# strings are escaped, so the real ones stand between values.
+_NUMBERS = re.compile(r"\[\n\s*([-\d.,\s]+?)\n\s*\]")
+
+_EPILOG = """\
+occlusion covers the face bit by bit and shows how much of the emotion's score is lost where.
+gradcam weighs the network's last feature map, which is fast but coarse. See docs/explain.md.
+"""
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command ``explain``."""
+    parser = commands.add_parser(
+        "explain",
+        help="show which parts of a face speak for its emotion",
+        description="Draw a heat map over each face: what in it speaks for its emotion.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("image", metavar="IMAGE", help="a file, or - for stdin")
+    parser.add_argument(
+        "--output",
+        type=file_name(*_SUFFIXES),
+        metavar="FILE",
+        help="the picture to write, .png or .jpg (NAME.explained.png here; none with --json)",
+    )
+    add_force_option(parser)
+    parser.add_argument(
+        "--method", choices=_METHODS, default=_METHODS[0], help="see below (%(default)s)"
+    )
+    parser.add_argument(
+        "--emotion", metavar="NAME", help="explain this emotion, not each face's likeliest"
+    )
+    parser.add_argument(
+        "--face", type=whole(), metavar="N", help="this face alone, counted from 0, left to right"
+    )
+    add_recognizer_options(parser, crops="where the image is a face crop")
+    add_finding_options(parser)
+    parser.add_argument("--json", action="store_true", help="print heat maps and figures as JSON")
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from mien.core.picture_files import write_picture
+    from mien.inference.explain import explain
+    from mien.inference.explain_picture import explanation_picture
+
+    picture = _picture_path(args.output, args.image, wanted=not args.json)
+    one = _only_input(args.image)
+    if picture is not None:
+        reads = [args.image, *read_files(args)]
+        check_targets([("--output", picture)], reads=reads, force=args.force)
+    recognizer = recognizer_options(args).load()
+    try:
+        faces = explain(
+            recognizer,
+            one.content or b"",
+            emotion=args.emotion,
+            face_id=args.face,
+            method=args.method,
+            quiet=args.quiet,
+        )
+    except UnreadableImage as error:
+        if one.source != STDIN:
+            raise
+        raise UnreadableImage("standard input" + str(error).removeprefix("image")) from error
+    if not faces:
+        raise NoFaceError(
+            f"no face found in {one.source}: try another --detector, "
+            "or --detector none for an image that is a face crop"
+        )
+    if picture is not None:
+        write_picture(explanation_picture(faces), picture)
+    if args.json:
+        use_utf8_stdout()
+        write_stdout(_json(one.source, picture, faces, recognizer.model))
+    else:
+        write_stdout(_table(faces))
+    if picture is not None:
+        note(f"picture: {picture}", quiet=args.quiet)
+    return EXIT_DONE
+
+
+def _picture_path(asked: Path | None, image: str, *, wanted: bool) -> Path | None:
+    if asked is None:
+        name = "stdin" if image == STDIN else Path(image).stem
+        name = "data" if image[:5].lower() == "data:" else name  # an image, not the name of one
+        return Path(f"{name}.explained.png") if wanted else None
+    return asked
+
+
+def _only_input(word: str) -> Input:
+    if not is_single([word]):
+        raise UsageError(f"expected one image, got {word}, a folder or pattern")
+    (one,) = find_inputs([word])
+    if one.content is None:
+        raise InputError(one.problem)
+    return one
+
+
+def _json(
+    source: str, picture: Path | None, faces: Sequence[ExplainedFace], model: ModelInfo
+) -> str:
+    content: dict[str, Any] = {
+        "schema": SCHEMA,
+        "source": source,
+        "picture": None if picture is None else str(picture),
+        "faces": [
+            {**each.face.to_dict(), "explanation": each.explanation.to_dict()} for each in faces
+        ],
+        "model": model.to_dict(),
+    }
+    return _NUMBERS.sub(_on_one_line, json_text(content)) + "\n"
+
+
+def _on_one_line(found: re.Match[str]) -> str:
+    return "[" + re.sub(r"\s+", " ", found[1]) + "]"
+
+
+def _table(faces: Sequence[ExplainedFace]) -> str:
+    header = ("FACE", "EMOTION", "CONFIDENCE", "WHY", "PEAK", "WHERE")
+    rows = [_row(each) for each in faces]
+    return table_text(header, rows, right=(2, 4))
+
+
+def _row(each: ExplainedFace) -> tuple[str, ...]:
+    face, why = each.face, each.explanation
+    mark = " ?" if face.uncertain else ""
+    if why.method == "occlusion":
+        points = 100 * why.peak
+        peak = f"-{points:.0f} points" if points >= 1 else "under 1 point"
+    else:
+        peak = f"+{why.peak:.2f} logit"
+    return (
+        str(face.face_id),
+        face.emotion + mark,
+        f"{face.confidence:.0%}",
+        why.emotion,
+        peak if why.peak > 0 else "-",
+        f"{why.part} face" if why.part else "nowhere",
+    )

@@ -1,0 +1,280 @@
+"""``mien export``: turn a run's best network into a model that ``mien predict`` can use."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mien.cli.options import folder_name, number
+from mien.cli.output import json_text, write_stdout
+from mien.core.errors import EXIT_DONE, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from mien.core.manifest import Manifest
+    from mien.data.dataset import Split
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "export",
+        help="turn a run into a model for inference",
+        description="Write model.onnx and manifest.json of a run's best network, and refuse if "
+        "ONNX Runtime and Keras differ by more than 1e-4 in any probability.",
+    )
+    # `run` is the parser's own word for what the command does.
+    parser.add_argument("folder", type=Path, metavar="RUN", help="folder of a run, outputs/NAME")
+    parser.add_argument(
+        "--output", type=folder_name, metavar="DIR", help="the model's folder (default: RUN/export)"
+    )
+    parser.add_argument(
+        "--join",
+        metavar="MODEL",
+        help="add the run, which learnt votes, to this model as its people's reading (needs "
+        "--output)",
+    )
+    parser.add_argument(
+        "--start-share",
+        type=number(0, 1),
+        default=0.0,
+        metavar="SHARE",
+        help="of --join: share of the weights that the run started from (%(default)s)",
+    )
+    parser.add_argument("--name", help="the model's name (default: that of the run)")
+    parser.add_argument(
+        "--version", help="the model's version (default: 1.0.0, or that of --join's model)"
+    )
+    parser.add_argument(
+        "--calibrate",
+        metavar="DATA",
+        help="fit temperatures and thresholds on the split val of this data set (folder, zip, CSV)",
+    )
+    parser.add_argument(
+        "--votes",
+        metavar="FILE",
+        help="FER+ votes for --calibrate, of a run that learnt them: confidences become the share "
+        "of people who would say so",
+    )
+    parser.add_argument(
+        "--certain",
+        type=number(0, 1),
+        metavar="SHARE",
+        help="how often readings that are not called uncertain are to be right (0.85)",
+    )
+    parser.add_argument(
+        "--balance",
+        type=number(0, 1),
+        metavar="STRENGTH",
+        help="lift emotions that Training has few images of, from 0 (not) to 1 (as if all had "
+        "as many)",
+    )
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="also write an 8-bit model beside it, DIR-int8, with --data (refused if it loses more "
+        "than half a point of accuracy)",
+    )
+    parser.add_argument(
+        "--data", metavar="DATA", help="for --int8: ranges from its train, comparison on its val"
+    )
+    parser.add_argument(
+        "--tflite",
+        action="store_true",
+        help="also write model.tflite, for LiteRT (needs Keras on TensorFlow)",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from mien.core.manifest import load_manifest
+    from mien.evaluation.temperature import balance_model
+    from mien.training.export import export_run, join_run
+
+    _check(args)
+    # Read first: if the data are missing, nothing has been written yet.
+    split = _load(args.calibrate, "val", args) if args.calibrate else None
+    votes = None
+    if split is not None and args.votes is not None:
+        split, votes = _with_votes(split, args.votes)
+    sets = [_load(args.data, name, args) for name in ("train", "val")] if args.int8 else []
+    if args.join is None:
+        version = args.version or "1.0.0"
+        folder = export_run(args.folder, args.output, name=args.name, version=version)
+    else:
+        folder = join_run(
+            args.folder,
+            args.join,
+            args.output,
+            version=args.version,
+            start_share=args.start_share,
+        )
+    if args.balance is not None:
+        balance_model(folder, args.balance)
+    calibration = None
+    if split is not None:
+        calibration = _calibrate(folder, split, votes, args)
+    others = _export_others(args, folder, sets)
+    manifest = load_manifest(folder, labels=None).read_by(None)
+    if args.json:
+        write_stdout(json_text({**_as_json(folder, manifest, calibration), **others}) + "\n")
+    else:
+        write_stdout(_describe(folder, manifest, calibration, others))
+    return EXIT_DONE
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what cannot be done before any work is done."""
+    if args.join is not None and (args.output is None or args.name is not None or args.tflite):
+        raise UsageError("--join takes --output, the new model's folder, and no --name or --tflite")
+    if args.start_share and args.join is None:
+        raise UsageError("--start-share is of --join MODEL: give both")
+    if args.votes is not None and args.calibrate is None:
+        raise UsageError("--votes are for --calibrate DATA: give both")
+    if args.int8 != (args.data is not None):
+        raise UsageError("--int8 and --data DATA go together: give both or neither")
+    if args.tflite:
+        from mien.training.litert import require_tensorflow
+
+        require_tensorflow()
+
+
+def _export_others(
+    args: argparse.Namespace, folder: Path, sets: Sequence[Split]
+) -> dict[str, dict[str, Any] | None]:
+    """Write the other forms of the model that are asked for; return what is told of them."""
+    told: dict[str, dict[str, Any] | None] = {"int8": None, "tflite": None}
+    if args.int8:
+        from mien.core.manifest import load_manifest
+        from mien.training.quantize import export_int8
+
+        train, val = sets
+        small = export_int8(folder, folder.with_name(f"{folder.name}-int8"), train=train, val=val)
+        manifest = load_manifest(small, labels=None)
+        file = small / manifest.file.name
+        told["int8"] = {"path": str(file), **manifest.metrics["quantization"]}
+    if args.tflite:
+        from mien.training.litert import export_tflite
+
+        path = export_tflite(args.folder, folder)
+        told["tflite"] = {"path": str(path), "bytes": path.stat().st_size}
+    return told
+
+
+def _load(data: str, name: str, args: argparse.Namespace) -> Split:
+    from mien.data.reading import load_split
+
+    return load_split(data, name, quiet=args.quiet)
+
+
+def _with_votes(split: Split, path: str) -> tuple[Split, npt.NDArray[np.int64]]:
+    """Return the images of a split that somebody saw an emotion in, and how many saw which."""
+    from mien.data.votes import emotion_votes, load_votes
+
+    votes = emotion_votes(split, load_votes(path))
+    voted = votes.sum(axis=1) > 0
+    return split.take(voted), votes[voted]
+
+
+def _calibrate(
+    folder: Path, split: Split, votes: npt.NDArray[np.int64] | None, args: argparse.Namespace
+) -> dict[str, Any]:
+    from mien.evaluation.temperature import calibrate_model
+    from mien.evaluation.thresholds import CERTAIN_ACCURACY
+
+    return calibrate_model(
+        folder,
+        split.images,
+        split.labels,
+        split=split.name,
+        votes=votes,
+        accuracy=args.certain or CERTAIN_ACCURACY,
+        augmented=True,
+        quiet=args.quiet,
+    )
+
+
+def _as_json(
+    folder: Path, manifest: Manifest, calibration: dict[str, Any] | None
+) -> dict[str, Any]:
+    from mien.core.models import MANIFEST_NAME
+
+    return {
+        "folder": str(folder),
+        "name": manifest.name,
+        "version": manifest.version,
+        "model": {
+            "path": str(folder / manifest.file.name),
+            "bytes": manifest.file.size_bytes,
+            "sha256": manifest.file.sha256,
+        },
+        "manifest": {
+            "path": str(folder / MANIFEST_NAME),
+            "bytes": (folder / MANIFEST_NAME).stat().st_size,
+        },
+        "largest_difference": manifest.metrics["export"]["largest_difference"],
+        "temperature": manifest.temperature,
+        "entropy_exponent": manifest.entropy_exponent,
+        "bias": dict(manifest.bias),
+        "thresholds": dict(manifest.thresholds),
+        "calibration": calibration,
+    }
+
+
+def _describe(
+    folder: Path,
+    manifest: Manifest,
+    calibration: dict[str, Any] | None,
+    others: dict[str, dict[str, Any] | None],
+) -> str:
+    from mien.core.models import MANIFEST_NAME
+
+    checked = manifest.metrics["export"]
+    sizes = " and ".join(str(size) for size in checked["batch_sizes"])
+    temperature = f"{manifest.temperature:.4g}"
+    if manifest.entropy_exponent:
+        temperature += f", entropy to the power of {manifest.entropy_exponent:.3g}"
+    if calibration is None:
+        temperature += " (not fitted: give --calibrate DATA)"
+    rows = [
+        ("model", f"{manifest.name} {manifest.version}"),
+        ("network", _sized(folder / manifest.file.name)),
+        ("manifest", _sized(folder / MANIFEST_NAME)),
+        ("sha256", manifest.file.sha256),
+        ("difference", f"{checked['largest_difference']:.1e} at most, batch {sizes}"),
+        ("temperature", temperature),
+    ]
+    if calibration is not None:
+        images = f"{calibration['images']:,} images of {calibration['split']}"
+        before, after = calibration["error_before"], calibration["error_after"]
+        rows += [
+            ("calibration", f"error {before:.2%} before, {after:.2%} after, on {images}"),
+            ("held out", f"error {calibration['error_held_out']:.2%}, each fifth by the others"),
+            ("uncertain", f"{calibration['uncertain']:.1%} of these, below their threshold"),
+        ]
+        if calibration["certain_accuracy"] is not None:
+            rows.append(
+                ("certain", f"{calibration['certain_accuracy']:.1%} of the others are right")
+            )
+    small, lite = others["int8"], others["tflite"]
+    if small is not None:
+        lost = f"{small['points_lost']:.2f} points lost on {small['images']:,} images"
+        rows += [
+            ("int8", _sized(Path(small["path"]))),
+            ("", f"{lost} of {small['split']}, {small['agreement']:.1%} read alike"),
+        ]
+    if lite is not None:
+        rows.append(("tflite", _sized(Path(lite["path"]))))
+    lines = [f"{name:<12} {value}" for name, value in rows]
+    return "\n".join([*lines, f"\nnext: mien predict --model {folder} IMAGE"]) + "\n"
+
+
+def _sized(path: Path) -> str:
+    size = path.stat().st_size
+    text = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
+    return f"{path}  ({text})"

@@ -1,0 +1,219 @@
+"""The command ``mien``: runs one subcommand and turns every outcome into an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import errno
+import importlib
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from io import TextIOWrapper
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+
+from mien import __version__
+from mien.cli.logs import logs_as_notes
+from mien.cli.output import discard_stdout, write_stdout
+from mien.core.cache import keep_together
+from mien.core.errors import (
+    EXIT_DONE,
+    EXIT_INPUT,
+    EXIT_INTERNAL,
+    EXIT_INTERRUPTED,
+    MienError,
+    UsageError,
+)
+from mien.core.streams import open_closed_streams, stderr_without_native_lines
+from mien.core.wording import one_line
+
+COMMANDS: tuple[str, ...] = (
+    "predict",
+    "data",
+    "train",
+    "finetune",
+    "evaluate",
+    "export",
+    "bench",
+    "sample",
+    "explain",
+    "serve",
+    "doctor",
+)
+"""Modules beside this one, in the order in which ``mien --help`` shows them."""
+
+_DECODING = frozenset(("predict", "data", "finetune", "evaluate", "sample", "explain", "serve"))
+"""Commands that decode files, of which native libraries have something to say."""
+
+if TYPE_CHECKING:
+    Register: TypeAlias = Callable[[argparse._SubParsersAction[argparse.ArgumentParser]], None]
+
+_EPILOG = """\
+exit codes: 0 done, 1 internal error, 2 usage, 3 input missing or unreadable, 4 no face in any
+input, 5 model missing or damaged, 6 finished but some inputs failed, 130 interrupted"""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line with a hint, and which takes no abbreviated options."""
+
+    def __init__(self, **settings: Any) -> None:
+        """Take the settings of `argparse.ArgumentParser`, all by name."""
+        settings.setdefault("allow_abbrev", False)
+        super().__init__(**settings)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise the error instead of printing the usage."""
+        raise UsageError(f"{message} (see '{self.prog} --help')")
+
+
+def main(argv: Sequence[str] | None = None, *, registers: Sequence[Register] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        argv: the words after ``mien``; those of this process unless given.
+        registers: functions that add a subcommand each; those of `COMMANDS` unless given.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    open_closed_streams()
+    _forgive_unprintable_characters()
+    keep_together()
+    try:
+        code = _run(build_parser(registers), words)
+        # Writes what is buffered: a full disk is an error now and not a warning at exit.
+        write_stdout("")
+        return code
+    except KeyboardInterrupt:
+        return _report(KeyboardInterrupt("interrupted"), EXIT_INTERRUPTED, debug=False)
+    except BrokenPipeError:
+        # The reader (`head`, a pager) has seen enough. What is left must not be flushed at exit.
+        discard_stdout()
+        return EXIT_DONE
+    except MienError as error:
+        return _report(error, error.exit_code, debug=debug)
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            # Whatever the name is of: no file that could be read or written has it.
+            return _report(error, EXIT_INPUT, debug=debug, text=_too_long(error))
+        text = f"internal error: {type(error).__name__}: {error}"
+        hint = "" if debug else " (run again with --debug for the trace)"
+        return _report(error, EXIT_INTERNAL, debug=debug, text=text + hint)
+
+
+def build_parser(registers: Sequence[Register] | None = None) -> Parser:
+    """Return the parser of the whole command line; `main` says what ``registers`` are."""
+    parser = Parser(
+        prog="mien",
+        description="Read the emotions of faces, and train the network that does.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"mien {__version__}")
+    family: type[argparse.ArgumentParser] = Parser
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", dest="command", parser_class=family
+    )
+    for register in _command_registers() if registers is None else registers:
+        register(commands)
+    for each in _with_subparsers(parser):
+        # Only the outermost has a default, so that an inner parser never undoes an outer flag.
+        default = False if each is parser else argparse.SUPPRESS
+        for flag, text in (
+            ("--quiet", "no progress and no notes on stderr, errors alone"),
+            ("--debug", "show the trace of an error"),
+        ):
+            each.add_argument(flag, action="store_true", default=default, help=text)
+    return parser
+
+
+def _command_registers() -> list[Register]:
+    modules = (importlib.import_module(f"mien.cli.{name}") for name in COMMANDS)
+    return [module.register for module in modules]
+
+
+def _run(parser: Parser, words: Sequence[str]) -> int:
+    _refuse_unknown_command(parser, words)
+    try:
+        args, unknown = parser.parse_known_args(words)
+    except SystemExit:  # argparse has printed what --help or --version ask for
+        return EXIT_DONE
+    if args.command is None:
+        if unknown:
+            parser.error(f"unknown option {unknown[0]!r}")
+        parser.print_help()
+        return EXIT_DONE
+    if unknown:
+        _refuse_leftovers(_chosen_parser(parser, words), unknown)
+    plain = args.command in _DECODING and not args.debug
+    with stderr_without_native_lines() if plain else nullcontext(), logs_as_notes(quiet=args.quiet):
+        return int(args.run(args))
+
+
+def _refuse_unknown_command(parser: Parser, words: Sequence[str]) -> None:
+    """Say which command was probably meant; the flags before a command take no values."""
+    name = next((word for word in words if not word.startswith("-")), None)
+    commands = list(_subparsers(parser))
+    if name is None or name in commands:
+        return
+    near = difflib.get_close_matches(name, commands, n=1)
+    known = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(commands)}"
+    parser.error(f"unknown command {name!r}: {known}")
+
+
+def _refuse_leftovers(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn:
+    """Name the first word that no parser took, and the option it was probably meant to be."""
+    word = unknown[0]
+    if not word.startswith("-"):
+        parser.error(f"unexpected {word!r}: put the inputs together, before or after the options")
+    options = [option for action in parser._actions for option in action.option_strings]
+    near = difflib.get_close_matches(word.split("=")[0], options, n=1)
+    parser.error(f"unknown option {word!r}" + (f": did you mean '{near[0]}'?" if near else ""))
+
+
+def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    # argparse has no public way to ask a finished parser for its subparsers.
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return dict(action.choices)
+    return {}
+
+
+def _with_subparsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield parser
+    # A command may have several names; each parser is visited once.
+    for child in dict.fromkeys(_subparsers(parser).values()):
+        yield from _with_subparsers(child)
+
+
+def _chosen_parser(parser: Parser, words: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the innermost parser that the words lead to, for its name and options in a hint."""
+    chosen: argparse.ArgumentParser = parser
+    for word in words:
+        chosen = _subparsers(chosen).get(word, chosen)
+    return chosen
+
+
+def _report(error: BaseException, code: int, *, debug: bool, text: str | None = None) -> int:
+    """Print an error as one line on stderr, after its trace where that is asked for."""
+    if debug:
+        traceback.print_exception(error)
+    line = " ".join(str(error if text is None else text).split())
+    print(f"mien: {one_line(line)}", file=sys.stderr)
+    return code
+
+
+def _too_long(error: OSError) -> str:
+    name = str(error.filename)
+    return f"{name[:60]}...: this name of {len(name)} characters is too long for a file"
+
+
+def _forgive_unprintable_characters() -> None:
+    """Let a file name that the terminal's encoding lacks come out escaped rather than fail."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""``mien sample``: make the sample picture, a typical face of each emotion that is no person's."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mien.cli.options import add_force_option, file_name, whole
+from mien.cli.output import json_text, table_text, write_stdout
+from mien.cli.targets import check_targets, model_files
+from mien.core.errors import EXIT_DONE, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from mien.data.dataset import Split
+
+# Cosine of two images from which on they count as copies; an audit counts from .95.
+_COPIES_FROM = 0.9
+_DETECTORS = ("yunet", "libface", "haar")
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "sample",
+        help="make the sample picture: a typical face of each emotion, no person's",
+        description="Make a picture of seven faces, each the mean of the most typical Training "
+        "faces of its emotion, and try every face detector on it.",
+    )
+    parser.add_argument("--data", required=True, metavar="PATH", help="the data set, as in train")
+    parser.add_argument(
+        "--model", help="average only faces that this model reads most surely as what they are"
+    )
+    parser.add_argument(
+        "--output",
+        type=file_name(".png"),
+        default=Path("images/sample.png"),
+        metavar="FILE",
+        help="the picture to write, a PNG (default: images/sample.png)",
+    )
+    add_force_option(parser)
+    parser.add_argument(
+        "--count", type=whole(1), metavar="N", help="faces in each mean (default: 200)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from mien.data.reading import load_split
+    from mien.evaluation.prototypes import FACES_EACH, lay_out, prototypes, write_sample
+
+    reads = [args.data, *model_files(args.model)]
+    check_targets([("--output", args.output)], reads=reads, force=args.force)
+    count = FACES_EACH if args.count is None else args.count
+    train = _distinct(load_split(args.data, "train", quiet=args.quiet), quiet=args.quiet)
+    probabilities = _classify(args, train) if args.model else None
+    faces = prototypes(train.images, train.labels, probabilities=probabilities, count=count)
+    picture = lay_out(faces)
+    write_sample(picture, args.output)
+    found = _faces_found(picture)
+    if args.json:
+        write_stdout(json_text({"picture": str(args.output), "faces_found": found}) + "\n")
+    else:
+        rows = [[name, "not available" if n is None else str(n)] for name, n in found.items()]
+        write_stdout(table_text(["detector", "faces found"], rows, right=(1,)))
+    if not args.quiet:
+        print(f"picture: {args.output}", file=sys.stderr)
+    return EXIT_DONE
+
+
+def _distinct(train: Split, *, quiet: bool) -> Split:
+    """Leave out near copies: a mean over many copies of one photo would show its person."""
+    import numpy as np
+
+    from mien.data.duplicates import distinct_mask
+
+    kept = []
+    for label in np.unique(train.labels):
+        indices = np.flatnonzero(train.labels == label)
+        mask = distinct_mask(train.images[indices], threshold=_COPIES_FROM, quiet=quiet)
+        kept.append(indices[mask])
+    return train.take(np.sort(np.concatenate(kept)))
+
+
+def _classify(args: argparse.Namespace, train: Split) -> npt.NDArray[np.float32]:
+    from mien.evaluation.predicting import predict
+    from mien.inference.classifier import Classifier
+
+    classifier = Classifier.open(args.model, reading="fer2013")
+    return predict(classifier.classify, train.images, label="reading train", quiet=args.quiet)
+
+
+def _faces_found(picture: npt.NDArray[np.uint8]) -> dict[str, int | None]:
+    """Count what each detector finds in a grey picture; None for one that is not there."""
+    from mien.core.errors import ModelError
+    from mien.core.images import load_image
+    from mien.inference.detectors import load_detector
+
+    image = load_image(picture)
+    found: dict[str, int | None] = {}
+    for name in _DETECTORS:
+        try:
+            found[name] = len(load_detector(name, offline=True).detect(image))
+        except (UsageError, ModelError):
+            # Not installed, or its weights were never fetched: the picture is made all the same.
+            found[name] = None
+    return found

@@ -1,0 +1,270 @@
+"""``mien serve``: the HTTP service."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import logging
+import math
+import signal
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, NoReturn
+
+from mien.cli.logs import logs_as_notes
+from mien.cli.options import (
+    add_finding_options,
+    add_recognizer_options,
+    number,
+    recognizer_options,
+    whole,
+)
+from mien.cli.output import note
+from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED
+
+if TYPE_CHECKING:
+    import socket
+
+    from mien.batch.loading import RecognizerOptions
+    from mien.inference.recognizer import Recognizer
+    from mien.service.limits import Limits
+    from mien.service.service import Service
+
+_OWN_LOGS = tuple(f"mien.service.{name}" for name in ("front", "running", "service"))
+_LINES_A_MINUTE = 20
+
+_EPILOG = """\
+POST an image to /v1/analyze: as the field "image" of a form, or as the body with an image's type.
+The answer is the JSON of mien predict. /docs describes all there is. There is no authentication:
+let others at it through a proxy that has one. SIGTERM and Ctrl-C let requests in flight end first.
+"""
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command ``serve``."""
+    parser = commands.add_parser(
+        "serve",
+        help="answer images over HTTP",
+        description="Answer images over HTTP with their faces and emotions.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (%(default)s: this machine alone)",
+    )
+    parser.add_argument(
+        "--port",
+        type=whole(0, 65535),
+        default=8000,
+        metavar="N",
+        help="0 for any free one (%(default)s)",
+    )
+    add_recognizer_options(parser, crops="where each image is a face crop")
+    add_finding_options(parser)
+    _add_limits(parser)
+    parser.add_argument(
+        "--access-log", action="store_true", help="a line on stderr for each request"
+    )
+    parser.set_defaults(run=_run)
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    limits = parser.add_argument_group("limits")
+    limits.add_argument(
+        "--max-bytes",
+        type=whole(),
+        default=20_000_000,
+        metavar="N",
+        help="refuse images of more bytes (%(default)s)",
+    )
+    limits.add_argument(
+        "--max-megapixels",
+        type=number(0, 150, above=True),
+        default=50,
+        metavar="N",
+        help="refuse images of more pixels, whatever their bytes (%(default)s, at most 150)",
+    )
+    limits.add_argument(
+        "--workers",
+        type=whole(),
+        metavar="N",
+        help="images that are analyzed at the same time (one a core, at most 4)",
+    )
+    limits.add_argument(
+        "--max-waiting",
+        type=whole(),
+        default=16,
+        metavar="N",
+        help="images that may arrive or wait beside those; one more is refused (%(default)s)",
+    )
+    limits.add_argument(
+        "--upload-timeout",
+        type=number(0, 1e6, above=True),
+        default=30,
+        metavar="S",
+        help="refuse images that take longer to arrive, in seconds (%(default)s)",
+    )
+    limits.add_argument(
+        "--analysis-timeout",
+        type=number(0, 1e6, above=True),
+        default=60,
+        metavar="S",
+        help="give up images that take longer, in seconds (%(default)s)",
+    )
+    limits.add_argument(
+        "--max-connections",
+        type=whole(),
+        default=1000,
+        metavar="N",
+        help="open at the same time; one more ends the longest idle (%(default)s)",
+    )
+
+
+def _run(args: argparse.Namespace) -> int:
+    from mien.service.extra import require_app
+
+    require_app("mien serve")
+    from mien.service.stopping import Terminated, terminable
+
+    try:
+        with terminable():
+            _listen_and_serve(args)
+    except Terminated:
+        note("ended", quiet=args.quiet)
+    return EXIT_DONE
+
+
+def _listen_and_serve(args: argparse.Namespace) -> None:
+    from mien.service.limits import Limits, default_workers
+    from mien.service.running import listen, room_for_connections, shown
+
+    limits = Limits(
+        max_bytes=args.max_bytes,
+        max_pixels=max(1, round(args.max_megapixels * 1e6)),
+        workers=default_workers() if args.workers is None else args.workers,
+        max_waiting=args.max_waiting,
+        upload_seconds=args.upload_timeout,
+        analysis_seconds=args.analysis_timeout,
+        max_connections=args.max_connections,
+    )
+    limits = replace(limits, max_connections=room_for_connections(limits.max_connections))
+    options = recognizer_options(args)
+    with listen(args.host, args.port) as port, _logs(args):
+        address = shown(args.host, port.getsockname()[1])
+        note(f"listening on http://{address} (Ctrl-C ends it)", quiet=args.quiet)
+        if not _is_loopback(port):
+            text = "others can reach this address, and there is no authentication"
+            note(f"mien: {text}: put a proxy that has one before it", quiet=args.quiet)
+        _serve(port, options, limits, args)
+
+
+def _serve(
+    port: socket.socket, options: RecognizerOptions, limits: Limits, args: argparse.Namespace
+) -> None:
+    """Serve until a signal, which is raised anew, or until the model turns out not to load."""
+    from mien.service.app import create_app
+    from mien.service.memory import give_memory_back
+    from mien.service.running import make_server
+    from mien.service.stopping import Terminated
+
+    failures: list[Exception] = []
+
+    def on_ready(recognizer: Recognizer) -> None:
+        model, detector = recognizer.model, recognizer.detector.name
+        text = f"ready: {model.name} {model.version}, {detector}, {limits.workers} at a time"
+        note(text, quiet=args.quiet)
+
+    def on_failure(error: Exception) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    app = create_app(
+        options.load,
+        limits,
+        on_ready=on_ready,
+        on_failure=on_failure,
+        on_request=_log_request if args.access_log else None,
+    )
+    server = make_server(app, limits.max_connections)
+    give_memory_back()
+    try:
+        server.run(sockets=[port])
+    except (KeyboardInterrupt, Terminated):
+        if server.ended_by is None:  # it was not listening to signals yet, or any more
+            raise
+    if server.ended_by is not None:
+        _end(app.state.service, interrupted=server.ended_by == signal.SIGINT, quiet=args.quiet)
+    if failures:
+        raise failures[0]
+
+
+def _end(service: Service, *, interrupted: bool, quiet: bool) -> NoReturn:
+    """End as the signal says, which may have been ignored when the process began (``nohup``)."""
+    from mien.service.stopping import Terminated, leave_now
+
+    count = service.workers.unfinished
+    if count:
+        line = "mien: interrupted" if interrupted else "" if quiet else "ended"
+        if service.recognizer is not None:
+            images = "1 image" if count == 1 else f"{count} images"
+            line = f"mien: ended without {images} that took too long"
+        leave_now(EXIT_INTERRUPTED if interrupted else EXIT_DONE, line)
+    raise KeyboardInterrupt if interrupted else Terminated
+
+
+def _log_request(line: str) -> None:
+    note(line, quiet=False)
+
+
+def _is_loopback(port: socket.socket) -> bool:
+    return ipaddress.ip_address(port.getsockname()[0].partition("%")[0]).is_loopback
+
+
+@contextmanager
+def _logs(args: argparse.Namespace) -> Iterator[None]:
+    """Show the server's errors as lines, and with ``--debug`` the traces of requests that fail."""
+    with ExitStack() as stack:
+        # What clients do wrong is theirs to know, and could fill the log.
+        for name in ("uvicorn", "asyncio", "python_multipart"):
+            stack.enter_context(logs_as_notes(quiet=True, name=name))
+        for name in ("asyncio", "uvicorn.error", *_OWN_LOGS):
+            log, few = logging.getLogger(name), _Few()
+            log.addFilter(few)
+            stack.callback(log.removeFilter, few)
+        if args.debug:
+            logger, traces = logging.getLogger("mien"), _Traces(logging.ERROR)
+            logger.addHandler(traces)
+            stack.callback(logger.removeHandler, traces)
+        yield
+
+
+class _Few(logging.Filter):
+    """Lets so many lines a minute pass: whatever goes wrong may do so for each request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._since = -math.inf
+        self._count = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See `logging.Filter`."""
+        now = time.monotonic()
+        if now - self._since >= 60:
+            self._since, self._count = now, 0
+        self._count += 1
+        if self._count == _LINES_A_MINUTE:
+            record.msg = f"{record.getMessage()} (no more of this for a minute)"
+            record.args = ()
+        return self._count <= _LINES_A_MINUTE
+
+
+class _Traces(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler`."""
+        if record.exc_info and record.exc_info[1] is not None:
+            traceback.print_exception(record.exc_info[1])

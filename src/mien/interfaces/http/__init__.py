@@ -1,1 +1,0 @@
-"""The HTTP service: FastAPI around one recognizer. `mien.interfaces.http.app` makes it."""

@@ -1,0 +1,1 @@
+"""The HTTP service: FastAPI around one recognizer. `mien.service.app` makes it."""

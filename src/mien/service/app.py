@@ -1,0 +1,115 @@
+"""The application: paths, errors and the page, put together for one recognizer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from mien import __version__
+from mien.service.front import Front, RequestLog
+from mien.service.limits import Limits
+from mien.service.metrics import Metrics
+from mien.service.page import PAGE_HEADERS, page_html
+from mien.service.refusal import Refusal
+from mien.service.routes import PATHS, make_router
+from mien.service.service import Load, Service
+
+if TYPE_CHECKING:
+    from mien.inference.recognizer import Recognizer
+
+_LOGGER = logging.getLogger(__name__)
+_DESCRIPTION = (
+    "Find every face in an image and read its emotion. Scores are calibrated probabilities. "
+    "Images are read in memory and forgotten. There is no authentication."
+)
+
+
+def create_app(
+    load: Load,
+    limits: Limits | None = None,
+    *,
+    on_ready: Callable[[Recognizer], None] | None = None,
+    on_failure: Callable[[Exception], None] | None = None,
+    on_request: RequestLog | None = None,
+) -> FastAPI:
+    """Return the service as an ASGI application. Nothing is shared between two of them.
+
+    Args:
+        load: makes the recognizer, in a thread, once the application starts.
+        limits: sizes, times and how many images at a time; the defaults unless given.
+        on_ready: called when the recognizer is loaded and warm.
+        on_failure: called when it cannot be; unless given, that is logged, and `/readyz` goes on
+            with 503.
+        on_request: called with a line on each request that was answered.
+
+    Example:
+        >>> app = create_app(mien.load)  # for any ASGI server
+    """
+    metrics = Metrics(PATHS)
+    service = Service(load, limits or Limits(), metrics)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.start(on_ready or _nothing, on_failure or _log_failure)
+        yield
+        await service.stop()
+
+    app = FastAPI(
+        title="mien",
+        version=__version__,
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,  # FastAPI's own pages load their scripts from other servers
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.service = service
+    app.include_router(make_router(service))
+    app.add_api_route("/docs", _docs(app), include_in_schema=False, response_class=HTMLResponse)
+    app.add_middleware(Front, metrics=metrics, on_request=on_request)
+    app.add_exception_handler(Refusal, _refused)
+    app.add_exception_handler(HTTPException, _not_routed)
+    return app
+
+
+def _docs(app: FastAPI) -> Callable[[], Awaitable[HTMLResponse]]:
+    async def docs() -> HTMLResponse:
+        """Show the description to people."""
+        return HTMLResponse(page_html(app.openapi()), headers=PAGE_HEADERS)
+
+    return docs
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Refusal)
+    return error.response()
+
+
+async def _not_routed(_: Request, error: Exception) -> Response:
+    """Answer what has no path or another method in the shape of all errors."""
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers or {})
+    text = "the request cannot be answered: see /docs for what can"
+    if error.status_code == 404:
+        text = f"there is no such path: expected one of {', '.join(PATHS)}"
+    if error.status_code == 405:
+        allowed = set(headers.get("Allow", "").split(", "))
+        allowed |= {"HEAD"} if "GET" in allowed else set()
+        headers["Allow"] = ", ".join(sorted(allowed))
+        text = f"this method is not for this path: expected {headers['Allow']}"
+    return Refusal(error.status_code, text, headers=headers).response()
+
+
+def _nothing(_: Recognizer) -> None:
+    return None
+
+
+def _log_failure(error: Exception) -> None:
+    _LOGGER.error("the model cannot be served: %s", error, exc_info=error)

@@ -1,0 +1,138 @@
+"""The paths, what they answer, and what OpenAPI says of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from mien import __version__
+from mien.service import schemas
+from mien.service.form import FIELD
+from mien.service.metrics import CONTENT_TYPE
+from mien.service.reading import FORM_TYPE, IMAGE_TYPES
+from mien.service.refusal import json_bytes
+from mien.service.service import Service
+
+ANALYZE = "/v1/analyze"
+PATHS: tuple[str, ...] = (
+    ANALYZE,
+    "/healthz",
+    "/readyz",
+    "/version",
+    "/metrics",
+    "/docs",
+    "/openapi.json",
+)
+
+_REFUSALS = {
+    400: "malformed: not the form it says it is, without an image, or empty",
+    408: "the image did not arrive in time",
+    413: "more bytes than the service takes",
+    415: "not an image's type",
+    422: "cannot be decoded: no image, a damaged one, one of too many pixels, or takes too long",
+    500: "something failed inside; the service's log says what",
+    503: "busy, not ready yet, or stopping: try again after Retry-After seconds",
+}
+_FILE = {"type": "string", "format": "binary", "minLength": 1}
+_BODY = {
+    "required": True,
+    "description": f"A form with one file in the field {FIELD!r}, or the bytes of an image.",
+    "content": {
+        FORM_TYPE: {
+            "schema": {
+                "type": "object",
+                "required": [FIELD],
+                "additionalProperties": False,
+                "properties": {FIELD: _FILE},
+            }
+        },
+        **{kind: {"schema": _FILE} for kind in IMAGE_TYPES},
+    },
+}
+
+
+def make_router(service: Service) -> APIRouter:
+    """Return all paths but the documentation's."""
+    router = APIRouter()
+    router.add_api_route(
+        ANALYZE,
+        _analyze(service),
+        methods=["POST"],
+        summary="Find every face in an image and read its emotion",
+        response_class=Response,
+        responses={200: _reply(schemas.Result, "what was found"), **_errors(*_REFUSALS)},
+        openapi_extra={"requestBody": _BODY},
+        operation_id="analyze",
+    )
+    _add_states(router, service)
+    return router
+
+
+def _analyze(service: Service) -> Any:
+    async def analyze(request: Request) -> Response:
+        """Give one image, get the object that `mien predict --format json` writes."""
+        result = await service.analyze(request)
+        return _json(result.to_dict())
+
+    return analyze
+
+
+def _add_states(router: APIRouter, service: Service) -> None:
+    async def healthz() -> Response:
+        """Answer as long as the process lives."""
+        return _json({"status": "ok"})
+
+    async def readyz() -> Response:
+        """Answer with 200 once the model is loaded and warm."""
+        service.ready()
+        return _json({"status": "ready"})
+
+    async def version() -> Response:
+        """Say which mien, model and detector answer."""
+        there = service.recognizer
+        return _json(
+            {
+                "mien": __version__,
+                "model": None if there is None else there.model.to_dict(),
+                "labels": None if there is None else list(there.labels),
+                "detector": None if there is None else there.detector.name,
+            }
+        )
+
+    async def metrics() -> Response:
+        """Give Prometheus' text format."""
+        return Response(service.metrics.text(service.workers.taken), media_type=CONTENT_TYPE)
+
+    state = _reply(schemas.State, "yes")
+    text: dict[str, Any] = {"description": "metrics", "content": {"text/plain": {}}}
+    served = _reply(schemas.Version, "what is served")
+    for path, answer, summary, reply, errors in (
+        ("/healthz", healthz, "Whether the process lives", state, ()),
+        ("/readyz", readyz, "Whether images can be sent", state, (503,)),
+        ("/version", version, "What is served", served, ()),
+        ("/metrics", metrics, "Metrics for Prometheus", text, ()),
+    ):
+        router.add_api_route(
+            path,
+            answer,
+            methods=["GET"],
+            summary=summary,
+            response_class=Response,
+            responses={200: reply, **_errors(*errors)},
+            operation_id=path[1:],
+        )
+
+
+def _json(content: object) -> Response:
+    return Response(json_bytes(content), media_type="application/json")
+
+
+def _reply(model: type[Any], description: str) -> dict[str, Any]:
+    return {"model": model, "description": description}
+
+
+def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    return {status: _reply(schemas.Error, _REFUSALS[status]) for status in statuses}

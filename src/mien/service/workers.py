@@ -1,0 +1,203 @@
+"""Bounded pool of threads that analyze; answers 503 when full, and gives up what takes too long."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect
+
+from mien.service.refusal import Refusal
+
+TOO_LONG = "too_long"
+"""The code of what is given up."""
+
+_T = TypeVar("_T")
+
+
+class WorkerPool:
+    """Threads, and places for who is served or waits; used from one event loop alone.
+
+    No thread can be made to stop. One whose image takes too long is left to it, and another takes
+    its place, but there are never more than twice as many as workers. All are daemons: the
+    interpreter's end waits for none.
+    """
+
+    def __init__(self, workers: int, waiting: int, seconds: float) -> None:
+        """Start the threads.
+
+        Args:
+            workers: threads.
+            waiting: places beside theirs.
+            seconds: for so long a job may wait for a thread, and then for so long it may take.
+        """
+        self._workers = workers
+        self._places = workers + waiting
+        self._seconds = seconds
+        self._taken = 0
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._running: set[_Job] = set()
+        self._threads: list[threading.Thread] = []
+        for _ in range(workers):
+            self._start_thread()
+
+    @property
+    def taken(self) -> int:
+        """How many places are taken."""
+        return self._taken
+
+    @property
+    def unfinished(self) -> int:
+        """How many jobs are being done, those that were given up included."""
+        with self._lock:
+            return len(self._running)
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold a place.
+
+        Raises:
+            Refusal: if all are taken.
+        """
+        if self._taken >= self._places:
+            raise Refusal(
+                503, f"busy: {self._places} images are being read or wait; try again in a moment"
+            )
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1
+
+    async def run(self, work: Callable[[], _T], gone: Callable[[], Awaitable[object]]) -> _T:
+        """Do a job in a thread.
+
+        Where the client goes away, a job that has not begun is dropped; one that has is waited for,
+        so that its place is free no sooner than its thread.
+
+        Args:
+            work: what is to be done.
+            gone: returns when the client has gone away.
+
+        Raises:
+            ClientDisconnect: if the client has gone away.
+            Refusal: if no thread is free in time, or the job takes too long.
+        """
+        job = self._submit(work)
+        watch = asyncio.ensure_future(gone())
+        try:
+            begun = asyncio.ensure_future(job.begun.wait())
+            await asyncio.wait(
+                (begun, watch), timeout=self._seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+            begun.cancel()
+            if job.future.cancel():
+                if watch.done():
+                    raise ClientDisconnect
+                raise Refusal(503, "busy: no worker was free in time; try again in a moment")
+            done = asyncio.wrap_future(job.future)
+            await asyncio.wait((done,), timeout=self._seconds)
+            if done.done() and not watch.done():
+                return done.result()  # type: ignore[no-any-return]
+            if done.done():
+                done.exception()  # nobody is left who wants to know
+                raise ClientDisconnect
+            self._give_up(job)
+            done.cancel()
+            raise _too_long(self._seconds)
+        except asyncio.CancelledError:
+            job.future.cancel()
+            raise
+        finally:
+            watch.cancel()
+
+    async def run_unhurried(self, work: Callable[[], _T]) -> _T:
+        """Do a job of the service's own in a thread, however long it takes."""
+        return await asyncio.wrap_future(self._submit(work).future)
+
+    def close(self, seconds: float) -> None:
+        """Drop what has not begun, and wait for the rest, but no longer than this."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                waiting = self._jobs.get_nowait()
+                if waiting is not None:
+                    waiting.future.cancel()
+        for _ in self._threads:
+            self._jobs.put(None)
+        end = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+
+    def _submit(self, work: Callable[[], Any]) -> _Job:
+        job = _Job(work)
+        self._jobs.put(job)
+        return job
+
+    def _start_thread(self) -> None:
+        self._threads = [each for each in self._threads if each.is_alive()]
+        thread = threading.Thread(target=self._work, name="mien-worker", daemon=True)
+        thread.start()
+        self._threads.append(thread)
+
+    def _give_up(self, job: _Job) -> None:
+        """Have another thread instead of the one that does this job."""
+        with self._lock:
+            replaced = sum(each.replaced for each in self._running)
+            job.replaced = job in self._running and replaced < self._workers
+        if job.replaced:
+            self._start_thread()
+
+    def _work(self) -> None:
+        """Do jobs until there is none any more, or another thread does them instead."""
+        while (job := self._jobs.get()) is not None:
+            if not job.future.set_running_or_notify_cancel():
+                continue
+            with self._lock:
+                self._running.add(job)
+            job.run()
+            with self._lock:
+                self._running.discard(job)
+            if job.replaced:
+                return
+            del job  # its image and its result are not kept until the next one comes
+
+
+class _Job:
+    """Work, and what becomes of it."""
+
+    def __init__(self, work: Callable[[], Any]) -> None:
+        self.future: Future[Any] = Future()
+        self.begun = asyncio.Event()
+        self.replaced = False
+        self._work = work
+        self._loop = asyncio.get_running_loop()
+
+    def run(self) -> None:
+        """Do it, in a thread."""
+        self._tell(self.begun.set)
+        try:
+            result = self._work()
+        except BaseException as error:  # whatever it is, who waits is to know
+            self._tell(self.future.set_exception, error)
+        else:
+            self._tell(self.future.set_result, result)
+
+    def _tell(self, function: Callable[..., object], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+
+def _too_long(seconds: float) -> Refusal:
+    return Refusal(
+        422,
+        f"the image takes too long: expected {seconds:g} seconds at most; send a smaller one",
+        code=TOO_LONG,
+    )

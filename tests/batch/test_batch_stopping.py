@@ -1,0 +1,145 @@
+"""A stop is one line, exit code 130, within seconds, and leaves no process, whatever they do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends signals as on Unix")
+
+# The command, that says when a recognizer has come to the first image, which never ends: in a file,
+# since what workers write to stderr goes nowhere.
+HANGING = """
+import ctypes, pathlib, sys, time
+from mien.inference.recognizer import Recognizer
+def hang(self, images, **options):
+    pathlib.Path(__file__).with_name("reading").touch()
+    HOW
+Recognizer.analyze_many = hang
+if __name__ == "__main__":
+    from mien.cli.main import main
+    sys.exit(main(sys.argv[1:]))
+"""
+SLEEPS = "time.sleep(1000)"
+KEEPS_THE_LOCK = "ctypes.PyDLL(None).sleep(1000)"
+COUNTED = "0 images are done: add --resume to go on with the others\n"
+
+
+@pytest.fixture
+def start(
+    tmp_path: Path, tiny_model: Path, make_pictures: Callable[..., list[str]]
+) -> Callable[..., subprocess.Popen[str]]:
+    """Start the command in a process group of its own, as a terminal does."""
+    make_pictures(tmp_path / "d", 80)
+
+    def run(how: str, workers: int, *words: str) -> subprocess.Popen[str]:
+        # A file, which workers can import again; what is patched in it is patched in them.
+        (tmp_path / "command.py").write_text(HANGING.replace("HOW", how))
+        options = ["--model", str(tiny_model), "--detector", "none", "--workers", str(workers)]
+        command = [sys.executable, str(tmp_path / "command.py"), "predict", str(tmp_path / "d")]
+        return subprocess.Popen(
+            [*command, *options, *words, "--output", str(tmp_path / "r.csv")],
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    return run
+
+
+def is_alive(group: int) -> bool:
+    """Say whether any process of a group is there, but for those that nobody has waited for."""
+    listed = subprocess.run(["ps", "-eo", "pgid=,stat="], capture_output=True, text=True)
+    states = [line.split() for line in listed.stdout.splitlines()]
+    return any(state[0] == str(group) and state[1][0] != "Z" for state in states)
+
+
+def no_process_is_left(group: int) -> bool:
+    until = time.monotonic() + 20
+    while is_alive(group):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def wait_until_it_reads(process: subprocess.Popen[str], folder: Path) -> None:
+    until = time.monotonic() + 60
+    while not (folder / "reading").exists():
+        assert time.monotonic() < until
+        assert process.poll() is None
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "workers", "name"),
+    [
+        (SLEEPS, 1, "SIGINT"),
+        (SLEEPS, 1, "SIGTERM"),
+        (SLEEPS, 2, "SIGINT"),
+        (KEEPS_THE_LOCK, 2, "SIGINT"),
+        (SLEEPS, 2, "SIGHUP"),
+    ],
+)
+def test_a_stop_ends_all_within_seconds(
+    start: Callable[..., subprocess.Popen[str]],
+    tmp_path: Path,
+    how: str,
+    workers: int,
+    name: str,
+) -> None:
+    process = start(how, workers)
+    wait_until_it_reads(process, tmp_path)
+    for _ in range(2):  # as an impatient user does
+        os.killpg(process.pid, getattr(signal, name))
+        time.sleep(0.1)
+    started = time.monotonic()
+    _, rest = process.communicate(timeout=60)
+    assert time.monotonic() - started < 10
+    assert process.returncode == 130, rest
+    assert rest == COUNTED + "mien: interrupted\n"
+    assert no_process_is_left(process.pid)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot promise it")
+def test_a_kill_leaves_no_worker_behind_that_keeps_pythons_lock(
+    start: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    process = start(KEEPS_THE_LOCK, 2)
+    wait_until_it_reads(process, tmp_path)
+    process.kill()
+    process.communicate(timeout=60)
+    assert no_process_is_left(process.pid)
+
+
+@pytest.mark.slow
+def test_a_stop_while_workers_start_is_silent(
+    start: Callable[..., subprocess.Popen[str]],
+) -> None:
+    for moment in range(6):
+        process = start(SLEEPS, 4)
+        until = time.monotonic() + 60
+        while len(children(process.pid)) < 2:
+            assert time.monotonic() < until
+            assert process.poll() is None
+            time.sleep(0.002)
+        time.sleep(moment * 0.1)
+        os.killpg(process.pid, signal.SIGINT)
+        _, rest = process.communicate(timeout=60)
+        assert process.returncode == 130, rest
+        assert rest == COUNTED + "mien: interrupted\n"
+        assert no_process_is_left(process.pid)
+
+
+def children(parent: int) -> list[str]:
+    listed = subprocess.run(["ps", "-eo", "ppid="], capture_output=True, text=True)
+    return [line for line in listed.stdout.split() if line == str(parent)]

@@ -1,0 +1,499 @@
+"""Results in parts: none lost, none twice, nothing taken up that is of another run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mien.batch import journal as journal_module
+from mien.batch.formats import FORMATS, part_format
+from mien.batch.journal import Journal, parts_folder, record_file
+from mien.batch.listing import Input
+from mien.core.emotions import EMOTIONS
+from mien.core.errors import InputError, OutputError, UsageError
+from mien.core.folder_lock import LOCK_NAME
+from mien.core.result_tables import result_rows
+from mien.core.results import ModelInfo, Result
+
+MakeResult = Callable[..., Result]
+
+MODEL = ModelInfo("tiny", "0.0.1", "0" * 64)
+RUN = {"model": "one", "inputs": ["d"]}
+
+
+@pytest.fixture(params=FORMATS)
+def output(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """An output in each format."""
+    if request.param == "parquet":
+        pytest.importorskip("pyarrow")
+    return tmp_path / f"results.{request.param}"
+
+
+def opened(output: Path, run: Any = RUN, *, resume: bool = False) -> Journal:
+    form = part_format(output.suffix.removeprefix("."), EMOTIONS, MODEL)
+    return Journal(output, form, run, resume=resume)
+
+
+def written(output: Path) -> list[dict[str, Any]]:
+    """Return the rows of an output in any format, as JSON has their values."""
+    if output.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        return list(pq.read_table(output).to_pylist())
+    if output.suffix == ".csv":
+        with output.open(encoding="utf-8", newline="") as file:
+            return [dict(row) for row in csv.DictReader(file)]
+    lines = output.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def names(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return [row["source"] for row in rows]
+
+
+def test_all_parts_become_one_file_in_order(output: Path, make_result: MakeResult) -> None:
+    results = [
+        make_result("a.png", 2),
+        make_result("b.png", 0),
+        make_result("c.png", error="c.png is not an image"),
+    ]
+    with opened(output) as journal:
+        for result in results:
+            journal.add(result)
+            journal.flush()
+        assert not output.exists()
+        journal.finish()
+    assert not parts_folder(output).exists()
+    rows = written(output)
+    if output.suffix == ".jsonl":
+        assert rows == [result.to_dict() for result in results]
+    else:
+        expected = [row for result in results for row in result_rows(result)]
+        assert [list(row) for row in rows] == [list(row) for row in expected]
+        kind = str if output.suffix == ".csv" else lambda value: value
+        assert names(rows) == ["a.png", "a.png", "b.png", "c.png"]
+        assert [row["happy"] for row in rows[:2]] == [kind(0.4), kind(0.4)]
+        assert rows[2]["emotion"] in ("", None)
+    assert (journal.tally.images, journal.tally.faces, journal.tally.failed) == (3, 2, 1)
+    assert journal.tally.first_problem == "c.png is not an image"
+
+
+def test_a_resumed_run_has_the_rest_and_counts_everything(
+    output: Path, make_result: MakeResult
+) -> None:
+    odd = os.fsdecode(b"\xff.png") if os.name != "nt" else "\udcff.png"
+    with opened(output) as journal:
+        journal.add(make_result("a.png", 2))
+        journal.add(make_result(odd, error="damaged"))
+    everything = [Input(name) for name in ("a.png", "\\udcff.png", odd, "z.png")]
+    with opened(output, resume=True) as journal:
+        assert journal.done == 2
+        rest = [one.source for one in journal.remaining(everything)]
+        # A name that is spelled as another is written is another name.
+        assert rest == ["\\udcff.png", "z.png"]
+        for name in rest:
+            journal.add(make_result(name, 0))
+        journal.finish()
+    assert len(names(written(output))) == (4 if output.suffix == ".jsonl" else 5)
+    assert (journal.tally.images, journal.tally.faces) == (4, 2)
+    assert dict(journal.tally.statuses) == {"ok": 1, "unreadable": 1, "no_face": 2}
+    assert journal.tally.first_problem == "damaged"
+
+
+def test_what_a_kill_leaves_half_done_is_no_part(output: Path, make_result: MakeResult) -> None:
+    with opened(output) as journal:
+        journal.add(make_result("a.png"))
+        journal.flush()
+        journal.add(make_result("b.png"))
+        journal.flush()
+    folder = parts_folder(output)
+    # Killed between the two files of the second part, and while the first file of a third was
+    # written.
+    (folder / f"part-000002{output.suffix}").unlink()
+    (folder / ".part-000003.json.0000.part.json").write_text('{"sour')
+    with opened(output, resume=True) as journal:
+        rest = list(journal.remaining([Input("a.png"), Input("b.png")]))
+        assert [one.source for one in rest] == ["b.png"]
+        journal.add(make_result("b.png"))
+        journal.finish()
+    assert names(written(output)) == ["a.png", "b.png"]
+
+
+def test_a_kill_after_the_join_repeats_only_that(output: Path, make_result: MakeResult) -> None:
+    with opened(output) as journal:
+        journal.add(make_result("a.png"))
+    output.write_text("what an earlier run wrote")
+    with opened(output, resume=True) as journal:
+        assert list(journal.remaining([Input("a.png")])) == []
+        journal.finish()
+    assert names(written(output)) == ["a.png"]
+
+
+def test_parts_are_not_overwritten_unasked(output: Path, make_result: MakeResult) -> None:
+    with opened(output) as journal:
+        journal.add(make_result("a.png"))
+    with pytest.raises(UsageError, match=r"add --resume to go on with it, or delete"):
+        opened(output)
+    with opened(output, resume=True) as journal:
+        assert journal.done == 1
+
+
+@pytest.mark.parametrize("other", [{"model": "two", "inputs": ["d"]}, {**RUN, "min_face": 20}])
+def test_another_run_is_not_gone_on_with(
+    output: Path, make_result: MakeResult, other: dict[str, Any]
+) -> None:
+    with opened(output) as journal:
+        journal.add(make_result("a.png"))
+    with pytest.raises(UsageError, match=r"the run of .* had (model one|min_face None)"):
+        opened(output, other, resume=True)
+
+
+def test_two_processes_never_write_the_same_parts(output: Path) -> None:
+    with opened(output), pytest.raises(UsageError, match="another process is writing"):
+        opened(output, resume=True)
+
+
+def test_a_run_without_results_leaves_nothing(output: Path) -> None:
+    with pytest.raises(KeyError), opened(output):
+        raise KeyError
+    assert list(output.parent.iterdir()) == []
+
+
+def test_no_images_give_an_output_without_rows(output: Path) -> None:
+    with opened(output) as journal:
+        journal.finish()
+    assert written(output) == []
+
+
+def test_a_damaged_run_file_is_said(output: Path, make_result: MakeResult) -> None:
+    with opened(output) as journal:
+        journal.add(make_result("a.png"))
+    for damaged in ("not JSON", "", "3", '{"inputs": [[]]}', '{"inputs": 3}', "[" * 100_000):
+        (parts_folder(output) / "run.json").write_text(damaged)
+        with pytest.raises(InputError, match=r"delete .* to start anew"):
+            opened(output, resume=True)
+    assert len(list(parts_folder(output).glob("part-*"))) == 2
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def halved(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut_by_a_line(path: Path) -> None:
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:-1]))
+
+
+DAMAGE = [emptied, halved, flipped, cut_by_a_line, Path.unlink]
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("what", ["results", "index"])
+def test_a_damaged_part_is_read_again(
+    output: Path, make_result: MakeResult, damage: Callable[[Path], None], what: str
+) -> None:
+    everything = [Input(f"{number}.png") for number in range(4)]
+    with opened(output) as journal:
+        for one in everything[:3]:
+            journal.add(make_result(one.source, 0))
+            journal.flush()
+    suffix = output.suffix if what == "results" else ".index"
+    damage(parts_folder(output) / f"part-000002{suffix}")
+    with opened(output, resume=True) as journal:
+        # A part that is not there at all may as well never have been written.
+        assert journal.damaged == (0 if (what, damage) == ("results", Path.unlink) else 1)
+        assert (journal.done, journal.tally.images) == (2, 2)
+        rest = [one.source for one in journal.remaining(everything)]
+        assert rest == ["1.png", "3.png"]
+        for name in rest:
+            journal.add(make_result(name, 0))
+        journal.finish()
+    assert sorted(names(written(output))) == [one.source for one in everything]
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
+def test_a_part_that_is_damaged_meanwhile_ends_the_run_which_can_be_gone_on_with(
+    output: Path, make_result: MakeResult, damage: Callable[[Path], None]
+) -> None:
+    with opened(output) as journal:
+        for name in ("a.png", "b.png"):
+            journal.add(make_result(name))
+            journal.flush()
+        damage(parts_folder(output) / f"part-000001{output.suffix}")
+        with pytest.raises(OutputError, match="changed or removed since it was written"):
+            journal.finish()
+    assert not output.exists()
+    with opened(output, resume=True) as journal:
+        for one in journal.remaining([Input("a.png"), Input("b.png")]):
+            journal.add(make_result(one.source))
+        journal.finish()
+    assert sorted(names(written(output))) == ["a.png", "b.png"]
+
+
+# Files of others
+
+
+def foreign(folder: Path) -> dict[str, bytes]:
+    folder.mkdir(parents=True)
+    for name in ("letter.txt", "run.json", "part-000001.csv", "part-000001.index"):
+        (folder / name).write_bytes(b"mine")
+    return contents(folder)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path, resume: bool) -> None:
+    folder = parts_folder(tmp_path / "r.csv")
+    before = foreign(folder)
+    with pytest.raises(UsageError, match="not a folder of mien's: move it away"):
+        opened(tmp_path / "r.csv", resume=resume)
+    assert contents(folder) == before
+    (folder / LOCK_NAME).write_bytes(b"another program's")
+    with pytest.raises(UsageError, match="not a folder of mien's: move it away"):
+        opened(tmp_path / "r.csv", resume=resume)
+    assert contents(folder) == {**before, LOCK_NAME: b"another program's"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs links as on Unix")
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_link_is_never_followed(tmp_path: Path, make_result: MakeResult, resume: bool) -> None:
+    output = tmp_path / "r.csv"
+    (tmp_path / "empty").mkdir()
+    with opened(tmp_path / "other.csv") as journal:
+        journal.add(make_result("a.png"))
+    for target in ("empty", "other.csv.parts", "nowhere"):
+        parts_folder(output).symlink_to(tmp_path / target)
+        with pytest.raises(UsageError, match="not a folder of mien's"):
+            opened(output, resume=resume)
+        parts_folder(output).unlink()
+    assert contents(tmp_path / "empty") == {}
+    assert len(contents(tmp_path / "other.csv.parts")) == 4
+    # Nor is that of a file in the folder.
+    (tmp_path / "precious").write_bytes(b"mine")
+    parts_folder(output).mkdir()
+    (parts_folder(output) / LOCK_NAME).symlink_to(tmp_path / "precious")
+    with pytest.raises(UsageError, match="not a folder of mien's"):
+        opened(output, resume=resume)
+    assert (tmp_path / "precious").read_bytes() == b"mine"
+
+
+def test_a_file_in_the_way_is_left_alone(tmp_path: Path) -> None:
+    parts_folder(tmp_path / "r.csv").write_bytes(b"mine")
+    with pytest.raises(UsageError, match="not a folder of mien's"):
+        opened(tmp_path / "r.csv")
+    record_file(tmp_path / "q.csv").write_bytes(b"mine")
+    with pytest.raises(UsageError, match="not a file of mien's"):
+        opened(tmp_path / "q.csv")
+    assert not parts_folder(tmp_path / "q.csv").exists()
+    assert record_file(tmp_path / "q.csv").read_bytes() == b"mine"
+
+
+def test_what_somebody_puts_into_the_folder_stays(tmp_path: Path, make_result: MakeResult) -> None:
+    output = tmp_path / "r.csv"
+    with opened(output) as journal:
+        journal.add(make_result("a.png"))
+        (parts_folder(output) / "letter.txt").write_bytes(b"mine")
+        journal.finish()
+    assert sorted(contents(parts_folder(output))) == ["letter.txt", LOCK_NAME]
+    with opened(output) as journal:
+        journal.finish()
+    assert (parts_folder(output) / "letter.txt").read_bytes() == b"mine"
+
+
+def test_a_kill_at_the_very_start_is_taken_up(tmp_path: Path, make_result: MakeResult) -> None:
+    output = tmp_path / "r.csv"
+    for left in ([], [LOCK_NAME], [LOCK_NAME, ".run.json.0000.part.json"]):
+        parts_folder(output).mkdir()
+        for name in left:
+            (parts_folder(output) / name).touch()
+        with opened(output, resume=True) as journal:
+            journal.add(make_result("a.png"))
+            journal.finish()
+        assert not parts_folder(output).exists()
+        output.unlink()
+
+
+# Going on with what is finished
+
+
+def finished(output: Path, make_result: MakeResult, run: Any = RUN) -> None:
+    with opened(output, run) as journal:
+        for name in ("a.png", "b.png"):
+            journal.add(make_result(name, error="b.png is torn" if name == "b.png" else None))
+            journal.flush()
+        journal.finish()
+
+
+def test_a_finished_output_gets_what_is_new(output: Path, make_result: MakeResult) -> None:
+    finished(output, make_result)
+    before = written(output)
+    everything = [Input(f"{name}.png") for name in "bcda"]
+    for number, new in enumerate((["c.png", "d.png"], [])):
+        with opened(output, resume=True) as journal:
+            assert journal.finished
+            assert [one.source for one in journal.remaining(everything)] == new
+            assert (journal.done, journal.met) == ((2, 2) if number == 0 else (4, 4))
+            assert (journal.tally.failed, journal.tally.first_problem) == (1, "b.png is torn")
+            if new:
+                journal.reopen()
+                for name in new:
+                    journal.add(make_result(name))
+                    journal.flush()
+                assert written(output) == before
+                journal.finish()
+        assert not parts_folder(output).exists()
+    rows = written(output)
+    assert rows[:2] == before
+    assert names(rows) == ["a.png", "b.png", "c.png", "d.png"]
+
+
+def test_adding_that_was_killed_goes_on(output: Path, make_result: MakeResult) -> None:
+    finished(output, make_result)
+    with opened(output, resume=True) as journal:
+        journal.reopen()
+        journal.add(make_result("c.png"))
+    with pytest.raises(UsageError, match="add --resume to go on with it"):
+        opened(output)
+    output.unlink()  # its rows are in the parts
+    with opened(output, resume=True) as journal:
+        assert (journal.done, journal.finished, journal.interrupted) == (3, False, True)
+        journal.finish()
+    assert names(written(output)) == ["a.png", "b.png", "c.png"]
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({**RUN, "model": "two"}, "had model one, this one model two"),
+        ({**RUN, "inputs": ["d2"]}, "d is missing here"),
+        ({**RUN, "min_face": 3}, "had min_face None, this one min_face 3"),
+    ],
+)
+def test_a_finished_output_of_another_run_is_not_called_complete(
+    output: Path, make_result: MakeResult, other: dict[str, Any], said: str
+) -> None:
+    finished(output, make_result)
+    before = output.read_bytes()
+    with pytest.raises(UsageError, match=said):
+        opened(output, other, resume=True)
+    assert output.read_bytes() == before
+    assert not parts_folder(output).exists()
+
+
+def test_inputs_may_be_added(output: Path, make_result: MakeResult) -> None:
+    finished(output, make_result)
+    more = {**RUN, "inputs": ["d2", "d"]}
+    with opened(output, more, resume=True) as journal:
+        journal.reopen()
+        journal.add(make_result("c.png"))
+    # From then on they belong to it.
+    with pytest.raises(UsageError, match="d2 is missing here"):
+        opened(output, RUN, resume=True)
+    with opened(output, more, resume=True) as journal:
+        journal.finish()
+    assert names(written(output)) == ["a.png", "b.png", "c.png"]
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
+def test_an_output_that_is_not_what_was_written_is_not_gone_on_with(
+    output: Path, make_result: MakeResult, damage: Callable[[Path], None]
+) -> None:
+    finished(output, make_result)
+    damage(record_file(output))
+    with pytest.raises(UsageError, match="is missing or damaged: leave --resume out"):
+        opened(output, resume=True)
+    finished(output, make_result)
+    damage(output)
+    if damage is Path.unlink:
+        with opened(output, resume=True) as journal:
+            assert (journal.done, journal.finished) == (0, False)
+    else:
+        with pytest.raises(UsageError, match="changed since it was written: leave --resume out"):
+            opened(output, resume=True)
+    assert not parts_folder(output).exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs links as on Unix")
+def test_an_output_that_is_a_link_is_gone_on_with(tmp_path: Path, make_result: MakeResult) -> None:
+    (tmp_path / "far").mkdir()
+    output = tmp_path / "r.csv"
+    output.symlink_to(tmp_path / "far" / "r.csv")
+    finished(output, make_result)
+    assert output.is_symlink()
+    with opened(output, resume=True) as journal:
+        assert (journal.done, journal.finished) == (2, True)
+    assert sorted(path.name for path in (tmp_path / "far").iterdir()) == [".r.csv.mien", "r.csv"]
+
+
+def test_an_output_that_is_a_folder_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").mkdir()
+    (tmp_path / "file").write_text("in the way")
+    for target in (tmp_path / "r.csv", tmp_path / "file/r.csv"):
+        with pytest.raises(OutputError, match="cannot write"):
+            opened(target)
+    assert not parts_folder(tmp_path / "r.csv").exists()
+
+
+def test_parts_are_written_as_time_goes_by_and_before_they_are_too_many(
+    tmp_path: Path, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "PART_IMAGES", 3)
+    folder = parts_folder(tmp_path / "r.csv")
+    with opened(tmp_path / "r.csv") as journal:
+        monkeypatch.setattr(journal_module, "PART_SECONDS", 1000.0)
+        for number in range(7):
+            journal.add(make_result(f"{number}.png"))
+        assert len(list(folder.glob("part-*.csv"))) == 2
+        monkeypatch.setattr(journal_module, "PART_SECONDS", 0.0)
+        monkeypatch.setattr(journal_module, "PART_SHARE", 0.0)
+        journal.add(make_result("7.png"))
+        assert len(list(folder.glob("part-*.csv"))) == 3
+
+
+def test_importing_the_journal_loads_no_pyarrow() -> None:
+    code = "import sys, mien.batch.journal as j; print('pyarrow' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "False\n"
+
+
+def test_parquet_has_types_and_the_model_and_joined_row_groups(
+    tmp_path: Path, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    from mien.batch import parquet
+
+    monkeypatch.setattr(parquet, "ROW_GROUP_ROWS", 4)
+    output = tmp_path / "r.parquet"
+    with opened(output) as journal:
+        for number in range(5):
+            journal.add(make_result(f"{number}.png", 2))
+            journal.flush()
+        journal.finish()
+    file = pq.ParquetFile(output)
+    groups = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    assert groups == [4, 4, 2]
+    schema = file.schema_arrow
+    types = [str(schema.field(name).type) for name in ("x", "uncertain", "happy")]
+    assert types == ["int32", "bool", "double"]
+    assert json.loads(schema.metadata[b"mien.model"]) == MODEL.to_dict()

@@ -1,0 +1,28 @@
+"""What the tests of the commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mien.cli.main import main
+from predict_maker import Outcome, Predict
+
+
+@pytest.fixture
+def predict(
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Predict:
+    """Run `mien predict` in an empty folder; images count as face crops unless told otherwise."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object, model: Path = tiny_model, detector: str = "none") -> Outcome:
+        settings = ["--model", str(model), "--detector", detector]
+        code = main(["predict", *map(str, words), *settings])
+        return Outcome(code, *capsys.readouterr())
+
+    return run

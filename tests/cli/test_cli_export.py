@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mien
+import run_maker
+from data_maker import write_tiny_dataset
+from mien.cli import export
+from mien.cli.main import main
+from mien.core.emotions import EMOTIONS
+from mien.core.manifest import load_manifest
+from mien.core.models import MANIFEST_NAME
+from mien.data.reading import load_split
+from mien.evaluation.calibration import calibrate, fit_temperature
+from mien.evaluation.thresholds import fit_thresholds
+from mien.inference.classifier import Classifier
+
+# Keras' own way to save a variable of TensorFlow's is not yet NumPy 2's.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has ended; leave it as it is."""
+    pytest.importorskip("keras")
+    pytest.importorskip("onnx")
+    return run_maker.write_tiny_run(tmp_path_factory.mktemp("outputs") / "tiny")
+
+
+def _mien(*words: object) -> int:
+    return main(["export", *map(str, words)], registers=[export.register])
+
+
+def test_it_tells_what_it_wrote(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "model"
+    code = _mien(finished, "--output", folder, "--name", "mien-x", "--version", "2.0.0")
+    assert code == 0
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    told = dict(line.split(maxsplit=1) for line in lines[:6])
+    assert list(told) == ["model", "network", "manifest", "sha256", "difference", "temperature"]
+    assert told["model"] == "mien-x 2.0.0"
+    assert told["network"].startswith(f"{folder / 'model.onnx'}  (")
+    assert told["manifest"].startswith(f"{folder / 'manifest.json'}  (")
+    assert told["sha256"] == load_manifest(folder).file.sha256
+    assert told["difference"].endswith("at most, batch 1 and 32")
+    assert float(told["difference"].split()[0]) <= 1e-4
+    assert told["temperature"] == "1 (not fitted: give --calibrate DATA)"
+    starts = {len(line) - len(line.split(maxsplit=1)[1]) for line in lines[:6]}
+    assert len(starts) == 1, "the values stand in one column"
+    assert lines[-1] == f"next: mien predict --model {folder} IMAGE"
+
+
+def test_json_has_the_same_figures(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "model"
+    assert _mien(finished, "--output", folder, "--json") == 0
+    told: dict[str, Any] = json.loads(capsys.readouterr().out)
+    manifest = load_manifest(folder)
+    assert told["folder"] == str(folder)
+    assert (told["name"], told["version"]) == ("tiny", "1.0.0")
+    assert told["model"] == {
+        "path": str(folder / "model.onnx"),
+        "bytes": (folder / "model.onnx").stat().st_size,
+        "sha256": manifest.file.sha256,
+    }
+    assert told["manifest"]["bytes"] == (folder / "manifest.json").stat().st_size
+    assert told["largest_difference"] == manifest.metrics["export"]["largest_difference"]
+    assert (told["temperature"], told["thresholds"]) == (1.0, {})
+    assert told["calibration"] is None
+
+
+def test_calibrating_fits_the_temperature_on_the_split_val(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_tiny_dataset(tmp_path / "data", per_class=12)
+    folder = tmp_path / "model"
+    assert _mien(finished, "--output", folder, "--calibrate", data, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    manifest = load_manifest(folder)
+    val = load_split(data, "val", cache=False)
+    classifier = Classifier.open(folder)
+    logits = classifier.logits(val.images).astype(np.float64)
+    fitted = fit_temperature(logits, val.labels)
+    assert fitted != pytest.approx(1.0, abs=0.05)
+    assert manifest.temperature == pytest.approx(fitted, rel=1e-5)
+    assert told["temperature"] == manifest.temperature
+    assert told["calibration"] == manifest.metrics["calibration"]
+    assert (told["calibration"]["split"], told["calibration"]["images"]) == ("val", len(val))
+
+    # What the figures say is what the model now does.
+    found = classifier.classify(val.images)
+    correct = found.argmax(axis=1) == val.labels
+    error = calibrate(found.max(axis=1).astype(np.float64), correct).error
+    assert told["calibration"]["error_after"] == pytest.approx(error, abs=1e-5)
+    assert told["calibration"]["error_before"] != told["calibration"]["error_after"]
+
+
+def test_calibrating_sets_the_thresholds_that_make_a_reading_uncertain(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_tiny_dataset(tmp_path / "data", per_class=12)
+    folder = tmp_path / "model"
+    assert _mien(finished, "--output", folder, "--calibrate", data, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    val = load_split(data, "val", cache=False)
+    found = Classifier.open(folder).classify(val.images)
+    expected = fit_thresholds(found.astype(np.float64), val.labels)
+    assert list(told["thresholds"]) == list(EMOTIONS)
+    assert list(told["thresholds"].values()) == pytest.approx(expected, abs=1e-5)
+    faces = mien.load(folder, detector="none").analyze_many(val.images)
+    uncertain = [face.uncertain for result in faces for face in result.faces]
+    assert told["calibration"]["uncertain"] == pytest.approx(np.mean(uncertain))
+    assert sum(uncertain) > 0
+
+
+def test_calibrating_is_told(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_tiny_dataset(tmp_path / "data", per_class=4)
+    assert _mien(finished, "--output", tmp_path / "model", "--calibrate", data) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
+    assert lines["calibration"].endswith("after, on 14 images of val")
+    assert lines["uncertain"].endswith("% of these, below their threshold")
+    assert lines["held"].endswith("%, each fifth by the others")
+
+
+def test_balancing_gives_rare_emotions_a_bias(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # All emotions are equally frequent in the run's data: there is nothing to lift.
+    assert _mien(finished, "--output", tmp_path / "model", "--balance", "0.5", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["bias"] == dict.fromkeys(EMOTIONS, 0.0)
+    assert _mien(finished, "--output", tmp_path / "other", "--balance", "2") == 2
+    assert "--balance: expected a number from 0 to 1" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+def test_missing_data_to_calibrate_on_leave_nothing_written(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = _mien(finished, "--output", tmp_path / "model", "--calibrate", tmp_path / "nowhere")
+    assert code == 3
+    assert capsys.readouterr().err.startswith("mien: no data set at")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_run_is_one_line_and_code_3(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert _mien(tmp_path / "nowhere") == 3
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("mien: ")
+    assert captured.err.count("\n") == 1
+    assert "expected a folder with config.toml" in captured.err
+
+
+def test_a_folder_of_other_things_is_code_2(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "holiday.jpg").write_bytes(b"jpg")
+    assert _mien(finished, "--output", tmp_path) == 2
+    assert "holds other things" in capsys.readouterr().err
+    # Web applications and browser extensions have a file of this name.
+    (tmp_path / MANIFEST_NAME).write_text('{"name": "My app", "manifest_version": 3}')
+    assert _mien(finished, "--output", tmp_path) == 2
+    assert "holds other things" in capsys.readouterr().err
+
+
+def test_its_help_loads_nothing_heavy() -> None:
+    program = (
+        "import sys; from mien.cli import export, main;"
+        "main.main(['export', '--help'], registers=[export.register]);"
+        "heavy = {'keras', 'tensorflow', 'onnx', 'onnxruntime', 'sklearn'} & set(sys.modules);"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert "--calibrate DATA" in answer.stdout
+
+
+@pytest.mark.parametrize("words", [["--int8"], ["--data", "archive"]])
+def test_an_8_bit_model_needs_data_and_data_an_8_bit_model(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    assert _mien(finished, "--output", tmp_path / "model", *words) == 2
+    assert "--int8 and --data DATA go together" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_8_bit_model_is_told_and_stands_beside_the_other(
+    finished: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from mien.training import quantize
+
+    # A network of noise on images of discs loses more than one that was trained.
+    monkeypatch.setattr(quantize.export_int8, "__kwdefaults__", {"limit": 100.0})
+    data = write_tiny_dataset(tmp_path / "data", per_class=8)
+    words = ("--output", tmp_path / "model", "--int8", "--data", data)
+    assert _mien(finished, *words, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    small = load_manifest(tmp_path / "model-int8")
+    assert small.precision == "int8"
+    assert told["int8"]["path"] == str(tmp_path / "model-int8" / "model.onnx")
+    assert told["int8"]["points_lost"] == small.metrics["quantization"]["points_lost"]
+    assert told["tflite"] is None

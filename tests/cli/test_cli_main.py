@@ -1,0 +1,214 @@
+"""The frame of the command line: help, hints, exit codes, and what it loads."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from mien import __version__
+from mien.cli.main import COMMANDS, build_parser, main
+from mien.core import errors
+
+HEAVY = ("numpy", "cv2", "onnxruntime", "PIL", "keras", "tensorflow", "matplotlib", "sklearn")
+
+
+def registering(run: Callable[[argparse.Namespace], int]) -> list[Callable[..., None]]:
+    """The one command ``work`` with an inner ``work hard``, for a test to run."""
+
+    def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+        work = commands.add_parser("work")
+        work.add_argument("--format", choices=["json", "csv"])
+        work.add_argument("things", nargs="*")
+        work.set_defaults(run=run)
+        inner = commands.add_parser("job").add_subparsers(metavar="ACTION", required=True)
+        inner.add_parser("hard").set_defaults(run=run)
+
+    return [register]
+
+
+def outcome(error: BaseException, words: Sequence[str] = ("work",)) -> int:
+    def run(_: argparse.Namespace) -> int:
+        raise error
+
+    return main(words, registers=registering(run))
+
+
+def mien(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
+    settings = {"capture_output": True, "text": True, "timeout": 60, **options}
+    return subprocess.run([sys.executable, "-m", "mien", *words], **settings)  # type: ignore[call-overload, no-any-return]
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"mien {__version__}\n"
+
+
+def test_bare_mien_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("usage: mien")
+    for name in COMMANDS:
+        assert f"    {name}" in out
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_and_the_common_flags(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([name, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "--quiet" in out
+    assert "--debug" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "quiet", "debug"),
+    [
+        (["work"], False, False),
+        (["--quiet", "work"], True, False),
+        (["work", "--quiet"], True, False),
+        (["--debug", "work", "--quiet"], True, True),
+        (["job", "hard", "--debug"], False, True),
+        (["--quiet", "job", "--debug", "hard"], True, True),
+    ],
+)
+def test_common_flags_stand_before_or_after_the_command(
+    words: list[str], quiet: bool, debug: bool
+) -> None:
+    seen: list[tuple[bool, bool]] = []
+
+    def run(args: argparse.Namespace) -> int:
+        seen.append((args.quiet, args.debug))
+        return 0
+
+    assert main(words, registers=registering(run)) == 0
+    assert seen == [(quiet, debug)]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.MienError("m"), 1),
+        (errors.UsageError("m"), 2),
+        (errors.MissingExtra("train", "training"), 2),
+        (errors.InputError("m"), 3),
+        (errors.UnreadableImage("m"), 3),
+        (errors.DataError("m"), 3),
+        (errors.NoFaceError("m"), 4),
+        (errors.ModelError("m"), 5),
+        (errors.OutputError("m"), 1),
+        (KeyboardInterrupt(), 130),
+        (ZeroDivisionError("m"), 1),
+    ],
+)
+def test_an_error_is_one_line_and_its_exit_code(
+    error: BaseException, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert outcome(error) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("mien: ")
+    assert captured.err.count("\n") == 1
+
+
+def test_a_commands_own_exit_code_is_given_on() -> None:
+    assert main(["work"], registers=registering(lambda _: 6)) == 6
+
+
+def test_an_unexpected_error_points_to_debug(capsys: pytest.CaptureFixture[str]) -> None:
+    outcome(ValueError("two\nlines"))
+    line = "internal error: ValueError: two lines (run again with --debug for the trace)"
+    assert capsys.readouterr().err == f"mien: {line}\n"
+
+
+@pytest.mark.parametrize("error", [ValueError("oops"), errors.ModelError("oops")])
+def test_debug_shows_the_trace(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome(error, ["work", "--debug"])
+    err = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in err
+    assert "oops" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["wrk"], "mien: unknown command 'wrk': did you mean 'work'? (see 'mien --help')"),
+        (["zzz"], "mien: unknown command 'zzz': expected one of work, job (see 'mien --help')"),
+        (
+            ["work", "--formt", "csv"],
+            "mien: unknown option '--formt': did you mean '--format'? (see 'mien work --help')",
+        ),
+        (["job", "hard", "--qiet"], "did you mean '--quiet'? (see 'mien job hard --help')"),
+        (["work", "--form", "csv"], "unknown option '--form': did you mean '--format'?"),
+        (["work", "--format", "xml"], "invalid choice: 'xml'"),
+        (["work", "a", "--format", "csv", "b"], "unexpected 'b': put the inputs together"),
+        (["job"], "required: ACTION (see 'mien job --help')"),
+        (["--verbose"], "mien: unknown option '--verbose' (see 'mien --help')"),
+    ],
+)
+def test_a_usage_error_is_one_line_with_a_hint(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words, registers=registering(lambda _: 0)) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from mien.cli.main import main\n"
+        "assert main(['--help']) == 0\n"
+        "assert main(['predict', '--help']) == 0\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "[]\n"
+
+
+def test_python_m_mien_is_the_command() -> None:
+    assert mien("--version").stdout == f"mien {__version__}\n"
+    assert mien("nonsense").returncode == 2
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = mien("--help", capture_output=False, stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert done.returncode == 0
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_behind_stdout_is_one_line() -> None:
+    # Buffered, as it is for who has not asked otherwise: what is left is written at the end.
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("w") as full:
+        done = mien(
+            "--help", capture_output=False, stdout=full, stderr=subprocess.PIPE, env=buffered
+        )
+    assert done.returncode == 1
+    text = f"mien: cannot write to standard output: {os.strerror(errno.ENOSPC)}\n"
+    assert done.stderr == text
+
+
+def test_an_ascii_terminal_gets_names_escaped() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = mien("größe", env=environment)
+    assert done.returncode == 2
+    assert "gr\\xf6\\xdfe" in done.stderr
+
+
+def test_subcommand_names_are_unique_and_all_there() -> None:
+    usage = build_parser().format_help()
+    assert len(set(COMMANDS)) == len(COMMANDS)
+    assert all(name in usage for name in COMMANDS)

@@ -1,0 +1,82 @@
+"""Tables, bars and names as commands show them: laws that hold for any text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import unicodedata
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from mien.cli.output import (
+    bar,
+    csv_text,
+    display_width,
+    json_text,
+    shorten,
+    table_text,
+)
+from mien.core.wording import printable
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+
+
+@given(TEXT)
+def test_printable_text_has_no_control_characters_and_stays_so(text: str) -> None:
+    shown = printable(text)
+    assert not any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in shown)
+    assert printable(shown) == shown
+
+
+@given(TEXT, st.integers(2, 40))
+def test_a_shortened_name_fits_and_keeps_its_end(text: str, width: int) -> None:
+    short = shorten(text, width)
+    assert display_width(short) <= width
+    assert text.endswith(short.removeprefix("…"))
+
+
+def test_wide_characters_take_two_columns_and_accents_none() -> None:
+    assert display_width("abc") == 3
+    assert display_width("脸") == 2
+    assert display_width("e\u0301") == 1
+
+
+@given(st.lists(st.tuples(TEXT, TEXT), max_size=5))
+def test_columns_of_a_table_line_up(rows: list[tuple[str, str]]) -> None:
+    # The last cell is one letter, so every line is as wide as every other.
+    lines = table_text(("A", "B", "C"), [(*row, "x") for row in rows], right=(1,)).split("\n")
+    assert lines.pop() == ""
+    assert len({display_width(line) for line in lines}) == 1
+
+
+def test_a_short_row_runs_on_without_widening_the_table() -> None:
+    text = table_text(("A", "B", "C"), [("a", "b", "c"), ("a", "a long remark")])
+    assert text == "A  B  C\na  b  c\na  a long remark\n"
+
+
+@given(st.floats(-1, 2), st.integers(1, 20))
+def test_a_bar_is_as_long_as_asked(share: float, width: int) -> None:
+    assert len(bar(share, width)) == width
+    assert bar(share, width).count("█") == bar(share, width, plain=True).count("#")
+
+
+def test_a_full_bar_is_full_and_an_empty_one_empty() -> None:
+    assert bar(1.0, 4) == "████"
+    assert bar(0.0, 4, plain=True) == "...."
+
+
+@example([{"a": "", "b": "\r"}])
+@given(st.lists(st.fixed_dictionaries({"a": TEXT, "b": TEXT}), max_size=5))
+def test_csv_comes_back_as_it_went(rows: list[dict[str, str]]) -> None:
+    read = list(csv.DictReader(io.StringIO(csv_text(rows, ("a", "b")), newline="")))
+    assert read == rows
+
+
+def test_csv_says_truth_as_json_does_and_nothing_for_none() -> None:
+    row = {"a": True, "b": None, "c": 0.5}
+    assert csv_text([row], ("a", "b", "c"), header=False) == "true,,0.5\n"
+
+
+def test_json_keeps_letters_readable() -> None:
+    assert json_text({"a": "größe"}, indent=None) == '{"a": "größe"}'

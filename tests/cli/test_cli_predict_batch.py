@@ -1,0 +1,309 @@
+"""`mien predict FOLDER --output FILE`: parts, --resume, every kind of file, exit codes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mien.batch import chunks
+from mien.batch.listing import Input
+from mien.cli.inputs import find_inputs
+from mien.core.progress import Progress
+from mien.core.result_tables import TABLE_COLUMNS
+from predict_maker import Predict
+
+
+def pictures(*paths: str) -> None:
+    for seed, path in enumerate(paths):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(seed).integers(0, 256, (50, 60, 3), np.uint8)
+        Image.fromarray(pixels).save(path)
+
+
+def lines(path: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def interrupted(predict: Predict, monkeypatch: pytest.MonkeyPatch) -> Predict:
+    """Leave r.csv interrupted after the first of d's three pictures, as Ctrl-C does."""
+    pictures("d/a.png", "d/b.png", "d/c.png")
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "advance", interrupt)
+        outcome = predict("d", "--output", "r.csv")
+    assert outcome.code == 130
+    assert outcome.err == (
+        "1 images are done: add --resume to go on with the others\nmien: interrupted\n"
+    )
+    return predict
+
+
+# Every kind of file
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs links, pipes and names as on Unix")
+def test_every_file_has_a_row_whatever_it_is(predict: Predict) -> None:
+    pictures("d/脸 🙂.png", "d/лицо.png", "d/sub/x.jpg/inside.png")
+    Path("d/empty.png").touch()
+    Path("d/text.jpg").write_text("not an image")
+    Path("d/torn.png").write_bytes(Path("d/лицо.png").read_bytes()[:300])
+    Path("d/gone.png").symlink_to("nowhere.png")
+    Path("d/loop.png").symlink_to("loop.png")
+    Path("d/up").symlink_to(Path("d").resolve())
+    os.mkfifo("d/pipe.png")
+    if sys.platform == "linux":
+        Path(os.fsdecode(b"d/\xff.png")).write_bytes(Path("d/лицо.png").read_bytes())
+    outcome = predict("d", "--output", "r.jsonl")
+    assert outcome.code == 6
+    found = {one["source"]: one for one in lines("r.jsonl")}
+    unreadable = {"d/empty.png", "d/text.jpg", "d/torn.png", "d/gone.png", "d/loop.png"}
+    assert {name for name, one in found.items() if one["status"] == "unreadable"} == {
+        *unreadable,
+        "d/pipe.png",
+    }
+    readable = {"d/脸 🙂.png", "d/лицо.png", "d/sub/x.jpg/inside.png"}
+    readable |= {os.fsdecode(b"d/\xff.png")} if sys.platform == "linux" else set()
+    assert {name for name, one in found.items() if one["status"] == "ok"} == readable
+    assert "is a pipe" in found["d/pipe.png"]["error"]
+    assert "no such file" in found["d/gone.png"]["error"]
+    assert len(lines("r.jsonl")) == len(found)
+    assert re.search(r"r\.jsonl: \d faces in \d+ images: \d ok, 6 unreadable\n", outcome.err)
+    assert "Traceback" not in outcome.err
+
+
+def test_a_file_that_vanishes_meanwhile_has_a_row(
+    predict: Predict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures("d/a.png", "d/b.png")
+    whole = chunks.analyze_chunk
+
+    def vanishing(recognizer: Any, chunk: Any, **options: Any) -> Any:
+        Path("d/b.png").unlink()
+        return whole(recognizer, chunk, **options)
+
+    monkeypatch.setattr("mien.batch.watched.analyze_chunk", vanishing)
+    assert predict("d", "--output", "r.jsonl").code == 6
+    assert [one["status"] for one in lines("r.jsonl")] == ["ok", "unreadable"]
+
+
+def test_a_source_that_two_words_mean_has_one_row(predict: Predict) -> None:
+    pictures("d/a.png", "d/b.png")
+    predict("d/a.png", "d", "d/a.png", "--output", "r.jsonl")
+    assert [one["source"] for one in lines("r.jsonl")] == ["d/a.png", "d/b.png"]
+
+
+def test_parquet_has_the_rows_that_csv_has(predict: Predict) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    pictures("d/a.png", "d/b.png")
+    Path("d/c.png").touch()
+    assert predict("d", "--output", "r.csv").code == 6
+    outcome = predict("d", "--output", "r.parquet")
+    assert outcome.err.startswith(
+        "r.parquet: 2 faces in 3 images: 2 ok, 1 unreadable\nmien: 1 of 3 inputs failed; first: "
+    )
+    table = pq.read_table("r.parquet").to_pylist()
+    with Path("r.csv").open(encoding="utf-8", newline="") as file:
+        expected = list(csv.DictReader(file))
+    assert tuple(table[0]) == TABLE_COLUMNS
+    for row, texts in zip(table, expected, strict=True):
+        shown = {
+            name: "" if value is None else str(value).lower() if value in (True, False) else value
+            for name, value in row.items()
+        }
+        for name, text in texts.items():
+            assert str(shown[name]).removesuffix(".0") == text.removesuffix(".0")
+
+
+def test_the_streamed_files_are_what_stdout_gives(predict: Predict) -> None:
+    pictures("d/a.png", "d/b.png")
+    for shape in ("csv", "jsonl"):
+        predict("d", "--output", f"r.{shape}")
+        assert predict("d", "--format", shape).out == Path(f"r.{shape}").read_text("utf-8")
+
+
+# Going on
+
+
+def test_an_interrupted_run_goes_on(interrupted: Predict) -> None:
+    outcome = interrupted("d", "--output", "r.csv", "--resume")
+    assert outcome.code == 0
+    assert outcome.err == ("going on with r.csv: 1 images are done\nr.csv: 3 faces in 3 images\n")
+    rows = list(csv.DictReader(io.StringIO(Path("r.csv").read_text("utf-8"))))
+    assert [row["source"] for row in rows] == ["d/a.png", "d/b.png", "d/c.png"]
+    assert sorted(path.name for path in Path().iterdir()) == [".r.csv.mien", "d", "r.csv"]
+
+
+def test_it_is_not_overwritten_unasked(interrupted: Predict) -> None:
+    outcome = interrupted("d", "--output", "r.csv")
+    assert outcome.code == 2
+    assert "add --resume to go on with it, or delete that folder" in outcome.err
+
+
+def test_another_model_detector_or_folder_does_not_go_on(
+    interrupted: Predict, make_tiny_model: Callable[..., Path]
+) -> None:
+    other = make_tiny_model("other", temperature=2.0)
+    words = ("--output", "r.csv", "--resume")
+    for outcome, said in (
+        (interrupted("d", *words, detector="haar"), "the run of r.csv had detector none"),
+        (interrupted("d2", *words), 'r.csv is of ["d"], and d is missing here'),
+        (interrupted("d", *words, model=other), "the run of r.csv had temperature 1.0"),
+    ):
+        assert outcome.code == 2
+        assert said in outcome.err
+        assert outcome.err.count("\n") == 1
+
+
+def test_resume_starts_what_was_never_begun_and_leaves_what_is_complete(predict: Predict) -> None:
+    pictures("d/a.png")
+    assert predict("d", "--output", "r.csv", "--resume").err == "r.csv: 1 face in 1 image\n"
+    content = Path("r.csv").read_bytes()
+    again = predict("d", "--output", "r.csv", "--resume")
+    assert (again.code, again.err) == (0, "r.csv is complete: nothing to resume\n")
+    assert Path("r.csv").read_bytes() == content
+
+
+def test_a_folder_that_grew_has_what_is_new_added(predict: Predict) -> None:
+    pictures("d/b.png", "d/gone.png")
+    Path("d/torn.png").touch()
+    words = ("d", "--output", "r.jsonl", "--resume")
+    assert predict(*words).code == 6
+    before = lines("r.jsonl")
+    pictures("d/a.png", "d/sub/c.png")
+    Path("d/gone.png").unlink()
+    outcome = predict(*words)
+    assert outcome.err.splitlines()[:2] == [
+        "going on with r.jsonl: 3 images are done",
+        "r.jsonl: 4 faces in 5 images: 4 ok, 1 unreadable (1 of them not among the inputs now)",
+    ]
+    after = lines("r.jsonl")
+    assert after[:3] == before
+    assert [one["source"] for one in after[3:]] == ["d/a.png", "d/sub/c.png"]
+    # What failed is said as often as it is asked.
+    again = predict(*words)
+    assert again.code == outcome.code == 6
+    assert again.err.splitlines() == [
+        "r.jsonl is complete: nothing to resume (1 of them not among the inputs now)",
+        outcome.err.splitlines()[-1],
+    ]
+    assert predict("d/sub", "--output", "r.jsonl", "--resume").code == 2
+    assert lines("r.jsonl") == after
+
+
+def test_other_images_of_the_same_names_are_not_complete(
+    predict: Predict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures("one/d/a.png", "two/d/a.png")
+    for name, code, said in (("one", 0, ""), ("two", 2, "had working folder one, this one")):
+        with monkeypatch.context() as patch:
+            patch.chdir(name)
+            outcome = predict("d", "--output", "../r.csv", "--resume")
+            assert outcome.code == code
+            assert said in outcome.err
+    for name, code in (("one", 0), ("two", 2)):
+        content = Path(name, "d/a.png").read_bytes() + name.encode()
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+        outcome = predict("-", "--output", "stdin.csv", "--resume")
+        assert outcome.code == code
+    assert "had standard input" in outcome.err
+
+
+def test_a_folder_of_the_users_own_is_left_alone(predict: Predict) -> None:
+    pictures("d/a.png", "r.csv.parts/holidays.png")
+    before = Path("r.csv.parts/holidays.png").read_bytes()
+    for words in ([], ["--resume"]):
+        outcome = predict("d", "--output", "r.csv", *words)
+        assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+        assert "r.csv.parts is there and not a folder of mien's: move it away" in outcome.err
+    assert Path("r.csv.parts/holidays.png").read_bytes() == before
+    assert not Path("r.csv").exists()
+
+
+def test_a_terminal_sees_how_many_of_those_left_are_done(
+    interrupted: Predict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    outcome = interrupted("d", "--output", "r.csv", "--resume")
+    assert "reading faces" in outcome.err
+    assert "100% 2/2" in outcome.err
+    assert interrupted("d", "--output", "q.csv", "--quiet").err == ""
+
+
+def test_counting_downloads_nothing() -> None:
+    def refuse(address: str) -> Input:
+        raise AssertionError(address)
+
+    inputs = find_inputs(["https://user:secret@example.org/a.png", "b.png"], read_url=refuse)
+    names = [one.source for one in inputs.unread()]
+    assert names == ["https://example.org/a.png", "b.png"]
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--resume"], "--resume goes on with a file"),
+        (["--resume", "--output", "r.json"], "--resume goes on with a file"),
+        (["--resume", "--output", "r.csv", "--annotate", "x"], "--resume goes on with a file"),
+        (["--format", "parquet"], "Parquet needs --output FILE"),
+        (["--output", "r.parquet", "--annotate", "x"], "Parquet needs --output FILE"),
+        (["--workers", "0"], "--workers: expected a whole number from 1"),
+        (["--batch-size", "0"], "--batch-size: expected a whole number from 1"),
+        (["--address", "auto"], "add --engine ray"),
+        (["--engine", "spark"], "invalid choice: 'spark'"),
+    ],
+)
+def test_a_wrong_option_is_2(predict: Predict, words: list[str], said: str) -> None:
+    pictures("d/a.png")
+    outcome = predict("d", *words)
+    assert outcome.code == 2
+    assert said in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_without_pyarrow_one_line_says_what_to_install(predict: Predict, tiny_model: Path) -> None:
+    pictures("d/a.png")
+    code = (
+        "import sys; sys.modules['pyarrow'] = None\n"
+        "from mien.cli.main import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    words = ["predict", "d", "--model", str(tiny_model), "--output", "r.parquet"]
+    ran = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("mien: a Parquet file needs the extra [batch]")
+    assert ran.stderr.count("\n") == 1
+
+
+def test_one_photo_loads_neither_pyarrow_nor_ray_nor_worker_processes(
+    predict: Predict, tiny_model: Path
+) -> None:
+    pictures("a.png")
+    heavy = ("pyarrow", "ray", "multiprocessing.connection", "concurrent.futures.process")
+    words = ["predict", "a.png", "--model", str(tiny_model), "--detector", "none", "--quiet"]
+    code = (
+        "import sys\n"
+        "from mien.cli.main import main\n"
+        f"main({[*words, '--output', 'r.csv']!r})\n"
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "[]\n"

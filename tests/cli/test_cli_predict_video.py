@@ -1,0 +1,370 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from mien.cli.main import main
+from mien.cli.predict_video import is_video
+from mien.core.result_tables import table_columns
+from mien.video.reading import probe
+from video_maker import even_times, write_sound, write_video
+
+pytest.importorskip("av")
+
+Run = tuple[int, str, str]
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """Two seconds; with --detector none each frame is a face."""
+    path = tmp_path / "clip.mp4"
+    write_video(path, even_times(50), sound=True)
+    return path
+
+
+@pytest.fixture
+def run(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run ``mien predict`` with the tiny model, each frame a face."""
+
+    def run(*words: str | Path, detector: str = "none") -> Run:
+        options = ["--model", str(tiny_model), "--detector", detector]
+        code = main(["predict", *(str(word) for word in words), *options])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "a.mp4",
+        "A.MOV",
+        "x/b.mkv",
+        "a.QT",
+        "a.3g2",
+        "a.h264",
+        "http://host/a.mpd",
+        "rtsp://host/live",
+        "http://host/a.mp4?x=1",
+        "0",
+        "12",
+        "-1",
+    ],
+)
+def test_videos_are_known_by_their_names(word: str) -> None:
+    assert is_video(word)
+
+
+@pytest.mark.parametrize("word", ["a.jpg", "folder", "-", "http://host/a.jpg", "*.png", "a.gif"])
+def test_other_inputs_are_not_videos(word: str) -> None:
+    assert not is_video(word)
+
+
+def test_a_file_called_0_is_no_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "0").touch()
+    (tmp_path / "frames.mp4").mkdir()
+    assert not is_video("0")
+    assert not is_video("frames.mp4")
+
+
+def test_json_has_frames_and_people(clip: Path, run: Any) -> None:
+    code, out, _ = run(clip, "--every", "0.5", "--format", "json")
+    video = json.loads(out)
+    assert code == 0
+    assert (video["schema"], video["source"]) == ("mien-video/1", str(clip))
+    assert [frame["time_s"] for frame in video["frames"]] == [0.0, 0.52, 1.0, 1.52]
+    assert [frame["frame"] for frame in video["frames"]] == [0, 13, 25, 38]
+    face = video["frames"][1]["faces"][0]
+    assert face["track_id"] == 0
+    assert set(face["smoothed"]) == {"emotion", "confidence", "scores"}
+    (person,) = video["people"]
+    assert person["frames"] == 4
+    assert person["episodes"][0]["start_s"] == 0.0
+
+
+def test_several_videos_are_a_list(clip: Path, tmp_path: Path, run: Any) -> None:
+    code, out, err = run(clip, tmp_path / "none.mp4", clip, "--every", "1", "--format", "json")
+    first, missing, _ = json.loads(out)
+    assert code == 6
+    assert len(first["frames"]) == 2
+    assert missing["frames"][0]["status"] == "unreadable"
+    assert missing["people"] == []
+    assert "no such file" in err
+
+
+@pytest.mark.parametrize("words", [["v/*.mp4"], ["v"], ["v/*", "--video"], ["v", "--video"]])
+def test_a_pattern_or_a_folder_means_its_videos(
+    clip: Path, tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "v").mkdir()
+    for name in ("b.mp4", "a.mp4"):
+        shutil.copy(clip, tmp_path / "v" / name)
+    code, out, _ = run(*words, "--every", "1", "--format", "json")
+    assert code == 0
+    assert [Path(video["source"]).as_posix() for video in json.loads(out)] == [
+        "v/a.mp4",
+        "v/b.mp4",
+    ]
+
+
+def test_one_video_in_a_folder_is_a_list_and_one_that_fails_is_exit_6(
+    clip: Path, tmp_path: Path, run: Any
+) -> None:
+    folder = tmp_path / "deep" / "er"
+    folder.mkdir(parents=True)
+    shutil.copy(clip, folder / "A.MOV")
+    code, out, _ = run(tmp_path / "deep", "--every", "1", "--format", "json")
+    assert (code, len(json.loads(out))) == (0, 1)
+    (folder / "b.vob").write_text("no video")
+    code, out, err = run(tmp_path / "deep", "--every", "1", "--format", "jsonl")
+    assert code == 6
+    assert [json.loads(line)["status"] for line in out.splitlines()] == ["ok", "ok", "unreadable"]
+    assert "b.vob: not a video" in err
+
+
+def test_images_and_videos_of_a_folder_are_not_mixed(clip: Path, run: Any) -> None:
+    cv2.imwrite(str(clip.parent / "photo.png"), np.full((48, 48, 3), 90, np.uint8))
+    code, out, _ = run(clip.parent, "--format", "jsonl")
+    assert (code, Path(json.loads(out)["source"]).name) == (0, "photo.png")
+    code, out, err = run(clip.parent, "--video", "--every", "1", "--format", "csv")
+    assert (code, out.count("clip.mp4")) == (0, 2)
+    assert "images left out, since --video is given: 1" in err
+    code, _, err = run(clip.parent / "*")
+    assert code == 2
+    assert "give videos and images apart" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [(["none/*.mp4", "--video"], "no file matches"), (["empty", "--video"], "no video in this")],
+)
+def test_a_pattern_or_a_folder_without_videos_is_one_line(
+    tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch, words: list[str], text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    code, _, err = run(*words)
+    assert code == 3
+    assert text in err
+    assert err.count("\n") == 1
+
+
+def test_each_of_several_videos_has_its_own_files(clip: Path, tmp_path: Path, run: Any) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "v" / name).mkdir(parents=True)
+        shutil.copy(clip, tmp_path / "v" / name / "clip.mp4")
+    options = ["--annotate", tmp_path / "out", "--timeline", tmp_path / "out"]
+    code, _, _ = run(tmp_path / "v", "--every", "1", *options, "--episodes", tmp_path / "e.json")
+    assert code == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "clip.annotated.mp4",
+        "clip-2.annotated.mp4",
+        "clip.timeline.png",
+        "clip-2.timeline.png",
+    }
+    assert len(json.loads((tmp_path / "e.json").read_text())) == 2
+
+
+def test_csv_has_raw_and_smoothed_scores(clip: Path, run: Any) -> None:
+    code, out, _ = run(clip, "--start", "0:01", "--end", "1.2", "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert code == 0
+    assert tuple(rows[0]) == table_columns(smoothed=True)
+    assert [row["frame"] for row in rows] == ["25", "26", "27", "28", "29"]
+    assert rows[0]["smoothed_happy"] == rows[0]["happy"]
+    assert rows[3]["smoothed_emotion"]
+
+
+def test_frames_without_a_face_have_rows_and_exit_4(clip: Path, run: Any) -> None:
+    code, out, err = run(clip, "--every", "1", "--format", "jsonl", detector="haar")
+    assert code == 4
+    assert [json.loads(line)["status"] for line in out.splitlines()] == ["no_face"] * 2
+    assert "no face found in any of 2 frames" in err
+
+
+def test_parquet_has_the_columns_of_csv(clip: Path, tmp_path: Path, run: Any) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    code, out, err = run(clip, "--every", "0.5", "--output", tmp_path / "r.parquet")
+    assert (code, out) == (0, "")
+    table = parquet.read_table(tmp_path / "r.parquet")
+    assert tuple(table.schema.names) == table_columns(smoothed=True)
+    assert table["time_s"].to_pylist() == [0.0, 0.52, 1.0, 1.52]
+    assert "PERSON" in err
+    assert "4 frames" in err
+
+
+def test_a_table_tells_episodes(clip: Path, run: Any) -> None:
+    code, out, _ = run(clip, "--every", "0.5", "--format", "table")
+    header, first, *_ = out.splitlines()
+    assert code == 0
+    assert header.split() == ["PERSON", "FROM", "TO", "EMOTION", "CONFIDENCE", "FRAMES"]
+    assert first.split()[:2] == ["#0", "0:00.0"]
+
+
+def test_everything_at_once(clip: Path, tmp_path: Path, run: Any) -> None:
+    code, _, err = run(
+        clip,
+        *("--every", "0.5", "--output", tmp_path / "r.jsonl", "--annotate", tmp_path / "out"),
+        *("--timeline", tmp_path / "t.png", "--episodes", tmp_path / "e.json"),
+    )
+    assert code == 0
+    assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 4
+    info = probe(tmp_path / "out" / "clip.annotated.mp4")
+    assert (info.frames, info.has_sound) == (50, True)
+    assert (tmp_path / "t.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((tmp_path / "e.json").read_text())["people"][0]["frames"] == 4
+    assert all(word in err for word in ("annotated:", "timeline:", "episodes:"))
+
+
+def test_a_cut_file_gives_its_frames_a_status_row_and_exit_6(
+    clip: Path, tmp_path: Path, run: Any
+) -> None:
+    write_video(tmp_path / "a.mkv", even_times(50))
+    content = (tmp_path / "a.mkv").read_bytes()
+    (tmp_path / "a.mkv").write_bytes(content[: len(content) // 2])
+    code, out, err = run(tmp_path / "a.mkv", "--format", "jsonl")
+    results = [json.loads(line) for line in out.splitlines()]
+    assert code == 6
+    assert [result["status"] for result in results[:-1]] == ["ok"] * (len(results) - 1)
+    assert results[-1]["status"] == "unreadable"
+    assert results[-1]["time_s"] == results[-2]["time_s"]
+    assert err.startswith("mien: ")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        (["none.mp4"], 3, "no such file"),
+        (["song.m4a", "--video"], 3, "has sound alone"),
+        (["text.mp4"], 3, "not a video"),
+        (["clip.mp4", "--start", "9"], 3, "lies behind its end"),
+        (["97"], 3, "camera 97: there is none"),
+        (["clip.mp4", "photo.jpg"], 2, "give videos and images apart"),
+        (["photo.jpg", "--every", "1"], 2, "--every is for videos"),
+        (["clip.mp4", "--every", "0"], 2, "more than 0 seconds"),
+        (["clip.mp4", "--start", "soon"], 2, "expected a time"),
+        (["clip.mp4", "--start", "2", "--end", "1"], 2, "an end after the start"),
+        (["clip.mp4", "--smooth=-1"], 2, "--smooth: expected a number from 0"),
+        (["clip.mp4", "--compat", "fer"], 2, "--compat is for images"),
+        (["clip.mp4", "--resume", "--output", "r.csv"], 2, "--resume is for images"),
+        (["clip.mp4", "--format", "parquet"], 2, "Parquet needs a file"),
+        (["clip.mp4", "--timeline", "t.doc"], 2, "--timeline: expected a name ending in"),
+        (["clip.mp4", "clip.mp4", "--timeline", "t.png"], 2, "--timeline as a folder"),
+        (["clip.mp4", "clip.mp4", "--annotate", "t.mp4"], 2, "--annotate as a folder"),
+        (["clip.mp4", "--annotate", "clip.mp4"], 2, "would overwrite"),
+    ],
+)
+def test_mistakes_are_one_line(
+    clip: Path,
+    tmp_path: Path,
+    run: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    code: int,
+    text: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_sound(tmp_path / "song.m4a")
+    (tmp_path / "text.mp4").write_text("hello " * 50)
+    found, _, err = run(*words)
+    assert found == code
+    assert text in err
+    assert err.count("\n") == 1
+
+
+def test_secrets_in_an_address_are_not_shown(run: Any) -> None:
+    code, out, err = run("rtsp://me:secret@127.0.0.1:9/live", "--format", "jsonl")
+    assert code == 3
+    assert json.loads(out)["source"] == "rtsp://127.0.0.1:9/live"
+    assert "secret" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ([], "127.0.0.1 is not on the open internet: --allow-private allows it"),
+        (["--allow-private"], "cannot be opened"),
+    ],
+)
+def test_a_video_of_a_private_host_is_read_only_where_that_is_allowed(
+    run: Any, words: list[str], text: str
+) -> None:
+    code, out, err = run("http://me:secret@127.0.0.1:9/a.mp4", "--format", "jsonl", *words)
+    assert code == 3
+    assert text in err
+    assert err.count("\n") == 1
+    assert json.loads(out)["status"] == "unreadable"
+    assert "secret" not in out + err
+
+
+class _Camera:
+    """Stands for OpenCV's; Ctrl-C comes at its tenth picture."""
+
+    def __init__(self, _: int) -> None:
+        self._pictures = count()
+
+    def isOpened(self) -> bool:  # noqa: N802 - OpenCV's name
+        return True
+
+    def read(self) -> tuple[bool, npt.NDArray[np.uint8]]:
+        if next(self._pictures) == 10:
+            raise KeyboardInterrupt
+        return True, np.full((48, 64, 3), 90, np.uint8)
+
+    def release(self) -> None:
+        """Nothing is held."""
+
+
+def test_ctrl_c_ends_a_camera_and_keeps_what_it_saw(
+    tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cv2, "VideoCapture", _Camera)
+    code, _, _ = run("0", "--output", tmp_path / "r.csv", "--annotate", tmp_path)
+    assert code == 0
+    assert len((tmp_path / "r.csv").read_text().splitlines()) == 11
+    assert probe(tmp_path / "camera-0.annotated.mp4").frames == 10
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are others there")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_during_a_file_leaves_no_half_output(
+    tmp_path: Path, tiny_model: Path, number: signal.Signals
+) -> None:
+    write_video(tmp_path / "a.mkv", even_times(2000))
+    words = ["predict", "a.mkv", "--model", str(tiny_model), "--detector", "none"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mien", *words, "--output", "r.csv", "--annotate", "b.mp4"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+    )
+
+    def parts() -> Iterator[Path]:
+        return tmp_path.glob(".b.mp4.*")
+
+    waited = threading.Event()
+    while process.poll() is None and not any(one.stat().st_size for one in parts()):
+        waited.wait(0.05)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.decode().strip() == "mien: interrupted"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mkv"]

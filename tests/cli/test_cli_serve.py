@@ -1,0 +1,383 @@
+"""`mien serve`: a process of its own on loopback, how it begins and how it ends."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import io
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mien.cli import serve
+from mien.cli.main import COMMANDS, main
+from mien.core.errors import EXIT_MODEL, EXIT_USAGE
+from service_maker import END, FORM, PNG, Reply, ask, form, picture, until
+
+needs_app = pytest.mark.skipif(
+    importlib.util.find_spec("fastapi") is None, reason="needs the extra app"
+)
+needs_signals = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+
+
+class Process:
+    """A running ``mien serve``: its port, and what it says on stderr."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    @property
+    def said(self) -> str:
+        return "".join(self.lines)
+
+    def port(self) -> int:
+        until(lambda: "listening on " in self.said, 30)
+        match = re.search(r"http://127\.0\.0\.1:(\d+)", self.said)
+        assert match is not None
+        return int(match[1])
+
+    def ready(self) -> int:
+        port = self.port()
+        until(lambda: "ready: " in self.said, 30)
+        return port
+
+    def end(self, number: int) -> tuple[int, str]:
+        """Send a signal; return the exit code and all that stderr got."""
+        self.process.send_signal(number)
+        code = self.process.wait(20)
+        self._reader.join(20)
+        return code, self.said
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line)
+
+
+@contextmanager
+def served(model: Path, *words: str, program: Sequence[str] = ("-m", "mien")) -> Iterator[Process]:
+    settings = ["--model", str(model), "--detector", "none", "--threads", "1", "--port", "0"]
+    command = [sys.executable, *program, "serve", *settings, *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as process:  # type: ignore[call-overload]
+        running = Process(process)
+        try:
+            yield running
+        finally:
+            process.kill()
+            running._reader.join(20)
+
+
+SLOW = picture(size=(64, 64))
+SLOW_PROGRAM = """
+import sys, time
+from mien.inference import seeing
+from mien.service import running
+from mien.cli.main import main
+usual = seeing.load_image
+def load_image(source, **options):
+    pixels = usual(source, **options)
+    if pixels.shape == (64, 64, 3):
+        time.sleep(1000)
+    return pixels
+seeing.load_image = load_image
+running.GRACE_SECONDS = 1
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@needs_app
+@needs_signals
+@pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_images_that_take_for_ever_keep_nobody_and_no_end(
+    tiny_model: Path, number: int, expected: int
+) -> None:
+    words = ("--workers", "1", "--analysis-timeout", "0.5")
+    with served(tiny_model, *words, program=["-c", SLOW_PROGRAM]) as process:
+        port = process.ready()
+        reply = ask(port, "/v1/analyze", SLOW, PNG, "POST")
+        assert (reply.status, reply.json["code"]) == (422, "too_long")
+        assert analyzed(port).status == 200
+        start = time.monotonic()
+        code, said = process.end(number)
+    assert time.monotonic() - start < 8
+    assert code == expected
+    assert said.splitlines()[-1] == "mien: ended without 1 image that took too long"
+    assert said.count("took too long") == 1
+    assert "Traceback" not in said
+
+
+@needs_app
+@needs_signals
+def test_ctrl_c_is_heard_where_it_was_ignored_before(tiny_model: Path) -> None:
+    # A shell without job control starts what it puts into the background so.
+    ignoring = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + SLOW_PROGRAM
+    words = ("--workers", "1", "--analysis-timeout", "0.5")
+    with served(tiny_model, *words, program=["-c", ignoring]) as process:
+        assert ask(process.ready(), "/v1/analyze", SLOW, PNG, "POST").status == 422
+        code, said = process.end(signal.SIGINT)
+    assert (code, said.splitlines()[-1]) == (
+        130,
+        "mien: ended without 1 image that took too long",
+    )
+
+
+@needs_app
+@needs_signals
+def test_who_waits_at_the_end_is_told_before_it(tiny_model: Path) -> None:
+    with (
+        served(tiny_model, "--workers", "1", program=["-c", SLOW_PROGRAM]) as process,
+        ThreadPoolExecutor(1) as clients,
+    ):
+        port = process.ready()
+        waiting = clients.submit(ask, port, "/v1/analyze", SLOW, PNG, "POST")
+        until(lambda: b"taken 1.0" in ask(port, "/metrics").content)
+        start = time.monotonic()
+        code, said = process.end(signal.SIGTERM)
+        assert time.monotonic() - start < 8
+        reply = waiting.result()
+    assert (reply.status, reply.json["code"], code) == (503, "stopping", 0)
+    assert said.splitlines()[2:] == ["mien: ended without 1 image that took too long"]
+
+
+@needs_app
+@needs_signals
+@pytest.mark.parametrize(
+    ("number", "expected", "last"),
+    [
+        (signal.SIGTERM, 0, "ended"),
+        (signal.SIGINT, 130, "mien: interrupted"),
+    ],
+)
+def test_a_model_that_is_being_loaded_is_not_waited_for(
+    tiny_model: Path, number: int, expected: int, last: str
+) -> None:
+    program = (
+        "import sys, time; from mien.batch.loading import RecognizerOptions;"
+        "from mien.cli.main import main;"
+        "RecognizerOptions.load = lambda _: time.sleep(1000); sys.exit(main(sys.argv[1:]))"
+    )
+    with served(tiny_model, program=["-c", program]) as process:
+        port = process.port()
+        until(lambda: ask(port, "/readyz").status == 503)
+        start = time.monotonic()
+        code, said = process.end(number)
+    assert time.monotonic() - start < 8
+    assert (code, said.splitlines()[1:]) == (expected, [last])
+
+
+@needs_app
+@needs_signals
+def test_more_connections_than_files_are_no_storm(tiny_model: Path) -> None:
+    resource = pytest.importorskip("resource")
+    with served(tiny_model) as process, ExitStack() as streams:
+        port = process.ready()
+        if not hasattr(resource, "prlimit"):
+            pytest.skip("needs Linux")
+        limits = resource.prlimit(process.process.pid, resource.RLIMIT_NOFILE)
+        # The system takes away what the service was sure to have.
+        resource.prlimit(process.process.pid, resource.RLIMIT_NOFILE, (20, limits[1]))
+        for _ in range(40):
+            stream = socket.create_connection(("127.0.0.1", port), timeout=20)
+            streams.enter_context(stream)
+        until(lambda: "no connection can be accepted" in process.said)
+        time.sleep(1)
+        streams.close()
+        until(lambda: ask(port, "/healthz").status == 200)
+        assert analyzed(port).status == 200
+        assert len(process.lines) < 10
+        assert "Traceback" not in process.said
+
+
+@needs_app
+@pytest.mark.skipif(sys.platform != "linux", reason="needs glibc and /proc")
+def test_large_images_leave_no_memory_behind(tiny_model: Path) -> None:
+    def resident() -> int:
+        status = Path(f"/proc/{process.process.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) // 1024
+
+    large = io.BytesIO()
+    Image.new("RGB", (6000, 4000), (200, 100, 50)).save(large, "JPEG")
+    with served(tiny_model, "--workers", "2") as process, ThreadPoolExecutor(2) as clients:
+        port = process.ready()
+        analyzed(port)
+        before = resident()
+        for _ in range(3):  # only what is freed teaches the C library to keep
+            jobs = [
+                clients.submit(ask, port, "/v1/analyze", large.getvalue(), PNG, "POST")
+                for _ in range(2)
+            ]
+            assert [job.result().status for job in jobs] == [200, 200]
+        # Each took 150 MB for a moment.
+        until(lambda: resident() < before + 60, 5)
+
+
+def test_lines_of_the_log_are_few(capsys: pytest.CaptureFixture[str]) -> None:
+    with serve._logs(argparse.Namespace(debug=False)):
+        for name in ("asyncio", "uvicorn.error"):
+            for number in range(1000):
+                logging.getLogger(name).error("failed %d times", number)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 40
+    assert lines[0] == "mien: failed 0 times"
+    assert lines[19] == "mien: failed 19 times (no more of this for a minute)"
+
+
+def analyzed(port: int) -> Reply:
+    return ask(port, "/v1/analyze", form(picture()) + END, FORM, "POST")
+
+
+@needs_app
+@needs_signals
+def test_it_serves_until_sigterm(tiny_model: Path) -> None:
+    with served(tiny_model, "--access-log", "--workers", "1") as process:
+        port = process.ready()
+        assert ask(port, "/readyz").status == 200
+        reply = analyzed(port)
+        assert (reply.status, reply.json["source"]) == (200, "a.png")
+        assert ask(port, "/../etc\x1b/passwd".replace("\x1b", "%1b")).status == 404
+        code, said = process.end(signal.SIGTERM)
+    assert code == 0
+    lines = said.splitlines()
+    assert lines[0] == f"listening on http://127.0.0.1:{port} (Ctrl-C ends it)"
+    assert lines[1] == "ready: tiny 0.0.1, none, 1 at a time"
+    assert any("POST /v1/analyze 200 " in line for line in lines)
+    assert lines[-1] == "ended"
+    assert "\x1b" not in said
+    assert "Traceback" not in said
+
+
+@needs_app
+@needs_signals
+def test_ctrl_c_is_130_and_quiet_is_quiet(tiny_model: Path) -> None:
+    with served(tiny_model) as process:
+        process.ready()
+        code, said = process.end(signal.SIGINT)
+    assert code == 130
+    assert said.splitlines()[-1] == "mien: interrupted"
+    assert "Traceback" not in said
+
+
+@needs_app
+@needs_signals
+def test_sigterm_while_an_upload_is_under_way_is_not_waited_for_forever(tiny_model: Path) -> None:
+    with served(tiny_model, "--upload-timeout", "0.5") as process:
+        port = process.ready()
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as stream:
+            head = b"POST /v1/analyze HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+            stream.sendall(head + b"Content-Length: 100\r\n\r\nfew")
+            until(lambda: b"taken 1.0" in ask(port, "/metrics").content)
+            code, _ = process.end(signal.SIGTERM)
+            assert stream.recv(100).startswith(b"HTTP/1.1 408 ")
+    assert code == 0
+
+
+@needs_app
+def test_a_port_in_use_is_one_line(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        assert main(["serve", "--model", str(tiny_model), "--port", str(port)]) == EXIT_USAGE
+    said = capsys.readouterr().err
+    assert said.startswith(f"mien: cannot listen on 127.0.0.1:{port}: ")
+    assert "choose another --host or --port" in said
+    assert said.count("\n") == 1
+
+
+@needs_app
+def test_a_model_that_is_not_there_ends_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--model", "nowhere", "--port", "0", "--quiet"]) == EXIT_MODEL
+    said = capsys.readouterr().err
+    assert said.startswith("mien: no model 'nowhere'")
+    assert said.count("\n") == 1
+
+
+@needs_app
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--port", "70000"],
+        ["--port", "-1"],
+        ["--host", "no such host"],
+        ["--max-bytes", "0"],
+        ["--max-megapixels", "0"],
+        ["--max-megapixels", "nan"],
+        ["--max-megapixels", "151"],
+        ["--workers", "0"],
+        ["--max-waiting", "-1"],
+        ["--upload-timeout", "nan"],
+        ["--analysis-timeout", "0"],
+        ["--max-connections", "0"],
+        ["--threads", "0"],
+        ["--min-face", "-1"],
+    ],
+)
+def test_what_cannot_be_is_a_usage_error(
+    words: list[str], tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", "--port", "0", "--model", str(tiny_model), *words]) == EXIT_USAGE
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+
+
+def test_without_the_extra_it_says_how_to_get_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    assert main(["serve"], registers=[serve.register]) == EXIT_USAGE
+    assert capsys.readouterr().err == (
+        "mien: mien serve needs the extra [app], which is not installed: pip install 'mien[app]'\n"
+    )
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_debug_shows_the_traces_of_requests_that_fail(
+    debug: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serve._logs(argparse.Namespace(debug=debug)):
+        logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
+        try:
+            raise ZeroDivisionError("by a client")
+        except ZeroDivisionError as error:
+            logging.getLogger("mien.service.front").error("failed", exc_info=error)
+    assert ("Traceback" in capsys.readouterr().err) is debug
+
+
+def test_only_loopback_is_for_this_machine_alone() -> None:
+    class Port:
+        def __init__(self, host: str) -> None:
+            self.host = host
+
+        def getsockname(self) -> tuple[str, int]:
+            return self.host, 80
+
+    own = {host: serve._is_loopback(Port(host)) for host in ("127.0.0.1", "::1", "0.0.0.0", "::")}  # type: ignore[arg-type]
+    assert own == {"127.0.0.1": True, "::1": True, "0.0.0.0": False, "::": False}
+
+
+def test_it_is_a_command_and_its_help_loads_nothing_heavy() -> None:
+    assert "serve" in COMMANDS
+    program = (
+        "import sys; from mien.cli.main import main; import mien;"
+        "main(['serve', '--help']);"
+        "heavy = {'fastapi', 'starlette', 'uvicorn', 'prometheus_client', 'numpy', 'cv2'};"
+        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert "--max-waiting N" in answer.stdout

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mien.cli.stopping import stopping_in_time
+
+pytest.importorskip("av")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are others there")
+
+_WAITING = """
+import os, sys, time
+import av
+from mien.core.errors import EXIT_INTERRUPTED
+from mien.cli.stopping import stopping_in_time
+try:
+    with stopping_in_time(0.3) as stop:
+        print("ready", flush=True)
+        {waits}
+except KeyboardInterrupt:
+    os._exit(3)
+"""
+# FFmpeg tries again when a signal wakes it, so that Python never comes to its turn.
+_IN_A_LIBRARY = 'av.open("file:" + sys.argv[1])'
+_IN_PYTHON = "time.sleep(20)"
+_LOST = """try:
+            time.sleep(20)
+        except KeyboardInterrupt:
+            stop.check()"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("waits", "code"),
+    [(_IN_A_LIBRARY, 130), (_IN_PYTHON, 3), (_LOST, 3)],
+    ids=["library", "python", "lost"],
+)
+def test_a_signal_ends_it_in_time(
+    tmp_path: Path, waits: str, code: int, number: signal.Signals
+) -> None:
+    pipe = tmp_path / "pipe.ts"
+    os.mkfifo(pipe)
+    words = [sys.executable, "-c", _WAITING.format(waits=waits), str(pipe)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        # Held open, and nothing comes.
+        held = os.open(pipe, os.O_RDWR)
+        try:
+            threading.Event().wait(1.0)
+            process.send_signal(number)
+            _, err = process.communicate(timeout=20)
+        finally:
+            os.close(held)
+    assert process.returncode == code
+    assert err == (b"mien: interrupted\n" if code == 130 else b"")
+
+
+@pytest.fixture
+def free_signals() -> Iterator[None]:
+    """Signals that nobody listens to: Ray, where a test before used it, has left a handler."""
+    kept = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, kept)
+
+
+@pytest.mark.usefixtures("free_signals")
+def test_signals_are_as_before_afterwards() -> None:
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(KeyboardInterrupt), stopping_in_time(5.0):
+        signal.raise_signal(signal.SIGTERM)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_another_thread_listens_to_no_signals() -> None:
+    handler = signal.getsignal(signal.SIGINT)
+
+    def use() -> None:
+        with stopping_in_time(5.0) as stop:
+            stop.check()
+            assert signal.getsignal(signal.SIGINT) is handler
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+# For good
+
+
+def ran(code: str) -> subprocess.CompletedProcess[str]:
+    head = (
+        "import os, signal, sys, time\n"
+        "from mien.cli.stopping import stopping_in_time\n"
+        "def send(name): os.kill(os.getpid(), getattr(signal, name)); time.sleep(0.02)\n"
+    )
+    return subprocess.run([sys.executable, "-c", head + code], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_all_that_asks_for_an_end_interrupts_once(name: str) -> None:
+    code = f"""
+try:
+    with stopping_in_time(5.0, for_good=True):
+        try:
+            send({name!r})
+        finally:
+            send("SIGINT"), send("SIGTERM"), send("SIGHUP")
+            print("tidied up")
+except KeyboardInterrupt:
+    send("SIGINT")
+    print("interrupted")
+"""
+    outcome = ran(code)
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+    assert outcome.stdout == "tidied up\ninterrupted\n"
+
+
+def test_tidying_up_that_takes_too_long_is_ended() -> None:
+    code = """
+try:
+    with stopping_in_time(0.1, for_good=True):
+        send("SIGINT")
+finally:
+    time.sleep(1000)
+"""
+    assert ran(code).returncode == 130
+
+
+def test_what_is_ignored_stays_ignored_and_all_else_comes_back() -> None:
+    code = """
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+with stopping_in_time(5.0, for_good=True):
+    send("SIGHUP")
+assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+"""
+    outcome = ran(code)
+    assert (outcome.returncode, outcome.stderr) == (0, "")

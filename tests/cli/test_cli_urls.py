@@ -1,0 +1,148 @@
+"""`mien predict ADDRESS`: images from the web, by way of a server on loopback."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import predict_maker
+from mien.cli.inputs import is_single
+from mien.cli.urls import is_video_address
+from web_maker import Answer, Server, reply, serving
+
+Predict = Callable[..., tuple[int, str, str]]
+
+
+def _png(seed: int = 0) -> bytes:
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(seed).integers(0, 256, (60, 50, 3), np.uint8)
+    Image.fromarray(noise).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def answers() -> dict[str, Answer]:
+    return {"/face.png": reply(_png()), "/cut.png": reply(_png()[:900])}
+
+
+@pytest.fixture
+def server(answers: dict[str, Answer]) -> Iterator[Server]:
+    with serving(answers) as running:
+        yield running
+
+
+@pytest.fixture
+def predict(predict: predict_maker.Predict) -> Predict:
+    """Run `mien predict` as the other tests do, and take its JSON lines apart."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        done = predict(*words, "--format", "jsonl")
+        return done.code, done.out, done.err
+
+    return run
+
+
+def test_an_address_is_read_as_the_file_is(predict: Predict, server: Server) -> None:
+    Path("face.png").write_bytes(_png())
+    code, out, _ = predict(server.url("/face.png?size=3"), "face.png", "--allow-private")
+    web, file = map(json.loads, out.splitlines())
+    assert code == 0
+    assert web["source"] == server.url("/face.png?size=3")
+    assert web["status"] == "ok"
+    assert web["faces"] == file["faces"]
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "said"),
+    [
+        ("/face.png", [], "--allow-private"),
+        ("/face.png", ["--allow-private", "--offline"], "offline"),
+        ("/face.png", ["--allow-private", "--max-download", "0.001"], "at most 0.001 MB"),
+        ("/none.png", ["--allow-private"], "404 (Not Found)"),
+        ("/cut.png", ["--allow-private"], "damaged"),
+    ],
+)
+def test_what_cannot_be_had_is_unreadable_and_says_why(
+    predict: Predict, server: Server, path: str, options: list[str], said: str
+) -> None:
+    code, out, err = predict(server.url(path, login="me:hunter2@"), *options)
+    result = json.loads(out)
+    assert code == 3
+    assert (result["status"], result["source"]) == ("unreadable", server.url(path))
+    assert result["error"].startswith(server.url(path))
+    assert said in result["error"]
+    assert said in err
+    assert err.count("\n") == 1
+    assert "hunter2" not in out + err
+
+
+def test_one_address_that_fails_stops_no_other(predict: Predict, server: Server) -> None:
+    code, out, _ = predict(server.url("/none"), server.url(), "--allow-private")
+    assert code == 6
+    assert [json.loads(line)["status"] for line in out.splitlines()] == ["unreadable", "ok"]
+
+
+def test_results_written_in_parts_hold_no_login_and_ask_once(
+    predict: Predict, server: Server, tmp_path: Path
+) -> None:
+    url = server.url(login="me:hunter2@")
+    assert predict(url, "--allow-private", "--output", "out.jsonl")[0] == 0
+    assert json.loads(Path("out.jsonl").read_text())["status"] == "ok"
+    assert len(server.requests) == 1
+    for path in tmp_path.rglob("*"):
+        assert path.is_dir() or b"hunter2" not in path.read_bytes()
+
+
+def test_annotated_pictures_are_named_after_the_file(predict: Predict, server: Server) -> None:
+    predict(server.url("/face.png?size=3"), "--allow-private", "--annotate", "drawn")
+    assert [path.name for path in Path("drawn").iterdir()] == ["face.annotated.png"]
+
+
+@pytest.mark.parametrize("size", ["0", "-1", "nan", "inf", "1e9"])
+def test_sizes_that_cannot_be_used_are_refused(predict: Predict, size: str) -> None:
+    code, out, err = predict("a.png", f"--max-download={size}")
+    assert (code, out) == (2, "")
+    assert "--max-download" in err
+
+
+def test_an_address_is_one_image_whatever_signs_it_has() -> None:
+    assert is_single(["https://example.org/a.jpg?size=[3]*"])
+
+
+def test_videos_are_told_by_scheme_and_suffix() -> None:
+    for word in ("rtsp://camera/1", "https://h/clip.MP4?x=1", "http://h/live.m3u8"):
+        assert is_video_address(word)
+    for word in ("https://h/a.jpg", "clip.mp4", "https://h/?clip.mp4", "http://[::1/a.mp4"):
+        assert not is_video_address(word)
+
+
+def test_without_an_address_neither_http_nor_ssl_is_loaded(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a.png").write_bytes(_png())
+    code = (
+        "import sys; from mien.cli.main import main;"
+        f"main(['predict', 'a.png', '--detector', 'none', '--model', {str(tiny_model)!r}]);"
+        "sys.exit('mien.core.remote' in sys.modules)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ, capture_output=True
+    )
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("start", ["https://me:hunter2@h.test/a.mp4", "rtsp://me:hunter2@h.test/1"])
+def test_offline_opens_no_video_of_the_web(predict: Predict, start: str) -> None:
+    code, out, err = predict(start, "--offline")
+    assert (code, out) == (3, "")
+    assert err.startswith(f"mien: {start.replace('me:hunter2@', '')} is on the web")
+    assert err.count("\n") == 1

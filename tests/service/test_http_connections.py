@@ -1,0 +1,175 @@
+"""Connections: how many there may be, and how long they wait for their client."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from service_maker import Gated, Service, loader, picture, running, until
+
+pytest.importorskip("fastapi")
+
+GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+@contextmanager
+def connected(service: Service, count: int, said: bytes = b"") -> Iterator[list[socket.socket]]:
+    with ExitStack() as stack:
+        streams = []
+        for _ in range(count):
+            stream = socket.create_connection(("127.0.0.1", service.port), timeout=20)
+            stream.sendall(said)
+            streams.append(stack.enter_context(stream))
+        yield streams
+
+
+def ended(stream: socket.socket) -> bool:
+    """Whether the service has ended a connection."""
+    stream.setblocking(False)
+    try:
+        while stream.recv(65536):
+            pass
+        return True
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
+@pytest.mark.parametrize("said", [b"", GET[:20], GET])
+def test_the_longest_idle_makes_room(tiny_model: Path, said: bytes) -> None:
+    with (
+        running(loader(tiny_model), max_connections=5) as service,
+        connected(service, 20, said) as streams,
+    ):
+        if said == GET:
+            until(lambda: streams[-1].recv(12) == b"HTTP/1.1 200")
+        start = time.monotonic()
+        assert [service.ask("/healthz").status for _ in range(10)] == 10 * [200]
+        assert time.monotonic() - start < 3
+        assert all(ended(stream) for stream in streams[:14])
+
+
+def test_whose_answer_is_awaited_is_never_the_one_to_go(tiny_model: Path, gated: Gated) -> None:
+    with (
+        running(loader(tiny_model, gated), max_connections=2) as service,
+        ThreadPoolExecutor(1) as clients,
+    ):
+        gated.gate.clear()
+        begun = gated.begun
+        served = clients.submit(service.analyze, picture())
+        until(lambda: gated.begun == begun + 1)
+        with connected(service, 10):
+            assert service.ask("/healthz").status == 200
+        gated.gate.set()
+        assert served.result().status == 200
+
+
+def test_a_connection_waits_until_there_is_room(tiny_model: Path, gated: Gated) -> None:
+    with (
+        running(loader(tiny_model, gated), max_connections=1) as service,
+        ThreadPoolExecutor(2) as clients,
+    ):
+        gated.gate.clear()
+        begun = gated.begun
+        served = clients.submit(service.analyze, picture())
+        until(lambda: gated.begun == begun + 1)
+        waiting = clients.submit(service.ask, "/healthz")
+        time.sleep(0.2)
+        assert not waiting.done()
+        gated.gate.set()
+        assert (served.result().status, waiting.result().status) == (200, 200)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"GET /healthz HT",
+        GET[:-2],
+        GET + GET[:20],
+        b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\nmore",
+        b"nonsense\r\n\r\n",
+    ],
+)
+def test_no_client_keeps_a_connection_by_waiting(
+    service: Service, monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    from mien.service import protocol
+
+    monkeypatch.setattr(protocol, "CLIENT_SECONDS", 0.5)
+    with connected(service, 1, said) as (stream,):
+        start = time.monotonic()
+        while not ended(stream):
+            assert time.monotonic() - start < 4  # less than what uvicorn leaves to an idle one
+            time.sleep(0.05)
+            if said.endswith(b"more"):  # a drop now and then is no more patience
+                try:
+                    stream.send(b"x")
+                except OSError:
+                    break
+    assert service.ask("/healthz").status == 200
+
+
+def test_who_reads_no_answer_is_dropped(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mien.service import protocol
+
+    monkeypatch.setattr(protocol, "CLIENT_SECONDS", 0.5)
+    request = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
+    with connected(service, 1) as (stream,):
+        stream.settimeout(0.3)
+        dropped = False
+        end = time.monotonic() + 15
+        while not dropped and time.monotonic() < end:
+            try:
+                stream.sendall(100 * request)
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                dropped = True
+        assert dropped
+    until(lambda: service.metric("mien_requests_in_flight") == 1)  # this one
+
+
+def test_files_are_asked_for_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    resource = pytest.importorskip("resource")
+    from mien.service import running as module
+
+    infinite = resource.RLIM_INFINITY
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
+    for limits, wanted, expected, request in (
+        ((1024, 4096), 500, 500, None),
+        ((1024, 4096), 1000, 1000, (1040, 4096)),
+        ((1024, infinite), 5000, 5000, (5040, infinite)),
+        ((100, 100), 1000, 60, (100, 100)),
+        ((20, 20), 1000, 1, (20, 20)),
+        ((infinite, infinite), 1000, 1000, None),
+    ):
+        asked.clear()
+        monkeypatch.setattr(resource, "getrlimit", lambda _, limits=limits: limits)
+        assert module.room_for_connections(wanted) == expected
+        assert asked == ([] if request is None else [request])
+
+
+def test_the_end_comes_in_time_whatever_happens(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mien.service import running as module
+    from mien.service.app import create_app
+
+    left: list[tuple[int, str]] = []
+    monkeypatch.setattr(module, "STOP_SECONDS", 0.05)
+    monkeypatch.setattr(module, "leave_now", lambda *said: left.append(said))
+    for number, code in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
+        left.clear()
+        module.make_server(create_app(loader(tiny_model))).handle_exit(number, None)
+        until(lambda: bool(left))
+        assert left == [(code, "mien: ended before all requests in flight had an answer")]

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+
+from mien.core.errors import MissingExtra, UsageError
+from mien.service.extra import require_app
+from mien.service.limits import Limits, default_workers
+
+
+def test_the_defaults_are_usable() -> None:
+    assert Limits().workers == default_workers() >= 1
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"max_bytes": 0},
+        {"max_bytes": 10**10},
+        {"max_pixels": 150_000_001},
+        {"workers": 0},
+        {"max_waiting": -1},
+        {"upload_seconds": 0},
+        {"upload_seconds": float("nan")},
+        {"analysis_seconds": -1},
+        {"max_connections": 0},
+    ],
+)
+def test_what_cannot_be_is_refused(changed: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match=r"^expected .* got "):
+        Limits(**changed)  # type: ignore[arg-type]
+
+
+def test_what_is_missing_is_said_with_the_line_that_mends_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(MissingExtra, match=r"^mien serve needs .*: pip install 'mien\[app\]'$"):
+        require_app("mien serve")

@@ -1,0 +1,147 @@
+"""Images that take too long: who sent them is told, others are served, and the end is no later."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from mien.core.results import Box
+from mien.inference.detectors import Detection
+from service_maker import Service, loader, picture, running, until
+
+pytest.importorskip("fastapi")
+
+
+class Slow:
+    """A detector that stops in images of one size, until it is let go."""
+
+    name = "slow"
+    framing = None
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.stuck = 0
+
+    def detect(self, image: npt.NDArray[np.uint8]) -> list[Detection]:
+        if image.shape[:2] == (64, 64):
+            self.stuck += 1
+            self.gate.wait(60)
+        return [Detection(Box(0, 0, image.shape[1], image.shape[0]), 1.0)]
+
+
+SLOW = picture(size=(64, 64))
+
+
+@pytest.fixture
+def slow() -> Iterator[Slow]:
+    detector = Slow()
+    yield detector
+    detector.gate.set()
+
+
+def limits(**changed: Any) -> Any:
+    from mien.service.limits import Limits
+
+    return Limits(**{"workers": 1, "analysis_seconds": 0.4, **changed})
+
+
+def too_long(service: Service) -> None:
+    reply = service.analyze(SLOW)
+    assert (reply.status, reply.json["code"]) == (422, "too_long")
+    assert "expected 0.4 seconds at most" in reply.json["error"]
+
+
+def test_who_sent_it_is_told_and_others_are_served(
+    tiny_model: Path, slow: Slow, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running(loader(tiny_model, slow), limits=limits()) as service:
+        too_long(service)
+        assert service.metric("mien_places_taken") == 0
+        assert [service.analyze(picture()).status for _ in range(3)] == 3 * [200]
+        assert slow.stuck == 1
+        (record,) = [each for each in caplog.records if each.name.startswith("mien.")]
+        assert record.getMessage() == "gave up an image after 0.4 s; 1 are being read"
+
+
+def test_there_are_never_more_than_twice_the_threads(tiny_model: Path, slow: Slow) -> None:
+    before = set(threading.enumerate())
+
+    def workers() -> int:
+        new = set(threading.enumerate()) - before
+        return sum(each.name == "mien-worker" for each in new)
+
+    with running(loader(tiny_model, slow), limits=limits(workers=2)) as service:
+        for _ in range(2):
+            with ThreadPoolExecutor(2) as clients:
+                list(clients.map(lambda _: too_long(service), range(2)))
+        assert workers() == 4
+        start = time.monotonic()
+        reply = service.analyze(picture())
+        assert (reply.status, reply.json["code"]) == (503, "busy")
+        assert "retry-after" in reply.headers
+        assert time.monotonic() - start < 5
+        slow.gate.set()
+        until(lambda: workers() == 2)
+        assert service.analyze(picture()).status == 200
+    until(lambda: workers() == 0)
+
+
+def test_the_end_does_not_wait_for_it(tiny_model: Path, slow: Slow) -> None:
+    with running(loader(tiny_model, slow), limits=limits()) as service:
+        too_long(service)
+        start = time.monotonic()
+    assert time.monotonic() - start < 5
+    assert service.app.state.service.workers.unfinished == 1
+    slow.gate.set()
+    until(lambda: service.app.state.service.workers.unfinished == 0)
+
+
+def test_who_goes_away_from_it_has_no_place_for_ever(tiny_model: Path, slow: Slow) -> None:
+    import socket
+
+    with running(loader(tiny_model, slow), limits=limits(max_waiting=0)) as service:
+        with socket.create_connection(("127.0.0.1", service.port), timeout=10) as stream:
+            head = b"POST /v1/analyze HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+            stream.sendall(head + b"Content-Length: %d\r\n\r\n" % len(SLOW) + SLOW)
+            until(lambda: slow.stuck == 1)
+        until(lambda: service.metric("mien_places_taken") == 0)
+        assert service.analyze(picture()).status == 200
+
+
+def test_what_a_job_raises_is_raised_and_nothing_of_it_is_kept() -> None:
+    import gc
+    import weakref
+
+    from mien.service.workers import WorkerPool
+
+    class Image:
+        pass
+
+    async def never() -> None:
+        await asyncio.sleep(60)
+
+    async def use() -> None:
+        pool = WorkerPool(1, 0, 10)
+        with pytest.raises(ZeroDivisionError):
+            await pool.run(lambda: 1 // 0, never)
+        image = Image()
+        kept = weakref.ref(image)
+        assert await pool.run(functools.partial(type, image), never) is Image
+        del image
+        await asyncio.sleep(0.05)
+        gc.collect()
+        assert kept() is None
+        pool.close(5)
+        assert pool.unfinished == 0
+
+    asyncio.run(use())
