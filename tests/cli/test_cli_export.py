@@ -126,6 +126,19 @@ def test_calibrating_sets_the_thresholds_that_make_a_reading_uncertain(
     assert sum(uncertain) > 0
 
 
+def test_thresholds_may_be_given_by_name(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_tiny_dataset(tmp_path / "data", per_class=4)
+    words = ("--output", tmp_path / "model", "--calibrate", data, "--json", "--certain-from")
+    assert _mien(finished, *words, "0.6,neutral=0.8") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["thresholds"] == {e: 0.8 if e == "neutral" else 0.6 for e in EMOTIONS}
+    for wrong, word in (("calm=0.5,0.6", "calm"), ("neutral=0.8", "for all"), ("2", "from 0 to 1")):
+        assert _mien(finished, *words, wrong) == 2
+        assert word in capsys.readouterr().err
+
+
 def test_calibrating_is_told(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -72,6 +72,16 @@ def test_certain_readings_are_right_as_often_as_it_says(folder: Path) -> None:
     assert figures["certain_accuracy"] == pytest.approx(right, abs=0.01)
 
 
+def test_thresholds_that_are_given_are_not_fitted(folder: Path) -> None:
+    images, labels = _images(folder)
+    levels = {label: 0.8 if label == "neutral" else 0.3 for label in EMOTIONS}
+    figures = calibrate_model(folder, images, labels, split="val", thresholds=levels, quiet=True)
+    assert load_manifest(folder).thresholds == levels
+    found = Classifier.open(folder).classify(images)
+    certain = found.max(axis=1) >= [levels[EMOTIONS[each]] for each in found.argmax(axis=1)]
+    assert figures["uncertain"] == pytest.approx(1 - certain.mean(), abs=0.005)
+
+
 def test_balancing_lifts_rare_emotions_alone(folder: Path) -> None:
     images, _ = _images(folder)
     before = Classifier.open(folder).classify(images)

@@ -67,6 +67,13 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="how often readings that are not called uncertain are to be right (0.85)",
     )
     parser.add_argument(
+        "--certain-from",
+        type=_levels,
+        metavar="LEVELS",
+        help="confidences from which on readings are certain, in place of --certain: one for all, "
+        "and others by name (0.6,neutral=0.8)",
+    )
+    parser.add_argument(
         "--balance",
         type=number(0, 1),
         metavar="STRENGTH",
@@ -89,6 +96,21 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=_run)
+
+
+def _levels(text: str) -> dict[str, float]:
+    """Parse "0.6,neutral=0.8"; the level of all others is under the empty name."""
+    levels: dict[str, float] = {}
+    for word in text.split(","):
+        name, _, level = word.strip().rpartition("=")
+        if name in levels:
+            raise argparse.ArgumentTypeError(f"expected one level a name, got {text!r}")
+        levels[name] = float(number(0, 1)(level))
+    if "" not in levels:
+        raise argparse.ArgumentTypeError(
+            f"expected a level for all, as 0.6 or 0.6,neutral=0.8, got {text!r}"
+        )
+    return levels
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -136,6 +158,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError("--start-share is of --join MODEL: give both")
     if args.votes is not None and args.calibrate is None:
         raise UsageError("--votes are for --calibrate DATA: give both")
+    if args.certain_from is not None and (args.calibrate is None or args.certain is not None):
+        raise UsageError("--certain-from goes with --calibrate DATA, and takes --certain's place")
     if args.int8 != (args.data is not None):
         raise UsageError("--int8 and --data DATA go together: give both or neither")
     if args.tflite:
@@ -194,9 +218,25 @@ def _calibrate(
         split=split.name,
         votes=votes,
         accuracy=args.certain or CERTAIN_ACCURACY,
+        thresholds=_thresholds(folder, args.certain_from),
         augmented=True,
         quiet=args.quiet,
     )
+
+
+def _thresholds(folder: Path, levels: dict[str, float] | None) -> dict[str, float] | None:
+    from mien.core.manifest import load_manifest
+
+    if levels is None:
+        return None
+    labels = load_manifest(folder, labels=None).labels
+    unknown = set(levels) - {"", *labels}
+    if unknown:
+        raise UsageError(
+            f"expected labels of the model in --certain-from, got {', '.join(sorted(unknown))}; "
+            f"it has {', '.join(labels)}"
+        )
+    return {label: levels.get(label, levels[""]) for label in labels}
 
 
 def _as_json(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ from mien.evaluation.thresholds import CERTAIN_ACCURACY, fit_thresholds
 from mien.inference.augmentation import augmented_views
 from mien.inference.classifier import Classifier
 
+_Levels = Callable[[npt.NDArray[np.float64], npt.NDArray[np.int64]], npt.NDArray[np.float64]]
+"""From probabilities (N, classes) and right classes (N,) to a threshold a class."""
+
 FOLDS = 5
 """Parts of the images, each of which is judged by what the others gave."""
 
@@ -33,6 +36,7 @@ def calibrate_model(
     votes: npt.NDArray[np.int64] | None = None,
     reading: str | None = None,
     accuracy: float = CERTAIN_ACCURACY,
+    thresholds: Mapping[str, float] | None = None,
     augmented: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
@@ -50,6 +54,8 @@ def calibrate_model(
             say so, and ``labels`` are not looked at.
         reading: which of the model's readings is calibrated (see `Manifest.read_by`).
         accuracy: how often readings that are not called uncertain are to be right, 0-1.
+        thresholds: the confidence, 0-1, from which on a reading of each label is certain; fitted
+            for ``accuracy`` unless given.
         augmented: fit temperatures for test-time augmentation too (ten times the work); else
             those that the manifest had go.
         quiet: draw no progress bar.
@@ -81,9 +87,18 @@ def calibrate_model(
     logits, answered = logits[answers.images], answers.classes
     softening = fit_softening(logits, answered)
     after = softening.probabilities(logits)
-    thresholds = fit_thresholds(after, answered, accuracy=accuracy)
-    held_out, trusted = _held_out(logits, answers, accuracy)
-    certain = after.max(axis=1) >= thresholds[after.argmax(axis=1)]
+    fixed = None if thresholds is None else np.array([thresholds[each] for each in manifest.labels])
+
+    def levels_of(
+        probabilities: npt.NDArray[np.float64], classes: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float64]:
+        if fixed is not None:
+            return fixed
+        return fit_thresholds(probabilities, classes, accuracy=accuracy)
+
+    levels = levels_of(after, answered)
+    held_out, trusted = _held_out(logits, answers, levels_of)
+    certain = after.max(axis=1) >= levels[after.argmax(axis=1)]
     together = _fit_augmented(logits_of, images, answers, quiet=quiet) if augmented else None
     figures = {
         "split": split,
@@ -102,7 +117,7 @@ def calibrate_model(
         temperature=softening.base,
         entropy_exponent=softening.exponent,
         augmented=None if together is None else together[0],
-        thresholds=dict(zip(classifier.labels, thresholds.tolist(), strict=True)),
+        thresholds=dict(zip(classifier.labels, levels.tolist(), strict=True)),
         metrics={**manifest.metrics, "calibration": figures},
     )
     write_manifest(folder, calibrated)
@@ -187,7 +202,7 @@ def _fit_augmented(
 
 
 def _held_out(
-    logits: npt.NDArray[np.float64], answers: _Answers, accuracy: float
+    logits: npt.NDArray[np.float64], answers: _Answers, levels_of: _Levels
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
     """Return probabilities (N, classes) and which are certain (N,), fitted on other images each."""
     probabilities, labels = softmax(logits), answers.classes
@@ -200,12 +215,10 @@ def _held_out(
         if not len(rest) or not len(part):
             continue
         softening = fit_softening(logits[rest], labels[rest])
-        thresholds = fit_thresholds(
-            softening.probabilities(logits[rest]), labels[rest], accuracy=accuracy
-        )
+        levels = levels_of(softening.probabilities(logits[rest]), labels[rest])
         judged = softening.probabilities(logits[part])
         probabilities[part] = judged
-        certain[part] = judged.max(axis=1) >= thresholds[judged.argmax(axis=1)]
+        certain[part] = judged.max(axis=1) >= levels[judged.argmax(axis=1)]
     return probabilities, certain
 
 
