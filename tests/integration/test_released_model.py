@@ -88,7 +88,7 @@ def test_it_reads_the_sample_picture(detector: str) -> None:
 
 def test_its_weights_go_back_into_the_network_that_training_builds() -> None:
     from mien.training.model import build_model
-    from mien.training.onnx_graph import load_onnx_weights, read_weights
+    from mien.training.onnx_converter import load_onnx_weights, read_weights
 
     config = load_config(ROOT / "configs/release.toml")
     path = find_model(NAME) / "model.onnx"

@@ -44,7 +44,7 @@ def logits(model: Any) -> np.ndarray[Any, Any]:
 
 def onnx_logits(model: Any) -> np.ndarray[Any, Any]:
     ort = pytest.importorskip("onnxruntime")
-    from mien.training.onnx_graph import keras_to_onnx
+    from mien.training.onnx_converter import keras_to_onnx
 
     session = ort.InferenceSession(keras_to_onnx(model).SerializeToString())
     return np.asarray(session.run(["logits"], {"faces": FACES})[0])

@@ -19,7 +19,7 @@ from mien.inference.classifier import Classifier
 from mien.training import export
 from mien.training.export import check_agreement, export_run, trial_faces
 from mien.training.model import build_model
-from mien.training.onnx_graph import keras_to_onnx
+from mien.training.onnx_converter import keras_to_onnx
 
 # Keras' own way to save a variable of TensorFlow's is not yet NumPy 2's.
 pytestmark = pytest.mark.filterwarnings(

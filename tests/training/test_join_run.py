@@ -16,7 +16,7 @@ from mien.evaluation.temperature import calibrate_model
 from mien.inference.classifier import Classifier
 from mien.inference.gradcam import gradcam_maps
 from mien.training.export import export_run, join_run, load_best
-from mien.training.onnx_graph import load_onnx_weights, read_weights
+from mien.training.onnx_converter import load_onnx_weights, read_weights
 from mien.training.run_folder import RunFolder
 
 # Keras' own way to save a variable of TensorFlow's is not yet NumPy 2's.

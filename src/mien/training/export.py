@@ -35,7 +35,7 @@ from mien.training import run_folder
 from mien.training.backend import import_keras, keras_backend, stderr_held_back
 from mien.training.config import Config, load_config
 from mien.training.model_folder import check_target, move_in, staging
-from mien.training.onnx_graph import keras_to_onnx
+from mien.training.onnx_converter import keras_to_onnx
 from mien.training.onnx_join import join_networks, one_reading
 from mien.training.run_folder import RunFolder, read_json
 

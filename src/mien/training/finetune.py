@@ -28,7 +28,7 @@ from mien.training.backend import check_installed, prepare_backend
 from mien.training.config import Config, config_from_tables, override_tables
 from mien.training.export import export_run
 from mien.training.model import block_names, build_model
-from mien.training.onnx_graph import fill_network, read_weights
+from mien.training.onnx_converter import fill_network, read_weights
 from mien.training.run_folder import RunFolder, read_json
 from mien.training.settings import ModelSettings, TrainingSettings
 from mien.training.trainer import resume, train

@@ -115,7 +115,7 @@ def load_starting_weights(model: Any, settings: ModelSettings) -> None:
 
 def _load_exported(model: Any, source: str) -> None:
     # Not at the top: most networks start from something else, and this takes onnx.
-    from mien.training.onnx_graph import load_onnx_weights
+    from mien.training.onnx_converter import load_onnx_weights
 
     folder = find_model(source)
     load_onnx_weights(folder / load_manifest(folder, labels=None).file.name, model)

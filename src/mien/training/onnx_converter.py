@@ -1,0 +1,596 @@
+"""Convert a Keras network to ONNX, and load an ONNX file's weights back into a Keras network.
+
+This project's own, since Keras' export makes the constants of `Normalization` required inputs, has
+no second output and takes minutes. It works on every backend of Keras, and the same weights always
+give the same bytes. The file holds the network up to its logits; inference divides them by the
+model's temperature and takes the softmax.
+
+Keras is channels-last; the ONNX graph is channels-first throughout: (N, C, H, W) or (N, C).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+import mien
+from mien.core.emotions import EMOTIONS
+from mien.core.errors import MissingExtra, ModelError
+from mien.core.manifest import INPUT_CONTRACT, OUTPUT_CONTRACT
+from mien.training.model import refresh
+from mien.training.onnx_join import one_reading
+
+Array: TypeAlias = npt.NDArray[Any]
+
+OPSET = 18
+"""The first whose Resize takes axes; ONNX Runtime supports it since 1.15."""
+IR_VERSION = 8
+"""The file format that came with the opset."""
+
+_BATCH = "batch"
+_UNTRAINED = ("count", "seed_generator_state")
+_LAYOUT_MARK = "keras"
+
+
+# ---------------------------------------------------------------- Keras to ONNX
+def keras_to_onnx(model: Any, *, labels: Sequence[str] = EMOTIONS, version: str = "") -> Any:
+    """Convert a network.
+
+    Args:
+        model: a flat functional or sequential ``keras.Model``, grey faces (N, H, W, 1) in 0-255 ->
+            probabilities (N, classes), ending in a softmax layer.
+        labels: the classes, stored in the file.
+        version: the model's, stored in the file too.
+
+    Returns:
+        A checked ``onnx.ModelProto``: input "faces" uint8 (batch, H, W); outputs "logits" float32
+        (batch, classes) and "features" float32 (batch, h, w, channels), the last feature map.
+
+    Raises:
+        ModelError: if a layer is not supported (it is named), or the network's input or output is
+            not the expected one.
+        MissingExtra: if onnx is not installed.
+    """
+    name, logits, features = INPUT_CONTRACT["name"], *OUTPUT_CONTRACT.values()
+    onnx, sides, names = _onnx(), _check_ends(model, labels), layer_names(model)
+    graph = _Graph()
+    graph.owner = name
+    faces = graph.node("Cast", [name], to=onnx.TensorProto.FLOAT)
+    axis = graph.constant("channel", [1], np.int64)
+    values = {id(model.inputs[0]): graph.node("Unsqueeze", [faces, axis])}
+    feature_map = model.inputs[0]
+    for layer in model.layers:
+        if type(layer).__name__ == "InputLayer":
+            continue
+        sources = layer.input if isinstance(layer.input, list | tuple) else [layer.input]
+        if not all(id(source) in values for source in sources):
+            raise _unsupported(
+                layer, "its input is of keras.ops, or of a layer used more than once"
+            )
+        inputs = [values[id(source)] for source in sources]
+        if layer.output is model.outputs[0]:  # the softmax
+            graph.rename(inputs[0], logits)
+            break
+        graph.owner = names[id(layer)]
+        values[id(layer.output)] = _emitter(layer)(graph, layer, inputs)
+        if len(layer.output.shape) == 4:
+            feature_map = layer.output
+    # The smallest feature map of all, so that turning it channels-last costs next to nothing.
+    graph.owner = features
+    turned = graph.node("Transpose", [values[id(feature_map)]], perm=[0, 2, 3, 1])
+    graph.rename(turned, features)
+    tensor, float32 = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
+    ends = [
+        tensor(name, onnx.TensorProto.UINT8, [_BATCH, *sides]),
+        tensor(logits, float32, [_BATCH, len(labels)]),
+        tensor(features, float32, [_BATCH, *feature_map.shape[1:]]),
+    ]
+    notes = {"labels": json.dumps(list(labels)), "producer": "mien", "version": version}
+    return _finished(graph, ends, notes)
+
+
+def _finished(graph: _Graph, ends: Sequence[Any], notes: Mapping[str, str]) -> Any:
+    """Return the checked model of a graph with one input and two outputs."""
+    onnx = _onnx()
+    proto = onnx.helper.make_model(
+        onnx.helper.make_graph(graph.nodes, "mien", ends[:1], ends[1:], graph.initializers),
+        producer_name="mien",
+        producer_version=mien.__version__,
+        doc_string="Facial emotions: standard faces (grey 48x48, 0-255) to logits of the labels.",
+        opset_imports=[onnx.helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+    )
+    onnx.helper.set_model_props(proto, notes)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto
+
+
+def _onnx() -> Any:
+    try:
+        import onnx
+    except ImportError as error:
+        raise MissingExtra("train", "exporting a network") from error
+    return onnx
+
+
+def layer_names(model: Any) -> dict[int, str]:
+    """Return the layers' names by ``id``; names that Keras made up are numbered within the model.
+
+    Keras counts on through a process ("normalization_3"); here the same network always has the same
+    names.
+    """
+    names, made_up = {}, Counter[str]()
+    for layer in model.layers:
+        names[id(layer)] = layer.name
+        stem = re.sub(r"_\d+$", "", layer.name)
+        if stem.replace("_", "") == type(layer).__name__.lower():
+            names[id(layer)] = f"{stem}_{made_up[stem]}" if made_up[stem] else stem
+            made_up[stem] += 1
+    return names
+
+
+def _check_ends(model: Any, labels: Sequence[str]) -> tuple[int, int]:
+    """Check a network's input and output and return the height and width of its input."""
+    inputs, outputs = ([tuple(end.shape) for end in ends] for ends in (model.inputs, model.outputs))
+    side = inputs[0][1:]
+    if len(inputs) != 1 or len(side) != 3 or None in side or side[2] != 1:
+        expected = f"one input (N, H, W, 1) of fixed size, got {inputs}"
+    elif len(outputs) != 1 or outputs[0][1:] != (len(labels),):
+        expected = f"one output (N, {len(labels)}), got {outputs}"
+    else:
+        last = next(layer for layer in model.layers if layer.output is model.outputs[0])
+        activation = getattr(getattr(last, "activation", None), "__name__", "")
+        kind = type(last).__name__
+        if kind == "Softmax" or (kind, activation) == ("Activation", "softmax"):
+            return side[0], side[1]
+        expected = f"a softmax at its end, got {kind}"
+    raise ModelError(f"cannot export {model.name!r}: expected {expected}")
+
+
+class _Graph:
+    """Nodes and constants of an ONNX graph, named after the layer that is being converted.
+
+    A layer's weights are named ``layer/variable`` as in Keras, and their notes give the layout and
+    shape that they have there, for `read_weights`.
+    """
+
+    def __init__(self) -> None:
+        self.owner = ""
+        self.nodes: list[Any] = []
+        self.initializers: list[Any] = []
+        self._taken: set[str] = set()
+
+    def node(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
+        """Add a node and return the name of its one output, ``owner/kind``."""
+        from onnx import helper
+
+        name = self._free_name(f"{self.owner}/{kind}")
+        self.nodes.append(helper.make_node(kind, list(inputs), [name], name=name, **attributes))
+        return name
+
+    def constant(self, what: str, value: Any, dtype: type = np.float32) -> str:
+        """Add a constant that is not trained and return its name, ``owner:what``."""
+        from onnx import numpy_helper
+
+        name = self._free_name(f"{self.owner}:{what}")
+        self.initializers.append(numpy_helper.from_array(np.asarray(value, dtype), name))
+        return name
+
+    def weight(self, layer: Any, variable: str, layout: str = "same") -> str:
+        """Add one of a layer's variables and return its name; layouts as in `_to_onnx_layout`."""
+        from onnx import numpy_helper
+
+        found = next(item for item in layer.weights if item.name == variable)
+        value = np.asarray(found.numpy(), np.float32)
+        name = self._free_name(f"{self.owner}/{variable}")
+        tensor = numpy_helper.from_array(_to_onnx_layout(value, layout), name)
+        tensor.doc_string = f"{_LAYOUT_MARK} {layout} {','.join(map(str, value.shape))}"
+        self.initializers.append(tensor)
+        return name
+
+    def rename(self, old: str, new: str) -> None:
+        """Rename a value wherever it is used."""
+        for node in self.nodes:
+            for names in (node.input, node.output):
+                names[:] = [new if name == old else name for name in names]
+
+    def _free_name(self, wanted: str) -> str:
+        name, count = wanted, 1
+        while name in self._taken:
+            count += 1
+            name = f"{wanted}_{count}"
+        self._taken.add(name)
+        return name
+
+
+# ---------------------------------------------------------------- layouts of weights
+def _to_onnx_layout(array: Array, layout: str) -> Array:
+    """Bring a Keras array into ONNX's order.
+
+    Layouts: "HWIO" (convolution: height, width, in, out), "HWCM" (depthwise: height, width,
+    channel, multiplier), "same" for what is alike in both.
+    """
+    if layout == "HWIO":
+        array = array.transpose(3, 2, 0, 1)
+    elif layout == "HWCM":
+        height, width, channels, multiplier = array.shape
+        array = array.transpose(2, 3, 0, 1).reshape(channels * multiplier, 1, height, width)
+    return np.ascontiguousarray(array)
+
+
+def _to_keras_layout(array: Array, note: str) -> Array | None:
+    """Undo `_to_onnx_layout` by a tensor's note; None if the tensor is no trained weight."""
+    mark, _, rest = note.partition(" ")
+    layout, _, sides = rest.partition(" ")
+    if mark != _LAYOUT_MARK or layout not in ("same", "HWIO", "HWCM"):
+        return None
+    shape = tuple(int(side) for side in sides.split(",") if side)
+    if layout == "HWIO":
+        array = array.transpose(2, 3, 1, 0)
+    elif layout == "HWCM":
+        height, width, channels, multiplier = shape
+        array = array.reshape(channels, multiplier, height, width).transpose(2, 3, 0, 1)
+    return np.ascontiguousarray(array.reshape(shape))
+
+
+# ---------------------------------------------------------------- layers
+Emitter: TypeAlias = Callable[[_Graph, Any, list[str]], str]
+"""Adds a layer's nodes, given the names of its inputs, and returns the name of its output.
+
+Raises ModelError for options of the layer that are not supported.
+"""
+
+
+def _emitter(layer: Any) -> Emitter:
+    import keras
+
+    name = type(layer).__name__
+    # A user's own class may have a known name and do something else.
+    if name not in EMITTERS or type(layer) is not getattr(keras.layers, name):
+        raise _unsupported(layer)
+    return EMITTERS[name]
+
+
+def _unsupported(layer: Any, why: str = "") -> ModelError:
+    return ModelError(
+        f"cannot export the layer {layer.name!r} ({type(layer).__name__}{why and ': ' + why}): "
+        f"expected layers among {', '.join(sorted(EMITTERS))}, channels last"
+    )
+
+
+def _input_shape(layer: Any) -> tuple[int, ...]:
+    """Return (H, W, C) or (C,) of a layer's only input, all of it fixed."""
+    shape = tuple(layer.input.shape[1:])
+    if None in shape:
+        raise _unsupported(layer, f"its input's shape {shape} is not fixed")
+    return shape
+
+
+def _plane(layer: Any) -> tuple[int, int, int]:
+    """Return (H, W, C) of the feature map that is a layer's only input."""
+    shape = _input_shape(layer)
+    if len(shape) != 3 or getattr(layer, "data_format", "channels_last") != "channels_last":
+        raise _unsupported(layer, f"its input has shape {shape}")
+    return shape[0], shape[1], shape[2]
+
+
+def _pads(layer: Any, kernel: Sequence[int]) -> list[int]:
+    """Return ONNX's pads [top, left, bottom, right] for Keras' padding.
+
+    "same" puts the odd pixel at the bottom and right, and pads a strided layer by what its last
+    window lacks, so that the pads depend on the size of the input.
+    """
+    plane = _plane(layer)
+    if layer.padding == "valid":
+        return [0, 0, 0, 0]
+    if layer.padding != "same":
+        raise _unsupported(layer, f"padding {layer.padding!r}")
+    before, after = [], []
+    for side, window, stride in zip(plane, kernel, layer.strides, strict=False):
+        lacking = max((math.ceil(side / stride) - 1) * stride + window - side, 0)
+        before.append(lacking // 2)
+        after.append(lacking - lacking // 2)
+    return before + after
+
+
+def _on_channels(layer: Any) -> bool:
+    """Whether the layer works along its input's last axis, the channels."""
+    axes = layer.axis if isinstance(layer.axis, list | tuple) else (layer.axis,)
+    return tuple(axes) in ((-1,), (len(layer.input.shape) - 1,))
+
+
+# Layers with weights
+def _convolution(graph: _Graph, layer: Any, inputs: list[str]) -> str:
+    depthwise = type(layer).__name__ == "DepthwiseConv2D"
+    sizes = zip(layer.kernel_size, layer.dilation_rate, strict=True)
+    pads = _pads(layer, [(size - 1) * step + 1 for size, step in sizes])
+    weights = [graph.weight(layer, "kernel", "HWCM" if depthwise else "HWIO")]
+    if layer.use_bias:
+        weights.append(graph.weight(layer, "bias"))
+    output = graph.node(
+        "Conv",
+        [*inputs, *weights],
+        kernel_shape=list(layer.kernel_size),
+        strides=list(layer.strides),
+        dilations=list(layer.dilation_rate),
+        pads=pads,
+        group=_plane(layer)[2] if depthwise else layer.groups,
+    )
+    return _activation(graph, layer, [output])
+
+
+def _dense(graph: _Graph, layer: Any, inputs: list[str]) -> str:
+    if len(_input_shape(layer)) != 1:
+        raise _unsupported(layer, f"its input has shape {_input_shape(layer)}")
+    weights = [graph.weight(layer, "kernel")]
+    if layer.use_bias:
+        weights.append(graph.weight(layer, "bias"))
+    return _activation(graph, layer, [graph.node("Gemm", [*inputs, *weights])])
+
+
+def _batch_norm(graph: _Graph, layer: Any, inputs: list[str]) -> str:
+    if not _on_channels(layer):
+        raise _unsupported(layer, f"axis {layer.axis}")
+    channels = layer.input.shape[-1]
+    parts = [
+        graph.weight(layer, "gamma") if layer.scale else graph.constant("ones", np.ones(channels)),
+        graph.weight(layer, "beta")
+        if layer.center
+        else graph.constant("zeros", np.zeros(channels)),
+        graph.weight(layer, "moving_mean"),
+        graph.weight(layer, "moving_variance"),
+    ]
+    return graph.node("BatchNormalization", [*inputs, *parts], epsilon=float(layer.epsilon))
+
+
+def _normalization(graph: _Graph, layer: Any, inputs: list[str]) -> str:
+    import keras
+
+    if not _on_channels(layer) or layer.invert or layer.input_mean is not None:
+        raise _unsupported(layer, "only the adapted kind, along channels")
+    mean, variance = graph.weight(layer, "mean"), graph.weight(layer, "variance")
+    if len(layer.input.shape) == 4:
+        axes = graph.constant("axes", [1, 2], np.int64)
+        mean, variance = (graph.node("Unsqueeze", [part, axes]) for part in (mean, variance))
+    least = graph.constant("epsilon", keras.config.epsilon())
+    deviation = graph.node("Max", [graph.node("Sqrt", [variance]), least])
+    return graph.node("Div", [graph.node("Sub", [*inputs, mean]), deviation])
+
+
+# Pixels and shapes
+def _rescaling(graph: _Graph, layer: Any, inputs: list[str]) -> str:
+    scale, offset = (np.asarray(part, np.float32) for part in (layer.scale, layer.offset))
+    if len(layer.input.shape) == 4:
+        if not {scale.size, offset.size} <= {1, layer.input.shape[-1]}:
+            raise _unsupported(layer, "other than one number a channel")
+        scale, offset = (part.reshape(-1, 1, 1) if part.ndim else part for part in (scale, offset))
+    value = graph.node("Mul", [*inputs, graph.constant("scale", scale)])
+    if offset.any():
+        value = graph.node("Add", [value, graph.constant("offset", offset)])
+    return value
+
+
+def _resizing(graph: _Graph, layer: Any, inputs: list[str]) -> str:
+    options = ("crop_to_aspect_ratio", "pad_to_aspect_ratio", "antialias")
+    special = [option for option in options if getattr(layer, option, False)]
+    if layer.interpolation != "bilinear" or special:
+        raise _unsupported(layer, f"interpolation {', '.join([layer.interpolation, *special])}")
+    size = (layer.height, layer.width)
+    if _plane(layer)[:2] == size:
+        return inputs[0]
+    return graph.node(
+        "Resize",
+        [*inputs, "", "", graph.constant("size", size, np.int64)],
+        axes=[2, 3],
+        mode="linear",
+        coordinate_transformation_mode="half_pixel",
+    )
+
+
+def _zero_padding(graph: _Graph, layer: Any, inputs: list[str]) -> str:
+    _plane(layer)
+    (top, bottom), (left, right) = layer.padding
+    pads = graph.constant("pads", [0, 0, top, left, 0, 0, bottom, right], np.int64)
+    return graph.node("Pad", [*inputs, pads])
+
+
+def _pool(graph: _Graph, layer: Any, inputs: list[str], *, kind: str) -> str:
+    # An average leaves the padding out, in Keras and by ONNX's default alike.
+    return graph.node(
+        kind,
+        inputs,
+        kernel_shape=list(layer.pool_size),
+        strides=list(layer.strides),
+        pads=_pads(layer, layer.pool_size),
+    )
+
+
+def _global_average_pool(graph: _Graph, layer: Any, inputs: list[str]) -> str:
+    _plane(layer)
+    pooled = graph.node("GlobalAveragePool", inputs)
+    return pooled if layer.keepdims else graph.node("Flatten", [pooled], axis=1)
+
+
+def _reshape(graph: _Graph, layer: Any, inputs: list[str]) -> str:
+    """Keras orders elements channels-last, so that a feature map has to be turned for it."""
+    value, source, target = inputs[0], _input_shape(layer), tuple(layer.output.shape[1:])
+    if len(source) not in (1, 3) or len(target) not in (1, 3) or None in target:
+        raise _unsupported(layer, f"from {source} to {target}")
+    if len(source) == 3 and source[:2] != (1, 1):
+        value = graph.node("Transpose", [value], perm=[0, 2, 3, 1])
+    turned = len(target) == 3 and target[:2] != (1, 1)
+    sides = target if turned or len(target) == 1 else (target[2], 1, 1)
+    # 0 keeps the batch; -1 would fail on an empty one.
+    value = graph.node("Reshape", [value, graph.constant("shape", [0, *sides], np.int64)])
+    return graph.node("Transpose", [value], perm=[0, 3, 1, 2]) if turned else value
+
+
+# Layers with several inputs
+def _rank_of_all(layer: Any) -> int:
+    ranks = {len(tensor.shape) for tensor in layer.input}
+    if len(ranks) != 1 or not ranks <= {2, 4}:
+        raise _unsupported(layer, f"inputs of ranks {sorted(ranks)}")
+    return ranks.pop()
+
+
+def _concatenate(graph: _Graph, layer: Any, inputs: list[str]) -> str:
+    rank = _rank_of_all(layer)
+    axis = layer.axis % rank
+    if axis == 0:
+        raise _unsupported(layer, "along the batch")
+    return graph.node("Concat", inputs, axis=axis if rank == 2 else {1: 2, 2: 3, 3: 1}[axis])
+
+
+def _fold(graph: _Graph, layer: Any, inputs: list[str], *, kind: str) -> str:
+    _rank_of_all(layer)
+    value = inputs[0]
+    for other in inputs[1:]:
+        value = graph.node(kind, [value, other])
+    return value
+
+
+# Activations, as layers and inside of others
+def _activation(graph: _Graph, layer: Any, inputs: list[str]) -> str:
+    import keras
+
+    name = getattr(layer.activation, "__name__", "")
+    if layer.activation is not getattr(keras.activations, name, None):
+        raise _unsupported(layer, f"activation {name or layer.activation!r}")
+    if name == "linear":
+        return inputs[0]
+    if name == "relu6":
+        return _clip(graph, inputs, 6.0)
+    if name == "silu":
+        return graph.node("Mul", [*inputs, graph.node("Sigmoid", inputs)])
+    if name == "softmax":
+        return graph.node("Softmax", inputs, axis=1)
+    if name in ("relu", "sigmoid"):
+        return graph.node(name.capitalize(), inputs)
+    raise _unsupported(layer, f"activation {name!r}")
+
+
+def _clip(graph: _Graph, inputs: list[str], highest: float) -> str:
+    limits = [graph.constant("low", 0.0), graph.constant("high", highest)]
+    return graph.node("Clip", [*inputs, *limits])
+
+
+def _relu(graph: _Graph, layer: Any, inputs: list[str]) -> str:
+    if layer.negative_slope or layer.threshold:
+        raise _unsupported(layer, "a slope or threshold")
+    if layer.max_value is not None:
+        return _clip(graph, inputs, float(layer.max_value))
+    return graph.node("Relu", inputs)
+
+
+def _softmax(graph: _Graph, layer: Any, inputs: list[str]) -> str:
+    if not _on_channels(layer):
+        raise _unsupported(layer, f"axis {layer.axis}")
+    return graph.node("Softmax", inputs, axis=1)
+
+
+EMITTERS: Mapping[str, Emitter] = {
+    "Activation": _activation,
+    "Add": partial(_fold, kind="Add"),
+    "AveragePooling2D": partial(_pool, kind="AveragePool"),
+    "BatchNormalization": _batch_norm,
+    "Concatenate": _concatenate,
+    "Conv2D": _convolution,
+    "Dense": _dense,
+    "DepthwiseConv2D": _convolution,
+    "Dropout": lambda _graph, _layer, inputs: inputs[0],
+    "Flatten": _reshape,
+    "GlobalAveragePooling2D": _global_average_pool,
+    "MaxPooling2D": partial(_pool, kind="MaxPool"),
+    "Multiply": partial(_fold, kind="Mul"),
+    "Normalization": _normalization,
+    "ReLU": _relu,
+    "Rescaling": _rescaling,
+    "Reshape": _reshape,
+    "Resizing": _resizing,
+    "Softmax": _softmax,
+    "ZeroPadding2D": _zero_padding,
+}
+"""By the name of the layer's class in ``keras.layers``."""
+
+
+# ---------------------------------------------------------------- ONNX to Keras
+def read_weights(path: Path, outputs: Mapping[str, str] = OUTPUT_CONTRACT) -> dict[str, Array]:
+    """Read the weights of an exported network.
+
+    Args:
+        path: the ONNX file.
+        outputs: those of the reading whose network is wanted, see `Manifest.outputs`.
+
+    Returns:
+        Float32 arrays in Keras' layout by ``layer/variable``, as ``stem_conv/kernel``; bit for bit
+        what the Keras network held.
+
+    Raises:
+        ModelError: if there is no such file, or it is not one that `keras_to_onnx` made.
+        MissingExtra: if onnx is not installed.
+    """
+    onnx = _onnx()
+    try:
+        proto = onnx.load(path)
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from error
+    except Exception as error:  # protobuf's errors share no public base
+        raise ModelError(f"{path} is damaged or not an ONNX file: export it again") from error
+    weights = {}
+    for tensor in one_reading(proto, outputs).graph.initializer:
+        array = _to_keras_layout(onnx.numpy_helper.to_array(tensor), tensor.doc_string)
+        if array is not None:
+            weights[tensor.name] = array
+    if not weights:
+        raise ModelError(f"{path} holds no weights of Keras layers: expected one of mien export")
+    return weights
+
+
+def load_onnx_weights(path: Path, model: Any) -> None:
+    """Load the weights of an exported network into a Keras one; raises as its two parts."""
+    fill_network(model, read_weights(path), where=str(path))
+
+
+def fill_network(model: Any, weights: Mapping[str, Array], *, where: str) -> None:
+    """Fill a Keras network with weights as `read_weights` returns them.
+
+    What no prediction depends on is not among them and stays: the states of dropout's generators,
+    and how many pixels a `Normalization` has seen.
+
+    Args:
+        model: the network; on an error it is left as it was.
+        weights: all of its weights, no more.
+        where: what they come from, for errors.
+
+    Raises:
+        ModelError: if names or shapes differ; the first is named.
+    """
+    names = layer_names(model)
+    targets = {
+        f"{names[id(layer)]}/{variable.name}": variable
+        for layer in model.layers
+        for variable in layer.weights
+        if variable.name not in _UNTRAINED
+    }
+    lacking = sorted(targets.keys() - weights.keys()) or sorted(weights.keys() - targets.keys())
+    if lacking:
+        lacks = where if lacking[0] in targets else "the network"
+        raise ModelError(f"{where} is of another architecture: {lacks} has no {lacking[0]}")
+    for name, variable in targets.items():
+        if tuple(variable.shape) != weights[name].shape:
+            raise ModelError(
+                f"{where} is of another architecture: {name} has shape {weights[name].shape}, "
+                f"expected {tuple(variable.shape)}"
+            )
+    for name, variable in targets.items():
+        variable.assign(weights[name])
+    refresh(model)
