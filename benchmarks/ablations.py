@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from mien.core.calibration import softmax
 from mien.core.emotions import EMOTIONS
-from mien.core.temperature import softmax
 from mien.data.dataset import Split
 from mien.data.reading import load_split
 from mien.evaluation.metrics import measure

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mien.core.emotions import EMOTIONS
-from mien.core.telemetry import disable_telemetry
+from mien.core.process import disable_telemetry
 from tiny_model import write_tiny_model
 
 disable_telemetry()  # before any test imports ONNX Runtime by itself

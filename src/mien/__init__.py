@@ -26,8 +26,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from mien.core.images import load_image
-    from mien.core.result_tables import TABLE_COLUMNS, result_rows
-    from mien.core.results import Box, Face, ModelInfo, Quality, Result
+    from mien.core.results import TABLE_COLUMNS, Box, Face, ModelInfo, Quality, Result, result_rows
     from mien.inference.annotate import annotate
     from mien.inference.classifier import Classifier
     from mien.inference.detectors import Detection, Detector, load_detector
@@ -80,8 +79,15 @@ _HOMES = {
         "UsageError",
     ),
     "mien.core.images": ("load_image",),
-    "mien.core.result_tables": ("TABLE_COLUMNS", "result_rows"),
-    "mien.core.results": ("Box", "Face", "ModelInfo", "Quality", "Result"),
+    "mien.core.results": (
+        "TABLE_COLUMNS",
+        "Box",
+        "Face",
+        "ModelInfo",
+        "Quality",
+        "Result",
+        "result_rows",
+    ),
     "mien.inference.annotate": ("annotate",),
     "mien.inference.classifier": ("Classifier",),
     "mien.inference.detectors": ("Detection", "Detector", "load_detector"),

@@ -19,9 +19,8 @@ from mien.batch.journal import Journal, parts_folder, record_file
 from mien.batch.listing import Input
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import InputError, OutputError, UsageError
-from mien.core.folder_lock import LOCK_NAME
-from mien.core.result_tables import result_rows
-from mien.core.results import ModelInfo, Result
+from mien.core.files import LOCK_NAME
+from mien.core.results import ModelInfo, Result, result_rows
 
 MakeResult = Callable[..., Result]
 

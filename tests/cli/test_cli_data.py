@@ -9,7 +9,7 @@ import pytest
 from data_maker import write_tiny_csv, write_tiny_dataset, zip_folder
 from mien.cli.data import register
 from mien.cli.main import main
-from mien.core.folder_lock import claimed
+from mien.core.files import claim_folder
 
 
 @pytest.fixture(autouse=True)
@@ -104,7 +104,7 @@ def test_a_second_import_needs_force(source: Path, capsys: pytest.CaptureFixture
 def test_an_import_where_another_is_running_is_one_line(
     source: Path, force: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with claimed(Path("archive/.importing")):
+    with claim_folder(Path("archive/.importing")):
         assert run("import", str(source), *force) == 2
     captured = capsys.readouterr()
     assert captured.out == ""

@@ -17,7 +17,7 @@ from mien.cli.output import (
     shorten,
     table_text,
 )
-from mien.core.wording import printable
+from mien.core.errors import printable
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 

@@ -20,7 +20,7 @@ from mien.cli.inputs import find_inputs, is_single
 from mien.cli.main import main
 from mien.cli.predict import _picture_names
 from mien.core.emotions import EMOTIONS
-from mien.core.result_tables import TABLE_COLUMNS
+from mien.core.results import TABLE_COLUMNS
 from predict_maker import Predict
 
 

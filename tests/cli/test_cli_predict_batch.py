@@ -21,7 +21,7 @@ from mien.batch import chunks
 from mien.batch.listing import Input
 from mien.cli.inputs import find_inputs
 from mien.core.progress import Progress
-from mien.core.result_tables import TABLE_COLUMNS
+from mien.core.results import TABLE_COLUMNS
 from predict_maker import Predict
 
 

@@ -20,7 +20,7 @@ import pytest
 
 from mien.cli.main import main
 from mien.cli.predict_video import is_video
-from mien.core.result_tables import table_columns
+from mien.core.results import table_columns
 from mien.video.reading import probe
 from video_maker import even_times, write_sound, write_video
 

@@ -13,10 +13,10 @@ from PIL import Image
 
 from mien.cli.targets import check_target_folder, check_targets
 from mien.core.errors import UsageError
+from mien.core.file_types import WRITTEN_SUFFIXES
+from mien.core.images import write_picture
 from mien.core.models import MANIFEST_NAME, MODEL_NAME
-from mien.core.picture_files import write_picture
 from mien.video.frames import VideoFrame
-from mien.video.suffixes import WRITTEN_SUFFIXES
 from mien.video.times import Window
 from mien.video.writing import writing
 from predict_maker import Predict

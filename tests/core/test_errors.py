@@ -1,10 +1,23 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mien.core import errors
+from mien.core.errors import (
+    LONGEST_MESSAGE,
+    LONGEST_NAME,
+    MienError,
+    MissingExtra,
+    UnreadableImage,
+    UsageError,
+    one_line,
+    shown,
+)
 
 
 def _all() -> dict[str, type[errors.MienError]]:
@@ -43,3 +56,51 @@ def test_a_missing_extra_says_what_to_install() -> None:
     error = errors.MissingExtra("train", "mien train")
     assert "mien train" in str(error)
     assert "pip install 'mien[train]'" in str(error)
+
+
+@given(st.text(max_size=500))
+def test_a_name_is_shown_short_and_without_control_characters(name: str) -> None:
+    text = shown(name)
+    assert len(text) <= LONGEST_NAME
+    assert not set(text) & set(map(chr, (*range(32), 127, *range(128, 160))))
+
+
+def test_a_name_that_fits_is_shown_as_it_is() -> None:
+    name = "Urlaub 2020/Straße ü (1).jpg"
+    assert shown(name) == name
+    long = "a" * 300 + "/photo.jpg"
+    assert shown(long).endswith("/photo.jpg")
+    assert shown("a\x1b[31m\nb") == r"a\x1b[31m\nb"
+
+
+@given(st.text(max_size=3000))
+def test_a_message_stays_as_it_is_once_it_is_one_line(text: str) -> None:
+    message = one_line(text)
+    assert len(message) <= LONGEST_MESSAGE
+    assert "\n" not in message
+    assert one_line(message) == message
+
+
+@pytest.mark.parametrize("kind", [MienError, UsageError, UnreadableImage])
+def test_every_error_is_one_short_line(kind: type[MienError]) -> None:
+    secret = "QUJD" * 11_000
+    error = kind(f"expected an emotion, got {secret!r}\n\x1b[2J")
+    assert len(str(error)) < 250
+    assert "\n" not in str(error)
+    assert "\x1b" not in str(error)
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_a_long_value_of_many_words_is_short_too() -> None:
+    error = UsageError(f"expected align='auto', got {'so many words ' * 300!r}")
+    assert len(str(error)) < 200
+    text = (
+        "the model's folder has " + "many more words than that, " * 6 + "and the user's are these"
+    )
+    assert one_line(text) == text
+
+
+def test_an_error_of_usual_length_is_as_it_was_said() -> None:
+    text = "photo.jpg: no such file"
+    assert str(MienError(text)) == text
+    assert "[train]" in str(MissingExtra("train", "training"))

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from subprocess import PIPE
 
@@ -11,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mien.core.errors import OutputError
-from mien.core.files import sha256_of, write_atomically
+from mien.core.errors import OutputError, UsageError
+from mien.core.files import LOCK_NAME, claim_folder, release_folder, sha256_of, write_atomically
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -106,3 +109,72 @@ def test_others_may_read_it_as_any_new_file(tmp_path: Path) -> None:
     write_atomically(tmp_path / "file.bin", b"new")
     (tmp_path / "plain.bin").touch()
     assert (tmp_path / "file.bin").stat().st_mode == (tmp_path / "plain.bin").stat().st_mode
+
+
+def test_a_folder_is_another_ones_until_that_lets_it_go(tmp_path: Path) -> None:
+    with claim_folder(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK_NAME]
+        with pytest.raises(UsageError, match=rf"another process is writing {tmp_path}: let it end"):
+            claim_folder(tmp_path)
+    claim_folder(tmp_path).close()
+
+
+def test_a_process_that_was_killed_holds_nothing(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, sys; from mien.core.files import claim_folder\n"
+        "held = claim_folder(pathlib.Path(sys.argv[1]))\n"
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with other:
+        assert other.stdout is not None
+        assert other.stdout.readline().strip() == b"held"
+        with pytest.raises(UsageError, match="another process is writing"):
+            claim_folder(tmp_path)
+        other.kill()
+    claim_folder(tmp_path).close()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks otherwise there")
+def test_where_files_cannot_be_locked_work_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    claim_folder(tmp_path).close()
+
+
+def test_a_folder_that_was_removed_meanwhile_is_let_go(tmp_path: Path) -> None:
+    lock = claim_folder(tmp_path / "own")
+    with suppress(PermissionError):  # on Windows, where nobody can
+        shutil.rmtree(tmp_path / "own")
+    release_folder(tmp_path / "own", lock)
+    assert lock.closed
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"cannot write .*nowhere"):
+        claim_folder(tmp_path / "file" / "nowhere")
+
+
+def test_a_folder_is_removed_with_its_lock_unless_there_is_more(tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    release_folder(folder, claim_folder(folder))
+    assert not folder.exists()
+    lock = claim_folder(folder)
+    (folder / "more").touch()
+    release_folder(folder, lock)
+    assert sorted(path.name for path in folder.iterdir()) == [LOCK_NAME, "more"]
+    claim_folder(folder).close()
+
+
+def test_a_marked_folder_alone_is_mien_s(tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").touch()
+    with pytest.raises(UsageError, match="not a folder of mien's"):
+        claim_folder(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]

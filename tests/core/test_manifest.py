@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from mien.core.calibration import Temperature
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import ModelError
 from mien.core.manifest import Manifest, ModelFile, load_manifest, write_manifest
 from mien.core.models import MANIFEST_NAME, MODEL_NAME
-from mien.core.temperature import Temperature
 
 
 @pytest.fixture

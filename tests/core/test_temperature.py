@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mien.core.temperature import Temperature, entropy, log_of_mean, softmax
+from mien.core.calibration import Temperature, entropy, log_of_mean, softmax
 
 Logits = npt.NDArray[np.float64]
 

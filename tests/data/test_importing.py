@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from data_maker import make_tiny_splits, write_tiny_csv, write_tiny_dataset, zip_folder
-from mien.core import folder_lock
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import DataError, OutputError, UsageError
+from mien.core.files import claim_folder
 from mien.data import importing
 from mien.data.dataset import SPLITS, Skipped
 from mien.data.decoding import decode_image
@@ -366,13 +366,13 @@ def test_one_that_ended_just_before_is_not_replaced_without_force(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = tmp_path / "archive"
-    real = folder_lock.claimed
+    real = claim_folder
 
     def claimed(path: Path) -> object:
         write_tiny_dataset(archive, per_class=1, seed=4)
         return real(path)
 
-    monkeypatch.setattr(importing, "claimed", claimed)
+    monkeypatch.setattr(importing, "claim_folder", claimed)
     with pytest.raises(UsageError, match="is there already"):
         import_dataset(folder, archive)
     assert len(contents(archive)) == 21

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mien.core.calibration import Temperature
 from mien.core.errors import UsageError
-from mien.core.temperature import Temperature
 from mien.evaluation.calibration import LEAST_IMAGES, calibrate, fit_softening, fit_temperature
 
 

@@ -28,7 +28,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from mien.core.errors import MienError
-from mien.core.streams import stderr_without_native_lines
+from mien.core.process import stderr_without_native_lines
 
 CPU_SECONDS = 5.0
 MEMORY_BYTES = 1 << 30

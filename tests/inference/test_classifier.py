@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from mien.core.calibration import softmax
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import ModelError, UsageError
 from mien.core.manifest import ModelFile, load_manifest, write_manifest
 from mien.core.models import MODEL_NAME
-from mien.core.temperature import softmax
 from mien.inference.augmentation import SHIFTS, VIEWS, augmented_views, shifted
 from mien.inference.classifier import Classifier
 

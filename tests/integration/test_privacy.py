@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from data_maker import make_tiny_splits, write_tiny_dataset
 from mien.core.errors import EXIT_DONE, EXIT_INPUT, EXIT_MODEL
-from mien.core.telemetry import SWITCHES
+from mien.core.process import SWITCHES
 from mien.data import array_cache
 from video_maker import even_times, write_video
 

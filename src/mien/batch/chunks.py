@@ -8,9 +8,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mien.batch.listing import Input
-from mien.core.errors import ModelError, UsageError
+from mien.core.errors import ModelError, UsageError, shown
 from mien.core.results import Result
-from mien.core.wording import shown
 
 if TYPE_CHECKING:
     from mien.inference.recognizer import Recognizer

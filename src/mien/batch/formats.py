@@ -9,8 +9,7 @@ from typing import Protocol
 
 from mien.cli.output import csv_text, json_text
 from mien.core.errors import UsageError
-from mien.core.result_tables import result_rows, table_columns
-from mien.core.results import ModelInfo, Result
+from mien.core.results import ModelInfo, Result, result_rows, table_columns
 
 FORMATS: tuple[str, ...] = ("jsonl", "csv", "parquet")
 

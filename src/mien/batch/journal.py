@@ -39,8 +39,7 @@ from mien.batch.index import (
 from mien.batch.listing import Input
 from mien.batch.tally import Tally
 from mien.core.errors import InputError, OutputError, UsageError
-from mien.core.files import replacing
-from mien.core.folder_lock import claimed, give_up
+from mien.core.files import claim_folder, release_folder, replacing
 from mien.core.results import Result
 
 PART_IMAGES = 4096
@@ -109,7 +108,7 @@ class Journal:
         self._numbers: list[int] = []
         if self.output.is_dir():
             raise OutputError(f"cannot write {output}: it is a folder, expected a file's name")
-        self._lock = claimed(self._folder)
+        self._lock = claim_folder(self._folder)
         try:
             if os.path.lexists(self._record) and not is_index(self._record):
                 raise UsageError(
@@ -118,7 +117,7 @@ class Journal:
                 )
             self._done = sorted_digests(self._taken_up(resume=resume))
         except BaseException:
-            give_up(self._folder, self._lock)
+            release_folder(self._folder, self._lock)
             raise
 
     @property
@@ -144,7 +143,7 @@ class Journal:
         finally:
             if not self._numbers:  # there is nothing to go on with
                 self._clear(keep=set())
-            give_up(self._folder, self._lock)
+            release_folder(self._folder, self._lock)
 
     def has(self, source: str) -> bool:
         """Say whether an image's results were there at the start."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from mien.core.folder_lock import LOCK_NAME
-from mien.core.image_files import HEAD_BYTES, IMAGE_SUFFIXES, READABLE, image_kind
+from mien.core.file_types import HEAD_BYTES, IMAGE_SUFFIXES, READABLE, image_kind
+from mien.core.files import LOCK_NAME
 
 SORTED_AT_ONCE = 50_000
 """Names of one folder that are sorted together; a folder of more comes in as many sorted runs."""

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mien.core.errors import MissingExtra
-from mien.core.result_tables import result_rows, table_columns
-from mien.core.results import SCHEMA, ModelInfo, Result
+from mien.core.results import SCHEMA, ModelInfo, Result, result_rows, table_columns
 
 try:
     import pyarrow as pa
@@ -43,7 +42,7 @@ def results_schema(
 ) -> pa.Schema:
     """Return the columns of a table of results with their types; the model goes to its metadata.
 
-    ``smoothed`` adds the columns of a video, as `mien.core.result_tables.table_columns`.
+    ``smoothed`` adds the columns of a video, as `mien.core.results.table_columns`.
     """
     columns = table_columns(labels, smoothed=smoothed)
     fields = [pa.field(name, _TYPES.get(name, pa.float64())) for name in columns]
@@ -54,7 +53,7 @@ def results_schema(
 
 
 class ParquetFormat:
-    """One row a face, one row where there is none; see `mien.core.result_tables.table_columns`."""
+    """One row a face, one row where there is none; see `mien.core.results.table_columns`."""
 
     suffix = ".parquet"
 

@@ -24,9 +24,8 @@ from mien.batch.chunks import analyze_chunk, failed_result
 from mien.batch.listing import Input
 from mien.batch.loading import RecognizerSource
 from mien.batch.watched import TICK_SECONDS, Clock, late_result
-from mien.core.errors import MienError
+from mien.core.errors import MienError, shown
 from mien.core.results import Result
-from mien.core.wording import shown
 
 if TYPE_CHECKING:
     from mien.inference.recognizer import Recognizer

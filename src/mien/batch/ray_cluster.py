@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from mien.core.errors import MienError, MissingExtra, UsageError
-from mien.core.telemetry import disable_telemetry
+from mien.core.process import disable_telemetry
 
 _SETTINGS = {
     # Ray does not print on stdout, which is for data, that a worker died.

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 from mien.batch.chunks import analyze_chunk, failed_result
 from mien.batch.listing import Input
-from mien.core.errors import EXIT_INTERRUPTED
+from mien.core.errors import EXIT_INTERRUPTED, shown
 from mien.core.results import Result
-from mien.core.wording import shown
 
 if TYPE_CHECKING:
     from mien.inference.recognizer import Recognizer

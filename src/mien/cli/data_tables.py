@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mien.cli.output import table_text
 from mien.core.emotions import EMOTIONS
-from mien.core.wording import printable
+from mien.core.errors import printable
 
 if TYPE_CHECKING:
     from mien.data.audit import Audit, Pair

@@ -23,10 +23,10 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from mien import __version__
-from mien.core.cache import HOME_VARIABLE, cache_folder, obstacle
 from mien.core.errors import MienError, ModelError, OutputError
+from mien.core.files import HOME_VARIABLE, cache_folder, obstacle
 from mien.core.models import DEFAULT_MODEL
-from mien.core.telemetry import SWITCHES, disable_telemetry, reporting
+from mien.core.process import SWITCHES, disable_telemetry, reporting
 
 STATES: tuple[str, ...] = ("ok", "-", "bad")
 """It works; it is not there and need not be; it is broken or missing, and needed."""

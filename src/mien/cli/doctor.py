@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mien.cli.output import json_text, table_text, write_stdout
-from mien.core.errors import EXIT_DONE, MienError, ModelError
+from mien.core.errors import EXIT_DONE, MienError, ModelError, printable
 from mien.core.models import DEFAULT_MODEL
-from mien.core.wording import printable
 
 if TYPE_CHECKING:
     from mien.cli.diagnosis import Finding

@@ -81,7 +81,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _run(args: argparse.Namespace) -> int:
-    from mien.core.picture_files import write_picture
+    from mien.core.images import write_picture
     from mien.inference.explain import explain
     from mien.inference.explain_picture import explanation_picture
 

@@ -13,8 +13,7 @@ from mien.batch.listing import Input, found_file, walk_folder
 from mien.cli.output import note
 from mien.cli.urls import UrlReader, is_web_address, shown_address
 from mien.core.errors import InputError, UsageError
-from mien.core.image_files import IMAGE_SUFFIXES
-from mien.video.suffixes import VIDEO_SUFFIXES
+from mien.core.file_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 
 __all__ = [
     "STDIN",

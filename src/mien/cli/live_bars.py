@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from mien.cli.output import bar, display_width, shorten
-from mien.core.wording import printable
+from mien.core.errors import printable
 
 if TYPE_CHECKING:
     from mien.core.results import Face, Result

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 from mien import __version__
 from mien.cli.logs import logs_as_notes
 from mien.cli.output import discard_stdout, write_stdout
-from mien.core.cache import keep_together
 from mien.core.errors import (
     EXIT_DONE,
     EXIT_INPUT,
@@ -24,9 +23,10 @@ from mien.core.errors import (
     EXIT_INTERRUPTED,
     MienError,
     UsageError,
+    one_line,
 )
-from mien.core.streams import open_closed_streams, stderr_without_native_lines
-from mien.core.wording import one_line
+from mien.core.files import keep_together
+from mien.core.process import open_closed_streams, stderr_without_native_lines
 
 COMMANDS: tuple[str, ...] = (
     "predict",

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mien.batch.loading import RecognizerOptions
-from mien.core.image_files import IMAGE_SUFFIXES
+from mien.core.file_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from mien.core.models import DEFAULT_MODEL, READINGS
-from mien.video.suffixes import VIDEO_SUFFIXES
 
 ENGINES: tuple[str, ...] = ("local", "ray")
 """Where ``--engine`` lets the work be done: on this machine, or on a Ray cluster."""

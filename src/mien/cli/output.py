@@ -12,9 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mien.core.errors import OutputError
+from mien.core.errors import OutputError, one_line, printable
 from mien.core.files import write_atomically
-from mien.core.wording import one_line, printable
 
 _BAR = "█"
 _PLAIN_BAR = "#"

@@ -27,7 +27,6 @@ from mien.cli.result_text import RENDERERS, compat_chunks
 from mien.cli.stopping import stopping_in_time
 from mien.cli.targets import check_targets, read_files
 from mien.cli.urls import add_url_options, is_web_address, url_reader
-from mien.core.compat import COMPAT
 from mien.core.errors import (
     EXIT_DONE,
     EXIT_PARTIAL,
@@ -36,10 +35,9 @@ from mien.core.errors import (
     NoFaceError,
     UsageError,
 )
-from mien.core.image_files import IMAGE_SUFFIXES
+from mien.core.file_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES, WRITTEN_SUFFIXES
 from mien.core.progress import Progress
-from mien.core.result_tables import table_columns
-from mien.video.suffixes import VIDEO_SUFFIXES, WRITTEN_SUFFIXES
+from mien.core.results import COMPAT, table_columns
 
 if TYPE_CHECKING:
     from mien.batch.engines import Engine
@@ -333,8 +331,7 @@ def _picture_names(sources: Sequence[str]) -> list[str]:
 
 
 def _write_picture(content: str | bytes, faces: Sequence[Face], path: Path) -> None:
-    from mien.core.images import load_image
-    from mien.core.picture_files import write_picture
+    from mien.core.images import load_image, write_picture
     from mien.inference.annotate import annotate
 
     write_picture(annotate(load_image(content), faces), path)

@@ -13,8 +13,7 @@ from mien.cli.options import file_name, file_or_folder_name, number
 from mien.cli.output import note
 from mien.cli.urls import is_video_address, shown_address
 from mien.core.errors import InputError, UsageError
-from mien.core.files import PICTURE_SUFFIXES
-from mien.video.suffixes import VIDEO_SUFFIXES
+from mien.core.file_types import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 
 _PATIENCE_S, _PATIENCE_ADDRESS_S = 5.0, 15.0
 # As `mien.video.live.is_camera` has it, which brings OpenCV with it.

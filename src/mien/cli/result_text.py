@@ -58,7 +58,7 @@ def compat_chunks(
 
 
 def _csv_chunks(results: Iterable[Result], labels: Sequence[str], _: bool) -> Iterator[str]:
-    from mien.core.result_tables import result_rows, table_columns
+    from mien.core.results import result_rows, table_columns
 
     columns = table_columns(labels)
     yield csv_text([], columns)

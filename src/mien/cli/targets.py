@@ -18,8 +18,8 @@ from pathlib import Path
 
 from mien.cli.inputs import STDIN, find_inputs
 from mien.core.errors import UsageError
+from mien.core.file_types import IMAGE_SUFFIXES
 from mien.core.files import SOFTWARE
-from mien.core.image_files import IMAGE_SUFFIXES
 from mien.core.models import MANIFEST_NAME, bundled_models
 
 _Identity = tuple[int, int] | str

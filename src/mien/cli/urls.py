@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 from mien.batch.listing import Input
 from mien.cli.options import number
 from mien.core.errors import InputError
+from mien.core.file_types import PLAYLIST_SUFFIXES, VIDEO_SUFFIXES
 from mien.core.web_address import is_web_address, shown_address
-from mien.video.suffixes import PLAYLIST_SUFFIXES, VIDEO_SUFFIXES
 
 __all__ = [
     "UrlReader",

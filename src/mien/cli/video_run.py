@@ -19,8 +19,8 @@ from mien.cli.stopping import Stop
 from mien.cli.targets import check_targets, read_files
 from mien.cli.video_text import Sink, episode_table, sink_for
 from mien.core.errors import EXIT_DONE, EXIT_PARTIAL, InputError, NoFaceError, UsageError
-from mien.core.files import PICTURE_SUFFIXES
-from mien.core.picture_files import write_picture
+from mien.core.file_types import PICTURE_SUFFIXES, VIDEO_SUFFIXES, WRITTEN_SUFFIXES
+from mien.core.images import write_picture
 from mien.core.progress import Progress
 from mien.core.results import Result
 from mien.inference.recognizer import Recognizer
@@ -30,7 +30,6 @@ from mien.video.history import History
 from mien.video.live import LiveStream, connected, is_camera, is_stream
 from mien.video.reading import VideoInfo, probe
 from mien.video.smoothing import Smoother
-from mien.video.suffixes import VIDEO_SUFFIXES, WRITTEN_SUFFIXES
 from mien.video.timeline import Portraits, draw_timeline
 from mien.video.times import Window, parse_time
 from mien.video.tracking import memory_for

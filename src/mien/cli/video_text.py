@@ -18,8 +18,8 @@ from mien.cli.output import (
     write_output,
     write_stdout,
 )
+from mien.core.errors import printable
 from mien.core.files import replacing
-from mien.core.wording import printable
 
 if TYPE_CHECKING:
     from mien.core.results import ModelInfo, Result
@@ -107,7 +107,7 @@ class CsvSink:
 
     def __init__(self, write: Write, labels: Sequence[str]) -> None:
         """Take where to write, and the model's labels."""
-        from mien.core.result_tables import table_columns
+        from mien.core.results import table_columns
 
         self._write = write
         self._labels = labels
@@ -116,7 +116,7 @@ class CsvSink:
 
     def add(self, result: Result) -> None:
         """Write a frame's rows."""
-        from mien.core.result_tables import result_rows
+        from mien.core.results import result_rows
 
         rows = result_rows(result, self._labels, smoothed=True)
         self._write(csv_text(rows, self._columns, header=False))
@@ -144,7 +144,7 @@ class ParquetSink:
 
     def add(self, result: Result) -> None:
         """Take a frame's rows; they are written some thousands at a time."""
-        from mien.core.result_tables import result_rows
+        from mien.core.results import result_rows
 
         self._rows += result_rows(result, self._labels, smoothed=True)
         if len(self._rows) >= _PARQUET_ROWS:

@@ -1,4 +1,4 @@
-"""Whole files: their hash, and writing them so that a reader never sees half of one."""
+"""Files: atomic writes, a folder of mien's own with its lock, and the cache folder."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from mien.core.errors import OutputError, UsageError
-
-PICTURE_SUFFIXES: tuple[str, ...] = (".png", ".jpg", ".jpeg", ".webp")
-"""How the name of a picture that is written may end."""
 
 SOFTWARE = "mien (facial emotion recognition)"
 """Written into pictures and videos, by which mien knows them for its own and may replace them."""
 
 _CHUNK_BYTES = 1 << 20
-_NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+_BINARY = getattr(os, "O_BINARY", 0)
 
 
 def expanded(path: Path | str) -> Path:
@@ -44,6 +42,7 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+# ---------------------------------------------------------------- atomic writes
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file under a temporary name beside it, then rename it, making its folder if needed.
 
@@ -56,7 +55,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary file beside ``path``, with its ending, and rename it to that at the end.
+    """Give a temporary file beside ``path``, with its suffix, and rename it to that at the end.
 
     For writers that take a path; its folder is made if needed. What a killed process left of the
     same file is removed.
@@ -68,7 +67,7 @@ def replacing(path: Path) -> Iterator[Path]:
     lock = -1
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary, lock = _temporary_beside(path)
+        temporary, lock = _locked_temporary(path)
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -87,10 +86,11 @@ def replacing(path: Path) -> Iterator[Path]:
                 temporary.unlink()
 
 
-def _temporary_beside(path: Path) -> tuple[Path, int]:
-    """Make a temporary file and lock it for as long as the descriptor that comes with it is open.
+def _locked_temporary(path: Path) -> tuple[Path, int]:
+    """Create a temporary file, locked for as long as the descriptor that comes with it is open.
 
-    It has one name, by which the next process finds it again, unless another is writing there.
+    Its name is fixed, so that the next process finds what a killed one left, unless another process
+    is writing there.
     """
     name = f".{path.name}.part{path.suffix}"
     while True:
@@ -99,12 +99,15 @@ def _temporary_beside(path: Path) -> tuple[Path, int]:
             _remove_leftover(temporary)
         name = f".{path.name}.{secrets.token_hex(4)}.part{path.suffix}"
         try:
-            # Made as any new file is, so that who may read it follows from the user's own settings.
-            opened = os.open(temporary, _NEW, 0o666)
+            # 0o666: the umask decides who may read it, as for any new file.
+            opened = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
         except FileExistsError:
             continue
-        if _is_mine(opened, temporary):
-            return temporary, opened
+        # Another process may have taken it for a leftover before it was locked.
+        with suppress(BlockingIOError):
+            _lock(opened)
+            if _is_same(opened, temporary):
+                return temporary, opened
         os.close(opened)
 
 
@@ -116,36 +119,178 @@ def _remove_leftover(path: Path) -> None:
     opened = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         found = os.fstat(opened)
-        if stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid():
-            _lock(opened)
-            if _is_at(opened, path):
-                path.unlink()
+        is_ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
+        if is_ours and _lock(opened) and _is_same(opened, path):
+            path.unlink()
     finally:
         os.close(opened)
 
 
-def _is_mine(opened: int, path: Path) -> bool:
-    """Lock a file that was just made; False if another process took it for a leftover meanwhile."""
-    try:
-        _lock(opened)
-    except BlockingIOError:
-        return False
-    except OSError:  # a file system without locks, where no leftover is removed either
-        return True
-    return _is_at(opened, path)
+def _lock(opened: int) -> bool:
+    """Lock an open file for this process; False on a file system without locks.
 
-
-def _lock(opened: int) -> None:
-    """Lock an open file; raises OSError, a BlockingIOError if another process has."""
+    Raises:
+        BlockingIOError: if another process has it.
+    """
     if sys.platform != "win32":  # where an open file is neither moved nor removed
         import fcntl
 
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:
+            return False
+    return True
 
 
-def _is_at(opened: int, path: Path) -> bool:
+def _is_same(opened: int, path: Path) -> bool:
     """Say whether an open file is still the one of this name."""
     try:
         return os.path.samestat(os.fstat(opened), path.lstat())
     except OSError:
         return False
+
+
+# ---------------------------------------------------------------- a folder of mien's own
+LOCK_NAME = "mien.lock"
+"""The file that marks a folder as mien's, and that is locked; it is the first to come in."""
+
+_MARK = b"a folder of mien's, which removes its own files from it\n"
+_LOCKED_BYTE = 1 << 20  # past the mark: Windows keeps others from reading what is locked
+
+
+def claim_folder(folder: Path) -> IO[bytes]:
+    """Create a folder, or take up one that was made here, and lock it for this process.
+
+    Returns:
+        Its lock file, locked until it is closed or the process ends, however.
+
+    Raises:
+        UsageError: if what is there is not mien's (a link never is), or another process has it.
+        OutputError: if it cannot be made.
+    """
+    lock_path = folder / LOCK_NAME
+    try:
+        if folder.is_symlink() or lock_path.is_symlink():
+            raise _foreign(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not lock_path.exists() and any(folder.iterdir()):
+            raise _foreign(folder)
+        # Neither what a link leads to nor a pipe, which would block, is opened.
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        file = os.fdopen(os.open(lock_path, flags | _BINARY, 0o666), "r+b")
+    except FileExistsError as error:
+        raise _foreign(folder) from error
+    except OSError as error:
+        raise OutputError(f"cannot write {folder}: {error.strerror}") from error
+    try:
+        _check_mark(file, folder)
+        _lock_folder(file)
+        # Whoever had it a moment ago may have removed it, and another may have made it anew.
+        if not _is_same(file.fileno(), lock_path):
+            raise OSError
+    except OSError as error:
+        file.close()
+        raise UsageError(
+            f"another process is writing {folder}: let it end, or give another --output"
+        ) from error
+    except UsageError:
+        file.close()
+        raise
+    return file
+
+
+def release_folder(folder: Path, lock: IO[bytes]) -> None:
+    """Unlock a claimed folder, and remove it where nothing but its lock file is left in it."""
+    with lock, suppress(OSError):
+        if [path.name for path in folder.iterdir()] == [LOCK_NAME]:
+            if sys.platform == "win32":  # which removes no file that is open
+                lock.close()
+            (folder / LOCK_NAME).unlink()
+            folder.rmdir()
+
+
+def _check_mark(file: IO[bytes], folder: Path) -> None:
+    """Make sure that the lock file is mien's; one that a kill left empty is marked."""
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        raise _foreign(folder)
+    found = file.read(len(_MARK) + 1)
+    if not found:
+        file.write(_MARK)
+        file.flush()
+    elif found != _MARK:
+        raise _foreign(folder)
+
+
+def _lock_folder(file: IO[bytes]) -> None:
+    """Lock a folder's file; raises OSError if another process has it."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        file.seek(_LOCKED_BYTE)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        _lock(file.fileno())
+
+
+def _foreign(folder: Path) -> UsageError:
+    return UsageError(
+        f"{folder} is there and not a folder of mien's: move it away, or give another --output"
+    )
+
+
+# ---------------------------------------------------------------- the cache folder
+HOME_VARIABLE = "MIEN_HOME"
+CACHE_HINT = f"set {HOME_VARIABLE} to a folder that you may write in"
+"""How to mend it where the cache folder cannot be used."""
+
+
+def cache_folder() -> Path:
+    """Return the folder for downloads: ``MIEN_HOME``, else ``mien`` in the platform's cache folder.
+
+    It is not made here.
+
+    Raises:
+        OutputError: if there is no home folder to put it into: ``HOME`` is not set, and the user
+            has no entry in the system's list, as in some containers.
+    """
+    try:
+        if home := os.environ.get(HOME_VARIABLE):
+            return Path(home).expanduser()
+        if sys.platform == "win32":
+            local = os.environ.get("LOCALAPPDATA")
+            return (Path(local) if local else Path.home() / "AppData" / "Local") / "mien" / "Cache"
+        if sys.platform == "darwin":
+            return Path.home() / "Library" / "Caches" / "mien"
+        base = os.environ.get("XDG_CACHE_HOME")
+        return (Path(base) if base else Path.home() / ".cache") / "mien"
+    except RuntimeError as error:  # pathlib's, where it finds no home
+        raise OutputError(f"there is no home folder to keep downloads in: {CACHE_HINT}") from error
+
+
+def obstacle(folder: Path) -> str | None:
+    """Say what keeps anything from being written into a folder, which need not be there yet."""
+    try:
+        nearest = next(each for each in (folder, *folder.parents) if each.exists())
+    except OSError:  # a folder on the way is another user's
+        return f"{folder} cannot be looked into"
+    if not nearest.is_dir():
+        return f"{nearest} is not a folder"
+    return None if os.access(nearest, os.W_OK | os.X_OK) else f"{nearest} is read-only"
+
+
+def keep_together() -> None:
+    """Have Keras and Matplotlib keep their files in the cache folder, unless they are told where.
+
+    Both would make folders in the user's home when imported. An existing ``~/.keras`` stays in use:
+    ImageNet's weights may be in it. For mien's own programs alone, since Matplotlib then ignores a
+    user's settings.
+    """
+    try:
+        folder = cache_folder()
+    except OutputError:  # they do without, too
+        return
+    os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))
+    if not os.path.isdir(os.path.expanduser("~/.keras")):  # noqa: PTH111, PTH112 - never raise
+        os.environ.setdefault("KERAS_HOME", str(folder / "keras"))

@@ -23,12 +23,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from mien.core.decoding_cost import excess
-from mien.core.errors import MienError, UnreadableImage, UsageError
-from mien.core.forks import ForkLock
-from mien.core.image_files import HEAD_BYTES, MAX_FILE_BYTES, READABLE, image_kind
+from mien.core.decoding_limits import decoding_excess
+from mien.core.errors import MienError, UnreadableImage, UsageError, shown
+from mien.core.file_types import HEAD_BYTES, MAX_FILE_BYTES, READABLE, image_kind
+from mien.core.files import SOFTWARE, write_atomically
 from mien.core.pnm import pnm_size, read_pnm
-from mien.core.wording import shown
+from mien.core.process import ForkLock
 
 ImageSource: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image"
@@ -76,6 +76,8 @@ _OVERSHOOT = 0.05  # of white, that bicubic resizing of real numbers may add
 
 _BITS_TAG = 0x0102
 _ORIENTATION_TAG = 0x0112
+_SOFTWARE_TAG = 0x0131
+_JPEG_QUALITY = 92
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -330,7 +332,7 @@ def _opened(content: bytes, name: str) -> Image.Image:
     if not content:
         raise UnreadableImage(f"{name} is empty: expected an image")
     _check_kind(content, name)
-    if too_much := excess(content):
+    if too_much := decoding_excess(content):
         raise UnreadableImage(f"{name} {too_much}")
     try:
         with _QUIET:
@@ -455,6 +457,27 @@ def _damaged(name: str, error: Exception) -> str:
     return f"{name} is damaged and cannot be decoded: {reason}"
 
 
+# ---------------------------------------------------------------- writing
+def write_picture(picture: Image.Image, path: Path, *, optimize: bool = False) -> None:
+    """Write an RGB or grey picture in the format that its name ends in.
+
+    Args:
+        picture: what to write.
+        path: where to; its folder is made if need be.
+        optimize: take longer for a smaller file.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    exif = Image.Exif()
+    exif[_SOFTWARE_TAG] = SOFTWARE
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    content = io.BytesIO()
+    picture.save(content, kind, quality=_JPEG_QUALITY, optimize=optimize, exif=exif)
+    write_atomically(path, content.getvalue())
+
+
+# ----------------------------------------------------------------
 class _QuietPillow:
     """Silence Pillow's warnings and logs (large images, odd metadata) while any thread decodes.
 

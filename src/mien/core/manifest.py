@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mien.core.calibration import Temperature
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import ModelError
 from mien.core.faces import FACE_SIZE
 from mien.core.files import sha256_of, write_atomically
 from mien.core.models import MANIFEST_NAME, MODEL_NAME, READINGS
 from mien.core.results import ModelInfo
-from mien.core.temperature import Temperature
 
 MANIFEST_SCHEMA = "mien-model/1"
 PRECISIONS: tuple[str, ...] = ("float32", "int8")
@@ -68,7 +68,7 @@ class Reading:
         outputs: the names of its logits and of their last feature map among the network's outputs.
         temperature: what the logits are divided by before the softmax, so that scores are
             calibrated.
-        entropy_exponent: how much smaller that is for surer faces (see `mien.core.temperature`); 0:
+        entropy_exponent: how much smaller that is for surer faces (see `mien.core.calibration`); 0:
             it is the same for all.
         augmented: the same for the mean over test-time views; None: each view has `temperature`.
         bias: what is added to a class's logit before all else; 0 where a class is missing.

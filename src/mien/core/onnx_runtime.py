@@ -1,9 +1,9 @@
-"""The one door to ONNX Runtime, which asks as it is loaded whether it may report (`telemetry`).
+"""ONNX Runtime with its telemetry off, which it decides on while it is imported.
 
 ``from mien.core.onnx_runtime import onnxruntime`` stands for ``import onnxruntime`` in all of mien.
 """
 
-from mien.core.telemetry import disable_telemetry
+from mien.core.process import disable_telemetry
 
 disable_telemetry()  # at import, since the line below is what it has to precede
 

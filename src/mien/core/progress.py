@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import TextIO, TypeVar
 
-from mien.core.streams import stderr
+from mien.core.process import stderr
 
 Item = TypeVar("Item")
 

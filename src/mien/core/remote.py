@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from mien.core.errors import InputError
-from mien.core.image_files import HEAD_BYTES, READABLE, image_kind
+from mien.core.file_types import HEAD_BYTES, READABLE, image_kind
 from mien.core.web_address import parse_web_address
 from mien.core.web_client import REDIRECTS, Asking, Deadline, Reply, asked, in_a_line, status_text
 

@@ -1,17 +1,18 @@
-"""What is found in an image: boxes, faces, results, and their JSON and table forms.
+"""Results: boxes, faces, images; their JSON, table rows, and the forms of other tools.
 
-Values are checked when they are made, so a result that exists is one that can be written.
+Values are validated on construction, so a result that exists can be written.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mien.core.errors import UsageError
-from mien.core.wording import one_line
+from mien.core.emotions import EMOTIONS, FER2013_CSV_ORDER
+from mien.core.errors import UsageError, one_line
 
 SCHEMA = "mien/1"
 """Name and version of the JSON form; it changes when a reader would have to."""
@@ -309,3 +310,163 @@ class Result:
         if self.error is not None:
             result["error"] = self.error
         return result
+
+
+# ---------------------------------------------------------------- tables
+_FACE_COLUMNS: tuple[str, ...] = (
+    "source",
+    "frame",
+    "time_s",
+    "face_id",
+    "track_id",
+    "status",
+    "x",
+    "y",
+    "w",
+    "h",
+    "face_confidence",
+    "emotion",
+    "confidence",
+    "uncertain",
+)
+
+TABLE_COLUMNS: tuple[str, ...] = (*_FACE_COLUMNS, *EMOTIONS)
+"""Columns of a table of results (CSV, Parquet): one row a face, one row where there is none."""
+
+
+_SMOOTHED = "smoothed_"
+_RESERVED: tuple[str, ...] = (
+    *_FACE_COLUMNS,
+    *("truth", "right"),  # of the table of one's own pictures
+    # Later columns stand after the scores; a class must not take their names before they come.
+    *("error", "flags", "valence", "arousal", "labels", "model", "schema"),
+)
+
+
+def score_columns(labels: Sequence[str]) -> dict[str, str]:
+    """Return the column of each label's score: its own name, or ``score_`` and the name.
+
+    The prefix is for names that are, or come too close to, another column's: they would be the same
+    but for case, blanks around them or the form of their characters, as which data bases take
+    column names; and for those that begin as the columns of smoothed scores do.
+
+    Example:
+        >>> score_columns(("calm", "Status"))
+        {'calm': 'calm', 'Status': 'score_Status'}
+    """
+    taken = {_folded(name) for name in _RESERVED}
+    columns = {}
+    for label in labels:
+        name = label
+        while (folded := _folded(name)) in taken or folded.startswith(_SMOOTHED):
+            name = f"score_{name}"
+        taken.add(folded)
+        columns[label] = name
+    return columns
+
+
+def table_columns(labels: Sequence[str] = EMOTIONS, *, smoothed: bool = False) -> tuple[str, ...]:
+    """Return the columns of a table of results for a model's labels; see `TABLE_COLUMNS`.
+
+    The labels' are those of `score_columns`. ``smoothed`` adds those of a video:
+    ``smoothed_emotion``, ``smoothed_confidence``, then ``smoothed_`` and each label's column.
+    """
+    scores = score_columns(labels).values()
+    columns = (*_FACE_COLUMNS, *scores)
+    if not smoothed:
+        return columns
+    names = ("emotion", "confidence", *scores)
+    return (*columns, *(_SMOOTHED + name for name in names))
+
+
+def result_rows(
+    result: Result, labels: Sequence[str] = EMOTIONS, *, smoothed: bool = False
+) -> list[dict[str, Any]]:
+    """Return the table rows of a result: one a face, one with empty fields where there is none.
+
+    Args:
+        result: of one image or frame.
+        labels: the model's labels, for one that has its own.
+        smoothed: with the columns of a video, as `table_columns`.
+
+    Returns:
+        Dictionaries with the keys of `table_columns`, in that order; None where a value is missing.
+    """
+    written = result.to_dict()
+    empty: dict[str, Any] = dict.fromkeys(table_columns(labels, smoothed=smoothed))
+    image = {key: written[key] for key in ("source", "frame", "time_s", "status")}
+    if not written["faces"]:
+        return [{**empty, **image}]
+    rows, columns = [], score_columns(labels)
+    for face in written["faces"]:
+        known = {key: face[key] for key in _FACE_COLUMNS if key in face}
+        scores = {name: face["scores"].get(label) for label, name in columns.items()}
+        over_time = _smoothed_cells(face.get("smoothed"), columns) if smoothed else {}
+        rows.append({**empty, **image, **known, **face["box"], **scores, **over_time})
+    return rows
+
+
+def _smoothed_cells(
+    written: Mapping[str, Any] | None, columns: Mapping[str, str]
+) -> dict[str, Any]:
+    if written is None:
+        return {}
+    scores = {_SMOOTHED + name: written["scores"].get(label) for label, name in columns.items()}
+    return {
+        _SMOOTHED + "emotion": written["emotion"],
+        _SMOOTHED + "confidence": written["confidence"],
+        **scores,
+    }
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).strip().casefold()
+
+
+# ---------------------------------------------------------------- forms of other tools
+# The values are mien's own: calibrated scores, boxes of its detectors.
+def to_deepface(result: Result) -> list[dict[str, Any]]:
+    """Return a result as deepface 0.0.103's ``DeepFace.analyze(image, actions=["emotion"])`` does.
+
+    One dictionary a face: ``emotion`` (scores times 100, in its order), ``dominant_emotion``,
+    ``region`` (``x``, ``y``, ``w``, ``h``, and both eyes, None since results hold none) and
+    ``face_confidence`` (two decimals). Empty where there is no face; deepface raises there.
+    """
+    return [
+        {
+            "emotion": {name: 100.0 * score for name, score in _fer2013_order(face.scores)},
+            "dominant_emotion": face.emotion,
+            "region": {**face.box.to_dict(), "left_eye": None, "right_eye": None},
+            "face_confidence": round(float(face.face_confidence), 2),
+        }
+        for face in result.faces
+    ]
+
+
+def to_fer(result: Result) -> list[dict[str, Any]]:
+    """Return a result as fer 25.10's ``FER().detect_emotions(image)`` does.
+
+    One dictionary a face: ``box`` ([x, y, w, h]) and ``emotions`` (scores rounded to two decimals,
+    in its order). Empty where there is no face, as there.
+    """
+    return [
+        {
+            "box": list(face.box.to_dict().values()),
+            "emotions": {name: round(score, 2) for name, score in _fer2013_order(face.scores)},
+        }
+        for face in result.faces
+    ]
+
+
+COMPAT: Mapping[str, Callable[[Result], list[dict[str, Any]]]] = {
+    "deepface": to_deepface,
+    "fer": to_fer,
+}
+"""The tools whose form a result can take, by the name of their package."""
+
+
+def _fer2013_order(scores: Mapping[str, float]) -> list[tuple[str, float]]:
+    """Return scores in the challenge's order, as both tools do; a model's own classes follow."""
+    names = [name for name in FER2013_CSV_ORDER if name in scores]
+    names += [name for name in scores if name not in names]
+    return [(name, float(scores[name])) for name in names]

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.cache import cache_folder
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import DataError, OutputError
-from mien.core.files import write_atomically
+from mien.core.files import cache_folder, write_atomically
 from mien.data.dataset import Skipped, Split
 
 _log = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from mien.core.emotions import match_label, plain_label
 from mien.core.errors import DataError, MienError
 from mien.core.faces import FACE_SIZE
-from mien.core.image_files import IMAGE_SUFFIXES
+from mien.core.file_types import IMAGE_SUFFIXES
 from mien.core.progress import Progress
 from mien.data.dataset import SPLITS, Skipped, Split
 from mien.data.decoding import crop_face

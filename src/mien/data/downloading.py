@@ -6,7 +6,7 @@ import contextlib
 from pathlib import Path
 
 from mien.core.errors import DataError, MissingExtra
-from mien.core.streams import stderr
+from mien.core.process import stderr
 
 KAGGLE_DATASET = "msambare/fer2013"
 KAGGLE_PAGE = f"https://www.kaggle.com/datasets/{KAGGLE_DATASET}"

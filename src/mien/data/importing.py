@@ -16,8 +16,7 @@ import cv2
 
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import DataError, OutputError, UsageError
-from mien.core.files import expanded
-from mien.core.folder_lock import claimed, give_up
+from mien.core.files import claim_folder, expanded, release_folder
 from mien.core.progress import Progress
 from mien.data.csv_archive import holds_csv
 from mien.data.csv_file import read_csv
@@ -150,12 +149,12 @@ def check_output(output: Path, *, force: bool) -> None:
 def _alone(output: Path) -> Iterator[None]:
     """Keep other imports out of ``output``, once what a killed one had begun is finished."""
     made = not output.exists()
-    lock = claimed(output / _CLAIM)
+    lock = claim_folder(output / _CLAIM)
     try:
         _recover(output)
         yield
     finally:
-        give_up(output / _CLAIM, lock)
+        release_folder(output / _CLAIM, lock)
         if made:
             with suppress(OSError):  # which it is where something came into it
                 output.rmdir()

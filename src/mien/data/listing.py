@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from mien.core.emotions import EMOTIONS, find_emotion
-from mien.core.image_files import IMAGE_SUFFIXES
+from mien.core.file_types import IMAGE_SUFFIXES
 from mien.data.dataset import SPLITS, Skipped
 
 VAL_FRACTION = 0.125

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from mien.core.calibration import Temperature
 from mien.core.errors import UsageError
-from mien.core.temperature import Temperature
 from mien.evaluation.thresholds import check_rows
 
 BIN_COUNT = 15
@@ -138,7 +138,7 @@ def fit_softening(logits: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]
     `docs/evaluation.md` compares both.
 
     Args:
-        logits: (N, classes); for a mean over views, `mien.core.temperature.log_of_mean`.
+        logits: (N, classes); for a mean over views, `mien.core.calibration.log_of_mean`.
         labels: (N,), the right classes.
 
     Returns:

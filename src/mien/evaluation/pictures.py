@@ -10,8 +10,7 @@ from typing import Any
 
 from mien.core.emotions import EMOTIONS, match_label
 from mien.core.images import load_image
-from mien.core.result_tables import result_rows, table_columns
-from mien.core.results import Face, Result
+from mien.core.results import Face, Result, result_rows, table_columns
 from mien.evaluation.grids import Tile, in_rows, prediction_grid
 from mien.inference.crops import face_crop
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mien.core.calibration import Temperature, log_of_mean, softmax
 from mien.core.errors import UsageError
 from mien.core.manifest import Manifest, load_manifest, write_manifest
-from mien.core.temperature import Temperature, log_of_mean, softmax
 from mien.evaluation.calibration import calibrate, fit_softening
 from mien.evaluation.predicting import predict
 from mien.evaluation.thresholds import CERTAIN_ACCURACY, fit_thresholds

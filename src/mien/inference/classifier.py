@@ -10,13 +10,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from mien.core.calibration import Temperature, log_of_mean
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import ModelError, UsageError
 from mien.core.faces import FACE_SIZE
 from mien.core.manifest import INPUT_CONTRACT, Manifest, load_manifest
 from mien.core.models import DEFAULT_MODEL, find_model
 from mien.core.onnx_runtime import onnxruntime
-from mien.core.temperature import Temperature, log_of_mean
 from mien.inference.augmentation import augmented_views
 from mien.inference.onnx_file import refuse_other_files
 from mien.inference.session import ModelSession

@@ -8,9 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.errors import MienError, UnreadableImage, UsageError
+from mien.core.errors import MienError, UnreadableImage, UsageError, shown
 from mien.core.images import ImageSource, load_image
-from mien.core.wording import shown
 from mien.inference.alignment import turn_of
 from mien.inference.choice import FaceChoice
 from mien.inference.crops import cut_face

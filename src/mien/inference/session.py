@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.errors import ModelError
-from mien.core.forks import ForkLock
 from mien.core.manifest import ModelFile, check_model_file
 from mien.core.models import bundled_models, find_model
 from mien.core.onnx_runtime import new_session, onnxruntime
+from mien.core.process import ForkLock
 from mien.inference.onnx_file import network_for
 
 

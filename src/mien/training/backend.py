@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mien.core.errors import MissingExtra, UsageError
-from mien.core.streams import stderr
+from mien.core.process import stderr
 from mien.training.settings import TrainingSettings
 
 

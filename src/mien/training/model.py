@@ -19,7 +19,7 @@ from mien.core.errors import InputError, ModelError, UsageError
 from mien.core.faces import FACE_SIZE
 from mien.core.manifest import load_manifest
 from mien.core.models import find_model
-from mien.core.streams import stderr
+from mien.core.process import stderr
 from mien.training import lite0
 from mien.training.architectures.applications import APPLICATIONS, build_application
 from mien.training.backbones import build_backbone

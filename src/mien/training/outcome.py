@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mien.core.errors import TrainingDiverged
+from mien.core.process import stderr
 from mien.core.progress import format_duration
-from mien.core.streams import stderr
 from mien.training import run_folder
 from mien.training.config import Config
 from mien.training.run_folder import RunFolder

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from mien.core.calibration import softmax
 from mien.core.errors import MissingExtra, ModelError, UsageError
 from mien.core.manifest import INPUT_CONTRACT, ModelFile, load_manifest, write_manifest
 from mien.core.models import MODEL_NAME
-from mien.core.telemetry import disable_telemetry
-from mien.core.temperature import softmax
+from mien.core.process import disable_telemetry
 from mien.training.model_folder import check_target, move_in, staging
 from mien.training.onnx_join import PREFIX
 from mien.training.onnx_slimming import with_one_channel, without_reshapes

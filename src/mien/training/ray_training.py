@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mien.core.errors import InputError, MienError, MissingExtra, UsageError
-from mien.core.streams import stderr
-from mien.core.telemetry import disable_telemetry
+from mien.core.process import disable_telemetry, stderr
 from mien.training import run_folder
 from mien.training.backend import check_installed
 from mien.training.config import Config, load_config

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.errors import UsageError
-from mien.core.forks import ForkLock
+from mien.core.process import ForkLock
 from mien.inference.detectors.base import (
     DETECTION_SIDE,
     Detection,

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.cache import PinnedFile, fetch, verified
+from mien.core.downloads import PinnedFile, fetch, verified
 from mien.core.errors import ModelError
 from mien.inference.detectors.base import (
     DETECTION_SIDE,

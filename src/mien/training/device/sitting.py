@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from mien.core.process import stderr
 from mien.core.progress import Progress, format_duration
-from mien.core.streams import stderr
 from mien.training import checkpoint, run_folder
 from mien.training.backend import prepare_backend, seed_step
 from mien.training.batches import BatchSource

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mien.core.errors import EXIT_DONE, EXIT_INTERNAL, MienError
 from mien.core.files import write_atomically
-from mien.core.streams import open_closed_streams
+from mien.core.process import open_closed_streams
 
 _PLAN = Path("configs/gpu/plan.toml")
 _PACK = Path("build/gpu-pack")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mien.core.streams import stderr
+from mien.core.process import stderr
 
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 45.0

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, MienError
 from mien.core.files import write_atomically
+from mien.core.process import stderr
 from mien.core.progress import format_duration
-from mien.core.streams import stderr
 from mien.training.backend import keras_backend
 from mien.training.config import config_to_toml, load_config
 from mien.training.gpu import gather, setup

@@ -1,35 +1,35 @@
-"""Which files are images, by their names and by their first bytes."""
+"""Which files are images and videos: by the ending of their name and by their first bytes."""
 
 from __future__ import annotations
 
-IMAGE_SUFFIXES: tuple[str, ...] = (
-    ".apng",
-    ".avif",
-    ".bmp",
-    ".dib",
-    ".gif",
-    ".ico",
-    ".jfif",
-    ".jpe",
-    ".jpeg",
-    ".jpg",
-    ".jpg_large",
-    ".jpg_orig",
-    ".jpg_small",
-    ".mpo",
-    ".pbm",
-    ".pgm",
-    ".png",
-    ".pnm",
-    ".ppm",
-    ".tif",
-    ".tiff",
-    ".webp",
-)
+_JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jpg_large", ".jpg_orig", ".jpg_small")
+_NETPBM = (".pbm", ".pgm", ".pnm", ".ppm")
+_OTHER_IMAGES = (".avif", ".bmp", ".dib", ".gif", ".ico", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES: tuple[str, ...] = tuple(sorted((*_JPEG, *_NETPBM, *_OTHER_IMAGES, ".png", ".apng")))
 """What counts as an image in a folder or an archive, in lower case.
 
 `mien.core.images.load_image` reads them all; a file that is named is tried whatever its suffix.
 """
+
+PICTURE_SUFFIXES: tuple[str, ...] = (".png", ".jpg", ".jpeg", ".webp")
+"""The formats in which pictures are written."""
+
+_MPEG = (".m1v", ".m2t", ".m2ts", ".m2v", ".mpe", ".mpeg", ".mpg", ".mpv", ".mts", ".ts", ".vob")
+_MP4 = (".3g2", ".3gp", ".f4v", ".insv", ".lrv", ".m4v", ".mov", ".mp4", ".qt")
+_MATROSKA = (".mk3d", ".mkv", ".webm")
+_WINDOWS = (".asf", ".avi", ".divx", ".wmv", ".wtv")
+_CODECS = (".264", ".265", ".dv", ".h264", ".h265", ".hevc", ".ivf", ".mjpeg", ".mjpg", ".y4m")
+_OTHER_VIDEOS = (".flv", ".mxf", ".nut", ".ogm", ".ogv", ".rm", ".rmvb")
+VIDEO_SUFFIXES: tuple[str, ...] = tuple(
+    sorted((*_MPEG, *_MP4, *_MATROSKA, *_WINDOWS, *_CODECS, *_OTHER_VIDEOS))
+)
+"""What counts as a video, in lower case."""
+
+PLAYLIST_SUFFIXES: tuple[str, ...] = (".m3u8", ".mpd")
+"""HLS and DASH."""
+
+WRITTEN_SUFFIXES: tuple[str, ...] = (".mp4", ".m4v", ".mov", ".mkv")
+"""The formats in which annotated videos are written."""
 
 MAX_FILE_BYTES = 1 << 30
 """Larger files are refused: an image of the most pixels that are taken has less."""

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mien.core.decoding_cost import FREE_SCANS, excess
+from mien.core.decoding_limits import FREE_SCANS, decoding_excess
 from mien.core.errors import UnreadableImage
 from mien.core.images import load_image, pixel_count
 
@@ -148,17 +148,19 @@ def test_a_file_that_would_take_long_is_refused_at_once(what: str) -> None:
 
 
 def test_the_limit_is_on_scans_times_pixels() -> None:
-    assert "12 scans of 81 megapixels" in (excess(_progressive(FREE_SCANS + 1, 9000)) or "")
-    assert excess(_progressive(FREE_SCANS, 9000)) is None  # as many as honest photos have
-    assert excess(_progressive(400)) is None  # they take no time
+    assert "12 scans of 81 megapixels" in (
+        decoding_excess(_progressive(FREE_SCANS + 1, 9000)) or ""
+    )
+    assert decoding_excess(_progressive(FREE_SCANS, 9000)) is None  # as many as honest photos have
+    assert decoding_excess(_progressive(400)) is None  # they take no time
     assert load_image(_progressive(400)).shape == (32, 32, 3)
 
 
 def test_scans_of_a_thumbnail_or_behind_the_end_do_not_count() -> None:
     within = b"\xff\xe1" + struct.pack(">H", 2 + 200) + b"\xff\xda" * 100
     content = _progressive(10, 9000)
-    assert excess(content[:2] + within + content[2:]) is None
-    assert excess(content + b"\xff\xda\x00\x02" * 100) is None
+    assert decoding_excess(content[:2] + within + content[2:]) is None
+    assert decoding_excess(content + b"\xff\xda\x00\x02" * 100) is None
 
 
 @pytest.mark.parametrize(
@@ -182,10 +184,10 @@ def test_scans_of_a_thumbnail_or_behind_the_end_do_not_count() -> None:
 def test_honest_files_are_as_they_should_be(kind: str, options: dict[str, Any]) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
     content = _encoded(kind, Image.fromarray(noise), **options)
-    assert excess(content) is None
+    assert decoding_excess(content) is None
     assert load_image(content).shape[2] == 3
     for stop in range(0, len(content), max(1, len(content) // 200)):
-        excess(content[:stop])  # whatever is left of it
+        decoding_excess(content[:stop])  # whatever is left of it
 
 
 def test_a_small_bitmap_of_runs_is_read() -> None:
@@ -197,7 +199,7 @@ def test_an_animation_of_many_frames_is_read() -> None:
     frames = [Image.new("L", (8, 8), number) for number in range(150)]
     for kind in ("PNG", "GIF", "WEBP"):
         content = _encoded(kind, frames[0], save_all=True, append_images=frames[1:])
-        assert excess(content) is None
+        assert decoding_excess(content) is None
         assert load_image(content).shape == (8, 8, 3)
 
 
@@ -226,5 +228,5 @@ def test_no_damage_makes_the_check_fail(seed: bytes, damage: list[tuple[int, byt
     content = bytearray(seed)
     for place, other in damage:
         content[place : place + len(other)] = other
-    found = excess(bytes(content))
+    found = decoding_excess(bytes(content))
     assert found is None or found.endswith("JPEG or PNG")

@@ -1,77 +1,17 @@
-"""The one folder for downloads and caches, and fetching a pinned file into it."""
+"""Files fetched from the web: pinned by their hash, kept in the cache folder."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from mien.core.errors import ModelError, OutputError
-from mien.core.files import sha256_of, write_atomically
-
-HOME_VARIABLE = "MIEN_HOME"
-MEND = f"set {HOME_VARIABLE} to a folder that you may write in"
-"""What to do where the folder cannot be used."""
+from mien.core.files import CACHE_HINT, cache_folder, obstacle, sha256_of, write_atomically
 
 _TIMEOUT_SECONDS = 30
-
-
-def cache_folder() -> Path:
-    """Return the folder for downloads: ``MIEN_HOME``, else ``mien`` in the platform's cache folder.
-
-    It is not made here.
-
-    Raises:
-        OutputError: if there is no home folder to put it into: ``HOME`` is not set, and the user
-            has no entry in the system's list, as in some containers.
-    """
-    try:
-        return _cache_folder()
-    except RuntimeError as error:  # pathlib's, where it finds no home
-        raise OutputError(f"there is no home folder to keep downloads in: {MEND}") from error
-
-
-def _cache_folder() -> Path:
-    home = os.environ.get(HOME_VARIABLE)
-    if home:
-        return Path(home).expanduser()
-    if sys.platform == "win32":
-        local = os.environ.get("LOCALAPPDATA")
-        return (Path(local) if local else Path.home() / "AppData" / "Local") / "mien" / "Cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "mien"
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "mien"
-
-
-def obstacle(folder: Path) -> str | None:
-    """Say what keeps anything from being written into a folder, which need not be there yet."""
-    try:
-        nearest = next(each for each in (folder, *folder.parents) if each.exists())
-    except OSError:  # a folder on the way is another user's
-        return f"{folder} cannot be looked into"
-    if not nearest.is_dir():
-        return f"{nearest} is not a folder"
-    return None if os.access(nearest, os.W_OK | os.X_OK) else f"{nearest} is read-only"
-
-
-def keep_together() -> None:
-    """Have Keras and Matplotlib keep their files in the cache folder, unless they are told where.
-
-    Both would make folders in the user's home as they are imported. One of Keras that is there
-    already stays in use: ImageNet's weights may be in it. For programs of mien's own alone, since
-    Matplotlib then knows nothing of a user's settings.
-    """
-    try:
-        folder = cache_folder()
-    except OutputError:  # they do without, too
-        return
-    os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))
-    if not os.path.isdir(os.path.expanduser("~/.keras")):  # noqa: PTH111, PTH112 - never raise
-        os.environ.setdefault("KERAS_HOME", str(folder / "keras"))
 
 
 @dataclass(frozen=True)
@@ -136,13 +76,13 @@ def fetch(file: PinnedFile, *, offline: bool = False) -> Path:
     trouble = obstacle(path.parent)
     by_hand = f"download {file.url} to {path} by hand"
     if trouble:
-        by_hand = f"{trouble}: {MEND}, and download {file.url} into it"
+        by_hand = f"{trouble}: {CACHE_HINT}, and download {file.url} into it"
     if offline:
         if file.is_cached():
             verified(file, path)
         raise ModelError(f"{file.name} is not in the cache and this is offline: {by_hand}")
     if trouble:
-        raise OutputError(f"{file.name} cannot be kept, {trouble}: {MEND}")
+        raise OutputError(f"{file.name} cannot be kept, {trouble}: {CACHE_HINT}")
     content = _download(file, by_hand)
     found = hashlib.sha256(content).hexdigest()
     if found != file.sha256:

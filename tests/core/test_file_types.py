@@ -5,7 +5,7 @@ import io
 import pytest
 from PIL import Image
 
-from mien.core.image_files import HEAD_BYTES, IMAGE_SUFFIXES, READABLE, image_kind
+from mien.core.file_types import HEAD_BYTES, IMAGE_SUFFIXES, READABLE, image_kind
 
 
 @pytest.mark.parametrize("kind", sorted(READABLE))

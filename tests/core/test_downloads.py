@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from mien.core.cache import PinnedFile, cache_folder, fetch, keep_together, obstacle, verified
+from mien.core.downloads import PinnedFile, fetch, verified
 from mien.core.errors import ModelError, OutputError
+from mien.core.files import cache_folder, keep_together, obstacle
 
 CONTENT = b"weights of a detector"
 

@@ -1,8 +1,4 @@
-"""The standard streams of a process that was started without some of them.
-
-Python has None for a stream that is closed when it starts: ``>&-`` in a script, ``pythonw``, a
-program of PyInstaller's without a console. What is written there is meant to be lost, no more.
-"""
+"""The process: standard streams that may be closed, locks that survive a fork, telemetry off."""
 
 from __future__ import annotations
 
@@ -10,11 +6,15 @@ import faulthandler
 import io
 import os
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TextIO, cast
 
 
+# ---------------------------------------------------------------- standard streams
+# Python has None for a stream that was closed when the process started: ``>&-`` in a script,
+# ``pythonw``, a windowed program of PyInstaller's. Output to it is meant to be lost.
 class _Nowhere(io.TextIOBase):
     """A stream that loses what is written."""
 
@@ -88,3 +88,59 @@ def stderr_without_native_lines() -> Iterator[None]:
         finally:
             os.dup2(kept, 2)
             own.close()
+
+
+# ---------------------------------------------------------------- locks over a fork
+class ForkLock:
+    """A lock, used with ``with``, that is free in a forked child, whoever held it.
+
+    A forked child has only the thread that forked, so a lock held by another thread would stay
+    locked for ever. For locks that live as long as their module: never collected.
+    """
+
+    def __init__(self) -> None:
+        """Create the lock, and have it renewed in each child."""
+        self._renew()
+        if sys.platform != "win32":  # which has no fork
+            os.register_at_fork(after_in_child=self._renew)
+
+    def __enter__(self) -> None:
+        """Acquire it."""
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        """Release it."""
+        self._lock.release()
+
+    def _renew(self) -> None:
+        self._lock = threading.Lock()
+
+
+# ---------------------------------------------------------------- telemetry
+# Some packages report usage to their maker unless an environment variable says otherwise when they
+# are loaded. mien sets it before it loads one of them, and respects what the user has set.
+SWITCHES: Mapping[str, str] = {
+    # ONNX Runtime, from 1.29 on: a device's number and a queue of events below the user's home, and
+    # an upload to Microsoft.
+    "ORT_DISABLE_TELEMETRY": "1",
+    # Ray: reports to usage-stats.ray.io, once an hour.
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # TensorFlow turns this on as it is imported.
+    "ENABLE_RUNTIME_UPTIME_TELEMETRY": "0",
+}
+"""Environment variables, and what they say where reports are off."""
+
+
+def disable_telemetry() -> None:
+    """Turn reports off in this process and those that it starts, unless a variable is set."""
+    for name, value in SWITCHES.items():
+        os.environ[name] = os.environ.get(name) or value
+
+
+def reporting() -> list[str]:
+    """Return the variables, as ``NAME=VALUE``, by which somebody has turned reports on."""
+    return [
+        f"{name}={os.environ[name]}"
+        for name, value in SWITCHES.items()
+        if os.environ.get(name) not in (None, "", value)
+    ]

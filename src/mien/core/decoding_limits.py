@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.image_files import image_kind
+from mien.core.file_types import image_kind
 
 FREE_SCANS = 12
 """Scans of a JPEG that are always decoded; progressive photos have about ten."""
@@ -51,7 +51,7 @@ class _Excess(Exception):
     """Says what a file has too much of."""
 
 
-def excess(content: bytes) -> str | None:
+def decoding_excess(content: bytes) -> str | None:
     """Return what an encoded image has that would take its decoder too long, None if nothing.
 
     A file that is damaged, or of no known kind, is the decoder's to refuse.
