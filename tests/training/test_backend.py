@@ -84,11 +84,9 @@ def test_on_cuda_a_new_process_has_keras_on_torch() -> None:
 
 def test_another_backend_does_not_need_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec("numpy")
-
-    def find_spec(name: str, *_: Any) -> Any:
-        return None if name == "tensorflow" else found
-
-    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *_: None if name == "tensorflow" else found
+    )
     check_installed(TrainingSettings(backend="torch"))
 
 
@@ -129,7 +127,7 @@ def test_the_users_keras_json_does_not_matter(tmp_path: Path) -> None:
     }
     (tmp_path / "keras.json").write_text(json.dumps(settings), encoding="utf-8")
     code = (
-        "from mien.training.export import prepare_keras\n"
+        "from mien.training.backend import prepare_keras\n"
         "prepare_keras('tensorflow')\n"
         "import keras\n"
         "network = keras.Sequential([keras.Input((48, 48, 1)), keras.layers.Conv2D(2, 3)])\n"

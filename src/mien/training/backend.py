@@ -1,4 +1,4 @@
-"""Choosing and setting up Keras' backend, before Keras is imported for the first time."""
+"""Choose and set up Keras' backend, before Keras is imported for the first time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,8 @@ import numpy as np
 from mien.core.errors import MissingExtra, UsageError
 from mien.core.process import stderr
 from mien.training.settings import TrainingSettings
+
+_BACKENDS = ("tensorflow", "torch", "jax")
 
 
 def keras_backend(name: str) -> str:
@@ -31,12 +33,10 @@ def check_installed(settings: TrainingSettings) -> None:
         MissingExtra: if a package of the extra is not installed.
         UsageError: if it is the backend that the recipe chose instead of TensorFlow.
     """
-    of_the_extra = ["keras", "sklearn", "matplotlib"]
-    if settings.backend == "tensorflow":
-        of_the_extra.append("tensorflow")
-    if any(importlib.util.find_spec(package) is None for package in of_the_extra):
-        raise MissingExtra("train", "training")
     package = keras_backend(settings.backend)
+    of_the_extra = {"keras", "sklearn", "matplotlib", *{package} & {"tensorflow"}}
+    if any(importlib.util.find_spec(each) is None for each in of_the_extra):
+        raise MissingExtra("train", "training")
     if importlib.util.find_spec(package) is None:
         raise UsageError(
             f'training.backend = "{settings.backend}" needs a package that is not installed: '
@@ -45,14 +45,14 @@ def check_installed(settings: TrainingSettings) -> None:
 
 
 def prepare_backend(settings: TrainingSettings) -> None:
-    """Make Keras run on the backend, with the threads, precision and seed that a recipe names.
+    """Set up Keras with a recipe's backend, threads, precision and seed.
 
     With "cuda" Keras only builds, reads and writes networks, in float32, and one that runs already,
     on whatever backend, will do.
 
     Raises:
         UsageError: if Keras already runs on another backend in this process, or TensorFlow with
-            other threads; or as `check_installed`.
+            another number of threads; or as `check_installed`.
     """
     check_installed(settings)
     backend, alone = keras_backend(settings.backend), settings.backend == "cuda"
@@ -68,19 +68,37 @@ def prepare_backend(settings: TrainingSettings) -> None:
             os.environ.setdefault("KERAS_TORCH_DEVICE", "cpu")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with stderr_held_back():
-        _SETUPS[settings.backend](settings.threads)
+        _set_threads(settings.backend, settings.threads)
         keras = import_keras("float32" if alone else settings.precision)
         # On any backend, Keras imports TensorFlow here if it is installed.
         keras.utils.set_random_seed(settings.seed)
 
 
+def prepare_keras(preferred: str) -> None:
+    """Set up Keras to read and write networks: on this backend, else on one that is installed.
+
+    Raises:
+        MissingExtra: if Keras or all of its backends are not installed.
+        UsageError: as `import_keras`.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    order = sorted(_BACKENDS, key=lambda name: name != keras_backend(preferred))
+    found = [name for name in order if importlib.util.find_spec(name) is not None]
+    if importlib.util.find_spec("keras") is None or not found:
+        raise MissingExtra("train", "exporting a network")
+    if "keras" not in sys.modules:
+        os.environ["KERAS_BACKEND"] = os.environ.get("KERAS_BACKEND") or found[0]
+    with stderr_held_back():
+        import_keras()
+
+
 def import_keras(precision: str = "float32") -> Any:
-    """Import Keras, with all settings as networks here need them, whatever ``keras.json`` says.
+    """Import Keras with the settings that networks here need, whatever ``keras.json`` says.
 
     That file of the user's may be an older project's, with the channels first or other numbers.
 
     Args:
-        precision: policy of the layers' numbers.
+        precision: dtype policy of the layers.
 
     Raises:
         UsageError: if it cannot be imported with what that file or ``KERAS_BACKEND`` says.
@@ -101,10 +119,10 @@ def import_keras(precision: str = "float32") -> Any:
 
 
 def seed_step(settings: TrainingSettings, epoch: int, step: int, *, rank: int = 0) -> None:
-    """Make chance within a step depend on nothing but the seed and the step's number.
+    """Seed torch's dropout for one step, so that it depends on the seed and the step alone.
 
-    Torch draws its dropout from a generator of its own, which no variable of the network holds. The
-    other backends need nothing: theirs have their states in variables, and so in checkpoints.
+    Torch draws it from a global generator; other backends keep their states in variables, and so in
+    checkpoints.
 
     Args:
         settings: of the run.
@@ -122,7 +140,7 @@ def seed_step(settings: TrainingSettings, epoch: int, step: int, *, rank: int = 
 
 @contextmanager
 def stderr_held_back() -> Iterator[None]:
-    """Keep what native code writes to stderr (TensorFlow greets at import), unless all fails."""
+    """Hold back what native code writes to stderr, unless an error follows."""
     stderr().flush()
     try:
         kept = os.dup(2)
@@ -142,7 +160,22 @@ def stderr_held_back() -> Iterator[None]:
             os.close(kept)
 
 
-def _setup_tensorflow(threads: int) -> None:
+def _set_threads(backend: str, threads: int) -> None:
+    """Set the threads of a backend, 0 for all, and make it deterministic where it can be."""
+    if backend == "tensorflow":
+        _set_tensorflow_threads(threads)
+    elif backend in ("torch", "cuda"):
+        import torch
+
+        if threads:
+            torch.set_num_threads(threads)
+        if backend == "torch":
+            torch.use_deterministic_algorithms(True, warn_only=True)
+    elif threads == 1:
+        os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
+
+
+def _set_tensorflow_threads(threads: int) -> None:
     import tensorflow
 
     threading = tensorflow.config.threading
@@ -161,31 +194,3 @@ def _setup_tensorflow(threads: int) -> None:
     tensorflow.config.experimental.enable_op_determinism()
     # It warns of each further network that one process traces, such as a teacher.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-
-
-def _setup_torch(threads: int) -> None:
-    import torch
-
-    if threads:
-        torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-
-
-def _setup_cuda(threads: int) -> None:
-    import torch
-
-    if threads:
-        torch.set_num_threads(threads)
-
-
-def _setup_jax(threads: int) -> None:
-    if threads == 1:
-        os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
-
-
-_SETUPS: dict[str, Callable[[int], None]] = {
-    "tensorflow": _setup_tensorflow,
-    "torch": _setup_torch,
-    "jax": _setup_jax,
-    "cuda": _setup_cuda,
-}

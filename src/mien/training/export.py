@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import importlib.util
-import os
-import sys
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,7 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.errors import InputError, MissingExtra, ModelError, UsageError
+from mien.core.errors import InputError, ModelError, UsageError
 from mien.core.faces import FACE_SIZE
 from mien.core.manifest import (
     PEOPLE_OUTPUTS,
@@ -32,7 +29,7 @@ from mien.core.manifest import (
 )
 from mien.core.models import MODEL_NAME, find_model
 from mien.training import run_folder
-from mien.training.backend import import_keras, keras_backend, stderr_held_back
+from mien.training.backend import prepare_keras
 from mien.training.config import Config, load_config
 from mien.training.model_folder import check_target, move_in, staging
 from mien.training.onnx_converter import keras_to_onnx
@@ -48,7 +45,6 @@ TOLERANCE = 1e-4
 BATCH_SIZES: tuple[int, ...] = (1, 32)
 """At which both are compared: one may be right where the other is not."""
 
-_BACKENDS = {"tensorflow": "tensorflow", "torch": "torch", "jax": "jax"}
 _FIGURES = ("val_accuracy", "val_macro_f1", "val_loss", "epoch", "size")
 
 
@@ -142,7 +138,7 @@ def join_run(
             is a folder of something else.
         ModelError: if a network is missing or damaged, or the new model's answers differ from what
             Keras or the other model gives by more than `TOLERANCE`; then nothing is written.
-        InputError, OutputError, MissingExtra: as `export_run`.
+        InputError, OutputError: as `export_run`.
     """
     import onnx
 
@@ -245,25 +241,6 @@ def load_best(run: RunFolder, config: Config) -> Any:
     from mien.training.model import load_keras_model
 
     return _in_float32(load_keras_model(run.best))
-
-
-def prepare_keras(preferred: str) -> None:
-    """Choose Keras' backend where that is still open: the run's own, else one that is installed.
-
-    Raises:
-        MissingExtra: if Keras or all of its backends are not installed.
-        UsageError: as `mien.training.backend.import_keras`.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    preferred = keras_backend(preferred)
-    order = [preferred, *(each for each in _BACKENDS if each != preferred)]
-    found = [each for each in order if importlib.util.find_spec(_BACKENDS[each]) is not None]
-    if importlib.util.find_spec("keras") is None or not found:
-        raise MissingExtra("train", "exporting a network")
-    if "keras" not in sys.modules:
-        os.environ["KERAS_BACKEND"] = os.environ.get("KERAS_BACKEND") or found[0]
-    with stderr_held_back():
-        import_keras()
 
 
 def _in_float32(model: Any) -> Any:

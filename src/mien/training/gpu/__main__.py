@@ -92,7 +92,7 @@ def _kit(args: argparse.Namespace) -> int:
 
 
 def _start(args: argparse.Namespace) -> int:
-    from mien.training.export import prepare_keras
+    from mien.training.backend import prepare_keras
     from mien.training.gpu.setup import make_start
 
     prepare_keras(os.environ["KERAS_BACKEND"])
@@ -112,7 +112,7 @@ def _trial(args: argparse.Namespace) -> int:
 
 
 def _probabilities(args: argparse.Namespace) -> int:
-    from mien.training.export import prepare_keras
+    from mien.training.backend import prepare_keras
     from mien.training.gpu.probabilities import write_probabilities
 
     prepare_keras(os.environ["KERAS_BACKEND"])
