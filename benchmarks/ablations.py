@@ -23,7 +23,7 @@ import numpy.typing as npt
 from mien.core.calibration import softmax
 from mien.core.emotions import EMOTIONS
 from mien.data.dataset import Split
-from mien.data.reading import load_split
+from mien.data.loading import load_split
 from mien.evaluation.metrics import measure
 from mien.evaluation.sections import update_marked_section
 from mien.training.run_folder import RunFolder

@@ -32,7 +32,7 @@ from mien.core.models import find_model
 from mien.core.progress import Progress
 from mien.core.results import ModelInfo
 from mien.data.dataset import Split
-from mien.data.reading import load_split
+from mien.data.loading import load_split
 from mien.data.votes import Votes, load_votes, with_majority
 from mien.evaluation.intervals import Z_95, wilson_interval
 from mien.evaluation.sections import section_names, update_marked_section

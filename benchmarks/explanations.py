@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from mien.cli.output import table_text
 from mien.core.faces import FACE_SIZE
-from mien.data.reading import load_split
+from mien.data.loading import load_split
 from mien.inference.classifier import Classifier
 from mien.inference.explain import METHODS, explain_faces
 

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from mien.cli.output import table_text
 from mien.core.results import Box
-from mien.data.reading import load_split
+from mien.data.loading import load_split
 from mien.inference.alignment import ALIGN, turn_of
 from mien.inference.classifier import Classifier
 from mien.inference.crops import cut_face

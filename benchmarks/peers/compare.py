@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from mien.core.emotions import EMOTIONS, find_emotion
 from mien.data.dataset import Split
-from mien.data.reading import load_split
+from mien.data.loading import load_split
 from mien.data.votes import load_votes, with_majority
 from mien.evaluation.sections import update_marked_section
 from mien.evaluation.tables import decimal, markdown_table, percent

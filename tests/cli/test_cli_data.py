@@ -143,10 +143,10 @@ def test_download_imports_what_kagglehub_fetched(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fetched = write_tiny_dataset(Path("fetched"), kaggle=True)
-    monkeypatch.setattr("mien.data.downloading.download_dataset", lambda: fetched)
+    monkeypatch.setattr("mien.data.importing.download_dataset", lambda: fetched)
     assert run("download") == 0
     assert "archive: 56 images; val is the PublicTest_* files of test" in capsys.readouterr().out
-    monkeypatch.setattr("mien.data.downloading.download_dataset", pytest.fail)
+    monkeypatch.setattr("mien.data.importing.download_dataset", pytest.fail)
     assert run("download") == 2, "refused before anything is fetched"
 
 

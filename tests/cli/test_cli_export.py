@@ -17,7 +17,7 @@ from mien.cli.main import main
 from mien.core.emotions import EMOTIONS
 from mien.core.manifest import load_manifest
 from mien.core.models import MANIFEST_NAME
-from mien.data.reading import load_split
+from mien.data.loading import load_split
 from mien.evaluation.calibration import calibrate, fit_temperature
 from mien.evaluation.thresholds import fit_thresholds
 from mien.inference.classifier import Classifier

@@ -12,7 +12,7 @@ from mien.cli.main import main
 
 def _register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     def run(_: argparse.Namespace) -> int:
-        logging.getLogger("mien.data.reading").warning("%d files\nskipped \x1b[31m", 3)
+        logging.getLogger("mien.data.loading").warning("%d files\nskipped \x1b[31m", 3)
         return 0
 
     commands.add_parser("try").set_defaults(run=run)

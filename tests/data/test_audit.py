@@ -10,7 +10,6 @@ from data_maker import make_tiny_splits
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import DataError
 from mien.data.audit import Audit, CopyCount, VoteCount, audit_splits
-from mien.data.audit_report import audit_record
 from mien.data.dataset import SPLITS, Skipped, Split
 from mien.data.votes import VOTE_NAMES, Votes
 
@@ -158,7 +157,7 @@ def test_no_image_at_all_is_an_error_that_says_why() -> None:
 
 
 def test_the_record_is_json_and_holds_everything(audit: Audit) -> None:
-    record = json.loads(json.dumps(audit_record(audit, "d.zip")))
+    record = json.loads(json.dumps(audit.to_dict("d.zip")))
     assert record["source"] == "d.zip"
     assert record["classes"]["test"]["sad"] == 1
     assert record["copies"][4]["within"] == ["train"]

@@ -9,7 +9,7 @@ import pytest
 from mien.core.emotions import EMOTIONS
 from mien.data.audit import Audit, audit_splits
 from mien.data.dataset import Split, clean_mask
-from mien.data.reading import load_dataset
+from mien.data.loading import load_dataset
 from mien.data.votes import load_votes, not_a_face_mask
 
 pytestmark = pytest.mark.slow

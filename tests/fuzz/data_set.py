@@ -17,7 +17,7 @@ from hypothesis import given
 from data_maker import write_tiny_csv, write_tiny_dataset, zip_folder
 from fuzz.harness import damaged, fuzz, obeyed
 from mien.data.dataset import SPLITS
-from mien.data.reading import read_splits
+from mien.data.loading import read_splits
 
 _FOLDER = Path(tempfile.mkdtemp())
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from data_maker import make_tiny_splits, write_tiny_dataset
 from mien.core.errors import EXIT_DONE, EXIT_INPUT, EXIT_MODEL
 from mien.core.process import SWITCHES
-from mien.data import array_cache
+from mien.data.dataset import save_splits
 from video_maker import even_times, write_video
 
 OWN = Path(".cache", "mien")
@@ -272,7 +272,7 @@ def test_a_download_that_fails_leaves_nothing(
 
 
 def _faces(folder: Path) -> Path:
-    array_cache.save(folder / "faces.npz", make_tiny_splits(per_class=4))
+    save_splits(folder / "faces.npz", make_tiny_splits(per_class=4))
     return folder / "faces.npz"
 
 

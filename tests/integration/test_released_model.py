@@ -12,7 +12,7 @@ import pytest
 import mien
 from mien.core.manifest import load_manifest
 from mien.core.models import bundled_models, find_model
-from mien.data.reading import load_split
+from mien.data.loading import load_split
 from mien.inference.classifier import Classifier
 from mien.training.config import load_config
 

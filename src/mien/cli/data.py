@@ -122,8 +122,7 @@ def _add_audit(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _run_download(args: argparse.Namespace) -> int:
-    from mien.data.downloading import download_dataset
-    from mien.data.importing import check_output, import_dataset
+    from mien.data.importing import check_output, download_dataset, import_dataset
 
     check_output(args.output, force=args.force)
     folder = download_dataset()
@@ -133,7 +132,7 @@ def _run_download(args: argparse.Namespace) -> int:
 
 def _run_import(args: argparse.Namespace) -> int:
     from mien.data.importing import import_dataset
-    from mien.data.listing import VAL_FRACTION
+    from mien.data.sources import VAL_FRACTION
 
     summary = import_dataset(
         args.source,
@@ -153,9 +152,8 @@ def _show_import(summary: ImportSummary, args: argparse.Namespace) -> int:
 
 def _run_audit(args: argparse.Namespace) -> int:
     from mien.data.audit import audit_splits
-    from mien.data.audit_report import audit_record
     from mien.data.duplicates import NEAR_THRESHOLD
-    from mien.data.reading import read_splits
+    from mien.data.loading import read_splits
     from mien.data.votes import load_votes
 
     if args.figure is not None:
@@ -171,7 +169,7 @@ def _run_audit(args: argparse.Namespace) -> int:
         draw_audit(audit, splits, args.figure, title=args.source.name)
     source = str(args.source)
     if args.json:
-        write_stdout(json_text(audit_record(audit, source)) + "\n")
+        write_stdout(json_text(audit.to_dict(source)) + "\n")
     else:
         write_stdout(audit_text(audit, source, limit=args.limit))
     return EXIT_DONE

@@ -199,7 +199,7 @@ def _finding_words(args: argparse.Namespace) -> list[str]:
 
 
 def _evaluate_data(args: argparse.Namespace) -> int:
-    from mien.data.class_names import parse_map
+    from mien.data.class_folder import parse_map
     from mien.data.trained_on import find_record
     from mien.evaluation.evaluating import evaluate_model
     from mien.evaluation.exported import find_exported, home_of

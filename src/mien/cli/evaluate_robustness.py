@@ -20,7 +20,7 @@ def evaluate_robustness(args: argparse.Namespace, *, data: str, command: str) ->
     """
     from mien.core.manifest import load_manifest
     from mien.core.models import find_model
-    from mien.data.reading import load_split
+    from mien.data.loading import load_split
     from mien.data.trained_on import find_record, seen_masks
     from mien.evaluation.exported import find_exported, home_of
     from mien.evaluation.report import versions

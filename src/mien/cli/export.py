@@ -191,7 +191,7 @@ def _export_others(
 
 
 def _load(data: str, name: str, args: argparse.Namespace) -> Split:
-    from mien.data.reading import load_split
+    from mien.data.loading import load_split
 
     return load_split(data, name, quiet=args.quiet)
 

@@ -130,8 +130,7 @@ def _check(args: argparse.Namespace) -> None:
 
 # ---------------------------------------------------------------- training
 def _start(args: argparse.Namespace) -> RunFolder:
-    from mien.data.class_folder import list_class_folder
-    from mien.data.class_names import meanings_of, named_classes, parse_map
+    from mien.data.class_folder import list_class_folder, meanings_of, named_classes, parse_map
     from mien.evaluation.exported import find_exported
     from mien.training.finetune import FinetuneOptions, finetune
     from mien.training.run_folder import new_run
@@ -178,7 +177,7 @@ def _load(
     """Return train, val and, where there is one, test; and what could not be read."""
     from mien.core.errors import DataError
     from mien.data.class_folder import WHOLE, as_split, hold_out, read_class_folder
-    from mien.data.decoding import crop_face
+    from mien.data.loading import crop_face
 
     if not listed.splits:
         raise DataError(f"no images in the class folders of {args.images}")

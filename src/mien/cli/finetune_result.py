@@ -97,7 +97,7 @@ def finish(run: RunFolder, *, quiet: bool) -> Finetuned:
         OutputError: if a file cannot be written.
         MissingExtra: without what training takes.
     """
-    from mien.data.array_cache import load
+    from mien.data.dataset import load_splits
     from mien.evaluation.comparison import compare, write_comparison
     from mien.evaluation.evaluating import evaluate_model
     from mien.evaluation.report_folder import read_history, write_report
@@ -106,7 +106,7 @@ def finish(run: RunFolder, *, quiet: bool) -> Finetuned:
     from mien.training.finetune import FACES, export_finetuned, read_notes
 
     notes = read_notes(run.path)
-    splits = load(run.path / FACES)
+    splits = load_splits(run.path / FACES)
     folder = export_finetuned(run)
     val = splits["val"]
     calibration = None

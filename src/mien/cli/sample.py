@@ -51,7 +51,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _run(args: argparse.Namespace) -> int:
-    from mien.data.reading import load_split
+    from mien.data.loading import load_split
     from mien.evaluation.prototypes import FACES_EACH, lay_out, prototypes, write_sample
 
     reads = [args.data, *model_files(args.model)]

@@ -1,9 +1,10 @@
-"""What is in a data set, and what is wrong with it: counts, copies, blanks, bad files, FER+."""
+"""Audit of a data set: class counts, copies, leaks between splits, blanks, bad files, FER+."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +65,10 @@ class Pair:
     flipped: bool
     same_label: bool
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the pair ready for JSON."""
+        return {**asdict(self), "cosine": round(self.cosine, 4)}
+
 
 @dataclass(frozen=True)
 class VoteCount:
@@ -111,10 +116,36 @@ class Audit:
     skipped: Mapping[str, tuple[Skipped, ...]]
     votes: Mapping[str, VoteCount] | None
 
+    def to_dict(self, source: str) -> dict[str, Any]:
+        """Return all that was found ready for JSON, with every file that it names."""
+        votes = None
+        if self.votes is not None:
+            votes = {
+                name: {**asdict(count), "agreement": round(count.agreement, 4)}
+                for name, count in self.votes.items()
+            }
+        return {
+            "schema": "mien-audit/1",
+            "source": source,
+            "images": self.images,
+            "distinct": self.distinct,
+            "classes": {name: dict(counts) for name, counts in self.classes.items()},
+            "copies": [{**asdict(count), "within": list(count.within)} for count in self.copies],
+            "near_threshold": self.near_threshold,
+            "exact_pairs": [pair.to_dict() for pair in self.exact_pairs],
+            "near_pairs": [pair.to_dict() for pair in self.near_pairs],
+            "blank": list(self.blank),
+            "resized": list(self.resized),
+            "skipped": {
+                name: [asdict(skipped) for skipped in files] for name, files in self.skipped.items()
+            },
+            "votes": votes,
+        }
+
 
 @dataclass(frozen=True)
 class _Images:
-    """All splits' images in one row, with what tells copies: the heart of the count."""
+    """All splits' images, concatenated; ``group`` is the index of each one's first exact copy."""
 
     pixels: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
@@ -133,7 +164,7 @@ def audit_splits(
     """Count what is in a data set and what is wrong with it.
 
     Args:
-        splits: as `mien.data.reading.read_splits` gives them; any may be empty.
+        splits: as `mien.data.loading.read_splits` gives them; any may be empty.
         votes: FER+, to compare the labels with.
         near_threshold: from which cosine on two images are near copies (0.8 to 1).
         quiet: draw no progress bar.
@@ -225,12 +256,7 @@ def _exact_pairs(images: _Images) -> tuple[Pair, ...]:
 
 
 def _near_pairs(images: _Images, near: NearPairs) -> tuple[Pair, ...]:
-    columns: Sequence[list[int] | list[float]] = (
-        near.first.tolist(),
-        near.second.tolist(),
-        near.cosine.tolist(),
-        near.flipped.tolist(),
-    )
+    columns = (near.first, near.second, near.cosine, near.flipped)
     return tuple(
         _pair(images, int(one), int(other), float(cosine), bool(flipped))
         for one, other, cosine, flipped in zip(*columns, strict=True)

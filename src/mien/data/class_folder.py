@@ -1,28 +1,28 @@
-"""A folder of classes, one's own: ``FOLDER/CLASS/IMAGE``, or with ``train|val|test`` between.
+"""A folder of one's own classes: ``FOLDER/CLASS/IMAGE``, or with ``train|val|test`` between.
 
-Class folders may have any names. How a file becomes a face, as a crop of one or as a photo in which
-one is looked for, is for the caller to say.
+Class folders may have any names; ``--map`` renames and merges them. How a file becomes a face, as a
+crop of one or as a photo in which one is looked for, is for the caller to say.
 """
 
 from __future__ import annotations
 
+import json
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
 
 from mien.core.emotions import match_label, plain_label
-from mien.core.errors import DataError, MienError
+from mien.core.errors import DataError, MienError, UsageError
 from mien.core.faces import FACE_SIZE
 from mien.core.file_types import IMAGE_SUFFIXES
 from mien.core.progress import Progress
 from mien.data.dataset import SPLITS, Skipped, Split
-from mien.data.decoding import crop_face
-from mien.data.listing import choose_validation, is_leftover, split_of
-from mien.data.sources import FolderSource
+from mien.data.loading import crop_face
+from mien.data.sources import FolderSource, choose_validation, is_leftover, split_of
 
 WHOLE = "all"
 """The split that the images of a folder without ``train|val|test`` are in."""
@@ -62,7 +62,7 @@ class ClassFolder:
 
 # ---------------------------------------------------------------- listing
 def list_class_folder(folder: Path) -> ClassFolder:
-    """Look at what class folders there are and which files are in them, links followed.
+    """List the class folders and their files, links followed.
 
     Folders whose names `mien.core.emotions.match_label` holds for one, as ``Angry`` in train and
     ``anger`` in val, are one class, called as the first split calls it. Within a split that goes
@@ -76,13 +76,13 @@ def list_class_folder(folder: Path) -> ClassFolder:
     source = FolderSource(folder)
     split_folders = _split_folders(source)
     depth = 1 if split_folders else 0
-    skipped = list(source.refused())
+    skipped = list(source.refused)
     found: dict[str, dict[str, list[str]]] = {}
-    for path in map(PurePosixPath, source.folders()):
+    for path in map(PurePosixPath, source.folders):
         if len(path.parts) == depth + 1 and not is_leftover(str(path)):
             split = split_folders[path.parts[0]] if depth else WHOLE
             found.setdefault(split, {}).setdefault(path.name, [])
-    for member in sorted(source.members()):
+    for member in sorted(source.members):
         path = PurePosixPath(member)
         if is_leftover(member):
             continue
@@ -95,7 +95,7 @@ def list_class_folder(folder: Path) -> ClassFolder:
             found[split][path.parts[depth]].append(member)
     classes, files, notes = _united(found)
     if not classes:
-        unread = [f": {one.file} {one.reason}" for one in source.refused()]
+        unread = [f": {one.file} {one.reason}" for one in source.refused]
         raise DataError(
             f"no class folders in {folder}: expected {folder / 'CLASS' / 'IMAGE'}, "
             f"or train, val and test with such folders in them{''.join(unread[:1])}"
@@ -105,7 +105,7 @@ def list_class_folder(folder: Path) -> ClassFolder:
 
 def _split_folders(source: FolderSource) -> dict[str, str]:
     """Return the split of each top folder; none where one is named otherwise: that is a class."""
-    paths = [PurePosixPath(name) for name in source.folders() if not is_leftover(name)]
+    paths = [PurePosixPath(name) for name in source.folders if not is_leftover(name)]
     splits = {path.name: split_of(path.name) for path in paths if len(path.parts) == 1}
     if None in splits.values() or not any(len(path.parts) > 1 for path in paths):
         return {}
@@ -115,7 +115,7 @@ def _split_folders(source: FolderSource) -> dict[str, str]:
 def _united(
     found: Mapping[str, Mapping[str, list[str]]],
 ) -> tuple[tuple[str, ...], dict[str, dict[str, tuple[str, ...]]], tuple[str, ...]]:
-    """Put folders together that spell one class.
+    """Merge folders that spell one class.
 
     Args:
         found: the files of each split and folder.
@@ -186,16 +186,30 @@ def read_class_folder(
     labels = tuple(sorted(set(named.values())))
     source = FolderSource(listed.folder)
     total = sum(len(listed.files[split].get(name, ())) for split in splits for name in named)
+    loaded = {}
     with Progress(f"reading {listed.folder.name}", total, unit="img", quiet=quiet) as progress:
-        loaded = {}
         for split in splits:
-            wanted = [
-                (member, labels.index(named[name]))
-                for name, members in listed.files[split].items()
-                if name in named
-                for member in members
-            ]
-            loaded[split] = _read(source, split, wanted, labels, face_of, progress)
+            images: list[npt.NDArray[np.uint8]] = []
+            kept: list[tuple[str, int]] = []
+            skipped: list[Skipped] = []
+            for name, members in listed.files[split].items():
+                for member in members if name in named else ():
+                    progress.advance()
+                    try:
+                        images.append(face_of(source.read(member)))
+                    except MienError as error:
+                        # Images from memory are called just that: here the file's name is.
+                        skipped.append(Skipped(member, str(error).removeprefix("image ")))
+                        continue
+                    kept.append((member, labels.index(named[name])))
+            loaded[split] = Split(
+                split,
+                np.array(images, np.uint8).reshape(-1, FACE_SIZE, FACE_SIZE),
+                np.array([label for _, label in kept], np.int64),
+                tuple(member for member, _ in kept),
+                tuple(skipped),
+                classes=labels,
+            )
     if not any(len(split) for split in loaded.values()):
         failed = [one for split in loaded.values() for one in split.skipped]
         why = f": {failed[0].file} {failed[0].reason}" if failed else ""
@@ -203,41 +217,12 @@ def read_class_folder(
     return loaded
 
 
-def _read(
-    source: FolderSource,
-    split: str,
-    wanted: Sequence[tuple[str, int]],
-    classes: tuple[str, ...],
-    face_of: FaceOf,
-    progress: Progress,
-) -> Split:
-    images = np.empty((len(wanted), FACE_SIZE, FACE_SIZE), np.uint8)
-    kept: list[tuple[str, int]] = []
-    skipped: list[Skipped] = []
-    for member, label in wanted:
-        progress.advance()
-        try:
-            images[len(kept)] = face_of(source.read(member))
-        except MienError as error:
-            # Images from memory are called just that: here the file's name stands before it.
-            skipped.append(Skipped(member, str(error).removeprefix("image ")))
-            continue
-        kept.append((member, label))
-    labels = np.array([label for _, label in kept], np.int64)
-    files = tuple(member for member, _ in kept)
-    return Split(split, images[: len(kept)], labels, files, tuple(skipped), (), classes)
-
-
-# ---------------------------------------------------------------- holding out
 def hold_out(split: Split, *, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Part images into those to train on and those to validate on.
+    """Split images into "train" and "val".
 
-    The choice is stratified and hangs on the files' names and the seed alone. Of each class at
+    The choice is stratified and depends on the files' names and the seed alone. Of each class at
     least one image is held out and at least two are not. Copies of one image stay together, on
     the side of training.
-
-    Returns:
-        "train" and "val".
     """
     chosen: set[str] = set()
     for label in range(len(split.classes)):
@@ -252,5 +237,139 @@ def hold_out(split: Split, *, fraction: float, seed: int) -> tuple[Split, Split]
 
 
 def as_split(split: Split, name: str) -> Split:
-    """Return the same images as a split of another name, and no word of what was skipped."""
-    return Split(name, split.images, split.labels, split.files, (), (), split.classes)
+    """Return the same images as a split of another name, without what was skipped."""
+    return replace(split, name=name, skipped=(), resized=())
+
+
+# ---------------------------------------------------------------- renaming (--map)
+def parse_map(text: str) -> dict[str, str]:
+    """Parse ``--map``: which class becomes which.
+
+    Args:
+        text: ``a=b,c=d``, or a file with one ``a=b`` a line (``#`` begins a comment) or, named
+            ``.json``, one object. An empty name (``a=``) leaves the class out.
+
+    Raises:
+        UsageError: if it is neither, or a class is mapped twice.
+    """
+    path, where = Path(text), f"--map {text}"
+    try:
+        is_file = path.is_file()
+    except (OSError, ValueError):  # too long for a name, or a NUL in it
+        is_file = False
+    if not is_file:
+        if "=" not in text:
+            raise UsageError(f"{where}: no such file, and not a=b,c=d")
+        return _checked(_pairs(text.split(","), "--map"), "--map")
+    try:
+        content = path.read_text(encoding="utf-8")
+        parsed = json.loads(content) if path.suffix.lower() == ".json" else None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{where} cannot be read: {error}") from error
+    if path.suffix.lower() != ".json":
+        lines = [line.partition("#")[0] for line in content.splitlines()]
+        return _checked(_pairs([part for line in lines for part in line.split(",")], where), where)
+    if not isinstance(parsed, dict) or not all(isinstance(one, str) for one in parsed.values()):
+        raise UsageError(f'{where}: expected one object of texts, as {{"a": "b"}}')
+    return _checked(list(parsed.items()), where)
+
+
+def _pairs(parts: Iterable[str], where: str) -> list[tuple[str, str]]:
+    pairs = []
+    for part in filter(str.strip, parts):
+        name, equals, target = part.partition("=")
+        if not equals or not name.strip():
+            raise UsageError(f"{where}: {part.strip()!r} is not as CLASS=NEW")
+        pairs.append((name.strip(), target.strip()))
+    return pairs
+
+
+def _checked(pairs: Sequence[tuple[str, str]], where: str) -> dict[str, str]:
+    if not pairs:
+        raise UsageError(f"{where}: maps nothing, expected CLASS=NEW")
+    mapped: dict[str, str] = {}
+    for name, target in pairs:
+        if mapped.setdefault(name, target) != target:
+            raise UsageError(f"{where}: {name} becomes {mapped[name]} and {target}: choose one")
+    return mapped
+
+
+def named_classes(classes: Sequence[str], mapping: Mapping[str, str]) -> dict[str, str]:
+    """Return what each class folder's images are called; a class that is left out is missing.
+
+    Args:
+        classes: the folders' names.
+        mapping: see `parse_map`; its names may be synonyms (``anger`` for a folder ``angry``).
+
+    Raises:
+        UsageError: if the mapping names a class that is not there.
+    """
+    named = {name: name for name in classes}
+    spelt = {plain_label(name): name for name in classes}
+    chosen: dict[str, str] = {}
+    for name, target in mapping.items():
+        found = match_label(name, classes)
+        if found is None:
+            raise UsageError(
+                f"--map {name}={target}: there is no class {name!r}, "
+                f"expected one of {', '.join(classes)}"
+            )
+        if chosen.setdefault(found, target) != target:
+            raise UsageError(f"--map: {found} becomes {chosen[found]} and {target}: choose one")
+        # A class is spelt as its folder is, or as the first that becomes it.
+        named[found] = spelt.setdefault(plain_label(target), target) if target else ""
+    return {name: target for name, target in named.items() if target}
+
+
+def meanings_of(named: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return of which class folders each class is made, from `named_classes`."""
+    meanings: dict[str, list[str]] = {}
+    for name, target in sorted(named.items()):
+        meanings.setdefault(target, []).append(name)
+    return meanings
+
+
+# ---------------------------------------------------------------- a model's labels
+def label_for(
+    name: str, labels: Sequence[str], meanings: Mapping[str, Sequence[str]] | None = None
+) -> str | None:
+    """Return the label that a class belongs to, or None: the same name or emotion, or part of it.
+
+    Args:
+        name: of the class.
+        labels: to choose from.
+        meanings: names of which labels are made (``{"negative": ["angry", "sad"]}``).
+    """
+    found = match_label(name, labels)
+    if found is not None:
+        return found
+    for label, parts in (meanings or {}).items():
+        if label in labels and match_label(name, parts) is not None:
+            return label
+    return None
+
+
+def fit_labels(
+    split: Split, labels: Sequence[str], meanings: Mapping[str, Sequence[str]] | None = None
+) -> tuple[Split, dict[str, int]]:
+    """Translate a split's classes to a model's labels by name, as `label_for`.
+
+    Returns:
+        The split with the model's classes, and how many images of each class that the model lacks
+        were left out.
+
+    Raises:
+        DataError: if the model knows no class of which there are images.
+    """
+    counts = {name: count for name, count in split.class_counts().items() if count}
+    places = {name: label_for(name, labels, meanings) for name in split.classes}
+    left_out = {name: count for name, count in counts.items() if places[name] is None}
+    if len(left_out) == len(counts):
+        raise DataError(
+            f"none of the classes {', '.join(counts)} is one of the model's: "
+            f"{', '.join(labels)}; rename them with --map"
+        )
+    indices = [-1 if place is None else list(labels).index(place) for place in places.values()]
+    translated = np.array(indices, np.int64)[split.labels]
+    renamed = replace(split, labels=translated, classes=tuple(labels))
+    return renamed.take(translated >= 0), left_out

@@ -1,12 +1,23 @@
-"""The challenge's CSV: one image a row, ``emotion,pixels,Usage``."""
+"""The challenge's CSV (``emotion,pixels,Usage``, one image a row), wherever it lies.
+
+It may be plain or compressed, in a folder, inside a zip or a tar, as Kaggle and the challenge give
+it.
+"""
 
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
+import io
+import lzma
+import tarfile
 import warnings
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import IO, TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +26,21 @@ from mien.core.emotions import EMOTIONS, FER2013_CSV_ORDER
 from mien.core.errors import DataError
 from mien.core.faces import FACE_SIZE
 from mien.core.progress import Progress
-from mien.data.csv_archive import csv_files
 from mien.data.dataset import SPLITS, Skipped, Split
+from mien.data.sources import (
+    CSV_SUFFIXES,
+    HEAD_BYTES,
+    FolderSource,
+    ZipSource,
+    is_leftover,
+    list_entries,
+    open_source,
+    packing_of,
+    source_kind,
+)
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 """What the column Usage may say, and the split that it means."""
@@ -24,26 +48,52 @@ USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 MOST_UNUSABLE = 50_000
 """Rows of a split that may be skipped; a file with more of them is another kind of table."""
 
+MAX_UNPACKED_BYTES = 2**30
+"""More than this is not unpacked of one source, thrice the challenge's CSV: it is a bomb."""
+
+MAX_TAR_FILES = 100_000
+"""Names of more files are not looked at, thrice the images of FER-2013: millions take minutes."""
+
+MAX_LINE_CHARACTERS = 2**20
+"""A longer line is no row of 2,304 numbers, and is not read into memory."""
+
+_DEPTH = 4
 _COLUMNS = ("emotion", "pixels", "usage")
 _PIXELS = FACE_SIZE * FACE_SIZE
+_CODES = {str(code): EMOTIONS.index(emotion) for code, emotion in enumerate(FER2013_CSV_ORDER)}
+_DECOMPRESSORS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
+    "gzip": lambda stream: cast("IO[bytes]", gzip.GzipFile(fileobj=stream)),
+    "bzip2": bz2.BZ2File,
+    "xz": lzma.LZMAFile,
+}
+
+
+def holds_csv(source: Path) -> bool:
+    """Say whether a data set is in a CSV: it is one, or no image is laid out but one may be there.
+
+    Raises:
+        DataError: if the source is no data set.
+    """
+    if source_kind(source) == "csv":
+        return True
+    with open_source(source) as opened:
+        members = opened.members
+    return any(map(_may_hold, members)) and not list_entries(members, val_fraction=0).entries
 
 
 def read_csv(path: Path, *, quiet: bool = False) -> dict[str, Split]:
     """Read all splits of the challenge's CSV; any of them may turn out empty.
 
-    The file may be packed, as Kaggle gives it: the first CSV with the three columns that
-    `mien.data.csv_archive.csv_files` finds in ``path`` is taken.
-
-    Its emotion codes are in the challenge's order (`FER2013_CSV_ORDER`) and are translated by name.
-    The images have no names; they get ``SPLIT/CLASS/USAGE_rowNNNNN.png``, NNNNN being the data
-    row, from 1. A row that cannot be used is skipped, named ``row N``.
+    The first CSV in ``path`` that has the three columns is taken. Its emotion codes are in the
+    challenge's order (`FER2013_CSV_ORDER`) and are translated by name. The images have no names;
+    they get ``SPLIT/CLASS/USAGE_rowNNNNN.png``, NNNNN being the data row, from 1. A row that cannot
+    be used is skipped, named ``row N``.
 
     Raises:
         DataError: if there is no CSV text with the three columns, or it cannot be unpacked.
     """
-    images: dict[str, list[npt.NDArray[np.uint8]]] = {split: [] for split in SPLITS}
-    files: dict[str, list[tuple[str, int]]] = {split: [] for split in SPLITS}
-    skipped: dict[str, list[Skipped]] = {split: [] for split in SPLITS}
+    images: dict[str, list[tuple[str, int, npt.NDArray[np.uint8]]]] = {name: [] for name in SPLITS}
+    skipped: dict[str, list[Skipped]] = {name: [] for name in SPLITS}
     with (
         Progress(f"reading {path.name}", unit="img", quiet=quiet) as progress,
         warnings.catch_warnings(),
@@ -54,7 +104,10 @@ def read_csv(path: Path, *, quiet: bool = False) -> dict[str, Split]:
             progress.advance()
             split = USAGES.get(usage)
             try:
-                label = _parse_label(code)
+                if code not in _CODES:
+                    raise DataError(
+                        f"emotion {code[:20]!r} is not a code from 0 to {len(_CODES) - 1}"
+                    )
                 if split is None:
                     raise DataError(f"usage {usage[:20]!r} is none of {', '.join(USAGES)}")
                 image = _parse_pixels(pixels)
@@ -67,11 +120,10 @@ def read_csv(path: Path, *, quiet: bool = False) -> dict[str, Split]:
                         f"first: {unusable[0].file} {unusable[0].reason}"
                     ) from error
                 continue
-            images[split].append(image)
-            files[split].append((f"{split}/{EMOTIONS[label]}/{row_name(usage, number)}.png", label))
-    return {
-        split: _to_split(split, images[split], files[split], skipped[split]) for split in SPLITS
-    }
+            label = _CODES[code]
+            file = f"{split}/{EMOTIONS[label]}/{row_name(usage, number)}.png"
+            images[split].append((file, label, image))
+    return {name: _to_split(name, images[name], skipped[name]) for name in SPLITS}
 
 
 def row_name(usage: str, number: int) -> str:
@@ -83,7 +135,7 @@ def _rows(path: Path) -> Iterator[tuple[str, str, str]]:
     """Yield emotion, pixels and usage of each row, "" where a short row has none."""
     found: list[str] = []
     try:
-        with closing(csv_files(path)) as files:
+        with closing(_csv_files(path)) as files:
             for name, lines in files:
                 reader = csv.reader(lines)
                 header = [cell.strip().lower() for cell in next(reader, [])]
@@ -109,14 +161,6 @@ def _rows(path: Path) -> Iterator[tuple[str, str, str]]:
     raise DataError(f"{path}: expected the columns emotion,pixels,Usage, got {got}")
 
 
-def _parse_label(code: str) -> int:
-    """Return the index into EMOTIONS of a challenge code "0" to "6"."""
-    codes = {str(number): emotion for number, emotion in enumerate(FER2013_CSV_ORDER)}
-    if code not in codes:
-        raise DataError(f"emotion {code[:20]!r} is not a code from 0 to {len(codes) - 1}")
-    return EMOTIONS.index(codes[code])
-
-
 def _parse_pixels(text: str) -> npt.NDArray[np.uint8]:
     """Return the image (48, 48) of 2,304 blank-separated numbers from 0 to 255."""
     try:
@@ -131,14 +175,93 @@ def _parse_pixels(text: str) -> npt.NDArray[np.uint8]:
 
 
 def _to_split(
-    name: str,
-    images: list[npt.NDArray[np.uint8]],
-    files: list[tuple[str, int]],
-    skipped: list[Skipped],
+    name: str, images: list[tuple[str, int, npt.NDArray[np.uint8]]], skipped: list[Skipped]
 ) -> Split:
-    order = sorted(range(len(files)), key=lambda index: files[index][0])
-    stacked = np.empty((len(order), FACE_SIZE, FACE_SIZE), np.uint8)
-    for place, index in enumerate(order):
-        stacked[place] = images[index]
-    labels = np.array([files[index][1] for index in order], np.int64)
-    return Split(name, stacked, labels, tuple(files[index][0] for index in order), tuple(skipped))
+    images.sort(key=lambda each: each[0])
+    stacked = np.empty((len(images), FACE_SIZE, FACE_SIZE), np.uint8)
+    for place, (_, _, image) in enumerate(images):
+        stacked[place] = image
+    labels = np.array([label for _, label, _ in images], np.int64)
+    return Split(name, stacked, labels, tuple(file for file, _, _ in images), tuple(skipped))
+
+
+# ---------------------------------------------------------------- unpacking
+def _csv_files(source: Path) -> Generator[tuple[str, Iterator[str]], None, None]:
+    """Yield the name and the lines of each CSV in a source, to be read before the next is asked.
+
+    Raises:
+        DataError: if a line is too long, or more is packed than `MAX_UNPACKED_BYTES`; and for
+            damage whatever the libraries that unpack it raise.
+    """
+    budget = [MAX_UNPACKED_BYTES]
+    if not source.is_dir():
+        with source.open("rb") as stream:
+            yield from _unpacked(source.name, stream, budget, _DEPTH)
+        return
+    for member in filter(_may_hold, FolderSource(source).members):
+        with (source / member).open("rb") as stream:
+            yield from _unpacked(member, stream, budget, _DEPTH)
+
+
+def _may_hold(member: str) -> bool:
+    return PurePosixPath(member).suffix.lower() in CSV_SUFFIXES and not is_leftover(member)
+
+
+def _unpacked(
+    name: str, stream: io.BufferedReader, budget: list[int], depth: int
+) -> Iterator[tuple[str, Iterator[str]]]:
+    """Yield the CSV files in one that is open, however it is packed, ``depth`` times at most."""
+    packing = packing_of(stream.peek(HEAD_BYTES))
+    if depth == 0:
+        return
+    if packing is None:
+        with io.TextIOWrapper(stream, encoding="utf-8-sig", newline="") as text:
+            yield name, _lines(text)
+    elif packing == "tar":
+        with tarfile.open(fileobj=stream, mode="r|") as tar:
+            for number, info in enumerate(tar):
+                if number == MAX_TAR_FILES:
+                    raise DataError(f"it holds more than {MAX_TAR_FILES:,} files")
+                inner = tar.extractfile(info) if info.isreg() and _may_hold(info.name) else None
+                if inner is not None:
+                    yield from _unpacked(info.name, _metered(inner, budget), budget, depth - 1)
+    elif packing == "zip":
+        # A zip is read from its end: one inside of something else would have to be kept.
+        if stream.seekable():
+            with zipfile.ZipFile(stream) as archive:
+                for member in filter(_may_hold, ZipSource(archive).members):
+                    with archive.open(member) as inner:
+                        yield from _unpacked(member, _metered(inner, budget), budget, depth - 1)
+    else:
+        with _DECOMPRESSORS[packing](stream) as inner:
+            yield from _unpacked(name, _metered(inner, budget), budget, depth - 1)
+
+
+def _lines(text: io.TextIOWrapper) -> Iterator[str]:
+    while line := text.readline(MAX_LINE_CHARACTERS):
+        if len(line) == MAX_LINE_CHARACTERS:
+            raise DataError("it has a line of more than a million characters")
+        yield line
+
+
+def _metered(stream: IO[bytes], budget: list[int]) -> io.BufferedReader:
+    return io.BufferedReader(_Metered(stream, budget))
+
+
+class _Metered(io.RawIOBase):
+    """A stream that takes what is read of it from the bytes that a source may still unpack."""
+
+    def __init__(self, stream: IO[bytes], budget: list[int]) -> None:
+        self._stream, self._budget = stream, budget
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer).cast("B")
+        data = self._stream.read(len(view))
+        self._budget[0] -= len(data)
+        if self._budget[0] < 0:
+            raise DataError(f"it holds more than {MAX_UNPACKED_BYTES >> 30} GB unpacked")
+        view[: len(data)] = data
+        return len(data)

@@ -1,8 +1,12 @@
-"""The data set in memory: images, labels and the names of the files they came from."""
+"""A data set in memory: images, labels, file names; and the same as one ``.npz`` file."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -10,9 +14,13 @@ import numpy.typing as npt
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import DataError
 from mien.core.faces import FACE_SIZE
+from mien.core.files import write_atomically
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 """Training, PublicTest and PrivateTest of the challenge."""
+
+ARRAYS_SUFFIX = ".npz"
+"""Of a data set in one file, as `save_splits` writes it."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,7 @@ class Split:
     """One split of a data set.
 
     Attributes:
-        name: "train", "val" or "test".
+        name: "train", "val" or "test"; "all" for a class folder without splits.
         images: uint8 (N, 48, 48), grey.
         labels: int64 (N,), indices into ``classes``.
         files: N paths relative to the data set's root, as ``train/angry/Training_1.png``.
@@ -56,11 +64,11 @@ class Split:
             raise DataError(f"{len(self.files)} file names for {len(self.labels)} labels")
 
     def __len__(self) -> int:
-        """Return how many images there are."""
+        """Return the number of images."""
         return len(self.labels)
 
     def class_counts(self) -> dict[str, int]:
-        """Return how many images each class has, in the order of ``classes``."""
+        """Return the number of images of each class, in the order of ``classes``."""
         counts = np.bincount(self.labels, minlength=len(self.classes))
         return dict(zip(self.classes, counts.tolist(), strict=True))
 
@@ -69,12 +77,72 @@ class Split:
         indices = np.flatnonzero(keep) if keep.dtype == np.bool_ else keep
         files = tuple(self.files[index] for index in indices)
         chosen = set(files)
-        resized = tuple(file for file in self.resized if file in chosen)
-        images, labels = self.images[indices], self.labels[indices]
-        return Split(self.name, images, labels, files, self.skipped, resized, self.classes)
+        return replace(
+            self,
+            images=self.images[indices],
+            labels=self.labels[indices],
+            files=files,
+            resized=tuple(file for file in self.resized if file in chosen),
+        )
 
 
 def clean_mask(split: Split, train: Split) -> npt.NDArray[np.bool_]:
     """Mark the images of ``split`` (N,) that have no pixel-identical copy in ``train``."""
     seen = {image.tobytes() for image in train.images}
     return np.array([image.tobytes() not in seen for image in split.images], dtype=np.bool_)
+
+
+# ---------------------------------------------------------------- as one file
+def save_splits(path: Path, splits: Mapping[str, Split]) -> None:
+    """Write splits into one ``.npz`` file; raises OutputError."""
+    arrays: dict[str, npt.NDArray[np.uint8] | npt.NDArray[np.int64]] = {}
+    for name, split in splits.items():
+        names = {
+            "files": split.files,
+            "skipped": [(skipped.file, skipped.reason) for skipped in split.skipped],
+            "resized": split.resized,
+            "classes": split.classes,
+        }
+        arrays[f"{name}_images"] = split.images
+        arrays[f"{name}_labels"] = split.labels
+        # JSON escapes what is not ASCII, undecodable bytes of file names included.
+        arrays[f"{name}_names"] = np.frombuffer(json.dumps(names).encode("ascii"), np.uint8)
+    stream = io.BytesIO()
+    np.savez(stream, **arrays)  # type: ignore[arg-type]
+    write_atomically(path, stream.getvalue())
+
+
+def load_splits(path: Path, names: Sequence[str] | None = None) -> dict[str, Split]:
+    """Read the named splits of a file that `save_splits` wrote, all unless given.
+
+    Raises:
+        DataError: if it is missing, damaged or another kind of file.
+    """
+    try:
+        # The file is opened here since numpy forgets to close one that is no npz.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            if names is None:
+                keys = [key for key in arrays.files if key.endswith("_images")]
+                names = [key.removesuffix("_images") for key in keys]
+            return {name: _unpacked(name, arrays) for name in names}
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    # Damage shows in many ways (zip, zlib, npy header, JSON, shapes).
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(
+            f"{path} is damaged or no data set of mien ({reason}): make it again"
+        ) from error
+
+
+def _unpacked(name: str, arrays: np.lib.npyio.NpzFile) -> Split:
+    names = json.loads(arrays[f"{name}_names"].tobytes())
+    return Split(
+        name,
+        arrays[f"{name}_images"],
+        arrays[f"{name}_labels"],
+        tuple(names["files"]),
+        tuple(Skipped(file, reason) for file, reason in names["skipped"]),
+        tuple(names["resized"]),
+        tuple(names.get("classes", EMOTIONS)),
+    )

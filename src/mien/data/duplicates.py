@@ -1,4 +1,4 @@
-"""Images that are there twice: pixel for pixel, or nearly."""
+"""Duplicate images, exact and near: an exhaustive search with an exact bound."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _Part: TypeAlias = (
 
 @dataclass(frozen=True)
 class NearPairs:
-    """Pairs of images that look the same.
+    """Pairs of near copies.
 
     Attributes:
         first: int64 (P,), index of one image.
@@ -68,14 +68,14 @@ def find_near_pairs(
 ) -> NearPairs:
     """Find all pairs of images that are near copies of each other.
 
-    Two images are if the cosine of their 24x24 pixels (means of 2x2), each less its mean, is at
-    least ``threshold``, one of them mirrored or not. Brightness and contrast do not matter. An
-    image of one grey value is like none.
+    Two images are near copies if the cosine of their 24x24 pixels (means of 2x2), each less its
+    mean, is at least ``threshold``, one of them mirrored or not. Brightness and contrast do not
+    matter. A constant image is a copy of none.
 
-    All pairs are looked at, but most by a sketch alone: for unit vectors x and y, any orthogonal
-    projection P and the rests |x - Px| and |y - Py|, the cosine is at most
-    Px.Py + |x - Px| |y - Py| (Cauchy-Schwarz). With the rest as one more coordinate that bound is
-    itself one dot product, of 49 numbers in place of 576, and exact: no pair is missed.
+    Most pairs are excluded by a sketch: for unit vectors x and y and an orthogonal projection P,
+    the cosine is at most Px.Py + |x - Px| |y - Py| (Cauchy-Schwarz). With the length of the rest
+    as one more coordinate that bound is a dot product of 49 numbers in place of 576, and no pair
+    is missed.
 
     Args:
         images: uint8 (N, 48, 48).
@@ -104,7 +104,9 @@ def find_near_pairs(
                 for left in range(start, len(images), _COLUMNS):
                     columns = slice(left, left + _COLUMNS)
                     bound = sketch[rows] @ others_sketch[columns].T
-                    first, second = _pairs_above(bound, least, start, left)
+                    top, side = np.divmod(np.flatnonzero(bound >= least), bound.shape[1])
+                    later = side + left > top + start
+                    first, second = top[later] + start, side[later] + left
                     cosine = _cosines(plain, others, first, second)
                     keep = cosine >= least
                     parts.append((first[keep], second[keep], cosine[keep], flipped))
@@ -159,16 +161,6 @@ def _sketch(
     projected = vectors @ basis
     rest = (vectors**2).sum(axis=1) - (projected**2).sum(axis=1)
     return np.column_stack([projected, np.sqrt(np.maximum(rest, 0))]).astype(np.float32)
-
-
-def _pairs_above(
-    bound: npt.NDArray[np.float32], least: np.float32, top: int, left: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    places = np.flatnonzero(bound >= least)
-    first = places // bound.shape[1] + top
-    second = places % bound.shape[1] + left
-    later = second > first
-    return first[later], second[later]
 
 
 def _cosines(

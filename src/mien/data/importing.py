@@ -1,31 +1,35 @@
-"""Laying a data set out as ``train|val|test/CLASS/IMAGE``, wholly or not at all."""
+"""Downloading FER-2013, and laying it out as ``train|val|test/CLASS/IMAGE``, all or nothing."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import logging
 import os
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 
 from mien.core.emotions import EMOTIONS
-from mien.core.errors import DataError, OutputError, UsageError
+from mien.core.errors import DataError, MissingExtra, OutputError, UsageError
 from mien.core.files import claim_folder, expanded, release_folder
+from mien.core.process import stderr
 from mien.core.progress import Progress
-from mien.data.csv_archive import holds_csv
-from mien.data.csv_file import read_csv
+from mien.data.csv_file import holds_csv, read_csv
 from mien.data.dataset import SPLITS, Skipped
-from mien.data.decoding import decode_image
-from mien.data.listing import VAL_FRACTION, list_entries, split_of
-from mien.data.sources import LAYOUT_HINT, open_source
+from mien.data.loading import decode_image, first_skipped, open_listed
+from mien.data.sources import LAYOUT_HINT, VAL_FRACTION, split_of
 
-_log = logging.getLogger(__name__)
+KAGGLE_DATASET = "msambare/fer2013"
+
+BY_HAND = (
+    f"by hand: download archive.zip from https://www.kaggle.com/datasets/{KAGGLE_DATASET}, "
+    "then run `mien data import archive.zip`"
+)
+"""What to do where the download cannot work."""
 
 _BAD_NAME = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
 _STAGING = ".importing-"
@@ -68,15 +72,14 @@ def import_dataset(
 ) -> ImportSummary:
     """Lay a data set out in ``output/{train,val,test}/<class>/``.
 
-    Images are copied byte for byte under their own names (the CSV's are written as PNG); each is
-    decoded once, and what cannot be is skipped and named. All is written to a hidden folder first
-    and moved into place at the end, train last, so that what an interruption leaves is never taken
-    for a whole data set. What stood there is kept until then; if an import is killed while it
-    moves, the next one finishes that before it does anything else. Two at once into one folder are
-    refused. Other files in ``output`` are left alone.
+    Images are copied byte for byte under their own names (the CSV's are written as PNG); those that
+    cannot be decoded are skipped and named. All is written to a hidden folder and moved into place
+    at the end, train last, so that what an interruption leaves is never taken for a whole data set;
+    if an import is killed while it moves, the next one finishes that first. Two at once into one
+    folder are refused. Other files in ``output`` are left alone.
 
     Args:
-        source: a folder, zip or CSV, packed or not, see `mien.data.reading.load_dataset`.
+        source: a folder, zip or CSV, packed or not, see `mien.data.loading.load_dataset`.
         output: the folder to lay it out in; made where it is missing.
         seed: of the random val split, made only where neither folders nor names tell.
         val_fraction: share of each class of train (0-0.5) that it takes.
@@ -145,7 +148,7 @@ def check_output(output: Path, *, force: bool) -> None:
     _check_free(output, force=force)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _alone(output: Path) -> Iterator[None]:
     """Keep other imports out of ``output``, once what a killed one had begun is finished."""
     made = not output.exists()
@@ -156,7 +159,7 @@ def _alone(output: Path) -> Iterator[None]:
     finally:
         release_folder(output / _CLAIM, lock)
         if made:
-            with suppress(OSError):  # which it is where something came into it
+            with contextlib.suppress(OSError):  # which it is where something came into it
                 output.rmdir()
 
 
@@ -171,7 +174,7 @@ def _check_free(output: Path, *, force: bool) -> None:
             )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _staged(output: Path) -> Iterator[Path]:
     """Give a hidden folder inside ``output``, on its file system, which is gone afterwards."""
     staging = output / f"{_STAGING}{uuid.uuid4().hex}"
@@ -195,24 +198,18 @@ def _stage_files(
 ) -> ImportSummary:
     classes = {name: dict.fromkeys(EMOTIONS, 0) for name in SPLITS}
     resized: list[str] = []
-    with open_source(source) as opened:
-        listing = list_entries(opened.members(), seed=seed, val_fraction=val_fraction)
-        for text in listing.merged:
-            _log.warning("%s: %s", source, text)
-        skipped = [file for name in SPLITS for file in listing.skipped[name]] + opened.refused()
-        if not listing.entries and not skipped:
-            raise DataError(f"no images in {source}: {LAYOUT_HINT}")
+    with open_listed(source, seed=seed, val_fraction=val_fraction) as (opened, listing):
+        skipped = [file for name in SPLITS for file in listing.skipped[name]]
         with Progress("importing", len(listing.entries), unit="img", quiet=quiet) as progress:
             for entry in listing.entries:
                 progress.advance()
                 try:
                     content = opened.read(entry.member)
                     _, other_size = decode_image(content)
+                    (staging / "new" / entry.file).write_bytes(content)
                 except DataError as error:
                     skipped.append(Skipped(entry.member, str(error)))
                     continue
-                try:
-                    (staging / "new" / entry.file).write_bytes(content)
                 except OSError as error:
                     if error.errno not in _BAD_NAME:
                         raise
@@ -227,7 +224,8 @@ def _stage_files(
 def _stage_csv(source: Path, staging: Path, output: Path, quiet: bool) -> ImportSummary:
     splits = read_csv(source, quiet=quiet)
     total = sum(len(split) for split in splits.values())
-    if total == 0 and not any(split.skipped for split in splits.values()):
+    skipped = tuple(file for split in splits.values() for file in split.skipped)
+    if total == 0 and not skipped:
         raise DataError(f"no images in {source}: {LAYOUT_HINT}")
     with Progress("importing", total, unit="img", quiet=quiet) as progress:
         for split in splits.values():
@@ -236,23 +234,16 @@ def _stage_csv(source: Path, staging: Path, output: Path, quiet: bool) -> Import
                 encoded = cv2.imencode(".png", image)[1]
                 (staging / "new" / file).write_bytes(encoded.tobytes())
     classes = {name: split.class_counts() for name, split in splits.items()}
-    skipped = tuple(file for split in splits.values() for file in split.skipped)
     return ImportSummary(output, classes, skipped, (), "usage" if len(splits["val"]) else "none")
 
 
 def _check_classes(source: Path, summary: ImportSummary) -> None:
     missing = [emotion for emotion, count in summary.classes["train"].items() if count == 0]
-    if not missing:
-        return
-    hint = f": {LAYOUT_HINT}"
-    if summary.skipped:
-        first = summary.skipped[0]
-        hint = (
-            f": {len(summary.skipped)} files are unusable, the first: {first.file} {first.reason}"
+    if missing:
+        raise DataError(
+            f"{source} has no usable image of {', '.join(missing)} in train; "
+            f"nothing was imported{first_skipped(summary.skipped)}"
         )
-    raise DataError(
-        f"{source} has no usable image of {', '.join(missing)} in train; nothing was imported{hint}"
-    )
 
 
 def _swap(staging: Path, output: Path) -> None:
@@ -300,3 +291,39 @@ def _recover(output: Path) -> None:
 def _cannot_write(output: Path, error: OSError) -> OutputError:
     reason = error.strerror or type(error).__name__
     return OutputError(f"cannot write the data set to {output}: {reason}")
+
+
+# ---------------------------------------------------------------- downloading
+def download_dataset() -> Path:
+    """Download FER-2013 with kagglehub, into its own cache, and return the folder.
+
+    Raises:
+        MissingExtra: without kagglehub.
+        DataError: if it cannot be had: no network, no credential, or kagglehub says otherwise.
+    """
+    try:
+        # kagglehub may print; stdout is for data alone.
+        with contextlib.redirect_stdout(stderr()):
+            import kagglehub
+
+            return Path(kagglehub.dataset_download(KAGGLE_DATASET))
+    except ImportError as error:
+        raise MissingExtra("train", f"downloading FER-2013 ({BY_HAND})") from error
+    # kagglehub lets through what requests, its own client and the file system raise, and as it is
+    # imported, that there is no home folder.
+    except Exception as error:
+        raise DataError(f"cannot download FER-2013 ({_reason(error)}); {BY_HAND}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Return why in a few words: the libraries' own messages run over many lines."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    kind = type(error).__name__
+    if status in (401, 403) or "Unauthenticated" in kind or "Credential" in kind:
+        return "Kaggle asks for a credential: see https://www.kaggle.com/docs/api"
+    if status is not None:
+        return f"Kaggle answered {status}"
+    if any(word in kind for word in ("Connection", "Timeout", "Proxy", "SSL")):
+        return "no connection to Kaggle"
+    words = " ".join(str(error).split())
+    return f"{kind}: {words[:160]}" if words else kind

@@ -1,4 +1,11 @@
-"""Opening a data set's folder or zip: the names of its files, and their bytes."""
+"""What a copy of FER-2013 is (a folder, a zip, a CSV), and which of its files are its images.
+
+Three layouts of image files are understood, below any one common top folder (``SPLIT/CLASS/FILE``):
+
+- ``train|val|test``: as the folders say;
+- Kaggle's: no ``val``, and the ``PublicTest_*`` files of ``test`` are ``val``;
+- no ``val`` and names that do not tell: a seeded, stratified part of ``train`` becomes ``val``.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +13,17 @@ import hashlib
 import os
 import stat
 import zipfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
+from mien.core.emotions import EMOTIONS, find_emotion
 from mien.core.errors import DataError
-from mien.data.dataset import Skipped
+from mien.core.file_types import IMAGE_SUFFIXES
+from mien.data.dataset import SPLITS, Skipped
 
 LAYOUT_HINT = (
     "expected a folder or zip with train|val|test/CLASS/IMAGE, or the challenge's CSV "
@@ -21,34 +32,41 @@ LAYOUT_HINT = (
 MAX_FILE_BYTES = 64 * 2**20
 """A larger file is no face of a data set; it is skipped rather than unpacked into memory."""
 
-
 CSV_SUFFIXES = frozenset({".bz2", ".csv", ".gz", ".tar", ".tbz2", ".tgz", ".txz", ".xz", ".zip"})
-"""Endings of the files in a folder or a zip that may hold the challenge's CSV, packed or not."""
+"""Suffixes of the files in a folder or a zip that may hold the challenge's CSV, packed or not."""
 
-PACKING_BYTES = 512
+VAL_FRACTION = 0.125
+"""Share of train that becomes val where names do not tell: FER-2013's own 3,589 of 28,709."""
+
+HEAD_BYTES = 512
 """How much of a file's beginning `packing_of` has to see."""
 
-_MAGIC = {
-    "gzip": b"\x1f\x8b",
-    "bzip2": b"BZh",
-    "xz": b"\xfd7zXZ\0",
-    "zip": b"PK\x03\x04",
+_MAGIC = {"gzip": b"\x1f\x8b", "bzip2": b"BZh", "xz": b"\xfd7zXZ\0", "zip": b"PK\x03\x04"}
+_SPLIT_FOLDERS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "publictest": "val",
+    "test": "test",
+    "testing": "test",
+    "privatetest": "test",
 }
-
-_Identity: TypeAlias = "tuple[int, int]"
-"""A folder's file system and its number there: the same through every link."""
+_PUBLIC_PREFIX = "publictest"
 
 
+# ---------------------------------------------------------------- folders and zips
 class Source(Protocol):
-    """Where a data set's files come from."""
+    """Where a data set's files come from.
 
-    def members(self) -> list[str]:
-        """Return the relative paths of all files that may be read, with forward slashes."""
-        ...
+    Attributes:
+        members: the relative paths of all files that may be read, with forward slashes.
+        refused: the files that are not to be touched, and why.
+    """
 
-    def refused(self) -> list[Skipped]:
-        """Return the files that are not to be touched, and why."""
-        ...
+    members: list[str]
+    refused: list[Skipped]
 
     def read(self, member: str) -> bytes:
         """Return a file's bytes; raises DataError (with the reason only) if that fails."""
@@ -56,42 +74,47 @@ class Source(Protocol):
 
 
 class FolderSource:
-    """A folder on disk; links are followed, since they are the user's own."""
+    """A folder on disk, hidden files aside; links are followed, since they are the user's own.
+
+    Attributes:
+        members, refused: see `Source`.
+        folders: the relative paths of all folders below.
+    """
 
     def __init__(self, folder: Path) -> None:
-        """List the files of ``folder``, hidden ones aside."""
+        """List the files of ``folder``; what cannot be looked at is refused."""
         self.folder = folder
+        self.folders: list[str] = []
+        self.refused: list[Skipped] = []
         self._stats: dict[str, tuple[int, int]] = {}
-        self._folders: list[str] = []
-        self._refused: list[Skipped] = []
         self._scan()
+        self.members = list(self._stats)
 
     def _scan(self) -> None:
-        """Walk the folders; what cannot be looked at is refused, and what lies beside it is not.
+        """Walk the folders so that links end, however they are tied.
 
         No folder is entered from below itself, nor twice within a class (the first two folders of
-        a path), so that links end, however they are tied.
+        a path).
         """
         entered: set[tuple[object, ...]] = set()
-        stack: list[tuple[str, frozenset[_Identity]]] = [("", frozenset())]
+        stack: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
         while stack:
             name, above = stack.pop()
             try:
                 status = (self.folder / name).stat()
-                here = (status.st_dev, status.st_ino)
                 items = sorted(os.scandir(self.folder / name), key=lambda item: item.name)
             except OSError as error:
                 self._refuse(name, _unreadable(error))
                 continue
-            if here in above:
-                self._refuse(name, "is a link to a folder above it")
-                continue
+            here = (status.st_dev, status.st_ino)
             place = (*PurePosixPath(name).parts[:2], here)
-            if place in entered:
-                self._refuse(name, "is a link to a folder that is there already")
+            if here in above or place in entered:
+                what = "above it" if here in above else "that is there already"
+                self._refuse(name, f"is a link to a folder {what}")
                 continue
             entered.add(place)
-            self._folders.append(name)
+            if name:
+                self.folders.append(name)
             prefix = f"{name}/" if name else ""
             below = [prefix + item.name for item in items if self._is_folder(prefix, item)]
             stack += [(each, above | {here}) for each in reversed(below)]
@@ -112,19 +135,7 @@ class FolderSource:
         return stat.S_ISDIR(status.st_mode)
 
     def _refuse(self, name: str, reason: str) -> None:
-        self._refused.append(Skipped(name or ".", reason))
-
-    def members(self) -> list[str]:
-        """See `Source`."""
-        return list(self._stats)
-
-    def folders(self) -> list[str]:
-        """Return the relative paths of all folders below, with forward slashes."""
-        return [name for name in self._folders if name]
-
-    def refused(self) -> list[Skipped]:
-        """See `Source`."""
-        return list(self._refused)
+        self.refused.append(Skipped(name or ".", reason))
 
     def digest(self) -> str:
         """Return a hash of all files' names, sizes and times."""
@@ -154,23 +165,16 @@ class ZipSource:
         """Sort the entries into those to read and those to refuse."""
         self._archive = archive
         self._infos: dict[str, zipfile.ZipInfo] = {}
-        self._refused: list[Skipped] = []
+        self.refused: list[Skipped] = []
         for info in archive.infolist():
             reason = _refusal(info)
             if reason is None and info.filename in self._infos:
                 reason = "is in the zip twice"
             if reason is not None:
-                self._refused.append(Skipped(info.filename, reason))
+                self.refused.append(Skipped(info.filename, reason))
             elif not info.is_dir():
                 self._infos[info.filename] = info
-
-    def members(self) -> list[str]:
-        """See `Source`."""
-        return list(self._infos)
-
-    def refused(self) -> list[Skipped]:
-        """See `Source`."""
-        return list(self._refused)
+        self.members = list(self._infos)
 
     def read(self, member: str) -> bytes:
         """See `Source`."""
@@ -207,28 +211,25 @@ def _refusal(info: zipfile.ZipInfo) -> str | None:
 
 
 def source_kind(path: Path) -> str:
-    """Return "folder", "csv" (packed or not, see `mien.data.csv_archive`) or "zip".
+    """Return "folder", "csv" (packed or not, see `mien.data.csv_file`) or "zip".
 
     Raises:
         DataError: if the path does not exist or is none of them.
     """
     try:
         mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            return "folder"
+        if not stat.S_ISREG(mode):
+            raise DataError(f"{path} is not a regular file: {LAYOUT_HINT}")
+        is_zip = zipfile.is_zipfile(path)
+        with path.open("rb") as stream:
+            packing = packing_of(stream.read(HEAD_BYTES))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DataError(
             f"no data set at {path}: {LAYOUT_HINT}; `mien data download` fetches one"
         ) from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in its name
-        raise DataError(f"{path} cannot be read ({_reason(error)})") from error
-    if stat.S_ISDIR(mode):
-        return "folder"
-    if not stat.S_ISREG(mode):
-        raise DataError(f"{path} is not a regular file: {LAYOUT_HINT}")
-    try:
-        is_zip = zipfile.is_zipfile(path)
-        with path.open("rb") as stream:
-            packing = packing_of(stream.read(PACKING_BYTES))
-    except OSError as error:
         raise DataError(f"{path} cannot be read ({_reason(error)})") from error
     suffix = path.suffix.lower()
     if is_zip and suffix != ".csv":
@@ -262,19 +263,15 @@ def open_source(path: Path) -> Iterator[Source]:
     if source_kind(path) == "folder":
         yield FolderSource(path)
         return
-    with open_zip(path) as archive:
-        yield ZipSource(archive)
-
-
-def open_zip(path: Path) -> zipfile.ZipFile:
-    """Open a zip; raises DataError, whatever zipfile stumbles over."""
     try:
-        return zipfile.ZipFile(path)
+        archive = zipfile.ZipFile(path)
     # BadZipFile, and for a directory of nonsense NotImplementedError, UnicodeDecodeError, ...
     except Exception as error:
         raise DataError(
             f"{path} cannot be opened as a zip ({_reason(error)}): download it again"
         ) from error
+    with archive:
+        yield ZipSource(archive)
 
 
 def source_state(path: Path) -> str:
@@ -283,3 +280,159 @@ def source_state(path: Path) -> str:
         return FolderSource(path).digest()
     status = path.stat()
     return f"{status.st_size}-{status.st_mtime_ns}"
+
+
+# ---------------------------------------------------------------- listing
+@dataclass(frozen=True)
+class Entry:
+    """One image of a data set, not yet read.
+
+    Attributes:
+        split: "train", "val" or "test".
+        label: index into `EMOTIONS`.
+        file: its name in mien's layout, ``val/angry/PublicTest_1.jpg``.
+        member: its name in the source, which may differ (``top/test/Angry/PublicTest_1.jpg``).
+    """
+
+    split: str
+    label: int
+    file: str
+    member: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a source holds, by the names of its files alone.
+
+    Attributes:
+        entries: the images, sorted by split (train, val, test) and file.
+        skipped: for each split the files left out; a file whose split is unknown is with train.
+        val_from: where val comes from: "folder", "names", "random", or "none".
+        merged: for each class of a split whose images are in folders of several names, a line.
+    """
+
+    entries: tuple[Entry, ...]
+    skipped: dict[str, tuple[Skipped, ...]]
+    val_from: str
+    merged: tuple[str, ...] = ()
+
+
+def list_entries(
+    members: Iterable[str], *, seed: int = 0, val_fraction: float = VAL_FRACTION
+) -> Listing:
+    """Sort a source's files into splits and classes by their names.
+
+    Args:
+        members: relative paths with forward slashes; leftovers of operating systems (hidden files,
+            ``__MACOSX``) and files other than images outside ``SPLIT/CLASS/`` are passed over.
+        seed: of the random val split, where one is needed.
+        val_fraction: share of each class of train that it takes; 0 makes none.
+    """
+    paths = [PurePosixPath(name) for name in sorted(members) if not is_leftover(name)]
+    root = _find_root(paths)
+    skipped: dict[str, list[Skipped]] = {split: [] for split in SPLITS}
+    entries: dict[str, Entry] = {}
+    for path in paths:
+        placed = _place(path, root)
+        if isinstance(placed, Entry) and placed.file in entries:
+            other = entries[placed.file].member
+            placed = placed.split, f"has the same split, class and name as {other}"
+        if isinstance(placed, Entry):
+            entries[placed.file] = placed
+        elif placed is not None:
+            split, reason = placed
+            skipped[split].append(Skipped(str(path), reason))
+    merged = _merged(entries.values())
+    settled, val_from = _settle_val(list(entries.values()), seed, val_fraction)
+    ordered = sorted(settled, key=lambda entry: (SPLITS.index(entry.split), entry.file))
+    return Listing(
+        tuple(ordered), {split: tuple(files) for split, files in skipped.items()}, val_from, merged
+    )
+
+
+def choose_validation(files: Sequence[str], *, seed: int, fraction: float) -> frozenset[str]:
+    """Choose ``round(fraction * len(files))`` of the files by a hash of each name and the seed.
+
+    The choice depends neither on the order of the files nor on the version of a random number
+    generator.
+    """
+
+    def draw(file: str) -> bytes:
+        return hashlib.sha256(f"{seed}/{file}".encode("utf-8", "surrogateescape")).digest()
+
+    return frozenset(sorted(files, key=draw)[: round(fraction * len(files))])
+
+
+def is_leftover(name: str) -> bool:
+    """Say whether an operating system left this: hidden, or ``__MACOSX``."""
+    parts = PurePosixPath(name).parts
+    return "__MACOSX" in parts or any(part.startswith(".") and part != ".." for part in parts)
+
+
+def split_of(folder: str) -> str | None:
+    """Return the split that a folder is named after ("training", "valid" ...), or None."""
+    return _SPLIT_FOLDERS.get(folder.strip().lower())
+
+
+def _find_root(paths: Sequence[PurePosixPath]) -> tuple[str, ...]:
+    """Return the folders above the split folders: if there are several, those with most files."""
+    roots = Counter(
+        path.parts[:-3]
+        for path in paths
+        if len(path.parts) >= 3 and split_of(path.parts[-3]) is not None
+    )
+    return min(roots, key=lambda root: (-roots[root], root), default=())
+
+
+def _place(path: PurePosixPath, root: tuple[str, ...]) -> Entry | tuple[str, str] | None:
+    """Return the file's entry, or its split and why it is skipped, or None if it is no data."""
+    is_image = path.suffix.lower() in IMAGE_SUFFIXES
+    split = split_of(path.parts[-3]) if len(path.parts) >= 3 else None
+    if split is None:
+        return ("train", "is not in a folder train|val|test/CLASS/") if is_image else None
+    if path.parts[:-3] != root:
+        return (split, f"is outside the data set's folder {'/'.join(root) or '.'}")
+    folder = path.parts[-2]
+    emotion = find_emotion(folder)
+    if emotion is None:
+        return split, f"class folder {folder!r} is none of {', '.join(EMOTIONS)}"
+    if not is_image:
+        return split, f"is not an image file ({path.suffix or 'no ending'})"
+    return Entry(split, EMOTIONS.index(emotion), f"{split}/{emotion}/{path.name}", str(path))
+
+
+def _merged(entries: Iterable[Entry]) -> tuple[str, ...]:
+    folders: dict[tuple[str, int], set[str]] = {}
+    for entry in entries:
+        folder = str(PurePosixPath(entry.member).parent)
+        folders.setdefault((entry.split, entry.label), set()).add(folder)
+    return tuple(
+        f"{', '.join(sorted(names))} are one class: {EMOTIONS[label]} of {split}"
+        for (split, label), names in sorted(folders.items())
+        if len(names) > 1
+    )
+
+
+def _settle_val(entries: list[Entry], seed: int, fraction: float) -> tuple[list[Entry], str]:
+    """Return the entries with their final splits, and where val comes from."""
+    if any(entry.split == "val" for entry in entries):
+        return entries, "folder"
+    chosen = {
+        entry.file
+        for entry in entries
+        if entry.split == "test"
+        and PurePosixPath(entry.file).name.lower().startswith(_PUBLIC_PREFIX)
+    }
+    val_from = "names"
+    if not chosen:
+        for label in range(len(EMOTIONS)):
+            files = [e.file for e in entries if e.split == "train" and e.label == label]
+            chosen |= choose_validation(files, seed=seed, fraction=fraction)
+        val_from = "random" if chosen else "none"
+    moved = [
+        replace(entry, split="val", file="val/" + entry.file.split("/", 1)[1])
+        if entry.file in chosen
+        else entry
+        for entry in entries
+    ]
+    return moved, val_from

@@ -1,4 +1,4 @@
-"""Which images a model was trained on: kept beside it as hashes, so that figures leave them out."""
+"""Hashes of the images that a model was trained on, so that an evaluation leaves them out."""
 
 from __future__ import annotations
 
@@ -23,14 +23,13 @@ SCHEMA = "mien-trained-on/1"
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """What a model has seen, as SHA-256 in hexadecimal, two of each image.
+    """SHA-256 in hexadecimal, two of each image: of its 48x48 grey pixels and of its file's bytes.
 
-    One is of the standard face's 48x48 grey pixels, which finds copies in other formats; the other
-    is of the file's bytes, which finds a photo again whatever face was cut out of it.
+    The first finds copies in other formats, the second a photo whatever face was cut out of it.
 
     Attributes:
-        train: of what it was trained on.
-        val: of what its best epoch was chosen on.
+        train: of the images that the model was trained on.
+        val: of those that its best epoch was chosen on.
     """
 
     train: frozenset[str]
@@ -42,8 +41,8 @@ def hashes(split: Split, folder: Path | None = None) -> list[tuple[str, ...]]:
 
     Args:
         split: the images.
-        folder: where its files are; those that cannot be read, or all without it, are told by
-            their pixels alone.
+        folder: where its files are; those that cannot be read, or all without it, have only the
+            hash of their pixels.
     """
     found: list[tuple[str, ...]] = []
     for image, file in zip(split.images, split.files, strict=True):
@@ -56,7 +55,7 @@ def hashes(split: Split, folder: Path | None = None) -> list[tuple[str, ...]]:
 
 
 def write_record(path: Path, splits: Mapping[str, Split], folder: Path | None = None) -> None:
-    """Keep what is trained on ("train") and chosen on ("val"); raises OutputError."""
+    """Write the hashes of "train" and "val"; raises OutputError."""
     content: dict[str, object] = {"schema": SCHEMA}
     for name in ("train", "val"):
         content[name] = sorted({one for each in hashes(splits[name], folder) for one in each})
@@ -64,21 +63,15 @@ def write_record(path: Path, splits: Mapping[str, Split], folder: Path | None = 
 
 
 def find_record(*folders: str | Path | None) -> TrainedOn | None:
-    """Return the record in the first of the folders that has one, or None.
-
-    Args:
-        folders: of a model and its run; a bundled model's name has none.
+    """Return the record in the first of the folders that has one; a bundled model's name has none.
 
     Raises:
         DataError: if it cannot be read or is damaged.
     """
-    for folder in folders:
-        if isinstance(folder, Path) and (folder / RECORD).is_file():
-            return _read(folder / RECORD)
-    return None
-
-
-def _read(path: Path) -> TrainedOn:
+    paths = [folder / RECORD for folder in folders if isinstance(folder, Path)]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        return None
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["schema"] != SCHEMA:

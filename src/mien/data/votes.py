@@ -1,7 +1,6 @@
-"""FER+ (Barsoum et al. 2016): what ten people each said an image of FER-2013 shows.
+"""FER+ (Barsoum et al. 2016): the votes of ten annotators for each image of FER-2013.
 
-A second opinion, not a correction: six in ten images get the label that FER-2013 gives them. Two
-kinds of file are read:
+The majority agrees with FER-2013's label on six images in ten. Two kinds of file are read:
 
 - ``split,file,neutral,...,NF``: keyed by mien's split ("train", "val", "test") and the file's name,
   whose ending does not matter;
@@ -81,9 +80,9 @@ def load_votes(path: Path | str) -> Votes:
 def align_votes(split: Split, votes: Votes) -> npt.NDArray[np.int64]:
     """Return the votes for each image of a split, int64 (N, 10); zeros where there are none.
 
-    FER-2013 has two names that stand in two class folders each. Such images get the rows of that
-    name in the order of their folders, if there are as many rows as images; else nobody can tell
-    whose they are, and the images count as without votes, which is logged.
+    FER-2013 has two names that are in two class folders each. Such images get the rows of that
+    name in the order of their folders, if there are as many rows as images; else they count as
+    without votes, which is logged.
 
     Raises:
         DataError: if fewer than half of the images have any: the votes are of another data set.
@@ -114,9 +113,7 @@ def align_votes(split: Split, votes: Votes) -> npt.NDArray[np.int64]:
 
 
 def not_a_face_mask(split: Split, votes: Votes) -> npt.NDArray[np.bool_]:
-    """Mark the images (N,) that FER+ holds for unusable: blank, text, no face.
-
-    These are the images that most people called no face, and those that FER+ left out.
+    """Mark the images (N,) that most annotators called no face, or that FER+ left out.
 
     Raises:
         DataError: if the votes are of another data set, see `align_votes`.
@@ -127,8 +124,7 @@ def not_a_face_mask(split: Split, votes: Votes) -> npt.NDArray[np.bool_]:
 def emotion_shares(split: Split, votes: Votes) -> npt.NDArray[np.float32]:
     """Return the votes as soft labels, float32 (N, 7) in the order of `EMOTIONS`.
 
-    Each row sums to 1; a row is all 0 where nobody voted for one of the seven, so that it weighs
-    nothing in a cross-entropy.
+    Each row sums to 1, or is all 0 where nobody voted for one of the seven.
 
     Raises:
         DataError: if the votes are of another data set, see `align_votes`.
@@ -138,7 +134,7 @@ def emotion_shares(split: Split, votes: Votes) -> npt.NDArray[np.float32]:
 
 
 def emotion_votes(split: Split, votes: Votes) -> npt.NDArray[np.int64]:
-    """Return how many people named each emotion, int64 (N, 7) in the order of `EMOTIONS`.
+    """Return the votes for each emotion, int64 (N, 7) in the order of `EMOTIONS`.
 
     Raises:
         DataError: if the votes are of another data set, see `align_votes`.
@@ -147,10 +143,7 @@ def emotion_votes(split: Split, votes: Votes) -> npt.NDArray[np.int64]:
 
 
 def with_majority(split: Split, votes: Votes) -> Split:
-    """Return the images on which more than half of the votes for the seven emotions agree.
-
-    Their labels are what that majority says. Votes for contempt, unknown and not-a-face do not
-    count.
+    """Return the images with a majority among the votes for the seven emotions, labelled by it.
 
     Raises:
         DataError: if the votes are of another data set, see `align_votes`, or none has a majority.
@@ -164,14 +157,13 @@ def with_majority(split: Split, votes: Votes) -> Split:
 
 
 def agrees(aligned: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Say for each image (N,) whether its votes agree with its label; no votes never do.
+    """Say for each image (N,) whether the choice with the most votes is its label.
 
-    They agree if the choice with the most votes among all ten, contempt, unknown and not-a-face
-    included, is the label; of equal ones the first in FER+'s order counts.
+    All ten choices count; of equal ones the first in FER+'s order. No votes never agree.
 
     Args:
         aligned: the votes for each image, see `align_votes`.
-        labels: the images' labels, indices into `EMOTIONS`.
+        labels: the images' labels (N,), indices into `EMOTIONS`.
     """
     winner = aligned.argmax(axis=1)
     return np.asarray(aligned.any(axis=1) & (winner == EMOTION_COLUMNS[labels]), np.bool_)

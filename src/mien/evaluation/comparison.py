@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from mien.core.files import write_atomically
 from mien.core.results import ModelInfo
-from mien.data.class_names import label_for
+from mien.data.class_folder import label_for
 from mien.data.dataset import Split
 from mien.evaluation.figures import draw_matrix
 from mien.evaluation.metrics import Metrics, measure
@@ -80,7 +80,7 @@ def compare(
         old: the model that was started from.
         new: the fine-tuned model, whose labels are the split's classes.
         split: the images.
-        meanings: of which classes each class was made (see `mien.data.class_names.label_for`).
+        meanings: of which classes each class was made (see `mien.data.class_folder.label_for`).
         quiet: draw no progress bar.
 
     Raises:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.data.dataset import Split, clean_mask
-from mien.data.reading import load_split
+from mien.data.loading import load_split
 from mien.evaluation.agreement import measure_agreement
 from mien.evaluation.metrics import evaluate
 from mien.evaluation.predicting import BATCH_SIZE, predict
@@ -25,7 +25,7 @@ def clean_images(
 
     Args:
         split: of the data set.
-        source: the data set, as `mien.data.reading.load_dataset` takes it.
+        source: the data set, as `mien.data.loading.load_dataset` takes it.
         quiet: draw no progress bar.
 
     Returns:

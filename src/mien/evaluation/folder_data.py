@@ -13,14 +13,18 @@ import numpy.typing as npt
 from mien.core.emotions import find_emotion
 from mien.core.errors import DataError, UsageError
 from mien.core.files import expanded
-from mien.data.class_folder import WHOLE, FaceOf, list_class_folder, read_class_folder
-from mien.data.class_names import fit_labels, named_classes
-from mien.data.csv_archive import holds_csv
+from mien.data.class_folder import (
+    WHOLE,
+    FaceOf,
+    fit_labels,
+    list_class_folder,
+    named_classes,
+    read_class_folder,
+)
+from mien.data.csv_file import holds_csv
 from mien.data.dataset import Split
-from mien.data.decoding import crop_face
-from mien.data.listing import is_leftover, split_of
-from mien.data.reading import load_split
-from mien.data.sources import FolderSource, source_kind
+from mien.data.loading import crop_face, load_split
+from mien.data.sources import FolderSource, is_leftover, source_kind, split_of
 from mien.data.trained_on import TrainedOn, seen_masks
 from mien.evaluation.evaluating import clean_images
 from mien.inference.classifier import Classifier
@@ -75,11 +79,11 @@ def load_scored(
 
     Args:
         classifier: the model.
-        source: a data set as `mien.data.reading.load_dataset` takes it, or a folder of class
+        source: a data set as `mien.data.loading.load_dataset` takes it, or a folder of class
             folders with any names, with or without ``train|val|test``.
         split: "train", "val" or "test"; unless given, the first of test, val and train that is
             there.
-        mapping: what classes become, see `mien.data.class_names.parse_map`; folders only.
+        mapping: what classes become, see `mien.data.class_folder.parse_map`; folders only.
         face_of: how a file becomes a face; files are face crops unless given. Folders only.
         trained_on: what the model was trained on, which is left out.
         include_trained: take it in; the others are then the ``clean`` ones.
@@ -164,7 +168,7 @@ def _is_data_set(folder: Path) -> bool:
         return True
     placed = [
         PurePosixPath(member).parts[-3:-1]
-        for member in FolderSource(folder).members()
+        for member in FolderSource(folder).members
         if not is_leftover(member)
     ]
     in_splits = {parts for parts in placed if len(parts) == 2 and split_of(parts[0]) is not None}

@@ -19,9 +19,8 @@ from mien.core.errors import DataError, InputError, ModelError, OutputError
 from mien.core.files import write_atomically
 from mien.core.manifest import Manifest, load_manifest, write_manifest
 from mien.core.models import find_model
-from mien.data import array_cache
-from mien.data.class_names import label_for
-from mien.data.dataset import Split
+from mien.data.class_folder import label_for
+from mien.data.dataset import Split, save_splits
 from mien.data.trained_on import RECORD, write_record
 from mien.training import run_folder
 from mien.training.backend import check_installed, prepare_backend
@@ -78,7 +77,7 @@ def finetune(
         splits: "train" and "val", and "test" if there is one; see `mien.data.class_folder`.
         folder: where; must not hold a run yet.
         model: what to start from: a bundled model's name or a model's folder.
-        meanings: of which classes each class was made (see `mien.data.class_names.label_for`).
+        meanings: of which classes each class was made (see `mien.data.class_folder.label_for`).
         notes: what to keep with the run, in ``finetune.json``, values as of JSON.
         files: the folder that the splits' files are in (see `mien.data.trained_on`).
         options: what else can be chosen.
@@ -110,7 +109,7 @@ def finetune(
         run.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"cannot make {run.path}: {error.strerror}") from error
-    array_cache.save(run.path / FACES, splits)
+    save_splits(run.path / FACES, splits)
     write_record(run.path / RECORD, splits, files)
     with run_folder.saving(run.path / START) as temporary:
         network.save(temporary)

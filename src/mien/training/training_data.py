@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from mien.core.errors import UsageError
 from mien.data.dataset import Split
-from mien.data.reading import load_dataset
+from mien.data.loading import load_dataset
 from mien.data.votes import (
     align_votes,
     emotion_shares,

@@ -8,7 +8,7 @@ import pytest
 from data_maker import make_tiny_splits, write_tiny_dataset
 from kit_maker import ROOT, write_pack
 from mien.core.errors import DataError, UsageError
-from mien.data.reading import load_dataset
+from mien.data.loading import load_dataset
 from mien.training.gpu.pack import DATA_NAME, make_pack, read_faces, write_faces
 
 

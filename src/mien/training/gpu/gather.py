@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.files import write_atomically
-from mien.data import array_cache
+from mien.data.dataset import load_splits
 from mien.training.gpu.plan import Plan
 from mien.training.gpu.recipes import Machine
 
@@ -58,7 +58,7 @@ def _figures(machine: Machine, plan: Plan) -> dict[str, Any]:
     path = machine.work / "probabilities.npz"
     if not path.is_file():
         return {}
-    labels = array_cache.load(machine.work / "faces.npz")["val"].labels
+    labels = load_splits(machine.work / "faces.npz")["val"].labels
     with np.load(path) as stored:
         views = {name: stored[name].astype(np.float32) for name in stored.files}
     figures = {name: _accuracies(each, labels) for name, each in views.items()}

@@ -22,7 +22,7 @@ from mien.core.errors import DataError, InputError, OutputError, UsageError
 from mien.core.faces import FACE_SIZE
 from mien.core.files import replacing
 from mien.data.dataset import Split
-from mien.data.reading import load_dataset
+from mien.data.loading import load_dataset
 from mien.training import lite0
 from mien.training.gpu.codec import Faces, decode_faces, encode_faces
 
@@ -88,7 +88,7 @@ def make_pack(
 
     Args:
         root: the project's folder.
-        data: the data set, as `mien.data.reading.load_dataset` takes it.
+        data: the data set, as `mien.data.loading.load_dataset` takes it.
         target: the pack's folder.
         limit: bytes at most.
         votes: a file of FER+ votes to take along.

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from mien.core.files import replacing
-from mien.data.reading import load_split
+from mien.data.loading import load_split
 from mien.training.model import load_keras_model
 from mien.training.run_folder import RunFolder
 from mien.training.validation import predict_probabilities

@@ -14,7 +14,7 @@ import numpy as np
 
 from mien.core.errors import DataError, InputError, MissingExtra
 from mien.core.files import replacing
-from mien.data import array_cache
+from mien.data.dataset import save_splits
 from mien.training.gpu.pack import DATA_NAME, LITE0_NAME, VOTES_NAME, WHEELS, read_faces
 
 _PROBES = {
@@ -42,7 +42,7 @@ def unpack(pack: Path, work: Path) -> None:
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(site)
     if not (work / "faces.npz").is_file():
-        array_cache.save(work / "faces.npz", read_faces(pack / DATA_NAME))
+        save_splits(work / "faces.npz", read_faces(pack / DATA_NAME))
     votes = pack / VOTES_NAME
     if votes.is_file() and not (work / "votes.csv").is_file():
         with zipfile.ZipFile(votes) as archive, replacing(work / "votes.csv") as temporary:
