@@ -11,9 +11,8 @@ import pytest
 from PIL import Image
 
 from data_maker import make_tiny_split, write_tiny_dataset
-from mien.batch.listing import walk_folder
+from mien.batch.listing import Input, walk_folder
 from mien.cli import evaluate, inputs
-from mien.cli.inputs import Input
 from mien.cli.main import main
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import EXIT_DONE, EXIT_INPUT, EXIT_MODEL, EXIT_PARTIAL, EXIT_USAGE

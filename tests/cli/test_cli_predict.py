@@ -18,7 +18,7 @@ from PIL import Image
 
 from mien.cli.inputs import find_inputs, is_single
 from mien.cli.main import main
-from mien.cli.predict import _picture_names
+from mien.cli.targets import distinct_names
 from mien.core.emotions import EMOTIONS
 from mien.core.results import TABLE_COLUMNS
 from predict_maker import Predict
@@ -429,14 +429,8 @@ def test_an_annotated_photo_stays_a_jpeg(predict: Predict) -> None:
 
 
 def test_picture_names_step_aside_for_one_another() -> None:
-    names = _picture_names(["a.png", "b/a.png", "a-2.png", "-", "c.webp"])
-    assert names == [
-        "a.annotated.png",
-        "a-2.annotated.png",
-        "a-2-2.annotated.png",
-        "stdin.annotated.png",
-        "c.annotated.jpg",
-    ]
+    names = [("a", ".png"), ("A", ".png"), ("a-2", ".png"), ("a", ".jpg")]
+    assert distinct_names(names) == ["a.png", "A-2.png", "a-2-2.png", "a.jpg"]
 
 
 def test_compat_gives_another_tools_structure(predict: Predict) -> None:

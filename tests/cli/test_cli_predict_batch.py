@@ -239,6 +239,7 @@ def test_a_terminal_sees_how_many_of_those_left_are_done(
     interrupted: Predict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr("mien.core.progress.SHOWN_AFTER_S", 0.0)
     outcome = interrupted("d", "--output", "r.csv", "--resume")
     assert "reading faces" in outcome.err
     assert "100% 2/2" in outcome.err

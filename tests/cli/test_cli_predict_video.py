@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from mien.cli.inputs import is_video
 from mien.cli.main import main
-from mien.cli.predict_video import is_video
 from mien.core.results import table_columns
 from mien.video.reading import probe
 from video_maker import even_times, write_sound, write_video

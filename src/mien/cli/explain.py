@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mien.cli.inputs import STDIN, Input, find_inputs, is_single
+from mien.batch.listing import Input
+from mien.cli.inputs import STDIN, find_inputs, is_single
 from mien.cli.options import (
     add_finding_options,
     add_force_option,

@@ -1,68 +1,78 @@
-"""From the words on the command line to images: files, folders, patterns, standard input."""
+"""Words of the command line → images and videos: files, folders, patterns, addresses, stdin."""
 
 from __future__ import annotations
 
 import glob
 import os
+import re
 import sys
+import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
+from urllib.parse import urlsplit
 
 from mien.batch.listing import Input, found_file, walk_folder
 from mien.cli.output import note
-from mien.cli.urls import UrlReader, is_web_address, shown_address
 from mien.core.errors import InputError, UsageError
-from mien.core.file_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-
-__all__ = [
-    "STDIN",
-    "Input",
-    "Inputs",
-    "files_of",
-    "find_inputs",
-    "is_folder",
-    "is_pattern",
-    "is_single",
-]
+from mien.core.file_types import IMAGE_SUFFIXES, PLAYLIST_SUFFIXES, VIDEO_SUFFIXES
+from mien.core.web_address import is_web_address, shown_address
 
 STDIN = "-"
 """The word that means one image from standard input."""
 
+UrlReader = Callable[[str], Input]
+"""Makes an `Input` of an http(s) address: its bytes, or the problem."""
+
 _KINDS_SAID = 6
 _HEIC_SUFFIXES = (".heic", ".heif", ".hif")
+_STREAM_SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "udp", "rtp", "srt")
+# As `mien.video.live.is_camera` has it, which brings OpenCV with it.
+_CAMERA = re.compile(r"[+-]?\d{1,18}")
 
 
+# ---------------------------------------------------------------- images
 @dataclass(frozen=True)
 class Inputs:
-    """The images that words mean: they are looked for each time that they are gone through.
+    """The images that words mean: they are looked for each time that they are iterated over.
 
     Attributes:
-        words: files, folders, patterns, ``-``.
+        words: files, folders, patterns, addresses, ``-``.
         stdin: the image on standard input, read once, where a word is ``-``.
         read_url: what downloads an image; without it, addresses are refused.
-        left_out: the files of folders that were passed over when the images were last gone
-            through, by their suffix.
+        distinct: skip what an earlier word has named already.
+        left_out: files of folders passed over in the last iteration, by their suffix.
     """
 
     words: tuple[str, ...]
     stdin: Input | None = None
     read_url: UrlReader | None = None
+    distinct: bool = False
     left_out: Counter[str] = field(default_factory=Counter)
 
     def __iter__(self) -> Iterator[Input]:
         """Yield the images in the words' order, as they are found."""
         left_out: Counter[str] = Counter()
+        seen: set[str] = set()
         for word in self.words:
-            if word == STDIN and self.stdin is not None:
-                yield self.stdin
-            elif self.read_url is not None and is_web_address(word):
-                yield self.read_url(word)
-            else:
-                yield from files_of(word, left_out=left_out)
-        # At once: another thread may be going through the same images, to count them.
+            for one in self._images_of(word, left_out):
+                if self.distinct and len(self.words) > 1:
+                    if one.source in seen:
+                        continue
+                    seen.add(one.source)
+                yield one
+        # At once: another thread may be iterating over the same images, to count them.
         self.left_out.clear()
         self.left_out.update(left_out)
+
+    def unique(self) -> Inputs:
+        """Return the images with none named twice, which several words may do."""
+        return replace(self, distinct=True)
+
+    def unread(self) -> Inputs:
+        """Return the same images for their number and names alone: no address is downloaded."""
+        return replace(self, read_url=None if self.read_url is None else _unread)
 
     def shown_words(self) -> list[str]:
         """Return the words as they may be kept: without secrets, and no image in a data URI."""
@@ -72,53 +82,17 @@ class Inputs:
         ]
 
     def note_left_out(self, *, quiet: bool) -> None:
-        """Say on stderr which files of folders were passed over, unless quiet is asked for."""
+        """Say on stderr which files of folders were passed over."""
         if self.left_out:
-            note(left_out_text(self.left_out), quiet=quiet)
+            note(_left_out_text(self.left_out), quiet=quiet)
 
-    def unique(self) -> Iterable[Input]:
-        """Return the images with none named twice, which several words may do."""
-        return self if len(self.words) == 1 else _Unique(self)
-
-    def unread(self) -> Inputs:
-        """Return the same images for their number and names alone: no address is downloaded."""
-        return self if self.read_url is None else replace(self, read_url=_unread)
-
-
-def left_out_text(left_out: Counter[str]) -> str:
-    """Return what is said of files that were passed over, by their suffix."""
-    kinds = [
-        f"{count:,} {suffix or 'without a suffix'}" for suffix, count in left_out.most_common()
-    ]
-    if len(kinds) > _KINDS_SAID:
-        kinds[_KINDS_SAID:] = [f"{len(kinds) - _KINDS_SAID} more kinds"]
-    hints = [
-        hint
-        for suffixes, hint in (
-            (VIDEO_SUFFIXES, "--video reads the videos"),
-            (_HEIC_SUFFIXES, "save HEIC as JPEG to have it read"),
-        )
-        if not left_out.keys().isdisjoint(suffixes)
-    ]
-    total = left_out.total()
-    what = "1 file that is" if total == 1 else f"{total:,} files that are"
-    return "; ".join([f"left out {what} no image by the name: {', '.join(kinds)}", *hints])
-
-
-def _unread(address: str) -> Input:
-    return Input(shown_address(address), problem="not read")
-
-
-class _Unique:
-    def __init__(self, inputs: Iterable[Input]) -> None:
-        self._inputs = inputs
-
-    def __iter__(self) -> Iterator[Input]:
-        seen: set[str] = set()
-        for one in self._inputs:
-            if one.source not in seen:
-                seen.add(one.source)
-                yield one
+    def _images_of(self, word: str, left_out: Counter[str]) -> Iterator[Input]:
+        if word == STDIN and self.stdin is not None:
+            yield self.stdin
+        elif self.read_url is not None and is_web_address(word):
+            yield self.read_url(word)
+        else:
+            yield from files_of(word, left_out=left_out)
 
 
 def find_inputs(words: Sequence[str], *, read_url: UrlReader | None = None) -> Inputs:
@@ -135,11 +109,6 @@ def find_inputs(words: Sequence[str], *, read_url: UrlReader | None = None) -> I
     if words.count(STDIN) > 1:
         raise UsageError("'-' is given twice: standard input holds one image")
     return Inputs(tuple(words), _read_stdin() if STDIN in words else None, read_url)
-
-
-def is_single(words: Sequence[str]) -> bool:
-    """Say whether the words name exactly one image, whatever there is: no folder, no pattern."""
-    return len(words) == 1 and not (is_pattern(words[0]) or is_folder(words[0]))
 
 
 def files_of(
@@ -164,11 +133,26 @@ def files_of(
         hint = "download it and give the file, or pipe it into 'mien predict -'"
         yield Input(source, problem=f"{source} is an address that is not read here: {hint}")
     elif is_folder(word):
-        yield from _in_folder(word, suffixes, kind, left_out)
+        found = None
+        for found in walk_folder(word, suffixes, left_out):
+            yield found
+        if found is None:
+            kinds = ", ".join(suffix.removeprefix(".") for suffix in suffixes)
+            yield Input(word, problem=f"{word}: no {kind} in this folder (looked for {kinds})")
     elif is_pattern(word):
-        yield from _matching(word)
+        matches = sorted(glob.glob(word, recursive=True))  # noqa: PTH207 - keeps paths as given
+        # As in a shell, `photos/*` means the files in photos; `photos/**` also those further down.
+        files = [match for match in matches if not is_folder(match)]
+        if not files:
+            yield Input(word, problem=f"{word}: no file matches this pattern")
+        yield from map(found_file, files)
     else:
         yield Input(word, content=word)
+
+
+def is_single(words: Sequence[str]) -> bool:
+    """Say whether the words name exactly one image, whatever there is: no folder, no pattern."""
+    return len(words) == 1 and not (is_pattern(words[0]) or is_folder(words[0]))
 
 
 def is_folder(word: str) -> bool:
@@ -181,25 +165,20 @@ def is_pattern(word: str) -> bool:
     return glob.has_magic(word) and "://" not in word and not os.path.lexists(word)
 
 
-def _matching(pattern: str) -> Iterator[Input]:
-    matches = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - keeps paths as given
-    files = [match for match in matches if not is_folder(match)]
-    # As in a shell, `photos/*` means the files in photos; `photos/**` also those further down.
-    if not files:
-        yield Input(pattern, problem=f"{pattern}: no file matches this pattern")
-    for match in files:
-        yield found_file(match)
-
-
-def _in_folder(
-    folder: str, suffixes: Sequence[str], kind: str, left_out: Counter[str] | None
-) -> Iterator[Input]:
-    one = None
-    for one in walk_folder(folder, suffixes, left_out):
-        yield one
-    if one is None:
-        kinds = ", ".join(suffix.removeprefix(".") for suffix in suffixes)
-        yield Input(folder, problem=f"{folder}: no {kind} in this folder (looked for {kinds})")
+def _left_out_text(left_out: Counter[str]) -> str:
+    kinds = [
+        f"{count:,} {suffix or 'without a suffix'}" for suffix, count in left_out.most_common()
+    ]
+    if len(kinds) > _KINDS_SAID:
+        kinds[_KINDS_SAID:] = [f"{len(kinds) - _KINDS_SAID} more kinds"]
+    total = left_out.total()
+    what = "1 file that is" if total == 1 else f"{total:,} files that are"
+    parts = [f"left out {what} no image by the name: {', '.join(kinds)}"]
+    if not left_out.keys().isdisjoint(VIDEO_SUFFIXES):
+        parts.append("--video reads the videos")
+    if not left_out.keys().isdisjoint(_HEIC_SUFFIXES):
+        parts.append("save HEIC as JPEG to have it read")
+    return "; ".join(parts)
 
 
 def _read_stdin() -> Input:
@@ -230,3 +209,104 @@ def _data_uri(uri: str) -> Input:
         return Input(name, content=read_data_uri(uri))
     except InputError as error:
         return Input(name, problem=str(error))
+
+
+# ---------------------------------------------------------------- addresses
+def url_reader(*, allow_private: bool, offline: bool, max_megabytes: float) -> UrlReader:
+    """Return what downloads the images of http(s) addresses, each once."""
+    max_bytes = round(max_megabytes * 1e6)
+    found: dict[str, Input] = {}
+    # Inputs are iterated over by two threads at times, one of which only counts.
+    one_at_a_time = threading.Lock()
+
+    def read(url: str) -> Input:
+        with one_at_a_time:
+            if url not in found:
+                found[url] = _downloaded(url, allow_private, offline, max_bytes)
+            return found[url]
+
+    return read
+
+
+def _downloaded(url: str, allow_private: bool, offline: bool, max_bytes: int) -> Input:
+    # Imported here: it brings http and ssl with it.
+    from mien.core.remote import Limits, fetch_image
+
+    source = shown_address(url)
+    limits = Limits(max_bytes=max_bytes)
+    try:
+        content = fetch_image(url, allow_private=allow_private, offline=offline, limits=limits)
+    except InputError as error:
+        text = str(error)
+        return Input(source, problem=text if source in text else f"{source}: {text}")
+    return Input(source, content=content)
+
+
+def _unread(address: str) -> Input:
+    return Input(shown_address(address), problem="not read")
+
+
+# ---------------------------------------------------------------- videos
+def find_videos(words: Sequence[str], *, all_of_them: bool, quiet: bool) -> list[Input]:
+    """Return the videos that the words mean, in their order; none if they mean images.
+
+    Args:
+        words: files, folders, patterns, addresses, cameras' numbers.
+        all_of_them: take them as videos whatever their names; of a folder, the videos in it.
+        quiet: say nothing of the images of a folder that are passed over.
+
+    Raises:
+        UsageError: if some are videos and some are not.
+    """
+    videos: list[Input] = []
+    other: str | None = None
+    for word in words:
+        found, left_out = _videos_of(word, all_of_them=all_of_them)
+        videos += found
+        other = other or left_out
+        if all_of_them and is_folder(word) and (images := sum(1 for _ in walk_folder(word))):
+            note(f"{word}: images left out, since --video is given: {images:,}", quiet=quiet)
+    if videos and other is not None:
+        raise UsageError(
+            f"{videos[0].source} is a video and {other} is not: give videos and images apart, "
+            "or --video if it is one"
+        )
+    return videos
+
+
+def is_video(word: str) -> bool:
+    """Say by its name whether a word is a video file, a stream's address or a camera's number."""
+    if "://" in word:
+        return _is_video_address(word)
+    if _CAMERA.fullmatch(word):
+        return not os.path.lexists(word)
+    return word.lower().endswith(VIDEO_SUFFIXES) and not is_folder(word)
+
+
+def _is_video_address(word: str) -> bool:
+    try:
+        parts = urlsplit(word)
+    except ValueError:
+        return False
+    if parts.scheme in _STREAM_SCHEMES:
+        return True
+    suffix = PurePosixPath(parts.path).suffix.lower()
+    return parts.scheme in ("http", "https") and suffix in (*VIDEO_SUFFIXES, *PLAYLIST_SUFFIXES)
+
+
+def _videos_of(word: str, *, all_of_them: bool) -> tuple[list[Input], str | None]:
+    """Return the videos that a word means, and the first of what else it means.
+
+    A folder with images in it means these, unless ``all_of_them``.
+    """
+    if is_folder(word):
+        if not all_of_them and next(walk_folder(word), None) is not None:
+            return [], word
+        found = list(files_of(word, VIDEO_SUFFIXES, kind="video"))
+        is_empty = found[0].problem is not None and not all_of_them
+        return ([], word) if is_empty else (found, None)
+    if not is_pattern(word):
+        return ([Input(word, word)], None) if all_of_them or is_video(word) else ([], word)
+    found = list(files_of(word))
+    videos = [one for one in found if all_of_them or (one.content and is_video(one.source))]
+    return videos, next((one.source for one in found if one not in videos), None)

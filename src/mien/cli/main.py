@@ -14,8 +14,7 @@ from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from mien import __version__
-from mien.cli.logs import logs_as_notes
-from mien.cli.output import discard_stdout, write_stdout
+from mien.cli.output import discard_stdout, logs_as_notes, write_stdout
 from mien.core.errors import (
     EXIT_DONE,
     EXIT_INPUT,

@@ -23,6 +23,7 @@ MOST_BATCH = 65536
 """Faces that go through the network at once: memory grows with them."""
 
 _MOST = 2**31 - 1
+_MOST_MEGABYTES = 1000
 _FILE_SUFFIXES: tuple[str, ...] = (
     *(".csv", ".json", ".jsonl", ".parquet", ".txt", ".md", ".html", ".pdf", ".svg", ".toml"),
     *(".xls", ".xlsx", ".ods", ".zip", ".onnx", ".tflite", ".keras", ".npz"),
@@ -39,9 +40,7 @@ def whole(least: int = 0, most: int = _MOST) -> Callable[[str], int]:
         except ValueError:  # also where there are more digits than Python reads
             number = least - 1
         if not least <= number <= most:
-            raise argparse.ArgumentTypeError(
-                f"expected a whole number from {least} to {most}, got {shown_value(text)}"
-            )
+            raise _refusal(f"a whole number from {least} to {most}", text)
         return number
 
     return parse
@@ -57,7 +56,7 @@ def number(least: float, most: float, *, above: bool = False) -> Callable[[str],
             value = math.nan
         if not least <= value <= most or (above and value == least):
             words = f"above {least:g}, up to {most:g}" if above else f"from {least:g} to {most:g}"
-            raise argparse.ArgumentTypeError(f"expected a number {words}, got {shown_value(text)}")
+            raise _refusal(f"a number {words}", text)
         return value
 
     return parse
@@ -67,12 +66,9 @@ def file_name(*suffixes: str) -> Callable[[str], Path]:
     """Return the ``type`` of an option that names a file to write, which ends in one of these."""
 
     def parse(text: str) -> Path:
-        if Path(text).suffix.lower() not in suffixes:
-            kinds = ", ".join(suffixes)
-            raise argparse.ArgumentTypeError(
-                f"expected a name ending in {kinds}, got {shown_value(text)}"
-            )
-        return Path(text)
+        if Path(text).suffix.lower() in suffixes:
+            return Path(text)
+        raise _refusal(f"a name ending in {', '.join(suffixes)}", text)
 
     return parse
 
@@ -84,10 +80,7 @@ def file_or_folder_name(*suffixes: str) -> Callable[[str], Path]:
         path = Path(text)
         if path.suffix.lower() in suffixes or (path.suffix == "" and text not in ("", "-")):
             return path
-        kinds = ", ".join(suffixes)
-        raise argparse.ArgumentTypeError(
-            f"expected a name ending in {kinds}, or a folder's, got {shown_value(text)}"
-        )
+        raise _refusal(f"a name ending in {', '.join(suffixes)}, or a folder's", text)
 
     return parse
 
@@ -98,25 +91,20 @@ def folder_name(text: str) -> Path:
     kinds = (*_FILE_SUFFIXES, *IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
     is_file = path.suffix.lower() in kinds and not os.path.isdir(path)  # noqa: PTH112
     if text in ("", "-") or is_file:
-        raise argparse.ArgumentTypeError(f"expected a folder's name, got {shown_value(text)}")
+        raise _refusal("a folder's name", text)
     return path
 
 
-def shown_value(text: str) -> str:
-    """Return a value as an error shows it."""
-    return repr(text if len(text) <= 60 else text[:60] + "...")
-
-
-def add_force_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--force``."""
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        help="replace files that are there already and that mien did not write",
-    )
+def _refusal(expected: str, text: str) -> argparse.ArgumentTypeError:
+    shown = repr(text if len(text) <= 60 else text[:60] + "...")
+    return argparse.ArgumentTypeError(f"expected {expected}, got {shown}")
 
 
 # ---------------------------------------------------------------- options
+def add_force_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--force``."""
+    help_text = "replace files that are there already and that mien did not write"
+    parser.add_argument("--force", action="store_true", help=help_text)
 
 
 def add_labels_option(parser: argparse.ArgumentParser, *, default: str) -> None:
@@ -136,68 +124,45 @@ def add_recognizer_options(parser: argparse.ArgumentParser, *, crops: str) -> No
         parser: the command's.
         crops: when ``--detector none`` fits, as "where the image is a face crop".
     """
-    parser.add_argument(
-        "--model",
-        default=DEFAULT_MODEL,
-        help="a bundled model's name, or a model's folder (%(default)s)",
-    )
+    add = parser.add_argument
+    model_help = "a bundled model's name, or a model's folder (%(default)s)"
+    add("--model", default=DEFAULT_MODEL, help=model_help)
     add_labels_option(parser, default="people, where the model has that")
-    parser.add_argument(
-        "--detector",
-        default="auto",
-        help=f"auto, yunet, libface, haar, or none {crops} (%(default)s)",
-    )
-    parser.add_argument(
-        "--threads",
-        type=whole(1, MOST_THREADS),
-        metavar="N",
-        help="threads of the network (all cores)",
-    )
+    detector_help = f"auto, yunet, libface, haar, or none {crops} (%(default)s)"
+    add("--detector", default="auto", help=detector_help)
+    add_threads_option(parser)
 
 
-def add_face_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--min-face``, ``--max-faces`` and ``--align``."""
-    faces = parser.add_argument_group("faces")
-    faces.add_argument(
-        "--min-face",
-        type=whole(),
-        default=0,
-        metavar="PX",
-        help="leave out faces whose box has a smaller side (%(default)s: none)",
+def add_threads_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--threads``."""
+    help_text = "threads of the network (all cores)"
+    parser.add_argument("--threads", type=whole(1, MOST_THREADS), metavar="N", help=help_text)
+
+
+def add_finding_options(parser: argparse.ArgumentParser) -> None:
+    """Add how faces are found, and which of them are read."""
+    add = parser.add_argument
+    add("--detector-weights", type=Path, metavar="FILE", help="weights of --detector yunet")
+    add("--offline", action="store_true", help="never use the network")
+    add(
+        "--thorough",
+        action="store_true",
+        help="search for small faces, too, in a large picture down to its own pixels: many times "
+        "the time of the default, which looks at 320 and, if need be, 640 pixels",
     )
-    faces.add_argument(
-        "--max-faces",
-        type=whole(1),
-        metavar="N",
-        help="read the N largest faces of an image (all)",
+    add = parser.add_argument_group("faces").add_argument
+    min_help = "leave out faces whose box has a smaller side (%(default)s: none)"
+    add("--min-face", type=whole(), default=0, metavar="PX", help=min_help)
+    add(
+        "--max-faces", type=whole(1), metavar="N", help="read the N largest faces of an image (all)"
     )
-    faces.add_argument(
+    add(
         "--align",
         choices=("auto", "on", "off"),
         default="auto",
         help="level the eyes of faces before reading them: of those that lean far, of all, or of "
         "none; yunet and libface find eyes (%(default)s)",
     )
-
-
-def add_detector_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--detector-weights``, ``--offline`` and ``--thorough``."""
-    parser.add_argument(
-        "--detector-weights", type=Path, metavar="FILE", help="weights of --detector yunet"
-    )
-    parser.add_argument("--offline", action="store_true", help="never use the network")
-    parser.add_argument(
-        "--thorough",
-        action="store_true",
-        help="search for small faces, too, in a large picture down to its own pixels: many times "
-        "the time of the default, which looks at 320 and, if need be, 640 pixels",
-    )
-
-
-def add_finding_options(parser: argparse.ArgumentParser) -> None:
-    """Add how faces are found and which are read: the options of the two functions above."""
-    add_detector_options(parser)
-    add_face_options(parser)
 
 
 def recognizer_options(args: argparse.Namespace) -> RecognizerOptions:
@@ -219,25 +184,19 @@ def recognizer_options(args: argparse.Namespace) -> RecognizerOptions:
 def add_batch_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--resume``, ``--workers``, ``--batch-size``, ``--timeout`` and the engine's."""
     many = parser.add_argument_group("many images")
-    many.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on with an --output that was interrupted; start it if it was not",
-    )
-    many.add_argument(
-        "--workers",
-        type=whole(1, MOST_THREADS),
-        metavar="N",
-        help="processes that read images (one a core)",
-    )
-    many.add_argument(
+    add = many.add_argument
+    resume_help = "go on with an --output that was interrupted; start it if it was not"
+    add("--resume", action="store_true", help=resume_help)
+    workers_help = "processes that read images (one a core)"
+    add("--workers", type=whole(1, MOST_THREADS), metavar="N", help=workers_help)
+    add(
         "--batch-size",
         type=whole(1, MOST_BATCH),
         default=64,
         metavar="N",
         help="faces that go through the network at once (%(default)s)",
     )
-    many.add_argument(
+    add(
         "--timeout",
         type=number(0, 86_400, above=True),
         default=120,
@@ -254,14 +213,21 @@ def add_engine_options(group: argparse._ArgumentGroup, *, on_ray: str) -> None:
         group: of the command's options.
         on_ray: what ``--engine ray`` does, as "over the machines of a Ray cluster".
     """
-    group.add_argument(
-        "--engine",
-        choices=ENGINES,
-        default=ENGINES[0],
-        help=f"local, or ray: {on_ray} (%(default)s)",
-    )
-    group.add_argument(
-        "--address",
-        metavar="HOST:PORT",
-        help="the cluster of --engine ray; without it, one is started on this machine",
+    engine_help = f"local, or ray: {on_ray} (%(default)s)"
+    group.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help=engine_help)
+    address_help = "the cluster of --engine ray; without it, one is started on this machine"
+    group.add_argument("--address", metavar="HOST:PORT", help=address_help)
+
+
+def add_url_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--allow-private`` and ``--max-download``."""
+    add = parser.add_argument_group("addresses").add_argument
+    private_help = "allow addresses of hosts that are not on the open internet (localhost, a LAN)"
+    add("--allow-private", action="store_true", help=private_help)
+    add(
+        "--max-download",
+        type=number(0, _MOST_MEGABYTES, above=True),
+        default=20,
+        metavar="MB",
+        help="refuse larger images from the web (%(default)s)",
     )

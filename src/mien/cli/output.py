@@ -1,26 +1,26 @@
-"""How commands show what they found: aligned tables, JSON, CSV, on stdout or into a file."""
+"""What commands print and write: JSON, CSV, aligned tables, notes; on stdout or into a file."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import logging
 import os
 import sys
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from mien.core.errors import OutputError, one_line, printable
-from mien.core.files import write_atomically
+from mien.core.files import replacing
 
-_BAR = "█"
-_PLAIN_BAR = "#"
-_ELLIPSIS = "…"
 _GAP = "  "
 
 
+# ---------------------------------------------------------------- forms
 def json_text(value: object, *, indent: int | None = 2) -> str:
     """Return ``value`` as JSON without a line end; NaN and infinity are refused (ValueError)."""
     return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
@@ -42,6 +42,38 @@ def csv_text(
     return "".join(lines)
 
 
+def table_text(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()
+) -> str:
+    """Return an aligned table, one line a row, without trailing blanks.
+
+    Args:
+        header: the columns' names.
+        rows: as many cells as there are columns; a shorter row's last cell may run on freely.
+        right: indices of the columns that are set to the right.
+    """
+    lines = [header, *([printable(cell) for cell in row] for row in rows)]
+    widths = [0] * len(header)
+    for line in lines:
+        # A short row's cells, all but the free last one, still keep to their columns.
+        fixed = line if len(line) == len(header) else line[:-1]
+        for column, cell in enumerate(fixed):
+            widths[column] = max(widths[column], display_width(cell))
+    return "".join(_table_line(line, widths, right) + "\n" for line in lines)
+
+
+def facts_text(rows: Iterable[tuple[str, str]], width: int = 12) -> str:
+    """Return named facts, one a line, the names in a column of ``width``."""
+    return "".join(f"{name:<{width}} {value}\n" for name, value in rows)
+
+
+def bar(share: float, width: int = 10, *, plain: bool = False) -> str:
+    """Return a bar of ``width`` columns, filled by ``share`` (0 to 1); ``plain`` is ASCII."""
+    filled = round(min(1.0, max(0.0, share)) * width)
+    full, empty = ("#", ".") if plain else ("█", "░")
+    return full * filled + empty * (width - filled)
+
+
 def display_width(text: str) -> int:
     """Return how many columns of a terminal ``text`` takes: wide letters two, accents none."""
     return sum(_character_width(character) for character in text)
@@ -56,38 +88,32 @@ def shorten(text: str, width: int) -> str:
         if display_width(character + kept) > width - 1:
             break
         kept = character + kept
-    return _ELLIPSIS + kept
+    return "…" + kept
 
 
-def bar(share: float, width: int = 10, *, plain: bool = False) -> str:
-    """Return a bar of ``width`` columns, filled by ``share`` (0 to 1)."""
-    filled = round(min(1.0, max(0.0, share)) * width)
-    return (_PLAIN_BAR if plain else _BAR) * filled + ("." if plain else "░") * (width - filled)
+def _csv_line(cells: Iterable[Any]) -> str:
+    buffer = io.StringIO()
+    # The writer quotes what its own line end holds: a lone \r in a name needs quotes as well as \n.
+    csv.writer(buffer, lineterminator="\r\n").writerow(cells)
+    return buffer.getvalue().removesuffix("\r\n") + "\n"
 
 
-def table_text(
-    header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()
-) -> str:
-    """Return an aligned table, one line a row, without trailing blanks.
-
-    Args:
-        header: the columns' names.
-        rows: as many cells as there are columns; a shorter row's last cell may run on freely.
-        right: indices of the columns that are set to the right.
-    """
-    lines = [header, *([printable(cell) for cell in row] for row in rows)]
-    widths = [
-        max((display_width(line[column]) for line in lines if len(line) == len(header)), default=0)
-        for column in range(len(header))
-    ]
-    # A short row's cells, all but the free last one, still keep to their columns.
-    for line in lines:
-        if len(line) < len(header):
-            for column, cell in enumerate(line[:-1]):
-                widths[column] = max(widths[column], display_width(cell))
-    return "".join(_table_line(line, widths, right) + "\n" for line in lines)
+def _character_width(character: str) -> int:
+    # Zero-width joiner and the variation selectors (category Mn) take no column of their own.
+    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
 
 
+def _table_line(cells: Sequence[str], widths: Sequence[int], right: Sequence[int]) -> str:
+    padded = []
+    for column, cell in enumerate(cells):
+        blanks = " " * (widths[column] - display_width(cell))
+        padded.append(blanks + cell if column in right else cell + blanks)
+    return _GAP.join(padded).rstrip()
+
+
+# ---------------------------------------------------------------- stdout and files
 def stdout_takes(text: str) -> bool:
     """Say whether stdout's encoding has all characters of ``text``."""
     try:
@@ -121,6 +147,11 @@ def write_stdout(text: str) -> None:
         raise OutputError(f"cannot write to standard output: {error.strerror}") from error
 
 
+def write_json(value: object) -> None:
+    """Write a command's result to stdout as indented JSON."""
+    write_stdout(json_text(value) + "\n")
+
+
 def discard_stdout() -> None:
     """Point stdout at nothing, so that the interpreter's own last flush cannot fail."""
     try:
@@ -134,49 +165,65 @@ def discard_stdout() -> None:
         os.close(nowhere)
 
 
-def write_output(path: Path, text: str) -> None:
-    """Write data to a file as UTF-8, whole or not at all; devices and pipes are written straight.
+@contextmanager
+def output_file(path: Path) -> Iterator[TextIO]:
+    """Open a file to write as UTF-8, which takes its name when it is complete.
+
+    Devices and pipes are written straight. A link stays one: what it leads to is replaced.
 
     Raises:
-        OutputError: if it cannot be written.
+        OutputError: if it cannot be written; what stood there before is untouched.
     """
-    content = text.encode("utf-8", errors="backslashreplace")
     if path.is_dir():
         raise OutputError(f"cannot write {path}: it is a folder, expected a file's name")
-    if not path.exists() or path.is_file():
-        # A link keeps being a link: what it leads to is replaced.
-        write_atomically(path.resolve() if path.is_symlink() else path, content)
+    if path.exists() and not path.is_file():
+        try:
+            with _opened(path) as device:
+                yield device
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error.strerror}") from error
         return
-    try:
-        with path.open("wb") as device:
-            device.write(content)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
+    with (
+        replacing(path.resolve() if path.is_symlink() else path) as temporary,
+        _opened(temporary) as file,
+    ):
+        yield file
 
 
+def write_output(path: Path, text: str) -> None:
+    """Write a text into a file, as `output_file` does."""
+    with output_file(path) as file:
+        file.write(text)
+
+
+def _opened(path: Path) -> TextIO:
+    return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
+
+
+# ---------------------------------------------------------------- stderr
 def note(text: str, *, quiet: bool) -> None:
     """Say something in one line on stderr, unless quiet is asked for."""
     if not quiet:
         print(one_line(" ".join(text.split())), file=sys.stderr)
 
 
-def _csv_line(cells: Iterable[Any]) -> str:
-    buffer = io.StringIO()
-    # The writer quotes what its own line end holds: a lone \r in a name needs quotes as well as \n.
-    csv.writer(buffer, lineterminator="\r\n").writerow(cells)
-    return buffer.getvalue().removesuffix("\r\n") + "\n"
+class _Notes(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler`."""
+        note(f"mien: {record.getMessage()}", quiet=False)
 
 
-def _character_width(character: str) -> int:
-    # Zero-width joiner and the variation selectors (category Mn) take no column of their own.
-    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
+@contextmanager
+def logs_as_notes(*, quiet: bool, name: str = "mien") -> Iterator[None]:
+    """Show the library's warnings as lines on stderr while a command runs.
 
-
-def _table_line(cells: Sequence[str], widths: Sequence[int], right: Sequence[int]) -> str:
-    padded = []
-    for column, cell in enumerate(cells):
-        blanks = " " * (widths[column] - display_width(cell))
-        padded.append(blanks + cell if column in right else cell + blanks)
-    return _GAP.join(padded).rstrip()
+    Args:
+        quiet: errors alone.
+        name: the logger's; another package's where a command uses it.
+    """
+    logger, notes = logging.getLogger(name), _Notes(logging.ERROR if quiet else logging.WARNING)
+    logger.addHandler(notes)
+    try:
+        yield
+    finally:
+        logger.removeHandler(notes)

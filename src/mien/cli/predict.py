@@ -6,44 +6,39 @@ import argparse
 import hashlib
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mien.batch.listing import Input
 from mien.batch.tally import Tally
-from mien.cli.inputs import STDIN, Input, Inputs, find_inputs, is_single
+from mien.cli.inputs import STDIN, Inputs, find_inputs, find_videos, is_single, url_reader
 from mien.cli.options import (
     add_batch_options,
     add_finding_options,
     add_force_option,
     add_recognizer_options,
+    add_url_options,
+    file_name,
+    file_or_folder_name,
     folder_name,
+    number,
     recognizer_options,
 )
-from mien.cli.output import note, use_utf8_stdout, write_output, write_stdout
-from mien.cli.predict_video import add_video_options, run_videos, videos_in
-from mien.cli.result_text import RENDERERS, compat_chunks
+from mien.cli.output import note
+from mien.cli.result_writers import FORMATS, image_writer
 from mien.cli.stopping import stopping_in_time
-from mien.cli.targets import check_targets, read_files
-from mien.cli.urls import add_url_options, is_web_address, url_reader
-from mien.core.errors import (
-    EXIT_DONE,
-    EXIT_PARTIAL,
-    InputError,
-    MienError,
-    NoFaceError,
-    UsageError,
-)
-from mien.core.file_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES, WRITTEN_SUFFIXES
+from mien.cli.targets import check_targets, distinct_names, read_files
+from mien.core.errors import EXIT_DONE, EXIT_PARTIAL, InputError, MienError, NoFaceError, UsageError
+from mien.core.file_types import IMAGE_SUFFIXES, PICTURE_SUFFIXES, VIDEO_SUFFIXES, WRITTEN_SUFFIXES
 from mien.core.progress import Progress
 from mien.core.results import COMPAT, table_columns
+from mien.core.web_address import is_web_address, shown_address
 
 if TYPE_CHECKING:
     from mien.batch.engines import Engine
     from mien.core.results import Face, Result
-
-FORMATS: tuple[str, ...] = (*RENDERERS, "parquet")
 
 _FORMAT_OF_SUFFIX = {
     ".json": "json",
@@ -55,10 +50,10 @@ _FORMAT_OF_SUFFIX = {
 }
 _OTHER_KINDS = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES, ".xls", ".xlsx", ".ods", ".md", ".html", ".pdf")
 _IN_PARTS = ("jsonl", "csv", "parquet")
+_PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".mpo", ".webp", ".avif")
+
 _PATIENCE_S = 8.0
 """After a stop the command has so long to tidy up."""
-
-_PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".mpo", ".webp", ".avif")
 
 _EPILOG = """\
 Without --format, --output's suffix decides; else a terminal gets a table and a pipe gets JSON.
@@ -79,23 +74,19 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "images",
         nargs="+",
         metavar="IMAGE",
         help="a file; a folder (the images in it and below, or else the videos); a quoted pattern; "
         "an address (http or https); - for stdin",
     )
-    parser.add_argument("--format", choices=FORMATS, help="what the results look like; see below")
-    parser.add_argument(
-        "--compat",
-        choices=tuple(COMPAT),
-        help="give each image's faces as the JSON list that this tool gives",
-    )
-    parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="write the results there, not to stdout"
-    )
-    parser.add_argument(
+    add("--format", choices=FORMATS, help="what the results look like; see below")
+    compat_help = "give each image's faces as the JSON list that this tool gives"
+    add("--compat", choices=tuple(COMPAT), help=compat_help)
+    add("--output", type=Path, metavar="FILE", help="write the results there, not to stdout")
+    add(
         "--annotate",
         type=Path,
         metavar="DIR",
@@ -106,47 +97,148 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add_recognizer_options(parser, crops="where each image is a face crop")
     add_finding_options(parser)
     add_batch_options(parser)
-    add_video_options(parser)
+    _add_video_options(parser)
     add_url_options(parser)
     parser.set_defaults(run=_run)
 
 
+def _add_video_options(parser: argparse.ArgumentParser) -> None:
+    about = "FILE.mp4, rtsp://..., http://.../clip.mp4, or a camera's 0"
+    add = parser.add_argument_group("videos, streams and cameras", about).add_argument
+    every_help = "look at one frame in each so many seconds (all frames)"
+    add("--every", metavar="SECONDS", help=every_help)
+    add("--start", metavar="TIME", help="from here on: seconds, mm:ss or h:mm:ss")
+    add("--end", metavar="TIME", help="up to here")
+    add(
+        "--smooth",
+        type=number(0, 1e6),
+        default=0.5,
+        metavar="SECONDS",
+        help="time constant of each person's smoothed scores, 0 for none (%(default)s)",
+    )
+    add(
+        "--timeline",
+        type=file_or_folder_name(*PICTURE_SUFFIXES),
+        metavar="FILE.png",
+        help="draw emotions over time, by person; or a folder for NAME.timeline.png",
+    )
+    episodes_help = "write who felt what from when to when"
+    add("--episodes", type=file_name(".json"), metavar="FILE.json", help=episodes_help)
+    add(
+        "--reconnect",
+        type=number(0, 1e6),
+        default=30.0,
+        metavar="SECONDS",
+        help="how long to try again when a stream is lost (%(default)s)",
+    )
+    video_help = "take the inputs as videos, whatever their names; of a folder, the videos in it"
+    add("--video", action="store_true", help=video_help)
+
+
 def _run(args: argparse.Namespace) -> int:
     shape = _chosen_format(args.format, args.output, args.compat)
-    videos = videos_in(args)
+    videos = find_videos(args.images, all_of_them=args.video, quiet=args.quiet)
+    _check_video_options(args, videos)
     if args.annotate is not None:
         _check_annotate(args.annotate, videos=bool(videos))
     if videos:
+        from mien.cli.predict_video import run_videos
+
         return run_videos(args, shape, videos)
     if args.output is not None:
         check_targets([("--output", args.output)], reads=read_files(args), force=args.force)
     in_parts = _is_in_parts(args, shape)
-    if args.resume and not in_parts:
-        raise UsageError(
-            "--resume goes on with a file: expected --output FILE.jsonl, .csv or .parquet, "
-            "without --annotate and --compat"
-        )
     with stopping_in_time(_PATIENCE_S, for_good=True):
         tally = _in_parts(args, shape) if in_parts else _at_once(args, shape)
     return _exit_code(tally)
+
+
+def _check_video_options(args: argparse.Namespace, videos: Sequence[Input]) -> None:
+    """Refuse options for videos where none is given, and addresses where ``--offline`` is."""
+    for option in () if videos else ("every", "start", "end", "timeline", "episodes"):
+        if getattr(args, option) is not None:
+            raise UsageError(f"--{option} is for videos: none is given (--video takes any file)")
+    for one in videos if args.offline else ():
+        if "://" in one.source:
+            source = shown_address(one.source)
+            raise InputError(f"{source} is on the web and this is offline: give a file")
+
+
+# ---------------------------------------------------------------- formats
+def _chosen_format(asked: str | None, output: Path | None, compat: str | None) -> str:
+    if output is not None:
+        shape = _format_of_file(asked, output)
+    elif asked is not None:
+        shape = asked
+    else:
+        shape = "table" if sys.stdout.isatty() and compat is None else "json"
+    if compat is not None and shape not in ("json", "jsonl"):
+        raise UsageError(f"--compat {compat} gives JSON: expected --format json or jsonl")
+    return shape
+
+
+def _format_of_file(asked: str | None, output: Path) -> str:
+    """Return the format that is asked for or that a file's name ends in.
+
+    Raises:
+        UsageError: if it ends in neither, or in what the format that is asked for is not.
+    """
+    suffix = output.suffix.lower()
+    told = _FORMAT_OF_SUFFIX.get(suffix)
+    if str(output) == "-":
+        raise UsageError("--output - would be a file called -: leave it out for standard output")
+    if asked is not None:
+        if told == asked or suffix not in (*_FORMAT_OF_SUFFIX, *_OTHER_KINDS):
+            return asked
+        raise UsageError(f"--output {output} does not end as --format {asked} does: change one")
+    if told is not None:
+        return told
+    if os.path.exists(output) and not os.path.isfile(output):  # noqa: PTH110, PTH113 - never raise
+        return "json"  # a device or a pipe, whose names end in nothing
+    hint = ""
+    if suffix in IMAGE_SUFFIXES:
+        hint = " (--annotate DIR writes pictures, --timeline FILE one of a video)"
+    elif suffix in VIDEO_SUFFIXES:
+        hint = " (--annotate FILE writes a video)"
+    kinds = ", ".join(_FORMAT_OF_SUFFIX)
+    raise UsageError(f"expected --output to end in {kinds}, or --format; got {output}{hint}")
+
+
+def _check_annotate(annotate: Path, *, videos: bool) -> None:
+    """Refuse what is neither a folder nor, of a video, a file that can be written."""
+    if videos and annotate.suffix.lower() in WRITTEN_SUFFIXES:
+        return
+    try:
+        folder_name(str(annotate))
+    except argparse.ArgumentTypeError as error:
+        also = f", or a name ending in {', '.join(WRITTEN_SUFFIXES)}" if videos else ""
+        raise UsageError(f"--annotate: {error}{also}") from error
+    if os.path.isfile(annotate):  # noqa: PTH113 - Path.is_file raises where a name is too long
+        raise UsageError(f"--annotate: expected a folder's name, and {annotate} is a file")
 
 
 def _is_in_parts(args: argparse.Namespace, shape: str) -> bool:
     """Say whether results go to a file part by part; Parquet goes nowhere else."""
     to_file = args.output is not None and (not args.output.exists() or args.output.is_file())
     plain = args.annotate is None and args.compat is None
-    if shape == "parquet" and not (to_file and plain):
+    in_parts = to_file and plain and shape in _IN_PARTS
+    if shape == "parquet" and not in_parts:
         raise UsageError("Parquet needs --output FILE, and goes without --annotate and --compat")
-    return to_file and plain and shape in _IN_PARTS
+    if args.resume and not in_parts:
+        raise UsageError(
+            "--resume goes on with a file: expected --output FILE.jsonl, .csv or .parquet, "
+            "without --annotate and --compat"
+        )
+    return in_parts
 
 
+# ---------------------------------------------------------------- into a file, part by part
 def _in_parts(args: argparse.Namespace, shape: str) -> Tally:
-    """Write a file part by part."""
     from mien.batch.engines import make_engine
     from mien.batch.formats import part_format
     from mien.batch.running import Reading, Target, run_batch
 
-    inputs = find_inputs(args.images, read_url=url_reader(args))
+    inputs = _inputs(args)
     options = recognizer_options(args)
     recognizer = options.load()
     form = part_format(shape, recognizer.labels, recognizer.model)
@@ -168,6 +260,13 @@ def _in_parts(args: argparse.Namespace, shape: str) -> Tally:
     return tally
 
 
+def _inputs(args: argparse.Namespace) -> Inputs:
+    read_url = url_reader(
+        allow_private=args.allow_private, offline=args.offline, max_megabytes=args.max_download
+    )
+    return find_inputs(args.images, read_url=read_url)
+
+
 def _origin(inputs: Inputs, output: Path) -> dict[str, Any]:
     """Return where the images of a run are from: other ones may have the same names elsewhere."""
     origin: dict[str, Any] = {"inputs": inputs.shown_words()}
@@ -181,101 +280,46 @@ def _origin(inputs: Inputs, output: Path) -> dict[str, Any]:
     return origin
 
 
+# ---------------------------------------------------------------- to stdout, or to a file at once
 def _at_once(args: argparse.Namespace, shape: str) -> Tally:
-    """Write to stdout as results come, or to a file at the end."""
     from mien.batch.engines import make_engine
 
-    found = find_inputs(args.images, read_url=url_reader(args))
+    found = _inputs(args)
     inputs = list(found)
-    if args.annotate is not None:
-        names = _picture_names([one.source for one in inputs])
-        pictures = [("--annotate", args.annotate / name) for name in names]
-        check_targets(pictures, reads=read_files(args), force=args.force)
+    pictures = _picture_paths(args.annotate, [one.source for one in inputs])
+    if pictures:
+        targets = [("--annotate", path) for path in pictures]
+        check_targets(targets, reads=read_files(args), force=args.force)
     found.note_left_out(quiet=args.quiet)
     options = recognizer_options(args)
     recognizer = options.load()
     engine = make_engine(args, options, recognizer)
-    tally = Tally()
-    results = _analyzed(engine, inputs, shows=_may_draw(args, shape, len(inputs)))
-    results = _counted(results, tally)
-    if args.annotate is not None:
-        results = _annotated(results, inputs, args.annotate, quiet=args.quiet)
-    single = is_single(args.images)
-    if args.compat is None:
-        chunks = RENDERERS[shape](results, recognizer.labels, single)
-    else:
-        chunks = compat_chunks(results, COMPAT[args.compat], shape, single)
-    if args.output is None:
-        if shape != "table":
-            use_utf8_stdout()
-        for chunk in chunks:
-            write_stdout(chunk)
-    else:
-        write_output(args.output, "".join(chunks))
+    tally, drawn = Tally(), 0
+    shows = _may_draw(args, shape, len(inputs))
+    with image_writer(
+        shape,
+        args.output,
+        recognizer.labels,
+        single=is_single(args.images),
+        convert=None if args.compat is None else COMPAT[args.compat],
+    ) as writer:
+        for number, result in enumerate(_analyzed(engine, inputs, shows=shows)):
+            tally.count(result)
+            content = inputs[number].content
+            if pictures and content is not None and result.error is None:
+                _draw(content, result.faces, pictures[number])
+                drawn += 1
+            writer.add(result)
+    if drawn:
+        what = pictures[0] if len(inputs) == 1 else f"{drawn} pictures in {args.annotate}"
+        note(f"annotated: {what}", quiet=args.quiet)
+    if args.output is not None:
         note(f"{args.output}: {tally.summary()}", quiet=args.quiet)
     return tally
 
 
-def _chosen_format(asked: str | None, output: Path | None, compat: str | None) -> str:
-    if output is not None:
-        shape = _format_of_file(asked, output)
-    elif asked is not None:
-        shape = asked
-    else:
-        shape = "table" if sys.stdout.isatty() and compat is None else "json"
-    if compat is not None and shape not in ("json", "jsonl"):
-        raise UsageError(f"--compat {compat} gives JSON: expected --format json or jsonl")
-    return shape
-
-
-def _format_of_file(asked: str | None, output: Path) -> str:
-    """Return the format that is asked for or that a file's name ends in.
-
-    Raises:
-        UsageError: if it ends in neither, or in what the format that is asked for is not.
-    """
-    suffix = output.suffix.lower()
-    told = _FORMAT_OF_SUFFIX.get(suffix)
-    kinds = ", ".join(_FORMAT_OF_SUFFIX)
-    if str(output) == "-":
-        raise UsageError("--output - would be a file called -: leave it out for standard output")
-    if asked is not None and (told == asked or suffix not in (*_FORMAT_OF_SUFFIX, *_OTHER_KINDS)):
-        return asked
-    if asked is not None:
-        raise UsageError(f"--output {output} does not end as --format {asked} does: change one")
-    if told is not None:
-        return told
-    if _is_special(output):
-        return "json"
-    hint = ""
-    if suffix in IMAGE_SUFFIXES:
-        hint = " (--annotate DIR writes pictures, --timeline FILE one of a video)"
-    elif suffix in VIDEO_SUFFIXES:
-        hint = " (--annotate FILE writes a video)"
-    raise UsageError(f"expected --output to end in {kinds}, or --format; got {output}{hint}")
-
-
-def _is_special(path: Path) -> bool:
-    """Say whether a path leads to a device, a pipe or a folder, whose names end in nothing."""
-    return os.path.exists(path) and not os.path.isfile(path)  # noqa: PTH110, PTH113 - never raise
-
-
-def _check_annotate(annotate: Path, *, videos: bool) -> None:
-    """Refuse what is neither a folder nor, of a video, a file that can be written."""
-    suffix = annotate.suffix.lower()
-    if videos and suffix in WRITTEN_SUFFIXES:
-        return
-    try:
-        folder_name(str(annotate))
-    except argparse.ArgumentTypeError as error:
-        also = f", or a name ending in {', '.join(WRITTEN_SUFFIXES)}" if videos else ""
-        raise UsageError(f"--annotate: {error}{also}") from error
-    if os.path.isfile(annotate):  # noqa: PTH113 - Path.is_file raises where a name is too long
-        raise UsageError(f"--annotate: expected a folder's name, and {annotate} is a file")
-
-
 def _may_draw(args: argparse.Namespace, shape: str, images: int) -> bool:
-    """Say whether a progress line is worth it and does not mix with results on the terminal."""
+    """Say whether a progress bar is worth it and does not mix with results on the terminal."""
     streams = args.output is None and shape != "table" and sys.stdout.isatty()
     return not args.quiet and not streams and images > 1
 
@@ -291,46 +335,17 @@ def _analyzed(engine: Engine, inputs: Sequence[Input], *, shows: bool) -> Iterat
             yield result
 
 
-def _counted(results: Iterable[Result], tally: Tally) -> Iterator[Result]:
-    for result in results:
-        tally.count(result)
-        yield result
+def _picture_paths(folder: Path | None, sources: Sequence[str]) -> list[Path]:
+    """Return the annotated picture of each source, none twice; none at all without a folder."""
+    if folder is None:
+        return []
+    paths = [Path("stdin.png" if source == STDIN else source) for source in sources]
+    kinds = [".jpg" if path.suffix.lower() in _PHOTO_SUFFIXES else ".png" for path in paths]
+    names = [(path.stem, f".annotated{kind}") for path, kind in zip(paths, kinds, strict=True)]
+    return [folder / name for name in distinct_names(names)]
 
 
-def _annotated(
-    results: Iterable[Result], inputs: Sequence[Input], folder: Path, *, quiet: bool
-) -> Iterator[Result]:
-    """Write a picture for each image that could be read, as its result passes."""
-    names = _picture_names([one.source for one in inputs])
-    written = 0
-    for one, name, result in zip(inputs, names, results, strict=True):
-        if one.content is not None and result.error is None:
-            _write_picture(one.content, result.faces, folder / name)
-            written += 1
-        yield result
-    what = str(folder / names[0]) if len(inputs) == 1 else f"{written} pictures in {folder}"
-    if written:
-        note(f"annotated: {what}", quiet=quiet)
-
-
-def _picture_names(sources: Sequence[str]) -> list[str]:
-    """Return a file name for each picture, none twice, however alike the sources' names are."""
-    taken: set[str] = set()
-    names = []
-    for source in sources:
-        path = Path("stdin.png" if source == STDIN else source)
-        suffix = ".jpg" if path.suffix.lower() in _PHOTO_SUFFIXES else ".png"
-        name, number = f"{path.stem}.annotated{suffix}", 1
-        # Some file systems take upper and lower case for the same.
-        while name.casefold() in taken:
-            number += 1
-            name = f"{path.stem}-{number}.annotated{suffix}"
-        taken.add(name.casefold())
-        names.append(name)
-    return names
-
-
-def _write_picture(content: str | bytes, faces: Sequence[Face], path: Path) -> None:
+def _draw(content: str | bytes, faces: Sequence[Face], path: Path) -> None:
     from mien.core.images import load_image, write_picture
     from mien.inference.annotate import annotate
 

@@ -1,137 +1,288 @@
-"""``mien predict`` of videos, streams and cameras."""
+"""``mien predict`` of videos, streams and cameras, one after the other."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from mien.batch.listing import Input, walk_folder
-from mien.cli.inputs import files_of, is_folder, is_pattern
-from mien.cli.options import file_name, file_or_folder_name, number
-from mien.cli.output import note
-from mien.cli.urls import is_video_address, shown_address
-from mien.core.errors import InputError, UsageError
-from mien.core.file_types import PICTURE_SUFFIXES, VIDEO_SUFFIXES
+from mien.batch.listing import Input
+from mien.cli.inputs import is_single
+from mien.cli.options import recognizer_options
+from mien.cli.output import json_text, note, write_output
+from mien.cli.result_writers import Writer, episode_table, video_writer
+from mien.cli.stopping import Stop, stopping_in_time
+from mien.cli.targets import check_targets, distinct_names, read_files
+from mien.core.errors import EXIT_DONE, EXIT_PARTIAL, InputError, NoFaceError, UsageError
+from mien.core.file_types import PICTURE_SUFFIXES, VIDEO_SUFFIXES, WRITTEN_SUFFIXES
+from mien.core.images import write_picture
+from mien.core.progress import Progress
+from mien.core.results import Result
+from mien.core.web_address import shown_address
+from mien.inference.recognizer import Recognizer
+from mien.video.analysis import Moment, follow, frames_of
+from mien.video.episodes import Summary
+from mien.video.history import History
+from mien.video.live import LiveStream, connected, is_camera, is_stream
+from mien.video.reading import VideoInfo, probe
+from mien.video.smoothing import Smoother
+from mien.video.timeline import Portraits, draw_timeline
+from mien.video.times import Window, parse_time
+from mien.video.tracking import memory_for
+from mien.video.writing import AnnotatedVideo, writing
+
+EPISODES_SCHEMA = "mien-episodes/1"
+"""Name and version of the JSON form that ``--episodes`` writes."""
 
 _PATIENCE_S, _PATIENCE_ADDRESS_S = 5.0, 15.0
-# As `mien.video.live.is_camera` has it, which brings OpenCV with it.
-_NUMBER = re.compile(r"[+-]?\d{1,18}")
 
 
-def add_video_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that concern videos, streams and cameras."""
-    video = parser.add_argument_group(
-        "videos, streams and cameras", "FILE.mp4, rtsp://..., http://.../clip.mp4, or a camera's 0"
-    )
-    video.add_argument(
-        "--every", metavar="SECONDS", help="look at one frame in each so many seconds (all frames)"
-    )
-    video.add_argument("--start", metavar="TIME", help="from here on: seconds, mm:ss or h:mm:ss")
-    video.add_argument("--end", metavar="TIME", help="up to here")
-    video.add_argument(
-        "--smooth",
-        type=number(0, 1e6),
-        default=0.5,
-        metavar="SECONDS",
-        help="time constant of each person's smoothed scores, 0 for none (%(default)s)",
-    )
-    video.add_argument(
-        "--timeline",
-        type=file_or_folder_name(*PICTURE_SUFFIXES),
-        metavar="FILE.png",
-        help="draw emotions over time, by person; or a folder for NAME.timeline.png",
-    )
-    video.add_argument(
-        "--episodes",
-        type=file_name(".json"),
-        metavar="FILE.json",
-        help="write who felt what from when to when",
-    )
-    video.add_argument(
-        "--reconnect",
-        type=number(0, 1e6),
-        default=30.0,
-        metavar="SECONDS",
-        help="how long to try again when a stream is lost (%(default)s)",
-    )
-    video.add_argument(
-        "--video",
-        action="store_true",
-        help="take the inputs as videos, whatever their names; of a folder, the videos in it",
-    )
+# ---------------------------------------------------------------- all videos
+@dataclass
+class _Run:
+    """What holds for all videos of a run, and what has come out of them so far."""
 
-
-def videos_in(args: argparse.Namespace) -> list[Input]:
-    """Return the videos that the command's words mean, in their order; none if they mean images.
-
-    Raises:
-        UsageError: if some are videos and some are not, or an option is for videos alone.
-        InputError: if one has an address and ``--offline`` is given.
-    """
-    videos: list[Input] = []
-    other: str | None = None
-    for word in args.images:
-        found, left_out = _videos_of(word, all_of_them=args.video)
-        videos += found
-        if args.video and is_folder(word) and (images := sum(1 for _ in walk_folder(word))):
-            note(f"{word}: images left out, since --video is given: {images:,}", quiet=args.quiet)
-        other = other or left_out
-    if videos and other is not None:
-        raise UsageError(
-            f"{videos[0].source} is a video and {other} is not: give videos and images apart, "
-            "or --video if it is one"
-        )
-    if not videos:
-        for option in ("every", "start", "end", "timeline", "episodes"):
-            if getattr(args, option) is not None:
-                raise UsageError(
-                    f"--{option} is for videos: none is given (--video takes any file)"
-                )
-    if args.offline:
-        for one in videos:
-            if "://" in one.source:
-                raise InputError(
-                    f"{shown_address(one.source)} is on the web and this is offline: give a file"
-                )
-    return videos
-
-
-def is_video(word: str) -> bool:
-    """Say by its name whether a word is a video file, a stream's address or a camera's number."""
-    if "://" in word:
-        return is_video_address(word)
-    if _NUMBER.fullmatch(word):
-        return not os.path.lexists(word)
-    return word.lower().endswith(VIDEO_SUFFIXES) and not is_folder(word)
-
-
-def _videos_of(word: str, *, all_of_them: bool) -> tuple[list[Input], str | None]:
-    """Return the videos that a word means, and the first of what else it means.
-
-    A folder with images in it means these, unless ``all_of_them`` says that words mean videos.
-    """
-    if is_folder(word):
-        if not all_of_them and next(walk_folder(word), None) is not None:
-            return [], word
-        found = list(files_of(word, VIDEO_SUFFIXES, kind="video"))
-        is_empty = found[0].problem is not None and not all_of_them
-        return ([], word) if is_empty else (found, None)
-    if not is_pattern(word):
-        return ([Input(word, word)], None) if all_of_them or is_video(word) else ([], word)
-    found = list(files_of(word))
-    videos = [one for one in found if all_of_them or (one.content and is_video(one.source))]
-    others = (one.source for one in found if one not in videos)
-    return videos, next(others, None)
+    args: argparse.Namespace
+    window: Window
+    recognizer: Recognizer
+    writer: Writer
+    stop: Stop
+    draws: bool
+    frames: int = 0
+    faces: int = 0
+    problems: list[str] = field(default_factory=list)
+    summaries: list[dict[str, Any]] = field(default_factory=list)
 
 
 def run_videos(args: argparse.Namespace, shape: str, videos: Sequence[Input]) -> int:
-    """Read the videos one after the other, as ``shape`` says; return the exit code."""
-    from mien.cli.stopping import stopping_in_time
-    from mien.cli.video_run import run
-
+    """Read the videos one after the other, write what is asked for; return the exit code."""
+    single = is_single(args.images)
+    _check(args, shape, single=single)
+    names = distinct_names([(_stem(one.source), "") for one in videos])
+    reads = [*read_files(args), *(one.source for one in videos)]
+    check_targets(_targets(args, names), reads=reads, kinds=VIDEO_SUFFIXES, force=args.force)
+    start, end, every = (
+        None if text is None else parse_time(text) for text in (args.start, args.end, args.every)
+    )
+    window = Window(start or 0.0, end, every)
     # What comes over a network is waited for longer: its results so far are kept.
     patience_s = _PATIENCE_ADDRESS_S if any("://" in one.source for one in videos) else _PATIENCE_S
     with stopping_in_time(patience_s) as stop:
-        return run(args, shape, videos, stop)
+        recognizer = recognizer_options(args).load()
+        form = video_writer(shape, args.output, recognizer.labels, recognizer.model, single=single)
+        with form as writer:
+            run = _Run(args, window, recognizer, writer, stop, _may_draw(args, shape))
+            for one, name in zip(videos, names, strict=True):
+                _read(run, one, name)
+    if args.output is not None:
+        frames = "1 frame" if run.frames == 1 else f"{run.frames:,} frames"
+        note(f"{args.output}: {frames}", quiet=args.quiet)
+    if args.episodes is not None:
+        value = run.summaries[0] if single else run.summaries
+        write_output(args.episodes, json_text(value) + "\n")
+        note(f"episodes: {args.episodes}", quiet=args.quiet)
+    return _exit_code(run, len(videos))
+
+
+def _check(args: argparse.Namespace, shape: str, *, single: bool) -> None:
+    for option, is_given in (
+        ("--compat", args.compat is not None),
+        ("--resume", args.resume),
+        ("--engine ray", args.engine != "local"),
+    ):
+        if is_given:
+            raise UsageError(f"{option} is for images: leave it out for a video")
+    if shape == "parquet" and args.output is None:
+        raise UsageError("Parquet needs a file: expected --output FILE.parquet")
+    for option, path, suffixes in (
+        ("--annotate", args.annotate, WRITTEN_SUFFIXES),
+        ("--timeline", args.timeline, PICTURE_SUFFIXES),
+    ):
+        if not single and path is not None and path.suffix.lower() in suffixes:
+            raise UsageError(f"expected {option} as a folder, since there may be several videos")
+
+
+def _may_draw(args: argparse.Namespace, shape: str) -> bool:
+    """Say whether something may be drawn on the terminal while results come."""
+    streams = args.output is None and shape != "table" and sys.stdout.isatty()
+    return not args.quiet and not streams and sys.stderr.isatty()
+
+
+def _targets(args: argparse.Namespace, names: Sequence[str]) -> Iterator[tuple[str, Path]]:
+    """Yield the files that will be written, each with its option."""
+    for option in ("output", "episodes"):
+        if getattr(args, option) is not None:
+            yield f"--{option}", getattr(args, option)
+    for name in names:
+        if args.annotate is not None:
+            yield "--annotate", _annotated_path(args, name)
+        if args.timeline is not None:
+            yield "--timeline", _timeline_path(args, name)
+
+
+def _annotated_path(args: argparse.Namespace, name: str) -> Path:
+    return _file_in(args.annotate, f"{name}.annotated.mp4", WRITTEN_SUFFIXES)
+
+
+def _timeline_path(args: argparse.Namespace, name: str) -> Path:
+    return _file_in(args.timeline, f"{name}.timeline.png", PICTURE_SUFFIXES)
+
+
+def _file_in(asked: Path, name: str, suffixes: Sequence[str]) -> Path:
+    """Return the file that is asked for, or one in the folder that is."""
+    return asked if asked.suffix.lower() in suffixes else asked / name
+
+
+def _stem(source: str) -> str:
+    """Return what a video's own files are called by."""
+    if is_camera(source):
+        return f"camera-{source}"
+    if is_stream(source):
+        return re.sub(r"[^\w.-]+", "-", shown_address(source).partition("://")[2]).strip("-.")
+    return Path(source).stem
+
+
+def _exit_code(run: _Run, videos: int) -> int:
+    """Return 0 or 6, or raise what says that nothing was found or could be read."""
+    first = run.problems[0] if run.problems else ""
+    if not run.frames:
+        text = first if videos == 1 else f"none of {videos} videos could be read; first: {first}"
+        raise InputError(text or "no frame was read: the window holds none")
+    if run.problems:
+        note(f"mien: {first}", quiet=False)
+        return EXIT_PARTIAL
+    if not run.faces:
+        frames = "the frame" if run.frames == 1 else f"any of {run.frames:,} frames"
+        raise NoFaceError(f"no face found in {frames}: try another --detector")
+    return EXIT_DONE
+
+
+# ---------------------------------------------------------------- one video
+def _read(run: _Run, one: Input, file_name: str) -> None:
+    """Read one video; one that cannot be opened gets a result that says so."""
+    args, name = run.args, shown_address(one.source)
+    summary, history, portraits = (
+        Summary(gap_s=memory_for(run.window.every)),
+        History(),
+        Portraits(),
+    )
+
+    def take(moment: Moment) -> None:
+        """Give a frame's result to all that is told of the whole video."""
+        if moment.result is None:
+            return
+        run.writer.add(moment.result)
+        summary.add(moment.result)
+        if moment.result.error is not None:
+            run.problems.append(moment.result.error)
+        if args.timeline is None:
+            return
+        history.add(moment.result)
+        for face in moment.result.faces:
+            if moment.frame is not None and face.track_id is not None:
+                worth = face.face_confidence * face.quality.size_px
+                portraits.add(moment.frame.pixels, face.box, face.track_id, worth)
+
+    try:
+        if one.problem is not None:
+            raise InputError(one.problem)
+        _follow(run, one.source, file_name, take)
+    except InputError as error:
+        run.stop.check()
+        run.problems.append(str(error))
+        run.writer.add(Result(name, "unreadable", run.recognizer.model, error=str(error)))
+    people = summary.people()
+    run.writer.end_video(name, people)
+    run.frames += summary.frames
+    run.faces += summary.faces
+    listed = [person.to_dict() for person in people]
+    run.summaries.append({"schema": EPISODES_SCHEMA, "source": name, "people": listed})
+    if args.output is not None and people and not args.quiet:
+        sys.stderr.write(episode_table(people))
+    if args.timeline is not None and summary.frames:
+        labels, faces = run.recognizer.labels, portraits.pictures
+        picture = draw_timeline(history, people, title=name, labels=labels, portraits=faces)
+        path = _timeline_path(args, file_name)
+        write_picture(picture, path)
+        note(f"timeline: {path}", quiet=args.quiet)
+
+
+def _follow(run: _Run, source: str, file_name: str, take: Callable[[Moment], None]) -> None:
+    """Go through a video's frames: take, annotate and draw each as it comes."""
+    allow_private = run.args.allow_private
+    live = connected(source, allow_private=allow_private)
+    with ExitStack() as stack:
+        if isinstance(live, LiveStream):
+            stack.callback(live.close)
+        info = probe(source, allow_private=allow_private) if live is None else None
+        video = bars = None
+        if run.args.annotate is not None:
+            video = stack.enter_context(_annotating(run, source, file_name, info))
+        if info is None and run.draws:
+            from mien.cli.live_bars import LiveBars  # brings rich with it
+
+            title = f"camera {source}" if is_camera(source) else shown_address(source)
+            bars = stack.enter_context(LiveBars(title, run.recognizer.labels))
+        moments = stack.enter_context(closing(_moments(run, source, live)))
+        quiet = not run.draws or bars is not None
+        total = _frames_in(info, run.window)
+        progress = stack.enter_context(Progress("reading video", total, unit="frames", quiet=quiet))
+        last: Result | None = None
+        try:
+            for moment in moments:
+                run.stop.check()
+                last = moment.result or last
+                take(moment)
+                if video is not None and moment.frame is not None:
+                    video.write(moment.frame, () if last is None else last.faces)
+                if bars is not None and moment.result is not None and not moment.result.error:
+                    bars.show(moment.result)
+                progress.advance()
+        except KeyboardInterrupt:
+            # What is live has no end of its own: this is how people end it.
+            if info is not None:
+                raise
+            run.stop.heard.clear()
+
+
+def _moments(
+    run: _Run, source: str, live: LiveStream | int | None
+) -> Generator[Moment, None, None]:
+    args, window = run.args, run.window
+    frames = frames_of(
+        source, live, window, patience_s=args.reconnect, allow_private=args.allow_private
+    )
+    name, smoother = shown_address(source), Smoother(args.smooth)
+    yield from follow(run.recognizer, frames, name, window=window, smoother=smoother)
+
+
+def _frames_in(info: VideoInfo | None, window: Window) -> int | None:
+    """Return about how many frames of a file lie in the window, or None if that is not known."""
+    if info is None or info.duration_s is None or info.frames is None:
+        return None
+    end = info.duration_s if window.end is None else min(window.end, info.duration_s)
+    share = max(0.0, end - window.start) / max(info.duration_s, 1e-6)
+    return round(info.frames * share) or None
+
+
+@contextmanager
+def _annotating(
+    run: _Run, source: str, file_name: str, info: VideoInfo | None
+) -> Iterator[AnnotatedVideo]:
+    path = _annotated_path(run.args, file_name)
+    with writing(
+        path,
+        info,
+        window=run.window,
+        sound_of=source if info is not None and info.has_sound else None,
+        allow_private=run.args.allow_private,
+    ) as video:
+        yield video
+        if not video.frames:
+            raise InputError(f"{shown_address(source)}: no frame to annotate")
+    note(f"annotated: {path}", quiet=run.args.quiet)

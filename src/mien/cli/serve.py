@@ -14,7 +14,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
-from mien.cli.logs import logs_as_notes
 from mien.cli.options import (
     add_finding_options,
     add_recognizer_options,
@@ -22,7 +21,7 @@ from mien.cli.options import (
     recognizer_options,
     whole,
 )
-from mien.cli.output import note
+from mien.cli.output import logs_as_notes, note
 from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED
 
 if TYPE_CHECKING:

@@ -106,6 +106,21 @@ def check_target_folder(
     check_targets(targets, reads=reads, force=known or force)
 
 
+def distinct_names(names: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a file name for each stem and ending, none twice: stems get a number where needed."""
+    taken: set[str] = set()
+    found = []
+    for stem, ending in names:
+        name, number = stem + ending, 1
+        # Some file systems take upper and lower case for the same.
+        while name.casefold() in taken:
+            number += 1
+            name = f"{stem}-{number}{ending}"
+        taken.add(name.casefold())
+        found.append(name)
+    return found
+
+
 def read_files(args: argparse.Namespace) -> list[str | Path | None]:
     """Return what the shared options say is read, and ``args.images`` where there are some."""
     images = getattr(args, "images", [])

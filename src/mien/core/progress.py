@@ -1,17 +1,22 @@
-"""A progress line on stderr: shown on a terminal only, silent elsewhere."""
+"""A progress bar on stderr, drawn by rich: on a terminal only, and only for what takes a while."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sized
-from typing import TextIO, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from mien.core.process import stderr
 
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
 Item = TypeVar("Item")
 
-_BAR_WIDTH = 24
-_REDRAW_SECONDS = 0.1
+SHOWN_AFTER_S = 1.0
+"""What is done sooner has no bar, and does not load rich."""
+
+_REDRAW_S = 0.1
 
 
 def format_duration(seconds: float) -> str:
@@ -29,31 +34,25 @@ class Progress:
 
     Args:
         label: what is being done, in a word or two.
-        total: how many steps there are, or None if that is not known.
+        total: how many steps there are, or None if that is not known (yet: it may be set later).
         unit: what one step is ("img", "step", "file").
         quiet: never draw.
-        stream: where to draw; stderr unless given. Nothing is drawn unless it is a terminal.
     """
 
     def __init__(
-        self,
-        label: str,
-        total: int | None = None,
-        *,
-        unit: str = "",
-        quiet: bool = False,
-        stream: TextIO | None = None,
+        self, label: str, total: int | None = None, *, unit: str = "", quiet: bool = False
     ) -> None:
         """See the class."""
         self.label = label
         self.total = total
         self.unit = unit
         self.count = 0
-        self._stream = stderr() if stream is None else stream
+        self._stream = stderr()
         self._shown = not quiet and self._stream.isatty()
         self._started = time.monotonic()
         self._drawn = 0.0
         self._note = ""
+        self._bar: Bar | None = None
 
     def __enter__(self) -> Progress:
         """Start the clock."""
@@ -61,46 +60,68 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Draw the last state and end the line."""
-        if self._shown:
+        """Draw the last state and leave it standing."""
+        if self._bar is not None:
+            self.total = self.total or self.count
             self._draw()
-            self._stream.write("\n")
-            self._stream.flush()
+            self._bar.stop()
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Count ``steps`` more as done; ``note`` is shown at the end of the line."""
         self.count += steps
         self._note = note or self._note
         now = time.monotonic()
-        if self._shown and now - self._drawn >= _REDRAW_SECONDS:
+        if not self._shown or now - self._drawn < _REDRAW_S:
+            return
+        if now - self._started >= SHOWN_AFTER_S:
             self._drawn = now
             self._draw()
 
-    def line(self) -> str:
-        """Return the line as it would be drawn now."""
+    def text(self) -> str:
+        """Return what stands beside the bar: counts, rate, time and note."""
         elapsed = time.monotonic() - self._started
         rate = self.count / elapsed if elapsed > 0 else 0.0
-        parts = [self.label]
+        parts = [f"{self.count:,}"]
         if self.total:
-            share = min(1.0, self.count / self.total)
-            filled = round(share * _BAR_WIDTH)
-            parts.append("█" * filled + "░" * (_BAR_WIDTH - filled))
-            parts.append(f"{share:4.0%} {self.count:,}/{self.total:,}")
-        else:
-            parts.append(f"{self.count:,}")
+            parts = [f"{min(1.0, self.count / self.total):4.0%} {self.count:,}/{self.total:,}"]
         if rate > 0:
             parts.append(f"{rate:,.{1 if rate < 100 else 0}f} {self.unit}/s".replace(" /s", "/s"))
         if self.total and 0 < self.count < self.total and rate > 0:
             parts.append(f"{format_duration((self.total - self.count) / rate)} left")
         else:
             parts.append(format_duration(elapsed))
-        if self._note:
-            parts.append(self._note)
-        return "  ".join(parts)
+        return "  ".join([*parts, self._note] if self._note else parts)
 
     def _draw(self) -> None:
-        self._stream.write("\r\x1b[2K" + self.line())
-        self._stream.flush()
+        if self._bar is None:
+            self._bar = self._open_bar()
+        self._bar.update(
+            self._bar.task_ids[0],
+            total=self.total,
+            completed=self.count,
+            text=self.text(),
+            refresh=True,
+        )
+
+    def _open_bar(self) -> Bar:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        bar = Bar(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(24),
+            TextColumn("{task.fields[text]}", markup=False, style="none"),
+            console=Console(file=self._stream),
+            # No thread: workers are forked meanwhile. Notes on stderr come to stand above the bar.
+            auto_refresh=False,
+            redirect_stdout=False,
+        )
+        bar.add_task(self.label, total=self.total, completed=self.count, text=self.text())
+        bar.start()
+        # Kept visible: a process that is killed could not bring it back.
+        bar.console.show_cursor(True)
+        return bar
 
 
 def track(

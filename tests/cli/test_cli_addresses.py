@@ -15,8 +15,7 @@ import pytest
 from PIL import Image
 
 import predict_maker
-from mien.cli.inputs import is_single
-from mien.cli.urls import is_video_address
+from mien.cli.inputs import is_single, is_video
 from web_maker import Answer, Server, reply, serving
 
 Predict = Callable[..., tuple[int, str, str]]
@@ -120,9 +119,9 @@ def test_an_address_is_one_image_whatever_signs_it_has() -> None:
 
 def test_videos_are_told_by_scheme_and_suffix() -> None:
     for word in ("rtsp://camera/1", "https://h/clip.MP4?x=1", "http://h/live.m3u8"):
-        assert is_video_address(word)
-    for word in ("https://h/a.jpg", "clip.mp4", "https://h/?clip.mp4", "http://[::1/a.mp4"):
-        assert not is_video_address(word)
+        assert is_video(word)
+    for word in ("https://h/a.jpg", "https://h/?clip.mp4", "http://[::1/a.mp4"):
+        assert not is_video(word)
 
 
 def test_without_an_address_neither_http_nor_ssl_is_loaded(
