@@ -38,7 +38,7 @@ from mien.evaluation.intervals import Z_95, wilson_interval
 from mien.evaluation.sections import section_names, update_marked_section
 from mien.evaluation.style import drawing, percent_axis
 from mien.evaluation.tables import markdown_table, percent, percent_range
-from mien.inference.session import ModelSession
+from mien.inference.classifier import ModelSession
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mien.api import load
 from mien.cli.output import table_text
-from mien.inference.recognizer import load
 
 PICTURES = 100
 FOLDER_IMAGES = 1000

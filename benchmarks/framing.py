@@ -28,10 +28,9 @@ import numpy.typing as npt
 from mien.cli.output import table_text
 from mien.core.results import Box
 from mien.data.loading import load_split
-from mien.inference.alignment import ALIGN, turn_of
 from mien.inference.classifier import Classifier
-from mien.inference.crops import cut_face
 from mien.inference.detectors import Detection, Detector, load_detector
+from mien.inference.preprocess import ALIGN, cut_face, turn_of
 
 Pixels = npt.NDArray[np.uint8]
 Reading = npt.NDArray[np.bool_]
@@ -114,7 +113,7 @@ def main() -> None:
 
 def compare(faces: Faces, detector: Detector, others: Sequence[float]) -> None:
     """Print how many upright faces are read right, from the data set and from photos."""
-    scenes, framing = faces.scenes(), detector.framing or 1.0
+    scenes, framing = faces.scenes(), detector.crop_scale or 1.0
     found = [find(detector, scene) for scene in scenes]
     print_geometry(scenes, found, 0.0)
     there = [place for place, one in enumerate(found) if one is not None]
@@ -197,7 +196,7 @@ def compare_turned(faces: Faces, detector: Detector, angles: Sequence[float]) ->
         for align in ALIGN:
             crops = [
                 cut_face(
-                    scene.picture, one.box, detector.framing, turn=turn_of(one.landmarks, align)
+                    scene.picture, one.box, detector.crop_scale, turn=turn_of(one.landmarks, align)
                 )
                 for scene, one in zip(scenes, found, strict=True)
                 if one is not None

@@ -25,14 +25,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mien.api import load
 from mien.cli.output import table_text
 from mien.core.faces import FACE_SIZE
 from mien.core.images import load_image
 from mien.core.manifest import INPUT_CONTRACT, OUTPUT_CONTRACT
 from mien.core.onnx_runtime import onnxruntime
 from mien.inference.classifier import Classifier
-from mien.inference.crops import cut_face
-from mien.inference.recognizer import load
+from mien.inference.preprocess import cut_face
 from mien.inference.speed import machine
 
 BATCH_SIZES = (1, 32)
@@ -163,7 +163,7 @@ def photo_runs(model: str, path: Path) -> dict[str, Run]:
     height = round(photo.shape[0] * WIDTH / photo.shape[1])
     photo = np.asarray(cv2.resize(photo, (WIDTH, height), interpolation=cv2.INTER_AREA), np.uint8)
     recognizer = load(model, threads=1, offline=True)
-    framing = recognizer.detector.framing
+    framing = recognizer.detector.crop_scale
     found = recognizer.detector.detect(photo)
     faces = np.stack([cut_face(photo, one.box, framing) for one in found])
     return {

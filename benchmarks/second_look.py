@@ -25,7 +25,7 @@ from mien.inference.detectors.yunet import YuNetDetector
 class OneLook(YuNetDetector):
     """YuNet without the second look."""
 
-    def _looked_at_closely(self, image: npt.NDArray[np.uint8], found: Detection) -> Detection:  # noqa: ARG002
+    def _with_close_landmarks(self, image: npt.NDArray[np.uint8], found: Detection) -> Detection:  # noqa: ARG002
         return found
 
 
@@ -34,9 +34,9 @@ class Counting(YuNetDetector):
 
     looks = 0
 
-    def _looked_at_closely(self, image: npt.NDArray[np.uint8], found: Detection) -> Detection:
+    def _with_close_landmarks(self, image: npt.NDArray[np.uint8], found: Detection) -> Detection:
         self.looks += 1
-        return super()._looked_at_closely(image, found)
+        return super()._with_close_landmarks(image, found)
 
 
 def main() -> None:

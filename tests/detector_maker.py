@@ -16,7 +16,7 @@ class BrightSpots:
     """Finds each rectangle of full red."""
 
     name = "bright"
-    framing = 1.0
+    crop_scale = 1.0
 
     def detect(self, image: Pixels) -> list[Detection]:
         bright = (image[:, :, 0] == 255).astype(np.uint8)
@@ -29,7 +29,7 @@ class Broken:
     """Fails in every picture."""
 
     name = "broken"
-    framing = None
+    crop_scale = None
 
     def detect(self, _: Pixels) -> list[Detection]:
         raise cv2.error("a filter\n failed")

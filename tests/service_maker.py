@@ -20,8 +20,7 @@ from PIL import Image
 
 from mien.core.results import Box
 from mien.inference.classifier import Classifier
-from mien.inference.detectors import Detection, Detector
-from mien.inference.detectors.none import NoDetector
+from mien.inference.detectors import Detection, Detector, NoDetector
 from mien.inference.recognizer import Recognizer
 
 BOUNDARY = "between-the-parts"
@@ -119,7 +118,7 @@ class Gated:
     """A detector that calls the image a face, but no sooner than it is let to."""
 
     name = "gated"
-    framing = None
+    crop_scale = None
 
     def __init__(self) -> None:
         self.gate = threading.Event()

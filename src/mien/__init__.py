@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mien.api import Recognizer, load
     from mien.core.emotions import EMOTIONS
     from mien.core.errors import (
         DataError,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from mien.inference.annotate import annotate
     from mien.inference.classifier import Classifier
     from mien.inference.detectors import Detection, Detector, load_detector
-    from mien.inference.recognizer import Recognizer, load
 
 __version__ = "0.1.0"
 
@@ -65,6 +65,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "mien.api": ("Recognizer", "load"),
     "mien.core.emotions": ("EMOTIONS",),
     "mien.core.errors": (
         "DataError",
@@ -91,7 +92,6 @@ _HOMES = {
     "mien.inference.annotate": ("annotate",),
     "mien.inference.classifier": ("Classifier",),
     "mien.inference.detectors": ("Detection", "Detector", "load_detector"),
-    "mien.inference.recognizer": ("Recognizer", "load"),
 }
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from batch_maker import alike
+from mien.api import Recognizer, load
 from mien.batch.chunks import analyze_chunk, chunked
 from mien.batch.listing import Input
 from mien.core.errors import ModelError
 from mien.core.results import Result
-from mien.inference.recognizer import Recognizer, load
 
 
 class Fragile(Recognizer):

@@ -16,7 +16,7 @@ from mien.cli.options import recognizer_options
 from mien.cli.predict import _chosen_format
 from mien.core.errors import UsageError
 from mien.inference import detectors
-from mien.inference.detectors.none import NoDetector
+from mien.inference.detectors import NoDetector
 
 
 def parsed(*words: str) -> RecognizerOptions:

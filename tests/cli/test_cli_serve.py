@@ -87,16 +87,16 @@ def served(model: Path, *words: str, program: Sequence[str] = ("-m", "mien")) ->
 SLOW = picture(size=(64, 64))
 SLOW_PROGRAM = """
 import sys, time
-from mien.inference import seeing
+from mien.inference import preprocess
 from mien.service import running
 from mien.cli.main import main
-usual = seeing.load_image
+usual = preprocess.load_image
 def load_image(source, **options):
     pixels = usual(source, **options)
     if pixels.shape == (64, 64, 3):
         time.sleep(1000)
     return pixels
-seeing.load_image = load_image
+preprocess.load_image = load_image
 running.GRACE_SECONDS = 1
 sys.exit(main(sys.argv[1:]))
 """

@@ -88,8 +88,8 @@ def test_the_grid_shows_faces_of_pictures_that_are_read_again(tmp_path: Path) ->
     path = tmp_path / "happy_me_with_a_very_long_file_name.png"
     Image.fromarray(np.full((100, 200, 3), (255, 0, 0), np.uint8)).save(path)
     results = [make_result(str(path), make_face(0, "happy", 40), make_face(1, "sad", 30))]
-    picture_grid(results, tmp_path / "grid.png", framing=1.0)
+    picture_grid(results, tmp_path / "grid.png", crop_scale=1.0)
     with Image.open(tmp_path / "grid.png") as image:
         assert (255, 0, 0) in {color for _, color in image.convert("RGB").getcolors(1 << 24) or []}
     with pytest.raises(UsageError, match="at least one face"):
-        picture_grid([make_result(str(path))], tmp_path / "grid.png", framing=1.0)
+        picture_grid([make_result(str(path))], tmp_path / "grid.png", crop_scale=1.0)

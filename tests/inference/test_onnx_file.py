@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from head_maker import head_onnx
 from mien.core.errors import ModelError
-from mien.inference.onnx_file import read_onnx, refuse_other_files
+from mien.inference.onnx_file import read_onnx, refuse_external_data
 
 onnx = pytest.importorskip("onnx")
 
@@ -146,10 +146,10 @@ def with_weight(tensor: Any, *, where: str) -> bytes:
 )
 def test_weights_in_other_files_are_found_wherever_they_are(tmp_path: Path, where: str) -> None:
     inside = onnx.numpy_helper.from_array(np.ones(2, np.float32), "w")
-    refuse_other_files(write(tmp_path, with_weight(inside, where=where)))
+    refuse_external_data(write(tmp_path, with_weight(inside, where=where)))
     path = write(tmp_path, with_weight(in_another_file("w"), where=where))
     with pytest.raises(ModelError, match="weights in other files"):
-        refuse_other_files(path)
+        refuse_external_data(path)
 
 
 def test_graphs_in_graphs_without_end_are_damage(tmp_path: Path) -> None:
@@ -161,4 +161,4 @@ def test_graphs_in_graphs_without_end_are_damage(tmp_path: Path) -> None:
         content = bytes(header) + content
     path = write(tmp_path, content)
     with pytest.raises(ModelError, match="too deeply"):
-        refuse_other_files(path)
+        refuse_external_data(path)

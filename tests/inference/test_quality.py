@@ -11,13 +11,13 @@ from mien.core.results import QUALITY_FLAGS, Box
 from mien.inference.detectors.base import Landmarks
 from mien.inference.quality import (
     BLURRED,
-    NODDING,
+    PITCH_RANGE,
     SMALL_PX,
-    TURNED_SHARE,
+    YAW_LIMIT,
     blur_of,
-    nod_share,
+    pitch_of,
     quality_of,
-    turn_share,
+    yaw_of,
 )
 
 Pixels = npt.NDArray[np.uint8]
@@ -88,25 +88,25 @@ def _landmarks(
 def test_turning_away_does_not_depend_on_lean_and_size(
     nose: float, lean: float, size: float
 ) -> None:
-    assert turn_share(_landmarks(nose, lean, size)) == pytest.approx(abs(nose), abs=1e-6)
+    assert yaw_of(_landmarks(nose, lean, size)) == pytest.approx(abs(nose), abs=1e-6)
 
 
 def test_faces_that_are_turned_away_are_flagged_on_either_side() -> None:
     for sign in (-1, 1):
-        away = quality_of(_face(), BOX, _landmarks(sign * (TURNED_SHARE + 0.01)))
+        away = quality_of(_face(), BOX, _landmarks(sign * (YAW_LIMIT + 0.01)))
         assert away.flags == ("turned_away",)
-        ahead = quality_of(_face(), BOX, _landmarks(sign * (TURNED_SHARE - 0.01)))
+        ahead = quality_of(_face(), BOX, _landmarks(sign * (YAW_LIMIT - 0.01)))
         assert ahead.flags == ()
     assert quality_of(_face(), BOX, None).flags == ()
 
 
 @given(st.floats(0, 1), st.floats(-180, 180), st.floats(1, 500))
 def test_nodding_does_not_depend_on_lean_and_size(nose: float, lean: float, size: float) -> None:
-    assert nod_share(_landmarks(0.0, lean, size, nose)) == pytest.approx(nose, abs=1e-6)
+    assert pitch_of(_landmarks(0.0, lean, size, nose)) == pytest.approx(nose, abs=1e-6)
 
 
 def test_faces_that_look_far_up_or_down_are_turned_away() -> None:
-    up, down = NODDING
+    up, down = PITCH_RANGE
     for nose, flags in ((up - 0.01, True), (up + 0.01, False), (0.56, False), (down + 0.01, True)):
         expected = ("turned_away",) if flags else ()
         assert quality_of(_face(), BOX, _landmarks(0.0, height=nose)).flags == expected

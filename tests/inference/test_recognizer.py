@@ -17,6 +17,7 @@ from PIL import Image
 
 import mien
 from detector_maker import BrightSpots, Broken, bright_scene
+from mien.api import Recognizer, load
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import MienError, NoFaceError, UnreadableImage, UsageError
 from mien.core.faces import standard_face
@@ -24,7 +25,6 @@ from mien.core.results import Box
 from mien.inference import recognizer as recognizer_module
 from mien.inference.classifier import Classifier
 from mien.inference.detectors import Detection
-from mien.inference.recognizer import Recognizer, load
 
 Pixels = npt.NDArray[np.uint8]
 MakeModel = Callable[..., Path]

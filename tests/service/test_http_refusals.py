@@ -218,7 +218,7 @@ class Astray:
     """A detector with a bug."""
 
     name = "astray"
-    framing = None
+    crop_scale = None
     broken = False
 
     def detect(self, _: Any) -> list[Any]:

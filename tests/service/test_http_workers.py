@@ -26,7 +26,7 @@ class Slow:
     """A detector that stops in images of one size, until it is let go."""
 
     name = "slow"
-    framing = None
+    crop_scale = None
 
     def __init__(self) -> None:
         self.gate = threading.Event()

@@ -14,7 +14,7 @@ from mien.core.errors import ModelError, UsageError
 from mien.core.manifest import OUTPUT_CONTRACT, PEOPLE_OUTPUTS, load_manifest
 from mien.evaluation.temperature import calibrate_model
 from mien.inference.classifier import Classifier
-from mien.inference.gradcam import gradcam_maps
+from mien.inference.explain import gradcam_maps
 from mien.training.export import export_run, join_run, load_best
 from mien.training.onnx_converter import load_onnx_weights, read_weights
 from mien.training.run_folder import RunFolder

@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from mien.api import Recognizer
 from mien.core import web_address
 from mien.core.results import Box
 from mien.inference.classifier import Classifier
 from mien.inference.detectors import Detection
-from mien.inference.recognizer import Recognizer
 from video_maker import even_times, write_video
 from web_maker import Answer, Server, ranged, reply, serving
 
@@ -26,7 +26,7 @@ class RedSquares:
     """Takes every patch of strong red for a face."""
 
     name = "red"
-    framing = None
+    crop_scale = None
 
     def detect(self, image: npt.NDArray[np.uint8]) -> list[Detection]:
         """See `Detector.detect`."""

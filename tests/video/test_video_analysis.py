@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mien.api import Recognizer
 from mien.core.errors import InputError, UsageError
 from mien.core.results import ModelInfo, Result
-from mien.inference.recognizer import Recognizer
 from mien.video.analysis import follow
 from mien.video.frames import VideoFrame
 from video_maker import Picture, even_times, write_video

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mien.api import Recognizer
 from mien.core.errors import MissingExtra, OutputError
-from mien.inference.recognizer import Recognizer
 from mien.video.reading import probe, read_video
 from mien.video.times import Window
 from mien.video.writing import shown, writing

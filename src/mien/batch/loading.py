@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from mien.inference.choice import FaceChoice
     from mien.inference.detectors import Detector
+    from mien.inference.preprocess import FaceChoice
     from mien.inference.recognizer import Recognizer
 
 
@@ -63,9 +63,9 @@ class RecognizerOptions:
 
     def load(self, *, threads: int | None = None) -> Recognizer:
         """Load the recognizer; raises what `mien.load` raises."""
-        from mien.inference.recognizer import load
+        from mien.inference.recognizer import Recognizer
 
-        return load(
+        return Recognizer.load(
             self.model,
             detector=self.load_detector(),
             threads=threads or self.threads,
@@ -88,6 +88,6 @@ class RecognizerOptions:
 
     def choice(self) -> FaceChoice:
         """Return which faces are read; raises UsageError if an option is not as it should be."""
-        from mien.inference.choice import FaceChoice
+        from mien.inference.preprocess import FaceChoice
 
         return FaceChoice(min_face=self.min_face, max_faces=self.max_faces, align=self.align)

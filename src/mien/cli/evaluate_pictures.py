@@ -33,6 +33,7 @@ def evaluate_pictures(args: argparse.Namespace, *, data: str) -> int:
     from mien.evaluation.exported import find_exported, home_of
     from mien.evaluation.pictures import picture_columns, picture_grid, picture_rows, pictures_dict
     from mien.evaluation.report_place import report_place
+    from mien.inference.detectors import crop_scale_of
 
     options = recognizer_options(args)
     sources, problems = _find_pictures(args.pictures, quiet=args.quiet)
@@ -69,7 +70,10 @@ def evaluate_pictures(args: argparse.Namespace, *, data: str) -> int:
             "try another --detector, or --detector none for pictures that are face crops"
         )
     picture_grid(
-        results, output / "pictures.png", framing=recognizer.detector.framing, labels=labels
+        results,
+        output / "pictures.png",
+        crop_scale=crop_scale_of(recognizer.detector),
+        labels=labels,
     )
     note(f"grid: {output / 'pictures.png'}", quiet=args.quiet)
     note(f"table: {output / 'pictures.csv'}", quiet=args.quiet)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mien.batch.loading import RecognizerOptions
@@ -18,8 +19,8 @@ def face_finder(options: RecognizerOptions) -> FaceOf | None:
     Raises:
         UsageError: if there is no such detector, it is not installed, or an option is wrong.
     """
-    from mien.inference.one_face import largest_face
+    from mien.inference.preprocess import largest_face
 
     if options.detector == "none":
         return None
-    return largest_face(options.load_detector(), options.choice())
+    return partial(largest_face, detector=options.load_detector(), choice=options.choice())

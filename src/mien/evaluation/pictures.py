@@ -12,7 +12,7 @@ from mien.core.emotions import EMOTIONS, match_label
 from mien.core.images import load_image
 from mien.core.results import Face, Result, result_rows, table_columns
 from mien.evaluation.grids import Tile, in_rows, prediction_grid
-from mien.inference.crops import face_crop
+from mien.inference.preprocess import face_crop
 
 MOST_TILES = 96
 """Faces in one grid; the table has all."""
@@ -113,7 +113,7 @@ def picture_grid(
     results: Sequence[Result],
     path: Path,
     *,
-    framing: float | None,
+    crop_scale: float | None,
     labels: Sequence[str] = EMOTIONS,
 ) -> None:
     """Draw every face with what it was read as, and write them as a PNG.
@@ -121,7 +121,7 @@ def picture_grid(
     Args:
         results: of pictures that can still be read from their ``source``.
         path: where to write.
-        framing: the detector's (see `mien.inference.detectors.Detector`).
+        crop_scale: the detector's (see `mien.inference.detectors.Detector`).
         labels: the model's.
 
     Raises:
@@ -137,7 +137,7 @@ def picture_grid(
         source = one.result.source or ""
         if source not in images:
             images = {source: load_image(source)}  # One picture in memory at a time.
-        tiles.append(_tile(one, images, framing))
+        tiles.append(_tile(one, images, crop_scale))
     marked = [one.right for one in every if one.right is not None]
     notes = [f"{sum(marked)} of {len(marked)} read right"] if marked else []
     notes += [f"the first {len(shown)} of {len(every)} faces"] if len(shown) < len(every) else []
@@ -149,12 +149,12 @@ def picture_grid(
     )
 
 
-def _tile(one: Reading, images: Mapping[str, Any], framing: float | None) -> Tile:
+def _tile(one: Reading, images: Mapping[str, Any], crop_scale: float | None) -> Tile:
     source = one.result.source or ""
     name = PurePath(source).name
     caption = name if len(name) <= _CAPTION_LENGTH else f"{name[: _CAPTION_LENGTH - 1]}…"
     return Tile(
-        image=face_crop(images[source], one.face.box, framing, turn=one.face.turn),
+        image=face_crop(images[source], one.face.box, crop_scale, turn=one.face.turn),
         emotion=one.face.emotion,
         confidence=one.face.confidence,
         truth=one.truth,

@@ -17,8 +17,8 @@ from mien.core.manifest import Manifest, load_manifest, write_manifest
 from mien.evaluation.calibration import calibrate, fit_softening
 from mien.evaluation.predicting import predict
 from mien.evaluation.thresholds import CERTAIN_ACCURACY, fit_thresholds
-from mien.inference.augmentation import augmented_views
 from mien.inference.classifier import Classifier
+from mien.inference.preprocess import tta_views
 
 _Levels = Callable[[npt.NDArray[np.float64], npt.NDArray[np.int64]], npt.NDArray[np.float64]]
 """From probabilities (N, classes) and right classes (N,) to a threshold a class."""
@@ -192,7 +192,7 @@ def _fit_augmented(
     """Return the temperatures of the mean over views, and the calibration error they leave."""
 
     def mean_of(faces: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        views = [softmax(logits_of(view).astype(np.float64)) for view in augmented_views(faces)]
+        views = [softmax(logits_of(view).astype(np.float64)) for view in tta_views(faces)]
         return log_of_mean(views).astype(np.float32)
 
     each = predict(mean_of, images, label="calibrating views", quiet=quiet).astype(np.float64)

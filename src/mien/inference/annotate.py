@@ -1,19 +1,20 @@
-"""Draws results on their picture: boxes, emotions, and a small chart of all seven scores."""
+"""Draws results on their picture: boxes, emotions, and a small chart of all scores."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import cycle
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageColor, ImageDraw
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from mien.core.emotions import find_emotion
 from mien.core.results import Face
-from mien.inference.lettering import font_for
 
 EMOTION_COLORS: dict[str, str] = {
     "angry": "#e4572e",
@@ -26,10 +27,10 @@ EMOTION_COLORS: dict[str, str] = {
 }
 """A colour for each emotion, light enough to stand out on a dark panel."""
 
-LEAST_SIDE = 640
+MIN_SIDE = 640
 """Pictures whose longer side is less are enlarged by a whole factor, so that labels can be read."""
 
-MOST_SIDE = 65_500
+MAX_SIDE = 65_500
 """Pictures that are longer are made smaller: no JPEG can be."""
 
 _DARK = (16, 20, 26)
@@ -72,8 +73,8 @@ def annotate(image: npt.NDArray[np.uint8], faces: Iterable[Face]) -> Image.Image
         faces: what was found.
 
     Returns:
-        A new Pillow image in RGB; pictures smaller than `LEAST_SIDE` are enlarged, longer ones
-        than `MOST_SIDE` made smaller.
+        A new Pillow image in RGB; pictures smaller than `MIN_SIDE` are enlarged, longer ones
+        than `MAX_SIDE` made smaller.
     """
     picture, scale = _resized(Image.fromarray(image))
     found = list(faces)
@@ -95,7 +96,7 @@ def annotate(image: npt.NDArray[np.uint8], faces: Iterable[Face]) -> Image.Image
 def _resized(picture: Image.Image) -> tuple[Image.Image, float]:
     """Return the picture in a size that labels and files have room for, and the factor."""
     longer = max(picture.size)
-    scale = max(1, math.ceil(LEAST_SIDE / longer)) if longer <= MOST_SIDE else MOST_SIDE / longer
+    scale = max(1, math.ceil(MIN_SIDE / longer)) if longer <= MAX_SIDE else MAX_SIDE / longer
     if scale == 1:
         return picture.convert("RGB"), 1
     size = (max(1, int(picture.width * scale)), max(1, int(picture.height * scale)))
@@ -229,3 +230,64 @@ def _free_place(
 
 def _touch(one: _Rectangle, other: _Rectangle) -> bool:
     return one[0] <= other[2] and other[0] <= one[2] and one[1] <= other[3] and other[1] <= one[3]
+
+
+# ---------------------------------------------------------------- fonts
+Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+_FONTS = (
+    "DejaVuSans.ttf",
+    "NotoSans-Regular.ttf",
+    "LiberationSans-Regular.ttf",
+    "NotoSansCJK-Regular.ttc",
+    "NotoSansDevanagari-Regular.ttf",
+    "NotoSansArabic-Regular.ttf",
+    "NotoSansThai-Regular.ttf",
+    "Arial Unicode.ttf",
+    "Hiragino Sans GB.ttc",
+    "arial.ttf",
+    "msgothic.ttc",
+    "msyh.ttc",
+    "malgun.ttf",
+    "Nirmala.ttf",
+)
+"""Files that systems have, those of most scripts first; the default one has ASCII alone."""
+
+_NO_GLYPH = "\U0010ffff"
+
+
+def font_for(text: str, size: int) -> Font:
+    """Return a font of a size in pixels that has the characters of a text.
+
+    Where none on this machine has all of them, it is the one that lacks the fewest.
+    """
+    if text.isascii():
+        return ImageFont.load_default(size)
+    return _best_font(frozenset(text), size)
+
+
+@lru_cache(maxsize=64)
+def _best_font(characters: frozenset[str], size: int) -> Font:
+    best: Font = ImageFont.load_default(size)
+    fewest = _missing_glyphs(best, characters)
+    for font in _system_fonts(size):
+        if fewest == 0:
+            break
+        missing = _missing_glyphs(font, characters)
+        if missing < fewest:
+            best, fewest = font, missing
+    return best
+
+
+def _system_fonts(size: int) -> Iterator[Font]:
+    for name in _FONTS:
+        try:
+            yield ImageFont.truetype(name, size)
+        except OSError:  # this machine does without
+            continue
+
+
+def _missing_glyphs(font: Font, characters: frozenset[str]) -> int:
+    """Count the characters that are drawn as one that no font has: most draw an empty box."""
+    box = bytes(font.getmask(_NO_GLYPH))
+    return sum(not one.isspace() and bytes(font.getmask(one)) == box for one in characters)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
-from collections.abc import Sequence
+import os
+import sys
+import weakref
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,12 +18,18 @@ from mien.core.calibration import Temperature, log_of_mean
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import ModelError, UsageError
 from mien.core.faces import FACE_SIZE
-from mien.core.manifest import INPUT_CONTRACT, Manifest, load_manifest
-from mien.core.models import DEFAULT_MODEL, find_model
-from mien.core.onnx_runtime import onnxruntime
-from mien.inference.augmentation import augmented_views
-from mien.inference.onnx_file import refuse_other_files
-from mien.inference.session import ModelSession
+from mien.core.manifest import (
+    INPUT_CONTRACT,
+    Manifest,
+    ModelFile,
+    check_model_file,
+    load_manifest,
+)
+from mien.core.models import DEFAULT_MODEL, bundled_models, find_model
+from mien.core.onnx_runtime import new_session, onnxruntime
+from mien.core.process import ForkLock
+from mien.inference.onnx_file import network_for, refuse_external_data
+from mien.inference.preprocess import tta_views
 
 BATCH_SIZE = 64
 """Faces that go through the network at once unless said otherwise."""
@@ -78,11 +88,10 @@ class Classifier:
         folder = find_model(model)
         manifest = load_manifest(folder, labels=labels).read_by(reading)
         path = folder / manifest.file.name
-        refuse_other_files(path)
+        refuse_external_data(path)
         outputs = tuple(manifest.outputs.values()) if manifest.others else ()
         session = ModelSession(folder, manifest.file, threads=threads, outputs=outputs)
         _check_contract(session, manifest, path)
-        _check_labels(session, manifest, path)
         return cls(session, manifest, path=path)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -128,8 +137,7 @@ class Classifier:
         together = self.manifest.augmented
         each = softening if together is None else Temperature()
         views = [
-            each.probabilities(self._biased_logits(view, batch_size))
-            for view in augmented_views(faces)
+            each.probabilities(self._biased_logits(view, batch_size)) for view in tta_views(faces)
         ]
         if together is None:
             return np.asarray(sum(views) / len(views), np.float32)
@@ -197,6 +205,7 @@ class Classifier:
 
 
 def _check_contract(session: Session, manifest: Manifest, path: Path) -> None:
+    """Raise unless inputs, outputs and, where the file names them, classes are as promised."""
     inputs = {node.name: node for node in session.get_inputs()}
     outputs = {node.name: node for node in session.get_outputs()}
     name = INPUT_CONTRACT["name"]
@@ -217,10 +226,6 @@ def _check_contract(session: Session, manifest: Manifest, path: Path) -> None:
                 f"{path}: expected an output {output!r}, float32 with shape {shape}, "
                 f"got {_described(outputs)}"
             )
-
-
-def _check_labels(session: Session, manifest: Manifest, path: Path) -> None:
-    """Raise if the file says which classes its logits are of, and the manifest says others."""
     written = session.get_modelmeta().custom_metadata_map.get("labels")
     if written is not None and written != json.dumps(list(manifest.labels)):
         raise ModelError(
@@ -252,3 +257,120 @@ def _check_faces(faces: npt.NDArray[np.uint8]) -> None:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
+
+
+# ---------------------------------------------------------------- the session
+class ModelSession:
+    """An ONNX Runtime session that can be pickled, copied and forked; threads may share it.
+
+    A pickle holds where the model's file is, and its hash, which is checked on loading. Copies
+    share one session. A forked child opens the file anew when it first needs it: ONNX Runtime's
+    threads are not there, and its locks may be held by threads of the parent.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        file: ModelFile,
+        *,
+        threads: int | None = None,
+        outputs: tuple[str, ...] = (),
+    ) -> None:
+        """Open a model's file, whose hash has been checked.
+
+        Args:
+            folder: the model's.
+            file: its ONNX file, as the manifest has it.
+            threads: how many threads one call may use; as many as there are cores unless given.
+            outputs: the names of those that will be asked for; all unless given.
+
+        Raises:
+            ModelError: if it is no ONNX model that can be run.
+        """
+        self._folder = folder.absolute()
+        self._file = file
+        self._threads = threads
+        self._outputs = outputs
+        self._session: onnxruntime.InferenceSession | None = self._open()
+        _SESSIONS.add(self)
+
+    def run(
+        self, outputs: Sequence[str], inputs: Mapping[str, npt.NDArray[np.uint8]]
+    ) -> list[npt.NDArray[np.float32]]:
+        """Return these outputs for these inputs; raises whatever ONNX Runtime raises."""
+        results: list[npt.NDArray[np.float32]] = self._opened().run(outputs, inputs)
+        return results
+
+    def get_inputs(self) -> list[Any]:
+        """Return the graph's inputs: name, type and shape of each."""
+        return list(self._opened().get_inputs())
+
+    def get_outputs(self) -> list[Any]:
+        """Return the graph's outputs, as `get_inputs`."""
+        return list(self._opened().get_outputs())
+
+    def get_modelmeta(self) -> Any:
+        """Return what the file says of itself."""
+        return self._opened().get_modelmeta()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle where the file is: a bundled model by its name."""
+        name = self._folder.name
+        bundled = name in bundled_models() and find_model(name) == self._folder
+        place = name if bundled else self._folder
+        return _reopened, (place, self._file, self._threads, self._outputs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ModelSession:
+        """Return the session itself, which is immutable."""
+        return self
+
+    def abandon(self) -> None:
+        """Let go of the parent's session, in a forked child, without destroying it.
+
+        Its destructor would wait for threads that are not there.
+        """
+        if self._session is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
+            self._session = None
+
+    def _opened(self) -> onnxruntime.InferenceSession:
+        session = self._session
+        if session is None:
+            with _REOPENING:
+                session = self._session
+                if session is None:
+                    check_model_file(self._folder / self._file.name, self._file)
+                    session = self._session = self._open()
+        return session
+
+    def _open(self) -> onnxruntime.InferenceSession:
+        path = self._folder / self._file.name
+        try:
+            network = network_for(path, self._outputs) if self._outputs else str(path)
+            return new_session(network, threads=self._threads or 0)
+        except Exception as error:  # ONNX Runtime's own errors share no nearer base
+            raise ModelError(
+                f"{path} is not an ONNX model that can be run "
+                f"({_one_line(error)}): "
+                "export or install it again"
+            ) from error
+
+
+def _reopened(
+    model: str | Path, file: ModelFile, threads: int | None, outputs: tuple[str, ...]
+) -> ModelSession:
+    folder = find_model(model)
+    check_model_file(folder / file.name, file)
+    return ModelSession(folder, file, threads=threads, outputs=outputs)
+
+
+def _abandon_all() -> None:
+    for session in list(_SESSIONS):
+        session.abandon()
+
+
+# `os.register_at_fork` takes no sessions to come, hence a set of all of them.
+_SESSIONS: weakref.WeakSet[ModelSession] = weakref.WeakSet()
+_REOPENING = ForkLock()
+if sys.platform != "win32":  # which has no fork
+    os.register_at_fork(after_in_child=_abandon_all)

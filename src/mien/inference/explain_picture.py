@@ -10,9 +10,8 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from mien.core.errors import UsageError
-from mien.inference.annotate import class_colors
+from mien.inference.annotate import class_colors, font_for
 from mien.inference.explain import ExplainedFace, Explanation
-from mien.inference.lettering import font_for
 
 _RAMP = (
     (0, 0, 8),

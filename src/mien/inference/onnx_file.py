@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,18 +35,18 @@ _PARTS: Mapping[str, Mapping[int, str]] = {
     "training": {1: "graph", 2: "graph"},
     "function": {7: "node", 11: "attribute"},
 }
-_DEEPEST = 100
+_MAX_DEPTH = 100
 
-_VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5  # how a field is written
-_MOST_VARINT_BYTES = 10
+_VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5  # wire types
+_MAX_VARINT_BYTES = 10
 
 _RAW_TYPES = {1: "<f4", 10: "<f2", 11: "<f8"}
-"""ONNX's numbers of the types of weights that are read: float, float16 and double."""
+"""ONNX's float, float16 and double."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """One operation: what it does, on which values, giving which values.
+    """One operation of a network.
 
     Attributes:
         kind: its operator, as ``Gemm``.
@@ -82,42 +83,13 @@ class OnnxFile:
 
 
 def read_onnx(path: Path) -> OnnxFile:
-    """Read an ONNX file.
-
-    Raises:
-        ModelError: if it cannot be read, or is not an ONNX file.
-    """
-    return _parsed(_content(path), path)
-
-
-def _content(path: Path) -> memoryview:
-    try:
-        return memoryview(path.read_bytes())
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise ModelError(f"cannot read {path}: {reason}") from error
-
-
-def _parsed(content: memoryview, path: Path) -> OnnxFile:
-    nodes, tensors = [], {}
-    try:
-        for number, graph in _fields(content):
-            if number != _GRAPH:
-                continue
-            for part, value in _fields(_bytes(graph)):
-                if part == _NODE:
-                    nodes.append(_node(_bytes(value)))
-                elif part == _INITIALIZER:
-                    tensors[_tensor_name(_bytes(value))] = _bytes(value)
-    except ValueError as error:
-        raise ModelError(f"{path} is not an ONNX file, or a damaged one ({error})") from error
-    if not nodes:
-        raise ModelError(f"{path} is not an ONNX file: it holds no network")
-    return OnnxFile(tuple(nodes), tensors)
+    """Read an ONNX file; raises ModelError if it cannot be read or is not one."""
+    with _content(path) as content:
+        return _parsed(content, path)
 
 
 def network_for(path: Path, outputs: Collection[str]) -> bytes:
-    """Return an ONNX file without what some of its outputs do not need.
+    """Return an ONNX file without the branches that some outputs do not need.
 
     ONNX Runtime computes every branch of a network, whichever outputs it is asked for.
 
@@ -128,88 +100,98 @@ def network_for(path: Path, outputs: Collection[str]) -> bytes:
     Raises:
         ModelError: if it cannot be read, or is not an ONNX file.
     """
-    content = _content(path)
-    needed = set(outputs)
-    for node in reversed(_parsed(content, path).nodes):
-        if needed & set(node.outputs):
-            needed |= set(node.inputs)
-    kept = (
-        _written(number, _kept(value, needed)) if number == _GRAPH else _written(number, value)
-        for number, value in _fields(content)
-    )
-    return b"".join(kept)
+    with _content(path) as content:
+        needed = set(outputs)
+        for node in reversed(_parsed(content, path).nodes):
+            if needed & set(node.outputs):
+                needed |= set(node.inputs)
+        kept = (
+            (number, _pruned(value, needed) if number == _GRAPH else value)
+            for number, value in _fields(content)
+        )
+        return b"".join(_written(number, value) for number, value in kept)
 
 
-def _kept(graph: int | memoryview, needed: set[str]) -> bytes:
-    """Return a graph's fields without the nodes, weights and outputs that are not needed."""
-    names: Mapping[int, Callable[[memoryview], Collection[str]]] = {
-        _NODE: lambda content: _node(content).outputs,
-        _INITIALIZER: lambda content: (_tensor_name(content),),
-        _GRAPH_OUTPUT: lambda content: (_name(content),),
-    }
-    return b"".join(
-        _written(number, value)
-        for number, value in _fields(_bytes(graph))
-        if number not in names or not needed.isdisjoint(names[number](_bytes(value)))
-    )
-
-
-def _written(number: int, value: int | bytes | memoryview) -> bytes:
-    """Return a field as a protocol buffer has it; no field of a model or a graph is a fraction."""
-    if isinstance(value, int):
-        return _varint_bytes(number << 3 | _VARINT) + _varint_bytes(value)
-    return _varint_bytes(number << 3 | _BYTES) + _varint_bytes(len(value)) + value
-
-
-def _varint_bytes(number: int) -> bytes:
-    written = bytearray()
-    while number > 0x7F:
-        written.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes([*written, number])
-
-
-def refuse_other_files(path: Path) -> None:
+def refuse_external_data(path: Path) -> None:
     """Make sure that a network is all in its file, since a model's hash is of that file alone.
 
     Raises:
         ModelError: if some of its weights are in another file (ONNX's external data), or the file
             cannot be read.
     """
-    try:
-        if _has_other_files(memoryview(path.read_bytes()), "model"):
+    with _content(path) as content:
+        if _has_external_data(content, "model"):
             raise ModelError(
                 f"{path} has weights in other files, which its manifest's hash does not cover: "
                 "expected all in one file, as mien export writes and onnx.save does"
             )
+
+
+@contextmanager
+def _content(path: Path) -> Iterator[memoryview]:
+    """Give a file's content; what is no protocol buffer, or cannot be read, is a ModelError."""
+    try:
+        yield memoryview(path.read_bytes())
     except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}") from error
+        reason = error.strerror or type(error).__name__
+        raise ModelError(f"cannot read {path}: {reason}") from error
     except ValueError as error:
         raise ModelError(f"{path} is not an ONNX file, or a damaged one ({error})") from error
 
 
-def _has_other_files(content: memoryview, part: str, depth: int = 0) -> bool:
-    if depth > _DEEPEST:
-        raise ValueError("its graphs hold one another too deeply")
+# ---------------------------------------------------------------- ONNX
+def _parsed(content: memoryview, path: Path) -> OnnxFile:
+    nodes, tensors = [], {}
+    for number, graph in _fields(content):
+        if number != _GRAPH:
+            continue
+        for part, value in _fields(_bytes(graph)):
+            if part == _NODE:
+                nodes.append(_node(_bytes(value)))
+            elif part == _INITIALIZER:
+                tensors[_name(_bytes(value), _TENSOR_NAME)] = _bytes(value)
+    if not nodes:
+        raise ModelError(f"{path} is not an ONNX file: it holds no network")
+    return OnnxFile(tuple(nodes), tensors)
+
+
+def _pruned(graph: int | memoryview, needed: set[str]) -> bytes:
+    """Return a graph's fields without the nodes, weights and outputs that are not needed."""
+
+    def is_needed(number: int, value: int | memoryview) -> bool:
+        if number == _NODE:
+            return not needed.isdisjoint(_node(_bytes(value)).outputs)
+        if number in (_INITIALIZER, _GRAPH_OUTPUT):
+            field = _TENSOR_NAME if number == _INITIALIZER else _NAME
+            return _name(_bytes(value), field) in needed
+        return True
+
+    fields = _fields(_bytes(graph))
+    return b"".join(_written(number, value) for number, value in fields if is_needed(number, value))
+
+
+def _has_external_data(content: memoryview, part: str, depth: int = 0) -> bool:
+    if depth > _MAX_DEPTH:
+        raise ValueError("its parts lie in one another too deeply")
     if part == "tensor":
         return any(number == _LOCATION and value != 0 for number, value in _fields(content))
     inner = _PARTS[part]
     return any(
-        _has_other_files(_bytes(value), inner[number], depth + 1)
+        _has_external_data(_bytes(value), inner[number], depth + 1)
         for number, value in _fields(content)
         if number in inner
     )
 
 
 def _node(content: memoryview) -> Node:
-    inputs, outputs, kind, attributes = [], [], "", {}
+    kind, inputs, outputs, attributes = "", [], [], {}
     for number, value in _fields(content):
-        if number == _INPUT:
+        if number == _KIND:
+            kind = _text(value)
+        elif number == _INPUT:
             inputs.append(_text(value))
         elif number == _OUTPUT:
             outputs.append(_text(value))
-        elif number == _KIND:
-            kind = _text(value)
         elif number == _ATTRIBUTE:
             attributes.update(_attribute(_bytes(value)))
     return Node(kind, tuple(inputs), tuple(outputs), attributes)
@@ -227,11 +209,7 @@ def _attribute(content: memoryview) -> dict[str, float]:
     return {} if found is None else {name: found}
 
 
-def _tensor_name(content: memoryview) -> str:
-    return _name(content, _TENSOR_NAME)
-
-
-def _name(content: memoryview, field: int = _NAME) -> str:
+def _name(content: memoryview, field: int) -> str:
     return next((_text(value) for number, value in _fields(content) if number == field), "")
 
 
@@ -263,27 +241,34 @@ def _fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     position = 0
     while position < len(content):
         key, position = _varint(content, position)
-        number, written = key >> 3, key & 7
-        if written == _VARINT:
+        number, wire_type = key >> 3, key & 7
+        if wire_type == _VARINT:
             value, position = _varint(content, position)
             yield number, value
             continue
-        if written == _BYTES:
+        if wire_type == _BYTES:
             size, position = _varint(content, position)
-        elif written in (_FOUR_BYTES, _EIGHT_BYTES):
-            size = 4 if written == _FOUR_BYTES else 8
+        elif wire_type in (_FOUR_BYTES, _EIGHT_BYTES):
+            size = 4 if wire_type == _FOUR_BYTES else 8
         else:
-            raise ValueError(f"a field is written in an unknown way, {written}")
+            raise ValueError(f"a field has an unknown wire type, {wire_type}")
         if size > len(content) - position:
             raise ValueError("it ends within a field")
         yield number, content[position : position + size]
         position += size
 
 
+def _written(number: int, value: int | bytes | memoryview) -> bytes:
+    """Encode a field; no field of a model or a graph is a fraction."""
+    if isinstance(value, int):
+        return _varint_bytes(number << 3 | _VARINT) + _varint_bytes(value)
+    return _varint_bytes(number << 3 | _BYTES) + _varint_bytes(len(value)) + value
+
+
 def _varint(content: memoryview, position: int) -> tuple[int, int]:
-    """Return the number of seven bits a byte, least first, at a position, and where it ends."""
+    """Decode a varint (seven bits a byte, least first); return it and where it ends."""
     number = 0
-    for index, byte in enumerate(content[position : position + _MOST_VARINT_BYTES]):
+    for index, byte in enumerate(content[position : position + _MAX_VARINT_BYTES]):
         number |= (byte & 0x7F) << (7 * index)
         if byte < 0x80:
             return number, position + index + 1
@@ -296,6 +281,14 @@ def _varints(content: memoryview) -> list[int]:
         number, position = _varint(content, position)
         numbers.append(number)
     return numbers
+
+
+def _varint_bytes(number: int) -> bytes:
+    written = bytearray()
+    while number > 0x7F:
+        written.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*written, number])
 
 
 def _bytes(value: int | memoryview, size: int | None = None) -> memoryview:

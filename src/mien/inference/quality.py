@@ -20,17 +20,15 @@ BLURRED = 0.4
 DARK_LEVEL = 50
 """Mean grey (0-255) below which a face counts as dark."""
 
-BURNT_LEVEL = 250
-BURNT_SHARE = 0.4
-"""A face counts as bright if this share of it is at `BURNT_LEVEL` or above: white, without form."""
+BRIGHT_LEVEL = 250
+BRIGHT_SHARE = 0.4
+"""A face counts as bright if this share of it is at `BRIGHT_LEVEL` or above: overexposed."""
 
-TURNED_SHARE = 0.3
-"""A face counts as turned away if the tip of its nose lies this far off the middle of its eyes and
-mouth, in distances between its eyes."""
+YAW_LIMIT = 0.3
+"""A face counts as turned away, to a side, from this `yaw_of` on."""
 
-NODDING = (0.42, 0.66)
-"""A face counts as turned away, up or down, if the tip of its nose lies outside of this on the way
-from the middle of its eyes (0) to that of its mouth (1)."""
+PITCH_RANGE = (0.42, 0.66)
+"""A face counts as turned away, up or down, outside of this `pitch_of`."""
 
 # Fine detail (variance of the Laplacian over variance of the picture) of FER-2013's faces: half of
 # them as they are and blurred by half a pixel; and blurred by three pixels.
@@ -55,18 +53,32 @@ def quality_of(
         "small": min(box.w, box.h) < SMALL_PX,
         "blurred": blur >= BLURRED,
         "dark": float(face.mean()) < DARK_LEVEL,
-        "bright": float((face >= BURNT_LEVEL).mean()) >= BURNT_SHARE,
-        "turned_away": landmarks is not None and _is_turned_away(landmarks),
+        "bright": float((face >= BRIGHT_LEVEL).mean()) >= BRIGHT_SHARE,
+        "turned_away": landmarks is not None
+        and (
+            yaw_of(landmarks) >= YAW_LIMIT
+            or not PITCH_RANGE[0] < pitch_of(landmarks) < PITCH_RANGE[1]
+        ),
     }
     return Quality(min(box.w, box.h), blur, tuple(flag for flag, is_so in flags.items() if is_so))
 
 
-def _is_turned_away(landmarks: Landmarks) -> bool:
-    up, down = NODDING
-    return turn_share(landmarks) >= TURNED_SHARE or not up < nod_share(landmarks) < down
+def blur_of(face: npt.NDArray[np.uint8]) -> float:
+    """Measure the blur of a standard face, 0 (sharp) to 1 (nothing but blur).
+
+    It is the logarithm of the fine detail: the variance of the Laplacian over the variance of the
+    picture, which makes it independent of contrast.
+    """
+    values = face.astype(np.float32)
+    laplacian = float(cv2.Laplacian(values, cv2.CV_32F).var())
+    detail = laplacian / (float(values.var()) + _NOISE_VARIANCE)
+    if detail <= _BLURRED_DETAIL:
+        return 1.0
+    blur = math.log(_SHARP_DETAIL / detail) / math.log(_SHARP_DETAIL / _BLURRED_DETAIL)
+    return min(1.0, max(0.0, blur))
 
 
-def nod_share(landmarks: Landmarks) -> float:
+def pitch_of(landmarks: Landmarks) -> float:
     """Return how far down the tip of the nose lies: 0 at the height of the eyes, 1 at the mouth's.
 
     It is 0.5 to 0.6 in a face to the camera, less in one that looks up, more in one that looks
@@ -79,30 +91,11 @@ def nod_share(landmarks: Landmarks) -> float:
     return float((points[2] - eyes) @ down) / square if square else math.inf
 
 
-def blur_of(face: npt.NDArray[np.uint8]) -> float:
-    """Measure the blur of a standard face, 0 (sharp) to 1 (nothing but blur).
-
-    What is measured is fine detail: the variance of the Laplacian over the variance of the picture,
-    which makes it independent of contrast. It counts logarithmically, since blur divides it.
-    """
-    values = face.astype(np.float32)
-    detail = float(cv2.Laplacian(values, cv2.CV_32F).var()) / (
-        float(values.var()) + _NOISE_VARIANCE
-    )
-    if detail <= _BLURRED_DETAIL:
-        return 1.0
-    blur = math.log(_SHARP_DETAIL / detail) / math.log(_SHARP_DETAIL / _BLURRED_DETAIL)
-    return min(1.0, max(0.0, blur))
-
-
-def turn_share(landmarks: Landmarks) -> float:
+def yaw_of(landmarks: Landmarks) -> float:
     """Return how far a head is turned to a side: 0 (to the camera) and up, over 1 in profile.
 
     It is the distance of the nose's tip from the middle of eyes and mouth, across the face, in
     distances between the eyes; however the face leans.
-
-    Args:
-        landmarks: eyes, tip of the nose and corners of the mouth, as `Detection` has them.
     """
     points = np.asarray(landmarks, np.float64)
     down = points[3] + points[4] - points[0] - points[1]

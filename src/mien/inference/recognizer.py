@@ -1,10 +1,11 @@
-"""The whole way: images in, faces and their emotions out."""
+"""Images in, faces and their emotions out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,19 +15,26 @@ from mien.core.faces import FACE_SIZE
 from mien.core.images import ImageSource, source_name
 from mien.core.models import DEFAULT_MODEL
 from mien.core.results import Face, ModelInfo, Result
-from mien.inference.choice import FaceChoice
 from mien.inference.classifier import BATCH_SIZE, Classifier
 from mien.inference.detectors import Detection, Detector, load_detector
-from mien.inference.image_lists import is_one_image, named, standard_faces
+from mien.inference.preprocess import (
+    FaceBatch,
+    FaceChoice,
+    is_one_image,
+    preprocess,
+    standard_faces,
+    with_sources,
+)
 from mien.inference.quality import quality_of
-from mien.inference.seeing import Seen, see
+
+_Self = TypeVar("_Self", bound="Recognizer")
 
 ON_NO_FACE: tuple[str, ...] = ("empty", "raise")
 """What `Recognizer.analyze` does where nobody is there."""
 
 
 class Recognizer:
-    """Finds faces and reads their emotions. Nothing is kept between calls: threads may share it."""
+    """Finds faces and reads their emotions; keeps nothing between calls: threads may share it."""
 
     def __init__(
         self, classifier: Classifier, detector: Detector, choice: FaceChoice | None = None
@@ -41,6 +49,53 @@ class Recognizer:
         self.classifier = classifier
         self.detector = detector
         self.choice = choice or FaceChoice()
+
+    @classmethod
+    def load(
+        cls: type[_Self],
+        model: str | Path = DEFAULT_MODEL,
+        *,
+        detector: str | Detector = "auto",
+        threads: int | None = None,
+        offline: bool = False,
+        min_face: int = 0,
+        max_faces: int | None = None,
+        align: str = "auto",
+        thorough: bool = False,
+        labels: str | None = None,
+    ) -> _Self:
+        """Load a model and a face detector.
+
+        Args:
+            model: a bundled model's name, or the folder of one.
+            detector: "auto", "yunet", "libface", "haar", "none" (images are face crops), or an
+                object that keeps to `mien.Detector`. See `mien.load_detector`.
+            threads: how many threads the network may use for one call; as many as there are cores
+                unless given.
+            offline: never download a detector's weights.
+            min_face: leave out faces whose box has a smaller side than this, in pixels.
+            max_faces: read only so many of an image: the largest; all unless given.
+            align: level the eyes before reading: "auto" (of faces that lean far), "on" or "off".
+            thorough: search large images for small faces, down to their own pixels, which takes
+                seconds; for a detector given by name.
+            labels: whose labels the scores follow: "people", the share of ten people who would name
+                an emotion, or "fer2013", the data set's own; "people" unless given, where the model
+                has that reading.
+
+        Raises:
+            ModelError: if the model or the detector's weights are missing or damaged, or the model
+                has no such reading.
+            UsageError: if the detector is unknown or not installed, or an option is not as above.
+        """
+        choice = FaceChoice(min_face=min_face, max_faces=max_faces, align=align)
+        if isinstance(detector, str):
+            chosen = load_detector(detector, offline=offline, thorough=thorough)
+        elif thorough:
+            raise UsageError("thorough=True is for a detector given by name: make yours thorough")
+        else:
+            chosen = detector
+        classifier = Classifier.open(model, threads=threads, labels=None, reading=labels)
+        return cls(classifier, chosen, choice)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -132,72 +187,19 @@ class Recognizer:
                 f"expected a list of images, got one {type(images).__name__}: "
                 "use analyze or analyze_result for a single image"
             )
-        seen = [
-            see(
+        batches = [
+            preprocess(
                 image,
                 self.detector,
                 self.choice,
                 color=color,
                 source=name or source_name(image),
             )
-            for image, name in named(images, sources)
+            for image, name in with_sources(images, sources)
         ]
-        crops = [face for one in seen for face in one.faces]
-        probabilities = self._classify(crops, batch_size)
-        results, start = [], 0
-        for one in seen:
-            stop = start + len(one.faces)
-            results.append(self._result(one, probabilities[start:stop]))
-            start = stop
-        return results
-
-    def analyze_video(
-        self,
-        source: str | Path | int,
-        *,
-        every: float | None = None,
-        start: float = 0.0,
-        end: float | None = None,
-        smooth_s: float = 0.5,
-        allow_private: bool = False,
-    ) -> Iterator[Result]:
-        """Follow the faces of a video and read their emotions, a result for each frame.
-
-        One frame is in memory at a time, however long the video is.
-
-        Args:
-            source: a file's path, a stream's address (rtsp, http, ...), or a camera's number.
-            every: seconds between two frames that are looked at; each frame unless given.
-            start: seconds from the video's start, from which on.
-            end: seconds, up to which; to its end unless given.
-            smooth_s: time constant, in seconds, of the smoothed scores; 0 for none.
-            allow_private: allow http(s) to hosts that are not on the open internet.
-
-        Yields:
-            Results with ``frame`` and ``time_s``; their faces have a ``track_id``, the person's
-            number throughout the video, and ``smoothed`` scores. A frame without faces has the
-            status "no_face". A video that breaks off ends with a result "unreadable".
-
-        Raises:
-            InputError: if it is missing, is not a video, or has no picture.
-            MissingExtra: if PyAV is not installed (a camera needs none).
-            UsageError: if a time is not as above.
-
-        Example:
-            >>> for result in mien.load().analyze_video("clip.mp4", every=0.5):
-            ...     print(result.time_s, [face.emotion for face in result.faces])
-        """
-        from mien.video.analysis import analyze_video
-
-        return analyze_video(
-            self,
-            source,
-            every=every,
-            start=start,
-            end=end,
-            smooth_s=smooth_s,
-            allow_private=allow_private,
-        )
+        faces = [face for batch in batches for face in batch.faces]
+        rows = iter(self._classify(faces, batch_size))
+        return [self._result(batch, list(islice(rows, len(batch.faces)))) for batch in batches]
 
     def classify(
         self,
@@ -227,27 +229,23 @@ class Recognizer:
         stacked = np.stack(faces) if faces else np.empty((0, FACE_SIZE, FACE_SIZE), np.uint8)
         return self.classifier.classify(stacked, batch_size=batch_size)
 
-    def _result(self, seen: Seen, probabilities: npt.NDArray[np.float32]) -> Result:
-        faces = tuple(
-            replace(self._face(number, found, face, row), turn=turn)
-            for number, (found, turn, face, row) in enumerate(
-                zip(seen.detections, seen.turns, seen.faces, probabilities, strict=True)
-            )
-        )
+    def _result(self, batch: FaceBatch, rows: Sequence[npt.NDArray[np.float32]]) -> Result:
+        found = zip(batch.detections, batch.turns, batch.faces, rows, strict=True)
         return Result(
-            source=seen.source,
-            status=seen.status,
+            source=batch.source,
+            status=batch.status,
             model=self.model,
-            width=seen.width,
-            height=seen.height,
-            faces=faces,
-            error=seen.error,
+            width=batch.width,
+            height=batch.height,
+            faces=tuple(self._face(number, *each) for number, each in enumerate(found)),
+            error=batch.error,
         )
 
     def _face(
         self,
         number: int,
         found: Detection,
+        turn: float,
         face: npt.NDArray[np.uint8],
         probabilities: npt.NDArray[np.float32],
     ) -> Face:
@@ -264,50 +262,5 @@ class Recognizer:
             or "turned_away" in quality.flags,
             scores=scores,
             quality=quality,
+            turn=turn,
         )
-
-
-def load(
-    model: str | Path = DEFAULT_MODEL,
-    *,
-    detector: str | Detector = "auto",
-    threads: int | None = None,
-    offline: bool = False,
-    min_face: int = 0,
-    max_faces: int | None = None,
-    align: str = "auto",
-    thorough: bool = False,
-    labels: str | None = None,
-) -> Recognizer:
-    """Load a model and a face detector.
-
-    Args:
-        model: a bundled model's name, or the folder of one.
-        detector: "auto", "yunet", "libface", "haar", "none" (images are face crops), or an object
-            that keeps to `mien.inference.detectors.Detector`. See `load_detector`.
-        threads: how many threads the network may use for one call; as many as there are cores
-            unless given.
-        offline: never download a detector's weights.
-        min_face: leave out faces whose box has a smaller side than this, in pixels.
-        max_faces: read only so many of an image: the largest; all unless given.
-        align: level the eyes before reading: "auto" (of faces that lean far), "on" or "off".
-        thorough: search for small faces, too, in a large image down to its own pixels, which takes
-            seconds: see `load_detector`, which takes it for a detector of one's own making.
-        labels: whose labels the scores follow: "people", the share of ten people who would name an
-            emotion, or "fer2013", the data set's own; "people" unless given, where the model has
-            that reading.
-
-    Raises:
-        ModelError: if the model or the detector's weights are missing or damaged, or the model has
-            no such reading.
-        UsageError: if the detector is unknown or not installed, or an option is not as above.
-    """
-    choice = FaceChoice(min_face=min_face, max_faces=max_faces, align=align)
-    if isinstance(detector, str):
-        chosen = load_detector(detector, offline=offline, thorough=thorough)
-    elif thorough:
-        raise UsageError("thorough=True is for a detector given by name: make yours thorough")
-    else:
-        chosen = detector
-    classifier = Classifier.open(model, threads=threads, labels=None, reading=labels)
-    return Recognizer(classifier, chosen, choice)

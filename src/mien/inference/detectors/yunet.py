@@ -8,9 +8,7 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -21,16 +19,16 @@ from mien.core.errors import ModelError
 from mien.inference.detectors.base import (
     DETECTION_SIDE,
     Detection,
-    check_side,
-    landmarks_of,
+    landmarks_in_image,
+    padded_region,
 )
 from mien.inference.detectors.search import (
     HINT_CONFIDENCE,
-    LEAST_CONFIDENCE,
+    MIN_CONFIDENCE,
+    Found,
     Rows,
-    search,
+    SearchDetector,
 )
-from mien.inference.detectors.turned import find_faces
 
 WEIGHTS = PinnedFile(
     name="face_detection_yunet_2026may.onnx",
@@ -43,25 +41,26 @@ WEIGHTS = PinnedFile(
 )
 """The OpenCV Zoo's weights."""
 
-# The landmarks of faces that are small in the picture are those of an upright face, whichever way
-# it leans: a woman who leans by 20 degrees has level eyes. Close to they are right.
+# Landmarks of small faces are those of an upright face, whichever way it leans; close up they are
+# right.
 _CLOSE_FROM = 96
-_CLOSE_FRAMING = 1.6
+_CLOSE_SCALE = 1.6
 _CLOSE_SIDE = 320
 
-_MERGE_OVERLAP = 0.3
-_MOST_CANDIDATES = 5000
+_NMS_IOU = 0.3
+_TOP_K = 5000
 # On pictures of 32 pixels' height or less OpenCV gives faces made of uninitialised memory.
-_LEAST_SIDE = 64
+_MIN_SIDE = 64
 
 
-class YuNetDetector:
-    """A small convolutional detector; its confidence is the network's own score."""
+class YuNetDetector(SearchDetector):
+    """A small convolutional detector; its confidence is the network's own score.
+
+    FER-2013's pictures show 1.11 of its boxes, in the median; the crop scale of 1 is read better
+    (docs/faces.md).
+    """
 
     name = "yunet"
-    # FER-2013's pictures show 1.11 boxes, in the median, but a little less is read better: see
-    # docs/faces.md. Their centres agree.
-    framing = 1.0
 
     def __init__(
         self,
@@ -77,77 +76,57 @@ class YuNetDetector:
             weights: a file that holds them; without it, the cache's, downloaded if not there.
             offline: never download.
             side: images are searched at this longer side at most.
-            thorough: search all of it at once, where otherwise half of it may do, and larger
-                images in tiles (see `search`).
+            thorough: search all of it at once, and larger images in tiles.
 
         Raises:
             ModelError: if the weights are missing, are not the pinned ones, or cannot be used.
         """
-        self._side = check_side(side)
-        self._thorough = thorough
-        self._options: dict[str, Any] = {
-            "weights": None if weights is None else weights.absolute(),
-            "offline": offline,
-            "side": side,
-            "thorough": thorough,
-        }
-        path = fetch(WEIGHTS, offline=offline) if weights is None else weights
-        self._weights = np.frombuffer(verified(WEIGHTS, path), np.uint8)
+        path = None if weights is None else weights.absolute()
+        super().__init__(side=side, thorough=thorough, weights=path, offline=offline)
+        found = fetch(WEIGHTS, offline=offline) if weights is None else weights
+        self._weights = np.frombuffer(verified(WEIGHTS, found), np.uint8)
         # The network keeps its input's size between calls, so each thread has its own.
         self._local = threading.local()
         self._network()
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle how it was made: the weights are read, and checked, where the pickle is loaded."""
-        return partial(YuNetDetector, **self._options), ()
-
-    def detect(self, image: npt.NDArray[np.uint8]) -> list[Detection]:
-        """Find the faces in an image, uint8 (H, W, 3) RGB, sorted left to right."""
-        thorough = self._thorough
-        found = find_faces(
-            image,
-            self._side,
-            self._rows,
-            lambda look: search(image, self._side, look, thorough=thorough),
-            thorough=thorough,
-        )
+    def _find(self, image: npt.NDArray[np.uint8]) -> list[Found]:
         return [
-            one
+            (one, scale)
             if one.turn or min(one.box.w, one.box.h) >= _CLOSE_FROM / scale
-            else self._looked_at_closely(image, one)
-            for one, scale in found
+            else (self._with_close_landmarks(image, one), scale)
+            for one, scale in super()._find(image)
         ]
 
     def _rows(self, picture: npt.NDArray[np.uint8]) -> Rows:
-        """Return x, y, w, h, five points, and the score of all that may be a face."""
         padded = _padded(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
         network = self._network()
         network.setInputSize((padded.shape[1], padded.shape[0]))
         _, rows = network.detect(padded)
         return np.empty((0, 15)) if rows is None else rows.astype(np.float64)
 
-    def _looked_at_closely(self, image: npt.NDArray[np.uint8], found: Detection) -> Detection:
-        """Find the landmarks again where the face is large, if it is found there."""
+    def _with_close_landmarks(self, image: npt.NDArray[np.uint8], found: Detection) -> Detection:
+        """Find the landmarks again in a close-up, if the face is found there."""
         box = found.box
-        side = max(1.0, _CLOSE_FRAMING * math.sqrt(box.w * box.h))
-        scale = _CLOSE_SIDE / side
+        side = max(1.0, _CLOSE_SCALE * math.sqrt(box.w * box.h))
         left, top = box.x + (box.w - side) / 2, box.y + (box.h - side) / 2
-        close = _close_up(image, (left, top), side)
+        corner = (math.floor(left), math.floor(top))
+        square = padded_region(image, *corner, math.ceil(left + side), math.ceil(top + side))
+        interpolation = cv2.INTER_AREA if side > _CLOSE_SIDE else cv2.INTER_LINEAR
+        close = cv2.resize(square, (_CLOSE_SIDE, _CLOSE_SIDE), interpolation=interpolation)
+        rows = self._rows(np.asarray(close, np.uint8))
+        rows = rows[rows[:, -1] >= MIN_CONFIDENCE]
         # The face is in the middle; others may reach in.
-        middle = np.array([_CLOSE_SIDE / 2, _CLOSE_SIDE / 2])
-        rows = sorted(
-            (row for row in self._rows(close) if row[14] >= LEAST_CONFIDENCE),
-            key=lambda row: float(np.hypot(*(row[:2] + row[2:4] / 2 - middle))),
-        )
-        if not rows or np.hypot(*(rows[0][:2] + rows[0][2:4] / 2 - middle)) > _CLOSE_SIDE / 4:
+        away = np.hypot(*(rows[:, :2] + rows[:, 2:4] / 2 - _CLOSE_SIDE / 2).T)
+        if not len(rows) or away.min() > _CLOSE_SIDE / 4:
             return found
-        return replace(found, landmarks=landmarks_of(rows[0][4:14], scale, (left, top)))
+        points = rows[int(away.argmin()), 4:14]
+        scale = _CLOSE_SIDE / side
+        return replace(found, landmarks=landmarks_in_image(points, scale, (left, top)))
 
     def _network(self) -> cv2.FaceDetectorYN:
         network: cv2.FaceDetectorYN | None = getattr(self._local, "network", None)
         if network is None:
-            network = self._create()
-            self._local.network = network
+            network = self._local.network = self._create()
         return network
 
     def _create(self) -> cv2.FaceDetectorYN:
@@ -158,8 +137,8 @@ class YuNetDetector:
                 np.empty(0, np.uint8),
                 (self._side, self._side),
                 HINT_CONFIDENCE,
-                _MERGE_OVERLAP,
-                _MOST_CANDIDATES,
+                _NMS_IOU,
+                _TOP_K,
             )
         except (AttributeError, cv2.error) as error:
             raise ModelError(
@@ -168,26 +147,10 @@ class YuNetDetector:
             ) from error
 
 
-def _close_up(
-    image: npt.NDArray[np.uint8], corner: tuple[float, float], side: float
-) -> npt.NDArray[np.uint8]:
-    """Return a square of an image at the size of close looks, its border's pixels repeated."""
-    height, width = image.shape[:2]
-    left, top = (math.floor(each) for each in corner)
-    right, bottom = (math.ceil(each + side) for each in corner)
-    inside = image[max(0, top) : min(height, bottom), max(0, left) : min(width, right)]
-    rest = (max(0, -top), max(0, bottom - height), max(0, -left), max(0, right - width))
-    whole = cv2.copyMakeBorder(inside, *rest, cv2.BORDER_REPLICATE)
-    shrinks = side > _CLOSE_SIDE
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    size = (_CLOSE_SIDE, _CLOSE_SIDE)
-    return np.asarray(cv2.resize(whole, size, interpolation=interpolation), np.uint8)
-
-
 def _padded(picture: cv2.typing.MatLike) -> cv2.typing.MatLike:
     """Add black on the right and below, where it moves no coordinate, up to the least side."""
     height, width = picture.shape[:2]
-    below, right = max(0, _LEAST_SIDE - height), max(0, _LEAST_SIDE - width)
+    below, right = max(0, _MIN_SIDE - height), max(0, _MIN_SIDE - width)
     if below == right == 0:
         return picture
     return cv2.copyMakeBorder(picture, 0, below, 0, right, cv2.BORDER_CONSTANT)

@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detector_maker import BrightSpots, Broken, Pixels, bright_scene
+from mien.core.errors import NoFaceError, UnreadableImage, UsageError
+from mien.core.faces import standard_face
+from mien.core.results import Box
+from mien.inference.detectors import Detection
+from mien.inference.preprocess import (
+    ALIGN,
+    AUTO_ROLL,
+    FaceChoice,
+    cut_face,
+    face_crop,
+    largest_face,
+    roll_of,
+    turn_of,
+)
+
+
+# ---------------------------------------------------------------- choice
+def found(*sides: int) -> list[Detection]:
+    return [Detection(Box(100 * place, 0, side, side), 0.9) for place, side in enumerate(sides)]
+
+
+def sides(detections: tuple[Detection, ...]) -> list[int]:
+    return [one.box.w for one in detections]
+
+
+def test_all_faces_are_read_unless_told_otherwise() -> None:
+    assert sides(FaceChoice().chosen(found(9, 40, 3))) == [9, 40, 3]
+
+
+def test_small_faces_are_left_out() -> None:
+    assert sides(FaceChoice(min_face=40).chosen(found(39, 40, 41))) == [40, 41]
+    flat = [Detection(Box(0, 0, 90, 39), 0.9)]
+    assert FaceChoice(min_face=40).chosen(flat) == ()
+
+
+def test_the_largest_are_kept_in_their_order() -> None:
+    assert sides(FaceChoice(max_faces=2).chosen(found(50, 20, 60, 40))) == [50, 60]
+
+
+def test_of_equal_faces_the_surest_is_kept() -> None:
+    box = Box(0, 0, 50, 50)
+    unsure, sure = Detection(box, 0.7), Detection(box, 0.9)
+    assert FaceChoice(max_faces=1).chosen([unsure, sure]) == (sure,)
+
+
+@given(st.lists(st.integers(1, 99)), st.integers(0, 99), st.integers(1, 9))
+def test_no_face_that_is_left_out_is_larger(all_sides: list[int], least: int, most: int) -> None:
+    kept = sides(FaceChoice(min_face=least, max_faces=most).chosen(found(*all_sides)))
+    large = sorted(side for side in all_sides if side >= least)
+    assert sorted(kept) == large[-most:]
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"min_face": -1}, "min_face"),
+        ({"min_face": 2.5}, "min_face"),
+        ({"max_faces": 0}, "max_faces"),
+        ({"max_faces": True}, "max_faces"),
+        ({"align": "maybe"}, "align"),
+    ],
+)
+def test_values_that_cannot_be_used_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        FaceChoice(**options)
+
+
+# ---------------------------------------------------------------- alignment
+UPRIGHT = ((-20.0, -18.0), (20.0, -18.0), (0.0, 2.0), (-15.0, 22.0), (15.0, 22.0))
+
+
+def leaning(degrees: float) -> tuple[tuple[float, float], ...]:
+    """An upright face, turned clockwise as one looks at the picture (y goes down)."""
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return tuple((100 + x * cos - y * sin, 80 + x * sin + y * cos) for x, y in UPRIGHT)
+
+
+@given(st.floats(-170, 170))
+def test_the_roll_is_what_a_face_was_turned_by(degrees: float) -> None:
+    assert roll_of(leaning(degrees)) == pytest.approx(degrees, abs=1e-6)
+
+
+def test_faces_that_lean_far_are_turned_back() -> None:
+    little, much = leaning(AUTO_ROLL - 0.5), leaning(AUTO_ROLL + 0.5)
+    assert turn_of(little, "auto") == 0
+    assert turn_of(much, "auto") == pytest.approx(AUTO_ROLL + 0.5)
+    assert turn_of(leaning(-40), "auto") == pytest.approx(-40)
+    assert turn_of(little, "on") == pytest.approx(AUTO_ROLL - 0.5)
+    assert turn_of(much, "off") == 0
+
+
+def test_without_landmarks_nothing_is_turned() -> None:
+    assert [turn_of(None, align) for align in ALIGN] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("quarter", [90.0, 180.0, -90.0])
+def test_quarter_turns_are_turned_back_in_any_case_and_more_as_from_upright(quarter: float) -> None:
+    little, much = leaning(quarter + AUTO_ROLL - 0.5), leaning(quarter - AUTO_ROLL - 0.5)
+    assert [turn_of(None, align, quarter) for align in ALIGN] == [quarter] * 3
+    assert turn_of(little, "auto", quarter) == quarter
+    assert turn_of(little, "off", quarter) == quarter
+    for landmarks, align in ((little, "on"), (much, "auto")):
+        assert turn_of(landmarks, align, quarter) == pytest.approx(roll_of(landmarks))
+
+
+# ---------------------------------------------------------------- crops
+def _picture(height: int = 120, width: int = 160) -> Pixels:
+    return np.random.default_rng(3).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def _face(seed: int = 0) -> Pixels:
+    """A picture with as much fine detail as a sharp face has: softened noise over a gradient."""
+    noise = np.random.default_rng(seed).normal(size=(48, 48)).astype(np.float32)
+    detail = cv2.GaussianBlur(noise, (0, 0), 0.6) * 60 + cv2.GaussianBlur(noise, (0, 0), 6) * 600
+    return np.asarray(np.clip(128 + detail, 0, 255), np.uint8)
+
+
+@given(
+    st.integers(0, 150),
+    st.integers(0, 110),
+    st.integers(1, 160),
+    st.integers(1, 120),
+    st.floats(0.5, 2),
+)
+def test_a_framed_crop_is_square_and_as_large_as_framing_says(
+    x: int, y: int, w: int, h: int, crop_scale: float
+) -> None:
+    box = Box(x, y, min(w, 160 - x), min(h, 120 - y))
+    crop = face_crop(_picture(), box, crop_scale)
+    assert crop.shape[0] == crop.shape[1]
+    assert abs(crop.shape[0] - crop_scale * (box.w * box.h) ** 0.5) <= 1
+
+
+def test_a_crop_is_centred_on_its_box() -> None:
+    picture = _picture()
+    assert np.array_equal(face_crop(picture, Box(40, 30, 20, 20), 1.0), picture[30:50, 40:60])
+    assert np.array_equal(face_crop(picture, Box(40, 30, 20, 20), 2.0), picture[20:60, 30:70])
+    # A box higher than wide has the mean of its sides: 40 x 10 gives 20.
+    assert np.array_equal(face_crop(picture, Box(50, 30, 10, 40), 1.0), picture[40:60, 45:65])
+
+
+def test_over_the_border_its_pixels_are_repeated() -> None:
+    picture = _picture()
+    crop = face_crop(picture, Box(0, 0, 20, 20), 2.0)
+    assert crop.shape == (40, 40, 3)
+    assert np.array_equal(crop[10:, 10:], picture[:30, :30])
+    assert np.array_equal(crop[0, 10:], picture[0, :30])
+    assert (crop[:10, :10] == picture[0, 0]).all()
+    crop = face_crop(picture, Box(140, 100, 20, 20), 2.0)
+    assert np.array_equal(crop[:30, :30], picture[90:, 130:])
+    assert (crop[30:, 30:] == picture[-1, -1]).all()
+
+
+def test_without_framing_the_box_is_cut_out_as_it_is() -> None:
+    picture = _picture()
+    assert np.array_equal(face_crop(picture, Box(3, 5, 30, 20), None), picture[5:25, 3:33])
+    grey = np.repeat(_face()[:, :, None], 3, axis=2)
+    assert np.array_equal(cut_face(grey, Box(0, 0, 48, 48), None), _face())
+
+
+def _leaning(degrees: float, side: int = 240) -> Pixels:
+    """A smooth pattern that leans clockwise by some degrees about the picture's middle."""
+    rows, columns = (np.mgrid[:side, :side] - (side - 1) / 2) / side
+    angle = np.radians(degrees)
+    across = columns * np.cos(angle) + rows * np.sin(angle)
+    down = rows * np.cos(angle) - columns * np.sin(angle)
+    values = 128 + 60 * np.sin(12 * across) + 60 * np.sin(9 * down + 1)
+    return np.repeat(np.rint(values).astype(np.uint8)[:, :, None], 3, axis=2)
+
+
+MIDDLE = Box(60, 60, 120, 120)
+
+
+@given(st.floats(-60, 60))
+def test_a_leaning_face_is_cut_out_upright(degrees: float) -> None:
+    upright = cut_face(_leaning(0), MIDDLE, 1.0).astype(float)
+    turned = cut_face(_leaning(degrees), MIDDLE, 1.0, turn=degrees).astype(float)
+    assert np.abs(turned - upright).mean() < 1.5
+
+
+def test_the_turned_crop_loses_no_pixels_and_averages_whole_ones() -> None:
+    crop = face_crop(_leaning(0), Box(60, 60, 100, 100), 1.13, turn=12.0)
+    assert crop.shape == (144, 144, 3)
+    means = crop[:, :, 0].reshape(48, 3, 48, 3).mean(axis=(1, 3))
+    assert np.abs(standard_face(crop) - means).max() <= 1
+
+
+def test_a_turned_crop_over_the_border_repeats_its_pixels() -> None:
+    picture = np.full((60, 60, 3), 200, np.uint8)
+    assert (face_crop(picture, Box(0, 0, 30, 30), 1.5, turn=30.0) == 200).all()
+
+
+def _warped_whole(image: Pixels, box: Box, crop_scale: float, turn: float) -> Pixels:
+    """The turned crop of a square box as it is defined: from the whole image, in one warp."""
+    side = crop_scale * box.w
+    size = 48 * int(np.ceil(side / 48))
+    turning = cv2.getRotationMatrix2D(((size - 1) / 2, (size - 1) / 2), -turn, side / size)
+    turning[0, 2] += box.x + (box.w - size) / 2
+    turning[1, 2] += box.y + (box.h - size) / 2
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    border = cv2.BORDER_REPLICATE
+    warped = cv2.warpAffine(image, turning, (size, size), flags=flags, borderMode=border)
+    return np.asarray(warped, np.uint8)
+
+
+@given(
+    st.integers(0, 300),
+    st.integers(0, 200),
+    st.integers(4, 100),
+    st.floats(0.5, 2),
+    st.floats(-180, 180),
+)
+def test_a_turned_crop_is_the_same_as_from_the_whole_image(
+    x: int, y: int, side: int, crop_scale: float, turn: float
+) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (300, 400, 3), np.uint8)
+    picture = np.asarray(cv2.GaussianBlur(noise, (0, 0), 1.0), np.uint8)
+    box = Box(x, y, side, side)
+    crop = face_crop(picture, box, crop_scale, turn=turn or 1.0)
+    whole = _warped_whole(picture, box, crop_scale, turn or 1.0)
+    assert crop.shape == whole.shape
+    # The grid of OpenCV's interpolation is a few hundredths of a pixel.
+    assert np.abs(crop.astype(int) - whole).mean() < 0.2
+
+
+@pytest.mark.parametrize("tall", [False, True])
+def test_a_leaning_face_is_cut_out_of_a_panorama(tall: bool) -> None:
+    # OpenCV warps no image with a side of 32,767 pixels or more.
+    panorama = np.zeros((240, 33_000, 3), np.uint8)
+    start = 32_600
+    panorama[:, start : start + 240] = _leaning(20)
+    box = Box(start + 60, 60, 120, 120)
+    if tall:  # mirrored at the diagonal, so that it leans the other way
+        panorama = np.ascontiguousarray(panorama.transpose(1, 0, 2))
+        box = Box(box.y, box.x, box.h, box.w)
+    crop = cut_face(panorama, box, 1.0, turn=-20.0 if tall else 20.0).astype(float)
+    upright = cut_face(_leaning(0), MIDDLE, 1.0).astype(float)
+    assert np.abs((crop.T if tall else crop) - upright).mean() < 1.5
+
+
+def test_what_is_a_crop_already_is_not_turned() -> None:
+    picture = _picture()
+    whole = face_crop(picture, Box(0, 0, 160, 120), None, turn=20.0)
+    assert np.array_equal(whole, picture)
+
+
+# ---------------------------------------------------------------- one_face
+SMALL, LARGE = Box(20, 20, 40, 40), Box(150, 60, 80, 80)
+
+
+def as_png(pixels: Pixels) -> bytes:
+    return cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+def test_the_largest_face_is_cut_out_as_the_recognizer_cuts_it() -> None:
+    detector = BrightSpots()
+    for boxes in ((SMALL, LARGE), (LARGE,)):
+        scene = bright_scene(*boxes)
+        face = largest_face(as_png(scene), detector)
+        np.testing.assert_array_equal(face, cut_face(scene, LARGE, detector.crop_scale))
+
+
+def test_without_a_face_it_says_what_was_looked_for() -> None:
+    nobody = as_png(bright_scene())
+    with pytest.raises(NoFaceError, match=r"^has no face that bright finds$"):
+        largest_face(nobody, BrightSpots())
+    with pytest.raises(NoFaceError, match="no face of 90 pixels or more"):
+        largest_face(as_png(bright_scene(LARGE)), BrightSpots(), FaceChoice(min_face=90))
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image"])
+def test_what_cannot_be_read_is_refused(content: bytes) -> None:
+    with pytest.raises(UnreadableImage):
+        largest_face(content, BrightSpots())
+
+
+def test_an_image_that_is_too_much_for_the_detector_is_refused_in_one_line() -> None:
+    with pytest.raises(UnreadableImage, match=r"face detection failed: .*a filter failed") as error:
+        largest_face(as_png(bright_scene()), Broken())
+    assert "\n" not in str(error.value)
