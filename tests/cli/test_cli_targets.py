@@ -18,7 +18,7 @@ from mien.core.images import write_picture
 from mien.core.models import MANIFEST_NAME, MODEL_NAME
 from mien.video.frames import VideoFrame
 from mien.video.times import Window
-from mien.video.writing import writing
+from mien.video.writer import write_annotated
 from predict_maker import Predict
 from video_maker import even_times, write_video
 
@@ -229,7 +229,7 @@ def test_in_a_folder_one_file_of_mien_vouches_for_those_that_were_written_with_i
 def test_annotated_videos_are_known_and_other_videos_too(suffix: str) -> None:
     write_video(Path("theirs" + suffix), even_times(3))
     assert "did not write it" in refused("theirs" + suffix)
-    with writing(Path("ours" + suffix), None, window=Window()) as video:
+    with write_annotated(Path("ours" + suffix), None, window=Window()) as video:
         frame = np.zeros((48, 64, 3), np.uint8)
         for number in range(3):
             video.write(VideoFrame(number, number / 25, lambda: frame), ())

@@ -18,7 +18,7 @@ from rich.text import Text
 from mien.core.results import Face, Result
 from mien.inference.annotate import class_colors
 from mien.video.times import format_time
-from mien.video.writing import shown
+from mien.video.writer import as_smoothed
 
 _BAR_COLUMNS = 12
 _REDRAW_S = 1 / 15
@@ -74,7 +74,7 @@ class LiveBars:
         return Group(Text(head, no_wrap=True, overflow="ellipsis"), body)
 
     def _face(self, face: Face) -> Group:
-        seen = shown(face)
+        seen = as_smoothed(face)
         table = Table.grid(padding=(0, 1))
         table.add_column(justify="right")
         table.add_column(width=_BAR_COLUMNS)

@@ -27,14 +27,12 @@ from mien.core.web_address import shown_address
 from mien.inference.recognizer import Recognizer
 from mien.video.analysis import Moment, follow, frames_of
 from mien.video.episodes import Summary
-from mien.video.history import History
 from mien.video.live import LiveStream, connected, is_camera, is_stream
 from mien.video.reading import VideoInfo, probe
-from mien.video.smoothing import Smoother
-from mien.video.timeline import Portraits, draw_timeline
+from mien.video.timeline import History, Portraits, draw_timeline
 from mien.video.times import Window, parse_time
-from mien.video.tracking import memory_for
-from mien.video.writing import AnnotatedVideo, writing
+from mien.video.tracker import Smoother, memory_for
+from mien.video.writer import AnnotatedVideo, write_annotated
 
 EPISODES_SCHEMA = "mien-episodes/1"
 """Name and version of the JSON form that ``--episodes`` writes."""
@@ -275,7 +273,7 @@ def _annotating(
     run: _Run, source: str, file_name: str, info: VideoInfo | None
 ) -> Iterator[AnnotatedVideo]:
     path = _annotated_path(run.args, file_name)
-    with writing(
+    with write_annotated(
         path,
         info,
         window=run.window,

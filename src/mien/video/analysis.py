@@ -21,9 +21,8 @@ from mien.video.live import (
     stream_frames,
 )
 from mien.video.reading import read_video
-from mien.video.smoothing import SMOOTHING_S, Smoother
 from mien.video.times import Window
-from mien.video.tracking import CutFinder, Tracker, memory_for
+from mien.video.tracker import SMOOTHING_S, CutFinder, Smoother, Tracker, memory_for
 
 VideoSource = str | Path | int
 """A file's path, a stream's address, or a camera's number."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mien.core.results import SCORE_DIGITS, Face, Result
-from mien.video.tracking import MEMORY_S
+from mien.video.tracker import MEMORY_S
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,20 @@
-"""Draws the emotions of a video over time: a lane for each person."""
+"""The emotions of a video over time, kept in bounded memory and drawn: a lane for each person."""
 
 from __future__ import annotations
 
+import statistics
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from mien.core.results import Box
+from mien.core.results import Box, Result
 from mien.inference.annotate import class_colors, font_for
 from mien.video.episodes import Person
-from mien.video.history import History
 from mien.video.times import format_time
 
 PORTRAIT_PX = 84
@@ -33,6 +34,88 @@ _PORTRAITS = 256
 
 Picture = npt.NDArray[np.uint8]
 _Colors = Mapping[str, tuple[int, ...]]
+
+
+# ---------------------------------------------------------------- what is kept of a video
+_BINS = 40_000
+_FIRST_WIDTH_S = 1 / 64
+
+
+@dataclass
+class _Bin:
+    """The sum of the scores in one bin of time, and their number."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    count: int = 0
+
+    def add(self, scores: dict[str, float], count: int = 1) -> None:
+        for name, score in scores.items():
+            self.sums[name] = self.sums.get(name, 0.0) + score
+        self.count += count
+
+
+class History:
+    """Each person's mean scores in bins of time, whose width doubles when they are too many."""
+
+    def __init__(self, *, bins: int = _BINS) -> None:
+        """Take how many bins are kept, of all people together."""
+        self.width_s = _FIRST_WIDTH_S
+        self.start_s: float | None = None
+        self.end_s = 0.0
+        self._max_bins = bins
+        self._count = 0
+        self._people: dict[int, dict[int, _Bin]] = {}
+        self._steps: deque[float] = deque(maxlen=256)
+
+    def add(self, result: Result) -> None:
+        """Take the result of the next frame; one that is of no frame changes nothing."""
+        if result.time_s is None or result.error is not None:
+            return
+        if self.start_s is None:
+            self.start_s = result.time_s
+        else:
+            self._steps.append(result.time_s - self.end_s)
+        self.end_s = result.time_s
+        for face in result.faces:
+            if face.track_id is None or face.smoothed is None:
+                continue
+            bins = self._people.setdefault(face.track_id, {})
+            place = int(result.time_s / self.width_s)
+            if place not in bins:
+                bins[place] = _Bin()
+                self._count += 1
+            bins[place].add(dict(face.smoothed.scores))
+        while self._count > self._max_bins and self._halve():
+            pass
+
+    @property
+    def step_s(self) -> float:
+        """The usual time between two frames that are looked at, in seconds."""
+        return statistics.median(self._steps) if self._steps else 0.0
+
+    def people(self) -> list[int]:
+        """Return the numbers of everybody, in order."""
+        return sorted(self._people)
+
+    def scores(self, track_id: int) -> dict[float, dict[str, float]]:
+        """Return a person's mean scores by the moment at which each bin begins, in order."""
+        return {
+            place * self.width_s: {name: total / each.count for name, total in each.sums.items()}
+            for place, each in sorted(self._people[track_id].items())
+        }
+
+    def _halve(self) -> bool:
+        """Merge bins in pairs; say whether that left fewer."""
+        before = self._count
+        self.width_s *= 2
+        self._count = 0
+        for number, bins in self._people.items():
+            merged: dict[int, _Bin] = {}
+            for place, each in bins.items():
+                merged.setdefault(place // 2, _Bin()).add(each.sums, each.count)
+            self._people[number] = merged
+            self._count += len(merged)
+        return self._count < before
 
 
 class Portraits:
@@ -60,6 +143,7 @@ class Portraits:
         self._worth[track_id] = worth
 
 
+# ---------------------------------------------------------------- drawing
 @dataclass(frozen=True)
 class _Axis:
     """Where moments lie on the picture."""

@@ -13,7 +13,7 @@ from mien.api import Recognizer
 from mien.core.errors import MissingExtra, OutputError
 from mien.video.reading import probe, read_video
 from mien.video.times import Window
-from mien.video.writing import shown, writing
+from mien.video.writer import as_smoothed, write_annotated
 from video_maker import Picture, even_times, numbered, times_in, turn_mp4, write_video
 from video_results import face
 
@@ -26,7 +26,7 @@ def _annotate(source: Path, target: Path, window: Window | None = None) -> None:
     window = window or Window()
     info = probe(source)
     sound_of = str(source) if info.has_sound else None
-    with writing(target, info, window=window, sound_of=sound_of) as video:
+    with write_annotated(target, info, window=window, sound_of=sound_of) as video:
         for frame in read_video(source, window):
             video.write(frame, ())
 
@@ -136,7 +136,7 @@ def test_faces_are_drawn(tmp_path: Path) -> None:
 
     write_video(tmp_path / "a.mp4", even_times(3), draw=plain)
     info = probe(tmp_path / "a.mp4")
-    with writing(tmp_path / "b.mp4", info, window=Window()) as video:
+    with write_annotated(tmp_path / "b.mp4", info, window=Window()) as video:
         for frame in read_video(tmp_path / "a.mp4"):
             video.write(frame, [face(0, "happy")] if frame.number == 1 else [])
     spread = [float(frame.pixels.std()) for frame in read_video(tmp_path / "b.mp4")]
@@ -148,13 +148,13 @@ def test_what_fails_leaves_nothing(tmp_path: Path) -> None:
     info = probe(tmp_path / "a.mp4")
     with (
         pytest.raises(RuntimeError, match="stop"),
-        writing(tmp_path / "b.mp4", info, window=Window()),
+        write_annotated(tmp_path / "b.mp4", info, window=Window()),
     ):
         raise RuntimeError("stop")
     (tmp_path / "file").touch()
     with (
         pytest.raises(OutputError, match="cannot write"),
-        writing(tmp_path / "file" / "b.mp4", info, window=Window()),
+        write_annotated(tmp_path / "file" / "b.mp4", info, window=Window()),
     ):
         pass
     assert {path.name for path in tmp_path.iterdir()} == {"a.mp4", "file"}
@@ -162,14 +162,14 @@ def test_what_fails_leaves_nothing(tmp_path: Path) -> None:
 
 def test_smoothed_scores_are_shown(red_recognizer: Recognizer) -> None:
     seen = face(1, "happy")
-    assert shown(seen).emotion == "happy"
-    assert shown(seen).track_id == 1
+    assert as_smoothed(seen).emotion == "happy"
+    assert as_smoothed(seen).track_id == 1
 
 
 def test_without_pyav_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     with (
         pytest.raises(MissingExtra, match=r"mien\[video\]"),
-        writing(tmp_path / "b.mp4", None, window=Window()),
+        write_annotated(tmp_path / "b.mp4", None, window=Window()),
     ):
         pass
