@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import re
+import shutil
 import socket
 import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
 
 Answer = Callable[[bytes, socket.socket], None]
 """Takes a request as it came, and writes the whole reply."""
@@ -23,18 +28,33 @@ def reply(
     return lambda _, stream: stream.sendall(head + content)
 
 
-def ranged(content: bytes, *, most: int | None = None) -> Answer:
-    """Return an answer of the part that is asked for, ``most`` bytes of it where that is given."""
+def ranged(content: bytes) -> Answer:
+    """Return an answer of the part that is asked for, of the whole where none is."""
 
     def answer(request: bytes, stream: socket.socket) -> None:
         found = re.search(rb"Range: bytes=(\d+)-(\d*)", request)
-        assert found is not None
+        if found is None:
+            return reply(content, "Accept-Ranges: bytes")(request, stream)
         first, end = int(found[1]), int(found[2] or len(content) - 1) + 1
-        end = min(end, len(content), first + (most or len(content)))
         place = f"Content-Range: bytes {first}-{end - 1}/{len(content)}"
-        reply(content[first:end], place, status="206 Partial Content")(request, stream)
+        return reply(content[first:end], place, status="206 Partial Content")(request, stream)
 
     return answer
+
+
+def certificate(folder: Path, host: str) -> Path:
+    """Make a self-signed certificate and return its file, which holds its key as well."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs openssl to make a certificate")
+    path = folder / f"{host}.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1",
+         "-nodes", "-days", "2", "-subj", f"/CN={host}", "-addext", f"subjectAltName=DNS:{host}",
+         "-keyout", str(path), "-out", str(folder / "certificate")],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    path.write_bytes(path.read_bytes() + (folder / "certificate").read_bytes())
+    return path
 
 
 class Server:

@@ -131,7 +131,7 @@ def test_without_an_address_neither_http_nor_ssl_is_loaded(
     code = (
         "import sys; from mien.cli.main import main;"
         f"main(['predict', 'a.png', '--detector', 'none', '--model', {str(tiny_model)!r}]);"
-        "sys.exit('mien.core.remote' in sys.modules)"
+        "sys.exit('mien.core.downloads' in sys.modules)"
     )
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=os.environ, capture_output=True

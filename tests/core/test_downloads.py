@@ -1,192 +1,265 @@
+"""Images from addresses, by way of a server on loopback."""
+
 from __future__ import annotations
 
-import errno
-import hashlib
-import os
+import base64
+import io
+import ipaddress
+import socket
+import ssl
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
 
-from mien.core.downloads import PinnedFile, fetch, verified
-from mien.core.errors import ModelError, OutputError
-from mien.core.files import cache_folder, keep_together, obstacle
-
-CONTENT = b"weights of a detector"
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "cache"
-    monkeypatch.setenv("MIEN_HOME", str(folder))
-    return folder
+from mien.core import downloads
+from mien.core.downloads import fetch_image, is_public, resolve
+from mien.core.errors import InputError
+from mien.core.web_address import parse_web_address
+from web_maker import Answer, Server, certificate, reply, serving
 
 
-@pytest.fixture
-def pinned(tmp_path: Path) -> PinnedFile:
-    """A file to download; the way is that of the network, but the address is a file's."""
-    origin = tmp_path / "origin.onnx"
-    origin.write_bytes(CONTENT)
-    digest = hashlib.sha256(CONTENT).hexdigest()
-    return PinnedFile("weights.onnx", origin.as_uri(), digest, len(CONTENT))
+def _png(side: int = 60) -> bytes:
+    noise = np.random.default_rng(1).integers(0, 256, (side, side, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
-def test_mien_home_comes_first(cache: Path) -> None:
-    assert cache_folder() == cache
-
-
-def test_else_it_is_the_platforms_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("MIEN_HOME")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
-    for platform, expected in {
-        "linux": tmp_path / "xdg" / "mien",
-        "win32": tmp_path / "local" / "mien" / "Cache",
-        "darwin": Path.home() / "Library" / "Caches" / "mien",
-    }.items():
-        monkeypatch.setattr("sys.platform", platform)
-        assert cache_folder() == expected
-
-
-def test_asking_where_it_is_makes_nothing(cache: Path) -> None:
-    cache_folder()
-    assert not cache.exists()
-
-
-def test_a_file_is_fetched_once(cache: Path, pinned: PinnedFile, tmp_path: Path) -> None:
-    path = fetch(pinned)
-    assert path == cache / "weights.onnx"
-    assert verified(pinned, path) == CONTENT
-    assert [entry.name for entry in cache.iterdir()] == ["weights.onnx"]
-    (tmp_path / "origin.onnx").unlink()
-    assert fetch(pinned) == path
-    assert fetch(pinned, offline=True) == path
-
-
-def test_a_damaged_copy_is_fetched_again(cache: Path, pinned: PinnedFile) -> None:
-    cache.mkdir()
-    (cache / "weights.onnx").write_bytes(b"half")
-    with pytest.raises(ModelError, match="does not match its hash"):
-        fetch(pinned, offline=True)
-    assert fetch(pinned).read_bytes() == CONTENT
-
-
-def test_offline_nothing_is_fetched(cache: Path, pinned: PinnedFile) -> None:
-    with pytest.raises(ModelError, match="by hand") as error:
-        fetch(pinned, offline=True)
-    assert pinned.url in str(error.value)
-    assert not cache.exists()
-
-
-def test_something_else_is_not_kept(cache: Path, pinned: PinnedFile, tmp_path: Path) -> None:
-    (tmp_path / "origin.onnx").write_bytes(b"<html>not found</html>")
-    with pytest.raises(ModelError, match="gave something else"):
-        fetch(pinned)
-    assert not cache.exists()
-
-
-def test_a_download_that_fails_says_what_to_do(pinned: PinnedFile, tmp_path: Path) -> None:
-    (tmp_path / "origin.onnx").unlink()
-    with pytest.raises(ModelError, match="by hand") as error:
-        fetch(pinned)
-    assert "\n" not in str(error.value)
-
-
-def test_a_copy_elsewhere_is_verified(pinned: PinnedFile, tmp_path: Path) -> None:
-    other = tmp_path / "other.onnx"
-    with pytest.raises(ModelError, match="cannot read"):
-        verified(pinned, other)
-    other.write_bytes(CONTENT + b"!")
-    with pytest.raises(ModelError, match="does not match its hash"):
-        verified(pinned, other)
-
-
-class AnotherUser:
-    """Stands for a process whose user may look into no folder below one."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        stat = os.stat
-
-        def refused(path: Any, *args: Any, **options: Any) -> os.stat_result:
-            if isinstance(path, str | Path) and folder in Path(path).parents:
-                raise PermissionError(errno.EACCES, "Permission denied", str(path))
-            return stat(path, *args, **options)
-
-        monkeypatch.setattr(os, "stat", refused)
+PNG = _png()
 
 
 @pytest.fixture
-def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No HOME, and a user without an entry in the system's list."""
-    for name in ("MIEN_HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"):
-        monkeypatch.delenv(name, raising=False)
-
-    def home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.setattr(Path, "home", home)
+def answers() -> dict[str, Answer]:
+    return {"/face.png": reply(PNG, "Content-Type: image/png")}
 
 
-def test_without_a_home_folder_mien_home_is_asked_for(no_home: None, pinned: PinnedFile) -> None:
-    with pytest.raises(OutputError, match="set MIEN_HOME"):
-        cache_folder()
-    with pytest.raises(OutputError, match="set MIEN_HOME"):
-        fetch(pinned)
-    assert not pinned.is_cached()
+@pytest.fixture
+def server(answers: dict[str, Answer]) -> Iterator[Server]:
+    with serving(answers) as running:
+        yield running
 
 
-def test_a_cache_of_another_users_is_as_none(
-    cache: Path, pinned: PinnedFile, monkeypatch: pytest.MonkeyPatch
+def _refusal(url: str, **options: Any) -> str:
+    with pytest.raises(InputError) as caught:
+        fetch_image(url, **{"allow_private": True, **options})
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# ---------------------------------------------------------------- which hosts
+@pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1",
+     "0.0.0.0", "224.0.0.1", "240.0.0.1", "255.255.255.255", "::1", "::", "fe80::1", "fc00::1",
+     "fec0::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "2002:7f00:1::",
+     "64:ff9b::a00:1", "2001:db8::1"],
+)  # fmt: skip
+def test_addresses_off_the_open_internet(address: str) -> None:
+    assert not is_public(ipaddress.ip_address(address))
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["93.184.216.34", "8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"],
+)
+def test_addresses_on_the_open_internet(address: str) -> None:
+    assert is_public(ipaddress.ip_address(address))
+
+
+@given(st.ip_addresses(v=4))
+def test_an_embedded_address_is_judged_as_itself(address: ipaddress.IPv4Address) -> None:
+    for prefix in (0xFFFF << 32, 0x64FF9B << 96):
+        assert is_public(ipaddress.IPv6Address(prefix | int(address))) == is_public(address)
+
+
+def test_every_address_of_a_host_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [(0, 0, 0, "", (address, 80)) for address in ("8.8.8.8", "10.0.0.1", "8.8.8.8")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: rows)
+    address = parse_web_address("http://example.org/")
+    with pytest.raises(InputError, match=r"10\.0\.0\.1.*--allow-private"):
+        resolve(address, allow_private=False)
+    assert list(map(str, resolve(address, allow_private=True))) == ["8.8.8.8", "10.0.0.1"]
+
+
+@pytest.mark.parametrize("host", ["2130706433", "0x7f000001", "0177.0.0.1", "127.1", "localhost"])
+def test_loopback_in_disguise(host: str) -> None:
+    with pytest.raises(InputError):
+        resolve(parse_web_address(f"http://{host}/"), allow_private=False)
+
+
+def test_nobody_is_asked_who_may_not_be(server: Server) -> None:
+    assert "--allow-private" in _refusal(server.url(), allow_private=False)
+    assert "offline" in _refusal(server.url(), offline=True)
+    assert not server.requests
+
+
+def test_what_is_checked_is_what_is_connected_to(
+    server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    AnotherUser(cache.parent, monkeypatch)
-    assert not pinned.is_cached()
-    with pytest.raises(OutputError, match=r"cannot be looked into: set MIEN_HOME"):
-        fetch(pinned)
-    with pytest.raises(ModelError, match=r"set MIEN_HOME .* and download"):
-        fetch(pinned, offline=True)
+    asked = []
+
+    def rebinding(host: str, port: int, *_: Any, **__: Any) -> list[Any]:
+        asked.append(host)
+        again = asked.count("faces.example") > 1
+        address = "127.0.0.99" if again else "127.0.0.1"
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", rebinding)
+    assert fetch_image(server.url(host="faces.example"), allow_private=True) == PNG
+    # Connecting looks the number up, not the name.
+    assert asked[0] == "faces.example"
+    assert "faces.example" not in asked[1:]
+    assert f"Host: faces.example:{server.port}\r\n".encode() in server.requests[0]
 
 
-def test_a_cache_that_is_a_file_is_an_obstacle(cache: Path, pinned: PinnedFile) -> None:
-    assert obstacle(cache) is None
-    cache.touch()
-    assert obstacle(cache / "below") == f"{cache} is not a folder"
-    with pytest.raises(OutputError, match="is not a folder: set MIEN_HOME"):
-        fetch(pinned)
-
-
-def test_what_was_fetched_is_cached(pinned: PinnedFile) -> None:
-    assert not pinned.is_cached()
-    fetch(pinned)
-    assert pinned.is_cached()
-
-
-@pytest.mark.parametrize("has_keras_folder", [False, True])
-def test_keras_and_matplotlib_are_kept_together(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_keras_folder: bool
+# ---------------------------------------------------------------- where a server leads on to
+def test_logins_go_to_their_own_host_alone_and_into_no_message(
+    server: Server, answers: dict[str, Answer]
 ) -> None:
-    for name in ("KERAS_HOME", "MPLCONFIGDIR"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    if has_keras_folder:
-        (tmp_path / ".keras").mkdir()
-    keep_together()
-    assert os.environ["MPLCONFIGDIR"] == str(cache / "matplotlib")
-    assert os.environ.get("KERAS_HOME") == (None if has_keras_folder else str(cache / "keras"))
-    assert not cache.exists()
+    with serving(answers) as other:
+        answers["/away"] = reply(b"", f"Location: {other.url()}", status="302 Found")
+        answers["/here"] = reply(b"", "Location: /face.png", status="307 Temporary Redirect")
+        login = base64.b64encode(b"me:hunter2")
+        for path in ("/face.png", "/here", "/away"):
+            url = server.url(path, login="me:hunter2@")
+            assert fetch_image(url, allow_private=True) == PNG
+        assert all(login in request for request in server.requests)
+        assert len(other.requests) == 1
+        assert b"Authorization" not in other.requests[0]
+    assert "hunter2" not in _refusal(server.url("/none", login="me:hunter2@"))
 
 
-def test_folders_that_somebody_chose_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("KERAS_HOME", "MPLCONFIGDIR"):
-        monkeypatch.setenv(name, "mine")
-    keep_together()
-    assert os.environ["KERAS_HOME"] == os.environ["MPLCONFIGDIR"] == "mine"
-
-
-def test_without_a_home_folder_nothing_is_kept_together(
-    no_home: None, monkeypatch: pytest.MonkeyPatch
+def test_each_step_of_a_redirect_is_checked(
+    server: Server, answers: dict[str, Answer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("MPLCONFIGDIR", raising=False)
-    keep_together()
-    assert "MPLCONFIGDIR" not in os.environ
+    answers["/away"] = reply(b"", "Location: http://10.0.0.7/face.png", status="301 Moved")
+    # This server alone counts as public.
+    monkeypatch.setattr(downloads, "is_public", lambda address: str(address) == "127.0.0.1")
+    assert fetch_image(server.url()) == PNG
+    assert "10.0.0.7" in _refusal(server.url("/away"), allow_private=False)
+
+
+@pytest.mark.parametrize("target", ["file:///etc/passwd", "ftp://h/a", "http://h:x/", "http://["])
+def test_redirects_lead_to_http_alone(
+    server: Server, answers: dict[str, Answer], target: str
+) -> None:
+    answers["/away"] = reply(b"", f"Location: {target}", status="302 Found")
+    assert "leads on" in _refusal(server.url("/away"))
+
+
+def test_redirects_end(server: Server, answers: dict[str, Answer]) -> None:
+    answers["/loop"] = reply(b"", "Location: /loop", status="302 Found")
+    assert "more than 5 times" in _refusal(server.url("/loop"))
+    assert len(server.requests) == 6
+    answers["/nowhere"] = reply(b"", status="302 Found")
+    assert "does not say where" in _refusal(server.url("/nowhere"))
+
+
+# ---------------------------------------------------------------- how much, and how long
+def test_sizes_are_bounded(server: Server, answers: dict[str, Answer]) -> None:
+    sent = []
+
+    def endless(_: bytes, stream: socket.socket) -> None:
+        stream.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + PNG)
+        while True:
+            sent.append(stream.send(bytes(10_000)))
+
+    answers["/big"] = reply(PNG, length=30_000_000)
+    answers["/endless"] = endless
+    assert "at most 20 MB, got 30.0" in _refusal(server.url("/big"))
+    assert "at most 0.1 MB" in _refusal(server.url("/endless"), max_bytes=100_000)
+    assert sum(sent) < 20_000_000
+    assert fetch_image(server.url(), allow_private=True, max_bytes=len(PNG)) == PNG
+
+
+@pytest.mark.parametrize("part", ["head", "body", "endless body", "nothing"])
+def test_slow_drips_and_silence_end_with_the_time(
+    server: Server, answers: dict[str, Answer], part: str
+) -> None:
+    head = b"HTTP/1.1 200 OK\r\n"
+    start = {
+        "head": head + b"X-Slow: ",
+        "body": head + b"Content-Length: 9999\r\n\r\n" + PNG[:20],
+        "endless body": head + b"\r\n" + PNG[:20],
+        "nothing": b"",
+    }[part]
+
+    def drip(_: bytes, stream: socket.socket) -> None:
+        stream.sendall(start)
+        for _drop in range(100):
+            time.sleep(0.02)
+            stream.sendall(b"a" if start else b"")
+
+    answers["/drip"] = drip
+    started = time.monotonic()
+    assert "no image within 0.3 seconds" in _refusal(server.url("/drip"), timeout_s=0.3)
+    assert time.monotonic() - started < 1.5
+
+
+# ---------------------------------------------------------------- what comes
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (reply(b"<html>", "Content-Type: text/html; charset=utf-8"), "is text/html"),
+        (reply(PNG, "Content-Type: video/mp4"), "is video/mp4"),
+        (reply(b"<html>" * 9, "Content-Type: image/png"), "first bytes"),
+        (reply(b""), "sent nothing"),
+        (reply(PNG, "Content-Encoding: gzip"), "packs"),
+        (reply(PNG, status="404 Surprise\x1b[31m"), "answered 404 (Not Found)"),
+        (reply(PNG, status="799 Odd"), "answered 799"),
+        (reply(PNG[:-9], length=len(PNG)), "broke off after"),
+        (lambda _, stream: stream.sendall(b"SSH-2.0-OpenSSH\r\n"), "cannot be read"),
+        (lambda *_: None, "cannot be read"),
+        (
+            lambda _, stream: stream.sendall(
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffff\r\n" + PNG
+            ),
+            "cannot be read",
+        ),
+    ],
+)
+def test_what_is_no_image_is_said_in_a_line(
+    server: Server, answers: dict[str, Answer], answer: Answer, said: str
+) -> None:
+    answers["/odd"] = answer
+    message = _refusal(server.url("/odd"))
+    assert said in message
+    assert "\x1b" not in message
+
+
+def test_nobody_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+    assert "refused" in _refusal(f"http://127.0.0.1:{port}/a.png")
+
+
+def test_an_image_sent_in_chunks_comes_whole(server: Server, answers: dict[str, Answer]) -> None:
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (PNG[:5], PNG[5:]))
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answers["/chunks"] = lambda _, stream: stream.sendall(head + chunks + b"0\r\n\r\n")
+    assert fetch_image(server.url("/chunks"), allow_private=True) == PNG
+
+
+def test_certificates_are_checked(
+    tmp_path: Path, answers: dict[str, Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = certificate(tmp_path, "localhost")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path)
+    with serving(answers, context) as server:
+        assert "no secure connection" in _refusal(server.url(host="localhost"))
+        monkeypatch.setenv("SSL_CERT_FILE", str(path))
+        assert fetch_image(server.url(host="localhost"), allow_private=True) == PNG
+        # The same certificate under another name.
+        assert "no secure connection" in _refusal(server.url(host="127.0.0.1"))
+        assert len(server.requests) == 1
+    with serving(answers) as plain:
+        assert "no secure connection" in _refusal(plain.url().replace("http:", "https:"))

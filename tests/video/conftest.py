@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -14,12 +12,12 @@ import numpy.typing as npt
 import pytest
 
 from mien.api import Recognizer
-from mien.core import web_address
+from mien.core import downloads
 from mien.core.results import Box
 from mien.inference.classifier import Classifier
 from mien.inference.detectors import Detection
 from video_maker import even_times, write_video
-from web_maker import Answer, Server, ranged, reply, serving
+from web_maker import Answer, Server, ranged, serving
 
 
 class RedSquares:
@@ -44,17 +42,9 @@ def red_recognizer(tiny_model: Path) -> Recognizer:
 
 
 @pytest.fixture
-def public_web(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Names and their addresses: the one of the test's own server alone is public."""
-    addresses = {"films.example": "127.0.0.1", "inside.example": "10.0.0.7"}
-
-    def known(host: str, port: int, *_: Any, **__: Any) -> list[Any]:
-        address = addresses.get(host, host)
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
-
-    monkeypatch.setattr(socket, "getaddrinfo", known)
-    monkeypatch.setattr(web_address, "is_public", lambda address: str(address) == "127.0.0.1")
-    return addresses
+def public_web(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test's own server counts as public, and nobody else does."""
+    monkeypatch.setattr(downloads, "is_public", lambda address: str(address) == "127.0.0.1")
 
 
 @pytest.fixture(scope="module")
@@ -65,24 +55,18 @@ def film() -> bytes:
 
 
 @pytest.fixture(scope="module")
-def segments(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """A playlist, /live.m3u8, and its segments /s0.ts, /s1.ts, ... of 100 pictures."""
-    folder = tmp_path_factory.mktemp("hls")
-    options = {"hls_time": "1", "hls_list_size": "0"}
-    options["hls_segment_filename"] = str(folder / "s%d.ts")
-    write_video(folder / "live.m3u8", even_times(100), form="hls", options=options)
-    return {f"/{path.name}": path.read_bytes() for path in folder.iterdir()}
+def stream_bytes() -> bytes:
+    content = io.BytesIO()
+    write_video(content, even_times(100), form="mpegts")
+    return content.getvalue()
 
 
 @pytest.fixture
-def answers(film: bytes, segments: dict[str, bytes]) -> dict[str, Answer]:
-    return {
-        "/film.mp4": ranged(film),
-        **{name: reply(content) for name, content in segments.items()},
-    }
+def answers(film: bytes) -> dict[str, Answer]:
+    return {"/film.mp4": ranged(film)}
 
 
 @pytest.fixture
-def server(answers: dict[str, Answer], public_web: dict[str, str]) -> Iterator[Server]:
+def server(answers: dict[str, Answer], public_web: None) -> Iterator[Server]:
     with serving(answers) as running:
         yield running

@@ -13,7 +13,6 @@ import numpy.typing as npt
 import pytest
 
 from connection_maker import serving_connections
-from mien.core import web_address
 from mien.core.errors import InputError
 from mien.video import live, opening
 from mien.video.analysis import frames_of
@@ -84,23 +83,12 @@ class _Clock:
         self.now += seconds
 
 
-@pytest.fixture(params=["our client", "FFmpeg's"])
-def private(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether private hosts are allowed, which lets FFmpeg connect by itself; else none is one."""
-    monkeypatch.setattr(web_address, "is_public", lambda _: True)
-    return bool(request.param == "FFmpeg's")
-
-
-def _read(
-    address: str, clock: _Clock, private: bool = False, *, patience_s: float = 30.0
-) -> Iterator[VideoFrame]:
-    stream = LiveStream(address, allow_private=private)
+def _read(address: str, clock: _Clock, *, patience_s: float = 30.0) -> Iterator[VideoFrame]:
+    stream = LiveStream(address, allow_private=True)
     return stream_frames(stream, clock=clock, sleep=clock.sleep, patience_s=patience_s)
 
 
-def test_a_cut_stream_is_taken_up_again_and_the_gap_shows(
-    private: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_cut_stream_is_taken_up_again_and_the_gap_shows(caplog: pytest.LogCaptureFixture) -> None:
     content, clock = _stream_bytes(), _Clock()
     half = content[: len(content) // 2]
     frames, error = [], None
@@ -109,7 +97,7 @@ def test_a_cut_stream_is_taken_up_again_and_the_gap_shows(
         _serving(half, None, None, content) as (address, connections),
     ):
         try:
-            for frame in _read(address, clock, private, patience_s=5.0):
+            for frame in _read(address, clock, patience_s=5.0):
                 frames.append((frame.number, frame.time_s, number_in(frame.pixels)))
         except BrokenVideo as broken:
             error = broken
@@ -132,17 +120,17 @@ def test_a_cut_stream_is_taken_up_again_and_the_gap_shows(
     assert error.time_s == times[-1]
 
 
-def test_a_stream_whose_stamps_begin_anew_goes_on(private: bool) -> None:
+def test_a_stream_whose_stamps_begin_anew_goes_on() -> None:
     with _serving(_stream_bytes(25) * 2) as (address, _):
-        stream = LiveStream(address, allow_private=private)
+        stream = LiveStream(address, allow_private=True)
         times = [frame.time_s for frame in islice(stream_frames(stream), 50)]
     assert times == pytest.approx(even_times(50), abs=1e-3)
 
 
-def test_waits_grow_to_a_limit_and_end_with_patience(private: bool) -> None:
+def test_waits_grow_to_a_limit_and_end_with_patience() -> None:
     clock = _Clock()
     with _serving(_stream_bytes(30)) as (address, _), pytest.raises(BrokenVideo):
-        list(_read(address, clock, private, patience_s=30.0))
+        list(_read(address, clock, patience_s=30.0))
     assert clock.slept == [0.5, 1.0, 2.0, 4.0, 8.0, 8.0]
 
 
@@ -158,18 +146,18 @@ def test_a_stream_that_never_was_there_is_an_error_at_once() -> None:
 
 @pytest.mark.parametrize("scheme", ["http", "rtsp"])
 def test_a_server_that_says_nothing_is_given_up(
-    scheme: str, private: bool, monkeypatch: pytest.MonkeyPatch
+    scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(opening, "OPEN_TIMEOUT_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:  # connections wait to be accepted
         address = f"{scheme}://user:secret@127.0.0.1:{server.getsockname()[1]}/live"
         with pytest.raises(InputError, match=r"no video came within 0\.3 s") as caught:
-            next(_read(address, _Clock(), private))
+            next(_read(address, _Clock()))
     assert "secret" not in str(caught.value)
 
 
 def test_a_stream_that_falls_silent_is_lost_and_its_silence_is_in_the_times(
-    private: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(opening, "READ_TIMEOUT_S", 1.0)
     content = _stream_bytes()
@@ -177,9 +165,7 @@ def test_a_stream_that_falls_silent_is_lost_and_its_silence_is_in_the_times(
     with (
         caplog.at_level(logging.WARNING, "mien"),
         _serving(part, content, silent=True) as (address, connections),
-        closing(
-            stream_frames(LiveStream(address, allow_private=private), patience_s=20.0)
-        ) as stream,
+        closing(stream_frames(LiveStream(address, allow_private=True), patience_s=20.0)) as stream,
     ):
         times = [frame.time_s for frame in islice(stream, 90)]
         assert len(connections) == 2
@@ -190,15 +176,15 @@ def test_a_stream_that_falls_silent_is_lost_and_its_silence_is_in_the_times(
     assert "back after" in told[1]
 
 
-def test_a_window_ends_a_stream(private: bool) -> None:
+def test_a_window_ends_a_stream() -> None:
     with _serving(_stream_bytes()) as (address, _):
-        frames = list(stream_frames(LiveStream(address, allow_private=private), Window(0.5, 1.0)))
+        frames = list(stream_frames(LiveStream(address, allow_private=True), Window(0.5, 1.0)))
     assert [frame.number for frame in frames] == list(range(13, 25))
 
 
-def test_what_has_no_length_goes_on_by_itself(private: bool) -> None:
+def test_what_has_no_length_goes_on_by_itself() -> None:
     with _serving(_stream_bytes()) as (address, _):
-        stream = connected(address, allow_private=private)
+        stream = connected(address, allow_private=True)
         assert isinstance(stream, LiveStream)
         stream.close()
     assert isinstance(connected("rtsp://127.0.0.1/live"), LiveStream)
@@ -207,32 +193,29 @@ def test_what_has_no_length_goes_on_by_itself(private: bool) -> None:
 
 
 def test_what_has_a_length_is_a_file_even_where_nobody_can_jump_in_it(
-    private: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     content = _stream_bytes()
     length = b"Content-Length: %d\r\n\r\n" % len(content)
     monkeypatch.setitem(globals(), "_HEAD", _HEAD.removesuffix(b"\r\n") + length)
     with _serving(*[content] * 9) as (address, _):
-        assert connected(address, allow_private=private) is None
-        assert len(list(frames_of(address, None, Window(), allow_private=private))) == 75
+        assert connected(address, allow_private=True) is None
+        assert len(list(frames_of(address, None, Window(), allow_private=True))) == 75
 
 
-def test_a_file_on_the_web_that_stops_coming_is_cut(
-    private: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_on_the_web_that_stops_coming_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(opening, "READ_TIMEOUT_S", 0.5)
     content = _stream_bytes()
     with (
         _serving(content[: len(content) // 2], silent=True) as (address, _),
         pytest.raises(BrokenVideo, match="cut or damaged"),
     ):
-        list(read_video(address, allow_private=private))
+        list(read_video(address, allow_private=True))
 
 
-def test_a_server_that_takes_one_listener_is_asked_once(private: bool) -> None:
+def test_a_server_that_takes_one_listener_is_asked_once() -> None:
     with _serving(_stream_bytes()) as (address, connections):
-        live = connected(address, allow_private=private)
+        live = connected(address, allow_private=True)
         frames = list(frames_of(address, live, Window(0.0, 1.0)))
         assert len(connections) == 1
     assert [number_in(frame.pixels) for frame in frames] == list(range(25))

@@ -230,12 +230,13 @@ def url_reader(*, allow_private: bool, offline: bool, max_megabytes: float) -> U
 
 def _downloaded(url: str, allow_private: bool, offline: bool, max_bytes: int) -> Input:
     # Imported here: it brings http and ssl with it.
-    from mien.core.remote import Limits, fetch_image
+    from mien.core.downloads import fetch_image
 
     source = shown_address(url)
-    limits = Limits(max_bytes=max_bytes)
     try:
-        content = fetch_image(url, allow_private=allow_private, offline=offline, limits=limits)
+        content = fetch_image(
+            url, allow_private=allow_private, offline=offline, max_bytes=max_bytes
+        )
     except InputError as error:
         text = str(error)
         return Input(source, problem=text if source in text else f"{source}: {text}")

@@ -1,109 +1,274 @@
-"""Files fetched from the web: pinned by their hash, kept in the cache folder."""
+"""Downloads from any http(s) address, by checked connections alone; for images and videos.
+
+What a server may do is bounded: which hosts are asked, where it may redirect to, how long it may
+take, how much it may send, and what. Import it late: it brings ssl, http and urllib3.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import os
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
+import ipaddress
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from http import HTTPStatus
+from http.client import HTTPException
+from typing import TypeAlias
+from urllib.parse import urljoin
 
-from mien.core.errors import ModelError, OutputError
-from mien.core.files import CACHE_HINT, cache_folder, obstacle, sha256_of, write_atomically
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError, NewConnectionError
+from urllib3.response import HTTPResponse
 
-_TIMEOUT_SECONDS = 30
+from mien.core.errors import InputError, shown
+from mien.core.file_types import HEAD_BYTES, READABLE, image_kind
+from mien.core.web_address import BarredAddress, WebAddress, parse_web_address, shown_address
 
+# ---------------------------------------------------------------- public hosts
+Address: TypeAlias = "ipaddress.IPv4Address | ipaddress.IPv6Address"
 
-@dataclass(frozen=True)
-class PinnedFile:
-    """A file that may be downloaded: where from, and what it must be."""
-
-    name: str
-    url: str
-    sha256: str
-    size_bytes: int
-
-    @property
-    def path(self) -> Path:
-        """Return where it lies in the cache, whether or not it is there; raises OutputError."""
-        return cache_folder() / self.name
-
-    def is_cached(self) -> bool:
-        """Say whether it is there to be read; no cache, or one that is another user's, has none."""
-        try:
-            path = self.path
-        except OutputError:
-            return False
-        # pathlib's raises PermissionError where a folder on the way cannot be looked into.
-        return os.path.isfile(path) and os.access(path, os.R_OK)  # noqa: PTH113
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
-def verified(file: PinnedFile, path: Path) -> bytes:
-    """Return the content of a copy of a pinned file.
+def resolve(address: WebAddress, *, allow_private: bool) -> list[Address]:
+    """Look a host up and return its IP addresses, each of them checked.
+
+    Connect to one of these, never to the host's name: a second look-up may give another answer.
 
     Raises:
-        ModelError: if it cannot be read or is not that file.
+        InputError: if there is no such host.
+        BarredAddress: if any of its addresses is not public and ``allow_private`` is false.
     """
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise ModelError(f"cannot read {path}: {reason}; expected {file.name}") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != file.sha256:
-        raise ModelError(
-            f"{path} does not match its hash: expected SHA-256 {file.sha256}, got {found}; "
-            "delete it and download it again"
+        rows = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise InputError(f"{address.shown}: no host {address.host} is known") from error
+    found = list(dict.fromkeys(ipaddress.ip_address(row[4][0]) for row in rows))
+    barred = next((each for each in found if not is_public(each)), None)
+    if barred is not None and not allow_private:
+        host = address.host if address.host == str(barred) else f"{address.host} ({barred})"
+        raise BarredAddress(
+            f"{address.shown}: {host} is not on the open internet: --allow-private allows it"
         )
-    return content
+    return found
 
 
-def fetch(file: PinnedFile, *, offline: bool = False) -> Path:
-    """Return a pinned file's place in the cache, downloading it if it is not there yet.
+def is_public(address: Address) -> bool:
+    """Say whether an IP address is one of the open internet.
+
+    Private, loopback, link-local, multicast, reserved and unspecified ones are not, nor are IPv6
+    addresses that lead to such an IPv4 one (mapped, 6to4, Teredo, NAT64).
+    """
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
+        if address in _NAT64:
+            inner = [ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)]
+        embedded = [each for each in inner if each is not None]
+        if embedded:
+            return all(is_public(each) for each in embedded)
+        if address.is_site_local:
+            return False
+    return address.is_global and not (
+        address.is_multicast or address.is_reserved or address.is_unspecified
+    )
+
+
+# ---------------------------------------------------------------- requests to checked hosts
+MAX_REDIRECTS = 5
+_REDIRECTS = (301, 302, 303, 307, 308)
+
+
+@contextmanager
+def requested(
+    url: str, *, what: str, timeout_s: float, allow_private: bool = False
+) -> Iterator[tuple[WebAddress, HTTPResponse]]:
+    """Send a GET request, following redirects; every host is checked before it is asked.
+
+    The connection goes to the address that was checked, and a login to its own host alone. Proxies
+    of the environment are not used: it is their addresses that would be checked.
 
     Args:
-        file: what to fetch.
-        offline: never use the network.
+        url: http or https, with a login (``https://user:password@host/``) if need be.
+        what: "image" or "video", for the header ``Accept`` and for messages.
+        timeout_s: seconds in which all of it must be done, reading the body included.
+        allow_private: allow hosts that are not on the open internet.
+
+    Yields:
+        Who answered, after all redirects, and the response, its body not yet read.
 
     Raises:
-        ModelError: if it is not there and cannot be downloaded, or what was downloaded is not it.
-        OutputError: if it cannot be written into the cache.
+        InputError: if there is no answer, or reading the response fails inside. No message holds a
+            login.
+        BarredAddress: if a host may not be asked.
     """
-    path = file.path
-    with suppress(OSError):  # missing, or not to be read
-        if sha256_of(path) == file.sha256:
-            return path
-    trouble = obstacle(path.parent)
-    by_hand = f"download {file.url} to {path} by hand"
-    if trouble:
-        by_hand = f"{trouble}: {CACHE_HINT}, and download {file.url} into it"
-    if offline:
-        if file.is_cached():
-            verified(file, path)
-        raise ModelError(f"{file.name} is not in the cache and this is offline: {by_hand}")
-    if trouble:
-        raise OutputError(f"{file.name} cannot be kept, {trouble}: {CACHE_HINT}")
-    content = _download(file, by_hand)
-    found = hashlib.sha256(content).hexdigest()
-    if found != file.sha256:
-        raise ModelError(
-            f"{file.url} gave something else: expected SHA-256 {file.sha256} "
-            f"({file.size_bytes} bytes), got {found} ({len(content)} bytes); nothing was kept"
-        )
-    write_atomically(path, content)
-    return path
+    first = address = parse_web_address(url)
+    headers = {"Accept": f"{what}/*,*/*;q=0.1", "Accept-Encoding": "identity"}
+    late, ends = f"no {what} within {timeout_s:g} seconds", time.monotonic() + timeout_s
+    for _ in range(MAX_REDIRECTS + 1):
+        with (
+            _in_a_line(address, late, ends),
+            _connected(address, ends, allow_private=allow_private) as connection,
+        ):
+            connection.request(
+                "GET",
+                address.target,
+                headers={**headers, **address.headers, "Connection": "close"},
+                preload_content=False,
+                decode_content=False,
+                enforce_content_length=False,
+            )
+            with connection.getresponse() as response:
+                if response.status not in _REDIRECTS:
+                    yield address, response
+                    return
+                location = response.headers.get("Location")
+        address = _redirected(address, location)
+    raise InputError(f"{first.shown}: led on more than {MAX_REDIRECTS} times")
 
 
-def _download(file: PinnedFile, by_hand: str) -> bytes:
-    # Imported here: it brings the whole of http and ssl with it.
-    from http.client import HTTPException
-    from urllib.request import Request, urlopen
+@contextmanager
+def _connected(
+    address: WebAddress, ends: float, *, allow_private: bool
+) -> Iterator[HTTPConnection]:
+    """Connect to one of a host's checked addresses; its name is only used for its certificate."""
+    failure: Exception = OSError("no address")
+    for host in resolve(address, allow_private=allow_private):
+        left = ends - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        if address.scheme == "http":
+            connection = HTTPConnection(str(host), address.port, timeout=left)
+        else:
+            connection = HTTPSConnection(
+                str(host),
+                address.port,
+                timeout=left,
+                server_hostname=address.host,
+                ssl_context=ssl.create_default_context(),
+            )
+        try:
+            connection.connect()
+        except NewConnectionError as error:
+            failure = error
+            continue
+        # The timeout of a socket starts anew with each byte; this one holds for all of them.
+        timer = threading.Timer(left, _cut, (connection.sock,))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield connection
+        finally:
+            timer.cancel()
+            connection.close()
+        return
+    raise failure
 
-    request = Request(file.url, headers={"User-Agent": "mien"})
+
+def _cut(stream: socket.socket) -> None:
+    with suppress(OSError):  # it is closed
+        stream.shutdown(socket.SHUT_RDWR)
+
+
+@contextmanager
+def _in_a_line(address: WebAddress, late: str, ends: float) -> Iterator[None]:
+    """Turn whatever fails on a network into one line; ``late`` is said once the time is up."""
     try:
-        with urlopen(request, timeout=_TIMEOUT_SECONDS) as reply:
-            # One byte more than expected is enough to see that it is something else.
-            return bytes(reply.read(file.size_bytes + 1))
-    except (OSError, HTTPException) as error:  # URLError and timeouts are OSErrors
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ModelError(f"cannot download {file.name} ({reason}): {by_hand}") from error
+        yield
+        if time.monotonic() >= ends:  # what was cut off then looks as if it had ended
+            raise TimeoutError
+    except (InputError, OSError, HTTPException, HTTPError) as error:
+        if time.monotonic() >= ends or isinstance(error, TimeoutError):
+            raise InputError(f"{address.shown}: {late}") from error
+        if isinstance(error, InputError):
+            raise
+        if isinstance(error, ssl.SSLError):
+            reason = getattr(error, "verify_message", "") or error.reason or "it failed"
+            raise InputError(f"{address.shown}: no secure connection: {reason}") from error
+        cause = error.__cause__ or error
+        reason = getattr(cause, "strerror", None) or type(cause).__name__
+        raise InputError(f"{address.shown} cannot be read: {reason}") from None
+
+
+def _redirected(address: WebAddress, location: str | None) -> WebAddress:
+    if not location:
+        raise InputError(f"{address.shown}: the server leads on, but does not say where to")
+    base = f"{address.scheme}://{address.netloc}{address.target}"
+    try:
+        found = parse_web_address(urljoin(base, location))
+    except (InputError, ValueError) as error:
+        reason = str(error) if isinstance(error, InputError) else "no address"
+        raise InputError(f"{address.shown}: the server leads on to what is {reason}") from None
+    # A login that the server invents is not used; the user's own stays with its host.
+    is_same = (found.scheme, found.netloc) == (address.scheme, address.netloc)
+    return replace(found, login=address.login if is_same else None)
+
+
+def check_status(address: WebAddress, response: HTTPResponse) -> None:
+    """Raise InputError unless a server has answered 200; its own words are not repeated."""
+    status = response.status
+    if status != HTTPStatus.OK:
+        phrase = f" ({HTTPStatus(status).phrase})" if status in set(HTTPStatus) else ""
+        raise InputError(f"{address.shown}: the server answered {status}{phrase}")
+
+
+# ---------------------------------------------------------------- images
+IMAGE_TIMEOUT_S = 30.0
+MAX_IMAGE_BYTES = 20_000_000
+_PIECE_BYTES = 65_536
+
+
+def fetch_image(
+    url: str,
+    *,
+    allow_private: bool = False,
+    offline: bool = False,
+    max_bytes: int = MAX_IMAGE_BYTES,
+    timeout_s: float = IMAGE_TIMEOUT_S,
+) -> bytes:
+    """Download an image.
+
+    Args:
+        url: http or https, with a login if need be; see `requested`.
+        allow_private: allow hosts that are not on the open internet (private, loopback, ...).
+        offline: refuse.
+        max_bytes: a longer image is refused, as soon as that is known.
+        timeout_s: seconds that all of it may take, redirects included.
+
+    Returns:
+        The file's bytes, which begin as an image does; whether it is whole, decoding tells.
+
+    Raises:
+        InputError: if it cannot be had, or is not an image. No message holds a login.
+    """
+    if offline:
+        raise InputError(f"{shown_address(url)} is on the web and this is offline: give a file")
+    with requested(url, what="image", timeout_s=timeout_s, allow_private=allow_private) as (
+        address,
+        response,
+    ):
+        check_status(address, response)
+        name, headers = address.shown, response.headers
+        kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if kind.startswith(("text/", "video/", "audio/")) or kind == "application/json":
+            raise InputError(f"{name} is {shown(kind)}: expected an image")
+        if headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise InputError(f"{name}: the server packs the image: expected it as it is")
+        expected = response.length_remaining
+        too_large = f"{name} is too large: expected at most {max_bytes / 1e6:g} MB"
+        if expected is not None and expected > max_bytes:
+            raise InputError(f"{too_large}, got {expected / 1e6:.1f}")
+        content = bytearray()
+        for piece in response.stream(_PIECE_BYTES):
+            content += piece
+            if len(content) > max_bytes:
+                raise InputError(too_large)
+        if not content:
+            raise InputError(f"{name}: the server sent nothing")
+        if image_kind(content[:HEAD_BYTES]) not in READABLE:
+            raise InputError(f"{name} is not an image: its first bytes are of none")
+        if expected is not None and len(content) < expected:
+            raise InputError(f"{name} broke off after {len(content)} of {expected} bytes")
+        return bytes(content)

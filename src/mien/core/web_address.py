@@ -1,38 +1,34 @@
-"""Addresses on the web: which may be fetched from, and how they are shown."""
+"""Addresses on the web: their parts, and how they are shown without their secrets."""
 
 from __future__ import annotations
 
-import ipaddress
+import base64
 import re
-import socket
 from dataclasses import dataclass
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 from mien.core.errors import InputError
 
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-
 _PORTS = {"http": 80, "https": 443}
-# Everything that a path or query may hold as it is; the rest becomes %XX, "%" itself excepted.
+# What a path or query may hold as it is; the rest becomes %XX, "%" itself excepted.
 _SAFE = "%/?:@!$&'()*+,;=~-._[]"
 _SECRET = re.compile(r"token|secret|sig(nature)?$|passw|credential|api_?key|^key$|auth", re.I)
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 
 class BarredAddress(InputError):
-    """An address that may not be asked, whatever lies there."""
+    """A host that is not on the open internet, which nobody has allowed."""
 
 
 @dataclass(frozen=True)
 class WebAddress:
-    """A checked http(s) address, in parts.
+    """An http(s) address in parts.
 
     Attributes:
         scheme: "http" or "https".
         host: in ASCII, without brackets.
         port: the scheme's own unless the address has one.
         target: path and query, as the request line has them.
-        login: user and password, or None. `shown` leaves them out.
+        login: user and password, or None.
     """
 
     scheme: str
@@ -42,42 +38,38 @@ class WebAddress:
     login: tuple[str, str] | None = None
 
     @property
-    def origin(self) -> tuple[str, str, int]:
-        """Return what must be the same for a login to be sent again."""
-        return (self.scheme, self.host, self.port)
-
-    @property
-    def host_and_port(self) -> str:
-        """Return the host, in brackets if need be, and the port where it is not the scheme's."""
+    def netloc(self) -> str:
+        """The host, in brackets if need be, and the port where it is not the scheme's own."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
     @property
-    def full(self) -> str:
-        """Return the address with its login: for asking, never for showing."""
-        login = "" if self.login is None else ":".join(quote(each, "") for each in self.login) + "@"
-        return f"{self.scheme}://{login}{self.host_and_port}{self.target}"
+    def shown(self) -> str:
+        """The address as it may be printed: no login, no value of what looks secret."""
+        path, mark, query = self.target.partition("?")
+        if any(_SECRET.search(name) for name, _ in parse_qsl(query)):
+            pairs = parse_qsl(query, keep_blank_values=True)
+            hidden = [(name, "***" if _SECRET.search(name) else value) for name, value in pairs]
+            query = urlencode(hidden, safe="*")
+        return f"{self.scheme}://{self.netloc}{path}{mark}{query}"
 
     @property
-    def shown(self) -> str:
-        """Return the address as it may be printed: no login, no value of what looks secret."""
-        path, mark, query = self.target.partition("?")
-        if mark and any(_SECRET.search(name) for name, _ in parse_qsl(query)):
-            pairs = parse_qsl(query, keep_blank_values=True)
-            query = urlencode(
-                [(name, "***" if _SECRET.search(name) else value) for name, value in pairs],
-                safe="*",
-            )
-        return f"{self.scheme}://{self.host_and_port}{path}{mark}{query}"
+    def headers(self) -> dict[str, str]:
+        """The headers that say whom is asked, and by whom."""
+        login = {}
+        if self.login is not None:
+            encoded = base64.b64encode(":".join(self.login).encode()).decode()
+            login["Authorization"] = f"Basic {encoded}"
+        return {"Host": self.netloc, "User-Agent": "mien", **login}
 
 
 def is_web_address(word: str) -> bool:
-    """Say whether a word is an http(s) address, well made or not."""
+    """Say whether a word is an http(s) address, well formed or not."""
     return word.lower().startswith(("http://", "https://"))
 
 
 def parse_web_address(url: str) -> WebAddress:
-    """Take an http(s) address apart.
+    """Parse an http(s) address.
 
     Raises:
         InputError: if it is not one. The message does not repeat it, since it may hold a password.
@@ -110,56 +102,3 @@ def shown_address(word: str) -> str:
         return parse_web_address(word).shown
     except InputError:
         return f"{word.partition(':')[0].lower()}://…"
-
-
-def resolve(address: WebAddress, *, allow_private: bool) -> list[Address]:
-    """Look a host up and return its addresses, each of them checked.
-
-    A connection must be made to one of these, never to the host's name: a second look-up might
-    give another answer.
-
-    Raises:
-        InputError: if there is no such host.
-        BarredAddress: if any of its addresses is not a public one and ``allow_private`` is false.
-    """
-    try:
-        rows = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise InputError(f"{address.shown}: no host {address.host} is known") from error
-    found = list(dict.fromkeys(ipaddress.ip_address(row[4][0]) for row in rows))
-    barred = [each for each in found if not is_public(each)]
-    if barred and not allow_private:
-        raise BarredAddress(
-            f"{address.shown}: {_named(address.host, barred[0])} is not on the open internet: "
-            "--allow-private allows it"
-        )
-    return found
-
-
-def _named(host: str, address: Address) -> str:
-    return host if host == str(address) else f"{host} ({address})"
-
-
-def is_public(address: Address) -> bool:
-    """Say whether an address is one of the open internet's.
-
-    Private, loopback, link-local, multicast, reserved and unspecified ones are not, nor are IPv6
-    addresses that lead to such an IPv4 one (mapped, 6to4, Teredo, NAT64).
-    """
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = _embedded(address)
-        if inner:
-            return all(is_public(each) for each in inner)
-        if address.is_site_local:
-            return False
-    return address.is_global and not (
-        address.is_multicast or address.is_reserved or address.is_unspecified
-    )
-
-
-def _embedded(address: ipaddress.IPv6Address) -> list[Address]:
-    """Return the IPv4 addresses that an IPv6 one leads to."""
-    if address in _NAT64:
-        return [ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)]
-    inner = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-    return [each for each in inner if each is not None]

@@ -24,7 +24,6 @@ from mien.video.frames import BrokenVideo, Presentation, TooLarge, VideoFrame
 from mien.video.opening import fell_silent, opened, reason_of
 from mien.video.reading import duration_of, picture_stream, rate_of
 from mien.video.times import Window
-from mien.video.web_container import BarredVideo
 
 PATIENCE_S = 30.0
 """A stream that is lost is tried again for this many seconds."""
@@ -275,8 +274,6 @@ class _Connection:
                 self.time_s, self.heard = frame.time_s, self._clock()
                 yield frame
                 self._number += 1
-            if isinstance(decoder.stopped, BarredVideo):
-                raise BarredAddress(str(decoder.stopped)) from decoder.stopped
             if decoder.stopped is not None:
                 reason = reason_of(decoder.stopped)
                 if fell_silent(decoder.stopped):

@@ -1,19 +1,24 @@
-"""Opens videos: files and addresses, which have to answer in time."""
+"""Opens videos: files, and addresses, which have to answer in time and may be asked.
+
+FFmpeg makes the connections. For addresses of http(s) it is told to make only those that were
+checked before (see docs/addresses.md for what that protects from), unless ``allow_private``.
+"""
 
 from __future__ import annotations
 
+import errno
 import math
 import re
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mien.core.errors import InputError, UnreadableImage
 from mien.core.web_address import is_web_address, shown_address
 from mien.video.extra import load_av
-from mien.video.web_container import SilentVideo, web_opened
 
 OPEN_TIMEOUT_S = 10.0
 """Seconds in which what an address leads to must show that it is a video."""
@@ -23,6 +28,17 @@ READ_TIMEOUT_S = 10.0
 
 # One protocol alone: FFmpeg knows some that wrap another one ("cache:http://...").
 _ADDRESS = re.compile(r"[a-z][a-z0-9]*://", re.IGNORECASE)
+# Formats that hold their pictures themselves. Others (hls, dash, concat, sdp, ...) are lists of
+# further addresses, which FFmpeg would open wherever they lie.
+_FORMATS = (
+    "asf,avi,flv,gif,h264,hevc,ivf,matroska,mjpeg,mov,mpeg,mpegts,mpegvideo,mpjpeg,mxf,nut,ogg,"
+    "webm,wtv"
+)
+_HLS_START = b"#EXTM3U"
+_LEADS_ON = (
+    "a playlist, or of another kind that leads on to other files: "
+    "--allow-private lets FFmpeg open them, wherever they lie"
+)
 
 
 @contextmanager
@@ -33,41 +49,79 @@ def opened(
 
     Args:
         source: a file's path or an address.
-        options: as ``av.open`` has them; not for addresses of http(s) without ``allow_private``.
+        options: as ``av.open`` has them.
         allow_private: allow addresses of http(s), and what they lead on to, to be of hosts that are
-            not on the open internet.
+            not on the open internet; playlists as well.
 
     Raises:
         InputError: if it cannot be opened.
+        BarredAddress: if its host may not be asked.
     """
     av = load_av()
-    where, name = str(source), shown_address(str(source))
-    is_address = _ADDRESS.match(where) is not None
-    patience = OPEN_TIMEOUT_S if is_address else math.inf
-    timeout = (OPEN_TIMEOUT_S, READ_TIMEOUT_S) if is_address else None
+    name = shown_address(str(source))
     # Without its protocol, a file called "a:b.mp4" would be looked for under protocol "a".
-    path = where if is_address else f"file:{where}"
+    is_address = _ADDRESS.match(str(source)) is not None
+    path = str(source) if is_address else f"file:{source}"
+    timeout = (OPEN_TIMEOUT_S, READ_TIMEOUT_S) if is_address else None
+    patience = OPEN_TIMEOUT_S if is_address else math.inf
+    is_held = is_web_address(path) and not allow_private
+    if is_held:
+        path, options = checked_web_video(path)
     began = time.monotonic()
-    with ExitStack() as stack:
-        try:
-            if is_web_address(where) and not allow_private:
-                held = web_opened(where, open_s=OPEN_TIMEOUT_S, read_s=READ_TIMEOUT_S)
-            else:
-                # Who vouches for the hosts gets FFmpeg's own client, which can do more than ours:
-                # it keeps connections open and decrypts segments.
-                held = av.open(path, timeout=timeout, options=options or {})
-            container = stack.enter_context(held)
-        except (av.error.FFmpegError, OSError, UnicodeError) as error:
-            # FFmpeg has a word of its own for this in each protocol, few of which say it.
-            if time.monotonic() - began >= patience:
-                raise InputError(f"{name}: no video came within {patience:g} s") from error
-            raise _cannot_open(name, error) from error
+    try:
+        container = av.open(path, timeout=timeout, options=options or {})
+    except (av.error.FFmpegError, OSError, UnicodeError) as error:
+        # FFmpeg has a word of its own for this in each protocol, few of which say it.
+        if time.monotonic() - began >= patience:
+            raise InputError(f"{name}: no video came within {patience:g} s") from error
+        if is_held and getattr(error, "errno", None) == errno.EINVAL:
+            raise InputError(f"{name}: {_LEADS_ON}") from error
+        raise _cannot_open(name, error) from error
+    with container:
         yield container
+
+
+def checked_web_video(url: str) -> tuple[str, dict[str, str]]:
+    """Check the host of a video, and those that it redirects to.
+
+    Returns:
+        The address that the video has after all redirects, as FFmpeg is to ask for it, and the
+        options that hold FFmpeg to it: no redirect, no other protocol, no playlist. Of http, the
+        address is that of the IP address which was checked; of https, the certificate has to be
+        that of the host.
+
+    Raises:
+        InputError: if it cannot be had, or may not be asked for.
+    """
+    # Imported here: they bring ssl and http with them.
+    import ssl
+
+    from mien.core.downloads import check_status, requested, resolve
+
+    with requested(url, what="video", timeout_s=OPEN_TIMEOUT_S) as (address, response):
+        check_status(address, response)
+        if response.read(len(_HLS_START)) == _HLS_START:
+            raise InputError(f"{address.shown}: {_LEADS_ON}")
+    headers = "".join(f"{key}: {value}\r\n" for key, value in address.headers.items())
+    options = {
+        "format_whitelist": _FORMATS,
+        "protocol_whitelist": "http,https,tcp,tls",
+        "max_redirects": "0",
+        "headers": headers,
+        "user_agent": "mien",
+    }
+    if address.scheme == "http":
+        address = replace(address, host=str(resolve(address, allow_private=False)[0]))
+    else:
+        options["tls_verify"] = "1"
+        if authorities := ssl.get_default_verify_paths().cafile:
+            options["ca_file"] = authorities
+    return f"{address.scheme}://{address.netloc}{address.target}", options
 
 
 def fell_silent(error: BaseException | None) -> bool:
     """Say whether reading was given up because nothing came for `READ_TIMEOUT_S`."""
-    return isinstance(error, (load_av().error.ExitError, SilentVideo))
+    return isinstance(error, load_av().error.ExitError)
 
 
 def reason_of(error: BaseException) -> str:

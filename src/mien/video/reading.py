@@ -19,9 +19,8 @@ from mien.video.clock import EARLIEST_S, MOST_GAP_ELSEWHERE_S, MOST_GAP_S, Frame
 from mien.video.decoding import Decoder, stamp_of
 from mien.video.extra import load_av
 from mien.video.frames import BrokenVideo, Presentation, TooLarge, VideoFrame, check_size
-from mien.video.opening import opened
+from mien.video.opening import fell_silent, opened, reason_of
 from mien.video.times import Window, parse_time
-from mien.video.web_container import LostVideo
 
 MICROSECOND = Fraction(1, 1_000_000)
 """The unit of a container's own times."""
@@ -77,8 +76,6 @@ def probe(source: str | Path, *, allow_private: bool = False) -> VideoInfo:
         duration = duration_of(container, stream)
         try:
             first = next(container.decode(stream), None)
-        except LostVideo as error:
-            raise InputError(str(error)) from error
         except av.error.FFmpegError:
             first = None
         if first is None:
@@ -327,8 +324,6 @@ class _Reader:
         jumps = self._clock.jumps
         expected = None if jumps else duration_of(self._container, self._stream)
         if last is None and self._window.start == 0:
-            if isinstance(self._decoder.stopped, LostVideo):
-                raise InputError(str(self._decoder.stopped)) from self._decoder.stopped
             raise InputError(f"{self._name}: no frame of this video can be decoded")
         reached = (last or 0.0) + self._tick
         # Where parts of a transport stream meet, its packets' numbers do not go on.
@@ -350,7 +345,7 @@ class _Reader:
             whole = "" if expected is None else f" of {expected:.2f} s"
             damage = f", {damaged} damaged packets" if damaged else ""
             stopped = self._decoder.stopped
-            reason = f" ({stopped})" if isinstance(stopped, LostVideo) else ""
+            reason = f" ({reason_of(stopped)})" if stopped and fell_silent(stopped) else ""
             raise BrokenVideo(
                 f"{self._name}: the video is cut or damaged: read {count} frames, "
                 f"up to {reached:.2f} s{whole}{damage}{reason}",

@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.downloads import PinnedFile, fetch, verified
 from mien.core.errors import ModelError
+from mien.core.files import PinnedFile, fetch, verified
 from mien.inference.detectors.base import (
     DETECTION_SIDE,
     Detection,
