@@ -12,15 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mien.batch import journal as journal_module
-from mien.batch.formats import FORMATS, part_format
-from mien.batch.journal import Journal, parts_folder, record_file
-from mien.batch.listing import Input
+from mien.batch.inputs import Input
+from mien.batch.journal import (
+    DigestSet,
+    Journal,
+    digest,
+    parts_folder,
+    read_index,
+    record_file,
+)
+from mien.batch.tables import FORMATS, ParquetFormat, part_format
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import InputError, OutputError, UsageError
 from mien.core.files import LOCK_NAME
-from mien.core.results import ModelInfo, Result, result_rows
+from mien.core.results import Box, Face, ModelInfo, Quality, Result, result_rows
 
 MakeResult = Callable[..., Result]
 
@@ -352,7 +361,7 @@ def test_a_finished_output_gets_what_is_new(output: Path, make_result: MakeResul
         with opened(output, resume=True) as journal:
             assert journal.finished
             assert [one.source for one in journal.remaining(everything)] == new
-            assert (journal.done, journal.met) == ((2, 2) if number == 0 else (4, 4))
+            assert (journal.done, journal.skipped) == ((2, 2) if number == 0 else (4, 4))
             assert (journal.tally.failed, journal.tally.first_problem) == (1, "b.png is torn")
             if new:
                 journal.reopen()
@@ -470,8 +479,8 @@ def test_parts_are_written_as_time_goes_by_and_before_they_are_too_many(
         assert len(list(folder.glob("part-*.csv"))) == 3
 
 
-def test_importing_the_journal_loads_no_pyarrow() -> None:
-    code = "import sys, mien.batch.journal as j; print('pyarrow' in sys.modules)"
+def test_importing_a_run_loads_no_pyarrow() -> None:
+    code = "import sys, mien.batch.run; print('pyarrow' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "False\n"
 
@@ -480,9 +489,9 @@ def test_parquet_has_types_and_the_model_and_joined_row_groups(
     tmp_path: Path, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
-    from mien.batch import parquet
+    from mien.batch import tables
 
-    monkeypatch.setattr(parquet, "ROW_GROUP_ROWS", 4)
+    monkeypatch.setattr(tables, "ROW_GROUP_ROWS", 4)
     output = tmp_path / "r.parquet"
     with opened(output) as journal:
         for number in range(5):
@@ -496,3 +505,50 @@ def test_parquet_has_types_and_the_model_and_joined_row_groups(
     types = [str(schema.field(name).type) for name in ("x", "uncertain", "happy")]
     assert types == ["int32", "bool", "double"]
     assert json.loads(schema.metadata[b"mien.model"]) == MODEL.to_dict()
+
+
+def test_classes_with_names_of_columns_keep_columns_and_types_apart(tmp_path: Path) -> None:
+    pq = pytest.importorskip("pyarrow.parquet")
+    scores = {"status": 0.5, "x": 0.3, "emotion": 0.2}
+    face = Face(0, Box(1, 2, 5, 6), 0.9, "status", 0.5, False, scores, Quality(5, 0.0))
+    model = ModelInfo("own", "1.0.0", "ab" * 32)
+    form = ParquetFormat(tuple(scores), model)
+    form.write([Result("a.jpg", "ok", model, 9, 9, (face,))], tmp_path / "part.parquet")
+    form.join(iter([tmp_path / "part.parquet"]), tmp_path / "whole.parquet")
+    (row,) = pq.read_table(tmp_path / "whole.parquet").to_pylist()
+    assert (row["status"], row["x"], row["emotion"]) == ("ok", 1, "status")
+    assert (row["score_status"], row["score_x"], row["score_emotion"]) == (0.5, 0.3, 0.2)
+
+
+# The index
+
+# Names of files that are not UTF-8 have lone surrogates.
+any_name = st.text(st.characters(exclude_categories=()), max_size=5)
+
+
+@given(st.sets(any_name), any_name)
+def test_a_name_is_held_if_and_only_if_it_was_put_in(done: set[str], other: str) -> None:
+    digests = DigestSet(b"".join(map(digest, done)))
+    assert all(name in digests for name in done)
+    assert (other in digests) == (other in done)
+
+
+def test_every_name_that_is_done_is_known_again() -> None:
+    # One in 256 digests ends with a NUL, which NumPy drops.
+    many = [f"{number}.png" for number in range(2000)]
+    digests = DigestSet(b"".join(map(digest, many)))
+    assert len(digests) == 2000
+    assert [name for name in many if name not in digests] == []
+    assert "other.png" not in digests
+
+
+def test_an_image_without_a_name_is_as_one_of_an_empty_name() -> None:
+    assert "" in DigestSet(digest(None))
+    assert None not in DigestSet(b"")
+
+
+def test_an_index_of_any_depth_is_damaged(tmp_path: Path) -> None:
+    index = tmp_path / "part-000001.index"
+    index.write_bytes(b"mien batch 1\n{" + b'"a":{' * 100_000)
+    with pytest.raises(ValueError, match="changed"):
+        read_index(index)

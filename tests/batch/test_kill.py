@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from batch_maker import alike
-from mien.batch.formats import part_format
+from mien.batch.inputs import Input
 from mien.batch.journal import Journal, parts_folder
-from mien.batch.listing import Input
+from mien.batch.tables import part_format
 from mien.cli.main import main
 from mien.core.emotions import EMOTIONS
 from mien.core.results import ModelInfo, Result

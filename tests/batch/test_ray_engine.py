@@ -15,9 +15,8 @@ from typing import Any
 import pytest
 
 from batch_maker import alike
-from mien.batch.listing import Input, walk_folder
-from mien.batch.loading import RecognizerOptions, RecognizerSource
-from mien.batch.local import LocalEngine
+from mien.batch.engines import LocalEngine
+from mien.batch.inputs import Input, RecognizerOptions, walk_folder
 from mien.core.errors import UsageError
 from mien.core.results import Result
 
@@ -32,16 +31,13 @@ needs_ray = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """A head without cores and two workers with one each, every one a process group of its own."""
-    importlib.import_module("mien.batch.ray_cluster")  # before Ray, which it sets up
+    importlib.import_module("mien.batch.ray_engine")  # before Ray, which it sets up
     import ray
     from ray.cluster_utils import Cluster
 
-    from mien.batch.ray_start import unhurried
-
-    with unhurried():
-        cluster: Any = Cluster(initialize_head=True, head_node_args=node(0))
-        for _ in range(2):
-            cluster.add_node(**node(1))
+    cluster: Any = Cluster(initialize_head=True, head_node_args=node(0))
+    for _ in range(2):
+        cluster.add_node(**node(1))
     yield cluster
     ray.shutdown()
     cluster.shutdown()
@@ -59,7 +55,13 @@ def kill_a_worker(cluster: Any) -> None:
 
 
 def node(cores: int) -> dict[str, Any]:
-    names = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port")
+    # Given all ports, a node does not wait for its helpers to find some (15 seconds at most).
+    names = (
+        "metrics_agent_port",
+        "metrics_export_port",
+        "dashboard_agent_listen_port",
+        "runtime_env_agent_port",
+    )
     return {
         "num_cpus": cores,
         "object_store_memory": 100 << 20,
@@ -74,8 +76,8 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
-def slow_source(model: Path, seconds: float) -> RecognizerSource:
-    """Return a source that goes to other machines by value, of recognizers that take their time."""
+def slow_source(model: Path, seconds: float) -> RecognizerOptions:
+    """Return options that go to other machines by value, of recognizers that take their time."""
 
     class Slow(RecognizerOptions):
         def load(self, *, threads: int | None = None) -> Any:
@@ -121,72 +123,6 @@ def test_the_results_are_the_local_engines_though_a_worker_is_killed(
             kill_a_worker(cluster)
     assert alike([one.to_dict() for one in results], [one.to_dict() for one in local])
     assert [one.source for one in results] == [one.source for one in inputs]
-
-
-@needs_ray
-@pytest.mark.filterwarnings("ignore")
-def test_a_cluster_does_not_wait_for_what_its_helpers_write_down(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from mien.batch.ray_start import unhurried
-
-    raylet: Any = importlib.import_module("ray._raylet")
-    services: Any = importlib.import_module("ray._private.services")
-    if not hasattr(raylet, "wait_for_persisted_port"):
-        pytest.skip("this version of Ray waits for none of them")
-    started = []
-
-    def start_raylet(session_dir: str, node_id: str, runtime_env_agent_port: int = 0) -> None:
-        for name in ("METRICS_AGENT", "METRICS_EXPORT", "DASHBOARD_AGENT_LISTEN"):
-            file = getattr(raylet, f"{name}_PORT_NAME")
-            assert raylet.wait_for_persisted_port(session_dir, node_id, file, 0) == -1
-        started.append(runtime_env_agent_port)
-
-    monkeypatch.setattr(services, "start_raylet", start_raylet)
-    with unhurried():
-        services.start_raylet(str(tmp_path), "a" * 56, runtime_env_agent_port=0)
-    assert started[0] > 0
-    assert services.start_raylet is start_raylet
-
-
-@needs_ray
-@pytest.mark.filterwarnings("ignore")
-def test_a_ray_that_starts_otherwise_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mien.batch.ray_start import unhurried
-
-    services: Any = importlib.import_module("ray._private.services")
-
-    def start_raylet(settings: object) -> None:
-        """A version to come."""
-
-    monkeypatch.setattr(services, "start_raylet", start_raylet)
-    with unhurried():
-        assert services.start_raylet is start_raylet
-
-
-@needs_ray
-@pytest.mark.filterwarnings("ignore")
-def test_a_cluster_is_started_without_what_asks_for_its_cloud(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from mien.batch.ray_start import unasked
-
-    services: Any = importlib.import_module("ray._private.services")
-
-    def start_api_server(*_: object) -> None:
-        pytest.fail("it is started")
-
-    monkeypatch.setattr(services, "start_api_server", start_api_server)
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    with unasked():
-        assert services.start_api_server(False, False) == ("", None)
-    assert services.start_api_server is start_api_server
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")  # somebody wants to report
-    with unasked():
-        assert services.start_api_server is start_api_server
-    monkeypatch.delattr(services, "start_api_server")  # a version to come
-    with unasked():
-        assert not hasattr(services, "start_api_server")
 
 
 @needs_ray

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from data_maker import make_tiny_split, write_tiny_dataset
-from mien.batch.listing import Input, walk_folder
+from mien.batch.inputs import Input, walk_folder
 from mien.cli import evaluate, inputs
 from mien.cli.main import main
 from mien.core.emotions import EMOTIONS

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mien.batch.loading import RecognizerOptions
+from mien.batch.inputs import RecognizerOptions
 from mien.cli.main import _with_subparsers, build_parser, main
 from mien.cli.options import recognizer_options
 from mien.cli.predict import _chosen_format

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mien.batch import chunks
-from mien.batch.listing import Input
+from mien.batch import analysis
+from mien.batch.inputs import Input
 from mien.cli.inputs import find_inputs
 from mien.core.progress import Progress
 from mien.core.results import TABLE_COLUMNS
@@ -91,13 +91,13 @@ def test_a_file_that_vanishes_meanwhile_has_a_row(
     predict: Predict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pictures("d/a.png", "d/b.png")
-    whole = chunks.analyze_chunk
+    whole = analysis.analyze_chunk
 
     def vanishing(recognizer: Any, chunk: Any, **options: Any) -> Any:
         Path("d/b.png").unlink()
         return whole(recognizer, chunk, **options)
 
-    monkeypatch.setattr("mien.batch.watched.analyze_chunk", vanishing)
+    monkeypatch.setattr("mien.batch.analysis.analyze_chunk", vanishing)
     assert predict("d", "--output", "r.jsonl").code == 6
     assert [one["status"] for one in lines("r.jsonl")] == ["ok", "unreadable"]
 

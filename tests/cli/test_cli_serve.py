@@ -169,7 +169,7 @@ def test_a_model_that_is_being_loaded_is_not_waited_for(
     tiny_model: Path, number: int, expected: int, last: str
 ) -> None:
     program = (
-        "import sys, time; from mien.batch.loading import RecognizerOptions;"
+        "import sys, time; from mien.batch.inputs import RecognizerOptions;"
         "from mien.cli.main import main;"
         "RecognizerOptions.load = lambda _: time.sleep(1000); sys.exit(main(sys.argv[1:]))"
     )

@@ -268,7 +268,7 @@ def test_without_ray_the_extra_is_named(
 ) -> None:
     go_to_a_run(recipe, monkeypatch)
     monkeypatch.setitem(sys.modules, "ray", None)
-    for module in ("mien.batch.ray_cluster", "mien.training.ray_training"):
+    for module in ("mien.batch.ray_engine", "mien.training.ray_training"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     assert main(["train", *words, "--engine", "ray"]) == 2
     err = capsys.readouterr().err

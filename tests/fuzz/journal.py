@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fuzz.harness import changed, damaged, fuzz, obeyed
-from mien.batch.formats import part_format
 from mien.batch.journal import Journal, parts_folder, record_file
+from mien.batch.tables import part_format
 from mien.core.emotions import EMOTIONS
 from mien.core.results import ModelInfo, Result
 
@@ -27,7 +27,7 @@ def _opened(output: Path) -> Journal:
 
 def _add(journal: Journal, *names: str) -> None:
     for name in names:
-        if not journal.has(name):
+        if name not in journal:
             journal.add(Result(name, "unreadable", _MODEL, error="no image"))
     journal.flush()
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from mien.core.errors import ModelError, UsageError
-from mien.inference.speed import LEAST_RUNS, core_count, machine, time_model
+from mien.core.process import usable_cores
+from mien.inference.speed import LEAST_RUNS, machine, time_model
 
 
 def _clock(steps: Iterator[float]) -> Iterator[float]:
@@ -53,5 +54,5 @@ def test_what_cannot_be_timed_is_refused(tiny_model: Path, tmp_path: Path) -> No
 
 
 def test_the_machine_is_described() -> None:
-    assert machine()["cores"] == core_count() >= 1
+    assert machine()["cores"] == usable_cores() >= 1
     assert {"processor", "system", "python", "onnxruntime", "numpy"} < set(machine())

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from detector_maker import BrightSpots
-from mien.batch.loading import RecognizerOptions
+from mien.batch.inputs import RecognizerOptions
 from mien.cli.main import main
 from service_maker import END, FORM, PNG, Service, form, loader, picture, running
 

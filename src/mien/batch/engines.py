@@ -1,69 +1,145 @@
-"""Where images are read: in processes of this machine, or on a Ray cluster."""
+"""Where a batch is analyzed: in this process, in several of this machine, or on a Ray cluster."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Protocol
 
-from mien.batch.listing import Input
-from mien.batch.loading import RecognizerOptions
+from mien.batch.analysis import (
+    TIMEOUT_SECONDS,
+    ImageTimeout,
+    analyze_with_timeout,
+    chunked,
+    late_result,
+)
+from mien.batch.inputs import Input, RecognizerOptions
 from mien.core.errors import UsageError
+from mien.core.process import usable_cores
 from mien.core.results import Result
 
 if TYPE_CHECKING:
     from mien.inference.recognizer import Recognizer
 
+IN_PROCESS_IMAGES = 64
+"""Fewer are analyzed in this process, before another one would have loaded the model."""
+
+WORKERS_PER_CORE = 4
+"""More would only wait for one another, each with the model in memory."""
+
 
 class Engine(Protocol):
-    """Reads images somewhere; one result each."""
+    """Analyzes images somewhere and yields one result each, taking inputs as needed."""
 
     def __call__(
-        self, inputs: Iterable[Input], *, in_order: bool = True, careful: bool = False
+        self, inputs: Iterable[Input], *, in_order: bool = True, isolate: bool = False
     ) -> Generator[Result, None, None]:
-        """Yield the results; inputs are taken as they are needed.
+        """Yield the results.
 
         Args:
             inputs: the images.
-            in_order: whatever happens; otherwise an image that takes seconds may come after others
-                that have been read meanwhile.
-            careful: one of the first images may have ended an earlier run.
+            in_order: strictly; otherwise an image that takes seconds may come after later ones.
+            isolate: analyze nothing in this process: an image may have ended an earlier run.
         """
 
 
 def make_engine(
-    args: argparse.Namespace, source: RecognizerOptions, recognizer: Recognizer
+    name: str,
+    options: RecognizerOptions,
+    recognizer: Recognizer,
+    *,
+    address: str | None,
+    workers: int | None,
+    batch_size: int,
+    timeout: float,
 ) -> Engine:
-    """Return the engine that the command line's ``--engine``, ``--workers``, ... ask for.
+    """Return the engine "local" or "ray".
 
     Args:
-        args: with ``engine``, ``address``, ``workers``, ``batch_size`` and ``timeout``.
-        source: what each worker loads its recognizer from.
+        name: which one.
+        options: what each worker loads its recognizer from.
         recognizer: the same, loaded in this process.
+        address: of the Ray cluster; None starts one on this machine.
+        workers: processes or actors; one per core unless given.
+        batch_size: faces that go through the network at once.
+        timeout: seconds that one image may take.
 
     Raises:
         UsageError: if an option's value cannot be used, or does not go with another.
         MissingExtra: if Ray is asked for and not installed.
     """
-    if args.engine == "ray":
+    if name == "ray":
         from mien.batch.ray_engine import RayEngine
 
         return RayEngine(
-            source.absolute(),
+            options.absolute(),
             recognizer,
-            address=args.address,
-            workers=args.workers,
-            batch_size=args.batch_size,
-            timeout=args.timeout,
+            address=address,
+            workers=workers,
+            batch_size=batch_size,
+            timeout=timeout,
         )
-    if args.address is not None:
+    if address is not None:
         raise UsageError("--address is that of a Ray cluster: add --engine ray")
-    from mien.batch.local import LocalEngine
+    return LocalEngine(options, recognizer, workers=workers, batch_size=batch_size, timeout=timeout)
 
-    return LocalEngine(
-        source,
-        recognizer,
-        workers=args.workers,
-        batch_size=args.batch_size,
-        timeout=args.timeout,
-    )
+
+class LocalEngine:
+    """Analyzes images in processes of this machine.
+
+    Args:
+        options: what each process loads its recognizer from.
+        recognizer: this process's own, for a few images or a single worker.
+        workers: processes; one per core unless given.
+        batch_size: faces that go through the network at once.
+        timeout: seconds that one image may take.
+    """
+
+    def __init__(
+        self,
+        options: RecognizerOptions,
+        recognizer: Recognizer,
+        *,
+        workers: int | None = None,
+        batch_size: int,
+        timeout: float = TIMEOUT_SECONDS,
+    ) -> None:
+        """See the class."""
+        self.options = options
+        self.recognizer = recognizer
+        cores = usable_cores()
+        self.workers = cores if workers is None else min(workers, WORKERS_PER_CORE * cores)
+        self.batch_size = batch_size
+        self.timeout = timeout
+
+    def __call__(
+        self, inputs: Iterable[Input], *, in_order: bool = True, isolate: bool = False
+    ) -> Generator[Result, None, None]:
+        """Yield one result an input; see `Engine`. Raises ModelError if the network fails."""
+        rest = iter(inputs)
+        first = list(islice(rest, IN_PROCESS_IMAGES))
+        chunks = chunked(chain(first, rest))
+        if isolate or (self.workers > 1 and len(first) == IN_PROCESS_IMAGES):
+            yield from self._in_processes(self.workers, chunks, in_order=in_order)
+            return
+        for chunk in chunks:
+            try:
+                yield from analyze_with_timeout(
+                    self.recognizer, chunk, batch_size=self.batch_size, timeout=self.timeout
+                )
+            except ImageTimeout as late:
+                # The hung thread keeps this process's recognizer: go on in one that can be killed.
+                before, after = chunk[: late.index], chunk[late.index + 1 :]
+                if late.index == len(chunk):  # in the network, after all images
+                    before, after = [], chunk
+                yield from self._in_processes(1, [before] if before else [])
+                if late.index < len(chunk):
+                    yield late_result(self.recognizer, chunk[late.index], self.timeout)
+                yield from self._in_processes(1, chain([after] if after else [], chunks))
+
+    def _in_processes(
+        self, workers: int, chunks: Iterable[list[Input]], *, in_order: bool = True
+    ) -> Iterator[Result]:
+        from mien.batch.processes import ProcessPool  # loads multiprocessing
+
+        yield from ProcessPool(self, workers).results(iter(chunks), in_order=in_order)

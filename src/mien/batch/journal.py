@@ -1,59 +1,234 @@
 """Results on disk, part by part, so that a kill at any moment loses and doubles none.
 
-Beside the output ``results.csv`` stands, while the work goes on, the folder ``results.csv.parts``:
+While the work goes on, the folder ``results.csv.parts`` stands beside the output ``results.csv``:
 
-- ``mien.lock``: says that the folder is mien's; nothing is taken up or removed where it is not.
-- ``run.json``: what the run is of (model, detector, inputs). Without it, the parts mean nothing.
-- ``part-000001.index``: which images a part has, their counts and the checksum of
-  ``part-000001.csv``: their results. Both are written under other names and renamed, the results
-  last: a part counts once they are there, and whole.
+- ``mien.lock`` marks the folder as mien's; without it nothing is resumed or removed.
+- ``run.json`` says what the run is of (model, detector, inputs); without it the parts mean nothing.
+- ``part-000001.index`` has a part's images, counts, and the checksum of ``part-000001.csv``, their
+  results. Both are written under other names and renamed, the results last: a part counts once
+  both are there and whole.
 
-In the end the parts are joined into one file, that is renamed to the output, and the folder goes.
-What stays is ``.results.csv.mien``, the output's own index, with what the run was of: going on with
-a finished output makes it the first part of a run that reads what is new.
-A run that goes on reads which images are done from the parts, and does the others.
+At the end the parts are joined into one file, which is renamed to the output, and the folder goes.
+The hidden file ``.results.csv.mien`` stays: the index of the whole output, with what the run was
+of. To resume a finished output makes it the first part of a run that analyzes what is new.
 """
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-from mien.batch.formats import PartFormat
-from mien.batch.index import (
-    Index,
-    digest,
-    holds,
-    is_index,
-    read_index,
-    sorted_digests,
-    write_index,
-)
-from mien.batch.listing import Input
-from mien.batch.tally import Tally
+from mien.batch.inputs import Input
+from mien.batch.tables import PartFormat
 from mien.core.errors import InputError, OutputError, UsageError
-from mien.core.files import claim_folder, release_folder, replacing
-from mien.core.results import Result
+from mien.core.files import claim_folder, release_folder, replacing, sha256_of
+from mien.core.results import STATUSES, Result
 
 PART_IMAGES = 4096
-"""A part has at most as many images, since it is in memory until it is written."""
+"""Images of a part at most: it is in memory until it is written."""
 
 PART_SECONDS = 1.0
 """A part is written after a second, or after `PART_SHARE` of the time so far if that is more."""
 
 PART_SHARE = 0.005
-"""What a kill may cost of the work so far; it keeps the parts of long runs from being many."""
+"""What a kill may cost of the work so far; it keeps long runs from having very many parts."""
 
 _RUN = "run.json"
 _INPUTS = "inputs"
 _OWN_NAMES = re.compile(r"\.?(part-\d+|run|whole|record)\.")
+
+_MAGIC = b"mien batch 1\n"
+_DIGEST_BYTES = 16
+
+
+@dataclass
+class Tally:
+    """Counts of images and faces, for the closing line and the exit code.
+
+    Attributes:
+        statuses: images by status.
+        faces: all of them.
+        first_problem: the first error's line, or None.
+    """
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    faces: int = 0
+    first_problem: str | None = None
+
+    @property
+    def images(self) -> int:
+        """All images."""
+        return self.statuses.total()
+
+    @property
+    def failed(self) -> int:
+        """Images that could not be read, or failed otherwise."""
+        return self.statuses["unreadable"] + self.statuses["error"]
+
+    def count(self, result: Result) -> None:
+        """Count one result."""
+        self.statuses[result.status] += 1
+        self.faces += len(result.faces)
+        self.first_problem = self.first_problem or result.error
+
+    def add(self, other: Tally) -> None:
+        """Add the counts of later results."""
+        self.statuses.update(other.statuses)
+        self.faces += other.faces
+        self.first_problem = self.first_problem or other.first_problem
+
+    def summary(self) -> str:
+        """Return the counts for people; those by status unless all are ``ok``."""
+        faces = "1 face" if self.faces == 1 else f"{self.faces:,} faces"
+        text = f"{faces} in " + ("1 image" if self.images == 1 else f"{self.images:,} images")
+        if self.statuses["ok"] == self.images:
+            return text
+        named = (
+            f"{self.statuses[name]:,} {name.replace('_', ' ')}"
+            for name in STATUSES
+            if self.statuses[name]
+        )
+        return f"{text}: {', '.join(named)}"
+
+
+# ---------------------------------------------------------------- the index of a file of results
+
+
+@dataclass(frozen=True)
+class Index:
+    """What is known of a file of results.
+
+    On disk: a magic line, lines of base64 with the digests, and one of JSON with everything else
+    and a checksum over all, so that an index that was cut short or changed is recognized.
+
+    Attributes:
+        tally: counts of its results.
+        digests: of its images' names, concatenated; see `digest`.
+        size: the file's, in bytes.
+        sha256: the file's.
+        run: what the run is of; empty for a part.
+    """
+
+    tally: Tally
+    digests: bytes
+    size: int
+    sha256: str
+    run: Mapping[str, Any]
+
+    def matches(self, file: Path) -> bool:
+        """Return whether a file is the one that this was written for."""
+        try:
+            return file.stat().st_size == self.size and sha256_of(file) == self.sha256
+        except OSError:
+            return False
+
+
+def write_index(
+    path: Path,
+    file: Path,
+    tally: Tally,
+    digests: Iterable[bytes],
+    run: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the index of a file of results; raises OSError as `open` does.
+
+    Args:
+        path: the index.
+        file: the results, as they are on disk.
+        tally: their counts.
+        digests: of their images' names, in pieces of any length.
+        run: what the run is of.
+    """
+    rest = {
+        "size": file.stat().st_size,
+        "sha256": sha256_of(file),
+        "run": dict(run or {}),
+        "statuses": dict(tally.statuses),
+        "faces": tally.faces,
+        "first_problem": tally.first_problem,
+    }
+    check = hashlib.sha256()
+    with path.open("wb") as index:
+        index.write(_MAGIC)
+        for piece in digests:
+            check.update(piece)
+            index.write(base64.b64encode(piece) + b"\n")
+        # ASCII alone: names that are not UTF-8 come back as they were.
+        text = json.dumps(rest)
+        check.update(text.encode("ascii"))
+        index.write(json.dumps({"rest": text, "check": check.hexdigest()}).encode("ascii"))
+
+
+def read_index(path: Path) -> Index:
+    """Read an index.
+
+    Raises:
+        OSError: as `open` does.
+        ValueError: if it is none, or damaged.
+    """
+    digests = bytearray()
+    try:
+        with path.open("rb") as index:
+            if index.readline() != _MAGIC:
+                raise ValueError("it is not an index of results")
+            while not (line := index.readline()).startswith(b"{"):
+                if not line:
+                    raise ValueError("it is cut short")
+                digests += base64.b64decode(line, validate=False)
+        last = json.loads(line)
+        check = hashlib.sha256(digests + last["rest"].encode("ascii"))
+        if check.hexdigest() != last["check"]:
+            raise ValueError("it has been changed")
+        rest = json.loads(last["rest"])
+        tally = Tally(Counter(rest["statuses"]), rest["faces"], rest["first_problem"])
+        return Index(tally, bytes(digests), rest["size"], rest["sha256"], rest["run"])
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"it has been changed: {error}") from error
+
+
+def digest(source: str | None) -> bytes:
+    """Return the 16-byte hash that stands for an image's name: a set of strings takes far more."""
+    name = (source or "").encode("utf-8", "surrogatepass")
+    found = hashlib.blake2b(name, digest_size=_DIGEST_BYTES).digest()
+    # NumPy strips NULs from the end of a string: one that had them would not be found again.
+    return found[:-1] + bytes([found[-1] | 1])
+
+
+class DigestSet:
+    """The names of many images, as a sorted array of their digests.
+
+    Args:
+        digests: of the names, concatenated.
+    """
+
+    def __init__(self, digests: bytes) -> None:
+        """See the class."""
+        import numpy as np
+
+        self._sorted = np.sort(np.frombuffer(digests, f"S{_DIGEST_BYTES}"))
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._sorted)
+
+    def __contains__(self, source: str | None) -> bool:
+        """Return whether a name is one of them."""
+        wanted = digest(source)
+        at = int(self._sorted.searchsorted(wanted))
+        return at < len(self._sorted) and bool(self._sorted[at] == wanted)
+
+
+# ---------------------------------------------------------------- the journal
 
 
 def parts_folder(output: Path) -> Path:
@@ -62,7 +237,7 @@ def parts_folder(output: Path) -> Path:
 
 
 def record_file(output: Path) -> Path:
-    """Return the file that says what a finished output was made from."""
+    """Return the index of a finished output."""
     return output.with_name(f".{output.name}.mien")
 
 
@@ -72,9 +247,9 @@ class Journal:
     Attributes:
         tally: counts of all results, those that were there at the start included.
         finished: the output is there already, and nothing has been added to it.
-        interrupted: there were parts of a run that did not come to its end.
-        damaged: parts that were there but not as they were written; their images are read again.
-        met: images that `remaining` has passed over, since they are done.
+        interrupted: there were parts of a run that did not finish.
+        damaged: parts that were not as they were written; their images are analyzed again.
+        skipped: images that `remaining` has passed over, since they are done.
     """
 
     def __init__(
@@ -85,8 +260,8 @@ class Journal:
         Args:
             output: the file that all results go to in the end; a link is followed.
             form: writes and joins the parts.
-            run: what the run is of, as JSON takes it; one that goes on must have the same, but for
-                more ``inputs``.
+            run: what the run is of, for JSON; a resumed run must have the same, but for more
+                ``inputs``.
             resume: go on where an earlier run was killed or has ended, if there was one.
 
         Raises:
@@ -98,7 +273,7 @@ class Journal:
         self.output = output.resolve() if output.is_symlink() else output
         self.tally = Tally()
         self.finished = self.interrupted = False
-        self.damaged = self.met = 0
+        self.damaged = self.skipped = 0
         self._form = form
         self._run: dict[str, Any] = json.loads(json.dumps(run))
         self._folder = parts_folder(self.output)
@@ -110,12 +285,12 @@ class Journal:
             raise OutputError(f"cannot write {output}: it is a folder, expected a file's name")
         self._lock = claim_folder(self._folder)
         try:
-            if os.path.lexists(self._record) and not is_index(self._record):
+            if os.path.lexists(self._record) and not _is_index(self._record):
                 raise UsageError(
                     f"{self._record} is there and not a file of mien's: move it away, or give "
                     "another --output"
                 )
-            self._done = sorted_digests(self._taken_up(resume=resume))
+            self._done = DigestSet(self._resumed() if resume else self._begun())
         except BaseException:
             release_folder(self._folder, self._lock)
             raise
@@ -129,31 +304,26 @@ class Journal:
         """Return itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Write what is left unless it is all finished."""
         try:
             # Where a full disk is the reason for leaving, it is said already.
             with suppress(OutputError):
                 self.flush()
         finally:
-            if not self._numbers:  # there is nothing to go on with
-                self._clear(keep=set())
+            if not self._numbers:  # there is nothing to resume
+                self._remove_own()
             release_folder(self._folder, self._lock)
 
-    def has(self, source: str) -> bool:
-        """Say whether an image's results were there at the start."""
-        return self.done > 0 and holds(self._done, source)
+    def __contains__(self, source: str) -> bool:
+        """Return whether an image's results were there at the start."""
+        return source in self._done
 
     def remaining(self, inputs: Iterable[Input]) -> Iterator[Input]:
         """Yield the inputs that have no results yet."""
         for one in inputs:
-            if self.has(one.source):
-                self.met += 1
+            if one.source in self._done:
+                self.skipped += 1
             else:
                 yield one
 
@@ -165,11 +335,12 @@ class Journal:
         """
         found = read_index(self._record)
         with replacing(self._part(1)) as temporary:
-            self._form.write_part(self.output, temporary)
+            self._form.to_part(self.output, temporary)
             self._write_index(1, temporary, found.tally, found.digests)
         self._numbers = [1]
         self._write_run()
         self.finished = False
+        self.skipped = 0
 
     def add(self, result: Result) -> None:
         """Take a result; it is on disk within about a second, or half a percent of the time."""
@@ -225,32 +396,37 @@ class Journal:
             raise OutputError(f"cannot write {self.output}: {reason}") from error
         self._numbers = []
 
-    def _taken_up(self, *, resume: bool) -> bytes:
-        """Return the digests of the images that are done; make the folder ready."""
-        file = self._folder / _RUN
-        if file.exists():
-            if not resume:
-                raise UsageError(
-                    f"{self._folder} holds the results of an interrupted run: add --resume to go "
-                    "on with it, or delete that folder to start anew"
-                )
-            self._check_same(self._read_run(), f"or delete {self._folder} to start anew")
-            self.interrupted = True
-            parts = dict(self._whole_parts())
-            self._numbers = sorted(parts)
-            self._clear(keep={_RUN, *self._part_files()})
-            self._write_run()
-            for number in self._numbers:
-                self.tally.add(parts[number].tally)
-            return b"".join(parts[number].digests for number in self._numbers)
-        self._clear(keep=set())
-        if resume and self.output.exists():
+    def _begun(self) -> bytes:
+        """Make the folder ready for a new run; returns no digests."""
+        if (self._folder / _RUN).exists():
+            raise UsageError(
+                f"{self._folder} holds the results of an interrupted run: add --resume to go "
+                "on with it, or delete that folder to start anew"
+            )
+        self._remove_own()
+        self._write_run()
+        return b""
+
+    def _resumed(self) -> bytes:
+        """Take up a run's parts or its output, if there are any; returns the images' digests."""
+        if not (self._folder / _RUN).exists():
+            if not self.output.exists():
+                return self._begun()
+            self._remove_own()
             found = self._finished_run()
             self.finished = True
             self.tally.add(found.tally)
             return found.digests
+        self._check_same(self._read_run(), f"or delete {self._folder} to start anew")
+        self.interrupted = True
+        parts = dict(self._whole_parts())
+        self._numbers = list(parts)
+        paths = (each for number in parts for each in (self._part(number), self._index(number)))
+        self._remove_own(keep={_RUN, *(path.name for path in paths)})
         self._write_run()
-        return b""
+        for index in parts.values():
+            self.tally.add(index.tally)
+        return b"".join(index.digests for index in parts.values())
 
     def _finished_run(self) -> Index:
         """Return the index of an output; raises UsageError if it is not one of this run."""
@@ -334,17 +510,12 @@ class Journal:
             return None
         return index if index.matches(self._part(number)) else None
 
-    def _clear(self, *, keep: set[str]) -> None:
-        """Remove what a kill has left half done, and nothing that has other names than mien's."""
+    def _remove_own(self, keep: Iterable[str] = ()) -> None:
+        """Remove what a kill has left half done, and nothing whose name is not mien's."""
         for path in self._folder.iterdir():
             if path.name not in keep and _OWN_NAMES.match(path.name):
                 with suppress(OSError):
                     path.unlink()
-
-    def _part_files(self) -> Iterator[str]:
-        for number in self._numbers:
-            yield self._part(number).name
-            yield self._index(number).name
 
     def _part(self, number: int) -> Path:
         return self._folder / f"part-{number:06d}{self._form.suffix}"
@@ -356,3 +527,11 @@ class Journal:
 def _shortened(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _is_index(path: Path) -> bool:
+    """Return whether a file may be overwritten by an index: it is one, damaged or not, or empty."""
+    if path.is_symlink() or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_MAGIC)) in (_MAGIC, b"")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mien.cli.options import MOST_THREADS, add_labels_option, number, whole
 from mien.cli.output import json_text, table_text, write_stdout
 from mien.core.errors import EXIT_DONE
+from mien.core.process import usable_cores
 
 if TYPE_CHECKING:
     from mien.inference.speed import Timing
@@ -59,10 +60,10 @@ def _run(args: argparse.Namespace) -> int:
     from mien import __version__
     from mien.core.models import bundled_models
     from mien.core.progress import Progress
-    from mien.inference.speed import BATCH_SIZES, core_count, machine, time_model
+    from mien.inference.speed import BATCH_SIZES, machine, time_model
 
     models = args.model or bundled_models()
-    counts = args.threads or sorted({1, core_count()})
+    counts = args.threads or sorted({1, usable_cores()})
     cases = [
         (model, threads, size) for model in models for threads in counts for size in BATCH_SIZES
     ]

@@ -26,7 +26,7 @@ from mien import __version__
 from mien.core.errors import MienError, ModelError, OutputError
 from mien.core.files import HOME_VARIABLE, cache_folder, obstacle
 from mien.core.models import DEFAULT_MODEL
-from mien.core.process import SWITCHES, disable_telemetry, reporting
+from mien.core.process import SWITCHES, disable_telemetry, reporting, usable_cores
 
 STATES: tuple[str, ...] = ("ok", "-", "bad")
 """It works; it is not there and need not be; it is broken or missing, and needed."""
@@ -91,9 +91,8 @@ def _system() -> Iterator[Finding]:
     )
     yield Finding("system", "platform", "ok", platform.platform(terse=True))
     total = os.cpu_count() or 1
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total
     machine = platform.machine() or "unknown"
-    yield Finding("system", "cpu", "ok", f"{usable} of {total} cores to use, {machine}")
+    yield Finding("system", "cpu", "ok", f"{usable_cores()} of {total} cores to use, {machine}")
     yield _telemetry()
 
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mien.batch.listing import Input
+from mien.batch.inputs import Input
 from mien.cli.inputs import STDIN, find_inputs, is_single
 from mien.cli.options import (
     add_finding_options,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mien.batch.loading import RecognizerOptions
+from mien.batch.inputs import RecognizerOptions
 
 if TYPE_CHECKING:
     from mien.data.class_folder import FaceOf

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mien.batch.loading import RecognizerOptions
+from mien.batch.inputs import RecognizerOptions
 from mien.cli.faces_in import face_finder
 from mien.cli.finetune_result import finish
 from mien.cli.options import MOST_THREADS, folder_name, number, whole

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
-from mien.batch.listing import Input, found_file, walk_folder
+from mien.batch.inputs import Input, found_file, walk_folder
 from mien.cli.output import note
 from mien.core.errors import InputError, UsageError
 from mien.core.file_types import IMAGE_SUFFIXES, PLAYLIST_SUFFIXES, VIDEO_SUFFIXES

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from mien.batch.loading import RecognizerOptions
+from mien.batch.inputs import RecognizerOptions
 from mien.core.file_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from mien.core.models import DEFAULT_MODEL, READINGS
 

@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 import logging
 import os
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from mien.core.errors import OutputError, one_line, printable
 from mien.core.files import replacing
+from mien.core.formats import csv_text as csv_text
+from mien.core.formats import json_text as json_text
 
 _GAP = "  "
 
 
 # ---------------------------------------------------------------- forms
-def json_text(value: object, *, indent: int | None = 2) -> str:
-    """Return ``value`` as JSON without a line end; NaN and infinity are refused (ValueError)."""
-    return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
-
-
-def csv_text(
-    rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, header: bool = True
-) -> str:
-    """Return rows as CSV lines with these columns, after a line of their names unless told not to.
-
-    None becomes an empty field; truth values become ``true`` and ``false`` as in JSON.
-    """
-    lines = [_csv_line(columns)] if header else []
-    for row in rows:
-        cells = (row[column] for column in columns)
-        lines.append(
-            _csv_line(str(cell).lower() if isinstance(cell, bool) else cell for cell in cells)
-        )
-    return "".join(lines)
-
-
 def table_text(
     header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()
 ) -> str:
@@ -89,13 +68,6 @@ def shorten(text: str, width: int) -> str:
             break
         kept = character + kept
     return "…" + kept
-
-
-def _csv_line(cells: Iterable[Any]) -> str:
-    buffer = io.StringIO()
-    # The writer quotes what its own line end holds: a lone \r in a name needs quotes as well as \n.
-    csv.writer(buffer, lineterminator="\r\n").writerow(cells)
-    return buffer.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _character_width(character: str) -> int:

@@ -8,11 +8,12 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mien.batch.listing import Input
-from mien.batch.tally import Tally
+from mien.batch.inputs import Input
+from mien.batch.journal import Tally
 from mien.cli.inputs import STDIN, Inputs, find_inputs, find_videos, is_single, url_reader
 from mien.cli.options import (
     add_batch_options,
@@ -38,7 +39,9 @@ from mien.core.web_address import is_web_address, shown_address
 
 if TYPE_CHECKING:
     from mien.batch.engines import Engine
+    from mien.batch.inputs import RecognizerOptions
     from mien.core.results import Face, Result
+    from mien.inference.recognizer import Recognizer
 
 _FORMAT_OF_SUFFIX = {
     ".json": "json",
@@ -234,16 +237,13 @@ def _is_in_parts(args: argparse.Namespace, shape: str) -> bool:
 
 # ---------------------------------------------------------------- into a file, part by part
 def _in_parts(args: argparse.Namespace, shape: str) -> Tally:
-    from mien.batch.engines import make_engine
-    from mien.batch.formats import part_format
-    from mien.batch.running import Reading, Target, run_batch
+    from mien.batch.run import run_batch
+    from mien.batch.tables import part_format
 
     inputs = _inputs(args)
     options = recognizer_options(args)
     recognizer = options.load()
     form = part_format(shape, recognizer.labels, recognizer.model)
-    target = Target(args.output, form, resume=args.resume, quiet=args.quiet)
-    reading = Reading(inputs.unique(), inputs.unread().unique())
     run = {
         "model": recognizer.model.sha256,
         # They are beside the file that the hash is of, and change results too.
@@ -255,9 +255,32 @@ def _in_parts(args: argparse.Namespace, shape: str) -> Tally:
         "columns": len(table_columns(recognizer.labels)),
         **_origin(inputs, args.output),
     }
-    tally = run_batch(reading, make_engine(args, options, recognizer), target, run)
+    tally = run_batch(
+        inputs.unique(),
+        _engine(args, options, recognizer),
+        args.output,
+        form,
+        run,
+        resume=args.resume,
+        counted=inputs.unread().unique(),
+        say=None if args.quiet else partial(note, quiet=False),
+    )
     inputs.note_left_out(quiet=args.quiet)
     return tally
+
+
+def _engine(args: argparse.Namespace, options: RecognizerOptions, recognizer: Recognizer) -> Engine:
+    from mien.batch.engines import make_engine
+
+    return make_engine(
+        args.engine,
+        options,
+        recognizer,
+        address=args.address,
+        workers=args.workers,
+        batch_size=args.batch_size,
+        timeout=args.timeout,
+    )
 
 
 def _inputs(args: argparse.Namespace) -> Inputs:
@@ -282,8 +305,6 @@ def _origin(inputs: Inputs, output: Path) -> dict[str, Any]:
 
 # ---------------------------------------------------------------- to stdout, or to a file at once
 def _at_once(args: argparse.Namespace, shape: str) -> Tally:
-    from mien.batch.engines import make_engine
-
     found = _inputs(args)
     inputs = list(found)
     pictures = _picture_paths(args.annotate, [one.source for one in inputs])
@@ -293,7 +314,7 @@ def _at_once(args: argparse.Namespace, shape: str) -> Tally:
     found.note_left_out(quiet=args.quiet)
     options = recognizer_options(args)
     recognizer = options.load()
-    engine = make_engine(args, options, recognizer)
+    engine = _engine(args, options, recognizer)
     tally, drawn = Tally(), 0
     shows = _may_draw(args, shape, len(inputs))
     with image_writer(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mien.batch.listing import Input
+from mien.batch.inputs import Input
 from mien.cli.inputs import is_single
 from mien.cli.options import recognizer_options
 from mien.cli.output import json_text, note, write_output

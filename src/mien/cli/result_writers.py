@@ -219,7 +219,7 @@ class _VideoParquet(Writer):
     """The rows of CSV with their types, in row groups."""
 
     def __init__(self, path: Path, labels: Sequence[str], model: ModelInfo) -> None:
-        from mien.batch.parquet import results_schema  # says so where pyarrow is missing
+        from mien.batch.tables import results_schema  # says so where pyarrow is missing
 
         pa, pq = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet"))
         self._schema = results_schema(labels, model, smoothed=True)

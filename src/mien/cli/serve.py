@@ -27,7 +27,7 @@ from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED
 if TYPE_CHECKING:
     import socket
 
-    from mien.batch.loading import RecognizerOptions
+    from mien.batch.inputs import RecognizerOptions
     from mien.inference.recognizer import Recognizer
     from mien.service.limits import Limits
     from mien.service.service import Service

@@ -109,7 +109,7 @@ def _start(args: argparse.Namespace) -> RunFolder:
 
 
 def _start_on_ray(args: argparse.Namespace, config: Config, folder: Path) -> RunFolder:
-    from mien.batch.ray_cluster import cluster
+    from mien.batch.ray_engine import cluster
     from mien.training.backend import check_installed
     from mien.training.ray_training import on_torch, train_on_ray
     from mien.training.run_folder import new_run
@@ -128,7 +128,7 @@ def _resume(args: argparse.Namespace) -> RunFolder:
     if args.set or args.folder:
         raise UsageError("--resume goes on with the run's own recipe: leave out --set and --run")
     if args.engine == "ray":
-        from mien.batch.ray_cluster import cluster
+        from mien.batch.ray_engine import cluster
         from mien.training.ray_training import resume_on_ray
         from mien.training.run_folder import open_run
 

@@ -116,6 +116,13 @@ class ForkLock:
         self._lock = threading.Lock()
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 # ---------------------------------------------------------------- telemetry
 # Some packages report usage to their maker unless an environment variable says otherwise when they
 # are loaded. mien sets it before it loads one of them, and respects what the user has set.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ import numpy as np
 from mien.core.errors import UsageError
 from mien.core.faces import FACE_SIZE
 from mien.core.onnx_runtime import onnxruntime
+from mien.core.process import usable_cores
 from mien.inference.classifier import Classifier
 
 BATCH_SIZES: tuple[int, ...] = (1, 32)
@@ -110,18 +110,11 @@ def time_model(
     )
 
 
-def core_count() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def machine() -> dict[str, Any]:
     """Return what figures depend on: processor, cores, system and versions."""
     return {
         "processor": _processor(),
-        "cores": core_count(),
+        "cores": usable_cores(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "onnxruntime": onnxruntime.__version__,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from starlette.responses import Response
 
-from mien.cli.output import json_text
+from mien.core.formats import json_text
 
 ERROR_SCHEMA = "mien-error/1"
 """Name and version of the JSON form of errors."""

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from mien.batch.listing import Input
-from mien.batch.loading import RecognizerOptions
-from mien.batch.local import FEW_IMAGES, LocalEngine
+from mien.batch.engines import IN_PROCESS_IMAGES, LocalEngine
+from mien.batch.inputs import Input, RecognizerOptions
 from mien.core.errors import MienError
 from mien.core.results import Result
 from mien.inference.recognizer import Recognizer
@@ -35,9 +34,13 @@ class Deadly(RecognizerOptions):
 
 class Crashing(Recognizer):
     def analyze_many(self, images: Any, **options: Any) -> list[Result]:
-        if any("deadly" in str(image) for image in images):
+        return super().analyze_many(map(self.reading, images), **options)
+
+    @staticmethod
+    def reading(image: Any) -> Any:
+        if "deadly" in str(image):
             os._exit(9)
-        return super().analyze_many(images, **options)
+        return image
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,15 @@ class Slow(RecognizerOptions):
 
 class Hanging(Recognizer):
     def analyze_many(self, images: Any, **options: Any) -> list[Result]:
-        for image in images:
-            if str(image).startswith("hangs"):
-                time.sleep(1000)
-            if str(image).startswith("deadly"):
-                os.kill(os.getpid(), signal.SIGSEGV)
-        return super().analyze_many(images, **options)
+        return super().analyze_many(map(self.reading, images), **options)
+
+    @staticmethod
+    def reading(image: Any) -> Any:
+        if str(image).startswith("hangs"):
+            time.sleep(1000)
+        if str(image).startswith("deadly"):
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return image
 
 
 @pytest.fixture
@@ -66,7 +72,7 @@ def options(tiny_model: Path) -> RecognizerOptions:
 
 @pytest.fixture
 def inputs(tmp_path: Path, make_pictures: Callable[..., list[str]]) -> list[Input]:
-    paths = make_pictures(tmp_path / "d", FEW_IMAGES + 30)
+    paths = make_pictures(tmp_path / "d", IN_PROCESS_IMAGES + 30)
     return [Input(path, content=path) for path in [*paths, str(tmp_path / "missing.png")]]
 
 
@@ -196,7 +202,7 @@ def test_a_run_that_goes_on_outlives_what_ended_it(
     given = [*inputs[:2], Input("deadly.png", content="deadly.png"), inputs[3]]
     source = Deadly(str(tiny_model), detector="none")
     engine = LocalEngine(source, options.load(), workers=1, batch_size=64)
-    statuses = [result.status for result in engine(given, careful=True)]
+    statuses = [result.status for result in engine(given, isolate=True)]
     assert statuses == ["ok", "ok", "error", "ok"]
 
 
@@ -206,5 +212,5 @@ def test_more_workers_than_images_are_never_started(
 ) -> None:
     engine = LocalEngine(options, options.load(), workers=1_000_000, batch_size=10**9)
     assert [one.source for one in engine(inputs[:count])] == [one.source for one in inputs[:count]]
-    careful = list(engine(inputs[:count], careful=True))
+    careful = list(engine(inputs[:count], isolate=True))
     assert [one.source for one in careful] == [one.source for one in inputs[:count]]

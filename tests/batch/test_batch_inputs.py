@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from mien.batch import listing
-from mien.batch.listing import found_file, walk_folder
+from mien.batch import inputs
+from mien.batch.inputs import found_file, walk_folder
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="needs links, pipes and names as on Unix")
 
@@ -48,7 +48,7 @@ def test_the_current_folder_gives_bare_names() -> None:
 
 
 def test_large_folders_come_in_sorted_runs_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "SORTED_AT_ONCE", 4)
+    monkeypatch.setattr(inputs, "SORTED_AT_ONCE", 4)
     names = [f"d/{number}.png" for number in range(10)]
     touch(*names, *(f"d/{number}.txt" for number in range(10)))
     assert sorted(sources()) == names

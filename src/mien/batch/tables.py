@@ -1,0 +1,177 @@
+"""The formats that results are written in part by part: JSON lines, CSV, Parquet."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from mien.core.errors import MissingExtra, UsageError
+from mien.core.formats import csv_text, json_text
+from mien.core.results import SCHEMA, ModelInfo, Result, result_rows, table_columns
+
+FORMATS: tuple[str, ...] = ("jsonl", "csv", "parquet")
+
+ROW_GROUP_ROWS = 50_000
+"""Rows of a Parquet file that are in memory together while parts are joined."""
+
+
+def part_format(name: str, labels: Sequence[str], model: ModelInfo) -> PartFormat:
+    """Return one of `FORMATS` for the results of a model.
+
+    Raises:
+        MissingExtra: if it is Parquet and pyarrow is not installed.
+        UsageError: if there is no such format.
+    """
+    if name == "jsonl":
+        return TextFormat(
+            ".jsonl",
+            "",
+            lambda results: "".join(
+                json_text(one.to_dict(), indent=None) + "\n" for one in results
+            ),
+        )
+    if name == "csv":
+        columns = table_columns(labels)
+        return TextFormat(
+            ".csv",
+            csv_text([], columns),
+            lambda results: csv_text(_rows(results, labels), columns, header=False),
+        )
+    if name == "parquet":
+        return ParquetFormat(labels, model)
+    raise UsageError(f"expected a format of {', '.join(FORMATS)}, got {name!r}")
+
+
+class TextFormat:
+    """Lines of text; parts have no header, the whole file has one.
+
+    All methods raise OSError as `open` does.
+
+    Args:
+        suffix: of a file's name.
+        header: the first lines of a whole file.
+        text: returns the lines of results.
+    """
+
+    def __init__(self, suffix: str, header: str, text: Callable[[Iterable[Result]], str]) -> None:
+        """See the class."""
+        self.suffix = suffix
+        self._header = header.encode()
+        self._text = text
+
+    def write(self, results: Sequence[Result], path: Path) -> None:
+        """Write results as a part."""
+        # The halves of a file name that is not UTF-8 come out as JSON's own escapes.
+        path.write_bytes(self._text(results).encode("utf-8", errors="backslashreplace"))
+
+    def join(self, parts: Iterator[Path], path: Path) -> None:
+        """Write all parts, in their order, as one complete file."""
+        with path.open("wb") as whole:
+            whole.write(self._header)
+            for part in parts:
+                with part.open("rb") as file:
+                    shutil.copyfileobj(file, whole)
+
+    def to_part(self, whole: Path, path: Path) -> None:
+        """Write the results of a complete file as a part."""
+        with whole.open("rb") as file, path.open("wb") as part:
+            file.seek(len(self._header))
+            shutil.copyfileobj(file, part)
+
+
+class ParquetFormat:
+    """One row a face, one row where there is none; see `mien.core.results.table_columns`."""
+
+    suffix = ".parquet"
+
+    def __init__(self, labels: Sequence[str], model: ModelInfo) -> None:
+        """Take the model and its labels; raises MissingExtra if pyarrow is not installed."""
+        self._pa, self._parquet = pyarrow_modules()
+        self._labels = tuple(labels)
+        self._schema = results_schema(labels, model)
+
+    def write(self, results: Sequence[Result], path: Path) -> None:
+        """Write results as a part; raises OSError as `open` does."""
+        rows = [_utf8(row) for row in _rows(results, self._labels)]
+        table = self._pa.Table.from_pylist(rows, schema=self._schema)
+        self._parquet.write_table(table, path, compression="zstd")
+
+    def join(self, parts: Iterator[Path], path: Path) -> None:
+        """Write all parts as one file, in row groups of about `ROW_GROUP_ROWS`."""
+        with self._parquet.ParquetWriter(path, self._schema, compression="zstd") as writer:
+            waiting: list[Any] = []
+            rows = 0
+            for table in self._row_groups(parts):
+                waiting.append(table)
+                rows += table.num_rows
+                if rows >= ROW_GROUP_ROWS:
+                    writer.write_table(self._pa.concat_tables(waiting), row_group_size=rows)
+                    waiting, rows = [], 0
+            if waiting:
+                writer.write_table(self._pa.concat_tables(waiting), row_group_size=max(1, rows))
+
+    def to_part(self, whole: Path, path: Path) -> None:
+        """Write the results of a complete file as a part, which is a file of its own."""
+        shutil.copyfile(whole, path)
+
+    def _row_groups(self, parts: Iterator[Path]) -> Iterator[Any]:
+        """Yield tables that fit into memory: a part may be the whole file of an earlier run."""
+        for part in parts:
+            with self._parquet.ParquetFile(part) as file:
+                for number in range(file.num_row_groups):
+                    yield file.read_row_group(number)
+
+
+PartFormat: TypeAlias = TextFormat | ParquetFormat
+
+
+def results_schema(
+    labels: Sequence[str], model: ModelInfo | None = None, *, smoothed: bool = False
+) -> Any:
+    """Return the `pyarrow.Schema` of a table of results; the model goes to its metadata.
+
+    Args:
+        labels: the model's.
+        model: the model.
+        smoothed: with the columns of a video, as `mien.core.results.table_columns`.
+
+    Raises:
+        MissingExtra: if pyarrow is not installed.
+    """
+    pa, _ = pyarrow_modules()
+    types = {
+        "frame": pa.int64(),
+        **dict.fromkeys(("source", "status", "emotion", "smoothed_emotion"), pa.string()),
+        **dict.fromkeys(("face_id", "track_id", "x", "y", "w", "h"), pa.int32()),
+        "uncertain": pa.bool_(),
+    }
+    columns = table_columns(labels, smoothed=smoothed)
+    fields = [pa.field(name, types.get(name, pa.float64())) for name in columns]
+    metadata = {"mien.schema": SCHEMA}
+    if model is not None:
+        metadata["mien.model"] = json.dumps(model.to_dict())
+    return pa.schema(fields, metadata=metadata)
+
+
+def pyarrow_modules() -> tuple[Any, Any]:
+    """Return pyarrow and pyarrow.parquet; raises MissingExtra if they are not installed."""
+    try:
+        return import_module("pyarrow"), import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise MissingExtra("batch", "a Parquet file") from error
+
+
+def _rows(results: Iterable[Result], labels: Sequence[str]) -> Iterator[dict[str, Any]]:
+    return (row for one in results for row in result_rows(one, labels))
+
+
+def _utf8(row: dict[str, Any]) -> dict[str, Any]:
+    """Escape the halves of a file name that is not UTF-8, as CSV has them."""
+    source = row["source"]
+    if source is None or source.isascii():
+        return row
+    return {**row, "source": source.encode("utf-8", "backslashreplace").decode()}

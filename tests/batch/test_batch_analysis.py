@@ -1,0 +1,166 @@
+"""A chunk has one result an image, whatever one does to the recognizer, or how long it takes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from batch_maker import alike
+from mien.api import Recognizer, load
+from mien.batch.analysis import Clock, ImageTimeout, analyze_chunk, analyze_with_timeout, chunked
+from mien.batch.inputs import Input
+from mien.core.errors import ModelError
+from mien.core.results import Result
+
+
+class Fragile(Recognizer):
+    """Fails in a way of its own, or in the network's, where an image with a certain name is."""
+
+    def analyze_many(self, images: Any, **options: Any) -> list[Result]:
+        return super().analyze_many(map(self.reading, images), **options)
+
+    @staticmethod
+    def reading(image: Any) -> Any:
+        if "poison" in str(image):
+            raise ZeroDivisionError("no good")
+        if "nan" in str(image):
+            raise ModelError("the model gave what is not a number")
+        return image
+
+
+@pytest.fixture
+def fragile(tiny_model: Path) -> Fragile:
+    whole = load(tiny_model, detector="none")
+    return Fragile(whole.classifier, whole.detector)
+
+
+def inputs(paths: Sequence[str]) -> list[Input]:
+    return [Input(path, content=path) for path in paths]
+
+
+def test_chunks_have_everything_once_in_order() -> None:
+    assert list(chunked(range(5), 2)) == [[0, 1], [2, 3], [4]]
+    assert list(chunked([])) == []
+
+
+def test_results_are_those_of_the_recognizer(
+    fragile: Fragile, tmp_path: Path, make_pictures: Callable[..., list[str]]
+) -> None:
+    paths = make_pictures(tmp_path, 5)
+    found = analyze_chunk(fragile, inputs(paths), batch_size=2)
+    expected = fragile.analyze_many(paths)
+    assert alike([one.to_dict() for one in found], [one.to_dict() for one in expected])
+
+
+def test_an_image_that_breaks_the_recognizer_is_an_error_and_the_others_are_read(
+    fragile: Fragile, tmp_path: Path, make_pictures: Callable[..., list[str]]
+) -> None:
+    first, second = make_pictures(tmp_path, 2)
+    found = analyze_chunk(fragile, inputs([first, "poison.png", second]), batch_size=64)
+    assert [one.status for one in found] == ["ok", "error", "ok"]
+    assert found[1].error == "poison.png: ZeroDivisionError: no good"
+    assert found[1].source == "poison.png"
+
+
+def test_a_network_that_fails_ends_the_run(fragile: Fragile) -> None:
+    with pytest.raises(ModelError, match="not a number"):
+        analyze_chunk(fragile, inputs(["nan.png"]), batch_size=64)
+
+
+def test_an_input_with_a_problem_is_unreadable(fragile: Fragile) -> None:
+    (found,) = analyze_chunk(fragile, [Input("p.png", problem="p.png is a pipe")], batch_size=64)
+    assert (found.status, found.error) == ("unreadable", "p.png is a pipe")
+
+
+def test_a_huge_file_is_not_read(fragile: Fragile, tmp_path: Path) -> None:
+    huge = tmp_path / "huge.png"
+    with huge.open("wb") as file:
+        file.truncate((1 << 30) + 1)  # no disk is used: there is nothing in it
+    (found,) = analyze_chunk(fragile, inputs([str(huge)]), batch_size=64)
+    assert found.status == "unreadable"
+    assert found.error == f"{huge} is too large: expected at most 1 GiB, got 1,073,741,825 bytes"
+
+
+def test_a_result_has_its_inputs_name_wherever_it_was_read_from(
+    fragile: Fragile, tmp_path: Path
+) -> None:
+    one = Input("a.png", content=str(tmp_path / "a.png"))
+    (found,) = analyze_chunk(fragile, [one], batch_size=64)
+    assert (found.source, found.error) == ("a.png", "a.png: no such file")
+
+
+# With a timeout
+
+
+class Sleepy(Recognizer):
+    def analyze_many(self, images: Any, **options: Any) -> list[Result]:
+        return super().analyze_many(map(self.reading, images), **options)
+
+    @staticmethod
+    def reading(image: Any) -> Any:
+        time.sleep(1000 if str(image).startswith("hangs") else 0.2)
+        return image
+
+
+@pytest.fixture
+def sleepy(tiny_model: Path) -> Recognizer:
+    whole = load(tiny_model, detector="none")
+    return Sleepy(whole.classifier, whole.detector)
+
+
+@pytest.fixture
+def six(tmp_path: Path, make_pictures: Callable[..., list[str]]) -> list[Input]:
+    return inputs(make_pictures(tmp_path / "d", 6))
+
+
+def test_many_images_may_take_longer_than_one(sleepy: Recognizer, six: list[Input]) -> None:
+    results = analyze_with_timeout(sleepy, six, batch_size=64, timeout=1)
+    assert [one.status for one in results] == ["ok"] * 6
+
+
+def test_the_image_that_hangs_is_named_whatever_cannot_be_read(
+    sleepy: Recognizer, six: list[Input]
+) -> None:
+    gone = Input("pipe.png", problem="pipe.png is a pipe: expected an image file")
+    chunk = [six[0], gone, Input("hangs.png", content="hangs.png"), six[1]]
+    with pytest.raises(ImageTimeout) as caught:
+        analyze_with_timeout(sleepy, chunk, batch_size=64, timeout=0.5)
+    assert caught.value.index == 2
+
+
+def test_an_interrupt_stops_the_thread_at_its_next_image(
+    sleepy: Recognizer, six: list[Input], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: Clock) -> float:
+        raise KeyboardInterrupt
+
+    before = threading.active_count()
+    monkeypatch.setattr(Clock, "now", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        analyze_with_timeout(sleepy, six * 100, batch_size=64, timeout=60)
+    time.sleep(0.1)
+    assert threading.active_count() == before
+
+
+def test_what_goes_wrong_comes_out_as_it_is(sleepy: Recognizer, six: list[Input]) -> None:
+    sleepy.analyze_many = fail  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        analyze_with_timeout(sleepy, six, batch_size=64, timeout=60)
+
+
+def fail(*_: object, **__: object) -> list[Result]:
+    raise KeyboardInterrupt
+
+
+def test_a_machine_that_slept_makes_no_image_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = iter([100.0, 100.5, 5000.0, 5000.25])
+    ticks = SimpleNamespace(monotonic=lambda: next(moments))
+    monkeypatch.setattr("mien.batch.analysis.time", ticks)
+    clock = Clock()
+    assert [clock.now() for _ in range(3)] == [0.5, 1.5, 1.75]
