@@ -4,13 +4,13 @@ VENV ?= .venv
 # What `make lock UPGRADE=1` passes on: newest versions instead of the ones that are locked.
 UPGRADE ?=
 
-# The GPU kit (docs/gpu.md): what is packed, how large at most, where; where it works and leaves results.
+# The GPU kit (lab/README.md): what is packed, how large at most, where; where it works and leaves results.
 DATA ?= archive
 VOTES ?=
 PACK_MB ?= 60
 PACK ?= $(if $(wildcard faces.pack.npz),.,build/gpu-pack)
 WORK ?= build/gpu-work
-PLAN ?= configs/gpu/plan.toml
+PLAN ?= lab/configs/plan.toml
 OUT ?=
 
 RUN := $(VENV)/bin/python
@@ -21,7 +21,7 @@ COMPILE := $(RUN) -m uv pip compile --quiet --universal --generate-hashes --pyth
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo dev test fuzz lint format lock clean pack-gpu train-gpu
+.PHONY: help demo dev test fuzz lint format lock clean lab-test lab-pack lab-train
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -56,12 +56,15 @@ lock: $(VENV)/.dev ## pin every dependency anew after pyproject.toml changed (UP
 	$(COMPILE) pyproject.toml --constraint locks/dev.txt --output-file locks/core.txt
 	$(COMPILE) --group build --constraint locks/dev.txt --output-file locks/build.txt
 
-pack-gpu: $(VENV)/.dev ## pack for make train-gpu on a machine without a network (DATA=archive PACK_MB=60)
-	$(RUN) -m mien.training.gpu pack --data "$(DATA)" $(if $(VOTES),--votes "$(VOTES)") --limit $(PACK_MB) --output "$(PACK)"
+lab-test: $(VENV)/.dev ## run the tests of lab/, what only makers of the released models need
+	$(RUN) -m pytest lab/tests
+
+lab-pack: $(VENV)/.dev ## pack for make lab-train on a machine without a network (DATA=archive PACK_MB=60)
+	$(RUN) -m lab.gpu pack --data "$(DATA)" $(if $(VOTES),--votes "$(VOTES)") --limit $(PACK_MB) --output "$(PACK)"
 
 # On the GPU's machine there is no .venv: its own Python holds JAX or torch, the pack brings the rest.
-train-gpu: ## teachers, student, export and report in 25 minutes on one large GPU; again, to go on
-	@PYTHONPATH=src $(PYTHON) -m mien.training.gpu run --plan "$(PLAN)" --pack "$(PACK)" --work "$(WORK)" $(if $(OUT),--output "$(OUT)")
+lab-train: ## teachers, student, export and report in 25 minutes on one large GPU; again, to go on
+	@PYTHONPATH=src:. $(PYTHON) -m lab.gpu run --plan "$(PLAN)" --pack "$(PACK)" --work "$(WORK)" $(if $(OUT),--output "$(OUT)")
 
 clean: ## remove the environment and all caches
 	rm -rf "$(VENV)" .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

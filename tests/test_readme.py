@@ -70,9 +70,6 @@ OWN_RUN = f"{TRAIN}/reference.toml --set data.source=archive --run outputs/mine"
 RELEASE = [
     f"{TRAIN}/{recipe}.toml --set data.source=archive --run outputs/{run}"
     for recipe, run in (
-        ("gpu/vgg", "vgg"),
-        ("gpu/resnet18", "resnet18"),
-        ("gpu/seresnet18", "seresnet18"),
         ("release-first", "mien-b0-first"),
         ("release", "mien-b0"),
     )

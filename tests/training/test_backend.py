@@ -16,7 +16,6 @@ from mien.core.errors import MissingExtra, UsageError
 from mien.training.backend import (
     check_installed,
     import_keras,
-    keras_backend,
     prepare_backend,
     seed_step,
     stderr_held_back,
@@ -48,38 +47,6 @@ def test_another_backend_is_asked_for_by_its_own_name(monkeypatch: pytest.Monkey
     with pytest.raises(UsageError, match=r'"torch" needs a package .* pip install torch') as caught:
         check_installed(TrainingSettings(backend="torch"))
     assert not isinstance(caught.value, MissingExtra)
-
-
-def test_on_cuda_keras_builds_networks_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (keras_backend("cuda"), keras_backend("jax")) == ("torch", "jax")
-    without("torch", monkeypatch)
-    with pytest.raises(UsageError, match=r'"cuda" needs a package .* pip install torch'):
-        check_installed(TrainingSettings(backend="cuda"))
-
-
-def test_on_cuda_keras_works_in_float32_on_whatever_it_runs(keras_ready: None) -> None:
-    pytest.importorskip("torch")
-    import keras
-
-    settings = tiny_config(training_backend="cuda", training_precision="mixed_bfloat16").training
-    prepare_backend(settings)
-    assert keras.config.dtype_policy().name == "float32"
-    assert keras.backend.backend() == "tensorflow"
-
-
-def test_on_cuda_a_new_process_has_keras_on_torch() -> None:
-    pytest.importorskip("torch")
-    code = (
-        "from mien.training.backend import prepare_backend\n"
-        "from mien.training.settings import TrainingSettings\n"
-        "prepare_backend(TrainingSettings(backend='cuda'))\n"
-        "import keras\n"
-        "print(keras.backend.backend())\n"
-    )
-    answer = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
-    )
-    assert answer.stdout.strip() == "torch"
 
 
 def test_another_backend_does_not_need_tensorflow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,8 +141,6 @@ def test_on_torch_each_step_has_a_seed_of_its_own(monkeypatch: pytest.MonkeyPatc
     assert seeds[1] == seeds[4]
     seed_step(TrainingSettings(backend="tensorflow"), 0, 0)
     assert len(seeds) == 5
-    seed_step(TrainingSettings(backend="cuda", seed=1), 0, 0)
-    assert seeds[5] == seeds[0]
 
 
 def test_native_messages_are_held_back_without_stderr(monkeypatch: pytest.MonkeyPatch) -> None:

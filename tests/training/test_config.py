@@ -181,11 +181,15 @@ def test_rates_of_blocks_are_of_adamw_alone() -> None:
         config_from_tables({"training": {"optimizer": "sgd", "layer_decay": 0.8}})
 
 
-def test_sharp_teachers_need_views_that_come_again_except_on_the_backend_cuda() -> None:
+def test_the_engine_of_the_lab_is_refused_by_name() -> None:
+    with pytest.raises(UsageError, match=r'"cuda" .* python -m lab\.gpu train .*lab/README\.md'):
+        config_from_tables({"training": {"backend": "cuda"}})
+
+
+def test_sharp_teachers_need_views_that_come_again() -> None:
     tables: dict[str, Any] = {"distill": {"teachers": ["runs/a"], "sharp": True}}
     with pytest.raises(UsageError, match=r"distill\.sharp = true needs views that come again"):
         config_from_tables(tables)
-    assert config_from_tables({**tables, "training": {"backend": "cuda"}}).distill.sharp
     tables["distill"]["views"] = 4
     assert config_from_tables(tables).distill.sharp
 

@@ -21,11 +21,6 @@ from mien.training.settings import TrainingSettings
 _BACKENDS = ("tensorflow", "torch", "jax")
 
 
-def keras_backend(name: str) -> str:
-    """Return what Keras runs on under a recipe's backend: on "cuda" it builds networks in torch."""
-    return "torch" if name == "cuda" else name
-
-
 def check_installed(settings: TrainingSettings) -> None:
     """Check that all that a run needs up to its end is installed, without importing it.
 
@@ -33,7 +28,7 @@ def check_installed(settings: TrainingSettings) -> None:
         MissingExtra: if a package of the extra is not installed.
         UsageError: if it is the backend that the recipe chose instead of TensorFlow.
     """
-    package = keras_backend(settings.backend)
+    package = settings.backend
     of_the_extra = {"keras", "sklearn", "matplotlib", *{package} & {"tensorflow"}}
     if any(importlib.util.find_spec(each) is None for each in of_the_extra):
         raise MissingExtra("train", "training")
@@ -47,29 +42,23 @@ def check_installed(settings: TrainingSettings) -> None:
 def prepare_backend(settings: TrainingSettings) -> None:
     """Set up Keras with a recipe's backend, threads, precision and seed.
 
-    With "cuda" Keras only builds, reads and writes networks, in float32, and one that runs already,
-    on whatever backend, will do.
-
     Raises:
         UsageError: if Keras already runs on another backend in this process, or TensorFlow with
             another number of threads; or as `check_installed`.
     """
     check_installed(settings)
-    backend, alone = keras_backend(settings.backend), settings.backend == "cuda"
     loaded = sys.modules.get("keras")
-    if loaded is not None and loaded.backend.backend() != backend and not alone:
+    if loaded is not None and loaded.backend.backend() != settings.backend:
         raise UsageError(
             f"training.backend = {settings.backend!r}, but Keras already runs on "
             f"{loaded.backend.backend()}: start a new process"
         )
     if loaded is None:
-        os.environ["KERAS_BACKEND"] = backend
-        if alone:  # a network that is only built and saved has nothing to do on a GPU
-            os.environ.setdefault("KERAS_TORCH_DEVICE", "cpu")
+        os.environ["KERAS_BACKEND"] = settings.backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with stderr_held_back():
         _set_threads(settings.backend, settings.threads)
-        keras = import_keras("float32" if alone else settings.precision)
+        keras = import_keras(settings.precision)
         # On any backend, Keras imports TensorFlow here if it is installed.
         keras.utils.set_random_seed(settings.seed)
 
@@ -82,7 +71,7 @@ def prepare_keras(preferred: str) -> None:
         UsageError: as `import_keras`.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    order = sorted(_BACKENDS, key=lambda name: name != keras_backend(preferred))
+    order = sorted(_BACKENDS, key=lambda name: name != preferred)
     found = [name for name in order if importlib.util.find_spec(name) is not None]
     if importlib.util.find_spec("keras") is None or not found:
         raise MissingExtra("train", "exporting a network")
@@ -130,7 +119,7 @@ def seed_step(settings: TrainingSettings, epoch: int, step: int, *, rank: int = 
         step: of the epoch.
         rank: of this process in a team; each member draws for images of its own.
     """
-    if keras_backend(settings.backend) == "torch":
+    if settings.backend == "torch":
         import torch
 
         key = [settings.seed, epoch, step] + [rank] * (rank > 0)
@@ -164,13 +153,12 @@ def _set_threads(backend: str, threads: int) -> None:
     """Set the threads of a backend, 0 for all, and make it deterministic where it can be."""
     if backend == "tensorflow":
         _set_tensorflow_threads(threads)
-    elif backend in ("torch", "cuda"):
+    elif backend == "torch":
         import torch
 
         if threads:
             torch.set_num_threads(threads)
-        if backend == "torch":
-            torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.use_deterministic_algorithms(True, warn_only=True)
     elif threads == 1:
         os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 

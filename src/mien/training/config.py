@@ -57,11 +57,9 @@ class Config:
                 "name their file in data.votes"
             )
         self._check_votes_of_teachers()
-        live = training.backend == "cuda"
-        if self.distill.sharp and self.distill.teachers and not (self.distill.views or live):
+        if self.distill.sharp and self.distill.teachers and not self.distill.views:
             raise UsageError(
-                "distill.sharp = true needs views that come again: set distill.views, as 30, or "
-                'training.backend = "cuda"'
+                "distill.sharp = true needs views that come again: set distill.views, as 30"
             )
         if self.data.votes and self.data.labels:
             raise UsageError("data.votes are on the seven emotions: leave data.labels empty")

@@ -23,8 +23,7 @@ class DistillSettings:
         votes: share of the evidence of FER+ votes (``data.votes``) on an image's label that is
             added to the teachers' logits; about 0.5, for both saw the same image; 0 is off.
         sharp: teachers see each view before it is blurred, shrunk and coded as JPEG, so that the
-            student learns to read such faces as it reads sharp ones; needs ``views``, except on
-            the backend "cuda".
+            student learns to read such faces as it reads sharp ones; needs ``views``.
     """
 
     teachers: tuple[str, ...] = ()

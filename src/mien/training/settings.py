@@ -30,7 +30,7 @@ BACKBONES = (
 TARGETS = ("labels", "votes")
 SCHEDULES = ("cosine", "plateau", "constant")
 PRECISIONS = ("float32", "mixed_bfloat16")
-BACKENDS = ("tensorflow", "torch", "jax", "cuda")
+BACKENDS = ("tensorflow", "torch", "jax")
 OPTIMIZERS = ("adamw", "sgd")
 
 
@@ -181,8 +181,7 @@ class TrainingSettings:
 
     Attributes:
         seed: of weights, order, augmentation and dropout.
-        backend: Keras backend, "tensorflow", "torch" or "jax"; or "cuda", PyTorch alone, on a GPU
-            that holds images, views and networks (see `mien.training.device`).
+        backend: Keras backend: "tensorflow", "torch" or "jax".
         threads: CPU threads, 0 for all.
         workers: threads that make batches; they change nothing but the speed.
         precision: "float32" or "mixed_bfloat16".
@@ -279,6 +278,11 @@ class TrainingSettings:
             "votes_weight",
         )
         rates = ("head_learning_rate", "learning_rate")
+        if self.backend == "cuda":
+            raise UsageError(
+                'training.backend = "cuda" is the engine of the lab: expected '
+                f"{', '.join(BACKENDS)}, or python -m lab.gpu train in a checkout (lab/README.md)"
+            )
         rules = dict.fromkeys((*counts, *amounts), NOT_NEGATIVE)
         rules |= dict.fromkeys(rates, ABOVE_ZERO)
         rules |= dict.fromkeys(("label_smoothing", "ema", "start_share"), BELOW_ONE)

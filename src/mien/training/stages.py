@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from mien.training.augmentation import MixedBatch
 from mien.training.config import Config
-from mien.training.device.plans import weights_of
 from mien.training.fast_layers import speed_up
 from mien.training.model import build_model, set_trainable
 from mien.training.objective import losses, trained_network
@@ -108,7 +107,11 @@ def starting_weights(config: Config) -> dict[str, npt.NDArray[Any]]:
         UsageError, InputError, ModelError: as `mien.training.model.build_model`.
     """
     network = build_model(config.model, size=config.final_size, classes=len(config.labels))
-    return weights_of(network)
+    return {
+        f"{layer.name}/{place}": np.array(array)
+        for layer in network.layers
+        for place, array in enumerate(layer.get_weights())
+    }
 
 
 @contextmanager

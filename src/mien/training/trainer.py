@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mien.core.errors import InputError
 from mien.training import checkpoint, run_folder
 from mien.training.backend import check_installed
 from mien.training.config import Config, config_to_toml, from_folder, load_config
-from mien.training.device.limits import check_recipe
 from mien.training.outcome import environment, finish
 from mien.training.run_folder import RunFolder
 from mien.training.run_state import RunState
 from mien.training.sitting import Sitting
 from mien.training.team import Team, check_same_images, check_team
-from mien.training.training_data import TrainingData, fingerprint, load_training_data
-
-if TYPE_CHECKING:
-    from mien.training.device.sitting import DeviceSitting
+from mien.training.training_data import fingerprint, load_training_data
 
 
 def train(
@@ -48,7 +43,7 @@ def train(
     data = load_training_data(config, quiet=quiet or not team.leads)
     print_of_data = fingerprint(data)
     check_same_images(team.gather(print_of_data), config.data.source)
-    sitting = _sitting(config, run, data, quiet, team)
+    sitting = Sitting(config, run, data, quiet, team)
     state = RunState(data=print_of_data, teachers=sitting.teachers())
     sitting.enter(state)
     if team.leads:
@@ -82,7 +77,7 @@ def resume(folder: Path, *, quiet: bool = False, team: Team | None = None) -> Ru
             f"the images of {config.data.source} are not those that {run.path} began with: "
             "bring the old ones back, or start a new run"
         )
-    sitting = _sitting(config, run, data, quiet, team)
+    sitting = Sitting(config, run, data, quiet, team)
     teachers = sitting.teachers()
     if state.teachers and state.teachers != teachers:
         changed = ", ".join(name for name in teachers if teachers[name] != state.teachers.get(name))
@@ -100,19 +95,6 @@ def _check(config: Config, team: Team) -> None:
     """Refuse what cannot be trained here before anything is loaded."""
     check_team(team, config)
     check_installed(config.training)
-    if config.training.backend == "cuda":
-        check_recipe(config)
-
-
-def _sitting(
-    config: Config, run: RunFolder, data: TrainingData, quiet: bool, team: Team
-) -> Sitting | DeviceSitting:
-    if config.training.backend != "cuda":
-        return Sitting(config, run, data, quiet, team)
-    # Not at the top: it loads torch.
-    from mien.training.device.sitting import DeviceSitting
-
-    return DeviceSitting(config, run, data, quiet)
 
 
 def _where_it_stood(run: RunFolder) -> tuple[bool, RunState]:

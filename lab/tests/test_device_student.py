@@ -1,0 +1,286 @@
+"""A step on the device is the step that Keras takes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data_maker import make_tiny_split
+from lab.gpu.plans import weights_of
+from mien.training.augmentation import MixedBatch
+from mien.training.config import Config
+from mien.training.objective import accuracy_of, step_arrays
+from mien.training.stages import Stage, compiled_model
+from mien.training.views import Examples, labelled
+from training_maker import tiny_config
+
+torch = pytest.importorskip("torch")
+
+from lab.gpu.epochs import Faces, faces_on, make_epoch, plain_images  # noqa: E402
+from lab.gpu.network import arrays_of  # noqa: E402
+from lab.gpu.reading import estimate_statistics, taught_by  # noqa: E402
+from lab.gpu.student import Student  # noqa: E402
+from lab.gpu.trainer import new_student  # noqa: E402
+
+CPU = torch.device("cpu")
+SPLIT = make_tiny_split("train", per_class=4)
+COUNT = 8
+RATES = (0.01, 0.03, 0.002)
+
+pytestmark = pytest.mark.usefixtures("keras_ready")
+
+
+def recipe(**changes: Any) -> Config:
+    options: dict[str, Any] = {
+        "training_batch_size": COUNT,
+        "training_head_epochs": 0,
+        "model_head_dropout": [0.0],
+        "model_drop_connect": 0.0,
+        "training_weight_decay": 0.1,
+    }
+    return tiny_config(**{**options, **changes})
+
+
+def drawn(config: Config) -> MixedBatch:
+    """Return a batch with weights, soft targets, and what teachers and votes say."""
+    random = np.random.default_rng(4)
+    soft = [random.dirichlet(np.ones(7), COUNT).astype(np.float32) for _ in range(3)]
+    return MixedBatch(
+        faces=SPLIT.images[:COUNT, ..., None].astype(np.float32),
+        targets=soft[0],
+        weights=random.uniform(0.5, 2, COUNT).astype(np.float32),
+        taught=soft[1] if config.distill.teachers else None,
+        votes=0.8 * soft[2] if config.training.votes_weight else None,
+    )
+
+
+def on_device(batch: MixedBatch) -> Faces:
+    targets = [batch.targets] if batch.votes is None else [batch.targets, batch.votes]
+    return Faces(
+        torch.from_numpy(batch.faces.astype(np.uint8)).permute(0, 3, 1, 2),
+        torch.from_numpy(np.concatenate(targets, axis=1)),
+        torch.from_numpy(batch.weights),
+    )
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training_clip_norm": 0.0},
+        {"training_clip_norm": 0.2, "training_label_smoothing": 0.0},
+        {"distill_teachers": ["somebody"], "distill_weight": 0.7, "distill_temperature": 3.0},
+        {"data_votes": "votes.csv", "training_votes_weight": 0.4},
+    ],
+)
+def test_its_losses_and_weights_are_those_of_keras(optimizer: str, changes: dict[str, Any]) -> None:
+    config = recipe(training_optimizer=optimizer, **changes)
+    model = compiled(config)
+    student = (
+        new_student(config, model, CPU) if not _has_votes(config) else _with_head(model, config)
+    )
+    batch = drawn(config)
+    taught = None if batch.taught is None else torch.from_numpy(batch.taught)
+    # Adam moves by the rate however small a gradient is, and so by its rounding, too.
+    near, alike = (1e-5, 2e-4) if optimizer == "sgd" else (2e-3, 2e-3)
+    for number, rate in enumerate(RATES):
+        model.optimizer.learning_rate.assign(rate)
+        logs = model.train_on_batch(*step_arrays(batch), return_dict=True)
+        before, hits = float(student.loss_sum), float(student.hit_sum)
+        student.learn(on_device(batch), taught, rate=rate, number=number)
+        assert float(student.loss_sum) - before == pytest.approx(float(logs["loss"]), rel=alike)
+        assert float(student.hit_sum) - hits == pytest.approx(accuracy_of(logs))
+    mine, theirs = arrays_of(student.network), weights_of(model)
+    for name, array in mine.items():
+        if not name.endswith("_bn/3"):  # PyTorch takes the variance of a sample
+            assert np.abs(array - theirs[name]).mean() < near, name
+
+
+def compiled(config: Config) -> Any:
+    import keras
+
+    keras.utils.set_random_seed(1)
+    return compiled_model(config, Stage(-1, 32), initialise=True)
+
+
+def _has_votes(config: Config) -> bool:
+    return config.training.votes_weight > 0
+
+
+def _with_head(model: Any, config: Config) -> Student:
+    """Return a student whose head for votes has the weights of Keras'."""
+    import keras
+
+    bare = keras.Model(model.input, model.output["probabilities"])
+    student = new_student(config, bare, CPU)
+    kernel, bias = model.get_layer("votes_logits").get_weights()
+    assert student.votes_head is not None
+    with torch.no_grad():
+        student.votes_head.weight.copy_(torch.from_numpy(kernel.T.copy()))
+        student.votes_head.bias.copy_(torch.from_numpy(bias))
+    return student
+
+
+def fresh(**changes: Any) -> Student:
+    config = recipe(**changes)
+    return new_student(config, compiled(config), CPU)
+
+
+def learn(student: Student, steps: int, *, first: int = 0) -> None:
+    batch = on_device(drawn(student.config))
+    for number in range(first, first + steps):
+        student.learn(batch, None, rate=0.01, number=number)
+
+
+def test_the_average_follows_the_weights_and_soon_forgets_the_first() -> None:
+    student = fresh(training_ema=0.9)
+    own, mean = next(student.network.parameters()), next(student.average.parameters())
+    expected = own.detach().clone()
+    for number in range(5):
+        learn(student, 1, first=number)
+        momentum = min(0.9, (2 + number) / (11 + number))
+        expected = momentum * expected + (1 - momentum) * own.detach()
+        assert torch.allclose(mean, expected, atol=1e-6)
+    without = fresh(training_ema=0.0)
+    learn(without, 2)
+    own, mean = next(without.network.parameters()), next(without.average.parameters())
+    assert torch.allclose(mean, own, atol=1e-7)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_what_it_returns_is_all_that_another_needs_to_go_on(optimizer: str) -> None:
+    first, second = fresh(training_optimizer=optimizer), fresh(training_optimizer=optimizer)
+    learn(first, 3)
+    second.load(first.arrays())
+    learn(first, 2, first=3)
+    learn(second, 2, first=3)
+    mine, theirs = first.arrays(), second.arrays()
+    assert list(mine) == list(theirs)
+    assert all(np.array_equal(mine[name], theirs[name]) for name in mine)
+
+
+class FakeGraph:
+    """Stands for a CUDA graph where there is no GPU: recording runs, and so does replaying."""
+
+    def __init__(self, student: Student) -> None:
+        self.student, self.size = student, student.network.size
+
+    def replay(self) -> None:
+        assert self.student.network.size == self.size
+        self.student._step()
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_recording_teaches_nothing(monkeypatch: pytest.MonkeyPatch, optimizer: str) -> None:
+    plain, recorded = fresh(training_optimizer=optimizer), fresh(training_optimizer=optimizer)
+
+    def record() -> FakeGraph:
+        for _ in range(4):
+            recorded._step()
+        return FakeGraph(recorded)
+
+    monkeypatch.setattr(recorded, "on_gpu", True)
+    monkeypatch.setattr(recorded, "_recorded", record)
+    before = recorded.arrays()
+    recorded.record([32, 40, 32])
+    after = recorded.arrays()
+    assert all(np.array_equal(after[name], array) for name, array in before.items())
+    assert float(recorded.loss_sum) == float(recorded.hit_sum) == 0
+    assert sorted(recorded._graphs) == [32, 40]
+    # And what it recorded is what it would have done.
+    for size in (32, 40):
+        plain.network.size = recorded.network.size = size
+        learn(plain, 2)
+        learn(recorded, 2)
+    mine, theirs = plain.arrays(), recorded.arrays()
+    assert all(np.array_equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_weights_that_are_no_numbers_are_found() -> None:
+    student = fresh()
+    assert student.is_finite()
+    with torch.no_grad():
+        student.parameters[2].view(-1)[0] = float("inf")
+    assert not student.is_finite()
+    student = fresh()
+    student.loss_sum.fill_(float("nan"))
+    assert not student.is_finite()
+
+
+# ---------------------------------------------------------------- epochs and reading
+def examples() -> Examples:
+    return Examples(
+        SPLIT.images, labelled(SPLIT.labels, 7), np.arange(len(SPLIT), dtype=np.float32)
+    )
+
+
+def test_an_epoch_shows_every_face_once_with_its_label_and_weight() -> None:
+    config = recipe(augmentation_enabled=False)
+    faces = faces_on(CPU, examples())
+    epoch, again, next_one = (make_epoch(faces, config, number) for number in (0, 0, 1))
+    order = epoch.weights.long()
+    assert sorted(order.tolist()) == list(range(len(SPLIT)))
+    assert torch.equal(epoch.images[:, 0], faces.images[order])
+    assert torch.equal(epoch.targets, faces.targets[order])
+    assert torch.equal(order, again.weights.long())
+    assert not torch.equal(order, next_one.weights.long())
+
+
+def test_the_last_epochs_are_not_mixed() -> None:
+    config = recipe(
+        augmentation_mixup=0.5,
+        augmentation_mix_probability=1.0,
+        augmentation_plain_epochs=1,
+        training_epochs=2,
+    )
+    faces = faces_on(CPU, examples())
+    assert float(make_epoch(faces, config, 0).targets.max(1).values.mean()) < 0.99
+    assert (make_epoch(faces, config, 1).targets.max(1).values == 1).all()
+
+
+def test_teachers_see_an_epoch_sharp_where_the_recipe_says_so() -> None:
+    poor = recipe(augmentation_blur=1.0, augmentation_mixup=0.5)
+    faces = faces_on(CPU, examples())
+    sharp = replace(poor.distill, sharp=True, views=9, teachers=("runs/a",))
+    epoch = make_epoch(faces, replace(poor, distill=sharp), 0)
+    assert epoch.sharp is not None
+    assert epoch.for_teachers is epoch.sharp
+    assert epoch.for_teachers.shape == epoch.images.shape
+    blurred, clear = (each.float() for each in (epoch.images, epoch.for_teachers))
+    assert (blurred - clear).abs().mean() > 1
+    assert clear.diff(dim=3).abs().mean() > blurred.diff(dim=3).abs().mean()
+    as_it_was = make_epoch(faces, poor, 0)
+    assert as_it_was.for_teachers is as_it_was.images
+    assert torch.equal(as_it_was.images, epoch.images)
+
+
+def test_statistics_are_those_of_plain_images_and_momenta_come_back() -> None:
+    student = fresh()
+    learn(student, 2)
+    network = student.average
+    images = plain_images(faces_on(CPU, examples()), student.config, 1000)
+    assert len(images) == len(SPLIT)
+    estimate_statistics(network, images)
+    before, norm = network.parts["block1_conv"], network.parts["block1_bn"]
+    seen: list[Any] = []
+    before.register_forward_hook(lambda *given: seen.append(given[2]))
+    with torch.no_grad():
+        network(images[:, None].float())
+    assert torch.allclose(norm.running_mean, seen[0].mean((0, 2, 3)), atol=1e-4)
+    assert norm.momentum == pytest.approx(0.2)
+    assert not network.training
+
+
+def test_teachers_count_the_same_at_the_temperature() -> None:
+    def sure(place: int, much: float) -> Any:
+        logits = torch.zeros(7)
+        logits[place] = much
+        return lambda faces: logits.expand(len(faces), 7)
+
+    views = torch.zeros(3, 1, 48, 48, dtype=torch.uint8)
+    taught = taught_by([sure(0, 90.0), sure(1, 2.0)], views, 2.0)
+    assert torch.allclose(taught.sum(1), torch.ones(3))
+    assert float(taught[0, 0]) == pytest.approx(0.5 + 0.5 / (6 + np.e), abs=1e-5)
