@@ -21,7 +21,7 @@ import pytest
 from mien.cli.inputs import is_video
 from mien.cli.main import main
 from mien.core.results import table_columns
-from mien.video.reading import probe
+from mien.video.reader import probe
 from video_maker import even_times, write_sound, write_video
 
 pytest.importorskip("av")

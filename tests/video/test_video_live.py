@@ -25,7 +25,7 @@ from mien.video.live import (
     is_stream,
     stream_frames,
 )
-from mien.video.reading import read_video
+from mien.video.reader import read_video
 from mien.video.times import Window
 from video_maker import even_times, number_in, write_video
 

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mien.core.errors import UsageError
-from mien.video.times import Window, format_time, parse_time
+from mien.video.times import MAX_GAP_S, FrameClock, Window, format_time, parse_time
 
 
+# ---------------------------------------------------------------- times
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [("90", 90), ("1.5", 1.5), (".5", 0.5), ("1:30", 90), ("0:04.25", 4.25), ("1:02:03.5", 3723.5)],
@@ -81,3 +84,52 @@ def test_one_frame_is_taken_of_each_step_whatever_the_rate(every: float, gaps: l
 def test_steps_that_fall_on_frames_are_not_missed_by_rounding() -> None:
     window = Window(every=0.1)
     assert [window.step(number / 10) for number in range(50)] == list(range(50))
+
+
+# ---------------------------------------------------------------- clock
+def _times(*stamps: float | None, tick_s: float = 0.1) -> list[float]:
+    clock = FrameClock(tick_s)
+    return [clock.time_of(stamp) for stamp in stamps]
+
+
+def test_stamps_that_rise_are_the_times() -> None:
+    assert _times(0.0, 0.02, 0.3, 7.5, 50.0) == [0.0, 0.02, 0.3, 7.5, 50.0]
+
+
+@pytest.mark.parametrize("again", [0.0, -50.0, 100.0, 1e9])
+def test_after_a_jump_the_next_frame_follows_by_the_last_step(again: float) -> None:
+    stamps = [0.0, 0.2, 0.4, again, again + 0.2, again + 0.4]
+    assert _times(*stamps) == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+
+
+def test_one_wrong_stamp_costs_no_time() -> None:
+    stamps = [0.0, 0.1, 95443.7, 0.3, 0.4]
+    assert _times(*stamps) == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+
+
+def test_frames_a_little_out_of_order_move_nobody_else() -> None:
+    times = _times(0.0, 0.12, 0.04, 0.08, 0.24, 0.24, 0.28)
+    assert times == pytest.approx([0.0, 0.12, 0.121, 0.122, 0.24, 0.241, 0.28])
+
+
+def test_a_clock_that_stands_still_or_is_missing_goes_on_by_the_rate() -> None:
+    assert _times(None, None, None) == pytest.approx([0.0, 0.1, 0.2])
+    stuck = _times(*[0.0] * 13)
+    assert stuck[-1] - stuck[3] == pytest.approx(0.9)
+
+
+def test_what_begins_far_from_zero_begins_at_zero() -> None:
+    assert _times(95000.0, 95000.1) == pytest.approx([0.0, 0.1])
+    assert _times(-0.5, 0.1) == pytest.approx([0.0, 0.1])
+
+
+@given(
+    st.lists(
+        st.one_of(st.none(), st.floats(-1e5, 1e5), st.sampled_from([0.0, 0.04, 0.08, 1e17])),
+        max_size=50,
+    ),
+    st.floats(0, 1e9),
+)
+def test_time_rises_whatever_the_stamps_do(stamps: list[float | None], tick_s: float) -> None:
+    times = _times(*stamps, tick_s=tick_s)
+    assert all(0 < b - a <= MAX_GAP_S + 1e-6 for a, b in pairwise(times))

@@ -14,7 +14,7 @@ from mien.core.web_address import BarredAddress
 from mien.video import opening
 from mien.video.live import connected
 from mien.video.opening import checked_web_video, opened
-from mien.video.reading import probe, read_video
+from mien.video.reader import probe, read_video
 from video_maker import even_times, number_in, write_video
 from web_maker import Answer, Server, certificate, reply, serving
 

@@ -11,7 +11,7 @@ import pytest
 
 from mien.api import Recognizer
 from mien.core.errors import MissingExtra, OutputError
-from mien.video.reading import probe, read_video
+from mien.video.reader import probe, read_video
 from mien.video.times import Window
 from mien.video.writer import as_smoothed, write_annotated
 from video_maker import Picture, even_times, numbered, times_in, turn_mp4, write_video

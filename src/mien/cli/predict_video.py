@@ -28,7 +28,7 @@ from mien.inference.recognizer import Recognizer
 from mien.video.analysis import Moment, follow, frames_of
 from mien.video.episodes import Summary
 from mien.video.live import LiveStream, connected, is_camera, is_stream
-from mien.video.reading import VideoInfo, probe
+from mien.video.reader import VideoInfo, probe
 from mien.video.timeline import History, Portraits, draw_timeline
 from mien.video.times import Window, parse_time
 from mien.video.tracker import Smoother, memory_for

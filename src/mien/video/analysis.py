@@ -1,4 +1,4 @@
-"""The whole way of a video: frames in, people and their emotions over time out."""
+"""From frames to results: faces found, tracked, read and smoothed over the time of a video."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mien.video.live import (
     connected,
     stream_frames,
 )
-from mien.video.reading import read_video
+from mien.video.reader import read_video
 from mien.video.times import Window
 from mien.video.tracker import SMOOTHING_S, CutFinder, Smoother, Tracker, memory_for
 
@@ -41,7 +41,7 @@ class FrameReader(Protocol):
 
 @dataclass(frozen=True)
 class Moment:
-    """What happened at one frame.
+    """A frame and its result.
 
     Attributes:
         frame: the frame, or None where a video broke off.
@@ -62,19 +62,14 @@ def analyze_video(
     smooth_s: float = SMOOTHING_S,
     allow_private: bool = False,
 ) -> Iterator[Result]:
-    """Yield the result of each frame that is looked at; arguments as `Recognizer.analyze_video`."""
+    """Yield the result of each frame that is looked at; as `mien.Recognizer.analyze_video`."""
     window = Window(start, end, every)
     smoother = Smoother(smooth_s)
     live = connected(source, allow_private=allow_private)
     frames = frames_of(source, live, window, allow_private=allow_private)
-    name = source_of(source)
+    name = shown_address(str(source))
     moments = follow(recognizer, frames, name, window=window, smoother=smoother)
     return (moment.result for moment in moments if moment.result is not None)
-
-
-def source_of(source: VideoSource) -> str:
-    """Return the name that a video has in its results: an address is shown without its secrets."""
-    return shown_address(str(source))
 
 
 def frames_of(
@@ -109,7 +104,7 @@ def follow(
     window: Window | None = None,
     smoother: Smoother | None = None,
 ) -> Iterator[Moment]:
-    """Find, follow and read the faces of frames, one frame in memory at a time.
+    """Find, track and read the faces of frames, one frame in memory at a time.
 
     Args:
         recognizer: reads each frame.
@@ -136,7 +131,7 @@ def follow(
                 continue
             last_step = step
             found = recognizer.analyze_result(frame.pixels, color="rgb", source=source)
-            yield Moment(frame, people.named(found, frame))
+            yield Moment(frame, people.identify(found, frame))
     except BrokenVideo as error:
         broken = Result(
             source, "unreadable", recognizer.model, time_s=error.time_s, error=str(error)
@@ -145,7 +140,7 @@ def follow(
 
 
 class _People:
-    """Who is who, and how each has looked lately."""
+    """The people of a video: their numbers and their smoothed scores."""
 
     def __init__(self, smoother: Smoother, memory_s: float) -> None:
         self._tracker = Tracker(memory_s=memory_s)
@@ -154,15 +149,15 @@ class _People:
         self._cuts = CutFinder()
         self._size: tuple[int, int] | None = None
 
-    def named(self, found: Result, frame: VideoFrame) -> Result:
+    def identify(self, found: Result, frame: VideoFrame) -> Result:
         """Give a frame's faces their people's numbers and smoothed scores."""
         time_s = frame.time_s
         if self._cuts.is_cut(time_s, frame.pixels):
             self._tracker.forget()
-        size = frame.pixels.shape[:2]
-        if self._size is not None and size != self._size:
-            self._tracker.rescale(size[1] / self._size[1], size[0] / self._size[0])
-        self._size = size
+        height, width = frame.pixels.shape[:2]
+        if self._size is not None and (height, width) != self._size:
+            self._tracker.rescale(width / self._size[1], height / self._size[0])
+        self._size = (height, width)
         numbers = self._tracker.update(time_s, [face.box for face in found.faces])
         faces = tuple(
             replace(

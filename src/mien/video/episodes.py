@@ -11,7 +11,7 @@ from mien.video.tracker import MEMORY_S
 
 @dataclass(frozen=True)
 class Episode:
-    """A stretch in which a person's smoothed scores say the same emotion.
+    """A stretch of time in which a person's smoothed scores say the same emotion.
 
     Attributes:
         start_s: when it begins, in seconds.
@@ -40,12 +40,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class Person:
-    """One person of a video.
-
-    Attributes:
-        track_id: the person's number.
-        episodes: in the order of time.
-    """
+    """One person of a video, by number, with their episodes in order."""
 
     track_id: int
     episodes: tuple[Episode, ...]
@@ -62,33 +57,29 @@ class Person:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the person as JSON has it."""
+        episodes = [episode.to_dict() for episode in self.episodes]
         return {
             "track_id": self.track_id,
             "frames": self.frames,
-            "start_s": round(self.episodes[0].start_s, SCORE_DIGITS),
-            "end_s": round(self.episodes[-1].end_s, SCORE_DIGITS),
-            "episodes": [episode.to_dict() for episode in self.episodes],
+            "start_s": episodes[0]["start_s"],
+            "end_s": episodes[-1]["end_s"],
+            "episodes": episodes,
         }
 
 
 @dataclass
-class _Open:
-    """An episode that goes on."""
+class _Track:
+    """A person's past episodes, and the sums of the present one."""
 
     start_s: float
     last_s: float
     emotion: str
+    past: list[Episode] = field(default_factory=list)
     total: float = 0.0
     frames: int = 0
 
-    def closed(self, end_s: float) -> Episode:
+    def present(self, end_s: float) -> Episode:
         return Episode(self.start_s, end_s, self.emotion, self.total / self.frames, self.frames)
-
-
-@dataclass
-class _Life:
-    episodes: list[Episode] = field(default_factory=list)
-    now: _Open | None = None
 
 
 class Summary:
@@ -99,7 +90,7 @@ class Summary:
         self.frames = 0
         self.faces = 0
         self._gap_s = gap_s
-        self._lives: dict[int, _Life] = {}
+        self._tracks: dict[int, _Track] = {}
         self._last_s: float | None = None
         self._tick = 0.0
 
@@ -117,26 +108,22 @@ class Summary:
 
     def people(self) -> list[Person]:
         """Return everybody so far, by number; episodes that go on end with their last frame."""
-        people = []
-        for number, life in sorted(self._lives.items()):
-            episodes = list(life.episodes)
-            if life.now is not None:
-                episodes.append(life.now.closed(life.now.last_s + self._tick))
-            people.append(Person(number, tuple(episodes)))
-        return people
+        return [
+            Person(number, (*track.past, track.present(track.last_s + self._tick)))
+            for number, track in sorted(self._tracks.items())
+        ]
 
     def _add_face(self, time_s: float, face: Face) -> None:
         if face.track_id is None or face.smoothed is None:
             return
-        life = self._lives.setdefault(face.track_id, _Life())
-        now, seen = life.now, face.smoothed
-        if now is not None:
-            lost = time_s - now.last_s > self._gap_s
-            if lost or now.emotion != seen.emotion:
-                life.episodes.append(now.closed(now.last_s + self._tick if lost else time_s))
-                now = None
-        if now is None:
-            now = life.now = _Open(time_s, time_s, seen.emotion)
-        now.last_s = time_s
-        now.total += seen.confidence
-        now.frames += 1
+        emotion = face.smoothed.emotion
+        track = self._tracks.get(face.track_id)
+        if track is None:
+            track = self._tracks[face.track_id] = _Track(time_s, time_s, emotion)
+        lost = time_s - track.last_s > self._gap_s
+        if lost or track.emotion != emotion:
+            track.past.append(track.present(track.last_s + self._tick if lost else time_s))
+            track.start_s, track.emotion, track.total, track.frames = time_s, emotion, 0.0, 0
+        track.last_s = time_s
+        track.total += face.smoothed.confidence
+        track.frames += 1

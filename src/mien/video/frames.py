@@ -1,8 +1,9 @@
-"""A frame of a video, and the error that a video ends with where it is damaged."""
+"""Frames of a video as they are shown: upright, with square pixels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -13,21 +14,13 @@ import numpy.typing as npt
 
 from mien.core.errors import InputError, UnreadableImage
 from mien.core.images import MAX_PIXELS
-from mien.video.rotation import (
-    UPRIGHT,
-    Turn,
-    is_sideways,
-    turn_of_degrees,
-    turn_of_matrix,
-    turned,
-)
 
-MOST_ANAMORPHIC = 4
+MAX_ANAMORPHIC = 4
 """Pixels that say they are more times wider than high, or higher than wide, are taken as square."""
 
 
 class BrokenVideo(InputError):
-    """A video stopped before its end: its file is cut or damaged, or a stream was lost.
+    """A video that broke off: its file is cut or damaged, or a stream was lost.
 
     Attributes:
         time_s: the moment of the last frame that could be read, in seconds.
@@ -107,7 +100,7 @@ class Presentation:
         self._is_first = False
         width, height = decoded.width, decoded.height
         pixel = self._pixel
-        if pixel and 1 / MOST_ANAMORPHIC <= pixel <= MOST_ANAMORPHIC:
+        if pixel and 1 / MAX_ANAMORPHIC <= pixel <= MAX_ANAMORPHIC:
             width, height = round(width * max(1, pixel)), round(height * max(1, 1 / pixel))
         check_size(width, height, self._name)
         return width, height
@@ -120,6 +113,54 @@ def check_size(width: int, height: int, name: str) -> None:
             f"{name}: its frames of {width}x{height} are too large: "
             f"expected at most {MAX_PIXELS // 1_000_000} megapixels"
         )
+
+
+# ---------------------------------------------------------------- rotation
+# Phones store frames as the sensor lies, with a matrix that says how to turn them. The display
+# matrix (ISO/IEC 14496-12, track header) has nine 32-bit numbers. The first two of its first two
+# rows, [a b; c d], map a point (x, y) of the stored picture to (a x + c y, b x + d y) of the shown
+# one, up to a shift.
+Turn = tuple[int, int, int, int]
+"""The matrix's a, b, c, d, each -1, 0 or 1: one of the eight ways to lay a picture on a grid."""
+
+UPRIGHT: Turn = (1, 0, 0, 1)
+
+_MATRIX = struct.Struct("=9i")
+_CLOCKWISE: Mapping[int, Turn] = {
+    0: UPRIGHT,
+    90: (0, 1, -1, 0),
+    180: (-1, 0, 0, -1),
+    270: (0, -1, 1, 0),
+}
+
+
+def turn_of_matrix(matrix: bytes) -> Turn:
+    """Return the turn nearest to a display matrix of nine native 32-bit integers."""
+    a, b, _, c, d, *_ = _MATRIX.unpack(matrix[: _MATRIX.size])
+    if abs(a) + abs(d) >= abs(b) + abs(c):
+        return (-1 if a < 0 else 1, 0, 0, -1 if d < 0 else 1)
+    return (0, -1 if b < 0 else 1, -1 if c < 0 else 1, 0)
+
+
+def turn_of_degrees(clockwise: float) -> Turn:
+    """Return the turn of a ``rotate`` tag: degrees clockwise, taken to the nearest quarter."""
+    return _CLOCKWISE[round(clockwise / 90) * 90 % 360]
+
+
+def is_sideways(turn: Turn) -> bool:
+    """Say whether width and height change places."""
+    return turn[0] == 0
+
+
+def turned(picture: npt.NDArray[np.uint8], turn: Turn) -> npt.NDArray[np.uint8]:
+    """Return a stored picture, uint8 (H, W, 3), as it is to be shown; (W, H, 3) if sideways."""
+    if turn == UPRIGHT:
+        return picture
+    a, b, c, d = turn
+    # Sideways, columns become rows, reversed where b is negative; rows become columns likewise.
+    sideways = is_sideways(turn)
+    shown = picture.transpose(1, 0, 2)[::b, ::c] if sideways else picture[::d, ::a]
+    return np.ascontiguousarray(shown)
 
 
 def turn_of(decoded: Any, stream: Any) -> Turn:

@@ -1,4 +1,4 @@
-"""Streams and cameras: frames as they come, and coming back after a stream is lost."""
+"""Live streams and cameras: frames as they come, and reconnecting after a stream is lost."""
 
 from __future__ import annotations
 
@@ -6,35 +6,32 @@ import logging
 import re
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import closing
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from mien.core.errors import InputError
 from mien.core.web_address import BarredAddress, is_web_address, shown_address
 from mien.video import opening
-from mien.video.clock import FrameClock
-from mien.video.decoding import Decoder, stamp_of
 from mien.video.frames import BrokenVideo, Presentation, TooLarge, VideoFrame
 from mien.video.opening import fell_silent, opened, reason_of
-from mien.video.reading import duration_of, picture_stream, rate_of
-from mien.video.times import Window
+from mien.video.reader import Decoder, duration_of, picture_stream, rate_of, stamp_of
+from mien.video.times import FrameClock, Window
 
 PATIENCE_S = 30.0
-"""A stream that is lost is tried again for this many seconds."""
+"""For so many seconds, reconnecting to a lost stream is tried."""
 
 _PROTOCOLS = ("http", "https", "rtmp", "rtmps", "rtp", "rtsp", "rtsps", "srt", "tcp", "udp")
 _ADDRESS = re.compile(r"([a-z]+)://.+", re.IGNORECASE)
 _NUMBER = re.compile(r"[+-]?\d{1,18}")
 # OpenCV takes higher numbers for one of its ways to a camera, and crashes at some.
-_MOST_CAMERAS = 100
+_MAX_CAMERAS = 100
 _FIRST_WAIT_S = 0.5
-_MOST_WAIT_S = 8.0
+_MAX_WAIT_S = 8.0
 
 _log = logging.getLogger(__name__)
 
@@ -47,52 +44,56 @@ def is_camera(source: str | Path | int) -> bool:
 
 
 def is_stream(source: str | Path | int) -> bool:
-    """Say whether this is the address of something that can be played while it comes."""
+    """Say whether this is an address that can be played while it is received."""
     found = _ADDRESS.fullmatch(source) if isinstance(source, str) else None
     return found is not None and found[1].lower() in _PROTOCOLS
 
 
 class LiveStream:
-    """A stream that goes on by itself, and the connection to it that is open, if there is one.
+    """A live stream, and its connection if one is open.
 
-    Some servers take one listener and end when he leaves: the connection that told what an address
-    leads to must be the one that frames are read from.
+    Some servers accept one client, so probing and reading use the same connection.
     """
 
     def __init__(self, address: str, *, allow_private: bool = False) -> None:
-        """Take an address, and whether it may be of a host that is not on the open internet.
+        """Take an address, and whether http(s) may be of a host that is not on the open internet.
 
-        `connected` makes streams of sources. Other protocols than http(s) are always allowed it.
+        `connected` makes streams of sources.
         """
         self.address = address
         self._allow_private = allow_private
         self._container: Any = None
-        self._held = ExitStack()
 
-    def keep(self, container: Any, held: ExitStack) -> None:
-        """Keep a connection open for the next `opened`; ``held`` closes its container."""
-        self._container, self._held = container, held
-
-    @contextmanager
-    def opened(self) -> Iterator[Any]:
-        """Give the container that is kept, else a new one; raises InputError if there is none."""
-        with self._held.pop_all() as held:
-            container, self._container = self._container, None
-            yield container or held.enter_context(self.opened_anew())
-
-    def opened_anew(self) -> AbstractContextManager[Any]:
-        """Open the address, whatever is kept."""
+    def opened(self) -> Any:
+        """Return the container that is open, else a new one; raises InputError if there is none."""
+        container, self._container = self._container, None
+        if container is not None:
+            return container
         options = {"rtsp_transport": "tcp"} if self.address.lower().startswith("rtsp") else {}
         return opened(self.address, options=options, allow_private=self._allow_private)
 
+    def is_file(self) -> bool:
+        """Connect, and say whether the address leads to a file; raises InputError if to nothing."""
+        container = self.opened()
+        try:
+            is_file = _has_end(container, self.address)
+        except BaseException:
+            container.close()
+            raise
+        self._container = container
+        if is_file:
+            self.close()
+        return is_file
+
     def close(self) -> None:
         """End a connection that nobody used."""
-        self._container = None
-        self._held.close()
+        container, self._container = self._container, None
+        if container is not None:
+            container.close()
 
 
 def connected(source: str | Path | int, *, allow_private: bool = False) -> LiveStream | int | None:
-    """Return what goes on by itself: a stream, or a camera's number; None for a file.
+    """Return a live source: a stream, or a camera's number; None for a file.
 
     Args:
         source: a file's path, an address, or a camera's number.
@@ -106,13 +107,7 @@ def connected(source: str | Path | int, *, allow_private: bool = False) -> LiveS
     if not is_stream(source):
         return None
     stream = LiveStream(str(source), allow_private=allow_private)
-    if is_web_address(stream.address):
-        with ExitStack() as held:
-            container = held.enter_context(stream.opened_anew())
-            if _is_file(container, stream.address):
-                return None
-            stream.keep(container, held.pop_all())
-    return stream
+    return None if is_web_address(stream.address) and stream.is_file() else stream
 
 
 def stream_frames(
@@ -123,7 +118,7 @@ def stream_frames(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Generator[VideoFrame, None, None]:
-    """Yield the frames of a stream; where it is lost, connect again, waiting longer each time.
+    """Yield the frames of a stream; where it is lost, reconnect with exponential backoff.
 
     Times count from the first frame. While a stream is away its time goes on by the clock, so that
     the gap shows in the times of the frames.
@@ -131,7 +126,7 @@ def stream_frames(
     Args:
         stream: one, or its address: http(s), rtsp, rtmp, srt, udp or tcp.
         window: which part.
-        patience_s: how many seconds to try again for after the stream is lost.
+        patience_s: for how many seconds to try to reconnect.
         clock: gives the time in seconds.
         sleep: waits for seconds.
 
@@ -175,7 +170,7 @@ def stream_frames(
                 connection.time_s,
             )
         sleep(wait)
-        wait = min(2 * wait, _MOST_WAIT_S)
+        wait = min(2 * wait, _MAX_WAIT_S)
 
 
 def camera_frames(
@@ -206,27 +201,22 @@ def camera_frames(
                 return
             if not window.starts_after(time_s):
                 rgb = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
-                yield VideoFrame(count, time_s, _giver(rgb))
+                yield VideoFrame(count, time_s, lambda rgb=rgb: rgb)
             count += 1
     finally:
         camera.release()
 
 
-def _giver(pixels: npt.NDArray[np.uint8]) -> Callable[[], npt.NDArray[np.uint8]]:
-    return lambda: pixels
-
-
 def _opened_camera(number: int) -> cv2.VideoCapture:
-    if not 0 <= number < _MOST_CAMERAS:
-        raise InputError(f"camera {number}: expected a number from 0 to {_MOST_CAMERAS - 1}")
-    logging_of_cv = cv2.utils.logging
-    level = logging_of_cv.getLogLevel()
-    # OpenCV tells of each of its ways to a camera that fails; one line of ours is enough.
-    logging_of_cv.setLogLevel(logging_of_cv.LOG_LEVEL_SILENT)
+    if not 0 <= number < _MAX_CAMERAS:
+        raise InputError(f"camera {number}: expected a number from 0 to {_MAX_CAMERAS - 1}")
+    level = cv2.utils.logging.getLogLevel()
+    # OpenCV logs each of its backends that fails; one line of ours is enough.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         camera = cv2.VideoCapture(number)
     finally:
-        logging_of_cv.setLogLevel(level)
+        cv2.utils.logging.setLogLevel(level)
     if not camera.isOpened():
         camera.release()
         raise InputError(
@@ -236,12 +226,12 @@ def _opened_camera(number: int) -> cv2.VideoCapture:
     return camera
 
 
-def _is_file(container: Any, address: str) -> bool:
-    """Say whether what was opened has an end, rather than being there only as it comes."""
+def _has_end(container: Any, address: str) -> bool:
+    """Say whether what was opened is a file, rather than a live stream."""
     stream = picture_stream(container, address)
     if container.format.name.startswith(("hls", "dash")):
         return duration_of(container, stream) is not None
-    # Of what is only there as it comes, nobody knows the size.
+    # A live stream has no size.
     return bool(container.size > 0)
 
 

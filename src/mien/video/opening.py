@@ -7,18 +7,16 @@ checked before (see docs/addresses.md for what that protects from), unless ``all
 from __future__ import annotations
 
 import errno
+import importlib
 import math
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mien.core.errors import InputError, UnreadableImage
+from mien.core.errors import InputError, MissingExtra, UnreadableImage
 from mien.core.web_address import is_web_address, shown_address
-from mien.video.extra import load_av
 
 OPEN_TIMEOUT_S = 10.0
 """Seconds in which what an address leads to must show that it is a video."""
@@ -41,11 +39,22 @@ _LEADS_ON = (
 )
 
 
-@contextmanager
+def load_av(needed_for: str = "reading a video") -> Any:
+    """Return PyAV, the module ``av``.
+
+    Raises:
+        MissingExtra: if it is not installed.
+    """
+    try:
+        return importlib.import_module("av")
+    except ImportError as error:
+        raise MissingExtra("video", needed_for) from error
+
+
 def opened(
     source: str | Path, *, options: dict[str, str] | None = None, allow_private: bool = False
-) -> Iterator[Any]:
-    """Open a container for reading.
+) -> Any:
+    """Open a PyAV container for reading; it is a context manager.
 
     Args:
         source: a file's path or an address.
@@ -69,7 +78,7 @@ def opened(
         path, options = checked_web_video(path)
     began = time.monotonic()
     try:
-        container = av.open(path, timeout=timeout, options=options or {})
+        return av.open(path, timeout=timeout, options=options or {})
     except (av.error.FFmpegError, OSError, UnicodeError) as error:
         # FFmpeg has a word of its own for this in each protocol, few of which say it.
         if time.monotonic() - began >= patience:
@@ -77,8 +86,6 @@ def opened(
         if is_held and getattr(error, "errno", None) == errno.EINVAL:
             raise InputError(f"{name}: {_LEADS_ON}") from error
         raise _cannot_open(name, error) from error
-    with container:
-        yield container
 
 
 def checked_web_video(url: str) -> tuple[str, dict[str, str]]:

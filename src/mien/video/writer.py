@@ -17,10 +17,9 @@ from mien.core.errors import OutputError
 from mien.core.files import SOFTWARE, replacing
 from mien.core.results import Face
 from mien.inference.annotate import annotate
-from mien.video.extra import load_av
 from mien.video.frames import VideoFrame
-from mien.video.opening import opened, reason_of
-from mien.video.reading import VideoInfo, clock_of, has_index
+from mien.video.opening import load_av, opened, reason_of
+from mien.video.reader import VideoInfo, clock_of, has_index
 from mien.video.times import Window
 
 _LIVE_TIME_BASE = Fraction(1, 90_000)

@@ -10,8 +10,16 @@ import numpy as np
 import pytest
 
 from mien.core.errors import InputError, MissingExtra
-from mien.video.frames import BrokenVideo, VideoFrame
-from mien.video.reading import probe, read_video
+from mien.video.frames import (
+    UPRIGHT,
+    BrokenVideo,
+    VideoFrame,
+    is_sideways,
+    turn_of_degrees,
+    turn_of_matrix,
+    turned,
+)
+from mien.video.reader import probe, read_video
 from mien.video.times import Window
 from video_maker import (
     even_times,
@@ -23,6 +31,7 @@ from video_maker import (
     write_video,
 )
 
+# ---------------------------------------------------------------- reading
 pytest.importorskip("av")
 
 UNEVEN = [0.0, 0.02, 0.12, 0.42, 0.46, 0.5, 0.8, 1.3, 1.32, 1.34, 1.4, 1.7, 2.0, 2.04, 2.34, 2.4]
@@ -222,7 +231,7 @@ def test_of_several_videos_the_one_that_is_shown_by_default_is_read(
 def test_frames_of_too_many_pixels_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("reading", "frames"):
+    for module in ("reader", "frames"):
         monkeypatch.setattr(f"mien.video.{module}.MAX_PIXELS", 96 * 130)
     write_video(tmp_path / "fits.mp4", even_times(3))
     assert len(list(read_video(tmp_path / "fits.mp4"))) == 3
@@ -330,3 +339,42 @@ def test_without_pyav_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     with pytest.raises(MissingExtra, match=r"mien\[video\]"):
         next(read_video(tmp_path / "a.mp4"))
+
+
+# ---------------------------------------------------------------- rotation
+PICTURE = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+
+
+@pytest.mark.parametrize("quarters", range(4))
+def test_degrees_turn_clockwise(quarters: int) -> None:
+    turn = turn_of_degrees(90 * quarters)
+    np.testing.assert_array_equal(turned(PICTURE, turn), np.rot90(PICTURE, -quarters))
+    assert is_sideways(turn) == bool(quarters % 2)
+
+
+@pytest.mark.parametrize("degrees", [-90, 450, 89.6])
+def test_degrees_are_taken_to_the_nearest_quarter(degrees: float) -> None:
+    assert turn_of_degrees(degrees) == turn_of_degrees(270 if degrees < 0 else 90)
+
+
+def _matrix(a: int, b: int, c: int, d: int) -> bytes:
+    one = 1 << 16
+    return struct.pack("=9i", a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30)
+
+
+@pytest.mark.parametrize(
+    ("abcd", "axis"), [((-1, 0, 0, 1), 1), ((1, 0, 0, -1), 0)], ids=["mirrored", "upside down"]
+)
+def test_a_matrix_may_mirror(abcd: tuple[int, int, int, int], axis: int) -> None:
+    turn = turn_of_matrix(_matrix(*abcd))
+    np.testing.assert_array_equal(turned(PICTURE, turn), np.flip(PICTURE, axis))
+
+
+def test_a_matrix_may_swap_rows_and_columns() -> None:
+    turn = turn_of_matrix(_matrix(0, 1, 1, 0))
+    np.testing.assert_array_equal(turned(PICTURE, turn), PICTURE.transpose(1, 0, 2))
+
+
+def test_nothing_is_done_to_an_upright_picture() -> None:
+    assert turn_of_matrix(_matrix(1, 0, 0, 1)) == UPRIGHT
+    assert turned(PICTURE, UPRIGHT) is PICTURE

@@ -1,7 +1,8 @@
-"""Video files: their frames with the times at which they are shown, whatever their rate does."""
+"""Reads video files: decoding, seeking, and each frame with the time at which it is shown."""
 
 from __future__ import annotations
 
+import logging
 import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -15,12 +16,16 @@ from typing import Any
 from mien.core.errors import InputError
 from mien.core.images import MAX_PIXELS
 from mien.core.web_address import shown_address
-from mien.video.clock import EARLIEST_S, MOST_GAP_ELSEWHERE_S, MOST_GAP_S, FrameClock
-from mien.video.decoding import Decoder, stamp_of
-from mien.video.extra import load_av
 from mien.video.frames import BrokenVideo, Presentation, TooLarge, VideoFrame, check_size
-from mien.video.opening import fell_silent, opened, reason_of
-from mien.video.times import Window, parse_time
+from mien.video.opening import fell_silent, load_av, opened, reason_of
+from mien.video.times import (
+    EARLIEST_S,
+    MAX_GAP_CONTINUOUS_S,
+    MAX_GAP_S,
+    FrameClock,
+    Window,
+    parse_time,
+)
 
 MICROSECOND = Fraction(1, 1_000_000)
 """The unit of a container's own times."""
@@ -30,8 +35,8 @@ _FALLBACK_RATE = 25.0
 _MISSING_END_S = 0.5
 _SECONDS_BACK = 1
 _PICTURE_CODECS = ("apng", "bmp", "gif", "jpeg2000", "mjpeg", "png", "tiff", "webp")
-_LARGEST_STAMP = 1 << 62
-_MOST_HELD_BYTES = 64_000_000
+_MAX_STAMP = 1 << 62
+_MAX_HELD_BYTES = 64_000_000
 
 
 @dataclass(frozen=True)
@@ -182,10 +187,9 @@ def duration_of(container: Any, stream: Any) -> float | None:
 
 
 def has_index(stream: Any) -> bool:
-    """Say whether the container tells where each of a stream's packets is: it can be jumped in.
+    """Say whether the container indexes all of a stream's packets, so that it can be seeked in.
 
-    Such stamps are one series. Others may begin anew anywhere, so that a moment is found by going
-    through the packets alone.
+    Such time stamps are one series. Others may begin anew anywhere: a moment is found by a scan.
     """
     return bool(stream.frames) and len(getattr(stream, "index_entries", ())) == stream.frames
 
@@ -202,7 +206,7 @@ def clock_of(
         from_s: as `FrameClock` has it.
     """
     jumps = container.format.flags & load_av().format.Flags.ts_discont.value
-    gap_s = MOST_GAP_S if jumps else MOST_GAP_ELSEWHERE_S
+    gap_s = MAX_GAP_S if jumps else MAX_GAP_CONTINUOUS_S
     return FrameClock(
         tick_s,
         shift_s=-start_of(container),
@@ -211,8 +215,63 @@ def clock_of(
     )
 
 
+# ---------------------------------------------------------------- decoding
+_log = logging.getLogger(__name__)
+
+
+def stamp_of(decoded: Any, stream: Any) -> float | None:
+    """Return a frame's time stamp in seconds, None where it has none."""
+    if decoded.pts is None:
+        return None
+    # Frames that a decoder held back do not know the unit of their time.
+    return float(decoded.pts * (decoded.time_base or stream.time_base))
+
+
+class Decoder:
+    """Reads one stream of an open container; what is damaged is counted and left out.
+
+    Attributes:
+        damaged: packets that are damaged or cannot be decoded.
+        stopped: what ended the reading before the stream's end, or None.
+    """
+
+    def __init__(self, container: Any, stream: Any) -> None:
+        """Take an open container and its stream."""
+        self.damaged = 0
+        self.stopped: Exception | None = None
+        self._container = container
+        self._stream = stream
+        self._av = load_av()
+
+    def packets(self) -> Iterator[Any]:
+        """Yield the packets from where the container stands; an error is the end."""
+        try:
+            yield from self._container.demux(self._stream)
+        except (self._av.error.FFmpegError, OSError) as error:
+            _log.debug("reading stopped: %s", error)
+            self.stopped = error
+
+    def frames(self, packets: Iterator[Any]) -> Iterator[Any]:
+        """Yield the frames of packets, with those that the decoder holds back when they end."""
+        for packet in packets:
+            self.damaged += bool(packet.is_corrupt)
+            try:
+                frames = packet.decode()
+            except self._av.error.FFmpegError as error:
+                _log.debug("a packet cannot be decoded: %s", error)
+                self.damaged += 1
+                continue
+            yield from frames
+        if self.stopped is not None:  # the packet that tells the decoder of the end never came
+            try:
+                frames = self._stream.codec_context.decode(None)
+            except self._av.error.FFmpegError:
+                return
+            yield from frames
+
+
 class _Reader:
-    """Goes through one stream of a container, once."""
+    """Reads one stream of a container, once."""
 
     def __init__(self, container: Any, stream: Any, source: str, window: Window) -> None:
         self._container = container
@@ -229,7 +288,7 @@ class _Reader:
         number, shown = -1, 0
         leading: list[int] = []
         if self._window.start > 0:
-            find = self._sought if has_index(self._stream) else self._found
+            find = self._seek_to_start if has_index(self._stream) else self._scan_to_start
             before, packets = find(packets)
             leading, packets = _leading(packets)
             number += before
@@ -252,7 +311,7 @@ class _Reader:
             yield frame
         self._check_end(number + 1, shown)
 
-    def _found(self, packets: Iterator[Any]) -> tuple[int, Iterator[Any]]:
+    def _scan_to_start(self, packets: Iterator[Any]) -> tuple[int, Iterator[Any]]:
         """Go to the last key frame before the window; return how many frames lie before it.
 
         The packets that come are those from there on.
@@ -264,7 +323,7 @@ class _Reader:
         for packet in packets:
             if packet.is_keyframe and group:
                 begins = copy(clock)
-                if not self._window.starts_after(self._pass(group, clock)):
+                if not self._window.starts_after(self._advance(group, clock)):
                     group.append(packet)
                     break
                 before += len(kept)
@@ -272,12 +331,12 @@ class _Reader:
                 size, group = kept_size, []
             group.append(packet)
             size += packet.size
-            if size > _MOST_HELD_BYTES:  # it is decoded from here on rather than held
+            if size > _MAX_HELD_BYTES:  # it is decoded from here on rather than held
                 break
         return before, chain(kept, group, packets)
 
-    def _pass(self, group: Sequence[Any], clock: FrameClock) -> float:
-        """Have a clock pass the frames of packets; return the time of the first packet's."""
+    def _advance(self, group: Sequence[Any], clock: FrameClock) -> float:
+        """Advance a clock over the frames of packets; return the time of the first packet's."""
         base = self._stream.time_base
         stamps = sorted(packet.pts for packet in group if packet.pts is not None)
         times = {stamp: clock.time_of(float(stamp * base)) for stamp in stamps}
@@ -285,10 +344,10 @@ class _Reader:
             times[None] = clock.time_of(None)
         return times[group[0].pts]
 
-    def _sought(self, packets: Iterator[Any]) -> tuple[int, Iterator[Any]]:
-        """As `_found`, by the container's index."""
+    def _seek_to_start(self, packets: Iterator[Any]) -> tuple[int, Iterator[Any]]:
+        """As `_scan_to_start`, by the container's index."""
         wanted_s = start_of(self._container) + self._window.start
-        target = min(round(wanted_s / self._stream.time_base), _LARGEST_STAMP)
+        target = min(round(wanted_s / self._stream.time_base), _MAX_STAMP)
         first, later = self._key_frame_before(target)
         if first is None or first.dts is None:
             return 0, packets  # what cannot be jumped in is decoded from its start
