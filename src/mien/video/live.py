@@ -7,12 +7,14 @@ import re
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from mien.core.errors import InputError
 from mien.core.web_address import BarredAddress, is_web_address, shown_address
@@ -200,11 +202,14 @@ def camera_frames(
             if window.ends_before(time_s):
                 return
             if not window.starts_after(time_s):
-                rgb = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
-                yield VideoFrame(count, time_s, lambda rgb=rgb: rgb)
+                yield VideoFrame(count, time_s, partial(_rgb, picture))
             count += 1
     finally:
         camera.release()
+
+
+def _rgb(picture: cv2.typing.MatLike) -> npt.NDArray[np.uint8]:
+    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def _opened_camera(number: int) -> cv2.VideoCapture:
