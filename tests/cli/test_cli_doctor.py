@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mien.cli import diagnosis as doctor
+from mien.cli import doctor
 from mien.cli.main import main
 
 Doctor = Callable[..., tuple[int, Any, str]]

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mien.cli.finetune_result import CALIBRATION_IMAGES, Finetuned
+from mien.cli.finetune import CALIBRATION_IMAGES, Finetuned
 from mien.data.dataset import Split
 from mien.evaluation.comparison import compare, comparison_text
 from mien.inference.classifier import Classifier

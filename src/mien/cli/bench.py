@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mien.cli.options import MOST_THREADS, add_labels_option, number, whole
-from mien.cli.output import json_text, table_text, write_stdout
+from mien.cli.output import table_text, write_answer
 from mien.core.errors import EXIT_DONE
 from mien.core.process import usable_cores
 
@@ -31,35 +31,36 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         description="Time models from standard faces to scores, on one thread and on all, one face "
         "at a time and 32. Finding faces is not part of it. Let nothing else run meanwhile.",
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--model",
         nargs="+",
         metavar="MODEL",
         help="bundled models' names or models' folders (default: all bundled ones)",
     )
     add_labels_option(parser, default="people, where the model has that")
-    parser.add_argument(
+    add(
         "--threads",
         type=whole(1, MOST_THREADS),
         nargs="+",
         metavar="N",
         help="threads that a call may use (default: 1, and as many as there are cores)",
     )
-    parser.add_argument(
+    add(
         "--seconds",
         type=number(0, 3600),
         default=1.0,
         metavar="S",
         help="for how long each is timed (default: 1)",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
     from mien import __version__
     from mien.core.models import bundled_models
-    from mien.core.progress import Progress
+    from mien.core.progress import track
     from mien.inference.speed import BATCH_SIZES, machine, time_model
 
     models = args.model or bundled_models()
@@ -67,29 +68,16 @@ def _run(args: argparse.Namespace) -> int:
     cases = [
         (model, threads, size) for model in models for threads in counts for size in BATCH_SIZES
     ]
-    timings = []
-    with Progress("timing", len(cases), unit="case", quiet=args.quiet) as progress:
-        for model, threads, size in cases:
-            timings.append(
-                time_model(
-                    model,
-                    threads=threads,
-                    batch_size=size,
-                    seconds=args.seconds,
-                    reading=args.labels,
-                )
-            )
-            progress.advance(1)
+    timings = [
+        time_model(
+            model, threads=threads, batch_size=size, seconds=args.seconds, reading=args.labels
+        )
+        for model, threads, size in track(cases, "timing", unit="case", quiet=args.quiet)
+    ]
     where = {"mien": __version__, **machine()}
-    if args.json:
-        content = {
-            "schema": SCHEMA,
-            "machine": where,
-            "timings": [timing.to_dict() for timing in timings],
-        }
-        write_stdout(json_text(content) + "\n")
-    else:
-        write_stdout(_described(timings, where))
+    listed = [timing.to_dict() for timing in timings]
+    content = {"schema": SCHEMA, "machine": where, "timings": listed}
+    write_answer(content, _described(timings, where), as_json=args.json)
     return EXIT_DONE
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mien.batch.inputs import Input
 from mien.cli.inputs import STDIN, find_inputs, is_single
@@ -17,13 +17,7 @@ from mien.cli.options import (
     recognizer_options,
     whole,
 )
-from mien.cli.output import (
-    json_text,
-    note,
-    table_text,
-    use_utf8_stdout,
-    write_stdout,
-)
+from mien.cli.output import json_text, note, table_text, use_utf8_stdout, write_stdout
 from mien.cli.targets import check_targets, read_files
 from mien.core.errors import EXIT_DONE, InputError, NoFaceError, UnreadableImage, UsageError
 
@@ -58,26 +52,21 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("image", metavar="IMAGE", help="a file, or - for stdin")
-    parser.add_argument(
+    add = parser.add_argument
+    add("image", metavar="IMAGE", help="a file, or - for stdin")
+    add(
         "--output",
         type=file_name(*_SUFFIXES),
         metavar="FILE",
         help="the picture to write, .png or .jpg (NAME.explained.png here; none with --json)",
     )
     add_force_option(parser)
-    parser.add_argument(
-        "--method", choices=_METHODS, default=_METHODS[0], help="see below (%(default)s)"
-    )
-    parser.add_argument(
-        "--emotion", metavar="NAME", help="explain this emotion, not each face's likeliest"
-    )
-    parser.add_argument(
-        "--face", type=whole(), metavar="N", help="this face alone, counted from 0, left to right"
-    )
+    add("--method", choices=_METHODS, default=_METHODS[0], help="see below (%(default)s)")
+    add("--emotion", metavar="NAME", help="explain this emotion, not each face's likeliest")
+    add("--face", type=whole(), metavar="N", help="this face alone, counted from 0, left to right")
     add_recognizer_options(parser, crops="where the image is a face crop")
     add_finding_options(parser)
-    parser.add_argument("--json", action="store_true", help="print heat maps and figures as JSON")
+    add("--json", action="store_true", help="print heat maps and figures as JSON")
     parser.set_defaults(run=_run)
 
 
@@ -86,8 +75,12 @@ def _run(args: argparse.Namespace) -> int:
     from mien.inference.explain import explain
     from mien.inference.explain_picture import explanation_picture
 
-    picture = _picture_path(args.output, args.image, wanted=not args.json)
     one = _only_input(args.image)
+    picture: Path | None = args.output
+    if picture is None and not args.json:
+        is_data = args.image[:5].lower() == "data:"  # an image, not the name of one
+        name = "stdin" if args.image == STDIN else "data" if is_data else Path(args.image).stem
+        picture = Path(f"{name}.explained.png")
     if picture is not None:
         reads = [args.image, *read_files(args)]
         check_targets([("--output", picture)], reads=reads, force=args.force)
@@ -122,14 +115,6 @@ def _run(args: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _picture_path(asked: Path | None, image: str, *, wanted: bool) -> Path | None:
-    if asked is None:
-        name = "stdin" if image == STDIN else Path(image).stem
-        name = "data" if image[:5].lower() == "data:" else name  # an image, not the name of one
-        return Path(f"{name}.explained.png") if wanted else None
-    return asked
-
-
 def _only_input(word: str) -> Input:
     if not is_single([word]):
         raise UsageError(f"expected one image, got {word}, a folder or pattern")
@@ -142,41 +127,34 @@ def _only_input(word: str) -> Input:
 def _json(
     source: str, picture: Path | None, faces: Sequence[ExplainedFace], model: ModelInfo
 ) -> str:
-    content: dict[str, Any] = {
+    listed = [{**each.face.to_dict(), "explanation": each.explanation.to_dict()} for each in faces]
+    content = {
         "schema": SCHEMA,
         "source": source,
         "picture": None if picture is None else str(picture),
-        "faces": [
-            {**each.face.to_dict(), "explanation": each.explanation.to_dict()} for each in faces
-        ],
+        "faces": listed,
         "model": model.to_dict(),
     }
-    return _NUMBERS.sub(_on_one_line, json_text(content)) + "\n"
-
-
-def _on_one_line(found: re.Match[str]) -> str:
-    return "[" + re.sub(r"\s+", " ", found[1]) + "]"
+    text = _NUMBERS.sub(lambda found: "[" + re.sub(r"\s+", " ", found[1]) + "]", json_text(content))
+    return text + "\n"
 
 
 def _table(faces: Sequence[ExplainedFace]) -> str:
-    header = ("FACE", "EMOTION", "CONFIDENCE", "WHY", "PEAK", "WHERE")
-    rows = [_row(each) for each in faces]
-    return table_text(header, rows, right=(2, 4))
-
-
-def _row(each: ExplainedFace) -> tuple[str, ...]:
-    face, why = each.face, each.explanation
-    mark = " ?" if face.uncertain else ""
-    if why.method == "occlusion":
+    rows = []
+    for each in faces:
+        face, why = each.face, each.explanation
         points = 100 * why.peak
         peak = f"-{points:.0f} points" if points >= 1 else "under 1 point"
-    else:
-        peak = f"+{why.peak:.2f} logit"
-    return (
-        str(face.face_id),
-        face.emotion + mark,
-        f"{face.confidence:.0%}",
-        why.emotion,
-        peak if why.peak > 0 else "-",
-        f"{why.part} face" if why.part else "nowhere",
-    )
+        if why.method == "gradcam":
+            peak = f"+{why.peak:.2f} logit"
+        row = (
+            str(face.face_id),
+            face.emotion + (" ?" if face.uncertain else ""),
+            f"{face.confidence:.0%}",
+            why.emotion,
+            peak if why.peak > 0 else "-",
+            f"{why.part} face" if why.part else "nowhere",
+        )
+        rows.append(row)
+    header = ("FACE", "EMOTION", "CONFIDENCE", "WHY", "PEAK", "WHERE")
+    return table_text(header, rows, right=(2, 4))

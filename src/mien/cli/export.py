@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mien.cli.options import folder_name, number
-from mien.cli.output import json_text, write_stdout
+from mien.cli.output import facts_text, write_answer
 from mien.core.errors import EXIT_DONE, UsageError
+from mien.core.models import MANIFEST_NAME
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,73 +29,70 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "ONNX Runtime and Keras differ by more than 1e-4 in any probability.",
     )
     # `run` is the parser's own word for what the command does.
-    parser.add_argument("folder", type=Path, metavar="RUN", help="folder of a run, outputs/NAME")
-    parser.add_argument(
+    add = parser.add_argument
+    add("folder", type=Path, metavar="RUN", help="folder of a run, outputs/NAME")
+    add(
         "--output", type=folder_name, metavar="DIR", help="the model's folder (default: RUN/export)"
     )
-    parser.add_argument(
+    add(
         "--join",
         metavar="MODEL",
         help="add the run, which learnt votes, to this model as its people's reading (needs "
         "--output)",
     )
-    parser.add_argument(
+    add(
         "--start-share",
         type=number(0, 1),
         default=0.0,
         metavar="SHARE",
         help="of --join: share of the weights that the run started from (%(default)s)",
     )
-    parser.add_argument("--name", help="the model's name (default: that of the run)")
-    parser.add_argument(
-        "--version", help="the model's version (default: 1.0.0, or that of --join's model)"
-    )
-    parser.add_argument(
+    add("--name", help="the model's name (default: that of the run)")
+    add("--version", help="the model's version (default: 1.0.0, or that of --join's model)")
+    add(
         "--calibrate",
         metavar="DATA",
         help="fit temperatures and thresholds on the split val of this data set (folder, zip, CSV)",
     )
-    parser.add_argument(
+    add(
         "--votes",
         metavar="FILE",
         help="FER+ votes for --calibrate, of a run that learnt them: confidences become the share "
         "of people who would say so",
     )
-    parser.add_argument(
+    add(
         "--certain",
         type=number(0, 1),
         metavar="SHARE",
         help="how often readings that are not called uncertain are to be right (0.85)",
     )
-    parser.add_argument(
+    add(
         "--certain-from",
         type=_levels,
         metavar="LEVELS",
         help="confidences from which on readings are certain, in place of --certain: one for all, "
         "and others by name (0.6,neutral=0.8)",
     )
-    parser.add_argument(
+    add(
         "--balance",
         type=number(0, 1),
         metavar="STRENGTH",
         help="lift emotions that Training has few images of, from 0 (not) to 1 (as if all had "
         "as many)",
     )
-    parser.add_argument(
+    add(
         "--int8",
         action="store_true",
         help="also write an 8-bit model beside it, DIR-int8, with --data (refused if it loses more "
         "than half a point of accuracy)",
     )
-    parser.add_argument(
-        "--data", metavar="DATA", help="for --int8: ranges from its train, comparison on its val"
-    )
-    parser.add_argument(
+    add("--data", metavar="DATA", help="for --int8: ranges from its train, comparison on its val")
+    add(
         "--tflite",
         action="store_true",
         help="also write model.tflite, for LiteRT (needs Keras on TensorFlow)",
     )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=_run)
 
 
@@ -115,38 +113,34 @@ def _levels(text: str) -> dict[str, float]:
 
 def _run(args: argparse.Namespace) -> int:
     from mien.core.manifest import load_manifest
+    from mien.data.loading import load_split
     from mien.evaluation.temperature import balance_model
     from mien.training.export import export_run, join_run
 
     _check(args)
     # Read first: if the data are missing, nothing has been written yet.
-    split = _load(args.calibrate, "val", args) if args.calibrate else None
+    split = load_split(args.calibrate, "val", quiet=args.quiet) if args.calibrate else None
     votes = None
     if split is not None and args.votes is not None:
         split, votes = _with_votes(split, args.votes)
-    sets = [_load(args.data, name, args) for name in ("train", "val")] if args.int8 else []
+    names = ("train", "val") if args.int8 else ()
+    sets = [load_split(args.data, name, quiet=args.quiet) for name in names]
     if args.join is None:
         version = args.version or "1.0.0"
         folder = export_run(args.folder, args.output, name=args.name, version=version)
     else:
+        share = args.start_share
         folder = join_run(
-            args.folder,
-            args.join,
-            args.output,
-            version=args.version,
-            start_share=args.start_share,
+            args.folder, args.join, args.output, version=args.version, start_share=share
         )
     if args.balance is not None:
         balance_model(folder, args.balance)
-    calibration = None
-    if split is not None:
-        calibration = _calibrate(folder, split, votes, args)
+    calibration = None if split is None else _calibrate(folder, split, votes, args)
     others = _export_others(args, folder, sets)
     manifest = load_manifest(folder, labels=None).read_by(None)
-    if args.json:
-        write_stdout(json_text({**_as_json(folder, manifest, calibration), **others}) + "\n")
-    else:
-        write_stdout(_describe(folder, manifest, calibration, others))
+    content = {**_as_json(folder, manifest, calibration), **others}
+    text = _describe(folder, manifest, calibration, others)
+    write_answer(content, text, as_json=args.json)
     return EXIT_DONE
 
 
@@ -190,12 +184,6 @@ def _export_others(
     return told
 
 
-def _load(data: str, name: str, args: argparse.Namespace) -> Split:
-    from mien.data.loading import load_split
-
-    return load_split(data, name, quiet=args.quiet)
-
-
 def _with_votes(split: Split, path: str) -> tuple[Split, npt.NDArray[np.int64]]:
     """Return the images of a split that somebody saw an emotion in, and how many saw which."""
     from mien.data.votes import emotion_votes, load_votes
@@ -232,31 +220,21 @@ def _thresholds(folder: Path, levels: dict[str, float] | None) -> dict[str, floa
     labels = load_manifest(folder, labels=None).labels
     unknown = set(levels) - {"", *labels}
     if unknown:
-        raise UsageError(
-            f"expected labels of the model in --certain-from, got {', '.join(sorted(unknown))}; "
-            f"it has {', '.join(labels)}"
-        )
+        got = f"got {', '.join(sorted(unknown))}; it has {', '.join(labels)}"
+        raise UsageError(f"expected labels of the model in --certain-from, {got}")
     return {label: levels.get(label, levels[""]) for label in labels}
 
 
 def _as_json(
     folder: Path, manifest: Manifest, calibration: dict[str, Any] | None
 ) -> dict[str, Any]:
-    from mien.core.models import MANIFEST_NAME
-
+    file, beside = manifest.file, folder / MANIFEST_NAME
     return {
         "folder": str(folder),
         "name": manifest.name,
         "version": manifest.version,
-        "model": {
-            "path": str(folder / manifest.file.name),
-            "bytes": manifest.file.size_bytes,
-            "sha256": manifest.file.sha256,
-        },
-        "manifest": {
-            "path": str(folder / MANIFEST_NAME),
-            "bytes": (folder / MANIFEST_NAME).stat().st_size,
-        },
+        "model": {"path": str(folder / file.name), "bytes": file.size_bytes, "sha256": file.sha256},
+        "manifest": {"path": str(beside), "bytes": beside.stat().st_size},
         "largest_difference": manifest.metrics["export"]["largest_difference"],
         "temperature": manifest.temperature,
         "entropy_exponent": manifest.entropy_exponent,
@@ -272,8 +250,6 @@ def _describe(
     calibration: dict[str, Any] | None,
     others: dict[str, dict[str, Any] | None],
 ) -> str:
-    from mien.core.models import MANIFEST_NAME
-
     checked = manifest.metrics["export"]
     sizes = " and ".join(str(size) for size in checked["batch_sizes"])
     temperature = f"{manifest.temperature:.4g}"
@@ -297,10 +273,8 @@ def _describe(
             ("held out", f"error {calibration['error_held_out']:.2%}, each fifth by the others"),
             ("uncertain", f"{calibration['uncertain']:.1%} of these, below their threshold"),
         ]
-        if calibration["certain_accuracy"] is not None:
-            rows.append(
-                ("certain", f"{calibration['certain_accuracy']:.1%} of the others are right")
-            )
+        right = calibration["certain_accuracy"]
+        rows += [] if right is None else [("certain", f"{right:.1%} of the others are right")]
     small, lite = others["int8"], others["tflite"]
     if small is not None:
         lost = f"{small['points_lost']:.2f} points lost on {small['images']:,} images"
@@ -310,8 +284,7 @@ def _describe(
         ]
     if lite is not None:
         rows.append(("tflite", _sized(Path(lite["path"]))))
-    lines = [f"{name:<12} {value}" for name, value in rows]
-    return "\n".join([*lines, f"\nnext: mien predict --model {folder} IMAGE"]) + "\n"
+    return f"{facts_text(rows)}\nnext: mien predict --model {folder} IMAGE\n"
 
 
 def _sized(path: Path) -> str:

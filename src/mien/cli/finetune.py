@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mien.batch.inputs import RecognizerOptions
-from mien.cli.faces_in import face_finder
-from mien.cli.finetune_result import finish
-from mien.cli.options import MOST_THREADS, folder_name, number, whole
-from mien.cli.output import json_text, note, write_stdout
+from mien.cli.options import add_threads_option, face_finder, folder_name, number, whole
+from mien.cli.output import facts_text, note, write_answer
 from mien.cli.targets import check_targets
 from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 from mien.core.models import DEFAULT_MODEL
+from mien.core.progress import format_duration
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mien.data.dataset import Skipped, Split
+    from mien.evaluation.comparison import Comparison
     from mien.training.run_folder import RunFolder
 
 OUTPUTS = Path("outputs")
+
+CALIBRATION_IMAGES = 100
+"""Held-out images from which on temperature and thresholds are fitted: fewer tell nothing."""
 
 _SHOWN = 10
 _EPILOG = """\
@@ -43,56 +48,48 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("images", nargs="?", type=Path, metavar="FOLDER", help="one folder a class")
-    parser.add_argument(
+    add = parser.add_argument
+    add("images", nargs="?", type=Path, metavar="FOLDER", help="one folder a class")
+    add(
         "--run",
         dest="folder",
         type=folder_name,
         metavar="DIR",
         help="folder of the new run (default: outputs/FOLDER-DATE-TIME)",
     )
-    parser.add_argument(
-        "--resume", type=Path, metavar="DIR", help="go on with a run that was interrupted"
-    )
-    parser.add_argument(
+    add("--resume", type=Path, metavar="DIR", help="go on with a run that was interrupted")
+    add(
         "--model",
         metavar="MODEL",
         help=f"a bundled model's name, or a model's folder ({DEFAULT_MODEL})",
     )
-    parser.add_argument(
+    add(
         "--map",
         metavar="MAP",
         help="rename or merge classes: a=b,c=d or a file of such lines; a= leaves a out",
     )
-    parser.add_argument(
+    add(
         "--detector",
         help="find the largest face of each photo with auto, yunet, libface or haar "
         "(default: none, the images are face crops)",
     )
-    parser.add_argument(
-        "--epochs",
-        type=whole(),
-        metavar="N",
-        help="of the second phase (default: by the images)",
-    )
-    parser.add_argument(
+    add("--epochs", type=whole(), metavar="N", help="of the second phase (default: by the images)")
+    add(
         "--val-fraction",
         type=number(0, 1, above=True),
         metavar="SHARE",
         help="of each class, to hold out where there is no val (default: 0.2)",
     )
-    parser.add_argument("--seed", type=whole(), metavar="N", help="of every choice (default: 0)")
-    parser.add_argument(
-        "--threads", type=whole(1, MOST_THREADS), metavar="N", help="threads (all cores)"
-    )
-    parser.add_argument(
+    add("--seed", type=whole(), metavar="N", help="of every choice (default: 0)")
+    add_threads_option(parser)
+    add(
         "--set",
         action="append",
         default=[],
         metavar="SECTION.KEY=VALUE",
         help="change a key of the recipe, as training.learning_rate=1e-4 (may be given again)",
     )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=_run)
 
 
@@ -103,7 +100,7 @@ def _run(args: argparse.Namespace) -> int:
     needed = ("keras", "onnx", "sklearn", "matplotlib", "seaborn")
     require_train_extra(*needed, needed_for="mien finetune")
     try:
-        run = _go_on(args) if args.resume else _start(args)
+        run = _resume(args) if args.resume else _start(args)
     except KeyboardInterrupt as stop:
         if not stop.args:
             raise
@@ -112,7 +109,7 @@ def _run(args: argparse.Namespace) -> int:
         sys.stderr.write(f"mien: {text}\n")
         return EXIT_INTERRUPTED
     done = finish(run, quiet=args.quiet)
-    write_stdout(json_text(done.to_dict()) + "\n" if args.json else done.to_text())
+    write_answer(done.to_dict(), done.to_text(), as_json=args.json)
     return EXIT_DONE
 
 
@@ -232,7 +229,118 @@ def _without_copies(splits: Mapping[str, Split], *, quiet: bool) -> dict[str, Sp
     return kept
 
 
-def _go_on(args: argparse.Namespace) -> RunFolder:
+def _resume(args: argparse.Namespace) -> RunFolder:
     from mien.training.finetune import resume_finetune
 
     return resume_finetune(args.resume, quiet=args.quiet)
+
+
+# ---------------------------------------------------------------- the result
+@dataclass(frozen=True)
+class Finetuned:
+    """A finished fine-tuning.
+
+    Attributes:
+        run: its folder.
+        model: the folder of the exported model.
+        counts: how many images there are of each class, by part of the data.
+        compared: the model before and this one on the same images.
+        calibration: what `mien.evaluation.temperature.calibrate_model` gives; None where too few
+            images are held out for it.
+        summary: of the run's ``summary.json``.
+    """
+
+    run: RunFolder
+    model: Path
+    counts: Mapping[str, Mapping[str, int]]
+    compared: Comparison
+    calibration: Mapping[str, Any] | None
+    summary: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as ``--json`` prints it."""
+        return {
+            "run": str(self.run.path),
+            "model": str(self.model),
+            "images": {name: dict(counts) for name, counts in self.counts.items()},
+            "comparison": self.compared.to_dict(),
+            "calibration": self.calibration,
+            "summary": dict(self.summary),
+        }
+
+    def to_text(self) -> str:
+        """Return it as it is printed: facts, both confusion matrices, and what to do next."""
+        from mien.evaluation.comparison import comparison_text
+
+        images = [f"{name} {sum(each.values()):,}" for name, each in self.counts.items() if each]
+        rows = [
+            ("run", str(self.run.path)),
+            ("images", ", ".join(images)),
+            ("time", format_duration(self.summary["seconds"])),
+            ("best epoch", f"{self.summary['best']['epoch']} of {self.summary['epochs']}"),
+            ("calibrated", _calibrated(self.calibration)),
+            ("measured on", _measured(self.compared.split)),
+        ]
+        report = self.run.path / "report" / "before_after.md"
+        return (
+            f"{facts_text(rows)}\n{comparison_text(self.compared)}\n"
+            f"report: {report}\nnext: mien predict --model {self.model} IMAGE\n"
+        )
+
+
+def _calibrated(calibration: Mapping[str, Any] | None) -> str:
+    if calibration is None:
+        return f"no, fewer than {CALIBRATION_IMAGES} images are held out"
+    before, after = calibration["error_before"], calibration["error_after"]
+    return (
+        f"on {calibration['images']:,} images of val, error {before:.1%} before, {after:.1%} after"
+    )
+
+
+def _measured(split: str) -> str:
+    if split == "test":
+        return "test"
+    return "val, which chose the best epoch too: expect a little less of other images"
+
+
+def finish(run: RunFolder, *, quiet: bool) -> Finetuned:
+    """Export a run, calibrate the model, compare it with the one before, and write the reports.
+
+    Raises:
+        InputError: if the run is not a fine-tuning.
+        ModelError: if a network cannot be exported, opened or run.
+        OutputError: if a file cannot be written.
+        MissingExtra: without what training takes.
+    """
+    from mien.data.dataset import load_splits
+    from mien.evaluation.comparison import compare, write_comparison
+    from mien.evaluation.evaluating import evaluate_model
+    from mien.evaluation.report_folder import read_history, write_report
+    from mien.evaluation.temperature import calibrate_model
+    from mien.inference.classifier import Classifier
+    from mien.training.finetune import FACES, export_finetuned, read_notes
+
+    notes = read_notes(run.path)
+    splits = load_splits(run.path / FACES)
+    folder = export_finetuned(run)
+    val = splits["val"]
+    calibration = None
+    if len(val) >= CALIBRATION_IMAGES:
+        calibration = calibrate_model(folder, val.images, val.labels, split="val", quiet=quiet)
+    new = Classifier.open(folder, labels=None)
+    old = Classifier.open(notes["model"], labels=None)
+    measured = splits["test"] if len(splits.get("test", ())) else val
+    compared = compare(old, new, measured, meanings=notes["classes"], quiet=quiet)
+    report_folder = run.path / "report"
+    report, samples = evaluate_model(new, measured, quiet=quiet)
+    report = replace(report, data=str(notes.get("source", "")), command=f"mien finetune {run.name}")
+    write_report(report, report_folder, samples=samples, history=read_history(run.history))
+    write_comparison(compared, report_folder)
+    return Finetuned(
+        run=run,
+        model=folder,
+        counts={name: split.class_counts() for name, split in splits.items()},
+        compared=compared,
+        calibration=calibration,
+        summary=json.loads(run.summary.read_text(encoding="utf-8")),
+    )

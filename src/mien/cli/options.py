@@ -6,15 +6,19 @@ import argparse
 import math
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mien.batch.inputs import RecognizerOptions
 from mien.core.file_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from mien.core.models import DEFAULT_MODEL, READINGS
 
+if TYPE_CHECKING:
+    from mien.data.class_folder import FaceOf
+
 ENGINES: tuple[str, ...] = ("local", "ray")
 """Where ``--engine`` lets the work be done: on this machine, or on a Ray cluster."""
-
 
 MOST_THREADS = 1024
 """Of the network, and processes: more than the largest machines have cores."""
@@ -179,6 +183,19 @@ def recognizer_options(args: argparse.Namespace) -> RecognizerOptions:
         thorough=args.thorough,
         labels=args.labels,
     )
+
+
+def face_finder(options: RecognizerOptions) -> FaceOf | None:
+    """Return what crops the largest face of a photo, or None where images are face crops.
+
+    Raises:
+        UsageError: if there is no such detector, it is not installed, or an option is wrong.
+    """
+    from mien.inference.preprocess import largest_face
+
+    if options.detector == "none":
+        return None
+    return partial(largest_face, detector=options.load_detector(), choice=options.choice())
 
 
 def add_batch_options(parser: argparse.ArgumentParser) -> None:

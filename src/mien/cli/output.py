@@ -119,9 +119,9 @@ def write_stdout(text: str) -> None:
         raise OutputError(f"cannot write to standard output: {error.strerror}") from error
 
 
-def write_json(value: object) -> None:
-    """Write a command's result to stdout as indented JSON."""
-    write_stdout(json_text(value) + "\n")
+def write_answer(value: object, text: str, *, as_json: bool) -> None:
+    """Write a command's result to stdout: as indented JSON, or as the text that people read."""
+    write_stdout(json_text(value) + "\n" if as_json else text)
 
 
 def discard_stdout() -> None:

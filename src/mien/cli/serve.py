@@ -51,12 +51,11 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help="address to listen on (%(default)s: this machine alone)",
+    add = parser.add_argument
+    add(
+        "--host", default="127.0.0.1", help="address to listen on (%(default)s: this machine alone)"
     )
-    parser.add_argument(
+    add(
         "--port",
         type=whole(0, 65535),
         default=8000,
@@ -66,56 +65,55 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add_recognizer_options(parser, crops="where each image is a face crop")
     add_finding_options(parser)
     _add_limits(parser)
-    parser.add_argument(
-        "--access-log", action="store_true", help="a line on stderr for each request"
-    )
+    add("--access-log", action="store_true", help="a line on stderr for each request")
     parser.set_defaults(run=_run)
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     limits = parser.add_argument_group("limits")
-    limits.add_argument(
+    add = limits.add_argument
+    add(
         "--max-bytes",
         type=whole(),
         default=20_000_000,
         metavar="N",
         help="refuse images of more bytes (%(default)s)",
     )
-    limits.add_argument(
+    add(
         "--max-megapixels",
         type=number(0, 150, above=True),
         default=50,
         metavar="N",
         help="refuse images of more pixels, whatever their bytes (%(default)s, at most 150)",
     )
-    limits.add_argument(
+    add(
         "--workers",
         type=whole(),
         metavar="N",
         help="images that are analyzed at the same time (one a core, at most 4)",
     )
-    limits.add_argument(
+    add(
         "--max-waiting",
         type=whole(),
         default=16,
         metavar="N",
         help="images that may arrive or wait beside those; one more is refused (%(default)s)",
     )
-    limits.add_argument(
+    add(
         "--upload-timeout",
         type=number(0, 1e6, above=True),
         default=30,
         metavar="S",
         help="refuse images that take longer to arrive, in seconds (%(default)s)",
     )
-    limits.add_argument(
+    add(
         "--analysis-timeout",
         type=number(0, 1e6, above=True),
         default=60,
         metavar="S",
         help="give up images that take longer, in seconds (%(default)s)",
     )
-    limits.add_argument(
+    add(
         "--max-connections",
         type=whole(),
         default=1000,
