@@ -1,5 +1,7 @@
+WINDOWS := $(filter Windows_NT,$(OS))
+
 # Everything runs in .venv, which these targets make from the pinned locks; PYTHON is all they need.
-PYTHON ?= python3
+PYTHON ?= $(if $(WINDOWS),python,python3)
 VENV ?= .venv
 # What `make lock UPGRADE=1` passes on: newest versions instead of the ones that are locked.
 UPGRADE ?=
@@ -13,7 +15,8 @@ WORK ?= build/gpu-work
 PLAN ?= lab/configs/plan.toml
 OUT ?=
 
-RUN := $(VENV)/bin/python
+BIN := $(VENV)/$(if $(WINDOWS),Scripts,bin)
+RUN := $(BIN)/python
 PIP := $(RUN) -m pip install --quiet --disable-pip-version-check
 COMPILE := $(RUN) -m uv pip compile --quiet --universal --generate-hashes --python-version 3.10 \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
@@ -38,7 +41,7 @@ lint: $(VENV)/.dev ## check style, types and the walls between the rooms
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
-	$(VENV)/bin/lint-imports
+	$(BIN)/lint-imports
 
 # Targets are the modules of tests/fuzz that are named here; FUZZ=images runs one of them.
 FUZZ ?= images data_set model recipe journal http_request

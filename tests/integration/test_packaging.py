@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import re
 import subprocess
 import sys
+import sysconfig
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,13 +129,18 @@ def test_the_extra_for_a_gpu_is_that_for_training_with_another_tensorflow() -> N
     assert [(line.name, line.extras) for line in flows] == [("tensorflow", {"and-cuda"})]
 
 
-def test_a_wheel_holds_the_whole_package(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel"]
+def build(target: str, folder: Path) -> Path:
+    """Build a "wheel" or "sdist" into a folder; return its file."""
+    command = [sys.executable, "-m", "hatchling", "build", "--target", target]
     subprocess.run(
-        [*command, "--directory", str(tmp_path)], cwd=ROOT, check=True, capture_output=True
+        [*command, "--directory", str(folder)], cwd=ROOT, check=True, capture_output=True
     )
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
+    (file,) = folder.iterdir()
+    return file
+
+
+def test_a_wheel_holds_the_whole_package(tmp_path: Path) -> None:
+    with zipfile.ZipFile(build("wheel", tmp_path)) as archive:
         held = {name for name in archive.namelist() if name.startswith("mien/")}
         licences = [name for name in archive.namelist() if name.endswith("licenses/LICENSE")]
     files = [path.relative_to(ROOT / "src") for path in (ROOT / "src").rglob("*") if path.is_file()]
@@ -144,3 +152,44 @@ def test_a_wheel_holds_the_whole_package(tmp_path: Path) -> None:
     assert held == source
     assert "mien/py.typed" in held
     assert licences
+
+
+def test_an_sdist_holds_what_developers_need_and_not_the_lab(tmp_path: Path) -> None:
+    with tarfile.open(build("sdist", tmp_path)) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    for name in ("pyproject.toml", "Makefile", "CHANGELOG.md", "CITATION.cff", "locks/dev.txt"):
+        assert name in held
+    for folder in ("src/mien", "tests", "docs", "configs"):
+        assert any(name.startswith(f"{folder}/") for name in held), folder
+    assert not [name for name in held if name.startswith("lab/")]
+
+
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+def test_what_is_built_runs_in_an_environment_of_its_own(kind: str, tmp_path: Path) -> None:
+    package = build(kind, tmp_path / "dist")
+    uv = [sys.executable, "-m", "uv", "--offline", "--no-cache", "--quiet"]
+    subprocess.run([*uv, "venv", "--python", sys.executable, str(tmp_path / "env")], check=True)
+    (site,) = (tmp_path / "env").glob("[Ll]ib/**/site-packages")
+    # The dependencies are those of this environment; the package itself has to be the built one.
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
+    python = tmp_path / "env" / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+    options = ["--python", str(python), "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*uv, "pip", "install", *options, str(package)], check=True)
+
+    def run(*words: str) -> str:
+        answer = subprocess.run(
+            [str(python), *words], cwd=tmp_path, capture_output=True, text=True, encoding="utf-8"
+        )
+        assert answer.returncode == 0, answer.stderr
+        return answer.stdout
+
+    assert site in Path(run("-c", "import mien; print(mien.__file__)").strip()).parents
+    picture = str(ROOT / "images/sample.png")
+    told = run("-m", "mien", "predict", picture, "--format", "json", "--offline")
+    assert len(json.loads(told)["faces"]) == 7
+
+
+def test_the_commit_hooks_run_the_locked_ruff() -> None:
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    (version,) = {version for name, version, _ in pins("dev") if name == "ruff"}
+    assert f"rev: v{version} " in hooks
