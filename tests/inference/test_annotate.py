@@ -20,7 +20,6 @@ from mien.inference.annotate import (
 )
 
 
-# ---------------------------------------------------------------- annotate
 def _face(box: Box, emotion: str = "happy", confidence: float = 0.7, **changes: bool) -> Face:
     rest = (1 - confidence) / 6
     scores = {name: confidence if name == emotion else rest for name in EMOTIONS}
@@ -43,11 +42,6 @@ def _grey(height: int, width: int) -> np.ndarray[tuple[int, ...], np.dtype[np.ui
 def _color(emotion: str) -> tuple[int, ...]:
     code = EMOTION_COLORS[emotion]
     return tuple(int(code[start : start + 2], 16) for start in (1, 3, 5))
-
-
-def test_every_emotion_has_a_colour_of_its_own() -> None:
-    assert tuple(EMOTION_COLORS) == EMOTIONS
-    assert len(set(EMOTION_COLORS.values())) == len(EMOTIONS)
 
 
 def test_without_faces_the_picture_stays_as_it_is() -> None:
@@ -112,20 +106,6 @@ def test_any_size_can_be_drawn_on(size: tuple[int, int]) -> None:
     assert max(drawn.size) < 2 * MIN_SIDE or drawn.size == size[::-1]
 
 
-def test_classes_of_its_own_are_drawn_too() -> None:
-    face = Face(
-        face_id=0,
-        box=Box(300, 200, 150, 150),
-        face_confidence=0.9,
-        emotion="calm",
-        confidence=0.8,
-        uncertain=False,
-        scores={"calm": 0.8, "tense": 0.2},
-        quality=Quality(150, 0.1),
-    )
-    assert (np.asarray(annotate(_grey(700, 900), [face])) != 128).any()
-
-
 def test_each_class_of_a_model_has_a_colour_of_its_own() -> None:
     colors = class_colors(("negative", "positive", "Surprised"))
     assert colors["Surprised"] == _color("surprise")
@@ -149,7 +129,7 @@ def test_a_tiny_picture_can_be_drawn_on(height: int, width: int) -> None:
     assert max(drawn.size) >= MIN_SIDE
 
 
-# ---------------------------------------------------------------- annotating
+# ---------------------------------------------------------------- fonts
 @pytest.fixture(autouse=True)
 def fresh() -> None:
     annotating._best_font.cache_clear()

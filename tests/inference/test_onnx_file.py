@@ -87,11 +87,6 @@ def test_what_is_no_onnx_file_is_a_model_error(tmp_path: Path, content: bytes) -
         read_onnx(write(tmp_path, content))
 
 
-def test_a_missing_file_is_a_model_error(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="cannot read"):
-        read_onnx(tmp_path / "nothing.onnx")
-
-
 CONTENT = head_onnx()
 
 

@@ -35,20 +35,6 @@ def sides(detections: tuple[Detection, ...]) -> list[int]:
     return [one.box.w for one in detections]
 
 
-def test_all_faces_are_read_unless_told_otherwise() -> None:
-    assert sides(FaceChoice().chosen(found(9, 40, 3))) == [9, 40, 3]
-
-
-def test_small_faces_are_left_out() -> None:
-    assert sides(FaceChoice(min_face=40).chosen(found(39, 40, 41))) == [40, 41]
-    flat = [Detection(Box(0, 0, 90, 39), 0.9)]
-    assert FaceChoice(min_face=40).chosen(flat) == ()
-
-
-def test_the_largest_are_kept_in_their_order() -> None:
-    assert sides(FaceChoice(max_faces=2).chosen(found(50, 20, 60, 40))) == [50, 60]
-
-
 def test_of_equal_faces_the_surest_is_kept() -> None:
     box = Box(0, 0, 50, 50)
     unsure, sure = Detection(box, 0.7), Detection(box, 0.9)
@@ -197,11 +183,6 @@ def test_the_turned_crop_loses_no_pixels_and_averages_whole_ones() -> None:
     assert np.abs(standard_face(crop) - means).max() <= 1
 
 
-def test_a_turned_crop_over_the_border_repeats_its_pixels() -> None:
-    picture = np.full((60, 60, 3), 200, np.uint8)
-    assert (face_crop(picture, Box(0, 0, 30, 30), 1.5, turn=30.0) == 200).all()
-
-
 def _warped_whole(image: Pixels, box: Box, crop_scale: float, turn: float) -> Pixels:
     """The turned crop of a square box as it is defined: from the whole image, in one warp."""
     side = crop_scale * box.w
@@ -256,7 +237,7 @@ def test_what_is_a_crop_already_is_not_turned() -> None:
     assert np.array_equal(whole, picture)
 
 
-# ---------------------------------------------------------------- one_face
+# ---------------------------------------------------------------- largest face
 SMALL, LARGE = Box(20, 20, 40, 40), Box(150, 60, 80, 80)
 
 

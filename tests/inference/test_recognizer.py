@@ -111,10 +111,6 @@ def test_faces_go_back_to_their_images(recognizer: Recognizer) -> None:
             assert face.quality == same.quality
 
 
-def test_no_images_give_no_results(recognizer: Recognizer) -> None:
-    assert recognizer.analyze_many([]) == []
-
-
 def test_one_that_cannot_be_read_does_not_stop_the_others(
     recognizer: Recognizer, tmp_path: Path
 ) -> None:

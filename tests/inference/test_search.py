@@ -35,7 +35,6 @@ from mien.inference.detectors.search import (
 )
 from mien.inference.detectors.yunet import WEIGHTS
 
-# ---------------------------------------------------------------- search
 Image = npt.NDArray[np.uint8]
 
 
@@ -249,7 +248,7 @@ def test_libface_keeps_no_memory() -> None:
     assert pages() - before < 60 * 36 / 4
 
 
-# ---------------------------------------------------------------- turned
+# ---------------------------------------------------------------- orientations
 
 SAMPLE = Path(__file__).resolve().parent.parent.parent / "images" / "sample.png"
 

@@ -18,7 +18,6 @@ from mien.video.timeline import MOST_LANES, PORTRAIT_PX, History, Portraits, dra
 from video_results import MODEL, face, result
 
 
-# ---------------------------------------------------------------- timeline
 def _drawn(count: int = 40, people: int = 1) -> Image.Image:
     summary, history = Summary(), History()
     for number in range(count):

@@ -10,7 +10,6 @@ from mien.core.errors import UsageError
 from mien.video.times import MAX_GAP_S, FrameClock, Window, format_time, parse_time
 
 
-# ---------------------------------------------------------------- times
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [("90", 90), ("1.5", 1.5), (".5", 0.5), ("1:30", 90), ("0:04.25", 4.25), ("1:02:03.5", 3723.5)],

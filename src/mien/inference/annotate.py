@@ -143,9 +143,9 @@ def _draw_label(
 ) -> _Rectangle:
     """Write emotion and confidence above the box, or inside it at the picture's upper border."""
     style = _Style.of(picture, box)
-    mark = "?" if face.uncertain else ""
-    person = "" if face.track_id is None else f"#{face.track_id} "
-    text = f"{person}{face.emotion}{mark} {face.confidence:.0%}"
+    text = reading_text(face)
+    if face.track_id is not None:
+        text = f"#{face.track_id} {text}"
     font = font_for(text, style.text)
     width = math.ceil(draw.textlength(text, font)) + 2 * style.pad
     height = round(1.25 * style.text) + style.pad
@@ -180,7 +180,7 @@ def _draw_chart(
     bar = 5 * text
     width = names + bar + 3 * pad
     height = row * len(face.scores) + 2 * pad
-    # A chart that is larger than its face would hide more than it tells.
+    # No chart larger than its face.
     if height > 1.25 * (box[3] - box[1]):
         return None
     panel = _free_place(picture, box, (width, height), 2 * style.line, taken)
@@ -194,13 +194,30 @@ def _draw_chart(
         middle = top + row / 2
         ink = _LIGHT if name == face.emotion else (*_LIGHT, 170)
         draw.text((start - pad, middle), name, fill=ink, font=font, anchor="rm")
-        thick = max(1, round(row * 0.22))
-        track = (start, round(middle) - thick, start + bar, round(middle) + thick)
-        draw.rounded_rectangle(track, thick, fill=(*_LIGHT, _TRACK_OPACITY))
-        if round(score * bar) > 0:
-            filled = (track[0], track[1], track[0] + round(score * bar), track[3])
-            draw.rounded_rectangle(filled, thick, fill=colors[name])
+        box = (start, round(middle), start + bar, max(1, round(row * 0.22)))
+        draw_bar(draw, box, score, colors[name], (*_LIGHT, _TRACK_OPACITY))
     return panel
+
+
+def draw_bar(
+    draw: ImageDraw.ImageDraw,
+    place: tuple[int, int, int, int],
+    score: float,
+    color: tuple[int, ...],
+    background: tuple[int, ...],
+) -> None:
+    """Draw a score, 0 to 1, as a horizontal bar; ``place`` is left, middle, right, half height."""
+    left, middle, right, radius = place
+    top, bottom = middle - radius, middle + radius
+    draw.rounded_rectangle((left, top, right, bottom), radius, fill=background)
+    filled = round(score * (right - left))
+    if filled > 0:
+        draw.rounded_rectangle((left, top, left + filled, bottom), radius, fill=color)
+
+
+def reading_text(face: Face) -> str:
+    """Return a face's emotion and confidence, with a question mark if they are uncertain."""
+    return f"{face.emotion}{'?' if face.uncertain else ''} {face.confidence:.0%}"
 
 
 def _free_place(
@@ -251,16 +268,13 @@ _FONTS = (
     "malgun.ttf",
     "Nirmala.ttf",
 )
-"""Files that systems have, those of most scripts first; the default one has ASCII alone."""
+"""Font files of common systems; Pillow's default font has ASCII alone."""
 
 _NO_GLYPH = "\U0010ffff"
 
 
 def font_for(text: str, size: int) -> Font:
-    """Return a font of a size in pixels that has the characters of a text.
-
-    Where none on this machine has all of them, it is the one that lacks the fewest.
-    """
+    """Return a font, of a size in pixels, that has the most characters of a text."""
     if text.isascii():
         return ImageFont.load_default(size)
     return _best_font(frozenset(text), size)
@@ -288,6 +302,6 @@ def _system_fonts(size: int) -> Iterator[Font]:
 
 
 def _missing_glyphs(font: Font, characters: frozenset[str]) -> int:
-    """Count the characters that are drawn as one that no font has: most draw an empty box."""
+    """Count the characters drawn like one that no font has (most draw an empty box)."""
     box = bytes(font.getmask(_NO_GLYPH))
     return sum(not one.isspace() and bytes(font.getmask(one)) == box for one in characters)

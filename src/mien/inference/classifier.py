@@ -127,7 +127,7 @@ class Classifier:
 
         Raises:
             UsageError: if the array is of another type or shape.
-            ModelError: if the network fails, or gives what is not a number.
+            ModelError: if the network fails, or a logit is not a number.
         """
         softening = self.manifest.softening
         if not augment:
@@ -369,7 +369,7 @@ def _abandon_all() -> None:
         session.abandon()
 
 
-# `os.register_at_fork` takes no sessions to come, hence a set of all of them.
+# For the fork handler below, which has to know all sessions.
 _SESSIONS: weakref.WeakSet[ModelSession] = weakref.WeakSet()
 _REOPENING = ForkLock()
 if sys.platform != "win32":  # which has no fork

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from mien.core.errors import UsageError
-from mien.inference.annotate import class_colors, font_for
+from mien.inference.annotate import class_colors, draw_bar, font_for, reading_text
 from mien.inference.explain import ExplainedFace, Explanation
 
 _RAMP = (
@@ -129,14 +129,9 @@ def _draw_face(canvas: Image.Image, each: ExplainedFace, left: int, top: int) ->
 def _draw_title(draw: ImageDraw.ImageDraw, each: ExplainedFace, left: int, top: int) -> None:
     face, explained = each.face, each.explanation
     x, middle = float(left), top + _TITLE / 2 - 4
-    mark = "?" if face.uncertain else ""
     parts = [
         (f"face {face.face_id}", 15, _DIM),
-        (
-            f"{face.emotion}{mark} {face.confidence:.0%}",
-            19,
-            class_colors(face.scores)[face.emotion],
-        ),
+        (reading_text(face), 19, class_colors(face.scores)[face.emotion]),
     ]
     if explained.emotion != face.emotion:
         parts.append((f"why {explained.emotion} {explained.score:.0%}", 15, _LIGHT))
@@ -180,12 +175,8 @@ def _draw_bars(draw: ImageDraw.ImageDraw, each: ExplainedFace, left: int, top: i
         ink = _LIGHT if name == each.explanation.emotion else _DIM
         draw.text((start - 10, middle), name, fill=ink, font=font, anchor="rm")
         draw.text((left + _BARS - 14, middle), f"{score:.0%}", fill=ink, font=font, anchor="rm")
-        thick = max(1, round(row * 0.16))
-        box = (start, round(middle) - thick, stop, round(middle) + thick)
-        draw.rounded_rectangle(box, thick, fill=_TRACK)
-        if round(score * (stop - start)) > 0:
-            filled = (*box[:2], start + round(score * (stop - start)), box[3])
-            draw.rounded_rectangle(filled, thick, fill=colors[name])
+        place = (start, round(middle), stop, max(1, round(row * 0.16)))
+        draw_bar(draw, place, score, colors[name], _TRACK)
 
 
 def _draw_legend(canvas: Image.Image, explained: Explanation) -> None:

@@ -34,7 +34,8 @@ class FaceChoice:
 
     Attributes:
         min_face: a face whose box has a smaller side than this, in pixels, is left out.
-        max_faces: only so many are read: the largest ones, of equal ones the surest; None for all.
+        max_faces: only so many are read, the largest; of equal ones those of highest confidence;
+            None for all.
         align: one of `ALIGN`; for detectors that find eyes.
     """
 
@@ -280,7 +281,7 @@ def shifted(faces: npt.NDArray[np.uint8], down: int, right: int) -> npt.NDArray[
 
 # ---------------------------------------------------------------- lists of images
 def is_one_image(images: object) -> bool:
-    """Say whether this is one image where several are wanted; an array would pass for its rows."""
+    """Say whether this is one image, not a list: an array would pass for a list of its rows."""
     if isinstance(images, np.ndarray):
         return images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (1, 3))
     one = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image)
@@ -311,7 +312,7 @@ def standard_faces(
     """Return the standard face, uint8 (48, 48), of each crop; `Recognizer.classify` says of which.
 
     Raises:
-        UsageError: if this is one crop and not a list of them, or a crop is not as it should be.
+        UsageError: if this is one crop and not a list, or a crop is not as it should be.
     """
     if is_one_image(crops):
         raise UsageError(

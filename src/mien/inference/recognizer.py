@@ -30,7 +30,7 @@ from mien.inference.quality import quality_of
 _Self = TypeVar("_Self", bound="Recognizer")
 
 ON_NO_FACE: tuple[str, ...] = ("empty", "raise")
-"""What `Recognizer.analyze` does where nobody is there."""
+"""What `Recognizer.analyze` does where there is no face."""
 
 
 class Recognizer:
@@ -99,7 +99,7 @@ class Recognizer:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The emotions that the model tells apart, in its order."""
+        """The model's emotions, in its order."""
         return self.classifier.labels
 
     @property
@@ -116,7 +116,7 @@ class Recognizer:
             image: a path, the bytes of an encoded file, a Pillow image, or an array: uint8, (H, W)
                 grey, or (H, W, 3) with ``color``.
             color: the order of an array's channels, "rgb" or "bgr".
-            on_no_face: "empty" returns an empty list where nobody is there, "raise" raises.
+            on_no_face: "empty" returns an empty list where there is no face, "raise" raises.
 
         Returns:
             The faces, left to right.

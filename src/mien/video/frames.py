@@ -16,7 +16,7 @@ from mien.core.errors import InputError, UnreadableImage
 from mien.core.images import MAX_PIXELS
 
 MAX_ANAMORPHIC = 4
-"""Pixels that say they are more times wider than high, or higher than wide, are taken as square."""
+"""A pixel aspect ratio beyond this, or below its inverse, is taken for a mistake."""
 
 
 class BrokenVideo(InputError):
@@ -59,7 +59,7 @@ class VideoFrame:
 class Presentation:
     """How the decoded frames of a stream are to be shown: with square pixels, upright.
 
-    Anamorphic pixels are widened or heightened to squares, whichever loses none.
+    Anamorphic pixels are stretched to squares, along the side that loses none.
     """
 
     def __init__(self, stream: Any, name: str) -> None:
@@ -92,7 +92,7 @@ class Presentation:
 
     def _squared(self, decoded: Any) -> tuple[int, int]:
         """Return a frame's width and height in square pixels, as it is stored."""
-        # The container's word counts for as long as what is coded stays as it was.
+        # The container's aspect ratio counts until the coded one changes.
         coded = self._stream.codec_context.sample_aspect_ratio
         if coded and coded != self._coded:
             self._pixel = self._pixel if self._is_first else coded
@@ -148,7 +148,7 @@ def turn_of_degrees(clockwise: float) -> Turn:
 
 
 def is_sideways(turn: Turn) -> bool:
-    """Say whether width and height change places."""
+    """Say whether width and height are swapped."""
     return turn[0] == 0
 
 

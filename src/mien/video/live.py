@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 def is_camera(source: str | Path | int) -> bool:
-    """Say whether this is a camera's number, be there one or not."""
+    """Say whether this is a camera's number, whether or not there is such a camera."""
     if isinstance(source, str):
         return _NUMBER.fullmatch(source) is not None
     return isinstance(source, Integral) and not isinstance(source, bool)
@@ -75,7 +75,7 @@ class LiveStream:
         return opened(self.address, options=options, allow_private=self._allow_private)
 
     def is_file(self) -> bool:
-        """Connect, and say whether the address leads to a file; raises InputError if to nothing."""
+        """Connect, and say whether this is a file; raises InputError if there is nothing."""
         container = self.opened()
         try:
             is_file = _has_end(container, self.address)
@@ -88,7 +88,7 @@ class LiveStream:
         return is_file
 
     def close(self) -> None:
-        """End a connection that nobody used."""
+        """Close a connection that was not used."""
         container, self._container = self._container, None
         if container is not None:
             container.close()
@@ -181,11 +181,11 @@ def camera_frames(
     *,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[VideoFrame]:
-    """Yield what a camera sees, with the seconds since its first frame, until the window ends.
+    """Yield a camera's frames, with the seconds since the first, until the window ends.
 
     Raises:
         InputError: if there is no such camera, or it is in use.
-        BrokenVideo: if it is pulled out.
+        BrokenVideo: if it is unplugged.
     """
     window = window or Window()
     camera = _opened_camera(number)
@@ -241,7 +241,7 @@ def _has_end(container: Any, address: str) -> bool:
 
 
 class _Connection:
-    """Opens a stream, again and again, and keeps one clock through all of it."""
+    """The successive connections to a stream, on one clock."""
 
     def __init__(self, stream: LiveStream, clock: Callable[[], float]) -> None:
         self._live = stream
@@ -277,7 +277,7 @@ class _Connection:
                 raise InputError(f"{shown_address(address)}: {reason}") from decoder.stopped
 
     def _time_now(self, tick: float) -> float:
-        """Return the stream's time of a frame that comes now."""
+        """Return the time of a frame that is received now."""
         if self.time_s is None:
             return 0.0
         return self.time_s + max(tick, self._clock() - self.heard)

@@ -19,10 +19,10 @@ from mien.core.errors import InputError, MissingExtra, UnreadableImage
 from mien.core.web_address import is_web_address, shown_address
 
 OPEN_TIMEOUT_S = 10.0
-"""Seconds in which what an address leads to must show that it is a video."""
+"""Seconds within which an address must turn out to be a video."""
 
 READ_TIMEOUT_S = 10.0
-"""Seconds of silence after which what an address leads to counts as lost."""
+"""Seconds without data after which a connection counts as lost."""
 
 # One protocol alone: FFmpeg knows some that wrap another one ("cache:http://...").
 _ADDRESS = re.compile(r"[a-z][a-z0-9]*://", re.IGNORECASE)
@@ -80,7 +80,7 @@ def opened(
     try:
         return av.open(path, timeout=timeout, options=options or {})
     except (av.error.FFmpegError, OSError, UnicodeError) as error:
-        # FFmpeg has a word of its own for this in each protocol, few of which say it.
+        # Each protocol of FFmpeg has its own error for a timeout.
         if time.monotonic() - began >= patience:
             raise InputError(f"{name}: no video came within {patience:g} s") from error
         if is_held and getattr(error, "errno", None) == errno.EINVAL:
@@ -127,7 +127,7 @@ def checked_web_video(url: str) -> tuple[str, dict[str, str]]:
 
 
 def fell_silent(error: BaseException | None) -> bool:
-    """Say whether reading was given up because nothing came for `READ_TIMEOUT_S`."""
+    """Say whether reading timed out after `READ_TIMEOUT_S`."""
     return isinstance(error, load_av().error.ExitError)
 
 

@@ -47,7 +47,7 @@ class VideoInfo:
         width: pixels of the upright picture.
         height: as ``width``.
         duration_s: seconds, or None where it is not known (a live stream).
-        frames: how many, where the header tells, else an estimate, or None.
+        frames: as the header says, else an estimate, or None.
         rate: frames a second, on average.
         time_base: seconds that one tick of its time stamps lasts.
         has_sound: whether there is a sound track.
@@ -63,7 +63,7 @@ class VideoInfo:
 
 
 def probe(source: str | Path, *, allow_private: bool = False) -> VideoInfo:
-    """Return what the header of a video says; its first frame tells how it lies.
+    """Return what the header of a video says, and from its first frame its upright size.
 
     Args:
         source: the file's path, or an address.
@@ -189,7 +189,7 @@ def duration_of(container: Any, stream: Any) -> float | None:
 def has_index(stream: Any) -> bool:
     """Say whether the container indexes all of a stream's packets, so that it can be seeked in.
 
-    Such time stamps are one series. Others may begin anew anywhere: a moment is found by a scan.
+    Its time stamps are one series; others may restart anywhere, and a moment is found by a scan.
     """
     return bool(stream.frames) and len(getattr(stream, "index_entries", ())) == stream.frames
 
@@ -262,7 +262,7 @@ class Decoder:
                 self.damaged += 1
                 continue
             yield from frames
-        if self.stopped is not None:  # the packet that tells the decoder of the end never came
+        if self.stopped is not None:  # the decoder was not flushed
             try:
                 frames = self._stream.codec_context.decode(None)
             except self._av.error.FFmpegError:
@@ -293,7 +293,7 @@ class _Reader:
             leading, packets = _leading(packets)
             number += before
         for decoded in self._decoder.frames(packets):
-            # What is shown before a key frame may need the frames before it, and be left out.
+            # Leading pictures of a key frame may need earlier frames, and be left out.
             number += 1 + (0 if decoded.pts is None else bisect_left(leading, decoded.pts))
             leading = []
             time_s = self._clock.time_of(stamp_of(decoded, self._stream))
@@ -370,28 +370,27 @@ class _Reader:
                 return first, packets
             if asked <= 0:
                 return None, iter(())
-            # Files are searched by when frames are decoded, which is before they are shown, and
-            # some for any frame.
+            # Seeking goes by decoding time, which is before presentation, and may hit any frame.
             earlier = asked - round(_SECONDS_BACK / self._stream.time_base)
             known = stamped and first.dts is not None
             asked = max(0, min(earlier, first.dts - 1) if known else earlier)
 
     def _check_end(self, count: int, shown: int) -> None:
-        """Raise what says that nothing came, or less than the header promises."""
+        """Raise an error if there was nothing, or less than the header promises."""
         last = self._clock.time_s
-        # Where stamps jump, the end that they tell is of no use.
+        # Where time stamps jump, the duration is of no use.
         jumps = self._clock.jumps
         expected = None if jumps else duration_of(self._container, self._stream)
         if last is None and self._window.start == 0:
             raise InputError(f"{self._name}: no frame of this video can be decoded")
         reached = (last or 0.0) + self._tick
-        # Where parts of a transport stream meet, its packets' numbers do not go on.
+        # Where parts of a transport stream meet, packets' counters jump: that is no damage.
         damaged = max(0, self._decoder.damaged - jumps)
         lost = damaged > 0 or self._decoder.stopped is not None
         if expected is not None and self._window.end is not None:
             expected = min(expected, self._window.end)
         if expected is not None:
-            # Of a film that is cut, the header tells how long it was.
+            # The header of a cut file still has its full length.
             lost |= expected - reached > max(_MISSING_END_S, 2 * self._tick)
         lost |= self._window.end is None and bool(self._stream.frames > count)
         if shown == 0 and not lost:

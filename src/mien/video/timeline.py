@@ -21,7 +21,7 @@ PORTRAIT_PX = 84
 """Side of a person's small picture."""
 
 MOST_LANES = 12
-"""People who get a lane: those who are seen longest."""
+"""So many people get a lane: those seen longest."""
 
 _WIDTH = 1600
 _LEFT, _RIGHT = 210, 40
@@ -119,7 +119,7 @@ class History:
 
 
 class Portraits:
-    """Keeps a small picture of each person: where the face is largest and surest."""
+    """Keeps a small picture of each person: the best so far."""
 
     def __init__(self) -> None:
         """Start without any."""
@@ -129,7 +129,6 @@ class Portraits:
     def add(self, pixels: Picture, box: Box, track_id: int, worth: float) -> None:
         """Take a person's face in a frame, uint8 (H, W, 3), if it is worth more than before."""
         is_new = track_id not in self._worth
-        # A little better is not worth cutting out anew.
         if is_new and len(self.pictures) >= _PORTRAITS:
             return
         if not is_new and worth <= 1.2 * self._worth[track_id]:
@@ -255,10 +254,10 @@ def _draw_scores(
     colors: _Colors,
     top: int,
 ) -> None:
-    """Draw the scores piled up, a column of pixels at a time; blank where nobody was seen."""
+    """Draw the stacked scores, a column of pixels at a time; blank where there is no face."""
     scores = history.scores(track_id)
     moments = list(scores)
-    # A frame stands for the time until the next one, and the last before a gap for a usual frame.
+    # A frame lasts until the next one, before a gap for the usual step.
     step, gap = max(history.step_s, history.width_s), 2.5 * max(history.step_s, history.width_s)
     ends = [
         after if after - moment <= gap else moment + step

@@ -51,7 +51,7 @@ class Window:
 
     Attributes:
         start: seconds from the video's start, from which on; 0 to `MAX_TIME_S`.
-        end: seconds, up to which (exclusive), or None for all that comes.
+        end: seconds, up to which (exclusive), or None for all.
         every: seconds between two frames that are looked at, `MIN_STEP_S` to `MAX_TIME_S`, or
             None for each frame. The first frame at or after each multiple, counted from
             ``start``, is taken.
@@ -76,11 +76,11 @@ class Window:
             )
 
     def starts_after(self, time_s: float) -> bool:
-        """Say whether a moment lies before the window."""
+        """Say whether a moment is before the window."""
         return time_s < self.start - _EPSILON
 
     def ends_before(self, time_s: float) -> bool:
-        """Say whether a moment lies behind the window."""
+        """Say whether a moment is after the window."""
         return self.end is not None and time_s >= self.end - _EPSILON
 
     def step(self, time_s: float) -> int | None:
@@ -112,7 +112,7 @@ _SAME_S = 1e-6
 class FrameClock:
     """Turns the time stamps of frames, in the order they are shown, into times that only rise.
 
-    Stamps begin anew where recordings were put together or a camera was started again, and wrap
+    Stamps restart where recordings were concatenated or a camera was restarted, and wrap
     where a transport stream's 33-bit counter ends. As in FFmpeg's own program, such a jump is taken
     out: the next frame follows the last one by one usual step.
 

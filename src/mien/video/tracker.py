@@ -19,7 +19,7 @@ from mien.core.errors import UsageError
 from mien.core.results import Box, Smoothed
 
 MEMORY_S = 1.0
-"""A face that is not seen for this long, in seconds, is somebody new when it comes back."""
+"""A face that was away for longer than this, in seconds, gets a new number."""
 
 _MEMORY_STEPS = 2.0
 # How far a face may be from where it is expected, in its own sizes: at once, and more a second.
@@ -72,7 +72,7 @@ class Tracker:
     """Gives each face of a frame its person's number; frames come in order."""
 
     def __init__(self, *, memory_s: float = MEMORY_S) -> None:
-        """Start with nobody; ``memory_s`` is as `MEMORY_S`."""
+        """Start without tracks; ``memory_s`` is as `MEMORY_S`."""
         self._memory_s = memory_s
         self._tracks: list[_Track] = []
         self._next = 0
@@ -107,7 +107,7 @@ class Tracker:
             track.size *= math.sqrt(across * down)
 
     def forget(self) -> None:
-        """Forget everybody, as at a cut: who comes next is new."""
+        """Forget all tracks, as at a cut."""
         self._tracks = []
 
 
@@ -177,7 +177,7 @@ _CUT_WITHIN_S = 0.25
 
 
 class CutFinder:
-    """Tells where a film is cut to another picture, by how much of the picture changes at once."""
+    """Detects cuts, by how much of the picture changes at once."""
 
     def __init__(self) -> None:
         """Start without a picture."""
@@ -185,11 +185,11 @@ class CutFinder:
         self._time_s = 0.0
 
     def is_cut(self, time_s: float, pixels: npt.NDArray[np.uint8]) -> bool:
-        """Say whether a frame, uint8 (H, W, 3), shows another picture than the last one did.
+        """Say whether there is a cut between the last frame and this one, uint8 (H, W, 3).
 
-        Never where the last one is more than a quarter of a second away: time alone changes much.
+        Never after more than a quarter of a second, in which any scene changes much.
         """
-        # Subsampled before it is averaged: a cut shows in any sample of the pixels.
+        # A sample of the pixels will do.
         step = max(1, min(pixels.shape[:2]) // (4 * _CUT_GRID))
         small = cv2.resize(
             np.ascontiguousarray(pixels[::step, ::step]),
@@ -238,7 +238,7 @@ class Smoother:
         return Smoothed(emotion, mean[emotion], mean)
 
     def forget_before(self, time_s: float) -> None:
-        """Forget who was last seen before this moment."""
+        """Forget people last seen before this moment."""
         self._people = {
             number: known for number, known in self._people.items() if known[0] >= time_s
         }

@@ -19,7 +19,7 @@ from mien.core.results import Face
 from mien.inference.annotate import annotate
 from mien.video.frames import VideoFrame
 from mien.video.opening import load_av, opened, reason_of
-from mien.video.reader import VideoInfo, clock_of, has_index
+from mien.video.reader import Decoder, VideoInfo, clock_of, has_index
 from mien.video.times import Window
 
 _LIVE_TIME_BASE = Fraction(1, 90_000)
@@ -61,7 +61,7 @@ class AnnotatedVideo:
         self.frames += 1
 
     def finish(self) -> None:
-        """Write what is still held back."""
+        """Flush the encoder and the sound."""
         if self._size is not None:
             self._target.mux(self._stream.encode(None))
         if self.sound is not None:
@@ -88,7 +88,7 @@ def write_annotated(
     sound_of: str | None = None,
     allow_private: bool = False,
 ) -> Iterator[AnnotatedVideo]:
-    """Give an annotated video to write frames to; it takes its name when it is complete.
+    """Open an annotated video for writing; the file appears when it is complete.
 
     Args:
         path: its name's ending (`WRITTEN_SUFFIXES`) is its format.
@@ -108,7 +108,7 @@ def write_annotated(
                 target = stack.enter_context(
                     av.open(f"file:{temporary}", "w", container_options=options)
                 )
-                # The one key that MP4, QuickTime and Matroska all keep as it is given.
+                # The one key that MP4, QuickTime and Matroska all keep.
                 target.metadata["comment"] = SOFTWARE
                 video = AnnotatedVideo(target, info, window.start)
                 if sound_of is not None:
@@ -142,7 +142,7 @@ _WITH_EDIT_LISTS = ("mp4", "mov", "ipod")
 class SoundTrack:
     """The sound of an open container, written as far as the pictures are.
 
-    Packets are copied where the target's format can hold them, else encoded anew as AAC.
+    Packets are copied where the target's format can hold them, else transcoded to AAC.
     """
 
     def __init__(self, source: Any, target: Any, window: Window) -> None:
@@ -152,6 +152,7 @@ class SoundTrack:
         self._target = target
         self._window = window
         self._clock = clock_of(source, self._stream, _TICK_S)
+        self._decoder = Decoder(source, self._stream)
         self._may_be_early = target.format.name in _WITH_EDIT_LISTS
         codec = self._stream.codec_context.codec
         # Of the several decoders of a codec, each has a name of its own.
@@ -162,7 +163,7 @@ class SoundTrack:
         else:
             rate = self._stream.rate if self._stream.rate in _AAC_RATES else _AAC_RATES[-1]
             self._track = target.add_stream("aac", rate=rate)
-            # Some files say how many channels there are and not which: two at most can be told.
+            # Some files give the number of channels without a layout.
             self._layout = "mono" if self._stream.layout.nb_channels == 1 else "stereo"
             self._track.layout = self._layout
         self._packets = self._within()
@@ -187,15 +188,14 @@ class SoundTrack:
         yield from (packet for packet in packets if packet.pts is not None)
 
     def _read(self) -> Iterator[Any]:
-        """Yield the source's packets; one that cannot be read is the end, as for the pictures."""
-        av = load_av()
-        try:
-            if self._window.start > 0 and has_index(self._stream):
-                target = round((self._window.start - self._clock.shift_s) / self._stream.time_base)
+        """Yield the source's packets from the window's start; an error is the end."""
+        if self._window.start > 0 and has_index(self._stream):
+            target = round((self._window.start - self._clock.shift_s) / self._stream.time_base)
+            try:
                 self._source.seek(max(0, target), stream=self._stream)
-            yield from self._source.demux(self._stream)
-        except (av.error.FFmpegError, OSError):
-            return
+            except (load_av().error.FFmpegError, OSError):
+                return
+        yield from self._decoder.packets()
 
     def _since_start(self, stamp: int, time_base: Any) -> float:
         """Return the seconds from the window's start to the next of the series of stamps."""
@@ -221,42 +221,36 @@ class SoundTrack:
 
     def _encoded(self) -> Iterator[Any]:
         kind: tuple[Any, ...] = ()
-        fitting: Any = None
+        resampler: Any = None
         for frame in self._heard():
             # A resampler takes one kind of sound alone, and broadcasts change theirs.
             now = (frame.format.name, frame.layout.name, frame.sample_rate)
-            if fitting is None or now != kind:
-                yield from self._fitted(fitting, None)
-                kind, fitting = now, self._resampler()
-            yield from self._fitted(fitting, frame)
-        yield from self._fitted(fitting, None)
+            if resampler is None or now != kind:
+                yield from self._resampled(resampler, None)
+                kind, resampler = now, self._new_resampler()
+            yield from self._resampled(resampler, frame)
+        yield from self._resampled(resampler, None)
         yield from self._track.encode(None)
 
-    def _resampler(self) -> Any:
+    def _new_resampler(self) -> Any:
         return load_av().AudioResampler(
             format="fltp", layout=self._layout, rate=self._track.rate, frame_size=_AAC_FRAME
         )
 
-    def _fitted(self, fitting: Any, frame: Any) -> Iterator[Any]:
-        """Yield the packets of a frame; with None, of what the resampler holds back."""
-        for piece in [] if fitting is None else fitting.resample(frame):
+    def _resampled(self, resampler: Any, frame: Any) -> Iterator[Any]:
+        """Yield the encoded packets of a frame; None flushes the resampler."""
+        for piece in [] if resampler is None else resampler.resample(frame):
             yield from self._track.encode(piece)
 
     def _heard(self) -> Iterator[Any]:
         """Yield the window's decoded sound, its times counted from its start."""
-        av = load_av()
-        for packet in self._read():
-            try:
-                frames = packet.decode()
-            except av.error.FFmpegError:
+        for frame in self._decoder.frames(self._read()):
+            if frame.pts is None:
                 continue
-            for frame in frames:
-                if frame.pts is None:
-                    continue
-                begins_s = self._since_start(frame.pts, frame.time_base)
-                if begins_s < 0:
-                    continue
-                if self._window.ends_before(self._window.start + begins_s):
-                    return
-                frame.pts = round(begins_s / frame.time_base)
-                yield frame
+            begins_s = self._since_start(frame.pts, frame.time_base)
+            if begins_s < 0:
+                continue
+            if self._window.ends_before(self._window.start + begins_s):
+                return
+            frame.pts = round(begins_s / frame.time_base)
+            yield frame

@@ -170,7 +170,7 @@ def landmarks_in_image(
 
 
 def non_max_suppression(detections: Iterable[Detection]) -> list[Detection]:
-    """Keep the surest detection of each face, left to right, then downwards."""
+    """Keep the most confident detection of each face, left to right, then downwards."""
     ranked = sorted(detections, key=lambda one: (-one.confidence, _place(one)))
     return left_to_right(first_of_each_face(ranked))
 

@@ -178,7 +178,7 @@ def search(
 
 
 def may_show_more(rows: Rows) -> bool:
-    """Say whether a finer look may find faces that a coarse one, which gave these rows, missed."""
+    """Say whether a finer look may find faces that a coarse one, with these rows, missed."""
     small = rows[:, 2:4].min(axis=1) < SMALL_SIDE
     return not len(_sure(rows)) or bool((small & (rows[:, -1] >= HINT_CONFIDENCE)).any())
 
@@ -204,7 +204,7 @@ def merge(views: Iterable[View], shape: Sequence[int]) -> list[Found]:
     """Return each face of an image, (H, W, ...), once, left to right, with its view's scale.
 
     It is taken from the coarsest view in which it is `SETTLED_SIDE` pixels large, else from the
-    finest; of equals, the surest.
+    finest; of equals, the most confident.
     """
     settled: list[Found] = []
     small: list[Found] = []
@@ -261,15 +261,15 @@ def find_faces(
     """Find the faces of an image in any orientation, left to right.
 
     Upright ones are searched for first. The image is searched in another orientation where the
-    surest of those turns out to lean so, or, after none was found, a look at half of ``side`` shows
-    a face there.
+    most confident of those turns out to lean so or, if there is none, where a coarse look shows a
+    face.
 
     Args:
         image: uint8 (H, W, 3) RGB.
         detect: finds upright faces in a picture.
         side: the longer side at which all of the image is searched, in pixels.
-        thorough: check all faces, not the surest alone, and look in all orientations in any case,
-            at all of ``side``.
+        thorough: check all faces, not the most confident alone, and look in all orientations in
+            any case, at all of ``side``.
         has_scores: as `SearchDetector.has_scores`.
     """
 
@@ -305,8 +305,8 @@ def _split_upright(
             return 0
         return orientation(image, face, detect) or 0
 
-    surest = max((one for one, _ in found), key=lambda one: one.confidence, default=None)
-    if surest is None or (not thorough and not quarter_of(surest)):
+    best = max((one for one, _ in found), key=lambda one: one.confidence, default=None)
+    if best is None or (not thorough and not quarter_of(best)):
         return found, set()
     quarters = [quarter_of(one) for one, _ in found]
     upright = [each for each, quarter in zip(found, quarters, strict=True) if not quarter]
@@ -340,7 +340,7 @@ def orientation(image: Image, face: Detection, detect: RawDetect) -> int | None:
 def rotated(detect: RawDetect, quarter: int) -> RawDetect:
     """Return a function that finds faces leaning by so many quarter turns, clockwise.
 
-    It gives boxes and points in the picture as it is given.
+    Boxes and points are in the picture before rotation.
     """
     if quarter == 0:
         return detect

@@ -49,7 +49,7 @@ _CLOSE_SIDE = 320
 
 _NMS_IOU = 0.3
 _TOP_K = 5000
-# On pictures of 32 pixels' height or less OpenCV gives faces made of uninitialised memory.
+# Up to a height of 32 pixels, OpenCV returns faces from uninitialised memory.
 _MIN_SIDE = 64
 
 
