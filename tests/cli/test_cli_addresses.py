@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -122,21 +119,6 @@ def test_videos_are_told_by_scheme_and_suffix() -> None:
         assert is_video(word)
     for word in ("https://h/a.jpg", "https://h/?clip.mp4", "http://[::1/a.mp4"):
         assert not is_video(word)
-
-
-def test_without_an_address_neither_http_nor_ssl_is_loaded(
-    tiny_model: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "a.png").write_bytes(_png())
-    code = (
-        "import sys; from mien.cli.main import main;"
-        f"main(['predict', 'a.png', '--detector', 'none', '--model', {str(tiny_model)!r}]);"
-        "sys.exit('mien.core.downloads' in sys.modules)"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ, capture_output=True
-    )
-    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.parametrize("start", ["https://me:hunter2@h.test/a.mp4", "rtsp://me:hunter2@h.test/1"])

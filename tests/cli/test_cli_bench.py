@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from mien.cli import bench
-from mien.cli.main import COMMANDS, main
+from mien.cli.main import main
 from mien.core.errors import EXIT_DONE, EXIT_MODEL, EXIT_USAGE
 
 
@@ -68,16 +66,3 @@ def test_what_cannot_be_timed_is_one_line(
     written = capsys.readouterr()
     assert written.out == ""
     assert written.err.count("\n") == 1
-
-
-def test_it_is_a_command_and_its_help_loads_nothing_heavy() -> None:
-    assert "bench" in COMMANDS
-    program = (
-        "import sys; from mien.cli import bench, main;"
-        "main.main(['bench', '--help'], registers=[bench.register]);"
-        "heavy = {'keras', 'tensorflow', 'onnx', 'onnxruntime', 'sklearn'} & set(sys.modules);"
-        "sys.exit(f'loaded {heavy}' if heavy else 0)"
-    )
-    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert answer.returncode == 0, answer.stderr
-    assert "--seconds S" in answer.stdout

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -139,17 +137,6 @@ def test_thresholds_may_be_given_by_name(
         assert word in capsys.readouterr().err
 
 
-def test_calibrating_is_told(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    data = write_tiny_dataset(tmp_path / "data", per_class=4)
-    assert _mien(finished, "--output", tmp_path / "model", "--calibrate", data) == 0
-    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
-    assert lines["calibration"].endswith("after, on 14 images of val")
-    assert lines["uncertain"].endswith("% of these, below their threshold")
-    assert lines["held"].endswith("%, each fifth by the others")
-
-
 def test_balancing_gives_rare_emotions_a_bias(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -192,18 +179,6 @@ def test_a_folder_of_other_things_is_code_2(
     (tmp_path / MANIFEST_NAME).write_text('{"name": "My app", "manifest_version": 3}')
     assert _mien(finished, "--output", tmp_path) == 2
     assert "holds other things" in capsys.readouterr().err
-
-
-def test_its_help_loads_nothing_heavy() -> None:
-    program = (
-        "import sys; from mien.cli import export, main;"
-        "main.main(['export', '--help'], registers=[export.register]);"
-        "heavy = {'keras', 'tensorflow', 'onnx', 'onnxruntime', 'sklearn'} & set(sys.modules);"
-        "sys.exit(f'loaded {heavy}' if heavy else 0)"
-    )
-    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert answer.returncode == 0, answer.stderr
-    assert "--calibrate DATA" in answer.stdout
 
 
 @pytest.mark.parametrize("words", [["--int8"], ["--data", "archive"]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import logging
 import os
 import subprocess
 import sys
@@ -13,10 +14,13 @@ from pathlib import Path
 import pytest
 
 from mien import __version__
-from mien.cli.main import COMMANDS, build_parser, main
+from mien.cli.main import COMMANDS, main
 from mien.core import errors
 
-HEAVY = ("numpy", "cv2", "onnxruntime", "PIL", "keras", "tensorflow", "matplotlib", "sklearn")
+HEAVY = (
+    *("numpy", "cv2", "onnxruntime", "PIL", "keras", "tensorflow", "matplotlib", "sklearn"),
+    *("onnx", "fastapi", "starlette", "uvicorn", "prometheus_client", "rich"),
+)
 
 
 def registering(run: Callable[[argparse.Namespace], int]) -> list[Callable[..., None]]:
@@ -208,7 +212,38 @@ def test_an_ascii_terminal_gets_names_escaped() -> None:
     assert "gr\\xf6\\xdfe" in done.stderr
 
 
-def test_subcommand_names_are_unique_and_all_there() -> None:
-    usage = build_parser().format_help()
-    assert len(set(COMMANDS)) == len(COMMANDS)
-    assert all(name in usage for name in COMMANDS)
+def logging_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    def run(_: argparse.Namespace) -> int:
+        logging.getLogger("mien.data.loading").warning("%d files\nskipped \x1b[31m", 3)
+        return 0
+
+    commands.add_parser("try").set_defaults(run=run)
+
+
+def test_a_warning_is_one_line_as_errors_are(capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):
+        assert main(["try"], registers=[logging_command]) == 0
+        assert capsys.readouterr().err == "mien: 3 files skipped \\x1b[31m\n"
+
+
+def test_quiet_keeps_warnings_away(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["try", "--quiet"], registers=[logging_command]) == 0
+    assert capsys.readouterr().err == ""
+    assert not logging.getLogger("mien").handlers
+
+
+def test_a_terminal_sees_errors_in_colour_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    line = f"{'no such file ' * 20}[b]x[/b]"
+    outcome(errors.InputError(line))
+    assert capsys.readouterr().err.startswith("\x1b[1;31mmien:\x1b[0m no such file")
+    monkeypatch.setenv("NO_COLOR", "1")
+    outcome(errors.InputError(line))
+    assert "31m" not in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    outcome(errors.InputError(line))
+    assert capsys.readouterr().err == f"mien: {line}\n"

@@ -292,19 +292,3 @@ def test_without_pyarrow_one_line_says_what_to_install(predict: Predict, tiny_mo
     assert ran.returncode == 2
     assert ran.stderr.startswith("mien: a Parquet file needs the extra [batch]")
     assert ran.stderr.count("\n") == 1
-
-
-def test_one_photo_loads_neither_pyarrow_nor_ray_nor_worker_processes(
-    predict: Predict, tiny_model: Path
-) -> None:
-    pictures("a.png")
-    heavy = ("pyarrow", "ray", "multiprocessing.connection", "concurrent.futures.process")
-    words = ["predict", "a.png", "--model", str(tiny_model), "--detector", "none", "--quiet"]
-    code = (
-        "import sys\n"
-        "from mien.cli.main import main\n"
-        f"main({[*words, '--output', 'r.csv']!r})\n"
-        f"print([name for name in {heavy!r} if name in sys.modules])"
-    )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout == "[]\n"

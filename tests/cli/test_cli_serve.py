@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 from mien.cli import serve
-from mien.cli.main import COMMANDS, main
+from mien.cli.main import main
 from mien.core.errors import EXIT_MODEL, EXIT_USAGE
 from service_maker import END, FORM, PNG, Reply, ask, form, picture, until
 
@@ -368,16 +368,3 @@ def test_only_loopback_is_for_this_machine_alone() -> None:
 
     own = {host: serve._is_loopback(Port(host)) for host in ("127.0.0.1", "::1", "0.0.0.0", "::")}  # type: ignore[arg-type]
     assert own == {"127.0.0.1": True, "::1": True, "0.0.0.0": False, "::": False}
-
-
-def test_it_is_a_command_and_its_help_loads_nothing_heavy() -> None:
-    assert "serve" in COMMANDS
-    program = (
-        "import sys; from mien.cli.main import main; import mien;"
-        "main(['serve', '--help']);"
-        "heavy = {'fastapi', 'starlette', 'uvicorn', 'prometheus_client', 'numpy', 'cv2'};"
-        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
-    )
-    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert answer.returncode == 0, answer.stderr
-    assert "--max-waiting N" in answer.stdout

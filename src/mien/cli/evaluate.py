@@ -20,17 +20,11 @@ from mien.cli.options import (
     recognizer_options,
     whole,
 )
-from mien.cli.output import (
-    csv_text,
-    json_text,
-    note,
-    table_text,
-    write_answer,
-    write_output,
-)
+from mien.cli.output import note, table_text, write_answer, write_output
 from mien.cli.targets import check_target_folder, check_targets, read_files
 from mien.core.errors import EXIT_DONE, EXIT_PARTIAL, InputError, NoFaceError, UsageError
 from mien.core.files import expanded
+from mien.core.formats import csv_text, json_text
 from mien.core.models import DEFAULT_MODEL
 from mien.core.progress import track
 

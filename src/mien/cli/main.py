@@ -197,9 +197,22 @@ def _report(error: BaseException, code: int, *, debug: bool, text: str | None = 
     """Print an error as one line on stderr, after its trace where that is asked for."""
     if debug:
         traceback.print_exception(error)
-    line = " ".join(str(error if text is None else text).split())
-    print(f"mien: {one_line(line)}", file=sys.stderr)
+    line = one_line(" ".join(str(error if text is None else text).split()))
+    if code == EXIT_INTERRUPTED or not sys.stderr.isatty() or not _print_in_colour(line):
+        print(f"mien: {line}", file=sys.stderr)
     return code
+
+
+def _print_in_colour(line: str) -> bool:
+    """Print an error on the terminal, as rich does; False where rich itself is missing."""
+    try:
+        from rich.console import Console
+        from rich.text import Text
+    except ImportError:
+        return False
+    text = Text.assemble(("mien:", "bold red"), " ", line)
+    Console(file=sys.stderr).print(text, soft_wrap=True)
+    return True
 
 
 def _too_long(error: OSError) -> str:

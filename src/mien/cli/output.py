@@ -14,8 +14,7 @@ from typing import TextIO
 
 from mien.core.errors import OutputError, one_line, printable
 from mien.core.files import replacing
-from mien.core.formats import csv_text as csv_text
-from mien.core.formats import json_text as json_text
+from mien.core.formats import json_text
 
 _GAP = "  "
 

@@ -14,12 +14,13 @@ from typing import Any
 from mien.batch.inputs import Input
 from mien.cli.inputs import is_single
 from mien.cli.options import recognizer_options
-from mien.cli.output import json_text, note, write_output
+from mien.cli.output import note, write_output
 from mien.cli.result_writers import Writer, episode_table, video_writer
 from mien.cli.stopping import Stop, stopping_in_time
 from mien.cli.targets import check_targets, distinct_names, read_files
 from mien.core.errors import EXIT_DONE, EXIT_PARTIAL, InputError, NoFaceError, UsageError
 from mien.core.file_types import PICTURE_SUFFIXES, VIDEO_SUFFIXES, WRITTEN_SUFFIXES
+from mien.core.formats import json_text
 from mien.core.images import write_picture
 from mien.core.progress import Progress
 from mien.core.results import Result

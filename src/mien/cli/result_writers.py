@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from mien.cli.output import (
     bar,
-    csv_text,
-    json_text,
     output_file,
     shorten,
     stdout_takes,
@@ -26,6 +24,7 @@ from mien.cli.output import (
 )
 from mien.core.errors import printable
 from mien.core.files import replacing
+from mien.core.formats import csv_text, json_text
 
 if TYPE_CHECKING:
     from mien.core.results import ModelInfo, Result

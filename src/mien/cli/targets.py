@@ -13,6 +13,7 @@ import re
 import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def check_targets(
         found = _stat(path)
         if found is not None and not stat.S_ISREG(found.st_mode):
             continue  # a device, or a folder, which the writer refuses
-        this = _identity(path, found)
+        this = _identity(path)
         if taken.setdefault(this, option) != option:
             raise UsageError(f"{taken[this]} and {option} would both write {path}")
         ours = found is None or _is_ours(path)
@@ -139,9 +140,12 @@ class _Reads:
     """What a command reads, looked up once and only as far as it is asked for."""
 
     def __init__(self, words: Sequence[str]) -> None:
-        self._named = {_identity(Path(word), _stat(Path(word))) for word in words if word != STDIN}
-        if STDIN in words and sys.stdin is not None:
-            self._named.update(_standard_input())
+        self._named = {_identity(Path(word)) for word in words if word != STDIN}
+        if STDIN in words:
+            with suppress(AttributeError, OSError, ValueError):  # another program's stream, or none
+                found = os.fstat(sys.stdin.fileno())
+                if stat.S_ISREG(found.st_mode):
+                    self._named.add((found.st_dev, found.st_ino))
         self._folders = [word for word in words if os.path.isdir(word)]  # noqa: PTH112
         self._patterns = [
             word for word in words if re.search(r"[*?\[]", word) and not os.path.lexists(word)
@@ -157,22 +161,22 @@ class _Reads:
         return (
             any(whole.is_relative_to(os.path.realpath(folder)) for folder in self._folders)
             or any(_matches(target, pattern) for pattern in self._patterns)
-            or _identity(whole.parent, _stat(whole.parent)) in self._folders_of_images
+            or _identity(whole.parent) in self._folders_of_images
         )
 
     @cached_property
     def _found(self) -> set[_Identity]:
         """The images that folders and patterns lead to."""
-        found = find_inputs([*self._folders, *self._patterns])
-        paths = (Path(one.content) for one in found if isinstance(one.content, str))
-        return {_identity(path, _stat(path)) for path in paths}
+        return {_identity(path) for path in _files_of([*self._folders, *self._patterns])}
 
     @cached_property
     def _folders_of_images(self) -> set[_Identity]:
         """Where the images of folders are, links to other folders followed."""
-        found = find_inputs(self._folders)
-        paths = {Path(one.content).parent for one in found if isinstance(one.content, str)}
-        return {_identity(path, _stat(path)) for path in paths}
+        return {_identity(path) for path in {file.parent for file in _files_of(self._folders)}}
+
+
+def _files_of(words: Sequence[str]) -> Iterator[Path]:
+    return (Path(one.content) for one in find_inputs(words) if isinstance(one.content, str))
 
 
 def _is_ours(path: Path) -> bool:
@@ -214,17 +218,9 @@ def _stat(path: Path) -> os.stat_result | None:
         return None
 
 
-def _identity(path: Path, found: os.stat_result | None) -> _Identity:
+def _identity(path: Path) -> _Identity:
+    found = _stat(path)
     if found is not None:
         return (found.st_dev, found.st_ino)
     # Some file systems take upper and lower case for the same.
     return os.path.realpath(path).casefold()
-
-
-def _standard_input() -> Iterator[_Identity]:
-    try:
-        found = os.fstat(sys.stdin.fileno())
-    except (AttributeError, OSError, ValueError):  # no file, but a stream of another program's
-        return
-    if stat.S_ISREG(found.st_mode):
-        yield (found.st_dev, found.st_ino)
