@@ -1,8 +1,11 @@
+"""A run becomes a model, and votes join labels; nothing is written that has not been proven."""
+
 from __future__ import annotations
 
 import dataclasses
 import importlib.util
 import json
+import shutil
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -11,15 +14,24 @@ from typing import Any
 import numpy as np
 import pytest
 
+import mien
 import run_maker
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import InputError, MissingExtra, ModelError, OutputError, UsageError
-from mien.core.manifest import ModelFile, load_manifest
+from mien.core.manifest import (
+    OUTPUT_CONTRACT,
+    PEOPLE_OUTPUTS,
+    ModelFile,
+    load_manifest,
+)
+from mien.evaluation.temperature import calibrate_model
 from mien.inference.classifier import Classifier
+from mien.inference.explain import gradcam_maps
 from mien.training import export
-from mien.training.export import check_agreement, export_run, trial_faces
+from mien.training.export import check_agreement, export_run, join_run, trial_faces
 from mien.training.model import build_model
-from mien.training.onnx_converter import keras_to_onnx
+from mien.training.onnx_converter import keras_to_onnx, read_weights
+from mien.training.onnx_join import join_networks
 
 # Keras' own way to save a variable of TensorFlow's is not yet NumPy 2's.
 pytestmark = pytest.mark.filterwarnings(
@@ -27,11 +39,21 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
+FACES = np.random.default_rng(5).integers(0, 256, (40, 48, 48)).astype(np.uint8)
+BEST = {"epoch": 2, "size": 32, "val_accuracy": 0.45, "val_macro_f1": 0.4, "val_loss": 1.4}
+
+
 @pytest.fixture(scope="module")
 def finished(keras: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that has ended; leave it as it is."""
     del keras
     return run_maker.write_tiny_run(tmp_path_factory.mktemp("outputs") / "tiny")
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A run of one's own."""
+    return Path(shutil.copytree(finished, tmp_path / "mien-tiny"))
 
 
 @pytest.fixture
@@ -55,18 +77,13 @@ def _probabilities(keras: Any, network: Any, faces: Any) -> Any:
 
 
 def test_the_model_gives_what_the_network_gives(keras: Any, model: Path, best: Any) -> None:
-    faces = np.random.default_rng(5).integers(0, 256, (40, 48, 48)).astype(np.uint8)
-    expected = _probabilities(keras, best, faces)
-    found = Classifier.open(model).classify(faces)
+    expected = _probabilities(keras, best, FACES)
+    found = Classifier.open(model).classify(FACES)
     assert found.std(axis=0).max() > 0.05
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_by_default_it_stands_in_the_runs_folder_under_the_runs_name(
-    keras: Any, tmp_path: Path
-) -> None:
-    del keras
-    run = run_maker.write_tiny_run(tmp_path / "mien-tiny")
+def test_by_default_it_stands_in_the_runs_folder_under_the_runs_name(run: Path) -> None:
     folder = export_run(run)
     assert folder == run / "export"
     assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "model.onnx"]
@@ -80,23 +97,14 @@ def test_the_manifest_tells_where_the_model_comes_from(model: Path) -> None:
     assert datetime.fromisoformat(manifest.created).tzinfo is not None
     assert manifest.file == ModelFile.of(model / "model.onnx")
     assert manifest.data == run_maker.ENVIRONMENT["data"]
-    assert manifest.metrics["validation"] == {
-        "epoch": 2,
-        "size": 32,
-        "val_accuracy": 0.45,
-        "val_macro_f1": 0.4,
-        "val_loss": 1.4,
-    }
+    assert manifest.metrics["validation"] == BEST
     assert 0 <= manifest.metrics["export"]["largest_difference"] <= 1e-4
     assert manifest.metrics["export"]["batch_sizes"] == [1, 32]
     assert manifest.versions["keras"] == "3.10.0"
     assert manifest.versions["commit"] == "abc1234"
     assert manifest.config["model"]["plain_channels"] == [4, 8]
     assert manifest.config["training"]["batch_size"] == 64
-
-
-def test_the_manifest_names_no_folder_of_the_makers_machine(model: Path) -> None:
-    manifest = load_manifest(model)
+    # Of paths, which are the maker's own, only the last part.
     assert manifest.config["data"]["source"] == "faces.zip"
     assert manifest.config["data"]["votes"] == "votes.csv"
     assert manifest.config["distill"]["teachers"] == ["teacher"]
@@ -104,52 +112,29 @@ def test_the_manifest_names_no_folder_of_the_makers_machine(model: Path) -> None
     assert "some/where" not in (model / "manifest.json").read_text()
 
 
-def test_a_network_can_start_from_an_exported_model(model: Path, best: Any) -> None:
-    start = build_model(
-        dataclasses.replace(run_maker.tiny_config().model, weights=str(model)), size=32
-    )
+def test_a_network_starts_from_an_exported_model_of_its_widths(model: Path, best: Any) -> None:
+    settings = dataclasses.replace(run_maker.tiny_config().model, weights=str(model))
+    start = build_model(settings, size=32)
     for mine, theirs in zip(start.get_weights(), best.get_weights(), strict=True):
         np.testing.assert_array_equal(mine, theirs)
-
-
-def test_a_network_does_not_start_from_an_exported_model_of_other_widths(model: Path) -> None:
-    other = dataclasses.replace(
-        run_maker.tiny_config().model, weights=str(model), plain_channels=(4, 6)
-    )
     with pytest.raises(ModelError):
-        build_model(other, size=32)
+        build_model(dataclasses.replace(settings, plain_channels=(4, 6)), size=32)
 
 
-def test_name_version_and_temperature_can_be_chosen(finished: Path, tmp_path: Path) -> None:
-    folder = export_run(finished, tmp_path / "m", name="mien-x", version="2.0.1", temperature=0.5)
+def test_name_and_version_can_be_chosen(finished: Path, tmp_path: Path) -> None:
+    folder = export_run(finished, tmp_path / "m", name="mien-x", version="2.0.1")
     manifest = load_manifest(folder)
-    assert (manifest.name, manifest.version, manifest.temperature) == ("mien-x", "2.0.1", 0.5)
-    faces = trial_faces(2)
-    classifier = Classifier.open(folder)
-    powers = np.exp(classifier.logits(faces).astype(np.float64) / 0.5)
-    expected = powers / powers.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(classifier.classify(faces), expected, atol=1e-5)
+    assert (manifest.name, manifest.version, manifest.temperature) == ("mien-x", "2.0.1", 1.0)
 
 
-def test_a_run_that_goes_on_is_exported_with_its_best_epoch_so_far(
-    keras: Any, tmp_path: Path
-) -> None:
-    del keras
-    run = run_maker.write_tiny_run(tmp_path / "run", ended=False)
-    figures = load_manifest(export_run(run)).metrics["validation"]
-    assert figures == {
-        "epoch": 2,
-        "size": 32,
-        "val_accuracy": 0.45,
-        "val_macro_f1": 0.4,
-        "val_loss": 1.4,
-    }
+def test_a_run_that_goes_on_is_exported_with_its_best_epoch_so_far(run: Path) -> None:
+    (run / "summary.json").unlink()
+    assert load_manifest(export_run(run)).metrics["validation"] == BEST
 
 
 def test_a_network_of_mixed_precision_is_exported_as_its_float32_weights(
-    keras: Any, tmp_path: Path
+    keras: Any, run: Path
 ) -> None:
-    run = run_maker.write_tiny_run(tmp_path / "run")
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         mixed = run_maker.tiny_network()
@@ -273,9 +258,9 @@ def test_the_trial_faces_are_always_the_same_noise_and_smooth_ones() -> None:
 
 # ---------------------------------------------------------------- where it is written
 def test_a_newer_model_takes_the_place_of_an_older_and_leaves_other_files(
-    keras: Any, finished: Path, tmp_path: Path
+    finished: Path, tmp_path: Path
 ) -> None:
-    del keras
+    (tmp_path / "m").mkdir()
     target = export_run(finished, tmp_path / "m", version="1.0.0")
     older = load_manifest(target)
     (target / "config.toml").write_text("kept")
@@ -288,12 +273,12 @@ def test_a_newer_model_takes_the_place_of_an_older_and_leaves_other_files(
 
 
 def test_a_folder_of_other_things_is_not_touched(finished: Path, tmp_path: Path) -> None:
-    (tmp_path / "holiday.jpg").write_bytes(b"jpg")
+    (tmp_path / "manifest.json").write_text('{"name": "A web app"}')
     with pytest.raises(UsageError, match="holds other things"):
         export_run(finished, tmp_path)
     with pytest.raises(UsageError, match="is a file"):
-        export_run(finished, tmp_path / "holiday.jpg")
-    assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
+        export_run(finished, tmp_path / "manifest.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
 
 def test_where_nothing_can_be_written_that_is_said(finished: Path, tmp_path: Path) -> None:
@@ -302,38 +287,21 @@ def test_where_nothing_can_be_written_that_is_said(finished: Path, tmp_path: Pat
         export_run(finished, tmp_path / "file" / "model")
 
 
-def test_an_empty_folder_may_be_named(finished: Path, tmp_path: Path) -> None:
-    (tmp_path / "model").mkdir()
-    assert load_manifest(export_run(finished, tmp_path / "model")).name == "tiny"
-
-
 # ---------------------------------------------------------------- what is not there
-def test_a_missing_run_is_said(tmp_path: Path) -> None:
+def test_what_is_missing_or_damaged_is_said(run: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a run"):
         export_run(tmp_path / "nowhere")
-
-
-def test_a_run_without_a_network_says_when_there_will_be_one(keras: Any, tmp_path: Path) -> None:
-    del keras
-    run = run_maker.write_tiny_run(tmp_path / "run")
-    (run / "best.keras").unlink()
-    with pytest.raises(InputError, match=r"has no best\.keras yet.*mien train --resume"):
-        export_run(run)
-
-
-def test_a_damaged_network_is_said(keras: Any, tmp_path: Path) -> None:
-    del keras
-    run = run_maker.write_tiny_run(tmp_path / "run")
     whole = (run / "best.keras").read_bytes()
     for damaged in (b"", b"not a zip", whole[: len(whole) // 2]):
         (run / "best.keras").write_bytes(damaged)
         with pytest.raises(ModelError, match=r"cannot load .*best\.keras"):
             export_run(run)
+    (run / "best.keras").unlink()
+    with pytest.raises(InputError, match=r"has no best\.keras yet.*mien train --resume"):
+        export_run(run)
 
 
-def test_damaged_records_are_said(keras: Any, tmp_path: Path) -> None:
-    del keras
-    run = run_maker.write_tiny_run(tmp_path / "run")
+def test_damaged_records_are_said(run: Path) -> None:
     (run / "environment.json").write_text("{")
     with pytest.raises(InputError, match=r"environment\.json is damaged"):
         export_run(run)
@@ -352,3 +320,139 @@ def test_without_keras_the_extra_is_named(finished: Path, monkeypatch: pytest.Mo
     )
     with pytest.raises(MissingExtra, match=r"mien\[train\]"):
         export_run(finished)
+
+
+# ---------------------------------------------------------------- two readings
+@pytest.fixture(scope="module")
+def runs(keras: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A run of labels and one of votes; leave them as they are."""
+    del keras
+    folder = tmp_path_factory.mktemp("outputs")
+    labels = run_maker.write_tiny_run(folder / "labels", seed=1)
+    return labels, run_maker.write_tiny_run(folder / "votes", seed=2, targets="votes")
+
+
+@pytest.fixture(scope="module")
+def models(runs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Both runs' exports; leave them as they are."""
+    folder = tmp_path_factory.mktemp("models")
+    labels = export_run(runs[0], folder / "labels", version="1.2.0")
+    return labels, export_run(runs[1], folder / "votes")
+
+
+@pytest.fixture(scope="module")
+def both(runs: tuple[Path, Path], models: tuple[Path, Path]) -> Path:
+    """A model with both readings; leave it as it is."""
+    return join_run(runs[1], models[0], models[0].with_name("both"), version="1.3.0")
+
+
+def test_each_reading_is_its_own_runs(models: tuple[Path, Path], both: Path) -> None:
+    for model, reading in zip(models, ("fer2013", "people"), strict=True):
+        alone, found = Classifier.open(model), Classifier.open(both, reading=reading)
+        assert alone.manifest.reading == found.manifest.info.labels == reading
+        np.testing.assert_allclose(found.classify(FACES), alone.classify(FACES), atol=1e-6)
+        np.testing.assert_allclose(found.features(FACES), alone.features(FACES), atol=1e-5)
+
+
+def test_an_exported_model_joins_as_its_run_does(
+    models: tuple[Path, Path], both: Path, tmp_path: Path
+) -> None:
+    joined = join_run(models[1], models[0], tmp_path / "both", version="1.3.0")
+    assert (joined / "model.onnx").read_bytes() == (both / "model.onnx").read_bytes()
+    expected, found = (load_manifest(folder).to_dict() for folder in (both, joined))
+    assert {**found, "created": ""} == {**expected, "created": ""}
+    with pytest.raises(UsageError, match="a start share is for a run"):
+        join_run(models[1], models[0], tmp_path / "other", start_share=0.5)
+
+
+def test_people_are_the_default_and_every_result_says_so(both: Path) -> None:
+    for labels, expected in ((None, "people"), ("fer2013", "fer2013")):
+        recognizer = mien.load(both, detector="none", labels=labels)
+        assert recognizer.model.labels == expected
+        assert recognizer.analyze_result(FACES[0]).to_dict()["labels"] == expected
+    with pytest.raises(ModelError, match="no labels 'own'"):
+        mien.load(both, detector="none", labels="own")
+
+
+def test_older_programs_find_the_first_reading_where_it_always_was(both: Path) -> None:
+    manifest = load_manifest(both)
+    assert (manifest.version, manifest.reading) == ("1.3.0", "fer2013")
+    assert manifest.outputs == OUTPUT_CONTRACT
+    people = manifest.to_dict()["readings"]["people"]
+    assert people["outputs"] == PEOPLE_OUTPUTS
+    assert list(people["metrics"]) == ["validation", "export"]
+    assert manifest.read_by("people").to_dict() == manifest.to_dict()
+
+
+def test_a_calibration_on_votes_is_the_peoples_alone(both: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(both, tmp_path / "own"))
+    before = load_manifest(folder)
+    people = Classifier.open(folder).classify(FACES)
+    random = np.random.default_rng(0)
+    votes = np.stack([random.multinomial(10, row / row.sum()) for row in people.astype(np.float64)])
+    labels = np.zeros(len(FACES), np.int64)
+    figures = calibrate_model(
+        folder, FACES, labels, split="val", votes=votes, reading="people", quiet=True
+    )
+    assert (figures["images"], figures["answers"]) == (len(FACES), 10 * len(FACES))
+    after = load_manifest(folder)
+    assert after.read_by("people").thresholds
+    assert (after.temperature, after.thresholds) == (before.temperature, before.thresholds)
+    # Votes that were drawn by the scores leave them about as they are.
+    assert after.read_by("people").temperature == pytest.approx(1, abs=0.3)
+
+
+def test_a_share_of_the_start_is_between_both(
+    models: tuple[Path, Path], keras: Any, tmp_path: Path
+) -> None:
+    start = tmp_path / "start.keras"
+    run_maker.tiny_network(seed=9).save(start)
+    run = run_maker.write_tiny_run(tmp_path / "run", seed=2, targets="votes")
+    config = (run / "config.toml").read_text().replace('"none"', f'"{start}"')
+    (run / "config.toml").write_text(config)
+    model = join_run(run, models[0], tmp_path / "half", start_share=0.25)
+    first, own = (
+        keras.saving.load_model(path, compile=False).get_layer("logits").get_weights()[0]
+        for path in (start, run / "best.keras")
+    )
+    found = read_weights(model / "model.onnx", PEOPLE_OUTPUTS)["logits/kernel"]
+    np.testing.assert_allclose(found, 0.25 * first + 0.75 * own, atol=1e-6)
+    assert load_manifest(model).read_by("people").metrics["start_share"] == 0.25
+
+
+def test_training_starts_from_the_first_reading(models: tuple[Path, Path], both: Path) -> None:
+    expected, found = (read_weights(model / "model.onnx") for model in (models[0], both))
+    assert list(found) == list(expected)
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+
+
+def test_grad_cam_reads_either_reading(both: Path) -> None:
+    faces, classes = FACES[:2], np.array([0, 3])
+    maps = [
+        gradcam_maps(Classifier.open(both, reading=reading), faces, classes, batch_size=8)
+        for reading in ("people", "fer2013")
+    ]
+    assert not np.allclose(maps[0], maps[1])
+
+
+@pytest.mark.parametrize(("votes", "labels"), [(0, 0), (1, 1)])
+def test_only_votes_join_only_labels(
+    runs: tuple[Path, Path], models: tuple[Path, Path], tmp_path: Path, votes: int, labels: int
+) -> None:
+    for source in (runs[votes], models[votes]):
+        with pytest.raises(UsageError, match="and a model of FER-2013"):
+            join_run(source, models[labels], tmp_path / "both")
+    assert not (tmp_path / "both").exists()
+
+
+def test_a_joined_model_that_answers_otherwise_is_refused(
+    models: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def disturbed(first: Any, second: Any) -> Any:
+        _scale_a_weight(first)
+        return join_networks(first, second)
+
+    monkeypatch.setattr(export, "join_networks", disturbed)
+    with pytest.raises(ModelError, match="by the labels 'fer2013' it differs"):
+        join_run(models[1], models[0], tmp_path / "both")
+    assert not list(tmp_path.iterdir())

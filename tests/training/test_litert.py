@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import run_maker
 from mien.core.errors import MissingExtra, ModelError, UsageError
 from mien.core.files import sha256_of
-from mien.core.manifest import load_manifest
+from mien.core.manifest import load_manifest, write_manifest
 from mien.inference.classifier import Classifier
 from mien.training import litert
 from mien.training.export import export_run, trial_faces
@@ -28,7 +29,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if keras.backend.backend() != "tensorflow":
         pytest.skip("needs Keras on TensorFlow")
     folder = run_maker.write_tiny_run(tmp_path_factory.mktemp("outputs") / "tiny")
-    export_run(folder, temperature=1.3)
+    manifest = load_manifest(export_run(folder))
+    write_manifest(folder / "export", dataclasses.replace(manifest, temperature=1.3))
     export_tflite(folder, folder / "export")
     return folder
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,18 @@ import pytest
 import run_maker
 from data_maker import make_tiny_split
 from mien.core.errors import ModelError, UsageError
-from mien.core.manifest import load_manifest
+from mien.core.manifest import load_manifest, write_manifest
 from mien.data.dataset import Split
 from mien.inference.classifier import Classifier
 from mien.training.export import export_run
-from mien.training.quantize import PERCENTILES, export_int8, layers_left, quantise
+from mien.training.quantize import (
+    PERCENTILES,
+    export_int8,
+    layers_left,
+    quantise,
+    with_one_channel,
+    without_reshapes,
+)
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
@@ -28,7 +36,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("keras")
     pytest.importorskip("onnx")
     run = run_maker.write_tiny_run(tmp_path_factory.mktemp("outputs") / "tiny")
-    return export_run(run, run.parent / "model", temperature=1.3)
+    folder = export_run(run, run.parent / "model")
+    write_manifest(folder, dataclasses.replace(load_manifest(folder), temperature=1.3))
+    return folder
 
 
 def _read_by(model: Path, *, per_class: int = 12) -> Split:
@@ -134,13 +144,41 @@ def test_the_first_layers_stay_as_they_are_beside_depthwise_ones(
     assert layers_left(helper.make_model(helper.make_graph(nodes, "three", [], []))) == left
 
 
-def test_a_pooled_network_pools_in_8_bits(tmp_path: Path) -> None:
-    onnx = pytest.importorskip("onnx")
+# ---------------------------------------------------------------- small networks
+def build(
+    nodes: list[Any], ends: dict[str, list[Any]], constants: dict[str, npt.NDArray[Any]]
+) -> Any:
+    """A network of one float input, the first of ``ends``, and the outputs that follow."""
     from onnx import TensorProto, helper, numpy_helper
 
-    node, tensor = helper.make_node, helper.make_tensor_value_info
-    weights = np.random.default_rng(0).normal(size=(8, 1, 3, 3)).astype(np.float32)
-    dense = np.random.default_rng(1).normal(size=(8, 7)).astype(np.float32)
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, sides)
+        for name, sides in ends.items()
+    ]
+    weights = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "small", values[:1], values[1:], weights)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+
+
+def run(network: Any, inputs: tuple[int, ...]) -> Any:
+    """The first output for noise of these sides."""
+    from mien.core.onnx_runtime import onnxruntime
+
+    session = onnxruntime.InferenceSession(network.SerializeToString())
+    noise = np.random.default_rng(0).normal(size=inputs).astype(np.float32)
+    return session.run(None, {session.get_inputs()[0].name: noise})[0]
+
+
+def kinds(network: Any) -> list[str]:
+    return [node.op_type for node in network.graph.node]
+
+
+def test_a_pooled_network_pools_in_8_bits(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    from onnx import TensorProto
+    from onnx.helper import make_node as node
+
+    random = np.random.default_rng(0)
     nodes = [
         node("Cast", ["faces"], ["floats"], name="faces/Cast", to=TensorProto.FLOAT),
         node("Unsqueeze", ["floats", "one"], ["map"], name="faces/Unsqueeze"),
@@ -151,20 +189,88 @@ def test_a_pooled_network_pools_in_8_bits(tmp_path: Path) -> None:
         node("Flatten", ["mean"], ["flat"], name="flat"),
         node("MatMul", ["flat", "dense"], ["logits"], name="logits"),
     ]
-    one = np.array([1], np.int64)
-    constants: dict[str, npt.NDArray[Any]] = {"one": one, "weights": weights, "dense": dense}
-    graph = helper.make_graph(
-        nodes,
-        "pooled",
-        [tensor("faces", TensorProto.UINT8, ["N", 48, 48])],
-        [tensor("logits", TensorProto.FLOAT, ["N", 7])],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    opset = [helper.make_opsetid("", 18)]
-    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "big.onnx")
-    faces = np.random.default_rng(2).integers(0, 256, (32, 48, 48)).astype(np.uint8)
+    constants: dict[str, npt.NDArray[Any]] = {
+        "one": np.array([1], np.int64),
+        "weights": random.normal(size=(8, 1, 3, 3)).astype(np.float32),
+        "dense": random.normal(size=(8, 7)).astype(np.float32),
+    }
+    network = build(nodes, {"faces": ["N", 48, 48], "logits": ["N", 7]}, constants)
+    network.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+    onnx.save(network, tmp_path / "big.onnx")
+    faces = random.integers(0, 256, (32, 48, 48)).astype(np.uint8)
     quantise(tmp_path / "big.onnx", tmp_path / "small.onnx", faces)
     small = onnx.load(tmp_path / "small.onnx").graph.node
     makers = {name: each.op_type for each in small for name in each.output}
     (pool,) = (each for each in small if each.op_type == "MaxPool")
     assert makers[pool.input[0]] == "DequantizeLinear"
+
+
+def squeezing(*, used_twice: bool = False) -> Any:
+    """A network that pools, flattens and reshapes back to 1x1 before it scales a map."""
+    from onnx.helper import make_node as node
+
+    nodes = [
+        node("GlobalAveragePool", ["map"], ["pooled"]),
+        node("Flatten", ["pooled"], ["flat"], axis=1),
+        node("Reshape", ["flat", "shape"], ["square"]),
+        node("Mul", ["map", "square"], ["scaled"]),
+    ]
+    ends: dict[str, list[Any]] = {"map": ["N", 4, "h", "w"], "scaled": ["N", 4, "h", "w"]}
+    if used_twice:
+        nodes.append(node("Identity", ["flat"], ["other"]))
+        ends["other"] = ["N", 4]
+    return build(nodes, ends, {"shape": np.array([-1, 4, 1, 1], np.int64)})
+
+
+def test_reshapes_that_do_nothing_are_taken_out() -> None:
+    pytest.importorskip("onnx")
+    network = squeezing()
+    expected = run(network, (3, 4, 5, 5))
+    without_reshapes(network)
+    assert kinds(network) == ["GlobalAveragePool", "Mul"]
+    assert not network.graph.initializer
+    assert (run(network, (3, 4, 5, 5)) == expected).all()
+    network = squeezing(used_twice=True)
+    without_reshapes(network)
+    assert len(kinds(network)) == 5
+
+
+def grey(*, scale: tuple[float, ...] = (2.0,), twice: bool = False) -> Any:
+    """A network that repeats a grey map as channels, scales them, and convolves with padding."""
+    from onnx.helper import make_node as node
+
+    nodes = [
+        node("Concat", ["map"] * 3, ["repeated"], axis=1),
+        node("Sub", ["repeated", "middle"], ["centred"]),
+        node("Div", ["centred", "scale"], ["scaled"]),
+        node("Conv", ["scaled", "kernel"], ["answer"], pads=[1, 1, 1, 1]),
+    ]
+    ends: dict[str, list[Any]] = {"map": ["N", 1, "h", "w"], "answer": ["N", 4, "h", "w"]}
+    if twice:
+        nodes.append(node("Identity", ["scaled"], ["other"]))
+        ends["other"] = ["N", 3, "h", "w"]
+    kernel = np.random.default_rng(1).normal(size=(4, 3, 3, 3)).astype(np.float32)
+    constants: dict[str, npt.NDArray[Any]] = {
+        "middle": np.array(0.5, np.float32),
+        "scale": np.array(scale, np.float32).reshape(-1, 1, 1),
+        "kernel": kernel,
+    }
+    return build(nodes, ends, constants)
+
+
+@pytest.mark.parametrize("scale", [(2.0,), (2.0, 2.0, 2.0)])
+def test_channels_that_are_alike_become_one(scale: tuple[float, ...]) -> None:
+    pytest.importorskip("onnx")
+    network = grey(scale=scale)
+    expected = run(network, (2, 1, 6, 6))
+    with_one_channel(network)
+    assert kinds(network) == ["Sub", "Div", "Conv"]
+    np.testing.assert_allclose(run(network, (2, 1, 6, 6)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_channels_that_differ_or_are_used_elsewhere_stay() -> None:
+    pytest.importorskip("onnx")
+    for network in (grey(scale=(1.0, 2.0, 3.0)), grey(twice=True), squeezing()):
+        before = network.SerializeToString()
+        with_one_channel(network)
+        assert network.SerializeToString() == before

@@ -1,14 +1,17 @@
-"""A run becomes a model that inference can use: ``model.onnx`` and ``manifest.json``.
+"""Turn a run into a model for inference: a folder with ``model.onnx`` and ``manifest.json``.
 
-Nothing leaves here untested: what is written is opened as a user's program would open it, and its
-probabilities must be those of Keras.
+Nothing is put in its place untested: a new model is opened as a user's program would open it, and
+its probabilities must be those of Keras.
 """
 
 from __future__ import annotations
 
 import csv
 import dataclasses
-from collections.abc import Iterator, Mapping
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -17,21 +20,21 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.errors import InputError, ModelError, UsageError
+from mien.core.errors import InputError, ModelError, OutputError, UsageError
 from mien.core.faces import FACE_SIZE
 from mien.core.manifest import (
+    MANIFEST_SCHEMA,
     PEOPLE_OUTPUTS,
     Manifest,
     ModelFile,
-    Reading,
     load_manifest,
     write_manifest,
 )
-from mien.core.models import MODEL_NAME, find_model
+from mien.core.models import MANIFEST_NAME, MODEL_NAME, find_model
 from mien.training import run_folder
 from mien.training.backend import prepare_keras
 from mien.training.config import Config, load_config
-from mien.training.model_folder import check_target, move_in, staging
+from mien.training.model import build_model, load_keras_model, refresh
 from mien.training.onnx_converter import keras_to_onnx
 from mien.training.onnx_join import join_networks, one_reading
 from mien.training.run_folder import RunFolder, read_json
@@ -54,17 +57,18 @@ def export_run(
     *,
     name: str | None = None,
     version: str = "1.0.0",
-    temperature: float = 1.0,
+    start_share: float = 0.0,
 ) -> Path:
     """Export the best network of a run.
 
     Args:
         run: the run's folder.
-        output: the model's folder, ``RUN/export`` unless given. One that holds a model already is
-            brought up to date; other files in it stay.
+        output: the model's folder, ``RUN/export`` unless given. A model in it is replaced; other
+            files stay.
         name: the model's, that of the run's folder unless given.
         version: the model's.
-        temperature: what the logits are divided by before the softmax.
+        start_share: weight interpolation (WiSE-FT, Wortsman et al. 2021, 2109.01903): the share,
+            0-1, of the weights that the run started from in those that are exported.
 
     Returns:
         The model's folder. The manifest's ``metrics.export`` says how far Keras and ONNX Runtime
@@ -85,29 +89,28 @@ def export_run(
     target = output or opened.path / EXPORT_FOLDER
     check_target(target)
     config = load_config(opened.config)
-    model = load_best(opened, config)
-    proto = keras_to_onnx(model, labels=config.labels, version=version)
-    with staging(target) as folder:
-        file = folder / MODEL_NAME
-        file.write_bytes(proto.SerializeToString())
-        manifest = Manifest(
-            name=name,
-            version=version,
-            created=_now(),
-            file=ModelFile.of(file),
-            labels=config.labels,
-            reading=_reading_of(config),
-            temperature=temperature,
-            config=_recipe(config),
-            **_provenance(opened),
-        )
-        write_manifest(folder, manifest)
-        difference = check_agreement(model, folder)
-        checked = {"largest_difference": difference, "batch_sizes": list(BATCH_SIZES)}
-        metrics = {**manifest.metrics, "export": checked}
-        write_manifest(folder, dataclasses.replace(manifest, metrics=metrics))
-        move_in(folder, target)
-    return target
+    network = load_best(opened, config)
+    provenance = _provenance(opened)
+    if start_share:
+        _interpolate(network, config, start_share)
+        provenance["metrics"]["start_share"] = start_share
+    manifest = Manifest(
+        name=name,
+        version=version,
+        created="",
+        file=ModelFile(MODEL_NAME, "", 0),
+        labels=config.labels,
+        reading=_reading_of(config),
+        config=_recipe(config),
+        **provenance,
+    )
+
+    def prove(folder: Path) -> dict[str, Any]:
+        difference = check_agreement(network, folder)
+        return {"export": {"largest_difference": difference, "batch_sizes": list(BATCH_SIZES)}}
+
+    proto = keras_to_onnx(network, labels=config.labels, version=version)
+    return publish(target, proto.SerializeToString(), manifest, prove)
 
 
 def join_run(
@@ -118,17 +121,16 @@ def join_run(
     version: str | None = None,
     start_share: float = 0.0,
 ) -> Path:
-    """Add a run that learnt FER+'s votes to an exported model, as its people's reading.
+    """Add a network that learnt FER+'s votes to a model, as its people's reading.
 
     Args:
-        run: the run's folder; its recipe has ``data.targets = "votes"``.
+        run: the folder of a run with ``data.targets = "votes"``, or of the model that one was
+            exported to.
         model: a bundled model's name, or the folder of one that follows FER-2013's labels; a
             people's reading that it has already is replaced.
         output: the folder of the model with both; it may be that of the other one.
         version: of the new model, that of the other one unless given.
-        start_share: share of the weights that the run started from in those that are exported
-            (Wortsman et al. 2021, 2109.01903): between what the network could do and what it
-            learnt, 0-1.
+        start_share: as in `export_run`, for a run.
 
     Returns:
         ``output``. What both networks have in common is in its file once (see `join_networks`).
@@ -136,91 +138,68 @@ def join_run(
     Raises:
         UsageError: if the run did not learn votes, the model has classes of its own, or the output
             is a folder of something else.
-        ModelError: if a network is missing or damaged, or the new model's answers differ from what
-            Keras or the other model gives by more than `TOLERANCE`; then nothing is written.
-        InputError, OutputError: as `export_run`.
+        ModelError: if a network is missing or damaged, or the new model's probabilities differ from
+            those of the two by more than `TOLERANCE`; then nothing is written.
+        InputError, OutputError, MissingExtra: as `export_run`.
     """
-    import onnx
-
-    opened = run_folder.open_run(run)
-    config = load_config(opened.config)
     base = find_model(model)
     manifest = load_manifest(base, labels=None)
-    if _reading_of(config) != "people" or "fer2013" not in manifest.readings:
+    exported = (run / MANIFEST_NAME).is_file()
+    if exported:
+        readings = load_manifest(run, labels=None).readings
+    else:
+        readings = (_reading_of(load_config(run_folder.open_run(run).config)),)
+    if "people" not in readings or "fer2013" not in manifest.readings:
         raise UsageError(
             f'expected a run with data.targets = "votes" and a model of FER-2013\'s labels, got '
-            f"{run} ({_reading_of(config)}) and {manifest.name} ({', '.join(manifest.readings)})"
+            f"{run} ({', '.join(readings)}) and {manifest.name} ({', '.join(manifest.readings)})"
         )
+    if exported and start_share:
+        raise UsageError(f"a start share is for a run, and {run} is an exported model")
     check_target(output)
-    manifest = manifest.read_by("fer2013")
-    network = load_best(opened, config)
-    if start_share:
-        _toward_start(network, config, start_share)
-    proto = join_networks(
-        one_reading(onnx.load(base / manifest.file.name), manifest.outputs),
-        keras_to_onnx(network, labels=config.labels),
+    with tempfile.TemporaryDirectory() as scratch:
+        votes = run
+        if not exported:
+            votes = export_run(run, Path(scratch, "people"), start_share=start_share)
+        return _join_models(base, votes, output, version)
+
+
+def _join_models(labels: Path, votes: Path, output: Path, version: str | None) -> Path:
+    """Write the model that reads by FER-2013's labels as one model does, by votes as another."""
+    import onnx
+
+    first, second = (
+        load_manifest(folder, labels=None).read_by(reading)
+        for folder, reading in ((labels, "fer2013"), (votes, "people"))
     )
-    provenance = _provenance(opened)
-    versions = provenance.pop("versions")
-    people = Reading(outputs=PEOPLE_OUTPUTS, config=_recipe(config), **provenance)
-    if start_share:
-        metrics = {**people.metrics, "start_share": start_share}
-        people = dataclasses.replace(people, metrics=metrics)
-    with staging(output) as folder:
-        file = folder / MODEL_NAME
-        file.write_bytes(proto.SerializeToString())
-        joined = dataclasses.replace(
-            manifest,
-            version=version or manifest.version,
-            created=_now(),
-            file=ModelFile.of(file),
-            others={"people": people},
-            versions=versions,
-        )
-        write_manifest(folder, joined)
-        difference = check_agreement(network, folder, reading="people")
-        _check_same(base, folder)
-        checked = {"largest_difference": difference, "batch_sizes": list(BATCH_SIZES)}
-        people = dataclasses.replace(people, metrics={**people.metrics, "export": checked})
-        write_manifest(folder, dataclasses.replace(joined, others={"people": people}))
-        move_in(folder, output)
-    return output
+    proto = join_networks(
+        one_reading(onnx.load(labels / first.file.name), first.outputs),
+        one_reading(onnx.load(votes / second.file.name), second.outputs),
+    )
+    people = dataclasses.replace(second, outputs=PEOPLE_OUTPUTS)
+    joined = dataclasses.replace(
+        first,
+        version=version or first.version,
+        others={"people": people},
+        versions=second.versions,
+    )
+
+    def prove(folder: Path) -> dict[str, Any]:
+        _check_same(labels, folder, "fer2013")
+        _check_same(votes, folder, "people")
+        return {}
+
+    return publish(output, proto.SerializeToString(), joined, prove)
 
 
-def _toward_start(network: Any, config: Config, share: float) -> None:
+def _interpolate(network: Any, config: Config, share: float) -> None:
     """Move a network's weights and statistics toward those that its run started from."""
-    from mien.training.model import build_model, refresh
-
     start = build_model(config.model, size=config.final_size, classes=len(config.labels))
     for own, first in zip(network.weights, start.weights, strict=True):
         value = np.asarray(own.numpy())
         if value.dtype == np.float32:
             own.assign((1 - share) * value + share * np.asarray(first.numpy()))
     refresh(network)
-
-
-def _check_same(old: Path, new: Path) -> None:
-    """Refuse a model that reads by FER-2013's labels otherwise than the one it was made from."""
-    from mien.inference.classifier import Classifier
-
-    faces = trial_faces()
-    before, after = (
-        Classifier.open(folder, threads=1, reading="fer2013").classify(faces)
-        for folder in (old, new)
-    )
-    if not np.abs(before - after).max() <= TOLERANCE:
-        raise ModelError(f"the model is refused: by FER-2013's labels it differs from {old}")
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def _reading_of(config: Config) -> str:
-    """Return whose labels a run's network follows."""
-    if config.data.targets == "votes":
-        return "people"
-    return "own" if config.data.labels else "fer2013"
 
 
 # ---------------------------------------------------------------- the network
@@ -238,60 +217,55 @@ def load_best(run: RunFolder, config: Config) -> Any:
             f"(mien train --resume {run.path})"
         )
     prepare_keras(config.training.backend)
-    from mien.training.model import load_keras_model
-
-    return _in_float32(load_keras_model(run.best))
-
-
-def _in_float32(model: Any) -> Any:
-    """Return the network with every layer computing in float32, as ONNX Runtime will.
-
-    One that was trained in mixed precision rounds to 8 bits on the way, and would differ.
-    """
     import keras
 
-    if all(layer.compute_dtype == "float32" for layer in model.layers):
-        return model
+    network = load_keras_model(run.best)
+    if all(layer.compute_dtype == "float32" for layer in network.layers):
+        return network
 
-    def plain(layer: Any) -> Any:
+    # One that was trained in mixed precision rounds to 8 bits, and ONNX Runtime will not.
+    def in_float32(layer: Any) -> Any:
         return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
 
-    copy = keras.models.clone_model(model, clone_function=plain)
-    copy.set_weights(model.get_weights())
-    for layer in copy.layers:
-        if type(layer).__name__ == "Normalization":
-            layer.finalize_state()
+    copy = keras.models.clone_model(network, clone_function=in_float32)
+    copy.set_weights(network.get_weights())
+    refresh(copy)
     return copy
 
 
-# ---------------------------------------------------------------- the proof
-def check_agreement(model: Any, folder: Path, *, reading: str | None = None) -> float:
-    """Compare a Keras network with its export, as a user's program would run it.
+def to_logits(network: Any) -> Any:
+    """Return a Keras network without the softmax at its end."""
+    import keras
 
-    Args:
-        model: the network.
-        folder: the exported model's.
-        reading: which of its readings is that network's; the one it has unless given.
+    last = next(layer for layer in network.layers if layer.output is network.outputs[0])
+    return keras.Model(network.inputs[0], last.input)
+
+
+# ---------------------------------------------------------------- the proof
+def check_agreement(network: Any, folder: Path) -> float:
+    """Compare a Keras network with its export, as a user's program would run it.
 
     Returns:
         The largest difference in any probability.
 
     Raises:
-        ModelError: if it is above `TOLERANCE`, or one of both gives what is not a number.
+        ModelError: if it is above `TOLERANCE`, or either gives what is not a number.
     """
     import keras
 
     from mien.inference.classifier import Classifier
 
-    classifier = Classifier.open(folder, threads=1, labels=None, reading=reading)
-    to_logits = keras.Model(model.inputs[0], _logits(model))
+    classifier = Classifier.open(folder, threads=1, labels=None)
+    logits_of = to_logits(network)
+    faces = trial_faces()
     largest = 0.0
     for size in BATCH_SIZES:
-        for faces in _batches(trial_faces(), size):
-            logits = to_logits(faces[..., None].astype(np.float32), training=False)
-            scaled = np.asarray(keras.ops.convert_to_numpy(logits), np.float64)
-            expected = classifier.manifest.softening.probabilities(scaled)
-            found = classifier.classify(faces, batch_size=size)
+        for start in range(0, min(len(faces), 8 * size) - size + 1, size):
+            batch = faces[start : start + size]
+            logits = logits_of(batch[..., None].astype(np.float32), training=False)
+            logits = np.asarray(keras.ops.convert_to_numpy(logits), np.float64)
+            expected = classifier.manifest.softening.probabilities(logits)
+            found = classifier.classify(batch, batch_size=size)
             difference = float(np.abs(found - expected).max())
             # Put this way round, NaN is refused too.
             if not difference <= TOLERANCE:
@@ -303,9 +277,16 @@ def check_agreement(model: Any, folder: Path, *, reading: str | None = None) -> 
     return largest
 
 
-def _logits(model: Any) -> Any:
-    last = next(layer for layer in model.layers if layer.output is model.outputs[0])
-    return last.input
+def _check_same(old: Path, new: Path, reading: str) -> None:
+    """Refuse a joined model whose answers are not those of the model it was made from."""
+    from mien.inference.classifier import Classifier
+
+    before, after = (
+        Classifier.open(folder, threads=1, reading=reading).classify(trial_faces())
+        for folder in (old, new)
+    )
+    if not np.abs(before - after).max() <= TOLERANCE:
+        raise ModelError(f"the model is refused: by the labels {reading!r} it differs from {old}")
 
 
 def trial_faces(count: int = 32, *, seed: int = 0) -> npt.NDArray[np.uint8]:
@@ -315,29 +296,90 @@ def trial_faces(count: int = 32, *, seed: int = 0) -> npt.NDArray[np.uint8]:
         uint8 (2 * count, 48, 48): noise and smooth, lit shapes as faces have them, in turn; the
         first of the noise is black, the first of the smooth is white.
     """
-    random = np.random.default_rng(seed)
-    noise = random.integers(0, 256, (count, FACE_SIZE, FACE_SIZE)).astype(np.uint8)
-    smooth = np.stack([_smooth_face(random) for _ in range(count)])
+    rng = np.random.default_rng(seed)
+    noise = rng.integers(0, 256, (count, FACE_SIZE, FACE_SIZE)).astype(np.uint8)
+    smooth = np.stack([_smooth_face(rng) for _ in range(count)])
     noise[0], smooth[0] = 0, 255
     return np.stack([noise, smooth], axis=1).reshape(-1, FACE_SIZE, FACE_SIZE)
 
 
-def _smooth_face(random: np.random.Generator) -> npt.NDArray[np.uint8]:
-    coarse = random.normal(0.0, 1.0, (7, 7)).astype(np.float32)
+def _smooth_face(rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    coarse = rng.normal(0.0, 1.0, (7, 7)).astype(np.float32)
     shapes = np.asarray(cv2.resize(coarse, (FACE_SIZE, FACE_SIZE), interpolation=cv2.INTER_CUBIC))
-    grain = random.normal(0.0, 0.05, shapes.shape)
-    lit = random.uniform(70, 180) + random.uniform(15, 70) * (shapes + grain)
+    grain = rng.normal(0.0, 0.05, shapes.shape)
+    lit = rng.uniform(70, 180) + rng.uniform(15, 70) * (shapes + grain)
     return np.asarray(np.clip(lit, 0, 255), np.uint8)
 
 
-def _batches(faces: npt.NDArray[np.uint8], size: int) -> Iterator[npt.NDArray[np.uint8]]:
-    """Yield whole batches; of single faces, a few."""
-    count = min(len(faces), 8 * size)
-    for start in range(0, count - size + 1, size):
-        yield faces[start : start + size]
+# ---------------------------------------------------------------- the folder
+def check_target(target: Path) -> None:
+    """Raise UsageError unless a model can be put there: it is new, empty, or holds one already."""
+    if target.is_dir():
+        try:
+            manifest = (target / MANIFEST_NAME).read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            manifest = ""
+        # Damaged or not, it is a model's manifest; other programs have files of that name.
+        is_model = f'"{MANIFEST_SCHEMA.partition("/")[0]}/' in manifest
+        if any(target.iterdir()) and not is_model:
+            raise UsageError(
+                f"{target} holds other things: expected a new folder, or one with a model in it"
+            )
+    elif target.exists():
+        raise UsageError(f"{target} is a file: expected a folder for the model")
+
+
+def publish(
+    target: Path, content: bytes, manifest: Manifest, prove: Callable[[Path], Mapping[str, Any]]
+) -> Path:
+    """Write a model's folder, whole or not at all, once the model has been proven.
+
+    Args:
+        target: the folder, see `check_target`.
+        content: the network's file.
+        manifest: the model's; ``created`` and ``file`` are filled in here.
+        prove: opens the new model in the folder that it is given, and returns metrics of it; raises
+            ModelError to refuse it.
+
+    Returns:
+        ``target``.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    staged = target.parent / f".{target.name}.{uuid.uuid4().hex}"
+    try:
+        staged.mkdir(parents=True)
+        (staged / MODEL_NAME).write_bytes(content)
+        manifest = dataclasses.replace(
+            manifest,
+            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            file=ModelFile.of(staged / MODEL_NAME),
+        )
+        write_manifest(staged, manifest)
+        metrics = {**manifest.metrics, **prove(staged)}
+        write_manifest(staged, dataclasses.replace(manifest, metrics=metrics))
+        if target.exists():
+            # The manifest follows its network: in between, a reader is told that they don't match.
+            for name in (MODEL_NAME, MANIFEST_NAME):
+                (staged / name).replace(target / name)
+        else:
+            staged.replace(target)
+    except OSError as error:
+        raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+    return target
 
 
 # ---------------------------------------------------------------- what the manifest tells
+def _reading_of(config: Config) -> str:
+    """Return whose labels a run's network follows."""
+    if config.data.targets == "votes":
+        return "people"
+    return "own" if config.data.labels else "fer2013"
+
+
 def _recipe(config: Config) -> dict[str, Any]:
     """Return the recipe as nested dictionaries; of paths, which are the maker's own, the names."""
     tables = dataclasses.asdict(config)
@@ -351,24 +393,17 @@ def _recipe(config: Config) -> dict[str, Any]:
 def _provenance(run: RunFolder) -> dict[str, Any]:
     """Return the manifest's ``data``, ``metrics`` and ``versions`` from the run's records."""
     environment = read_json(run.environment)
-    versions = {
-        key: environment[key] for key in ("python", "commit") if environment.get(key) is not None
-    }
-    return {
-        "data": environment.get("data", {}),
-        "metrics": {"validation": _validation_figures(run)},
-        "versions": {**versions, **environment.get("packages", {})},
-    }
-
-
-def _validation_figures(run: RunFolder) -> dict[str, float]:
-    """Return the best epoch's figures: of the summary, or of the history while a run goes on."""
+    # Of the best epoch: in the summary, or in the history while a run goes on.
     best: Mapping[str, Any] = read_json(run.summary).get("best", {})
     if not best and run.history.is_file():
         with run.history.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-        best = max(rows, key=lambda row: float(row["val_accuracy"]), default={})
+            best = max(csv.DictReader(file), key=lambda row: float(row["val_accuracy"]), default={})
     figures = {key: float(best[key]) for key in _FIGURES if key in best}
+    figures |= {key: int(figures[key]) for key in ("epoch", "size") if key in figures}
+    versions = {key: environment.get(key) for key in ("python", "commit")}
+    versions = {key: value for key, value in versions.items() if value is not None}
     return {
-        key: int(value) if key in ("epoch", "size") else value for key, value in figures.items()
+        "data": environment.get("data", {}),
+        "metrics": {"validation": figures},
+        "versions": {**versions, **environment.get("packages", {})},
     }

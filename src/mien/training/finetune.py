@@ -1,8 +1,8 @@
-"""From the released model to a network for one's own classes, by the trainer that made it.
+"""Fine-tune an exported model on a user's own classes.
 
 The model's ONNX file holds every weight under its Keras name, so the network is rebuilt from it;
-only the last layer is new, and begins as what the model knows of the classes. What follows is a run
-like any other: the head's phase, then the last blocks.
+only the last layer is new, and starts from what the model knows of the classes. What follows is a
+run like any other: the head alone, then the last blocks.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ _LOGITS = "logits"
 
 @dataclass(frozen=True)
 class FinetuneOptions:
-    """What can be chosen about a fine-tuning.
+    """Options of a fine-tuning.
 
     Attributes:
-        epochs: of the second phase, as many as fit the number of images unless given.
+        epochs: of the second phase; as many as fit the number of images unless given.
         seed: of weights, order and augmentation.
         threads: CPU threads, 0 for all.
-        overrides: ``section.key=value`` each, as of ``mien train --set``.
+        overrides: ``section.key=value`` each, as in ``mien train --set``.
     """
 
     epochs: int | None = None
@@ -71,16 +71,16 @@ def finetune(
     options: FinetuneOptions | None = None,
     quiet: bool = False,
 ) -> RunFolder:
-    """Train a model on one's own classes and leave a run in a folder, with its faces.
+    """Train a model on a user's own classes; the run's folder keeps the faces, too.
 
     Args:
         splits: "train" and "val", and "test" if there is one; see `mien.data.class_folder`.
-        folder: where; must not hold a run yet.
+        folder: of the run; must not hold one yet.
         model: what to start from: a bundled model's name or a model's folder.
-        meanings: of which classes each class was made (see `mien.data.class_folder.label_for`).
-        notes: what to keep with the run, in ``finetune.json``, values as of JSON.
+        meanings: the model's classes that each class is made of (see `label_for`).
+        notes: JSON values to keep with the run, in ``finetune.json``.
         files: the folder that the splits' files are in (see `mien.data.trained_on`).
-        options: what else can be chosen.
+        options: see there.
         quiet: draw no progress and print no epochs.
 
     Raises:
@@ -96,15 +96,9 @@ def finetune(
     plan = TrainingSettings(seed=chosen.seed, threads=chosen.threads)
     check_installed(plan)
     prepare_backend(plan)
-    labels = splits["train"].classes
-    network = starting_network(base, manifest, labels, meanings or {})
-    config = finetune_recipe(
-        manifest,
-        splits["train"],
-        run=run.path,
-        blocks=len(block_names(network)),
-        options=chosen,
-    )
+    network = starting_network(base, manifest, splits["train"].classes, meanings or {})
+    blocks = len(block_names(network))
+    config = finetune_recipe(manifest, splits["train"], run=run.path, blocks=blocks, options=chosen)
     try:
         run.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -124,11 +118,7 @@ def finetune(
 
 
 def resume_finetune(folder: Path, *, quiet: bool = False) -> RunFolder:
-    """Go on with an interrupted fine-tuning; raises as `mien.training.trainer.resume`.
-
-    Raises:
-        InputError: if the folder holds no fine-tuning.
-    """
+    """Resume an interrupted fine-tuning; raises InputError if it is none, and as `resume`."""
     read_notes(folder)
     return resume(folder, quiet=quiet)
 
@@ -144,7 +134,7 @@ def read_notes(folder: Path) -> dict[str, Any]:
 
 
 def export_finetuned(run: RunFolder) -> Path:
-    """Export a fine-tuned run with what its classes mean, started from and saw; as `export_run`."""
+    """Export a fine-tuned run, with its classes, origin and files on record; as `export_run`."""
     notes = read_notes(run.path)
     folder = export_run(run.path)
     manifest = load_manifest(folder, labels=None)
@@ -156,7 +146,7 @@ def export_finetuned(run: RunFolder) -> Path:
 
 
 def check_classes(train: Split, val: Split) -> None:
-    """Raise DataError unless there are two classes or more, each with images enough."""
+    """Raise DataError unless there are two classes or more, each with enough images."""
     counts = train.class_counts()
     if len(counts) < 2:
         raise DataError(
@@ -165,11 +155,12 @@ def check_classes(train: Split, val: Split) -> None:
         )
     held = val.class_counts()
     for name, count in counts.items():
-        if count + held[name] < LEAST_IMAGES or count < 2:
+        total = count + held[name]
+        if total < LEAST_IMAGES or count < 2:
             raise DataError(
-                f"class {name!r} has {count + held[name]} images that can be used: expected at "
-                f"least {LEAST_IMAGES}; add some, or leave it out or merge it with --map "
-                f'"{name}=" or "{name}=OTHER"'
+                f"class {name!r} has {total} images that can be used: expected at least "
+                f'{LEAST_IMAGES}; add some, or leave it out or merge it with --map "{name}=" or '
+                f'"{name}=OTHER"'
             )
     if len(val) == 0:
         raise DataError(
@@ -187,8 +178,8 @@ def finetune_recipe(
         manifest: of the model that is started from.
         train: the images.
         run: the run's folder.
-        blocks: how many blocks the backbone has.
-        options: what can be chosen.
+        blocks: how many the backbone has.
+        options: of the fine-tuning.
 
     Raises:
         UsageError: if an override is not of the recipe.
@@ -196,7 +187,9 @@ def finetune_recipe(
     count = len(train)
     batch = 32 if count >= 256 else 16 if count >= 64 else min(8, count)
     steps = max(1, count // batch)
-    epochs = _within(round(16000 / count), 6, 20) if options.epochs is None else options.epochs
+    epochs = options.epochs
+    if epochs is None:
+        epochs = int(np.clip(round(16000 / count), 6, 20))
     model = dataclasses.asdict(model_settings(manifest))
     tables: dict[str, Any] = {
         "data": {"source": str(run / FACES), "labels": list(train.classes)},
@@ -214,7 +207,7 @@ def finetune_recipe(
             "seed": options.seed,
             "threads": options.threads,
             "batch_size": batch,
-            "head_epochs": _within(round(8000 / count), 2, 8),
+            "head_epochs": int(np.clip(round(8000 / count), 2, 8)),
             "head_learning_rate": 1e-3,
             "epochs": epochs,
             "fine_tune_blocks": min(4, blocks) if blocks else -1,
@@ -253,10 +246,6 @@ def model_settings(manifest: Manifest) -> ModelSettings:
     return config_from_tables({"model": {**table, "weights": "none", "input_size": size}}).model
 
 
-def _within(value: int, low: int, high: int) -> int:
-    return max(low, min(high, value))
-
-
 # ---------------------------------------------------------------- the network to start from
 def starting_network(
     base: Path,
@@ -264,42 +253,32 @@ def starting_network(
     labels: Sequence[str],
     meanings: Mapping[str, Sequence[str]],
 ) -> Any:
-    """Rebuild a model as a Keras network whose outputs are one's own classes.
+    """Rebuild a model as a Keras network whose outputs are a user's own classes.
 
-    The last layer's weights of a class are the means of those of the labels that it is made of;
-    of a class that the model does not know, the means of all.
+    The last layer's weights of a class are the mean of those of the labels that it is made of; of a
+    class that the model does not know, the mean of all.
 
     Args:
         base: the model's folder.
         manifest: its manifest.
-        labels: one's own classes, in order.
-        meanings: of which classes they were made.
+        labels: the classes, in order.
+        meanings: the labels that they are made of.
 
     Raises:
         ModelError: if the model is damaged or of another architecture than it says.
     """
     settings = model_settings(manifest)
     weights = read_weights(base / manifest.file.name)
-    columns = _columns(manifest.labels, labels, meanings)
+    owners = [label_for(label, labels, meanings) for label in manifest.labels]
+    everything = list(range(len(owners)))
+    columns = [[at for at in everything if owners[at] == label] or everything for label in labels]
     for part in ("kernel", "bias"):
         name = f"{_LOGITS}/{part}"
         if name not in weights:
             raise ModelError(f"{base} has no weights {name}: expected a model of mien export")
         weights[name] = np.stack(
-            [weights[name][..., places].mean(axis=-1) for places in columns], axis=-1
+            [weights[name][..., column].mean(axis=-1) for column in columns], axis=-1
         )
     network = build_model(settings, size=settings.input_size, initialise=False, classes=len(labels))
     fill_network(network, weights, where=str(base))
     return network
-
-
-def _columns(
-    known: Sequence[str], labels: Sequence[str], meanings: Mapping[str, Sequence[str]]
-) -> list[list[int]]:
-    """Return for each class the places of the model's labels that it is made of, else all."""
-    owners = [label_for(label, labels, meanings) for label in known]
-    everything = list(range(len(known)))
-    return [
-        [place for place, owner in enumerate(owners) if owner == label] or everything
-        for label in labels
-    ]

@@ -1,10 +1,11 @@
-"""A run's network for LiteRT (TensorFlow Lite): ``model.tflite`` and what to know about it.
+"""Export a run's network for LiteRT (TensorFlow Lite): ``model.tflite`` and notes on its use.
 
-Only TensorFlow's own converter makes one, so the run's network is opened on that backend.
+TensorFlow's own converter makes it, so the run's network is opened on that backend.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
@@ -20,16 +21,21 @@ import numpy.typing as npt
 
 from mien.core.errors import MissingExtra, ModelError, UsageError
 from mien.core.faces import FACE_SIZE
-from mien.core.files import sha256_of, write_atomically
-from mien.core.manifest import INPUT_CONTRACT, OUTPUT_CONTRACT, Manifest
+from mien.core.files import write_atomically
+from mien.core.manifest import INPUT_CONTRACT, OUTPUT_CONTRACT
 from mien.training import run_folder
 from mien.training.backend import stderr_held_back
 from mien.training.config import load_config
-from mien.training.export import TOLERANCE, load_best, trial_faces
+from mien.training.export import TOLERANCE, load_best, to_logits, trial_faces
 
 TFLITE_NAME = "model.tflite"
 TFLITE_NOTES = "model.tflite.json"
 TFLITE_SCHEMA = "mien-tflite/1"
+
+_COPIED = (
+    "name", "version", "labels", "reading", "bias", "temperature", "entropy_exponent", "thresholds",
+)  # fmt: skip
+"""What the notes have from the exported model's manifest."""
 
 Run = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 
@@ -56,10 +62,8 @@ def export_tflite(run: Path, folder: Path) -> Path:
     opened = run_folder.open_run(run)
     with stderr_held_back():
         content = convert(load_best(opened, load_config(opened.config)))
-    # What it says of the exported model is read after that has been calibrated.
-    manifest, difference = _compare(content, folder)
+    notes = _notes(content, folder)
     write_atomically(folder / TFLITE_NAME, content)
-    notes = _notes(manifest, folder / TFLITE_NAME, difference)
     text = json.dumps(notes, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(folder / TFLITE_NOTES, (text + "\n").encode())
     return folder / TFLITE_NAME
@@ -90,17 +94,15 @@ def convert(model: Any) -> bytes:
     Raises:
         ModelError: if the converter fails.
     """
-    import keras
     import tensorflow as tf
     from tensorflow.python.framework import convert_to_constants as constants
 
-    last = next(layer for layer in model.layers if layer.output is model.outputs[0])
-    to_logits = keras.Model(model.inputs[0], last.input)
+    network = to_logits(model)
     shape = tf.TensorSpec([1, FACE_SIZE, FACE_SIZE], tf.uint8, name=INPUT_CONTRACT["name"])
 
     def run(faces: Any) -> dict[str, Any]:
         floats = tf.cast(faces[..., None], tf.float32)
-        return {OUTPUT_CONTRACT["logits"]: to_logits(floats, training=False)}
+        return {OUTPUT_CONTRACT["logits"]: network(floats, training=False)}
 
     try:
         function = tf.function(run, input_signature=[shape]).get_concrete_function()
@@ -136,13 +138,12 @@ def open_tflite(content: bytes) -> Run:
     return run
 
 
-def _compare(content: bytes, folder: Path) -> tuple[Manifest, float]:
-    """Return the exported model's manifest and the largest difference from it."""
+def _notes(content: bytes, folder: Path) -> dict[str, Any]:
+    """Compare a LiteRT network with the exported model and return what a program needs to know."""
     from mien.inference.classifier import Classifier
 
     classifier = Classifier.open(folder, threads=1, labels=None)
-    manifest = classifier.manifest
-    faces = trial_faces()
+    manifest, faces = classifier.manifest, trial_faces()
     with stderr_held_back():
         logits = open_tflite(content)(faces).astype(np.float64)
     bias = np.array([manifest.bias.get(label, 0.0) for label in manifest.labels])
@@ -154,28 +155,14 @@ def _compare(content: bytes, folder: Path) -> tuple[Manifest, float]:
             f"the network for LiteRT is refused: it differs from the exported model by "
             f"{difference:.2g} in a probability, expected at most {TOLERANCE:g}"
         )
-    return manifest, difference
-
-
-def _notes(manifest: Manifest, file: Path, difference: float) -> dict[str, Any]:
     told = manifest.to_dict()
-    copied = (
-        "name", "version", "labels", "reading", "bias", "temperature", "entropy_exponent",
-        "thresholds",
-    )  # fmt: skip
+    shape = [1, len(manifest.labels)]
+    digest = hashlib.sha256(content).hexdigest()
     return {
         "schema": TFLITE_SCHEMA,
-        **{key: told[key] for key in copied},
+        **{key: told[key] for key in _COPIED},
         "input": {**told["input"], "shape": [1, FACE_SIZE, FACE_SIZE]},
-        "output": {
-            "name": OUTPUT_CONTRACT["logits"],
-            "dtype": "float32",
-            "shape": [1, len(manifest.labels)],
-        },
-        "file": {
-            "name": file.name,
-            "sha256": sha256_of(file),
-            "bytes": file.stat().st_size,
-        },
+        "output": {"name": OUTPUT_CONTRACT["logits"], "dtype": "float32", "shape": shape},
+        "file": {"name": TFLITE_NAME, "sha256": digest, "bytes": len(content)},
         "largest_difference": difference,
     }

@@ -27,7 +27,7 @@ from mien.core.emotions import EMOTIONS
 from mien.core.errors import MissingExtra, ModelError
 from mien.core.manifest import INPUT_CONTRACT, OUTPUT_CONTRACT
 from mien.training.model import refresh
-from mien.training.onnx_join import one_reading
+from mien.training.onnx_join import one_reading, rename
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -78,7 +78,7 @@ def keras_to_onnx(model: Any, *, labels: Sequence[str] = EMOTIONS, version: str 
             )
         inputs = [values[id(source)] for source in sources]
         if layer.output is model.outputs[0]:  # the softmax
-            graph.rename(inputs[0], logits)
+            rename(graph.nodes, {inputs[0]: logits})
             break
         graph.owner = names[id(layer)]
         values[id(layer.output)] = _emitter(layer)(graph, layer, inputs)
@@ -87,7 +87,7 @@ def keras_to_onnx(model: Any, *, labels: Sequence[str] = EMOTIONS, version: str 
     # The smallest feature map of all, so that turning it channels-last costs next to nothing.
     graph.owner = features
     turned = graph.node("Transpose", [values[id(feature_map)]], perm=[0, 2, 3, 1])
-    graph.rename(turned, features)
+    rename(graph.nodes, {turned: features})
     tensor, float32 = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
     ends = [
         tensor(name, onnx.TensorProto.UINT8, [_BATCH, *sides]),
@@ -196,12 +196,6 @@ class _Graph:
         tensor.doc_string = f"{_LAYOUT_MARK} {layout} {','.join(map(str, value.shape))}"
         self.initializers.append(tensor)
         return name
-
-    def rename(self, old: str, new: str) -> None:
-        """Rename a value wherever it is used."""
-        for node in self.nodes:
-            for names in (node.input, node.output):
-                names[:] = [new if name == old else name for name in names]
 
     def _free_name(self, wanted: str) -> str:
         name, count = wanted, 1
@@ -421,37 +415,33 @@ def _global_average_pool(graph: _Graph, layer: Any, inputs: list[str]) -> str:
 
 
 def _reshape(graph: _Graph, layer: Any, inputs: list[str]) -> str:
-    """Keras orders elements channels-last, so that a feature map has to be turned for it."""
-    value, source, target = inputs[0], _input_shape(layer), tuple(layer.output.shape[1:])
-    if len(source) not in (1, 3) or len(target) not in (1, 3) or None in target:
+    source, target = _input_shape(layer), tuple(layer.output.shape[1:])
+    if len(target) == 3 and target[:2] == (1, 1):
+        target = (target[2], 1, 1)
+    elif len(target) != 1 or None in target:
         raise _unsupported(layer, f"from {source} to {target}")
-    if len(source) == 3 and source[:2] != (1, 1):
-        value = graph.node("Transpose", [value], perm=[0, 2, 3, 1])
-    turned = len(target) == 3 and target[:2] != (1, 1)
-    sides = target if turned or len(target) == 1 else (target[2], 1, 1)
+    if len(source) == 3 and source[:2] != (1, 1):  # Keras orders elements channels-last
+        inputs = [graph.node("Transpose", inputs, perm=[0, 2, 3, 1])]
     # 0 keeps the batch; -1 would fail on an empty one.
-    value = graph.node("Reshape", [value, graph.constant("shape", [0, *sides], np.int64)])
-    return graph.node("Transpose", [value], perm=[0, 3, 1, 2]) if turned else value
+    return graph.node("Reshape", [*inputs, graph.constant("shape", [0, *target], np.int64)])
 
 
 # Layers with several inputs
-def _rank_of_all(layer: Any) -> int:
+def _check_ranks(layer: Any) -> None:
     ranks = {len(tensor.shape) for tensor in layer.input}
-    if len(ranks) != 1 or not ranks <= {2, 4}:
+    if ranks not in ({2}, {4}):
         raise _unsupported(layer, f"inputs of ranks {sorted(ranks)}")
-    return ranks.pop()
 
 
 def _concatenate(graph: _Graph, layer: Any, inputs: list[str]) -> str:
-    rank = _rank_of_all(layer)
-    axis = layer.axis % rank
-    if axis == 0:
-        raise _unsupported(layer, "along the batch")
-    return graph.node("Concat", inputs, axis=axis if rank == 2 else {1: 2, 2: 3, 3: 1}[axis])
+    _check_ranks(layer)
+    if layer.axis not in (-1, len(layer.output.shape) - 1):
+        raise _unsupported(layer, f"axis {layer.axis}")
+    return graph.node("Concat", inputs, axis=1)
 
 
 def _fold(graph: _Graph, layer: Any, inputs: list[str], *, kind: str) -> str:
-    _rank_of_all(layer)
+    _check_ranks(layer)
     value = inputs[0]
     for other in inputs[1:]:
         value = graph.node(kind, [value, other])

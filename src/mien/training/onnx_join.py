@@ -1,13 +1,13 @@
-"""Two networks in one ONNX file, one for each reading, with what they have in common there once.
+"""Two networks in one ONNX file, one for each reading; what they have in common is there once.
 
 A network that learnt the votes was trained from one that follows FER-2013's labels, and the blocks
 that stayed frozen are the same in both, bit for bit. Nodes that do the same with the same weights
-are one node here; what differs is a branch whose names begin with `PREFIX`.
+become one node; what differs is a branch whose names begin with `PREFIX`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mien.core.errors import ModelError
@@ -66,9 +66,8 @@ def join_networks(first: Any, second: Any) -> Any:
     for output in second.graph.output:
         wanted = _own_name(output.name)
         if names[output.name] != wanted:  # all that leads to it is shared
-            graph.node.add().CopyFrom(
-                helper.make_node("Identity", [names[output.name]], [wanted], name=PREFIX + wanted)
-            )
+            second_name = [names[output.name]], [wanted], PREFIX + wanted
+            graph.node.add().CopyFrom(helper.make_node("Identity", *second_name))
         graph.output.add().CopyFrom(output)
         graph.output[-1].name = wanted
     return joined
@@ -102,17 +101,30 @@ def one_reading(network: Any, outputs: Mapping[str, str] = OUTPUT_CONTRACT) -> A
         else:
             nodes.append(node)
     renamed |= {name: name.removeprefix(PREFIX) for name in needed if name.startswith(PREFIX)}
-    _keep(graph.initializer, [each for each in network.graph.initializer if each.name in needed])
-    _keep(graph.node, reversed(nodes))
-    _keep(graph.output, [each for each in network.graph.output if each.name in outputs.values()])
+    keep(graph.initializer, [each for each in network.graph.initializer if each.name in needed])
+    keep(graph.node, reversed(nodes))
+    keep(graph.output, [each for each in network.graph.output if each.name in outputs.values()])
     for value in (*graph.initializer, *graph.output):
         value.name = renamed.get(value.name, value.name)
     for node in graph.node:
         if node.name.startswith(PREFIX):
             node.name = node.name.removeprefix(PREFIX)
-        node.input[:] = [renamed.get(name, name) for name in node.input]
-        node.output[:] = [renamed.get(name, name) for name in node.output]
+    rename(graph.node, renamed)
     return alone
+
+
+def keep(field: Any, values: Iterable[Any]) -> None:
+    """Leave only these values in a repeated field of a network."""
+    kept = list(values)
+    del field[:]
+    field.extend(kept)
+
+
+def rename(nodes: Iterable[Any], names: Mapping[str, str]) -> None:
+    """Rename values wherever nodes use or make them."""
+    for node in nodes:
+        for values in (node.input, node.output):
+            values[:] = [names.get(name, name) for name in values]
 
 
 def _own_name(name: str) -> str:
@@ -124,9 +136,3 @@ def _signature(node: Any, sources: list[str]) -> tuple[Any, ...]:
     """Return what a node computes: its kind, its attributes, and from which values."""
     attributes = sorted(attribute.SerializeToString() for attribute in node.attribute)
     return (node.domain, node.op_type, tuple(sources), tuple(attributes), len(node.output))
-
-
-def _keep(field: Any, values: Any) -> None:
-    kept = list(values)
-    del field[:]
-    field.extend(kept)

@@ -1,9 +1,8 @@
-"""An exported model in 8-bit whole numbers: a quarter of the size, and less time a face.
+"""An exported model in 8-bit integers: a quarter of the size, and less time a face.
 
 Static quantisation (Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
 Integer-Arithmetic-Only Inference"): weights per output channel, activations per tensor, their
-ranges from Training images. As everything that is exported, it is opened as a user's program would
-open it and compared before it is put in its place.
+ranges from Training images.
 """
 
 from __future__ import annotations
@@ -12,10 +11,11 @@ import dataclasses
 import io
 import logging
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from datetime import datetime, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,24 +23,22 @@ import numpy.typing as npt
 
 from mien.core.calibration import softmax
 from mien.core.errors import MissingExtra, ModelError, UsageError
-from mien.core.manifest import INPUT_CONTRACT, ModelFile, load_manifest, write_manifest
-from mien.core.models import MODEL_NAME
+from mien.core.manifest import INPUT_CONTRACT, load_manifest
 from mien.core.process import disable_telemetry
-from mien.training.model_folder import check_target, move_in, staging
-from mien.training.onnx_join import PREFIX
-from mien.training.onnx_slimming import with_one_channel, without_reshapes
+from mien.training.export import check_target, publish
+from mien.training.onnx_join import PREFIX, keep, rename
 from mien.training.teachers import open_onnx
 
 if TYPE_CHECKING:
     from mien.data.dataset import Split
 
 LIMIT_POINTS = 0.5
-"""How many points of accuracy the smaller model may lose."""
+"""How many points of accuracy the 8-bit model may lose."""
 
 CALIBRATION_IMAGES = 128
 TRIAL_IMAGES = 512
 PERCENTILES: tuple[float, ...] = (99.9, 99.99, 99.999)
-"""Of a tensor's values, how many may lie within its range: a rare one beyond it would coarsen all.
+"""Of a tensor's values, how many lie within its range: a rare one beyond it would coarsen all.
 Each is tried."""
 
 OPERATORS: tuple[str, ...] = (
@@ -52,12 +50,14 @@ OPERATORS: tuple[str, ...] = (
 FLOAT_LAYERS: tuple[str, ...] = (
     "faces", "enlarge", "three_channels", "rescaling", "normalization",
 )  # fmt: skip
-"""Beginnings of the names of layers that stay float32: those that make ready what comes in."""
+"""Beginnings of the names of layers that stay float32: those that prepare the input."""
 
 SENSITIVE_LAYERS: tuple[str, ...] = ("stem", "block1a_dwconv", "block1a_bn", "block1a_activation")
 """These stay float32 too where a network has depthwise convolutions, whose channels differ much."""
 
 _BATCH = 32
+_INPUT = INPUT_CONTRACT["name"]
+_SCALINGS = ("Mul", "Sub", "Add", "Div")
 
 
 def export_int8(
@@ -69,7 +69,8 @@ def export_int8(
         folder: the exported model's.
         output: where the new one goes; a model there is replaced.
         train: images that give the ranges, `CALIBRATION_IMAGES` of them drawn with a fixed seed;
-            by `TRIAL_IMAGES` others, it is chosen which of `PERCENTILES` changes answers least.
+            by `TRIAL_IMAGES` others, the one of `PERCENTILES` is chosen that changes
+            probabilities least.
         val: images on which both are compared.
         limit: how many points of accuracy it may lose there.
 
@@ -88,53 +89,27 @@ def export_int8(
         raise UsageError("expected images of train and of val to make an 8-bit model with")
     check_target(output)
     manifest = load_manifest(folder, labels=None)
+    network = folder / manifest.file.name
+    outputs = [manifest.read_by(name).outputs["logits"] for name in manifest.readings]
     drawn = np.random.default_rng(0).permutation(len(train))
     chosen, trial = drawn[:CALIBRATION_IMAGES], drawn[CALIBRATION_IMAGES:][:TRIAL_IMAGES]
-    if not len(trial):
-        trial = chosen
-    with staging(output) as new:
-        network = folder / manifest.file.name
-        outputs = [manifest.read_by(name).outputs["logits"] for name in manifest.readings]
-        percentile = _quantise_best(
-            network, new / MODEL_NAME, train.images[chosen], train.images[trial], outputs
-        )
-        small = dataclasses.replace(
-            manifest,
-            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            file=ModelFile.of(new / MODEL_NAME),
-            precision="int8",
-        )
-        write_manifest(new, small)
-        figures = {
-            **_compare(folder, new, val, limit, manifest.readings),
-            "calibration_images": len(chosen),
-            "percentile": percentile,
-        }
-        metrics = {**small.metrics, "quantization": figures}
-        write_manifest(new, dataclasses.replace(small, metrics=metrics))
-        move_in(new, output)
-    return output
-
-
-def _quantise_best(
-    source: Path,
-    target: Path,
-    images: npt.NDArray[np.uint8],
-    trial: npt.NDArray[np.uint8],
-    outputs: Sequence[str],
-) -> float:
-    """Write the 8-bit network of the percentile that changes probabilities least; return it."""
-    expected = _probabilities(source, trial, outputs)
+    images = train.images[trial if len(trial) else chosen]
+    expected = _probabilities(network, images, outputs)
+    tried = {}
     with tempfile.TemporaryDirectory() as place:
-        tried = {}
         for percentile in PERCENTILES:
             path = Path(place, f"{percentile}.onnx")
-            quantise(source, path, images, percentile=percentile)
-            change = float(np.abs(_probabilities(path, trial, outputs) - expected).mean())
-            tried[percentile] = (change, path)
-        best = min(tried, key=lambda percentile: tried[percentile][0])
-        target.write_bytes(tried[best][1].read_bytes())
-    return best
+            quantise(network, path, train.images[chosen], percentile=percentile)
+            change = float(np.abs(_probabilities(path, images, outputs) - expected).mean())
+            tried[percentile] = (change, path.read_bytes())
+    best = min(tried, key=lambda percentile: tried[percentile][0])
+
+    def prove(new: Path) -> dict[str, Any]:
+        figures = _compare(folder, new, val, limit, manifest.readings)
+        counts = {"calibration_images": len(chosen), "percentile": best}
+        return {"quantization": {**figures, **counts}}
+
+    return publish(output, tried[best][1], dataclasses.replace(manifest, precision="int8"), prove)
 
 
 def _probabilities(
@@ -168,6 +143,9 @@ def quantise(
     except ImportError as error:
         raise MissingExtra("train", "making an 8-bit network") from error
 
+    # Batches of one size, or one of all where there are few: the histograms need them so.
+    whole = len(images) // _BATCH * _BATCH or len(images)
+    inputs = iter([{_INPUT: images[start:][:_BATCH]} for start in range(0, whole, _BATCH)])
     with tempfile.TemporaryDirectory() as place, _silent():
         slim, ready = Path(place, "slim.onnx"), Path(place, "ready.onnx")
         network = onnx.load(source)
@@ -179,14 +157,13 @@ def quantise(
             network = onnx.load(ready)
             with_one_channel(network)
             onnx.save(network, ready)
-            excluded = layers_left(network)
             quantization.quantize_static(
                 str(ready),
                 str(target),
-                _reader(quantization, images),
+                SimpleNamespace(get_next=lambda: next(inputs, None)),
                 quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=list(OPERATORS),
-                nodes_to_exclude=excluded,
+                nodes_to_exclude=layers_left(network),
                 per_channel=True,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
@@ -209,22 +186,6 @@ def layers_left(network: Any) -> list[str]:
     depthwise = any(count > 1 for count in groups)
     beginnings = FLOAT_LAYERS + (SENSITIVE_LAYERS if depthwise else ())
     return [node.name for node in nodes if node.name.removeprefix(PREFIX).startswith(beginnings)]
-
-
-def _reader(quantization: Any, images: npt.NDArray[np.uint8]) -> Any:
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-        """Gives out the images, a batch at a time."""
-
-        def __init__(self) -> None:
-            # Batches of one size, or of all where there are few: the histograms need them so.
-            whole = len(images) // _BATCH * _BATCH or len(images)
-            self._starts = iter(range(0, whole, _BATCH))
-
-        def get_next(self) -> dict[str, Any] | None:
-            start = next(self._starts, None)
-            return None if start is None else {INPUT_CONTRACT["name"]: images[start:][:_BATCH]}
-
-    return Reader()
 
 
 def _compare(
@@ -266,7 +227,7 @@ def _compare(
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """Keep the quantiser still, which prints its steps and hints at what is done here already."""
+    """Silence the quantiser, which prints its steps and hints at what is done here already."""
     logger = logging.getLogger()
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -275,3 +236,72 @@ def _silent() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(before)
+
+
+# ---------------------------------------------------------------- work that changes no answer
+# A float network keeps it, since training goes on from its weights by their Keras names.
+def without_reshapes(network: Any) -> None:
+    """Take out what flattens a pooled map and reshapes it to 1x1 again, as squeeze-and-excite does.
+
+    It changes nothing, but splits an 8-bit network into parts with a change of layout between.
+    """
+    graph = network.graph
+    made_by = {name: node for node in graph.node for name in node.output}
+    uses = Counter(name for node in graph.node for name in node.input)
+    renamed, gone = {}, set()
+    for node in graph.node:
+        flatten = made_by.get(node.input[0]) if node.op_type == "Reshape" else None
+        if flatten is None or flatten.op_type != "Flatten" or uses[flatten.output[0]] != 1:
+            continue
+        pool = made_by.get(flatten.input[0])
+        if pool is not None and pool.op_type == "GlobalAveragePool":
+            renamed[node.output[0]] = pool.output[0]
+            gone |= {node.output[0], flatten.output[0]}
+    keep(graph.node, [node for node in graph.node if node.output[0] not in gone])
+    rename(graph.node, renamed)
+    needed = {name for node in graph.node for name in node.input}
+    keep(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in needed])
+
+
+def with_one_channel(network: Any) -> None:
+    """Give a network that repeats the grey image as channels one channel, where that is the same.
+
+    It is where all channels are scaled alike before the first convolution: its kernels for them are
+    added up. Any other network is left as it is. BatchNorm and constants must be folded already.
+    """
+    from onnx import numpy_helper
+
+    graph = network.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    uses = Counter(name for node in graph.node for name in node.input)
+    repeat = next((node for node in graph.node if _repeats(node)), None)
+    if repeat is None:
+        return
+    changed, name = {}, repeat.output[0]
+    while uses[name] == 1:
+        node = next(node for node in graph.node if name in node.input)
+        if node.op_type == "Conv":
+            break
+        constants = [each for each in node.input if each in weights]
+        values = [numpy_helper.to_array(weights[each]) for each in constants]
+        alike = len(values) == 1 and np.unique(values[0]).size == 1 and uses[constants[0]] == 1
+        if node.op_type not in _SCALINGS or not alike:
+            return
+        changed[constants[0]] = np.full((), values[0].flat[0], values[0].dtype)
+        name = node.output[0]
+    else:
+        return
+    kernel = numpy_helper.to_array(weights[node.input[1]])
+    if kernel.shape[1] != len(repeat.input):
+        return
+    changed[node.input[1]] = kernel.sum(axis=1, keepdims=True)
+    for each, value in changed.items():
+        weights[each].CopyFrom(numpy_helper.from_array(value, each))
+    graph.node.remove(repeat)
+    rename(graph.node, {repeat.output[0]: repeat.input[0]})
+    del graph.value_info[:]  # shapes that were inferred before are now others
+
+
+def _repeats(node: Any) -> bool:
+    along = [attribute.i for attribute in node.attribute if attribute.name == "axis"]
+    return node.op_type == "Concat" and along == [1] and len({*node.input}) == 1
