@@ -1,19 +1,18 @@
 """Any image becomes one form: uint8 RGB, upright.
 
-Files, bytes and Pillow images go through Pillow; arrays are checked and taken as they are. What a
-file would cost to decode is looked at first: its bytes, its pixels, and its structure.
+Files, bytes and Pillow images go through Pillow, PBM to PPM through NumPy; arrays are checked and
+taken as they are. Bytes, pixels and structure of a file are checked before it is decoded.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
-import inspect
 import io
 import logging
 import math
 import os
+import re
 import warnings
 from pathlib import Path
 from typing import IO, Any, TypeAlias
@@ -27,7 +26,6 @@ from mien.core.decoding_limits import decoding_excess
 from mien.core.errors import MienError, UnreadableImage, UsageError, shown
 from mien.core.file_types import HEAD_BYTES, MAX_FILE_BYTES, READABLE, image_kind
 from mien.core.files import SOFTWARE, write_atomically
-from mien.core.pnm import pnm_size, read_pnm
 from mien.core.process import ForkLock
 
 ImageSource: TypeAlias = (
@@ -37,46 +35,16 @@ ImageSource: TypeAlias = (
 """What can be read as an image: a path, a data URI, an encoded file's bytes, a file that is open
 for reading them, a Pillow image, an array."""
 
-COLORS: tuple[str, ...] = ("rgb", "bgr")
-"""Orders of an array's three channels; one of them must be said."""
-
 MAX_PIXELS = 150_000_000
 """Larger images are refused: a small file can claim any size and fill the memory."""
 
 MAX_SIDE = 1_000_000
 """Longer sides are refused, too: each row takes its time, however few pixels it has."""
 
-FORMATS: tuple[str, ...] = (
-    "JPEG",
-    "MPO",
-    "PNG",
-    "WEBP",
-    "AVIF",
-    "TIFF",
-    "BMP",
-    "GIF",
-    "PPM",
-    "ICO",
-)
-"""File formats that are read: those that people have photos and faces in.
-
-Pillow knows thirty more. None of these runs another program, as EPS does, and what each costs to
-decode can be told beforehand, as that of JPEG 2000 can not.
-"""
-
-DATA_URI = "data:"
-"""How a data URI begins, which holds an image in itself."""
-
-_KINDS = ", ".join(kind for kind in FORMATS if kind != "MPO")
+_DATA_URI = "data:"
+_KINDS = ", ".join(READABLE)
 _CHUNK_BYTES = 1 << 20
-_PLAIN_BASE64 = str.maketrans("-_", "+/")
-_DEPTHS = (8, 10, 12, 14, 16)
-_MAX_14_BITS, _MAX_16_BITS = 16383, 65535
-_OVERSHOOT = 0.05  # of white, that bicubic resizing of real numbers may add
-
-_BITS_TAG = 0x0102
-_ORIENTATION_TAG = 0x0112
-_SOFTWARE_TAG = 0x0131
+_ORIENTATION_TAG, _SOFTWARE_TAG = 0x0112, 0x0131
 _JPEG_QUALITY = 92
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -113,9 +81,8 @@ def load_image(source: ImageSource, *, color: str | None = None) -> npt.NDArray[
         UsageError: if the source is none of these, or an array's type, shape or colour order is
             off.
     """
-    if color is not None and color not in COLORS:
-        expected = " or color=".join(map(repr, COLORS))
-        raise UsageError(f"expected color={expected}, got {shown(repr(color))}")
+    if color not in (None, "rgb", "bgr"):
+        raise UsageError(f"expected color='rgb' or color='bgr', got {shown(repr(color))}")
     if isinstance(source, np.ndarray):
         return _from_array(source, color)
     name = shown(source_name(source) or "image")
@@ -127,15 +94,30 @@ def load_image(source: ImageSource, *, color: str | None = None) -> npt.NDArray[
         raise MienError(f"{name}: there is not enough memory to decode it") from error
 
 
+def pixel_count(content: bytes) -> int:
+    """Return how many pixels an encoded image says it has, without decoding them.
+
+    Raises:
+        UnreadableImage: if it is not an image, or has more than `MAX_PIXELS`, or would take its
+            decoder long.
+    """
+    if image_kind(content) == "PPM":
+        _, width, height, _, _ = _pnm_header(content, "image")
+        return width * height
+    with _opened(content, "image") as image:
+        return image.width * image.height
+
+
+# ---------------------------------------------------------------- sources
 def source_name(source: object) -> str | None:
     """Return the path of an image that has one, as it was given; else None.
 
     A data URI is named by its type and its hash.
     """
     if is_data_uri(source):
-        kind = shown(str(source)[len(DATA_URI) :].partition(",")[0].partition(";")[0])
+        kind = shown(str(source)[len(_DATA_URI) :].partition(",")[0].partition(";")[0])
         digest = hashlib.sha256(str(source).encode("utf-8", "surrogatepass")).hexdigest()
-        return f"{DATA_URI}{kind};sha256={digest[:12]}"
+        return f"{_DATA_URI}{kind};sha256={digest[:12]}"
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
     if isinstance(source, Image.Image):
@@ -147,7 +129,7 @@ def source_name(source: object) -> str | None:
 
 def is_data_uri(source: object) -> bool:
     """Say whether this is a data URI, and so an image rather than the name of one."""
-    return isinstance(source, str) and source[: len(DATA_URI)].lower() == DATA_URI
+    return isinstance(source, str) and source[: len(_DATA_URI)].lower() == _DATA_URI
 
 
 def is_file_object(source: object) -> bool:
@@ -187,26 +169,14 @@ def read_data_uri(uri: str) -> bytes:
             raise ValueError("it has no comma before its content")
         if not head.lower().endswith(";base64"):
             return unquote_to_bytes(text)
-        # Some are wrapped, some have their padding cut off, some are the kind for web addresses.
+        # Some are wrapped, some have their padding cut off, some use the alphabet for URLs.
         letters = "".join(unquote_to_bytes(text).decode("ascii").split()).rstrip("=")
-        plain = letters.translate(_PLAIN_BASE64) + "=" * (-len(letters) % 4)
+        plain = letters.translate(str.maketrans("-_", "+/")) + "=" * (-len(letters) % 4)
         return base64.b64decode(plain, validate=True)
-    except (ValueError, binascii.Error) as error:
-        name = source_name(uri)
-        raise UnreadableImage(f"{name} is a damaged data URI: {shown(error)}") from error
-
-
-def pixel_count(content: bytes) -> int:
-    """Return how many pixels an encoded image says it has, without decoding them.
-
-    Raises:
-        UnreadableImage: if it is not an image, or has more than `MAX_PIXELS`, or would take its
-            decoder long.
-    """
-    if image_kind(content) == "PPM":
-        return _pnm_pixels(content, "image")
-    with _opened(content, "image") as image:
-        return image.width * image.height
+    except ValueError as error:
+        raise UnreadableImage(
+            f"{source_name(uri)} is a damaged data URI: {shown(error)}"
+        ) from error
 
 
 def _content(source: object, name: str) -> bytes:
@@ -223,23 +193,6 @@ def _content(source: object, name: str) -> bytes:
         "expected an image as a path, bytes, open file, Pillow image or array, "
         f"got {type(source).__name__}"
     )
-
-
-def _from_array(array: npt.NDArray[np.uint8], color: str | None) -> npt.NDArray[np.uint8]:
-    grey = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1)
-    if array.dtype != np.uint8 or array.size == 0 or not (grey or array.shape[2:] == (3,)):
-        raise UsageError(
-            "expected an image array as uint8 (H, W) or (H, W, 3) with values 0-255, "
-            f"got {array.dtype} {array.shape}"
-        )
-    if grey:
-        return np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
-    if color is None:
-        raise UsageError(
-            "an array's colour order must be said: color='rgb' (Pillow, imageio) "
-            "or color='bgr' (OpenCV)"
-        )
-    return np.ascontiguousarray(array[:, :, ::-1] if color == "bgr" else array)
 
 
 def _read_file(path: Path, name: str) -> bytes:
@@ -266,145 +219,38 @@ def _read_object(file: Any, name: str) -> bytes:
         nothing = file.read(0)
         if isinstance(nothing, bytes):
             return read_at_most(file, name)
-    except UnreadableImage:
-        raise
     except (OSError, ValueError) as error:  # ValueError: it is closed
         raise UnreadableImage(f"{name} cannot be read: {shown(error)}") from error
-    if inspect.iscoroutine(nothing):
-        nothing.close()
     raise UsageError(
         "expected a file that is open for reading bytes, as open(name, 'rb') is: "
         f"read() gives {type(nothing).__name__}"
     )
 
 
-def _from_bytes(content: bytes, name: str) -> npt.NDArray[np.uint8]:
-    if image_kind(content) == "PPM":
-        _pnm_pixels(content, name)
-        try:
-            values, white = read_pnm(content)
-        except ValueError as error:
-            raise UnreadableImage(_damaged(name, error)) from error
-        scaled = to_8_bits(values, None if white == _MAX_16_BITS else white)
-        return _from_array(scaled, "rgb")
-    with _opened(content, name) as image:
-        pixels = _from_pillow(image, name)
-        return _deep_color(content, image, pixels)
+def _too_long(name: str) -> str:
+    return f"{name} is too large: expected at most {MAX_FILE_BYTES >> 30} GiB"
 
 
-def _deep_color(
-    content: bytes, image: Image.Image, pixels: npt.NDArray[np.uint8]
-) -> npt.NDArray[np.uint8]:
-    """Read colours whose upper bits are empty at their own depth; all others are as they were.
-
-    Pillow keeps the upper 8 of 16 bits alone. OpenCV is given no file that Pillow has not decoded
-    before: it says on stderr what it finds damaged.
-    """
-    bits = {"PNG": content[24:25] == b"\x10", "TIFF": 16 in _tiff_bits(image)}
-    if image.mode != "RGB" or not bits.get(image.format or "") or pixels.max() > _MAX_14_BITS >> 8:
-        return pixels
-    import cv2  # heavy, and seldom needed here
-
-    deep = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    if deep is None or deep.dtype != np.uint16 or deep.shape != pixels.shape:
-        return pixels
-    deep = deep[:, :, ::-1]
-    # Not so where the picture has been turned.
-    return to_8_bits(deep) if np.array_equal(deep // 256, pixels) else pixels
+# ---------------------------------------------------------------- arrays, and values of any depth
+_DEPTHS = (8, 10, 12, 14, 16)
+_OVERSHOOT = 0.05  # of white, that bicubic resizing of real numbers may add
 
 
-def _tiff_bits(image: Image.Image) -> tuple[int, ...]:
-    bits = getattr(image, "tag_v2", {}).get(_BITS_TAG, ())
-    return bits if isinstance(bits, tuple) else (bits,)
-
-
-def _pnm_pixels(content: bytes, name: str) -> int:
-    try:
-        width, height = pnm_size(content)
-    except ValueError as error:
-        raise UnreadableImage(_damaged(name, error)) from error
-    _check_size(width, height, name)
-    return width * height
-
-
-def _opened(content: bytes, name: str) -> Image.Image:
-    """Return an encoded image whose head has been read, its pixels not yet."""
-    if not content:
-        raise UnreadableImage(f"{name} is empty: expected an image")
-    _check_kind(content, name)
-    if too_much := decoding_excess(content):
-        raise UnreadableImage(f"{name} {too_much}")
-    try:
-        with _QUIET:
-            Image.init()
-            formats = [known for known in FORMATS if known in Image.OPEN]
-            image = Image.open(io.BytesIO(content), formats=formats)
-    except UnidentifiedImageError as error:
-        raise UnreadableImage(f"{name} is not an image: expected one of {_KINDS}") from error
-    except Image.DecompressionBombError as error:
-        raise UnreadableImage(_too_large(name)) from error
-    except MemoryError:
-        raise
-    except Exception as error:  # see `_from_pillow`
-        raise UnreadableImage(_damaged(name, error)) from error
-    _check_size(*image.size, name)
-    return image
-
-
-def _check_kind(head: bytes, name: str) -> None:
-    kind = image_kind(head)
-    if kind not in READABLE:
-        what = "is not an image" if kind is None else f"is {kind}, which is not read"
-        raise UnreadableImage(f"{name} {what}: expected one of {_KINDS}")
-
-
-def _check_size(width: int, height: int, name: str) -> None:
-    if width * height > MAX_PIXELS:
-        raise UnreadableImage(_too_large(name, f" of {width}x{height}"))
-    if max(width, height) > MAX_SIDE:
-        raise UnreadableImage(
-            f"{name} of {width}x{height} is too long: expected sides of at most {MAX_SIDE:,} pixels"
+def _from_array(array: npt.NDArray[np.uint8], color: str | None) -> npt.NDArray[np.uint8]:
+    grey = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1)
+    if array.dtype != np.uint8 or array.size == 0 or not (grey or array.shape[2:] == (3,)):
+        raise UsageError(
+            "expected an image array as uint8 (H, W) or (H, W, 3) with values 0-255, "
+            f"got {array.dtype} {array.shape}"
         )
-    if width * height == 0:
-        raise UnreadableImage(f"{name} has no pixels")
-
-
-def _from_pillow(image: Image.Image, name: str) -> npt.NDArray[np.uint8]:
-    _check_size(*image.size, name)
-    try:
-        with _QUIET:
-            # Loading comes before asking for the orientation: Pillow turns TIFF files itself then.
-            image.load()
-            return np.ascontiguousarray(np.asarray(_to_rgb(_upright(image)), np.uint8))
-    except MemoryError:
-        raise
-    # Pillow's decoders meet damaged files with errors of many kinds (OSError, SyntaxError,
-    # struct.error, IndexError, ...): whichever it is, this image cannot be read.
-    except Exception as error:
-        if "out of memory" in str(error).lower():  # as its decoders say it
-            raise MemoryError from error
-        raise UnreadableImage(_damaged(name, error)) from error
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:
-        # Damaged metadata of an image whose pixels are fine: as without metadata.
-        orientation = 1
-    method = _TRANSPOSES.get(orientation) if isinstance(orientation, int) else None
-    return image if method is None else image.transpose(method)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return Image.fromarray(to_8_bits(np.asarray(image))).convert("RGB")
-    if image.has_transparency_data:
-        # Pillow knows no way from premultiplied grey but to plain grey with transparency.
-        above = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-        below = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(below, above).convert("RGB")
-    return image.convert("RGB")
+    if grey:
+        return np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
+    if color is None:
+        raise UsageError(
+            "an array's colour order must be said: color='rgb' (Pillow, imageio) "
+            "or color='bgr' (OpenCV)"
+        )
+    return np.ascontiguousarray(array[:, :, ::-1] if color == "bgr" else array)
 
 
 def to_8_bits(values: npt.NDArray[np.generic], white: int | None = None) -> npt.NDArray[np.uint8]:
@@ -428,38 +274,206 @@ def to_8_bits(values: npt.NDArray[np.generic], white: int | None = None) -> npt.
     low, high = float(values.min()), float(values.max())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("it holds values that are not finite numbers")
-    top: float | None = white or _white(low, high, real=values.dtype.kind == "f")
+    if white is None:
+        is_real = values.dtype.kind == "f"
+        room = _OVERSHOOT if is_real else 0.0
+        whites = (*((1,) if is_real else ()), *(2**bits - 1 for bits in _DEPTHS))
+        fitting = (each for each in whites if -room * each <= low and high <= (1 + room) * each)
+        white = next(fitting, None)
+    top: float | None = white
     if top is None:
         values, top = values.astype(np.float64) - low, max(high - low, 1.0)
     scaled = values.astype(np.float32) * np.float32(255.0 / top)
     return np.asarray(np.clip(np.rint(scaled, out=scaled), 0, 255, out=scaled), np.uint8)
 
 
-def _white(low: float, high: float, *, real: bool) -> int | None:
-    """Return the value of white where one is customary for such values."""
-    whites = (*((1,) if real else ()), *(2**bits - 1 for bits in _DEPTHS))
-    room = _OVERSHOOT if real else 0.0
-    return next(
-        (white for white in whites if low >= -room * white and high <= (1 + room) * white), None
-    )
+# ---------------------------------------------------------------- encoded files
+def _from_bytes(content: bytes, name: str) -> npt.NDArray[np.uint8]:
+    if image_kind(content) == "PPM":
+        return _from_pnm(content, name)
+    with _opened(content, name) as image:
+        pixels = _from_pillow(image, name)
+        is_deep = image.mode == "RGB" and image.format in ("PNG", "TIFF")
+        return _deep_color(content, pixels) if is_deep else pixels
+
+
+def _opened(content: bytes, name: str) -> Image.Image:
+    """Return an encoded image whose head has been read, its pixels not yet."""
+    if not content:
+        raise UnreadableImage(f"{name} is empty: expected an image")
+    _check_kind(content, name)
+    if too_much := decoding_excess(content):
+        raise UnreadableImage(f"{name} {too_much}")
+    try:
+        with _QUIET:
+            Image.init()
+            formats = [known for known in (*READABLE, "MPO") if known in Image.OPEN]
+            image = Image.open(io.BytesIO(content), formats=formats)
+    except UnidentifiedImageError as error:
+        raise UnreadableImage(f"{name} is not an image: expected one of {_KINDS}") from error
+    except Image.DecompressionBombError as error:
+        raise UnreadableImage(_too_large(name)) from error
+    except MemoryError:
+        raise
+    except Exception as error:  # see `_from_pillow`
+        raise _damaged(name, error) from error
+    _check_size(*image.size, name)
+    return image
+
+
+def _from_pillow(image: Image.Image, name: str) -> npt.NDArray[np.uint8]:
+    _check_size(*image.size, name)
+    try:
+        with _QUIET:
+            # Loading comes before asking for the orientation: Pillow turns TIFF files itself then.
+            image.load()
+            return np.ascontiguousarray(np.asarray(_to_rgb(_upright(image)), np.uint8))
+    except MemoryError:
+        raise
+    # Pillow's decoders meet damaged files with errors of many kinds (OSError, SyntaxError,
+    # struct.error, IndexError, ...): whichever it is, this image cannot be read.
+    except Exception as error:
+        if "out of memory" in str(error).lower():  # as its decoders say it
+            raise MemoryError from error
+        raise _damaged(name, error) from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:
+        # Damaged metadata of an image whose pixels are fine: as without metadata.
+        orientation = 1
+    method = _TRANSPOSES.get(orientation) if isinstance(orientation, int) else None
+    return image if method is None else image.transpose(method)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return Image.fromarray(to_8_bits(np.asarray(image))).convert("RGB")
+    if image.has_transparency_data:
+        # Pillow knows no way from premultiplied grey but to plain grey with transparency.
+        above = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        below = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(below, above).convert("RGB")
+    return image.convert("RGB")
+
+
+def _deep_color(content: bytes, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Read colours of 16 bits whose upper bits are empty at their own depth.
+
+    Pillow keeps the upper 8 of 16 bits alone, and is asked first: OpenCV says on stderr what it
+    finds damaged. Pictures of 8 bits, and those with orientation, stay as they are.
+    """
+    if pixels.max() >= 1 << (_DEPTHS[-2] - 8):
+        return pixels
+    import cv2  # heavy, and seldom needed here
+
+    deep = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if deep is None or deep.dtype != np.uint16 or deep.shape != pixels.shape:
+        return pixels
+    deep = deep[:, :, ::-1]
+    return to_8_bits(deep) if np.array_equal(deep // 256, pixels) else pixels
+
+
+def _check_kind(head: bytes, name: str) -> None:
+    kind = image_kind(head)
+    if kind not in READABLE:
+        what = "is not an image" if kind is None else f"is {kind}, which is not read"
+        raise UnreadableImage(f"{name} {what}: expected one of {_KINDS}")
+
+
+def _check_size(width: int, height: int, name: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise UnreadableImage(_too_large(name, f" of {width}x{height}"))
+    if max(width, height) > MAX_SIDE:
+        raise UnreadableImage(
+            f"{name} of {width}x{height} is too long: expected sides of at most {MAX_SIDE:,} pixels"
+        )
+    if width * height == 0:
+        raise UnreadableImage(f"{name} has no pixels")
 
 
 def _too_large(name: str, size: str = "") -> str:
     return f"{name}{size} is too large: expected at most {MAX_PIXELS // 1_000_000} megapixels"
 
 
-def _too_long(name: str) -> str:
-    return f"{name} is too large: expected at most {MAX_FILE_BYTES >> 30} GiB"
-
-
-def _damaged(name: str, error: Exception) -> str:
+def _damaged(name: str, error: Exception) -> UnreadableImage:
     reason = shown(" ".join(str(error).split()) or type(error).__name__)
-    return f"{name} is damaged and cannot be decoded: {reason}"
+    return UnreadableImage(f"{name} is damaged and cannot be decoded: {reason}")
+
+
+# ---------------------------------------------------------------- PBM, PGM and PPM
+# Pillow decodes those of unusual depth, and those written as text, in Python: a minute for a few
+# megabytes. NumPy takes them at once.
+_BETWEEN = rb"(?:\s|#[^\r\n]*[\r\n])+"
+_NUMBER = _BETWEEN + rb"(\d{1,10})"
+_BITMAP = re.compile(rb"P([14])" + _NUMBER * 2 + rb"\s")
+_GREYMAP = re.compile(rb"P([2356])" + _NUMBER * 3 + rb"\s")
+_HEADER_BYTES = 1 << 16
+_COMMENT = re.compile(rb"#[^\r\n]*")
+_BLANKS = b" \t\n\r\v\f"
+
+
+def _pnm_header(content: bytes, name: str) -> tuple[int, int, int, int, int]:
+    """Return magic number (1-6), width, height, the value of white, and where the values begin."""
+    found = _BITMAP.match(content, 0, _HEADER_BYTES) or _GREYMAP.match(content, 0, _HEADER_BYTES)
+    if found is None:
+        raise _damaged(name, ValueError("its head has no width and height"))
+    kind, width, height, white = (*map(int, found.groups()), 1)[:4]
+    _check_size(width, height, name)
+    return kind, width, height, white, found.end()
+
+
+def _from_pnm(content: bytes, name: str) -> npt.NDArray[np.uint8]:
+    kind, width, height, white, start = _pnm_header(content, name)
+    shape = (height, width, 3) if kind in (3, 6) else (height, width)
+    try:
+        if not 0 < white < 65536:
+            raise ValueError(f"its values go up to {white}: expected 1 to 65535")
+        if kind == 4:
+            values = _packed_bits(content, start, width, height)
+        elif kind < 4:
+            values = _text_values(_COMMENT.sub(b" ", content[start:]), math.prod(shape), kind == 1)
+        else:
+            values = _binary_values(content, start, math.prod(shape), white)
+        if len(values) < math.prod(shape):
+            raise ValueError("it ends too early")
+        if values.max() > white:
+            raise ValueError(f"it has values above its largest, {white}")
+    except ValueError as error:
+        raise _damaged(name, error) from error
+    scaled = to_8_bits(values.reshape(shape), None if white == 65535 else white)
+    return _from_array(scaled, "rgb")
+
+
+def _packed_bits(content: bytes, start: int, width: int, height: int) -> npt.NDArray[np.uint8]:
+    """Return 1 for white, which the file has as 0."""
+    rows = np.frombuffer(content, np.uint8, offset=start)[: height * -(-width // 8)]
+    if len(rows) < height * -(-width // 8):
+        return rows[:0]
+    return 1 - np.unpackbits(rows.reshape(height, -1), axis=1, count=width).ravel()
+
+
+def _binary_values(content: bytes, start: int, count: int, white: int) -> npt.NDArray[Any]:
+    kind = np.dtype(np.uint8 if white < 256 else ">u2")
+    there = (len(content) - start) // kind.itemsize
+    return np.frombuffer(content, kind, min(count, there), start)
+
+
+def _text_values(text: bytes, count: int, is_bitmap: bool) -> npt.NDArray[Any]:
+    if is_bitmap:  # digits, with or without blanks between them; 0 is white
+        digits = text.translate(None, _BLANKS)[:count]
+        return 1 - (np.frombuffer(digits, np.uint8) - ord("0"))
+    if text.translate(None, b"0123456789" + _BLANKS):
+        raise ValueError("it has other values than whole numbers")
+    # NumPy makes numbers up where there is none.
+    return np.fromstring(text, np.int64, sep=" ")[:count] if text.strip() else np.empty(0)
 
 
 # ---------------------------------------------------------------- writing
 def write_picture(picture: Image.Image, path: Path, *, optimize: bool = False) -> None:
-    """Write an RGB or grey picture in the format that its name ends in.
+    """Write an RGB or grey picture atomically, in the format of its suffix, marked as mien's.
 
     Args:
         picture: what to write.
@@ -477,7 +491,7 @@ def write_picture(picture: Image.Image, path: Path, *, optimize: bool = False) -
     write_atomically(path, content.getvalue())
 
 
-# ----------------------------------------------------------------
+# ---------------------------------------------------------------- Pillow's warnings
 class _QuietPillow:
     """Silence Pillow's warnings and logs (large images, odd metadata) while any thread decodes.
 

@@ -30,7 +30,7 @@ IMAGE_TYPES: tuple[str, ...] = (
     "image/x-portable-anymap",
     "image/x-icon",
 )
-"""The types of `mien.core.images.FORMATS`. The content decides, whichever of them is said."""
+"""The types of `mien.core.file_types.READABLE`. The content decides, whichever of them is said."""
 
 _OTHER_NAMES = frozenset(
     {
