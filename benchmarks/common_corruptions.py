@@ -20,7 +20,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from mien.core.faces import FACE_SIZE, standard_face
-from mien.evaluation.robustness_changes import jpeg_coded
+from mien.evaluation.robustness import jpeg_coded
 
 Faces: TypeAlias = npt.NDArray[np.uint8]
 Greys: TypeAlias = npt.NDArray[np.float32]

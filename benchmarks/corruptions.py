@@ -34,10 +34,15 @@ from mien.core.results import ModelInfo
 from mien.data.dataset import Split
 from mien.data.loading import load_split
 from mien.data.votes import Votes, load_votes, with_majority
-from mien.evaluation.intervals import Z_95, wilson_interval
-from mien.evaluation.sections import section_names, update_marked_section
-from mien.evaluation.style import drawing, percent_axis
-from mien.evaluation.tables import markdown_table, percent, percent_range
+from mien.evaluation.figures import drawing, percent_axis
+from mien.evaluation.markdown import (
+    markdown_table,
+    percent,
+    percent_range,
+    section_names,
+    update_marked_section,
+)
+from mien.evaluation.metrics import Z_95, wilson_interval
 from mien.inference.classifier import ModelSession
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ import numpy as np
 
 from mien.core.results import ModelInfo
 from mien.evaluation.metrics import evaluate
-from mien.evaluation.report import Report
-from mien.evaluation.report_folder import Samples
+from mien.evaluation.report import Report, Samples
 
 MODEL = ModelInfo("little", "1.2.3", "ab" * 32)
 

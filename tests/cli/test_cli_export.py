@@ -16,8 +16,8 @@ from mien.core.emotions import EMOTIONS
 from mien.core.manifest import load_manifest
 from mien.core.models import MANIFEST_NAME
 from mien.data.loading import load_split
-from mien.evaluation.calibration import calibrate, fit_temperature
-from mien.evaluation.thresholds import fit_thresholds
+from mien.evaluation.calibration import fit_temperature, fit_thresholds
+from mien.evaluation.metrics import measure_calibration
 from mien.inference.classifier import Classifier
 
 # Keras' own way to save a variable of TensorFlow's is not yet NumPy 2's.
@@ -101,7 +101,7 @@ def test_calibrating_fits_the_temperature_on_the_split_val(
     # What the figures say is what the model now does.
     found = classifier.classify(val.images)
     correct = found.argmax(axis=1) == val.labels
-    error = calibrate(found.max(axis=1).astype(np.float64), correct).error
+    error = measure_calibration(found.max(axis=1).astype(np.float64), correct).error
     assert told["calibration"]["error_after"] == pytest.approx(error, abs=1e-5)
     assert told["calibration"]["error_before"] != told["calibration"]["error_after"]
 

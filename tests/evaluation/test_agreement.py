@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
 from mien.core.emotions import EMOTIONS
 from mien.data.votes import VOTE_NAMES
-from mien.evaluation.agreement import Agreement, measure_agreement, official_majority
+from mien.evaluation.agreement import measure_agreement, official_majority
 
 NEUTRAL, HAPPY, SAD = (EMOTIONS.index(name) for name in ("neutral", "happy", "sad"))
 
@@ -78,10 +76,3 @@ def test_scores_that_are_the_shares_of_people_have_no_error() -> None:
 def test_without_a_majority_there_is_nothing_to_say() -> None:
     counts = np.array([votes(happy=5, sad=5), votes(unknown=10)])
     assert measure_agreement(sure_of(HAPPY, SAD), counts) is None
-
-
-def test_figures_come_back_from_json() -> None:
-    counts = np.array([votes(happy=7, neutral=3), votes(sad=10)])
-    found = measure_agreement(sure_of(HAPPY, HAPPY), counts)
-    assert found is not None
-    assert Agreement.from_dict(json.loads(json.dumps(found.to_dict()))) == found

@@ -1,55 +1,352 @@
-"""Expected calibration error and its bins."""
-
 from __future__ import annotations
 
+import dataclasses
+import shutil
+from pathlib import Path
+
 import numpy as np
+import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mien.core.calibration import Temperature
+from mien.core.emotions import EMOTIONS
 from mien.core.errors import UsageError
-from mien.evaluation.calibration import BIN_COUNT, calibrate
+from mien.core.manifest import load_manifest, write_manifest
+from mien.evaluation.calibration import (
+    LEAST_CERTAIN,
+    LEAST_IMAGES,
+    LEAST_READINGS,
+    TEMPERATURES,
+    balance_model,
+    calibrate_model,
+    fit_adaptive_temperature,
+    fit_temperature,
+    fit_thresholds,
+)
+from mien.evaluation.metrics import measure_calibration
+from mien.inference.classifier import Classifier
 
-pairs = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=50)
-
-
-def test_a_hand_counted_example() -> None:
-    confidences = np.array([0.9, 0.9, 0.9, 0.9, 0.35])
-    correct = np.array([True, True, True, False, True])
-    calibration = calibrate(confidences, correct)
-    assert calibration.error == pytest.approx(4 / 5 * (0.9 - 0.75) + 1 / 5 * (1 - 0.35))
-    assert calibration.confidence == pytest.approx(0.79)
-    filled = [entry for entry in calibration.bins if entry.count]
-    assert [(entry.count, entry.accuracy) for entry in filled] == [(1, 1.0), (4, 0.75)]
-    empty = next(entry for entry in calibration.bins if not entry.count)
-    assert (empty.confidence, empty.accuracy) == (None, None)
-
-
-def test_the_edges_of_the_range_fall_into_the_first_and_last_bin() -> None:
-    calibration = calibrate(np.array([0.0, 1.0]), np.array([False, True]))
-    assert calibration.bins[0].count == calibration.bins[-1].count == 1
-    assert calibration.error == 0.0
+COUNTS = dict(zip(EMOTIONS, (400, 40, 400, 700, 500, 480, 320), strict=True))
 
 
-@given(pairs)
-def test_bins_hold_every_prediction_and_the_error_is_bounded(
-    values: list[tuple[float, bool]],
-) -> None:
-    confidences = np.array([value for value, _ in values])
-    correct = np.array([right for _, right in values])
-    calibration = calibrate(confidences, correct)
-    assert len(calibration.bins) == BIN_COUNT
-    assert sum(entry.count for entry in calibration.bins) == len(values)
-    # Never less than the gap of the means (triangle inequality), never more than 1.
-    gap = abs(confidences.mean() - correct.mean())
-    assert gap - 1e-9 <= calibration.error <= 1 + 1e-9
-    for entry in calibration.bins:
-        if entry.confidence is not None:
-            assert entry.low - 1e-9 <= entry.confidence <= entry.high + 1e-9
+@pytest.fixture
+def folder(tiny_model: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "model"
+    shutil.copytree(tiny_model, path)
+    manifest = load_manifest(path)
+    write_manifest(path, dataclasses.replace(manifest, data={"train": COUNTS}))
+    return path
 
 
-def test_what_does_not_fit_together_is_refused() -> None:
-    with pytest.raises(UsageError):
-        calibrate(np.array([]), np.array([], bool))
-    with pytest.raises(UsageError):
-        calibrate(np.array([0.5]), np.array([True, False]))
+def _images(folder: Path, count: int = LEAST_IMAGES + 50) -> tuple[np.ndarray, np.ndarray]:
+    """Noise, labelled as the model reads it three times in four."""
+    random = np.random.default_rng(3)
+    coarse = random.integers(0, 256, (count, 6, 6))
+    images = coarse.repeat(8, axis=1).repeat(8, axis=2).astype(np.uint8)
+    read = Classifier.open(folder).logits(images).argmax(axis=1)
+    wrong = random.random(count) < 0.25
+    return images, np.where(wrong, (read + 1) % 7, read).astype(np.int64)
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_what_the_figures_say_is_what_the_model_then_does(folder: Path, augment: bool) -> None:
+    images, labels = _images(folder)
+    figures = calibrate_model(folder, images, labels, split="val", augmented=True, quiet=True)
+    manifest = load_manifest(folder)
+    assert manifest.entropy_exponent != 0
+    assert manifest.augmented is not None
+    assert manifest.metrics["calibration"] == figures
+    found = Classifier.open(folder).classify(images, augment=augment).astype(np.float64)
+    error = measure_calibration(found.max(axis=1), found.argmax(axis=1) == labels).error
+    assert figures["error_augmented" if augment else "error_after"] == pytest.approx(
+        error, abs=2e-3
+    )
+    assert error < figures["error_before"]
+
+
+def test_certain_readings_are_right_as_often_as_it_says(folder: Path) -> None:
+    images, labels = _images(folder)
+    before = Classifier.open(folder).classify(images)
+    # The surer half is right, so that there are certain readings.
+    sure = before.max(axis=1) > np.median(before.max(axis=1))
+    labels[sure] = before.argmax(axis=1)[sure]
+    figures = calibrate_model(folder, images, labels, split="val", quiet=True)
+    manifest = load_manifest(folder)
+    assert manifest.augmented is None
+    assert figures["error_augmented"] is None
+    found = Classifier.open(folder).classify(images)
+    read = found.argmax(axis=1)
+    certain = found.max(axis=1) >= [manifest.threshold(EMOTIONS[each]) for each in read]
+    assert figures["uncertain"] == pytest.approx(1 - certain.mean(), abs=0.005)
+    assert 0.3 < certain.mean() < 0.9
+    right = (read == labels)[certain].mean()
+    assert right >= 0.85
+    assert figures["certain_accuracy"] == pytest.approx(right, abs=0.01)
+
+
+def test_thresholds_that_are_given_are_not_fitted(folder: Path) -> None:
+    images, labels = _images(folder)
+    levels = {label: 0.8 if label == "neutral" else 0.3 for label in EMOTIONS}
+    figures = calibrate_model(folder, images, labels, split="val", thresholds=levels, quiet=True)
+    assert load_manifest(folder).thresholds == levels
+    found = Classifier.open(folder).classify(images)
+    certain = found.max(axis=1) >= [levels[EMOTIONS[each]] for each in found.argmax(axis=1)]
+    assert figures["uncertain"] == pytest.approx(1 - certain.mean(), abs=0.005)
+
+
+def test_balancing_lifts_rare_emotions_alone(folder: Path) -> None:
+    images, _ = _images(folder)
+    before = Classifier.open(folder).classify(images)
+    manifest = balance_model(folder, 0.5)
+    assert manifest.bias["disgust"] == max(manifest.bias.values())
+    assert manifest.bias["happy"] == min(manifest.bias.values())
+    assert sum(manifest.bias.values()) == pytest.approx(0)
+    apart = manifest.bias["disgust"] - manifest.bias["happy"]
+    assert apart == pytest.approx(0.5 * np.log(700 / 40))
+    after = Classifier.open(folder).classify(images)
+    disgust = EMOTIONS.index("disgust")
+    assert (after[:, disgust] > before[:, disgust]).all()
+    assert balance_model(folder, 0.0).bias == {}
+    assert (Classifier.open(folder).classify(images) == before).all()
+
+
+def test_a_bias_is_part_of_what_is_calibrated(folder: Path) -> None:
+    images, labels = _images(folder)
+    plain = calibrate_model(folder, images, labels, split="val", quiet=True)
+    balance_model(folder, 1.0)
+    assert calibrate_model(folder, images, labels, split="val", quiet=True) != plain
+    assert load_manifest(folder).bias != {}
+
+
+def test_it_refuses_to_balance_what_it_cannot(folder: Path) -> None:
+    for strength in (-0.1, 1.1, float("nan")):
+        with pytest.raises(UsageError, match="from 0 to 1"):
+            balance_model(folder, strength)
+    write_manifest(folder, dataclasses.replace(load_manifest(folder), data={}))
+    with pytest.raises(UsageError, match="does not say how many"):
+        balance_model(folder, 0.5)
+
+
+def _drawn(temperature: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Logits, and labels drawn from softmax(logits / temperature)."""
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, 3, (20_000, 7))
+    noise = random.gumbel(size=logits.shape)
+    return logits, (logits / temperature + noise).argmax(axis=1)
+
+
+def _cross_entropy(logits: np.ndarray, labels: np.ndarray, temperature: float) -> float:
+    scaled = logits / temperature
+    scaled -= scaled.max(axis=1, keepdims=True)
+    chosen = scaled[np.arange(len(labels)), labels]
+    return float((np.log(np.exp(scaled).sum(axis=1)) - chosen).mean())
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
+def test_it_finds_the_temperature_that_labels_were_drawn_at(temperature: float) -> None:
+    assert fit_temperature(*_drawn(temperature)) == pytest.approx(temperature, rel=0.03)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.3, 3.0))
+def test_no_temperature_near_it_is_better(seed: int, drawn_at: float) -> None:
+    logits, labels = _drawn(drawn_at, seed)
+    logits, labels = logits[:200], labels[:200]
+    fitted = fit_temperature(logits, labels)
+    best = _cross_entropy(logits, labels, fitted)
+    for other in (fitted * 0.99, fitted * 1.01):
+        assert best <= _cross_entropy(logits, labels, other) + 1e-12
+
+
+def test_scaled_logits_have_a_scaled_temperature() -> None:
+    logits, labels = _drawn(1.0)
+    assert fit_temperature(3 * logits, labels) == pytest.approx(3 * fit_temperature(logits, labels))
+
+
+def test_where_no_temperature_is_best_an_end_of_the_range_is_given() -> None:
+    logits = np.eye(3)
+    assert fit_temperature(logits, np.arange(3)) == pytest.approx(TEMPERATURES[0])
+    assert fit_temperature(logits, np.array([1, 2, 0])) == pytest.approx(TEMPERATURES[1])
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels"),
+    [(np.zeros((0, 7)), np.zeros(0)), (np.zeros((3, 7)), np.zeros(2)), (np.zeros(3), np.zeros(3))],
+)
+def test_what_does_not_fit_together_is_refused(logits: np.ndarray, labels: np.ndarray) -> None:
+    with pytest.raises(UsageError, match="as many rows"):
+        fit_temperature(logits, labels.astype(np.int64))
+
+
+def _drawn_at(temperature: Temperature, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Logits, and labels drawn from the probabilities that a temperature gives them."""
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, random.uniform(0.5, 4, (count, 1)), (count, 7))
+    cumulated = temperature.probabilities(logits).cumsum(axis=1)
+    return logits, (random.random((count, 1)) > cumulated).sum(axis=1).clip(0, 6)
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.3])
+@pytest.mark.parametrize("base", [0.7, 1.5])
+def test_it_finds_the_temperatures_that_labels_were_drawn_at(base: float, exponent: float) -> None:
+    found = fit_adaptive_temperature(*_drawn_at(Temperature(base, exponent), 6_000))
+    assert found.base == pytest.approx(base, rel=0.1)
+    assert found.exponent == pytest.approx(exponent, abs=0.12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_other_images_are_calibrated_by_it_where_one_temperature_is_not_enough(seed: int) -> None:
+    drawn_at = Temperature(1.2, 0.6)
+    logits, labels = _drawn_at(drawn_at, 6_000, seed)
+    half = len(labels) // 2
+
+    def error(temperature: Temperature) -> float:
+        found = temperature.probabilities(logits[half:])
+        return measure_calibration(found.max(axis=1), found.argmax(axis=1) == labels[half:]).error
+
+    plain = Temperature(fit_temperature(logits[:half], labels[:half]))
+    assert error(fit_adaptive_temperature(logits[:half], labels[:half])) < min(0.03, error(plain))
+
+
+def test_few_images_have_one_temperature() -> None:
+    logits, labels = _drawn_at(Temperature(1.2, 0.4), LEAST_IMAGES - 1)
+    assert fit_adaptive_temperature(logits, labels) == Temperature(fit_temperature(logits, labels))
+
+
+def test_the_same_images_give_the_same_temperatures() -> None:
+    data = _drawn_at(Temperature(1.2, 0.4), 1000)
+    assert fit_adaptive_temperature(*data) == fit_adaptive_temperature(*data)
+
+
+def test_no_images_are_refused() -> None:
+    with pytest.raises(UsageError, match="at least one"):
+        fit_adaptive_temperature(np.zeros((0, 7)), np.zeros(0, np.int64))
+
+
+Floats = npt.NDArray[np.float64]
+Labels = npt.NDArray[np.int64]
+
+MANY = np.linspace(0.4, 0.99, 6 * LEAST_READINGS)
+
+
+def readings(
+    label: int, confidences: Floats, right: npt.NDArray[np.bool_]
+) -> tuple[Floats, Labels]:
+    """Probabilities of three classes that read ``label``, and labels that bear some of them out."""
+    probabilities = np.repeat((1 - confidences)[:, None] / 2, 3, axis=1)
+    probabilities[:, label] = confidences
+    return probabilities, np.where(right, label, (label + 1) % 3)
+
+
+def joined(*parts: tuple[Floats, Labels]) -> tuple[Floats, Labels]:
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+
+def certain(data: tuple[Floats, Labels], thresholds: Floats) -> npt.NDArray[np.bool_]:
+    return np.asarray(data[0].max(axis=1) >= thresholds[data[0].argmax(axis=1)])
+
+
+def test_each_class_is_certain_from_where_its_own_readings_become_right() -> None:
+    data = joined(
+        readings(0, MANY, MANY > 0.7),
+        readings(1, MANY, MANY > 0.8),
+        readings(2, MANY, np.ones(len(MANY), bool)),
+    )
+    assert fit_thresholds(*data, accuracy=0.99) == pytest.approx([0.7, 0.8, 0.0], abs=0.003)
+
+
+def test_readings_of_the_same_chance_are_certain_in_every_class_alike() -> None:
+    random = np.random.default_rng(4)
+    confidences = random.uniform(0.35, 1, 20_000)
+    # The second class is as often right at c + 0.15 as the first one at c.
+    data = joined(
+        readings(0, confidences, random.random(20_000) < confidences),
+        readings(1, confidences, random.random(20_000) < confidences - 0.15),
+    )
+    first, second, _ = fit_thresholds(*data, accuracy=0.8)
+    assert second - first == pytest.approx(0.15, abs=0.06)
+
+
+def test_a_class_that_is_right_less_often_is_not_silenced_for_it() -> None:
+    random = np.random.default_rng(5)
+    confidences = random.uniform(0.4, 0.84, 2000)
+    data = joined(
+        readings(0, confidences, random.random(2000) < confidences),
+        readings(1, MANY, np.ones(len(MANY), bool)),
+    )
+    thresholds = fit_thresholds(*data)
+    assert thresholds[0] < 0.84  # none of its confidences is right 85 % of the time
+    assert thresholds[1] == 0.0
+
+
+def test_thresholds_are_written_with_three_digits() -> None:
+    thresholds = fit_thresholds(*readings(0, MANY, MANY > 0.69), accuracy=0.99)
+    assert str(thresholds[0].item()) == "0.69"
+
+
+def test_what_is_never_right_is_never_certain() -> None:
+    data = joined(readings(0, MANY, MANY > 0.5), readings(1, MANY, np.zeros(len(MANY), bool)))
+    assert fit_thresholds(*data)[1] == 1.0
+
+
+def test_a_lucky_few_prove_nothing() -> None:
+    confidences = np.linspace(0.4, 0.99, LEAST_READINGS)
+    lucky = np.arange(LEAST_READINGS) > LEAST_READINGS - LEAST_CERTAIN + 5
+    assert fit_thresholds(*readings(1, confidences, lucky))[1] == 1.0
+
+
+def test_a_class_with_few_readings_is_judged_like_all() -> None:
+    few = np.linspace(0.4, 0.99, LEAST_READINGS - 1)
+    data = joined(readings(0, MANY, MANY > 0.7), readings(2, few, np.zeros(len(few), bool)))
+    thresholds = fit_thresholds(*data, accuracy=0.7)
+    # Nobody read the class in the middle: it is judged like all, and so is the one that few did.
+    assert thresholds[2] == thresholds[1] < 1.0
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.5, 1.0))
+def test_certain_readings_are_right_as_often_as_asked(seed: int, accuracy: float) -> None:
+    random = np.random.default_rng(seed)
+    confidences = random.integers(35, 100, 3 * LEAST_READINGS) / 100  # many are equal
+    power = random.uniform(1, 3, 3)
+    data = joined(
+        *(
+            readings(
+                label, confidences, random.random(len(confidences)) < confidences ** power[label]
+            )
+            for label in range(3)
+        )
+    )
+    chosen = certain(data, fit_thresholds(*data, accuracy=accuracy))
+    if chosen.any():
+        assert (data[0].argmax(axis=1) == data[1])[chosen].mean() >= accuracy
+
+
+def test_new_readings_keep_the_word_five_times_of_six() -> None:
+    def drawn(random: np.random.Generator) -> tuple[Floats, Labels]:
+        confidences = random.uniform(0.35, 1, 1000)
+        powers = (1.0, 1.5, 2.0)
+        return joined(
+            *(
+                readings(label, confidences, random.random(1000) < confidences**power)
+                for label, power in enumerate(powers)
+            )
+        )
+
+    kept = 0
+    for seed in range(60):
+        random = np.random.default_rng(seed)
+        thresholds = fit_thresholds(*drawn(random), accuracy=0.8)
+        fresh = drawn(random)
+        right = fresh[0].argmax(axis=1) == fresh[1]
+        kept += right[certain(fresh, thresholds)].mean() >= 0.8
+    assert kept >= 47
+
+
+def test_no_readings_are_refused() -> None:
+    with pytest.raises(UsageError, match="at least one"):
+        fit_thresholds(np.zeros((0, 7)), np.zeros(0, np.int64))
+    with pytest.raises(UsageError, match="as many rows"):
+        fit_thresholds(np.zeros((2, 7)), np.zeros(3, np.int64))

@@ -10,19 +10,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mien.core.emotions import EMOTIONS
+from mien.core.emotions import EMOTION_COLORS, EMOTIONS
 from mien.core.errors import MissingExtra, OutputError, UsageError
-from mien.evaluation.curves import numbers, training_curves
-from mien.evaluation.figures import accuracy_figure, confusion_figure, reliability_figure
-from mien.evaluation.grids import Tile, in_rows, prediction_grid, sample_tiles
-from mien.evaluation.metrics import measure
-from mien.evaluation.style import (
+from mien.evaluation.figures import (
     DOTS_PER_INCH,
-    EMOTION_COLORS,
     RIGHT_COLOR,
     WRONG_COLOR,
+    accuracy_figure,
+    confusion_figure,
     drawing,
+    numbers,
+    reliability_figure,
+    training_curves,
 )
+from mien.evaluation.metrics import measure
+from mien.evaluation.pictures import Tile, prediction_grid, sample_tiles
 from report_maker import make_samples
 
 pytest.importorskip("seaborn")
@@ -49,9 +51,10 @@ def test_figures_of_numbers_are_drawn_even_without_some_emotions(
     accuracy_figure(metrics, tmp_path / "a.png", title="Accuracy")
     reliability_figure(metrics.calibration, tmp_path / "r.png", title="Reliability")
     # Grey lettering can hit the grey of "neutral"; the six true colours are bars alone.
-    bars = set(EMOTION_COLORS.values()) - {EMOTION_COLORS["neutral"]}
+    colors = {emotion: EMOTION_COLORS[emotion].upper() for emotion in EMOTIONS}
+    bars = set(colors.values()) - {colors["neutral"]}
     drawn = colors_of(tmp_path / "a.png") & bars
-    assert drawn == bars & {EMOTION_COLORS[emotion] for emotion in EMOTIONS[:classes]}
+    assert drawn == bars & {colors[emotion] for emotion in EMOTIONS[:classes]}
     for name in ("c.png", "r.png"):
         assert len(colors_of(tmp_path / name)) > 50
 
@@ -155,12 +158,6 @@ def test_a_grid_of_nothing_is_refused(tmp_path: Path) -> None:
     for rows in ([], [[None]]):
         with pytest.raises(UsageError, match="at least one face"):
             prediction_grid(rows, tmp_path / "grid.png", title="Grid")
-
-
-def test_tiles_break_into_rows() -> None:
-    tiles = [Tile(np.zeros((4, 4), np.uint8), "sad", place / 10) for place in range(5)]
-    assert [len(row) for row in in_rows(tiles, 2)] == [2, 2, 1]
-    assert [tile for row in in_rows(tiles, 2) for tile in row] == tiles
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import UsageError
-from mien.evaluation.metrics import Metrics, evaluate, measure
+from mien.evaluation.metrics import (
+    BIN_COUNT,
+    Metrics,
+    evaluate,
+    measure,
+    measure_calibration,
+    selective_accuracy,
+    wilson_interval,
+)
+from report_maker import make_samples
 
 pytest.importorskip("sklearn")
 
@@ -195,3 +204,112 @@ def check_shares(metrics: Metrics) -> None:
     assert metrics.loss >= 0
     assert metrics.weighted.recall == pytest.approx(metrics.accuracy)
     assert metrics.macro.recall == pytest.approx(metrics.balanced_accuracy)
+
+
+@given(st.integers(1, 5000), st.data())
+def test_a_wilson_interval_holds_its_share_and_lies_within_zero_and_one(
+    count: int, data: st.DataObject
+) -> None:
+    correct = data.draw(st.integers(0, count))
+    interval = wilson_interval(correct, count)
+    assert 0 <= interval.low <= correct / count <= interval.high <= 1
+    mirrored = wilson_interval(count - correct, count)
+    assert mirrored.low == pytest.approx(1 - interval.high, abs=1e-9)
+
+
+def test_a_wilson_interval_as_published() -> None:
+    # Newcombe 1998, table I, method 3: 81/263 gives 0.2553 to 0.3662; 0/20 gives 0 to 0.1611.
+    interval = wilson_interval(81, 263)
+    assert (round(interval.low, 4), round(interval.high, 4)) == (0.2553, 0.3662)
+    assert round(wilson_interval(0, 20).high, 4) == 0.1611
+    with pytest.raises(UsageError):
+        wilson_interval(0, 0)
+    with pytest.raises(UsageError):
+        wilson_interval(3, 2)
+
+
+pairs = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=50)
+
+
+def test_a_hand_counted_example() -> None:
+    confidences = np.array([0.9, 0.9, 0.9, 0.9, 0.35])
+    correct = np.array([True, True, True, False, True])
+    calibration = measure_calibration(confidences, correct)
+    assert calibration.error == pytest.approx(4 / 5 * (0.9 - 0.75) + 1 / 5 * (1 - 0.35))
+    assert calibration.confidence == pytest.approx(0.79)
+    filled = [entry for entry in calibration.bins if entry.count]
+    assert [(entry.count, entry.accuracy) for entry in filled] == [(1, 1.0), (4, 0.75)]
+    empty = next(entry for entry in calibration.bins if not entry.count)
+    assert (empty.confidence, empty.accuracy) == (None, None)
+
+
+def test_the_edges_of_the_range_fall_into_the_first_and_last_bin() -> None:
+    calibration = measure_calibration(np.array([0.0, 1.0]), np.array([False, True]))
+    assert calibration.bins[0].count == calibration.bins[-1].count == 1
+    assert calibration.error == 0.0
+
+
+@given(pairs)
+def test_bins_hold_every_prediction_and_the_error_is_bounded(
+    values: list[tuple[float, bool]],
+) -> None:
+    confidences = np.array([value for value, _ in values])
+    correct = np.array([right for _, right in values])
+    calibration = measure_calibration(confidences, correct)
+    assert len(calibration.bins) == BIN_COUNT
+    assert sum(entry.count for entry in calibration.bins) == len(values)
+    # Never less than the gap of the means (triangle inequality), never more than 1.
+    gap = abs(confidences.mean() - correct.mean())
+    assert gap - 1e-9 <= calibration.error <= 1 + 1e-9
+    for entry in calibration.bins:
+        if entry.confidence is not None:
+            assert entry.low - 1e-9 <= entry.confidence <= entry.high + 1e-9
+
+
+def test_what_does_not_fit_together_is_refused() -> None:
+    with pytest.raises(UsageError):
+        measure_calibration(np.array([]), np.array([], bool))
+    with pytest.raises(UsageError):
+        measure_calibration(np.array([0.5]), np.array([True, False]))
+
+
+ROWS = np.array([[0.8, 0.2], [0.6, 0.4], [0.3, 0.7], [0.1, 0.9]])
+CORRECT = np.array([True, False, True, False])
+
+
+def test_a_reading_is_certain_from_the_threshold_of_its_own_class_on() -> None:
+    certain = selective_accuracy(ROWS, CORRECT, np.array([0.8, 0.5]))
+    assert (certain.count, certain.correct, certain.share) == (3, 2, 0.75)
+    assert certain.accuracy == pytest.approx(2 / 3)
+    assert certain.accuracy_interval is not None
+    assert certain.accuracy_interval.low < 2 / 3 < certain.accuracy_interval.high
+
+
+def test_where_nothing_is_certain_there_is_no_accuracy() -> None:
+    certain = selective_accuracy(ROWS, CORRECT, np.ones(2))
+    assert (certain.count, certain.correct, certain.share) == (0, 0, 0)
+    assert certain.accuracy is None
+    assert certain.accuracy_interval is None
+
+
+@given(st.lists(st.floats(0, 1), min_size=7, max_size=7))
+def test_lower_thresholds_make_no_reading_less_certain(values: list[float]) -> None:
+    samples = make_samples()
+    rows = samples.probabilities.astype(np.float64)
+    correct = rows.argmax(axis=1) == samples.labels
+    high = np.array(values)
+    few = selective_accuracy(rows, correct, high)
+    more = selective_accuracy(rows, correct, high / 2)
+    assert few.count <= more.count
+    assert few.correct <= more.correct <= correct.sum()
+
+
+def test_an_evaluation_counts_them_on_all_and_on_clean_images() -> None:
+    samples = make_samples()
+    clean = np.arange(len(samples.labels)) % 2 == 0
+    found = evaluate(samples.probabilities, samples.labels, clean=clean, thresholds=np.full(7, 0.5))
+    assert found.all.certain is not None
+    assert found.clean is not None
+    assert found.clean.certain is not None
+    assert 0 < found.clean.certain.count < found.all.certain.count < len(samples.labels)
+    assert evaluate(samples.probabilities, samples.labels).all.certain is None

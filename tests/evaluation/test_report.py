@@ -10,9 +10,15 @@ import pytest
 
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import DataError, UsageError
-from mien.evaluation.report import read_report_json, read_reports, versions, write_report_json
-from mien.evaluation.report_tables import results_table
-from mien.evaluation.report_text import render_markdown, render_text
+from mien.evaluation.report import (
+    read_report_json,
+    read_reports,
+    render_markdown,
+    render_text,
+    results_table,
+    versions,
+    write_report_json,
+)
 from report_maker import MODEL, make_report, make_samples, renamed
 
 

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from PIL import ImageFont
 
-from mien.core.emotions import EMOTIONS
+from mien.core.emotions import EMOTION_COLORS, EMOTIONS
 from mien.core.results import Box, Face, Quality
 from mien.inference import annotate as annotating
 from mien.inference.annotate import (
-    EMOTION_COLORS,
     MAX_SIDE,
     MIN_SIDE,
     Font,

@@ -24,7 +24,7 @@ from mien.core.manifest import (
     ModelFile,
     load_manifest,
 )
-from mien.evaluation.temperature import calibrate_model
+from mien.evaluation.calibration import calibrate_model
 from mien.inference.classifier import Classifier
 from mien.inference.explain import gradcam_maps
 from mien.training import export

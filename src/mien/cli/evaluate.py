@@ -30,9 +30,8 @@ from mien.core.progress import track
 
 if TYPE_CHECKING:
     from mien.data.trained_on import TrainedOn
-    from mien.evaluation.folder_data import Scored
-    from mien.evaluation.report import Report
-    from mien.evaluation.report_folder import Samples
+    from mien.evaluation.evaluate import EvaluationData
+    from mien.evaluation.report import Report, Samples
     from mien.evaluation.robustness import Robustness
     from mien.inference.classifier import Classifier
 
@@ -123,12 +122,12 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _run(args: argparse.Namespace) -> int:
-    from mien.evaluation.extra import require_train_extra
+    from mien.core.errors import require_extra
 
     _check(args)
     if args.robustness:
         return _evaluate_robustness(args)
-    require_train_extra("matplotlib", "seaborn", "sklearn", needed_for="mien evaluate")
+    require_extra("train", "matplotlib", "seaborn", "sklearn", needed_for="mien evaluate")
     return _evaluate_data(args) if args.pictures is None else _evaluate_pictures(args)
 
 
@@ -183,9 +182,8 @@ def _finding_words(args: argparse.Namespace) -> list[str]:
 def _evaluate_data(args: argparse.Namespace) -> int:
     from mien.data.trained_on import find_record
     from mien.data.votes import align_votes, load_votes
-    from mien.evaluation.evaluating import evaluate_model
-    from mien.evaluation.exported import find_exported, home_of
-    from mien.evaluation.sections import check_sections
+    from mien.evaluation.evaluate import evaluate_model, find_exported, home_of
+    from mien.evaluation.report_folder import check_sections
     from mien.inference.classifier import Classifier
 
     for path in args.update:
@@ -224,15 +222,17 @@ def _evaluate_data(args: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _scored(args: argparse.Namespace, classifier: Classifier, record: TrainedOn | None) -> Scored:
+def _scored(
+    args: argparse.Namespace, classifier: Classifier, record: TrainedOn | None
+) -> EvaluationData:
     """Load the images that count, and say what was left out."""
     from mien.data.class_folder import parse_map
-    from mien.evaluation.folder_data import load_scored
+    from mien.evaluation.evaluate import load_evaluation_data
 
     if record is None and "started_from" in classifier.manifest.data:
         text = "was fine-tuned and does not tell on which images, whose figures would be too good"
         note(f"{classifier.manifest.name} {text}", quiet=args.quiet)
-    scored = load_scored(
+    scored = load_evaluation_data(
         classifier,
         args.data,
         split=args.split,
@@ -265,10 +265,14 @@ def _write(
     args: argparse.Namespace, report: Report, output: Path, run: Path | None, samples: Samples
 ) -> None:
     """Write the report and what else is asked for."""
-    from mien.evaluation.report_folder import read_history, write_figures, write_report
-    from mien.evaluation.report_place import report_place
-    from mien.evaluation.report_text import render_text
-    from mien.evaluation.sections import update_sections
+    from mien.evaluation.report import render_text
+    from mien.evaluation.report_folder import (
+        read_history,
+        report_place,
+        update_sections,
+        write_figures,
+        write_report,
+    )
 
     output = report_place(
         output,
@@ -292,9 +296,8 @@ def _write(
 
 
 def _summary(report: Report) -> str:
-    from mien.evaluation.report_tables import agreement_table, class_table, summary_table
-    from mien.evaluation.report_text import title
-    from mien.evaluation.tables import text_table
+    from mien.evaluation.markdown import text_table
+    from mien.evaluation.report import agreement_table, class_table, summary_table, title
 
     tables = [summary_table(report), agreement_table(report), class_table(report)]
     return "\n\n".join([title(report), *(text_table(*each) for each in tables if each)]) + "\n"
@@ -306,7 +309,7 @@ def _evaluate_robustness(args: argparse.Namespace) -> int:
     from mien.core.models import find_model
     from mien.data.loading import load_split
     from mien.data.trained_on import find_record, seen_masks
-    from mien.evaluation.exported import find_exported, home_of
+    from mien.evaluation.evaluate import find_exported, home_of
     from mien.evaluation.report import versions
     from mien.evaluation.robustness import (
         check_robustness_section,
@@ -354,7 +357,7 @@ def _check_robustness_targets(args: argparse.Namespace, output: Path) -> None:
 
 
 def _write_robustness(args: argparse.Namespace, result: Robustness, output: Path) -> None:
-    from mien.evaluation.report_place import report_place
+    from mien.evaluation.report_folder import report_place
     from mien.evaluation.robustness import update_robustness, write_robustness
 
     given = args.output is not None
@@ -368,9 +371,9 @@ def _write_robustness(args: argparse.Namespace, result: Robustness, output: Path
 
 # ---------------------------------------------------------------- one's own pictures
 def _evaluate_pictures(args: argparse.Namespace) -> int:
-    from mien.evaluation.exported import find_exported, home_of
+    from mien.evaluation.evaluate import find_exported, home_of
     from mien.evaluation.pictures import picture_columns, picture_grid, picture_rows, pictures_dict
-    from mien.evaluation.report_place import report_place
+    from mien.evaluation.report_folder import report_place
     from mien.inference.detectors import crop_scale_of
 
     data = _shown(args.pictures)

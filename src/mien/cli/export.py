@@ -114,7 +114,7 @@ def _levels(text: str) -> dict[str, float]:
 def _run(args: argparse.Namespace) -> int:
     from mien.core.manifest import load_manifest
     from mien.data.loading import load_split
-    from mien.evaluation.temperature import balance_model
+    from mien.evaluation.calibration import balance_model
     from mien.training.export import export_run, join_run
 
     _check(args)
@@ -196,8 +196,7 @@ def _with_votes(split: Split, path: str) -> tuple[Split, npt.NDArray[np.int64]]:
 def _calibrate(
     folder: Path, split: Split, votes: npt.NDArray[np.int64] | None, args: argparse.Namespace
 ) -> dict[str, Any]:
-    from mien.evaluation.temperature import calibrate_model
-    from mien.evaluation.thresholds import CERTAIN_ACCURACY
+    from mien.evaluation.calibration import CERTAIN_ACCURACY, calibrate_model
 
     return calibrate_model(
         folder,

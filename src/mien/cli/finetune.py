@@ -94,11 +94,11 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _run(args: argparse.Namespace) -> int:
-    from mien.evaluation.extra import require_train_extra
+    from mien.core.errors import require_extra
 
     _check(args)
     needed = ("keras", "onnx", "sklearn", "matplotlib", "seaborn")
-    require_train_extra(*needed, needed_for="mien finetune")
+    require_extra("train", *needed, needed_for="mien finetune")
     try:
         run = _resume(args) if args.resume else _start(args)
     except KeyboardInterrupt as stop:
@@ -128,7 +128,7 @@ def _check(args: argparse.Namespace) -> None:
 # ---------------------------------------------------------------- training
 def _start(args: argparse.Namespace) -> RunFolder:
     from mien.data.class_folder import list_class_folder, meanings_of, named_classes, parse_map
-    from mien.evaluation.exported import find_exported
+    from mien.evaluation.evaluate import find_exported
     from mien.training.finetune import FinetuneOptions, finetune
     from mien.training.run_folder import new_run
 
@@ -245,7 +245,7 @@ class Finetuned:
         model: the folder of the exported model.
         counts: how many images there are of each class, by part of the data.
         compared: the model before and this one on the same images.
-        calibration: what `mien.evaluation.temperature.calibrate_model` gives; None where too few
+        calibration: what `mien.evaluation.calibration.calibrate_model` gives; None where too few
             images are held out for it.
         summary: of the run's ``summary.json``.
     """
@@ -313,10 +313,10 @@ def finish(run: RunFolder, *, quiet: bool) -> Finetuned:
         MissingExtra: without what training takes.
     """
     from mien.data.dataset import load_splits
+    from mien.evaluation.calibration import calibrate_model
     from mien.evaluation.comparison import compare, write_comparison
-    from mien.evaluation.evaluating import evaluate_model
+    from mien.evaluation.evaluate import evaluate_model
     from mien.evaluation.report_folder import read_history, write_report
-    from mien.evaluation.temperature import calibrate_model
     from mien.inference.classifier import Classifier
     from mien.training.finetune import FACES, export_finetuned, read_notes
 

@@ -88,7 +88,7 @@ def _distinct(train: Split, *, quiet: bool) -> Split:
 
 
 def _classify(args: argparse.Namespace, train: Split) -> npt.NDArray[np.float32]:
-    from mien.evaluation.predicting import predict
+    from mien.evaluation.evaluate import predict
     from mien.inference.classifier import Classifier
 
     classifier = Classifier.open(args.model, reading="fer2013")

@@ -25,6 +25,17 @@ FER2013_CSV_ORDER: tuple[str, ...] = (
 )
 """Order of the integer codes in the challenge's ``fer2013.csv``."""
 
+EMOTION_COLORS: dict[str, str] = {
+    "angry": "#e4572e",
+    "disgust": "#7fae3d",
+    "fear": "#a06be8",
+    "happy": "#f6c026",
+    "neutral": "#aab4be",
+    "sad": "#4c93e6",
+    "surprise": "#22bfb1",
+}
+"""A colour for each emotion, the same in annotations, timelines and figures."""
+
 _SYNONYMS: dict[str, str] = {
     "anger": "angry",
     "disgusted": "disgust",

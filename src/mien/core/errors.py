@@ -20,6 +20,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
 
 EXIT_DONE = 0
 EXIT_INTERNAL = 1
@@ -58,6 +61,21 @@ class MissingExtra(UsageError):
             f"{needed_for} needs the extra [{extra}], which is not installed: "
             f"pip install 'mien[{extra}]'{on_a_gpu}"
         )
+
+
+@contextmanager
+def needs_extra(extra: str, needed_for: str) -> Iterator[None]:
+    """Wrap imports of an extra's packages; raises MissingExtra if one is not installed."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingExtra(extra, needed_for) from error
+
+
+def require_extra(extra: str, *modules: str, needed_for: str) -> None:
+    """Raise MissingExtra unless modules are installed, before work that would be lost without."""
+    if any(find_spec(module) is None for module in modules):
+        raise MissingExtra(extra, needed_for)
 
 
 class InputError(MienError):

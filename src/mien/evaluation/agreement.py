@@ -1,8 +1,7 @@
-"""How far readings agree with what people said of the same faces: FER+'s ten annotators."""
+"""Agreement of predictions with FER+'s ten annotators."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy.typing as npt
 
 from mien.core.emotions import EMOTIONS
 from mien.data.votes import EMOTION_COLUMNS, VOTE_NAMES
-from mien.evaluation.intervals import Interval, wilson_interval
+from mien.evaluation.metrics import Interval, binned, wilson_interval
 
 BIN_COUNT = 10
 _CONTEMPT = VOTE_NAMES.index("contempt")
@@ -21,7 +20,7 @@ _OFFICIAL = _CONTEMPT + 1
 
 @dataclass(frozen=True)
 class EmotionAgreement:
-    """The images whose majority named an emotion, and how many of them are read as that."""
+    """The images whose majority named an emotion, and how many of them are predicted as that."""
 
     emotion: str
     images: int
@@ -49,7 +48,7 @@ class ShareBin:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Readings beside FER+'s votes.
+    """Predictions beside FER+'s votes.
 
     Attributes:
         images: those on which more than half of the votes for the seven emotions agree.
@@ -85,20 +84,11 @@ class Agreement:
         """Return the figures ready for JSON."""
         return {**asdict(self), "official_accuracy": self.official_accuracy}
 
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Agreement:
-        """Read what `to_dict` gave; raises KeyError or TypeError for something else."""
-        known = {name: content[name] for name in cls.__dataclass_fields__}
-        known["accuracy_interval"] = Interval(**content["accuracy_interval"])
-        known["emotions"] = tuple(EmotionAgreement(**each) for each in content["emotions"])
-        known["bins"] = tuple(ShareBin(**each) for each in content["bins"])
-        return cls(**known)
-
 
 def measure_agreement(
     probabilities: npt.NDArray[np.floating[Any]], counts: npt.NDArray[np.int64]
 ) -> Agreement | None:
-    """Compare readings with votes.
+    """Compare predictions with votes.
 
     Args:
         probabilities: (N, 7), in the order of `EMOTIONS`.
@@ -162,16 +152,10 @@ def official_majority(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 def _share_bins(
     scores: npt.NDArray[np.float64], shares: npt.NDArray[np.float64]
 ) -> tuple[ShareBin, ...]:
-    edges = np.linspace(0.0, 1.0, BIN_COUNT + 1)
-    places = np.clip(np.searchsorted(edges, scores, side="left") - 1, 0, BIN_COUNT - 1)
     return tuple(
         ShareBin(
-            float(edges[place]),
-            float(edges[place + 1]),
-            int(inside.sum()),
-            float(scores[inside].mean()),
-            float(shares[inside].mean()),
+            low, high, int(inside.sum()), float(scores[inside].mean()), float(shares[inside].mean())
         )
-        for place in range(BIN_COUNT)
-        if (inside := places == place).any()
+        for low, high, inside in binned(scores, BIN_COUNT)
+        if inside.any()
     )

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from mien.core.emotions import EMOTIONS
 from mien.data.audit import Audit, CopyCount, Pair
 from mien.data.dataset import SPLITS, Split
-from mien.evaluation.style import FAINT, INK, RIGHT_COLOR, WRONG_COLOR, drawing
+from mien.evaluation.figures import FAINT, INK, RIGHT_COLOR, WRONG_COLOR, drawing, show_image
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SPLIT_COLORS: dict[str, str] = {"train": "#0072B2", "val": "#56B4E9", "test": "#E69F00"}
 
+_NEAR_COLOR = "#56B4E9"
 _BELOW: Any = {
     "loc": "upper left",
     "bbox_to_anchor": (-0.02, -0.08),
@@ -41,11 +42,10 @@ _PAIR_INCHES = 1.84
 
 @dataclass(frozen=True)
 class _Strip:
-    """One row of example images, two and two, with a caption each and a note a pair."""
+    """One row of example images, two and two, each above its split and class; a note a pair."""
 
     title: str
     files: tuple[str, ...]
-    captions: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
 
@@ -62,7 +62,11 @@ def draw_audit(audit: Audit, splits: Mapping[str, Split], path: Path, *, title: 
         MissingExtra: without Matplotlib.
         OutputError: if the file cannot be written.
     """
-    places = {file: (name, at) for name in SPLITS for at, file in enumerate(splits[name].files)}
+    images = {
+        file: image
+        for name in SPLITS
+        for file, image in zip(splits[name].files, splits[name].images, strict=True)
+    }
     strips = [strip for strip in _strips(audit) if strip.files]
     heights = [_TOP_INCHES] + [_STRIP_INCHES] * len(strips)
     with drawing(path, _WIDTH_INCHES, sum(heights) + 0.4) as figure:
@@ -75,10 +79,10 @@ def draw_audit(audit: Audit, splits: Mapping[str, Split], path: Path, *, title: 
         _draw_balance(left, audit)
         _draw_copies(right, audit)
         for area, strip in zip(below, strips, strict=True):
-            images = [splits[name].images[at] for name, at in map(places.__getitem__, strip.files)]
             _draw_strip(area, strip, images)
 
 
+# ---------------------------------------------------------------- charts
 def _draw_balance(axes: Axes, audit: Audit) -> None:
     """Draw each class's share of its split, the three splits side by side."""
     height = 0.26
@@ -90,62 +94,38 @@ def _draw_balance(axes: Axes, audit: Audit) -> None:
         axes.barh(places, shares, height * 0.92, color=SPLIT_COLORS[name], label=label)
         for place, share, count in zip(places, shares, counts, strict=True):
             axes.text(share + 0.003, place, f"{count:,}", va="center", fontsize=8, color=INK)
-    axes.set_yticks(range(len(EMOTIONS)), EMOTIONS)
-    axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
-    axes.grid(axis="x")
-    axes.tick_params(left=False)
+    _finish_chart(axes, EMOTIONS, "Classes, as shares of each split")
     axes.legend(**_BELOW)
-    axes.set_title("Classes, as shares of each split")
 
 
 def _draw_copies(axes: Axes, audit: Audit) -> None:
     """Draw how many images have a copy where, and how many of these are labelled otherwise."""
     height = 0.36
-    near_name = f"near (cosine ≥ {audit.near_threshold:g})"
-    bars: list[tuple[str, str, list[int], list[int]]] = [
-        (
-            near_name,
-            "#56B4E9",
-            [count.near for count in audit.copies],
-            [count.near_other_label for count in audit.copies],
-        ),
-        (
-            "pixel-identical",
-            RIGHT_COLOR,
-            [count.exact for count in audit.copies],
-            [count.exact_other_label for count in audit.copies],
-        ),
-    ]
-    most = max(1, *(count.near for count in audit.copies))
-    for row, (name, color, counts, other_label) in enumerate(bars):
+    near = [(count.near, count.near_other_label) for count in audit.copies]
+    exact = [(count.exact, count.exact_other_label) for count in audit.copies]
+    most = max(1, *(count for count, _ in near))
+    drawn = []
+    for row, (color, counts) in enumerate(((_NEAR_COLOR, near), (RIGHT_COLOR, exact))):
         places = np.arange(len(counts)) + (0.5 - row) * height
-        axes.barh(places, counts, height * 0.92, color=color, label=name)
-        axes.barh(
-            places,
-            other_label,
-            height * 0.92,
-            color=WRONG_COLOR,
-            label="labelled otherwise" if row else None,
-        )
-        for place, count in zip(places, counts, strict=True):
+        drawn.append(axes.barh(places, [count for count, _ in counts], height * 0.92, color=color))
+        others = axes.barh(places, [other for _, other in counts], height * 0.92, color=WRONG_COLOR)
+        for place, (count, _) in zip(places, counts, strict=True):
             axes.text(count + most * 0.01, place, f"{count:,}", va="center", fontsize=9, color=INK)
-    axes.set_yticks(range(len(audit.copies)), [_where(count) for count in audit.copies])
-    axes.invert_yaxis()
     axes.margins(x=0.1)
     axes.xaxis.set_major_formatter(lambda count, _: f"{count:,.0f}")
+    _finish_chart(axes, [_where(count) for count in audit.copies], "Images with a copy")
+    names = ["pixel-identical", f"near (cosine ≥ {audit.near_threshold:g})", "labelled otherwise"]
+    axes.legend([drawn[1], drawn[0], others], names, **_BELOW)
+
+
+def _finish_chart(axes: Axes, rows: Sequence[str], title: str) -> None:
+    axes.set_yticks(range(len(rows)), rows)
+    axes.invert_yaxis()
     axes.grid(axis="x")
     axes.tick_params(left=False)
-    # Exact first: the darker, stricter one.
-    handles, labels = axes.get_legend_handles_labels()
-    order = [1, 0, 2] if len(handles) == 3 else range(len(handles))
-    axes.legend(
-        [handles[i] for i in order],
-        [labels[i] for i in order],
-        **_BELOW,
-    )
-    axes.set_title("Images with a copy")
+    axes.set_title(title)
 
 
 def _where(count: CopyCount) -> str:
@@ -154,53 +134,38 @@ def _where(count: CopyCount) -> str:
     return f"{count.split} in {' or '.join(count.within)}"
 
 
+# ---------------------------------------------------------------- examples
 def _strips(audit: Audit) -> list[_Strip]:
     """Choose the examples: copies across splits first, since those leak."""
     conflicting = sorted(
         (pair for pair in audit.exact_pairs if not pair.same_label),
         key=lambda pair: not _crosses(pair),
-    )
+    )[:_PAIRS]
     leaks = [pair for pair in audit.near_pairs if _crosses(pair)]
+    if len(leaks) > _PAIRS:  # evenly from the most to the least alike
+        leaks = [leaks[round(at)] for at in np.linspace(0, len(leaks) - 1, _PAIRS)]
+    notes = tuple(f"{pair.cosine:.3f}{' mirrored' if pair.flipped else ''}" for pair in leaks)
     return [
-        _pair_strip("Pixel-identical, labelled differently", conflicting[:_PAIRS], cosine=False),
-        _pair_strip("Near copies across splits", _spread(leaks, _PAIRS), cosine=True),
-        _Strip(
-            f"Blank images ({len(audit.blank):,})",
-            audit.blank[:_BLANKS],
-            tuple(_place_of(file) for file in audit.blank[:_BLANKS]),
-        ),
+        _Strip("Pixel-identical, labelled differently", _files(conflicting)),
+        _Strip("Near copies across splits", _files(leaks), notes),
+        _Strip(f"Blank images ({len(audit.blank):,})", audit.blank[:_BLANKS]),
     ]
 
 
-def _pair_strip(title: str, pairs: Sequence[Pair], *, cosine: bool) -> _Strip:
-    files = tuple(file for pair in pairs for file in (pair.first, pair.second))
-    captions = []
-    for pair in pairs:
-        captions += [_place_of(pair.first), _place_of(pair.second)]
-    notes = [f"{pair.cosine:.3f}{' mirrored' if pair.flipped else ''}" for pair in pairs]
-    return _Strip(title, files, tuple(captions), tuple(notes) if cosine else ())
-
-
-def _spread(pairs: Sequence[Pair], count: int) -> list[Pair]:
-    """Return ``count`` of the pairs, evenly from the most to the least alike."""
-    if len(pairs) <= count:
-        return list(pairs)
-    return [pairs[round(at)] for at in np.linspace(0, len(pairs) - 1, count)]
+def _files(pairs: Sequence[Pair]) -> tuple[str, ...]:
+    return tuple(file for pair in pairs for file in (pair.first, pair.second))
 
 
 def _crosses(pair: Pair) -> bool:
     return pair.first.split("/")[0] != pair.second.split("/")[0]
 
 
-def _place_of(file: str) -> str:
-    split, emotion, _ = file.split("/", 2)
-    return f"{split}\n{emotion}"
-
-
-def _draw_strip(area: SubFigure, strip: _Strip, images: Sequence[npt.NDArray[np.uint8]]) -> None:
+def _draw_strip(
+    area: SubFigure, strip: _Strip, images: Mapping[str, npt.NDArray[np.uint8]]
+) -> None:
     """Draw images in one row, the two of a pair close together, captions below."""
     area.suptitle(strip.title, x=0.01, y=0.97, ha="left", fontsize=12)
-    for at, (image, caption) in enumerate(zip(images, strip.captions, strict=True)):
+    for at, file in enumerate(strip.files):
         left = 0.14 + at // 2 * _PAIR_INCHES + at % 2 * (_IMAGE_INCHES + 0.04)
         # Placed by hand, in inches: the automatic layout would pull the two of a pair apart.
         axes = area.add_axes(
@@ -211,13 +176,8 @@ def _draw_strip(area: SubFigure, strip: _Strip, images: Sequence[npt.NDArray[np.
                 _IMAGE_INCHES / _STRIP_INCHES,
             )
         )
-        axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
-        axes.set_xticks([])
-        axes.set_yticks([])
-        for side in axes.spines.values():
-            side.set_visible(True)
-            side.set_color(FAINT)
-        axes.set_xlabel(caption, fontsize=9, labelpad=3)
+        show_image(axes, images[file], FAINT, interpolation="nearest", aspect="auto")
+        axes.set_xlabel("\n".join(file.split("/")[:2]), fontsize=9, labelpad=3)
     for pair, note in enumerate(strip.notes):
         middle = 0.14 + pair * _PAIR_INCHES + _IMAGE_INCHES + 0.02
         area.text(middle / _WIDTH_INCHES, 0.1 / _STRIP_INCHES, note, ha="center", fontsize=9)

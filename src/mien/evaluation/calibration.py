@@ -1,99 +1,227 @@
-"""Whether a confidence of 80 % is right 80 % of the time."""
+"""Calibrating an exported model: temperatures, thresholds for abstention, and class bias."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.calibration import Temperature
-from mien.core.errors import UsageError
-from mien.evaluation.thresholds import check_rows
-
-BIN_COUNT = 15
-"""As Guo et al. 2017, "On Calibration of Modern Neural Networks", section 2."""
-
-
-@dataclass(frozen=True)
-class CalibrationBin:
-    """The predictions whose confidence lies in (low, high]; the first bin also holds 0.
-
-    Attributes:
-        low: lower edge, 0-1.
-        high: upper edge, 0-1.
-        count: predictions in the bin.
-        confidence: their mean top probability, None where there are none.
-        accuracy: the share of them that is right, None where there are none.
-    """
-
-    low: float
-    high: float
-    count: int
-    confidence: float | None
-    accuracy: float | None
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Calibration of the top probability.
-
-    Attributes:
-        error: expected calibration error, 0-1: the mean over all predictions of the distance
-            between a bin's confidence and its accuracy.
-        confidence: mean top probability, 0-1.
-        bins: equal-width bins from 0 to 1, for the reliability diagram.
-    """
-
-    error: float
-    confidence: float
-    bins: tuple[CalibrationBin, ...]
-
-
-def calibrate(
-    confidences: npt.NDArray[np.float64],
-    correct: npt.NDArray[np.bool_],
-    *,
-    bin_count: int = BIN_COUNT,
-) -> Calibration:
-    """Compare confidences (N,), 0-1, with whether each prediction is right (N,).
-
-    Raises:
-        UsageError: if there are no predictions or the lengths differ.
-    """
-    if confidences.ndim != 1 or confidences.shape != correct.shape or confidences.size == 0:
-        raise UsageError(
-            "expected as many confidences as answers, at least one; "
-            f"got {confidences.shape} and {correct.shape}"
-        )
-    edges = np.linspace(0.0, 1.0, bin_count + 1)
-    index = np.clip(np.searchsorted(edges, confidences, side="left") - 1, 0, bin_count - 1)
-    bins: list[CalibrationBin] = []
-    error = 0.0
-    for number in range(bin_count):
-        inside = index == number
-        count = int(inside.sum())
-        confidence = float(confidences[inside].mean()) if count else None
-        accuracy = float(correct[inside].mean()) if count else None
-        if confidence is not None and accuracy is not None:
-            error += count / confidences.size * abs(confidence - accuracy)
-        bins.append(
-            CalibrationBin(
-                float(edges[number]), float(edges[number + 1]), count, confidence, accuracy
-            )
-        )
-    return Calibration(error, float(confidences.mean()), tuple(bins))
-
+from mien.core.calibration import Temperature, log_of_mean, softmax
+from mien.core.errors import UsageError, needs_extra
+from mien.core.manifest import Manifest, load_manifest, write_manifest
+from mien.evaluation.evaluate import predict
+from mien.evaluation.metrics import calibration_error, wilson_interval
+from mien.inference.classifier import Classifier
+from mien.inference.preprocess import tta_views
 
 TEMPERATURES = (0.05, 20.0)
 """Between which a temperature is looked for."""
 
+LEAST_IMAGES = 500
+"""With fewer, one temperature is fitted for all faces: an exponent would be luck."""
 
-def fit_temperature(logits: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> float:
+CERTAIN_ACCURACY = 0.85
+"""How often a reading that is not called uncertain has to be right."""
+
+LEAST_READINGS = 100
+"""An emotion that is read less often is judged like all readings: its own would be luck."""
+
+LEAST_CERTAIN = 20
+"""Fewer certain readings than this prove nothing of how often such are right."""
+
+FOLDS = 5
+"""Parts of the images, each of which is judged by what the others gave."""
+
+_STEPS, _ROUNDS = 6, 7
+_BASES, _EXPONENTS = (0.1, 10.0), (-0.25, 1.0)
+_CONFIDENCES = np.arange(1001) / 1000
+
+_Floats = npt.NDArray[np.float64]
+_Labels = npt.NDArray[np.int64]
+_Thresholds = Callable[[_Floats, _Labels], _Floats]
+"""From probabilities (N, classes) and right classes (N,) to a threshold a class."""
+
+
+# ---------------------------------------------------------------- a model
+def calibrate_model(
+    folder: Path,
+    images: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.int64],
+    *,
+    split: str,
+    votes: npt.NDArray[np.int64] | None = None,
+    reading: str | None = None,
+    accuracy: float = CERTAIN_ACCURACY,
+    thresholds: Mapping[str, float] | None = None,
+    augmented: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Fit a model's temperatures and thresholds on a split and write them into its manifest.
+
+    Args:
+        folder: the model's; its manifest is replaced.
+        images: uint8 (N, 48, 48), none of which the model was trained on.
+        labels: int64 (N,), indices into the model's labels.
+        split: the split's name, for the record.
+        votes: int64 (N, classes): how many people named each class, at least one an image. Then
+            each vote counts as a label does, so that a confidence is the share of people who would
+            say so, and ``labels`` are not looked at.
+        reading: which of the model's readings is calibrated (see `Manifest.read_by`).
+        accuracy: how often readings that are not called uncertain are to be right, 0-1.
+        thresholds: the confidence, 0-1, from which on a reading of each label is certain; fitted
+            for ``accuracy`` unless given.
+        augmented: fit temperatures for test-time augmentation too (ten times the work); else
+            those that the manifest had go.
+        quiet: draw no progress bar.
+
+    Returns:
+        All shares 0-1: ``split``, ``images`` and ``answers`` (their numbers), ``error_before``,
+        ``error_after`` (the calibration error), ``error_held_out`` (that of `FOLDS` parts, each
+        calibrated by the others), ``uncertain`` (the share of the readings that are below their
+        threshold), ``certain_accuracy`` (how many of the others are right, None if there is none),
+        ``certain_held_out`` (the same of parts that thresholds were not fitted on) and
+        ``error_augmented`` (None unless asked for).
+
+    Raises:
+        ModelError: if the model is missing or damaged.
+        UsageError: if there are no images.
+        OutputError: if the manifest cannot be written.
+    """
+    classifier = Classifier.open(folder, labels=None, reading=reading)
+    manifest = classifier.manifest
+    if votes is None:
+        votes = np.eye(len(classifier.labels), dtype=np.int64)[labels]
+    # An answer a row: the image that it is of, and the class that it names.
+    places, classes = np.nonzero(votes)
+    counts = votes[places, classes]
+    places, classes = np.repeat(places, counts), np.repeat(classes, counts)
+    bias = np.array([manifest.bias.get(label, 0.0) for label in manifest.labels])
+
+    def logits_of(faces: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        return np.asarray(classifier.logits(faces) + bias, np.float32)
+
+    def logits_of_views(faces: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        views = [softmax(logits_of(view).astype(np.float64)) for view in tta_views(faces)]
+        return log_of_mean(views).astype(np.float32)
+
+    def thresholds_of(probabilities: _Floats, answers: _Labels) -> _Floats:
+        if thresholds is not None:
+            return np.array([thresholds[label] for label in manifest.labels])
+        return fit_thresholds(probabilities, answers, accuracy=accuracy)
+
+    logits = predict(logits_of, images, label="calibrating", quiet=quiet)[places].astype(np.float64)
+    temperature = fit_adaptive_temperature(logits, classes)
+    after = temperature.probabilities(logits)
+    levels = thresholds_of(after, classes)
+    held_out, held_certain = _cross_fitted(logits, places, classes, thresholds_of)
+    certain = after.max(axis=1) >= levels[after.argmax(axis=1)]
+    of_views = error_augmented = None
+    if augmented:
+        logits_mean = predict(logits_of_views, images, label="calibrating views", quiet=quiet)
+        views = logits_mean[places].astype(np.float64)
+        of_views = fit_adaptive_temperature(views, classes)
+        error_augmented = calibration_error(of_views.probabilities(views), classes)
+    figures = {
+        "split": split,
+        "images": len(images),
+        "answers": len(classes),
+        "error_before": calibration_error(softmax(logits), classes),
+        "error_after": calibration_error(after, classes),
+        "error_held_out": calibration_error(held_out, classes),
+        "uncertain": float(1 - certain.mean()),
+        "certain_accuracy": _accuracy(after[certain], classes[certain]),
+        "certain_held_out": _accuracy(held_out[held_certain], classes[held_certain]),
+        "error_augmented": error_augmented,
+    }
+    calibrated = dataclasses.replace(
+        manifest,
+        temperature=temperature.base,
+        entropy_exponent=temperature.exponent,
+        augmented=of_views,
+        thresholds=dict(zip(classifier.labels, levels.tolist(), strict=True)),
+        metrics={**manifest.metrics, "calibration": figures},
+    )
+    write_manifest(folder, calibrated)
+    return figures
+
+
+def _cross_fitted(
+    logits: _Floats, places: _Labels, labels: _Labels, thresholds_of: _Thresholds
+) -> tuple[_Floats, npt.NDArray[np.bool_]]:
+    """Return probabilities (N, classes) and which are certain (N,), fitted on other images each.
+
+    Args:
+        logits: (N, classes), one row an answer.
+        places: (N,), the image of each; all answers to an image go into one fold.
+        labels: (N,), the right classes.
+        thresholds_of: see `_Thresholds`.
+    """
+    probabilities = softmax(logits)
+    certain = np.zeros(len(labels), np.bool_)
+    order = np.random.default_rng(0).permutation(int(places.max()) + 1)
+    for images in np.array_split(order, FOLDS):
+        inside = np.isin(places, images)
+        part, rest = np.flatnonzero(inside), np.flatnonzero(~inside)
+        if not len(rest) or not len(part):
+            continue
+        temperature = fit_adaptive_temperature(logits[rest], labels[rest])
+        levels = thresholds_of(temperature.probabilities(logits[rest]), labels[rest])
+        probabilities[part] = temperature.probabilities(logits[part])
+        judged = probabilities[part]
+        certain[part] = judged.max(axis=1) >= levels[judged.argmax(axis=1)]
+    return probabilities, certain
+
+
+def _accuracy(probabilities: _Floats, labels: _Labels) -> float | None:
+    return float((probabilities.argmax(axis=1) == labels).mean()) if len(labels) else None
+
+
+def balance_model(folder: Path, strength: float, *, reading: str | None = None) -> Manifest:
+    """Raise the logits of the emotions that are rare in Training by a bias, and lower the others'.
+
+    ``bias = -strength * log(share of Training)``, less the biases' mean (Menon et al. 2021,
+    "Long-tail learning via logit adjustment", section 4.1). Calibrate afterwards.
+
+    Args:
+        folder: the model's; its manifest, which has to hold the images of each class in
+            ``data.train``, is replaced.
+        strength: 0 (none) to 1 (as if all classes were equally frequent).
+        reading: which of the model's readings (see `Manifest.read_by`).
+
+    Returns:
+        The new manifest.
+
+    Raises:
+        UsageError: if the strength is not from 0 to 1, or the counts are missing.
+        ModelError: if the model is missing or damaged.
+        OutputError: if the manifest cannot be written.
+    """
+    if not 0 <= strength <= 1:
+        raise UsageError(f"expected a strength of balancing from 0 to 1, got {strength}")
+    manifest = load_manifest(folder, labels=None).read_by(reading)
+    counts = manifest.data.get("train", {})
+    if not all(counts.get(label, 0) > 0 for label in manifest.labels):
+        raise UsageError(
+            f"cannot balance {manifest.name}: its manifest does not say how many images of each "
+            "class it was trained on"
+        )
+    logs = np.log([counts[label] for label in manifest.labels])
+    added = strength * (logs.mean() - logs) if strength else np.zeros(0)
+    bias = dict(zip(manifest.labels, added.tolist(), strict=False))
+    balanced = dataclasses.replace(manifest, bias=bias)
+    write_manifest(folder, balanced)
+    return balanced
+
+
+# ---------------------------------------------------------------- temperatures
+def fit_temperature(logits: _Floats, labels: _Labels) -> float:
     """Find the temperature T at which softmax(logits / T) gives the labels the least cross-entropy.
 
-    As Guo et al. 2017, section 4.2. The cross-entropy is convex in 1 / T, so its slope is halved in
-    on; answers do not change, confidences do.
+    As Guo et al. 2017, section 4.2. The cross-entropy is convex in 1 / T, so its slope is bisected.
 
     Args:
         logits: (N, classes).
@@ -106,7 +234,7 @@ def fit_temperature(logits: npt.NDArray[np.float64], labels: npt.NDArray[np.int6
     Raises:
         UsageError: if there are no logits or the lengths differ.
     """
-    check_rows("logits", logits, labels)
+    _check_rows("logits", logits, labels)
     right = logits[np.arange(len(labels)), labels]
 
     def slope(temperature: float) -> float:
@@ -122,18 +250,10 @@ def fit_temperature(logits: npt.NDArray[np.float64], labels: npt.NDArray[np.int6
     return float(np.sqrt(low * high))
 
 
-LEAST_IMAGES = 500
-"""With fewer, one temperature is fitted for all faces: an exponent would be luck."""
+def fit_adaptive_temperature(logits: _Floats, labels: _Labels) -> Temperature:
+    """Fit an entropy-dependent temperature (see `mien.core.calibration`).
 
-_STEPS = 6
-_ROUNDS = 7
-_BASES, _EXPONENTS = (0.1, 10.0), (-0.25, 1.0)
-
-
-def fit_softening(logits: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> Temperature:
-    """Find the temperatures at which a face's confidence says how often such readings are right.
-
-    What is made least is the cross-entropy of "is the reading right?", not of the classes: the
+    What is minimised is the cross-entropy of "is the prediction right?", not of the classes: the
     smoothed labels that a network has learned leave the latter's best temperature too cool.
     `docs/evaluation.md` compares both.
 
@@ -147,7 +267,7 @@ def fit_softening(logits: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]
     Raises:
         UsageError: if there are no logits or the lengths differ.
     """
-    check_rows("logits", logits, labels)
+    _check_rows("logits", logits, labels)
     if len(labels) < LEAST_IMAGES:
         return Temperature(fit_temperature(logits, labels))
     right = logits.argmax(axis=1) == labels
@@ -172,3 +292,91 @@ def fit_softening(logits: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]
         low, high = best[0] - wide, best[0] + wide
         least, most = best[1] - tall, best[1] + tall
     return Temperature(float(np.exp(best[0])), best[1])
+
+
+# ---------------------------------------------------------------- thresholds
+def fit_thresholds(
+    probabilities: _Floats, labels: _Labels, *, accuracy: float = CERTAIN_ACCURACY
+) -> _Floats:
+    """Fit for each class the confidence from which on its predictions are certain.
+
+    How often predictions of a confidence are right differs between emotions, so each emotion's
+    chance of being right is fitted by isotonic regression. A prediction is certain if its chance
+    reaches a level, the same for all emotions: the lowest at which the certain predictions together
+    are right as often as asked for, by a standard error. Thus the fewest are called uncertain.
+
+    Args:
+        probabilities: (N, classes), calibrated.
+        labels: (N,), the right classes.
+        accuracy: how often all certain predictions together are to be right, 0-1; no number of
+            them proves that all are.
+
+    Returns:
+        (classes,), 0-1 in steps of 0.001: 0 for a class that is always certain, 1 for one that
+        never is.
+
+    Raises:
+        UsageError: if there are no probabilities or the lengths differ.
+        MissingExtra: if scikit-learn is not installed.
+    """
+    _check_rows("probabilities", probabilities, labels)
+    read = probabilities.argmax(axis=1)
+    confidences, correct = probabilities.max(axis=1), read == labels
+    curves = _curves(confidences, correct, read, probabilities.shape[1])
+    # Looked up where the thresholds will lie, so that both see the same.
+    places = np.searchsorted(_CONFIDENCES, confidences, side="right") - 1
+    level = _lowest_level(curves[read, places], correct, accuracy)
+    # On the predictions they were fitted on, curves are a little too good: cross-fit them, too.
+    fresh = curves[read, places]
+    for part in np.array_split(np.random.default_rng(0).permutation(len(read)), FOLDS):
+        rest = np.setdiff1d(np.arange(len(read)), part)
+        if len(rest):
+            others = _curves(confidences[rest], correct[rest], read[rest], len(curves))
+            fresh[part] = others[read[part], places[part]]
+    level = max(level, _lowest_level(fresh, correct, accuracy))
+    certain_from = np.array([np.searchsorted(curve, level) for curve in curves])
+    return np.asarray(_CONFIDENCES[np.minimum(certain_from, len(_CONFIDENCES) - 1)], np.float64)
+
+
+def _curves(
+    confidences: _Floats, correct: npt.NDArray[np.bool_], read: _Labels, classes: int
+) -> _Floats:
+    """Return how often each class is right at each of `_CONFIDENCES`, (classes, 1001)."""
+    curves = np.tile(_chances(confidences, correct), (classes, 1))
+    for label in range(classes):
+        mine = read == label
+        if mine.sum() >= LEAST_READINGS:
+            curves[label] = _chances(confidences[mine], correct[mine])
+    return curves
+
+
+def _chances(confidences: _Floats, correct: npt.NDArray[np.bool_]) -> _Floats:
+    with needs_extra("train", "Fitting thresholds"):
+        from sklearn.isotonic import IsotonicRegression
+
+    regression = IsotonicRegression(out_of_bounds="clip")
+    regression.fit(confidences, correct.astype(np.float64))
+    return np.maximum.accumulate(np.asarray(regression.predict(_CONFIDENCES), np.float64))
+
+
+def _lowest_level(chances: _Floats, correct: npt.NDArray[np.bool_], accuracy: float) -> float:
+    """Return the least chance from which on predictions prove right as asked; 2 if none do."""
+    order = np.argsort(-chances, kind="stable")
+    falling = chances[order]
+    counts = np.arange(1, len(order) + 1)
+    # Above the first, the first two, ... of the surest; equal chances cannot be told apart.
+    possible = np.append(falling[:-1] > falling[1:], True) & (counts >= LEAST_CERTAIN)
+    right = np.cumsum(correct[order])
+    for place in np.flatnonzero(possible)[::-1]:
+        # The lower end of an interval of one standard error.
+        if wilson_interval(int(right[place]), int(counts[place]), z=1.0).low >= accuracy:
+            return float(falling[place])
+    return 2.0
+
+
+def _check_rows(what: str, rows: _Floats, labels: _Labels) -> None:
+    if rows.ndim != 2 or labels.shape != rows.shape[:1] or labels.size == 0:
+        raise UsageError(
+            f"expected as many rows of {what} as labels, at least one; "
+            f"got {rows.shape} and {labels.shape}"
+        )

@@ -14,11 +14,10 @@ from mien.core.files import write_atomically
 from mien.core.results import ModelInfo
 from mien.data.class_folder import label_for
 from mien.data.dataset import Split
-from mien.evaluation.figures import draw_matrix
+from mien.evaluation.evaluate import predict
+from mien.evaluation.figures import FAINT, draw_matrix, drawing
+from mien.evaluation.markdown import NOTHING, Table, markdown_table, percent, text_table
 from mien.evaluation.metrics import Metrics, measure
-from mien.evaluation.predicting import predict
-from mien.evaluation.style import FAINT, drawing
-from mien.evaluation.tables import NOTHING, markdown_table, percent, text_table
 from mien.inference.classifier import Classifier
 
 FIGURE = "before_after.png"
@@ -138,7 +137,7 @@ def write_comparison(compared: Comparison, folder: Path) -> None:
     write_atomically(folder / PAGE, ("\n\n".join(blocks) + "\n").encode())
 
 
-def _parts(compared: Comparison) -> list[tuple[str, str, tuple[list[str], list[list[str]]]]]:
+def _parts(compared: Comparison) -> list[tuple[str, str, Table]]:
     old, new = compared.models
     return [
         (
@@ -184,9 +183,7 @@ def _after_sentence(compared: Comparison) -> str:
     return f"{text}; {share} on the {compared.after_known.count:,} that the model before knows"
 
 
-def matrix_table(
-    metrics: Metrics | None, classes: Sequence[str], known: Sequence[str]
-) -> tuple[list[str], list[list[str]]]:
+def matrix_table(metrics: Metrics | None, classes: Sequence[str], known: Sequence[str]) -> Table:
     """Return a confusion matrix of counts and shares read right; "-" where a class is unknown."""
     rows = []
     for place, name in enumerate(classes):

@@ -1,32 +1,135 @@
-"""The figures of a report; each function draws one and writes it as a PNG."""
+"""The figures of a report and of a training run, in one style; each function writes one PNG.
+
+Figures are drawn with Matplotlib's object interface on the Agg canvas: no window, no global state.
+Right and wrong are Okabe and Ito's (2008) blue and vermilion, told apart with any of the common
+colour deficiencies.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import io
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mien.core.emotions import EMOTION_COLORS
+from mien.core.errors import UsageError, needs_extra
+from mien.core.files import SOFTWARE, write_atomically
+from mien.core.progress import format_duration
 from mien.evaluation.agreement import Agreement
-from mien.evaluation.calibration import Calibration
-from mien.evaluation.extra import train_extra
-from mien.evaluation.metrics import Metrics
-from mien.evaluation.style import (
-    FAINT,
-    INK,
-    RIGHT_COLOR,
-    class_color,
-    drawing,
-    percent_axis,
-)
+from mien.evaluation.metrics import Calibration, Metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+OTHER_COLOR = "#44AA99"
+"""Of a model's own classes."""
+
+RIGHT_COLOR = "#0072B2"
+WRONG_COLOR = "#D55E00"
+INK = "#222222"
+FAINT = "#8A8A8A"
+DOTS_PER_INCH = 150
+
+_THIRD_COLOR = "#009E73"
+_DASHED = (0, (4, 3))
+_OTHER_FONTS = (
+    "Noto Sans CJK JP",
+    "Noto Sans Devanagari",
+    "Noto Sans Arabic",
+    "Noto Sans Thai",
+    "Arial Unicode MS",
+    "MS Gothic",
+    "Microsoft YaHei",
+    "Malgun Gothic",
+    "Nirmala UI",
+)
+"""For names of one's own classes in scripts that Matplotlib's font lacks, where they are there."""
+
+# Any: what Matplotlib types these keys as differs between its versions.
+_SETTINGS: Any = {
+    "font.family": "DejaVu Sans",  # Comes with Matplotlib, so figures look the same everywhere.
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": FAINT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": "#E4E4E4",
+    "figure.titlesize": 14,
+    "figure.titleweight": "bold",
+    "figure.facecolor": "white",
+    "figure.constrained_layout.h_pad": 0.12,
+    "figure.constrained_layout.w_pad": 0.12,
+    "legend.frameon": False,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
 
 
+@contextmanager
+def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """Give an empty figure in the house style and write it to ``path`` as a PNG at the end.
+
+    Args:
+        path: where to write; its folder is made if need be.
+        width: inches, at 150 dots an inch.
+        height: inches.
+
+    Raises:
+        MissingExtra: without Matplotlib.
+        OutputError: if the file cannot be written.
+    """
+    with needs_extra("train", "A figure"):
+        from matplotlib import rc_context
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.font_manager import get_font_names
+    there = set(get_font_names())
+    family = [_SETTINGS["font.family"], *(name for name in _OTHER_FONTS if name in there)]
+    with rc_context({**_SETTINGS, "font.family": family}), warnings.catch_warnings():
+        # A box stands for a character that no font has.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")
+        figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+        picture = io.BytesIO()
+        # Without the software's version, the same numbers give the same bytes.
+        figure.savefig(picture, format="png", metadata={"Software": SOFTWARE})
+    write_atomically(path, picture.getvalue())
+
+
+def percent_axis(axes: Axes, which: str = "y") -> None:
+    """Label an axis that runs from 0 to 1 in per cent; ``which`` is "x" or "y"."""
+    from matplotlib.ticker import PercentFormatter
+
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0, symbol=" %"))
+
+
+def show_image(axes: Axes, image: npt.NDArray[np.uint8], frame: str, **options: Any) -> None:
+    """Show an image, uint8 (H, W) grey or (H, W, 3) RGB, in a frame of a colour, without ticks."""
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255, **options)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for side in axes.spines.values():
+        side.set_visible(True)
+        side.set_color(frame)
+
+
+# ---------------------------------------------------------------- confusion and accuracy
 def draw_matrix(
     axes: Axes,
     shares: npt.NDArray[np.float64],
@@ -46,7 +149,7 @@ def draw_matrix(
         read: what the columns are called.
         text_size: of the cells' texts, points.
     """
-    with train_extra("A figure"):
+    with needs_extra("train", "A figure"):
         import seaborn
 
     seaborn.heatmap(
@@ -92,36 +195,33 @@ def confusion_figure(metrics: Metrics, path: Path, *, title: str) -> None:
 
 def accuracy_figure(metrics: Metrics, path: Path, *, title: str) -> None:
     """Draw each emotion's accuracy as a bar with its 95 % interval, the mean as a line."""
+    count = len(metrics.classes)
     with drawing(path, 9.0, 4.8) as figure:
         figure.suptitle(title)
         axes = figure.subplots()
         for place, entry in enumerate(metrics.classes):
-            if entry.accuracy is None or entry.accuracy_interval is None:
+            share, interval = entry.accuracy, entry.accuracy_interval
+            if share is None or interval is None:
                 axes.text(place, 0.02, "no\nimages", ha="center", va="bottom", color=FAINT)
                 continue
-            below = entry.accuracy - entry.accuracy_interval.low
-            above = entry.accuracy_interval.high - entry.accuracy
-            axes.bar(place, entry.accuracy, width=0.68, color=class_color(entry.emotion))
-            axes.errorbar(
-                place, entry.accuracy, yerr=[[below], [above]], color=INK, capsize=4, lw=1.3
-            )
+            color = EMOTION_COLORS.get(entry.emotion, OTHER_COLOR)
+            ends = [[share - interval.low], [interval.high - share]]
+            axes.bar(place, share, width=0.68, color=color)
+            axes.errorbar(place, share, yerr=ends, color=INK, capsize=4, lw=1.3)
             axes.text(
                 place,
-                entry.accuracy_interval.high + 0.02,
-                f"{100 * entry.accuracy:.0f} %",
+                interval.high + 0.02,
+                f"{100 * share:.0f} %",
                 ha="center",
                 va="bottom",
                 bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.5},
             )
-        _mean_line(
-            axes,
-            len(metrics.classes),
-            metrics.accuracy,
-            f"all images {100 * metrics.accuracy:.1f} %",
-        )
+        axes.axhline(metrics.accuracy, color=INK, lw=1, ls=_DASHED)
+        all_images = f"all\nimages\n{100 * metrics.accuracy:.1f} %"
+        axes.text(count - 0.5, metrics.accuracy + 0.01, all_images, va="bottom")
+        axes.set_xlim(-0.6, count + 0.45)
         axes.set_xticks(
-            range(len(metrics.classes)),
-            [f"{entry.emotion}\nn = {entry.support:,}" for entry in metrics.classes],
+            range(count), [f"{entry.emotion}\nn = {entry.support:,}" for entry in metrics.classes]
         )
         axes.tick_params(axis="x", length=0)
         axes.set_ylim(0, 1.12)
@@ -131,118 +231,181 @@ def accuracy_figure(metrics: Metrics, path: Path, *, title: str) -> None:
         percent_axis(axes)
 
 
-def share_figure(agreement: Agreement, path: Path, *, title: str) -> None:
-    """Draw the share of people who named an emotion against its score, and how many scores."""
-    bins = agreement.bins
-    _reliability(
-        path,
-        title,
-        [(each.low, each.high) for each in bins],
-        means=[each.score for each in bins],
-        heights=[each.share for each in bins],
-        counts=[each.count for each in bins],
-        texts=_ReliabilityTexts(
-            bars="share of people",
-            diagonal="as the score says",
-            dots="at the bin's mean score",
-            heights="people who named the emotion",
-            note=f"differ by {100 * agreement.share_error:.1f} points on average",
-            counts="scores (log)",
-            axis="score, of any of the seven emotions",
-        ),
-        count_scale="log",
-    )
-
-
-def _mean_line(axes: Axes, count: int, value: float, text: str) -> None:
-    axes.axhline(value, color=INK, lw=1, ls=(0, (4, 3)))
-    axes.set_xlim(-0.6, count + 0.45)
-    axes.text(count - 0.5, value + 0.01, text.replace(" images ", "\nimages\n"), va="bottom")
-
-
+# ---------------------------------------------------------------- reliability
 def reliability_figure(calibration: Calibration, path: Path, *, title: str) -> None:
     """Draw accuracy against confidence, and below it how many predictions each bin holds."""
-    filled = [entry for entry in calibration.bins if entry.count]
-    _reliability(
-        path,
-        title,
-        [(entry.low, entry.high) for entry in filled],
-        means=[entry.confidence for entry in filled],
-        heights=[entry.accuracy for entry in filled],
-        counts=[entry.count for entry in filled],
-        texts=_ReliabilityTexts(
-            bars="accuracy",
-            diagonal="perfectly calibrated",
-            dots="at the bin's mean confidence",
-            heights="images read right",
-            note=f"calibration error {100 * calibration.error:.1f} %\n"
+    rows = [(b.low, b.high, b.confidence, b.accuracy, b.count) for b in calibration.bins if b.count]
+    with _reliability(path, title, rows) as (upper, lower):
+        upper.containers[0].set_label("accuracy")
+        upper.lines[0].set_label("perfectly calibrated")
+        upper.lines[1].set_label("at the bin's mean confidence")
+        upper.set_ylabel("images read right")
+        _corner_note(
+            upper,
+            f"calibration error {100 * calibration.error:.1f} %\n"
             f"mean confidence {100 * calibration.confidence:.1f} %",
-            counts="predictions",
-            axis="confidence (highest probability)",
-        ),
-    )
+        )
+        lower.set_ylabel("predictions")
+        lower.set_xlabel("confidence (highest probability)")
 
 
-@dataclass(frozen=True)
-class _ReliabilityTexts:
-    """What a reliability diagram says: in its legend, on its axes and in its corner."""
+def share_figure(agreement: Agreement, path: Path, *, title: str) -> None:
+    """Draw the share of people who named an emotion against its score, and how many scores."""
+    rows = [(b.low, b.high, b.score, b.share, b.count) for b in agreement.bins]
+    with _reliability(path, title, rows) as (upper, lower):
+        upper.containers[0].set_label("share of people")
+        upper.lines[0].set_label("as the score says")
+        upper.lines[1].set_label("at the bin's mean score")
+        upper.set_ylabel("people who named the emotion")
+        _corner_note(upper, f"differ by {100 * agreement.share_error:.1f} points on average")
+        lower.set_yscale("log")
+        lower.set_ylabel("scores (log)")
+        lower.set_xlabel("score, of any of the seven emotions")
 
-    bars: str
-    diagonal: str
-    dots: str
-    heights: str
-    note: str
-    counts: str
-    axis: str
 
-
+@contextmanager
 def _reliability(
-    path: Path,
-    title: str,
-    edges: Sequence[tuple[float, float]],
-    *,
-    means: Sequence[float | None],
-    heights: Sequence[float | None],
-    counts: Sequence[int],
-    texts: _ReliabilityTexts,
-    count_scale: str = "linear",
-) -> None:
-    """Draw what was found in each bin against what was said, and how much each bin holds."""
-    centres = [(low + high) / 2 for low, high in edges]
-    widths = [0.92 * (high - low) for low, high in edges]
-    found = np.array(heights, np.float64)
+    path: Path, title: str, rows: Sequence[tuple[float, float, float | None, float | None, int]]
+) -> Iterator[tuple[Axes, Axes]]:
+    """Draw what was found in each bin (low, high, mean, found, count); the caller names the parts.
+
+    Gives the axes of the diagram, whose bars, diagonal and dots wait for their labels, and of the
+    histogram below.
+    """
+    low, high, means, found, counts = np.array(rows, np.float64).T
+    centres, widths = (low + high) / 2, 0.92 * (high - low)
     with drawing(path, 6.4, 7.0) as figure:
         figure.suptitle(title)
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        upper.bar(centres, found, width=widths, color=RIGHT_COLOR, label=texts.bars)
-        upper.plot([0, 1], [0, 1], color=INK, lw=1, ls=(0, (4, 3)), label=texts.diagonal)
-        upper.plot(
-            np.array(means, np.float64),
-            found,
-            ls="none",
-            marker="o",
-            ms=5,
-            mfc="white",
-            mec=INK,
-            label=texts.dots,
-        )
+        upper.bar(centres, found, width=widths, color=RIGHT_COLOR)
+        upper.plot([0, 1], [0, 1], color=INK, lw=1, ls=_DASHED)
+        upper.plot(means, found, ls="none", marker="o", ms=5, mfc="white", mec=INK)
         upper.set_ylim(0, 1.02)
-        upper.set_ylabel(texts.heights)
-        upper.legend(loc="upper left")
-        upper.text(
-            0.98,
-            0.05,
-            texts.note,
-            ha="right",
-            transform=upper.transAxes,
-            bbox={"facecolor": "white", "edgecolor": FAINT, "boxstyle": "round,pad=0.4"},
-        )
         lower.bar(centres, counts, width=widths, color=FAINT)
-        lower.set_yscale(count_scale)
-        lower.set_ylabel(texts.counts)
-        lower.set_xlabel(texts.axis)
         lower.set_xlim(0, 1)
+        yield upper, lower
+        upper.legend(loc="upper left")
         for axes in (upper, lower):
             axes.grid(axis="y")
         percent_axis(upper)
         percent_axis(lower, "x")
+
+
+def _corner_note(axes: Axes, text: str) -> None:
+    box = {"facecolor": "white", "edgecolor": FAINT, "boxstyle": "round,pad=0.4"}
+    axes.text(0.98, 0.05, text, ha="right", transform=axes.transAxes, bbox=box)
+
+
+# ---------------------------------------------------------------- training curves
+History = Mapping[str, Sequence[float | str | None]]
+"""Columns of equal length, one value an epoch; a missing value is None, NaN or an empty text."""
+
+_LOSSES = {"loss": ("training", WRONG_COLOR), "val_loss": ("validation", RIGHT_COLOR)}
+_SHARES = {
+    "accuracy": ("training", WRONG_COLOR),
+    "val_accuracy": ("validation", RIGHT_COLOR),
+    "val_macro_f1": ("validation, macro-F1", _THIRD_COLOR),
+}
+_RATE = {"learning_rate": ("learning rate", INK)}
+
+
+def training_curves(history: History, path: Path, *, title: str = "Training") -> None:
+    """Draw loss, accuracy and learning rate over the epochs and write them as a PNG.
+
+    Args:
+        history: any of the columns ``epoch, loss, accuracy, val_loss, val_accuracy,
+            val_macro_f1, learning_rate, seconds, phase``; what is missing is not drawn. A line
+            marks each epoch where the value of ``phase`` changes.
+        path: where to write.
+        title: heading of the figure.
+
+    Raises:
+        UsageError: if no column can be drawn, or columns differ in length.
+        MissingExtra: without Matplotlib.
+        OutputError: if the file cannot be written.
+    """
+    lengths = {name: len(column) for name, column in history.items()}
+    panels = [
+        (heading, lines)
+        for heading, lines in (("Loss", _LOSSES), ("Accuracy", _SHARES), ("Learning rate", _RATE))
+        if any(_known(history, name) for name in lines)
+    ]
+    if len(set(lengths.values())) != 1 or not panels:
+        raise UsageError(
+            "expected a history with columns of equal length, one value an epoch, "
+            f"such as loss and val_accuracy; got {lengths}"
+        )
+    count = next(iter(lengths.values()))
+    epochs = numbers(history["epoch"]) if "epoch" in history else np.arange(1.0, count + 1)
+    phases = history.get("phase", ())
+    changes = [place for place in range(1, len(phases)) if phases[place] != phases[place - 1]]
+    seconds = float(np.nansum(numbers(history.get("seconds", ()))))
+    with drawing(path, 1.0 + 4.6 * len(panels), 4.6) as figure:
+        figure.suptitle(title + (f" ({format_duration(seconds)})" if seconds > 0 else ""))
+        for axes, (heading, lines) in zip(
+            figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+        ):
+            # Room above the axes for the names of the phases.
+            axes.set_title(heading, pad=22 if changes else None)
+            _draw_lines(axes, epochs, history, lines)
+            for place in changes:
+                _mark_phase(axes, epochs, place, str(phases[place]))
+            if lines is _SHARES:
+                percent_axis(axes)
+                if _known(history, "val_accuracy"):
+                    _mark_best(axes, epochs, numbers(history["val_accuracy"]))
+            if lines is _RATE:
+                axes.yaxis.set_major_formatter("{x:g}")
+            else:
+                axes.legend(loc="best")
+
+
+def numbers(column: Sequence[float | str | None]) -> npt.NDArray[np.float64]:
+    """Return a column as float64 (N,), NaN where a value is missing."""
+    return np.array([math.nan if value in (None, "") else float(value or 0) for value in column])
+
+
+def _known(history: History, name: str) -> bool:
+    return name in history and bool(np.isfinite(numbers(history[name])).any())
+
+
+def _draw_lines(
+    axes: Axes,
+    epochs: npt.NDArray[np.float64],
+    history: History,
+    lines: Mapping[str, tuple[str, str]],
+) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("epoch")
+    axes.grid()
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    for name, (label, color) in lines.items():
+        if _known(history, name):
+            # Markers let a run of a single epoch be seen; on long runs they would only be noise.
+            marker = "o" if len(epochs) <= 30 else None
+            values = numbers(history[name])
+            axes.plot(epochs, values, color=color, label=label, lw=1.8, marker=marker, ms=3.5)
+
+
+def _mark_phase(axes: Axes, epochs: npt.NDArray[np.float64], place: int, phase: str) -> None:
+    edge = (epochs[place - 1] + epochs[place]) / 2
+    axes.axvline(edge, color=FAINT, lw=1.2, ls=(0, (2, 2)))
+    axes.annotate(
+        f"{phase} from here",
+        (edge, 1.015),
+        xycoords=("data", "axes fraction"),
+        ha="left" if place < len(epochs) / 2 else "right",
+        va="bottom",
+        color=FAINT,
+        fontsize=9,
+    )
+
+
+def _mark_best(
+    axes: Axes, epochs: npt.NDArray[np.float64], values: npt.NDArray[np.float64]
+) -> None:
+    best = int(np.nanargmax(values))
+    label = f"best {100 * values[best]:.2f} %, epoch {epochs[best]:.0f}"
+    ring: Any = {"ls": "none", "marker": "o", "ms": 9, "mfc": "none", "mec": INK, "mew": 1.6}
+    axes.plot(epochs[best], values[best], label=label, **ring)

@@ -1,4 +1,4 @@
-"""Probabilities and labels to numbers.
+"""From probabilities and labels to accuracy, F1, confusion, calibration and selective accuracy.
 
 Conventions, where there is a choice:
 
@@ -14,24 +14,182 @@ Conventions, where there is a choice:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from math import sqrt
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mien.core.emotions import EMOTIONS
-from mien.core.errors import UsageError
-from mien.evaluation.calibration import Calibration, calibrate
-from mien.evaluation.certain import CertainReadings, certain_readings
-from mien.evaluation.extra import train_extra
-from mien.evaluation.intervals import Interval, wilson_interval
+from mien.core.errors import UsageError, needs_extra
 
 SMALLEST_PROBABILITY = 1e-7
 """Probabilities are raised to this before the logarithm of the loss, as Keras does."""
 
+BIN_COUNT = 15
+"""Of the calibration error: as Guo et al. 2017, "On Calibration of Modern Neural Networks", 2."""
 
+Z_95 = 1.959963984540054
+"""The standard normal's 97.5 % point."""
+
+
+# ---------------------------------------------------------------- intervals
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % interval of a share, both ends 0-1."""
+
+    low: float
+    high: float
+
+
+def wilson_interval(correct: int, count: int, *, z: float = Z_95) -> Interval:
+    """Return Wilson's score interval of the share ``correct / count``.
+
+    Args:
+        correct: 0 to ``count``.
+        count: at least 1.
+        z: the standard normal's quantile; 1.96 gives 95 %.
+
+    Raises:
+        UsageError: if ``count`` is 0 or ``correct`` out of its range.
+    """
+    if count < 1 or not 0 <= correct <= count:
+        raise UsageError(f"expected 0 <= correct <= count and count >= 1, got {correct}/{count}")
+    share = correct / count
+    spread = z * sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    centre = share + z * z / (2 * count)
+    scale = 1 + z * z / count
+    # The share itself always lies inside; rounding must not push an end past it or past 0 and 1.
+    low = min(share, max(0.0, (centre - spread) / scale))
+    high = max(share, min(1.0, (centre + spread) / scale))
+    return Interval(low, high)
+
+
+# ---------------------------------------------------------------- calibration
+@dataclass(frozen=True)
+class CalibrationBin:
+    """The predictions whose confidence lies in (low, high]; the first bin also holds 0.
+
+    Attributes:
+        low: lower edge, 0-1.
+        high: upper edge, 0-1.
+        count: predictions in the bin.
+        confidence: their mean top probability, None where there are none.
+        accuracy: the share of them that is right, None where there are none.
+    """
+
+    low: float
+    high: float
+    count: int
+    confidence: float | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Calibration of the top probability.
+
+    Attributes:
+        error: expected calibration error, 0-1: the mean over all predictions of the distance
+            between a bin's confidence and its accuracy.
+        confidence: mean top probability, 0-1.
+        bins: equal-width bins from 0 to 1, for the reliability diagram.
+    """
+
+    error: float
+    confidence: float
+    bins: tuple[CalibrationBin, ...]
+
+
+def measure_calibration(
+    confidences: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_]
+) -> Calibration:
+    """Compare confidences (N,), 0-1, with whether each prediction is right (N,).
+
+    Raises:
+        UsageError: if there are no predictions or the lengths differ.
+    """
+    if confidences.ndim != 1 or confidences.shape != correct.shape or confidences.size == 0:
+        raise UsageError(
+            "expected as many confidences as answers, at least one; "
+            f"got {confidences.shape} and {correct.shape}"
+        )
+    bins: list[CalibrationBin] = []
+    error = 0.0
+    for low, high, inside in binned(confidences, BIN_COUNT):
+        count = int(inside.sum())
+        confidence = float(confidences[inside].mean()) if count else None
+        accuracy = float(correct[inside].mean()) if count else None
+        if confidence is not None and accuracy is not None:
+            error += count / confidences.size * abs(confidence - accuracy)
+        bins.append(CalibrationBin(low, high, count, confidence, accuracy))
+    return Calibration(error, float(confidences.mean()), tuple(bins))
+
+
+def binned(
+    values: npt.NDArray[np.float64], count: int
+) -> Iterator[tuple[float, float, npt.NDArray[np.bool_]]]:
+    """Yield the edges (low, high] of equal-width bins from 0 to 1, and the mask (N,) of each."""
+    edges = np.linspace(0.0, 1.0, count + 1)
+    places = np.clip(np.searchsorted(edges, values, side="left") - 1, 0, count - 1)
+    for place in range(count):
+        yield float(edges[place]), float(edges[place + 1]), places == place
+
+
+def calibration_error(
+    probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]
+) -> float:
+    """Return the expected calibration error, 0-1, of probabilities (N, classes)."""
+    return measure_calibration(
+        probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    ).error
+
+
+@dataclass(frozen=True)
+class SelectiveAccuracy:
+    """Accuracy on the readings that are not `uncertain`, and their coverage.
+
+    Attributes:
+        count: the readings whose confidence reaches their emotion's threshold.
+        correct: how many of them are right.
+        share: of all readings, 0-1 (the coverage).
+        accuracy: the share of them that is right, 0-1; None where there are none.
+        accuracy_interval: its 95 % interval; None where there are none.
+    """
+
+    count: int
+    correct: int
+    share: float
+    accuracy: float | None
+    accuracy_interval: Interval | None
+
+
+def selective_accuracy(
+    rows: npt.NDArray[np.float64],
+    correct: npt.NDArray[np.bool_],
+    thresholds: npt.NDArray[np.float64],
+) -> SelectiveAccuracy:
+    """Measure accuracy with abstention.
+
+    Args:
+        rows: probabilities (N, classes), N at least 1.
+        correct: (N,), whether the highest of each is right.
+        thresholds: (classes,), below which a reading of that class is uncertain.
+    """
+    certain = rows.max(axis=1) >= thresholds[rows.argmax(axis=1)]
+    count, right = int(certain.sum()), int(correct[certain].sum())
+    return SelectiveAccuracy(
+        count=count,
+        correct=right,
+        share=count / len(rows),
+        accuracy=right / count if count else None,
+        accuracy_interval=wilson_interval(right, count) if count else None,
+    )
+
+
+# ---------------------------------------------------------------- all metrics
 @dataclass(frozen=True)
 class ClassMetrics:
     """How well one emotion is read; shares are 0-1 (see the module for the conventions)."""
@@ -75,7 +233,8 @@ class Metrics:
         confusion_rates: the same, each row divided by its sum; None for a row without images.
         calibration: whether confidences can be trusted.
         absent: emotions without any image.
-        certain: the readings that are not uncertain; None for a model without thresholds.
+        certain: accuracy on the readings that are not uncertain; None for a model without
+            thresholds.
     """
 
     count: int
@@ -91,7 +250,7 @@ class Metrics:
     confusion_rates: tuple[tuple[float, ...] | None, ...]
     calibration: Calibration
     absent: tuple[str, ...]
-    certain: CertainReadings | None = None
+    certain: SelectiveAccuracy | None = None
 
     @property
     def macro_f1(self) -> float:
@@ -100,9 +259,7 @@ class Metrics:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers ready for JSON."""
-        result = asdict(self)
-        result["macro_f1"] = self.macro_f1
-        return result
+        return {**asdict(self), "macro_f1": self.macro_f1}
 
 
 @dataclass(frozen=True)
@@ -143,12 +300,12 @@ def evaluate(
         return Evaluation(every)
     if clean.shape != labels.shape:
         raise UsageError(f"expected a clean mask of shape {labels.shape}, got {clean.shape}")
-    chosen = None
-    if clean.any():
-        chosen = measure(
-            probabilities[clean], labels[clean], classes=classes, thresholds=thresholds
-        )
-    return Evaluation(every, chosen)
+    if not clean.any():
+        return Evaluation(every)
+    return Evaluation(
+        every,
+        measure(probabilities[clean], labels[clean], classes=classes, thresholds=thresholds),
+    )
 
 
 def measure(
@@ -165,7 +322,7 @@ def measure(
         MissingExtra: without scikit-learn.
     """
     _check(probabilities, labels, len(classes))
-    with train_extra("An evaluation"):
+    with needs_extra("train", "An evaluation"):
         from sklearn.metrics import confusion_matrix
     rows = probabilities.astype(np.float64)
     rows /= rows.sum(axis=1, keepdims=True)
@@ -190,9 +347,9 @@ def measure(
         confusion_rates=tuple(
             tuple((row / row.sum()).tolist()) if row.sum() else None for row in confusion
         ),
-        calibration=calibrate(rows.max(axis=1), correct),
+        calibration=measure_calibration(rows.max(axis=1), correct),
         absent=tuple(entry.emotion for entry in entries if not entry.support),
-        certain=None if thresholds is None else certain_readings(rows, correct, thresholds),
+        certain=None if thresholds is None else selective_accuracy(rows, correct, thresholds),
     )
 
 

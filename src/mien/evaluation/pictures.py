@@ -1,18 +1,33 @@
-"""One's own pictures: what was read in them, and whether that is right where their name tells."""
+"""Grids of faces with what was predicted: samples of a data set, and one's own pictures."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from mien.core.emotions import EMOTIONS, match_label
+from mien.core.errors import UsageError
 from mien.core.images import load_image
 from mien.core.results import Face, Result, result_rows, table_columns
-from mien.evaluation.grids import Tile, in_rows, prediction_grid
+from mien.evaluation.figures import (
+    FAINT,
+    INK,
+    RIGHT_COLOR,
+    WRONG_COLOR,
+    drawing,
+    show_image,
+)
 from mien.inference.preprocess import face_crop
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MOST_TILES = 96
 """Faces in one grid; the table has all."""
@@ -22,6 +37,133 @@ TABLE_COLUMNS: tuple[str, ...] = (*table_columns(), "truth", "right")
 
 _COLUMNS = 6
 _CAPTION_LENGTH = 22
+_TITLE_LETTERS = 7
+"""Of a title in one inch, about."""
+
+
+# ---------------------------------------------------------------- grids
+@dataclass(frozen=True)
+class Tile:
+    """One face and how it was read.
+
+    Attributes:
+        image: uint8, (H, W) grey or (H, W, 3) RGB.
+        emotion: what it was read as.
+        confidence: probability of that, 0-1.
+        truth: what it shows, None where nobody said.
+        caption: a name to show above it, or "".
+    """
+
+    image: npt.NDArray[np.uint8]
+    emotion: str
+    confidence: float
+    truth: str | None = None
+    caption: str = ""
+
+
+def sample_tiles(
+    images: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.int64],
+    probabilities: npt.NDArray[np.floating[Any]],
+    *,
+    seed: int = 0,
+    each: int = 2,
+    classes: Sequence[str] = EMOTIONS,
+) -> tuple[tuple[Tile | None, ...], ...]:
+    """Choose images of every emotion at random, ``each`` read right and ``each`` read wrong.
+
+    Args:
+        images: uint8 (N, 48, 48).
+        labels: (N,), indices into ``classes``.
+        probabilities: (N, classes).
+        seed: same seed, same choice.
+        each: rows of right ones and rows of wrong ones.
+        classes: their names.
+
+    Returns:
+        ``2 * each`` rows: the rows read right, then those read wrong; a column a class;
+        None where a class has too few.
+    """
+    generator = np.random.default_rng(seed)
+    predicted = probabilities.argmax(axis=1)
+    rows: list[list[Tile | None]] = [[] for _ in range(2 * each)]
+    for label, emotion in enumerate(classes):
+        for block, right in enumerate((True, False)):
+            among = np.flatnonzero((labels == label) & ((predicted == label) == right))
+            chosen = generator.permutation(among)[:each]
+            for place in range(each):
+                row = rows[block * each + place]
+                if place >= len(chosen):
+                    row.append(None)
+                    continue
+                index = int(chosen[place])
+                read = int(predicted[index])
+                share = float(probabilities[index, read])
+                row.append(Tile(images[index], classes[read], share, emotion))
+    return tuple(tuple(row) for row in rows)
+
+
+def prediction_grid(
+    rows: Sequence[Sequence[Tile | None]], path: Path, *, title: str, note: str = ""
+) -> None:
+    """Draw tiles in rows and write them as a PNG.
+
+    A tile that was read right has a blue frame and a tick, a wrong one a vermilion frame and a
+    cross, and names the truth; one without a known truth has a grey frame and no mark.
+
+    Raises:
+        UsageError: if there is no tile.
+        OutputError: if the file cannot be written.
+    """
+    columns = max((len(row) for row in rows), default=0)
+    if not any(tile is not None for row in rows for tile in row):
+        raise UsageError("nothing to draw: expected at least one face")
+    captions = any(tile is not None and tile.caption for row in rows for tile in row)
+    row_height = 2.35 if captions else 2.1
+    height = 0.55 + row_height * len(rows) + (0.35 if note else 0.0)
+    width = max(5.0, 0.3 + 1.75 * columns)
+    with drawing(path, width, height) as figure:
+        figure.suptitle(textwrap.fill(title, round(_TITLE_LETTERS * width)))
+        if note:
+            figure.supxlabel(note, fontsize=10, color=FAINT)
+        grid = figure.subplots(len(rows), columns, squeeze=False)
+        for number, row in enumerate(rows):
+            for column in range(columns):
+                tile = row[column] if column < len(row) else None
+                if tile is None:
+                    grid[number][column].axis("off")
+                else:
+                    _draw_tile(grid[number][column], tile)
+
+
+def _draw_tile(axes: Axes, tile: Tile) -> None:
+    color, mark, text = FAINT, "", f"{tile.emotion} {100 * tile.confidence:.0f} %"
+    if tile.truth == tile.emotion:
+        color, mark = RIGHT_COLOR, "✓"
+    elif tile.truth is not None:
+        color, mark, text = WRONG_COLOR, "✗", f"{text}\ntrue: {tile.truth}"
+    show_image(axes, tile.image, color, interpolation="bicubic")
+    for spine in axes.spines.values():
+        spine.set_linewidth(3)
+    axes.set_xlabel(text, fontsize=10, color=INK if tile.truth is None else color)
+    if tile.caption:
+        axes.set_title(tile.caption, fontsize=9, fontweight="normal", loc="center", pad=5)
+    if mark:
+        axes.text(
+            0.95,
+            0.05,
+            mark,
+            transform=axes.transAxes,
+            ha="right",
+            va="bottom",
+            fontsize=14,
+            fontweight="bold",
+            color="white",
+            bbox={"facecolor": color, "edgecolor": "none", "boxstyle": "round,pad=0.15"},
+        )
+
+
+# ---------------------------------------------------------------- one's own pictures
 
 
 @dataclass(frozen=True)
@@ -131,32 +273,28 @@ def picture_grid(
     """
     every = readings(results, labels)
     shown = every[:MOST_TILES]
-    images: dict[str, Any] = {}
-    tiles = []
+    tiles: list[Tile] = []
+    source, image = "", None
     for one in shown:
-        source = one.result.source or ""
-        if source not in images:
-            images = {source: load_image(source)}  # One picture in memory at a time.
-        tiles.append(_tile(one, images, crop_scale))
+        if image is None or source != one.result.source:  # one picture in memory at a time
+            source = one.result.source or ""
+            image = load_image(source)
+        name = PurePath(source).name
+        tiles.append(
+            Tile(
+                image=face_crop(image, one.face.box, crop_scale, turn=one.face.turn),
+                emotion=one.face.emotion,
+                confidence=one.face.confidence,
+                truth=one.truth,
+                caption=_shortened(name),
+            )
+        )
     marked = [one.right for one in every if one.right is not None]
     notes = [f"{sum(marked)} of {len(marked)} read right"] if marked else []
     notes += [f"the first {len(shown)} of {len(every)} faces"] if len(shown) < len(every) else []
-    prediction_grid(
-        in_rows(tiles, _COLUMNS),
-        path,
-        title="Your pictures",
-        note=", ".join(notes),
-    )
+    rows = [tiles[start : start + _COLUMNS] for start in range(0, len(tiles), _COLUMNS)]
+    prediction_grid(rows, path, title="Your pictures", note=", ".join(notes))
 
 
-def _tile(one: Reading, images: Mapping[str, Any], crop_scale: float | None) -> Tile:
-    source = one.result.source or ""
-    name = PurePath(source).name
-    caption = name if len(name) <= _CAPTION_LENGTH else f"{name[: _CAPTION_LENGTH - 1]}…"
-    return Tile(
-        image=face_crop(images[source], one.face.box, crop_scale, turn=one.face.turn),
-        emotion=one.face.emotion,
-        confidence=one.face.confidence,
-        truth=one.truth,
-        caption=caption,
-    )
+def _shortened(name: str) -> str:
+    return name if len(name) <= _CAPTION_LENGTH else f"{name[: _CAPTION_LENGTH - 1]}…"

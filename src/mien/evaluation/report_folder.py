@@ -1,4 +1,4 @@
-"""A report as a folder: text, Markdown, JSON and figures.
+"""A report as a folder (text, Markdown, JSON, figures), where it goes, and its Markdown sections.
 
 ::
 
@@ -11,26 +11,40 @@
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from mien.core.emotions import EMOTIONS
-from mien.core.errors import InputError
+from mien.core.errors import InputError, UsageError
 from mien.core.files import write_atomically
-from mien.evaluation.curves import History, training_curves
+from mien.core.results import ModelInfo
 from mien.evaluation.figures import (
+    History,
     accuracy_figure,
     confusion_figure,
     reliability_figure,
     share_figure,
+    training_curves,
 )
-from mien.evaluation.grids import prediction_grid, sample_tiles
-from mien.evaluation.report import Report, read_reports, write_report_json
-from mien.evaluation.report_text import render_markdown, render_text, title
+from mien.evaluation.markdown import markdown_table, section_names, update_marked_section
+from mien.evaluation.pictures import prediction_grid, sample_tiles
+from mien.evaluation.report import (
+    CERTAIN_NOTE,
+    CLEAN_NOTE,
+    INTERVAL_NOTE,
+    Report,
+    Samples,
+    class_table,
+    confusion_table,
+    read_reports,
+    render_markdown,
+    render_text,
+    results_table,
+    title,
+    write_report_json,
+)
 
 EVALUATIONS = "evaluations"
 
@@ -47,22 +61,11 @@ REPORTS: tuple[str, ...] = ("report.json", "report.txt", "report.md")
 FIGURES: tuple[str, ...] = tuple(_CAPTIONS)
 """What an evaluation writes into its folder, beside `EVALUATIONS`."""
 
+SECTIONS: tuple[str, ...] = ("results", "per-class", "confusion")
+"""The sections that `render_sections` fills."""
 
-@dataclass(frozen=True)
-class Samples:
-    """What the grid of sample pictures is chosen from.
-
-    Attributes:
-        images: uint8 (N, 48, 48).
-        labels: (N,), indices into ``classes``.
-        probabilities: (N, classes).
-        classes: their names.
-    """
-
-    images: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int64]
-    probabilities: npt.NDArray[np.floating[Any]]
-    classes: tuple[str, ...] = EMOTIONS
+_OWNED = ("report.json", "robustness.json", "pictures.json")
+"""The files that say of which model and data a folder's reports are."""
 
 
 def write_report(
@@ -147,3 +150,126 @@ def read_history(path: Path) -> History:
             f"cannot read the history {path}: expected a header and a line for each epoch"
         )
     return {name: [row[place] for row in rows[1:]] for place, name in enumerate(rows[0])}
+
+
+# ---------------------------------------------------------------- where it goes
+def report_place(
+    base: Path,
+    model: ModelInfo,
+    data: str,
+    *,
+    given: bool = False,
+    force: bool = False,
+    key: str = "",
+    images_sha256: str | None = None,
+) -> Path:
+    """Return the folder that a report is to be written to.
+
+    Args:
+        base: where it goes by default.
+        model: the model it is of.
+        data: the name of the data it is on.
+        given: whether the user chose ``base``: another folder is then never taken.
+        force: take ``base`` whatever is in it.
+        key: of the evaluation, see `mien.evaluation.report.Report`.
+        images_sha256: of its images; other data of the same name differs in it.
+
+    Returns:
+        ``base`` where it is free or of the same model and data, else the first of ``base-2``,
+        ``base-3``, ... that is.
+
+    Raises:
+        UsageError: if ``base`` is the user's choice and holds a report on another model or data.
+    """
+
+    def fits(folder: Path) -> bool:
+        reports = [_read(folder / name) for name in _OWNED]
+        if any((one["model"], one["data"]) != (model.to_dict(), data) for one in reports if one):
+            return False
+        before = _read(folder / EVALUATIONS / f"{key}.json") or {}
+        of_others = before.get("model") != model.to_dict()
+        return of_others or before.get("images_sha256") in (None, images_sha256)
+
+    if force or fits(base):
+        return base
+    if given:
+        raise UsageError(
+            f"{base} holds a report on another model or other data: choose another --output, "
+            "or --force to replace it"
+        )
+    return next(
+        folder for number in count(2) if fits(folder := base.with_name(f"{base.name}-{number}"))
+    )
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Return a report's content, None where there is none; a damaged one is nobody's."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError):
+        content = None
+    found = content if isinstance(content, dict) else {}
+    return {"model": None, "data": None, **found}
+
+
+# ---------------------------------------------------------------- sections of other files
+def check_sections(path: Path) -> tuple[str, ...]:
+    """Return which of `SECTIONS` a file has, in its order.
+
+    Raises:
+        InputError: if the file cannot be read or has none of them.
+    """
+    names = tuple(name for name in section_names(path) if name in SECTIONS)
+    if not names:
+        raise InputError(
+            f"{path} has no section to write to: expected <!-- figures:begin NAME --> and "
+            f"<!-- figures:end NAME --> around it, NAME being one of {', '.join(SECTIONS)}"
+        )
+    return names
+
+
+def render_sections(reports: Sequence[Report]) -> dict[str, str]:
+    """Return the text of each section that the evaluations of one model can fill.
+
+    Args:
+        reports: at least one, in the order in which they are to be listed.
+
+    Returns:
+        ``results`` (a table of all evaluations), ``per-class`` and ``confusion`` (of the test split
+        without augmentation where it is among them, else of the first).
+    """
+    plain = [report for report in reports if report.key == "test"]
+    chosen = plain[0] if plain else reports[0]
+    model = chosen.model
+    return {
+        "results": (
+            f"{markdown_table(*results_table(reports))}\n\n"
+            f"{model.name} {model.version}, SHA-256 `{model.sha256[:12]}…`. "
+            f"{CLEAN_NOTE} {INTERVAL_NOTE} {CERTAIN_NOTE} TTA: test-time augmentation."
+        ),
+        "per-class": (
+            f"{title(chosen)}:\n\n{markdown_table(*class_table(chosen))}\n\n{INTERVAL_NOTE}"
+        ),
+        "confusion": (
+            f"{title(chosen)}, % of each row:\n\n"
+            f"{markdown_table(*confusion_table(chosen.evaluation.all, rates=True))}"
+        ),
+    }
+
+
+def update_sections(path: Path, reports: Sequence[Report]) -> tuple[str, ...]:
+    """Fill every section of a file that `render_sections` knows; return their names.
+
+    Sections of other names belong to others and stay as they are.
+
+    Raises:
+        InputError: if the file cannot be read or has none of the sections.
+        OutputError: if it cannot be written.
+    """
+    sections = render_sections(reports)
+    names = check_sections(path)
+    for name in names:
+        update_marked_section(path, name, sections[name])
+    return names

@@ -1,24 +1,36 @@
-"""How much accuracy a model loses where its faces are blurred, dark, coded or small."""
+"""Accuracy lost on faces that are blurred, unevenly lit, compressed or small.
+
+The corruptions take standard faces, uint8 (N, 48, 48), return as many of the same kind and draw no
+random numbers.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from mien.core.errors import UsageError
+from mien.core.faces import FACE_SIZE, standard_face
 from mien.core.files import write_atomically
 from mien.core.progress import Progress
 from mien.core.results import ModelInfo
-from mien.evaluation.predicting import BATCH_SIZE, Classify
-from mien.evaluation.robustness_changes import Change, changes
-from mien.evaluation.sections import section_names, update_marked_section
-from mien.evaluation.tables import markdown_table, percent, text_table
+from mien.evaluation.evaluate import BATCH_SIZE, Classify
+from mien.evaluation.markdown import (
+    Table,
+    markdown_table,
+    percent,
+    section_names,
+    text_table,
+    update_marked_section,
+)
 
 SCHEMA = "mien-robustness/1"
 LIMIT_POINTS = 4.0
@@ -26,6 +38,102 @@ LIMIT_POINTS = 4.0
 
 SECTION = "robustness"
 """Name of the marked section of a Markdown file that `update_robustness` fills."""
+
+BLUR_SIGMA = 1.0
+"""In pixels of the standard face."""
+
+JPEG_QUALITY = 30
+
+LIGHT_FACTORS = (0.7, 1.3)
+"""By which brightness and contrast are multiplied: 30 % less, 30 % more."""
+
+Faces: TypeAlias = npt.NDArray[np.uint8]
+
+
+# ---------------------------------------------------------------- corruptions
+@dataclass(frozen=True)
+class Corruption:
+    """One corruption.
+
+    Attributes:
+        name: as tables and JSON have it.
+        apply: uint8 (N, 48, 48) to uint8 (N, 48, 48); the argument is left as it is.
+    """
+
+    name: str
+    apply: Callable[[Faces], Faces]
+
+
+def corruptions() -> tuple[Corruption, ...]:
+    """Return the corruptions that a model has to bear, in the order of the report."""
+    light = [
+        Corruption(f"{what} {100 * (factor - 1):+.0f} %", partial(change, factor=factor))
+        for what, change in (("brightness", brightened), ("contrast", contrasted))
+        for factor in LIGHT_FACTORS
+    ]
+    return (
+        Corruption("histogram equalised", equalised),
+        Corruption(f"blurred, sigma {BLUR_SIGMA:g} px", blurred),
+        Corruption("half the resolution", halved),
+        Corruption(f"JPEG, quality {JPEG_QUALITY}", jpeg_coded),
+        *light,
+    )
+
+
+def equalised(faces: Faces) -> Faces:
+    """Spread each face's greys evenly (its histogram equalised)."""
+    return _each(faces, cv2.equalizeHist)
+
+
+def blurred(faces: Faces, *, sigma: float = BLUR_SIGMA) -> Faces:
+    """Blur with a Gaussian of ``sigma`` pixels."""
+    return _each(faces, lambda face: cv2.GaussianBlur(face, (0, 0), sigma))
+
+
+def halved(faces: Faces) -> Faces:
+    """Shrink faces to half their side and enlarge them as any small face is (`standard_face`)."""
+    half = (FACE_SIZE // 2, FACE_SIZE // 2)
+
+    def small(face: Faces) -> Faces:
+        return np.asarray(cv2.resize(face, half, interpolation=cv2.INTER_AREA), np.uint8)
+
+    return _each(faces, lambda face: standard_face(small(face)))
+
+
+def jpeg_coded(faces: Faces, *, quality: int = JPEG_QUALITY) -> Faces:
+    """Code faces as JPEG and decode them again."""
+
+    def coded(face: Faces) -> Faces:
+        _, content = cv2.imencode(".jpg", face, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        return np.asarray(cv2.imdecode(content, cv2.IMREAD_GRAYSCALE), np.uint8)
+
+    return _each(faces, coded)
+
+
+def brightened(faces: Faces, *, factor: float) -> Faces:
+    """Multiply all greys by a factor; what leaves 0-255 is cut off."""
+    return _rounded(faces * np.float32(factor))
+
+
+def contrasted(faces: Faces, *, factor: float) -> Faces:
+    """Multiply each grey's distance from its face's mean; what leaves 0-255 is cut off."""
+    means = faces.mean(axis=(1, 2), keepdims=True, dtype=np.float32)
+    return _rounded((faces - means) * np.float32(factor) + means)
+
+
+def _each(faces: Faces, change: Callable[[Faces], npt.ArrayLike]) -> Faces:
+    # Not np.stack: there may be no face at all.
+    result = np.empty_like(faces)
+    for place, face in enumerate(faces):
+        result[place] = change(np.ascontiguousarray(face))
+    return result
+
+
+def _rounded(greys: npt.NDArray[np.float32]) -> Faces:
+    return np.clip(np.rint(greys), 0, 255).astype(np.uint8)
+
+
+# ---------------------------------------------------------------- measuring
 
 
 @dataclass(frozen=True)
@@ -102,7 +210,7 @@ def measure_robustness(
     tta: bool = False,
     quiet: bool = False,
 ) -> Robustness:
-    """Measure accuracy on images as they are and after each of `changes`.
+    """Measure accuracy on images as they are and after each of `corruptions`.
 
     Args:
         classify: the classifier, with or without test-time augmentation.
@@ -122,7 +230,7 @@ def measure_robustness(
             f"expected images and as many labels, at least one; got {len(images)} images and "
             f"labels {labels.shape}"
         )
-    every = changes()
+    every = corruptions()
     with Progress("robustness", len(images) * (1 + len(every)), unit="img", quiet=quiet) as bar:
         plain = _correct(classify, images, labels, None, bar.advance)
         found = [_correct(classify, images, labels, each, bar.advance) for each in every]
@@ -144,13 +252,13 @@ def _correct(
     classify: Classify,
     images: npt.NDArray[np.uint8],
     labels: npt.NDArray[np.int64],
-    change: Change | None,
+    corruption: Corruption | None,
     advance: Callable[[int], object],
 ) -> int:
     correct = 0
     for start in range(0, len(images), BATCH_SIZE):
         batch = images[start : start + BATCH_SIZE]
-        probabilities = classify(batch if change is None else change.apply(batch))
+        probabilities = classify(batch if corruption is None else corruption.apply(batch))
         right = probabilities.argmax(axis=1) == labels[start : start + BATCH_SIZE]
         correct += int(right.sum())
         advance(len(batch))
@@ -222,7 +330,7 @@ def _title(result: Robustness) -> str:
     return f"{result.model.name} {result.model.version} on {result.split}{tta}"
 
 
-def _table(result: Robustness) -> tuple[list[str], list[list[str]]]:
+def _table(result: Robustness) -> Table:
     rows = [["as they are", percent(result.accuracy), "", ""]]
     rows += [
         [

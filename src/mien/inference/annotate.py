@@ -13,19 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
-from mien.core.emotions import find_emotion
+from mien.core.emotions import EMOTION_COLORS, find_emotion
 from mien.core.results import Face
-
-EMOTION_COLORS: dict[str, str] = {
-    "angry": "#e4572e",
-    "disgust": "#7fae3d",
-    "fear": "#a06be8",
-    "happy": "#f6c026",
-    "neutral": "#aab4be",
-    "sad": "#4c93e6",
-    "surprise": "#22bfb1",
-}
-"""A colour for each emotion, light enough to stand out on a dark panel."""
 
 MIN_SIDE = 640
 """Pictures whose longer side is less are enlarged by a whole factor, so that labels can be read."""

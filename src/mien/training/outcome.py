@@ -91,7 +91,7 @@ def report_epoch(row: Mapping[str, Any], *, total: int, best: bool) -> None:
 
 def finish(run: RunFolder, state: RunState) -> RunFolder:
     """Draw the curves and write the summary of a run that has ended; raises OutputError."""
-    from mien.evaluation.curves import training_curves
+    from mien.evaluation.figures import training_curves
 
     columns = {key: [row[key] for row in state.history] for key in state.history[0]}
     training_curves(columns, run.curves)
