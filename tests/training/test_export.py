@@ -453,6 +453,6 @@ def test_a_joined_model_that_answers_otherwise_is_refused(
         return join_networks(first, second)
 
     monkeypatch.setattr(export, "join_networks", disturbed)
-    with pytest.raises(ModelError, match="by the labels 'fer2013' it differs"):
+    with pytest.raises(ModelError, match="as fer2013 it differs"):
         join_run(models[1], models[0], tmp_path / "both")
     assert not list(tmp_path.iterdir())

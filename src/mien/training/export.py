@@ -185,8 +185,14 @@ def _join_models(labels: Path, votes: Path, output: Path, version: str | None) -
     )
 
     def prove(folder: Path) -> dict[str, Any]:
-        _check_same(labels, folder, "fer2013")
-        _check_same(votes, folder, "people")
+        from mien.inference.classifier import Classifier
+
+        for old, reading in ((labels, "fer2013"), (votes, "people")):
+            expected, found = (
+                Classifier.open(each, threads=1, reading=reading).classify(trial_faces())
+                for each in (old, folder)
+            )
+            check_same(found, expected, f"the model is refused: as {reading} it differs from {old}")
         return {}
 
     return publish(output, proto.SerializeToString(), joined, prove)
@@ -256,59 +262,49 @@ def check_agreement(network: Any, folder: Path) -> float:
     from mien.inference.classifier import Classifier
 
     classifier = Classifier.open(folder, threads=1, labels=None)
-    logits_of = to_logits(network)
     faces = trial_faces()
-    largest = 0.0
-    for size in BATCH_SIZES:
-        for start in range(0, min(len(faces), 8 * size) - size + 1, size):
-            batch = faces[start : start + size]
-            logits = logits_of(batch[..., None].astype(np.float32), training=False)
-            logits = np.asarray(keras.ops.convert_to_numpy(logits), np.float64)
-            expected = classifier.manifest.softening.probabilities(logits)
-            found = classifier.classify(batch, batch_size=size)
-            difference = float(np.abs(found - expected).max())
-            # Put this way round, NaN is refused too.
-            if not difference <= TOLERANCE:
-                raise ModelError(
-                    f"the export is refused: at batch {size}, ONNX Runtime and Keras differ by "
-                    f"{difference:.2g} in a probability, expected at most {TOLERANCE:g}"
-                )
-            largest = max(largest, difference)
-    return largest
-
-
-def _check_same(old: Path, new: Path, reading: str) -> None:
-    """Refuse a joined model whose answers are not those of the model it was made from."""
-    from mien.inference.classifier import Classifier
-
-    before, after = (
-        Classifier.open(folder, threads=1, reading=reading).classify(trial_faces())
-        for folder in (old, new)
+    logits = to_logits(network)(faces[..., None].astype(np.float32), training=False)
+    logits = np.asarray(keras.ops.convert_to_numpy(logits), np.float64)
+    expected = classifier.manifest.softening.probabilities(logits)
+    return max(
+        check_same(
+            classifier.classify(faces, batch_size=size),
+            expected,
+            f"the export is refused: at batch {size}, ONNX Runtime and Keras differ",
+        )
+        for size in BATCH_SIZES
     )
-    if not np.abs(before - after).max() <= TOLERANCE:
-        raise ModelError(f"the model is refused: by the labels {reading!r} it differs from {old}")
+
+
+def check_same(found: npt.NDArray[Any], expected: npt.NDArray[Any], refusal: str) -> float:
+    """Return the largest difference of two networks' probabilities, both (N, classes).
+
+    Raises:
+        ModelError: if it is above `TOLERANCE` or not a number; begins with ``refusal``.
+    """
+    difference = float(np.abs(found - expected).max())
+    # Put this way round, NaN is refused too.
+    if not difference <= TOLERANCE:
+        raise ModelError(
+            f"{refusal} by {difference:.2g} in a probability, expected at most {TOLERANCE:g}"
+        )
+    return difference
 
 
 def trial_faces(count: int = 32, *, seed: int = 0) -> npt.NDArray[np.uint8]:
     """Return images on which to compare networks.
 
     Returns:
-        uint8 (2 * count, 48, 48): noise and smooth, lit shapes as faces have them, in turn; the
-        first of the noise is black, the first of the smooth is white.
+        uint8 (2 * count, 48, 48): noise and smooth shapes in turn; the first of the noise is black,
+        the first of the smooth is white.
     """
     rng = np.random.default_rng(seed)
     noise = rng.integers(0, 256, (count, FACE_SIZE, FACE_SIZE)).astype(np.uint8)
-    smooth = np.stack([_smooth_face(rng) for _ in range(count)])
-    noise[0], smooth[0] = 0, 255
-    return np.stack([noise, smooth], axis=1).reshape(-1, FACE_SIZE, FACE_SIZE)
-
-
-def _smooth_face(rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    coarse = rng.normal(0.0, 1.0, (7, 7)).astype(np.float32)
-    shapes = np.asarray(cv2.resize(coarse, (FACE_SIZE, FACE_SIZE), interpolation=cv2.INTER_CUBIC))
-    grain = rng.normal(0.0, 0.05, shapes.shape)
-    lit = rng.uniform(70, 180) + rng.uniform(15, 70) * (shapes + grain)
-    return np.asarray(np.clip(lit, 0, 255), np.uint8)
+    size = (FACE_SIZE, FACE_SIZE)
+    smooth = [cv2.resize(each[:7, :7], size, interpolation=cv2.INTER_CUBIC) for each in noise]
+    faces = np.stack([noise, np.stack(smooth)], axis=1).reshape(-1, *size).astype(np.uint8)
+    faces[0], faces[1] = 0, 255
+    return faces
 
 
 # ---------------------------------------------------------------- the folder

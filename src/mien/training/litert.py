@@ -26,7 +26,7 @@ from mien.core.manifest import INPUT_CONTRACT, OUTPUT_CONTRACT
 from mien.training import run_folder
 from mien.training.backend import stderr_held_back
 from mien.training.config import load_config
-from mien.training.export import TOLERANCE, load_best, to_logits, trial_faces
+from mien.training.export import check_same, load_best, to_logits, trial_faces
 
 TFLITE_NAME = "model.tflite"
 TFLITE_NOTES = "model.tflite.json"
@@ -148,13 +148,8 @@ def _notes(content: bytes, folder: Path) -> dict[str, Any]:
         logits = open_tflite(content)(faces).astype(np.float64)
     bias = np.array([manifest.bias.get(label, 0.0) for label in manifest.labels])
     found = manifest.softening.probabilities(logits + bias)
-    difference = float(np.abs(found - classifier.classify(faces)).max())
-    # Put this way round, NaN is refused too.
-    if not difference <= TOLERANCE:
-        raise ModelError(
-            f"the network for LiteRT is refused: it differs from the exported model by "
-            f"{difference:.2g} in a probability, expected at most {TOLERANCE:g}"
-        )
+    refusal = "the network for LiteRT is refused: it differs from the exported model"
+    difference = check_same(found, classifier.classify(faces), refusal)
     told = manifest.to_dict()
     shape = [1, len(manifest.labels)]
     digest = hashlib.sha256(content).hexdigest()
