@@ -7,7 +7,7 @@ import pytest
 
 from mien.core.errors import ModelError, UsageError
 from mien.core.process import usable_cores
-from mien.inference.speed import LEAST_RUNS, machine, time_model
+from mien.inference.speed import MIN_RUNS, machine, time_model
 
 
 def _clock(steps: Iterator[float]) -> Iterator[float]:
@@ -24,7 +24,7 @@ def test_the_median_and_quartiles_are_of_a_face(tiny_model: Path) -> None:
     timing = time_model(
         tiny_model, threads=1, batch_size=4, seconds=0.12, clock=lambda: next(ticks)
     )
-    assert timing.runs == LEAST_RUNS
+    assert timing.runs == MIN_RUNS
     assert (timing.low, timing.median, timing.high) == pytest.approx((2, 3, 4))
     assert (timing.model, timing.precision) == ("tiny", "float32")
     assert (timing.threads, timing.batch_size) == (1, 4)
@@ -34,7 +34,7 @@ def test_the_median_and_quartiles_are_of_a_face(tiny_model: Path) -> None:
 def test_a_slow_clock_stops_at_the_least_number_of_runs(tiny_model: Path) -> None:
     ticks = _clock(iter([9.0] * 99))
     timing = time_model(tiny_model, threads=1, batch_size=1, clock=lambda: next(ticks))
-    assert timing.runs == LEAST_RUNS
+    assert timing.runs == MIN_RUNS
 
 
 def test_a_fast_one_goes_on_until_the_seconds_are_over(tiny_model: Path) -> None:

@@ -14,7 +14,7 @@ from mien.core.emotions import EMOTION_COLORS, EMOTIONS
 from mien.core.results import Box, Result, Smoothed
 from mien.inference.annotate import class_colors
 from mien.video.episodes import Summary
-from mien.video.timeline import MOST_LANES, PORTRAIT_PX, History, Portraits, draw_timeline
+from mien.video.timeline import MAX_LANES, PORTRAIT_PX, History, Portraits, draw_timeline
 from video_results import MODEL, face, result
 
 
@@ -77,10 +77,10 @@ def test_names_in_other_scripts_are_written_out() -> None:
 
 
 def test_everybody_has_a_lane_up_to_a_number() -> None:
-    one, three, many = _drawn(), _drawn(people=3), _drawn(count=4, people=MOST_LANES + 5)
+    one, three, many = _drawn(), _drawn(people=3), _drawn(count=4, people=MAX_LANES + 5)
     lane = (three.height - one.height) // 2
     assert three.height == one.height + 2 * lane
-    assert many.height == one.height + (MOST_LANES - 1) * lane
+    assert many.height == one.height + (MAX_LANES - 1) * lane
 
 
 def test_nobody_and_one_frame_can_be_drawn() -> None:

@@ -271,15 +271,8 @@ def font_for(text: str, size: int) -> Font:
 
 @lru_cache(maxsize=64)
 def _best_font(characters: frozenset[str], size: int) -> Font:
-    best: Font = ImageFont.load_default(size)
-    fewest = _missing_glyphs(best, characters)
-    for font in _system_fonts(size):
-        if fewest == 0:
-            break
-        missing = _missing_glyphs(font, characters)
-        if missing < fewest:
-            best, fewest = font, missing
-    return best
+    fonts: list[Font] = [ImageFont.load_default(size), *_system_fonts(size)]
+    return min(fonts, key=lambda font: _missing_glyphs(font, characters))
 
 
 def _system_fonts(size: int) -> Iterator[Font]:

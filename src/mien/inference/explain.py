@@ -292,7 +292,7 @@ def _patch_weights() -> npt.NDArray[np.float32]:
 # over the plane, affine layers and ReLU, so the gradient is written down in NumPy.
 _Array: TypeAlias = npt.NDArray[np.float64]
 
-_LARGEST_DIFFERENCE = 1e-3
+_MAX_DIFFERENCE = 1e-3
 _POOLING = ("GlobalAveragePool", "ReduceMean")
 _NO_OPS = ("Flatten", "Identity", "Dropout", "Squeeze", "Reshape")
 """Operations that leave the numbers of pooled features as they are."""
@@ -344,7 +344,7 @@ def _checked_head(
         difference = float(np.abs(found - expected).max(initial=0.0))
     except ValueError as error:  # weights whose shapes do not go together
         raise ModelError(f"Grad-CAM cannot follow {classifier.path}: {error}") from error
-    if not difference <= _LARGEST_DIFFERENCE * max(1.0, float(np.abs(expected).max(initial=0.0))):
+    if not difference <= _MAX_DIFFERENCE * max(1.0, float(np.abs(expected).max(initial=0.0))):
         raise ModelError(
             f"Grad-CAM misreads {classifier.path}: the logits that follow from its features are "
             f"off by {difference:.2g}; use --method occlusion"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
@@ -12,19 +13,6 @@ from PIL import Image, ImageDraw
 from mien.core.errors import UsageError
 from mien.inference.annotate import class_colors, draw_bar, font_for, reading_text
 from mien.inference.explain import ExplainedFace, Explanation
-
-_RAMP = (
-    (0, 0, 8),
-    (32, 12, 74),
-    (85, 15, 109),
-    (136, 34, 106),
-    (186, 54, 85),
-    (227, 89, 51),
-    (249, 140, 10),
-    (249, 201, 50),
-    (252, 255, 164),
-)
-"""From cold to hot, at equal steps: black, violet, red, orange, pale yellow, ever lighter."""
 
 _SIDE = 240  # of a face, in pixels
 _BARS = 268
@@ -37,18 +25,17 @@ _TALL = 4  # blocks on top of each other before a second column
 
 
 def heat_colors(heat: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """Colour a heat map.
+    """Colour a heat map with "inferno", whose lightness grows steadily with heat.
 
     Args:
-        heat: any shape, 0 to 1; what lies outside is taken for the nearer end.
+        heat: any shape, 0 to 1; what lies outside is clipped.
 
     Returns:
-        uint8, the same shape and three channels, RGB; lightness grows steadily with heat, so that
-        it can be read without telling colours apart.
+        uint8, the same shape and three channels, RGB.
     """
-    steps = np.linspace(0.0, 1.0, len(_RAMP))
-    channels = [np.interp(heat, steps, channel) for channel in zip(*_RAMP, strict=True)]
-    return np.asarray(np.rint(np.stack(channels, axis=-1)), np.uint8)
+    levels = np.rint(255 * np.clip(heat, 0.0, 1.0)).astype(np.uint8)
+    colors = cv2.applyColorMap(levels.reshape(-1, 1), cv2.COLORMAP_INFERNO)
+    return np.asarray(colors[..., ::-1], np.uint8).reshape(*heat.shape, 3)
 
 
 def overlay(
@@ -91,7 +78,7 @@ def explanation_picture(faces: Sequence[ExplainedFace]) -> Image.Image:
         raise UsageError("expected at least one face to draw")
     columns = math.ceil(len(faces) / _TALL)
     rows = math.ceil(len(faces) / columns)
-    width, height = _block_size()
+    width, height = 2 * _SIDE + _BARS + 2 * _GAP, _TITLE + _SIDE
     canvas = Image.new(
         "RGB",
         (
@@ -106,10 +93,6 @@ def explanation_picture(faces: Sequence[ExplainedFace]) -> Image.Image:
         _draw_face(canvas, each, left, _MARGIN + row * (height + _MARGIN))
     _draw_legend(canvas, faces[0].explanation)
     return canvas
-
-
-def _block_size() -> tuple[int, int]:
-    return 2 * _SIDE + _BARS + 2 * _GAP, _TITLE + _SIDE
 
 
 def _draw_face(canvas: Image.Image, each: ExplainedFace, left: int, top: int) -> None:

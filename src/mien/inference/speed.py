@@ -21,7 +21,7 @@ BATCH_SIZES: tuple[int, ...] = (1, 32)
 WARM_UP = 3
 """Runs before any is counted: the first ones allocate memory and fill caches."""
 
-LEAST_RUNS = 10
+MIN_RUNS = 10
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def time_model(
         model: a bundled model's name, or a model's folder.
         threads: how many one call may use.
         batch_size: faces at a time.
-        seconds: for how long runs are counted, but at least `LEAST_RUNS` of them.
+        seconds: for how long runs are counted, but at least `MIN_RUNS` of them.
         reading: whose labels are followed, as `mien.inference.classifier.Classifier.open` takes it.
         clock: gives seconds.
 
@@ -89,7 +89,7 @@ def time_model(
     for _ in range(WARM_UP):
         classifier.classify(faces, batch_size=batch_size)
     taken: list[float] = []
-    while len(taken) < LEAST_RUNS or sum(taken) < seconds:
+    while len(taken) < MIN_RUNS or sum(taken) < seconds:
         start = clock()
         classifier.classify(faces, batch_size=batch_size)
         taken.append(clock() - start)

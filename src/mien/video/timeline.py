@@ -20,7 +20,7 @@ from mien.video.times import format_time
 PORTRAIT_PX = 84
 """Side of a person's small picture."""
 
-MOST_LANES = 12
+MAX_LANES = 12
 """So many people get a lane: those seen longest."""
 
 _WIDTH = 1600
@@ -29,7 +29,7 @@ _TOP, _BOTTOM = 104, 60
 _LANE, _STRIP, _GAP = 92, 26, 26
 _INK, _FAINT, _ABSENT = (28, 33, 40), (128, 136, 146), (240, 242, 244)
 _TICKS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400)
-_MOST_TICKS = 12
+_MAX_TICKS = 12
 _PORTRAITS = 256
 
 Picture = npt.NDArray[np.uint8]
@@ -160,7 +160,7 @@ class _Axis:
 
     def ticks(self) -> list[float]:
         span = self.end_s - self.start_s
-        step = next((each for each in _TICKS_S if span / each <= _MOST_TICKS), _TICKS_S[-1])
+        step = next((each for each in _TICKS_S if span / each <= _MAX_TICKS), _TICKS_S[-1])
         first = int(np.ceil(self.start_s / step - 1e-9))
         last = int(np.floor(self.end_s / step + 1e-9))
         return [number * step for number in range(first, last + 1)]
@@ -178,7 +178,7 @@ def draw_timeline(
 
     Args:
         history: of the scores.
-        people: with their episodes; the `MOST_LANES` who are seen longest are drawn.
+        people: with their episodes; the `MAX_LANES` who are seen longest are drawn.
         title: what the picture is of.
         labels: the model's emotions, in its order.
         portraits: a picture, `PORTRAIT_PX` wide and high, of some or all.
@@ -186,7 +186,7 @@ def draw_timeline(
     Returns:
         A Pillow image in RGB.
     """
-    longest = sorted(people, key=lambda person: -person.seconds)[:MOST_LANES]
+    longest = sorted(people, key=lambda person: -person.seconds)[:MAX_LANES]
     shown = sorted(longest, key=lambda person: person.track_id)
     start = history.start_s or 0.0
     axis = _Axis(start, max(history.end_s + history.step_s, start + 1e-3))
