@@ -11,7 +11,7 @@ import pytest
 
 from mien.api import Recognizer
 from mien.core.errors import InputError, UsageError
-from mien.core.results import ModelInfo, Result
+from mien.core.results import Result
 from mien.video.analysis import follow
 from mien.video.frames import VideoFrame
 from video_maker import Picture, even_times, write_video
@@ -149,25 +149,3 @@ def test_the_shared_clip_turns_from_serious_to_happy(shared: Path) -> None:
     assert "happy" not in smoothed[2:6]
     happy = [emotion == "happy" for emotion in smoothed[2:]]
     assert sum(one != other for one, other in pairwise(happy)) <= 3
-
-
-class NobodyThere:
-    """A stand-in for a recognizer."""
-
-    model = ModelInfo("nobody", "1.0.0", "0" * 64)
-
-    def analyze_result(self, image: Picture, /, *, color: str, source: str) -> Result:
-        assert color == "rgb"
-        height, width = image.shape[:2]
-        return Result(source, "no_face", self.model, width=width, height=height)
-
-
-def test_any_reader_of_frames_will_do() -> None:
-    frames = [VideoFrame(number, number / 10, _giver(blinking(number))) for number in range(3)]
-    results = [moment.result for moment in follow(NobodyThere(), frames, "clip")]
-    assert [result and (result.frame, result.width) for result in results] == [
-        (0, 128),
-        (1, 128),
-        (2, 128),
-    ]
-    assert {result and result.model.name for result in results} == {"nobody"}

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
-from mien.core.results import ModelInfo, Result
+from mien.core.results import Result
 from mien.core.web_address import shown_address
+from mien.inference.recognizer import Recognizer
 from mien.video.frames import BrokenVideo, VideoFrame
 from mien.video.live import (
     PATIENCE_S,
@@ -28,17 +25,6 @@ VideoSource = str | Path | int
 """A file's path, a stream's address, or a camera's number."""
 
 
-class FrameReader(Protocol):
-    """What reads the faces of one frame, as `mien.inference.recognizer.Recognizer` does."""
-
-    @property
-    def model(self) -> ModelInfo:
-        """The model's name, version and hash, as results have them."""
-
-    def analyze_result(self, image: npt.NDArray[np.uint8], /, *, color: str, source: str) -> Result:
-        """Return the result of a frame, uint8 (H, W, 3) in the colour order that is said."""
-
-
 @dataclass(frozen=True)
 class Moment:
     """A frame and its result.
@@ -53,7 +39,7 @@ class Moment:
 
 
 def analyze_video(
-    recognizer: FrameReader,
+    recognizer: Recognizer,
     source: VideoSource,
     *,
     every: float | None = None,
@@ -97,7 +83,7 @@ def frames_of(
 
 
 def follow(
-    recognizer: FrameReader,
+    recognizer: Recognizer,
     frames: Iterable[VideoFrame],
     source: str,
     *,
