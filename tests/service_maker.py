@@ -158,7 +158,7 @@ def running(
         options: go to `create_app`.
     """
     from mien.service.app import create_app
-    from mien.service.running import listen, make_server
+    from mien.service.server import listen, make_server
 
     app = create_app(load, **options)
     server = make_server(app, max_connections)

@@ -88,7 +88,7 @@ SLOW = picture(size=(64, 64))
 SLOW_PROGRAM = """
 import sys, time
 from mien.inference import preprocess
-from mien.service import running
+from mien.service import server
 from mien.cli.main import main
 usual = preprocess.load_image
 def load_image(source, **options):
@@ -97,7 +97,7 @@ def load_image(source, **options):
         time.sleep(1000)
     return pixels
 preprocess.load_image = load_image
-running.GRACE_SECONDS = 1
+server.GRACE_SECONDS = 1
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -354,7 +354,7 @@ def test_debug_shows_the_traces_of_requests_that_fail(
         try:
             raise ZeroDivisionError("by a client")
         except ZeroDivisionError as error:
-            logging.getLogger("mien.service.front").error("failed", exc_info=error)
+            logging.getLogger("mien.service.app").error("failed", exc_info=error)
     assert ("Traceback" in capsys.readouterr().err) is debug
 
 

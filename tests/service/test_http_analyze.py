@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -76,6 +77,16 @@ def test_the_source_is_the_bare_name_that_was_sent(
 @pytest.mark.parametrize("kind", ["application/octet-stream", "", "image/whatever"])
 def test_a_file_in_a_form_may_be_of_a_vague_type(service: Service, kind: str) -> None:
     assert service.analyze(form(picture(), kind=kind) + END, FORM).status == 200
+
+
+def test_no_picture_touches_a_disk(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def rollover(_: object) -> None:
+        pytest.fail("a form is written to a file")
+
+    monkeypatch.setattr(tempfile.SpooledTemporaryFile, "rollover", rollover)
+    content = picture(size=(1500, 1200))
+    assert len(content) > 5_000_000
+    assert service.analyze(form(content) + END, FORM).status == 200
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "ICO"])

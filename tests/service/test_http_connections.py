@@ -140,7 +140,7 @@ def test_who_reads_no_answer_is_dropped(service: Service, monkeypatch: pytest.Mo
 
 def test_files_are_asked_for_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     resource = pytest.importorskip("resource")
-    from mien.service import running as module
+    from mien.service import server as module
 
     infinite = resource.RLIM_INFINITY
     asked: list[tuple[int, int]] = []
@@ -155,21 +155,21 @@ def test_files_are_asked_for_and_counted(monkeypatch: pytest.MonkeyPatch) -> Non
     ):
         asked.clear()
         monkeypatch.setattr(resource, "getrlimit", lambda _, limits=limits: limits)
-        assert module.room_for_connections(wanted) == expected
+        assert module.raise_file_limit(wanted) == expected
         assert asked == ([] if request is None else [request])
 
 
 def test_the_end_comes_in_time_whatever_happens(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mien.service import running as module
+    from mien.service import server as module
     from mien.service.app import create_app
 
     left: list[tuple[int, str]] = []
     monkeypatch.setattr(module, "STOP_SECONDS", 0.05)
-    monkeypatch.setattr(module, "leave_now", lambda *said: left.append(said))
+    monkeypatch.setattr(module, "exit_now", lambda *said: left.append(said))
     for number, code in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
         left.clear()
-        module.make_server(create_app(loader(tiny_model))).handle_exit(number, None)
+        module.make_server(create_app(loader(tiny_model)), 10).handle_exit(number, None)
         until(lambda: bool(left))
         assert left == [(code, "mien: ended before all requests in flight had an answer")]

@@ -5,8 +5,11 @@ import importlib.util
 import pytest
 
 from mien.core.errors import MissingExtra, UsageError
-from mien.service.extra import require_app
-from mien.service.limits import Limits, default_workers
+from mien.service import require_app
+
+pytest.importorskip("fastapi")
+
+from mien.service.service import Limits, default_workers
 
 
 def test_the_defaults_are_usable() -> None:

@@ -137,10 +137,10 @@ def test_openapi_describes_bodies_and_every_reply(service: Service) -> None:
 def test_there_is_a_type_for_every_format_that_is_decoded() -> None:
     from PIL import Image
 
-    from mien.service.reading import _OTHER_NAMES, IMAGE_TYPES
+    from mien.service.forms import IMAGE_TYPES, OTHER_IMAGE_TYPES
 
     Image.init()
-    taken = {*IMAGE_TYPES, *_OTHER_NAMES}
+    taken = {*IMAGE_TYPES, *OTHER_IMAGE_TYPES}
     assert {Image.MIME[name] for name in READABLE if name in Image.MIME} <= taken
 
 

@@ -22,6 +22,7 @@ from mien.cli.options import (
     whole,
 )
 from mien.cli.output import logs_as_notes, note
+from mien.cli.stopping import Terminated, terminable
 from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED
 
 if TYPE_CHECKING:
@@ -29,10 +30,9 @@ if TYPE_CHECKING:
 
     from mien.batch.inputs import RecognizerOptions
     from mien.inference.recognizer import Recognizer
-    from mien.service.limits import Limits
-    from mien.service.service import Service
+    from mien.service.service import Limits, Service
 
-_OWN_LOGS = tuple(f"mien.service.{name}" for name in ("front", "running", "service"))
+_OWN_LOGS = tuple(f"mien.service.{name}" for name in ("app", "server", "service"))
 _LINES_A_MINUTE = 20
 
 _EPILOG = """\
@@ -123,11 +123,9 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from mien.service.extra import require_app
+    from mien.service import require_app
 
     require_app("mien serve")
-    from mien.service.stopping import Terminated, terminable
-
     try:
         with terminable():
             _listen_and_serve(args)
@@ -137,8 +135,8 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _listen_and_serve(args: argparse.Namespace) -> None:
-    from mien.service.limits import Limits, default_workers
-    from mien.service.running import listen, room_for_connections, shown
+    from mien.service.server import host_and_port, listen, raise_file_limit
+    from mien.service.service import Limits, default_workers
 
     limits = Limits(
         max_bytes=args.max_bytes,
@@ -149,10 +147,10 @@ def _listen_and_serve(args: argparse.Namespace) -> None:
         analysis_seconds=args.analysis_timeout,
         max_connections=args.max_connections,
     )
-    limits = replace(limits, max_connections=room_for_connections(limits.max_connections))
+    limits = replace(limits, max_connections=raise_file_limit(limits.max_connections))
     options = recognizer_options(args)
     with listen(args.host, args.port) as port, _logs(args):
-        address = shown(args.host, port.getsockname()[1])
+        address = host_and_port(args.host, port.getsockname()[1])
         note(f"listening on http://{address} (Ctrl-C ends it)", quiet=args.quiet)
         if not _is_loopback(port):
             text = "others can reach this address, and there is no authentication"
@@ -165,9 +163,7 @@ def _serve(
 ) -> None:
     """Serve until a signal, which is raised anew, or until the model turns out not to load."""
     from mien.service.app import create_app
-    from mien.service.memory import give_memory_back
-    from mien.service.running import make_server
-    from mien.service.stopping import Terminated
+    from mien.service.server import make_server, return_freed_memory
 
     failures: list[Exception] = []
 
@@ -188,7 +184,7 @@ def _serve(
         on_request=_log_request if args.access_log else None,
     )
     server = make_server(app, limits.max_connections)
-    give_memory_back()
+    return_freed_memory()
     try:
         server.run(sockets=[port])
     except (KeyboardInterrupt, Terminated):
@@ -202,7 +198,7 @@ def _serve(
 
 def _end(service: Service, *, interrupted: bool, quiet: bool) -> NoReturn:
     """End as the signal says, which may have been ignored when the process began (``nohup``)."""
-    from mien.service.stopping import Terminated, leave_now
+    from mien.service.server import exit_now
 
     count = service.workers.unfinished
     if count:
@@ -210,7 +206,7 @@ def _end(service: Service, *, interrupted: bool, quiet: bool) -> NoReturn:
         if service.recognizer is not None:
             images = "1 image" if count == 1 else f"{count} images"
             line = f"mien: ended without {images} that took too long"
-        leave_now(EXIT_INTERRUPTED if interrupted else EXIT_DONE, line)
+        exit_now(EXIT_INTERRUPTED if interrupted else EXIT_DONE, line)
     raise KeyboardInterrupt if interrupted else Terminated
 
 

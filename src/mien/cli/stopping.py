@@ -103,3 +103,30 @@ def _end_after(seconds: float) -> None:
     """End the process, which has said why already."""
     time.sleep(seconds)
     os._exit(EXIT_INTERRUPTED)
+
+
+# ---------------------------------------------------------------- of the service
+
+
+class Terminated(BaseException):
+    """SIGTERM: somebody has asked the service to end, which is no failure."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Make SIGTERM raise `Terminated`; outside the main thread nothing can.
+
+    While the server runs it handles signals itself, ends what is in flight, and raises them anew.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def on_signal(*_: object) -> NoReturn:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, on_signal)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

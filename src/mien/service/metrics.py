@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mien.inference.recognizer import Recognizer
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-GONE = 499
+CLIENT_GONE = 499
 """The status that is counted where a client goes away before its answer; nobody is sent it."""
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)

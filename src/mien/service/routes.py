@@ -10,10 +10,8 @@ from starlette.responses import Response
 
 from mien import __version__
 from mien.service import schemas
-from mien.service.form import FIELD
+from mien.service.forms import FIELD, FORM_TYPE, IMAGE_TYPES
 from mien.service.metrics import CONTENT_TYPE
-from mien.service.reading import FORM_TYPE, IMAGE_TYPES
-from mien.service.refusal import json_bytes
 from mien.service.service import Service
 
 ANALYZE = "/v1/analyze"
@@ -27,7 +25,7 @@ PATHS: tuple[str, ...] = (
     "/openapi.json",
 )
 
-_REFUSALS = {
+_ERRORS = {
     400: "malformed: not the form it says it is, without an image, or empty",
     408: "the image did not arrive in time",
     413: "more bytes than the service takes",
@@ -63,7 +61,7 @@ def make_router(service: Service) -> APIRouter:
         methods=["POST"],
         summary="Find every face in an image and read its emotion",
         response_class=Response,
-        responses={200: _reply(schemas.Result, "what was found"), **_errors(*_REFUSALS)},
+        responses={200: _reply(schemas.Result, "what was found"), **_errors(*_ERRORS)},
         openapi_extra={"requestBody": _BODY},
         operation_id="analyze",
     )
@@ -74,7 +72,7 @@ def make_router(service: Service) -> APIRouter:
 def _analyze(service: Service) -> Any:
     async def analyze(request: Request) -> Response:
         """Give one image, get the object that `mien predict --format json` writes."""
-        result = await service.analyze(request)
+        result = await service.analyze_request(request)
         return _json(result.to_dict())
 
     return analyze
@@ -127,7 +125,7 @@ def _add_states(router: APIRouter, service: Service) -> None:
 
 
 def _json(content: object) -> Response:
-    return Response(json_bytes(content), media_type="application/json")
+    return Response(schemas.json_bytes(content), media_type="application/json")
 
 
 def _reply(model: type[Any], description: str) -> dict[str, Any]:
@@ -135,4 +133,4 @@ def _reply(model: type[Any], description: str) -> dict[str, Any]:
 
 
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    return {status: _reply(schemas.Error, _REFUSALS[status]) for status in statuses}
+    return {status: _reply(schemas.Error, _ERRORS[status]) for status in statuses}

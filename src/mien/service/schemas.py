@@ -1,17 +1,83 @@
-"""What replies hold, for the OpenAPI description alone.
+"""What replies hold: the one shape of errors, and the models of the OpenAPI description.
 
-Results are written by `mien.core.results.Result.to_dict`. The classes have the names that clients
-made from the description get.
+Results are written by `mien.core.results.Result.to_dict`. The models are for the description alone;
+clients generated from it get their names.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
 
+from mien.core.formats import json_text
 from mien.core.results import QUALITY_FLAGS, SCHEMA
-from mien.service.refusal import ERROR_SCHEMA
+
+ERROR_SCHEMA = "mien-error/1"
+"""Name and version of the JSON form of errors."""
+
+CODES: Mapping[int, str] = {
+    400: "malformed",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "too_slow",
+    413: "too_large",
+    415: "unsupported_type",
+    422: "undecodable",
+    431: "headers_too_large",
+    500: "internal",
+    503: "busy",
+}
+"""The code of each status; 422 has ``too_long``, 503 ``not_ready`` and ``stopping``, too."""
+
+RETRY_SECONDS = 1
+"""What ``Retry-After`` says with 503."""
+
+
+def json_bytes(content: object) -> bytes:
+    """Return a reply's body: one line of JSON, whatever characters a file's name has."""
+    return (json_text(content, indent=None) + "\n").encode("utf-8", "backslashreplace")
+
+
+class ApiError(Exception):
+    """A request that is answered with an error.
+
+    Attributes:
+        status: the HTTP status.
+        code: the error's name for programs.
+        message: one line: what happened, what was expected, how to mend it.
+        headers: of the reply, beside its content type.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Take the status and the line; the code is the status' own unless given."""
+        super().__init__(message)
+        self.status = status
+        self.code = code or CODES.get(status, "error")
+        self.message = " ".join(message.split())
+        self.headers = dict(headers or {})
+        if status == 503:
+            self.headers.setdefault("Retry-After", str(RETRY_SECONDS))
+
+    def body(self) -> bytes:
+        """Return the reply's JSON."""
+        return json_bytes({"schema": ERROR_SCHEMA, "code": self.code, "error": self.message})
+
+    def response(self) -> Response:
+        """Return the reply."""
+        return Response(self.body(), self.status, self.headers, "application/json")
+
+
+# ---------------------------------------------------------------- OpenAPI
 
 
 class _Reply(BaseModel):

@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
-from mien.core.errors import MienError, UnreadableImage
+from mien.core.errors import MienError, UnreadableImage, UsageError
+from mien.core.process import usable_cores
 from mien.core.results import Result
-from mien.service.form import Upload
-from mien.service.limits import Limits
+from mien.service.forms import MAX_BYTES, Upload, check_headers, read_upload
 from mien.service.metrics import Metrics
-from mien.service.reading import check_length, check_type, read_upload
-from mien.service.refusal import Refusal
+from mien.service.schemas import ApiError
 from mien.service.workers import TOO_LONG, WorkerPool
 
 if TYPE_CHECKING:
@@ -27,15 +27,61 @@ if TYPE_CHECKING:
 Load = Callable[[], "Recognizer"]
 """Makes the recognizer; called once, in a thread."""
 
-STOP_SECONDS = 0.5
-"""For so long threads are waited for at the end, when their clients have an answer or are gone."""
+_JOIN_SECONDS = 0.5
+"""How long threads are waited for at the end, when their clients have an answer or are gone."""
 
 _LOGGER = logging.getLogger(__name__)
-_WARM_UP_SIDE = 320
+_WARM_UP_SIZE = 320
+
+
+def default_workers() -> int:
+    """Return how many images are analyzed at a time by default: one per core, at most 4."""
+    return min(4, usable_cores())
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The service's limits.
+
+    Attributes:
+        max_bytes: of an image; no more is ever read of one.
+        max_pixels: an image that has more is not decoded: a small file can hold very many, and each
+            takes up to 30 bytes for a moment.
+        workers: images that are analyzed at the same time.
+        max_waiting: images that may be uploaded or wait beside those; one more is refused.
+        upload_seconds: a body has to arrive within this time.
+        analysis_seconds: an image that takes longer is abandoned.
+        max_connections: open at the same time; one more takes the place of the longest idle one.
+    """
+
+    max_bytes: int = 20_000_000
+    max_pixels: int = 50_000_000
+    workers: int = field(default_factory=default_workers)
+    max_waiting: int = 16
+    upload_seconds: float = 30.0
+    analysis_seconds: float = 60.0
+    max_connections: int = 1000
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        from mien.core.images import MAX_PIXELS
+
+        for what, value, low, high in (
+            ("bytes of an image", self.max_bytes, 1, MAX_BYTES),
+            ("pixels of an image", self.max_pixels, 1, MAX_PIXELS),
+            ("workers", self.workers, 1, 10_000),
+            ("waiting images", self.max_waiting, 0, 10_000),
+            ("connections", self.max_connections, 1, 100_000),
+        ):
+            if not low <= value <= high:
+                raise UsageError(f"expected {low:,} to {high:,} {what}, got {value:,}")
+        for seconds in (self.upload_seconds, self.analysis_seconds):
+            if not (math.isfinite(seconds) and seconds > 0):
+                raise UsageError(f"expected more than 0 seconds, got {seconds}")
 
 
 class Service:
-    """What the routes ask; it knows no route."""
+    """The recognizer with its workers; knows no routes."""
 
     def __init__(self, load: Load, limits: Limits, metrics: Metrics) -> None:
         """Take what makes the recognizer; `start` calls it."""
@@ -49,12 +95,12 @@ class Service:
     def start(
         self, on_ready: Callable[[Recognizer], None], on_failure: Callable[[Exception], None]
     ) -> None:
-        """Begin to load; one of the functions is called when that has come to an end."""
+        """Begin to load; calls one of the functions at the end of it."""
 
         async def loading() -> None:
             try:
-                recognizer = await self.workers.run_unhurried(functools.partial(_warm, self._load))
-            except Exception as error:  # whatever it is, who started the service is to know
+                recognizer = await self.workers.run_untimed(functools.partial(_warm, self._load))
+            except Exception as error:  # of any kind: whoever started the service handles it
                 on_failure(error)
                 return
             self.metrics.ready(recognizer)
@@ -67,53 +113,59 @@ class Service:
         """End: threads are waited for a moment, the loading of a model is not."""
         if self._loading is not None:
             self._loading.cancel()
-        seconds = 0.0 if self.recognizer is None else STOP_SECONDS
+        seconds = 0.0 if self.recognizer is None else _JOIN_SECONDS
         await asyncio.to_thread(self.workers.close, seconds)
 
     def ready(self) -> Recognizer:
-        """Return the recognizer.
-
-        Raises:
-            Refusal: if it is not there yet.
-        """
+        """Return the recognizer; raises ApiError if it is not loaded yet."""
         if self.recognizer is None:
-            raise Refusal(
+            raise ApiError(
                 503, "not ready: the model is being loaded; try again soon", code="not_ready"
             )
         return self.recognizer
 
-    async def analyze(self, request: Request) -> Result:
-        """Read the image that a request brings.
+    async def analyze_request(self, request: Request) -> Result:
+        """Analyze the image of a request.
 
         Raises:
-            Refusal: if there is no result.
+            ApiError: if there is no result.
             ClientDisconnect: if the client goes away.
         """
-        recognizer = self.ready()
-        content_type = check_type(request)
-        check_length(request, self.limits, content_type)
+        self.ready()
+        limits = self.limits
+        kind = check_headers(request, limits.max_bytes)
         with self.workers.place():
-            upload = await read_upload(request, self.limits, content_type)
-            job = functools.partial(self._timed, recognizer, upload)
-            result, seconds = await self._in_a_thread(job, request)
+            upload = await read_upload(
+                request, kind, max_bytes=limits.max_bytes, seconds=limits.upload_seconds
+            )
+            return await self.analyze(upload, functools.partial(_disconnected, request))
+
+    async def analyze(self, upload: Upload, gone: Callable[[], Awaitable[object]]) -> Result:
+        """Analyze an image in a worker; the caller holds a place of the pool.
+
+        Args:
+            upload: the image.
+            gone: returns when the client has gone away.
+
+        Raises:
+            ApiError: if there is no result.
+            ClientDisconnect: if the client goes away.
+        """
+        job = functools.partial(self._timed, self.ready(), upload)
+        try:
+            result, seconds = await self.workers.run(job, gone)
+        except ApiError as error:
+            if error.code == TOO_LONG:
+                limit, count = self.limits.analysis_seconds, self.workers.unfinished
+                _LOGGER.warning("gave up an image after %g s; %d are being read", limit, count)
+            raise
         self.metrics.analyzed(result, seconds)
         if result.status == "unreadable":
             # Bytes have no name: their errors begin with "image".
-            raise Refusal(422, f"the file {str(result.error).removeprefix('image ')}")
+            raise ApiError(422, f"the file {str(result.error).removeprefix('image ')}")
         if result.status == "error":
             raise MienError(result.error)
         return result
-
-    async def _in_a_thread(
-        self, job: Callable[[], tuple[Result, float]], request: Request
-    ) -> tuple[Result, float]:
-        try:
-            return await self.workers.run(job, functools.partial(_until_gone, request))
-        except Refusal as refusal:
-            if refusal.code == TOO_LONG:
-                seconds, count = self.limits.analysis_seconds, self.workers.unfinished
-                _LOGGER.warning("gave up an image after %g s; %d are being read", seconds, count)
-            raise
 
     def _timed(self, recognizer: Recognizer, upload: Upload) -> tuple[Result, float]:
         start = time.perf_counter()
@@ -124,7 +176,7 @@ class Service:
 
 
 def _check_pixels(content: bytes, most: int) -> None:
-    """Refuse an image that has too many; what is no image is told by its result."""
+    """Refuse an image that has too many; what is no image is reported by its result."""
     from mien.core.images import pixel_count
 
     try:
@@ -132,7 +184,7 @@ def _check_pixels(content: bytes, most: int) -> None:
     except UnreadableImage:
         return
     if count > most:
-        raise Refusal(
+        raise ApiError(
             422,
             f"the file has {count / 1e6:.1f} megapixels: expected at most {most / 1e6:g}; "
             "send a smaller one",
@@ -140,13 +192,13 @@ def _check_pixels(content: bytes, most: int) -> None:
 
 
 def _warm(load: Load) -> Recognizer:
-    """Load, and go all the way once: what is made at the first use is not made for a client."""
+    """Load the recognizer and use it once: what is allocated then is not for the first client."""
     import numpy as np
 
     from mien.core.faces import FACE_SIZE
 
     recognizer = load()
-    grey = np.full((_WARM_UP_SIDE, _WARM_UP_SIDE, 3), 127, np.uint8)
+    grey = np.full((_WARM_UP_SIZE, _WARM_UP_SIZE, 3), 127, np.uint8)
     result = recognizer.analyze_result(grey, color="rgb")
     if result.error is not None:
         raise MienError(f"the model or the detector failed at its first picture: {result.error}")
@@ -154,7 +206,7 @@ def _warm(load: Load) -> Recognizer:
     return recognizer
 
 
-async def _until_gone(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     """Return when the client has gone away; its body has been read before."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

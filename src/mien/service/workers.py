@@ -1,4 +1,4 @@
-"""Bounded pool of threads that analyze; answers 503 when full, and gives up what takes too long."""
+"""Bounded thread pool for the analysis; answers 503 when full, and abandons what takes too long."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect
 
-from mien.service.refusal import Refusal
+from mien.service.schemas import ApiError
 
 TOO_LONG = "too_long"
-"""The code of what is given up."""
+"""The code of the error for what is abandoned."""
 
 _T = TypeVar("_T")
 
@@ -25,9 +25,8 @@ _T = TypeVar("_T")
 class WorkerPool:
     """Threads, and places for who is served or waits; used from one event loop alone.
 
-    No thread can be made to stop. One whose image takes too long is left to it, and another takes
-    its place, but there are never more than twice as many as workers. All are daemons: the
-    interpreter's end waits for none.
+    A thread cannot be stopped. One whose image takes too long is abandoned and replaced, but there
+    are never more than twice as many as workers. All are daemons: the interpreter waits for none.
     """
 
     def __init__(self, workers: int, waiting: int, seconds: float) -> None:
@@ -36,7 +35,7 @@ class WorkerPool:
         Args:
             workers: threads.
             waiting: places beside theirs.
-            seconds: for so long a job may wait for a thread, and then for so long it may take.
+            seconds: how long a job may wait for a thread, and then how long it may take.
         """
         self._workers = workers
         self._places = workers + waiting
@@ -56,19 +55,15 @@ class WorkerPool:
 
     @property
     def unfinished(self) -> int:
-        """How many jobs are being done, those that were given up included."""
+        """How many jobs are running, abandoned ones included."""
         with self._lock:
             return len(self._running)
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Hold a place.
-
-        Raises:
-            Refusal: if all are taken.
-        """
+        """Hold a place; raises ApiError if all are taken."""
         if self._taken >= self._places:
-            raise Refusal(
+            raise ApiError(
                 503, f"busy: {self._places} images are being read or wait; try again in a moment"
             )
         self._taken += 1
@@ -80,46 +75,51 @@ class WorkerPool:
     async def run(self, work: Callable[[], _T], gone: Callable[[], Awaitable[object]]) -> _T:
         """Do a job in a thread.
 
-        Where the client goes away, a job that has not begun is dropped; one that has is waited for,
+        When the client goes away, a job that has not begun is dropped; one that has is waited for,
         so that its place is free no sooner than its thread.
 
         Args:
-            work: what is to be done.
+            work: the job.
             gone: returns when the client has gone away.
 
         Raises:
             ClientDisconnect: if the client has gone away.
-            Refusal: if no thread is free in time, or the job takes too long.
+            ApiError: if no thread is free in time, or the job takes too long.
         """
         job = self._submit(work)
-        watch = asyncio.ensure_future(gone())
+        disconnect = asyncio.ensure_future(gone())
         try:
             begun = asyncio.ensure_future(job.begun.wait())
             await asyncio.wait(
-                (begun, watch), timeout=self._seconds, return_when=asyncio.FIRST_COMPLETED
+                (begun, disconnect), timeout=self._seconds, return_when=asyncio.FIRST_COMPLETED
             )
             begun.cancel()
             if job.future.cancel():
-                if watch.done():
+                if disconnect.done():
                     raise ClientDisconnect
-                raise Refusal(503, "busy: no worker was free in time; try again in a moment")
+                raise ApiError(503, "busy: no worker was free in time; try again in a moment")
             done = asyncio.wrap_future(job.future)
             await asyncio.wait((done,), timeout=self._seconds)
-            if done.done() and not watch.done():
-                return done.result()  # type: ignore[no-any-return]
-            if done.done():
-                done.exception()  # nobody is left who wants to know
+            if not done.done():
+                self._abandon(job)
+                done.cancel()
+                raise ApiError(
+                    422,
+                    f"the image takes too long: expected {self._seconds:g} seconds at most; send a "
+                    "smaller one",
+                    code=TOO_LONG,
+                )
+            if disconnect.done():
+                done.exception()  # retrieved, so that asyncio does not log it
                 raise ClientDisconnect
-            self._give_up(job)
-            done.cancel()
-            raise _too_long(self._seconds)
+            return done.result()  # type: ignore[no-any-return]
         except asyncio.CancelledError:
             job.future.cancel()
             raise
         finally:
-            watch.cancel()
+            disconnect.cancel()
 
-    async def run_unhurried(self, work: Callable[[], _T]) -> _T:
+    async def run_untimed(self, work: Callable[[], _T]) -> _T:
         """Do a job of the service's own in a thread, however long it takes."""
         return await asyncio.wrap_future(self._submit(work).future)
 
@@ -147,8 +147,8 @@ class WorkerPool:
         thread.start()
         self._threads.append(thread)
 
-    def _give_up(self, job: _Job) -> None:
-        """Have another thread instead of the one that does this job."""
+    def _abandon(self, job: _Job) -> None:
+        """Replace the thread that does this job."""
         with self._lock:
             replaced = sum(each.replaced for each in self._running)
             job.replaced = job in self._running and replaced < self._workers
@@ -156,7 +156,7 @@ class WorkerPool:
             self._start_thread()
 
     def _work(self) -> None:
-        """Do jobs until there is none any more, or another thread does them instead."""
+        """Do jobs until there are no more, or another thread does them instead."""
         while (job := self._jobs.get()) is not None:
             if not job.future.set_running_or_notify_cancel():
                 continue
@@ -185,7 +185,7 @@ class _Job:
         self._tell(self.begun.set)
         try:
             result = self._work()
-        except BaseException as error:  # whatever it is, who waits is to know
+        except BaseException as error:  # raised where the result is awaited
             self._tell(self.future.set_exception, error)
         else:
             self._tell(self.future.set_result, result)
@@ -193,11 +193,3 @@ class _Job:
     def _tell(self, function: Callable[..., object], *arguments: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
             self._loop.call_soon_threadsafe(function, *arguments)
-
-
-def _too_long(seconds: float) -> Refusal:
-    return Refusal(
-        422,
-        f"the image takes too long: expected {seconds:g} seconds at most; send a smaller one",
-        code=TOO_LONG,
-    )

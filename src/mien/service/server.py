@@ -1,29 +1,40 @@
-"""A service on a port, until it is told to end."""
+"""The server on a port: connections within bounds, and an end in time, whatever threads do."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import logging
+import os
+import signal
 import socket
+import sys
 import threading
 from types import FrameType
+from typing import NoReturn
 
 import uvicorn
 from fastapi import FastAPI
 
-from mien.core.errors import UsageError
-from mien.service.limits import Limits
+from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 from mien.service.protocol import Protocol
-from mien.service.stopping import STOP_SECONDS, exit_code, leave_now
 
 GRACE_SECONDS = 8
-"""For so long requests that are in flight are waited for when the service ends."""
+"""How long requests in flight are waited for when the service ends."""
+
+STOP_SECONDS = 10.0
+"""So long after a signal the process has ended."""
 
 _LOGGER = logging.getLogger(__name__)
-_LAST_WORDS_SECONDS = 0.1
+_LAST_ANSWERS_SECONDS = 0.1
 _BACKLOG = 1024
-# Files of the process beside its connections: the interpreter's, the model's, those of /metrics.
+# Open files of the process beside its connections: the interpreter's, the model's, /metrics'.
 _OTHER_FILES = 40
+
+# mallopt's parameters in glibc's malloc.h, and their values here.
+_M_TRIM_THRESHOLD, _KEPT_BYTES = -1, 8 << 20
+_M_MMAP_THRESHOLD, _BLOCK_BYTES = -3, 4 << 20
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -46,43 +57,85 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, UnicodeError) as error:
         reason = (getattr(error, "strerror", None) or str(error)).lower()
         raise UsageError(
-            f"cannot listen on {shown(host, port)}: {reason}; choose another --host or --port "
-            "(--port 0: any that is free)"
+            f"cannot listen on {host_and_port(host, port)}: {reason}; choose another --host or "
+            "--port (--port 0: any that is free)"
         ) from error
 
 
-def shown(host: str, port: int) -> str:
-    """Return host and port as addresses have them."""
+def host_and_port(host: str, port: int) -> str:
+    """Return host and port as URLs have them."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def room_for_connections(wanted: int) -> int:
-    """Let the process have so many connections, where the system lets it.
+def raise_file_limit(connections: int) -> int:
+    """Raise the soft limit on open files for so many connections, where the system allows it.
 
     Returns:
-        How many there may be; at least 1.
+        How many connections there may be; at least 1.
     """
     try:
         import resource
     except ImportError:  # Windows has no such limit
-        return wanted
+        return connections
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + _OTHER_FILES
+    needed = connections + _OTHER_FILES
     if soft == resource.RLIM_INFINITY or soft >= needed:
-        return wanted
+        return connections
     possible = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
     return max(1, possible - _OTHER_FILES)
 
 
-class Server(uvicorn.Server):
-    """uvicorn's server, which never has more connections than it may, and ends in time.
+def return_freed_memory() -> None:
+    """Have glibc map large blocks by themselves, so that they return to the system when freed.
 
-    asyncio's own way to accept takes all that come, and once there is no file left for one writes
-    thousands of lines a second.
+    By default it raises that size up to 32 MB; Pillow's blocks of 16 MB then stay in the heap of
+    the thread that decoded: over a gigabyte after one image of 49 megapixels. Ordinary photos take
+    no longer (`docs/serve.md`). Other C libraries are left as they are.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _BLOCK_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def exit_now(code: int, line: str) -> NoReturn:
+    """End the process at once, with a line on stderr if there is one.
+
+    A thread inside a decoder cannot be stopped, and libraries that clean up around it may crash.
+    """
+    with contextlib.suppress(OSError, ValueError):  # nobody reads stderr any more
+        print(line, end="\n" if line else "", file=sys.stderr, flush=True)
+    os._exit(code)
+
+
+def make_server(app: FastAPI, max_connections: int) -> Server:
+    """Return a server that says nothing of itself, to clients and on stderr."""
+    config = uvicorn.Config(
+        app,
+        http=Protocol,
+        ws="none",
+        loop="asyncio",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=1,  # for what `Server` has left, which is nothing
+    )
+    return Server(config, max_connections)
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server with bounded connections and a bounded end.
+
+    asyncio's own way to accept takes all connections, and once there is no file descriptor left
+    logs thousands of lines a second.
 
     Attributes:
-        ended_by: the signal that the server was ended by, or None.
+        ended_by: the signal that ended the server, or None.
     """
 
     def __init__(self, config: uvicorn.Config, max_connections: int) -> None:
@@ -90,7 +143,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._max_connections = max_connections
         self._accepting: list[asyncio.Task[None]] = []
-        self._end: threading.Timer | None = None
+        self._deadline: threading.Timer | None = None
         self.ended_by: int | None = None
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
@@ -98,8 +151,8 @@ class Server(uvicorn.Server):
         try:
             super().run(sockets)
         finally:
-            if self._end is not None:
-                self._end.cancel()
+            if self._deadline is not None:
+                self._deadline.cancel()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """See `uvicorn.Server`."""
@@ -114,11 +167,22 @@ class Server(uvicorn.Server):
             task.cancel()
         for port in sockets or []:
             port.close()
-        await self._finish(asyncio.get_running_loop().time() + GRACE_SECONDS)
+        await self._finish_requests(asyncio.get_running_loop().time() + GRACE_SECONDS)
         await super().shutdown()
 
-    async def _finish(self, until: float) -> None:
-        """Let requests in flight have their answers; those that take longer are told that."""
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """See `uvicorn.Server`; the process ends in time whatever happens then."""
+        if self.ended_by is None:
+            self.ended_by = sig
+            code = EXIT_INTERRUPTED if sig == signal.SIGINT else EXIT_DONE
+            line = "mien: ended before all requests in flight had an answer"
+            self._deadline = threading.Timer(STOP_SECONDS, exit_now, (code, line))
+            self._deadline.daemon = True
+            self._deadline.start()
+        super().handle_exit(sig, frame)
+
+    async def _finish_requests(self, until: float) -> None:
+        """Wait for the answers to requests in flight; cancel those that take longer."""
         loop, state = asyncio.get_running_loop(), self.server_state
         for connection in list(state.connections):
             connection.shutdown()
@@ -128,21 +192,11 @@ class Server(uvicorn.Server):
         for task in late:
             task.cancel()
         if late:
-            await asyncio.wait(late, timeout=_LAST_WORDS_SECONDS)
-            await asyncio.sleep(_LAST_WORDS_SECONDS)  # for what they wrote to be sent
+            await asyncio.wait(late, timeout=_LAST_ANSWERS_SECONDS)
+            await asyncio.sleep(_LAST_ANSWERS_SECONDS)  # for what they wrote to be sent
         for connection in list(state.connections):
             if isinstance(connection, Protocol):
                 connection.drop()
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """See `uvicorn.Server`; whatever happens then, the process ends in time."""
-        if self._end is None:
-            self.ended_by = sig
-            what = (exit_code(sig), "mien: ended before all requests in flight had an answer")
-            self._end = threading.Timer(STOP_SECONDS, leave_now, what)
-            self._end.daemon = True
-            self._end.start()
-        super().handle_exit(sig, frame)
 
     async def _accept(self, port: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -159,7 +213,7 @@ class Server(uvicorn.Server):
             await loop.connect_accepted_socket(self._protocol, connection)
 
     async def _make_room(self) -> None:
-        """Wait until there may be another connection, for which the longest idle one has to go."""
+        """Wait until there may be another connection; drop the longest idle one for it."""
         connections = self.server_state.connections
         while len(connections) >= self._max_connections:
             idle = [each for each in connections if isinstance(each, Protocol) and each.idle]
@@ -171,20 +225,3 @@ class Server(uvicorn.Server):
         return Protocol(
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
-
-
-def make_server(app: FastAPI, max_connections: int = Limits.max_connections) -> Server:
-    """Return a server that says nothing of itself, to clients and on stderr."""
-    config = uvicorn.Config(
-        app,
-        http=Protocol,
-        ws="none",
-        loop="asyncio",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-        timeout_graceful_shutdown=1,  # for what `Server` has left, which is nothing
-    )
-    return Server(config, max_connections)
