@@ -212,7 +212,7 @@ def test_a_manifest_of_before_has_one_temperature_no_bias_and_float32(folder: Pa
         del content[key]
     path.write_text(json.dumps(content))
     manifest = load_manifest(folder)
-    assert (manifest.softening, manifest.augmented) == (Temperature(1.25), None)
+    assert (manifest.calibration, manifest.augmented) == (Temperature(1.25), None)
     assert (manifest.bias, manifest.precision) == ({}, "float32")
 
 
@@ -226,7 +226,7 @@ def test_temperatures_bias_and_precision_are_read_as_they_were_written(folder: P
     )
     write_manifest(folder, written)
     assert load_manifest(folder) == written
-    assert written.softening == Temperature(1.25, 0.3)
+    assert written.calibration == Temperature(1.25, 0.3)
 
 
 @pytest.mark.parametrize(

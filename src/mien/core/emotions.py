@@ -9,20 +9,10 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
-from mien.core.errors import UsageError
-
 EMOTIONS: tuple[str, ...] = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 """Alphabetical, as the data set's folders are; index into this tuple is a label everywhere."""
 
-FER2013_CSV_ORDER: tuple[str, ...] = (
-    "angry",
-    "disgust",
-    "fear",
-    "happy",
-    "sad",
-    "surprise",
-    "neutral",
-)
+FER2013_CSV_ORDER = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 """Order of the integer codes in the challenge's ``fer2013.csv``."""
 
 EMOTION_COLORS: dict[str, str] = {
@@ -79,23 +69,3 @@ def match_label(name: str, labels: Sequence[str]) -> str | None:
 def plain_label(name: str) -> str:
     """Return what all spellings of a word have in common: accents, capitals and blanks aside."""
     return unicodedata.normalize("NFC", name).strip().casefold()
-
-
-def parse_emotion(name: str) -> str:
-    """Return the emotion that ``name`` means.
-
-    Args:
-        name: one of `EMOTIONS` or a synonym ("anger", "Happiness", "fearful", ...).
-
-    Raises:
-        UsageError: if the name means none of the seven.
-    """
-    emotion = find_emotion(name)
-    if emotion is None:
-        raise UsageError(f"unknown emotion {name!r}: expected one of {', '.join(EMOTIONS)}")
-    return emotion
-
-
-def emotion_index(name: str) -> int:
-    """Return the label (0-6) of an emotion's name or synonym; raises as `parse_emotion`."""
-    return EMOTIONS.index(parse_emotion(name))

@@ -159,11 +159,10 @@ LOCK_NAME = "mien.lock"
 """The file that marks a folder as mien's, and that is locked; it is the first to come in."""
 
 _MARK = b"a folder of mien's, which removes its own files from it\n"
-_LOCKED_BYTE = 1 << 20  # past the mark: Windows keeps others from reading what is locked
 
 
 def claim_folder(folder: Path) -> IO[bytes]:
-    """Create a folder, or take up one that was made here, and lock it for this process.
+    """Create a folder, or take up one that mien created, and lock it for this process.
 
     Returns:
         Its lock file, locked until it is closed or the process ends, however.
@@ -173,33 +172,40 @@ def claim_folder(folder: Path) -> IO[bytes]:
         OutputError: if it cannot be made.
     """
     lock_path = folder / LOCK_NAME
+    foreign = UsageError(
+        f"{folder} is there and not a folder of mien's: move it away, or give another --output"
+    )
     try:
         if folder.is_symlink() or lock_path.is_symlink():
-            raise _foreign(folder)
+            raise foreign
         folder.mkdir(parents=True, exist_ok=True)
         if not lock_path.exists() and any(folder.iterdir()):
-            raise _foreign(folder)
-        # Neither what a link leads to nor a pipe, which would block, is opened.
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-        file = os.fdopen(os.open(lock_path, flags | _BINARY, 0o666), "r+b")
+            raise foreign
+        lock_path.touch()
+        file = lock_path.open("r+b")
     except FileExistsError as error:
-        raise _foreign(folder) from error
+        raise foreign from error
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error.strerror}") from error
     try:
-        _check_mark(file, folder)
+        mark = file.read(len(_MARK) + 1)
+        if not mark:  # it is new, or a kill left it empty
+            file.write(_MARK)
+            file.flush()
+        elif mark != _MARK:
+            raise foreign
         _lock_folder(file)
         # Whoever had it a moment ago may have removed it, and another may have made it anew.
         if not _is_same(file.fileno(), lock_path):
-            raise OSError
+            raise BlockingIOError
+    except UsageError:
+        file.close()
+        raise
     except OSError as error:
         file.close()
         raise UsageError(
             f"another process is writing {folder}: let it end, or give another --output"
         ) from error
-    except UsageError:
-        file.close()
-        raise
     return file
 
 
@@ -213,33 +219,15 @@ def release_folder(folder: Path, lock: IO[bytes]) -> None:
             folder.rmdir()
 
 
-def _check_mark(file: IO[bytes], folder: Path) -> None:
-    """Make sure that the lock file is mien's; one that a kill left empty is marked."""
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        raise _foreign(folder)
-    found = file.read(len(_MARK) + 1)
-    if not found:
-        file.write(_MARK)
-        file.flush()
-    elif found != _MARK:
-        raise _foreign(folder)
-
-
 def _lock_folder(file: IO[bytes]) -> None:
     """Lock a folder's file; raises OSError if another process has it."""
     if sys.platform == "win32":
         import msvcrt
 
-        file.seek(_LOCKED_BYTE)
+        file.seek(1 << 20)  # past the mark: Windows keeps others from reading what is locked
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     else:
         _lock(file.fileno())
-
-
-def _foreign(folder: Path) -> UsageError:
-    return UsageError(
-        f"{folder} is there and not a folder of mien's: move it away, or give another --output"
-    )
 
 
 # ---------------------------------------------------------------- the cache folder
@@ -301,7 +289,7 @@ def keep_together() -> None:
 # ---------------------------------------------------------------- pinned files
 @dataclass(frozen=True)
 class PinnedFile:
-    """A file that may be downloaded: where from, and what it must be."""
+    """A file that may be downloaded into the cache folder, and the hash that it must have."""
 
     name: str
     url: str
@@ -310,11 +298,11 @@ class PinnedFile:
 
     @property
     def path(self) -> Path:
-        """Return where it lies in the cache, whether or not it is there; raises OutputError."""
+        """Its place in the cache, whether or not it is there; raises OutputError."""
         return cache_folder() / self.name
 
     def is_cached(self) -> bool:
-        """Say whether it is there to be read; no cache, or one that is another user's, has none."""
+        """Say whether it is there to be read; False where the cache cannot be looked into."""
         try:
             path = self.path
         except OutputError:
@@ -344,14 +332,11 @@ def verified(file: PinnedFile, path: Path) -> bytes:
 
 
 def fetch(file: PinnedFile, *, offline: bool = False) -> Path:
-    """Return a pinned file's place in the cache, downloading it if it is not there yet.
-
-    Args:
-        file: what to fetch.
-        offline: never use the network.
+    """Return a pinned file's path in the cache, downloading it unless it is there.
 
     Raises:
-        ModelError: if it is not there and cannot be downloaded, or what was downloaded is not it.
+        ModelError: if it is not there and cannot be downloaded (or ``offline`` forbids it), or what
+            was downloaded is not it.
         OutputError: if it cannot be written into the cache.
     """
     path = file.path
@@ -368,7 +353,7 @@ def fetch(file: PinnedFile, *, offline: bool = False) -> Path:
         raise ModelError(f"{file.name} is not in the cache and this is offline: {by_hand}")
     if trouble:
         raise OutputError(f"{file.name} cannot be kept, {trouble}: {CACHE_HINT}")
-    content = _download(file, by_hand)
+    content = _downloaded(file, by_hand)
     found = hashlib.sha256(content).hexdigest()
     if found != file.sha256:
         raise ModelError(
@@ -379,8 +364,9 @@ def fetch(file: PinnedFile, *, offline: bool = False) -> Path:
     return path
 
 
-def _download(file: PinnedFile, by_hand: str) -> bytes:
-    # Imported here: it brings the whole of http and ssl with it.
+def _downloaded(file: PinnedFile, by_hand: str) -> bytes:
+    # Imported here: they bring the whole of http and ssl with them. urllib uses the proxies of the
+    # environment, which may be the only way out.
     from http.client import HTTPException
     from urllib.request import Request, urlopen
 

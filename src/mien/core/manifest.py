@@ -1,7 +1,6 @@
-"""The manifest that travels with a model's weights.
+"""The manifest of a model: a folder is ``manifest.json`` and the ONNX file that it names.
 
-A model is a folder with ``manifest.json`` and the ONNX file it names. Inference reads nothing else:
-labels, input contract, temperature, thresholds and hash are all in the manifest.
+Inference reads nothing else: labels, input contract, calibration, thresholds and hash are in it.
 """
 
 from __future__ import annotations
@@ -41,6 +40,9 @@ INPUT_CONTRACT: Mapping[str, Any] = {
 OUTPUT_CONTRACT: Mapping[str, str] = {"logits": "logits", "features": "features"}
 """What every model gives: logits (N, classes), and its last feature map (N, h, w, C)."""
 
+PEOPLE_OUTPUTS: Mapping[str, str] = {"logits": "people_logits", "features": "people_features"}
+"""The outputs of the reading "people" in a network that has another reading, too."""
+
 
 @dataclass(frozen=True)
 class ModelFile:
@@ -52,30 +54,25 @@ class ModelFile:
 
     @classmethod
     def of(cls, path: Path) -> ModelFile:
-        """Describe a file that exists."""
+        """Describe a file that exists; raises OSError if it does not."""
         return cls(path.name, sha256_of(path), path.stat().st_size)
-
-
-PEOPLE_OUTPUTS: Mapping[str, str] = {"logits": "people_logits", "features": "people_features"}
-"""The outputs of the people's reading in a network that has another one, too."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How one set of labels is read from a network, and where that came from.
+    """How scores for one set of labels are computed from the network's outputs.
 
     Attributes:
-        outputs: the names of its logits and of their last feature map among the network's outputs.
-        temperature: what the logits are divided by before the softmax, so that scores are
-            calibrated.
-        entropy_exponent: how much smaller that is for surer faces (see `mien.core.calibration`); 0:
-            it is the same for all.
-        augmented: the same for the mean over test-time views; None: each view has `temperature`.
-        bias: what is added to a class's logit before all else; 0 where a class is missing.
-        thresholds: a class's confidence below which a reading is called uncertain; 0 where a class
-            is missing.
-        data: what it was trained on; metrics: how good it is; config: how it was trained. Free
-            dictionaries that JSON can hold.
+        outputs: names of its logits and of their last feature map among the network's outputs.
+        temperature: the logits' divisor before the softmax, see `mien.core.calibration`.
+        entropy_exponent: the same; 0: one temperature for all faces.
+        augmented: calibration of the mean over test-time views; None: each view has `calibration`.
+        bias: added to a class's logit before all else; 0 where a class is missing.
+        thresholds: the confidence below which a face of this class is called uncertain; 0 where a
+            class is missing.
+        data: what it was trained on. Like the next two, a free dictionary that JSON can hold.
+        metrics: how good it is.
+        config: how it was trained.
     """
 
     outputs: Mapping[str, str] = field(default_factory=lambda: dict(OUTPUT_CONTRACT))
@@ -102,12 +99,12 @@ class Reading:
                 raise ModelError(f"expected a threshold from 0 to 1, got {threshold!r} for {label}")
 
     def threshold(self, label: str) -> float:
-        """Return the confidence below which a reading of this class is uncertain."""
+        """Return the confidence below which a face of this class is uncertain."""
         return self.thresholds.get(label, 0.0)
 
     @property
-    def softening(self) -> Temperature:
-        """Return how the logits of a face become probabilities."""
+    def calibration(self) -> Temperature:
+        """How the logits of a face become probabilities."""
         return Temperature(self.temperature, self.entropy_exponent)
 
     def calibration_dict(self) -> dict[str, Any]:
@@ -135,7 +132,7 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest(Reading):
-    """What is known of a model; a `Reading` itself, of the labels that it is read by.
+    """What is known of a model; itself the `Reading` in use.
 
     Attributes:
         name: the model's, as ``mien-b0``.
@@ -143,11 +140,11 @@ class Manifest(Reading):
         created: date or time of export, ISO 8601.
         file: the ONNX file.
         labels: the classes in the order of the logits.
-        reading: whose labels it is read by, one of `READINGS`; unless given, "fer2013" for the
+        reading: the name of the reading in use, one of `READINGS`; unless given, "fer2013" for the
             seven emotions and "own" for other classes.
-        others: what else its network can be read by, by name.
-        precision: of the network's arithmetic, "float32" or "int8".
-        versions: what it was trained with.
+        others: the network's other readings, by name.
+        precision: of the network's arithmetic, one of `PRECISIONS`.
+        versions: of the packages it was trained with.
     """
 
     name: str
@@ -192,15 +189,15 @@ class Manifest(Reading):
 
     @property
     def readings(self) -> tuple[str, ...]:
-        """Whose labels the model can be read by; that which it is read by comes first."""
+        """The names of all readings, the one in use first."""
         return (self.reading, *self.others)
 
     def read_by(self, reading: str | None) -> Manifest:
-        """Return the manifest of the same model, read by other labels.
+        """Return the manifest of the same model with another reading in use.
 
         Args:
-            reading: whose, one of `readings`; None is "people" where the model has that, else the
-                one there is.
+            reading: one of `readings`; None is "people" where the model has that, else the one in
+                use.
 
         Raises:
             ModelError: if the model has no such reading.
@@ -214,9 +211,9 @@ class Manifest(Reading):
                 f"the model {self.name} {self.version} has no labels {reading!r:.60}: "
                 f"expected {' or '.join(self.readings)}"
             )
-        others = {self.reading: _reading_of(self), **self.others}
-        chosen = others.pop(reading)
-        return dataclasses.replace(self, reading=reading, others=others, **_parts_of(chosen))
+        others = {self.reading: Reading(**_fields_of(self)), **self.others}
+        chosen = _fields_of(others.pop(reading))
+        return dataclasses.replace(self, reading=reading, others=others, **chosen)
 
     @property
     def info(self) -> ModelInfo:
@@ -226,7 +223,7 @@ class Manifest(Reading):
     def to_dict(self) -> dict[str, Any]:
         """Return the manifest as ``manifest.json`` has it.
 
-        The reading with the outputs that every model has stands at the top, where programs look
+        The reading with the outputs of `OUTPUT_CONTRACT` stands at the top, where programs look
         that know of one alone.
         """
         first = [name for name, each in self.others.items() if each.outputs == OUTPUT_CONTRACT]
@@ -256,12 +253,8 @@ class Manifest(Reading):
         }
 
 
-def _parts_of(reading: Reading) -> dict[str, Any]:
+def _fields_of(reading: Reading) -> dict[str, Any]:
     return {each.name: getattr(reading, each.name) for each in dataclasses.fields(Reading)}
-
-
-def _reading_of(manifest: Manifest) -> Reading:
-    return Reading(**_parts_of(manifest))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Path:
@@ -375,17 +368,17 @@ def _parse(content: object) -> Manifest:
         labels=tuple(_typed(label, "a label", str) for label in labels),
         reading=_typed(fields.get("reading", ""), "reading", str),
         others={
-            name: Reading(**_reading_parts(_typed(other, f"readings.{name:.60}", dict)))
+            name: Reading(**_reading_fields(_typed(other, f"readings.{name:.60}", dict)))
             for name, other in others.items()
         },
         precision=_typed(fields.get("precision", "float32"), "precision", str),
         versions=_typed(fields.get("versions", {}), "versions", dict),
-        **_reading_parts(fields),
+        **_reading_fields(fields),
     )
 
 
-def _reading_parts(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the fields of one reading and return them as `Reading` takes them."""
+def _reading_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Check the JSON of one reading and return the fields of `Reading`."""
     outputs = _typed(fields.get("outputs"), "outputs", dict)
     if outputs not in (OUTPUT_CONTRACT, PEOPLE_OUTPUTS):
         raise ModelError(f"expected outputs {dict(PEOPLE_OUTPUTS)}, got {outputs!r:.200}")
@@ -393,27 +386,22 @@ def _reading_parts(fields: Mapping[str, Any]) -> dict[str, Any]:
         "outputs": outputs,
         "temperature": _number(fields.get("temperature"), "temperature"),
         "entropy_exponent": _number(fields.get("entropy_exponent", 0.0), "entropy_exponent"),
-        "augmented": _augmented(fields.get("augmented")),
+        "augmented": None,
     }
+    if fields.get("augmented") is not None:
+        augmented = _typed(fields["augmented"], "augmented", dict)
+        base = _number(augmented.get("temperature"), "augmented.temperature")
+        exponent = _number(augmented.get("entropy_exponent", 0.0), "augmented.entropy_exponent")
+        try:
+            parts["augmented"] = Temperature(base, exponent)
+        except ValueError as error:
+            raise ModelError(f"augmented: {error}") from error
     for key in ("bias", "thresholds"):
         values = _typed(fields.get(key, {}), key, dict)
         parts[key] = {label: _number(value, f"{key}.{label}") for label, value in values.items()}
     for key in ("data", "metrics", "config"):
         parts[key] = _typed(fields.get(key, {}), key, dict)
     return parts
-
-
-def _augmented(content: object) -> Temperature | None:
-    if content is None:
-        return None
-    fields = _typed(content, "augmented", dict)
-    try:
-        return Temperature(
-            _number(fields.get("temperature"), "augmented.temperature"),
-            _number(fields.get("entropy_exponent", 0.0), "augmented.entropy_exponent"),
-        )
-    except ValueError as error:
-        raise ModelError(f"augmented: {error}") from error
 
 
 def _typed(value: object, what: str, kind: type[Any]) -> Any:

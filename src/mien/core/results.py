@@ -27,16 +27,7 @@ SCORE_DIGITS = 6
 """Decimals of scores, confidences and blur in JSON and tables."""
 
 
-def _whole(what: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise UsageError(f"expected {what} as a whole number of {least} or more, got {value!r}")
-
-
-def _share(what: str, value: object) -> None:
-    if not isinstance(value, float | int) or isinstance(value, bool) or not 0.0 <= value <= 1.0:
-        raise UsageError(f"expected {what} as a number from 0 to 1, got {value!r}")
-
-
+# ---------------------------------------------------------------- results and their JSON
 @dataclass(frozen=True)
 class Box:
     """A rectangle in pixels of the upright image: top-left corner, width and height."""
@@ -126,7 +117,7 @@ class Smoothed:
 
     def __post_init__(self) -> None:
         """Check the ranges, and that emotion, confidence and scores agree."""
-        _emotion_of_scores(self.emotion, self.confidence, self.scores)
+        _check_scores(self.emotion, self.confidence, self.scores)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the smoothed scores as JSON has them."""
@@ -135,28 +126,6 @@ class Smoothed:
             "confidence": round(float(self.confidence), SCORE_DIGITS),
             "scores": _rounded(self.scores),
         }
-
-
-def _emotion_of_scores(emotion: str, confidence: float, scores: Mapping[str, float]) -> None:
-    """Check that scores are probabilities, and emotion and confidence those of the likeliest."""
-    for name, score in scores.items():
-        _share(f"score of {name}", score)
-    total = math.fsum(scores.values())
-    if abs(total - 1.0) > 1e-3:
-        raise UsageError(f"expected scores that sum to 1, got {total:.4f}")
-    if emotion not in scores:
-        raise UsageError(f"expected an emotion out of {', '.join(scores)}, got {emotion!r}")
-    if confidence != scores[emotion]:
-        raise UsageError(
-            f"expected the confidence to be the score of {emotion} "
-            f"({scores[emotion]}), got {confidence}"
-        )
-    if confidence < max(scores.values()):
-        raise UsageError(f"expected the likeliest emotion, got {emotion}")
-
-
-def _rounded(scores: Mapping[str, float]) -> dict[str, float]:
-    return {name: round(float(score), SCORE_DIGITS) for name, score in scores.items()}
 
 
 @dataclass(frozen=True)
@@ -198,7 +167,7 @@ class Face:
         if self.track_id is not None:
             _whole("track_id", self.track_id, 0)
         _share("face_confidence", self.face_confidence)
-        _emotion_of_scores(self.emotion, self.confidence, self.scores)
+        _check_scores(self.emotion, self.confidence, self.scores)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the face as JSON has it; ``smoothed`` is there only in a video."""
@@ -312,27 +281,47 @@ class Result:
         return result
 
 
+def _whole(what: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UsageError(f"expected {what} as a whole number of {least} or more, got {value!r}")
+
+
+def _share(what: str, value: object) -> None:
+    if not isinstance(value, float | int) or isinstance(value, bool) or not 0.0 <= value <= 1.0:
+        raise UsageError(f"expected {what} as a number from 0 to 1, got {value!r}")
+
+
+def _check_scores(emotion: str, confidence: float, scores: Mapping[str, float]) -> None:
+    """Check that scores are probabilities, and emotion and confidence those of the likeliest."""
+    for name, score in scores.items():
+        _share(f"score of {name}", score)
+    total = math.fsum(scores.values())
+    if abs(total - 1.0) > 1e-3:
+        raise UsageError(f"expected scores that sum to 1, got {total:.4f}")
+    if emotion not in scores:
+        raise UsageError(f"expected an emotion out of {', '.join(scores)}, got {emotion!r}")
+    if confidence != scores[emotion]:
+        raise UsageError(
+            f"expected the confidence to be the score of {emotion} "
+            f"({scores[emotion]}), got {confidence}"
+        )
+    if confidence < max(scores.values()):
+        raise UsageError(f"expected the likeliest emotion, got {emotion}")
+
+
+def _rounded(scores: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(float(score), SCORE_DIGITS) for name, score in scores.items()}
+
+
 # ---------------------------------------------------------------- tables
 _FACE_COLUMNS: tuple[str, ...] = (
-    "source",
-    "frame",
-    "time_s",
-    "face_id",
-    "track_id",
-    "status",
-    "x",
-    "y",
-    "w",
-    "h",
-    "face_confidence",
-    "emotion",
-    "confidence",
-    "uncertain",
+    *("source", "frame", "time_s", "face_id", "track_id", "status"),
+    *("x", "y", "w", "h", "face_confidence"),
+    *("emotion", "confidence", "uncertain"),
 )
 
 TABLE_COLUMNS: tuple[str, ...] = (*_FACE_COLUMNS, *EMOTIONS)
 """Columns of a table of results (CSV, Parquet): one row a face, one row where there is none."""
-
 
 _SMOOTHED = "smoothed_"
 _RESERVED: tuple[str, ...] = (
@@ -346,9 +335,9 @@ _RESERVED: tuple[str, ...] = (
 def score_columns(labels: Sequence[str]) -> dict[str, str]:
     """Return the column of each label's score: its own name, or ``score_`` and the name.
 
-    The prefix is for names that are, or come too close to, another column's: they would be the same
-    but for case, blanks around them or the form of their characters, as which data bases take
-    column names; and for those that begin as the columns of smoothed scores do.
+    The prefix is for names that differ from another column's by case, blanks around them or the
+    form of their characters alone, which data bases take for the same, and for those that begin as
+    the columns of smoothed scores do.
 
     Example:
         >>> score_columns(("calm", "Status"))
@@ -372,11 +361,8 @@ def table_columns(labels: Sequence[str] = EMOTIONS, *, smoothed: bool = False) -
     ``smoothed_emotion``, ``smoothed_confidence``, then ``smoothed_`` and each label's column.
     """
     scores = score_columns(labels).values()
-    columns = (*_FACE_COLUMNS, *scores)
-    if not smoothed:
-        return columns
-    names = ("emotion", "confidence", *scores)
-    return (*columns, *(_SMOOTHED + name for name in names))
+    over_time = ("emotion", "confidence", *scores) if smoothed else ()
+    return (*_FACE_COLUMNS, *scores, *(_SMOOTHED + name for name in over_time))
 
 
 def result_rows(
@@ -393,30 +379,19 @@ def result_rows(
         Dictionaries with the keys of `table_columns`, in that order; None where a value is missing.
     """
     written = result.to_dict()
-    empty: dict[str, Any] = dict.fromkeys(table_columns(labels, smoothed=smoothed))
     image = {key: written[key] for key in ("source", "frame", "time_s", "status")}
-    if not written["faces"]:
-        return [{**empty, **image}]
-    rows, columns = [], score_columns(labels)
+    empty = {**dict.fromkeys(table_columns(labels, smoothed=smoothed)), **image}
+    columns = score_columns(labels)
+    rows = []
     for face in written["faces"]:
-        known = {key: face[key] for key in _FACE_COLUMNS if key in face}
-        scores = {name: face["scores"].get(label) for label, name in columns.items()}
-        over_time = _smoothed_cells(face.get("smoothed"), columns) if smoothed else {}
-        rows.append({**empty, **image, **known, **face["box"], **scores, **over_time})
-    return rows
-
-
-def _smoothed_cells(
-    written: Mapping[str, Any] | None, columns: Mapping[str, str]
-) -> dict[str, Any]:
-    if written is None:
-        return {}
-    scores = {_SMOOTHED + name: written["scores"].get(label) for label, name in columns.items()}
-    return {
-        _SMOOTHED + "emotion": written["emotion"],
-        _SMOOTHED + "confidence": written["confidence"],
-        **scores,
-    }
+        row = {**empty, **{key: face[key] for key in _FACE_COLUMNS if key in face}, **face["box"]}
+        row.update((name, face["scores"].get(label)) for label, name in columns.items())
+        if smoothed and (over_time := face.get("smoothed")):
+            row.update((_SMOOTHED + key, over_time[key]) for key in ("emotion", "confidence"))
+            scores = over_time["scores"]
+            row.update((_SMOOTHED + name, scores.get(label)) for label, name in columns.items())
+        rows.append(row)
+    return rows or [empty]
 
 
 def _folded(name: str) -> str:

@@ -129,13 +129,13 @@ class Classifier:
             UsageError: if the array is of another type or shape.
             ModelError: if the network fails, or a logit is not a number.
         """
-        softening = self.manifest.softening
+        calibration = self.manifest.calibration
         if not augment:
             logits = self._biased_logits(faces, batch_size)
-            return softening.probabilities(logits).astype(np.float32)
+            return calibration.probabilities(logits).astype(np.float32)
         _check_faces(faces)
         together = self.manifest.augmented
-        each = softening if together is None else Temperature()
+        each = calibration if together is None else Temperature()
         views = [
             each.probabilities(self._biased_logits(view, batch_size)) for view in tta_views(faces)
         ]

@@ -265,7 +265,7 @@ def check_agreement(network: Any, folder: Path) -> float:
     faces = trial_faces()
     logits = to_logits(network)(faces[..., None].astype(np.float32), training=False)
     logits = np.asarray(keras.ops.convert_to_numpy(logits), np.float64)
-    expected = classifier.manifest.softening.probabilities(logits)
+    expected = classifier.manifest.calibration.probabilities(logits)
     return max(
         check_same(
             classifier.classify(faces, batch_size=size),

@@ -147,7 +147,7 @@ def _notes(content: bytes, folder: Path) -> dict[str, Any]:
     with stderr_held_back():
         logits = open_tflite(content)(faces).astype(np.float64)
     bias = np.array([manifest.bias.get(label, 0.0) for label in manifest.labels])
-    found = manifest.softening.probabilities(logits + bias)
+    found = manifest.calibration.probabilities(logits + bias)
     refusal = "the network for LiteRT is refused: it differs from the exported model"
     difference = check_same(found, classifier.classify(faces), refusal)
     told = manifest.to_dict()
