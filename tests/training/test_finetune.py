@@ -15,13 +15,13 @@ from mien.core.errors import DataError, InputError, ModelError, UsageError
 from mien.core.manifest import load_manifest
 from mien.data.dataset import Split
 from mien.inference.classifier import Classifier
+from mien.training.config import Config, config_from_tables, load_config
 from mien.training.export import export_run, trial_faces
 from mien.training.finetune import (
-    FinetuneOptions,
     check_classes,
     export_finetuned,
     finetune,
-    finetune_recipe,
+    finetune_tables,
     model_settings,
     read_notes,
     starting_network,
@@ -81,10 +81,10 @@ def test_merged_classes_start_between_their_parts_and_a_new_one_in_the_middle(ba
 def test_the_recipe_keeps_the_architecture_and_fits_the_number_of_images(base: Path) -> None:
     manifest = load_manifest(base)
 
-    def recipe(per_class: int, **choices: Any) -> Any:
+    def recipe(per_class: int, epochs: int | None = None) -> Config:
         train = make_split("train", per_class=per_class)
-        options = FinetuneOptions(**choices)
-        return finetune_recipe(manifest, train, run=Path("r"), blocks=2, options=options)
+        tables = finetune_tables(manifest, train, Path("r"), blocks=2, epochs=epochs)
+        return config_from_tables(tables)
 
     few, many = recipe(6), recipe(300)
     assert few.training.batch_size < many.training.batch_size
@@ -93,10 +93,6 @@ def test_the_recipe_keeps_the_architecture_and_fits_the_number_of_images(base: P
     assert few.model.backbone == model_settings(manifest).backbone
     assert few.training.fine_tune_blocks == 2
     assert recipe(6, epochs=3).training.epochs == 3
-    changed = recipe(6, overrides=("training.learning_rate=0.5",))
-    assert changed.training.learning_rate == 0.5
-    with pytest.raises(UsageError, match="unknown key"):
-        recipe(6, overrides=("training.nothing=1",))
 
 
 @pytest.mark.parametrize(
@@ -139,13 +135,12 @@ def test_the_run_learns_the_classes_and_its_export_carries_them(base: Path, tmp_
         tmp_path / "run",
         model=base,
         meanings=MEANINGS,
-        options=FinetuneOptions(
-            epochs=2,
-            threads=threads(),
-            overrides=("training.learning_rate=0.02", "training.head_epochs=2"),
-        ),
+        epochs=2,
+        threads=threads(),
+        overrides=["training.learning_rate=0.02", "training.head_epochs=2"],
         quiet=True,
     )
+    assert load_config(run.config).training.learning_rate == 0.02
     folder = export_finetuned(run)
     classifier = Classifier.open(folder, labels=None)
     assert classifier.labels == CLASSES
@@ -156,3 +151,6 @@ def test_the_run_learns_the_classes_and_its_export_carries_them(base: Path, tmp_
         Classifier.open(folder)
     with pytest.raises(UsageError, match="holds a run already"):
         finetune(splits, tmp_path / "run", model=base)
+    with pytest.raises(UsageError, match="unknown key"):
+        finetune(splits, tmp_path / "x", model=base, overrides=["training.nothing=1"])
+    assert not (tmp_path / "x").exists()

@@ -129,7 +129,7 @@ def _check(args: argparse.Namespace) -> None:
 def _start(args: argparse.Namespace) -> RunFolder:
     from mien.data.class_folder import list_class_folder, meanings_of, named_classes, parse_map
     from mien.evaluation.evaluate import find_exported
-    from mien.training.finetune import FinetuneOptions, finetune
+    from mien.training.finetune import finetune
     from mien.training.run_folder import new_run
 
     source = name_of(args.images)
@@ -144,12 +144,6 @@ def _start(args: argparse.Namespace) -> RunFolder:
     splits, skipped = _load(args, listed, named)
     _tell_skipped([*listed.skipped, *skipped], quiet=args.quiet)
     model, _ = find_exported(args.model or DEFAULT_MODEL)
-    options = FinetuneOptions(
-        epochs=args.epochs,
-        seed=args.seed or 0,
-        threads=args.threads or 0,
-        overrides=tuple(args.set),
-    )
     notes = {"source": source, "detector": args.detector or "none", "map": args.map}
     return finetune(
         splits,
@@ -158,7 +152,10 @@ def _start(args: argparse.Namespace) -> RunFolder:
         meanings=meanings_of(named),
         notes=notes,
         files=args.images,
-        options=options,
+        epochs=args.epochs,
+        seed=args.seed or 0,
+        threads=args.threads or 0,
+        overrides=args.set,
         quiet=args.quiet,
     )
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,8 @@ from mien.data.class_folder import label_for
 from mien.data.dataset import Split, save_splits
 from mien.data.trained_on import RECORD, write_record
 from mien.training import run_folder
-from mien.training.backend import check_installed, prepare_backend
-from mien.training.config import Config, config_from_tables, override_tables
+from mien.training.backend import prepare_backend
+from mien.training.config import config_from_tables, override_tables
 from mien.training.export import export_run
 from mien.training.model import block_names, build_model
 from mien.training.onnx_converter import fill_network, read_weights
@@ -42,23 +41,6 @@ LEAST_IMAGES = 4
 _LOGITS = "logits"
 
 
-@dataclass(frozen=True)
-class FinetuneOptions:
-    """Options of a fine-tuning.
-
-    Attributes:
-        epochs: of the second phase; as many as fit the number of images unless given.
-        seed: of weights, order and augmentation.
-        threads: CPU threads, 0 for all.
-        overrides: ``section.key=value`` each, as in ``mien train --set``.
-    """
-
-    epochs: int | None = None
-    seed: int = 0
-    threads: int = 0
-    overrides: tuple[str, ...] = ()
-
-
 # ---------------------------------------------------------------- the run
 def finetune(
     splits: Mapping[str, Split],
@@ -68,7 +50,10 @@ def finetune(
     meanings: Mapping[str, Sequence[str]] | None = None,
     notes: Mapping[str, Any] | None = None,
     files: Path | None = None,
-    options: FinetuneOptions | None = None,
+    epochs: int | None = None,
+    seed: int = 0,
+    threads: int = 0,
+    overrides: Sequence[str] = (),
     quiet: bool = False,
 ) -> RunFolder:
     """Train a model on a user's own classes; the run's folder keeps the faces, too.
@@ -80,7 +65,10 @@ def finetune(
         meanings: the model's classes that each class is made of (see `label_for`).
         notes: JSON values to keep with the run, in ``finetune.json``.
         files: the folder that the splits' files are in (see `mien.data.trained_on`).
-        options: see there.
+        epochs: of the second phase; as many as fit the number of images unless given.
+        seed: of weights, order and augmentation.
+        threads: CPU threads, 0 for all.
+        overrides: ``section.key=value`` each, as in ``mien train --set``.
         quiet: draw no progress and print no epochs.
 
     Raises:
@@ -89,16 +77,17 @@ def finetune(
         UsageError, MissingExtra, OutputError, TrainingStopped: as `mien.training.trainer.train`.
     """
     run = run_folder.new_run(folder)
-    chosen = options or FinetuneOptions()
     base = find_model(model)
     manifest = load_manifest(base, labels=None)
     check_classes(splits["train"], splits["val"])
-    plan = TrainingSettings(seed=chosen.seed, threads=chosen.threads)
-    check_installed(plan)
-    prepare_backend(plan)
+    prepare_backend(TrainingSettings(seed=seed, threads=threads))
     network = starting_network(base, manifest, splits["train"].classes, meanings or {})
-    blocks = len(block_names(network))
-    config = finetune_recipe(manifest, splits["train"], run=run.path, blocks=blocks, options=chosen)
+    tables = finetune_tables(
+        manifest, splits["train"], run.path, blocks=len(block_names(network)), epochs=epochs
+    )
+    tables["training"] |= {"seed": seed, "threads": threads}
+    override_tables(tables, overrides)
+    config = config_from_tables(tables)
     try:
         run.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -169,9 +158,9 @@ def check_classes(train: Split, val: Split) -> None:
 
 
 # ---------------------------------------------------------------- the recipe
-def finetune_recipe(
-    manifest: Manifest, train: Split, *, run: Path, blocks: int, options: FinetuneOptions
-) -> Config:
+def finetune_tables(
+    manifest: Manifest, train: Split, run: Path, *, blocks: int, epochs: int | None = None
+) -> dict[str, dict[str, Any]]:
     """Return a recipe that fits the number of images: minutes on a CPU for 50 to 5,000.
 
     Args:
@@ -179,19 +168,15 @@ def finetune_recipe(
         train: the images.
         run: the run's folder.
         blocks: how many the backbone has.
-        options: of the fine-tuning.
-
-    Raises:
-        UsageError: if an override is not of the recipe.
+        epochs: as in `finetune`.
     """
     count = len(train)
     batch = 32 if count >= 256 else 16 if count >= 64 else min(8, count)
     steps = max(1, count // batch)
-    epochs = options.epochs
     if epochs is None:
         epochs = int(np.clip(round(16000 / count), 6, 20))
     model = dataclasses.asdict(model_settings(manifest))
-    tables: dict[str, Any] = {
+    return {
         "data": {"source": str(run / FACES), "labels": list(train.classes)},
         "model": {**model, "weights": str(run / START)},
         "augmentation": {
@@ -204,8 +189,6 @@ def finetune_recipe(
             "erasing": 0.1,
         },
         "training": {
-            "seed": options.seed,
-            "threads": options.threads,
             "batch_size": batch,
             "head_epochs": int(np.clip(round(8000 / count), 2, 8)),
             "head_learning_rate": 1e-3,
@@ -222,8 +205,6 @@ def finetune_recipe(
             "ema": round(min(0.998, 1 - 4 / max(8, steps * max(1, epochs))), 4),
         },
     }
-    override_tables(tables, options.overrides)
-    return config_from_tables(tables)
 
 
 def model_settings(manifest: Manifest) -> ModelSettings:
