@@ -21,7 +21,6 @@ from mien.core.emotions import EMOTIONS
 from mien.core.errors import DataError
 from mien.data import csv_file
 from mien.data.csv_file import holds_csv, read_csv
-from mien.data.importing import import_dataset
 from mien.data.loading import read_splits
 
 PIXELS = " ".join(["7"] * 2304)
@@ -78,12 +77,6 @@ def test_a_bad_row_is_skipped_by_number_and_reason(tmp_path: Path, row: str, rea
     assert skipped.file == "row 2"
     assert reason in skipped.reason
     assert [EMOTIONS[label] for label in splits["train"].labels] == ["happy", "sad"]
-
-
-def test_a_bad_row_counts_for_its_own_split(tmp_path: Path) -> None:
-    splits = read_csv(write(tmp_path, "3,1 2 3,PublicTest"))
-    assert len(splits["val"].skipped) == 1
-    assert splits["train"].skipped == ()
 
 
 def test_columns_may_stand_in_another_order_with_blanks(tmp_path: Path) -> None:
@@ -193,14 +186,6 @@ def test_a_csv_may_be_larger_than_an_image(
         (tmp_path / name).write_bytes(WAYS.get(name, bytes)(table))
         source = (tmp_path / name).parent if "below" in name else tmp_path / name
         assert sum(len(split) for split in read_splits(source, quiet=True).values()) == 28
-
-
-def test_a_packed_csv_is_imported(tmp_path: Path, table: bytes) -> None:
-    path = tmp_path / "archive.zip"
-    path.write_bytes(zipped(beside(table)))
-    summary = import_dataset(path, tmp_path / "out", quiet=True)
-    assert summary.images == 28
-    assert summary.val_from == "usage"
 
 
 def test_images_that_are_laid_out_are_taken_before_a_table_beside_them(tmp_path: Path) -> None:

@@ -117,12 +117,6 @@ def test_no_images_have_no_pairs() -> None:
     assert len(find_near_pairs(noise(0))) == 0
 
 
-def test_a_symmetric_image_is_no_copy_of_itself() -> None:
-    image = noise(1)
-    image[0, :, 24:] = image[0, :, :24][:, ::-1]
-    assert len(find_near_pairs(image)) == 0
-
-
 @pytest.mark.parametrize("threshold", [0.5, 1.01, float("nan")])
 def test_a_threshold_out_of_range_is_refused(threshold: float) -> None:
     with pytest.raises(UsageError, match=r"from 0\.8 to 1"):
@@ -137,13 +131,6 @@ def test_a_film_full_of_like_frames_is_an_error_not_a_full_memory(
     frames[:, 0, 0] = np.arange(30)
     with pytest.raises(DataError, match="raise --near-threshold"):
         find_near_pairs(frames)
-
-
-def test_of_near_copies_only_the_first_is_kept() -> None:
-    base = noise(5)
-    brighter = np.clip(base[:2].astype(int) // 2 + 60, 0, 255).astype(np.uint8)
-    images = np.concatenate([base, brighter, base[2:3, :, ::-1], base[3:4]])
-    assert distinct_mask(images, quiet=True).tolist() == [True] * 5 + [False] * 4
 
 
 @given(st.integers(0, 50))

@@ -42,11 +42,6 @@ def test_a_folder_is_copied_byte_for_byte(folder: Path, tmp_path: Path) -> None:
     assert (summary.skipped, summary.resized, summary.val_from) == ((), (), "folder")
 
 
-def test_a_zip_gives_what_its_folder_gives(folder: Path, tmp_path: Path) -> None:
-    import_dataset(zip_folder(folder, tmp_path / "d.zip", top="top/"), tmp_path / "archive")
-    assert contents(tmp_path / "archive") == contents(folder)
-
-
 @pytest.mark.parametrize("zipped", [True, False])
 def test_kaggles_layout_gets_its_val_from_the_names(tmp_path: Path, zipped: bool) -> None:
     source = write_tiny_dataset(tmp_path / "kaggle", kaggle=True)
@@ -153,14 +148,6 @@ def test_what_is_there_is_replaced_by_force_alone(folder: Path, tmp_path: Path) 
     assert contents(archive) == before
     import_dataset(folder, archive, force=True)
     assert contents(archive) == {**contents(folder), "README.md": b"what goes in"}
-
-
-def test_other_files_in_the_folder_are_no_hindrance(folder: Path, tmp_path: Path) -> None:
-    archive = tmp_path / "archive"
-    (archive / "train").mkdir(parents=True)
-    (archive / "README.md").write_text("what goes in", encoding="utf-8")
-    import_dataset(folder, archive)
-    assert len(contents(archive)) == 29
 
 
 class Stop(KeyboardInterrupt):
@@ -520,11 +507,6 @@ def test_a_failure_is_one_line_with_the_way_by_hand(
     assert "\n" not in message
     assert message.endswith(BY_HAND)
     assert caught.value.exit_code == 3
-
-
-def test_the_way_by_hand_names_link_file_and_command() -> None:
-    assert "https://www.kaggle.com/datasets/msambare/fer2013" in BY_HAND
-    assert "`mien data import archive.zip`" in BY_HAND
 
 
 def test_without_kagglehub_the_extra_and_the_way_by_hand_are_named(

@@ -167,15 +167,6 @@ def test_a_pipe_is_no_source(tmp_path: Path) -> None:
         source_kind(tmp_path / "pipe.csv")
 
 
-def test_folder_and_zip_hold_the_same(folder: Path, tmp_path: Path) -> None:
-    with (
-        open_source(folder) as one,
-        open_source(zip_folder(folder, tmp_path / "tiny.zip")) as other,
-    ):
-        assert sorted(one.members) == sorted(other.members)
-        assert all(one.read(member) == other.read(member) for member in one.members)
-
-
 def test_what_is_no_source_is_an_error_that_says_what_is(tmp_path: Path) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("hello", encoding="utf-8")
@@ -313,11 +304,6 @@ def test_names_that_do_not_tell_give_a_stratified_part_of_train() -> None:
     assert list_entries([*train, "test/sad/1.png"], seed=1) != listing
 
 
-def test_no_val_is_made_where_none_is_wanted() -> None:
-    listing = list_entries(["train/sad/1.png"], val_fraction=0)
-    assert (listing.val_from, files_of(listing, "val")) == ("none", [])
-
-
 @pytest.mark.parametrize("top", ["", "archive/", "a/b/c/"])
 def test_any_common_top_folder_is_seen_through(top: str) -> None:
     listing = list_entries([f"{top}Train/Anger/x.PNG", f"{top}validation/Happiness/y.jpeg"])
@@ -377,12 +363,6 @@ def test_the_choice_of_val_hangs_on_names_and_seed_alone(
     assert chosen == choose_validation(shuffled, seed=seed, fraction=fraction)
     assert chosen <= set(names)
     assert len(chosen) == round(fraction * len(names))
-
-
-@given(NAMES, st.integers(0, 5))
-def test_a_larger_val_holds_the_smaller_one(names: list[str], seed: int) -> None:
-    smaller = choose_validation(names, seed=seed, fraction=0.1)
-    assert smaller <= choose_validation(names, seed=seed, fraction=0.3)
 
 
 def test_the_choice_of_val_is_the_same_in_every_version() -> None:

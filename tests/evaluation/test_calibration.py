@@ -160,11 +160,6 @@ def test_no_temperature_near_it_is_better(seed: int, drawn_at: float) -> None:
         assert best <= _cross_entropy(logits, labels, other) + 1e-12
 
 
-def test_scaled_logits_have_a_scaled_temperature() -> None:
-    logits, labels = _drawn(1.0)
-    assert fit_temperature(3 * logits, labels) == pytest.approx(3 * fit_temperature(logits, labels))
-
-
 def test_where_no_temperature_is_best_an_end_of_the_range_is_given() -> None:
     logits = np.eye(3)
     assert fit_temperature(logits, np.arange(3)) == pytest.approx(TEMPERATURES[0])
@@ -213,16 +208,6 @@ def test_other_images_are_calibrated_by_it_where_one_temperature_is_not_enough(s
 def test_few_images_have_one_temperature() -> None:
     logits, labels = _drawn_at(Temperature(1.2, 0.4), LEAST_IMAGES - 1)
     assert fit_adaptive_temperature(logits, labels) == Temperature(fit_temperature(logits, labels))
-
-
-def test_the_same_images_give_the_same_temperatures() -> None:
-    data = _drawn_at(Temperature(1.2, 0.4), 1000)
-    assert fit_adaptive_temperature(*data) == fit_adaptive_temperature(*data)
-
-
-def test_no_images_are_refused() -> None:
-    with pytest.raises(UsageError, match="at least one"):
-        fit_adaptive_temperature(np.zeros((0, 7)), np.zeros(0, np.int64))
 
 
 Floats = npt.NDArray[np.float64]

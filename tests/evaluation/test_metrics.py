@@ -149,34 +149,6 @@ def test_what_is_no_set_of_probabilities_and_labels_is_refused(
         measure(probabilities, labels)
 
 
-def test_a_mask_of_another_length_is_refused() -> None:
-    probabilities, labels = answers([0, 3], [0, 3])
-    with pytest.raises(UsageError, match="clean mask"):
-        evaluate(probabilities, labels, clean=np.array([True]))
-
-
-@given(some_answers, st.randoms(use_true_random=False))
-@settings(max_examples=25, deadline=None)
-def test_the_order_of_images_does_not_matter(arrays: Arrays, random: object) -> None:
-    probabilities, labels = arrays
-    order = list(range(len(labels)))
-    random.shuffle(order)  # type: ignore[attr-defined]
-    before, after = measure(probabilities, labels), measure(probabilities[order], labels[order])
-    assert after.confusion == before.confusion
-    assert after.classes == before.classes
-    assert after.loss == pytest.approx(before.loss)
-    assert after.calibration.error == pytest.approx(before.calibration.error)
-
-
-@given(st.lists(st.integers(0, 6), min_size=1, max_size=40), st.floats(0.2, 1.0))
-@settings(max_examples=25, deadline=None)
-def test_perfect_predictions_score_one(true: list[int], top: float) -> None:
-    metrics = measure(*answers(true, true, top))
-    assert metrics.accuracy == metrics.balanced_accuracy == metrics.macro_f1 == 1.0
-    assert metrics.accuracy_interval.high == 1.0
-    assert metrics.calibration.error == pytest.approx(1 - top, abs=1e-6)
-
-
 @given(some_answers)
 @settings(max_examples=40, deadline=None)
 def test_counts_rates_and_shares_agree(arrays: Arrays) -> None:

@@ -96,13 +96,6 @@ def test_confusion_counts_stand_in_the_text_row_by_row() -> None:
         assert [int(cell) for cell in line.split()[1:]] == list(counts)
 
 
-def test_the_markdown_report_shows_the_figures_it_is_given() -> None:
-    text = render_markdown(make_report(), (), {"Confusion matrix": "confusion.png"})
-    assert "![Confusion matrix](confusion.png)" in text
-    assert "## Classification report\n\n|" in text
-    assert "All evaluations" not in text
-
-
 def test_emotions_without_images_are_named() -> None:
     report = make_report(samples=make_samples(classes=5), clean=False)
     for text in (render_text(report), render_markdown(report)):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from mien.core.errors import InputError, UsageError
 from mien.core.results import ModelInfo
 from mien.evaluation import robustness as those
 from mien.evaluation.robustness import (
-    Corruption,
     Faces,
     Robustness,
     check_robustness_section,
@@ -21,7 +19,6 @@ from mien.evaluation.robustness import (
     robustness_markdown,
     robustness_text,
     update_robustness,
-    write_robustness,
 )
 
 MODEL = ModelInfo("little", "1.2.3", "ab" * 32)
@@ -76,17 +73,6 @@ def test_the_verdict_counts_the_broken_ones() -> None:
     assert "more than 4 points" in text
 
 
-def test_files_hold_the_figures(tmp_path: Path) -> None:
-    result = _measured()
-    page = write_robustness(result, tmp_path / "report")
-    assert page.read_text().startswith("# Robustness\n\nlittle 1.2.3 on val, 100 images:")
-    content = json.loads((tmp_path / "report/robustness.json").read_text())
-    assert content == json.loads(json.dumps(result.to_dict()))
-    assert content["schema"] == "mien-robustness/1"
-    assert content["model"]["name"] == "little"
-    assert len(content["losses"]) == 8
-
-
 def test_a_page_is_updated_between_its_marks(tmp_path: Path) -> None:
     page = tmp_path / "README.md"
     page.write_text(MARKS)
@@ -136,31 +122,31 @@ def _sharpness(faces: Faces) -> float:
     return float(np.abs(np.diff(faces.astype(float), axis=2)).mean())
 
 
-@pytest.mark.parametrize("change", EVERY, ids=lambda change: change.name)
+@pytest.mark.parametrize("name", EVERY)
 def test_each_gives_other_faces_of_the_same_kind_and_leaves_its_own_alone(
-    change: Corruption,
+    name: str,
 ) -> None:
-    faces = _faces()
+    change, faces = EVERY[name], _faces()
     before = faces.copy()
-    changed = change.apply(faces)
+    changed = change(faces)
     assert changed.shape == faces.shape
     assert changed.dtype == np.uint8
     assert (faces == before).all()
     assert (changed != faces).any(axis=(1, 2)).all()
-    assert (change.apply(faces) == changed).all()
-    assert change.apply(faces[:0]).shape == (0, 48, 48)
+    assert (change(faces) == changed).all()
+    assert change(faces[:0]).shape == (0, 48, 48)
 
 
 @settings(max_examples=10, deadline=None)
-@given(st.integers(0, 1000), st.sampled_from(EVERY))
-def test_a_face_is_changed_alike_alone_and_among_others(seed: int, change: Corruption) -> None:
-    faces = _faces(seed, 3)
-    alone = np.concatenate([change.apply(faces[place : place + 1]) for place in range(3)])
-    assert (change.apply(faces) == alone).all()
+@given(st.integers(0, 1000), st.sampled_from(sorted(EVERY)))
+def test_a_face_is_changed_alike_alone_and_among_others(seed: int, name: str) -> None:
+    change, faces = EVERY[name], _faces(seed, 3)
+    alone = np.concatenate([change(faces[place : place + 1]) for place in range(3)])
+    assert (change(faces) == alone).all()
 
 
 def test_they_are_what_the_limit_speaks_of() -> None:
-    assert [change.name for change in EVERY] == [
+    assert list(EVERY) == [
         "histogram equalised",
         "blurred, sigma 1 px",
         "half the resolution",
@@ -175,14 +161,13 @@ def test_they_are_what_the_limit_speaks_of() -> None:
 def test_light_changes_by_three_tenths_and_is_cut_off_at_the_ends() -> None:
     grey = np.full((1, 48, 48), 100, np.uint8)
     grey[0, 0, 0] = 250
-    by_name = {change.name: change.apply(grey)[0] for change in EVERY}
+    by_name = {name: change(grey)[0] for name, change in EVERY.items()}
     assert by_name["brightness -30 %"][5, 5] == 70
     assert by_name["brightness +30 %"][5, 5] == 130
     assert by_name["brightness +30 %"][0, 0] == 255
     faces = _faces()
     for name, factor in (("contrast -30 %", 0.7), ("contrast +30 %", 1.3)):
-        (change,) = (each for each in EVERY if each.name == name)
-        changed = change.apply(faces)
+        changed = EVERY[name](faces)
         assert changed.mean(axis=(1, 2)) == pytest.approx(faces.mean(axis=(1, 2)), abs=1)
         spread = changed[0].std() / faces[0].std()
         assert spread == pytest.approx(factor, rel=0.05)
@@ -204,9 +189,3 @@ def test_a_blurred_point_is_a_gaussian_of_one_pixel() -> None:
     changed = those.blurred(point)[0].astype(float)
     assert changed[24, 24] / 255 == pytest.approx(1 / (2 * np.pi), abs=0.01)
     assert changed[24, 25] / changed[24, 24] == pytest.approx(np.exp(-0.5), abs=0.03)
-
-
-def test_a_lower_quality_is_further_from_the_face() -> None:
-    faces = _faces()
-    far = [np.abs(those.jpeg_coded(faces, quality=q) - faces.astype(float)).mean() for q in (90, 5)]
-    assert far[0] < far[1]

@@ -154,10 +154,6 @@ class FolderSource:
             raise DataError(_unreadable(error)) from error
 
 
-def _unreadable(error: OSError) -> str:
-    return f"cannot be read ({error.strerror or type(error).__name__})"
-
-
 class ZipSource:
     """A zip; entries that point outside it, links and encrypted entries are refused."""
 
@@ -230,7 +226,7 @@ def source_kind(path: Path) -> str:
             f"no data set at {path}: {LAYOUT_HINT}; `mien data download` fetches one"
         ) from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in its name
-        raise DataError(f"{path} cannot be read ({_reason(error)})") from error
+        raise DataError(f"{path} {_unreadable(error)}") from error
     suffix = path.suffix.lower()
     if is_zip and suffix != ".csv":
         return "zip"
@@ -251,6 +247,10 @@ def packing_of(head: bytes) -> str | None:
 def _reason(error: Exception) -> str:
     strerror = error.strerror if isinstance(error, OSError) else None
     return strerror or " ".join(str(error).split())[:100] or type(error).__name__
+
+
+def _unreadable(error: Exception) -> str:
+    return f"cannot be read ({_reason(error)})"
 
 
 @contextmanager

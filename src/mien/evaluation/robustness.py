@@ -51,33 +51,23 @@ Faces: TypeAlias = npt.NDArray[np.uint8]
 
 
 # ---------------------------------------------------------------- corruptions
-@dataclass(frozen=True)
-class Corruption:
-    """One corruption.
+def corruptions() -> dict[str, Callable[[Faces], Faces]]:
+    """Return the corruptions that a model has to bear by their names, in the order of the report.
 
-    Attributes:
-        name: as tables and JSON have it.
-        apply: uint8 (N, 48, 48) to uint8 (N, 48, 48); the argument is left as it is.
+    Each leaves its argument as it is.
     """
-
-    name: str
-    apply: Callable[[Faces], Faces]
-
-
-def corruptions() -> tuple[Corruption, ...]:
-    """Return the corruptions that a model has to bear, in the order of the report."""
-    light = [
-        Corruption(f"{what} {100 * (factor - 1):+.0f} %", partial(change, factor=factor))
+    light = {
+        f"{what} {100 * (factor - 1):+.0f} %": partial(change, factor=factor)
         for what, change in (("brightness", brightened), ("contrast", contrasted))
         for factor in LIGHT_FACTORS
-    ]
-    return (
-        Corruption("histogram equalised", equalised),
-        Corruption(f"blurred, sigma {BLUR_SIGMA:g} px", blurred),
-        Corruption("half the resolution", halved),
-        Corruption(f"JPEG, quality {JPEG_QUALITY}", jpeg_coded),
-        *light,
-    )
+    }
+    return {
+        "histogram equalised": equalised,
+        f"blurred, sigma {BLUR_SIGMA:g} px": blurred,
+        "half the resolution": halved,
+        f"JPEG, quality {JPEG_QUALITY}": jpeg_coded,
+        **light,
+    }
 
 
 def equalised(faces: Faces) -> Faces:
@@ -230,10 +220,17 @@ def measure_robustness(
             f"expected images and as many labels, at least one; got {len(images)} images and "
             f"labels {labels.shape}"
         )
-    every = corruptions()
-    with Progress("robustness", len(images) * (1 + len(every)), unit="img", quiet=quiet) as bar:
-        plain = _correct(classify, images, labels, None, bar.advance)
-        found = [_correct(classify, images, labels, each, bar.advance) for each in every]
+    changes: dict[str, Callable[[Faces], Faces]] = {"": np.asarray, **corruptions()}
+    correct = dict.fromkeys(changes, 0)
+    total = len(images) * len(changes)
+    with Progress("robustness", total, unit="img", quiet=quiet) as progress:
+        for name, change in changes.items():
+            for start in range(0, len(images), BATCH_SIZE):
+                batch = slice(start, start + BATCH_SIZE)
+                read = classify(change(images[batch])).argmax(axis=1)
+                correct[name] += int((read == labels[batch]).sum())
+                progress.advance(len(read))
+    plain = correct.pop("")
     return Robustness(
         model=model,
         split=split,
@@ -241,28 +238,8 @@ def measure_robustness(
         count=len(images),
         correct=plain,
         accuracy=plain / len(images),
-        losses=tuple(
-            _loss(each.name, correct, plain, len(images))
-            for each, correct in zip(every, found, strict=True)
-        ),
+        losses=tuple(_loss(name, right, plain, len(images)) for name, right in correct.items()),
     )
-
-
-def _correct(
-    classify: Classify,
-    images: npt.NDArray[np.uint8],
-    labels: npt.NDArray[np.int64],
-    corruption: Corruption | None,
-    advance: Callable[[int], object],
-) -> int:
-    correct = 0
-    for start in range(0, len(images), BATCH_SIZE):
-        batch = images[start : start + BATCH_SIZE]
-        probabilities = classify(batch if corruption is None else corruption.apply(batch))
-        right = probabilities.argmax(axis=1) == labels[start : start + BATCH_SIZE]
-        correct += int(right.sum())
-        advance(len(batch))
-    return correct
 
 
 def _loss(name: str, correct: int, plain: int, count: int) -> Loss:
@@ -273,17 +250,13 @@ def _loss(name: str, correct: int, plain: int, count: int) -> Loss:
 
 # ---------------------------------------------------------------- showing
 def robustness_text(result: Robustness) -> str:
-    """Write the figures as an aligned table with a heading."""
-    heading = f"{_title(result)}, {result.count:,} images"
-    return f"{heading}\n\n{text_table(*_table(result))}\n\n{_verdict(result)}\n"
+    """Write the figures as an aligned table with its heading and verdict."""
+    return f"{_title(result)}\n\n{text_table(*_table(result))}\n\n{_verdict(result)}\n"
 
 
 def robustness_markdown(result: Robustness) -> str:
     """Write the figures as a Markdown table with its heading and verdict."""
-    return (
-        f"{_title(result)}, {result.count:,} images:\n\n"
-        f"{markdown_table(*_table(result))}\n\n{_verdict(result)}"
-    )
+    return f"{_title(result)}:\n\n{markdown_table(*_table(result))}\n\n{_verdict(result)}"
 
 
 def write_robustness(result: Robustness, folder: Path) -> Path:
@@ -327,7 +300,8 @@ def update_robustness(path: Path, result: Robustness) -> None:
 
 def _title(result: Robustness) -> str:
     tta = " with test-time augmentation" if result.tta else ""
-    return f"{result.model.name} {result.model.version} on {result.split}{tta}"
+    model = f"{result.model.name} {result.model.version}"
+    return f"{model} on {result.split}{tta}, {result.count:,} images"
 
 
 def _table(result: Robustness) -> Table:
