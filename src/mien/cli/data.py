@@ -120,12 +120,7 @@ def _add_audit(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         help="files to name of each kind in the table (default: 5; --json names all)",
     )
     add("--json", action="store_true", help="print all that was found as JSON")
-    add(
-        "--figure",
-        type=file_name(".png"),
-        metavar="FILE",
-        help="draw a picture too, as PNG (needs [train])",
-    )
+    add("--figure", type=file_name(".png"), metavar="FILE", help="draw a PNG, too (needs [train])")
     add_force_option(parser)
     parser.set_defaults(run=_run_audit)
 

@@ -22,7 +22,14 @@ from mien.cli.options import (
 )
 from mien.cli.output import note, table_text, write_answer, write_output
 from mien.cli.targets import check_target_folder, check_targets, read_files
-from mien.core.errors import EXIT_DONE, EXIT_PARTIAL, InputError, NoFaceError, UsageError
+from mien.core.errors import (
+    EXIT_DONE,
+    EXIT_PARTIAL,
+    InputError,
+    NoFaceError,
+    UsageError,
+    require_extra,
+)
 from mien.core.files import expanded
 from mien.core.formats import csv_text, json_text
 from mien.core.models import DEFAULT_MODEL
@@ -52,11 +59,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "other data.",
     )
     add = parser.add_argument
-    add(
-        "--model",
-        default=DEFAULT_MODEL,
-        help="a bundled model's name, a model's folder, or a run's",
-    )
+    add("--model", default=DEFAULT_MODEL, help="a bundled model's name, a model's or run's folder")
     add_labels_option(parser, default="fer2013 for FER-2013, people for other pictures")
     add("--votes", metavar="FILE", help="FER+ votes of the --data: say how far readings agree")
     what = parser.add_mutually_exclusive_group(required=True)
@@ -66,11 +69,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="a data set (a folder, a zip or the CSV), or any folder with a folder for each class",
     )
     what.add_argument("--pictures", metavar="FOLDER", help="your own pictures, as ImgTest/")
-    add(
-        "--split",
-        choices=_SPLITS,
-        help="which part of the data (default: test; val with --robustness)",
-    )
+    add("--split", choices=_SPLITS, help="part of the data (default: test; val with --robustness)")
     add("--tta", action="store_true", help="average over shifts and mirror images")
     add(
         "--robustness",
@@ -122,8 +121,6 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _run(args: argparse.Namespace) -> int:
-    from mien.core.errors import require_extra
-
     _check(args)
     if args.robustness:
         return _evaluate_robustness(args)

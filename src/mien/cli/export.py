@@ -31,9 +31,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     # `run` is the parser's own word for what the command does.
     add = parser.add_argument
     add("folder", type=Path, metavar="RUN", help="folder of a run, outputs/NAME")
-    add(
-        "--output", type=folder_name, metavar="DIR", help="the model's folder (default: RUN/export)"
-    )
+    add("--output", type=folder_name, metavar="DIR", help="the model's folder (RUN/export)")
     add(
         "--join",
         metavar="MODEL",
@@ -87,11 +85,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "than half a point of accuracy)",
     )
     add("--data", metavar="DATA", help="for --int8: ranges from its train, comparison on its val")
-    add(
-        "--tflite",
-        action="store_true",
-        help="also write model.tflite, for LiteRT (needs Keras on TensorFlow)",
-    )
+    add("--tflite", action="store_true", help="also write model.tflite (Keras on TensorFlow)")
     add("--json", action="store_true", help="print the result as JSON")
     parser.set_defaults(run=_run)
 

@@ -15,7 +15,7 @@ from mien.batch.inputs import RecognizerOptions
 from mien.cli.options import add_threads_option, face_finder, folder_name, number, whole
 from mien.cli.output import facts_text, note, write_answer
 from mien.cli.targets import check_targets
-from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
+from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError, require_extra
 from mien.core.models import DEFAULT_MODEL
 from mien.core.progress import format_duration
 
@@ -58,11 +58,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="folder of the new run (default: outputs/FOLDER-DATE-TIME)",
     )
     add("--resume", type=Path, metavar="DIR", help="go on with a run that was interrupted")
-    add(
-        "--model",
-        metavar="MODEL",
-        help=f"a bundled model's name, or a model's folder ({DEFAULT_MODEL})",
-    )
+    add("--model", metavar="MODEL", help=f"a bundled model's name, or a folder ({DEFAULT_MODEL})")
     add(
         "--map",
         metavar="MAP",
@@ -94,13 +90,16 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _run(args: argparse.Namespace) -> int:
-    from mien.core.errors import require_extra
-
     _check(args)
     needed = ("keras", "onnx", "sklearn", "matplotlib", "seaborn")
     require_extra("train", *needed, needed_for="mien finetune")
+    from mien.training.finetune import resume_finetune
+
     try:
-        run = _resume(args) if args.resume else _start(args)
+        if args.resume is None:
+            run = _start(args)
+        else:
+            run = resume_finetune(args.resume, quiet=args.quiet)
     except KeyboardInterrupt as stop:
         if not stop.args:
             raise
@@ -226,12 +225,6 @@ def _without_copies(splits: Mapping[str, Split], *, quiet: bool) -> dict[str, Sp
     return kept
 
 
-def _resume(args: argparse.Namespace) -> RunFolder:
-    from mien.training.finetune import resume_finetune
-
-    return resume_finetune(args.resume, quiet=args.quiet)
-
-
 # ---------------------------------------------------------------- the result
 @dataclass(frozen=True)
 class Finetuned:
@@ -269,35 +262,26 @@ class Finetuned:
         """Return it as it is printed: facts, both confusion matrices, and what to do next."""
         from mien.evaluation.comparison import comparison_text
 
+        calibrated = f"no, fewer than {CALIBRATION_IMAGES} images are held out"
+        if self.calibration is not None:
+            before, after = self.calibration["error_before"], self.calibration["error_after"]
+            count = f"{self.calibration['images']:,} images of val"
+            calibrated = f"on {count}, error {before:.1%} before, {after:.1%} after"
+        also = ", which chose the best epoch too: expect a little less of other images"
         images = [f"{name} {sum(each.values()):,}" for name, each in self.counts.items() if each]
         rows = [
             ("run", str(self.run.path)),
             ("images", ", ".join(images)),
             ("time", format_duration(self.summary["seconds"])),
             ("best epoch", f"{self.summary['best']['epoch']} of {self.summary['epochs']}"),
-            ("calibrated", _calibrated(self.calibration)),
-            ("measured on", _measured(self.compared.split)),
+            ("calibrated", calibrated),
+            ("measured on", self.compared.split + (also if self.compared.split == "val" else "")),
         ]
         report = self.run.path / "report" / "before_after.md"
         return (
             f"{facts_text(rows)}\n{comparison_text(self.compared)}\n"
             f"report: {report}\nnext: mien predict --model {self.model} IMAGE\n"
         )
-
-
-def _calibrated(calibration: Mapping[str, Any] | None) -> str:
-    if calibration is None:
-        return f"no, fewer than {CALIBRATION_IMAGES} images are held out"
-    before, after = calibration["error_before"], calibration["error_after"]
-    return (
-        f"on {calibration['images']:,} images of val, error {before:.1%} before, {after:.1%} after"
-    )
-
-
-def _measured(split: str) -> str:
-    if split == "test":
-        return "test"
-    return "val, which chose the best epoch too: expect a little less of other images"
 
 
 def finish(run: RunFolder, *, quiet: bool) -> Finetuned:

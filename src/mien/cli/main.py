@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None, *, registers: Sequence[Register] | N
     _forgive_unprintable_characters()
     keep_together()
     try:
-        code = _run(build_parser(registers), words)
+        code = _run(build_parser(_registers(words) if registers is None else registers), words)
         # Writes what is buffered: a full disk is an error now and not a warning at exit.
         write_stdout("")
         return code
@@ -113,7 +113,7 @@ def build_parser(registers: Sequence[Register] | None = None) -> Parser:
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", dest="command", parser_class=family
     )
-    for register in _command_registers() if registers is None else registers:
+    for register in _registers(()) if registers is None else registers:
         register(commands)
     for each in _with_subparsers(parser):
         # Only the outermost has a default, so that an inner parser never undoes an outer flag.
@@ -126,9 +126,16 @@ def build_parser(registers: Sequence[Register] | None = None) -> Parser:
     return parser
 
 
-def _command_registers() -> list[Register]:
-    modules = (importlib.import_module(f"mien.cli.{name}") for name in COMMANDS)
-    return [module.register for module in modules]
+def _registers(words: Sequence[str]) -> list[Register]:
+    """Return what adds the command that is asked for, or all of them: a module is imported each."""
+    asked = _first_command(words)
+    names = (asked,) if asked in COMMANDS else COMMANDS
+    return [importlib.import_module(f"mien.cli.{name}").register for name in names]
+
+
+def _first_command(words: Sequence[str]) -> str | None:
+    """Return the command among the words; the flags before it take no values."""
+    return next((word for word in words if not word.startswith("-")), None)
 
 
 def _run(parser: Parser, words: Sequence[str]) -> int:
@@ -150,8 +157,8 @@ def _run(parser: Parser, words: Sequence[str]) -> int:
 
 
 def _refuse_unknown_command(parser: Parser, words: Sequence[str]) -> None:
-    """Say which command was probably meant; the flags before a command take no values."""
-    name = next((word for word in words if not word.startswith("-")), None)
+    """Say which command was probably meant."""
+    name = _first_command(words)
     commands = list(_subparsers(parser))
     if name is None or name in commands:
         return

@@ -157,9 +157,7 @@ def add_finding_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("faces").add_argument
     min_help = "leave out faces whose box has a smaller side (%(default)s: none)"
     add("--min-face", type=whole(), default=0, metavar="PX", help=min_help)
-    add(
-        "--max-faces", type=whole(1), metavar="N", help="read the N largest faces of an image (all)"
-    )
+    add("--max-faces", type=whole(1), metavar="N", help="read an image's N largest faces (all)")
     add(
         "--align",
         choices=("auto", "on", "off"),
