@@ -26,8 +26,8 @@ from mien.data.dataset import Split
 from mien.data.loading import load_split
 from mien.evaluation.markdown import update_marked_section
 from mien.evaluation.metrics import measure
-from mien.training.run_folder import RunFolder
-from mien.training.teachers import find_teacher, open_teacher
+from mien.training.distillation import find_teacher, open_teacher
+from mien.training.run import RunFolder
 
 Correct = npt.NDArray[np.bool_]
 

@@ -5,7 +5,7 @@
 A bare step trains on the same random arrays again and again. A whole one takes the next batch as
 the trainer does: drawn, augmented and mixed while the steps go on. With ``--plain-layers``, bare
 steps are also taken with every layer computed as Keras does, not the faster way (see
-`mien.training.fast_layers`). docs/training.md has figures.
+`mien.training.layers`). docs/training.md has figures.
 """
 
 from __future__ import annotations
@@ -14,17 +14,15 @@ import argparse
 import contextlib
 import statistics
 import time
+from typing import Any
 from unittest import mock
 
 import numpy as np
 
 from mien.training.backend import prepare_backend, seed_step
-from mien.training.batches import BatchSource
-from mien.training.config import Config, load_config
-from mien.training.objective import step_arrays
-from mien.training.stages import compiled_model, stage_of
-from mien.training.stepping import Stepper, make_stepper
-from mien.training.training_data import load_training_data
+from mien.training.data import BatchSource, load_training_data
+from mien.training.model import compiled_model, step_arrays
+from mien.training.recipe import Config, load_config
 
 LIMIT = 1.15
 
@@ -47,15 +45,16 @@ def main() -> None:
     config = load_config(args.config, settings)
     prepare_backend(config.training)
     data = load_training_data(config, quiet=True)
-    source = BatchSource(data.train, config, data.votes, None)
-    model = compiled_model(config, stage_of(config, config.training.head_epochs), initialise=True)
-    stepper = make_stepper(model, config.training.backend)
-    bare_steps(stepper, config, 3)  # the first ones compile
-    plain = plain_stepper(config) if args.plain_layers else None
+    source = BatchSource(data, config)
+    model = warm_model(config)
+    plain = None
+    if args.plain_layers:
+        with mock.patch("mien.training.layers.with_fast_layers", lambda model: model):
+            plain = warm_model(config)
     ratios, gains = [], []
     for number in range(args.rounds):
-        bare = bare_steps(stepper, config, args.steps)
-        whole = whole_steps(stepper, source, config, epoch=number, count=args.steps)
+        bare = bare_steps(model, config, args.steps)
+        whole = whole_steps(model, source, config, epoch=number, count=args.steps)
         ratios.append(whole / bare)
         speed = args.steps * config.training.batch_size
         print(
@@ -75,18 +74,17 @@ def main() -> None:
         )
 
 
-def plain_stepper(config: Config) -> Stepper:
-    """Return what runs steps of the same network with every layer computed as Keras does."""
-    with mock.patch("mien.training.stages.speed_up"):
-        model = compiled_model(
-            config, stage_of(config, config.training.head_epochs), initialise=True
-        )
-    stepper = make_stepper(model, config.training.backend)
-    bare_steps(stepper, config, 3)
-    return stepper
+def warm_model(config: Config) -> Any:
+    """Return the compiled network of fine-tuning, after the first steps, which trace it."""
+    epoch = config.training.head_epochs
+    model = compiled_model(
+        config, blocks=config.blocks_at(epoch), size=config.size_at(epoch), initialise=True
+    )
+    bare_steps(model, config, 3)
+    return model
 
 
-def bare_steps(stepper: Stepper, config: Config, count: int) -> float:
+def bare_steps(model: Any, config: Config, count: int) -> float:
     """Return the seconds that steps on random arrays take."""
     size, classes = config.training.batch_size, len(config.labels)
     random = np.random.default_rng(0)
@@ -95,21 +93,19 @@ def bare_steps(stepper: Stepper, config: Config, count: int) -> float:
     weights = np.ones(size, np.float32)
     started = time.perf_counter()
     for _ in range(count):
-        stepper.step((faces, targets, weights), config.training.learning_rate)
-    stepper.settle()
+        model.train_on_batch(faces, targets, weights)
     return time.perf_counter() - started
 
 
 def whole_steps(
-    stepper: Stepper, source: BatchSource, config: Config, *, epoch: int, count: int
+    model: Any, source: BatchSource, config: Config, *, epoch: int, count: int
 ) -> float:
     """Return the seconds that steps take which make their batches."""
     started = time.perf_counter()
     with contextlib.closing(source.epoch(epoch)) as batches:
         for step, batch in zip(range(count), batches, strict=False):
             seed_step(config.training, epoch, step)
-            stepper.step(step_arrays(batch), config.training.learning_rate)
-        stepper.settle()
+            model.train_on_batch(*step_arrays(batch))
     # Making the few batches ahead that are not used counts against the whole steps.
     return time.perf_counter() - started
 

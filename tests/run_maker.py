@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mien.core.emotions import EMOTIONS
-from mien.training.config import Config, config_from_tables, config_to_toml
+from mien.training.recipe import Config, config_from_tables, config_to_toml
 
 ROWS = (
     "epoch,phase,size,loss,accuracy,val_loss,val_accuracy,val_macro_f1,learning_rate,seconds\n"

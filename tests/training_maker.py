@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from data_maker import make_tiny_splits
-from mien.training.config import Config, config_from_tables
-from mien.training.run_folder import RunFolder
-from mien.training.training_data import TrainingData
+from mien.training.data import TrainingData
+from mien.training.recipe import Config, config_from_tables
+from mien.training.run import RunFolder
 
 BATCH = 8
 PER_CLASS = 4

@@ -100,7 +100,7 @@ def _kit(args: argparse.Namespace) -> int:
 
 def _train(args: argparse.Namespace) -> int:
     from lab.gpu.trainer import resume, train
-    from mien.training.config import load_config
+    from mien.training.recipe import load_config
 
     if args.resume:
         resume(args.resume)
@@ -122,8 +122,8 @@ def _start(args: argparse.Namespace) -> int:
 
 def _trial(args: argparse.Namespace) -> int:
     from lab.gpu.trial import try_network
-    from mien.training.config import load_config
-    from mien.training.training_data import load_training_data
+    from mien.training.data import load_training_data
+    from mien.training.recipe import load_config
 
     config = load_config(args.recipe)
     pace = try_network(config, load_training_data(config, quiet=True), turn=args.turn)

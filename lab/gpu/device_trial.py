@@ -20,11 +20,9 @@ from lab.gpu.reading import estimate_statistics, logits_of
 from lab.gpu.student import Student
 from lab.gpu.trainer import find_device, new_student, prepare
 from lab.gpu.trial import alone
-from mien.training.batches import BatchSource
-from mien.training.config import Config
+from mien.training.data import BatchSource, TrainingData
 from mien.training.model import build_model
-from mien.training.objective import has_teachers
-from mien.training.training_data import TrainingData
+from mien.training.recipe import Config
 
 _TOGETHER = 8
 """Steps that are asked for before the device is waited for, as in training."""
@@ -34,8 +32,8 @@ def try_on_device(config: Config, data: TrainingData, *, turn: Path, seconds: fl
     """Try a network on the device; as `lab.gpu.trial.try_network`."""
     prepare(config)
     device = find_device(quiet=True)
-    source = BatchSource(data.train, config, data.votes)
-    faces = faces_on(device, source.examples())
+    source = BatchSource(data, config)
+    faces = faces_on(device, source.dataset)
     val_views = torch.from_numpy(np.array(data.val.images))[:, None].to(device)
     model = build_model(
         config.model,
@@ -62,7 +60,7 @@ def _pace_of(
     bfloat16 = config.training.precision == "mixed_bfloat16"
 
     def validate() -> None:
-        count = config.training.statistics_batches * config.training.batch_size
+        count = config.training.bn_recalibration_batches * config.training.batch_size
         images = plain_images(faces, config, count)
         estimate_statistics(student.average, images, bfloat16=bfloat16)
         logits_of(student.average, val_views, bfloat16=bfloat16)
@@ -75,7 +73,7 @@ def _pace_of(
         logits_of(student.average, views.images, bfloat16=bfloat16)
 
     student.average.size = config.final_size
-    is_teacher = not has_teachers(config)
+    is_teacher = not config.distill.teachers
     for warm_up in (validate, answer) if is_teacher else (validate,):
         warm_up()
     paces = {size: _step_seconds(student, views, size, seconds) for size in sizes}

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lab.gpu.views import Chance, augmented, mixed
-from mien.training.config import Config
-from mien.training.views import Examples
+from mien.training.recipe import Config
+from mien.training.transforms import AugmentedDataset
 
 _CHUNK = 16384
 """Faces that are augmented together: starting a kernel takes longer than running it on fewer."""
@@ -46,12 +46,15 @@ class Faces:
         return len(self.images)
 
 
-def faces_on(device: torch.device, examples: Examples) -> Faces:
+def faces_on(device: torch.device, dataset: AugmentedDataset) -> Faces:
     """Return training images in a device's memory."""
+    targets = dataset.targets
+    if dataset.votes is not None:
+        targets = np.concatenate([targets, dataset.votes], axis=1)
     return Faces(
-        torch.from_numpy(np.ascontiguousarray(examples.images)).to(device),
-        torch.from_numpy(examples.targets).to(device),
-        torch.from_numpy(examples.weights).to(device),
+        torch.from_numpy(np.ascontiguousarray(dataset.images)).to(device),
+        torch.from_numpy(targets).to(device),
+        torch.from_numpy(dataset.weights).to(device),
     )
 
 

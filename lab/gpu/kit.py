@@ -17,8 +17,8 @@ from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, MienError
 from mien.core.files import write_atomically
 from mien.core.process import stderr
 from mien.core.progress import format_duration
-from mien.training.config import config_to_toml, load_config
-from mien.training.run_folder import RunFolder
+from mien.training.recipe import config_to_toml, load_config
+from mien.training.run import RunFolder
 
 _MODULE = "lab.gpu"
 _ON_PROCESSOR = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}

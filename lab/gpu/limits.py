@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mien.core.errors import UsageError
-from mien.training.config import Config
+from mien.training.recipe import Config
 
 
 def check_recipe(config: Config) -> None:
@@ -27,7 +27,7 @@ def check_recipe(config: Config) -> None:
             '"cosine" or "constant"',
         ),
         "training.early_stopping": (training.early_stopping, training.early_stopping == 0, "0"),
-        "training.start_share": (training.start_share, training.start_share == 0, "0"),
+        "training.wise_ft_alpha": (training.wise_ft_alpha, training.wise_ft_alpha == 1, "1"),
         "augmentation.cutmix": (mixing.cutmix, mixing.cutmix == 0, "0, or mixup alone"),
         "distill.views": (
             distill.views,

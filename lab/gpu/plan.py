@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mien.core.errors import UsageError
-from mien.training.config import read_tables
+from mien.training.recipe import read_tables
 
 
 @dataclass(frozen=True)

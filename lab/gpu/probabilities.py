@@ -10,8 +10,8 @@ import numpy as np
 from mien.core.files import replacing
 from mien.data.loading import load_split
 from mien.training.model import load_keras_model
-from mien.training.run_folder import RunFolder
-from mien.training.validation import predict_probabilities
+from mien.training.run import RunFolder
+from mien.training.trainer import predict_probabilities
 
 
 def write_probabilities(data: Path, target: Path, runs: Sequence[Path]) -> None:

@@ -46,7 +46,7 @@ def taught_by(
 def estimate_statistics(network: Network, images: Tensor, *, bfloat16: bool = False) -> None:
     """Give BatchNorm layers the statistics that plain images have under the weights as they stand.
 
-    Without dropout, see `mien.training.stages.estimated_statistics`.
+    Without dropout, see `mien.training.trainer.recalibrated_statistics`.
 
     Args:
         network: its running statistics are written over; it is left in evaluation mode.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lab.gpu.plan import Pace, StagePlan
-from mien.training.config import Config, load_config
+from mien.training.recipe import Config, load_config
 
 LITE0 = "lite0"
 _DRAWN_A_SECOND = 25_000
@@ -56,7 +56,7 @@ def recipe_here(machine: Machine, stage: StagePlan, epochs: int) -> Config:
     The last epochs, which are not mixed, stay the share of all that they are in the recipe.
 
     Raises:
-        InputError, UsageError: as `mien.training.config.load_config`.
+        InputError, UsageError: as `mien.training.recipe.load_config`.
     """
     config = load_config(stage.recipe)
     votes = machine.work / "votes.csv"

@@ -89,8 +89,8 @@ def make_start(pack: Path, target: Path, recipe: Path) -> None:
         DataError: if they are damaged.
     """
     from mien.training import lite0
-    from mien.training.config import load_config
     from mien.training.model import build_model, set_input_scaling
+    from mien.training.recipe import load_config
 
     config = load_config(recipe)
     file = pack / LITE0_NAME

@@ -19,7 +19,7 @@ from lab.gpu.epochs import Faces
 from lab.gpu.network import Network
 from lab.gpu.plans import Arrays
 from mien.core.errors import InputError
-from mien.training.config import Config
+from mien.training.recipe import Config
 
 MOMENTUM = 0.9
 _WARM_STEPS = 3
@@ -135,7 +135,7 @@ class Student:
             self.hit_sum += right.double().mean()
 
     def _loss(self, logits: Tensor, features: Tensor) -> Tensor:
-        """Return what `mien.training.objective` describes."""
+        """Return what `mien.training.model.losses` describes."""
         settings, distill = self.config.training, self.config.distill
         smooth = settings.label_smoothing
         labels = self._targets[:, : self._classes] * (1 - smooth) + smooth / self._classes

@@ -7,9 +7,9 @@ import torch
 from lab.gpu.network import Network, load_arrays
 from lab.gpu.plans import plan_of, weights_of
 from mien.core.errors import UsageError
-from mien.training.config import Config
+from mien.training.distillation import Teacher, find_teacher
 from mien.training.model import load_keras_model
-from mien.training.teachers import Teacher, find_teacher
+from mien.training.recipe import Config
 
 
 def find_teachers(config: Config) -> list[Teacher]:

@@ -1,4 +1,4 @@
-"""Training on the device: what `mien.training.trainer` and `sitting` are to Keras' backends.
+"""Training on the device: what `mien.training.trainer` is to Keras' backends.
 
 Images, views, teachers and the network lie in the device's memory. An epoch begins with all of its
 views and what the teachers say of them; then come its steps, which are asked for ahead of the
@@ -7,6 +7,7 @@ device. All chance comes from the seed, the epoch and the step.
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from pathlib import Path
@@ -32,26 +33,26 @@ from lab.gpu.teachers import find_teachers, open_teachers
 from mien.core.errors import InputError
 from mien.core.process import stderr
 from mien.core.progress import Progress, format_duration
-from mien.training import checkpoint, run_folder
+from mien.training import run as run_folder
 from mien.training.backend import prepare_keras
-from mien.training.batches import BatchSource
-from mien.training.config import Config, config_to_toml, from_folder, load_config
+from mien.training.data import BatchSource, TrainingData, load_training_data
 from mien.training.model import build_model
-from mien.training.outcome import (
+from mien.training.recipe import Config, config_to_toml, from_folder, load_run_config
+from mien.training.run import RunFolder, report_epoch
+from mien.training.trainer import (
+    Phase,
+    RunState,
+    Throughput,
     diverged,
     environment,
     finish,
     history_row,
-    report_epoch,
+    learning_rate,
+    read_state,
+    stop_signals,
     stopped,
+    validation_figures,
 )
-from mien.training.pace import Pace, stage_cost
-from mien.training.run_folder import RunFolder
-from mien.training.run_state import RunState
-from mien.training.schedule import learning_rate
-from mien.training.stopping import stop_signals
-from mien.training.training_data import TrainingData, fingerprint, load_training_data
-from mien.training.validation import validation_figures
 
 _AHEAD = 8
 """Steps that are asked for before the first is waited for."""
@@ -68,7 +69,7 @@ def train(config: Config, folder: Path, *, quiet: bool = False) -> RunFolder:
     check_recipe(config)
     data = load_training_data(config, quiet=quiet)
     sitting = DeviceSitting(config, run, data, quiet)
-    state = RunState(data=fingerprint(data), teachers=sitting.teachers())
+    state = RunState(data=data.fingerprint(), teachers=sitting.teachers())
     sitting.enter(state)
     run_folder.write_json(run.environment, environment(config, data))
     run_folder.write_text(run.config, config_to_toml(config))
@@ -78,16 +79,16 @@ def train(config: Config, folder: Path, *, quiet: bool = False) -> RunFolder:
 def resume(folder: Path, *, quiet: bool = False) -> RunFolder:
     """Go on with an interrupted run; otherwise as `mien.training.trainer.resume`."""
     run = run_folder.open_run(folder)
-    config = from_folder(load_config(run.config), run_folder.begun_in(run))
+    config = from_folder(load_run_config(run), run_folder.begun_in(run))
     check_recipe(config)
     run_folder.remove_leftovers(run)
     begun = run.checkpoint.exists()
-    state = checkpoint.read_state(run.checkpoint) if begun else RunState()
+    state = read_state(run.checkpoint) if begun else RunState()
     if state.is_over(config):
         return finish(run, state)
     data = load_training_data(config, quiet=quiet)
     sitting = DeviceSitting(config, run, data, quiet)
-    known = (fingerprint(data), sitting.teachers())
+    known = (data.fingerprint(), sitting.teachers())
     if begun and (state.data, state.teachers) != known:
         raise InputError(
             f"the images or the teachers are not those that {run.path} began with: "
@@ -145,11 +146,11 @@ class DeviceSitting:
         check_recipe(config)
         self.config, self.run, self.quiet = config, run, quiet
         self.saved_at = self.since = time.monotonic()
-        self.pace = Pace()
+        self.pace = Throughput()
         self.student: Student | None = None
         self.bare: Any = None
         self.bfloat16 = config.training.precision == "mixed_bfloat16"
-        source = BatchSource(data.train, config, data.votes)
+        source = BatchSource(data, config)
         self.steps = source.steps
         self.found = find_teachers(config)
         prepare(config)
@@ -157,7 +158,7 @@ class DeviceSitting:
         self.taught = open_teachers(self.found, self.device)
         # Opening a network draws from the seed: whether one was must not change the student.
         prepare(config)
-        self.faces = faces_on(self.device, source.examples())
+        self.faces = faces_on(self.device, source.dataset)
         self.val_labels = data.val.labels
         self.val_views = torch.from_numpy(np.array(data.val.images))[:, None].to(self.device)
 
@@ -168,7 +169,7 @@ class DeviceSitting:
     def restore(self, state: RunState) -> None:
         """Build the network that the checkpoint was written of, and fill it."""
         student = self._build(state, initialise=False)
-        student.load(checkpoint.read_arrays(self.run.checkpoint))
+        student.load(run_folder.read_checkpoint_arrays(self.run.checkpoint))
         student.loss_sum.fill_(state.loss_sum)
         student.hit_sum.fill_(state.accuracy_sum)
 
@@ -263,13 +264,16 @@ class DeviceSitting:
 
     def _save(self, state: RunState, student: Student) -> None:
         # In this order: whatever a kill leaves undone, the checkpoint knows how to do again.
-        checkpoint.save_arrays(self.run.checkpoint, student.arrays(), state)
+        run_folder.write_checkpoint(
+            self.run.checkpoint, student.arrays(), dataclasses.asdict(state)
+        )
         if state.history:
             run_folder.write_history(self.run.history, state.history)
         self.saved_at = time.monotonic()
 
     def _time_left(self, state: RunState) -> str:
-        costs = [stage_cost(self.config, epoch) for epoch in range(self.config.total_epochs)]
+        epochs = range(self.config.total_epochs)
+        costs = [Phase.at(self.config, epoch).step_cost for epoch in epochs]
         left = sum(costs[state.epoch :]) * self.steps - costs[state.epoch] * state.step
         seconds = self.pace.seconds_for(left)
         return "" if seconds is None else f"run {format_duration(seconds)} left"
@@ -279,7 +283,7 @@ class DeviceSitting:
         before = state.epoch_seconds
         self._settle(state, student)
         spent = state.epoch_seconds - before
-        self.pace.count(stage_cost(self.config, state.epoch) * self.steps, spent)
+        self.pace.count(Phase.at(self.config, state.epoch).step_cost * self.steps, spent)
         if not self.config.is_validated(state.epoch):
             state.skip_validation()
             return
@@ -304,8 +308,8 @@ class DeviceSitting:
         """Return the figures of the averaged weights, with statistics that fit them."""
         settings, average = self.config.training, student.average
         average.size = self.config.size_at(state.epoch)
-        if settings.statistics_batches and settings.ema:
-            count = settings.statistics_batches * settings.batch_size
+        if settings.bn_recalibration_batches and settings.ema:
+            count = settings.bn_recalibration_batches * settings.batch_size
             images = plain_images(self.faces, self.config, count)
             estimate_statistics(average, images, bfloat16=self.bfloat16)
         else:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mien.training.settings import AugmentationSettings
+from mien.training.recipe import AugmentationSettings
 
 _BLOCK = 8
 """Side of JPEG's blocks."""

@@ -10,7 +10,7 @@ import pytest
 from data_maker import make_tiny_split
 from lab.gpu.plans import plan_of, set_weights, weights_of
 from mien.core.errors import ModelError
-from mien.training.settings import ModelSettings
+from mien.training.recipe import ModelSettings
 
 torch = pytest.importorskip("torch")
 

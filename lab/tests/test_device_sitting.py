@@ -15,10 +15,10 @@ import pytest
 
 from data_maker import make_tiny_splits
 from mien.core.errors import DataError, InputError, ModelError, TrainingDiverged, UsageError
-from mien.training import training_data
-from mien.training.config import Config, load_config
-from mien.training.run_folder import RunFolder
-from mien.training.stopping import TrainingStopped
+from mien.training import data as data_module
+from mien.training.recipe import Config, load_config
+from mien.training.run import RunFolder
+from mien.training.trainer import TrainingStopped
 from training_maker import (
     RUN_FILES,
     read_checkpoint,
@@ -126,7 +126,7 @@ def test_a_run_leaves_what_any_run_leaves(undisturbed: RunFolder, tiny_data: Pat
 
 def test_the_kept_network_is_the_one_that_was_validated(undisturbed: RunFolder) -> None:
     from mien.training.model import load_keras_model
-    from mien.training.validation import predict_probabilities, validation_figures
+    from mien.training.trainer import predict_probabilities, validation_figures
 
     val = make_tiny_splits(per_class=4)["val"]
     network = load_keras_model(undisturbed.best)
@@ -148,7 +148,7 @@ def test_a_run_learns(
     keras_ready: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
 ) -> None:
     monkeypatch.setattr(
-        training_data, "load_dataset", lambda *_, **__: make_tiny_splits(per_class=12)
+        data_module, "load_dataset", lambda *_, **__: make_tiny_splits(per_class=12)
     )
     config = device_config(
         training_optimizer=optimizer,
@@ -265,7 +265,7 @@ def with_votes(config: Config) -> Config:
 
 def give_votes(monkeypatch: pytest.MonkeyPatch, *, per_class: int = 4) -> None:
     """Give images in memory whose votes all are for the first class."""
-    from mien.training.training_data import TrainingData
+    from mien.training.data import TrainingData
 
     splits = make_tiny_splits(per_class=per_class)
     votes = np.zeros((len(splits["train"]), 7), np.float32)
@@ -277,9 +277,7 @@ def give_votes(monkeypatch: pytest.MonkeyPatch, *, per_class: int = 4) -> None:
 def test_votes_are_learnt_from(
     keras_ready: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        training_data, "load_dataset", lambda *_, **__: make_tiny_splits(per_class=4)
-    )
+    monkeypatch.setattr(data_module, "load_dataset", lambda *_, **__: make_tiny_splits(per_class=4))
     plain = device_config(training_epochs=1, training_large_epochs=0)
     without = train(plain, tmp_path / "without", quiet=True)
     give_votes(monkeypatch)
@@ -298,7 +296,7 @@ def test_teachers_are_learnt_from(
     keras_ready: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        training_data, "load_dataset", lambda *_, **__: make_tiny_splits(per_class=12)
+        data_module, "load_dataset", lambda *_, **__: make_tiny_splits(per_class=12)
     )
     common: dict[str, Any] = {
         "training_epochs": 25,
@@ -365,7 +363,7 @@ def test_class_weights_weigh_the_loss(
 ) -> None:
     splits = make_tiny_splits(per_class=4)
     rare = splits["train"].take(np.flatnonzero((splits["train"].labels != 1) | (np.arange(28) < 5)))
-    monkeypatch.setattr(training_data, "load_dataset", lambda *_, **__: {**splits, "train": rare})
+    monkeypatch.setattr(data_module, "load_dataset", lambda *_, **__: {**splits, "train": rare})
     weights: list[Any] = []
     after("_step", lambda sitting, _: weights.append(sitting.student._weights.clone()), monkeypatch)
     config = device_config(training_class_weights=True, training_epochs=1, augmentation_mixup=0.0)
@@ -421,7 +419,7 @@ def test_a_teacher_that_is_not_there_or_no_run_is_said(
     undisturbed: RunFolder, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lab.gpu import teachers
-    from mien.training.teachers import Teacher
+    from mien.training.distillation import Teacher
 
     config = device_config(tiny_data, distill_teachers=[str(tmp_path / "nobody")])
     with pytest.raises(ModelError, match=r"no teacher .*nobody"):

@@ -10,11 +10,9 @@ import pytest
 
 from data_maker import make_tiny_split
 from lab.gpu.plans import weights_of
-from mien.training.augmentation import MixedBatch
-from mien.training.config import Config
-from mien.training.objective import accuracy_of, step_arrays
-from mien.training.stages import Stage, compiled_model
-from mien.training.views import Examples, labelled
+from mien.training.model import accuracy_of, compiled_model, step_arrays
+from mien.training.recipe import Config
+from mien.training.transforms import AugmentedDataset, Batch
 from training_maker import tiny_config
 
 torch = pytest.importorskip("torch")
@@ -44,20 +42,20 @@ def recipe(**changes: Any) -> Config:
     return tiny_config(**{**options, **changes})
 
 
-def drawn(config: Config) -> MixedBatch:
+def drawn(config: Config) -> Batch:
     """Return a batch with weights, soft targets, and what teachers and votes say."""
     random = np.random.default_rng(4)
     soft = [random.dirichlet(np.ones(7), COUNT).astype(np.float32) for _ in range(3)]
-    return MixedBatch(
+    return Batch(
         faces=SPLIT.images[:COUNT, ..., None].astype(np.float32),
         targets=soft[0],
         weights=random.uniform(0.5, 2, COUNT).astype(np.float32),
-        taught=soft[1] if config.distill.teachers else None,
+        soft_targets=soft[1] if config.distill.teachers else None,
         votes=0.8 * soft[2] if config.training.votes_weight else None,
     )
 
 
-def on_device(batch: MixedBatch) -> Faces:
+def on_device(batch: Batch) -> Faces:
     targets = [batch.targets] if batch.votes is None else [batch.targets, batch.votes]
     return Faces(
         torch.from_numpy(batch.faces.astype(np.uint8)).permute(0, 3, 1, 2),
@@ -83,7 +81,8 @@ def test_its_losses_and_weights_are_those_of_keras(optimizer: str, changes: dict
         new_student(config, model, CPU) if not _has_votes(config) else _with_head(model, config)
     )
     batch = drawn(config)
-    taught = None if batch.taught is None else torch.from_numpy(batch.taught)
+    soft = batch.soft_targets
+    taught = None if soft is None else torch.from_numpy(soft)
     # Adam moves by the rate however small a gradient is, and so by its rounding, too.
     near, alike = (1e-5, 2e-4) if optimizer == "sgd" else (2e-3, 2e-3)
     for number, rate in enumerate(RATES):
@@ -103,7 +102,7 @@ def compiled(config: Config) -> Any:
     import keras
 
     keras.utils.set_random_seed(1)
-    return compiled_model(config, Stage(-1, 32), initialise=True)
+    return compiled_model(config, blocks=-1, size=32, initialise=True)
 
 
 def _has_votes(config: Config) -> bool:
@@ -211,9 +210,11 @@ def test_weights_that_are_no_numbers_are_found() -> None:
 
 
 # ---------------------------------------------------------------- epochs and reading
-def examples() -> Examples:
-    return Examples(
-        SPLIT.images, labelled(SPLIT.labels, 7), np.arange(len(SPLIT), dtype=np.float32)
+def examples() -> AugmentedDataset:
+    return AugmentedDataset(
+        SPLIT.images,
+        np.eye(7, dtype=np.float32)[SPLIT.labels],
+        np.arange(len(SPLIT), dtype=np.float32),
     )
 
 

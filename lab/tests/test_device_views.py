@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_maker import make_tiny_split
-from mien.training.settings import AugmentationSettings
+from mien.training.recipe import AugmentationSettings
 
 torch = pytest.importorskip("torch")
 

@@ -16,7 +16,7 @@ from lab.gpu import kit, workplace
 from lab.gpu.kit import run_kit
 from lab.tests.kit_maker import write_pack, write_plan
 from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
-from mien.training.config import load_config
+from mien.training.recipe import load_config
 from training_maker import wait_for
 
 

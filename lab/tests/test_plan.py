@@ -12,7 +12,7 @@ from lab.gpu.plan import Pace, StagePlan, budget, choose_epochs, load_plan
 from lab.gpu.recipes import Machine, recipe_here, taught, views_within
 from lab.tests.kit_maker import ROOT, write_plan
 from mien.core.errors import UsageError
-from mien.training.config import Config, config_to_toml, load_config
+from mien.training.recipe import Config, config_to_toml, load_config
 
 STAGE = StagePlan("net", Path("net.toml"), share=1, least=5, most=50, large_share=0.2)
 PACE = Pace(

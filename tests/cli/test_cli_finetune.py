@@ -21,7 +21,7 @@ from mien.core.errors import EXIT_DONE, EXIT_INPUT, EXIT_MODEL, EXIT_USAGE
 from mien.data.dataset import Split
 from mien.evaluation.comparison import compare, comparison_text
 from mien.inference.classifier import Classifier
-from mien.training.run_folder import RunFolder
+from mien.training.run import RunFolder
 
 pytest.importorskip("keras")
 pytest.importorskip("onnx")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,11 @@ import pytest
 from mien.cli import train as command
 from mien.cli.main import main
 from mien.core.errors import MissingExtra, OutputError, TrainingDiverged
-from mien.training import filling, trainer
-from mien.training.config import Config
-from mien.training.filling import FilledCache
-from mien.training.run_folder import RunFolder, write_json
-from mien.training.stopping import TrainingStopped
+from mien.training import distillation, trainer
+from mien.training.distillation import FilledCache
+from mien.training.recipe import Config
+from mien.training.run import RunFolder, write_json
+from mien.training.trainer import TrainingStopped
 
 SUMMARY = {
     "run": "mine",
@@ -118,18 +117,8 @@ def test_a_run_without_a_name_is_called_after_its_recipe_and_the_time(
         (["train", "--resume", "b", "--run", "c"], 2, "leave out --set and --run"),
         (["train", "--config", "nowhere.toml"], 3, "cannot read the configuration nowhere.toml"),
         (["train", "--resume", "nowhere"], 3, "nowhere is not a run"),
-        (["train", "--resume", "b", "--workers", "2"], 2, "--workers is of training on Ray: add"),
-        (["train", "--resume", "b", "--address", "a:1"], 2, "--address is of training on Ray: add"),
-        (
-            ["train", "--resume", "b", "--engine", "ray", "--workers", "0"],
-            2,
-            "a whole number from 1 to 1024, got '0'",
-        ),
-        (
-            ["train", "--config", "b", "--teacher-logits", "--engine", "ray"],
-            2,
-            "leave out --engine",
-        ),
+        (["train", "--resume", "b", "--engine", "ray"], 2, "--set training.backend=jax"),
+        (["train", "--config", "b", "--workers", "2"], 2, "leave out --engine, --workers and"),
     ],
 )
 def test_words_that_cannot_be_used(
@@ -228,7 +217,7 @@ def test_teachers_logits_are_computed_without_training(
         asked.append(config)
         return FILLED
 
-    monkeypatch.setattr(filling, "fill_cache", fill)
+    monkeypatch.setattr(distillation, "cache_teacher_logits", fill)
     words = ["train", "--config", str(recipe), "--teacher-logits", "--set", "distill.views=3"]
     assert main(words) == 0
     assert asked[0].distill.views == 3
@@ -257,20 +246,3 @@ def test_a_recipe_without_teachers_has_no_logits_to_compute(
 ) -> None:
     assert main(["train", "--config", str(recipe), "--teacher-logits"]) == 2
     assert "expected a recipe with distill.teachers" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("words", [["--resume", "run"], ["--config", "quick.toml"]])
-def test_without_ray_the_extra_is_named(
-    words: list[str],
-    recipe: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    go_to_a_run(recipe, monkeypatch)
-    monkeypatch.setitem(sys.modules, "ray", None)
-    for module in ("mien.batch.ray_engine", "mien.training.ray_training"):
-        monkeypatch.delitem(sys.modules, module, raising=False)
-    assert main(["train", *words, "--engine", "ray"]) == 2
-    err = capsys.readouterr().err
-    assert err.startswith("mien: --engine ray needs the extra [ray], which is not installed: ")
-    assert len(err.splitlines()) == 1

@@ -168,7 +168,7 @@ def test_what_somebody_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
         "mien.inference.classifier",
         "mien.inference.speed",
         "mien.training.quantize",
-        "mien.training.teachers",
+        "mien.training.distillation",
     ],
 )
 def test_it_is_said_before_onnx_runtime_is_loaded(module: str) -> None:

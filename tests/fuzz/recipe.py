@@ -8,7 +8,7 @@ from pathlib import Path
 from hypothesis import given
 
 from fuzz.harness import damaged, fuzz, obeyed
-from mien.training.config import Config, config_to_toml, load_config
+from mien.training.recipe import Config, config_to_toml, load_config
 
 _FOLDER = Path(tempfile.mkdtemp())
 _TOKENS = [

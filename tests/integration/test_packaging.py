@@ -18,7 +18,7 @@ from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from mien.training.config import read_tables
+from mien.training.recipe import read_tables
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LOCKS = ("core", "dev", "build")

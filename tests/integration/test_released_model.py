@@ -14,7 +14,7 @@ from mien.core.manifest import load_manifest
 from mien.core.models import bundled_models, find_model
 from mien.data.loading import load_split
 from mien.inference.classifier import Classifier
-from mien.training.config import load_config
+from mien.training.recipe import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = ROOT / "images" / "sample.png"

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from data_maker import write_tiny_dataset
-from mien.training.run_folder import RunFolder
-from mien.training.settings import ModelSettings
+from mien.training.recipe import ModelSettings
+from mien.training.run import RunFolder
 from training_maker import PER_CLASS, tiny_config
 
 

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from mien.core.errors import InputError, UsageError
-from mien.training.architectures.applications import APPLICATIONS
-from mien.training.architectures.blocks import scaled
-from mien.training.settings import BACKBONES, OWN_BACKBONES, ModelSettings
+from mien.training.architectures import APPLICATIONS, scaled
+from mien.training.recipe import BACKBONES, OWN_BACKBONES, ModelSettings
 
 FACES = np.random.default_rng(0).integers(0, 256, (4, 48, 48)).astype(np.uint8)
 NARROW = 0.125
@@ -156,14 +155,14 @@ def test_own_networks_begin_without_weights_from_minus_one_to_one() -> None:
 
 # ---------------------------------------------------------------- Keras' applications
 def test_every_name_of_the_settings_can_be_built() -> None:
-    from mien.training.backbones import _OWN
+    from mien.training.architectures import _OWN
 
     assert {*_OWN, "Plain"} == set(OWN_BACKBONES)
     assert {*APPLICATIONS, *OWN_BACKBONES} == set(BACKBONES)
 
 
 def test_an_unknown_application_is_refused() -> None:
-    from mien.training.architectures.applications import build_application
+    from mien.training.architectures import build_application
 
     with pytest.raises(UsageError, match="expected one of EfficientNetB0, "):
         build_application("VGG")

@@ -20,7 +20,7 @@ from mien.training.backend import (
     seed_step,
     stderr_held_back,
 )
-from mien.training.settings import TrainingSettings
+from mien.training.recipe import TrainingSettings
 from training_maker import tiny_config
 
 

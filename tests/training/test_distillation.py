@@ -15,18 +15,30 @@ import pytest
 from data_maker import make_tiny_split
 from mien.core.errors import InputError, ModelError, UsageError
 from mien.core.models import MODEL_NAME
-from mien.training import distillation, sitting
-from mien.training.augmentation import Faces, Floats, MixedBatch
-from mien.training.batches import BatchSource
-from mien.training.config import Config
-from mien.training.distillation import Teaching, softened_mean
-from mien.training.filling import fill_cache
-from mien.training.run_folder import RunFolder
-from mien.training.stopping import TrainingStopped
-from mien.training.teacher_logits import rounded
-from mien.training.teachers import find_teacher, open_onnx, open_teacher
-from mien.training.trainer import resume, train
-from mien.training.views import make_view
+from mien.training import distillation
+from mien.training.data import BatchSource, TrainingData
+from mien.training.distillation import (
+    LogitCache,
+    Teacher,
+    TeacherEnsemble,
+    add_log_odds,
+    cache_teacher_logits,
+    find_teacher,
+    mean_probabilities,
+    open_onnx,
+    open_teacher,
+    rounded,
+)
+from mien.training.recipe import Config
+from mien.training.run import RunFolder
+from mien.training.trainer import (
+    Trainer,
+    TrainingStopped,
+    predict_probabilities,
+    resume,
+    train,
+)
+from mien.training.transforms import Batch, Faces, Floats, View
 from training_maker import read_checkpoint, read_history, same_arrays, tiny_config
 
 SPLIT = make_tiny_split("train", per_class=12)
@@ -44,7 +56,7 @@ def test_the_mean_is_of_probabilities_at_the_temperature() -> None:
     logits = np.random.default_rng(0).normal(0, 3, (2, 5, 7))
     powers = np.exp(logits / 2.5)
     expected = (powers / powers.sum(axis=2, keepdims=True)).mean(axis=0)
-    mean = softened_mean(list(logits.astype(np.float16)), 2.5)
+    mean = mean_probabilities(list(logits.astype(np.float16)), 2.5)
     assert np.allclose(mean, expected, atol=2e-3)
     assert np.allclose(mean.sum(axis=1), 1, atol=1e-6)
     assert mean.dtype == np.float32
@@ -53,7 +65,9 @@ def test_the_mean_is_of_probabilities_at_the_temperature() -> None:
 def test_each_teacher_counts_the_same_however_sure_of_itself() -> None:
     sure = np.array([[90.0, 0, 0, 0, 0, 0, 0]], np.float16)
     calm = np.array([[0, 1.0, 0, 0, 0, 0, 0]], np.float16)
-    assert softened_mean([sure, calm], 1.0)[0, 0] == pytest.approx(0.5 + 0.5 / (6 + np.e), abs=1e-3)
+    assert mean_probabilities([sure, calm], 1.0)[0, 0] == pytest.approx(
+        0.5 + 0.5 / (6 + np.e), abs=1e-3
+    )
 
 
 # ---------------------------------------------------------------- the same pixels
@@ -70,15 +84,18 @@ def teacher_of_pixels(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(tiny_model)
 
 
-def teaching(config: Config) -> Teaching:
-    return Teaching(config, SPLIT.images, quiet=True)
+def source(config: Config) -> BatchSource:
+    ensemble = TeacherEnsemble(config, SPLIT.images, quiet=True)
+    return BatchSource(TrainingData(SPLIT, SPLIT), config, ensemble)
 
 
-def is_of_these_pixels(batch: MixedBatch) -> bool:
+def is_of_these_pixels(batch: Batch) -> bool:
     faces = batch.faces[..., 0].astype(np.uint8)
     assert np.array_equal(faces[..., None], batch.faces)
-    assert batch.taught is not None
-    return np.array_equal(batch.taught, softened_mean([rounded(told_by_pixels(faces))], 2.0))
+    assert batch.soft_targets is not None
+    return np.array_equal(
+        batch.soft_targets, mean_probabilities([rounded(told_by_pixels(faces))], 2.0)
+    )
 
 
 @pytest.mark.parametrize("views", [0, 2])
@@ -86,15 +103,15 @@ def test_the_teachers_saw_the_students_pixels_bit_for_bit(
     teacher_of_pixels: str, views: int, tmp_path: Path
 ) -> None:
     config = tiny_config(distill_teachers=[teacher_of_pixels], distill_views=views, **MIXED)
-    source = BatchSource(SPLIT, config, teaching=teaching(config))
+    made = source(config)
     mixed = []
     for epoch in range(4):
-        batches = list(source.epoch(epoch))
+        batches = list(made.epoch(epoch))
         assert all(is_of_these_pixels(batch) for batch in batches)
         mixed += [epoch for batch in batches if batch.targets.max(axis=1).min() < 0.99]
     assert set(mixed) == {0, 1, 2}
     # Taken up in the middle, by a source that has made nothing before.
-    fresh = BatchSource(SPLIT, config, teaching=teaching(config))
+    fresh = source(config)
     assert all(is_of_these_pixels(batch) for batch in fresh.epoch(1, 5))
 
 
@@ -105,19 +122,21 @@ def test_votes_are_added_to_what_the_teachers_say_of_a_view(teacher_of_pixels: s
         distill_votes=0.5,
         data_votes="votes.csv",
     )
-    evidence = np.random.default_rng(2).normal(0, 2, (len(SPLIT), 7)).astype(np.float32)
-    told = Teaching(config, SPLIT.images, evidence=evidence, quiet=True)
-    source = BatchSource(SPLIT, config, teaching=told)
-    name = told.views[1]
-    view = make_view(source.examples(), config, name)
-    logits = rounded(told_by_pixels(view.images)).astype(np.float32) + 0.5 * evidence
-    assert np.allclose(told.of_view(name, view.images), softened_mean([logits], 2.0), atol=1e-4)
+    log_odds = np.random.default_rng(2).normal(0, 2, (len(SPLIT), 7)).astype(np.float32)
+    told = TeacherEnsemble(config, SPLIT.images, log_odds=log_odds, quiet=True)
+    made = BatchSource(TrainingData(SPLIT, SPLIT), config, told)
+    view = made.dataset.view(config, told.views[1])
+    logits = rounded(told_by_pixels(view.images)).astype(np.float32) + 0.5 * log_odds
+    found = told.soft_targets_of_view(told.views[1], view.images)
+    assert np.allclose(found, mean_probabilities([logits], 2.0), atol=1e-4)
     # And what the student is shown, in whatever order, is each image's own.
-    for batch in source.epoch(1):
-        assert batch.taught is not None
-        for face, taught in zip(batch.faces[..., 0], batch.taught, strict=True):
+    for batch in made.epoch(1):
+        assert batch.soft_targets is not None
+        for face, taught in zip(batch.faces[..., 0], batch.soft_targets, strict=True):
             place = int(np.argmin(np.abs(view.images - face).sum(axis=(1, 2))))
-            assert np.allclose(taught, softened_mean([logits[place : place + 1]], 2.0), atol=1e-4)
+            assert np.allclose(
+                taught, mean_probabilities([logits[place : place + 1]], 2.0), atol=1e-4
+            )
 
 
 def test_the_cache_gives_back_what_the_teachers_said(
@@ -129,8 +148,9 @@ def test_the_cache_gives_back_what_the_teachers_said(
         distill_cache=str(tmp_path / "cache"),
         **MIXED,
     )
-    first = teaching(config)
-    batches = [list(BatchSource(SPLIT, config, teaching=first).epoch(n)) for n in range(4)]
+    first = TeacherEnsemble(config, SPLIT.images, quiet=True)
+    made = BatchSource(TrainingData(SPLIT, SPLIT), config, first)
+    batches = [list(made.epoch(n)) for n in range(4)]
     assert first.computed == len(first.cached_files()) == 3
     assert all(path.is_file() for path in first.cached_files())
 
@@ -138,14 +158,14 @@ def test_the_cache_gives_back_what_the_teachers_said(
         raise AssertionError("a teacher was opened though all its logits are there")
 
     monkeypatch.setattr(distillation, "open_teacher", closed)
-    again = BatchSource(SPLIT, config, teaching=teaching(config))
+    again = source(config)
     for epoch in range(4):
         for one, other in zip(again.epoch(epoch), batches[epoch], strict=True):
             assert is_of_these_pixels(one)
             assert np.array_equal(one.faces, other.faces)
-            assert one.taught is not None
-            assert other.taught is not None
-            assert np.array_equal(one.taught, other.taught)
+            assert one.soft_targets is not None
+            assert other.soft_targets is not None
+            assert np.array_equal(one.soft_targets, other.soft_targets)
 
 
 def test_a_view_is_predicted_once(teacher_of_pixels: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,9 +177,9 @@ def test_a_view_is_predicted_once(teacher_of_pixels: str, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(distillation, "open_teacher", lambda *_, **__: counting)
     config = tiny_config(distill_teachers=[teacher_of_pixels], distill_views=1)
-    source = BatchSource(SPLIT, config, teaching=teaching(config))
+    made = source(config)
     for epoch in range(3):
-        list(source.epoch(epoch))
+        list(made.epoch(epoch))
     assert sum(calls) == len(SPLIT)
 
 
@@ -171,7 +191,7 @@ def test_a_teacher_that_gives_no_numbers_is_refused(
     )
     config = tiny_config(distill_teachers=[teacher_of_pixels], distill_views=1)
     with pytest.raises(ModelError, match="or what is not a number: expected 7"):
-        BatchSource(SPLIT, config, teaching=teaching(config)).epoch(0)
+        source(config).epoch(0)
 
 
 # ---------------------------------------------------------------- what can be a teacher
@@ -208,7 +228,6 @@ def test_a_damaged_teacher_is_one_error_and_nothing_on_stdout(
 
 def test_a_runs_teacher_says_what_its_network_says(whole_run: RunFolder) -> None:
     from mien.training.model import load_keras_model
-    from mien.training.validation import predict_probabilities
 
     network = open_teacher(find_teacher(str(whole_run.path)), batch=16)
     logits = network(SPLIT.images)
@@ -220,35 +239,19 @@ def test_a_runs_teacher_says_what_its_network_says(whole_run: RunFolder) -> None
 def test_what_is_no_teacher_is_said_in_one_line(tmp_path: Path) -> None:
     config = tiny_config(distill_teachers=[str(tmp_path / "nobody")])
     with pytest.raises(ModelError, match=r"no teacher '.*nobody': expected a run's folder"):
-        teaching(config)
+        source(config)
     cached = tiny_config(
         distill_teachers=[str(tmp_path / "nobody")],
         distill_views=3,
         distill_cache=str(tmp_path / "cache"),
     )
     with pytest.raises(ModelError, match=r"or its logits of 3 more views in .*cache"):
-        teaching(cached)
+        source(cached)
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     (damaged / "best.keras").write_bytes(b"no network")
     with pytest.raises(ModelError, match="cannot load"):
-        teaching(tiny_config(distill_teachers=[str(damaged)]))
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"distill_teachers": ["a/x", "b/x"]}, "folders with different names"),
-        ({"distill_cache": "logits"}, "set distill.views"),
-        ({"distill_temperature": 0.0}, "distill.temperature = 0.0: expected above 0"),
-        ({"distill_weight": 1.5}, "distill.weight = 1.5: expected a probability"),
-        ({"distill_views": -1}, "distill.views = -1: expected 0 or more"),
-        ({"distill_teacher": "a"}, "unknown key distill.teacher: expected one of teachers"),
-    ],
-)
-def test_settings_that_cannot_be_used_are_refused(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        tiny_config(**changes)
+        source(tiny_config(distill_teachers=[str(damaged)]))
 
 
 # ---------------------------------------------------------------- whole runs
@@ -272,7 +275,7 @@ def test_a_student_resumed_without_its_teacher_ends_as_if_never_stopped(
 ) -> None:
     config = tiny_config(**student)
     whole = train(config, tmp_path / "whole", quiet=True)
-    step = sitting.Sitting._step
+    step = Trainer._step
 
     def stopping(self: Any, state: Any, batch: Any) -> Any:
         answer = step(self, state, batch)
@@ -282,7 +285,7 @@ def test_a_student_resumed_without_its_teacher_ends_as_if_never_stopped(
 
     run = RunFolder(tmp_path / "stopped")
     with monkeypatch.context() as patch:
-        patch.setattr(sitting.Sitting, "_step", stopping)
+        patch.setattr(Trainer, "_step", stopping)
         with pytest.raises(TrainingStopped):
             train(config, run.path, quiet=True)
     teacher = Path(student["distill_teachers"][0])
@@ -297,7 +300,7 @@ def test_a_run_does_not_go_on_with_another_teacher(
 ) -> None:
     student = {**student, "distill_views": 0, "distill_cache": ""}
 
-    save = sitting.Sitting._save
+    save = Trainer._save
 
     def saved_and_killed(self: Any, state: Any) -> None:
         save(self, state)
@@ -305,7 +308,7 @@ def test_a_run_does_not_go_on_with_another_teacher(
 
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(sitting.Sitting, "_save", saved_and_killed)
+        patch.setattr(Trainer, "_save", saved_and_killed)
         with pytest.raises(KeyboardInterrupt):
             train(tiny_config(**student), run, quiet=True)
     teacher = Path(student["distill_teachers"][0])
@@ -322,15 +325,180 @@ def test_filling_the_cache_ahead_lets_training_go_without_the_teacher(
     student: dict[str, Any], tmp_path: Path
 ) -> None:
     config = tiny_config(**student)
-    filled = fill_cache(config, quiet=True)
+    filled = cache_teacher_logits(config, quiet=True)
     assert (filled.teachers, filled.views, filled.files, filled.computed) == (("wise",), 2, 2, 2)
     assert filled.size_bytes == sum(path.stat().st_size for path in (tmp_path / "cache").iterdir())
-    assert fill_cache(config, quiet=True).computed == 0
+    assert cache_teacher_logits(config, quiet=True).computed == 0
     shutil.rmtree(student["distill_teachers"][0])
-    assert fill_cache(config, quiet=True).computed == 0
+    assert cache_teacher_logits(config, quiet=True).computed == 0
     assert train(config, tmp_path / "run", quiet=True).best.is_file()
 
 
 def test_there_is_nothing_to_fill_without_teachers_or_a_cache() -> None:
     with pytest.raises(UsageError, match=r"expected a recipe with distill\.teachers"):
-        fill_cache(tiny_config(distill_teachers=["mien-b0"]), quiet=True)
+        cache_teacher_logits(tiny_config(distill_teachers=["mien-b0"]), quiet=True)
+
+
+# ---------------------------------------------------------------- log-odds of votes
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+def test_log_odds_are_added_in_logits(temperature: float) -> None:
+    logits, added = np.random.default_rng(3).normal(0, 2, (2, 6, 7))
+    powers = np.exp(logits / temperature)
+    taught = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+    powers = np.exp((logits + added) / temperature)
+    expected = powers / powers.sum(axis=1, keepdims=True)
+    told = add_log_odds(taught, added.astype(np.float32), temperature)
+    assert np.allclose(told, expected, atol=1e-5)
+    assert np.allclose(add_log_odds(taught, np.zeros((6, 7), np.float32), 2.0), taught, atol=1e-6)
+    # However sure the votes are, what comes out is a probability.
+    assert np.isfinite(add_log_odds(taught, (added * 500).astype(np.float32), 1.0)).all()
+
+
+# ---------------------------------------------------------------- cached logits
+FACES = make_tiny_split("train").images
+VIEW = View(2, mixed=False)
+TEACHER = Teacher("outputs/wise", Path("outputs/wise/best.keras"), "a" * 64)
+ABSENT = Teacher("elsewhere/wise")
+LOGITS = rounded(np.random.default_rng(0).normal(3, 4, (len(FACES), 7)).astype(np.float32))
+
+
+def cache(folder: Path, **changes: Any) -> LogitCache:
+    config = tiny_config(distill_views=3, distill_cache=str(folder), **changes)
+    return LogitCache(folder, config, FACES)
+
+
+@pytest.fixture
+def filled(tmp_path: Path) -> LogitCache:
+    made = cache(tmp_path)
+    made.write(TEACHER, VIEW, FACES, LOGITS)
+    return made
+
+
+def test_logits_are_kept_in_half_precision_about_a_mean_of_zero() -> None:
+    logits = np.random.default_rng(1).normal(40, 5, (50, 7)).astype(np.float32)
+    kept = rounded(logits)
+    assert kept.dtype == np.float16
+    centred = logits - logits.mean(axis=1, keepdims=True)
+    assert np.abs(kept.astype(np.float32) - centred).max() < 0.01
+
+
+def test_what_was_written_is_read_also_where_the_teacher_is_not(filled: LogitCache) -> None:
+    for teacher in (TEACHER, ABSENT):
+        assert filled.has(teacher, VIEW)
+        assert np.array_equal(filled.read(teacher, VIEW, FACES), LOGITS)
+        assert filled.digest(teacher, VIEW) == "a" * 64
+    path = filled.path(TEACHER, VIEW)
+    assert path.name.startswith("wise-")
+    assert path.name.endswith("-view002.npz")
+
+
+def test_a_view_costs_little_more_than_its_numbers(tmp_path: Path) -> None:
+    faces = np.zeros((4000, 48, 48), np.uint8)
+    made = LogitCache(tmp_path, tiny_config(distill_views=3), faces)
+    made.write(TEACHER, VIEW, faces, np.zeros((4000, 7), np.float16))
+    assert made.path(TEACHER, VIEW).stat().st_size < 4000 * 14 + 6000
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training_seed": 8},
+        {"augmentation_rotation": 1.0},
+        {"augmentation_enabled": False},
+        {"distill_sharp": True},
+    ],
+)
+def test_what_changes_the_pixels_has_files_of_its_own(
+    filled: LogitCache, changes: dict[str, Any]
+) -> None:
+    assert not cache(filled.folder, **changes).has(TEACHER, VIEW)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"training_batch_size": 4},
+        {"training_epochs": 50},
+        {"augmentation_plain_epochs": 9},
+        {"augmentation_mixup": 0.3},
+        {"distill_temperature": 4.0},
+    ],
+)
+def test_what_does_not_change_them_shares_the_files(
+    filled: LogitCache, changes: dict[str, Any]
+) -> None:
+    other = cache(filled.folder, **changes)
+    assert np.array_equal(other.read(TEACHER, VIEW, FACES), LOGITS)
+
+
+def test_mixing_is_part_of_what_a_mixed_view_is(tmp_path: Path) -> None:
+    paths = {
+        cache(tmp_path, augmentation_mixup=alpha).path(TEACHER, View(2, mixed=True))
+        for alpha in (0.2, 0.3)
+    }
+    assert len(paths) == 2
+
+
+def test_other_images_have_files_of_their_own(filled: LogitCache) -> None:
+    config = tiny_config(distill_views=3, distill_cache=str(filled.folder))
+    assert not LogitCache(filled.folder, config, FACES[::-1]).has(TEACHER, VIEW)
+
+
+def test_the_logits_of_another_network_of_that_name_are_refused(filled: LogitCache) -> None:
+    other = Teacher(TEACHER.source, TEACHER.file, "b" * 64)
+    with pytest.raises(InputError, match=r"computed with another network than outputs/wise/best"):
+        filled.read(other, VIEW, FACES)
+
+
+def test_a_file_under_another_views_name_is_refused(filled: LogitCache) -> None:
+    other = View(1, mixed=False)
+    shutil.copy(filled.path(TEACHER, VIEW), filled.path(TEACHER, other))
+    with pytest.raises(InputError, match="view than its name says: delete it"):
+        filled.read(TEACHER, other, FACES)
+
+
+def test_other_pixels_than_the_teacher_saw_are_refused(filled: LogitCache) -> None:
+    for faces in (FACES[:, :, ::-1], np.roll(FACES, 3, axis=1), FACES // 2):
+        with pytest.raises(InputError, match="is of other pixels than view002 has here"):
+            filled.read(TEACHER, VIEW, faces)
+
+
+def test_greys_that_another_processor_rounds_otherwise_are_not(filled: LogitCache) -> None:
+    faces = FACES.copy()
+    faces[:, ::7, ::5] ^= 1
+    assert np.array_equal(filled.read(TEACHER, VIEW, faces), LOGITS)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+def reshape(path: Path) -> None:
+    with np.load(path) as file:
+        arrays = dict(file)
+    np.savez(path, **{**arrays, "logits": arrays["logits"][:-1]})
+
+
+def spoil(path: Path) -> None:
+    with np.load(path) as file:
+        arrays = dict(file)
+    np.savez(path, **{**arrays, "logits": np.full_like(arrays["logits"], np.nan)})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncate, "is damaged: delete it"),
+        (lambda path: path.write_bytes(b"not a file of arrays"), "is damaged: delete it"),
+        (reshape, r"holds float16 \(27, 7\): expected float16 \(28, 7\)"),
+        (spoil, "holds what is not a number"),
+        (Path.unlink, "is missing: compute it with mien train --teacher-logits"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_refused_in_one_line(
+    filled: LogitCache, damage: Callable[[Path], Any], message: str
+) -> None:
+    damage(filled.path(TEACHER, VIEW))
+    with pytest.raises(InputError, match=message) as caught:
+        filled.read(TEACHER, VIEW, FACES)
+    assert "\n" not in str(caught.value)

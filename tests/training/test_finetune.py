@@ -15,7 +15,6 @@ from mien.core.errors import DataError, InputError, ModelError, UsageError
 from mien.core.manifest import load_manifest
 from mien.data.dataset import Split
 from mien.inference.classifier import Classifier
-from mien.training.config import Config, config_from_tables, load_config
 from mien.training.export import export_run, trial_faces
 from mien.training.finetune import (
     check_classes,
@@ -26,6 +25,7 @@ from mien.training.finetune import (
     read_notes,
     starting_network,
 )
+from mien.training.recipe import Config, config_from_tables, load_config
 from training_maker import threads
 
 # Keras' own way to save a variable of TensorFlow's is not yet NumPy 2's.

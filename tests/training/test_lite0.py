@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from mien.core.errors import DataError, InputError
 from mien.training import lite0
 from mien.training.lite0 import lite0_file, read_legacy_checkpoint, transplant_lite0
-from mien.training.settings import ModelSettings
+from mien.training.recipe import ModelSettings
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 MAGIC = 0x1950A86A20F9469CFC6C

@@ -10,7 +10,7 @@ import pytest
 
 from mien.core.errors import InputError, ModelError, UsageError
 from mien.training.lite0 import backbone_layers
-from mien.training.settings import ModelSettings
+from mien.training.recipe import ModelSettings
 
 TINY = ModelSettings(
     backbone="Plain",

@@ -15,8 +15,8 @@ import pytest
 
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import ModelError
-from mien.training.config import config_from_tables
 from mien.training.onnx_converter import keras_to_onnx, load_onnx_weights, read_weights
+from mien.training.recipe import config_from_tables
 
 HEIGHT, WIDTH = 11, 8
 Body = Callable[[Any, Any], Any]

@@ -14,15 +14,15 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 from training_maker import read_checkpoint, read_history, same_arrays, tiny_config
-from mien.training import sitting, trainer
-from mien.training.stopping import TrainingStopped
+from mien.training import trainer
+from mien.training.trainer import Trainer, TrainingStopped
 
 data, folder, backend = sys.argv[1:]
 config = tiny_config(
     data, training_backend=backend, training_large_size=40, training_large_epochs=1
 )
 whole = trainer.train(config, Path(folder) / "whole", quiet=True)
-step = sitting.Sitting._step
+step = Trainer._step
 
 
 def stopping_step(run, state, batch):
@@ -32,11 +32,11 @@ def stopping_step(run, state, batch):
     return loss
 
 
-sitting.Sitting._step = stopping_step
+Trainer._step = stopping_step
 try:
     trainer.train(config, Path(folder) / "stopped", quiet=True)
 except TrainingStopped:
-    sitting.Sitting._step = step
+    Trainer._step = step
 resumed = trainer.resume(Path(folder) / "stopped", quiet=True)
 assert read_history(resumed) == read_history(whole)
 assert same_arrays(read_checkpoint(resumed), read_checkpoint(whole))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
 import random
 import re
@@ -16,18 +18,28 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mien.core.errors import DataError, InputError, UsageError
-from mien.training import sitting, training_data
-from mien.training.config import config_to_toml, load_config
-from mien.training.run_folder import (
+from mien.core.errors import DataError, InputError, OutputError, UsageError
+from mien.training import data, trainer
+from mien.training.model import compiled_model
+from mien.training.recipe import config_to_toml, load_config
+from mien.training.run import (
     RunFolder,
     begun_in,
     describe_environment,
+    saving,
     write_json,
     write_text,
 )
-from mien.training.stopping import TrainingStopped
-from mien.training.trainer import resume, train
+from mien.training.trainer import (
+    RunState,
+    TrainingStopped,
+    all_variables,
+    read_state,
+    restore_variables,
+    resume,
+    save_checkpoint,
+    train,
+)
 from training_maker import (
     mien_process,
     read_checkpoint,
@@ -37,7 +49,7 @@ from training_maker import (
     wait_for,
 )
 
-Hook = Callable[[Any, Any], None]
+Hook = Callable[..., None]
 
 
 class Killed(BaseException):
@@ -65,19 +77,19 @@ def agree(first: RunFolder, second: RunFolder) -> bool:
 
 
 def after(name: str, hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Call ``hook(run, state)`` after a method of the trainer's run."""
-    original = getattr(sitting.Sitting, name)
+    """Call ``hook(state)`` after a method of the trainer, which may take a state or nothing."""
+    original = getattr(trainer.Trainer, name)
 
-    def method(self: Any, state: Any, *rest: Any) -> Any:
-        answer = original(self, state, *rest)
-        hook(self, state)
+    def method(self: Any, *given: Any) -> Any:
+        answer = original(self, *given)
+        hook(*given[:1])
         return answer
 
-    monkeypatch.setattr(sitting.Sitting, name, method)
+    monkeypatch.setattr(trainer.Trainer, name, method)
 
 
 def at(epoch: int, step: int, act: Callable[[], None]) -> Hook:
-    return lambda _, state: act() if (state.epoch, state.step) == (epoch, step) else None
+    return lambda state: act() if (state.epoch, state.step) == (epoch, step) else None
 
 
 def send(number: signal.Signals) -> Callable[[], None]:
@@ -171,8 +183,8 @@ def copy(whole_run: RunFolder, tmp_path: Path) -> RunFolder:
 def test_an_ended_run_is_drawn_and_summed_up_again_and_no_more(
     whole_run: RunFolder, copy: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training_data, "load_dataset", kill)
-    monkeypatch.setattr(sitting, "prepare_backend", kill)
+    monkeypatch.setattr(data, "load_dataset", kill)
+    monkeypatch.setattr(trainer, "prepare_backend", kill)
     copy.curves.unlink()
     copy.summary.unlink()
     copy.history.unlink()
@@ -192,7 +204,7 @@ def test_a_run_that_never_came_to_a_checkpoint_starts_again(
         steps.append((state.epoch, state.step))
         raise Killed
 
-    monkeypatch.setattr(sitting.Sitting, "_step", step)
+    monkeypatch.setattr(trainer.Trainer, "_step", step)
     with pytest.raises(Killed):
         resume(copy.path, quiet=True)
     assert steps == [(0, 0)]
@@ -248,3 +260,162 @@ def test_where_a_run_began_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert begun_in(run) == tmp_path
     run.environment.unlink()
     assert begun_in(run) == Path()
+
+
+# ---------------------------------------------------------------- validating seldom
+def test_validating_seldom_trains_the_same_and_tells_the_mean_of_the_epochs(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    often = train(tiny_config(tiny_data, training_epochs=4), tmp_path / "often", quiet=True)
+    config = tiny_config(tiny_data, training_epochs=4, training_validate_every=2)
+    seldom = train(config, tmp_path / "seldom", quiet=True)
+    assert same_arrays(read_checkpoint(seldom), read_checkpoint(often))
+    each, few = read_history(often), read_history(seldom)
+    # The head's phase ends after epoch 1, the run after epoch 5.
+    assert [row["epoch"] for row in few] == ["1", "2", "4", "5"]
+    for row in few:
+        assert row["val_loss"] == each[int(row["epoch"]) - 1]["val_loss"]
+    mean = (float(each[2]["loss"]) + float(each[3]["loss"])) / 2
+    assert float(few[2]["loss"]) == pytest.approx(mean)
+    assert float(few[3]["loss"]) == pytest.approx(float(each[4]["loss"]))
+
+
+def test_a_run_stopped_between_two_validations_goes_on(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(tiny_data, training_head_epochs=0, training_validate_every=2)
+    whole = train(config, tmp_path / "whole", quiet=True)
+    with monkeypatch.context() as patch:
+        after("_step", at(1, 1, send(signal.SIGINT)), patch)
+        with pytest.raises(TrainingStopped):
+            train(config, tmp_path / "stopped", quiet=True)
+    assert not RunFolder(tmp_path / "stopped").history.exists()
+    resumed = resume(tmp_path / "stopped", quiet=True)
+    assert read_history(resumed) == read_history(whole)
+    assert same_arrays(read_checkpoint(resumed), read_checkpoint(whole))
+
+
+# ---------------------------------------------------------------- the checkpoint
+STATE = RunState(epoch=2, step=1, loss_sum=0.1, history=[{"epoch": 1, "loss": 1 / 3}], data="ab")
+
+
+def compiled(**changes: Any) -> Any:
+    return compiled_model(tiny_config(**changes), blocks=-1, size=32, initialise=True)
+
+
+@pytest.fixture(scope="module")
+def model(keras_ready: None) -> Any:
+    """A compiled network whose every variable, the optimizer's too, has a value of its own."""
+    model = compiled()
+    random = np.random.default_rng(0)
+    for variable in all_variables(model):
+        value = variable.numpy()
+        variable.assign(np.asarray(random.uniform(1, 100, value.shape)).astype(value.dtype))
+    return model
+
+
+def values(model: Any) -> list[np.ndarray[Any, Any]]:
+    return [np.array(variable.numpy()) for variable in all_variables(model)]
+
+
+def test_a_checkpoint_brings_every_variable_and_the_state_back(tmp_path: Path, model: Any) -> None:
+    path = tmp_path / "checkpoint.npz"
+    save_checkpoint(path, model, STATE)
+    other = compiled()
+    assert not np.array_equal(values(other)[0], values(model)[0])
+    restore_variables(path, other)
+    for first, second in zip(values(other), values(model), strict=True):
+        assert np.array_equal(first, second)
+    assert read_state(path) == STATE
+    # Weights, both seeds of dropout, moments, averages, the step and the rate.
+    weights = len(model.weights)
+    trained = len(model.trainable_variables)
+    assert len(all_variables(model)) == weights + 1 + 3 * trained + 2
+    faces = np.full((1, 48, 48, 1), 99, np.float32)
+    assert np.array_equal(np.asarray(other(faces)), np.asarray(model(faces)))
+
+
+def test_infinity_in_the_state_survives(tmp_path: Path, model: Any) -> None:
+    save_checkpoint(tmp_path / "c.npz", model, RunState())
+    assert math.isinf(read_state(tmp_path / "c.npz").plateau_loss)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])
+def test_a_truncated_checkpoint_is_said(tmp_path: Path, model: Any, share: float) -> None:
+    path = tmp_path / "checkpoint.npz"
+    save_checkpoint(path, model, STATE)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(InputError, match="is damaged"):
+        read_state(path)
+
+
+def test_damage_in_a_variable_is_said(tmp_path: Path, model: Any) -> None:
+    path = tmp_path / "checkpoint.npz"
+    save_checkpoint(path, model, STATE)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 4] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="is damaged"):
+        restore_variables(path, model)
+
+
+def test_a_checkpoint_of_another_recipe_is_said(tmp_path: Path, model: Any) -> None:
+    path = tmp_path / "checkpoint.npz"
+    save_checkpoint(path, model, STATE)
+    for changes in ({"model_plain_channels": [4, 9]}, {"training_ema": 0.0}):
+        other = compiled(**changes)
+        before = values(other)
+        with pytest.raises(InputError, match="written by another recipe or version of Keras"):
+            restore_variables(path, other)
+        assert all(np.array_equal(a, b) for a, b in zip(values(other), before, strict=True))
+
+
+def test_a_state_of_an_older_version_is_read_and_of_a_newer_one_refused(tmp_path: Path) -> None:
+    def write(state: dict[str, Any]) -> Path:
+        text = np.frombuffer(json.dumps(state).encode(), np.uint8)
+        np.savez(tmp_path / "c.npz", state=text)
+        return tmp_path / "c.npz"
+
+    assert read_state(write({"epoch": 4, "step": 2})) == RunState(epoch=4, step=2)
+    with pytest.raises(InputError, match="holds mood, which this version of mien does not know"):
+        read_state(write({"epoch": 4, "mood": 1}))
+
+
+def test_a_full_disk_leaves_the_older_checkpoint_whole(
+    tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "checkpoint.npz"
+    save_checkpoint(path, model, STATE)
+    before = path.read_bytes()
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OutputError, match=r"No space left.*saved before is kept.*--resume"):
+        save_checkpoint(path, model, RunState())
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.npz"]
+
+
+def test_a_limit_that_the_system_sets_is_said_for_checkpoint_and_network(
+    tmp_path: Path, model: Any
+) -> None:
+    """The real thing: the system refuses to let a file grow, in the middle of writing it."""
+    resource = pytest.importorskip("resource")
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for size in (0, 100, 5_000):
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+            with pytest.raises(OutputError, match="cannot write"):
+                save_checkpoint(tmp_path / "checkpoint.npz", model, STATE)
+            with (
+                pytest.raises(OutputError, match="cannot write"),
+                saving(tmp_path / "best.keras") as temporary,
+            ):
+                model.save(temporary)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []

@@ -1,3 +1,5 @@
+"""A run from its start to its end: what it leaves, and what goes wrong."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -5,8 +7,12 @@ import errno
 import io
 import itertools
 import json
+import math
+import os
+import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,15 +30,22 @@ from mien.core.errors import (
     UsageError,
 )
 from mien.data.dataset import Split
-from mien.training import checkpoint, sitting, training_data
-from mien.training.batches import BatchSource, balanced_class_weights
-from mien.training.config import load_config
-from mien.training.pace import stage_cost
-from mien.training.run_folder import RunFolder
-from mien.training.run_state import RunState
-from mien.training.stages import compiled_model
-from mien.training.trainer import resume, train
-from mien.training.validation import predict_probabilities, validation_figures
+from mien.training import data, trainer
+from mien.training.data import BatchSource, balanced_class_weights
+from mien.training.model import compiled_model
+from mien.training.recipe import load_config
+from mien.training.run import RunFolder
+from mien.training.trainer import (
+    Phase,
+    RunState,
+    Trainer,
+    predict_probabilities,
+    read_state,
+    resume,
+    stop_signals,
+    train,
+    validation_figures,
+)
 from training_maker import (
     BATCH,
     RUN_FILES,
@@ -117,7 +130,7 @@ def test_the_kept_networks_statistics_are_those_of_its_averaged_weights(
         ("head1_dense", "head1_bn") if best["phase"] == "head" else ("block1_conv", "block1_bn")
     )
     part = keras.Model(network.input, network.get_layer(before).output)
-    batches = list(BatchSource(make_tiny_splits(per_class=4)["train"], config).plain_batches())
+    batches = list(BatchSource(tiny_training_data(), config).plain_batches())
     outputs = [np.asarray(part(batch.faces, training=False)) for batch in batches]
     means = [output.reshape(-1, output.shape[-1]).mean(axis=0) for output in outputs]
     assert np.allclose(
@@ -145,17 +158,17 @@ def test_a_run_learns_and_keeps_the_averages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     splits = grey_splits()
-    monkeypatch.setattr(training_data, "load_dataset", lambda *_, **__: splits)
+    monkeypatch.setattr(data, "load_dataset", lambda *_, **__: splits)
     kept: list[bool] = []
-    original = sitting.Sitting._keep_best
+    original = Trainer._keep_best
 
-    def keep(self: Any, state: Any) -> None:
-        original(self, state)
+    def keep(self: Any) -> None:
+        original(self)
         averages = [v.numpy() for v in self.model.optimizer.variables if "average" in v.name]
         there = load(self.run.best).trainable_weights
         kept.append(all(np.array_equal(a, w) for a, w in zip(averages, there, strict=True)))
 
-    monkeypatch.setattr(sitting.Sitting, "_keep_best", keep)
+    monkeypatch.setattr(Trainer, "_keep_best", keep)
     config = tiny_config(
         training_head_epochs=0,
         training_epochs=12,
@@ -207,14 +220,12 @@ def recorder(monkeypatch: pytest.MonkeyPatch, keras_ready: None) -> Recorder:
     """Training steps and predictions that cost nothing; all else of the trainer is real."""
     recorder = Recorder()
     build = compiled_model
+    monkeypatch.setattr(data, "load_dataset", lambda *_, **__: make_tiny_splits(per_class=4))
     monkeypatch.setattr(
-        training_data, "load_dataset", lambda *_, **__: make_tiny_splits(per_class=4)
+        trainer, "compiled_model", lambda *given, **named: recorder.attach(build(*given, **named))
     )
     monkeypatch.setattr(
-        sitting, "compiled_model", lambda *given, **named: recorder.attach(build(*given, **named))
-    )
-    monkeypatch.setattr(
-        sitting, "predict_probabilities", lambda _, images: np.full((len(images), 7), 1 / 7)
+        trainer, "predict_probabilities", lambda _, images: np.full((len(images), 7), 1 / 7)
     )
     return recorder
 
@@ -227,14 +238,13 @@ def validated(
         {"val_loss": loss, "val_accuracy": accuracy, "val_macro_f1": accuracy}
         for loss, accuracy in zip(losses, accuracies, strict=True)
     )
-    monkeypatch.setattr(sitting, "validation_figures", lambda *_: next(figures))
+    monkeypatch.setattr(trainer, "validation_figures", lambda *_: next(figures))
 
 
 def test_each_step_gets_its_batch_and_its_rate(tmp_path: Path, recorder: Recorder) -> None:
     config = tiny_config(training_head_epochs=1, training_epochs=2, training_class_weights=True)
     train(config, tmp_path / "run", quiet=True)
-    splits = make_tiny_splits(per_class=4)
-    source = BatchSource(splits["train"], config)
+    source = BatchSource(tiny_training_data(), config)
     expected = list(itertools.chain.from_iterable(source.epoch(epoch) for epoch in range(3)))
     assert len(recorder.steps) == len(expected) == 3 * STEPS
     for step, batch in zip(recorder.steps, expected, strict=True):
@@ -252,7 +262,7 @@ def test_class_weights_weigh_the_rare_classes_images(
 ) -> None:
     splits = make_tiny_splits(per_class=4)
     rare = splits["train"].take(np.flatnonzero((splits["train"].labels != 1) | (np.arange(28) < 5)))
-    monkeypatch.setattr(training_data, "load_dataset", lambda *_, **__: {**splits, "train": rare})
+    monkeypatch.setattr(data, "load_dataset", lambda *_, **__: {**splits, "train": rare})
     train(tiny_config(training_class_weights=True), tmp_path / "run", quiet=True)
     weights = balanced_class_weights(rare.labels)
     assert weights[1] == 4 * weights[0]
@@ -329,13 +339,13 @@ def test_the_best_is_kept_and_later_worse_ones_are_not(
 ) -> None:
     validated(monkeypatch, [1.0] * 3, [0.2, 0.5, 0.4])
     saved: list[int] = []
-    original = sitting.Sitting._keep_best
+    original = Trainer._keep_best
 
-    def keep(self: Any, state: Any) -> None:
-        saved.append(state.epoch)
-        original(self, state)
+    def keep(self: Any) -> None:
+        saved.append(len(recorder.steps) // STEPS - 1)
+        original(self)
 
-    monkeypatch.setattr(sitting.Sitting, "_keep_best", keep)
+    monkeypatch.setattr(Trainer, "_keep_best", keep)
     run = train(tiny_config(), tmp_path / "run", quiet=True)
     assert saved == [0, 1]
     assert json.loads(run.summary.read_text(encoding="utf-8"))["best"]["epoch"] == 2
@@ -345,10 +355,10 @@ def test_moments_go_along_to_a_larger_size_but_not_into_another_phase(recorder: 
     config = tiny_config(
         training_head_epochs=1, training_epochs=2, training_large_size=40, training_large_epochs=1
     )
-    run = sitting.Sitting(config, RunFolder(Path("unused")), tiny_training_data(), True)
+    run = Trainer(config, RunFolder(Path("unused")), tiny_training_data(), quiet=True)
 
     def entered(epoch: int) -> tuple[list[Any], list[Any]]:
-        run.enter(RunState(epoch=epoch))
+        run.enter_phase(RunState(epoch=epoch))
         model = run.model
         return [np.array(v.numpy()) for v in model.variables], list(model.optimizer.variables)
 
@@ -410,18 +420,18 @@ def test_the_time_left_counts_larger_images_and_frozen_backbones(recorder: Recor
     config = tiny_config(
         training_head_epochs=1, training_epochs=3, training_large_size=64, training_large_epochs=1
     )
-    costs = np.array([stage_cost(config, epoch) for epoch in range(4)])
+    costs = np.array([Phase.at(config, epoch).step_cost for epoch in range(4)])
     assert np.allclose(costs / costs[1], [0.4, 1, 1, 4])
-    run = sitting.Sitting(config, RunFolder(Path("unused")), tiny_training_data(), True)
+    run = Trainer(config, RunFolder(Path("unused")), tiny_training_data(), quiet=True)
     state = RunState(epoch=1, step=1)
     assert run._time_left(state) == ""
-    run.pace.count(costs[1], 99.0)  # compiles
+    run.throughput.count(costs[1], 99.0)  # compiles
     assert run._time_left(state) == ""
-    run.pace.count(costs[1], 2.0)
+    run.throughput.count(costs[1], 2.0)
     # Two steps are left of this epoch, three of the next, and three that cost four times as much.
     assert run._time_left(state) == "  run 34s left"
-    run.pace.skip_one()
-    run.pace.count(costs[3], 99.0)
+    run.throughput.skip_one()
+    run.throughput.count(costs[3], 99.0)
     assert run._time_left(RunState(epoch=3, step=1)) == "  run 16s left"
 
 
@@ -461,7 +471,7 @@ def test_a_loss_that_is_no_number_stops_the_run(
     assert f"the loss became {loss} in epoch 2, step 2" in str(caught.value)
     # Even while the error, and with it the frames that it went through, is kept.
     assert workers() == 0
-    assert checkpoint.read_state(tmp_path / "run" / "checkpoint.npz").epoch == 1
+    assert read_state(tmp_path / "run" / "checkpoint.npz").epoch == 1
 
 
 @pytest.mark.parametrize(("at", "seconds"), [(6, 1e9), (5, 0.0)])
@@ -497,7 +507,7 @@ def test_a_full_disk_stops_the_run_and_resume_goes_on_once_there_is_room(
         with pytest.raises(OutputError, match=f"No space left.*--resume {tmp_path / 'run'}"):
             train(tiny_config(), tmp_path / "run", quiet=True)
     run = RunFolder(tmp_path / "run")
-    assert checkpoint.read_state(run.checkpoint).epoch == 1
+    assert read_state(run.checkpoint).epoch == 1
     assert not list(run.path.glob(".*"))
     assert len(read_history(resume(run.path, quiet=True))) == 3
 
@@ -553,6 +563,191 @@ def test_data_that_changed_since_are_refused(
     with pytest.raises(TrainingDiverged):
         train(tiny_config(), tmp_path / "run", quiet=True)
     other = make_tiny_splits(per_class=4, seed=1)
-    monkeypatch.setattr(training_data, "load_dataset", lambda *_, **__: other)
+    monkeypatch.setattr(data, "load_dataset", lambda *_, **__: other)
     with pytest.raises(InputError, match=r"are not those that .* began with"):
         resume(tmp_path / "run", quiet=True)
+
+
+# ---------------------------------------------------------------- phases, early stopping, plateau
+def test_phases_follow_the_phases_and_sizes() -> None:
+    config = tiny_config(
+        training_head_epochs=1,
+        training_epochs=3,
+        training_fine_tune_blocks=2,
+        training_large_size=48,
+        training_large_epochs=1,
+    )
+    phases = [Phase.at(config, epoch) for epoch in range(4)]
+    assert phases == [Phase(0, 32), Phase(2, 32), Phase(2, 32), Phase(2, 48)]
+
+
+def epochs_of(losses: list[float], accuracies: list[float], **changes: Any) -> RunState:
+    """The state after epochs with these validation figures, or as many as there were."""
+    config = tiny_config(**changes)
+    state = RunState()
+    for loss, accuracy in zip(losses, accuracies, strict=True):
+        if state.is_over(config):
+            break
+        state.stale_epochs += 1
+        if accuracy > state.best_accuracy:
+            state.best_accuracy, state.best_epoch, state.stale_epochs = accuracy, state.epoch, 0
+        state.step = 3
+        state.history.append({})
+        state.end_epoch(loss, config)
+    return state
+
+
+def test_an_epoch_counts_and_begins_anew() -> None:
+    state = RunState(step=3, loss_sum=4.0, accuracy_sum=2.0, epoch_seconds=9.0)
+    state.end_epoch(1.0, tiny_config())
+    assert (state.epoch, state.step, state.loss_sum, state.accuracy_sum) == (1, 0, 0.0, 0.0)
+    assert state.epoch_seconds == 0.0
+    assert not state.is_over(tiny_config())
+
+
+def test_a_run_is_over_after_its_last_epoch() -> None:
+    state = epochs_of([1.0] * 9, [0.1] * 9, training_epochs=2)
+    assert len(state.history) == 3
+    assert not state.stopped_early
+
+
+def test_early_stopping_waits_for_its_patience() -> None:
+    changes = {"training_head_epochs": 0, "training_epochs": 9, "training_early_stopping": 2}
+    accuracies = [0.1, 0.3, 0.3, 0.4, 0.2, 0.4, 0.5, 0.6, 0.7]
+    state = epochs_of([1.0] * 9, accuracies, **changes)
+    # 0.4 in the fourth epoch; neither of the next two is better.
+    assert len(state.history) == 6
+    assert state.stopped_early
+    assert state.best_epoch == 3
+    off = epochs_of([1.0] * 9, accuracies, **{**changes, "training_early_stopping": 0})
+    assert len(off.history) == 9
+    assert not off.stopped_early
+
+
+def test_early_stopping_in_the_head_phase_goes_over_to_fine_tuning() -> None:
+    changes = {"training_head_epochs": 5, "training_epochs": 3, "training_early_stopping": 1}
+    state = epochs_of([1.0] * 2, [0.3, 0.2], **changes)
+    assert state.epoch == 5
+    assert not state.stopped_early
+    assert state.stale_epochs == 0
+    ended = epochs_of([1.0] * 2, [0.3, 0.2], **{**changes, "training_epochs": 0})
+    assert ended.stopped_early
+
+
+def test_plateau_lowers_the_rate_each_time_its_patience_runs_out() -> None:
+    changes = {
+        "training_head_epochs": 0,
+        "training_epochs": 20,
+        "training_schedule": "plateau",
+        "training_plateau_patience": 2,
+        "training_plateau_factor": 0.1,
+    }
+    losses = [1.0, 0.9, 0.9, 0.95]
+    assert epochs_of(losses[:3], [0.1] * 3, **changes).plateau_scale == 1.0
+    assert epochs_of(losses, [0.1] * 4, **changes).plateau_scale == 0.1
+    # Counted anew after it, and from a better loss on.
+    again = epochs_of([*losses, 0.5, 0.6, 0.6], [0.1] * 7, **changes)
+    assert math.isclose(again.plateau_scale, 0.01)
+    other = epochs_of(losses, [0.1] * 4, **{**changes, "training_schedule": "cosine"})
+    assert other.plateau_scale == 1.0
+
+
+def test_fine_tuning_is_judged_by_itself() -> None:
+    changes = {
+        "training_head_epochs": 3,
+        "training_schedule": "plateau",
+        "training_plateau_patience": 1,
+    }
+    state = epochs_of([0.1, 0.2], [0.5, 0.4], **changes)
+    assert state.plateau_scale == 0.5
+    state = epochs_of([0.1, 0.2, 0.2], [0.5, 0.4, 0.4], **changes)
+    assert (state.plateau_scale, state.plateau_loss, state.plateau_wait) == (1.0, math.inf, 0)
+    assert state.stale_epochs == 0
+    assert state.best_accuracy == 0.5
+
+
+# ---------------------------------------------------------------- stopping
+FOLDER = Path("outputs/some-run")
+
+
+def heard(stop: threading.Event) -> bool:
+    deadline = time.monotonic() + 5
+    while not stop.is_set() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return stop.is_set()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_only_heard_and_handlers_come_back(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with stop_signals(FOLDER) as stop:
+        assert not stop.is_set()
+        os.kill(os.getpid(), number)
+        assert heard(stop)
+    assert signal.getsignal(number) is before
+
+
+def test_the_second_stops_at_once_and_says_how_to_go_on() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with (  # noqa: PT012
+        pytest.raises(KeyboardInterrupt, match=r"mien train --resume outputs.some-run"),
+        stop_signals(FOLDER) as stop,
+    ):
+        os.kill(os.getpid(), signal.SIGINT)
+        assert heard(stop)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_in_another_thread_signals_are_left_alone() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    seen: list[bool] = []
+
+    def work() -> None:
+        with stop_signals(FOLDER) as stop:
+            seen.append(stop.is_set())
+            seen.append(signal.getsignal(signal.SIGINT) is before)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [False, True]
+
+
+# ---------------------------------------------------------------- validation
+class Network:
+    """Answers each face with its mean grey, and keeps the sizes of its batches."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+
+    def predict_on_batch(self, faces: Any) -> Any:
+        self.sizes.append(len(faces))
+        return np.repeat(faces.mean(axis=(1, 2)), 7, axis=1)
+
+
+@pytest.mark.parametrize("count", [1, 127, 128, 129, 300])
+def test_every_face_gets_its_answer_in_batches_of_one_size(count: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (count, 48, 48)).astype(np.uint8)
+    network = Network()
+    answers = predict_probabilities(network, images)
+    assert answers.shape == (count, 7)
+    assert answers.dtype == np.float32
+    assert np.allclose(answers[:, 0], images.mean(axis=(1, 2)), atol=1e-3)
+    assert len(set(network.sizes)) == 1
+
+
+def test_the_three_figures() -> None:
+    probabilities = np.full((4, 7), 0.05, np.float32)
+    probabilities[[0, 1, 2, 3], [0, 0, 1, 1]] = 0.7
+    figures = validation_figures(probabilities, np.array([0, 0, 1, 2]))
+    assert figures["val_accuracy"] == 0.75
+    assert figures["val_loss"] == pytest.approx(-(3 * math.log(0.7) + math.log(0.05)) / 4)
+    # F1 of class 0 is 1, of class 1 is 2/3, of class 2 is 0.
+    assert figures["val_macro_f1"] == pytest.approx((1 + 2 / 3 + 0) / 3)
+
+
+def test_a_probability_of_zero_is_no_infinity() -> None:
+    probabilities = np.eye(7, dtype=np.float32)[[0]]
+    assert math.isfinite(validation_figures(probabilities, np.array([3]))["val_loss"])

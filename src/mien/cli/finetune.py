@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from mien.data.dataset import Skipped, Split
     from mien.evaluation.comparison import Comparison
-    from mien.training.run_folder import RunFolder
+    from mien.training.run import RunFolder
 
 OUTPUTS = Path("outputs")
 
@@ -129,7 +129,7 @@ def _start(args: argparse.Namespace) -> RunFolder:
     from mien.data.class_folder import list_class_folder, meanings_of, named_classes, parse_map
     from mien.evaluation.evaluate import find_exported
     from mien.training.finetune import finetune
-    from mien.training.run_folder import new_run
+    from mien.training.run import new_run
 
     source = name_of(args.images)
     folder = args.folder or OUTPUTS / f"{source}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -9,13 +9,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mien.cli.options import MOST_THREADS, add_engine_options, folder_name, whole
+from mien.cli.options import folder_name
 from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 from mien.core.progress import format_duration
 
 if TYPE_CHECKING:
-    from mien.training.config import Config
-    from mien.training.run_folder import RunFolder
+    from mien.training.run import RunFolder
 
 OUTPUTS = Path("outputs")
 
@@ -50,19 +49,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="compute the teachers' logits that the recipe's distill.cache lacks, and no more",
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-    _add_engine_options(parser)
+    for option in ("--engine", "--workers", "--address"):  # of Ray, which trains no more
+        parser.add_argument(option, help=argparse.SUPPRESS)
     parser.set_defaults(run=_run)
-
-
-def _add_engine_options(parser: argparse.ArgumentParser) -> None:
-    several = parser.add_argument_group("several processes or machines")
-    add_engine_options(several, on_ray="each batch split over the workers of a Ray cluster")
-    several.add_argument(
-        "--workers",
-        type=whole(1, MOST_THREADS),
-        metavar="N",
-        help="processes of --engine ray (one for each machine of the cluster)",
-    )
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -87,66 +76,38 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _check_engine(args: argparse.Namespace) -> None:
-    if args.engine == "ray":
-        if args.teacher_logits:
-            raise UsageError("--teacher-logits are computed here: leave out --engine")
-        return
-    if args.workers is not None or args.address is not None:
-        option = "--workers" if args.workers is not None else "--address"
-        raise UsageError(f"{option} is of training on Ray: add --engine ray")
+    if args.engine not in (None, "local") or args.workers or args.address:
+        raise UsageError(
+            "training has no workers on Ray any more: leave out --engine, --workers and --address; "
+            "for several GPUs or machines, --set training.backend=jax (docs/training.md)"
+        )
 
 
 def _start(args: argparse.Namespace) -> RunFolder:
-    from mien.training.config import load_config
+    from mien.training.recipe import load_config
 
     config = load_config(args.config, args.set)
     folder = args.folder or OUTPUTS / f"{args.config.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if args.engine == "ray":
-        return _start_on_ray(args, config, folder)
     from mien.training.trainer import train
 
     return train(config, folder, quiet=args.quiet)
 
 
-def _start_on_ray(args: argparse.Namespace, config: Config, folder: Path) -> RunFolder:
-    from mien.batch.ray_engine import cluster
-    from mien.training.backend import check_installed
-    from mien.training.ray_training import on_torch, train_on_ray
-    from mien.training.run_folder import new_run
-
-    given, config = config.training.backend, on_torch(config)
-    # Before a cluster is started, which takes seconds.
-    new_run(folder)
-    check_installed(config.training)
-    if given != config.training.backend and not args.quiet:
-        sys.stderr.write(f"mien: --engine ray trains on Keras' torch backend, not on {given}\n")
-    with cluster(args.address, cores=args.workers or 1):
-        return train_on_ray(config, folder, workers=args.workers, quiet=args.quiet)
-
-
 def _resume(args: argparse.Namespace) -> RunFolder:
     if args.set or args.folder:
         raise UsageError("--resume goes on with the run's own recipe: leave out --set and --run")
-    if args.engine == "ray":
-        from mien.batch.ray_engine import cluster
-        from mien.training.ray_training import resume_on_ray
-        from mien.training.run_folder import open_run
-
-        open_run(args.resume)
-        with cluster(args.address, cores=args.workers or 1):
-            return resume_on_ray(args.resume, workers=args.workers, quiet=args.quiet)
     from mien.training.trainer import resume
 
     return resume(args.resume, quiet=args.quiet)
 
 
 def _fill_cache(args: argparse.Namespace) -> int:
-    from mien.training.config import load_config
-    from mien.training.filling import fill_cache
+    from mien.training.distillation import cache_teacher_logits
+    from mien.training.recipe import load_config
 
     if args.resume or args.folder:
         raise UsageError("--teacher-logits goes with --config and --set alone")
-    filled = fill_cache(load_config(args.config, args.set), quiet=args.quiet)
+    filled = cache_teacher_logits(load_config(args.config, args.set), quiet=args.quiet)
     if args.json:
         json.dump(filled.as_dict(), sys.stdout, indent=2)
         sys.stdout.write("\n")

@@ -1,4 +1,9 @@
-"""Choose and set up Keras' backend, before Keras is imported for the first time."""
+"""Choose and set up Keras' backend, before Keras is imported for the first time.
+
+On JAX, a step is split over all devices that JAX sees (data parallelism, `keras.distribution`): the
+GPUs of a machine, or of several that the variables ``KERAS_DISTRIBUTION_JOB_ADDRESSES``,
+``KERAS_DISTRIBUTION_NUM_PROCESSES`` and ``KERAS_DISTRIBUTION_PROCESS_ID`` join.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +15,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mien.core.errors import MissingExtra, UsageError
 from mien.core.process import stderr
-from mien.training.settings import TrainingSettings
-
-_BACKENDS = ("tensorflow", "torch", "jax")
+from mien.training.recipe import BACKENDS, TrainingSettings
 
 
 def check_installed(settings: TrainingSettings) -> None:
@@ -39,12 +43,16 @@ def check_installed(settings: TrainingSettings) -> None:
         )
 
 
-def prepare_backend(settings: TrainingSettings) -> None:
+def prepare_backend(settings: TrainingSettings) -> Devices:
     """Set up Keras with a recipe's backend, threads, precision and seed.
+
+    Returns:
+        The devices that share each step.
 
     Raises:
         UsageError: if Keras already runs on another backend in this process, or TensorFlow with
-            another number of threads; or as `check_installed`.
+            another number of threads; if a batch cannot be split evenly over the devices; or as
+            `check_installed`.
     """
     check_installed(settings)
     loaded = sys.modules.get("keras")
@@ -59,8 +67,10 @@ def prepare_backend(settings: TrainingSettings) -> None:
     with stderr_held_back():
         _set_threads(settings.backend, settings.threads)
         keras = import_keras(settings.precision)
+        devices = _distribute(settings, keras) if settings.backend == "jax" else Devices()
         # On any backend, Keras imports TensorFlow here if it is installed.
         keras.utils.set_random_seed(settings.seed)
+    return devices
 
 
 def prepare_keras(preferred: str) -> None:
@@ -71,7 +81,7 @@ def prepare_keras(preferred: str) -> None:
         UsageError: as `import_keras`.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    order = sorted(_BACKENDS, key=lambda name: name != preferred)
+    order = sorted(BACKENDS, key=lambda name: name != preferred)
     found = [name for name in order if importlib.util.find_spec(name) is not None]
     if importlib.util.find_spec("keras") is None or not found:
         raise MissingExtra("train", "exporting a network")
@@ -107,24 +117,75 @@ def import_keras(precision: str = "float32") -> Any:
     return keras
 
 
-def seed_step(settings: TrainingSettings, epoch: int, step: int, *, rank: int = 0) -> None:
+def seed_step(settings: TrainingSettings, epoch: int, step: int) -> None:
     """Seed torch's dropout for one step, so that it depends on the seed and the step alone.
 
     Torch draws it from a global generator; other backends keep their states in variables, and so in
     checkpoints.
-
-    Args:
-        settings: of the run.
-        epoch: see ``step``.
-        step: of the epoch.
-        rank: of this process in a team; each member draws for images of its own.
     """
     if settings.backend == "torch":
         import torch
 
-        key = [settings.seed, epoch, step] + [rank] * (rank > 0)
+        key = [settings.seed, epoch, step]
         (seed,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
         torch.manual_seed(int(seed))
+
+
+# ---------------------------------------------------------------- several devices
+@dataclass(frozen=True)
+class Devices:
+    """The devices that share each step; one, of this process, unless JAX sees more.
+
+    All processes make the same batches and come to the same weights; the leader alone writes files.
+
+    Attributes:
+        count: of devices, in all processes together.
+        process: this process's number; 0 is the leader.
+        processes: how many there are.
+    """
+
+    count: int = 1
+    process: int = 0
+    processes: int = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes the run's folder."""
+        return self.process == 0
+
+    def local(self, arrays: Any) -> Any:
+        """Return this process's part of nested arrays, whose first axis is the batch."""
+        if self.processes == 1:
+            return arrays
+        import keras
+
+        return keras.tree.map_structure(
+            lambda array: np.split(array, self.processes)[self.process], arrays
+        )
+
+
+def is_leader(settings: TrainingSettings) -> bool:
+    """Tell whether this process will write the run's folder, before Keras is set up."""
+    process = os.environ.get("KERAS_DISTRIBUTION_PROCESS_ID", "0")
+    return settings.backend != "jax" or process.strip() in ("", "0")
+
+
+def _distribute(settings: TrainingSettings, keras: Any) -> Devices:
+    """Split batches over all devices that JAX sees."""
+    jax: Any = importlib.import_module("jax")
+    if os.environ.get("KERAS_DISTRIBUTION_JOB_ADDRESSES") and not jax.distributed.is_initialized():
+        keras.distribution.initialize()
+    devices = keras.distribution.list_devices()
+    if len(devices) == 1:
+        return Devices()
+    if settings.batch_size % len(devices):
+        raise UsageError(
+            f"training.batch_size = {settings.batch_size} is split over {len(devices)} devices: "
+            "expected a multiple of that"
+        )
+    distribution = keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
+    keras.distribution.set_distribution(distribution)
+    return Devices(len(devices), jax.process_index(), jax.process_count())
 
 
 @contextmanager

@@ -1,32 +1,312 @@
-"""What teachers say of the faces that a student sees, from their networks or from the cache.
+"""Knowledge distillation: teachers, what they say of the faces a student sees, and its cache.
 
-The mean is that of the teachers' probabilities at the recipe's temperature, as an ensemble's is:
-each counts the same. A mean of logits would follow whichever is the surest of itself.
+A teacher is a run's folder, whose ``best.keras`` Keras runs on whatever the recipe trains on, or an
+exported model, which ONNX Runtime runs. Both give raw logits: a temperature that was fitted for
+calibration is left aside, for a run has none. The ensemble's answer is the mean of the teachers'
+probabilities at the recipe's temperature: each counts the same, where a mean of logits would follow
+whichever is the surest of itself.
+
+The cache holds the teachers' logits of views that repeat, float16, so that a slow machine can train
+on what a fast one computed: one file a teacher and view, ``<teacher>-<key>-view007.npz``, 14 bytes
+an image. Its key says what the pixels follow from (images, augmentation, seed, view), and a probe
+of the pixels themselves shows where they came out otherwise: in another version of this project.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import hashlib
+import json
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from mien.core.errors import InputError, ModelError
+from mien.core.emotions import EMOTIONS
+from mien.core.errors import InputError, ModelError, UsageError
+from mien.core.files import replacing, sha256_of
+from mien.core.manifest import INPUT_CONTRACT, OUTPUT_CONTRACT, load_manifest
+from mien.core.models import MANIFEST_NAME, find_model
 from mien.core.progress import Progress
-from mien.training.augmentation import Faces, Floats
-from mien.training.config import Config
-from mien.training.teacher_logits import LogitCache, Logits, images_digest, rounded
-from mien.training.teachers import Network, Teacher, find_teacher, open_teacher
-from mien.training.views import ViewName, views_of
+from mien.training.backend import prepare_backend
+from mien.training.data import load_training_data
+from mien.training.model import load_keras_model
+from mien.training.recipe import Config
+from mien.training.run import RunFolder
+from mien.training.transforms import CHUNK, Faces, Floats, View
+
+Network = Callable[[Faces], Floats]
+"""Standard faces, uint8 (N, 48, 48), to logits, float32 (N, classes)."""
+
+Logits = npt.NDArray[np.float16]
+"""Of one teacher for many faces, float16 (N, classes), the mean of each row 0."""
 
 _BATCH = 256
 
 
-def softened_mean(logits: Sequence[Logits], temperature: float) -> Floats:
-    """Return the mean over teachers of softmax(logits / temperature), float32 (N, 7).
+# ---------------------------------------------------------------- one teacher
+@dataclass(frozen=True)
+class Teacher:
+    """A teacher that may or may not be there.
+
+    Attributes:
+        source: what the recipe calls it.
+        file: its ``best.keras`` or ``model.onnx``, None where there is none.
+        digest: SHA-256 of that file, empty where there is none.
+    """
+
+    source: str
+    file: Path | None = None
+    digest: str = ""
+
+    @property
+    def name(self) -> str:
+        """Its folder's name, which its cached logits go by."""
+        return Path(self.source).name
+
+    def missing(self) -> ModelError:
+        """Return the error for one that is needed and not there."""
+        return ModelError(
+            f"no teacher {self.source!r}: expected a run's folder with best.keras in it, an "
+            f"exported model's folder with {MANIFEST_NAME}, or a bundled model's name"
+        )
+
+
+def find_teacher(source: str, labels: Sequence[str] = EMOTIONS) -> Teacher:
+    """Look for a teacher; one that is not there is no error as long as its logits are.
 
     Args:
-        logits: of each teacher, (N, 7).
+        source: what the recipe calls it.
+        labels: the classes that it must tell apart, in order.
+
+    Raises:
+        ModelError: if an exported model is damaged, or has other classes.
+    """
+    best = RunFolder(Path(source)).best
+    if best.is_file():
+        return Teacher(source, best, sha256_of(best))
+    try:
+        folder = find_model(source)
+    except ModelError:
+        return Teacher(source)
+    if not (folder / MANIFEST_NAME).is_file():
+        return Teacher(source)
+    manifest = load_manifest(folder, labels=labels)
+    return Teacher(source, folder / manifest.file.name, manifest.file.sha256)
+
+
+def open_teacher(teacher: Teacher, *, batch: int, threads: int = 0) -> Network:
+    """Open a teacher; Keras must be set up already.
+
+    Args:
+        teacher: which.
+        batch: faces that go through it at once.
+        threads: of ONNX Runtime, 0 for all; Keras has its own.
+
+    Raises:
+        ModelError: if it is missing, damaged, or not a network of this project.
+    """
+    if teacher.file is None:
+        raise teacher.missing()
+    if teacher.file.suffix == ".keras":
+        return _open_keras(teacher.file, batch)
+    return open_onnx(teacher.file, batch=batch, threads=threads)
+
+
+def _open_keras(path: Path, batch: int) -> Network:
+    import keras
+
+    whole = load_keras_model(path)
+    try:
+        network = keras.Model(whole.input, whole.get_layer("logits").output)
+    except ValueError as error:
+        raise ModelError(f"{path} is no teacher: expected a network of this project") from error
+    # XLA on a CPU is ten times slower, but for JAX, which is nothing else.
+    network.compile(jit_compile="auto" if keras.backend.backend() == "jax" else False)
+
+    def logits(faces: Faces) -> Floats:
+        # One shape for every batch: a new one would be compiled anew.
+        padding = [(0, batch - len(faces)), (0, 0), (0, 0), (0, 0)]
+        padded = np.pad(faces[..., None].astype(np.float32), padding)
+        return np.asarray(network.predict_on_batch(padded), np.float32)[: len(faces)]
+
+    return _in_batches(logits, batch)
+
+
+def open_onnx(
+    path: Path, *, batch: int, threads: int = 0, output: str = OUTPUT_CONTRACT["logits"]
+) -> Network:
+    """Open an exported network, one of its outputs; else as `open_teacher`."""
+    from mien.core.onnx_runtime import new_session
+
+    try:
+        session = new_session(str(path), threads=threads)
+    except Exception as error:  # ONNX Runtime's own errors share no nearer base
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{path} is not an ONNX model that can be run ({reason})") from error
+
+    def logits(faces: Faces) -> Floats:
+        inputs = {INPUT_CONTRACT["name"]: np.ascontiguousarray(faces)}
+        return np.asarray(session.run([output], inputs)[0], np.float32)
+
+    return _in_batches(logits, batch)
+
+
+def _in_batches(network: Network, size: int) -> Network:
+    def logits(faces: Faces) -> Floats:
+        starts = range(0, len(faces), size)
+        return np.concatenate([network(faces[start : start + size]) for start in starts])
+
+    return logits
+
+
+# ---------------------------------------------------------------- cached logits
+_FORMAT = 1
+_MIXING = ("mixup", "cutmix", "mix_probability")
+_NOT_OF_PIXELS = ("plain_epochs",)
+_PROBED = 1024
+_PROBE_TOLERANCE = 1.0
+_PROBE_SHARE = 0.01
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+class LogitCache:
+    """A folder of teachers' logits, for one recipe and its images; made when first written to."""
+
+    def __init__(self, folder: Path, config: Config, images: Faces) -> None:
+        """Take the folder, the recipe, and the training images, uint8 (N, 48, 48)."""
+        self.folder = folder
+        self._config = config
+        self._count = len(images)
+        self._images = hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()[:16]
+
+    def path(self, teacher: Teacher, view: View) -> Path:
+        """Return where the logits of a teacher for a view stand, whether or not they do."""
+        text = json.dumps(self._key(view), sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        return self.folder / f"{teacher.name}-{digest}-{view}.npz"
+
+    def has(self, teacher: Teacher, view: View) -> bool:
+        """Tell whether a file is there."""
+        return self.path(teacher, view).is_file()
+
+    def read(self, teacher: Teacher, view: View, faces: Faces) -> Logits:
+        """Read the logits of a view.
+
+        Args:
+            teacher: whose; where it is at hand, the file must be of that very network.
+            view: which.
+            faces: the view itself, uint8 (N, 48, 48).
+
+        Raises:
+            InputError: if the file is missing, damaged, or of another teacher or other pixels.
+        """
+        path = self.path(teacher, view)
+        _, (logits, seen) = self._open(teacher, view, ("logits", "probe"))
+        expected = (self._count, len(self._config.labels))
+        if logits.shape != expected or logits.dtype != np.float16:
+            raise InputError(
+                f"{path} holds {logits.dtype} {logits.shape}: expected float16 "
+                f"{expected}; delete it and have it computed again"
+            )
+        here = _probe(faces)
+        if seen.shape != here.shape or np.mean(np.abs(seen - here) > _PROBE_TOLERANCE) > (
+            _PROBE_SHARE
+        ):
+            raise InputError(
+                f"{path} is of other pixels than {view} has here: it was computed by another "
+                "version of mien or OpenCV; compute it again with this one"
+            )
+        if not np.isfinite(logits).all():
+            raise InputError(f"{path} holds what is not a number: delete it and compute it again")
+        return np.asarray(logits, np.float16)
+
+    def digest(self, teacher: Teacher, view: View) -> str:
+        """Return the SHA-256 of the network that a file was computed with; raises as `read`."""
+        return str(self._open(teacher, view, ())[0]["digest"])
+
+    def write(self, teacher: Teacher, view: View, faces: Faces, logits: Logits) -> None:
+        """Keep the logits of a view; raises OutputError if they cannot be written."""
+        header = {"teacher": teacher.name, "digest": teacher.digest, "key": self._key(view)}
+        text = np.frombuffer(json.dumps(header, sort_keys=True).encode(), np.uint8)
+        with replacing(self.path(teacher, view)) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, header=text, logits=logits, probe=_probe(faces))
+
+    def _key(self, view: View) -> dict[str, Any]:
+        """Return all that the pixels of a view follow from."""
+        settings = dataclasses.asdict(self._config.augmentation)
+        left_out = _NOT_OF_PIXELS if view.mixed else (*_NOT_OF_PIXELS, *_MIXING)
+        return {
+            "format": _FORMAT,
+            "images": self._images,
+            "count": self._count,
+            "augmentation": {key: settings[key] for key in settings if key not in left_out},
+            "seed": self._config.training.seed,
+            "chunk": CHUNK,
+            "view": view.number,
+            "mixed": view.mixed,
+            # Only where it is so: files of before there was such a key keep their names.
+            **({"sharp": True} if self._config.distill.sharp else {}),
+        }
+
+    def _open(
+        self, teacher: Teacher, view: View, names: tuple[str, ...]
+    ) -> tuple[dict[str, Any], list[npt.NDArray[Any]]]:
+        """Return a file's header, which must fit, and some of its arrays."""
+        path = self.path(teacher, view)
+        try:
+            # Opened here, because NumPy leaves a damaged file open.
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+                header = json.loads(file["header"].tobytes().decode())
+                arrays = [file[name] for name in names]
+        except FileNotFoundError as error:
+            raise InputError(
+                f"{path} is missing: compute it with mien train --teacher-logits"
+            ) from error
+        except _DAMAGED as error:
+            raise InputError(f"{path} is damaged: delete it and have it computed again") from error
+        if not isinstance(header, dict) or header.get("key") != self._key(view):
+            raise InputError(
+                f"{path} is of other images, augmentation, seed or view than its name says: "
+                "delete it, or bring back the file that belongs there"
+            )
+        found = header.get("teacher"), header.get("digest")
+        if found[0] != teacher.name or (teacher.digest and found[1] != teacher.digest):
+            raise InputError(
+                f"{path} was computed with another network than {teacher.file or teacher.source}: "
+                "delete it to compute it again, or choose another distill.cache"
+            )
+        return header, arrays
+
+
+def rounded(logits: Floats) -> Logits:
+    """Return a network's logits (N, classes) as they are kept; a softmax ignores the shift."""
+    return np.asarray(logits - logits.mean(axis=1, keepdims=True), np.float16)
+
+
+def _probe(faces: Faces) -> Floats:
+    """Return one number for each of the first images: a mean grey that a shift or flip changes.
+
+    Another processor may round a grey here and there to its neighbour; that hardly moves it.
+    """
+    _, height, width = faces.shape
+    rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
+    ramp = (rows + 1) * (columns + 1) ** 2
+    ramp /= ramp.sum()
+    return np.tensordot(faces[:_PROBED].astype(np.float32), ramp, axes=2).astype(np.float32)
+
+
+# ---------------------------------------------------------------- all teachers
+def mean_probabilities(logits: Sequence[Logits], temperature: float) -> Floats:
+    """Return the mean over teachers of softmax(logits / temperature), float32 (N, classes).
+
+    Args:
+        logits: of each teacher, (N, classes).
         temperature: above 0.
     """
     scaled = np.stack(logits).astype(np.float32) / np.float32(temperature)
@@ -34,28 +314,31 @@ def softened_mean(logits: Sequence[Logits], temperature: float) -> Floats:
     return np.asarray((powers / powers.sum(axis=2, keepdims=True)).mean(axis=0), np.float32)
 
 
-def with_evidence(taught: Floats, evidence: Floats, temperature: float) -> Floats:
-    """Return softened probabilities (N, 7) with more logits (N, 7) taken into account.
+def add_log_odds(probabilities: Floats, log_odds: Floats, temperature: float) -> Floats:
+    """Return probabilities at a temperature (N, classes) with log-odds (N, classes) added.
 
     Args:
-        taught: of the teachers at the temperature.
-        evidence: logits at temperature 1; zeros change nothing.
+        probabilities: of the teachers at the temperature.
+        log_odds: at temperature 1; zeros change nothing.
         temperature: above 0.
     """
-    weighed = taught * np.exp((evidence - evidence.max(axis=1, keepdims=True)) / temperature)
-    return np.asarray(weighed / weighed.sum(axis=1, keepdims=True), np.float32)
+    weighted = probabilities * np.exp(
+        (log_odds - log_odds.max(axis=1, keepdims=True)) / temperature
+    )
+    return np.asarray(weighted / weighted.sum(axis=1, keepdims=True), np.float32)
 
 
-class Teaching:
-    """The teachers of a run."""
+class TeacherEnsemble:
+    """The teachers of a run.
+
+    Attributes:
+        teachers: in the order of the recipe.
+        views: the views that repeat, all that the run will show; empty where none does.
+        computed: files' worth of logits that were computed here, not read.
+    """
 
     def __init__(
-        self,
-        config: Config,
-        images: Faces,
-        *,
-        evidence: Floats | None = None,
-        quiet: bool = False,
+        self, config: Config, images: Faces, *, log_odds: Floats | None = None, quiet: bool = False
     ) -> None:
         """Find the teachers, and open those whose logits are not all in the cache.
 
@@ -64,8 +347,8 @@ class Teaching:
         Args:
             config: the recipe, with at least one teacher.
             images: the training images, uint8 (N, 48, 48).
-            evidence: what FER+ votes say about each image, float32 (N, 7), see `vote_evidence`;
-                it counts in views alone, which have the images in this order.
+            log_odds: of the FER+ votes on each image, float32 (N, 7), see `vote_log_odds`; used
+                with views alone, which have the images in this order.
             quiet: draw no progress.
 
         Raises:
@@ -73,17 +356,12 @@ class Teaching:
             InputError: if a cached file is damaged or of another teacher.
         """
         settings = config.distill
-        self.config = config
+        self._config, self._log_odds, self._quiet = config, log_odds, quiet
         self.teachers = [find_teacher(source, config.labels) for source in settings.teachers]
-        self.views = views_of(config) if settings.views else []
-        self.cache: LogitCache | None = None
-        if settings.cache:
-            digest = images_digest(images)
-            self.cache = LogitCache(Path(settings.cache), config, digest, len(images))
+        self.views = View.all_of(config) if settings.views else []
+        self.cache = LogitCache(Path(settings.cache), config, images) if settings.cache else None
         self.computed = 0
-        self._evidence = evidence
-        self._quiet = quiet
-        self._kept: dict[ViewName, Floats] = {}
+        self._kept: dict[View, Floats] = {}
         self._networks: dict[str, Network] = {}
         for teacher in self.teachers:
             lacking = self._lacking(teacher)
@@ -93,10 +371,17 @@ class Teaching:
                     f"{self.cache.folder}, by mien train --teacher-logits where it is"
                 )
             if lacking:
-                batch = _BATCH if settings.views else config.training.batch_size
-                threads = config.training.threads
-                network = open_teacher(teacher, batch=batch, threads=threads)
-                self._networks[teacher.name] = network
+                self._networks[teacher.name] = open_teacher(
+                    teacher,
+                    batch=_BATCH if settings.views else config.training.batch_size,
+                    threads=config.training.threads,
+                )
+
+    def _lacking(self, teacher: Teacher) -> int:
+        """Return how many views a teacher has to be run on; without a cache, at least one."""
+        if self.cache is None:
+            return max(1, len(self.views))
+        return sum(not self.cache.has(teacher, view) for view in self.views)
 
     def identities(self) -> dict[str, str]:
         """Return the SHA-256 of each teacher, by name, as its file or else the cache has it.
@@ -104,17 +389,31 @@ class Teaching:
         Raises:
             InputError: if the cache has logits of one teacher from several networks.
         """
-        return {teacher.name: self._identity(teacher) for teacher in self.teachers}
+        known = {}
+        for teacher in self.teachers:
+            found = {teacher.digest}
+            if not teacher.digest and self.cache is not None:
+                found = {self.cache.digest(teacher, view) for view in self.views}
+                if len(found) > 1:
+                    raise InputError(
+                        f"the logits of {teacher.name} in {self.cache.folder} were computed with "
+                        f"{len(found)} different networks: compute them again with one"
+                    )
+            known[teacher.name] = found.pop()
+        return known
 
-    def of_faces(self, faces: Faces) -> Floats:
-        """Return the teachers' mean for faces, uint8 (N, 48, 48), as float32 (N, 7)."""
-        logits = [
-            self._rounded(teacher, self._networks[teacher.name](faces)) for teacher in self.teachers
-        ]
-        return self._mean(logits)
+    def soft_targets(self, faces: Faces) -> Floats:
+        """Return the ensemble's probabilities for faces, uint8 (N, 48, 48), float32 (N, 7)."""
+        return mean_probabilities(
+            [
+                self._checked(teacher, self._networks[teacher.name](faces))
+                for teacher in self.teachers
+            ],
+            self._config.distill.temperature,
+        )
 
-    def of_view(self, view: ViewName, faces: Faces) -> Floats:
-        """Return the teachers' mean for a whole view, float32 (N, 7).
+    def soft_targets_of_view(self, view: View, faces: Faces) -> Floats:
+        """Return the ensemble's probabilities for a whole view, float32 (N, 7).
 
         Args:
             view: which; it is kept in memory, and what is computed in the cache, too.
@@ -125,13 +424,13 @@ class Teaching:
             OutputError: if what was computed cannot be written.
         """
         if view not in self._kept:
-            taught = self._mean([self._logits(teacher, view, faces) for teacher in self.teachers])
-            if self._evidence is not None:
-                settings = self.config.distill
-                taught = with_evidence(
-                    taught, self._evidence * settings.votes, settings.temperature
-                )
-            self._kept[view] = taught
+            settings = self._config.distill
+            logits = [self._logits(teacher, view, faces) for teacher in self.teachers]
+            targets = mean_probabilities(logits, settings.temperature)
+            if self._log_odds is not None:
+                log_odds = self._log_odds * settings.votes
+                targets = add_log_odds(targets, log_odds, settings.temperature)
+            self._kept[view] = targets
         return self._kept[view]
 
     def cached_files(self) -> list[Path]:
@@ -140,25 +439,7 @@ class Teaching:
             return []
         return [self.cache.path(teacher, view) for teacher in self.teachers for view in self.views]
 
-    def _lacking(self, teacher: Teacher) -> int:
-        """Return how many views a teacher has to be run on; without a cache, at least one."""
-        cache = self.cache
-        if cache is None:
-            return max(1, len(self.views))
-        return sum(not cache.has(teacher, view) for view in self.views)
-
-    def _identity(self, teacher: Teacher) -> str:
-        if teacher.digest or self.cache is None:
-            return teacher.digest
-        found = {self.cache.digest(teacher, view) for view in self.views}
-        if len(found) > 1:
-            raise InputError(
-                f"the logits of {teacher.name} in {self.cache.folder} were computed with "
-                f"{len(found)} different networks: compute them again with one"
-            )
-        return found.pop()
-
-    def _logits(self, teacher: Teacher, view: ViewName, faces: Faces) -> Logits:
+    def _logits(self, teacher: Teacher, view: View, faces: Faces) -> Logits:
         if self.cache is not None and self.cache.has(teacher, view):
             return self.cache.read(teacher, view, faces)
         if teacher.name not in self._networks:
@@ -171,20 +452,81 @@ class Teaching:
                 part = faces[start : start + _BATCH]
                 parts.append(network(part))
                 progress.advance(len(part))
-        logits = self._rounded(teacher, np.concatenate(parts))
+        logits = self._checked(teacher, np.concatenate(parts))
         self.computed += 1
         if self.cache is not None:
             self.cache.write(teacher, view, faces, logits)
         return logits
 
-    def _rounded(self, teacher: Teacher, logits: Floats) -> Logits:
-        kept = rounded(logits)
-        if kept.shape[1] != len(self.config.labels) or not np.isfinite(kept).all():
+    def _checked(self, teacher: Teacher, logits: Floats) -> Logits:
+        kept, labels = rounded(logits), self._config.labels
+        if kept.shape[1] != len(labels) or not np.isfinite(kept).all():
             raise ModelError(
                 f"the teacher {teacher.file} gave {kept.shape[1]} logits a face, or what is not a "
-                f"number: expected {len(self.config.labels)}, of {', '.join(self.config.labels)}"
+                f"number: expected {len(labels)}, of {', '.join(labels)}"
             )
         return kept
 
-    def _mean(self, logits: Sequence[Logits]) -> Floats:
-        return softened_mean(logits, self.config.distill.temperature)
+
+# ---------------------------------------------------------------- filling the cache
+@dataclass(frozen=True)
+class FilledCache:
+    """What stands in a cache of teachers' logits for a recipe.
+
+    Attributes:
+        folder: the cache.
+        teachers: their names.
+        views: how many views the recipe shows.
+        files: how many files that makes, one a teacher and view.
+        computed: how many of them were computed now; the others stood there.
+        size_bytes: of all of them.
+    """
+
+    folder: str
+    teachers: tuple[str, ...]
+    views: int
+    files: int
+    computed: int
+    size_bytes: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON can hold them."""
+        return dataclasses.asdict(self)
+
+
+def cache_teacher_logits(config: Config, *, quiet: bool = False) -> FilledCache:
+    """Compute the teachers' logits that are not in the recipe's cache yet.
+
+    Each view's file is written as soon as it is computed, so that going on after a stop is calling
+    this again. With the cache full, the recipe trains without the teachers.
+
+    Raises:
+        UsageError: if the recipe names no teachers, views or cache.
+        ModelError: if a teacher is missing or damaged.
+        InputError: if a file in the cache is damaged or of another teacher or other pixels.
+        DataError: if the data are missing, empty or malformed.
+        OutputError: if a file cannot be written.
+    """
+    settings = config.distill
+    if not (settings.teachers and settings.cache):
+        raise UsageError(
+            "there are no teachers' logits to compute: expected a recipe with distill.teachers, "
+            "distill.views and distill.cache"
+        )
+    data = load_training_data(config, quiet=quiet)
+    prepare_backend(config.training)
+    ensemble = TeacherEnsemble(config, data.train.images, quiet=quiet)
+    dataset = data.dataset(config)
+    for view in ensemble.views:
+        ensemble.soft_targets_of_view(view, dataset.view(config, view).for_teachers)
+    # Where some teachers are not here, theirs must be of one network each.
+    ensemble.identities()
+    paths = ensemble.cached_files()
+    return FilledCache(
+        folder=settings.cache,
+        teachers=tuple(teacher.name for teacher in ensemble.teachers),
+        views=len(ensemble.views),
+        files=len(paths),
+        computed=ensemble.computed,
+        size_bytes=sum(path.stat().st_size for path in paths),
+    )

@@ -31,13 +31,13 @@ from mien.core.manifest import (
     write_manifest,
 )
 from mien.core.models import MANIFEST_NAME, MODEL_NAME, find_model
-from mien.training import run_folder
+from mien.training import run as run_folder
 from mien.training.backend import prepare_keras
-from mien.training.config import Config, load_config
 from mien.training.model import build_model, load_keras_model, refresh
 from mien.training.onnx_converter import keras_to_onnx
 from mien.training.onnx_join import join_networks, one_reading
-from mien.training.run_folder import RunFolder, read_json
+from mien.training.recipe import Config, load_run_config
+from mien.training.run import RunFolder, read_json
 
 EXPORT_FOLDER = "export"
 """Where in a run's folder its export goes."""
@@ -88,7 +88,7 @@ def export_run(
         raise UsageError(f"expected a name for the model that a folder could have, got {name!r}")
     target = output or opened.path / EXPORT_FOLDER
     check_target(target)
-    config = load_config(opened.config)
+    config = load_run_config(opened)
     network = load_best(opened, config)
     provenance = _provenance(opened)
     if start_share:
@@ -148,7 +148,7 @@ def join_run(
     if exported:
         readings = load_manifest(run, labels=None).readings
     else:
-        readings = (_reading_of(load_config(run_folder.open_run(run).config)),)
+        readings = (_reading_of(load_run_config(run_folder.open_run(run))),)
     if "people" not in readings or "fer2013" not in manifest.readings:
         raise UsageError(
             f'expected a run with data.targets = "votes" and a model of FER-2013\'s labels, got '

@@ -21,14 +21,18 @@ from mien.core.models import find_model
 from mien.data.class_folder import label_for
 from mien.data.dataset import Split, save_splits
 from mien.data.trained_on import RECORD, write_record
-from mien.training import run_folder
+from mien.training import run as run_folder
 from mien.training.backend import prepare_backend
-from mien.training.config import config_from_tables, override_tables
 from mien.training.export import export_run
 from mien.training.model import block_names, build_model
 from mien.training.onnx_converter import fill_network, read_weights
-from mien.training.run_folder import RunFolder, read_json
-from mien.training.settings import ModelSettings, TrainingSettings
+from mien.training.recipe import (
+    ModelSettings,
+    TrainingSettings,
+    config_from_tables,
+    override_tables,
+)
+from mien.training.run import RunFolder, read_json
 from mien.training.trainer import resume, train
 
 FACES = "faces.npz"

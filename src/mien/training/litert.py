@@ -23,10 +23,10 @@ from mien.core.errors import MissingExtra, ModelError, UsageError
 from mien.core.faces import FACE_SIZE
 from mien.core.files import write_atomically
 from mien.core.manifest import INPUT_CONTRACT, OUTPUT_CONTRACT
-from mien.training import run_folder
+from mien.training import run as run_folder
 from mien.training.backend import stderr_held_back
-from mien.training.config import load_config
 from mien.training.export import check_same, load_best, to_logits, trial_faces
+from mien.training.recipe import load_run_config
 
 TFLITE_NAME = "model.tflite"
 TFLITE_NOTES = "model.tflite.json"
@@ -61,7 +61,7 @@ def export_tflite(run: Path, folder: Path) -> Path:
     require_tensorflow()
     opened = run_folder.open_run(run)
     with stderr_held_back():
-        content = convert(load_best(opened, load_config(opened.config)))
+        content = convert(load_best(opened, load_run_config(opened)))
     notes = _notes(content, folder)
     write_atomically(folder / TFLITE_NAME, content)
     text = json.dumps(notes, indent=2, ensure_ascii=False, allow_nan=False)

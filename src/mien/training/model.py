@@ -1,7 +1,8 @@
-"""The network: face -> backbone -> pooling -> dense 512 -> dense 256 -> a probability a class.
+"""The network and what it minimises: face -> backbone -> pooling -> dense layers -> probabilities.
 
-It takes the standard face itself, grey 48x48 in 0-255; enlarging, three channels and scaling are
-layers, so one graph serves training, evaluation and export.
+It takes the standard face itself, grey 48x48 in 0-255; resizing, three channels and scaling are
+layers, so one graph serves training, evaluation and export. What a recipe adds for training alone
+(the teachers' logits, a head on the FER+ votes, faster layers) is not in the network that is kept.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,33 +23,31 @@ from mien.core.manifest import load_manifest
 from mien.core.models import find_model
 from mien.core.process import stderr
 from mien.training import lite0
-from mien.training.architectures.applications import APPLICATIONS, build_application
-from mien.training.backbones import build_backbone
-from mien.training.settings import ModelSettings
+from mien.training.architectures import APPLICATIONS, build_application, build_backbone
+from mien.training.recipe import Config, ModelSettings, TrainingSettings
+from mien.training.transforms import Batch
 
 IMAGENET_STDDEV = (0.229, 0.224, 0.225)
 """Of ImageNet's red, green and blue, for pixels in 0-1 (as in ``keras.applications``)."""
 
-_BLOCK = re.compile(r"(block_?\d+[a-z]*|conv\d+_block\d+|expanded_conv(?:_\d+)?)_")
-"""What a block's layers begin with: EfficientNet's and ours, ResNet's, MobileNet's."""
-STEM, TOP = "stem", "top"
-"""What stands for a block before the first and after the last."""
 
-
+# ---------------------------------------------------------------- the graph
 def build_model(
     settings: ModelSettings,
     *,
     size: int,
     initialise: bool = True,
     classes: int = len(EMOTIONS),
+    fast: bool = False,
 ) -> Any:
     """Build the network.
 
     Args:
         settings: its backbone, head and starting weights.
-        size: side in pixels that the face is enlarged to; the weights do not depend on it.
+        size: side in pixels that the face is resized to; the weights do not depend on it.
         initialise: fill in the starting weights; False where a checkpoint follows.
         classes: how many.
+        fast: with the layers that TensorFlow trains faster (see `mien.training.layers`).
 
     Returns:
         A ``keras.Model``: float32 (N, 48, 48, 1) in 0-255 -> float32 (N, classes), rows sum to 1.
@@ -73,6 +73,10 @@ def build_model(
     logits = layers.Dense(classes, dtype="float32", name="logits")(x)
     probabilities = layers.Activation("softmax", dtype="float32", name="probabilities")(logits)
     model = keras.Model(faces, probabilities, name="mien")
+    if fast:
+        from mien.training.layers import with_fast_layers
+
+        model = with_fast_layers(model)
     _set_rates(model, settings)
     if initialise:
         load_starting_weights(model, settings)
@@ -84,11 +88,18 @@ def _set_rates(model: Any, settings: ModelSettings) -> None:
     drops = [layer for layer in lite0.backbone_layers(model) if layer.name.endswith("_drop")]
     for index, layer in enumerate(drops, start=1):
         layer.rate = settings.drop_connect * index / len(drops)
-    for layer in model.layers:
-        if type(layer).__name__ == "BatchNormalization":
-            layer.momentum = settings.batch_norm_momentum
+    for layer in batch_norms(model):
+        layer.momentum = settings.batch_norm_momentum
 
 
+def batch_norms(model: Any) -> list[Any]:
+    """Return a network's BatchNorm layers, in order."""
+    import keras
+
+    return [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+
+
+# ---------------------------------------------------------------- starting weights
 def load_starting_weights(model: Any, settings: ModelSettings) -> None:
     """Fill a network with the weights that its settings name.
 
@@ -103,8 +114,6 @@ def load_starting_weights(model: Any, settings: ModelSettings) -> None:
     elif settings.weights == "imagenet":
         _load_imagenet(model, settings.backbone)
     elif settings.weights == "lite0":
-        if settings.backbone != "EfficientNetB0":
-            raise UsageError(f'weights "lite0" fit EfficientNetB0 only, not {settings.backbone}')
         lite0.transplant_lite0(model, lite0.read_legacy_checkpoint(lite0.lite0_file()))
         set_input_scaling(model, mean=lite0.LITE0_MEAN, deviation=lite0.LITE0_SCALE)
     elif Path(settings.weights).suffix == ".keras":
@@ -205,6 +214,13 @@ def load_keras_model(path: Path) -> Any:
         ) from error
 
 
+# ---------------------------------------------------------------- blocks and freezing
+_BLOCK = re.compile(r"(block_?\d+[a-z]*|conv\d+_block\d+|expanded_conv(?:_\d+)?)_")
+"""What a block's layers begin with: EfficientNet's and ours, ResNet's, MobileNet's."""
+STEM, TOP = "stem", "top"
+"""What stands for a block before the first and after the last."""
+
+
 def set_trainable(model: Any, *, blocks: int) -> None:
     """Choose what of the backbone is trained; the head always is.
 
@@ -240,3 +256,179 @@ def layer_blocks(layers: list[Any]) -> list[str]:
         current = match.group(1) if match else (TOP if index > last else current)
         names.append(current)
     return names
+
+
+def rate_factors(model: Any, variables: Sequence[Any], *, decay: float) -> list[float]:
+    """Return the layer-wise factor of each variable's learning rate.
+
+    Args:
+        model: the network.
+        variables: of it, or of heads beside its own.
+        decay: from one block to the one before it; the last block, what follows it and all heads
+            keep the whole rate, the stem is a block before the first.
+    """
+    layers = lite0.backbone_layers(model)
+    order = [STEM, *block_names(model)]
+    powers = {name: len(order) - 1 - index for index, name in enumerate(order)}
+    factors = {
+        id(variable): decay ** powers.get(block, 0)
+        for layer, block in zip(layers, layer_blocks(layers), strict=True)
+        for variable in layer.trainable_variables
+    }
+    return [factors.get(id(variable), 1.0) for variable in variables]
+
+
+# ---------------------------------------------------------------- under training
+# The outputs of a network under training.
+_LABELS, _TEACHERS, _VOTES = "probabilities", "logits", "votes"
+# What Keras calls the variables that weight decay leaves alone.
+_NOT_KERNELS = ["bias", "gamma", "beta"]
+
+
+def compiled_model(config: Config, *, blocks: int, size: int, initialise: bool) -> Any:
+    """Build a network with its optimizer and losses, which may add outputs to it.
+
+    Args:
+        config: the recipe.
+        blocks: last blocks of the backbone that are trained, -1 for all.
+        size: side in pixels that faces are resized to.
+        initialise: fill in the starting weights; False where others follow.
+
+    Raises:
+        UsageError: if there are not as many blocks as the recipe says; or as `build_model`.
+    """
+    network = start_network(config, size=size, initialise=initialise)
+    # Tried first, so that a wrong number is found before the head's phase and not after it.
+    set_trainable(network, blocks=config.training.fine_tune_blocks)
+    set_trainable(network, blocks=blocks)
+    model = with_outputs(network, config)
+    optimizer = _optimizer(config.training, network, model.trainable_variables)
+    # XLA on a CPU is ten times slower, but for JAX, which is nothing else.
+    jit = "auto" if config.training.backend == "jax" else False
+    model.compile(optimizer, **losses(config), jit_compile=jit)
+    optimizer.build(model.trainable_variables)
+    return model
+
+
+def start_network(config: Config, *, size: int, initialise: bool = True) -> Any:
+    """Build a recipe's network as it is trained; the same weights after the same seeding."""
+    return build_model(
+        config.model,
+        size=size,
+        initialise=initialise,
+        classes=len(config.labels),
+        fast=config.training.backend == "tensorflow",
+    )
+
+
+def with_outputs(network: Any, config: Config) -> Any:
+    """Return what is trained: the network itself, or it with the outputs that a recipe adds."""
+    import keras
+
+    outputs = {_LABELS: network.output}
+    logits = network.get_layer("logits")
+    if config.distill.teachers:
+        outputs[_TEACHERS] = logits.output
+    if config.training.votes_weight > 0:
+        votes = keras.layers.Dense(len(config.labels), dtype="float32", name="votes_logits")
+        softmax = keras.layers.Activation("softmax", dtype="float32", name=_VOTES)
+        outputs[_VOTES] = softmax(votes(logits.input))
+    if len(outputs) == 1:
+        return network
+    return keras.Model(network.input, outputs, name=network.name)
+
+
+def kept_network(model: Any) -> Any:
+    """Return the network without what `with_outputs` added; the layers are the same ones."""
+    import keras
+
+    if not isinstance(model.output, Mapping):
+        return model
+    network = keras.Model(model.input, model.output[_LABELS], name=model.name)
+    network.compile(jit_compile=model.jit_compile)
+    return network
+
+
+def losses(config: Config) -> dict[str, Any]:
+    """Return the losses, their weights and the metrics, as ``compile`` takes them.
+
+    The labels' cross-entropy, and beside it the distance to the teachers and the cross-entropy of
+    the votes, where a recipe has them.
+    """
+    import keras
+
+    smoothing = config.training.label_smoothing
+    parts: dict[str, Any] = {
+        _LABELS: keras.losses.CategoricalCrossentropy(label_smoothing=smoothing)
+    }
+    weights = {_LABELS: 1.0}
+    if config.distill.teachers:
+        parts[_TEACHERS] = distillation_loss(config.distill.temperature)
+        weights = {_LABELS: 1 - config.distill.weight, _TEACHERS: config.distill.weight}
+    if config.training.votes_weight > 0:
+        parts[_VOTES] = keras.losses.CategoricalCrossentropy()
+        weights[_VOTES] = config.training.votes_weight
+    if len(parts) == 1:
+        return {"loss": parts[_LABELS], "metrics": ["accuracy"]}
+    return {"loss": parts, "loss_weights": weights, "metrics": {_LABELS: ["accuracy"]}}
+
+
+def distillation_loss(temperature: float) -> Callable[[Any, Any], Any]:
+    """Return the loss of logits (N, classes) against teachers' probabilities, both softened.
+
+    The Kullback-Leibler divergence at a temperature T, times T squared, so that its gradient keeps
+    its size whatever T is (Hinton et al. 2015, 1503.02531).
+    """
+    import keras
+
+    ops = keras.ops
+
+    def divergence(soft_targets: Any, logits: Any) -> Any:
+        own = ops.log_softmax(ops.cast(logits, "float32") / temperature, axis=-1)
+        # A probability of 0 adds nothing; its logarithm only has to be a number.
+        theirs = ops.log(ops.maximum(soft_targets, 1e-12))
+        return temperature**2 * ops.sum(soft_targets * (theirs - own), axis=-1)
+
+    return divergence
+
+
+def step_arrays(batch: Batch) -> tuple[Any, Any, Any]:
+    """Return a batch as ``train_on_batch`` takes it: faces, targets and weights."""
+    targets = {_LABELS: batch.targets}
+    if batch.soft_targets is not None:
+        targets[_TEACHERS] = batch.soft_targets
+    if batch.votes is not None:
+        targets[_VOTES] = batch.votes
+    if len(targets) == 1:
+        return batch.faces, batch.targets, batch.weights
+    return batch.faces, targets, dict.fromkeys(targets, batch.weights)
+
+
+def accuracy_of(logs: Mapping[str, Any]) -> float:
+    """Return a step's accuracy against the labels."""
+    return float(logs["accuracy" if "accuracy" in logs else f"{_LABELS}_accuracy"])
+
+
+def _optimizer(settings: TrainingSettings, network: Any, variables: list[Any]) -> Any:
+    import keras
+
+    options = {
+        "learning_rate": settings.head_learning_rate,
+        "global_clipnorm": settings.clip_norm or None,
+        "use_ema": settings.ema > 0,
+        "ema_momentum": settings.ema or 0.5,
+        "ema_overwrite_frequency": None,
+    }
+    decays = [settings.weight_decay * (each.name not in _NOT_KERNELS) for each in variables]
+    if settings.optimizer == "sgd":
+        from mien.training.optimizers import CoupledSgd
+
+        return CoupledSgd(decays=decays, **options)
+    if settings.layer_decay < 1:
+        from mien.training.optimizers import LayerwiseAdamW
+
+        factors = rate_factors(network, variables, decay=settings.layer_decay)
+        return LayerwiseAdamW(factors=factors, decays=decays, **options)
+    optimizer = keras.optimizers.AdamW(weight_decay=settings.weight_decay, **options)
+    optimizer.exclude_from_weight_decay(var_names=_NOT_KERNELS)
+    return optimizer

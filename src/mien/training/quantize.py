@@ -25,9 +25,9 @@ from mien.core.calibration import softmax
 from mien.core.errors import MissingExtra, ModelError, UsageError
 from mien.core.manifest import INPUT_CONTRACT, load_manifest
 from mien.core.process import disable_telemetry
+from mien.training.distillation import open_onnx
 from mien.training.export import check_target, publish
 from mien.training.onnx_join import PREFIX, keep, rename
-from mien.training.teachers import open_onnx
 
 if TYPE_CHECKING:
     from mien.data.dataset import Split

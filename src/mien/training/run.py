@@ -1,11 +1,11 @@
-"""A run's folder on disk: what stands in it, and writing there so that nothing is ever half there.
+"""A run's folder on disk, and its records: each file is written whole or not at all.
 
 ::
 
     outputs/<run>/
       config.toml         the recipe, every key spelled out
       environment.json    versions, machine, working folder, seed, data
-      history.csv         one row an epoch
+      history.csv         one row a validation
       curves.png          the same as a picture
       best.keras          the network of the best epoch (averaged weights, chosen on val)
       checkpoint.npz      everything that --resume needs
@@ -21,64 +21,56 @@ import json
 import os
 import platform
 import subprocess
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from mien.core.errors import InputError, OutputError, UsageError
 from mien.core.files import replacing
+from mien.core.process import stderr
+from mien.core.progress import format_duration
 
-_PACKAGES = ("mien", "keras", "tensorflow", "tensorflow-cpu", "torch", "jax", "numpy")
-_PACKAGES_OF_IMAGES = ("opencv-python-headless", "scikit-learn", "onnx", "onnxruntime")
+_PACKAGES = (
+    *("mien", "keras", "tensorflow", "tensorflow-cpu", "torch", "jax", "numpy"),
+    *("opencv-python-headless", "scikit-learn", "onnx", "onnxruntime"),
+)
+
+
+class _File:
+    """The path of one of a run's files."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, run: RunFolder, _: type[RunFolder]) -> Path:
+        return run.path / self.name
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The paths of a run."""
+    """The paths of a run; see the module for what the files hold."""
 
     path: Path
+
+    config = _File("config.toml")
+    environment = _File("environment.json")
+    history = _File("history.csv")
+    curves = _File("curves.png")
+    best = _File("best.keras")
+    checkpoint = _File("checkpoint.npz")
+    summary = _File("summary.json")
 
     @property
     def name(self) -> str:
         """The run's name: that of its folder."""
         return self.path.name
-
-    @property
-    def config(self) -> Path:
-        """The recipe."""
-        return self.path / "config.toml"
-
-    @property
-    def environment(self) -> Path:
-        """Versions, machine and data."""
-        return self.path / "environment.json"
-
-    @property
-    def history(self) -> Path:
-        """One row an epoch."""
-        return self.path / "history.csv"
-
-    @property
-    def curves(self) -> Path:
-        """The history as a picture."""
-        return self.path / "curves.png"
-
-    @property
-    def best(self) -> Path:
-        """The network of the best epoch."""
-        return self.path / "best.keras"
-
-    @property
-    def checkpoint(self) -> Path:
-        """Everything that resuming needs."""
-        return self.path / "checkpoint.npz"
-
-    @property
-    def summary(self) -> Path:
-        """The best epoch's figures; there once the run has ended."""
-        return self.path / "summary.json"
 
 
 def new_run(path: Path) -> RunFolder:
@@ -153,6 +145,24 @@ def write_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_text(path, text.getvalue())
 
 
+def report_epoch(row: Mapping[str, Any], *, total: int, best: bool) -> None:
+    """Write a row of the history on stderr.
+
+    Args:
+        row: the row.
+        total: how many epochs there will be.
+        best: whether it is the best epoch so far.
+    """
+    stderr().write(
+        f"epoch {row['epoch']:>3}/{total}  {row['phase']:<9}  "
+        f"{row['size']:>3} px  loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}  "
+        f"val_loss {row['val_loss']:.4f}  val_accuracy {row['val_accuracy']:.4f}  "
+        f"val_macro_f1 {row['val_macro_f1']:.4f}  rate {row['learning_rate']:.1e}  "
+        f"{format_duration(row['seconds'])}{'  best' if best else ''}\n"
+    )
+    stderr().flush()
+
+
 # ---------------------------------------------------------------- reading
 def read_json(path: Path) -> dict[str, Any]:
     """Return what a run's JSON file holds, {} if there is none; raises InputError if damaged."""
@@ -165,11 +175,10 @@ def read_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-# ---------------------------------------------------------------- where it ran
 def begun_in(run: RunFolder) -> Path:
     """Return the folder in which a run was begun, from which its recipe's paths are meant.
 
-    The present one if that is not known or there no more.
+    The present one if that is not known or no longer there.
 
     Raises:
         InputError: if the run's ``environment.json`` is damaged.
@@ -178,10 +187,55 @@ def begun_in(run: RunFolder) -> Path:
     return folder if os.path.isdir(folder) else Path()  # noqa: PTH112 - may be another user's
 
 
+# ---------------------------------------------------------------- checkpoints
+_STATE_KEY = "state"
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+def write_checkpoint(
+    path: Path, arrays: Mapping[str, npt.NDArray[Any]], state: Mapping[str, Any]
+) -> None:
+    """Write arrays by name and what else JSON can hold into one file; raises as `saving`."""
+    text = np.frombuffer(json.dumps(state).encode(), np.uint8)
+    with saving(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **{**arrays, _STATE_KEY: text})  # type: ignore[arg-type]
+
+
+def read_checkpoint_state(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint holds beside arrays; raises as `read_checkpoint_arrays`."""
+    with _checkpoint(path) as file:
+        state: dict[str, Any] = json.loads(file[_STATE_KEY].tobytes().decode())
+        return state
+
+
+def read_checkpoint_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Return the arrays of a checkpoint by name.
+
+    Raises:
+        InputError: if it is missing or damaged.
+    """
+    with _checkpoint(path) as file:
+        return {name: file[name] for name in file.files if name != _STATE_KEY}
+
+
+@contextmanager
+def _checkpoint(path: Path) -> Iterator[Any]:
+    try:
+        # Opened here, because NumPy leaves a damaged file open.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            yield file
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing: this run has no checkpoint to resume from") from error
+    except _DAMAGED as error:
+        message = f"{path} is damaged: restore it from a copy, or start the run anew"
+        raise InputError(message) from error
+
+
+# ---------------------------------------------------------------- environment
 def describe_environment() -> dict[str, Any]:
     """Return versions, machine and working folder as JSON-ready values."""
     versions = {}
-    for package in (*_PACKAGES, *_PACKAGES_OF_IMAGES):
+    for package in _PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

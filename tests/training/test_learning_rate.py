@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mien.training.schedule import learning_rate
-from mien.training.settings import TrainingSettings
+from mien.training.recipe import TrainingSettings
+from mien.training.trainer import learning_rate
 
 COSINE = TrainingSettings(epochs=11, learning_rate=2.0, warmup_epochs=1.0)
 

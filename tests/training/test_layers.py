@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mien.training.fast_layers import speed_up, tap_places
-from mien.training.settings import ModelSettings
+from mien.training.recipe import ModelSettings
 
 pytestmark = pytest.mark.usefixtures("keras_ready")
 
@@ -55,8 +54,17 @@ def gradients(model: Any, images: Any) -> list[Any]:
     return [np.array(value) for value in (outputs, *found)]
 
 
+def faster(model: Any) -> Any:
+    """The same network with the same weights, of the faster layers."""
+    from mien.training.layers import with_fast_layers
+
+    fast = with_fast_layers(model)
+    fast.set_weights(model.get_weights())
+    return fast
+
+
 def is_replaced(layer: Any) -> bool:
-    return "call" in vars(layer)
+    return type(layer).__module__ == "mien.training.layers"
 
 
 def assert_all_close(one: list[Any], other: list[Any], *, tolerance: float = 1e-4) -> None:
@@ -75,7 +83,7 @@ def test_depthwise_convolutions_of_small_maps_have_keras_outputs_and_gradients(
         pytest.skip("the kernel is larger than what it sees")
     make = depthwise(size, kernel, stride, padding)
     plain, fast = make(), make()
-    speed_up(fast)
+    fast = faster(fast)
     assert is_replaced(fast.layers[1])
     images = RANDOM.normal(size=(4, size, size, 6)).astype(np.float32)
     assert_all_close(gradients(fast, images), gradients(plain, images))
@@ -86,13 +94,15 @@ def test_depthwise_convolutions_that_are_fast_already_stay_keras_own(
     size: int, kernel: int
 ) -> None:
     model = depthwise(size, kernel, 1, "same")()
-    speed_up(model)
+    model = faster(model)
     assert not is_replaced(model.layers[1])
 
 
 def test_tap_places_say_the_sum_that_a_convolution_is() -> None:
     row, taps = np.array([1.0, 10.0, 100.0, 1000.0]), np.array([1.0, 2.0, 3.0])
     image, kernel = np.outer(row, row).ravel(), np.outer(taps, taps).ravel()
+    from mien.training.layers import tap_places
+
     places = tap_places(4, 2, kernel=3, stride=2, before=0)
     along = [1 + 20 + 300, 100 + 2000]
     sums = np.einsum("p,t,pot->o", image, kernel, places)
@@ -101,7 +111,7 @@ def test_tap_places_say_the_sum_that_a_convolution_is() -> None:
 
 def test_batch_norm_has_keras_outputs_gradients_and_statistics() -> None:
     plain, fast = norm(), norm()
-    speed_up(fast)
+    fast = faster(fast)
     images = RANDOM.normal(2.0, 3.0, (7, 5, 5, 6)).astype(np.float32)
     for _ in range(3):
         assert_all_close(gradients(fast, images), gradients(plain, images))
@@ -112,7 +122,7 @@ def test_batch_norm_has_keras_outputs_gradients_and_statistics() -> None:
 
 def test_a_frozen_batch_norm_reads_by_its_statistics_and_leaves_them_alone() -> None:
     model = norm()
-    speed_up(model)
+    model = faster(model)
     model.layers[1].trainable = False
     images = RANDOM.normal(size=(3, 5, 5, 6)).astype(np.float32)
     np.testing.assert_array_equal(model(images, training=True), norm()(images))
@@ -121,7 +131,7 @@ def test_a_frozen_batch_norm_reads_by_its_statistics_and_leaves_them_alone() -> 
 
 def test_one_momentum_after_the_other_makes_a_plain_mean_as_estimating_needs_it() -> None:
     model = norm()
-    speed_up(model)
+    model = faster(model)
     batches = [RANDOM.normal(size=(2, 5, 5, 6)).astype(np.float32) for _ in range(3)]
     for seen, images in enumerate(batches):
         model.layers[1].momentum = seen / (seen + 1)
@@ -133,15 +143,14 @@ def test_one_momentum_after_the_other_makes_a_plain_mean_as_estimating_needs_it(
 def test_a_steps_gradients_in_efficientnet_are_keras_own() -> None:
     import keras
 
-    from mien.training.model import build_model
+    from mien.training.model import build_model, refresh
 
-    def make() -> Any:
-        keras.utils.set_random_seed(1)
-        settings = ModelSettings(weights="none", drop_connect=0.0, head_dropout=(0.0, 0.0))
-        return build_model(settings, size=64)
-
-    plain, fast = make(), make()
-    speed_up(fast)
+    settings = ModelSettings(weights="none", drop_connect=0.0, head_dropout=(0.0, 0.0))
+    keras.utils.set_random_seed(1)
+    plain = build_model(settings, size=64)
+    fast = build_model(settings, size=64, initialise=False, fast=True)
+    fast.set_weights(plain.get_weights())
+    refresh(fast)
     assert sum(is_replaced(layer) for layer in fast.layers) == 49 + 9
     images = RANDOM.uniform(0, 255, (6, 48, 48, 1)).astype(np.float32)
     mine, theirs = (
@@ -150,14 +159,3 @@ def test_a_steps_gradients_in_efficientnet_are_keras_own() -> None:
     )
     # As a whole: the shifts before another BatchNorm have no gradient but rounding's.
     assert np.linalg.norm(mine - theirs) < 1e-3 * np.linalg.norm(theirs)
-
-
-def test_a_faster_network_is_saved_as_the_plain_one_it_is(tmp_path: Any) -> None:
-    import keras
-
-    model = norm()
-    speed_up(model)
-    model.save(tmp_path / "one.keras")
-    again = keras.saving.load_model(tmp_path / "one.keras")
-    assert not is_replaced(again.layers[1])
-    assert_all_close(again.get_weights(), model.get_weights(), tolerance=0)

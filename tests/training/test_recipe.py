@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -9,22 +10,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mien.core.errors import InputError, MissingExtra, UsageError
-from mien.training.config import (
+from mien.core.errors import InputError, UsageError
+from mien.training.recipe import (
+    ABOVE_ZERO,
+    AT_LEAST_ONE,
+    BACKBONES,
+    BELOW_ONE,
+    NOT_NEGATIVE,
+    PROBABILITY,
+    AugmentationSettings,
     Config,
+    DataSettings,
+    DistillSettings,
+    ModelSettings,
+    Rule,
+    TrainingSettings,
     _parse_toml,
     config_from_tables,
     config_to_toml,
+    each,
     from_folder,
     load_config,
+    load_run_config,
+    one_of,
 )
-from mien.training.settings import (
-    BACKBONES,
-    AugmentationSettings,
-    DataSettings,
-    ModelSettings,
-    TrainingSettings,
-)
+from mien.training.run import RunFolder
+from training_maker import tiny_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -65,7 +76,11 @@ def test_overrides_win_and_are_read_as_toml(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "overrides", "named"),
     [
-        ("[training]\nepoch = 3\n", [], "unknown key training.epoch: expected one of seed, "),
+        (
+            "[training]\nepoch = 3\n",
+            [],
+            "recipe.toml: unknown key training.epoch: expected one of seed, ",
+        ),
         ("[train]\nepochs = 3\n", [], "unknown section [train]: expected one of data, model, "),
         ("training = 3\n", [], "training = 3: expected a table, as [training]"),
         ("training = 3\n", ["training.epochs=2"], "expected a table"),
@@ -95,12 +110,6 @@ def test_a_mistake_is_named_with_what_was_expected(
         load_config(write(tmp_path, text), overrides)
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-def test_a_mistake_in_a_file_names_the_file(tmp_path: Path) -> None:
-    path = write(tmp_path, "[training]\nepoch = 3\n")
-    with pytest.raises(UsageError, match=r"recipe\.toml: unknown key"):
-        load_config(path)
 
 
 def test_a_missing_file_and_one_that_is_no_text(tmp_path: Path) -> None:
@@ -155,6 +164,12 @@ def test_a_missing_file_and_one_that_is_no_text(tmp_path: Path) -> None:
         ("training", "large_size", 20),
         ("training", "large_epochs", 30),
         ("training", "checkpoint_seconds", float("nan")),
+        ("training", "wise_ft_alpha", 0.0),
+        ("distill", "temperature", 0.0),
+        ("distill", "weight", 1.1),
+        ("distill", "views", -1),
+        ("distill", "votes", -0.1),
+        ("distill", "teacher", "a"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_refused_by_name(section: str, key: str, value: Any) -> None:
@@ -176,6 +191,27 @@ def test_weights_of_another_network_are_refused(backbone: str, weights: str) -> 
         config_from_tables({"model": {"backbone": backbone, "weights": weights}})
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("start_share = 0.5", "wise_ft_alpha, which is 1 - start_share"),
+        ("statistics_batches = 9", "bn_recalibration_batches"),
+    ],
+)
+def test_a_key_that_was_renamed_is_refused_with_its_new_name(
+    tmp_path: Path, old: str, new: str
+) -> None:
+    with pytest.raises(UsageError, match=f"{old.split()[0]} is now training.{new}$"):
+        load_config(write(tmp_path, f"[training]\n{old}\n"))
+
+
+def test_a_run_of_before_has_its_keys_under_their_new_names(tmp_path: Path) -> None:
+    text = "[training]\nstart_share = 0.25\nstatistics_batches = 9\nepochs = 3\n"
+    (tmp_path / "config.toml").write_text(text, encoding="utf-8")
+    training = load_run_config(RunFolder(tmp_path)).training
+    assert training == TrainingSettings(wise_ft_alpha=0.75, bn_recalibration_batches=9, epochs=3)
+
+
 def test_rates_of_blocks_are_of_adamw_alone() -> None:
     with pytest.raises(UsageError, match=r"layer_decay = 0\.8 is of AdamW: expected 1 with"):
         config_from_tables({"training": {"optimizer": "sgd", "layer_decay": 0.8}})
@@ -192,6 +228,11 @@ def test_sharp_teachers_need_views_that_come_again() -> None:
         config_from_tables(tables)
     tables["distill"]["views"] = 4
     assert config_from_tables(tables).distill.sharp
+
+
+def test_the_backend_of_the_lab_is_refused_with_where_it_is() -> None:
+    with pytest.raises(UsageError, match=r"is the engine of the lab: .* python -m lab\.gpu train"):
+        config_from_tables({"training": {"backend": "cuda"}})
 
 
 def test_the_large_size_comes_in_the_last_epochs() -> None:
@@ -279,19 +320,6 @@ def test_every_key_is_written(tmp_path: Path) -> None:
     assert load_config(path) == Config()
 
 
-def test_a_missing_toml_parser_is_said_to_be_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def missing(text: str) -> dict[str, object]:
-        raise MissingExtra("train", "a recipe in TOML")
-
-    path = tmp_path / "recipe.toml"
-    path.write_text("[training]\nepochs = 1\n", encoding="utf-8")
-    monkeypatch.setattr("mien.training.config._parse_toml", missing)
-    with pytest.raises(MissingExtra, match="pip install"):
-        load_config(path)
-
-
 def test_paths_are_meant_from_a_folder(tmp_path: Path) -> None:
     (tmp_path / "start.keras").touch()
     (tmp_path / "big").mkdir()
@@ -337,3 +365,63 @@ def test_the_last_epochs_can_train_the_whole_backbone() -> None:
 def test_votes_as_targets_need_votes() -> None:
     with pytest.raises(UsageError, match='targets = "votes" needs'):
         DataSettings(targets="votes")
+
+
+@pytest.mark.parametrize(
+    ("rule", "within", "beyond"),
+    [
+        (PROBABILITY, [0.0, 1.0], [-1e-9, 1 + 1e-9]),
+        (BELOW_ONE, [0.0, 0.999], [-1e-9, 1.0]),
+        (NOT_NEGATIVE, [0, 1e300], [-1e-9, math.inf]),
+        (ABOVE_ZERO, [1e-300, 1e300], [0.0, math.inf]),
+        (AT_LEAST_ONE, [1], [0]),
+        (one_of("a", "b"), ["a", "b"], ["", "c", "ab"]),
+        (each(AT_LEAST_ONE), [(), (1,), (3, 1)], [(0,), (1, 0), (0, 1)]),
+    ],
+)
+def test_a_rule_holds_up_to_its_bounds_and_no_further(
+    rule: Rule, within: list[Any], beyond: list[Any]
+) -> None:
+    holds, _ = rule
+    assert [value for value in within if not holds(value)] == []
+    assert [value for value in beyond if holds(value)] == []
+
+
+@pytest.mark.parametrize("rule", [PROBABILITY, BELOW_ONE, NOT_NEGATIVE, ABOVE_ZERO, AT_LEAST_ONE])
+def test_what_is_no_number_keeps_to_no_rule(rule: Rule) -> None:
+    assert not rule[0](math.nan)
+    assert not each(rule)[0]((math.nan,))
+
+
+@pytest.mark.parametrize("teachers", [("runs/a", "old/a"), ("runs/a", "/"), ("a", "a")])
+def test_teachers_whose_logits_would_have_one_name_are_refused(teachers: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match=r"distill\.teachers = .* different names"):
+        DistillSettings(teachers=teachers)
+    assert DistillSettings(teachers=("runs/a", "runs/b")).teachers == ("runs/a", "runs/b")
+
+
+def test_a_cache_without_views_that_come_again_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"distill\.cache needs views that come again"):
+        DistillSettings(cache="logits")
+    assert DistillSettings(cache="logits", views=30).views == 30
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"distill_teachers": []}, "expected distill.teachers, distill.views and data.votes"),
+        ({"distill_views": 0}, "expected distill.teachers, distill.views and data.votes"),
+        ({"data_votes": ""}, "expected distill.teachers, distill.views and data.votes"),
+        ({"augmentation_mixup": 0.2}, "on whole images"),
+    ],
+)
+def test_a_recipe_says_what_votes_beside_teachers_need(changes: dict[str, Any], words: str) -> None:
+    whole: dict[str, Any] = {
+        "distill_teachers": ["outputs/teacher"],
+        "distill_views": 2,
+        "distill_votes": 0.5,
+        "data_votes": "votes.csv",
+    }
+    tiny_config(**whole)
+    with pytest.raises(UsageError, match=words):
+        tiny_config(**{**whole, **changes})

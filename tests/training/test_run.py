@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mien.core.errors import InputError, OutputError, UsageError
-from mien.training import run_folder
-from mien.training.run_folder import (
+from mien.training import run as run_folder
+from mien.training.run import (
     RunFolder,
     describe_environment,
     new_run,

@@ -1,1 +1,0 @@
-"""The networks that a recipe can name beside Keras' own: layers up to the last feature map."""

@@ -1,0 +1,307 @@
+"""Augmentation of 48-pixel faces in NumPy and OpenCV, the same on any backend; views that repeat.
+
+A view is an augmentation of all training images that can be made again: a function of its number.
+It is drawn in chunks of a fixed size over an order of its own, from generators seeded with
+(seed, view, chunk), so that what an image looks like in it does not depend on the batch, the epoch
+or the step that shows it. Its faces are whole greys, mixed ones too: a student and any teacher,
+which takes bytes, see the same pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from mien.training.recipe import AugmentationSettings, Config
+
+Faces = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+
+CHUNK = 64
+"""Images of a view that are drawn together, and mixed with one another."""
+
+_VIEW_STREAM = 4
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch ready for a training step.
+
+    Attributes:
+        faces: float32 (N, 48, 48, 1), 0-255.
+        targets: float32 (N, classes), rows sum to 1.
+        weights: float32 (N,), weight of each image in the loss.
+        votes: float32 (N, classes), the FER+ votes, rows sum to at most 1; None without any.
+        soft_targets: float32 (N, classes), the teachers' probabilities; None without teachers.
+    """
+
+    faces: Floats
+    targets: Floats
+    weights: Floats
+    votes: Floats | None = None
+    soft_targets: Floats | None = None
+
+
+# ---------------------------------------------------------------- one face at a time
+def augment_faces(
+    faces: Faces, settings: AugmentationSettings, rng: np.random.Generator, *, sharp: bool = False
+) -> Faces:
+    """Return randomly augmented copies.
+
+    Args:
+        faces: uint8 (N, 48, 48).
+        settings: strengths and probabilities; with ``enabled`` false the faces come back unchanged.
+        rng: the only source of randomness: same generator state, same result.
+        sharp: leave out blur, downscale and jpeg; all else comes out as with them.
+
+    Returns:
+        uint8 (N, 48, 48).
+    """
+    if not settings.enabled or len(faces) == 0:
+        return faces
+    warped = _warp(faces, settings, rng)
+    _equalize_and_blur(warped, settings, rng, sharp=sharp)
+    toned = _adjust_tone(warped, settings, rng)
+    _degrade(toned, settings, rng, sharp=sharp)
+    _erase(toned, settings, rng)
+    return toned
+
+
+def _warp(faces: Faces, settings: AugmentationSettings, rng: np.random.Generator) -> Faces:
+    """Rotate, scale, shift and flip in one affine warp."""
+    count, height, width = faces.shape
+    angles = np.deg2rad(rng.uniform(-1, 1, (count,)) * settings.rotation)
+    scales = 1 + rng.uniform(-1, 1, (count,)) * settings.scale
+    shifts = rng.uniform(-1, 1, (count, 2)) * settings.shift * (width, height)
+    flips = np.where(rng.random(count) < settings.flip, -1.0, 1.0)
+    centre = np.array([(width - 1) / 2, (height - 1) / 2])
+    warped = np.empty_like(faces)
+    for index in range(count):
+        cosine, sine = np.cos(angles[index]), np.sin(angles[index])
+        turn = scales[index] * np.array([[cosine, -sine], [sine, cosine]])
+        turn[:, 0] *= flips[index]
+        matrix = np.column_stack([turn, centre + shifts[index] - turn @ centre])
+        cv2.warpAffine(
+            faces[index],
+            matrix,
+            (width, height),
+            dst=warped[index],
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
+    return warped
+
+
+def _equalize_and_blur(
+    faces: Faces, settings: AugmentationSettings, rng: np.random.Generator, *, sharp: bool
+) -> None:
+    equalized = rng.random(len(faces)) < settings.equalize
+    blurred = rng.random(len(faces)) < settings.blur
+    sigmas = rng.uniform(0.4, 1.2, len(faces))
+    for index in np.flatnonzero(equalized):
+        faces[index] = cv2.equalizeHist(faces[index])
+    for index in np.flatnonzero(blurred & (not sharp)):
+        faces[index] = cv2.GaussianBlur(faces[index], (0, 0), float(sigmas[index]))
+
+
+def _adjust_tone(faces: Faces, settings: AugmentationSettings, rng: np.random.Generator) -> Faces:
+    if settings.contrast == 0 and settings.brightness == 0:
+        return faces
+    shape = (len(faces), 1, 1)
+    contrast = 1 + rng.uniform(-1, 1, shape).astype(np.float32) * settings.contrast
+    shift = rng.uniform(-1, 1, shape).astype(np.float32) * settings.brightness * 255
+    mean = faces.mean(axis=(1, 2), keepdims=True, dtype=np.float32)
+    toned = (faces - mean) * contrast + mean + shift
+    clipped: Faces = np.clip(np.rint(toned), 0, 255).astype(np.uint8)
+    return clipped
+
+
+def _degrade(
+    faces: Faces, settings: AugmentationSettings, rng: np.random.Generator, *, sharp: bool
+) -> None:
+    """Lose detail: downscale and upscale again, compress as JPEG."""
+    if settings.downscale == 0 and settings.jpeg == 0:
+        return
+    count, height, width = faces.shape
+    shrunk = rng.random((count,)) < settings.downscale
+    shares = rng.uniform(0.4, 0.9, (count,))
+    coded = rng.random((count,)) < settings.jpeg
+    qualities = rng.integers(15, 81, (count,))
+    if sharp:  # only now: what is drawn after this must not depend on it
+        return
+    for index in np.flatnonzero(shrunk):
+        size = (round(width * shares[index]), round(height * shares[index]))
+        small = cv2.resize(faces[index], size, interpolation=cv2.INTER_AREA)
+        faces[index] = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+    for index in np.flatnonzero(coded):
+        quality = (cv2.IMWRITE_JPEG_QUALITY, int(qualities[index]))
+        _, data = cv2.imencode(".jpg", faces[index], quality)
+        decoded = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
+        assert decoded is not None
+        faces[index] = decoded
+
+
+def _erase(faces: Faces, settings: AugmentationSettings, rng: np.random.Generator) -> None:
+    """Random erasing (Zhong et al. 2017, 1708.04896), with one grey a rectangle."""
+    count, height, width = faces.shape
+    erased = np.flatnonzero(rng.random(count) < settings.erasing)
+    shares = rng.uniform(0.02, 0.2, (count,))
+    aspects = np.exp(rng.uniform(np.log(0.4), np.log(2.5), (count,)))
+    corners = rng.random((count, 2))
+    greys = rng.integers(0, 256, (count,))
+    for index in erased:
+        area = shares[index] * height * width
+        tall = min(height, max(1, round(float(np.sqrt(area * aspects[index])))))
+        wide = min(width, max(1, round(float(np.sqrt(area / aspects[index])))))
+        top = int(corners[index, 0] * (height - tall + 1))
+        left = int(corners[index, 1] * (width - wide + 1))
+        faces[index, top : top + tall, left : left + wide] = greys[index]
+
+
+# ---------------------------------------------------------------- a batch at a time
+def mix_batch(batch: Batch, settings: AugmentationSettings, rng: np.random.Generator) -> Batch:
+    """Mix each face with another of its batch (mixup or cutmix); targets, weights and votes alike.
+
+    Mixup: Zhang et al. 2017, 1710.09412. Cutmix: Yun et al. 2019, 1905.04899. Where both are on,
+    one of the two is drawn for the batch.
+    """
+    alphas = {"mixup": settings.mixup, "cutmix": settings.cutmix}
+    active = [name for name, alpha in alphas.items() if alpha > 0]
+    if not (settings.enabled and active) or rng.random() >= settings.mix_probability:
+        return batch
+    kind = active[rng.integers(len(active))]
+    share = float(rng.beta(alphas[kind], alphas[kind]))
+    partner = rng.permutation(len(batch.faces))
+    if kind == "mixup":
+        faces = share * batch.faces + (1 - share) * batch.faces[partner]
+    else:
+        faces, share = _paste(batch.faces, batch.faces[partner], share, rng)
+    kept = np.float32(share)
+
+    def mixed(values: Floats) -> Floats:
+        return kept * values + (1 - kept) * values[partner]
+
+    return Batch(
+        faces=faces.astype(np.float32),
+        targets=mixed(batch.targets),
+        weights=mixed(batch.weights),
+        votes=None if batch.votes is None else mixed(batch.votes),
+    )
+
+
+def _paste(
+    faces: Floats, others: Floats, share: float, rng: np.random.Generator
+) -> tuple[Floats, float]:
+    height, width = faces.shape[1:3]
+    side = np.sqrt(1 - share)
+    tall, wide = round(height * side), round(width * side)
+    top = rng.integers(0, height - tall + 1)
+    left = rng.integers(0, width - wide + 1)
+    pasted = faces.copy()
+    region = np.s_[:, top : top + tall, left : left + wide]
+    pasted[region] = others[region]
+    return pasted, 1 - tall * wide / (height * width)
+
+
+# ---------------------------------------------------------------- all images
+@dataclass(frozen=True)
+class View:
+    """Which view: its number, and whether its images are mixed."""
+
+    number: int
+    mixed: bool
+
+    def __str__(self) -> str:
+        """Return it as file names have it."""
+        return f"view{self.number:03d}" + ("-mixed" if self.mixed else "")
+
+    @classmethod
+    def at(cls, config: Config, epoch: int) -> View:
+        """Return the view that an epoch shows, where a recipe has views that repeat."""
+        return cls(epoch % config.distill.views, config.is_mixed(epoch))
+
+    @classmethod
+    def all_of(cls, config: Config) -> list[View]:
+        """Return all views of a run, in the order of their first appearance."""
+        return list(dict.fromkeys(cls.at(config, epoch) for epoch in range(config.total_epochs)))
+
+
+@dataclass(frozen=True)
+class AugmentedDataset:
+    """All training images with what is known of them, in one order, as they are or as a view.
+
+    Attributes:
+        images: uint8 (N, 48, 48).
+        targets: float32 (N, classes).
+        weights: float32 (N,), in the loss.
+        votes: float32 (N, classes), the FER+ votes; None without any.
+        sharp: uint8 (N, 48, 48), the same without blur, downscale and jpeg, where teachers see
+            that; None where they see the images.
+    """
+
+    images: Faces
+    targets: Floats
+    weights: Floats
+    votes: Floats | None = None
+    sharp: Faces | None = None
+
+    @property
+    def for_teachers(self) -> Faces:
+        """What teachers see."""
+        return self.images if self.sharp is None else self.sharp
+
+    def batch(self, chosen: npt.NDArray[np.int64], faces: Faces | None = None) -> Batch:
+        """Return a batch of the chosen images, or of other faces (N, 48, 48) in their place."""
+        shown = self.images[chosen] if faces is None else faces
+        return Batch(
+            faces=shown[..., None].astype(np.float32),
+            targets=self.targets[chosen],
+            weights=self.weights[chosen],
+            votes=None if self.votes is None else self.votes[chosen],
+        )
+
+    def draw(
+        self,
+        chosen: npt.NDArray[np.int64],
+        settings: AugmentationSettings,
+        rng: np.random.Generator,
+        *,
+        mixed: bool,
+        sharp: bool = False,
+    ) -> Batch:
+        """Return the chosen images augmented, and mixed where ``mixed`` allows it.
+
+        With ``sharp`` they are the same but for blur, downscale and jpeg (see `augment_faces`).
+        """
+        batch = self.batch(chosen, augment_faces(self.images[chosen], settings, rng, sharp=sharp))
+        return mix_batch(batch, settings, rng) if mixed else batch
+
+    def view(self, config: Config, view: View) -> AugmentedDataset:
+        """Return all images as a view shows them, in the order they came in."""
+        settings = config.augmentation
+        images, targets, weights = map(np.empty_like, (self.images, self.targets, self.weights))
+        votes = None if self.votes is None else np.empty_like(self.votes)
+        sharp = np.empty_like(self.images) if config.distill.sharp else None
+        seed = [config.training.seed, _VIEW_STREAM, view.number]
+        order = np.random.default_rng(seed).permutation(len(images))
+        for chunk, start in enumerate(range(0, len(order), CHUNK)):
+            chosen, key = order[start : start + CHUNK], [*seed, chunk]
+            rng = np.random.default_rng(key)
+            batch = self.draw(chosen, settings, rng, mixed=view.mixed)
+            images[chosen] = whole_greys(batch.faces)
+            targets[chosen], weights[chosen] = batch.targets, batch.weights
+            if votes is not None:
+                votes[chosen] = batch.votes
+            if sharp is not None:
+                rng = np.random.default_rng(key)
+                batch = self.draw(chosen, settings, rng, mixed=view.mixed, sharp=True)
+                sharp[chosen] = whole_greys(batch.faces)
+        return AugmentedDataset(images, targets, weights, votes, sharp)
+
+
+def whole_greys(faces: Floats) -> Faces:
+    """Return float faces (N, 48, 48, 1) in 0-255 as bytes (N, 48, 48)."""
+    return np.rint(faces[..., 0]).astype(np.uint8)
