@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.emotions import match_label
-from mien.core.errors import MienError, ModelError, UnreadableImage, UsageError
+from mien.core.errors import ModelError, UsageError
 from mien.core.faces import FACE_SIZE, standard_face
 from mien.core.images import ImageSource, load_image, source_name
 from mien.core.manifest import OUTPUT_CONTRACT
@@ -28,7 +28,7 @@ from mien.inference.classifier import BATCH_SIZE, Classifier
 from mien.inference.detectors import crop_scale_of
 from mien.inference.onnx_file import Node, OnnxFile, read_onnx
 from mien.inference.preprocess import face_crop
-from mien.inference.recognizer import Recognizer
+from mien.inference.recognizer import Recognizer, raise_for_status
 
 METHODS: tuple[str, ...] = ("occlusion", "gradcam")
 """The ways to explain a reading; the first is the default."""
@@ -133,10 +133,7 @@ def explain(
     label = None if emotion is None else _find_label(emotion, recognizer.labels)
     pixels = load_image(image, color=color)
     result = recognizer.analyze_result(pixels, color="rgb", source=source_name(image))
-    if result.status == "unreadable":
-        raise UnreadableImage(result.error)
-    if result.error is not None:
-        raise MienError(result.error)
+    raise_for_status(result)
     explained = []
     faces = _chosen(result.faces, face_id)
     crop_scale = crop_scale_of(recognizer.detector)

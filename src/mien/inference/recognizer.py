@@ -135,10 +135,7 @@ class Recognizer:
                 f"expected on_no_face={' or '.join(map(repr, ON_NO_FACE))}, got {on_no_face!r}"
             )
         result = self.analyze_result(image, color=color)
-        if result.status == "unreadable":
-            raise UnreadableImage(result.error)
-        if result.status == "error":
-            raise MienError(result.error)
+        raise_for_status(result)
         if on_no_face == "raise" and not result.faces:
             raise NoFaceError(
                 f"no face found in {result.source or 'the image'} by {self.detector.name}: "
@@ -264,3 +261,11 @@ class Recognizer:
             quality=quality,
             turn=turn,
         )
+
+
+def raise_for_status(result: Result) -> None:
+    """Raise UnreadableImage or MienError if an image could not be analyzed."""
+    if result.status == "unreadable":
+        raise UnreadableImage(result.error)
+    if result.status == "error":
+        raise MienError(result.error)

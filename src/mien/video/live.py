@@ -138,18 +138,15 @@ def stream_frames(
     """
     window = window or Window()
     stream = LiveStream(stream) if isinstance(stream, str) else stream
-    connection = _Connection(stream, clock)
     name = shown_address(stream.address)
-    lost_at: float | None = None
-    wait = _FIRST_WAIT_S
+    connection = _Connection(stream, clock)
+    backoff = _Backoff(name, patience_s, clock, sleep)
     while True:
         reason = "it ended"
         try:
             with closing(connection.frames()) as frames:
                 for frame in frames:
-                    if lost_at is not None:
-                        _log.warning("%s: back after %.1f s", name, clock() - lost_at)
-                        lost_at, wait = None, _FIRST_WAIT_S
+                    backoff.reset()
                     if window.ends_before(frame.time_s):
                         return
                     if not window.starts_after(frame.time_s):
@@ -162,17 +159,49 @@ def stream_frames(
             reason = str(error).removeprefix(f"{name}: ")
         if connection.time_s is None:
             raise InputError(f"{name}: no frame of this stream can be decoded")
-        if lost_at is None:
-            lost_at = connection.heard
-            _log.warning("%s: lost (%s), connecting again", name, reason)
-        if clock() - lost_at + wait > patience_s:
+        backoff.wait(reason, connection.heard, connection.time_s)
+
+
+class _Backoff:
+    """Waits before each attempt to reconnect, twice as long each time."""
+
+    def __init__(
+        self,
+        name: str,
+        patience_s: float,
+        clock: Callable[[], float],
+        sleep: Callable[[float], None],
+    ) -> None:
+        self._name, self._patience_s = name, patience_s
+        self._clock, self._sleep = clock, sleep
+        self._lost_at: float | None = None
+        self._wait_s = _FIRST_WAIT_S
+
+    def reset(self) -> None:
+        """Note that the stream is there."""
+        if self._lost_at is not None:
+            _log.warning("%s: back after %.1f s", self._name, self._clock() - self._lost_at)
+            self._lost_at, self._wait_s = None, _FIRST_WAIT_S
+
+    def wait(self, reason: str, heard: float, time_s: float) -> None:
+        """Wait after a failure; raises BrokenVideo when patience ends.
+
+        Args:
+            reason: why the stream was lost.
+            heard: when it was last heard of, by the clock.
+            time_s: of its last frame.
+        """
+        if self._lost_at is None:
+            self._lost_at = heard
+            _log.warning("%s: lost (%s), connecting again", self._name, reason)
+        if self._clock() - self._lost_at + self._wait_s > self._patience_s:
             raise BrokenVideo(
-                f"{name}: lost after {connection.time_s:.1f} s ({reason}), "
-                f"and not back within {patience_s:g} s",
-                connection.time_s,
+                f"{self._name}: lost after {time_s:.1f} s ({reason}), "
+                f"and not back within {self._patience_s:g} s",
+                time_s,
             )
-        sleep(wait)
-        wait = min(2 * wait, _MAX_WAIT_S)
+        self._sleep(self._wait_s)
+        self._wait_s = min(2 * self._wait_s, _MAX_WAIT_S)
 
 
 def camera_frames(
