@@ -3,7 +3,7 @@
     python benchmarks/folder_memory.py --model mien-b0 --images 1000 100000
 
 Folders of small face crops are made of links to a few files and read by the command, as a process
-of its own, into each format. docs/batch.md has figures.
+of its own, into each format. docs/evidence/batch.md has figures.
 """
 
 from __future__ import annotations

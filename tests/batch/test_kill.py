@@ -174,37 +174,3 @@ def test_a_kill_between_any_two_changes_of_the_disk_loses_and_doubles_nothing(
         assert sorted(path.name for path in output.parent.iterdir()) == [".r.csv.mien", "r.csv"]
         step += 1
     assert step > 30
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
-def test_a_kill_leaves_no_worker_behind(
-    tmp_path: Path, tiny_model: Path, make_pictures: Callable[..., list[str]]
-) -> None:
-    # Pictures large enough to keep two workers busy until the kill.
-    make_pictures(tmp_path / "d", 100)
-    command = [sys.executable, "-m", "mien", *words(tmp_path / "d", tmp_path / "r.csv", tiny_model)]
-    command[command.index("--workers") + 1] = "2"
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 120
-    while not (workers := children(process.pid)) and process.poll() is None:
-        assert time.monotonic() < until
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    assert workers
-    while any(Path(f"/proc/{worker}").exists() for worker in workers):
-        assert time.monotonic() < until, "a worker outlives the command"
-        time.sleep(0.05)
-
-
-def children(parent: int) -> list[int]:
-    found = []
-    for entry in os.listdir("/proc"):  # noqa: PTH208
-        try:
-            fields = Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()
-            if entry.isdigit() and int(fields[1]) == parent:
-                found.append(int(entry))
-        except (OSError, IndexError):
-            continue
-    return found

@@ -68,9 +68,9 @@ def limits(**changed: Any) -> Any:
         (form(2000 * b"x", name=None, kind="") + WHOLE, FORM, "maximum size"),
         (form(b"photo.jpg", name=None, kind="") + END, FORM, "text and no file: send one image"),
         (form(picture()) + WHOLE, FORM, "Too many files"),
-        (picture(), FORM, "not such a form"),
+        (picture(), FORM, "cannot be read"),
         (WHOLE, {"Content-Type": "multipart/form-data"}, "Missing boundary"),
-        (WHOLE, {"Content-Type": f"multipart/form-data; boundary={'x' * 500}"}, "not such a form"),
+        (WHOLE, {"Content-Type": f"multipart/form-data; boundary={'x' * 500}"}, "cannot be read"),
     ],
 )
 def test_400_malformed(service: Service, body: bytes, headers: dict[str, str], said: str) -> None:

@@ -113,7 +113,7 @@ class RayEngine:
             MienError: if the cluster fails: all its machines are gone, or mien is not installed on
                 them.
         """
-        with cluster(self._address):
+        with _cluster(self._address):
             context = ray.data.DataContext.get_current()
             context.execution_options.preserve_order = True
             context.enable_progress_bars = False
@@ -220,12 +220,11 @@ class _Analyzer:
 
 
 @contextmanager
-def cluster(address: str | None, *, cores: int = 0) -> Iterator[None]:
+def _cluster(address: str | None) -> Iterator[None]:
     """Connect to a cluster, or start one on this machine and end it afterwards.
 
     Args:
         address: the cluster's, or "auto" for one on this machine; None starts one.
-        cores: at least as many in a cluster that is started, whether or not the machine has them.
 
     Raises:
         UsageError: if there is no cluster at the address.
@@ -233,7 +232,7 @@ def cluster(address: str | None, *, cores: int = 0) -> Iterator[None]:
     """
     connected_already = ray.is_initialized()
     if not connected_already:
-        _connect(address, cores)
+        _connect(address)
     try:
         yield
     finally:
@@ -241,7 +240,7 @@ def cluster(address: str | None, *, cores: int = 0) -> Iterator[None]:
             ray.shutdown()
 
 
-def _connect(address: str | None, cores: int) -> None:
+def _connect(address: str | None) -> None:
     if address is not None:
         _check_listening(address)
     for name in ("ray", "ray.data"):
@@ -252,8 +251,6 @@ def _connect(address: str | None, cores: int) -> None:
         if address is not None:
             ray.init(address=address, **quiet)
         else:
-            if cores > (os.cpu_count() or 1):
-                quiet["num_cpus"] = cores
             # "local" starts a cluster even where there is another on this machine.
             ray.init(address="local", include_dashboard=False, **quiet)
     except Exception as error:  # Ray raises the plain class itself where a node does not start

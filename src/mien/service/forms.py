@@ -166,7 +166,7 @@ async def _read_form(
         form = await parser.parse()
     except (MultiPartException, ValueError) as error:  # ValueError: of a charset or a name
         reason = str(getattr(error, "message", error)).rstrip(".")
-        raise ApiError(400, f"the body is not such a form ({reason}): {_HINT}") from error
+        raise ApiError(400, f"the form cannot be read ({reason}): {_HINT}") from error
     try:
         file = _only_file(form, max_bytes)
         return Upload(await file.read(), base_name(file.filename or ""))

@@ -91,7 +91,7 @@ def return_freed_memory() -> None:
 
     By default it raises that size up to 32 MB; Pillow's blocks of 16 MB then stay in the heap of
     the thread that decoded: over a gigabyte after one image of 49 megapixels. Ordinary photos take
-    no longer (`docs/serve.md`). Other C libraries are left as they are.
+    no longer (`docs/evidence/serve.md`). Other C libraries are left as they are.
     """
     if not sys.platform.startswith("linux"):
         return
