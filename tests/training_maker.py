@@ -1,8 +1,9 @@
-"""Tiny recipes for tests of the training room: a network that learns the tiny data in seconds."""
+"""Tiny recipes, a network that learns the tiny data in seconds, and runs made without training."""
 
 from __future__ import annotations
 
 import csv
+import json
 import os
 import subprocess
 import sys
@@ -13,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from data_maker import make_tiny_splits
+from mien.core.emotions import EMOTIONS
 from mien.training.data import TrainingData
-from mien.training.recipe import Config, config_from_tables
+from mien.training.recipe import Config, config_from_tables, config_to_toml
 from mien.training.run import RunFolder
 
 BATCH = 8
@@ -123,3 +125,58 @@ def wait_for(path: Path, process: subprocess.Popen[Any], *, seconds: float = 300
         assert process.poll() is None, f"ended without {path}: {process.communicate()}"
         assert time.monotonic() < deadline, f"no {path} after {seconds} s"
         time.sleep(0.05)
+
+
+# ---------------------------------------------------------------- a run without the training
+HISTORY = (
+    "epoch,phase,size,loss,accuracy,val_loss,val_accuracy,val_macro_f1,learning_rate,seconds\n"
+    "1,head,32,1.9,0.2,1.8,0.25,0.2,0.001,1.0\n"
+    "2,fine-tune,32,1.5,0.4,1.4,0.45,0.4,0.001,1.0\n"
+    "3,fine-tune,32,1.4,0.5,1.5,0.41,0.38,0.001,1.0\n"
+)
+BEST = {"epoch": 2, "size": 32, "val_accuracy": 0.45, "val_macro_f1": 0.4, "val_loss": 1.4}
+ENVIRONMENT = {
+    "python": "3.11.7",
+    "packages": {"keras": "3.10.0", "numpy": "2.0.0"},
+    "commit": "abc1234",
+    "data": {"train": dict.fromkeys(EMOTIONS, 12), "val": dict.fromkeys(EMOTIONS, 3)},
+}
+
+
+def run_config(targets: str = "labels") -> Config:
+    """Return the recipe of a run that `write_tiny_run` writes."""
+    return tiny_config(
+        "some/where/faces.zip",
+        data_votes="some/where/votes.csv",
+        data_targets=targets,
+        distill_teachers=["some/where/teacher"],
+        distill_views=2,
+        distill_cache="some/where/logits",
+        model_head_units=[16, 8],
+        model_head_dropout=[0.1, 0.1],
+    )
+
+
+def tiny_network(*, seed: int = 0) -> Any:
+    """A network whose answers differ clearly from face to face."""
+    from mien.training.model import build_model
+
+    network = build_model(run_config().model, size=32)
+    random = np.random.default_rng(seed)
+    for layer in network.layers:
+        if type(layer).__name__ in ("Conv2D", "Dense"):
+            values = [random.normal(0, 0.7, value.shape) for value in layer.get_weights()]
+            layer.set_weights(values)
+    return network
+
+
+def write_tiny_run(folder: Path, *, seed: int = 0, targets: str = "labels") -> Path:
+    """Write the folder of a run that has ended."""
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text(config_to_toml(run_config(targets)))
+    (folder / "environment.json").write_text(json.dumps(ENVIRONMENT))
+    (folder / "history.csv").write_text(HISTORY)
+    summary = {"run": folder.name, "best": BEST, "epochs": 3}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    tiny_network(seed=seed).save(folder / "best.keras")
+    return folder

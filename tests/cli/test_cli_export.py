@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 import mien
-import run_maker
 from data_maker import write_tiny_dataset
 from mien.cli import export
 from mien.cli.main import main
@@ -19,6 +18,7 @@ from mien.data.loading import load_split
 from mien.evaluation.calibration import fit_temperature, fit_thresholds
 from mien.evaluation.metrics import measure_calibration
 from mien.inference.classifier import Classifier
+from training_maker import write_tiny_run
 
 # Keras' own way to save a variable of TensorFlow's is not yet NumPy 2's.
 pytestmark = pytest.mark.filterwarnings(
@@ -31,7 +31,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that has ended; leave it as it is."""
     pytest.importorskip("keras")
     pytest.importorskip("onnx")
-    return run_maker.write_tiny_run(tmp_path_factory.mktemp("outputs") / "tiny")
+    return write_tiny_run(tmp_path_factory.mktemp("outputs") / "tiny")
 
 
 def _mien(*words: object) -> int:

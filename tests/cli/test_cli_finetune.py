@@ -63,11 +63,10 @@ def run(*words: str) -> int:
 def test_a_folder_becomes_a_model_that_the_other_commands_take(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import run_maker
     from mien.training.export import export_run
-    from training_maker import threads
+    from training_maker import threads, write_tiny_run
 
-    export_run(run_maker.write_tiny_run(workplace / "tiny"), workplace / "base")
+    export_run(write_tiny_run(workplace / "tiny"), workplace / "base")
     (workplace / "faces/tired/broken.png").write_bytes(b"no picture")
     words = ["finetune", "faces", "--run", "mine", "--model", "base", "--map", MAP]
     words += ["--epochs", "1", "--set", "training.head_epochs=1"]

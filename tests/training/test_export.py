@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 import mien
-import run_maker
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import InputError, MissingExtra, ModelError, OutputError, UsageError
 from mien.core.manifest import (
@@ -32,6 +31,7 @@ from mien.training.export import check_agreement, export_run, join_run, trial_fa
 from mien.training.model import build_model
 from mien.training.onnx_converter import keras_to_onnx, read_weights
 from mien.training.onnx_join import join_networks
+from training_maker import BATCH, BEST, ENVIRONMENT, run_config, tiny_network, write_tiny_run
 
 # Keras' own way to save a variable of TensorFlow's is not yet NumPy 2's.
 pytestmark = pytest.mark.filterwarnings(
@@ -40,14 +40,13 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 FACES = np.random.default_rng(5).integers(0, 256, (40, 48, 48)).astype(np.uint8)
-BEST = {"epoch": 2, "size": 32, "val_accuracy": 0.45, "val_macro_f1": 0.4, "val_loss": 1.4}
 
 
 @pytest.fixture(scope="module")
 def finished(keras: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that has ended; leave it as it is."""
     del keras
-    return run_maker.write_tiny_run(tmp_path_factory.mktemp("outputs") / "tiny")
+    return write_tiny_run(tmp_path_factory.mktemp("outputs") / "tiny")
 
 
 @pytest.fixture
@@ -96,14 +95,14 @@ def test_the_manifest_tells_where_the_model_comes_from(model: Path) -> None:
     assert (manifest.name, manifest.version, manifest.labels) == ("tiny", "1.0.0", EMOTIONS)
     assert datetime.fromisoformat(manifest.created).tzinfo is not None
     assert manifest.file == ModelFile.of(model / "model.onnx")
-    assert manifest.data == run_maker.ENVIRONMENT["data"]
+    assert manifest.data == ENVIRONMENT["data"]
     assert manifest.metrics["validation"] == BEST
     assert 0 <= manifest.metrics["export"]["largest_difference"] <= 1e-4
     assert manifest.metrics["export"]["batch_sizes"] == [1, 32]
     assert manifest.versions["keras"] == "3.10.0"
     assert manifest.versions["commit"] == "abc1234"
     assert manifest.config["model"]["plain_channels"] == [4, 8]
-    assert manifest.config["training"]["batch_size"] == 64
+    assert manifest.config["training"]["batch_size"] == BATCH
     # Of paths, which are the maker's own, only the last part.
     assert manifest.config["data"]["source"] == "faces.zip"
     assert manifest.config["data"]["votes"] == "votes.csv"
@@ -113,7 +112,7 @@ def test_the_manifest_tells_where_the_model_comes_from(model: Path) -> None:
 
 
 def test_a_network_starts_from_an_exported_model_of_its_widths(model: Path, best: Any) -> None:
-    settings = dataclasses.replace(run_maker.tiny_config().model, weights=str(model))
+    settings = dataclasses.replace(run_config().model, weights=str(model))
     start = build_model(settings, size=32)
     for mine, theirs in zip(start.get_weights(), best.get_weights(), strict=True):
         np.testing.assert_array_equal(mine, theirs)
@@ -137,13 +136,13 @@ def test_a_network_of_mixed_precision_is_exported_as_its_float32_weights(
 ) -> None:
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        mixed = run_maker.tiny_network()
+        mixed = tiny_network()
     finally:
         keras.config.set_dtype_policy("float32")
     assert mixed.get_layer("block1_conv").compute_dtype == "bfloat16"
     mixed.save(run / "best.keras")
     faces = trial_faces(4)
-    expected = _probabilities(keras, run_maker.tiny_network(), faces)
+    expected = _probabilities(keras, tiny_network(), faces)
     found = Classifier.open(export_run(run)).classify(faces)
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
@@ -264,7 +263,7 @@ def test_a_newer_model_takes_the_place_of_an_older_and_leaves_other_files(
     target = export_run(finished, tmp_path / "m", version="1.0.0")
     older = load_manifest(target)
     (target / "config.toml").write_text("kept")
-    other = run_maker.write_tiny_run(tmp_path / "other", seed=1)
+    other = write_tiny_run(tmp_path / "other", seed=1)
     export_run(other, target, version="1.1.0")
     newer = load_manifest(target)
     assert newer.version == "1.1.0"
@@ -328,8 +327,8 @@ def runs(keras: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pa
     """A run of labels and one of votes; leave them as they are."""
     del keras
     folder = tmp_path_factory.mktemp("outputs")
-    labels = run_maker.write_tiny_run(folder / "labels", seed=1)
-    return labels, run_maker.write_tiny_run(folder / "votes", seed=2, targets="votes")
+    labels = write_tiny_run(folder / "labels", seed=1)
+    return labels, write_tiny_run(folder / "votes", seed=2, targets="votes")
 
 
 @pytest.fixture(scope="module")
@@ -406,8 +405,8 @@ def test_a_share_of_the_start_is_between_both(
     models: tuple[Path, Path], keras: Any, tmp_path: Path
 ) -> None:
     start = tmp_path / "start.keras"
-    run_maker.tiny_network(seed=9).save(start)
-    run = run_maker.write_tiny_run(tmp_path / "run", seed=2, targets="votes")
+    tiny_network(seed=9).save(start)
+    run = write_tiny_run(tmp_path / "run", seed=2, targets="votes")
     config = (run / "config.toml").read_text().replace('"none"', f'"{start}"')
     (run / "config.toml").write_text(config)
     model = join_run(run, models[0], tmp_path / "half", start_share=0.25)

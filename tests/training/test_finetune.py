@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import run_maker
 from data_maker import pattern
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import DataError, InputError, ModelError, UsageError
@@ -26,7 +25,7 @@ from mien.training.finetune import (
     starting_network,
 )
 from mien.training.recipe import Config, config_from_tables, load_config
-from training_maker import threads
+from training_maker import threads, write_tiny_run
 
 # Keras' own way to save a variable of TensorFlow's is not yet NumPy 2's.
 pytestmark = pytest.mark.filterwarnings(
@@ -42,7 +41,7 @@ def base(keras_ready: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported model of the seven emotions."""
     pytest.importorskip("onnx")
     folder = tmp_path_factory.mktemp("base")
-    return export_run(run_maker.write_tiny_run(folder / "run"), folder / "base")
+    return export_run(write_tiny_run(folder / "run"), folder / "base")
 
 
 def make_split(name: str, *, per_class: int, seed: int = 0) -> Split:

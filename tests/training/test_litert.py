@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import run_maker
 from mien.core.errors import MissingExtra, ModelError, UsageError
 from mien.core.files import sha256_of
 from mien.core.manifest import load_manifest, write_manifest
@@ -16,6 +15,7 @@ from mien.inference.classifier import Classifier
 from mien.training import litert
 from mien.training.export import export_run, trial_faces
 from mien.training.litert import TFLITE_NAME, TFLITE_NOTES, export_tflite, open_tflite
+from training_maker import write_tiny_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -28,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("onnx")
     if keras.backend.backend() != "tensorflow":
         pytest.skip("needs Keras on TensorFlow")
-    folder = run_maker.write_tiny_run(tmp_path_factory.mktemp("outputs") / "tiny")
+    folder = write_tiny_run(tmp_path_factory.mktemp("outputs") / "tiny")
     manifest = load_manifest(export_run(folder))
     write_manifest(folder / "export", dataclasses.replace(manifest, temperature=1.3))
     export_tflite(folder, folder / "export")
@@ -55,7 +55,7 @@ def test_its_notes_say_what_a_program_needs(run: Path) -> None:
 
 
 def test_one_that_differs_is_refused_and_nothing_is_written(run: Path, tmp_path: Path) -> None:
-    other = export_run(run_maker.write_tiny_run(tmp_path / "other", seed=5))
+    other = export_run(write_tiny_run(tmp_path / "other", seed=5))
     with pytest.raises(ModelError, match="refused: it differs"):
         export_tflite(run, other)
     assert not (other / TFLITE_NAME).exists()

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-import run_maker
 from data_maker import make_tiny_split
 from mien.core.errors import ModelError, UsageError
 from mien.core.manifest import load_manifest, write_manifest
@@ -24,6 +23,7 @@ from mien.training.quantize import (
     with_one_channel,
     without_reshapes,
 )
+from training_maker import write_tiny_run
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
@@ -35,7 +35,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported model; leave it as it is."""
     pytest.importorskip("keras")
     pytest.importorskip("onnx")
-    run = run_maker.write_tiny_run(tmp_path_factory.mktemp("outputs") / "tiny")
+    run = write_tiny_run(tmp_path_factory.mktemp("outputs") / "tiny")
     folder = export_run(run, run.parent / "model")
     write_manifest(folder, dataclasses.replace(load_manifest(folder), temperature=1.3))
     return folder
