@@ -11,12 +11,10 @@ from hypothesis import strategies as st
 
 from mien.cli.output import (
     bar,
-    display_width,
     shorten,
-    table_text,
 )
 from mien.core.errors import printable
-from mien.core.formats import csv_text, json_text
+from mien.core.formats import csv_text, display_width, json_text, table_text
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 

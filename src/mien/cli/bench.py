@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mien.cli.options import MOST_THREADS, add_labels_option, number, whole
-from mien.cli.output import table_text, write_answer
+from mien.cli.output import write_answer
 from mien.core.errors import EXIT_DONE
+from mien.core.formats import table_text
 from mien.core.process import usable_cores
 
 if TYPE_CHECKING:

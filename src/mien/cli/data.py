@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mien.cli.options import add_force_option, file_name, folder_name, number, whole
-from mien.cli.output import table_text, write_answer
+from mien.cli.output import write_answer
 from mien.cli.targets import check_targets
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import EXIT_DONE, EXIT_PARTIAL, printable
+from mien.core.formats import table_text
 
 if TYPE_CHECKING:
     from mien.data.audit import Audit

@@ -23,9 +23,10 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from mien import __version__
-from mien.cli.output import table_text, write_answer
+from mien.cli.output import write_answer
 from mien.core.errors import EXIT_DONE, MienError, ModelError, OutputError, printable
 from mien.core.files import HOME_VARIABLE, cache_folder, obstacle
+from mien.core.formats import table_text
 from mien.core.models import DEFAULT_MODEL
 from mien.core.process import SWITCHES, disable_telemetry, reporting, usable_cores
 

@@ -20,7 +20,7 @@ from mien.cli.options import (
     recognizer_options,
     whole,
 )
-from mien.cli.output import note, table_text, write_answer, write_output
+from mien.cli.output import note, write_answer, write_output
 from mien.cli.targets import check_target_folder, check_targets, read_files
 from mien.core.errors import (
     EXIT_DONE,
@@ -31,7 +31,7 @@ from mien.core.errors import (
     require_extra,
 )
 from mien.core.files import expanded
-from mien.core.formats import csv_text, json_text
+from mien.core.formats import csv_text, json_text, table_text
 from mien.core.models import DEFAULT_MODEL
 from mien.core.progress import track
 

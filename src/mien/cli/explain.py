@@ -17,10 +17,10 @@ from mien.cli.options import (
     recognizer_options,
     whole,
 )
-from mien.cli.output import note, table_text, use_utf8_stdout, write_stdout
+from mien.cli.output import note, use_utf8_stdout, write_stdout
 from mien.cli.targets import check_targets, read_files
 from mien.core.errors import EXIT_DONE, InputError, NoFaceError, UnreadableImage, UsageError
-from mien.core.formats import json_text
+from mien.core.formats import json_text, table_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

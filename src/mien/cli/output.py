@@ -6,40 +6,17 @@ import io
 import logging
 import os
 import sys
-import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from mien.core.errors import OutputError, one_line, printable
+from mien.core.errors import OutputError, one_line
 from mien.core.files import replacing
-from mien.core.formats import json_text
-
-_GAP = "  "
+from mien.core.formats import display_width, json_text
 
 
 # ---------------------------------------------------------------- forms
-def table_text(
-    header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()
-) -> str:
-    """Return an aligned table, one line a row, without trailing blanks.
-
-    Args:
-        header: the columns' names.
-        rows: as many cells as there are columns; a shorter row's last cell may run on freely.
-        right: indices of the columns that are set to the right.
-    """
-    lines = [header, *([printable(cell) for cell in row] for row in rows)]
-    widths = [0] * len(header)
-    for line in lines:
-        # A short row's cells, all but the free last one, still keep to their columns.
-        fixed = line if len(line) == len(header) else line[:-1]
-        for column, cell in enumerate(fixed):
-            widths[column] = max(widths[column], display_width(cell))
-    return "".join(_table_line(line, widths, right) + "\n" for line in lines)
-
-
 def facts_text(rows: Iterable[tuple[str, str]], width: int = 12) -> str:
     """Return named facts, one a line, the names in a column of ``width``."""
     return "".join(f"{name:<{width}} {value}\n" for name, value in rows)
@@ -52,11 +29,6 @@ def bar(share: float, width: int = 10, *, plain: bool = False) -> str:
     return full * filled + empty * (width - filled)
 
 
-def display_width(text: str) -> int:
-    """Return how many columns of a terminal ``text`` takes: wide letters two, accents none."""
-    return sum(_character_width(character) for character in text)
-
-
 def shorten(text: str, width: int) -> str:
     """Return ``text`` cut at its front to ``width`` columns, since the end of a path tells most."""
     if display_width(text) <= width:
@@ -67,21 +39,6 @@ def shorten(text: str, width: int) -> str:
             break
         kept = character + kept
     return "…" + kept
-
-
-def _character_width(character: str) -> int:
-    # Zero-width joiner and the variation selectors (category Mn) take no column of their own.
-    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
-
-
-def _table_line(cells: Sequence[str], widths: Sequence[int], right: Sequence[int]) -> str:
-    padded = []
-    for column, cell in enumerate(cells):
-        blanks = " " * (widths[column] - display_width(cell))
-        padded.append(blanks + cell if column in right else cell + blanks)
-    return _GAP.join(padded).rstrip()
 
 
 # ---------------------------------------------------------------- stdout and files

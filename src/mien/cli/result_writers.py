@@ -13,18 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mien.cli.output import (
-    bar,
-    output_file,
-    shorten,
-    stdout_takes,
-    table_text,
-    use_utf8_stdout,
-    write_stdout,
-)
+from mien.cli.output import bar, output_file, shorten, stdout_takes, use_utf8_stdout, write_stdout
 from mien.core.errors import printable
 from mien.core.files import replacing
-from mien.core.formats import csv_text, json_text
+from mien.core.formats import csv_text, json_text, table_text
 
 if TYPE_CHECKING:
     from mien.core.results import ModelInfo, Result

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mien.cli.options import add_force_option, file_name, whole
-from mien.cli.output import table_text, write_stdout
+from mien.cli.output import write_stdout
 from mien.cli.targets import check_targets, model_files
 from mien.core.errors import EXIT_DONE, UsageError
-from mien.core.formats import json_text
+from mien.core.formats import json_text, table_text
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,12 +1,15 @@
-"""JSON and CSV as mien writes them everywhere: in files, on stdout and over HTTP."""
+"""JSON, CSV and aligned tables as mien writes them: in files, on stdout and over HTTP."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from mien.core.errors import printable
 
 
 def json_text(value: object, *, indent: int | None = 2) -> str:
@@ -35,3 +38,44 @@ def _csv_line(cells: Iterable[Any]) -> str:
     # The writer quotes what its own line end holds: a lone \r in a name needs quotes as well as \n.
     csv.writer(buffer, lineterminator="\r\n").writerow(cells)
     return buffer.getvalue().removesuffix("\r\n") + "\n"
+
+
+# ---------------------------------------------------------------- aligned text
+def table_text(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()
+) -> str:
+    """Return an aligned table, one line a row, without trailing blanks.
+
+    Args:
+        header: the columns' names.
+        rows: as many cells as there are columns; a shorter row's last cell may run on freely.
+        right: indices of the columns that are set to the right.
+    """
+    lines = [header, *([printable(cell) for cell in row] for row in rows)]
+    widths = [0] * len(header)
+    for line in lines:
+        # A short row's cells, all but the free last one, still keep to their columns.
+        fixed = line if len(line) == len(header) else line[:-1]
+        for column, cell in enumerate(fixed):
+            widths[column] = max(widths[column], display_width(cell))
+    return "".join(_table_line(line, widths, right) + "\n" for line in lines)
+
+
+def display_width(text: str) -> int:
+    """Return how many columns of a terminal ``text`` takes: wide letters two, accents none."""
+    return sum(_character_width(character) for character in text)
+
+
+def _character_width(character: str) -> int:
+    # Zero-width joiner and the variation selectors (category Mn) take no column of their own.
+    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
+
+
+def _table_line(cells: Sequence[str], widths: Sequence[int], right: Sequence[int]) -> str:
+    padded = []
+    for column, cell in enumerate(cells):
+        blanks = " " * (widths[column] - display_width(cell))
+        padded.append(blanks + cell if column in right else cell + blanks)
+    return "  ".join(padded).rstrip()

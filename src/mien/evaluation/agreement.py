@@ -32,8 +32,7 @@ class ShareBin:
     """Scores in (low, high], of any emotion, and the votes that these faces got for it.
 
     Attributes:
-        low: lower edge, 0-1; the first bin also holds 0.
-        high: upper edge, 0-1.
+        low, high: the edges, 0-1; the first bin also holds 0.
         count: scores in the bin.
         score: their mean.
         share: the mean share of people who named the emotion.

@@ -95,10 +95,7 @@ def calibrate_model(
     manifest = classifier.manifest
     if votes is None:
         votes = np.eye(len(classifier.labels), dtype=np.int64)[labels]
-    # An answer a row: the image that it is of, and the class that it names.
-    places, classes = np.nonzero(votes)
-    counts = votes[places, classes]
-    places, classes = np.repeat(places, counts), np.repeat(classes, counts)
+    places, classes = _answers(votes)
     bias = np.array([manifest.bias.get(label, 0.0) for label in manifest.labels])
 
     def logits_of(faces: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -121,8 +118,8 @@ def calibrate_model(
     certain = after.max(axis=1) >= levels[after.argmax(axis=1)]
     of_views = error_augmented = None
     if augmented:
-        logits_mean = predict(logits_of_views, images, label="calibrating views", quiet=quiet)
-        views = logits_mean[places].astype(np.float64)
+        of_images = predict(logits_of_views, images, label="calibrating views", quiet=quiet)
+        views = of_images[places].astype(np.float64)
         of_views = fit_adaptive_temperature(views, classes)
         error_augmented = calibration_error(of_views.probabilities(views), classes)
     figures = {
@@ -147,6 +144,13 @@ def calibrate_model(
     )
     write_manifest(folder, calibrated)
     return figures
+
+
+def _answers(votes: npt.NDArray[np.int64]) -> tuple[_Labels, _Labels]:
+    """Return an answer a vote: the image (answers,) that it is of, and the class that it names."""
+    places, classes = np.nonzero(votes)
+    counts = votes[places, classes]
+    return np.repeat(places, counts), np.repeat(classes, counts)
 
 
 def _cross_fitted(

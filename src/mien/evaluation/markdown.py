@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mien.core.errors import InputError
 from mien.core.files import write_atomically
+from mien.core.formats import table_text
 from mien.evaluation.metrics import Interval
 
 Table = tuple[list[str], list[list[str]]]
@@ -46,25 +47,19 @@ def decimal(value: float | None, *, digits: int = 3) -> str:
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Align columns with blanks: the first to the left, the others to the right."""
-    return "\n".join("  ".join(cells).rstrip() for cells in _aligned([header, *rows], 0))
+    return table_text(header, rows, right=range(1, len(header))).rstrip("\n")
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Write a Markdown table, aligned in its source too; ``|`` inside a cell is escaped."""
     lines = [[cell.replace("|", "\\|") for cell in row] for row in (header, *rows)]
-    first, *below = _aligned(lines, 3)
-    rule = [
-        "-" * len(cell) if not n else "-" * (len(cell) - 1) + ":" for n, cell in enumerate(first)
-    ]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (first, rule, *below))
-
-
-def _aligned(lines: Sequence[Sequence[str]], least: int) -> list[list[str]]:
-    widths = [max(least, *map(len, column)) for column in zip(*lines, strict=True)]
-    return [
-        [cell.rjust(width) if n else cell.ljust(width) for n, (cell, width) in enumerate(pairs)]
-        for pairs in (list(zip(line, widths, strict=True)) for line in lines)
-    ]
+    first, *others = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * first, *("-" * (width - 1) + ":" for width in others)])
+    padded = (
+        [line[0].ljust(first), *(cell.rjust(n) for cell, n in zip(line[1:], others, strict=True))]
+        for line in lines
+    )
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in padded)
 
 
 # ---------------------------------------------------------------- marked sections

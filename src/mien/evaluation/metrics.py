@@ -73,8 +73,7 @@ class CalibrationBin:
     """The predictions whose confidence lies in (low, high]; the first bin also holds 0.
 
     Attributes:
-        low: lower edge, 0-1.
-        high: upper edge, 0-1.
+        low, high: the edges, 0-1.
         count: predictions in the bin.
         confidence: their mean top probability, None where there are none.
         accuracy: the share of them that is right, None where there are none.

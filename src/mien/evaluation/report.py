@@ -20,6 +20,7 @@ import numpy.typing as npt
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import DataError, UsageError
 from mien.core.files import write_atomically
+from mien.core.formats import json_text
 from mien.core.results import ModelInfo
 from mien.evaluation.agreement import Agreement
 from mien.evaluation.markdown import (
@@ -169,8 +170,7 @@ def versions() -> dict[str, str]:
 
 def write_report_json(report: Report, path: Path) -> None:
     """Write a report as JSON; raises OutputError if it cannot be written."""
-    text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, (text + "\n").encode())
+    write_atomically(path, (json_text(report.to_dict()) + "\n").encode())
 
 
 def read_report_json(path: Path) -> Report:
@@ -483,16 +483,13 @@ def _fact_pairs(report: Report, *, code: str = "") -> dict[str, str]:
 def _facts(report: Report) -> str:
     pairs = _fact_pairs(report)
     width = max(len(name) for name in pairs)
-    return "\n".join(
-        textwrap.fill(
-            f"{name.ljust(width)}  {value}",
-            _WIDTH,
-            subsequent_indent=" " * (width + 2),
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
-        for name, value in pairs.items()
+    wrap = textwrap.TextWrapper(
+        _WIDTH,
+        subsequent_indent=" " * (width + 2),
+        break_long_words=False,
+        break_on_hyphens=False,
     )
+    return "\n".join(wrap.fill(f"{name.ljust(width)}  {value}") for name, value in pairs.items())
 
 
 def _absent(report: Report) -> str:

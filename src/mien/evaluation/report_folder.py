@@ -114,9 +114,7 @@ def write_figures(
 ) -> tuple[str, ...]:
     """Draw what shows numbers alone, no image of the data; return the files' names.
 
-    Raises:
-        OutputError: if a file cannot be written.
-        MissingExtra: without Matplotlib or Seaborn.
+    Raises as `write_report`.
     """
     metrics, name = report.evaluation.all, title(report)
     confusion_figure(metrics, folder / "confusion.png", title=f"Confusion: {name}")

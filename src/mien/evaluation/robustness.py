@@ -6,7 +6,6 @@ random numbers.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -20,6 +19,7 @@ import numpy.typing as npt
 from mien.core.errors import UsageError
 from mien.core.faces import FACE_SIZE, standard_face
 from mien.core.files import write_atomically
+from mien.core.formats import json_text
 from mien.core.progress import Progress
 from mien.core.results import ModelInfo
 from mien.evaluation.evaluate import BATCH_SIZE, Classify
@@ -265,8 +265,8 @@ def write_robustness(result: Robustness, folder: Path) -> Path:
     Raises:
         OutputError: if one cannot be written.
     """
-    text = json.dumps(result.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomically(folder / "robustness.json", (text + "\n").encode())
+    record = json_text(result.to_dict()) + "\n"
+    write_atomically(folder / "robustness.json", record.encode())
     page = folder / "robustness.md"
     command = f"\n\n`{result.command}`" if result.command else ""
     write_atomically(page, f"# Robustness\n\n{robustness_markdown(result)}{command}\n".encode())
