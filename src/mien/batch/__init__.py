@@ -1,1 +1,1 @@
-"""Folders without end: images in, rows out, in flat memory and safe from kills."""
+"""Batch analysis of folders of any size: constant memory, resumable after any kill."""
