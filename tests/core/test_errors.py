@@ -36,6 +36,7 @@ def _all() -> dict[str, type[errors.MienError]]:
         ("MissingExtra", 2),
         ("InputError", 3),
         ("UnreadableImage", 3),
+        ("BarredAddress", 3),
         ("DataError", 3),
         ("NoFaceError", 4),
         ("ModelError", 5),

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mien.core.errors import InputError
-from mien.core.web_address import BarredAddress
+from mien.core.errors import BarredAddress, InputError
 from mien.video import opening
 from mien.video.live import connected
 from mien.video.opening import checked_web_video, opened
@@ -42,6 +41,13 @@ def test_a_film_of_a_public_host_is_read(server: Server, answers: dict[str, Answ
         assert probe(url).has_sound
         assert _numbers_of(url) == [number % 40 for number in range(50)]
     assert all(b"Host: localhost" in request for request in server.requests)
+
+
+def test_a_proxy_of_the_environment_is_not_used(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert len(_numbers_of(server.url("/film.mp4", host="localhost"))) == 50
 
 
 def test_without_ranges_a_film_is_read_as_it_comes(

@@ -1,9 +1,9 @@
-"""What a file asks of its decoder, told from its structure before any pixel is decoded.
+"""Limits on what an image file may cost to decode, checked on its structure beforehand.
 
-Decoding takes time in proportion to pixels and bytes, both of which have a limit, unless a file is
-made to take longer: 23 KB of JPEG scans kept a decoder busy for 15 seconds. A decoder cannot be
-stopped from outside, so what no camera and no program writes is refused beforehand. Each limit is
-some times what is found in honest files.
+Decoding takes time in proportion to pixels and bytes, both of which are limited, unless a file is
+crafted to take longer: 23 KB of JPEG scans kept a decoder busy for 15 seconds. A decoder cannot be
+stopped from outside, so what no camera and no program writes is refused. Each limit is several
+times what is found in honest files.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 class _Excess(Exception):
-    """Says what a file has too much of."""
+    """What a file has too much of."""
 
 
 def decoding_excess(content: bytes) -> str | None:
-    """Return what an encoded image has that would take its decoder too long, None if nothing.
+    """Return what would take an encoded image's decoder too long, None if nothing would.
 
-    A file that is damaged, or of no known kind, is the decoder's to refuse.
+    Files that are damaged, or of no known kind, are the decoder's to refuse.
 
     Returns:
         Words that go after the file's name: "has too many scans ...".

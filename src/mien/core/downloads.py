@@ -23,9 +23,9 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import HTTPError, NewConnectionError
 from urllib3.response import HTTPResponse
 
-from mien.core.errors import InputError, shown
+from mien.core.errors import BarredAddress, InputError, shown
 from mien.core.file_types import HEAD_BYTES, READABLE, image_kind
-from mien.core.web_address import BarredAddress, WebAddress, parse_web_address, shown_address
+from mien.core.web_address import WebAddress, parse_web_address, shown_address
 
 # ---------------------------------------------------------------- public hosts
 Address: TypeAlias = "ipaddress.IPv4Address | ipaddress.IPv6Address"

@@ -7,6 +7,7 @@
     │   └── MissingExtra          2   an optional part is not installed
     ├── InputError                3   an input is missing or cannot be read
     │   ├── UnreadableImage       3   one image cannot be decoded
+    │   ├── BarredAddress         3   a host is not on the open internet
     │   └── DataError             3   a data set is missing, empty or malformed
     ├── NoFaceError               4   no face in any input
     ├── ModelError                5   a model is missing, damaged or does not match its hash
@@ -86,6 +87,10 @@ class InputError(MienError):
 
 class UnreadableImage(InputError):
     """A file or a buffer is not an image, or is a damaged one."""
+
+
+class BarredAddress(InputError):
+    """A host that is not on the open internet, which nobody has allowed."""
 
 
 class DataError(InputError):

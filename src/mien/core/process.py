@@ -31,10 +31,10 @@ def stderr() -> TextIO:
 
 
 def open_closed_streams() -> None:
-    """Have the null device for each standard stream that is closed; for a program at its start.
+    """Open the null device for each standard stream that is closed; for a program at its start.
 
-    The descriptors as well: the next file that is opened would get the number of one, and what
-    native code prints would stand in it. Processes that are started inherit them.
+    The descriptors as well: else the next file that is opened gets the number of one, and what
+    native code prints ends up in it. Child processes inherit them.
     """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
@@ -53,13 +53,12 @@ def open_closed_streams() -> None:
 
 @contextmanager
 def stderr_without_native_lines() -> Iterator[None]:
-    """Keep stderr for what Python says, and lose what C libraries write there; for a program.
+    """Keep stderr for what Python writes, and drop what C libraries write there; for a program.
 
-    libtiff says what is damaged in a file on descriptor 2, in lines of its own, and Pillow has no
-    way to stop it; OpenCV and others do likewise. To redirect the descriptor around each decoding
-    would lose what other threads say meanwhile. So it is exchanged once, before there are threads:
-    ``sys.stderr`` gets one of its own, and 2 becomes the null device, for processes that are
-    started, too. A crash is still said, by `faulthandler`.
+    libtiff, OpenCV and others print what is damaged in a file on descriptor 2. To redirect that
+    around each decoding would lose what other threads write meanwhile, so it is exchanged once,
+    before there are threads: ``sys.stderr`` gets a descriptor of its own, and 2 becomes the null
+    device, for child processes, too. Crashes are still reported, by `faulthandler`.
 
     Nothing is done where ``sys.stderr`` is not descriptor 2, as in a notebook or a test.
     """

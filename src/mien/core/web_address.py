@@ -15,10 +15,6 @@ _SAFE = "%/?:@!$&'()*+,;=~-._[]"
 _SECRET = re.compile(r"token|secret|sig(nature)?$|passw|credential|api_?key|^key$|auth", re.I)
 
 
-class BarredAddress(InputError):
-    """A host that is not on the open internet, which nobody has allowed."""
-
-
 @dataclass(frozen=True)
 class WebAddress:
     """An http(s) address in parts.

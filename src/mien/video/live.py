@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.errors import InputError
-from mien.core.web_address import BarredAddress, is_web_address, shown_address
+from mien.core.errors import BarredAddress, InputError
+from mien.core.web_address import is_web_address, shown_address
 from mien.video import opening
 from mien.video.frames import BrokenVideo, Presentation, TooLarge, VideoFrame
 from mien.video.opening import fell_silent, opened, reason_of

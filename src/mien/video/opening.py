@@ -114,6 +114,7 @@ def checked_web_video(url: str) -> tuple[str, dict[str, str]]:
         "format_whitelist": _FORMATS,
         "protocol_whitelist": "http,https,tcp,tls",
         "max_redirects": "0",
+        "http_proxy": "",  # none, whatever the environment says
         "headers": headers,
         "user_agent": "mien",
     }
