@@ -1,10 +1,10 @@
-"""From a network's logits to calibrated probabilities: a temperature that knows how sure it is.
+"""Calibration: temperature scaling whose temperature depends on a face's entropy.
 
-Dividing all logits by one temperature (Guo et al. 2017, "On Calibration of Modern Neural Networks")
-cannot mend a network that is too sure where it doubts and too modest where it is sure, as label
-smoothing makes them. So each face has a temperature of its own, which grows with the entropy of
-its probabilities (after Balanya et al. 2022, "Adaptive Temperature Scaling for Robust
-Calibration of Deep Neural Networks"). The order of a face's classes never changes.
+One temperature for all faces (Guo et al. 2017, "On Calibration of Modern Neural Networks") cannot
+calibrate a network that is overconfident where it is unsure and underconfident where it is sure, as
+label smoothing makes them. So the temperature grows with the entropy of a face's probabilities
+(after Balanya et al. 2022, "Adaptive Temperature Scaling for Robust Calibration of Deep Neural
+Networks"). The order of a face's classes never changes.
 """
 
 from __future__ import annotations
@@ -16,21 +16,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-_LEAST_ENTROPY = 1e-3
-"""Added to the entropy, so that a face without any doubt has a temperature too."""
-
+_LEAST_ENTROPY = 1e-3  # added, so that a face of entropy 0 has a temperature too
+# Far wider than what is ever fitted, and narrow enough that no quotient overflows.
 _BASES = (1e-3, 1e3)
 _MOST_EXPONENT = 10.0
-"""Far wider than what is ever fitted, and narrow enough that no quotient overflows."""
 
 
 @dataclass(frozen=True)
 class Temperature:
-    """``base * (entropy + 0.001) ** exponent``, the entropy being 0-1: 1 for even probabilities.
+    """``base * (entropy + 0.001) ** exponent``, the entropy normalised to 0-1.
 
     Attributes:
-        base: the temperature of a face of which nothing can be said, 0.001 to 1000.
-        exponent: how much cooler surer faces are, -10 to 10; 0: all have the same.
+        base: the temperature at entropy 1 (uniform probabilities), 0.001 to 1000.
+        exponent: how much the temperature falls with the entropy, -10 to 10; 0: it is constant.
     """
 
     base: float = 1.0
@@ -59,12 +57,12 @@ def softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def entropy(logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
-    """Return the entropy of ``softmax(logits)`` (N,), 0-1: 1 where all classes are alike."""
+    """Return the normalised entropy of ``softmax(logits)`` (N,), 0-1: 1 where it is uniform."""
     return _entropy_of(_shifted(logits))
 
 
 def log_of_mean(views: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
-    """Return what serves as logits for a mean of probabilities (N, classes) of several views."""
+    """Return the logarithm of the mean of several views' probabilities, each (N, classes)."""
     mean = sum(views[1:], views[0]) / len(views)
     return np.asarray(np.log(np.maximum(mean, np.finfo(np.float64).tiny)), np.float64)
 

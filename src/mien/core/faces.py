@@ -1,7 +1,7 @@
-"""The one step outside the network's graph: a face crop becomes a grey 48x48 image.
+"""The only preprocessing outside the network's graph: a face crop becomes grey 48x48.
 
-Everything else that the network needs (resizing to its input size, scaling, grey to three channels)
-is inside its graph, so training, evaluation and inference cannot drift apart.
+Resizing to the network's input size, scaling and grey to three channels are inside its graph, so
+training, evaluation and inference cannot drift apart.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy.typing as npt
 from mien.core.errors import UsageError
 
 FACE_SIZE = 48
-"""Side of a standard face in pixels: FER-2013's own."""
+"""Side of the classifier's input in pixels, FER-2013's own."""
 
 
 def standard_face(crop: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
