@@ -115,14 +115,7 @@ def _split_folders(source: FolderSource) -> dict[str, str]:
 def _united(
     found: Mapping[str, Mapping[str, list[str]]],
 ) -> tuple[tuple[str, ...], dict[str, dict[str, tuple[str, ...]]], tuple[str, ...]]:
-    """Merge folders that spell one class.
-
-    Args:
-        found: the files of each split and folder.
-
-    Returns:
-        The classes, the files of each split and class, and what should be said of the folders.
-    """
+    """Return the classes that folders spell, the files of each split and class, and notes."""
     classes: list[str] = []
     files: dict[str, dict[str, tuple[str, ...]]] = {}
     notes: list[str] = []

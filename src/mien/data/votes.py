@@ -115,8 +115,7 @@ def align_votes(split: Split, votes: Votes) -> npt.NDArray[np.int64]:
 def not_a_face_mask(split: Split, votes: Votes) -> npt.NDArray[np.bool_]:
     """Mark the images (N,) that most annotators called no face, or that FER+ left out.
 
-    Raises:
-        DataError: if the votes are of another data set, see `align_votes`.
+    Raises as `align_votes`.
     """
     return unusable(align_votes(split, votes))
 
@@ -124,21 +123,15 @@ def not_a_face_mask(split: Split, votes: Votes) -> npt.NDArray[np.bool_]:
 def emotion_shares(split: Split, votes: Votes) -> npt.NDArray[np.float32]:
     """Return the votes as soft labels, float32 (N, 7) in the order of `EMOTIONS`.
 
-    Each row sums to 1, or is all 0 where nobody voted for one of the seven.
-
-    Raises:
-        DataError: if the votes are of another data set, see `align_votes`.
+    Each row sums to 1, or is all 0 where nobody voted for one of the seven. Raises as
+    `align_votes`.
     """
     counts = emotion_votes(split, votes).astype(np.float32)
     return np.asarray(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), np.float32)
 
 
 def emotion_votes(split: Split, votes: Votes) -> npt.NDArray[np.int64]:
-    """Return the votes for each emotion, int64 (N, 7) in the order of `EMOTIONS`.
-
-    Raises:
-        DataError: if the votes are of another data set, see `align_votes`.
-    """
+    """Return the votes for each emotion, int64 (N, 7); raises as `align_votes`."""
     return align_votes(split, votes)[:, EMOTION_COLUMNS]
 
 

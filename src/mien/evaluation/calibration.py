@@ -13,7 +13,7 @@ import numpy.typing as npt
 from mien.core.calibration import Temperature, log_of_mean, softmax
 from mien.core.errors import UsageError, needs_extra
 from mien.core.manifest import Manifest, load_manifest, write_manifest
-from mien.evaluation.evaluate import predict
+from mien.evaluation.evaluate import Classify, predict
 from mien.evaluation.metrics import calibration_error, wilson_interval
 from mien.inference.classifier import Classifier
 from mien.inference.preprocess import tta_views
@@ -101,10 +101,6 @@ def calibrate_model(
     def logits_of(faces: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         return np.asarray(classifier.logits(faces) + bias, np.float32)
 
-    def logits_of_views(faces: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        views = [softmax(logits_of(view).astype(np.float64)) for view in tta_views(faces)]
-        return log_of_mean(views).astype(np.float32)
-
     def thresholds_of(probabilities: _Floats, answers: _Labels) -> _Floats:
         if thresholds is not None:
             return np.array([thresholds[label] for label in manifest.labels])
@@ -118,8 +114,7 @@ def calibrate_model(
     certain = after.max(axis=1) >= levels[after.argmax(axis=1)]
     of_views = error_augmented = None
     if augmented:
-        of_images = predict(logits_of_views, images, label="calibrating views", quiet=quiet)
-        views = of_images[places].astype(np.float64)
+        views = _logits_of_views(logits_of, images, quiet=quiet)[places]
         of_views = fit_adaptive_temperature(views, classes)
         error_augmented = calibration_error(of_views.probabilities(views), classes)
     figures = {
@@ -144,6 +139,16 @@ def calibrate_model(
     )
     write_manifest(folder, calibrated)
     return figures
+
+
+def _logits_of_views(logits_of: Classify, images: npt.NDArray[np.uint8], *, quiet: bool) -> _Floats:
+    """Return what serves as logits (N, classes) for the mean of the augmented views."""
+
+    def mean_of(faces: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        views = [softmax(logits_of(view).astype(np.float64)) for view in tta_views(faces)]
+        return log_of_mean(views).astype(np.float32)
+
+    return predict(mean_of, images, label="calibrating views", quiet=quiet).astype(np.float64)
 
 
 def _answers(votes: npt.NDArray[np.int64]) -> tuple[_Labels, _Labels]:

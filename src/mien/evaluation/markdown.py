@@ -64,11 +64,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 # ---------------------------------------------------------------- marked sections
 def section_names(path: Path) -> tuple[str, ...]:
-    """Return the names of the marked sections of a file, in its order.
-
-    Raises:
-        InputError: if the file cannot be read.
-    """
+    """Return the names of a file's marked sections; InputError if it cannot be read."""
     return tuple(match[1] for match in _BEGIN.finditer(_read(path)))
 
 

@@ -260,11 +260,7 @@ def robustness_markdown(result: Robustness) -> str:
 
 
 def write_robustness(result: Robustness, folder: Path) -> Path:
-    """Write ``robustness.json`` and ``robustness.md`` into a folder; return the latter's path.
-
-    Raises:
-        OutputError: if one cannot be written.
-    """
+    """Write ``robustness.json`` and ``.md`` into a folder and return the latter's path."""
     record = json_text(result.to_dict()) + "\n"
     write_atomically(folder / "robustness.json", record.encode())
     page = folder / "robustness.md"
@@ -289,12 +285,7 @@ def check_robustness_section(paths: Sequence[Path]) -> None:
 
 
 def update_robustness(path: Path, result: Robustness) -> None:
-    """Put the figures between the marks of a Markdown file's section.
-
-    Raises:
-        InputError: if the file cannot be read or its marks are mixed up.
-        OutputError: if it cannot be written.
-    """
+    """Put the figures into a Markdown file's section; raises as `update_marked_section`."""
     update_marked_section(path, SECTION, robustness_markdown(result))
 
 
