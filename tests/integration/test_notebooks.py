@@ -1,8 +1,9 @@
-"""The notebook of the classic recipe runs from top to bottom."""
+"""The notebooks run from top to bottom, and are committed as they ran."""
 
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 from data_maker import write_tiny_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
-CLASSIC = ROOT / "notebooks" / "classic_recipe.ipynb"
+CLASSIC = ROOT / "facial_emotion_recognition.ipynb"
+RELEASED = ROOT / "notebooks" / "released_model.ipynb"
+COMMITTED = pytest.mark.parametrize("path", [CLASSIC, RELEASED], ids=lambda path: path.stem)
 
 # Small, with each phase of the classic recipe.
 THREE_PHASES = """
@@ -110,3 +113,47 @@ def test_the_classic_recipe_from_kaggles_folder_to_photos(
     assert "early stopping did not end the run: never 4 epochs" in text
     assert "sample.png · 7 faces" in text
     assert (surroundings / "export" / "model.onnx").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_the_released_models_way_on_a_tiny_data_set(
+    surroundings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MIEN_DATA", str(write_tiny_dataset(tmp_path / "data", per_class=16)))
+    monkeypatch.setenv("MIEN_RECIPE", str(ROOT / "configs" / "tiny.toml"))
+    text = printed(run_cells(read_notebook(RELEASED), ROOT))
+    assert "| surprise | 16 |" in text
+    assert "sample.png · 7 faces" in text
+    assert (surroundings / "export" / "model.onnx").is_file()
+    assert (surroundings / "notebook" / "samples.png").is_file()
+
+
+@COMMITTED
+def test_committed_notebooks_ran_in_order_without_errors(path: Path) -> None:
+    cells = code_cells(read_notebook(path))
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert all(output.output_type != "error" for cell in cells for output in cell.outputs)
+
+
+@COMMITTED
+def test_committed_notebooks_show_real_data_and_figures(path: Path) -> None:
+    cells = code_cells(read_notebook(path))
+    assert "28,709" in printed(cells)
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 5
+
+
+@COMMITTED
+def test_committed_notebooks_name_no_folder_of_a_machine(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert not any(place in source for place in (str(ROOT), "/home/", "/tmp/", "/root/", "/Users/"))
+
+
+def test_the_classic_recipe_came_to_what_its_header_says() -> None:
+    header = (ROOT / "configs" / "reference.toml").read_text(encoding="utf-8")
+    accuracy = re.search(r"([\d.]+) % of PublicTest", header)
+    assert accuracy
+    assert f"best accuracy on PublicTest: {accuracy[1]} %" in printed(
+        code_cells(read_notebook(CLASSIC))
+    )
