@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -168,56 +169,44 @@ def analyze_with_timeout(
         ImageTimeout: if one takes too long. The recognizer must not be used again, since its thread
             cannot be ended.
     """
-    work = _ChunkThread(recognizer, chunk, batch_size)
+    done: Future[list[Result]] = Future()
+    reached, abandoned = 0, False
+
+    def progress(index: int) -> None:
+        nonlocal reached
+        reached = index
+        if abandoned:
+            raise _Abandoned
+
+    def work() -> None:
+        try:
+            done.set_result(
+                analyze_chunk(recognizer, chunk, batch_size=batch_size, progress=progress)
+            )
+        except BaseException as error:
+            done.set_exception(error)
+
     clock = Clock()
-    index, since = work.index, 0.0
-    work.start()
+    index, since = reached, 0.0
+    threading.Thread(target=work, daemon=True).start()
     try:
         # Not joined: an interrupted join takes a thread for one that has ended (Python 3.11).
-        while not work.ended.wait(POLL_SECONDS):
+        while not wait([done], POLL_SECONDS).done:
             now = clock.now()
-            if work.index != index:
-                index, since = work.index, now
+            if reached != index:
+                index, since = reached, now
             elif now - since > timeout:
                 raise ImageTimeout(index)
     except BaseException as error:
-        work.abandoned = True
+        abandoned = True
         if not isinstance(error, ImageTimeout):
             # The interpreter must not shut down while a thread is in a library's code.
-            ended = work.ended.wait(_STOP_SECONDS)
+            ended = wait([done], _STOP_SECONDS).done
             if not ended and isinstance(error, KeyboardInterrupt):
                 atexit.register(os._exit, EXIT_INTERRUPTED)
         raise
-    if work.error is not None:
-        raise work.error
-    return work.results
+    return done.result()
 
 
 class _Abandoned(BaseException):
     """Nobody waits for the results any more."""
-
-
-class _ChunkThread(threading.Thread):
-    def __init__(self, recognizer: Recognizer, chunk: Sequence[Input], batch_size: int) -> None:
-        super().__init__(daemon=True)
-        self._job = (recognizer, chunk, batch_size)
-        self.index = 0
-        self.abandoned = False
-        self.ended = threading.Event()
-        self.results: list[Result] = []
-        self.error: BaseException | None = None
-
-    def run(self) -> None:
-        recognizer, chunk, batch_size = self._job
-        try:
-            self.results = analyze_chunk(
-                recognizer, chunk, batch_size=batch_size, progress=self._reach
-            )
-        except BaseException as error:
-            self.error = error
-        self.ended.set()
-
-    def _reach(self, index: int) -> None:
-        self.index = index
-        if self.abandoned:
-            raise _Abandoned

@@ -90,7 +90,7 @@ class ParquetFormat:
 
     def __init__(self, labels: Sequence[str], model: ModelInfo) -> None:
         """Take the model and its labels; raises MissingExtra if pyarrow is not installed."""
-        self._pa, self._parquet = pyarrow_modules()
+        self._pa, self._parquet = _pyarrow()
         self._labels = tuple(labels)
         self._schema = results_schema(labels, model)
 
@@ -142,7 +142,7 @@ def results_schema(
     Raises:
         MissingExtra: if pyarrow is not installed.
     """
-    pa, _ = pyarrow_modules()
+    pa, _ = _pyarrow()
     types = {
         "frame": pa.int64(),
         **dict.fromkeys(("source", "status", "emotion", "smoothed_emotion"), pa.string()),
@@ -157,7 +157,7 @@ def results_schema(
     return pa.schema(fields, metadata=metadata)
 
 
-def pyarrow_modules() -> tuple[Any, Any]:
+def _pyarrow() -> tuple[Any, Any]:
     """Return pyarrow and pyarrow.parquet; raises MissingExtra if they are not installed."""
     try:
         return import_module("pyarrow"), import_module("pyarrow.parquet")
