@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from mien.core.errors import InputError, OutputError, UsageError
+from mien.data.votes import EMOTION_COLUMNS
+from mien.evaluation.agreement import measure_agreement
 from mien.evaluation.markdown import section_names, update_marked_section
 from mien.evaluation.report import Report, read_report_json, write_report_json
 from mien.evaluation.report_folder import (
@@ -242,3 +245,22 @@ def test_details_are_of_the_test_split_without_augmentation_where_there_is_one()
     assert render_sections(reports)["per-class"].startswith("little 1.2.3 on test:")
     assert render_sections(reports[:1])["per-class"].startswith("little 1.2.3 on val:")
     assert "| surprise " in render_sections(reports)["confusion"]
+
+
+def test_a_reading_as_people_do_has_a_section_of_its_own(page: Path) -> None:
+    counts = np.zeros((140, 10), np.int64)
+    counts[np.arange(140), np.array(EMOTION_COLUMNS)[np.arange(140) % 7]] = 10
+    agreement = measure_agreement(make_samples().probabilities, counts)
+    people = renamed(make_report(), labels="people")
+    assert render_sections([people]) == {}
+    voted = replace(people, agreement=agreement)
+    text = render_sections([voted])["agreement"]
+    assert "| test, all 140" in text
+    assert "| surprise " in text
+    # Its figures are not those of FER-2013's labels: a page that has these alone stays as it is.
+    before = page.read_text()
+    with pytest.raises(InputError, match="one of agreement"):
+        update_sections(page, [voted])
+    assert page.read_text() == before
+    page.write_text("<!-- figures:begin agreement -->\n<!-- figures:end agreement -->\n")
+    assert update_sections(page, [voted]) == ("agreement",)

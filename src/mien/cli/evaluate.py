@@ -269,6 +269,7 @@ def _write(
         update_sections,
         write_figures,
         write_report,
+        write_share_figure,
     )
 
     output = report_place(
@@ -287,8 +288,11 @@ def _write(
     for path in args.update:
         update_sections(path, reports)
     if args.release:
-        write_output(RELEASE_REPORT, render_text(report, reports))
-        write_figures(report, IMAGES, history=history)
+        if report.model.labels == "people":
+            write_share_figure(report, IMAGES)
+        else:
+            write_output(RELEASE_REPORT, render_text(report, reports))
+            write_figures(report, IMAGES, history=history)
     note(f"report: {output / 'report.md'}", quiet=args.quiet)
 
 

@@ -278,6 +278,25 @@ def agreement_table(report: Report) -> Table | None:
     return ["votes", *names], [[name, *cells] for name, cells in lines.items()]
 
 
+def people_table(reports: Sequence[Report]) -> Table:
+    """Agreement with FER+'s annotators, a row for each evaluation and set of images."""
+    header = ["images", "TTA", "agree with the majority", "95 % interval", "FER+'s protocol"]
+    rows = [
+        [
+            f"{report.split}, {name} {each.images:,}",
+            "yes" if report.tta else "no",
+            percent(each.accuracy),
+            percent_range(each.accuracy_interval),
+            percent(each.official_accuracy),
+            f"{100 * each.share_error:.2f} points",
+        ]
+        for report in reports
+        for name, each in (("all", report.agreement), ("clean", report.clean_agreement))
+        if each is not None
+    ]
+    return [*header, "score and share differ by"], rows
+
+
 def class_table(report: Report) -> Table:
     """Each emotion's accuracy with its interval, and that on the clean images."""
     header = ["emotion", "images", "right", "accuracy", "95 % interval"]

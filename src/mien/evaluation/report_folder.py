@@ -20,6 +20,7 @@ from typing import Any
 from mien.core.errors import InputError, UsageError
 from mien.core.files import write_atomically
 from mien.core.results import ModelInfo
+from mien.evaluation.agreement import Agreement
 from mien.evaluation.figures import (
     History,
     accuracy_figure,
@@ -28,7 +29,12 @@ from mien.evaluation.figures import (
     share_figure,
     training_curves,
 )
-from mien.evaluation.markdown import markdown_table, section_names, update_marked_section
+from mien.evaluation.markdown import (
+    markdown_table,
+    percent,
+    section_names,
+    update_marked_section,
+)
 from mien.evaluation.pictures import prediction_grid, sample_tiles
 from mien.evaluation.report import (
     CERTAIN_NOTE,
@@ -38,6 +44,7 @@ from mien.evaluation.report import (
     Samples,
     class_table,
     confusion_table,
+    people_table,
     read_reports,
     render_markdown,
     render_text,
@@ -61,7 +68,7 @@ REPORTS: tuple[str, ...] = ("report.json", "report.txt", "report.md")
 FIGURES: tuple[str, ...] = tuple(_CAPTIONS)
 """What an evaluation writes into its folder, beside `EVALUATIONS`."""
 
-SECTIONS: tuple[str, ...] = ("results", "per-class", "confusion")
+SECTIONS: tuple[str, ...] = ("results", "per-class", "confusion", "agreement")
 """The sections that `render_sections` fills."""
 
 _OWNED = ("report.json", "robustness.json", "pictures.json")
@@ -124,12 +131,19 @@ def write_figures(
     )
     files = ["confusion.png", "per_class.png", "reliability.png"]
     if report.agreement is not None:
-        share_figure(report.agreement, folder / "shares.png", title=f"Scores and people: {name}")
+        write_share_figure(report, folder)
         files.append("shares.png")
     if history is not None:
         training_curves(history, folder / "curves.png", title=f"Training of {report.model.name}")
         files.append("curves.png")
     return tuple(files)
+
+
+def write_share_figure(report: Report, folder: Path) -> None:
+    """Draw scores beside the share of people who say so, where there were votes."""
+    if report.agreement is not None:
+        name = f"Scores and people: {title(report)}"
+        share_figure(report.agreement, folder / "shares.png", title=name)
 
 
 def read_history(path: Path) -> History:
@@ -236,16 +250,27 @@ def render_sections(reports: Sequence[Report]) -> dict[str, str]:
 
     Returns:
         ``results`` (a table of all evaluations), ``per-class`` and ``confusion`` (of the test split
-        without augmentation where it is among them, else of the first).
+        without augmentation where it is among them, else of the first); of a model that reads as
+        people do ``agreement`` with FER+'s annotators, if there were votes, in their place.
     """
     plain = [report for report in reports if report.key == "test"]
     chosen = plain[0] if plain else reports[0]
     model = chosen.model
+    source = f"{model.name} {model.version}, SHA-256 `{model.sha256[:12]}…`."
+    if model.labels == "people":
+        if chosen.agreement is None:
+            return {}
+        return {
+            "agreement": (
+                f"{markdown_table(*people_table(reports))}\n\n{source} {CLEAN_NOTE} "
+                f"{INTERVAL_NOTE}\n\n{title(chosen)}:\n\n"
+                f"{markdown_table(*_majority_table(chosen.agreement))}"
+            )
+        }
     return {
         "results": (
             f"{markdown_table(*results_table(reports))}\n\n"
-            f"{model.name} {model.version}, SHA-256 `{model.sha256[:12]}…`. "
-            f"{CLEAN_NOTE} {INTERVAL_NOTE} {CERTAIN_NOTE} TTA: test-time augmentation."
+            f"{source} {CLEAN_NOTE} {INTERVAL_NOTE} {CERTAIN_NOTE} TTA: test-time augmentation."
         ),
         "per-class": (
             f"{title(chosen)}:\n\n{markdown_table(*class_table(chosen))}\n\n{INTERVAL_NOTE}"
@@ -255,6 +280,15 @@ def render_sections(reports: Sequence[Report]) -> dict[str, str]:
             f"{markdown_table(*confusion_table(chosen.evaluation.all, rates=True))}"
         ),
     }
+
+
+def _majority_table(agreement: Agreement) -> tuple[list[str], list[list[str]]]:
+    rows = [
+        [each.emotion, f"{each.images:,}", percent(each.agreed / each.images, digits=1)]
+        for each in agreement.emotions
+        if each.images
+    ]
+    return ["the majority says", "images", "read so"], rows
 
 
 def update_sections(path: Path, reports: Sequence[Report]) -> tuple[str, ...]:
@@ -267,7 +301,12 @@ def update_sections(path: Path, reports: Sequence[Report]) -> tuple[str, ...]:
         OutputError: if it cannot be written.
     """
     sections = render_sections(reports)
-    names = check_sections(path)
+    names = tuple(name for name in check_sections(path) if name in sections)
+    if not names:
+        raise InputError(
+            f"{path} has no section for this evaluation: expected one of "
+            f"{', '.join(sections) or 'those of one with --votes'}"
+        )
     for name in names:
         update_marked_section(path, name, sections[name])
     return names
