@@ -7,7 +7,18 @@ from pathlib import Path
 import pytest
 
 from mien.cli.main import main
-from predict_maker import Outcome, Predict
+from predict_maker import Mien, Outcome, Predict
+
+
+@pytest.fixture
+def mien(capsys: pytest.CaptureFixture[str]) -> Mien:
+    """Run `mien` with these words."""
+
+    def run(*words: object) -> Outcome:
+        code = main([str(word) for word in words])
+        return Outcome(code, *capsys.readouterr())
+
+    return run
 
 
 @pytest.fixture

@@ -1,16 +1,12 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-import mien
 from data_maker import write_tiny_dataset
-from mien.cli import export
-from mien.cli.main import main
+from mien import load
 from mien.core.emotions import EMOTIONS
 from mien.core.manifest import load_manifest
 from mien.core.models import MANIFEST_NAME
@@ -18,6 +14,7 @@ from mien.data.loading import load_split
 from mien.evaluation.calibration import fit_temperature, fit_thresholds
 from mien.evaluation.metrics import measure_calibration
 from mien.inference.classifier import Classifier
+from predict_maker import Mien
 from training_maker import write_tiny_run
 
 # Keras' own way to save a variable of TensorFlow's is not yet NumPy 2's.
@@ -34,18 +31,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_run(tmp_path_factory.mktemp("outputs") / "tiny")
 
 
-def _mien(*words: object) -> int:
-    return main(["export", *map(str, words)], registers=[export.register])
-
-
-def test_it_tells_what_it_wrote(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_it_tells_what_it_wrote(mien: Mien, finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    code = _mien(finished, "--output", folder, "--name", "mien-x", "--version", "2.0.0")
-    assert code == 0
-    out = capsys.readouterr().out
-    lines = out.splitlines()
+    words = ("--output", folder, "--name", "mien-x", "--version", "2.0.0")
+    lines = mien("export", finished, *words).out.splitlines()
     told = dict(line.split(maxsplit=1) for line in lines[:6])
     assert list(told) == ["model", "network", "manifest", "sha256", "difference", "temperature"]
     assert told["model"] == "mien-x 2.0.0"
@@ -60,12 +49,9 @@ def test_it_tells_what_it_wrote(
     assert lines[-1] == f"next: mien predict --model {folder} IMAGE"
 
 
-def test_json_has_the_same_figures(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_has_the_same_figures(mien: Mien, finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    assert _mien(finished, "--output", folder, "--json") == 0
-    told: dict[str, Any] = json.loads(capsys.readouterr().out)
+    told = mien("export", finished, "--output", folder, "--json").json
     manifest = load_manifest(folder)
     assert told["folder"] == str(folder)
     assert (told["name"], told["version"]) == ("tiny", "1.0.0")
@@ -81,12 +67,11 @@ def test_json_has_the_same_figures(
 
 
 def test_calibrating_fits_the_temperature_on_the_split_val(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mien: Mien, finished: Path, tmp_path: Path
 ) -> None:
     data = write_tiny_dataset(tmp_path / "data", per_class=12)
     folder = tmp_path / "model"
-    assert _mien(finished, "--output", folder, "--calibrate", data, "--json") == 0
-    told = json.loads(capsys.readouterr().out)
+    told = mien("export", finished, "--output", folder, "--calibrate", data, "--json").json
     manifest = load_manifest(folder)
     val = load_split(data, "val", cache=False)
     classifier = Classifier.open(folder)
@@ -107,93 +92,77 @@ def test_calibrating_fits_the_temperature_on_the_split_val(
 
 
 def test_calibrating_sets_the_thresholds_that_make_a_reading_uncertain(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mien: Mien, finished: Path, tmp_path: Path
 ) -> None:
     data = write_tiny_dataset(tmp_path / "data", per_class=12)
     folder = tmp_path / "model"
-    assert _mien(finished, "--output", folder, "--calibrate", data, "--json") == 0
-    told = json.loads(capsys.readouterr().out)
+    told = mien("export", finished, "--output", folder, "--calibrate", data, "--json").json
     val = load_split(data, "val", cache=False)
     found = Classifier.open(folder).classify(val.images)
     expected = fit_thresholds(found.astype(np.float64), val.labels)
     assert list(told["thresholds"]) == list(EMOTIONS)
     assert list(told["thresholds"].values()) == pytest.approx(expected, abs=1e-5)
-    faces = mien.load(folder, detector="none").analyze_many(val.images)
+    faces = load(folder, detector="none").analyze_many(val.images)
     uncertain = [face.uncertain for result in faces for face in result.faces]
     assert told["calibration"]["uncertain"] == pytest.approx(np.mean(uncertain))
     assert sum(uncertain) > 0
 
 
-def test_thresholds_may_be_given_by_name(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_thresholds_may_be_given_by_name(mien: Mien, finished: Path, tmp_path: Path) -> None:
     data = write_tiny_dataset(tmp_path / "data", per_class=4)
     words = ("--output", tmp_path / "model", "--calibrate", data, "--json", "--certain-from")
-    assert _mien(finished, *words, "0.6,neutral=0.8") == 0
-    told = json.loads(capsys.readouterr().out)
+    told = mien("export", finished, *words, "0.6,neutral=0.8").json
     assert told["thresholds"] == {e: 0.8 if e == "neutral" else 0.6 for e in EMOTIONS}
     for wrong, word in (("calm=0.5,0.6", "calm"), ("neutral=0.8", "for all"), ("2", "from 0 to 1")):
-        assert _mien(finished, *words, wrong) == 2
-        assert word in capsys.readouterr().err
+        mien("export", finished, *words, wrong).is_refusal(2, word)
 
 
-def test_balancing_gives_rare_emotions_a_bias(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_balancing_gives_rare_emotions_a_bias(mien: Mien, finished: Path, tmp_path: Path) -> None:
     # All emotions are equally frequent in the run's data: there is nothing to lift.
-    assert _mien(finished, "--output", tmp_path / "model", "--balance", "0.5", "--json") == 0
-    told = json.loads(capsys.readouterr().out)
+    told = mien(
+        "export", finished, "--output", tmp_path / "model", "--balance", "0.5", "--json"
+    ).json
     assert told["bias"] == dict.fromkeys(EMOTIONS, 0.0)
-    assert _mien(finished, "--output", tmp_path / "other", "--balance", "2") == 2
-    assert "--balance: expected a number from 0 to 1" in capsys.readouterr().err
+    mien("export", finished, "--output", tmp_path / "other", "--balance", "2").is_refusal(
+        2, "--balance: expected a number from 0 to 1"
+    )
     assert not (tmp_path / "other").exists()
 
 
 def test_missing_data_to_calibrate_on_leave_nothing_written(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    mien: Mien, finished: Path, tmp_path: Path
 ) -> None:
-    code = _mien(finished, "--output", tmp_path / "model", "--calibrate", tmp_path / "nowhere")
-    assert code == 3
-    assert capsys.readouterr().err.startswith("mien: no data set at")
+    words = ("--output", tmp_path / "model", "--calibrate", tmp_path / "nowhere")
+    mien("export", finished, *words).is_refusal(3, "mien: no data set at")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_missing_run_is_one_line_and_code_3(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert _mien(tmp_path / "nowhere") == 3
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("mien: ")
-    assert captured.err.count("\n") == 1
-    assert "expected a folder with config.toml" in captured.err
+def test_a_missing_run_is_one_line_and_code_3(mien: Mien, tmp_path: Path) -> None:
+    mien("export", tmp_path / "nowhere").is_refusal(3, "expected a folder with config.toml")
 
 
-def test_a_folder_of_other_things_is_code_2(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_of_other_things_is_code_2(mien: Mien, finished: Path, tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"jpg")
-    assert _mien(finished, "--output", tmp_path) == 2
-    assert "holds other things" in capsys.readouterr().err
+    mien("export", finished, "--output", tmp_path).is_refusal(2, "holds other things")
     # Web applications and browser extensions have a file of this name.
     (tmp_path / MANIFEST_NAME).write_text('{"name": "My app", "manifest_version": 3}')
-    assert _mien(finished, "--output", tmp_path) == 2
-    assert "holds other things" in capsys.readouterr().err
+    mien("export", finished, "--output", tmp_path).is_refusal(2, "holds other things")
 
 
 @pytest.mark.parametrize("words", [["--int8"], ["--data", "archive"]])
 def test_an_8_bit_model_needs_data_and_data_an_8_bit_model(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+    mien: Mien, finished: Path, tmp_path: Path, words: list[str]
 ) -> None:
-    assert _mien(finished, "--output", tmp_path / "model", *words) == 2
-    assert "--int8 and --data DATA go together" in capsys.readouterr().err
+    mien("export", finished, "--output", tmp_path / "model", *words).is_refusal(
+        2, "--int8 and --data DATA go together"
+    )
     assert not (tmp_path / "model").exists()
 
 
 def test_an_8_bit_model_is_told_and_stands_beside_the_other(
+    mien: Mien,
     finished: Path,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from mien.training import quantize
@@ -202,8 +171,7 @@ def test_an_8_bit_model_is_told_and_stands_beside_the_other(
     monkeypatch.setattr(quantize.export_int8, "__kwdefaults__", {"limit": 100.0})
     data = write_tiny_dataset(tmp_path / "data", per_class=8)
     words = ("--output", tmp_path / "model", "--int8", "--data", data)
-    assert _mien(finished, *words, "--json") == 0
-    told = json.loads(capsys.readouterr().out)
+    told = mien("export", finished, *words, "--json").json
     small = load_manifest(tmp_path / "model-int8")
     assert small.precision == "int8"
     assert told["int8"]["path"] == str(tmp_path / "model-int8" / "model.onnx")
