@@ -69,7 +69,6 @@ NUMBERS = {
     "evaluate --data d": ("--batch-size", "--seed", "--min-face", "--max-faces"),
     "bench": ("--threads", "--seconds"),
     "sample --data d": ("--count",),
-    "train --config c": ("--workers",),
     "finetune d": ("--threads", "--epochs", "--seed", "--val-fraction"),
     "export r": ("--balance",),
     "data import d": ("--seed", "--val-fraction"),

@@ -198,8 +198,7 @@ def face_finder(options: RecognizerOptions) -> FaceOf | None:
 
 def add_batch_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--resume``, ``--workers``, ``--batch-size``, ``--timeout`` and the engine's."""
-    many = parser.add_argument_group("many images")
-    add = many.add_argument
+    add = parser.add_argument_group("many images").add_argument
     resume_help = "go on with an --output that was interrupted; start it if it was not"
     add("--resume", action="store_true", help=resume_help)
     workers_help = "processes that read images (one a core)"
@@ -218,20 +217,10 @@ def add_batch_options(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="give up an image that takes longer (%(default)s)",
     )
-    add_engine_options(many, on_ray="over the machines of a Ray cluster")
-
-
-def add_engine_options(group: argparse._ArgumentGroup, *, on_ray: str) -> None:
-    """Add ``--engine`` and ``--address``.
-
-    Args:
-        group: of the command's options.
-        on_ray: what ``--engine ray`` does, as "over the machines of a Ray cluster".
-    """
-    engine_help = f"local, or ray: {on_ray} (%(default)s)"
-    group.add_argument("--engine", choices=ENGINES, default=ENGINES[0], help=engine_help)
+    ray_help = "local, or ray: over the machines of a Ray cluster (%(default)s)"
+    add("--engine", choices=ENGINES, default=ENGINES[0], help=ray_help)
     address_help = "the cluster of --engine ray; without it, one is started on this machine"
-    group.add_argument("--address", metavar="HOST:PORT", help=address_help)
+    add("--address", metavar="HOST:PORT", help=address_help)
 
 
 def add_url_options(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mien.cli.options import folder_name
+from mien.cli.output import facts_text, write_answer
 from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 from mien.core.progress import format_duration
 
@@ -29,28 +30,29 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--config", type=Path, metavar="FILE", help="the recipe, configs/NAME.toml")
     source.add_argument("--resume", type=Path, metavar="RUN", help="folder of a run to go on with")
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--set",
         action="append",
         default=[],
         metavar="SECTION.KEY=VALUE",
         help="change a key of the recipe, as training.epochs=3 (may be given again)",
     )
-    parser.add_argument(
+    add(
         "--run",
         dest="folder",
         type=folder_name,
         metavar="DIR",
         help="folder of the new run (default: outputs/NAME-DATE-TIME)",
     )
-    parser.add_argument(
+    add(
         "--teacher-logits",
         action="store_true",
         help="compute the teachers' logits that the recipe's distill.cache lacks, and no more",
     )
-    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add("--json", action="store_true", help="print the result as JSON")
     for option in ("--engine", "--workers", "--address"):  # of Ray, which trains no more
-        parser.add_argument(option, help=argparse.SUPPRESS)
+        add(option, help=argparse.SUPPRESS)
     parser.set_defaults(run=_run)
 
 
@@ -59,7 +61,7 @@ def _run(args: argparse.Namespace) -> int:
     if args.teacher_logits:
         return _fill_cache(args)
     try:
-        run = _resume(args) if args.resume else _start(args)
+        run = _train(args)
     except KeyboardInterrupt as stop:
         if not stop.args:
             raise
@@ -67,11 +69,8 @@ def _run(args: argparse.Namespace) -> int:
         sys.stderr.write(f"mien: {stop}\n")
         return EXIT_INTERRUPTED
     summary = json.loads(run.summary.read_text(encoding="utf-8"))
-    if args.json:
-        json.dump({**summary, "folder": str(run.path)}, sys.stdout, indent=2)
-        sys.stdout.write("\n")
-    else:
-        sys.stdout.write(_describe(run, summary))
+    content = {**summary, "folder": str(run.path)}
+    write_answer(content, _describe(run, summary), as_json=args.json)
     return EXIT_DONE
 
 
@@ -83,22 +82,17 @@ def _check_engine(args: argparse.Namespace) -> None:
         )
 
 
-def _start(args: argparse.Namespace) -> RunFolder:
+def _train(args: argparse.Namespace) -> RunFolder:
     from mien.training.recipe import load_config
+    from mien.training.trainer import resume, train
 
+    if args.resume is not None:
+        if args.set or args.folder:
+            raise UsageError("--resume takes the run's own recipe: leave out --set and --run")
+        return resume(args.resume, quiet=args.quiet)
     config = load_config(args.config, args.set)
     folder = args.folder or OUTPUTS / f"{args.config.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    from mien.training.trainer import train
-
     return train(config, folder, quiet=args.quiet)
-
-
-def _resume(args: argparse.Namespace) -> RunFolder:
-    if args.set or args.folder:
-        raise UsageError("--resume goes on with the run's own recipe: leave out --set and --run")
-    from mien.training.trainer import resume
-
-    return resume(args.resume, quiet=args.quiet)
 
 
 def _fill_cache(args: argparse.Namespace) -> int:
@@ -108,10 +102,6 @@ def _fill_cache(args: argparse.Namespace) -> int:
     if args.resume or args.folder:
         raise UsageError("--teacher-logits goes with --config and --set alone")
     filled = cache_teacher_logits(load_config(args.config, args.set), quiet=args.quiet)
-    if args.json:
-        json.dump(filled.as_dict(), sys.stdout, indent=2)
-        sys.stdout.write("\n")
-        return EXIT_DONE
     rows = [
         ("cache", filled.folder),
         ("teachers", ", ".join(filled.teachers)),
@@ -119,7 +109,7 @@ def _fill_cache(args: argparse.Namespace) -> int:
         ("files", f"{filled.files}, {filled.computed} of them computed now"),
         ("size", f"{filled.size_bytes / 1e6:.1f} MB"),
     ]
-    sys.stdout.write("".join(f"{name:<13} {value}\n" for name, value in rows))
+    write_answer(filled.as_dict(), facts_text(rows, 13), as_json=args.json)
     return EXIT_DONE
 
 
@@ -135,5 +125,4 @@ def _describe(run: RunFolder, summary: dict[str, Any]) -> str:
         ("val loss", f"{best['val_loss']:.4f}"),
         ("network", str(run.best)),
     ]
-    lines = [f"{name:<13} {value}" for name, value in rows]
-    return "\n".join([*lines, f"\nnext: mien export {run.path}"]) + "\n"
+    return f"{facts_text(rows, 13)}\nnext: mien export {run.path}\n"
