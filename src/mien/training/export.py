@@ -97,7 +97,7 @@ def export_run(
     manifest = Manifest(
         name=name,
         version=version,
-        created="",
+        created="",  # this and the file are filled in by publish
         file=ModelFile(MODEL_NAME, "", 0),
         labels=config.labels,
         reading=_reading_of(config),
