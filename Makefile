@@ -3,17 +3,19 @@ WINDOWS := $(filter Windows_NT,$(OS))
 # Everything runs in .venv, which these targets make from the pinned locks; PYTHON is all they need.
 PYTHON ?= $(if $(WINDOWS),python,python3)
 VENV ?= .venv
+# Processes that run the tests side by side; 0 runs them in one.
+WORKERS ?= 2
 # What `make lock UPGRADE=1` passes on: newest versions instead of the ones that are locked.
 UPGRADE ?=
 
-# The GPU kit (lab/README.md): what is packed, how large at most, where; where it works and leaves results.
+# The lab (lab/README.md): what is packed; how long a sitting on a GPU lasts, of how many epochs, and where.
 DATA ?= archive
 VOTES ?=
-PACK_MB ?= 60
-PACK ?= $(if $(wildcard faces.pack.npz),.,build/gpu-pack)
-WORK ?= build/gpu-work
-PLAN ?= lab/configs/plan.toml
-OUT ?=
+PACK ?= $(if $(wildcard faces.pack.npz),.,build/lab-pack)
+WORK ?= build/lab-work
+MINUTES ?= 9
+SCALE ?= 1
+OUT ?= $(WORK)/results
 
 BIN := $(VENV)/$(if $(WINDOWS),Scripts,bin)
 RUN := $(BIN)/python
@@ -34,8 +36,8 @@ demo: $(VENV)/.core ## install what reading emotions takes, and read those of a 
 
 dev: $(VENV)/.dev ## install what training, testing and checking take
 
-test: $(VENV)/.dev ## run every test
-	$(RUN) -m pytest
+test: $(VENV)/.dev ## run every test (WORKERS=2 side by side)
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile
 
 lint: $(VENV)/.dev ## check style, types and the walls between the rooms
 	$(RUN) -m ruff check .
@@ -62,12 +64,13 @@ lock: $(VENV)/.dev ## pin every dependency anew after pyproject.toml changed (UP
 lab-test: $(VENV)/.dev ## run the tests of lab/, what only makers of the released models need
 	$(RUN) -m pytest lab/tests
 
-lab-pack: $(VENV)/.dev ## pack for make lab-train on a machine without a network (DATA=archive PACK_MB=60)
-	$(RUN) -m lab.gpu pack --data "$(DATA)" $(if $(VOTES),--votes "$(VOTES)") --limit $(PACK_MB) --output "$(PACK)"
+lab-pack: $(VENV)/.dev ## pack for make lab-train on a machine without a network (DATA=archive VOTES=FILE)
+	$(RUN) -m lab.gpu pack --data "$(DATA)" $(if $(VOTES),--votes "$(VOTES)") --output "$(PACK)"
 
-# On the GPU's machine there is no .venv: its own Python holds JAX or torch, the pack brings the rest.
-lab-train: ## teachers, student, export and report in 25 minutes on one large GPU; again, to go on
-	@PYTHONPATH=src:. $(PYTHON) -m lab.gpu run --plan "$(PLAN)" --pack "$(PACK)" --work "$(WORK)" $(if $(OUT),--output "$(OUT)")
+# On the GPU's machine there is no .venv: its own Python holds torch, the pack brings the rest.
+lab-train: ## train the released networks on one large GPU, MINUTES=9 at a time; again, to go on
+	@PYTHONPATH="src:$(PACK)/site" $(PYTHON) -m lab.gpu run --pack "$(PACK)" --work "$(WORK)" \
+		--output "$(OUT)" --minutes $(MINUTES) --scale $(SCALE)
 
 clean: ## remove the environment and all caches
 	rm -rf "$(VENV)" .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

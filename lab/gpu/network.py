@@ -1,4 +1,7 @@
-"""A network of `plans` in PyTorch: the same layers by the same names, weights there and back."""
+"""A Keras network as a PyTorch module: the same layers and names, weights both ways.
+
+`plan_of` lists the layers of a functional Keras model as plain dictionaries, `Network` runs them.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,41 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lab.gpu.plans import Arrays
+from mien.core.errors import ModelError, UsageError
+from mien.training.distillation import Teacher, find_teacher
+from mien.training.model import load_keras_model, refresh
+from mien.training.recipe import Config
 
-_ACTIVATIONS = {
+Arrays = dict[str, npt.NDArray[np.float32]]
+"""Weights by "layer/place", in Keras' order and layout."""
+
+_KEPT = {
+    "InputLayer": (),
+    "Resizing": (),
+    "Concatenate": (),
+    "Rescaling": ("scale", "offset"),
+    "Normalization": (),
+    "ZeroPadding2D": (),
+    "Conv2D": ("filters", "kernel_size", "strides", "use_bias", "activation"),
+    "DepthwiseConv2D": ("kernel_size", "strides", "use_bias", "activation"),
+    "BatchNormalization": ("epsilon", "momentum"),
+    "Activation": ("activation",),
+    "MaxPooling2D": ("pool_size",),
+    "GlobalAveragePooling2D": ("keepdims",),
+    "Reshape": (),
+    "Multiply": (),
+    "Add": (),
+    "Dropout": ("rate", "noise_shape"),
+    "Dense": ("units", "use_bias"),
+}
+"""What has to be known of each kind of layer; another kind cannot be written down."""
+
+_FUNCTIONS = {
     "linear": lambda x: x,
     "relu": torch.relu,
     "silu": functional.silu,
@@ -27,6 +58,89 @@ _LAST = "probabilities"
 """The softmax at the end, which the losses bring themselves."""
 
 
+# ---------------------------------------------------------------- Keras
+def plan_of(model: Any) -> list[dict[str, Any]]:
+    """Describe a functional Keras network as a list of layers, in topological order.
+
+    Returns:
+        Of each layer its ``name``, ``kind``, ``inputs`` (names), ``shape`` (of what comes out, last
+        the channels), and what its kind needs.
+
+    Raises:
+        ModelError: if it holds a layer that cannot be written down.
+    """
+    return [_layer(layer) for layer in model.layers]
+
+
+def _layer(layer: Any) -> dict[str, Any]:
+    import keras
+
+    # A layer of ours that computes faster is its base in Keras.
+    names = [base.__name__ for base in type(layer).__mro__]
+    kind = next((name for name in names if name in _KEPT), names[0])
+    config = layer.get_config()
+    unknown = kind if kind not in _KEPT else None
+    if config.get("activation", "linear") not in (*_FUNCTIONS, "softmax"):
+        unknown = config["activation"]
+    if unknown is not None:
+        raise ModelError(
+            f"{layer.name}: {unknown} cannot be trained here: expected an EfficientNet or a "
+            "backbone of ours; or mien train"
+        )
+    inputs = [] if kind == "InputLayer" else keras.tree.flatten(layer.input)
+    written = {
+        "name": _name(layer),
+        "kind": kind,
+        "inputs": [_name(tensor._keras_history.operation) for tensor in inputs],
+        "shape": list(layer.output.shape[1:]),
+    }
+    return written | {key: config[key] for key in _KEPT[kind]}
+
+
+def _name(layer: Any) -> str:
+    """Return a layer's name, the same in every network of its architecture."""
+    # The one layer with weights that we leave to Keras to name, which numbers all it ever made.
+    return "normalization" if type(layer).__name__ == "Normalization" else str(layer.name)
+
+
+def weights_of(model: Any) -> Arrays:
+    """Return all weights of a Keras network."""
+    return {
+        f"{_name(layer)}/{place}": np.asarray(array, np.float32)
+        for layer in model.layers
+        for place, array in enumerate(layer.get_weights())
+    }
+
+
+def set_weights(model: Any, arrays: Arrays) -> None:
+    """Give a Keras network weights that `weights_of` or a training on the GPU returned.
+
+    Raises:
+        ModelError: if they are of another network.
+    """
+    for layer in model.layers:
+        current = layer.get_weights()
+        if type(layer).__name__ == "Dropout" or not current:
+            continue
+        try:
+            layer.set_weights(_arrays_for(layer, current, arrays))
+        except (KeyError, ValueError) as error:
+            raise ModelError(f"{layer.name}: these weights are of another network") from error
+    refresh(model)
+
+
+def _arrays_for(layer: Any, current: list[Any], arrays: Arrays) -> list[Any]:
+    """Return a layer's arrays in the shapes it has; raises KeyError or ValueError if it can't."""
+    known = len(current)
+    if type(layer).__name__ == "Normalization":
+        known = 2  # then a number of images that nobody asks for
+    found = [arrays[f"{_name(layer)}/{place}"] for place in range(known)]
+    if known < len(current):
+        found = [array.reshape(old.shape) for array, old in zip(found, current, strict=False)]
+    return [*found, *current[known:]]
+
+
+# ---------------------------------------------------------------- PyTorch
 class Convolution(nn.Conv2d):
     """A convolution that pads as TensorFlow does, whatever the size, and its activation."""
 
@@ -41,7 +155,7 @@ class Convolution(nn.Conv2d):
             groups=given if depthwise else 1,
             bias=layer["use_bias"],
         )
-        self.activation = _ACTIVATIONS[layer["activation"]]
+        self.activation = _FUNCTIONS[layer["activation"]]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what comes out for (N, C, H, W)."""
@@ -126,7 +240,7 @@ class Network(nn.Module):
         if kind == "Rescaling":
             return x * layer["scale"] + layer["offset"]
         if kind == "Activation":
-            return _ACTIVATIONS[layer["activation"]](x)
+            return _FUNCTIONS[layer["activation"]](x)
         if kind == "MaxPooling2D":
             return functional.max_pool2d(x, tuple(layer["pool_size"]))
         if kind == "GlobalAveragePooling2D":
@@ -210,3 +324,41 @@ def _tensors(part: nn.Module) -> list[Tensor]:
     if isinstance(part, Normalization):
         return [part.mean, part.variance]
     return [part.weight] if part.bias is None else [part.weight, part.bias]
+
+
+# ---------------------------------------------------------------- teachers
+def find_teachers(config: Config) -> list[Teacher]:
+    """Return the teachers of a recipe, all of which are runs.
+
+    Raises:
+        ModelError: if one is missing or damaged.
+        UsageError: if one is an exported model.
+    """
+    found = [find_teacher(source, config.labels) for source in config.distill.teachers]
+    for teacher in found:
+        if teacher.file is None:
+            raise teacher.missing()
+        if teacher.file.suffix != ".keras":
+            raise UsageError(
+                f"the teacher {teacher.source!r} is an exported model: the device learns from "
+                "runs' folders alone, with best.keras in them"
+            )
+    return found
+
+
+def open_teacher(teacher: Teacher, device: torch.device) -> Network:
+    """Return a teacher's network on a device, in evaluation mode.
+
+    Raises:
+        ModelError: if it is damaged, or holds layers that cannot be built here.
+    """
+    assert teacher.file is not None
+    model = load_keras_model(teacher.file)
+    plan = plan_of(model)
+    size = next(layer["shape"][0] for layer in plan if layer["kind"] == "Resizing")
+    network = Network(plan, size=size)
+    load_arrays(network, weights_of(model))
+    network.to(device).eval().requires_grad_(False)
+    if device.type == "cuda":
+        network.to(memory_format=torch.channels_last)
+    return network

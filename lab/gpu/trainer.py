@@ -1,14 +1,14 @@
-"""Training on the device: what `mien.training.trainer` is to Keras' backends.
+"""Training one recipe on a GPU that holds images, views, teachers and the network in its memory.
 
-Images, views, teachers and the network lie in the device's memory. An epoch begins with all of its
-views and what the teachers say of them; then come its steps, which are asked for ahead of the
-device. All chance comes from the seed, the epoch and the step.
+An epoch begins with the views of all images and what the teachers say of them; its steps are queued
+ahead of the device. All randomness comes from the seed, the epoch and the step. A run leaves the
+files of any other run (see `mien.training.run`); it is saved between epochs.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import threading
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -17,22 +17,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from lab.gpu.epochs import (
-    Faces,
-    faces_on,
-    make_epoch,
-    plain_images,
-    stream_seed,
+from lab.gpu.network import (
+    Network,
+    arrays_of,
+    find_teachers,
+    load_arrays,
+    open_teacher,
+    plan_of,
+    set_weights,
+    weights_of,
 )
-from lab.gpu.limits import check_recipe
-from lab.gpu.network import Network, arrays_of, load_arrays
-from lab.gpu.plans import plan_of, set_weights, weights_of
-from lab.gpu.reading import estimate_statistics, logits_of, taught_by
-from lab.gpu.student import Student
-from lab.gpu.teachers import find_teachers, open_teachers
-from mien.core.errors import InputError
+from lab.gpu.student import Student, estimate_statistics, logits_of, taught_by
+from lab.gpu.views import Faces, faces_on, make_epoch, plain_images, stream_seed
+from mien.core.errors import InputError, UsageError
 from mien.core.process import stderr
-from mien.core.progress import Progress, format_duration
 from mien.training import run as run_folder
 from mien.training.backend import prepare_keras
 from mien.training.data import BatchSource, TrainingData, load_training_data
@@ -40,9 +38,7 @@ from mien.training.model import build_model
 from mien.training.recipe import Config, config_to_toml, from_folder, load_run_config
 from mien.training.run import RunFolder, report_epoch
 from mien.training.trainer import (
-    Phase,
     RunState,
-    Throughput,
     diverged,
     environment,
     finish,
@@ -55,29 +51,42 @@ from mien.training.trainer import (
 )
 
 _AHEAD = 8
-"""Steps that are asked for before the first is waited for."""
+"""Steps that are queued before the first is waited for."""
 _HEAD_STREAM = 7
 
 
-def train(config: Config, folder: Path, *, quiet: bool = False) -> RunFolder:
-    """Train a network on the device; otherwise as `mien.training.trainer.train`.
+def train(
+    config: Config, folder: Path, *, quiet: bool = False, deadline: float = float("inf")
+) -> RunFolder:
+    """Train a network and leave the run in a folder; otherwise as `mien.training.trainer.train`.
+
+    Args:
+        config: the recipe.
+        folder: of the run, which must not be there yet.
+        quiet: print no epochs on stderr.
+        deadline: of `time.monotonic`; the run stops after the epoch that passes it, saved.
 
     Raises:
-        UsageError: if the recipe is not one for the device.
+        UsageError: if the recipe asks for what is not built here.
+        TrainingStopped: after the deadline, Ctrl-C or SIGTERM.
     """
     run = run_folder.new_run(folder)
     check_recipe(config)
     data = load_training_data(config, quiet=quiet)
-    sitting = DeviceSitting(config, run, data, quiet)
-    state = RunState(data=data.fingerprint(), teachers=sitting.teachers())
-    sitting.enter(state)
+    trainer = GpuTrainer(config, run, data, quiet)
+    state = RunState(data=data.fingerprint(), teachers=trainer.teacher_digests)
+    trainer.build(state, initialise=True)
     run_folder.write_json(run.environment, environment(config, data))
     run_folder.write_text(run.config, config_to_toml(config))
-    return sitting.go_on(state)
+    return trainer.fit(state, deadline)
 
 
-def resume(folder: Path, *, quiet: bool = False) -> RunFolder:
-    """Go on with an interrupted run; otherwise as `mien.training.trainer.resume`."""
+def resume(folder: Path, *, quiet: bool = False, deadline: float = float("inf")) -> RunFolder:
+    """Resume an interrupted run from its last checkpoint; arguments and errors as `train`.
+
+    Raises:
+        InputError: if there is no run, or its data or teachers have changed.
+    """
     run = run_folder.open_run(folder)
     config = from_folder(load_run_config(run), run_folder.begun_in(run))
     check_recipe(config)
@@ -87,36 +96,56 @@ def resume(folder: Path, *, quiet: bool = False) -> RunFolder:
     if state.is_over(config):
         return finish(run, state)
     data = load_training_data(config, quiet=quiet)
-    sitting = DeviceSitting(config, run, data, quiet)
-    known = (data.fingerprint(), sitting.teachers())
+    trainer = GpuTrainer(config, run, data, quiet)
+    known = (data.fingerprint(), trainer.teacher_digests)
     if begun and (state.data, state.teachers) != known:
         raise InputError(
             f"the images or the teachers are not those that {run.path} began with: "
             "bring the old ones back, or start a new run"
         )
     state.data, state.teachers = known
+    student = trainer.build(state, initialise=not begun)
     if begun:
-        sitting.restore(state)
-    return sitting.go_on(state)
+        student.load(run_folder.read_checkpoint_arrays(run.checkpoint))
+        student.loss_sum.fill_(state.loss_sum)
+        student.hit_sum.fill_(state.accuracy_sum)
+    return trainer.fit(state, deadline)
 
 
-def prepare(config: Config) -> None:
-    """Set up Keras, which only builds, reads and writes networks, and the recipe's seed."""
+def check_recipe(config: Config) -> None:
+    """Raise UsageError if a recipe asks for what cannot be trained here."""
+    training, distill, mixing = config.training, config.distill, config.augmentation
+    rules = {
+        "training.head_epochs": (training.head_epochs, (0,), "0"),
+        "training.fine_tune_blocks": (training.fine_tune_blocks, (-1,), "-1"),
+        "training.layer_decay": (training.layer_decay, (1,), "1"),
+        "training.schedule": (training.schedule, ("cosine", "constant"), "cosine or constant"),
+        "training.early_stopping": (training.early_stopping, (0,), "0"),
+        "training.wise_ft_alpha": (training.wise_ft_alpha, (1,), "1"),
+        "data.targets": (config.data.targets, ("labels",), "labels"),
+        "augmentation.cutmix": (mixing.cutmix, (0,), "0, or mixup alone"),
+        "distill.views": (
+            min(distill.views, config.total_epochs),
+            (0, config.total_epochs),
+            "0, or as many as epochs: each has views of its own",
+        ),
+        "distill.cache": (distill.cache, ("",), "none: teachers are asked live"),
+        "distill.votes": (distill.votes, (0,), "0"),
+    }
+    for key, (value, allowed, expected) in rules.items():
+        if value not in allowed:
+            raise UsageError(
+                f"{key} = {value!r} cannot be trained here: expected {expected}; or mien train"
+            )
+
+
+def prepare(seed: int) -> None:
+    """Set up Keras, which builds, reads and writes networks on the processor, and seed it."""
+    os.environ.setdefault("KERAS_TORCH_DEVICE", "cpu")
     prepare_keras("torch")
     import keras
 
-    keras.utils.set_random_seed(config.training.seed)
-    if config.training.threads:
-        torch.set_num_threads(config.training.threads)
-
-
-def find_device(*, quiet: bool = False) -> torch.device:
-    """Return the GPU, or the processor where torch sees none, which is told on stderr."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if not quiet:
-        stderr().write("mien: torch sees no GPU: training on the processor, slowly\n")
-    return torch.device("cpu")
+    keras.utils.set_random_seed(seed)
 
 
 def new_student(config: Config, model: Any, device: torch.device) -> Student:
@@ -133,54 +162,40 @@ def new_student(config: Config, model: Any, device: torch.device) -> Student:
     return Student(network.to(device), config, votes_head=votes_head)
 
 
-class DeviceSitting:
-    """What this process does for a run, from its start or a checkpoint to its end or a stop."""
+class GpuTrainer:
+    """Training loop of one run; resumes from its checkpoint.
+
+    Attributes:
+        teacher_digests: SHA-256 of each teacher's network, by name.
+    """
+
+    student: Student
+    bare: Any
+    """The Keras network that the best weights are saved in."""
 
     def __init__(self, config: Config, run: RunFolder, data: TrainingData, quiet: bool) -> None:
-        """Bring data and teachers to the device.
-
-        Raises:
-            UsageError: if the recipe is not one for the device.
-            DataError, ModelError, InputError: as `mien.training.trainer.train`.
-        """
-        check_recipe(config)
+        """Load data and teachers onto the device."""
         self.config, self.run, self.quiet = config, run, quiet
-        self.saved_at = self.since = time.monotonic()
-        self.pace = Throughput()
-        self.student: Student | None = None
-        self.bare: Any = None
+        self.saved_at = time.monotonic()
         self.bfloat16 = config.training.precision == "mixed_bfloat16"
         source = BatchSource(data, config)
         self.steps = source.steps
-        self.found = find_teachers(config)
-        prepare(config)
-        self.device = find_device(quiet=quiet)
-        self.taught = open_teachers(self.found, self.device)
-        # Opening a network draws from the seed: whether one was must not change the student.
-        prepare(config)
+        found = find_teachers(config)
+        self.teacher_digests = {teacher.name: teacher.digest for teacher in found}
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device.type == "cpu" and not quiet:
+            stderr().write("mien: torch sees no GPU: training on the processor, slowly\n")
+        prepare(config.training.seed)
+        self.teachers = [open_teacher(teacher, self.device) for teacher in found]
         self.faces = faces_on(self.device, source.dataset)
         self.val_labels = data.val.labels
         self.val_views = torch.from_numpy(np.array(data.val.images))[:, None].to(self.device)
 
-    def teachers(self) -> dict[str, str]:
-        """Return the SHA-256 of each teacher's network, by name."""
-        return {teacher.name: teacher.digest for teacher in self.found}
-
-    def restore(self, state: RunState) -> None:
-        """Build the network that the checkpoint was written of, and fill it."""
-        student = self._build(state, initialise=False)
-        student.load(run_folder.read_checkpoint_arrays(self.run.checkpoint))
-        student.loss_sum.fill_(state.loss_sum)
-        student.hit_sum.fill_(state.accuracy_sum)
-
-    def enter(self, state: RunState) -> None:
-        """Build the network with its starting weights, if there is none yet."""
-        if self.student is None:
-            self._build(state, initialise=True)
-
-    def _build(self, state: RunState, *, initialise: bool) -> Student:
-        size = self.config.size_at(state.epoch)
-        self.bare = self._keras_model(size, initialise=initialise)
+    def build(self, state: RunState, *, initialise: bool) -> Student:
+        """Build the network of the state's epoch, and record its steps."""
+        # Opening teachers draws from the seed, which must not change the student.
+        prepare(self.config.training.seed)
+        self.bare = self._keras_model(self.config.size_at(state.epoch), initialise=initialise)
         self.student = new_student(self.config, self.bare, self.device)
         epochs = range(state.epoch, self.config.total_epochs)
         self.student.record([self.config.size_at(epoch) for epoch in epochs])
@@ -190,130 +205,86 @@ class DeviceSitting:
         classes = len(self.config.labels)
         return build_model(self.config.model, size=size, initialise=initialise, classes=classes)
 
-    def go_on(self, state: RunState) -> RunFolder:
-        """Train to the end."""
+    def fit(self, state: RunState, deadline: float) -> RunFolder:
+        """Train to the end, or to a stop."""
         with stop_signals(self.run.path) as stop:
-            self.enter(state)
-            assert self.student is not None
-            self.since = time.monotonic()
             while not state.is_over(self.config):
-                self._epoch(state, self.student, stop)
+                self._epoch(state)
+                late = stop.is_set() or time.monotonic() > deadline
+                waited = time.monotonic() - self.saved_at
+                if late or state.is_over(self.config) or waited >= self._save_every:
+                    self._save(state)
+                if late and not state.is_over(self.config):
+                    raise stopped(self.config, self.run, state, steps=self.steps)
         return finish(self.run, state)
 
-    def _epoch(self, state: RunState, student: Student, stop: threading.Event) -> None:
-        size = self.config.size_at(state.epoch)
-        student.network.size = size
-        views = make_epoch(self.faces, self.config, state.epoch)
+    @property
+    def _save_every(self) -> float:
+        return self.config.training.checkpoint_seconds
+
+    def _epoch(self, state: RunState) -> None:
+        began = time.monotonic()
+        config, student = self.config, self.student
+        student.network.size = config.size_at(state.epoch)
+        views = make_epoch(self.faces, config, state.epoch)
         taught = None
-        if self.taught:
-            heat = self.config.distill.temperature
-            taught = taught_by(self.taught, views.for_teachers, heat, bfloat16=self.bfloat16)
-        label = f"epoch {state.epoch + 1}/{self.config.total_epochs}  {size} px"
-        left, note = self.steps - state.step, self._time_left(state)
-        with Progress(label, left, unit="step", quiet=self.quiet) as progress:
-            for step in range(state.step, self.steps):
-                self._step(state, student, views, taught)
-                if step % _AHEAD == _AHEAD - 1:
-                    self._wait()
-                progress.advance(1, note)
-                self._save_if_due(state, student, stop)
-        self._end_epoch(state, student)
-
-    def _step(
-        self, state: RunState, student: Student, views: Faces, taught: torch.Tensor | None
-    ) -> None:
-        torch.manual_seed(stream_seed(self.config.training.seed, state.epoch, state.step))
-        size = self.config.training.batch_size
-        part = slice(state.step * size, (state.step + 1) * size)
-        student.learn(
-            Faces(views.images[part], views.targets[part], views.weights[part]),
-            None if taught is None else taught[part],
-            rate=self._rate(state),
-            number=state.epoch * self.steps + state.step,
-        )
-        state.step += 1
-
-    def _rate(self, state: RunState) -> float:
-        done = state.epoch + state.step / self.steps
-        return learning_rate(self.config.training, progress=done)
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
-
-    def _settle(self, state: RunState, student: Student) -> None:
-        """Wait for all steps, and count their losses and their time."""
+        if self.teachers:
+            heat = config.distill.temperature
+            taught = taught_by(self.teachers, views.for_teachers, heat, bfloat16=self.bfloat16)
+        size = config.training.batch_size
+        for step in range(self.steps):
+            torch.manual_seed(stream_seed(config.training.seed, state.epoch, step))
+            part = slice(step * size, (step + 1) * size)
+            student.learn(
+                Faces(views.images[part], views.targets[part], views.weights[part]),
+                None if taught is None else taught[part],
+                rate=learning_rate(config.training, progress=state.epoch + step / self.steps),
+                number=state.epoch * self.steps + step,
+            )
+            if self.device.type == "cuda" and step % _AHEAD == _AHEAD - 1:
+                torch.cuda.synchronize()
         if not student.is_finite():
-            # In which step is not known: nothing waited for it.
             what = f"the loss or a weight became NaN or infinite in epoch {state.epoch + 1}"
             raise diverged(what, self.run)
-        state.loss_sum = float(student.loss_sum)
-        state.accuracy_sum = float(student.hit_sum)
-        now = time.monotonic()
-        state.seconds += now - self.since
-        state.epoch_seconds += now - self.since
-        self.since = now
-
-    def _save_if_due(self, state: RunState, student: Student, stop: threading.Event) -> None:
-        waited = time.monotonic() - self.saved_at
-        if stop.is_set() or waited >= self.config.training.checkpoint_seconds:
-            self._settle(state, student)
-            self._save(state, student)
-        if stop.is_set():
-            raise stopped(self.config, self.run, state, steps=self.steps)
-
-    def _save(self, state: RunState, student: Student) -> None:
-        # In this order: whatever a kill leaves undone, the checkpoint knows how to do again.
-        run_folder.write_checkpoint(
-            self.run.checkpoint, student.arrays(), dataclasses.asdict(state)
-        )
-        if state.history:
-            run_folder.write_history(self.run.history, state.history)
-        self.saved_at = time.monotonic()
-
-    def _time_left(self, state: RunState) -> str:
-        epochs = range(self.config.total_epochs)
-        costs = [Phase.at(self.config, epoch).step_cost for epoch in epochs]
-        left = sum(costs[state.epoch :]) * self.steps - costs[state.epoch] * state.step
-        seconds = self.pace.seconds_for(left)
-        return "" if seconds is None else f"run {format_duration(seconds)} left"
-
-    # ------------------------------------------------------------ after each epoch
-    def _end_epoch(self, state: RunState, student: Student) -> None:
-        before = state.epoch_seconds
-        self._settle(state, student)
-        spent = state.epoch_seconds - before
-        self.pace.count(Phase.at(self.config, state.epoch).step_cost * self.steps, spent)
-        if not self.config.is_validated(state.epoch):
+        state.loss_sum, state.accuracy_sum = float(student.loss_sum), float(student.hit_sum)
+        if config.is_validated(state.epoch):
+            self._end_validated(state, began)
+        else:
+            self._count_time(state, began)
             state.skip_validation()
-            return
-        figures = self._validate(state, student)
+
+    def _count_time(self, state: RunState, began: float) -> None:
+        spent = time.monotonic() - began
+        state.seconds += spent
+        state.epoch_seconds += spent
+
+    def _end_validated(self, state: RunState, began: float) -> None:
+        figures = self._validate(state)
+        self._count_time(state, began)
         state.stale_epochs += state.epochs_counted
         if figures["val_accuracy"] > state.best_accuracy:
             state.best_accuracy, state.best_epoch = figures["val_accuracy"], state.epoch
             state.stale_epochs = 0
-            self._keep_best(state, student)
-        row = history_row(self.config, state, figures, steps=self.steps, rate=self._rate(state))
+            self._keep_best(state)
+        rate = learning_rate(self.config.training, progress=state.epoch + 1)
+        row = history_row(self.config, state, figures, steps=self.steps, rate=rate)
         state.history.append(row)
         if not self.quiet:
             report_epoch(row, total=self.config.total_epochs, best=state.best_epoch == state.epoch)
         state.end_epoch(figures["val_loss"], self.config)
-        student.loss_sum.zero_()
-        student.hit_sum.zero_()
-        if state.is_over(self.config):
-            self._save(state, student)
-        self.since = time.monotonic()
+        self.student.loss_sum.zero_()
+        self.student.hit_sum.zero_()
 
-    def _validate(self, state: RunState, student: Student) -> dict[str, float]:
-        """Return the figures of the averaged weights, with statistics that fit them."""
-        settings, average = self.config.training, student.average
+    def _validate(self, state: RunState) -> dict[str, float]:
+        """Return the figures of the averaged weights, with BatchNorm statistics that fit them."""
+        settings, average = self.config.training, self.student.average
         average.size = self.config.size_at(state.epoch)
         if settings.bn_recalibration_batches and settings.ema:
             count = settings.bn_recalibration_batches * settings.batch_size
             images = plain_images(self.faces, self.config, count)
             estimate_statistics(average, images, bfloat16=self.bfloat16)
         else:
-            for mine, theirs in zip(average.buffers(), student.network.buffers(), strict=True):
+            for mine, theirs in zip(average.buffers(), self.student.network.buffers(), strict=True):
                 mine.copy_(theirs)
         logits = logits_of(average, self.val_views, bfloat16=self.bfloat16)
         probabilities = logits.softmax(1).cpu().numpy()
@@ -322,11 +293,20 @@ class DeviceSitting:
             raise diverged(what, self.run)
         return validation_figures(probabilities, self.val_labels)
 
-    def _keep_best(self, state: RunState, student: Student) -> None:
-        """Save the averaged weights in a network of Keras'."""
+    def _keep_best(self, state: RunState) -> None:
+        """Save the averaged weights as a Keras network."""
         size = self.config.size_at(state.epoch)
         if self.bare.get_layer("enlarge").height != size:
             self.bare = self._keras_model(size, initialise=False)
-        set_weights(self.bare, arrays_of(student.average))
+        set_weights(self.bare, arrays_of(self.student.average))
         with run_folder.saving(self.run.best) as temporary:
             self.bare.save(temporary)
+
+    def _save(self, state: RunState) -> None:
+        # In this order: whatever a kill leaves undone, the checkpoint knows how to do again.
+        run_folder.write_checkpoint(
+            self.run.checkpoint, self.student.arrays(), dataclasses.asdict(state)
+        )
+        if state.history:
+            run_folder.write_history(self.run.history, state.history)
+        self.saved_at = time.monotonic()

@@ -134,6 +134,7 @@ def test_the_results_are_the_local_engines_though_a_worker_is_killed(
         ("127.0.0.1:99999", "no Ray cluster at 127.0.0.1:99999"),
         ("127.0.0.1:port", "expected --address as HOST:PORT or auto"),
     ],
+    ids=["nothing listens", "no port", "no number"],
 )
 def test_no_cluster_at_the_address_is_one_line(tiny_model: Path, address: str, said: str) -> None:
     from mien.batch.ray_engine import RayEngine

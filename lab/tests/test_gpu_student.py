@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from data_maker import make_tiny_split
-from lab.gpu.plans import weights_of
 from mien.training.model import accuracy_of, compiled_model, step_arrays
 from mien.training.recipe import Config
 from mien.training.transforms import AugmentedDataset, Batch
@@ -17,11 +16,10 @@ from training_maker import tiny_config
 
 torch = pytest.importorskip("torch")
 
-from lab.gpu.epochs import Faces, faces_on, make_epoch, plain_images  # noqa: E402
-from lab.gpu.network import arrays_of  # noqa: E402
-from lab.gpu.reading import estimate_statistics, taught_by  # noqa: E402
-from lab.gpu.student import Student  # noqa: E402
+from lab.gpu.network import arrays_of, weights_of  # noqa: E402
+from lab.gpu.student import Student, estimate_statistics, taught_by  # noqa: E402
 from lab.gpu.trainer import new_student  # noqa: E402
+from lab.gpu.views import Faces, faces_on, make_epoch, plain_images  # noqa: E402
 
 CPU = torch.device("cpu")
 SPLIT = make_tiny_split("train", per_class=4)
@@ -84,7 +82,7 @@ def test_its_losses_and_weights_are_those_of_keras(optimizer: str, changes: dict
     soft = batch.soft_targets
     taught = None if soft is None else torch.from_numpy(soft)
     # Adam moves by the rate however small a gradient is, and so by its rounding, too.
-    near, alike = (1e-5, 2e-4) if optimizer == "sgd" else (2e-3, 2e-3)
+    near, alike = (1e-5, 2e-4) if optimizer == "sgd" else (5e-3, 2e-3)
     for number, rate in enumerate(RATES):
         model.optimizer.learning_rate.assign(rate)
         logs = model.train_on_batch(*step_arrays(batch), return_dict=True)

@@ -18,7 +18,7 @@ from mien.training.recipe import AugmentationSettings
 torch = pytest.importorskip("torch")
 
 from lab.gpu import views  # noqa: E402
-from lab.gpu.views import Chance, augmented, mixed  # noqa: E402
+from lab.gpu.views import Random, augment, mixup  # noqa: E402
 
 CPU = torch.device("cpu")
 FACES = make_tiny_split("train", per_class=6).images
@@ -37,7 +37,7 @@ def on_device(faces: npt.NDArray[np.uint8]) -> Any:
 
 def changed(what: AugmentationSettings, seed: int = 0) -> npt.NDArray[np.float32]:
     """Return the faces changed, (N, 48, 48)."""
-    answer = augmented(on_device(FACES), what, Chance(CPU, seed))
+    answer = augment(on_device(FACES), what, Random(CPU, seed))
     assert answer.shape == (len(FACES), 1, 48, 48)
     return np.asarray(answer[:, 0].numpy())
 
@@ -66,30 +66,30 @@ def test_equalisation_is_opencvs(seed: int) -> None:
     random = np.random.default_rng(seed)
     low, high = sorted(random.integers(0, 256, 2))
     face = random.integers(low, high + 1, (48, 48)).astype(np.uint8)
-    ours = views._equalized(on_device(face[None, None]).float())[0, 0].numpy()
+    ours = views._equalize(on_device(face[None, None]).float())[0, 0].numpy()
     assert np.abs(ours - cv2.equalizeHist(face)).max() <= 1  # where it rounds a half
     assert (ours == cv2.equalizeHist(face)).mean() > 0.99
 
 
 def test_a_face_of_one_grey_stays_as_it_is() -> None:
     face = np.full((1, 1, 48, 48), 77, np.uint8)
-    assert (views._equalized(on_device(face).float()) == 77).all()
+    assert (views._equalize(on_device(face).float()) == 77).all()
 
 
 @pytest.mark.parametrize("sigma", [0.4, 0.8, 1.2])
 def test_a_blur_is_opencvs(sigma: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    chance = Chance(CPU, 0)
-    monkeypatch.setattr(chance, "uniform", lambda count, *_: torch.full((count,), sigma))
-    ours = views._blurred(on_device(FACES[:, None]).float(), chance)[:, 0].numpy()
+    rng = Random(CPU, 0)
+    monkeypatch.setattr(rng, "uniform", lambda count, *_: torch.full((count,), sigma))
+    ours = views._blur(on_device(FACES[:, None]).float(), rng)[:, 0].numpy()
     theirs = np.stack([cv2.GaussianBlur(face, (0, 0), sigma) for face in FACES])
     assert np.abs(ours - theirs).max() <= 2
 
 
 @pytest.mark.parametrize("quality", [15, 40, 80])
 def test_coding_is_nearly_opencvs(quality: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    chance = Chance(CPU, 0)
-    monkeypatch.setattr(chance, "uniform", lambda count, *_: torch.full((count,), quality + 0.5))
-    ours = views._coded(on_device(FACES[:, None]).float(), chance)[:, 0].numpy()
+    rng = Random(CPU, 0)
+    monkeypatch.setattr(rng, "uniform", lambda count, *_: torch.full((count,), quality + 0.5))
+    ours = views._jpeg(on_device(FACES[:, None]).float(), rng)[:, 0].numpy()
     theirs = np.stack([coded_by_opencv(face, quality) for face in FACES])
     # Decoders round cosines differently; what was lost is the same.
     assert np.abs(ours - theirs).mean() < 0.5
@@ -120,14 +120,14 @@ def test_another_seed_gives_other_views() -> None:
 
 def test_the_faces_themselves_stay_as_they_are() -> None:
     faces = on_device(FACES)
-    augmented(faces, ALL, Chance(CPU, 0))
+    augment(faces, ALL, Random(CPU, 0))
     assert np.array_equal(faces.numpy(), FACES)
 
 
 def test_each_change_happens_to_as_many_as_the_recipe_says() -> None:
     faces = torch.from_numpy(np.repeat(FACES[:1], 4000, axis=0))
     for name in ("equalize", "blur", "downscale", "jpeg", "erasing"):
-        view = augmented(faces, AugmentationSettings(**{**NONE, name: 0.3}), Chance(CPU, 5))
+        view = augment(faces, AugmentationSettings(**{**NONE, name: 0.3}), Random(CPU, 5))
         share = float((view[:, 0] != faces).flatten(1).any(1).float().mean())
         assert share == pytest.approx(0.3, abs=0.03), name
 
@@ -136,7 +136,7 @@ def test_a_shift_moves_by_no_more_than_the_recipe_says() -> None:
     face = np.zeros((1, 48, 48), np.uint8)
     face[0, 20:28, 20:28] = 200
     many = torch.from_numpy(np.repeat(face, 300, axis=0))
-    moved = augmented(many, replace(OFF, shift=0.1), Chance(CPU, 1))[:, 0].numpy()
+    moved = augment(many, replace(OFF, shift=0.1), Random(CPU, 1))[:, 0].numpy()
     places = np.arange(48)
     total = moved.sum(axis=(1, 2))
     for axis in (1, 2):
@@ -156,18 +156,18 @@ def test_erasing_leaves_one_grey_in_a_rectangle() -> None:
 
 
 def test_sharp_views_are_the_same_without_blur_downscale_and_jpeg() -> None:
-    both = augmented(on_device(FACES), ALL, Chance(CPU, 4), sharp=True)
+    both = augment(on_device(FACES), ALL, Random(CPU, 4), sharp=True)
     assert both.shape == (len(FACES), 2, 48, 48)
     assert np.array_equal(both[:, 0].numpy(), changed(ALL, 4))
     poor = (both[:, 0] != both[:, 1]).flatten(1).any(1).float().mean()
     assert float(poor) == pytest.approx(1 - 0.6**3, abs=0.15)
     kind = replace(ALL, blur=0.0, downscale=0.0, jpeg=0.0)
-    alike = augmented(on_device(FACES), kind, Chance(CPU, 4), sharp=True)
+    alike = augment(on_device(FACES), kind, Random(CPU, 4), sharp=True)
     assert torch.equal(alike[:, 0], alike[:, 1])
 
 
 def test_sharp_views_without_augmentation_are_the_faces() -> None:
-    both = augmented(on_device(FACES), replace(ALL, enabled=False), Chance(CPU, 4), sharp=True)
+    both = augment(on_device(FACES), replace(ALL, enabled=False), Random(CPU, 4), sharp=True)
     assert np.array_equal(both.numpy(), np.stack([FACES, FACES], 1))
 
 
@@ -176,7 +176,7 @@ def mixes(alpha: float, probability: float) -> tuple[Any, Any, Any, Any]:
     faces = on_device(FACES[:, None]).float()
     targets = torch.eye(len(FACES))
     how = replace(OFF, mixup=alpha, mix_probability=probability)
-    return faces, targets, *mixed(faces, targets, how, Chance(CPU, 3))
+    return faces, targets, *mixup(faces, targets, how, Random(CPU, 3))
 
 
 def test_a_mixture_is_of_two_faces_in_the_shares_of_its_targets() -> None:
@@ -197,8 +197,8 @@ def test_nobody_is_mixed_without_mixup_or_at_a_probability_of_zero() -> None:
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0])
 def test_shares_are_of_the_beta_distribution_and_the_seeds_alone(alpha: float) -> None:
-    shares = Chance(CPU, 7).beta(20_000, alpha)
+    shares = Random(CPU, 7).beta(20_000, alpha)
     assert float(shares.mean()) == pytest.approx(0.5, abs=0.01)
     # The variance of Beta(a, a) is 1 / (8 a + 4).
     assert float(shares.var()) == pytest.approx(1 / (8 * alpha + 4), rel=0.03)
-    assert torch.equal(shares, Chance(CPU, 7).beta(20_000, alpha))
+    assert torch.equal(shares, Random(CPU, 7).beta(20_000, alpha))
