@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data_maker import make_tiny_split
-from mien.training.model import compiled_model, start_network
+from mien.training.model import build_model, compiled_model
 from mien.training.trainer import _trained, averaged_weights, recalibrated_statistics
 from mien.training.transforms import Batch
 from training_maker import tiny_config
@@ -67,7 +67,7 @@ def test_a_share_of_the_starting_weights_is_mixed_into_the_averages_for_a_while(
     keras.utils.set_random_seed(1)  # as `compiled` does: the same start
     start = {
         name: np.array(variable.numpy())
-        for name, variable in _trained(start_network(tiny_config(), size=32)).items()
+        for name, variable in _trained(build_model(tiny_config().model, size=32)).items()
     }
     for _ in range(3):
         step(model)

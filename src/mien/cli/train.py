@@ -78,7 +78,7 @@ def _check_engine(args: argparse.Namespace) -> None:
     if args.engine not in (None, "local") or args.workers or args.address:
         raise UsageError(
             "training has no workers on Ray any more: leave out --engine, --workers and --address; "
-            "for several GPUs or machines, --set training.backend=jax (docs/training.md)"
+            "for several GPUs, --set training.backend=jax (docs/training.md)"
         )
 
 

@@ -1,8 +1,6 @@
 """Choose and set up Keras' backend, before Keras is imported for the first time.
 
-On JAX, a step is split over all devices that JAX sees (data parallelism, `keras.distribution`): the
-GPUs of a machine, or of several that the variables ``KERAS_DISTRIBUTION_JOB_ADDRESSES``,
-``KERAS_DISTRIBUTION_NUM_PROCESSES`` and ``KERAS_DISTRIBUTION_PROCESS_ID`` join.
+On JAX, each step is split over all devices of the machine (data parallelism, `keras.distribution`).
 """
 
 from __future__ import annotations
@@ -15,7 +13,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,11 +40,8 @@ def check_installed(settings: TrainingSettings) -> None:
         )
 
 
-def prepare_backend(settings: TrainingSettings) -> Devices:
+def prepare_backend(settings: TrainingSettings) -> None:
     """Set up Keras with a recipe's backend, threads, precision and seed.
-
-    Returns:
-        The devices that share each step.
 
     Raises:
         UsageError: if Keras already runs on another backend in this process, or TensorFlow with
@@ -67,10 +61,10 @@ def prepare_backend(settings: TrainingSettings) -> Devices:
     with stderr_held_back():
         _set_threads(settings.backend, settings.threads)
         keras = import_keras(settings.precision)
-        devices = _distribute(settings, keras) if settings.backend == "jax" else Devices()
+        if settings.backend == "jax":
+            _split_over_devices(keras, settings.batch_size)
         # On any backend, Keras imports TensorFlow here if it is installed.
         keras.utils.set_random_seed(settings.seed)
-    return devices
 
 
 def prepare_keras(preferred: str) -> None:
@@ -131,61 +125,17 @@ def seed_step(settings: TrainingSettings, epoch: int, step: int) -> None:
         torch.manual_seed(int(seed))
 
 
-# ---------------------------------------------------------------- several devices
-@dataclass(frozen=True)
-class Devices:
-    """The devices that share each step; one, of this process, unless JAX sees more.
-
-    All processes make the same batches and come to the same weights; the leader alone writes files.
-
-    Attributes:
-        count: of devices, in all processes together.
-        process: this process's number; 0 is the leader.
-        processes: how many there are.
-    """
-
-    count: int = 1
-    process: int = 0
-    processes: int = 1
-
-    @property
-    def leads(self) -> bool:
-        """Whether this process is the one that writes the run's folder."""
-        return self.process == 0
-
-    def local(self, arrays: Any) -> Any:
-        """Return this process's part of nested arrays, whose first axis is the batch."""
-        if self.processes == 1:
-            return arrays
-        import keras
-
-        return keras.tree.map_structure(
-            lambda array: np.split(array, self.processes)[self.process], arrays
-        )
-
-
-def is_leader(settings: TrainingSettings) -> bool:
-    """Tell whether this process will write the run's folder, before Keras is set up."""
-    process = os.environ.get("KERAS_DISTRIBUTION_PROCESS_ID", "0")
-    return settings.backend != "jax" or process.strip() in ("", "0")
-
-
-def _distribute(settings: TrainingSettings, keras: Any) -> Devices:
-    """Split batches over all devices that JAX sees."""
-    jax: Any = importlib.import_module("jax")
-    if os.environ.get("KERAS_DISTRIBUTION_JOB_ADDRESSES") and not jax.distributed.is_initialized():
-        keras.distribution.initialize()
+def _split_over_devices(keras: Any, batch_size: int) -> None:
+    """Split each step over all devices that JAX sees, if there are several."""
     devices = keras.distribution.list_devices()
     if len(devices) == 1:
-        return Devices()
-    if settings.batch_size % len(devices):
+        return
+    if batch_size % len(devices):
         raise UsageError(
-            f"training.batch_size = {settings.batch_size} is split over {len(devices)} devices: "
+            f"training.batch_size = {batch_size} is split over {len(devices)} devices: "
             "expected a multiple of that"
         )
-    distribution = keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
-    keras.distribution.set_distribution(distribution)
-    return Devices(len(devices), jax.process_index(), jax.process_count())
+    keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
 
 
 @contextmanager

@@ -157,7 +157,7 @@ def transplant_lite0(model: Any, arrays: dict[str, npt.NDArray[Any]]) -> int:
     convolutions = [layer for layer in layers if "Conv2D" in type(layer).__name__]
     gates = [layer for layer in convolutions if layer.name.endswith(("se_reduce", "se_expand"))]
     convolutions = [layer for layer in convolutions if layer not in gates]
-    batch_norms = [layer for layer in layers if type(layer).__name__.endswith("BatchNormalization")]
+    batch_norms = [layer for layer in layers if type(layer).__name__ == "BatchNormalization"]
     if (len(convolutions), len(batch_norms)) != (len(kernels), len(norms)):
         raise DataError(
             f"Lite0 has {len(kernels)} convolutions and {len(norms)} BatchNorms, "
@@ -166,7 +166,7 @@ def transplant_lite0(model: Any, arrays: dict[str, npt.NDArray[Any]]) -> int:
     try:
         for layer, kernel in zip(convolutions, kernels, strict=True):
             # (out, in, h, w) -> (h, w, in, out); a depthwise (out, 1, h, w) -> (h, w, out, 1)
-            depthwise = type(layer).__name__.endswith("DepthwiseConv2D")
+            depthwise = type(layer).__name__ == "DepthwiseConv2D"
             layer.set_weights([kernel.transpose((2, 3, 0, 1) if depthwise else (2, 3, 1, 0))])
         for layer, name in zip(batch_norms, norms, strict=True):
             parts = ("weight", "bias", "running_mean", "running_var")

@@ -38,7 +38,6 @@ def build_model(
     size: int,
     initialise: bool = True,
     classes: int = len(EMOTIONS),
-    fast: bool = False,
 ) -> Any:
     """Build the network.
 
@@ -47,7 +46,6 @@ def build_model(
         size: side in pixels that the face is resized to; the weights do not depend on it.
         initialise: fill in the starting weights; False where a checkpoint follows.
         classes: how many.
-        fast: with the layers that TensorFlow trains faster (see `mien.training.layers`).
 
     Returns:
         A ``keras.Model``: float32 (N, 48, 48, 1) in 0-255 -> float32 (N, classes), rows sum to 1.
@@ -73,10 +71,6 @@ def build_model(
     logits = layers.Dense(classes, dtype="float32", name="logits")(x)
     probabilities = layers.Activation("softmax", dtype="float32", name="probabilities")(logits)
     model = keras.Model(faces, probabilities, name="mien")
-    if fast:
-        from mien.training.layers import with_fast_layers
-
-        model = with_fast_layers(model)
     _set_rates(model, settings)
     if initialise:
         load_starting_weights(model, settings)
@@ -297,7 +291,13 @@ def compiled_model(config: Config, *, blocks: int, size: int, initialise: bool) 
     Raises:
         UsageError: if there are not as many blocks as the recipe says; or as `build_model`.
     """
-    network = start_network(config, size=size, initialise=initialise)
+    classes = len(config.labels)
+    network = build_model(config.model, size=size, initialise=initialise, classes=classes)
+    if config.training.backend == "tensorflow":
+        from mien.training.layers import with_fast_layers
+
+        network = with_fast_layers(network)
+        refresh(network)
     # Tried first, so that a wrong number is found before the head's phase and not after it.
     set_trainable(network, blocks=config.training.fine_tune_blocks)
     set_trainable(network, blocks=blocks)
@@ -308,17 +308,6 @@ def compiled_model(config: Config, *, blocks: int, size: int, initialise: bool) 
     model.compile(optimizer, **losses(config), jit_compile=jit)
     optimizer.build(model.trainable_variables)
     return model
-
-
-def start_network(config: Config, *, size: int, initialise: bool = True) -> Any:
-    """Build a recipe's network as it is trained; the same weights after the same seeding."""
-    return build_model(
-        config.model,
-        size=size,
-        initialise=initialise,
-        classes=len(config.labels),
-        fast=config.training.backend == "tensorflow",
-    )
 
 
 def with_outputs(network: Any, config: Config) -> Any:

@@ -34,7 +34,7 @@ import numpy.typing as npt
 from mien.core.errors import InputError, TrainingDiverged
 from mien.core.progress import Progress, format_duration
 from mien.training import run as records
-from mien.training.backend import check_installed, is_leader, prepare_backend, seed_step
+from mien.training.backend import check_installed, prepare_backend, seed_step
 from mien.training.data import BatchSource, TrainingData, load_training_data, vote_log_odds
 from mien.training.distillation import TeacherEnsemble
 from mien.training.model import (
@@ -44,7 +44,6 @@ from mien.training.model import (
     compiled_model,
     kept_network,
     refresh,
-    start_network,
     step_arrays,
 )
 from mien.training.recipe import (
@@ -76,15 +75,14 @@ def train(config: Config, folder: Path, *, quiet: bool = False) -> RunFolder:
         OutputError: if something cannot be written; the last checkpoint stays whole.
         TrainingStopped: after Ctrl-C or SIGTERM, saved.
     """
-    run = records.new_run(folder) if is_leader(config.training) else RunFolder(folder)
+    run = records.new_run(folder)
     check_installed(config.training)
     data = load_training_data(config, quiet=quiet)
     trainer = Trainer(config, run, data, quiet=quiet)
     state = RunState(data=data.fingerprint(), teachers=trainer.teacher_digests())
     trainer.enter_phase(state)
-    if trainer.devices.leads:
-        records.write_json(run.environment, environment(config, data))
-        records.write_text(run.config, config_to_toml(config))
+    records.write_json(run.environment, environment(config, data))
+    records.write_text(run.config, config_to_toml(config))
     return trainer.fit(state)
 
 
@@ -101,16 +99,14 @@ def resume(folder: Path, *, quiet: bool = False) -> RunFolder:
     run = records.open_run(folder)
     config = from_folder(load_run_config(run), records.begun_in(run))
     check_installed(config.training)
-    leads = is_leader(config.training)
     begun = run.checkpoint.exists() or run.history.exists()
     state = read_state(run.checkpoint) if begun else RunState()
-    if leads:
-        records.remove_leftovers(run)
-        if state.history:
-            # A kill between the checkpoint and the history leaves the file an epoch behind.
-            records.write_history(run.history, state.history)
+    records.remove_leftovers(run)
+    if state.history:
+        # A kill between the checkpoint and the history leaves the file an epoch behind.
+        records.write_history(run.history, state.history)
     if state.is_over(config):
-        return finish(run, state) if leads else run
+        return finish(run, state)
     data = load_training_data(config, quiet=quiet)
     if state.data and state.data != data.fingerprint():
         raise InputError(
@@ -253,8 +249,8 @@ class Trainer:
     def __init__(self, config: Config, run: RunFolder, data: TrainingData, *, quiet: bool) -> None:
         """Set up Keras and the teachers; raises as `train`."""
         self.config, self.run, self.val = config, run, data.val
-        self.devices = prepare_backend(config.training)
-        self.quiet = quiet or not self.devices.leads
+        self.quiet = quiet
+        prepare_backend(config.training)
         self.teachers: TeacherEnsemble | None = None
         if config.distill.teachers:
             log_odds = None
@@ -284,7 +280,7 @@ class Trainer:
                 self.enter_phase(state)
                 self._train_epoch(state, stop)
                 self._end_epoch(state)
-        return finish(self.run, state) if self.devices.leads else self.run
+        return finish(self.run, state)
 
     # ------------------------------------------------------------ phases
     def enter_phase(self, state: RunState) -> None:
@@ -342,8 +338,7 @@ class Trainer:
     def _step(self, state: RunState, batch: Batch) -> float:
         seed_step(self.config.training, state.epoch, state.step)
         self.model.optimizer.learning_rate.assign(self._rate(state))
-        arrays = self.devices.local(step_arrays(batch))
-        logs = self.model.train_on_batch(*arrays, return_dict=True)
+        logs = self.model.train_on_batch(*step_arrays(batch), return_dict=True)
         loss = float(logs["loss"])
         if not math.isfinite(loss):
             raise self._diverged(f"the loss became {loss}", state)
@@ -368,8 +363,7 @@ class Trainer:
             raise stopped(self.config, self.run, state, steps=self.batches.steps)
 
     def _save(self, state: RunState) -> None:
-        if self.devices.leads:
-            save_checkpoint(self.run.checkpoint, self.model, state)
+        save_checkpoint(self.run.checkpoint, self.model, state)
         self.saved_at = time.monotonic()
 
     def _time_left(self, state: RunState) -> str:
@@ -403,8 +397,7 @@ class Trainer:
         state.end_epoch(figures["val_loss"], self.config)
         # In this order: whatever a kill leaves undone, the checkpoint knows how to do again.
         self._save(state)
-        if self.devices.leads:
-            records.write_history(self.run.history, state.history)
+        records.write_history(self.run.history, state.history)
 
     def _validate(self, state: RunState) -> dict[str, float]:
         """Return the figures of the averaged weights, which are kept if they are the best."""
@@ -432,7 +425,8 @@ class Trainer:
         if self.config.training.wise_ft_alpha < 1 and not self.start:
             # Drawn as at the start, after a resumption too; nothing later draws from this seed.
             prepare_backend(self.config.training)
-            network = start_network(self.config, size=self.config.final_size)
+            size, classes = self.config.final_size, len(self.config.labels)
+            network = build_model(self.config.model, size=size, classes=classes)
             prepare_backend(self.config.training)
             self.start = {
                 name: np.array(variable.numpy()) for name, variable in _trained(network).items()
@@ -442,8 +436,6 @@ class Trainer:
     def _keep_best(self) -> None:
         """Save the weights that stand in the model in a copy of Keras' own layers."""
         assert self.phase is not None
-        if not self.devices.leads:
-            return
         if self.bare is None:
             classes = len(self.config.labels)
             self.bare = build_model(
