@@ -31,8 +31,8 @@ COMPILE := $(RUN) -m uv pip compile --quiet --universal --generate-hashes --pyth
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
 
-demo: $(VENV)/.core ## install what reading emotions takes, and read those of a sample picture
-	@$(RUN) -m mien predict images/sample.png --format json --annotate outputs --force
+demo: $(VENV)/.core ## install what reading emotions takes, and read those of two pictures
+	@$(RUN) -m mien predict images/astronaut.jpg images/sample.png --annotate outputs --force
 
 dev: $(VENV)/.dev ## install what training, testing and checking take
 

@@ -142,7 +142,8 @@ def write_figures(
 def write_share_figure(report: Report, folder: Path) -> None:
     """Draw scores beside the share of people who say so, where there were votes."""
     if report.agreement is not None:
-        name = f"Scores and people: {title(report)}"
+        model = report.model
+        name = f"Scores and people: {model.name} {model.version}, {report.split}"
         share_figure(report.agreement, folder / "shares.png", title=name)
 
 
@@ -253,7 +254,7 @@ def render_sections(reports: Sequence[Report]) -> dict[str, str]:
         without augmentation where it is among them, else of the first); of a model that reads as
         people do ``agreement`` with FER+'s annotators, if there were votes, in their place.
     """
-    plain = [report for report in reports if report.key == "test"]
+    plain = [each for each in reports if each.split == "test" and not each.tta]
     chosen = plain[0] if plain else reports[0]
     model = chosen.model
     source = f"{model.name} {model.version}, SHA-256 `{model.sha256[:12]}…`."
