@@ -1,6 +1,6 @@
 """Augmented views of all training images at once, on the device.
 
-The changes are those of `mien.training.augmentation`, by formula instead of by OpenCV and a codec.
+The changes are those of `mien.training.transforms`, by formula instead of by OpenCV and a codec.
 """
 
 from __future__ import annotations

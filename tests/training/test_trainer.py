@@ -31,7 +31,7 @@ from mien.core.errors import (
 )
 from mien.data.dataset import Split
 from mien.training import data, trainer
-from mien.training.data import BatchSource, balanced_class_weights
+from mien.training.data import BatchSource
 from mien.training.model import compiled_model
 from mien.training.recipe import load_config
 from mien.training.run import RunFolder
@@ -257,39 +257,6 @@ def test_each_step_gets_its_batch_and_its_rate(tmp_path: Path, recorder: Recorde
     assert rates == pytest.approx([0.001] * 3 + warm_up + cosine, rel=1e-5)
 
 
-def test_class_weights_weigh_the_rare_classes_images(
-    tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    splits = make_tiny_splits(per_class=4)
-    rare = splits["train"].take(np.flatnonzero((splits["train"].labels != 1) | (np.arange(28) < 5)))
-    monkeypatch.setattr(data, "load_dataset", lambda *_, **__: {**splits, "train": rare})
-    train(tiny_config(training_class_weights=True), tmp_path / "run", quiet=True)
-    weights = balanced_class_weights(rare.labels)
-    assert weights[1] == 4 * weights[0]
-    for step in recorder.steps:
-        assert np.array_equal(step["weights"], weights[step["targets"].argmax(axis=1)])
-
-
-def test_a_fraction_of_training_is_drawn_by_the_seed(tmp_path: Path, recorder: Recorder) -> None:
-    def images(name: str, seed: int) -> set[bytes]:
-        recorder.steps.clear()
-        config = tiny_config(
-            data_fraction=0.5,
-            training_epochs=0,
-            training_seed=seed,
-            training_batch_size=14,
-            augmentation_enabled=False,
-        )
-        train(config, tmp_path / name, quiet=True)
-        assert len(recorder.steps) == 1
-        return {face.tobytes() for step in recorder.steps for face in step["faces"]}
-
-    first, again, other = images("a", 1), images("b", 1), images("c", 2)
-    assert len(first) == 14
-    assert first == again
-    assert first != other
-
-
 def test_early_stopping_ends_each_phase_by_itself(
     tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -409,6 +376,7 @@ def test_a_terminal_shows_steps_loss_and_the_time_left(
 
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr("mien.core.progress.SHOWN_AFTER_S", 0.0)
     train(tiny_config(), tmp_path / "run")
     assert "epoch 1/3  32 px" in terminal.getvalue()
     assert "3/3" in terminal.getvalue()
@@ -597,20 +565,6 @@ def epochs_of(losses: list[float], accuracies: list[float], **changes: Any) -> R
     return state
 
 
-def test_an_epoch_counts_and_begins_anew() -> None:
-    state = RunState(step=3, loss_sum=4.0, accuracy_sum=2.0, epoch_seconds=9.0)
-    state.end_epoch(1.0, tiny_config())
-    assert (state.epoch, state.step, state.loss_sum, state.accuracy_sum) == (1, 0, 0.0, 0.0)
-    assert state.epoch_seconds == 0.0
-    assert not state.is_over(tiny_config())
-
-
-def test_a_run_is_over_after_its_last_epoch() -> None:
-    state = epochs_of([1.0] * 9, [0.1] * 9, training_epochs=2)
-    assert len(state.history) == 3
-    assert not state.stopped_early
-
-
 def test_early_stopping_waits_for_its_patience() -> None:
     changes = {"training_head_epochs": 0, "training_epochs": 9, "training_early_stopping": 2}
     accuracies = [0.1, 0.3, 0.3, 0.4, 0.2, 0.4, 0.5, 0.6, 0.7]
@@ -650,20 +604,6 @@ def test_plateau_lowers_the_rate_each_time_its_patience_runs_out() -> None:
     assert math.isclose(again.plateau_scale, 0.01)
     other = epochs_of(losses, [0.1] * 4, **{**changes, "training_schedule": "cosine"})
     assert other.plateau_scale == 1.0
-
-
-def test_fine_tuning_is_judged_by_itself() -> None:
-    changes = {
-        "training_head_epochs": 3,
-        "training_schedule": "plateau",
-        "training_plateau_patience": 1,
-    }
-    state = epochs_of([0.1, 0.2], [0.5, 0.4], **changes)
-    assert state.plateau_scale == 0.5
-    state = epochs_of([0.1, 0.2, 0.2], [0.5, 0.4, 0.4], **changes)
-    assert (state.plateau_scale, state.plateau_loss, state.plateau_wait) == (1.0, math.inf, 0)
-    assert state.stale_epochs == 0
-    assert state.best_accuracy == 0.5
 
 
 # ---------------------------------------------------------------- stopping
