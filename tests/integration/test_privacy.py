@@ -260,7 +260,6 @@ def test_handling_data_leaves_nothing(home: Home, tmp_path: Path) -> None:
     archive = tmp_path / "archive"
     home.mien("data", "import", write_tiny_dataset(tmp_path / "copy"), "--output", archive)
     home.mien("data", "audit", archive, "--figure", tmp_path / "audit.png")
-    home.mien("sample", "--data", archive, "--output", tmp_path / "sample.png")
     nothing_left(home)
 
 

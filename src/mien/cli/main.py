@@ -35,14 +35,13 @@ COMMANDS: tuple[str, ...] = (
     "evaluate",
     "export",
     "bench",
-    "sample",
     "explain",
     "serve",
     "doctor",
 )
 """Modules beside this one, in the order in which ``mien --help`` shows them."""
 
-_DECODING = frozenset(("predict", "data", "finetune", "evaluate", "sample", "explain", "serve"))
+_DECODING = frozenset(("predict", "data", "finetune", "evaluate", "explain", "serve"))
 """Commands that decode files, of which native libraries have something to say."""
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""``mien sample``: the picture, and what it says of it."""
+"""``python -m lab.sample``: the picture, and what it says of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from data_maker import write_tiny_dataset
-from mien.cli import sample
+from lab import sample
 from mien.cli.main import main
 from mien.core.errors import EXIT_DONE, EXIT_INPUT, EXIT_MODEL, EXIT_USAGE
 

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from data_maker import make_tiny_split
+from lab.sample_faces import Layout, lay_out, prototypes, write_sample
 from mien.core.errors import DataError, UsageError
 from mien.core.images import load_image
-from mien.evaluation.prototypes import Layout, lay_out, prototypes, write_sample
 from mien.inference.detectors import load_detector
 
 SAMPLE = Path(__file__).resolve().parent.parent.parent / "images" / "sample.png"

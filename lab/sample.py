@@ -1,4 +1,7 @@
-"""``mien sample``: make the sample picture, a typical face of each emotion that is no person's."""
+"""Make the sample picture, a typical face of each emotion that is no person's.
+
+python -m lab.sample --data archive
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mien.cli.main import main
 from mien.cli.options import add_force_option, file_name, whole
 from mien.cli.output import write_stdout
 from mien.cli.targets import check_targets, model_files
@@ -52,8 +56,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _run(args: argparse.Namespace) -> int:
+    from lab.sample_faces import FACES_EACH, lay_out, prototypes, write_sample
     from mien.data.loading import load_split
-    from mien.evaluation.prototypes import FACES_EACH, lay_out, prototypes, write_sample
 
     reads = [args.data, *model_files(args.model)]
     check_targets([("--output", args.output)], reads=reads, force=args.force)
@@ -111,3 +115,7 @@ def _faces_found(picture: npt.NDArray[np.uint8]) -> dict[str, int | None]:
             # Not installed, or its weights were never fetched: the picture is made all the same.
             found[name] = None
     return found
+
+
+if __name__ == "__main__":
+    sys.exit(main(["sample", *sys.argv[1:]], registers=[register]))
