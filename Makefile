@@ -26,7 +26,7 @@ COMPILE := $(RUN) -m uv pip compile --quiet --universal --generate-hashes --pyth
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo dev test fuzz lint format lock clean lab-test lab-pack lab-train
+.PHONY: help demo dev test docs fuzz lint format lock clean lab-test lab-pack lab-train
 
 help: ## show the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
@@ -38,6 +38,9 @@ dev: $(VENV)/.dev ## install what training, testing and checking take
 
 test: $(VENV)/.dev ## run every test (WORKERS=2 side by side)
 	$(RUN) -m pytest -n $(WORKERS) --dist loadfile
+
+docs: $(VENV)/.dev ## build the documentation as a site in build/site, strictly
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict
 
 lint: $(VENV)/.dev ## check style, types and the walls between the rooms
 	$(RUN) -m ruff check .
@@ -57,7 +60,7 @@ format: $(VENV)/.dev ## lay the code out and mend what can be mended by machine
 
 lock: $(VENV)/.dev ## pin every dependency anew after pyproject.toml changed (UPGRADE=1: newest ones)
 	$(COMPILE) pyproject.toml --extra train --extra app --extra video --extra batch --extra ray \
-		--extra dev --output-file locks/dev.txt
+		--extra docs --extra dev --output-file locks/dev.txt
 	$(COMPILE) pyproject.toml --constraint locks/dev.txt --output-file locks/core.txt
 	$(COMPILE) --group build --constraint locks/dev.txt --output-file locks/build.txt
 

@@ -3,7 +3,7 @@
     python benchmarks/explanations.py --data archive --model mien-b0
 
 The more of the emotion's score is lost, the better the map. For comparison: the middle of the face
-whatever the map, and smooth noise. docs/explain.md has figures.
+whatever the map, and smooth noise. docs/howto/explain.md has figures.
 """
 
 from __future__ import annotations

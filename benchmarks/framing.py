@@ -10,7 +10,7 @@ turned about the face's middle, and levelling with --align auto is compared with
 compared is read from the same faces: a face that the detector misses is counted, and is in no other
 figure. A plain or blurred background has an edge where the face's picture ends, which no photo has:
 "without an edge" reads the same boxes out of pictures whose background is their own border.
-docs/faces.md has figures.
+docs/evidence/faces.md has figures.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ r"""Milliseconds a face of each model, float and int8, beside a bare session and
 
 Everything runs on one thread and in turns within this one run, a little of each at a time, so that
 a busy machine slows all sides alike. What is told is processor time, the least of all turns, which
-is that of the turn that others disturbed least. docs/speed.md has figures.
+is that of the turn that others disturbed least. docs/evidence/speed.md has figures.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     python benchmarks/second_look.py PHOTO... --detector-weights FILE
 
 Both ways take turns in one process on one thread, and the ratio is of their least times: other
-work on the machine makes both slower, but not the ratio. docs/faces.md has figures.
+work on the machine makes both slower, but not the ratio. docs/evidence/faces.md has figures.
 """
 
 from __future__ import annotations

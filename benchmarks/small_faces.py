@@ -4,8 +4,8 @@
 
 People are cut out of photos with what is around their heads, shrunk until the smaller side of the
 face's box has so many pixels, and put on a blurred picture of 640 x 480 pixels: alone, or beside a
-large face. Each is searched as by default and thoroughly (the whole size at once). docs/faces.md
-has figures.
+large face. Each is searched as by default and thoroughly (the whole size at once).
+docs/evidence/faces.md has figures.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 A bare step trains on the same random arrays again and again. A whole one takes the next batch as
 the trainer does: drawn, augmented and mixed while the steps go on. With ``--plain-layers``, bare
 steps are also taken with every layer computed as Keras does, not the faster way (see
-`mien.training.layers`). docs/training.md has figures.
+`mien.training.layers`). docs/howto/training.md has figures.
 """
 
 from __future__ import annotations

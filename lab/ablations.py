@@ -1,6 +1,6 @@
 """What does each key of a recipe bring? Short runs that differ from a base in one key.
 
-    python -m lab.ablations --data archive --update docs/experiments.md
+    python -m lab.ablations --data archive --update docs/evidence/experiments.md
 
 Each run is `mien train` from a recipe in configs/ablation; one that ended is not run again, and one
 that was stopped is resumed. A row compares the networks of the best epochs on the same PublicTest

@@ -6,7 +6,7 @@ r"""mien beside its peers, fer and human: what each reads right, and what it cos
 Each tool runs in an environment of its own, which is made under the cache folder from PyPI or npm
 at the first run (fer's takes 7 GB). What a peer read is kept there, as long as neither its reader
 nor the pictures change; mien reads anew each time, and times are always measured anew, of all tools
-in turn. docs/peers.md says what is compared and what is unfair about it.
+in turn. docs/evidence/peers.md says what is compared and what is unfair about it.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ def test_a_portrait_that_leans_is_seen_to(name: str, angle: int, shared: Path) -
     turning = cv2.getRotationMatrix2D((width / 2, height / 2), -angle, 1.0)
     leaning = cv2.warpAffine(image, turning, (width, height), borderMode=cv2.BORDER_REPLICATE)
     (found,) = _open(name, shared).detect(np.asarray(leaning, np.uint8))
-    # Both see less of it than there is: docs/faces.md.
+    # Both see less of it than there is: docs/evidence/faces.md.
     assert 0.3 < roll_of(found.landmarks or ()) / angle < 1.2
 
 

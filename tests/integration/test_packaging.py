@@ -149,7 +149,8 @@ def test_a_wheel_holds_the_whole_package(tmp_path: Path) -> None:
         for path in files
         if path.suffix != ".pyc" and not any(part.startswith(".") for part in path.parts)
     }
-    assert held == source
+    recipes = {f"mien/configs/{path.name}" for path in (ROOT / "configs").glob("*.toml")}
+    assert held == source | recipes
     assert "mien/py.typed" in held
     assert licences
 
@@ -162,6 +163,15 @@ def test_an_sdist_holds_what_developers_need_and_not_the_lab(tmp_path: Path) -> 
     for folder in ("src/mien", "tests", "docs", "configs"):
         assert any(name.startswith(f"{folder}/") for name in held), folder
     assert not [name for name in held if name.startswith("lab/")]
+
+
+RECIPES = """
+import json
+from mien.training.recipe import bundled_recipes, load_config
+
+print(json.dumps({name: str(path) for name, path in bundled_recipes().items()}))
+assert load_config("reference").model.backbone == "EfficientNetB0"
+"""
 
 
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])
@@ -184,6 +194,8 @@ def test_what_is_built_runs_in_an_environment_of_its_own(kind: str, tmp_path: Pa
         return answer.stdout
 
     assert site in Path(run("-c", "import mien; print(mien.__file__)").strip()).parents
+    for recipe, path in json.loads(run("-c", RECIPES)).items():
+        assert site in Path(path).parents, recipe
     picture = str(ROOT / "images/sample.png")
     told = run("-m", "mien", "predict", picture, "--format", "json", "--offline")
     assert len(json.loads(told)["faces"]) == 7

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +251,18 @@ def test_every_recipe_of_the_project_can_be_read(path: Path) -> None:
     assert f"mien train --config configs/{path.name}" in text
 
 
+def test_a_recipe_that_comes_with_mien_is_found_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in CONFIGS.glob("*.toml"):
+        assert load_config(path.stem) == load_config(path)
+    Path("tiny").write_text("[training]\nepochs = 77\n", encoding="utf-8")
+    assert load_config("tiny").training.epochs == 77  # a file of one's own comes first
+    with pytest.raises(InputError, match=r"no recipe is called refernce: .*reference"):
+        load_config("refernce")
+
+
 def test_the_reference_recipe_has_all_that_the_reference_project_names() -> None:
     config = load_config(CONFIGS / "reference.toml")
     training = config.training
@@ -265,18 +276,6 @@ def test_the_reference_recipe_has_all_that_the_reference_project_names() -> None
     assert training.early_stopping > 0
     assert training.schedule in ("plateau", "cosine")
     assert config.augmentation.enabled
-
-
-def test_the_documentation_has_every_key_with_its_default() -> None:
-    text = (CONFIGS.parent / "docs" / "training.md").read_text(encoding="utf-8")
-    sections = re.split(r"\n`(data|model|augmentation|training|distill)`\n", text)[1:]
-    for name, part in zip(sections[::2], sections[1::2], strict=True):
-        rows = dict(re.findall(r"^\| `(\w+)` \| `?([^|]*?)`? \|", part.split("\n## ")[0], re.M))
-        settings = getattr(Config(), name)
-        assert list(rows) == [item.name for item in dataclasses.fields(settings)]
-        for key, value in rows.items():
-            told = config_from_tables(_parse_toml(f"[{name}]\n{key} = {value}"))
-            assert getattr(getattr(told, name), key) == getattr(settings, key), key
 
 
 floats = st.floats(0, 0.99, allow_nan=False)

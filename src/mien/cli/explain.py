@@ -40,7 +40,7 @@ _NUMBERS = re.compile(r"\[\n\s*([-\d.,\s]+?)\n\s*\]")
 
 _EPILOG = """\
 occlusion covers the face bit by bit and shows how much of the emotion's score is lost where.
-gradcam weighs the network's last feature map, which is fast but coarse. See docs/explain.md.
+gradcam weighs the network's last feature map, which is fast but coarse. See docs/howto/explain.md.
 """
 
 

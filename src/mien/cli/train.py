@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 OUTPUTS = Path("outputs")
 
+RECIPE_HELP = "a recipe's file, or the name of one that comes with mien, as reference or tiny"
+
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
@@ -28,7 +30,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         description="Train a network from a recipe in TOML. Ctrl-C saves, --resume goes on.",
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--config", type=Path, metavar="FILE", help="the recipe, configs/NAME.toml")
+    source.add_argument("--config", type=Path, metavar="RECIPE", help=RECIPE_HELP)
     source.add_argument("--resume", type=Path, metavar="RUN", help="folder of a run to go on with")
     add = parser.add_argument
     add(
@@ -78,7 +80,7 @@ def _check_engine(args: argparse.Namespace) -> None:
     if args.engine not in (None, "local") or args.workers or args.address:
         raise UsageError(
             "training has no workers on Ray any more: leave out --engine, --workers and --address; "
-            "for several GPUs, --set training.backend=jax (docs/training.md)"
+            "for several GPUs, --set training.backend=jax (docs/howto/training.md)"
         )
 
 

@@ -1,4 +1,4 @@
-"""How well a face can be seen. docs/faces.md says where each threshold comes from."""
+"""How well a face can be seen. docs/evidence/faces.md says where each threshold comes from."""
 
 from __future__ import annotations
 

@@ -466,11 +466,32 @@ _RENAMED = {
 """What a key of an earlier version is called now."""
 
 
+def bundled_recipes() -> dict[str, Path]:
+    """Return the recipes that come with mien by name: in a wheel's package, or in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    files = [*(package.parent.parent / "configs").glob("*.toml"), *package.glob("configs/*.toml")]
+    return {file.stem: file for file in sorted(files)}
+
+
+def _find_recipe(name_or_path: Path | str) -> Path:
+    """Return a recipe's file; a file of that name comes before a recipe that comes with mien."""
+    path = Path(name_or_path)
+    bundled = bundled_recipes()
+    if path.exists() or path.name != str(path) or path.suffix:
+        return path
+    if path.name not in bundled:
+        raise InputError(
+            f"no recipe is called {path.name}: expected a file, or one of {', '.join(bundled)}"
+        )
+    return bundled[path.name]
+
+
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """Read a recipe from a TOML file.
 
     Args:
-        path: the file; keys that it lacks keep their defaults.
+        path: the file, or the name of one of `bundled_recipes`; keys that it lacks keep their
+            defaults.
         overrides: ``section.key=value`` each, the value as in TOML (a bare word is a string).
 
     Raises:
@@ -479,7 +500,7 @@ def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
             cannot be used.
         MissingExtra: on Python 3.10 without tomli.
     """
-    tables = read_tables(path)
+    tables = read_tables(_find_recipe(path))
     override_tables(tables, overrides)
     try:
         return config_from_tables(tables)

@@ -1,7 +1,7 @@
 """Opens videos: files, and addresses, which have to answer in time and may be asked.
 
 FFmpeg makes the connections. For addresses of http(s) it is told to make only those that were
-checked before (see docs/addresses.md for what that protects from), unless ``allow_private``.
+checked before (see docs/howto/addresses.md for what that protects from), unless ``allow_private``.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class YuNetDetector(SearchDetector):
     """A small convolutional detector; its confidence is the network's own score.
 
     FER-2013's pictures show 1.11 of its boxes, in the median; the crop scale of 1 is read better
-    (docs/faces.md).
+    (docs/evidence/faces.md).
     """
 
     name = "yunet"
