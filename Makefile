@@ -65,7 +65,7 @@ lock: $(VENV)/.dev ## pin every dependency anew after pyproject.toml changed (UP
 	$(COMPILE) --group build --constraint locks/dev.txt --output-file locks/build.txt
 
 lab-test: $(VENV)/.dev ## run the tests of lab/, what only makers of the released models need
-	$(RUN) -m pytest lab/tests
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile lab/tests
 
 lab-pack: $(VENV)/.dev ## pack for make lab-train on a machine without a network (DATA=archive VOTES=FILE)
 	$(RUN) -m lab.gpu pack --data "$(DATA)" $(if $(VOTES),--votes "$(VOTES)") --output "$(PACK)"

@@ -1,14 +1,33 @@
-"""What the tests of the lab share: tiny data on disk, and Keras set up once."""
+"""What the tests of the lab share: a tiny model and data on disk, and Keras set up once."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from data_maker import write_tiny_dataset
+from mien.core.emotions import EMOTIONS
+from tiny_model import write_tiny_model
 from training_maker import PER_CLASS, tiny_config
+
+_SHARED = Path(os.environ.get("MIEN_SHARED", Path(__file__).resolve().parents[3] / "shared"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of photos, data and weights that the project does not contain."""
+    if not _SHARED.is_dir():
+        pytest.skip("needs the shared photos and data: set MIEN_SHARED to their folder")
+    return _SHARED
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny real model (``model.onnx`` and ``manifest.json``); leave it as it is."""
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny", EMOTIONS, 1.0, {})
 
 
 @pytest.fixture(scope="session")
