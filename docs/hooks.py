@@ -12,6 +12,7 @@ import importlib
 import inspect
 import posixpath
 import re
+import textwrap
 import typing
 from collections.abc import Iterator
 from pathlib import Path
@@ -142,8 +143,11 @@ def _command(name: str, parser: argparse.ArgumentParser, level: int) -> Iterator
     usage.add_usage(parser.usage, parser._actions, parser._mutually_exclusive_groups)
     yield from (usage.format_help().strip(), "```", "")
     yield from _options(parser)
-    if parser.epilog:
-        yield from ("", _prose(parser.epilog))
+    details, _, examples = (parser.epilog or "").partition("examples:\n")
+    if details:
+        yield from ("", _prose(details))
+    if examples:
+        yield from ("", "```bash", textwrap.dedent(examples).strip(), "```")
     for sub, child in _commands(parser):
         yield from _command(f"{name} {sub}", child, level + 1)
 

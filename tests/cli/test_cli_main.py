@@ -6,6 +6,8 @@ import argparse
 import errno
 import logging
 import os
+import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -14,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from mien import __version__
-from mien.cli.main import COMMANDS, main
+from mien.cli.main import COMMANDS, _with_predict, _with_subparsers, build_parser, main
 from mien.core import errors
 
 HEAVY = (
@@ -70,6 +72,72 @@ def test_every_command_has_help_and_the_common_flags(
     out = capsys.readouterr().out
     assert "--quiet" in out
     assert "--debug" in out
+
+
+PARSERS = [each for each in _with_subparsers(build_parser()) if each.prog != "mien"]
+
+
+@pytest.mark.parametrize("parser", PARSERS, ids=lambda each: each.prog)
+def test_every_help_has_examples_that_its_parser_takes(parser: argparse.ArgumentParser) -> None:
+    examples = re.findall(r"^  (mien .+)$", (parser.epilog or "").split("examples:")[1], re.M)
+    assert 2 <= len(examples) <= 4
+    for line in examples:
+        assert len(line) < 79
+        if not parser.prog.endswith(" data"):
+            assert line.startswith(parser.prog)
+        build_parser().parse_args(shlex.split(line)[1:])
+
+
+@pytest.mark.parametrize("parser", PARSERS, ids=lambda each: each.prog)
+def test_helps_are_short_above_and_say_defaults_in_one_way(parser: argparse.ArgumentParser) -> None:
+    assert len(parser.format_usage().splitlines()) <= 3
+    for action in parser._actions:
+        text = action.help or ""
+        assert "(%(default)" not in text
+        if action.default not in (None, False, [], argparse.SUPPRESS):
+            assert "default: %(default)" in text, action.option_strings
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ("photo.jpg", "predict photo.jpg"),
+        ("photos", "predict photos"),
+        ("photos/*.png", "predict photos/*.png"),
+        ("- --format csv", "predict - --format csv"),
+        ("https://example.org/a", "predict https://example.org/a"),
+        ("0", "predict 0"),
+        ("gone.jpg", "predict gone.jpg"),
+        ("--quiet notes", "predict --quiet notes"),
+        ("--format csv photo.jpg", "predict --format csv photo.jpg"),
+        ("predict photo.jpg", "predict photo.jpg"),
+        ("data", "data"),  # also a folder here, which a command's name is before
+        ("predct photo.jpg", "predct photo.jpg"),
+        ("--formt csv predict photo.jpg", "--formt csv predict photo.jpg"),
+        ("nothing*", "nothing*"),
+        ("--version", "--version"),
+        ("", ""),
+    ],
+)
+def test_an_image_instead_of_a_command_is_predicts(
+    words: str, asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("photos", "data"):
+        Path(folder).mkdir()
+    for name in ("photo.jpg", "photos/a.png", "notes"):
+        Path(name).write_bytes(b"")
+    assert _with_predict(words.split()) == asked.split()
+
+
+def test_the_short_form_reads_images(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["gone.jpg"]) == errors.EXIT_INPUT
+    assert "gone.jpg" in capsys.readouterr().err
+    assert main(["predct", "gone.jpg"]) == errors.EXIT_USAGE
+    assert "did you mean 'predict'?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -153,6 +221,9 @@ def test_debug_shows_the_trace(error: Exception, capsys: pytest.CaptureFixture[s
         (["work", "--form", "csv"], "unknown option '--form': did you mean '--format'?"),
         (["work", "--format", "xml"], "invalid choice: 'xml'"),
         (["work", "a", "--format", "csv", "b"], "unexpected 'b': put the inputs together"),
+        (["work", "--recursive"], "mien: unknown option '--recursive' (see 'mien work --help')"),
+        (["work", "--fo", "csv"], "mien: unknown option '--fo' (see 'mien work --help')"),
+        (["job", "hrd"], "mien: unknown command 'hrd': did you mean 'hard'? (see 'mien job"),
         (["job"], "required: ACTION (see 'mien job --help')"),
         (["--verbose"], "mien: unknown option '--verbose' (see 'mien --help')"),
     ],

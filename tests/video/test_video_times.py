@@ -12,13 +12,24 @@ from mien.video.times import MAX_GAP_S, FrameClock, Window, format_time, parse_t
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("90", 90), ("1.5", 1.5), (".5", 0.5), ("1:30", 90), ("0:04.25", 4.25), ("1:02:03.5", 3723.5)],
+    [
+        ("90", 90),
+        ("1.5", 1.5),
+        ("0.5s", 0.5),
+        ("2 s", 2),
+        (".5", 0.5),
+        ("1:30", 90),
+        ("0:04.25", 4.25),
+        ("1:02:03.5", 3723.5),
+    ],
 )
 def test_times_are_read_as_people_write_them(text: str, seconds: float) -> None:
     assert parse_time(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "x", "-1", "1:60", "1:99:00", "1:2:3:4", "nan", "inf", "1e3"])
+@pytest.mark.parametrize(
+    "text", ["", "x", "s", "1ms", "-1", "1:60", "1:99:00", "1:2:3:4", "nan", "inf", "1e3"]
+)
 def test_other_texts_are_no_times(text: str) -> None:
     with pytest.raises(UsageError, match="expected a time"):
         parse_time(text)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mien.cli.options import MOST_THREADS, add_labels_option, number, whole
+from mien.cli.options import MOST_THREADS, add_command, add_labels_option, number, whole
 from mien.cli.output import write_answer
 from mien.core.errors import EXIT_DONE
 from mien.core.formats import table_text
@@ -26,11 +26,13 @@ _HEADER = (
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command ``bench``."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "bench",
         help="milliseconds a face of each model, on this machine",
         description="Time models from standard faces to scores, on one thread and on all, one face "
         "at a time and 32. Finding faces is not part of it. Let nothing else run meanwhile.",
+        examples=("mien bench", "mien bench --model mien-nano outputs/mine/export --threads 1"),
     )
     add = parser.add_argument
     add(
@@ -52,7 +54,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         type=number(0, 3600),
         default=1.0,
         metavar="S",
-        help="for how long each is timed (default: 1)",
+        help="for how long each is timed (default: %(default)g)",
     )
     add("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=_run)

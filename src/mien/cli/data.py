@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mien.cli.options import add_force_option, file_name, folder_name, number, whole
+from mien.cli.options import add_command, add_force_option, file_name, folder_name, number, whole
 from mien.cli.output import write_answer
 from mien.cli.targets import check_targets
 from mien.core.emotions import EMOTIONS
@@ -33,10 +33,12 @@ _VAL_FROM = {
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "data",
         help="fetch, import or audit FER-2013",
         description="Fetch FER-2013, lay it out in archive/, and see what is in it.",
+        examples=("mien data import fer2013.zip", "mien data audit archive"),
     )
     parsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_download(parsers)
@@ -45,21 +47,29 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _add_download(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = parsers.add_parser(
+    parser = add_command(
+        parsers,
         "download",
         help="fetch FER-2013 from Kaggle and import it",
         description="Fetch FER-2013 from Kaggle (about 60 MB) and lay it out.",
+        examples=("mien data download", "mien data download --output fer2013"),
     )
     _add_output_options(parser)
     parser.set_defaults(run=_run_download)
 
 
 def _add_import(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = parsers.add_parser(
+    parser = add_command(
+        parsers,
         "import",
         help="lay out a copy of FER-2013 in archive/",
         description="Lay out a copy of FER-2013 in archive/{train,val,test}/<class>/. Files that "
         "cannot be used are named, and the exit code is then 6.",
+        examples=(
+            "mien data import fer2013.zip",
+            "mien data import icml_face_data.csv --output fer2013 --force",
+        ),
+        usage="[options] SOURCE",
     )
     add = parser.add_argument
     add(
@@ -74,7 +84,7 @@ def _add_import(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--seed",
         type=whole(),
         default=0,
-        help="of the random val split, made only where names do not tell (default: 0)",
+        help="of the random val split, made only where names do not tell (default: %(default)s)",
     )
     add(
         "--val-fraction",
@@ -92,17 +102,23 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
         type=folder_name,
         default=ARCHIVE,
         metavar="DIR",
-        help="folder to lay it out in (default: archive)",
+        help="folder to lay it out in (default: %(default)s)",
     )
     add("--force", action="store_true", help="replace the data set that is there already")
     add("--json", action="store_true", help="print the summary as JSON")
 
 
 def _add_audit(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = parsers.add_parser(
+    parser = add_command(
+        parsers,
         "audit",
         help="count classes, copies, leaks, blanks and bad files",
         description="Count what is in a data set and what is wrong with it.",
+        examples=(
+            "mien data audit archive",
+            "mien data audit archive --votes ferplus_votes.csv --figure audit.png",
+        ),
+        usage="[options] SOURCE",
     )
     add = parser.add_argument
     add("source", type=Path, metavar="SOURCE", help="folder, zip or CSV, as for import")
@@ -118,7 +134,7 @@ def _add_audit(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         type=whole(),
         default=5,
         metavar="N",
-        help="files to name of each kind in the table (default: 5; --json names all)",
+        help="files to name of each kind in the table (default: %(default)s; --json names all)",
     )
     add("--json", action="store_true", help="print all that was found as JSON")
     add("--figure", type=file_name(".png"), metavar="FILE", help="draw a PNG, too (needs [train])")

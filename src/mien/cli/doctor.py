@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from mien import __version__
+from mien.cli.options import add_command
 from mien.cli.output import write_answer
 from mien.core.errors import EXIT_DONE, MienError, ModelError, OutputError, printable
 from mien.core.files import HOME_VARIABLE, cache_folder, obstacle
@@ -61,17 +62,19 @@ class Finding:
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command ``doctor``."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "doctor",
         help="look over the installation, and say how to mend it",
         description="Say what is installed, whether reading emotions works, what is missing, and "
         "the line that mends it. Uses no network.",
+        examples=("mien doctor", "mien doctor --model outputs/mine/export --json"),
     )
     add = parser.add_argument
     add(
         "--model",
         default=DEFAULT_MODEL,
-        help="the model that has to work: a bundled one's name, or a folder (%(default)s)",
+        help="the model that has to work: a bundled one's name, or a folder (default: %(default)s)",
     )
     add("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=_run)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mien.cli.inputs import find_inputs
 from mien.cli.options import (
     MOST_BATCH,
+    add_command,
     add_finding_options,
     add_labels_option,
     face_finder,
@@ -50,16 +51,24 @@ _SPLITS = ("train", "val", "test")
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "evaluate",
         help="measure an exported model and write a report",
         description="Measure an exported model on a data set, or read a folder of your own "
         "pictures. The report goes to outputs/RUN/report/, a grid of pictures to "
         "outputs/RUN/pictures/; beside them (report-2, ...) where these are of another model or "
         "other data.",
+        examples=(
+            "mien evaluate --data archive",
+            "mien evaluate --data archive --model outputs/mine --split val --tta",
+            "mien evaluate --pictures ImgTest",
+        ),
+        usage="[options] (--data PATH | --pictures FOLDER)",
     )
     add = parser.add_argument
-    add("--model", default=DEFAULT_MODEL, help="a bundled model's name, a model's or run's folder")
+    model_help = "a bundled model's name, a model's or run's folder (default: %(default)s)"
+    add("--model", default=DEFAULT_MODEL, help=model_help)
     add_labels_option(parser, default="fer2013 for FER-2013, people for other pictures")
     add("--votes", metavar="FILE", help="FER+ votes of the --data: say how far readings agree")
     what = parser.add_mutually_exclusive_group(required=True)
@@ -88,7 +97,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         action="store_true",
         help="replace a report on another model or other data, and files that mien did not write",
     )
-    add("--batch-size", type=whole(1, MOST_BATCH), default=64, metavar="N", help="default: 64")
+    batch_help = "faces that go through the network at once (default: %(default)s)"
+    add("--batch-size", type=whole(1, MOST_BATCH), default=64, metavar="N", help=batch_help)
     add("--seed", type=whole(), metavar="N", help="of the sample pictures (default: 0)")
     add(
         "--detector",

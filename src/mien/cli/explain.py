@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from mien.batch.inputs import Input
 from mien.cli.inputs import STDIN, find_inputs, is_single
 from mien.cli.options import (
+    add_command,
     add_finding_options,
     add_force_option,
     add_recognizer_options,
@@ -38,7 +39,7 @@ _SUFFIXES = (".png", ".jpg", ".jpeg")
 # strings are escaped, so the real ones stand between values.
 _NUMBERS = re.compile(r"\[\n\s*([-\d.,\s]+?)\n\s*\]")
 
-_EPILOG = """\
+_DETAILS = """\
 occlusion covers the face bit by bit and shows how much of the emotion's score is lost where.
 gradcam weighs the network's last feature map, which is fast but coarse. See docs/howto/explain.md.
 """
@@ -46,12 +47,17 @@ gradcam weighs the network's last feature map, which is fast but coarse. See doc
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command ``explain``."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "explain",
         help="show which parts of a face speak for its emotion",
         description="Draw a heat map over each face: what in it speaks for its emotion.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=(
+            "mien explain photo.jpg",
+            "mien explain photo.jpg --face 0 --emotion sad --output why.png",
+        ),
+        usage="[options] IMAGE",
+        details=_DETAILS,
     )
     add = parser.add_argument
     add("image", metavar="IMAGE", help="a file, or - for stdin")
@@ -62,7 +68,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="the picture to write, .png or .jpg (NAME.explained.png here; none with --json)",
     )
     add_force_option(parser)
-    add("--method", choices=_METHODS, default=_METHODS[0], help="see below (%(default)s)")
+    add("--method", choices=_METHODS, default=_METHODS[0], help="see below (default: %(default)s)")
     add("--emotion", metavar="NAME", help="explain this emotion, not each face's likeliest")
     add("--face", type=whole(), metavar="N", help="this face alone, counted from 0, left to right")
     add_recognizer_options(parser, crops="where the image is a face crop")

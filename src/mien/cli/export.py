@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mien.cli.options import folder_name, number
+from mien.cli.options import add_command, folder_name, number
 from mien.cli.output import facts_text, write_answer
 from mien.core.errors import EXIT_DONE, UsageError
 from mien.core.models import MANIFEST_NAME
@@ -22,16 +22,24 @@ if TYPE_CHECKING:
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "export",
         help="turn a run into a model for inference",
         description="Write model.onnx and manifest.json of a run's best network, and refuse if "
         "ONNX Runtime and Keras differ by more than 1e-4 in any probability.",
+        examples=(
+            "mien export outputs/mine --calibrate archive",
+            "mien export outputs/mine --output own --name own --int8 --data archive",
+        ),
+        usage="[options] RUN",
     )
     # `run` is the parser's own word for what the command does.
     add = parser.add_argument
     add("folder", type=Path, metavar="RUN", help="folder of a run, outputs/NAME")
-    add("--output", type=folder_name, metavar="DIR", help="the model's folder (RUN/export)")
+    add(
+        "--output", type=folder_name, metavar="DIR", help="the model's folder (default: RUN/export)"
+    )
     add(
         "--join",
         metavar="MODEL",
@@ -43,7 +51,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         type=number(0, 1),
         default=0.0,
         metavar="SHARE",
-        help="of --join: share of the weights that the run started from (%(default)s)",
+        help="of --join: share of the weights that the run started from (default: %(default)s)",
     )
     add("--name", help="the model's name (default: that of the run)")
     add("--version", help="the model's version (default: 1.0.0, or that of --join's model)")
@@ -62,14 +70,14 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--certain",
         type=number(0, 1),
         metavar="SHARE",
-        help="how often readings that are not called uncertain are to be right (0.85)",
+        help="how often readings that are not called uncertain are to be right (default: 0.85)",
     )
     add(
         "--certain-from",
         type=_levels,
         metavar="LEVELS",
         help="confidences from which on readings are certain, in place of --certain: one for all, "
-        "and others by name (0.6,neutral=0.8)",
+        "and others by name (as 0.6,neutral=0.8)",
     )
     add(
         "--balance",

@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mien.batch.inputs import RecognizerOptions
-from mien.cli.options import add_threads_option, face_finder, folder_name, number, whole
+from mien.cli.options import (
+    add_command,
+    add_threads_option,
+    face_finder,
+    folder_name,
+    number,
+    whole,
+)
 from mien.cli.output import facts_text, note, write_answer
 from mien.cli.targets import check_targets
 from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError, require_extra
@@ -32,7 +39,7 @@ CALIBRATION_IMAGES = 100
 """Held-out images from which on temperature and thresholds are fitted: fewer tell nothing."""
 
 _SHOWN = 10
-_EPILOG = """\
+_DETAILS = """\
 FOLDER/CLASS/IMAGE or FOLDER/train|val|test/CLASS/IMAGE, classes with any names. Without val, a
 fifth of each class is held out. Figures are on test if there is one, else on what is held out.
 """
@@ -40,13 +47,19 @@ fifth of each class is held out. Figures are on test if there is one, else on wh
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "finetune",
         help="train the released model on for your own classes",
         description="Train a model on for the classes of a folder, show its confusion matrix "
         "before and after, and export it.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=(
+            "mien finetune faces --run outputs/own",
+            "mien finetune photos --detector auto --model mien-nano",
+            "mien finetune --resume outputs/own",
+        ),
+        usage="[options] (FOLDER | --resume DIR)",
+        details=_DETAILS,
     )
     add = parser.add_argument
     add("images", nargs="?", type=Path, metavar="FOLDER", help="one folder a class")
@@ -58,7 +71,11 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="folder of the new run (default: outputs/FOLDER-DATE-TIME)",
     )
     add("--resume", type=Path, metavar="DIR", help="go on with a run that was interrupted")
-    add("--model", metavar="MODEL", help=f"a bundled model's name, or a folder ({DEFAULT_MODEL})")
+    add(
+        "--model",
+        metavar="MODEL",
+        help=f"a bundled model's name, or a folder (default: {DEFAULT_MODEL})",
+    )
     add(
         "--map",
         metavar="MAP",

@@ -155,6 +155,19 @@ def is_single(words: Sequence[str]) -> bool:
     return len(words) == 1 and not (is_pattern(words[0]) or is_folder(words[0]))
 
 
+def is_input(word: str) -> bool:
+    """Say whether a word can be meant as an image or video: it is there, or has the form of one."""
+    return (
+        word == STDIN
+        or _is_data_uri(word)
+        or "://" in word
+        or _CAMERA.fullmatch(word) is not None
+        or word.lower().endswith((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
+        or os.path.lexists(word)
+        or (is_pattern(word) and bool(glob.glob(word, recursive=True)))  # noqa: PTH207
+    )
+
+
 def is_folder(word: str) -> bool:
     """Say whether a word is the name of a folder."""
     return os.path.isdir(word)  # noqa: PTH112 - Path.is_dir raises where a name is too long

@@ -34,12 +34,16 @@ COMMANDS: tuple[str, ...] = (
     "finetune",
     "evaluate",
     "export",
+    "models",
     "bench",
     "explain",
     "serve",
     "doctor",
 )
 """Modules beside this one, in the order in which ``mien --help`` shows them."""
+
+_FLAGS = ("--quiet", "--debug")
+"""Of every command: they stand before it or after it."""
 
 _DECODING = frozenset(("predict", "data", "finetune", "evaluate", "explain", "serve"))
 """Commands that decode files, of which native libraries have something to say."""
@@ -48,6 +52,8 @@ if TYPE_CHECKING:
     Register: TypeAlias = Callable[[argparse._SubParsersAction[argparse.ArgumentParser]], None]
 
 _EPILOG = """\
+A bare `mien photo.jpg` is `mien predict photo.jpg`; `mien COMMAND --help` has examples.
+
 exit codes: 0 done, 1 internal error, 2 usage, 3 input missing or unreadable, 4 no face in any
 input, 5 model missing or damaged, 6 finished but some inputs failed, 130 interrupted"""
 
@@ -78,7 +84,10 @@ def main(argv: Sequence[str] | None = None, *, registers: Sequence[Register] | N
     _forgive_unprintable_characters()
     keep_together()
     try:
-        code = _run(build_parser(_registers(words) if registers is None else registers), words)
+        if registers is None:
+            words = _with_predict(words)
+            registers = _registers(words)
+        code = _run(build_parser(registers), words)
         # Writes what is buffered: a full disk is an error now and not a warning at exit.
         write_stdout("")
         return code
@@ -155,15 +164,40 @@ def _run(parser: Parser, words: Sequence[str]) -> int:
         return int(args.run(args))
 
 
-def _refuse_unknown_command(parser: Parser, words: Sequence[str]) -> None:
+def _with_predict(words: list[str]) -> list[str]:
+    """Return the words with "predict" before them where there is an image instead of a command."""
+    from mien.cli.inputs import is_input
+
+    first = next((word for word in words if word not in _FLAGS), "")
+    given = [word for word in words if word == "-" or not word.startswith("-")]
+    if first in COMMANDS or not any(map(is_input, given)):
+        return words
+    # Options may come first: which of the words after them are values, predict knows.
+    starts = is_input(first) or (first.startswith("-") and not set(COMMANDS) & set(words))
+    return ["predict", *words] if starts else words
+
+
+def _refuse_unknown_command(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     """Say which command was probably meant."""
-    name = _first_command(words)
-    commands = list(_subparsers(parser))
-    if name is None or name in commands:
-        return
-    near = difflib.get_close_matches(name, commands, n=1)
-    known = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(commands)}"
-    parser.error(f"unknown command {name!r}: {known}")
+    for name in (word for word in words if not word.startswith("-")):
+        commands = _subparsers(parser)
+        if not commands:
+            return
+        if name not in commands:
+            near = _nearest(name, list(commands))
+            known = f"did you mean '{near}'?" if near else f"expected one of {', '.join(commands)}"
+            parser.error(f"unknown command {name!r}: {known}")
+        parser = commands[name]
+
+
+def _nearest(word: str, known: Sequence[str]) -> str | None:
+    """Return what a word was probably meant to be: it differs by a slip, or is its beginning."""
+    bare = {each.lstrip("-"): each for each in known}
+    start = word.lstrip("-").lower()
+    longer = [each for each in bare if len(start) >= 3 and each.startswith(start)]
+    near = difflib.get_close_matches(start, bare, n=1, cutoff=0.8)
+    found = longer if len(longer) == 1 else near
+    return bare[found[0]] if found else None
 
 
 def _refuse_leftovers(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn:
@@ -172,8 +206,8 @@ def _refuse_leftovers(parser: argparse.ArgumentParser, unknown: Sequence[str]) -
     if not word.startswith("-"):
         parser.error(f"unexpected {word!r}: put the inputs together, before or after the options")
     options = [option for action in parser._actions for option in action.option_strings]
-    near = difflib.get_close_matches(word.split("=")[0], options, n=1)
-    parser.error(f"unknown option {word!r}" + (f": did you mean '{near[0]}'?" if near else ""))
+    near = _nearest(word.split("=")[0], options)
+    parser.error(f"unknown option {word!r}" + (f": did you mean '{near}'?" if near else ""))
 
 
 def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,39 @@ _FILE_SUFFIXES: tuple[str, ...] = (
     *(".csv", ".json", ".jsonl", ".parquet", ".txt", ".md", ".html", ".pdf", ".svg", ".toml"),
     *(".xls", ".xlsx", ".ods", ".zip", ".onnx", ".tflite", ".keras", ".npz"),
 )
+
+
+# ---------------------------------------------------------------- commands
+def add_command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    *,
+    help: str,  # noqa: A002 - argparse's own word
+    description: str,
+    examples: Sequence[str],
+    usage: str | None = None,
+    details: str = "",
+) -> argparse.ArgumentParser:
+    """Add a command's parser.
+
+    Args:
+        commands: where to.
+        name: the command's.
+        help: a line for the list of commands.
+        description: the paragraph above the options.
+        examples: whole command lines, shown below the options.
+        usage: what stands after "usage: mien NAME"; made of all options unless given.
+        details: paragraphs below the options, as they are.
+    """
+    shown = "examples:\n" + "".join(f"  {line}\n" for line in examples)
+    return commands.add_parser(
+        name,
+        usage=None if usage is None else f"%(prog)s {usage}",
+        help=help,
+        description=textwrap.fill(description, 80),
+        epilog=f"{details}\n{shown}" if details else shown,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 # ---------------------------------------------------------------- kinds of values
@@ -117,7 +151,7 @@ def add_labels_option(parser: argparse.ArgumentParser, *, default: str) -> None:
         "--labels",
         choices=READINGS[:2],
         help="whose labels scores follow: people, the share of ten people who would name an "
-        f"emotion, or fer2013, the data set's own ({default})",
+        f"emotion, or fer2013, the data set's own (default: {default})",
     )
 
 
@@ -129,17 +163,17 @@ def add_recognizer_options(parser: argparse.ArgumentParser, *, crops: str) -> No
         crops: when ``--detector none`` fits, as "where the image is a face crop".
     """
     add = parser.add_argument
-    model_help = "a bundled model's name, or a model's folder (%(default)s)"
+    model_help = "a bundled model's name, or a model's folder (default: %(default)s)"
     add("--model", default=DEFAULT_MODEL, help=model_help)
     add_labels_option(parser, default="people, where the model has that")
-    detector_help = f"auto, yunet, libface, haar, or none {crops} (%(default)s)"
+    detector_help = f"auto, yunet, libface, haar, or none {crops} (default: %(default)s)"
     add("--detector", default="auto", help=detector_help)
     add_threads_option(parser)
 
 
 def add_threads_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--threads``."""
-    help_text = "threads of the network (all cores)"
+    help_text = "threads of the network (default: all cores)"
     parser.add_argument("--threads", type=whole(1, MOST_THREADS), metavar="N", help=help_text)
 
 
@@ -155,15 +189,20 @@ def add_finding_options(parser: argparse.ArgumentParser) -> None:
         "the time of the default, which looks at 320 and, if need be, 640 pixels",
     )
     add = parser.add_argument_group("faces").add_argument
-    min_help = "leave out faces whose box has a smaller side (%(default)s: none)"
+    min_help = "leave out faces whose box has a smaller side (default: %(default)s)"
     add("--min-face", type=whole(), default=0, metavar="PX", help=min_help)
-    add("--max-faces", type=whole(1), metavar="N", help="read an image's N largest faces (all)")
+    add(
+        "--max-faces",
+        type=whole(1),
+        metavar="N",
+        help="read an image's N largest faces (default: all)",
+    )
     add(
         "--align",
         choices=("auto", "on", "off"),
         default="auto",
         help="level the eyes of faces before reading them: of those that lean far, of all, or of "
-        "none; yunet and libface find eyes (%(default)s)",
+        "none; yunet and libface find eyes (default: %(default)s)",
     )
 
 
@@ -201,23 +240,23 @@ def add_batch_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("many images").add_argument
     resume_help = "go on with an --output that was interrupted; start it if it was not"
     add("--resume", action="store_true", help=resume_help)
-    workers_help = "processes that read images (one a core)"
+    workers_help = "processes that read images (default: one a core)"
     add("--workers", type=whole(1, MOST_THREADS), metavar="N", help=workers_help)
     add(
         "--batch-size",
         type=whole(1, MOST_BATCH),
         default=64,
         metavar="N",
-        help="faces that go through the network at once (%(default)s)",
+        help="faces that go through the network at once (default: %(default)s)",
     )
     add(
         "--timeout",
         type=number(0, 86_400, above=True),
         default=120,
         metavar="SECONDS",
-        help="give up an image that takes longer (%(default)s)",
+        help="give up an image that takes longer (default: %(default)s)",
     )
-    ray_help = "local, or ray: over the machines of a Ray cluster (%(default)s)"
+    ray_help = "local, or ray: over the machines of a Ray cluster (default: %(default)s)"
     add("--engine", choices=ENGINES, default=ENGINES[0], help=ray_help)
     address_help = "the cluster of --engine ray; without it, one is started on this machine"
     add("--address", metavar="HOST:PORT", help=address_help)
@@ -233,5 +272,5 @@ def add_url_options(parser: argparse.ArgumentParser) -> None:
         type=number(0, _MOST_MEGABYTES, above=True),
         default=20,
         metavar="MB",
-        help="refuse larger images from the web (%(default)s)",
+        help="refuse larger images from the web (default: %(default)s)",
     )

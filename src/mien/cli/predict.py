@@ -17,6 +17,7 @@ from mien.batch.journal import Tally
 from mien.cli.inputs import STDIN, Inputs, find_inputs, find_videos, is_single, url_reader
 from mien.cli.options import (
     add_batch_options,
+    add_command,
     add_finding_options,
     add_force_option,
     add_recognizer_options,
@@ -58,7 +59,7 @@ _PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".mpo", ".webp", ".avif")
 _PATIENCE_S = 8.0
 """After a stop the command has so long to tidy up."""
 
-_EPILOG = """\
+_DETAILS = """\
 Without --format, --output's suffix decides; else a terminal gets a table and a pipe gets JSON.
 As json, one image named by its path (or -) gives one object, and anything else (several images, a
 folder, a pattern) a list of them, however many there are; jsonl always gives one object a line.
@@ -70,12 +71,19 @@ done: however many images there are, and whatever ends the run, --resume goes on
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command ``predict``."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "predict",
         help="find every face in images and read its emotion",
-        description="Find every face in images and read its emotion.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Find every face in images or videos and read its emotion.",
+        examples=(
+            "mien predict photo.jpg",
+            "mien predict photos --output emotions.csv",
+            'mien predict "photos/*.jpg" --format jsonl --annotate annotated',
+            "mien predict clip.mp4 --every 0.5s --timeline timeline.png",
+        ),
+        usage="[options] IMAGE [IMAGE ...]",
+        details=_DETAILS,
     )
     add = parser.add_argument
     add(
@@ -83,7 +91,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         nargs="+",
         metavar="IMAGE",
         help="a file; a folder (the images in it and below, or else the videos); a quoted pattern; "
-        "an address (http or https); - for stdin",
+        "an address (http or https); a camera's number; - for stdin",
     )
     add("--format", choices=FORMATS, help="what the results look like; see below")
     compat_help = "give each image's faces as the JSON list that this tool gives"
@@ -108,7 +116,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def _add_video_options(parser: argparse.ArgumentParser) -> None:
     about = "FILE.mp4, rtsp://..., http://.../clip.mp4, or a camera's 0"
     add = parser.add_argument_group("videos, streams and cameras", about).add_argument
-    every_help = "look at one frame in each so many seconds (all frames)"
+    every_help = "look at one frame in each so many seconds, as 0.5s (default: all frames)"
     add("--every", metavar="SECONDS", help=every_help)
     add("--start", metavar="TIME", help="from here on: seconds, mm:ss or h:mm:ss")
     add("--end", metavar="TIME", help="up to here")
@@ -117,7 +125,7 @@ def _add_video_options(parser: argparse.ArgumentParser) -> None:
         type=number(0, 1e6),
         default=0.5,
         metavar="SECONDS",
-        help="time constant of each person's smoothed scores, 0 for none (%(default)s)",
+        help="time constant of each person's smoothed scores, 0 for none (default: %(default)s)",
     )
     add(
         "--timeline",
@@ -132,7 +140,7 @@ def _add_video_options(parser: argparse.ArgumentParser) -> None:
         type=number(0, 1e6),
         default=30.0,
         metavar="SECONDS",
-        help="how long to try again when a stream is lost (%(default)s)",
+        help="how long to try again when a stream is lost (default: %(default)s)",
     )
     video_help = "take the inputs as videos, whatever their names; of a folder, the videos in it"
     add("--video", action="store_true", help=video_help)

@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 from mien.cli.options import (
+    add_command,
     add_finding_options,
     add_recognizer_options,
     number,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 _OWN_LOGS = tuple(f"mien.service.{name}" for name in ("app", "server", "service"))
 _LINES_A_MINUTE = 20
 
-_EPILOG = """\
+_DETAILS = """\
 POST an image to /v1/analyze: as the field "image" of a form, or as the body with an image's type.
 The answer is the JSON of mien predict. /docs describes all there is. There is no authentication:
 let others at it through a proxy that has one. SIGTERM and Ctrl-C let requests in flight end first.
@@ -44,23 +45,30 @@ let others at it through a proxy that has one. SIGTERM and Ctrl-C let requests i
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command ``serve``."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "serve",
         help="answer images over HTTP",
         description="Answer images over HTTP with their faces and emotions.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=(
+            "mien serve",
+            "mien serve --host 0.0.0.0 --port 80 --model mien-nano --access-log",
+        ),
+        usage="[options]",
+        details=_DETAILS,
     )
     add = parser.add_argument
     add(
-        "--host", default="127.0.0.1", help="address to listen on (%(default)s: this machine alone)"
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on (default: %(default)s, this machine alone)",
     )
     add(
         "--port",
         type=whole(0, 65535),
         default=8000,
         metavar="N",
-        help="0 for any free one (%(default)s)",
+        help="0 for any free one (default: %(default)s)",
     )
     add_recognizer_options(parser, crops="where each image is a face crop")
     add_finding_options(parser)
@@ -77,48 +85,49 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         type=whole(),
         default=20_000_000,
         metavar="N",
-        help="refuse images of more bytes (%(default)s)",
+        help="refuse images of more bytes (default: %(default)s)",
     )
     add(
         "--max-megapixels",
         type=number(0, 150, above=True),
         default=50,
         metavar="N",
-        help="refuse images of more pixels, whatever their bytes (%(default)s, at most 150)",
+        help="refuse images of more pixels, at most 150 (default: %(default)s)",
     )
     add(
         "--workers",
         type=whole(),
         metavar="N",
-        help="images that are analyzed at the same time (one a core, at most 4)",
+        help="images that are analyzed at the same time (default: one a core, at most 4)",
     )
     add(
         "--max-waiting",
         type=whole(),
         default=16,
         metavar="N",
-        help="images that may arrive or wait beside those; one more is refused (%(default)s)",
+        help="images that may arrive or wait beside those, before one is refused "
+        "(default: %(default)s)",
     )
     add(
         "--upload-timeout",
         type=number(0, 1e6, above=True),
         default=30,
         metavar="S",
-        help="refuse images that take longer to arrive, in seconds (%(default)s)",
+        help="refuse images that take longer to arrive, in seconds (default: %(default)s)",
     )
     add(
         "--analysis-timeout",
         type=number(0, 1e6, above=True),
         default=60,
         metavar="S",
-        help="give up images that take longer, in seconds (%(default)s)",
+        help="give up images that take longer, in seconds (default: %(default)s)",
     )
     add(
         "--max-connections",
         type=whole(),
         default=1000,
         metavar="N",
-        help="open at the same time; one more ends the longest idle (%(default)s)",
+        help="open at the same time; one more ends the longest idle (default: %(default)s)",
     )
 
 

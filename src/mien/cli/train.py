@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mien.cli.options import folder_name
+from mien.cli.options import add_command, folder_name
 from mien.cli.output import facts_text, write_answer
 from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 from mien.core.progress import format_duration
@@ -24,10 +24,16 @@ RECIPE_HELP = "a recipe's file, or the name of one that comes with mien, as refe
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command to the parser."""
-    parser = commands.add_parser(
+    parser = add_command(
+        commands,
         "train",
         help="train a network from a recipe, or resume a run",
         description="Train a network from a recipe in TOML. Ctrl-C saves, --resume goes on.",
+        examples=(
+            "mien train --config reference --set data.source=archive",
+            "mien train --resume outputs/mine",
+        ),
+        usage="[options] (--config RECIPE | --resume RUN)",
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--config", type=Path, metavar="RECIPE", help=RECIPE_HELP)

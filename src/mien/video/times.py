@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mien.core.errors import UsageError
 
 _CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:\.\d+)?)")
-_SECONDS = re.compile(r"\d+(?:\.\d*)?|\.\d+")
+_SECONDS = re.compile(r"(\d+(?:\.\d*)?|\.\d+) ?s?")
 
 MAX_TIME_S = 1e9
 """No moment lies later, in seconds: thirty years."""
@@ -22,7 +22,7 @@ _EPSILON = 1e-6
 
 
 def parse_time(text: str) -> float:
-    """Return the seconds that ``90``, ``1.5``, ``1:30`` or ``1:02:03.5`` mean.
+    """Return the seconds that ``90``, ``1.5``, ``1.5s``, ``1:30`` or ``1:02:03.5`` mean.
 
     Raises:
         UsageError: if the text is none of these.
@@ -30,8 +30,8 @@ def parse_time(text: str) -> float:
     clock = _CLOCK.fullmatch(text.strip())
     if clock is not None and float(clock[3]) < 60 and (clock[1] is None or float(clock[2]) < 60):
         return 3600 * float(clock[1] or 0) + 60 * float(clock[2]) + float(clock[3])
-    if _SECONDS.fullmatch(text.strip()):
-        return float(text)
+    if (seconds := _SECONDS.fullmatch(text.strip())) is not None:
+        return float(seconds[1])
     raise UsageError(f"expected a time as seconds, mm:ss or h:mm:ss, got {text!r}")
 
 
