@@ -19,7 +19,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-CARDS = {"MODEL_CARD.md": "models/mien-b0.md", "MODEL_CARD_NANO.md": "models/mien-nano.md"}
+CARDS = {
+    "MODEL_CARD.md": "models/mien-b0.md",
+    "MODEL_CARD_NANO.md": "models/mien-nano.md",
+    "examples/README.md": "howto/examples.md",
+}
 """Pages that stand outside ``docs/``, by their place on the site."""
 
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
@@ -62,7 +66,7 @@ def on_page_markdown(markdown: str, page: Any, files: Any, **_: Any) -> str:
             return f"{picture}[{text}]({relative}{mark}{anchor})"
         if (ROOT / place).exists():
             # Part of the repository, not of the site, which has no address to link to.
-            named = text.strip("`") == place
+            named = place.endswith(text.strip("`"))
             return f"`{place}`" if named else f"{text} (`{place}`)"
         return match[0]
 

@@ -1,0 +1,46 @@
+"""Send photos to a running `mien serve` and print what it read in them.
+
+python examples/http_client.py photo.jpg
+python examples/http_client.py --address http://127.0.0.1:8000 a.jpg b.jpg
+"""
+
+import argparse
+import json
+import mimetypes
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+
+def analyze(address: str, photo: Path) -> dict[str, Any]:
+    """Return the answer of the service: a result, or an error in one line."""
+    kind = mimetypes.guess_type(photo.name)[0] or "image/jpeg"
+    request = urllib.request.Request(
+        f"{address}/v1/analyze", data=photo.read_bytes(), headers={"Content-Type": kind}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            answer = reply.read()
+    except urllib.error.HTTPError as error:  # 4xx and 5xx have a body that says why
+        answer = error.read()
+    content: dict[str, Any] = json.loads(answer)
+    return content
+
+
+def main() -> None:
+    """Print a line for each face."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--address", default="http://127.0.0.1:8000")
+    parser.add_argument("photos", nargs="+", type=Path)
+    args = parser.parse_args()
+    for photo in args.photos:
+        answer = analyze(args.address, photo)
+        if "error" in answer:
+            print(f"{photo}: {answer['error']}")
+        for face in answer.get("faces", []):
+            print(f"{photo}: {face['emotion']} {face['confidence']:.0%} at {face['box']}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+"""A video as a picture of emotions over time and a table of who showed what from when to when.
+
+python examples/video_report.py clip.mp4
+"""
+
+import csv
+import sys
+from pathlib import Path
+
+import mien
+from mien.video.episodes import Summary
+from mien.video.timeline import History, draw_timeline
+
+
+def main() -> None:
+    """Write NAME.timeline.png and NAME.episodes.csv into this folder."""
+    video = Path(sys.argv[1])
+    recognizer = mien.load()
+    summary, history = Summary(), History()
+    for result in recognizer.analyze_video(video, every=0.2):  # one frame is in memory at a time
+        summary.add(result)
+        history.add(result)
+    people = summary.people()
+    picture = draw_timeline(history, people, title=video.name, labels=recognizer.labels)
+    picture.save(f"{video.stem}.timeline.png")
+    rows = [
+        {"person": person.track_id, **episode.to_dict()}
+        for person in people
+        for episode in person.episodes
+    ]
+    with Path(f"{video.stem}.episodes.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else ["person"])
+        writer.writeheader()
+        writer.writerows(rows)
+    print(f"{len(people)} people, {len(rows)} episodes")
+
+
+if __name__ == "__main__":
+    main()
