@@ -76,7 +76,8 @@ def on_page_markdown(markdown: str, page: Any, files: Any, **_: Any) -> str:
 # ---------------------------------------------------------------- Python
 _GROUPS = (
     ("Analyse", ("load", "Recognizer", "load_image", "annotate")),
-    ("Results", ("Result", "Face", "Box", "Quality", "ModelInfo", "result_rows", "TABLE_COLUMNS")),
+    ("Results", ("Faces", "Face", "Box", "Quality", "Result", "Results", "ModelInfo")),
+    ("Tables", ("to_pandas", "result_rows", "TABLE_COLUMNS")),
     ("Parts", ("Classifier", "load_detector", "Detector", "Detection", "EMOTIONS")),
 )
 """The order in which a reader meets the names; others follow by themselves."""

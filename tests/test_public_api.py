@@ -19,6 +19,7 @@ def test_public_names() -> None:
         "Detection",
         "Detector",
         "Face",
+        "Faces",
         "InputError",
         "MienError",
         "MissingExtra",
@@ -29,6 +30,7 @@ def test_public_names() -> None:
         "Quality",
         "Recognizer",
         "Result",
+        "Results",
         "TrainingDiverged",
         "UnreadableImage",
         "UsageError",
@@ -38,6 +40,7 @@ def test_public_names() -> None:
         "load_detector",
         "load_image",
         "result_rows",
+        "to_pandas",
     ]
 
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mien.api import Recognizer, load
+    from mien.core.annotate import annotate
+    from mien.core.display import to_pandas
     from mien.core.emotions import EMOTIONS
     from mien.core.errors import (
         DataError,
@@ -27,8 +29,17 @@ if TYPE_CHECKING:
         UsageError,
     )
     from mien.core.images import load_image
-    from mien.core.results import TABLE_COLUMNS, Box, Face, ModelInfo, Quality, Result, result_rows
-    from mien.inference.annotate import annotate
+    from mien.core.results import (
+        TABLE_COLUMNS,
+        Box,
+        Face,
+        Faces,
+        ModelInfo,
+        Quality,
+        Result,
+        Results,
+        result_rows,
+    )
     from mien.inference.classifier import Classifier
     from mien.inference.detectors import Detection, Detector, load_detector
 
@@ -43,6 +54,7 @@ __all__ = [
     "Detection",
     "Detector",
     "Face",
+    "Faces",
     "InputError",
     "MienError",
     "MissingExtra",
@@ -53,6 +65,7 @@ __all__ = [
     "Quality",
     "Recognizer",
     "Result",
+    "Results",
     "TrainingDiverged",
     "UnreadableImage",
     "UsageError",
@@ -62,6 +75,7 @@ __all__ = [
     "load_detector",
     "load_image",
     "result_rows",
+    "to_pandas",
 ]
 
 _HOMES = {
@@ -84,12 +98,15 @@ _HOMES = {
         "TABLE_COLUMNS",
         "Box",
         "Face",
+        "Faces",
         "ModelInfo",
         "Quality",
         "Result",
+        "Results",
         "result_rows",
     ),
-    "mien.inference.annotate": ("annotate",),
+    "mien.core.annotate": ("annotate",),
+    "mien.core.display": ("to_pandas",),
     "mien.inference.classifier": ("Classifier",),
     "mien.inference.detectors": ("Detection", "Detector", "load_detector"),
 }

@@ -16,13 +16,13 @@ from mien.api import Recognizer, load
 from mien.batch.analysis import Clock, ImageTimeout, analyze_chunk, analyze_with_timeout, chunked
 from mien.batch.inputs import Input
 from mien.core.errors import ModelError
-from mien.core.results import Result
+from mien.core.results import Results
 
 
 class Fragile(Recognizer):
     """Fails in a way of its own, or in the network's, where an image with a certain name is."""
 
-    def analyze_many(self, images: Any, **options: Any) -> list[Result]:
+    def analyze_many(self, images: Any, **options: Any) -> Results:
         return super().analyze_many(map(self.reading, images), **options)
 
     @staticmethod
@@ -99,7 +99,7 @@ def test_a_result_has_its_inputs_name_wherever_it_was_read_from(
 
 
 class Sleepy(Recognizer):
-    def analyze_many(self, images: Any, **options: Any) -> list[Result]:
+    def analyze_many(self, images: Any, **options: Any) -> Results:
         return super().analyze_many(map(self.reading, images), **options)
 
     @staticmethod
@@ -154,7 +154,7 @@ def test_what_goes_wrong_comes_out_as_it_is(sleepy: Recognizer, six: list[Input]
         analyze_with_timeout(sleepy, six, batch_size=64, timeout=60)
 
 
-def fail(*_: object, **__: object) -> list[Result]:
+def fail(*_: object, **__: object) -> Results:
     raise KeyboardInterrupt
 
 

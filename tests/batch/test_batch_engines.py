@@ -15,7 +15,7 @@ import pytest
 from mien.batch.engines import IN_PROCESS_IMAGES, LocalEngine
 from mien.batch.inputs import Input, RecognizerOptions
 from mien.core.errors import MienError
-from mien.core.results import Result
+from mien.core.results import Result, Results
 from mien.inference.recognizer import Recognizer
 
 
@@ -33,7 +33,7 @@ class Deadly(RecognizerOptions):
 
 
 class Crashing(Recognizer):
-    def analyze_many(self, images: Any, **options: Any) -> list[Result]:
+    def analyze_many(self, images: Any, **options: Any) -> Results:
         return super().analyze_many(map(self.reading, images), **options)
 
     @staticmethod
@@ -53,7 +53,7 @@ class Slow(RecognizerOptions):
 
 
 class Hanging(Recognizer):
-    def analyze_many(self, images: Any, **options: Any) -> list[Result]:
+    def analyze_many(self, images: Any, **options: Any) -> Results:
         return super().analyze_many(map(self.reading, images), **options)
 
     @staticmethod

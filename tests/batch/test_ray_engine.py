@@ -18,7 +18,7 @@ from batch_maker import alike
 from mien.batch.engines import LocalEngine
 from mien.batch.inputs import Input, RecognizerOptions, walk_folder
 from mien.core.errors import UsageError
-from mien.core.results import Result
+from mien.core.results import Results
 
 PICTURES = 600
 
@@ -84,7 +84,7 @@ def slow_source(model: Path, seconds: float) -> RecognizerOptions:
             recognizer = super().load(threads=threads)
             whole = recognizer.analyze_many
 
-            def analyze_many(images: Any, **options: Any) -> list[Result]:
+            def analyze_many(images: Any, **options: Any) -> Results:
                 time.sleep(seconds * len(images))
                 return whole(images, **options)
 

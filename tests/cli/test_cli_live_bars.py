@@ -12,9 +12,9 @@ import pytest
 
 from mien.cli import live_bars
 from mien.cli.live_bars import LiveBars
+from mien.core.annotate import class_colors
 from mien.core.emotions import EMOTIONS
 from mien.core.results import Result
-from mien.inference.annotate import class_colors
 from video_results import face, result
 
 CONTROL = re.compile(r"\x1b\[[?0-9;]*[a-zA-Z]")

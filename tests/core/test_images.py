@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageOps
 
-from mien.core import images
-from mien.core.errors import UnreadableImage, UsageError
+from mien.core import downloads, images
+from mien.core.errors import InputError, UnreadableImage, UsageError
 from mien.core.images import load_image, pixel_count, source_name
 
 Pixels = npt.NDArray[np.uint8]
@@ -370,11 +370,8 @@ def test_an_array_needs_its_colour_order() -> None:
 @pytest.mark.parametrize(
     "array",
     [
-        np.zeros((4, 4, 3)),
-        np.zeros((4, 4), np.uint16),
-        np.zeros((4, 4), bool),
-        np.zeros((4, 4, 4), np.uint8),
-        np.zeros((2, 4, 4, 3), np.uint8),
+        np.zeros((4, 4, 2), np.uint8),
+        np.full((4, 4, 3), np.nan),
         np.zeros(4, np.uint8),
         np.zeros((0, 4, 3), np.uint8),
         np.zeros((0, 0), np.uint8),
@@ -383,6 +380,104 @@ def test_an_array_needs_its_colour_order() -> None:
 def test_an_array_of_another_kind_is_refused(array: Any) -> None:
     with pytest.raises(UsageError, match="expected an image array"):
         load_image(array, color="rgb")
+
+
+@pytest.mark.parametrize(
+    ("array", "mend"),
+    [
+        (np.full((4, 4, 3), 200.0), "up to 200: divide it by 255"),
+        (np.full((4, 4, 3), -2.0, np.float32), "from -2 to -2: undo its normalisation"),
+        (np.zeros((4, 4), np.uint16), "array / 65535"),
+        (np.zeros((4, 4), bool), r"array\.astype\('uint8'\)"),
+        (np.zeros((4, 4), np.int64), r"array\.astype\('uint8'\)"),
+        (np.zeros((3, 5, 6), np.uint8), r"array\.transpose\(1, 2, 0\)"),
+        (np.zeros((2, 4, 4, 3), np.uint8), "analyze_many takes the images of a batch"),
+    ],
+)
+def test_an_array_that_can_be_mended_is_refused_with_the_mend(array: Any, mend: str) -> None:
+    with pytest.raises(UsageError, match=f"expected an image array .*{mend}"):
+        load_image(array, color="rgb")
+
+
+def test_floats_are_shares_of_white() -> None:
+    pixels = np.asarray(_corners())
+    for kind in (np.float16, np.float32, np.float64):
+        shares = (pixels / 255).astype(kind)
+        assert np.array_equal(load_image(shares, color="rgb"), pixels)
+        assert np.array_equal(load_image(shares[:, :, 0]), load_image(pixels[:, :, 0]))
+    assert load_image(np.full((2, 2), 1.02)).max() == 255
+
+
+def test_an_arrays_transparency_shows_white() -> None:
+    picture = _corners().convert("RGBA")
+    picture.putalpha(100)
+    expected = load_image(picture)
+    pixels = np.asarray(picture)
+    assert np.array_equal(load_image(pixels, color="rgb"), expected)
+    assert np.array_equal(load_image(pixels[:, :, [2, 1, 0, 3]], color="bgr"), expected)
+    assert np.array_equal(load_image(pixels / 255, color="rgb"), expected)
+    with pytest.raises(UsageError, match="colour order"):
+        load_image(pixels)
+
+
+class _Tensor:
+    """A tensor as PyTorch's is to whoever does not import it; NumPy has no bfloat16."""
+
+    def __init__(self, values: Pixels | npt.NDArray[Any], *, bfloat16: bool = False) -> None:
+        self.values, self.bfloat16 = values, bfloat16
+        self.shape = values.shape
+
+    def detach(self) -> _Tensor:
+        return self
+
+    def cpu(self) -> _Tensor:
+        return self
+
+    def float(self) -> _Tensor:
+        return _Tensor(self.values)
+
+    def numpy(self) -> npt.NDArray[Any]:
+        if self.bfloat16:
+            raise TypeError("Got unsupported ScalarType BFloat16")
+        return self.values
+
+
+def test_a_tensor_has_its_channels_first_or_last() -> None:
+    pixels = np.asarray(_corners())
+    first = np.moveaxis(pixels, 2, 0)
+    tensors = [
+        _Tensor(first),
+        _Tensor(pixels),
+        _Tensor((first / 255).astype(np.float32)),
+        _Tensor(first / 255, bfloat16=True),
+    ]
+    for tensor in tensors:
+        assert np.array_equal(load_image(tensor, color="rgb"), pixels)
+    assert np.array_equal(load_image(_Tensor(first[::-1]), color="bgr"), pixels)
+    assert np.array_equal(load_image(_Tensor(first[:1])), load_image(pixels[:, :, 0]))
+    with pytest.raises(UsageError, match="analyze_many"):
+        load_image(_Tensor(first[None]), color="rgb")
+
+
+def test_an_address_is_downloaded_by_the_checks_of_the_command_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fetch(url: str) -> bytes:
+        if "lost" in url:
+            raise InputError("no image within 20 seconds")
+        return _encoded(_corners(), "PNG")
+
+    monkeypatch.setattr(downloads, "fetch_image", fetch)
+    address = "https://me:secret@example.org/face.png"
+    assert np.array_equal(load_image(address), np.asarray(_corners()))
+    assert source_name(address) == "https://example.org/face.png"
+    assert _refusal("https://me:secret@example.org/lost") == (
+        "https://example.org/lost: no image within 20 seconds"
+    )
+
+
+def test_a_host_of_ones_own_network_is_not_asked() -> None:
+    assert "not on the open internet: fetch it yourself" in _refusal("http://127.0.0.1:9/face.png")
 
 
 def test_other_things_are_refused() -> None:

@@ -123,6 +123,18 @@ def test_faces_of_a_photo_are_explained_as_they_were_read(
     assert last.face == faces[1]
 
 
+def test_a_recognizer_explains_its_own_readings(tiny_model: Path) -> None:
+    recognizer = mien.load(tiny_model, detector="none")
+    image = np.repeat(FACES[0, :, :, None], 3, axis=2)
+    (found,) = recognizer.explain(image, color="rgb", emotion="happy")
+    (expected,) = explain(recognizer, image, color="rgb", emotion="happy")
+    assert found.face == expected.face
+    assert found.explanation.to_dict() == expected.explanation.to_dict()
+    assert (
+        recognizer.explain(image, color="rgb", method="gradcam")[0].explanation.method == "gradcam"
+    )
+
+
 def test_wrong_calls_are_said(tiny_model: Path, tmp_path: Path) -> None:
     recognizer = mien.load(tiny_model, detector="none", threads=1)
     image = np.zeros((60, 60), np.uint8)

@@ -227,7 +227,7 @@ def test_other_crops_are_refused(crop_reader: Recognizer) -> None:
     with pytest.raises(UsageError, match="colour order"):
         crop_reader.classify([np.zeros((9, 9, 3), np.uint8)])
     with pytest.raises(UsageError, match="uint8"):
-        crop_reader.classify([np.zeros((9, 9))])  # type: ignore[list-item]
+        crop_reader.classify([np.zeros((9, 9), np.uint16)])
     with pytest.raises(UsageError, match="expected a list of face crops"):
         crop_reader.classify(["crop.png"])  # type: ignore[list-item]
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageColor, ImageFont
 
+from mien.core.annotate import class_colors
 from mien.core.emotions import EMOTION_COLORS, EMOTIONS
 from mien.core.results import Box, Result, Smoothed
-from mien.inference.annotate import class_colors
 from mien.video.episodes import Summary
 from mien.video.timeline import MAX_LANES, PORTRAIT_PX, History, Portraits, draw_timeline
 from video_results import MODEL, face, result

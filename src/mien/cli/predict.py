@@ -375,8 +375,8 @@ def _picture_paths(folder: Path | None, sources: Sequence[str]) -> list[Path]:
 
 
 def _draw(content: str | bytes, faces: Sequence[Face], path: Path) -> None:
+    from mien.core.annotate import annotate
     from mien.core.images import load_image, write_picture
-    from mien.inference.annotate import annotate
 
     write_picture(annotate(load_image(content), faces), path)
 

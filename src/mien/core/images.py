@@ -1,7 +1,8 @@
 """Any image becomes one form: uint8 RGB, upright.
 
-Files, bytes and Pillow images go through Pillow, PBM to PPM through NumPy; arrays are checked and
-taken as they are. Bytes, pixels and structure of a file are checked before it is decoded.
+Files, bytes and Pillow images go through Pillow, PBM to PPM through NumPy; arrays are checked, and
+those of 8 bits taken as they are. Bytes, pixels and structure of a file are checked before it is
+decoded.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 import re
 import warnings
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, Any, Protocol, TypeAlias, TypeGuard
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
@@ -23,17 +24,40 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from mien.core.decoding_limits import decoding_excess
-from mien.core.errors import MienError, UnreadableImage, UsageError, shown
+from mien.core.errors import (
+    BarredAddress,
+    InputError,
+    MienError,
+    UnreadableImage,
+    UsageError,
+    shown,
+)
 from mien.core.file_types import HEAD_BYTES, MAX_FILE_BYTES, READABLE, image_kind
 from mien.core.files import SOFTWARE, write_atomically
 from mien.core.process import ForkLock
+from mien.core.web_address import is_web_address, shown_address
+
+
+class Tensor(Protocol):
+    """A tensor of PyTorch, as far as it is used here; torch itself is never imported."""
+
+    @property
+    def shape(self) -> Any:
+        """Its sides."""
+
+    def detach(self) -> Any:
+        """Return it without its gradient."""
+
+    def cpu(self) -> Any:
+        """Return it in the memory of the CPU."""
+
 
 ImageSource: TypeAlias = (
     "str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | Image.Image"
-    " | npt.NDArray[np.uint8]"
+    " | npt.NDArray[Any] | Tensor"
 )
-"""What can be read as an image: a path, a data URI, an encoded file's bytes, a file that is open
-for reading them, a Pillow image, an array."""
+"""What can be read as an image: a path, an http(s) address, a data URI, an encoded file's bytes, a
+file that is open for reading them, a Pillow image, an array, a tensor."""
 
 MAX_PIXELS = 150_000_000
 """Larger images are refused: a small file can claim any size and fill the memory."""
@@ -65,10 +89,12 @@ def load_image(source: ImageSource, *, color: str | None = None) -> npt.NDArray[
     Colour profiles are not applied.
 
     Args:
-        source: a path, a data URI (``data:image/png;base64,...``), the bytes of an encoded file, a
-            binary file that is open for reading, a Pillow image, or an array: uint8, (H, W) or
-            (H, W, 1) grey, or (H, W, 3) in the order that ``color`` says.
-        color: "rgb" or "bgr"; needed for arrays of three channels, ignored for all else.
+        source: a path, an http(s) address of a public host, a data URI
+            (``data:image/png;base64,...``), the bytes of an encoded file, a binary file that is
+            open for reading, a Pillow image, or an array: uint8 (0-255) or float (0-1), (H, W) or
+            (H, W, 1) grey, (H, W, 3) in the order that ``color`` says, or (H, W, 4) with alpha
+            after it. A tensor of PyTorch is taken as an array and may have its channels first.
+        color: "rgb" or "bgr"; needed for arrays of three channels or more, ignored for all else.
 
     Returns:
         uint8 (H, W, 3), RGB, upright, C-contiguous. It may share memory with an array that was
@@ -76,7 +102,8 @@ def load_image(source: ImageSource, *, color: str | None = None) -> npt.NDArray[
 
     Raises:
         UnreadableImage: if the source is missing, is not an image, is damaged, has more than
-            `MAX_FILE_BYTES`, `MAX_PIXELS` or `MAX_SIDE`, or is made to take its decoder long.
+            `MAX_FILE_BYTES`, `MAX_PIXELS` or `MAX_SIDE`, is made to take its decoder long, or
+            cannot be downloaded.
         MienError: if there is not enough memory.
         UsageError: if the source is none of these, or an array's type, shape or colour order is
             off.
@@ -85,6 +112,8 @@ def load_image(source: ImageSource, *, color: str | None = None) -> npt.NDArray[
         raise UsageError(f"expected color='rgb' or color='bgr', got {shown(repr(color))}")
     if isinstance(source, np.ndarray):
         return _from_array(source, color)
+    if is_tensor(source):
+        return _from_array(_tensor_array(source), color)
     name = shown(source_name(source) or "image")
     try:
         if isinstance(source, Image.Image):
@@ -112,12 +141,14 @@ def pixel_count(content: bytes) -> int:
 def source_name(source: object) -> str | None:
     """Return the path of an image that has one, as it was given; else None.
 
-    A data URI is named by its type and its hash.
+    A data URI is named by its type and its hash, an address shown without its secrets.
     """
     if is_data_uri(source):
         kind = shown(str(source)[len(_DATA_URI) :].partition(",")[0].partition(";")[0])
         digest = hashlib.sha256(str(source).encode("utf-8", "surrogatepass")).hexdigest()
         return f"{_DATA_URI}{kind};sha256={digest[:12]}"
+    if _is_address(source):
+        return shown_address(str(source))
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
     if isinstance(source, Image.Image):
@@ -135,6 +166,17 @@ def is_data_uri(source: object) -> bool:
 def is_file_object(source: object) -> bool:
     """Say whether this is an open file, or what can be read as one."""
     return callable(getattr(source, "read", None)) and not isinstance(source, type)
+
+
+def is_tensor(source: object) -> TypeGuard[Tensor]:
+    """Say whether this is a tensor as PyTorch has them."""
+    methods = (getattr(source, name, None) for name in ("detach", "cpu", "numpy"))
+    return all(map(callable, methods)) and not isinstance(source, type)
+
+
+def _is_address(source: object) -> bool:
+    """Say whether this is an address on the web and no file of that name."""
+    return isinstance(source, str) and is_web_address(source) and not os.path.lexists(source)
 
 
 def read_at_most(file: IO[bytes], name: str) -> bytes:
@@ -185,14 +227,30 @@ def _content(source: object, name: str) -> bytes:
         return bytes(source)
     if isinstance(source, str) and is_data_uri(source):
         return read_data_uri(source)
+    if isinstance(source, str) and _is_address(source):
+        return _downloaded(source, name)
     if isinstance(source, str | os.PathLike):
         return _read_file(Path(source), name)
     if is_file_object(source):
         return _read_object(source, name)
     raise UsageError(
-        "expected an image as a path, bytes, open file, Pillow image or array, "
+        "expected an image as a path, address, bytes, open file, Pillow image or array, "
         f"got {type(source).__name__}"
     )
+
+
+def _downloaded(address: str, name: str) -> bytes:
+    from mien.core.downloads import fetch_image  # brings HTTP with it
+
+    try:
+        return fetch_image(address)
+    except BarredAddress as error:
+        raise UnreadableImage(
+            f"{name}: its host is not on the open internet: fetch it yourself and give its bytes"
+        ) from error
+    except InputError as error:
+        text = str(error)
+        raise UnreadableImage(text if name in text else f"{name}: {text}") from error
 
 
 def _read_file(path: Path, name: str) -> bytes:
@@ -234,23 +292,61 @@ def _too_long(name: str) -> str:
 # ---------------------------------------------------------------- arrays, and values of any depth
 _DEPTHS = (8, 10, 12, 14, 16)
 _OVERSHOOT = 0.05  # of white, that bicubic resizing of real numbers may add
+_CHANNELS = (1, 3, 4)
 
 
-def _from_array(array: npt.NDArray[np.uint8], color: str | None) -> npt.NDArray[np.uint8]:
-    grey = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1)
-    if array.dtype != np.uint8 or array.size == 0 or not (grey or array.shape[2:] == (3,)):
+def _from_array(array: npt.NDArray[Any], color: str | None) -> npt.NDArray[np.uint8]:
+    if (wrong := _array_problem(array)) is not None:
         raise UsageError(
-            "expected an image array as uint8 (H, W) or (H, W, 3) with values 0-255, "
-            f"got {array.dtype} {array.shape}"
+            "expected an image array as uint8 (0-255) or float (0-1), (H, W), (H, W, 3) or "
+            f"(H, W, 4), got {array.dtype} {array.shape}{wrong}"
         )
-    if grey:
-        return np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
+    pixels = array if array.dtype == np.uint8 else to_8_bits(array, 1)
+    if pixels.ndim == 2 or pixels.shape[2] == 1:
+        return np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)
     if color is None:
         raise UsageError(
             "an array's colour order must be said: color='rgb' (Pillow, imageio) "
             "or color='bgr' (OpenCV)"
         )
-    return np.ascontiguousarray(array[:, :, ::-1] if color == "bgr" else array)
+    if color == "bgr":
+        pixels = pixels[:, :, [2, 1, 0, 3]] if pixels.shape[2] == 4 else pixels[:, :, ::-1]
+    pixels = np.ascontiguousarray(pixels)
+    return np.asarray(_to_rgb(Image.fromarray(pixels))) if pixels.shape[2] == 4 else pixels
+
+
+def _array_problem(array: npt.NDArray[Any]) -> str | None:
+    """Return what to do with an array that is no image, "" where there is no telling, or None."""
+    if array.size == 0 or array.ndim not in (2, 3):
+        return ": analyze_many takes the images of a batch" if array.ndim == 4 else ""
+    if array.ndim == 3 and array.shape[2] not in _CHANNELS:
+        first = array.shape[0] in _CHANNELS
+        return ": channels come last, array.transpose(1, 2, 0) puts them there" if first else ""
+    if array.dtype == np.uint8:
+        return None
+    if array.dtype.kind == "u" and array.itemsize == 2:
+        return ": array / 65535 gives values of 0-1"
+    if array.dtype.kind != "f":
+        return ": array.astype('uint8') is right where its values are 0-255"
+    low, high = float(array.min()), float(array.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return " with values that are not finite numbers"
+    if low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT:
+        return None
+    if low >= 0 and high <= 255 * (1 + _OVERSHOOT):
+        return f" with values up to {high:g}: divide it by 255"
+    return f" with values from {low:g} to {high:g}: undo its normalisation"
+
+
+def _tensor_array(tensor: Tensor) -> npt.NDArray[Any]:
+    """Return a tensor as an array whose channels come last."""
+    values = tensor.detach().cpu()
+    try:
+        array = np.asarray(values.numpy())
+    except TypeError:  # bfloat16, which NumPy does not know
+        array = np.asarray(values.float().numpy())
+    is_first = array.ndim == 3 and array.shape[0] in _CHANNELS
+    return np.moveaxis(array, 0, 2) if is_first else array
 
 
 def to_8_bits(values: npt.NDArray[np.generic], white: int | None = None) -> npt.NDArray[np.uint8]:

@@ -7,12 +7,18 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mien.core.display import Viewable, results_html, to_pandas
 from mien.core.emotions import EMOTIONS, FER2013_CSV_ORDER
 from mien.core.errors import UsageError, one_line
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mien.core.images import ImageSource
 
 SCHEMA = "mien/1"
 """Name and version of the JSON form; it changes when a reader would have to."""
@@ -210,8 +216,10 @@ class ModelInfo:
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(Viewable):
     """What was found in one image, or in one frame of a video.
+
+    In a notebook it shows itself: the picture with its faces, and their scores.
 
     Attributes:
         source: the path or name of the image, or None for one that has none.
@@ -279,6 +287,61 @@ class Result:
         if self.error is not None:
             result["error"] = self.error
         return result
+
+    @property
+    def _viewed(self) -> Result:
+        return self
+
+    def read_from(self, image: Callable[[], ImageSource | None], color: str | None) -> Result:
+        """Take what gives the image again, for pictures; it is no part of the result's value."""
+        object.__setattr__(self, "_image", (image, color))
+        return self
+
+    def image_read(self) -> tuple[ImageSource | None, str | None]:
+        """Return the image and its colour order, or None for one that is not there any more."""
+        image, color = getattr(self, "_image", (lambda: None, None))
+        found = image()
+        return (self.source if found is None and self.frame is None else found), color
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what pickles and copies hold: all but the image."""
+        return {name: value for name, value in vars(self).items() if name != "_image"}
+
+
+class Faces(list[Face], Viewable):
+    """The faces of one image, left to right: a list, and the `Result` that they are from."""
+
+    def __init__(self, result: Result) -> None:
+        """Take the result."""
+        super().__init__(result.faces)
+        self.result = result
+
+    @property
+    def _viewed(self) -> Result:
+        return self.result
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the image's result as JSON has it, as `Result.to_dict`."""
+        return self.result.to_dict()
+
+
+class Results(list[Result]):
+    """The results of several images: a list that becomes a table."""
+
+    def __init__(self, results: Iterable[Result] = ()) -> None:
+        """Take the results."""
+        super().__init__(results)
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """Return the results as JSON has them."""
+        return [result.to_dict() for result in self]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return the table of all faces, as `mien.to_pandas` does."""
+        return to_pandas(self)
+
+    def _repr_html_(self) -> str:
+        return results_html(self)
 
 
 def _whole(what: str, value: object, least: int) -> None:

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from mien.core.annotate import class_colors, draw_bar, font_for, reading_text
 from mien.core.errors import UsageError
-from mien.inference.annotate import class_colors, draw_bar, font_for, reading_text
 from mien.inference.explain import ExplainedFace, Explanation
 
 _SIDE = 240  # of a face, in pixels

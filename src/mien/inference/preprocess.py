@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat, zip_longest
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from PIL import Image
 
 from mien.core.errors import MienError, NoFaceError, UnreadableImage, UsageError, shown
 from mien.core.faces import FACE_SIZE, standard_face
-from mien.core.images import ImageSource, is_file_object, load_image
+from mien.core.images import ImageSource, Tensor, is_file_object, is_tensor, load_image
 from mien.core.results import Box
 from mien.inference.detectors import Detection, Detector, crop_scale_of
 from mien.inference.detectors.base import Landmarks, square_crop
@@ -283,7 +284,10 @@ def shifted(faces: npt.NDArray[np.uint8], down: int, right: int) -> npt.NDArray[
 def is_one_image(images: object) -> bool:
     """Say whether this is one image, not a list: an array would pass for a list of its rows."""
     if isinstance(images, np.ndarray):
-        return images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (1, 3))
+        return images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (1, 3, 4))
+    if is_tensor(images):
+        sides = tuple(images.shape)
+        return len(sides) == 2 or (len(sides) == 3 and bool({1, 3, 4} & {sides[0], sides[2]}))
     one = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image)
     return one or is_file_object(images)
 
@@ -307,7 +311,7 @@ def with_sources(
 
 
 def standard_faces(
-    crops: Iterable[npt.NDArray[np.uint8]], *, color: str | None = None
+    crops: Iterable[npt.NDArray[Any] | Tensor], *, color: str | None = None
 ) -> list[npt.NDArray[np.uint8]]:
     """Return the standard face, uint8 (48, 48), of each crop; `Recognizer.classify` says of which.
 
@@ -321,7 +325,7 @@ def standard_faces(
         )
     faces = []
     for crop in crops:
-        if not isinstance(crop, np.ndarray):
+        if not (isinstance(crop, np.ndarray) or is_tensor(crop)):
             raise UsageError(
                 f"expected a list of face crops as arrays, got a {type(crop).__name__} in it"
             )

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from mien.core.display import image_reference
 from mien.core.errors import MienError, NoFaceError, UnreadableImage, UsageError
 from mien.core.faces import FACE_SIZE
-from mien.core.images import ImageSource, source_name
+from mien.core.images import ImageSource, Tensor, source_name
 from mien.core.models import DEFAULT_MODEL
-from mien.core.results import Face, ModelInfo, Result
+from mien.core.results import Face, Faces, ModelInfo, Result, Results
 from mien.inference.classifier import BATCH_SIZE, Classifier
 from mien.inference.detectors import Detection, Detector, load_detector
 from mien.inference.preprocess import (
@@ -109,17 +110,19 @@ class Recognizer:
 
     def analyze(
         self, image: ImageSource, *, color: str | None = None, on_no_face: str = "empty"
-    ) -> list[Face]:
+    ) -> Faces:
         """Find the faces in an image and read their emotions.
 
         Args:
-            image: a path, the bytes of an encoded file, a Pillow image, or an array: uint8, (H, W)
-                grey, or (H, W, 3) with ``color``.
+            image: a path, an http(s) address, the bytes of an encoded file, a file that is open
+                for reading them, a Pillow image, or an array or tensor: uint8 (0-255) or float
+                (0-1), (H, W) grey, or (H, W, 3) or (H, W, 4) with ``color``; see `mien.load_image`.
             color: the order of an array's channels, "rgb" or "bgr".
             on_no_face: "empty" returns an empty list where there is no face, "raise" raises.
 
         Returns:
-            The faces, left to right.
+            The faces, left to right, in a list that can also be looked at (`annotate`, `save`,
+            `plot`, `to_pandas`) and holds the whole `result`.
 
         Raises:
             UnreadableImage: if the image is missing, is not one, or is damaged.
@@ -141,7 +144,7 @@ class Recognizer:
                 f"no face found in {result.source or 'the image'} by {self.detector.name}: "
                 "try another detector, or detector='none' for an image that is a face crop"
             )
-        return list(result.faces)
+        return Faces(result)
 
     def analyze_result(
         self, image: ImageSource, *, color: str | None = None, source: str | None = None
@@ -159,7 +162,7 @@ class Recognizer:
         color: str | None = None,
         sources: Sequence[str | None] | None = None,
         batch_size: int = BATCH_SIZE,
-    ) -> list[Result]:
+    ) -> Results:
         """Analyze images, their faces together in batches.
 
         One image is in memory at a time: an iterator that makes them one by one is welcome.
@@ -172,8 +175,9 @@ class Recognizer:
             batch_size: faces that go through the network at once.
 
         Returns:
-            One result an image, in their order. One that cannot be read has the status
-            "unreadable", one that fails otherwise "error"; the others still run.
+            One result an image, in their order, in a list that becomes a table (`to_pandas`). One
+            that cannot be read has the status "unreadable", one that fails otherwise "error"; the
+            others still run.
 
         Raises:
             UsageError: if an array, an option, or the number of sources is not as above.
@@ -184,23 +188,21 @@ class Recognizer:
                 f"expected a list of images, got one {type(images).__name__}: "
                 "use analyze or analyze_result for a single image"
             )
-        batches = [
-            preprocess(
-                image,
-                self.detector,
-                self.choice,
-                color=color,
-                source=name or source_name(image),
-            )
-            for image, name in with_sources(images, sources)
-        ]
+        batches, references = [], []
+        for image, name in with_sources(images, sources):
+            named = name or source_name(image)
+            batches.append(preprocess(image, self.detector, self.choice, color=color, source=named))
+            references.append(image_reference(image))
         faces = [face for batch in batches for face in batch.faces]
         rows = iter(self._classify(faces, batch_size))
-        return [self._result(batch, list(islice(rows, len(batch.faces)))) for batch in batches]
+        return Results(
+            self._result(batch, list(islice(rows, len(batch.faces)))).read_from(reference, color)
+            for batch, reference in zip(batches, references, strict=True)
+        )
 
     def classify(
         self,
-        crops: Iterable[npt.NDArray[np.uint8]],
+        crops: Iterable[npt.NDArray[Any] | Tensor],
         *,
         color: str | None = None,
         batch_size: int = BATCH_SIZE,
@@ -208,7 +210,7 @@ class Recognizer:
         """Read the emotions of face crops; no face is looked for in them.
 
         Args:
-            crops: arrays, uint8, any sizes, each (H, W) grey, or (H, W, 3) with ``color``.
+            crops: arrays or tensors, any sizes, each as `analyze` takes them.
             color: the order of the channels, "rgb" or "bgr".
             batch_size: faces that go through the network at once.
 

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from mien.core.annotate import class_colors, font_for
 from mien.core.results import Box, Result
-from mien.inference.annotate import class_colors, font_for
 from mien.video.episodes import Person
 from mien.video.times import format_time
 

@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mien.core.annotate import annotate
 from mien.core.errors import OutputError
 from mien.core.files import SOFTWARE, replacing
 from mien.core.results import Face
-from mien.inference.annotate import annotate
 from mien.video.frames import VideoFrame
 from mien.video.opening import load_av, opened, reason_of
 from mien.video.reader import Decoder, VideoInfo, clock_of, has_index

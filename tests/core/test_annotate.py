@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 from PIL import ImageFont
 
-from mien.core.emotions import EMOTION_COLORS, EMOTIONS
-from mien.core.results import Box, Face, Quality
-from mien.inference import annotate as annotating
-from mien.inference.annotate import (
+from mien.core import annotate as annotating
+from mien.core.annotate import (
     MAX_SIDE,
     MIN_SIDE,
     Font,
@@ -17,6 +15,8 @@ from mien.inference.annotate import (
     class_colors,
     font_for,
 )
+from mien.core.emotions import EMOTION_COLORS, EMOTIONS
+from mien.core.results import Box, Face, Quality
 
 
 def _face(box: Box, emotion: str = "happy", confidence: float = 0.7, **changes: bool) -> Face:

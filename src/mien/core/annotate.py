@@ -9,12 +9,11 @@ from functools import lru_cache
 from itertools import cycle
 from typing import TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from mien.core.emotions import EMOTION_COLORS, find_emotion
-from mien.core.results import Face
+from mien.core.images import ImageSource, load_image
+from mien.core.results import Face, Result
 
 MIN_SIDE = 640
 """Pictures whose longer side is less are enlarged by a whole factor, so that labels can be read."""
@@ -49,7 +48,13 @@ class _Style:
         return cls(text, line=max(2, round(text / 7)), pad=max(3, round(text / 3.2)))
 
 
-def annotate(image: npt.NDArray[np.uint8], faces: Iterable[Face]) -> Image.Image:
+def annotate(
+    image: ImageSource,
+    faces: Iterable[Face] | Result,
+    *,
+    color: str = "rgb",
+    charts: bool = True,
+) -> Image.Image:
     """Draw faces and their emotions on a picture.
 
     Each face gets its box, in the emotion's colour, and a label with emotion and confidence, in a
@@ -57,16 +62,21 @@ def annotate(image: npt.NDArray[np.uint8], faces: Iterable[Face]) -> Image.Image
     beside it gets a chart of all scores.
 
     Args:
-        image: uint8 (H, W, 3) RGB, the picture that the faces were found in, as
-            `mien.core.images.load_image` gives it.
-        faces: what was found.
+        image: the picture that the faces were found in, as `Recognizer.analyze` takes it.
+        faces: what was found: the faces, or a result.
+        color: the order of an array's channels, "rgb" or "bgr".
+        charts: draw the charts of scores.
 
     Returns:
         A new Pillow image in RGB; pictures smaller than `MIN_SIDE` are enlarged, longer ones
         than `MAX_SIDE` made smaller.
+
+    Raises:
+        UnreadableImage: if the image cannot be read.
+        UsageError: if it is none.
     """
-    picture, scale = _resized(Image.fromarray(image))
-    found = list(faces)
+    picture, scale = _resized(Image.fromarray(load_image(image, color=color)))
+    found = list(faces.faces if isinstance(faces, Result) else faces)
     boxes = [_scaled(face, scale) for face in found]
     # "RGBA" lets what is drawn be translucent over a picture that is not.
     draw = ImageDraw.Draw(picture, "RGBA")
@@ -75,7 +85,7 @@ def annotate(image: npt.NDArray[np.uint8], faces: Iterable[Face]) -> Image.Image
         _draw_box(draw, box, _Style.of(picture, box), _color(face))
     for face, box in zip(found, boxes, strict=True):
         taken.append(_draw_label(draw, picture, face, box))
-    for face, box in zip(found, boxes, strict=True):
+    for face, box in zip(found, boxes, strict=True) if charts else ():
         panel = _draw_chart(draw, picture, face, box, taken)
         if panel is not None:
             taken.append(panel)
