@@ -62,7 +62,7 @@ class Recognizer(ImageRecognizer):
     ) -> Iterator[Result]:
         """Track the faces of a video and read their emotions, a result for each frame.
 
-        One frame is in memory at a time, however long the video is.
+        A bounded number of frames is in memory, however long the video is.
 
         Args:
             source: a file's path, a stream's address (rtsp, http, ...), or a camera's number.

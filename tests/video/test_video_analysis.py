@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import gc
+import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -12,8 +14,11 @@ import pytest
 from mien.api import Recognizer
 from mien.core.errors import InputError, UsageError
 from mien.core.results import Result
+from mien.inference.classifier import Classifier
+from mien.inference.detectors import Detection, NoDetector
 from mien.video.analysis import follow
-from mien.video.frames import VideoFrame
+from mien.video.frames import BrokenVideo, VideoFrame
+from mien.video.times import Window
 from video_maker import Picture, even_times, write_video
 
 pytest.importorskip("av")
@@ -130,6 +135,78 @@ def test_one_frame_is_in_memory_at_a_time(red_recognizer: Recognizer) -> None:
         most = max(most, sum(picture() is not None for picture in alive))
     assert len(results) == 40
     assert most <= 3
+
+
+@pytest.mark.parametrize("every", [None, 0.2])
+def test_reading_ahead_gives_the_same_results_in_bounded_memory(
+    red_recognizer: Recognizer, every: float | None
+) -> None:
+    alive: list[weakref.ref[Picture]] = []
+    held: list[int] = []
+    window = Window(every=every)
+
+    def frames() -> Iterator[VideoFrame]:
+        for number in range(120):
+            picture = two_people(number % 40)
+            alive.append(weakref.ref(picture))
+            yield VideoFrame(number, number / 25, _giver(picture), 96 * 192)
+
+    def read(readers: int) -> list[Result]:
+        results = []
+        for moment in follow(red_recognizer, frames(), "film", window=window, readers=readers):
+            assert moment.frame is not None
+            if moment.result is not None:
+                results.append(moment.result)
+            del moment
+            held.append(sum(picture() is not None for picture in alive))
+        return results
+
+    one, two = read(0), read(2)
+    assert [_told(result) for result in one] == [_told(result) for result in two]
+    for result, same in zip(one, two, strict=True):
+        for face, other in zip(result.faces, same.faces, strict=True):
+            assert dict(face.scores) == pytest.approx(dict(other.scores), abs=1e-6)
+    assert max(held) <= 5 * 8  # chunks: one given out, three read ahead, one that is filled
+
+
+def _told(result: Result) -> tuple[object, ...]:
+    faces = [(face.box, face.track_id, face.quality) for face in result.faces]
+    return result.frame, result.time_s, result.status, faces
+
+
+def test_what_was_read_before_an_error_comes_before_it(red_recognizer: Recognizer) -> None:
+    def frames(error: InputError) -> Iterator[VideoFrame]:
+        for number in range(20):
+            yield VideoFrame(number, number / 25, _giver(two_people(number)))
+        raise error
+
+    moments = list(follow(red_recognizer, frames(BrokenVideo("cut", 0.8)), "film", readers=2))
+    statuses = [moment.result.status for moment in moments if moment.result is not None]
+    assert statuses == ["ok"] * 20 + ["unreadable"]
+    reading = follow(red_recognizer, frames(InputError("odd")), "film", readers=2)
+    assert [next(reading).frame is not None for _ in range(20)] == [True] * 20
+    with pytest.raises(InputError, match="odd"):
+        next(reading)
+
+
+def test_who_stops_reading_ahead_waits_for_no_chunk(tiny_model: Path) -> None:
+    looked_at = []
+
+    class Counting(NoDetector):
+        def detect(self, image: Picture) -> list[Detection]:
+            looked_at.append(image)
+            return super().detect(image)
+
+    def frames() -> Iterator[VideoFrame]:
+        for number in range(1000):
+            yield VideoFrame(number, number / 25, _giver(two_people(3)))
+
+    recognizer = Recognizer(Classifier.open(tiny_model), Counting())
+    reading = follow(recognizer, frames(), "film", readers=2)
+    next(reading)
+    cast("Generator[object, None, None]", reading).close()
+    assert len(looked_at) <= 4 * 8
+    assert not [one for one in threading.enumerate() if one.name.startswith("mien-video")]
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from mien.core.progress import Progress
 from mien.core.results import Result
 from mien.core.web_address import shown_address
 from mien.inference.recognizer import Recognizer
-from mien.video.analysis import Moment, follow, frames_of
+from mien.video.analysis import Moment, follow, frames_of, readers_for
 from mien.video.episodes import Summary
 from mien.video.live import LiveStream, connected, is_camera, is_stream
 from mien.video.reader import VideoInfo, probe
@@ -72,7 +72,10 @@ def run_videos(args: argparse.Namespace, shape: str, videos: Sequence[Input]) ->
     # What comes over a network is waited for longer: its results so far are kept.
     patience_s = _PATIENCE_ADDRESS_S if any("://" in one.source for one in videos) else _PATIENCE_S
     with stopping_in_time(patience_s) as stop:
-        recognizer = recognizer_options(args).load()
+        options = recognizer_options(args)
+        if options.threads is None and not any(_may_be_live(one.source) for one in videos):
+            options = replace(options, threads=1)  # frames are read side by side
+        recognizer = options.load()
         form = video_writer(shape, args.output, recognizer.labels, recognizer.model, single=single)
         with form as writer:
             run = _Run(args, window, recognizer, writer, stop, _may_draw(args, shape))
@@ -135,6 +138,10 @@ def _timeline_path(args: argparse.Namespace, name: str) -> Path:
 def _file_in(asked: Path, name: str, suffixes: Sequence[str]) -> Path:
     """Return the file that is asked for, or one in the folder that is."""
     return asked if asked.suffix.lower() in suffixes else asked / name
+
+
+def _may_be_live(source: str) -> bool:
+    return is_camera(source) or is_stream(source)
 
 
 def _stem(source: str) -> str:
@@ -257,7 +264,14 @@ def _moments(
         source, live, window, patience_s=args.reconnect, allow_private=args.allow_private
     )
     name, smoother = shown_address(source), Smoother(args.smooth)
-    yield from follow(run.recognizer, frames, name, window=window, smoother=smoother)
+    yield from follow(
+        run.recognizer,
+        frames,
+        name,
+        window=window,
+        smoother=smoother,
+        readers=readers_for(live),
+    )
 
 
 def _frames_in(info: VideoInfo | None, window: Window) -> int | None:

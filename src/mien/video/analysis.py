@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
+from mien.core.errors import InputError
+from mien.core.process import usable_cores
 from mien.core.results import Result
 from mien.core.web_address import shown_address
 from mien.inference.recognizer import Recognizer
@@ -23,6 +31,15 @@ from mien.video.tracker import SMOOTHING_S, CutFinder, Smoother, Tracker, memory
 
 VideoSource = str | Path | int
 """A file's path, a stream's address, or a camera's number."""
+
+MAX_READERS = 8
+"""So many threads read the frames of a file at most."""
+
+# A file's frames are read in chunks of so many frames or pixels, whose faces go through the network
+# together; so many pixels are held at once, beside one chunk.
+_CHUNK_FRAMES = 8
+_CHUNK_PIXELS = 4_000_000
+_HELD_PIXELS = 64_000_000
 
 
 @dataclass(frozen=True)
@@ -54,7 +71,8 @@ def analyze_video(
     live = connected(source, allow_private=allow_private)
     frames = frames_of(source, live, window, allow_private=allow_private)
     name = shown_address(str(source))
-    moments = follow(recognizer, frames, name, window=window, smoother=smoother)
+    readers = readers_for(live)
+    moments = follow(recognizer, frames, name, window=window, smoother=smoother, readers=readers)
     return (moment.result for moment in moments if moment.result is not None)
 
 
@@ -82,6 +100,11 @@ def frames_of(
     return stream_frames(live, window, patience_s=patience_s)
 
 
+def readers_for(live: LiveStream | int | None) -> int:
+    """Return how many threads read a source's frames ahead: none of what is live."""
+    return min(usable_cores(), MAX_READERS) if live is None else 0
+
+
 def follow(
     recognizer: Recognizer,
     frames: Iterable[VideoFrame],
@@ -89,8 +112,9 @@ def follow(
     *,
     window: Window | None = None,
     smoother: Smoother | None = None,
+    readers: int = 0,
 ) -> Iterator[Moment]:
-    """Find, track and read the faces of frames, one frame in memory at a time.
+    """Find, track and read the faces of frames, a bounded number of them in memory at a time.
 
     Args:
         recognizer: reads each frame.
@@ -98,6 +122,8 @@ def follow(
         source: the name that results get.
         window: its ``every`` tells which frames are looked at; all unless given.
         smoother: of the scores.
+        readers: threads that read frames ahead, in chunks, while others are decoded here; 0 reads
+            each frame before the next one is asked for. The results are the same.
 
     Yields:
         A moment for each frame. A video that breaks off ends with one without a frame, whose
@@ -108,21 +134,109 @@ def follow(
     """
     window = window or Window()
     people = _People(smoother or Smoother(), memory_for(window.every))
-    last_step: int | None = None
+    chosen = _chosen(frames, window)
+    reader = _Reader(recognizer, source)
+    found = reader.read_ahead(chosen, readers) if readers else reader.read(chosen)
     try:
-        for frame in frames:
-            step = window.step(frame.time_s)
-            if step is not None and step == last_step:
-                yield Moment(frame, None)
-                continue
-            last_step = step
-            found = recognizer.analyze_result(frame.pixels, color="rgb", source=source)
-            yield Moment(frame, people.identify(found, frame))
+        for frame, result in found:
+            yield Moment(frame, None if result is None else people.identify(result, frame))
     except BrokenVideo as error:
         broken = Result(
             source, "unreadable", recognizer.model, time_s=error.time_s, error=str(error)
         )
         yield Moment(None, broken)
+
+
+def _chosen(frames: Iterable[VideoFrame], window: Window) -> Iterator[_Chosen]:
+    """Yield each frame, and whether it is looked at."""
+    last_step: int | None = None
+    for frame in frames:
+        step = window.step(frame.time_s)
+        yield frame, step is None or step != last_step
+        last_step = step
+
+
+# ---------------------------------------------------------------- reading frames
+_Chosen = tuple[VideoFrame, bool]
+_Read = tuple[VideoFrame, Result | None]
+
+
+class _Reader:
+    """Reads the faces of frames; each comes out in order, None for one that is not looked at."""
+
+    def __init__(self, recognizer: Recognizer, source: str) -> None:
+        self._recognizer = recognizer
+        self._source = source
+        self._stopped = threading.Event()
+
+    def read(self, frames: Iterable[_Chosen]) -> Iterator[_Read]:
+        """Read each frame before the next one is asked for."""
+        for each in frames:
+            yield from self._read_chunk([each])
+
+    def read_ahead(self, frames: Iterable[_Chosen], readers: int) -> Iterator[_Read]:
+        """Read chunks of frames in threads, while the frames after them are decoded here."""
+        pending: deque[tuple[Future[list[_Read]], int]] = deque()
+        held, broken = 0, None
+        pool = ThreadPoolExecutor(readers, "mien-video")
+        try:
+            try:
+                for chunk in _chunks(frames):
+                    area = sum(frame.area for frame, _ in chunk)
+                    pending.append((pool.submit(self._read_chunk, chunk), area))
+                    held += area
+                    del chunk
+                    while len(pending) > readers + 1 or (held > _HELD_PIXELS and len(pending) > 1):
+                        done, area = pending.popleft()
+                        held -= area
+                        yield from done.result()
+            except InputError as error:  # after the results of the frames before it
+                broken = error
+            while pending:
+                yield from pending.popleft()[0].result()
+            if broken is not None:
+                raise broken
+        finally:
+            self._stopped.set()
+            pool.shutdown(cancel_futures=True)
+
+    def _read_chunk(self, chunk: list[_Chosen]) -> list[_Read]:
+        looked_at = [frame for frame, is_looked_at in chunk if is_looked_at]
+        results = iter(
+            self._recognizer.analyze_many(
+                self._pictures(looked_at), color="rgb", sources=[self._source] * len(looked_at)
+            )
+        )
+        return [(frame, next(results) if is_looked_at else None) for frame, is_looked_at in chunk]
+
+    def _pictures(self, frames: list[VideoFrame]) -> Iterator[npt.NDArray[np.uint8]]:
+        for frame in frames:
+            if self._stopped.is_set():
+                raise _Stopped
+            yield frame.pixels
+
+
+class _Stopped(Exception):
+    """Nobody waits for the results any more."""
+
+
+def _chunks(frames: Iterable[_Chosen]) -> Iterator[list[_Chosen]]:
+    """Yield frames in chunks; what is left before an error comes before it."""
+    chunk: list[_Chosen] = []
+    area = 0
+    try:
+        for each in frames:
+            chunk.append(each)
+            area += each[0].area
+            if len(chunk) == _CHUNK_FRAMES or area >= _CHUNK_PIXELS:
+                yield chunk
+                chunk, area = [], 0
+    except InputError:
+        if chunk:
+            yield chunk
+        raise
+    if chunk:
+        yield chunk
 
 
 class _People:

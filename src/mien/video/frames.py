@@ -44,11 +44,13 @@ class VideoFrame:
         number: of the frame in its video, from 0.
         time_s: when it is shown, in seconds from the video's start; from its own time stamp.
         read: gives the upright picture, uint8 (H, W, 3) RGB.
+        area: how many pixels that has; 0 where nobody says so.
     """
 
     number: int
     time_s: float
     read: Callable[[], npt.NDArray[np.uint8]]
+    area: int = 0
 
     @cached_property
     def pixels(self) -> npt.NDArray[np.uint8]:
@@ -83,7 +85,7 @@ class Presentation:
             picture = decoded.to_ndarray(format="rgb24", width=width, height=height)
             return turned(np.asarray(picture, np.uint8), turn)
 
-        return VideoFrame(number, time_s, read)
+        return VideoFrame(number, time_s, read, width * height)
 
     def size(self, decoded: Any) -> tuple[int, int]:
         """Return the width and height that a frame has when it is shown; raises as `frame`."""

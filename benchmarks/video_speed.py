@@ -1,0 +1,165 @@
+"""Seconds that a video takes, one frame at a time and as `mien predict` reads it, beside the parts.
+
+    python benchmarks/video_speed.py CLIP --update docs/speed.md
+
+Whole readings are processes of their own, start included, by the clock. They take turns, so that a
+busy machine slows all alike; what is told is the least of all turns. The parts are alone on one
+thread, in processor time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from mien.api import Recognizer, load
+from mien.core.process import usable_cores
+from mien.evaluation.markdown import markdown_table, update_marked_section
+from mien.inference.preprocess import cut_face
+from mien.inference.speed import machine
+from mien.video.analysis import follow, readers_for
+from mien.video.reader import read_video
+
+SECTION = "video"
+BATCH = 8
+WAYS = ("one", "ahead")
+
+
+def main() -> None:
+    """Measure, print and write the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("clip", type=Path)
+    parser.add_argument("--model", nargs="+", default=["mien-b0", "mien-nano"])
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each side")
+    parser.add_argument("--update", type=Path, metavar="FILE")
+    parser.add_argument("--read", choices=WAYS, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.read:
+        read(args.clip, args.model[0], args.read)
+        return
+    whole = whole_readings(args.clip, args.model, args.rounds)
+    parts = {model: parts_of(args.clip, model) for model in args.model}
+    text = tables(whole, parts)
+    print(json.dumps(machine()), "\n", text, sep="\n")
+    if args.update:
+        update_marked_section(args.update, SECTION, text)
+
+
+def read(clip: Path, model: str, way: str) -> None:
+    """Read the clip in this process, and print what was read."""
+    ahead = way == "ahead"
+    recognizer = load(model, threads=1 if ahead else None, offline=True)
+    readers = readers_for(None) if ahead else 0
+    started = time.perf_counter()
+    moments = follow(recognizer, read_video(clip), clip.name, readers=readers)
+    results = [moment.result.to_dict() for moment in moments if moment.result]
+    print(json.dumps({"seconds": time.perf_counter() - started, "results": results}))
+
+
+def whole_readings(clip: Path, models: list[str], rounds: int) -> dict[tuple[str, str, str], float]:
+    """Return the least seconds of each model and way, with the start and without it.
+
+    Both ways have to read the same.
+    """
+    taken: dict[tuple[str, str, str], list[float]] = {}
+    for number in range(rounds):
+        for model in models:
+            found = {}
+            for way in WAYS if number % 2 else WAYS[::-1]:
+                command = [sys.executable, __file__, str(clip), "--model", model, "--read", way]
+                started = time.perf_counter()
+                done = subprocess.run(command, check=True, capture_output=True)
+                seconds = time.perf_counter() - started
+                found[way] = json.loads(done.stdout)
+                taken.setdefault((model, way, "whole"), []).append(seconds)
+                taken.setdefault((model, way, "alone"), []).append(found[way]["seconds"])
+            check_same(*(found[way]["results"] for way in WAYS))
+    return {key: min(seconds) for key, seconds in taken.items()}
+
+
+def check_same(some: list[dict[str, Any]], others: list[dict[str, Any]]) -> None:
+    """Raise unless two readings agree: scores to 2e-6, which are written in 6 digits."""
+    for one, other in zip(some, others, strict=True):
+        for face, same in zip(one["faces"], other["faces"], strict=True):
+            for label, score in face["scores"].items():
+                if abs(score - same["scores"][label]) > 2e-6:
+                    raise SystemExit(f"frame {one['frame']}: {label} is {score} or another")
+            for key in ("box", "track_id", "face_confidence", "quality"):
+                if face[key] != same[key]:
+                    raise SystemExit(f"frame {one['frame']}: {key} is {face[key]} or another")
+
+
+def parts_of(clip: Path, model: str) -> dict[str, float]:
+    """Return the seconds of the start, and the milliseconds a frame of each part alone."""
+    cv2.setNumThreads(1)
+    code = f"import mien, av; mien.load({model!r}, threads=1, offline=True)"
+    starts = [
+        timed(lambda: subprocess.run([sys.executable, "-c", code], check=True), time.perf_counter)
+        for _ in range(3)
+    ]
+    recognizer = load(model, threads=1, offline=True)
+    frames = [frame.pixels for frame in read_video(clip)]
+    faces = faces_in(recognizer, frames)
+    classify, count = recognizer.classifier.classify, len(frames)
+    works: dict[str, Callable[[], object]] = {
+        "decoding": lambda: [frame.pixels for frame in read_video(clip)],
+        "detection": lambda: [recognizer.detector.detect(frame) for frame in frames],
+        "classification, one by one": lambda: [classify(face[None]) for face in faces],
+        f"classification, {BATCH} at a time": lambda: classify(faces, batch_size=BATCH),
+    }
+    parts = {"start": min(starts)}
+    for name, work in works.items():
+        least = min(timed(work, time.process_time) for _ in range(3))
+        parts[name] = 1000 * least / count
+    return parts
+
+
+def faces_in(recognizer: Recognizer, frames: list[Any]) -> Any:
+    """Return the first face of each frame that has one, uint8 (N, 48, 48)."""
+    scale = recognizer.detector.crop_scale
+    found = [(frame, recognizer.detector.detect(frame)) for frame in frames]
+    return np.stack([cut_face(frame, faces[0].box, scale) for frame, faces in found if faces])
+
+
+def timed(work: Callable[[], object], clock: Callable[[], float]) -> float:
+    """Return what some work takes by a clock."""
+    started = clock()
+    work()
+    return clock() - started
+
+
+def tables(whole: dict[tuple[str, str, str], float], parts: dict[str, dict[str, float]]) -> str:
+    """Return both tables in Markdown."""
+    models = list(parts)
+    rows = []
+    for what, key in (("start included", "whole"), ("without the start", "alone")):
+        one, ahead = ([whole[model, way, key] for model in models] for way in WAYS)
+        rows += [
+            [f"one frame at a time, {what}", *(f"{each:.2f} s" for each in one)],
+            [f"as `mien predict` reads it, {what}", *(f"{each:.2f} s" for each in ahead)],
+            ["times as fast", *(f"{a / b:.2f}" for a, b in zip(one, ahead, strict=True))],
+        ]
+    details = [
+        [name, *(f"{parts[m][name]:.2f}" + (" s" if name == "start" else " ms") for m in models)]
+        for name in parts[models[0]]
+    ]
+    cores = usable_cores()
+    return (
+        f"On {cores} cores:\n\n"
+        + markdown_table(["the whole clip", *models], rows)
+        + "\n\nAlone, a frame on one thread:\n\n"
+        + markdown_table(["part", *models], details)
+    )
+
+
+if __name__ == "__main__":
+    main()
