@@ -201,6 +201,27 @@ def test_the_commands_that_are_shown_work(commands: list[str], workplace: Path) 
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
 
 
+@pytest.mark.slow
+def test_the_tutorial_runs_from_end_to_end(workplace: Path) -> None:
+    changed = {
+        "mien train --config tiny --run outputs/mine": (
+            "mien train --config tiny --run outputs/mine" + SMALL_RECIPE
+        ),
+        "mien predict photo.jpg --model outputs/mine/export": (
+            "mien predict photo.jpg --model outputs/mine/export --detector none"
+        ),
+        # Goes on until it is ended.
+        "mien serve --model outputs/mine/export": "mien serve --help",
+    }
+    shown = [line for each in sections("docs/tutorial.md").values() for line in each]
+    assert set(changed) <= set(shown)
+    for command in shown:
+        if command.startswith("mien "):  # not pip, nor curl, which needs the service
+            done = run(changed.get(command, command), workplace)
+            assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    assert (workplace / "outputs/mine/report/report.md").exists()
+
+
 def test_the_documents_show_commands_at_all() -> None:
     shown = [
         line for document in DOCUMENTS for each in sections(document).values() for line in each

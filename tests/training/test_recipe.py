@@ -255,6 +255,7 @@ def test_a_recipe_that_comes_with_mien_is_found_by_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("nano").mkdir()  # a folder, as a run or a model, is no recipe
     for path in CONFIGS.glob("*.toml"):
         assert load_config(path.stem) == load_config(path)
     Path("tiny").write_text("[training]\nepochs = 77\n", encoding="utf-8")

@@ -477,7 +477,7 @@ def _find_recipe(name_or_path: Path | str) -> Path:
     """Return a recipe's file; a file of that name comes before a recipe that comes with mien."""
     path = Path(name_or_path)
     bundled = bundled_recipes()
-    if path.exists() or path.name != str(path) or path.suffix:
+    if path.is_file() or path.name != str(path) or path.suffix:
         return path
     if path.name not in bundled:
         raise InputError(
