@@ -129,6 +129,7 @@ def _is_error(value: object) -> bool:
 def cli_page() -> str:
     """Return the page of the command line: a section for each command, from its parser."""
     from mien.cli.main import build_parser
+    from mien.cli.options import VARIABLES
 
     parser = build_parser()
     lines = ["# Command line", "", f"{parser.description}", ""]
@@ -136,6 +137,8 @@ def cli_page() -> str:
     lines += [f"| [`mien {name}`](#mien-{name}) | {text} |" for name, text in _helps(parser)]
     lines += ["", "[Exit codes](results.md#exit-codes).", ""]
     lines += _options(parser, skip_positionals=True)
+    lines += ["| environment variable | stands for, unless the option is given |", "|---|---|"]
+    lines += [f"| `{name}` | {text} |" for name, text in VARIABLES.items()]
     for name, child in _commands(parser):
         lines += _command(f"mien {name}", child, level=2)
     return "\n".join(lines) + "\n"

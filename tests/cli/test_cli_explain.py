@@ -106,8 +106,8 @@ def test_stdin(explain: Explain, monkeypatch: pytest.MonkeyPatch) -> None:
     ("words", "code", "said"),
     [
         (["nothing.png"], 3, "nothing.png"),
-        (["."], 2, "expected one image"),
-        (["*.png"], 2, "expected one image"),
+        (["."], 2, "among the inputs"),
+        (["*.jpg"], 3, "no file matches"),
         (["a.png", "--face", "1"], 2, "no face 1"),
         (["a.png", "--emotion", "bored"], 2, "unknown emotion"),
         (["a.png", "--method", "magic"], 2, "magic"),
@@ -157,6 +157,25 @@ def test_the_face_that_is_explained_is_turned_as_predict_turns_it(
     )
     assert on != off
     assert on == scores("predict", *words, "on", "--format", "json")
+
+
+def test_several_images_are_explained_each(explain: Explain) -> None:
+    Path("in").mkdir()
+    Image.open("a.png").save("in/b.png")
+    Path("in/c.png").write_bytes(b"no image")
+    outcome = explain("a.png", "in", "--output", "out", "--method", "gradcam")
+    assert outcome.code == 6
+    assert sorted(path.name for path in Path("out").iterdir()) == [
+        "a.explained.png",
+        "b.explained.png",
+    ]
+    header, *rows = outcome.out.splitlines()
+    assert header.split()[:2] == ["IMAGE", "FACE"]
+    assert [row.split()[:2] for row in rows] == [["a.png", "0"], ["in/b.png", "0"]]
+    assert "in/c.png" in outcome.err.splitlines()[-1]
+    listed = explain("in", "--json", "--method", "gradcam").json
+    assert [(each["source"], each["picture"]) for each in listed] == [("in/b.png", None)]
+    assert explain("in/c.png", "gone.png").code == 3
 
 
 def test_no_face_is_4(explain: Explain) -> None:

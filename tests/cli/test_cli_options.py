@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from mien.batch.inputs import RecognizerOptions
+from mien.cli import options
 from mien.cli.main import _with_subparsers, build_parser, main
 from mien.cli.options import recognizer_options
 from mien.cli.predict import _chosen_format
-from mien.core.errors import UsageError
+from mien.core.errors import ModelError, UsageError
 from mien.inference import detectors
 from mien.inference.detectors import NoDetector
 
@@ -39,11 +40,79 @@ def test_thorough_search_reaches_the_detector_of_each_worker(
 
     monkeypatch.setattr(detectors, "load_detector", note_it)
     for given, expected in (((), False), (("--thorough",), True)):
-        options = parsed(*words, "--detector", "libface", *given)
-        assert options.settings()["thorough"] is expected
+        found = parsed(*words, "--detector", "libface", *given)
+        assert found.settings()["thorough"] is expected
         # A worker, here or on a Ray cluster, gets the options pickled.
-        pickle.loads(pickle.dumps(options)).load_detector()
+        pickle.loads(pickle.dumps(found)).load_detector()
         assert asked.pop() == ("libface", expected)
+
+
+def test_detectors_are_those_of_the_library() -> None:
+    assert options.DETECTORS == detectors.DETECTORS
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "option", "given", "value"),
+    [
+        ("MIEN_MODEL", "mien-nano", "--model", "mien-b0", "mien-nano"),
+        ("MIEN_LABELS", "fer2013", "--labels", "people", "fer2013"),
+        ("MIEN_DETECTOR", "haar", "--detector", "none", "haar"),
+        ("MIEN_THREADS", "3", "--threads", "2", 3),
+        ("MIEN_BATCH_SIZE", "8", "--batch-size", "9", 8),
+        ("MIEN_WORKERS", "3", "--workers", "2", 3),
+    ],
+)
+def test_an_option_wins_over_its_variable_and_that_over_the_default(
+    variable: str,
+    text: str,
+    option: str,
+    given: str,
+    value: str | int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name = option[2:].replace("-", "_")
+    default = vars(build_parser().parse_args(["predict", "a.png"]))[name]
+    for content, words, expected in (
+        ("", [], default),
+        (text, [], value),
+        (text, [option, given], type(value)(given)),
+        ("bad", [option, given], type(value)(given)),
+    ):
+        monkeypatch.setenv(variable, content)
+        args = build_parser().parse_args(["predict", "a.png", *words])
+        assert vars(args)[name] == expected
+    with pytest.raises((UsageError, ModelError), match=f"{variable}: .*bad"):
+        build_parser().parse_args(["predict", "a.png"])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1", True),
+        ("true", True),
+        ("0", False),
+    ],
+)
+def test_offline_by_its_variable(text: str, value: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MIEN_OFFLINE", text)
+    assert build_parser().parse_args(["serve"]).offline is value
+    assert build_parser().parse_args(["serve", "--offline"]).offline is True
+    monkeypatch.setenv("MIEN_OFFLINE", "maybe")
+    with pytest.raises(UsageError, match="MIEN_OFFLINE: expected 1 or 0"):
+        build_parser().parse_args(["serve"])
+
+
+def test_every_variable_is_listed_and_named_by_its_option(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    helps = " ".join(
+        str(each.help) for p in _with_subparsers(build_parser()) for each in p._actions
+    )
+    for name in options.VARIABLES:
+        assert name in out
+        assert f"[{name}]" in helps or name == "MIEN_HOME"
 
 
 def refused(*words: str) -> str:
@@ -117,7 +186,7 @@ def test_every_option_that_takes_a_number_has_bounds() -> None:
         ("predict a.mp4 --timeline -", "ending in .png, .jpg, .jpeg, .webp"),
         ("predict a.mp4 --episodes e.csv", "ending in .json"),
         ("explain a.png --output why.gif", "ending in .png, .jpg, .jpeg"),
-        ("explain a.png --output why", "ending in .png, .jpg, .jpeg"),
+        ("explain a.png b.png --output why.png", "expected --output as a folder"),
         ("explain a.png --output -", "ending in .png, .jpg, .jpeg"),
         ("data audit d --figure f.svg", "ending in .png"),
         ("data import d --output e.zip", "expected a folder's name"),

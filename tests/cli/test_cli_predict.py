@@ -321,7 +321,16 @@ def test_the_others_still_run_where_one_is_unreadable(predict: Predict) -> None:
     outcome = predict("bad.png", picture("good.png"), "--format", "json")
     assert outcome.code == 6
     assert [one["status"] for one in outcome.json] == ["unreadable", "ok"]
-    assert outcome.err.startswith("mien: 1 of 2 inputs failed; first: bad.png")
+    assert outcome.err.startswith("mien: 1 of 2 inputs failed (1 unreadable); first: bad.png")
+
+
+def test_tta_reads_more_views_of_each_face(predict: Predict) -> None:
+    plain, mean = (
+        predict(picture("a.png"), "--format", "json", *words).json["faces"][0]["scores"]
+        for words in ((), ("--tta",))
+    )
+    assert plain != mean
+    assert sum(mean.values()) == pytest.approx(1, abs=1e-4)
 
 
 def test_no_face_anywhere_is_4_and_the_results_are_there(predict: Predict) -> None:

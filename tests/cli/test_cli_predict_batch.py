@@ -115,8 +115,10 @@ def test_parquet_has_the_rows_that_csv_has(predict: Predict) -> None:
     assert predict("d", "--output", "r.csv").code == 6
     outcome = predict("d", "--output", "r.parquet")
     assert outcome.err.startswith(
-        "r.parquet: 2 faces in 3 images: 2 ok, 1 unreadable\nmien: 1 of 3 inputs failed; first: "
+        "r.parquet: 2 faces in 3 images: 2 ok, 1 unreadable\n"
+        "mien: 1 of 3 inputs failed (1 unreadable); first: "
     )
+    assert outcome.err.endswith("; r.parquet lists them by their status\n")
     table = pq.read_table("r.parquet").to_pylist()
     with Path("r.csv").open(encoding="utf-8", newline="") as file:
         expected = list(csv.DictReader(file))

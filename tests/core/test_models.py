@@ -24,6 +24,15 @@ def test_a_folder_is_found_by_its_path(tmp_path: Path) -> None:
     assert find_model(str(tmp_path)) == tmp_path
 
 
+def test_a_run_stands_for_the_model_that_was_exported_from_it(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").touch()
+    with pytest.raises(ModelError, match="run 'mien export"):
+        find_model(tmp_path)
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / MANIFEST_NAME).touch()
+    assert find_model(tmp_path) == tmp_path / "export"
+
+
 def test_a_bundled_model_is_found_by_its_name(folder: Path) -> None:
     assert bundled_models() == ("mien-test",)
     assert find_model("mien-test") == folder

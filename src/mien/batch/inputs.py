@@ -174,6 +174,7 @@ class RecognizerOptions:
         thorough: search for small faces at once, not only where a first look shows some.
         labels: whose labels the scores follow, "people" or "fer2013", or None for the model's
             default.
+        tta: average over shifted and mirrored views of each face.
     """
 
     model: str
@@ -186,11 +187,14 @@ class RecognizerOptions:
     align: str = "auto"
     thorough: bool = False
     labels: str | None = None
+    tta: bool = False
 
     def settings(self) -> dict[str, Any]:
         """Return the options that change results, beside model and detector, for JSON."""
         names = ("min_face", "max_faces", "align", "thorough", "labels")
-        return {name: getattr(self, name) for name in names}
+        # Runs that were begun before there was --tta go on without it.
+        extra = {"tta": True} if self.tta else {}
+        return {name: getattr(self, name) for name in names} | extra
 
     def absolute(self) -> RecognizerOptions:
         """Return the same options with absolute paths, for processes in other working folders."""
@@ -212,6 +216,7 @@ class RecognizerOptions:
             max_faces=self.max_faces,
             align=self.align,
             labels=self.labels,
+            tta=self.tta,
         )
 
     def load_detector(self) -> Detector:

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from mien import __version__
-from mien.cli.options import add_command
+from mien.cli.options import add_command, add_model_option
 from mien.cli.output import write_answer
 from mien.core.errors import EXIT_DONE, MienError, ModelError, OutputError, printable
 from mien.core.files import HOME_VARIABLE, cache_folder, obstacle
@@ -71,11 +71,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         examples=("mien doctor", "mien doctor --model outputs/mine/export --json"),
     )
     add = parser.add_argument
-    add(
-        "--model",
-        default=DEFAULT_MODEL,
-        help="the model that has to work: a bundled one's name, or a folder (default: %(default)s)",
-    )
+    add_model_option(parser, check=None)  # a finding
     add("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=_run)
 

@@ -16,6 +16,7 @@ from mien.cli.options import (
     add_command,
     add_finding_options,
     add_labels_option,
+    add_model_option,
     face_finder,
     folder_name,
     recognizer_options,
@@ -33,7 +34,6 @@ from mien.core.errors import (
 )
 from mien.core.files import expanded
 from mien.core.formats import csv_text, json_text, table_text
-from mien.core.models import DEFAULT_MODEL
 from mien.core.progress import track
 
 if TYPE_CHECKING:
@@ -67,8 +67,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         usage="[options] (--data PATH | --pictures FOLDER)",
     )
     add = parser.add_argument
-    model_help = "a bundled model's name, a model's or run's folder (default: %(default)s)"
-    add("--model", default=DEFAULT_MODEL, help=model_help)
+    add_model_option(parser)
     add_labels_option(parser, default="fer2013 for FER-2013, people for other pictures")
     add("--votes", metavar="FILE", help="FER+ votes of the --data: say how far readings agree")
     what = parser.add_mutually_exclusive_group(required=True)

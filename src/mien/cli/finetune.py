@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from mien.batch.inputs import RecognizerOptions
 from mien.cli.options import (
+    MOST_THREADS,
+    THREADS_HELP,
     add_command,
-    add_threads_option,
     face_finder,
     folder_name,
     number,
@@ -94,7 +95,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="of each class, to hold out where there is no val (default: 0.2)",
     )
     add("--seed", type=whole(), metavar="N", help="of every choice (default: 0)")
-    add_threads_option(parser)
+    add("--threads", type=whole(1, MOST_THREADS), metavar="N", help=THREADS_HELP)
     add(
         "--set",
         action="append",

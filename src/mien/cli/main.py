@@ -14,7 +14,8 @@ from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from mien import __version__
-from mien.cli.output import discard_stdout, logs_as_notes, write_stdout
+from mien.cli.options import VARIABLES
+from mien.cli.output import discard_stdout, facts_text, logs_as_notes, write_stdout
 from mien.core.errors import (
     EXIT_DONE,
     EXIT_INPUT,
@@ -53,6 +54,9 @@ if TYPE_CHECKING:
 
 _EPILOG = """\
 A bare `mien photo.jpg` is `mien predict photo.jpg`; `mien COMMAND --help` has examples.
+
+environment variables, which options win over:
+{variables}
 
 exit codes: 0 done, 1 internal error, 2 usage, 3 input missing or unreadable, 4 no face in any
 input, 5 model missing or damaged, 6 finished but some inputs failed, 130 interrupted"""
@@ -110,10 +114,11 @@ def main(argv: Sequence[str] | None = None, *, registers: Sequence[Register] | N
 
 def build_parser(registers: Sequence[Register] | None = None) -> Parser:
     """Return the parser of the whole command line; `main` says what ``registers`` are."""
+    listed = [(f"  {name}", text) for name, text in VARIABLES.items()]
     parser = Parser(
         prog="mien",
         description="Read the emotions of faces, and train the network that does.",
-        epilog=_EPILOG,
+        epilog=_EPILOG.format(variables=facts_text(listed, 18).rstrip()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"mien {__version__}")

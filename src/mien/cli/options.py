@@ -6,14 +6,15 @@ import argparse
 import math
 import os
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mien.batch.inputs import RecognizerOptions
+from mien.core.errors import ModelError
 from mien.core.file_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from mien.core.models import DEFAULT_MODEL, READINGS
+from mien.core.models import DEFAULT_MODEL, READINGS, find_model
 
 if TYPE_CHECKING:
     from mien.data.class_folder import FaceOf
@@ -24,8 +25,25 @@ ENGINES: tuple[str, ...] = ("local", "ray")
 MOST_THREADS = 1024
 """Of the network, and processes: more than the largest machines have cores."""
 
+THREADS_HELP = "threads of the network (default: all cores)"
+
 MOST_BATCH = 65536
 """Faces that go through the network at once: memory grows with them."""
+
+DETECTORS: tuple[str, ...] = ("auto", "yunet", "libface", "haar", "none")
+"""As `mien.inference.detectors` has them, which is heavy to import."""
+
+VARIABLES: Mapping[str, str] = {
+    "MIEN_MODEL": "--model of predict, explain, serve, evaluate and doctor",
+    "MIEN_LABELS": "--labels of predict, explain and serve",
+    "MIEN_DETECTOR": "--detector of predict, explain and serve",
+    "MIEN_THREADS": "--threads of predict, explain and serve",
+    "MIEN_BATCH_SIZE": "--batch-size of predict",
+    "MIEN_WORKERS": "--workers of predict",
+    "MIEN_OFFLINE": "--offline, by 1 or true",
+    "MIEN_HOME": "the folder of downloads, in place of the platform's cache",
+}
+"""Environment variables and what they stand for; an option that is given wins."""
 
 _MOST = 2**31 - 1
 _MOST_MEGABYTES = 1000
@@ -66,6 +84,96 @@ def add_command(
         epilog=f"{details}\n{shown}" if details else shown,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+# ---------------------------------------------------------------- environment variables
+class _Variable(str):
+    """The text of an environment variable, where it is an option's default."""
+
+
+class _Flag(argparse.Action):
+    """An option without a value, whose default may be an environment variable's text."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,  # noqa: ARG002
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,  # noqa: ARG002
+        option_string: str | None = None,  # noqa: ARG002
+    ) -> None:
+        """See `argparse.Action`."""
+        setattr(namespace, self.dest, True)
+
+
+def add_with_variable(
+    parser: argparse.ArgumentParser | argparse._ArgumentGroup,
+    flag: str,
+    *,
+    help: str,  # noqa: A002 - argparse's own word
+    type: Callable[[str], Any] = str,  # noqa: A002 - argparse's own word
+    default: Any = None,
+    choices: Sequence[str] | None = None,
+    check: Callable[[str], object] | None = None,
+    **settings: Any,
+) -> None:
+    """Add an option whose default is its environment variable's value, checked if it is needed.
+
+    Args:
+        parser: where to.
+        flag: the option; ``--batch-size`` has the variable ``MIEN_BATCH_SIZE``.
+        help: its help, which the variable's name is added to.
+        type: what makes a value of a text.
+        default: where neither the option nor the variable is given.
+        choices: what the option may be.
+        check: raises unless the variable's text can be used; the option's is checked later.
+        settings: further ones of ``add_argument``.
+    """
+    name = f"MIEN_{flag[2:].upper().replace('-', '_')}"
+
+    def parse(text: str) -> Any:
+        if not isinstance(text, _Variable):
+            return type(text)
+        try:
+            if choices is not None and text not in choices:
+                raise _refusal(f"one of {', '.join(choices)}", text)
+            if check is not None:
+                check(text)
+            return type(str(text))
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentTypeError(f"{name}: {error}") from error
+        except ModelError as error:
+            raise ModelError(f"{name}: {error}") from error
+
+    given = os.environ.get(name)
+    parser.add_argument(
+        flag,
+        type=parse,
+        default=_Variable(given) if given else default,
+        choices=choices,
+        help=f"{help} [{name}]",
+        **settings,
+    )
+
+
+def add_model_option(
+    parser: argparse.ArgumentParser, *, check: Callable[[str], object] | None = find_model
+) -> None:
+    """Add ``--model``; ``check`` as `add_with_variable` takes it."""
+    text = "a bundled model's name, a model's folder, or a run's (default: %(default)s)"
+    add_with_variable(parser, "--model", default=DEFAULT_MODEL, check=check, help=text)
+
+
+def _known_detector(text: str) -> None:
+    if text not in DETECTORS:
+        raise _refusal(f"one of {', '.join(DETECTORS)}", text)
+
+
+def _truth(text: str) -> bool:
+    if text.lower() in ("1", "true", "yes", "on"):
+        return True
+    if text.lower() in ("0", "false", "no", "off"):
+        return False
+    raise _refusal("1 or 0, true or false", text)
 
 
 # ---------------------------------------------------------------- kinds of values
@@ -145,14 +253,18 @@ def add_force_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help=help_text)
 
 
-def add_labels_option(parser: argparse.ArgumentParser, *, default: str) -> None:
-    """Add ``--labels``; ``default`` says what it is without it."""
-    parser.add_argument(
-        "--labels",
-        choices=READINGS[:2],
-        help="whose labels scores follow: people, the share of ten people who would name an "
-        f"emotion, or fer2013, the data set's own (default: {default})",
+def add_labels_option(
+    parser: argparse.ArgumentParser, *, default: str, variable: bool = False
+) -> None:
+    """Add ``--labels``; ``default`` says what it is without it, or without its variable."""
+    text = (
+        "whose labels scores follow: people, the share of ten people who would name an "
+        f"emotion, or fer2013, the data set's own (default: {default})"
     )
+    if variable:
+        add_with_variable(parser, "--labels", choices=READINGS[:2], help=text)
+    else:
+        parser.add_argument("--labels", choices=READINGS[:2], help=text)
 
 
 def add_recognizer_options(parser: argparse.ArgumentParser, *, crops: str) -> None:
@@ -162,26 +274,29 @@ def add_recognizer_options(parser: argparse.ArgumentParser, *, crops: str) -> No
         parser: the command's.
         crops: when ``--detector none`` fits, as "where the image is a face crop".
     """
-    add = parser.add_argument
-    model_help = "a bundled model's name, or a model's folder (default: %(default)s)"
-    add("--model", default=DEFAULT_MODEL, help=model_help)
-    add_labels_option(parser, default="people, where the model has that")
+    add_model_option(parser)
+    add_labels_option(parser, default="people, where the model has that", variable=True)
     detector_help = f"auto, yunet, libface, haar, or none {crops} (default: %(default)s)"
-    add("--detector", default="auto", help=detector_help)
-    add_threads_option(parser)
-
-
-def add_threads_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--threads``."""
-    help_text = "threads of the network (default: all cores)"
-    parser.add_argument("--threads", type=whole(1, MOST_THREADS), metavar="N", help=help_text)
+    add_with_variable(
+        parser,
+        "--detector",
+        default="auto",
+        check=_known_detector,
+        metavar="NAME",
+        help=detector_help,
+    )
+    threads = whole(1, MOST_THREADS)
+    add_with_variable(parser, "--threads", type=threads, metavar="N", help=THREADS_HELP)
 
 
 def add_finding_options(parser: argparse.ArgumentParser) -> None:
     """Add how faces are found, and which of them are read."""
     add = parser.add_argument
     add("--detector-weights", type=Path, metavar="FILE", help="weights of --detector yunet")
-    add("--offline", action="store_true", help="never use the network")
+    offline = "never use the network"
+    add_with_variable(
+        parser, "--offline", action=_Flag, nargs=0, type=_truth, default=False, help=offline
+    )
     add(
         "--thorough",
         action="store_true",
@@ -219,6 +334,7 @@ def recognizer_options(args: argparse.Namespace) -> RecognizerOptions:
         align=args.align,
         thorough=args.thorough,
         labels=args.labels,
+        tta=vars(args).get("tta", False),
     )
 
 
@@ -237,12 +353,15 @@ def face_finder(options: RecognizerOptions) -> FaceOf | None:
 
 def add_batch_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--resume``, ``--workers``, ``--batch-size``, ``--timeout`` and the engine's."""
-    add = parser.add_argument_group("many images").add_argument
+    group = parser.add_argument_group("many images")
+    add = group.add_argument
     resume_help = "go on with an --output that was interrupted; start it if it was not"
     add("--resume", action="store_true", help=resume_help)
     workers_help = "processes that read images (default: one a core)"
-    add("--workers", type=whole(1, MOST_THREADS), metavar="N", help=workers_help)
-    add(
+    workers = whole(1, MOST_THREADS)
+    add_with_variable(group, "--workers", type=workers, metavar="N", help=workers_help)
+    add_with_variable(
+        group,
         "--batch-size",
         type=whole(1, MOST_BATCH),
         default=64,

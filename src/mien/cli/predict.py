@@ -106,6 +106,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     add_force_option(parser)
     add_recognizer_options(parser, crops="where each image is a face crop")
+    tta_help = "average over ten shifted and mirrored views of each face, in ten times the time"
+    add("--tta", action="store_true", help=tta_help)
     add_finding_options(parser)
     add_batch_options(parser)
     _add_video_options(parser)
@@ -161,7 +163,7 @@ def _run(args: argparse.Namespace) -> int:
     in_parts = _is_in_parts(args, shape)
     with stopping_in_time(_PATIENCE_S, for_good=True):
         tally = _in_parts(args, shape) if in_parts else _at_once(args, shape)
-    return _exit_code(tally)
+    return _exit_code(tally, args.output)
 
 
 def _check_video_options(args: argparse.Namespace, videos: Sequence[Input]) -> None:
@@ -381,15 +383,20 @@ def _draw(content: str | bytes, faces: Sequence[Face], path: Path) -> None:
     write_picture(annotate(load_image(content), faces), path)
 
 
-def _exit_code(tally: Tally) -> int:
+def _exit_code(tally: Tally, output: Path | None) -> int:
     """Return 0 or 6, or raise what says that nothing was found or could be read."""
     failed, first = tally.failed, tally.first_problem
+    listed = "" if output is None else f"; {output} lists them by their status"
     if failed == tally.images:
-        text = f"none of {failed:,} inputs could be read; first: {first}"
+        text = f"none of {failed:,} inputs could be read; first: {first}{listed}"
         text = str(first) if failed == 1 else text
         raise MienError(text) if tally.statuses["error"] else InputError(text)
     if failed:
-        text = f"{failed:,} of {tally.images:,} inputs failed; first: {first}"
+        kinds = ("unreadable", "error")
+        counts = ", ".join(
+            f"{tally.statuses[kind]:,} {kind}" for kind in kinds if tally.statuses[kind]
+        )
+        text = f"{failed:,} of {tally.images:,} inputs failed ({counts}); first: {first}{listed}"
         note(f"mien: {text}", quiet=False)
         return EXIT_PARTIAL
     if not tally.faces:

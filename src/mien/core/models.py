@@ -29,16 +29,26 @@ def find_model(name_or_path: str | Path) -> Path:
     """Return a model's folder.
 
     Args:
-        name_or_path: the name of a bundled model (it comes first), or a model's folder.
+        name_or_path: the name of a bundled model (it comes first), a model's folder, or that of a
+            run, whose exported model is meant.
 
     Raises:
-        ModelError: if there is no such model; the message lists the bundled ones.
+        ModelError: if there is no such model (the message lists the bundled ones), or it is a run
+            that was not exported.
     """
     names = bundled_models()
     if str(name_or_path) in names:
         return _MODELS_FOLDER / str(name_or_path)
     folder = Path(name_or_path)
     if os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir raises where a name is too long
+        if (folder / MANIFEST_NAME).is_file():
+            return folder
+        if (folder / "export" / MANIFEST_NAME).is_file():
+            return folder / "export"
+        if (folder / "config.toml").is_file():
+            raise ModelError(
+                f"{folder} is a run without an exported model: run 'mien export {folder}' first"
+            )
         return folder
     known = ", ".join(names) or "none"
     raise ModelError(

@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.emotions import find_emotion
-from mien.core.errors import DataError, ModelError, UsageError
+from mien.core.errors import DataError, UsageError
 from mien.core.files import expanded
-from mien.core.models import MANIFEST_NAME, bundled_models
+from mien.core.models import bundled_models, find_model
 from mien.core.progress import Progress
 from mien.data.class_folder import (
     WHOLE,
@@ -52,18 +52,12 @@ def find_exported(model: str) -> tuple[str | Path, Path | None]:
         model: a bundled model's name, a model's folder, or the folder of a run.
 
     Raises:
-        ModelError: if it is a run that was not exported.
+        ModelError: if there is none, or it is a run that was not exported.
     """
-    path = Path(model)
     if model in bundled_models():
         return model, None
-    if (path / "export" / MANIFEST_NAME).is_file():
-        return path / "export", path
-    if (path / "config.toml").is_file() and not (path / MANIFEST_NAME).is_file():
-        raise ModelError(
-            f"{path} is a run without an exported model: run 'mien export {path}' first"
-        )
-    return path, path.parent if (path.parent / "config.toml").is_file() else None
+    folder = find_model(model)
+    return folder, folder.parent if (folder.parent / "config.toml").is_file() else None
 
 
 def home_of(run: Path | None, name: str) -> Path:

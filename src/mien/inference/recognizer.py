@@ -38,7 +38,12 @@ class Recognizer:
     """Finds faces and reads their emotions; keeps nothing between calls: threads may share it."""
 
     def __init__(
-        self, classifier: Classifier, detector: Detector, choice: FaceChoice | None = None
+        self,
+        classifier: Classifier,
+        detector: Detector,
+        choice: FaceChoice | None = None,
+        *,
+        tta: bool = False,
     ) -> None:
         """Put a classifier and a detector together; `load` makes both from their names.
 
@@ -46,10 +51,12 @@ class Recognizer:
             classifier: reads faces.
             detector: finds them.
             choice: which of them are read; all unless given.
+            tta: average over shifted and mirrored views of each face (test-time augmentation).
         """
         self.classifier = classifier
         self.detector = detector
         self.choice = choice or FaceChoice()
+        self.tta = tta
 
     @classmethod
     def load(
@@ -64,6 +71,7 @@ class Recognizer:
         align: str = "auto",
         thorough: bool = False,
         labels: str | None = None,
+        tta: bool = False,
     ) -> _Self:
         """Load a model and a face detector.
 
@@ -82,6 +90,8 @@ class Recognizer:
             labels: whose labels the scores follow: "people", the share of ten people who would name
                 an emotion, or "fer2013", the data set's own; "people" unless given, where the model
                 has that reading.
+            tta: average over ten shifted and mirrored views of each face (test-time augmentation),
+                which takes ten times as long for a little more accuracy.
 
         Raises:
             ModelError: if the model or the detector's weights are missing or damaged, or the model
@@ -96,7 +106,7 @@ class Recognizer:
         else:
             chosen = detector
         classifier = Classifier.open(model, threads=threads, labels=None, reading=labels)
-        return cls(classifier, chosen, choice)
+        return cls(classifier, chosen, choice, tta=tta)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -226,7 +236,7 @@ class Recognizer:
         self, faces: Sequence[npt.NDArray[np.uint8]], batch_size: int
     ) -> npt.NDArray[np.float32]:
         stacked = np.stack(faces) if faces else np.empty((0, FACE_SIZE, FACE_SIZE), np.uint8)
-        return self.classifier.classify(stacked, batch_size=batch_size)
+        return self.classifier.classify(stacked, augment=self.tta, batch_size=batch_size)
 
     def _result(self, batch: FaceBatch, rows: Sequence[npt.NDArray[np.float32]]) -> Result:
         found = zip(batch.detections, batch.turns, batch.faces, rows, strict=True)
