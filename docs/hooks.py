@@ -64,7 +64,7 @@ def on_page_markdown(markdown: str, page: Any, files: Any, **_: Any) -> str:
         if files.get_file_from_path(on_site) is not None:
             relative = posixpath.relpath(on_site, posixpath.dirname(uri) or ".")
             return f"{picture}[{text}]({relative}{mark}{anchor})"
-        if (ROOT / place).exists():
+        if (ROOT / place).exists() or place.startswith("lab/"):  # which is in no sdist
             # Part of the repository, not of the site, which has no address to link to.
             named = place.endswith(text.strip("`"))
             return f"`{place}`" if named else f"{text} (`{place}`)"
