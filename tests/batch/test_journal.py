@@ -40,8 +40,8 @@ RUN = {"model": "one", "inputs": ["d"]}
 @pytest.fixture(params=FORMATS)
 def output(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """An output in each format."""
-    if request.param == "parquet":
-        pytest.importorskip("pyarrow")
+    if package := {"parquet": "pyarrow", "xlsx": "openpyxl"}.get(request.param):
+        pytest.importorskip(package)
     return tmp_path / f"results.{request.param}"
 
 
@@ -50,15 +50,25 @@ def opened(output: Path, run: Any = RUN, *, resume: bool = False) -> Journal:
     return Journal(output, form, run, resume=resume)
 
 
+def part_suffix(output: Path) -> str:
+    return ".jsonl" if output.suffix == ".xlsx" else output.suffix
+
+
 def written(output: Path) -> list[dict[str, Any]]:
     """Return the rows of an output in any format, as JSON has their values."""
     if output.suffix == ".parquet":
         import pyarrow.parquet as pq
 
         return list(pq.read_table(output).to_pylist())
-    if output.suffix == ".csv":
+    if output.suffix in (".csv", ".tsv"):
+        tab = "," if output.suffix == ".csv" else "\t"
         with output.open(encoding="utf-8", newline="") as file:
-            return [dict(row) for row in csv.DictReader(file)]
+            return [dict(row) for row in csv.DictReader(file, delimiter=tab)]
+    if output.suffix == ".xlsx":
+        from openpyxl import load_workbook
+
+        header, *rows = load_workbook(output).active.iter_rows(values_only=True)
+        return [dict(zip(map(str, header), row, strict=True)) for row in rows]
     lines = output.read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
@@ -86,7 +96,7 @@ def test_all_parts_become_one_file_in_order(output: Path, make_result: MakeResul
     else:
         expected = [row for result in results for row in result_rows(result)]
         assert [list(row) for row in rows] == [list(row) for row in expected]
-        kind = str if output.suffix == ".csv" else lambda value: value
+        kind = str if output.suffix in (".csv", ".tsv") else lambda value: value
         assert names(rows) == ["a.png", "a.png", "b.png", "c.png"]
         assert [row["happy"] for row in rows[:2]] == [kind(0.4), kind(0.4)]
         assert rows[2]["emotion"] in ("", None)
@@ -125,7 +135,7 @@ def test_what_a_kill_leaves_half_done_is_no_part(output: Path, make_result: Make
     folder = parts_folder(output)
     # Killed between the two files of the second part, and while the first file of a third was
     # written.
-    (folder / f"part-000002{output.suffix}").unlink()
+    (folder / f"part-000002{part_suffix(output)}").unlink()
     (folder / ".part-000003.json.0000.part.json").write_text('{"sour')
     with opened(output, resume=True) as journal:
         rest = list(journal.remaining([Input("a.png"), Input("b.png")]))
@@ -213,7 +223,7 @@ def test_a_damaged_part_is_read_again(
         for one in everything[:3]:
             journal.add(make_result(one.source, 0))
             journal.flush()
-    suffix = output.suffix if what == "results" else ".index"
+    suffix = part_suffix(output) if what == "results" else ".index"
     damage(parts_folder(output) / f"part-000002{suffix}")
     with opened(output, resume=True) as journal:
         # A part that is not there at all may as well never have been written.
@@ -235,7 +245,7 @@ def test_a_part_that_is_damaged_meanwhile_ends_the_run_which_can_be_gone_on_with
         for name in ("a.png", "b.png"):
             journal.add(make_result(name))
             journal.flush()
-        damage(parts_folder(output) / f"part-000001{output.suffix}")
+        damage(parts_folder(output) / f"part-000001{part_suffix(output)}")
         with pytest.raises(OutputError, match="changed or removed since it was written"):
             journal.finish()
     assert not output.exists()

@@ -166,7 +166,7 @@ def test_every_option_that_takes_a_number_has_bounds() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("predict a.png --output r.xlsx", "to end in .json, .jsonl"),
+        ("predict a.png --output r.ods", "to end in .json, .jsonl"),
         ("predict a.png --output r", "to end in .json, .jsonl"),
         ("predict a.png --output r.JPG", "--annotate DIR writes pictures, --timeline"),
         ("predict a.mp4 --output r.mp4", "--annotate FILE writes a video"),

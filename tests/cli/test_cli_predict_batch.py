@@ -132,9 +132,41 @@ def test_parquet_has_the_rows_that_csv_has(predict: Predict) -> None:
             assert str(shown[name]).removesuffix(".0") == text.removesuffix(".0")
 
 
+def test_an_excel_file_has_the_rows_that_csv_has_and_no_formulas(predict: Predict) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    pictures("d/a.png", "d/=1+1.png")
+    Path("d/c.png").touch()
+    assert predict("d", "--output", "r.tsv").code == 6
+    for _ in range(2):  # the second one knows it for mien's own
+        assert predict("d/=1+1.png", "d", "--output", "r.xlsx").code == 6
+    sheet = openpyxl.load_workbook("r.xlsx").active
+    header, *rows = sheet.iter_rows(values_only=True)
+    assert header == TABLE_COLUMNS
+    with Path("r.tsv").open(encoding="utf-8", newline="") as file:
+        expected = {row["source"]: row for row in csv.DictReader(file, delimiter="\t")}
+    assert {str(row[0]) for row in rows} == {*expected}
+    for row in rows:
+        for name, value in zip(header, row, strict=True):
+            text = expected[str(row[0])][name]
+            shown = (
+                "" if value is None else str(value).lower() if isinstance(value, bool) else value
+            )
+            assert shown == text or float(shown) == float(text), name
+    predict("d/=1+1.png", "--output", "one.xlsx")
+    assert not [
+        cell
+        for row in openpyxl.load_workbook("one.xlsx").active
+        for cell in row
+        if cell.data_type == "f"
+    ]
+    assert "--format xlsx" not in predict("d", "--format", "xlsx").out
+    Path("other.xlsx").write_bytes(b"PK somebody's own")
+    assert "mien did not write it" in predict("d", "--output", "other.xlsx").err
+
+
 def test_the_streamed_files_are_what_stdout_gives(predict: Predict) -> None:
     pictures("d/a.png", "d/b.png")
-    for shape in ("csv", "jsonl"):
+    for shape in ("csv", "tsv", "jsonl"):
         predict("d", "--output", f"r.{shape}")
         assert predict("d", "--format", shape).out == Path(f"r.{shape}").read_text("utf-8")
 

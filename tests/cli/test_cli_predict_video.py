@@ -211,6 +211,21 @@ def test_parquet_has_the_columns_of_csv(clip: Path, tmp_path: Path, run: Any) ->
     assert "4 frames" in err
 
 
+@pytest.mark.parametrize("shape", ["tsv", "xlsx"])
+def test_other_tables_have_the_columns_of_csv(
+    clip: Path, tmp_path: Path, run: Any, shape: str
+) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    path = tmp_path / f"r.{shape}"
+    assert run(clip, "--every", "0.5", "--output", path)[0] == 0
+    if shape == "tsv":
+        header, *rows = csv.reader(io.StringIO(path.read_text("utf-8")), delimiter="\t")
+    else:
+        header, *rows = openpyxl.load_workbook(path).active.iter_rows(values_only=True)
+    assert tuple(header) == table_columns(smoothed=True)
+    assert [float(row[2]) for row in rows] == [0.0, 0.52, 1.0, 1.52]
+
+
 def test_a_table_tells_episodes(clip: Path, run: Any) -> None:
     code, out, _ = run(clip, "--every", "0.5", "--format", "table")
     header, first, *_ = out.splitlines()

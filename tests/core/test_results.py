@@ -13,6 +13,7 @@ from mien.core.emotions import EMOTIONS
 from mien.core.errors import UsageError
 from mien.core.results import (
     COMPAT,
+    LAST_COLUMNS,
     SCORE_DIGITS,
     TABLE_COLUMNS,
     Box,
@@ -139,8 +140,25 @@ def test_an_image_without_faces_has_one_row() -> None:
 def test_columns_are_the_contract() -> None:
     assert ",".join(TABLE_COLUMNS) == (
         "source,frame,time_s,face_id,track_id,status,x,y,w,h,face_confidence,emotion,confidence,"
-        "uncertain,angry,disgust,fear,happy,neutral,sad,surprise"
+        "uncertain,angry,disgust,fear,happy,neutral,sad,surprise,error,flags,valence"
     )
+
+
+def test_the_last_columns_say_what_is_wrong_and_how_pleasant_it_looks() -> None:
+    scores = dict.fromkeys(EMOTIONS, 0.0) | {"happy": 0.5, "sad": 0.3, "fear": 0.2}
+    quality = Quality(30, 0.9, ("small", "blurred"))
+    face = _face(scores=scores, emotion="happy", confidence=0.5, quality=quality)
+    (row,) = result_rows(_result(faces=(face,)))
+    assert [row[name] for name in LAST_COLUMNS] == [None, "small;blurred", 0.2]
+    assert face.valence == pytest.approx(0.2)
+    certain = dict.fromkeys(EMOTIONS, 0.0)
+    for emotion, valence in (("happy", 1.0), ("angry", -1.0), ("neutral", 0.0), ("surprise", 0.0)):
+        shown = _face(scores=certain | {emotion: 1.0}, emotion=emotion, confidence=1.0)
+        assert shown.valence == valence
+    own = _face(scores={"happy": 0.7, "tense": 0.3}, emotion="happy", confidence=0.7)
+    assert own.valence is None
+    (failed,) = result_rows(_result(status="unreadable", faces=(), error="a.jpg: no such file"))
+    assert [failed[name] for name in LAST_COLUMNS] == ["a.jpg: no such file", None, None]
 
 
 def test_a_model_with_classes_of_its_own_has_its_own_columns() -> None:
@@ -169,7 +187,7 @@ def test_no_class_takes_another_columns_place(labels: tuple[str, ...]) -> None:
     as_data_bases_see_them = {
         unicodedata.normalize("NFKC", name).strip().lower() for name in columns
     }
-    assert len(as_data_bases_see_them) == len(columns) == 14 + len(labels) + 2 + len(labels)
+    assert len(as_data_bases_see_them) == len(columns) == 14 + len(labels) + 2 + len(labels) + 3
     (row,) = result_rows(_result(faces=(face,)), labels, smoothed=True)
     assert tuple(row) == columns
     assert (row["status"], row["x"], row["uncertain"]) == ("ok", face.box.x, face.uncertain)
@@ -177,7 +195,7 @@ def test_no_class_takes_another_columns_place(labels: tuple[str, ...]) -> None:
         round(share, SCORE_DIGITS) for share in shares.values()
     ]
     (plain,) = result_rows(_result(faces=(face,)), labels)
-    assert tuple(plain) == columns[: 14 + len(labels)]
+    assert tuple(plain) == (*columns[: 14 + len(labels)], *LAST_COLUMNS)
 
 
 def test_the_emotions_and_other_names_are_columns_as_they_are() -> None:
@@ -272,8 +290,8 @@ def test_smoothed_scores_are_written_in_a_video_alone() -> None:
 
 def test_a_video_has_columns_for_smoothed_scores() -> None:
     columns = table_columns(smoothed=True)
-    assert columns[: len(TABLE_COLUMNS)] == TABLE_COLUMNS
-    assert columns[-9:-6] == ("smoothed_emotion", "smoothed_confidence", "smoothed_angry")
+    assert columns[:21] + columns[-3:] == TABLE_COLUMNS
+    assert columns[21:24] == ("smoothed_emotion", "smoothed_confidence", "smoothed_angry")
     face = _face(smoothed=Smoothed("happy", 0.91, SCORES))
     for shown in (_result(faces=(face,)), _result(), _result(status="no_face", faces=())):
         (row,) = result_rows(shown, smoothed=True)

@@ -1,4 +1,4 @@
-"""The formats that results are written in part by part: JSON lines, CSV, Parquet."""
+"""The formats that results are written in part by part: JSON lines, CSV, TSV, Parquet, Excel."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from mien.core.errors import MissingExtra, UsageError
-from mien.core.formats import csv_text, json_text
+from mien.core.display import TEXT_COLUMNS
+from mien.core.errors import MissingExtra, UsageError, needs_extra, printable
+from mien.core.files import SOFTWARE
+from mien.core.formats import csv_text, json_text, utf8_text
 from mien.core.results import SCHEMA, ModelInfo, Result, result_rows, table_columns
 
-FORMATS: tuple[str, ...] = ("jsonl", "csv", "parquet")
+FORMATS: tuple[str, ...] = ("jsonl", "csv", "tsv", "parquet", "xlsx")
+
+DELIMITERS = {"csv": ",", "tsv": "\t"}
+
+EXCEL_ROWS = 1 << 20
+"""Rows of a sheet, its header among them: more it cannot have."""
 
 ROW_GROUP_ROWS = 50_000
 """Rows of a Parquet file that are in memory together while parts are joined."""
@@ -23,7 +30,7 @@ def part_format(name: str, labels: Sequence[str], model: ModelInfo) -> PartForma
     """Return one of `FORMATS` for the results of a model.
 
     Raises:
-        MissingExtra: if it is Parquet and pyarrow is not installed.
+        MissingExtra: if it is Parquet or Excel, and what writes it is not installed.
         UsageError: if there is no such format.
     """
     if name == "jsonl":
@@ -34,13 +41,15 @@ def part_format(name: str, labels: Sequence[str], model: ModelInfo) -> PartForma
                 json_text(one.to_dict(), indent=None) + "\n" for one in results
             ),
         )
-    if name == "csv":
-        columns = table_columns(labels)
+    if name in DELIMITERS:
+        columns, tab = table_columns(labels), DELIMITERS[name]
         return TextFormat(
-            ".csv",
-            csv_text([], columns),
-            lambda results: csv_text(_rows(results, labels), columns, header=False),
+            f".{name}",
+            csv_text([], columns, delimiter=tab),
+            lambda results: csv_text(_rows(results, labels), columns, header=False, delimiter=tab),
         )
+    if name == "xlsx":
+        return ExcelFormat(labels)
     if name == "parquet":
         return ParquetFormat(labels, model)
     raise UsageError(f"expected a format of {', '.join(FORMATS)}, got {name!r}")
@@ -126,7 +135,81 @@ class ParquetFormat:
                     yield file.read_row_group(number)
 
 
-PartFormat: TypeAlias = TextFormat | ParquetFormat
+class ExcelSheets:
+    """An Excel workbook that rows are added to: one sheet, or several where a sheet is full."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        """Take the columns; raises MissingExtra if openpyxl is not installed."""
+        with needs_extra("excel", "an Excel file"):
+            from openpyxl import Workbook
+            from openpyxl.cell import WriteOnlyCell
+        self._book, self._cell = Workbook(write_only=True), WriteOnlyCell
+        self._book.properties.creator = SOFTWARE
+        self._columns = tuple(columns)
+        self._sheet: Any = None
+        self._rows = 0
+
+    def add(self, row: Iterable[Any]) -> None:
+        """Add a row, its values in the columns' order."""
+        if self._sheet is None or self._rows == EXCEL_ROWS:
+            number = len(self._book.worksheets) + 1
+            self._sheet = self._book.create_sheet("results" if number == 1 else f"results {number}")
+            self._sheet.append(self._columns)
+            self._rows = 1
+        self._sheet.append([self._plain(value) for value in row])
+        self._rows += 1
+
+    def save(self, path: Path) -> None:
+        """Write the workbook, with at least its header; raises OSError as `open` does."""
+        if self._sheet is None:
+            self._sheet = self._book.create_sheet("results")
+            self._sheet.append(self._columns)
+        self._book.save(path)
+
+    def _plain(self, value: Any) -> Any:
+        """Return a value that Excel takes as it is: no formula, no character it does not know."""
+        if not isinstance(value, str):
+            return value
+        cell = self._cell(self._sheet, value=printable(utf8_text(value)))
+        cell.data_type = "s"
+        return cell
+
+
+class ExcelFormat:
+    """The rows of `ParquetFormat` as a workbook; a part is a JSON list a row."""
+
+    suffix = ".jsonl"
+
+    def __init__(self, labels: Sequence[str]) -> None:
+        """Take the model's labels; raises MissingExtra if openpyxl is not installed."""
+        self._labels, self._columns = tuple(labels), table_columns(labels)
+        ExcelSheets(self._columns)  # says so before the work
+
+    def write(self, results: Sequence[Result], path: Path) -> None:
+        """Write results as a part; raises OSError as `open` does."""
+        rows = (list(row.values()) for row in _rows(results, self._labels))
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="ascii")
+
+    def join(self, parts: Iterator[Path], path: Path) -> None:
+        """Write all parts as one workbook."""
+        sheets = ExcelSheets(self._columns)
+        for part in parts:
+            with part.open(encoding="ascii") as file:
+                for line in file:
+                    sheets.add(json.loads(line))
+        sheets.save(path)
+
+    def to_part(self, whole: Path, path: Path) -> None:
+        """Write the rows of a complete file as a part."""
+        from openpyxl import load_workbook
+
+        with whole.open("rb") as file, path.open("w", encoding="ascii") as part:
+            for sheet in load_workbook(file, read_only=True).worksheets:
+                for row in sheet.iter_rows(min_row=2, values_only=True):
+                    part.write(json.dumps(row) + "\n")
+
+
+PartFormat: TypeAlias = TextFormat | ParquetFormat | ExcelFormat
 
 
 def results_schema(
@@ -145,7 +228,7 @@ def results_schema(
     pa, _ = _pyarrow()
     types = {
         "frame": pa.int64(),
-        **dict.fromkeys(("source", "status", "emotion", "smoothed_emotion"), pa.string()),
+        **dict.fromkeys(TEXT_COLUMNS, pa.string()),
         **dict.fromkeys(("face_id", "track_id", "x", "y", "w", "h"), pa.int32()),
         "uncertain": pa.bool_(),
     }
@@ -171,7 +254,5 @@ def _rows(results: Iterable[Result], labels: Sequence[str]) -> Iterator[dict[str
 
 def _utf8(row: dict[str, Any]) -> dict[str, Any]:
     """Escape the halves of a file name that is not UTF-8, as CSV has them."""
-    source = row["source"]
-    if source is None or source.isascii():
-        return row
-    return {**row, "source": source.encode("utf-8", "backslashreplace").decode()}
+    names = {key: row[key] for key in ("source", "error")}
+    return {**row, **{key: text and utf8_text(text) for key, text in names.items()}}

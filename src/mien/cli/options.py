@@ -49,7 +49,7 @@ _MOST = 2**31 - 1
 _MOST_MEGABYTES = 1000
 _FILE_SUFFIXES: tuple[str, ...] = (
     *(".csv", ".json", ".jsonl", ".parquet", ".txt", ".md", ".html", ".pdf", ".svg", ".toml"),
-    *(".xls", ".xlsx", ".ods", ".zip", ".onnx", ".tflite", ".keras", ".npz"),
+    *(".tsv", ".xls", ".xlsx", ".ods", ".zip", ".onnx", ".tflite", ".keras", ".npz"),
 )
 
 

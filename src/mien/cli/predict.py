@@ -49,11 +49,14 @@ _FORMAT_OF_SUFFIX = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".csv": "csv",
+    ".tsv": "tsv",
     ".parquet": "parquet",
+    ".xlsx": "xlsx",
     ".txt": "table",
 }
-_OTHER_KINDS = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES, ".xls", ".xlsx", ".ods", ".md", ".html", ".pdf")
-_IN_PARTS = ("jsonl", "csv", "parquet")
+_OTHER_KINDS = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES, ".xls", ".ods", ".md", ".html", ".pdf")
+_IN_PARTS = ("jsonl", "csv", "tsv", "parquet", "xlsx")
+_FILES_ALONE = {"parquet": "Parquet", "xlsx": "Excel"}
 _PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".mpo", ".webp", ".avif")
 
 _PATIENCE_S = 8.0
@@ -64,7 +67,7 @@ Without --format, --output's suffix decides; else a terminal gets a table and a 
 As json, one image named by its path (or -) gives one object, and anything else (several images, a
 folder, a pattern) a list of them, however many there are; jsonl always gives one object a line.
 An image that cannot be read has its own result, with status "unreadable"; the others still run.
-With --output, jsonl, csv and parquet are written part by part, in a folder beside FILE until all is
+With --output, jsonl and tables are written part by part, in a folder beside FILE until all is
 done: however many images there are, and whatever ends the run, --resume goes on where it was.
 """
 
@@ -231,16 +234,18 @@ def _check_annotate(annotate: Path, *, videos: bool) -> None:
 
 
 def _is_in_parts(args: argparse.Namespace, shape: str) -> bool:
-    """Say whether results go to a file part by part; Parquet goes nowhere else."""
+    """Say whether results go to a file part by part; Parquet and Excel go nowhere else."""
     to_file = args.output is not None and (not args.output.exists() or args.output.is_file())
     plain = args.annotate is None and args.compat is None
     in_parts = to_file and plain and shape in _IN_PARTS
-    if shape == "parquet" and not in_parts:
-        raise UsageError("Parquet needs --output FILE, and goes without --annotate and --compat")
+    if shape in _FILES_ALONE and not in_parts:
+        raise UsageError(
+            f"{_FILES_ALONE[shape]} needs --output FILE, and goes without --annotate and --compat"
+        )
     if args.resume and not in_parts:
         raise UsageError(
-            "--resume goes on with a file: expected --output FILE.jsonl, .csv or .parquet, "
-            "without --annotate and --compat"
+            "--resume goes on with a file: expected --output FILE.jsonl, .csv, .tsv, .parquet "
+            "or .xlsx, without --annotate and --compat"
         )
     return in_parts
 

@@ -99,8 +99,9 @@ def _check(args: argparse.Namespace, shape: str, *, single: bool) -> None:
     ):
         if is_given:
             raise UsageError(f"{option} is for images: leave it out for a video")
-    if shape == "parquet" and args.output is None:
-        raise UsageError("Parquet needs a file: expected --output FILE.parquet")
+    if shape in ("parquet", "xlsx") and args.output is None:
+        name = "Excel" if shape == "xlsx" else "Parquet"
+        raise UsageError(f"{name} needs a file: expected --output FILE.{shape}")
     for option, path, suffixes in (
         ("--annotate", args.annotate, WRITTEN_SUFFIXES),
         ("--timeline", args.timeline, PICTURE_SUFFIXES),

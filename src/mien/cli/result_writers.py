@@ -1,4 +1,4 @@
-"""Results of images and videos as JSON, JSON lines, CSV, Parquet, a table or another tool's JSON.
+"""Results of images and videos as JSON, JSON lines, tables of all kinds, or another tool's JSON.
 
 A writer takes the results as they come, so that nothing but a table is held in memory.
 """
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mien.core.results import ModelInfo, Result
     from mien.video.episodes import Person
 
-FORMATS: tuple[str, ...] = ("json", "jsonl", "csv", "table", "parquet")
+FORMATS: tuple[str, ...] = ("json", "jsonl", "csv", "tsv", "table", "parquet", "xlsx")
 
 VIDEO_SCHEMA = "mien-video/1"
 """Name and version of the JSON form of a video; its frames have their own, ``mien/1``."""
@@ -57,19 +57,21 @@ class Writer:
 
 
 class _Csv(Writer):
-    """One row a face, one where there is none; of a video with the smoothed scores."""
+    """One row a face, one where there is none; of a video with the smoothed scores. Or TSV."""
 
-    def __init__(self, write: Write, labels: Sequence[str], *, smoothed: bool) -> None:
+    def __init__(self, write: Write, labels: Sequence[str], shape: str, *, smoothed: bool) -> None:
+        from mien.batch.tables import DELIMITERS
         from mien.core.results import result_rows, table_columns
 
         super().__init__(write)
         self._labels, self._smoothed, self._rows = labels, smoothed, result_rows
         self._columns = table_columns(labels, smoothed=smoothed)
-        write(csv_text([], self._columns))
+        self._delimiter = DELIMITERS[shape]
+        write(csv_text([], self._columns, delimiter=self._delimiter))
 
     def add(self, result: Result) -> None:
         rows = self._rows(result, self._labels, smoothed=self._smoothed)
-        self._write(csv_text(rows, self._columns, header=False))
+        self._write(csv_text(rows, self._columns, header=False, delimiter=self._delimiter))
 
 
 # ---------------------------------------------------------------- of images
@@ -235,6 +237,26 @@ class _VideoParquet(Writer):
             self._rows = []
 
 
+class _VideoExcel(Writer):
+    """The rows of CSV as a workbook, which keeps them on the disk until it is written."""
+
+    def __init__(self, path: Path, labels: Sequence[str]) -> None:
+        from mien.batch.tables import ExcelSheets
+        from mien.core.results import table_columns
+
+        self._path, self._labels = path, labels
+        self._sheets = ExcelSheets(table_columns(labels, smoothed=True))
+
+    def add(self, result: Result) -> None:
+        from mien.core.results import result_rows
+
+        for row in result_rows(result, self._labels, smoothed=True):
+            self._sheets.add(row.values())
+
+    def close(self) -> None:
+        self._sheets.save(self._path)
+
+
 def episode_table(people: Sequence[Person]) -> str:
     """Return the episodes of all people as an aligned table."""
     from mien.video.times import format_time
@@ -272,7 +294,7 @@ def image_writer(
     """Give the writer of images' results, to stdout or to a file.
 
     Args:
-        shape: one of `FORMATS` but Parquet, which is written in parts.
+        shape: one of `FORMATS` but Parquet and Excel, which are written in parts.
         path: the file, or None for stdout.
         labels: the model's.
         single: whether there is one image only.
@@ -284,8 +306,8 @@ def image_writer(
             writer = _Compat(write, convert, shape, single=single)
         elif shape == "json":
             writer = _Json(write, single=single)
-        elif shape == "csv":
-            writer = _Csv(write, labels, smoothed=False)
+        elif shape in ("csv", "tsv"):
+            writer = _Csv(write, labels, shape, smoothed=False)
         else:
             writer = Writer(write) if shape == "jsonl" else _Table(write)
         yield writer
@@ -298,17 +320,20 @@ def video_writer(
 ) -> Iterator[Writer]:
     """Give the writer of videos' results, to stdout or to a file."""
     writer: Writer
-    if shape == "parquet" and path is not None:
+    if shape in ("parquet", "xlsx") and path is not None:
         with replacing(path) as temporary:
-            writer = _VideoParquet(temporary, labels, model)
+            if shape == "xlsx":
+                writer = _VideoExcel(temporary, labels)
+            else:
+                writer = _VideoParquet(temporary, labels, model)
             yield writer
             writer.close()
         return
     with _text_output(shape, path) as write:
         if shape == "json":
             writer = _VideoJson(write, single=single)
-        elif shape == "csv":
-            writer = _Csv(write, labels, smoothed=True)
+        elif shape in ("csv", "tsv"):
+            writer = _Csv(write, labels, shape, smoothed=True)
         else:
             writer = Writer(write) if shape == "jsonl" else _Episodes(write, single=single)
         yield writer

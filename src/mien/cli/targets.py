@@ -12,6 +12,8 @@ import os
 import re
 import stat
 import sys
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -30,7 +32,7 @@ _Identity = tuple[int, int] | str
 # or an empty list; tables; a report. Nothing is lost with an empty file.
 _OUR_TEXT = re.compile(
     rb'[\s\[\],]*(\{\s*"schema": "mien(?!-model)|\Z)'
-    rb"|source,frame,time_s,face_id,track_id,status,"
+    rb"|source([,\t])frame\2time_s\2face_id\2track_id\2status\2"
     rb"|([^\n]*\n)?(IMAGE +FACE +EMOTION|PERSON +FROM +TO +EMOTION|nobody was seen)"
     rb"|Evaluation of [^\n]+\n=+\n"
     rb"|# (Evaluation of|Robustness)"
@@ -188,9 +190,19 @@ def _is_ours(path: Path) -> bool:
             tail = file.read(_TAIL_BYTES)
     except OSError:
         return False
+    if path.suffix.lower() == ".xlsx" and head.startswith(b"PK"):
+        return _is_our_workbook(path)
     if b"\0" in head:  # a picture, a video, a table in binary
         return any(mark in head or mark in tail for mark in _OUR_MARKS)
     return _OUR_TEXT.match(head) is not None
+
+
+def _is_our_workbook(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as parts:
+            return SOFTWARE.encode() in parts.read("docProps/core.xml")
+    except (OSError, KeyError, ValueError, NotImplementedError, zipfile.BadZipFile, zlib.error):
+        return False
 
 
 def _why_not_ours(path: Path) -> str:

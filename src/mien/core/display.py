@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import MienError, UsageError, needs_extra, shown
 from mien.core.file_types import PICTURE_SUFFIXES
+from mien.core.formats import utf8_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -300,7 +301,11 @@ def _plot(result: Result, pixels: npt.NDArray[np.uint8]) -> Axes:
 
 
 # ---------------------------------------------------------------- pandas
+TEXT_COLUMNS = ("source", "status", "emotion", "smoothed_emotion", "error", "flags")
+"""The columns of a table that hold text."""
+
 _PANDAS_TYPES = {
+    **dict.fromkeys(TEXT_COLUMNS, "string"),
     **dict.fromkeys(("frame", "face_id", "track_id", "x", "y", "w", "h"), "Int64"),
     "uncertain": "boolean",
 }
@@ -332,13 +337,13 @@ def to_pandas(results: Viewable | Iterable[Viewable]) -> pd.DataFrame:
     labels = tuple(faces[0].scores) if faces else (() if own else EMOTIONS)
     smoothed = any(result.frame is not None for result in found)
     rows = chain.from_iterable(result_rows(one, labels, smoothed=smoothed) for one in found)
+    texts = [
+        {key: utf8_text(cell) if isinstance(cell, str) else cell for key, cell in row.items()}
+        for row in rows
+    ]
     columns = list(table_columns(labels, smoothed=smoothed))
-    frame = pd.DataFrame(list(rows), columns=columns)
-    numbers = set(columns) - {*_PANDAS_TYPES, *_TEXTS}
-    return frame.astype({**_PANDAS_TYPES, **dict.fromkeys(sorted(numbers), "float64")})
-
-
-_TEXTS = ("source", "status", "emotion", "smoothed_emotion", "error", "flags")
+    frame = pd.DataFrame(texts, columns=columns)
+    return frame.astype({name: _PANDAS_TYPES.get(name, "float64") for name in columns})
 
 
 def _each(results: Any) -> Iterable[Viewable]:

@@ -17,26 +17,38 @@ def json_text(value: object, *, indent: int | None = 2) -> str:
     return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
 
 
+def utf8_text(text: str) -> str:
+    """Return a text with the halves of a file name that is not UTF-8 escaped."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
 def csv_text(
-    rows: Iterable[Mapping[str, Any]], columns: Sequence[str], *, header: bool = True
+    rows: Iterable[Mapping[str, Any]],
+    columns: Sequence[str],
+    *,
+    header: bool = True,
+    delimiter: str = ",",
 ) -> str:
     """Return rows as CSV lines with these columns, after a header line unless told not to.
 
-    None becomes an empty field; truth values become ``true`` and ``false`` as in JSON.
+    None becomes an empty field; truth values become ``true`` and ``false`` as in JSON. With a tab
+    as ``delimiter`` it is TSV.
     """
-    lines = [_csv_line(columns)] if header else []
+    lines = [_csv_line(columns, delimiter)] if header else []
     for row in rows:
         cells = (row[column] for column in columns)
         lines.append(
-            _csv_line(str(cell).lower() if isinstance(cell, bool) else cell for cell in cells)
+            _csv_line(
+                (str(cell).lower() if isinstance(cell, bool) else cell for cell in cells), delimiter
+            )
         )
     return "".join(lines)
 
 
-def _csv_line(cells: Iterable[Any]) -> str:
+def _csv_line(cells: Iterable[Any], delimiter: str) -> str:
     buffer = io.StringIO()
     # The writer quotes what its own line end holds: a lone \r in a name needs quotes as well as \n.
-    csv.writer(buffer, lineterminator="\r\n").writerow(cells)
+    csv.writer(buffer, lineterminator="\r\n", delimiter=delimiter).writerow(cells)
     return buffer.getvalue().removesuffix("\r\n") + "\n"
 
 

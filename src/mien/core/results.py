@@ -29,6 +29,8 @@ STATUSES: tuple[str, ...] = ("ok", "no_face", "unreadable", "error")
 QUALITY_FLAGS: tuple[str, ...] = ("small", "blurred", "dark", "bright", "turned_away")
 """What `Quality.flags` may hold, in this order."""
 
+_UNPLEASANT = ("angry", "disgust", "fear", "sad")
+
 SCORE_DIGITS = 6
 """Decimals of scores, confidences and blur in JSON and tables."""
 
@@ -174,6 +176,16 @@ class Face:
             _whole("track_id", self.track_id, 0)
         _share("face_confidence", self.face_confidence)
         _check_scores(self.emotion, self.confidence, self.scores)
+
+    @property
+    def valence(self) -> float | None:
+        """How pleasant it looks, -1 to 1: happy minus the largest of angry, disgust, fear and sad.
+
+        None for a model that lacks one of these classes.
+        """
+        if not {"happy", *_UNPLEASANT} <= self.scores.keys():
+            return None
+        return self.scores["happy"] - max(self.scores[name] for name in _UNPLEASANT)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the face as JSON has it; ``smoothed`` is there only in a video."""
@@ -383,7 +395,10 @@ _FACE_COLUMNS: tuple[str, ...] = (
     *("emotion", "confidence", "uncertain"),
 )
 
-TABLE_COLUMNS: tuple[str, ...] = (*_FACE_COLUMNS, *EMOTIONS)
+LAST_COLUMNS: tuple[str, ...] = ("error", "flags", "valence")
+"""Columns that came later; whatever else a table has stands before them."""
+
+TABLE_COLUMNS: tuple[str, ...] = (*_FACE_COLUMNS, *EMOTIONS, *LAST_COLUMNS)
 """Columns of a table of results (CSV, Parquet): one row a face, one row where there is none."""
 
 _SMOOTHED = "smoothed_"
@@ -391,7 +406,7 @@ _RESERVED: tuple[str, ...] = (
     *_FACE_COLUMNS,
     *("truth", "right"),  # of the table of one's own pictures
     # Later columns stand after the scores; a class must not take their names before they come.
-    *("error", "flags", "valence", "arousal", "labels", "model", "schema"),
+    *(*LAST_COLUMNS, "arousal", "labels", "model", "schema"),
 )
 
 
@@ -422,10 +437,11 @@ def table_columns(labels: Sequence[str] = EMOTIONS, *, smoothed: bool = False) -
 
     The labels' are those of `score_columns`. ``smoothed`` adds those of a video:
     ``smoothed_emotion``, ``smoothed_confidence``, then ``smoothed_`` and each label's column.
+    `LAST_COLUMNS` come last.
     """
     scores = score_columns(labels).values()
     over_time = ("emotion", "confidence", *scores) if smoothed else ()
-    return (*_FACE_COLUMNS, *scores, *(_SMOOTHED + name for name in over_time))
+    return (*_FACE_COLUMNS, *scores, *(_SMOOTHED + name for name in over_time), *LAST_COLUMNS)
 
 
 def result_rows(
@@ -443,12 +459,15 @@ def result_rows(
     """
     written = result.to_dict()
     image = {key: written[key] for key in ("source", "frame", "time_s", "status")}
+    image["error"] = written.get("error")
     empty = {**dict.fromkeys(table_columns(labels, smoothed=smoothed)), **image}
     columns = score_columns(labels)
     rows = []
-    for face in written["faces"]:
+    for face, found in zip(written["faces"], result.faces, strict=True):
         row = {**empty, **{key: face[key] for key in _FACE_COLUMNS if key in face}, **face["box"]}
         row.update((name, face["scores"].get(label)) for label, name in columns.items())
+        row["flags"] = ";".join(face["quality"]["flags"])
+        row["valence"] = None if found.valence is None else round(found.valence, SCORE_DIGITS)
         if smoothed and (over_time := face.get("smoothed")):
             row.update((_SMOOTHED + key, over_time[key]) for key in ("emotion", "confidence"))
             scores = over_time["scores"]

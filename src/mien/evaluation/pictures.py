@@ -15,7 +15,7 @@ import numpy.typing as npt
 from mien.core.emotions import EMOTIONS, match_label
 from mien.core.errors import UsageError
 from mien.core.images import load_image
-from mien.core.results import Face, Result, result_rows, table_columns
+from mien.core.results import LAST_COLUMNS, Face, Result, result_rows, table_columns
 from mien.evaluation.figures import (
     FAINT,
     INK,
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
 MOST_TILES = 96
 """Faces in one grid; the table has all."""
-
-TABLE_COLUMNS: tuple[str, ...] = (*table_columns(), "truth", "right")
-"""Of the table for a model of the seven emotions."""
 
 _COLUMNS = 6
 _CAPTION_LENGTH = 22
@@ -189,7 +186,12 @@ class Reading:
 
 def picture_columns(labels: Sequence[str] = EMOTIONS) -> tuple[str, ...]:
     """Return the columns of the table for a model's labels; see `TABLE_COLUMNS`."""
-    return (*table_columns(labels), "truth", "right")
+    columns = table_columns(labels)[: -len(LAST_COLUMNS)]
+    return (*columns, "truth", "right", *LAST_COLUMNS)
+
+
+TABLE_COLUMNS = picture_columns()
+"""Of the table for a model of the seven emotions."""
 
 
 def truth_of(source: str, labels: Sequence[str] = EMOTIONS) -> str | None:
@@ -231,9 +233,12 @@ def picture_rows(
     for result in results:
         for row in result_rows(result, labels):
             one = known.get((id(result), row["face_id"]))
-            rows.append(
-                {**row, "truth": one.truth if one else None, "right": one.right if one else None}
-            )
+            marked = {
+                **row,
+                "truth": one.truth if one else None,
+                "right": one.right if one else None,
+            }
+            rows.append({column: marked[column] for column in picture_columns(labels)})
     return rows
 
 
