@@ -16,15 +16,14 @@ SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 def read_folder(folder: Path) -> pd.DataFrame:
     """Return a row for each face, and one for each photo without any or that cannot be read."""
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    results = mien.load().analyze_many(paths)
-    return pd.DataFrame([row for result in results for row in mien.result_rows(result)])
+    return mien.load().analyze_many(paths).to_pandas()
 
 
 def main() -> None:
     """Print the summary of a folder."""
     table = read_folder(Path(sys.argv[1]))
     print(table["status"].value_counts().to_string(), "\n")
-    faces = table[table["status"] == "ok"].infer_objects()
+    faces = table[table["status"] == "ok"]
     by_emotion = faces.groupby("emotion")
     print(by_emotion.agg(faces=("source", "size"), confidence=("confidence", "mean")), "\n")
     print(faces[list(mien.EMOTIONS)].mean().rename("mean score").round(3).to_string(), "\n")
