@@ -1,6 +1,6 @@
 """Seconds that a video takes, one frame at a time and as `mien predict` reads it, beside the parts.
 
-    python benchmarks/video_speed.py CLIP --update docs/speed.md
+    python benchmarks/video_speed.py CLIP --update docs/evidence/speed.md
 
 Whole readings are processes of their own, start included, by the clock. They take turns, so that a
 busy machine slows all alike; what is told is the least of all turns. The parts are alone on one
