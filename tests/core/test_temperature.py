@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mien.core.calibration import Temperature, entropy, log_of_mean, softmax
+from mien.core.calibration import Temperature, log_of_mean, softmax
 
 Logits = npt.NDArray[np.float64]
 
@@ -50,10 +50,12 @@ def test_a_positive_exponent_sharpens_what_is_sure_and_leaves_doubt() -> None:
     assert warm.probabilities(doubt).max() == pytest.approx(softmax(doubt).max(), abs=0.01)
 
 
-def test_entropy_is_zero_without_doubt_and_one_where_all_are_alike() -> None:
-    assert entropy(np.array([[100.0, 0, 0], [5, 5, 5]])) == pytest.approx([0, 1])
-    half = entropy(np.array([[3.0, 3, -1000, -1000]]))
-    assert half == pytest.approx(math.log(2) / math.log(4))
+def test_the_temperature_follows_the_entropy_of_the_face() -> None:
+    # Entropy is 1 where all classes are alike, and log 2 / log 4 where two of four are.
+    logits = np.array([[3.0, 3, -1000, -1000], [3.001, 3, -1000, -1000]])
+    each = 2.0 * (math.log(2) / math.log(4)) ** 0.5
+    expected = softmax(logits / each)
+    assert Temperature(2.0, 0.5).probabilities(logits) == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_log_of_a_mean_gives_the_mean_back() -> None:

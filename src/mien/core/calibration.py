@@ -56,11 +56,6 @@ def softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return _shares(_shifted(logits))
 
 
-def entropy(logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
-    """Return the normalised entropy of ``softmax(logits)`` (N,), 0-1: 1 where it is uniform."""
-    return _entropy_of(_shifted(logits))
-
-
 def log_of_mean(views: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
     """Return the logarithm of the mean of several views' probabilities, each (N, classes)."""
     mean = sum(views[1:], views[0]) / len(views)
@@ -82,6 +77,7 @@ def _shares(shifted: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _entropy_of(shifted: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the normalised entropy (N,) of what `_shifted` returned: 1 where it is uniform."""
     powers = np.exp(shifted)
     sums = np.add.reduce(powers, axis=1)
     nats = np.log(sums) - np.add.reduce(powers * shifted, axis=1) / sums
