@@ -60,7 +60,7 @@ format: $(VENV)/.dev ## lay the code out and mend what can be mended by machine
 
 lock: $(VENV)/.dev ## pin every dependency anew after pyproject.toml changed (UPGRADE=1: newest ones)
 	$(COMPILE) pyproject.toml --extra train --extra app --extra video --extra batch --extra ray \
-		--extra docs --extra notebook --extra excel --extra dev --output-file locks/dev.txt
+		--extra docs --extra notebook --extra excel --extra completion --extra dev --output-file locks/dev.txt
 	$(COMPILE) pyproject.toml --constraint locks/dev.txt --output-file locks/core.txt
 	$(COMPILE) --group build --constraint locks/dev.txt --output-file locks/build.txt
 

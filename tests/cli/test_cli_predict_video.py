@@ -359,6 +359,51 @@ def test_ctrl_c_ends_a_camera_and_keeps_what_it_saw(
     assert probe(tmp_path / "camera-0.annotated.mp4").frames == 10
 
 
+def test_a_window_shows_each_frame_until_q(
+    tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[tuple[int, ...]] = []
+    closed: list[bool] = []
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.setattr(cv2, "VideoCapture", _Camera)
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:    QT5\n")
+    monkeypatch.setattr(cv2, "imshow", lambda _, picture: shown.append(picture.shape))
+    monkeypatch.setattr(cv2, "waitKey", lambda _: ord("q") if len(shown) == 4 else -1)
+    monkeypatch.setattr(cv2, "getWindowProperty", lambda *_: 1.0)
+    monkeypatch.setattr(cv2, "destroyAllWindows", lambda: closed.append(True))
+    code, _, _ = run("0", "--show", "--output", tmp_path / "r.csv")
+    assert (code, shown, closed) == (0, [(480, 640, 3)] * 4, [True])  # enlarged
+    assert len((tmp_path / "r.csv").read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize(
+    ("information", "display", "said"),
+    [
+        ("  GUI:            NONE\n", ":0", "pip uninstall opencv-python-headless, then"),
+        pytest.param(
+            *("  GUI:    QT5\n", "", "needs a display"),
+            marks=pytest.mark.skipif(sys.platform != "linux", reason="others have one"),
+        ),
+    ],
+)
+def test_where_no_window_can_be_opened_a_line_says_why(
+    run: Any, monkeypatch: pytest.MonkeyPatch, information: str, display: str, said: str
+) -> None:
+    monkeypatch.setenv("DISPLAY", display)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    monkeypatch.setattr(cv2, "getBuildInformation", lambda: information)
+    code, out, err = run("0", "--show")
+    assert (code, out) == (2, "")
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_pictures_have_no_window(run: Any) -> None:
+    code, _, err = run("a.png", "--show")
+    assert code == 2
+    assert "--annotate DIR" in err
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are others there")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_during_a_file_leaves_no_half_output(

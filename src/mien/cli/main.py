@@ -6,6 +6,7 @@ import argparse
 import difflib
 import errno
 import importlib
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -40,6 +41,7 @@ COMMANDS: tuple[str, ...] = (
     "explain",
     "serve",
     "doctor",
+    "completion",
 )
 """Modules beside this one, in the order in which ``mien --help`` shows them."""
 
@@ -88,6 +90,8 @@ def main(argv: Sequence[str] | None = None, *, registers: Sequence[Register] | N
     _forgive_unprintable_characters()
     keep_together()
     try:
+        if "_ARGCOMPLETE" in os.environ and registers is None:
+            _complete()
         if registers is None:
             words = _with_predict(words)
             registers = _registers(words)
@@ -137,6 +141,15 @@ def build_parser(registers: Sequence[Register] | None = None) -> Parser:
         ):
             each.add_argument(flag, action="store_true", default=default, help=text)
     return parser
+
+
+def _complete() -> None:
+    """Answer the shell that asks how a word may go on, and end: see `mien.cli.completion`."""
+    try:
+        import argcomplete
+    except ImportError:  # removed since: the shell completes names of files
+        return
+    argcomplete.autocomplete(build_parser())
 
 
 def _registers(words: Sequence[str]) -> list[Register]:

@@ -147,6 +147,8 @@ def _add_video_options(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="how long to try again when a stream is lost (default: %(default)s)",
     )
+    show_help = "show each frame in a window while it is read, its faces drawn in; q ends it"
+    add("--show", action="store_true", help=show_help)
     video_help = "take the inputs as videos, whatever their names; of a folder, the videos in it"
     add("--video", action="store_true", help=video_help)
 
@@ -174,6 +176,8 @@ def _check_video_options(args: argparse.Namespace, videos: Sequence[Input]) -> N
     for option in () if videos else ("every", "start", "end", "timeline", "episodes"):
         if getattr(args, option) is not None:
             raise UsageError(f"--{option} is for videos: none is given (--video takes any file)")
+    if args.show and not videos:
+        raise UsageError("--show is for videos and cameras: --annotate DIR draws faces in pictures")
     for one in videos if args.offline else ():
         if "://" in one.source:
             source = shown_address(one.source)

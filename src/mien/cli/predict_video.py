@@ -13,6 +13,7 @@ from typing import Any
 
 from mien.batch.inputs import Input
 from mien.cli.inputs import is_single
+from mien.cli.live_window import LiveWindow, require_windows
 from mien.cli.options import recognizer_options
 from mien.cli.output import note, write_output
 from mien.cli.result_writers import Writer, episode_table, video_writer
@@ -99,6 +100,8 @@ def _check(args: argparse.Namespace, shape: str, *, single: bool) -> None:
     ):
         if is_given:
             raise UsageError(f"{option} is for images: leave it out for a video")
+    if args.show:
+        require_windows()
     if shape in ("parquet", "xlsx") and args.output is None:
         name = "Excel" if shape == "xlsx" else "Parquet"
         raise UsageError(f"{name} needs a file: expected --output FILE.{shape}")
@@ -235,6 +238,7 @@ def _follow(run: _Run, source: str, file_name: str, take: Callable[[Moment], Non
 
             title = f"camera {source}" if is_camera(source) else shown_address(source)
             bars = stack.enter_context(LiveBars(title, run.recognizer.labels))
+        window = _window(run, source, stack)
         moments = stack.enter_context(closing(_moments(run, source, live)))
         quiet = not run.draws or bars is not None
         total = _frames_in(info, run.window)
@@ -250,11 +254,22 @@ def _follow(run: _Run, source: str, file_name: str, take: Callable[[Moment], Non
                 if bars is not None and moment.result is not None and not moment.result.error:
                     bars.show(moment.result)
                 progress.advance()
+                if window is not None and moment.frame is not None:
+                    faces = () if last is None else last.faces
+                    if not window.show(moment.frame.pixels, faces):
+                        break
         except KeyboardInterrupt:
             # What is live has no end of its own: this is how people end it.
             if info is not None:
                 raise
             run.stop.heard.clear()
+
+
+def _window(run: _Run, source: str, stack: ExitStack) -> LiveWindow | None:
+    """Open the window that ``--show`` asks for."""
+    if not run.args.show:
+        return None
+    return stack.enter_context(LiveWindow(f"mien: {shown_address(source)}"))
 
 
 def _moments(

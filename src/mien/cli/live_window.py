@@ -1,0 +1,57 @@
+"""A window with the video that is being read: each frame as it comes, its faces drawn in."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from mien.core.annotate import annotate
+from mien.core.errors import UsageError
+from mien.core.results import Face
+from mien.video.writer import as_smoothed
+
+_ENDING_KEYS = (27, ord("q"))
+
+
+def require_windows() -> None:
+    """Raise UsageError where OpenCV can open no window."""
+    if re.search(r"GUI:\s+NONE", cv2.getBuildInformation()):
+        raise UsageError(
+            "--show needs an OpenCV with windows: pip uninstall opencv-python-headless, then "
+            "pip install 'opencv-python<5'"
+        )
+    # Without a display, OpenCV's window library ends the process.
+    if sys.platform == "linux" and not (
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    ):
+        raise UsageError("--show needs a display, and there is none: leave it out")
+
+
+class LiveWindow:
+    """A window with a title; use as a context manager."""
+
+    def __init__(self, title: str) -> None:
+        """Open it with the first picture."""
+        self._title = title
+
+    def __enter__(self) -> LiveWindow:
+        """See the class."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close it."""
+        cv2.destroyAllWindows()
+
+    def show(self, pixels: npt.NDArray[np.uint8], faces: Sequence[Face]) -> bool:
+        """Show a frame, RGB (H, W, 3) uint8; False once its window was closed, by q or Esc, too."""
+        picture = np.asarray(annotate(pixels, [as_smoothed(face) for face in faces]), np.uint8)
+        cv2.imshow(self._title, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        key = cv2.waitKey(1)
+        is_open = cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1
+        return is_open and key not in _ENDING_KEYS
