@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mien.core.images import ImageSource
-from mien.core.results import Result
 from mien.inference.recognizer import Recognizer as ImageRecognizer
 
 if TYPE_CHECKING:
     from mien.inference.explain import ExplainedFace
+    from mien.video.analysis import VideoResults
 
 
 class Recognizer(ImageRecognizer):
@@ -59,7 +58,7 @@ class Recognizer(ImageRecognizer):
         end: float | None = None,
         smooth_s: float = 0.5,
         allow_private: bool = False,
-    ) -> Iterator[Result]:
+    ) -> VideoResults:
         """Track the faces of a video and read their emotions, a result for each frame.
 
         A bounded number of frames is in memory, however long the video is.
@@ -72,10 +71,11 @@ class Recognizer(ImageRecognizer):
             smooth_s: time constant, in seconds, of the smoothed scores; 0 for none.
             allow_private: allow http(s) to hosts that are not on the open internet.
 
-        Yields:
-            Results with ``frame`` and ``time_s``; their faces have a ``track_id``, the person's
-            number throughout the video, and ``smoothed`` scores. A frame without faces has the
-            status "no_face". A video that breaks off ends with a result "unreadable".
+        Returns:
+            An iterator of results with ``frame`` and ``time_s``; their faces have a ``track_id``,
+            the person's number throughout the video, and ``smoothed`` scores. A frame without faces
+            has the status "no_face". A video that breaks off ends with a result "unreadable". The
+            iterator also has the whole video's `timeline`, `people`, `plot` and `to_pandas`.
 
         Raises:
             InputError: if it is missing, is not a video, or has no picture.

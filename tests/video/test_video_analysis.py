@@ -10,7 +10,9 @@ from typing import cast
 
 import numpy as np
 import pytest
+from matplotlib import pyplot
 
+import mien
 from mien.api import Recognizer
 from mien.core.errors import InputError, UsageError
 from mien.core.results import Result
@@ -55,6 +57,32 @@ def test_people_keep_their_numbers(tmp_path: Path, red_recognizer: Recognizer) -
         ids = [face.track_id for face in result.faces]
         assert ids == ([0, 1] if 10 <= number < 25 else [0])
         assert all(face.smoothed is not None for face in result.faces)
+
+
+def test_a_video_tells_of_all_of_it(tmp_path: Path, red_recognizer: Recognizer) -> None:
+    path = tmp_path / "two.mp4"
+    write_video(path, even_times(30), draw=two_people)
+    results = list(red_recognizer.analyze_video(path))
+    video = red_recognizer.analyze_video(path)
+    assert next(video) == results[0]
+    assert [person.frames for person in video.people()] == [30, 15]
+    assert list(video) == []
+    picture = video.timeline()
+    assert np.asarray(picture).std() > 0
+    assert picture.height > red_recognizer.analyze_video(path, end=0.2).timeline().height
+    first, second = video.plot()
+    assert [first.get_ylabel(), second.get_ylabel()] == ["#0", "#1"]
+    assert len(first.collections) == len(red_recognizer.labels)
+    pyplot.close("all")
+    table = red_recognizer.analyze_video(path).to_pandas()
+    assert table.equals(mien.to_pandas(results))
+    assert len(table) == 45
+    with pytest.raises(UsageError, match=r"to_pandas\(\) comes first"):
+        video.to_pandas()
+    begun = red_recognizer.analyze_video(path)
+    next(begun)
+    begun.close()
+    assert list(begun) == []
 
 
 def test_frames_without_a_face_have_their_result(

@@ -193,10 +193,8 @@ def _read(run: _Run, one: Input, file_name: str) -> None:
         if args.timeline is None:
             return
         history.add(moment.result)
-        for face in moment.result.faces:
-            if moment.frame is not None and face.track_id is not None:
-                worth = face.face_confidence * face.quality.size_px
-                portraits.add(moment.frame.pixels, face.box, face.track_id, worth)
+        if moment.frame is not None:
+            portraits.add_faces(moment.frame.pixels, moment.result)
 
     try:
         if one.problem is not None:

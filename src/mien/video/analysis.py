@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.errors import InputError
+from mien.core.display import to_pandas
+from mien.core.errors import InputError, UsageError
 from mien.core.process import usable_cores
 from mien.core.results import Result
 from mien.core.web_address import shown_address
 from mien.inference.recognizer import Recognizer
+from mien.video.episodes import Person, Summary
 from mien.video.frames import BrokenVideo, VideoFrame
 from mien.video.live import (
     PATIENCE_S,
@@ -26,8 +29,14 @@ from mien.video.live import (
     stream_frames,
 )
 from mien.video.reader import read_video
+from mien.video.timeline import History, Portraits, draw_timeline, plot_history
 from mien.video.times import Window
 from mien.video.tracker import SMOOTHING_S, CutFinder, Smoother, Tracker, memory_for
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from PIL import Image
 
 VideoSource = str | Path | int
 """A file's path, a stream's address, or a camera's number."""
@@ -64,8 +73,8 @@ def analyze_video(
     end: float | None = None,
     smooth_s: float = SMOOTHING_S,
     allow_private: bool = False,
-) -> Iterator[Result]:
-    """Yield the result of each frame that is looked at; as `mien.Recognizer.analyze_video`."""
+) -> VideoResults:
+    """Give the result of each frame that is looked at; as `mien.Recognizer.analyze_video`."""
     window = Window(start, end, every)
     smoother = Smoother(smooth_s)
     live = connected(source, allow_private=allow_private)
@@ -73,7 +82,82 @@ def analyze_video(
     name = shown_address(str(source))
     readers = readers_for(live)
     moments = follow(recognizer, frames, name, window=window, smoother=smoother, readers=readers)
-    return (moment.result for moment in moments if moment.result is not None)
+    return VideoResults(moments, name, recognizer.labels, gap_s=memory_for(window.every))
+
+
+class VideoResults(Iterator[Result]):
+    """The results of a video's frames, as they come, and what they tell of all of it.
+
+    They are read once: `timeline`, `people` and `plot` read what is left and tell of everything.
+    """
+
+    def __init__(
+        self, moments: Iterator[Moment], name: str, labels: Sequence[str], *, gap_s: float
+    ) -> None:
+        """Take the frames and their results, the video's name, and the model's labels."""
+        self._moments, self._name, self._labels = moments, name, labels
+        self._summary, self._history, self._portraits = Summary(gap_s=gap_s), History(), Portraits()
+        self._has_begun = False
+
+    def __next__(self) -> Result:
+        """Return the result of the next frame that is looked at."""
+        self._has_begun = True
+        for moment in self._moments:
+            if moment.result is None:
+                continue
+            self._summary.add(moment.result)
+            self._history.add(moment.result)
+            if moment.frame is not None:
+                self._portraits.add_faces(moment.frame.pixels, moment.result)
+            return moment.result
+        raise StopIteration
+
+    def close(self) -> None:
+        """Let go of the video before its end."""
+        if isinstance(self._moments, Generator):
+            self._moments.close()
+
+    def people(self) -> list[Person]:
+        """Return everybody in the video, with what they felt from when to when."""
+        self._read_on()
+        return self._summary.people()
+
+    def timeline(self) -> Image.Image:
+        """Return the emotions of each person over time as a picture."""
+        return draw_timeline(
+            self._history,
+            self.people(),
+            title=self._name,
+            labels=self._labels,
+            portraits=self._portraits.pictures,
+        )
+
+    def plot(self) -> list[Axes]:
+        """Show the smoothed scores of each person over time with Matplotlib, a chart for each.
+
+        Raises:
+            MissingExtra: if Matplotlib is not installed.
+        """
+        self._read_on()
+        return plot_history(self._history, title=self._name, labels=self._labels)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return the table of all frames and faces, as `mien.to_pandas` does.
+
+        Raises:
+            UsageError: if some frames were read before.
+            MissingExtra: if pandas is not installed.
+        """
+        if self._has_begun:
+            raise UsageError(
+                "this video has been read from: to_pandas() comes first, or "
+                "mien.to_pandas(results) of the results that were kept"
+            )
+        return to_pandas(self)
+
+    def _read_on(self) -> None:
+        for _ in self:
+            pass
 
 
 def frames_of(

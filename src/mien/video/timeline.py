@@ -7,15 +7,21 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from mien.core.annotate import class_colors, font_for
+from mien.core.display import EXTRA
+from mien.core.errors import needs_extra
 from mien.core.results import Box, Result
 from mien.video.episodes import Person
 from mien.video.times import format_time
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PORTRAIT_PX = 84
 """Side of a person's small picture."""
@@ -125,6 +131,13 @@ class Portraits:
         """Start without any."""
         self.pictures: dict[int, Image.Image] = {}
         self._worth: dict[int, float] = {}
+
+    def add_faces(self, pixels: Picture, result: Result) -> None:
+        """Take the faces of a frame, uint8 (H, W, 3); the larger and surer, the better."""
+        for face in result.faces:
+            if face.track_id is not None:
+                worth = face.face_confidence * face.quality.size_px
+                self.add(pixels, face.box, face.track_id, worth)
 
     def add(self, pixels: Picture, box: Box, track_id: int, worth: float) -> None:
         """Take a person's face in a frame, uint8 (H, W, 3), if it is worth more than before."""
@@ -291,3 +304,58 @@ def _draw_episodes(
                 middle = (left + 7, top + _STRIP / 2 + 1)
                 draw.text(middle, text, fill=_INK, font=font, anchor="lm")
                 break
+
+
+# ---------------------------------------------------------------- with Matplotlib
+def plot_history(history: History, *, title: str, labels: Sequence[str]) -> list[Axes]:
+    """Draw the smoothed scores of each person over time with Matplotlib.
+
+    Args:
+        history: of the scores.
+        title: what they are of.
+        labels: the model's emotions, in its order.
+
+    Returns:
+        Axes with stacked scores, one for each person; one empty one where there is nobody.
+
+    Raises:
+        MissingExtra: if Matplotlib is not installed.
+    """
+    with needs_extra(EXTRA, "a chart"):
+        from matplotlib import pyplot
+
+    people = history.people()
+    rows = max(1, len(people))
+    figure, grid = pyplot.subplots(
+        rows, 1, sharex=True, squeeze=False, figsize=(9, 1 + 1.6 * rows), layout="constrained"
+    )
+    charts: list[Axes] = list(grid[:, 0])
+    fills = class_colors(labels).values()
+    colors = [(red / 255, green / 255, blue / 255) for red, green, blue, *_ in fills]
+    gap_s = 2.5 * max(history.step_s, history.width_s)
+    for chart, number in zip(charts, people, strict=False):
+        times, values = _with_gaps(history.scores(number), labels, gap_s)
+        chart.stackplot(times, values, labels=labels, colors=colors)
+        chart.set_ylim(0, 1)
+        chart.set_ylabel(f"#{number}")
+    charts[-1].set_xlabel("seconds")
+    figure.suptitle(title, fontsize=10)
+    if people:
+        handles, names = charts[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside right upper", fontsize=8)
+    return charts
+
+
+def _with_gaps(
+    scores: Mapping[float, Mapping[str, float]], labels: Sequence[str], gap_s: float
+) -> tuple[list[float], npt.NDArray[np.float64]]:
+    """Return moments and scores (labels, moments), which are 0 where the person was away."""
+    times: list[float] = []
+    rows: list[list[float]] = []
+    for time_s, found in scores.items():
+        if times and time_s - times[-1] > gap_s:
+            times += [times[-1], time_s]
+            rows += [[0.0] * len(labels)] * 2
+        times.append(time_s)
+        rows.append([found.get(label, 0.0) for label in labels])
+    return times, np.asarray(rows, np.float64).T
