@@ -108,6 +108,8 @@ CHANGED: dict[str, str] = {
         "mien explain photo.jpg --face 0 --emotion sad --json" + TINY
     ),
     "mien doctor": "mien doctor --model tiny",
+    # Changes a file of the user's.
+    "mien completion bash >> ~/.bashrc": "mien completion --help",
     # Goes on until it is ended.
     "mien serve": "mien serve --help",
     "mien predict photo.jpg --model outputs/mine/export": (
