@@ -249,6 +249,43 @@ def test_everything_at_once(clip: Path, tmp_path: Path, run: Any) -> None:
     assert all(word in err for word in ("annotated:", "timeline:", "episodes:"))
 
 
+def test_a_baseline_events_and_a_comparison(clip: Path, tmp_path: Path, run: Any) -> None:
+    (tmp_path / "m.csv").write_text("start,end,label\n0,1,one\n1,1.5,two\n")
+    other = tmp_path / "other.mp4"
+    shutil.copy(clip, other)
+    words = [
+        *(clip, other, "--every", "0.1", "--end", "1.5", "--output", tmp_path / "r.csv"),
+        *("--baseline", "0:0.5"),
+        *("--markers", tmp_path / "m.csv", "--events", tmp_path / "e.csv"),
+        *("--compare", tmp_path / "c.csv", "--compare", tmp_path / "c.png"),
+    ]
+    for _ in range(2):  # the second run replaces what the first one wrote
+        code, _, err = run(*words)
+        assert code == 0
+    assert "stay raw" not in err
+    rows, events, compared = (
+        list(csv.DictReader((tmp_path / f"{name}.csv").read_text().splitlines())) for name in "rec"
+    )
+    assert tuple(rows[0]) == table_columns(smoothed=True, corrected=True)
+    assert {row["corrected_emotion"] for row in rows[:5]} == {"neutral"}
+    times = [float(row["time_s"]) for row in rows if row["source"] == str(clip)]
+    assert times == sorted(times)
+    assert len(times) == 15
+    assert [(row["label"], row["track_id"]) for row in events] == [("one", "0"), ("two", "0")] * 2
+    assert events[0]["seconds"] == "1.0"
+    assert [row["source"] for row in compared] == [str(clip), str(other)]
+    assert compared[0]["corrected_valence"] == compared[1]["corrected_valence"]
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_who_comes_after_the_baseline_is_told(clip: Path, run: Any) -> None:
+    words = (clip, "--start", "1", "--baseline", "0:0.5", "--every", "0.5", "--format", "jsonl")
+    code, out, err = run(*words)
+    assert code == 0
+    assert "corrected" not in out
+    assert "not seen in the baseline (0 to 0.5 s), scores stay raw: #0" in err
+
+
 def test_a_cut_file_gives_its_frames_a_status_row_and_exit_6(
     clip: Path, tmp_path: Path, run: Any
 ) -> None:
@@ -286,6 +323,12 @@ def test_a_cut_file_gives_its_frames_a_status_row_and_exit_6(
         (["clip.mp4", "clip.mp4", "--timeline", "t.png"], 2, "--timeline as a folder"),
         (["clip.mp4", "clip.mp4", "--annotate", "t.mp4"], 2, "--annotate as a folder"),
         (["clip.mp4", "--annotate", "clip.mp4"], 2, "would overwrite"),
+        (["clip.mp4", "--baseline", "5:0"], 2, "an end after the start"),
+        (["clip.mp4", "--baseline", "0:01:02"], 2, "expected FROM:TO"),
+        (["clip.mp4", "--events", "e.csv"], 2, "--markers FILE.csv and --events"),
+        (["clip.mp4", "--markers", "m.csv", "--events", "e.csv"], 3, "cannot read m.csv"),
+        (["photo.jpg", "--baseline", "0:5"], 2, "--baseline is for videos"),
+        (["clip.mp4", "--compare", "c.doc"], 2, "--compare: expected a name ending in"),
     ],
 )
 def test_mistakes_are_one_line(

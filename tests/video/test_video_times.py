@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mien.core.errors import UsageError
-from mien.video.times import MAX_GAP_S, FrameClock, Window, format_time, parse_time
+from mien.video.times import MAX_GAP_S, FrameClock, Window, format_time, parse_span, parse_time
 
 
 @pytest.mark.parametrize(
@@ -143,3 +143,17 @@ def test_what_begins_far_from_zero_begins_at_zero() -> None:
 def test_time_rises_whatever_the_stamps_do(stamps: list[float | None], tick_s: float) -> None:
     times = _times(*stamps, tick_s=tick_s)
     assert all(0 < b - a <= MAX_GAP_S + 1e-6 for a, b in pairwise(times))
+
+
+@pytest.mark.parametrize(
+    ("text", "span"),
+    [("0:5", (0, 5)), ("1.5:2", (1.5, 2)), ("1:00-1:05", (60, 65)), ("0-5s", (0, 5))],
+)
+def test_spans_are_two_seconds_or_two_times(text: str, span: tuple[float, float]) -> None:
+    assert parse_span(text) == span
+
+
+@pytest.mark.parametrize("text", ["", "5", "0:1:2", "5:0", "1-1", "a:b", "-1:2"])
+def test_other_texts_are_no_spans(text: str) -> None:
+    with pytest.raises(UsageError, match="expected"):
+        parse_span(text)

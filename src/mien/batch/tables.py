@@ -213,7 +213,11 @@ PartFormat: TypeAlias = TextFormat | ParquetFormat | ExcelFormat
 
 
 def results_schema(
-    labels: Sequence[str], model: ModelInfo | None = None, *, smoothed: bool = False
+    labels: Sequence[str],
+    model: ModelInfo | None = None,
+    *,
+    smoothed: bool = False,
+    corrected: bool = False,
 ) -> Any:
     """Return the `pyarrow.Schema` of a table of results; the model goes to its metadata.
 
@@ -221,6 +225,7 @@ def results_schema(
         labels: the model's.
         model: the model.
         smoothed: with the columns of a video, as `mien.core.results.table_columns`.
+        corrected: with those of a baseline, as there.
 
     Raises:
         MissingExtra: if pyarrow is not installed.
@@ -232,7 +237,7 @@ def results_schema(
         **dict.fromkeys(("face_id", "track_id", "x", "y", "w", "h"), pa.int32()),
         "uncertain": pa.bool_(),
     }
-    columns = table_columns(labels, smoothed=smoothed)
+    columns = table_columns(labels, smoothed=smoothed, corrected=corrected)
     fields = [pa.field(name, types.get(name, pa.float64())) for name in columns]
     metadata = {"mien.schema": SCHEMA}
     if model is not None:

@@ -141,6 +141,22 @@ def _add_video_options(parser: argparse.ArgumentParser) -> None:
     episodes_help = "write who felt what from when to when"
     add("--episodes", type=file_name(".json"), metavar="FILE.json", help=episodes_help)
     add(
+        "--baseline",
+        metavar="FROM:TO",
+        help="seconds in which each person is neutral, as 0:5: scores are corrected by them, too",
+    )
+    markers_help = "events, a line each: start, end, label; for --events"
+    add("--markers", type=Path, metavar="FILE.csv", help=markers_help)
+    events_help = "write each event's mean scores, valence and shares of time, by person"
+    add("--events", type=file_name(".csv"), metavar="FILE.csv", help=events_help)
+    add(
+        "--compare",
+        type=file_name(".csv", *PICTURE_SUFFIXES),
+        action="append",
+        metavar="FILE.csv|.png",
+        help="write the videos beside one another, a row or a lane each; may be given twice",
+    )
+    add(
         "--reconnect",
         type=number(0, 1e6),
         default=30.0,
@@ -151,6 +167,12 @@ def _add_video_options(parser: argparse.ArgumentParser) -> None:
     add("--show", action="store_true", help=show_help)
     video_help = "take the inputs as videos, whatever their names; of a folder, the videos in it"
     add("--video", action="store_true", help=video_help)
+
+
+_VIDEO_OPTIONS = (
+    *("every", "start", "end", "timeline", "episodes"),
+    *("baseline", "markers", "events", "compare"),
+)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -173,7 +195,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _check_video_options(args: argparse.Namespace, videos: Sequence[Input]) -> None:
     """Refuse options for videos where none is given, and addresses where ``--offline`` is."""
-    for option in () if videos else ("every", "start", "end", "timeline", "episodes"):
+    for option in () if videos else _VIDEO_OPTIONS:
         if getattr(args, option) is not None:
             raise UsageError(f"--{option} is for videos: none is given (--video takes any file)")
     if args.show and not videos:

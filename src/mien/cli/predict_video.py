@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -21,18 +22,27 @@ from mien.cli.stopping import Stop, stopping_in_time
 from mien.cli.targets import check_targets, distinct_names, read_files
 from mien.core.errors import EXIT_DONE, EXIT_PARTIAL, InputError, NoFaceError, UsageError
 from mien.core.file_types import PICTURE_SUFFIXES, VIDEO_SUFFIXES, WRITTEN_SUFFIXES
-from mien.core.formats import json_text
+from mien.core.formats import csv_text, json_text
 from mien.core.images import write_picture
 from mien.core.progress import Progress
 from mien.core.results import Result
 from mien.core.web_address import shown_address
 from mien.inference.recognizer import Recognizer
 from mien.video.analysis import Moment, follow, frames_of, readers_for
+from mien.video.baseline import Baseline, neutral_scores
+from mien.video.comparison import draw_comparison
 from mien.video.episodes import Summary
+from mien.video.events import (
+    EventTable,
+    Marker,
+    comparison_columns,
+    event_columns,
+    read_markers,
+)
 from mien.video.live import LiveStream, connected, is_camera, is_stream
 from mien.video.reader import VideoInfo, probe
 from mien.video.timeline import History, Portraits, draw_timeline
-from mien.video.times import Window, parse_time
+from mien.video.times import Window, parse_span, parse_time
 from mien.video.tracker import Smoother, memory_for
 from mien.video.writer import AnnotatedVideo, write_annotated
 
@@ -55,7 +65,11 @@ class _Run:
     draws: bool
     frames: int = 0
     faces: int = 0
+    span: tuple[float, float] | None = None
+    markers: Sequence[Marker] = ()
     problems: list[str] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
+    compared: list[dict[str, Any]] = field(default_factory=list)
     summaries: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -64,12 +78,14 @@ def run_videos(args: argparse.Namespace, shape: str, videos: Sequence[Input]) ->
     single = is_single(args.images)
     _check(args, shape, single=single)
     names = distinct_names([(_stem(one.source), "") for one in videos])
-    reads = [*read_files(args), *(one.source for one in videos)]
+    reads = [*read_files(args), args.markers, *(one.source for one in videos)]
     check_targets(_targets(args, names), reads=reads, kinds=VIDEO_SUFFIXES, force=args.force)
     start, end, every = (
         None if text is None else parse_time(text) for text in (args.start, args.end, args.every)
     )
     window = Window(start or 0.0, end, every)
+    span = None if args.baseline is None else parse_span(args.baseline)
+    markers = [] if args.markers is None else read_markers(args.markers)
     # What comes over a network is waited for longer: its results so far are kept.
     patience_s = _PATIENCE_ADDRESS_S if any("://" in one.source for one in videos) else _PATIENCE_S
     with stopping_in_time(patience_s) as stop:
@@ -77,9 +93,15 @@ def run_videos(args: argparse.Namespace, shape: str, videos: Sequence[Input]) ->
         if options.threads is None and not any(_may_be_live(one.source) for one in videos):
             options = replace(options, threads=1)  # frames are read side by side
         recognizer = options.load()
-        form = video_writer(shape, args.output, recognizer.labels, recognizer.model, single=single)
+        labels, corrected = recognizer.labels, span is not None
+        if corrected:
+            neutral_scores(labels)
+        form = video_writer(
+            shape, args.output, labels, recognizer.model, single=single, corrected=corrected
+        )
         with form as writer:
             run = _Run(args, window, recognizer, writer, stop, _may_draw(args, shape))
+            run.span, run.markers = span, markers
             for one, name in zip(videos, names, strict=True):
                 _read(run, one, name)
     if args.output is not None:
@@ -89,7 +111,24 @@ def run_videos(args: argparse.Namespace, shape: str, videos: Sequence[Input]) ->
         value = run.summaries[0] if single else run.summaries
         write_output(args.episodes, json_text(value) + "\n")
         note(f"episodes: {args.episodes}", quiet=args.quiet)
+    _write_tables(run, labels)
     return _exit_code(run, len(videos))
+
+
+def _write_tables(run: _Run, labels: Sequence[str]) -> None:
+    """Write the tables of events, and the videos beside one another."""
+    args, corrected = run.args, run.span is not None
+    if args.events is not None:
+        columns = event_columns(labels, corrected=corrected)
+        write_output(args.events, csv_text(run.events, columns))
+        note(f"events: {args.events}", quiet=args.quiet)
+    for path in args.compare or ():
+        if path.suffix.lower() == ".csv":
+            columns = comparison_columns(labels, corrected=corrected)
+            write_output(path, csv_text(run.compared, columns))
+        else:
+            write_picture(draw_comparison(run.compared, labels), path)
+        note(f"compared: {path}", quiet=args.quiet)
 
 
 def _check(args: argparse.Namespace, shape: str, *, single: bool) -> None:
@@ -102,6 +141,8 @@ def _check(args: argparse.Namespace, shape: str, *, single: bool) -> None:
             raise UsageError(f"{option} is for images: leave it out for a video")
     if args.show:
         require_windows()
+    if (args.markers is None) != (args.events is None):
+        raise UsageError("--markers FILE.csv and --events FILE.csv go together: give both")
     if shape in ("parquet", "xlsx") and args.output is None:
         name = "Excel" if shape == "xlsx" else "Parquet"
         raise UsageError(f"{name} needs a file: expected --output FILE.{shape}")
@@ -121,9 +162,11 @@ def _may_draw(args: argparse.Namespace, shape: str) -> bool:
 
 def _targets(args: argparse.Namespace, names: Sequence[str]) -> Iterator[tuple[str, Path]]:
     """Yield the files that will be written, each with its option."""
-    for option in ("output", "episodes"):
+    for option in ("output", "episodes", "events"):
         if getattr(args, option) is not None:
             yield f"--{option}", getattr(args, option)
+    for number, path in enumerate(args.compare or (), 1):
+        yield "--compare" if number == 1 else f"--compare ({number})", path
     for name in names:
         if args.annotate is not None:
             yield "--annotate", _annotated_path(args, name)
@@ -182,11 +225,20 @@ def _read(run: _Run, one: Input, file_name: str) -> None:
         Portraits(),
     )
 
+    baseline = None if run.span is None else Baseline(run.recognizer.labels, *run.span)
+    tables = _Tables(run, name)
+
+    def write(results: Sequence[Result]) -> None:
+        """Write results that are corrected by now."""
+        for result in results:
+            run.writer.add(result)
+            tables.add(result)
+
     def take(moment: Moment) -> None:
         """Give a frame's result to all that is told of the whole video."""
         if moment.result is None:
             return
-        run.writer.add(moment.result)
+        write([moment.result] if baseline is None else baseline.add(moment.result))
         summary.add(moment.result)
         if moment.result.error is not None:
             run.problems.append(moment.result.error)
@@ -203,8 +255,13 @@ def _read(run: _Run, one: Input, file_name: str) -> None:
     except InputError as error:
         run.stop.check()
         run.problems.append(str(error))
-        run.writer.add(Result(name, "unreadable", run.recognizer.model, error=str(error)))
+        result = Result(name, "unreadable", run.recognizer.model, error=str(error))
+        write([result] if baseline is None else baseline.add(result))
+    if baseline is not None:
+        write(baseline.finish())
+        _note_without_baseline(baseline, name, quiet=args.quiet)
     people = summary.people()
+    tables.end(len(people), summary.frames)
     run.writer.end_video(name, people)
     run.frames += summary.frames
     run.faces += summary.faces
@@ -218,6 +275,41 @@ def _read(run: _Run, one: Input, file_name: str) -> None:
         path = _timeline_path(args, file_name)
         write_picture(picture, path)
         note(f"timeline: {path}", quiet=args.quiet)
+
+
+class _Tables:
+    """A video's rows of events and of the comparison, gathered while its results are written."""
+
+    def __init__(self, run: _Run, name: str) -> None:
+        self._run, self._name = run, name
+        labels, gap_s = run.recognizer.labels, memory_for(run.window.every)
+        markers = [marker for marker in run.markers if marker.is_of(name)]
+        self._events = EventTable(markers, labels, gap_s=gap_s)
+        whole = [Marker(0.0, math.inf, "")]
+        self._whole = EventTable(whole, labels, gap_s=gap_s, by_person=False)
+
+    def add(self, result: Result) -> None:
+        """Take the result of the next frame."""
+        self._events.add(result)
+        self._whole.add(result)
+
+    def end(self, people: int, frames: int) -> None:
+        """Give the rows to the run."""
+        corrected = self._run.span is not None
+        head = {"source": self._name}
+        self._run.events += [head | row for row in self._events.rows(corrected=corrected)]
+        (whole,) = self._whole.rows(corrected=corrected)
+        self._run.compared.append({**whole, **head, "people": people, "frames": frames})
+
+
+def _note_without_baseline(baseline: Baseline, name: str, *, quiet: bool) -> None:
+    people = baseline.people_without()
+    if people:
+        shown = ", ".join(f"#{number}" for number in people[:8])
+        more = f" and {len(people) - 8} others" if len(people) > 8 else ""
+        when = f"{baseline.start_s:g} to {baseline.end_s:g} s"
+        text = f"not seen in the baseline ({when}), scores stay raw: {shown}{more}"
+        note(f"mien: {name}: {text}", quiet=quiet)
 
 
 def _follow(run: _Run, source: str, file_name: str, take: Callable[[Moment], None]) -> None:

@@ -10,6 +10,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,20 +58,28 @@ class Writer:
 
 
 class _Csv(Writer):
-    """One row a face, one where there is none; of a video with the smoothed scores. Or TSV."""
+    """One row a face, one where there is none; of a video with smoothed scores. Or TSV."""
 
-    def __init__(self, write: Write, labels: Sequence[str], shape: str, *, smoothed: bool) -> None:
+    def __init__(
+        self,
+        write: Write,
+        labels: Sequence[str],
+        shape: str,
+        *,
+        smoothed: bool,
+        corrected: bool = False,
+    ) -> None:
         from mien.batch.tables import DELIMITERS
         from mien.core.results import result_rows, table_columns
 
         super().__init__(write)
-        self._labels, self._smoothed, self._rows = labels, smoothed, result_rows
-        self._columns = table_columns(labels, smoothed=smoothed)
+        self._rows = partial(result_rows, labels=labels, smoothed=smoothed, corrected=corrected)
+        self._columns = table_columns(labels, smoothed=smoothed, corrected=corrected)
         self._delimiter = DELIMITERS[shape]
         write(csv_text([], self._columns, delimiter=self._delimiter))
 
     def add(self, result: Result) -> None:
-        rows = self._rows(result, self._labels, smoothed=self._smoothed)
+        rows = self._rows(result)
         self._write(csv_text(rows, self._columns, header=False, delimiter=self._delimiter))
 
 
@@ -211,19 +220,21 @@ class _Episodes(Writer):
 class _VideoParquet(Writer):
     """The rows of CSV with their types, in row groups."""
 
-    def __init__(self, path: Path, labels: Sequence[str], model: ModelInfo) -> None:
+    def __init__(
+        self, path: Path, labels: Sequence[str], model: ModelInfo, *, corrected: bool
+    ) -> None:
         from mien.batch.tables import results_schema  # says so where pyarrow is missing
 
         pa, pq = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet"))
-        self._schema = results_schema(labels, model, smoothed=True)
-        self._table, self._labels = pa.Table.from_pylist, labels
+        self._schema = results_schema(labels, model, smoothed=True, corrected=corrected)
+        self._table, self._labels, self._corrected = pa.Table.from_pylist, labels, corrected
         self._rows: list[dict[str, Any]] = []
         self._file = pq.ParquetWriter(path, self._schema, compression="zstd")
 
     def add(self, result: Result) -> None:
         from mien.core.results import result_rows
 
-        self._rows += result_rows(result, self._labels, smoothed=True)
+        self._rows += result_rows(result, self._labels, smoothed=True, corrected=self._corrected)
         if len(self._rows) >= _PARQUET_ROWS:
             self._flush()
 
@@ -240,17 +251,17 @@ class _VideoParquet(Writer):
 class _VideoExcel(Writer):
     """The rows of CSV as a workbook, which keeps them on the disk until it is written."""
 
-    def __init__(self, path: Path, labels: Sequence[str]) -> None:
+    def __init__(self, path: Path, labels: Sequence[str], *, corrected: bool) -> None:
         from mien.batch.tables import ExcelSheets
         from mien.core.results import table_columns
 
-        self._path, self._labels = path, labels
-        self._sheets = ExcelSheets(table_columns(labels, smoothed=True))
+        self._path, self._labels, self._corrected = path, labels, corrected
+        self._sheets = ExcelSheets(table_columns(labels, smoothed=True, corrected=corrected))
 
     def add(self, result: Result) -> None:
         from mien.core.results import result_rows
 
-        for row in result_rows(result, self._labels, smoothed=True):
+        for row in result_rows(result, self._labels, smoothed=True, corrected=self._corrected):
             self._sheets.add(row.values())
 
     def close(self) -> None:
@@ -316,16 +327,25 @@ def image_writer(
 
 @contextmanager
 def video_writer(
-    shape: str, path: Path | None, labels: Sequence[str], model: ModelInfo, *, single: bool
+    shape: str,
+    path: Path | None,
+    labels: Sequence[str],
+    model: ModelInfo,
+    *,
+    single: bool,
+    corrected: bool = False,
 ) -> Iterator[Writer]:
-    """Give the writer of videos' results, to stdout or to a file."""
+    """Give the writer of videos' results, to stdout or to a file; as `image_writer`.
+
+    ``corrected`` gives tables the columns of a baseline.
+    """
     writer: Writer
     if shape in ("parquet", "xlsx") and path is not None:
         with replacing(path) as temporary:
             if shape == "xlsx":
-                writer = _VideoExcel(temporary, labels)
+                writer = _VideoExcel(temporary, labels, corrected=corrected)
             else:
-                writer = _VideoParquet(temporary, labels, model)
+                writer = _VideoParquet(temporary, labels, model, corrected=corrected)
             yield writer
             writer.close()
         return
@@ -333,7 +353,7 @@ def video_writer(
         if shape == "json":
             writer = _VideoJson(write, single=single)
         elif shape in ("csv", "tsv"):
-            writer = _Csv(write, labels, shape, smoothed=True)
+            writer = _Csv(write, labels, shape, smoothed=True, corrected=corrected)
         else:
             writer = Writer(write) if shape == "jsonl" else _Episodes(write, single=single)
         yield writer

@@ -33,6 +33,7 @@ _Identity = tuple[int, int] | str
 _OUR_TEXT = re.compile(
     rb'[\s\[\],]*(\{\s*"schema": "mien(?!-model)|\Z)'
     rb"|source([,\t])frame\2time_s\2face_id\2track_id\2status\2"
+    rb"|source,(label,start_s,end_s|people,seconds,frames),"
     rb"|([^\n]*\n)?(IMAGE +FACE +EMOTION|PERSON +FROM +TO +EMOTION|nobody was seen)"
     rb"|Evaluation of [^\n]+\n=+\n"
     rb"|# (Evaluation of|Robustness)"

@@ -301,7 +301,10 @@ def _plot(result: Result, pixels: npt.NDArray[np.uint8]) -> Axes:
 
 
 # ---------------------------------------------------------------- pandas
-TEXT_COLUMNS = ("source", "status", "emotion", "smoothed_emotion", "error", "flags")
+TEXT_COLUMNS = (
+    *("source", "status", "emotion", "smoothed_emotion", "corrected_emotion"),
+    *("error", "flags"),
+)
 """The columns of a table that hold text."""
 
 _PANDAS_TYPES = {

@@ -7,7 +7,7 @@ that comes from outside is translated by name, never by index.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 EMOTIONS: tuple[str, ...] = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 """Alphabetical, as the data set's folders are; index into this tuple is a label everywhere."""
@@ -25,6 +25,9 @@ EMOTION_COLORS: dict[str, str] = {
     "surprise": "#22bfb1",
 }
 """A colour for each emotion, the same in annotations, timelines and figures."""
+
+UNPLEASANT: tuple[str, ...] = ("angry", "disgust", "fear", "sad")
+"""The emotions that `valence` sets against happy."""
 
 _SYNONYMS: dict[str, str] = {
     "anger": "angry",
@@ -64,6 +67,21 @@ def match_label(name: str, labels: Sequence[str]) -> str | None:
             return label
     emotion = find_emotion(name)
     return next((one for one in labels if emotion and find_emotion(one) == emotion), None)
+
+
+def valence(scores: Mapping[str, float]) -> float | None:
+    """Return how pleasant an expression is, -1 to 1: happy less the greatest unpleasant score.
+
+    Unpleasant are angry, disgust, fear and sad, as commercial readers define valence. None where a
+    model lacks one of these classes.
+
+    Example:
+        >>> valence({"happy": 0.5, "angry": 0.1, "disgust": 0.0, "fear": 0.0, "sad": 0.25})
+        0.25
+    """
+    if not {"happy", *UNPLEASANT} <= scores.keys():
+        return None
+    return scores["happy"] - max(scores[emotion] for emotion in UNPLEASANT)
 
 
 def plain_label(name: str) -> str:

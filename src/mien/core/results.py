@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mien.core.display import Viewable, results_html, to_pandas
-from mien.core.emotions import EMOTIONS, FER2013_CSV_ORDER
+from mien.core.emotions import EMOTIONS, FER2013_CSV_ORDER, valence
 from mien.core.errors import UsageError, one_line
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ STATUSES: tuple[str, ...] = ("ok", "no_face", "unreadable", "error")
 
 QUALITY_FLAGS: tuple[str, ...] = ("small", "blurred", "dark", "bright", "turned_away")
 """What `Quality.flags` may hold, in this order."""
-
-_UNPLEASANT = ("angry", "disgust", "fear", "sad")
 
 SCORE_DIGITS = 6
 """Decimals of scores, confidences and blur in JSON and tables."""
@@ -111,7 +109,7 @@ class Quality:
 
 @dataclass(frozen=True)
 class Smoothed:
-    """A person's scores smoothed over the time of a video.
+    """A person's scores in a video, smoothed over time or corrected by a baseline.
 
     Attributes:
         emotion: the likeliest emotion, a key of ``scores``.
@@ -128,7 +126,7 @@ class Smoothed:
         _check_scores(self.emotion, self.confidence, self.scores)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the smoothed scores as JSON has them."""
+        """Return the scores as JSON has them."""
         return {
             "emotion": self.emotion,
             "confidence": round(float(self.confidence), SCORE_DIGITS),
@@ -155,6 +153,7 @@ class Face:
         smoothed: the person's scores smoothed over time, or None outside a video.
         turn: degrees, clockwise, by which the face leant and its crop was turned back: about 90,
             -90 or 180 where a photo lies on a side or stands on its head.
+        corrected: the scores corrected by the person's baseline (`mien.video.baseline`), or None.
     """
 
     face_id: int
@@ -168,6 +167,7 @@ class Face:
     track_id: int | None = None
     smoothed: Smoothed | None = None
     turn: float = 0.0
+    corrected: Smoothed | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges, and that emotion, confidence and scores agree."""
@@ -183,12 +183,10 @@ class Face:
 
         None for a model that lacks one of these classes.
         """
-        if not {"happy", *_UNPLEASANT} <= self.scores.keys():
-            return None
-        return self.scores["happy"] - max(self.scores[name] for name in _UNPLEASANT)
+        return valence(self.scores)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the face as JSON has it; ``smoothed`` is there only in a video."""
+        """Return the face as JSON has it; ``smoothed`` and ``corrected`` where there are any."""
         face: dict[str, Any] = {
             "face_id": self.face_id,
             "track_id": self.track_id,
@@ -202,6 +200,8 @@ class Face:
         }
         if self.smoothed is not None:
             face["smoothed"] = self.smoothed.to_dict()
+        if self.corrected is not None:
+            face["corrected"] = self.corrected.to_dict()
         return face
 
 
@@ -401,7 +401,7 @@ LAST_COLUMNS: tuple[str, ...] = ("error", "flags", "valence")
 TABLE_COLUMNS: tuple[str, ...] = (*_FACE_COLUMNS, *EMOTIONS, *LAST_COLUMNS)
 """Columns of a table of results (CSV, Parquet): one row a face, one row where there is none."""
 
-_SMOOTHED = "smoothed_"
+_SMOOTHED, _CORRECTED = "smoothed_", "corrected_"
 _RESERVED: tuple[str, ...] = (
     *_FACE_COLUMNS,
     *("truth", "right"),  # of the table of one's own pictures
@@ -415,7 +415,7 @@ def score_columns(labels: Sequence[str]) -> dict[str, str]:
 
     The prefix is for names that differ from another column's by case, blanks around them or the
     form of their characters alone, which data bases take for the same, and for those that begin as
-    the columns of smoothed scores do.
+    the columns of smoothed or corrected scores do.
 
     Example:
         >>> score_columns(("calm", "Status"))
@@ -425,27 +425,37 @@ def score_columns(labels: Sequence[str]) -> dict[str, str]:
     columns = {}
     for label in labels:
         name = label
-        while (folded := _folded(name)) in taken or folded.startswith(_SMOOTHED):
+        while (folded := _folded(name)) in taken or folded.startswith((_SMOOTHED, _CORRECTED)):
             name = f"score_{name}"
         taken.add(folded)
         columns[label] = name
     return columns
 
 
-def table_columns(labels: Sequence[str] = EMOTIONS, *, smoothed: bool = False) -> tuple[str, ...]:
+def table_columns(
+    labels: Sequence[str] = EMOTIONS, *, smoothed: bool = False, corrected: bool = False
+) -> tuple[str, ...]:
     """Return the columns of a table of results for a model's labels; see `TABLE_COLUMNS`.
 
     The labels' are those of `score_columns`. ``smoothed`` adds those of a video:
-    ``smoothed_emotion``, ``smoothed_confidence``, then ``smoothed_`` and each label's column.
-    `LAST_COLUMNS` come last.
+    ``smoothed_emotion``, ``smoothed_confidence``, then ``smoothed_`` and each label's column;
+    ``corrected`` those of a baseline, which begin with ``corrected_``. `LAST_COLUMNS` come last.
     """
     scores = score_columns(labels).values()
-    over_time = ("emotion", "confidence", *scores) if smoothed else ()
-    return (*_FACE_COLUMNS, *scores, *(_SMOOTHED + name for name in over_time), *LAST_COLUMNS)
+    more = [
+        prefix + name
+        for prefix, is_there in ((_SMOOTHED, smoothed), (_CORRECTED, corrected))
+        for name in (("emotion", "confidence", *scores) if is_there else ())
+    ]
+    return (*_FACE_COLUMNS, *scores, *more, *LAST_COLUMNS)
 
 
 def result_rows(
-    result: Result, labels: Sequence[str] = EMOTIONS, *, smoothed: bool = False
+    result: Result,
+    labels: Sequence[str] = EMOTIONS,
+    *,
+    smoothed: bool = False,
+    corrected: bool = False,
 ) -> list[dict[str, Any]]:
     """Return the table rows of a result: one a face, one with empty fields where there is none.
 
@@ -453,6 +463,7 @@ def result_rows(
         result: of one image or frame.
         labels: the model's labels, for one that has its own.
         smoothed: with the columns of a video, as `table_columns`.
+        corrected: with those of a baseline, as there.
 
     Returns:
         Dictionaries with the keys of `table_columns`, in that order; None where a value is missing.
@@ -460,7 +471,8 @@ def result_rows(
     written = result.to_dict()
     image = {key: written[key] for key in ("source", "frame", "time_s", "status")}
     image["error"] = written.get("error")
-    empty = {**dict.fromkeys(table_columns(labels, smoothed=smoothed)), **image}
+    names = table_columns(labels, smoothed=smoothed, corrected=corrected)
+    empty = {**dict.fromkeys(names), **image}
     columns = score_columns(labels)
     rows = []
     for face, found in zip(written["faces"], result.faces, strict=True):
@@ -468,10 +480,11 @@ def result_rows(
         row.update((name, face["scores"].get(label)) for label, name in columns.items())
         row["flags"] = ";".join(face["quality"]["flags"])
         row["valence"] = None if found.valence is None else round(found.valence, SCORE_DIGITS)
-        if smoothed and (over_time := face.get("smoothed")):
-            row.update((_SMOOTHED + key, over_time[key]) for key in ("emotion", "confidence"))
-            scores = over_time["scores"]
-            row.update((_SMOOTHED + name, scores.get(label)) for label, name in columns.items())
+        for prefix, is_there in ((_SMOOTHED, smoothed), (_CORRECTED, corrected)):
+            if is_there and (other := face.get(prefix[:-1])):
+                row.update((prefix + key, other[key]) for key in ("emotion", "confidence"))
+                scores = other["scores"]
+                row.update((prefix + name, scores.get(label)) for label, name in columns.items())
         rows.append(row)
     return rows or [empty]
 

@@ -35,6 +35,28 @@ def parse_time(text: str) -> float:
     raise UsageError(f"expected a time as seconds, mm:ss or h:mm:ss, got {text!r}")
 
 
+def parse_span(text: str) -> tuple[float, float]:
+    """Return start and end, in seconds, of ``0:5`` (seconds) or ``1:00-1:05`` (two times).
+
+    Raises:
+        UsageError: if the text is neither, or the end is not after the start.
+    """
+    first, dash, second = text.partition("-")
+    if not dash:
+        first, _, second = text.partition(":")
+    if not dash and ":" in second:
+        raise UsageError(f"expected FROM:TO in seconds, or two times as 1:00-1:05, got {text!r}")
+    try:
+        start, end = parse_time(first), parse_time(second)
+    except UsageError as error:
+        raise UsageError(
+            f"expected FROM:TO in seconds, or two times as 1:00-1:05, got {text!r}"
+        ) from error
+    if not end > start:
+        raise UsageError(f"expected an end after the start, got {text!r}")
+    return start, end
+
+
 def format_time(seconds: float, *, digits: int = 1) -> str:
     """Write a moment as a player shows it: ``0:04.2``, ``12:00.0``, ``1:02:03.0``."""
     ticks = round(seconds * 10**digits)

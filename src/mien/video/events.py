@@ -1,0 +1,215 @@
+"""Events of a video, from a file of markers, and what each person's face said in each of them."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Any
+
+from mien.core.emotions import valence
+from mien.core.errors import InputError, UsageError
+from mien.core.results import SCORE_DIGITS, Face, Result, score_columns
+from mien.video.times import parse_time
+from mien.video.tracker import MEMORY_S
+
+MARKER_COLUMNS: tuple[str, ...] = ("start", "end", "label")
+"""Columns that a file of markers has to have; ``source`` may be there, too."""
+
+_FIRST_STEP_S = 0.04  # how long a video's only frame is taken to last
+
+
+@dataclass(frozen=True)
+class Marker:
+    """An event.
+
+    Attributes:
+        start_s: when it begins, in seconds from the video's start.
+        end_s: when it ends.
+        label: what it is called; events of one name are told apart by their times.
+        source: the video that it is of, by its path or file name; None: of each.
+    """
+
+    start_s: float
+    end_s: float
+    label: str
+    source: str | None = None
+
+    def is_of(self, source: str) -> bool:
+        """Say whether this is an event of a video."""
+        return self.source is None or self.source in (source, PurePath(source).name)
+
+
+def read_markers(path: Path) -> list[Marker]:
+    """Read a CSV file of events: ``start``, ``end`` (as `parse_time` has them), ``label``.
+
+    Columns may come in any order and be separated by commas, semicolons or tabs.
+
+    Raises:
+        InputError: if the file cannot be read, or a line of it is not an event.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"cannot read {path}: it is not UTF-8 text") from error
+    head = lines[0] if lines else ""
+    delimiter = max(",;\t", key=head.count)
+    reader = csv.DictReader(lines, delimiter=delimiter, restval="")
+    reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or ()]
+    missing = [name for name in MARKER_COLUMNS if name not in reader.fieldnames]
+    if missing:
+        raise InputError(f"{path}: expected the columns start, end, label; {missing[0]} is missing")
+    markers = [_marker(row, f"{path}, line {reader.line_num}") for row in reader]
+    if not markers:
+        raise InputError(f"{path}: holds no event: expected a line for each")
+    return markers
+
+
+def _marker(row: Mapping[str, str], place: str) -> Marker:
+    try:
+        start, end = parse_time(row["start"]), parse_time(row["end"])
+    except UsageError as error:
+        raise InputError(f"{place}: {error}") from error
+    if not end > start:
+        raise InputError(f"{place}: expected an end after the start, got {row['end'].strip()!r}")
+    return Marker(start, end, row["label"].strip(), (row.get("source") or "").strip() or None)
+
+
+# ---------------------------------------------------------------- totals
+@dataclass
+class Totals:
+    """Scores summed over time: a frame counts as long as it is shown."""
+
+    seconds: float = 0.0
+    sums: dict[str, float] = field(default_factory=dict)
+    shares: dict[str, float] = field(default_factory=dict)
+
+    def add(self, emotion: str, scores: Mapping[str, float], seconds: float) -> None:
+        """Take the scores of a face that is seen for so long."""
+        self.seconds += seconds
+        for name, score in scores.items():
+            self.sums[name] = self.sums.get(name, 0.0) + seconds * score
+        self.shares[emotion] = self.shares.get(emotion, 0.0) + seconds
+
+    def cells(self, labels: Sequence[str], prefix: str = "") -> dict[str, float | None]:
+        """Return valence, mean scores and shares of time, as `total_columns` names them."""
+        columns = total_columns(labels, prefix)
+        if self.seconds <= 0:
+            return dict.fromkeys(columns)
+        means = {label: self.sums.get(label, 0.0) / self.seconds for label in labels}
+        shares = (self.shares.get(label, 0.0) / self.seconds for label in labels)
+        values = (valence(means), *means.values(), *shares)
+        return {
+            name: None if value is None else round(value, SCORE_DIGITS)
+            for name, value in zip(columns, values, strict=True)
+        }
+
+
+def total_columns(labels: Sequence[str], prefix: str = "") -> list[str]:
+    """Return ``valence``, each label's column, and ``share_`` of each, all after a prefix."""
+    scores = list(score_columns(labels).values())
+    return [prefix + name for name in ("valence", *scores, *(f"share_{name}" for name in scores))]
+
+
+class EventTable:
+    """Gathers what was read in each event of a video while results pass by; keeps none of them."""
+
+    def __init__(
+        self,
+        markers: Sequence[Marker],
+        labels: Sequence[str],
+        *,
+        gap_s: float = MEMORY_S,
+        by_person: bool = True,
+    ) -> None:
+        """Begin a video.
+
+        Args:
+            markers: its events.
+            labels: the model's.
+            gap_s: a frame is taken to last until the next one, but no longer than this, in seconds.
+            by_person: a row for each person, or one for all together.
+        """
+        self._markers, self._labels = list(markers), labels
+        self._gap_s, self._by_person = gap_s, by_person
+        self._raw: dict[tuple[int, int | None], Totals] = {}
+        self._corrected: dict[tuple[int, int | None], Totals] = {}
+        self._frames: dict[tuple[int, int | None], int] = {}
+        self._last: Result | None = None
+        self._step_s = _FIRST_STEP_S
+
+    def add(self, result: Result) -> None:
+        """Take the result of the next frame; one that is of no frame changes nothing."""
+        if result.time_s is None or result.error is not None:
+            return
+        if self._last is not None:
+            self._step_s = min(result.time_s - (self._last.time_s or 0.0), self._gap_s)
+            self._count(self._last)
+        self._last = result
+
+    def rows(self, *, corrected: bool = False) -> list[dict[str, Any]]:
+        """Return a row for each event and person, or for an event in which nobody is seen.
+
+        The keys are ``label``, ``start_s``, ``end_s``, ``track_id``, ``seconds``, ``frames``, then
+        `total_columns`, and with ``corrected`` those once more, as ``corrected_…``.
+        """
+        if self._last is not None:
+            self._count(self._last)
+            self._last = None
+        rows = []
+        for number, marker in enumerate(self._markers):
+            people = sorted(
+                (key for key in self._raw if key[0] == number), key=lambda key: key[1] or 0
+            )
+            for key in people or [(number, None)]:
+                totals = self._raw.get(key, Totals())
+                row: dict[str, Any] = {
+                    "label": marker.label,
+                    "start_s": marker.start_s,
+                    "end_s": marker.end_s if math.isfinite(marker.end_s) else None,
+                    "track_id": key[1],
+                    "seconds": round(totals.seconds, SCORE_DIGITS),
+                    "frames": self._frames.get(key, 0),
+                    **totals.cells(self._labels),
+                }
+                if corrected:
+                    row |= self._corrected.get(key, Totals()).cells(self._labels, "corrected_")
+                rows.append(row)
+        return rows
+
+    def _count(self, result: Result) -> None:
+        begins = result.time_s or 0.0
+        for number, marker in enumerate(self._markers):
+            seconds = min(begins + self._step_s, marker.end_s) - max(begins, marker.start_s)
+            if seconds <= 0:
+                continue
+            keys = set()
+            for face in result.faces:
+                key = (number, face.track_id if self._by_person else None)
+                keys.add(key)
+                self._count_face(key, face, seconds)
+            for key in keys:
+                self._frames[key] = self._frames.get(key, 0) + 1
+
+    def _count_face(self, key: tuple[int, int | None], face: Face, seconds: float) -> None:
+        self._raw.setdefault(key, Totals()).add(face.emotion, face.scores, seconds)
+        if face.corrected is not None:
+            one = face.corrected
+            self._corrected.setdefault(key, Totals()).add(one.emotion, one.scores, seconds)
+
+
+def event_columns(labels: Sequence[str], *, corrected: bool) -> list[str]:
+    """Return the columns of a table of events; see `EventTable.rows`."""
+    more = total_columns(labels, "corrected_") if corrected else []
+    head = ["source", "label", "start_s", "end_s", "track_id", "seconds", "frames"]
+    return [*head, *total_columns(labels), *more]
+
+
+def comparison_columns(labels: Sequence[str], *, corrected: bool) -> list[str]:
+    """Return the columns of a table that compares videos, a row each."""
+    more = total_columns(labels, "corrected_") if corrected else []
+    return ["source", "people", "seconds", "frames", *total_columns(labels), *more]
