@@ -22,7 +22,7 @@ from mien.training.recipe import read_tables
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LOCKS = ("core", "dev", "build")
-CORE_LIMIT_BYTES = 400_000_000
+CORE_LIMIT_BYTES = 420_000_000
 
 Pin = tuple[str, str, str]
 """Name, version, marker."""
@@ -97,7 +97,7 @@ def test_the_locks_hold_what_the_package_asks_for(lock: str, extras: list[str]) 
         assert requirement.specifier.contains(version), requirement
 
 
-def test_the_core_install_stays_under_400_mb() -> None:
+def test_the_core_install_stays_under_420_mb() -> None:
     source = sum(path.stat().st_size for path in (ROOT / "src").rglob("*") if path.is_file())
     sizes = {name: size_of(name) for name in core_distributions()}
     assert sizes["numpy"] > 10 * 2**20, "nothing was measured"
