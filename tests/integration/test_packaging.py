@@ -18,6 +18,8 @@ from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from mien.cli.main import build_parser
+from mien.service.routes import PATHS
 from mien.training.recipe import read_tables
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -205,3 +207,18 @@ def test_the_commit_hooks_run_the_locked_ruff() -> None:
     hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
     (version,) = {version for name, version, _ in pins("dev") if name == "ruff"}
     assert f"rev: v{version} " in hooks
+
+
+def test_the_container_serves_as_somebody_without_rights() -> None:
+    lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
+    steps = dict(line.split(" ", 1) for line in lines if line and not line.startswith("#"))
+    command = json.loads(steps["CMD"])
+    assert command[0] == "mien"
+    assert build_parser().parse_args(command[1:]).host == "0.0.0.0"
+    assert steps["USER"] == "mien"
+    (path,) = re.findall(r"127\.0\.0\.1:8000(/\w+)", steps["HEALTHCHECK"])
+    assert path in PATHS
+    assert any("/source[app]" in line for line in lines if line.startswith("RUN "))
+    # What the build needs of the checkout gets into it.
+    kept = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
+    assert {"!src", "!configs", "!pyproject.toml", "!README.md", "!LICENSE"} <= set(kept)

@@ -1,0 +1,19 @@
+# The HTTP service with its models inside: nothing is downloaded at run time, nothing is written but to /tmp.
+#
+#   docker build -t mien .
+#   docker run --rm --read-only --tmpfs /tmp -p 127.0.0.1:8000:8000 mien
+
+FROM python:3.12-slim
+
+COPY . /source
+RUN python -m pip install --no-cache-dir "/source[app]"
+RUN rm -rf /source
+RUN useradd --no-create-home --shell /usr/sbin/nologin mien
+
+USER mien
+ENV MIEN_HOME=/tmp/mien PYTHONDONTWRITEBYTECODE=1
+EXPOSE 8000
+HEALTHCHECK --start-period=10s CMD python -c "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=3)"
+
+# Whoever reaches the port may ask: publish it to this machine alone, or put a proxy with a password before it.
+CMD ["mien", "serve", "--host", "0.0.0.0"]
