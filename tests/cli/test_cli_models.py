@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ import pytest
 from mien.core.errors import EXIT_DONE, EXIT_MODEL
 from mien.core.models import DEFAULT_MODEL, bundled_models
 from predict_maker import Mien
+
+ROOT = Path(__file__).resolve().parents[2]
+CARDS = {"mien-b0": "MODEL_CARD.md", "mien-nano": "MODEL_CARD_NANO.md"}
 
 
 def test_bundled_models_are_listed_with_their_figures(mien: Mien) -> None:
@@ -34,6 +38,11 @@ def test_json_has_the_whole_hash_and_shares(mien: Mien) -> None:
         assert each["ms_a_face"] is None
         assert 0.6 < each["accuracy"]["fer2013"] < 0.8
     assert by_name["mien-b0"]["accuracy"]["people"] > 0.85
+    for name in ("mien-b0", "mien-nano"):  # as the cards have it, of the network as it is read
+        card = (ROOT / CARDS[name]).read_text(encoding="utf-8")
+        for reading, images in (("people", "3,168"), ("fer2013", "3,589")):
+            shown = f"{by_name[name]['accuracy'][reading]:.2%}".replace("%", " %")
+            assert re.search(rf"^\| val, all {images} +\| +no \| +{shown} ", card, re.MULTILINE)
     # Its figure of this reading was never measured: the one in the manifest is of 32 bits.
     assert by_name["mien-nano-int8"]["accuracy"]["people"] is None
 

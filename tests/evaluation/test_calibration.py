@@ -64,6 +64,17 @@ def test_what_the_figures_say_is_what_the_model_then_does(folder: Path, augment:
         error, abs=2e-3
     )
     assert error < figures["error_before"]
+    if not augment:
+        assert figures["accuracy"] == (found.argmax(axis=1) == labels).mean()
+
+
+def test_of_votes_the_accuracy_is_that_by_the_majority(folder: Path) -> None:
+    images, labels = _images(folder)
+    votes = 6 * np.eye(7, dtype=np.int64)[labels] + 4 * np.eye(7, dtype=np.int64)[labels - 1]
+    votes[::2] = np.eye(7, dtype=np.int64)[labels[::2]] + np.eye(7, dtype=np.int64)[labels[::2] - 1]
+    figures = calibrate_model(folder, images, labels, split="val", votes=votes, quiet=True)
+    found = Classifier.open(folder).classify(images[1::2])  # every other image has no majority
+    assert figures["accuracy"] == (found.argmax(axis=1) == labels[1::2]).mean()
 
 
 def test_certain_readings_are_right_as_often_as_it_says(folder: Path) -> None:

@@ -90,11 +90,15 @@ def _model(name: str) -> dict[str, Any]:
 def _accuracy(manifest: Manifest) -> float | None:
     """Return the reading's accuracy on the images that validated it, None where it is unknown.
 
-    What a network in 8 bits has in its manifest as "validation" is of the one in 32.
+    What was measured as it was calibrated is of the network as it is read, with its bias and its
+    share of starting weights; "validation" is of the run, and in 8 bits both are of the one in 32.
     """
     if manifest.precision == "int8":
         reached = _figure(manifest.metrics, "quantization", "accuracy_int8")
         return reached if manifest.reading != "people" else None
+    calibrated = _figure(manifest.metrics, "calibration", "accuracy")
+    if calibrated is not None:
+        return calibrated
     return _figure(manifest.metrics, "validation", "val_accuracy")
 
 

@@ -79,7 +79,9 @@ def calibrate_model(
         quiet: draw no progress bar.
 
     Returns:
-        All shares 0-1: ``split``, ``images`` and ``answers`` (their numbers), ``error_before``,
+        All shares 0-1: ``split``, ``images`` and ``answers`` (their numbers), ``accuracy`` (of the
+        images that more than half of the answers name one class of, None if there are none: how
+        many are read as that), ``error_before``,
         ``error_after`` (the calibration error), ``error_held_out`` (that of `FOLDS` parts, each
         calibrated by the others), ``uncertain`` (the share of the readings that are below their
         threshold), ``certain_accuracy`` (how many of the others are right, None if there is none),
@@ -106,7 +108,9 @@ def calibrate_model(
             return np.array([thresholds[label] for label in manifest.labels])
         return fit_thresholds(probabilities, answers, accuracy=accuracy)
 
-    logits = predict(logits_of, images, label="calibrating", quiet=quiet)[places].astype(np.float64)
+    read = predict(logits_of, images, label="calibrating", quiet=quiet).astype(np.float64)
+    clear = 2 * votes.max(axis=1) > votes.sum(axis=1)
+    logits = read[places]
     temperature = fit_adaptive_temperature(logits, classes)
     after = temperature.probabilities(logits)
     levels = thresholds_of(after, classes)
@@ -121,6 +125,7 @@ def calibrate_model(
         "split": split,
         "images": len(images),
         "answers": len(classes),
+        "accuracy": _accuracy(read[clear], votes[clear].argmax(axis=1)),
         "error_before": calibration_error(softmax(logits), classes),
         "error_after": calibration_error(after, classes),
         "error_held_out": calibration_error(held_out, classes),
@@ -185,8 +190,8 @@ def _cross_fitted(
     return probabilities, certain
 
 
-def _accuracy(probabilities: _Floats, labels: _Labels) -> float | None:
-    return float((probabilities.argmax(axis=1) == labels).mean()) if len(labels) else None
+def _accuracy(scores: _Floats, labels: _Labels) -> float | None:
+    return float((scores.argmax(axis=1) == labels).mean()) if len(labels) else None
 
 
 def balance_model(folder: Path, strength: float, *, reading: str | None = None) -> Manifest:
