@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,13 +10,12 @@ import pytest
 
 from mien.core.emotions import EMOTIONS
 from mien.core.process import disable_telemetry
+from shared_fixtures import shared, tiny_model
 from tiny_model import write_tiny_model
 
-disable_telemetry()  # before any test imports ONNX Runtime by itself
+__all__ = ["shared", "tiny_model"]  # found here by name
 
-_SHARED = Path(
-    os.environ.get("MIEN_SHARED", Path(__file__).resolve().parent.parent.parent / "shared")
-)
+disable_telemetry()  # before any test imports ONNX Runtime by itself
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,14 +27,6 @@ def usual_signals() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    """The folder of photos, data and weights that the project does not contain."""
-    if not _SHARED.is_dir():
-        pytest.skip("needs the shared photos and data: set MIEN_SHARED to their folder")
-    return _SHARED
 
 
 MakeModel = Callable[..., Path]
@@ -56,9 +46,3 @@ def make_tiny_model(tmp_path: Path) -> MakeModel:
         return write_tiny_model(tmp_path / folder_name, labels, temperature, thresholds or {})
 
     return make
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a tiny real model (``model.onnx`` and ``manifest.json``); leave it as it is."""
-    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny", EMOTIONS, 1.0, {})

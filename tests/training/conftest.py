@@ -9,27 +9,12 @@ from typing import Any
 
 import pytest
 
-from data_maker import write_tiny_dataset
 from mien.training.recipe import ModelSettings
 from mien.training.run import RunFolder
-from training_maker import PER_CLASS, tiny_config
+from shared_fixtures import keras_ready, tiny_data
+from training_maker import tiny_config
 
-
-@pytest.fixture(scope="session")
-def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Folder of a tiny data set; what reads it keeps its cache beside it."""
-    home = tmp_path_factory.mktemp("home")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MIEN_HOME", str(home))
-        yield write_tiny_dataset(home / "faces", per_class=PER_CLASS)
-
-
-@pytest.fixture(scope="session")
-def keras_ready() -> None:
-    """Keras on TensorFlow, on one thread unless another test came first."""
-    from mien.training.backend import prepare_backend
-
-    prepare_backend(tiny_config().training)
+__all__ = ["keras_ready", "tiny_data"]  # found here by name
 
 
 @pytest.fixture(scope="session")

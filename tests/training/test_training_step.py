@@ -15,7 +15,6 @@ from mien.training.distillation import find_teacher, mean_probabilities, open_te
 from mien.training.model import (
     accuracy_of,
     build_model,
-    compiled_model,
     distillation_loss,
     kept_network,
     rate_factors,
@@ -24,11 +23,9 @@ from mien.training.model import (
 )
 from mien.training.trainer import all_variables
 from mien.training.transforms import Batch, Floats
+from step_maker import FACES, ONES, SPLIT, TARGETS, compiled, equal, step, values
 from training_maker import tiny_config
 
-SPLIT = make_tiny_split("train", per_class=2)
-FACES = SPLIT.images[..., None].astype(np.float32)
-TARGETS = np.eye(7, dtype=np.float32)[SPLIT.labels]
 RANDOM = np.random.default_rng(0)
 TAUGHT = RANDOM.dirichlet(np.ones(7), len(SPLIT)).astype(np.float32)
 VOTES = RANDOM.dirichlet(np.ones(7), len(SPLIT)).astype(np.float32)
@@ -43,30 +40,8 @@ BOTH: dict[str, Any] = {
     "training_label_smoothing": 0.2,
     "model_head_dropout": [0.0],
 }
-ONES = np.ones(len(SPLIT), np.float32)
 
 pytestmark = pytest.mark.usefixtures("keras_ready")
-
-
-def compiled(blocks: int = -1, **changes: Any) -> Any:
-    """A compiled tiny network, the same each time."""
-    import keras
-
-    keras.utils.set_random_seed(1)
-    return compiled_model(tiny_config(**changes), blocks=blocks, size=32, initialise=True)
-
-
-def step(model: Any, weights: np.ndarray[Any, Any] = ONES, *, rate: float = 0.01) -> float:
-    model.optimizer.learning_rate.assign(rate)
-    return float(model.train_on_batch(FACES, TARGETS, weights, return_dict=True)["loss"])
-
-
-def values(variables: list[Any]) -> list[np.ndarray[Any, Any]]:
-    return [np.array(variable.numpy()) for variable in variables]
-
-
-def equal(first: list[Any], second: list[Any]) -> bool:
-    return all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def weights_of(model: Any) -> dict[str, np.ndarray[Any, Any]]:
