@@ -200,9 +200,9 @@ def _evaluate_data(args: argparse.Namespace) -> int:
     if not args.no_report:
         _check_targets(args, output)
     scored = _scored(args, classifier, find_record(folder, run))
-    if args.labels is None and scored.split.name in _SPLITS:
-        first = "fer2013" if "fer2013" in classifier.manifest.readings else None
-        classifier = Classifier.open(folder, labels=None, reading=first)
+    others = set(classifier.manifest.readings) - {classifier.manifest.reading}
+    if args.labels is None and scored.split.name in _SPLITS and "fer2013" in others:
+        classifier = Classifier.open(folder, labels=None, reading="fer2013")
     votes = None if args.votes is None else align_votes(scored.split, load_votes(args.votes))
     report, samples = evaluate_model(
         classifier,
