@@ -6,7 +6,7 @@ import importlib.util
 
 from mien.core.errors import MissingExtra
 
-_PACKAGES = ("fastapi", "prometheus_client", "python_multipart", "uvicorn")
+_PACKAGES = ("fastapi", "prometheus_client", "python_multipart", "uvicorn", "websockets")
 
 
 def require_app(needed_for: str = "the HTTP service") -> None:
