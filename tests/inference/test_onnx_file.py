@@ -141,10 +141,10 @@ def with_weight(tensor: Any, *, where: str) -> bytes:
 )
 def test_weights_in_other_files_are_found_wherever_they_are(tmp_path: Path, where: str) -> None:
     inside = onnx.numpy_helper.from_array(np.ones(2, np.float32), "w")
-    refuse_external_data(write(tmp_path, with_weight(inside, where=where)))
-    path = write(tmp_path, with_weight(in_another_file("w"), where=where))
+    refuse_external_data(with_weight(inside, where=where), tmp_path)
+    outside = with_weight(in_another_file("w"), where=where)
     with pytest.raises(ModelError, match="weights in other files"):
-        refuse_external_data(path)
+        refuse_external_data(outside, tmp_path)
 
 
 def test_graphs_in_graphs_without_end_are_damage(tmp_path: Path) -> None:
@@ -154,6 +154,5 @@ def test_graphs_in_graphs_without_end_are_damage(tmp_path: Path) -> None:
         size = len(content)
         header = [field << 3 | 2, size & 0x7F | 0x80, size >> 7 & 0x7F | 0x80, size >> 14]
         content = bytes(header) + content
-    path = write(tmp_path, content)
     with pytest.raises(ModelError, match="too deeply"):
-        refuse_external_data(path)
+        refuse_external_data(content, tmp_path)

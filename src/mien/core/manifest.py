@@ -6,9 +6,11 @@ Inference reads nothing else: labels, input contract, calibration, thresholds an
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -273,12 +275,15 @@ def write_manifest(folder: Path, manifest: Manifest) -> Path:
     return path
 
 
-def load_manifest(folder: Path, *, labels: Sequence[str] | None = EMOTIONS) -> Manifest:
+def load_manifest(
+    folder: Path, *, labels: Sequence[str] | None = EMOTIONS, check_file: bool = True
+) -> Manifest:
     """Read a model's manifest and check it, and the ONNX file's hash, before anything is run.
 
     Args:
         folder: the model's.
         labels: the classes that are expected, in order; None takes a model with classes of its own.
+        check_file: whether to check the ONNX file, which `read_model_file` does as well.
 
     Raises:
         ModelError: if the manifest or its file is missing or damaged, or is not what is expected.
@@ -301,7 +306,8 @@ def load_manifest(folder: Path, *, labels: Sequence[str] | None = EMOTIONS) -> M
             f"{path}: expected the labels {', '.join(labels)} in this order, "
             f"got {', '.join(manifest.labels):.200}"
         )
-    check_model_file(folder / manifest.file.name, manifest.file)
+    if check_file:
+        check_model_file(folder / manifest.file.name, manifest.file)
     return manifest
 
 
@@ -324,19 +330,46 @@ def _refuse_constant(name: str) -> None:
 
 def check_model_file(path: Path, expected: ModelFile) -> None:
     """Raise ModelError unless a file is the one that a manifest describes."""
+    with _describing(path):
+        _check_size(path, expected)
+        _check_same(path, ModelFile.of(path), expected)
+
+
+def read_model_file(path: Path, expected: ModelFile) -> bytes:
+    """Return what is in the file that a manifest describes: what is checked is what is run.
+
+    Raises:
+        ModelError: if it is missing, or another.
+    """
+    with _describing(path):
+        _check_size(path, expected)
+        content = path.read_bytes()
+    found = ModelFile(path.name, hashlib.sha256(content).hexdigest(), len(content))
+    _check_same(path, found, expected)
+    return content
+
+
+@contextmanager
+def _describing(path: Path) -> Iterator[None]:
     try:
-        size = path.stat().st_size
-        if not path.is_file() or size != expected.size_bytes:
-            raise ModelError(
-                f"{path} does not match its manifest: expected a file of {expected.size_bytes} "
-                f"bytes, got {size} bytes; export or install it again"
-            )
-        found = ModelFile.of(path)
+        yield
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise ModelError(
             f"cannot read {path}, which {MANIFEST_NAME} names: {reason}; export or install it again"
         ) from error
+
+
+def _check_size(path: Path, expected: ModelFile) -> None:
+    size = path.stat().st_size
+    if not path.is_file() or size != expected.size_bytes:
+        raise ModelError(
+            f"{path} does not match its manifest: expected a file of {expected.size_bytes} "
+            f"bytes, got {size} bytes; export or install it again"
+        )
+
+
+def _check_same(path: Path, found: ModelFile, expected: ModelFile) -> None:
     if found != expected:
         raise ModelError(
             f"{path} does not match its manifest: expected SHA-256 {expected.sha256:.64} "

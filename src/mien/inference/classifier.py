@@ -22,8 +22,8 @@ from mien.core.manifest import (
     INPUT_CONTRACT,
     Manifest,
     ModelFile,
-    check_model_file,
     load_manifest,
+    read_model_file,
 )
 from mien.core.models import DEFAULT_MODEL, bundled_models, find_model
 from mien.core.onnx_runtime import new_session, onnxruntime
@@ -86,11 +86,10 @@ class Classifier:
         if threads is not None and threads < 1:
             raise UsageError(f"expected 1 thread or more, got {threads}")
         folder = find_model(model)
-        manifest = load_manifest(folder, labels=labels).read_by(reading)
-        path = folder / manifest.file.name
-        refuse_external_data(path)
+        manifest = load_manifest(folder, labels=labels, check_file=False).read_by(reading)
         outputs = tuple(manifest.outputs.values()) if manifest.others else ()
         session = ModelSession(folder, manifest.file, threads=threads, outputs=outputs)
+        path = folder / manifest.file.name
         _check_contract(session, manifest, path)
         return cls(session, manifest, path=path)
 
@@ -276,7 +275,7 @@ class ModelSession:
         threads: int | None = None,
         outputs: tuple[str, ...] = (),
     ) -> None:
-        """Open a model's file, whose hash has been checked.
+        """Check a model's file by its hash, and open it.
 
         Args:
             folder: the model's.
@@ -285,7 +284,8 @@ class ModelSession:
             outputs: the names of those that will be asked for; all unless given.
 
         Raises:
-            ModelError: if it is no ONNX model that can be run.
+            ModelError: if it is missing, another one, has weights in other files, or is no ONNX
+                model that can be run.
         """
         self._folder = folder.absolute()
         self._file = file
@@ -339,14 +339,15 @@ class ModelSession:
             with _REOPENING:
                 session = self._session
                 if session is None:
-                    check_model_file(self._folder / self._file.name, self._file)
                     session = self._session = self._open()
         return session
 
     def _open(self) -> onnxruntime.InferenceSession:
         path = self._folder / self._file.name
+        content = read_model_file(path, self._file)
+        refuse_external_data(content, path)
         try:
-            network = network_for(path, self._outputs) if self._outputs else str(path)
+            network = network_for(content, self._outputs, path) if self._outputs else content
             return new_session(network, threads=self._threads or 0)
         except Exception as error:  # ONNX Runtime's own errors share no nearer base
             raise ModelError(
@@ -359,9 +360,7 @@ class ModelSession:
 def _reopened(
     model: str | Path, file: ModelFile, threads: int | None, outputs: tuple[str, ...]
 ) -> ModelSession:
-    folder = find_model(model)
-    check_model_file(folder / file.name, file)
-    return ModelSession(folder, file, threads=threads, outputs=outputs)
+    return ModelSession(find_model(model), file, threads=threads, outputs=outputs)
 
 
 def _abandon_all() -> None:

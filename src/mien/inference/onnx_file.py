@@ -84,43 +84,56 @@ class OnnxFile:
 
 def read_onnx(path: Path) -> OnnxFile:
     """Read an ONNX file; raises ModelError if it cannot be read or is not one."""
-    with _content(path) as content:
-        return _parsed(content, path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise ModelError(f"cannot read {path}: {reason}") from error
+    with _content(content, path) as fields:
+        return _parsed(fields, path)
 
 
-def network_for(path: Path, outputs: Collection[str]) -> bytes:
+def network_for(content: bytes, outputs: Collection[str], path: Path) -> bytes:
     """Return an ONNX file without the branches that some outputs do not need.
 
     ONNX Runtime computes every branch of a network, whichever outputs it is asked for.
 
     Args:
-        path: the file.
+        content: of the file.
         outputs: the names of the outputs that stay.
+        path: the file's, for errors.
 
     Raises:
-        ModelError: if it cannot be read, or is not an ONNX file.
+        ModelError: if it is not an ONNX file.
     """
-    with _content(path) as content:
+    with _content(content, path) as fields:
         needed = set(outputs)
-        for node in reversed(_parsed(content, path).nodes):
+        for node in reversed(_parsed(fields, path).nodes):
             if needed & set(node.outputs):
                 needed |= set(node.inputs)
-        kept = (
-            (number, _pruned(value, needed) if number == _GRAPH else value)
-            for number, value in _fields(content)
-        )
-        return b"".join(_written(number, value) for number, value in kept)
+        kept: list[bytes | memoryview] = []
+        for number, value in _fields(fields):
+            if number == _GRAPH:
+                parts = _pruned(value, needed)
+                kept += [_head(number, sum(map(len, parts))), *parts]
+            else:
+                kept += _written(number, value)
+        return b"".join(kept)
 
 
-def refuse_external_data(path: Path) -> None:
+def refuse_external_data(content: bytes, path: Path) -> None:
     """Make sure that a network is all in its file, since a model's hash is of that file alone.
 
+    Args:
+        content: of the file.
+        path: the file's, for errors.
+
     Raises:
-        ModelError: if some of its weights are in another file (ONNX's external data), or the file
-            cannot be read.
+        ModelError: if some of its weights are in another file (ONNX's external data), or it is not
+            an ONNX file.
     """
-    with _content(path) as content:
-        if _has_external_data(content, "model"):
+    with _content(content, path) as fields:
+        if _has_external_data(fields, "model"):
             raise ModelError(
                 f"{path} has weights in other files, which its manifest's hash does not cover: "
                 "expected all in one file, as mien export writes and onnx.save does"
@@ -128,13 +141,10 @@ def refuse_external_data(path: Path) -> None:
 
 
 @contextmanager
-def _content(path: Path) -> Iterator[memoryview]:
-    """Give a file's content; what is no protocol buffer, or cannot be read, is a ModelError."""
+def _content(content: bytes, path: Path) -> Iterator[memoryview]:
+    """Give a file's content to be parsed; what is no protocol buffer is a ModelError."""
     try:
-        yield memoryview(path.read_bytes())
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise ModelError(f"cannot read {path}: {reason}") from error
+        yield memoryview(content)
     except ValueError as error:
         raise ModelError(f"{path} is not an ONNX file, or a damaged one ({error})") from error
 
@@ -155,8 +165,8 @@ def _parsed(content: memoryview, path: Path) -> OnnxFile:
     return OnnxFile(tuple(nodes), tensors)
 
 
-def _pruned(graph: int | memoryview, needed: set[str]) -> bytes:
-    """Return a graph's fields without the nodes, weights and outputs that are not needed."""
+def _pruned(graph: int | memoryview, needed: set[str]) -> list[bytes | memoryview]:
+    """Return a graph's fields, in pieces, without what is not needed of nodes, weights, outputs."""
 
     def is_needed(number: int, value: int | memoryview) -> bool:
         if number == _NODE:
@@ -166,8 +176,8 @@ def _pruned(graph: int | memoryview, needed: set[str]) -> bytes:
             return _name(_bytes(value), field) in needed
         return True
 
-    fields = _fields(_bytes(graph))
-    return b"".join(_written(number, value) for number, value in fields if is_needed(number, value))
+    kept = (each for each in _fields(_bytes(graph)) if is_needed(*each))
+    return [piece for number, value in kept for piece in _written(number, value)]
 
 
 def _has_external_data(content: memoryview, part: str, depth: int = 0) -> bool:
@@ -258,11 +268,16 @@ def _fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         position += size
 
 
-def _written(number: int, value: int | bytes | memoryview) -> bytes:
-    """Encode a field; no field of a model or a graph is a fraction."""
+def _written(number: int, value: int | memoryview) -> list[bytes | memoryview]:
+    """Encode a field, in pieces; no field of a model or a graph is a fraction."""
     if isinstance(value, int):
-        return _varint_bytes(number << 3 | _VARINT) + _varint_bytes(value)
-    return _varint_bytes(number << 3 | _BYTES) + _varint_bytes(len(value)) + value
+        return [_varint_bytes(number << 3 | _VARINT) + _varint_bytes(value)]
+    return [_head(number, len(value)), value]
+
+
+def _head(number: int, size: int) -> bytes:
+    """Encode what stands before the bytes of a field."""
+    return _varint_bytes(number << 3 | _BYTES) + _varint_bytes(size)
 
 
 def _varint(content: memoryview, position: int) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -82,7 +83,7 @@ class Presentation:
         width, height = self._squared(decoded)
 
         def read() -> npt.NDArray[np.uint8]:
-            picture = decoded.to_ndarray(format="rgb24", width=width, height=height)
+            picture = _reformatter().reformat(decoded, width, height, "rgb24").to_ndarray()
             return turned(np.asarray(picture, np.uint8), turn)
 
         return VideoFrame(number, time_s, read, width * height)
@@ -106,6 +107,19 @@ class Presentation:
             width, height = round(width * max(1, pixel)), round(height * max(1, 1 / pixel))
         check_size(width, height, self._name)
         return width, height
+
+
+# PyAV's own, one a thread: a frame that is converted by itself makes one, which takes longer than
+# the conversion.
+_THREAD = threading.local()
+
+
+def _reformatter() -> Any:
+    if not hasattr(_THREAD, "reformatter"):
+        from av.video.reformatter import VideoReformatter
+
+        _THREAD.reformatter = VideoReformatter()
+    return _THREAD.reformatter
 
 
 def check_size(width: int, height: int, name: str) -> None:
