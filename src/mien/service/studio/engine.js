@@ -1,0 +1,288 @@
+/**
+ * What reads pictures: mien-web in this browser, or the service that the page comes from. Both give the same results.
+ *
+ * @typedef {import("../../../../mien-web/index.js").Result} Result
+ * @typedef {object} Engine
+ * @property {"browser"|"server"} side
+ * @property {{name: string, version: string, sha256: string}|null} model null until a server has said it
+ * @property {string} labels the reading: "people", "fer2013" or "own"; "" until a server has said it
+ * @property {string[]} emotions
+ * @property {number} threads of the browser's side; 0 on the server's
+ * @property {boolean} explains whether `explain` can be asked
+ * @property {(image: Blob|ImageBitmapSource, options?: {source?: string, minFace?: number, signal?: AbortSignal,
+ *   onWait?: (seconds: number, why: "busy"|"offline") => void}) => Promise<Result>} analyze
+ * @property {(image: ImageBitmapSource, time_s: number) => Promise<Result|null>} frame of a live picture; null for one
+ *   that a newer frame has overtaken
+ * @property {(image: Blob|ImageBitmapSource, face: object, options?: object) => Promise<{size: number, values: Float32Array}>} explain
+ * @property {() => void} close
+ */
+
+const BASE = new URL("../", import.meta.url);
+
+/** The server's name as people know it. */
+export const HOST = BASE.host;
+
+const FRAME_QUALITY = 0.85; // of the JPEG that a live frame is sent as
+const FRAME_SIDE = 1280; // pixels of its longer side, at most
+const MAX_WAIT_S = 30;
+
+/** Why an engine cannot be had; `kind` is a key of strings.failure, or "token". */
+export class EngineError extends Error {
+  constructor(kind, message, options) {
+    super(message, options);
+    this.name = "EngineError";
+    this.kind = kind;
+  }
+}
+
+/**
+ * Start an engine.
+ *
+ * @param {object} options
+ * @param {"browser"|"server"} options.side
+ * @param {string} options.model name of the browser's model
+ * @param {string} options.labels reading of the browser's model
+ * @param {(state: {phase: "loading"|"ready"|"busy", share?: number, seconds?: number}) => void} [options.onState]
+ * @param {(wrong: boolean) => Promise<string|null>} [options.askToken] asks for the server's token; null is no
+ * @returns {Promise<Engine>}
+ * @throws {EngineError} if it cannot be had
+ */
+export async function createEngine({ side, model, labels, onState = () => {}, askToken = async () => null }) {
+  onState({ phase: "loading", share: null });
+  const engine = side === "server" ? await serverEngine(onState, askToken) : await browserEngine(model, labels, onState);
+  onState({ phase: "ready" });
+  return engine;
+}
+
+// ---------------------------------------------------------------- in this browser
+async function browserEngine(model, labels, onState) {
+  if (typeof WebAssembly !== "object") throw new EngineError("wasm", "WebAssembly is missing");
+  let recognizer;
+  try {
+    const { loadRecognizer } = await import(new URL("mien-web/index.js", BASE));
+    recognizer = await loadRecognizer({
+      model: new URL(`mien-web/models/${model}/`, BASE).href,
+      labels,
+      detector: "libface",
+      runtime: new URL("mien-web/runtime/", BASE).href,
+      onProgress: ({ loaded, total }) => onState({ phase: "loading", share: total ? loaded / total : null }),
+    });
+  } catch (error) {
+    throw new EngineError("model", String(error?.message ?? error), { cause: error });
+  }
+  const newest = newestWins((image, time_s) => recognizer.analyze(image).then((result) => ({ ...result, time_s })));
+  return {
+    side: "browser",
+    model: recognizer.model,
+    labels: recognizer.labels,
+    emotions: recognizer.emotions,
+    threads: recognizer.threads,
+    explains: true,
+    analyze: (image, { source, minFace, signal } = {}) => recognizer.analyze(image, { source, minFace, signal }),
+    frame: newest,
+    explain: (image, face, options) => recognizer.explain(image, face, options),
+    close: () => recognizer.close(),
+  };
+}
+
+/**
+ * Let one call run at a time: of those that come meanwhile the last waits, and the others give null.
+ *
+ * @template T
+ * @param {(...values: any[]) => Promise<T>} work
+ * @returns {(...values: any[]) => Promise<T|null>}
+ */
+export function newestWins(work) {
+  let running = null;
+  let waiting = null;
+  const run = async (values) => {
+    try {
+      return await work(...values);
+    } finally {
+      running = null;
+      if (waiting) {
+        const { values: next, resolve, reject } = waiting;
+        waiting = null;
+        running = run(next).then(resolve, reject);
+      }
+    }
+  };
+  return (...values) => {
+    if (!running) return (running = run(values));
+    waiting?.resolve(null);
+    return new Promise((resolve, reject) => (waiting = { values, resolve, reject }));
+  };
+}
+
+// ---------------------------------------------------------------- on the server
+let token = null; // in memory only
+
+async function serverEngine(onState, askToken) {
+  const about = await fetchVersion(askToken);
+  const engine = {
+    side: "server",
+    model: about.model,
+    labels: about.reading ?? about.model?.labels ?? "",
+    emotions: about.labels ?? [],
+    threads: 0,
+    explains: false,
+    analyze: async (image, options = {}) => {
+      const result = await analyzeThere(image, options, onState, askToken);
+      if (!engine.labels && result.labels) {
+        engine.labels = result.labels;
+        onState({ phase: "ready" });
+      }
+      return result;
+    },
+    explain: async () => {
+      throw new EngineError("server", "a server makes no heat maps: read in this browser for them");
+    },
+  };
+  const stream = createStream(engine, askToken);
+  engine.frame = newestWins(stream.frame);
+  engine.close = stream.close;
+  return engine;
+}
+
+async function fetchVersion(askToken) {
+  const reply = await authorized("version", {}, askToken).catch((error) => {
+    if (error instanceof EngineError) throw error;
+    throw new EngineError("server", String(error.message ?? error), { cause: error });
+  });
+  if (!reply.ok) throw new EngineError("server", `the server answered ${reply.status}`);
+  const about = await reply.json();
+  if (!about.model) throw new EngineError("notReady", "the model is still being loaded");
+  return about;
+}
+
+/** Fetch with the token, if there is one, and ask for it where the server wants one. */
+async function authorized(path, options, askToken) {
+  let wrong = token !== null;
+  for (;;) {
+    const headers = { ...options.headers, ...(token === null ? {} : { Authorization: `Bearer ${token}` }) };
+    const reply = await fetch(new URL(path, BASE), { cache: "no-store", ...options, headers });
+    if (reply.status !== 401) return reply;
+    const given = await askToken(wrong);
+    if (!given) throw new EngineError("token", "the server asks for a token");
+    token = given;
+    wrong = true;
+  }
+}
+
+/** One picture's result; waits while the server is busy or out of reach. */
+async function analyzeThere(image, { source, signal, onWait = () => {} }, onState, askToken) {
+  const blob = await asBlob(image);
+  for (let attempt = 0; ; attempt += 1) {
+    signal?.throwIfAborted();
+    const form = new FormData();
+    form.append("image", blob, source ?? "picture");
+    let reply = null;
+    try {
+      reply = await authorized("v1/analyze", { method: "POST", body: form, signal }, askToken);
+    } catch (error) {
+      if (signal?.aborted || error instanceof EngineError) throw error;
+    }
+    if (reply && reply.status !== 503) return answerOf(reply, source);
+    const seconds = waitFor(reply, attempt);
+    const why = reply ? "busy" : "offline";
+    onWait(seconds, why);
+    onState({ phase: why, seconds });
+    await pause(seconds, signal);
+    onState({ phase: "ready" });
+  }
+}
+
+function waitFor(reply, attempt) {
+  const asked = Number(reply?.headers.get("Retry-After"));
+  return Math.min(MAX_WAIT_S, Math.max(1, asked || 0, 2 ** attempt / 2));
+}
+
+/** A reply as a result: what the service refuses has the status that `mien predict` would give it. */
+async function answerOf(reply, source) {
+  const content = await reply.json().catch(() => ({}));
+  if (reply.ok) return { ...content, source: source ?? content.source };
+  return {
+    schema: "mien/1",
+    source: source ?? null,
+    frame: null,
+    time_s: null,
+    status: [413, 415, 422].includes(reply.status) ? "unreadable" : "error",
+    width: null,
+    height: null,
+    faces: [],
+    error: content.error ?? `the server answered ${reply.status}`,
+    code: content.code,
+  };
+}
+
+function pause(seconds, signal) {
+  return new Promise((resolve, reject) => {
+    const stop = () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    };
+    const timer = setTimeout(() => {
+      signal?.removeEventListener("abort", stop);
+      resolve();
+    }, 1000 * seconds);
+    signal?.addEventListener("abort", stop, { once: true });
+  });
+}
+
+/** An image as an encoded file: files as they are, anything else as a JPEG of `FRAME_SIDE` pixels at most. */
+async function asBlob(image) {
+  if (image instanceof Blob) return image;
+  const bitmap = image instanceof ImageBitmap ? image : await createImageBitmap(image);
+  const scale = Math.min(1, FRAME_SIDE / Math.max(bitmap.width, bitmap.height));
+  const canvas = new OffscreenCanvas(Math.max(1, Math.round(bitmap.width * scale)), Math.max(1, Math.round(bitmap.height * scale)));
+  canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  if (bitmap !== image) bitmap.close();
+  return canvas.convertToBlob({ type: "image/jpeg", quality: FRAME_QUALITY });
+}
+
+/** Live frames over a WebSocket, one at a time; over POST where that cannot be had. */
+function createStream(engine, askToken) {
+  let opening = null;
+  let closed = false;
+
+  const open = () =>
+    new Promise((resolve, reject) => {
+      const address = new URL("v1/stream", BASE);
+      address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
+      const socket = new WebSocket(address, token === null ? [] : [`bearer.${token}`]);
+      socket.binaryType = "arraybuffer";
+      socket.onopen = () => resolve(socket);
+      socket.onerror = () => reject(new EngineError("server", "no live connection"));
+      socket.onclose = () => (opening = null);
+    });
+
+  const ask = (socket, blob) =>
+    new Promise((resolve, reject) => {
+      socket.onmessage = ({ data }) => resolve(JSON.parse(data));
+      socket.onclose = () => {
+        opening = null;
+        reject(new EngineError("server", "the live connection was closed"));
+      };
+      socket.send(blob);
+    });
+
+  return {
+    async frame(image, time_s) {
+      const blob = await asBlob(image);
+      let result = null;
+      try {
+        opening ??= open();
+        result = await ask(await opening, blob);
+      } catch {
+        opening = null;
+        if (closed) return null;
+      }
+      result ??= await analyzeThere(blob, {}, () => {}, askToken);
+      return { ...result, source: null, time_s };
+    },
+    close() {
+      closed = true;
+      opening?.then((socket) => socket.close(), () => {});
+    },
+  };
+}
