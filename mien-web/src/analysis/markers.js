@@ -1,0 +1,205 @@
+/** Events of a video, and what each person's face said in them; a port of mien/video/events.py. */
+
+import { labelsOf, reading, valence } from "./emotions.js";
+import { csvLine, parseCsv, round6, scoreColumns } from "./tables.js";
+import { MEMORY_S } from "./tracker.js";
+
+const FIRST_STEP_S = 0.04; // how long a video's only frame is taken to last
+const CLOCK = /^(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:\.\d+)?)$/;
+const SECONDS = /^(\d+(?:\.\d*)?|\.\d+) ?s?$/;
+
+/**
+ * A row for each marker and person, or for a marker in which nobody is seen.
+ *
+ * A frame lasts until the next one, but no longer than the gap; scores are means over time, shares
+ * are of time. Numbers have six decimals, as in the tables of `mien predict --events`.
+ *
+ * @param {object[]} results of frames, in order.
+ * @param {{start: number, end: number | null, label: string}[]} markers seconds from the start; null
+ *   for an event that has not ended.
+ * @param {object} [options]
+ * @param {string[]} [options.labels] the model's emotions; those of the faces unless given.
+ * @param {number} [options.gap] in seconds.
+ * @param {boolean} [options.byPerson] a row for each person, or one for all together.
+ * @param {boolean} [options.corrected] with those of a baseline, as `corrected_…`; where any face
+ *   has them unless given.
+ * @returns {Record<string, string | number | null>[]} with the keys `label`, `start_s`, `end_s`,
+ *   `track_id`, `seconds`, `frames`, `valence`, each emotion's, and `share_…` of each.
+ */
+export function markerTable(results, markers, options = {}) {
+  const { labels = labelsOf(results), gap = MEMORY_S, byPerson = true } = options;
+  const corrected = options.corrected ?? hasCorrected(results);
+  const spans = markers.map(({ start, end }) => ({ start, end: end ?? Infinity }));
+  const totals = timeTotals(results, spans, { gap, byPerson });
+  return markers.flatMap(({ label, start, end }, number) => {
+    const people = [...totals[number]].sort(([one], [other]) => (one ?? 0) - (other ?? 0));
+    const rows = people.length > 0 ? people : [[null, new Totals()]];
+    return rows.map(([track, found]) => ({
+      label,
+      start_s: start,
+      end_s: Number.isFinite(end) ? end : null,
+      track_id: track,
+      seconds: round6(found.raw.seconds),
+      frames: found.frames,
+      ...cells(found.raw, labels),
+      ...(corrected ? cells(found.corrected, labels, "corrected_") : {}),
+    }));
+  });
+}
+
+/** Whether any face of the results is corrected by a baseline. */
+export function hasCorrected(results) {
+  return results.some((result) => result.faces.some((face) => face.corrected != null));
+}
+
+/** Sums over time for one event and person. */
+class Totals {
+  raw = { seconds: 0, sums: {}, shares: {} };
+  corrected = { seconds: 0, sums: {}, shares: {} };
+  frames = 0;
+}
+
+/**
+ * For each span, what was read in it by person's number (null: all together).
+ *
+ * @returns {Map<number | null, Totals>[]}
+ */
+export function timeTotals(results, spans, { gap = MEMORY_S, byPerson = true } = {}) {
+  const totals = spans.map(() => new Map());
+  const frames = results.filter((result) => result.error == null && result.time_s != null);
+  let step = FIRST_STEP_S;
+  frames.forEach((result, index) => {
+    const next = frames[index + 1];
+    if (next !== undefined) step = Math.min(next.time_s - result.time_s, gap);
+    spans.forEach(({ start, end }, number) => {
+      const seconds = Math.min(result.time_s + step, end) - Math.max(result.time_s, start);
+      if (seconds > 0) countFrame(totals[number], result, seconds, byPerson);
+    });
+  });
+  return totals;
+}
+
+function countFrame(totals, result, seconds, byPerson) {
+  const seen = new Set();
+  for (const face of result.faces) {
+    const key = byPerson ? (face.track_id ?? null) : null;
+    if (!totals.has(key)) totals.set(key, new Totals());
+    seen.add(key);
+    for (const kind of ["raw", "corrected"]) {
+      const found = reading(face, kind);
+      if (found === null) continue;
+      const total = totals.get(key)[kind];
+      total.seconds += seconds;
+      for (const [name, score] of Object.entries(found.scores)) {
+        total.sums[name] = (total.sums[name] ?? 0) + seconds * score;
+      }
+      total.shares[found.emotion] = (total.shares[found.emotion] ?? 0) + seconds;
+    }
+  }
+  for (const key of seen) totals.get(key).frames += 1;
+}
+
+/** Mean scores, shares of time and valence of sums over time; null where nothing was seen. */
+export function means({ seconds, sums, shares }, labels) {
+  if (!(seconds > 0)) return null;
+  const by = (values) => Object.fromEntries(
+    labels.map((label) => [label, (values[label] ?? 0) / seconds]),
+  );
+  const scores = by(sums);
+  return { valence: valence(scores), scores, shares: by(shares) };
+}
+
+/** The names of the columns that `cells` fills. */
+export function totalColumns(labels, prefix = "") {
+  const scores = Object.values(scoreColumns(labels));
+  return ["valence", ...scores, ...scores.map((name) => `share_${name}`)].map((name) => prefix + name);
+}
+
+/** Valence, mean scores and shares of time as cells of a table, with six decimals. */
+export function cells(totals, labels, prefix = "") {
+  const found = means(totals, labels);
+  const values = found === null
+    ? []
+    : [found.valence, ...Object.values(found.scores), ...Object.values(found.shares)];
+  return Object.fromEntries(totalColumns(labels, prefix).map((name, at) => {
+    const value = values[at] ?? null;
+    return [name, value === null ? null : round6(value)];
+  }));
+}
+
+// ---------------------------------------------------------------- files of markers
+/**
+ * The seconds that `90`, `1.5`, `1.5s`, `1:30` or `1:02:03.5` mean.
+ *
+ * @param {string} text
+ */
+export function parseTime(text) {
+  const clock = CLOCK.exec(text.trim());
+  if (clock && Number(clock[3]) < 60 && (clock[1] === undefined || Number(clock[2]) < 60)) {
+    return 3600 * Number(clock[1] ?? 0) + 60 * Number(clock[2]) + Number(clock[3]);
+  }
+  const seconds = SECONDS.exec(text.trim());
+  if (seconds) return Number(seconds[1]);
+  throw new Error(`expected a time as seconds, mm:ss or h:mm:ss, got ${JSON.stringify(text)}`);
+}
+
+/**
+ * A moment as a player shows it: `0:04.2`, `12:00.0`, `1:02:03.0`.
+ *
+ * @param {number} seconds
+ * @param {number} [digits]
+ */
+export function formatTime(seconds, digits = 1) {
+  const ticks = Math.round(seconds * 10 ** digits);
+  const whole = Math.floor(ticks / 10 ** digits);
+  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
+  const two = (value) => String(value).padStart(2, "0");
+  const clock = hours > 0
+    ? `${hours}:${two(minutes)}:${two(whole % 60)}`
+    : `${minutes}:${two(whole % 60)}`;
+  return digits > 0 ? `${clock}.${String(ticks % 10 ** digits).padStart(digits, "0")}` : clock;
+}
+
+/**
+ * The events of a CSV file with the columns `start`, `end` and `label`, in any order, separated by
+ * commas, semicolons or tabs.
+ *
+ * @param {string} text
+ * @returns {{start: number, end: number, label: string}[]}
+ */
+export function readMarkers(text) {
+  const head = text.split(/\r?\n/, 1)[0];
+  const count = (mark) => head.split(mark).length;
+  const delimiter = [",", ";", "\t"].reduce((best, mark) => (count(mark) > count(best) ? mark : best));
+  const [names, ...rows] = parseCsv(text.replace(/^\uFEFF/, ""), delimiter);
+  const columns = (names ?? []).map((name) => name.trim().toLowerCase());
+  const missing = ["start", "end", "label"].find((name) => !columns.includes(name));
+  if (missing !== undefined) {
+    throw new Error(`expected a table of markers with start, end, label: ${missing} is missing`);
+  }
+  const markers = rows.map((row, index) => {
+    const cell = (name) => row[columns.indexOf(name)] ?? "";
+    const place = `marker ${index + 1}`;
+    let start, end;
+    try {
+      [start, end] = [parseTime(cell("start")), parseTime(cell("end"))];
+    } catch (error) {
+      throw new Error(`${place}: ${error.message}`);
+    }
+    if (!(end > start)) throw new Error(`${place}: expected an end after the start, got ${end}`);
+    return { start, end, label: cell("label").trim() };
+  });
+  if (markers.length === 0) throw new Error("the table of markers is empty: expected a line for each");
+  return markers;
+}
+
+/**
+ * Markers as a CSV file that `readMarkers` and `mien predict --markers` read.
+ *
+ * @param {{start: number, end: number | null, label: string}[]} markers
+ * @param {number} end of the recording, in seconds: of events that have not ended.
+ */
+export function writeMarkers(markers, end) {
+  const rows = markers.map((one) => [one.start, one.end ?? end, one.label]);
+  return [["start", "end", "label"], ...rows].map((row) => csvLine(row)).join("");
+}

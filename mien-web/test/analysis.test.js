@@ -1,0 +1,197 @@
+import assert from "node:assert/strict";
+import test from "node:test";
+
+import {
+  EMOTIONS, applyBaseline, compare, correct, createTracker, episodes, fromJson, markerTable,
+  measureBaseline, readMarkers, scoreColumns, summary, toCsv, toJson, valence, writeMarkers,
+} from "../src/analysis/index.js";
+
+const MODEL = { name: "tiny", version: "1.0.0", sha256: "ab" };
+
+function scoresOf(emotion, confidence = 0.7) {
+  const rest = (1 - confidence) / 6;
+  return Object.fromEntries(EMOTIONS.map((name) => [name, name === emotion ? confidence : rest]));
+}
+
+function faceOf(emotion, x = 10) {
+  return {
+    face_id: 0, track_id: null, box: { x, y: 10, w: 40, h: 40 }, face_confidence: 0.9, emotion,
+    confidence: 0.7, uncertain: false, scores: scoresOf(emotion),
+    quality: { size_px: 40, blur: 0.1, flags: ["small", "dark"] },
+  };
+}
+
+function found(time, ...faces) {
+  return {
+    schema: "mien/1", source: "a.mp4", frame: Math.round(time * 10), time_s: time,
+    status: faces.length > 0 ? "ok" : "no_face", width: 320, height: 240, faces, model: MODEL,
+    labels: "people",
+  };
+}
+
+/** Results of 4 seconds: neutral for two, then happy. */
+function recording() {
+  const tracker = createTracker();
+  return Array.from({ length: 40 }, (_, number) => tracker.update(
+    found(number / 10, faceOf(number < 20 ? "neutral" : "happy")),
+  ));
+}
+
+function session() {
+  const results = recording();
+  return {
+    name: "talk", created: "2024-05-01T10:00:00Z", labels: "people", model: MODEL,
+    markers: [{ start: 1, end: 2.5, label: "joke" }],
+    baseline: measureBaseline(results, { start: 0, end: 1 }), results,
+  };
+}
+
+test("valence is happy less the greatest unpleasant score", () => {
+  assert.equal(valence({ happy: 0.5, angry: 0.1, disgust: 0, fear: 0, sad: 0.25 }), 0.25);
+  assert.equal(valence({ calm: 0.5, bored: 0.5 }), null);
+});
+
+test("a tracker wants frames with a time, and passes on what is of no frame", () => {
+  const tracker = createTracker();
+  assert.throws(() => tracker.update(found(null)), /time_s/);
+  const broken = { ...found(null), status: "unreadable", error: "it breaks off" };
+  assert.equal(tracker.update(broken), broken);
+  assert.throws(() => createTracker({ smooth: -1 }), /0 seconds or more, got -1/);
+});
+
+test("what is put in is left as it was", () => {
+  const first = Object.freeze(found(0, Object.freeze(faceOf("sad"))));
+  const results = [createTracker().update(first)];
+  assert.equal(first.faces[0].track_id, null);
+  const corrected = applyBaseline(results, measureBaseline(results, { start: 0, end: 1 }));
+  assert.equal(results[0].faces[0].corrected, undefined);
+  assert.equal(corrected[0].faces[0].corrected.emotion, "neutral");
+});
+
+test("two episodes follow one another without a gap", () => {
+  const [first, second] = episodes(recording());
+  assert.deepEqual([first.emotion, second.emotion], ["neutral", "happy"]);
+  assert.equal(first.end_s, second.start_s);
+  assert.ok(second.start_s > 2 && second.start_s < 2.6);
+  assert.ok(second.peak > second.confidence);
+});
+
+test("a baseline makes a face at rest neutral", () => {
+  const results = recording();
+  const baseline = measureBaseline(results, { start: 2.5, end: 4 });
+  const corrected = correct(results[39].faces[0].scores, baseline);
+  assert.ok(Math.abs(corrected.neutral - 0.72) < 0.05);
+  assert.ok(Math.abs(Object.values(corrected).reduce((sum, each) => sum + each) - 1) < 1e-12);
+  const scores = scoresOf("sad");
+  assert.equal(correct(scores, baseline, 7), scores);
+});
+
+test("a baseline without a face, or of a model without neutral, is refused", () => {
+  const results = recording();
+  assert.throws(() => measureBaseline(results, { start: 8, end: 9 }), /nobody is seen from 8 to 9 s/);
+  assert.throws(() => measureBaseline(results, { start: 0, end: 1, track: 4 }), /person 4 is not seen/);
+  assert.throws(() => measureBaseline(results, { start: 2, end: 2 }), /end after the start/);
+  const own = { ...faceOf("happy"), track_id: 0, scores: { bored: 0.4, awake: 0.6 } };
+  assert.throws(() => measureBaseline([found(0, own)], { start: 0, end: 1 }), /bored, awake/);
+});
+
+test("an event that goes on takes what is left of the recording", () => {
+  const rows = markerTable(recording(), [{ start: 3, end: null, label: "rest" }]);
+  assert.equal(rows.length, 1);
+  assert.equal(rows[0].end_s, null);
+  assert.equal(rows[0].seconds, 1);
+  assert.equal(rows[0].share_happy, 1);
+  assert.deepEqual(Object.keys(rows[0]).slice(0, 8), [
+    "label", "start_s", "end_s", "track_id", "seconds", "frames", "valence", "angry",
+  ]);
+});
+
+test("a summary of nobody is empty, and a comparison says so", () => {
+  assert.deepEqual(summary([found(0), found(0.1)]), []);
+  const [row] = compare([{ name: "empty", results: [found(0)] }]);
+  assert.deepEqual([row.people, row.seconds, row.frames, row.happy], [0, 0, 1, null]);
+});
+
+test("a table quotes what has to be quoted, and has a line where nobody is", () => {
+  const named = { ...found(1), source: 'a "b", c.mp4' };
+  const lines = toCsv([named, recording()[0]]).split("\n");
+  assert.ok(lines[0].startsWith("source,frame,time_s,face_id,track_id,status,x,y,w,h"));
+  assert.ok(lines[0].endsWith("smoothed_surprise,error,flags,valence"));
+  assert.ok(lines[1].startsWith('"a ""b"", c.mp4",10,1.0,,,no_face,,'));
+  assert.ok(lines[2].includes(",small;dark,"));
+  assert.equal(lines.length, 4);
+  const photo = toCsv([{ ...found(0, faceOf("sad")), time_s: null }]).split("\n");
+  assert.ok(!photo[0].includes("smoothed"));
+});
+
+test("a class that is called as a column gets another name", () => {
+  assert.deepEqual(scoreColumns(["calm", "Status", "smoothed_x"]), {
+    calm: "calm", Status: "score_Status", smoothed_x: "score_smoothed_x",
+  });
+});
+
+test("markers are read from what they are written to, and from what people write", () => {
+  const markers = [{ start: 1, end: 2.5, label: 'a "b", c' }, { start: 3, end: null, label: "" }];
+  assert.deepEqual(readMarkers(writeMarkers(markers, 4)), [markers[0], { ...markers[1], end: 4 }]);
+  const text = "\uFEFFLabel;Start;End\r\nfirst;0:10;1:02:03.5\r\n\r\nsecond;5s;6\r\n";
+  assert.deepEqual(readMarkers(text), [
+    { start: 10, end: 3723.5, label: "first" }, { start: 5, end: 6, label: "second" },
+  ]);
+  for (const [bad, message] of [
+    ["start,end\n1,2\n", /label is missing/],
+    ["start,end,label\n", /empty/],
+    ["start,end,label\n2,1,x\n", /marker 1: expected an end after the start/],
+    ["start,end,label\n1,soon,x\n", /marker 1: expected a time/],
+  ]) assert.throws(() => readMarkers(bad), message);
+});
+
+test("a session is what was saved", () => {
+  const saved = session();
+  const text = toJson(saved);
+  const read = fromJson(text);
+  assert.deepEqual(read.markers, saved.markers);
+  assert.deepEqual(read.baseline, saved.baseline);
+  assert.equal(read.results.length, 40);
+  assert.equal(toJson(read), text);
+  assert.equal(text.split("\n").length, 43);
+});
+
+test("the JSON of mien predict VIDEO is a session, too", () => {
+  const frames = recording();
+  const read = fromJson(JSON.stringify({ schema: "mien-video/1", source: "a.mp4", frames, people: [] }));
+  assert.deepEqual([read.name, read.labels, read.results.length], ["a.mp4", "people", 40]);
+});
+
+test("a damaged or foreign file is refused in one line", () => {
+  const text = toJson(session());
+  const broken = (change) => {
+    const read = JSON.parse(text);
+    change(read);
+    return JSON.stringify(read);
+  };
+  for (const [bad, message] of [
+    ["", /expected JSON/],
+    [text.slice(0, 2000), /expected JSON/],
+    ["[]", /expected "schema": "mien-session\/1", got nothing/],
+    ['{"schema": "mien-session/2"}', /a later mien/],
+    ['{"schema": "other"}', /got "other"/],
+    ["null", /no saved session/],
+    ['{"schema": "mien-session/1", "name": "a"}', /expected created as text/],
+    [broken((read) => { read.results = {}; }), /results as a list/],
+    [broken((read) => { read.results[3] = null; }), /result 4/],
+    [broken((read) => { read.results[3].time_s = 0; }), /result 4's time_s/],
+    [broken((read) => { read.results[3].faces[0].scores.happy = "1"; }), /result 4's scores/],
+    [broken((read) => { delete read.results[3].faces[0].smoothed.scores.sad; }), /smoothed's scores/],
+    [broken((read) => { read.results[3].faces[0].box.w = 0; }), /result 4's box/],
+    [broken((read) => { read.results[3].faces = []; }), /ok exactly with faces/],
+    [broken((read) => { read.markers[0].end = 0; }), /marker 1's end/],
+    [broken((read) => { read.baseline.shifts = { 0: { happy: null } }; }), /baseline/],
+    [broken((read) => { read.results[0].faces[0].emotion = "<b>"; }), /result 1's emotion/],
+  ]) {
+    assert.throws(() => fromJson(bad), (error) => {
+      assert.match(error.message, message);
+      assert.ok(!error.message.includes("\n"));
+      return true;
+    });
+  }
+});
