@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -18,7 +20,9 @@ from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import hatch_build
 from mien.cli.main import build_parser
+from mien.service.page_files import RUNTIME_FILES, Folders, page_files
 from mien.service.routes import PATHS
 from mien.training.recipe import read_tables
 
@@ -133,6 +137,8 @@ def test_the_extra_for_a_gpu_is_that_for_training_with_another_tensorflow() -> N
 
 def build(target: str, folder: Path) -> Path:
     """Build a "wheel" or "sdist" into a folder; return its file."""
+    if not Folders.found().has_runtime:
+        pytest.skip("a wheel needs onnxruntime-web: python hatch_build.py fetches it")
     command = [sys.executable, "-m", "hatchling", "build", "--target", target]
     subprocess.run(
         [*command, "--directory", str(folder)], cwd=ROOT, check=True, capture_output=True
@@ -152,7 +158,14 @@ def test_a_wheel_holds_the_whole_package(tmp_path: Path) -> None:
         if path.suffix != ".pyc" and not any(part.startswith(".") for part in path.parts)
     }
     recipes = {f"mien/configs/{path.name}" for path in (ROOT / "configs").glob("*.toml")}
-    assert held == source | recipes
+    library = ROOT / "mien-web" / "src"
+    page = {
+        f"mien/service/web/{path.relative_to(library).as_posix()}"
+        for path in library.rglob("*")
+        if path.is_file()
+    }
+    assert held == source | recipes | page | {"mien/service/samples/astronaut.jpg"}
+    assert {f"mien/service/web/runtime/{name}" for name in RUNTIME_FILES} <= held
     assert "mien/py.typed" in held
     assert licences
 
@@ -176,6 +189,16 @@ assert load_config("reference").model.backbone == "EfficientNetB0"
 """
 
 
+PAGE = """
+import json
+from mien.service.page_files import page_files
+
+files = page_files()
+assert all(file.content().body for file in files)
+print(json.dumps(sorted(file.path for file in files)))
+"""
+
+
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])
 def test_what_is_built_runs_in_an_environment_of_its_own(kind: str, tmp_path: Path) -> None:
     package = build(kind, tmp_path / "dist")
@@ -186,7 +209,9 @@ def test_what_is_built_runs_in_an_environment_of_its_own(kind: str, tmp_path: Pa
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     python = tmp_path / "env" / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     options = ["--python", str(python), "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*uv, "pip", "install", *options, str(package)], check=True)
+    # An sdist becomes a wheel here, without a network.
+    settings = {**os.environ, hatch_build.FOLDER_VARIABLE: str(hatch_build.FOLDER)}
+    subprocess.run([*uv, "pip", "install", *options, str(package)], check=True, env=settings)
 
     def run(*words: str) -> str:
         answer = subprocess.run(
@@ -198,9 +223,32 @@ def test_what_is_built_runs_in_an_environment_of_its_own(kind: str, tmp_path: Pa
     assert site in Path(run("-c", "import mien; print(mien.__file__)").strip()).parents
     for recipe, path in json.loads(run("-c", RECIPES)).items():
         assert site in Path(path).parents, recipe
+    page = json.loads(run("-c", PAGE))
+    assert page == sorted(file.path for file in page_files())
     picture = str(ROOT / "images/sample.png")
     told = run("-m", "mien", "predict", picture, "--format", "json", "--offline")
     assert len(json.loads(told)["faces"]) == 7
+
+
+def test_files_for_the_browser_come_from_a_folder_or_say_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not Folders.found().has_runtime:
+        pytest.skip("onnxruntime-web is not here: python hatch_build.py fetches it")
+    given, target = tmp_path / "given", tmp_path / "target"
+    shutil.copytree(hatch_build.FOLDER, given)
+    monkeypatch.setenv(hatch_build.FOLDER_VARIABLE, str(given))
+    hatch_build.provide(target)
+    assert {path.name for path in target.iterdir()} == set(RUNTIME_FILES)
+    (given / RUNTIME_FILES[0]).write_text("something else", encoding="utf-8")
+    hatch_build.provide(target)  # what is there is as it should be
+    (target / RUNTIME_FILES[1]).unlink()
+    with pytest.raises(hatch_build.Missing, match=f"{RUNTIME_FILES[0]} is missing or not that"):
+        hatch_build.provide(target)
+    monkeypatch.delenv(hatch_build.FOLDER_VARIABLE)
+    monkeypatch.setenv(hatch_build.REGISTRY_VARIABLE, "http://127.0.0.1:9")
+    with pytest.raises(hatch_build.Missing, match=r"cannot download .*run 'python hatch_build.py'"):
+        hatch_build.provide(target)
 
 
 def test_the_commit_hooks_run_the_locked_ruff() -> None:
@@ -221,4 +269,6 @@ def test_the_container_serves_as_somebody_without_rights() -> None:
     assert any("/source[app]" in line for line in lines if line.startswith("RUN "))
     # What the build needs of the checkout gets into it.
     kept = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
-    assert {"!src", "!configs", "!pyproject.toml", "!README.md", "!LICENSE"} <= set(kept)
+    built_from = {"src", "configs", "mien-web", "images/astronaut.jpg", "hatch_build.py"}
+    built_from |= {"pyproject.toml", "README.md", "LICENSE"}
+    assert {f"!{name}" for name in built_from} <= set(kept)

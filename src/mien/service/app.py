@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mien import __version__
 from mien.service.metrics import CLIENT_GONE, Metrics
 from mien.service.page import PAGE_HEADERS, page_html
+from mien.service.page_files import page_files, page_routes
 from mien.service.routes import PATHS, make_router
 from mien.service.schemas import ApiError
 from mien.service.service import Limits, Load, Service
@@ -76,6 +77,7 @@ def create_app(
     app.state.service = service
     app.include_router(make_router(service))
     app.add_api_route("/docs", _docs(app), include_in_schema=False, response_class=HTMLResponse)
+    app.router.routes += page_routes(page_files())
     app.add_middleware(Middleware, metrics=metrics, on_request=on_request)
     app.add_exception_handler(ApiError, _error_response)
     app.add_exception_handler(HTTPException, _routing_error)

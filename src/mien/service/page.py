@@ -43,7 +43,7 @@ def page_html(description: Mapping[str, Any]) -> str:
     body = [
         f"<h1>{title}</h1>",
         f"<p>{escape(info['description'])} For programs: "
-        '<a href="openapi.json">openapi.json</a>.</p>',
+        '<a href="openapi.json">openapi.json</a>. For people: <a href="./">the studio</a>.</p>',
         f"<pre>{escape(_EXAMPLES)}</pre>",
         _FORM,
     ]

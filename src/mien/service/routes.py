@@ -16,6 +16,7 @@ from mien.service.service import Service
 
 ANALYZE = "/v1/analyze"
 PATHS: tuple[str, ...] = (
+    "/",
     ANALYZE,
     "/healthz",
     "/readyz",
