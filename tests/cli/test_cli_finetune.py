@@ -215,6 +215,32 @@ def test_figures_are_on_images_that_the_run_has_not_seen(
     assert {name: len(split) for name, split in seen.items()} == {"train": 16, "val": 8, "test": 16}
 
 
+def test_images_that_the_model_was_trained_on_before_are_told(
+    workplace: Path,
+    make_tiny_model: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from mien.data.class_folder import list_class_folder, read_class_folder
+    from mien.data.loading import crop_face
+    from mien.data.trained_on import RECORD, write_record
+    from mien.training import finetune as training
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt("stopped")
+
+    monkeypatch.setattr(training, "finetune", stop)
+    model, listed = make_tiny_model(), list_class_folder(workplace / "faces")
+    names = {name: name for name in listed.classes}
+    (known,) = read_class_folder(
+        listed, splits=listed.splits, classes=names, face_of=crop_face, quiet=True
+    ).values()
+    write_record(model / RECORD, {"train": known, "val": known})
+    run("finetune", "faces", "--model", str(model))
+    text = "the model was trained on 8 of the 8 images of val before: its figures will be too good"
+    assert text in capsys.readouterr().err
+
+
 def test_a_run_is_named_after_the_folder_however_it_is_given(
     workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

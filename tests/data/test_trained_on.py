@@ -24,6 +24,20 @@ def test_images_are_known_again_by_their_pixels(tmp_path: Path) -> None:
         assert chosen.all() == chosen.any() == (name == "val")
 
 
+def test_a_model_that_is_trained_on_knows_what_the_one_before_it_was_trained_on(
+    tmp_path: Path,
+) -> None:
+    first, second = make_tiny_splits(per_class=2), make_tiny_splits(per_class=2, seed=1)
+    write_record(tmp_path / "first.json", first)
+    (tmp_path / RECORD).write_bytes((tmp_path / "first.json").read_bytes())
+    write_record(tmp_path / RECORD, second, before=find_record(tmp_path))
+    record = find_record(tmp_path)
+    assert record is not None
+    for splits in (first, second):
+        assert seen_masks(splits["train"], record)[0].all()
+        assert not seen_masks(splits["test"], record)[0].any()
+
+
 def test_a_photo_is_known_again_by_its_bytes_whatever_face_is_cut_out(tmp_path: Path) -> None:
     splits = make_tiny_splits(per_class=2)
     train = splits["train"]

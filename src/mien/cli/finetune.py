@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from mien.data.dataset import Skipped, Split
+    from mien.data.trained_on import TrainedOn
     from mien.evaluation.comparison import Comparison
     from mien.training.run import RunFolder
 
@@ -145,6 +146,7 @@ def _check(args: argparse.Namespace) -> None:
 # ---------------------------------------------------------------- training
 def _start(args: argparse.Namespace) -> RunFolder:
     from mien.data.class_folder import list_class_folder, meanings_of, named_classes, parse_map
+    from mien.data.trained_on import find_record
     from mien.evaluation.evaluate import find_exported
     from mien.training.finetune import finetune
     from mien.training.run import new_run
@@ -161,6 +163,7 @@ def _start(args: argparse.Namespace) -> RunFolder:
     splits, skipped = _load(args, listed, named)
     _tell_skipped([*listed.skipped, *skipped], quiet=args.quiet)
     model, _ = find_exported(args.model or DEFAULT_MODEL)
+    _tell_seen_before(splits, find_record(model), args.images, quiet=args.quiet)
     notes = {"source": source, "detector": args.detector or "none", "map": args.map}
     return finetune(
         splits,
@@ -220,6 +223,21 @@ def _tell_skipped(skipped: Sequence[Skipped], *, quiet: bool) -> None:
         note(f"skipped {one.file}: {one.reason}", quiet=quiet)
     if len(skipped) > _SHOWN:
         note(f"skipped {len(skipped) - _SHOWN} more files", quiet=quiet)
+
+
+def _tell_seen_before(
+    splits: Mapping[str, Split], record: TrainedOn | None, folder: Path, *, quiet: bool
+) -> None:
+    """Say how many of the images that figures will be on the model has been trained on already."""
+    from mien.data.trained_on import seen_masks
+
+    if record is None:
+        return
+    for name in ("val", "test"):
+        seen = int(seen_masks(splits[name], record, folder)[0].sum()) if name in splits else 0
+        if seen:
+            of = f"{seen:,} of the {len(splits[name]):,} images of {name}"
+            note(f"the model was trained on {of} before: its figures will be too good", quiet=quiet)
 
 
 def _without_copies(splits: Mapping[str, Split], *, quiet: bool) -> dict[str, Split]:

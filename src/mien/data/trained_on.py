@@ -54,11 +54,28 @@ def hashes(split: Split, folder: Path | None = None) -> list[tuple[str, ...]]:
     return found
 
 
-def write_record(path: Path, splits: Mapping[str, Split], folder: Path | None = None) -> None:
-    """Write the hashes of "train" and "val"; raises OutputError."""
+def write_record(
+    path: Path,
+    splits: Mapping[str, Split],
+    folder: Path | None = None,
+    *,
+    before: TrainedOn | None = None,
+) -> None:
+    """Write the hashes of "train" and "val".
+
+    Args:
+        path: the record's.
+        splits: what the model is trained on, and chosen on.
+        folder: as `hashes` has it.
+        before: the record of the model that the training starts from.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
     content: dict[str, object] = {"schema": SCHEMA}
     for name in ("train", "val"):
-        content[name] = sorted({one for each in hashes(splits[name], folder) for one in each})
+        known: set[str] = set() if before is None else set(getattr(before, name))
+        content[name] = sorted(known.union(*hashes(splits[name], folder)))
     write_atomically(path, (json.dumps(content, indent=0) + "\n").encode())
 
 

@@ -20,7 +20,7 @@ from mien.core.manifest import Manifest, load_manifest, write_manifest
 from mien.core.models import find_model
 from mien.data.class_folder import label_for
 from mien.data.dataset import Split, save_splits
-from mien.data.trained_on import RECORD, write_record
+from mien.data.trained_on import RECORD, find_record, write_record
 from mien.training import run as run_folder
 from mien.training.backend import prepare_backend
 from mien.training.export import export_run
@@ -97,7 +97,7 @@ def finetune(
     except OSError as error:
         raise OutputError(f"cannot make {run.path}: {error.strerror}") from error
     save_splits(run.path / FACES, splits)
-    write_record(run.path / RECORD, splits, files)
+    write_record(run.path / RECORD, splits, files, before=find_record(base))
     with run_folder.saving(run.path / START) as temporary:
         network.save(temporary)
     kept = {
