@@ -127,7 +127,8 @@ def leaving() -> Iterator[tuple[float, list[Place]]]:
     for number in range(100):
         t = number / 12.5
         away = 1.0 < t < 1.7 or 3.0 < t < 5.0
-        yield t, [] if t > 7.5 else [(20, 20, 30)] + ([] if away else [(90, 30, 28)])
+        places: list[Place] = [(20, 20, 30), *([] if away else [(90, 30, 28)])]
+        yield t, [] if t > 7.5 else places
 
 
 def uneven(seed: int) -> Iterator[tuple[float, list[Place]]]:
