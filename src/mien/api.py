@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,9 @@ from mien.core.images import ImageSource
 from mien.inference.recognizer import Recognizer as ImageRecognizer
 
 if TYPE_CHECKING:
-    from mien.inference.explain import ExplainedFace
+    from mien.inference.explain import ExplainedFace, ExplainedImage
     from mien.video.analysis import VideoResults
+    from mien.video.events import Markers
 
 
 class Recognizer(ImageRecognizer):
@@ -24,6 +26,7 @@ class Recognizer(ImageRecognizer):
         emotion: str | None = None,
         face_id: int | None = None,
         method: str = "occlusion",
+        allow_private: bool = False,
     ) -> list[ExplainedFace]:
         """Find the faces in an image, read their emotions, and say what speaks for them.
 
@@ -33,6 +36,7 @@ class Recognizer(ImageRecognizer):
             emotion: the class to explain; each face's likeliest unless given.
             face_id: explain this face alone, counted from 0, left to right.
             method: "occlusion", which takes any model, or "gradcam", which is quicker and coarser.
+            allow_private: as in `analyze`.
 
         Returns:
             The faces, left to right, each with its heat map; empty where there is none.
@@ -47,7 +51,48 @@ class Recognizer(ImageRecognizer):
         """
         from mien.inference.explain import explain  # whoever reads emotions does not need it
 
-        return explain(self, image, color=color, emotion=emotion, face_id=face_id, method=method)
+        return explain(
+            self,
+            image,
+            color=color,
+            emotion=emotion,
+            face_id=face_id,
+            method=method,
+            allow_private=allow_private,
+        )
+
+    def explain_many(
+        self,
+        images: Iterable[ImageSource],
+        *,
+        color: str | None = None,
+        emotion: str | None = None,
+        method: str = "occlusion",
+        allow_private: bool = False,
+    ) -> list[ExplainedImage]:
+        """Explain the faces of images, one after the other; arguments as `explain`.
+
+        Returns:
+            For each image its ``result`` and its ``faces``. One that cannot be read has a result
+            that says so, and the others still run.
+
+        Raises:
+            UsageError: if these are not images, or an option is not as in `explain`.
+            ModelError: as `explain`.
+
+        Example:
+            >>> [len(one.faces) for one in mien.load().explain_many(["a.jpg", "b.jpg"])]
+        """
+        from mien.inference.explain import explain_many
+
+        return explain_many(
+            self,
+            images,
+            color=color,
+            emotion=emotion,
+            method=method,
+            allow_private=allow_private,
+        )
 
     def analyze_video(
         self,
@@ -57,6 +102,8 @@ class Recognizer(ImageRecognizer):
         start: float = 0.0,
         end: float | None = None,
         smooth_s: float = 0.5,
+        baseline: tuple[float, float] | None = None,
+        markers: Markers | None = None,
         allow_private: bool = False,
     ) -> VideoResults:
         """Track the faces of a video and read their emotions, a result for each frame.
@@ -69,18 +116,24 @@ class Recognizer(ImageRecognizer):
             start: seconds from the video's start, from which on.
             end: seconds, up to which; to its end unless given.
             smooth_s: time constant, in seconds, of the smoothed scores; 0 for none.
+            baseline: start and end, in seconds, of the part in which everybody is neutral: faces
+                get scores ``corrected`` by their own. Results come once the baseline has ended.
+            markers: events, for `events` of what is returned: a CSV file with the columns start,
+                end and label, or a list of (start, end, label), times in seconds.
             allow_private: allow http(s) to hosts that are not on the open internet.
 
         Returns:
             An iterator of results with ``frame`` and ``time_s``; their faces have a ``track_id``,
             the person's number throughout the video, and ``smoothed`` scores. A frame without faces
             has the status "no_face". A video that breaks off ends with a result "unreadable". The
-            iterator also has the whole video's `timeline`, `people`, `plot` and `to_pandas`.
+            iterator also has the whole video's `timeline`, `people`, `events`, `plot` and
+            `to_pandas`.
 
         Raises:
-            InputError: if it is missing, is not a video, or has no picture.
+            InputError: if it is missing, is not a video, or has no picture, or if the markers
+                cannot be read.
             MissingExtra: if PyAV is not installed (a camera needs none).
-            UsageError: if a time is not as above.
+            UsageError: if a time is not as above, or the model has no neutral for a baseline.
 
         Example:
             >>> for result in mien.load().analyze_video("clip.mp4", every=0.5):
@@ -95,6 +148,8 @@ class Recognizer(ImageRecognizer):
             start=start,
             end=end,
             smooth_s=smooth_s,
+            baseline=baseline,
+            markers=markers,
             allow_private=allow_private,
         )
 

@@ -462,7 +462,7 @@ def test_a_tensor_has_its_channels_first_or_last() -> None:
 def test_an_address_is_downloaded_by_the_checks_of_the_command_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fetch(url: str) -> bytes:
+    def fetch(url: str, *, allow_private: bool) -> bytes:
         if "lost" in url:
             raise InputError("no image within 20 seconds")
         return _encoded(_corners(), "PNG")
@@ -477,7 +477,10 @@ def test_an_address_is_downloaded_by_the_checks_of_the_command_line(
 
 
 def test_a_host_of_ones_own_network_is_not_asked() -> None:
-    assert "not on the open internet: fetch it yourself" in _refusal("http://127.0.0.1:9/face.png")
+    text = _refusal("http://127.0.0.1:9/face.png")
+    assert text.endswith("its host is not on the open internet: allow_private=True allows it")
+    with pytest.raises(UnreadableImage, match="127"):  # it is asked, and nobody is there
+        load_image("http://127.0.0.1:9/face.png", allow_private=True)
 
 
 def test_other_things_are_refused() -> None:

@@ -133,6 +133,21 @@ def test_a_recognizer_explains_its_own_readings(tiny_model: Path) -> None:
     )
 
 
+def test_images_are_explained_one_by_one_and_a_lost_one_costs_no_other(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    recognizer = mien.load(tiny_model, detector="none")
+    found = recognizer.explain_many([FACES[0], tmp_path / "nothing.jpg", FACES[1]])
+    assert [one.result.status for one in found] == ["ok", "unreadable", "ok"]
+    assert [len(one.faces) for one in found] == [1, 0, 1]
+    (alone,) = recognizer.explain(FACES[1])
+    assert found[2].faces[0].explanation.to_dict() == alone.explanation.to_dict()
+    with pytest.raises(UsageError, match="use explain for a single image"):
+        recognizer.explain_many(FACES[0])
+    with pytest.raises(UsageError, match="unknown emotion 'bored'"):
+        recognizer.explain_many([], emotion="bored")
+
+
 def test_wrong_calls_are_said(tiny_model: Path, tmp_path: Path) -> None:
     recognizer = mien.load(tiny_model, detector="none", threads=1)
     image = np.zeros((60, 60), np.uint8)

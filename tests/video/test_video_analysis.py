@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Generator, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -83,6 +83,59 @@ def test_a_video_tells_of_all_of_it(tmp_path: Path, red_recognizer: Recognizer) 
     next(begun)
     begun.close()
     assert list(begun) == []
+
+
+def test_a_baseline_and_markers_give_what_the_command_line_gives(
+    tmp_path: Path, red_recognizer: Recognizer
+) -> None:
+    path = tmp_path / "two.mp4"
+    write_video(path, even_times(30), draw=two_people)
+    plain = list(red_recognizer.analyze_video(path))
+    markers = [(0.0, 0.4, "before"), (0.4, 1.2, "after")]
+    video = red_recognizer.analyze_video(path, baseline=(0, 0.3), markers=markers)
+    results = list(video)
+    assert [result.frame for result in results] == [result.frame for result in plain]
+    corrected = [(f.track_id, f.corrected is not None) for r in results for f in r.faces]
+    assert {number for number, is_there in corrected if is_there} == {0}
+    table = mien.to_pandas(results)
+    assert table["corrected_neutral"].notna().sum() == 30
+    rows = video.events()
+    assert [(row["label"], row["track_id"]) for row in rows] == [
+        ("before", 0),
+        ("after", 0),
+        ("after", 1),
+    ]
+    assert rows[0]["source"] == str(path)
+    assert rows[0]["seconds"] == pytest.approx(0.4)
+    assert rows[0]["corrected_neutral"] is not None
+    file = tmp_path / "markers.csv"
+    file.write_text("start,end,label\n0,0.4,before\n0.4,1.2,after\n")
+    video = red_recognizer.analyze_video(path, baseline=(0, 0.3), markers=file)
+    assert next(video) == results[0]
+    assert video.events() == rows
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"baseline": (5, 0)}, "expected a baseline as"),
+        ({"baseline": 5}, "expected a baseline as"),
+        ({"markers": [(2, 1, "back")]}, "expected events as"),
+        ({"markers": [("a", "b")]}, "expected events as"),
+    ],
+)
+def test_a_baseline_and_markers_are_times(
+    options: dict[str, Any], message: str, red_recognizer: Recognizer
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        red_recognizer.analyze_video("clip.mp4", **options)
+
+
+def test_without_markers_there_are_no_events(tmp_path: Path, red_recognizer: Recognizer) -> None:
+    path = tmp_path / "two.mp4"
+    write_video(path, even_times(5), draw=two_people)
+    with pytest.raises(UsageError, match="markers="):
+        red_recognizer.analyze_video(path).events()
 
 
 def test_frames_without_a_face_have_their_result(

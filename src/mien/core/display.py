@@ -117,12 +117,19 @@ def _is_same_file(path: Path, source: str) -> bool:
         return False
 
 
-def image_reference(image: ImageSource) -> Callable[[], ImageSource | None]:
+def image_reference(
+    image: ImageSource, *, allow_private: bool = False
+) -> Callable[[], ImageSource | None]:
     """Return what gives an image again, without keeping anything large in memory.
 
     A path or an address is kept, an array or Pillow image found as long as others use it.
     """
-    from mien.core.images import is_data_uri
+    from PIL import Image
+
+    from mien.core.images import is_data_uri, load_image
+
+    if allow_private and isinstance(image, str) and not is_data_uri(image):
+        return lambda: Image.fromarray(load_image(image, allow_private=True))
 
     if isinstance(image, str | os.PathLike):
         return (lambda: None) if is_data_uri(image) else (lambda: image)
@@ -323,7 +330,8 @@ def to_pandas(results: Viewable | Iterable[Viewable]) -> pd.DataFrame:
 
     Returns:
         One row a face, one row where there is none, with the columns of `TABLE_COLUMNS`; for a
-        video also those of the smoothed scores. What is missing is NA.
+        video also those of the smoothed and, with a baseline, of the corrected scores. What is
+        missing is NA.
 
     Raises:
         MissingExtra: if pandas is not installed.
@@ -338,13 +346,16 @@ def to_pandas(results: Viewable | Iterable[Viewable]) -> pd.DataFrame:
     faces = list(chain.from_iterable(result.faces for result in found))
     own = bool(found) and found[0].model.labels == "own"
     labels = tuple(faces[0].scores) if faces else (() if own else EMOTIONS)
-    smoothed = any(result.frame is not None for result in found)
-    rows = chain.from_iterable(result_rows(one, labels, smoothed=smoothed) for one in found)
+    scores = {
+        "smoothed": any(result.frame is not None for result in found),
+        "corrected": any(face.corrected is not None for face in faces),
+    }
+    rows = chain.from_iterable(result_rows(one, labels, **scores) for one in found)
     texts = [
         {key: utf8_text(cell) if isinstance(cell, str) else cell for key, cell in row.items()}
         for row in rows
     ]
-    columns = list(table_columns(labels, smoothed=smoothed))
+    columns = list(table_columns(labels, **scores))
     frame = pd.DataFrame(texts, columns=columns)
     return frame.astype({name: _PANDAS_TYPES.get(name, "float64") for name in columns})
 

@@ -81,7 +81,9 @@ _TRANSPOSES = {
 }
 
 
-def load_image(source: ImageSource, *, color: str | None = None) -> npt.NDArray[np.uint8]:
+def load_image(
+    source: ImageSource, *, color: str | None = None, allow_private: bool = False
+) -> npt.NDArray[np.uint8]:
     """Read an image into one form.
 
     The first frame of an animation is taken, EXIF orientation is applied, transparency is laid over
@@ -95,6 +97,7 @@ def load_image(source: ImageSource, *, color: str | None = None) -> npt.NDArray[
             (H, W, 1) grey, (H, W, 3) in the order that ``color`` says, or (H, W, 4) with alpha
             after it. A tensor of PyTorch is taken as an array and may have its channels first.
         color: "rgb" or "bgr"; needed for arrays of three channels or more, ignored for all else.
+        allow_private: download from hosts that are not on the open internet, too.
 
     Returns:
         uint8 (H, W, 3), RGB, upright, C-contiguous. It may share memory with an array that was
@@ -118,7 +121,7 @@ def load_image(source: ImageSource, *, color: str | None = None) -> npt.NDArray[
     try:
         if isinstance(source, Image.Image):
             return _from_pillow(source, name)
-        return _from_bytes(_content(source, name), name)
+        return _from_bytes(_content(source, name, allow_private), name)
     except MemoryError as error:
         raise MienError(f"{name}: there is not enough memory to decode it") from error
 
@@ -221,14 +224,14 @@ def read_data_uri(uri: str) -> bytes:
         ) from error
 
 
-def _content(source: object, name: str) -> bytes:
+def _content(source: object, name: str, allow_private: bool) -> bytes:
     """Return an encoded image's bytes, wherever they are."""
     if isinstance(source, bytes | bytearray | memoryview):
         return bytes(source)
     if isinstance(source, str) and is_data_uri(source):
         return read_data_uri(source)
     if isinstance(source, str) and _is_address(source):
-        return _downloaded(source, name)
+        return _downloaded(source, name, allow_private)
     if isinstance(source, str | os.PathLike):
         return _read_file(Path(source), name)
     if is_file_object(source):
@@ -239,14 +242,14 @@ def _content(source: object, name: str) -> bytes:
     )
 
 
-def _downloaded(address: str, name: str) -> bytes:
+def _downloaded(address: str, name: str, allow_private: bool) -> bytes:
     from mien.core.downloads import fetch_image  # brings HTTP with it
 
     try:
-        return fetch_image(address)
+        return fetch_image(address, allow_private=allow_private)
     except BarredAddress as error:
         raise UnreadableImage(
-            f"{name}: its host is not on the open internet: fetch it yourself and give its bytes"
+            f"{name}: its host is not on the open internet: allow_private=True allows it"
         ) from error
     except InputError as error:
         text = str(error)

@@ -8,7 +8,7 @@ own file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,16 +18,16 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.emotions import match_label
-from mien.core.errors import ModelError, UsageError
+from mien.core.errors import MienError, ModelError, UnreadableImage, UsageError
 from mien.core.faces import FACE_SIZE, standard_face
 from mien.core.images import ImageSource, load_image, source_name
 from mien.core.manifest import OUTPUT_CONTRACT
 from mien.core.progress import Progress
-from mien.core.results import SCORE_DIGITS, Face
+from mien.core.results import SCORE_DIGITS, Face, Result
 from mien.inference.classifier import BATCH_SIZE, Classifier
 from mien.inference.detectors import crop_scale_of
 from mien.inference.onnx_file import Node, OnnxFile, read_onnx
-from mien.inference.preprocess import face_crop
+from mien.inference.preprocess import face_crop, is_one_image
 from mien.inference.recognizer import Recognizer, raise_for_status
 
 METHODS: tuple[str, ...] = ("occlusion", "gradcam")
@@ -100,6 +100,14 @@ class ExplainedFace:
     explanation: Explanation
 
 
+@dataclass(frozen=True)
+class ExplainedImage:
+    """An image's result, and its faces with their heat maps, left to right; none if it failed."""
+
+    result: Result
+    faces: tuple[ExplainedFace, ...]
+
+
 def explain(
     recognizer: Recognizer,
     image: ImageSource,
@@ -108,6 +116,7 @@ def explain(
     emotion: str | None = None,
     face_id: int | None = None,
     method: str = METHODS[0],
+    allow_private: bool = False,
     quiet: bool = True,
 ) -> list[ExplainedFace]:
     """Find the faces in an image, read their emotions, and say what speaks for them.
@@ -119,6 +128,7 @@ def explain(
         emotion: the class to explain; each face's likeliest unless given.
         face_id: explain this face alone, counted from 0, left to right.
         method: one of `METHODS`.
+        allow_private: as in `Recognizer.analyze`.
         quiet: draw no progress bar.
 
     Returns:
@@ -131,24 +141,82 @@ def explain(
     """
     _check_method(method)
     label = None if emotion is None else _find_label(emotion, recognizer.labels)
-    pixels = load_image(image, color=color)
-    result = recognizer.analyze_result(pixels, color="rgb", source=source_name(image))
+    result, pixels = _analyzed(recognizer, image, color, allow_private)
     raise_for_status(result)
-    explained = []
     faces = _chosen(result.faces, face_id)
-    crop_scale = crop_scale_of(recognizer.detector)
     with Progress("explaining faces", len(faces), unit="face", quiet=quiet) as progress:
+        explained = []
         for face in faces:
-            crop = face_crop(pixels, face.box, crop_scale, turn=face.turn)
-            (found,) = explain_faces(
-                recognizer.classifier,
-                standard_face(crop)[None],
-                emotion=label or face.emotion,
-                method=method,
-            )
-            explained.append(ExplainedFace(face, crop, found))
+            explained.append(_explained(recognizer, pixels, face, label or face.emotion, method))
             progress.advance()
     return explained
+
+
+def explain_many(
+    recognizer: Recognizer,
+    images: Iterable[ImageSource],
+    *,
+    color: str | None = None,
+    emotion: str | None = None,
+    method: str = METHODS[0],
+    allow_private: bool = False,
+) -> list[ExplainedImage]:
+    """Explain the faces of images, one after the other; arguments as `explain`.
+
+    Returns:
+        One explanation an image. One that cannot be read has a result that says so, and the others
+        still run.
+
+    Raises:
+        UsageError: if these are not images, or an option is not as in `explain`.
+        ModelError: as `explain`.
+    """
+    _check_method(method)
+    label = None if emotion is None else _find_label(emotion, recognizer.labels)
+    if is_one_image(images):
+        raise UsageError(
+            f"expected a list of images, got one {type(images).__name__}: "
+            "use explain for a single image"
+        )
+    done = []
+    for image in images:
+        result, pixels = _analyzed(recognizer, image, color, allow_private)
+        faces = (
+            _explained(recognizer, pixels, face, label or face.emotion, method)
+            for face in result.faces
+        )
+        done.append(ExplainedImage(result, tuple(faces)))
+    return done
+
+
+def _analyzed(
+    recognizer: Recognizer, image: ImageSource, color: str | None, allow_private: bool
+) -> tuple[Result, npt.NDArray[np.uint8]]:
+    """Return an image's result and its pixels, of which an image that cannot be read has none."""
+    name = source_name(image)
+    try:
+        pixels = load_image(image, color=color, allow_private=allow_private)
+    except UsageError:
+        raise
+    except MienError as error:
+        status = "unreadable" if isinstance(error, UnreadableImage) else "error"
+        failed = Result(name, status, recognizer.model, error=str(error))
+        return failed, np.empty((0, 0, 3), np.uint8)
+    return recognizer.analyze_result(pixels, color="rgb", source=name), pixels
+
+
+def _explained(
+    recognizer: Recognizer,
+    pixels: npt.NDArray[np.uint8],
+    face: Face,
+    emotion: str,
+    method: str,
+) -> ExplainedFace:
+    scale = crop_scale_of(recognizer.detector)
+    crop = face_crop(pixels, face.box, scale, turn=face.turn)
+    classifier, standard = recognizer.classifier, standard_face(crop)[None]
+    (found,) = explain_faces(classifier, standard, emotion=emotion, method=method)
+    return ExplainedFace(face, crop, found)
 
 
 def explain_faces(

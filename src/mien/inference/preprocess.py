@@ -101,6 +101,7 @@ def preprocess(
     *,
     color: str | None = None,
     source: str | None = None,
+    allow_private: bool = False,
 ) -> FaceBatch:
     """Load an image, find its faces, and cut out those that are to be read.
 
@@ -112,12 +113,13 @@ def preprocess(
         choice: which of them are read, and which are levelled.
         color: the order of an array's channels, "rgb" or "bgr".
         source: the image's name.
+        allow_private: as `mien.load_image` has it.
 
     Raises:
         UsageError: if an array is not as it should be.
     """
     try:
-        pixels = load_image(image, color=color)
+        pixels = load_image(image, color=color, allow_private=allow_private)
     except UsageError:
         raise
     except MienError as error:

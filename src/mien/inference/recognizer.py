@@ -119,7 +119,12 @@ class Recognizer:
         return self.classifier.manifest.info
 
     def analyze(
-        self, image: ImageSource, *, color: str | None = None, on_no_face: str = "empty"
+        self,
+        image: ImageSource,
+        *,
+        color: str | None = None,
+        on_no_face: str = "empty",
+        allow_private: bool = False,
     ) -> Faces:
         """Find the faces in an image and read their emotions.
 
@@ -129,6 +134,7 @@ class Recognizer:
                 (0-1), (H, W) grey, or (H, W, 3) or (H, W, 4) with ``color``; see `mien.load_image`.
             color: the order of an array's channels, "rgb" or "bgr".
             on_no_face: "empty" returns an empty list where there is no face, "raise" raises.
+            allow_private: download from hosts that are not on the open internet, too.
 
         Returns:
             The faces, left to right, in a list that can also be looked at (`annotate`, `save`,
@@ -147,7 +153,7 @@ class Recognizer:
             raise UsageError(
                 f"expected on_no_face={' or '.join(map(repr, ON_NO_FACE))}, got {on_no_face!r}"
             )
-        result = self.analyze_result(image, color=color)
+        result = self.analyze_result(image, color=color, allow_private=allow_private)
         raise_for_status(result)
         if on_no_face == "raise" and not result.faces:
             raise NoFaceError(
@@ -157,13 +163,20 @@ class Recognizer:
         return Faces(result)
 
     def analyze_result(
-        self, image: ImageSource, *, color: str | None = None, source: str | None = None
+        self,
+        image: ImageSource,
+        *,
+        color: str | None = None,
+        source: str | None = None,
+        allow_private: bool = False,
     ) -> Result:
         """Analyze one image and return the whole result: status, size, faces, model.
 
         Arguments as `analyze_many`, for one image; a failure is in the result's status.
         """
-        return self.analyze_many([image], color=color, sources=[source])[0]
+        return self.analyze_many(
+            [image], color=color, sources=[source], allow_private=allow_private
+        )[0]
 
     def analyze_many(
         self,
@@ -172,6 +185,7 @@ class Recognizer:
         color: str | None = None,
         sources: Sequence[str | None] | None = None,
         batch_size: int = BATCH_SIZE,
+        allow_private: bool = False,
     ) -> Results:
         """Analyze images, their faces together in batches.
 
@@ -183,6 +197,7 @@ class Recognizer:
             sources: a name for each image, for its result; None (for all or one) names it by its
                 path, if it has one.
             batch_size: faces that go through the network at once.
+            allow_private: as in `analyze`.
 
         Returns:
             One result an image, in their order, in a list that becomes a table (`to_pandas`). One
@@ -201,8 +216,16 @@ class Recognizer:
         batches, references = [], []
         for image, name in with_sources(images, sources):
             named = name or source_name(image)
-            batches.append(preprocess(image, self.detector, self.choice, color=color, source=named))
-            references.append(image_reference(image))
+            batch = preprocess(
+                image,
+                self.detector,
+                self.choice,
+                color=color,
+                source=named,
+                allow_private=allow_private,
+            )
+            batches.append(batch)
+            references.append(image_reference(image, allow_private=allow_private))
         faces = [face for batch in batches for face in batch.faces]
         rows = iter(self._classify(faces, batch_size))
         return Results(

@@ -257,7 +257,7 @@ def _models() -> Iterator[PageFile]:
 
 
 def _cutter(source: Path, outputs: tuple[str, ...]) -> Callable[[], bytes]:
-    return lambda: network_for(source, outputs)
+    return lambda: network_for(source.read_bytes(), outputs, source)
 
 
 def _list_of(files: Iterable[PageFile]) -> bytes:

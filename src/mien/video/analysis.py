@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,9 @@ from mien.core.process import usable_cores
 from mien.core.results import Result
 from mien.core.web_address import shown_address
 from mien.inference.recognizer import Recognizer
+from mien.video.baseline import Baseline
 from mien.video.episodes import Person, Summary
+from mien.video.events import EventTable, Marker, Markers, markers_of
 from mien.video.frames import BrokenVideo, VideoFrame
 from mien.video.live import (
     PATIENCE_S,
@@ -72,45 +74,102 @@ def analyze_video(
     start: float = 0.0,
     end: float | None = None,
     smooth_s: float = SMOOTHING_S,
+    baseline: tuple[float, float] | None = None,
+    markers: Markers | None = None,
     allow_private: bool = False,
 ) -> VideoResults:
     """Give the result of each frame that is looked at; as `mien.Recognizer.analyze_video`."""
     window = Window(start, end, every)
+    neutral = None if baseline is None else _baseline(recognizer, baseline)
+    events = None if markers is None else markers_of(markers)
     smoother = Smoother(smooth_s)
     live = connected(source, allow_private=allow_private)
     frames = frames_of(source, live, window, allow_private=allow_private)
     name = shown_address(str(source))
     readers = readers_for(live)
     moments = follow(recognizer, frames, name, window=window, smoother=smoother, readers=readers)
-    return VideoResults(moments, name, recognizer.labels, gap_s=memory_for(window.every))
+    return VideoResults(
+        moments,
+        name,
+        recognizer.labels,
+        gap_s=memory_for(window.every),
+        baseline=neutral,
+        markers=events,
+    )
+
+
+def _baseline(recognizer: Recognizer, span: tuple[float, float]) -> Baseline:
+    try:
+        start, end = map(float, span)
+    except (TypeError, ValueError):
+        start, end = 0.0, 0.0
+    if not 0 <= start < end:
+        raise UsageError(
+            f"expected a baseline as (start, end) in seconds, the end after the start, got {span!r}"
+        )
+    return Baseline(recognizer.labels, start, end)
 
 
 class VideoResults(Iterator[Result]):
     """The results of a video's frames, as they come, and what they tell of all of it.
 
-    They are read once: `timeline`, `people` and `plot` read what is left and tell of everything.
+    They are read once: `timeline`, `people`, `events` and `plot` read what is left and tell of
+    everything.
     """
 
     def __init__(
-        self, moments: Iterator[Moment], name: str, labels: Sequence[str], *, gap_s: float
+        self,
+        moments: Iterator[Moment],
+        name: str,
+        labels: Sequence[str],
+        *,
+        gap_s: float,
+        baseline: Baseline | None = None,
+        markers: Sequence[Marker] | None = None,
     ) -> None:
-        """Take the frames and their results, the video's name, and the model's labels."""
+        """Take the frames and their results, and what is to be told of them.
+
+        Args:
+            moments: frames and their results.
+            name: the video's.
+            labels: the model's.
+            gap_s: seconds for which a frame, or a person who is out of sight, lasts at most.
+            baseline: corrects the results.
+            markers: the events that `events` tells of.
+        """
         self._moments, self._name, self._labels = moments, name, labels
         self._summary, self._history, self._portraits = Summary(gap_s=gap_s), History(), Portraits()
+        self._baseline = baseline
+        self._markers = None if markers is None else [one for one in markers if one.is_of(name)]
+        self._events = EventTable(self._markers or (), labels, gap_s=gap_s)
+        self._ready: deque[Result] = deque()
         self._has_begun = False
 
     def __next__(self) -> Result:
         """Return the result of the next frame that is looked at."""
         self._has_begun = True
-        for moment in self._moments:
-            if moment.result is None:
-                continue
-            self._summary.add(moment.result)
-            self._history.add(moment.result)
-            if moment.frame is not None:
-                self._portraits.add_faces(moment.frame.pixels, moment.result)
-            return moment.result
-        raise StopIteration
+        while not self._ready:
+            moment = next(self._moments, None)
+            if moment is None:
+                self._give(() if self._baseline is None else self._baseline.finish())
+                break
+            if moment.result is not None:
+                self._take(moment.frame, moment.result)
+        if not self._ready:
+            raise StopIteration
+        return self._ready.popleft()
+
+    def _take(self, frame: VideoFrame | None, result: Result) -> None:
+        self._summary.add(result)
+        self._history.add(result)
+        if frame is not None:
+            self._portraits.add_faces(frame.pixels, result)
+        self._give([result] if self._baseline is None else self._baseline.add(result))
+
+    def _give(self, results: Iterable[Result]) -> None:
+        for result in results:
+            self._events.add(result)
+            self._ready.append(result)
 
     def close(self) -> None:
         """Let go of the video before its end."""
@@ -121,6 +180,20 @@ class VideoResults(Iterator[Result]):
         """Return everybody in the video, with what they felt from when to when."""
         self._read_on()
         return self._summary.people()
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return a row for each marked event and person, as ``mien predict --events`` writes them.
+
+        Mean scores, valence and shares of time, with those that a baseline corrected beside them.
+
+        Raises:
+            UsageError: if no markers were given.
+        """
+        if self._markers is None:
+            raise UsageError("there are no events: give analyze_video(..., markers=...)")
+        self._read_on()
+        rows = self._events.rows(corrected=self._baseline is not None)
+        return [{"source": self._name} | row for row in rows]
 
     def timeline(self) -> Image.Image:
         """Return the emotions of each person over time as a picture."""

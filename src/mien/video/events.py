@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeAlias
 
 from mien.core.emotions import valence
 from mien.core.errors import InputError, UsageError
@@ -40,6 +40,34 @@ class Marker:
     def is_of(self, source: str) -> bool:
         """Say whether this is an event of a video."""
         return self.source is None or self.source in (source, PurePath(source).name)
+
+
+Markers: TypeAlias = "str | Path | Sequence[Marker | tuple[float, float, str]]"
+"""Events as `markers_of` takes them."""
+
+
+def markers_of(markers: Markers) -> list[Marker]:
+    """Return events from a CSV file (see `read_markers`) or a list of (start, end, label).
+
+    Raises:
+        InputError: if the file cannot be read, or a line of it is not an event.
+        UsageError: if an end is not after its start, or something else is in the list.
+    """
+    if isinstance(markers, str | Path):
+        return read_markers(Path(markers))
+    found = []
+    for each in markers:
+        try:
+            one = each if isinstance(each, Marker) else Marker(*each)
+            is_event = 0 <= one.start_s < one.end_s
+        except TypeError:
+            is_event = False
+        if not is_event:
+            raise UsageError(
+                f"expected events as (start, end, label), the end after the start, got {each!r:.80}"
+            )
+        found.append(one)
+    return found
 
 
 def read_markers(path: Path) -> list[Marker]:
