@@ -16,6 +16,7 @@ const THEMES = { system: { next: "light", icon: "system" }, light: { next: "dark
 
 const settings = createSettings();
 const notices = createNotices();
+const readers = new Set(); // callbacks of views that wait for an engine
 
 /** What every view is given. */
 const context = {
@@ -28,6 +29,11 @@ const context = {
   notify: notices.notify,
   openAbout,
   openSettings: () => openSettings(settings),
+  /** Call back whenever an engine has started; returns what ends that. */
+  onReady(callback) {
+    readers.add(callback);
+    return () => readers.delete(callback);
+  },
 };
 
 // ---------------------------------------------------------------- the engine
@@ -45,7 +51,9 @@ function engine() {
   mine.promise.then(
     (started) => {
       mine.engine = started;
-      if (mine === current) showState({ phase: "ready" });
+      if (mine !== current) return;
+      showState({ phase: "ready" });
+      for (const callback of readers) callback(started);
     },
     (error) => {
       if (mine !== current) return;

@@ -215,17 +215,19 @@ async function answerOf(reply, source) {
   };
 }
 
+/** Wait; less where the network comes back meanwhile. */
 function pause(seconds, signal) {
   return new Promise((resolve, reject) => {
-    const stop = () => {
+    const end = () => {
       clearTimeout(timer);
-      reject(signal.reason);
+      removeEventListener("online", end);
+      signal?.removeEventListener("abort", end);
+      if (signal?.aborted) reject(signal.reason);
+      else resolve();
     };
-    const timer = setTimeout(() => {
-      signal?.removeEventListener("abort", stop);
-      resolve();
-    }, 1000 * seconds);
-    signal?.addEventListener("abort", stop, { once: true });
+    const timer = setTimeout(end, 1000 * seconds);
+    addEventListener("online", end);
+    signal?.addEventListener("abort", end);
   });
 }
 

@@ -9,7 +9,6 @@ export const LANGUAGE = "en";
 export const strings = {
   // ---------------------------------------------------------------- the page
   title: "mien studio",
-  tagline: "what faces look like to people",
   skip: "Skip to the content",
   tabs: { label: "What to read", picture: "Picture", webcam: "Webcam", video: "Video", compare: "Compare" },
   theme: {
@@ -95,7 +94,7 @@ export const strings = {
   // ---------------------------------------------------------------- what the numbers mean
   about: {
     open: "What these numbers mean",
-    line: "Scores are shares of people who would name an emotion. They are not feelings.",
+    line: "Shares of people who would say so, not feelings.",
     title: "What these numbers mean",
     lead: "mien says what a face looks like to people. That is all it knows.",
     sections: [
@@ -199,6 +198,10 @@ export const strings = {
     add: "Add pictures",
     sample: "Try a sample",
     sampleName: "astronaut.jpg",
+    sampleFailed: "The sample could not be fetched. Check the connection and try again.",
+    readAgainNew: "Read again with these settings",
+    busyText: "The server has more to do than it can. The picture is sent again by itself.",
+    offlineText: "The server cannot be reached. The picture is sent again as soon as it can.",
     sampleSource: "Sample: portrait of Eileen Collins by NASA, public domain.",
     privateBrowser: "Read in this browser. No picture leaves this device.",
     privateServer: "Read on {host}. Every picture is sent there.",
@@ -229,6 +232,7 @@ export const strings = {
     faceList: "Faces",
     status: {
       queued: "Waiting",
+      waiting: "Waiting for the model",
       reading: "Reading…",
       busy: "Server busy, waiting",
       offline: "Offline, waiting",
@@ -250,7 +254,6 @@ export const strings = {
     large: "Make it smaller, or crop it around the faces, and try again.",
     errorTitle: "This picture could not be read",
     cancelledTitle: "Stopped before it was read",
-    tokenTitle: "The server asks for a token",
     readAgain: "Try again",
     reported: "What was reported: {error}",
     announceDone: "{name}: {summary}",

@@ -1,4 +1,568 @@
-import { h } from "../components/dom.js";
-export function createView({ strings }) {
-  return { id: "picture", title: strings.picture.title, element: h("div", null, h("h1", null, strings.picture.heading)), show() {}, hide() {} };
+/** Pictures: dropped, pasted or chosen, read one after the other, shown as a grid or one large with its faces. */
+
+import { annotatedPng } from "../components/annotate.js";
+import { drawFaces, emotionName, colourOf, faceName, readingText, resultSummary } from "../components/faces.js";
+import { fill, h } from "../components/dom.js";
+import { icon, mark } from "../components/icons.js";
+import { createFacePanel } from "../components/face_panel.js";
+import { createMenu } from "../components/menu.js";
+import { createViewer } from "../components/viewer.js";
+import { zip } from "../components/zip.js";
+import { EngineError } from "../engine.js";
+import { counted, format } from "../strings.js";
+
+const SAMPLE = new URL("../sample.jpg", import.meta.url);
+const AT_ONCE = { browser: 2, server: 4 };
+const THUMB = 440; // pixels of a thumbnail's longer side
+const SUFFIX = /\.(jpe?g|png|webp|gif|bmp|avif|heic|heif|tiff?|ico|ppm)$/i;
+const DONE = ["ok", "no_face", "unreadable", "error", "cancelled"];
+
+/**
+ * @typedef {object} Item
+ * @property {number} id
+ * @property {string} name
+ * @property {Blob} blob
+ * @property {string} state a key of strings.picture.status
+ * @property {object|null} result
+ * @property {string} reader what read it, as `readerOf` says
+ * @property {string|null} thumb address of a small picture, its faces drawn in
+ * @property {object} focus how the small picture is cut, as CSS
+ * @property {boolean} sample
+ * @property {{element: HTMLElement, update: () => void}} card
+ */
+
+export function createView(context) {
+  const { palette, settings, announce, notify, strings } = context;
+  const words = strings.picture;
+
+  /** @type {Item[]} */
+  let items = [];
+  let open = null; // the item that is shown large
+  let bitmap = null; // its pixels
+  let face = null; // index of the chosen face
+  let abort = new AbortController();
+  let running = 0;
+  let count = 0;
+  let visible = false;
+
+  const input = h("input", { type: "file", accept: "image/*", multiple: true, hidden: true, onChange: () => (add([...input.files]), (input.value = "")) });
+  const choose = () => input.click();
+  const viewer = createViewer({ palette, onSelect: selectFace });
+  const panel = createFacePanel({ palette, onSelect: selectFace, announce, engine: context.engine });
+  const welcome = createWelcome();
+  const toolbar = h("div.toolbar", { hidden: true });
+  const progress = h("div.progress", { hidden: true }, h("span"));
+  const grid = h("ul.grid", { "aria-label": words.grid, hidden: true });
+  const side = h("div.panel.side");
+  const single = h("div.single", { hidden: true }, viewer.element, side);
+  const veil = h("div.veil", { hidden: true, "aria-hidden": true }, h("div", null, icon("upload"), words.dropNow));
+  const element = h("div.picture.stack", { onKeydown: onKey }, input, welcome.element, toolbar, progress, single, grid, veil);
+
+  addEventListener("paste", onPaste);
+  addEventListener("dragenter", onDrag);
+  addEventListener("dragover", onDrag);
+  addEventListener("dragleave", (event) => event.relatedTarget === null && (veil.hidden = true));
+  addEventListener("drop", onDrop);
+  context.onReady(() => {
+    for (const item of items.filter(({ state }) => state === "waiting")) setState(item, "queued");
+    pump();
+  });
+  settings.subscribe((_, changed) => {
+    if (changed.includes("side")) welcome.update();
+    render();
+  });
+
+  // ---------------------------------------------------------------- what comes in
+  function add(files, { sample = false } = {}) {
+    const pictures = files.filter((file) => file.type.startsWith("image/") || (!file.type && (SUFFIX.test(file.name) || !file.name.includes("."))));
+    if (!pictures.length) {
+      if (files.length) notify("error", words.noImages);
+      return;
+    }
+    if (abort.signal.aborted) abort = new AbortController();
+    const added = pictures.map((file) => {
+      count += 1;
+      const item = { id: count, name: file.name || words.pasted, blob: file, state: "queued", result: null, reader: "", thumb: null, focus: {}, sample };
+      item.card = createCard(item);
+      return item;
+    });
+    items = [...items, ...added];
+    grid.append(...added.map(({ card }) => card.element));
+    if (items.length === 1) show(items[0]);
+    else show(null);
+    pump();
+  }
+
+  async function addSample() {
+    try {
+      const reply = await fetch(SAMPLE);
+      if (!reply.ok) throw new Error(String(reply.status));
+      add([new File([await reply.blob()], words.sampleName, { type: "image/jpeg" })], { sample: true });
+    } catch {
+      notify("error", words.sampleFailed);
+    }
+  }
+
+  function onPaste(event) {
+    const files = [...(event.clipboardData?.files ?? [])];
+    if (!visible || !files.length) return;
+    event.preventDefault();
+    add(files);
+  }
+
+  function onDrag(event) {
+    if (!visible || !event.dataTransfer?.types.includes("Files")) return;
+    event.preventDefault();
+    event.dataTransfer.dropEffect = "copy";
+    veil.hidden = false;
+  }
+
+  async function onDrop(event) {
+    veil.hidden = true;
+    if (!visible || !event.dataTransfer?.types.includes("Files")) return;
+    event.preventDefault();
+    add(await filesOf(event.dataTransfer));
+  }
+
+  // ---------------------------------------------------------------- reading
+  function pump() {
+    const most = AT_ONCE[settings.get().side];
+    while (running < most) {
+      const item = items.find(({ state }) => state === "queued");
+      if (!item) return;
+      read(item);
+    }
+  }
+
+  async function read(item) {
+    running += 1;
+    const { signal } = abort;
+    const { minFace } = settings.get();
+    setState(item, "reading");
+    try {
+      const reader = await context.engine();
+      const onWait = (_, why) => setState(item, why);
+      const result = await reader.analyze(item.blob, { source: item.name, minFace, signal, onWait });
+      if (!items.includes(item)) return;
+      item.reader = readerOf(settings.get());
+      await finish(item, result);
+    } catch (error) {
+      if (items.includes(item)) fail(item, error, signal);
+    } finally {
+      running -= 1;
+      pump();
+      tellWhenDone();
+    }
+  }
+
+  async function finish(item, result) {
+    item.result = result;
+    await drawThumb(item).catch(() => {}); // a server may read what this browser cannot show
+    setState(item, result.status);
+    if (item === open) await show(item);
+  }
+
+  /** An engine that cannot be had leaves a picture waiting: it is read once there is one. */
+  function fail(item, error, signal) {
+    if (signal.aborted) setState(item, "cancelled");
+    else if (error instanceof EngineError && error.kind !== "token") setState(item, "waiting");
+    else {
+      item.result = failedResult(item.name, error instanceof EngineError ? strings.token.missing : error.message);
+      setState(item, "error");
+    }
+    if (item === open) show(item);
+  }
+
+  function setState(item, state) {
+    item.state = state;
+    item.card.update();
+    if (item === open) renderSide();
+    render();
+  }
+
+  function tellWhenDone() {
+    if (running || !items.length || items.some(({ state }) => !DONE.includes(state))) return;
+    if (items.length === 1) announce(format(words.announceDone, { name: items[0].name, summary: summaryOf(items[0]) }));
+    else announce(format(words.announceAll, { done: counted(words.done, items.length), faces: counted(words.faces, facesOf(items)) }));
+  }
+
+  function readAgain(which) {
+    if (abort.signal.aborted) abort = new AbortController();
+    for (const item of which) Object.assign(item, { state: "queued", result: null });
+    for (const item of which) item.card.update();
+    render();
+    if (open) show(open);
+    pump();
+  }
+
+  function stop() {
+    abort.abort();
+    for (const item of items.filter(({ state }) => !DONE.includes(state))) setState(item, "cancelled");
+  }
+
+  function clear() {
+    abort.abort();
+    for (const item of items) release(item);
+    items = [];
+    grid.replaceChildren();
+    show(null);
+    welcome.focus();
+  }
+
+  function remove(item) {
+    const at = items.indexOf(item);
+    release(item);
+    items = items.filter((other) => other !== item);
+    item.card.element.remove();
+    if (!items.length) {
+      clear();
+      return;
+    }
+    if (open === item) show(items[Math.min(at, items.length - 1)]);
+    else items[Math.min(at, items.length - 1)].card.focus();
+    render();
+  }
+
+  function release(item) {
+    if (item.thumb) URL.revokeObjectURL(item.thumb);
+    item.thumb = null;
+  }
+
+  async function drawThumb(item) {
+    const picture = await createImageBitmap(item.blob);
+    const scale = Math.min(1, THUMB / Math.max(picture.width, picture.height));
+    const canvas = new OffscreenCanvas(Math.max(1, Math.round(picture.width * scale)), Math.max(1, Math.round(picture.height * scale)));
+    const drawing = canvas.getContext("2d");
+    drawing.imageSmoothingQuality = "high";
+    drawing.drawImage(picture, 0, 0, canvas.width, canvas.height);
+    picture.close();
+    drawFaces(drawing, item.result.faces, { palette, scale, labels: false, ratio: 1.2 });
+    item.focus = focusOf(item.result);
+    release(item);
+    item.thumb = URL.createObjectURL(await canvas.convertToBlob({ type: "image/jpeg", quality: 0.85 }));
+  }
+
+  // ---------------------------------------------------------------- what is shown
+  async function show(item) {
+    const same = item !== null && item === open;
+    open = item;
+    render();
+    if (!same) {
+      viewer.show({ name: "", summary: "", bitmap: null, faces: [] }); // before its pixels go
+      bitmap?.close();
+      bitmap = null;
+      face = null;
+    }
+    if (!item) {
+      renderSide();
+      return;
+    }
+    const pixels = bitmap ?? (await createImageBitmap(item.blob).catch(() => null));
+    if (open !== item) {
+      pixels?.close();
+      return;
+    }
+    bitmap = pixels;
+    viewer.show({ name: item.name, summary: summaryOf(item), bitmap, faces: item.result?.faces ?? [] });
+    renderSide();
+  }
+
+  function selectFace(index) {
+    const chosen = open?.result?.faces[index];
+    if (!chosen) return;
+    face = index;
+    viewer.select(index);
+    panel.select(index);
+    announce(`${faceName(chosen)}: ${readingText(chosen)}`);
+  }
+
+  function render() {
+    const many = items.length > 1;
+    welcome.element.hidden = items.length > 0;
+    toolbar.hidden = items.length === 0;
+    grid.hidden = !many || open !== null;
+    single.hidden = open === null;
+    renderToolbar(many);
+    const done = items.filter(({ state }) => DONE.includes(state)).length;
+    progress.hidden = !many || done === items.length;
+    progress.style.setProperty("--share", items.length ? done / items.length : 0);
+  }
+
+  function renderToolbar(many) {
+    const focused = toolbar.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+    const done = items.filter(({ state }) => DONE.includes(state));
+    const busy = done.length < items.length;
+    const old = items.filter((item) => item.result && item.reader && item.reader !== readerOf(settings.get()));
+    const at = items.indexOf(open);
+    const title = open ? open.name : busy ? format(words.progress, { done: done.length, total: items.length }) : counted(words.done, items.length);
+    fill(
+      toolbar,
+      open && many && button("back", "back", words.all, () => (show(null), items[at].card.focus()), "quiet"),
+      h("div.toolbar-title", null, h("h2", null, title), !open && h("p.small.soft", null, counted(words.faces, facesOf(items)))),
+      open && many && h(
+        "div.pager",
+        null,
+        round("previous", words.previous, () => show(items[(at - 1 + items.length) % items.length])),
+        h("span.number.small", null, format(words.position, { index: at + 1, total: items.length })),
+        round("next", words.next, () => show(items[(at + 1) % items.length])),
+      ),
+      h("span.grow"),
+      busy && many && button("stop", "stop", words.cancel, stop),
+      old.length > 0 && !busy && button("again", "wait", words.readAgainNew, () => readAgain(old)),
+      button("add", "plus", words.add, choose),
+      downloads(),
+      button("clear", "trash", words.clear, clear, "quiet"),
+    );
+    if (focused) toolbar.querySelector(`[data-key="${focused}"]`)?.focus();
+  }
+
+  function button(key, iconName, label, onClick, className = "") {
+    return h("button.button", { type: "button", class: className, data: { key }, onClick }, icon(iconName), h("span", null, label));
+  }
+
+  function round(iconName, label, onClick) {
+    return h("button.button.quiet.round", { type: "button", data: { key: iconName }, "aria-label": label, title: label, onClick }, icon(iconName));
+  }
+
+  function renderSide() {
+    if (!open) return;
+    const { state, result } = open;
+    const faces = result?.faces ?? [];
+    const source = open.sample && h("p.small.soft", null, words.sampleSource);
+    if (state === "ok" && faces.length) {
+      panel.show({ bitmap, blob: open.blob, result });
+      fill(side, panel.element, source);
+      face = Math.min(face ?? mainFace(faces), faces.length - 1);
+      viewer.select(face);
+      panel.select(face);
+    } else {
+      fill(side, stateMessage(open, { words, settings: settings.get(), again: () => readAgain([open]) }), source);
+    }
+  }
+
+  // ---------------------------------------------------------------- pieces
+  function createWelcome() {
+    const where = h("p.where");
+    const zone = h(
+      "div.drop",
+      null,
+      mark(palette, "mark drop-mark"),
+      h("p.drop-title", null, words.drop),
+      h("p.soft", null, pasteHint(words)),
+      h("div.row", null, h("button.button.primary", { type: "button", onClick: choose }, icon("upload"), words.choose)),
+      where,
+    );
+    const sample = h(
+      "button.sample",
+      { type: "button", onClick: addSample },
+      h("img", { src: SAMPLE.href, alt: "", width: 512, height: 512 }),
+      h("span.sample-text", null, h("strong", null, words.sample), h("span.small", null, words.sampleSource)),
+    );
+    const update = () => {
+      const onServer = settings.get().side === "server";
+      fill(where, icon(onServer ? "server" : "lock"), onServer ? format(words.privateServer, { host: context.host }) : words.privateBrowser);
+    };
+    update();
+    return {
+      update,
+      focus: () => zone.querySelector("button").focus(),
+      element: h(
+        "div.welcome",
+        null,
+        h("div.welcome-head", null, h("h1", null, words.heading), h("p.lead", null, words.lead)),
+        h("div.welcome-body", null, zone, sample),
+        h("p.small.soft.formats", null, words.formats),
+      ),
+    };
+  }
+
+  function createCard(item) {
+    const image = h("div.card-image");
+    const caption = h("div.card-text");
+    const opener = h("button.card-open", { type: "button", onClick: () => show(item) }, image, caption);
+    const remover = h("button.button.quiet.round.card-remove", { type: "button", "aria-label": format(words.remove, { name: item.name }), onClick: () => remove(item) }, icon("close"));
+    const element = h("li.card", null, opener, remover);
+    const update = () => {
+      const summary = summaryOf(item);
+      opener.setAttribute("aria-label", format(words.open, { name: item.name, status: summary }));
+      element.dataset.state = item.state;
+      fill(image, item.thumb ? h("img", { src: item.thumb, alt: "", loading: "lazy", decoding: "async", style: item.focus }) : icon(item.state === "unreadable" || item.state === "error" ? "warn" : "picture"));
+      fill(caption, h("span.card-name", { title: item.name }, item.name), cardStatus(item, palette, words));
+    };
+    update();
+    return { element, update, focus: () => opener.focus() };
+  }
+
+  function downloads() {
+    const shown = open ? [open] : items;
+    const results = shown.filter(({ result }) => result).map(({ result }) => result);
+    const pictures = shown.filter(({ result }) => result?.status === "ok");
+    const texts = strings.download;
+    const stem = open ? open.name.replace(/\.[^.]*$/, "") : "mien";
+    const entries = [
+      pictures.length > 0 && {
+        label: open ? texts.png : texts.pngAll,
+        hint: open ? texts.pngHint : texts.pngAllHint,
+        iconName: "picture",
+        action: () => save(open ? `${stem}.annotated.png` : "mien-pictures.zip", () => (open ? png(open) : archive(pictures))),
+      },
+      { label: texts.json, hint: texts.jsonHint, iconName: "code", action: () => save(`${stem}.json`, async () => jsonBlob(open ? results[0] : results)) },
+      { label: texts.csv, hint: texts.csvHint, iconName: "table", action: () => save(`${stem}.csv`, () => csvBlob(results)) },
+    ];
+    if (!results.length) return null;
+    const menu = createMenu({ label: open ? texts.open : texts.openAll, iconName: "download", items: entries.filter(Boolean) });
+    menu.querySelector("button").dataset.key = "download";
+    return menu;
+  }
+
+  async function save(name, make) {
+    try {
+      const [{ download }, content] = await Promise.all([import("../components/download.js"), make()]);
+      download(name, content, content.type);
+      announce(format(strings.download.saved, { name }));
+    } catch (error) {
+      notify("error", format(strings.download.failed, { name, error: error.message }));
+    }
+  }
+
+  async function png(item) {
+    const picture = await createImageBitmap(item.blob);
+    try {
+      return await annotatedPng(picture, item.result.faces, { palette, charts: settings.get().charts });
+    } finally {
+      picture.close();
+    }
+  }
+
+  async function archive(pictures) {
+    const files = [];
+    for (const item of pictures) {
+      announce(format(strings.download.preparing, { done: files.length + 1, total: pictures.length }));
+      files.push({ name: `${item.name.replace(/\.[^.]*$/, "")}.annotated.png`, blob: await png(item) });
+    }
+    return zip(files);
+  }
+
+  function onKey(event) {
+    if (event.key !== "Escape" || !open || items.length < 2 || event.defaultPrevented) return;
+    const { card } = open;
+    show(null);
+    card.focus();
+  }
+
+  return {
+    id: "picture",
+    title: words.title,
+    element,
+    show: () => (visible = true),
+    hide: () => (visible = false),
+  };
+
+  function summaryOf(item) {
+    return item.state === "ok" ? resultSummary(item.result) : words.status[item.state];
+  }
+}
+
+// ---------------------------------------------------------------- words for what happened
+/** What reads now, so that results of another reader can be told from its own. */
+function readerOf({ side, model, labels, minFace }) {
+  return side === "server" ? side : [side, model, labels, minFace].join(" ");
+}
+
+function failedResult(source, error) {
+  return { schema: "mien/1", source, frame: null, time_s: null, status: "error", width: null, height: null, faces: [], error };
+}
+
+function facesOf(items) {
+  return items.reduce((sum, { result }) => sum + (result?.faces.length ?? 0), 0);
+}
+
+/** How a picture is cut for its card (4:3) so that all its faces can be seen; not at all where they would not fit. */
+function focusOf({ faces, width, height }) {
+  if (!faces.length) return {};
+  const [left, top] = [Math.min(...faces.map(({ box }) => box.x)), Math.min(...faces.map(({ box }) => box.y))];
+  const [right, bottom] = [Math.max(...faces.map(({ box }) => box.x + box.w)), Math.max(...faces.map(({ box }) => box.y + box.h))];
+  const [w, h] = width / height > 4 / 3 ? [(height * 4) / 3, height] : [width, (width * 3) / 4];
+  if (right - left > w || bottom - top > h) return { "object-fit": "contain" };
+  const share = (middle, seen, all) => (all - seen < 1 ? 50 : (100 * Math.min(Math.max(middle - seen / 2, 0), all - seen)) / (all - seen));
+  return { "object-position": `${share((left + right) / 2, w, width)}% ${share((top + bottom) / 2, h, height)}%` };
+}
+
+/** The largest face is the one that a picture is about. */
+function mainFace(faces) {
+  const areas = faces.map(({ box }) => box.w * box.h);
+  return areas.indexOf(Math.max(...areas));
+}
+
+function pasteHint(words) {
+  const mac = /Mac|iPhone|iPad/.test(navigator.userAgent);
+  const [before, after] = words.paste.split("{key}");
+  return [before, h("kbd", null, mac ? "⌘ V" : "Ctrl V"), after];
+}
+
+function cardStatus(item, palette, words) {
+  const { state, result } = item;
+  if (state !== "ok") {
+    const kind = { unreadable: "error", error: "error", no_face: "warn", busy: "warn", offline: "warn" }[state] ?? "";
+    return h("span.chip", { class: kind }, words.status[state]);
+  }
+  const [first] = result.faces;
+  const dot = (face) => h("span.dot", { style: { "--color": colourOf(palette, face.emotion, Object.keys(face.scores)) } });
+  if (result.faces.length === 1) return h("span.card-reading", null, dot(first), readingText(first));
+  const emotions = [...new Map(result.faces.map((face) => [face.emotion, face])).values()];
+  return h("span.card-reading", null, emotions.map(dot), counted(words.faces, result.faces.length), h("span.visually-hidden", null, emotions.map(({ emotion }) => emotionName(emotion)).join(", ")));
+}
+
+/** What is said beside a picture that has no faces to show (yet). */
+function stateMessage(item, { words, settings, again }) {
+  const { state, result } = item;
+  const retry = (primary = false) => h("div.row", null, h("button.button", { type: "button", class: primary ? "primary" : "", onClick: again }, words.readAgain));
+  const reported = result?.error && h("p.small", null, format(words.reported, { error: result.error }));
+  if (state === "no_face") {
+    return h("div.message", null, icon("info"), h("h2", null, words.noFaceTitle), h("ul", null, words.noFace.map((text) => h("li", null, text))));
+  }
+  if (state === "unreadable") {
+    const large = result?.code === "too_large" || /too large|too many pixels|megapixel/i.test(result?.error ?? "");
+    return h("div.message.error", { role: "alert" }, icon("warn"), h("h2", null, large ? words.largeTitle : words.unreadableTitle), h("p", null, large ? words.large : words.unreadable), reported);
+  }
+  if (state === "error") return h("div.message.error", { role: "alert" }, icon("warn"), h("h2", null, words.errorTitle), reported, retry(true));
+  if (state === "cancelled") return h("div.message", null, icon("stop"), h("h2", null, words.cancelledTitle), retry(true));
+  if (state === "busy" || state === "offline") {
+    const text = words[`${state}Text`];
+    return h("div.message.warn", { role: "status" }, icon(state === "busy" ? "wait" : "offline"), h("h2", null, words.status[state]), h("p", null, text));
+  }
+  const waiting = state === "waiting";
+  return h("div.working", { role: "status" }, h("p", null, words.status[state]), !waiting && h("div.progress.unknown", null, h("span")));
+}
+
+// ---------------------------------------------------------------- files
+function jsonBlob(content) {
+  return new Blob([JSON.stringify(content, null, 2), "\n"], { type: "application/json" });
+}
+
+async function csvBlob(results) {
+  const { toCsv } = await import("../../mien-web/analysis/index.js");
+  return new Blob([toCsv(results)], { type: "text/csv" });
+}
+
+/** All files that were dropped, those in folders, too; of folders only what looks like a picture. */
+async function filesOf(transfer) {
+  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+  if (!entries.some((entry) => entry.isDirectory)) return [...transfer.files];
+  const files = [];
+  for (const entry of entries) await collect(entry, files, false);
+  return files;
+}
+
+async function collect(entry, files, nested) {
+  if (entry.isFile) {
+    if (!nested || SUFFIX.test(entry.name)) files.push(await new Promise((resolve, reject) => entry.file(resolve, reject)));
+    return;
+  }
+  const reader = entry.createReader();
+  for (;;) {
+    const batch = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+    if (!batch.length) return;
+    for (const child of batch) await collect(child, files, true);
+  }
 }
