@@ -27,7 +27,6 @@ RUN_FILES = {
     "config.toml",
     "environment.json",
     "history.csv",
-    "curves.png",
     "best.keras",
     "checkpoint.npz",
     "summary.json",

@@ -78,13 +78,14 @@ def _kit(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> None:
-    from lab.gpu.trainer import resume, train
+    from lab.gpu.trainer import GpuTrainer
     from mien.training.recipe import load_config
+    from mien.training.trainer import resume, train
 
     if args.resume:
-        resume(args.resume)
+        resume(args.resume, engine=GpuTrainer)
     else:
-        train(load_config(args.config, args.set), args.run)
+        train(load_config(args.config, args.set), args.run, engine=GpuTrainer)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,10 @@ ended is left alone, what was stopped is resumed.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import tarfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,13 +22,13 @@ from mien.core.files import write_atomically
 from mien.core.process import stderr
 from mien.training.recipe import Config, load_config
 from mien.training.run import RunFolder
-from mien.training.trainer import TrainingStopped
+from mien.training.trainer import TrainingStopped, resume, train
 
 PART_BYTES = 15_500_000
 """Of each part of the results, of which there are at most `PARTS`."""
 PARTS = 4
 
-_RUN_FILES = ("config.toml", "environment.json", "history.csv", "summary.json", "curves.png")
+_RUN_FILES = ("config.toml", "environment.json", "history.csv", "summary.json")
 
 
 @dataclass(frozen=True)
@@ -86,22 +89,29 @@ def _run(work: Path, name: str) -> RunFolder:
 
 
 def _train(run: RunFolder, config: Config, deadline: float, *, may_fail: bool) -> None:
-    from lab.gpu.trainer import resume, train
+    from lab.gpu.trainer import GpuTrainer
 
     if run.summary.is_file():
         return
-    if time.monotonic() > deadline:
+    left = deadline - time.monotonic()
+    if left <= 0:
         raise TrainingStopped("the time is over: run the same command again to go on")
     stderr().write(f"kit: {run.name}, {config.total_epochs} epochs\n")
+    # As Ctrl-C would: the epoch under way is ended and saved.
+    timer = threading.Timer(left, os.kill, (os.getpid(), signal.SIGINT))
+    timer.daemon = True
+    timer.start()
     try:
         if run.config.is_file():
-            resume(run.path, deadline=deadline)
+            resume(run.path, engine=GpuTrainer)
         else:
-            train(config, run.path, deadline=deadline)
+            train(config, run.path, engine=GpuTrainer)
     except MienError as error:
         if not may_fail:
             raise
         stderr().write(f"kit: {run.name} failed and is left out: {error}\n")
+    finally:
+        timer.cancel()
 
 
 def recipe_here(

@@ -1,19 +1,21 @@
 """Training one recipe on a GPU that holds images, views, teachers and the network in its memory.
 
 An epoch begins with the views of all images and what the teachers say of them; its steps are queued
-ahead of the device. All randomness comes from the seed, the epoch and the step. A run leaves the
-files of any other run (see `mien.training.run`); it is saved between epochs.
+ahead of the device. All randomness comes from the seed, the epoch and the step. The loop around
+it is that of `mien.training.trainer`: ``train(config, folder, engine=GpuTrainer)``.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import threading
 import time
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -29,87 +31,19 @@ from lab.gpu.network import (
 )
 from lab.gpu.student import Student, estimate_statistics, logits_of, taught_by
 from lab.gpu.views import Faces, faces_on, make_epoch, plain_images, stream_seed
-from mien.core.errors import InputError, UsageError
+from mien.core.errors import UsageError
 from mien.core.process import stderr
-from mien.training import run as run_folder
 from mien.training.backend import prepare_keras
-from mien.training.data import BatchSource, TrainingData, load_training_data
+from mien.training.data import BatchSource, TrainingData
 from mien.training.model import build_model
-from mien.training.recipe import Config, config_to_toml, from_folder, load_run_config
-from mien.training.run import RunFolder, report_epoch
-from mien.training.trainer import (
-    RunState,
-    diverged,
-    environment,
-    finish,
-    history_row,
-    learning_rate,
-    read_state,
-    stop_signals,
-    stopped,
-    validation_figures,
-)
+from mien.training.recipe import Config
+from mien.training.run import RunFolder, write_checkpoint
+from mien.training.trainer import RunState, Trainer
+from mien.training.transforms import Floats
 
 _AHEAD = 8
 """Steps that are queued before the first is waited for."""
 _HEAD_STREAM = 7
-
-
-def train(
-    config: Config, folder: Path, *, quiet: bool = False, deadline: float = float("inf")
-) -> RunFolder:
-    """Train a network and leave the run in a folder; otherwise as `mien.training.trainer.train`.
-
-    Args:
-        config: the recipe.
-        folder: of the run, which must not be there yet.
-        quiet: print no epochs on stderr.
-        deadline: of `time.monotonic`; the run stops after the epoch that passes it, saved.
-
-    Raises:
-        UsageError: if the recipe asks for what is not built here.
-        TrainingStopped: after the deadline, Ctrl-C or SIGTERM.
-    """
-    run = run_folder.new_run(folder)
-    check_recipe(config)
-    data = load_training_data(config, quiet=quiet)
-    trainer = GpuTrainer(config, run, data, quiet)
-    state = RunState(data=data.fingerprint(), teachers=trainer.teacher_digests)
-    trainer.build(state, initialise=True)
-    run_folder.write_json(run.environment, environment(config, data))
-    run_folder.write_text(run.config, config_to_toml(config))
-    return trainer.fit(state, deadline)
-
-
-def resume(folder: Path, *, quiet: bool = False, deadline: float = float("inf")) -> RunFolder:
-    """Resume an interrupted run from its last checkpoint; arguments and errors as `train`.
-
-    Raises:
-        InputError: if there is no run, or its data or teachers have changed.
-    """
-    run = run_folder.open_run(folder)
-    config = from_folder(load_run_config(run), run_folder.begun_in(run))
-    check_recipe(config)
-    run_folder.remove_leftovers(run)
-    begun = run.checkpoint.exists()
-    state = read_state(run.checkpoint) if begun else RunState()
-    if state.is_over(config):
-        return finish(run, state)
-    data = load_training_data(config, quiet=quiet)
-    trainer = GpuTrainer(config, run, data, quiet)
-    known = (data.fingerprint(), trainer.teacher_digests)
-    if begun and (state.data, state.teachers) != known:
-        raise InputError(
-            f"the images or the teachers are not those that {run.path} began with: "
-            "bring the old ones back, or start a new run"
-        )
-    state.data, state.teachers = known
-    student = trainer.build(state, initialise=not begun)
-    if begun:
-        student.load(run_folder.read_checkpoint_arrays(run.checkpoint))
-        student.loss_sum.fill_(state.loss_sum)
-        student.hit_sum.fill_(state.accuracy_sum)
-    return trainer.fit(state, deadline)
 
 
 def check_recipe(config: Config) -> None:
@@ -162,41 +96,51 @@ def new_student(config: Config, model: Any, device: torch.device) -> Student:
     return Student(network.to(device), config, votes_head=votes_head)
 
 
-class GpuTrainer:
-    """Training loop of one run; resumes from its checkpoint.
+class GpuTrainer(Trainer):
+    """Training loop of one run on one device; stops and is saved between epochs."""
 
-    Attributes:
-        teacher_digests: SHA-256 of each teacher's network, by name.
-    """
+    student: Student | None = None
 
-    student: Student
-    bare: Any
-    """The Keras network that the best weights are saved in."""
-
-    def __init__(self, config: Config, run: RunFolder, data: TrainingData, quiet: bool) -> None:
+    def __init__(self, config: Config, run: RunFolder, data: TrainingData, *, quiet: bool) -> None:
         """Load data and teachers onto the device."""
-        self.config, self.run, self.quiet = config, run, quiet
+        self.config, self.run, self.val, self.quiet = config, run, data.val, quiet
         self.saved_at = time.monotonic()
         self.bfloat16 = config.training.precision == "mixed_bfloat16"
         source = BatchSource(data, config)
         self.steps = source.steps
         found = find_teachers(config)
-        self.teacher_digests = {teacher.name: teacher.digest for teacher in found}
+        self.digests = {teacher.name: teacher.digest for teacher in found}
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self.device.type == "cpu" and not quiet:
             stderr().write("mien: torch sees no GPU: training on the processor, slowly\n")
         prepare(config.training.seed)
-        self.teachers = [open_teacher(teacher, self.device) for teacher in found]
+        self.networks = [open_teacher(teacher, self.device) for teacher in found]
         self.faces = faces_on(self.device, source.dataset)
-        self.val_labels = data.val.labels
         self.val_views = torch.from_numpy(np.array(data.val.images))[:, None].to(self.device)
 
-    def build(self, state: RunState, *, initialise: bool) -> Student:
-        """Build the network of the state's epoch, and record its steps."""
+    @staticmethod
+    def check(config: Config) -> None:
+        """Raise UsageError if a recipe asks for what is not built here."""
+        check_recipe(config)
+
+    def teacher_digests(self) -> dict[str, str]:
+        """Return the SHA-256 of each teacher's network, by name."""
+        return self.digests
+
+    def enter_phase(self, state: RunState) -> None:
+        """Build the network at the start, and give it the epoch's size."""
+        student = self.student or self._new_student(state, initialise=True)
+        student.network.size = self.config.size_at(state.epoch)
+
+    def restore(self, state: RunState, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Build the network that a checkpoint was written of, and fill it."""
+        self._new_student(state, initialise=False).load(dict(arrays))
+
+    def _new_student(self, state: RunState, *, initialise: bool) -> Student:
         # Opening teachers draws from the seed, which must not change the student.
         prepare(self.config.training.seed)
-        self.bare = self._keras_model(self.config.size_at(state.epoch), initialise=initialise)
-        self.student = new_student(self.config, self.bare, self.device)
+        self.kept = self._keras_model(self.config.size_at(state.epoch), initialise=initialise)
+        self.student = new_student(self.config, self.kept, self.device)
         epochs = range(state.epoch, self.config.total_epochs)
         self.student.record([self.config.size_at(epoch) for epoch in epochs])
         return self.student
@@ -205,80 +149,45 @@ class GpuTrainer:
         classes = len(self.config.labels)
         return build_model(self.config.model, size=size, initialise=initialise, classes=classes)
 
-    def fit(self, state: RunState, deadline: float) -> RunFolder:
-        """Train to the end, or to a stop."""
-        with stop_signals(self.run.path) as stop:
-            while not state.is_over(self.config):
-                self._epoch(state)
-                late = stop.is_set() or time.monotonic() > deadline
-                waited = time.monotonic() - self.saved_at
-                if late or state.is_over(self.config) or waited >= self._save_every:
-                    self._save(state)
-                if late and not state.is_over(self.config):
-                    raise stopped(self.config, self.run, state, steps=self.steps)
-        return finish(self.run, state)
-
-    @property
-    def _save_every(self) -> float:
-        return self.config.training.checkpoint_seconds
-
-    def _epoch(self, state: RunState) -> None:
-        began = time.monotonic()
-        config, student = self.config, self.student
-        student.network.size = config.size_at(state.epoch)
-        views = make_epoch(self.faces, config, state.epoch)
-        taught = None
-        if self.teachers:
+    def _train_epoch(self, state: RunState, stop: threading.Event) -> None:
+        if state.step == self.steps:  # stopped between its last step and its validation
+            return
+        config, student, began = self.config, self.student, time.monotonic()
+        assert student is not None
+        student.loss_sum.fill_(state.loss_sum)
+        student.hit_sum.fill_(state.accuracy_sum)
+        views, taught = make_epoch(self.faces, config, state.epoch), None
+        if self.networks:
             heat = config.distill.temperature
-            taught = taught_by(self.teachers, views.for_teachers, heat, bfloat16=self.bfloat16)
+            taught = taught_by(self.networks, views.for_teachers, heat, bfloat16=self.bfloat16)
         size = config.training.batch_size
         for step in range(self.steps):
             torch.manual_seed(stream_seed(config.training.seed, state.epoch, step))
-            part = slice(step * size, (step + 1) * size)
+            part, state.step = slice(step * size, (step + 1) * size), step
             student.learn(
                 Faces(views.images[part], views.targets[part], views.weights[part]),
                 None if taught is None else taught[part],
-                rate=learning_rate(config.training, progress=state.epoch + step / self.steps),
+                rate=self._rate(state),
                 number=state.epoch * self.steps + step,
             )
             if self.device.type == "cuda" and step % _AHEAD == _AHEAD - 1:
                 torch.cuda.synchronize()
-        if not student.is_finite():
-            what = f"the loss or a weight became NaN or infinite in epoch {state.epoch + 1}"
-            raise diverged(what, self.run)
+        state.step = self.steps
         state.loss_sum, state.accuracy_sum = float(student.loss_sum), float(student.hit_sum)
-        if config.is_validated(state.epoch):
-            self._end_validated(state, began)
-        else:
-            self._count_time(state, began)
-            state.skip_validation()
+        state.epoch_seconds += time.monotonic() - began
+        self._check_weights(state)
+        self._save_if_due(state, stop)
 
-    def _count_time(self, state: RunState, began: float) -> None:
-        spent = time.monotonic() - began
-        state.seconds += spent
-        state.epoch_seconds += spent
+    def _check_weights(self, state: RunState) -> None:
+        assert self.student is not None
+        if not self.student.is_finite():
+            raise self._diverged("the loss or a weight became NaN or infinite", state)
 
-    def _end_validated(self, state: RunState, began: float) -> None:
-        figures = self._validate(state)
-        self._count_time(state, began)
-        state.stale_epochs += state.epochs_counted
-        if figures["val_accuracy"] > state.best_accuracy:
-            state.best_accuracy, state.best_epoch = figures["val_accuracy"], state.epoch
-            state.stale_epochs = 0
-            self._keep_best(state)
-        rate = learning_rate(self.config.training, progress=state.epoch + 1)
-        row = history_row(self.config, state, figures, steps=self.steps, rate=rate)
-        state.history.append(row)
-        if not self.quiet:
-            report_epoch(row, total=self.config.total_epochs, best=state.best_epoch == state.epoch)
-        state.end_epoch(figures["val_loss"], self.config)
-        self.student.loss_sum.zero_()
-        self.student.hit_sum.zero_()
-
-    def _validate(self, state: RunState) -> dict[str, float]:
-        """Return the figures of the averaged weights, with BatchNorm statistics that fit them."""
+    def _validate(self) -> Floats:
+        """Return the probabilities by the averaged weights, with statistics that fit them."""
+        assert self.student is not None
         settings, average = self.config.training, self.student.average
-        average.size = self.config.size_at(state.epoch)
+        average.size = self.student.network.size
         if settings.bn_recalibration_batches and settings.ema:
             count = settings.bn_recalibration_batches * settings.batch_size
             images = plain_images(self.faces, self.config, count)
@@ -287,26 +196,19 @@ class GpuTrainer:
             for mine, theirs in zip(average.buffers(), self.student.network.buffers(), strict=True):
                 mine.copy_(theirs)
         logits = logits_of(average, self.val_views, bfloat16=self.bfloat16)
-        probabilities = logits.softmax(1).cpu().numpy()
-        if not np.isfinite(probabilities).all():
-            what = f"the probabilities became NaN in epoch {state.epoch + 1}"
-            raise diverged(what, self.run)
-        return validation_figures(probabilities, self.val_labels)
+        return np.asarray(logits.softmax(1).cpu().numpy(), np.float32)
 
-    def _keep_best(self, state: RunState) -> None:
+    def _keep_best(self) -> None:
         """Save the averaged weights as a Keras network."""
-        size = self.config.size_at(state.epoch)
-        if self.bare.get_layer("enlarge").height != size:
-            self.bare = self._keras_model(size, initialise=False)
-        set_weights(self.bare, arrays_of(self.student.average))
-        with run_folder.saving(self.run.best) as temporary:
-            self.bare.save(temporary)
+        assert self.student is not None
+        average = self.student.average
+        if self.kept.get_layer("enlarge").height != average.size:
+            self.kept = self._keras_model(average.size, initialise=False)
+        set_weights(self.kept, arrays_of(average))
+        super()._keep_best()
 
     def _save(self, state: RunState) -> None:
-        # In this order: whatever a kill leaves undone, the checkpoint knows how to do again.
-        run_folder.write_checkpoint(
-            self.run.checkpoint, self.student.arrays(), dataclasses.asdict(state)
-        )
-        if state.history:
-            run_folder.write_history(self.run.history, state.history)
+        assert self.student is not None
+        arrays = self.student.arrays()
+        write_checkpoint(self.run.checkpoint, arrays, dataclasses.asdict(state))
         self.saved_at = time.monotonic()

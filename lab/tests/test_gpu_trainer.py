@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 from data_maker import make_tiny_splits
 from mien.core.errors import DataError, InputError, ModelError, TrainingDiverged, UsageError
 from mien.training import data as data_module
+from mien.training import trainer as loop
 from mien.training.data import TrainingData
 from mien.training.recipe import Config, load_config
 from mien.training.run import RunFolder
@@ -33,8 +34,10 @@ torch = pytest.importorskip("torch")
 
 from lab.gpu import network, trainer  # noqa: E402
 from lab.gpu.student import Student, taught_by  # noqa: E402
-from lab.gpu.trainer import GpuTrainer, resume, train  # noqa: E402
+from lab.gpu.trainer import GpuTrainer  # noqa: E402
 
+train = partial(loop.train, engine=GpuTrainer)
+resume = partial(loop.resume, engine=GpuTrainer)
 Hook = Callable[[Any, Any], None]
 
 
@@ -105,8 +108,14 @@ def after(name: str, hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GpuTrainer, name, method)
 
 
-def stop_after(epochs: int) -> Hook:
-    return lambda _, state: os.kill(os.getpid(), signal.SIGINT) if state.epoch == epochs else None
+def stop_in(epoch: int) -> Hook:
+    """A hook of ``_rate`` that asks to stop as Ctrl-C does, before the last step of an epoch."""
+
+    def hook(made: Any, state: Any) -> None:
+        if (state.epoch, state.step) == (epoch, made.steps - 1):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return hook
 
 
 def kill(*_: Any) -> None:
@@ -119,7 +128,7 @@ def give(monkeypatch: pytest.MonkeyPatch, *, per_class: int = 4, voted: bool = F
     votes = np.zeros((len(splits["train"]), 7), np.float32)
     votes[:, 0] = 1
     data = TrainingData(splits["train"], splits["val"], votes if voted else None)
-    monkeypatch.setattr(trainer, "load_training_data", lambda *_, **__: data)
+    monkeypatch.setattr(loop, "load_training_data", lambda *_, **__: data)
 
 
 # ---------------------------------------------------------------- what a run leaves
@@ -176,15 +185,15 @@ def test_a_run_stopped_and_killed_ends_as_if_neither_had_been(
     run = RunFolder(tmp_path / "run")
     torch.rand(5)  # the seed alone decides
     with monkeypatch.context() as patch:
-        after("_epoch", stop_after(1), patch)
+        after("_rate", stop_in(1), patch)
         with pytest.raises(TrainingStopped, match=r"in epoch 2 of 4 .*, all saved"):
             train(recipe(tiny_data), run.path, quiet=True)
-    with monkeypatch.context() as patch:  # an epoch after the checkpoint
-        after("_epoch", lambda _, state: kill() if state.epoch == 3 else None, patch)
+    with monkeypatch.context() as patch:  # in the middle of an epoch
+        after("_rate", lambda _, state: kill() if state.epoch == 2 else None, patch)
         with pytest.raises(Killed):
             resume(run.path, quiet=True)
     with monkeypatch.context() as patch:  # between the best network and the checkpoint
-        after("_keep_best", kill, patch)
+        patch.setattr(GpuTrainer, "_save", kill)
         with pytest.raises(Killed):
             resume(run.path, quiet=True)
     assert agree(resume(run.path, quiet=True), undisturbed)
@@ -193,7 +202,7 @@ def test_a_run_stopped_and_killed_ends_as_if_neither_had_been(
         resume(run.path, quiet=True)
 
 
-def test_sgd_with_votes_and_seldom_validations_goes_on_exactly_after_a_deadline(
+def test_sgd_with_votes_and_seldom_validations_goes_on_exactly(
     keras_ready: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     give(monkeypatch, voted=True)
@@ -204,8 +213,10 @@ def test_sgd_with_votes_and_seldom_validations_goes_on_exactly_after_a_deadline(
         training=replace(config.training, votes_weight=0.5),
     )
     whole = train(config, tmp_path / "whole", quiet=True)
-    with pytest.raises(TrainingStopped, match="in epoch 2 of 4"):
-        train(config, tmp_path / "run", quiet=True, deadline=time.monotonic())
+    with monkeypatch.context() as patch:
+        after("_rate", stop_in(2), patch)
+        with pytest.raises(TrainingStopped, match="in epoch 3 of 4"):
+            train(config, tmp_path / "run", quiet=True)
     assert agree(resume(tmp_path / "run", quiet=True), whole)
     # The head for votes adds half of about ln 7 to the loss.
     give(monkeypatch)
@@ -215,21 +226,12 @@ def test_sgd_with_votes_and_seldom_validations_goes_on_exactly_after_a_deadline(
     assert 0.3 < more < 2
 
 
-def test_checkpoints_come_as_often_as_the_recipe_says(
+def test_a_checkpoint_of_another_recipe_is_said(
     keras_ready: None, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saved: list[int] = []
-    after("_save", lambda _, state: saved.append(state.epoch), monkeypatch)
-    train(recipe(tiny_data), tmp_path / "seldom", quiet=True)
-    train(recipe(tiny_data, training_checkpoint_seconds=0.0), tmp_path / "often", quiet=True)
-    assert saved == [4, 1, 2, 3, 4]
-
-
-def test_a_checkpoint_of_another_recipe_is_said(
-    keras_ready: None, tiny_data: Path, tmp_path: Path
-) -> None:
+    after("_rate", stop_in(0), monkeypatch)
     with pytest.raises(TrainingStopped):
-        train(recipe(tiny_data), tmp_path / "run", quiet=True, deadline=0.0)
+        train(recipe(tiny_data), tmp_path / "run", quiet=True)
     path = tmp_path / "run/config.toml"
     path.write_text(path.read_text().replace("plain_channels = [4, 8]", "plain_channels = [4, 9]"))
     with pytest.raises(InputError, match="was written by another recipe or version"):
@@ -249,11 +251,13 @@ def test_teachers_are_learnt_from(
     rows = read_history(train(taught, tmp_path / "pupil", quiet=True))
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"]) / 2
     assert float(rows[-1]["val_accuracy"]) > 0.6
-    with pytest.raises(TrainingStopped):
-        train(taught, tmp_path / "stopped", quiet=True, deadline=0.0)
+    with monkeypatch.context() as patch:
+        after("_rate", stop_in(0), patch)
+        with pytest.raises(TrainingStopped):
+            train(taught, tmp_path / "stopped", quiet=True)
     other = train(recipe(training_epochs=1), tmp_path / "other", quiet=True)
     teacher.best.write_bytes(other.best.read_bytes())
-    with pytest.raises(InputError, match="the images or the teachers are not those that"):
+    with pytest.raises(InputError, match=r"teachers are not those that .* \(teacher\)"):
         resume(tmp_path / "stopped", quiet=True)
 
 
@@ -312,7 +316,7 @@ def test_class_weights_weigh_the_loss(
     rare = splits["train"].take(np.flatnonzero((splits["train"].labels != 1) | (np.arange(28) < 5)))
     monkeypatch.setattr(data_module, "load_dataset", lambda *_, **__: {**splits, "train": rare})
     weights: list[Any] = []
-    after("_epoch", lambda made, _: weights.append(made.faces.weights), monkeypatch)
+    after("_rate", lambda made, _: weights.append(made.faces.weights), monkeypatch)
     config = recipe(training_class_weights=True, training_epochs=1, augmentation_mixup=0.0)
     train(config, tmp_path / "run", quiet=True)
     assert len(weights[0].unique()) == 2
@@ -329,8 +333,8 @@ def test_a_loss_that_is_no_number_ends_the_run(
 
     with monkeypatch.context() as patch:
         after("_save", spoil, patch)
-        with pytest.raises(TrainingDiverged, match=r"in epoch 3; the last good .* kept in"):
-            train(recipe(tiny_data, training_checkpoint_seconds=0.0), tmp_path / "run", quiet=True)
+        with pytest.raises(TrainingDiverged, match=r"in epoch 3, .*the last good .* kept in"):
+            train(recipe(tiny_data), tmp_path / "run", quiet=True)
     assert len(read_history(resume(tmp_path / "run", quiet=True))) == 4
 
 

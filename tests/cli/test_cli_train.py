@@ -16,6 +16,7 @@ from mien.training.distillation import FilledCache
 from mien.training.recipe import Config
 from mien.training.run import RunFolder, write_json
 from mien.training.trainer import TrainingStopped
+from training_maker import HISTORY
 
 SUMMARY = {
     "run": "mine",
@@ -46,6 +47,7 @@ class Trainer:
             raise self.error
         run = RunFolder(folder)
         write_json(run.summary, self.summary)
+        run.history.write_text(HISTORY, encoding="utf-8")
         return run
 
 
@@ -80,6 +82,7 @@ def test_the_result_is_told_on_stdout(
     assert "val accuracy  65.43%" in out
     assert "time          2m05s" in out
     assert f"next: mien export {run}" in out
+    assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_json_is_the_summary_and_the_folder(

@@ -315,9 +315,7 @@ def test_a_run_does_not_go_on_with_another_teacher(
     shutil.rmtree(teacher)
     teacher.mkdir()
     shutil.copy(whole_run.best, teacher / "best.keras")
-    with pytest.raises(
-        InputError, match=r"the teachers are not those that .*run began with \(wise"
-    ):
+    with pytest.raises(InputError, match=r"teachers are not those that .*run began with \(wise"):
         resume(run, quiet=True)
 
 

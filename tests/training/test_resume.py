@@ -34,7 +34,6 @@ from mien.training.trainer import (
     RunState,
     TrainingStopped,
     all_variables,
-    read_state,
     restore_variables,
     resume,
     save_checkpoint,
@@ -180,16 +179,15 @@ def copy(whole_run: RunFolder, tmp_path: Path) -> RunFolder:
     return RunFolder(Path(shutil.copytree(whole_run.path, tmp_path / "whole")))
 
 
-def test_an_ended_run_is_drawn_and_summed_up_again_and_no_more(
+def test_an_ended_run_is_summed_up_again_and_no_more(
     whole_run: RunFolder, copy: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(data, "load_dataset", kill)
     monkeypatch.setattr(trainer, "prepare_backend", kill)
-    copy.curves.unlink()
     copy.summary.unlink()
     copy.history.unlink()
     resume(copy.path, quiet=True)
-    for file in ("summary.json", "curves.png", "history.csv", "best.keras", "checkpoint.npz"):
+    for file in ("summary.json", "history.csv", "best.keras", "checkpoint.npz"):
         assert (copy.path / file).read_bytes() == (whole_run.path / file).read_bytes(), file
 
 
@@ -323,21 +321,17 @@ def test_a_checkpoint_brings_every_variable_and_the_state_back(tmp_path: Path, m
     save_checkpoint(path, model, STATE)
     other = compiled()
     assert not np.array_equal(values(other)[0], values(model)[0])
-    restore_variables(path, other)
+    state, arrays = trainer.read_checkpoint(path)
+    restore_variables(other, arrays, path)
     for first, second in zip(values(other), values(model), strict=True):
         assert np.array_equal(first, second)
-    assert read_state(path) == STATE
+    assert state == STATE
     # Weights, both seeds of dropout, moments, averages, the step and the rate.
     weights = len(model.weights)
     trained = len(model.trainable_variables)
     assert len(all_variables(model)) == weights + 1 + 3 * trained + 2
     faces = np.full((1, 48, 48, 1), 99, np.float32)
     assert np.array_equal(np.asarray(other(faces)), np.asarray(model(faces)))
-
-
-def test_infinity_in_the_state_survives(tmp_path: Path, model: Any) -> None:
-    save_checkpoint(tmp_path / "c.npz", model, RunState())
-    assert math.isinf(read_state(tmp_path / "c.npz").plateau_loss)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])
@@ -347,7 +341,7 @@ def test_a_truncated_checkpoint_is_said(tmp_path: Path, model: Any, share: float
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(InputError, match="is damaged"):
-        read_state(path)
+        trainer.read_checkpoint(path)
 
 
 def test_damage_in_a_variable_is_said(tmp_path: Path, model: Any) -> None:
@@ -357,7 +351,7 @@ def test_damage_in_a_variable_is_said(tmp_path: Path, model: Any) -> None:
     content[len(content) // 4] ^= 0xFF
     path.write_bytes(content)
     with pytest.raises(InputError, match="is damaged"):
-        restore_variables(path, model)
+        trainer.read_checkpoint(path)
 
 
 def test_a_checkpoint_of_another_recipe_is_said(tmp_path: Path, model: Any) -> None:
@@ -367,7 +361,7 @@ def test_a_checkpoint_of_another_recipe_is_said(tmp_path: Path, model: Any) -> N
         other = compiled(**changes)
         before = values(other)
         with pytest.raises(InputError, match="written by another recipe or version of Keras"):
-            restore_variables(path, other)
+            restore_variables(other, trainer.read_checkpoint(path)[1], path)
         assert all(np.array_equal(a, b) for a, b in zip(values(other), before, strict=True))
 
 
@@ -377,9 +371,10 @@ def test_a_state_of_an_older_version_is_read_and_of_a_newer_one_refused(tmp_path
         np.savez(tmp_path / "c.npz", state=text)
         return tmp_path / "c.npz"
 
-    assert read_state(write({"epoch": 4, "step": 2})) == RunState(epoch=4, step=2)
+    old = {"epoch": 4, "step": 2, "best_accuracy": 0.5, "plateau_loss": math.inf, "seconds": 9.0}
+    assert trainer.read_checkpoint(write(old)) == (RunState(epoch=4, step=2), {})
     with pytest.raises(InputError, match="holds mood, which this version of mien does not know"):
-        read_state(write({"epoch": 4, "mood": 1}))
+        trainer.read_checkpoint(write({"epoch": 4, "mood": 1}))
 
 
 def test_a_full_disk_leaves_the_older_checkpoint_whole(

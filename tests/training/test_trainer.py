@@ -40,7 +40,6 @@ from mien.training.trainer import (
     RunState,
     Trainer,
     predict_probabilities,
-    read_state,
     resume,
     stop_signals,
     train,
@@ -66,9 +65,8 @@ def load(path: Path) -> Any:
 
 
 # ---------------------------------------------------------------- what a run leaves
-def test_a_run_leaves_its_recipe_history_picture_network_and_summary(whole_run: RunFolder) -> None:
+def test_a_run_leaves_its_recipe_history_network_and_summary(whole_run: RunFolder) -> None:
     assert {file.name for file in whole_run.path.iterdir()} == RUN_FILES
-    assert whole_run.curves.read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_history_tells_of_each_epoch(whole_run: RunFolder) -> None:
@@ -224,9 +222,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch, keras_ready: None) -> Recorder:
     monkeypatch.setattr(
         trainer, "compiled_model", lambda *given, **named: recorder.attach(build(*given, **named))
     )
-    monkeypatch.setattr(
-        trainer, "predict_probabilities", lambda _, images: np.full((len(images), 7), 1 / 7)
-    )
+    monkeypatch.setattr(Trainer, "_validate", lambda run: np.full((len(run.val), 7), 1 / 7))
     return recorder
 
 
@@ -393,13 +389,9 @@ def test_the_time_left_counts_larger_images_and_frozen_backbones(recorder: Recor
     run = Trainer(config, RunFolder(Path("unused")), tiny_training_data(), quiet=True)
     state = RunState(epoch=1, step=1)
     assert run._time_left(state) == ""
-    run.throughput.count(costs[1], 99.0)  # compiles
-    assert run._time_left(state) == ""
-    run.throughput.count(costs[1], 2.0)
+    run.cost, run.cost_seconds = costs[1], 2.0
     # Two steps are left of this epoch, three of the next, and three that cost four times as much.
     assert run._time_left(state) == "  run 34s left"
-    run.throughput.skip_one()
-    run.throughput.count(costs[3], 99.0)
     assert run._time_left(RunState(epoch=3, step=1)) == "  run 16s left"
 
 
@@ -439,7 +431,7 @@ def test_a_loss_that_is_no_number_stops_the_run(
     assert f"the loss became {loss} in epoch 2, step 2" in str(caught.value)
     # Even while the error, and with it the frames that it went through, is kept.
     assert workers() == 0
-    assert read_state(tmp_path / "run" / "checkpoint.npz").epoch == 1
+    assert trainer.read_checkpoint(tmp_path / "run" / "checkpoint.npz")[0].epoch == 1
 
 
 @pytest.mark.parametrize(("at", "seconds"), [(6, 1e9), (5, 0.0)])
@@ -475,7 +467,7 @@ def test_a_full_disk_stops_the_run_and_resume_goes_on_once_there_is_room(
         with pytest.raises(OutputError, match=f"No space left.*--resume {tmp_path / 'run'}"):
             train(tiny_config(), tmp_path / "run", quiet=True)
     run = RunFolder(tmp_path / "run")
-    assert read_state(run.checkpoint).epoch == 1
+    assert trainer.read_checkpoint(run.checkpoint)[0].epoch == 1
     assert not list(run.path.glob(".*"))
     assert len(read_history(resume(run.path, quiet=True))) == 3
 
@@ -554,14 +546,9 @@ def epochs_of(losses: list[float], accuracies: list[float], **changes: Any) -> R
     config = tiny_config(**changes)
     state = RunState()
     for loss, accuracy in zip(losses, accuracies, strict=True):
-        if state.is_over(config):
-            break
-        state.stale_epochs += 1
-        if accuracy > state.best_accuracy:
-            state.best_accuracy, state.best_epoch, state.stale_epochs = accuracy, state.epoch, 0
-        state.step = 3
-        state.history.append({})
-        state.end_epoch(loss, config)
+        if state.epoch < config.total_epochs:
+            figures = {"val_loss": loss, "val_accuracy": accuracy}
+            state.end_epoch(config, {"epoch": state.epoch + 1, **figures})
     return state
 
 
@@ -571,21 +558,26 @@ def test_early_stopping_waits_for_its_patience() -> None:
     state = epochs_of([1.0] * 9, accuracies, **changes)
     # 0.4 in the fourth epoch; neither of the next two is better.
     assert len(state.history) == 6
-    assert state.stopped_early
-    assert state.best_epoch == 3
+    assert state.epoch == 9
+    assert state.best["epoch"] == 4
     off = epochs_of([1.0] * 9, accuracies, **{**changes, "training_early_stopping": 0})
-    assert len(off.history) == 9
-    assert not off.stopped_early
+    assert len(off.history) == off.epoch == 9
 
 
 def test_early_stopping_in_the_head_phase_goes_over_to_fine_tuning() -> None:
-    changes = {"training_head_epochs": 5, "training_epochs": 3, "training_early_stopping": 1}
+    changes: dict[str, Any] = {
+        "training_head_epochs": 5,
+        "training_epochs": 3,
+        "training_early_stopping": 1,
+    }
     state = epochs_of([1.0] * 2, [0.3, 0.2], **changes)
     assert state.epoch == 5
-    assert not state.stopped_early
-    assert state.stale_epochs == 0
-    ended = epochs_of([1.0] * 2, [0.3, 0.2], **{**changes, "training_epochs": 0})
-    assert ended.stopped_early
+    assert state.epochs_since_validation(tiny_config(**changes)) == 1
+    # Judged by itself: two epochs without a better one than the head's.
+    patient = {**changes, "training_early_stopping": 2}
+    assert epochs_of([1.0] * 4, [0.3, 0.2, 0.2, 0.2], **patient).epoch == 6
+    assert epochs_of([1.0] * 5, [0.3, 0.2, 0.2, 0.2, 0.2], **patient).epoch == 8
+    assert epochs_of([1.0] * 2, [0.3, 0.2], **{**changes, "training_epochs": 0}).epoch == 5
 
 
 def test_plateau_lowers_the_rate_each_time_its_patience_runs_out() -> None:
@@ -596,14 +588,20 @@ def test_plateau_lowers_the_rate_each_time_its_patience_runs_out() -> None:
         "training_plateau_patience": 2,
         "training_plateau_factor": 0.1,
     }
+
+    def scale(losses: list[float], **more: Any) -> float:
+        state = epochs_of(losses, [0.1] * len(losses), **{**changes, **more})
+        return state.plateau_scale(tiny_config(**{**changes, **more}))
+
     losses = [1.0, 0.9, 0.9, 0.95]
-    assert epochs_of(losses[:3], [0.1] * 3, **changes).plateau_scale == 1.0
-    assert epochs_of(losses, [0.1] * 4, **changes).plateau_scale == 0.1
+    assert scale([]) == scale(losses[:3]) == 1.0
+    assert scale(losses) == 0.1
     # Counted anew after it, and from a better loss on.
-    again = epochs_of([*losses, 0.5, 0.6, 0.6], [0.1] * 7, **changes)
-    assert math.isclose(again.plateau_scale, 0.01)
-    other = epochs_of(losses, [0.1] * 4, **{**changes, "training_schedule": "cosine"})
-    assert other.plateau_scale == 1.0
+    assert math.isclose(scale([*losses, 0.5, 0.6, 0.6]), 0.01)
+    assert scale(losses, training_schedule="cosine") == 1.0
+    # The head's drop is forgotten.
+    assert scale(losses, training_head_epochs=4) == 1.0
+    assert scale([*losses, 2.0, 2.0, 2.0], training_head_epochs=4) == 0.1
 
 
 # ---------------------------------------------------------------- stopping

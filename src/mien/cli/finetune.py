@@ -23,6 +23,7 @@ from mien.cli.options import (
 )
 from mien.cli.output import facts_text, note, write_answer
 from mien.cli.targets import check_targets
+from mien.cli.train import draw_curves
 from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError, require_extra
 from mien.core.models import DEFAULT_MODEL
 from mien.core.progress import format_duration
@@ -126,6 +127,7 @@ def _run(args: argparse.Namespace) -> int:
         text = str(stop).replace("mien train --resume", "mien finetune --resume")
         sys.stderr.write(f"mien: {text}\n")
         return EXIT_INTERRUPTED
+    draw_curves(run)
     done = finish(run, quiet=args.quiet)
     write_answer(done.to_dict(), done.to_text(), as_json=args.json)
     return EXIT_DONE

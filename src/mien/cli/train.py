@@ -76,6 +76,7 @@ def _run(args: argparse.Namespace) -> int:
         # The trainer says what is saved and how to go on.
         sys.stderr.write(f"mien: {stop}\n")
         return EXIT_INTERRUPTED
+    draw_curves(run)
     summary = json.loads(run.summary.read_text(encoding="utf-8"))
     content = {**summary, "folder": str(run.path)}
     write_answer(content, _describe(run, summary), as_json=args.json)
@@ -101,6 +102,14 @@ def _train(args: argparse.Namespace) -> RunFolder:
     config = load_config(args.config, args.set)
     folder = args.folder or OUTPUTS / f"{args.config.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     return train(config, folder, quiet=args.quiet)
+
+
+def draw_curves(run: RunFolder) -> None:
+    """Draw a run's history beside it; raises OutputError."""
+    from mien.evaluation.figures import training_curves
+    from mien.evaluation.report_folder import read_history
+
+    training_curves(read_history(run.history), run.curves)
 
 
 def _fill_cache(args: argparse.Namespace) -> int:

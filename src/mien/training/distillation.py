@@ -17,10 +17,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +34,9 @@ from mien.core.models import MANIFEST_NAME, find_model
 from mien.core.progress import Progress
 from mien.training.backend import prepare_backend
 from mien.training.data import load_training_data
-from mien.training.model import load_keras_model
+from mien.training.model import load_keras_model, predict, without_xla
 from mien.training.recipe import Config
-from mien.training.run import RunFolder
+from mien.training.run import DAMAGED, RunFolder
 from mien.training.transforms import CHUNK, Faces, Floats, View
 
 Network = Callable[[Faces], Floats]
@@ -126,16 +125,7 @@ def _open_keras(path: Path, batch: int) -> Network:
         network = keras.Model(whole.input, whole.get_layer("logits").output)
     except ValueError as error:
         raise ModelError(f"{path} is no teacher: expected a network of this project") from error
-    # XLA on a CPU is ten times slower, but for JAX, which is nothing else.
-    network.compile(jit_compile="auto" if keras.backend.backend() == "jax" else False)
-
-    def logits(faces: Faces) -> Floats:
-        # One shape for every batch: a new one would be compiled anew.
-        padding = [(0, batch - len(faces)), (0, 0), (0, 0), (0, 0)]
-        padded = np.pad(faces[..., None].astype(np.float32), padding)
-        return np.asarray(network.predict_on_batch(padded), np.float32)[: len(faces)]
-
-    return _in_batches(logits, batch)
+    return partial(predict, without_xla(network), batch=batch)
 
 
 def open_onnx(
@@ -151,16 +141,10 @@ def open_onnx(
         raise ModelError(f"{path} is not an ONNX model that can be run ({reason})") from error
 
     def logits(faces: Faces) -> Floats:
-        inputs = {INPUT_CONTRACT["name"]: np.ascontiguousarray(faces)}
-        return np.asarray(session.run([output], inputs)[0], np.float32)
-
-    return _in_batches(logits, batch)
-
-
-def _in_batches(network: Network, size: int) -> Network:
-    def logits(faces: Faces) -> Floats:
-        starts = range(0, len(faces), size)
-        return np.concatenate([network(faces[start : start + size]) for start in starts])
+        whole = np.ascontiguousarray(faces)
+        parts = (whole[start : start + batch] for start in range(0, len(whole), batch))
+        answers = [session.run([output], {INPUT_CONTRACT["name"]: part})[0] for part in parts]
+        return np.concatenate(answers, dtype=np.float32)
 
     return logits
 
@@ -172,7 +156,6 @@ _NOT_OF_PIXELS = ("plain_epochs",)
 _PROBED = 1024
 _PROBE_TOLERANCE = 1.0
 _PROBE_SHARE = 0.01
-_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 class LogitCache:
@@ -268,7 +251,7 @@ class LogitCache:
             raise InputError(
                 f"{path} is missing: compute it with mien train --teacher-logits"
             ) from error
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise InputError(f"{path} is damaged: delete it and have it computed again") from error
         if not isinstance(header, dict) or header.get("key") != self._key(view):
             raise InputError(

@@ -25,7 +25,7 @@ from mien.core.process import stderr
 from mien.training import lite0
 from mien.training.architectures import APPLICATIONS, build_application, build_backbone
 from mien.training.recipe import Config, ModelSettings, TrainingSettings
-from mien.training.transforms import Batch
+from mien.training.transforms import Batch, Faces, Floats
 
 IMAGENET_STDDEV = (0.229, 0.224, 0.225)
 """Of ImageNet's red, green and blue, for pixels in 0-1 (as in ``keras.applications``)."""
@@ -70,7 +70,7 @@ def build_model(
         x = layers.Dropout(rate, name=f"head{index}_dropout")(x)
     logits = layers.Dense(classes, dtype="float32", name="logits")(x)
     probabilities = layers.Activation("softmax", dtype="float32", name="probabilities")(logits)
-    model = keras.Model(faces, probabilities, name="mien")
+    model = without_xla(keras.Model(faces, probabilities, name="mien"))
     _set_rates(model, settings)
     if initialise:
         load_starting_weights(model, settings)
@@ -84,6 +84,14 @@ def _set_rates(model: Any, settings: ModelSettings) -> None:
         layer.rate = settings.drop_connect * index / len(drops)
     for layer in batch_norms(model):
         layer.momentum = settings.batch_norm_momentum
+
+
+def without_xla(model: Any) -> Any:
+    """Return a network that predicts without XLA, slower on a CPU tenfold; JAX is nothing else."""
+    import keras
+
+    model.jit_compile = keras.backend.backend() == "jax"
+    return model
 
 
 def batch_norms(model: Any) -> list[Any]:
@@ -296,16 +304,14 @@ def compiled_model(config: Config, *, blocks: int, size: int, initialise: bool) 
     if config.training.backend == "tensorflow":
         from mien.training.layers import with_fast_layers
 
-        network = with_fast_layers(network)
+        network = without_xla(with_fast_layers(network))
         refresh(network)
     # Tried first, so that a wrong number is found before the head's phase and not after it.
     set_trainable(network, blocks=config.training.fine_tune_blocks)
     set_trainable(network, blocks=blocks)
     model = with_outputs(network, config)
     optimizer = _optimizer(config.training, network, model.trainable_variables)
-    # XLA on a CPU is ten times slower, but for JAX, which is nothing else.
-    jit = "auto" if config.training.backend == "jax" else False
-    model.compile(optimizer, **losses(config), jit_compile=jit)
+    model.compile(optimizer, **losses(config), jit_compile=network.jit_compile)
     optimizer.build(model.trainable_variables)
     return model
 
@@ -333,9 +339,22 @@ def kept_network(model: Any) -> Any:
 
     if not isinstance(model.output, Mapping):
         return model
-    network = keras.Model(model.input, model.output[_LABELS], name=model.name)
-    network.compile(jit_compile=model.jit_compile)
-    return network
+    return without_xla(keras.Model(model.input, model.output[_LABELS], name=model.name))
+
+
+def predict(network: Any, faces: Faces, *, batch: int) -> Floats:
+    """Return a network's answers, float32 (N, outputs), to faces, uint8 (N, 48, 48).
+
+    Each batch has the same shape, of which the last one's rest is padding: another shape would be
+    compiled anew.
+    """
+    parts = []
+    for start in range(0, max(1, len(faces)), batch):
+        part = faces[start : start + batch, ..., None].astype(np.float32)
+        padding = [(0, batch - len(part)), (0, 0), (0, 0), (0, 0)]
+        answers = np.asarray(network.predict_on_batch(np.pad(part, padding)), np.float32)
+        parts.append(answers[: len(part)])
+    return np.concatenate(parts)
 
 
 def losses(config: Config) -> dict[str, Any]:

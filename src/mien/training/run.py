@@ -189,7 +189,8 @@ def begun_in(run: RunFolder) -> Path:
 
 # ---------------------------------------------------------------- checkpoints
 _STATE_KEY = "state"
-_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What NumPy may raise for an archive that is damaged."""
 
 
 def write_checkpoint(
@@ -201,32 +202,20 @@ def write_checkpoint(
         np.savez(stream, **{**arrays, _STATE_KEY: text})  # type: ignore[arg-type]
 
 
-def read_checkpoint_state(path: Path) -> dict[str, Any]:
-    """Return what a checkpoint holds beside arrays; raises as `read_checkpoint_arrays`."""
-    with _checkpoint(path) as file:
-        state: dict[str, Any] = json.loads(file[_STATE_KEY].tobytes().decode())
-        return state
-
-
-def read_checkpoint_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Return the arrays of a checkpoint by name.
+def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+    """Return what `write_checkpoint` wrote, the state first.
 
     Raises:
         InputError: if it is missing or damaged.
     """
-    with _checkpoint(path) as file:
-        return {name: file[name] for name in file.files if name != _STATE_KEY}
-
-
-@contextmanager
-def _checkpoint(path: Path) -> Iterator[Any]:
     try:
         # Opened here, because NumPy leaves a damaged file open.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            yield file
+            arrays = {name: file[name] for name in file.files}
+        return json.loads(arrays.pop(_STATE_KEY).tobytes().decode()), arrays
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing: this run has no checkpoint to resume from") from error
-    except _DAMAGED as error:
+    except DAMAGED as error:
         message = f"{path} is damaged: restore it from a copy, or start the run anew"
         raise InputError(message) from error
 

@@ -4,7 +4,7 @@
 
     train, resume                      a new run; one that was stopped
       Trainer.fit                      epochs of two phases: the head alone, then fine-tuning
-        _enter_phase                   builds the network anew where a phase or the size changes
+        enter_phase                    builds the network anew where a phase or the size changes
         _train_epoch                   steps; a checkpoint every few minutes, and on Ctrl-C
         _end_epoch                     validation of the averaged weights, best.keras, history
 
@@ -22,7 +22,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +43,9 @@ from mien.training.model import (
     build_model,
     compiled_model,
     kept_network,
+    predict,
     refresh,
+    set_trainable,
     step_arrays,
 )
 from mien.training.recipe import (
@@ -57,13 +59,16 @@ from mien.training.run import RunFolder
 from mien.training.transforms import Batch, Faces, Floats
 
 
-def train(config: Config, folder: Path, *, quiet: bool = False) -> RunFolder:
+def train(
+    config: Config, folder: Path, *, quiet: bool = False, engine: type[Trainer] | None = None
+) -> RunFolder:
     """Train a network and leave the run in a folder (see `mien.training.run`).
 
     Args:
         config: the recipe.
         folder: where; must not hold a run yet.
         quiet: draw no progress and print no epochs on stderr.
+        engine: the training loop, `Trainer` unless given.
 
     Raises:
         UsageError: if the folder holds a run, or the recipe cannot be built; nothing is written.
@@ -75,55 +80,60 @@ def train(config: Config, folder: Path, *, quiet: bool = False) -> RunFolder:
         OutputError: if something cannot be written; the last checkpoint stays whole.
         TrainingStopped: after Ctrl-C or SIGTERM, saved.
     """
+    engine = engine or Trainer
     run = records.new_run(folder)
-    check_installed(config.training)
+    engine.check(config)
     data = load_training_data(config, quiet=quiet)
-    trainer = Trainer(config, run, data, quiet=quiet)
+    trainer = engine(config, run, data, quiet=quiet)
     state = RunState(data=data.fingerprint(), teachers=trainer.teacher_digests())
     trainer.enter_phase(state)
-    records.write_json(run.environment, environment(config, data))
+    environment = {
+        **records.describe_environment(),
+        "backend": config.training.backend,
+        "seed": config.training.seed,
+        "data": {split.name: split.class_counts() for split in (data.train, data.val)},
+    }
+    records.write_json(run.environment, environment)
     records.write_text(run.config, config_to_toml(config))
     return trainer.fit(state)
 
 
-def resume(folder: Path, *, quiet: bool = False) -> RunFolder:
-    """Go on with an interrupted run as if it had never stopped; raises as `train`.
+def resume(folder: Path, *, quiet: bool = False, engine: type[Trainer] | None = None) -> RunFolder:
+    """Go on with an interrupted run as if it had never stopped; arguments and errors as `train`.
 
     One that was stopped before its first checkpoint starts again; of one that has ended, only the
-    curves and the summary are written anew.
+    history and the summary are written anew.
 
     Raises:
         InputError: if there is no run, its checkpoint is missing, damaged or of another recipe, or
             the data or the teachers are not those that it began with.
     """
+    engine = engine or Trainer
     run = records.open_run(folder)
     config = from_folder(load_run_config(run), records.begun_in(run))
-    check_installed(config.training)
+    engine.check(config)
     begun = run.checkpoint.exists() or run.history.exists()
-    state = read_state(run.checkpoint) if begun else RunState()
+    state, arrays = read_checkpoint(run.checkpoint) if begun else (RunState(), {})
     records.remove_leftovers(run)
     if state.history:
         # A kill between the checkpoint and the history leaves the file an epoch behind.
         records.write_history(run.history, state.history)
-    if state.is_over(config):
-        return finish(run, state)
+    if state.epoch >= config.total_epochs:
+        return finish(config, run, state)
     data = load_training_data(config, quiet=quiet)
-    if state.data and state.data != data.fingerprint():
+    trainer = engine(config, run, data, quiet=quiet)
+    digests = {"images": data.fingerprint(), **trainer.teacher_digests()}
+    known = {"images": state.data, **state.teachers}
+    changed = [name for name in digests if known.get(name) not in (None, "", digests[name])]
+    if changed:
         raise InputError(
-            f"the images of {config.data.source} are not those that {run.path} began with: "
-            "bring the old ones back, or start a new run"
-        )
-    trainer = Trainer(config, run, data, quiet=quiet)
-    teachers = trainer.teacher_digests()
-    if state.teachers and state.teachers != teachers:
-        changed = ", ".join(name for name in teachers if teachers[name] != state.teachers.get(name))
-        raise InputError(
-            f"the teachers are not those that {run.path} began with ({changed}): "
-            "bring the old ones back, or start a new run"
+            f"the images or teachers are not those that {run.path} began with "
+            f"({', '.join(changed)}): bring the old ones back, or start a new run"
         )
     if begun:
-        trainer.restore(state)
-    state.data, state.teachers = data.fingerprint(), teachers
+        trainer.restore(state, arrays)
+    state.data = digests.pop("images")
+    state.teachers = digests
     return trainer.fit(state)
 
 
@@ -163,17 +173,9 @@ class RunState:
     Attributes:
         epoch: the epoch that is under way, counted from 0 through both phases.
         step: steps of it that are done.
-        best_accuracy: best validation accuracy so far, and `best_epoch` its epoch.
-        stale_epochs: epochs since then, in this phase.
-        loss_sum: of the losses of the steps since the last validation, and `accuracy_sum` of their
-            accuracies.
-        epochs_counted: epochs that these belong to, the one under way included.
-        plateau_scale: what the "plateau" schedule multiplies the rate with.
-        plateau_loss: lowest validation loss of this phase, and `plateau_wait` the epochs since.
-        seconds: time spent training, of all processes that went on with the run.
-        epoch_seconds: of that, time spent since the last validation.
-        stopped_early: early stopping has ended the run.
-        skipped_epochs: epochs of the head's phase that early stopping has left out.
+        loss_sum: of the losses of the steps since the last validation.
+        accuracy_sum: of their accuracies.
+        epoch_seconds: time spent on them, by all processes that went on with the run.
         history: one row a validation.
         data: fingerprint of the images and labels that the run began with; empty if not known.
         teachers: SHA-256 of each teacher's network, by name.
@@ -181,93 +183,98 @@ class RunState:
 
     epoch: int = 0
     step: int = 0
-    best_accuracy: float = -1.0
-    best_epoch: int = -1
-    stale_epochs: int = 0
     loss_sum: float = 0.0
-    epochs_counted: int = 1
     accuracy_sum: float = 0.0
-    plateau_scale: float = 1.0
-    plateau_loss: float = float("inf")
-    plateau_wait: int = 0
-    seconds: float = 0.0
     epoch_seconds: float = 0.0
-    stopped_early: bool = False
-    skipped_epochs: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     data: str = ""
     teachers: dict[str, str] = field(default_factory=dict)
 
-    def is_over(self, config: Config) -> bool:
-        """Tell whether there is nothing left to train."""
-        return self.stopped_early or self.epoch >= config.total_epochs
+    @property
+    def best(self) -> dict[str, Any]:
+        """The row of the best validation accuracy, the first of several."""
+        return max(self.history, key=lambda row: float(row["val_accuracy"]))
 
-    def skip_validation(self) -> None:
-        """Count the epoch as done, its losses going into the next one's figures."""
-        self.epoch += 1
-        self.step = 0
-        self.epochs_counted += 1
+    def phase_start(self, config: Config) -> int:
+        """Return the first epoch of the phase that is under way: head or fine-tuning."""
+        return config.training.head_epochs if self.epoch >= config.training.head_epochs else 0
 
-    def end_epoch(self, val_loss: float, config: Config) -> None:
+    def epochs_since_validation(self, config: Config) -> int:
+        """Return how many epochs the sums are of, the one under way included."""
+        last = self.history[-1]["epoch"] if self.history else 0
+        return self.epoch + 1 - max(last, self.phase_start(config))
+
+    def plateau_scale(self, config: Config) -> float:
+        """Return what the "plateau" schedule multiplies the rate with; each phase begins anew."""
+        settings, start = config.training, self.phase_start(config)
+        scale, lowest, wait = 1.0, math.inf, 0
+        if settings.schedule != "plateau":
+            return scale
+        for row in self.history:
+            if row["epoch"] <= start:
+                continue
+            wait += 1
+            if row["val_loss"] < lowest - _PLATEAU_MARGIN:
+                lowest, wait = row["val_loss"], 0
+            elif wait >= settings.plateau_patience:
+                scale, wait = scale * settings.plateau_factor, 0
+        return scale
+
+    def end_epoch(self, config: Config, row: dict[str, Any] | None) -> None:
         """Count the epoch as done, or its whole phase where early stopping ends it.
 
-        ``stale_epochs`` counts this epoch already; ``val_loss`` is what "plateau" goes by.
+        Args:
+            config: the recipe.
+            row: of the history; None without a validation, the sums then go on.
         """
-        settings = config.training
-        self._watch_plateau(val_loss, settings)
-        in_head_phase = self.epoch < settings.head_epochs
-        phase_end = settings.head_epochs if in_head_phase else config.total_epochs
-        if 0 < settings.early_stopping <= self.stale_epochs:
-            self.stopped_early = phase_end == config.total_epochs
-            if in_head_phase:
-                self.skipped_epochs = phase_end - self.epoch - 1
-            self.epoch = phase_end
-        else:
-            self.epoch += 1
-        self.step, self.epoch_seconds = 0, 0.0
-        self.loss_sum = self.accuracy_sum = 0.0
-        self.epochs_counted = 1
-        if in_head_phase and self.epoch == settings.head_epochs:
+        head, start = config.training.head_epochs, self.phase_start(config)
+        end = self.epoch + 1
+        if row is not None:
+            self.history.append(row)
+            self.loss_sum = self.accuracy_sum = self.epoch_seconds = 0.0
             # Fine-tuning is judged by itself.
-            self.stale_epochs = self.plateau_wait = 0
-            self.plateau_scale, self.plateau_loss = 1.0, math.inf
-
-    def _watch_plateau(self, val_loss: float, settings: TrainingSettings) -> None:
-        if val_loss < self.plateau_loss - _PLATEAU_MARGIN:
-            self.plateau_loss, self.plateau_wait = val_loss, 0
-            return
-        self.plateau_wait += 1
-        if settings.schedule == "plateau" and self.plateau_wait >= settings.plateau_patience:
-            self.plateau_scale *= settings.plateau_factor
-            self.plateau_wait = 0
+            stale_epochs = end - max(self.best["epoch"], start)
+            if 0 < config.training.early_stopping <= stale_epochs:
+                end = head if self.epoch < head else config.total_epochs
+        self.epoch, self.step = end, 0
 
 
 # ---------------------------------------------------------------- the loop
 class Trainer:
-    """Training loop of one run; resumes from its checkpoint."""
+    """Training loop of one run; resumes from its checkpoint.
+
+    Attributes:
+        model: the network under training, with all outputs.
+        kept: a copy in Keras' own layers, filled at each validation: it is what is saved.
+    """
+
+    model: Any = None
+    kept: Any = None
 
     def __init__(self, config: Config, run: RunFolder, data: TrainingData, *, quiet: bool) -> None:
         """Set up Keras and the teachers; raises as `train`."""
-        self.config, self.run, self.val = config, run, data.val
-        self.quiet = quiet
+        self.config, self.run, self.val, self.quiet = config, run, data.val, quiet
         prepare_backend(config.training)
         self.teachers: TeacherEnsemble | None = None
         if config.distill.teachers:
-            log_odds = None
+            images, log_odds = data.train.images, None
             if data.counts is not None:
                 log_odds = vote_log_odds(data.counts, data.train.labels)
-            images = data.train.images
-            self.teachers = TeacherEnsemble(config, images, log_odds=log_odds, quiet=self.quiet)
+            self.teachers = TeacherEnsemble(config, images, log_odds=log_odds, quiet=quiet)
             # Opening a network draws from the seed: whether one was must not change the student.
             prepare_backend(config.training)
         self.batches = BatchSource(data, config, self.teachers)
+        self.steps = self.batches.steps
         self.phase: Phase | None = None
-        self.model: Any = None  # under training, with all outputs
-        self.network: Any = None  # the same layers, as they are kept
-        self.bare: Any = None  # a copy of that without its optimizer, to be saved
-        self.start: dict[tuple[str, str], Floats] = {}
-        self.throughput = Throughput()
+        self.start: list[Floats] = []
         self.saved_at = time.monotonic()
+        self.is_compiled = False
+        self.cost = self.cost_seconds = 0.0  # of the steps so far, for the time that is left
+
+    @staticmethod
+    def check(config: Config) -> None:
+        """Raise what `train` does if a recipe cannot be trained here, before anything is read."""
+        check_installed(config.training)
 
     def teacher_digests(self) -> dict[str, str]:
         """Return the SHA-256 of each teacher's network, by name."""
@@ -276,51 +283,46 @@ class Trainer:
     def fit(self, state: RunState) -> RunFolder:
         """Train to the end."""
         with stop_signals(self.run.path) as stop:
-            while not state.is_over(self.config):
+            while state.epoch < self.config.total_epochs:
                 self.enter_phase(state)
                 self._train_epoch(state, stop)
                 self._end_epoch(state)
-        return finish(self.run, state)
+        return finish(self.config, self.run, state)
 
     # ------------------------------------------------------------ phases
     def enter_phase(self, state: RunState) -> None:
         """Build the network of the epoch's phase, with what is learnt so far in it."""
-        phase = Phase.at(self.config, state.epoch)
-        if phase == self.phase:
+        phase, before, old = Phase.at(self.config, state.epoch), self.phase, self.model
+        if phase == before:
             return
-        model = self._compiled(phase, initialise=self.model is None)
-        if self.phase is not None:
+        self._build(phase, initialise=before is None)
+        if before is not None:
             # The optimizer's moments go along to a larger size, not to other blocks.
-            same_blocks = self.phase.blocks == phase.blocks
-            values = all_variables if same_blocks else lambda one: list(one.variables)
-            for old, new in zip(values(self.model), values(model), strict=True):
-                new.assign(old.numpy())
-            refresh(model)
-        self._take(model, phase)
+            moments = before.blocks == phase.blocks
+            values = all_variables if moments else lambda one: list(one.variables)
+            for source, target in zip(values(old), values(self.model), strict=True):
+                target.assign(source.numpy())
+            refresh(self.model)
 
-    def restore(self, state: RunState) -> None:
-        """Build the network that the checkpoint was written of, and fill it."""
+    def restore(self, state: RunState, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Build the network that a checkpoint was written of, and fill it."""
         # Between two phases, that is still the network of the phase before.
         phase = Phase.at(self.config, state.epoch if state.step else state.epoch - 1)
-        model = self._compiled(phase, initialise=False)
-        restore_variables(self.run.checkpoint, model)
-        self._take(model, phase)
+        self._build(phase, initialise=False)
+        restore_variables(self.model, arrays, self.run.checkpoint)
 
-    def _compiled(self, phase: Phase, *, initialise: bool) -> Any:
-        return compiled_model(
-            self.config, blocks=phase.blocks, size=phase.size, initialise=initialise
-        )
-
-    def _take(self, model: Any, phase: Phase) -> None:
-        self.model, self.network, self.phase = model, kept_network(model), phase
-        self.bare = None
-        self.throughput.skip_one()
+    def _build(self, phase: Phase, *, initialise: bool) -> None:
+        config, size = self.config, phase.size
+        self.model = compiled_model(config, blocks=phase.blocks, size=size, initialise=initialise)
+        classes = len(config.labels)
+        self.kept = build_model(config.model, size=size, initialise=False, classes=classes)
+        self.phase, self.is_compiled = phase, False
 
     # ------------------------------------------------------------ steps
     def _train_epoch(self, state: RunState, stop: threading.Event) -> None:
         assert self.phase is not None
         label = f"epoch {state.epoch + 1}/{self.config.total_epochs}  {self.phase.size} px"
-        left = self.batches.steps - state.step
+        left = self.steps - state.step
         with (
             Progress(label, left, unit="step", quiet=self.quiet) as progress,
             contextlib.closing(self.batches.epoch(state.epoch, state.step)) as batches,
@@ -329,9 +331,11 @@ class Trainer:
                 started = time.monotonic()
                 loss = self._step(state, batch)
                 spent = time.monotonic() - started
-                state.seconds += spent
                 state.epoch_seconds += spent
-                self.throughput.count(self.phase.step_cost, spent)
+                if self.is_compiled:  # the first step of a phase compiles its graph
+                    self.cost += self.phase.step_cost
+                    self.cost_seconds += spent
+                self.is_compiled = True
                 progress.advance(1, f"loss {loss:.4f}{self._time_left(state)}")
                 self._save_if_due(state, stop)
 
@@ -348,11 +352,11 @@ class Trainer:
         return loss
 
     def _rate(self, state: RunState) -> float:
-        settings = self.config.training
+        settings, scale = self.config.training, state.plateau_scale(self.config)
         if state.epoch < settings.head_epochs:
-            return settings.head_learning_rate * state.plateau_scale
-        done = state.epoch - settings.head_epochs + state.step / self.batches.steps
-        return learning_rate(settings, progress=done, scale=state.plateau_scale)
+            return settings.head_learning_rate * scale
+        done = state.epoch - settings.head_epochs + state.step / self.steps
+        return learning_rate(settings, progress=done, scale=scale)
 
     def _save_if_due(self, state: RunState, stop: threading.Event) -> None:
         overdue = time.monotonic() - self.saved_at >= self.config.training.checkpoint_seconds
@@ -360,18 +364,23 @@ class Trainer:
             self._check_weights(state)
             self._save(state)
         if stop.is_set():
-            raise stopped(self.config, self.run, state, steps=self.batches.steps)
+            raise TrainingStopped(
+                f"stopped in epoch {state.epoch + 1} of {self.config.total_epochs} after step "
+                f"{state.step} of {self.steps}, all saved; to go on: mien train --resume "
+                f"{self.run.path}"
+            )
 
     def _save(self, state: RunState) -> None:
         save_checkpoint(self.run.checkpoint, self.model, state)
         self.saved_at = time.monotonic()
 
     def _time_left(self, state: RunState) -> str:
-        epochs = range(self.config.total_epochs)
+        if not self.cost:
+            return ""
+        epochs = range(state.epoch, self.config.total_epochs)
         costs = [Phase.at(self.config, epoch).step_cost for epoch in epochs]
-        left = sum(costs[state.epoch :]) * self.batches.steps - costs[state.epoch] * state.step
-        seconds = self.throughput.seconds_for(left)
-        return "" if seconds is None else f"  run {format_duration(seconds)} left"
+        left = sum(costs) * self.steps - costs[0] * state.step
+        return f"  run {format_duration(self.cost_seconds / self.cost * left)} left"
 
     def _check_weights(self, state: RunState) -> None:
         # A step with a finite loss can still leave NaN behind, which only the next one would show.
@@ -379,96 +388,72 @@ class Trainer:
             raise self._diverged("the weights became NaN or infinite", state)
 
     def _diverged(self, what: str, state: RunState) -> TrainingDiverged:
-        return diverged(f"{what} in epoch {state.epoch + 1}, step {state.step + 1}", self.run)
+        return TrainingDiverged(
+            f"{what} in epoch {state.epoch + 1}, step {state.step + 1}; the last good checkpoint "
+            f"and best.keras are kept in {self.run.path}: start a new run with a lower "
+            "training.learning_rate or training.head_learning_rate"
+        )
 
     # ------------------------------------------------------------ after each epoch
     def _end_epoch(self, state: RunState) -> None:
-        if not self.config.is_validated(state.epoch):
-            state.skip_validation()
+        config = self.config
+        if not config.is_validated(state.epoch):
+            state.end_epoch(config, None)
             return
         self._check_weights(state)
-        figures = self._validate(state)
-        steps, rate = self.batches.steps, self._rate(state)
-        row = history_row(self.config, state, figures, steps=steps, rate=rate)
-        state.history.append(row)
+        probabilities = self._validate()
+        if not np.isfinite(probabilities).all():
+            raise self._diverged("the probabilities became NaN", state)
+        counted = self.steps * state.epochs_since_validation(config)
+        row = {
+            "epoch": state.epoch + 1,
+            "phase": "head" if state.epoch < config.training.head_epochs else "fine-tune",
+            "size": config.size_at(state.epoch),
+            "loss": state.loss_sum / counted,
+            "accuracy": state.accuracy_sum / counted,
+            **validation_figures(probabilities, self.val.labels),
+            "learning_rate": self._rate(state),
+            "seconds": round(state.epoch_seconds, 1),
+        }
+        state.end_epoch(config, row)
+        is_best = state.best is row
+        if is_best:
+            self._keep_best()
         if not self.quiet:
-            best = state.best_epoch == state.epoch
-            records.report_epoch(row, total=self.config.total_epochs, best=best)
-        state.end_epoch(figures["val_loss"], self.config)
+            records.report_epoch(row, total=config.total_epochs, best=is_best)
         # In this order: whatever a kill leaves undone, the checkpoint knows how to do again.
         self._save(state)
         records.write_history(self.run.history, state.history)
 
-    def _validate(self, state: RunState) -> dict[str, float]:
-        """Return the figures of the averaged weights, which are kept if they are the best."""
-        settings = self.config.training
-        seed_step(settings, state.epoch, state.step)
-        with (
-            averaged_weights(self.model, start=self._start(), alpha=settings.wise_ft_alpha),
-            recalibrated_statistics(
-                self.model, self.batches.plain_batches(), count=settings.bn_recalibration_batches
-            ),
-        ):
-            probabilities = predict_probabilities(self.network, self.val.images)
-            if not np.isfinite(probabilities).all():
-                raise self._diverged("the probabilities became NaN", state)
-            figures = validation_figures(probabilities, self.val.labels)
-            state.stale_epochs += state.epochs_counted
-            if figures["val_accuracy"] > state.best_accuracy:
-                state.best_accuracy, state.best_epoch = figures["val_accuracy"], state.epoch
-                state.stale_epochs = 0
-                self._keep_best()
-        return figures
+    def _validate(self) -> Floats:
+        """Fill the network that is kept, and return its probabilities of the validation images."""
+        settings, phase = self.config.training, self.phase
+        assert phase is not None
+        self.kept.set_weights(averaged_weights(self.model))
+        refresh(self.kept)
+        set_trainable(self.kept, blocks=phase.blocks)
+        if settings.wise_ft_alpha < 1:
+            interpolate_weights(self.kept, self._starting_weights(), settings.wise_ft_alpha)
+        if settings.ema:
+            count = settings.bn_recalibration_batches
+            recalibrate_batch_norms(
+                self.kept, itertools.islice(self.batches.plain_batches(), count)
+            )
+        set_trainable(self.kept, blocks=-1)
+        return predict_probabilities(self.kept, self.val.images)
 
-    def _start(self) -> dict[tuple[str, str], Floats]:
-        """Return the weights that the run started from, where a part of them is kept."""
-        if self.config.training.wise_ft_alpha < 1 and not self.start:
+    def _starting_weights(self) -> list[Floats]:
+        if not self.start:
             # Drawn as at the start, after a resumption too; nothing later draws from this seed.
             prepare_backend(self.config.training)
             size, classes = self.config.final_size, len(self.config.labels)
             network = build_model(self.config.model, size=size, classes=classes)
-            prepare_backend(self.config.training)
-            self.start = {
-                name: np.array(variable.numpy()) for name, variable in _trained(network).items()
-            }
+            self.start = [np.array(array) for array in network.get_weights()]
         return self.start
 
     def _keep_best(self) -> None:
-        """Save the weights that stand in the model in a copy of Keras' own layers."""
-        assert self.phase is not None
-        if self.bare is None:
-            classes = len(self.config.labels)
-            self.bare = build_model(
-                self.config.model, size=self.phase.size, initialise=False, classes=classes
-            )
-        self.bare.set_weights(self.network.get_weights())
-        refresh(self.bare)
         with records.saving(self.run.best) as temporary:
-            self.bare.save(temporary)
-
-
-class Throughput:
-    """Seconds for each unit of cost, over the steps seen so far; see `Phase.step_cost`."""
-
-    def __init__(self) -> None:
-        """Begin without having seen any; the first step is not counted."""
-        self._seconds = self._cost = 0.0
-        self._skip = True
-
-    def skip_one(self) -> None:
-        """Leave the next step out: it compiles the network's graph, as no other will."""
-        self._skip = True
-
-    def count(self, cost: float, seconds: float) -> None:
-        """Count a step."""
-        if not self._skip:
-            self._seconds += seconds
-            self._cost += cost
-        self._skip = False
-
-    def seconds_for(self, cost: float) -> float | None:
-        """Return how long steps of that cost in all will take, None if no step has been counted."""
-        return None if self._cost == 0 else self._seconds / self._cost * cost
+            self.kept.save(temporary)
 
 
 # ---------------------------------------------------------------- learning rate
@@ -496,51 +481,33 @@ def learning_rate(settings: TrainingSettings, *, progress: float, scale: float =
     return lowest + (highest - lowest) * 0.5 * (1 + math.cos(math.pi * share))
 
 
-# ---------------------------------------------------------------- averaged weights
-@contextmanager
-def averaged_weights(
-    model: Any, *, start: Mapping[tuple[str, str], Floats] | None = None, alpha: float = 1.0
-) -> Iterator[None]:
-    """Put the optimizer's moving averages in the place of the weights for a while.
+# ---------------------------------------------------------------- the weights that are kept
+def averaged_weights(model: Any) -> list[Floats]:
+    """Return the weights of a compiled model's kept network, their moving averages if it has any.
 
-    Args:
-        model: the compiled network.
-        start: the weights that it started from, by names of layer and variable.
-        alpha: weight of the averages against those (WiSE-FT, Wortsman et al. 2021, 2109.01903).
+    The model itself trains on from the raw weights.
     """
-    if not model.optimizer.use_ema:
-        yield
-        return
     # Copies: on some backends numpy() is a view of what is about to be written over.
-    kept = [np.array(variable.numpy()) for variable in model.trainable_variables]
-    try:
-        model.optimizer.finalize_variable_values(model.trainable_variables)
-        first = start or {}
-        for name, variable in _trained(model).items():
-            # Copies again: on JAX a variable now shares its array with the average, and predicting
-            # uses up the arrays of the network.
-            value = np.array(variable.numpy())
-            if name in first:
-                value = alpha * value + (1 - alpha) * first[name]
-            variable.assign(value)
-        yield
-    finally:
-        for variable, value in zip(model.trainable_variables, kept, strict=True):
-            variable.assign(value)
+    raw = [np.array(variable.numpy()) for variable in model.trainable_variables]
+    model.optimizer.finalize_variable_values(model.trainable_variables)
+    weights = [np.array(array) for array in kept_network(model).get_weights()]
+    for variable, value in zip(model.trainable_variables, raw, strict=True):
+        variable.assign(value)
+    return weights
 
 
-def _trained(model: Any) -> dict[tuple[str, str], Any]:
-    """Return a network's trainable variables by names of layer and variable."""
-    return {
-        (layer.name, variable.name): variable
-        for layer in model.layers
-        for variable in layer.trainable_variables
-    }
+def interpolate_weights(network: Any, start: Iterable[Floats], alpha: float) -> None:
+    """Mix what is trained of a network with its starting weights, which have 1 - alpha in it.
+
+    WiSE-FT (Wortsman et al. 2021, 2109.01903); BatchNorm's statistics stay as they are.
+    """
+    for variable, first in zip(network.weights, start, strict=True):
+        if variable.trainable:
+            variable.assign(alpha * np.array(variable.numpy()) + (1 - alpha) * first)
 
 
-@contextmanager
-def recalibrated_statistics(model: Any, batches: Iterator[Batch], *, count: int) -> Iterator[None]:
-    """Put BatchNorm statistics that fit the weights as they stand in place for a while.
+def recalibrate_batch_norms(network: Any, batches: Iterable[Batch]) -> None:
+    """Give BatchNorm layers that are trained the statistics of batches under the weights as is.
 
     The running statistics follow the weights of the last steps. Averaged weights are others, and
     with foreign statistics a network may read nothing at all (Izmailov et al. 2018, 1803.05407).
@@ -548,34 +515,22 @@ def recalibrated_statistics(model: Any, batches: Iterator[Batch], *, count: int)
     read (Touvron et al. 2019, 1906.06423; Li et al. 2019, 1801.05134): here dropout is off, too.
 
     Args:
-        model: the compiled network, with the weights to estimate for.
-        batches: training images as they are, not augmented.
-        count: how many batches to use; 0 leaves the statistics alone.
+        network: with the weights to estimate for.
+        batches: training images as they are, not augmented; none leaves the statistics alone.
     """
-    norms = [layer for layer in batch_norms(model) if layer.trainable]
-    if count == 0 or not model.optimizer.use_ema or not norms:
-        yield
-        return
-    running = [variable for layer in norms for variable in layer.non_trainable_variables]
-    kept = [np.array(variable.numpy()) for variable in running]
-    momenta = [layer.momentum for layer in norms]
-    dropouts = [layer for layer in model.layers if type(layer).__name__ == "Dropout"]
-    rates = [layer.rate for layer in dropouts]
-    try:
-        for layer in dropouts:
-            layer.rate = 0.0
-        for seen, batch in enumerate(itertools.islice(batches, count)):
-            for layer in norms:
-                layer.momentum = seen / (seen + 1)  # makes the running mean a plain one
-            model(batch.faces, training=True)
-        yield
-    finally:
-        for layer, momentum in zip(norms, momenta, strict=True):
-            layer.momentum = momentum
-        for layer, rate in zip(dropouts, rates, strict=True):
-            layer.rate = rate
-        for variable, value in zip(running, kept, strict=True):
-            variable.assign(value)
+    norms = [layer for layer in batch_norms(network) if layer.trainable]
+    dropouts = [layer for layer in network.layers if type(layer).__name__ == "Dropout"]
+    momenta, rates = [layer.momentum for layer in norms], [layer.rate for layer in dropouts]
+    for layer in dropouts:
+        layer.rate = 0.0
+    for seen, batch in enumerate(batches):
+        for layer in norms:
+            layer.momentum = seen / (seen + 1)  # makes the running mean a plain one
+        network(batch.faces, training=True)
+    for layer, momentum in zip(norms, momenta, strict=True):
+        layer.momentum = momentum
+    for layer, rate in zip(dropouts, rates, strict=True):
+        layer.rate = rate
 
 
 # ---------------------------------------------------------------- validation
@@ -584,15 +539,7 @@ _VALIDATION_BATCH = 128
 
 def predict_probabilities(model: Any, images: Faces) -> Floats:
     """Return a network's probabilities, float32 (N, classes), for faces, uint8 (N, 48, 48)."""
-    parts = []
-    # Of no images, too, there is an answer of the right shape.
-    for start in range(0, max(1, len(images)), _VALIDATION_BATCH):
-        faces = images[start : start + _VALIDATION_BATCH, ..., None].astype(np.float32)
-        padding = [(0, _VALIDATION_BATCH - len(faces)), (0, 0), (0, 0), (0, 0)]
-        # One shape for every batch: a new one would be compiled anew.
-        answer = np.asarray(model.predict_on_batch(np.pad(faces, padding)))
-        parts.append(answer[: len(faces)])
-    return np.concatenate(parts).astype(np.float32)
+    return predict(model, images, batch=_VALIDATION_BATCH)
 
 
 def validation_figures(probabilities: Floats, labels: npt.NDArray[np.int64]) -> dict[str, float]:
@@ -609,6 +556,13 @@ def validation_figures(probabilities: Floats, labels: npt.NDArray[np.int64]) -> 
 
 
 # ---------------------------------------------------------------- checkpoints
+_DERIVED = {
+    *("best_accuracy", "best_epoch", "stale_epochs", "epochs_counted", "plateau_scale"),
+    *("plateau_loss", "plateau_wait", "seconds", "stopped_early", "skipped_epochs"),
+}
+"""What earlier versions stored beside the history that it follows from."""
+
+
 def all_variables(model: Any) -> list[Any]:
     """Return every variable of a compiled model that training changes, in a fixed order.
 
@@ -624,31 +578,26 @@ def save_checkpoint(path: Path, model: Any, state: RunState) -> None:
     records.write_checkpoint(path, arrays, dataclasses.asdict(state))
 
 
-def read_state(path: Path) -> RunState:
-    """Read where a run stood.
+def read_checkpoint(path: Path) -> tuple[RunState, dict[str, npt.NDArray[Any]]]:
+    """Read where a run stood, and its variables.
 
     Raises:
         InputError: if the checkpoint is missing, damaged, or of a newer version.
     """
-    values = records.read_checkpoint_state(path)
+    values, arrays = records.read_checkpoint(path)
+    values = {name: value for name, value in values.items() if name not in _DERIVED}
     unknown = sorted(set(values) - {item.name for item in dataclasses.fields(RunState)})
     if unknown:
         raise InputError(
             f"{path} holds {', '.join(unknown)}, which this version of mien does not know: "
             "resume with the version that wrote it"
         )
-    return RunState(**values)
+    return RunState(**values), arrays
 
 
-def restore_variables(path: Path, model: Any) -> None:
-    """Fill a compiled model with a checkpoint of the same recipe.
-
-    Raises:
-        InputError: if the checkpoint is damaged or does not fit the model.
-    """
-    variables = all_variables(model)
-    arrays = records.read_checkpoint_arrays(path)
-    values = [arrays[name] for name in sorted(arrays)]
+def restore_variables(model: Any, arrays: Mapping[str, npt.NDArray[Any]], path: Path) -> None:
+    """Fill a compiled model with a checkpoint's variables; raises InputError if they don't fit."""
+    variables, values = all_variables(model), [arrays[name] for name in sorted(arrays)]
     if [value.shape for value in values] != [tuple(variable.shape) for variable in variables]:
         raise InputError(
             f"{path} holds {len(values)} variables that are not the {len(variables)} of this "
@@ -695,71 +644,17 @@ def stop_signals(folder: Path) -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def stopped(config: Config, run: RunFolder, state: RunState, *, steps: int) -> TrainingStopped:
-    """Return what is raised once a run that was asked to stop is saved."""
-    return TrainingStopped(
-        f"stopped in epoch {state.epoch + 1} of {config.total_epochs} after step "
-        f"{state.step} of {steps}, all saved; to go on: mien train --resume {run.path}"
-    )
-
-
-def diverged(what: str, run: RunFolder) -> TrainingDiverged:
-    """Return the error for a run whose losses or weights are not numbers any more."""
-    return TrainingDiverged(
-        f"{what}; the last good checkpoint and best.keras are kept in {run.path}: "
-        "start a new run with a lower training.learning_rate or training.head_learning_rate"
-    )
-
-
-# ---------------------------------------------------------------- records
-def environment(config: Config, data: TrainingData) -> dict[str, Any]:
-    """Return what a run begins with, as JSON can hold it."""
-    return {
-        **records.describe_environment(),
-        "backend": config.training.backend,
-        "seed": config.training.seed,
-        "data": {split.name: split.class_counts() for split in (data.train, data.val)},
-    }
-
-
-def history_row(
-    config: Config, state: RunState, figures: Mapping[str, float], *, steps: int, rate: float
-) -> dict[str, Any]:
-    """Return the row of the history for an epoch that was just validated.
-
-    Args:
-        config: the recipe.
-        state: where the run stands, the epoch not yet counted as done.
-        figures: see `validation_figures`.
-        steps: of an epoch.
-        rate: the learning rate at its end.
-    """
-    counted = steps * state.epochs_counted
-    return {
-        "epoch": state.epoch + 1,
-        "phase": "head" if state.epoch < config.training.head_epochs else "fine-tune",
-        "size": config.size_at(state.epoch),
-        "loss": state.loss_sum / counted,
-        "accuracy": state.accuracy_sum / counted,
-        **figures,
-        "learning_rate": rate,
-        "seconds": round(state.epoch_seconds, 1),
-    }
-
-
-def finish(run: RunFolder, state: RunState) -> RunFolder:
-    """Draw the curves and write the summary of a run that has ended; raises OutputError."""
-    from mien.evaluation.figures import training_curves
-
-    columns = {key: [row[key] for row in state.history] for key in state.history[0]}
-    training_curves(columns, run.curves)
-    best = next(row for row in state.history if row["epoch"] == state.best_epoch + 1)
+# ---------------------------------------------------------------- the end
+def finish(config: Config, run: RunFolder, state: RunState) -> RunFolder:
+    """Write the summary of a run that has ended; raises OutputError."""
+    head = config.training.head_epochs
+    ends = {row["phase"]: row["epoch"] for row in state.history}  # the last of each phase
     summary = {
         "run": run.name,
-        "best": best,
-        "epochs": state.history[-1]["epoch"] - state.skipped_epochs,
-        "stopped_early": state.stopped_early,
-        "seconds": round(state.seconds, 1),
+        "best": state.best,
+        "epochs": ends.get("head", 0) + ends.get("fine-tune", head) - head,
+        "stopped_early": state.history[-1]["epoch"] < config.total_epochs,
+        "seconds": round(sum(row["seconds"] for row in state.history), 1),
     }
     records.write_json(run.summary, summary)
     return run
