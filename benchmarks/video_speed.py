@@ -2,6 +2,8 @@
 
     python benchmarks/video_speed.py CLIP --update docs/evidence/speed.md
 
+``--before SRC`` puts an earlier version beside it, whose ``src`` is there (git archive COMMIT src).
+
 Whole readings are processes of their own, start included, by the clock. They take turns, so that a
 busy machine slows all alike; what is told is the least of all turns. The parts are alone on one
 thread, in processor time.
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -21,6 +24,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+import mien
 from mien.api import Recognizer, load
 from mien.core.process import usable_cores
 from mien.evaluation.markdown import markdown_table, update_marked_section
@@ -40,15 +44,19 @@ def main() -> None:
     parser.add_argument("clip", type=Path)
     parser.add_argument("--model", nargs="+", default=["mien-b0", "mien-nano"])
     parser.add_argument("--rounds", type=int, default=7, help="turns of each side")
+    parser.add_argument("--before", type=Path, metavar="SRC", help="src of an earlier version")
     parser.add_argument("--update", type=Path, metavar="FILE")
     parser.add_argument("--read", choices=WAYS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.read:
         read(args.clip, args.model[0], args.read)
         return
+    rows = []
+    if args.before:
+        rows = before_and_now(args.clip, args.model, args.rounds, args.before)
     whole = whole_readings(args.clip, args.model, args.rounds)
     parts = {model: parts_of(args.clip, model) for model in args.model}
-    text = tables(whole, parts)
+    text = tables(rows, whole, parts)
     print(json.dumps(machine()), "\n", text, sep="\n")
     if args.update:
         update_marked_section(args.update, SECTION, text)
@@ -63,6 +71,28 @@ def read(clip: Path, model: str, way: str) -> None:
     moments = follow(recognizer, read_video(clip), clip.name, readers=readers)
     results = [moment.result.to_dict() for moment in moments if moment.result]
     print(json.dumps({"seconds": time.perf_counter() - started, "results": results}))
+
+
+def before_and_now(clip: Path, models: list[str], rounds: int, before: Path) -> list[list[str]]:
+    """Return the rows of ``mien predict`` of an earlier version and of this one."""
+    sources = (str(before.resolve()), str(Path(mien.__file__).parents[1]))
+    taken: dict[tuple[str, str], list[float]] = {}
+    for number in range(rounds):
+        for model in models:
+            for source in sources if number % 2 else sources[::-1]:
+                command = [sys.executable, "-m", "mien", "predict", str(clip), "--model", model]
+                command += ["--format", "csv", "--quiet", "--detector", "libface"]
+                environment = {**os.environ, "PYTHONPATH": source}
+                started = time.perf_counter()
+                subprocess.run(command, check=True, capture_output=True, env=environment)
+                seconds = time.perf_counter() - started
+                taken.setdefault((model, source), []).append(seconds)
+    old, new = ([min(taken[model, source]) for model in models] for source in sources)
+    return [
+        ["`mien predict` before, start included", *(f"{each:.2f} s" for each in old)],
+        ["`mien predict` now, start included", *(f"{each:.2f} s" for each in new)],
+        ["times as fast", *(f"{a / b:.2f}" for a, b in zip(old, new, strict=True))],
+    ]
 
 
 def whole_readings(clip: Path, models: list[str], rounds: int) -> dict[tuple[str, str, str], float]:
@@ -137,10 +167,14 @@ def timed(work: Callable[[], object], clock: Callable[[], float]) -> float:
     return clock() - started
 
 
-def tables(whole: dict[tuple[str, str, str], float], parts: dict[str, dict[str, float]]) -> str:
-    """Return both tables in Markdown."""
+def tables(
+    rows: list[list[str]],
+    whole: dict[tuple[str, str, str], float],
+    parts: dict[str, dict[str, float]],
+) -> str:
+    """Return both tables in Markdown, the first one with ``rows`` at its top."""
     models = list(parts)
-    rows = []
+    rows = list(rows)
     for what, key in (("start included", "whole"), ("without the start", "alone")):
         one, ahead = ([whole[model, way, key] for model in models] for way in WAYS)
         rows += [
