@@ -81,7 +81,7 @@ Answer: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 _SERVICE = Path(__file__).resolve().parent
 _ROOT = _SERVICE.parent.parent.parent  # of a checkout
-_AT_ROOT = frozenset(("index.html", "sw.js", "manifest.webmanifest"))
+_AT_ROOT = frozenset(("index.html", "sw.js"))
 _FIRST_MODEL = "mien-nano"
 
 
