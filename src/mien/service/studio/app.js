@@ -230,6 +230,7 @@ let shown = null;
 
 function go(id) {
   location.hash = id;
+  showView();
 }
 
 function onTabKey(event) {

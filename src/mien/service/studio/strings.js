@@ -268,7 +268,7 @@ export const strings = {
     pngAll: "Annotated pictures",
     pngAllHint: "ZIP of PNG files",
     json: "Results",
-    jsonHint: "JSON, as mien’s other doors write it",
+    jsonHint: "JSON, as mien predict writes it",
     csv: "Table",
     csvHint: "CSV, one row a face",
     saved: "{name} is saved.",

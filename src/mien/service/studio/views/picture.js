@@ -298,7 +298,7 @@ export function createView(context) {
     fill(
       toolbar,
       open && many && button("back", "back", words.all, () => (show(null), items[at].card.focus()), "quiet"),
-      h("div.toolbar-title", null, h("h2", null, title), !open && h("p.small.soft", null, counted(words.faces, facesOf(items)))),
+      h("div.toolbar-title", null, h("h1", null, title), !open && h("p.small.soft", null, counted(words.faces, facesOf(items)))),
       open && many && h(
         "div.pager",
         null,
@@ -309,9 +309,9 @@ export function createView(context) {
       h("span.grow"),
       busy && many && button("stop", "stop", words.cancel, stop),
       old.length > 0 && !busy && button("again", "wait", words.readAgainNew, () => readAgain(old)),
-      button("add", "plus", words.add, choose),
+      !(open && many) && button("add", "plus", words.add, choose),
       downloads(),
-      button("clear", "trash", words.clear, clear, "quiet"),
+      !(open && many) && button("clear", "trash", words.clear, clear, "quiet"),
     );
     if (focused) toolbar.querySelector(`[data-key="${focused}"]`)?.focus();
   }
@@ -510,7 +510,7 @@ function cardStatus(item, palette, words) {
   const dot = (face) => h("span.dot", { style: { "--color": colourOf(palette, face.emotion, Object.keys(face.scores)) } });
   if (result.faces.length === 1) return h("span.card-reading", null, dot(first), readingText(first));
   const emotions = [...new Map(result.faces.map((face) => [face.emotion, face])).values()];
-  return h("span.card-reading", null, emotions.map(dot), counted(words.faces, result.faces.length), h("span.visually-hidden", null, emotions.map(({ emotion }) => emotionName(emotion)).join(", ")));
+  return h("span.card-reading", null, h("span", null, counted(words.faces, result.faces.length)), emotions.map(dot), h("span.visually-hidden", null, emotions.map(({ emotion }) => emotionName(emotion)).join(", ")));
 }
 
 /** What is said beside a picture that has no faces to show (yet). */
