@@ -39,7 +39,8 @@ def refused(reply: Reply, status: int, code: str, said: str) -> None:
     """Check an error: its status, and one line in the one shape, of the client's matters alone."""
     assert reply.status == status
     assert reply.headers["content-type"] == "application/json"
-    assert list(reply.json) == ["schema", "code", "error"]
+    assert list(reply.json) == ["schema", "code", "error", "request_id"]
+    assert reply.json["request_id"] == reply.headers["x-request-id"]
     assert (reply.json["schema"], reply.json["code"]) == ("mien-error/1", code)
     assert said in reply.json["error"]
     assert len(reply.json["error"].splitlines()) == 1
@@ -48,7 +49,7 @@ def refused(reply: Reply, status: int, code: str, said: str) -> None:
 
 
 def limits(**changed: Any) -> Any:
-    from mien.service.service import Limits
+    from mien.service.limits import Limits
 
     return Limits(**{"workers": 1, **changed})
 

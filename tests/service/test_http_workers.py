@@ -50,7 +50,7 @@ def slow() -> Iterator[Slow]:
 
 
 def limits(**changed: Any) -> Any:
-    from mien.service.service import Limits
+    from mien.service.limits import Limits
 
     return Limits(**{"workers": 1, "analysis_seconds": 0.4, **changed})
 

@@ -31,9 +31,13 @@ if TYPE_CHECKING:
 
     from mien.batch.inputs import RecognizerOptions
     from mien.inference.recognizer import Recognizer
-    from mien.service.service import Limits, Service
+    from mien.service.limits import Limits
+    from mien.service.middleware import Answered
+    from mien.service.service import Service
 
-_OWN_LOGS = tuple(f"mien.service.{name}" for name in ("app", "server", "service"))
+_OWN_LOGS = tuple(
+    f"mien.service.{name}" for name in ("app", "middleware", "server", "service", "stream", "video")
+)
 _LINES_A_MINUTE = 20
 
 _DETAILS = """\
@@ -103,7 +107,7 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     add(
         "--max-waiting",
         type=whole(),
-        default=16,
+        default=32,
         metavar="N",
         help="images that may arrive or wait beside those, before one is refused "
         "(default: %(default)s)",
@@ -144,8 +148,8 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _listen_and_serve(args: argparse.Namespace) -> None:
+    from mien.service.limits import Limits, default_workers
     from mien.service.server import host_and_port, listen, raise_file_limit
-    from mien.service.service import Limits, default_workers
 
     limits = Limits(
         max_bytes=args.max_bytes,
@@ -219,8 +223,8 @@ def _end(service: Service, *, interrupted: bool, quiet: bool) -> NoReturn:
     raise KeyboardInterrupt if interrupted else Terminated
 
 
-def _log_request(line: str) -> None:
-    note(line, quiet=False)
+def _log_request(answered: Answered) -> None:
+    note(str(answered), quiet=False)
 
 
 def _is_loopback(port: socket.socket) -> bool:

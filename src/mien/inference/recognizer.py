@@ -216,22 +216,62 @@ class Recognizer:
         batches, references = [], []
         for image, name in with_sources(images, sources):
             named = name or source_name(image)
-            batch = preprocess(
-                image,
-                self.detector,
-                self.choice,
-                color=color,
-                source=named,
-                allow_private=allow_private,
-            )
+            batch = self.find(image, color=color, source=named, allow_private=allow_private)
             batches.append(batch)
             references.append(image_reference(image, allow_private=allow_private))
+        results = self.read(batches, batch_size=batch_size)
+        return Results(
+            result.read_from(reference, color)
+            for result, reference in zip(results, references, strict=True)
+        )
+
+    def find(
+        self,
+        image: ImageSource,
+        *,
+        color: str | None = None,
+        source: str | None = None,
+        allow_private: bool = False,
+    ) -> FaceBatch:
+        """Do the first half of an analysis: load an image, find its faces and cut them out.
+
+        Args:
+            image: as in `analyze`.
+            color: the order of an array's channels, "rgb" or "bgr".
+            source: the image's name.
+            allow_private: as in `analyze`.
+
+        Returns:
+            What `read` takes. An image that cannot be read has a status that says so.
+
+        Raises:
+            UsageError: if an array is not as it should be.
+        """
+        return preprocess(
+            image,
+            self.detector,
+            self.choice,
+            color=color,
+            source=source,
+            allow_private=allow_private,
+        )
+
+    def read(self, batches: Sequence[FaceBatch], *, batch_size: int = BATCH_SIZE) -> list[Result]:
+        """Do the second half: read the faces that `find` cut out of images, all together.
+
+        Args:
+            batches: an item an image.
+            batch_size: faces that go through the network at once.
+
+        Returns:
+            One result an image, in their order.
+
+        Raises:
+            ModelError: if the network fails.
+        """
         faces = [face for batch in batches for face in batch.faces]
         rows = iter(self._classify(faces, batch_size))
-        return Results(
-            self._result(batch, list(islice(rows, len(batch.faces)))).read_from(reference, color)
-            for batch, reference in zip(batches, references, strict=True)
-        )
+        return [self._result(batch, list(islice(rows, len(batch.faces)))) for batch in batches]
 
     def classify(
         self,

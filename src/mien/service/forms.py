@@ -11,6 +11,7 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
+from mien.service.limits import MAX_BYTES
 from mien.service.schemas import ApiError
 
 FIELD = "image"
@@ -47,9 +48,6 @@ OTHER_IMAGE_TYPES = frozenset(
     }
 )
 """Other names of the same, which are taken, too."""
-
-MAX_BYTES = 1_000_000_000
-"""No limit on an image's size may be above this one."""
 
 FORM_BYTES = 16_384
 """What a form may have beside the image: boundaries and headers."""

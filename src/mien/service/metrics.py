@@ -28,6 +28,7 @@ CLIENT_GONE = 499
 """The status that is counted where a client goes away before its answer; nobody is sent it."""
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_BATCHES = (1, 2, 4, 8, 16, 32)
 _METHODS = ("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH")
 
 
@@ -65,6 +66,12 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self._batches = Histogram(
+            "mien_batch_images",
+            "Images whose faces went through the network together.",
+            buckets=_BATCHES,
+            registry=self.registry,
+        )
         self._images = Counter(
             "mien_images", "Images that were analyzed.", ("status",), registry=self.registry
         )
@@ -97,6 +104,10 @@ class Metrics:
         self._images.labels(result.status).inc()
         for face in result.faces:
             self._faces.labels(face.emotion).inc()
+
+    def batched(self, images: int) -> None:
+        """Count a batch of so many images."""
+        self._batches.observe(images)
 
     def ready(self, recognizer: Recognizer) -> None:
         """Say what is served, and that it is; all its emotions start at 0."""

@@ -16,7 +16,7 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from mien.service.schemas import ApiError
+from mien.service.schemas import ApiError, json_bytes
 
 MAX_HEAD_BYTES = 16_384
 """Of a request's line and headers together."""
@@ -130,7 +130,7 @@ class Protocol(H11Protocol, asyncio.BufferedProtocol):
         """Answer with the JSON of all errors where no answer has begun; close the connection."""
         error = self.conn.error or ApiError(400, f"{_NOT_HTTP}: see /docs")
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            body = error.body()
+            body = json_bytes(error.to_dict())
             reason = HTTPStatus(error.status).phrase.encode()
             headers = [
                 (b"content-type", b"application/json"),

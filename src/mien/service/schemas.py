@@ -20,14 +20,18 @@ ERROR_SCHEMA = "mien-error/1"
 
 CODES: Mapping[int, str] = {
     400: "malformed",
+    401: "unauthorized",
+    403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
     408: "too_slow",
     413: "too_large",
     415: "unsupported_type",
     422: "undecodable",
+    426: "upgrade_required",
     431: "headers_too_large",
     500: "internal",
+    501: "not_supported",
     503: "busy",
 }
 """The code of each status; 422 has ``too_long``, 503 ``not_ready`` and ``stopping``, too."""
@@ -68,13 +72,15 @@ class ApiError(Exception):
         if status == 503:
             self.headers.setdefault("Retry-After", str(RETRY_SECONDS))
 
-    def body(self) -> bytes:
-        """Return the reply's JSON."""
-        return json_bytes({"schema": ERROR_SCHEMA, "code": self.code, "error": self.message})
+    def to_dict(self, request_id: str | None = None) -> dict[str, str]:
+        """Return the error as JSON has it, with the id of the request if it has one."""
+        error = {"schema": ERROR_SCHEMA, "code": self.code, "error": self.message}
+        return error if request_id is None else {**error, "request_id": request_id}
 
-    def response(self) -> Response:
-        """Return the reply."""
-        return Response(self.body(), self.status, self.headers, "application/json")
+    def response(self, request_id: str | None = None) -> Response:
+        """Return the reply to the request with this id."""
+        body = json_bytes(self.to_dict(request_id))
+        return Response(body, self.status, self.headers, "application/json")
 
 
 # ---------------------------------------------------------------- OpenAPI
@@ -146,6 +152,9 @@ class Error(_Reply):
     schema_: Literal["mien-error/1"] = Field(alias="schema", description=f"always {ERROR_SCHEMA}")
     code: str = Field(description="the error's name for programs")
     error: str = Field(description="one line: what happened, what was expected, how to mend it")
+    request_id: str | None = Field(
+        default=None, description="as X-Request-ID; missing where nothing could be read"
+    )
 
 
 class State(_Reply):

@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import math
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from concurrent.futures import Future
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
-from mien.core.errors import MienError, UnreadableImage, UsageError
-from mien.core.process import usable_cores
+from mien.core.errors import MienError, UnreadableImage
 from mien.core.results import Result
-from mien.service.forms import MAX_BYTES, Upload, check_headers, read_upload
+from mien.service.batching import Batcher, Reading
+from mien.service.forms import Upload, check_headers, read_upload
+from mien.service.limits import Limits
 from mien.service.metrics import Metrics
 from mien.service.schemas import ApiError
 from mien.service.workers import TOO_LONG, WorkerPool
@@ -34,52 +35,6 @@ _LOGGER = logging.getLogger(__name__)
 _WARM_UP_SIZE = 320
 
 
-def default_workers() -> int:
-    """Return how many images are analyzed at a time by default: one per core, at most 4."""
-    return min(4, usable_cores())
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The service's limits.
-
-    Attributes:
-        max_bytes: of an image; no more is ever read of one.
-        max_pixels: an image that has more is not decoded: a small file can hold very many, and each
-            takes up to 30 bytes for a moment.
-        workers: images that are analyzed at the same time.
-        max_waiting: images that may be uploaded or wait beside those; one more is refused.
-        upload_seconds: a body has to arrive within this time.
-        analysis_seconds: an image that takes longer is abandoned.
-        max_connections: open at the same time; one more takes the place of the longest idle one.
-    """
-
-    max_bytes: int = 20_000_000
-    max_pixels: int = 50_000_000
-    workers: int = field(default_factory=default_workers)
-    max_waiting: int = 16
-    upload_seconds: float = 30.0
-    analysis_seconds: float = 60.0
-    max_connections: int = 1000
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        from mien.core.images import MAX_PIXELS
-
-        for what, value, low, high in (
-            ("bytes of an image", self.max_bytes, 1, MAX_BYTES),
-            ("pixels of an image", self.max_pixels, 1, MAX_PIXELS),
-            ("workers", self.workers, 1, 10_000),
-            ("waiting images", self.max_waiting, 0, 10_000),
-            ("connections", self.max_connections, 1, 100_000),
-        ):
-            if not low <= value <= high:
-                raise UsageError(f"expected {low:,} to {high:,} {what}, got {value:,}")
-        for seconds in (self.upload_seconds, self.analysis_seconds):
-            if not (math.isfinite(seconds) and seconds > 0):
-                raise UsageError(f"expected more than 0 seconds, got {seconds}")
-
-
 class Service:
     """The recognizer with its workers; knows no routes."""
 
@@ -89,6 +44,8 @@ class Service:
         self.metrics = metrics
         self.workers = WorkerPool(limits.workers, limits.max_waiting, limits.analysis_seconds)
         self.recognizer: Recognizer | None = None
+        self.stopping = asyncio.Event()
+        self._batcher: Batcher | None = None
         self._load = load
         self._loading: asyncio.Task[None] | None = None
 
@@ -104,6 +61,7 @@ class Service:
                 on_failure(error)
                 return
             self.metrics.ready(recognizer)
+            self._batcher = Batcher(recognizer, self.metrics.batched)
             self.recognizer = recognizer
             on_ready(recognizer)
 
@@ -111,8 +69,11 @@ class Service:
 
     async def stop(self) -> None:
         """End: threads are waited for a moment, the loading of a model is not."""
+        self.stopping.set()
         if self._loading is not None:
             self._loading.cancel()
+        if self._batcher is not None:
+            self._batcher.close()
         seconds = 0.0 if self.recognizer is None else _JOIN_SECONDS
         await asyncio.to_thread(self.workers.close, seconds)
 
@@ -151,28 +112,39 @@ class Service:
             ApiError: if there is no result.
             ClientDisconnect: if the client goes away.
         """
-        job = functools.partial(self._timed, self.ready(), upload)
         try:
-            result, seconds = await self.workers.run(job, gone)
+            reading, seconds = await self.workers.run(functools.partial(self._found, upload), gone)
         except ApiError as error:
             if error.code == TOO_LONG:
                 limit, count = self.limits.analysis_seconds, self.workers.unfinished
                 _LOGGER.warning("gave up an image after %g s; %d are being read", limit, count)
             raise
-        self.metrics.analyzed(result, seconds)
+        result, network_seconds = await self._read(reading)
+        self.metrics.analyzed(result, seconds + network_seconds)
         if result.status == "unreadable":
             # Bytes have no name: their errors begin with "image".
             raise ApiError(422, f"the file {str(result.error).removeprefix('image ')}")
         if result.status == "error":
             raise MienError(result.error)
-        return result
+        # It gets the name at the end, so that no error that is logged has it.
+        return replace(result, source=upload.name)
 
-    def _timed(self, recognizer: Recognizer, upload: Upload) -> tuple[Result, float]:
+    def _found(self, upload: Upload) -> tuple[Future[Reading], float]:
+        """Find an image's faces and have them read, in a worker."""
+        assert self.recognizer is not None
+        assert self._batcher is not None
         start = time.perf_counter()
         _check_pixels(upload.content, self.limits.max_pixels)
-        # It gets the name at the end, so that no error that is logged has it.
-        result = replace(recognizer.analyze_result(upload.content), source=upload.name)
-        return result, time.perf_counter() - start
+        found = self.recognizer.find(upload.content)
+        return self._batcher.submit(found), time.perf_counter() - start
+
+    async def _read(self, reading: Future[Reading]) -> Reading:
+        try:
+            return await asyncio.wait_for(
+                asyncio.wrap_future(reading), self.limits.analysis_seconds
+            )
+        except asyncio.TimeoutError as error:
+            raise ApiError(503, "busy: the network was not free in time; try again") from error
 
 
 def _check_pixels(content: bytes, most: int) -> None:

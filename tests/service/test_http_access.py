@@ -1,0 +1,197 @@
+"""Who may ask: tokens, pages of other origins; and the id that each request has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mien.core.errors import UsageError
+from service_maker import PNG, Service, loader, picture, running
+
+pytest.importorskip("fastapi")
+
+from mien.service.access import Access, normal_origin, tokens_in
+
+TOKEN, OTHER = "first-token-of-all", "another.token_of~it"
+PAGE = "https://page.example"
+
+
+@pytest.fixture(scope="module")
+def guarded(tiny_model: Path) -> Iterator[Service]:
+    """A service that asks for a token, and that pages of one origin may read."""
+    access = Access.of([TOKEN, OTHER], [PAGE])
+    with running(loader(tiny_model), access=access) as started:
+        yield started
+
+
+def bearer(token: str, scheme: str = "Bearer") -> dict[str, str]:
+    return {**PNG, "Authorization": f"{scheme} {token}"}
+
+
+# ---------------------------------------------------------------- tokens
+
+
+@pytest.mark.parametrize("headers", [bearer(TOKEN), bearer(OTHER), bearer(TOKEN, "bearer")])
+def test_who_has_a_token_is_answered(guarded: Service, headers: dict[str, str]) -> None:
+    assert guarded.analyze(picture(), headers).status == 200
+    assert guarded.ask("/version", headers=headers).status == 200
+    assert guarded.ask("/metrics", headers=headers).status == 200
+
+
+@pytest.mark.parametrize(
+    ("headers", "challenge"),
+    [
+        (PNG, 'Bearer realm="mien"'),
+        (bearer(TOKEN, "Basic"), 'Bearer realm="mien"'),
+        (bearer(""), 'Bearer realm="mien", error="invalid_token"'),
+        (bearer(TOKEN[:-1]), 'Bearer realm="mien", error="invalid_token"'),
+        (bearer(f"{TOKEN}x"), 'Bearer realm="mien", error="invalid_token"'),
+        (bearer(TOKEN.upper()), 'Bearer realm="mien", error="invalid_token"'),
+        (bearer("t\u00f6ken"), 'Bearer realm="mien", error="invalid_token"'),
+    ],
+)
+def test_who_has_none_is_told_what_to_send(
+    guarded: Service, headers: dict[str, str], challenge: str
+) -> None:
+    for path in ("/v1/analyze", "/v1/nowhere", "/%761/analyze", "/metrics", "/version"):
+        reply = guarded.ask(path, picture(), headers, "POST")
+        assert (reply.status, reply.json["code"]) == (401, "unauthorized")
+        assert reply.headers["www-authenticate"] == challenge
+        assert TOKEN not in reply.text
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/docs", "/openapi.json"])
+def test_states_and_descriptions_are_for_everybody(guarded: Service, path: str) -> None:
+    assert guarded.ask(path).status == 200
+
+
+def test_a_file_of_tokens_has_one_a_line() -> None:
+    text = f"# of the web page\n{TOKEN}\n\n  {OTHER}  \r\n#{TOKEN}x\n"
+    assert tokens_in(text) == [TOKEN, OTHER]
+    assert len(Access.of([TOKEN, OTHER, TOKEN]).digests) == 2
+    assert TOKEN not in repr(Access.of([TOKEN]))
+
+
+@pytest.mark.parametrize("token", ["short", "with a blank in it", "x" * 513, "schlüssel-schlüssel"])
+def test_tokens_that_are_none_are_refused_and_not_repeated(token: str) -> None:
+    with pytest.raises(UsageError, match="16 to 512 letters") as caught:
+        Access.of([token])
+    assert token not in str(caught.value)
+
+
+# ---------------------------------------------------------------- origins
+
+
+def test_a_page_that_is_allowed_may_read_every_answer(guarded: Service) -> None:
+    for headers, status in (({**bearer(TOKEN), "Origin": PAGE}, 200), ({"Origin": PAGE}, 401)):
+        reply = guarded.analyze(picture(), headers)
+        assert reply.status == status
+        assert reply.headers["access-control-allow-origin"] == PAGE
+        assert "Origin" in reply.headers["vary"]
+        assert "X-Request-ID" in reply.headers["access-control-expose-headers"]
+        assert "access-control-allow-credentials" not in reply.headers
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["https://page.example.evil", "http://page.example", "https://page.example:444", "null"],
+)
+def test_no_other_page_may(guarded: Service, origin: str) -> None:
+    reply = guarded.analyze(picture(), {**bearer(TOKEN), "Origin": origin})
+    assert "access-control-allow-origin" not in reply.headers
+    asked = guarded.ask("/v1/analyze", headers=preflight(origin), method="OPTIONS")
+    assert asked.status == 400
+    assert "access-control-allow-origin" not in asked.headers
+
+
+def preflight(origin: str, method: str = "POST") -> dict[str, str]:
+    return {
+        "Origin": origin,
+        "Access-Control-Request-Method": method,
+        "Access-Control-Request-Headers": "authorization, content-type",
+    }
+
+
+def test_a_browser_may_ask_before_without_a_token(guarded: Service) -> None:
+    reply = guarded.ask("/v1/analyze", headers=preflight(PAGE), method="OPTIONS")
+    assert reply.status == 200
+    assert reply.headers["access-control-allow-origin"] == PAGE
+    assert "POST" in reply.headers["access-control-allow-methods"]
+    assert {"authorization", "content-type"} <= {
+        each.strip().lower() for each in reply.headers["access-control-allow-headers"].split(",")
+    }
+    refused = guarded.ask("/v1/analyze", headers=preflight(PAGE, "DELETE"), method="OPTIONS")
+    assert refused.status == 400
+
+
+def test_unless_told_no_page_may_read_anything(service: Service) -> None:
+    reply = service.analyze(picture(), {**PNG, "Origin": PAGE})
+    assert reply.status == 200
+    assert not [name for name in reply.headers if name.startswith("access-control")]
+    assert service.ask("/v1/analyze", headers=preflight(PAGE), method="OPTIONS").status == 405
+
+
+@pytest.mark.parametrize(
+    ("written", "normal"),
+    [
+        ("https://Example.org", "https://example.org"),
+        ("https://example.org/", "https://example.org"),
+        ("https://example.org:443", "https://example.org"),
+        ("http://localhost:3000", "http://localhost:3000"),
+        ("http://[::1]:8000", "http://[::1]:8000"),
+    ],
+)
+def test_origins_are_taken_as_browsers_write_them(written: str, normal: str) -> None:
+    assert normal_origin(written) == normal
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["*", "", "null", "example.org", "https://", "https://*.example.org", "https://a.b/path",
+     "https://user@a.b", "https://a.b:no", "ftp://a.b", "https://a.b?c"],
+)  # fmt: skip
+def test_what_is_no_origin_or_many_is_refused(written: str) -> None:
+    with pytest.raises(UsageError, match=r"^expected an origin as .* got "):
+        normal_origin(written)
+
+
+# ---------------------------------------------------------------- ids
+
+
+def test_each_answer_has_an_id_of_its_own(service: Service) -> None:
+    ids = [service.ask("/healthz").headers["x-request-id"] for _ in range(3)]
+    assert len(set(ids)) == 3
+    assert all(re.fullmatch("[0-9a-f]{32}", each) for each in ids)
+
+
+@pytest.mark.parametrize(
+    ("given", "is_taken"),
+    [
+        ("trace-1.of_2", True),
+        ("x" * 128, True),
+        ("x" * 129, False),
+        ("", False),
+        ("with blank", False),
+        ("a\x80b", False),
+        ("<script>", False),
+    ],
+)
+def test_an_id_that_a_log_can_hold_is_taken(service: Service, given: str, is_taken: bool) -> None:
+    reply = service.analyze(b"no image", {**PNG, "X-Request-ID": given})
+    assert (reply.headers["x-request-id"] == given) is is_taken
+    assert reply.json["request_id"] == reply.headers["x-request-id"]
+
+
+def test_a_failure_is_logged_with_the_id(
+    tiny_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    answered: list[object] = []
+    with running(loader(tiny_model), on_request=answered.append) as service:
+        service.app.state.service.recognizer.find = None
+        reply = service.analyze(picture(), {**PNG, "X-Request-ID": "the-one"})
+    assert (reply.status, reply.json["request_id"]) == (500, "the-one")
+    assert "(request the-one)" in caplog.text
+    assert any(str(each).endswith(" ms the-one") for each in answered)

@@ -1,0 +1,138 @@
+"""Images that wait together go through the network together, and nobody's answer changes by it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mien.core.errors import ModelError
+from mien.core.results import Result
+from mien.inference.preprocess import FaceBatch
+from mien.inference.recognizer import Recognizer
+from service_maker import Service, loader, picture, running, until
+
+pytest.importorskip("fastapi")
+
+from mien.service.batching import MAX_FACES, Batcher
+from mien.service.limits import Limits
+
+
+class Held:
+    """A recognizer whose network waits until it is let go, and fails for faces that are black."""
+
+    def __init__(self, recognizer: Recognizer) -> None:
+        self.gate = threading.Event()
+        self.batches: list[int] = []
+        self._recognizer = recognizer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._recognizer, name)
+
+    def read(self, batches: Sequence[FaceBatch]) -> list[Result]:
+        self.batches.append(len(batches))
+        assert self.gate.wait(20)
+        if any(not face.any() for batch in batches for face in batch.faces):
+            raise ModelError("the network failed")
+        return self._recognizer.read(batches)
+
+
+@pytest.fixture
+def held(tiny_model: Path) -> Held:
+    return Held(loader(tiny_model)())
+
+
+def test_who_comes_alone_is_read_alone_and_those_who_wait_together(held: Held) -> None:
+    batches: list[int] = []
+    batcher = Batcher(held, batches.append)  # type: ignore[arg-type]
+    found = [held.find(picture(seed)) for seed in range(6)]
+    futures = [batcher.submit(found[0])]
+    until(lambda: held.batches == [1])
+    futures += [batcher.submit(each) for each in found[1:]]
+    held.gate.set()
+    results = [future.result(20).result for future in futures]
+    assert held.batches == batches == [1, 5]
+    alone = [held.analyze_result(picture(seed)) for seed in range(6)]
+    assert len({each.faces[0].confidence for each in alone}) == 6
+    for one, other in zip(results, alone, strict=True):
+        np.testing.assert_allclose(
+            list(one.faces[0].scores.values()), list(other.faces[0].scores.values()), atol=1e-6
+        )
+    batcher.close()
+
+
+def test_a_batch_grows_no_further_than_it_helps(held: Held) -> None:
+    batcher = Batcher(held, lambda _: None)  # type: ignore[arg-type]
+    face = held.find(picture())
+    futures = [batcher.submit(face)]
+    until(lambda: held.batches == [1])
+    futures += [batcher.submit(face) for _ in range(MAX_FACES + 3)]
+    held.gate.set()
+    assert {future.result(20).result.status for future in futures} == {"ok"}
+    assert held.batches == [1, MAX_FACES, 3]
+    batcher.close()
+
+
+def test_one_that_fails_is_no_matter_of_the_others(held: Held) -> None:
+    batcher = Batcher(held, lambda _: None)  # type: ignore[arg-type]
+    good = held.find(picture())
+    bad = held.find(np.zeros((48, 48, 3), np.uint8), color="rgb")
+    first = batcher.submit(good)
+    until(lambda: held.batches == [1])
+    others = [batcher.submit(each) for each in (good, bad, good)]
+    held.gate.set()
+    assert first.result(20).result == others[0].result(20).result == others[2].result(20).result
+    with pytest.raises(ModelError, match="the network failed"):
+        others[1].result(20)
+    batcher.close()
+
+
+def test_where_nobody_is_there_the_network_is_not_waited_for(held: Held) -> None:
+    held.gate.set()
+    nobody = FaceBatch(None, 10, 10, status="no_face")
+    batcher = Batcher(held, lambda _: pytest.fail("it went through the network"))  # type: ignore[arg-type]
+    assert batcher.submit(nobody).result(0).result.status == "no_face"
+    batcher.close()
+
+
+def test_what_waits_at_the_end_is_read_first(held: Held) -> None:
+    batcher = Batcher(held, lambda _: None)  # type: ignore[arg-type]
+    futures = [batcher.submit(held.find(picture(seed))) for seed in range(3)]
+    batcher.close()
+    held.gate.set()
+    assert [future.result(20).result.status for future in futures] == 3 * ["ok"]
+
+
+def test_the_service_says_how_large_batches_are(tiny_model: Path) -> None:
+    with (
+        running(loader(tiny_model), limits=Limits(workers=2)) as service,
+        ThreadPoolExecutor(8) as clients,
+    ):
+        replies = list(clients.map(lambda seed: service.analyze(picture(seed)), range(16)))
+        assert [each.status for each in replies] == 16 * [200]
+        assert service.metric("mien_batch_images_sum") == 16
+
+
+def test_images_whose_network_is_stuck_are_told_to_come_again(tiny_model: Path) -> None:
+    kept: list[Held] = []
+
+    def load() -> Any:
+        kept.append(Held(loader(tiny_model)()))
+        return kept[0]
+
+    allowed = Limits(workers=1, analysis_seconds=0.3)
+    with running(load, limits=allowed) as service:
+        check_busy(service)
+        kept[0].gate.set()
+        until(lambda: service.analyze(picture()).status == 200)
+
+
+def check_busy(service: Service) -> None:
+    reply = service.analyze(picture())
+    assert (reply.status, reply.json["code"]) == (503, "busy")
+    assert int(reply.headers["retry-after"]) >= 1
