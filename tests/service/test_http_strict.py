@@ -96,7 +96,7 @@ def test_requests_one_behind_the_other_are_all_checked(service: Service) -> None
 def test_a_target_may_be_an_address(service: Service, target: bytes) -> None:
     request_bytes = NEXT.replace(b"/healthz", target)
     assert service.raw(request_bytes).startswith(b"HTTP/1.1 200 ")
-    assert service.raw(NEXT.replace(b"/healthz", b"http://x")).startswith(b"HTTP/1.1 404 ")
+    assert b"<html" in service.raw(NEXT.replace(b"/healthz", b"http://x"))
 
 
 @pytest.mark.parametrize("size", [17_000, 70_000])
