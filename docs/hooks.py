@@ -9,11 +9,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib
-import inspect
 import posixpath
 import re
 import textwrap
-import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -218,15 +216,12 @@ def recipes_page() -> str:
     ]
     for path in sorted((ROOT / "configs").glob("*.toml")):
         lines.append(f"| `{path.stem}` | {_cell(_first_sentence(path))} |")
-    for section, kind in typing.get_type_hints(recipe.Config).items():
-        documented = dict(_attributes(kind))
+    for section, kind in recipe.key_types(recipe.Config).items():
         lines += ["", f"## {section}", "", _prose((kind.__doc__ or "").split("\n")[0])]
         lines += ["", "| key | default | |", "|---|---|---|"]
         for item in dataclasses.fields(kind):
-            default = recipe._toml(getattr(kind(), item.name))
-            lines.append(
-                f"| `{item.name}` | `{default}` | {_cell(_prose(documented[item.name]))} |"
-            )
+            default, meaning = recipe.toml(item.default), _prose(item.metadata["meaning"])
+            lines.append(f"| `{item.name}` | `{default}` | {_cell(meaning)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -238,12 +233,3 @@ def _first_sentence(path: Path) -> str:
             break
         header.append(line.lstrip("# "))
     return re.split(r"(?<=\.)\s", " ".join(header).strip())[0]
-
-
-def _attributes(kind: type) -> Iterator[tuple[str, str]]:
-    """Return name and text of what a Google-style docstring lists under ``Attributes``."""
-    text = inspect.getdoc(kind) or ""
-    _, _, listed = text.partition("Attributes:\n")
-    for entry in re.split(r"\n    (?=\w+: )", "\n" + listed.rstrip())[1:]:
-        name, _, meaning = entry.partition(": ")
-        yield name.strip(), " ".join(meaning.split())

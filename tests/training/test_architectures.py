@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mien.core.errors import InputError, UsageError
+from mien.core.errors import InputError
 from mien.training.architectures import APPLICATIONS, scaled
-from mien.training.recipe import BACKBONES, OWN_BACKBONES, ModelSettings
+from mien.training.recipe import ModelSettings
 
 FACES = np.random.default_rng(0).integers(0, 256, (4, 48, 48)).astype(np.uint8)
 NARROW = 0.125
@@ -154,20 +154,6 @@ def test_own_networks_begin_without_weights_from_minus_one_to_one() -> None:
 
 
 # ---------------------------------------------------------------- Keras' applications
-def test_every_name_of_the_settings_can_be_built() -> None:
-    from mien.training.architectures import _OWN
-
-    assert {*_OWN, "Plain"} == set(OWN_BACKBONES)
-    assert {*APPLICATIONS, *OWN_BACKBONES} == set(BACKBONES)
-
-
-def test_an_unknown_application_is_refused() -> None:
-    from mien.training.architectures import build_application
-
-    with pytest.raises(UsageError, match="expected one of EfficientNetB0, "):
-        build_application("VGG")
-
-
 @pytest.mark.parametrize(
     ("backbone", "module"),
     [("ResNet50", "resnet"), ("DenseNet121", "densenet"), ("MobileNetV2", "mobilenet_v2")],

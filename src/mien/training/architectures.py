@@ -12,26 +12,24 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from mien.core.errors import UsageError
-from mien.training.recipe import PLAIN, ModelSettings
 
-
-def build_backbone(settings: ModelSettings, faces: Any) -> Any:
-    """Return the feature map of the backbone that the settings name.
+def build_backbone(name: str, faces: Any, *, width: float, plain_channels: tuple[int, ...]) -> Any:
+    """Return the feature map of a backbone.
 
     Args:
-        settings: ``backbone``, and ``width`` or ``plain_channels`` where they belong to it.
+        name: one of `BACKBONES`.
         faces: Keras tensor (N, size, size, 1), 0-255.
+        width: multiplier of the channels of our own.
+        plain_channels: widths of the stages of "Plain".
     """
     import keras
 
-    own = _OWN.get(settings.backbone)
-    if own is not None:
-        return own(faces, width=settings.width)
+    if name in _OWN:
+        return _OWN[name](faces, width=width)
     colour = keras.layers.Concatenate(name="three_channels")([faces] * 3)
-    if settings.backbone == PLAIN:
-        return plain(colour, settings.plain_channels)
-    return build_application(settings.backbone, images=colour).output
+    if name == _PLAIN:
+        return plain(colour, plain_channels)
+    return build_application(name, images=colour).output
 
 
 # ---------------------------------------------------------------- building blocks
@@ -233,6 +231,8 @@ APPLICATIONS: dict[str, Application] = {
     "MobileNetV3Large": Application(options=_NO_SCALING),
 }
 """By the name in ``keras.applications``."""
+_PLAIN = "Plain"
+BACKBONES = (*APPLICATIONS, *_OWN, _PLAIN)
 
 
 def build_application(name: str, *, weights: str | None = None, images: Any = None) -> Any:
@@ -245,14 +245,9 @@ def build_application(name: str, *, weights: str | None = None, images: Any = No
 
     Returns:
         A ``keras.Model``, whose output is the last feature map.
-
-    Raises:
-        UsageError: if there is no such network here.
     """
     import keras
 
-    if name not in APPLICATIONS:
-        raise UsageError(f"{name!r} is not known: expected one of {', '.join(APPLICATIONS)}")
     application = APPLICATIONS[name]
     if images is not None and not application.scales_itself:
         images = scaled_input(images)

@@ -58,7 +58,8 @@ def build_model(
     layers = keras.layers
     faces = layers.Input((FACE_SIZE, FACE_SIZE, 1), name="faces")
     enlarged = layers.Resizing(size, size, interpolation="bilinear", name="enlarge")(faces)
-    x = build_backbone(settings, enlarged)
+    backbone, width = settings.backbone, settings.width
+    x = build_backbone(backbone, enlarged, width=width, plain_channels=settings.plain_channels)
     x = layers.GlobalAveragePooling2D(name="pool")(x)
     for index, (units, rate) in enumerate(
         zip(settings.head_units, settings.head_dropout, strict=True), start=1
