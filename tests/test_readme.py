@@ -111,6 +111,7 @@ CHANGED: dict[str, str] = {
     # Changes a file of the user's.
     "mien completion bash >> ~/.bashrc": "mien completion --help",
     # Goes on until it is ended.
+    "mien studio": "mien studio --help",
     "mien serve": "mien serve --help",
     "mien predict photo.jpg --model outputs/mine/export": (
         "mien predict photo.jpg --model outputs/mine/export --detector none"

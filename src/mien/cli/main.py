@@ -39,6 +39,7 @@ COMMANDS: tuple[str, ...] = (
     "models",
     "bench",
     "explain",
+    "studio",
     "serve",
     "doctor",
     "completion",
@@ -48,7 +49,7 @@ COMMANDS: tuple[str, ...] = (
 _FLAGS = ("--quiet", "--debug")
 """Of every command: they stand before it or after it."""
 
-_DECODING = frozenset(("predict", "data", "finetune", "evaluate", "explain", "serve"))
+_DECODING = frozenset(("predict", "data", "finetune", "evaluate", "explain", "studio", "serve"))
 """Commands that decode files, of which native libraries have something to say."""
 
 if TYPE_CHECKING:

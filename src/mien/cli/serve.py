@@ -9,7 +9,7 @@ import math
 import signal
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
@@ -40,6 +40,9 @@ _OWN_LOGS = tuple(
 )
 _LINES_A_MINUTE = 20
 
+PORT = 8000
+"""Where nothing else is said."""
+
 _DETAILS = """\
 POST an image to /v1/analyze: as the field "image" of a form, or as the body with an image's type.
 The answer is the JSON of mien predict. /docs describes all there is. There is no authentication:
@@ -52,8 +55,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser = add_command(
         commands,
         "serve",
-        help="answer images over HTTP",
-        description="Answer images over HTTP with their faces and emotions.",
+        help="answer images over HTTP, and give the studio's page",
+        description="Answer images over HTTP with their faces and emotions, and give the page "
+        "that mien studio opens.",
         examples=(
             "mien serve",
             "mien serve --host 0.0.0.0 --port 80 --model mien-nano --access-log",
@@ -61,6 +65,12 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         usage="[options]",
         details=_DETAILS,
     )
+    add_options(parser)
+    parser.set_defaults(run=_run)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what serving takes, under whatever name."""
     add = parser.add_argument
     add(
         "--host",
@@ -70,7 +80,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add(
         "--port",
         type=whole(0, 65535),
-        default=8000,
+        default=PORT,
         metavar="N",
         help="0 for any free one (default: %(default)s)",
     )
@@ -78,7 +88,6 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add_finding_options(parser)
     _add_limits(parser)
     add("--access-log", action="store_true", help="a line on stderr for each request")
-    parser.set_defaults(run=_run)
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
@@ -136,19 +145,33 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    return run(args, "mien serve")
+
+
+def run(
+    args: argparse.Namespace, command: str, *, on_listening: Callable[[str], None] | None = None
+) -> int:
+    """Serve until a signal; return the exit code.
+
+    Args:
+        args: what `add_options` takes.
+        command: who needs the packages of the service.
+        on_listening: called with host and port, as URLs have them, before the model is loaded.
+    """
     from mien.service import require_app
 
-    require_app("mien serve")
+    require_app(command)
     try:
         with terminable():
-            _listen_and_serve(args)
+            _listen_and_serve(args, on_listening or (lambda _: None))
     except Terminated:
         note("ended", quiet=args.quiet)
     return EXIT_DONE
 
 
-def _listen_and_serve(args: argparse.Namespace) -> None:
+def _listen_and_serve(args: argparse.Namespace, on_listening: Callable[[str], None]) -> None:
     from mien.service.limits import Limits, default_workers
+    from mien.service.page_files import NO_RUNTIME, Folders
     from mien.service.server import host_and_port, listen, raise_file_limit
 
     limits = Limits(
@@ -168,6 +191,9 @@ def _listen_and_serve(args: argparse.Namespace) -> None:
         if not _is_loopback(port):
             text = "others can reach this address, and there is no authentication"
             note(f"mien: {text}: put a proxy that has one before it", quiet=args.quiet)
+        if not Folders.found().has_runtime:
+            note(f"mien: {NO_RUNTIME}", quiet=args.quiet)
+        on_listening(address)
         _serve(port, options, limits, args)
 
 

@@ -161,8 +161,12 @@ LOCK_NAME = "mien.lock"
 _MARK = b"a folder of mien's, which removes its own files from it\n"
 
 
-def claim_folder(folder: Path) -> IO[bytes]:
+def claim_folder(folder: Path, *, option: str = "--output") -> IO[bytes]:
     """Create a folder, or take up one that mien created, and lock it for this process.
+
+    Args:
+        folder: the folder.
+        option: what it was given by, for errors.
 
     Returns:
         Its lock file, locked until it is closed or the process ends, however.
@@ -173,7 +177,7 @@ def claim_folder(folder: Path) -> IO[bytes]:
     """
     lock_path = folder / LOCK_NAME
     foreign = UsageError(
-        f"{folder} is there and not a folder of mien's: move it away, or give another --output"
+        f"{folder} is there and not a folder of mien's: move it away, or give another {option}"
     )
     try:
         if folder.is_symlink() or lock_path.is_symlink():
@@ -204,7 +208,7 @@ def claim_folder(folder: Path) -> IO[bytes]:
     except OSError as error:
         file.close()
         raise UsageError(
-            f"another process is writing {folder}: let it end, or give another --output"
+            f"another process is writing {folder}: let it end, or give another {option}"
         ) from error
     return file
 

@@ -13,7 +13,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -54,6 +54,8 @@ in a frame."""
 
 LIST_PATH = "studio/files.js"
 """Where the service worker learns which files there are; its version changes with any of them."""
+
+_LIST_HEAD, _LIST_TAIL = "self.STUDIO = ", ";\n"
 
 _TEXT = "charset=utf-8"
 _TYPES = {
@@ -273,7 +275,14 @@ def _list_of(files: Iterable[PageFile]) -> bytes:
     first = [file.path for file in files if not file.optional]
     later = [file.path for file in files if file.optional]
     told = {"version": digest.hexdigest()[:16], "first": first, "later": later}
-    return f"self.STUDIO = {json.dumps(told, indent=1)};\n".encode()
+    return f"{_LIST_HEAD}{json.dumps(told, indent=1)}{_LIST_TAIL}".encode()
+
+
+def listed(script: bytes) -> dict[str, Any]:
+    """Return what `LIST_PATH` says; ValueError if it is no such script."""
+    told = script.decode().removeprefix(_LIST_HEAD).removesuffix(_LIST_TAIL)
+    found: dict[str, Any] = json.loads(told)
+    return found
 
 
 def _answer(file: PageFile) -> Answer:

@@ -1,0 +1,108 @@
+"""The page as a whole: what it loads, what it may do, and that everybody can use it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from mien.service.page_files import HEADERS
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+Visits = Callable[..., Any]
+VIEWS = ("picture",)
+
+
+def chosen(page: Page) -> str:
+    """The name of the tab that is chosen; there is exactly one."""
+    (name,) = page.get_by_role("tab", selected=True).all_inner_texts()
+    return str(name).strip().lower()
+
+
+def test_it_loads_from_its_own_host_without_an_error(visit: Visits) -> None:
+    opened = visit()
+    page = opened.ready()
+    assert page.title() == "mien studio"
+    # A page that may use threads; they need both headers.
+    assert page.evaluate("crossOriginIsolated")
+    assert all(
+        name.startswith(opened.url)
+        for name in page.evaluate(
+            "performance.getEntriesByType('resource').map((each) => each.name)"
+        )
+    )
+
+
+def test_nothing_of_elsewhere_may_be_loaded(visit: Visits) -> None:
+    opened = visit()
+    page = opened.page
+    assert (
+        opened.page.request.get(opened.url).headers["content-security-policy"]
+        == (HEADERS["Content-Security-Policy"])
+    )
+    refused = page.evaluate(
+        """async () => {
+          const seen = [];
+          const note = (event) => seen.push(event.effectiveDirective);
+          addEventListener("securitypolicyviolation", note);
+          const inline = document.createElement("script");
+          inline.textContent = "window.wasRun = true";
+          document.head.append(inline);
+          await fetch("https://example.invalid/").catch(() => {});
+          const picture = new Image();
+          picture.src = "https://example.invalid/a.png";
+          await new Promise((resolve) => setTimeout(resolve, 200));
+          return { seen, wasRun: window.wasRun === true };
+        }"""
+    )
+    assert set(refused["seen"]) == {"script-src-elem", "connect-src", "img-src"}
+    assert not refused["wasRun"]
+    opened.forgive(r"Content Security Policy|example\.invalid")
+
+
+def test_a_socket_to_the_service_itself_is_allowed(visit: Visits) -> None:
+    opened = visit()
+    blocked = opened.page.evaluate(
+        """async () => {
+          let blocked = null;
+          addEventListener("securitypolicyviolation", (event) => (blocked = event.blockedURI));
+          const socket = new WebSocket(new URL("v1/nowhere", location.href.replace(/^http/, "ws")));
+          await new Promise((resolve) => (socket.onclose = resolve));
+          return blocked;
+        }"""
+    )
+    assert blocked is None
+    opened.forgive("WebSocket")  # nobody answers there
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize(
+    ("size", "scheme"), [("desktop", "light"), ("desktop", "dark"), ("phone", "light")]
+)
+def test_axe_finds_nothing(visit: Visits, view: str, size: str, scheme: str) -> None:
+    page = visit(view, size=size, scheme=scheme).page
+    page.locator("main").wait_for()
+    assert chosen(page) == view
+    found = violations(page)
+    assert not found, json.dumps(found, indent=1)
+    width = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+    assert width[0] <= width[1], "the page is wider than its window"
+
+
+def violations(page: Page) -> list[dict[str, Any]]:
+    """What axe finds, by all its rules: what is wrong, and where."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    results = Axe().run(page, options={"resultTypes": ["violations"]})
+    return [
+        {
+            "rule": each["id"],
+            "help": each["help"],
+            "where": [node["html"] for node in each["nodes"]],
+        }
+        for each in results.response["violations"]
+    ]
