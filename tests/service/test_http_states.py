@@ -128,11 +128,13 @@ def test_openapi_describes_bodies_and_every_reply(service: Service) -> None:
         name = reply["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
         assert name == ("Result" if status == "200" else "Error")
     assert set(analyze["responses"]) == {
-        "200", "400", "408", "413", "415", "422", "500", "503",
+        "200", "400", "401", "408", "413", "415", "422", "500", "503",
     }  # fmt: skip
     assert schemas["Result"]["properties"]["schema"]["const"] == SCHEMA
     assert "HTTPValidationError" not in schemas
-    assert set(described["paths"]) == {"/v1/analyze", "/healthz", "/readyz", "/version", "/metrics"}
+    assert set(described["paths"]) == {
+        "/v1/analyze", "/v1/stream", "/healthz", "/readyz", "/version", "/metrics",
+    }  # fmt: skip
 
 
 def test_there_is_a_type_for_every_format_that_is_decoded() -> None:

@@ -78,6 +78,10 @@ class Metrics:
         self._faces = Counter(
             "mien_faces", "Faces that were read.", ("emotion",), registry=self.registry
         )
+        self._streams = Gauge("mien_streams", "Streams of frames.", registry=self.registry)
+        self._frames = Counter(
+            "mien_stream_frames", "Frames of streams.", ("status",), registry=self.registry
+        )
         self._places = Gauge(
             "mien_places_taken", "Images that are read, wait or arrive.", registry=self.registry
         )
@@ -108,6 +112,14 @@ class Metrics:
     def batched(self, images: int) -> None:
         """Count a batch of so many images."""
         self._batches.observe(images)
+
+    def streams(self, count: int) -> None:
+        """Say how many streams there are."""
+        self._streams.set(count)
+
+    def streamed(self, status: str) -> None:
+        """Count a stream's frame: ok, or the code of its error."""
+        self._frames.labels(status).inc()
 
     def ready(self, recognizer: Recognizer) -> None:
         """Say what is served, and that it is; all its emotions start at 0."""

@@ -17,6 +17,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from mien.service.schemas import ApiError, json_bytes
+from mien.service.websocket import is_handshake
 
 MAX_HEAD_BYTES = 16_384
 """Of a request's line and headers together."""
@@ -38,7 +39,10 @@ _FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n|\Z)|(?<!\r)\
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[\x20-\xff\t]*)?\r\n")
 _ABSOLUTE = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 _SINGLE_HEADERS = frozenset(
-    {b"content-encoding", b"content-length", b"content-type", b"host", b"transfer-encoding"}
+    {
+        *(b"authorization", b"content-encoding", b"content-length", b"content-type", b"host"),
+        *(b"origin", b"transfer-encoding"),
+    }
 )
 
 
@@ -116,6 +120,14 @@ class Protocol(H11Protocol, asyncio.BufferedProtocol):
     def drop(self) -> None:
         """Close the connection, whatever has not been sent."""
         self.transport.abort()
+
+    def _should_upgrade(self) -> bool:
+        """See `H11Protocol`; what asks for anything but a WebSocket is answered as HTTP."""
+        method, version = self.scope["method"], self.scope["http_version"]
+        path, query = self.scope["raw_path"], self.scope["query_string"]
+        return self.ws_protocol_class is not None and is_handshake(
+            method, version, path + query, self.headers
+        )
 
     def _update_timeout(self) -> None:
         """Let time run while the client has to do something, and only then."""

@@ -7,12 +7,16 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.websockets import WebSocket
 
 from mien import __version__
 from mien.service import schemas
 from mien.service.forms import FIELD, FORM_TYPE, IMAGE_TYPES
 from mien.service.metrics import CONTENT_TYPE
+from mien.service.schemas import ApiError
 from mien.service.service import Service
+from mien.service.stream import PATH as STREAM
+from mien.service.stream import serve_stream
 
 ANALYZE = "/v1/analyze"
 PATHS: tuple[str, ...] = (
@@ -27,6 +31,9 @@ PATHS: tuple[str, ...] = (
 )
 
 _ERRORS = {
+    401: "there are tokens, and none of them came with the request",
+    403: "the page that asks is of another host",
+    426: "no handshake of a WebSocket",
     400: "malformed: not the form it says it is, without an image, or empty",
     408: "the image did not arrive in time",
     413: "more bytes than the service takes",
@@ -34,6 +41,13 @@ _ERRORS = {
     422: "cannot be decoded: no image, a damaged one, one of too many pixels, or takes too long",
     500: "something failed inside; the service's log says what",
     503: "busy, not ready yet, or stopping: try again after Retry-After seconds",
+}
+_ANALYZE_ERRORS = (400, 401, 408, 413, 415, 422, 500, 503)
+_TRACK = {
+    "name": "track",
+    "in": "query",
+    "description": "number people (`track_id`) and smooth their scores over time (`smoothed`)",
+    "schema": {"type": "boolean", "default": False},
 }
 _FILE = {"type": "string", "format": "binary", "minLength": 1}
 _BODY = {
@@ -62,10 +76,11 @@ def make_router(service: Service) -> APIRouter:
         methods=["POST"],
         summary="Find every face in an image and read its emotion",
         response_class=Response,
-        responses={200: _reply(schemas.Result, "what was found"), **_errors(*_ERRORS)},
+        responses={200: _reply(schemas.Result, "what was found"), **_errors(*_ANALYZE_ERRORS)},
         openapi_extra={"requestBody": _BODY},
         operation_id="analyze",
     )
+    _add_stream(router, service)
     _add_states(router, service)
     return router
 
@@ -77,6 +92,40 @@ def _analyze(service: Service) -> Any:
         return _json(result.to_dict())
 
     return analyze
+
+
+def _add_stream(router: APIRouter, service: Service) -> None:
+    async def stream(socket: WebSocket) -> None:
+        await serve_stream(service, socket)
+
+    async def nowhere(_: WebSocket) -> None:
+        raise ApiError(404, f"there is no such path: expected {STREAM}")
+
+    async def no_handshake() -> Response:
+        """Open a WebSocket here, and send an image as each binary message."""
+        raise ApiError(
+            426,
+            "this path is a WebSocket's: expected a handshake (GET, HTTP/1.1, Upgrade: websocket, "
+            "Sec-WebSocket-Version: 13, Sec-WebSocket-Key)",
+            headers={"Upgrade": "websocket", "Connection": "Upgrade"},
+        )
+
+    router.add_websocket_route(STREAM, stream)
+    router.add_websocket_route("/{path:path}", nowhere)
+    router.add_api_route(
+        STREAM,
+        no_handshake,
+        methods=["GET"],
+        summary="Read live frames over a WebSocket",
+        response_class=Response,
+        status_code=101,
+        responses={
+            101: {"description": "each binary message, an image, is answered by a text message"},
+            **_errors(401, 403, 426, 503),
+        },
+        openapi_extra={"parameters": [_TRACK]},
+        operation_id="stream",
+    )
 
 
 def _add_states(router: APIRouter, service: Service) -> None:

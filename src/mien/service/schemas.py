@@ -109,11 +109,19 @@ class Quality(_Reply):
     flags: list[str] = Field(description=f"any of {', '.join(QUALITY_FLAGS)}")
 
 
+class Smoothed(_Reply):
+    """A person's scores, smoothed over time."""
+
+    emotion: str = Field(description="the likeliest emotion, a key of scores")
+    confidence: float = Field(ge=0, le=1, description="its score")
+    scores: dict[str, float] = Field(description="probability of each emotion")
+
+
 class Face(_Reply):
     """One face and its emotion."""
 
     face_id: int = Field(ge=0, description="from 0, left to right")
-    track_id: int | None = Field(description="null for an image")
+    track_id: int | None = Field(description="the person's number; null for an image")
     box: Box
     face_confidence: float = Field(ge=0, le=1, description="how sure the detector is of the face")
     emotion: str = Field(description="the likeliest emotion, a key of scores")
@@ -121,6 +129,9 @@ class Face(_Reply):
     uncertain: bool = Field(description="below the model's threshold for this emotion")
     scores: dict[str, float] = Field(description="calibrated probability of each emotion")
     quality: Quality
+    smoothed: Smoothed | None = Field(
+        default=None, description="over time; where people are tracked alone"
+    )
 
 
 class Model(_Reply):

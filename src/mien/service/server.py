@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
@@ -19,6 +20,7 @@ from fastapi import FastAPI
 
 from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
 from mien.service.protocol import Protocol
+from mien.service.websocket import StreamProtocol
 
 GRACE_SECONDS = 8
 """How long requests in flight are waited for when the service ends."""
@@ -28,6 +30,7 @@ STOP_SECONDS = 10.0
 
 _LOGGER = logging.getLogger(__name__)
 _LAST_ANSWERS_SECONDS = 0.1
+_CLOSING_SECONDS = 1.0  # for clients to answer that a stream is closed
 _BACKLOG = 1024
 # Open files of the process beside its connections: the interpreter's, the model's, /metrics'.
 _OTHER_FILES = 40
@@ -116,7 +119,9 @@ def make_server(app: FastAPI, max_connections: int) -> Server:
     config = uvicorn.Config(
         app,
         http=Protocol,
-        ws="none",
+        ws=StreamProtocol,
+        ws_max_size=app.state.service.limits.max_bytes,
+        ws_per_message_deflate=False,  # images are compressed; and a small frame is a small message
         loop="asyncio",
         lifespan="on",
         log_config=None,
@@ -125,7 +130,7 @@ def make_server(app: FastAPI, max_connections: int) -> Server:
         server_header=False,
         timeout_graceful_shutdown=1,  # for what `Server` has left, which is nothing
     )
-    return Server(config, max_connections)
+    return Server(config, max_connections, on_stop=app.state.service.stopping.set)
 
 
 class Server(uvicorn.Server):
@@ -138,9 +143,12 @@ class Server(uvicorn.Server):
         ended_by: the signal that ended the server, or None.
     """
 
-    def __init__(self, config: uvicorn.Config, max_connections: int) -> None:
-        """Take uvicorn's settings, and how many connections there may be."""
+    def __init__(
+        self, config: uvicorn.Config, max_connections: int, on_stop: Callable[[], None]
+    ) -> None:
+        """Take uvicorn's settings, how many connections there may be, and who hears of the end."""
         super().__init__(config)
+        self._on_stop = on_stop
         self._max_connections = max_connections
         self._accepting: list[asyncio.Task[None]] = []
         self._deadline: threading.Timer | None = None
@@ -184,6 +192,7 @@ class Server(uvicorn.Server):
     async def _finish_requests(self, until: float) -> None:
         """Wait for the answers to requests in flight; cancel those that take longer."""
         loop, state = asyncio.get_running_loop(), self.server_state
+        self._on_stop()
         for connection in list(state.connections):
             connection.shutdown()
         while state.tasks and not self.force_exit and loop.time() < until:
@@ -194,8 +203,13 @@ class Server(uvicorn.Server):
         if late:
             await asyncio.wait(late, timeout=_LAST_ANSWERS_SECONDS)
             await asyncio.sleep(_LAST_ANSWERS_SECONDS)  # for what they wrote to be sent
+        until = min(until, loop.time() + _CLOSING_SECONDS)
+        while any(isinstance(each, StreamProtocol) for each in state.connections):
+            if self.force_exit or loop.time() >= until:
+                break
+            await asyncio.sleep(0.02)
         for connection in list(state.connections):
-            if isinstance(connection, Protocol):
+            if isinstance(connection, Protocol | StreamProtocol):
                 connection.drop()
 
     async def _accept(self, port: socket.socket) -> None:

@@ -6,8 +6,9 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,7 @@ class Service:
         self.recognizer: Recognizer | None = None
         self.stopping = asyncio.Event()
         self._batcher: Batcher | None = None
+        self._streams = 0
         self._load = load
         self._loading: asyncio.Task[None] | None = None
 
@@ -84,6 +86,22 @@ class Service:
                 503, "not ready: the model is being loaded; try again soon", code="not_ready"
             )
         return self.recognizer
+
+    @contextmanager
+    def stream_place(self) -> Iterator[None]:
+        """Hold one of the streams; raises ApiError if all are taken, or the service stops."""
+        if self._streams >= self.limits.max_streams:
+            text = f"busy: there are {self._streams} streams, as many as may be; try again later"
+            raise ApiError(503, text)
+        if self.stopping.is_set():
+            raise ApiError(503, "the service is stopping: try again in a moment", code="stopping")
+        self._streams += 1
+        self.metrics.streams(self._streams)
+        try:
+            yield
+        finally:
+            self._streams -= 1
+            self.metrics.streams(self._streams)
 
     async def analyze_request(self, request: Request) -> Result:
         """Analyze the image of a request.

@@ -1,0 +1,409 @@
+"""`/v1/stream`: live frames over a WebSocket, who may open one, and how it ends."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service_maker import Gated, Service, loader, picture, running, until
+
+pytest.importorskip("fastapi")
+
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from mien.service import schemas
+from mien.service.access import Access
+from mien.service.limits import Limits
+
+TOKEN = "the-token-of-these-tests"
+
+
+def opened(service: Service, path: str = "/v1/stream", **options: Any) -> ClientConnection:
+    address = f"ws://127.0.0.1:{service.port}{path}"
+    stream: ClientConnection = connect(address, proxy=None, **options)
+    return stream
+
+
+def answer(stream: ClientConnection) -> Any:
+    text = stream.recv(timeout=20)
+    assert isinstance(text, str)
+    assert len(text.splitlines()) == 1
+    return json.loads(text)
+
+
+def refused(service: Service, path: str = "/v1/stream", **options: Any) -> tuple[int, Any]:
+    """The status and the JSON by which a handshake is refused."""
+    with pytest.raises(InvalidStatus) as caught, opened(service, path, **options):
+        pass
+    response = caught.value.response
+    assert response.headers["content-type"] == "application/json"
+    said = json.loads(response.body or b"")
+    assert said["request_id"] == response.headers["x-request-id"]
+    return response.status_code, said
+
+
+def closed(stream: ClientConnection) -> int | None:
+    """The code by which the service ends a stream, which says nothing more before."""
+    with pytest.raises(ConnectionClosed) as caught:
+        stream.recv(timeout=20)
+    return caught.value.rcvd.code if caught.value.rcvd else None
+
+
+# ---------------------------------------------------------------- frames
+
+
+def test_each_frame_is_answered_as_an_image_is(service: Service) -> None:
+    with opened(service) as stream:
+        last = 0.0
+        for number in range(3):
+            stream.send(picture(number))
+            said = answer(stream)
+            assert said["frame"] == number
+            assert said["time_s"] >= last
+            last = said["time_s"]
+            alone = service.analyze(picture(number)).json
+            assert {**said, "frame": None, "time_s": None} == alone
+            assert schemas.Result.model_validate(said).status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "text"),
+    [
+        (b"no image", "undecodable", "the file is not an image"),
+        (picture()[:2000], "undecodable", "damaged"),
+        (b"", "malformed", "an empty message"),
+        ("text", "malformed", "a text message"),
+        ([b"", b"", b""], "malformed", "an empty message"),
+    ],
+)
+def test_what_is_no_image_is_told_and_the_stream_goes_on(
+    service: Service, message: Any, code: str, text: str
+) -> None:
+    with opened(service) as stream:
+        stream.send(message)
+        said = answer(stream)
+        assert (said["schema"], said["code"], said["frame"]) == ("mien-error/1", code, 0)
+        assert text in said["error"]
+        stream.send(picture())
+        assert answer(stream)["frame"] == 1
+
+
+def test_the_newest_wins_and_counts_agree(tiny_model: Path, gated: Gated) -> None:
+    with running(loader(tiny_model, gated), limits=Limits(workers=2)) as service:
+        with opened(service) as stream:
+            gated.gate.clear()
+            begun = gated.begun
+            stream.send(picture(0))
+            until(lambda: gated.begun == begun + 1)
+            for number in range(1, 5):
+                stream.send(picture(number))
+            dropped = [answer(stream) for _ in range(3)]
+            assert [each["frame"] for each in dropped] == [1, 2, 3]
+            assert {each["code"] for each in dropped} == {"dropped"}
+            assert gated.begun == begun + 1
+            gated.gate.set()
+            read = [answer(stream) for _ in range(2)]
+            assert [(each["frame"], each["status"]) for each in read] == [(0, "ok"), (4, "ok")]
+        assert service.metric('mien_stream_frames_total{status="dropped"}') == 3
+        assert service.metric('mien_stream_frames_total{status="ok"}') == 2
+
+
+def test_a_frame_that_finds_no_place_is_told(tiny_model: Path, gated: Gated) -> None:
+    allowed = Limits(workers=1, max_waiting=0)
+    with (
+        running(loader(tiny_model, gated), limits=allowed) as service,
+        ThreadPoolExecutor(1) as clients,
+        opened(service) as stream,
+    ):
+        gated.gate.clear()
+        served = clients.submit(service.analyze, picture())
+        until(lambda: service.metric("mien_places_taken") == 1)
+        stream.send(picture())
+        assert answer(stream)["code"] == "busy"
+        gated.gate.set()
+        assert served.result().status == 200
+        stream.send(picture())
+        assert answer(stream)["status"] == "ok"
+
+
+def test_people_are_numbered_and_smoothed_where_that_is_asked(service: Service) -> None:
+    with opened(service, "/v1/stream?track=1") as stream:
+        found = []
+        for seed in (0, 1):
+            stream.send(picture(seed))
+            found.append(answer(stream)["faces"][0])
+    assert [face["track_id"] for face in found] == [0, 0]
+    assert found[0]["smoothed"]["scores"] == pytest.approx(found[0]["scores"])
+    mixed, last = found[1]["smoothed"]["scores"], found[1]["scores"]
+    assert sum(mixed.values()) == pytest.approx(1, abs=1e-4)
+    assert mixed != pytest.approx(last)
+    assert schemas.Face.model_validate(found[1])
+
+
+def test_a_failure_is_told_without_its_inside(
+    tiny_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running(loader(tiny_model)) as service, opened(service) as stream:
+        service.app.state.service.recognizer.find = None
+        stream.send(picture())
+        said = answer(stream)
+        assert said["code"] == "internal"
+        assert "NoneType" not in said["error"]
+    assert "/v1/stream failed at a frame: TypeError" in caplog.text
+
+
+# ---------------------------------------------------------------- who may open one
+
+
+@pytest.fixture(scope="module")
+def guarded(tiny_model: Path) -> Iterator[Service]:
+    access = Access.of([TOKEN], ["https://page.example"])
+    with running(loader(tiny_model), access=access) as started:
+        yield started
+
+
+def test_a_token_comes_in_the_header_or_as_a_subprotocol(guarded: Service) -> None:
+    status, said = refused(guarded)
+    assert (status, said["code"]) == (401, "unauthorized")
+    assert refused(guarded, subprotocols=["mien", "bearer.wrong-token-of-them"])[0] == 401
+    header = {"Authorization": f"Bearer {TOKEN}"}
+    with opened(guarded, additional_headers=header) as stream:
+        assert stream.subprotocol is None
+    for offered, chosen in (
+        (["mien", f"bearer.{TOKEN}"], "mien"),
+        ([f"bearer.{TOKEN}"], f"bearer.{TOKEN}"),
+    ):
+        with opened(guarded, subprotocols=offered) as stream:
+            assert stream.subprotocol == chosen
+            stream.send(picture())
+            assert answer(stream)["status"] == "ok"
+
+
+def test_pages_of_other_hosts_may_not(service: Service, guarded: Service) -> None:
+    own = f"http://127.0.0.1:{service.port}"
+    with opened(service, origin=own):
+        pass
+    for origin in ("https://evil.example", "null", f"{own}0", "http://127.0.0.1", f"{own}.evil"):
+        status, said = refused(service, origin=origin)
+        assert (status, said["code"]) == (403, "forbidden")
+    token = {"Authorization": f"Bearer {TOKEN}"}
+    with opened(guarded, origin="https://page.example", additional_headers=token):
+        pass
+    assert refused(guarded, origin="https://other.example", additional_headers=token)[0] == 403
+
+
+def test_there_are_only_so_many(tiny_model: Path) -> None:
+    with running(loader(tiny_model), limits=Limits(max_streams=2)) as service:
+        with opened(service), opened(service):
+            assert service.metric("mien_streams") == 2
+            status, said = refused(service)
+            assert (status, said["code"]) == (503, "busy")
+        until(lambda: service.metric("mien_streams") == 0)
+        with opened(service):
+            pass
+
+
+def test_none_is_opened_before_the_model_is_there(tiny_model: Path) -> None:
+    gate = threading.Event()
+
+    def load() -> Any:
+        assert gate.wait(20)
+        return loader(tiny_model)()
+
+    with running(load, ready=False) as service:
+        until(lambda: service.ask("/healthz").status == 200)
+        assert refused(service)[1]["code"] == "not_ready"
+        gate.set()
+
+
+def test_other_paths_are_none(service: Service) -> None:
+    assert refused(service, "/v1/nowhere")[0] == 404
+    assert refused(service, "/v1/analyze")[0] == 404
+
+
+KEY = b"Sec-WebSocket-Key: " + base64.b64encode(bytes(16)) + b"\r\n"
+HANDSHAKE = (
+    b"GET /v1/stream HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\n"
+    b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n" + KEY
+)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        HANDSHAKE.replace(KEY, b""),
+        HANDSHAKE.replace(KEY, 2 * KEY),
+        HANDSHAKE.replace(KEY, b"Sec-WebSocket-Key: short\r\n"),
+        HANDSHAKE.replace(b": 13", b": 12"),
+        HANDSHAKE.replace(b"websocket", b"h2c"),
+        HANDSHAKE.replace(b", Upgrade", b""),
+        HANDSHAKE + b"Content-Length: 0\r\n",
+        HANDSHAKE + 120 * b"X: y\r\n",
+        HANDSHAKE + b"X: " + 9000 * b"y" + b"\r\n",
+        b"GET /v1/stream HTTP/1.1\r\nHost: x\r\n",
+    ],
+    ids=range(10),
+)
+def test_what_is_no_handshake_is_answered_as_http(service: Service, head: bytes) -> None:
+    reply = service.raw(head.replace(b"keep-alive", b"close") + b"Connection: close\r\n\r\n")
+    assert reply.startswith(b"HTTP/1.1 426 ")
+    assert b"upgrade: websocket" in reply.lower()
+    assert b'"code": "upgrade_required"' in reply
+
+
+# ---------------------------------------------------------------- bounds and ends
+
+
+def test_a_frame_that_is_too_large_ends_it(tiny_model: Path) -> None:
+    with (
+        running(loader(tiny_model), limits=Limits(max_bytes=20_000)) as service,
+        opened(service) as stream,
+    ):
+        stream.send(picture())
+        assert answer(stream)["status"] == "ok"
+        stream.send(bytes(20_001))
+        assert closed(stream) == 1009
+
+
+def test_a_client_without_frames_is_let_go(tiny_model: Path) -> None:
+    with (
+        running(loader(tiny_model), limits=Limits(stream_seconds=0.3)) as service,
+        opened(service) as stream,
+    ):
+        stream.send(picture())
+        assert answer(stream)["status"] == "ok"
+        assert closed(stream) == 1000
+        until(lambda: service.metric("mien_streams") == 0)
+
+
+def test_who_goes_away_takes_nothing_along(tiny_model: Path, gated: Gated) -> None:
+    with running(loader(tiny_model, gated), limits=Limits(workers=1)) as service:
+        with opened(service) as stream:
+            gated.gate.clear()
+            stream.send(picture())
+            until(lambda: service.metric("mien_places_taken") == 1)
+        gated.gate.set()
+        until(lambda: service.metric("mien_places_taken") == 0)
+        until(lambda: service.metric("mien_streams") == 0)
+        assert service.analyze(picture()).status == 200
+
+
+def test_the_end_of_the_service_answers_what_is_read_and_says_so(
+    tiny_model: Path, gated: Gated
+) -> None:
+    said: list[Any] = []
+
+    def take(stream: ClientConnection) -> None:
+        said.extend(answer(stream) for _ in range(2))
+        said.append(closed(stream))
+
+    with ThreadPoolExecutor(1) as clients, ExitStack() as streams:
+        with running(loader(tiny_model, gated)) as service:
+            stream = streams.enter_context(opened(service))
+            gated.gate.clear()
+            begun = gated.begun
+            stream.send(picture(0))
+            until(lambda: gated.begun == begun + 1)
+            stream.send(picture(1))
+            time.sleep(0.1)
+            taking = clients.submit(take, stream)
+            threading.Timer(0.3, gated.gate.set).start()
+        taking.result(20)
+    assert [(said[0]["frame"], said[0]["status"]), (said[1]["frame"], said[1]["code"])] == [
+        (0, "ok"),
+        (1, "stopping"),
+    ]
+    assert said[2] == 1001
+
+
+def test_an_idle_stream_does_not_hold_the_end_up(tiny_model: Path) -> None:
+    with ExitStack() as streams:
+        with running(loader(tiny_model)) as service:
+            stream = streams.enter_context(opened(service))
+            start = time.monotonic()
+        assert time.monotonic() - start < 4
+        assert closed(stream) == 1001
+
+
+def raw_stream(service: Service) -> socket.socket:
+    """A stream whose client is nobody but the test."""
+    stream = socket.create_connection(("127.0.0.1", service.port), timeout=10)
+    stream.sendall(HANDSHAKE + b"\r\n")
+    assert stream.recv(4096).startswith(b"HTTP/1.1 101 ")
+    return stream
+
+
+def frame(opcode: int, content: bytes, *, last: bool = True) -> bytes:
+    assert len(content) < 126
+    return bytes([opcode | (0x80 if last else 0), 0x80 | len(content)]) + bytes(4) + content
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        (lambda: frame(2, b"", last=False) + 4096 * frame(0, b"", last=False), 1008),
+        (lambda: frame(1, b"x", last=False) + 4096 * frame(0, b"x", last=False), 1008),
+        (lambda: b"\x82\x01x", 1002),  # not masked
+        (lambda: b"\xf2\x80" + bytes(4), 1002),  # bits that mean nothing
+        (lambda: b"\x82\xff" + struct.pack(">Q", 1 << 40) + bytes(4), 1009),
+        (lambda: frame(0, b"x"), 1002),
+    ],
+    ids=range(6),
+)
+def test_a_broken_protocol_ends_it(service: Service, sent: Callable[[], bytes], code: int) -> None:
+    with raw_stream(service) as stream:
+        stream.sendall(sent())
+        received = b"".join(iter(lambda: stream.recv(65536), b""))
+    assert received[0] == 0x88
+    assert struct.unpack(">H", received[2:4]) == (code,)
+
+
+def test_text_that_is_no_text_is_no_matter(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    with raw_stream(service) as stream:
+        stream.sendall(frame(1, b"\xff\xfe"))
+        assert b'"code": "malformed"' in stream.recv(4096)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("sent", [frame(9, 125 * b"p"), frame(2, b"")], ids=("pings", "frames"))
+def test_who_reads_nothing_is_dropped(
+    service: Service, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
+    from mien.service import websocket
+
+    monkeypatch.setattr(websocket, "CHECK_SECONDS", 0.3)
+    with raw_stream(service) as stream:
+        stream.settimeout(0.3)
+        end, is_dropped = time.monotonic() + 15, False
+        while not is_dropped and time.monotonic() < end:
+            try:
+                stream.sendall(200 * sent)
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                is_dropped = True
+        assert is_dropped
+    until(lambda: service.metric("mien_streams") == 0)
+
+
+def test_small_frames_hold_nobody_up(service: Service) -> None:
+    with raw_stream(service) as stream:
+        stream.sendall(20_000 * frame(10, os.urandom(2)))  # pongs that nobody asked for
+        start = time.monotonic()
+        assert service.ask("/healthz").status == 200
+        assert time.monotonic() - start < 1
