@@ -6,8 +6,7 @@ import { format, strings } from "../strings.js";
 import { openDialog } from "./dialog.js";
 import { h, newId } from "./dom.js";
 
-/** Of a network with one reading, as a browser fetches it. */
-const MEGABYTES = { "mien-nano": 1.7, "mien-b0": 19.4 };
+const MEGABYTES = { "mien-nano": 3.5, "mien-b0": 39 };
 
 /** @param {ReturnType<import("../settings.js").createSettings>} settings */
 export function openSettings(settings) {

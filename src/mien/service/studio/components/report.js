@@ -1,0 +1,148 @@
+/** What a recording says, as tables: people, episodes, events. */
+
+import { applyBaseline, episodes, formatTime, labelsOf, markerTable, summary } from "../../mien-web/analysis/index.js";
+import { counted, format, percent, strings as pageStrings } from "../strings.js";
+import { fill, h, newId } from "./dom.js";
+import { colourOf, emotionName } from "./faces.js";
+import { signed } from "./timeline/paint.js";
+
+const MOST_ROWS = 25; // of a table, until all are asked for
+
+/**
+ * The tables of a recording.
+ *
+ * @param {object[]} results of frames, in order, tracked and smoothed
+ * @param {object} options
+ * @param {{start: number, end: number|null, label: string}[]} [options.markers]
+ * @param {object|null} [options.baseline] as measureBaseline gives it: people and events are corrected by it; results
+ *   that are corrected already need none
+ * @param {Record<string, string>} options.palette
+ * @param {object} [options.strings] the page's
+ * @param {string[]} [options.emotions] the model's; those of the faces unless given
+ * @returns {HTMLElement}
+ */
+export function renderReport(results, { markers = [], baseline = null, palette, strings = pageStrings, emotions } = {}) {
+  const read = baseline === null ? results : applyBaseline(results, baseline);
+  const labels = emotions ?? labelsOf(read);
+  const isCorrected = read.some((result) => result.faces.some((face) => face.corrected != null));
+  const page = { words: strings.report, strings, palette, labels, isCorrected };
+  const parts = [peopleTable(summary(read, { labels }), page), episodeTable(episodes(read), page)];
+  if (markers.length > 0) parts.push(markerTables(read, markers, page));
+  return h("section.report", { "aria-label": page.words.label }, parts);
+}
+
+// ---------------------------------------------------------------- people
+function peopleTable(people, page) {
+  const { words, labels } = page;
+  const hint = page.isCorrected ? `${words.peopleHint} ${words.corrected}` : words.peopleHint;
+  const head = [words.person, figure(words.seen), words.shares, ...labels.map((label) => figure(emotionName(label))), figure(words.valence), figure(words.uncertain)];
+  const rows = people.map((person) => {
+    const { shares, valence } = person.corrected ?? person;
+    const isRaw = page.isCorrected && person.corrected === undefined;
+    return [
+      rowHead(personName(person.track_id, page), isRaw && h("span.hint", null, ` ${words.raw}`)),
+      figureCell(duration(person.seconds, words)),
+      h("td.bar-cell", null, sharesBar(shares, page)),
+      ...shareCells(shares, labels),
+      figureCell(valence === null ? "–" : signed(valence)),
+      figureCell(percent(person.uncertain)),
+    ];
+  });
+  return table({ title: words.people, hint, head, rows, empty: words.nobody, page });
+}
+
+/** Shares of time as one bar; its words are in the cells beside it. */
+function sharesBar(shares, { labels, palette }) {
+  const parts = labels.filter((label) => shares[label] > 0);
+  const pieces = parts.map((label) => h("span", {
+    title: `${emotionName(label)} ${percent(shares[label])}`,
+    style: { "--share": shares[label], "--color": colourOf(palette, label, labels) },
+  }));
+  return h("div.shares", { "aria-hidden": "true" }, pieces);
+}
+
+function shareCells(shares, labels) {
+  const most = Math.max(...labels.map((label) => shares[label] ?? 0));
+  return labels.map((label) => {
+    const share = shares[label];
+    return share === null ? figureCell("–") : figureCell(percent(share), share === most ? "most" : "");
+  });
+}
+
+// ---------------------------------------------------------------- episodes
+function episodeTable(found, page) {
+  const { words } = page;
+  const head = [words.person, figure(words.start), figure(words.end), figure(words.lasts), words.emotion, figure(words.mean), figure(words.peak)];
+  const rows = found.map((episode) => [
+    rowHead(personName(episode.track_id, page)),
+    figureCell(formatTime(episode.start_s)),
+    figureCell(formatTime(episode.end_s)),
+    figureCell(duration(episode.end_s - episode.start_s, words)),
+    h("td", null, emotionTag(episode.emotion, page)),
+    figureCell(percent(episode.confidence)),
+    figureCell(percent(episode.peak)),
+  ]);
+  const hint = page.isCorrected ? `${words.episodesHint} ${words.notCorrected}` : words.episodesHint;
+  return table({ title: words.episodes, hint, head, rows, empty: words.noEpisodes, page });
+}
+
+function emotionTag(emotion, { palette, labels }) {
+  return h("span.emotion", null, h("span.dot", { style: { "--color": colourOf(palette, emotion, labels) } }), emotionName(emotion));
+}
+
+// ---------------------------------------------------------------- events
+function markerTables(results, markers, page) {
+  const { words, labels, isCorrected } = page;
+  const last = results.findLast((result) => result.time_s != null)?.time_s ?? 0;
+  const ended = markers.map((marker) => ({ ...marker, end: marker.end ?? Math.max(last, marker.start) }));
+  const prefix = isCorrected ? "corrected_" : "";
+  const head = [words.event, figure(words.start), figure(words.end), words.person, figure(words.seen), words.emotion, figure(words.valence), ...labels.map((label) => figure(emotionName(label)))];
+  const rows = markerTable(results, ended, { labels, corrected: isCorrected }).map((row) => {
+    const isThere = row[`${prefix}valence`] != null || row[`${prefix}${labels[0]}`] != null;
+    const from = isThere ? prefix : "";
+    const cell = (label) => row[`${from}${label}`] ?? row[`${from}score_${label}`] ?? null;
+    const means = Object.fromEntries(labels.map((label) => [label, cell(label)]));
+    const most = labels.reduce((best, label) => ((means[label] ?? -1) > (means[best] ?? -1) ? label : best));
+    return [
+      rowHead(row.label || words.unnamed),
+      figureCell(formatTime(row.start_s)),
+      figureCell(formatTime(row.end_s)),
+      h("td", null, row.track_id === null ? words.nobodySeen : personName(row.track_id, page)),
+      figureCell(duration(row.seconds, words)),
+      h("td", null, means[most] === null ? "–" : emotionTag(most, page)),
+      figureCell(row[`${from}valence`] == null ? "–" : signed(row[`${from}valence`])),
+      ...shareCells(means, labels),
+    ];
+  });
+  const hint = isCorrected ? `${words.eventsHint} ${words.corrected}` : words.eventsHint;
+  return table({ title: words.events, hint, head, rows, empty: words.noEvents, page });
+}
+
+// ---------------------------------------------------------------- tables
+const figure = (text) => ({ text, isFigure: true });
+const figureCell = (text, className = "") => h("td.figure", { class: className }, text);
+const rowHead = (...parts) => h("th", { scope: "row" }, parts);
+const duration = (seconds, words) => (seconds < 60 ? format(words.seconds, { seconds: seconds.toFixed(1) }) : formatTime(seconds, 0));
+const personName = (track, { strings }) => format(strings.face.person, { number: track });
+
+function table({ title, hint, head, rows, empty, page }) {
+  const { words } = page;
+  const id = newId("report");
+  const caption = h("caption", { id }, h("div.report-caption", null, h("strong", null, title), h("span.hint", null, hint)));
+  const heads = head.map((one) => h("th", { scope: "col", class: one.isFigure ? "figure" : "" }, one.text ?? one));
+  if (rows.length === 0) return h("div.panel", null, h("h2", null, title), h("p.soft", null, empty));
+  const body = h("tbody");
+  const show = (count) => fill(body, rows.slice(0, count).map((cells) => h("tr", null, cells)));
+  show(MOST_ROWS);
+  const scroll = h("div.scroll", { role: "region", tabIndex: 0, "aria-labelledby": id }, h("table.table", null, caption, h("thead", null, h("tr", null, heads)), body));
+  const panel = h("div.panel.report-table", null, scroll);
+  if (rows.length <= MOST_ROWS) return panel;
+  const more = h("button.button", { type: "button" }, counted(words.showAll, rows.length));
+  more.addEventListener("click", () => {
+    show(rows.length);
+    more.remove();
+    scroll.focus();
+  });
+  panel.append(more);
+  return panel;
+}
