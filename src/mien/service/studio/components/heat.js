@@ -1,11 +1,12 @@
 /** The heat map of one face: which places of it its score hangs on. Made on demand, in the browser. */
 
-import { format, strings } from "../strings.js";
-import { drawPortrait, emotionName, faceName, shownReading } from "./faces.js";
+import { counted, format, strings } from "../strings.js";
+import { emotionName, faceName, shownReading } from "./faces.js";
 import { fill, h, newId } from "./dom.js";
 import { icon } from "./icons.js";
 
 const SIDE = 480; // of the canvas, in pixels
+const FAINT = 0.05; // of the score; a map whose peak is lower is drawn dimmer in proportion
 
 /**
  * @param {object} options
@@ -45,7 +46,8 @@ export function createHeat({ picture, face, announce, engine }) {
       if (!known.has(name)) known.set(name, await reader.explain(picture.blob, face, { emotion: name }));
       if (choice.value !== name) return; // another one was chosen meanwhile
       const label = format(words.heatAlt, { name: faceName(face), emotion: emotionName(name) });
-      fill(place, heatCanvas(picture.bitmap, face, known.get(name), label), h("p.small.soft", null, words.heatText));
+      const found = known.get(name);
+      fill(place, heatCanvas(picture.bitmap, face, found, label), h("p.small", null, peakText(found, name)), h("p.small.soft", null, words.heatText));
       announce(label);
     } catch (error) {
       fill(place, h("div.message.error", { role: "alert" }, icon("warn"), h("p", null, format(words.heatFailed, { error: error.message }))));
@@ -56,18 +58,29 @@ export function createHeat({ picture, face, announce, engine }) {
   return h("section.stack", null, h("div", null, button), body);
 }
 
-/** The face as the network sees it where the explanation has it, else cut from the picture, grey, with the heat over it. */
-function heatCanvas(bitmap, face, { size, values, crop }, label) {
+function peakText({ peak }, name) {
+  const words = strings.face;
+  const points = Math.round(100 * peak);
+  return points < 1 ? format(words.heatNothing, { emotion: emotionName(name) }) : counted(words.heatPeak, points);
+}
+
+/** The face as the network sees it, in grey, with the heat over it: as strong as `mien explain` draws it. */
+function heatCanvas(bitmap, face, { size, values, peak, square }, label) {
   const canvas = h("canvas.heat-canvas", { width: SIDE, height: SIDE, role: "img", "aria-label": label });
   const context = canvas.getContext("2d");
-  if (crop) {
-    drawGrid(context, size, (index) => [crop[index], crop[index], crop[index], 255]);
-  } else if (bitmap) {
+  const { x, y, w, turn } = square;
+  if (bitmap) {
+    context.save();
     context.filter = "grayscale(1)";
-    drawPortrait(canvas, bitmap, face.box, 0);
-    context.filter = "none";
+    context.imageSmoothingQuality = "high";
+    context.translate(SIDE / 2, SIDE / 2);
+    context.scale(SIDE / w, SIDE / w);
+    context.rotate((-turn * Math.PI) / 180);
+    context.drawImage(bitmap, -x, -y);
+    context.restore();
   }
-  drawGrid(context, size, (index) => heatColour(values[index]));
+  const dimmed = Math.min(1, peak / FAINT);
+  drawGrid(context, size, (index) => heatColour(values[index] * dimmed));
   return canvas;
 }
 

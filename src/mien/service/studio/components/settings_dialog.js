@@ -6,7 +6,8 @@ import { format, strings } from "../strings.js";
 import { openDialog } from "./dialog.js";
 import { h, newId } from "./dom.js";
 
-const MEGABYTES = { "mien-nano": 3.5, "mien-b0": 39 };
+/** Of a network with one reading, as a browser fetches it. */
+const MEGABYTES = { "mien-nano": 1.7, "mien-b0": 19.4 };
 
 /** @param {ReturnType<import("../settings.js").createSettings>} settings */
 export function openSettings(settings) {

@@ -293,6 +293,7 @@ export function createView(context) {
     const done = items.filter(({ state }) => DONE.includes(state));
     const busy = done.length < items.length;
     const old = items.filter((item) => item.result && item.reader && item.reader !== readerOf(settings.get()));
+    const stopped = items.filter(({ state }) => state === "cancelled");
     const at = items.indexOf(open);
     const title = open ? open.name : busy ? format(words.progress, { done: done.length, total: items.length }) : counted(words.done, items.length);
     fill(
@@ -308,6 +309,7 @@ export function createView(context) {
       ),
       h("span.grow"),
       busy && many && button("stop", "stop", words.cancel, stop),
+      stopped.length > 0 && !busy && many && button("rest", "play", words.readRest, () => readAgain(stopped)),
       old.length > 0 && !busy && button("again", "wait", words.readAgainNew, () => readAgain(old)),
       !(open && many) && button("add", "plus", words.add, choose),
       downloads(),
