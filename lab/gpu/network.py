@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mien.core.errors import ModelError, UsageError
+from mien.training.architectures import refresh
 from mien.training.distillation import Teacher, find_teacher
-from mien.training.model import load_keras_model, refresh
+from mien.training.model import load_keras_model
 from mien.training.recipe import Config
 
 Arrays = dict[str, npt.NDArray[np.float32]]

@@ -168,7 +168,8 @@ def unpack_start(pack: Path, config: Config, target: Path) -> None:
         InputError: if the pack has no such weights.
     """
     from lab.gpu.trainer import prepare
-    from mien.training.model import build_model, refresh
+    from mien.training.architectures import refresh
+    from mien.training.model import build_model
 
     if target.is_file():
         return

@@ -35,7 +35,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 def built(backbone: str, size: int, **changes: Any) -> Any:
     """Return a network whose every weight is random, statistics of BatchNorm included."""
-    from mien.training.model import build_model, refresh
+    from mien.training.architectures import refresh
+    from mien.training.model import build_model
 
     options = {"head_units": (8,), "head_dropout": (0.2,), **ARCHITECTURES[backbone], **changes}
     model = build_model(ModelSettings(backbone=backbone, weights="none", **options), size=size)

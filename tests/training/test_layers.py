@@ -140,7 +140,8 @@ def test_one_momentum_after_the_other_makes_a_plain_mean_as_estimating_needs_it(
 def test_a_steps_gradients_in_efficientnet_are_keras_own() -> None:
     import keras
 
-    from mien.training.model import build_model, refresh
+    from mien.training.architectures import refresh
+    from mien.training.model import build_model
 
     settings = ModelSettings(weights="none", drop_connect=0.0, head_dropout=(0.0, 0.0))
     keras.utils.set_random_seed(1)

@@ -11,6 +11,7 @@ import pytest
 
 from data_maker import make_tiny_split
 from mien.core.errors import UsageError
+from mien.training.architectures import refresh
 from mien.training.distillation import find_teacher, mean_probabilities, open_teacher, rounded
 from mien.training.model import (
     accuracy_of,
@@ -18,7 +19,6 @@ from mien.training.model import (
     distillation_loss,
     kept_network,
     rate_factors,
-    refresh,
     step_arrays,
 )
 from mien.training.trainer import all_variables

@@ -49,6 +49,13 @@ def scaled_input(images: Any) -> Any:
     return keras.layers.Normalization(axis=-1)(x)
 
 
+def refresh(model: Any) -> None:
+    """Bring layers that cache constants made from their weights up to date with them."""
+    for layer in model.layers:
+        if type(layer).__name__ == "Normalization":
+            layer.finalize_state()
+
+
 def conv_bn(
     x: Any, width: int, name: str, *, kernel: int = 3, stride: int = 1, relu: bool = True
 ) -> Any:

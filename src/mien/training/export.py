@@ -32,12 +32,14 @@ from mien.core.manifest import (
 )
 from mien.core.models import MANIFEST_NAME, MODEL_NAME, find_model
 from mien.training import run as run_folder
+from mien.training.architectures import refresh
 from mien.training.backend import prepare_keras
-from mien.training.model import build_model, load_keras_model, refresh
+from mien.training.model import build_model, interpolate_weights, load_keras_model
 from mien.training.onnx_converter import keras_to_onnx
 from mien.training.onnx_join import join_networks, one_reading
 from mien.training.recipe import Config, load_run_config
 from mien.training.run import RunFolder, read_json
+from mien.training.transforms import Faces, Floats
 
 EXPORT_FOLDER = "export"
 """Where in a run's folder its export goes."""
@@ -92,7 +94,8 @@ def export_run(
     network = load_best(opened, config)
     provenance = _provenance(opened)
     if start_share:
-        _interpolate(network, config, start_share)
+        start = build_model(config.model, size=config.final_size, classes=len(config.labels))
+        interpolate_weights(network, start.get_weights(), 1 - start_share)
         provenance["metrics"]["start_share"] = start_share
     manifest = Manifest(
         name=name,
@@ -185,27 +188,14 @@ def _join_models(labels: Path, votes: Path, output: Path, version: str | None) -
     )
 
     def prove(folder: Path) -> dict[str, Any]:
-        from mien.inference.classifier import Classifier
-
         for old, reading in ((labels, "fer2013"), (votes, "people")):
             expected, found = (
-                Classifier.open(each, threads=1, reading=reading).classify(trial_faces())
-                for each in (old, folder)
+                classify_with(each, trial_faces(), reading=reading) for each in (old, folder)
             )
             check_same(found, expected, f"the model is refused: as {reading} it differs from {old}")
         return {}
 
     return publish(output, proto.SerializeToString(), joined, prove)
-
-
-def _interpolate(network: Any, config: Config, share: float) -> None:
-    """Move a network's weights and statistics toward those that its run started from."""
-    start = build_model(config.model, size=config.final_size, classes=len(config.labels))
-    for own, first in zip(network.weights, start.weights, strict=True):
-        value = np.asarray(own.numpy())
-        if value.dtype == np.float32:
-            own.assign((1 - share) * value + share * np.asarray(first.numpy()))
-    refresh(network)
 
 
 # ---------------------------------------------------------------- the network
@@ -259,21 +249,31 @@ def check_agreement(network: Any, folder: Path) -> float:
     """
     import keras
 
-    from mien.inference.classifier import Classifier
-
-    classifier = Classifier.open(folder, threads=1, labels=None)
     faces = trial_faces()
     logits = to_logits(network)(faces[..., None].astype(np.float32), training=False)
     logits = np.asarray(keras.ops.convert_to_numpy(logits), np.float64)
-    expected = classifier.manifest.calibration.probabilities(logits)
+    expected = load_manifest(folder, labels=None).read_by(None).calibration.probabilities(logits)
     return max(
         check_same(
-            classifier.classify(faces, batch_size=size),
+            classify_with(folder, faces, batch_size=size),
             expected,
             f"the export is refused: at batch {size}, ONNX Runtime and Keras differ",
         )
         for size in BATCH_SIZES
     )
+
+
+def classify_with(
+    folder: Path, faces: Faces, *, reading: str | None = None, batch_size: int = BATCH_SIZES[-1]
+) -> Floats:
+    """Return the probabilities (N, classes) of faces that a model gives a user's program.
+
+    All that training has to prove of a model is proven with this.
+    """
+    from mien.inference.classifier import Classifier
+
+    classifier = Classifier.open(folder, labels=None, reading=reading)
+    return classifier.classify(faces, batch_size=batch_size)
 
 
 def check_same(found: npt.NDArray[Any], expected: npt.NDArray[Any], refusal: str) -> float:
@@ -291,7 +291,7 @@ def check_same(found: npt.NDArray[Any], expected: npt.NDArray[Any], refusal: str
     return difference
 
 
-def trial_faces(count: int = 32, *, seed: int = 0) -> npt.NDArray[np.uint8]:
+def trial_faces(count: int = 32, *, seed: int = 0) -> Faces:
     """Return images on which to compare networks.
 
     Returns:

@@ -22,10 +22,16 @@ import numpy.typing as npt
 from mien.core.errors import MissingExtra, ModelError, UsageError
 from mien.core.faces import FACE_SIZE
 from mien.core.files import write_atomically
-from mien.core.manifest import INPUT_CONTRACT, OUTPUT_CONTRACT
+from mien.core.manifest import INPUT_CONTRACT, OUTPUT_CONTRACT, load_manifest
 from mien.training import run as run_folder
 from mien.training.backend import stderr_held_back
-from mien.training.export import check_same, load_best, to_logits, trial_faces
+from mien.training.export import (
+    check_same,
+    classify_with,
+    load_best,
+    to_logits,
+    trial_faces,
+)
 from mien.training.recipe import load_run_config
 
 TFLITE_NAME = "model.tflite"
@@ -140,16 +146,13 @@ def open_tflite(content: bytes) -> Run:
 
 def _notes(content: bytes, folder: Path) -> dict[str, Any]:
     """Compare a LiteRT network with the exported model and return what a program needs to know."""
-    from mien.inference.classifier import Classifier
-
-    classifier = Classifier.open(folder, threads=1, labels=None)
-    manifest, faces = classifier.manifest, trial_faces()
+    manifest, faces = load_manifest(folder, labels=None).read_by(None), trial_faces()
     with stderr_held_back():
         logits = open_tflite(content)(faces).astype(np.float64)
     bias = np.array([manifest.bias.get(label, 0.0) for label in manifest.labels])
     found = manifest.calibration.probabilities(logits + bias)
     refusal = "the network for LiteRT is refused: it differs from the exported model"
-    difference = check_same(found, classifier.classify(faces), refusal)
+    difference = check_same(found, classify_with(folder, faces), refusal)
     told = manifest.to_dict()
     shape = [1, len(manifest.labels)]
     digest = hashlib.sha256(content).hexdigest()

@@ -23,7 +23,13 @@ from mien.core.manifest import load_manifest
 from mien.core.models import find_model
 from mien.core.process import stderr
 from mien.training import lite0
-from mien.training.architectures import APPLICATIONS, build_application, build_backbone
+from mien.training.architectures import (
+    APPLICATIONS,
+    build_application,
+    build_backbone,
+    refresh,
+)
+from mien.training.onnx_converter import load_onnx_weights
 from mien.training.recipe import Config, ModelSettings, TrainingSettings
 from mien.training.transforms import Batch, Faces, Floats
 
@@ -122,16 +128,8 @@ def load_starting_weights(model: Any, settings: ModelSettings) -> None:
     elif Path(settings.weights).suffix == ".keras":
         _load_file(model, Path(settings.weights))
     else:
-        _load_exported(model, settings.weights)
-
-
-def _load_exported(model: Any, source: str) -> None:
-    # Not at the top: most networks start from something else, and this takes onnx.
-    from mien.training.onnx_converter import load_onnx_weights
-
-    folder = find_model(source)
-    load_onnx_weights(folder / load_manifest(folder, labels=None).file.name, model)
-    refresh(model)
+        folder = find_model(settings.weights)
+        load_onnx_weights(folder / load_manifest(folder, labels=None).file.name, model)
 
 
 def _load_imagenet(model: Any, backbone: str) -> None:
@@ -168,6 +166,21 @@ def copy_backbone(source: Any, model: Any) -> None:
             model.get_layer(layer.name).set_weights(weights)
 
 
+def interpolate_weights(network: Any, start: Sequence[Floats], alpha: float) -> None:
+    """Mix a network's weights and statistics with those that it started from.
+
+    Args:
+        network: fine-tuned; what did not change, as a frozen backbone, stays bit for bit.
+        start: all weights that it began with.
+        alpha: share of its own, 0-1 (WiSE-FT, Wortsman et al. 2021, 2109.01903).
+    """
+    for variable, first in zip(network.weights, start, strict=True):
+        own = np.array(variable.numpy())
+        if own.dtype == np.float32:
+            variable.assign(np.where(own == first, own, alpha * own + (1 - alpha) * first))
+    refresh(network)
+
+
 def set_input_scaling(model: Any, *, mean: Any, deviation: Any) -> None:
     """Make the network see (pixel - mean) / deviation, both in 0-255, scalars or one a channel."""
     normalization = next(layer for layer in model.layers if type(layer).__name__ == "Normalization")
@@ -176,13 +189,6 @@ def set_input_scaling(model: Any, *, mean: Any, deviation: Any) -> None:
     variance = np.broadcast_to((np.asarray(deviation, np.float32) / 255) ** 2, current[1].shape)
     normalization.set_weights([mean, variance, *current[2:]])
     refresh(model)
-
-
-def refresh(model: Any) -> None:
-    """Bring layers that cache constants made from their weights up to date with them."""
-    for layer in model.layers:
-        if type(layer).__name__ == "Normalization":
-            layer.finalize_state()
 
 
 def _load_file(model: Any, path: Path) -> None:

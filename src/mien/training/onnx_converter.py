@@ -26,7 +26,7 @@ import mien
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import MissingExtra, ModelError
 from mien.core.manifest import INPUT_CONTRACT, OUTPUT_CONTRACT
-from mien.training.model import refresh
+from mien.training.architectures import refresh
 from mien.training.onnx_join import one_reading, rename
 
 Array: TypeAlias = npt.NDArray[Any]

@@ -26,7 +26,7 @@ from mien.core.errors import MissingExtra, ModelError, UsageError
 from mien.core.manifest import INPUT_CONTRACT, load_manifest
 from mien.core.process import disable_telemetry
 from mien.training.distillation import open_onnx
-from mien.training.export import check_target, publish
+from mien.training.export import check_target, classify_with, publish
 from mien.training.onnx_join import PREFIX, keep, rename
 
 if TYPE_CHECKING:
@@ -196,11 +196,9 @@ def _compare(
     The accuracy is by the first reading, whose labels ``val`` has; of the others it is told how
     often both agree.
     """
-    from mien.inference.classifier import Classifier
-
     answers = {
         reading: [
-            Classifier.open(each, labels=None, reading=reading).classify(val.images).argmax(axis=1)
+            classify_with(each, val.images, reading=reading).argmax(axis=1)
             for each in (folder, new)
         ]
         for reading in readings

@@ -34,6 +34,7 @@ import numpy.typing as npt
 from mien.core.errors import InputError, TrainingDiverged
 from mien.core.progress import Progress, format_duration
 from mien.training import run as records
+from mien.training.architectures import refresh
 from mien.training.backend import check_installed, prepare_backend, seed_step
 from mien.training.data import BatchSource, TrainingData, load_training_data, vote_log_odds
 from mien.training.distillation import TeacherEnsemble
@@ -42,9 +43,9 @@ from mien.training.model import (
     batch_norms,
     build_model,
     compiled_model,
+    interpolate_weights,
     kept_network,
     predict,
-    refresh,
     set_trainable,
     step_arrays,
 )
@@ -431,9 +432,9 @@ class Trainer:
         assert phase is not None
         self.kept.set_weights(averaged_weights(self.model))
         refresh(self.kept)
-        set_trainable(self.kept, blocks=phase.blocks)
         if settings.wise_ft_alpha < 1:
             interpolate_weights(self.kept, self._starting_weights(), settings.wise_ft_alpha)
+        set_trainable(self.kept, blocks=phase.blocks)
         if settings.ema:
             count = settings.bn_recalibration_batches
             recalibrate_batch_norms(
@@ -494,16 +495,6 @@ def averaged_weights(model: Any) -> list[Floats]:
     for variable, value in zip(model.trainable_variables, raw, strict=True):
         variable.assign(value)
     return weights
-
-
-def interpolate_weights(network: Any, start: Iterable[Floats], alpha: float) -> None:
-    """Mix what is trained of a network with its starting weights, which have 1 - alpha in it.
-
-    WiSE-FT (Wortsman et al. 2021, 2109.01903); BatchNorm's statistics stay as they are.
-    """
-    for variable, first in zip(network.weights, start, strict=True):
-        if variable.trainable:
-            variable.assign(alpha * np.array(variable.numpy()) + (1 - alpha) * first)
 
 
 def recalibrate_batch_norms(network: Any, batches: Iterable[Batch]) -> None:
