@@ -27,7 +27,7 @@ export function openDialog({ title, content, actions = [], className = "", onClo
       h("h2", { id }, title),
       h("button.button.quiet.round", { type: "button", "aria-label": strings.dialog.close, onClick: close }, icon("close")),
     ),
-    h("div.dialog-body", { tabIndex: 0, role: "region", "aria-labelledby": id }, content),
+    h("div.dialog-body", { tabIndex: 0 }, content),
     actions.length > 0 &&
       h(
         "div.dialog-foot",
