@@ -1,0 +1,176 @@
+"""The studio in a real browser: a Chromium, the service as a process of its own, a camera."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from mien.core.errors import MissingExtra
+from mien.service import require_app
+from service_maker import ask, until
+
+if TYPE_CHECKING:
+    from playwright.sync_api import ConsoleMessage, Download, Page, Request
+
+ROOT = Path(__file__).resolve().parent.parent
+PHOTO = ROOT / "images" / "astronaut.jpg"
+"""One face, happy."""
+GROUP = ROOT / "images" / "sample.png"
+"""Seven faces, drawn from a face's photo."""
+
+SIZES = {"desktop": (1280, 900), "phone": (360, 740)}
+READY_MS = 60_000
+"""How long a page may take until it can read: networks are loaded on a slow core."""
+
+FLAGS = (
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--use-fake-device-for-media-stream",
+)
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+@dataclass
+class Server:
+    """A running ``mien serve`` of its own."""
+
+    process: subprocess.Popen[str]
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/"
+
+    def stop(self) -> None:
+        """End it, as a machine does that goes away."""
+        self.process.kill()
+        self.process.wait(20)
+
+
+@dataclass
+class Visit:
+    """A page in the browser, and what went wrong on it."""
+
+    page: Page
+    url: str
+    problems: list[str] = field(default_factory=list)
+
+    def forgive(self, pattern: str) -> None:
+        """Expect problems that match: a refused request is an error on the console, too."""
+        kept = [each for each in self.problems if not re.search(pattern, each)]
+        assert len(kept) < len(self.problems), f"nothing matches {pattern!r}: {self.problems}"
+        self.problems[:] = kept
+
+    def ready(self) -> Page:
+        """Wait until the page can read."""
+        self.page.locator(".state[data-phase=ready]").wait_for(timeout=READY_MS)
+        return self.page
+
+    def saved(self, act: Callable[[], object]) -> tuple[str, bytes]:
+        """Do what downloads a file; return its name and content."""
+        with self.page.expect_download() as info:
+            act()
+        download: Download = info.value
+        return download.suggested_filename, Path(download.path()).read_bytes()
+
+    def watch(self) -> None:
+        """Collect what goes wrong from now on."""
+        self.page.on("console", self._on_console)
+        self.page.on("pageerror", lambda error: self.problems.append(f"exception: {error}"))
+        self.page.on("request", self._on_request)
+
+    def _on_console(self, message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning") and not _is_noise(message.text):
+            self.problems.append(f"{message.type}: {message.text} ({message.location['url']})")
+
+    def _on_request(self, request: Request) -> None:
+        if not request.url.startswith((self.url, "blob:", "data:")):
+            self.problems.append(f"request to another place: {request.url}")
+
+
+def _is_noise(text: str) -> bool:
+    """Say whether a warning is of the machine, not of the page: there is no GPU here."""
+    return "GPU stall" in text or "WebGL" in text
+
+
+def missing() -> str | None:
+    """Return why there are no tests in a browser here, if so."""
+    try:
+        require_app()
+    except MissingExtra as error:
+        return str(error)
+    if importlib.util.find_spec("playwright") is None:
+        return "needs playwright: make dev"
+    if chromium() is None:
+        return "needs Chromium: apt install chromium, or name it in MIEN_CHROMIUM"
+    from mien.service.page_files import Folders
+
+    if not Folders.found().has_runtime:
+        return "needs onnxruntime-web: python hatch_build.py fetches it"
+    return None
+
+
+def chromium() -> str | None:
+    """Return the browser of this machine; Playwright's own is never downloaded."""
+    named = os.environ.get("MIEN_CHROMIUM")
+    return named or next(filter(None, map(shutil.which, _NAMES)), None)
+
+
+@contextmanager
+def serving(*words: str, port: int = 0) -> Iterator[Server]:
+    """Run a service, small and without waiting for its model, until the block ends."""
+    program = [sys.executable, "-m", "mien", "serve", "--port", str(port), "--threads", "1"]
+    settings = ["--model", "mien-nano", "--detector", "libface", *words]
+    with subprocess.Popen(
+        [*program, *settings], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    ) as process:
+        lines: list[str] = []
+        reader = threading.Thread(target=lambda: lines.extend(process.stderr or ()))
+        reader.start()
+        try:
+            until(lambda: process.poll() is not None or _port_of(lines) is not None, 60)
+            found = _port_of(lines)
+            assert found is not None, "".join(lines)
+            until(lambda: ask(found, "/readyz").status == 200, 60)
+            yield Server(process, found)
+        finally:
+            process.kill()
+            reader.join(20)
+
+
+def _port_of(lines: Sequence[str]) -> int | None:
+    match = re.search(r"listening on http://[^ ]+:(\d+)", "".join(lines))
+    return None if match is None else int(match[1])
+
+
+def write_camera(path: Path, pictures: Sequence[Path], *, frames: int = 15) -> Path:
+    """Write what a fake camera shows again and again: pictures that move a little, 640 by 480."""
+    content = io.BytesIO()
+    for picture in pictures:
+        with Image.open(picture) as opened:
+            whole = opened.convert("RGB")
+        scale = max(680 / whole.width, 520 / whole.height)
+        whole = whole.resize((round(whole.width * scale), round(whole.height * scale)))
+        for number in range(frames):
+            left = (whole.width - 640) // 2 + round(10 * (number / frames - 0.5))
+            view = whole.crop((left, 0, left + 640, 480))
+            view.save(content, "JPEG", quality=90)
+    path.write_bytes(content.getvalue())
+    return path
