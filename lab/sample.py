@@ -32,6 +32,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     """Add the command to the parser."""
     parser = commands.add_parser(
         "sample",
+        prog="python -m lab.sample",
         help="make the sample picture: a typical face of each emotion, no person's",
         description="Make a picture of seven faces, each the mean of the most typical Training "
         "faces of its emotion, and try every face detector on it.",

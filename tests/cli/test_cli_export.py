@@ -113,8 +113,15 @@ def test_thresholds_may_be_given_by_name(mien: Mien, finished: Path, tmp_path: P
     words = ("--output", tmp_path / "model", "--calibrate", data, "--json", "--certain-from")
     told = mien("export", finished, *words, "0.6,neutral=0.8").json
     assert told["thresholds"] == {e: 0.8 if e == "neutral" else 0.6 for e in EMOTIONS}
-    for wrong, word in (("calm=0.5,0.6", "calm"), ("neutral=0.8", "for all"), ("2", "from 0 to 1")):
+    words = ("--output", tmp_path / "other", *words[2:])
+    for wrong, word in (
+        ("calm=0.5,0.6", "unknown emotion 'calm': expected one of angry"),
+        ("netural=0.8,0.6", "unknown emotion 'netural': did you mean 'neutral'?"),
+        ("neutral=0.8", "for all"),
+        ("2", "from 0 to 1"),
+    ):
         mien("export", finished, *words, wrong).is_refusal(2, word)
+    assert not (tmp_path / "other").exists()
 
 
 def test_balancing_gives_rare_emotions_a_bias(mien: Mien, finished: Path, tmp_path: Path) -> None:

@@ -410,12 +410,16 @@ def test_a_window_shows_each_frame_until_q(
     monkeypatch.setenv("DISPLAY", ":0")
     monkeypatch.setattr(cv2, "VideoCapture", _Camera)
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:    QT5\n")
+    opened: list[Any] = []
+    monkeypatch.setattr(cv2, "namedWindow", lambda *words: opened.append(words))
+    monkeypatch.setattr(cv2, "resizeWindow", lambda _, *size: opened.append(size))
     monkeypatch.setattr(cv2, "imshow", lambda _, picture: shown.append(picture.shape))
     monkeypatch.setattr(cv2, "waitKey", lambda _: ord("q") if len(shown) == 4 else -1)
     monkeypatch.setattr(cv2, "getWindowProperty", lambda *_: 1.0)
     monkeypatch.setattr(cv2, "destroyAllWindows", lambda: closed.append(True))
     code, _, _ = run("0", "--show", "--output", tmp_path / "r.csv")
     assert (code, shown, closed) == (0, [(480, 640, 3)] * 4, [True])  # enlarged
+    assert [each[0] for each in opened] == ["mien: 0", 640]
     assert len((tmp_path / "r.csv").read_text().splitlines()) == 5
 
 

@@ -134,13 +134,14 @@ def test_words_that_cannot_be_used(
     assert len(err.splitlines()) == 1
 
 
-def test_an_unknown_key_lists_the_valid_ones(
+def test_of_an_unknown_key_the_one_that_was_meant_or_all_are_told(
     recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", "--config", str(recipe), "--set", "training.epoch=3"]) == 2
     err = capsys.readouterr().err
-    assert "unknown key training.epoch: expected one of seed, " in err
-    assert " epochs, " in err
+    assert "unknown key training.epoch: did you mean 'epochs'?" in err
+    assert main(["train", "--config", str(recipe), "--set", "training.colour=3"]) == 2
+    assert " epochs, " in capsys.readouterr().err
 
 
 def test_missing_data_is_input_that_is_missing(

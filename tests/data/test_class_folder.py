@@ -230,7 +230,7 @@ def test_a_map_takes_synonyms_and_refuses_classes_that_are_not_there() -> None:
     named = named_classes(("anger", "bored", "Happy"), {"angry": "bad", "bored": "", "happy": "ok"})
     assert named == {"anger": "bad", "Happy": "ok"}
     assert meanings_of(named) == {"bad": ["anger"], "ok": ["Happy"]}
-    with pytest.raises(UsageError, match="no class 'hungry', expected one of anger"):
+    with pytest.raises(UsageError, match="no class 'hungry': expected one of anger"):
         named_classes(("anger",), {"hungry": "bad"})
 
 

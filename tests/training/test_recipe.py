@@ -78,9 +78,9 @@ def test_overrides_win_and_are_read_as_toml(tmp_path: Path) -> None:
         (
             "[training]\nepoch = 3\n",
             [],
-            "recipe.toml: unknown key training.epoch: expected one of seed, ",
+            "recipe.toml: unknown key training.epoch: did you mean 'epochs'?",
         ),
-        ("[train]\nepochs = 3\n", [], "unknown section [train]: expected one of data, model, "),
+        ("[train]\nepochs = 3\n", [], "unknown section [train]: did you mean 'training'?"),
         ("training = 3\n", [], "training = 3: expected a table, as [training]"),
         ("training = 3\n", ["training.epochs=2"], "expected a table"),
         ("", ["training.epoch=3"], "with --set training.epoch=3: unknown key training.epoch"),

@@ -53,6 +53,7 @@ def _add_download(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="fetch FER-2013 from Kaggle and import it",
         description="Fetch FER-2013 from Kaggle (about 60 MB) and lay it out.",
         examples=("mien data download", "mien data download --output fer2013"),
+        usage="[options]",
     )
     _add_output_options(parser)
     parser.set_defaults(run=_run_download)
@@ -84,6 +85,7 @@ def _add_import(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--seed",
         type=whole(),
         default=0,
+        metavar="N",
         help="of the random val split, made only where names do not tell (default: %(default)s)",
     )
     add(

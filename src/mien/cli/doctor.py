@@ -153,7 +153,10 @@ def _extras() -> Iterator[Finding]:
         missing = [name for name in packages if _version(name) is None]
         if missing:
             detail = f"without {', '.join(missing)}"
-            yield Finding("extras", extra, "-", detail, f"pip install 'mien[{extra}]'")
+            mend = f"pip install 'mien[{extra}]'"
+            if extra == "train-gpu":  # its TensorFlow lies in the same folder as that of train
+                mend = f"python -m venv gpu, and in that environment: {mend}"
+            yield Finding("extras", extra, "-", detail, mend)
         else:
             yield Finding("extras", extra, "ok", f"all {len(packages)} packages")
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mien.cli.options import add_command, folder_name, number
 from mien.cli.output import facts_text, write_answer
-from mien.core.errors import EXIT_DONE, UsageError
+from mien.core.errors import EXIT_DONE, UsageError, expectation
 from mien.core.models import MANIFEST_NAME
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         type=number(0, 1),
         default=0.0,
         metavar="SHARE",
-        help="of --join: share of the weights that the run started from (default: %(default)s)",
+        help="of --join: share of the weights that the run started from (default: %(default)g)",
     )
     add("--name", help="the model's name (default: that of the run)")
     add("--version", help="the model's version (default: 1.0.0, or that of --join's model)")
@@ -156,6 +156,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError("--votes are for --calibrate DATA: give both")
     if args.certain_from is not None and (args.calibrate is None or args.certain is not None):
         raise UsageError("--certain-from goes with --calibrate DATA, and takes --certain's place")
+    if args.certain_from is not None:
+        _check_levels(args.certain_from, _labels_of(args))
     if args.int8 != (args.data is not None):
         raise UsageError("--int8 and --data DATA go together: give both or neither")
     if args.tflite:
@@ -219,11 +221,26 @@ def _thresholds(folder: Path, levels: dict[str, float] | None) -> dict[str, floa
     if levels is None:
         return None
     labels = load_manifest(folder, labels=None).labels
-    unknown = set(levels) - {"", *labels}
-    if unknown:
-        got = f"got {', '.join(sorted(unknown))}; it has {', '.join(labels)}"
-        raise UsageError(f"expected labels of the model in --certain-from, {got}")
     return {label: levels.get(label, levels[""]) for label in labels}
+
+
+def _labels_of(args: argparse.Namespace) -> tuple[str, ...]:
+    """Return the classes that the model will have."""
+    from mien.core.manifest import load_manifest
+    from mien.core.models import find_model
+    from mien.training.recipe import load_config
+    from mien.training.run import open_run
+
+    if args.join is not None:
+        return load_manifest(find_model(args.join), labels=None).labels
+    return tuple(load_config(open_run(args.folder).config).labels)
+
+
+def _check_levels(levels: Iterable[str], labels: Sequence[str]) -> None:
+    for name in levels:
+        if name and name not in labels:
+            known = expectation(name, labels)
+            raise UsageError(f"--certain-from: unknown emotion {name!r}: {known}")
 
 
 def _as_json(

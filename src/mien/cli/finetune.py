@@ -77,7 +77,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add(
         "--model",
         metavar="MODEL",
-        help=f"a bundled model's name, or a folder (default: {DEFAULT_MODEL})",
+        help=f"a bundled model's name, a model's folder, or a run's (default: {DEFAULT_MODEL})",
     )
     add(
         "--map",
@@ -86,6 +86,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     add(
         "--detector",
+        metavar="NAME",
         help="find the largest face of each photo with auto, yunet, libface or haar "
         "(default: none, the images are face crops)",
     )

@@ -17,6 +17,9 @@ from mien.core.results import Face
 from mien.video.writer import as_smoothed
 
 _ENDING_KEYS = (27, ord("q"))
+_FLAGS = cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL  # without a toolbar
+_LONGEST = 1200
+"""Pixels of the longer side in which the window opens; it can be made larger."""
 
 
 def require_windows() -> None:
@@ -39,6 +42,7 @@ class LiveWindow:
     def __init__(self, title: str) -> None:
         """Open it with the first picture."""
         self._title = title
+        self._is_open = False
 
     def __enter__(self) -> LiveWindow:
         """See the class."""
@@ -51,6 +55,12 @@ class LiveWindow:
     def show(self, pixels: npt.NDArray[np.uint8], faces: Sequence[Face]) -> bool:
         """Show a frame, RGB (H, W, 3) uint8; False once its window was closed, by q or Esc, too."""
         picture = np.asarray(annotate(pixels, [as_smoothed(face) for face in faces]), np.uint8)
+        if not self._is_open:
+            height, width = picture.shape[:2]
+            scale = min(1.0, _LONGEST / max(height, width))
+            cv2.namedWindow(self._title, _FLAGS)
+            cv2.resizeWindow(self._title, round(width * scale), round(height * scale))
+            self._is_open = True
         cv2.imshow(self._title, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
         key = cv2.waitKey(1)
         is_open = cv2.getWindowProperty(self._title, cv2.WND_PROP_VISIBLE) >= 1

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import errno
 import importlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +24,8 @@ from mien.core.errors import (
     EXIT_INTERRUPTED,
     MienError,
     UsageError,
+    expectation,
+    nearest,
     one_line,
 )
 from mien.core.files import keep_together
@@ -65,6 +67,14 @@ exit codes: 0 done, 1 internal error, 2 usage, 3 input missing or unreadable, 4 
 input, 5 model missing or damaged, 6 finished but some inputs failed, 130 interrupted"""
 
 
+_INVALID_CHOICE = re.compile(r"argument (\S+): invalid choice: '(.*)' \(choose from .*\)")
+
+
+def _names_of(action: argparse.Action) -> tuple[str, ...]:
+    """Return what argparse's errors may call an option or an input."""
+    return ("/".join(action.option_strings), str(action.metavar), action.dest)
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line with a hint, and which takes no abbreviated options."""
 
@@ -75,6 +85,13 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise the error instead of printing the usage."""
+        wrong = _INVALID_CHOICE.fullmatch(message)
+        if wrong is not None:
+            name, word = wrong[1], wrong[2]
+            choices = next(
+                (each.choices for each in self._actions if name in _names_of(each)), None
+            )
+            message = f"unknown {name} {word!r}: {expectation(word, map(str, choices or ()))}"
         raise UsageError(f"{message} (see '{self.prog} --help')")
 
 
@@ -173,7 +190,7 @@ def _run(parser: Parser, words: Sequence[str]) -> int:
         return EXIT_DONE
     if args.command is None:
         if unknown:
-            parser.error(f"unknown option {unknown[0]!r}")
+            _refuse_leftovers(parser, unknown)
         parser.print_help()
         return EXIT_DONE
     if unknown:
@@ -203,20 +220,8 @@ def _refuse_unknown_command(parser: argparse.ArgumentParser, words: Sequence[str
         if not commands:
             return
         if name not in commands:
-            near = _nearest(name, list(commands))
-            known = f"did you mean '{near}'?" if near else f"expected one of {', '.join(commands)}"
-            parser.error(f"unknown command {name!r}: {known}")
+            parser.error(f"unknown command {name!r}: {expectation(name, commands)}")
         parser = commands[name]
-
-
-def _nearest(word: str, known: Sequence[str]) -> str | None:
-    """Return what a word was probably meant to be: it differs by a slip, or is its beginning."""
-    bare = {each.lstrip("-"): each for each in known}
-    start = word.lstrip("-").lower()
-    longer = [each for each in bare if len(start) >= 3 and each.startswith(start)]
-    near = difflib.get_close_matches(start, bare, n=1, cutoff=0.8)
-    found = longer if len(longer) == 1 else near
-    return bare[found[0]] if found else None
 
 
 def _refuse_leftovers(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn:
@@ -225,7 +230,7 @@ def _refuse_leftovers(parser: argparse.ArgumentParser, unknown: Sequence[str]) -
     if not word.startswith("-"):
         parser.error(f"unexpected {word!r}: put the inputs together, before or after the options")
     options = [option for action in parser._actions for option in action.option_strings]
-    near = _nearest(word.split("=")[0], options)
+    near = nearest(word.split("=")[0], options)
     parser.error(f"unknown option {word!r}" + (f": did you mean '{near}'?" if near else ""))
 
 

@@ -94,8 +94,7 @@ def _accuracy(manifest: Manifest) -> float | None:
     share of starting weights; "validation" is of the run, and in 8 bits both are of the one in 32.
     """
     if manifest.precision == "int8":
-        reached = _figure(manifest.metrics, "quantization", "accuracy_int8")
-        return reached if manifest.reading != "people" else None
+        return _figure(manifest.metrics, "quantization", "accuracy_int8")
     calibrated = _figure(manifest.metrics, "calibration", "accuracy")
     if calibrated is not None:
         return calibrated

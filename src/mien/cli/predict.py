@@ -161,7 +161,7 @@ def _add_video_options(parser: argparse.ArgumentParser) -> None:
         type=number(0, 1e6),
         default=30.0,
         metavar="SECONDS",
-        help="how long to try again when a stream is lost (default: %(default)s)",
+        help="how long to try again when a stream is lost (default: %(default)g)",
     )
     show_help = "show each frame in a window while it is read, its faces drawn in; q ends it"
     add("--show", action="store_true", help=show_help)

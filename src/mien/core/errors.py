@@ -19,9 +19,10 @@ A message is one line: what happened, what was expected, how to mend it.
 
 from __future__ import annotations
 
+import difflib
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 
@@ -129,6 +130,26 @@ _RUN = re.compile(r"\S{200,}")
 # As repr() writes a text; the apostrophes of "the model's" stand otherwise.
 _QUOTED = re.compile(r"(?<!\w)(['\"])([^'\"]{120,})\1(?!\w)")
 _ELLIPSIS = "…"
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return which of some words one was meant to be: it differs by a slip, or is its beginning.
+
+    Dashes before an option and capitals do not count.
+    """
+    bare = {each.lstrip("-").casefold(): each for each in known}
+    start = word.lstrip("-").casefold()
+    longer = [each for each in bare if len(start) >= 3 and each.startswith(start)]
+    near = difflib.get_close_matches(start, bare, n=1, cutoff=0.75)
+    found = longer if len(longer) == 1 else near
+    return bare[found[0]] if found else None
+
+
+def expectation(word: str, known: Iterable[str]) -> str:
+    """Return what an error says of an unknown word: the one that was meant, else all there are."""
+    words = list(known)
+    near = nearest(word, words)
+    return f"expected one of {', '.join(words)}" if near is None else f"did you mean '{near}'?"
 
 
 def printable(text: str) -> str:

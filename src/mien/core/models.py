@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from mien.core.errors import ModelError
+from mien.core.errors import ModelError, nearest
 
 DEFAULT_MODEL = "mien-b0"
 """The bundled model that is used where none is named."""
@@ -51,7 +51,11 @@ def find_model(name_or_path: str | Path) -> Path:
             )
         return folder
     known = ", ".join(names) or "none"
+    word = str(name_or_path)
+    parts = [name for name in names if word in name.split("-")]
+    near = nearest(word, names) or (parts[0] if parts else None)
+    meant = f"did you mean '{near}'? Else " if near else ""
     raise ModelError(
-        f"no model {str(name_or_path)!r:.200}: expected a folder with {MANIFEST_NAME} "
+        f"no model {word!r:.200}: {meant}expected a folder with {MANIFEST_NAME} "
         f"or the name of a bundled model ({known})"
     )

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.emotions import match_label, plain_label
-from mien.core.errors import DataError, MienError, UsageError
+from mien.core.errors import DataError, MienError, UsageError, expectation
 from mien.core.faces import FACE_SIZE
 from mien.core.file_types import IMAGE_SUFFIXES
 from mien.core.progress import Progress
@@ -304,8 +304,7 @@ def named_classes(classes: Sequence[str], mapping: Mapping[str, str]) -> dict[st
         found = match_label(name, classes)
         if found is None:
             raise UsageError(
-                f"--map {name}={target}: there is no class {name!r}, "
-                f"expected one of {', '.join(classes)}"
+                f"--map {name}={target}: there is no class {name!r}: {expectation(name, classes)}"
             )
         if chosen.setdefault(found, target) != target:
             raise UsageError(f"--map: {found} becomes {chosen[found]} and {target}: choose one")

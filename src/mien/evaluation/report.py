@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+import mien
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import DataError, UsageError
 from mien.core.files import write_atomically
@@ -41,7 +42,6 @@ SPLIT_ORDER: tuple[str, ...] = ("val", "test", "train", "all")
 and a folder that is not parted."""
 
 _PACKAGES = (
-    "mien",
     "numpy",
     "onnxruntime",
     "opencv-python-headless",
@@ -158,7 +158,8 @@ class Samples:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that an evaluation rests on."""
-    found = {"python": platform.python_version()}
+    # An editable install's metadata may be of another version than its code.
+    found = {"python": platform.python_version(), "mien": mien.__version__}
     for name in _PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.emotions import match_label
-from mien.core.errors import MienError, ModelError, UnreadableImage, UsageError
+from mien.core.errors import MienError, ModelError, UnreadableImage, UsageError, expectation
 from mien.core.faces import FACE_SIZE, standard_face
 from mien.core.images import ImageSource, load_image, source_name
 from mien.core.manifest import OUTPUT_CONTRACT
@@ -273,7 +273,7 @@ def _explanation(
 def _find_label(name: str, labels: Sequence[str]) -> str:
     known = match_label(name, labels)
     if known is None:
-        raise UsageError(f"unknown emotion {name!r}: expected one of {', '.join(labels)}")
+        raise UsageError(f"unknown emotion {name!r}: {expectation(name, labels)}")
     return known
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 from mien.core.emotions import EMOTIONS
-from mien.core.errors import InputError, UsageError, needs_extra
+from mien.core.errors import InputError, UsageError, expectation, nearest, needs_extra
 from mien.core.files import expanded
 from mien.core.models import bundled_models
 from mien.training.architectures import APPLICATIONS, BACKBONES
@@ -433,6 +433,8 @@ def _find_recipe(name_or_path: Path | str) -> Path:
     if path.name not in bundled:
         raise InputError(
             f"no recipe is called {path.name}: expected a file, or one of {', '.join(bundled)}"
+            if nearest(path.name, bundled) is None
+            else f"no recipe is called {path.name}: {expectation(path.name, bundled)}"
         )
     return bundled[path.name]
 
@@ -504,8 +506,7 @@ def config_from_tables(
         sections = key_types(Config)
         for section, table in tables.items():
             if section not in sections:
-                known = ", ".join(sections)
-                raise UsageError(f"unknown section [{section}]: expected one of {known}")
+                raise UsageError(f"unknown section [{section}]: {expectation(section, sections)}")
             if not isinstance(table, Mapping):
                 raise UsageError(f"{section} = {table!r}: expected a table, as [{section}]")
         return Config(
@@ -529,7 +530,7 @@ def _keywords(kind: type, section: str, table: Mapping[str, Any], of_a_run: bool
                 raise UsageError(f"{full} is now {section}.{new}{how}")
             values[new] = convert(_convert(known[new], value, full))
         elif name not in known:
-            raise UsageError(f"unknown key {full}: expected one of {', '.join(known)}")
+            raise UsageError(f"unknown key {full}: {expectation(name, known)}")
         elif of_a_run and (full, value) == ("training.backend", "cuda"):
             values[name] = "torch"  # the lab's engine, whose networks are Keras' all the same
         else:

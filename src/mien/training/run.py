@@ -32,13 +32,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+import mien
 from mien.core.errors import InputError, OutputError, UsageError
 from mien.core.files import replacing
 from mien.core.process import stderr
 from mien.core.progress import format_duration
 
 _PACKAGES = (
-    *("mien", "keras", "tensorflow", "tensorflow-cpu", "torch", "jax", "numpy"),
+    *("keras", "tensorflow", "tensorflow-cpu", "torch", "jax", "numpy"),
     *("opencv-python-headless", "scikit-learn", "onnx", "onnxruntime"),
 )
 
@@ -223,7 +224,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[A
 # ---------------------------------------------------------------- environment
 def describe_environment() -> dict[str, Any]:
     """Return versions, machine and working folder as JSON-ready values."""
-    versions = {}
+    versions = {"mien": mien.__version__}  # of the code, whatever an editable install says
     for package in _PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mien.core.errors import UsageError
+from mien.core.errors import UsageError, expectation
 from mien.inference.detectors.base import (
     DETECTION_SIDE,
     Detection,
@@ -70,7 +70,7 @@ def load_detector(
         return HaarDetector(side=side, thorough=thorough)
     if chosen == "none":
         return NoDetector()
-    raise UsageError(f"unknown detector {name!r}: expected one of {', '.join(DETECTORS)}")
+    raise UsageError(f"unknown detector {name!r}: {expectation(name, DETECTORS)}")
 
 
 def _best_available() -> str:
