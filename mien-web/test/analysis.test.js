@@ -1,6 +1,8 @@
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import test from "node:test";
 
+import * as analysis from "../src/analysis/index.js";
 import {
   EMOTIONS, applyBaseline, compare, correct, createTracker, episodes, fromJson, markerTable,
   measureBaseline, readMarkers, scoreColumns, summary, toCsv, toJson, valence, writeMarkers,
@@ -45,6 +47,12 @@ function session() {
     baseline: measureBaseline(results, { start: 0, end: 1 }), results,
   };
 }
+
+test("the types name all that there is, and nothing else", () => {
+  const types = readFileSync(new URL("../analysis.d.ts", import.meta.url), "utf8");
+  const named = [...types.matchAll(/^export (?:const|function|class) (\w+)/gm)].map((found) => found[1]);
+  assert.deepEqual(named.sort(), Object.keys(analysis).sort());
+});
 
 test("valence is happy less the greatest unpleasant score", () => {
   assert.equal(valence({ happy: 0.5, angry: 0.1, disgust: 0, fear: 0, sad: 0.25 }), 0.25);
