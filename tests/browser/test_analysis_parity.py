@@ -439,6 +439,15 @@ def assert_close(found: Any, expected: Any) -> None:
 
 
 # ---------------------------------------------------------------- the parts
+def test_what_it_does_alone_is_right() -> None:
+    tests = sorted(str(path) for path in (MIEN_WEB / "test").glob("analysis*.test.js"))
+    done = subprocess.run(
+        [str(NODE), "--test", *tests], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert tests
+    assert done.returncode == 0, done.stdout
+
+
 def test_faces_are_paired_as_in_python(page: dict[str, Any]) -> None:
     pairs = [[list(pair) for pair in assign(table)] for table in cost_tables()]
     assert page["pairs"] == pairs
