@@ -12,7 +12,6 @@ from mien.cli import train as command
 from mien.cli.main import main
 from mien.core.errors import MissingExtra, OutputError, TrainingDiverged
 from mien.training import distillation, trainer
-from mien.training.distillation import FilledCache
 from mien.training.recipe import Config
 from mien.training.run import RunFolder, write_json
 from mien.training.trainer import TrainingStopped
@@ -209,7 +208,14 @@ def test_what_stops_a_run_is_one_line_and_a_code(
     assert capsys.readouterr() == ("", said)
 
 
-FILLED = FilledCache("logits", ("wise", "old"), views=3, files=6, computed=4, size_bytes=2_400_000)
+FILLED = {
+    "folder": "logits",
+    "teachers": ["wise", "old"],
+    "views": 3,
+    "files": 6,
+    "computed": 4,
+    "size_bytes": 2_400_000,
+}
 
 
 def test_teachers_logits_are_computed_without_training(
@@ -217,7 +223,7 @@ def test_teachers_logits_are_computed_without_training(
 ) -> None:
     asked: list[Config] = []
 
-    def fill(config: Config, *, quiet: bool) -> FilledCache:
+    def fill(config: Config, *, quiet: bool) -> dict[str, Any]:
         asked.append(config)
         return FILLED
 

@@ -151,8 +151,7 @@ def test_the_cache_gives_back_what_the_teachers_said(
     first = TeacherEnsemble(config, SPLIT.images, quiet=True)
     made = BatchSource(TrainingData(SPLIT, SPLIT), config, first)
     batches = [list(made.epoch(n)) for n in range(4)]
-    assert first.computed == len(first.cached_files()) == 3
-    assert all(path.is_file() for path in first.cached_files())
+    assert len(list((tmp_path / "cache").iterdir())) == 3
 
     def closed(*_: Any, **__: Any) -> Any:
         raise AssertionError("a teacher was opened though all its logits are there")
@@ -324,11 +323,17 @@ def test_filling_the_cache_ahead_lets_training_go_without_the_teacher(
 ) -> None:
     config = tiny_config(**student)
     filled = cache_teacher_logits(config, quiet=True)
-    assert (filled.teachers, filled.views, filled.files, filled.computed) == (("wise",), 2, 2, 2)
-    assert filled.size_bytes == sum(path.stat().st_size for path in (tmp_path / "cache").iterdir())
-    assert cache_teacher_logits(config, quiet=True).computed == 0
+    assert filled == {
+        "folder": str(tmp_path / "cache"),
+        "teachers": ["wise"],
+        "views": 2,
+        "files": 2,
+        "computed": 2,
+        "size_bytes": sum(path.stat().st_size for path in (tmp_path / "cache").iterdir()),
+    }
+    assert cache_teacher_logits(config, quiet=True)["computed"] == 0
     shutil.rmtree(student["distill_teachers"][0])
-    assert cache_teacher_logits(config, quiet=True).computed == 0
+    assert cache_teacher_logits(config, quiet=True)["computed"] == 0
     assert train(config, tmp_path / "run", quiet=True).best.is_file()
 
 
@@ -382,7 +387,6 @@ def test_logits_are_kept_in_half_precision_about_a_mean_of_zero() -> None:
 
 def test_what_was_written_is_read_also_where_the_teacher_is_not(filled: LogitCache) -> None:
     for teacher in (TEACHER, ABSENT):
-        assert filled.has(teacher, VIEW)
         assert np.array_equal(filled.read(teacher, VIEW, FACES), LOGITS)
         assert filled.digest(teacher, VIEW) == "a" * 64
     path = filled.path(TEACHER, VIEW)
@@ -409,7 +413,7 @@ def test_a_view_costs_little_more_than_its_numbers(tmp_path: Path) -> None:
 def test_what_changes_the_pixels_has_files_of_its_own(
     filled: LogitCache, changes: dict[str, Any]
 ) -> None:
-    assert not cache(filled.folder, **changes).has(TEACHER, VIEW)
+    assert not cache(filled.folder, **changes).path(TEACHER, VIEW).exists()
 
 
 @pytest.mark.parametrize(
@@ -439,7 +443,7 @@ def test_mixing_is_part_of_what_a_mixed_view_is(tmp_path: Path) -> None:
 
 def test_other_images_have_files_of_their_own(filled: LogitCache) -> None:
     config = tiny_config(distill_views=3, distill_cache=str(filled.folder))
-    assert not LogitCache(filled.folder, config, FACES[::-1]).has(TEACHER, VIEW)
+    assert not LogitCache(filled.folder, config, FACES[::-1]).path(TEACHER, VIEW).exists()
 
 
 def test_the_logits_of_another_network_of_that_name_are_refused(filled: LogitCache) -> None:
@@ -486,10 +490,10 @@ def spoil(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (truncate, "is damaged: delete it"),
-        (lambda path: path.write_bytes(b"not a file of arrays"), "is damaged: delete it"),
-        (reshape, r"holds float16 \(27, 7\): expected float16 \(28, 7\)"),
-        (spoil, "holds what is not a number"),
+        (truncate, "is damaged, or of other"),
+        (lambda path: path.write_bytes(b"not a file of arrays"), "is damaged, or of other"),
+        (reshape, "is damaged, or of other"),
+        (spoil, "is damaged, or of other"),
         (Path.unlink, "is missing: compute it with mien train --teacher-logits"),
     ],
 )

@@ -150,6 +150,7 @@ def test_the_run_learns_the_classes_and_its_export_carries_them(base: Path, tmp_
         Classifier.open(folder)
     with pytest.raises(UsageError, match="holds a run already"):
         finetune(splits, tmp_path / "run", model=base)
+    wrong, count = ["training.nothing=1"], threads()
     with pytest.raises(UsageError, match="unknown key"):
-        finetune(splits, tmp_path / "x", model=base, overrides=["training.nothing=1"])
+        finetune(splits, tmp_path / "x", model=base, threads=count, overrides=wrong)
     assert not (tmp_path / "x").exists()

@@ -120,13 +120,13 @@ def _fill_cache(args: argparse.Namespace) -> int:
         raise UsageError("--teacher-logits goes with --config and --set alone")
     filled = cache_teacher_logits(load_config(args.config, args.set), quiet=args.quiet)
     rows = [
-        ("cache", filled.folder),
-        ("teachers", ", ".join(filled.teachers)),
-        ("views", str(filled.views)),
-        ("files", f"{filled.files}, {filled.computed} of them computed now"),
-        ("size", f"{filled.size_bytes / 1e6:.1f} MB"),
+        ("cache", filled["folder"]),
+        ("teachers", ", ".join(filled["teachers"])),
+        ("views", str(filled["views"])),
+        ("files", f"{filled['files']}, {filled['computed']} of them computed now"),
+        ("size", f"{filled['size_bytes'] / 1e6:.1f} MB"),
     ]
-    write_answer(filled.as_dict(), facts_text(rows, 13), as_json=args.json)
+    write_answer(filled, facts_text(rows, 13), as_json=args.json)
     return EXIT_DONE
 
 

@@ -174,10 +174,6 @@ class LogitCache:
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         return self.folder / f"{teacher.name}-{digest}-{view}.npz"
 
-    def has(self, teacher: Teacher, view: View) -> bool:
-        """Tell whether a file is there."""
-        return self.path(teacher, view).is_file()
-
     def read(self, teacher: Teacher, view: View, faces: Faces) -> Logits:
         """Read the logits of a view.
 
@@ -189,29 +185,20 @@ class LogitCache:
         Raises:
             InputError: if the file is missing, damaged, or of another teacher or other pixels.
         """
-        path = self.path(teacher, view)
-        _, (logits, seen) = self._open(teacher, view, ("logits", "probe"))
-        expected = (self._count, len(self._config.labels))
-        if logits.shape != expected or logits.dtype != np.float16:
-            raise InputError(
-                f"{path} holds {logits.dtype} {logits.shape}: expected float16 "
-                f"{expected}; delete it and have it computed again"
-            )
+        _, logits, seen = self._open(teacher, view)
         here = _probe(faces)
         if seen.shape != here.shape or np.mean(np.abs(seen - here) > _PROBE_TOLERANCE) > (
             _PROBE_SHARE
         ):
             raise InputError(
-                f"{path} is of other pixels than {view} has here: it was computed by another "
-                "version of mien or OpenCV; compute it again with this one"
+                f"{self.path(teacher, view)} is of other pixels than {view} has here: it was "
+                "computed by another version of mien or OpenCV; compute it again with this one"
             )
-        if not np.isfinite(logits).all():
-            raise InputError(f"{path} holds what is not a number: delete it and compute it again")
-        return np.asarray(logits, np.float16)
+        return logits
 
     def digest(self, teacher: Teacher, view: View) -> str:
         """Return the SHA-256 of the network that a file was computed with; raises as `read`."""
-        return str(self._open(teacher, view, ())[0]["digest"])
+        return self._open(teacher, view)[0]
 
     def write(self, teacher: Teacher, view: View, faces: Faces, logits: Logits) -> None:
         """Keep the logits of a view; raises OutputError if they cannot be written."""
@@ -237,34 +224,34 @@ class LogitCache:
             **({"sharp": True} if self._config.distill.sharp else {}),
         }
 
-    def _open(
-        self, teacher: Teacher, view: View, names: tuple[str, ...]
-    ) -> tuple[dict[str, Any], list[npt.NDArray[Any]]]:
-        """Return a file's header, which must fit, and some of its arrays."""
-        path = self.path(teacher, view)
+    def _open(self, teacher: Teacher, view: View) -> tuple[str, Logits, Floats]:
+        """Return a file's digest, logits and probe, checked but for the probe."""
+        path, shape = self.path(teacher, view), (self._count, len(self._config.labels))
         try:
             # Opened here, because NumPy leaves a damaged file open.
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 header = json.loads(file["header"].tobytes().decode())
-                arrays = [file[name] for name in names]
+                logits, probe = file["logits"], file["probe"]
+                name, digest = header["teacher"], str(header["digest"])
+                sound = header["key"] == self._key(view) and logits.shape == shape
+                sound = sound and logits.dtype == np.float16 and bool(np.isfinite(logits).all())
         except FileNotFoundError as error:
             raise InputError(
                 f"{path} is missing: compute it with mien train --teacher-logits"
             ) from error
-        except DAMAGED as error:
-            raise InputError(f"{path} is damaged: delete it and have it computed again") from error
-        if not isinstance(header, dict) or header.get("key") != self._key(view):
+        except (*DAMAGED, TypeError):
+            sound = False
+        if not sound:
             raise InputError(
-                f"{path} is of other images, augmentation, seed or view than its name says: "
-                "delete it, or bring back the file that belongs there"
+                f"{path} is damaged, or of other images, augmentation, seed or view than its name "
+                "says: delete it to compute it again"
             )
-        found = header.get("teacher"), header.get("digest")
-        if found[0] != teacher.name or (teacher.digest and found[1] != teacher.digest):
+        if name != teacher.name or (teacher.digest and digest != teacher.digest):
             raise InputError(
                 f"{path} was computed with another network than {teacher.file or teacher.source}: "
                 "delete it to compute it again, or choose another distill.cache"
             )
-        return header, arrays
+        return digest, logits, probe
 
 
 def rounded(logits: Floats) -> Logits:
@@ -317,7 +304,7 @@ class TeacherEnsemble:
     Attributes:
         teachers: in the order of the recipe.
         views: the views that repeat, all that the run will show; empty where none does.
-        computed: files' worth of logits that were computed here, not read.
+        cache: of their logits, if the recipe names one.
     """
 
     def __init__(
@@ -343,7 +330,6 @@ class TeacherEnsemble:
         self.teachers = [find_teacher(source, config.labels) for source in settings.teachers]
         self.views = View.all_of(config) if settings.views else []
         self.cache = LogitCache(Path(settings.cache), config, images) if settings.cache else None
-        self.computed = 0
         self._kept: dict[View, Floats] = {}
         self._networks: dict[str, Network] = {}
         for teacher in self.teachers:
@@ -364,7 +350,7 @@ class TeacherEnsemble:
         """Return how many views a teacher has to be run on; without a cache, at least one."""
         if self.cache is None:
             return max(1, len(self.views))
-        return sum(not self.cache.has(teacher, view) for view in self.views)
+        return sum(not self.cache.path(teacher, view).is_file() for view in self.views)
 
     def identities(self) -> dict[str, str]:
         """Return the SHA-256 of each teacher, by name, as its file or else the cache has it.
@@ -387,13 +373,9 @@ class TeacherEnsemble:
 
     def soft_targets(self, faces: Faces) -> Floats:
         """Return the ensemble's probabilities for faces, uint8 (N, 48, 48), float32 (N, 7)."""
-        return mean_probabilities(
-            [
-                self._checked(teacher, self._networks[teacher.name](faces))
-                for teacher in self.teachers
-            ],
-            self._config.distill.temperature,
-        )
+        answers = [(each, self._networks[each.name](faces)) for each in self.teachers]
+        logits = [self._checked(teacher, answer) for teacher, answer in answers]
+        return mean_probabilities(logits, self._config.distill.temperature)
 
     def soft_targets_of_view(self, view: View, faces: Faces) -> Floats:
         """Return the ensemble's probabilities for a whole view, float32 (N, 7).
@@ -416,14 +398,8 @@ class TeacherEnsemble:
             self._kept[view] = targets
         return self._kept[view]
 
-    def cached_files(self) -> list[Path]:
-        """Return the paths in the cache of all that the run needs, whether or not it is there."""
-        if self.cache is None:
-            return []
-        return [self.cache.path(teacher, view) for teacher in self.teachers for view in self.views]
-
     def _logits(self, teacher: Teacher, view: View, faces: Faces) -> Logits:
-        if self.cache is not None and self.cache.has(teacher, view):
+        if self.cache is not None and self.cache.path(teacher, view).is_file():
             return self.cache.read(teacher, view, faces)
         if teacher.name not in self._networks:
             raise teacher.missing()
@@ -436,7 +412,6 @@ class TeacherEnsemble:
                 parts.append(network(part))
                 progress.advance(len(part))
         logits = self._checked(teacher, np.concatenate(parts))
-        self.computed += 1
         if self.cache is not None:
             self.cache.write(teacher, view, faces, logits)
         return logits
@@ -452,36 +427,15 @@ class TeacherEnsemble:
 
 
 # ---------------------------------------------------------------- filling the cache
-@dataclass(frozen=True)
-class FilledCache:
-    """What stands in a cache of teachers' logits for a recipe.
-
-    Attributes:
-        folder: the cache.
-        teachers: their names.
-        views: how many views the recipe shows.
-        files: how many files that makes, one a teacher and view.
-        computed: how many of them were computed now; the others stood there.
-        size_bytes: of all of them.
-    """
-
-    folder: str
-    teachers: tuple[str, ...]
-    views: int
-    files: int
-    computed: int
-    size_bytes: int
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON can hold them."""
-        return dataclasses.asdict(self)
-
-
-def cache_teacher_logits(config: Config, *, quiet: bool = False) -> FilledCache:
+def cache_teacher_logits(config: Config, *, quiet: bool = False) -> dict[str, Any]:
     """Compute the teachers' logits that are not in the recipe's cache yet.
 
     Each view's file is written as soon as it is computed, so that going on after a stop is calling
     this again. With the cache full, the recipe trains without the teachers.
+
+    Returns:
+        The cache's "folder", its "teachers", how many "views" and "files" (one a teacher and view)
+        it has, how many of these were "computed" now, and "size_bytes" of all.
 
     Raises:
         UsageError: if the recipe names no teachers, views or cache.
@@ -499,17 +453,20 @@ def cache_teacher_logits(config: Config, *, quiet: bool = False) -> FilledCache:
     data = load_training_data(config, quiet=quiet)
     prepare_backend(config.training)
     ensemble = TeacherEnsemble(config, data.train.images, quiet=quiet)
+    teachers, views, cache = ensemble.teachers, ensemble.views, ensemble.cache
+    assert cache is not None
+    files = [cache.path(teacher, view) for teacher in teachers for view in views]
+    lacking = [path for path in files if not path.is_file()]
     dataset = data.dataset(config)
-    for view in ensemble.views:
+    for view in views:
         ensemble.soft_targets_of_view(view, dataset.view(config, view).for_teachers)
     # Where some teachers are not here, theirs must be of one network each.
     ensemble.identities()
-    paths = ensemble.cached_files()
-    return FilledCache(
-        folder=settings.cache,
-        teachers=tuple(teacher.name for teacher in ensemble.teachers),
-        views=len(ensemble.views),
-        files=len(paths),
-        computed=ensemble.computed,
-        size_bytes=sum(path.stat().st_size for path in paths),
-    )
+    return {
+        "folder": settings.cache,
+        "teachers": [teacher.name for teacher in teachers],
+        "views": len(views),
+        "files": len(files),
+        "computed": len(lacking),
+        "size_bytes": sum(path.stat().st_size for path in files),
+    }
