@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import subprocess
 import sys
 import threading
@@ -20,7 +21,9 @@ import pytest
 from PIL import Image
 
 import mien
+from mien.core.emotions import EMOTION_COLORS, EMOTIONS
 from mien.core.images import load_image
+from mien.inference.explain import explain
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -70,7 +73,7 @@ def site(needed: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str
 @pytest.fixture
 def page(browser: Browser, site: str) -> Iterator[Page]:
     """The example, with a few helpers; what goes wrong on it fails the test."""
-    context = browser.new_context()
+    context = browser.new_context(permissions=["camera"])
     made = context.new_page()
     problems: list[str] = []
     made.on("pageerror", lambda error: problems.append(str(error)))
@@ -191,3 +194,309 @@ def test_the_same_faces_and_scores(
         faces += len(here["faces"])
         assert_same(there[name], here)
     assert faces >= 30
+
+
+def test_choices_are_python_s(page: Page, files: dict[str, bytes]) -> None:
+    choices: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"minFace": 60}, {"min_face": 60}),
+        ({"maxFaces": 2}, {"max_faces": 2}),
+        ({"align": "on"}, {"align": "on"}),
+        ({"align": "off", "minFace": 30, "maxFaces": 3}, _some("off", 30, 3)),
+    ]
+    some = {name: files[name] for name in ("crowd", "sample", "leaning -12")}
+    for there, here in choices:
+        recognizer = mien.load("mien-nano", detector="libface", threads=1, **here)
+        found = analyzed(page, "mien-nano", some, choice=there)
+        for name, content in some.items():
+            result = recognizer.analyze_result(content, source=name)
+            assert_same(found[name], result.to_dict())
+
+
+def _some(align: str, min_face: int, max_faces: int) -> dict[str, Any]:
+    return {"align": align, "min_face": min_face, "max_faces": max_faces}
+
+
+def test_without_a_detector_images_are_face_crops(page: Page) -> None:
+    rng = np.random.default_rng(0)
+    sides = [(48, 48), (90, 60), (20, 70), (1, 1)]
+    crops = {str(side): png(rng.integers(0, 256, (*side, 3), np.uint8)) for side in sides}
+    recognizer = mien.load("mien-nano", detector="none", threads=1)
+    found = analyzed(page, "mien-nano", crops, detector="none")
+    for name, content in crops.items():
+        assert_same(found[name], recognizer.analyze_result(content, source=name).to_dict())
+
+
+def test_heat_maps_are_python_s(page: Page, files: dict[str, bytes]) -> None:
+    recognizer = mien.load("mien-nano", detector="libface", threads=1)
+    here = explain(recognizer, files["leaning -35"])
+    there, again, other = page.evaluate(
+        """async (text) => {
+          const recognizer = await opened("mien-nano");
+          const image = blobOf(text);
+          const { faces: [face] } = await recognizer.analyze(image);
+          const copy = JSON.parse(JSON.stringify(face)); // of which only the box is known
+          const maps = [
+            await recognizer.explain(image, face),
+            await recognizer.explain(image, copy),
+            await recognizer.explain(image, face, { emotion: "sad" }),
+          ];
+          recognizer.close();
+          return maps.map((map) => ({ ...map, values: [...map.values] }));
+        }""",
+        text_of(files["leaning -35"]),
+    )
+    (explained,) = here
+    assert there["size"] == 48
+    assert there["emotion"] == explained.face.emotion
+    assert there["peak"] == pytest.approx(explained.explanation.peak, abs=SCORE_TOLERANCE)
+    assert np.allclose(there["values"], explained.explanation.heat.ravel(), atol=0.02)
+    assert there["square"]["turn"] == pytest.approx(explained.face.turn)
+    assert again == there
+    assert other["emotion"] == "sad"
+    assert other["values"] != there["values"]
+
+
+def test_jpegs_orientation_and_transparency(page: Page) -> None:
+    face = Image.open(ROOT / "images" / "astronaut.jpg").convert("RGB")
+    files = {"photo.jpg": (ROOT / "images" / "astronaut.jpg").read_bytes()}
+    for orientation in (3, 6, 8):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        content = io.BytesIO()
+        face.save(content, "PNG", exif=exif)
+        files[f"orientation {orientation}"] = content.getvalue()
+    clear = face.convert("RGBA")
+    clear.putalpha(Image.linear_gradient("L").resize(face.size))
+    content = io.BytesIO()
+    clear.save(content, "PNG")
+    files["transparent"] = content.getvalue()
+    recognizer = mien.load("mien-nano", detector="libface", threads=1)
+    found = analyzed(page, "mien-nano", files)
+    for name, content_ in files.items():
+        here = recognizer.analyze_result(content_, source=name).to_dict()
+        assert here["status"] == "ok"
+        assert_same(found[name], here)
+
+
+# --- What is taken, and what is refused
+
+
+def test_every_kind_of_image_is_read(page: Page, files: dict[str, bytes]) -> None:
+    found = page.evaluate(
+        """async (text) => {
+          const recognizer = await opened("mien-nano");
+          const blob = blobOf(text);
+          const bitmap = await createImageBitmap(blob);
+          const { width, height } = bitmap;
+          const canvas = Object.assign(document.createElement("canvas"), { width, height });
+          const context = canvas.getContext("2d");
+          context.drawImage(bitmap, 0, 0);
+          const offscreen = new OffscreenCanvas(width, height);
+          offscreen.getContext("2d").drawImage(bitmap, 0, 0);
+          const element = Object.assign(new Image(), { src: URL.createObjectURL(blob) });
+          await element.decode();
+          const frame = new VideoFrame(bitmap, { timestamp: 0 });
+          const images = {
+            blob, bitmap, canvas, offscreen, element, frame,
+            file: new File([blob], "named.png"),
+            data: context.getImageData(0, 0, width, height),
+          };
+          const results = {};
+          for (const [kind, image] of Object.entries(images)) {
+            results[kind] = await recognizer.analyze(image);
+          }
+          const again = await recognizer.analyze(bitmap); // it is left as it was
+          frame.close();
+          recognizer.close();
+          return [results, again];
+        }""",
+        text_of(files["face"]),
+    )
+    results, again = found
+    first = results["blob"]
+    assert first["status"] == "ok"
+    assert first["source"] is None
+    assert results["file"]["source"] == "named.png"
+    assert again == results["bitmap"]
+    for result in results.values():
+        assert [face["box"] for face in result["faces"]] == [face["box"] for face in first["faces"]]
+        near = pytest.approx(first["faces"][0]["scores"], abs=SCORE_TOLERANCE)
+        assert result["faces"][0]["scores"] == near
+
+
+def test_a_video_is_read_frame_by_frame(page: Page) -> None:
+    results = page.evaluate(
+        """async () => {
+          const recognizer = await opened("mien-nano");
+          const video = document.createElement("video");
+          const before = await recognizer.analyze(video);
+          video.srcObject = await navigator.mediaDevices.getUserMedia({ video: true });
+          await video.play();
+          await new Promise((done) => video.requestVideoFrameCallback(done));
+          const results = [before];
+          results.push(await recognizer.analyze(video), await recognizer.analyze(video));
+          video.srcObject.getTracks().forEach((track) => track.stop());
+          recognizer.close();
+          return results;
+        }"""
+    )
+    assert [result["status"] for result in results] == ["unreadable", "ok", "ok"]
+    assert "shows no picture" in results[0]["error"]
+    assert [len(result["faces"]) for result in results[1:]] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (b"", "a.png is empty: expected an image"),
+        (b"hello, this is no picture at all", "a.png is not an image: expected one of JPEG, PNG"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 90, "a.png is damaged and cannot be decoded"),
+        (b"II*\0" + b"\0" * 90, "a.png is TIFF, which browsers do not read"),
+        (b"\0\0\0\x18ftypheic" + b"\0" * 90, "a.png is HEIC, which browsers do not read"),
+    ],
+)
+def test_what_is_no_image_is_unreadable(page: Page, content: bytes, error: str) -> None:
+    found = analyzed(page, "mien-nano", {"a.png": content})["a.png"]
+    assert found["status"] == "unreadable"
+    assert found["error"].startswith(error)
+    assert "\n" not in found["error"]
+    assert found["faces"] == []
+    assert (found["width"], found["height"]) == (None, None)
+    assert list(found)[-1] == "error"
+
+
+def test_wrong_calls_reject_with_one_line(page: Page) -> None:
+    reasons = page.evaluate(
+        """async () => {
+          const recognizer = await opened("mien-nano");
+          const image = new ImageData(4, 4);
+          const given = [
+            recognizer.analyze("picture.png"),
+            recognizer.analyze(image, { minFace: -1 }),
+            recognizer.analyze(image, { maxFaces: 0 }),
+            recognizer.analyze(image, { align: "up" }),
+            recognizer.explain(image, {}),
+            recognizer.explain(image, { box: { x: 0, y: 0, w: 4, h: 4 } }, { emotion: "bored" }),
+            opened("nobody"),
+            opened("mien-nano", { labels: "others" }),
+            opened("mien-nano", { detector: "haar" }),
+            opened("mien-nano", { runtime: "nowhere" }),
+            opened("mien-nano", { detectorFile: "models/mien-nano/manifest.json" }),
+            opened("mien-nano", { threads: 0 }),
+          ];
+          const reasons = [];
+          for (const each of given.map(reason)) reasons.push(await each);
+          recognizer.close();
+          reasons.push(await reason(recognizer.analyze(image)));
+          return reasons;
+        }"""
+    )
+    expected = [
+        "expected an image as a Blob, File",
+        "expected minFace as a whole number of 0 or more, got -1",
+        "expected maxFaces as a whole number of 1 or more, got 0",
+        'expected align="auto", "on", "off", got "up"',
+        "expected a face of analyze's result",
+        'unknown emotion "bored": expected one of angry',
+        "models/nobody/manifest.json (status 404)",
+        'has no labels "others": expected fer2013 or people',
+        'expected a detector of libface or none, got "haar"',
+        "nowhere/ort.wasm.min.mjs",
+        "manifest.json is no network that can be run",
+        "expected threads as a whole number of 1 or more, got 0",
+        "the recognizer is closed",
+    ]
+    for reason, part in zip(reasons, expected, strict=True):
+        assert part in reason
+        assert "\n" not in reason
+
+
+def test_a_call_can_be_given_up(page: Page, files: dict[str, bytes]) -> None:
+    found = page.evaluate(
+        """async (text) => {
+          const recognizer = await opened("mien-nano");
+          const blob = blobOf(text);
+          const giveUp = new AbortController();
+          const first = recognizer.analyze(blob);
+          const second = reason(recognizer.analyze(blob, { signal: giveUp.signal }));
+          const third = recognizer.analyze(blob);
+          giveUp.abort(new Error("enough"));
+          const late = reason(recognizer.analyze(blob, { signal: giveUp.signal }));
+          const closing = Promise.all([first, second, third, late]);
+          const results = await closing;
+          const unanswered = reason(recognizer.analyze(blob));
+          recognizer.close();
+          return [...results, await unanswered];
+        }""",
+        text_of(files["of 233"]),
+    )
+    assert found[0] == found[2]
+    assert found[0]["status"] == "ok"
+    assert (found[1], found[3]) == ("enough", "enough")
+    assert "closed" in found[4]
+
+
+def test_threads_give_the_same(page: Page, files: dict[str, bytes]) -> None:
+    some = {"face": files["face"]}
+    threads = page.evaluate(
+        """async () => {
+          const recognizer = await opened("mien-nano", { threads: 2 });
+          recognizer.close();
+          return [self.crossOriginIsolated, recognizer.threads];
+        }"""
+    )
+    assert threads == [True, 2]
+    two = analyzed(page, "mien-nano", some, threads=2)
+    assert_same(two["face"], analyzed(page, "mien-nano", some, threads=1)["face"])
+
+
+def test_progress_is_told(page: Page) -> None:
+    states = page.evaluate(
+        """async () => {
+          const states = [];
+          (await opened("mien-nano", { onProgress: (state) => states.push(state) })).close();
+          return states;
+        }"""
+    )
+    shares = [each["loaded"] / each["total"] for each in states if each["total"]]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+
+
+def test_what_the_library_says_of_itself(page: Page) -> None:
+    recognizer = mien.load("mien-nano", detector="libface")
+    found = page.evaluate(
+        """async () => {
+          const library = await import(new URL("mien-web/index.js", document.baseURI));
+          const { EMOTIONS, PALETTE, valence } = library;
+          const { model, labels, emotions, detector } = await opened("mien-nano");
+          return [model, labels, emotions, detector, [...EMOTIONS], PALETTE, valence({ happy: 1 })];
+        }"""
+    )
+    assert found == [
+        recognizer.model.to_dict(),
+        "people",
+        list(EMOTIONS),
+        "libface",
+        list(EMOTIONS),
+        EMOTION_COLORS,
+        None,
+    ]
+
+
+def test_the_example_reads_a_picture(page: Page) -> None:
+    page.locator("[role=status]", has_text="Ready: mien-nano").wait_for(timeout=60_000)
+    page.set_input_files("input", str(ROOT / "images" / "astronaut.jpg"))
+    page.locator("[role=status]", has_text="1 faces: happy").wait_for(timeout=60_000)
+
+
+# --- The package
+
+
+def test_the_package_is_of_this_version_and_pins_the_runtime() -> None:
+    package = json.loads((ROOT / "mien-web" / "package.json").read_text())
+    assert package["version"] == mien.__version__
+    build = (ROOT / "hatch_build.py").read_text()
+    assert f'VERSION = "{package["peerDependencies"]["onnxruntime-web"]}"' in build
+    for target in package["exports"].values():
+        assert all((ROOT / "mien-web" / path).is_file() for path in target.values())
