@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -82,6 +83,16 @@ class Visit:
         """Wait until the page can read."""
         self.page.locator(".state[data-phase=ready]").wait_for(timeout=READY_MS)
         return self.page
+
+    def until(self, expression: str, seconds: float = 20) -> None:
+        """Wait until an expression holds in the page.
+
+        Playwright's ``wait_for_function`` evaluates text in the page, which the page forbids.
+        """
+        end = time.monotonic() + seconds
+        while not self.page.evaluate(expression):
+            assert time.monotonic() < end, f"it never came to be so: {expression}"
+            self.page.wait_for_timeout(50)
 
     def saved(self, act: Callable[[], object]) -> tuple[str, bytes]:
         """Do what downloads a file; return its name and content."""

@@ -83,7 +83,7 @@ def visit(browser: Browser, server: Server) -> Iterator[Callable[..., Visit]]:
         size: of `SIZES`.
         scheme: "light" or "dark", as the system prefers it.
         camera: whether the page may use the camera.
-        of: another service than the shared one.
+        at: another address than that of the shared service.
         options: go to Playwright's ``new_context``.
     """
     opened: list[tuple[BrowserContext, Visit]] = []
@@ -94,7 +94,7 @@ def visit(browser: Browser, server: Server) -> Iterator[Callable[..., Visit]]:
         size: str = "desktop",
         scheme: str = "light",
         camera: bool = False,
-        of: Server | None = None,
+        at: str | None = None,
         **options: Any,
     ) -> Visit:
         width, height = SIZES[size]
@@ -109,7 +109,7 @@ def visit(browser: Browser, server: Server) -> Iterator[Callable[..., Visit]]:
             **options,
         )
         context.set_default_timeout(10_000)
-        url = (of or server).url
+        url = at or server.url
         made = Visit(context.new_page(), url)
         opened.append((context, made))
         made.watch()
