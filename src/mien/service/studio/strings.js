@@ -308,7 +308,8 @@ export const strings = {
     mean: "mean",
     span: "{from} to {to}",
     corrected: "corrected by a baseline",
-    note: "Scores of {emotions}, each from 0 to 100%; above them the likeliest. Paler: the largest score where a pixel holds several frames.",
+    note: "Scores of {emotions}, each from 0 to 100%; above them the likeliest.",
+    paler: "Paler: the largest of the scores that share a column.",
   },
 
   // ---------------------------------------------------------------- report

@@ -5,6 +5,7 @@ import { format, percent, strings } from "../../strings.js";
 import { emotionName } from "../faces.js";
 import { LIGHT, layoutOf, paint, placeMarkers, signed } from "./paint.js";
 import { CanvasPen, SvgPen, fitted, widthOf } from "./pens.js";
+import { areDense } from "./series.js";
 
 const WIDTH = 1200;
 const PAD = 28;
@@ -30,7 +31,7 @@ export function paintFigure(canvas, figure, scale) {
   context.translate(PAD, HEAD);
   paintBody(pen, figure, layout);
   context.translate(0, layout.height);
-  paintFoot(pen, figure);
+  paintFoot(pen, figure, layout);
 }
 
 /** The same as SVG text. */
@@ -40,7 +41,7 @@ export function figureSvg(figure) {
   pen.rect(0, 0, WIDTH, heightOf(layout), LIGHT.ground);
   paintHead(pen, figure);
   pen.move(PAD, HEAD, () => paintBody(pen, figure, layout));
-  pen.move(PAD, HEAD + layout.height, () => paintFoot(pen, figure));
+  pen.move(PAD, HEAD + layout.height, () => paintFoot(pen, figure, layout));
   return pen.toString(WIDTH, heightOf(layout), { title: figure.title, description: subtitleOf(figure) });
 }
 
@@ -57,7 +58,7 @@ function layoutIn({ series, markers, domain, words, palette }) {
 
 function subtitleOf({ series, domain, baseline, words }) {
   const [from, to] = domain.map((time) => formatTime(time));
-  const who = series.track === null ? words.label : format(words.labelOf, { number: series.track });
+  const who = series.track === null ? words.label : format(strings.face.person, { number: series.track });
   return [who, format(words.span, { from, to }), ...(baseline === null ? [] : [words.corrected])].join(" · ");
 }
 
@@ -97,12 +98,13 @@ function meansOf(series, [from, to]) {
   return { scores: sums.scores.map((sum) => sum / sums.seconds), valence: sums.hasValence ? sums.valence / sums.seconds : null };
 }
 
-function paintFoot(pen, { series, result, palette, words }) {
+function paintFoot(pen, { series, domain, result, palette, words }, layout) {
   let x = 0;
   const y = 16;
   const look = { size: 12, fill: LIGHT.soft };
   const labels = series.labels.length > 0 ? series.labels : Object.keys(palette);
-  pen.text(format(words.note, { emotions: labels.map(emotionName).join(", ") }), x, y, look);
+  const note = format(words.note, { emotions: labels.map(emotionName).join(", ") });
+  pen.text(areDense(series, domain, layout.plot) ? `${note} ${words.paler}` : note, x, y, look);
   pen.group("legend", () => {
     pen.hatch(x, y + 14, 22, 12, LIGHT.hatch);
     pen.text(words.absent, x + 28, y + 20, look);

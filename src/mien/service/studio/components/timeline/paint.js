@@ -110,7 +110,10 @@ export function paint(pen, layout, { series, markers, theme, palette, words }) {
     layout.lanes.forEach((lane, at) => pen.group(lane.label, () => paintLane(pen, layout, lane, seen, at, colours[lane.label], theme)));
     if (layout.valence !== null) pen.group("valence", () => paintValence(pen, layout, seen, theme));
   });
-  pen.group("markers", () => markers.forEach((marker) => paintMarker(pen, layout, marker, theme)));
+  pen.group("markers", () => {
+    for (const marker of markers) paintEdges(pen, layout, marker, theme);
+    for (const marker of markers) paintLabel(pen, layout, marker, theme);
+  });
   paintNames(pen, layout, theme, words);
   paintAxis(pen, layout, theme);
 }
@@ -201,19 +204,27 @@ function paintBand(pen, layout, { start, end, left, right, quiet }, theme) {
   pen.rect(from, layout.strip.top, Math.max(1, to - from), layout.bottom - layout.strip.top, colour, { alpha: 0.1 });
 }
 
-function paintMarker(pen, layout, { start, end, label, left, right, row, room, quiet }, theme) {
-  const from = Math.max(layout.left, left);
-  const to = Math.min(layout.right, right);
+function paintEdges(pen, layout, { start, end, left, right, row, quiet }, theme) {
   const colour = quiet ? theme.soft : theme.accent;
   const top = row < 0 ? layout.strip.top : layout.top + row * MARKER_PX;
   const dash = quiet ? [3, 3] : [];
   if (left >= layout.left) pen.line([[left, top], [left, layout.bottom]], colour, { width: 1.5, dash });
   if (end > start && right <= layout.right) pen.line([[right, top], [right, layout.bottom]], colour, { width: 1, dash, alpha: 0.7 });
+}
+
+/** An event's name, on a strip as long as the event. */
+function paintLabel(pen, layout, { start, end, label, left, right, row, room, quiet }, theme) {
   if (row < 0) return;
-  if (end > start) pen.rect(from, top, to - from, MARKER_PX - 3, theme.wash, { radius: 3 });
+  const from = Math.max(layout.left, left);
+  const to = Math.min(layout.right, right);
+  const top = layout.top + row * MARKER_PX;
+  const height = MARKER_PX - 3;
   const look = { size: 12, weight: 600 };
   const text = fitted(label, Math.min(room, layout.right - from) - 6, look);
-  if (text !== "") pen.text(text, from + 5, top + (MARKER_PX - 3) / 2, { ...look, fill: colour });
+  const wide = text === "" ? 0 : widthOf(text, look) + 8;
+  pen.rect(from + 1, top, Math.max(wide, to - from - 2), height, theme.ground);
+  if (end > start) pen.rect(from + 1, top, Math.max(1, to - from - 2), height, theme.wash, { radius: 2 });
+  if (text !== "") pen.text(text, from + 5, top + height / 2, { ...look, fill: quiet ? theme.soft : theme.accent });
 }
 
 function paintNames(pen, layout, theme, words) {

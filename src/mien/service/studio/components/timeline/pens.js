@@ -172,7 +172,7 @@ export class SvgPen {
   toString(width, height, { title, description }) {
     const hatches = [...this.#hatches].map(([colour, id]) => (
       `<pattern id="${id}" width="${HATCH_PX}" height="${HATCH_PX}" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">`
-      + `<path d="M0 0V${HATCH_PX}" stroke="${escaped(colour)}" stroke-width="1" stroke-opacity="${HATCH_ALPHA}"/></pattern>`
+      + `<path d="M0 0V${HATCH_PX}" stroke="${escaped(colour)}" stroke-width="1" stroke-opacity="${1.6 * HATCH_ALPHA}"/></pattern>`
     ));
     return (
       `<svg xmlns="http://www.w3.org/2000/svg" width="${rounded(width)}" height="${rounded(height)}" viewBox="0 0 ${rounded(width)} ${rounded(height)}"`

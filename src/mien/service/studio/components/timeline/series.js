@@ -122,10 +122,9 @@ function mostSeen(results) {
  * @property {boolean} uncertain most of the time
  */
 export function sampled(series, [from, to], columns) {
-  const first = Math.max(0, series.place(from));
-  const last = Math.min(series.rows.length - 1, series.place(to) + 1);
+  const [first, last] = inView(series, from, to);
   const width = (to - from) / columns;
-  const isDense = last - first + 1 > DENSE * columns;
+  const isDense = areDense(series, [from, to], columns);
   const points = [];
   const absent = [];
   let cell = null;
@@ -146,6 +145,16 @@ export function sampled(series, [from, to], columns) {
   }
   points.forEach((point) => finish(point));
   return { points, absent: isDense ? absent.filter(([start, end]) => end - start >= width) : absent };
+}
+
+function inView(series, from, to) {
+  return [Math.max(0, series.place(from)), Math.min(series.rows.length - 1, series.place(to) + 1)];
+}
+
+/** Whether a point stands for the rows of a column, rather than for one. */
+export function areDense(series, [from, to], columns) {
+  const [first, last] = inView(series, from, to);
+  return last - first + 1 > DENSE * columns;
 }
 
 function addSpan(spans, start, end) {
