@@ -49,7 +49,7 @@ def choose(page: Page, *pictures: Path) -> None:
 def read(page: Page, *pictures: Path) -> None:
     """Choose pictures and wait until none is left to read."""
     choose(page, *pictures)
-    page.wait_for_function("document.querySelector('.card, .side')")
+    page.locator(".card:visible, .side:visible").first.wait_for()
     page.locator(".card[data-state=queued], .card[data-state=reading]").first.wait_for(
         state="detached"
     )
@@ -199,7 +199,7 @@ def test_reading_is_stopped_and_goes_on(visit: Visits) -> None:
     left.first.wait_for()
     assert set(statuses(page)) <= {"ok", "cancelled"}
     page.get_by_role("button", name="Read the rest").click()
-    page.wait_for_function("document.querySelectorAll('.card[data-state=ok]').length === 12")
+    page.locator(".card[data-state=ok]").nth(11).wait_for()
     page.get_by_role("button", name="Clear").click()
     assert page.get_by_role("button", name="Choose pictures").is_visible()
 
