@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -119,6 +119,21 @@ class Visit:
 def _is_noise(text: str) -> bool:
     """Say whether a warning is of the machine, not of the page: there is no GPU here."""
     return "GPU stall" in text or "WebGL" in text
+
+
+def violations(page: Page) -> list[dict[str, Any]]:
+    """What axe finds, by all its rules: what is wrong, and where."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    results = Axe().run(page, options={"resultTypes": ["violations"]})
+    return [
+        {
+            "rule": each["id"],
+            "help": each["help"],
+            "where": [node["html"] for node in each["nodes"]],
+        }
+        for each in results.response["violations"]
+    ]
 
 
 def missing() -> str | None:

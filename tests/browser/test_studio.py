@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from browser_maker import violations
 from mien.service.page_files import HEADERS
 
 if TYPE_CHECKING:
@@ -91,18 +92,3 @@ def test_axe_finds_nothing(visit: Visits, view: str, size: str, scheme: str) -> 
     assert not found, json.dumps(found, indent=1)
     width = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
     assert width[0] <= width[1], "the page is wider than its window"
-
-
-def violations(page: Page) -> list[dict[str, Any]]:
-    """What axe finds, by all its rules: what is wrong, and where."""
-    from axe_playwright_python.sync_playwright import Axe
-
-    results = Axe().run(page, options={"resultTypes": ["violations"]})
-    return [
-        {
-            "rule": each["id"],
-            "help": each["help"],
-            "where": [node["html"] for node in each["nodes"]],
-        }
-        for each in results.response["violations"]
-    ]

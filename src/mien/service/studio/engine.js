@@ -138,7 +138,7 @@ async function serverEngine(onState, askToken) {
       throw new EngineError("server", "a server makes no heat maps: read in this browser for them");
     },
   };
-  const stream = createStream(engine, askToken);
+  const stream = createStream(askToken);
   engine.frame = newestWins(stream.frame);
   engine.close = stream.close;
   return engine;
@@ -182,7 +182,7 @@ async function analyzeThere(image, { source, signal, onWait = () => {} }, onStat
     } catch (error) {
       if (signal?.aborted || error instanceof EngineError) throw error;
     }
-    if (reply && reply.status !== 503) return answerOf(reply, source);
+    if (reply && reply.status !== 503) return answerOf(reply, source ?? null);
     const seconds = waitFor(reply, attempt);
     const why = reply ? "busy" : "offline";
     onWait(seconds, why);
@@ -201,18 +201,14 @@ function waitFor(reply, attempt) {
 async function answerOf(reply, source) {
   const content = await reply.json().catch(() => ({}));
   if (reply.ok) return { ...content, source: source ?? content.source };
-  return {
-    schema: "mien/1",
-    source: source ?? null,
-    frame: null,
-    time_s: null,
-    status: [413, 415, 422].includes(reply.status) ? "unreadable" : "error",
-    width: null,
-    height: null,
-    faces: [],
-    error: content.error ?? `the server answered ${reply.status}`,
-    code: content.code,
-  };
+  return refused({ error: `the server answered ${reply.status}`, ...content }, source);
+}
+
+const UNREADABLE = ["too_large", "unsupported_type", "undecodable", "too_long", "malformed"];
+
+function refused({ code, error }, source = null) {
+  const status = UNREADABLE.includes(code) ? "unreadable" : "error";
+  return { schema: "mien/1", source, frame: null, time_s: null, status, width: null, height: null, faces: [], error, code };
 }
 
 /** Wait; less where the network comes back meanwhile. */
@@ -242,49 +238,58 @@ async function asBlob(image) {
   return canvas.convertToBlob({ type: "image/jpeg", quality: FRAME_QUALITY });
 }
 
+const RETRY_MS = 5000; // after which a live connection that failed is tried again
+
 /** Live frames over a WebSocket, one at a time; over POST where that cannot be had. */
-function createStream(engine, askToken) {
-  let opening = null;
-  let closed = false;
+function createStream(askToken) {
+  let socket = null; // a promise
+  let notBefore = 0;
 
-  const open = () =>
-    new Promise((resolve, reject) => {
-      const address = new URL("v1/stream", BASE);
-      address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
-      const socket = new WebSocket(address, token === null ? [] : [`bearer.${token}`]);
-      socket.binaryType = "arraybuffer";
-      socket.onopen = () => resolve(socket);
-      socket.onerror = () => reject(new EngineError("server", "no live connection"));
-      socket.onclose = () => (opening = null);
+  function open() {
+    const address = new URL("v1/stream", BASE);
+    address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
+    const opened = new WebSocket(address, ["mien", ...(token === null ? [] : [`bearer.${token}`])]);
+    return new Promise((resolve, reject) => {
+      opened.onopen = () => resolve(opened);
+      opened.onclose = () => reject(new EngineError("server", "no live connection"));
     });
+  }
 
-  const ask = (socket, blob) =>
-    new Promise((resolve, reject) => {
-      socket.onmessage = ({ data }) => resolve(JSON.parse(data));
-      socket.onclose = () => {
-        opening = null;
-        reject(new EngineError("server", "the live connection was closed"));
-      };
-      socket.send(blob);
+  async function ask(blob) {
+    socket ??= open();
+    const opened = await socket;
+    return new Promise((resolve, reject) => {
+      opened.onmessage = ({ data }) => resolve(JSON.parse(data));
+      opened.onclose = () => reject(new EngineError("server", "the live connection was closed"));
+      if (opened.readyState === WebSocket.OPEN) opened.send(blob);
+      else opened.onclose();
     });
+  }
+
+  async function streamed(blob) {
+    if (performance.now() < notBefore) return null;
+    try {
+      return await ask(blob);
+    } catch {
+      socket = null;
+      notBefore = performance.now() + RETRY_MS;
+      return null;
+    }
+  }
 
   return {
     async frame(image, time_s) {
       const blob = await asBlob(image);
-      let result = null;
-      try {
-        opening ??= open();
-        result = await ask(await opening, blob);
-      } catch {
-        opening = null;
-        if (closed) return null;
-      }
-      result ??= await analyzeThere(blob, {}, () => {}, askToken);
+      const result = (await streamed(blob)) ?? (await analyzeThere(blob, {}, () => {}, askToken));
+      if (result.schema !== "mien/1") return result.code === "busy" ? null : { ...refused(result), time_s };
       return { ...result, source: null, time_s };
     },
     close() {
-      closed = true;
-      opening?.then((socket) => socket.close(), () => {});
+      notBefore = Infinity;
+      socket?.then(
+        (opened) => opened.close(),
+        () => {},
+      );
     },
   };
 }
