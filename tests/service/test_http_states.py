@@ -133,7 +133,7 @@ def test_openapi_describes_bodies_and_every_reply(service: Service) -> None:
     assert schemas["Result"]["properties"]["schema"]["const"] == SCHEMA
     assert "HTTPValidationError" not in schemas
     assert set(described["paths"]) == {
-        "/v1/analyze", "/v1/stream", "/healthz", "/readyz", "/version", "/metrics",
+        "/v1/analyze", "/v1/stream", "/v1/video", "/healthz", "/readyz", "/version", "/metrics",
     }  # fmt: skip
 
 

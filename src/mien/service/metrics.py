@@ -82,6 +82,12 @@ class Metrics:
         self._frames = Counter(
             "mien_stream_frames", "Frames of streams.", ("status",), registry=self.registry
         )
+        self._videos = Gauge(
+            "mien_videos", "Videos that arrive or are read.", registry=self.registry
+        )
+        self._videos_ended = Counter(
+            "mien_videos_ended", "Videos by their end.", ("status",), registry=self.registry
+        )
         self._places = Gauge(
             "mien_places_taken", "Images that are read, wait or arrive.", registry=self.registry
         )
@@ -116,6 +122,14 @@ class Metrics:
     def streams(self, count: int) -> None:
         """Say how many streams there are."""
         self._streams.set(count)
+
+    def videos(self, count: int) -> None:
+        """Say how many videos there are."""
+        self._videos.set(count)
+
+    def video_ended(self, status: str) -> None:
+        """Count a video: done, gone with its client, or the code of its error."""
+        self._videos_ended.labels(status).inc()
 
     def streamed(self, status: str) -> None:
         """Count a stream's frame: ok, or the code of its error."""

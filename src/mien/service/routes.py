@@ -11,17 +11,21 @@ from starlette.websockets import WebSocket
 
 from mien import __version__
 from mien.service import schemas
-from mien.service.forms import FIELD, FORM_TYPE, IMAGE_TYPES
+from mien.service.forms import FIELD, FORM_TYPE, IMAGE_TYPES, VIDEO_FIELD, VIDEO_TYPES
 from mien.service.metrics import CONTENT_TYPE
 from mien.service.schemas import ApiError
 from mien.service.service import Service
 from mien.service.stream import PATH as STREAM
 from mien.service.stream import serve_stream
+from mien.service.video import NDJSON, SSE, answer_video
+from mien.service.video import PATH as VIDEO
 
 ANALYZE = "/v1/analyze"
 PATHS: tuple[str, ...] = (
     "/",
     ANALYZE,
+    STREAM,
+    VIDEO,
     "/healthz",
     "/readyz",
     "/version",
@@ -31,15 +35,16 @@ PATHS: tuple[str, ...] = (
 )
 
 _ERRORS = {
+    400: "malformed: not the form it says it is, without a file, or empty",
     401: "there are tokens, and none of them came with the request",
     403: "the page that asks is of another host",
-    426: "no handshake of a WebSocket",
-    400: "malformed: not the form it says it is, without an image, or empty",
-    408: "the image did not arrive in time",
+    408: "the file did not arrive in time",
     413: "more bytes than the service takes",
-    415: "not an image's type",
-    422: "cannot be decoded: no image, a damaged one, one of too many pixels, or takes too long",
+    415: "not of a type that is expected",
+    422: "cannot be decoded: damaged, of another kind, of too many pixels, or takes too long",
+    426: "no handshake of a WebSocket",
     500: "something failed inside; the service's log says what",
+    501: "what reads videos is not installed",
     503: "busy, not ready yet, or stopping: try again after Retry-After seconds",
 }
 _ANALYZE_ERRORS = (400, 401, 408, 413, 415, 422, 500, 503)
@@ -66,6 +71,49 @@ _BODY = {
     },
 }
 
+_VIDEO_BODY = {
+    "required": True,
+    "description": f"A form with one file in the field {VIDEO_FIELD!r}, or the bytes of a video.",
+    "content": {
+        FORM_TYPE: {
+            "schema": {
+                "type": "object",
+                "required": [VIDEO_FIELD],
+                "additionalProperties": False,
+                "properties": {VIDEO_FIELD: _FILE},
+            }
+        },
+        **{kind: {"schema": _FILE} for kind in VIDEO_TYPES},
+    },
+}
+_WINDOW = [
+    {"name": name, "in": "query", "description": text, "schema": {"type": "number", "minimum": 0}}
+    for name, text in (
+        ("start", "seconds from the video's start, from which on"),
+        ("end", "seconds, up to which; to its end unless given"),
+        ("every", "seconds between two frames that are looked at; each frame unless given"),
+    )
+]
+_EVENTS: dict[str, Any] = {
+    "description": (
+        "a line each: progress, a Result for each frame that is looked at, and at the end done, "
+        "or an Error with the event 'error'; as server-sent events where Accept asks for them"
+    ),
+    "content": {
+        NDJSON: {
+            "schema": {
+                "anyOf": [
+                    {"$ref": "#/components/schemas/Result"},
+                    schemas.Progress.model_json_schema(),
+                    schemas.Done.model_json_schema(),
+                    {"$ref": "#/components/schemas/Error"},
+                ]
+            }
+        },
+        SSE: {"schema": {"type": "string"}},
+    },
+}
+
 
 def make_router(service: Service) -> APIRouter:
     """Return all paths but the documentation's."""
@@ -81,6 +129,7 @@ def make_router(service: Service) -> APIRouter:
         operation_id="analyze",
     )
     _add_stream(router, service)
+    _add_video(router, service)
     _add_states(router, service)
     return router
 
@@ -128,6 +177,23 @@ def _add_stream(router: APIRouter, service: Service) -> None:
     )
 
 
+def _add_video(router: APIRouter, service: Service) -> None:
+    async def video(request: Request) -> Response:
+        """Give a video, get its frames' results and what is to be said of it, as they come."""
+        return await answer_video(service, request)
+
+    router.add_api_route(
+        VIDEO,
+        video,
+        methods=["POST"],
+        summary="Track the faces of a video and read their emotions",
+        response_class=Response,
+        responses={200: _EVENTS, **_errors(*_ANALYZE_ERRORS, 501)},
+        openapi_extra={"requestBody": _VIDEO_BODY, "parameters": _WINDOW},
+        operation_id="video",
+    )
+
+
 def _add_states(router: APIRouter, service: Service) -> None:
     async def healthz() -> Response:
         """Answer as long as the process lives."""
@@ -160,8 +226,8 @@ def _add_states(router: APIRouter, service: Service) -> None:
     for path, answer, summary, reply, errors in (
         ("/healthz", healthz, "Whether the process lives", state, ()),
         ("/readyz", readyz, "Whether images can be sent", state, (503,)),
-        ("/version", version, "What is served", served, ()),
-        ("/metrics", metrics, "Metrics for Prometheus", text, ()),
+        ("/version", version, "What is served", served, (401,)),
+        ("/metrics", metrics, "Metrics for Prometheus", text, (401,)),
     ):
         router.add_api_route(
             path,

@@ -18,6 +18,9 @@ from mien.core.results import QUALITY_FLAGS, SCHEMA
 ERROR_SCHEMA = "mien-error/1"
 """Name and version of the JSON form of errors."""
 
+EVENT_SCHEMA = "mien-event/1"
+"""Name and version of the JSON form of a video's events, beside results."""
+
 CODES: Mapping[int, str] = {
     400: "malformed",
     401: "unauthorized",
@@ -149,12 +152,39 @@ class Result(_Reply):
     source: str | None = Field(description="the form's file name; null for a raw body")
     frame: int | None = Field(description="null for an image")
     time_s: float | None = Field(description="null for an image")
-    status: Literal["ok", "no_face"]
-    width: int = Field(ge=1, description="pixels of the upright image")
-    height: int = Field(ge=1, description="pixels of the upright image")
+    status: Literal["ok", "no_face", "unreadable", "error"] = Field(
+        description="the last two of a video's frames alone, with error"
+    )
+    width: int | None = Field(ge=1, description="pixels of the upright image")
+    height: int | None = Field(ge=1, description="pixels of the upright image")
     faces: list[Face] = Field(description="left to right; empty where nobody is there")
     model: Model
     labels: str = Field(description="whose labels scores follow: people, fer2013, or own")
+    error: str | None = Field(default=None, description="why a frame has no faces to tell of")
+
+
+class Progress(_Reply):
+    """How far a video has been read."""
+
+    schema_: Literal["mien-event/1"] = Field(alias="schema", description=f"always {EVENT_SCHEMA}")
+    event: Literal["progress"]
+    time_s: float = Field(description="moment of the frame that was read last")
+    duration_s: float | None = Field(description="of the video, where its header says so")
+    share: float | None = Field(ge=0, le=1, description="of the video that has been read")
+    frames: int = Field(ge=0, description="that have a result")
+
+
+class Done(_Reply):
+    """The end of a video: all of it has been read."""
+
+    schema_: Literal["mien-event/1"] = Field(alias="schema", description=f"always {EVENT_SCHEMA}")
+    event: Literal["done"]
+    frames: int = Field(ge=0, description="that have a result")
+    faces: int = Field(ge=0, description="in all of them")
+    people: list[dict[str, object]] = Field(
+        description="track_id, frames, start_s, end_s and episodes of each person"
+    )
+    error: str | None = Field(description="where the video broke off, and why")
 
 
 class Error(_Reply):

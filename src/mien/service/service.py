@@ -48,6 +48,7 @@ class Service:
         self.stopping = asyncio.Event()
         self._batcher: Batcher | None = None
         self._streams = 0
+        self._videos = 0
         self._load = load
         self._loading: asyncio.Task[None] | None = None
 
@@ -102,6 +103,24 @@ class Service:
         finally:
             self._streams -= 1
             self.metrics.streams(self._streams)
+
+    def video_place(self) -> Callable[[], None]:
+        """Take one of the places of videos; return what gives it free again.
+
+        Raises:
+            ApiError: if all are taken.
+        """
+        if self._videos >= self.limits.max_videos:
+            text = f"busy: {self._videos} videos are being read, as many as may be; try again later"
+            raise ApiError(503, text)
+        self._videos += 1
+        self.metrics.videos(self._videos)
+
+        def leave() -> None:
+            self._videos -= 1
+            self.metrics.videos(self._videos)
+
+        return leave
 
     async def analyze_request(self, request: Request) -> Result:
         """Analyze the image of a request.

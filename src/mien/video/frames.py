@@ -122,12 +122,12 @@ def _reformatter() -> Any:
     return _THREAD.reformatter
 
 
-def check_size(width: int, height: int, name: str) -> None:
-    """Raise TooLarge if a frame of the video called ``name`` has too many pixels."""
-    if width * height > MAX_PIXELS:
+def check_size(width: int, height: int, name: str, most: int = MAX_PIXELS) -> None:
+    """Raise TooLarge if a frame of the video called ``name`` has more pixels than ``most``."""
+    if width * height > most:
         raise TooLarge(
             f"{name}: its frames of {width}x{height} are too large: "
-            f"expected at most {MAX_PIXELS // 1_000_000} megapixels"
+            f"expected at most {most / 1e6:g} megapixels"
         )
 
 

@@ -13,7 +13,7 @@ import re
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mien.core.errors import InputError, MissingExtra, UnreadableImage
 from mien.core.web_address import is_web_address, shown_address
@@ -85,6 +85,27 @@ def opened(
             raise InputError(f"{name}: no video came within {patience:g} s") from error
         if is_held and getattr(error, "errno", None) == errno.EINVAL:
             raise InputError(f"{name}: {_LEADS_ON}") from error
+        raise _cannot_open(name, error) from error
+
+
+def opened_upload(file: IO[bytes], name: str) -> Any:
+    """Open a PyAV container of a file that a stranger has sent; it is a context manager.
+
+    What leads on to other files (playlists and the like) is none that is read.
+
+    Args:
+        file: open for reading, at its start.
+        name: what errors call it.
+
+    Raises:
+        InputError: if it cannot be opened.
+    """
+    av = load_av()
+    try:
+        return av.open(file, options={"format_whitelist": _FORMATS, "protocol_whitelist": ""})
+    except (av.error.FFmpegError, OSError) as error:
+        if getattr(error, "errno", None) == errno.EINVAL:
+            raise UnreadableImage(f"{name}: not a video of a kind that is read here") from error
         raise _cannot_open(name, error) from error
 
 

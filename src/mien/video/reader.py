@@ -115,9 +115,13 @@ def read_video(
     """
     window = window or Window()
     with opened(source, allow_private=allow_private) as container:
-        stream = picture_stream(container, source)
-        stream.thread_type = "AUTO"
-        yield from _Reader(container, stream, str(source), window).frames()
+        yield from frames_in(container, picture_stream(container, source), str(source), window)
+
+
+def frames_in(container: Any, stream: Any, name: str, window: Window) -> Iterator[VideoFrame]:
+    """Yield the frames of a stream of an open container; as `read_video`, which opens it."""
+    stream.thread_type = "AUTO"
+    yield from _Reader(container, stream, name, window).frames()
 
 
 def picture_stream(container: Any, source: str | Path) -> Any:

@@ -1,0 +1,352 @@
+"""`/v1/video`: an upload, its events, its bounds; and nothing of it stays on a disk."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import json
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service_maker import (
+    END,
+    FORM,
+    Gated,
+    Reply,
+    Service,
+    form,
+    loader,
+    picture,
+    running,
+    until,
+)
+
+pytest.importorskip("fastapi")
+pytest.importorskip("av")
+
+from mien.service import schemas
+from mien.service.limits import Limits
+from mien.video.analysis import analyze_video
+from video_maker import even_times, write_video
+
+MP4 = {"Content-Type": "video/mp4"}
+
+
+@pytest.fixture(scope="module")
+def clip() -> bytes:
+    """A second of 25 frames."""
+    buffer = io.BytesIO()
+    write_video(buffer, even_times(25), form="mp4")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def long_clip() -> bytes:
+    buffer = io.BytesIO()
+    write_video(buffer, even_times(1000), form="mp4")
+    return buffer.getvalue()
+
+
+def send(service: Service, body: Any, query: str = "", **headers: str) -> Reply:
+    return service.ask(f"/v1/video{query}", body, {**MP4, **headers}, "POST")
+
+
+def events(reply: Reply) -> list[Any]:
+    assert reply.status == 200, reply.text
+    assert reply.headers["content-type"].startswith("application/x-ndjson")
+    return [json.loads(line) for line in reply.text.splitlines()]
+
+
+def rows(found: list[Any]) -> list[Any]:
+    return [each for each in found if each["schema"] == "mien/1"]
+
+
+def refused(reply: Reply, status: int, code: str, said: str) -> None:
+    assert (reply.status, reply.json["code"]) == (status, code)
+    assert said in reply.json["error"]
+    assert len(reply.json["error"].splitlines()) == 1
+    assert "/dev" not in reply.text
+    assert "file:" not in reply.text
+
+
+# ---------------------------------------------------------------- what it answers
+
+
+def test_each_frame_is_read_as_analyze_video_reads_it(
+    service: Service, clip: bytes, tiny_model: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(clip)
+    expected = [each.to_dict() for each in analyze_video(loader(tiny_model)(), path)]
+    expected = json.loads(json.dumps([{**each, "source": None} for each in expected]))
+    found = events(send(service, clip))
+    assert rows(found) == expected
+    done = found[-1]
+    assert (done["event"], done["frames"], done["faces"], done["error"]) == ("done", 25, 25, None)
+    assert [person["frames"] for person in done["people"]] == [25]
+    assert found[0]["event"] == "progress"
+    assert found[0]["duration_s"] == pytest.approx(1, abs=0.1)
+    schemas.Progress.model_validate(found[0])
+    schemas.Done.model_validate(done)
+    schemas.Result.model_validate(expected[0])
+
+
+def test_a_form_brings_the_name(service: Service, clip: bytes) -> None:
+    body = form(clip, field="video", name="/home/me/clip.mp4", kind="video/mp4") + END
+    found = rows(events(send(service, body, **FORM)))
+    assert {each["source"] for each in found} == {"clip.mp4"}
+    assert len(found) == 25
+
+
+def test_events_may_be_server_sent(service: Service, clip: bytes) -> None:
+    reply = send(service, clip, "?every=0.5", Accept="text/event-stream")
+    assert reply.headers["content-type"].startswith("text/event-stream")
+    blocks = [block.split("\n") for block in reply.text.strip().split("\n\n")]
+    names = [lines[0].removeprefix("event: ") for lines in blocks]
+    assert (names.count("result"), names[-1]) == (2, "done")
+    assert all(json.loads(lines[1].removeprefix("data: ")) for lines in blocks)
+
+
+def test_a_part_of_it_may_be_asked_for(service: Service, clip: bytes) -> None:
+    times = [each["time_s"] for each in rows(events(send(service, clip, "?start=0.2&end=0.4")))]
+    assert times == pytest.approx([0.2, 0.24, 0.28, 0.32, 0.36])
+    assert len(rows(events(send(service, clip, "?every=0.25")))) == 4
+
+
+@pytest.mark.parametrize("query", ["start=x", "every=0", "end=-1", "start=2&end=1", "every=nan"])
+def test_400_for_times_that_are_none(service: Service, clip: bytes, query: str) -> None:
+    refused(send(service, clip, f"?{query}"), 400, "malformed", "are seconds")
+
+
+def test_a_video_that_breaks_off_says_so_at_its_end(service: Service, tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    write_video(path, even_times(100), options={"movflags": "faststart"})
+    whole = path.read_bytes()
+    found = events(send(service, whole[: len(whole) * 2 // 3]))
+    assert rows(found)[-1]["status"] == "unreadable"
+    assert found[-1]["event"] == "done"
+    assert "cut or damaged" in found[-1]["error"]
+    assert 10 < found[-1]["frames"] < 100
+
+
+# ---------------------------------------------------------------- what it refuses
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "code", "said"),
+    [
+        (b"", MP4, 400, "malformed", "the video is empty"),
+        (form(b"x") + END, FORM, 400, "malformed", "unexpected field 'image'"),
+        (form(b"", field="video", kind="video/mp4") + END, FORM, 400, "malformed", "is empty"),
+        (
+            form(b"x", field="video", kind="text/plain") + END,
+            FORM,
+            415,
+            "unsupported_type",
+            "video",
+        ),
+        (b"x", {"Content-Type": "image/png"}, 415, "unsupported_type", "video/mp4"),
+        (b"x", {**MP4, "Content-Encoding": "gzip"}, 415, "unsupported_type", "send the video"),
+        (b"no video", MP4, 422, "undecodable", "not a video"),
+        (picture(), MP4, 422, "undecodable", "the video"),
+    ],
+    ids=range(8),
+)
+def test_what_is_no_video_is_told_in_one_answer(
+    service: Service, body: bytes, headers: dict[str, str], status: int, code: str, said: str
+) -> None:
+    refused(service.ask("/v1/video", body, headers, "POST"), status, code, said)
+
+
+def test_nothing_leads_on_to_other_files(service: Service, clip: bytes, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.mp4"
+    secret.write_bytes(clip)
+    for playlist in (
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{secret}\n#EXT-X-ENDLIST\n",
+        f"ffconcat version 1.0\nfile '{secret}'\n",
+        f"v=0\nm=video 1 RTP/AVP 96\na=control:file://{secret}\n",
+    ):
+        refused(send(service, playlist.encode()), 422, "undecodable", "the video")
+
+
+def test_413_by_its_length_and_by_what_comes(tiny_model: Path, clip: bytes) -> None:
+    with running(loader(tiny_model), limits=Limits(max_video_bytes=len(clip) - 1)) as service:
+        refused(send(service, clip), 413, "too_large", f"{len(clip) - 1:,} bytes")
+        refused(send(service, iter([clip])), 413, "too_large", "send a smaller one")
+    with running(loader(tiny_model), limits=Limits(max_video_bytes=len(clip))) as service:
+        assert events(send(service, iter([clip])))[-1]["event"] == "done"
+
+
+def test_422_for_frames_of_too_many_pixels(tiny_model: Path, clip: bytes) -> None:
+    with running(loader(tiny_model), limits=Limits(max_pixels=96 * 128 - 1)) as service:
+        refused(send(service, clip), 422, "undecodable", "too large")
+
+
+def test_501_where_nothing_reads_videos(
+    service: Service, clip: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    refused(send(service, clip), 501, "not_supported", "pip install 'mien[video]'")
+
+
+# ---------------------------------------------------------------- bounds and ends
+
+
+def upload_only(service: Service, body: bytes, length: int) -> socket.socket:
+    stream = socket.create_connection(("127.0.0.1", service.port), timeout=10)
+    head = "POST /v1/video HTTP/1.1\r\nHost: x\r\nContent-Type: video/mp4\r\n"
+    stream.sendall(f"{head}Content-Length: {length}\r\n\r\n".encode() + body)
+    return stream
+
+
+def test_408_where_it_rests_or_trickles(
+    tiny_model: Path, clip: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(loader(tiny_model), limits=Limits(upload_seconds=0.3)) as service:
+        with upload_only(service, clip[:100], len(clip)) as stream:
+            assert stream.recv(100).startswith(b"HTTP/1.1 408 ")
+
+        def trickle() -> Iterator[bytes]:
+            for at in range(100):
+                time.sleep(0.1)
+                yield clip[at : at + 1]
+
+        with contextlib.suppress(OSError):  # it is closed while the client still sends
+            refused(send(service, trickle()), 408, "too_slow", "bytes a second")
+        too_slow = 'mien_requests_total{method="POST",path="/v1/video",status="408"}'
+        assert service.metric(too_slow) == 2
+        until(lambda: service.metric("mien_videos") == 0)
+
+
+def test_503_while_another_one_is_there(tiny_model: Path, clip: bytes) -> None:
+    with running(loader(tiny_model)) as service:
+        with upload_only(service, clip[:100], len(clip)):
+            until(lambda: service.metric("mien_videos") == 1)
+            reply = send(service, clip)
+            refused(reply, 503, "busy", "1 videos")
+            assert int(reply.headers["retry-after"]) >= 1
+        until(lambda: service.metric("mien_videos") == 0)
+        assert send(service, clip).status == 200
+
+
+def test_what_takes_too_long_ends_with_an_event(
+    tiny_model: Path, long_clip: bytes, gated: Gated
+) -> None:
+    with running(loader(tiny_model, gated), limits=Limits(video_seconds=1.0)) as service:
+        gated.gate.clear()
+        refused(send(service, long_clip), 422, "too_long", "1 seconds at most")
+        assert service.metric("mien_videos") == 1  # its thread is there still
+        gated.gate.set()
+        until(lambda: service.metric("mien_videos") == 0)
+        assert service.metric('mien_videos_ended_total{status="too_long"}') == 1
+
+
+def begun(service: Service, body: bytes) -> socket.socket:
+    """A client that has the first event of a video."""
+    stream = upload_only(service, body, len(body))
+    received = b""
+    while b'"schema": "mien/1"' not in received:
+        received += stream.recv(4096)
+    return stream
+
+
+def test_a_client_that_goes_away_stops_the_work(
+    tiny_model: Path, long_clip: bytes, gated: Gated
+) -> None:
+    with running(loader(tiny_model, gated)) as service:
+        with begun(service, long_clip):
+            gated.gate.clear()
+            time.sleep(0.2)
+        gated.gate.set()
+        until(lambda: service.metric("mien_videos") == 0)
+        assert gated.begun < 900
+        assert service.metric('mien_videos_ended_total{status="gone"}') == 1
+    assert not [each for each in threading.enumerate() if each.name == "mien-upload"]
+
+
+def test_who_takes_no_events_holds_the_work_up_and_is_dropped(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mien.service import protocol
+
+    monkeypatch.setattr(protocol, "CLIENT_SECONDS", 0.5)
+    buffer = io.BytesIO()
+    write_video(buffer, even_times(12_000), form="mp4")
+    with running(loader(tiny_model)) as service, begun(service, buffer.getvalue()):
+        until(lambda: service.metric("mien_videos") == 0, 30)
+        assert service.metric('mien_videos_ended_total{status="gone"}') == 1
+
+
+def test_the_end_of_the_service_is_an_event(
+    tiny_model: Path, long_clip: bytes, gated: Gated
+) -> None:
+    with ThreadPoolExecutor(1) as clients:
+        with running(loader(tiny_model, gated)) as service:
+            usual = gated.detect
+
+            def detect(image: Any) -> Any:
+                time.sleep(0.01)
+                return usual(image)
+
+            gated.detect = detect  # type: ignore[method-assign]
+            asked = clients.submit(send, service, long_clip)
+            until(lambda: gated.begun > 50)
+            start = time.monotonic()
+        assert time.monotonic() - start < 5
+        found = events(asked.result(20))
+    assert rows(found)
+    assert (found[-1]["event"], found[-1]["code"]) == ("error", "stopping")
+
+
+def test_a_failure_on_the_way_is_an_event_without_its_inside(
+    tiny_model: Path, long_clip: bytes, gated: Gated, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running(loader(tiny_model, gated)) as service:
+        usual = gated.detect
+
+        def detect(image: Any) -> Any:
+            if gated.begun > 300:
+                raise ZeroDivisionError("in a secret place")
+            return usual(image)
+
+        gated.detect = detect  # type: ignore[method-assign]
+        body = form(long_clip, field="video", name="of-me.mp4", kind="video/mp4") + END
+        found = events(send(service, body, **FORM))
+    assert (found[-1]["event"], found[-1]["code"]) == ("error", "internal")
+    assert "secret" not in json.dumps(found)
+    assert found[-1]["request_id"] in caplog.text
+    assert "POST /v1/video failed: ZeroDivisionError" in caplog.text
+    assert "of-me" not in caplog.text
+
+
+def test_no_file_has_a_name_and_none_stays(
+    tiny_model: Path, clip: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gated: Gated
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    large = clip + bytes(3_000_000)
+    names: set[str] = set()
+    usual = gated.detect
+
+    def detect(image: Any) -> Any:
+        names.update(each.name for each in tmp_path.iterdir())
+        return usual(image)
+
+    gated.detect = detect  # type: ignore[method-assign]
+    with running(loader(tiny_model, gated)) as service:
+        for body, headers in (
+            (large, MP4),
+            (form(large, field="video", kind="video/mp4") + END, FORM),
+        ):
+            assert send(service, body, **headers).status == 200
+        assert send(service, b"no video" + bytes(3_000_000)).status == 422
+    assert not names
+    assert not list(tmp_path.iterdir())
