@@ -84,6 +84,14 @@ class Visit:
         self.page.locator(".state[data-phase=ready]").wait_for(timeout=READY_MS)
         return self.page
 
+    def read_on_server(self) -> Page:
+        """Choose the server's side, and wait until it can read."""
+        self.page.get_by_role("button", name="Settings", exact=True).click()
+        self.page.get_by_label("On the server").check()
+        self.page.keyboard.press("Escape")
+        self.page.locator(".state").get_by_text("on the server").wait_for()
+        return self.ready()
+
     def until(self, expression: str, seconds: float = 20) -> None:
         """Wait until an expression holds in the page.
 
@@ -200,3 +208,8 @@ def write_camera(path: Path, pictures: Sequence[Path], *, frames: int = 15) -> P
             view.save(content, "JPEG", quality=90)
     path.write_bytes(content.getvalue())
     return path
+
+
+if __name__ == "__main__":  # for .ci/run
+    if (reason := missing()) is not None:
+        print(f"the tests in a browser will be skipped: {reason}", file=sys.stderr)

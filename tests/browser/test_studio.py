@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from browser_maker import violations
+import mien
+from browser_maker import GROUP, PHOTO, READY_MS, Visit, serving, violations
 from mien.service.page_files import HEADERS
 
 if TYPE_CHECKING:
@@ -78,6 +80,41 @@ def test_a_socket_to_the_service_itself_is_allowed(visit: Visits) -> None:
     )
     assert blocked is None
     opened.forgive("WebSocket")  # nobody answers there
+
+
+@pytest.mark.parametrize("side", ["browser", "server"])
+@pytest.mark.parametrize("picture", [PHOTO, GROUP], ids=lambda path: path.stem)
+def test_both_sides_read_what_python_reads(visit: Visits, side: str, picture: Path) -> None:
+    opened: Visit = visit()
+    page = opened.ready()
+    if side == "server":
+        opened.read_on_server()
+    page.locator(".picture input[type=file]").set_input_files(str(picture))
+    page.locator(".side .bar").first.wait_for()
+    page.get_by_role("button", name="Download", exact=True).click()
+    _, content = opened.saved(page.get_by_role("menuitem", name="Results").click)
+    found = json.loads(content)
+    expected = mien.load("mien-nano", detector="libface").analyze_result(picture).to_dict()
+    assert found.keys() == expected.keys()
+    assert found["model"] == expected["model"]
+    assert len(found["faces"]) == len(expected["faces"])
+    for mine, theirs in zip(found["faces"], expected["faces"], strict=True):
+        assert mine["box"] == theirs["box"]
+        assert mine["emotion"] == theirs["emotion"]
+        assert mine["scores"] == pytest.approx(theirs["scores"], abs=1e-3)
+
+
+def test_a_server_that_goes_away_is_waited_for(visit: Visits) -> None:
+    with serving() as first:
+        opened: Visit = visit(at=first.url)
+        opened.ready()
+        page = opened.read_on_server()
+        first.stop()
+        page.locator(".picture input[type=file]").set_input_files(str(PHOTO))
+        page.locator(".side").get_by_text("The server cannot be reached").wait_for()
+    with serving(port=first.port):
+        page.get_by_role("heading", name="Reads as happy").wait_for(timeout=READY_MS)
+    opened.forgive("ERR_CONNECTION_REFUSED|503")  # it is asked again until it is ready
 
 
 @pytest.mark.parametrize("view", VIEWS)
