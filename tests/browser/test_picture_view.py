@@ -125,6 +125,7 @@ def test_many_become_a_grid_and_one_is_opened(visit: Visits, nobody: Path, damag
     assert page.get_by_role("heading", name="4 pictures").is_visible()
     page.get_by_role("button", name="Open sample.png").click()
     page.get_by_role("group", name="Faces").get_by_role("button").nth(6).wait_for()
+    assert page.evaluate("document.activeElement.matches('.stage-surface')")
     page.get_by_role("button", name="Next picture").click()
     page.get_by_role("heading", name="No face found").wait_for()
     page.get_by_role("button", name="Next picture").click()

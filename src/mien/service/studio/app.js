@@ -9,7 +9,7 @@ import { openSettings } from "./components/settings_dialog.js";
 import { askToken } from "./components/token_dialog.js";
 import { EngineError, HOST, createEngine } from "./engine.js";
 import { createSettings } from "./settings.js";
-import { counted, format, percent, strings } from "./strings.js";
+import { LANGUAGE, counted, format, percent, strings } from "./strings.js";
 
 const VIEWS = ["picture", "webcam", "video", "compare"];
 const THEMES = { system: { next: "light", icon: "system" }, light: { next: "dark", icon: "sun" }, dark: { next: "system", icon: "moon" } };
@@ -277,7 +277,7 @@ async function loadView(id) {
 
 // ---------------------------------------------------------------- start
 function start() {
-  document.documentElement.lang = "en";
+  document.documentElement.lang = LANGUAGE;
   document.title = strings.title;
   fill(
     document.body,

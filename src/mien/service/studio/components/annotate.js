@@ -122,9 +122,9 @@ function freePlace(canvas, { left, top, width, height }, size, gap, taken) {
 
 function touch(one, other) {
   return (
-    one.left <= other.left + other.width &&
-    other.left <= one.left + one.width &&
-    one.top <= other.top + other.height &&
-    other.top <= one.top + one.height
+    one.left < other.left + other.width &&
+    other.left < one.left + one.width &&
+    one.top < other.top + other.height &&
+    other.top < one.top + one.height
   );
 }

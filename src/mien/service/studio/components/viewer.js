@@ -14,7 +14,7 @@ const CLICK = 6; // pixels that a click may move
  * @param {Record<string, string>} options.palette
  * @param {(index: number) => void} options.onSelect a face was chosen on the picture
  * @returns {{element: HTMLElement, show(picture: {name: string, summary: string, bitmap: ImageBitmap|null, faces: object[]}): void,
- *   select(index: number|null): void, destroy(): void}}
+ *   select(index: number|null): void, focus(): void, destroy(): void}}
  */
 export function createViewer({ palette, onSelect }) {
   const words = strings.picture;
@@ -213,6 +213,7 @@ export function createViewer({ palette, onSelect }) {
       selected = index;
       paint();
     },
+    focus: () => surface.focus({ preventScroll: true }),
     destroy: () => resized.disconnect(),
   };
 }

@@ -245,8 +245,10 @@ export function createView(context) {
   // ---------------------------------------------------------------- what is shown
   async function show(item) {
     const same = item !== null && item === open;
+    const focused = element.contains(document.activeElement) ? document.activeElement : null;
     open = item;
     render();
+    if (item && focused && !focused.checkVisibility()) viewer.focus();
     if (!same) {
       viewer.show({ name: "", summary: "", bitmap: null, faces: [] }); // before its pixels go
       bitmap?.close();
