@@ -194,7 +194,12 @@ test("a damaged or foreign file is refused in one line", () => {
     [broken((read) => { read.results[3].faces = []; }), /ok exactly with faces/],
     [broken((read) => { read.markers[0].end = 0; }), /marker 1's end/],
     [broken((read) => { read.baseline.shifts = { 0: { happy: null } }; }), /baseline/],
+    [broken((read) => { delete read.baseline.shifts[0].sad; }), /shifts of each label/],
     [broken((read) => { read.results[0].faces[0].emotion = "<b>"; }), /result 1's emotion/],
+    [broken((read) => { read.results[39].time_s = 1e300; }), /result 40's time_s/],
+    [broken((read) => { read.results[0].source = {}; }), /result 1's source/],
+    [broken((read) => { read.results[0].faces[0].quality.flags = [{}]; }), /result 1's quality/],
+    [broken((read) => { read.model = { name: "tiny" }; }), /model as name, version and sha256/],
   ]) {
     assert.throws(() => fromJson(bad), (error) => {
       assert.match(error.message, message);

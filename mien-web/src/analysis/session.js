@@ -1,5 +1,6 @@
 /** A saved session: results of a recording with its markers and baseline, as one JSON file. */
 
+import { labelsOf } from "./emotions.js";
 import { round6 } from "./tables.js";
 
 /** Name and version of the form; it changes when a reader would have to. */
@@ -7,6 +8,8 @@ export const SESSION_SCHEMA = "mien-session/1";
 
 const VIDEO_SCHEMA = "mien-video/1"; // what `mien predict VIDEO --output FILE.json` writes
 const RESULT_SCHEMA = "mien/1";
+const MAX_TIME_S = 1e9; // thirty years, as mien.video.times has it
+const MAX_SHIFT = 10; // of a logarithm; scores of 0 and 1 give no more than 5
 const STATUSES = ["ok", "no_face", "unreadable", "error"];
 
 /**
@@ -65,15 +68,15 @@ export function fromJson(text) {
       ? `this session was saved by a later mien: expected ${SESSION_SCHEMA}, got ${schema}`
       : `this is no saved session: expected "schema": "${SESSION_SCHEMA}", got ${shown(schema)}`);
   }
-  return {
+  const session = {
     name: textOf(read, "name"),
     created: textOf(read, "created"),
     labels: textOf(read, "labels"),
     model: modelOf(read.model),
     markers: listOf(read, "markers").map(checkedMarker),
-    baseline: checkedBaseline(read.baseline ?? null),
     results: checkedResults(listOf(read, "results")),
   };
+  return { ...session, baseline: checkedBaseline(read.baseline ?? null, labelsOf(session.results)) };
 }
 
 function fromVideo(read) {
@@ -93,8 +96,10 @@ function fromVideo(read) {
 // ---------------------------------------------------------------- checks
 const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
 const isShare = (value) => Number.isFinite(value) && value >= 0 && value <= 1;
-const isTime = (value) => Number.isFinite(value) && value >= 0;
-const isWhole = (value, least) => Number.isInteger(value) && value >= least;
+const isTime = (value) => Number.isFinite(value) && value >= 0 && value <= MAX_TIME_S;
+const isWhole = (value, least) => Number.isInteger(value) && value >= least && value < 2 ** 31;
+const isShift = (value) => Number.isFinite(value) && Math.abs(value) <= MAX_SHIFT;
+const isTextOrNone = (value) => value == null || typeof value === "string";
 
 function shown(value) {
   const text = JSON.stringify(value) ?? "nothing";
@@ -117,7 +122,8 @@ function listOf(read, key) {
 
 function modelOf(model) {
   if (model === null || model === undefined) return null;
-  need(isObject(model) && typeof model.name === "string", "model", "an object with a name", model);
+  const isRight = isObject(model) && ["name", "version", "sha256"].every((key) => typeof model[key] === "string");
+  need(isRight, "model", "name, version and sha256", model);
   return model;
 }
 
@@ -130,14 +136,14 @@ function checkedMarker(marker, index) {
   return marker;
 }
 
-function checkedBaseline(baseline) {
+function checkedBaseline(baseline, labels) {
   if (baseline === null) return null;
   const isRight = isObject(baseline) && isTime(baseline.start_s) && isTime(baseline.end_s)
     && isObject(baseline.shifts)
     && Object.values(baseline.shifts).every((shift) => (
-      isObject(shift) && Object.values(shift).every(Number.isFinite)
+      isObject(shift) && labels.every((label) => isShift(shift[label]))
     ));
-  need(isRight, "baseline", "start_s, end_s and shifts", baseline);
+  need(isRight, "baseline", "start_s, end_s, and shifts of each label", baseline);
   return baseline;
 }
 
@@ -148,6 +154,10 @@ function checkedResults(results) {
     const what = `result ${index + 1}`;
     need(isObject(result) && result.schema === RESULT_SCHEMA, what, RESULT_SCHEMA, result?.schema);
     need(STATUSES.includes(result.status), `${what}'s status`, STATUSES.join(", "), result.status);
+    need(isTextOrNone(result.source), `${what}'s source`, "text", result.source);
+    need(isTextOrNone(result.labels), `${what}'s labels`, "text", result.labels);
+    need(result.frame == null || isWhole(result.frame, 0), `${what}'s frame`, "a number", result.frame);
+    modelOf(result.model);
     need(Array.isArray(result.faces), `${what}'s faces`, "a list", result.faces);
     need((result.status === "ok") === (result.faces.length > 0), what, "ok exactly with faces", result.status);
     if (result.status === "unreadable" || result.status === "error") {
@@ -174,7 +184,9 @@ function checkFace(face, what, labels) {
   need(isWhole(face.face_id, 0), `${what}'s face_id`, "a number", face.face_id);
   need(isShare(face.face_confidence), `${what}'s face_confidence`, "0 to 1", face.face_confidence);
   need(typeof face.uncertain === "boolean", `${what}'s uncertain`, "true or false", face.uncertain);
-  need(Array.isArray(face.quality?.flags), `${what}'s quality`, "an object with flags", face.quality);
+  const { flags } = face.quality ?? {};
+  const areWords = Array.isArray(flags) && flags.every((flag) => typeof flag === "string");
+  need(areWords, `${what}'s quality`, "an object with flags", face.quality);
   checkReading(face, what, labels);
   for (const kind of ["smoothed", "corrected"]) {
     if (face[kind] != null) checkReading(face[kind], `${what}'s ${kind}`, labels);

@@ -80,7 +80,8 @@ export function placeMarkers(markers, x, right) {
 
 function ticksOf({ domain: [from, to], plot }) {
   const most = Math.max(2, Math.floor(plot / TICK_PX));
-  const step = TICKS_S.find((each) => (to - from) / each <= most) ?? TICKS_S.at(-1);
+  const last = TICKS_S.at(-1);
+  const step = TICKS_S.find((each) => (to - from) / each <= most) ?? last * Math.ceil((to - from) / last / most);
   const ticks = [];
   for (let at = Math.max(0, Math.ceil(from / step - 1e-9)); at * step <= to + 1e-9; at += 1) ticks.push(at * step);
   return { ticks, digits: step < 1 ? 1 : 0 };
