@@ -270,5 +270,5 @@ def test_the_container_serves_as_somebody_without_rights() -> None:
     # What the build needs of the checkout gets into it.
     kept = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
     built_from = {"src", "configs", "mien-web", "images/astronaut.jpg", "hatch_build.py"}
-    built_from |= {"pyproject.toml", "README.md", "LICENSE"}
+    built_from |= {"hatch_readme.py", "pyproject.toml", "README.md", "LICENSE"}
     assert {f"!{name}" for name in built_from} <= set(kept)
