@@ -21,6 +21,7 @@ else:
 README = "README.md"
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 _ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]*:|#", re.IGNORECASE)
+_PICTURE = re.compile(r'<picture>.*?<img alt="([^"]*)" src="([^"]*)">.*?</picture>', re.DOTALL)
 _FENCE = re.compile(r"(^```.*?^```[^\n]*$)", re.MULTILINE | re.DOTALL)
 
 
@@ -57,7 +58,9 @@ def long_description(text: str, source: str | None) -> str:
         path = target.partition("#")[0]
         return f"`{path}`" if path.endswith(words) else f"{words} (`{path}`)"
 
+    def plain(part: str) -> str:
+        """Return a part whose pictures of several kinds, as for dark and light, are one each."""
+        return _LINK.sub(resolved, _PICTURE.sub(r"![\1](\2)", part))
+
     parts = _FENCE.split(text)
-    return "".join(
-        part if number % 2 else _LINK.sub(resolved, part) for number, part in enumerate(parts)
-    )
+    return "".join(part if number % 2 else plain(part) for number, part in enumerate(parts))

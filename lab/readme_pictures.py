@@ -1,14 +1,16 @@
 """Make the pictures of the README from the two that the project carries.
 
-    python lab/readme_pictures.py
+    PYTHONPATH=tests python lab/readme_pictures.py
 
 What is annotated, explained and drawn over time is read by the commands that users have: the
 portrait ``images/astronaut.jpg`` (NASA, public domain), the mean faces ``images/sample.png``, and a
-clip that fades from each mean face to the next.
+clip that fades from each mean face to the next. The studio is what Chromium shows of it, driven as
+its tests drive it.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import tempfile
@@ -18,8 +20,10 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from playwright.sync_api import sync_playwright
 
 import mien
+from browser_maker import FLAGS, Visit, chromium, serving
 from mien.cli.main import main as command
 from mien.core.images import load_image
 
@@ -27,6 +31,9 @@ IMAGES = Path(__file__).resolve().parents[1] / "images"
 FRAMES_A_SECOND = 12
 SURPRISED = 5
 """Which face of the sample picture is explained."""
+
+STUDIO_SIZE, STUDIO_SCALE = (1280, 800), 1.5
+"""Of the window that is shown, in CSS pixels, and how many of a picture's pixels each is wide."""
 
 HOLD, FADE = 18, 12
 """Frames for which a face stands still, and in which it becomes the next."""
@@ -49,11 +56,37 @@ def main() -> None:
         _write_clip(folder / "faces.mp4")
         os.chdir(folder)  # the timeline is headed by the path that it was given
         _run("predict", "faces.mp4", "--timeline", IMAGES / "timeline.png", "--smooth", 0, *table)
+    _show_studio()
 
 
 def _run(*words: object) -> None:
     if code := command([*map(str, words), "--quiet"]):
         sys.exit(code)
+
+
+def _show_studio() -> None:
+    """Write what the studio looks like with the sample picture, in light and dark."""
+    width, height = STUDIO_SIZE
+    with serving() as server, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium(), args=FLAGS, chromium_sandbox=False
+        )
+        for scheme in ("light", "dark"):
+            page = browser.new_page(
+                viewport={"width": width, "height": height},
+                device_scale_factor=STUDIO_SCALE,
+                color_scheme=scheme,
+                reduced_motion="reduce",
+            )
+            page.goto(server.url)
+            Visit(page, server.url).ready()
+            page.locator(".picture input[type=file]").set_input_files(IMAGES / "astronaut.jpg")
+            page.locator(".side .bar").first.wait_for()
+            page.mouse.move(0, 0)
+            shown = page.screenshot(animations="disabled")
+            Image.open(io.BytesIO(shown)).convert("RGB").save(
+                IMAGES / f"studio.{scheme}.jpg", quality=85, optimize=True
+            )
 
 
 def _write_clip(path: Path) -> None:

@@ -38,6 +38,12 @@ def test_without_an_address_pictures_are_described_and_paths_are_named() -> None
     )
 
 
+def test_a_picture_for_light_and_dark_is_the_light_one() -> None:
+    text = '<picture>\n<source srcset="dark.jpg">\n<img alt="A page" src="light.jpg">\n</picture>'
+    assert long_description(text, SOURCE) == f"![A page]({SOURCE}/raw/HEAD/light.jpg)"
+    assert long_description(text, None) == "*(Picture: A page)*"
+
+
 def test_code_stays_as_it_is() -> None:
     text = "```python\n[a](b)\n```\n"
     assert long_description(text, None) == text

@@ -269,7 +269,7 @@ def test_commands_within_a_sentence_exist(document: str) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(document: str) -> None:
-    for target in re.findall(r"\]\(([^)]+)\)", text_of(document)):
+    for target in re.findall(r"(?:\]\(|src=\"|srcset=\")([^)\"]+)", text_of(document)):
         if not re.match(r"[a-z]+://|#", target):
             assert (ROOT / target.partition("#")[0]).exists(), target
 
