@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import io
+import json
 import logging
-import os
 import re
 import signal
 import socket
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -24,65 +20,10 @@ from PIL import Image
 
 from mien.cli import serve
 from mien.cli.main import main
-from mien.core.errors import EXIT_MODEL, EXIT_USAGE
+from mien.cli.serve_log import ServiceLog
+from mien.core.errors import EXIT_INPUT, EXIT_MODEL, EXIT_USAGE
+from serve_process import needs_app, needs_signals, served
 from service_maker import END, FORM, PNG, Reply, ask, form, picture, until
-
-needs_app = pytest.mark.skipif(
-    importlib.util.find_spec("fastapi") is None, reason="needs the extra app"
-)
-needs_signals = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
-
-
-class Process:
-    """A running ``mien serve``: its port, and what it says on stderr."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process = process
-        self.lines: list[str] = []
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    @property
-    def said(self) -> str:
-        return "".join(self.lines)
-
-    def port(self) -> int:
-        until(lambda: "listening on " in self.said, 30)
-        match = re.search(r"http://127\.0\.0\.1:(\d+)", self.said)
-        assert match is not None
-        return int(match[1])
-
-    def ready(self) -> int:
-        port = self.port()
-        until(lambda: "ready: " in self.said, 30)
-        return port
-
-    def end(self, number: int) -> tuple[int, str]:
-        """Send a signal; return the exit code and all that stderr got."""
-        self.process.send_signal(number)
-        code = self.process.wait(20)
-        self._reader.join(20)
-        return code, self.said
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.lines.append(line)
-
-
-@contextmanager
-def served(model: Path, *words: str, program: Sequence[str] = ("-m", "mien")) -> Iterator[Process]:
-    settings = ["--model", str(model), "--detector", "none", "--threads", "1", "--port", "0"]
-    command = [sys.executable, *program, "serve", *settings, *words]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes) as process:  # type: ignore[call-overload]
-        running = Process(process)
-        try:
-            yield running
-        finally:
-            process.kill()
-            running._reader.join(20)
-
 
 SLOW = picture(size=(64, 64))
 SLOW_PROGRAM = """
@@ -90,6 +31,7 @@ import sys, time
 from mien.inference import preprocess
 from mien.service import server
 from mien.cli.main import main
+from mien.cli.serve_log import ServiceLog
 usual = preprocess.load_image
 def load_image(source, **options):
     pixels = usual(source, **options)
@@ -229,7 +171,7 @@ def test_large_images_leave_no_memory_behind(tiny_model: Path) -> None:
 
 
 def test_lines_of_the_log_are_few(capsys: pytest.CaptureFixture[str]) -> None:
-    with serve._logs(argparse.Namespace(debug=False)):
+    with ServiceLog().catching():
         for name in ("asyncio", "uvicorn.error"):
             for number in range(1000):
                 logging.getLogger(name).error("failed %d times", number)
@@ -323,6 +265,15 @@ def test_a_model_that_is_not_there_ends_it(capsys: pytest.CaptureFixture[str]) -
         ["--upload-timeout", "nan"],
         ["--analysis-timeout", "0"],
         ["--max-connections", "0"],
+        ["--max-streams", "-1"],
+        ["--stream-timeout", "0"],
+        ["--max-video-bytes", "0"],
+        ["--video-timeout", "nan"],
+        ["--processes", "0"],
+        ["--processes", "257"],
+        ["--log-format", "xml"],
+        ["--cors-origin", "*"],
+        ["--cors-origin", "example.org"],
         ["--threads", "0"],
         ["--min-face", "-1"],
     ],
@@ -333,6 +284,98 @@ def test_what_cannot_be_is_a_usage_error(
     assert main(["serve", "--port", "0", "--model", str(tiny_model), *words]) == EXIT_USAGE
     said = capsys.readouterr().err
     assert said.count("\n") == 1
+
+
+@needs_app
+@pytest.mark.parametrize(
+    ("text", "code", "said"),
+    [
+        (None, EXIT_INPUT, "cannot be read: "),
+        (b"# none\n\n", EXIT_INPUT, "found none"),
+        (b"\xff\xfe", EXIT_INPUT, "it is not text"),
+        (b"a-token-that-is-fine\nshort\n", EXIT_USAGE, "16 to 512 letters"),
+    ],
+)
+def test_tokens_that_cannot_be_are_told_and_not_repeated(
+    text: bytes | None, code: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "tokens"
+    if text is not None:
+        path.write_bytes(text)
+    assert main(["serve", "--port", "0", "--token-file", str(path)]) == code
+    error = capsys.readouterr().err
+    assert said in error
+    assert "short" not in error
+    assert error.count("\n") == 1
+
+
+@needs_app
+@needs_signals
+def test_tokens_come_from_a_file_and_the_environment(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "tokens"
+    path.write_text("token-of-the-file-1\n")
+    monkeypatch.setenv("MIEN_TOKENS", "token-of-tokens-1, token-of-tokens-2")
+    monkeypatch.setenv("MIEN_TOKEN", "token-of-its-own-1")
+    with served(tiny_model, "--token-file", str(path)) as process:
+        port = process.ready()
+        statuses = {
+            token: ask(port, "/version", headers={"Authorization": f"Bearer {token}"}).status
+            for token in (
+                *("token-of-the-file-1", "token-of-tokens-1", "token-of-tokens-2"),
+                *("token-of-its-own-1", "token-of-nobody-1"),
+            )
+        }
+        assert list(statuses.values()) == [200, 200, 200, 200, 401]
+        assert ask(port, "/version").status == 401
+        code, said = process.end(signal.SIGTERM)
+    assert (code, "token-of" in said) == (0, False)
+
+
+@needs_app
+@needs_signals
+def test_the_log_may_be_json_and_has_nothing_of_an_image(tiny_model: Path) -> None:
+    words = ("--log-format", "json", "--access-log")
+    with served(tiny_model, *words, program=["-c", FAILING_PROGRAM]) as process:
+        port = process.ready()
+        assert analyzed(port).status == 200
+        headers = {**FORM, "X-Request-ID": "the-one"}
+        body = form(picture(size=(64, 64)), name="of-me.png") + END
+        assert ask(port, "/v1/analyze", body, headers, "POST").status == 500
+        code, said = process.end(signal.SIGTERM)
+    lines = [json.loads(line) for line in said.splitlines()]
+    assert code == 0
+    assert lines[0]["message"].startswith("listening on ")
+    assert lines[-1]["message"] == "ended"
+    assert all(
+        re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", each["time"]) for each in lines
+    )
+    (error,) = [each for each in lines if each["level"] == "error"]
+    assert (error["request_id"], error["logger"]) == ("the-one", "mien.service.middleware")
+    asked = [each for each in lines if each.get("path") == "/v1/analyze"]
+    assert [(each["method"], each["status"]) for each in asked] == [("POST", 200), ("POST", 500)]
+    assert asked[1]["request_id"] == "the-one"
+    assert set(asked[0]) == {
+        *("time", "level", "message", "client", "method", "path", "status", "ms", "request_id"),
+    }
+    assert "a.png" not in said
+    assert "of-me" not in said
+
+
+FAILING_PROGRAM = """
+import sys
+from mien.inference import preprocess
+from mien.cli.main import main
+usual = preprocess.load_image
+def load_image(source, **options):
+    pixels = usual(source, **options)
+    if pixels.shape == (64, 64, 3):
+        raise ZeroDivisionError("on the way")
+    return pixels
+preprocess.load_image = load_image
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 def test_without_the_extra_it_says_how_to_get_it(
@@ -349,7 +392,7 @@ def test_without_the_extra_it_says_how_to_get_it(
 def test_debug_shows_the_traces_of_requests_that_fail(
     debug: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with serve._logs(argparse.Namespace(debug=debug)):
+    with ServiceLog(debug=debug).catching():
         logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
         try:
             raise ZeroDivisionError("by a client")

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
-import logging
-import math
+import os
 import signal
-import time
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mien.cli.options import (
     add_command,
@@ -22,31 +19,28 @@ from mien.cli.options import (
     recognizer_options,
     whole,
 )
-from mien.cli.output import logs_as_notes, note
+from mien.cli.serve_log import FORMS, ServiceLog
 from mien.cli.stopping import Terminated, terminable
-from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED
+from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
 
 if TYPE_CHECKING:
     import socket
 
     from mien.batch.inputs import RecognizerOptions
     from mien.inference.recognizer import Recognizer
+    from mien.service.access import Access
     from mien.service.limits import Limits
-    from mien.service.middleware import Answered
     from mien.service.service import Service
-
-_OWN_LOGS = tuple(
-    f"mien.service.{name}" for name in ("app", "middleware", "server", "service", "stream", "video")
-)
-_LINES_A_MINUTE = 20
 
 PORT = 8000
 """Where nothing else is said."""
 
 _DETAILS = """\
 POST an image to /v1/analyze: as the field "image" of a form, or as the body with an image's type.
-The answer is the JSON of mien predict. /docs describes all there is. There is no authentication:
-let others at it through a proxy that has one. SIGTERM and Ctrl-C let requests in flight end first.
+The answer is the JSON of mien predict; /v1/stream takes live frames over a WebSocket, /v1/video
+videos. /docs describes all there is. Whoever reaches the port may ask, unless there are tokens.
+SIGTERM and Ctrl-C let requests in flight end first. MIEN_TOKENS holds tokens, too, with blanks
+between them, or MIEN_TOKEN one.
 """
 
 
@@ -61,6 +55,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         examples=(
             "mien serve",
             "mien serve --host 0.0.0.0 --port 80 --model mien-nano --access-log",
+            "mien serve --token-file tokens.txt --cors-origin https://example.org",
         ),
         usage="[options]",
         details=_DETAILS,
@@ -87,60 +82,79 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_recognizer_options(parser, crops="where each image is a face crop")
     add_finding_options(parser)
     _add_limits(parser)
+    _add_access(parser)
+    add = parser.add_argument_group("running").add_argument
+    add(
+        "--processes",
+        type=whole(1, 256),
+        default=1,
+        metavar="N",
+        help="that share the port, each with a model (default: %(default)s)",
+    )
     add("--access-log", action="store_true", help="a line on stderr for each request")
+    add(
+        "--log-format",
+        choices=FORMS,
+        default=FORMS[0],
+        help="of the lines on stderr (default: %(default)s)",
+    )
+
+
+_SECONDS = number(0, 1e6, above=True)
+_LIMITS: Sequence[tuple[str, Callable[[str], Any], Any, str, str]] = (
+    ("--max-bytes", whole(), 20_000_000, "N", "refuse images of more bytes"),
+    (
+        *("--max-megapixels", number(0, 150, above=True), 50, "N"),
+        "refuse images, and videos with frames, of more pixels, at most 150",
+    ),
+    ("--workers", whole(), None, "N", "images that are analyzed at the same time"),
+    (
+        *("--max-waiting", whole(), 32, "N"),
+        "images that may arrive or wait beside those, before one is refused",
+    ),
+    ("--upload-timeout", _SECONDS, 30, "S", "refuse images that take longer to arrive, in seconds"),
+    ("--analysis-timeout", _SECONDS, 60, "S", "give up images that take longer, in seconds"),
+    (
+        "--max-connections",
+        whole(),
+        1000,
+        "N",
+        "open at the same time; one more ends the longest idle",
+    ),
+    ("--max-streams", whole(), 16, "N", "streams of live frames at the same time"),
+    ("--stream-timeout", _SECONDS, 60, "S", "end streams without a frame for so long, in seconds"),
+    ("--max-videos", whole(), 1, "N", "videos that arrive or are read at the same time"),
+    ("--max-video-bytes", whole(), 200_000_000, "N", "refuse videos of more bytes"),
+    (
+        *("--video-timeout", _SECONDS, 600, "S"),
+        "give up videos that take longer, upload included, in seconds",
+    ),
+)
+"""Option, type, default, what stands for its value, and help."""
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     limits = parser.add_argument_group("limits")
-    add = limits.add_argument
+    for option, kind, default, metavar, text in _LIMITS:
+        said = "one a core, at most 4" if default is None else "%(default)s"
+        help_text = f"{text} (default: {said})"
+        limits.add_argument(option, type=kind, default=default, metavar=metavar, help=help_text)
+
+
+def _add_access(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("who may ask").add_argument
     add(
-        "--max-bytes",
-        type=whole(),
-        default=20_000_000,
-        metavar="N",
-        help="refuse images of more bytes (default: %(default)s)",
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="answer those alone who send a bearer token of this file, one a line",
     )
     add(
-        "--max-megapixels",
-        type=number(0, 150, above=True),
-        default=50,
-        metavar="N",
-        help="refuse images of more pixels, at most 150 (default: %(default)s)",
-    )
-    add(
-        "--workers",
-        type=whole(),
-        metavar="N",
-        help="images that are analyzed at the same time (default: one a core, at most 4)",
-    )
-    add(
-        "--max-waiting",
-        type=whole(),
-        default=32,
-        metavar="N",
-        help="images that may arrive or wait beside those, before one is refused "
-        "(default: %(default)s)",
-    )
-    add(
-        "--upload-timeout",
-        type=number(0, 1e6, above=True),
-        default=30,
-        metavar="S",
-        help="refuse images that take longer to arrive, in seconds (default: %(default)s)",
-    )
-    add(
-        "--analysis-timeout",
-        type=number(0, 1e6, above=True),
-        default=60,
-        metavar="S",
-        help="give up images that take longer, in seconds (default: %(default)s)",
-    )
-    add(
-        "--max-connections",
-        type=whole(),
-        default=1000,
-        metavar="N",
-        help="open at the same time; one more ends the longest idle (default: %(default)s)",
+        "--cors-origin",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="let pages of this origin read answers, as https://example.org; may be repeated",
     )
 
 
@@ -161,20 +175,54 @@ def run(
     from mien.service import require_app
 
     require_app(command)
+    log = ServiceLog(args.log_format, args.quiet, args.debug, args.access_log)
     try:
         with terminable():
-            _listen_and_serve(args, on_listening or (lambda _: None))
+            return _listen_and_serve(args, log, on_listening or (lambda _: None))
     except Terminated:
-        note("ended", quiet=args.quiet)
+        log.say("ended")
     return EXIT_DONE
 
 
-def _listen_and_serve(args: argparse.Namespace, on_listening: Callable[[str], None]) -> None:
-    from mien.service.limits import Limits, default_workers
-    from mien.service.page_files import NO_RUNTIME, Folders
+@dataclass(frozen=True)
+class Settings:
+    """All that a process of the service has to know; can be pickled."""
+
+    options: RecognizerOptions
+    limits: Limits
+    access: Access
+    log: ServiceLog
+
+
+def _listen_and_serve(
+    args: argparse.Namespace, log: ServiceLog, on_listening: Callable[[str], None]
+) -> int:
+    from mien.service.processes import check_count, supervise
     from mien.service.server import host_and_port, listen, raise_file_limit
 
-    limits = Limits(
+    check_count(args.processes)
+    limits = _limits(args)
+    limits = replace(limits, max_connections=raise_file_limit(limits.max_connections))
+    settings = Settings(recognizer_options(args), limits, _access(args), log)
+    with listen(args.host, args.port) as port, log.catching():
+        address = host_and_port(args.host, port.getsockname()[1])
+        log.say(f"listening on http://{address} (Ctrl-C ends it)")
+        if not _is_loopback(port) and not settings.access.digests:
+            text = "others can reach this address, and there is no authentication"
+            log.say(f"mien: {text}: use --token-file, or a proxy that has one")
+        on_listening(address)
+        if args.processes == 1:
+            serve(port, settings)
+            return EXIT_DONE
+        settings = replace(settings, options=settings.options.absolute())
+        module = "mien.cli.serve_process"
+        return supervise(module, settings, port.fileno(), args.processes, log.say)
+
+
+def _limits(args: argparse.Namespace) -> Limits:
+    from mien.service.limits import Limits, default_workers
+
+    return Limits(
         max_bytes=args.max_bytes,
         max_pixels=max(1, round(args.max_megapixels * 1e6)),
         workers=default_workers() if args.workers is None else args.workers,
@@ -182,45 +230,66 @@ def _listen_and_serve(args: argparse.Namespace, on_listening: Callable[[str], No
         upload_seconds=args.upload_timeout,
         analysis_seconds=args.analysis_timeout,
         max_connections=args.max_connections,
+        max_streams=args.max_streams,
+        stream_seconds=args.stream_timeout,
+        max_videos=args.max_videos,
+        max_video_bytes=args.max_video_bytes,
+        video_seconds=args.video_timeout,
     )
-    limits = replace(limits, max_connections=raise_file_limit(limits.max_connections))
-    options = recognizer_options(args)
-    with listen(args.host, args.port) as port, _logs(args):
-        address = host_and_port(args.host, port.getsockname()[1])
-        note(f"listening on http://{address} (Ctrl-C ends it)", quiet=args.quiet)
-        if not _is_loopback(port):
-            text = "others can reach this address, and there is no authentication"
-            note(f"mien: {text}: put a proxy that has one before it", quiet=args.quiet)
-        if not Folders.found().has_runtime:
-            note(f"mien: {NO_RUNTIME}", quiet=args.quiet)
-        on_listening(address)
-        _serve(port, options, limits, args)
 
 
-def _serve(
-    port: socket.socket, options: RecognizerOptions, limits: Limits, args: argparse.Namespace
+def _access(args: argparse.Namespace) -> Access:
+    """Return who may ask; raises InputError for a file that is missing or has no token."""
+    from mien.service.access import Access, tokens_in
+
+    tokens = os.environ.get("MIEN_TOKENS", "").replace(",", " ").split()
+    tokens += os.environ.get("MIEN_TOKEN", "").split()
+    if args.token_file is not None:
+        try:
+            found = tokens_in(args.token_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "it is not text"
+            raise InputError(f"--token-file {args.token_file}: cannot be read: {reason}") from error
+        if not found:  # else everybody might ask, against what was meant
+            raise InputError(f"--token-file {args.token_file}: expected a token a line, found none")
+        tokens += found
+    return Access.of(tokens, args.cors_origin)
+
+
+def serve(
+    port: socket.socket, settings: Settings, *, on_ready: Callable[[], None] | None = None
 ) -> None:
-    """Serve until a signal, which is raised anew, or until the model turns out not to load."""
+    """Serve until a signal, which is raised anew, or until the model turns out not to load.
+
+    Args:
+        port: listens.
+        settings: of the service.
+        on_ready: called once the model is loaded and warm.
+    """
     from mien.service.app import create_app
     from mien.service.server import make_server, return_freed_memory
 
     failures: list[Exception] = []
+    limits, log = settings.limits, settings.log
 
-    def on_ready(recognizer: Recognizer) -> None:
+    def ready(recognizer: Recognizer) -> None:
         model, detector = recognizer.model, recognizer.detector.name
-        text = f"ready: {model.name} {model.version}, {detector}, {limits.workers} at a time"
-        note(text, quiet=args.quiet)
+        who = "" if on_ready is None else f", process {os.getpid()}"
+        log.say(f"ready: {model.name} {model.version}, {detector}, {limits.workers} at a time{who}")
+        if on_ready is not None:
+            on_ready()
 
     def on_failure(error: Exception) -> None:
         failures.append(error)
         server.should_exit = True
 
     app = create_app(
-        options.load,
+        settings.options.load,
         limits,
-        on_ready=on_ready,
+        access=settings.access,
+        on_ready=ready,
         on_failure=on_failure,
-        on_request=_log_request if args.access_log else None,
+        on_request=log.request if log.requests else None,
     )
     server = make_server(app, limits.max_connections)
     return_freed_memory()
@@ -230,7 +299,7 @@ def _serve(
         if server.ended_by is None:  # it was not listening to signals yet, or any more
             raise
     if server.ended_by is not None:
-        _end(app.state.service, interrupted=server.ended_by == signal.SIGINT, quiet=args.quiet)
+        _end(app.state.service, interrupted=server.ended_by == signal.SIGINT, quiet=log.quiet)
     if failures:
         raise failures[0]
 
@@ -249,54 +318,5 @@ def _end(service: Service, *, interrupted: bool, quiet: bool) -> NoReturn:
     raise KeyboardInterrupt if interrupted else Terminated
 
 
-def _log_request(answered: Answered) -> None:
-    note(str(answered), quiet=False)
-
-
 def _is_loopback(port: socket.socket) -> bool:
     return ipaddress.ip_address(port.getsockname()[0].partition("%")[0]).is_loopback
-
-
-@contextmanager
-def _logs(args: argparse.Namespace) -> Iterator[None]:
-    """Show the server's errors as lines, and with ``--debug`` the traces of requests that fail."""
-    with ExitStack() as stack:
-        # What clients do wrong is theirs to know, and could fill the log.
-        for name in ("uvicorn", "asyncio", "python_multipart"):
-            stack.enter_context(logs_as_notes(quiet=True, name=name))
-        for name in ("asyncio", "uvicorn.error", *_OWN_LOGS):
-            log, few = logging.getLogger(name), _Few()
-            log.addFilter(few)
-            stack.callback(log.removeFilter, few)
-        if args.debug:
-            logger, traces = logging.getLogger("mien"), _Traces(logging.ERROR)
-            logger.addHandler(traces)
-            stack.callback(logger.removeHandler, traces)
-        yield
-
-
-class _Few(logging.Filter):
-    """Lets so many lines a minute pass: whatever goes wrong may do so for each request."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._since = -math.inf
-        self._count = 0
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """See `logging.Filter`."""
-        now = time.monotonic()
-        if now - self._since >= 60:
-            self._since, self._count = now, 0
-        self._count += 1
-        if self._count == _LINES_A_MINUTE:
-            record.msg = f"{record.getMessage()} (no more of this for a minute)"
-            record.args = ()
-        return self._count <= _LINES_A_MINUTE
-
-
-class _Traces(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        """See `logging.Handler`."""
-        if record.exc_info and record.exc_info[1] is not None:
-            traceback.print_exception(record.exc_info[1])

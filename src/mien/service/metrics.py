@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from mien import __version__
 from mien.core.results import Result
@@ -26,6 +28,12 @@ if TYPE_CHECKING:
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 CLIENT_GONE = 499
 """The status that is counted where a client goes away before its answer; nobody is sent it."""
+
+SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""The variable that names the folder where several processes have their counts together.
+
+prometheus_client looks at it when it is imported.
+"""
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _BATCHES = (1, 2, 4, 8, 16, 32)
@@ -43,7 +51,6 @@ class Metrics:
         """
         self._paths = frozenset(paths)
         self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
         self._requests = Counter(
             "mien_requests",
             "Requests that were answered.",
@@ -58,7 +65,10 @@ class Metrics:
             registry=self.registry,
         )
         self._in_flight = Gauge(
-            "mien_requests_in_flight", "Requests that are being answered.", registry=self.registry
+            "mien_requests_in_flight",
+            "Requests that are being answered.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
         )
         self._analysis = Histogram(
             "mien_analysis_seconds",
@@ -78,22 +88,46 @@ class Metrics:
         self._faces = Counter(
             "mien_faces", "Faces that were read.", ("emotion",), registry=self.registry
         )
-        self._streams = Gauge("mien_streams", "Streams of frames.", registry=self.registry)
+        self._streams = Gauge(
+            "mien_streams",
+            "Streams of frames.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
+        )
         self._frames = Counter(
             "mien_stream_frames", "Frames of streams.", ("status",), registry=self.registry
         )
         self._videos = Gauge(
-            "mien_videos", "Videos that arrive or are read.", registry=self.registry
+            "mien_videos",
+            "Videos that arrive or are read.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
         )
         self._videos_ended = Counter(
             "mien_videos_ended", "Videos by their end.", ("status",), registry=self.registry
         )
         self._places = Gauge(
-            "mien_places_taken", "Images that are read, wait or arrive.", registry=self.registry
+            "mien_places_taken",
+            "Images that are read, wait or arrive.",
+            registry=self.registry,
+            multiprocess_mode="livesum",
         )
-        self._ready = Gauge("mien_ready", "1 once the model is warm.", registry=self.registry)
+        self._ready = Gauge(
+            "mien_ready",
+            "1 once the model is warm.",
+            registry=self.registry,
+            multiprocess_mode="livemin",
+        )
         self._info = Info("mien", "What is served.", registry=self.registry)
         self._info.info({"version": __version__})
+        self._shown = self.registry
+        if SHARED_FOLDER in os.environ:
+            # Sums over all processes; what is told of a process has no sum.
+            self._shown = CollectorRegistry()
+            MultiProcessCollector(self._shown)  # type: ignore[no-untyped-call]
+            self._shown.register(self._info)
+        else:
+            ProcessCollector(registry=self.registry)
 
     @contextmanager
     def request_in_flight(self) -> Iterator[None]:
@@ -151,7 +185,10 @@ class Metrics:
             self._faces.labels(label)
         self._ready.set(1)
 
-    def text(self, places_taken: int) -> bytes:
-        """Return all of it in Prometheus' form."""
-        self._places.set(places_taken)
-        return generate_latest(self.registry)
+    def places(self, taken: int) -> None:
+        """Say how many places are taken."""
+        self._places.set(taken)
+
+    def text(self) -> bytes:
+        """Return all of it in Prometheus' form; with several processes, of them together."""
+        return generate_latest(self._shown)

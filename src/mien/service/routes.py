@@ -218,7 +218,7 @@ def _add_states(router: APIRouter, service: Service) -> None:
 
     async def metrics() -> Response:
         """Give Prometheus' text format."""
-        return Response(service.metrics.text(service.workers.taken), media_type=CONTENT_TYPE)
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 
     state = _reply(schemas.State, "yes")
     text: dict[str, Any] = {"description": "metrics", "content": {"text/plain": {}}}

@@ -43,7 +43,9 @@ class Service:
         """Take what makes the recognizer; `start` calls it."""
         self.limits = limits
         self.metrics = metrics
-        self.workers = WorkerPool(limits.workers, limits.max_waiting, limits.analysis_seconds)
+        self.workers = WorkerPool(
+            limits.workers, limits.max_waiting, limits.analysis_seconds, on_taken=metrics.places
+        )
         self.recognizer: Recognizer | None = None
         self.stopping = asyncio.Event()
         self._batcher: Batcher | None = None

@@ -29,14 +29,23 @@ class WorkerPool:
     are never more than twice as many as workers. All are daemons: the interpreter waits for none.
     """
 
-    def __init__(self, workers: int, waiting: int, seconds: float) -> None:
+    def __init__(
+        self,
+        workers: int,
+        waiting: int,
+        seconds: float,
+        *,
+        on_taken: Callable[[int], None] = lambda _: None,
+    ) -> None:
         """Start the threads.
 
         Args:
             workers: threads.
             waiting: places beside theirs.
             seconds: how long a job may wait for a thread, and then how long it may take.
+            on_taken: told how many places are taken whenever that changes.
         """
+        self._on_taken = on_taken
         self._workers = workers
         self._places = workers + waiting
         self._seconds = seconds
@@ -47,11 +56,6 @@ class WorkerPool:
         self._threads: list[threading.Thread] = []
         for _ in range(workers):
             self._start_thread()
-
-    @property
-    def taken(self) -> int:
-        """How many places are taken."""
-        return self._taken
 
     @property
     def unfinished(self) -> int:
@@ -66,11 +70,15 @@ class WorkerPool:
             raise ApiError(
                 503, f"busy: {self._places} images are being read or wait; try again in a moment"
             )
-        self._taken += 1
+        self._take(1)
         try:
             yield
         finally:
-            self._taken -= 1
+            self._take(-1)
+
+    def _take(self, places: int) -> None:
+        self._taken += places
+        self._on_taken(self._taken)
 
     async def run(self, work: Callable[[], _T], gone: Callable[[], Awaitable[object]]) -> _T:
         """Do a job in a thread.

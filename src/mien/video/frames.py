@@ -122,8 +122,12 @@ def _reformatter() -> Any:
     return _THREAD.reformatter
 
 
-def check_size(width: int, height: int, name: str, most: int = MAX_PIXELS) -> None:
-    """Raise TooLarge if a frame of the video called ``name`` has more pixels than ``most``."""
+def check_size(width: int, height: int, name: str, most: int | None = None) -> None:
+    """Raise TooLarge if a frame of a video has more pixels than ``most``, `MAX_PIXELS` by default.
+
+    ``name`` is the video's.
+    """
+    most = MAX_PIXELS if most is None else most
     if width * height > most:
         raise TooLarge(
             f"{name}: its frames of {width}x{height} are too large: "

@@ -1,0 +1,103 @@
+"""`mien serve --processes N`: one port, one end, and whoever dies is replaced."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from mien.cli.main import main
+from mien.core.errors import EXIT_MODEL, UsageError
+from serve_process import Process, needs_app, needs_signals, served
+from service_maker import PNG, ask, picture, until
+
+pytestmark = [needs_app, needs_signals]
+
+
+def pids(process: Process) -> list[int]:
+    return [int(each) for each in re.findall(r"^ready: .* process (\d+)$", process.said, re.M)]
+
+
+def is_alive(pid: int) -> bool:
+    with suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return True
+    return False
+
+
+def metric(port: int, line: str) -> float:
+    text = ask(port, "/metrics").text
+    return sum(float(each.split()[-1]) for each in text.splitlines() if each.startswith(line))
+
+
+def analyze(port: int) -> int:
+    return ask(port, "/v1/analyze", picture(), PNG, "POST").status
+
+
+def test_they_share_the_port_the_counts_and_the_end(tiny_model: Path) -> None:
+    with served(tiny_model, "--processes", "2", "--workers", "1") as process:
+        port = process.port()
+        until(lambda: len(pids(process)) == 2, 60)
+        assert process.process.pid not in pids(process)
+        with ThreadPoolExecutor(8) as clients:
+            assert list(clients.map(lambda _: analyze(port), range(40))) == 40 * [200]
+        assert {metric(port, 'mien_images_total{status="ok"}') for _ in range(5)} == {40.0}
+        assert metric(port, "mien_ready ") == 1
+        assert metric(port, "mien_places_taken ") == 0
+        assert "mien_info{" in ask(port, "/metrics").text
+        start = time.monotonic()
+        code, said = process.end(signal.SIGTERM)
+    assert time.monotonic() - start < 12
+    assert (code, said.splitlines()[-1]) == (0, "ended")
+    assert not any(map(is_alive, pids(process)))
+    assert "Traceback" not in said
+
+
+def test_one_that_dies_is_replaced(tiny_model: Path) -> None:
+    with served(tiny_model, "--processes", "2", "--workers", "1") as process:
+        port = process.port()
+        until(lambda: len(pids(process)) == 2, 60)
+        first, second = pids(process)
+        for _ in range(4):
+            assert analyze(port) == 200
+        os.kill(first, signal.SIGKILL)
+        until(lambda: len(pids(process)) == 3, 60)
+        assert f"process {first} died (SIGKILL): another one starts in 1 s" in process.said
+        assert is_alive(second)
+        assert analyze(port) == 200
+        assert metric(port, 'mien_images_total{status="ok"}') == 5
+        code, said = process.end(signal.SIGINT)
+    assert (code, said.splitlines()[-1]) == (130, "mien: interrupted")
+    assert not any(map(is_alive, pids(process)))
+
+
+def test_they_end_with_whoever_started_them(tiny_model: Path) -> None:
+    with served(tiny_model, "--processes", "2", "--workers", "1") as process:
+        until(lambda: len(pids(process)) == 2, 60)
+        process.process.kill()
+        process.process.wait(20)
+        until(lambda: not any(map(is_alive, pids(process))), 20)
+
+
+def test_a_model_that_is_not_there_is_said_once(capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["--model", "nowhere", "--port", "0", "--quiet", "--processes", "3"]
+    assert main(["serve", *words]) == EXIT_MODEL
+    said = capfd.readouterr().err
+    assert said.startswith("mien: no model 'nowhere'")
+    assert said.count("\n") == 1
+
+
+def test_where_no_port_can_be_shared_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mien.service.processes import check_count
+
+    check_count(2)
+    monkeypatch.delattr(os, "fork")
+    check_count(1)
+    with pytest.raises(UsageError, match=r"^--processes needs Linux or macOS: on Windows run "):
+        check_count(2)

@@ -1,0 +1,77 @@
+"""`mien serve` as a process of its own, and what a test asks of it."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from service_maker import until
+
+needs_app = pytest.mark.skipif(
+    importlib.util.find_spec("fastapi") is None, reason="needs the extra app"
+)
+needs_signals = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+
+
+class Process:
+    """A running ``mien serve``: its port, and what it says on stderr."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    @property
+    def said(self) -> str:
+        return "".join(self.lines)
+
+    def port(self) -> int:
+        until(lambda: "listening on " in self.said, 30)
+        match = re.search(r"http://127\.0\.0\.1:(\d+)", self.said)
+        assert match is not None
+        return int(match[1])
+
+    def ready(self) -> int:
+        port = self.port()
+        until(lambda: "ready: " in self.said, 30)
+        return port
+
+    def end(self, number: int) -> tuple[int, str]:
+        """Send a signal; return the exit code and all that stderr got."""
+        self.process.send_signal(number)
+        code = self.process.wait(20)
+        self._reader.join(20)
+        return code, self.said
+
+    def close(self) -> None:
+        """Wait for the last line."""
+        self._reader.join(20)
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line)
+
+
+@contextmanager
+def served(model: Path, *words: str, program: Sequence[str] = ("-m", "mien")) -> Iterator[Process]:
+    settings = ["--model", str(model), "--detector", "none", "--threads", "1", "--port", "0"]
+    command = [sys.executable, *program, "serve", *settings, *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as process:  # type: ignore[call-overload]
+        running = Process(process)
+        try:
+            yield running
+        finally:
+            process.kill()
+            running.close()
