@@ -102,6 +102,7 @@ function stateWords(phase, share, seconds) {
   const words = strings.state;
   const running = current?.engine;
   if (phase === "loading" && side === "server") return words.starting;
+  if (phase === "loading" && share >= 1) return format(words.warming, { model });
   if (phase === "loading") return share === null ? format(words.loading, { model }) : format(words.loadingShare, { model, percent: percent(share) });
   if (phase === "busy") return format(words.busy, { seconds: Math.ceil(seconds) });
   if (phase === "offline") return side === "server" ? words.offlineServer : words.offline;

@@ -25,9 +25,9 @@ export const strings = {
     back: "Read in this browser instead",
   },
   state: {
-    idle: "Ready to load {model}",
     starting: "Starting…",
     loading: "Loading {model}…",
+    warming: "Starting {model}…",
     loadingShare: "Loading {model}: {percent}",
     ready: "{model} {version} · {reading} · {side}",
     readyPlain: "{model} {version} · {side}",
@@ -36,7 +36,6 @@ export const strings = {
     offlineServer: "Offline. The server cannot be reached; pictures wait.",
     failed: "Pictures cannot be read. {action}",
     threads: { one: "{count} thread", other: "{count} threads" },
-    details: "What reads",
   },
   readings: { people: "people’s reading", fer2013: "FER-2013’s reading", own: "its own classes" },
   failure: {
@@ -157,9 +156,7 @@ export const strings = {
     uncertainTurned: "The face is turned away. Do not rely on this reading.",
     scores: "Scores",
     scoresOf: "Scores of {name}",
-    barText: "{emotion}: {percent}",
     quality: "Quality",
-    good: "Nothing that would spoil the reading.",
     flags: { small: "Small", blurred: "Blurred", dark: "Dark", bright: "Overexposed", turned_away: "Turned away" },
     flagHints: {
       small: "Less than 24 pixels across: such faces are read clearly worse.",
@@ -222,7 +219,6 @@ export const strings = {
     progress: "{done} of {total} read",
     done: { one: "{count} picture", other: "{count} pictures" },
     faces: { one: "{count} face", other: "{count} faces" },
-    uncertainCount: { one: "{count} uncertain", other: "{count} uncertain" },
     position: "{index} of {total}",
     previous: "Previous picture",
     next: "Next picture",

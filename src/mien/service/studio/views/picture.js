@@ -4,6 +4,7 @@ import { annotatedPng } from "../components/annotate.js";
 import { drawFaces, emotionName, colourOf, faceName, readingText, resultSummary } from "../components/faces.js";
 import { fill, h } from "../components/dom.js";
 import { icon, mark } from "../components/icons.js";
+import { filesOf, mayBePicture } from "../components/files.js";
 import { createFacePanel } from "../components/face_panel.js";
 import { createMenu } from "../components/menu.js";
 import { createViewer } from "../components/viewer.js";
@@ -14,7 +15,6 @@ import { counted, format } from "../strings.js";
 const SAMPLE = new URL("../sample.jpg", import.meta.url);
 const AT_ONCE = { browser: 2, server: 4 };
 const THUMB = 440; // pixels of a thumbnail's longer side
-const SUFFIX = /\.(jpe?g|png|webp|gif|bmp|avif|heic|heif|tiff?|ico|ppm)$/i;
 const DONE = ["ok", "no_face", "unreadable", "error", "cancelled"];
 
 /**
@@ -51,6 +51,8 @@ export function createView(context) {
   const panel = createFacePanel({ palette, onSelect: selectFace, announce, engine: context.engine });
   const welcome = createWelcome();
   const toolbar = h("div.toolbar", { hidden: true });
+  const toolbarTitle = h("h1");
+  const toolbarFaces = h("p.small.soft");
   const progress = h("div.progress", { hidden: true }, h("span"));
   const grid = h("ul.grid", { "aria-label": words.grid, hidden: true });
   const side = h("div.panel.side");
@@ -74,7 +76,7 @@ export function createView(context) {
 
   // ---------------------------------------------------------------- what comes in
   function add(files, { sample = false } = {}) {
-    const pictures = files.filter((file) => file.type.startsWith("image/") || (!file.type && (SUFFIX.test(file.name) || !file.name.includes("."))));
+    const pictures = files.filter(mayBePicture);
     if (!pictures.length) {
       if (files.length) notify("error", words.noImages);
       return;
@@ -291,33 +293,61 @@ export function createView(context) {
   }
 
   function renderToolbar(many) {
-    const focused = toolbar.contains(document.activeElement) ? document.activeElement.dataset.key : null;
     const done = items.filter(({ state }) => DONE.includes(state));
     const busy = done.length < items.length;
-    const old = items.filter((item) => item.result && item.reader && item.reader !== readerOf(settings.get()));
-    const stopped = items.filter(({ state }) => state === "cancelled");
+    toolbarTitle.textContent = open ? open.name : busy ? format(words.progress, { done: done.length, total: items.length }) : counted(words.done, items.length);
+    toolbarFaces.textContent = open ? "" : counted(words.faces, facesOf(items));
+    const stopped = many && !busy && items.some(isStopped);
+    const old = !busy && items.some(isOld);
+    const saved = open ? [open.result?.status] : [items.some(({ result }) => result), items.some(({ result }) => result?.status === "ok")];
+    // A menu that is open stays so while pictures are read: what is as it was is left alone.
+    const key = JSON.stringify([open?.id, items.length, busy, stopped, old, saved]);
+    if (key === toolbar.dataset.shown) return;
+    toolbar.dataset.shown = key;
+    const focused = toolbar.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+    fill(toolbar, toolbarPieces({ many, busy, stopped, old }));
+    if (focused) toolbar.querySelector(`[data-key="${focused}"]`)?.focus();
+  }
+
+  function toolbarPieces({ many, busy, stopped, old }) {
     const at = items.indexOf(open);
-    const title = open ? open.name : busy ? format(words.progress, { done: done.length, total: items.length }) : counted(words.done, items.length);
-    fill(
-      toolbar,
-      open && many && button("back", "back", words.all, () => (show(null), items[at].card.focus()), "quiet"),
-      h("div.toolbar-title", null, h("h1", null, title), !open && h("p.small.soft", null, counted(words.faces, facesOf(items)))),
-      open && many && h(
-        "div.pager",
-        null,
-        round("previous", words.previous, () => show(items[(at - 1 + items.length) % items.length])),
-        h("span.number.small", null, format(words.position, { index: at + 1, total: items.length })),
-        round("next", words.next, () => show(items[(at + 1) % items.length])),
-      ),
+    const step = (by) => show(items[(at + by + items.length) % items.length]);
+    const title = h("div.toolbar-title", null, toolbarTitle, toolbarFaces);
+    if (open && many) {
+      return [
+        button("back", "back", words.all, () => (show(null), items[at].card.focus()), "quiet"),
+        title,
+        h(
+          "div.pager",
+          null,
+          round("previous", words.previous, () => step(-1)),
+          h("span.number.small", null, format(words.position, { index: at + 1, total: items.length })),
+          round("next", words.next, () => step(1)),
+        ),
+        h("span.grow"),
+        old && button("again", "wait", words.readAgainNew, () => readAgain(items.filter(isOld))),
+        downloads(),
+      ];
+    }
+    return [
+      title,
       h("span.grow"),
       busy && many && button("stop", "stop", words.cancel, stop),
-      stopped.length > 0 && !busy && many && button("rest", "play", words.readRest, () => readAgain(stopped)),
-      old.length > 0 && !busy && button("again", "wait", words.readAgainNew, () => readAgain(old)),
-      !(open && many) && button("add", "plus", words.add, choose),
+      stopped && button("rest", "play", words.readRest, () => readAgain(items.filter(isStopped))),
+      old && button("again", "wait", words.readAgainNew, () => readAgain(items.filter(isOld))),
+      button("add", "plus", words.add, choose),
       downloads(),
-      !(open && many) && button("clear", "trash", words.clear, clear, "quiet"),
-    );
-    if (focused) toolbar.querySelector(`[data-key="${focused}"]`)?.focus();
+      button("clear", "trash", words.clear, clear, "quiet"),
+    ];
+  }
+
+  function isStopped({ state }) {
+    return state === "cancelled";
+  }
+
+  /** Whether a picture was read by something else than what the settings ask for. */
+  function isOld({ result, reader }) {
+    return Boolean(result && reader && reader !== readerOf(settings.get()));
   }
 
   function button(key, iconName, label, onClick, className = "") {
@@ -397,23 +427,22 @@ export function createView(context) {
     return { element, update, focus: () => opener.focus() };
   }
 
+  /** What is shown can be saved: the menu, or null where there is nothing yet. */
   function downloads() {
-    const shown = open ? [open] : items;
-    const results = shown.filter(({ result }) => result).map(({ result }) => result);
-    const pictures = shown.filter(({ result }) => result?.status === "ok");
+    const shown = () => (open ? [open] : items).filter(({ result }) => result);
+    const pictures = () => shown().filter(({ result }) => result.status === "ok");
+    const results = () => shown().map(({ result }) => result);
+    if (!shown().length) return null;
     const texts = strings.download;
     const stem = open ? open.name.replace(/\.[^.]*$/, "") : "mien";
+    const picture = open
+      ? { label: texts.png, hint: texts.pngHint, action: () => save(`${stem}.annotated.png`, () => png(open)) }
+      : { label: texts.pngAll, hint: texts.pngAllHint, action: () => save("mien-pictures.zip", () => archive(pictures())) };
     const entries = [
-      pictures.length > 0 && {
-        label: open ? texts.png : texts.pngAll,
-        hint: open ? texts.pngHint : texts.pngAllHint,
-        iconName: "picture",
-        action: () => save(open ? `${stem}.annotated.png` : "mien-pictures.zip", () => (open ? png(open) : archive(pictures))),
-      },
-      { label: texts.json, hint: texts.jsonHint, iconName: "code", action: () => save(`${stem}.json`, async () => jsonBlob(open ? results[0] : results)) },
-      { label: texts.csv, hint: texts.csvHint, iconName: "table", action: () => save(`${stem}.csv`, () => csvBlob(results)) },
+      pictures().length > 0 && { ...picture, iconName: "picture" },
+      { label: texts.json, hint: texts.jsonHint, iconName: "code", action: () => save(`${stem}.json`, () => jsonBlob(open ? results()[0] : results())) },
+      { label: texts.csv, hint: texts.csvHint, iconName: "table", action: () => save(`${stem}.csv`, () => csvBlob(results())) },
     ];
-    if (!results.length) return null;
     const menu = createMenu({ label: open ? texts.open : texts.openAll, iconName: "download", items: entries.filter(Boolean) });
     menu.querySelector("button").dataset.key = "download";
     return menu;
@@ -547,26 +576,4 @@ function jsonBlob(content) {
 async function csvBlob(results) {
   const { toCsv } = await import("../../mien-web/analysis/index.js");
   return new Blob([toCsv(results)], { type: "text/csv" });
-}
-
-/** All files that were dropped, those in folders, too; of folders only what looks like a picture. */
-async function filesOf(transfer) {
-  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
-  if (!entries.some((entry) => entry.isDirectory)) return [...transfer.files];
-  const files = [];
-  for (const entry of entries) await collect(entry, files, false);
-  return files;
-}
-
-async function collect(entry, files, nested) {
-  if (entry.isFile) {
-    if (!nested || SUFFIX.test(entry.name)) files.push(await new Promise((resolve, reject) => entry.file(resolve, reject)));
-    return;
-  }
-  const reader = entry.createReader();
-  for (;;) {
-    const batch = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
-    if (!batch.length) return;
-    for (const child of batch) await collect(child, files, true);
-  }
 }
