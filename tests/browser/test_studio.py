@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 Visits = Callable[..., Any]
-VIEWS = ("picture",)
+VIEWS = ("picture", "webcam", "video", "compare")
 
 
 def chosen(page: Page) -> str:

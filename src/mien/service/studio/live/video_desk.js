@@ -1,0 +1,269 @@
+/** An open video: how it is to be read, the reading, and what is known of the moment that is shown. */
+
+import { createTracker, formatTime } from "../../mien-web/analysis/index.js";
+import { fill, h, newId } from "../components/dom.js";
+import { icon } from "../components/icons.js";
+import { createSession, openSessions, placeAt } from "../session.js";
+import { counted, format } from "../strings.js";
+import { frameCount, videoFrames } from "./frames.js";
+import { pageKeys } from "./keys.js";
+import { createPlayer } from "./player.js";
+import { createReading } from "./reading.js";
+import { createSessionPanel } from "./session_panel.js";
+import { createStage } from "./stage.js";
+
+const RATES = [2, 5, 10, 25, null]; // frames a second; null: every one
+const USUAL_RATE = 10;
+const MOST_FRAMES = 50_000;
+const MOST_A_SECOND = 60; // of the frames of a file, where that is not known
+const CUT_PX = 64; // width of the pictures that cuts are looked for in
+const CUT_WITHIN_S = 0.25; // as the tracker has it: frames that lie further apart tell nothing of cuts
+
+/** The place of one video. */
+export class VideoDesk {
+  #context;
+  #text;
+  #file;
+  #video;
+  #another;
+  #session = null;
+  #panel = null;
+  #work = null; // aborts the reading
+
+  /**
+   * @param {object} context the page's
+   * @param {File} file
+   * @param {object} video as `openVideo` gives it
+   * @param {() => void} another asks for another video
+   */
+  constructor(context, file, video, another) {
+    const { strings, palette } = context;
+    Object.assign(this, { stage: createStage({ palette, label: file.name }) });
+    this.#context = context;
+    this.#text = strings.video;
+    this.#file = file;
+    this.#video = video;
+    this.#another = another;
+    this.player = createPlayer(this.#text, this.stage.video, file, { onMoment: (seconds) => this.#showMoment(seconds) });
+    this.reading = createReading({ strings, palette, onPerson: () => this.#showMoment(this.player.moment()) });
+    this.options = createOptions(context, video.duration, (rate) => this.#read(rate));
+    this.progress = createProgress(this.#text, () => this.#work?.abort());
+    this.keys = pageKeys((key) => this.#key(key));
+    this.stage.shape(video.width, video.height);
+    this.reading.element.hidden = true;
+    this.place = h("div");
+    this.timelinePlace = h("div.timeline-place");
+    this.element = this.#layout();
+  }
+
+  #layout() {
+    const { width, height, duration } = this.#video;
+    const facts = format(this.#text.facts, { width, height, time: formatTime(duration) });
+    const side = h("div.live-side", null, this.options.element, this.progress.element, this.reading.element);
+    return h(
+      "div.stack",
+      null,
+      h("header.view-head", null, h("div.grow", null, h("h1", null, this.#file.name), h("p.hint", null, facts)), h("button.button", { type: "button", onclick: this.#another }, icon("upload"), this.#text.other)),
+      h("div.live-main", null, h("div.live-left", null, this.stage.element, this.player.element, this.timelinePlace), side),
+      this.place,
+    );
+  }
+
+  show() {
+    this.keys.listen();
+  }
+
+  hide() {
+    this.keys.ignore();
+    this.player.pause();
+  }
+
+  close() {
+    this.#work?.abort();
+    this.keys.ignore();
+    this.player.close();
+    this.#panel?.destroy();
+    this.stage.destroy();
+    if (!this.#work) this.#video.close();
+  }
+
+  #key(key) {
+    if (key !== " ") return this.#panel?.key(key) ?? false;
+    this.player.toggle();
+    return true;
+  }
+
+  // ---------------------------------------------------------------- the reading
+  async #read(rate) {
+    const { announce, notify } = this.#context;
+    const { signal } = (this.#work = new AbortController());
+    this.options.element.hidden = true;
+    this.progress.begin();
+    try {
+      const engine = await this.#context.engine();
+      this.#begin(engine);
+      await this.#readFrames(engine, rate, signal);
+      announce(counted(this.#text.done, this.#session.results.length));
+    } catch (error) {
+      const known = this.#text.errors[error.code];
+      if (signal.aborted) announce(this.#text.cancelled);
+      else notify("error", known ? format(`${known.title}. ${known.text}`, { name: this.#file.name }) : format(this.#text.failed, { error: error.message }));
+    }
+    this.#work = null;
+    this.progress.end();
+    this.#finish();
+  }
+
+  #begin({ labels, emotions, model }) {
+    this.#session = createSession({ kind: "video", name: this.#file.name, labels, emotions, model });
+    this.#panel = createSessionPanel(this.#context, this.#session, {
+      timelinePlace: this.timelinePlace,
+      onSeek: (seconds) => this.player.seek(seconds),
+      onPerson: (track) => this.reading.choose(track),
+      onChange: () => this.#showMoment(this.player.moment()),
+      onDiscard: () => this.#startOver(),
+    });
+    fill(this.place, this.#panel.element);
+    this.reading.element.hidden = false;
+  }
+
+  async #readFrames(engine, rate, signal) {
+    const session = this.#session;
+    const total = frameCount(this.#video.duration, rate);
+    const tracker = createTracker({ every: rate === null ? null : 1 / rate });
+    const cutPicture = createCutPictures();
+    const frames = videoFrames(this.#video, { rate, signal });
+    for (let next = frames.next(); ; ) {
+      const { value, done } = await next;
+      if (done) return signal.throwIfAborted();
+      next = frames.next(); // the next frame is sought while this one is read
+      next.catch(() => {}); // waited for above
+      const { image, time_s, frame } = value;
+      const pixels = cutPicture(image, time_s);
+      const result = await engine.analyze(image, { source: this.#file.name, signal });
+      image.close();
+      if (result.error) throw new Error(result.error);
+      session.labels ||= result.labels;
+      session.model ??= result.model;
+      session.results.push(tracker.update({ ...result, frame, time_s }, pixels));
+      this.progress.at(time_s / this.#video.duration, session.results.length, total);
+      this.#panel.refresh();
+    }
+  }
+
+  #finish() {
+    const results = this.#session?.results ?? [];
+    if (results.length === 0) return this.#startOver();
+    this.#video.close();
+    openSessions.add(this.#session);
+    this.#panel.draw();
+    this.#showMoment(this.player.moment());
+    if (!results.some((result) => result.faces.length > 0)) this.#context.notify("info", this.#text.nobody);
+    return undefined;
+  }
+
+  /** Nothing of the reading is left. */
+  #startOver() {
+    this.#panel?.destroy();
+    this.#panel = this.#session = null;
+    fill(this.place);
+    this.stage.clear();
+    this.reading.element.hidden = true;
+    this.options.element.hidden = false;
+  }
+
+  #showMoment(seconds) {
+    if (!this.#session) return;
+    this.#panel.cursor(seconds);
+    const result = shownAt(this.#session.results, seconds);
+    this.reading.show(result);
+    if (result) this.stage.show(result, this.reading.track());
+    else this.stage.clear();
+  }
+}
+
+/** What is known of a moment: the last result before it, its boxes moved on towards those of the next. */
+function shownAt(results, seconds) {
+  const place = placeAt(results, seconds + 1e-3);
+  const [result, next] = [results[place], results[place + 1]];
+  if (!result || !next) return result ?? null;
+  const share = Math.min(1, Math.max(0, (seconds - result.time_s) / (next.time_s - result.time_s)));
+  const later = new Map(next.faces.map((face) => [face.track_id, face.box]));
+  const faces = result.faces.map((face) => {
+    const to = later.get(face.track_id) ?? face.box;
+    const box = Object.fromEntries(Object.entries(face.box).map(([side, from]) => [side, from + share * (to[side] - from)]));
+    return { ...face, box };
+  });
+  return { ...result, faces };
+}
+
+/** Makes small pictures of frames, for the tracker to find cuts in; of those that follow closely. */
+function createCutPictures() {
+  let last = -Infinity;
+  let canvas = null;
+  return (image, time_s) => {
+    const isNear = time_s - last <= CUT_WITHIN_S || last === -Infinity;
+    last = time_s;
+    if (!isNear) return undefined;
+    canvas ??= h("canvas", { width: CUT_PX, height: Math.max(1, Math.round((CUT_PX * image.height) / image.width)) });
+    const context = canvas.getContext("2d", { willReadFrequently: true });
+    context.drawImage(image, 0, 0, canvas.width, canvas.height);
+    return context.getImageData(0, 0, canvas.width, canvas.height);
+  };
+}
+
+// ---------------------------------------------------------------- its parts
+function createOptions({ strings, settings, host }, duration, start) {
+  const text = strings.video;
+  const id = newId("rate");
+  const hint = h("p.hint", { role: "status" });
+  const option = (rate) => h("option", { value: rate ?? "", selected: rate === USUAL_RATE }, rate === null ? text.everyFrame : format(text.rate, { rate }));
+  const select = h("select.input", { id, onchange: show }, RATES.map(option));
+  const button = h("button.button.primary", { type: "button", onclick: () => start(rate()) }, icon("play"), text.read);
+  const privacy = h("p.hint");
+  const element = h("section.panel.stack", { "aria-label": text.options }, h("h2", null, text.options), h("div.field", null, h("label", { htmlFor: id }, text.howMany), select), hint, h("div.row", null, button), privacy);
+  const rate = () => Number(select.value) || null;
+
+  function show() {
+    const count = frameCount(duration, rate());
+    const isLong = (count ?? MOST_A_SECOND * duration) > MOST_FRAMES;
+    button.disabled = isLong;
+    hint.textContent = isLong ? format(text.tooLong, { most: MOST_FRAMES }) : count === null ? text.everyFrameHint : counted(text.frames, count);
+    privacy.textContent = settings.get().side === "server" ? format(text.privateServer, { host }) : text.privateBrowser;
+  }
+
+  settings.subscribe(show);
+  show();
+  return { element };
+}
+
+function createProgress(text, cancel) {
+  const bar = h("div.progress", { role: "progressbar", "aria-label": text.progress, "aria-valuemin": "0", "aria-valuemax": "100" }, h("span"));
+  const words = h("p.hint.number");
+  const element = h("section.panel.stack", { hidden: true, "aria-label": text.progress }, h("h2", null, text.reading), bar, words, h("div.row", null, h("button.button", { type: "button", onclick: cancel }, icon("stop"), text.cancel)));
+  let began = 0;
+
+  function set(share) {
+    bar.style.setProperty("--share", share);
+    bar.setAttribute("aria-valuenow", String(Math.round(100 * share)));
+  }
+
+  return {
+    element,
+    begin() {
+      element.hidden = false;
+      began = 0;
+      set(0);
+      words.textContent = text.loading;
+    },
+    /** @param {number} share of the video @param {number} done frames @param {number|null} total */
+    at(share, done, total) {
+      began ||= performance.now(); // the first frame waits for the model
+      set(share);
+      const frames = total === null ? format(text.framesSoFar, { done }) : format(text.framesOf, { done, total });
+      const seconds = (((performance.now() - began) / 1000) * (1 - share)) / Math.max(share, 1e-3);
+      words.textContent = share > 0.02 ? `${frames} · ${format(text.left, { time: formatTime(Math.max(1, seconds), 0) })}` : frames;
+    },
+    end: () => void (element.hidden = true),
+  };
+}

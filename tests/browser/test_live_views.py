@@ -1,0 +1,472 @@
+"""The webcam, video files, and sessions side by side, in a real browser."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mien.core.emotions import EMOTIONS
+from mien.core.results import table_columns
+from mien.video.events import comparison_columns, event_columns
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+Visits = Callable[..., Any]
+
+PHOTO = Path(__file__).resolve().parent.parent.parent / "images" / "astronaut.jpg"
+FPS = 25
+HAS_BOXES = """() => {
+  const canvas = document.querySelector(".live-boxes");
+  if (!canvas?.width) return false;
+  const copy = new OffscreenCanvas(canvas.width, canvas.height);
+  const context = copy.getContext("2d", { willReadFrequently: true });
+  context.drawImage(canvas, 0, 0);
+  const { data } = context.getImageData(0, 0, copy.width, copy.height);
+  return data.some((value, at) => at % 4 === 3 && value > 200);
+}"""
+
+
+def scene(left: int | None, *, second: bool = False) -> Image.Image:
+    """A picture, 640 by 480: a face that is so far from the left, or nobody."""
+    picture = Image.new("RGB", (640, 480), (96, 90, 84))
+    with Image.open(PHOTO) as photo:
+        face = photo.convert("RGB")
+    if left is not None:
+        picture.paste(face.resize((420, 420)), (left, 40))
+    if second:
+        picture.paste(face.crop((140, 10, 320, 190)).resize((150, 150)), (4, 300))
+    return picture
+
+
+def write_clip(path: Path, pictures: list[Image.Image]) -> Path:
+    """Write pictures as a video in H.264, 25 a second."""
+    av = pytest.importorskip("av")
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS)
+        stream.width, stream.height, stream.pix_fmt = 640, 480, "yuv420p"
+        for picture in pictures:
+            frame = av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.fixture(scope="session")
+def camera_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the camera shows, 4 seconds: a face that moves, leaves and comes back."""
+    path = tmp_path_factory.mktemp("live") / "camera.mjpeg"
+    content = io.BytesIO()
+    for number in range(4 * FPS):
+        here = not 60 <= number < 70
+        scene(40 + number if here else None).save(content, "JPEG", quality=90)
+    path.write_bytes(content.getvalue())
+    return path
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video of 2 seconds: a face that moves; in the last half second another one, too."""
+    pictures = [scene(40 + number, second=number >= 38) for number in range(2 * FPS)]
+    return write_clip(tmp_path_factory.mktemp("live") / "clip.mp4", pictures)
+
+
+def rows_of(content: bytes) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(content.decode())))
+
+
+def save(visit: Any, panel: Any, item: str) -> tuple[str, bytes]:
+    """Save a session's file, by its name in the menu."""
+    panel.get_by_role("button", name="Save", exact=True).click()
+    entry = panel.get_by_role("menuitem").filter(has_text=item).first
+    saved: tuple[str, bytes] = visit.saved(entry.click)
+    return saved
+
+
+# ---------------------------------------------------------------- the webcam
+def start_camera(visit: Any) -> Page:
+    """Start the camera; return the page once a face is read."""
+    page: Page = visit.ready()
+    page.get_by_role("button", name="Start the camera").click()
+    page.wait_for_function(HAS_BOXES, timeout=30_000)
+    return page
+
+
+def said(page: Page, text: str | re.Pattern[str]) -> None:
+    """Wait until the remark in the picture's corner says something."""
+    page.locator(".live-badge", has_text=text).wait_for()
+
+
+def test_webcam_says_what_it_does_before_it_starts(visit: Visits) -> None:
+    page = visit("webcam", camera=True).ready()
+    text = page.locator("#view-webcam").inner_text()
+    assert "asks whether this page may use the camera" in text
+    assert "Nothing is stored and nothing is sent" in text
+    assert page.evaluate("document.querySelector('video').srcObject") is None
+
+
+def test_webcam_shows_boxes_bars_and_a_running_timeline(visit: Visits) -> None:
+    page = start_camera(visit("webcam", camera=True))
+    page.get_by_role("heading", name=re.compile(r"Person \d+ reads as happy")).wait_for()
+    happy = page.locator(".reading .bar.first")
+    assert re.fullmatch(r"happy\s+\d\d%", happy.inner_text())
+    assert page.locator(".reading .valence-value").inner_text().startswith("+0.")
+    said(page, re.compile(r"^\d+ a second$"))
+    timeline = page.get_by_role("slider", name=re.compile("Timeline of person"))
+    assert float(timeline.get_attribute("aria-valuemax") or 0) == 60
+
+
+def test_webcam_says_that_nobody_is_there(visit: Visits) -> None:
+    page = start_camera(visit("webcam", camera=True))
+    said(page, "No face")
+    page.get_by_text("No face here.").wait_for()
+
+
+def test_space_pauses_and_resumes(visit: Visits) -> None:
+    page = start_camera(visit("webcam", camera=True))
+    page.keyboard.press("Space")
+    page.get_by_role("button", name="Resume").wait_for()
+    said(page, "Paused")
+    page.wait_for_timeout(300)
+    before = page.locator(".timeline-plot").get_attribute("aria-valuenow")
+    page.wait_for_timeout(500)
+    assert page.locator(".timeline-plot").get_attribute("aria-valuenow") == before
+    page.keyboard.press("Space")
+    said(page, "a second")
+    after = page.locator(".timeline-plot").get_attribute("aria-valuenow")
+    assert float(after or 0) > float(before or 0)
+
+
+def test_recording_becomes_a_table_a_session_and_a_picture(visit: Visits) -> None:
+    seen = visit("webcam", camera=True)
+    page = start_camera(seen)
+    page.get_by_label("Name of event 1").fill("film")
+    page.get_by_label("Name of event 1").blur()
+    page.get_by_role("button", name="Record", exact=True).click()
+    page.wait_for_timeout(700)
+    page.keyboard.press("m")
+    page.get_by_role("button", name="End film").wait_for()
+    page.wait_for_timeout(1200)
+    page.keyboard.press("1")
+    page.wait_for_timeout(300)
+    page.get_by_role("button", name="Stop recording").click()
+    panel = page.get_by_role("region", name="Session", exact=True)
+    panel.get_by_text("Not saved").wait_for()
+    assert panel.get_by_label("Report").is_visible()
+
+    name, picture = save(seen, panel, "PNG picture")
+    assert name.startswith("Webcam-")
+    assert name.endswith(".png")
+    assert min(Image.open(io.BytesIO(picture)).size) > 200
+    assert panel.get_by_text("Not saved").is_visible()
+
+    name, content = save(seen, panel, "a row for each face")
+    rows = rows_of(content)
+    assert name.endswith(".csv")
+    assert list(rows[0]) == list(table_columns(EMOTIONS, smoothed=True))
+    times = [float(row["time_s"]) for row in rows if row["status"] == "ok"]
+    assert times[0] < 0.5
+    assert times == sorted(times)
+    assert 1.5 < times[-1] < 20
+    assert panel.get_by_text("Saved", exact=True).is_visible()
+
+    _, content = save(seen, panel, "can be opened in Compare")
+    session = json.loads(content)
+    assert session["schema"] == "mien-session/1"
+    assert session["model"]["name"] == "mien-nano"
+    (marker,) = session["markers"]
+    assert marker["label"] == "film"
+    assert 0.3 < marker["start"] < marker["end"] < times[-1]
+    assert len(session["results"]) == len({row["frame"] for row in rows})
+
+    _, content = save(seen, panel, "in each event")
+    rows = rows_of(content)
+    assert list(rows[0]) == event_columns(EMOTIONS, corrected=False)
+    assert {row["label"] for row in rows} == {"film"}
+
+
+def test_unsaved_recording_is_asked_about(visit: Visits) -> None:
+    page = start_camera(visit("webcam", camera=True))
+    page.get_by_role("button", name="Record", exact=True).click()
+    page.wait_for_timeout(600)
+    page.get_by_role("tab", name="Compare").click()  # the camera goes off, the recording is kept
+    page.get_by_role("heading", name=re.compile("^Webcam ")).wait_for()
+    page.get_by_role("tab", name="Webcam").click()
+    page.get_by_role("button", name="Start the camera").wait_for()
+    assert page.evaluate("document.querySelector('video').srcObject") is None
+    panel = page.get_by_role("region", name="Session", exact=True)
+    panel.get_by_role("button", name="Discard").click()
+    page.get_by_role("dialog").get_by_role("button", name="Keep it").click()
+    assert panel.is_visible()
+    panel.get_by_role("button", name="Discard").click()
+    page.get_by_role("dialog").get_by_role("button", name="Discard").click()
+    panel.wait_for(state="detached")
+    page.get_by_role("tab", name="Compare").click()
+    page.get_by_role("heading", name="Lay sessions side by side").wait_for()
+
+
+def test_baseline_corrects_beside_what_is_read(visit: Visits) -> None:
+    page = start_camera(visit("webcam", camera=True))
+    page.get_by_role("button", name="Set baseline").click()
+    said(page, "Look neutral in")
+    page.get_by_text("Corrected by the baseline of Person").wait_for(timeout=20_000)
+    page.locator(".reading [aria-label=Corrected]").wait_for(timeout=20_000)
+    # Whoever smiles at rest is neutral when they smile.
+    corrected = page.locator(".reading [aria-label=Corrected] .bar.first").inner_text()
+    assert corrected.split()[0] == "neutral"
+    read = page.locator(".reading [aria-label='As read'] .bar.first").inner_text()
+    assert read.split()[0] == "happy"
+    page.get_by_role("button", name="Reset").click()
+    page.locator(".reading [aria-label=Corrected]").wait_for(state="detached")
+
+
+@pytest.mark.parametrize(
+    ("error", "title"),
+    [
+        ("NotAllowedError", "The camera was refused"),
+        ("NotFoundError", "No camera was found"),
+        ("NotReadableError", "The camera is in use"),
+        ("TypeError", "The camera could not be started"),
+    ],
+)
+def test_camera_that_cannot_be_had(visit: Visits, error: str, title: str) -> None:
+    page = visit("webcam", camera=True).ready()
+    page.evaluate(
+        """(name) => {
+          const wrong = name === "TypeError" ? new TypeError("x") : new DOMException("x", name);
+          navigator.mediaDevices.getUserMedia = () => Promise.reject(wrong);
+        }""",
+        error,
+    )
+    page.get_by_role("button", name="Start the camera").click()
+    alert = page.get_by_role("alert").filter(has_text=title)
+    alert.wait_for()
+    assert alert.get_by_role("button", name="Try again").is_visible()
+
+
+def test_camera_that_the_browser_refuses(visit: Visits) -> None:
+    page = visit("webcam").ready()
+    page.get_by_role("button", name="Start the camera").click()
+    page.get_by_role("heading", name="The camera was refused").wait_for()
+
+
+def test_camera_needs_a_secure_page(visit: Visits) -> None:
+    page = visit("webcam", camera=True).ready()
+    page.evaluate("Object.defineProperty(window, 'isSecureContext', { value: false })")
+    page.get_by_role("button", name="Start the camera").click()
+    page.get_by_role("heading", name="The camera needs a secure page").wait_for()
+    assert "http://localhost" in page.get_by_role("alert").inner_text()
+
+
+# ---------------------------------------------------------------- video files
+def open_video(visit: Any, path: Path) -> Page:
+    page: Page = visit.ready()
+    page.locator("#view-video input[type=file]").first.set_input_files(path)
+    return page
+
+
+def read_video(visit: Any, path: Path, rate: str = "5 a second") -> Page:
+    """Open a video and read it to its end."""
+    page = open_video(visit, path)
+    page.get_by_label("Frames a second").select_option(label=rate)
+    page.get_by_role("button", name="Read the video").click()
+    page.get_by_role("button", name="Stop here").wait_for()
+    page.get_by_role("button", name="Stop here").wait_for(state="hidden", timeout=60_000)
+    return page
+
+
+def session_of(visit: Any) -> dict[str, Any]:
+    panel = visit.page.get_by_role("region", name="Session", exact=True)
+    content = save(visit, panel, "can be opened in Compare")[1]
+    session: dict[str, Any] = json.loads(content)
+    return session
+
+
+def test_video_gives_the_same_frames_each_time(visit: Visits, clip: Path) -> None:
+    found = []
+    for _ in range(2):
+        seen = visit("video")
+        read_video(seen, clip)
+        found.append(session_of(seen)["results"])
+    assert [result["time_s"] for result in found[0]] == pytest.approx(
+        [0, 0.2, 0.4, 0.6, 0.8, 1, 1.2, 1.4, 1.6, 1.8], abs=1e-3
+    )
+    assert [result["frame"] for result in found[0]] == list(range(10))
+    assert found[0] == found[1]
+    assert [len(result["faces"]) for result in found[0]] == [1] * 8 + [2] * 2
+
+
+def test_video_is_read_frame_by_frame(visit: Visits, tmp_path: Path) -> None:
+    short = write_clip(tmp_path / "short.mp4", [scene(40 + 3 * number) for number in range(12)])
+    seen = visit("video")
+    read_video(seen, short, "Every frame")
+    results = session_of(seen)["results"]
+    assert [result["time_s"] for result in results] == pytest.approx(np.arange(12) / FPS, abs=1e-3)
+
+
+def test_video_is_looked_through_with_timeline_and_keys(visit: Visits, clip: Path) -> None:
+    page = read_video(visit("video"), clip)
+    page.wait_for_function(HAS_BOXES)
+    timeline = page.get_by_role("slider", name=re.compile("Timeline of person"))
+    timeline.press("End")
+    page.wait_for_function("() => document.querySelector('video').currentTime > 1.7")
+    page.get_by_role("button", name=re.compile(r"^Person 1 · ")).wait_for()
+    box = timeline.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_function("() => document.querySelector('video').currentTime < 1.5")
+    page.get_by_role("slider", name="Moment of the video").fill("0")
+    page.wait_for_function("() => document.querySelector('video').currentTime === 0")
+    assert float(timeline.get_attribute("aria-valuenow") or 1) == 0
+    page.locator("body").press("Space")
+    page.get_by_role("button", name="Pause").wait_for()
+    page.wait_for_function("() => document.querySelector('video').currentTime > 0.3")
+    page.locator("body").press("Space")
+    page.get_by_role("button", name="Play").wait_for()
+
+
+def test_video_has_events_a_baseline_and_a_report(
+    visit: Visits, clip: Path, tmp_path: Path
+) -> None:
+    seen = visit("video")
+    page = read_video(seen, clip)
+    markers = tmp_path / "events.csv"
+    markers.write_text("start;end;label\n0:00.5;1.5;film\n")
+    page.locator(".session input[type=file]").set_input_files(markers)
+    page.get_by_role("button", name="Go to 0:00.5").wait_for()
+    page.get_by_label("From second").fill("0")
+    page.get_by_label("To second").fill("1")
+    page.locator(".session").get_by_role("button", name="Set baseline").click()
+    page.get_by_text("Corrected by 0:00.0 to 0:01.0.").wait_for()
+    report = page.get_by_label("Report", exact=True)
+    assert "film" in report.inner_text()
+    assert "Corrected by the baseline" in report.inner_text()
+    panel = page.get_by_role("region", name="Session", exact=True)
+    rows = rows_of(save(seen, panel, "a row for each face")[1])
+    assert list(rows[0]) == list(table_columns(EMOTIONS, smoothed=True, corrected=True))
+    assert rows[0]["emotion"] == "happy"
+    assert rows[0]["corrected_emotion"] == "neutral"
+    assert rows[0]["source"] == "clip.mp4"
+    rows = rows_of(save(seen, panel, "in each event")[1])
+    assert list(rows[0]) == event_columns(EMOTIONS, corrected=True)
+    assert (rows[0]["start_s"], rows[0]["end_s"]) == ("0.5", "1.5")
+    assert b"<svg" in save(seen, panel, "SVG drawing")[1]
+    page.locator(".session").get_by_role("button", name="Reset").click()
+    page.locator(".session input[type=file]").set_input_files(
+        {"name": "wrong.csv", "mimeType": "text/csv", "buffer": b"a,b\n1,2\n"}
+    )
+    page.get_by_text("wrong.csv was not loaded").wait_for()
+
+
+def test_stopped_video_keeps_what_was_read(visit: Visits, clip: Path) -> None:
+    seen = visit("video")
+    page = open_video(seen, clip)
+    page.get_by_label("Frames a second").select_option(label="25 a second")
+    page.get_by_role("button", name="Read the video").click()
+    page.get_by_text(re.compile(r"^[2-9] of 50 frames")).wait_for(timeout=30_000)
+    page.get_by_role("button", name="Stop here").click()
+    page.get_by_text("Not saved").wait_for()
+    assert 2 <= len(session_of(seen)["results"]) < 50
+
+
+def test_video_without_a_face(visit: Visits, tmp_path: Path) -> None:
+    seen = visit("video")
+    page = read_video(seen, write_clip(tmp_path / "empty.mp4", [scene(None)] * 10))
+    page.get_by_text("No face was found in this video").wait_for()
+    assert [result["status"] for result in session_of(seen)["results"]] == ["no_face"] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "title"),
+    [
+        ("holiday.mp4", b"not a video" * 100, "This browser cannot play holiday.mp4"),
+        ("nothing.mp4", b"", "nothing.mp4 is empty"),
+    ],
+)
+def test_video_that_cannot_be_read(
+    visit: Visits, tmp_path: Path, name: str, content: bytes, title: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    page = open_video(visit("video"), tmp_path / name)
+    alert = page.get_by_role("alert").filter(has_text=title)
+    alert.wait_for()
+    assert alert.get_by_role("button", name="Another video").is_visible()
+
+
+# ---------------------------------------------------------------- sessions side by side
+def test_sessions_side_by_side(visit: Visits, clip: Path, tmp_path: Path) -> None:
+    seen = visit("video")
+    page = read_video(seen, clip)
+    page.keyboard.press("1")
+    page.get_by_role("slider", name=re.compile("Timeline")).press("End")
+    page.locator("body").press("1")
+    other = session_of(seen) | {"name": "other"}
+    other["results"] = other["results"][:5]
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    (tmp_path / "wrong.json").write_text("{}")
+    page.get_by_role("tab", name="Compare").click()
+    files = [tmp_path / "other.json", tmp_path / "wrong.json"]
+    page.locator("#view-compare input[type=file]").set_input_files(files)
+    page.get_by_text("wrong.json was not opened").wait_for()
+    lanes = page.locator(".lane")
+    assert lanes.locator("h2").all_inner_texts() == ["clip.mp4", "other"]
+    ends = {each.get_attribute("aria-valuemax") for each in lanes.get_by_role("slider").all()}
+    assert len(ends) == 1
+    assert page.get_by_role("table").count() >= 2
+    name, content = seen.saved(page.get_by_role("button", name="Save the table").click)
+    rows = rows_of(content)
+    assert name == "comparison.csv"
+    assert list(rows[0]) == comparison_columns(EMOTIONS, corrected=False)
+    assert [(row["source"], row["frames"]) for row in rows] == [("clip.mp4", "10"), ("other", "5")]
+    page.get_by_role("button", name="Close other").click()
+    page.get_by_role("heading", name="other").wait_for(state="detached")
+
+
+def test_compare_invites_while_it_is_empty(visit: Visits) -> None:
+    page = visit("compare").page
+    page.get_by_role("heading", name="Lay sessions side by side").wait_for()
+    page.get_by_role("link", name="Read a video").click()
+    page.get_by_role("heading", name="See how expressions change in a video").wait_for()
+
+
+# ---------------------------------------------------------------- on the server
+def on_server(visit: Visits, view: str, **options: Any) -> Any:
+    seen = visit(view, **options)
+    seen.page.evaluate("""localStorage.setItem("mien-studio", '{"side": "server"}')""")
+    seen.page.reload()
+    return seen
+
+
+def test_server_reads_the_camera(visit: Visits) -> None:
+    page = start_camera(on_server(visit, "webcam", camera=True))
+    page.get_by_role("heading", name=re.compile(r"Person \d+ reads as happy")).wait_for()
+
+
+def test_server_reads_a_video(visit: Visits, clip: Path) -> None:
+    seen = on_server(visit, "video")
+    page = open_video(seen, clip)
+    assert "are sent to" in page.locator(".live-side").inner_text()
+    page.get_by_label("Frames a second").select_option(label="5 a second")
+    page.get_by_role("button", name="Read the video").click()
+    page.get_by_text("Not saved").wait_for(timeout=30_000)
+    page.get_by_role("button", name="Stop here").wait_for(state="hidden", timeout=60_000)
+    results = session_of(seen)["results"]
+    assert len(results) == 10
+    assert results[0]["faces"][0]["emotion"] == "happy"
+
+
+# ---------------------------------------------------------------- widths
+@pytest.mark.parametrize("view", ["webcam", "video", "compare"])
+def test_phone_needs_no_sideways_scrolling(visit: Visits, view: str) -> None:
+    page = visit(view, size="phone", scheme="dark").ready()
+    page.locator(f"#view-{view} h1").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
