@@ -464,7 +464,42 @@ def test_server_reads_a_video(visit: Visits, clip: Path) -> None:
     assert results[0]["faces"][0]["emotion"] == "happy"
 
 
-# ---------------------------------------------------------------- widths
+# ---------------------------------------------------------------- for everybody
+def check_axe(page: Page) -> None:
+    """Check that axe finds nothing, by all its rules."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    results = Axe().run(page, options={"resultTypes": ["violations"]})
+    found = [(each["id"], each["nodes"][0]["html"]) for each in results.response["violations"]]
+    assert not found
+
+
+@pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), ("phone", "dark")])
+def test_axe_finds_nothing_while_faces_are_read(
+    visit: Visits, clip: Path, size: str, scheme: str
+) -> None:
+    page = start_camera(visit("webcam", size=size, scheme=scheme, camera=True))
+    page.get_by_role("button", name="Record", exact=True).click()
+    page.get_by_role("button", name="Begin Event 1").click()
+    page.wait_for_timeout(600)
+    page.get_by_role("button", name="Pause").click()
+    page.get_by_role("button", name="Stop recording").click()
+    check_axe(page)
+    page.get_by_role("tab", name="Video").click()
+    page.locator("#view-video input[type=file]").first.set_input_files(clip)
+    page.get_by_role("button", name="Read the video").wait_for()
+    check_axe(page)
+    page.get_by_label("Frames a second").select_option(label="2 a second")
+    page.get_by_role("button", name="Read the video").click()
+    page.locator("#view-video .report").wait_for(timeout=30_000)
+    page.get_by_role("button", name="Stop here").wait_for(state="hidden", timeout=30_000)
+    check_axe(page)
+    page.get_by_role("tab", name="Compare").click()
+    page.get_by_role("heading", name="Sessions side by side").wait_for()
+    check_axe(page)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 @pytest.mark.parametrize("view", ["webcam", "video", "compare"])
 def test_phone_needs_no_sideways_scrolling(visit: Visits, view: str) -> None:
     page = visit(view, size="phone", scheme="dark").ready()

@@ -123,7 +123,7 @@ def test_a_server_that_goes_away_is_waited_for(visit: Visits) -> None:
 )
 def test_axe_finds_nothing(visit: Visits, view: str, size: str, scheme: str) -> None:
     page = visit(view, size=size, scheme=scheme).page
-    page.locator("main").wait_for()
+    page.locator(f"#view-{view} h1:visible").first.wait_for()
     assert chosen(page) == view
     found = violations(page)
     assert not found, json.dumps(found, indent=1)

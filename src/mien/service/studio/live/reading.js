@@ -21,7 +21,7 @@ export function createReading({ strings, palette, onPerson = () => {} }) {
   let bars = null;
 
   const people = h("div.people", { role: "group", "aria-label": text.people, hidden: true });
-  const title = h("h3");
+  const title = h("h2");
   const flags = h("p.reading-flags");
   const scores = h("div.reading-scores");
   const needle = h("span.valence-needle");
@@ -63,8 +63,8 @@ export function createReading({ strings, palette, onPerson = () => {} }) {
     const corrected = both ? createBars({ palette, emotions, label: text.corrected }) : null;
     fill(
       scores,
-      h("div", null, both && h("h4", null, text.asRead), read.element),
-      both && h("div", null, h("h4", null, text.corrected), corrected.element),
+      h("div", null, both && h("h3", null, text.asRead), read.element),
+      both && h("div", null, h("h3", null, text.corrected), corrected.element),
     );
     scores.dataset.both = String(both);
     return { key: `${emotions}|${both}`, read, corrected };

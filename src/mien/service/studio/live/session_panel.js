@@ -275,7 +275,7 @@ function createBaseline(context, session, { moment, onChange }) {
   const element = h(
     "section.panel.baseline",
     { "aria-label": text.title },
-    h("header.panel-head", null, h("h3", null, text.title)),
+    h("header.panel-head", null, h("h2", null, text.title)),
     state,
     h("div.row", null, from.row, to.row),
     h("div.row", null, h("button.button", { type: "button", onclick: set }, icon("face"), text.set), reset),

@@ -59,10 +59,11 @@ class WebcamView {
   }
 
   #layout() {
-    this.running = h("section.panel", { "aria-label": this.#text.timeline }, h("h3.running-head", null, this.#text.timeline), this.timeline.element);
+    this.running = h("section.panel", { "aria-label": this.#text.timeline }, h("h2.running-head", null, this.#text.timeline), this.timeline.element);
     this.side = h("div.live-side", null, this.reading.element, this.baseline.element, this.markers.element);
     this.recordings = h("div.stack");
-    const left = h("div.live-left", null, this.stage.element, this.controls.element, this.running);
+    this.heading = h("h1.visually-hidden", null, this.title);
+    const left = h("div.live-left", null, this.heading, this.stage.element, this.controls.element, this.running);
     return h("div.stack.webcam", null, h("div.live-main", null, left, this.side), this.recordings);
   }
 
@@ -120,7 +121,7 @@ class WebcamView {
     this.#paused = false;
     this.#showControls();
     this.baseline.show(null);
-    for (const part of [this.side, this.running]) part.hidden = false;
+    for (const part of [this.heading, this.side, this.running]) part.hidden = false;
     this.#context.announce(this.#text.started);
     this.controls.cameras(await listCameras(), track.getSettings().deviceId);
   }
@@ -158,7 +159,7 @@ class WebcamView {
     const text = this.#text;
     const { settings, host } = this.#context;
     const isServer = settings.get().side === "server";
-    for (const part of [this.side, this.running, this.controls.element]) part.hidden = true;
+    for (const part of [this.heading, this.side, this.running, this.controls.element]) part.hidden = true;
     const { title, text: words } = wrong ?? { title: text.heading, text: text.lead };
     this.stage.say(
       h(
@@ -357,7 +358,7 @@ function createBaselineControls(text, { set, reset }) {
   const state = h("p.hint");
   const setButton = h("button.button", { type: "button", onclick: set }, icon("face"), text.set);
   const resetButton = h("button.button.quiet", { type: "button", onclick: () => (setButton.focus(), reset()) }, text.reset);
-  const element = h("section.panel.baseline", { "aria-label": text.title }, h("header.panel-head", null, h("h3", null, text.title)), state, h("div.row", null, setButton, resetButton));
+  const element = h("section.panel.baseline", { "aria-label": text.title }, h("header.panel-head", null, h("h2", null, text.title)), state, h("div.row", null, setButton, resetButton));
   return {
     element,
     show(baseline) {
