@@ -159,7 +159,7 @@ def test_recording_becomes_a_table_a_session_and_a_picture(visit: Visits) -> Non
     page.keyboard.press("1")
     page.wait_for_timeout(300)
     page.get_by_role("button", name="Stop recording").click()
-    panel = page.get_by_role("region", name="Session", exact=True)
+    panel = page.locator(".session")
     panel.get_by_text("Not saved").wait_for()
     assert panel.get_by_label("Report").is_visible()
 
@@ -203,7 +203,7 @@ def test_unsaved_recording_is_asked_about(visit: Visits) -> None:
     page.get_by_role("tab", name="Webcam").click()
     page.get_by_role("button", name="Start the camera").wait_for()
     assert page.evaluate("document.querySelector('video').srcObject") is None
-    panel = page.get_by_role("region", name="Session", exact=True)
+    panel = page.locator(".session")
     panel.get_by_role("button", name="Discard").click()
     page.get_by_role("dialog").get_by_role("button", name="Keep it").click()
     assert panel.is_visible()
@@ -285,7 +285,7 @@ def read_video(visit: Any, path: Path, rate: str = "5 a second") -> Page:
 
 
 def session_of(visit: Any) -> dict[str, Any]:
-    panel = visit.page.get_by_role("region", name="Session", exact=True)
+    panel = visit.page.locator(".session")
     content = save(visit, panel, "can be opened in Compare")[1]
     session: dict[str, Any] = json.loads(content)
     return session
@@ -350,7 +350,7 @@ def test_video_has_events_a_baseline_and_a_report(
     report = page.get_by_label("Report", exact=True)
     assert "film" in report.inner_text()
     assert "Corrected by the baseline" in report.inner_text()
-    panel = page.get_by_role("region", name="Session", exact=True)
+    panel = page.locator(".session")
     rows = rows_of(save(seen, panel, "a row for each face")[1])
     assert list(rows[0]) == list(table_columns(EMOTIONS, smoothed=True, corrected=True))
     assert rows[0]["emotion"] == "happy"

@@ -431,7 +431,6 @@ export const strings = {
 
   // ---------------------------------------------------------------- sessions
   session: {
-    title: "Session",
     name: "Name of the session",
     saved: "Saved",
     unsaved: "Not saved",

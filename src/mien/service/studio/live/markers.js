@@ -39,7 +39,7 @@ export function createMarkers({ strings, now, onChange, announce, onSeek, hasKey
   const more = h("button.button.quiet", { type: "button", onclick: addKey }, icon("plus"), text.addKey);
   const element = h(
     "section.panel.markers",
-    { "aria-label": text.title },
+    null,
     h("header.panel-head", null, h("h2", null, text.title), h("div.row", null, tools)),
     hasKeys && [h("p.hint", null, text.hint), keys, more],
     !hasKeys && none,

@@ -54,15 +54,15 @@ export function createSessionPanel(context, session, { timelinePlace = null, has
   const people = h("div.people", { role: "group", "aria-label": text.person });
   const report = h("div.report-place");
   const saved = h("span.chip", { title: text.unsavedHint });
-  const running = h("section.panel", { "aria-label": strings.timeline.label }, people, timeline.element);
+  const running = h("div.panel", null, people, timeline.element);
   timelinePlace?.replaceChildren(running);
   const element = h(
     "section.session.stack",
-    { "aria-label": text.title, tabIndex: -1 },
+    { "aria-label": session.name, tabIndex: -1 },
     h(
       "header.session-head",
       null,
-      nameField(text, session),
+      nameField(text, session, () => element.setAttribute("aria-label", session.name)),
       saved,
       createMenu({ label: text.save, iconName: "download", items: fileItems(context, session, timeline), className: "primary" }),
       h("button.button.quiet", { type: "button", onclick: discard }, icon("trash"), text.discard),
@@ -153,11 +153,12 @@ export function createSessionPanel(context, session, { timelinePlace = null, has
   };
 }
 
-function nameField(text, session) {
+function nameField(text, session, onRename) {
   const rename = ({ target }) => {
     session.name = target.value.trim() || session.name;
     target.value = session.name;
     openSessions.touch(session);
+    onRename();
   };
   return h("input.input.session-name", { type: "text", value: session.name, maxLength: 120, "aria-label": text.name, onchange: rename });
 }
@@ -274,7 +275,7 @@ function createBaseline(context, session, { moment, onChange }) {
   show();
   const element = h(
     "section.panel.baseline",
-    { "aria-label": text.title },
+    null,
     h("header.panel-head", null, h("h2", null, text.title)),
     state,
     h("div.row", null, from.row, to.row),

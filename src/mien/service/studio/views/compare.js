@@ -196,7 +196,7 @@ function shareTable(title, heads, rows, emotions, text) {
   const names = [...heads.map((name) => h("th", { scope: "col" }, name)), ...[text.columns.seconds, text.columns.valence, ...emotions.map(emotionName)].map((name) => h("th.figure", { scope: "col" }, name))];
   return h(
     "section.panel",
-    { "aria-label": title },
+    null,
     h("header.panel-head", null, h("h2", null, title), h("p.hint", null, text.cells)),
     h("div.scroll", { tabIndex: 0, role: "region", "aria-label": title }, h("table.table.compare-table", null, h("thead", null, h("tr", null, names)), h("tbody", null, rows.map(line)))),
   );
