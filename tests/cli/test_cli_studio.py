@@ -16,7 +16,7 @@ import pytest
 
 from mien.cli import studio
 from mien.cli.main import build_parser, main
-from mien.core.errors import EXIT_DONE, EXIT_INPUT, EXIT_USAGE
+from mien.core.errors import EXIT_DONE, EXIT_INPUT, EXIT_MODEL, EXIT_USAGE
 from service_maker import ask, until
 
 pytestmark = pytest.mark.skipif(
@@ -64,6 +64,17 @@ def test_without_a_screen_it_says_the_address(
     assert capsys.readouterr().err == (
         "there is no screen here: open http://127.0.0.1:8000/ in a browser\n"
     )
+
+
+@pytest.mark.parametrize("has_runtime", [True, False])
+def test_serving_says_what_the_page_lacks(
+    has_runtime: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mien.service.page_files.Folders.has_runtime", has_runtime)
+    words = ["--port", "0", "--model", "nowhere"]
+    assert main(["studio", "--no-browser", *words]) == EXIT_MODEL
+    told = capsys.readouterr().err
+    assert ("run 'python hatch_build.py' there and start again" in told) is not has_runtime
 
 
 @pytest.mark.parametrize(("words", "port"), [([], 0), (["--port", "8001"], 8001)])

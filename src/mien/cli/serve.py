@@ -197,6 +197,7 @@ class Settings:
 def _listen_and_serve(
     args: argparse.Namespace, log: ServiceLog, on_listening: Callable[[str], None]
 ) -> int:
+    from mien.service.page_files import NO_RUNTIME, Folders
     from mien.service.processes import check_count, supervise
     from mien.service.server import host_and_port, listen, raise_file_limit
 
@@ -210,6 +211,8 @@ def _listen_and_serve(
         if not _is_loopback(port) and not settings.access.digests:
             text = "others can reach this address, and there is no authentication"
             log.say(f"mien: {text}: use --token-file, or a proxy that has one")
+        if not Folders.found().has_runtime:
+            log.say(f"mien: {NO_RUNTIME}")
         on_listening(address)
         if args.processes == 1:
             serve(port, settings)
