@@ -68,6 +68,18 @@ def test_states_and_descriptions_are_for_everybody(guarded: Service, path: str) 
     assert guarded.ask(path).status == 200
 
 
+def test_the_description_says_what_wants_a_token(guarded: Service, service: Service) -> None:
+    described = guarded.ask("/openapi.json").json
+    assert described["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
+    wants = {
+        path
+        for path, operations in described["paths"].items()
+        if all("security" in operation for operation in operations.values())
+    }
+    assert wants == {"/v1/analyze", "/v1/stream", "/v1/video", "/version", "/metrics"}
+    assert "securitySchemes" not in service.ask("/openapi.json").json["components"]
+
+
 def test_a_file_of_tokens_has_one_a_line() -> None:
     text = f"# of the web page\n{TOKEN}\n\n  {OTHER}  \r\n#{TOKEN}x\n"
     assert tokens_in(text) == [TOKEN, OTHER]

@@ -154,7 +154,15 @@ def test_the_page_needs_no_other_server_and_no_script(service: Service) -> None:
     assert "default-src 'none'" in reply.headers["content-security-policy"]
     assert "<script" not in reply.text
     assert not re.findall(r"""(?:src|href|action)=["']?(?:\w+:|//)""", reply.text)
-    for shown in ("POST /v1/analyze", "multipart/form-data", "422", 'id="Face"', "mien/1"):
+    for shown in (
+        "POST /v1/analyze",
+        "POST /v1/video",
+        "<code>every</code>",
+        "multipart/form-data",
+        "422",
+        'id="Face"',
+        "mien/1",
+    ):
         assert shown in reply.text
     assert set(re.findall(r'href="#(\w+)"', reply.text)) <= set(
         re.findall(r'id="(\w+)"', reply.text)

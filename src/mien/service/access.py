@@ -56,6 +56,10 @@ class Access:
             tuple(dict.fromkeys(map(normal_origin, origins))),
         )
 
+    def closes(self, path: str) -> bool:
+        """Say whether a path answers those alone who have a token."""
+        return bool(self.digests) and (path.startswith(_CLOSED_BELOW) or path in _CLOSED)
+
     def refusal(
         self, path: str, headers: Headers, subprotocols: Sequence[str] = ()
     ) -> ApiError | None:
@@ -66,8 +70,7 @@ class Access:
             headers: the request's.
             subprotocols: what a WebSocket offers: ``bearer.<token>`` may be one of them.
         """
-        is_closed = path.startswith(_CLOSED_BELOW) or path in _CLOSED
-        if not self.digests or not is_closed:
+        if not self.closes(path):
             return None
         scheme, _, token = headers.get("authorization", "").partition(" ")
         given = [token.strip()] if scheme.lower() == "bearer" else []

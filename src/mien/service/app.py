@@ -77,12 +77,25 @@ def create_app(
     app.include_router(make_router(service))
     app.add_api_route("/docs", _docs(app), include_in_schema=False, response_class=HTMLResponse)
     app.router.routes += page_routes(page_files())
-    app.add_middleware(
-        Middleware, metrics=metrics, access=access or Access(), on_request=on_request
-    )
+    access = access or Access()
+    _describe_tokens(app, access)
+    app.add_middleware(Middleware, metrics=metrics, access=access, on_request=on_request)
     app.add_exception_handler(ApiError, _error_response)
     app.add_exception_handler(HTTPException, _routing_error)
     return app
+
+
+def _describe_tokens(app: FastAPI, access: Access) -> None:
+    """Have the description say which paths want a token, if any do."""
+    closed = [path for path in PATHS if access.closes(path)]
+    if not closed:
+        return
+    described = app.openapi()
+    bearer = {"type": "http", "scheme": "bearer"}
+    described["components"]["securitySchemes"] = {"bearer": bearer}
+    for path in closed:
+        for operation in described["paths"][path].values():
+            operation["security"] = [{"bearer": []}]
 
 
 def _docs(app: FastAPI) -> Callable[[], Awaitable[HTMLResponse]]:

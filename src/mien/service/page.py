@@ -28,7 +28,8 @@ section { margin-top: 2.5rem; }
 """
 _EXAMPLES = """\
 curl -F image=@photo.jpg http://HOST:PORT/v1/analyze
-curl --data-binary @photo.jpg -H "Content-Type: image/jpeg" http://HOST:PORT/v1/analyze"""
+curl --data-binary @photo.jpg -H "Content-Type: image/jpeg" http://HOST:PORT/v1/analyze
+curl -N -F video=@clip.mp4 'http://HOST:PORT/v1/video?every=0.5'"""
 _FORM = """\
 <form method="post" action="v1/analyze" enctype="multipart/form-data">
 <p><label>Try it: <input type="file" name="image" accept="image/*" required></label>
@@ -66,6 +67,12 @@ def _operation(method: str, path: str, operation: Mapping[str, Any]) -> Iterator
         body = operation["requestBody"]
         types = ", ".join(f"<code>{escape(kind)}</code>" for kind in body["content"])
         yield f"<p>Body: {escape(body['description'])} Types: {types}.</p>"
+    if "parameters" in operation:
+        given = [
+            (f"<code>{escape(each['name'])}</code>", escape(each["description"]))
+            for each in operation["parameters"]
+        ]
+        yield _table(("in the query", "what it does"), given)
     rows = [
         (f"<code>{escape(status)}</code>", escape(reply["description"]), _reply_kind(reply))
         for status, reply in operation["responses"].items()

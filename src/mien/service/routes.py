@@ -51,8 +51,8 @@ _ANALYZE_ERRORS = (400, 401, 408, 413, 415, 422, 500, 503)
 _TRACK = {
     "name": "track",
     "in": "query",
-    "description": "number people (`track_id`) and smooth their scores over time (`smoothed`)",
-    "schema": {"type": "boolean", "default": False},
+    "description": "1: number people (track_id) and smooth their scores over time (smoothed)",
+    "schema": {"type": "string"},
 }
 _FILE = {"type": "string", "format": "binary", "minLength": 1}
 _BODY = {
