@@ -1,6 +1,6 @@
 /** What a recording says, as tables: people, episodes, events. */
 
-import { applyBaseline, episodes, formatTime, labelsOf, markerTable, summary } from "../../mien-web/analysis/index.js";
+import { applyBaseline, episodes, formatTime, labelsOf, markerTable, scoreColumns, summary } from "../../mien-web/analysis/index.js";
 import { counted, format, percent, strings as pageStrings } from "../strings.js";
 import { fill, h, newId } from "./dom.js";
 import { colourOf, emotionName } from "./faces.js";
@@ -96,12 +96,11 @@ function markerTables(results, markers, page) {
   const last = results.findLast((result) => result.time_s != null)?.time_s ?? 0;
   const ended = markers.map((marker) => ({ ...marker, end: marker.end ?? Math.max(last, marker.start) }));
   const prefix = isCorrected ? "corrected_" : "";
+  const columns = scoreColumns(labels);
   const head = [words.event, figure(words.start), figure(words.end), words.person, figure(words.seen), words.emotion, figure(words.valence), ...labels.map((label) => figure(emotionName(label)))];
   const rows = markerTable(results, ended, { labels, corrected: isCorrected }).map((row) => {
-    const isThere = row[`${prefix}valence`] != null || row[`${prefix}${labels[0]}`] != null;
-    const from = isThere ? prefix : "";
-    const cell = (label) => row[`${from}${label}`] ?? row[`${from}score_${label}`] ?? null;
-    const means = Object.fromEntries(labels.map((label) => [label, cell(label)]));
+    const from = row[prefix + columns[labels[0]]] == null ? "" : prefix; // not everybody is in the baseline
+    const means = Object.fromEntries(labels.map((label) => [label, row[from + columns[label]]]));
     const most = labels.reduce((best, label) => ((means[label] ?? -1) > (means[best] ?? -1) ? label : best));
     return [
       rowHead(row.label || words.unnamed),
