@@ -48,11 +48,11 @@ def scene(left: int | None, *, second: bool = False) -> Image.Image:
     return picture
 
 
-def write_clip(path: Path, pictures: list[Image.Image]) -> Path:
-    """Write pictures as a video in H.264, 25 a second."""
+def write_clip(path: Path, pictures: list[Image.Image], *, codec: str = "libx264") -> Path:
+    """Write pictures as a video, 25 a second."""
     av = pytest.importorskip("av")
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FPS)
+        stream = container.add_stream(codec, rate=FPS)
         stream.width, stream.height, stream.pix_fmt = 640, 480, "yuv420p"
         for picture in pictures:
             frame = av.VideoFrame.from_ndarray(np.asarray(picture), format="rgb24")
@@ -454,14 +454,40 @@ def test_server_reads_the_camera(visit: Visits) -> None:
 def test_server_reads_a_video(visit: Visits, clip: Path) -> None:
     seen = on_server(visit, "video")
     page = open_video(seen, clip)
-    assert "are sent to" in page.locator(".live-side").inner_text()
+    assert "The video is sent to" in page.locator("#view-video .live-side").inner_text()
     page.get_by_label("Frames a second").select_option(label="5 a second")
     page.get_by_role("button", name="Read the video").click()
-    page.get_by_text("Not saved").wait_for(timeout=30_000)
+    page.locator("#view-video .report").wait_for(timeout=60_000)
     page.get_by_role("button", name="Stop here").wait_for(state="hidden", timeout=60_000)
+    page.wait_for_function(HAS_BOXES)
     results = session_of(seen)["results"]
     assert len(results) == 10
-    assert results[0]["faces"][0]["emotion"] == "happy"
+    assert results[0]["source"] == "clip.mp4"
+    assert results[0]["faces"][0]["smoothed"]["emotion"] == "happy"
+
+
+def test_server_reads_what_the_browser_cannot_play(visit: Visits, tmp_path: Path) -> None:
+    pictures = [scene(40 + number) for number in range(10)]
+    seen = visit("video")
+    page = open_video(seen, write_clip(tmp_path / "old.avi", pictures, codec="mpeg4"))
+    page.get_by_role("heading", name="This browser cannot play old.avi").wait_for()
+    page.get_by_role("button", name="read it").click()
+    page.get_by_label("Frames a second").select_option(label="Every frame")
+    page.get_by_role("button", name="Read the video").click()
+    page.locator("#view-video .report").wait_for(timeout=60_000)
+    page.get_by_role("button", name="Stop here").wait_for(state="hidden", timeout=60_000)
+    assert len(session_of(seen)["results"]) == 10
+
+
+def test_server_says_what_it_refuses(visit: Visits, tmp_path: Path) -> None:
+    (tmp_path / "holiday.mp4").write_bytes(b"not a video" * 100)
+    seen = visit("video")
+    page = open_video(seen, tmp_path / "holiday.mp4")
+    page.get_by_role("button", name="read it").click()
+    page.get_by_role("button", name="Read the video").click()
+    page.get_by_role("alert").filter(has_text="The video was not read").wait_for()
+    assert page.get_by_role("button", name="Read the video").is_visible()
+    seen.forgive("422")
 
 
 # ---------------------------------------------------------------- for everybody

@@ -13,6 +13,8 @@
  *   onWait?: (seconds: number, why: "busy"|"offline") => void}) => Promise<Result>} analyze
  * @property {(image: ImageBitmapSource, time_s: number) => Promise<Result|null>} frame of a live picture; null for one
  *   that a newer frame has overtaken
+ * @property {(file: File, options?: {every?: number|null, signal?: AbortSignal}) => AsyncGenerator<object>} [video] of the
+ *   server's side: a whole video's results, and events of `mien-event/1` between them
  * @property {(image: Blob|ImageBitmapSource, face: object, options?: object) => Promise<{size: number, values: Float32Array}>} explain
  * @property {() => void} close
  */
@@ -134,6 +136,7 @@ async function serverEngine(onState, askToken) {
       }
       return result;
     },
+    video: (file, options) => videoThere(file, options, askToken),
     explain: async () => {
       throw new EngineError("server", "a server makes no heat maps: read in this browser for them");
     },
@@ -195,6 +198,24 @@ async function analyzeThere(image, { source, signal, onWait = () => {} }, onStat
 function waitFor(reply, attempt) {
   const asked = Number(reply?.headers.get("Retry-After"));
   return Math.min(MAX_WAIT_S, Math.max(1, asked || 0, 2 ** attempt / 2));
+}
+
+/** A video's results and events, as the server has them ready; `every` is seconds between two frames, null for each. */
+async function* videoThere(file, { every = null, signal } = {}, askToken) {
+  const body = new FormData();
+  body.append("video", file, file.name);
+  const reply = await authorized(`v1/video${every === null ? "" : `?every=${every}`}`, { method: "POST", body, signal }, askToken);
+  if (!reply.ok) {
+    const { error = `the server answered ${reply.status}` } = await reply.json().catch(() => ({}));
+    throw new EngineError("server", error);
+  }
+  const reader = reply.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (let { value, done } = await reader.read(); !done; { value, done } = await reader.read()) {
+    const lines = (text + value).split("\n");
+    text = lines.pop();
+    for (const line of lines) yield JSON.parse(line);
+  }
 }
 
 /** A reply as a result: what the service refuses has the status that `mien predict` would give it. */

@@ -362,7 +362,10 @@ export const strings = {
     choose: "Choose a video",
     other: "Another video",
     privateBrowser: "Read in this browser. The video does not leave this device.",
-    privateServer: "Its frames are sent to {host} to be read. They are not kept there.",
+    privateServer: "The video is sent to {host} to be read. It is not kept there.",
+    onServer: "Let {host} read it",
+    noPlayer: "This browser cannot play it. The server reads it, and it is not shown.",
+    uploading: "Sending it to {host}…",
     formats: "MP4, WebM, MOV and what else this browser plays.",
     opening: "Opening {name}…",
     facts: "{width} × {height} · {time}",
@@ -384,6 +387,7 @@ export const strings = {
     cancelled: "Stopped. What was read is kept.",
     done: { one: "{count} frame is read.", other: "{count} frames are read." },
     failed: "The video could not be read to its end: {error}. What was read is kept.",
+    failedAtOnce: "The video was not read: {error}.",
     nobody: "No face was found in this video. Faces that look at the camera and are 24 pixels or more across are found best.",
     player: "Player",
     play: "Play",
@@ -394,7 +398,7 @@ export const strings = {
     errors: {
       format: {
         title: "This browser cannot play {name}",
-        text: "Convert it to MP4 with H.264, which every browser plays, or read it with a command: mien predict VIDEO --output FILE.json. Compare opens that file.",
+        text: "Convert it to MP4 with H.264, which every browser plays, or let a server or a command read it: mien predict VIDEO --output FILE.json. Compare opens that file.",
       },
       "no-picture": { title: "{name} has no picture", text: "This browser finds only sound in it, or does not know how its picture is packed. MP4 with H.264 is played by every browser." },
       damaged: { title: "{name} is damaged", text: "It cannot be read from here on. Copy it again from where it comes from, or convert it to MP4." },

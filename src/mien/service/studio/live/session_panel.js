@@ -64,7 +64,7 @@ export function createSessionPanel(context, session, { timelinePlace = null, has
       null,
       nameField(text, session, () => element.setAttribute("aria-label", session.name)),
       saved,
-      createMenu({ label: text.save, iconName: "download", items: fileItems(context, session, timeline), className: "primary" }),
+      saveMenu(context, session, timeline, "primary"),
       h("button.button.quiet", { type: "button", onclick: discard }, icon("trash"), text.discard),
     ),
     !timelinePlace && running,
@@ -186,8 +186,9 @@ export async function mayDiscard(context, session) {
 }
 
 // ---------------------------------------------------------------- files
-function fileItems(context, session, timeline) {
-  const { files } = context.strings.session;
+/** The menu of what a session can be saved as; figures are those of its timeline. */
+export function saveMenu(context, session, timeline, className = "") {
+  const { files, save: label } = context.strings.session;
   const { download: words } = context.strings;
   const kinds = [
     { ...files.csv, iconName: "table", suffix: ".csv", type: "text/csv", isAll: true, make: () => analysis.toCsv(session.results, { labels: session.emotions }) },
@@ -206,7 +207,8 @@ function fileItems(context, session, timeline) {
     if (isAll) openSessions.touch(session, { saved: true });
     return context.announce(format(words.saved, { name }));
   };
-  return kinds.map((kind) => ({ label: kind.name, hint: kind.hint, iconName: kind.iconName, action: () => save(kind) }));
+  const items = kinds.map((kind) => ({ label: kind.name, hint: kind.hint, iconName: kind.iconName, action: () => save(kind) }));
+  return createMenu({ label, iconName: "download", items, className });
 }
 
 /** What each person's face said in each event. */

@@ -3,6 +3,8 @@
 import { createTracker, formatTime } from "../../mien-web/analysis/index.js";
 import { fill, h, newId } from "../components/dom.js";
 import { icon } from "../components/icons.js";
+import { askToken } from "../components/token_dialog.js";
+import { createEngine } from "../engine.js";
 import { createSession, openSessions, placeAt } from "../session.js";
 import { counted, format } from "../strings.js";
 import { frameCount, videoFrames } from "./frames.js";
@@ -29,62 +31,68 @@ export class VideoDesk {
   #session = null;
   #panel = null;
   #work = null; // aborts the reading
+  #isClosed = false;
 
   /**
    * @param {object} context the page's
    * @param {File} file
-   * @param {object} video as `openVideo` gives it
+   * @param {object|null} video as `openVideo` gives it; null for one that this browser cannot play: the server reads it
    * @param {() => void} another asks for another video
    */
   constructor(context, file, video, another) {
-    const { strings, palette } = context;
-    Object.assign(this, { stage: createStage({ palette, label: file.name }) });
     this.#context = context;
-    this.#text = strings.video;
+    this.#text = context.strings.video;
     this.#file = file;
     this.#video = video;
     this.#another = another;
-    this.player = createPlayer(this.#text, this.stage.video, file, { onMoment: (seconds) => this.#showMoment(seconds) });
-    this.reading = createReading({ strings, palette, onPerson: () => this.#showMoment(this.player.moment()) });
-    this.options = createOptions(context, video.duration, (rate) => this.#read(rate));
+    this.options = createOptions(context, video?.duration ?? null, (rate) => this.#read(rate));
     this.progress = createProgress(this.#text, () => this.#work?.abort());
-    this.keys = pageKeys((key) => this.#key(key));
-    this.stage.shape(video.width, video.height);
-    this.reading.element.hidden = true;
     this.place = h("div");
-    this.timelinePlace = h("div.timeline-place");
-    this.element = this.#layout();
+    this.element = h("div.stack", null, this.#head(), video ? this.#withPlayer() : h("div.live-side", null, this.options.element, this.progress.element), this.place);
   }
 
-  #layout() {
-    const { width, height, duration } = this.#video;
-    const facts = format(this.#text.facts, { width, height, time: formatTime(duration) });
-    const side = h("div.live-side", null, this.options.element, this.progress.element, this.reading.element);
+  #head() {
+    const { width, height, duration } = this.#video ?? {};
+    const facts = this.#video ? format(this.#text.facts, { width, height, time: formatTime(duration) }) : this.#text.noPlayer;
     return h(
-      "div.stack",
+      "header.view-head",
       null,
-      h("header.view-head", null, h("div.grow", null, h("h1", null, this.#file.name), h("p.hint", null, facts)), h("button.button", { type: "button", onclick: this.#another }, icon("upload"), this.#text.other)),
-      h("div.live-main", null, h("div.live-left", null, this.stage.element, this.player.element, this.timelinePlace), side),
-      this.place,
+      h("div.grow", null, h("h1", null, this.#file.name), h("p.hint", null, facts)),
+      h("button.button", { type: "button", onclick: this.#another }, icon("upload"), this.#text.other),
     );
   }
 
+  #withPlayer() {
+    const { strings, palette } = this.#context;
+    this.stage = createStage({ palette, label: this.#file.name });
+    this.stage.shape(this.#video.width, this.#video.height);
+    this.player = createPlayer(this.#text, this.stage.video, this.#file, { onMoment: (seconds) => this.#showMoment(seconds) });
+    this.reading = createReading({ strings, palette, onPerson: () => this.#showMoment() });
+    this.reading.element.hidden = true;
+    this.keys = pageKeys((key) => this.#key(key));
+    this.timelinePlace = h("div.timeline-place");
+    const side = h("div.live-side", null, this.options.element, this.progress.element, this.reading.element);
+    return h("div.live-main", null, h("div.live-left", null, this.stage.element, this.player.element, this.timelinePlace), side);
+  }
+
   show() {
-    this.keys.listen();
+    this.keys?.listen();
   }
 
   hide() {
-    this.keys.ignore();
-    this.player.pause();
+    this.keys?.ignore();
+    this.player?.pause();
   }
 
+  /** Let go of the video; what was read of it stays open. */
   close() {
+    this.#isClosed = true;
     this.#work?.abort();
-    this.keys.ignore();
-    this.player.close();
+    this.keys?.ignore();
+    this.player?.close();
+    this.stage?.destroy();
     this.#panel?.destroy();
-    this.stage.destroy();
-    if (!this.#work) this.#video.close();
+    if (!this.#work) this.#video?.close();
   }
 
   #key(key) {
@@ -98,37 +106,43 @@ export class VideoDesk {
     const { announce, notify } = this.#context;
     const { signal } = (this.#work = new AbortController());
     this.options.element.hidden = true;
-    this.progress.begin();
+    this.progress.begin(this.#text.loading);
     try {
-      const engine = await this.#context.engine();
+      const engine = this.#video ? await this.#context.engine() : await createEngine({ side: "server", askToken });
       this.#begin(engine);
-      await this.#readFrames(engine, rate, signal);
+      if (engine.video) await this.#readThere(engine, rate, signal);
+      else await this.#readHere(engine, rate, signal);
       announce(counted(this.#text.done, this.#session.results.length));
     } catch (error) {
-      const known = this.#text.errors[error.code];
       if (signal.aborted) announce(this.#text.cancelled);
-      else notify("error", known ? format(`${known.title}. ${known.text}`, { name: this.#file.name }) : format(this.#text.failed, { error: error.message }));
+      else notify("error", this.#problem(error));
     }
     this.#work = null;
     this.progress.end();
     this.#finish();
   }
 
+  #problem(error) {
+    const known = this.#text.errors[error.code];
+    if (known) return format(`${known.title}. ${known.text}`, { name: this.#file.name });
+    return format(this.#session?.results.length ? this.#text.failed : this.#text.failedAtOnce, { error: error.message });
+  }
+
   #begin({ labels, emotions, model }) {
     this.#session = createSession({ kind: "video", name: this.#file.name, labels, emotions, model });
-    this.#panel = createSessionPanel(this.#context, this.#session, {
+    const withPlayer = this.player && {
       timelinePlace: this.timelinePlace,
       onSeek: (seconds) => this.player.seek(seconds),
       onPerson: (track) => this.reading.choose(track),
-      onChange: () => this.#showMoment(this.player.moment()),
-      onDiscard: () => this.#startOver(),
-    });
+      onChange: () => this.#showMoment(),
+    };
+    this.#panel = createSessionPanel(this.#context, this.#session, { hasPlayer: Boolean(this.player), ...withPlayer, onDiscard: () => this.#startOver() });
     fill(this.place, this.#panel.element);
-    this.reading.element.hidden = false;
+    if (this.reading) this.reading.element.hidden = false;
   }
 
-  async #readFrames(engine, rate, signal) {
-    const session = this.#session;
+  /** Read frame by frame in this browser. */
+  async #readHere(engine, rate, signal) {
     const total = frameCount(this.#video.duration, rate);
     const tracker = createTracker({ every: rate === null ? null : 1 / rate });
     const cutPicture = createCutPictures();
@@ -142,22 +156,37 @@ export class VideoDesk {
       const pixels = cutPicture(image, time_s);
       const result = await engine.analyze(image, { source: this.#file.name, signal });
       image.close();
-      if (result.error) throw new Error(result.error);
-      session.labels ||= result.labels;
-      session.model ??= result.model;
-      session.results.push(tracker.update({ ...result, frame, time_s }, pixels));
-      this.progress.at(time_s / this.#video.duration, session.results.length, total);
-      this.#panel.refresh();
+      this.#take(tracker.update({ ...result, frame, time_s }, pixels));
+      this.progress.at(time_s / this.#video.duration, this.#session.results.length, total);
     }
   }
 
+  /** Send the file to the server, which reads, tracks and smooths as `mien predict` does. */
+  async #readThere(engine, rate, signal) {
+    const { host } = this.#context;
+    this.progress.begin(format(this.#text.uploading, { host }));
+    for await (const event of engine.video(this.#file, { every: rate === null ? null : 1 / rate, signal })) {
+      if (event.event === "progress") this.progress.at(event.share, this.#session.results.length, null);
+      else if (event.event !== "done") this.#take({ ...event, source: this.#file.name });
+    }
+  }
+
+  #take(result) {
+    if (result.error) throw new Error(result.error);
+    this.#session.labels ||= result.labels;
+    this.#session.model ??= result.model;
+    this.#session.results.push(result);
+    this.#panel.refresh();
+  }
+
   #finish() {
+    if (this.#isClosed) this.#video?.close();
     const results = this.#session?.results ?? [];
     if (results.length === 0) return this.#startOver();
-    this.#video.close();
     openSessions.add(this.#session);
+    if (this.#isClosed) return undefined;
     this.#panel.draw();
-    this.#showMoment(this.player.moment());
+    this.#showMoment();
     if (!results.some((result) => result.faces.length > 0)) this.#context.notify("info", this.#text.nobody);
     return undefined;
   }
@@ -167,13 +196,13 @@ export class VideoDesk {
     this.#panel?.destroy();
     this.#panel = this.#session = null;
     fill(this.place);
-    this.stage.clear();
-    this.reading.element.hidden = true;
+    this.stage?.clear();
+    if (this.reading) this.reading.element.hidden = true;
     this.options.element.hidden = false;
   }
 
-  #showMoment(seconds) {
-    if (!this.#session) return;
+  #showMoment(seconds = this.player?.moment()) {
+    if (!this.#session || !this.player) return;
     this.#panel.cursor(seconds);
     const result = shownAt(this.#session.results, seconds);
     this.reading.show(result);
@@ -225,11 +254,14 @@ function createOptions({ strings, settings, host }, duration, start) {
   const rate = () => Number(select.value) || null;
 
   function show() {
-    const count = frameCount(duration, rate());
+    const count = duration === null ? null : frameCount(duration, rate());
     const isLong = (count ?? MOST_A_SECOND * duration) > MOST_FRAMES;
     button.disabled = isLong;
-    hint.textContent = isLong ? format(text.tooLong, { most: MOST_FRAMES }) : count === null ? text.everyFrameHint : counted(text.frames, count);
-    privacy.textContent = settings.get().side === "server" ? format(text.privateServer, { host }) : text.privateBrowser;
+    if (isLong) hint.textContent = format(text.tooLong, { most: MOST_FRAMES });
+    else if (count !== null) hint.textContent = counted(text.frames, count);
+    else hint.textContent = rate() === null ? text.everyFrameHint : "";
+    const isSent = duration === null || settings.get().side === "server";
+    privacy.textContent = isSent ? format(text.privateServer, { host }) : text.privateBrowser;
   }
 
   settings.subscribe(show);
@@ -250,19 +282,19 @@ function createProgress(text, cancel) {
 
   return {
     element,
-    begin() {
+    begin(what) {
       element.hidden = false;
       began = 0;
       set(0);
-      words.textContent = text.loading;
+      words.textContent = what;
     },
-    /** @param {number} share of the video @param {number} done frames @param {number|null} total */
+    /** @param {number|null} share of the video @param {number} done frames @param {number|null} total */
     at(share, done, total) {
       began ||= performance.now(); // the first frame waits for the model
-      set(share);
+      set(share ?? 0);
       const frames = total === null ? format(text.framesSoFar, { done }) : format(text.framesOf, { done, total });
       const seconds = (((performance.now() - began) / 1000) * (1 - share)) / Math.max(share, 1e-3);
-      words.textContent = share > 0.02 ? `${frames} · ${format(text.left, { time: formatTime(Math.max(1, seconds), 0) })}` : frames;
+      words.textContent = share !== null && share > 0.02 ? `${frames} · ${format(text.left, { time: formatTime(Math.max(1, seconds), 0) })}` : frames;
     },
     end: () => void (element.hidden = true),
   };

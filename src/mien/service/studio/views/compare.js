@@ -8,7 +8,7 @@ import { icon } from "../components/icons.js";
 import { createTimeline } from "../components/timeline.js";
 import { signed } from "../components/timeline/paint.js";
 import { takeFiles } from "../live/drop.js";
-import { mayDiscard } from "../live/session_panel.js";
+import { mayDiscard, saveMenu } from "../live/session_panel.js";
 import { createSession, openSessions, peopleOf } from "../session.js";
 import { counted, decimal, format, percent } from "../strings.js";
 
@@ -77,12 +77,12 @@ export function createView(context) {
     const people = peopleOf(session.results);
     const chosen = persons.get(session);
     const track = people.some((person) => person.track === chosen) ? chosen : (people[0]?.track ?? null);
-    timeline.set(session.results, { markers: session.markers, track, baseline: session.baseline, domain: [0, end] });
+    timeline.set(session.results, { markers: session.markers, track, baseline: session.baseline, title: session.name, domain: [0, end] });
     timeline.onSeek((seconds) => timelines.forEach((each) => each.cursor(seconds)));
     return h(
       "section.panel.lane",
       { "aria-label": session.name },
-      h("header.panel-head", null, h("h2", null, session.name), people.length > 1 && personChoice(session, people, track), closeButton(session)),
+      h("header.panel-head", null, h("h2", null, session.name), people.length > 1 && personChoice(session, people, track), saveMenu(context, session, timeline), closeButton(session)),
       timeline.element,
     );
   }

@@ -7,6 +7,8 @@ import { openVideo } from "../live/frames.js";
 import { VideoDesk } from "../live/video_desk.js";
 import { format } from "../strings.js";
 
+const SENDABLE = ["format", "no-picture", "damaged"]; // what the server may read where this browser cannot
+
 /** @param {object} context the page's */
 export function createView(context) {
   const text = context.strings.video;
@@ -26,26 +28,33 @@ export function createView(context) {
     desk = null;
     fill(element, input, h("p.panel", { role: "status" }, format(text.opening, { name: file.name })));
     try {
-      desk = new VideoDesk(context, file, await openVideo(file), () => input.click());
-      fill(element, input, desk.element);
-      if (visible) desk.show();
+      place(file, await openVideo(file));
     } catch (error) {
-      fill(element, input, invitation(text.errors[error.code] ?? text.errors.damaged, file));
+      fill(element, input, invitation({ file, code: error.code in text.errors ? error.code : "damaged" }));
     }
   }
 
-  function invitation(wrong = null, file = null) {
+  function place(file, video) {
+    desk = new VideoDesk(context, file, video, () => input.click());
+    fill(element, input, desk.element);
+    if (visible) desk.show();
+  }
+
+  /** What the view says without a video: how to begin, or what is wrong with a file and how to mend it. */
+  function invitation(wrong = null) {
     const { settings, host } = context;
-    const isServer = settings.get().side === "server";
+    const { title, text: words } = wrong ? text.errors[wrong.code] : { title: text.heading, text: text.lead };
+    const isSent = settings.get().side === "server";
     return h(
       "div.drop-place",
       wrong && { role: "alert" },
       icon(wrong ? "warn" : "video"),
-      h("h1", null, wrong ? format(wrong.title, { name: file.name }) : text.heading),
-      h("p", null, wrong ? wrong.text : text.lead),
+      h("h1", null, wrong ? format(title, { name: wrong.file.name }) : title),
+      h("p", null, words),
       h("button.button.primary", { type: "button", onclick: () => input.click() }, icon("upload"), wrong ? text.other : text.choose),
+      SENDABLE.includes(wrong?.code) && h("button.button", { type: "button", onclick: () => place(wrong.file, null) }, icon("server"), format(text.onServer, { host })),
       h("p.hint", null, text.formats),
-      h("p.hint", null, isServer ? format(text.privateServer, { host }) : text.privateBrowser),
+      h("p.hint", null, isSent ? format(text.privateServer, { host }) : text.privateBrowser),
     );
   }
 
