@@ -117,15 +117,33 @@ def test_a_server_that_goes_away_is_waited_for(visit: Visits) -> None:
     opened.forgive("ERR_CONNECTION_REFUSED|503")  # it is asked again until it is ready
 
 
-@pytest.mark.parametrize("view", VIEWS)
+def test_arrow_keys_go_through_the_tabs(visit: Visits) -> None:
+    page = visit().page
+    first = page.get_by_role("tab").first
+    first.focus()
+    seen = [chosen(page)]
+    for _ in VIEWS:
+        page.keyboard.press("ArrowRight")
+        seen.append(chosen(page))
+    assert seen == [*VIEWS, VIEWS[0]]
+    page.keyboard.press("End")
+    assert chosen(page) == VIEWS[-1]
+    page.keyboard.press("Home")
+    assert chosen(page) == VIEWS[0]
+
+
 @pytest.mark.parametrize(
     ("size", "scheme"), [("desktop", "light"), ("desktop", "dark"), ("phone", "light")]
 )
-def test_axe_finds_nothing(visit: Visits, view: str, size: str, scheme: str) -> None:
-    page = visit(view, size=size, scheme=scheme).page
-    page.locator(f"#view-{view} h1:visible").first.wait_for()
-    assert chosen(page) == view
-    found = violations(page)
-    assert not found, json.dumps(found, indent=1)
-    width = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
-    assert width[0] <= width[1], "the page is wider than its window"
+def test_axe_finds_nothing_and_nothing_is_wider_than_the_window(
+    visit: Visits, size: str, scheme: str
+) -> None:
+    page = visit(size=size, scheme=scheme).page
+    for view in VIEWS:
+        page.evaluate(f"location.hash = '{view}'")
+        page.locator("[role=tabpanel]:visible :is(h1, h2):visible").first.wait_for()
+        assert chosen(page) == view
+        found = violations(page)
+        assert not found, json.dumps(found, indent=1)
+        width = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+        assert width[0] <= width[1], view
