@@ -7,7 +7,7 @@ On PublicTest: fifteen common corruptions at five strengths (common_corruptions.
 are shifted in their crop, larger or smaller, turned, or of few pixels. Both readings of a model are
 taken from one pass: "people" is held against the majority of FER+'s votes for the seven emotions,
 "fer2013" against FER-2013's labels. The same images go through all of it.
-docs/howto/evaluation.md says more.
+docs/evidence/corruptions.md says more.
 """
 
 from __future__ import annotations

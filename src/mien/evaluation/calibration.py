@@ -269,7 +269,7 @@ def fit_adaptive_temperature(logits: _Floats, labels: _Labels) -> Temperature:
 
     What is minimised is the cross-entropy of "is the prediction right?", not of the classes: the
     smoothed labels that a network has learned leave the latter's best temperature too cool.
-    `docs/howto/evaluation.md` compares both.
+    `docs/evidence/calibration.md` compares both.
 
     Args:
         logits: (N, classes); for a mean over views, `mien.core.calibration.log_of_mean`.
