@@ -7,6 +7,7 @@
  * @module mien-web
  */
 
+import { shown } from "./images.js";
 import { ALIGN } from "./preprocess.js";
 import { resultOf } from "./results.js";
 
@@ -24,6 +25,13 @@ export const PALETTE = Object.freeze({
 });
 
 const DETECTORS = ["libface", "none"];
+const FOREIGN = "comes from another site that does not share it: expected crossorigin on the element, and CORS there";
+// What a browser calls the reasons for which an image cannot be sent to the worker.
+const UNREADABLE = {
+  DataCloneError: FOREIGN,
+  SecurityError: FOREIGN,
+  InvalidStateError: "shows no picture: expected one that has been loaded",
+};
 const MOST_THREADS = 4;
 
 /**
@@ -105,19 +113,17 @@ class Recognizer {
     checkAlign(align);
     signal?.throwIfAborted();
     const source = options.source ?? (image instanceof globalThis.Blob && image.name ? image.name : null);
-    const [sent, transfer] = await sendable(image).catch((error) => {
-      if (error instanceof TypeError) throw error;
-      return [null, error];
-    });
-    if (sent === null) return this.#unreadable(source, transfer);
     try {
+      const [sent, transfer] = await sendable(image);
       const request = { kind: "analyze", image: sent, source, minFace, maxFaces, align };
       const { result, turns } = await this.#client.ask(request, transfer, signal);
       result.faces.forEach((face, index) => this.#turns.set(face, turns[index]));
       return result;
     } catch (error) {
-      if (error?.name === "DataCloneError") return this.#unreadable(source, error);
-      throw error;
+      const why = UNREADABLE[error?.name];
+      if (why === undefined) throw error;
+      const name = shown(source ?? "image");
+      return resultOf(this.#reading, { source, status: "unreadable", error: `${name} ${why}` });
     }
   }
 
@@ -149,14 +155,6 @@ class Recognizer {
   close() {
     this.#client.close();
   }
-
-  #unreadable(source, error) {
-    const isForeign = ["DataCloneError", "SecurityError"].includes(error.name);
-    const why = isForeign
-      ? "comes from another site that does not share it: expected crossorigin on the element, and CORS there"
-      : "shows no picture: expected one that has been loaded";
-    return resultOf(this.#reading, { source, status: "unreadable", error: `${source ?? "image"} ${why}` });
-  }
 }
 
 function checkAlign(align) {
@@ -187,8 +185,6 @@ async function sendable(image) {
   }
   const bitmap = await createImageBitmap(image, {
     imageOrientation: "from-image", colorSpaceConversion: "none", premultiplyAlpha: "none",
-  }).catch((error) => {
-    throw Object.assign(new Error(error.message), { name: error.name === "TypeError" ? "InvalidStateError" : error.name });
   });
   return [bitmap, [bitmap]];
 }

@@ -43,14 +43,14 @@ async function open({ model, labels, detector: name, detectorFile, runtime, thre
   const manifest = await fetchFile(new URL("manifest.json", model).href);
   reading = readingOf(parsed(manifest, model), labels);
   const files = [new URL(`${reading.labels}.onnx`, model).href, ...(name === "none" ? [] : [detectorFile])];
-  const progress = { loaded: 0, totals: files.map(() => 0) };
+  const totals = files.map(() => 0);
+  let loaded = 0;
   const fetched = files.map((url, index) =>
-    fetchFile(url, (part, total) => {
-      progress.loaded += part;
-      progress.totals[index] = total;
-      const isKnown = progress.totals.every(Boolean);
-      const total_ = isKnown ? progress.totals.reduce((one, other) => one + other) : 0;
-      self.postMessage({ progress: { loaded: progress.loaded, total: total_ } });
+    fetchFile(url, (part, whole) => {
+      loaded += part;
+      totals[index] = whole;
+      const total = totals.every(Boolean) ? totals.reduce((one, other) => one + other) : 0;
+      self.postMessage({ progress: { loaded, total } });
     }),
   );
   const [openNetwork, ...contents] = await Promise.all([loadRuntime(runtime, threads), ...fetched]);

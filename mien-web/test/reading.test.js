@@ -4,7 +4,7 @@ import test from "node:test";
 import { greatestOf, probabilities, readingOf } from "../src/classifier.js";
 import { decoded } from "../src/detector.js";
 import { coveredFaces, occlusion } from "../src/explain.js";
-import { imageKind, shown } from "../src/images.js";
+import { Decoder, imageKind, shown } from "../src/images.js";
 import { roundEven } from "../src/pictures.js";
 import { chosen, turnOf } from "../src/preprocess.js";
 import { faceOf, resultOf } from "../src/results.js";
@@ -179,4 +179,14 @@ test("files are known by their first bytes, and names are shown short", () => {
   );
   assert.equal(shown("a\nb"), "a�b");
   assert.equal(shown("n".repeat(500)).length, 100);
+});
+
+test("pictures without pixels, or with too many, are unreadable", async () => {
+  globalThis.ImageData = class {};
+  const closed = [];
+  const picture = (width, height) => ({ width, height, close: () => closed.push(width) });
+  const decoder = new Decoder();
+  await assert.rejects(decoder.pixels(picture(20_000, 8_000), "a.png"), /a\.png of 20000x8000 is too large: expected at most 150 megapixels/);
+  await assert.rejects(decoder.pixels(picture(0, 8), "a.png"), /a\.png has no pixels/);
+  assert.deepEqual(closed, [20_000, 0]);
 });

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -45,12 +47,24 @@ window.reason = (promise) => promise.then(() => "nothing went wrong", (error) =>
 """
 
 
+ISOLATED = {
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+}
+"""Headers with which threads are allowed."""
+OPEN = {"Access-Control-Allow-Origin": "*"}
+
+
 class Handler(SimpleHTTPRequestHandler):
-    """Serves the example's folder to itself alone, so that threads are allowed."""
+    """Serves a folder with more headers."""
+
+    def __init__(self, *args: Any, headers: Mapping[str, str], **options: Any) -> None:
+        self.more = headers
+        super().__init__(*args, **options)
 
     def end_headers(self) -> None:
-        self.send_header("Cross-Origin-Opener-Policy", "same-origin")
-        self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
+        for name, value in self.more.items():
+            self.send_header(name, value)
         super().end_headers()
 
     def log_message(self, *_: object) -> None:
@@ -58,11 +72,26 @@ class Handler(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def site(needed: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of the example, laid out by its script."""
-    folder = tmp_path_factory.mktemp("site")
-    subprocess.run([sys.executable, MAKE_SITE, folder, "--models", *MODELS], check=True)
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=folder)) as server:
+def folder(needed: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example, laid out by its script."""
+    made = tmp_path_factory.mktemp("site")
+    subprocess.run([sys.executable, MAKE_SITE, made, "--models", *MODELS], check=True)
+    shutil.copy(ROOT / "images" / "astronaut.jpg", made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def site(folder: Path) -> Iterator[str]:
+    """The address of the example."""
+    with serving_files(folder, ISOLATED) as address:
+        yield address
+
+
+@contextmanager
+def serving_files(folder: Path, headers: Mapping[str, str]) -> Iterator[str]:
+    """Serve a folder at an address of its own."""
+    handler = partial(Handler, directory=str(folder), headers=headers)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}/"
@@ -488,6 +517,54 @@ def test_the_example_reads_a_picture(page: Page) -> None:
     page.locator("[role=status]", has_text="Ready: mien-nano").wait_for(timeout=60_000)
     page.set_input_files("input", str(ROOT / "images" / "astronaut.jpg"))
     page.locator("[role=status]", has_text="1 faces: happy").wait_for(timeout=60_000)
+
+
+# --- Where it runs
+
+
+def test_another_site_s_page_may_import_it(browser: Browser, folder: Path) -> None:
+    with serving_files(folder, OPEN) as here, serving_files(folder, OPEN) as there:
+        page = browser.new_page()
+        page.goto(here)
+        found = page.evaluate(
+            """async (there) => {
+              const { loadRecognizer } = await import(`${there}mien-web/index.js`);
+              const at = (path) => new URL(path, there);
+              const [model, runtime] = [at("models/mien-nano/"), at("onnxruntime-web/")];
+              const recognizer = await loadRecognizer({ model, runtime });
+              const image = Object.assign(new Image(), { src: at("astronaut.jpg") });
+              await image.decode();
+              const foreign = await recognizer.analyze(image, { source: "foreign" });
+              const shared = Object.assign(new Image(), { crossOrigin: "anonymous" });
+              shared.src = at("astronaut.jpg?shared");
+              await shared.decode();
+              const results = [foreign, await recognizer.analyze(shared)];
+              recognizer.close();
+              return [results, recognizer.threads];
+            }""",
+            there,
+        )
+        page.close()
+    (foreign, shared), threads = found
+    assert threads == 1  # the page is not isolated
+    assert foreign["status"] == "unreadable"
+    assert foreign["error"].startswith("foreign comes from another site that does not share it")
+    assert [face["emotion"] for face in shared["faces"]] == ["happy"]
+
+
+def test_the_service_s_policy_allows_threads(visit: Callable[..., Any]) -> None:
+    opened = visit()
+    found = opened.page.evaluate(
+        """async () => {
+          const { loadRecognizer } = await import(new URL("mien-web/index.js", document.baseURI));
+          const recognizer = await loadRecognizer({ threads: 2 }); // all at their usual places
+          const blob = await (await fetch("studio/sample.jpg")).blob();
+          const { faces } = await recognizer.analyze(blob);
+          recognizer.close();
+          return [recognizer.threads, faces.map((face) => face.emotion)];
+        }"""
+    )
+    assert found == [2, ["happy"]]
 
 
 # --- The package

@@ -72,6 +72,13 @@ def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> Picture:
     return rng.integers(0, 256, shape, np.uint8)
 
 
+def test_its_own_tests_in_node_pass() -> None:
+    tests = sorted(map(str, (LIBRARY.parent / "test").glob("*.test.js")))
+    done = subprocess.run([str(NODE), "--test", *tests], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert len(tests) >= 2
+
+
 # --- Resizing
 
 SHRINKING = [
