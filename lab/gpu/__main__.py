@@ -66,7 +66,7 @@ def _pack(args: argparse.Namespace) -> None:
     size = make_pack(
         Path.cwd(), args.data, args.output, start=start, votes=args.votes, python=args.python
     )
-    sys.stdout.write(f"{args.output}: {size / 1e6:.1f} MB\n")
+    sys.stdout.write(f"{args.output}.zip: {size / 2**20:.1f} MiB\n")
 
 
 def _kit(args: argparse.Namespace) -> None:

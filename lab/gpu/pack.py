@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from mien.core.faces import FACE_SIZE
 from mien.core.files import replacing
 from mien.data.dataset import Split, save_splits
 from mien.data.loading import load_dataset
+from mien.training.backend import prepare_keras
 from mien.training.recipe import Config
 
 FACES, START, VOTES, SITE = "faces.pack.npz", "start.npz", "votes.csv", "site"
@@ -48,12 +50,12 @@ def make_pack(
     python: str = "3.12",
     packages: Sequence[str] = PACKAGES,
 ) -> int:
-    """Make a pack in a new folder, and return its size in bytes.
+    """Make a pack in a new folder, and a zip of it beside, and return the zip's size in bytes.
 
     Args:
         root: the checkout.
         data: the data set, as `mien.data.loading.load_dataset` takes it.
-        target: the pack's folder.
+        target: the pack's folder; ``target.zip`` is what travels.
         start: recipe of the student whose starting weights are packed; None packs none.
         votes: a file of FER+ votes to take along.
         python: version that the packages are for, on Linux and x86-64.
@@ -68,7 +70,7 @@ def make_pack(
         raise UsageError(f"{target} is there already: delete it, or name another folder")
     splits = load_dataset(data, splits=SPLITS)
     target.mkdir(parents=True)
-    ignored = shutil.ignore_patterns("__pycache__", "models", "tests")
+    ignored = shutil.ignore_patterns("__pycache__", "models", "tests", "*.onnx", "*.png")
     for name in ("src", "lab"):
         shutil.copytree(root / name, target / name, ignore=ignored)
     shutil.copy(root / "Makefile", target)
@@ -79,7 +81,7 @@ def make_pack(
     if votes is not None:
         shutil.copy(votes, target / VOTES)
     write_faces(target / FACES, splits)
-    return sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+    return Path(shutil.make_archive(str(target), "zip", target)).stat().st_size
 
 
 def write_faces(path: Path, splits: Mapping[str, Split]) -> None:
@@ -137,7 +139,14 @@ def _install(packages: Sequence[str], folder: Path, python: str) -> None:
     """Install packages of another machine into a folder."""
     if importlib.util.find_spec("pip") is None:
         raise InputError("fetching packages takes pip: python -m ensurepip")
-    words = ["--quiet", "--no-deps", "--only-binary=:all:", "--python-version", python]
+    words = [
+        "--quiet",
+        "--no-deps",
+        "--no-compile",
+        "--only-binary=:all:",
+        "--python-version",
+        python,
+    ]
     words += [word for platform in _PLATFORMS for word in ("--platform", platform)]
     answer = subprocess.run(
         [sys.executable, "-m", "pip", "install", *words, "--target", str(folder), *packages],
@@ -149,9 +158,17 @@ def _install(packages: Sequence[str], folder: Path, python: str) -> None:
         raise InputError(f"pip cannot fetch {', '.join(packages)}: {reason}")
 
 
+def prepare(seed: int) -> None:
+    """Set up Keras, which builds, reads and writes networks on the processor, and seed it."""
+    os.environ.setdefault("KERAS_TORCH_DEVICE", "cpu")
+    prepare_keras("torch")
+    import keras
+
+    keras.utils.set_random_seed(seed)
+
+
 def _write_start(config: Config, path: Path) -> None:
     """Write the weights that a recipe starts from as float16, whose rounding training outgrows."""
-    from lab.gpu.trainer import prepare
     from mien.training.model import build_model
 
     prepare(config.training.seed)
@@ -167,7 +184,6 @@ def unpack_start(pack: Path, config: Config, target: Path) -> None:
     Raises:
         InputError: if the pack has no such weights.
     """
-    from lab.gpu.trainer import prepare
     from mien.training.architectures import refresh
     from mien.training.model import build_model
 

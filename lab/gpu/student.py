@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lab.gpu.network import Arrays, Network
-from lab.gpu.views import Faces
 from mien.core.errors import InputError
 from mien.training.recipe import Config
 
@@ -28,6 +28,20 @@ _MANY = 4096
 """Faces that a network reads together."""
 _STATISTICS_BATCH = 1024
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+class Faces(NamedTuple):
+    """A batch of views on the device.
+
+    Attributes:
+        images: uint8 (N, 1, 48, 48).
+        targets: float32 (N, classes), the labels; or (N, 2 classes), labels and FER+ votes.
+        weights: float32 (N,), in the loss.
+    """
+
+    images: Tensor
+    targets: Tensor
+    weights: Tensor
 
 
 class Student:
@@ -288,7 +302,7 @@ def estimate_statistics(network: Network, images: Tensor, *, bfloat16: bool = Fa
 
     Args:
         network: its running statistics are written over; it is left in evaluation mode.
-        images: uint8 (N, 48, 48), at least two.
+        images: uint8 (N, 1, 48, 48), at least two.
         bfloat16: see `logits_of`.
     """
     norms = [
@@ -302,7 +316,7 @@ def estimate_statistics(network: Network, images: Tensor, *, bfloat16: bool = Fa
         norm.train()
     batches = -(-len(images) // _STATISTICS_BATCH)
     with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
-        for batch in images[:, None].tensor_split(batches):
+        for batch in images.tensor_split(batches):
             network(batch.float())
     network.eval()
     for norm, momentum in zip(norms, kept, strict=True):

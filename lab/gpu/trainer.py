@@ -1,14 +1,15 @@
-"""Training one recipe on a GPU that holds images, views, teachers and the network in its memory.
+"""Training one recipe on a GPU that holds an epoch's views, teachers and the network in its memory.
 
 An epoch begins with the views of all images and what the teachers say of them; its steps are queued
-ahead of the device. All randomness comes from the seed, the epoch and the step. The loop around
-it is that of `mien.training.trainer`: ``train(config, folder, engine=GpuTrainer)``.
+ahead of the device. All randomness comes from the seed, the epoch and the step. The loop around it
+is that of `mien.training.trainer`: ``train(config, folder, engine=GpuTrainer)``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import os
+import itertools
 import threading
 import time
 from collections.abc import Mapping
@@ -29,11 +30,12 @@ from lab.gpu.network import (
     set_weights,
     weights_of,
 )
-from lab.gpu.student import Student, estimate_statistics, logits_of, taught_by
-from lab.gpu.views import Faces, faces_on, make_epoch, plain_images, stream_seed
+from lab.gpu.pack import prepare
+from lab.gpu.student import Faces, Student, estimate_statistics, logits_of, taught_by
+from lab.gpu.views import ViewMaker
 from mien.core.errors import UsageError
-from mien.core.process import stderr
-from mien.training.backend import prepare_keras
+from mien.core.process import stderr, usable_cores
+from mien.training.backend import seed_step
 from mien.training.data import BatchSource, TrainingData
 from mien.training.model import build_model
 from mien.training.recipe import Config
@@ -43,13 +45,13 @@ from mien.training.transforms import Floats
 
 _AHEAD = 8
 """Steps that are queued before the first is waited for."""
-_HEAD_STREAM = 7
 
 
 def check_recipe(config: Config) -> None:
     """Raise UsageError if a recipe asks for what cannot be trained here."""
-    training, distill, mixing = config.training, config.distill, config.augmentation
+    training, distill = config.training, config.distill
     rules = {
+        "training.backend": (training.backend, ("torch",), "torch"),
         "training.head_epochs": (training.head_epochs, (0,), "0"),
         "training.fine_tune_blocks": (training.fine_tune_blocks, (-1,), "-1"),
         "training.layer_decay": (training.layer_decay, (1,), "1"),
@@ -57,7 +59,6 @@ def check_recipe(config: Config) -> None:
         "training.early_stopping": (training.early_stopping, (0,), "0"),
         "training.wise_ft_alpha": (training.wise_ft_alpha, (1,), "1"),
         "data.targets": (config.data.targets, ("labels",), "labels"),
-        "augmentation.cutmix": (mixing.cutmix, (0,), "0, or mixup alone"),
         "distill.views": (
             min(distill.views, config.total_epochs),
             (0, config.total_epochs),
@@ -73,22 +74,13 @@ def check_recipe(config: Config) -> None:
             )
 
 
-def prepare(seed: int) -> None:
-    """Set up Keras, which builds, reads and writes networks on the processor, and seed it."""
-    os.environ.setdefault("KERAS_TORCH_DEVICE", "cpu")
-    prepare_keras("torch")
-    import keras
-
-    keras.utils.set_random_seed(seed)
-
-
 def new_student(config: Config, model: Any, device: torch.device) -> Student:
     """Return what trains a Keras network's copy on a device, from its weights."""
     network = Network(plan_of(model), size=config.model.input_size)
     load_arrays(network, weights_of(model))
     votes_head = None
     if config.training.votes_weight > 0:
-        torch.manual_seed(stream_seed(config.training.seed, _HEAD_STREAM))
+        torch.manual_seed(config.training.seed)
         votes_head = nn.Linear(network.parts["logits"].in_features, len(config.labels))
         nn.init.xavier_uniform_(votes_head.weight)
         nn.init.zeros_(votes_head.bias)
@@ -108,6 +100,8 @@ class GpuTrainer(Trainer):
         self.bfloat16 = config.training.precision == "mixed_bfloat16"
         source = BatchSource(data, config)
         self.steps = source.steps
+        count = config.training.bn_recalibration_batches or 1
+        plain = [batch.faces[..., 0] for batch in itertools.islice(source.plain_batches(), count)]
         found = find_teachers(config)
         self.digests = {teacher.name: teacher.digest for teacher in found}
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -115,8 +109,13 @@ class GpuTrainer(Trainer):
             stderr().write("mien: torch sees no GPU: training on the processor, slowly\n")
         prepare(config.training.seed)
         self.networks = [open_teacher(teacher, self.device) for teacher in found]
-        self.faces = faces_on(self.device, source.dataset)
-        self.val_views = torch.from_numpy(np.array(data.val.images))[:, None].to(self.device)
+        self.plain = self._on_device(np.concatenate(plain).astype(np.uint8))
+        self.val_views = self._on_device(data.val.images)
+        workers = max(1, usable_cores() - 2) if self.device.type == "cuda" else 0
+        self.views = ViewMaker(source, config, workers=workers)
+
+    def _on_device(self, faces: npt.NDArray[np.uint8]) -> torch.Tensor:
+        return torch.from_numpy(np.array(faces))[:, None].to(self.device)
 
     @staticmethod
     def check(config: Config) -> None:
@@ -126,6 +125,11 @@ class GpuTrainer(Trainer):
     def teacher_digests(self) -> dict[str, str]:
         """Return the SHA-256 of each teacher's network, by name."""
         return self.digests
+
+    def fit(self, state: RunState) -> RunFolder:
+        """Train to the end."""
+        with contextlib.closing(self.views):
+            return super().fit(state)
 
     def enter_phase(self, state: RunState) -> None:
         """Build the network at the start, and give it the epoch's size."""
@@ -156,16 +160,19 @@ class GpuTrainer(Trainer):
         assert student is not None
         student.loss_sum.fill_(state.loss_sum)
         student.hit_sum.fill_(state.accuracy_sum)
-        views, taught = make_epoch(self.faces, config, state.epoch), None
+        views, taught = self.views.epoch(state.epoch), None
         if self.networks:
-            heat = config.distill.temperature
-            taught = taught_by(self.networks, views.for_teachers, heat, bfloat16=self.bfloat16)
+            asked, heat = self._on_device(views.for_teachers), config.distill.temperature
+            taught = taught_by(self.networks, asked, heat, bfloat16=self.bfloat16)
+        targets = views.targets if views.votes is None else np.hstack([views.targets, views.votes])
+        whole = (torch.from_numpy(each).to(self.device) for each in (targets, views.weights))
+        faces = Faces(self._on_device(views.images), *whole)
         size = config.training.batch_size
         for step in range(self.steps):
-            torch.manual_seed(stream_seed(config.training.seed, state.epoch, step))
+            seed_step(config.training, state.epoch, step)
             part, state.step = slice(step * size, (step + 1) * size), step
             student.learn(
-                Faces(views.images[part], views.targets[part], views.weights[part]),
+                Faces(*(each[part] for each in faces)),
                 None if taught is None else taught[part],
                 rate=self._rate(state),
                 number=state.epoch * self.steps + step,
@@ -189,9 +196,7 @@ class GpuTrainer(Trainer):
         settings, average = self.config.training, self.student.average
         average.size = self.student.network.size
         if settings.bn_recalibration_batches and settings.ema:
-            count = settings.bn_recalibration_batches * settings.batch_size
-            images = plain_images(self.faces, self.config, count)
-            estimate_statistics(average, images, bfloat16=self.bfloat16)
+            estimate_statistics(average, self.plain, bfloat16=self.bfloat16)
         else:
             for mine, theirs in zip(average.buffers(), self.student.network.buffers(), strict=True):
                 mine.copy_(theirs)

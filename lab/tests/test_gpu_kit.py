@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def pack(tmp_path: Path) -> Path:
     """A pack of tiny data, without packages and starting weights."""
     data = write_tiny_dataset(tmp_path / "faces", per_class=4)
-    make_pack(ROOT, data, tmp_path / "pack", start=None, packages=())
+    make_pack(ROOT, data, tmp_path / "made", start=None, packages=())
+    with zipfile.ZipFile(tmp_path / "made.zip") as archive:
+        archive.extractall(tmp_path / "pack")
     return tmp_path / "pack"
 
 

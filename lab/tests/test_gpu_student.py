@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,15 +10,14 @@ import pytest
 from data_maker import make_tiny_split
 from mien.training.model import accuracy_of, compiled_model, step_arrays
 from mien.training.recipe import Config
-from mien.training.transforms import AugmentedDataset, Batch
+from mien.training.transforms import Batch
 from training_maker import tiny_config
 
 torch = pytest.importorskip("torch")
 
 from lab.gpu.network import arrays_of, weights_of  # noqa: E402
-from lab.gpu.student import Student, estimate_statistics, taught_by  # noqa: E402
+from lab.gpu.student import Faces, Student, estimate_statistics, taught_by  # noqa: E402
 from lab.gpu.trainer import new_student  # noqa: E402
-from lab.gpu.views import Faces, faces_on, make_epoch, plain_images  # noqa: E402
 
 CPU = torch.device("cpu")
 SPLIT = make_tiny_split("train", per_class=4)
@@ -207,67 +205,18 @@ def test_weights_that_are_no_numbers_are_found() -> None:
     assert not student.is_finite()
 
 
-# ---------------------------------------------------------------- epochs and reading
-def examples() -> AugmentedDataset:
-    return AugmentedDataset(
-        SPLIT.images,
-        np.eye(7, dtype=np.float32)[SPLIT.labels],
-        np.arange(len(SPLIT), dtype=np.float32),
-    )
-
-
-def test_an_epoch_shows_every_face_once_with_its_label_and_weight() -> None:
-    config = recipe(augmentation_enabled=False)
-    faces = faces_on(CPU, examples())
-    epoch, again, next_one = (make_epoch(faces, config, number) for number in (0, 0, 1))
-    order = epoch.weights.long()
-    assert sorted(order.tolist()) == list(range(len(SPLIT)))
-    assert torch.equal(epoch.images[:, 0], faces.images[order])
-    assert torch.equal(epoch.targets, faces.targets[order])
-    assert torch.equal(order, again.weights.long())
-    assert not torch.equal(order, next_one.weights.long())
-
-
-def test_the_last_epochs_are_not_mixed() -> None:
-    config = recipe(
-        augmentation_mixup=0.5,
-        augmentation_mix_probability=1.0,
-        augmentation_plain_epochs=1,
-        training_epochs=2,
-    )
-    faces = faces_on(CPU, examples())
-    assert float(make_epoch(faces, config, 0).targets.max(1).values.mean()) < 0.99
-    assert (make_epoch(faces, config, 1).targets.max(1).values == 1).all()
-
-
-def test_teachers_see_an_epoch_sharp_where_the_recipe_says_so() -> None:
-    poor = recipe(augmentation_blur=1.0, augmentation_mixup=0.5)
-    faces = faces_on(CPU, examples())
-    sharp = replace(poor.distill, sharp=True, views=9, teachers=("runs/a",))
-    epoch = make_epoch(faces, replace(poor, distill=sharp), 0)
-    assert epoch.sharp is not None
-    assert epoch.for_teachers is epoch.sharp
-    assert epoch.for_teachers.shape == epoch.images.shape
-    blurred, clear = (each.float() for each in (epoch.images, epoch.for_teachers))
-    assert (blurred - clear).abs().mean() > 1
-    assert clear.diff(dim=3).abs().mean() > blurred.diff(dim=3).abs().mean()
-    as_it_was = make_epoch(faces, poor, 0)
-    assert as_it_was.for_teachers is as_it_was.images
-    assert torch.equal(as_it_was.images, epoch.images)
-
-
+# ---------------------------------------------------------------- reading
 def test_statistics_are_those_of_plain_images_and_momenta_come_back() -> None:
     student = fresh()
     learn(student, 2)
     network = student.average
-    images = plain_images(faces_on(CPU, examples()), student.config, 1000)
-    assert len(images) == len(SPLIT)
+    images = torch.from_numpy(SPLIT.images)[:, None]
     estimate_statistics(network, images)
     before, norm = network.parts["block1_conv"], network.parts["block1_bn"]
     seen: list[Any] = []
     before.register_forward_hook(lambda *given: seen.append(given[2]))
     with torch.no_grad():
-        network(images[:, None].float())
+        network(images.float())
     assert torch.allclose(norm.running_mean, seen[0].mean((0, 2, 3)), atol=1e-4)
     assert norm.momentum == pytest.approx(0.2)
     assert not network.training

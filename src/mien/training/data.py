@@ -231,7 +231,7 @@ class BatchSource:
             ModelError: if a teacher is needed and missing, or fails.
             InputError: if its cached logits are damaged or of other pixels.
         """
-        order = self._rng(_ORDER_STREAM, epoch).permutation(len(self.dataset.images))
+        order = self.order(epoch)
         repeats = self._config.distill.views > 0
         make_any = self._of_view(epoch) if repeats else self._drawn(epoch)
 
@@ -242,6 +242,10 @@ class BatchSource:
         alone = self._teachers is not None and not repeats
         workers = 1 if alone else self._config.training.workers
         return prefetch(make, range(first_step, self.steps), workers=workers)
+
+    def order(self, epoch: int) -> npt.NDArray[np.int64]:
+        """Return the order in which an epoch shows the images."""
+        return self._rng(_ORDER_STREAM, epoch).permutation(len(self.dataset.images))
 
     def plain_batches(self) -> Iterator[Batch]:
         """Yield the images as they are, neither augmented nor mixed, in an order of their own."""

@@ -9,7 +9,9 @@ which takes bytes, see the same pixels.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -279,27 +281,58 @@ class AugmentedDataset:
         batch = self.batch(chosen, augment_faces(self.images[chosen], settings, rng, sharp=sharp))
         return mix_batch(batch, settings, rng) if mixed else batch
 
-    def view(self, config: Config, view: View) -> AugmentedDataset:
-        """Return all images as a view shows them, in the order they came in."""
-        settings = config.augmentation
-        images, targets, weights = map(np.empty_like, (self.images, self.targets, self.weights))
-        votes = None if self.votes is None else np.empty_like(self.votes)
-        sharp = np.empty_like(self.images) if config.distill.sharp else None
-        seed = [config.training.seed, _VIEW_STREAM, view.number]
-        order = np.random.default_rng(seed).permutation(len(images))
-        for chunk, start in enumerate(range(0, len(order), CHUNK)):
-            chosen, key = order[start : start + CHUNK], [*seed, chunk]
-            rng = np.random.default_rng(key)
-            batch = self.draw(chosen, settings, rng, mixed=view.mixed)
-            images[chosen] = whole_greys(batch.faces)
-            targets[chosen], weights[chosen] = batch.targets, batch.weights
-            if votes is not None:
-                votes[chosen] = batch.votes
-            if sharp is not None:
+    def view(
+        self, config: Config, view: View, parts: Sequence[AugmentedDataset] = ()
+    ) -> AugmentedDataset:
+        """Return all images as a view shows them, in the order they came in.
+
+        Args:
+            config: the recipe.
+            view: which.
+            parts: its chunks, some in each part, where other processes have drawn them.
+        """
+        order = _order_in(config, view, len(self.images))
+        chunks = parts or list(self.chunks(config, view, range(-(-len(order) // CHUNK))))
+        return AugmentedDataset.joined(chunks).take(np.argsort(order))
+
+    def chunks(self, config: Config, view: View, numbers: range) -> Iterator[AugmentedDataset]:
+        """Draw some of a view's chunks, in its own order."""
+        settings, order = config.augmentation, _order_in(config, view, len(self.images))
+        for number in numbers:
+            chosen = order[number * CHUNK : (number + 1) * CHUNK]
+            key = [*_seed_of(config, view), number]
+            batch = self.draw(chosen, settings, np.random.default_rng(key), mixed=view.mixed)
+            sharp = None
+            if config.distill.sharp:
                 rng = np.random.default_rng(key)
-                batch = self.draw(chosen, settings, rng, mixed=view.mixed, sharp=True)
-                sharp[chosen] = whole_greys(batch.faces)
-        return AugmentedDataset(images, targets, weights, votes, sharp)
+                clear = self.draw(chosen, settings, rng, mixed=view.mixed, sharp=True)
+                sharp = whole_greys(clear.faces)
+            faces = whole_greys(batch.faces)
+            yield AugmentedDataset(faces, batch.targets, batch.weights, batch.votes, sharp)
+
+    @classmethod
+    def joined(cls, parts: Sequence[AugmentedDataset]) -> AugmentedDataset:
+        """Return one data set of several."""
+        columns = zip(*(part._columns() for part in parts), strict=True)
+        whole: list[Any] = [None if each[0] is None else np.concatenate(each) for each in columns]
+        return cls(*whole)
+
+    def take(self, chosen: npt.NDArray[np.int64]) -> AugmentedDataset:
+        """Return the chosen images, in that order."""
+        taken: list[Any] = [None if each is None else each[chosen] for each in self._columns()]
+        return AugmentedDataset(*taken)
+
+    def _columns(self) -> tuple[Any, ...]:
+        return self.images, self.targets, self.weights, self.votes, self.sharp
+
+
+def _seed_of(config: Config, view: View) -> list[int]:
+    return [config.training.seed, _VIEW_STREAM, view.number]
+
+
+def _order_in(config: Config, view: View, count: int) -> npt.NDArray[np.int64]:
+    """Return the order in which a view's images stand in its chunks."""
+    return np.random.default_rng(_seed_of(config, view)).permutation(count)
 
 
 def whole_greys(faces: Floats) -> Faces:
