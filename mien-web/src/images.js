@@ -7,6 +7,7 @@
 
 const MAX_PIXELS = 150_000_000;
 const MAX_FILE_BYTES = 2 ** 30;
+const KEPT_PIXELS = 4_000_000; // a canvas of more is let go
 const HEAD_BYTES = 64;
 const LONGEST_NAME = 100;
 
@@ -40,7 +41,7 @@ export function shown(name) {
   return text.length <= LONGEST_NAME ? text : `${text.slice(0, 33)}…${text.slice(-66)}`;
 }
 
-/** Decodes images on a canvas that it keeps. */
+/** Decodes images, those of one size on one canvas. */
 export class Decoder {
   #canvas = null;
   #context = null;
@@ -77,9 +78,10 @@ export class Decoder {
       this.#context.fillRect(0, 0, width, height);
       this.#context.drawImage(source, 0, 0, width, height);
       const { data } = this.#context.getImageData(0, 0, width, height);
+      if (width * height > KEPT_PIXELS) this.#canvas = this.#context = null;
       return { data, width, height, channels: 4 };
     } catch (error) {
-      this.#canvas = null;
+      this.#canvas = this.#context = null;
       throw new UnreadableImage(
         `${name} of ${width}x${height} is too much for this browser (${error.message}): expected a smaller image`,
       );

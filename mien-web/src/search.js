@@ -41,10 +41,16 @@ const SAME_FACE_INSIDE = 0.8;
  * @returns {Promise<Detection[]>}
  */
 export async function findFaces(image, detect, side = DETECTION_SIDE) {
-  const found = async (quarter) => merge(await search(image, rotated(detect, quarter), side), image);
+  const coarse = Math.max(MIN_DETECTION_SIDE, Math.floor(side / 2));
+  const sizes = new Map(); // a large image takes long to scale down
+  const sized = (longer) => {
+    if (!sizes.has(longer)) sizes.set(longer, resized(image, longer));
+    return sizes.get(longer);
+  };
+  const found = async (quarter) => merge(await search(image, sized, rotated(detect, quarter), coarse, side), image);
   let [upright, quarters] = await splitUpright(image, await found(0), detect);
   if (!(upright.length || quarters.size)) {
-    quarters = await lyingQuarters(image, detect, Math.max(MIN_DETECTION_SIDE, Math.floor(side / 2)));
+    quarters = await lyingQuarters(image, sized(coarse), detect);
   }
   if (!quarters.size) return upright.map(([one]) => one);
   const lying = [];
@@ -76,8 +82,7 @@ async function splitUpright(image, found, detect) {
 }
 
 /** The quarter turns by which faces lean, where no upright one was found. */
-async function lyingQuarters(image, detect, side) {
-  const [picture, scale] = resized(image, side);
+async function lyingQuarters(image, [picture, scale], detect) {
   const quarters = new Set();
   for (const quarter of QUARTERS) {
     const rows = sure(await rotated(detect, quarter)(picture));
@@ -129,14 +134,13 @@ function rotatedBack([x, y, w, h, ...rest], width) {
 }
 
 // ---------------------------------------------------------------- scales
-async function search(image, detect, side) {
-  const coarse = Math.max(MIN_DETECTION_SIDE, Math.floor(side / 2));
+async function search(image, sized, detect, coarse, side) {
   if (Math.max(image.width, image.height) > coarse) {
-    const [small, scale] = resized(image, coarse);
+    const [small, scale] = sized(coarse);
     const rows = await detect(small);
     if (!mayShowMore(rows)) return { rows: sure(rows), scale };
   }
-  const [whole, scale] = resized(image, side);
+  const [whole, scale] = sized(side);
   return { rows: sure(await detect(whole)), scale };
 }
 

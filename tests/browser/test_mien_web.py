@@ -567,6 +567,17 @@ def test_the_service_s_policy_allows_threads(visit: Callable[..., Any]) -> None:
     assert found == [2, ["happy"]]
 
 
+def test_the_benchmark_counts_frames(needed: None) -> None:
+    words = ["--models", "mien-nano", "--seconds", "0.2", "--turns", "2", "--json"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "benchmarks" / "web.py", *words], capture_output=True, check=True
+    )
+    (found,) = json.loads(done.stdout)
+    assert (found["model"], found["faces"]) == ("mien-nano", [1])
+    assert len(found["rates"]) == 2
+    assert min(found["rates"]) > 0
+
+
 # --- The package
 
 
