@@ -403,7 +403,7 @@ def test_a_reading_that_is_changed_is_offered_for_what_is_there(visit: Visits) -
     assert "FER-2013\u2019s reading" in page.locator(".state").inner_text()
 
 
-@pytest.mark.parametrize("view", ["picture"])
+@pytest.mark.parametrize("view", ["picture", "webcam", "video", "compare"])
 def test_what_the_numbers_mean_is_one_click_away(visit: Visits, view: str) -> None:
     page = visit(view).page
     opener = page.get_by_role("button", name="What these numbers mean").first

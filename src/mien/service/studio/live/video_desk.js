@@ -13,6 +13,7 @@ import { createPlayer } from "./player.js";
 import { createReading } from "./reading.js";
 import { createSessionPanel } from "./session_panel.js";
 import { createStage } from "./stage.js";
+import { whereRead } from "../components/where.js";
 
 const RATES = [2, 5, 10, 25, null]; // frames a second; null: every one
 const USUAL_RATE = 10;
@@ -242,15 +243,14 @@ function createCutPictures() {
 }
 
 // ---------------------------------------------------------------- its parts
-function createOptions({ strings, settings, host }, duration, start) {
+function createOptions({ strings, settings }, duration, start) {
   const text = strings.video;
   const id = newId("rate");
   const hint = h("p.hint", { role: "status" });
   const option = (rate) => h("option", { value: rate ?? "", selected: rate === USUAL_RATE }, rate === null ? text.everyFrame : format(text.rate, { rate }));
   const select = h("select.input", { id, onchange: show }, RATES.map(option));
   const button = h("button.button.primary", { type: "button", onclick: () => start(rate()) }, icon("play"), text.read);
-  const privacy = h("p.hint");
-  const element = h("section.panel.stack", { "aria-label": text.options }, h("h2", null, text.options), h("div.field", null, h("label", { htmlFor: id }, text.howMany), select), hint, h("div.row", null, button), privacy);
+  const element = h("section.panel.stack", { "aria-label": text.options }, h("h2", null, text.options), h("div.field", null, h("label", { htmlFor: id }, text.howMany), select), hint, h("div.row", null, button), whereRead(settings, text, duration === null ? "server" : null));
   const rate = () => Number(select.value) || null;
 
   function show() {
@@ -260,11 +260,8 @@ function createOptions({ strings, settings, host }, duration, start) {
     if (isLong) hint.textContent = format(text.tooLong, { most: MOST_FRAMES });
     else if (count !== null) hint.textContent = counted(text.frames, count);
     else hint.textContent = rate() === null ? text.everyFrameHint : "";
-    const isSent = duration === null || settings.get().side === "server";
-    privacy.textContent = isSent ? format(text.privateServer, { host }) : text.privateBrowser;
   }
 
-  settings.subscribe(show);
   show();
   return { element };
 }

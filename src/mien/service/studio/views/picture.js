@@ -8,6 +8,7 @@ import { filesOf, mayBePicture } from "../components/files.js";
 import { createFacePanel } from "../components/face_panel.js";
 import { createMenu } from "../components/menu.js";
 import { createViewer } from "../components/viewer.js";
+import { whereRead } from "../components/where.js";
 import { zip } from "../components/zip.js";
 import { EngineError } from "../engine.js";
 import { counted, format } from "../strings.js";
@@ -69,10 +70,7 @@ export function createView(context) {
     for (const item of items.filter(({ state }) => state === "waiting")) setState(item, "queued");
     pump();
   });
-  settings.subscribe((_, changed) => {
-    if (changed.includes("side")) welcome.update();
-    render();
-  });
+  settings.subscribe(render);
 
   // ---------------------------------------------------------------- what comes in
   function add(files, { sample = false } = {}) {
@@ -376,7 +374,6 @@ export function createView(context) {
 
   // ---------------------------------------------------------------- pieces
   function createWelcome() {
-    const where = h("p.where");
     const zone = h(
       "div.drop",
       null,
@@ -384,7 +381,7 @@ export function createView(context) {
       h("p.drop-title", null, words.drop),
       h("p.soft", null, pasteHint(words)),
       h("div.row", null, h("button.button.primary", { type: "button", onClick: choose }, icon("upload"), words.choose)),
-      where,
+      whereRead(settings, words),
     );
     const sample = h(
       "button.sample",
@@ -392,13 +389,7 @@ export function createView(context) {
       h("img", { src: SAMPLE.href, alt: "", width: 512, height: 512 }),
       h("span.sample-text", null, h("strong", null, words.sample), h("span.small", null, words.sampleSource)),
     );
-    const update = () => {
-      const onServer = settings.get().side === "server";
-      fill(where, icon(onServer ? "server" : "lock"), onServer ? format(words.privateServer, { host: context.host }) : words.privateBrowser);
-    };
-    update();
     return {
-      update,
       focus: () => zone.querySelector("button").focus(),
       element: h(
         "div.welcome",

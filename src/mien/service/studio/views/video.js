@@ -6,6 +6,7 @@ import { takeFiles } from "../live/drop.js";
 import { openVideo } from "../live/frames.js";
 import { VideoDesk } from "../live/video_desk.js";
 import { format } from "../strings.js";
+import { whereRead } from "../components/where.js";
 
 const SENDABLE = ["format", "no-picture", "damaged"]; // what the server may read where this browser cannot
 
@@ -42,9 +43,8 @@ export function createView(context) {
 
   /** What the view says without a video: how to begin, or what is wrong with a file and how to mend it. */
   function invitation(wrong = null) {
-    const { settings, host } = context;
+    const { host } = context;
     const { title, text: words } = wrong ? text.errors[wrong.code] : { title: text.heading, text: text.lead };
-    const isSent = settings.get().side === "server";
     return h(
       "div.drop-place",
       wrong && { role: "alert" },
@@ -54,7 +54,7 @@ export function createView(context) {
       h("button.button.primary", { type: "button", onclick: () => input.click() }, icon("upload"), wrong ? text.other : text.choose),
       SENDABLE.includes(wrong?.code) && h("button.button", { type: "button", onclick: () => place(wrong.file, null) }, icon("server"), format(text.onServer, { host })),
       h("p.hint", null, text.formats),
-      h("p.hint", null, isSent ? format(text.privateServer, { host }) : text.privateBrowser),
+      whereRead(context.settings, text),
     );
   }
 

@@ -14,6 +14,7 @@ import { createSessionPanel, withBaseline } from "../live/session_panel.js";
 import { createStage } from "../live/stage.js";
 import { createSession, openSessions } from "../session.js";
 import { LANGUAGE, format } from "../strings.js";
+import { whereRead } from "../components/where.js";
 
 const SHOWN_S = 60; // of the running timeline
 const TIMELINE_MS = 200;
@@ -157,8 +158,7 @@ class WebcamView {
   /** Say how to start in the picture's place, or what is wrong and how to mend it. */
   #showOff(wrong = null) {
     const text = this.#text;
-    const { settings, host } = this.#context;
-    const isServer = settings.get().side === "server";
+    const { settings } = this.#context;
     for (const part of [this.heading, this.side, this.running, this.controls.element]) part.hidden = true;
     const { title, text: words } = wrong ?? { title: text.heading, text: text.lead };
     this.stage.say(
@@ -169,7 +169,7 @@ class WebcamView {
         h("h1", null, title),
         h("p", null, words),
         h("button.button.primary", { type: "button", onclick: () => this.#start() }, icon("webcam"), wrong ? text.again : text.start),
-        h("p.hint", null, isServer ? format(text.privateServer, { host }) : text.privateBrowser),
+        whereRead(settings, text),
       ),
     );
   }
