@@ -529,5 +529,5 @@ def test_axe_finds_nothing_while_faces_are_read(
 @pytest.mark.parametrize("view", ["webcam", "video", "compare"])
 def test_phone_needs_no_sideways_scrolling(visit: Visits, view: str) -> None:
     page = visit(view, size="phone", scheme="dark").ready()
-    page.locator(f"#view-{view} h1").wait_for()
+    page.locator(f"#view-{view} h1:visible").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
