@@ -547,7 +547,8 @@ function stateMessage(item, { words, settings, again }) {
   }
   if (state === "unreadable") {
     const large = result?.code === "too_large" || /too large|too many pixels|megapixel/i.test(result?.error ?? "");
-    return h("div.message.error", { role: "alert" }, icon("warn"), h("h2", null, large ? words.largeTitle : words.unreadableTitle), h("p", null, large ? words.large : words.unreadable), reported);
+    const text = large ? words.large : settings.side === "server" ? words.unreadableServer : words.unreadable;
+    return h("div.message.error", { role: "alert" }, icon("warn"), h("h2", null, large ? words.largeTitle : words.unreadableTitle), h("p", null, text), reported);
   }
   if (state === "error") return h("div.message.error", { role: "alert" }, icon("warn"), h("h2", null, words.errorTitle), reported, retry(true));
   if (state === "cancelled") return h("div.message", null, icon("stop"), h("h2", null, words.cancelledTitle), retry(true));
