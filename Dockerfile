@@ -6,7 +6,7 @@
 FROM python:3.12-slim
 
 COPY . /source
-RUN python -m pip install --no-cache-dir "/source[app]"
+RUN python -m pip install --no-cache-dir "/source[app,video]"
 RUN rm -rf /source
 RUN useradd --no-create-home --shell /usr/sbin/nologin mien
 
@@ -15,5 +15,5 @@ ENV MIEN_HOME=/tmp/mien PYTHONDONTWRITEBYTECODE=1
 EXPOSE 8000
 HEALTHCHECK --start-period=10s CMD python -c "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=3)"
 
-# Whoever reaches the port may ask: publish it to this machine alone, or put a proxy with a password before it.
+# Whoever reaches the port may ask: publish it to this machine alone, set MIEN_TOKEN, or put a proxy before it.
 CMD ["mien", "serve", "--host", "0.0.0.0"]
