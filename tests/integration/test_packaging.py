@@ -266,7 +266,7 @@ def test_the_container_serves_as_somebody_without_rights() -> None:
     assert steps["USER"] == "mien"
     (path,) = re.findall(r"127\.0\.0\.1:8000(/\w+)", steps["HEALTHCHECK"])
     assert path in PATHS
-    assert any("/source[app]" in line for line in lines if line.startswith("RUN "))
+    assert any("/source[app,video]" in line for line in lines if line.startswith("RUN "))
     # What the build needs of the checkout gets into it.
     kept = (ROOT / ".dockerignore").read_text(encoding="utf-8").split()
     built_from = {"src", "configs", "mien-web", "images/astronaut.jpg", "hatch_build.py"}
