@@ -8,21 +8,14 @@ import sys
 from pathlib import Path
 
 import mien
-from mien.video.episodes import Summary
-from mien.video.timeline import History, draw_timeline
 
 
 def main() -> None:
     """Write NAME.timeline.png and NAME.episodes.csv into this folder."""
     video = Path(sys.argv[1])
-    recognizer = mien.load()
-    summary, history = Summary(), History()
-    for result in recognizer.analyze_video(video, every=0.2):  # one frame is in memory at a time
-        summary.add(result)
-        history.add(result)
-    people = summary.people()
-    picture = draw_timeline(history, people, title=video.name, labels=recognizer.labels)
-    picture.save(f"{video.stem}.timeline.png")
+    results = mien.load().analyze_video(video, every=0.2)
+    people = results.people()  # reads the whole video, a bounded number of frames in memory
+    results.timeline().save(f"{video.stem}.timeline.png")
     rows = [
         {"person": person.track_id, **episode.to_dict()}
         for person in people

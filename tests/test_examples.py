@@ -58,7 +58,8 @@ def clip(tmp_path: Path) -> Path:
 
 def test_the_table_of_examples_names_each_of_them() -> None:
     table = (EXAMPLES / "README.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"\((\w+\.py)\)", table)) == {path.name for path in EXAMPLES.glob("*.py")}
+    there = {path.name for kind in ("*.py", "*.ipynb") for path in EXAMPLES.glob(kind)}
+    assert set(re.findall(r"\((\w+\.(?:py|ipynb))\)", table)) == there
 
 
 def test_webcam(clip: Path) -> None:
@@ -98,6 +99,26 @@ def test_own_classes(tmp_path: Path) -> None:
     lines = example("own_classes.py", tmp_path, "faces", "photo.png").splitlines()
     assert lines[:2] == ["left: 2 faces", "right: 2 faces"]
     assert lines[2].startswith("right ")
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("name", ["folder_to_pandas", "video_report"])
+def test_notebooks(
+    name: str, photos: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nbformat, nbclient = map(pytest.importorskip, ("nbformat", "nbclient"))
+    pytest.importorskip("pandas")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    notebook = nbformat.read(EXAMPLES / f"{name}.ipynb", as_version=4)
+    settings = {"timeout": 240, "kernel_name": "python3"}
+    place = {"metadata": {"path": str(tmp_path)}}
+    nbclient.NotebookClient(notebook, resources=place, **settings).execute()
+    shown = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert all(output.output_type != "stream" for output in shown), "a warning, or a note"
+    pictures = [output for output in shown if "image/png" in output.get("data", {})]
+    assert len(pictures) == {"folder_to_pandas": 1, "video_report": 2}[name]
+    text = " ".join(output.data["text/plain"] for output in shown if "data" in output)
+    assert {"folder_to_pandas": "no_face", "video_report": "second half"}[name] in text
 
 
 @pytest.mark.slow
