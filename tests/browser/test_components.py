@@ -397,7 +397,7 @@ def test_the_report_says_what_a_baseline_corrects(bench: Benches) -> None:
     assert people[0][head.index("happy")] == "0%"  # who is happy in the baseline looks so at rest
     assert people[1][0] == "Person 1 (not in the baseline)"
     assert page.get_by_text("Not corrected by the baseline.").count() == 1
-    assert page.get_by_text("an event. Corrected by the baseline.").count() == 1
+    assert page.get_by_text("valence of these. Corrected by the baseline.").count() == 1
 
 
 def test_an_empty_report_says_so(bench: Benches) -> None:
