@@ -47,7 +47,6 @@ export const strings = {
     retry: "Try again",
     useServer: "Read on the server",
     useBrowser: "Read in this browser",
-    openSettings: "Open the settings",
     view: "This part of the page could not be loaded. Check the connection and reload the page.",
     detail: "What was reported: {error}",
     short: "See what to do.",
@@ -447,7 +446,6 @@ export const strings = {
     ask: "{name} is not saved. What was read of it will be gone.",
     keep: "Keep it",
     save: "Save",
-    baselineEvents: "Events and baseline",
     files: {
       csv: { name: "Table", hint: "CSV, a row for each face and frame" },
       json: { name: "Session", hint: "JSON, can be opened in Compare" },
