@@ -194,6 +194,15 @@ def test_a_broken_package_is_named_and_no_internal_error(
     assert "no such file" in err
 
 
+@pytest.mark.parametrize("is_checkout", [True, False])
+def test_what_developing_takes_is_told_in_a_checkout_alone(
+    is_checkout: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.metadata, "requires", lambda _: ["numpy; extra == 'dev'"])
+    monkeypatch.setattr(doctor, "_is_checkout", lambda: is_checkout)
+    assert [each.name for each in doctor._extras()] == ["dev"] * is_checkout
+
+
 def test_extras_are_those_of_the_installed_package(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [
         "numpy>=1.26",

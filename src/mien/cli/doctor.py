@@ -38,6 +38,9 @@ _PACKAGE = Path(__file__).parents[1]
 _MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL"}
 _REQUIREMENT = re.compile(r"^\s*([\w.-]+)([^;]*)(?:;(.*))?$")
 _EXTRA = re.compile(r"extra\s*==\s*['\"]([\w-]+)['\"]")
+_MAKERS = ("dev", "docs")
+"""Extras for a checkout of mien, of which others need not hear."""
+
 _EXPORT = "mien export RUN # and --model RUN/export"
 
 
@@ -148,7 +151,7 @@ def _packages() -> Iterator[Finding]:
 
 def _extras() -> Iterator[Finding]:
     for extra, packages in _requirements().items():
-        if not extra:
+        if not extra or (extra in _MAKERS and not _is_checkout()):
             continue
         missing = [name for name in packages if _version(name) is None]
         if missing:
@@ -159,6 +162,10 @@ def _extras() -> Iterator[Finding]:
             yield Finding("extras", extra, "-", detail, mend)
         else:
             yield Finding("extras", extra, "ok", f"all {len(packages)} packages")
+
+
+def _is_checkout() -> bool:
+    return (_PACKAGE.parents[1] / ".git").exists()
 
 
 def _requirements() -> dict[str, dict[str, str]]:
