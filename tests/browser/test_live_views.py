@@ -196,6 +196,7 @@ def test_recording_becomes_a_table_a_session_and_a_picture(visit: Visits) -> Non
 
 def test_unsaved_recording_is_asked_about(visit: Visits) -> None:
     page = start_camera(visit("webcam", camera=True))
+    page.on("dialog", lambda dialog: dialog.dismiss())
     page.get_by_role("button", name="Record", exact=True).click()
     page.wait_for_timeout(600)
     page.get_by_role("tab", name="Compare").click()  # the camera goes off, the recording is kept
@@ -203,6 +204,9 @@ def test_unsaved_recording_is_asked_about(visit: Visits) -> None:
     page.get_by_role("tab", name="Webcam").click()
     page.get_by_role("button", name="Start the camera").wait_for()
     assert page.evaluate("document.querySelector('video').srcObject") is None
+    with page.expect_event("dialog") as leaving:
+        page.evaluate("() => void setTimeout(() => location.reload())")
+    assert leaving.value.type == "beforeunload"
     panel = page.locator(".session")
     panel.get_by_role("button", name="Discard").click()
     page.get_by_role("dialog").get_by_role("button", name="Keep it").click()
@@ -303,6 +307,29 @@ def test_video_gives_the_same_frames_each_time(visit: Visits, clip: Path) -> Non
     assert [result["frame"] for result in found[0]] == list(range(10))
     assert found[0] == found[1]
     assert [len(result["faces"]) for result in found[0]] == [1] * 8 + [2] * 2
+
+
+def test_each_moment_has_the_pixels_of_its_frame(visit: Visits, tmp_path: Path) -> None:
+    greys = [Image.new("RGB", (640, 480), (10 + 20 * number,) * 3) for number in range(12)]
+    content = write_clip(tmp_path / "greys.mp4", greys).read_bytes()
+    found = visit("video").page.evaluate(
+        """async (bytes) => {
+          const { openVideo, videoFrames } = await import("/studio/live/frames.js");
+          const canvas = new OffscreenCanvas(1, 1);
+          const context = canvas.getContext("2d", { willReadFrequently: true });
+          const video = await openVideo(new File([Uint8Array.from(bytes)], "greys.mp4"));
+          const found = [];
+          for await (const { image, time_s } of videoFrames(video, { rate: 10 })) {
+            context.drawImage(image, 0, 0, 1, 1);
+            found.push([time_s, context.getImageData(0, 0, 1, 1).data[0]]);
+          }
+          return found;
+        }""",
+        list(content),
+    )
+    # A tenth of a second lies within a frame of the file, which is shown from its own moment on.
+    assert [time for time, _ in found] == pytest.approx([0, 0.08, 0.2, 0.28, 0.4], abs=1e-3)
+    assert [grey for _, grey in found] == pytest.approx([10, 50, 110, 150, 210], abs=4)
 
 
 def test_video_is_read_frame_by_frame(visit: Visits, tmp_path: Path) -> None:

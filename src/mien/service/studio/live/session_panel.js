@@ -34,6 +34,7 @@ export function createSessionPanel(context, session, { timelinePlace = null, has
   let track = null;
   let moment = 0;
   let timer = null;
+  let cost = 0; // milliseconds of drawing the timeline
 
   const timeline = createTimeline({ palette, strings });
   timeline.onSeek(seek);
@@ -90,12 +91,18 @@ export function createSessionPanel(context, session, { timelinePlace = null, has
     onDiscard();
   }
 
-  function draw() {
+  function drawTimeline() {
     clearTimeout(timer);
     timer = null;
+    const began = performance.now();
     drawPeople();
     timeline.set(session.results, { markers: session.markers, track, baseline: session.baseline, title: session.name });
     timeline.cursor(moment);
+    cost = performance.now() - began;
+  }
+
+  function draw() {
+    drawTimeline();
     const isRead = session.results.some((result) => result.faces.length > 0);
     fill(report, isRead && renderReport(session.results, { markers: session.markers, emotions: session.emotions, strings, palette }));
     showSaved();
@@ -135,8 +142,8 @@ export function createSessionPanel(context, session, { timelinePlace = null, has
   return {
     element,
     draw,
-    /** Draw soon: results were added. */
-    refresh: () => void (timer ??= setTimeout(draw, REDRAW_MS)),
+    /** Draw the timeline soon, and seldom enough where it is long: results were added. */
+    refresh: () => void (timer ??= setTimeout(drawTimeline, Math.max(REDRAW_MS, 9 * cost))),
     /** Take a key of the page; true where it is one of an event. */
     key: markers.key,
     /** Move the cursor to a moment, in seconds. */

@@ -45,6 +45,7 @@ export function createView(context) {
   function invitation(wrong = null) {
     const { host } = context;
     const { title, text: words } = wrong ? text.errors[wrong.code] : { title: text.heading, text: text.lead };
+    const maySend = SENDABLE.includes(wrong?.code);
     return h(
       "div.drop-place",
       wrong && { role: "alert" },
@@ -52,9 +53,8 @@ export function createView(context) {
       h("h1", null, wrong ? format(title, { name: wrong.file.name }) : title),
       h("p", null, words),
       h("button.button.primary", { type: "button", onclick: () => input.click() }, icon("upload"), wrong ? text.other : text.choose),
-      SENDABLE.includes(wrong?.code) && h("button.button", { type: "button", onclick: () => place(wrong.file, null) }, icon("server"), format(text.onServer, { host })),
-      h("p.hint", null, text.formats),
-      whereRead(context.settings, text),
+      maySend && h("button.button", { type: "button", onclick: () => place(wrong.file, null) }, icon("server"), format(text.onServer, { host })),
+      maySend ? h("p.hint", null, text.onServerHint) : [h("p.hint", null, text.formats), whereRead(context.settings, text)],
     );
   }
 

@@ -20,6 +20,7 @@ const SHOWN_S = 60; // of the running timeline
 const TIMELINE_MS = 200;
 const RETRY_MS = 2000;
 const AT_ONCE = 2; // one picture is read, the next one is ready
+const MOST_RECORDED = 90_000; // results: an hour at 25 a second
 const RATE_MEMORY = 0.9; // of the mean time between two results
 
 /** @param {object} context the page's */
@@ -208,8 +209,11 @@ class WebcamView {
     const [read] = live.baseline ? applyBaseline([tracked], live.baseline) : [tracked];
     live.recent.push(read);
     while (live.recent[0].time_s < read.time_s - SHOWN_S) live.recent.shift();
-    this.#recording?.push(read);
     live.measuring?.take(read);
+    if (this.#recording?.push(read) >= MOST_RECORDED) {
+      this.#endRecording();
+      this.#context.notify("info", format(this.#text.recordedMost, { most: MOST_RECORDED }));
+    }
     this.reading.show(read);
     this.stage.show(read, this.reading.track());
     this.stage.remark(this.#remark(read));
