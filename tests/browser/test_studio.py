@@ -11,7 +11,7 @@ import pytest
 
 import mien
 from browser_maker import GROUP, PHOTO, READY_MS, Visit, serving, violations
-from mien.service.page_files import HEADERS
+from mien.service.page_files import HEADERS, NO_RUNTIME
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -115,6 +115,23 @@ def test_a_server_that_goes_away_is_waited_for(visit: Visits) -> None:
     with serving(port=first.port):
         page.get_by_role("heading", name="Reads as happy").wait_for(timeout=READY_MS)
     opened.forgive("ERR_CONNECTION_REFUSED|503")  # it is asked again until it is ready
+
+
+def test_a_service_without_the_runtime_says_how_to_get_it_and_reads_itself(visit: Visits) -> None:
+    with serving() as own:
+        opened: Visit = visit(at=own.url)
+        page = opened.page
+        error = {"schema": "mien-error/1", "code": "no_runtime", "error": NO_RUNTIME}
+        page.context.route(
+            "**/mien-web/runtime/*", lambda route: route.fulfill(status=404, json=error)
+        )
+        page.reload()
+        failure = page.locator(".failure")
+        failure.get_by_text("run 'python hatch_build.py' there").wait_for()
+        failure.get_by_role("button", name="Read on the server").click()
+        opened.ready()
+        page.locator(".state").get_by_text("on the server").wait_for()
+    opened.forgive("404")
 
 
 def test_arrow_keys_go_through_the_tabs(visit: Visits) -> None:

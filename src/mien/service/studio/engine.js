@@ -70,7 +70,7 @@ async function browserEngine(model, labels, onState) {
       onProgress: ({ loaded, total }) => onState({ phase: "loading", share: total ? loaded / total : null }),
     });
   } catch (error) {
-    throw new EngineError("model", String(error?.message ?? error), { cause: error });
+    throw new EngineError("model", (await missingRuntime()) ?? String(error?.message ?? error), { cause: error });
   }
   const newest = newestWins((image, time_s) => recognizer.analyze(image).then((result) => ({ ...result, time_s })));
   return {
@@ -85,6 +85,13 @@ async function browserEngine(model, labels, onState) {
     explain: (image, face, options) => recognizer.explain(image, face, options),
     close: () => recognizer.close(),
   };
+}
+
+/** What a server says that lacks onnxruntime-web, with the way to get it; null where that is not it. */
+async function missingRuntime() {
+  const reply = await fetch(new URL("mien-web/runtime/ort.wasm.min.mjs", BASE)).catch(() => null);
+  const told = reply?.status === 404 ? await reply.json().catch(() => null) : null;
+  return told?.code === "no_runtime" ? told.error : null;
 }
 
 /**
