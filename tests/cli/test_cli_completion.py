@@ -25,7 +25,7 @@ def test_each_shell_gets_a_script(mien: Mien, shell: str) -> None:
 def test_another_shell_and_a_missing_extra_are_refused(
     mien: Mien, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mien("completion", "csh").is_refusal(EXIT_USAGE, "invalid choice")
+    mien("completion", "csh").is_refusal(EXIT_USAGE, "unknown shell 'csh'")
     monkeypatch.setattr("mien.core.errors.find_spec", lambda _: None)
     mien("completion", "bash").is_refusal(EXIT_USAGE, "pip install 'mien[completion]'")
 

@@ -359,7 +359,7 @@ def test_a_missing_model_is_5(predict: Predict) -> None:
     [
         (["--threads", "0"], "--threads: expected a whole number from 1 to 1024"),
         (["--threads", "two"], "a whole number from 1 to 1024, got 'two'"),
-        (["--format", "xml"], "invalid choice: 'xml'"),
+        (["--format", "xml"], "unknown --format 'xml': expected one of json"),
         (["--detector", "face"], "unknown detector 'face'"),
         (["--detector-weights", "w.onnx"], "only detector='yunet' takes weights"),
     ],

@@ -303,7 +303,7 @@ def test_counting_downloads_nothing() -> None:
         (["--workers", "0"], "--workers: expected a whole number from 1"),
         (["--batch-size", "0"], "--batch-size: expected a whole number from 1"),
         (["--address", "auto"], "add --engine ray"),
-        (["--engine", "spark"], "invalid choice: 'spark'"),
+        (["--engine", "spark"], "unknown --engine 'spark': expected one of local, ray"),
     ],
 )
 def test_a_wrong_option_is_2(predict: Predict, words: list[str], said: str) -> None:
