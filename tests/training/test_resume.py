@@ -294,7 +294,7 @@ def test_a_run_stopped_between_two_validations_goes_on(
 
 
 # ---------------------------------------------------------------- the checkpoint
-STATE = RunState(epoch=2, step=1, loss_sum=0.1, history=[{"epoch": 1, "loss": 1 / 3}], data="ab")
+STATE = RunState(epoch=2, step=1, loss_sum=0.1, history=[{"epoch": 1, "loss": 1 / 3}])
 
 
 def compiled(**changes: Any) -> Any:

@@ -349,7 +349,7 @@ def kept_network(model: Any) -> Any:
     return without_xla(keras.Model(model.input, model.output[_LABELS], name=model.name))
 
 
-def predict(network: Any, faces: Faces, *, batch: int) -> Floats:
+def predict(network: Any, faces: Faces, *, batch: int = 128) -> Floats:
     """Return a network's answers, float32 (N, outputs), to faces, uint8 (N, 48, 48).
 
     Each batch has the same shape, of which the last one's rest is padding: another shape would be

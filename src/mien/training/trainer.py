@@ -57,7 +57,7 @@ from mien.training.recipe import (
     load_run_config,
 )
 from mien.training.run import RunFolder
-from mien.training.transforms import Batch, Faces, Floats
+from mien.training.transforms import Batch, Floats
 
 
 def train(
@@ -86,13 +86,14 @@ def train(
     engine.check(config)
     data = load_training_data(config, quiet=quiet)
     trainer = engine(config, run, data, quiet=quiet)
-    state = RunState(data=data.fingerprint(), teachers=trainer.teacher_digests())
+    state = RunState()
     trainer.enter_phase(state)
     environment = {
         **records.describe_environment(),
         "backend": config.training.backend,
         "seed": config.training.seed,
         "data": {split.name: split.class_counts() for split in (data.train, data.val)},
+        "inputs": {"images": data.fingerprint(), **trainer.teacher_digests()},
     }
     records.write_json(run.environment, environment)
     records.write_text(run.config, config_to_toml(config))
@@ -123,18 +124,15 @@ def resume(folder: Path, *, quiet: bool = False, engine: type[Trainer] | None = 
         return finish(config, run, state)
     data = load_training_data(config, quiet=quiet)
     trainer = engine(config, run, data, quiet=quiet)
-    digests = {"images": data.fingerprint(), **trainer.teacher_digests()}
-    known = {"images": state.data, **state.teachers}
-    changed = [name for name in digests if known.get(name) not in (None, "", digests[name])]
-    if changed:
+    inputs = {"images": data.fingerprint(), **trainer.teacher_digests()}
+    before = records.read_json(run.environment).get("inputs", {})
+    if changed := [name for name in inputs if before.get(name) not in (None, inputs[name])]:
         raise InputError(
             f"the images or teachers are not those that {run.path} began with "
             f"({', '.join(changed)}): bring the old ones back, or start a new run"
         )
     if begun:
         trainer.restore(state, arrays)
-    state.data = digests.pop("images")
-    state.teachers = digests
     return trainer.fit(state)
 
 
@@ -178,8 +176,6 @@ class RunState:
         accuracy_sum: of their accuracies.
         epoch_seconds: time spent on them, by all processes that went on with the run.
         history: one row a validation.
-        data: fingerprint of the images and labels that the run began with; empty if not known.
-        teachers: SHA-256 of each teacher's network, by name.
     """
 
     epoch: int = 0
@@ -188,8 +184,6 @@ class RunState:
     accuracy_sum: float = 0.0
     epoch_seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
-    data: str = ""
-    teachers: dict[str, str] = field(default_factory=dict)
 
     @property
     def best(self) -> dict[str, Any]:
@@ -525,12 +519,7 @@ def recalibrate_batch_norms(network: Any, batches: Iterable[Batch]) -> None:
 
 
 # ---------------------------------------------------------------- validation
-_VALIDATION_BATCH = 128
-
-
-def predict_probabilities(model: Any, images: Faces) -> Floats:
-    """Return a network's probabilities, float32 (N, classes), for faces, uint8 (N, 48, 48)."""
-    return predict(model, images, batch=_VALIDATION_BATCH)
+predict_probabilities = predict  # of a network that ends in a softmax
 
 
 def validation_figures(probabilities: Floats, labels: npt.NDArray[np.int64]) -> dict[str, float]:
@@ -550,8 +539,9 @@ def validation_figures(probabilities: Floats, labels: npt.NDArray[np.int64]) -> 
 _DERIVED = {
     *("best_accuracy", "best_epoch", "stale_epochs", "epochs_counted", "plateau_scale"),
     *("plateau_loss", "plateau_wait", "seconds", "stopped_early", "skipped_epochs"),
+    *("data", "teachers"),
 }
-"""What earlier versions stored beside the history that it follows from."""
+"""What earlier versions stored too, and follows from the history or stands in the environment."""
 
 
 def all_variables(model: Any) -> list[Any]:
