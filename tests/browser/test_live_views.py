@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from browser_maker import PHOTO, Visit, serving, violations
 from mien.core.emotions import EMOTIONS
 from mien.core.results import table_columns
 from mien.video.events import comparison_columns, event_columns
@@ -21,9 +22,7 @@ from mien.video.events import comparison_columns, event_columns
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-Visits = Callable[..., Any]
-
-PHOTO = Path(__file__).resolve().parent.parent.parent / "images" / "astronaut.jpg"
+Visits = Callable[..., Visit]
 FPS = 25
 HAS_BOXES = """() => {
   const canvas = document.querySelector(".live-boxes");
@@ -84,18 +83,17 @@ def rows_of(content: bytes) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(content.decode())))
 
 
-def save(visit: Any, panel: Any, item: str) -> tuple[str, bytes]:
+def save(visit: Visit, panel: Any, item: str) -> tuple[str, bytes]:
     """Save a session's file, by its name in the menu."""
     panel.get_by_role("button", name="Save", exact=True).click()
     entry = panel.get_by_role("menuitem").filter(has_text=item).first
-    saved: tuple[str, bytes] = visit.saved(entry.click)
-    return saved
+    return visit.saved(entry.click)
 
 
 # ---------------------------------------------------------------- the webcam
-def start_camera(visit: Any) -> Page:
+def start_camera(visit: Visit) -> Page:
     """Start the camera; return the page once a face is read."""
-    page: Page = visit.ready()
+    page = visit.ready()
     page.get_by_role("button", name="Start the camera").click()
     page.wait_for_function(HAS_BOXES, timeout=30_000)
     return page
@@ -218,6 +216,7 @@ def test_unsaved_recording_is_asked_about(visit: Visits) -> None:
     page.get_by_role("heading", name="Lay sessions side by side").wait_for()
 
 
+@pytest.mark.slow
 def test_baseline_corrects_beside_what_is_read(visit: Visits) -> None:
     page = start_camera(visit("webcam", camera=True))
     page.get_by_role("button", name="Set baseline").click()
@@ -257,6 +256,26 @@ def test_camera_that_cannot_be_had(visit: Visits, error: str, title: str) -> Non
     assert alert.get_by_role("button", name="Try again").is_visible()
 
 
+def test_another_camera_can_be_chosen(visit: Visits) -> None:
+    page = visit("webcam", camera=True).ready()
+    page.evaluate(
+        """() => {
+          const { mediaDevices } = navigator;
+          const open = mediaDevices.getUserMedia.bind(mediaDevices);
+          const camera = (deviceId, label) => ({ kind: "videoinput", deviceId, label });
+          mediaDevices.enumerateDevices = async () => [camera("a", "Front"), camera("b", "")];
+          mediaDevices.getUserMedia = ({ video, audio }) => {
+            window.asked = video.deviceId?.exact ?? null;
+            return open({ video: true, audio });
+          };
+        }"""
+    )
+    page.get_by_role("button", name="Start the camera").click()
+    page.get_by_label("Camera", exact=True).and_(page.locator("select")).select_option("Camera 2")
+    page.wait_for_function("() => window.asked === 'b'")
+    page.wait_for_function(HAS_BOXES, timeout=30_000)
+
+
 def test_camera_that_the_browser_refuses(visit: Visits) -> None:
     page = visit("webcam").ready()
     page.get_by_role("button", name="Start the camera").click()
@@ -272,13 +291,13 @@ def test_camera_needs_a_secure_page(visit: Visits) -> None:
 
 
 # ---------------------------------------------------------------- video files
-def open_video(visit: Any, path: Path) -> Page:
-    page: Page = visit.ready()
+def open_video(visit: Visit, path: Path) -> Page:
+    page = visit.ready()
     page.locator("#view-video input[type=file]").first.set_input_files(path)
     return page
 
 
-def read_video(visit: Any, path: Path, rate: str = "5 a second") -> Page:
+def read_video(visit: Visit, path: Path, rate: str = "5 a second") -> Page:
     """Open a video and read it to its end."""
     page = open_video(visit, path)
     page.get_by_label("Frames a second").select_option(label=rate)
@@ -288,7 +307,7 @@ def read_video(visit: Any, path: Path, rate: str = "5 a second") -> Page:
     return page
 
 
-def session_of(visit: Any) -> dict[str, Any]:
+def session_of(visit: Visit) -> dict[str, Any]:
     panel = visit.page.locator(".session")
     content = save(visit, panel, "can be opened in Compare")[1]
     session: dict[str, Any] = json.loads(content)
@@ -466,7 +485,7 @@ def test_compare_invites_while_it_is_empty(visit: Visits) -> None:
 
 
 # ---------------------------------------------------------------- on the server
-def on_server(visit: Visits, view: str, **options: Any) -> Any:
+def on_server(visit: Visits, view: str, **options: Any) -> Visit:
     seen = visit(view, **options)
     seen.page.evaluate("""localStorage.setItem("mien-studio", '{"side": "server"}')""")
     seen.page.reload()
@@ -476,6 +495,17 @@ def on_server(visit: Visits, view: str, **options: Any) -> Any:
 def test_server_reads_the_camera(visit: Visits) -> None:
     page = start_camera(on_server(visit, "webcam", camera=True))
     page.get_by_role("heading", name=re.compile(r"Person \d+ reads as happy")).wait_for()
+
+
+def test_camera_waits_for_a_server_that_goes_away(visit: Visits) -> None:
+    with serving() as first:
+        seen = on_server(visit, "webcam", camera=True, at=first.url)
+        page = start_camera(seen)
+        first.stop()
+        said(page, "Waiting for the server")
+    with serving(port=first.port):
+        page.locator(".live-badge", has_text="a second").wait_for(timeout=60_000)
+    seen.forgive("WebSocket|ERR_|503")
 
 
 def test_server_reads_a_video(visit: Visits, clip: Path) -> None:
@@ -518,15 +548,7 @@ def test_server_says_what_it_refuses(visit: Visits, tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- for everybody
-def check_axe(page: Page) -> None:
-    """Check that axe finds nothing, by all its rules."""
-    from axe_playwright_python.sync_playwright import Axe
-
-    results = Axe().run(page, options={"resultTypes": ["violations"]})
-    found = [(each["id"], each["nodes"][0]["html"]) for each in results.response["violations"]]
-    assert not found
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), ("phone", "dark")])
 def test_axe_finds_nothing_while_faces_are_read(
     visit: Visits, clip: Path, size: str, scheme: str
@@ -537,19 +559,19 @@ def test_axe_finds_nothing_while_faces_are_read(
     page.wait_for_timeout(600)
     page.get_by_role("button", name="Pause").click()
     page.get_by_role("button", name="Stop recording").click()
-    check_axe(page)
+    assert not violations(page)
     page.get_by_role("tab", name="Video").click()
     page.locator("#view-video input[type=file]").first.set_input_files(clip)
     page.get_by_role("button", name="Read the video").wait_for()
-    check_axe(page)
+    assert not violations(page)
     page.get_by_label("Frames a second").select_option(label="2 a second")
     page.get_by_role("button", name="Read the video").click()
     page.locator("#view-video .report").wait_for(timeout=30_000)
     page.get_by_role("button", name="Stop here").wait_for(state="hidden", timeout=30_000)
-    check_axe(page)
+    assert not violations(page)
     page.get_by_role("tab", name="Compare").click()
     page.get_by_role("heading", name="Sessions side by side").wait_for()
-    check_axe(page)
+    assert not violations(page)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 

@@ -306,6 +306,8 @@ export const strings = {
     rate: "{rate} a second",
     nobody: "No face in the picture",
     failing: "Not read: {error}. Trying again…",
+    away: "Waiting for the server: it is busy or cannot be reached",
+    slow: "Waiting for the model",
     offline: "Offline: the server cannot be reached. Trying again…",
     timeline: "The last minute",
     source: "webcam",

@@ -19,6 +19,7 @@ import { whereRead } from "../components/where.js";
 const SHOWN_S = 60; // of the running timeline
 const TIMELINE_MS = 200;
 const RETRY_MS = 2000;
+const PATIENCE_MS = 3000; // after which an answer is late
 const AT_ONCE = 2; // one picture is read, the next one is ready
 const MOST_RECORDED = 90_000; // results: an hour at 25 a second
 const RATE_MEMORY = 0.9; // of the mean time between two results
@@ -55,7 +56,7 @@ class WebcamView {
     this.baseline = createBaselineControls(this.#text.baseline, { set: () => this.#measure(), reset: () => this.#setBaseline(null) });
     this.keys = pageKeys((key) => this.#key(key));
     this.element = this.#layout();
-    document.addEventListener("visibilitychange", () => this.#live && !this.#paused && this.stage.remark(document.hidden ? this.#text.hidden : ""));
+    document.addEventListener("visibilitychange", () => this.#onVisibility());
     settings.subscribe((_, changed) => ["side", "model", "labels"].some((name) => changed.includes(name)) && this.#otherEngine());
     this.#showOff();
   }
@@ -79,6 +80,12 @@ class WebcamView {
     this.#visible = false;
     this.keys.ignore();
     if (this.#live) this.#stop();
+  }
+
+  #onVisibility() {
+    if (!this.#live || this.#paused) return;
+    this.#live.answered = performance.now();
+    this.stage.remark(document.hidden ? this.#text.hidden : "");
   }
 
   #key(key) {
@@ -116,7 +123,8 @@ class WebcamView {
     await video.play();
     this.stage.shape(video.videoWidth, video.videoHeight);
     this.stage.say();
-    this.#live = { stream, origin: performance.now(), tracker: createTracker(), recent: [], frame: 0, last: 0, gap: null, drawn: 0, baseline: null, measuring: null };
+    this.#live = { stream, origin: performance.now(), tracker: createTracker(), recent: [], frame: 0, last: 0, gap: null, drawn: 0, answered: performance.now(), baseline: null, measuring: null };
+    this.#live.watch = setInterval(() => this.#watch(), PATIENCE_MS / 3);
     this.#live.pictures = eachPicture(video, (image, now) => this.#read(image, now), { atOnce: AT_ONCE });
     const [track] = stream.getVideoTracks();
     track.addEventListener("ended", () => this.#live?.stream === stream && this.#stop(this.#text.errors.lost));
@@ -131,8 +139,9 @@ class WebcamView {
   #stop(reason = null) {
     const wasRecording = this.#recording !== null;
     if (wasRecording) this.#endRecording();
-    const { pictures, stream, measuring } = this.#live;
+    const { pictures, stream, measuring, watch } = this.#live;
     pictures.stop();
+    clearInterval(watch);
     measuring?.cancel();
     closeCamera(stream);
     this.#live = null;
@@ -151,6 +160,7 @@ class WebcamView {
     if (value) this.stage.video.pause();
     else this.stage.video.play();
     this.#live.gap = null;
+    this.#live.answered = performance.now();
     this.stage.remark(value ? this.#text.paused : "");
     this.#showControls();
     this.#context.announce(value ? this.#text.paused : this.#text.resumed);
@@ -204,6 +214,7 @@ class WebcamView {
     const passed = result.time_s - live.last;
     live.gap = live.gap === null || passed > 1 ? passed : RATE_MEMORY * live.gap + (1 - RATE_MEMORY) * passed;
     live.last = result.time_s;
+    live.answered = performance.now();
     live.frame += 1;
     const tracked = live.tracker.update(result);
     const [read] = live.baseline ? applyBaseline([tracked], live.baseline) : [tracked];
@@ -218,6 +229,14 @@ class WebcamView {
     this.stage.show(read, this.reading.track());
     this.stage.remark(this.#remark(read));
     this.#drawTimeline();
+  }
+
+  /** Say that answers are late: a server is asked again and again until it is back. */
+  #watch() {
+    const isLate = performance.now() - this.#live.answered > PATIENCE_MS;
+    if (!isLate || this.#paused || document.hidden) return;
+    this.#live.gap = null;
+    this.stage.remark(this.#context.settings.get().side === "server" ? this.#text.away : this.#text.slow);
   }
 
   #remark({ faces, time_s }) {
