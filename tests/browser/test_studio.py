@@ -134,6 +134,16 @@ def test_a_service_without_the_runtime_says_how_to_get_it_and_reads_itself(visit
     opened.forgive("404")
 
 
+def test_licences_are_a_click_away(visit: Visits) -> None:
+    page = visit().page
+    page.get_by_role("button", name="What these numbers mean").first.click()
+    with page.expect_popup() as opened:
+        page.get_by_role("link", name="Licences").click()
+    text = opened.value.locator("body").inner_text()
+    for each in ("ONNX Runtime Web", "Microsoft", "libfacedetection", "Shiqi Yu", "NASA"):
+        assert each in text
+
+
 def test_arrow_keys_go_through_the_tabs(visit: Visits) -> None:
     page = visit().page
     first = page.get_by_role("tab").first

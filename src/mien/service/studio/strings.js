@@ -128,6 +128,7 @@ export const strings = {
     goodText: "Research and teaching with consent, sorting your own pictures, and interfaces that react to an expression somebody makes on purpose and can call wrong.",
     write: "So write “reads as happy”, not “is happy”.",
     sources: "Barrett et al. 2019, Psychological Science in the Public Interest 20(1).",
+    licences: "Licences of what this page is made of (in a new tab)",
   },
 
   // ---------------------------------------------------------------- a face

@@ -5,6 +5,8 @@ import { openDialog } from "./dialog.js";
 import { h } from "./dom.js";
 import { icon } from "./icons.js";
 
+const LICENCES = new URL("../licences.txt", import.meta.url);
+
 export function openAbout() {
   const words = strings.about;
   openDialog({
@@ -26,6 +28,7 @@ export function openAbout() {
       ),
       h("div.message", null, icon("check"), h("h3", null, words.good), h("p", null, words.goodText), h("p", null, words.write)),
       h("p.small.soft", null, words.sources),
+      h("p.small", null, h("a", { href: LICENCES.href, target: "_blank", rel: "noopener" }, words.licences)),
     ],
   });
 }
