@@ -401,6 +401,12 @@ def test_debug_shows_the_traces_of_requests_that_fail(
     assert ("Traceback" in capsys.readouterr().err) is debug
 
 
+def test_the_network_has_a_workers_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "usable_cores", lambda: 16)
+    shares = [(4, 1), (4, 2), (16, 1), (4, 8)]
+    assert [serve.network_threads(*each) for each in shares] == [4, 2, 1, 1]
+
+
 def test_only_loopback_is_for_this_machine_alone() -> None:
     class Port:
         def __init__(self, host: str) -> None:

@@ -22,6 +22,7 @@ from mien.cli.options import (
 from mien.cli.serve_log import FORMS, ServiceLog
 from mien.cli.stopping import Terminated, terminable
 from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
+from mien.core.process import usable_cores
 
 if TYPE_CHECKING:
     import socket
@@ -39,6 +40,7 @@ _DETAILS = """\
 POST an image to /v1/analyze: as the field "image" of a form, or as the body with an image's type.
 The answer is the JSON of mien predict; /v1/stream takes live frames over a WebSocket, /v1/video
 videos. /docs describes all there is. Whoever reaches the port may ask, unless there are tokens.
+Unless --threads is given, the network has a worker's share of the cores.
 SIGTERM and Ctrl-C let requests in flight end first. MIEN_TOKENS holds tokens, too, with blanks
 between them, or MIEN_TOKEN one.
 """
@@ -204,7 +206,10 @@ def _listen_and_serve(
     check_count(args.processes)
     limits = _limits(args)
     limits = replace(limits, max_connections=raise_file_limit(limits.max_connections))
-    settings = Settings(recognizer_options(args), limits, _access(args), log)
+    options = recognizer_options(args)
+    if options.threads is None:
+        options = replace(options, threads=network_threads(limits.workers, args.processes))
+    settings = Settings(options, limits, _access(args), log)
     with listen(args.host, args.port) as port, log.catching():
         address = host_and_port(args.host, port.getsockname()[1])
         log.say(f"listening on http://{address} (Ctrl-C ends it)")
@@ -220,6 +225,11 @@ def _listen_and_serve(
         settings = replace(settings, options=settings.options.absolute())
         module = "mien.cli.serve_process"
         return supervise(module, settings, port.fileno(), args.processes, log.say)
+
+
+def network_threads(workers: int, processes: int) -> int:
+    """Return how many threads the network may use beside workers that keep the cores busy."""
+    return max(1, usable_cores() // (workers * processes))
 
 
 def _limits(args: argparse.Namespace) -> Limits:
