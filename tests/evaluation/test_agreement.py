@@ -5,7 +5,7 @@ import pytest
 
 from mien.core.emotions import EMOTIONS
 from mien.data.votes import VOTE_NAMES
-from mien.evaluation.agreement import measure_agreement, official_majority
+from mien.evaluation.metrics import measure_agreement, official_majority
 
 NEUTRAL, HAPPY, SAD = (EMOTIONS.index(name) for name in ("neutral", "happy", "sad"))
 

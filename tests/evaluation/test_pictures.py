@@ -12,7 +12,7 @@ from mien.core.emotions import EMOTIONS
 from mien.core.errors import UsageError
 from mien.core.results import Box, Face, ModelInfo, Quality, Result
 from mien.evaluation.pictures import (
-    TABLE_COLUMNS,
+    picture_columns,
     picture_grid,
     picture_rows,
     pictures_dict,
@@ -71,7 +71,7 @@ def test_rows_and_json_count_what_is_known() -> None:
         make_result("happy/c.jpg"),
     ]
     rows = picture_rows(results)
-    assert all(tuple(row) == TABLE_COLUMNS for row in rows)
+    assert all(tuple(row) == picture_columns() for row in rows)
     assert [(row["truth"], row["right"]) for row in rows] == [
         ("happy", True),
         ("sad", False),

@@ -13,8 +13,8 @@ from PIL import Image
 
 from mien.core.errors import InputError, OutputError, UsageError
 from mien.data.votes import EMOTION_COLUMNS
-from mien.evaluation.agreement import measure_agreement
 from mien.evaluation.markdown import section_names, update_marked_section
+from mien.evaluation.metrics import measure_agreement
 from mien.evaluation.report import Report, read_report_json, write_report_json
 from mien.evaluation.report_folder import (
     EVALUATIONS,

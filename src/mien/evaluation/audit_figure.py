@@ -42,7 +42,7 @@ _PAIR_INCHES = 1.84
 
 @dataclass(frozen=True)
 class _Strip:
-    """One row of example images, two and two, each above its split and class; a note a pair."""
+    """One row of example images, in pairs, each above its split and class; a note a pair."""
 
     title: str
     files: tuple[str, ...]
@@ -50,13 +50,7 @@ class _Strip:
 
 
 def draw_audit(audit: Audit, splits: Mapping[str, Split], path: Path, *, title: str) -> None:
-    """Draw what the audit found as a PNG.
-
-    Args:
-        audit: what was found.
-        splits: the images that it was found in.
-        path: where to write.
-        title: what the data set is called.
+    """Draw what the audit found in the splits as a PNG; ``title`` names the data set.
 
     Raises:
         MissingExtra: without Matplotlib.
@@ -101,7 +95,7 @@ def _draw_balance(axes: Axes, audit: Audit) -> None:
 
 
 def _draw_copies(axes: Axes, audit: Audit) -> None:
-    """Draw how many images have a copy where, and how many of these are labelled otherwise."""
+    """Draw how many images have a copy where, and how many of these have another label."""
     height = 0.36
     near = [(count.near, count.near_other_label) for count in audit.copies]
     exact = [(count.exact, count.exact_other_label) for count in audit.copies]
@@ -163,7 +157,7 @@ def _crosses(pair: Pair) -> bool:
 def _draw_strip(
     area: SubFigure, strip: _Strip, images: Mapping[str, npt.NDArray[np.uint8]]
 ) -> None:
-    """Draw images in one row, the two of a pair close together, captions below."""
+    """Draw images in one row, the two of a pair close together, with captions below."""
     area.suptitle(strip.title, x=0.01, y=0.97, ha="left", fontsize=12)
     for at, file in enumerate(strip.files):
         left = 0.14 + at // 2 * _PAIR_INCHES + at % 2 * (_IMAGE_INCHES + 0.04)

@@ -67,26 +67,24 @@ def calibrate_model(
         images: uint8 (N, 48, 48), none of which the model was trained on.
         labels: int64 (N,), indices into the model's labels.
         split: the split's name, for the record.
-        votes: int64 (N, classes): how many people named each class, at least one an image. Then
-            each vote counts as a label does, so that a confidence is the share of people who would
-            say so, and ``labels`` are not looked at.
+        votes: int64 (N, classes): how many people named each class, at least one an image. Each
+            vote then counts as a label, so that a confidence is the share of people who would say
+            so, and ``labels`` are ignored.
         reading: which of the model's readings is calibrated (see `Manifest.read_by`).
-        accuracy: how often readings that are not called uncertain are to be right, 0-1.
-        thresholds: the confidence, 0-1, from which on a reading of each label is certain; fitted
-            for ``accuracy`` unless given.
-        augmented: fit temperatures for test-time augmentation too (ten times the work); else
-            those that the manifest had go.
+        accuracy: how often certain predictions are to be right, 0-1.
+        thresholds: the least confidence, 0-1, of a certain prediction of each label; fitted for
+            ``accuracy`` unless given.
+        augmented: fit temperatures for test-time augmentation too (ten times the work); else those
+            in the manifest are dropped.
         quiet: draw no progress bar.
 
     Returns:
-        All shares 0-1: ``split``, ``images`` and ``answers`` (their numbers), ``accuracy`` (of the
-        images that more than half of the answers name one class of, None if there are none: how
-        many are read as that), ``error_before``,
-        ``error_after`` (the calibration error), ``error_held_out`` (that of `FOLDS` parts, each
-        calibrated by the others), ``uncertain`` (the share of the readings that are below their
-        threshold), ``certain_accuracy`` (how many of the others are right, None if there is none),
-        ``certain_held_out`` (the same of parts that thresholds were not fitted on) and
-        ``error_augmented`` (None unless asked for).
+        ``split``, ``images`` and ``answers`` (counts), and as shares 0-1: ``accuracy`` (on images
+            with a majority of the answers), ``error_before`` and ``error_after`` (the calibration
+            error), ``error_held_out`` (the same, cross-fitted over `FOLDS` parts), ``uncertain``
+            (predictions below their threshold), ``certain_accuracy`` and ``certain_held_out`` (of
+            the others, the latter cross-fitted), ``error_augmented``; None where there is nothing
+            to measure.
 
     Raises:
         ModelError: if the model is missing or damaged.
@@ -147,7 +145,7 @@ def calibrate_model(
 
 
 def _logits_of_views(logits_of: Classify, images: npt.NDArray[np.uint8], *, quiet: bool) -> _Floats:
-    """Return what serves as logits (N, classes) for the mean of the augmented views."""
+    """Return what serves as logits (N, classes) of the mean over augmented views."""
 
     def mean_of(faces: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         views = [softmax(logits_of(view).astype(np.float64)) for view in tta_views(faces)]
@@ -157,7 +155,7 @@ def _logits_of_views(logits_of: Classify, images: npt.NDArray[np.uint8], *, quie
 
 
 def _answers(votes: npt.NDArray[np.int64]) -> tuple[_Labels, _Labels]:
-    """Return an answer a vote: the image (answers,) that it is of, and the class that it names."""
+    """Return for each vote the image that it is of and the class that it names, both (votes,)."""
     places, classes = np.nonzero(votes)
     counts = votes[places, classes]
     return np.repeat(places, counts), np.repeat(classes, counts)
@@ -166,13 +164,9 @@ def _answers(votes: npt.NDArray[np.int64]) -> tuple[_Labels, _Labels]:
 def _cross_fitted(
     logits: _Floats, places: _Labels, labels: _Labels, thresholds_of: _Thresholds
 ) -> tuple[_Floats, npt.NDArray[np.bool_]]:
-    """Return probabilities (N, classes) and which are certain (N,), fitted on other images each.
+    """Return probabilities (N, classes) and which are certain (N,), fitted on other folds.
 
-    Args:
-        logits: (N, classes), one row an answer.
-        places: (N,), the image of each; all answers to an image go into one fold.
-        labels: (N,), the right classes.
-        thresholds_of: see `_Thresholds`.
+    All answers to an image, whose index is in ``places`` (N,), are in one fold.
     """
     probabilities = softmax(logits)
     certain = np.zeros(len(labels), np.bool_)
@@ -195,7 +189,7 @@ def _accuracy(scores: _Floats, labels: _Labels) -> float | None:
 
 
 def balance_model(folder: Path, strength: float, *, reading: str | None = None) -> Manifest:
-    """Raise the logits of the emotions that are rare in Training by a bias, and lower the others'.
+    """Adjust a model's logits for the class frequencies of Training.
 
     ``bias = -strength * log(share of Training)``, less the biases' mean (Menon et al. 2021,
     "Long-tail learning via logit adjustment", section 4.1). Calibrate afterwards.
@@ -205,9 +199,6 @@ def balance_model(folder: Path, strength: float, *, reading: str | None = None) 
             ``data.train``, is replaced.
         strength: 0 (none) to 1 (as if all classes were equally frequent).
         reading: which of the model's readings (see `Manifest.read_by`).
-
-    Returns:
-        The new manifest.
 
     Raises:
         UsageError: if the strength is not from 0 to 1, or the counts are missing.
@@ -233,17 +224,11 @@ def balance_model(folder: Path, strength: float, *, reading: str | None = None) 
 
 # ---------------------------------------------------------------- temperatures
 def fit_temperature(logits: _Floats, labels: _Labels) -> float:
-    """Find the temperature T at which softmax(logits / T) gives the labels the least cross-entropy.
+    """Fit the temperature T that minimises the cross-entropy of softmax(logits / T).
 
-    As Guo et al. 2017, section 4.2. The cross-entropy is convex in 1 / T, so its slope is bisected.
-
-    Args:
-        logits: (N, classes).
-        labels: (N,), the right classes.
-
-    Returns:
-        A number within `TEMPERATURES`; an end of it where no temperature is best (all right, or no
-        better than chance).
+    As Guo et al. 2017, section 4.2, for logits (N, classes) and labels (N,). The cross-entropy is
+    convex in 1 / T, so its slope is bisected. An end of `TEMPERATURES` where no temperature is best
+    (all right, or no better than chance).
 
     Raises:
         UsageError: if there are no logits or the lengths differ.
@@ -252,7 +237,6 @@ def fit_temperature(logits: _Floats, labels: _Labels) -> float:
     right = logits[np.arange(len(labels)), labels]
 
     def slope(temperature: float) -> float:
-        """Derivative of the cross-entropy by 1 / T: the mean expected logit less the right one."""
         powers = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
         expected = (powers * logits).sum(axis=1) / powers.sum(axis=1)
         return float((expected - right).mean())
@@ -269,14 +253,12 @@ def fit_adaptive_temperature(logits: _Floats, labels: _Labels) -> Temperature:
 
     What is minimised is the cross-entropy of "is the prediction right?", not of the classes: the
     smoothed labels that a network has learned leave the latter's best temperature too cool.
-    `docs/evidence/calibration.md` compares both.
+    `docs/evidence/calibration.md` compares both. With fewer than `LEAST_IMAGES` it is
+    `fit_temperature`'s.
 
     Args:
         logits: (N, classes); for a mean over views, `mien.core.calibration.log_of_mean`.
         labels: (N,), the right classes.
-
-    Returns:
-        With fewer than `LEAST_IMAGES`, `fit_temperature`'s.
 
     Raises:
         UsageError: if there are no logits or the lengths differ.
@@ -322,12 +304,11 @@ def fit_thresholds(
     Args:
         probabilities: (N, classes), calibrated.
         labels: (N,), the right classes.
-        accuracy: how often all certain predictions together are to be right, 0-1; no number of
-            them proves that all are.
+        accuracy: how often all certain predictions together are to be right, 0-1.
 
     Returns:
         (classes,), 0-1 in steps of 0.001: 0 for a class that is always certain, 1 for one that
-        never is.
+            never is.
 
     Raises:
         UsageError: if there are no probabilities or the lengths differ.
@@ -374,7 +355,7 @@ def _chances(confidences: _Floats, correct: npt.NDArray[np.bool_]) -> _Floats:
 
 
 def _lowest_level(chances: _Floats, correct: npt.NDArray[np.bool_], accuracy: float) -> float:
-    """Return the least chance from which on predictions prove right as asked; 2 if none do."""
+    """Return the least chance from which on predictions are right as often as asked; 2 if none."""
     order = np.argsort(-chances, kind="stable")
     falling = chances[order]
     counts = np.arange(1, len(order) + 1)

@@ -29,15 +29,15 @@ _DISTINCT = 12
 
 @dataclass(frozen=True)
 class Comparison:
-    """How one's own classes were read before and after.
+    """How the classes of a fine-tuned model were predicted before and after.
 
     Attributes:
         split: the name of the part that was measured on.
-        classes: one's own.
+        classes: of the fine-tuned model.
         known: those that the model before knows.
-        before: its figures on the images of these, choosing among these; None if it knows fewer
-            than two, since there is nothing to choose then.
-        after: the fine-tuned model's figures on all images.
+        before: its metrics on the images of these, choosing among these; None if it knows fewer
+            than two.
+        after: the fine-tuned model's metrics on all images.
         after_known: the same on the images of the known classes; None where ``before`` is.
         models: the model before and the fine-tuned one.
     """
@@ -51,7 +51,7 @@ class Comparison:
     models: tuple[ModelInfo, ModelInfo]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures ready for JSON."""
+        """Return the comparison ready for JSON."""
         named = {"before": self.before, "after": self.after, "after_known": self.after_known}
         return {
             "split": self.split,
@@ -70,21 +70,13 @@ def compare(
     meanings: Mapping[str, Sequence[str]] | None = None,
     quiet: bool = False,
 ) -> Comparison:
-    """Measure a model before and after fine-tuning on the same images.
+    """Measure a model and the one fine-tuned from it on the same images.
 
-    The old model's probabilities are added up over the labels that a class is made of, and shared
-    out among the classes that it knows: it is asked the same question, as far as it can be.
-
-    Args:
-        old: the model that was started from.
-        new: the fine-tuned model, whose labels are the split's classes.
-        split: the images.
-        meanings: of which classes each class was made (see `mien.data.class_folder.label_for`).
-        quiet: draw no progress bar.
+    The old model's probabilities are summed over the labels that a class is made of (``meanings``,
+    see `mien.data.class_folder.label_for`) and renormalised over the classes that it knows.
 
     Raises:
         ModelError: if a network fails.
-        MissingExtra: without scikit-learn.
     """
     classes = new.labels
     after = predict(new.classify, split.images, label="reading after", quiet=quiet)

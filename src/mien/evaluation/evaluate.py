@@ -1,4 +1,4 @@
-"""Evaluating a model: what is opened, what it is measured on, and the measuring."""
+"""Evaluating a model: which model, on which images, and the measuring."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ from mien.data.dataset import Split, clean_mask
 from mien.data.loading import crop_face, load_split
 from mien.data.sources import FolderSource, is_leftover, source_kind, split_of
 from mien.data.trained_on import TrainedOn, seen_masks
-from mien.evaluation.agreement import measure_agreement
-from mien.evaluation.metrics import evaluate
+from mien.evaluation.metrics import evaluate, measure_agreement
 from mien.evaluation.report import Report, Samples, versions
 from mien.inference.classifier import Classifier
 
@@ -46,10 +45,10 @@ _ORDER = ("test", "val", "train")
 
 # ---------------------------------------------------------------- the model
 def find_exported(model: str) -> tuple[str | Path, Path | None]:
-    """Return what to open as a model, and the folder of the run that it is of, if it is of one.
+    """Return what to open as a model, and the folder of its run, if it has one.
 
     Args:
-        model: a bundled model's name, a model's folder, or the folder of a run.
+        model: a bundled model's name, a model's folder, or a run's.
 
     Raises:
         ModelError: if there is none, or it is a run that was not exported.
@@ -75,7 +74,7 @@ class EvaluationData:
         clean: which have no pixel-identical copy in Training, (N,); None where unknown.
         left_out: how many images there are of each class that the model lacks.
         notes: what the user should know, a line each.
-        trained: how many images were left out since the model was trained on them.
+        trained: images left out because the model was trained on them.
     """
 
     split: Split
@@ -102,10 +101,9 @@ def load_evaluation_data(
         classifier: the model.
         source: a data set as `mien.data.loading.load_dataset` takes it, or a folder of class
             folders with any names, with or without ``train|val|test``.
-        split: "train", "val" or "test"; unless given, the first of test, val and train that is
-            there.
+        split: "train", "val" or "test"; by default the first of test, val and train that is there.
         mapping: what classes become, see `mien.data.class_folder.parse_map`; folders only.
-        face_of: how a file becomes a face; files are face crops unless given. Folders only.
+        face_of: how a file becomes a face; by default files are face crops. Folders only.
         trained_on: what the model was trained on, which is left out.
         include_trained: take it in; the others are then the ``clean`` ones.
         quiet: draw no progress bar.
@@ -140,7 +138,7 @@ def load_evaluation_data(
 
 
 def meanings_in(classifier: Classifier) -> dict[str, list[str]]:
-    """Return of which classes a fine-tuned model's labels were made; empty for another model."""
+    """Return which classes a fine-tuned model's labels were made of; empty for others."""
     classes: Any = classifier.manifest.data.get("classes")
     if not isinstance(classes, Mapping):
         return {}
@@ -154,12 +152,7 @@ def meanings_in(classifier: Classifier) -> dict[str, list[str]]:
 def clean_images(
     split: Split, source: Path | str, *, quiet: bool = False
 ) -> npt.NDArray[np.bool_] | None:
-    """Mark the images (N,) of a split that have no pixel-identical copy in Training.
-
-    Args:
-        split: of the data set.
-        source: the data set, as `mien.data.loading.load_dataset` takes it.
-        quiet: draw no progress bar.
+    """Mark the images (N,) of a data set's split that have no pixel-identical copy in Training.
 
     Returns:
         The mask, or None for Training itself.
@@ -175,7 +168,7 @@ def clean_images(
 def _held_out(
     data: EvaluationData, folder: Path | None, trained_on: TrainedOn | None, include: bool
 ) -> EvaluationData:
-    """Leave out what the model was trained on, or mark the others; say how many there are."""
+    """Leave out what the model was trained on, or mark the rest as clean, with a note."""
     if trained_on is None:
         return data
     split = data.split
@@ -256,17 +249,7 @@ def predict(
     label: str = "evaluating",
     quiet: bool = False,
 ) -> npt.NDArray[np.float32]:
-    """Classify images in batches, drawing progress on stderr.
-
-    Args:
-        classify: the classifier.
-        images: uint8 (N, 48, 48), at least one.
-        batch_size: images at a time; it changes speed and memory, not the numbers.
-        label: what the progress bar says.
-        quiet: draw no progress bar.
-
-    Returns:
-        float32 (N, classes).
+    """Classify images, uint8 (N, 48, 48), in batches, with a progress bar; float32 (N, classes).
 
     Raises:
         UsageError: if there is no image or the batch size is below 1.
@@ -301,20 +284,19 @@ def evaluate_model(
         classifier: the model, as its users run it.
         split: the images.
         clean: those without a copy in Training (see `clean_images`), None where unknown.
-        votes: what FER+'s annotators said of each, int64 (N, 10), None where unknown.
-        tta: take the mean over shifted and mirrored views.
+        votes: FER+'s votes, int64 (N, 10), None where unknown.
+        tta: average over shifted and mirrored views.
         seed: of the choice of the sample pictures.
-        batch_size: images at a time; it changes speed and memory, not the figures.
+        batch_size: images at a time; it changes speed and memory, not the metrics.
         quiet: draw no progress bar.
 
     Returns:
-        The report, which does not yet say what the data set is called nor by which command it was
-        made, and what `mien.evaluation.report_folder.write_report` shows of the images.
+        The report, which does not yet name the data set and the command, and what
+            `mien.evaluation.report_folder.write_report` shows of the images.
 
     Raises:
         UsageError: if there is no image, or the batch size is below 1.
         ModelError: if the network fails.
-        MissingExtra: without scikit-learn.
     """
     probabilities = predict(
         lambda faces: classifier.classify(faces, augment=tta, batch_size=batch_size),

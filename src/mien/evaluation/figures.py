@@ -22,8 +22,7 @@ from mien.core.emotions import EMOTION_COLORS
 from mien.core.errors import UsageError, needs_extra
 from mien.core.files import SOFTWARE, write_atomically
 from mien.core.progress import format_duration
-from mien.evaluation.agreement import Agreement
-from mien.evaluation.metrics import Calibration, Metrics
+from mien.evaluation.metrics import Agreement, Calibration, Metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,12 +80,7 @@ _SETTINGS: Any = {
 
 @contextmanager
 def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """Give an empty figure in the house style and write it to ``path`` as a PNG at the end.
-
-    Args:
-        path: where to write; its folder is made if need be.
-        width: inches, at 150 dots an inch.
-        height: inches.
+    """Give an empty figure in the house style, sized in inches; write it as a PNG at the end.
 
     Raises:
         MissingExtra: without Matplotlib.
@@ -112,7 +106,7 @@ def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
 
 
 def percent_axis(axes: Axes, which: str = "y") -> None:
-    """Label an axis that runs from 0 to 1 in per cent; ``which`` is "x" or "y"."""
+    """Label an axis ("x" or "y") that runs from 0 to 1 in per cent."""
     from matplotlib.ticker import PercentFormatter
 
     axis = axes.xaxis if which == "x" else axes.yaxis
@@ -120,7 +114,7 @@ def percent_axis(axes: Axes, which: str = "y") -> None:
 
 
 def show_image(axes: Axes, image: npt.NDArray[np.uint8], frame: str, **options: Any) -> None:
-    """Show an image, uint8 (H, W) grey or (H, W, 3) RGB, in a frame of a colour, without ticks."""
+    """Show an image, uint8 (H, W) grey or (H, W, 3) RGB, in a coloured frame without ticks."""
     axes.imshow(image, cmap="gray", vmin=0, vmax=255, **options)
     axes.set_xticks([])
     axes.set_yticks([])
@@ -143,10 +137,10 @@ def draw_matrix(
 
     Args:
         axes: where.
-        shares: float64 (classes, classes), 0-1, rows are what is true.
+        shares: float64 (classes, classes), 0-1, rows are the true classes.
         texts: str (classes, classes).
         names: of the classes.
-        read: what the columns are called.
+        read: label of the columns.
         text_size: of the cells' texts, points.
     """
     with needs_extra("train", "A figure"):
@@ -267,10 +261,9 @@ def share_figure(agreement: Agreement, path: Path, *, title: str) -> None:
 def _reliability(
     path: Path, title: str, rows: Sequence[tuple[float, float, float | None, float | None, int]]
 ) -> Iterator[tuple[Axes, Axes]]:
-    """Draw what was found in each bin (low, high, mean, found, count); the caller names the parts.
+    """Draw bins (low, high, mean, outcome, count) as a reliability diagram above a histogram.
 
-    Gives the axes of the diagram, whose bars, diagonal and dots wait for their labels, and of the
-    histogram below.
+    Gives the axes of both; the caller labels the bars, the diagonal and the dots.
     """
     low, high, means, found, counts = np.array(rows, np.float64).T
     centres, widths = (low + high) / 2, 0.92 * (high - low)
@@ -313,9 +306,8 @@ def training_curves(history: History, path: Path, *, title: str = "Training") ->
     """Draw loss, accuracy and learning rate over the epochs and write them as a PNG.
 
     Args:
-        history: any of the columns ``epoch, loss, accuracy, val_loss, val_accuracy,
-            val_macro_f1, learning_rate, seconds, phase``; what is missing is not drawn. A line
-            marks each epoch where the value of ``phase`` changes.
+        history: any of the columns ``epoch, loss, accuracy, val_loss, val_accuracy, val_macro_f1,
+            learning_rate, seconds, phase``; a line marks each change of ``phase``.
         path: where to write.
         title: heading of the figure.
 

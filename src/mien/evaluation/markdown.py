@@ -69,7 +69,7 @@ def section_names(path: Path) -> tuple[str, ...]:
 
 
 def update_marked_section(path: Path, name: str, text: str) -> None:
-    """Put ``text`` between the marks of section ``name``, and leave all else as it is.
+    """Replace the text between the marks of a section; all else stays as it is.
 
     Raises:
         InputError: if the file cannot be read, or does not hold both marks exactly once, in order.

@@ -1,15 +1,15 @@
-"""From probabilities and labels to accuracy, F1, confusion, calibration and selective accuracy.
+"""Predictions against labels: accuracy, F1, confusion, calibration, abstention; and against votes.
 
 Conventions, where there is a choice:
 
-- An image is read as the emotion of its highest probability; of equals, the first.
-- A class's accuracy is the share of its images that is read right, so it equals its recall.
-- What has no value is None, never NaN: recall and accuracy of a class without images, precision of
-  a class that is never predicted. F1 is 0 for a class that has images, none of them read right.
-- Means over classes (macro, balanced) are over the classes that have images; `Metrics.absent` names
-  the others.
+- The prediction is the class of the highest probability; of equals, the first.
+- A class's accuracy is the share of its images that is predicted right: its recall.
+- What has no value is None, never NaN: recall of a class without images, precision of a class that
+  is never predicted. F1 is 0 for a class that has images, none of them predicted right.
+- Means over classes (macro, balanced) are over those that have images; `Metrics.absent` names the
+  others.
 - Intervals are Wilson's (1927) score intervals at 95 %: right for shares near 0 and 1 and for few
-  images, where the usual plus-minus is not.
+  images, where the normal approximation is not.
 """
 
 from __future__ import annotations
@@ -23,13 +23,17 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.emotions import EMOTIONS
-from mien.core.errors import UsageError, needs_extra
+from mien.core.errors import UsageError
+from mien.data.votes import EMOTION_COLUMNS, VOTE_NAMES
 
 SMALLEST_PROBABILITY = 1e-7
 """Probabilities are raised to this before the logarithm of the loss, as Keras does."""
 
 BIN_COUNT = 15
-"""Of the calibration error: as Guo et al. 2017, "On Calibration of Modern Neural Networks", 2."""
+"""Bins of the calibration error, as in Guo et al. 2017."""
+
+SHARE_BIN_COUNT = 10
+"""Bins of the diagram of scores against shares of votes."""
 
 Z_95 = 1.959963984540054
 """The standard normal's 97.5 % point."""
@@ -45,15 +49,10 @@ class Interval:
 
 
 def wilson_interval(correct: int, count: int, *, z: float = Z_95) -> Interval:
-    """Return Wilson's score interval of the share ``correct / count``.
-
-    Args:
-        correct: 0 to ``count``.
-        count: at least 1.
-        z: the standard normal's quantile; 1.96 gives 95 %.
+    """Return Wilson's score interval of the share ``correct / count``, by default at 95 %.
 
     Raises:
-        UsageError: if ``count`` is 0 or ``correct`` out of its range.
+        UsageError: if ``count`` is below 1 or ``correct`` is not from 0 to ``count``.
     """
     if count < 1 or not 0 <= correct <= count:
         raise UsageError(f"expected 0 <= correct <= count and count >= 1, got {correct}/{count}")
@@ -70,13 +69,13 @@ def wilson_interval(correct: int, count: int, *, z: float = Z_95) -> Interval:
 # ---------------------------------------------------------------- calibration
 @dataclass(frozen=True)
 class CalibrationBin:
-    """The predictions whose confidence lies in (low, high]; the first bin also holds 0.
+    """The predictions whose confidence is in (low, high]; the first bin includes 0.
 
     Attributes:
         low, high: the edges, 0-1.
         count: predictions in the bin.
-        confidence: their mean top probability, None where there are none.
-        accuracy: the share of them that is right, None where there are none.
+        confidence: their mean top probability, None in an empty bin.
+        accuracy: the share of them that is right, None in an empty bin.
     """
 
     low: float
@@ -91,10 +90,9 @@ class Calibration:
     """Calibration of the top probability.
 
     Attributes:
-        error: expected calibration error, 0-1: the mean over all predictions of the distance
-            between a bin's confidence and its accuracy.
+        error: expected calibration error, 0-1: the mean distance between confidence and accuracy.
         confidence: mean top probability, 0-1.
-        bins: equal-width bins from 0 to 1, for the reliability diagram.
+        bins: of equal width, for the reliability diagram.
     """
 
     error: float
@@ -115,46 +113,48 @@ def measure_calibration(
             "expected as many confidences as answers, at least one; "
             f"got {confidences.shape} and {correct.shape}"
         )
-    bins: list[CalibrationBin] = []
-    error = 0.0
-    for low, high, inside in binned(confidences, BIN_COUNT):
+    bins = tuple(
+        CalibrationBin(*each)
+        for each in _binned_means(confidences, correct.astype(np.float64), BIN_COUNT)
+    )
+    error = sum(
+        each.count / confidences.size * abs(each.confidence - each.accuracy)
+        for each in bins
+        if each.confidence is not None and each.accuracy is not None
+    )
+    return Calibration(error, float(confidences.mean()), bins)
+
+
+def _binned_means(
+    values: npt.NDArray[np.float64], outcomes: npt.NDArray[np.float64], bins: int
+) -> Iterator[tuple[float, float, int, float | None, float | None]]:
+    """Yield the edges, count and means of values and outcomes (N,) of equal-width bins in 0-1."""
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    places = np.clip(np.searchsorted(edges, values, side="left") - 1, 0, bins - 1)
+    for place in range(bins):
+        inside = places == place
         count = int(inside.sum())
-        confidence = float(confidences[inside].mean()) if count else None
-        accuracy = float(correct[inside].mean()) if count else None
-        if confidence is not None and accuracy is not None:
-            error += count / confidences.size * abs(confidence - accuracy)
-        bins.append(CalibrationBin(low, high, count, confidence, accuracy))
-    return Calibration(error, float(confidences.mean()), tuple(bins))
-
-
-def binned(
-    values: npt.NDArray[np.float64], count: int
-) -> Iterator[tuple[float, float, npt.NDArray[np.bool_]]]:
-    """Yield the edges (low, high] of equal-width bins from 0 to 1, and the mask (N,) of each."""
-    edges = np.linspace(0.0, 1.0, count + 1)
-    places = np.clip(np.searchsorted(edges, values, side="left") - 1, 0, count - 1)
-    for place in range(count):
-        yield float(edges[place]), float(edges[place + 1]), places == place
+        means = (float(values[inside].mean()), float(outcomes[inside].mean())) if count else None
+        yield float(edges[place]), float(edges[place + 1]), count, *(means or (None, None))
 
 
 def calibration_error(
     probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]
 ) -> float:
     """Return the expected calibration error, 0-1, of probabilities (N, classes)."""
-    return measure_calibration(
-        probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    ).error
+    correct = probabilities.argmax(axis=1) == labels
+    return measure_calibration(probabilities.max(axis=1), correct).error
 
 
 @dataclass(frozen=True)
 class SelectiveAccuracy:
-    """Accuracy on the readings that are not `uncertain`, and their coverage.
+    """Accuracy of the predictions that reach their class's threshold, the certain ones.
 
     Attributes:
-        count: the readings whose confidence reaches their emotion's threshold.
+        count: certain predictions.
         correct: how many of them are right.
-        share: of all readings, 0-1 (the coverage).
-        accuracy: the share of them that is right, 0-1; None where there are none.
+        share: of all predictions, 0-1 (the coverage).
+        accuracy: of the certain predictions, 0-1; None where there are none.
         accuracy_interval: its 95 % interval; None where there are none.
     """
 
@@ -170,13 +170,7 @@ def selective_accuracy(
     correct: npt.NDArray[np.bool_],
     thresholds: npt.NDArray[np.float64],
 ) -> SelectiveAccuracy:
-    """Measure accuracy with abstention.
-
-    Args:
-        rows: probabilities (N, classes), N at least 1.
-        correct: (N,), whether the highest of each is right.
-        thresholds: (classes,), below which a reading of that class is uncertain.
-    """
+    """Measure abstention: probabilities (N, classes), correct (N,), thresholds (classes,)."""
     certain = rows.max(axis=1) >= thresholds[rows.argmax(axis=1)]
     count, right = int(certain.sum()), int(correct[certain].sum())
     return SelectiveAccuracy(
@@ -191,7 +185,7 @@ def selective_accuracy(
 # ---------------------------------------------------------------- all metrics
 @dataclass(frozen=True)
 class ClassMetrics:
-    """How well one emotion is read; shares are 0-1 (see the module for the conventions)."""
+    """The metrics of one class; shares are 0-1 (see the module for the conventions)."""
 
     emotion: str
     support: int
@@ -215,25 +209,24 @@ class Averages:
 
 @dataclass(frozen=True)
 class Metrics:
-    """The numbers of one set of images; shares are 0-1.
+    """The metrics of one set of images; shares are 0-1.
 
     Attributes:
         count: images.
-        correct: images read right.
+        correct: images predicted right.
         loss: mean cross-entropy in nats.
-        accuracy: share of the images read right.
+        accuracy: share of the images predicted right.
         accuracy_interval: its 95 % interval.
-        macro: plain means over the classes that have images; precision counts 0 for a class that
-            is never predicted.
+        macro: means over the classes that have images; precision counts 0 for a class that is never
+            predicted.
         weighted: the same, weighted by each class's images.
-        balanced_accuracy: mean of the class accuracies.
-        classes: one entry an emotion, in the order of the labels.
-        confusion: counts (classes, classes): row the true emotion, column the predicted one.
+        balanced_accuracy: mean recall.
+        classes: one entry a class, in the order of the labels.
+        confusion: counts (classes, classes): row the true class, column the predicted one.
         confusion_rates: the same, each row divided by its sum; None for a row without images.
-        calibration: whether confidences can be trusted.
-        absent: emotions without any image.
-        certain: accuracy on the readings that are not uncertain; None for a model without
-            thresholds.
+        calibration: of the top probability.
+        absent: classes without images.
+        certain: accuracy with abstention; None for a model without thresholds.
     """
 
     count: int
@@ -257,19 +250,19 @@ class Metrics:
         return self.macro.f1
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the numbers ready for JSON."""
+        """Return the metrics ready for JSON."""
         return {**asdict(self), "macro_f1": self.macro_f1}
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Numbers on all images and, where known, on those without a copy in Training."""
+    """Metrics on all images and, where known, on those without a copy in Training."""
 
     all: Metrics
     clean: Metrics | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the numbers ready for JSON; "clean" is None where there are none."""
+        """Return the metrics ready for JSON; "clean" is None where there are none."""
         clean = None if self.clean is None else self.clean.to_dict()
         return {"all": self.all.to_dict(), "clean": clean}
 
@@ -289,7 +282,7 @@ def evaluate(
         labels: (N,), indices into ``classes``.
         clean: (N,), True for an image without a pixel-identical copy in Training; None if unknown.
         classes: their names.
-        thresholds: (classes,), below which a reading is uncertain; None where the model has none.
+        thresholds: (classes,), the least confidence of a certain prediction; None without.
 
     Raises:
         UsageError: if the arrays do not fit together (see `measure`).
@@ -318,17 +311,15 @@ def measure(
 
     Raises:
         UsageError: if N is 0, shapes differ, a label is no class, or rows are no probabilities.
-        MissingExtra: without scikit-learn.
     """
     _check(probabilities, labels, len(classes))
-    with needs_extra("train", "An evaluation"):
-        from sklearn.metrics import confusion_matrix
     rows = probabilities.astype(np.float64)
     rows /= rows.sum(axis=1, keepdims=True)
     predicted = rows.argmax(axis=1)
     correct = predicted == labels
-    confusion = confusion_matrix(labels, predicted, labels=range(len(classes)))
-    entries = _class_metrics(labels, predicted, confusion, classes)
+    confusion = np.zeros((len(classes), len(classes)), np.int64)
+    np.add.at(confusion, (labels, predicted), 1)
+    entries = tuple(_class_metrics(confusion, place, name) for place, name in enumerate(classes))
     present = [entry for entry in entries if entry.support]
     support = np.array([entry.support for entry in present], np.float64)
     chosen = rows[np.arange(len(labels)), labels]
@@ -369,36 +360,21 @@ def _check(probabilities: npt.NDArray[Any], labels: npt.NDArray[Any], width: int
         raise UsageError("expected probabilities from 0 to 1 whose rows sum to 1")
 
 
-def _class_metrics(
-    labels: npt.NDArray[np.int64],
-    predicted: npt.NDArray[np.int64],
-    confusion: npt.NDArray[np.int64],
-    classes: Sequence[str],
-) -> tuple[ClassMetrics, ...]:
-    from sklearn.metrics import precision_recall_fscore_support
-
-    precision, recall, f1, support = precision_recall_fscore_support(
-        labels, predicted, labels=range(len(classes)), zero_division=0.0
+def _class_metrics(confusion: npt.NDArray[np.int64], place: int, name: str) -> ClassMetrics:
+    correct = int(confusion[place, place])
+    support, predicted = int(confusion[place].sum()), int(confusion[:, place].sum())
+    recall = correct / support if support else None
+    return ClassMetrics(
+        emotion=name,
+        support=support,
+        correct=correct,
+        predicted=predicted,
+        accuracy=recall,
+        accuracy_interval=wilson_interval(correct, support) if support else None,
+        precision=correct / predicted if predicted else None,
+        recall=recall,
+        f1=2 * correct / (support + predicted) if support else None,
     )
-    entries: list[ClassMetrics] = []
-    for index, emotion in enumerate(classes):
-        count, right = int(support[index]), int(confusion[index, index])
-        guesses = int(confusion[:, index].sum())
-        share = float(recall[index]) if count else None
-        entries.append(
-            ClassMetrics(
-                emotion=emotion,
-                support=count,
-                correct=right,
-                predicted=guesses,
-                accuracy=share,
-                accuracy_interval=wilson_interval(right, count) if count else None,
-                precision=float(precision[index]) if guesses else None,
-                recall=share,
-                f1=float(f1[index]) if count else None,
-            )
-        )
-    return tuple(entries)
 
 
 def _averages(present: list[ClassMetrics], weights: npt.NDArray[np.float64]) -> Averages:
@@ -410,3 +386,133 @@ def _averages(present: list[ClassMetrics], weights: npt.NDArray[np.float64]) -> 
         recall=mean([entry.recall for entry in present]),
         f1=mean([entry.f1 for entry in present]),
     )
+
+
+# ---------------------------------------------------------------- agreement with FER+'s annotators
+@dataclass(frozen=True)
+class EmotionAgreement:
+    """The images whose majority named an emotion, and how many are predicted as that."""
+
+    emotion: str
+    images: int
+    agreed: int
+
+
+@dataclass(frozen=True)
+class ShareBin:
+    """Scores in (low, high], of any emotion, and the votes for it; the first bin includes 0.
+
+    Attributes:
+        low, high: the edges, 0-1.
+        count: scores in the bin.
+        score: their mean.
+        share: the mean share of people who named the emotion.
+    """
+
+    low: float
+    high: float
+    count: int
+    score: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Predictions beside FER+'s votes; shares are 0-1.
+
+    Attributes:
+        images: those on which more than half of the votes for the seven emotions agree.
+        agreed: how many of them are predicted as that majority says.
+        accuracy: the share of these.
+        accuracy_interval: its 95 % interval.
+        emotions: the same for each emotion.
+        official_images: those of FER+'s own protocol (Barsoum et al. 2016, "majority"), see
+            `official_majority`.
+        official_agreed: how many of them are predicted so; contempt, which has no score, never is.
+        cross_entropy: of all scores against the shares of votes, in nats.
+        share_error: the mean distance between a score and the share of people, over ``bins``.
+        bins: of the reliability diagram: do seven of ten people say so where the score is 0.7?
+    """
+
+    images: int
+    agreed: int
+    accuracy: float
+    accuracy_interval: Interval
+    emotions: tuple[EmotionAgreement, ...]
+    official_images: int
+    official_agreed: int
+    cross_entropy: float
+    share_error: float
+    bins: tuple[ShareBin, ...]
+
+    @property
+    def official_accuracy(self) -> float:
+        """The share of the official protocol's images that is predicted right, 0-1."""
+        return self.official_agreed / max(self.official_images, 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the agreement ready for JSON."""
+        return {**asdict(self), "official_accuracy": self.official_accuracy}
+
+
+def measure_agreement(
+    probabilities: npt.NDArray[np.floating[Any]], counts: npt.NDArray[np.int64]
+) -> Agreement | None:
+    """Compare probabilities (N, 7) with votes (N, 10), see `align_votes`.
+
+    Returns:
+        None where no image has a majority.
+    """
+    predicted = probabilities.argmax(axis=1)
+    votes = counts[:, EMOTION_COLUMNS]
+    total = votes.sum(axis=1)
+    clear = 2 * votes.max(axis=1) > total
+    if not clear.any():
+        return None
+    majority = votes.argmax(axis=1)
+    agrees = predicted == majority
+    emotions = tuple(
+        EmotionAgreement(
+            name,
+            int((clear & (majority == place)).sum()),
+            int(agrees[clear & (majority == place)].sum()),
+        )
+        for place, name in enumerate(EMOTIONS)
+    )
+    voted = total > 0
+    shares = votes[voted] / total[voted, None]
+    scores = np.asarray(probabilities[voted], np.float64)
+    bins = tuple(
+        ShareBin(low, high, count, score, share)
+        for low, high, count, score, share in _binned_means(
+            scores.ravel(), shares.ravel(), SHARE_BIN_COUNT
+        )
+        if score is not None and share is not None
+    )
+    official = official_majority(counts)
+    known = official >= 0
+    agreed = int(agrees[clear].sum())
+    return Agreement(
+        images=int(clear.sum()),
+        agreed=agreed,
+        accuracy=agreed / int(clear.sum()),
+        accuracy_interval=wilson_interval(agreed, int(clear.sum())),
+        emotions=emotions,
+        official_images=int(known.sum()),
+        official_agreed=int((EMOTION_COLUMNS[predicted] == official)[known].sum()),
+        cross_entropy=float(-(shares * np.log(np.maximum(scores, 1e-7))).sum(axis=1).mean()),
+        share_error=sum(each.count * abs(each.score - each.share) for each in bins) / scores.size,
+        bins=bins,
+    )
+
+
+def official_majority(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return FER+'s own majority label of votes (N, 10): index into `VOTE_NAMES`, -1 for none.
+
+    Emotions with a single vote are dropped as outliers; then one of the eight (contempt is the last
+    of them) needs more than half of the votes that are left, unknown and not-a-face among them.
+    """
+    kept = np.where(counts > 1, counts, 0)
+    winner = kept.argmax(axis=1)
+    clear = (2 * kept.max(axis=1) > kept.sum(axis=1)) & (winner <= VOTE_NAMES.index("contempt"))
+    return np.where(clear, winner, -1)

@@ -41,13 +41,13 @@ _TITLE_LETTERS = 7
 # ---------------------------------------------------------------- grids
 @dataclass(frozen=True)
 class Tile:
-    """One face and how it was read.
+    """One face and its prediction.
 
     Attributes:
         image: uint8, (H, W) grey or (H, W, 3) RGB.
-        emotion: what it was read as.
-        confidence: probability of that, 0-1.
-        truth: what it shows, None where nobody said.
+        emotion: the prediction.
+        confidence: its probability, 0-1.
+        truth: the true class, None where unknown.
         caption: a name to show above it, or "".
     """
 
@@ -67,7 +67,7 @@ def sample_tiles(
     each: int = 2,
     classes: Sequence[str] = EMOTIONS,
 ) -> tuple[tuple[Tile | None, ...], ...]:
-    """Choose images of every emotion at random, ``each`` read right and ``each`` read wrong.
+    """Choose at random ``each`` images of every class predicted right, and as many wrong.
 
     Args:
         images: uint8 (N, 48, 48).
@@ -78,8 +78,7 @@ def sample_tiles(
         classes: their names.
 
     Returns:
-        ``2 * each`` rows: the rows read right, then those read wrong; a column a class;
-        None where a class has too few.
+        ``2 * each`` rows, the right ones first; a column a class; None where a class has too few.
     """
     generator = np.random.default_rng(seed)
     predicted = probabilities.argmax(axis=1)
@@ -103,10 +102,10 @@ def sample_tiles(
 def prediction_grid(
     rows: Sequence[Sequence[Tile | None]], path: Path, *, title: str, note: str = ""
 ) -> None:
-    """Draw tiles in rows and write them as a PNG.
+    """Draw rows of tiles and write them as a PNG.
 
-    A tile that was read right has a blue frame and a tick, a wrong one a vermilion frame and a
-    cross, and names the truth; one without a known truth has a grey frame and no mark.
+    A right prediction has a blue frame and a tick, a wrong one a vermilion frame, a cross and the
+    truth, one of unknown truth a grey frame.
 
     Raises:
         UsageError: if there is no tile.
@@ -170,8 +169,8 @@ class Reading:
     Attributes:
         result: of the picture.
         face: one of its faces.
-        truth: the emotion that the picture's name tells, None where it tells none or where this is
-            not the picture's largest face.
+        truth: the class that the picture's name tells; None where it tells none, and for all but
+            the largest face.
     """
 
     result: Result
@@ -180,7 +179,7 @@ class Reading:
 
     @property
     def right(self) -> bool | None:
-        """Whether it was read as what it shows; None where that is unknown."""
+        """Whether the prediction is the truth; None where that is unknown."""
         return None if self.truth is None else self.face.emotion == self.truth
 
 
@@ -190,16 +189,8 @@ def picture_columns(labels: Sequence[str] = EMOTIONS) -> tuple[str, ...]:
     return (*columns, "truth", "right", *LAST_COLUMNS)
 
 
-TABLE_COLUMNS = picture_columns()
-"""Of the table for a model of the seven emotions."""
-
-
 def truth_of(source: str, labels: Sequence[str] = EMOTIONS) -> str | None:
     """Return the class that a picture's folder is named after, or that its name begins with.
-
-    Args:
-        source: the picture's path.
-        labels: the classes; for emotions, synonyms count.
 
     Example:
         >>> truth_of("ImgTest/happy/me.jpg"), truth_of("ImgTest/Surprised_2.png")
@@ -263,7 +254,7 @@ def picture_grid(
     crop_scale: float | None,
     labels: Sequence[str] = EMOTIONS,
 ) -> None:
-    """Draw every face with what it was read as, and write them as a PNG.
+    """Draw every face with its prediction and write them as a PNG.
 
     Args:
         results: of pictures that can still be read from their ``source``.

@@ -23,7 +23,6 @@ from mien.core.errors import DataError, UsageError
 from mien.core.files import write_atomically
 from mien.core.formats import json_text
 from mien.core.results import ModelInfo
-from mien.evaluation.agreement import Agreement
 from mien.evaluation.markdown import (
     NOTHING,
     Table,
@@ -33,7 +32,7 @@ from mien.evaluation.markdown import (
     percent_range,
     text_table,
 )
-from mien.evaluation.metrics import Evaluation, Metrics
+from mien.evaluation.metrics import Agreement, Evaluation, Metrics
 
 SCHEMA = "mien-report/1"
 
@@ -67,19 +66,19 @@ class Report:
     """One evaluation of one model on one split.
 
     Attributes:
-        model: the model's name, version and hash.
+        model: its name, version and hash.
         data: name of the data set.
-        split: "train", "val", "test", or "all" of a folder that is not parted.
+        split: "train", "val", "test", or "all" of a folder without splits.
         tta: whether test-time augmentation was used.
-        evaluation: the numbers.
+        evaluation: the metrics.
         seed: of the choice of the sample pictures.
         command: the command line that makes this report.
         skipped: files of the split that could not be read.
         left_out: how many images there are of each class that the model lacks.
-        versions: of Python and of the packages.
-        trained: images that were left out since the model was trained on them.
+        trained: images left out because the model was trained on them.
         with_trained: whether such images were taken in instead; the others are the clean ones.
-        images_sha256: hash of the images and labels that were measured on, None where unknown.
+        images_sha256: of the images and labels, None where unknown.
+        versions: of Python and of the packages.
         agreement: with FER+'s votes on all images, None where there were none.
         clean_agreement: the same on the clean images.
     """
@@ -92,16 +91,15 @@ class Report:
     seed: int = 0
     command: str = ""
     skipped: int = 0
-    versions: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, int] = field(default_factory=dict)
     trained: int = 0
     with_trained: bool = False
     images_sha256: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
     agreement: Agreement | None = None
     clean_agreement: Agreement | None = None
 
     def __post_init__(self) -> None:
-        """Check the split."""
         if self.split not in SPLIT_ORDER:
             raise UsageError(f"expected a split of {', '.join(SPLIT_ORDER)}, got {self.split!r}")
 
@@ -118,30 +116,21 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report ready for JSON."""
-        return {
+        content: dict[str, Any] = {
             "schema": SCHEMA,
             "model": self.model.to_dict(),
             "labels": self.model.labels,
-            "data": self.data,
-            "split": self.split,
-            "tta": self.tta,
-            "seed": self.seed,
-            "command": self.command,
-            "skipped": self.skipped,
-            "left_out": dict(self.left_out),
-            "trained": self.trained,
-            "with_trained": self.with_trained,
-            "images_sha256": self.images_sha256,
-            "versions": dict(self.versions),
-            "agreement": self.agreement and self.agreement.to_dict(),
-            "clean_agreement": self.clean_agreement and self.clean_agreement.to_dict(),
-            **self.evaluation.to_dict(),
         }
+        for name in (each.name for each in dataclasses.fields(self)):
+            value = getattr(self, name)
+            if name not in ("model", "evaluation"):
+                content[name] = value.to_dict() if isinstance(value, Agreement) else value
+        return {**content, **self.evaluation.to_dict()}
 
 
 @dataclass(frozen=True)
 class Samples:
-    """What the grid of sample pictures is chosen from.
+    """The images that sample pictures are chosen from, and their predictions.
 
     Attributes:
         images: uint8 (N, 48, 48).
@@ -195,9 +184,7 @@ def read_report_json(path: Path) -> Report:
 
 
 def read_reports(folder: Path, model: ModelInfo) -> tuple[Report, ...]:
-    """Read the reports ``*.json`` of a folder that are of exactly this model, sorted by `order`.
-
-    Those of an earlier training under the same name (another hash) are left out.
+    """Read the reports ``*.json`` in a folder that are of exactly this model, sorted by `order`.
 
     Raises:
         DataError: if a file is damaged.
@@ -212,10 +199,9 @@ def order(report: Report) -> tuple[int, bool, bool]:
 
 
 def _rebuilt(kind: Any, content: Any) -> Any:
-    """Return the value of a type hint that `dataclasses.asdict` and JSON made ``content`` of.
+    """Return the value of a type hint from what `dataclasses.asdict` and JSON made of it.
 
-    Raises:
-        KeyError, TypeError, AttributeError: if the content is of something else.
+    Raises KeyError, TypeError or AttributeError if the content is of something else.
     """
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         kind = next(one for one in typing.get_args(kind) if one is not types.NoneType)
@@ -431,12 +417,9 @@ def render_text(report: Report, others: Sequence[Report] = ()) -> str:
 def render_markdown(
     report: Report, others: Sequence[Report] = (), figures: Mapping[str, str] | None = None
 ) -> str:
-    """Write a report as Markdown.
+    """Write a report as Markdown; ``others`` are listed at the end.
 
-    Args:
-        report: the evaluation.
-        others: all evaluations of the same model, listed at the end.
-        figures: captions and the file names of their pictures, shown after the summary.
+    ``figures`` maps captions to the file names of their pictures, shown after the summary.
     """
     blocks = [
         f"# Evaluation of {title(report)}",

@@ -20,7 +20,6 @@ from typing import Any
 from mien.core.errors import InputError, UsageError
 from mien.core.files import write_atomically
 from mien.core.results import ModelInfo
-from mien.evaluation.agreement import Agreement
 from mien.evaluation.figures import (
     History,
     accuracy_figure,
@@ -35,6 +34,7 @@ from mien.evaluation.markdown import (
     section_names,
     update_marked_section,
 )
+from mien.evaluation.metrics import Agreement
 from mien.evaluation.pictures import prediction_grid, sample_tiles
 from mien.evaluation.report import (
     CERTAIN_NOTE,
@@ -83,7 +83,7 @@ def write_report(
     Args:
         report: the evaluation.
         folder: where to; made if need be.
-        samples: the split's images and how they were read.
+        samples: the split's images and their predictions.
         history: the training run's columns (see `training_curves`), None where unknown.
 
     Returns:
@@ -119,10 +119,7 @@ def write_report(
 def write_figures(
     report: Report, folder: Path, *, history: History | None = None
 ) -> tuple[str, ...]:
-    """Draw what shows numbers alone, no image of the data; return the files' names.
-
-    Raises as `write_report`.
-    """
+    """Draw the figures without images of the data; return their names. Raises as `write_report`."""
     metrics, name = report.evaluation.all, title(report)
     confusion_figure(metrics, folder / "confusion.png", title=f"Confusion: {name}")
     accuracy_figure(metrics, folder / "per_class.png", title=f"Accuracy of each emotion: {name}")
@@ -189,7 +186,7 @@ def report_place(
 
     Returns:
         ``base`` where it is free or of the same model and data, else the first of ``base-2``,
-        ``base-3``, ... that is.
+            ``base-3``, ... that is.
 
     Raises:
         UsageError: if ``base`` is the user's choice and holds a report on another model or data.
@@ -216,7 +213,7 @@ def report_place(
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """Return a report's content, None where there is none; a damaged one is nobody's."""
+    """Return a report's content, None where there is none; a damaged one fits no model."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -244,15 +241,11 @@ def check_sections(path: Path) -> tuple[str, ...]:
 
 
 def render_sections(reports: Sequence[Report]) -> dict[str, str]:
-    """Return the text of each section that the evaluations of one model can fill.
+    """Return the text of each section that the evaluations (at least one) of one model can fill.
 
-    Args:
-        reports: at least one, in the order in which they are to be listed.
-
-    Returns:
-        ``results`` (a table of all evaluations), ``per-class`` and ``confusion`` (of the test split
-        without augmentation where it is among them, else of the first); of a model that reads as
-        people do ``agreement`` with FER+'s annotators, if there were votes, in their place.
+    ``results`` (a table of all evaluations), ``per-class`` and ``confusion`` (of the test split
+    without augmentation where it is among them, else of the first); for the people reading
+    ``agreement`` with FER+'s annotators in their place, if there were votes.
     """
     plain = [each for each in reports if each.split == "test" and not each.tta]
     chosen = plain[0] if plain else reports[0]
@@ -294,8 +287,6 @@ def _majority_table(agreement: Agreement) -> tuple[list[str], list[list[str]]]:
 
 def update_sections(path: Path, reports: Sequence[Report]) -> tuple[str, ...]:
     """Fill every section of a file that `render_sections` knows; return their names.
-
-    Sections of other names belong to others and stay as they are.
 
     Raises:
         InputError: if the file cannot be read or has none of the sections.

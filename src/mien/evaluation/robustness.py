@@ -1,7 +1,7 @@
 """Accuracy lost on faces that are blurred, unevenly lit, compressed or small.
 
-The corruptions take standard faces, uint8 (N, 48, 48), return as many of the same kind and draw no
-random numbers.
+The corruptions are deterministic and map standard faces, uint8 (N, 48, 48), to as many of the same
+kind.
 """
 
 from __future__ import annotations
@@ -52,10 +52,7 @@ Faces: TypeAlias = npt.NDArray[np.uint8]
 
 # ---------------------------------------------------------------- corruptions
 def corruptions() -> dict[str, Callable[[Faces], Faces]]:
-    """Return the corruptions that a model has to bear by their names, in the order of the report.
-
-    Each leaves its argument as it is.
-    """
+    """Return the corruptions by name, in the order of the report."""
     light = {
         f"{what} {100 * (factor - 1):+.0f} %": partial(change, factor=factor)
         for what, change in (("brightness", brightened), ("contrast", contrasted))
@@ -71,7 +68,7 @@ def corruptions() -> dict[str, Callable[[Faces], Faces]]:
 
 
 def equalised(faces: Faces) -> Faces:
-    """Spread each face's greys evenly (its histogram equalised)."""
+    """Equalise each face's histogram."""
     return _each(faces, cv2.equalizeHist)
 
 
@@ -81,7 +78,7 @@ def blurred(faces: Faces, *, sigma: float = BLUR_SIGMA) -> Faces:
 
 
 def halved(faces: Faces) -> Faces:
-    """Shrink faces to half their side and enlarge them as any small face is (`standard_face`)."""
+    """Shrink faces to half their side and enlarge them as `standard_face` does."""
     half = (FACE_SIZE // 2, FACE_SIZE // 2)
 
     def small(face: Faces) -> Faces:
@@ -101,12 +98,12 @@ def jpeg_coded(faces: Faces, *, quality: int = JPEG_QUALITY) -> Faces:
 
 
 def brightened(faces: Faces, *, factor: float) -> Faces:
-    """Multiply all greys by a factor; what leaves 0-255 is cut off."""
+    """Multiply all greys by a factor, clipped to 0-255."""
     return _rounded(faces * np.float32(factor))
 
 
 def contrasted(faces: Faces, *, factor: float) -> Faces:
-    """Multiply each grey's distance from its face's mean; what leaves 0-255 is cut off."""
+    """Multiply each grey's distance from its face's mean, clipped to 0-255."""
     means = faces.mean(axis=(1, 2), keepdims=True, dtype=np.float32)
     return _rounded((faces - means) * np.float32(factor) + means)
 
@@ -124,15 +121,13 @@ def _rounded(greys: npt.NDArray[np.float32]) -> Faces:
 
 
 # ---------------------------------------------------------------- measuring
-
-
 @dataclass(frozen=True)
 class Loss:
-    """What one change does.
+    """Accuracy lost to one corruption.
 
     Attributes:
         change: its name.
-        correct: images read right.
+        correct: images predicted right.
         accuracy: their share, 0-1.
         points: how much lower that is than on plain images, in points; below 0 where it is higher.
         kept: whether that is within the limit.
@@ -154,12 +149,13 @@ class Robustness:
         split: "train", "val" or "test".
         tta: whether test-time augmentation was used.
         count: images.
-        correct: of them read right as they are.
+        correct: predicted right as they are.
         accuracy: their share, 0-1.
-        losses: one entry a change.
+        losses: one entry a corruption.
         limit: how many points each may cost.
-        data: name of the data set; command: the command line that gives these figures; versions:
-            of Python and of the packages.
+        data: name of the data set.
+        command: the command line that gives these figures.
+        versions: of Python and of the packages.
     """
 
     model: ModelInfo
@@ -206,9 +202,9 @@ def measure_robustness(
         classify: the classifier, with or without test-time augmentation.
         images: uint8 (N, 48, 48), at least one.
         labels: int64 (N,), the right classes.
-        model: whose classifier it is, for the record.
-        split: the split's name, for the record.
-        tta: whether ``classify`` augments, for the record.
+        model: for the record, as ``split`` and ``tta``.
+        split: its name.
+        tta: whether ``classify`` augments.
         quiet: draw no progress bar.
 
     Raises:
