@@ -475,6 +475,10 @@ def test_sessions_side_by_side(visit: Visits, clip: Path, tmp_path: Path) -> Non
     assert [(row["source"], row["frames"]) for row in rows] == [("clip.mp4", "10"), ("other", "5")]
     page.get_by_role("button", name="Close other").click()
     page.get_by_role("heading", name="other").wait_for(state="detached")
+    page.get_by_role("button", name="Close clip.mp4").click()  # which is saved
+    page.get_by_role("heading", name="Lay sessions side by side").wait_for()
+    page.get_by_role("tab", name="Video").click()
+    page.get_by_role("button", name="Read the video").wait_for()
 
 
 def test_compare_invites_while_it_is_empty(visit: Visits) -> None:

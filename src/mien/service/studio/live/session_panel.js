@@ -86,9 +86,7 @@ export function createSessionPanel(context, session, { timelinePlace = null, has
   }
 
   async function discard() {
-    if (!(await mayDiscard(context, session))) return;
-    openSessions.remove(session);
-    onDiscard();
+    if (await mayDiscard(context, session)) openSessions.remove(session);
   }
 
   function drawTimeline() {
@@ -136,7 +134,13 @@ export function createSessionPanel(context, session, { timelinePlace = null, has
     onPerson(track);
   }
 
-  const unsubscribe = openSessions.subscribe(showSaved);
+  let isOpen = openSessions.all().includes(session);
+  const unsubscribe = openSessions.subscribe(() => {
+    const wasOpen = isOpen;
+    isOpen = openSessions.all().includes(session);
+    if (wasOpen && !isOpen) onDiscard(); // here or in Compare
+    else showSaved();
+  });
   if (session.markers.length > 0) markers.set(session.markers);
   else draw();
   return {
