@@ -141,10 +141,8 @@ BODIES: dict[str, Body] = {
     "relu6": lambda k, x: k.Activation("relu6")(k.Rescaling(9)(x)),
     "sigmoid": lambda k, x: k.Activation("sigmoid")(x),
     "swish": lambda k, x: k.Activation("swish")(x),
-    "softmax of channels": lambda k, x: k.Activation("softmax")(x),
     "relu layer": lambda k, x: k.ReLU()(x),
     "relu layer with a limit": lambda k, x: k.ReLU(max_value=0.4)(x),
-    "softmax layer": lambda k, x: k.Softmax()(x),
     "activation of a layer": lambda k, x: k.Conv2D(5, 1, activation="relu6")(k.Rescaling(9)(x)),
 }
 
@@ -205,7 +203,6 @@ def _of_two_ranks(layers: Any, x: Any) -> Any:
         (lambda k, x: k.Activation("gelu", name="odd_one")(x), "activation 'gelu'"),
         (_own_activation, "activation '<lambda>'"),
         (lambda k, x: k.ReLU(negative_slope=0.1, name="odd_one")(x), "a slope or threshold"),
-        (lambda k, x: k.Softmax(axis=1, name="odd_one")(x), "axis 1"),
     ],
 )
 def test_what_is_not_supported_is_named(keras: Any, body: Body, why: str) -> None:

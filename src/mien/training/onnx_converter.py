@@ -461,8 +461,6 @@ def _activation(graph: _Graph, layer: Any, inputs: list[str]) -> str:
         return _clip(graph, inputs, 6.0)
     if name == "silu":
         return graph.node("Mul", [*inputs, graph.node("Sigmoid", inputs)])
-    if name == "softmax":
-        return graph.node("Softmax", inputs, axis=1)
     if name in ("relu", "sigmoid"):
         return graph.node(name.capitalize(), inputs)
     raise _unsupported(layer, f"activation {name!r}")
@@ -479,12 +477,6 @@ def _relu(graph: _Graph, layer: Any, inputs: list[str]) -> str:
     if layer.max_value is not None:
         return _clip(graph, inputs, float(layer.max_value))
     return graph.node("Relu", inputs)
-
-
-def _softmax(graph: _Graph, layer: Any, inputs: list[str]) -> str:
-    if not _on_channels(layer):
-        raise _unsupported(layer, f"axis {layer.axis}")
-    return graph.node("Softmax", inputs, axis=1)
 
 
 EMITTERS: Mapping[str, Emitter] = {
@@ -506,7 +498,6 @@ EMITTERS: Mapping[str, Emitter] = {
     "Rescaling": _rescaling,
     "Reshape": _reshape,
     "Resizing": _resizing,
-    "Softmax": _softmax,
     "ZeroPadding2D": _zero_padding,
 }
 """By the name of the layer's class in ``keras.layers``."""

@@ -4,9 +4,9 @@
 
     outputs/<run>/
       config.toml         the recipe, every key spelled out
-      environment.json    versions, machine, working folder, seed, data
+      environment.json    versions, machine, working folder, seed, data, hashes of what goes in
       history.csv         one row a validation
-      curves.png          the same as a picture
+      curves.png          the same as a picture, of mien train
       best.keras          the network of the best epoch (averaged weights, chosen on val)
       checkpoint.npz      everything that --resume needs
       summary.json        the best epoch's figures, once the run has ended
