@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mien.batch.inputs import Input
 from mien.core.errors import EXIT_INTERRUPTED, ModelError, UsageError, shown
-from mien.core.results import Result
+from mien.core.results import ModelInfo, Result
 
 if TYPE_CHECKING:
     from mien.inference.recognizer import Recognizer
@@ -38,17 +38,15 @@ def chunked(items: Iterable[Item], size: int = CHUNK_IMAGES) -> Iterator[list[It
         yield chunk
 
 
-def failed_result(recognizer: Recognizer, one: Input, status: str, problem: str = "") -> Result:
-    """Return the result of an input that was not analyzed, with its own problem or this one."""
-    return Result(one.source, status, recognizer.model, error=problem or one.problem)
+def failed_result(model: ModelInfo, one: Input, problem: str) -> Result:
+    """Return the result of an image that could not be analyzed, with what happened."""
+    return Result(one.source, "error", model, error=problem)
 
 
-def late_result(recognizer: Recognizer, one: Input, timeout: float) -> Result:
+def late_result(model: ModelInfo, one: Input, timeout: float) -> Result:
     """Return the result of an image that took longer than ``timeout`` seconds."""
-    problem = (
-        f"{shown(one.source)} took longer than {timeout:g} seconds (--timeout), and was given up"
-    )
-    return failed_result(recognizer, one, "error", problem)
+    late = f"took longer than {timeout:g} seconds (--timeout), and was given up"
+    return failed_result(model, one, f"{shown(one.source)} {late}")
 
 
 # ---------------------------------------------------------------- one chunk
@@ -95,7 +93,9 @@ def analyze_chunk(
             found.append(_analyze_alone(recognizer, one, batch_size))
     rest = iter(found)
     return [
-        failed_result(recognizer, one, "unreadable") if one.content is None else next(rest)
+        Result(one.source, "unreadable", recognizer.model, error=one.problem)
+        if one.content is None
+        else next(rest)
         for one in chunk
     ]
 
@@ -110,7 +110,7 @@ def _analyze_alone(recognizer: Recognizer, one: Input, batch_size: int) -> Resul
     except Exception as error:  # as above: one image does not end a run of a million
         reason = shown(" ".join(str(error).split()))
         problem = f"{shown(one.source)}: {type(error).__name__}" + (f": {reason}" if reason else "")
-        return failed_result(recognizer, one, "error", problem)
+        return failed_result(recognizer.model, one, problem)
 
 
 def _named(one: Input, result: Result) -> Result:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,7 +11,6 @@ from mien.batch.analysis import (
     ImageTimeout,
     analyze_with_timeout,
     chunked,
-    late_result,
 )
 from mien.batch.inputs import Input, RecognizerOptions
 from mien.core.errors import UsageError
@@ -19,6 +18,7 @@ from mien.core.process import usable_cores
 from mien.core.results import Result
 
 if TYPE_CHECKING:
+    from mien.batch.processes import ProcessPool
     from mien.inference.recognizer import Recognizer
 
 IN_PROCESS_IMAGES = 64
@@ -85,14 +85,9 @@ def make_engine(
 
 
 class LocalEngine:
-    """Analyzes images in processes of this machine.
+    """Analyzes images in processes of this machine; arguments as `make_engine`.
 
-    Args:
-        options: what each process loads its recognizer from.
-        recognizer: this process's own, for a few images or a single worker.
-        workers: processes; one per core unless given.
-        batch_size: faces that go through the network at once.
-        timeout: seconds that one image may take.
+    A few images, or those of a single worker, are analyzed in this process by ``recognizer``.
     """
 
     def __init__(
@@ -104,7 +99,6 @@ class LocalEngine:
         batch_size: int,
         timeout: float = TIMEOUT_SECONDS,
     ) -> None:
-        """See the class."""
         self.options = options
         self.recognizer = recognizer
         cores = usable_cores()
@@ -120,7 +114,7 @@ class LocalEngine:
         first = list(islice(rest, IN_PROCESS_IMAGES))
         chunks = chunked(chain(first, rest))
         if isolate or (self.workers > 1 and len(first) == IN_PROCESS_IMAGES):
-            yield from self._in_processes(self.workers, chunks, in_order=in_order)
+            yield from self._pool(self.workers).results(chunks, in_order=in_order)
             return
         for chunk in chunks:
             try:
@@ -129,17 +123,15 @@ class LocalEngine:
                 )
             except ImageTimeout as late:
                 # The hung thread keeps this process's recognizer: go on in one that can be killed.
-                before, after = chunk[: late.index], chunk[late.index + 1 :]
-                if late.index == len(chunk):  # in the network, after all images
-                    before, after = [], chunk
-                yield from self._in_processes(1, [before] if before else [])
-                if late.index < len(chunk):
-                    yield late_result(self.recognizer, chunk[late.index], self.timeout)
-                yield from self._in_processes(1, chain([after] if after else [], chunks))
+                yield from self._pool(1).results(chunks, hung=(chunk, late.index))
 
-    def _in_processes(
-        self, workers: int, chunks: Iterable[list[Input]], *, in_order: bool = True
-    ) -> Iterator[Result]:
+    def _pool(self, workers: int) -> ProcessPool:
         from mien.batch.processes import ProcessPool  # loads multiprocessing
 
-        yield from ProcessPool(self, workers).results(iter(chunks), in_order=in_order)
+        return ProcessPool(
+            self.options,
+            self.recognizer.model,
+            workers=workers,
+            batch_size=self.batch_size,
+            timeout=self.timeout,
+        )

@@ -212,7 +212,6 @@ class DigestSet:
     """
 
     def __init__(self, digests: bytes) -> None:
-        """See the class."""
         import numpy as np
 
         self._sorted = np.sort(np.frombuffer(digests, f"S{_DIGEST_BYTES}"))

@@ -18,15 +18,12 @@ from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mien.batch.analysis import POLL_SECONDS, Clock, analyze_chunk, failed_result, late_result
 from mien.batch.inputs import Input, RecognizerOptions
 from mien.core.errors import MienError, shown
-from mien.core.results import Result
-
-if TYPE_CHECKING:
-    from mien.batch.engines import LocalEngine
+from mien.core.results import ModelInfo, Result
 
 _CHUNKS_PER_WORKER = 2
 _MAX_CHUNKS = 256
@@ -57,13 +54,24 @@ class ProcessPool:
     """Analyzes chunks in at most ``workers`` processes, and outlives those that die or hang.
 
     Args:
-        engine: what the workers load, with the limits of batches and time.
+        options: what each worker loads its recognizer from.
+        model: the recognizer's, for the results of images that fail.
         workers: processes at most; one is started when there is work for it.
+        batch_size: faces that go through the network at once.
+        timeout: seconds that one image may take.
     """
 
-    def __init__(self, engine: LocalEngine, workers: int) -> None:
-        """See the class."""
-        self._engine = engine
+    def __init__(
+        self,
+        options: RecognizerOptions,
+        model: ModelInfo,
+        *,
+        workers: int,
+        batch_size: int,
+        timeout: float,
+    ) -> None:
+        self._options, self._model = options, model
+        self._batch_size, self._timeout = batch_size, timeout
         # Windows waits for 63 handles at once, of which a worker has two.
         self._max_workers = min(workers, 30) if sys.platform == "win32" else workers
         self._clock = Clock()
@@ -71,13 +79,26 @@ class ProcessPool:
         self._workers: list[_Worker] = []
         self._failed_starts = 0
 
-    def results(self, chunks: Iterator[list[Input]], *, in_order: bool = True) -> Iterator[Result]:
+    def results(
+        self,
+        chunks: Iterator[list[Input]],
+        *,
+        in_order: bool = True,
+        hung: tuple[list[Input], int] | None = None,
+    ) -> Iterator[Result]:
         """Yield one result an image, in order unless late ones may let others pass.
+
+        Args:
+            chunks: the images.
+            in_order: strictly.
+            hung: a chunk that comes before these, and the index at which it hung elsewhere.
 
         Raises:
             ModelError: if the network fails.
             MienError: if no worker can be started.
         """
+        if hung is not None:
+            self._tasks = self._split(*hung, hangs=True)
         try:
             while True:
                 self._take(chunks)
@@ -125,7 +146,7 @@ class ProcessPool:
         starting = sum(not worker.ready for worker in self._workers)
         for _ in range(min(len(waiting) - starting, self._max_workers - len(self._workers))):
             try:
-                self._workers.append(_Worker(self._engine, self._clock.now()))
+                self._workers.append(_Worker(self._options, self._batch_size, self._clock.now()))
             except OSError as error:  # the system has no room for another
                 self._start_failed(error)
                 return
@@ -143,7 +164,7 @@ class ProcessPool:
             dead = worker.process.sentinel in heard
             if dead or worker.pipe in heard:
                 dead = not self._receive(worker, now) or dead
-            limit = self._engine.timeout if worker.task else _START_SECONDS
+            limit = self._timeout if worker.task else _START_SECONDS
             idle = worker.ready and worker.task is None
             hangs = not dead and not idle and now - worker.since > limit
             if dead or hangs:
@@ -189,10 +210,10 @@ class ProcessPool:
         one = chunk[min(index, len(chunk) - 1)]
         blamed = _Task([one])
         if hangs:
-            blamed.results = [late_result(self._engine.recognizer, one, self._engine.timeout)]
+            blamed.results = [late_result(self._model, one, self._timeout)]
         elif len(chunk) == 1:
             problem = f"{shown(one.source)}: the process that read it died of it"
-            blamed.results = [failed_result(self._engine.recognizer, one, "error", problem)]
+            blamed.results = [failed_result(self._model, one, problem)]
         parts = [_Task(chunk[:index]), blamed, _Task(chunk[index + 1 :])]
         return [task for task in parts if task.chunk]
 
@@ -210,12 +231,12 @@ class ProcessPool:
 class _Worker:
     """A process, its task, and the image it has come to."""
 
-    def __init__(self, engine: LocalEngine, now: float) -> None:
+    def __init__(self, options: RecognizerOptions, batch_size: int, now: float) -> None:
         # Spawned, not forked: a fork of a process that has threads may deadlock.
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(
-            target=_work, args=(theirs, engine.options, engine.batch_size), daemon=True
+            target=_work, args=(theirs, options, batch_size), daemon=True
         )
         self.ready = False
         self.task: _Task | None = None

@@ -73,15 +73,10 @@ _CONNECT_SECONDS = 10.0
 
 
 class RayEngine:
-    """Analyzes images in actors of a Ray cluster; all its machines must see the images' paths.
+    """Analyzes images in actors of a Ray cluster, which have to have the recognizer's model.
 
-    Args:
-        options: what each actor loads its recognizer from; all machines must see a model's folder.
-        recognizer: this process's own, to make sure that the actors have the same model.
-        address: the cluster's, or "auto" for one on this machine; None starts one for the run.
-        workers: actors; as many as the cluster has cores unless given.
-        batch_size: faces that go through the network at once.
-        timeout: seconds that one image may take.
+    All machines must see the images' paths, and the folder of a model that is not bundled. Other
+    arguments as `mien.batch.engines.make_engine`.
     """
 
     def __init__(
@@ -94,7 +89,6 @@ class RayEngine:
         batch_size: int,
         timeout: float = TIMEOUT_SECONDS,
     ) -> None:
-        """See the class."""
         self._actor_arguments = (options, recognizer.model.sha256, batch_size, timeout)
         self._address = address
         self._workers = workers
@@ -212,7 +206,7 @@ class _Analyzer:
         if index >= len(chunk) > 1:
             return [result for one in chunk for result in self._analyze([one])]
         index = min(index, len(chunk) - 1)
-        result = late_result(self._recognizer, chunk[index], self._timeout)
+        result = late_result(self._recognizer.model, chunk[index], self._timeout)
         return [*self._analyze(chunk[:index]), result, *self._analyze(chunk[index + 1 :])]
 
 

@@ -67,7 +67,6 @@ class TextFormat:
     """
 
     def __init__(self, suffix: str, header: str, text: Callable[[Iterable[Result]], str]) -> None:
-        """See the class."""
         self.suffix = suffix
         self._header = header.encode()
         self._text = text

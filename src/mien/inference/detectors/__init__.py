@@ -54,26 +54,20 @@ def load_detector(
     """
     if weights is not None and name != "yunet":
         raise UsageError(f"only detector='yunet' takes weights, got detector={name!r}")
-    chosen = _best_available() if name == "auto" else name
-    if chosen == "yunet":
-        from mien.inference.detectors.yunet import YuNetDetector
+    if name in ("auto", "yunet"):
+        from mien.inference.detectors.yunet import WEIGHTS, YuNetDetector
 
-        no_download = offline or name == "auto"
-        return YuNetDetector(weights=weights, offline=no_download, side=side, thorough=thorough)
-    if chosen == "libface":
+        if name == "yunet" or WEIGHTS.is_cached():
+            offline = offline or name == "auto"
+            return YuNetDetector(weights=weights, offline=offline, side=side, thorough=thorough)
+    if name in ("auto", "libface"):
         from mien.inference.detectors.libface import LibfaceDetector
 
         return LibfaceDetector(side=side, thorough=thorough)
-    if chosen == "haar":
+    if name == "haar":
         from mien.inference.detectors.haar import HaarDetector
 
         return HaarDetector(side=side, thorough=thorough)
-    if chosen == "none":
+    if name == "none":
         return NoDetector()
     raise UsageError(f"unknown detector {name!r}: {expectation(name, DETECTORS)}")
-
-
-def _best_available() -> str:
-    from mien.inference.detectors.yunet import WEIGHTS
-
-    return "yunet" if WEIGHTS.is_cached() else "libface"

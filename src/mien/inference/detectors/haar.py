@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import cv2
@@ -11,12 +10,10 @@ import numpy.typing as npt
 
 from mien.core.errors import ModelError
 from mien.inference.detectors.base import DETECTION_SIDE
-from mien.inference.detectors.search import Rows, SearchDetector
+from mien.inference.detectors.search import PerThread, Rows, SearchDetector
 
 _CASCADE = "haarcascade_frontalface_alt.xml"
-_SCALE_STEP = 1.1
 _MIN_NEIGHBORS = 5
-_MIN_SIDE = 24
 
 
 class HaarDetector(SearchDetector):
@@ -30,38 +27,20 @@ class HaarDetector(SearchDetector):
     has_scores = False
 
     def __init__(self, *, side: int = DETECTION_SIDE, thorough: bool = False) -> None:
-        """Load the cascade.
-
-        Args:
-            side: images are scaled down to this longer side.
-            thorough: search larger images in tiles, too.
-
-        Raises:
-            ModelError: if this OpenCV has no cascades (5 has none).
-        """
+        """Load the cascade; raises ModelError if this OpenCV has none (5 has none)."""
         super().__init__(side=side, thorough=thorough)
-        # A cascade keeps buffers between calls, so each thread has its own.
-        self._local = threading.local()
-        self._cascade()
+        self._cascade = PerThread(_load_cascade)  # it keeps buffers between calls
 
     def _rows(self, picture: npt.NDArray[np.uint8]) -> Rows:
-        boxes, hits = self._cascade().detectMultiScale2(
+        boxes, hits = self._cascade.value.detectMultiScale2(
             cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY),
-            scaleFactor=_SCALE_STEP,
+            scaleFactor=1.1,
             minNeighbors=_MIN_NEIGHBORS,
-            minSize=(_MIN_SIDE, _MIN_SIDE),
+            minSize=(24, 24),
         )
-        rows = np.empty((len(boxes), 5))
-        if len(boxes):
-            counts = np.asarray(hits, np.float64).ravel()
-            rows[:, :4], rows[:, 4] = boxes, counts / (counts + _MIN_NEIGHBORS)
-        return rows
-
-    def _cascade(self) -> cv2.CascadeClassifier:
-        cascade: cv2.CascadeClassifier | None = getattr(self._local, "cascade", None)
-        if cascade is None:
-            cascade = self._local.cascade = _load_cascade()
-        return cascade
+        counts = np.asarray(hits, np.float64).ravel()
+        scores = counts / (counts + _MIN_NEIGHBORS)
+        return np.column_stack([np.reshape(boxes, (-1, 4)), scores])
 
 
 def _load_cascade() -> cv2.CascadeClassifier:

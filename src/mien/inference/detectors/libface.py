@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -42,15 +43,7 @@ class LibfaceDetector(SearchDetector):
     name = "libface"
 
     def __init__(self, *, side: int = DETECTION_SIDE, thorough: bool = False) -> None:
-        """Load the network.
-
-        Args:
-            side: images are searched at this longer side at most.
-            thorough: search all of it at once, and larger images in tiles.
-
-        Raises:
-            ModelError: if the network's file is missing or damaged.
-        """
+        """Load the network; raises ModelError if its file is missing or damaged."""
         super().__init__(side=side, thorough=thorough)
         # One thread: a picture takes a few milliseconds, and several are searched side by side.
         self._session = ModelSession(NETWORK.parent, _FILE, threads=1)
@@ -64,31 +57,23 @@ class LibfaceDetector(SearchDetector):
                 f"the detector libface failed on {width} x {height} pixels: {reason_of(error)}"
             ) from error
         cells = np.flatnonzero(scores >= HINT_CONFIDENCE)
-        order = np.argsort(-scores[cells], kind="stable")[:_MOST_CANDIDATES]
-        cells = cells[order]
-        boxes, points = _decoded(cells, offsets[:, cells], picture.shape)
-        kept = _first_of_each(boxes)[:_MOST_FACES]
-        rows = np.empty((len(kept), 15))
-        rows[:, :2], rows[:, 2:4] = boxes[kept, :2], boxes[kept, 2:] - boxes[kept, :2]
-        rows[:, 4:14] = points[kept]
-        rows[:, 14] = scores[cells[kept]] * np.float32(100)
-        rows = np.trunc(rows)  # whole pixels, and scores in per cent
-        rows[:, 14] /= 100
+        found = _decoded(cells, offsets[:, cells], picture.shape)
+        boxes, confidences = found[:, :4].tolist(), scores[cells].tolist()
+        best = cv2.dnn.NMSBoxes(boxes, confidences, 0.0, _NMS_IOU, top_k=_MOST_CANDIDATES)
+        kept = list(best)[:_MOST_FACES]
+        rows = np.column_stack([found[kept], scores[cells[kept]] * np.float32(100)])
+        rows = np.trunc(rows).astype(np.float64)  # whole pixels, and scores in per cent
+        rows[:, -1] /= 100
         return rows
 
 
-def _decoded(
-    cells: npt.NDArray[np.intp], offsets: _Numbers, shape: tuple[int, ...]
-) -> tuple[_Numbers, _Numbers]:
-    """Return where the faces of some cells are.
+def _decoded(cells: npt.NDArray[np.intp], offsets: _Numbers, shape: tuple[int, ...]) -> _Numbers:
+    """Return where the faces of some cells are, (N, 14): x, y, w, h, five points; in pixels.
 
     Args:
         cells: (N,), indices into the network's outputs.
         offsets: (14, N), what it says of these.
         shape: of the picture, (H, W, ...).
-
-    Returns:
-        Boxes (N, 4): left, top, right, bottom; and points (N, 10): x, y of each; in pixels.
     """
     rows, columns = (-(-side // _STRIDES[-1]) * _STRIDES[-1] for side in shape[:2])
     counts = [(rows // stride) * (columns // stride) for stride in _STRIDES]
@@ -100,19 +85,6 @@ def _decoded(
     corner = np.stack([right, down]).astype(np.float32) * stride
     centre = offsets[:2] * stride + corner
     half = np.exp(offsets[2:4]) * stride / np.float32(2)
+    low, high = centre - half, centre + half
     points = offsets[4:].reshape(5, 2, -1) * stride + corner
-    return np.concatenate([centre - half, centre + half]).T, points.reshape(10, -1).T
-
-
-def _first_of_each(boxes: _Numbers) -> list[int]:
-    """Return the indices of the first box (N, 4) of each face, by intersection over union."""
-    low, high = boxes[:, :2], boxes[:, 2:]
-    areas = (high - low).prod(axis=1)
-    left, kept = np.arange(len(boxes)), []
-    while len(left):
-        first, left = left[0], left[1:]
-        kept.append(int(first))
-        sides = np.minimum(high[first], high[left]) - np.maximum(low[first], low[left])
-        shared = np.maximum(sides, 0).prod(axis=1)
-        left = left[shared / (areas[first] + areas[left] - shared) <= _NMS_IOU]
-    return kept
+    return np.concatenate([low, high - low, points.reshape(10, -1)]).T

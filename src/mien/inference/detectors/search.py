@@ -11,11 +11,12 @@ upright one, but with less confidence; so unsure faces are checked in all four o
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import cv2
 import numpy as np
@@ -76,6 +77,15 @@ Found: TypeAlias = tuple[Detection, float]
 
 _ROW_WITH_LANDMARKS = 15
 _TILE_EDGE = 2  # pixels; a box as near as this to the edge of its tile may be cut off
+
+_Value = TypeVar("_Value")
+
+
+class PerThread(threading.local, Generic[_Value]):
+    """A value for each thread, made in this one at once and in others when they ask for it."""
+
+    def __init__(self, make: Callable[[], _Value]) -> None:
+        self.value = make()
 
 
 class SearchDetector:

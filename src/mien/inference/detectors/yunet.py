@@ -6,7 +6,6 @@ Source: Wu, Peng, Yu: YuNet: A Tiny Millisecond-level Face Detector, 2023.
 from __future__ import annotations
 
 import math
-import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from mien.inference.detectors.search import (
     HINT_CONFIDENCE,
     MIN_CONFIDENCE,
     Found,
+    PerThread,
     Rows,
     SearchDetector,
 )
@@ -70,13 +70,7 @@ class YuNetDetector(SearchDetector):
         side: int = DETECTION_SIDE,
         thorough: bool = False,
     ) -> None:
-        """Load the weights.
-
-        Args:
-            weights: a file that holds them; without it, the cache's, downloaded if not there.
-            offline: never download.
-            side: images are searched at this longer side at most.
-            thorough: search all of it at once, and larger images in tiles.
+        """Load the weights from a file, or else from the cache, downloaded if not there.
 
         Raises:
             ModelError: if the weights are missing, are not the pinned ones, or cannot be used.
@@ -85,9 +79,7 @@ class YuNetDetector(SearchDetector):
         super().__init__(side=side, thorough=thorough, weights=path, offline=offline)
         found = fetch(WEIGHTS, offline=offline) if weights is None else weights
         self._weights = np.frombuffer(verified(WEIGHTS, found), np.uint8)
-        # The network keeps its input's size between calls, so each thread has its own.
-        self._local = threading.local()
-        self._network()
+        self._network = PerThread(self._create)  # it keeps its input's size between calls
 
     def _find(self, image: npt.NDArray[np.uint8]) -> list[Found]:
         return [
@@ -99,7 +91,7 @@ class YuNetDetector(SearchDetector):
 
     def _rows(self, picture: npt.NDArray[np.uint8]) -> Rows:
         padded = _padded(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-        network = self._network()
+        network = self._network.value
         network.setInputSize((padded.shape[1], padded.shape[0]))
         _, rows = network.detect(padded)
         return np.empty((0, 15)) if rows is None else rows.astype(np.float64)
@@ -122,12 +114,6 @@ class YuNetDetector(SearchDetector):
         points = rows[int(away.argmin()), 4:14]
         scale = _CLOSE_SIDE / side
         return replace(found, landmarks=landmarks_in_image(points, scale, (left, top)))
-
-    def _network(self) -> cv2.FaceDetectorYN:
-        network: cv2.FaceDetectorYN | None = getattr(self._local, "network", None)
-        if network is None:
-            network = self._local.network = self._create()
-        return network
 
     def _create(self) -> cv2.FaceDetectorYN:
         try:
