@@ -24,18 +24,32 @@ from mien.inference.detectors.search import (
     SURELY_UPRIGHT,
     RawDetect,
     Rows,
+    SearchDetector,
     View,
-    find_faces,
     may_show_more,
     merge,
     orientation,
     rotated,
-    search,
     tiled_views,
 )
 from mien.inference.detectors.yunet import WEIGHTS
 
 Image = npt.NDArray[np.uint8]
+
+
+class Scripted(SearchDetector):
+    """Searches with a function."""
+
+    name = "scripted"
+
+    def __init__(
+        self, look: RawDetect, side: int, *, has_scores: bool = True, thorough: bool = False
+    ) -> None:
+        super().__init__(side=side, thorough=thorough)
+        self.look, self.has_scores = look, has_scores
+
+    def _rows(self, picture: Image) -> Rows:
+        return self.look(picture)
 
 
 def _row(side: float, score: float) -> list[float]:
@@ -59,7 +73,7 @@ LARGE = _row(SMALL_SIDE + 10, 0.9)
 
 def test_a_photo_of_large_faces_is_seen_at_half_its_size_alone() -> None:
     look, seen = _looks([LARGE])
-    (found,) = search(PHOTO, look, 640)
+    (found,) = Scripted(look, 640).search(PHOTO)
     assert seen == [(240, 320)]
     assert found.scale == 0.5
     assert found.rows.tolist() == [LARGE]
@@ -78,7 +92,7 @@ def test_a_photo_of_large_faces_is_seen_at_half_its_size_alone() -> None:
 def test_a_reason_to_look_again(first: list[list[float]]) -> None:
     again = [_row(60, 0.9), _row(24, 0.8)]
     look, seen = _looks(first, again)
-    (found,) = search(PHOTO, look, 640)
+    (found,) = Scripted(look, 640).search(PHOTO)
     assert seen == [(240, 320), (480, 640)]
     assert found.scale == 1.0
     assert found.rows.tolist() == again
@@ -90,16 +104,16 @@ def test_a_large_blur_is_no_reason() -> None:
 
 def test_what_is_not_sure_is_not_given() -> None:
     look, _ = _looks([LARGE, _row(40, MIN_CONFIDENCE - 0.01)])
-    (found,) = search(PHOTO, look, 640)
+    (found,) = Scripted(look, 640).search(PHOTO)
     assert found.rows.tolist() == [LARGE]
 
 
 def test_thorough_and_small_pictures_are_seen_once() -> None:
     look, seen = _looks([LARGE])
-    search(PHOTO, look, 640, thorough=True)
+    Scripted(look, 640, thorough=True).search(PHOTO)
     assert seen == [(480, 640)]
     look, seen = _looks([])
-    (found,) = search(PHOTO[:200, :300], look, 640)
+    (found,) = Scripted(look, 640).search(PHOTO[:200, :300])
     assert len(found.rows) == 0
     assert seen == [(200, 300)]
 
@@ -151,7 +165,8 @@ def _fits(tile: Image, side: int) -> Rows:
 @settings(max_examples=25, deadline=None)
 def test_one_face_of_any_size_at_any_place_is_found_once(side: int, x: int, y: int) -> None:
     box = Box(min(x, 1199 - side), min(y, 799 - side), side, side)
-    looks = search(_dark_with(box, width=1200, height=800), _spots, 300, thorough=True)
+    picture = _dark_with(box, width=1200, height=800)
+    looks = Scripted(_spots, 300, thorough=True).search(picture)
     ((found, _),) = merge(looks, (800, 1200))
     assert found.box.overlap(box) > 0.6
 
@@ -305,7 +320,7 @@ def _scene(*quarters: int) -> Image:
 
 
 def _find(picture: Image, look: RawDetect, **options: bool) -> list[Detection]:
-    return [one for one, _ in find_faces(picture, look, 640, has_scores=False, **options)]
+    return Scripted(look, 640, has_scores=False, **options).detect(picture)
 
 
 @pytest.mark.parametrize("quarter", range(4))

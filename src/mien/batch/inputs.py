@@ -206,18 +206,14 @@ class RecognizerOptions:
 
     def load(self, *, threads: int | None = None) -> Recognizer:
         """Load the recognizer, its network on ``threads`` if given; raises as `mien.load` does."""
+        from mien.inference.classifier import Classifier
         from mien.inference.recognizer import Recognizer
 
-        return Recognizer.load(
-            self.model,
-            detector=self.load_detector(),
-            threads=threads or self.threads,
-            min_face=self.min_face,
-            max_faces=self.max_faces,
-            align=self.align,
-            labels=self.labels,
-            tta=self.tta,
+        detector, choice = self.load_detector(), self.choice()
+        classifier = Classifier.open(
+            self.model, threads=threads or self.threads, labels=None, reading=self.labels
         )
+        return Recognizer(classifier, detector, choice, tta=self.tta)
 
     def load_detector(self) -> Detector:
         """Load the detector alone; raises as `mien.inference.detectors.load_detector` does."""

@@ -139,8 +139,7 @@ def explain(
         UsageError: if an option is not as above, or there is no such face.
         ModelError: if the method is "gradcam" and the model's head is of another kind.
     """
-    _check_method(method)
-    label = None if emotion is None else _find_label(emotion, recognizer.labels)
+    label = _checked(method, emotion, recognizer.labels)
     result, pixels = _analyzed(recognizer, image, color, allow_private)
     raise_for_status(result)
     faces = _chosen(result.faces, face_id)
@@ -171,8 +170,7 @@ def explain_many(
         UsageError: if these are not images, or an option is not as in `explain`.
         ModelError: as `explain`.
     """
-    _check_method(method)
-    label = None if emotion is None else _find_label(emotion, recognizer.labels)
+    label = _checked(method, emotion, recognizer.labels)
     if is_one_image(images):
         raise UsageError(
             f"expected a list of images, got one {type(images).__name__}: "
@@ -243,11 +241,10 @@ def explain_faces(
         UsageError: if the faces or an option are not as above.
         ModelError: if the network fails, or "gradcam" cannot read its head.
     """
-    _check_method(method)
+    label = _checked(method, emotion, classifier.labels)
     scores = classifier.classify(faces, batch_size=batch_size)
     classes = scores.argmax(axis=1)
-    if emotion is not None:
-        label = _find_label(emotion, classifier.labels)
+    if label is not None:
         classes = np.full_like(classes, classifier.labels.index(label))
     if method == "gradcam":
         maps = gradcam_maps(classifier, faces, classes, batch_size)
@@ -270,16 +267,16 @@ def _explanation(
     return Explanation(method, emotion, score, np.clip(heat, 0, 1).astype(np.float32), peak)
 
 
-def _find_label(name: str, labels: Sequence[str]) -> str:
-    known = match_label(name, labels)
-    if known is None:
-        raise UsageError(f"unknown emotion {name!r}: {expectation(name, labels)}")
-    return known
-
-
-def _check_method(method: str) -> None:
+def _checked(method: str, emotion: str | None, labels: Sequence[str]) -> str | None:
+    """Return the label that an emotion's name means, if one is given; raises UsageError."""
     if method not in METHODS:
         raise UsageError(f"unknown method {method!r}: expected {' or '.join(METHODS)}")
+    if emotion is None:
+        return None
+    known = match_label(emotion, labels)
+    if known is None:
+        raise UsageError(f"unknown emotion {emotion!r}: {expectation(emotion, labels)}")
+    return known
 
 
 def _chosen(faces: Sequence[Face], face_id: int | None) -> list[Face]:
@@ -309,17 +306,8 @@ def occlusion_maps(
     """Return the score that is lost where each pixel is covered, float32 (N, 48, 48).
 
     It is a mean over the patches that cover the pixel, weighted towards their middle, and below 0
-    where covering the pixel raises the score.
-
-    Args:
-        classifier: the model.
-        faces: uint8 (N, 48, 48), grey.
-        classes: (N,), the index of each face's class.
-        scores: float32 (N, classes), the model's scores of the faces.
-        batch_size: images that go through the network at once.
-
-    Raises:
-        ModelError: if the network fails.
+    where covering the pixel raises the score. The faces are uint8 (N, 48, 48), grey, the classes
+    (N,) indices, the scores float32 (N, classes).
     """
     weights = _patch_weights()
     maps = np.zeros(faces.shape, np.float32)
@@ -371,13 +359,8 @@ def gradcam_maps(
 ) -> npt.NDArray[np.float32]:
     """Return what each place adds to the class's logit, float32 (N, 48, 48), 0 or more.
 
-    The maps are enlarged from the cells of the feature map.
-
-    Args:
-        classifier: the model, opened from a folder.
-        faces: uint8 (N, 48, 48), grey.
-        classes: (N,), the index of each face's class.
-        batch_size: images that go through the network at once.
+    The maps are enlarged from the cells of the feature map. The faces are uint8 (N, 48, 48), grey,
+    the classes (N,) indices.
 
     Raises:
         ModelError: if the network fails, or its head cannot be read or is misread.
@@ -438,15 +421,10 @@ class Head:
     def gradients(
         self, features: npt.NDArray[np.floating], classes: npt.NDArray[np.intp]
     ) -> _Array:
-        """Return the gradient of one logit of each face by its features.
+        """Return the gradient of one logit of each face by its features, (N, channels).
 
-        Args:
-            features: (N, h, w, channels).
-            classes: (N,), indices of the logits.
-
-        Returns:
-            (N, channels): since the head begins with the mean over the plane, the gradient is the
-            same at all places.
+        Since the head begins with the mean over the plane, it is the same at all places of the
+        features (N, h, w, channels).
         """
         *inputs, logits = self._values(features)
         gradient = np.zeros_like(logits)

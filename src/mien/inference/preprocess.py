@@ -105,15 +105,8 @@ def preprocess(
 ) -> FaceBatch:
     """Load an image, find its faces, and cut out those that are to be read.
 
-    An image that cannot be read, or fails in the detector, has a status that says so.
-
-    Args:
-        image: as `Recognizer.analyze` takes it.
-        detector: finds faces.
-        choice: which of them are read, and which are levelled.
-        color: the order of an array's channels, "rgb" or "bgr".
-        source: the image's name.
-        allow_private: as `mien.load_image` has it.
+    An image that cannot be read, or fails in the detector, has a status that says so. Arguments as
+    `Recognizer.analyze_many`, for one image.
 
     Raises:
         UsageError: if an array is not as it should be.

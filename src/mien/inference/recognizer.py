@@ -235,17 +235,8 @@ class Recognizer:
     ) -> FaceBatch:
         """Do the first half of an analysis: load an image, find its faces and cut them out.
 
-        Args:
-            image: as in `analyze`.
-            color: the order of an array's channels, "rgb" or "bgr".
-            source: the image's name.
-            allow_private: as in `analyze`.
-
-        Returns:
-            What `read` takes. An image that cannot be read has a status that says so.
-
-        Raises:
-            UsageError: if an array is not as it should be.
+        Arguments and errors as `analyze_many`, for one image; `read` takes what is returned. An
+        image that cannot be read has a status that says so.
         """
         return preprocess(
             image,
@@ -259,15 +250,7 @@ class Recognizer:
     def read(self, batches: Sequence[FaceBatch], *, batch_size: int = BATCH_SIZE) -> list[Result]:
         """Do the second half: read the faces that `find` cut out of images, all together.
 
-        Args:
-            batches: an item an image.
-            batch_size: faces that go through the network at once.
-
-        Returns:
-            One result an image, in their order.
-
-        Raises:
-            ModelError: if the network fails.
+        Returns one result an image, in their order; arguments and errors as `analyze_many`.
         """
         faces = [face for batch in batches for face in batch.faces]
         rows = iter(self._classify(faces, batch_size))

@@ -103,12 +103,12 @@ class SearchDetector:
     has_scores = True
 
     def __init__(self, *, side: int, thorough: bool, **options: Any) -> None:
-        """Check the side and remember how to be made again; raises UsageError."""
+        """Take the search's options (see `load_detector`) and a subclass's own, for pickles."""
         if side < MIN_DETECTION_SIDE:
             raise UsageError(
                 f"expected a detection side of {MIN_DETECTION_SIDE} pixels or more, got {side}"
             )
-        self._side = side
+        self._side, self._coarse_side = side, max(MIN_DETECTION_SIDE, side // 2)
         self._thorough = thorough
         self._options = {"side": side, "thorough": thorough, **options}
 
@@ -117,16 +117,78 @@ class SearchDetector:
         return partial(type(self), **self._options), ()
 
     def detect(self, image: Image) -> list[Detection]:
-        """Find the faces in an image, uint8 (H, W, 3) RGB, sorted left to right."""
+        """Find the faces in an image, uint8 (H, W, 3) RGB, sorted left to right.
+
+        Upright ones are searched for first. The image is searched in another orientation where the
+        most confident of those (of a thorough search, any) turns out to lean so or, if there is
+        none, where a coarse look shows a face; a thorough search looks in all in any case.
+        """
         return [one for one, _ in self._find(image)]
 
-    def _find(self, image: Image) -> list[Found]:
-        return find_faces(
-            image, self._rows, self._side, thorough=self._thorough, has_scores=self.has_scores
-        )
+    def search(self, image: Image, quarter: int = 0) -> list[View]:
+        """Search an image for faces that lean by so many quarter turns.
+
+        Coarse to fine, or, thoroughly, at all of the side at once and in tiles down to the image's
+        own pixels.
+        """
+        detect = rotated(self._rows, quarter)
+        if self._thorough:
+            views = list(tiled_views(image, detect, self._side))
+        else:
+            if self.has_scores and max(image.shape[:2]) > self._coarse_side:
+                small, scale = resized(image, self._coarse_side)
+                rows = detect(small)
+                if not may_show_more(rows):
+                    return [View(_sure(rows), scale)]
+            whole, scale = resized(image, self._side)
+            views = [View(detect(whole), scale)]
+        if not self.has_scores:
+            return views
+        return [replace(view, rows=_sure(view.rows)) for view in views]
 
     def _rows(self, picture: Image) -> Rows:
         raise NotImplementedError
+
+    def _find(self, image: Image) -> list[Found]:
+        upright, quarters = self._split_upright(image, merge(self.search(image), image.shape))
+        if self._thorough or not (upright or quarters):
+            quarters |= self._lying_quarters(image, [one for one, _ in upright])
+        if not quarters:
+            return upright
+        lying = [
+            (replace(one, turn=90.0 * quarter if quarter < 3 else -90.0), scale)
+            for quarter in sorted(quarters)
+            for one, scale in merge(self.search(image, quarter), image.shape)
+            if orientation(image, one, self._rows) == quarter
+        ]
+        lying.sort(key=lambda each: -each[0].confidence)
+        return _first_of_each([*upright, *lying])
+
+    def _split_upright(self, image: Image, found: list[Found]) -> tuple[list[Found], set[int]]:
+        """Return the faces that are upright, and the quarter turns by which the others lean."""
+
+        def quarter_of(face: Detection) -> int:
+            if face.confidence >= SURELY_UPRIGHT:
+                return 0
+            return orientation(image, face, self._rows) or 0
+
+        best = max((one for one, _ in found), key=lambda one: one.confidence, default=None)
+        if best is None or (not self._thorough and not quarter_of(best)):
+            return found, set()
+        quarters = [quarter_of(one) for one, _ in found]
+        upright = [each for each, quarter in zip(found, quarters, strict=True) if not quarter]
+        return upright, {quarter for quarter in quarters if quarter}
+
+    def _lying_quarters(self, image: Image, known: list[Detection]) -> set[int]:
+        """Return the quarter turns by which faces beside the known ones lean."""
+        picture, scale = resized(image, self._side if self._thorough else self._coarse_side)
+        quarters = set()
+        for quarter in QUARTERS:
+            view = View(_sure(rotated(self._rows, quarter)(picture)), scale)
+            new = first_of_each_face([*known, *view.detections(image.shape)])[len(known) :]
+            if any(orientation(image, one, self._rows) == quarter for one in new):
+                quarters.add(quarter)
+        return quarters
 
 
 # ---------------------------------------------------------------- scales and tiles
@@ -154,37 +216,6 @@ class View:
                 points = landmarks_in_image(row[4:14], self.scale, self.corner) if full else None
                 found.append(Detection(box, min(1.0, float(row[-1])), points))
         return found
-
-
-def search(
-    image: Image,
-    detect: RawDetect,
-    side: int,
-    *,
-    thorough: bool = False,
-    has_scores: bool = True,
-) -> list[View]:
-    """Search an image for upright faces: coarse to fine, or thoroughly in tiles.
-
-    Args:
-        image: uint8 (H, W, 3).
-        detect: finds faces down to `HINT_CONFIDENCE`.
-        side: the longer side, in pixels, at which the image is searched in the end.
-        thorough: search at ``side`` at once, and in tiles down to the image's own pixels.
-        has_scores: as `SearchDetector.has_scores`.
-    """
-    if thorough:
-        views = list(tiled_views(image, detect, side))
-    else:
-        coarse_side = max(MIN_DETECTION_SIDE, side // 2)
-        if has_scores and max(image.shape[:2]) > coarse_side:
-            small, scale = resized(image, coarse_side)
-            rows = detect(small)
-            if not may_show_more(rows):
-                return [View(_sure(rows), scale)]
-        whole, scale = resized(image, side)
-        views = [View(detect(whole), scale)]
-    return [replace(view, rows=_sure(view.rows)) for view in views] if has_scores else views
 
 
 def may_show_more(rows: Rows) -> bool:
@@ -260,81 +291,6 @@ def _uncut(rows: Rows, shape: tuple[int, ...], inner: tuple[bool, bool, bool, bo
 
 
 # ---------------------------------------------------------------- orientations
-def find_faces(
-    image: Image,
-    detect: RawDetect,
-    side: int,
-    *,
-    thorough: bool = False,
-    has_scores: bool = True,
-) -> list[Found]:
-    """Find the faces of an image in any orientation, left to right.
-
-    Upright ones are searched for first. The image is searched in another orientation where the
-    most confident of those turns out to lean so or, if there is none, where a coarse look shows a
-    face.
-
-    Args:
-        image: uint8 (H, W, 3) RGB.
-        detect: finds upright faces in a picture.
-        side: the longer side at which all of the image is searched, in pixels.
-        thorough: check all faces, not the most confident alone, and look in all orientations in
-            any case, at all of ``side``.
-        has_scores: as `SearchDetector.has_scores`.
-    """
-
-    def found(quarter: int) -> list[Found]:
-        turned = rotated(detect, quarter)
-        views = search(image, turned, side, thorough=thorough, has_scores=has_scores)
-        return merge(views, image.shape)
-
-    upright, quarters = _split_upright(image, found(0), detect, thorough)
-    if thorough or not (upright or quarters):
-        coarse_side = side if thorough else max(MIN_DETECTION_SIDE, side // 2)
-        known = [one for one, _ in upright]
-        quarters |= _lying_quarters(image, known, detect, coarse_side)
-    if not quarters:
-        return upright
-    lying = [
-        (replace(one, turn=90.0 * quarter if quarter < 3 else -90.0), scale)
-        for quarter in sorted(quarters)
-        for one, scale in found(quarter)
-        if orientation(image, one, detect) == quarter
-    ]
-    lying.sort(key=lambda each: -each[0].confidence)
-    return _first_of_each([*upright, *lying])
-
-
-def _split_upright(
-    image: Image, found: list[Found], detect: RawDetect, thorough: bool
-) -> tuple[list[Found], set[int]]:
-    """Return the faces that are upright, and the quarter turns by which the others lean."""
-
-    def quarter_of(face: Detection) -> int:
-        if face.confidence >= SURELY_UPRIGHT:
-            return 0
-        return orientation(image, face, detect) or 0
-
-    best = max((one for one, _ in found), key=lambda one: one.confidence, default=None)
-    if best is None or (not thorough and not quarter_of(best)):
-        return found, set()
-    quarters = [quarter_of(one) for one, _ in found]
-    upright = [each for each, quarter in zip(found, quarters, strict=True) if not quarter]
-    return upright, {quarter for quarter in quarters if quarter}
-
-
-def _lying_quarters(image: Image, known: list[Detection], detect: RawDetect, side: int) -> set[int]:
-    """Return the quarter turns by which faces beside the known ones lean."""
-    picture, scale = resized(image, side)
-    quarters = set()
-    for quarter in QUARTERS:
-        view = View(_sure(rotated(detect, quarter)(picture)), scale)
-        new = first_of_each_face([*known, *view.detections(image.shape)])[len(known) :]
-        if any(orientation(image, one, detect) == quarter for one in new):
-            quarters.add(quarter)
-    return quarters
-
-
 def orientation(image: Image, face: Detection, detect: RawDetect) -> int | None:
     """Return by how many quarter turns, clockwise, a face leans, 0 to 3; None if it is no face.
 
