@@ -83,14 +83,28 @@ def _distinct(train: Split, *, quiet: bool) -> Split:
     """Leave out near copies: a mean over many copies of one photo would show its person."""
     import numpy as np
 
-    from mien.data.duplicates import distinct_mask
-
     kept = []
     for label in np.unique(train.labels):
         indices = np.flatnonzero(train.labels == label)
-        mask = distinct_mask(train.images[indices], threshold=_COPIES_FROM, quiet=quiet)
-        kept.append(indices[mask])
+        kept.append(indices[distinct_mask(train.images[indices], quiet=quiet)])
     return train.take(np.sort(np.concatenate(kept)))
+
+
+def distinct_mask(
+    images: npt.NDArray[np.uint8], *, threshold: float = _COPIES_FROM, quiet: bool = False
+) -> npt.NDArray[np.bool_]:
+    """Mark the images (N, 48, 48) that are left when of near copies only the first is kept."""
+    import numpy as np
+
+    from mien.data.duplicates import find_near_pairs
+
+    pairs = find_near_pairs(images, threshold=threshold, quiet=quiet)
+    kept = np.ones(len(images), np.bool_)
+    # In the order of the images, so that which one stays does not depend on how alike pairs are.
+    for place in np.lexsort((pairs.second, pairs.first)):
+        if kept[pairs.first[place]]:
+            kept[pairs.second[place]] = False
+    return kept
 
 
 def _classify(args: argparse.Namespace, train: Split) -> npt.NDArray[np.float32]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from data_maker import write_tiny_dataset
 from lab import sample
 from mien.cli.main import main
 from mien.core.errors import EXIT_DONE, EXIT_INPUT, EXIT_MODEL, EXIT_USAGE
+from mien.data.duplicates import find_near_pairs
 
 
 @pytest.fixture(autouse=True)
@@ -81,3 +83,18 @@ def test_copies_of_one_photo_count_once(workplace: Path) -> None:
         (folder / f"Training_9{number}.png").write_bytes(photo.read_bytes())
     assert run(*words, "after.png") == EXIT_DONE
     assert (workplace / "after.png").read_bytes() == (workplace / "before.png").read_bytes()
+
+
+def test_what_is_kept_holds_no_near_copies_and_stands_for_all() -> None:
+    rng = np.random.default_rng(0)
+    base, other = rng.normal(0, 60, (2, 40, 48, 48))
+    again = base + rng.uniform(0, 1, (40, 1, 1)) * other
+    images = np.clip(128 + np.concatenate([base, again]) / 2, 0, 255).astype(np.uint8)
+    kept = sample.distinct_mask(images, threshold=0.9, quiet=True)
+    near = find_near_pairs(images, threshold=0.9, quiet=True)
+    pairs = set(zip(near.first.tolist(), near.second.tolist(), strict=True))
+    left = np.flatnonzero(kept).tolist()
+    assert pairs
+    assert not pairs & set(combinations(left, 2))
+    for dropped in np.flatnonzero(~kept).tolist():
+        assert any((one, dropped) in pairs for one in left)

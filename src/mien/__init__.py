@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mien.api import Recognizer, load
     from mien.core.annotate import annotate
-    from mien.core.display import to_pandas
     from mien.core.emotions import EMOTIONS
     from mien.core.errors import (
         DataError,
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
         Result,
         Results,
         result_rows,
+        to_pandas,
     )
     from mien.inference.classifier import Classifier
     from mien.inference.detectors import Detection, Detector, load_detector
@@ -104,9 +104,9 @@ _HOMES = {
         "Result",
         "Results",
         "result_rows",
+        "to_pandas",
     ),
     "mien.core.annotate": ("annotate",),
-    "mien.core.display": ("to_pandas",),
     "mien.inference.classifier": ("Classifier",),
     "mien.inference.detectors": ("Detection", "Detector", "load_detector"),
 }

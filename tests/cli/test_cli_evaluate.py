@@ -17,7 +17,7 @@ from mien.cli.main import main
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import EXIT_DONE, EXIT_INPUT, EXIT_MODEL, EXIT_PARTIAL, EXIT_USAGE
 from mien.core.models import MANIFEST_NAME
-from mien.data.trained_on import RECORD, write_record
+from mien.data.dataset import RECORD, write_record
 
 pytest.importorskip("seaborn")
 

@@ -222,8 +222,8 @@ def test_images_that_the_model_was_trained_on_before_are_told(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     from mien.data.class_folder import list_class_folder, read_class_folder
+    from mien.data.dataset import RECORD, write_record
     from mien.data.loading import crop_face
-    from mien.data.trained_on import RECORD, write_record
     from mien.training import finetune as training
 
     def stop(*_: object, **__: object) -> None:

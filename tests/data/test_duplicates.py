@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mien.core.errors import DataError, UsageError
 from mien.data import duplicates
-from mien.data.duplicates import blank_mask, distinct_mask, find_near_pairs, group_copies
+from mien.data.duplicates import blank_mask, find_near_pairs, group_copies
 
 
 def noise(count: int, seed: int = 0) -> npt.NDArray[np.uint8]:
@@ -131,15 +131,3 @@ def test_a_film_full_of_like_frames_is_an_error_not_a_full_memory(
     frames[:, 0, 0] = np.arange(30)
     with pytest.raises(DataError, match="raise --near-threshold"):
         find_near_pairs(frames)
-
-
-@given(st.integers(0, 50))
-@settings(max_examples=10, deadline=None)
-def test_what_is_kept_holds_no_near_copies_and_stands_for_all(seed: int) -> None:
-    images = mixed(seed)
-    kept = distinct_mask(images, threshold=0.9, quiet=True)
-    pairs = set(all_pairs(images, 0.9))
-    left = np.flatnonzero(kept).tolist()
-    assert not pairs & set(combinations(left, 2))
-    for dropped in np.flatnonzero(~kept).tolist():
-        assert any((one, dropped) in pairs for one in left)

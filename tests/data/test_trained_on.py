@@ -11,7 +11,7 @@ import pytest
 
 from data_maker import make_tiny_splits
 from mien.core.errors import DataError
-from mien.data.trained_on import RECORD, find_record, seen_masks, write_record
+from mien.data.dataset import RECORD, find_record, seen_masks, write_record
 
 
 def test_images_are_known_again_by_their_pixels(tmp_path: Path) -> None:

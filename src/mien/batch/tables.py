@@ -9,11 +9,17 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from mien.core.display import TEXT_COLUMNS
 from mien.core.errors import MissingExtra, UsageError, needs_extra, printable
 from mien.core.files import SOFTWARE
 from mien.core.formats import csv_text, json_text, utf8_text
-from mien.core.results import SCHEMA, ModelInfo, Result, result_rows, table_columns
+from mien.core.results import (
+    SCHEMA,
+    TEXT_COLUMNS,
+    ModelInfo,
+    Result,
+    result_rows,
+    table_columns,
+)
 
 FORMATS: tuple[str, ...] = ("jsonl", "csv", "tsv", "parquet", "xlsx")
 

@@ -37,7 +37,7 @@ from mien.core.formats import csv_text, json_text, table_text
 from mien.core.progress import track
 
 if TYPE_CHECKING:
-    from mien.data.trained_on import TrainedOn
+    from mien.data.dataset import TrainedOn
     from mien.evaluation.evaluate import EvaluationData
     from mien.evaluation.report import Report, Samples
     from mien.evaluation.robustness import Robustness
@@ -186,7 +186,7 @@ def _finding_words(args: argparse.Namespace) -> list[str]:
 
 # ---------------------------------------------------------------- a data set
 def _evaluate_data(args: argparse.Namespace) -> int:
-    from mien.data.trained_on import find_record
+    from mien.data.dataset import find_record
     from mien.data.votes import align_votes, load_votes
     from mien.evaluation.evaluate import evaluate_model, find_exported, home_of
     from mien.evaluation.report_folder import check_sections
@@ -317,8 +317,8 @@ def _summary(report: Report) -> str:
 def _evaluate_robustness(args: argparse.Namespace) -> int:
     from mien.core.manifest import load_manifest
     from mien.core.models import find_model
+    from mien.data.dataset import find_record, seen_masks
     from mien.data.loading import load_split
-    from mien.data.trained_on import find_record, seen_masks
     from mien.evaluation.evaluate import find_exported, home_of
     from mien.evaluation.report import versions
     from mien.evaluation.robustness import (

@@ -31,8 +31,7 @@ from mien.core.progress import format_duration
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mien.data.dataset import Skipped, Split
-    from mien.data.trained_on import TrainedOn
+    from mien.data.dataset import Skipped, Split, TrainedOn
     from mien.evaluation.comparison import Comparison
     from mien.training.run import RunFolder
 
@@ -149,7 +148,7 @@ def _check(args: argparse.Namespace) -> None:
 # ---------------------------------------------------------------- training
 def _start(args: argparse.Namespace) -> RunFolder:
     from mien.data.class_folder import list_class_folder, meanings_of, named_classes, parse_map
-    from mien.data.trained_on import find_record
+    from mien.data.dataset import find_record
     from mien.evaluation.evaluate import find_exported
     from mien.training.finetune import finetune
     from mien.training.run import new_run
@@ -232,7 +231,7 @@ def _tell_seen_before(
     splits: Mapping[str, Split], record: TrainedOn | None, folder: Path, *, quiet: bool
 ) -> None:
     """Say how many of the images that figures will be on the model has been trained on already."""
-    from mien.data.trained_on import seen_masks
+    from mien.data.dataset import seen_masks
 
     if record is None:
         return

@@ -7,13 +7,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import cycle
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from mien.core.emotions import EMOTION_COLORS, find_emotion
 from mien.core.images import ImageSource, load_image
-from mien.core.results import Face, Result
+
+if TYPE_CHECKING:
+    from mien.core.results import Face, Result
 
 MIN_SIDE = 640
 """Pictures whose longer side is less are enlarged by a whole factor, so that labels can be read."""
@@ -57,26 +59,26 @@ def annotate(
 ) -> Image.Image:
     """Draw faces and their emotions on a picture.
 
-    Each face gets its box, in the emotion's colour, and a label with emotion and confidence, in a
-    video after the person's number; an uncertain one has a question mark. A face that has room
-    beside it gets a chart of all scores.
+    Each face gets its box, in the emotion's colour, and a label: in a video the person's number,
+    then emotion and confidence, with a question mark where uncertain. A face that has room beside
+    it gets a chart of all scores.
 
     Args:
         image: the picture that the faces were found in, as `Recognizer.analyze` takes it.
-        faces: what was found: the faces, or a result.
+        faces: the faces, or a result.
         color: the order of an array's channels, "rgb" or "bgr".
         charts: draw the charts of scores.
 
     Returns:
-        A new Pillow image in RGB; pictures smaller than `MIN_SIDE` are enlarged, longer ones
-        than `MAX_SIDE` made smaller.
+        A new Pillow image in RGB; its longer side is made at least `MIN_SIDE` by a whole factor,
+            and at most `MAX_SIDE`.
 
     Raises:
         UnreadableImage: if the image cannot be read.
         UsageError: if it is none.
     """
     picture, scale = _resized(Image.fromarray(load_image(image, color=color)))
-    found = list(faces.faces if isinstance(faces, Result) else faces)
+    found = list(faces if isinstance(faces, Iterable) else faces.faces)
     boxes = [_scaled(face, scale) for face in found]
     # "RGBA" lets what is drawn be translucent over a picture that is not.
     draw = ImageDraw.Draw(picture, "RGBA")
@@ -294,6 +296,6 @@ def _system_fonts(size: int) -> Iterator[Font]:
 
 
 def _missing_glyphs(font: Font, characters: frozenset[str]) -> int:
-    """Count the characters drawn like one that no font has (most draw an empty box)."""
+    """Count the characters drawn like one that no font has, mostly as an empty box."""
     box = bytes(font.getmask(_NO_GLYPH))
     return sum(not one.isspace() and bytes(font.getmask(one)) == box for one in characters)

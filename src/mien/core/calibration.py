@@ -35,7 +35,6 @@ class Temperature:
     exponent: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check both numbers; raises ValueError."""
         if not _BASES[0] <= self.base <= _BASES[1]:
             raise ValueError(f"expected a temperature from 0.001 to 1000, got {self.base!r}")
         if not abs(self.exponent) <= _MOST_EXPONENT:
@@ -71,7 +70,7 @@ def _shifted(logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
 
 
 def _shares(shifted: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the softmax of what `_shifted` returned, or of that over a temperature."""
+    """Return the softmax of what `_shifted` returned, divided by a temperature or not."""
     powers = np.exp(shifted)
     return np.asarray(powers / np.add.reduce(powers, axis=1, keepdims=True), np.float64)
 

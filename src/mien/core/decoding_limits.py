@@ -2,8 +2,7 @@
 
 Decoding takes time in proportion to pixels and bytes, both of which are limited, unless a file is
 crafted to take longer: 23 KB of JPEG scans kept a decoder busy for 15 seconds. A decoder cannot be
-stopped from outside, so what no camera and no program writes is refused. Each limit is several
-times what is found in honest files.
+stopped from outside, so each limit is several times what is found in honest files.
 """
 
 from __future__ import annotations
@@ -52,12 +51,9 @@ class _Excess(Exception):
 
 
 def decoding_excess(content: bytes) -> str | None:
-    """Return what would take an encoded image's decoder too long, None if nothing would.
+    """Return what would take an encoded image's decoder too long, as "has too many scans ...".
 
-    Files that are damaged, or of no known kind, are the decoder's to refuse.
-
-    Returns:
-        Words that go after the file's name: "has too many scans ...".
+    None if nothing would; files that are damaged, or of no known kind, are the decoder's to refuse.
     """
     check = _CHECKS.get(image_kind(content) or "")
     if check is not None:

@@ -10,16 +10,13 @@ import html
 import io
 import os
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mien.core.emotions import EMOTIONS
 from mien.core.errors import MienError, UsageError, needs_extra, shown
 from mien.core.file_types import PICTURE_SUFFIXES
-from mien.core.formats import utf8_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,8 +28,7 @@ if TYPE_CHECKING:
     from mien.core.images import ImageSource
     from mien.core.results import Box, Face, Result
 
-EXTRA = "notebook"
-"""The extra that has pandas and Matplotlib."""
+_EXTRA = "notebook"
 
 _HTML_SIDE, _THUMB_SIDE = 640, 56
 _HTML_FACES, _HTML_RESULTS = 12, 8
@@ -52,8 +48,8 @@ class Viewable:
         """Return the picture with its faces and their emotions drawn in, as `mien.annotate` does.
 
         Args:
-            image: the picture. Unless given, it is read again from where it was: its path or
-                address, or the array or Pillow image, if that is still in use.
+            image: the picture; by default, it is read again from its path or address, or taken from
+                the array or Pillow image, if that is still in use.
             color: the order of an array's channels, "rgb" or "bgr".
 
         Raises:
@@ -100,10 +96,6 @@ class Viewable:
         """
         return _plot(self._viewed, _pixels_of(self._viewed, image, color))
 
-    def to_pandas(self) -> pd.DataFrame:
-        """Return the table of the faces, as `mien.to_pandas` does."""
-        return to_pandas(self._viewed)
-
     def _repr_html_(self) -> str:
         """Return what a notebook shows: the picture with its boxes, and each face's scores."""
         return _html(self._viewed)
@@ -120,9 +112,9 @@ def _is_same_file(path: Path, source: str) -> bool:
 def image_reference(
     image: ImageSource, *, allow_private: bool = False
 ) -> Callable[[], ImageSource | None]:
-    """Return what gives an image again, without keeping anything large in memory.
+    """Return what gives an image again, without keeping pixels in memory.
 
-    A path or an address is kept, an array or Pillow image found as long as others use it.
+    A path or an address is kept, an array or Pillow image by a weak reference.
     """
     from PIL import Image
 
@@ -142,7 +134,6 @@ def image_reference(
 def _pixels_of(
     result: Result, image: ImageSource | None, color: str | None
 ) -> npt.NDArray[np.uint8]:
-    """Return the pixels of a result's picture, of the one that is given or where it was read."""
     from mien.core.images import load_image
 
     if result.error is not None:
@@ -277,19 +268,25 @@ def results_html(results: Sequence[Result]) -> str:
     return gap.join(_html(result) for result in results[:_HTML_RESULTS]) + more
 
 
-# ---------------------------------------------------------------- charts
+# ---------------------------------------------------------------- Matplotlib and pandas
+def load_pyplot() -> Any:
+    """Return ``matplotlib.pyplot``; raises MissingExtra if Matplotlib is not installed."""
+    with needs_extra(_EXTRA, "a chart"):
+        from matplotlib import pyplot
+
+    return pyplot
+
+
 def _plot(result: Result, pixels: npt.NDArray[np.uint8]) -> Axes:
     from mien.core.annotate import annotate, class_colors, reading_text
 
-    with needs_extra(EXTRA, "a chart"):
-        from matplotlib import pyplot
-
+    pyplot = load_pyplot()
     faces = result.faces[:_PLOT_FACES]
     figure = pyplot.figure(figsize=(9 if faces else 6, 4.5), layout="constrained")
     grid = figure.add_gridspec(
         max(1, len(faces)), 2 if faces else 1, width_ratios=[2, 1][: 1 + bool(faces)]
     )
-    picture = figure.add_subplot(grid[:, 0])
+    picture: Axes = figure.add_subplot(grid[:, 0])
     picture.imshow(annotate(pixels, result, charts=False))
     picture.set_axis_off()
     picture.set_title(_caption(result), fontsize=9)
@@ -307,67 +304,16 @@ def _plot(result: Result, pixels: npt.NDArray[np.uint8]) -> Axes:
     return picture
 
 
-# ---------------------------------------------------------------- pandas
-TEXT_COLUMNS = (
-    *("source", "status", "emotion", "smoothed_emotion", "corrected_emotion"),
-    *("error", "flags"),
-)
-"""The columns of a table that hold text."""
-
-_PANDAS_TYPES = {
-    **dict.fromkeys(TEXT_COLUMNS, "string"),
-    **dict.fromkeys(("frame", "face_id", "track_id", "x", "y", "w", "h"), "Int64"),
-    "uncertain": "boolean",
-}
-
-
-def to_pandas(results: Viewable | Iterable[Viewable]) -> pd.DataFrame:
-    """Return results as a pandas data frame: the table that `mien predict` writes as CSV.
-
-    Args:
-        results: a result, or several, as `analyze`, `analyze_result`, `analyze_many` and
-            `analyze_video` give them.
-
-    Returns:
-        One row a face, one row where there is none, with the columns of `TABLE_COLUMNS`; for a
-        video also those of the smoothed and, with a baseline, of the corrected scores. What is
-        missing is NA.
+def data_frame(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], types: Mapping[str, str]
+) -> pd.DataFrame:
+    """Return rows as a pandas data frame; columns without a type hold float64.
 
     Raises:
         MissingExtra: if pandas is not installed.
-        UsageError: if something else is in the list.
     """
-    from mien.core.results import result_rows, table_columns
-
-    with needs_extra(EXTRA, "a data frame"):
+    with needs_extra(_EXTRA, "a data frame"):
         import pandas as pd
 
-    found = [one._viewed for one in _each(results)]
-    faces = list(chain.from_iterable(result.faces for result in found))
-    own = bool(found) and found[0].model.labels == "own"
-    labels = tuple(faces[0].scores) if faces else (() if own else EMOTIONS)
-    scores = {
-        "smoothed": any(result.frame is not None for result in found),
-        "corrected": any(face.corrected is not None for face in faces),
-    }
-    rows = chain.from_iterable(result_rows(one, labels, **scores) for one in found)
-    texts = [
-        {key: utf8_text(cell) if isinstance(cell, str) else cell for key, cell in row.items()}
-        for row in rows
-    ]
-    columns = list(table_columns(labels, **scores))
-    frame = pd.DataFrame(texts, columns=columns)
-    return frame.astype({name: _PANDAS_TYPES.get(name, "float64") for name in columns})
-
-
-def _each(results: Any) -> Iterable[Viewable]:
-    if isinstance(results, Viewable):
-        return [results]
-    listed = list(results)
-    for one in listed:
-        if not isinstance(one, Viewable):
-            raise UsageError(
-                "expected results as analyze, analyze_many or analyze_video give them, "
-                f"got {type(one).__name__}"
-            )
-    return listed
+    frame = pd.DataFrame(rows, columns=list(columns))
+    return frame.astype({name: types.get(name, "float64") for name in columns})

@@ -1,7 +1,7 @@
-"""Downloads from any http(s) address, by checked connections alone; for images and videos.
+"""Downloads of images and videos from any http(s) address.
 
-What a server may do is bounded: which hosts are asked, where it may redirect to, how long it may
-take, how much it may send, and what. Import it late: it brings ssl, http and urllib3.
+Bounded are the hosts that are asked, redirects, time, bytes and kinds of content. Import it late:
+it brings ssl, http and urllib3.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def requested(
     Args:
         url: http or https, with a login (``https://user:password@host/``) if need be.
         what: "image" or "video", for the header ``Accept`` and for messages.
-        timeout_s: seconds in which all of it must be done, reading the body included.
+        timeout_s: seconds for everything, reading the body included.
         allow_private: allow hosts that are not on the open internet.
 
     Yields:
@@ -174,7 +174,7 @@ def _cut(stream: socket.socket) -> None:
 
 @contextmanager
 def _in_a_line(address: WebAddress, late: str, ends: float) -> Iterator[None]:
-    """Turn whatever fails on a network into one line; ``late`` is said once the time is up."""
+    """Turn network errors into one line; ``late`` is the message once the time is up."""
     try:
         yield
         if time.monotonic() >= ends:  # what was cut off then looks as if it had ended
@@ -241,7 +241,7 @@ def fetch_image(
         The file's bytes, which begin as an image does; whether it is whole, decoding tells.
 
     Raises:
-        InputError: if it cannot be had, or is not an image. No message holds a login.
+        InputError: if it cannot be downloaded, or is not an image. No message holds a login.
     """
     if offline:
         raise InputError(f"{shown_address(url)} is on the web and this is offline: give a file")

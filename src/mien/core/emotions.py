@@ -1,7 +1,6 @@
 """The seven emotions, in the one order used everywhere.
 
-Other tools and data sets order them differently (the FER-2013 CSV, AffectNet, FER+), so anything
-that comes from outside is translated by name, never by index.
+Other tools and data sets order them differently, so labels from outside are translated by name.
 """
 
 from __future__ import annotations
@@ -72,8 +71,7 @@ def match_label(name: str, labels: Sequence[str]) -> str | None:
 def valence(scores: Mapping[str, float]) -> float | None:
     """Return how pleasant an expression is, -1 to 1: happy less the greatest unpleasant score.
 
-    Unpleasant are angry, disgust, fear and sad, as commercial readers define valence. None where a
-    model lacks one of these classes.
+    None where a model lacks one of these classes.
 
     Example:
         >>> valence({"happy": 0.5, "angry": 0.1, "disgust": 0.0, "fear": 0.0, "sad": 0.25})
@@ -85,5 +83,5 @@ def valence(scores: Mapping[str, float]) -> float | None:
 
 
 def plain_label(name: str) -> str:
-    """Return what all spellings of a word have in common: accents, capitals and blanks aside."""
+    """Return a word without what spellings differ in: case, blanks, encoding of accents."""
     return unicodedata.normalize("NFC", name).strip().casefold()

@@ -42,7 +42,7 @@ class MienError(Exception):
     exit_code: int = EXIT_INTERNAL
 
     def __init__(self, *args: object) -> None:
-        """Make the message one short line, whatever names and values were put into it."""
+        """Make the message one short line, whatever names and values are in it."""
         super().__init__(*(one_line(arg) if isinstance(arg, str) else arg for arg in args))
 
 
@@ -56,7 +56,6 @@ class MissingExtra(UsageError):
     """An optional part of mien is not installed."""
 
     def __init__(self, extra: str, needed_for: str) -> None:
-        """Name the extra (``train``, ``app``, ``batch``) and what it is needed for."""
         self.extra = extra
         on_a_gpu = ", or 'mien[train-gpu]' for an NVIDIA GPU" if extra == "train" else ""
         super().__init__(
@@ -133,7 +132,7 @@ _ELLIPSIS = "…"
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return which of some words one was meant to be: it differs by a slip, or is its beginning.
+    """Return which of some words one was meant to be: a misspelling of it, or its beginning.
 
     Dashes before an option and capitals do not count.
     """
@@ -146,7 +145,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def expectation(word: str, known: Iterable[str]) -> str:
-    """Return what an error says of an unknown word: the one that was meant, else all there are."""
+    """Return what an error says of an unknown word: the nearest known one, else all of them."""
     words = list(known)
     near = nearest(word, words)
     return f"expected one of {', '.join(words)}" if near is None else f"did you mean '{near}'?"
@@ -173,9 +172,15 @@ def shown(value: object) -> str:
 
 
 def one_line(message: str) -> str:
-    """Return a message printable and short, whatever was put into it; twice is as once."""
+    """Return a message printable and short; idempotent."""
     text = _QUOTED.sub(lambda quoted: f"'{shown(quoted[2])}'", printable(message))
     return _cut(_RUN.sub(lambda run: shown(run[0]), text), LONGEST_MESSAGE)
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why something failed, in a few words: the system's, else the error's own."""
+    words = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return words[:200] or type(error).__name__
 
 
 def _cut(text: str, most: int) -> str:

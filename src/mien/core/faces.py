@@ -1,7 +1,7 @@
 """The only preprocessing outside the network's graph: a face crop becomes grey 48x48.
 
-Resizing to the network's input size, scaling and grey to three channels are inside its graph, so
-training, evaluation and inference cannot drift apart.
+Resizing to the network's input, scaling and grey to RGB are inside, so training and inference
+agree.
 """
 
 from __future__ import annotations
@@ -17,13 +17,10 @@ FACE_SIZE = 48
 
 
 def standard_face(crop: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Turn a face crop into what the classifier takes.
-
-    Args:
-        crop: uint8, (H, W) grey or (H, W, 3) in RGB order, any size from 1x1 up.
+    """Turn a face crop, uint8 (H, W) grey or (H, W, 3) RGB, into the network's input.
 
     Returns:
-        uint8, (48, 48), grey. A crop that is already so is returned unchanged.
+        uint8 (48, 48), grey. A crop that is already so is returned unchanged.
 
     Raises:
         UsageError: if the array is empty, not uint8, or of another shape.

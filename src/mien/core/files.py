@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from mien.core.errors import ModelError, OutputError, UsageError
+from mien.core.errors import ModelError, OutputError, UsageError, reason_of
 
 SOFTWARE = "mien (facial emotion recognition)"
 """Written into pictures and videos, by which mien knows them for its own and may replace them."""
@@ -24,11 +24,7 @@ _BINARY = getattr(os, "O_BINARY", 0)
 
 
 def expanded(path: Path | str) -> Path:
-    """Return a path in which ``~`` is written out.
-
-    Raises:
-        UsageError: if there is no such home folder.
-    """
+    """Return a path with ``~`` expanded; raises UsageError if there is no such home folder."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
@@ -59,8 +55,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary file beside ``path``, with its suffix, and rename it to that at the end.
 
-    For writers that take a path; its folder is made if needed. What a killed process left of the
-    same file is removed.
+    For writers that take a path. The folder is made if needed; what a killed process left is
+    removed.
 
     Raises:
         OutputError: if there is an OSError inside; what stood there before is untouched.
@@ -78,8 +74,7 @@ def replacing(path: Path) -> Iterator[Path]:
             lock = -1
         temporary.replace(path)
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise OutputError(f"cannot write {path}: {reason}") from error
+        raise OutputError(f"cannot write {path}: {reason_of(error)}") from error
     finally:
         if lock >= 0:
             os.close(lock)
@@ -89,7 +84,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _locked_temporary(path: Path) -> tuple[Path, int]:
-    """Create a temporary file, locked for as long as the descriptor that comes with it is open.
+    """Create a temporary file, locked as long as the returned descriptor is open.
 
     Its name is fixed, so that the next process finds what a killed one left, unless another process
     is writing there.
@@ -131,8 +126,7 @@ def _remove_leftover(path: Path) -> None:
 def _lock(opened: int) -> bool:
     """Lock an open file for this process; False on a file system without locks.
 
-    Raises:
-        BlockingIOError: if another process has it.
+    Raises BlockingIOError if another process has it.
     """
     if sys.platform != "win32":  # where an open file is neither moved nor removed
         import fcntl
@@ -164,12 +158,8 @@ _MARK = b"a folder of mien's, which removes its own files from it\n"
 def claim_folder(folder: Path, *, option: str = "--output") -> IO[bytes]:
     """Create a folder, or take up one that mien created, and lock it for this process.
 
-    Args:
-        folder: the folder.
-        option: what it was given by, for errors.
-
-    Returns:
-        Its lock file, locked until it is closed or the process ends, however.
+    ``option`` names it in errors. The lock lasts until the returned file is closed or the process
+    ends.
 
     Raises:
         UsageError: if what is there is not mien's (a link never is), or another process has it.
@@ -190,7 +180,7 @@ def claim_folder(folder: Path, *, option: str = "--output") -> IO[bytes]:
     except FileExistsError as error:
         raise foreign from error
     except OSError as error:
-        raise OutputError(f"cannot write {folder}: {error.strerror}") from error
+        raise OutputError(f"cannot write {folder}: {reason_of(error)}") from error
     try:
         mark = file.read(len(_MARK) + 1)
         if not mark:  # it is new, or a kill left it empty
@@ -214,7 +204,7 @@ def claim_folder(folder: Path, *, option: str = "--output") -> IO[bytes]:
 
 
 def release_folder(folder: Path, lock: IO[bytes]) -> None:
-    """Unlock a claimed folder, and remove it where nothing but its lock file is left in it."""
+    """Unlock a claimed folder, and remove it if only its lock file is left in it."""
     with lock, suppress(OSError):
         if [path.name for path in folder.iterdir()] == [LOCK_NAME]:
             if sys.platform == "win32":  # which removes no file that is open
@@ -246,8 +236,7 @@ def cache_folder() -> Path:
     It is not made here.
 
     Raises:
-        OutputError: if there is no home folder to put it into: ``HOME`` is not set, and the user
-            has no entry in the system's list, as in some containers.
+        OutputError: if there is no home folder, as in some containers.
     """
     try:
         if home := os.environ.get(HOME_VARIABLE):
@@ -324,8 +313,7 @@ def verified(file: PinnedFile, path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise ModelError(f"cannot read {path}: {reason}; expected {file.name}") from error
+        raise ModelError(f"cannot read {path}: {reason_of(error)}; expected {file.name}") from error
     found = hashlib.sha256(content).hexdigest()
     if found != file.sha256:
         raise ModelError(
@@ -339,8 +327,8 @@ def fetch(file: PinnedFile, *, offline: bool = False) -> Path:
     """Return a pinned file's path in the cache, downloading it unless it is there.
 
     Raises:
-        ModelError: if it is not there and cannot be downloaded (or ``offline`` forbids it), or what
-            was downloaded is not it.
+        ModelError: if it cannot be downloaded (or ``offline`` forbids it), or does not match its
+            hash.
         OutputError: if it cannot be written into the cache.
     """
     path = file.path
@@ -380,5 +368,4 @@ def _downloaded(file: PinnedFile, by_hand: str) -> bytes:
             # One byte more than expected is enough to see that it is something else.
             return bytes(reply.read(file.size_bytes + 1))
     except (OSError, HTTPException) as error:  # URLError and timeouts are OSErrors
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ModelError(f"cannot download {file.name} ({reason}): {by_hand}") from error
+        raise ModelError(f"cannot download {file.name} ({reason_of(error)}): {by_hand}") from error

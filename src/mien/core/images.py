@@ -1,8 +1,7 @@
 """Any image becomes one form: uint8 RGB, upright.
 
-Files, bytes and Pillow images go through Pillow, PBM to PPM through NumPy; arrays are checked, and
-those of 8 bits taken as they are. Bytes, pixels and structure of a file are checked before it is
-decoded.
+Files, bytes and Pillow images go through Pillow, PBM to PPM through NumPy; arrays are checked. A
+file's size, pixels and structure are checked before it is decoded.
 """
 
 from __future__ import annotations
@@ -10,11 +9,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import logging
 import math
 import os
 import re
-import warnings
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeAlias, TypeGuard
 from urllib.parse import unquote_to_bytes
@@ -30,11 +27,12 @@ from mien.core.errors import (
     MienError,
     UnreadableImage,
     UsageError,
+    reason_of,
     shown,
 )
 from mien.core.file_types import HEAD_BYTES, MAX_FILE_BYTES, READABLE, image_kind
 from mien.core.files import SOFTWARE, write_atomically
-from mien.core.process import ForkLock
+from mien.core.process import QUIET_PILLOW
 from mien.core.web_address import is_web_address, shown_address
 
 
@@ -101,11 +99,11 @@ def load_image(
 
     Returns:
         uint8 (H, W, 3), RGB, upright, C-contiguous. It may share memory with an array that was
-        given: read it, don't write to it.
+            given: read it, don't write to it.
 
     Raises:
-        UnreadableImage: if the source is missing, is not an image, is damaged, has more than
-            `MAX_FILE_BYTES`, `MAX_PIXELS` or `MAX_SIDE`, is made to take its decoder long, or
+        UnreadableImage: if the source is missing, not an image, damaged, larger than
+            `MAX_FILE_BYTES`, `MAX_PIXELS` or `MAX_SIDE`, crafted to take its decoder long, or
             cannot be downloaded.
         MienError: if there is not enough memory.
         UsageError: if the source is none of these, or an array's type, shape or colour order is
@@ -127,11 +125,9 @@ def load_image(
 
 
 def pixel_count(content: bytes) -> int:
-    """Return how many pixels an encoded image says it has, without decoding them.
+    """Return how many pixels an encoded image claims to have, without decoding them.
 
-    Raises:
-        UnreadableImage: if it is not an image, or has more than `MAX_PIXELS`, or would take its
-            decoder long.
+    Raises UnreadableImage as `load_image`.
     """
     if image_kind(content) == "PPM":
         _, width, height, _, _ = _pnm_header(content, "image")
@@ -144,7 +140,7 @@ def pixel_count(content: bytes) -> int:
 def source_name(source: object) -> str | None:
     """Return the path of an image that has one, as it was given; else None.
 
-    A data URI is named by its type and its hash, an address shown without its secrets.
+    A data URI is named by its type and hash, an address shown without its secrets.
     """
     if is_data_uri(source):
         kind = shown(str(source)[len(_DATA_URI) :].partition(",")[0].partition(";")[0])
@@ -183,12 +179,11 @@ def _is_address(source: object) -> bool:
 
 
 def read_at_most(file: IO[bytes], name: str) -> bytes:
-    """Read a file to its end, but no more than an image can have.
+    """Read a file to its end, but no more than an image can have; raises OSError too.
 
     Raises:
-        UnreadableImage: if it does not begin as an image does, or is longer than `MAX_FILE_BYTES`.
-            Neither is read further, so that a device may be given.
-        OSError: if it cannot be read.
+        UnreadableImage: if it does not begin as an image does, or is longer than `MAX_FILE_BYTES`;
+            it is not read further, so that a device may be given.
     """
     parts = [file.read(HEAD_BYTES)]
     if parts[0]:
@@ -268,8 +263,7 @@ def _read_file(path: Path, name: str) -> bytes:
     except FileNotFoundError as error:
         raise UnreadableImage(f"{name}: no such file") from error
     except (OSError, ValueError) as error:  # ValueError: a path with a null byte
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UnreadableImage(f"{name} cannot be read: {reason}") from error
+        raise UnreadableImage(f"{name} cannot be read: {reason_of(error)}") from error
 
 
 def _read_object(file: Any, name: str) -> bytes:
@@ -319,7 +313,7 @@ def _from_array(array: npt.NDArray[Any], color: str | None) -> npt.NDArray[np.ui
 
 
 def _array_problem(array: npt.NDArray[Any]) -> str | None:
-    """Return what to do with an array that is no image, "" where there is no telling, or None."""
+    """Return how to mend an array that is no image ("" if unknown); None for an image."""
     if array.size == 0 or array.ndim not in (2, 3):
         return ": analyze_many takes the images of a batch" if array.ndim == 4 else ""
     if array.ndim == 3 and array.shape[2] not in _CHANNELS:
@@ -355,17 +349,12 @@ def _tensor_array(tensor: Tensor) -> npt.NDArray[Any]:
 def to_8_bits(values: npt.NDArray[np.generic], white: int | None = None) -> npt.NDArray[np.uint8]:
     """Scale values of any depth to 0-255.
 
-    Where white is not said, it is the largest value of the fewest bits, of 8, 10, 12, 14 and 16,
-    that hold all of them: cameras of 10 or 12 bits leave the upper bits of 16 empty, and so do
-    pictures of 8 bits that were kept as wider numbers. A picture of true 16 bits whose brightest
-    point is below a quarter of white is brightened by that, which faces are none the worse for.
-    Real numbers are shares of white (0-1) where they are small enough, and may be off by what
-    resizing adds. Where no range is customary (values below 0, or of more than 16 bits), it is the
-    picture's own.
-
-    Args:
-        values: of any shape.
-        white: the value of white, if that is known.
+    Unless ``white`` is given, it is the largest value of the fewest bits, of 8, 10, 12, 14 and 16,
+    that hold all values: cameras of 10 or 12 bits leave the upper bits of 16 empty. A picture of
+    true 16 bits whose brightest point is below a quarter of white is brightened by that. Real
+    numbers are shares of white (0-1) where they are small enough, and may be off by what resizing
+    adds. Where no range is customary (values below 0, or of more than 16 bits), it is the picture's
+    own.
 
     Raises:
         ValueError: if there are values that are not finite numbers.
@@ -404,7 +393,7 @@ def _opened(content: bytes, name: str) -> Image.Image:
     if too_much := decoding_excess(content):
         raise UnreadableImage(f"{name} {too_much}")
     try:
-        with _QUIET:
+        with QUIET_PILLOW:
             Image.init()
             formats = [known for known in (*READABLE, "MPO") if known in Image.OPEN]
             image = Image.open(io.BytesIO(content), formats=formats)
@@ -423,7 +412,7 @@ def _opened(content: bytes, name: str) -> Image.Image:
 def _from_pillow(image: Image.Image, name: str) -> npt.NDArray[np.uint8]:
     _check_size(*image.size, name)
     try:
-        with _QUIET:
+        with QUIET_PILLOW:
             # Loading comes before asking for the orientation: Pillow turns TIFF files itself then.
             image.load()
             return np.ascontiguousarray(np.asarray(_to_rgb(_upright(image)), np.uint8))
@@ -461,7 +450,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _deep_color(content: bytes, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Read colours of 16 bits whose upper bits are empty at their own depth.
 
-    Pillow keeps the upper 8 of 16 bits alone, and is asked first: OpenCV says on stderr what it
+    Pillow keeps the upper 8 of 16 bits alone, and is asked first: OpenCV writes on stderr what it
     finds damaged. Pictures of 8 bits, and those with orientation, stay as they are.
     """
     if pixels.max() >= 1 << (_DEPTHS[-2] - 8):
@@ -498,8 +487,7 @@ def _too_large(name: str, size: str = "") -> str:
 
 
 def _damaged(name: str, error: Exception) -> UnreadableImage:
-    reason = shown(" ".join(str(error).split()) or type(error).__name__)
-    return UnreadableImage(f"{name} is damaged and cannot be decoded: {reason}")
+    return UnreadableImage(f"{name} is damaged and cannot be decoded: {shown(reason_of(error))}")
 
 
 # ---------------------------------------------------------------- PBM, PGM and PPM
@@ -574,10 +562,7 @@ def _text_values(text: bytes, count: int, is_bitmap: bool) -> npt.NDArray[Any]:
 def write_picture(picture: Image.Image, path: Path, *, optimize: bool = False) -> None:
     """Write an RGB or grey picture atomically, in the format of its suffix, marked as mien's.
 
-    Args:
-        picture: what to write.
-        path: where to; its folder is made if need be.
-        optimize: take longer for a smaller file.
+    ``optimize`` takes longer for a smaller file.
 
     Raises:
         OutputError: if it cannot be written.
@@ -588,39 +573,3 @@ def write_picture(picture: Image.Image, path: Path, *, optimize: bool = False) -
     content = io.BytesIO()
     picture.save(content, kind, quality=_JPEG_QUALITY, optimize=optimize, exif=exif)
     write_atomically(path, content.getvalue())
-
-
-# ---------------------------------------------------------------- Pillow's warnings
-class _QuietPillow:
-    """Silence Pillow's warnings and logs (large images, odd metadata) while any thread decodes.
-
-    `warnings.catch_warnings` swaps a list that all threads share, so two threads that overlap can
-    leave the wrong list behind. Here the first to come swaps it and the last to go restores it.
-    """
-
-    def __init__(self) -> None:
-        self._lock = ForkLock()
-        self._inside = 0
-        self._catcher: warnings.catch_warnings[None] | None = None
-        self._nowhere = logging.NullHandler()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._catcher = warnings.catch_warnings()
-                self._catcher.__enter__()
-                warnings.filterwarnings("ignore", module=r"PIL\.")
-                # Where nobody listens to a logger, Python prints its errors.
-                logging.getLogger("PIL").addHandler(self._nowhere)
-            self._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0 and self._catcher is not None:
-                self._catcher.__exit__(None, None, None)
-                self._catcher = None
-                logging.getLogger("PIL").removeHandler(self._nowhere)
-
-
-_QUIET = _QuietPillow()

@@ -9,15 +9,14 @@ import dataclasses
 import hashlib
 import json
 import stat
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mien.core.calibration import Temperature
 from mien.core.emotions import EMOTIONS
-from mien.core.errors import ModelError
+from mien.core.errors import ModelError, reason_of
 from mien.core.faces import FACE_SIZE
 from mien.core.files import sha256_of, write_atomically
 from mien.core.models import MANIFEST_NAME, MODEL_NAME, READINGS
@@ -88,7 +87,6 @@ class Reading:
     config: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check temperatures, bias and thresholds."""
         try:
             Temperature(self.temperature, self.entropy_exponent)
         except ValueError as error:
@@ -160,7 +158,6 @@ class Manifest(Reading):
     versions: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check names, ranges and that bias and thresholds belong to labels."""
         super().__post_init__()
         if len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
             raise ModelError(
@@ -197,9 +194,7 @@ class Manifest(Reading):
     def read_by(self, reading: str | None) -> Manifest:
         """Return the manifest of the same model with another reading in use.
 
-        Args:
-            reading: one of `readings`; None is "people" where the model has that, else the one in
-                use.
+        None is "people" where the model has that, else the reading in use.
 
         Raises:
             ModelError: if the model has no such reading.
@@ -219,14 +214,14 @@ class Manifest(Reading):
 
     @property
     def info(self) -> ModelInfo:
-        """Return what results say of their model."""
+        """What results say of their model."""
         return ModelInfo(self.name, self.version, self.file.sha256, self.reading)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the manifest as ``manifest.json`` has it.
 
-        The reading with the outputs of `OUTPUT_CONTRACT` stands at the top, where programs look
-        that know of one alone.
+        The reading with the outputs of `OUTPUT_CONTRACT` stands at the top, for programs that know
+        only one.
         """
         first = [name for name, each in self.others.items() if each.outputs == OUTPUT_CONTRACT]
         if self.outputs != OUTPUT_CONTRACT and first:
@@ -260,7 +255,7 @@ def _fields_of(reading: Reading) -> dict[str, Any]:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Path:
-    """Write ``manifest.json`` into a model's folder, whole or not at all, and return its path.
+    """Write ``manifest.json`` into a model's folder, atomically, and return its path.
 
     Raises:
         OutputError: if it cannot be written.
@@ -292,9 +287,8 @@ def load_manifest(
     try:
         manifest = _parse(_read_json(path))
     except OSError as error:
-        reason = error.strerror or type(error).__name__
         raise ModelError(
-            f"cannot read {path} ({reason}): expected a folder with "
+            f"cannot read {path} ({reason_of(error)}): expected a folder with "
             f"{MANIFEST_NAME} and {MODEL_NAME}, as mien export writes"
         ) from error
     except ModelError as error:
@@ -307,12 +301,11 @@ def load_manifest(
             f"got {', '.join(manifest.labels):.200}"
         )
     if check_file:
-        check_model_file(folder / manifest.file.name, manifest.file)
+        read_model_file(folder / manifest.file.name, manifest.file)
     return manifest
 
 
 def _read_json(path: Path) -> object:
-    """Return what a manifest holds; raises OSError, ModelError, ValueError, RecursionError."""
     found = path.stat()
     if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_BYTES:
         raise ModelError(f"expected a file of at most {_MOST_BYTES // 10**6} MB")
@@ -328,54 +321,33 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not a number")
 
 
-def check_model_file(path: Path, expected: ModelFile) -> None:
-    """Raise ModelError unless a file is the one that a manifest describes."""
-    with _describing(path):
-        _check_size(path, expected)
-        _check_same(path, ModelFile.of(path), expected)
-
-
 def read_model_file(path: Path, expected: ModelFile) -> bytes:
-    """Return what is in the file that a manifest describes: what is checked is what is run.
+    """Return the content of the file that a manifest describes: what is checked is what is run.
 
     Raises:
-        ModelError: if it is missing, or another.
+        ModelError: if it is missing or does not match.
     """
-    with _describing(path):
-        _check_size(path, expected)
-        content = path.read_bytes()
-    found = ModelFile(path.name, hashlib.sha256(content).hexdigest(), len(content))
-    _check_same(path, found, expected)
-    return content
-
-
-@contextmanager
-def _describing(path: Path) -> Iterator[None]:
     try:
-        yield
+        size = path.stat().st_size
+        content = path.read_bytes() if path.is_file() and size == expected.size_bytes else None
     except OSError as error:
-        reason = error.strerror or type(error).__name__
         raise ModelError(
-            f"cannot read {path}, which {MANIFEST_NAME} names: {reason}; export or install it again"
+            f"cannot read {path}, which {MANIFEST_NAME} names: {reason_of(error)}; "
+            "export or install it again"
         ) from error
-
-
-def _check_size(path: Path, expected: ModelFile) -> None:
-    size = path.stat().st_size
-    if not path.is_file() or size != expected.size_bytes:
+    if content is None:
         raise ModelError(
             f"{path} does not match its manifest: expected a file of {expected.size_bytes} "
             f"bytes, got {size} bytes; export or install it again"
         )
-
-
-def _check_same(path: Path, found: ModelFile, expected: ModelFile) -> None:
-    if found != expected:
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected.sha256:
         raise ModelError(
             f"{path} does not match its manifest: expected SHA-256 {expected.sha256:.64} "
-            f"({expected.size_bytes} bytes), got {found.sha256} ({found.size_bytes} bytes); "
+            f"({expected.size_bytes} bytes), got {found} ({len(content)} bytes); "
             "export or install it again"
         )
+    return content
 
 
 def _parse(content: object) -> Manifest:
@@ -390,9 +362,7 @@ def _parse(content: object) -> Manifest:
     labels = _typed(fields.get("labels"), "labels", list)
     others = _typed(fields.get("readings", {}), "readings", dict)
     return Manifest(
-        name=_typed(fields.get("name"), "name", str),
-        version=_typed(fields.get("version"), "version", str),
-        created=_typed(fields.get("created"), "created", str),
+        **{key: _typed(fields.get(key), key, str) for key in ("name", "version", "created")},
         file=ModelFile(
             _typed(file.get("name"), "file.name", str),
             _typed(file.get("sha256"), "file.sha256", str),

@@ -26,11 +26,9 @@ def bundled_models() -> tuple[str, ...]:
 
 
 def find_model(name_or_path: str | Path) -> Path:
-    """Return a model's folder.
+    """Return a model's folder, by the name of a bundled model, a path, or that of a run.
 
-    Args:
-        name_or_path: the name of a bundled model (it comes first), a model's folder, or that of a
-            run, whose exported model is meant.
+    Of a run, its exported model is meant.
 
     Raises:
         ModelError: if there is no such model (the message lists the bundled ones), or it is a run

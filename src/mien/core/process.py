@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import faulthandler
 import io
+import logging
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TextIO, cast
@@ -33,8 +35,8 @@ def stderr() -> TextIO:
 def open_closed_streams() -> None:
     """Open the null device for each standard stream that is closed; for a program at its start.
 
-    The descriptors as well: else the next file that is opened gets the number of one, and what
-    native code prints ends up in it. Child processes inherit them.
+    The descriptors as well: else the next file opened gets the number of one, and what native code
+    prints ends up in it. Child processes inherit them.
     """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
@@ -98,21 +100,54 @@ class ForkLock:
     """
 
     def __init__(self) -> None:
-        """Create the lock, and have it renewed in each child."""
         self._renew()
         if sys.platform != "win32":  # which has no fork
             os.register_at_fork(after_in_child=self._renew)
 
     def __enter__(self) -> None:
-        """Acquire it."""
         self._lock.acquire()
 
     def __exit__(self, *_: object) -> None:
-        """Release it."""
         self._lock.release()
 
     def _renew(self) -> None:
         self._lock = threading.Lock()
+
+
+class _QuietPillow:
+    """Silence Pillow's warnings and logs (large images, odd metadata) while any thread decodes.
+
+    `warnings.catch_warnings` swaps a list that all threads share, so two threads that overlap can
+    leave the wrong list behind. Here the first to come swaps it and the last to go restores it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = ForkLock()
+        self._inside = 0
+        self._catcher: warnings.catch_warnings[None] | None = None
+        self._nowhere = logging.NullHandler()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._catcher = warnings.catch_warnings()
+                self._catcher.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+                # Where nobody listens to a logger, Python prints its errors.
+                logging.getLogger("PIL").addHandler(self._nowhere)
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._catcher is not None:
+                self._catcher.__exit__(None, None, None)
+                self._catcher = None
+                logging.getLogger("PIL").removeHandler(self._nowhere)
+
+
+QUIET_PILLOW = _QuietPillow()
+"""A context manager, for all threads."""
 
 
 def usable_cores() -> int:

@@ -42,7 +42,6 @@ class Progress:
     def __init__(
         self, label: str, total: int | None = None, *, unit: str = "", quiet: bool = False
     ) -> None:
-        """See the class."""
         self.label = label
         self.total = total
         self.unit = unit
@@ -55,12 +54,10 @@ class Progress:
         self._bar: Bar | None = None
 
     def __enter__(self) -> Progress:
-        """Start the clock."""
         self._started = time.monotonic()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Draw the last state and leave it standing."""
         if self._bar is not None:
             self.total = self.total or self.count
             self._draw()

@@ -9,11 +9,13 @@ import math
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from mien.core.display import Viewable, results_html, to_pandas
+from mien.core.display import Viewable, data_frame, results_html
 from mien.core.emotions import EMOTIONS, FER2013_CSV_ORDER, valence
 from mien.core.errors import UsageError, one_line
+from mien.core.formats import utf8_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +46,6 @@ class Box:
     h: int
 
     def __post_init__(self) -> None:
-        """Check that the corner is inside the image and the box is not empty."""
         _whole("box x", self.x, 0)
         _whole("box y", self.y, 0)
         _whole("box w", self.w, 1)
@@ -52,16 +53,16 @@ class Box:
 
     @property
     def xyxy(self) -> tuple[int, int, int, int]:
-        """Return left, top, right, bottom; right and bottom lie just outside, as slices do."""
+        """Left, top, right, bottom; right and bottom lie just outside, as in slices."""
         return (self.x, self.y, self.x + self.w, self.y + self.h)
 
     @property
     def area(self) -> int:
-        """Return the number of pixels in the box."""
+        """The number of pixels in the box."""
         return self.w * self.h
 
     def overlap(self, other: Box) -> float:
-        """Return intersection over union with another box, 0 (apart) to 1 (the same)."""
+        """Return intersection over union with another box, 0 to 1."""
         width = min(self.x + self.w, other.x + other.w) - max(self.x, other.x)
         height = min(self.y + self.h, other.y + other.h) - max(self.y, other.y)
         if width <= 0 or height <= 0:
@@ -71,7 +72,7 @@ class Box:
 
     def to_dict(self) -> dict[str, int]:
         """Return the box as JSON has it."""
-        return {"x": self.x, "y": self.y, "w": self.w, "h": self.h}
+        return dict(vars(self))
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,6 @@ class Quality:
     flags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Check the ranges."""
         _whole("size_px", self.size_px, 1)
         _share("blur", self.blur)
         unknown = [flag for flag in self.flags if flag not in QUALITY_FLAGS]
@@ -122,7 +122,6 @@ class Smoothed:
     scores: Mapping[str, float]
 
     def __post_init__(self) -> None:
-        """Check the ranges, and that emotion, confidence and scores agree."""
         _check_scores(self.emotion, self.confidence, self.scores)
 
     def to_dict(self) -> dict[str, Any]:
@@ -170,7 +169,6 @@ class Face:
     corrected: Smoothed | None = None
 
     def __post_init__(self) -> None:
-        """Check the ranges, and that emotion, confidence and scores agree."""
         _whole("face_id", self.face_id, 0)
         if self.track_id is not None:
             _whole("track_id", self.track_id, 0)
@@ -257,7 +255,6 @@ class Result(Viewable):
     error: str | None = None
 
     def __post_init__(self) -> None:
-        """Check that status, faces, size and error agree."""
         if self.status not in STATUSES:
             raise UsageError(f"expected a status of {', '.join(STATUSES)}, got {self.status!r}")
         if (self.status == "ok") != bool(self.faces):
@@ -300,6 +297,10 @@ class Result(Viewable):
             result["error"] = self.error
         return result
 
+    def to_pandas(self) -> pd.DataFrame:
+        """Return the table of the faces, as `mien.to_pandas` does."""
+        return to_pandas(self)
+
     @property
     def _viewed(self) -> Result:
         return self
@@ -324,7 +325,6 @@ class Faces(list[Face], Viewable):
     """The faces of one image, left to right: a list, and the `Result` that they are from."""
 
     def __init__(self, result: Result) -> None:
-        """Take the result."""
         super().__init__(result.faces)
         self.result = result
 
@@ -336,12 +336,15 @@ class Faces(list[Face], Viewable):
         """Return the image's result as JSON has it, as `Result.to_dict`."""
         return self.result.to_dict()
 
+    def to_pandas(self) -> pd.DataFrame:
+        """Return the table of the faces, as `mien.to_pandas` does."""
+        return to_pandas(self)
+
 
 class Results(list[Result]):
     """The results of several images: a list that becomes a table."""
 
     def __init__(self, results: Iterable[Result] = ()) -> None:
-        """Take the results."""
         super().__init__(results)
 
     def to_dict(self) -> list[dict[str, Any]]:
@@ -413,9 +416,8 @@ _RESERVED: tuple[str, ...] = (
 def score_columns(labels: Sequence[str]) -> dict[str, str]:
     """Return the column of each label's score: its own name, or ``score_`` and the name.
 
-    The prefix is for names that differ from another column's by case, blanks around them or the
-    form of their characters alone, which data bases take for the same, and for those that begin as
-    the columns of smoothed or corrected scores do.
+    The prefix is for names that a data base takes for another column's (case, blanks, form of
+    characters aside), and for those that begin as the columns of smoothed or corrected scores do.
 
     Example:
         >>> score_columns(("calm", "Status"))
@@ -459,14 +461,8 @@ def result_rows(
 ) -> list[dict[str, Any]]:
     """Return the table rows of a result: one a face, one with empty fields where there is none.
 
-    Args:
-        result: of one image or frame.
-        labels: the model's labels, for one that has its own.
-        smoothed: with the columns of a video, as `table_columns`.
-        corrected: with those of a baseline, as there.
-
-    Returns:
-        Dictionaries with the keys of `table_columns`, in that order; None where a value is missing.
+    Keys and their order are those of `table_columns`, which says what the arguments mean; None
+    where a value is missing.
     """
     written = result.to_dict()
     image = {key: written[key] for key in ("source", "frame", "time_s", "status")}
@@ -487,6 +483,64 @@ def result_rows(
                 row.update((prefix + name, scores.get(label)) for label, name in columns.items())
         rows.append(row)
     return rows or [empty]
+
+
+TEXT_COLUMNS = (
+    *("source", "status", "emotion", "smoothed_emotion", "corrected_emotion"),
+    *("error", "flags"),
+)
+"""The columns of a table that hold text."""
+
+_PANDAS_TYPES = {
+    **dict.fromkeys(TEXT_COLUMNS, "string"),
+    **dict.fromkeys(("frame", "face_id", "track_id", "x", "y", "w", "h"), "Int64"),
+    "uncertain": "boolean",
+}
+
+
+def to_pandas(results: Viewable | Iterable[Viewable]) -> pd.DataFrame:
+    """Return results as a pandas data frame: the table that `mien predict` writes as CSV.
+
+    Args:
+        results: a result, or several, as `analyze`, `analyze_result`, `analyze_many` and
+            `analyze_video` give them.
+
+    Returns:
+        One row a face, one row where there is none, with the columns of `TABLE_COLUMNS`; for a
+        video also those of the smoothed and, with a baseline, of the corrected scores. What is
+        missing is NA.
+
+    Raises:
+        MissingExtra: if pandas is not installed.
+        UsageError: if something else is in the list.
+    """
+    found = [one._viewed for one in _each(results)]
+    faces = list(chain.from_iterable(result.faces for result in found))
+    own = bool(found) and found[0].model.labels == "own"
+    labels = tuple(faces[0].scores) if faces else (() if own else EMOTIONS)
+    scores = {
+        "smoothed": any(result.frame is not None for result in found),
+        "corrected": any(face.corrected is not None for face in faces),
+    }
+    rows = chain.from_iterable(result_rows(one, labels, **scores) for one in found)
+    texts = [
+        {key: utf8_text(cell) if isinstance(cell, str) else cell for key, cell in row.items()}
+        for row in rows
+    ]
+    return data_frame(texts, table_columns(labels, **scores), _PANDAS_TYPES)
+
+
+def _each(results: Any) -> Iterable[Viewable]:
+    if isinstance(results, Viewable):
+        return [results]
+    listed = list(results)
+    for one in listed:
+        if not isinstance(one, Viewable):
+            raise UsageError(
+                "expected results as analyze, analyze_many or analyze_video give them, "
+                f"got {type(one).__name__}"
+            )
+    return listed
 
 
 def _folded(name: str) -> str:

@@ -40,10 +40,10 @@ class CopyCount:
         split: whose images are counted.
         within: where the copies are.
         exact: images with a pixel-identical copy.
-        exact_other_label: those of them with a copy that has another label.
-        near: images with a near copy; the exact ones are among them.
+        exact_other_label: those with such a copy that has another label.
+        near: images with a near or exact copy.
         near_distinct: how many different images these are.
-        near_other_label: those of ``near`` with a copy or near copy that has another label.
+        near_other_label: those of ``near`` with such a copy that has another label.
     """
 
     split: str
@@ -87,65 +87,54 @@ class VoteCount:
 
 @dataclass(frozen=True)
 class Audit:
-    """All that the audit found.
+    """The findings of an audit.
 
     Attributes:
-        classes: for each split, how many images each emotion has.
         images: how many there are in all.
-        distinct: how many of them differ in a pixel at least.
+        distinct: how many of them are pixel-wise different.
+        classes: for each split, how many images each emotion has.
         copies: one count for each of `COMPARISONS`.
+        near_threshold: the least cosine of a near copy.
         exact_pairs: each image with the first one it is a copy of, other labels first.
-        near_pairs: near copies that are not exact ones, most alike first; of images that are there
-            several times, the first.
-        near_threshold: the cosine that ``near`` means.
+        near_pairs: near copies that are not exact ones, most alike first; of exact copies, the
+            first stands for all.
         blank: files of one grey value, or almost.
         resized: files of another size than 48x48.
         skipped: files that could not be used, for each split.
-        votes: FER+ for each split, or None where no votes were given.
+        votes: FER+ for each split, or None without votes.
     """
 
-    classes: Mapping[str, Mapping[str, int]]
     images: int
     distinct: int
+    classes: Mapping[str, Mapping[str, int]]
     copies: tuple[CopyCount, ...]
+    near_threshold: float
     exact_pairs: tuple[Pair, ...]
     near_pairs: tuple[Pair, ...]
-    near_threshold: float
     blank: tuple[str, ...]
     resized: tuple[str, ...]
     skipped: Mapping[str, tuple[Skipped, ...]]
     votes: Mapping[str, VoteCount] | None
 
     def to_dict(self, source: str) -> dict[str, Any]:
-        """Return all that was found ready for JSON, with every file that it names."""
-        votes = None
-        if self.votes is not None:
-            votes = {
-                name: {**asdict(count), "agreement": round(count.agreement, 4)}
-                for name, count in self.votes.items()
-            }
+        """Return the findings ready for JSON, with every file that they name."""
+        votes = {
+            name: {**asdict(count), "agreement": round(count.agreement, 4)}
+            for name, count in (self.votes or {}).items()
+        }
         return {
             "schema": "mien-audit/1",
             "source": source,
-            "images": self.images,
-            "distinct": self.distinct,
-            "classes": {name: dict(counts) for name, counts in self.classes.items()},
-            "copies": [{**asdict(count), "within": list(count.within)} for count in self.copies],
-            "near_threshold": self.near_threshold,
+            **asdict(self),
             "exact_pairs": [pair.to_dict() for pair in self.exact_pairs],
             "near_pairs": [pair.to_dict() for pair in self.near_pairs],
-            "blank": list(self.blank),
-            "resized": list(self.resized),
-            "skipped": {
-                name: [asdict(skipped) for skipped in files] for name, files in self.skipped.items()
-            },
-            "votes": votes,
+            "votes": None if self.votes is None else votes,
         }
 
 
 @dataclass(frozen=True)
 class _Images:
-    """All splits' images, concatenated; ``group`` is the index of each one's first exact copy."""
+    """All splits' images; ``group`` is the index of each one's first exact copy."""
 
     pixels: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
@@ -166,7 +155,7 @@ def audit_splits(
     Args:
         splits: as `mien.data.loading.read_splits` gives them; any may be empty.
         votes: FER+, to compare the labels with.
-        near_threshold: from which cosine on two images are near copies (0.8 to 1).
+        near_threshold: the least cosine of near copies (0.8 to 1).
         quiet: draw no progress bar.
 
     Raises:
@@ -211,7 +200,6 @@ def _join(splits: Mapping[str, Split]) -> _Images:
 
 
 def _count_copies(images: _Images, near: NearPairs) -> tuple[CopyCount, ...]:
-    """Count, for all comparisons, from how often each group of copies has each split and label."""
     total = len(images.files)
     # presence[g, s, l]: how many images with split s and label l are in the group that starts at g.
     presence = np.zeros((total, len(SPLITS), len(EMOTIONS)), np.int32)

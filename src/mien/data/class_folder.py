@@ -1,7 +1,7 @@
 """A folder of one's own classes: ``FOLDER/CLASS/IMAGE``, or with ``train|val|test`` between.
 
-Class folders may have any names; ``--map`` renames and merges them. How a file becomes a face, as a
-crop of one or as a photo in which one is looked for, is for the caller to say.
+Class folders may have any names; ``--map`` renames and merges them. Whether a file is a face crop
+or a photo in which a face is looked for is the caller's to say.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class ClassFolder:
     Attributes:
         folder: the folder.
         classes: the names of the classes, sorted; some may be without images.
-        files: for each split ("train", "val", "test", or "all" alone) and class, the files'
-            paths in the folder.
+        files: for each split ("train", "val", "test", or "all" alone) and class, the files' paths
+            in the folder.
         skipped: files that are left out, and why.
         notes: what should be said of classes that are spelt in several ways, a line each.
     """
@@ -104,7 +104,7 @@ def list_class_folder(folder: Path) -> ClassFolder:
 
 
 def _split_folders(source: FolderSource) -> dict[str, str]:
-    """Return the split of each top folder; none where one is named otherwise: that is a class."""
+    """Return the split of each top folder; none where one has another name: it is a class."""
     paths = [PurePosixPath(name) for name in source.folders if not is_leftover(name)]
     splits = {path.name: split_of(path.name) for path in paths if len(path.parts) == 1}
     if None in splits.values() or not any(len(path.parts) > 1 for path in paths):
@@ -115,7 +115,7 @@ def _split_folders(source: FolderSource) -> dict[str, str]:
 def _united(
     found: Mapping[str, Mapping[str, list[str]]],
 ) -> tuple[tuple[str, ...], dict[str, dict[str, tuple[str, ...]]], tuple[str, ...]]:
-    """Return the classes that folders spell, the files of each split and class, and notes."""
+    """Return the classes that the folders spell, the files of each split and class, and notes."""
     classes: list[str] = []
     files: dict[str, dict[str, tuple[str, ...]]] = {}
     notes: list[str] = []
@@ -163,17 +163,17 @@ def read_class_folder(
     Args:
         listed: see `list_class_folder`.
         splits: which of ``listed.splits`` to read.
-        classes: what each class folder's images are called; those that are missing are left out.
-            As the folders are called unless given.
+        classes: what each class folder's images are called (by default, as the folder); those that
+            are missing are left out.
         face_of: from a file's bytes to its face.
         quiet: draw no progress bar.
 
     Returns:
         Each split, its classes sorted by name and the same in all. What cannot be read is in its
-        ``skipped``, with the reason.
+            ``skipped``, with the reason.
 
     Raises:
-        DataError: if there is not one image that can be read.
+        DataError: if no image can be read.
     """
     named = {name: name for name in listed.classes} if classes is None else dict(classes)
     labels = tuple(sorted(set(named.values())))
@@ -214,8 +214,8 @@ def hold_out(split: Split, *, fraction: float, seed: int) -> tuple[Split, Split]
     """Split images into "train" and "val".
 
     The choice is stratified and depends on the files' names and the seed alone. Of each class at
-    least one image is held out and at least two are not. Copies of one image stay together, on
-    the side of training.
+    least one image is held out and at least two are not. Copies of one image stay together, in
+    train.
     """
     chosen: set[str] = set()
     for label in range(len(split.classes)):
@@ -290,9 +290,7 @@ def _checked(pairs: Sequence[tuple[str, str]], where: str) -> dict[str, str]:
 def named_classes(classes: Sequence[str], mapping: Mapping[str, str]) -> dict[str, str]:
     """Return what each class folder's images are called; a class that is left out is missing.
 
-    Args:
-        classes: the folders' names.
-        mapping: see `parse_map`; its names may be synonyms (``anger`` for a folder ``angry``).
+    ``mapping`` is as `parse_map` returns it; its names may be synonyms (``anger`` for ``angry``).
 
     Raises:
         UsageError: if the mapping names a class that is not there.
@@ -314,7 +312,7 @@ def named_classes(classes: Sequence[str], mapping: Mapping[str, str]) -> dict[st
 
 
 def meanings_of(named: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return of which class folders each class is made, from `named_classes`."""
+    """Return which class folders each class is made of, from `named_classes`."""
     meanings: dict[str, list[str]] = {}
     for name, target in sorted(named.items()):
         meanings.setdefault(target, []).append(name)
@@ -325,12 +323,9 @@ def meanings_of(named: Mapping[str, str]) -> dict[str, list[str]]:
 def label_for(
     name: str, labels: Sequence[str], meanings: Mapping[str, Sequence[str]] | None = None
 ) -> str | None:
-    """Return the label that a class belongs to, or None: the same name or emotion, or part of it.
+    """Return the label of the same name or emotion as a class, or that it is part of; else None.
 
-    Args:
-        name: of the class.
-        labels: to choose from.
-        meanings: names of which labels are made (``{"negative": ["angry", "sad"]}``).
+    ``meanings`` says which names labels are made of (``{"negative": ["angry", "sad"]}``).
     """
     found = match_label(name, labels)
     if found is not None:
@@ -347,8 +342,8 @@ def fit_labels(
     """Translate a split's classes to a model's labels by name, as `label_for`.
 
     Returns:
-        The split with the model's classes, and how many images of each class that the model lacks
-        were left out.
+        The split with the model's classes, and how many images were left out of each class that the
+            model lacks.
 
     Raises:
         DataError: if the model knows no class of which there are images.

@@ -1,6 +1,6 @@
-"""The challenge's CSV (``emotion,pixels,Usage``, one image a row), wherever it lies.
+"""The challenge's CSV (``emotion,pixels,Usage``, one image a row), however it is packed.
 
-It may be plain or compressed, in a folder, inside a zip or a tar, as Kaggle and the challenge give
+It may be plain or compressed, in a folder, in a zip or in a tar, as Kaggle and the challenge give
 it.
 """
 
@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.emotions import EMOTIONS, FER2013_CSV_ORDER
-from mien.core.errors import DataError
+from mien.core.errors import DataError, reason_of
 from mien.core.faces import FACE_SIZE
 from mien.core.progress import Progress
 from mien.data.dataset import SPLITS, Skipped, Split
@@ -69,7 +69,7 @@ _DECOMPRESSORS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
 
 
 def holds_csv(source: Path) -> bool:
-    """Say whether a data set is in a CSV: it is one, or no image is laid out but one may be there.
+    """Say whether a source is a CSV, or a folder or zip that may hold one and no laid-out image.
 
     Raises:
         DataError: if the source is no data set.
@@ -84,10 +84,9 @@ def holds_csv(source: Path) -> bool:
 def read_csv(path: Path, *, quiet: bool = False) -> dict[str, Split]:
     """Read all splits of the challenge's CSV; any of them may turn out empty.
 
-    The first CSV in ``path`` that has the three columns is taken. Its emotion codes are in the
-    challenge's order (`FER2013_CSV_ORDER`) and are translated by name. The images have no names;
-    they get ``SPLIT/CLASS/USAGE_rowNNNNN.png``, NNNNN being the data row, from 1. A row that cannot
-    be used is skipped, named ``row N``.
+    The first CSV in ``path`` that has the three columns is taken. Its emotion codes are translated
+    by name. The images get the names ``SPLIT/CLASS/USAGE_rowNNNNN.png``, NNNNN being the data row,
+    from 1. A row that cannot be used is skipped, named ``row N``.
 
     Raises:
         DataError: if there is no CSV text with the three columns, or it cannot be unpacked.
@@ -151,11 +150,10 @@ def _rows(path: Path) -> Iterator[tuple[str, str, str]]:
     except DataError as error:
         raise DataError(f"{path} is not a readable CSV: {error}") from error
     except OSError as error:
-        reason = error.strerror or " ".join(str(error).split())
-        raise DataError(f"{path} cannot be read ({reason})") from error
+        raise DataError(f"{path} cannot be read ({reason_of(error)})") from error
     # csv, codecs and what unpacks zip, tar, gzip, bzip2 and xz meet damage with many errors.
     except Exception as error:
-        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        reason = reason_of(error)
         raise DataError(f"{path} is not a readable CSV ({reason}): download it again") from error
     got = "; ".join(found[:3]) or "no CSV"
     raise DataError(f"{path}: expected the columns emotion,pixels,Usage, got {got}")
@@ -189,9 +187,8 @@ def _to_split(
 def _csv_files(source: Path) -> Generator[tuple[str, Iterator[str]], None, None]:
     """Yield the name and the lines of each CSV in a source, to be read before the next is asked.
 
-    Raises:
-        DataError: if a line is too long, or more is packed than `MAX_UNPACKED_BYTES`; and for
-            damage whatever the libraries that unpack it raise.
+    Raises DataError if a line is too long or more is packed than `MAX_UNPACKED_BYTES`; for damage
+    whatever the unpacking libraries raise.
     """
     budget = [MAX_UNPACKED_BYTES]
     if not source.is_dir():
@@ -210,7 +207,7 @@ def _may_hold(member: str) -> bool:
 def _unpacked(
     name: str, stream: io.BufferedReader, budget: list[int], depth: int
 ) -> Iterator[tuple[str, Iterator[str]]]:
-    """Yield the CSV files in one that is open, however it is packed, ``depth`` times at most."""
+    """Yield the CSV files in an open file, packed ``depth`` times at most."""
     packing = packing_of(stream.peek(HEAD_BYTES))
     if depth == 0:
         return
@@ -249,7 +246,7 @@ def _metered(stream: IO[bytes], budget: list[int]) -> io.BufferedReader:
 
 
 class _Metered(io.RawIOBase):
-    """A stream that takes what is read of it from the bytes that a source may still unpack."""
+    """A stream that counts what is read of it against the bytes that a source may unpack."""
 
     def __init__(self, stream: IO[bytes], budget: list[int]) -> None:
         self._stream, self._budget = stream, budget

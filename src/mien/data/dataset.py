@@ -1,7 +1,8 @@
-"""A data set in memory: images, labels, file names; and the same as one ``.npz`` file."""
+"""A data set in memory and as one ``.npz`` file; the record of what a model was trained on."""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -12,15 +13,20 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.emotions import EMOTIONS
-from mien.core.errors import DataError
+from mien.core.errors import DataError, reason_of
 from mien.core.faces import FACE_SIZE
-from mien.core.files import write_atomically
+from mien.core.files import sha256_of, write_atomically
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 """Training, PublicTest and PrivateTest of the challenge."""
 
 ARRAYS_SUFFIX = ".npz"
 """Of a data set in one file, as `save_splits` writes it."""
+
+RECORD = "trained_on.json"
+"""The file of a `TrainedOn`, in a run's folder and in that of the model exported from it."""
+
+_RECORD_SCHEMA = "mien-trained-on/1"
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,6 @@ class Split:
     classes: tuple[str, ...] = EMOTIONS
 
     def __post_init__(self) -> None:
-        """Check that the parts fit together."""
         expected = (len(self.labels), FACE_SIZE, FACE_SIZE)
         if self.images.dtype != np.uint8 or self.images.shape != expected:
             raise DataError(
@@ -64,7 +69,6 @@ class Split:
             raise DataError(f"{len(self.files)} file names for {len(self.labels)} labels")
 
     def __len__(self) -> int:
-        """Return the number of images."""
         return len(self.labels)
 
     def class_counts(self) -> dict[str, int]:
@@ -126,12 +130,11 @@ def load_splits(path: Path, names: Sequence[str] | None = None) -> dict[str, Spl
                 names = [key.removesuffix("_images") for key in keys]
             return {name: _unpacked(name, arrays) for name in names}
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+        raise DataError(f"cannot read {path}: {reason_of(error)}") from error
     # Damage shows in many ways (zip, zlib, npy header, JSON, shapes).
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(
-            f"{path} is damaged or no data set of mien ({reason}): make it again"
+            f"{path} is damaged or no data set of mien ({reason_of(error)}): make it again"
         ) from error
 
 
@@ -146,3 +149,85 @@ def _unpacked(name: str, arrays: np.lib.npyio.NpzFile) -> Split:
         tuple(names["resized"]),
         tuple(names.get("classes", EMOTIONS)),
     )
+
+
+# ---------------------------------------------------------------- what a model was trained on
+@dataclass(frozen=True)
+class TrainedOn:
+    """SHA-256 in hexadecimal, two of each image: of its 48x48 grey pixels and of its file's bytes.
+
+    The first finds copies in other formats, the second a photo whatever face was cut out of it.
+
+    Attributes:
+        train: of the images that the model was trained on.
+        val: of those that its best epoch was chosen on.
+    """
+
+    train: frozenset[str]
+    val: frozenset[str]
+
+
+def hashes(split: Split, folder: Path | None = None) -> list[tuple[str, ...]]:
+    """Return the hashes of each image of a split, see `TrainedOn`.
+
+    Files that cannot be read in ``folder``, or all without it, have only the hash of their pixels.
+    """
+    found: list[tuple[str, ...]] = []
+    for image, file in zip(split.images, split.files, strict=True):
+        pixels = hashlib.sha256(image.tobytes()).hexdigest()
+        try:
+            found.append((pixels,) if folder is None else (pixels, sha256_of(folder / file)))
+        except (OSError, ValueError):
+            found.append((pixels,))
+    return found
+
+
+def write_record(
+    path: Path,
+    splits: Mapping[str, Split],
+    folder: Path | None = None,
+    *,
+    before: TrainedOn | None = None,
+) -> None:
+    """Write the hashes of "train" and "val", added to those of the model that was started from.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    content: dict[str, object] = {"schema": _RECORD_SCHEMA}
+    for name in ("train", "val"):
+        known: set[str] = set() if before is None else set(getattr(before, name))
+        content[name] = sorted(known.union(*hashes(splits[name], folder)))
+    write_atomically(path, (json.dumps(content, indent=0) + "\n").encode())
+
+
+def find_record(*folders: str | Path | None) -> TrainedOn | None:
+    """Return the record in the first of the folders that has one; a bundled model's name has none.
+
+    Raises:
+        DataError: if it cannot be read or is damaged.
+    """
+    paths = [folder / RECORD for folder in folders if isinstance(folder, Path)]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["schema"] != _RECORD_SCHEMA:
+            raise ValueError(f"its schema is not {_RECORD_SCHEMA}")
+        return TrainedOn(*(frozenset(map(str, content[name])) for name in ("train", "val")))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DataError(
+            f"{path} does not tell which images the model was trained on ({error}): "
+            "restore it, or delete it to do without"
+        ) from error
+
+
+def seen_masks(
+    split: Split, record: TrainedOn, folder: Path | None = None
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Mark the images (N,) of a split that a model was trained on, and that it was chosen on."""
+    each = hashes(split, folder)
+    trained = np.array([not record.train.isdisjoint(one) for one in each], np.bool_)
+    chosen = np.array([not record.val.isdisjoint(one) for one in each], np.bool_)
+    return trained, chosen & ~trained

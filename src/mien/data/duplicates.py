@@ -35,7 +35,7 @@ class NearPairs:
     Attributes:
         first: int64 (P,), index of one image.
         second: int64 (P,), index of the other, always greater than ``first``.
-        cosine: float32 (P,), how alike they are, up to 1.
+        cosine: float32 (P,), up to 1.
         flipped: bool (P,), whether one is the other's mirror image.
     """
 
@@ -45,7 +45,6 @@ class NearPairs:
     flipped: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:
-        """Return how many pairs there are."""
         return len(self.first)
 
 
@@ -66,21 +65,16 @@ def blank_mask(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
 def find_near_pairs(
     images: npt.NDArray[np.uint8], *, threshold: float = NEAR_THRESHOLD, quiet: bool = False
 ) -> NearPairs:
-    """Find all pairs of images that are near copies of each other.
+    """Find all pairs of images, uint8 (N, 48, 48), that are near copies of each other.
 
-    Two images are near copies if the cosine of their 24x24 pixels (means of 2x2), each less its
-    mean, is at least ``threshold``, one of them mirrored or not. Brightness and contrast do not
+    Two images are near copies if the cosine of their centred 24x24 pixels (means of 2x2) is at
+    least ``threshold`` (0.8 to 1), one of them mirrored or not. Brightness and contrast do not
     matter. A constant image is a copy of none.
 
     Most pairs are excluded by a sketch: for unit vectors x and y and an orthogonal projection P,
-    the cosine is at most Px.Py + |x - Px| |y - Py| (Cauchy-Schwarz). With the length of the rest
-    as one more coordinate that bound is a dot product of 49 numbers in place of 576, and no pair
-    is missed.
-
-    Args:
-        images: uint8 (N, 48, 48).
-        threshold: from 0.8 to 1.
-        quiet: draw no progress bar.
+    the cosine is at most Px.Py + |x - Px| |y - Py| (Cauchy-Schwarz). With the length of the rest as
+    one more coordinate that bound is a dot product of 49 numbers in place of 576, and no pair is
+    missed.
 
     Raises:
         UsageError: if the threshold is out of range.
@@ -119,22 +113,6 @@ def find_near_pairs(
     return _join(parts)
 
 
-def distinct_mask(
-    images: npt.NDArray[np.uint8], *, threshold: float = NEAR_THRESHOLD, quiet: bool = False
-) -> npt.NDArray[np.bool_]:
-    """Mark the images (N, 48, 48) that are left when of near copies only the first is kept.
-
-    Args and errors are those of `find_near_pairs`; constant images are all kept.
-    """
-    pairs = find_near_pairs(images, threshold=threshold, quiet=quiet)
-    kept = np.ones(len(images), np.bool_)
-    # In the order of the images, so that which one stays does not hang on how alike pairs are.
-    for place in np.lexsort((pairs.second, pairs.first)):
-        if kept[pairs.first[place]]:
-            kept[pairs.second[place]] = False
-    return kept
-
-
 def _unit_vectors(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """Return the pooled, centred images as rows of length 1 (of length 0 if constant)."""
     blocks = images.reshape(-1, _POOLED, 2, _POOLED, 2)
@@ -148,7 +126,7 @@ def _unit_vectors(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 def _common_basis(
     plain: npt.NDArray[np.float32], mirrored: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float32]:
-    """Return the orthonormal directions (576, 48) that hold the most of all vectors."""
+    """Return the 48 leading principal directions of all vectors, (576, 48)."""
     covariance = plain.T @ plain + mirrored.T @ mirrored
     _, vectors = np.linalg.eigh(covariance.astype(np.float64))
     return np.ascontiguousarray(vectors[:, -_SKETCH:], np.float32)
@@ -178,7 +156,7 @@ def _cosines(
 
 
 def _join(parts: list[_Part]) -> NearPairs:
-    """Put the parts together, most alike first; a pair found both ways stays the closer way."""
+    """Merge the parts, most alike first; a pair found both ways keeps the greater cosine."""
     best: dict[tuple[int, int], tuple[float, bool]] = {}
     for first, second, cosine, flipped in parts:
         for one, other, value in zip(first.tolist(), second.tolist(), cosine.tolist(), strict=True):

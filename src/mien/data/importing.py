@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 
 from mien.core.emotions import EMOTIONS
-from mien.core.errors import DataError, MissingExtra, OutputError, UsageError
+from mien.core.errors import DataError, MissingExtra, OutputError, UsageError, reason_of
 from mien.core.files import claim_folder, expanded, release_folder
 from mien.core.process import stderr
 from mien.core.progress import Progress
@@ -39,7 +39,7 @@ _CLAIM = ".importing"
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """What an import did.
+    """The outcome of an import.
 
     Attributes:
         output: the folder that the data set was laid out in.
@@ -88,8 +88,8 @@ def import_dataset(
 
     Raises:
         DataError: if the source is no data set, or train would lack a class.
-        UsageError: if ``output`` holds a data set already, or the source would be replaced itself,
-            ``output`` lies in one of its splits, or another import into it is running.
+        UsageError: if ``output`` holds a data set already, is what is read or lies in it, or
+            another import into it is running.
         OutputError: if it cannot be written.
     """
     source, output = expanded(source), expanded(output)
@@ -115,14 +115,14 @@ def import_dataset(
 
 
 def _is_replaced(source: Path, output: Path) -> bool:
-    """Say whether what is read lies in what is replaced, be it by way of links."""
+    """Say whether what is read lies in what is replaced, links resolved."""
     read = [source.resolve(), *((source / name).resolve() for name in SPLITS)]
     replaced = [(output / name).resolve() for name in SPLITS]
     return any(one.exists() and one.is_relative_to(part) for one in read for part in replaced)
 
 
 def _is_read(source: Path, output: Path) -> bool:
-    """Say whether the output lies in a split of the source, as a class of it from then on."""
+    """Say whether the output lies in a split of the source, where it would be read as a class."""
     if not source.is_dir():
         return False
     place, top = output.resolve(), source.resolve()
@@ -133,7 +133,7 @@ def _is_read(source: Path, output: Path) -> bool:
 
 
 def check_output(output: Path, *, force: bool) -> None:
-    """Finish what a killed import had begun in ``output``, and see whether another may begin.
+    """Finish what a killed import had begun in ``output``, and check that another may begin.
 
     Raises:
         UsageError: if it is a file, or holds a data set that may not be replaced, or another import
@@ -150,7 +150,7 @@ def check_output(output: Path, *, force: bool) -> None:
 
 @contextlib.contextmanager
 def _alone(output: Path) -> Iterator[None]:
-    """Keep other imports out of ``output``, once what a killed one had begun is finished."""
+    """Lock ``output`` against other imports, and finish what a killed one had begun."""
     made = not output.exists()
     lock = claim_folder(output / _CLAIM)
     try:
@@ -176,7 +176,7 @@ def _check_free(output: Path, *, force: bool) -> None:
 
 @contextlib.contextmanager
 def _staged(output: Path) -> Iterator[Path]:
-    """Give a hidden folder inside ``output``, on its file system, which is gone afterwards."""
+    """Give a hidden folder inside ``output``, on its file system; it is removed at the end."""
     staging = output / f"{_STAGING}{uuid.uuid4().hex}"
     done = False
     try:
@@ -249,8 +249,8 @@ def _check_classes(source: Path, summary: ImportSummary) -> None:
 def _swap(staging: Path, output: Path) -> None:
     """Move the old splits out and the new ones in, all or, where that fails, none.
 
-    The folder ``old`` says that the new splits are whole and the swap has begun: from there on it
-    can be gone on with, by whoever finds it. Without train, nothing takes ``output`` for whole.
+    The folder ``old`` marks that the new splits are complete and the swap has begun: whoever finds
+    it can finish it. Without train, nothing takes ``output`` for a data set.
     """
     new, old = staging / "new", staging / "old"
     old.mkdir(exist_ok=True)
@@ -278,7 +278,7 @@ def _swap_back(staging: Path, output: Path) -> None:
 
 
 def _recover(output: Path) -> None:
-    """Clear away what killed imports left in ``output``: a swap that had begun is finished."""
+    """Remove what killed imports left in ``output``, after finishing a swap that had begun."""
     try:
         for stale in output.glob(f"{_STAGING}*"):
             if (stale / "old").is_dir():
@@ -289,8 +289,7 @@ def _recover(output: Path) -> None:
 
 
 def _cannot_write(output: Path, error: OSError) -> OutputError:
-    reason = error.strerror or type(error).__name__
-    return OutputError(f"cannot write the data set to {output}: {reason}")
+    return OutputError(f"cannot write the data set to {output}: {reason_of(error)}")
 
 
 # ---------------------------------------------------------------- downloading

@@ -70,7 +70,7 @@ def load_dataset(
             faces of a fine-tuning run (``faces.npz``), which may have classes of its own.
         splits: which of "train", "val", "test" to return.
         cache: keep the arrays in mien's cache folder, and take them from there while the source's
-            path, size and time (for a folder: those of all its files) are the same.
+            path, sizes and times are the same.
         quiet: draw no progress bar.
 
     Raises:
@@ -98,10 +98,7 @@ def load_dataset(
 
 
 def _load_cached(path: Path, splits: Sequence[str], quiet: bool) -> dict[str, Split]:
-    """Take the arrays from the cache, or read the source and keep them there.
-
-    A cache that is damaged or cannot be written is logged, not raised.
-    """
+    """Take the arrays from the cache, or read the source and cache it; trouble is logged."""
     state = source_state(path)
     where = hashlib.sha256(str(path.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     what = hashlib.sha256(f"{_CACHE_FORMAT}\0{state}".encode()).hexdigest()[:16]
@@ -129,7 +126,6 @@ def _load_cached(path: Path, splits: Sequence[str], quiet: bool) -> dict[str, Sp
 
 
 def _check_usable(split: Split, path: Path) -> None:
-    """Raise if there is nothing to work with, and say what was skipped, since that is often why."""
     if len(split) == 0:
         raise DataError(
             f"{path} has no usable image for {split.name}{first_skipped(split.skipped)}"
@@ -145,7 +141,7 @@ def _check_usable(split: Split, path: Path) -> None:
 
 
 def first_skipped(skipped: Sequence[Skipped]) -> str:
-    """Return the end of an error that nothing is usable: what was skipped, or what is expected."""
+    """Return the end of an error that nothing is usable: what was skipped, or is expected."""
     if not skipped:
         return f": {LAYOUT_HINT}"
     first = skipped[0]
@@ -168,7 +164,7 @@ def _warn_of_skipped(split: Split, path: Path) -> None:
 
 # ---------------------------------------------------------------- reading
 def read_splits(source: Path, *, quiet: bool = False) -> dict[str, Split]:
-    """Read all splits, without cache or complaint: any of them may turn out empty.
+    """Read all splits, without cache or warnings: any of them may turn out empty.
 
     Raises:
         DataError: if the source is no data set.
@@ -250,15 +246,15 @@ def decode_image(data: bytes) -> tuple[npt.NDArray[np.uint8], str | None]:
 
 
 def crop_face(data: bytes) -> npt.NDArray[np.uint8]:
-    """Take an image's bytes for a face crop: its standard face; raises as `decode_image`."""
+    """Return the standard face of an image that is a face crop; raises as `decode_image`."""
     return decode_image(data)[0]
 
 
 def _plain_face(data: bytes) -> npt.NDArray[np.uint8] | None:
     """Decode FER-2013's own kind of file in a third of the time; None for any other.
 
-    A whole PNG of 48x48 8-bit grey pixels that holds nothing else, no palette, transparency,
-    gamma or orientation, means the same pixels to every decoder.
+    A whole PNG of 48x48 8-bit grey pixels that holds nothing else, no palette, transparency, gamma
+    or orientation, means the same pixels to every decoder.
     """
     start = len(_FACE_PNG) + 4
     end = start + 8 + int.from_bytes(data[start : start + 4], "big")

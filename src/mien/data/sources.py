@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Protocol
 
 from mien.core.emotions import EMOTIONS, find_emotion
-from mien.core.errors import DataError
+from mien.core.errors import DataError, reason_of
 from mien.core.file_types import IMAGE_SUFFIXES
 from mien.data.dataset import SPLITS, Skipped
 
@@ -82,7 +82,6 @@ class FolderSource:
     """
 
     def __init__(self, folder: Path) -> None:
-        """List the files of ``folder``; what cannot be looked at is refused."""
         self.folder = folder
         self.folders: list[str] = []
         self.refused: list[Skipped] = []
@@ -91,10 +90,9 @@ class FolderSource:
         self.members = list(self._stats)
 
     def _scan(self) -> None:
-        """Walk the folders so that links end, however they are tied.
+        """Walk the folders, entering none from below itself, nor twice within a class.
 
-        No folder is entered from below itself, nor twice within a class (the first two folders of
-        a path).
+        So loops of links end. The class is the first two folders of a path.
         """
         entered: set[tuple[object, ...]] = set()
         stack: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
@@ -158,7 +156,6 @@ class ZipSource:
     """A zip; entries that point outside it, links and encrypted entries are refused."""
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
-        """Sort the entries into those to read and those to refuse."""
         self._archive = archive
         self._infos: dict[str, zipfile.ZipInfo] = {}
         self.refused: list[Skipped] = []
@@ -187,7 +184,7 @@ class ZipSource:
 
 
 def _refusal(info: zipfile.ZipInfo) -> str | None:
-    """Return why a zip entry is not to be touched, or None."""
+    """Return why a zip entry is not to be read, or None."""
     # orig_filename still has what the zip said: ZipInfo cuts at a NUL and turns "\" on Windows.
     name = info.orig_filename
     if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or name.startswith("\\"):
@@ -244,13 +241,8 @@ def packing_of(head: bytes) -> str | None:
     return next((name for name, magic in _MAGIC.items() if head.startswith(magic)), None)
 
 
-def _reason(error: Exception) -> str:
-    strerror = error.strerror if isinstance(error, OSError) else None
-    return strerror or " ".join(str(error).split())[:100] or type(error).__name__
-
-
 def _unreadable(error: Exception) -> str:
-    return f"cannot be read ({_reason(error)})"
+    return f"cannot be read ({reason_of(error)})"
 
 
 @contextmanager
@@ -268,14 +260,14 @@ def open_source(path: Path) -> Iterator[Source]:
     # BadZipFile, and for a directory of nonsense NotImplementedError, UnicodeDecodeError, ...
     except Exception as error:
         raise DataError(
-            f"{path} cannot be opened as a zip ({_reason(error)}): download it again"
+            f"{path} cannot be opened as a zip ({reason_of(error)}): download it again"
         ) from error
     with archive:
         yield ZipSource(archive)
 
 
 def source_state(path: Path) -> str:
-    """Return what changes when the source does: its size and time, or those of all its files."""
+    """Return a fingerprint of a source: size and time of its file, or of all its files."""
     if source_kind(path) == "folder":
         return FolderSource(path).digest()
     status = path.stat()
@@ -291,7 +283,7 @@ class Entry:
         split: "train", "val" or "test".
         label: index into `EMOTIONS`.
         file: its name in mien's layout, ``val/angry/PublicTest_1.jpg``.
-        member: its name in the source, which may differ (``top/test/Angry/PublicTest_1.jpg``).
+        member: its name in the source, ``top/test/Angry/PublicTest_1.jpg``.
     """
 
     split: str
@@ -323,8 +315,8 @@ def list_entries(
     """Sort a source's files into splits and classes by their names.
 
     Args:
-        members: relative paths with forward slashes; leftovers of operating systems (hidden files,
-            ``__MACOSX``) and files other than images outside ``SPLIT/CLASS/`` are passed over.
+        members: relative paths with forward slashes; hidden files, ``__MACOSX`` and files other
+            than images outside ``SPLIT/CLASS/`` are ignored.
         seed: of the random val split, where one is needed.
         val_fraction: share of each class of train that it takes; 0 makes none.
     """
@@ -353,8 +345,7 @@ def list_entries(
 def choose_validation(files: Sequence[str], *, seed: int, fraction: float) -> frozenset[str]:
     """Choose ``round(fraction * len(files))`` of the files by a hash of each name and the seed.
 
-    The choice depends neither on the order of the files nor on the version of a random number
-    generator.
+    So neither the order of the files nor the version of a random number generator matters.
     """
 
     def draw(file: str) -> bytes:

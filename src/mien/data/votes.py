@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.emotions import EMOTIONS, find_emotion
-from mien.core.errors import DataError
+from mien.core.errors import DataError, reason_of
 from mien.data.csv_file import USAGES, row_name
 from mien.data.dataset import Split
 
@@ -73,16 +73,16 @@ def load_votes(path: Path | str) -> Votes:
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a readable CSV of votes ({error})") from error
     except OSError as error:
-        raise DataError(f"cannot read the votes {path}: {error.strerror}") from error
+        raise DataError(f"cannot read the votes {path}: {reason_of(error)}") from error
     return {key: np.stack(counts) for key, counts in rows.items()}
 
 
 def align_votes(split: Split, votes: Votes) -> npt.NDArray[np.int64]:
     """Return the votes for each image of a split, int64 (N, 10); zeros where there are none.
 
-    FER-2013 has two names that are in two class folders each. Such images get the rows of that
-    name in the order of their folders, if there are as many rows as images; else they count as
-    without votes, which is logged.
+    FER-2013 has two names that are in two class folders each. Such images get the rows of that name
+    in the order of their folders, if there are as many rows as images; else they count as without
+    votes, which is logged.
 
     Raises:
         DataError: if fewer than half of the images have any: the votes are of another data set.
@@ -121,10 +121,9 @@ def not_a_face_mask(split: Split, votes: Votes) -> npt.NDArray[np.bool_]:
 
 
 def emotion_shares(split: Split, votes: Votes) -> npt.NDArray[np.float32]:
-    """Return the votes as soft labels, float32 (N, 7) in the order of `EMOTIONS`.
+    """Return the votes as soft labels, float32 (N, 7); raises as `align_votes`.
 
-    Each row sums to 1, or is all 0 where nobody voted for one of the seven. Raises as
-    `align_votes`.
+    Each row sums to 1, or is all 0 where nobody voted for one of the seven.
     """
     counts = emotion_votes(split, votes).astype(np.float32)
     return np.asarray(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), np.float32)
@@ -139,7 +138,7 @@ def with_majority(split: Split, votes: Votes) -> Split:
     """Return the images with a majority among the votes for the seven emotions, labelled by it.
 
     Raises:
-        DataError: if the votes are of another data set, see `align_votes`, or none has a majority.
+        DataError: if the votes are of another data set, or none has a majority.
     """
     emotions = emotion_votes(split, votes)
     keep = 2 * emotions.max(axis=1) > emotions.sum(axis=1)
@@ -152,11 +151,8 @@ def with_majority(split: Split, votes: Votes) -> Split:
 def agrees(aligned: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """Say for each image (N,) whether the choice with the most votes is its label.
 
-    All ten choices count; of equal ones the first in FER+'s order. No votes never agree.
-
-    Args:
-        aligned: the votes for each image, see `align_votes`.
-        labels: the images' labels (N,), indices into `EMOTIONS`.
+    All ten choices of the aligned votes (N, 10) count; of equal ones the first in FER+'s order. No
+    votes never agree. The labels (N,) are indices into `EMOTIONS`.
     """
     winner = aligned.argmax(axis=1)
     return np.asarray(aligned.any(axis=1) & (winner == EMOTION_COLUMNS[labels]), np.bool_)

@@ -25,10 +25,9 @@ from mien.data.class_folder import (
     read_class_folder,
 )
 from mien.data.csv_file import holds_csv
-from mien.data.dataset import Split, clean_mask
+from mien.data.dataset import Split, TrainedOn, clean_mask, seen_masks
 from mien.data.loading import crop_face, load_split
 from mien.data.sources import FolderSource, is_leftover, source_kind, split_of
-from mien.data.trained_on import TrainedOn, seen_masks
 from mien.evaluation.metrics import evaluate, measure_agreement
 from mien.evaluation.report import Report, Samples, versions
 from mien.inference.classifier import Classifier

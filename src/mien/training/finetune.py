@@ -19,8 +19,7 @@ from mien.core.files import write_atomically
 from mien.core.manifest import Manifest, load_manifest, write_manifest
 from mien.core.models import find_model
 from mien.data.class_folder import label_for
-from mien.data.dataset import Split, save_splits
-from mien.data.trained_on import RECORD, find_record, write_record
+from mien.data.dataset import RECORD, Split, find_record, save_splits, write_record
 from mien.training import run as run_folder
 from mien.training.backend import prepare_backend
 from mien.training.export import export_run
@@ -68,7 +67,7 @@ def finetune(
         model: what to start from: a bundled model's name or a model's folder.
         meanings: the model's classes that each class is made of (see `label_for`).
         notes: JSON values to keep with the run, in ``finetune.json``.
-        files: the folder that the splits' files are in (see `mien.data.trained_on`).
+        files: the folder that the splits' files are in (see `mien.data.dataset.hashes`).
         epochs: of the second phase; as many as fit the number of images unless given.
         seed: of weights, order and augmentation.
         threads: CPU threads, 0 for all.

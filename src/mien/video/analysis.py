@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.display import to_pandas
 from mien.core.errors import InputError, UsageError
 from mien.core.process import usable_cores
-from mien.core.results import Result
+from mien.core.results import Result, to_pandas
 from mien.core.web_address import shown_address
 from mien.inference.recognizer import Recognizer
 from mien.video.baseline import Baseline

@@ -14,8 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 from mien.core.annotate import class_colors, font_for
-from mien.core.display import EXTRA
-from mien.core.errors import needs_extra
+from mien.core.display import load_pyplot
 from mien.core.results import Box, Result
 from mien.video.episodes import Person
 from mien.video.times import format_time
@@ -321,9 +320,7 @@ def plot_history(history: History, *, title: str, labels: Sequence[str]) -> list
     Raises:
         MissingExtra: if Matplotlib is not installed.
     """
-    with needs_extra(EXTRA, "a chart"):
-        from matplotlib import pyplot
-
+    pyplot = load_pyplot()
     people = history.people()
     rows = max(1, len(people))
     figure, grid = pyplot.subplots(
