@@ -117,7 +117,74 @@ def test_what_is_no_picture_is_refused_in_words(visit: Visits, tmp_path: Path) -
     assert page.get_by_role("button", name="Choose pictures").is_visible()
 
 
+def test_a_folder_without_pictures_is_not_passed_over_in_silence(visit: Visits) -> None:
+    page = visit().ready()
+    page.evaluate(
+        """() => {
+          const reader = { readEntries: (done) => done([]) };
+          const folder = { isFile: false, isDirectory: true, createReader: () => reader };
+          DataTransferItem.prototype.webkitGetAsEntry = () => folder;
+          const data = new DataTransfer();
+          data.items.add(new File(["x"], "folder"));
+          document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true }));
+        }"""
+    )
+    page.get_by_role("alert").filter(has_text="no picture in that").wait_for()
+
+
+def test_a_transparent_picture_is_saved_on_the_white_it_is_read_on(
+    visit: Visits, tmp_path: Path
+) -> None:
+    with Image.open(PHOTO) as opened:
+        picture = opened.convert("RGBA").resize((700, 700))
+    picture.putalpha(Image.new("L", picture.size, 255))
+    picture.paste((0, 0, 0, 0), (0, 0, 700, 40))
+    picture.save(tmp_path / "clear.png")
+    opened_page = visit()
+    page = opened_page.ready()
+    read(page, tmp_path / "clear.png")
+    page.get_by_role("button", name="Download").click()
+    _, content = opened_page.saved(page.get_by_role("menuitem", name="Annotated picture").click)
+    with Image.open(io.BytesIO(content)) as saved:
+        assert saved.size == (700, 700)
+        assert saved.convert("RGBA").getpixel((600, 10)) == (255, 255, 255, 255)
+
+
 # ---------------------------------------------------------------- several
+def test_the_focus_stays_with_what_is_done(visit: Visits) -> None:
+    page = visit().ready()
+    page.get_by_role("button", name="Choose pictures").focus()
+    read(page, PHOTO, GROUP)
+    assert page.evaluate("document.activeElement.matches('.card-open')")
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Next picture").focus()
+    page.keyboard.press("Enter")
+    page.get_by_text("2 of 2").wait_for()
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Next picture"
+
+
+def test_what_is_left_out_is_said(visit: Visits, tmp_path: Path) -> None:
+    page = visit().ready()
+    notes = tmp_path / "notes.txt"
+    notes.write_text("no picture")
+    read(page, PHOTO, notes)
+    page.get_by_role("status").filter(has_text="1 file is no picture and was left out.").wait_for()
+
+
+def test_pictures_are_read_though_the_reading_is_switched_meanwhile(visit: Visits) -> None:
+    opened = visit()
+    page = opened.ready()
+    page.get_by_role("button", name="Settings", exact=True).click()
+    choose(page, *[PHOTO] * 16)
+    page.get_by_label("FER-2013").check()
+    page.keyboard.press("Escape")
+    opened.until(
+        "document.querySelectorAll('.card[data-state=ok], .card[data-state=error]').length === 16",
+        60,
+    )
+    assert statuses(page) == ["ok"] * 16
+
+
 def test_many_become_a_grid_and_one_is_opened(visit: Visits, nobody: Path, damaged: Path) -> None:
     page = visit().ready()
     read(page, PHOTO, GROUP, nobody, damaged)

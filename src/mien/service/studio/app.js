@@ -7,7 +7,7 @@ import { icon, mark } from "./components/icons.js";
 import { createNotices } from "./components/notices.js";
 import { openSettings } from "./components/settings_dialog.js";
 import { askToken } from "./components/token_dialog.js";
-import { EngineError, HOST, createEngine } from "./engine.js";
+import { EngineError, HOST, createEngine, engineOf } from "./engine.js";
 import { createSettings } from "./settings.js";
 import { LANGUAGE, counted, format, percent, strings } from "./strings.js";
 
@@ -42,7 +42,7 @@ let current = null; // {key, promise}
 /** The engine that the settings ask for; starts it where it does not run. */
 function engine() {
   const { side, model, labels } = settings.get();
-  const key = side === "server" ? side : `${side} ${model} ${labels}`;
+  const key = engineOf({ side, model, labels });
   if (current?.key === key) return current.promise;
   closeEngine();
   const mine = { key };

@@ -37,6 +37,11 @@ export class EngineError extends Error {
   }
 }
 
+/** Which engine settings ask for: the same text for the same one. */
+export function engineOf({ side, model, labels }) {
+  return side === "server" ? side : [side, model, labels].join(" ");
+}
+
 /**
  * Start an engine.
  *

@@ -223,6 +223,7 @@ export const strings = {
     previous: "Previous picture",
     next: "Next picture",
     noImages: "There was no picture in that. Choose JPEG, PNG or WebP files.",
+    leftOut: { one: "{count} file is no picture and was left out.", other: "{count} files are no pictures and were left out." },
     stage: "{name}. Arrow keys choose a face, plus and minus zoom, 0 shows the whole picture.",
     canvas: "{name}: {summary}",
     zoomIn: "Zoom in",

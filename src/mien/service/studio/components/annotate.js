@@ -18,6 +18,8 @@ export function annotatedPng(picture, faces, { palette, charts = true }) {
   const canvas = new OffscreenCanvas(Math.max(1, Math.floor(picture.width * scale)), Math.max(1, Math.floor(picture.height * scale)));
   const context = canvas.getContext("2d");
   context.imageSmoothingQuality = "high";
+  context.fillStyle = "white"; // what a transparent picture is read on
+  context.fillRect(0, 0, canvas.width, canvas.height);
   context.drawImage(picture, 0, 0, canvas.width, canvas.height);
   const drawn = faces.map((face) => {
     const box = { left: face.box.x * scale, top: face.box.y * scale, width: face.box.w * scale, height: face.box.h * scale };

@@ -10,7 +10,7 @@ import { createMenu } from "../components/menu.js";
 import { createViewer } from "../components/viewer.js";
 import { whereRead } from "../components/where.js";
 import { zip } from "../components/zip.js";
-import { EngineError } from "../engine.js";
+import { EngineError, engineOf } from "../engine.js";
 import { counted, format } from "../strings.js";
 
 const SAMPLE = new URL("../sample.jpg", import.meta.url);
@@ -76,9 +76,10 @@ export function createView(context) {
   function add(files, { sample = false } = {}) {
     const pictures = files.filter(mayBePicture);
     if (!pictures.length) {
-      if (files.length) notify("error", words.noImages);
+      notify("error", words.noImages);
       return;
     }
+    if (pictures.length < files.length) notify("info", counted(words.leftOut, files.length - pictures.length));
     if (abort.signal.aborted) abort = new AbortController();
     const added = pictures.map((file) => {
       count += 1;
@@ -88,8 +89,7 @@ export function createView(context) {
     });
     items = [...items, ...added];
     grid.append(...added.map(({ card }) => card.element));
-    if (items.length === 1) show(items[0]);
-    else show(null);
+    show(items.length === 1 ? items[0] : null);
     pump();
   }
 
@@ -137,17 +137,20 @@ export function createView(context) {
   async function read(item) {
     running += 1;
     const { signal } = abort;
-    const { minFace } = settings.get();
+    const asked = settings.get();
     setState(item, "reading");
     try {
       const reader = await context.engine();
       const onWait = (_, why) => setState(item, why);
-      const result = await reader.analyze(item.blob, { source: item.name, minFace, signal, onWait });
+      const result = await reader.analyze(item.blob, { source: item.name, minFace: asked.minFace, signal, onWait });
       if (!items.includes(item)) return;
-      item.reader = readerOf(settings.get());
+      item.reader = readerOf(asked);
       await finish(item, result);
     } catch (error) {
-      if (items.includes(item)) fail(item, error, signal);
+      if (!items.includes(item)) return;
+      // Another engine was asked for meanwhile, and this one is closed: the next one reads the picture.
+      if (!signal.aborted && engineOf(asked) !== engineOf(settings.get())) setState(item, "queued");
+      else fail(item, error, signal);
     } finally {
       running -= 1;
       pump();
@@ -234,6 +237,8 @@ export function createView(context) {
     const canvas = new OffscreenCanvas(Math.max(1, Math.round(picture.width * scale)), Math.max(1, Math.round(picture.height * scale)));
     const drawing = canvas.getContext("2d");
     drawing.imageSmoothingQuality = "high";
+    drawing.fillStyle = "white"; // what a transparent picture is read on
+    drawing.fillRect(0, 0, canvas.width, canvas.height);
     drawing.drawImage(picture, 0, 0, canvas.width, canvas.height);
     picture.close();
     drawFaces(drawing, item.result.faces, { palette, scale, labels: false, ratio: 1.2 });
@@ -245,10 +250,12 @@ export function createView(context) {
   // ---------------------------------------------------------------- what is shown
   async function show(item) {
     const same = item !== null && item === open;
-    const focused = element.contains(document.activeElement) ? document.activeElement : null;
+    const hadFocus = element.contains(document.activeElement);
     open = item;
     render();
-    if (item && focused && !focused.checkVisibility()) viewer.focus();
+    const { activeElement: focused } = document;
+    const isLost = hadFocus && !(element.contains(focused) && focused.checkVisibility());
+    if (isLost) (item ? viewer : (items[0]?.card ?? welcome)).focus();
     if (!same) {
       viewer.show({ name: "", summary: "", bitmap: null, faces: [] }); // before its pixels go
       bitmap?.close();
@@ -488,9 +495,9 @@ export function createView(context) {
 }
 
 // ---------------------------------------------------------------- words for what happened
-/** What reads now, so that results of another reader can be told from its own. */
-function readerOf({ side, model, labels, minFace }) {
-  return side === "server" ? side : [side, model, labels, minFace].join(" ");
+/** What settings read with, so that results of another reader can be told from theirs. */
+function readerOf(settings) {
+  return settings.side === "server" ? settings.side : `${engineOf(settings)} ${settings.minFace}`;
 }
 
 function failedResult(source, error) {
