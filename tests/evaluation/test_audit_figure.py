@@ -10,7 +10,7 @@ from data_maker import make_tiny_splits
 from mien.core.errors import OutputError
 from mien.data.audit import audit_splits
 from mien.data.dataset import Split
-from mien.evaluation.audit_figure import draw_audit
+from mien.evaluation.figures import draw_audit
 
 
 def spoiled_splits() -> dict[str, Split]:

@@ -187,7 +187,7 @@ def _run_audit(args: argparse.Namespace) -> int:
     threshold = NEAR_THRESHOLD if args.near_threshold is None else args.near_threshold
     audit = audit_splits(splits, votes=votes, near_threshold=threshold, quiet=args.quiet)
     if args.figure is not None:
-        from mien.evaluation.audit_figure import draw_audit
+        from mien.evaluation.figures import draw_audit
 
         draw_audit(audit, splits, args.figure, title=args.source.name)
     source = str(args.source)

@@ -39,7 +39,7 @@ class Viewable:
     """A result that can be looked at: the base of `Result` and of `Faces`."""
 
     @property
-    def _viewed(self) -> Result:
+    def _own_result(self) -> Result:
         raise NotImplementedError
 
     def annotate(
@@ -58,7 +58,7 @@ class Viewable:
         """
         from mien.core.annotate import annotate
 
-        return annotate(_pixels_of(self._viewed, image, color), self._viewed)
+        return annotate(_pixels_of(self._own_result, image, color), self._own_result)
 
     def save(
         self, path: str | Path, image: ImageSource | None = None, *, color: str | None = None
@@ -73,7 +73,7 @@ class Viewable:
         """
         from mien.core.images import write_picture
 
-        target, source = Path(path), self._viewed.source
+        target, source = Path(path), self._own_result.source
         if target.suffix.lower() not in PICTURE_SUFFIXES:
             raise UsageError(
                 f"expected a name that ends in {', '.join(PICTURE_SUFFIXES)}, got {shown(path)}"
@@ -94,11 +94,11 @@ class Viewable:
         Raises:
             MissingExtra: if Matplotlib is not installed.
         """
-        return _plot(self._viewed, _pixels_of(self._viewed, image, color))
+        return _plot(self._own_result, _pixels_of(self._own_result, image, color))
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: the picture with its boxes, and each face's scores."""
-        return _html(self._viewed)
+        return _html(self._own_result)
 
 
 # ---------------------------------------------------------------- the picture of a result

@@ -109,7 +109,7 @@ def requested(
     late, ends = f"no {what} within {timeout_s:g} seconds", time.monotonic() + timeout_s
     for _ in range(MAX_REDIRECTS + 1):
         with (
-            _in_a_line(address, late, ends),
+            _one_line_errors(address, late, ends),
             _connected(address, ends, allow_private=allow_private) as connection,
         ):
             connection.request(
@@ -155,7 +155,7 @@ def _connected(
             failure = error
             continue
         # The timeout of a socket starts anew with each byte; this one holds for all of them.
-        timer = threading.Timer(left, _cut, (connection.sock,))
+        timer = threading.Timer(left, _shut_down, (connection.sock,))
         timer.daemon = True
         timer.start()
         try:
@@ -167,13 +167,13 @@ def _connected(
     raise failure
 
 
-def _cut(stream: socket.socket) -> None:
+def _shut_down(stream: socket.socket) -> None:
     with suppress(OSError):  # it is closed
         stream.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
-def _in_a_line(address: WebAddress, late: str, ends: float) -> Iterator[None]:
+def _one_line_errors(address: WebAddress, late: str, ends: float) -> Iterator[None]:
     """Turn network errors into one line; ``late`` is the message once the time is up."""
     try:
         yield

@@ -168,13 +168,13 @@ def shown(value: object) -> str:
     text = str(value)
     # Escapes are longer than what they stand for; of much more than is shown, none are needed.
     ends = text if len(text) <= 2 * LONGEST_NAME else text[:LONGEST_NAME] + text[-LONGEST_NAME:]
-    return _cut(printable(ends), LONGEST_NAME)
+    return _shortened(printable(ends), LONGEST_NAME)
 
 
 def one_line(message: str) -> str:
     """Return a message printable and short; idempotent."""
     text = _QUOTED.sub(lambda quoted: f"'{shown(quoted[2])}'", printable(message))
-    return _cut(_RUN.sub(lambda run: shown(run[0]), text), LONGEST_MESSAGE)
+    return _shortened(_RUN.sub(lambda run: shown(run[0]), text), LONGEST_MESSAGE)
 
 
 def reason_of(error: BaseException) -> str:
@@ -183,7 +183,7 @@ def reason_of(error: BaseException) -> str:
     return words[:200] or type(error).__name__
 
 
-def _cut(text: str, most: int) -> str:
+def _shortened(text: str, most: int) -> str:
     if len(text) <= most:
         return text
     front = most // 3

@@ -17,7 +17,7 @@ from typing import TextIO, cast
 # ---------------------------------------------------------------- standard streams
 # Python has None for a stream that was closed when the process started: ``>&-`` in a script,
 # ``pythonw``, a windowed program of PyInstaller's. Output to it is meant to be lost.
-class _Nowhere(io.TextIOBase):
+class _NullStream(io.TextIOBase):
     """A stream that loses what is written."""
 
     def write(self, text: str) -> int:
@@ -28,7 +28,7 @@ class _Nowhere(io.TextIOBase):
 def stderr() -> TextIO:
     """Return the stream for messages; what is written is lost where there is none."""
     if sys.stderr is None or sys.stderr.closed:
-        return cast(TextIO, _Nowhere())
+        return cast(TextIO, _NullStream())
     return sys.stderr
 
 

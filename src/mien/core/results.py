@@ -302,7 +302,7 @@ class Result(Viewable):
         return to_pandas(self)
 
     @property
-    def _viewed(self) -> Result:
+    def _own_result(self) -> Result:
         return self
 
     def read_from(self, image: Callable[[], ImageSource | None], color: str | None) -> Result:
@@ -329,7 +329,7 @@ class Faces(list[Face], Viewable):
         self.result = result
 
     @property
-    def _viewed(self) -> Result:
+    def _own_result(self) -> Result:
         return self.result
 
     def to_dict(self) -> dict[str, Any]:
@@ -514,7 +514,7 @@ def to_pandas(results: Viewable | Iterable[Viewable]) -> pd.DataFrame:
         MissingExtra: if pandas is not installed.
         UsageError: if something else is in the list.
     """
-    found = [one._viewed for one in _each(results)]
+    found = [one._own_result for one in _each(results)]
     faces = list(chain.from_iterable(result.faces for result in found))
     own = bool(found) and found[0].model.labels == "own"
     labels = tuple(faces[0].scores) if faces else (() if own else EMOTIONS)

@@ -187,7 +187,7 @@ def _join(splits: Mapping[str, Split]) -> _Images:
     parts = [splits[name] for name in SPLITS]
     if not any(len(part) for part in parts):
         skipped = [file for part in parts for file in part.skipped]
-        first = f", the first: {skipped[0].file} {skipped[0].reason}" if skipped else ""
+        first = f", the first: {skipped[0]}" if skipped else ""
         raise DataError(f"no usable image; {len(skipped)} files were skipped{first}")
     pixels = np.concatenate([part.images for part in parts])
     return _Images(

@@ -93,9 +93,9 @@ def list_class_folder(folder: Path) -> ClassFolder:
         else:
             split = split_folders[path.parts[0]] if depth else WHOLE
             found[split][path.parts[depth]].append(member)
-    classes, files, notes = _united(found)
+    classes, files, notes = _merged_classes(found)
     if not classes:
-        unread = [f": {one.file} {one.reason}" for one in source.refused]
+        unread = [f": {one}" for one in source.refused]
         raise DataError(
             f"no class folders in {folder}: expected {folder / 'CLASS' / 'IMAGE'}, "
             f"or train, val and test with such folders in them{''.join(unread[:1])}"
@@ -112,7 +112,7 @@ def _split_folders(source: FolderSource) -> dict[str, str]:
     return {name: split for name, split in splits.items() if split is not None}
 
 
-def _united(
+def _merged_classes(
     found: Mapping[str, Mapping[str, list[str]]],
 ) -> tuple[tuple[str, ...], dict[str, dict[str, tuple[str, ...]]], tuple[str, ...]]:
     """Return the classes that the folders spell, the files of each split and class, and notes."""
@@ -205,7 +205,7 @@ def read_class_folder(
             )
     if not any(len(split) for split in loaded.values()):
         failed = [one for split in loaded.values() for one in split.skipped]
-        why = f": {failed[0].file} {failed[0].reason}" if failed else ""
+        why = f": {failed[0]}" if failed else ""
         raise DataError(f"no image in {listed.folder} can be used{why}")
     return loaded
 

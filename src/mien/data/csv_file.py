@@ -116,7 +116,7 @@ def read_csv(path: Path, *, quiet: bool = False) -> dict[str, Split]:
                 if len(unusable) > MOST_UNUSABLE:
                     raise DataError(
                         f"{path} has more than {MOST_UNUSABLE:,} rows that cannot be used, the "
-                        f"first: {unusable[0].file} {unusable[0].reason}"
+                        f"first: {unusable[0]}"
                     ) from error
                 continue
             label = _CODES[code]

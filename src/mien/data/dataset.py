@@ -36,6 +36,9 @@ class Skipped:
     file: str
     reason: str
 
+    def __str__(self) -> str:
+        return f"{self.file} {self.reason}"
+
 
 @dataclass(frozen=True)
 class Split:

@@ -97,13 +97,13 @@ def import_dataset(
         raise UsageError(f"expected a val fraction from 0 to 0.5, got {val_fraction}")
     in_csv = holds_csv(source)
     check_output(output, force=force)
-    if output.exists() and (output.samefile(source) or _is_replaced(source, output)):
+    if output.exists() and (output.samefile(source) or _would_replace_source(source, output)):
         raise UsageError(f"{source} would be imported into itself: choose another --output")
-    if _is_read(source, output):
+    if _lies_in_source(source, output):
         raise UsageError(
             f"{output} is in a split of {source}, which is read: choose another --output"
         )
-    with _alone(output), _staged(output) as staging:
+    with _locked(output), _staged(output) as staging:
         _check_free(output, force=force)  # again, for one that has ended meanwhile
         if in_csv:
             summary = _stage_csv(source, staging, output, quiet)
@@ -114,14 +114,14 @@ def import_dataset(
     return summary
 
 
-def _is_replaced(source: Path, output: Path) -> bool:
+def _would_replace_source(source: Path, output: Path) -> bool:
     """Say whether what is read lies in what is replaced, links resolved."""
     read = [source.resolve(), *((source / name).resolve() for name in SPLITS)]
     replaced = [(output / name).resolve() for name in SPLITS]
     return any(one.exists() and one.is_relative_to(part) for one in read for part in replaced)
 
 
-def _is_read(source: Path, output: Path) -> bool:
+def _lies_in_source(source: Path, output: Path) -> bool:
     """Say whether the output lies in a split of the source, where it would be read as a class."""
     if not source.is_dir():
         return False
@@ -143,13 +143,13 @@ def check_output(output: Path, *, force: bool) -> None:
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output} is a file: expected a folder to lay the data set out in")
     if any(output.glob(f"{_CLAIM}*")):
-        with _alone(output):
+        with _locked(output):
             pass
     _check_free(output, force=force)
 
 
 @contextlib.contextmanager
-def _alone(output: Path) -> Iterator[None]:
+def _locked(output: Path) -> Iterator[None]:
     """Lock ``output`` against other imports, and finish what a killed one had begun."""
     made = not output.exists()
     lock = claim_folder(output / _CLAIM)

@@ -144,16 +144,14 @@ def first_skipped(skipped: Sequence[Skipped]) -> str:
     """Return the end of an error that nothing is usable: what was skipped, or is expected."""
     if not skipped:
         return f": {LAYOUT_HINT}"
-    first = skipped[0]
-    return f": {len(skipped)} files were skipped, the first: {first.file} {first.reason}"
+    return f": {len(skipped)} files were skipped, the first: {skipped[0]}"
 
 
 def _warn_of_skipped(split: Split, path: Path) -> None:
     if split.skipped:
-        first = split.skipped[0]
         _log.warning(
-            "%s: %d files of %s skipped, the first: %s %s (`mien data audit` names all)",
-            path, len(split.skipped), split.name, first.file, first.reason,
+            "%s: %d files of %s skipped, the first: %s (`mien data audit` names all)",
+            path, len(split.skipped), split.name, split.skipped[0],
         )  # fmt: skip
     if split.resized:
         _log.warning(

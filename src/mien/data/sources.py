@@ -335,7 +335,7 @@ def list_entries(
             split, reason = placed
             skipped[split].append(Skipped(str(path), reason))
     merged = _merged(entries.values())
-    settled, val_from = _settle_val(list(entries.values()), seed, val_fraction)
+    settled, val_from = _assign_val(list(entries.values()), seed, val_fraction)
     ordered = sorted(settled, key=lambda entry: (SPLITS.index(entry.split), entry.file))
     return Listing(
         tuple(ordered), {split: tuple(files) for split, files in skipped.items()}, val_from, merged
@@ -404,7 +404,7 @@ def _merged(entries: Iterable[Entry]) -> tuple[str, ...]:
     )
 
 
-def _settle_val(entries: list[Entry], seed: int, fraction: float) -> tuple[list[Entry], str]:
+def _assign_val(entries: list[Entry], seed: int, fraction: float) -> tuple[list[Entry], str]:
     """Return the entries with their final splits, and where val comes from."""
     if any(entry.split == "val" for entry in entries):
         return entries, "folder"

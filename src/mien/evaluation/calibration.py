@@ -95,7 +95,7 @@ def calibrate_model(
     manifest = classifier.manifest
     if votes is None:
         votes = np.eye(len(classifier.labels), dtype=np.int64)[labels]
-    places, classes = _answers(votes)
+    places, classes = _vote_labels(votes)
     bias = np.array([manifest.bias.get(label, 0.0) for label in manifest.labels])
 
     def logits_of(faces: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -108,12 +108,7 @@ def calibrate_model(
 
     read = predict(logits_of, images, label="calibrating", quiet=quiet).astype(np.float64)
     clear = 2 * votes.max(axis=1) > votes.sum(axis=1)
-    logits = read[places]
-    temperature = fit_adaptive_temperature(logits, classes)
-    after = temperature.probabilities(logits)
-    levels = thresholds_of(after, classes)
-    held_out, held_certain = _cross_fitted(logits, places, classes, thresholds_of)
-    certain = after.max(axis=1) >= levels[after.argmax(axis=1)]
+    temperature, levels, fitted = _fit(read[places], places, classes, thresholds_of)
     of_views = error_augmented = None
     if augmented:
         views = _logits_of_views(logits_of, images, quiet=quiet)[places]
@@ -124,12 +119,7 @@ def calibrate_model(
         "images": len(images),
         "answers": len(classes),
         "accuracy": _accuracy(read[clear], votes[clear].argmax(axis=1)),
-        "error_before": calibration_error(softmax(logits), classes),
-        "error_after": calibration_error(after, classes),
-        "error_held_out": calibration_error(held_out, classes),
-        "uncertain": float(1 - certain.mean()),
-        "certain_accuracy": _accuracy(after[certain], classes[certain]),
-        "certain_held_out": _accuracy(held_out[held_certain], classes[held_certain]),
+        **fitted,
         "error_augmented": error_augmented,
     }
     calibrated = dataclasses.replace(
@@ -144,6 +134,29 @@ def calibrate_model(
     return figures
 
 
+def _fit(
+    logits: _Floats, places: _Labels, labels: _Labels, thresholds_of: _Thresholds
+) -> tuple[Temperature, _Floats, dict[str, float | None]]:
+    """Fit temperature and thresholds to answers, and measure both; see `_cross_fitted`."""
+    temperature = fit_adaptive_temperature(logits, labels)
+    after = temperature.probabilities(logits)
+    levels = thresholds_of(after, labels)
+    certain = after.max(axis=1) >= levels[after.argmax(axis=1)]
+    held_out, held_certain = _cross_fitted(logits, places, labels, thresholds_of)
+    return (
+        temperature,
+        levels,
+        {
+            "error_before": calibration_error(softmax(logits), labels),
+            "error_after": calibration_error(after, labels),
+            "error_held_out": calibration_error(held_out, labels),
+            "uncertain": float(1 - certain.mean()),
+            "certain_accuracy": _accuracy(after[certain], labels[certain]),
+            "certain_held_out": _accuracy(held_out[held_certain], labels[held_certain]),
+        },
+    )
+
+
 def _logits_of_views(logits_of: Classify, images: npt.NDArray[np.uint8], *, quiet: bool) -> _Floats:
     """Return what serves as logits (N, classes) of the mean over augmented views."""
 
@@ -154,7 +167,7 @@ def _logits_of_views(logits_of: Classify, images: npt.NDArray[np.uint8], *, quie
     return predict(mean_of, images, label="calibrating views", quiet=quiet).astype(np.float64)
 
 
-def _answers(votes: npt.NDArray[np.int64]) -> tuple[_Labels, _Labels]:
+def _vote_labels(votes: npt.NDArray[np.int64]) -> tuple[_Labels, _Labels]:
     """Return for each vote the image that it is of and the class that it names, both (votes,)."""
     places, classes = np.nonzero(votes)
     counts = votes[places, classes]
@@ -317,7 +330,7 @@ def fit_thresholds(
     _check_rows("probabilities", probabilities, labels)
     read = probabilities.argmax(axis=1)
     confidences, correct = probabilities.max(axis=1), read == labels
-    curves = _curves(confidences, correct, read, probabilities.shape[1])
+    curves = _accuracy_curves(confidences, correct, read, probabilities.shape[1])
     # Looked up where the thresholds will lie, so that both see the same.
     places = np.searchsorted(_CONFIDENCES, confidences, side="right") - 1
     level = _lowest_level(curves[read, places], correct, accuracy)
@@ -326,26 +339,26 @@ def fit_thresholds(
     for part in np.array_split(np.random.default_rng(0).permutation(len(read)), FOLDS):
         rest = np.setdiff1d(np.arange(len(read)), part)
         if len(rest):
-            others = _curves(confidences[rest], correct[rest], read[rest], len(curves))
+            others = _accuracy_curves(confidences[rest], correct[rest], read[rest], len(curves))
             fresh[part] = others[read[part], places[part]]
     level = max(level, _lowest_level(fresh, correct, accuracy))
     certain_from = np.array([np.searchsorted(curve, level) for curve in curves])
     return np.asarray(_CONFIDENCES[np.minimum(certain_from, len(_CONFIDENCES) - 1)], np.float64)
 
 
-def _curves(
+def _accuracy_curves(
     confidences: _Floats, correct: npt.NDArray[np.bool_], read: _Labels, classes: int
 ) -> _Floats:
     """Return how often each class is right at each of `_CONFIDENCES`, (classes, 1001)."""
-    curves = np.tile(_chances(confidences, correct), (classes, 1))
+    curves = np.tile(_isotonic_fit(confidences, correct), (classes, 1))
     for label in range(classes):
         mine = read == label
         if mine.sum() >= LEAST_READINGS:
-            curves[label] = _chances(confidences[mine], correct[mine])
+            curves[label] = _isotonic_fit(confidences[mine], correct[mine])
     return curves
 
 
-def _chances(confidences: _Floats, correct: npt.NDArray[np.bool_]) -> _Floats:
+def _isotonic_fit(confidences: _Floats, correct: npt.NDArray[np.bool_]) -> _Floats:
     with needs_extra("train", "Fitting thresholds"):
         from sklearn.isotonic import IsotonicRegression
 

@@ -86,7 +86,7 @@ def compare(
     before = after_known = None
     if len(known) > 1 and asked.any():
         rows = predict(old.classify, split.images[asked], label="reading before", quiet=quiet)
-        before = measure(_shared_out(rows, owners, classes), split.labels[asked], classes=classes)
+        before = measure(_renormalised(rows, owners, classes), split.labels[asked], classes=classes)
         after_known = measure(after[asked], split.labels[asked], classes=classes)
     return Comparison(
         split=split.name,
@@ -99,7 +99,7 @@ def compare(
     )
 
 
-def _shared_out(
+def _renormalised(
     rows: npt.NDArray[np.float32], owners: Sequence[str | None], classes: Sequence[str]
 ) -> npt.NDArray[np.float64]:
     """Turn probabilities (N, labels) into those of classes (N, classes), rows sum to 1."""

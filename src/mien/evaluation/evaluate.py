@@ -119,7 +119,7 @@ def load_evaluation_data(
         raise UsageError(f"--map and --detector are for a folder of images, not for {path}")
     if plain and (not is_folder or _is_data_set(path)):
         data = _load_data_set(classifier, path, split or "test", quiet)
-        return _held_out(data, None, trained_on, include_trained)
+        return _without_trained(data, None, trained_on, include_trained)
     listed = list_class_folder(path)
     chosen = _chosen_split(listed.splits, split, path)
     named = named_classes(listed.classes, mapping or {})
@@ -133,7 +133,7 @@ def load_evaluation_data(
     if split is None and chosen not in (WHOLE, "test"):
         notes.append(f"{path} has no test: measured on {chosen}")
     data = EvaluationData(fitted, None, left_out, tuple(notes))
-    return _held_out(data, path, trained_on, include_trained)
+    return _without_trained(data, path, trained_on, include_trained)
 
 
 def meanings_in(classifier: Classifier) -> dict[str, list[str]]:
@@ -164,7 +164,7 @@ def clean_images(
     return clean_mask(split, load_split(source, "train", quiet=quiet))
 
 
-def _held_out(
+def _without_trained(
     data: EvaluationData, folder: Path | None, trained_on: TrainedOn | None, include: bool
 ) -> EvaluationData:
     """Leave out what the model was trained on, or mark the rest as clean, with a note."""

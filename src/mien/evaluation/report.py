@@ -175,7 +175,7 @@ def read_report_json(path: Path) -> Report:
             raise ValueError(f"its schema is {content['schema']!r}, not {SCHEMA!r}")
         model = {**content["model"], "labels": content.get("labels", "fer2013")}
         evaluation = {"all": content["all"], "clean": content["clean"]}
-        report: Report = _rebuilt(Report, {**content, "model": model, "evaluation": evaluation})
+        report: Report = _from_json(Report, {**content, "model": model, "evaluation": evaluation})
         return report
     except OSError as error:
         raise DataError(f"cannot read the report {path}: {reason_of(error)}") from error
@@ -198,7 +198,7 @@ def order(report: Report) -> tuple[int, bool, bool]:
     return (SPLIT_ORDER.index(report.split), report.tta, report.with_trained)
 
 
-def _rebuilt(kind: Any, content: Any) -> Any:
+def _from_json(kind: Any, content: Any) -> Any:
     """Return the value of a type hint from what `dataclasses.asdict` and JSON made of it.
 
     Raises KeyError, TypeError or AttributeError if the content is of something else.
@@ -208,12 +208,12 @@ def _rebuilt(kind: Any, content: Any) -> Any:
         if content is None:
             return None
     if typing.get_origin(kind) is tuple:
-        return tuple(_rebuilt(typing.get_args(kind)[0], each) for each in content)
+        return tuple(_from_json(typing.get_args(kind)[0], each) for each in content)
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
         return content
     hints = typing.get_type_hints(kind)
     names = [each.name for each in dataclasses.fields(kind) if each.name in content]
-    return kind(**{name: _rebuilt(hints[name], content[name]) for name in names})
+    return kind(**{name: _from_json(hints[name], content[name]) for name in names})
 
 
 # ---------------------------------------------------------------- tables
@@ -239,11 +239,9 @@ def summary_table(report: Report) -> Table:
 
 def agreement_table(report: Report) -> Table | None:
     """How far readings agree with FER+'s annotators; None where there were no votes."""
-    sets = [("all", report.agreement), ("clean", report.clean_agreement)]
-    found = [(name, each) for name, each in sets if each is not None]
+    found = list(named_agreements(report))
     if not found:
         return None
-    names = [f"{name} {each.images:,}" for name, each in found]
     lines = {
         "agree with the majority": [percent(each.accuracy) for _, each in found],
         "95 % interval": [percent_range(each.accuracy_interval) for _, each in found],
@@ -262,7 +260,9 @@ def agreement_table(report: Report) -> Table | None:
             else NOTHING
             for cell in cells
         ]
-    return ["votes", *names], [[name, *cells] for name, cells in lines.items()]
+    return ["votes", *(name for name, _ in found)], [
+        [name, *cells] for name, cells in lines.items()
+    ]
 
 
 def people_table(reports: Sequence[Report]) -> Table:
@@ -270,7 +270,7 @@ def people_table(reports: Sequence[Report]) -> Table:
     header = ["images", "TTA", "agree with the majority", "95 % interval", "FER+'s protocol"]
     rows = [
         [
-            f"{report.split}, {name} {each.images:,}",
+            f"{report.split}, {name}",
             "yes" if report.tta else "no",
             percent(each.accuracy),
             percent_range(each.accuracy_interval),
@@ -278,8 +278,7 @@ def people_table(reports: Sequence[Report]) -> Table:
             f"{100 * each.share_error:.2f} points",
         ]
         for report in reports
-        for name, each in (("all", report.agreement), ("clean", report.clean_agreement))
-        if each is not None
+        for name, each in named_agreements(report)
     ]
     return [*header, "score and share differ by"], rows
 
@@ -387,6 +386,13 @@ def named_sets(report: Report) -> Iterator[tuple[str, Metrics]]:
     yield f"all {report.evaluation.all.count:,}", report.evaluation.all
     if report.evaluation.clean is not None:
         yield f"clean {report.evaluation.clean.count:,}", report.evaluation.clean
+
+
+def named_agreements(report: Report) -> Iterator[tuple[str, Agreement]]:
+    """Yield the same of the agreement with FER+'s annotators; nothing without votes."""
+    for name, agreement in (("all", report.agreement), ("clean", report.clean_agreement)):
+        if agreement is not None:
+            yield f"{name} {agreement.images:,}", agreement
 
 
 # ---------------------------------------------------------------- text and Markdown
