@@ -12,7 +12,7 @@ from mien.inference.recognizer import Recognizer as ImageRecognizer
 if TYPE_CHECKING:
     from mien.inference.explain import ExplainedFace, ExplainedImage
     from mien.video.analysis import VideoResults
-    from mien.video.events import Markers
+    from mien.video.summary import Markers
 
 
 class Recognizer(ImageRecognizer):

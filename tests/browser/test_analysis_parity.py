@@ -34,9 +34,8 @@ from mien.core.results import (
 from mien.inference.classifier import Classifier
 from mien.video.analysis import follow
 from mien.video.baseline import Baseline
-from mien.video.episodes import Summary
-from mien.video.events import EventTable, Marker, comparison_columns, event_columns
 from mien.video.frames import BrokenVideo, VideoFrame
+from mien.video.summary import EventTable, Marker, Summary, comparison_columns, event_columns
 from mien.video.times import Window, format_time, parse_time
 from mien.video.tracker import CutFinder, assign, memory_for
 from video_results import MODEL

@@ -17,7 +17,7 @@ from PIL import Image
 from browser_maker import PHOTO, Visit, serving, violations
 from mien.core.emotions import EMOTIONS
 from mien.core.results import table_columns
-from mien.video.events import comparison_columns, event_columns
+from mien.video.summary import comparison_columns, event_columns
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

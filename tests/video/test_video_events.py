@@ -9,8 +9,8 @@ import pytest
 from mien.core.emotions import EMOTIONS, valence
 from mien.core.errors import InputError
 from mien.video.baseline import Baseline
-from mien.video.comparison import draw_comparison
-from mien.video.events import EventTable, Marker, comparison_columns, event_columns, read_markers
+from mien.video.charts import draw_comparison
+from mien.video.summary import EventTable, Marker, comparison_columns, event_columns, read_markers
 from video_results import face, result
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from connection_maker import serving_connections
 from mien.core.errors import InputError
-from mien.video import live, opening
+from mien.video import live, reader
 from mien.video.analysis import frames_of
 from mien.video.frames import BrokenVideo, VideoFrame
 from mien.video.live import (
@@ -148,7 +148,7 @@ def test_a_stream_that_never_was_there_is_an_error_at_once() -> None:
 def test_a_server_that_says_nothing_is_given_up(
     scheme: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opening, "OPEN_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(reader, "OPEN_TIMEOUT_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:  # connections wait to be accepted
         address = f"{scheme}://user:secret@127.0.0.1:{server.getsockname()[1]}/live"
         with pytest.raises(InputError, match=r"no video came within 0\.3 s") as caught:
@@ -159,7 +159,7 @@ def test_a_server_that_says_nothing_is_given_up(
 def test_a_stream_that_falls_silent_is_lost_and_its_silence_is_in_the_times(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(opening, "READ_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(reader, "READ_TIMEOUT_S", 1.0)
     content = _stream_bytes()
     part = content[: len(content) * 3 // 4]
     with (
@@ -204,7 +204,7 @@ def test_what_has_a_length_is_a_file_even_where_nobody_can_jump_in_it(
 
 
 def test_a_file_on_the_web_that_stops_coming_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "READ_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(reader, "READ_TIMEOUT_S", 0.5)
     content = _stream_bytes()
     with (
         _serving(content[: len(content) // 2], silent=True) as (address, _),

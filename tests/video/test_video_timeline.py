@@ -13,8 +13,8 @@ from PIL import Image, ImageColor, ImageFont
 from mien.core.annotate import class_colors
 from mien.core.emotions import EMOTION_COLORS, EMOTIONS
 from mien.core.results import Box, Result, Smoothed
-from mien.video.episodes import Summary
-from mien.video.timeline import MAX_LANES, PORTRAIT_PX, History, Portraits, draw_timeline
+from mien.video.charts import MAX_LANES, PORTRAIT_PX, History, Portraits, draw_timeline
+from mien.video.summary import Summary
 from video_results import MODEL, face, result
 
 

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from mien.core.errors import BarredAddress, InputError
-from mien.video import opening
+from mien.video import reader
 from mien.video.live import connected
-from mien.video.opening import checked_web_video, opened
-from mien.video.reader import probe, read_video
+from mien.video.reader import checked_web_video, opened, probe, read_video
 from video_maker import even_times, number_in, write_video
 from web_maker import Answer, Server, certificate, reply, serving
 
@@ -133,8 +132,8 @@ def test_what_drips_ends_with_the_time(
     monkeypatch: pytest.MonkeyPatch,
     start: int,
 ) -> None:
-    monkeypatch.setattr(opening, "OPEN_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(opening, "READ_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(reader, "OPEN_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(reader, "READ_TIMEOUT_S", 0.5)
 
     def drip(_: bytes, stream: object) -> None:
         send = stream.sendall  # type: ignore[attr-defined]

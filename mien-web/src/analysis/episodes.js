@@ -1,4 +1,4 @@
-/** What each person of a video felt from when to when; a port of mien/video/episodes.py. */
+/** What each person of a video felt from when to when; a port of mien/video/summary.py. */
 
 import { MEMORY_S } from "./tracker.js";
 

@@ -1,4 +1,4 @@
-/** Events of a video, and what each person's face said in them; a port of mien/video/events.py. */
+/** Events of a video, and what each person's face said in them; a port of mien/video/summary.py. */
 
 import { labelsOf, reading, valence } from "./emotions.js";
 import { csvLine, parseCsv, round6, scoreColumns } from "./tables.js";

@@ -11,10 +11,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.annotate import annotate
 from mien.core.errors import UsageError
 from mien.core.results import Face
-from mien.video.writer import as_smoothed
+from mien.video.writer import drawn
 
 _ENDING_KEYS = (27, ord("q"))
 _FLAGS = cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL  # without a toolbar
@@ -54,7 +53,7 @@ class LiveWindow:
 
     def show(self, pixels: npt.NDArray[np.uint8], faces: Sequence[Face]) -> bool:
         """Show a frame, RGB (H, W, 3) uint8; False once its window was closed, by q or Esc, too."""
-        picture = np.asarray(annotate(pixels, [as_smoothed(face) for face in faces]), np.uint8)
+        picture = drawn(pixels, faces)
         if not self._is_open:
             height, width = picture.shape[:2]
             scale = min(1.0, _LONGEST / max(height, width))

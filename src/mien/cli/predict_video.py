@@ -28,20 +28,12 @@ from mien.core.progress import Progress
 from mien.core.results import Result
 from mien.core.web_address import shown_address
 from mien.inference.recognizer import Recognizer
-from mien.video.analysis import Moment, follow, frames_of, readers_for
+from mien.video.analysis import Moment, Overview, follow, frames_of, readers_for
 from mien.video.baseline import Baseline, neutral_scores
-from mien.video.comparison import draw_comparison
-from mien.video.episodes import Summary
-from mien.video.events import (
-    EventTable,
-    Marker,
-    comparison_columns,
-    event_columns,
-    read_markers,
-)
+from mien.video.charts import draw_comparison
 from mien.video.live import LiveStream, connected, is_camera, is_stream
 from mien.video.reader import VideoInfo, probe
-from mien.video.timeline import History, Portraits, draw_timeline
+from mien.video.summary import EventTable, Marker, comparison_columns, event_columns, read_markers
 from mien.video.times import Window, parse_span, parse_time
 from mien.video.tracker import Smoother, memory_for
 from mien.video.writer import AnnotatedVideo, write_annotated
@@ -63,10 +55,10 @@ class _Run:
     writer: Writer
     stop: Stop
     draws: bool
+    span: tuple[float, float] | None
+    markers: Sequence[Marker]
     frames: int = 0
     faces: int = 0
-    span: tuple[float, float] | None = None
-    markers: Sequence[Marker] = ()
     problems: list[str] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
     compared: list[dict[str, Any]] = field(default_factory=list)
@@ -100,8 +92,8 @@ def run_videos(args: argparse.Namespace, shape: str, videos: Sequence[Input]) ->
             shape, args.output, labels, recognizer.model, single=single, corrected=corrected
         )
         with form as writer:
-            run = _Run(args, window, recognizer, writer, stop, _may_draw(args, shape))
-            run.span, run.markers = span, markers
+            draws = _may_draw(args, shape)
+            run = _Run(args, window, recognizer, writer, stop, draws, span, markers)
             for one, name in zip(videos, names, strict=True):
                 _read(run, one, name)
     if args.output is not None:
@@ -218,35 +210,27 @@ def _exit_code(run: _Run, videos: int) -> int:
 # ---------------------------------------------------------------- one video
 def _read(run: _Run, one: Input, file_name: str) -> None:
     """Read one video; one that cannot be opened gets a result that says so."""
-    args, name = run.args, shown_address(one.source)
-    summary, history, portraits = (
-        Summary(gap_s=memory_for(run.window.every)),
-        History(),
-        Portraits(),
+    args, name, labels = run.args, shown_address(one.source), run.recognizer.labels
+    gap_s = memory_for(run.window.every)
+    overview = Overview(
+        name,
+        labels,
+        gap_s=gap_s,
+        baseline=None if run.span is None else Baseline(labels, *run.span),
+        markers=run.markers,
+        draws=args.timeline is not None,
     )
-
-    baseline = None if run.span is None else Baseline(run.recognizer.labels, *run.span)
-    tables = _Tables(run, name)
+    whole = EventTable([Marker(0.0, math.inf, "")], labels, gap_s=gap_s, by_person=False)
 
     def write(results: Sequence[Result]) -> None:
-        """Write results that are corrected by now."""
         for result in results:
             run.writer.add(result)
-            tables.add(result)
+            whole.add(result)
 
     def take(moment: Moment) -> None:
-        """Give a frame's result to all that is told of the whole video."""
-        if moment.result is None:
-            return
-        write([moment.result] if baseline is None else baseline.add(moment.result))
-        summary.add(moment.result)
-        if moment.result.error is not None:
+        write(overview.take(moment))
+        if moment.result is not None and moment.result.error is not None:
             run.problems.append(moment.result.error)
-        if args.timeline is None:
-            return
-        history.add(moment.result)
-        if moment.frame is not None:
-            portraits.add_faces(moment.frame.pixels, moment.result)
 
     try:
         if one.problem is not None:
@@ -254,52 +238,25 @@ def _read(run: _Run, one: Input, file_name: str) -> None:
         _follow(run, one.source, file_name, take)
     except InputError as error:
         run.stop.check()
-        run.problems.append(str(error))
-        result = Result(name, "unreadable", run.recognizer.model, error=str(error))
-        write([result] if baseline is None else baseline.add(result))
-    if baseline is not None:
-        write(baseline.finish())
-        _note_without_baseline(baseline, name, quiet=args.quiet)
-    people = summary.people()
-    tables.end(len(people), summary.frames)
+        take(Moment(None, Result(name, "unreadable", run.recognizer.model, error=str(error))))
+    write(overview.finish())
+    if overview.baseline is not None:
+        _note_without_baseline(overview.baseline, name, quiet=args.quiet)
+    people, frames = overview.summary.people(), overview.summary.frames
+    run.events += overview.events()
+    (row,) = whole.rows(corrected=run.span is not None)
+    run.compared.append({**row, "source": name, "people": len(people), "frames": frames})
     run.writer.end_video(name, people)
-    run.frames += summary.frames
-    run.faces += summary.faces
+    run.frames += frames
+    run.faces += overview.summary.faces
     listed = [person.to_dict() for person in people]
     run.summaries.append({"schema": EPISODES_SCHEMA, "source": name, "people": listed})
     if args.output is not None and people and not args.quiet:
         sys.stderr.write(episode_table(people))
-    if args.timeline is not None and summary.frames:
-        labels, faces = run.recognizer.labels, portraits.pictures
-        picture = draw_timeline(history, people, title=name, labels=labels, portraits=faces)
+    if args.timeline is not None and frames:
         path = _timeline_path(args, file_name)
-        write_picture(picture, path)
+        write_picture(overview.timeline(), path)
         note(f"timeline: {path}", quiet=args.quiet)
-
-
-class _Tables:
-    """A video's rows of events and of the comparison, gathered while its results are written."""
-
-    def __init__(self, run: _Run, name: str) -> None:
-        self._run, self._name = run, name
-        labels, gap_s = run.recognizer.labels, memory_for(run.window.every)
-        markers = [marker for marker in run.markers if marker.is_of(name)]
-        self._events = EventTable(markers, labels, gap_s=gap_s)
-        whole = [Marker(0.0, math.inf, "")]
-        self._whole = EventTable(whole, labels, gap_s=gap_s, by_person=False)
-
-    def add(self, result: Result) -> None:
-        """Take the result of the next frame."""
-        self._events.add(result)
-        self._whole.add(result)
-
-    def end(self, people: int, frames: int) -> None:
-        """Give the rows to the run."""
-        corrected = self._run.span is not None
-        head = {"source": self._name}
-        self._run.events += [head | row for row in self._events.rows(corrected=corrected)]
-        (whole,) = self._whole.rows(corrected=corrected)
-        self._run.compared.append({**whole, **head, "people": people, "frames": frames})
 
 
 def _note_without_baseline(baseline: Baseline, name: str, *, quiet: bool) -> None:
@@ -312,9 +269,26 @@ def _note_without_baseline(baseline: Baseline, name: str, *, quiet: bool) -> Non
         note(f"mien: {name}: {text}", quiet=quiet)
 
 
+def _moments(
+    run: _Run, source: str, live: LiveStream | int | None
+) -> Generator[Moment, None, None]:
+    args = run.args
+    frames = frames_of(
+        source, live, run.window, patience_s=args.reconnect, allow_private=args.allow_private
+    )
+    return follow(
+        run.recognizer,
+        frames,
+        shown_address(source),
+        window=run.window,
+        smoother=Smoother(args.smooth),
+        readers=readers_for(live),
+    )
+
+
 def _follow(run: _Run, source: str, file_name: str, take: Callable[[Moment], None]) -> None:
     """Go through a video's frames: take, annotate and draw each as it comes."""
-    allow_private = run.args.allow_private
+    allow_private, name = run.args.allow_private, shown_address(source)
     live = connected(source, allow_private=allow_private)
     with ExitStack() as stack:
         if isinstance(live, LiveStream):
@@ -326,9 +300,11 @@ def _follow(run: _Run, source: str, file_name: str, take: Callable[[Moment], Non
         if info is None and run.draws:
             from mien.cli.live_bars import LiveBars  # brings rich with it
 
-            title = f"camera {source}" if is_camera(source) else shown_address(source)
+            title = f"camera {source}" if is_camera(source) else name
             bars = stack.enter_context(LiveBars(title, run.recognizer.labels))
-        window = _window(run, source, stack)
+        window = None
+        if run.args.show:
+            window = stack.enter_context(LiveWindow(f"mien: {name}"))
         moments = stack.enter_context(closing(_moments(run, source, live)))
         quiet = not run.draws or bars is not None
         total = _frames_in(info, run.window)
@@ -353,31 +329,6 @@ def _follow(run: _Run, source: str, file_name: str, take: Callable[[Moment], Non
             if info is not None:
                 raise
             run.stop.heard.clear()
-
-
-def _window(run: _Run, source: str, stack: ExitStack) -> LiveWindow | None:
-    """Open the window that ``--show`` asks for."""
-    if not run.args.show:
-        return None
-    return stack.enter_context(LiveWindow(f"mien: {shown_address(source)}"))
-
-
-def _moments(
-    run: _Run, source: str, live: LiveStream | int | None
-) -> Generator[Moment, None, None]:
-    args, window = run.args, run.window
-    frames = frames_of(
-        source, live, window, patience_s=args.reconnect, allow_private=args.allow_private
-    )
-    name, smoother = shown_address(source), Smoother(args.smooth)
-    yield from follow(
-        run.recognizer,
-        frames,
-        name,
-        window=window,
-        smoother=smoother,
-        readers=readers_for(live),
-    )
 
 
 def _frames_in(info: VideoInfo | None, window: Window) -> int | None:

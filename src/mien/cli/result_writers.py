@@ -21,7 +21,7 @@ from mien.core.formats import csv_text, json_text, table_text
 
 if TYPE_CHECKING:
     from mien.core.results import ModelInfo, Result
-    from mien.video.episodes import Person
+    from mien.video.summary import Person
 
 FORMATS: tuple[str, ...] = ("json", "jsonl", "csv", "tsv", "table", "parquet", "xlsx")
 

@@ -32,10 +32,9 @@ from mien.service.schemas import EVENT_SCHEMA, ApiError
 from mien.service.service import Service
 from mien.service.workers import TOO_LONG
 from mien.video.analysis import follow, readers_for
-from mien.video.episodes import Summary
 from mien.video.frames import TooLarge, VideoFrame, check_size
-from mien.video.opening import opened_upload
-from mien.video.reader import duration_of, frames_in, picture_stream
+from mien.video.reader import duration_of, frames_in, opened_upload, picture_stream
+from mien.video.summary import Summary
 from mien.video.times import Window
 from mien.video.tracker import memory_for
 

@@ -19,18 +19,11 @@ from mien.core.results import Result, to_pandas
 from mien.core.web_address import shown_address
 from mien.inference.recognizer import Recognizer
 from mien.video.baseline import Baseline
-from mien.video.episodes import Person, Summary
-from mien.video.events import EventTable, Marker, Markers, markers_of
+from mien.video.charts import History, Portraits, draw_timeline, plot_history
 from mien.video.frames import BrokenVideo, VideoFrame
-from mien.video.live import (
-    PATIENCE_S,
-    LiveStream,
-    camera_frames,
-    connected,
-    stream_frames,
-)
+from mien.video.live import PATIENCE_S, LiveStream, camera_frames, connected, stream_frames
 from mien.video.reader import read_video
-from mien.video.timeline import History, Portraits, draw_timeline, plot_history
+from mien.video.summary import EventTable, Marker, Markers, Person, Summary, markers_of
 from mien.video.times import Window
 from mien.video.tracker import SMOOTHING_S, CutFinder, Smoother, Tracker, memory_for
 
@@ -80,21 +73,16 @@ def analyze_video(
     """Give the result of each frame that is looked at; as `mien.Recognizer.analyze_video`."""
     window = Window(start, end, every)
     neutral = None if baseline is None else _baseline(recognizer, baseline)
-    events = None if markers is None else markers_of(markers)
+    events = () if markers is None else markers_of(markers)
     smoother = Smoother(smooth_s)
     live = connected(source, allow_private=allow_private)
     frames = frames_of(source, live, window, allow_private=allow_private)
     name = shown_address(str(source))
     readers = readers_for(live)
     moments = follow(recognizer, frames, name, window=window, smoother=smoother, readers=readers)
-    return VideoResults(
-        moments,
-        name,
-        recognizer.labels,
-        gap_s=memory_for(window.every),
-        baseline=neutral,
-        markers=events,
-    )
+    gap_s = memory_for(window.every)
+    overview = Overview(name, recognizer.labels, gap_s=gap_s, baseline=neutral, markers=events)
+    return VideoResults(moments, overview, has_markers=markers is not None)
 
 
 def _baseline(recognizer: Recognizer, span: tuple[float, float]) -> Baseline:
@@ -109,6 +97,76 @@ def _baseline(recognizer: Recognizer, span: tuple[float, float]) -> Baseline:
     return Baseline(recognizer.labels, start, end)
 
 
+class Overview:
+    """What is told of a whole video, gathered while its results pass by; keeps none of them."""
+
+    def __init__(
+        self,
+        name: str,
+        labels: Sequence[str],
+        *,
+        gap_s: float,
+        baseline: Baseline | None = None,
+        markers: Sequence[Marker] = (),
+        draws: bool = True,
+    ) -> None:
+        """Begin a video.
+
+        Args:
+            name: the video's.
+            labels: the model's.
+            gap_s: seconds for which a frame, or a person who is out of sight, lasts at most.
+            baseline: corrects the results.
+            markers: events; those of other videos play no role.
+            draws: whether there will be a `timeline` or a `plot`.
+        """
+        self.name, self.labels, self.baseline = name, labels, baseline
+        self.summary = Summary(gap_s=gap_s)
+        self._draws, self._history, self._portraits = draws, History(), Portraits()
+        self._events = EventTable([one for one in markers if one.is_of(name)], labels, gap_s=gap_s)
+
+    def take(self, moment: Moment) -> list[Result]:
+        """Take the next moment; return the results that are ready by now, corrected."""
+        if moment.result is None:
+            return []
+        self.summary.add(moment.result)
+        if self._draws:
+            self._history.add(moment.result)
+            if moment.frame is not None:
+                self._portraits.add_faces(moment.frame.pixels, moment.result)
+        if self.baseline is None:
+            return self._counted([moment.result])
+        return self._counted(self.baseline.add(moment.result))
+
+    def finish(self) -> list[Result]:
+        """Return the results that are left at the end of the video."""
+        return [] if self.baseline is None else self._counted(self.baseline.finish())
+
+    def _counted(self, results: list[Result]) -> list[Result]:
+        for result in results:
+            self._events.add(result)
+        return results
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return the rows of the events, as `mien.video.summary.event_columns` names them."""
+        rows = self._events.rows(corrected=self.baseline is not None)
+        return [{"source": self.name} | row for row in rows]
+
+    def timeline(self) -> Image.Image:
+        """Return the emotions of each person over time as a picture."""
+        return draw_timeline(
+            self._history,
+            self.summary.people(),
+            title=self.name,
+            labels=self.labels,
+            portraits=self._portraits.pictures,
+        )
+
+    def plot(self) -> list[Axes]:
+        """Show the smoothed scores of each person with Matplotlib, a chart for each."""
+        return plot_history(self._history, title=self.name, labels=self.labels)
+
+
 class VideoResults(Iterator[Result]):
     """The results of a video's frames, as they come, and what they tell of all of it.
 
@@ -117,30 +175,10 @@ class VideoResults(Iterator[Result]):
     """
 
     def __init__(
-        self,
-        moments: Iterator[Moment],
-        name: str,
-        labels: Sequence[str],
-        *,
-        gap_s: float,
-        baseline: Baseline | None = None,
-        markers: Sequence[Marker] | None = None,
+        self, moments: Generator[Moment, None, None], overview: Overview, *, has_markers: bool
     ) -> None:
-        """Take the frames and their results, and what is to be told of them.
-
-        Args:
-            moments: frames and their results.
-            name: the video's.
-            labels: the model's.
-            gap_s: seconds for which a frame, or a person who is out of sight, lasts at most.
-            baseline: corrects the results.
-            markers: the events that `events` tells of.
-        """
-        self._moments, self._name, self._labels = moments, name, labels
-        self._summary, self._history, self._portraits = Summary(gap_s=gap_s), History(), Portraits()
-        self._baseline = baseline
-        self._markers = None if markers is None else [one for one in markers if one.is_of(name)]
-        self._events = EventTable(self._markers or (), labels, gap_s=gap_s)
+        """Take the frames and their results, and an overview that has seen none of them."""
+        self._moments, self._overview, self._has_markers = moments, overview, has_markers
         self._ready: deque[Result] = deque()
         self._has_begun = False
 
@@ -150,35 +188,20 @@ class VideoResults(Iterator[Result]):
         while not self._ready:
             moment = next(self._moments, None)
             if moment is None:
-                self._give(() if self._baseline is None else self._baseline.finish())
+                self._ready.extend(self._overview.finish())
                 break
-            if moment.result is not None:
-                self._take(moment.frame, moment.result)
+            self._ready.extend(self._overview.take(moment))
         if not self._ready:
             raise StopIteration
         return self._ready.popleft()
 
-    def _take(self, frame: VideoFrame | None, result: Result) -> None:
-        self._summary.add(result)
-        self._history.add(result)
-        if frame is not None:
-            self._portraits.add_faces(frame.pixels, result)
-        self._give([result] if self._baseline is None else self._baseline.add(result))
-
-    def _give(self, results: Iterable[Result]) -> None:
-        for result in results:
-            self._events.add(result)
-            self._ready.append(result)
-
     def close(self) -> None:
         """Let go of the video before its end."""
-        if isinstance(self._moments, Generator):
-            self._moments.close()
+        self._moments.close()
 
     def people(self) -> list[Person]:
         """Return everybody in the video, with what they felt from when to when."""
-        self._read_on()
-        return self._summary.people()
+        return self._read().summary.people()
 
     def events(self) -> list[dict[str, Any]]:
         """Return a row for each marked event and person, as ``mien predict --events`` writes them.
@@ -188,21 +211,13 @@ class VideoResults(Iterator[Result]):
         Raises:
             UsageError: if no markers were given.
         """
-        if self._markers is None:
+        if not self._has_markers:
             raise UsageError("there are no events: give analyze_video(..., markers=...)")
-        self._read_on()
-        rows = self._events.rows(corrected=self._baseline is not None)
-        return [{"source": self._name} | row for row in rows]
+        return self._read().events()
 
     def timeline(self) -> Image.Image:
         """Return the emotions of each person over time as a picture."""
-        return draw_timeline(
-            self._history,
-            self.people(),
-            title=self._name,
-            labels=self._labels,
-            portraits=self._portraits.pictures,
-        )
+        return self._read().timeline()
 
     def plot(self) -> list[Axes]:
         """Show the smoothed scores of each person over time with Matplotlib, a chart for each.
@@ -210,8 +225,7 @@ class VideoResults(Iterator[Result]):
         Raises:
             MissingExtra: if Matplotlib is not installed.
         """
-        self._read_on()
-        return plot_history(self._history, title=self._name, labels=self._labels)
+        return self._read().plot()
 
     def to_pandas(self) -> pd.DataFrame:
         """Return the table of all frames and faces, as `mien.to_pandas` does.
@@ -227,9 +241,10 @@ class VideoResults(Iterator[Result]):
             )
         return to_pandas(self)
 
-    def _read_on(self) -> None:
-        for _ in self:
-            pass
+    def _read(self) -> Overview:
+        """Read what is left, and return what it all tells."""
+        deque(self, maxlen=0)
+        return self._overview
 
 
 def frames_of(
@@ -247,7 +262,7 @@ def frames_of(
         live: what `mien.video.live.connected` gives for it.
         window: which part.
         patience_s: how long to try again after a stream is lost.
-        allow_private: as `mien.video.opening.opened` has it, for a file; ``live`` knows its own.
+        allow_private: as `mien.video.reader.opened` has it, for a file; ``live`` knows its own.
     """
     if live is None:
         return read_video(str(source), window, allow_private=allow_private)
@@ -269,7 +284,7 @@ def follow(
     window: Window | None = None,
     smoother: Smoother | None = None,
     readers: int = 0,
-) -> Iterator[Moment]:
+) -> Generator[Moment, None, None]:
     """Find, track and read the faces of frames, a bounded number of them in memory at a time.
 
     Args:

@@ -123,10 +123,7 @@ def _reformatter() -> Any:
 
 
 def check_size(width: int, height: int, name: str, most: int | None = None) -> None:
-    """Raise TooLarge if a frame of a video has more pixels than ``most``, `MAX_PIXELS` by default.
-
-    ``name`` is the video's.
-    """
+    """Raise TooLarge if a video's frames have more pixels than ``most`` (`MAX_PIXELS`)."""
     most = MAX_PIXELS if most is None else most
     if width * height > most:
         raise TooLarge(

@@ -18,10 +18,18 @@ import numpy.typing as npt
 
 from mien.core.errors import BarredAddress, InputError
 from mien.core.web_address import is_web_address, shown_address
-from mien.video import opening
+from mien.video import reader
 from mien.video.frames import BrokenVideo, Presentation, TooLarge, VideoFrame
-from mien.video.opening import fell_silent, opened, reason_of
-from mien.video.reader import Decoder, duration_of, picture_stream, rate_of, stamp_of
+from mien.video.reader import (
+    Decoder,
+    duration_of,
+    fell_silent,
+    opened,
+    picture_stream,
+    rate_of,
+    reason_of,
+    stamp_of,
+)
 from mien.video.times import FrameClock, Window
 
 PATIENCE_S = 30.0
@@ -76,16 +84,18 @@ class LiveStream:
 
     def is_file(self) -> bool:
         """Connect, and say whether this is a file; raises InputError if there is nothing."""
-        container = self.opened()
+        self._container = container = self.opened()
+        is_file = True
         try:
-            is_file = _has_end(container, self.address)
-        except BaseException:
-            container.close()
-            raise
-        self._container = container
-        if is_file:
-            self.close()
-        return is_file
+            stream = picture_stream(container, self.address)
+            if container.format.name.startswith(("hls", "dash")):
+                is_file = duration_of(container, stream) is not None
+            else:
+                is_file = bool(container.size > 0)  # a live stream has no size
+            return is_file
+        finally:
+            if is_file:  # or it is none that is read
+                self.close()
 
     def close(self) -> None:
         """Close a connection that was not used."""
@@ -99,7 +109,7 @@ def connected(source: str | Path | int, *, allow_private: bool = False) -> LiveS
 
     Args:
         source: a file's path, an address, or a camera's number.
-        allow_private: as `mien.video.opening.opened` has it.
+        allow_private: as `mien.video.reader.opened` has it.
 
     Raises:
         InputError: if an http(s) address, which may lead to either, does not answer.
@@ -184,13 +194,7 @@ class _Backoff:
             self._lost_at, self._wait_s = None, _FIRST_WAIT_S
 
     def wait(self, reason: str, heard: float, time_s: float) -> None:
-        """Wait after a failure; raises BrokenVideo when patience ends.
-
-        Args:
-            reason: why the stream was lost.
-            heard: when it was last heard of, by the clock.
-            time_s: of its last frame.
-        """
+        """Wait after a failure, heard of last at that clock; raises BrokenVideo in the end."""
         if self._lost_at is None:
             self._lost_at = heard
             _log.warning("%s: lost (%s), connecting again", self._name, reason)
@@ -260,15 +264,6 @@ def _opened_camera(number: int) -> cv2.VideoCapture:
     return camera
 
 
-def _has_end(container: Any, address: str) -> bool:
-    """Say whether what was opened is a file, rather than a live stream."""
-    stream = picture_stream(container, address)
-    if container.format.name.startswith(("hls", "dash")):
-        return duration_of(container, stream) is not None
-    # A live stream has no size.
-    return bool(container.size > 0)
-
-
 class _Connection:
     """The successive connections to a stream, on one clock."""
 
@@ -302,7 +297,7 @@ class _Connection:
                 reason = reason_of(decoder.stopped)
                 if fell_silent(decoder.stopped):
                     # The frames that were held back came at the end of the silence.
-                    self.heard -= opening.READ_TIMEOUT_S
+                    self.heard -= reader.READ_TIMEOUT_S
                 raise InputError(f"{shown_address(address)}: {reason}") from decoder.stopped
 
     def _time_now(self, tick: float) -> float:

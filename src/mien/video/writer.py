@@ -18,8 +18,7 @@ from mien.core.errors import OutputError
 from mien.core.files import SOFTWARE, replacing
 from mien.core.results import Face
 from mien.video.frames import VideoFrame
-from mien.video.opening import load_av, opened, reason_of
-from mien.video.reader import Decoder, VideoInfo, clock_of, has_index
+from mien.video.reader import Decoder, VideoInfo, clock_of, has_index, load_av, opened, reason_of
 from mien.video.times import Window
 
 _LIVE_TIME_BASE = Fraction(1, 90_000)
@@ -49,8 +48,7 @@ class AnnotatedVideo:
 
     def write(self, frame: VideoFrame, faces: Sequence[Face]) -> None:
         """Draw the faces on a frame, smoothed where they are, and write it at its own time."""
-        drawn = np.asarray(annotate(frame.pixels, [as_smoothed(face) for face in faces]), np.uint8)
-        picture = self._fitted(drawn)
+        picture = self._fitted(drawn(frame.pixels, faces))
         time_s = frame.time_s - self._start_s
         if self.sound is not None:
             self.sound.write_until(time_s)
@@ -95,7 +93,7 @@ def write_annotated(
         info: of the original; None for a stream or a camera.
         window: which part of the original it shows: times count from its start.
         sound_of: the original, if its sound is to be kept.
-        allow_private: as `mien.video.opening.opened` has it, for that.
+        allow_private: as `mien.video.reader.opened` has it, for that.
 
     Raises:
         OutputError: if it cannot be written.
@@ -118,6 +116,11 @@ def write_annotated(
                 video.finish()
         except av.error.FFmpegError as error:
             raise OutputError(f"cannot write {path}: {reason_of(error)}") from error
+
+
+def drawn(pixels: npt.NDArray[np.uint8], faces: Sequence[Face]) -> npt.NDArray[np.uint8]:
+    """Return a frame, uint8 (H, W, 3) RGB, with its faces drawn in, smoothed where they are."""
+    return np.asarray(annotate(pixels, [as_smoothed(face) for face in faces]), np.uint8)
 
 
 def as_smoothed(face: Face) -> Face:

@@ -1,9 +1,10 @@
-"""Events of a video, from a file of markers, and what each person's face said in each of them."""
+"""What the results of a video tell of all of it: each person's episodes, and totals of events."""
 
 from __future__ import annotations
 
 import csv
 import math
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -15,6 +16,129 @@ from mien.core.results import SCORE_DIGITS, Face, Result, score_columns
 from mien.video.times import parse_time
 from mien.video.tracker import MEMORY_S
 
+
+# ---------------------------------------------------------------- episodes
+@dataclass(frozen=True)
+class Episode:
+    """A stretch of time in which a person's smoothed scores say the same emotion.
+
+    Attributes:
+        start_s: when it begins, in seconds.
+        end_s: when it ends: where the next one begins, or one frame after it was last seen.
+        emotion: the likeliest emotion.
+        confidence: the mean of its smoothed score.
+        frames: how many frames were read in it.
+    """
+
+    start_s: float
+    end_s: float
+    emotion: str
+    confidence: float
+    frames: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the episode as JSON has it."""
+        return {
+            "start_s": round(self.start_s, SCORE_DIGITS),
+            "end_s": round(self.end_s, SCORE_DIGITS),
+            "emotion": self.emotion,
+            "confidence": round(self.confidence, SCORE_DIGITS),
+            "frames": self.frames,
+        }
+
+
+@dataclass(frozen=True)
+class Person:
+    """One person of a video, by number, with their episodes in order."""
+
+    track_id: int
+    episodes: tuple[Episode, ...]
+
+    @property
+    def frames(self) -> int:
+        """How many frames the person was read in."""
+        return sum(episode.frames for episode in self.episodes)
+
+    @property
+    def seconds(self) -> float:
+        """How long the person was seen."""
+        return sum(episode.end_s - episode.start_s for episode in self.episodes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the person as JSON has it."""
+        episodes = [episode.to_dict() for episode in self.episodes]
+        return {
+            "track_id": self.track_id,
+            "frames": self.frames,
+            "start_s": episodes[0]["start_s"],
+            "end_s": episodes[-1]["end_s"],
+            "episodes": episodes,
+        }
+
+
+@dataclass
+class _Track:
+    """A person's past episodes, and the sums of the present one."""
+
+    start_s: float
+    last_s: float
+    emotion: str
+    past: list[Episode] = field(default_factory=list)
+    total: float = 0.0
+    frames: int = 0
+
+    def present(self, end_s: float) -> Episode:
+        return Episode(self.start_s, end_s, self.emotion, self.total / self.frames, self.frames)
+
+
+class Summary:
+    """Gathers episodes while results pass by; keeps no results."""
+
+    def __init__(self, *, gap_s: float = MEMORY_S) -> None:
+        """Take how long, in seconds, a person may be unseen within one episode."""
+        self.frames = 0
+        self.faces = 0
+        self._gap_s = gap_s
+        self._tracks: dict[int, _Track] = {}
+        self._last_s: float | None = None
+        self._tick = 0.0
+
+    def add(self, result: Result) -> None:
+        """Take the result of the next frame; one that is of no frame changes nothing."""
+        if result.time_s is None or result.error is not None:
+            return
+        if self._last_s is not None and 0 < result.time_s - self._last_s <= self._gap_s:
+            self._tick = result.time_s - self._last_s
+        self._last_s = result.time_s
+        self.frames += 1
+        for face in result.faces:
+            self.faces += 1
+            self._add_face(result.time_s, face)
+
+    def people(self) -> list[Person]:
+        """Return everybody so far, by number; episodes that go on end with their last frame."""
+        return [
+            Person(number, (*track.past, track.present(track.last_s + self._tick)))
+            for number, track in sorted(self._tracks.items())
+        ]
+
+    def _add_face(self, time_s: float, face: Face) -> None:
+        if face.track_id is None or face.smoothed is None:
+            return
+        emotion = face.smoothed.emotion
+        track = self._tracks.get(face.track_id)
+        if track is None:
+            track = self._tracks[face.track_id] = _Track(time_s, time_s, emotion)
+        lost = time_s - track.last_s > self._gap_s
+        if lost or track.emotion != emotion:
+            track.past.append(track.present(track.last_s + self._tick if lost else time_s))
+            track.start_s, track.emotion, track.total, track.frames = time_s, emotion, 0.0, 0
+        track.last_s = time_s
+        track.total += face.smoothed.confidence
+        track.frames += 1
+
+
+# ---------------------------------------------------------------- markers
 MARKER_COLUMNS: tuple[str, ...] = ("start", "end", "label")
 """Columns that a file of markers has to have; ``source`` may be there, too."""
 
@@ -109,27 +233,26 @@ def _marker(row: Mapping[str, str], place: str) -> Marker:
 
 # ---------------------------------------------------------------- totals
 @dataclass
-class Totals:
+class _Totals:
     """Scores summed over time: a frame counts as long as it is shown."""
 
     seconds: float = 0.0
-    sums: dict[str, float] = field(default_factory=dict)
-    shares: dict[str, float] = field(default_factory=dict)
+    sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    shares: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def add(self, emotion: str, scores: Mapping[str, float], seconds: float) -> None:
-        """Take the scores of a face that is seen for so long."""
         self.seconds += seconds
         for name, score in scores.items():
-            self.sums[name] = self.sums.get(name, 0.0) + seconds * score
-        self.shares[emotion] = self.shares.get(emotion, 0.0) + seconds
+            self.sums[name] += seconds * score
+        self.shares[emotion] += seconds
 
     def cells(self, labels: Sequence[str], prefix: str = "") -> dict[str, float | None]:
-        """Return valence, mean scores and shares of time, as `total_columns` names them."""
-        columns = total_columns(labels, prefix)
+        """Return valence, mean scores and shares of time, as `_total_columns` names them."""
+        columns = _total_columns(labels, prefix)
         if self.seconds <= 0:
             return dict.fromkeys(columns)
-        means = {label: self.sums.get(label, 0.0) / self.seconds for label in labels}
-        shares = (self.shares.get(label, 0.0) / self.seconds for label in labels)
+        means = {label: self.sums[label] / self.seconds for label in labels}
+        shares = (self.shares[label] / self.seconds for label in labels)
         values = (valence(means), *means.values(), *shares)
         return {
             name: None if value is None else round(value, SCORE_DIGITS)
@@ -137,7 +260,7 @@ class Totals:
         }
 
 
-def total_columns(labels: Sequence[str], prefix: str = "") -> list[str]:
+def _total_columns(labels: Sequence[str], prefix: str = "") -> list[str]:
     """Return ``valence``, each label's column, and ``share_`` of each, all after a prefix."""
     scores = list(score_columns(labels).values())
     return [prefix + name for name in ("valence", *scores, *(f"share_{name}" for name in scores))]
@@ -164,9 +287,10 @@ class EventTable:
         """
         self._markers, self._labels = list(markers), labels
         self._gap_s, self._by_person = gap_s, by_person
-        self._raw: dict[tuple[int, int | None], Totals] = {}
-        self._corrected: dict[tuple[int, int | None], Totals] = {}
-        self._frames: dict[tuple[int, int | None], int] = {}
+        # By the marker's number and the person's.
+        self._raw: dict[tuple[int, int | None], _Totals] = defaultdict(_Totals)
+        self._corrected: dict[tuple[int, int | None], _Totals] = defaultdict(_Totals)
+        self._frames: Counter[tuple[int, int | None]] = Counter()
         self._last: Result | None = None
         self._step_s = _FIRST_STEP_S
 
@@ -183,7 +307,7 @@ class EventTable:
         """Return a row for each event and person, or for an event in which nobody is seen.
 
         The keys are ``label``, ``start_s``, ``end_s``, ``track_id``, ``seconds``, ``frames``, then
-        `total_columns`, and with ``corrected`` those once more, as ``corrected_…``.
+        `_total_columns`, and with ``corrected`` those once more, as ``corrected_…``.
         """
         if self._last is not None:
             self._count(self._last)
@@ -194,18 +318,18 @@ class EventTable:
                 (key for key in self._raw if key[0] == number), key=lambda key: key[1] or 0
             )
             for key in people or [(number, None)]:
-                totals = self._raw.get(key, Totals())
+                totals = self._raw.get(key, _Totals())
                 row: dict[str, Any] = {
                     "label": marker.label,
                     "start_s": marker.start_s,
                     "end_s": marker.end_s if math.isfinite(marker.end_s) else None,
                     "track_id": key[1],
                     "seconds": round(totals.seconds, SCORE_DIGITS),
-                    "frames": self._frames.get(key, 0),
+                    "frames": self._frames[key],
                     **totals.cells(self._labels),
                 }
                 if corrected:
-                    row |= self._corrected.get(key, Totals()).cells(self._labels, "corrected_")
+                    row |= self._corrected.get(key, _Totals()).cells(self._labels, "corrected_")
                 rows.append(row)
         return rows
 
@@ -215,29 +339,22 @@ class EventTable:
             seconds = min(begins + self._step_s, marker.end_s) - max(begins, marker.start_s)
             if seconds <= 0:
                 continue
-            keys = set()
-            for face in result.faces:
-                key = (number, face.track_id if self._by_person else None)
-                keys.add(key)
-                self._count_face(key, face, seconds)
-            for key in keys:
-                self._frames[key] = self._frames.get(key, 0) + 1
-
-    def _count_face(self, key: tuple[int, int | None], face: Face, seconds: float) -> None:
-        self._raw.setdefault(key, Totals()).add(face.emotion, face.scores, seconds)
-        if face.corrected is not None:
-            one = face.corrected
-            self._corrected.setdefault(key, Totals()).add(one.emotion, one.scores, seconds)
+            keys = [(number, face.track_id if self._by_person else None) for face in result.faces]
+            self._frames.update(set(keys))
+            for key, face in zip(keys, result.faces, strict=True):
+                self._raw[key].add(face.emotion, face.scores, seconds)
+                if (one := face.corrected) is not None:
+                    self._corrected[key].add(one.emotion, one.scores, seconds)
 
 
 def event_columns(labels: Sequence[str], *, corrected: bool) -> list[str]:
     """Return the columns of a table of events; see `EventTable.rows`."""
-    more = total_columns(labels, "corrected_") if corrected else []
+    more = _total_columns(labels, "corrected_") if corrected else []
     head = ["source", "label", "start_s", "end_s", "track_id", "seconds", "frames"]
-    return [*head, *total_columns(labels), *more]
+    return [*head, *_total_columns(labels), *more]
 
 
 def comparison_columns(labels: Sequence[str], *, corrected: bool) -> list[str]:
     """Return the columns of a table that compares videos, a row each."""
-    more = total_columns(labels, "corrected_") if corrected else []
-    return ["source", "people", "seconds", "frames", *total_columns(labels), *more]
+    more = _total_columns(labels, "corrected_") if corrected else []
+    return ["source", "people", "seconds", "frames", *_total_columns(labels), *more]

@@ -1,4 +1,4 @@
-"""The emotions of a video over time, kept in bounded memory and drawn: a lane for each person."""
+"""Pictures of videos: one over time, a lane for each person; several by their mean scores."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from mien.core.annotate import class_colors, font_for
+from mien.core.annotate import Font, class_colors, font_for
 from mien.core.display import load_pyplot
-from mien.core.results import Box, Result
-from mien.video.episodes import Person
+from mien.core.results import Box, Result, score_columns
+from mien.video.summary import Person
 from mien.video.times import format_time
 
 if TYPE_CHECKING:
@@ -222,15 +222,43 @@ def draw_timeline(
 def _draw_head(draw: ImageDraw.ImageDraw, title: str, colors: _Colors, left_out: int) -> None:
     others = f"   {left_out} seen more briefly are left out" if left_out else ""
     font = font_for(title, 28)
-    while len(title) > 4 and draw.textlength(title, font) > _WIDTH - 24 - _RIGHT:
-        title = "…" + title[2:]
+    title = _elided(draw, title, font, _WIDTH - 24 - _RIGHT)
     draw.text((24, 20), title, fill=_INK, font=font)
-    x, font = float(_LEFT), font_for("".join(colors), 18)
-    for label, color in colors.items():
-        draw.rounded_rectangle((x, 66, x + 16, 82), 3, fill=color)
-        draw.text((x + 24, 74), label, fill=_INK, font=font, anchor="lm")
-        x += 52 + draw.textlength(label, font)
+    x = _draw_legend(draw, colors, _LEFT, 74)
+    font = font_for("".join(colors), 18)
     draw.text((x, 74), others, fill=_FAINT, font=font, anchor="lm")
+
+
+def _draw_legend(draw: ImageDraw.ImageDraw, colors: _Colors, x: float, y: int) -> float:
+    """Draw the labels with their colours; return where they end."""
+    font = font_for("".join(colors), 18)
+    for label, color in colors.items():
+        draw.rounded_rectangle((x, y - 8, x + 16, y + 8), 3, fill=color)
+        draw.text((x + 24, y), label, fill=_INK, font=font, anchor="lm")
+        x += 52 + draw.textlength(label, font)
+    return x
+
+
+def _elided(draw: ImageDraw.ImageDraw, text: str, font: Font, width: float) -> str:
+    """Return the end of a text that fits into a width."""
+    while len(text) > 4 and draw.textlength(text, font) > width:
+        text = "…" + text[2:]
+    return text
+
+
+def _write_fitting(
+    draw: ImageDraw.ImageDraw,
+    texts: Sequence[str],
+    at: tuple[float, float],
+    *,
+    room: float,
+    font: Font,
+) -> None:
+    """Write the first of the texts that fits into the room, or none."""
+    for text in texts:
+        if draw.textlength(text, font) <= room:
+            draw.text(at, text, fill=_INK, font=font, anchor="lm")
+            return
 
 
 def _draw_axis(draw: ImageDraw.ImageDraw, axis: _Axis, top: int, bottom: int) -> None:
@@ -297,12 +325,9 @@ def _draw_episodes(
         left, right = axis.x(episode.start_s), axis.x(episode.end_s)
         box = (round(left), top + 3, max(round(left), round(right) - 2), top + _STRIP - 1)
         draw.rectangle(box, fill=colors[episode.emotion])
-        full, short = f"{episode.emotion} {episode.confidence:.0%}", episode.emotion
-        for text in (full, short):
-            if draw.textlength(text, font) + 12 <= right - left:
-                middle = (left + 7, top + _STRIP / 2 + 1)
-                draw.text(middle, text, fill=_INK, font=font, anchor="lm")
-                break
+        texts = (f"{episode.emotion} {episode.confidence:.0%}", episode.emotion)
+        middle = (left + 7, top + _STRIP / 2 + 1)
+        _write_fitting(draw, texts, middle, room=right - left - 12, font=font)
 
 
 # ---------------------------------------------------------------- with Matplotlib
@@ -356,3 +381,84 @@ def _with_gaps(
         times.append(time_s)
         rows.append([found.get(label, 0.0) for label in labels])
     return times, np.asarray(rows, np.float64).T
+
+
+# ---------------------------------------------------------------- videos beside one another
+_ROWS_TOP, _ROW, _BAR, _ROWS_BOTTOM = 128, 76, 44, 52
+_MEANS_LEFT, _MEANS_RIGHT = 340, 1180
+_AXIS_LEFT, _AXIS_RIGHT = 1240, 1560
+_NOTE, _RULE = (110, 118, 128), (206, 210, 216)
+
+
+def draw_comparison(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> Image.Image:
+    """Draw the rows of a table that compares videos (`mien.video.summary.comparison_columns`).
+
+    Returns:
+        A Pillow image in RGB, 1600 pixels wide.
+    """
+    bottom = _ROWS_TOP + _ROW * len(rows)
+    picture = Image.new("RGB", (_WIDTH, bottom + _ROWS_BOTTOM), (255, 255, 255))
+    draw = ImageDraw.Draw(picture)
+    colors = class_colors(labels)
+    _draw_comparison_head(draw, colors, bottom)
+    for number, row in enumerate(rows):
+        _draw_row(draw, row, labels, colors, _ROWS_TOP + _ROW * number)
+    return picture
+
+
+def _draw_comparison_head(draw: ImageDraw.ImageDraw, colors: _Colors, bottom: int) -> None:
+    _draw_legend(draw, colors, _MEANS_LEFT, 32)
+    draw.text((_MEANS_LEFT, 84), "mean scores", fill=_NOTE, font=font_for("m", 18), anchor="lm")
+    draw.text((_AXIS_LEFT, 84), "valence", fill=_NOTE, font=font_for("v", 18), anchor="lm")
+    for value in (-1.0, -0.5, 0.0, 0.5, 1.0):
+        x = _valence_x(value)
+        draw.line((x, _ROWS_TOP - 12, x, bottom), fill=_INK if value == 0 else _RULE)
+        text = f"{value:g}".replace("-", "\N{MINUS SIGN}")
+        draw.text((x, bottom + 8), text, fill=_NOTE, font=font_for(text, 16), anchor="ma")
+
+
+def _draw_row(
+    draw: ImageDraw.ImageDraw,
+    row: Mapping[str, Any],
+    labels: Sequence[str],
+    colors: _Colors,
+    top: int,
+) -> None:
+    name = str(row["source"])
+    font = font_for(name, 22)
+    name = _elided(draw, name, font, _MEANS_LEFT - 24 - 20)
+    draw.text((24, top + 12), name, fill=_INK, font=font, anchor="lm")
+    people = "1 person" if row["people"] == 1 else f"{row['people']} people"
+    seen = f"{people}, {format_time(row['seconds'])}" if row["people"] else "no face"
+    draw.text((24, top + 38), seen, fill=_NOTE, font=font_for(seen, 17), anchor="lm")
+    draw.rectangle((_MEANS_LEFT, top, _MEANS_RIGHT - 1, top + _BAR - 1), fill=_ABSENT)
+    if not row["people"]:
+        return
+    pile = 0.0
+    small = font_for("".join(labels), 17)
+    for label, column in score_columns(labels).items():
+        left = _MEANS_LEFT + round((_MEANS_RIGHT - _MEANS_LEFT) * pile)
+        pile += row[column]
+        right = _MEANS_LEFT + round((_MEANS_RIGHT - _MEANS_LEFT) * min(1.0, pile))
+        if right > left:
+            draw.rectangle((left, top, right - 1, top + _BAR - 1), fill=colors[label])
+        texts = (f"{label} {row[column]:.0%}", f"{row[column]:.0%}")
+        middle = (left + 7, top + _BAR / 2)
+        _write_fitting(draw, texts, middle, room=right - left - 14, font=small)
+    if row["valence"] is not None:
+        _draw_valence(draw, row["valence"], top + _BAR // 2)
+
+
+def _draw_valence(draw: ImageDraw.ImageDraw, value: float, middle: int) -> None:
+    x = _valence_x(value)
+    draw.line((_valence_x(0.0), middle, x, middle), fill=_INK, width=4)
+    draw.ellipse((x - 8, middle - 8, x + 8, middle + 8), fill=_INK)
+    text = f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+    side = (x + 16, "lm") if value <= 0.5 else (x - 16, "rm")
+    spot = draw.textbbox((side[0], middle - 18), text, font_for(text, 17), anchor=side[1])
+    draw.rectangle(spot, fill=(255, 255, 255))
+    draw.text((side[0], middle - 18), text, fill=_INK, font=font_for(text, 17), anchor=side[1])
+
+
+def _valence_x(value: float) -> float:
+    return _AXIS_LEFT + (_AXIS_RIGHT - _AXIS_LEFT) * (value + 1.0) / 2.0
