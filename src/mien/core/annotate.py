@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from mien.core.results import Face, Result
 
 MIN_SIDE = 640
-"""Pictures whose longer side is less are enlarged by a whole factor, so that labels can be read."""
+"""Pictures with a shorter longer side are enlarged by an integer factor, to make labels legible."""
 
 MAX_SIDE = 65_500
-"""Pictures that are longer are made smaller: no JPEG can be."""
+"""Longer pictures are shrunk: JPEG cannot hold them."""
 
 _DARK = (16, 20, 26)
 _LIGHT = (255, 255, 255)
@@ -80,7 +80,7 @@ def annotate(
     picture, scale = _resized(Image.fromarray(load_image(image, color=color)))
     found = list(faces if isinstance(faces, Iterable) else faces.faces)
     boxes = [_scaled(face, scale) for face in found]
-    # "RGBA" lets what is drawn be translucent over a picture that is not.
+    # "RGBA" blends translucent shapes into an opaque picture.
     draw = ImageDraw.Draw(picture, "RGBA")
     taken = list(boxes)
     for face, box in zip(found, boxes, strict=True):
@@ -95,7 +95,7 @@ def annotate(
 
 
 def _resized(picture: Image.Image) -> tuple[Image.Image, float]:
-    """Return the picture in a size that labels and files have room for, and the factor."""
+    """Return the picture between `MIN_SIDE` and `MAX_SIDE`, and the scale factor."""
     longer = max(picture.size)
     scale = max(1, math.ceil(MIN_SIDE / longer)) if longer <= MAX_SIDE else MAX_SIDE / longer
     if scale == 1:
@@ -172,7 +172,7 @@ def _draw_chart(
     box: _Rectangle,
     taken: list[_Rectangle],
 ) -> _Rectangle | None:
-    """Draw one bar a score beside the box; return the panel, or None where it has no room."""
+    """Draw one bar per score beside the box; return the panel, or None if there is no room."""
     style = _Style.of(picture, box)
     text = max(10, round(0.72 * style.text))
     font = font_for("".join(face.scores), text)
@@ -269,13 +269,13 @@ _FONTS = (
     "malgun.ttf",
     "Nirmala.ttf",
 )
-"""Font files of common systems; Pillow's default font has ASCII alone."""
+"""Font files of common systems; Pillow's default font is ASCII only."""
 
 _NO_GLYPH = "\U0010ffff"
 
 
 def font_for(text: str, size: int) -> Font:
-    """Return a font, of a size in pixels, that has the most characters of a text."""
+    """Return the font, at a size in pixels, that has the most characters of a text."""
     if text.isascii():
         return ImageFont.load_default(size)
     return _best_font(frozenset(text), size)
@@ -291,7 +291,7 @@ def _system_fonts(size: int) -> Iterator[Font]:
     for name in _FONTS:
         try:
             yield ImageFont.truetype(name, size)
-        except OSError:  # this machine does without
+        except OSError:  # not installed
             continue
 
 

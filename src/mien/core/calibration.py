@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 _LEAST_ENTROPY = 1e-3  # added, so that a face of entropy 0 has a temperature too
-# Far wider than what is ever fitted, and narrow enough that no quotient overflows.
+# Far wider than anything fitted, and narrow enough that no quotient overflows.
 _BASES = (1e-3, 1e3)
 _MOST_EXPONENT = 10.0
 
@@ -46,7 +46,7 @@ class Temperature:
             return softmax(np.asarray(logits / self.base, np.float64))
         shifted = _shifted(logits)
         each = self.base * (_entropy_of(shifted) + _LEAST_ENTROPY)[:, None] ** self.exponent
-        # The greatest stays 0, so this is a softmax that need not look for it again.
+        # The maximum stays 0, so the softmax need not subtract it again.
         return _shares(shifted / each)
 
 
@@ -61,10 +61,10 @@ def log_of_mean(views: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]
     return np.asarray(np.log(np.maximum(mean, np.finfo(np.float64).tiny)), np.float64)
 
 
-# With one face in it, an array costs by the call, not by its numbers: hence the bare reductions,
+# For a single face the cost is in the calls, not the arithmetic: hence the bare reductions,
 # which take half the time of an array's own methods.
 def _shifted(logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
-    """Return logits whose greatest is 0 in each row."""
+    """Return logits with each row's maximum subtracted."""
     greatest = np.maximum.reduce(logits, axis=1, keepdims=True)
     return np.asarray(np.subtract(logits, greatest, dtype=np.float64), np.float64)
 

@@ -34,7 +34,7 @@ _GIF_BLOCKS = 5000
 _RLE_SIZE = 4_000_000
 _ICON_FRAMES, _ICON_SIDE = 64, 1024
 _TIFF_ENTRIES, _TIFF_PARTS, _TIFF_SAMPLES = 4096, 50_000, 6
-# What is told from a directory, and the types that such numbers have (byte, short, long, long8).
+# The tags that are checked, and the types of their numbers (byte, short, long, long8).
 _TIFF_TAGS = frozenset((256, 257, 259, 273, 277, 278, 279, 284, 322, 323, 324, 325))
 _TIFF_TYPES = {1: "u1", 3: "u2", 4: "u4", 16: "u8"}
 _TIFF_COMPRESSIONS = frozenset((1, 5, 7, 8, 32773, 32946))  # none, LZW, JPEG, deflate, PackBits
@@ -141,7 +141,7 @@ def _icon(content: bytes) -> None:
     if frames > _ICON_FRAMES or len(content) > _ROOM:
         raise _Excess("is too large for an icon")
     for number in range(frames):
-        # The directory's own sizes say nothing: a frame brings its own.
+        # The sizes in the directory mean nothing: each frame has its own header.
         start = struct.unpack_from("<I", content, 6 + 16 * number + 12)[0]
         if start + 24 > len(content):  # nothing of it is there; others may be
             continue
@@ -180,7 +180,7 @@ def _tiff(content: bytes) -> None:
     area = max(needed, parts) * across * down
     if parts > _TIFF_PARTS or area > (4 * width * height + _ROOM) * planes:
         raise _Excess("is a TIFF in too many or too large pieces")
-    # Strips that share their bytes make a small file a long one.
+    # Strips that share bytes make a small file expensive.
     lengths = tags.get(325 if tiled else 279, np.zeros(0)).astype(np.float64)
     counts = np.minimum(lengths, len(content))
     if counts.sum() > 2 * len(content) + _ROOM:
@@ -213,7 +213,7 @@ def _tiff_tags(content: bytes) -> dict[int, _Numbers]:
         position = value + most
         if tag not in _TIFF_TAGS:
             continue
-        # Decoders differ on which of two is meant, and take types that no program writes here.
+        # Decoders disagree on duplicates, and accept types that no program writes here.
         if tag in tags or kind not in _TIFF_TYPES:
             raise _Excess(f"is a TIFF with an unusual tag {tag}")
         kind_of = np.dtype(order + _TIFF_TYPES[kind])

@@ -36,7 +36,7 @@ _PLOT_FACES = 4
 
 
 class Viewable:
-    """A result that can be looked at: the base of `Result` and of `Faces`."""
+    """Pictures, charts and HTML of a result: the base of `Result` and `Faces`."""
 
     @property
     def _own_result(self) -> Result:
@@ -156,8 +156,8 @@ def _pixels_of(
 
 
 # ---------------------------------------------------------------- HTML
-# Styles are inline, which notebooks let through, and take the notebook's own colours of text: so
-# they suit light and dark.
+# Styles are inline, since notebooks strip style sheets, and inherit the notebook's text colour, so
+# they fit light and dark themes.
 _CAPTION = "opacity:.7;padding-bottom:6px;overflow-wrap:anywhere"
 _CARD = "display:flex;gap:10px;padding:8px 0;border-top:1px solid rgba(128,128,128,.3)"
 _ROWS = "display:grid;grid-template-columns:auto 120px auto;gap:1px 8px;align-items:center"

@@ -154,7 +154,7 @@ def _connected(
         except NewConnectionError as error:
             failure = error
             continue
-        # The timeout of a socket starts anew with each byte; this one holds for all of them.
+        # A socket's timeout restarts with each byte; this one is for the whole request.
         timer = threading.Timer(left, _shut_down, (connection.sock,))
         timer.daemon = True
         timer.start()
@@ -201,13 +201,13 @@ def _redirected(address: WebAddress, location: str | None) -> WebAddress:
     except (InputError, ValueError) as error:
         reason = str(error) if isinstance(error, InputError) else "no address"
         raise InputError(f"{address.shown}: the server leads on to what is {reason}") from None
-    # A login that the server invents is not used; the user's own stays with its host.
+    # Logins in redirects are ignored; the user's own is only sent to its host.
     is_same = (found.scheme, found.netloc) == (address.scheme, address.netloc)
     return replace(found, login=address.login if is_same else None)
 
 
 def check_status(address: WebAddress, response: HTTPResponse) -> None:
-    """Raise InputError unless a server has answered 200; its own words are not repeated."""
+    """Raise InputError unless the server answered 200; its body is not repeated."""
     status = response.status
     if status != HTTPStatus.OK:
         phrase = f" ({HTTPStatus(status).phrase})" if status in set(HTTPStatus) else ""

@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 
 EMOTIONS: tuple[str, ...] = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
-"""Alphabetical, as the data set's folders are; index into this tuple is a label everywhere."""
+"""Alphabetical, as the data set's folders; a label is an index into this tuple everywhere."""
 
 FER2013_CSV_ORDER = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 """Order of the integer codes in the challenge's ``fer2013.csv``."""
@@ -46,7 +46,7 @@ _SYNONYMS: dict[str, str] = {
 
 
 def find_emotion(name: str) -> str | None:
-    """Return the emotion that ``name`` means (case and blanks aside), or None if it means none."""
+    """Return the emotion that a name or synonym means (ignoring case and blanks), or None."""
     key = name.strip().lower()
     return key if key in EMOTIONS else _SYNONYMS.get(key)
 

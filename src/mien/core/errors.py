@@ -47,7 +47,7 @@ class MienError(Exception):
 
 
 class UsageError(MienError, ValueError):
-    """An argument, option or configuration value is not one that can be used."""
+    """An argument, option or configuration value is invalid."""
 
     exit_code = EXIT_USAGE
 
@@ -74,7 +74,7 @@ def needs_extra(extra: str, needed_for: str) -> Iterator[None]:
 
 
 def require_extra(extra: str, *modules: str, needed_for: str) -> None:
-    """Raise MissingExtra unless modules are installed, before work that would be lost without."""
+    """Raise MissingExtra unless modules are installed, before work that needs them begins."""
     if any(find_spec(module) is None for module in modules):
         raise MissingExtra(extra, needed_for)
 
@@ -90,7 +90,7 @@ class UnreadableImage(InputError):
 
 
 class BarredAddress(InputError):
-    """A host that is not on the open internet, which nobody has allowed."""
+    """A host that is not on the open internet and was not allowed."""
 
 
 class DataError(InputError):
@@ -119,14 +119,14 @@ class TrainingDiverged(MienError):
 
 # ---------------------------------------------------------------- names and values in messages
 LONGEST_NAME = 100
-"""Characters that a message repeats of a name or a value."""
+"""Most characters of a name or value in a message."""
 
 LONGEST_MESSAGE = 800
-"""Characters of a message; what it has beyond is left out of its middle."""
+"""Most characters of a message; its middle is cut."""
 
 # Longer than any path that people write, so that a path is seldom cut.
 _RUN = re.compile(r"\S{200,}")
-# As repr() writes a text; the apostrophes of "the model's" stand otherwise.
+# As repr() quotes a text, unlike the apostrophe in "the model's".
 _QUOTED = re.compile(r"(?<!\w)(['\"])([^'\"]{120,})\1(?!\w)")
 _ELLIPSIS = "…"
 
@@ -156,7 +156,7 @@ def printable(text: str) -> str:
     return "".join(
         character
         if unicodedata.category(character) not in ("Cc", "Cf", "Zl", "Zp")
-        # Joiners hold emoji and some scripts together and do no harm.
+        # Joiners are part of emoji and some scripts, and harmless.
         or character in "\u200c\u200d"
         else character.encode("unicode_escape").decode("ascii")
         for character in text
@@ -166,7 +166,7 @@ def printable(text: str) -> str:
 def shown(value: object) -> str:
     """Return a name or value for a message: printable, its middle cut to `LONGEST_NAME`."""
     text = str(value)
-    # Escapes are longer than what they stand for; of much more than is shown, none are needed.
+    # Only the ends are escaped, since the middle of a long text is cut anyway.
     ends = text if len(text) <= 2 * LONGEST_NAME else text[:LONGEST_NAME] + text[-LONGEST_NAME:]
     return _shortened(printable(ends), LONGEST_NAME)
 

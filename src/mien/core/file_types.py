@@ -6,7 +6,7 @@ _JPEG = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".jpg_large", ".jpg_orig", ".
 _NETPBM = (".pbm", ".pgm", ".pnm", ".ppm")
 _OTHER_IMAGES = (".avif", ".bmp", ".dib", ".gif", ".ico", ".tif", ".tiff", ".webp")
 IMAGE_SUFFIXES: tuple[str, ...] = tuple(sorted((*_JPEG, *_NETPBM, *_OTHER_IMAGES, ".png", ".apng")))
-"""What counts as an image in a folder or an archive, in lower case.
+"""Suffixes of images in a folder or an archive, in lower case.
 
 `mien.core.images.load_image` reads them all; a file that is named is tried whatever its suffix.
 """
@@ -23,7 +23,7 @@ _OTHER_VIDEOS = (".flv", ".mxf", ".nut", ".ogm", ".ogv", ".rm", ".rmvb")
 VIDEO_SUFFIXES: tuple[str, ...] = tuple(
     sorted((*_MPEG, *_MP4, *_MATROSKA, *_WINDOWS, *_CODECS, *_OTHER_VIDEOS))
 )
-"""What counts as a video, in lower case."""
+"""Suffixes of videos, in lower case."""
 
 PLAYLIST_SUFFIXES: tuple[str, ...] = (".m3u8", ".mpd")
 """HLS and DASH."""
@@ -32,10 +32,10 @@ WRITTEN_SUFFIXES: tuple[str, ...] = (".mp4", ".m4v", ".mov", ".mkv")
 """The formats in which annotated videos are written."""
 
 MAX_FILE_BYTES = 1 << 30
-"""Larger files are refused: an image of the most pixels that are taken has less."""
+"""Larger files are refused; an image of `MAX_PIXELS` is smaller."""
 
 HEAD_BYTES = 64
-"""As many of a file's first bytes tell what it is."""
+"""Number of leading bytes that identify a file."""
 
 _STARTS: tuple[tuple[bytes, str], ...] = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -48,7 +48,7 @@ _STARTS: tuple[tuple[bytes, str], ...] = (
     (b"II+\0", "TIFF"),
     (b"MM\0+", "TIFF"),
     (b"\0\0\1\0", "ICO"),
-    # Known, so that an error can say what it is.
+    # Not read, but named in the error.
     (b"\xff\x4f\xff\x51", "JPEG 2000"),
     (b"\0\0\0\x0cjP  ", "JPEG 2000"),
     (b"\xff\x0a", "JPEG XL"),

@@ -16,7 +16,7 @@ from typing import IO
 from mien.core.errors import ModelError, OutputError, UsageError, reason_of
 
 SOFTWARE = "mien (facial emotion recognition)"
-"""Written into pictures and videos, by which mien knows them for its own and may replace them."""
+"""Written into pictures and videos, which mien recognises as its own and may replace."""
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_S = 30
@@ -100,7 +100,7 @@ def _locked_temporary(path: Path) -> tuple[Path, int]:
             opened = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
         except FileExistsError:
             continue
-        # Another process may have taken it for a leftover before it was locked.
+        # Another process may have removed it as a leftover before it was locked.
         with suppress(BlockingIOError):
             _lock(opened)
             if _is_same(opened, temporary):
@@ -109,7 +109,7 @@ def _locked_temporary(path: Path) -> tuple[Path, int]:
 
 
 def _remove_leftover(path: Path) -> None:
-    """Remove a temporary file of this user's that nobody has locked; OSError if there is none."""
+    """Remove this user's unlocked temporary file; raises OSError if there is none."""
     if sys.platform == "win32":  # which removes no file that is open
         path.unlink()
         return
@@ -141,7 +141,7 @@ def _lock(opened: int) -> bool:
 
 
 def _is_same(opened: int, path: Path) -> bool:
-    """Say whether an open file is still the one of this name."""
+    """Return whether the path still leads to the open file."""
     try:
         return os.path.samestat(os.fstat(opened), path.lstat())
     except OSError:
@@ -150,7 +150,7 @@ def _is_same(opened: int, path: Path) -> bool:
 
 # ---------------------------------------------------------------- a folder of mien's own
 LOCK_NAME = "mien.lock"
-"""The file that marks a folder as mien's, and that is locked; it is the first to come in."""
+"""The file that marks a folder as mien's and is locked; created before any other."""
 
 _MARK = b"a folder of mien's, which removes its own files from it\n"
 
@@ -189,7 +189,7 @@ def claim_folder(folder: Path, *, option: str = "--output") -> IO[bytes]:
         elif mark != _MARK:
             raise foreign
         _lock_folder(file)
-        # Whoever had it a moment ago may have removed it, and another may have made it anew.
+        # Its previous owner may have removed it, and another process may have created it again.
         if not _is_same(file.fileno(), lock_path):
             raise BlockingIOError
     except UsageError:
@@ -227,7 +227,7 @@ def _lock_folder(file: IO[bytes]) -> None:
 # ---------------------------------------------------------------- the cache folder
 HOME_VARIABLE = "MIEN_HOME"
 CACHE_HINT = f"set {HOME_VARIABLE} to a folder that you may write in"
-"""How to mend it where the cache folder cannot be used."""
+"""The remedy where the cache folder cannot be used."""
 
 
 def cache_folder() -> Path:
@@ -253,7 +253,7 @@ def cache_folder() -> Path:
 
 
 def obstacle(folder: Path) -> str | None:
-    """Say what keeps anything from being written into a folder, which need not be there yet."""
+    """Return what prevents writing into a folder, which need not exist; None if nothing does."""
     try:
         nearest = next(each for each in (folder, *folder.parents) if each.exists())
     except OSError:  # a folder on the way is another user's
@@ -282,7 +282,7 @@ def keep_together() -> None:
 # ---------------------------------------------------------------- pinned files
 @dataclass(frozen=True)
 class PinnedFile:
-    """A file that may be downloaded into the cache folder, and the hash that it must have."""
+    """A file to be downloaded into the cache folder, with its hash."""
 
     name: str
     url: str
@@ -291,16 +291,16 @@ class PinnedFile:
 
     @property
     def path(self) -> Path:
-        """Its place in the cache, whether or not it is there; raises OutputError."""
+        """Its path in the cache, existing or not; raises OutputError."""
         return cache_folder() / self.name
 
     def is_cached(self) -> bool:
-        """Say whether it is there to be read; False where the cache cannot be looked into."""
+        """Return whether it is in the cache and readable."""
         try:
             path = self.path
         except OutputError:
             return False
-        # pathlib's raises PermissionError where a folder on the way cannot be looked into.
+        # Path.is_file raises PermissionError below a folder that cannot be searched.
         return os.path.isfile(path) and os.access(path, os.R_OK)  # noqa: PTH113
 
 
@@ -365,7 +365,7 @@ def _downloaded(file: PinnedFile, by_hand: str) -> bytes:
     request = Request(file.url, headers={"User-Agent": "mien"})
     try:
         with urlopen(request, timeout=_TIMEOUT_S) as reply:
-            # One byte more than expected is enough to see that it is something else.
+            # One byte more than expected shows that it is another file.
             return bytes(reply.read(file.size_bytes + 1))
     except (OSError, HTTPException) as error:  # URLError and timeouts are OSErrors
         raise ModelError(f"cannot download {file.name} ({reason_of(error)}): {by_hand}") from error

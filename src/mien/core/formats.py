@@ -13,12 +13,12 @@ from mien.core.errors import printable
 
 
 def json_text(value: object, *, indent: int | None = 2) -> str:
-    """Return ``value`` as JSON without a line end; NaN and infinity are refused (ValueError)."""
+    """Return ``value`` as JSON without a final newline; raises ValueError for NaN and infinity."""
     return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
 
 
 def utf8_text(text: str) -> str:
-    """Return a text with the halves of a file name that is not UTF-8 escaped."""
+    """Return a text with surrogates escaped, as in file names that are not UTF-8."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -47,7 +47,7 @@ def csv_text(
 
 def _csv_line(cells: Iterable[Any], delimiter: str) -> str:
     buffer = io.StringIO()
-    # The writer quotes what its own line end holds: a lone \r in a name needs quotes as well as \n.
+    # With \r\n as line terminator, the writer also quotes fields with a lone \r.
     csv.writer(buffer, lineterminator="\r\n", delimiter=delimiter).writerow(cells)
     return buffer.getvalue().removesuffix("\r\n") + "\n"
 
@@ -66,7 +66,7 @@ def table_text(
     lines = [header, *([printable(cell) for cell in row] for row in rows)]
     widths = [0] * len(header)
     for line in lines:
-        # A short row's cells, all but the free last one, still keep to their columns.
+        # All cells of a short row but the last are aligned.
         fixed = line if len(line) == len(header) else line[:-1]
         for column, cell in enumerate(fixed):
             widths[column] = max(widths[column], display_width(cell))
@@ -74,7 +74,7 @@ def table_text(
 
 
 def display_width(text: str) -> int:
-    """Return how many columns of a terminal ``text`` takes: wide letters two, accents none."""
+    """Return the width of a text in terminal columns: wide characters two, accents none."""
     return sum(_character_width(character) for character in text)
 
 

@@ -37,7 +37,7 @@ from mien.core.web_address import is_web_address, shown_address
 
 
 class Tensor(Protocol):
-    """A tensor of PyTorch, as far as it is used here; torch itself is never imported."""
+    """The part of PyTorch's tensor that is used; torch itself is never imported."""
 
     @property
     def shape(self) -> Any:
@@ -58,10 +58,10 @@ ImageSource: TypeAlias = (
 file that is open for reading them, a Pillow image, an array, a tensor."""
 
 MAX_PIXELS = 150_000_000
-"""Larger images are refused: a small file can claim any size and fill the memory."""
+"""Larger images are refused: a small file can claim any size and exhaust memory."""
 
 MAX_SIDE = 1_000_000
-"""Longer sides are refused, too: each row takes its time, however few pixels it has."""
+"""Longer sides are refused: each row costs time, however few pixels it has."""
 
 _DATA_URI = "data:"
 _KINDS = ", ".join(READABLE)
@@ -152,29 +152,29 @@ def source_name(source: object) -> str | None:
         return os.fspath(source)
     if isinstance(source, Image.Image):
         return str(getattr(source, "filename", "")) or None
-    # An open file's name may be a number.
+    # The name of an open file may be a descriptor.
     name = getattr(source, "name", None) if is_file_object(source) else None
     return name if isinstance(name, str) and name else None
 
 
 def is_data_uri(source: object) -> bool:
-    """Say whether this is a data URI, and so an image rather than the name of one."""
+    """Return whether this is a data URI."""
     return isinstance(source, str) and source[: len(_DATA_URI)].lower() == _DATA_URI
 
 
 def is_file_object(source: object) -> bool:
-    """Say whether this is an open file, or what can be read as one."""
+    """Return whether this is an open file or a similar object."""
     return callable(getattr(source, "read", None)) and not isinstance(source, type)
 
 
 def is_tensor(source: object) -> TypeGuard[Tensor]:
-    """Say whether this is a tensor as PyTorch has them."""
+    """Return whether this is a tensor of PyTorch or a similar object."""
     methods = (getattr(source, name, None) for name in ("detach", "cpu", "numpy"))
     return all(map(callable, methods)) and not isinstance(source, type)
 
 
 def _is_address(source: object) -> bool:
-    """Say whether this is an address on the web and no file of that name."""
+    """Return whether this is a web address and no file has that name."""
     return isinstance(source, str) and is_web_address(source) and not os.path.lexists(source)
 
 
@@ -209,7 +209,7 @@ def read_data_uri(uri: str) -> bytes:
             raise ValueError("it has no comma before its content")
         if not head.lower().endswith(";base64"):
             return unquote_to_bytes(text)
-        # Some are wrapped, some have their padding cut off, some use the alphabet for URLs.
+        # Line breaks, missing padding and the URL-safe alphabet are accepted.
         letters = "".join(unquote_to_bytes(text).decode("ascii").split()).rstrip("=")
         plain = letters.translate(str.maketrans("-_", "+/")) + "=" * (-len(letters) % 4)
         return base64.b64decode(plain, validate=True)
@@ -220,7 +220,7 @@ def read_data_uri(uri: str) -> bytes:
 
 
 def _content(source: object, name: str, allow_private: bool) -> bytes:
-    """Return an encoded image's bytes, wherever they are."""
+    """Return the bytes of an encoded image."""
     if isinstance(source, bytes | bytearray | memoryview):
         return bytes(source)
     if isinstance(source, str) and is_data_uri(source):
@@ -267,7 +267,7 @@ def _read_file(path: Path, name: str) -> bytes:
 
 
 def _read_object(file: Any, name: str) -> bytes:
-    """Read an open file from its beginning, as Pillow does, wherever it stands."""
+    """Read an open file from its beginning, as Pillow does."""
     try:
         if callable(getattr(file, "seekable", None)) and file.seekable():
             file.seek(0)
@@ -386,7 +386,7 @@ def _from_bytes(content: bytes, name: str) -> npt.NDArray[np.uint8]:
 
 
 def _opened(content: bytes, name: str) -> Image.Image:
-    """Return an encoded image whose head has been read, its pixels not yet."""
+    """Open an encoded image without decoding its pixels."""
     if not content:
         raise UnreadableImage(f"{name} is empty: expected an image")
     _check_kind(content, name)
@@ -413,7 +413,7 @@ def _from_pillow(image: Image.Image, name: str) -> npt.NDArray[np.uint8]:
     _check_size(*image.size, name)
     try:
         with QUIET_PILLOW:
-            # Loading comes before asking for the orientation: Pillow turns TIFF files itself then.
+            # Load before reading the orientation: Pillow rotates TIFF files itself when loading.
             image.load()
             return np.ascontiguousarray(np.asarray(_to_rgb(_upright(image)), np.uint8))
     except MemoryError:
@@ -491,8 +491,8 @@ def _damaged(name: str, error: Exception) -> UnreadableImage:
 
 
 # ---------------------------------------------------------------- PBM, PGM and PPM
-# Pillow decodes those of unusual depth, and those written as text, in Python: a minute for a few
-# megabytes. NumPy takes them at once.
+# Pillow decodes unusual depths and the text formats in Python, a minute for a few megabytes; NumPy
+# takes milliseconds.
 _BETWEEN = rb"(?:\s|#[^\r\n]*[\r\n])+"
 _NUMBER = _BETWEEN + rb"(\d{1,10})"
 _BITMAP = re.compile(rb"P([14])" + _NUMBER * 2 + rb"\s")
@@ -503,7 +503,7 @@ _BLANKS = b" \t\n\r\v\f"
 
 
 def _pnm_header(content: bytes, name: str) -> tuple[int, int, int, int, int]:
-    """Return magic number (1-6), width, height, the value of white, and where the values begin."""
+    """Return magic number (1-6), width, height, value of white, and offset of the values."""
     found = _BITMAP.match(content, 0, _HEADER_BYTES) or _GREYMAP.match(content, 0, _HEADER_BYTES)
     if found is None:
         raise _damaged(name, ValueError("its head has no width and height"))
@@ -554,7 +554,7 @@ def _text_values(text: bytes, count: int, is_bitmap: bool) -> npt.NDArray[Any]:
         return 1 - (np.frombuffer(digits, np.uint8) - ord("0"))
     if text.translate(None, b"0123456789" + _BLANKS):
         raise ValueError("it has other values than whole numbers")
-    # NumPy makes numbers up where there is none.
+    # NumPy returns made-up numbers for an empty text.
     return np.fromstring(text, np.int64, sep=" ")[:count] if text.strip() else np.empty(0)
 
 

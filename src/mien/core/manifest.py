@@ -24,7 +24,7 @@ from mien.core.results import ModelInfo
 
 MANIFEST_SCHEMA = "mien-model/1"
 PRECISIONS: tuple[str, ...] = ("float32", "int8")
-"""In which a network may compute."""
+"""Number formats of a network."""
 
 _MOST_BYTES = 16_000_000
 _MOST_BIAS = 1000.0
@@ -311,7 +311,7 @@ def _read_json(path: Path) -> object:
         raise ModelError(f"expected a file of at most {_MOST_BYTES // 10**6} MB")
     text = path.read_bytes().decode("utf-8")
     content = json.loads(text, parse_constant=_refuse_constant)
-    # Halves of characters, which JSON can spell, could be neither looked for nor shown.
+    # JSON can spell lone surrogates, which cannot be encoded; refuse them here.
     if "\\u" in text:
         json.dumps(content, ensure_ascii=False).encode("utf-8")
     return content
@@ -351,7 +351,7 @@ def read_model_file(path: Path, expected: ModelFile) -> bytes:
 
 
 def _parse(content: object) -> Manifest:
-    """Check what the JSON holds, field by field, and turn it into a manifest."""
+    """Validate the JSON field by field and return the manifest."""
     fields = _typed(content, "the manifest", dict)
     if fields.get("schema") != MANIFEST_SCHEMA:
         raise ModelError(f"expected schema {MANIFEST_SCHEMA!r}, got {fields.get('schema')!r:.60}")

@@ -1,4 +1,4 @@
-"""Where models are: those that come with the package, and any other folder of one."""
+"""Finding models: bundled ones by name, others by folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from mien.core.errors import ModelError, nearest
 
 DEFAULT_MODEL = "mien-b0"
-"""The bundled model that is used where none is named."""
+"""The default model."""
 
 MANIFEST_NAME = "manifest.json"
 MODEL_NAME = "model.onnx"

@@ -25,7 +25,7 @@ def new_session(network: str | bytes, *, threads: int = 0) -> onnxruntime.Infere
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
-    # To fall back is to print on stdout, and to try the same once more.
+    # The fallback would print on stdout and try the same provider again.
     return onnxruntime.InferenceSession(
         network, options, providers=["CPUExecutionProvider"], enable_fallback=False
     )

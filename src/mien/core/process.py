@@ -15,18 +15,18 @@ from typing import TextIO, cast
 
 
 # ---------------------------------------------------------------- standard streams
-# Python has None for a stream that was closed when the process started: ``>&-`` in a script,
-# ``pythonw``, a windowed program of PyInstaller's. Output to it is meant to be lost.
+# A stream that was closed when the process started is None in Python: ``>&-`` in a script,
+# ``pythonw``, a windowed program of PyInstaller's. Output to it is discarded.
 class _NullStream(io.TextIOBase):
-    """A stream that loses what is written."""
+    """A stream that discards its output."""
 
     def write(self, text: str) -> int:
-        """Take a text."""
+        """Discard a text."""
         return len(text)
 
 
 def stderr() -> TextIO:
-    """Return the stream for messages; what is written is lost where there is none."""
+    """Return the stream for messages, which discards them if stderr is closed."""
     if sys.stderr is None or sys.stderr.closed:
         return cast(TextIO, _NullStream())
     return sys.stderr
@@ -133,7 +133,7 @@ class _QuietPillow:
                 self._catcher = warnings.catch_warnings()
                 self._catcher.__enter__()
                 warnings.filterwarnings("ignore", module=r"PIL\.")
-                # Where nobody listens to a logger, Python prints its errors.
+                # Without a handler, Python prints the logger's errors.
                 logging.getLogger("PIL").addHandler(self._nowhere)
             self._inside += 1
 
@@ -169,7 +169,7 @@ SWITCHES: Mapping[str, str] = {
     # TensorFlow turns this on as it is imported.
     "ENABLE_RUNTIME_UPTIME_TELEMETRY": "0",
 }
-"""Environment variables, and what they say where reports are off."""
+"""Environment variables and the values that turn reports off."""
 
 
 def disable_telemetry() -> None:
@@ -179,7 +179,7 @@ def disable_telemetry() -> None:
 
 
 def reporting() -> list[str]:
-    """Return the variables, as ``NAME=VALUE``, by which somebody has turned reports on."""
+    """Return the variables that turn reports on, as ``NAME=VALUE``."""
     return [
         f"{name}={os.environ[name]}"
         for name, value in SWITCHES.items()

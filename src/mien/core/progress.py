@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 SHOWN_AFTER_S = 1.0
-"""What is done sooner has no bar, and does not load rich."""
+"""Work that ends sooner has no bar, and does not load rich."""
 
 _REDRAW_S = 0.1
 
 
 def format_duration(seconds: float) -> str:
-    """Write a duration as people read it: ``8s``, ``3m05s``, ``1h02m``."""
+    """Format a duration: ``8s``, ``3m05s``, ``1h02m``."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole}s"
@@ -75,7 +75,7 @@ class Progress:
             self._draw()
 
     def text(self) -> str:
-        """Return what stands beside the bar: counts, rate, time and note."""
+        """Return the text beside the bar: counts, rate, time and note."""
         elapsed = time.monotonic() - self._started
         rate = self.count / elapsed if elapsed > 0 else 0.0
         parts = [f"{self.count:,}"]
@@ -110,13 +110,13 @@ class Progress:
             BarColumn(24),
             TextColumn("{task.fields[text]}", markup=False, style="none"),
             console=Console(file=self._stream),
-            # No thread: workers are forked meanwhile. Notes on stderr come to stand above the bar.
+            # No thread, since workers are forked. Notes on stderr appear above the bar.
             auto_refresh=False,
             redirect_stdout=False,
         )
         bar.add_task(self.label, total=self.total, completed=self.count, text=self.text())
         bar.start()
-        # Kept visible: a process that is killed could not bring it back.
+        # Kept visible: a killed process could not restore it.
         bar.console.show_cursor(True)
         return bar
 

@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from mien.core.images import ImageSource
 
 SCHEMA = "mien/1"
-"""Name and version of the JSON form; it changes when a reader would have to."""
+"""Name and version of the JSON schema; the version changes when readers have to."""
 
 STATUSES: tuple[str, ...] = ("ok", "no_face", "unreadable", "error")
-"""Faces were found, there are none, it is not an image, or anything else went wrong."""
+"""Faces found, none found, not an image, any other error."""
 
 QUALITY_FLAGS: tuple[str, ...] = ("small", "blurred", "dark", "bright", "turned_away")
-"""What `Quality.flags` may hold, in this order."""
+"""Possible `Quality.flags`, in this order."""
 
 SCORE_DIGITS = 6
 """Decimals of scores, confidences and blur in JSON and tables."""
@@ -306,18 +306,18 @@ class Result(Viewable):
         return self
 
     def read_from(self, image: Callable[[], ImageSource | None], color: str | None) -> Result:
-        """Take what gives the image again, for pictures; it is no part of the result's value."""
+        """Remember how to get the image again; this is not part of the result's value."""
         object.__setattr__(self, "_image", (image, color))
         return self
 
     def image_read(self) -> tuple[ImageSource | None, str | None]:
-        """Return the image and its colour order, or None for one that is not there any more."""
+        """Return the image, None if it is gone, and its colour order."""
         image, color = getattr(self, "_image", (lambda: None, None))
         found = image()
         return (self.source if found is None and self.frame is None else found), color
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what pickles and copies hold: all but the image."""
+        """Leave the image out of pickles and copies."""
         return {name: value for name, value in vars(self).items() if name != "_image"}
 
 
@@ -399,7 +399,7 @@ _FACE_COLUMNS: tuple[str, ...] = (
 )
 
 LAST_COLUMNS: tuple[str, ...] = ("error", "flags", "valence")
-"""Columns that came later; whatever else a table has stands before them."""
+"""Columns added later, which stay last."""
 
 TABLE_COLUMNS: tuple[str, ...] = (*_FACE_COLUMNS, *EMOTIONS, *LAST_COLUMNS)
 """Columns of a table of results (CSV, Parquet): one row a face, one row where there is none."""
@@ -489,7 +489,7 @@ TEXT_COLUMNS = (
     *("source", "status", "emotion", "smoothed_emotion", "corrected_emotion"),
     *("error", "flags"),
 )
-"""The columns of a table that hold text."""
+"""Text columns of a table."""
 
 _PANDAS_TYPES = {
     **dict.fromkeys(TEXT_COLUMNS, "string"),

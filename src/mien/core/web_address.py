@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 from mien.core.errors import InputError
 
 _PORTS = {"http": 80, "https": 443}
-# What a path or query may hold as it is; the rest becomes %XX, "%" itself excepted.
+# Characters of a path or query that are not percent-encoded, "%" included.
 _SAFE = "%/?:@!$&'()*+,;=~-._[]"
 _SECRET = re.compile(r"token|secret|sig(nature)?$|passw|credential|api_?key|^key$|auth", re.I)
 
@@ -51,7 +51,7 @@ class WebAddress:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers that say whom is asked, and by whom."""
+        """The headers Host, User-Agent and, with a login, Authorization."""
         login = {}
         if self.login is not None:
             encoded = base64.b64encode(":".join(self.login).encode()).decode()
@@ -60,7 +60,7 @@ class WebAddress:
 
 
 def is_web_address(word: str) -> bool:
-    """Say whether a word is an http(s) address, well formed or not."""
+    """Return whether a word is an http(s) address, well formed or not."""
     return word.lower().startswith(("http://", "https://"))
 
 

@@ -29,7 +29,7 @@ COMPARISONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("test", ("train",)),
     ("test", ("train", "val")),
 )
-"""Which splits' images are looked for in which: within each, then the leaks."""
+"""Splits, and the splits in which their copies are counted: within each, then leaks."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def audit_splits(
     """
     images = _join(splits)
     blank = blank_mask(images.pixels)
-    # Of images that are there several times, one stands for all; blanks are like nothing.
+    # One image stands for all its exact copies; blank ones are not compared.
     alone = np.flatnonzero((images.group == np.arange(len(images.group))) & ~blank)
     found = find_near_pairs(images.pixels[alone], threshold=near_threshold, quiet=quiet)
     near = NearPairs(alone[found.first], alone[found.second], found.cosine, found.flipped)

@@ -191,7 +191,7 @@ def read_class_folder(
                     try:
                         images.append(face_of(source.read(member)))
                     except MienError as error:
-                        # Images from memory are called just that: here the file's name is.
+                        # Errors about bytes begin with "image"; here the file's name does.
                         skipped.append(Skipped(member, str(error).removeprefix("image ")))
                         continue
                     kept.append((member, labels.index(named[name])))
@@ -306,7 +306,7 @@ def named_classes(classes: Sequence[str], mapping: Mapping[str, str]) -> dict[st
             )
         if chosen.setdefault(found, target) != target:
             raise UsageError(f"--map: {found} becomes {chosen[found]} and {target}: choose one")
-        # A class is spelt as its folder is, or as the first that becomes it.
+        # A class is spelt as its folder, else as the first name mapped to it.
         named[found] = spelt.setdefault(plain_label(target), target) if target else ""
     return {name: target for name, target in named.items() if target}
 

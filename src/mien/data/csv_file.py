@@ -46,16 +46,16 @@ USAGES = {"Training": "train", "PublicTest": "val", "PrivateTest": "test"}
 """What the column Usage may say, and the split that it means."""
 
 MOST_UNUSABLE = 50_000
-"""Rows of a split that may be skipped; a file with more of them is another kind of table."""
+"""Most rows of a split that may be skipped; a file with more is another kind of table."""
 
 MAX_UNPACKED_BYTES = 2**30
-"""More than this is not unpacked of one source, thrice the challenge's CSV: it is a bomb."""
+"""Most bytes unpacked from one source, three times the challenge's CSV: more is a bomb."""
 
 MAX_TAR_FILES = 100_000
-"""Names of more files are not looked at, thrice the images of FER-2013: millions take minutes."""
+"""Most files listed of a tar, three times the images of FER-2013."""
 
 MAX_LINE_CHARACTERS = 2**20
-"""A longer line is no row of 2,304 numbers, and is not read into memory."""
+"""Most characters of a line; a row of 2,304 numbers is shorter."""
 
 _DEPTH = 4
 _COLUMNS = ("emotion", "pixels", "usage")
@@ -97,7 +97,7 @@ def read_csv(path: Path, *, quiet: bool = False) -> dict[str, Split]:
         Progress(f"reading {path.name}", unit="img", quiet=quiet) as progress,
         warnings.catch_warnings(),
     ):
-        # numpy only warns of text that is no number, and stops there: that must not pass.
+        # NumPy only warns of text that is not a number, and stops reading there.
         warnings.simplefilter("error", DeprecationWarning)
         for number, (code, pixels, usage) in enumerate(_rows(path), start=1):
             progress.advance()
@@ -151,7 +151,7 @@ def _rows(path: Path) -> Iterator[tuple[str, str, str]]:
         raise DataError(f"{path} is not a readable CSV: {error}") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({reason_of(error)})") from error
-    # csv, codecs and what unpacks zip, tar, gzip, bzip2 and xz meet damage with many errors.
+    # Damage raises many kinds of errors in csv, codecs and the decompressors.
     except Exception as error:
         reason = reason_of(error)
         raise DataError(f"{path} is not a readable CSV ({reason}): download it again") from error
@@ -223,7 +223,7 @@ def _unpacked(
                 if inner is not None:
                     yield from _unpacked(info.name, _metered(inner, budget), budget, depth - 1)
     elif packing == "zip":
-        # A zip is read from its end: one inside of something else would have to be kept.
+        # A zip is read from its end, so one inside another archive would have to be buffered.
         if stream.seekable():
             with zipfile.ZipFile(stream) as archive:
                 for member in filter(_may_hold, ZipSource(archive).members):

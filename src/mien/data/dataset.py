@@ -112,7 +112,7 @@ def save_splits(path: Path, splits: Mapping[str, Split]) -> None:
         }
         arrays[f"{name}_images"] = split.images
         arrays[f"{name}_labels"] = split.labels
-        # JSON escapes what is not ASCII, undecodable bytes of file names included.
+        # JSON escapes non-ASCII characters, undecodable bytes of file names included.
         arrays[f"{name}_names"] = np.frombuffer(json.dumps(names).encode("ascii"), np.uint8)
     stream = io.BytesIO()
     np.savez(stream, **arrays)  # type: ignore[arg-type]
@@ -126,7 +126,7 @@ def load_splits(path: Path, names: Sequence[str] | None = None) -> dict[str, Spl
         DataError: if it is missing, damaged or another kind of file.
     """
     try:
-        # The file is opened here since numpy forgets to close one that is no npz.
+        # Opened here because NumPy leaks a file that is not an npz.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             if names is None:
                 keys = [key for key in arrays.files if key.endswith("_images")]
@@ -134,7 +134,7 @@ def load_splits(path: Path, names: Sequence[str] | None = None) -> dict[str, Spl
             return {name: _unpacked(name, arrays) for name in names}
     except OSError as error:
         raise DataError(f"cannot read {path}: {reason_of(error)}") from error
-    # Damage shows in many ways (zip, zlib, npy header, JSON, shapes).
+    # Damage raises many kinds of errors (zip, zlib, npy header, JSON, shapes).
     except Exception as error:
         raise DataError(
             f"{path} is damaged or no data set of mien ({reason_of(error)}): make it again"

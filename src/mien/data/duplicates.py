@@ -13,10 +13,10 @@ from mien.core.faces import FACE_SIZE
 from mien.core.progress import Progress
 
 NEAR_THRESHOLD = 0.95
-"""Cosine from which two images are near copies."""
+"""The least cosine of near copies."""
 
 LOWEST_THRESHOLD = 0.8
-"""Below it, different people with a like pose would count as copies."""
+"""Below it, different people in a similar pose would count as copies."""
 
 _POOLED = FACE_SIZE // 2
 _SKETCH = 48
@@ -94,7 +94,7 @@ def find_near_pairs(
         for start in range(0, len(images), _ROWS):
             rows = slice(start, start + _ROWS)
             for others, others_sketch, flipped in both:
-                # A pair is met once: the second image comes after the first.
+                # Each pair once: the second image comes after the first.
                 for left in range(start, len(images), _COLUMNS):
                     columns = slice(left, left + _COLUMNS)
                     bound = sketch[rows] @ others_sketch[columns].T

@@ -29,12 +29,12 @@ BY_HAND = (
     f"by hand: download archive.zip from https://www.kaggle.com/datasets/{KAGGLE_DATASET}, "
     "then run `mien data import archive.zip`"
 )
-"""What to do where the download cannot work."""
+"""The remedy where the download fails."""
 
 _BAD_NAME = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
 _STAGING = ".importing-"
 _CLAIM = ".importing"
-"""The folder whose lock an import holds: what is staged beside it is in use, or nobody's."""
+"""The folder whose lock an import holds; without it, staged files are left over."""
 
 
 @dataclass(frozen=True)
@@ -115,14 +115,14 @@ def import_dataset(
 
 
 def _would_replace_source(source: Path, output: Path) -> bool:
-    """Say whether what is read lies in what is replaced, links resolved."""
+    """Return whether any folder read lies in one that is replaced, links resolved."""
     read = [source.resolve(), *((source / name).resolve() for name in SPLITS)]
     replaced = [(output / name).resolve() for name in SPLITS]
     return any(one.exists() and one.is_relative_to(part) for one in read for part in replaced)
 
 
 def _lies_in_source(source: Path, output: Path) -> bool:
-    """Say whether the output lies in a split of the source, where it would be read as a class."""
+    """Return whether the output lies in a split of the source, where it would become a class."""
     if not source.is_dir():
         return False
     place, top = output.resolve(), source.resolve()
@@ -308,8 +308,8 @@ def download_dataset() -> Path:
             return Path(kagglehub.dataset_download(KAGGLE_DATASET))
     except ImportError as error:
         raise MissingExtra("train", f"downloading FER-2013 ({BY_HAND})") from error
-    # kagglehub lets through what requests, its own client and the file system raise, and as it is
-    # imported, that there is no home folder.
+    # kagglehub raises errors of requests, its own client and the file system, and when it is
+    # imported without a home folder.
     except Exception as error:
         raise DataError(f"cannot download FER-2013 ({_reason(error)}); {BY_HAND}") from error
 

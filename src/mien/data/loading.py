@@ -34,7 +34,7 @@ from mien.data.sources import (
 _log = logging.getLogger(__name__)
 
 _CACHE_FORMAT = "2"
-"""Raise it when reading or the layout of the cache changes."""
+"""To be raised when reading or the layout of the cache changes."""
 
 _FACE_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\0\x30\0\0\0\x30\x08\0\0\0\0"
 """How a PNG of 48x48 pixels, 8-bit grey, not interlaced, begins; a checksum follows."""
@@ -42,7 +42,7 @@ _FACE_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\0\x30\0\0\0\x30\x08\0\0\0\0"
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 _ENDS = ((b"\x89PNG", b"IEND\xaeB`\x82"), (b"\xff\xd8\xff", b"\xff\xd9"))
-"""How files of a form begin, and what is somewhere in each that was not cut."""
+"""First bytes of a format, and bytes that every complete file contains."""
 
 
 # ---------------------------------------------------------------- loading
@@ -231,7 +231,7 @@ def decode_image(data: bytes) -> tuple[npt.NDArray[np.uint8], str | None]:
         return face, None
     if not data:
         raise DataError("is empty")
-    # Of other forms, and of files cut elsewhere, the decoder finds that pixels are missing.
+    # In other formats, the decoder detects truncation.
     if any(data.startswith(start) and end not in data for start, end in _ENDS):
         raise DataError("is truncated")
     try:

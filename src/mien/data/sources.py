@@ -39,7 +39,7 @@ VAL_FRACTION = 0.125
 """Share of train that becomes val where names do not tell: FER-2013's own 3,589 of 28,709."""
 
 HEAD_BYTES = 512
-"""How much of a file's beginning `packing_of` has to see."""
+"""Leading bytes that `packing_of` needs."""
 
 _MAGIC = {"gzip": b"\x1f\x8b", "bzip2": b"BZh", "xz": b"\xfd7zXZ\0", "zip": b"PK\x03\x04"}
 _SPLIT_FOLDERS = {
@@ -118,7 +118,7 @@ class FolderSource:
             stack += [(each, above | {here}) for each in reversed(below)]
 
     def _is_folder(self, prefix: str, item: os.DirEntry[str]) -> bool:
-        """Say whether this is a folder to look into; note a file, or why it is refused."""
+        """Return whether this is a folder to enter; record a file, or why it is refused."""
         if item.name.startswith("."):
             return False
         try:
@@ -176,9 +176,9 @@ class ZipSource:
             raise DataError(f"is larger than {MAX_FILE_BYTES >> 20} MB")
         try:
             with self._archive.open(info) as stream:
-                # To the size that it says: asked for all, zipfile unpacks whatever there is first.
+                # Up to the declared size: read() without one unpacks everything first.
                 return stream.read(info.file_size)
-        # Each of the zip's compressions meets damage with errors of its own.
+        # Each compression method raises errors of its own.
         except Exception as error:
             raise DataError("is damaged inside the zip") from error
 
@@ -197,7 +197,7 @@ def _refusal(info: zipfile.ZipInfo) -> str | None:
         return "is a link"
     if info.flag_bits & 0x1:
         return "is encrypted"
-    # The challenge's CSV has 300 MB; it is read a line at a time.
+    # The challenge's CSV is 300 MB; it is streamed line by line.
     if info.file_size > MAX_FILE_BYTES and PurePosixPath(name).suffix.lower() not in CSV_SUFFIXES:
         return f"is larger than {MAX_FILE_BYTES >> 20} MB"
     return None
@@ -355,7 +355,7 @@ def choose_validation(files: Sequence[str], *, seed: int, fraction: float) -> fr
 
 
 def is_leftover(name: str) -> bool:
-    """Say whether an operating system left this: hidden, or ``__MACOSX``."""
+    """Return whether a file is hidden or in ``__MACOSX``."""
     parts = PurePosixPath(name).parts
     return "__MACOSX" in parts or any(part.startswith(".") and part != ".." for part in parts)
 

@@ -39,7 +39,7 @@ VOTE_NAMES: tuple[str, ...] = (
     "unknown",
     "not_a_face",
 )
-"""What a vote can be for, in FER+'s order (so that ties fall as there), in mien's words."""
+"""Choices of a vote in FER+'s order (so that ties are broken alike), in mien's words."""
 
 Votes: TypeAlias = "Mapping[tuple[str, str], npt.NDArray[np.int64]]"
 """From split and file name without its ending to counts, int64 (R, 10), as `VOTE_NAMES` says.
@@ -164,7 +164,7 @@ def unusable(aligned: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
 
 
 def _find_columns(path: Path, header: list[str]) -> list[int]:
-    """Return the columns of `VOTE_NAMES`, whatever their order and however they are called."""
+    """Return the columns of `VOTE_NAMES`, in any order and under any synonym."""
     meanings = ["not_a_face" if name == "nf" else find_emotion(name) or name for name in header]
     missing = [name for name in VOTE_NAMES if name not in meanings]
     named = {"split", "file"} <= set(header) or "usage" in header

@@ -19,22 +19,22 @@ from mien.inference.classifier import Classifier
 from mien.inference.preprocess import tta_views
 
 TEMPERATURES = (0.05, 20.0)
-"""Between which a temperature is looked for."""
+"""Bounds of a fitted temperature."""
 
 LEAST_IMAGES = 500
-"""With fewer, one temperature is fitted for all faces: an exponent would be luck."""
+"""With fewer, a constant temperature is fitted: an exponent would be noise."""
 
 CERTAIN_ACCURACY = 0.85
-"""How often a reading that is not called uncertain has to be right."""
+"""The accuracy that certain predictions have to reach."""
 
 LEAST_READINGS = 100
-"""An emotion that is read less often is judged like all readings: its own would be luck."""
+"""Classes predicted less often share the curve of all: one of their own would be noise."""
 
 LEAST_CERTAIN = 20
-"""Fewer certain readings than this prove nothing of how often such are right."""
+"""The least certain predictions from which their accuracy is estimated."""
 
 FOLDS = 5
-"""Parts of the images, each of which is judged by what the others gave."""
+"""Folds of cross-fitting."""
 
 _STEPS, _ROUNDS = 6, 7
 _BASES, _EXPONENTS = (0.1, 10.0), (-0.25, 1.0)
@@ -286,7 +286,7 @@ def fit_adaptive_temperature(logits: _Floats, labels: _Labels) -> Temperature:
         sure = np.clip(sure, 1e-7, 1 - 1e-7)
         return float(-np.where(right, np.log(sure), np.log1p(-sure)).mean())
 
-    # A grid that closes in on its best point: two parameters need no more, and it is repeatable.
+    # A grid search that narrows around its best point: deterministic and enough for two numbers.
     (low, high), (least, most) = np.log(_BASES), _EXPONENTS
     best = (0.0, 0.0)
     for _ in range(_ROUNDS):
@@ -296,7 +296,7 @@ def fit_adaptive_temperature(logits: _Floats, labels: _Labels) -> Temperature:
             for exponent in np.linspace(least, most, _STEPS + 1)
         ]
         best = min(points, key=lambda point: loss(*point))
-        # Half of each side is left: the best of all is seldom further from the best point.
+        # Half of each side is kept.
         wide, tall = (high - low) / 4, (most - least) / 4
         low, high = best[0] - wide, best[0] + wide
         least, most = best[1] - tall, best[1] + tall
@@ -331,10 +331,10 @@ def fit_thresholds(
     read = probabilities.argmax(axis=1)
     confidences, correct = probabilities.max(axis=1), read == labels
     curves = _accuracy_curves(confidences, correct, read, probabilities.shape[1])
-    # Looked up where the thresholds will lie, so that both see the same.
+    # Looked up on the grid of the thresholds, so that both agree.
     places = np.searchsorted(_CONFIDENCES, confidences, side="right") - 1
     level = _lowest_level(curves[read, places], correct, accuracy)
-    # On the predictions they were fitted on, curves are a little too good: cross-fit them, too.
+    # Curves are optimistic on the predictions they were fitted on, so cross-fit them as well.
     fresh = curves[read, places]
     for part in np.array_split(np.random.default_rng(0).permutation(len(read)), FOLDS):
         rest = np.setdiff1d(np.arange(len(read)), part)
@@ -372,7 +372,7 @@ def _lowest_level(chances: _Floats, correct: npt.NDArray[np.bool_], accuracy: fl
     order = np.argsort(-chances, kind="stable")
     falling = chances[order]
     counts = np.arange(1, len(order) + 1)
-    # Above the first, the first two, ... of the surest; equal chances cannot be told apart.
+    # Cut after the first, the first two, ... of the surest, but not between equal chances.
     possible = np.append(falling[:-1] > falling[1:], True) & (counts >= LEAST_CERTAIN)
     right = np.cumsum(correct[order])
     for place in np.flatnonzero(possible)[::-1]:

@@ -24,7 +24,7 @@ FIGURE = "before_after.png"
 PAGE = "before_after.md"
 
 _DISTINCT = 12
-"""More classes than this are drawn larger, up to a limit."""
+"""With more classes, the figure has smaller text."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _renormalised(
     shared = np.zeros((len(rows), len(classes)))
     for place, owner in enumerate(owners):
         if owner is not None:
-            # Far below any probability that counts: no row is all zeros.
+            # Negligible, but keeps a row from being all zeros.
             shared[:, classes.index(owner)] += rows[:, place].astype(np.float64) + 1e-12
     return np.asarray(shared / shared.sum(axis=1, keepdims=True), np.float64)
 

@@ -39,7 +39,7 @@ Classify: TypeAlias = Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]
 """Standard faces, uint8 (N, 48, 48), to probabilities, float32 (N, classes) whose rows sum to 1."""
 
 _ORDER = ("test", "val", "train")
-"""Which split is taken where none is asked for: the first that has images."""
+"""The default split is the first of these that has images."""
 
 
 # ---------------------------------------------------------------- the model
@@ -209,7 +209,7 @@ def _load_data_set(classifier: Classifier, path: Path, name: str, quiet: bool) -
 
 
 def _is_data_set(folder: Path) -> bool:
-    """Say whether a folder is FER-2013's: splits with the seven emotions in them, or its CSV."""
+    """Return whether a folder is FER-2013: splits with the seven emotions in them, or its CSV."""
     if holds_csv(folder):
         return True
     placed = [

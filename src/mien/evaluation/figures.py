@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
 OTHER_COLOR = "#44AA99"
-"""Of a model's own classes."""
+"""For classes that are not emotions."""
 
 RIGHT_COLOR = "#0072B2"
 WRONG_COLOR = "#D55E00"
@@ -53,9 +53,9 @@ _OTHER_FONTS = (
     "Malgun Gothic",
     "Nirmala UI",
 )
-"""For names of one's own classes in scripts that Matplotlib's font lacks, where they are there."""
+"""Fallbacks for class names in scripts that Matplotlib's font lacks."""
 
-# Any: what Matplotlib types these keys as differs between its versions.
+# Any: Matplotlib's types of these keys differ between versions.
 _SETTINGS: Any = {
     "font.family": "DejaVu Sans",  # Comes with Matplotlib, so figures look the same everywhere.
     "font.size": 11,
@@ -97,13 +97,13 @@ def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
     there = set(get_font_names())
     family = [_SETTINGS["font.family"], *(name for name in _OTHER_FONTS if name in there)]
     with rc_context({**_SETTINGS, "font.family": family}), warnings.catch_warnings():
-        # A box stands for a character that no font has.
+        # A character that no font has is drawn as a box.
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")
         figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
         picture = io.BytesIO()
-        # Without the software's version, the same numbers give the same bytes.
+        # Without Matplotlib's version, the same numbers give the same bytes.
         figure.savefig(picture, format="png", metadata={"Software": SOFTWARE})
     write_atomically(path, picture.getvalue())
 
@@ -176,7 +176,7 @@ def confusion_figure(metrics: Metrics, path: Path, *, title: str) -> None:
     counts = np.array(metrics.confusion)
     names = [entry.emotion for entry in metrics.classes]
     rates = np.array([row or (np.nan,) * len(names) for row in metrics.confusion_rates])
-    # Colour follows the rate in both, or the largest class would drown the others' counts.
+    # Both are coloured by rate, or the largest class would dominate the counts.
     shares = np.nan_to_num(rates)
     percents = np.where(np.isnan(rates), "-", np.char.mod("%.0f", 100 * shares))
     with drawing(path, 12.6, 6.6) as figure:
@@ -377,7 +377,7 @@ def _draw_lines(
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     for name, (label, color) in lines.items():
         if _known(history, name):
-            # Markers let a run of a single epoch be seen; on long runs they would only be noise.
+            # Markers make a run of one epoch visible; on long runs they are noise.
             marker = "o" if len(epochs) <= 30 else None
             values = numbers(history[name])
             axes.plot(epochs, values, color=color, label=label, lw=1.8, marker=marker, ms=3.5)
@@ -547,7 +547,7 @@ def _draw_strip(
     area.suptitle(strip.title, x=0.01, y=0.97, ha="left", fontsize=12)
     for at, file in enumerate(strip.files):
         left = 0.14 + at // 2 * _PAIR_INCHES + at % 2 * (_IMAGE_INCHES + 0.04)
-        # Placed by hand, in inches: the automatic layout would pull the two of a pair apart.
+        # Placed by hand, in inches: the automatic layout would separate the pairs.
         axes = area.add_axes(
             (
                 left / _WIDTH_INCHES,

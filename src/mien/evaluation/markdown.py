@@ -22,7 +22,7 @@ Table = tuple[list[str], list[list[str]]]
 """Header and rows."""
 
 NOTHING = "-"
-"""What stands where there is no value."""
+"""In place of a missing value."""
 
 _BEGIN = re.compile(r"^<!-- figures:begin ([\w-]+) -->[ \t]*$", re.MULTILINE)
 

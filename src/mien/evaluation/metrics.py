@@ -27,7 +27,7 @@ from mien.core.errors import UsageError
 from mien.data.votes import EMOTION_COLUMNS, VOTE_NAMES
 
 SMALLEST_PROBABILITY = 1e-7
-"""Probabilities are raised to this before the logarithm of the loss, as Keras does."""
+"""Lower bound of probabilities in the loss, as in Keras."""
 
 BIN_COUNT = 15
 """Bins of the calibration error, as in Guo et al. 2017."""
@@ -60,7 +60,7 @@ def wilson_interval(correct: int, count: int, *, z: float = Z_95) -> Interval:
     spread = z * sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     centre = share + z * z / (2 * count)
     scale = 1 + z * z / count
-    # The share itself always lies inside; rounding must not push an end past it or past 0 and 1.
+    # Rounding must not push an end past the share itself, or past 0 and 1.
     low = min(share, max(0.0, (centre - spread) / scale))
     high = max(share, min(1.0, (centre + spread) / scale))
     return Interval(low, high)
@@ -355,7 +355,7 @@ def _check(probabilities: npt.NDArray[Any], labels: npt.NDArray[Any], width: int
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= width:
         raise UsageError(f"expected labels as whole numbers from 0 to {width - 1}")
     sums = probabilities.sum(axis=1, dtype=np.float64)
-    # A NaN fails the comparison too, so it is refused here rather than counted as "angry".
+    # A NaN fails the comparison too, instead of counting as "angry".
     if not (np.all(probabilities >= 0) and np.all(np.abs(sums - 1) < 1e-3)):
         raise UsageError("expected probabilities from 0 to 1 whose rows sum to 1")
 

@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST_TILES = 96
-"""Faces in one grid; the table has all."""
+"""Most faces in one grid; the table has all."""
 
 _COLUMNS = 6
 _CAPTION_LENGTH = 22
 _TITLE_LETTERS = 7
-"""Of a title in one inch, about."""
+"""Letters of a title per inch, approximately."""
 
 
 # ---------------------------------------------------------------- grids

@@ -37,8 +37,8 @@ from mien.evaluation.metrics import Agreement, Evaluation, Metrics
 SCHEMA = "mien-report/1"
 
 SPLIT_ORDER: tuple[str, ...] = ("val", "test", "train", "all")
-"""How evaluations are listed: what choices are made on, what counts, what was learned by heart,
-and a folder that is not parted."""
+"""Order of evaluations: for choices, for claims, for training,
+and a folder without splits."""
 
 _PACKAGES = (
     "numpy",
@@ -147,13 +147,13 @@ class Samples:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that an evaluation rests on."""
-    # An editable install's metadata may be of another version than its code.
+    # The metadata of an editable install may be out of date.
     found = {"python": platform.python_version(), "mien": mien.__version__}
     for name in _PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            # Another build of the same package (opencv-python, onnxruntime-gpu) has another name.
+            # Other builds have other names (opencv-python, onnxruntime-gpu).
             found[name] = "unknown"
     return found
 
@@ -238,7 +238,7 @@ def summary_table(report: Report) -> Table:
 
 
 def agreement_table(report: Report) -> Table | None:
-    """How far readings agree with FER+'s annotators; None where there were no votes."""
+    """Agreement with FER+'s annotators; None without votes."""
     found = list(named_agreements(report))
     if not found:
         return None

@@ -66,13 +66,13 @@ _CAPTIONS = {
 
 REPORTS: tuple[str, ...] = ("report.json", "report.txt", "report.md")
 FIGURES: tuple[str, ...] = tuple(_CAPTIONS)
-"""What an evaluation writes into its folder, beside `EVALUATIONS`."""
+"""Files of a report's folder, beside `EVALUATIONS`."""
 
 SECTIONS: tuple[str, ...] = ("results", "per-class", "confusion", "agreement")
 """The sections that `render_sections` fills."""
 
 _OWNED = ("report.json", "robustness.json", "pictures.json")
-"""The files that say of which model and data a folder's reports are."""
+"""The files that name the model and data of a folder's reports."""
 
 
 def write_report(

@@ -45,7 +45,7 @@ BLUR_SIGMA = 1.0
 JPEG_QUALITY = 30
 
 LIGHT_FACTORS = (0.7, 1.3)
-"""By which brightness and contrast are multiplied: 30 % less, 30 % more."""
+"""Factors of brightness and contrast: 30 % less, 30 % more."""
 
 Faces: TypeAlias = npt.NDArray[np.uint8]
 
@@ -239,7 +239,7 @@ def measure_robustness(
 
 
 def _loss(name: str, correct: int, plain: int, count: int) -> Loss:
-    # From whole numbers: a loss of exactly the limit is not pushed past it by rounding.
+    # From integers, so that rounding does not push a loss of exactly the limit past it.
     points = 100 * (plain - correct) / count
     return Loss(name, correct, correct / count, points, points <= LIMIT_POINTS)
 
@@ -281,7 +281,7 @@ def check_robustness_section(paths: Sequence[Path]) -> None:
 
 
 def update_robustness(path: Path, result: Robustness) -> None:
-    """Put the figures into a Markdown file's section; raises as `update_marked_section`."""
+    """Write the figures into a Markdown file's section; raises as `update_marked_section`."""
     update_marked_section(path, SECTION, robustness_markdown(result))
 
 
