@@ -11,8 +11,14 @@ import numpy.typing as npt
 import pytest
 
 from data_maker import make_tiny_split, write_tiny_dataset
-from mien.core.errors import DataError, ModelError, UsageError
-from mien.evaluation.evaluate import clean_images, evaluate_model, find_exported, home_of, predict
+from mien.core.errors import ModelError, UsageError
+from mien.evaluation.evaluate import (
+    evaluate_model,
+    find_exported,
+    home_of,
+    load_evaluation_data,
+    predict,
+)
 from mien.evaluation.metrics import evaluate
 from mien.inference.classifier import Classifier
 
@@ -50,20 +56,22 @@ def test_readings_are_certain_by_the_thresholds_of_the_model(tiny_model: Path) -
 
 
 def test_clean_images_have_no_copy_in_training(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MIEN_HOME", str(tmp_path / "cache"))
+    classifier = Classifier.open(tiny_model)
     data = write_tiny_dataset(tmp_path / "data", per_class=4)
-    train = make_tiny_split("train", per_class=4)
-    test = make_tiny_split("test", per_class=2)
-    mixed = dataclasses.replace(test, images=np.concatenate([train.images[:1], test.images[1:]]))
-    clean = clean_images(mixed, data, quiet=True)
-    assert clean is not None
-    assert clean.tolist() == [False] + [True] * (len(test) - 1)
-    assert clean_images(train, data, quiet=True) is None
+    copied, copy = (sorted((data / name / "angry").iterdir())[0] for name in ("train", "test"))
+    shutil.copy(copied, copy)
+    loaded = load_evaluation_data(classifier, data, split="test", quiet=True)
+    assert loaded.clean is not None
+    place = loaded.split.files.index(f"test/angry/{copy.name}")
+    assert np.flatnonzero(~loaded.clean).tolist() == [place]
+    assert load_evaluation_data(classifier, data, split="train", quiet=True).clean is None
     shutil.rmtree(data / "train")
-    with pytest.raises(DataError, match="train"):
-        clean_images(mixed, data, quiet=True)
+    loaded = load_evaluation_data(classifier, data, split="test", quiet=True)
+    assert loaded.clean is None
+    assert any("no figures on clean images" in note and "train" in note for note in loaded.notes)
 
 
 def test_a_run_stands_for_the_model_that_was_exported_from_it(

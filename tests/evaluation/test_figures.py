@@ -25,6 +25,7 @@ from mien.evaluation.figures import (
 )
 from mien.evaluation.metrics import measure
 from mien.evaluation.pictures import Tile, prediction_grid, sample_tiles
+from mien.evaluation.report import Samples
 from report_maker import make_samples
 
 pytest.importorskip("seaborn")
@@ -94,7 +95,7 @@ def test_without_matplotlib_the_missing_extra_is_named(
 
 def test_sample_tiles_show_right_above_wrong_in_a_column_for_each_emotion() -> None:
     samples = make_samples(700)
-    rows = sample_tiles(samples.images, samples.labels, samples.probabilities, seed=1, each=2)
+    rows = sample_tiles(samples, seed=1, each=2)
     assert len(rows) == 4
     for number, row in enumerate(rows):
         for emotion, tile in zip(EMOTIONS, row, strict=True):
@@ -114,7 +115,7 @@ def test_sample_tiles_show_right_above_wrong_in_a_column_for_each_emotion() -> N
 
 def test_a_place_stays_empty_where_an_emotion_has_too_few(tmp_path: Path) -> None:
     images = np.zeros((1, 48, 48), np.uint8)
-    rows = sample_tiles(images, np.array([3]), np.eye(7)[[3]], each=1)
+    rows = sample_tiles(Samples(images, np.array([3]), np.eye(7)[[3]]), each=1)
     assert [tile is None for tile in rows[0]] == [True] * 3 + [False] + [True] * 3
     assert rows[1] == (None,) * 7
     prediction_grid(rows, tmp_path / "grid.png", title="Grid")

@@ -71,7 +71,7 @@ def annotate(
 
     Returns:
         A new Pillow image in RGB; its longer side is made at least `MIN_SIDE` by a whole factor,
-            and at most `MAX_SIDE`.
+        and at most `MAX_SIDE`.
 
     Raises:
         UnreadableImage: if the image cannot be read.

@@ -57,7 +57,7 @@ def resolve(address: WebAddress, *, allow_private: bool) -> list[Address]:
 
 
 def is_public(address: Address) -> bool:
-    """Say whether an IP address is one of the open internet.
+    """Return whether an IP address is one of the open internet.
 
     Private, loopback, link-local, multicast, reserved and unspecified ones are not, nor are IPv6
     addresses that lead to such an IPv4 one (mapped, 6to4, Teredo, NAT64).

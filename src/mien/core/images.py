@@ -99,7 +99,7 @@ def load_image(
 
     Returns:
         uint8 (H, W, 3), RGB, upright, C-contiguous. It may share memory with an array that was
-            given: read it, don't write to it.
+        given: read it, don't write to it.
 
     Raises:
         UnreadableImage: if the source is missing, not an image, damaged, larger than

@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from mien.core.emotions import match_label, plain_label
 from mien.core.errors import DataError, MienError, UsageError, expectation
-from mien.core.faces import FACE_SIZE
 from mien.core.file_types import IMAGE_SUFFIXES
 from mien.core.progress import Progress
 from mien.data.dataset import SPLITS, Skipped, Split
@@ -170,7 +169,7 @@ def read_class_folder(
 
     Returns:
         Each split, its classes sorted by name and the same in all. What cannot be read is in its
-            ``skipped``, with the reason.
+        ``skipped``, with the reason.
 
     Raises:
         DataError: if no image can be read.
@@ -182,27 +181,19 @@ def read_class_folder(
     loaded = {}
     with Progress(f"reading {listed.folder.name}", total, unit="img", quiet=quiet) as progress:
         for split in splits:
-            images: list[npt.NDArray[np.uint8]] = []
-            kept: list[tuple[str, int]] = []
+            rows: list[tuple[str, int, npt.NDArray[np.uint8]]] = []
             skipped: list[Skipped] = []
             for name, members in listed.files[split].items():
                 for member in members if name in named else ():
                     progress.advance()
                     try:
-                        images.append(face_of(source.read(member)))
+                        face = face_of(source.read(member))
                     except MienError as error:
                         # Errors about bytes begin with "image"; here the file's name does.
                         skipped.append(Skipped(member, str(error).removeprefix("image ")))
                         continue
-                    kept.append((member, labels.index(named[name])))
-            loaded[split] = Split(
-                split,
-                np.array(images, np.uint8).reshape(-1, FACE_SIZE, FACE_SIZE),
-                np.array([label for _, label in kept], np.int64),
-                tuple(member for member, _ in kept),
-                tuple(skipped),
-                classes=labels,
-            )
+                    rows.append((member, labels.index(named[name]), face))
+            loaded[split] = Split.of(split, rows, skipped, labels)
     if not any(len(split) for split in loaded.values()):
         failed = [one for split in loaded.values() for one in split.skipped]
         why = f": {failed[0]}" if failed else ""
@@ -343,7 +334,7 @@ def fit_labels(
 
     Returns:
         The split with the model's classes, and how many images were left out of each class that the
-            model lacks.
+        model lacks.
 
     Raises:
         DataError: if the model knows no class of which there are images.

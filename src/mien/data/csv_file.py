@@ -69,7 +69,7 @@ _DECOMPRESSORS: dict[str, Callable[[IO[bytes]], IO[bytes]]] = {
 
 
 def holds_csv(source: Path) -> bool:
-    """Say whether a source is a CSV, or a folder or zip that may hold one and no laid-out image.
+    """Return whether a source is a CSV, or a folder or zip with one and without image files.
 
     Raises:
         DataError: if the source is no data set.
@@ -122,7 +122,10 @@ def read_csv(path: Path, *, quiet: bool = False) -> dict[str, Split]:
             label = _CODES[code]
             file = f"{split}/{EMOTIONS[label]}/{row_name(usage, number)}.png"
             images[split].append((file, label, image))
-    return {name: _to_split(name, images[name], skipped[name]) for name in SPLITS}
+    return {
+        name: Split.of(name, sorted(images[name], key=lambda row: row[0]), skipped[name])
+        for name in SPLITS
+    }
 
 
 def row_name(usage: str, number: int) -> str:
@@ -170,17 +173,6 @@ def _parse_pixels(text: str) -> npt.NDArray[np.uint8]:
     if values.min() < 0 or values.max() > 255:
         raise DataError("has a pixel outside 0 to 255")
     return values.astype(np.uint8).reshape(FACE_SIZE, FACE_SIZE)
-
-
-def _to_split(
-    name: str, images: list[tuple[str, int, npt.NDArray[np.uint8]]], skipped: list[Skipped]
-) -> Split:
-    images.sort(key=lambda each: each[0])
-    stacked = np.empty((len(images), FACE_SIZE, FACE_SIZE), np.uint8)
-    for place, (_, _, image) in enumerate(images):
-        stacked[place] = image
-    labels = np.array([label for _, label, _ in images], np.int64)
-    return Split(name, stacked, labels, tuple(file for file, _, _ in images), tuple(skipped))
 
 
 # ---------------------------------------------------------------- unpacking

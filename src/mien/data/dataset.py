@@ -71,6 +71,25 @@ class Split:
         if len(self.files) != len(self.labels):
             raise DataError(f"{len(self.files)} file names for {len(self.labels)} labels")
 
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        rows: Sequence[tuple[str, int, npt.NDArray[np.uint8]]],
+        skipped: Sequence[Skipped],
+        classes: tuple[str, ...] = EMOTIONS,
+    ) -> Split:
+        """Make a split of files, each with its label and image, in this order."""
+        images = np.array([image for _, _, image in rows], np.uint8)
+        return cls(
+            name,
+            images.reshape(-1, FACE_SIZE, FACE_SIZE),
+            np.array([label for _, label, _ in rows], np.int64),
+            tuple(file for file, _, _ in rows),
+            tuple(skipped),
+            classes=classes,
+        )
+
     def __len__(self) -> int:
         return len(self.labels)
 

@@ -149,7 +149,7 @@ def with_majority(split: Split, votes: Votes) -> Split:
 
 
 def agrees(aligned: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Say for each image (N,) whether the choice with the most votes is its label.
+    """Return for each image (N,) whether the choice with the most votes is its label.
 
     All ten choices of the aligned votes (N, 10) count; of equal ones the first in FER+'s order. No
     votes never agree. The labels (N,) are indices into `EMOTIONS`.

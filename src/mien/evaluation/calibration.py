@@ -80,11 +80,11 @@ def calibrate_model(
 
     Returns:
         ``split``, ``images`` and ``answers`` (counts), and as shares 0-1: ``accuracy`` (on images
-            with a majority of the answers), ``error_before`` and ``error_after`` (the calibration
-            error), ``error_held_out`` (the same, cross-fitted over `FOLDS` parts), ``uncertain``
-            (predictions below their threshold), ``certain_accuracy`` and ``certain_held_out`` (of
-            the others, the latter cross-fitted), ``error_augmented``; None where there is nothing
-            to measure.
+        with a majority of the answers), ``error_before`` and ``error_after`` (the calibration
+        error), ``error_held_out`` (the same, cross-fitted over `FOLDS` parts), ``uncertain``
+        (predictions below their threshold), ``certain_accuracy`` and ``certain_held_out`` (of the
+        others, the latter cross-fitted), ``error_augmented``; None where there is nothing to
+        measure.
 
     Raises:
         ModelError: if the model is missing or damaged.
@@ -321,7 +321,7 @@ def fit_thresholds(
 
     Returns:
         (classes,), 0-1 in steps of 0.001: 0 for a class that is always certain, 1 for one that
-            never is.
+        never is.
 
     Raises:
         UsageError: if there are no probabilities or the lengths differ.

@@ -288,16 +288,12 @@ def evaluate(
         UsageError: if the arrays do not fit together (see `measure`).
     """
     every = measure(probabilities, labels, classes=classes, thresholds=thresholds)
-    if clean is None:
-        return Evaluation(every)
-    if clean.shape != labels.shape:
+    if clean is not None and clean.shape != labels.shape:
         raise UsageError(f"expected a clean mask of shape {labels.shape}, got {clean.shape}")
-    if not clean.any():
+    if clean is None or not clean.any():
         return Evaluation(every)
-    return Evaluation(
-        every,
-        measure(probabilities[clean], labels[clean], classes=classes, thresholds=thresholds),
-    )
+    part = measure(probabilities[clean], labels[clean], classes=classes, thresholds=thresholds)
+    return Evaluation(every, part)
 
 
 def measure(

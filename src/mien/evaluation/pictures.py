@@ -24,6 +24,7 @@ from mien.evaluation.figures import (
     drawing,
     show_image,
 )
+from mien.evaluation.report import Samples
 from mien.inference.preprocess import face_crop
 
 if TYPE_CHECKING:
@@ -59,33 +60,19 @@ class Tile:
 
 
 def sample_tiles(
-    images: npt.NDArray[np.uint8],
-    labels: npt.NDArray[np.int64],
-    probabilities: npt.NDArray[np.floating[Any]],
-    *,
-    seed: int = 0,
-    each: int = 2,
-    classes: Sequence[str] = EMOTIONS,
+    samples: Samples, *, seed: int = 0, each: int = 2
 ) -> tuple[tuple[Tile | None, ...], ...]:
     """Choose at random ``each`` images of every class predicted right, and as many wrong.
-
-    Args:
-        images: uint8 (N, 48, 48).
-        labels: (N,), indices into ``classes``.
-        probabilities: (N, classes).
-        seed: same seed, same choice.
-        each: rows of right ones and rows of wrong ones.
-        classes: their names.
 
     Returns:
         ``2 * each`` rows, the right ones first; a column a class; None where a class has too few.
     """
     generator = np.random.default_rng(seed)
-    predicted = probabilities.argmax(axis=1)
+    predicted = samples.probabilities.argmax(axis=1)
     rows: list[list[Tile | None]] = [[] for _ in range(2 * each)]
-    for label, emotion in enumerate(classes):
+    for label, emotion in enumerate(samples.classes):
         for block, right in enumerate((True, False)):
-            among = np.flatnonzero((labels == label) & ((predicted == label) == right))
+            among = np.flatnonzero((samples.labels == label) & ((predicted == label) == right))
             chosen = generator.permutation(among)[:each]
             for place in range(each):
                 row = rows[block * each + place]
@@ -94,8 +81,8 @@ def sample_tiles(
                     continue
                 index = int(chosen[place])
                 read = int(predicted[index])
-                share = float(probabilities[index, read])
-                row.append(Tile(images[index], classes[read], share, emotion))
+                share = float(samples.probabilities[index, read])
+                row.append(Tile(samples.images[index], samples.classes[read], share, emotion))
     return tuple(tuple(row) for row in rows)
 
 

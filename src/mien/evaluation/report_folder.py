@@ -98,13 +98,7 @@ def write_report(
     others = read_reports(folder / EVALUATIONS, report.model)
     files = write_figures(report, folder, history=history)
     prediction_grid(
-        sample_tiles(
-            samples.images,
-            samples.labels,
-            samples.probabilities,
-            seed=report.seed,
-            classes=samples.classes,
-        ),
+        sample_tiles(samples, seed=report.seed),
         folder / "samples.png",
         title=f"Read right (above) and read wrong (below): {title(report)}",
         note=f"a column for each emotion, images chosen at random with seed {report.seed}",
@@ -186,7 +180,7 @@ def report_place(
 
     Returns:
         ``base`` where it is free or of the same model and data, else the first of ``base-2``,
-            ``base-3``, ... that is.
+        ``base-3``, ... that is.
 
     Raises:
         UsageError: if ``base`` is the user's choice and holds a report on another model or data.
