@@ -29,7 +29,13 @@ from mien.core.errors import EXIT_DONE, MienError, ModelError, OutputError, prin
 from mien.core.files import HOME_VARIABLE, cache_folder, obstacle
 from mien.core.formats import table_text
 from mien.core.models import DEFAULT_MODEL
-from mien.core.process import SWITCHES, disable_telemetry, reporting, usable_cores
+from mien.core.process import (
+    SWITCHES,
+    disable_telemetry,
+    package_version,
+    reporting,
+    usable_cores,
+)
 
 SCHEMA = "mien-doctor/1"
 """Name and version of the JSON form."""
@@ -134,7 +140,7 @@ def _system() -> Iterator[Finding]:
 def _packages() -> Iterator[Finding]:
     missing = False
     for name, wanted in _requirements().get("", {}).items():
-        version = _version(name)
+        version = package_version(name)
         try:
             with redirect_stdout(io.StringIO()):  # OpenCV tells there that it lacks NumPy
                 module = importlib.import_module(_MODULES.get(name, name))
@@ -153,7 +159,7 @@ def _extras() -> Iterator[Finding]:
     for extra, packages in _requirements().items():
         if not extra or (extra in _MAKERS and not _is_checkout()):
             continue
-        missing = [name for name in packages if _version(name) is None]
+        missing = [name for name in packages if package_version(name) is None]
         if missing:
             detail = f"without {', '.join(missing)}"
             mend = f"pip install 'mien[{extra}]'"
@@ -197,13 +203,6 @@ def _is_for_this_machine(marker: str) -> bool:
         return True
     extra = _EXTRA.search(marker)
     return not marker.strip() or Marker(marker).evaluate({"extra": extra[1] if extra else ""})
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _bundled_mend() -> str:

@@ -1,4 +1,4 @@
-"""The process: standard streams that may be closed, locks that survive a fork, telemetry off."""
+"""The process: closed standard streams, locks that survive a fork, packages, telemetry off."""
 
 from __future__ import annotations
 
@@ -155,6 +155,16 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def package_version(name: str) -> str | None:
+    """Return the version of an installed package, None if it is not installed."""
+    from importlib import metadata  # slow to import
+
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 # ---------------------------------------------------------------- telemetry

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
 import platform
 import textwrap
@@ -22,6 +21,7 @@ from mien.core.emotions import EMOTIONS
 from mien.core.errors import DataError, UsageError, reason_of
 from mien.core.files import write_atomically
 from mien.core.formats import json_text
+from mien.core.process import package_version
 from mien.core.results import ModelInfo
 from mien.evaluation.markdown import (
     NOTHING,
@@ -149,13 +149,8 @@ def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that an evaluation rests on."""
     # The metadata of an editable install may be out of date.
     found = {"python": platform.python_version(), "mien": mien.__version__}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            # Other builds have other names (opencv-python, onnxruntime-gpu).
-            found[name] = "unknown"
-    return found
+    # Other builds have other names (opencv-python, onnxruntime-gpu).
+    return found | {name: package_version(name) or "unknown" for name in _PACKAGES}
 
 
 def write_report_json(report: Report, path: Path) -> None:

@@ -15,7 +15,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.metadata
 import io
 import json
 import os
@@ -35,7 +34,7 @@ import numpy.typing as npt
 import mien
 from mien.core.errors import InputError, OutputError, UsageError
 from mien.core.files import replacing
-from mien.core.process import stderr
+from mien.core.process import package_version, stderr
 from mien.core.progress import format_duration
 
 _PACKAGES = (
@@ -226,10 +225,8 @@ def describe_environment() -> dict[str, Any]:
     """Return versions, machine and working folder as JSON-ready values."""
     versions = {"mien": mien.__version__}  # of the code, whatever an editable install says
     for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
+        if version := package_version(package):
+            versions[package] = version
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
