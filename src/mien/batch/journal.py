@@ -30,7 +30,7 @@ from typing import Any
 
 from mien.batch.inputs import Input
 from mien.batch.tables import PartFormat
-from mien.core.errors import InputError, OutputError, UsageError
+from mien.core.errors import InputError, OutputError, UsageError, reason_of
 from mien.core.files import claim_folder, release_folder, replacing, sha256_of
 from mien.core.results import STATUSES, Result
 
@@ -391,8 +391,7 @@ class Journal:
             whole.replace(self.output)
             (self._folder / _RUN).unlink()
         except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise OutputError(f"cannot write {self.output}: {reason}") from error
+            raise OutputError(f"cannot write {self.output}: {reason_of(error)}") from error
         self._numbers = []
 
     def _begun(self) -> bytes:

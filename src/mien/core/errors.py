@@ -180,7 +180,7 @@ def one_line(message: str) -> str:
 def reason_of(error: BaseException) -> str:
     """Return why something failed, in a few words: the system's, else the error's own."""
     words = getattr(error, "strerror", None) or " ".join(str(error).split())
-    return words[:200] or type(error).__name__
+    return words or type(error).__name__
 
 
 def _shortened(text: str, most: int) -> str:

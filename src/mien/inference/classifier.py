@@ -12,13 +12,13 @@ import numpy.typing as npt
 
 from mien.core.calibration import Temperature, log_of_mean
 from mien.core.emotions import EMOTIONS
-from mien.core.errors import ModelError, UsageError
+from mien.core.errors import ModelError, UsageError, reason_of
 from mien.core.faces import FACE_SIZE
 from mien.core.manifest import INPUT_CONTRACT, Manifest, load_manifest
 from mien.core.models import DEFAULT_MODEL, find_model
 from mien.core.onnx_runtime import onnxruntime
 from mien.inference.preprocess import tta_views
-from mien.inference.session import ModelSession, reason_of
+from mien.inference.session import ModelSession
 
 BATCH_SIZE = 64
 """Faces that go through the network at once unless said otherwise."""

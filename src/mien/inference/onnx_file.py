@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.errors import ModelError
+from mien.core.errors import ModelError, reason_of
 
 _GRAPH = 7  # of the model
 _NODE, _INITIALIZER, _GRAPH_OUTPUT = 1, 5, 12  # of a graph
@@ -87,8 +87,7 @@ def read_onnx(path: Path) -> OnnxFile:
     try:
         content = path.read_bytes()
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise ModelError(f"cannot read {path}: {reason}") from error
+        raise ModelError(f"cannot read {path}: {reason_of(error)}") from error
     with _content(content, path) as fields:
         return _parsed(fields, path)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.errors import ModelError
+from mien.core.errors import ModelError, reason_of
 from mien.core.manifest import ModelFile, read_model_file
 from mien.core.models import bundled_models, find_model
 from mien.core.onnx_runtime import new_session, onnxruntime
@@ -117,11 +117,6 @@ class ModelSession:
                 f"({reason_of(error)}): "
                 "export or install it again"
             ) from error
-
-
-def reason_of(error: Exception) -> str:
-    """Return what an error of ONNX Runtime's says, in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _reopened(

@@ -14,11 +14,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.errors import ModelError
+from mien.core.errors import ModelError, reason_of
 from mien.core.manifest import ModelFile
 from mien.inference.detectors.base import DETECTION_SIDE
 from mien.inference.detectors.search import HINT_CONFIDENCE, Rows, SearchDetector
-from mien.inference.session import ModelSession, reason_of
+from mien.inference.session import ModelSession
 
 NETWORK = Path(__file__).with_name("libface.onnx")
 """The network's file."""
