@@ -282,6 +282,109 @@ def test_camera_that_the_browser_refuses(visit: Visits) -> None:
     page.get_by_role("heading", name="The camera was refused").wait_for()
 
 
+KEEP_TRACKS = """() => {
+  const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+  globalThis.given = [];
+  navigator.mediaDevices.getUserMedia = async (wishes) => {
+    await new Promise((resolve) => setTimeout(resolve, 700));
+    const stream = await ask(wishes);
+    given.push(...stream.getTracks());
+    return stream;
+  };
+}"""
+
+
+def focused(page: Page) -> str:
+    """What the focus is on: a button's words, or an element's class."""
+    words: str = page.evaluate(
+        """() => {
+          const { activeElement: focused } = document;
+          return focused.checkVisibility() ? focused.innerText || focused.className : "nothing";
+        }"""
+    )
+    return words
+
+
+def test_no_camera_stays_on_when_somebody_leaves_while_it_starts(visit: Visits) -> None:
+    opened = visit("webcam", camera=True)
+    page = opened.ready()
+    page.evaluate(KEEP_TRACKS)
+    page.get_by_role("button", name="Start the camera").click()
+    page.get_by_role("tab", name="Picture").click()
+    page.get_by_role("tab", name="Webcam").click()
+    page.get_by_role("button", name="Start the camera").click()
+    opened.until("given.length === 2 && document.querySelector('video').srcObject !== null")
+    opened.until("given.filter((track) => track.readyState === 'live').length === 1")
+    page.get_by_role("button", name="Camera off").click()
+    assert page.evaluate("given.map((track) => track.readyState)") == ["ended", "ended"]
+
+
+def test_another_reading_takes_over_without_an_error(visit: Visits) -> None:
+    page = start_camera(visit("webcam", camera=True))
+    page.evaluate(
+        """() => {
+          globalThis.remarks = new Set();
+          const badge = document.querySelector(".live-badge");
+          const note = () => remarks.add(badge.textContent);
+          new MutationObserver(note).observe(badge, { childList: true });
+        }"""
+    )
+    page.get_by_role("button", name="Settings", exact=True).click()
+    page.get_by_label("FER-2013").check()
+    page.keyboard.press("Escape")
+    page.locator(".state[data-phase=ready]", has_text="FER-2013").wait_for()
+    page.wait_for_timeout(1000)
+    said(page, "a second")
+    assert not [each for each in page.evaluate("[...remarks]") if "Not read" in each]
+
+
+def test_the_focus_goes_on_with_the_camera(visit: Visits) -> None:
+    page = visit("webcam", camera=True).ready()
+    page.get_by_role("button", name="Start the camera").press("Enter")
+    page.get_by_role("button", name="Pause").wait_for()
+    page.wait_for_timeout(100)
+    assert focused(page).startswith("Pause")
+    page.get_by_role("button", name="Camera off").press("Enter")
+    assert focused(page) == "Start the camera"
+
+
+def test_the_focus_goes_on_where_the_camera_is_refused(visit: Visits) -> None:
+    page = visit("webcam").ready()
+    page.get_by_role("button", name="Start the camera").press("Enter")
+    page.get_by_role("heading", name="The camera was refused").wait_for()
+    page.wait_for_timeout(100)
+    assert focused(page) == "Try again"
+
+
+def test_the_focus_goes_on_with_a_video(visit: Visits, clip: Path) -> None:
+    page = visit("video").ready()
+    page.get_by_role("button", name="Choose a video").focus()
+    page.locator(".video input[type=file]").first.set_input_files(str(clip))
+    page.get_by_label("Frames a second").wait_for()
+    page.wait_for_timeout(100)
+    assert focused(page) == "Read the video"
+    page.keyboard.press("Enter")
+    assert focused(page).startswith("Reading")
+    page.locator(".session .report table").first.wait_for(timeout=60_000)
+    page.wait_for_timeout(100)
+    assert page.evaluate("document.activeElement.matches('.session')")
+    page.get_by_role("button", name="Discard").press("Enter")
+    page.get_by_role("dialog").get_by_role("button", name="Discard").press("Enter")
+    page.get_by_label("Frames a second").wait_for()
+    page.wait_for_timeout(100)
+    assert focused(page) == "Read the video"
+
+
+def test_the_way_back_keeps_the_focus(visit: Visits) -> None:
+    page = visit("compare").ready()
+    page.get_by_role("link", name="video").press("Enter")
+    page.locator("#view-video").wait_for()
+    assert focused(page) == "Video"
+    page.go_back()
+    page.locator("#view-compare").wait_for()
+    assert focused(page) == "Video"  # it had it and is there still
+
+
 def test_camera_needs_a_secure_page(visit: Visits) -> None:
     page = visit("webcam", camera=True).ready()
     page.evaluate("Object.defineProperty(window, 'isSecureContext', { value: false })")

@@ -148,7 +148,7 @@ function showFailure(error) {
 const themeButton = h("button.button.quiet.round", { type: "button", onClick: () => settings.set({ theme: THEMES[settings.get().theme].next }) });
 const sideIcon = h("span.row");
 const sideButton = h("button.button.quiet.side-pill", { type: "button", onClick: context.openSettings }, sideIcon);
-const sent = h("div.sent", { hidden: true });
+const sent = h("aside.sent", { hidden: true, "aria-label": strings.settings.side });
 const systemDark = matchMedia("(prefers-color-scheme: dark)");
 
 function showTheme() {
@@ -249,12 +249,14 @@ async function showView() {
   const id = VIEWS.includes(asked) ? asked : VIEWS[0];
   if (id === shown) return;
   const before = shown;
+  const hadFocus = panels[before]?.contains(document.activeElement);
   shown = id;
   for (const each of VIEWS) {
     tabs[each].setAttribute("aria-selected", String(each === id));
     tabs[each].tabIndex = each === id ? 0 : -1;
     panels[each].hidden = each !== id;
   }
+  if (hadFocus) tabs[id].focus({ preventScroll: true }); // a link in a view, or the way back
   document.title = id === VIEWS[0] ? strings.title : `${strings.tabs[id]} · ${strings.title}`;
   if (before) views[before]?.then((view) => view?.hide());
   views[id] ??= loadView(id);

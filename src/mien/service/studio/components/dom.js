@@ -35,6 +35,12 @@ function flat(children) {
   return children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
 }
 
+/** Whether nothing that can be seen has the focus: what had it was taken away or hidden. */
+export function isFocusLost() {
+  const { activeElement: focused } = document;
+  return !focused || focused === document.body || !focused.checkVisibility();
+}
+
 /** Replace what is in an element; return it. */
 export function fill(element, ...children) {
   element.replaceChildren(...flat(children));

@@ -1,7 +1,7 @@
 /** An open video: how it is to be read, the reading, and what is known of the moment that is shown. */
 
 import { createTracker, formatTime } from "../../mien-web/analysis/index.js";
-import { fill, h, newId } from "../components/dom.js";
+import { fill, h, isFocusLost, newId } from "../components/dom.js";
 import { icon } from "../components/icons.js";
 import { askToken } from "../components/token_dialog.js";
 import { createEngine } from "../engine.js";
@@ -106,8 +106,10 @@ export class VideoDesk {
   async #read(rate) {
     const { announce, notify } = this.#context;
     const { signal } = (this.#work = new AbortController());
+    const hadFocus = this.element.contains(document.activeElement);
     this.options.element.hidden = true;
     this.progress.begin(this.#text.loading);
+    if (hadFocus) this.progress.focus();
     try {
       const engine = this.#video ? await this.#context.engine() : await createEngine({ side: "server", askToken });
       this.#begin(engine);
@@ -119,8 +121,10 @@ export class VideoDesk {
       else notify("error", this.#problem(error));
     }
     this.#work = null;
+    const hasFocus = this.element.contains(document.activeElement);
     this.progress.end();
     this.#finish();
+    if (hasFocus && isFocusLost()) (this.#panel?.element ?? this.options).focus();
   }
 
   #problem(error) {
@@ -194,12 +198,14 @@ export class VideoDesk {
 
   /** Nothing of the reading is left. */
   #startOver() {
+    const hadFocus = this.element.contains(document.activeElement);
     this.#panel?.destroy();
     this.#panel = this.#session = null;
     fill(this.place);
     this.stage?.clear();
     if (this.reading) this.reading.element.hidden = true;
     this.options.element.hidden = false;
+    if (hadFocus && isFocusLost()) this.options.focus();
   }
 
   #showMoment(seconds = this.player?.moment()) {
@@ -263,13 +269,13 @@ function createOptions({ strings, settings }, duration, start) {
   }
 
   show();
-  return { element };
+  return { element, focus: () => (button.disabled ? select : button).focus() };
 }
 
 function createProgress(text, cancel) {
   const bar = h("div.progress", { role: "progressbar", "aria-label": text.progress, "aria-valuemin": "0", "aria-valuemax": "100" }, h("span"));
   const words = h("p.hint.number");
-  const element = h("section.panel.stack", { hidden: true, "aria-label": text.progress }, h("h2", null, text.reading), bar, words, h("div.row", null, h("button.button", { type: "button", onclick: cancel }, icon("stop"), text.cancel)));
+  const element = h("section.panel.stack", { hidden: true, tabIndex: -1, "aria-label": text.progress }, h("h2", null, text.reading), bar, words, h("div.row", null, h("button.button", { type: "button", onclick: cancel }, icon("stop"), text.cancel)));
   let began = 0;
 
   function set(share) {
@@ -294,5 +300,6 @@ function createProgress(text, cancel) {
       words.textContent = share !== null && share > 0.02 ? `${frames} · ${format(text.left, { time: formatTime(Math.max(1, seconds), 0) })}` : frames;
     },
     end: () => void (element.hidden = true),
+    focus: () => element.focus(),
   };
 }

@@ -2,7 +2,7 @@
 
 import { annotatedPng } from "../components/annotate.js";
 import { drawFaces, emotionName, colourOf, faceName, readingText, resultSummary } from "../components/faces.js";
-import { fill, h } from "../components/dom.js";
+import { fill, h, isFocusLost } from "../components/dom.js";
 import { icon, mark } from "../components/icons.js";
 import { filesOf, mayBePicture } from "../components/files.js";
 import { createFacePanel } from "../components/face_panel.js";
@@ -253,9 +253,7 @@ export function createView(context) {
     const hadFocus = element.contains(document.activeElement);
     open = item;
     render();
-    const { activeElement: focused } = document;
-    const isLost = hadFocus && !(element.contains(focused) && focused.checkVisibility());
-    if (isLost) (item ? viewer : (items[0]?.card ?? welcome)).focus();
+    if (hadFocus && isFocusLost()) (item ? viewer : (items[0]?.card ?? welcome)).focus();
     if (!same) {
       viewer.show({ name: "", summary: "", bitmap: null, faces: [] }); // before its pixels go
       bitmap?.close();

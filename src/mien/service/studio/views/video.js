@@ -1,6 +1,6 @@
 /** Video files: read frame by frame, looked through with a timeline, saved as tables and figures. */
 
-import { fill, h } from "../components/dom.js";
+import { fill, h, isFocusLost } from "../components/dom.js";
 import { icon } from "../components/icons.js";
 import { takeFiles } from "../live/drop.js";
 import { openVideo } from "../live/frames.js";
@@ -16,6 +16,7 @@ export function createView(context) {
   const element = h("div.video.stack");
   const input = h("input", { type: "file", accept: "video/*,.mkv,.mov,.m4v", hidden: true, onchange: choose });
   let desk = null;
+  let opening = null; // the file that was asked for last
   let visible = false;
 
   function choose() {
@@ -25,20 +26,27 @@ export function createView(context) {
   }
 
   async function open(file) {
+    const hadFocus = element.contains(document.activeElement);
     desk?.close();
     desk = null;
+    opening = file;
     fill(element, input, h("p.panel", { role: "status" }, format(text.opening, { name: file.name })));
     try {
-      place(file, await openVideo(file));
+      const video = await openVideo(file);
+      if (file === opening) place(file, video);
+      else video.close();
     } catch (error) {
-      fill(element, input, invitation({ file, code: error.code in text.errors ? error.code : "damaged" }));
+      if (file === opening) fill(element, input, invitation({ file, code: error.code in text.errors ? error.code : "damaged" }));
     }
+    if (hadFocus && isFocusLost()) element.querySelector(".button.primary")?.focus();
   }
 
   function place(file, video) {
+    const hadFocus = element.contains(document.activeElement);
     desk = new VideoDesk(context, file, video, () => input.click());
     fill(element, input, desk.element);
     if (visible) desk.show();
+    if (hadFocus) element.querySelector(".button.primary").focus();
   }
 
   /** What the view says without a video: how to begin, or what is wrong with a file and how to mend it. */

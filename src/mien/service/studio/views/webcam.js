@@ -1,7 +1,7 @@
 /** The webcam: faces are read as they come, and recorded where that is asked for. */
 
 import { applyBaseline, createTracker, formatTime } from "../../mien-web/analysis/index.js";
-import { fill, h, newId } from "../components/dom.js";
+import { fill, h, isFocusLost, newId } from "../components/dom.js";
 import { faceName } from "../components/faces.js";
 import { icon } from "../components/icons.js";
 import { createTimeline } from "../components/timeline.js";
@@ -12,6 +12,7 @@ import { createReading } from "../live/reading.js";
 import { measureAtRest } from "../live/rest.js";
 import { createSessionPanel, withBaseline } from "../live/session_panel.js";
 import { createStage } from "../live/stage.js";
+import { engineOf } from "../engine.js";
 import { createSession, openSessions } from "../session.js";
 import { LANGUAGE, format } from "../strings.js";
 import { whereRead } from "../components/where.js";
@@ -34,6 +35,7 @@ class WebcamView {
   #context;
   #text;
   #visible = false;
+  #attempt = 0; // the number of the last start: an earlier one that is still under way comes to nothing
   #live = null; // what there is from the camera's start to its end; times are seconds since then
   #paused = false;
   #recording = null;
@@ -78,6 +80,7 @@ class WebcamView {
 
   hide() {
     this.#visible = false;
+    this.#attempt += 1;
     this.keys.ignore();
     if (this.#live) this.#stop();
   }
@@ -101,26 +104,33 @@ class WebcamView {
   }
 
   async #start(id) {
+    const hadFocus = this.element.contains(document.activeElement);
     if (this.#live) this.#stop();
+    const attempt = (this.#attempt += 1);
     this.stage.say(h("p.invitation", { role: "status" }, this.#text.asking));
     let stream = null;
     try {
       stream = await openCamera(id);
+      if (attempt !== this.#attempt) return closeCamera(stream);
       this.stage.say(h("p.invitation", { role: "status" }, this.#text.loading));
       await this.#context.engine();
-      if (!this.#visible) return closeCamera(stream);
+      if (attempt !== this.#attempt) return closeCamera(stream);
+      this.stage.video.srcObject = stream;
+      await this.stage.video.play();
+      if (attempt !== this.#attempt) return closeCamera(stream);
       await this.#begin(stream);
     } catch (error) {
       closeCamera(stream);
+      if (attempt !== this.#attempt) return undefined;
       const { errors } = this.#text;
       this.#showOff(errors[error.code] ?? { title: errors.engine.title, text: format(errors.engine.text, { error: error.message }) });
     }
+    if (hadFocus && isFocusLost()) this.#firstButton()?.focus();
+    return undefined;
   }
 
   async #begin(stream) {
     const { video } = this.stage;
-    video.srcObject = stream;
-    await video.play();
     this.stage.shape(video.videoWidth, video.videoHeight);
     this.stage.say();
     this.#live = { stream, origin: performance.now(), tracker: createTracker(), recent: [], frame: 0, last: 0, gap: null, drawn: 0, answered: performance.now(), baseline: null, measuring: null };
@@ -138,6 +148,7 @@ class WebcamView {
 
   #stop(reason = null) {
     const wasRecording = this.#recording !== null;
+    const hadFocus = this.element.contains(document.activeElement);
     if (wasRecording) this.#endRecording();
     const { pictures, stream, measuring, watch } = this.#live;
     pictures.stop();
@@ -151,6 +162,7 @@ class WebcamView {
     this.reading.show(null);
     this.markers.set([]);
     this.#showOff(reason);
+    if (hadFocus && isFocusLost()) this.#firstButton().focus();
     if (!reason) this.#context.announce(wasRecording ? this.#text.keptRecording : this.#text.stopped);
   }
 
@@ -185,6 +197,10 @@ class WebcamView {
     );
   }
 
+  #firstButton() {
+    return [...this.element.querySelectorAll("button")].find((button) => button.checkVisibility());
+  }
+
   #showControls() {
     this.controls.show({ paused: this.#paused, recording: this.#recording !== null });
   }
@@ -193,14 +209,16 @@ class WebcamView {
   async #read(image, now) {
     const live = this.#live;
     const time_s = live && (now - live.origin) / 1000;
+    const asked = engineOf(this.#context.settings.get());
+    const isPast = () => this.#live !== live || engineOf(this.#context.settings.get()) !== asked;
     try {
       const engine = await this.#context.engine();
       const result = await engine.frame(image, time_s);
-      if (!result || this.#live !== live || this.#paused || time_s <= live.last) return;
+      if (!result || isPast() || this.#paused || time_s <= live.last) return;
       if (result.error) throw new Error(result.error);
       this.#take({ ...result, source: this.#text.source, frame: live.frame, time_s });
     } catch (error) {
-      if (this.#live !== live) return;
+      if (isPast()) return; // an engine that another one has taken the place of is closed
       live.gap = null;
       this.stage.remark(navigator.onLine ? format(this.#text.failing, { error: error.message }) : this.#text.offline);
       await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
@@ -267,7 +285,8 @@ class WebcamView {
       this.#endRecording();
       this.#context.notify("info", this.#text.modelChanged);
     }
-    this.#live.tracker = createTracker();
+    this.#live.measuring?.cancel();
+    Object.assign(this.#live, { tracker: createTracker(), measuring: null });
     return this.#setBaseline(null, { isQuiet: true });
   }
 
@@ -317,8 +336,10 @@ class WebcamView {
     const panel = createSessionPanel(this.#context, session, {
       hasPlayer: false,
       onDiscard: () => {
+        const hadFocus = panel.element.contains(document.activeElement);
         panel.destroy();
         panel.element.remove();
+        if (hadFocus) this.#firstButton().focus();
       },
     });
     this.recordings.prepend(panel.element);
