@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mien.cli.options import MOST_THREADS, add_command, add_labels_option, number, whole
@@ -78,7 +79,7 @@ def _run(args: argparse.Namespace) -> int:
         for model, threads, size in track(cases, "timing", unit="case", quiet=args.quiet)
     ]
     where = {"mien": __version__, **machine()}
-    listed = [timing.to_dict() for timing in timings]
+    listed = [asdict(timing) for timing in timings]
     content = {"schema": SCHEMA, "machine": where, "timings": listed}
     write_answer(content, _described(timings, where), as_json=args.json)
     return EXIT_DONE

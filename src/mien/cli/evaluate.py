@@ -47,6 +47,7 @@ IMAGES = Path("images")
 RELEASE_REPORT = Path("report.txt")
 
 _SPLITS = ("train", "val", "test")
+_ROBUSTNESS = ("robustness.json", "robustness.md")
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -258,7 +259,8 @@ def _check_targets(args: argparse.Namespace, output: Path) -> None:
     from mien.evaluation.report_folder import FIGURES, REPORTS
 
     reads = [args.data, args.map, args.votes, *read_files(args)]
-    check_target_folder("--output", output, (*REPORTS, *FIGURES), reads=reads, force=args.force)
+    names = _ROBUSTNESS if args.robustness else (*REPORTS, *FIGURES)
+    check_target_folder("--output", output, names, reads=reads, force=args.force)
     # Their marks are the leave to change them.
     check_targets([("--update", path) for path in args.update], reads=reads, force=True)
     if args.release:
@@ -334,7 +336,7 @@ def _evaluate_robustness(args: argparse.Namespace) -> int:
     classifier = Classifier.open(folder, reading=reading)
     output = args.output or home_of(run, classifier.manifest.name) / "report"
     if not args.no_report:
-        _check_robustness_targets(args, output)
+        _check_targets(args, output)
     split = load_split(args.data, args.split or "val", quiet=args.quiet)
     record = find_record(folder, run)
     if record is not None:
@@ -359,20 +361,13 @@ def _evaluate_robustness(args: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _check_robustness_targets(args: argparse.Namespace, output: Path) -> None:
-    reads = [args.data, *read_files(args)]
-    names = ("robustness.json", "robustness.md")
-    check_target_folder("--output", output, names, reads=reads, force=args.force)
-    check_targets([("--update", path) for path in args.update], reads=reads, force=True)
-
-
 def _write_robustness(args: argparse.Namespace, result: Robustness, output: Path) -> None:
     from mien.evaluation.report_folder import report_place
     from mien.evaluation.robustness import update_robustness, write_robustness
 
     given = args.output is not None
     output = report_place(output, result.model, result.data, given=given, force=args.force)
-    _check_robustness_targets(args, output)
+    _check_targets(args, output)
     page = write_robustness(result, output)
     for path in args.update:
         update_robustness(path, result)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +23,7 @@ from mien.cli.options import (
 from mien.cli.output import facts_text, note, write_answer
 from mien.cli.targets import check_targets
 from mien.cli.train import draw_curves
-from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError, require_extra
+from mien.core.errors import EXIT_DONE, UsageError, require_extra
 from mien.core.models import DEFAULT_MODEL
 from mien.core.progress import format_duration
 
@@ -120,13 +119,9 @@ def _run(args: argparse.Namespace) -> int:
             run = _start(args)
         else:
             run = resume_finetune(args.resume, quiet=args.quiet)
-    except KeyboardInterrupt as stop:
-        if not stop.args:
-            raise
-        # The trainer says what is saved and how to go on, with its own command.
-        text = str(stop).replace("mien train --resume", "mien finetune --resume")
-        sys.stderr.write(f"mien: {text}\n")
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as stop:  # the trainer says how to go on, with its own command
+        ours = [str(each).replace("mien train", "mien finetune") for each in stop.args]
+        raise KeyboardInterrupt(*ours) from stop
     draw_curves(run)
     done = finish(run, quiet=args.quiet)
     write_answer(done.to_dict(), done.to_text(), as_json=args.json)

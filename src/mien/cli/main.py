@@ -117,8 +117,9 @@ def main(argv: Sequence[str] | None = None, *, registers: Sequence[Register] | N
         # Writes what is buffered: a full disk is an error now and not a warning at exit.
         write_stdout("")
         return code
-    except KeyboardInterrupt:
-        return _report(KeyboardInterrupt("interrupted"), EXIT_INTERRUPTED, debug=False)
+    except KeyboardInterrupt as stop:  # training says what is saved and how to go on
+        print(f"mien: {stop if stop.args else 'interrupted'}", file=sys.stderr)
+        return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader (`head`, a pager) has seen enough. What is left must not be flushed at exit.
         discard_stdout()
@@ -262,7 +263,7 @@ def _report(error: BaseException, code: int, *, debug: bool, text: str | None = 
     if debug:
         traceback.print_exception(error)
     line = one_line(" ".join(str(error if text is None else text).split()))
-    if code == EXIT_INTERRUPTED or not sys.stderr.isatty() or not _print_in_colour(line):
+    if not sys.stderr.isatty() or not _print_in_colour(line):
         print(f"mien: {line}", file=sys.stderr)
     return code
 

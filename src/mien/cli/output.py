@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import logging
 import os
@@ -129,6 +130,12 @@ def _opened(path: Path) -> TextIO:
 
 
 # ---------------------------------------------------------------- stderr
+def may_draw(args: argparse.Namespace, shape: str) -> bool:
+    """Say whether the terminal is free for what is drawn while results of a shape come."""
+    streams = args.output is None and shape != "table" and sys.stdout.isatty()
+    return not args.quiet and not streams and sys.stderr.isatty()
+
+
 def note(text: str, *, quiet: bool) -> None:
     """Say something in one line on stderr, unless quiet is asked for."""
     if not quiet:
@@ -149,9 +156,16 @@ def logs_as_notes(*, quiet: bool, name: str = "mien") -> Iterator[None]:
         quiet: errors alone.
         name: the logger's; another package's where a command uses it.
     """
-    logger, notes = logging.getLogger(name), _Notes(logging.ERROR if quiet else logging.WARNING)
-    logger.addHandler(notes)
+    with handling(name, _Notes(logging.ERROR if quiet else logging.WARNING)):
+        yield
+
+
+@contextmanager
+def handling(name: str, handler: logging.Handler) -> Iterator[None]:
+    """Give a logger a handler for a while."""
+    logger = logging.getLogger(name)
+    logger.addHandler(handler)
     try:
         yield
     finally:
-        logger.removeHandler(notes)
+        logger.removeHandler(handler)

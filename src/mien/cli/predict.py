@@ -28,7 +28,7 @@ from mien.cli.options import (
     number,
     recognizer_options,
 )
-from mien.cli.output import note
+from mien.cli.output import may_draw, note
 from mien.cli.result_writers import FORMATS, image_writer
 from mien.cli.stopping import stopping_in_time
 from mien.cli.targets import check_targets, distinct_names, read_files
@@ -357,7 +357,7 @@ def _at_once(args: argparse.Namespace, shape: str) -> Tally:
     recognizer = options.load()
     engine = _engine(args, options, recognizer)
     tally, drawn = Tally(), 0
-    shows = _may_draw(args, shape, len(inputs))
+    shows = len(inputs) > 1 and may_draw(args, shape)
     with image_writer(
         shape,
         args.output,
@@ -378,12 +378,6 @@ def _at_once(args: argparse.Namespace, shape: str) -> Tally:
     if args.output is not None:
         note(f"{args.output}: {tally.summary()}", quiet=args.quiet)
     return tally
-
-
-def _may_draw(args: argparse.Namespace, shape: str, images: int) -> bool:
-    """Say whether a progress bar is worth it and does not mix with results on the terminal."""
-    streams = args.output is None and shape != "table" and sys.stdout.isatty()
-    return not args.quiet and not streams and images > 1
 
 
 def _analyzed(engine: Engine, inputs: Sequence[Input], *, shows: bool) -> Iterator[Result]:

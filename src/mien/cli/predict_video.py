@@ -16,7 +16,7 @@ from mien.batch.inputs import Input
 from mien.cli.inputs import is_single
 from mien.cli.live_window import LiveWindow, require_windows
 from mien.cli.options import recognizer_options
-from mien.cli.output import note, write_output
+from mien.cli.output import may_draw, note, write_output
 from mien.cli.result_writers import Writer, episode_table, video_writer
 from mien.cli.stopping import Stop, stopping_in_time
 from mien.cli.targets import check_targets, distinct_names, read_files
@@ -92,7 +92,7 @@ def run_videos(args: argparse.Namespace, shape: str, videos: Sequence[Input]) ->
             shape, args.output, labels, recognizer.model, single=single, corrected=corrected
         )
         with form as writer:
-            draws = _may_draw(args, shape)
+            draws = may_draw(args, shape)
             run = _Run(args, window, recognizer, writer, stop, draws, span, markers)
             for one, name in zip(videos, names, strict=True):
                 _read(run, one, name)
@@ -144,12 +144,6 @@ def _check(args: argparse.Namespace, shape: str, *, single: bool) -> None:
     ):
         if not single and path is not None and path.suffix.lower() in suffixes:
             raise UsageError(f"expected {option} as a folder, since there may be several videos")
-
-
-def _may_draw(args: argparse.Namespace, shape: str) -> bool:
-    """Say whether something may be drawn on the terminal while results come."""
-    streams = args.output is None and shape != "table" and sys.stdout.isatty()
-    return not args.quiet and not streams and sys.stderr.isatty()
 
 
 def _targets(args: argparse.Namespace, names: Sequence[str]) -> Iterator[tuple[str, Path]]:

@@ -18,9 +18,9 @@ from mien.cli.output import bar, output_file, shorten, stdout_takes, use_utf8_st
 from mien.core.errors import printable
 from mien.core.files import replacing
 from mien.core.formats import csv_text, json_text, table_text
+from mien.core.results import ModelInfo, Result, result_rows, table_columns
 
 if TYPE_CHECKING:
-    from mien.core.results import ModelInfo, Result
     from mien.video.summary import Person
 
 FORMATS: tuple[str, ...] = ("json", "jsonl", "csv", "tsv", "table", "parquet", "xlsx")
@@ -29,7 +29,7 @@ VIDEO_SCHEMA = "mien-video/1"
 """Name and version of the JSON form of a video; its frames have their own, ``mien/1``."""
 
 Write = Callable[[str], object]
-Convert = Callable[["Result"], list[dict[str, Any]]]
+Convert = Callable[[Result], list[dict[str, Any]]]
 
 _SOURCE_COLUMNS = 40
 _PARQUET_ROWS = 4096
@@ -58,29 +58,19 @@ class Writer:
 
 
 class _Csv(Writer):
-    """One row a face, one where there is none; of a video with smoothed scores. Or TSV."""
+    """One row a face, one where there is none, as CSV or TSV; ``extra`` as of `table_columns`."""
 
-    def __init__(
-        self,
-        write: Write,
-        labels: Sequence[str],
-        shape: str,
-        *,
-        smoothed: bool,
-        corrected: bool = False,
-    ) -> None:
+    def __init__(self, write: Write, shape: str, labels: Sequence[str], **extra: bool) -> None:
         from mien.batch.tables import DELIMITERS
-        from mien.core.results import result_rows, table_columns
 
         super().__init__(write)
-        self._rows = partial(result_rows, labels=labels, smoothed=smoothed, corrected=corrected)
-        self._columns = table_columns(labels, smoothed=smoothed, corrected=corrected)
-        self._delimiter = DELIMITERS[shape]
-        write(csv_text([], self._columns, delimiter=self._delimiter))
+        columns = table_columns(labels, **extra)
+        self._rows = _rows_of(labels, **extra)
+        self._text = partial(csv_text, columns=columns, delimiter=DELIMITERS[shape])
+        write(self._text([]))
 
     def add(self, result: Result) -> None:
-        rows = self._rows(result)
-        self._write(csv_text(rows, self._columns, header=False, delimiter=self._delimiter))
+        self._write(self._text(self._rows(result), header=False))
 
 
 # ---------------------------------------------------------------- of images
@@ -220,22 +210,19 @@ class _Episodes(Writer):
 class _VideoParquet(Writer):
     """The rows of CSV with their types, in row groups."""
 
-    def __init__(
-        self, path: Path, labels: Sequence[str], model: ModelInfo, *, corrected: bool
-    ) -> None:
+    def __init__(self, path: Path, model: ModelInfo, labels: Sequence[str], **extra: bool) -> None:
         from mien.batch.tables import results_schema  # says so where pyarrow is missing
 
         pa, pq = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet"))
-        self._schema = results_schema(labels, model, smoothed=True, corrected=corrected)
-        self._table, self._labels, self._corrected = pa.Table.from_pylist, labels, corrected
-        self._rows: list[dict[str, Any]] = []
+        self._rows = _rows_of(labels, **extra)
+        self._schema = results_schema(labels, model, **extra)
+        self._table = partial(pa.Table.from_pylist, schema=self._schema)
         self._file = pq.ParquetWriter(path, self._schema, compression="zstd")
+        self._waiting: list[dict[str, Any]] = []
 
     def add(self, result: Result) -> None:
-        from mien.core.results import result_rows
-
-        self._rows += result_rows(result, self._labels, smoothed=True, corrected=self._corrected)
-        if len(self._rows) >= _PARQUET_ROWS:
+        self._waiting += self._rows(result)
+        if len(self._waiting) >= _PARQUET_ROWS:
             self._flush()
 
     def close(self) -> None:
@@ -243,25 +230,22 @@ class _VideoParquet(Writer):
         self._file.close()
 
     def _flush(self) -> None:
-        if self._rows:
-            self._file.write_table(self._table(self._rows, schema=self._schema))
-            self._rows = []
+        if self._waiting:
+            self._file.write_table(self._table(self._waiting))
+            self._waiting = []
 
 
 class _VideoExcel(Writer):
     """The rows of CSV as a workbook, which keeps them on the disk until it is written."""
 
-    def __init__(self, path: Path, labels: Sequence[str], *, corrected: bool) -> None:
+    def __init__(self, path: Path, labels: Sequence[str], **extra: bool) -> None:
         from mien.batch.tables import ExcelSheets
-        from mien.core.results import table_columns
 
-        self._path, self._labels, self._corrected = path, labels, corrected
-        self._sheets = ExcelSheets(table_columns(labels, smoothed=True, corrected=corrected))
+        self._path, self._rows = path, _rows_of(labels, **extra)
+        self._sheets = ExcelSheets(table_columns(labels, **extra))
 
     def add(self, result: Result) -> None:
-        from mien.core.results import result_rows
-
-        for row in result_rows(result, self._labels, smoothed=True, corrected=self._corrected):
+        for row in self._rows(result):
             self._sheets.add(row.values())
 
     def close(self) -> None:
@@ -318,7 +302,7 @@ def image_writer(
         elif shape == "json":
             writer = _Json(write, single=single)
         elif shape in ("csv", "tsv"):
-            writer = _Csv(write, labels, shape, smoothed=False)
+            writer = _Csv(write, shape, labels)
         else:
             writer = Writer(write) if shape == "jsonl" else _Table(write)
         yield writer
@@ -340,12 +324,13 @@ def video_writer(
     ``corrected`` gives tables the columns of a baseline.
     """
     writer: Writer
+    extra = {"smoothed": True, "corrected": corrected}
     if shape in ("parquet", "xlsx") and path is not None:
         with replacing(path) as temporary:
             if shape == "xlsx":
-                writer = _VideoExcel(temporary, labels, corrected=corrected)
+                writer = _VideoExcel(temporary, labels, **extra)
             else:
-                writer = _VideoParquet(temporary, labels, model, corrected=corrected)
+                writer = _VideoParquet(temporary, model, labels, **extra)
             yield writer
             writer.close()
         return
@@ -353,7 +338,7 @@ def video_writer(
         if shape == "json":
             writer = _VideoJson(write, single=single)
         elif shape in ("csv", "tsv"):
-            writer = _Csv(write, labels, shape, smoothed=True, corrected=corrected)
+            writer = _Csv(write, shape, labels, **extra)
         else:
             writer = Writer(write) if shape == "jsonl" else _Episodes(write, single=single)
         yield writer
@@ -369,6 +354,10 @@ def _text_output(shape: str, path: Path | None) -> Iterator[Write]:
     if shape != "table":
         use_utf8_stdout()
     yield write_stdout
+
+
+def _rows_of(labels: Sequence[str], *, smoothed: bool = False, corrected: bool = False) -> Convert:
+    return partial(result_rows, labels=labels, smoothed=smoothed, corrected=corrected)
 
 
 def _line(value: object) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from mien.cli.output import logs_as_notes, note
+from mien.cli.output import handling, logs_as_notes, note
 
 if TYPE_CHECKING:
     from mien.service.middleware import Answered
@@ -73,7 +73,7 @@ class ServiceLog:
                 for name in _OTHERS:
                     stack.enter_context(logs_as_notes(quiet=True, name=name))
                 if self.debug:
-                    stack.enter_context(_handling("mien", _Traces(logging.ERROR)))
+                    stack.enter_context(handling("mien", _Traces(logging.ERROR)))
             yield
 
 
@@ -85,22 +85,12 @@ def _as_json(quiet: bool, debug: bool) -> Iterator[None]:
     try:
         with ExitStack() as stack:
             level = logging.ERROR if quiet else logging.WARNING
-            stack.enter_context(_handling("mien", _Json(level, debug)))
+            stack.enter_context(handling("mien", _Json(level, debug)))
             for name in _OTHERS:
-                stack.enter_context(_handling(name, _Json(logging.ERROR, debug)))
+                stack.enter_context(handling(name, _Json(logging.ERROR, debug)))
             yield
     finally:
         own.handlers = before
-
-
-@contextmanager
-def _handling(name: str, handler: logging.Handler) -> Iterator[None]:
-    logger = logging.getLogger(name)
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
 
 
 def _write(**fields: Any) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mien.cli.options import add_command, folder_name
 from mien.cli.output import facts_text, write_answer
-from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
+from mien.core.errors import EXIT_DONE, UsageError
 from mien.core.progress import format_duration
 
 if TYPE_CHECKING:
@@ -68,14 +67,7 @@ def _run(args: argparse.Namespace) -> int:
     _check_engine(args)
     if args.teacher_logits:
         return _fill_cache(args)
-    try:
-        run = _train(args)
-    except KeyboardInterrupt as stop:
-        if not stop.args:
-            raise
-        # The trainer says what is saved and how to go on.
-        sys.stderr.write(f"mien: {stop}\n")
-        return EXIT_INTERRUPTED
+    run = _train(args)
     draw_curves(run)
     summary = json.loads(run.summary.read_text(encoding="utf-8"))
     content = {**summary, "folder": str(run.path)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +52,6 @@ class Timing:
     high: float
     runs: int
     labels: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the figures ready for JSON."""
-        return asdict(self)
 
 
 def time_model(
