@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import gc
 import threading
 import weakref
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
@@ -212,7 +211,6 @@ def test_one_frame_is_in_memory_at_a_time(red_recognizer: Recognizer) -> None:
         assert isinstance(moment.result, Result)
         results.append(moment.result)
         del moment
-        gc.collect()
         most = max(most, sum(picture() is not None for picture in alive))
     assert len(results) == 40
     assert most <= 3
@@ -285,15 +283,13 @@ def test_who_stops_reading_ahead_waits_for_no_chunk(tiny_model: Path) -> None:
     recognizer = Recognizer(Classifier.open(tiny_model), Counting())
     reading = follow(recognizer, frames(), "film", readers=2)
     next(reading)
-    cast("Generator[object, None, None]", reading).close()
+    reading.close()
     assert len(looked_at) <= 4 * 8
     assert not [one for one in threading.enumerate() if one.name.startswith("mien-video")]
 
 
 @pytest.mark.slow
 def test_the_shared_clip_turns_from_serious_to_happy(shared: Path) -> None:
-    import mien
-
     results = list(mien.load(threads=1).analyze_video(shared / "photos" / "clip.mp4", every=0.2))
     assert [result.frame for result in results] == list(range(0, 115, 5))
     faces = [result.faces[0] for result in results]
