@@ -140,14 +140,9 @@ def write_index(
     digests: Iterable[bytes],
     run: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the index of a file of results; raises OSError as `open` does.
+    """Write the index of a file of results that is on disk; raises OSError as `open` does.
 
-    Args:
-        path: the index.
-        file: the results, as they are on disk.
-        tally: their counts.
-        digests: of their images' names, in pieces of any length.
-        run: what the run is of.
+    The digests of its images' names may come in pieces of any length; ``run`` as `Index` has it.
     """
     rest = {
         "size": file.stat().st_size,
@@ -205,11 +200,7 @@ def digest(source: str | None) -> bytes:
 
 
 class DigestSet:
-    """The names of many images, as a sorted array of their digests.
-
-    Args:
-        digests: of the names, concatenated.
-    """
+    """The names of many images, as a sorted array of their digests, which come concatenated."""
 
     def __init__(self, digests: bytes) -> None:
         import numpy as np

@@ -53,12 +53,8 @@ class _Task:
 class ProcessPool:
     """Analyzes chunks in at most ``workers`` processes, and outlives those that die or hang.
 
-    Args:
-        options: what each worker loads its recognizer from.
-        model: the recognizer's, for the results of images that fail.
-        workers: processes at most; one is started when there is work for it.
-        batch_size: faces that go through the network at once.
-        timeout: seconds that one image may take.
+    A worker is started when there is work for it. The model is that of the workers' recognizers,
+    for the results of images that fail; other arguments as `mien.batch.engines.make_engine`.
     """
 
     def __init__(
