@@ -315,7 +315,7 @@ def test_tokens_come_from_a_file_and_the_environment(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "tokens"
-    path.write_text("token-of-the-file-1\n")
+    path.write_bytes(b"\xef\xbb\xbftoken-of-the-file-1\r\n")  # as some editors save it
     monkeypatch.setenv("MIEN_TOKENS", "token-of-tokens-1, token-of-tokens-2")
     monkeypatch.setenv("MIEN_TOKEN", "token-of-its-own-1")
     with served(tiny_model, "--token-file", str(path)) as process:

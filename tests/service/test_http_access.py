@@ -197,6 +197,16 @@ def test_an_id_that_a_log_can_hold_is_taken(service: Service, given: str, is_tak
     assert reply.json["request_id"] == reply.headers["x-request-id"]
 
 
+def test_a_path_cannot_look_like_other_fields_of_the_log(tiny_model: Path) -> None:
+    lines: list[str] = []
+    with running(loader(tiny_model), on_request=lambda request: lines.append(str(request))) as here:
+        here.ask("/%20200%201%20ms%20me%0a%1b[2J%e2%80%ae")
+    said = next(line for line in lines if "%20200" in line)
+    assert len(said.split(" ")) == 7
+    assert said.isascii()
+    assert said.isprintable()
+
+
 def test_a_failure_is_logged_with_the_id(
     tiny_model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -21,6 +21,7 @@ from service_maker import Gated, Service, loader, picture, running, until
 
 pytest.importorskip("fastapi")
 
+from starlette.datastructures import Headers
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
@@ -227,6 +228,21 @@ def test_none_is_opened_before_the_model_is_there(tiny_model: Path) -> None:
         until(lambda: service.ask("/healthz").status == 200)
         assert refused(service)[1]["code"] == "not_ready"
         gate.set()
+
+
+def test_a_refusal_is_no_error_of_the_service(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert refused(service, origin="https://evil.example")[0] == 403
+    time.sleep(0.1)
+    assert not caplog.records
+
+
+def test_a_page_without_an_origin_is_no_page_of_a_host_without_a_name() -> None:
+    headers = Headers({"host": "", "origin": "null"})
+    refusal = Access().foreign(headers)
+    assert refusal is not None
+    assert refusal.status == 403
 
 
 def test_other_paths_are_none(service: Service) -> None:

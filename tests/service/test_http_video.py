@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.util
 import io
+import itertools
 import json
 import socket
+import struct
 import tempfile
 import threading
 import time
@@ -178,6 +181,45 @@ def test_nothing_leads_on_to_other_files(service: Service, clip: bytes, tmp_path
         refused(send(service, playlist.encode()), 422, "undecodable", "the video")
 
 
+def claiming(video: bytes, table: bytes, values: bytes) -> bytes:
+    """The video with other values where those of its first table of this name begin."""
+    at = video.index(table) + 4
+    return video[:at] + values + video[at + len(values) :]
+
+
+def test_a_header_that_claims_more_than_the_file_holds_costs_no_memory(
+    service: Service, clip: bytes
+) -> None:
+    buffer = io.BytesIO()
+    write_video(
+        buffer, even_times(25), form="mp4", options={"movflags": "frag_keyframe+empty_moov"}
+    )
+    parts, many = buffer.getvalue(), struct.pack(">I", 60_000_000)
+    assert events(send(service, parts))[-1]["frames"] == 25
+    one_size = bytes(4) + struct.pack(">I", 1) + many  # FFmpeg's index would have 24 bytes for each
+    for table, values in ((b"stsz", one_size), (b"trun", b"\0\0\0\x01" + many)):
+        for video in (clip, parts):
+            if table in video:
+                refused(
+                    send(service, claiming(video, table, values)), 422, "undecodable", "60,000,000"
+                )
+    index = struct.pack(">I4s", 8, b"sidx")
+    head, media = parts.split(b"moof", 1)
+    within = struct.pack(">I4s", 8 + 4 + len(media), b"mdat") + b"moof" + media
+    hidden = claiming(head[:-4] + index + within, b"trun", b"\0\0\0\x01" + many)
+    refused(send(service, hidden), 422, "undecodable", "60,000,000")
+    packed = struct.pack(">I4s", 24, b"cmov") + struct.pack(">I4sI", 12, b"cmvd", 1 << 31)
+    refused(send(service, clip + packed), 422, "undecodable", "its header is compressed")
+
+
+def test_sound_that_is_not_compressed_is_no_such_claim(service: Service) -> None:
+    buffer = io.BytesIO()
+    write_video(
+        buffer, even_times(25 * 30), form="mov", sound=True, audio_codec="pcm_s16le", group=25
+    )
+    assert events(send(service, buffer.getvalue(), "?every=5"))[-1]["event"] == "done"
+
+
 def test_413_by_its_length_and_by_what_comes(tiny_model: Path, clip: bytes) -> None:
     with running(loader(tiny_model), limits=Limits(max_video_bytes=len(clip) - 1)) as service:
         refused(send(service, clip), 413, "too_large", f"{len(clip) - 1:,} bytes")
@@ -271,6 +313,45 @@ def test_a_client_that_goes_away_stops_the_work(
         assert gated.begun < 900
         assert service.metric('mien_videos_ended_total{status="gone"}') == 1
     assert not [each for each in threading.enumerate() if each.name == "mien-upload"]
+
+
+def test_nobody_waits_for_what_comes_before_the_start(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mien.service.video import _Work
+
+    usual, packets = _Work._check_wanted, itertools.count()
+
+    def slow(work: _Work) -> None:
+        next(packets)
+        time.sleep(0.01)
+        usual(work)
+
+    monkeypatch.setattr(_Work, "_check_wanted", slow)
+    buffer = io.BytesIO()
+    write_video(buffer, even_times(1000), form="mpegts")
+    body = buffer.getvalue()
+    with running(loader(tiny_model), limits=Limits(video_seconds=0.5)) as service:
+        refused(send(service, body, "?start=1000"), 422, "too_long", "0.5 seconds at most")
+        until(lambda: service.metric("mien_videos") == 0, 2)
+    assert 0 < next(packets) < 300
+
+
+@pytest.mark.parametrize("kind", ["video/mp4", "form"])
+def test_a_full_disk_is_an_error_that_leaves_nothing(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    body, headers = bytes(3_000_000), MP4
+    if kind == "form":
+        body, headers = form(body, field="video", kind="video/mp4") + END, FORM
+    with running(loader(tiny_model)) as service:
+        refused(service.ask("/v1/video", body, headers, "POST"), 500, "internal", "log says")
+        until(lambda: service.metric("mien_videos") == 0)
+    assert "No space left on device" in caplog.text
 
 
 def test_who_takes_no_events_holds_the_work_up_and_is_dropped(

@@ -259,7 +259,7 @@ def _access(args: argparse.Namespace) -> Access:
     tokens += os.environ.get("MIEN_TOKEN", "").split()
     if args.token_file is not None:
         try:
-            found = tokens_in(args.token_file.read_text(encoding="utf-8"))
+            found = tokens_in(args.token_file.read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "it is not text"
             raise InputError(f"--token-file {args.token_file}: cannot be read: {reason}") from error

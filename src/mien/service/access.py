@@ -94,7 +94,10 @@ class Access:
         that are no browsers say none.
         """
         origin = headers.get("origin")
-        if origin is None or origin in self.origins or _host_of(origin) == _host_of(_own(headers)):
+        if origin is None or origin in self.origins:
+            return None
+        own = _host_of(f"//{headers.get('host', '')}")
+        if own is not None and _host_of(origin) == own:
             return None
         return ApiError(
             403,
@@ -133,10 +136,6 @@ def normal_origin(text: str) -> str:
         )
     suffix = "" if port in (None, _PORTS[parts.scheme]) else f":{port}"
     return f"{parts.scheme}://{host.lower()}{suffix}"
-
-
-def _own(headers: Headers) -> str:
-    return f"//{headers.get('host', '')}"
 
 
 def _host_of(address: str) -> str | None:

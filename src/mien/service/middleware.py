@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
@@ -41,7 +42,7 @@ class Answered:
     Attributes:
         client: the address that asked.
         method: the request's.
-        path: the request's, without its query.
+        path: the request's, without its query, %-encoded: it cannot look like other fields.
         status: of the answer; 101 for a WebSocket.
         seconds: from the request's head to the end of its answer.
         request_id: the request's.
@@ -135,7 +136,7 @@ class Middleware:
         self._metrics.answered(method, path, status, seconds)
         if self._on_request is not None:
             client = scope["client"][0] if scope.get("client") else "-"
-            shown = path[:_SHOWN_PATH]
+            shown = quote(path[:_SHOWN_PATH])
             self._on_request(Answered(client, method, shown, status, seconds, request_id))
 
 

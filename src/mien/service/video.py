@@ -28,6 +28,7 @@ from mien.core.formats import json_text
 from mien.inference.recognizer import Recognizer
 from mien.service.forms import VIDEO, check_headers, spooled_upload
 from mien.service.middleware import INTERNAL, REQUEST_ID, STOPPING
+from mien.service.mp4_claims import check_claims
 from mien.service.schemas import EVENT_SCHEMA, ApiError
 from mien.service.service import Service
 from mien.service.workers import TOO_LONG
@@ -281,6 +282,7 @@ class _Work:
     def _work(self) -> None:
         with contextlib.suppress(_Stopped):
             try:
+                check_claims(self._file, _NAME)
                 with (
                     opened_upload(self._file, _NAME) as container,
                     closing(self._found(container)) as events,
@@ -308,7 +310,9 @@ class _Work:
         if window.end is not None:
             duration = window.end if duration is None else min(duration, window.end)
         progress, summary = _Progress(duration), Summary(gap_s=memory_for(window.every))
-        frames = self._checked(frames_in(container, stream, _NAME, window))
+        frames = self._small(
+            frames_in(container, stream, _NAME, window, on_packet=self._check_wanted)
+        )
         moments = follow(self._recognizer, frames, _NAME, window=window, readers=readers_for(None))
         assert isinstance(moments, Generator)
         error: str | None = None
@@ -323,10 +327,12 @@ class _Work:
                     yield replace(result, source=self._name).to_dict()
         yield _done(summary, error)
 
-    def _checked(self, frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
+    def _check_wanted(self) -> None:
+        if self._stopped.is_set():
+            raise _Stopped
+
+    def _small(self, frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
         for frame in frames:
-            if self._stopped.is_set():
-                raise _Stopped
             if frame.area > self._max_pixels:
                 raise TooLarge(f"{_NAME}: its frames have too many pixels")
             yield frame

@@ -10,10 +10,13 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import Frame
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGISendEvent
 
 CHECK_SECONDS = 10.0
 """A client that takes nothing, or does not end what is ended, is dropped within twice this time."""
@@ -84,6 +87,12 @@ class StreamProtocol(WebSocketsSansIOProtocol, asyncio.BufferedProtocol):
             return
         is_text = self.curr_msg_data_type == "text"
         super().handle_cont(Frame(event.opcode, b"", event.fin) if is_text else event)
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """See `WebSocketsSansIOProtocol`, which logs a refusal with a body as an error."""
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and self.close_sent:
+            self.handshake_complete = True
 
     def shutdown(self) -> None:
         """See `WebSocketsSansIOProtocol`; the application hears of the end and closes by itself."""

@@ -13,7 +13,7 @@ import math
 import re
 import time
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -284,10 +284,20 @@ def read_video(
         yield from frames_in(container, picture_stream(container, source), str(source), window)
 
 
-def frames_in(container: Any, stream: Any, name: str, window: Window) -> Iterator[VideoFrame]:
-    """Yield the frames of a stream of an open container; as `read_video`, which opens it."""
+def frames_in(
+    container: Any,
+    stream: Any,
+    name: str,
+    window: Window,
+    *,
+    on_packet: Callable[[], None] = lambda: None,
+) -> Iterator[VideoFrame]:
+    """Yield the frames of a stream of an open container; as `read_video`, which opens it.
+
+    ``on_packet`` is called for each packet, those before the window, too; what it raises ends it.
+    """
     stream.thread_type = "AUTO"
-    yield from _Reader(container, stream, name, window).frames()
+    yield from _Reader(container, stream, name, window, on_packet).frames()
 
 
 def picture_stream(container: Any, source: str | Path) -> Any:
@@ -395,18 +405,23 @@ class Decoder:
         stopped: what ended the reading before the stream's end, or None.
     """
 
-    def __init__(self, container: Any, stream: Any) -> None:
-        """Take an open container and its stream."""
+    def __init__(
+        self, container: Any, stream: Any, on_packet: Callable[[], None] = lambda: None
+    ) -> None:
+        """Take an open container, its stream, and what is called for each packet."""
         self.damaged = 0
         self.stopped: Exception | None = None
         self._container = container
         self._stream = stream
+        self._on_packet = on_packet
         self._av = load_av()
 
     def packets(self) -> Iterator[Any]:
         """Yield the packets from where the container stands; an error is the end."""
         try:
-            yield from self._container.demux(self._stream)
+            for packet in self._container.demux(self._stream):
+                self._on_packet()
+                yield packet
         except (self._av.error.FFmpegError, OSError) as error:
             _log.debug("reading stopped: %s", error)
             self.stopped = error
@@ -433,14 +448,21 @@ class Decoder:
 class _Reader:
     """Reads one stream of a container, once."""
 
-    def __init__(self, container: Any, stream: Any, source: str, window: Window) -> None:
+    def __init__(
+        self,
+        container: Any,
+        stream: Any,
+        source: str,
+        window: Window,
+        on_packet: Callable[[], None],
+    ) -> None:
         self._container = container
         self._stream = stream
         self._name = shown_address(source)
         self._window = window
         self._tick = 1.0 / rate_of(stream)
         self._presentation = Presentation(stream, self._name)
-        self._decoder = Decoder(container, stream)
+        self._decoder = Decoder(container, stream, on_packet)
         self._clock = clock_of(container, stream, self._tick, from_s=0.0)
 
     def frames(self) -> Iterator[VideoFrame]:
