@@ -148,6 +148,21 @@ def meanings_in(classifier: Classifier) -> dict[str, list[str]]:
     }
 
 
+def clean_images(
+    split: Split, source: Path | str, *, quiet: bool = False
+) -> npt.NDArray[np.bool_] | None:
+    """Mark the images (N,) of a data set's split that have no pixel-identical copy in Training.
+
+    None for Training itself.
+
+    Raises:
+        DataError: if the data set has no usable Training.
+    """
+    if split.name == "train":
+        return None
+    return clean_mask(split, load_split(source, "train", quiet=quiet))
+
+
 def _without_trained(
     data: EvaluationData, folder: Path | None, trained_on: TrainedOn | None, include: bool
 ) -> EvaluationData:
@@ -183,8 +198,7 @@ def _load_data_set(classifier: Classifier, path: Path, name: str, quiet: bool) -
     notes: list[str] = []
     clean = None
     try:
-        if name != "train":
-            clean = clean_mask(split, load_split(path, "train", quiet=quiet))
+        clean = clean_images(split, path, quiet=quiet)
     except DataError as error:
         notes.append(f"no figures on clean images: {error}")
     fitted, left_out = fit_labels(split, classifier.labels, meanings_in(classifier))
@@ -267,7 +281,7 @@ def evaluate_model(
     Args:
         classifier: the model, as its users run it.
         split: the images.
-        clean: those without a copy in Training (see `clean_mask`), None where unknown.
+        clean: those without a copy in Training (see `clean_images`), None where unknown.
         votes: FER+'s votes, int64 (N, 10), None where unknown.
         tta: average over shifted and mirrored views.
         seed: of the choice of the sample pictures.
