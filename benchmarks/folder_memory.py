@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from mien.api import load
-from mien.cli.output import table_text
+from mien.core.formats import table_text
 
 PICTURES = 100
 FOLDER_IMAGES = 1000

@@ -25,7 +25,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mien.cli.output import table_text
+from mien.core.formats import table_text
 from mien.core.results import Box
 from mien.data.loading import load_split
 from mien.inference.classifier import Classifier

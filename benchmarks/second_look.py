@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mien.cli.output import table_text
+from mien.core.formats import table_text
 from mien.core.images import load_image
 from mien.inference.detectors import Detection
 from mien.inference.detectors.yunet import YuNetDetector

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mien.cli.output import table_text
+from mien.core.formats import table_text
 from mien.core.images import load_image
 from mien.core.results import Box
 from mien.inference.detectors import Detector, load_detector
