@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -173,3 +174,22 @@ def test_the_end_comes_in_time_whatever_happens(
         module.make_server(create_app(loader(tiny_model)), 10).handle_exit(number, None)
         until(lambda: bool(left))
         assert left == [(code, "mien: ended before all requests in flight had an answer")]
+
+
+def test_no_part_of_an_answer_waits_for_another_to_be_acknowledged(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mien.service.protocol import Protocol
+
+    usual = Protocol.connection_made
+    options: list[int] = []
+
+    def connection_made(self: Protocol, transport: Any) -> None:
+        accepted = transport.get_extra_info("socket")
+        options.append(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        usual(self, transport)
+
+    monkeypatch.setattr(Protocol, "connection_made", connection_made)
+    assert service.ask("/healthz").status == 200
+    assert options
+    assert all(options)

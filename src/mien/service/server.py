@@ -223,6 +223,10 @@ class Server(uvicorn.Server):
                 _LOGGER.error("no connection can be accepted for now: %s", error.strerror)
                 await asyncio.sleep(1)
                 continue
+            # asyncio does so for ports that it has opened itself. Else the body of an answer on a
+            # kept connection waits 40 ms for the client to acknowledge its head.
+            with contextlib.suppress(OSError):
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await self._make_room()
             await loop.connect_accepted_socket(self._protocol, connection)
 
