@@ -7,6 +7,7 @@ python examples/http_client.py --address http://127.0.0.1:8000 a.jpg b.jpg
 import argparse
 import json
 import mimetypes
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -43,4 +44,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except OSError as error:  # no such file, or no service at that address
+        sys.exit(str(error))

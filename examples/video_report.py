@@ -29,4 +29,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    try:
+        main()
+    except mien.MienError as error:  # one line that says what to do
+        sys.exit(str(error))

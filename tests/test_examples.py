@@ -136,3 +136,27 @@ def test_http_client(photos: Path, tiny_model: Path) -> None:
         read, refused = example("http_client.py", photos, "--address", address, *names).splitlines()
     assert re.fullmatch(r"sample\.png: \w+ \d+% at \{'x': 0, .*\}", read)
     assert refused.startswith("broken.png: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["folder_to_pandas.py"], "python examples/folder_to_pandas.py photos"),
+        (["own_classes.py", "folder"], "python examples/own_classes.py FOLDER photo.jpg"),
+        (["http_client.py", "missing.jpg"], "missing.jpg"),
+    ],
+)
+def test_a_wrong_call_is_told_without_a_trace(words: list[str], said: str, tmp_path: Path) -> None:
+    if words[0] == "folder_to_pandas.py":
+        pytest.importorskip("pandas")
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / words[0]), *words[1:]],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
