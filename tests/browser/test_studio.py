@@ -174,3 +174,16 @@ def test_axe_finds_nothing_and_nothing_is_wider_than_the_window(
         assert not found, json.dumps(found, indent=1)
         width = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
         assert width[0] <= width[1], view
+
+
+def test_axe_finds_nothing_where_the_server_is_away(visit: Visits) -> None:
+    opened = visit("compare")
+    page = opened.ready()
+    page.context.set_offline(True)
+    page.get_by_role("button", name="Settings", exact=True).click()
+    page.get_by_label("On the server").check()
+    page.keyboard.press("Escape")
+    page.get_by_role("alert").filter(has_text="does not answer").wait_for()
+    found = violations(page)
+    assert not found, json.dumps(found, indent=1)
+    opened.forgive("version")

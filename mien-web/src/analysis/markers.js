@@ -52,10 +52,13 @@ export function hasCorrected(results) {
   return results.some((result) => result.faces.some((face) => face.corrected != null));
 }
 
+// Without a prototype: a class of a model of its own may be called "constructor".
+const noTotals = () => ({ seconds: 0, sums: Object.create(null), shares: Object.create(null) });
+
 /** Sums over time for one event and person. */
 class Totals {
-  raw = { seconds: 0, sums: {}, shares: {} };
-  corrected = { seconds: 0, sums: {}, shares: {} };
+  raw = noTotals();
+  corrected = noTotals();
   frames = 0;
 }
 

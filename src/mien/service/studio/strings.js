@@ -394,6 +394,7 @@ export const strings = {
     done: { one: "{count} frame is read.", other: "{count} frames are read." },
     failed: "The video could not be read to its end: {error}. What was read is kept.",
     failedAtOnce: "The video was not read: {error}.",
+    modelChanged: "Another model or reading was chosen, which ended this one. Read the video again with it.",
     nobody: "No face was found in this video. Faces that look at the camera and are 24 pixels or more across are found best.",
     player: "Player",
     play: "Play",

@@ -9,7 +9,7 @@ const LIGHT = "#ffffff";
 // ---------------------------------------------------------------- words and colours
 /** An emotion's word; a class of a model of its own is its own word. */
 export function emotionName(emotion) {
-  return strings.emotions[emotion] ?? emotion;
+  return Object.hasOwn(strings.emotions, emotion) ? strings.emotions[emotion] : emotion;
 }
 
 /** What is shown of a face: its corrected scores where there are any, else the smoothed ones, else those of the picture. */
@@ -39,10 +39,10 @@ export function resultSummary(result) {
 
 /** The colour of a class: an emotion's own, else one of those that are left, by its place among the classes. */
 export function colourOf(palette, emotion, emotions = Object.keys(palette)) {
-  if (emotion in palette) return palette[emotion];
+  if (Object.hasOwn(palette, emotion)) return palette[emotion];
   const free = Object.keys(palette).filter((name) => !emotions.includes(name));
   const names = free.length ? free : Object.keys(palette);
-  const others = emotions.filter((name) => !(name in palette));
+  const others = emotions.filter((name) => !Object.hasOwn(palette, name));
   return palette[names[Math.max(0, others.indexOf(emotion)) % names.length]];
 }
 

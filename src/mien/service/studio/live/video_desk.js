@@ -4,7 +4,7 @@ import { createTracker, formatTime } from "../../mien-web/analysis/index.js";
 import { fill, h, isFocusLost, newId } from "../components/dom.js";
 import { icon } from "../components/icons.js";
 import { askToken } from "../components/token_dialog.js";
-import { createEngine } from "../engine.js";
+import { createEngine, engineOf } from "../engine.js";
 import { createSession, openSessions, placeAt } from "../session.js";
 import { counted, format } from "../strings.js";
 import { frameCount, videoFrames } from "./frames.js";
@@ -104,7 +104,8 @@ export class VideoDesk {
 
   // ---------------------------------------------------------------- the reading
   async #read(rate) {
-    const { announce, notify } = this.#context;
+    const { announce, notify, settings } = this.#context;
+    const asked = engineOf(settings.get());
     const { signal } = (this.#work = new AbortController());
     const hadFocus = this.element.contains(document.activeElement);
     this.options.element.hidden = true;
@@ -118,6 +119,7 @@ export class VideoDesk {
       announce(counted(this.#text.done, this.#session.results.length));
     } catch (error) {
       if (signal.aborted) announce(this.#text.cancelled);
+      else if (this.#video && engineOf(settings.get()) !== asked) notify("info", this.#text.modelChanged);
       else notify("error", this.#problem(error));
     }
     this.#work = null;

@@ -134,11 +134,13 @@ export function createView(context) {
   };
 }
 
+const LONGEST_NAME = 120; // as where a session is named
+
 /** A session as the page has it, of a file's text. */
 function sessionOf(json, name, text) {
   const read = analysis.fromJson(json);
   if (read.results.length === 0) throw new Error(text.noResults);
-  return createSession({ ...read, kind: "file", name: read.name || name, emotions: analysis.labelsOf(read.results), saved: true });
+  return createSession({ ...read, kind: "file", name: (read.name || name).slice(0, LONGEST_NAME), emotions: analysis.labelsOf(read.results), saved: true });
 }
 
 /** A warning where sessions were read in different ways. */
@@ -151,16 +153,18 @@ function kindsNotice({ compare: text, readings }, sessions) {
 /** The tables: everybody of each session, each person, each event. */
 function comparisonTables({ compare: text }, sessions) {
   const { columns } = text;
-  const emotions = [...new Set(sessions.flatMap((session) => session.emotions ?? analysis.labelsOf(session.results)))];
-  const all = analysis.compare(sessions, { labels: emotions }).map((row) => ({ head: [row.source], ...row }));
-  const people = sessions.flatMap(({ name, results }) =>
-    analysis.summary(results, { labels: emotions }).map(({ track_id: number, seconds, valence, scores, shares, corrected }) => {
+  // Each session's rows have its own model's emotions: one that it does not know is absent there, not 0.
+  const labelsIn = ({ emotions: own, results }) => own ?? analysis.labelsOf(results);
+  const emotions = [...new Set(sessions.flatMap(labelsIn))];
+  const all = sessions.flatMap((session) => analysis.compare([session], { labels: labelsIn(session) })).map((row) => ({ head: [row.source], ...row }));
+  const people = sessions.flatMap(({ name, results, emotions: labels }) =>
+    analysis.summary(results, { labels }).map(({ track_id: number, seconds, valence, scores, shares, corrected }) => {
       const found = corrected ?? { valence, scores, shares };
       return { head: [name, faceName({ track_id: number })], seconds, valence: found.valence, ...found.scores, ...prefixed(found.shares) };
     }),
   );
-  const events = sessions.flatMap(({ name, results, markers }) =>
-    analysis.markerTable(results, markers, { labels: emotions }).map((row) => ({ head: [name, row.label, row.track_id === null ? "–" : faceName(row)], ...row })),
+  const events = sessions.flatMap(({ name, results, markers, emotions: labels }) =>
+    analysis.markerTable(results, markers, { labels }).map((row) => ({ head: [name, row.label, row.track_id === null ? "–" : faceName(row)], ...row })),
   );
   return h(
     "div.stack",
@@ -177,7 +181,7 @@ function prefixed(shares) {
 
 /** A table with mean scores and, below each, the share of time; corrected ones where there are any. */
 function shareTable(title, heads, rows, emotions, text) {
-  const value = (row, name) => row[`corrected_${name}`] ?? row[name] ?? null;
+  const value = (row, name) => [`corrected_${name}`, name].map((key) => (Object.hasOwn(row, key) ? row[key] : null)).find((found) => found !== null) ?? null;
   const cell = (row, emotion) => {
     const [mean, share] = [value(row, emotion), value(row, `share_${emotion}`)];
     return h("td.figure", null, mean === null ? "–" : h("span.cell-mean", null, percent(mean)), share !== null && h("span.cell-share", null, percent(share)));
