@@ -298,7 +298,7 @@ def taught_by(
 def estimate_statistics(network: Network, images: Tensor, *, bfloat16: bool = False) -> None:
     """Give BatchNorm layers the statistics that plain images have under the weights as they stand.
 
-    Without dropout, see `mien.training.trainer.recalibrated_statistics`.
+    Without dropout, see `mien.training.model.recalibrate_batch_norms`.
 
     Args:
         network: its running statistics are written over; it is left in evaluation mode.

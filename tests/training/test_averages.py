@@ -7,8 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mien.training.model import build_model, interpolate_weights, kept_network, set_trainable
-from mien.training.trainer import averaged_weights, recalibrate_batch_norms
+from mien.training.model import (
+    averaged_weights,
+    build_model,
+    interpolate_weights,
+    kept_network,
+    recalibrate_batch_norms,
+    set_trainable,
+)
 from mien.training.transforms import Batch
 from step_maker import FACES, ONES, TARGETS, compiled, equal, step, values
 from training_maker import tiny_config

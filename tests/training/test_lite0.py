@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from mien.core.errors import DataError, InputError
 from mien.training import lite0
+from mien.training.architectures import backbone_layers
 from mien.training.lite0 import lite0_file, read_legacy_checkpoint, transplant_lite0
 from mien.training.recipe import ModelSettings
 
@@ -197,7 +198,7 @@ def torch_name(keras_name: str) -> str:
 def test_every_kernel_arrives_at_its_layer_the_right_way_round(b0: Any, arrays: Arrays) -> None:
     random = np.random.default_rng(0)
     filled = 0
-    for layer in lite0.backbone_layers(b0):
+    for layer in backbone_layers(b0):
         kind = type(layer).__name__
         if "Conv2D" not in kind or "_se_" in layer.name:
             continue
@@ -216,7 +217,7 @@ def test_every_kernel_arrives_at_its_layer_the_right_way_round(b0: Any, arrays: 
 
 def test_every_batch_norm_arrives_with_its_statistics(b0: Any, arrays: Arrays) -> None:
     filled = 0
-    for layer in lite0.backbone_layers(b0):
+    for layer in backbone_layers(b0):
         if type(layer).__name__ != "BatchNormalization":
             continue
         name = torch_name(layer.name)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mien.core.errors import InputError, ModelError, UsageError
-from mien.training.lite0 import backbone_layers
+from mien.training.architectures import backbone_layers
 from mien.training.recipe import ModelSettings
 
 TINY = ModelSettings(

@@ -49,7 +49,7 @@ def weights_of(model: Any) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def test_a_frozen_backbone_stays_bit_for_bit_with_its_batch_norms_statistics() -> None:
-    from mien.training.lite0 import backbone_layers
+    from mien.training.architectures import backbone_layers
 
     model = compiled(0)
     backbone = [value for layer in backbone_layers(model) for value in layer.variables]

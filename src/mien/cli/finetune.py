@@ -112,13 +112,15 @@ def _run(args: argparse.Namespace) -> int:
     _check(args)
     needed = ("keras", "onnx", "sklearn", "matplotlib", "seaborn")
     require_extra("train", *needed, needed_for="mien finetune")
-    from mien.training.finetune import resume_finetune
+    from mien.training.finetune import read_notes
+    from mien.training.trainer import resume
 
     try:
         if args.resume is None:
             run = _start(args)
         else:
-            run = resume_finetune(args.resume, quiet=args.quiet)
+            read_notes(args.resume)  # or it is no fine-tuning
+            run = resume(args.resume, quiet=args.quiet)
     except KeyboardInterrupt as stop:  # the trainer says how to go on, with its own command
         ours = [str(each).replace("mien train", "mien finetune") for each in stop.args]
         raise KeyboardInterrupt(*ours) from stop

@@ -56,6 +56,12 @@ def refresh(model: Any) -> None:
             layer.finalize_state()
 
 
+def backbone_layers(model: Any) -> list[Any]:
+    """Return the layers of a model's backbone, in order: those before the pooling."""
+    names = [layer.name for layer in model.layers]
+    return list(model.layers[: names.index("pool")])
+
+
 def conv_bn(
     x: Any, width: int, name: str, *, kernel: int = 3, stride: int = 1, relu: bool = True
 ) -> Any:
@@ -118,11 +124,9 @@ def plain(images: Any, channels: tuple[int, ...]) -> Any:
 def nano(faces: Any, *, width: float = 1.0) -> Any:
     """Nano: half a million weights, a third of a millisecond a face on one core.
 
-    Made for a processor that computes one face at a time. Its 19 million multiplications are all in
-    3x3 convolutions whose channels are multiples of 16, which ONNX Runtime computes near the
-    processor's peak, BatchNorm, ReLU and sums included; depthwise ones take more time for fewer.
-    The first layer sees all 48 pixels, with few channels, and max pooling halves the picture: with
-    strides in its place, a network of the same cost learnt more slowly.
+    Its 19 million multiplications are all in 3x3 convolutions whose channels are multiples of 16,
+    which ONNX Runtime computes near the processor's peak; depthwise ones take more time for fewer.
+    The first layer sees all 48 pixels; max pooling learns faster than strides of the same cost.
 
     Args:
         faces: Keras tensor (N, size, size, 1), 0-255.
@@ -147,8 +151,8 @@ def nano(faces: Any, *, width: float = 1.0) -> Any:
 def vgg(faces: Any, *, width: float = 1.0) -> Any:
     """VGG with BatchNorm (Simonyan & Zisserman 2014, 1409.1556); arguments as of `nano`.
 
-    A teacher for distillation, as are the ResNets: too slow for one face on one core, better than
-    what was made for photographs of 224 pixels. No pooling before the first stage.
+    A teacher for distillation, as are the ResNets: slow, but more accurate than networks made for
+    photographs of 224 pixels. No pooling before the first stage.
     """
     import keras
 
@@ -243,15 +247,12 @@ BACKBONES = (*APPLICATIONS, *_OWN, _PLAIN)
 
 
 def build_application(name: str, *, weights: str | None = None, images: Any = None) -> Any:
-    """Build a network of ``keras.applications`` without its top.
+    """Build a network of `APPLICATIONS` without its top, a ``keras.Model`` ending in a feature map.
 
     Args:
         name: one of `APPLICATIONS`.
         weights: "imagenet" to download them, or None.
         images: Keras tensor (N, size, size, 3), 0-255, to build on; an input of its own if None.
-
-    Returns:
-        A ``keras.Model``, whose output is the last feature map.
     """
     import keras
 

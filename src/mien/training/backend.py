@@ -86,12 +86,7 @@ def prepare_keras(preferred: str) -> None:
 
 
 def import_keras(precision: str = "float32") -> Any:
-    """Import Keras with the settings that networks here need, whatever ``keras.json`` says.
-
-    That file of the user's may be an older project's, with the channels first or other numbers.
-
-    Args:
-        precision: dtype policy of the layers.
+    """Import Keras with a dtype policy and the settings used here, whatever ``keras.json`` says.
 
     Raises:
         UsageError: if it cannot be imported with what that file or ``KERAS_BACKEND`` says.
@@ -112,11 +107,7 @@ def import_keras(precision: str = "float32") -> Any:
 
 
 def seed_step(settings: TrainingSettings, epoch: int, step: int) -> None:
-    """Seed torch's dropout for one step, so that it depends on the seed and the step alone.
-
-    Torch draws it from a global generator; other backends keep their states in variables, and so in
-    checkpoints.
-    """
+    """Seed torch's dropout for one step; other backends keep its states in checkpoints."""
     if settings.backend == "torch":
         import torch
 
@@ -126,7 +117,6 @@ def seed_step(settings: TrainingSettings, epoch: int, step: int) -> None:
 
 
 def _split_over_devices(keras: Any, batch_size: int) -> None:
-    """Split each step over all devices that JAX sees, if there are several."""
     devices = keras.distribution.list_devices()
     if len(devices) == 1:
         return
@@ -163,7 +153,7 @@ def stderr_held_back() -> Iterator[None]:
 def _set_threads(backend: str, threads: int) -> None:
     """Set the threads of a backend, 0 for all, and make it deterministic where it can be."""
     if backend == "tensorflow":
-        _set_tensorflow_threads(threads)
+        _set_up_tensorflow(threads)
     elif backend == "torch":
         import torch
 
@@ -174,7 +164,7 @@ def _set_threads(backend: str, threads: int) -> None:
         os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 
 
-def _set_tensorflow_threads(threads: int) -> None:
+def _set_up_tensorflow(threads: int) -> None:
     import tensorflow
 
     threading = tensorflow.config.threading

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -66,12 +66,10 @@ class TrainingData:
     soft_labels: Floats | None = None
 
     def fingerprint(self) -> str:
-        """Return what tells these images, labels and votes from others."""
-        arrays: list[npt.NDArray[Any] | None] = []
-        for split in (self.train, self.val):
-            arrays += [split.images, split.labels]
+        """Return a checksum of these images, labels and votes."""
+        images = (self.train.images, self.train.labels, self.val.images, self.val.labels)
         value = 0
-        for array in (*arrays, self.votes, self.counts, self.soft_labels):
+        for array in (*images, self.votes, self.counts, self.soft_labels):
             if array is not None:
                 value = zlib.crc32(np.ascontiguousarray(array).data, value)
         return f"{value:08x}"
@@ -130,15 +128,12 @@ def load_training_data(config: Config, *, quiet: bool) -> TrainingData:
 def balanced_class_weights(
     labels: npt.NDArray[np.int64], *, power: float = 1.0, classes: int = len(EMOTIONS)
 ) -> Floats:
-    """Return the weight of each class, float32 (classes,): mean 1 over the images.
+    """Return the weight of each class, float32 (classes,), with a mean of 1 over the images.
 
     Args:
-        labels: int64 (N,), of all images.
+        labels: int64 (N,), of all images; a class without any gets the weight 0.
         power: 1 makes the weights inverse to the counts, 0.5 to their roots, and 0 equal.
         classes: how many.
-
-    Returns:
-        A class without images gets the weight 0.
     """
     counts = np.bincount(labels, minlength=classes).astype(np.float64)
     present = counts > 0
@@ -151,9 +146,8 @@ def balanced_class_weights(
 def vote_log_odds(counts: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> Floats:
     """Return the logarithm of p(label | votes) / p(label) for each image and class.
 
-    How FER+ votes go together with FER-2013's labels is learnt from the training images, by a
-    multinomial logistic regression of the label on the votes. By Bayes' rule these log-odds can be
-    added to a teacher's logits: annotators and teacher are two witnesses of one image.
+    By a multinomial logistic regression of the label on the votes, fitted to the training images.
+    By Bayes' rule these log-odds add to a teacher's logits, as of an independent witness.
 
     Args:
         counts: FER+ votes, (N, 10), as `mien.data.votes.align_votes` gives them.
@@ -292,13 +286,7 @@ class BatchSource:
 
 
 def prefetch(make: Callable[[int], Batch], steps: range, *, workers: int = 1) -> Generator[Batch]:
-    """Yield ``make(step)`` for every step in order, a few made ahead; its errors come here.
-
-    Args:
-        make: what makes a batch, which several threads may ask at once if there are several.
-        steps: of which batches.
-        workers: threads that make them.
-    """
+    """Yield ``make(step)`` for every step in order, a few made ahead by threads; raises as it."""
     coming = iter(steps)
     executor = ThreadPoolExecutor(workers, thread_name_prefix="mien-batches")
     try:

@@ -1,15 +1,14 @@
 """Knowledge distillation: teachers, what they say of the faces a student sees, and its cache.
 
-A teacher is a run's folder, whose ``best.keras`` Keras runs on whatever the recipe trains on, or an
-exported model, which ONNX Runtime runs. Both give raw logits: a temperature that was fitted for
-calibration is left aside, for a run has none. The ensemble's answer is the mean of the teachers'
-probabilities at the recipe's temperature: each counts the same, where a mean of logits would follow
-whichever is the surest of itself.
+A teacher is a run's folder, whose ``best.keras`` runs on the recipe's Keras backend, or an exported
+model, which runs on ONNX Runtime. Both give raw logits, without a calibrated temperature. The
+ensemble's answer is the mean of probabilities at the recipe's temperature: a mean of logits would
+follow the most confident teacher.
 
 The cache holds the teachers' logits of views that repeat, float16, so that a slow machine can train
 on what a fast one computed: one file a teacher and view, ``<teacher>-<key>-view007.npz``, 14 bytes
-an image. Its key says what the pixels follow from (images, augmentation, seed, view), and a probe
-of the pixels themselves shows where they came out otherwise: in another version of this project.
+an image. The key is a hash of what determines the pixels (images, augmentation, seed, view); a
+probe of the pixels finds those that another version of mien or OpenCV drew otherwise.
 """
 
 from __future__ import annotations
@@ -100,12 +99,9 @@ def find_teacher(source: str, labels: Sequence[str] = EMOTIONS) -> Teacher:
 
 
 def open_teacher(teacher: Teacher, *, batch: int, threads: int = 0) -> Network:
-    """Open a teacher; Keras must be set up already.
+    """Open a teacher for batches of faces; Keras must be set up already.
 
-    Args:
-        teacher: which.
-        batch: faces that go through it at once.
-        threads: of ONNX Runtime, 0 for all; Keras has its own.
+    ``threads`` are ONNX Runtime's, 0 for all.
 
     Raises:
         ModelError: if it is missing, damaged, or not a network of this project.
@@ -175,21 +171,15 @@ class LogitCache:
         return self.folder / f"{teacher.name}-{digest}-{view}.npz"
 
     def read(self, teacher: Teacher, view: View, faces: Faces) -> Logits:
-        """Read the logits of a view.
-
-        Args:
-            teacher: whose; where it is at hand, the file must be of that very network.
-            view: which.
-            faces: the view itself, uint8 (N, 48, 48).
+        """Read the logits of a view, whose faces are uint8 (N, 48, 48).
 
         Raises:
             InputError: if the file is missing, damaged, or of another teacher or other pixels.
         """
         _, logits, seen = self._open(teacher, view)
         here = _probe(faces)
-        if seen.shape != here.shape or np.mean(np.abs(seen - here) > _PROBE_TOLERANCE) > (
-            _PROBE_SHARE
-        ):
+        same = seen.shape == here.shape
+        if not same or np.mean(np.abs(seen - here) > _PROBE_TOLERANCE) > _PROBE_SHARE:
             raise InputError(
                 f"{self.path(teacher, view)} is of other pixels than {view} has here: it was "
                 "computed by another version of mien or OpenCV; compute it again with this one"
@@ -260,10 +250,7 @@ def rounded(logits: Floats) -> Logits:
 
 
 def _probe(faces: Faces) -> Floats:
-    """Return one number for each of the first images: a mean grey that a shift or flip changes.
-
-    Another processor may round a grey here and there to its neighbour; that hardly moves it.
-    """
+    """Return a weighted mean grey of each of the first images, which a shift or flip changes."""
     _, height, width = faces.shape
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
     ramp = (rows + 1) * (columns + 1) ** 2
@@ -273,28 +260,16 @@ def _probe(faces: Faces) -> Floats:
 
 # ---------------------------------------------------------------- all teachers
 def mean_probabilities(logits: Sequence[Logits], temperature: float) -> Floats:
-    """Return the mean over teachers of softmax(logits / temperature), float32 (N, classes).
-
-    Args:
-        logits: of each teacher, (N, classes).
-        temperature: above 0.
-    """
+    """Return the mean over teachers of softmax(logits / temperature), float32 (N, classes)."""
     scaled = np.stack(logits).astype(np.float32) / np.float32(temperature)
     powers = np.exp(scaled - scaled.max(axis=2, keepdims=True))
     return np.asarray((powers / powers.sum(axis=2, keepdims=True)).mean(axis=0), np.float32)
 
 
 def add_log_odds(probabilities: Floats, log_odds: Floats, temperature: float) -> Floats:
-    """Return probabilities at a temperature (N, classes) with log-odds (N, classes) added.
-
-    Args:
-        probabilities: of the teachers at the temperature.
-        log_odds: at temperature 1; zeros change nothing.
-        temperature: above 0.
-    """
-    weighted = probabilities * np.exp(
-        (log_odds - log_odds.max(axis=1, keepdims=True)) / temperature
-    )
+    """Add log-odds (N, classes), of temperature 1, to probabilities (N, classes) at another."""
+    shifted = log_odds - log_odds.max(axis=1, keepdims=True)
+    weighted = probabilities * np.exp(shifted / temperature)
     return np.asarray(weighted / weighted.sum(axis=1, keepdims=True), np.float32)
 
 
@@ -318,7 +293,7 @@ class TeacherEnsemble:
             config: the recipe, with at least one teacher.
             images: the training images, uint8 (N, 48, 48).
             log_odds: of the FER+ votes on each image, float32 (N, 7), see `vote_log_odds`; used
-                with views alone, which have the images in this order.
+                with views alone.
             quiet: draw no progress.
 
         Raises:
@@ -373,16 +348,14 @@ class TeacherEnsemble:
 
     def soft_targets(self, faces: Faces) -> Floats:
         """Return the ensemble's probabilities for faces, uint8 (N, 48, 48), float32 (N, 7)."""
-        answers = [(each, self._networks[each.name](faces)) for each in self.teachers]
-        logits = [self._checked(teacher, answer) for teacher, answer in answers]
+        logits = [self._checked(each, self._networks[each.name](faces)) for each in self.teachers]
         return mean_probabilities(logits, self._config.distill.temperature)
 
     def soft_targets_of_view(self, view: View, faces: Faces) -> Floats:
         """Return the ensemble's probabilities for a whole view, float32 (N, 7).
 
-        Args:
-            view: which; it is kept in memory, and what is computed in the cache, too.
-            faces: its faces, uint8 (N, 48, 48), in the order of the images.
+        They are kept in memory and in the cache. The view's faces are uint8 (N, 48, 48), in the
+        order of the images.
 
         Raises:
             InputError: if a cached file is damaged or of another teacher or other pixels.

@@ -171,24 +171,21 @@ def _join_models(labels: Path, votes: Path, output: Path, version: str | None) -
     """Write the model that reads by FER-2013's labels as one model does, by votes as another."""
     import onnx
 
-    first, second = (
-        load_manifest(folder, labels=None).read_by(reading)
-        for folder, reading in ((labels, "fer2013"), (votes, "people"))
-    )
+    parts = ((labels, "fer2013"), (votes, "people"))
+    first, second = (load_manifest(folder, labels=None).read_by(name) for folder, name in parts)
     proto = join_networks(
         one_reading(onnx.load(labels / first.file.name), first.outputs),
         one_reading(onnx.load(votes / second.file.name), second.outputs),
     )
-    people = dataclasses.replace(second, outputs=PEOPLE_OUTPUTS)
     joined = dataclasses.replace(
         first,
         version=version or first.version,
-        others={"people": people},
+        others={"people": dataclasses.replace(second, outputs=PEOPLE_OUTPUTS)},
         versions=second.versions,
     )
 
     def prove(folder: Path) -> dict[str, Any]:
-        for old, reading in ((labels, "fer2013"), (votes, "people")):
+        for old, reading in parts:
             expected, found = (
                 classify_with(each, trial_faces(), reading=reading) for each in (old, folder)
             )
@@ -202,10 +199,7 @@ def _join_models(labels: Path, votes: Path, output: Path, version: str | None) -
 def load_best(run: RunFolder, config: Config) -> Any:
     """Load the best network of a run, in float32, on whichever backend of Keras is there.
 
-    Raises:
-        InputError: if the run has none yet.
-        ModelError: if it is damaged.
-        MissingExtra: if Keras is not installed.
+    Raises InputError if the run has none yet, ModelError if it is damaged, MissingExtra.
     """
     if not run.best.is_file():
         raise InputError(
@@ -241,11 +235,8 @@ def to_logits(network: Any) -> Any:
 def check_agreement(network: Any, folder: Path) -> float:
     """Compare a Keras network with its export, as a user's program would run it.
 
-    Returns:
-        The largest difference in any probability.
-
-    Raises:
-        ModelError: if it is above `TOLERANCE`, or either gives what is not a number.
+    Returns the largest difference in any probability; raises ModelError if it is above `TOLERANCE`
+    or not a number.
     """
     import keras
 
@@ -266,10 +257,7 @@ def check_agreement(network: Any, folder: Path) -> float:
 def classify_with(
     folder: Path, faces: Faces, *, reading: str | None = None, batch_size: int = BATCH_SIZES[-1]
 ) -> Floats:
-    """Return the probabilities (N, classes) of faces that a model gives a user's program.
-
-    All that training has to prove of a model is proven with this.
-    """
+    """Return the probabilities (N, classes) that a model gives a user's program."""
     from mien.inference.classifier import Classifier
 
     classifier = Classifier.open(folder, labels=None, reading=reading)
@@ -279,8 +267,7 @@ def classify_with(
 def check_same(found: npt.NDArray[Any], expected: npt.NDArray[Any], refusal: str) -> float:
     """Return the largest difference of two networks' probabilities, both (N, classes).
 
-    Raises:
-        ModelError: if it is above `TOLERANCE` or not a number; begins with ``refusal``.
+    Raises ModelError, which begins with ``refusal``, if it is above `TOLERANCE` or not a number.
     """
     difference = float(np.abs(found - expected).max())
     # Put this way round, NaN is refused too.
@@ -292,11 +279,9 @@ def check_same(found: npt.NDArray[Any], expected: npt.NDArray[Any], refusal: str
 
 
 def trial_faces(count: int = 32, *, seed: int = 0) -> Faces:
-    """Return images on which to compare networks.
+    """Return images to compare networks on, uint8 (2 * count, 48, 48).
 
-    Returns:
-        uint8 (2 * count, 48, 48): noise and smooth shapes in turn; the first of the noise is black,
-        the first of the smooth is white.
+    Noise and smooth shapes in turn, of which the first two are black and white.
     """
     rng = np.random.default_rng(seed)
     noise = rng.integers(0, 256, (count, FACE_SIZE, FACE_SIZE)).astype(np.uint8)
@@ -331,14 +316,10 @@ def publish(
     """Write a model's folder, whole or not at all, once the model has been proven.
 
     Args:
-        target: the folder, see `check_target`.
+        target: the folder, see `check_target`; it is returned, too.
         content: the network's file.
         manifest: the model's; ``created`` and ``file`` are filled in here.
-        prove: opens the new model in the folder that it is given, and returns metrics of it; raises
-            ModelError to refuse it.
-
-    Returns:
-        ``target``.
+        prove: opens the new model in a folder and returns metrics, or raises ModelError.
 
     Raises:
         OutputError: if it cannot be written.
@@ -390,7 +371,7 @@ def _provenance(run: RunFolder) -> dict[str, Any]:
     """Return the manifest's ``data``, ``metrics`` and ``versions`` from the run's records."""
     environment = read_json(run.environment)
     # Of the best epoch: in the summary, or in the history while a run goes on.
-    best: Mapping[str, Any] = read_json(run.summary).get("best", {})
+    best = read_json(run.summary).get("best", {})
     if not best and run.history.is_file():
         with run.history.open(encoding="utf-8", newline="") as file:
             best = max(csv.DictReader(file), key=lambda row: float(row["val_accuracy"]), default={})

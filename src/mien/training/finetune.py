@@ -32,7 +32,7 @@ from mien.training.recipe import (
     override_tables,
 )
 from mien.training.run import RunFolder, read_json
-from mien.training.trainer import resume, train
+from mien.training.trainer import train
 
 FACES = "faces.npz"
 START = "start.keras"
@@ -109,12 +109,6 @@ def finetune(
     return train(config, run.path, quiet=quiet)
 
 
-def resume_finetune(folder: Path, *, quiet: bool = False) -> RunFolder:
-    """Resume an interrupted fine-tuning; raises InputError if it is none, and as `resume`."""
-    read_notes(folder)
-    return resume(folder, quiet=quiet)
-
-
 def read_notes(folder: Path) -> dict[str, Any]:
     """Return what `finetune` kept with a run; raises InputError if it is no fine-tuning."""
     path = folder / NOTES
@@ -166,12 +160,7 @@ def finetune_tables(
 ) -> dict[str, dict[str, Any]]:
     """Return a recipe that fits the number of images: minutes on a CPU for 50 to 5,000.
 
-    Args:
-        manifest: of the model that is started from.
-        train: the images.
-        run: the run's folder.
-        blocks: how many the backbone has.
-        epochs: as in `finetune`.
+    The backbone of the manifest's model has ``blocks`` blocks; ``epochs`` as in `finetune`.
     """
     count = len(train)
     batch = 32 if count >= 256 else 16 if count >= 64 else min(8, count)
@@ -232,21 +221,12 @@ def model_settings(manifest: Manifest) -> ModelSettings:
 
 # ---------------------------------------------------------------- the network to start from
 def starting_network(
-    base: Path,
-    manifest: Manifest,
-    labels: Sequence[str],
-    meanings: Mapping[str, Sequence[str]],
+    base: Path, manifest: Manifest, labels: Sequence[str], meanings: Mapping[str, Sequence[str]]
 ) -> Any:
     """Rebuild a model as a Keras network whose outputs are a user's own classes.
 
-    The last layer's weights of a class are the mean of those of the labels that it is made of; of a
-    class that the model does not know, the mean of all.
-
-    Args:
-        base: the model's folder.
-        manifest: its manifest.
-        labels: the classes, in order.
-        meanings: the labels that they are made of.
+    The last layer's weights of a class in ``labels`` are the mean of those of the model's labels
+    that it is made of (``meanings``); of a class that the model does not know, the mean of all.
 
     Raises:
         ModelError: if the model is damaged or of another architecture than it says.

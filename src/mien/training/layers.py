@@ -1,10 +1,9 @@
 """Two layers that TensorFlow trains faster on a processor, with the same results.
 
-Keras takes BatchNorm apart into a dozen operations, each of which reads and writes the whole
-feature map; TensorFlow has one for all of them. And the gradient of a depthwise kernel on a small
-feature map is computed tap by tap, where one matrix product a channel does. Neither changes what is
-learnt, but for the last digits; they stand in a network only while it trains, and what is saved
-holds Keras' own. ``benchmarks/training_speed.py --plain-layers`` measures what they bring.
+Keras' BatchNorm is a dozen operations on the whole feature map, where TensorFlow has a fused one;
+and the gradient of a depthwise kernel on a small map is computed tap by tap, where one matrix
+product a channel does. Results differ in the last digits; saved networks hold Keras' own layers.
+``benchmarks/training_speed.py --plain-layers`` measures the gain.
 
 Keras and TensorFlow are imported at once here: only `mien.training.model` imports this module,
 where both are needed.
@@ -65,8 +64,9 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):  # type: ignore[
         )
         # It estimates the variance of all images there are; Keras keeps that of the batch.
         count = tensorflow.cast(tensorflow.size(inputs) // inputs.shape[-1], mean.dtype)
-        _follow(self.moving_mean, mean, self.momentum)
-        _follow(self.moving_variance, variance * (count - 1) / count, self.momentum)
+        variance = variance * (count - 1) / count
+        for average, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            average.assign(average.value * self.momentum + value * (1.0 - self.momentum))
         return outputs
 
 
@@ -81,10 +81,6 @@ def _is_plain_norm(layer: Any) -> bool:
     )
 
 
-def _follow(average: Any, value: Any, momentum: float) -> None:
-    average.assign(average.value * momentum + value * (1.0 - momentum))
-
-
 # ---------------------------------------------------------------- depthwise convolution
 class MatmulDepthwiseConv2D(keras.layers.DepthwiseConv2D):  # type: ignore[misc]
     """Depthwise convolution of a small square map; its kernel's gradient is a matrix product."""
@@ -92,9 +88,8 @@ class MatmulDepthwiseConv2D(keras.layers.DepthwiseConv2D):  # type: ignore[misc]
     def build(self, input_shape: Any) -> None:
         """Make the kernel, and the operation for maps of this size."""
         super().build(input_shape)
-        self._convolve = _convolution(
-            input_shape[1], self.kernel_size[0], self.strides[0], self.padding
-        )
+        sides = input_shape[1], self.kernel_size[0], self.strides[0]
+        self._convolve = _convolution(*sides, self.padding)
 
     def call(self, inputs: Any) -> Any:
         """Convolve (N, H, W, C)."""
@@ -150,17 +145,10 @@ def _convolution(size: int, kernel: int, stride: int, padding: str) -> Any:
 def tap_places(
     size: int, outputs: int, *, kernel: int, stride: int, before: int
 ) -> npt.NDArray[np.float32]:
-    """Return which tap of a kernel brings which pixel of a feature map to which.
+    """Return which tap of a kernel brings which pixel of a square map to which output.
 
-    Args:
-        size: side of the feature map.
-        outputs: side of the one that comes out.
-        kernel: side of the kernel.
-        stride: of the convolution.
-        before: rows and columns of zeros before the first pixel.
-
-    Returns:
-        float32 (size², outputs², kernel²): 1 where that tap does, else 0.
+    float32 (size², outputs², kernel²), of 0 and 1, from the sides of the map, its output and the
+    kernel; ``before`` is the padding before the first pixel.
     """
     pixels, places, taps = np.arange(size), np.arange(outputs), np.arange(kernel)
     along = pixels[:, None, None] == places[None, :, None] * stride + taps - before

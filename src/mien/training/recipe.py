@@ -31,7 +31,7 @@ BACKENDS = ("tensorflow", "torch", "jax")
 
 # ---------------------------------------------------------------- what values have to be
 class Rule(NamedTuple):
-    """Whether a value can be used, and what was expected instead, in words."""
+    """Whether a value can be used, and what is expected."""
 
     holds: Callable[[Any], bool]
     expected: str
@@ -58,6 +58,7 @@ LargeSide = Annotated[int, Rule(lambda value: not 0 != value < 32, "0, or at lea
 Seed = Annotated[int, Rule(lambda value: 0 <= value < 2**32, "from 0 to 2**32 - 1")]
 # Each stage halves the image, and 32 pixels can be halved five times.
 _FIVE = Rule(lambda widths: 1 <= len(widths) <= 5, "one to five widths")
+Widths = Annotated[tuple[AtLeastOne, ...], _FIVE]
 _CLASSES = Rule(
     lambda names: len(names) != 1 and len(set(names)) == len(names),
     "two or more different classes, or none for the seven emotions",
@@ -123,9 +124,7 @@ class DataSettings(_Settings):
 
     source: str = key("archive", "a folder, a zip or the challenge's CSV")
     fraction: Share = key(1.0, "share of Training to use, drawn by the seed")
-    labels: Annotated[tuple[str, ...], _CLASSES] = key(
-        (), "the classes, in the order of the outputs; none means the seven emotions"
-    )
+    labels: Annotated[tuple[str, ...], _CLASSES] = key((), "classes; none is the seven emotions")
     votes: str = key("", "a CSV of FER+ votes (see `mien.data.votes`); empty is none")
     drop_not_a_face: bool = key(False, "leave out Training images that FER+ marks as unusable")
     targets: Annotated[str, one_of("labels", "votes")] = key(
@@ -158,13 +157,9 @@ class ModelSettings(_Settings):
     input_size: Side = key(64, "side in pixels that the 48-pixel face is resized to, in the graph")
     head_units: tuple[AtLeastOne, ...] = key((512, 256), "units of dense layers after pooling")
     head_dropout: tuple[BelowOne, ...] = key((0.4, 0.3), "dropout rate after each of them")
-    drop_connect: BelowOne = key(
-        0.2, "stochastic depth at the last block; grows linearly from 0 at the first"
-    )
+    drop_connect: BelowOne = key(0.2, "stochastic depth at the last block, growing linearly to it")
     batch_norm_momentum: BelowOne = key(0.99, "of every BatchNorm in the network")
-    plain_channels: Annotated[tuple[AtLeastOne, ...], _FIVE] = key(
-        (32, 64, 128), 'width of each stage of "Plain"'
-    )
+    plain_channels: Widths = key((32, 64, 128), 'width of each stage of "Plain"')
     width: AboveZero = key(1.0, "width multiplier of the other networks made here")
 
     def _check(self) -> None:
@@ -195,7 +190,7 @@ class AugmentationSettings(_Settings):
     equalize: Probability = key(0.1, "probability of histogram equalisation")
     blur: Probability = key(0.1, "probability of a Gaussian blur (sigma 0.4 to 1.2 pixels)")
     downscale: Probability = key(
-        0.0, "probability of downscaling (to 0.4 to 0.9 of the size) and upscaling again"
+        0.0, "probability of downscaling (by 0.4 to 0.9) and upscaling"
     )
     jpeg: Probability = key(0.0, "probability of JPEG compression, at a quality of 15 to 80")
     erasing: Probability = key(0.25, "probability of a random rectangle being filled with one grey")
@@ -225,23 +220,15 @@ class TrainingSettings(_Settings):
     head_epochs: Count = key(1, "epochs of the first phase, in which the backbone is frozen")
     head_learning_rate: AboveZero = key(1e-3, "learning rate of the first phase")
     epochs: Count = key(20, "epochs of the second phase, fine-tuning")
-    fine_tune_blocks: Blocks = key(
-        -1, "how many last blocks of the backbone are trained then; -1 is all of it"
-    )
-    full_epochs: Count = key(
-        0, "last epochs, which train the whole backbone all the same (gradual unfreezing)"
-    )
+    fine_tune_blocks: Blocks = key(-1, "last blocks of the backbone that are trained; -1 is all")
+    full_epochs: Count = key(0, "last epochs, which train all blocks (gradual unfreezing)")
     learning_rate: AboveZero = key(1e-3, "peak of the second phase")
-    layer_decay: Share = key(
-        1.0, "layer-wise decay of the learning rate, from each block to the one before; 1 is off"
-    )
+    layer_decay: Share = key(1.0, "layer-wise decay of the learning rate, a block; 1 is off")
     schedule: Annotated[str, one_of("cosine", "plateau", "constant")] = key(
         "cosine", '"cosine" (warm-up, then down to zero), "plateau" (of both phases) or "constant"'
     )
     warmup_epochs: NotNegative = key(1.0, "linear warm-up at the start of the second phase")
-    plateau_patience: AtLeastOne = key(
-        3, "epochs without a better validation loss before the rate drops"
-    )
+    plateau_patience: AtLeastOne = key(3, "epochs without a better val loss until the rate drops")
     plateau_factor: Factor = key(0.5, "what the rate is multiplied with then")
     optimizer: Annotated[str, one_of("adamw", "sgd")] = key(
         "adamw", '"adamw" (Loshchilov & Hutter 2017), or "sgd" with Nesterov\'s momentum of 0.9'
@@ -250,28 +237,18 @@ class TrainingSettings(_Settings):
     clip_norm: NotNegative = key(1.0, "largest global norm of the gradient; 0 is off")
     label_smoothing: BelowOne = key(0.1, "share of the target that is spread over all classes")
     class_weights: bool = key(False, "weight the loss against the imbalance of the classes")
-    class_weight_power: Probability = key(
-        1.0, "exponent of the weights: 1 balances the classes fully, 0.5 halfway, 0 not at all"
-    )
-    votes_weight: NotNegative = key(
-        0.0, "of an auxiliary head's cross-entropy on the FER+ votes, not kept; 0 is off"
-    )
-    early_stopping: Count = key(
-        0, "epochs without a better validation accuracy before a phase ends; 0 is off"
-    )
-    ema: BelowOne = key(
-        0.999, "momentum of the moving average of the weights that is evaluated and kept; 0 is off"
-    )
+    class_weight_power: Probability = key(1.0, "1 balances classes fully, 0.5 halfway, 0 not")
+    votes_weight: NotNegative = key(0.0, "of an auxiliary loss on the FER+ votes; 0 is off")
+    early_stopping: Count = key(0, "epochs a phase goes on without a better accuracy; 0 is off")
+    ema: BelowOne = key(0.999, "momentum of the averaged weights that are kept; 0 is off")
     wise_ft_alpha: Share = key(
         1.0, "weight of that average against the starting weights (WiSE-FT, 2109.01903); 1 is off"
     )
     bn_recalibration_batches: Count = key(
         40, "batches that give the averaged weights BatchNorm statistics of their own; 0 is off"
     )
-    large_size: LargeSide = key(
-        0, "input size of the last ``large_epochs`` epochs (progressive resizing); 0 is off"
-    )
-    large_epochs: Count = key(0, "see ``large_size``")
+    large_size: LargeSide = key(0, "input size of the last epochs (progressive resizing); 0 is off")
+    large_epochs: Count = key(0, "how many epochs have the ``large_size``")
     large_learning_rate: NotNegative = key(
         0.0,
         'where "cosine" stands when the larger size begins: the rate falls to it before, and from '
@@ -303,25 +280,15 @@ class TrainingSettings(_Settings):
 class DistillSettings(_Settings):
     """Knowledge distillation (Beyer et al. 2021, 2106.05237); off without teachers."""
 
-    teachers: tuple[str, ...] = key(
-        (), "runs' folders, exported models' folders, or bundled models' names"
-    )
-    temperature: AboveZero = key(
-        2.0, "what teachers' and student's logits are divided by in the distance"
-    )
-    weight: Probability = key(
-        0.9, "of the distance to the teachers; the labels' cross-entropy gets the rest"
-    )
-    views: Count = key(
-        0, "epochs after which the augmented views repeat (epoch modulo views); 0 is never"
-    )
+    teachers: tuple[str, ...] = key((), "folders of runs or models, or bundled models' names")
+    temperature: AboveZero = key(2.0, "what all logits are divided by in the distance")
+    weight: Probability = key(0.9, "of the distance to the teachers; the labels get the rest")
+    views: Count = key(0, "epochs after which the augmented views repeat; 0 is never")
     cache: str = key("", "folder in which teachers' logits of the views are kept; empty is none")
     votes: Probability = key(
         0.0, "factor of the votes' log-odds added to the teachers' logits, about 0.5; 0 is off"
     )
-    sharp: bool = key(
-        False, "teachers see each view before blur, downscaling and JPEG; needs ``views``"
-    )
+    sharp: bool = key(False, "teachers see views before blur, downscaling and JPEG")
 
     def _check(self) -> None:
         names = [Path(teacher).name for teacher in self.teachers]
@@ -339,11 +306,7 @@ class DistillSettings(_Settings):
 
 @dataclass(frozen=True)
 class Config:
-    """A whole recipe; each section is one table of the TOML file.
-
-    Raises UsageError where settings do not fit together. Epochs are counted from 0 through both
-    phases.
-    """
+    """A whole recipe, a table of the TOML file each; epochs count from 0 through both phases."""
 
     data: DataSettings = field(default_factory=DataSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -431,11 +394,10 @@ def _find_recipe(name_or_path: Path | str) -> Path:
     if path.is_file() or path.name != str(path) or path.suffix:
         return path
     if path.name not in bundled:
-        raise InputError(
-            f"no recipe is called {path.name}: expected a file, or one of {', '.join(bundled)}"
-            if nearest(path.name, bundled) is None
-            else f"no recipe is called {path.name}: {expectation(path.name, bundled)}"
-        )
+        hint = expectation(path.name, bundled)
+        if nearest(path.name, bundled) is None:
+            hint = f"expected a file, or one of {', '.join(bundled)}"
+        raise InputError(f"no recipe is called {path.name}: {hint}")
     return bundled[path.name]
 
 
@@ -494,27 +456,21 @@ def config_from_tables(
 ) -> Config:
     """Build a recipe from nested tables, as a TOML file gives them.
 
-    Args:
-        tables: the recipe's.
-        where: what errors begin with.
-        of_a_run: take keys of earlier versions, too.
+    Errors begin with ``where``; ``of_a_run`` takes keys of earlier versions, too.
 
     Raises:
         UsageError: if a section or key is unknown, or a value cannot be used.
     """
+    sections, made = key_types(Config), {}
     try:
-        sections = key_types(Config)
         for section, table in tables.items():
             if section not in sections:
                 raise UsageError(f"unknown section [{section}]: {expectation(section, sections)}")
             if not isinstance(table, Mapping):
                 raise UsageError(f"{section} = {table!r}: expected a table, as [{section}]")
-        return Config(
-            **{
-                section: sections[section](**_keywords(sections[section], section, table, of_a_run))
-                for section, table in tables.items()
-            }
-        )
+            kind = sections[section]
+            made[section] = kind(**_keywords(kind, section, table, of_a_run))
+        return Config(**made)
     except UsageError as error:
         raise UsageError(f"{where}: {error}" if where else str(error)) from error
 
@@ -587,8 +543,8 @@ def config_to_toml(config: Config) -> str:
     """Write a recipe as TOML, every key spelled out; `load_config` reads the same back."""
     lines: list[str] = []
     for section, settings in dataclasses.asdict(config).items():
-        lines += [f"[{section}]", *(f"{name} = {toml(each)}" for name, each in settings.items())]
-        lines.append("")
+        keys = (f"{name} = {toml(each)}" for name, each in settings.items())
+        lines += [f"[{section}]", *keys, ""]
     return "\n".join(lines)
 
 

@@ -90,11 +90,7 @@ def new_run(path: Path) -> RunFolder:
 
 
 def open_run(path: Path) -> RunFolder:
-    """Return an existing run's folder.
-
-    Raises:
-        InputError: if there is no run at that path.
-    """
+    """Return an existing run's folder; raises InputError if there is no run at that path."""
     run = RunFolder(path)
     if not run.config.is_file():
         raise InputError(f"{path} is not a run: expected a folder with config.toml in it")
@@ -146,13 +142,7 @@ def write_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def report_epoch(row: Mapping[str, Any], *, total: int, best: bool) -> None:
-    """Write a row of the history on stderr.
-
-    Args:
-        row: the row.
-        total: how many epochs there will be.
-        best: whether it is the best epoch so far.
-    """
+    """Write a row of the history on stderr, of so many epochs."""
     stderr().write(
         f"epoch {row['epoch']:>3}/{total}  {row['phase']:<9}  "
         f"{row['size']:>3} px  loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}  "
@@ -176,12 +166,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def begun_in(run: RunFolder) -> Path:
-    """Return the folder in which a run was begun, from which its recipe's paths are meant.
+    """Return the folder in which a run was begun, which its recipe's paths are relative to.
 
-    The present one if that is not known or no longer there.
-
-    Raises:
-        InputError: if the run's ``environment.json`` is damaged.
+    The present one if that is not known or no longer there; raises as `read_json`.
     """
     folder = Path(str(read_json(run.environment).get("folder", "")))
     return folder if os.path.isdir(folder) else Path()  # noqa: PTH112 - may be another user's
@@ -203,11 +190,7 @@ def write_checkpoint(
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
-    """Return what `write_checkpoint` wrote, the state first.
-
-    Raises:
-        InputError: if it is missing or damaged.
-    """
+    """Return what `write_checkpoint` wrote, the state first; raises InputError."""
     try:
         # Opened here, because NumPy leaves a damaged file open.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:

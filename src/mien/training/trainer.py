@@ -22,7 +22,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,12 +40,12 @@ from mien.training.data import BatchSource, TrainingData, load_training_data, vo
 from mien.training.distillation import TeacherEnsemble
 from mien.training.model import (
     accuracy_of,
-    batch_norms,
+    averaged_weights,
     build_model,
     compiled_model,
     interpolate_weights,
-    kept_network,
     predict,
+    recalibrate_batch_norms,
     set_trainable,
     step_arrays,
 )
@@ -218,9 +218,7 @@ class RunState:
     def end_epoch(self, config: Config, row: dict[str, Any] | None) -> None:
         """Count the epoch as done, or its whole phase where early stopping ends it.
 
-        Args:
-            config: the recipe.
-            row: of the history; None without a validation, the sums then go on.
+        Without a validation, ``row`` is None and the sums go on.
         """
         head, start = config.training.head_epochs, self.phase_start(config)
         end = self.epoch + 1
@@ -430,9 +428,9 @@ class Trainer:
             interpolate_weights(self.kept, self._starting_weights(), settings.wise_ft_alpha)
         set_trainable(self.kept, blocks=phase.blocks)
         if settings.ema:
-            count = settings.bn_recalibration_batches
+            plain = self.batches.plain_batches()
             recalibrate_batch_norms(
-                self.kept, itertools.islice(self.batches.plain_batches(), count)
+                self.kept, itertools.islice(plain, settings.bn_recalibration_batches)
             )
         set_trainable(self.kept, blocks=-1)
         return predict_probabilities(self.kept, self.val.images)
@@ -476,48 +474,6 @@ def learning_rate(settings: TrainingSettings, *, progress: float, scale: float =
     return lowest + (highest - lowest) * 0.5 * (1 + math.cos(math.pi * share))
 
 
-# ---------------------------------------------------------------- the weights that are kept
-def averaged_weights(model: Any) -> list[Floats]:
-    """Return the weights of a compiled model's kept network, their moving averages if it has any.
-
-    The model itself trains on from the raw weights.
-    """
-    # Copies: on some backends numpy() is a view of what is about to be written over.
-    raw = [np.array(variable.numpy()) for variable in model.trainable_variables]
-    model.optimizer.finalize_variable_values(model.trainable_variables)
-    weights = [np.array(array) for array in kept_network(model).get_weights()]
-    for variable, value in zip(model.trainable_variables, raw, strict=True):
-        variable.assign(value)
-    return weights
-
-
-def recalibrate_batch_norms(network: Any, batches: Iterable[Batch]) -> None:
-    """Give BatchNorm layers that are trained the statistics of batches under the weights as is.
-
-    The running statistics follow the weights of the last steps. Averaged weights are others, and
-    with foreign statistics a network may read nothing at all (Izmailov et al. 2018, 1803.05407).
-    They are also those of augmented images under dropout, neither of which is there when faces are
-    read (Touvron et al. 2019, 1906.06423; Li et al. 2019, 1801.05134): here dropout is off, too.
-
-    Args:
-        network: with the weights to estimate for.
-        batches: training images as they are, not augmented; none leaves the statistics alone.
-    """
-    norms = [layer for layer in batch_norms(network) if layer.trainable]
-    dropouts = [layer for layer in network.layers if type(layer).__name__ == "Dropout"]
-    momenta, rates = [layer.momentum for layer in norms], [layer.rate for layer in dropouts]
-    for layer in dropouts:
-        layer.rate = 0.0
-    for seen, batch in enumerate(batches):
-        for layer in norms:
-            layer.momentum = seen / (seen + 1)  # makes the running mean a plain one
-        network(batch.faces, training=True)
-    for layer, momentum in zip(norms, momenta, strict=True):
-        layer.momentum = momentum
-    for layer, rate in zip(dropouts, rates, strict=True):
-        layer.rate = rate
-
-
 # ---------------------------------------------------------------- validation
 predict_probabilities = predict  # of a network that ends in a softmax
 
@@ -545,10 +501,7 @@ _DERIVED = {
 
 
 def all_variables(model: Any) -> list[Any]:
-    """Return every variable of a compiled model that training changes, in a fixed order.
-
-    Weights, the states of dropout's generators, and the optimizer's moments and moving averages.
-    """
+    """Return a compiled model's weights, dropout states, moments and averages, in a fixed order."""
     return [*model.variables, *model.optimizer.variables]
 
 
@@ -560,11 +513,7 @@ def save_checkpoint(path: Path, model: Any, state: RunState) -> None:
 
 
 def read_checkpoint(path: Path) -> tuple[RunState, dict[str, npt.NDArray[Any]]]:
-    """Read where a run stood, and its variables.
-
-    Raises:
-        InputError: if the checkpoint is missing, damaged, or of a newer version.
-    """
+    """Read a checkpoint; raises InputError if it is missing, damaged, or of a newer version."""
     values, arrays = records.read_checkpoint(path)
     values = {name: value for name, value in values.items() if name not in _DERIVED}
     unknown = sorted(set(values) - {item.name for item in dataclasses.fields(RunState)})
@@ -600,9 +549,6 @@ def stop_signals(folder: Path) -> Iterator[threading.Event]:
 
     The second signal stops at once; then the time since the last checkpoint is lost. Outside the
     main thread, where Python lets nobody listen to signals, the event is never set.
-
-    Args:
-        folder: the run's, for the message.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():

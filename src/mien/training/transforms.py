@@ -284,12 +284,9 @@ class AugmentedDataset:
     def view(
         self, config: Config, view: View, parts: Sequence[AugmentedDataset] = ()
     ) -> AugmentedDataset:
-        """Return all images as a view shows them, in the order they came in.
+        """Return all images as a view shows them, in their own order.
 
-        Args:
-            config: the recipe.
-            view: which.
-            parts: its chunks, some in each part, where other processes have drawn them.
+        Its chunks are drawn here, or come as ``parts`` that other processes have drawn.
         """
         order = _order_in(config, view, len(self.images))
         chunks = parts or list(self.chunks(config, view, range(-(-len(order) // CHUNK))))
