@@ -189,9 +189,7 @@ class AugmentationSettings(_Settings):
     contrast: NotNegative = key(0.4, "largest relative change of the distance from the mean")
     equalize: Probability = key(0.1, "probability of histogram equalisation")
     blur: Probability = key(0.1, "probability of a Gaussian blur (sigma 0.4 to 1.2 pixels)")
-    downscale: Probability = key(
-        0.0, "probability of downscaling (by 0.4 to 0.9) and upscaling"
-    )
+    downscale: Probability = key(0.0, "probability of downscaling (by 0.4 to 0.9) and upscaling")
     jpeg: Probability = key(0.0, "probability of JPEG compression, at a quality of 15 to 80")
     erasing: Probability = key(0.25, "probability of a random rectangle being filled with one grey")
     mixup: NotNegative = key(0.0, "alpha of the Beta distribution; 0 is off")
