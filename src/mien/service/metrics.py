@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from prometheus_client import (
@@ -51,73 +52,37 @@ class Metrics:
         """
         self._paths = frozenset(paths)
         self.registry = CollectorRegistry()
-        self._requests = Counter(
-            "mien_requests",
-            "Requests that were answered.",
-            ("method", "path", "status"),
-            registry=self.registry,
+        counter = partial(Counter, registry=self.registry)
+        histogram = partial(Histogram, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry, multiprocess_mode="livesum")
+        self._requests = counter(
+            "mien_requests", "Requests that were answered.", ("method", "path", "status")
         )
-        self._seconds = Histogram(
+        self._seconds = histogram(
             "mien_request_seconds",
             "Seconds from a request's head to the end of its answer.",
             ("path",),
             buckets=_SECONDS,
-            registry=self.registry,
         )
-        self._in_flight = Gauge(
-            "mien_requests_in_flight",
-            "Requests that are being answered.",
-            registry=self.registry,
-            multiprocess_mode="livesum",
-        )
-        self._analysis = Histogram(
+        self._in_flight = gauge("mien_requests_in_flight", "Requests that are being answered.")
+        self._analysis = histogram(
             "mien_analysis_seconds",
             "Seconds from an image's bytes to its result, in a thread, without waiting.",
             buckets=_SECONDS,
-            registry=self.registry,
         )
-        self._batches = Histogram(
+        self._batches = histogram(
             "mien_batch_images",
             "Images whose faces went through the network together.",
             buckets=_BATCHES,
-            registry=self.registry,
         )
-        self._images = Counter(
-            "mien_images", "Images that were analyzed.", ("status",), registry=self.registry
-        )
-        self._faces = Counter(
-            "mien_faces", "Faces that were read.", ("emotion",), registry=self.registry
-        )
-        self._streams = Gauge(
-            "mien_streams",
-            "Streams of frames.",
-            registry=self.registry,
-            multiprocess_mode="livesum",
-        )
-        self._frames = Counter(
-            "mien_stream_frames", "Frames of streams.", ("status",), registry=self.registry
-        )
-        self._videos = Gauge(
-            "mien_videos",
-            "Videos that arrive or are read.",
-            registry=self.registry,
-            multiprocess_mode="livesum",
-        )
-        self._videos_ended = Counter(
-            "mien_videos_ended", "Videos by their end.", ("status",), registry=self.registry
-        )
-        self._places = Gauge(
-            "mien_places_taken",
-            "Images that are read, wait or arrive.",
-            registry=self.registry,
-            multiprocess_mode="livesum",
-        )
-        self._ready = Gauge(
-            "mien_ready",
-            "1 once the model is warm.",
-            registry=self.registry,
-            multiprocess_mode="livemin",
-        )
+        self._images = counter("mien_images", "Images that were analyzed.", ("status",))
+        self._faces = counter("mien_faces", "Faces that were read.", ("emotion",))
+        self._streams = gauge("mien_streams", "Streams of frames.")
+        self._frames = counter("mien_stream_frames", "Frames of streams.", ("status",))
+        self._videos = gauge("mien_videos", "Videos that arrive or are read.")
+        self._videos_ended = counter("mien_videos_ended", "Videos by their end.", ("status",))
+        self._places = gauge("mien_places_taken", "Images that are read, wait or arrive.")
+        self._ready = gauge("mien_ready", "1 once the model is warm.", multiprocess_mode="livemin")
         self._info = Info("mien", "What is served.", registry=self.registry)
         self._info.info({"version": __version__})
         self._shown = self.registry

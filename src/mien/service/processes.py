@@ -10,8 +10,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,7 +77,7 @@ def supervise(
     Returns:
         The exit code of a process that could not start, since no other could either.
     """
-    with _shared_folder() as folder:
+    with tempfile.TemporaryDirectory(prefix="mien-metrics-") as folder:
         start = _Starter(module, pickle.dumps(settings), fd, folder)
         children = [start(0)]
         try:
@@ -148,7 +148,7 @@ class _Starter:
             stderr=sys.stderr,
             bufsize=0,
             pass_fds=(self._fd,),
-            env=self._environment(),
+            env={**os.environ, SHARED_FOLDER: self._folder},
             start_new_session=True,  # Ctrl-C in a terminal is for the parent to hand on
         )
         assert process.stdin is not None
@@ -167,16 +167,6 @@ class _Starter:
             assert pipe is not None
             with suppress(OSError):
                 pipe.close()
-
-    def _environment(self) -> Mapping[str, str]:
-        return {**os.environ, SHARED_FOLDER: self._folder}
-
-
-@contextmanager
-def _shared_folder() -> Iterator[str]:
-    """Give a folder for the processes' metrics, which is removed at the end."""
-    with tempfile.TemporaryDirectory(prefix="mien-metrics-") as folder:
-        yield folder
 
 
 # ---------------------------------------------------------------- each of them

@@ -24,12 +24,11 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from mien.core.errors import InputError, MissingExtra, UsageError
-from mien.core.formats import json_text
 from mien.inference.recognizer import Recognizer
 from mien.service.forms import VIDEO, check_headers, spooled_upload
 from mien.service.middleware import INTERNAL, REQUEST_ID, STOPPING
 from mien.service.mp4_claims import check_claims
-from mien.service.schemas import EVENT_SCHEMA, ApiError
+from mien.service.schemas import EVENT_SCHEMA, ApiError, json_bytes
 from mien.service.service import Service
 from mien.service.workers import TOO_LONG
 from mien.video.analysis import follow, readers_for
@@ -108,7 +107,7 @@ class _EventResponse(StreamingResponse):
     def __init__(
         self, events: AsyncGenerator[Event, None], kept: AsyncExitStack, *, is_sse: bool
     ) -> None:
-        write = _sse if is_sse else _ndjson
+        write = _sse if is_sse else json_bytes
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         lines = (write(event) async for event in events)
         super().__init__(lines, headers=headers, media_type=SSE if is_sse else NDJSON)
@@ -124,12 +123,8 @@ class _EventResponse(StreamingResponse):
                 await self._events.aclose()
 
 
-def _ndjson(event: Event) -> bytes:
-    return (json_text(event, indent=None) + "\n").encode("utf-8", "backslashreplace")
-
-
 def _sse(event: Event) -> bytes:
-    data = _ndjson(event).decode()
+    data = json_bytes(event).decode()
     return f"event: {event.get('event', 'result')}\ndata: {data}\n".encode()
 
 
