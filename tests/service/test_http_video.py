@@ -280,6 +280,11 @@ def test_503_while_another_one_is_there(tiny_model: Path, clip: bytes) -> None:
         assert send(service, clip).status == 200
 
 
+def test_the_next_video_may_follow_at_once(service: Service, clip: bytes) -> None:
+    replies = [send(service, clip, "?every=0.5") for _ in range(10)]
+    assert [reply.status for reply in replies] == [200] * 10
+
+
 def test_what_takes_too_long_ends_with_an_event(
     tiny_model: Path, long_clip: bytes, gated: Gated
 ) -> None:

@@ -66,7 +66,7 @@ async def answer_video(service: Service, request: Request) -> Response:
     deadline = time.monotonic() + limits.video_seconds
     async with AsyncExitStack() as stack:
         leave, work = service.video_place(), None
-        stack.callback(lambda: leave() if work is None else work.when_ended(leave))
+        stack.callback(lambda: leave() if work is None else None)
         file, name = await stack.enter_async_context(
             spooled_upload(
                 request,
@@ -78,6 +78,7 @@ async def answer_video(service: Service, request: Request) -> Response:
         )
         work = _Work(file, name, window, recognizer, limits.max_pixels)
         events = _Events(service, work, deadline, request.scope[REQUEST_ID])
+        work.when_ended(leave)
         work.start()
         stack.push_async_callback(work.stop)
         first = await events.first()
@@ -153,6 +154,7 @@ class _Events:
             while True:
                 if event.get("event") == "done":
                     status = "done"
+                    await self._work.stop()  # its place is free before the client hears of the end
                 yield event
                 if status == "done":
                     return
