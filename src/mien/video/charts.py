@@ -429,7 +429,7 @@ def _draw_row(
     name = _elided(draw, name, font, _MEANS_LEFT - 24 - 20)
     draw.text((24, top + 12), name, fill=_INK, font=font, anchor="lm")
     people = "1 person" if row["people"] == 1 else f"{row['people']} people"
-    seen = f"{people}, {format_time(row['seconds'])}" if row["people"] else "no face"
+    seen = f"{people}, {format_time(row['seconds'])}" if row["people"] else "no face read"
     draw.text((24, top + 38), seen, fill=_NOTE, font=font_for(seen, 17), anchor="lm")
     draw.rectangle((_MEANS_LEFT, top, _MEANS_RIGHT - 1, top + _BAR - 1), fill=_ABSENT)
     if not row["people"]:
