@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from mien.core.errors import UsageError
 from mien.core.results import Box
-from mien.video.tracker import CutFinder, Smoother, Tracker, assign, memory_for
+from mien.video.tracker import CutFinder, Smoother, Tracker, assign, memory_for, tracked
+from video_results import face, result
 
 # ---------------------------------------------------------------- tracking
 costs = st.integers(0, 5).flatmap(
@@ -162,3 +163,12 @@ def test_who_is_forgotten_starts_anew() -> None:
 def test_an_impossible_constant_is_refused(constant: float) -> None:
     with pytest.raises(UsageError, match="0 seconds or more"):
         Smoother(constant)
+
+
+def test_scores_of_people_who_are_gone_are_kept_no_longer_than_their_tracks() -> None:
+    tracker, smoother = Tracker(memory_s=1.0), Smoother(100.0)
+    seen = tracked(result(0, face(0, "happy")), 0.0, tracker, smoother)
+    assert seen.faces[0].track_id == 0
+    tracked(result(50), 5.0, tracker, smoother)
+    scores = face(0, "sad").scores
+    assert smoother.update(5.0, 0, scores).scores == scores

@@ -22,7 +22,7 @@ from mien.service.forms import Upload
 from mien.service.middleware import INTERNAL, REQUEST_ID, STOPPING
 from mien.service.schemas import ApiError
 from mien.service.service import Service
-from mien.video.tracker import Smoother, Tracker
+from mien.video.tracker import Smoother, Tracker, tracked
 
 PATH = "/v1/stream"
 
@@ -194,13 +194,4 @@ class _People:
         """Return a frame's result with its people's numbers and smoothed scores."""
         time_s = max(found.time_s or 0.0, self._last_s + _MIN_STEP_S)
         self._last_s = time_s
-        numbers = self._tracker.update(time_s, [face.box for face in found.faces])
-        faces = tuple(
-            replace(
-                face,
-                track_id=number,
-                smoothed=self._smoother.update(time_s, number, face.scores),
-            )
-            for face, number in zip(found.faces, numbers, strict=True)
-        )
-        return replace(found, faces=faces)
+        return tracked(found, time_s, self._tracker, self._smoother)

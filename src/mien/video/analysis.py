@@ -25,7 +25,7 @@ from mien.video.live import PATIENCE_S, LiveStream, camera_frames, connected, st
 from mien.video.reader import read_video
 from mien.video.summary import EventTable, Marker, Markers, Person, Summary, markers_of
 from mien.video.times import Window
-from mien.video.tracker import SMOOTHING_S, CutFinder, Smoother, Tracker, memory_for
+from mien.video.tracker import SMOOTHING_S, CutFinder, Smoother, Tracker, memory_for, tracked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -416,7 +416,6 @@ class _People:
     def __init__(self, smoother: Smoother, memory_s: float) -> None:
         self._tracker = Tracker(memory_s=memory_s)
         self._smoother = smoother
-        self._memory_s = memory_s
         self._cuts = CutFinder()
         self._size: tuple[int, int] | None = None
 
@@ -429,14 +428,5 @@ class _People:
         if self._size is not None and (height, width) != self._size:
             self._tracker.rescale(width / self._size[1], height / self._size[0])
         self._size = (height, width)
-        numbers = self._tracker.update(time_s, [face.box for face in found.faces])
-        faces = tuple(
-            replace(
-                face,
-                track_id=number,
-                smoothed=self._smoother.update(time_s, number, face.scores),
-            )
-            for face, number in zip(found.faces, numbers, strict=True)
-        )
-        self._smoother.forget_before(time_s - self._memory_s)
-        return replace(found, faces=faces, frame=frame.number, time_s=time_s)
+        found = tracked(found, time_s, self._tracker, self._smoother)
+        return replace(found, frame=frame.number, time_s=time_s)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from mien.core.errors import UsageError
-from mien.core.results import Box, Smoothed
+from mien.core.results import Box, Result, Smoothed
 
 MEMORY_S = 1.0
 """A face that was away for longer than this, in seconds, gets a new number."""
@@ -73,7 +73,7 @@ class Tracker:
 
     def __init__(self, *, memory_s: float = MEMORY_S) -> None:
         """Start without tracks; ``memory_s`` is as `MEMORY_S`."""
-        self._memory_s = memory_s
+        self.memory_s = memory_s
         self._tracks: list[_Track] = []
         self._next = 0
 
@@ -84,7 +84,7 @@ class Tracker:
             time_s: the frame's moment in seconds, later than the last one's.
             boxes: in pixels of the upright picture.
         """
-        self._tracks = [track for track in self._tracks if time_s - track.time_s <= self._memory_s]
+        self._tracks = [track for track in self._tracks if time_s - track.time_s <= self.memory_s]
         places = [(box.x + box.w / 2, box.y + box.h / 2, math.sqrt(box.area)) for box in boxes]
         costs = [[track.cost(time_s, place) for place in places] for track in self._tracks]
         found = {column: self._tracks[row] for row, column in assign(costs)}
@@ -242,3 +242,23 @@ class Smoother:
         self._people = {
             number: known for number, known in self._people.items() if known[0] >= time_s
         }
+
+
+def tracked(found: Result, time_s: float, tracker: Tracker, smoother: Smoother) -> Result:
+    """Return a frame's result with the numbers and the smoothed scores of the people in it.
+
+    Scores are kept no longer than tracks.
+
+    Args:
+        found: the frame's result.
+        time_s: its moment in seconds, later than that of the frame before.
+        tracker: what knows the people of the frames before.
+        smoother: what knows their scores.
+    """
+    numbers = tracker.update(time_s, [face.box for face in found.faces])
+    faces = tuple(
+        replace(face, track_id=number, smoothed=smoother.update(time_s, number, face.scores))
+        for face, number in zip(found.faces, numbers, strict=True)
+    )
+    smoother.forget_before(time_s - tracker.memory_s)
+    return replace(found, faces=faces)
