@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from fastapi import APIRouter
@@ -55,37 +56,6 @@ _TRACK = {
     "schema": {"type": "string"},
 }
 _FILE = {"type": "string", "format": "binary", "minLength": 1}
-_BODY = {
-    "required": True,
-    "description": f"A form with one file in the field {FIELD!r}, or the bytes of an image.",
-    "content": {
-        FORM_TYPE: {
-            "schema": {
-                "type": "object",
-                "required": [FIELD],
-                "additionalProperties": False,
-                "properties": {FIELD: _FILE},
-            }
-        },
-        **{kind: {"schema": _FILE} for kind in IMAGE_TYPES},
-    },
-}
-
-_VIDEO_BODY = {
-    "required": True,
-    "description": f"A form with one file in the field {VIDEO_FIELD!r}, or the bytes of a video.",
-    "content": {
-        FORM_TYPE: {
-            "schema": {
-                "type": "object",
-                "required": [VIDEO_FIELD],
-                "additionalProperties": False,
-                "properties": {VIDEO_FIELD: _FILE},
-            }
-        },
-        **{kind: {"schema": _FILE} for kind in VIDEO_TYPES},
-    },
-}
 _WINDOW = [
     {"name": name, "in": "query", "description": text, "schema": {"type": "number", "minimum": 0}}
     for name, text in (
@@ -125,7 +95,7 @@ def make_router(service: Service) -> APIRouter:
         summary="Find every face in an image and read its emotion",
         response_class=Response,
         responses={200: _reply(schemas.Result, "what was found"), **_errors(*_ANALYZE_ERRORS)},
-        openapi_extra={"requestBody": _BODY},
+        openapi_extra={"requestBody": _body(FIELD, IMAGE_TYPES, "an image")},
         operation_id="analyze",
     )
     _add_stream(router, service)
@@ -189,7 +159,10 @@ def _add_video(router: APIRouter, service: Service) -> None:
         summary="Track the faces of a video and read their emotions",
         response_class=Response,
         responses={200: _EVENTS, **_errors(*_ANALYZE_ERRORS, 501)},
-        openapi_extra={"requestBody": _VIDEO_BODY, "parameters": _WINDOW},
+        openapi_extra={
+            "requestBody": _body(VIDEO_FIELD, VIDEO_TYPES, "a video"),
+            "parameters": _WINDOW,
+        },
         operation_id="video",
     )
 
@@ -238,6 +211,24 @@ def _add_states(router: APIRouter, service: Service) -> None:
             responses={200: reply, **_errors(*errors)},
             operation_id=path[1:],
         )
+
+
+def _body(field: str, types: Iterable[str], what: str) -> dict[str, Any]:
+    """Describe an upload: a form with one file, or the bytes themselves."""
+    form = {
+        "type": "object",
+        "required": [field],
+        "additionalProperties": False,
+        "properties": {field: _FILE},
+    }
+    return {
+        "required": True,
+        "description": f"A form with one file in the field {field!r}, or the bytes of {what}.",
+        "content": {
+            FORM_TYPE: {"schema": form},
+            **{kind: {"schema": _FILE} for kind in types},
+        },
+    }
 
 
 def _json(content: object) -> Response:
