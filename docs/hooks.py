@@ -127,7 +127,7 @@ def _is_error(value: object) -> bool:
 def cli_page() -> str:
     """Return the page of the command line: a section for each command, from its parser."""
     from mien.cli.main import build_parser
-    from mien.cli.options import VARIABLES
+    from mien.cli.options import ENVIRONMENT_VARIABLES
 
     parser = build_parser()
     lines = ["# Command line", "", f"{parser.description}", ""]
@@ -136,7 +136,7 @@ def cli_page() -> str:
     lines += ["", "[Exit codes](results.md#exit-codes).", ""]
     lines += _options(parser, skip_positionals=True)
     lines += ["| environment variable | stands for, unless the option is given |", "|---|---|"]
-    lines += [f"| `{name}` | {text} |" for name, text in VARIABLES.items()]
+    lines += [f"| `{name}` | {text} |" for name, text in ENVIRONMENT_VARIABLES.items()]
     for name, child in _commands(parser):
         lines += _command(f"mien {name}", child, level=2)
     return "\n".join(lines) + "\n"

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mien.cli.main import main
-from mien.cli.options import add_force_option, file_name, whole
+from mien.cli.options import add_force_option, file_name, integer
 from mien.cli.output import write_stdout
-from mien.cli.targets import check_targets, model_files
+from mien.cli.paths import check_targets, model_files
 from mien.core.errors import EXIT_DONE, UsageError
 from mien.core.formats import json_text, table_text
 
@@ -50,7 +50,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     add_force_option(parser)
     parser.add_argument(
-        "--count", type=whole(1), metavar="N", help="faces in each mean (default: 200)"
+        "--count", type=integer(1), metavar="N", help="faces in each mean (default: 200)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=_run)

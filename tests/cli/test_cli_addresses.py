@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import predict_maker
-from mien.cli.inputs import is_single, is_video
+from mien.cli.paths import is_single, is_video
 from web_maker import Answer, Server, reply, serving
 
 Predict = Callable[..., tuple[int, str, str]]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from data_maker import make_tiny_split, write_tiny_dataset
 from mien.batch.inputs import Input, walk_folder
-from mien.cli import evaluate, inputs
+from mien.cli import evaluate, paths
 from mien.cli.main import main
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import EXIT_DONE, EXIT_INPUT, EXIT_MODEL, EXIT_PARTIAL, EXIT_USAGE
@@ -271,7 +271,7 @@ def test_a_folder_that_cannot_be_looked_into_is_named_and_told_by_the_exit_code(
 ) -> None:
     write_pictures(workplace / "ImgTest")
     barred = Input("ImgTest/mine", problem="ImgTest/mine: this folder cannot be read")
-    monkeypatch.setattr(inputs, "walk_folder", lambda *args: [*walk_folder(*args), barred])
+    monkeypatch.setattr(paths, "walk_folder", lambda *args: [*walk_folder(*args), barred])
     words = ("--model", "tiny", "--pictures", "ImgTest", "--detector", "none")
     assert run(*words) == EXIT_PARTIAL
     assert "mien: ImgTest/mine: this folder cannot be read\n" in capsys.readouterr().err

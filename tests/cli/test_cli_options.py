@@ -110,7 +110,7 @@ def test_every_variable_is_listed_and_named_by_its_option(
     helps = " ".join(
         str(each.help) for p in _with_subparsers(build_parser()) for each in p._actions
     )
-    for name in options.VARIABLES:
+    for name in options.ENVIRONMENT_VARIABLES:
         assert name in out
         assert f"[{name}]" in helps or name == "MIEN_HOME"
 

@@ -16,9 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mien.cli.inputs import is_single
 from mien.cli.main import main
-from mien.cli.targets import distinct_names
+from mien.cli.paths import is_single, unique_names
 from mien.core.emotions import EMOTIONS
 from mien.core.results import TABLE_COLUMNS
 from predict_maker import Predict
@@ -240,20 +239,20 @@ def test_names_are_said_short_and_without_control_characters(predict: Predict) -
     assert errors[1] == r"a\x1b[31mb\nc.jpg: no file matches this pattern"
 
 
-def test_files_that_are_left_out_are_said(predict: Predict) -> None:
+def test_skipped_files_are_reported(predict: Predict) -> None:
     picture("d/a.png")
     for name in ("b.mp4", "c.HEIC", "d.heic", "notes"):
         Path("d", name).write_bytes(b"x")
     said = (
-        "left out 4 files that are no image by the name: 2 .heic, 1 .mp4, 1 without a suffix; "
+        "skipped 4 files that are not images by name: 2 .heic, 1 .mp4, 1 without a suffix; "
         "--video reads the videos; save HEIC as JPEG to have it read\n"
     )
     for words in (["--format", "csv"], ["--output", "r.csv"]):
         outcome = predict("d", *words)
         assert outcome.code == 0
         assert said in outcome.err
-        assert "left out" not in predict("d", *words, "--quiet").err
-    assert "left out" not in predict("d/a.png", "--format", "csv").err
+        assert "skipped" not in predict("d", *words, "--quiet").err
+    assert "skipped" not in predict("d/a.png", "--format", "csv").err
     # What the run itself keeps in the folder until its end does not count.
     assert said in predict("d", "--output", "d/r.jsonl").err
 
@@ -271,6 +270,7 @@ def given(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     [
         ("missing.png", "missing.png: no such file"),
         ("*.gif", "no file matches this pattern"),
+        ("", "an input's name is empty"),
         ("empty", "no image in this folder"),
         ("ftp://example.org/a.jpg", "is an address that is not read here"),
         ("nul\0byte.png", "cannot be read"),
@@ -434,7 +434,7 @@ def test_an_annotated_photo_stays_a_jpeg(predict: Predict) -> None:
 
 def test_picture_names_step_aside_for_one_another() -> None:
     names = [("a", ".png"), ("A", ".png"), ("a-2", ".png"), ("a", ".jpg")]
-    assert distinct_names(names) == ["a.png", "A-2.png", "a-2-2.png", "a.jpg"]
+    assert unique_names(names) == ["a.png", "A-2.png", "a-2-2.png", "a.jpg"]
 
 
 def test_compat_gives_another_tools_structure(predict: Predict) -> None:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from mien.batch import analysis
 from mien.batch.inputs import Input
-from mien.cli.inputs import find_inputs
+from mien.cli.paths import find_inputs
 from mien.core.progress import Progress
 from mien.core.results import TABLE_COLUMNS
 from predict_maker import Predict
@@ -285,7 +285,7 @@ def test_counting_downloads_nothing() -> None:
         raise AssertionError(address)
 
     inputs = find_inputs(["https://user:secret@example.org/a.png", "b.png"], read_url=refuse)
-    names = [one.source for one in inputs.unread()]
+    names = [one.source for one in inputs.for_counting()]
     assert names == ["https://example.org/a.png", "b.png"]
 
 

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from mien.cli.inputs import is_video
 from mien.cli.main import main
+from mien.cli.paths import is_video
 from mien.core.results import table_columns
 from mien.video.reader import probe
 from video_maker import even_times, write_sound, write_video
@@ -146,10 +146,10 @@ def test_images_and_videos_of_a_folder_are_not_mixed(clip: Path, run: Any) -> No
     assert (code, Path(json.loads(out)["source"]).name) == (0, "photo.png")
     code, out, err = run(clip.parent, "--video", "--every", "1", "--format", "csv")
     assert (code, out.count("clip.mp4")) == (0, 2)
-    assert "images left out, since --video is given: 1" in err
+    assert "skipped images because of --video: 1" in err
     code, _, err = run(clip.parent / "*")
     assert code == 2
-    assert "give videos and images apart" in err
+    assert "give videos and images in separate commands" in err
 
 
 @pytest.mark.parametrize(
@@ -308,9 +308,10 @@ def test_a_cut_file_gives_its_frames_a_status_row_and_exit_6(
         (["none.mp4"], 3, "no such file"),
         (["song.m4a", "--video"], 3, "has sound alone"),
         (["text.mp4"], 3, "not a video"),
+        (["", "--video"], 3, "an input's name is empty"),
         (["clip.mp4", "--start", "9"], 3, "lies behind its end"),
         (["97"], 3, "camera 97: there is none"),
-        (["clip.mp4", "photo.jpg"], 2, "give videos and images apart"),
+        (["clip.mp4", "photo.jpg"], 2, "give videos and images in separate commands"),
         (["photo.jpg", "--every", "1"], 2, "--every is for videos"),
         (["clip.mp4", "--every", "0"], 2, "more than 0 seconds"),
         (["clip.mp4", "--start", "soon"], 2, "expected a time"),

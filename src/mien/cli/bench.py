@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from mien.cli.options import MOST_THREADS, add_command, add_labels_option, number, whole
+from mien.cli.options import MAX_THREADS, add_command, add_labels_option, integer, number
 from mien.cli.output import write_answer
 from mien.core.errors import EXIT_DONE
 from mien.core.formats import table_text
@@ -45,7 +45,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add_labels_option(parser, default="people, where the model has that")
     add(
         "--threads",
-        type=whole(1, MOST_THREADS),
+        type=integer(1, MAX_THREADS),
         nargs="+",
         metavar="N",
         help="threads that a call may use (default: 1, and as many as there are cores)",

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mien.cli.options import add_command, add_force_option, file_name, folder_name, number, whole
+from mien.cli.options import add_command, add_force_option, file_name, folder_name, integer, number
 from mien.cli.output import write_answer
-from mien.cli.targets import check_targets
+from mien.cli.paths import check_targets
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import EXIT_DONE, EXIT_PARTIAL, printable
 from mien.core.formats import table_text
@@ -83,7 +83,7 @@ def _add_import(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_output_options(parser)
     add(
         "--seed",
-        type=whole(),
+        type=integer(),
         default=0,
         metavar="N",
         help="of the random val split, made only where names do not tell (default: %(default)s)",
@@ -133,7 +133,7 @@ def _add_audit(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
     add(
         "--limit",
-        type=whole(),
+        type=integer(),
         default=5,
         metavar="N",
         help="files to name of each kind in the table (default: %(default)s; --json names all)",

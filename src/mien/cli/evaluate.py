@@ -10,20 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mien.cli.inputs import find_inputs
 from mien.cli.options import (
-    MOST_BATCH,
+    MAX_BATCH_SIZE,
     add_command,
-    add_finding_options,
+    add_face_options,
     add_labels_option,
     add_model_option,
-    face_finder,
+    face_cropper,
     folder_name,
+    integer,
     recognizer_options,
-    whole,
 )
 from mien.cli.output import note, write_answer, write_output
-from mien.cli.targets import check_target_folder, check_targets, read_files
+from mien.cli.paths import check_target_folder, check_targets, find_inputs, input_paths
 from mien.core.errors import (
     EXIT_DONE,
     EXIT_PARTIAL,
@@ -98,8 +97,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="replace a report on another model or other data, and files that mien did not write",
     )
     batch_help = "faces that go through the network at once (default: %(default)s)"
-    add("--batch-size", type=whole(1, MOST_BATCH), default=64, metavar="N", help=batch_help)
-    add("--seed", type=whole(), metavar="N", help="of the sample pictures (default: 0)")
+    add("--batch-size", type=integer(1, MAX_BATCH_SIZE), default=64, metavar="N", help=batch_help)
+    add("--seed", type=integer(), metavar="N", help="of the sample pictures (default: 0)")
     add(
         "--detector",
         metavar="NAME",
@@ -111,7 +110,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         metavar="MAP",
         help="rename or merge the classes of a --data folder: a=b,c=d or a file of such lines",
     )
-    add_finding_options(parser)
+    add_face_options(parser)
     add("--no-report", action="store_true", help="print figures, write nothing")
     add(
         "--update",
@@ -244,7 +243,7 @@ def _scored(
         args.data,
         split=args.split,
         mapping=None if args.map is None else parse_map(args.map),
-        face_of=None if args.detector is None else face_finder(recognizer_options(args)),
+        face_of=None if args.detector is None else face_cropper(recognizer_options(args)),
         trained_on=record,
         include_trained=args.include_trained,
         quiet=args.quiet,
@@ -258,7 +257,7 @@ def _check_targets(args: argparse.Namespace, output: Path) -> None:
     """Refuse to write over what is read, or over files of others, before any work is done."""
     from mien.evaluation.report_folder import FIGURES, REPORTS
 
-    reads = [args.data, args.map, args.votes, *read_files(args)]
+    reads = [args.data, args.map, args.votes, *input_paths(args)]
     names = _ROBUSTNESS if args.robustness else (*REPORTS, *FIGURES)
     check_target_folder("--output", output, names, reads=reads, force=args.force)
     # Their marks are the leave to change them.
@@ -394,7 +393,7 @@ def _evaluate_pictures(args: argparse.Namespace) -> int:
         force=args.force,
     )
     names = ("pictures.json", "pictures.csv", "pictures.png")
-    reads = [args.pictures, *read_files(args)]
+    reads = [args.pictures, *input_paths(args)]
     check_target_folder("--output", output, names, reads=reads, force=args.force)
     results = recognizer.analyze_many(
         track(sources, "reading pictures", unit="img", quiet=args.quiet),
@@ -430,7 +429,7 @@ def _find_pictures(folder: str, *, quiet: bool) -> tuple[list[str], list[str]]:
         raise InputError(f"no folder {folder}: expected one with pictures of faces in it")
     found = find_inputs([folder])
     images = list(found)
-    found.note_left_out(quiet=quiet)
+    found.note_skipped(quiet=quiet)
     sources = [one.source for one in images if one.problem is None]
     if not sources:
         raise InputError(

@@ -8,18 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mien.batch.inputs import Input
-from mien.cli.inputs import STDIN, find_inputs, is_single
 from mien.cli.options import (
     add_command,
-    add_finding_options,
+    add_face_options,
     add_force_option,
     add_recognizer_options,
     file_or_folder_name,
+    integer,
     recognizer_options,
-    whole,
 )
 from mien.cli.output import note, use_utf8_stdout, write_stdout
-from mien.cli.targets import check_targets, distinct_names, read_files
+from mien.cli.paths import STDIN, check_targets, find_inputs, input_paths, is_single, unique_names
 from mien.core.errors import (
     EXIT_DONE,
     EXIT_PARTIAL,
@@ -82,9 +81,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add_force_option(parser)
     add("--method", choices=_METHODS, default=_METHODS[0], help="see below (default: %(default)s)")
     add("--emotion", metavar="NAME", help="explain this emotion, not each face's likeliest")
-    add("--face", type=whole(), metavar="N", help="this face alone, counted from 0, left to right")
+    add("--face", type=integer(), metavar="N", help="only this face, counted from 0, left to right")
     add_recognizer_options(parser, crops="where the image is a face crop")
-    add_finding_options(parser)
+    add_face_options(parser)
     add("--json", action="store_true", help="print heat maps and figures as JSON")
     parser.set_defaults(run=_run)
 
@@ -94,7 +93,7 @@ def _run(args: argparse.Namespace) -> int:
     inputs = list(find_inputs(args.images).unique())
     pictures = _picture_paths(args, inputs, single=single)
     targets = [("--output", picture) for picture in pictures if picture is not None]
-    check_targets(targets, reads=read_files(args), force=args.force)
+    check_targets(targets, reads=input_paths(args), force=args.force)
     recognizer = recognizer_options(args).load()
     done: list[tuple[str, Path | None, list[ExplainedFace]]] = []
     missed: list[MienError] = []
@@ -132,7 +131,7 @@ def _picture_paths(
         if not single:
             raise UsageError("expected --output as a folder, since there may be several images")
         return [output]
-    names = distinct_names([(_stem(one.source), ".explained.png") for one in inputs])
+    names = unique_names([(_stem(one.source), ".explained.png") for one in inputs])
     return [(output or Path()) / name for name in names]
 
 

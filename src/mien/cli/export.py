@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mien.cli.options import add_command, folder_name, number
-from mien.cli.output import facts_text, write_answer
+from mien.cli.output import key_value_text, write_answer
 from mien.core.errors import EXIT_DONE, UsageError, expectation
 from mien.core.models import MANIFEST_NAME
 
@@ -302,7 +302,7 @@ def _describe(
         ]
     if lite is not None:
         rows.append(("tflite", _sized(Path(lite["path"]))))
-    return f"{facts_text(rows)}\nnext: mien predict --model {folder} IMAGE\n"
+    return f"{key_value_text(rows)}\nnext: mien predict --model {folder} IMAGE\n"
 
 
 def _sized(path: Path) -> str:

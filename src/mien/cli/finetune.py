@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from mien.batch.inputs import RecognizerOptions
 from mien.cli.options import (
-    MOST_THREADS,
+    MAX_THREADS,
     THREADS_HELP,
     add_command,
-    face_finder,
+    face_cropper,
     folder_name,
+    integer,
     number,
-    whole,
 )
-from mien.cli.output import facts_text, note, write_answer
-from mien.cli.targets import check_targets
+from mien.cli.output import key_value_text, note, write_answer
+from mien.cli.paths import check_targets
 from mien.cli.train import draw_curves
 from mien.core.errors import EXIT_DONE, UsageError, require_extra
 from mien.core.models import DEFAULT_MODEL
@@ -88,15 +88,17 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="find the largest face of each photo with auto, yunet, libface or haar "
         "(default: none, the images are face crops)",
     )
-    add("--epochs", type=whole(), metavar="N", help="of the second phase (default: by the images)")
+    add(
+        "--epochs", type=integer(), metavar="N", help="of the second phase (default: by the images)"
+    )
     add(
         "--val-fraction",
         type=number(0, 1, above=True),
         metavar="SHARE",
         help="of each class, to hold out where there is no val (default: 0.2)",
     )
-    add("--seed", type=whole(), metavar="N", help="of every choice (default: 0)")
-    add("--threads", type=whole(1, MOST_THREADS), metavar="N", help=THREADS_HELP)
+    add("--seed", type=integer(), metavar="N", help="of every choice (default: 0)")
+    add("--threads", type=integer(1, MAX_THREADS), metavar="N", help=THREADS_HELP)
     add(
         "--set",
         action="append",
@@ -201,7 +203,9 @@ def _load(
         listed,
         splits=listed.splits,
         classes=named,
-        face_of=face_finder(RecognizerOptions(args.model or DEFAULT_MODEL, args.detector or "none"))
+        face_of=face_cropper(
+            RecognizerOptions(args.model or DEFAULT_MODEL, args.detector or "none")
+        )
         or crop_face,
         quiet=args.quiet,
     )
@@ -314,7 +318,7 @@ class Finetuned:
         ]
         report = self.run.path / "report" / "before_after.md"
         return (
-            f"{facts_text(rows)}\n{comparison_text(self.compared)}\n"
+            f"{key_value_text(rows)}\n{comparison_text(self.compared)}\n"
             f"report: {report}\nnext: mien predict --model {self.model} IMAGE\n"
         )
 

@@ -15,8 +15,8 @@ from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from mien import __version__
-from mien.cli.options import VARIABLES
-from mien.cli.output import discard_stdout, facts_text, logs_as_notes, write_stdout
+from mien.cli.options import ENVIRONMENT_VARIABLES
+from mien.cli.output import discard_stdout, key_value_text, log_to_stderr, write_stdout
 from mien.core.errors import (
     EXIT_DONE,
     EXIT_INPUT,
@@ -137,11 +137,11 @@ def main(argv: Sequence[str] | None = None, *, registers: Sequence[Register] | N
 
 def build_parser(registers: Sequence[Register] | None = None) -> Parser:
     """Return the parser of the whole command line; `main` says what ``registers`` are."""
-    listed = [(f"  {name}", text) for name, text in VARIABLES.items()]
+    listed = [(f"  {name}", text) for name, text in ENVIRONMENT_VARIABLES.items()]
     parser = Parser(
         prog="mien",
         description="Read the emotions of faces, and train the network that does.",
-        epilog=_EPILOG.format(variables=facts_text(listed, 18).rstrip()),
+        epilog=_EPILOG.format(variables=key_value_text(listed, 18).rstrip()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"mien {__version__}")
@@ -197,13 +197,13 @@ def _run(parser: Parser, words: Sequence[str]) -> int:
     if unknown:
         _refuse_leftovers(_chosen_parser(parser, words), unknown)
     plain = args.command in _DECODING and not args.debug
-    with stderr_without_native_lines() if plain else nullcontext(), logs_as_notes(quiet=args.quiet):
+    with stderr_without_native_lines() if plain else nullcontext(), log_to_stderr(quiet=args.quiet):
         return int(args.run(args))
 
 
 def _with_predict(words: list[str]) -> list[str]:
     """Return the words with "predict" before them where there is an image instead of a command."""
-    from mien.cli.inputs import is_input
+    from mien.cli.paths import is_input
 
     first = next((word for word in words if word not in _FLAGS), "")
     given = [word for word in words if word == "-" or not word.startswith("-")]

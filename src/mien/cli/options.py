@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 ENGINES: tuple[str, ...] = ("local", "ray")
 """Where ``--engine`` lets the work be done: on this machine, or on a Ray cluster."""
 
-MOST_THREADS = 1024
+MAX_THREADS = 1024
 """Of the network, and processes: more than the largest machines have cores."""
 
 THREADS_HELP = "threads of the network (default: all cores)"
 
-MOST_BATCH = 65536
+MAX_BATCH_SIZE = 65536
 """Faces that go through the network at once: memory grows with them."""
 
 DETECTORS: tuple[str, ...] = ("auto", "yunet", "libface", "haar", "none")
 """As `mien.inference.detectors` has them, which is heavy to import."""
 
-VARIABLES: Mapping[str, str] = {
+ENVIRONMENT_VARIABLES: Mapping[str, str] = {
     "MIEN_MODEL": "--model of predict, explain, serve, evaluate and doctor",
     "MIEN_LABELS": "--labels of predict, explain and serve",
     "MIEN_DETECTOR": "--detector of predict, explain and serve",
@@ -105,7 +105,7 @@ class _Flag(argparse.Action):
         setattr(namespace, self.dest, True)
 
 
-def add_with_variable(
+def add_env_option(
     parser: argparse.ArgumentParser | argparse._ArgumentGroup,
     flag: str,
     *,
@@ -158,9 +158,9 @@ def add_with_variable(
 def add_model_option(
     parser: argparse.ArgumentParser, *, check: Callable[[str], object] | None = find_model
 ) -> None:
-    """Add ``--model``; ``check`` as `add_with_variable` takes it."""
+    """Add ``--model``; ``check`` as `add_env_option` takes it."""
     text = "a bundled model's name, a model's folder, or a run's (default: %(default)s)"
-    add_with_variable(parser, "--model", default=DEFAULT_MODEL, check=check, help=text)
+    add_env_option(parser, "--model", default=DEFAULT_MODEL, check=check, help=text)
 
 
 def _known_detector(text: str) -> None:
@@ -177,7 +177,7 @@ def _truth(text: str) -> bool:
 
 
 # ---------------------------------------------------------------- kinds of values
-def whole(least: int = 0, most: int = _MOST) -> Callable[[str], int]:
+def integer(least: int = 0, most: int = _MOST) -> Callable[[str], int]:
     """Return the ``type`` of an option that takes a whole number, both ends included."""
 
     def parse(text: str) -> int:
@@ -262,7 +262,7 @@ def add_labels_option(
         f"emotion, or fer2013, the data set's own (default: {default})"
     )
     if variable:
-        add_with_variable(parser, "--labels", choices=READINGS[:2], help=text)
+        add_env_option(parser, "--labels", choices=READINGS[:2], help=text)
     else:
         parser.add_argument("--labels", choices=READINGS[:2], help=text)
 
@@ -277,7 +277,7 @@ def add_recognizer_options(parser: argparse.ArgumentParser, *, crops: str) -> No
     add_model_option(parser)
     add_labels_option(parser, default="people, where the model has that", variable=True)
     detector_help = f"auto, yunet, libface, haar, or none {crops} (default: %(default)s)"
-    add_with_variable(
+    add_env_option(
         parser,
         "--detector",
         default="auto",
@@ -285,16 +285,16 @@ def add_recognizer_options(parser: argparse.ArgumentParser, *, crops: str) -> No
         metavar="NAME",
         help=detector_help,
     )
-    threads = whole(1, MOST_THREADS)
-    add_with_variable(parser, "--threads", type=threads, metavar="N", help=THREADS_HELP)
+    threads = integer(1, MAX_THREADS)
+    add_env_option(parser, "--threads", type=threads, metavar="N", help=THREADS_HELP)
 
 
-def add_finding_options(parser: argparse.ArgumentParser) -> None:
+def add_face_options(parser: argparse.ArgumentParser) -> None:
     """Add how faces are found, and which of them are read."""
     add = parser.add_argument
     add("--detector-weights", type=Path, metavar="FILE", help="weights of --detector yunet")
     offline = "never use the network"
-    add_with_variable(
+    add_env_option(
         parser, "--offline", action=_Flag, nargs=0, type=_truth, default=False, help=offline
     )
     add(
@@ -305,10 +305,10 @@ def add_finding_options(parser: argparse.ArgumentParser) -> None:
     )
     add = parser.add_argument_group("faces").add_argument
     min_help = "leave out faces whose box has a smaller side (default: %(default)s)"
-    add("--min-face", type=whole(), default=0, metavar="PX", help=min_help)
+    add("--min-face", type=integer(), default=0, metavar="PX", help=min_help)
     add(
         "--max-faces",
-        type=whole(1),
+        type=integer(1),
         metavar="N",
         help="read an image's N largest faces (default: all)",
     )
@@ -338,7 +338,7 @@ def recognizer_options(args: argparse.Namespace) -> RecognizerOptions:
     )
 
 
-def face_finder(options: RecognizerOptions) -> FaceOf | None:
+def face_cropper(options: RecognizerOptions) -> FaceOf | None:
     """Return what crops the largest face of a photo, or None where images are face crops.
 
     Raises:
@@ -358,12 +358,12 @@ def add_batch_options(parser: argparse.ArgumentParser) -> None:
     resume_help = "go on with an --output that was interrupted; start it if it was not"
     add("--resume", action="store_true", help=resume_help)
     workers_help = "processes that read images (default: one a core)"
-    workers = whole(1, MOST_THREADS)
-    add_with_variable(group, "--workers", type=workers, metavar="N", help=workers_help)
-    add_with_variable(
+    workers = integer(1, MAX_THREADS)
+    add_env_option(group, "--workers", type=workers, metavar="N", help=workers_help)
+    add_env_option(
         group,
         "--batch-size",
-        type=whole(1, MOST_BATCH),
+        type=integer(1, MAX_BATCH_SIZE),
         default=64,
         metavar="N",
         help="faces that go through the network at once (default: %(default)s)",

@@ -18,7 +18,7 @@ from mien.core.formats import display_width, json_text
 
 
 # ---------------------------------------------------------------- forms
-def facts_text(rows: Iterable[tuple[str, str]], width: int = 12) -> str:
+def key_value_text(rows: Iterable[tuple[str, str]], width: int = 12) -> str:
     """Return named facts, one a line, the names in a column of ``width``."""
     return "".join(f"{name:<{width}} {value}\n" for name, value in rows)
 
@@ -43,7 +43,7 @@ def shorten(text: str, width: int) -> str:
 
 
 # ---------------------------------------------------------------- stdout and files
-def stdout_takes(text: str) -> bool:
+def stdout_supports(text: str) -> bool:
     """Say whether stdout's encoding has all characters of ``text``."""
     try:
         text.encode(sys.stdout.encoding or "ascii")
@@ -130,7 +130,7 @@ def _opened(path: Path) -> TextIO:
 
 
 # ---------------------------------------------------------------- stderr
-def may_draw(args: argparse.Namespace, shape: str) -> bool:
+def can_show_progress(args: argparse.Namespace, shape: str) -> bool:
     """Say whether the terminal is free for what is drawn while results of a shape come."""
     streams = args.output is None and shape != "table" and sys.stdout.isatty()
     return not args.quiet and not streams and sys.stderr.isatty()
@@ -149,19 +149,19 @@ class _Notes(logging.Handler):
 
 
 @contextmanager
-def logs_as_notes(*, quiet: bool, name: str = "mien") -> Iterator[None]:
+def log_to_stderr(*, quiet: bool, name: str = "mien") -> Iterator[None]:
     """Show the library's warnings as lines on stderr while a command runs.
 
     Args:
         quiet: errors alone.
         name: the logger's; another package's where a command uses it.
     """
-    with handling(name, _Notes(logging.ERROR if quiet else logging.WARNING)):
+    with log_handler(name, _Notes(logging.ERROR if quiet else logging.WARNING)):
         yield
 
 
 @contextmanager
-def handling(name: str, handler: logging.Handler) -> Iterator[None]:
+def log_handler(name: str, handler: logging.Handler) -> Iterator[None]:
     """Give a logger a handler for a while."""
     logger = logging.getLogger(name)
     logger.addHandler(handler)

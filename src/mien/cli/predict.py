@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from mien.batch.inputs import Input
 from mien.batch.journal import Tally
-from mien.cli.inputs import STDIN, Inputs, find_inputs, find_videos, is_single, url_reader
 from mien.cli.options import (
     add_batch_options,
     add_command,
-    add_finding_options,
+    add_face_options,
     add_force_option,
     add_recognizer_options,
     add_url_options,
@@ -28,10 +27,20 @@ from mien.cli.options import (
     number,
     recognizer_options,
 )
-from mien.cli.output import may_draw, note
+from mien.cli.output import can_show_progress, note
+from mien.cli.paths import (
+    STDIN,
+    Inputs,
+    check_targets,
+    find_inputs,
+    find_videos,
+    input_paths,
+    is_single,
+    unique_names,
+    url_reader,
+)
 from mien.cli.result_writers import FORMATS, image_writer
-from mien.cli.stopping import stopping_in_time
-from mien.cli.targets import check_targets, distinct_names, read_files
+from mien.cli.signals import interruptible
 from mien.core.errors import EXIT_DONE, EXIT_PARTIAL, InputError, MienError, NoFaceError, UsageError
 from mien.core.file_types import IMAGE_SUFFIXES, PICTURE_SUFFIXES, VIDEO_SUFFIXES, WRITTEN_SUFFIXES
 from mien.core.progress import Progress
@@ -111,7 +120,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add_recognizer_options(parser, crops="where each image is a face crop")
     tta_help = "average over ten shifted and mirrored views of each face, in ten times the time"
     add("--tta", action="store_true", help=tta_help)
-    add_finding_options(parser)
+    add_face_options(parser)
     add_batch_options(parser)
     _add_video_options(parser)
     add_url_options(parser)
@@ -177,7 +186,7 @@ _VIDEO_OPTIONS = (
 
 def _run(args: argparse.Namespace) -> int:
     shape = _chosen_format(args.format, args.output, args.compat)
-    videos = find_videos(args.images, all_of_them=args.video, quiet=args.quiet)
+    videos = find_videos(args.images, all_videos=args.video, quiet=args.quiet)
     _check_video_options(args, videos)
     if args.annotate is not None:
         _check_annotate(args.annotate, videos=bool(videos))
@@ -186,9 +195,9 @@ def _run(args: argparse.Namespace) -> int:
 
         return run_videos(args, shape, videos)
     if args.output is not None:
-        check_targets([("--output", args.output)], reads=read_files(args), force=args.force)
+        check_targets([("--output", args.output)], reads=input_paths(args), force=args.force)
     in_parts = _is_in_parts(args, shape)
-    with stopping_in_time(_PATIENCE_S, for_good=True):
+    with interruptible(_PATIENCE_S, for_good=True):
         tally = _in_parts(args, shape) if in_parts else _at_once(args, shape)
     return _exit_code(tally, args.output)
 
@@ -303,10 +312,10 @@ def _in_parts(args: argparse.Namespace, shape: str) -> Tally:
         form,
         run,
         resume=args.resume,
-        counted=inputs.unread().unique(),
+        counted=inputs.for_counting().unique(),
         say=None if args.quiet else partial(note, quiet=False),
     )
-    inputs.note_left_out(quiet=args.quiet)
+    inputs.note_skipped(quiet=args.quiet)
     return tally
 
 
@@ -333,8 +342,8 @@ def _inputs(args: argparse.Namespace) -> Inputs:
 
 def _origin(inputs: Inputs, output: Path) -> dict[str, Any]:
     """Return where the images of a run are from: other ones may have the same names elsewhere."""
-    origin: dict[str, Any] = {"inputs": inputs.shown_words()}
-    if not all(Path(word).is_absolute() or is_web_address(word) for word in inputs.words):
+    origin: dict[str, Any] = {"inputs": inputs.public_arguments()}
+    if not all(Path(word).is_absolute() or is_web_address(word) for word in inputs.arguments):
         try:
             origin["working folder"] = os.path.relpath(Path.cwd(), output.resolve().parent)
         except ValueError:  # on another drive
@@ -351,13 +360,13 @@ def _at_once(args: argparse.Namespace, shape: str) -> Tally:
     pictures = _picture_paths(args.annotate, [one.source for one in inputs])
     if pictures:
         targets = [("--annotate", path) for path in pictures]
-        check_targets(targets, reads=read_files(args), force=args.force)
-    found.note_left_out(quiet=args.quiet)
+        check_targets(targets, reads=input_paths(args), force=args.force)
+    found.note_skipped(quiet=args.quiet)
     options = recognizer_options(args)
     recognizer = options.load()
     engine = _engine(args, options, recognizer)
     tally, drawn = Tally(), 0
-    shows = len(inputs) > 1 and may_draw(args, shape)
+    shows = len(inputs) > 1 and can_show_progress(args, shape)
     with image_writer(
         shape,
         args.output,
@@ -398,7 +407,7 @@ def _picture_paths(folder: Path | None, sources: Sequence[str]) -> list[Path]:
     paths = [Path("stdin.png" if source == STDIN else source) for source in sources]
     kinds = [".jpg" if path.suffix.lower() in _PHOTO_SUFFIXES else ".png" for path in paths]
     names = [(path.stem, f".annotated{kind}") for path, kind in zip(paths, kinds, strict=True)]
-    return [folder / name for name in distinct_names(names)]
+    return [folder / name for name in unique_names(names)]
 
 
 def _draw(content: str | bytes, faces: Sequence[Face], path: Path) -> None:

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from mien.batch.inputs import Input
-from mien.cli.inputs import is_single
 from mien.cli.live_window import LiveWindow, require_windows
 from mien.cli.options import recognizer_options
-from mien.cli.output import may_draw, note, write_output
+from mien.cli.output import can_show_progress, note, write_output
+from mien.cli.paths import check_targets, input_paths, is_single, unique_names
 from mien.cli.result_writers import Writer, episode_table, video_writer
-from mien.cli.stopping import Stop, stopping_in_time
-from mien.cli.targets import check_targets, distinct_names, read_files
+from mien.cli.signals import Stop, interruptible
 from mien.core.errors import EXIT_DONE, EXIT_PARTIAL, InputError, NoFaceError, UsageError
 from mien.core.file_types import PICTURE_SUFFIXES, VIDEO_SUFFIXES, WRITTEN_SUFFIXES
 from mien.core.formats import csv_text, json_text
@@ -69,9 +68,9 @@ def run_videos(args: argparse.Namespace, shape: str, videos: Sequence[Input]) ->
     """Read the videos one after the other, write what is asked for; return the exit code."""
     single = is_single(args.images)
     _check(args, shape, single=single)
-    names = distinct_names([(_stem(one.source), "") for one in videos])
-    reads = [*read_files(args), args.markers, *(one.source for one in videos)]
-    check_targets(_targets(args, names), reads=reads, kinds=VIDEO_SUFFIXES, force=args.force)
+    names = unique_names([(_stem(one.source), "") for one in videos])
+    reads = [*input_paths(args), args.markers, *(one.source for one in videos)]
+    check_targets(_targets(args, names), reads=reads, suffixes=VIDEO_SUFFIXES, force=args.force)
     start, end, every = (
         None if text is None else parse_time(text) for text in (args.start, args.end, args.every)
     )
@@ -80,7 +79,7 @@ def run_videos(args: argparse.Namespace, shape: str, videos: Sequence[Input]) ->
     markers = [] if args.markers is None else read_markers(args.markers)
     # What comes over a network is waited for longer: its results so far are kept.
     patience_s = _PATIENCE_ADDRESS_S if any("://" in one.source for one in videos) else _PATIENCE_S
-    with stopping_in_time(patience_s) as stop:
+    with interruptible(patience_s) as stop:
         options = recognizer_options(args)
         if options.threads is None and not any(_may_be_live(one.source) for one in videos):
             options = replace(options, threads=1)  # frames are read side by side
@@ -92,7 +91,7 @@ def run_videos(args: argparse.Namespace, shape: str, videos: Sequence[Input]) ->
             shape, args.output, labels, recognizer.model, single=single, corrected=corrected
         )
         with form as writer:
-            draws = may_draw(args, shape)
+            draws = can_show_progress(args, shape)
             run = _Run(args, window, recognizer, writer, stop, draws, span, markers)
             for one, name in zip(videos, names, strict=True):
                 _read(run, one, name)

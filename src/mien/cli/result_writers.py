@@ -14,7 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mien.cli.output import bar, output_file, shorten, stdout_takes, use_utf8_stdout, write_stdout
+from mien.cli.output import (
+    bar,
+    output_file,
+    shorten,
+    stdout_supports,
+    use_utf8_stdout,
+    write_stdout,
+)
 from mien.core.errors import printable
 from mien.core.files import replacing
 from mien.core.formats import csv_text, json_text, table_text
@@ -121,7 +128,7 @@ class _Table(Writer):
 
     def __init__(self, write: Write) -> None:
         super().__init__(write)
-        self._plain = not stdout_takes(bar(0.5))
+        self._plain = not stdout_supports(bar(0.5))
         self._rows: list[tuple[str, ...]] = []
         self._uncertain = False
 
@@ -256,7 +263,7 @@ def episode_table(people: Sequence[Person]) -> str:
     """Return the episodes of all people as an aligned table."""
     from mien.video.times import format_time
 
-    plain = not stdout_takes(bar(0.5))
+    plain = not stdout_supports(bar(0.5))
     rows = []
     for person in people:
         name = f"#{person.track_id}"

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from mien.cli.options import (
     add_command,
-    add_finding_options,
+    add_face_options,
     add_recognizer_options,
+    integer,
     number,
     recognizer_options,
-    whole,
 )
 from mien.cli.serve_log import FORMS, ServiceLog
-from mien.cli.stopping import Terminated, terminable
+from mien.cli.signals import Terminated, raise_on_sigterm
 from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
 from mien.core.process import usable_cores
 
@@ -76,19 +76,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--port",
-        type=whole(0, 65535),
+        type=integer(0, 65535),
         default=PORT,
         metavar="N",
         help="0 for any free one (default: %(default)s)",
     )
     add_recognizer_options(parser, crops="where each image is a face crop")
-    add_finding_options(parser)
+    add_face_options(parser)
     _add_limits(parser)
     _add_access(parser)
     add = parser.add_argument_group("running").add_argument
     add(
         "--processes",
-        type=whole(1, 256),
+        type=integer(1, 256),
         default=1,
         metavar="N",
         help="that share the port, each with a model (default: %(default)s)",
@@ -104,29 +104,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 _SECONDS = number(0, 1e6, above=True)
 _LIMITS: Sequence[tuple[str, Callable[[str], Any], Any, str, str]] = (
-    ("--max-bytes", whole(), 20_000_000, "N", "refuse images of more bytes"),
+    ("--max-bytes", integer(), 20_000_000, "N", "refuse images of more bytes"),
     (
         *("--max-megapixels", number(0, 150, above=True), 50, "N"),
         "refuse images, and videos with frames, of more pixels, at most 150",
     ),
-    ("--workers", whole(), None, "N", "images that are analyzed at the same time"),
+    ("--workers", integer(), None, "N", "images that are analyzed at the same time"),
     (
-        *("--max-waiting", whole(), 32, "N"),
+        *("--max-waiting", integer(), 32, "N"),
         "images that may arrive or wait beside those, before one is refused",
     ),
     ("--upload-timeout", _SECONDS, 30, "S", "refuse images that take longer to arrive, in seconds"),
     ("--analysis-timeout", _SECONDS, 60, "S", "give up images that take longer, in seconds"),
     (
         "--max-connections",
-        whole(),
+        integer(),
         1000,
         "N",
         "open at the same time; one more ends the longest idle",
     ),
-    ("--max-streams", whole(), 16, "N", "streams of live frames at the same time"),
+    ("--max-streams", integer(), 16, "N", "streams of live frames at the same time"),
     ("--stream-timeout", _SECONDS, 60, "S", "end streams without a frame for so long, in seconds"),
-    ("--max-videos", whole(), 1, "N", "videos that arrive or are read at the same time"),
-    ("--max-video-bytes", whole(), 200_000_000, "N", "refuse videos of more bytes"),
+    ("--max-videos", integer(), 1, "N", "videos that arrive or are read at the same time"),
+    ("--max-video-bytes", integer(), 200_000_000, "N", "refuse videos of more bytes"),
     (
         *("--video-timeout", _SECONDS, 600, "S"),
         "give up videos that take longer, upload included, in seconds",
@@ -179,7 +179,7 @@ def run(
     require_app(command)
     log = ServiceLog(args.log_format, args.quiet, args.debug, args.access_log)
     try:
-        with terminable():
+        with raise_on_sigterm():
             return _listen_and_serve(args, log, on_listening or (lambda _: None))
     except Terminated:
         log.say("ended")

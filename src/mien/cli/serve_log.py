@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from mien.cli.output import handling, logs_as_notes, note
+from mien.cli.output import log_handler, log_to_stderr, note
 
 if TYPE_CHECKING:
     from mien.service.middleware import Answered
@@ -71,9 +71,9 @@ class ServiceLog:
             else:
                 # What clients do wrong is theirs to know, and could fill the log.
                 for name in _OTHERS:
-                    stack.enter_context(logs_as_notes(quiet=True, name=name))
+                    stack.enter_context(log_to_stderr(quiet=True, name=name))
                 if self.debug:
-                    stack.enter_context(handling("mien", _Traces(logging.ERROR)))
+                    stack.enter_context(log_handler("mien", _Traces(logging.ERROR)))
             yield
 
 
@@ -85,9 +85,9 @@ def _as_json(quiet: bool, debug: bool) -> Iterator[None]:
     try:
         with ExitStack() as stack:
             level = logging.ERROR if quiet else logging.WARNING
-            stack.enter_context(handling("mien", _Json(level, debug)))
+            stack.enter_context(log_handler("mien", _Json(level, debug)))
             for name in _OTHERS:
-                stack.enter_context(handling(name, _Json(logging.ERROR, debug)))
+                stack.enter_context(log_handler(name, _Json(logging.ERROR, debug)))
             yield
     finally:
         own.handlers = before

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mien.cli.main import main
-from mien.cli.stopping import Terminated, terminable
+from mien.cli.signals import Terminated, raise_on_sigterm
 from mien.core.errors import EXIT_DONE
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def _run(settings: Settings, fd: int) -> int:
     from mien.service.processes import say_ready
 
     try:
-        with terminable(), socket.socket(fileno=fd) as port, settings.log.catching():
+        with raise_on_sigterm(), socket.socket(fileno=fd) as port, settings.log.catching():
             serve(port, settings, on_ready=say_ready)
     except Terminated:
         pass  # the parent says what there is to say

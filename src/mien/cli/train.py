@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mien.cli.options import add_command, folder_name
-from mien.cli.output import facts_text, write_answer
+from mien.cli.output import key_value_text, write_answer
 from mien.core.errors import EXIT_DONE, UsageError
 from mien.core.progress import format_duration
 
@@ -118,7 +118,7 @@ def _fill_cache(args: argparse.Namespace) -> int:
         ("files", f"{filled['files']}, {filled['computed']} of them computed now"),
         ("size", f"{filled['size_bytes'] / 1e6:.1f} MB"),
     ]
-    write_answer(filled, facts_text(rows, 13), as_json=args.json)
+    write_answer(filled, key_value_text(rows, 13), as_json=args.json)
     return EXIT_DONE
 
 
@@ -134,4 +134,4 @@ def _describe(run: RunFolder, summary: dict[str, Any]) -> str:
         ("val loss", f"{best['val_loss']:.4f}"),
         ("network", str(run.best)),
     ]
-    return f"{facts_text(rows, 13)}\nnext: mien export {run.path}\n"
+    return f"{key_value_text(rows, 13)}\nnext: mien export {run.path}\n"

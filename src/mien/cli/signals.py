@@ -32,7 +32,7 @@ class Stop:
 
 
 @contextmanager
-def stopping_in_time(patience_s: float, *, for_good: bool = False) -> Iterator[Stop]:
+def interruptible(patience_s: float, *, for_good: bool = False) -> Iterator[Stop]:
     """Make SIGTERM a KeyboardInterrupt, as Ctrl-C is, and end the process if it is not heard of.
 
     Python raises it when a library gives the word back to it, which one that waits for a pipe or
@@ -113,7 +113,7 @@ class Terminated(BaseException):
 
 
 @contextmanager
-def terminable() -> Iterator[None]:
+def raise_on_sigterm() -> Iterator[None]:
     """Make SIGTERM raise `Terminated`; outside the main thread nothing can.
 
     While the server runs it handles signals itself, ends what is in flight, and raises them anew.

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mien.cli.targets import check_target_folder, check_targets
+from mien.cli.paths import check_target_folder, check_targets
 from mien.core.errors import UsageError
 from mien.core.file_types import WRITTEN_SUFFIXES
 from mien.core.images import write_picture
@@ -126,7 +126,7 @@ def test_what_the_next_run_would_not_read_is_written(path: str, reads: str) -> N
     taken(path, reads)
 
 
-# What is there already
+# What already exists
 
 
 OURS = {
@@ -178,7 +178,7 @@ def test_what_others_wrote_is_replaced_with_force_alone(name: str) -> None:
 def test_what_another_tool_may_have_written_is_replaced_with_force_alone(name: str) -> None:
     Path(name).write_bytes(EITHERS[name])
     message = refused(name, "photos", force=False)
-    assert "may be another tool's, by its form: " in message
+    assert "may be another tool's, judged by its form: " in message
     assert message.endswith("or --force to replace it")
     taken(name, "photos", force=True)
 
@@ -217,7 +217,7 @@ def test_no_two_options_write_one_file() -> None:
 def test_in_a_folder_one_file_of_mien_vouches_for_those_that_were_written_with_it() -> None:
     names = ("report.json", "figure.png")
     Path("figure.png").write_bytes(b"\0")
-    with pytest.raises(UsageError, match=r"figure.png is there already"):
+    with pytest.raises(UsageError, match=r"figure.png already exists"):
         check_target_folder("--output", Path(), names, reads=[])
     Path("report.json").write_text('{"schema": "mien-report/1"}')
     check_target_folder("--output", Path(), names, reads=[])
@@ -284,7 +284,7 @@ def test_another_tools_form_is_replaced_with_force_alone(
     for again in (words, ("photos", "--output", name)):
         outcome = predict(*again)
         assert outcome.code == 2
-        assert "may be another tool's, by its form" in outcome.err
+        assert "may be another tool's, judged by its form" in outcome.err
         assert Path(name).read_bytes() == before
         assert predict(*words, "--force").code == 0
 
@@ -295,7 +295,7 @@ def test_annotated_pictures_are_replaced_and_others_are_not(predict: Predict) ->
     Image.new("RGB", (8, 8)).save("drawn/a.annotated.png")
     outcome = predict("photos", "--annotate", "drawn")
     assert outcome.code == 2
-    assert "drawn/a.annotated.png is there already" in outcome.err.replace("\\", "/")
+    assert "drawn/a.annotated.png already exists" in outcome.err.replace("\\", "/")
     assert predict("photos", "--annotate", "drawn", "--force").code == 0
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mien.cli.stopping import stopping_in_time
+from mien.cli.signals import interruptible
 
 pytest.importorskip("av")
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are others there")
@@ -19,9 +19,9 @@ _WAITING = """
 import os, sys, time
 import av
 from mien.core.errors import EXIT_INTERRUPTED
-from mien.cli.stopping import stopping_in_time
+from mien.cli.signals import interruptible
 try:
-    with stopping_in_time(0.3) as stop:
+    with interruptible(0.3) as stop:
         print("ready", flush=True)
         {waits}
 except KeyboardInterrupt:
@@ -74,7 +74,7 @@ def free_signals() -> Iterator[None]:
 @pytest.mark.usefixtures("free_signals")
 def test_signals_are_as_before_afterwards() -> None:
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.raises(KeyboardInterrupt), stopping_in_time(5.0):
+    with pytest.raises(KeyboardInterrupt), interruptible(5.0):
         signal.raise_signal(signal.SIGTERM)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
     assert signal.set_wakeup_fd(-1) == -1
@@ -84,7 +84,7 @@ def test_another_thread_listens_to_no_signals() -> None:
     handler = signal.getsignal(signal.SIGINT)
 
     def use() -> None:
-        with stopping_in_time(5.0) as stop:
+        with interruptible(5.0) as stop:
             stop.check()
             assert signal.getsignal(signal.SIGINT) is handler
 
@@ -100,7 +100,7 @@ def test_another_thread_listens_to_no_signals() -> None:
 def ran(code: str) -> subprocess.CompletedProcess[str]:
     head = (
         "import os, signal, sys, time\n"
-        "from mien.cli.stopping import stopping_in_time\n"
+        "from mien.cli.signals import interruptible\n"
         "def send(name): os.kill(os.getpid(), getattr(signal, name)); time.sleep(0.02)\n"
     )
     return subprocess.run([sys.executable, "-c", head + code], capture_output=True, text=True)
@@ -110,7 +110,7 @@ def ran(code: str) -> subprocess.CompletedProcess[str]:
 def test_all_that_asks_for_an_end_interrupts_once(name: str) -> None:
     code = f"""
 try:
-    with stopping_in_time(5.0, for_good=True):
+    with interruptible(5.0, for_good=True):
         try:
             send({name!r})
         finally:
@@ -128,7 +128,7 @@ except KeyboardInterrupt:
 def test_tidying_up_that_takes_too_long_is_ended() -> None:
     code = """
 try:
-    with stopping_in_time(0.1, for_good=True):
+    with interruptible(0.1, for_good=True):
         send("SIGINT")
 finally:
     time.sleep(1000)
@@ -139,7 +139,7 @@ finally:
 def test_what_is_ignored_stays_ignored_and_all_else_comes_back() -> None:
     code = """
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
-with stopping_in_time(5.0, for_good=True):
+with interruptible(5.0, for_good=True):
     send("SIGHUP")
 assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
