@@ -43,7 +43,7 @@ from mien.evaluation.markdown import (
     update_marked_section,
 )
 from mien.evaluation.metrics import Z_95, wilson_interval
-from mien.inference.session import ModelSession
+from mien.inference.onnx_model import ModelSession
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -30,7 +30,7 @@ from mien.core.results import Box
 from mien.data.loading import load_split
 from mien.inference.classifier import Classifier
 from mien.inference.detectors import Detection, Detector, load_detector
-from mien.inference.preprocess import ALIGN, cut_face, turn_of
+from mien.inference.preprocess import ALIGN, alignment_angle, cut_face
 
 Pixels = npt.NDArray[np.uint8]
 Reading = npt.NDArray[np.bool_]
@@ -118,7 +118,7 @@ def compare(faces: Faces, detector: Detector, others: Sequence[float]) -> None:
     print_geometry(scenes, found, 0.0)
     there = [place for place, one in enumerate(found) if one is not None]
     boxes = [one.box for one in found if one is not None]
-    turns = [turn_of(one.landmarks, ALIGN[0]) for one in found if one is not None]
+    turns = [alignment_angle(one.landmarks, ALIGN[0]) for one in found if one is not None]
     photos = [scenes[place].picture for place in there]
     plain = faces.scenes(background="border")
     edgeless = [plain[place].picture for place in there]
@@ -196,7 +196,10 @@ def compare_turned(faces: Faces, detector: Detector, angles: Sequence[float]) ->
         for align in ALIGN:
             crops = [
                 cut_face(
-                    scene.picture, one.box, detector.crop_scale, turn=turn_of(one.landmarks, align)
+                    scene.picture,
+                    one.box,
+                    detector.crop_scale,
+                    turn=alignment_angle(one.landmarks, align),
                 )
                 for scene, one in zip(scenes, found, strict=True)
                 if one is not None

@@ -31,9 +31,8 @@ from mien.core.formats import table_text
 from mien.core.images import load_image
 from mien.core.manifest import INPUT_CONTRACT, OUTPUT_CONTRACT
 from mien.core.onnx_runtime import onnxruntime
-from mien.inference.classifier import Classifier
+from mien.inference.classifier import Classifier, describe_machine
 from mien.inference.preprocess import cut_face
-from mien.inference.speed import machine
 
 BATCH_SIZES = (1, 32)
 INT8_LIMIT, BARE_LIMIT, ANALYZE_LIMIT, FER_LIMIT = 0.6, 1.2, 1.3, 1.0
@@ -118,9 +117,13 @@ def main() -> None:
     rows = comparisons(models, least)
     if args.json:
         told = [{**vars(row), "ratio": row.ratio} for row in rows]
-        print(json.dumps({"machine": machine(), "milliseconds": least, "rows": told}, indent=1))
+        print(
+            json.dumps(
+                {"machine": describe_machine(), "milliseconds": least, "rows": told}, indent=1
+            )
+        )
         return
-    print(json.dumps(machine()), "\n")
+    print(json.dumps(describe_machine()), "\n")
     cells = [
         (name, *(f"{least[f'{name} {size}'] / size:.3f}" for size in BATCH_SIZES))
         for name in models

@@ -25,8 +25,8 @@ from mien.inference.detectors.yunet import YuNetDetector
 class OneLook(YuNetDetector):
     """YuNet without the second look."""
 
-    def _with_close_landmarks(self, image: npt.NDArray[np.uint8], found: Detection) -> Detection:  # noqa: ARG002
-        return found
+    def _refine_landmarks(self, image: npt.NDArray[np.uint8], face: Detection) -> Detection:  # noqa: ARG002
+        return face
 
 
 class Counting(YuNetDetector):
@@ -34,9 +34,9 @@ class Counting(YuNetDetector):
 
     looks = 0
 
-    def _with_close_landmarks(self, image: npt.NDArray[np.uint8], found: Detection) -> Detection:
+    def _refine_landmarks(self, image: npt.NDArray[np.uint8], face: Detection) -> Detection:
         self.looks += 1
-        return super()._with_close_landmarks(image, found)
+        return super()._refine_landmarks(image, face)
 
 
 def main() -> None:

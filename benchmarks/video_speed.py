@@ -28,8 +28,8 @@ import mien
 from mien.api import Recognizer, load
 from mien.core.process import usable_cores
 from mien.evaluation.markdown import markdown_table, update_marked_section
+from mien.inference.classifier import describe_machine
 from mien.inference.preprocess import cut_face
-from mien.inference.speed import machine
 from mien.video.analysis import follow, readers_for
 from mien.video.reader import read_video
 
@@ -57,7 +57,7 @@ def main() -> None:
     whole = whole_readings(args.clip, args.model, args.rounds)
     parts = {model: parts_of(args.clip, model) for model in args.model}
     text = tables(rows, whole, parts)
-    print(json.dumps(machine()), "\n", text, sep="\n")
+    print(json.dumps(describe_machine()), "\n", text, sep="\n")
     if args.update:
         update_marked_section(args.update, SECTION, text)
 

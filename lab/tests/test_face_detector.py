@@ -14,9 +14,9 @@ import pytest
 from lab.face_detector import build, main, read_weights
 from mien.core.errors import InputError
 from mien.core.images import load_image
-from mien.inference.detectors.base import resized
 from mien.inference.detectors.libface import NETWORK, LibfaceDetector
-from mien.inference.onnx_file import read_onnx
+from mien.inference.detectors.search import resize_to_side
+from mien.inference.onnx_model import read_onnx
 
 IMAGES = Path(__file__).resolve().parent.parent.parent / "images"
 SIDES = (128, 192, 320, 640)
@@ -52,7 +52,7 @@ def compare(library: Any, pictures: list[npt.NDArray[np.uint8]]) -> int:
     Sums in another order may move a number over the edge to the next pixel or per cent.
     """
     detector = LibfaceDetector()
-    pairs = [(detector._rows(picture), rows_of(library, picture)) for picture in pictures]
+    pairs = [(detector._detect_upright(picture), rows_of(library, picture)) for picture in pictures]
     assert [one.shape for one, _ in pairs] == [other.shape for _, other in pairs]
     ours, theirs = (np.concatenate(each) for each in zip(*pairs, strict=True))
     apart = np.abs(ours - theirs)
@@ -64,14 +64,17 @@ def compare(library: Any, pictures: list[npt.NDArray[np.uint8]]) -> int:
 
 def test_the_pictures_of_the_repository(library: Any) -> None:
     images = [load_image(IMAGES / name) for name in ("sample.png", "astronaut.jpg")]
-    pictures = [resized(image, max(192, side))[0] for image in images for side in SIDES]
+    pictures = [resize_to_side(image, max(192, side))[0] for image in images for side in SIDES]
     turned = [np.ascontiguousarray(np.rot90(picture)) for picture in pictures]
     assert compare(library, pictures + turned) >= 40
 
 
 def test_the_shared_photos(library: Any, shared: Path) -> None:
     images = [load_image(path) for path in sorted((shared / "photos").glob("*.jpg"))]
-    assert compare(library, [resized(each, max(192, s))[0] for each in images for s in SIDES]) >= 30
+    assert (
+        compare(library, [resize_to_side(each, max(192, s))[0] for each in images for s in SIDES])
+        >= 30
+    )
 
 
 def test_pictures_of_any_size(library: Any) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from mien.core.manifest import load_manifest
 from mien.core.models import MANIFEST_NAME, find_model
 from mien.inference.detectors.libface import NETWORK
-from mien.inference.onnx_file import network_for
+from mien.inference.onnx_model import prune_outputs
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LIBRARY = ROOT / "mien-web" / "src"
@@ -44,7 +44,7 @@ def write_model(model: Path, folder: Path) -> None:
     source = model / manifest.file.name
     for reading in manifest.readings:
         outputs = tuple(manifest.read_by(reading).outputs.values())
-        network = network_for(source.read_bytes(), outputs, source)
+        network = prune_outputs(source.read_bytes(), outputs, source)
         (folder / f"{reading}.onnx").write_bytes(network)
 
 

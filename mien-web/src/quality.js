@@ -1,4 +1,4 @@
-/** How well a face can be seen, as mien.inference.quality. */
+/** How well a face can be seen, as mien.inference.preprocess. */
 
 import { FACE_SIZE } from "./preprocess.js";
 

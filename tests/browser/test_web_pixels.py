@@ -19,9 +19,8 @@ from PIL import Image
 from mien.core.calibration import Temperature
 from mien.core.faces import standard_face
 from mien.core.results import Box
-from mien.inference.detectors.base import padded_region
-from mien.inference.preprocess import cut_face, turn_of
-from mien.inference.quality import quality_of
+from mien.inference.detectors.search import crop_padded
+from mien.inference.preprocess import alignment_angle, assess_quality, cut_face
 
 NODE = shutil.which("node")
 HERE = Path(__file__).resolve().parent
@@ -128,7 +127,7 @@ def test_a_fourth_channel_is_left_out() -> None:
     rgb = np.ascontiguousarray(picture[:, :, :3])
     assert np.array_equal(shrunk, cv2.resize(rgb, (41, 37), interpolation=cv2.INTER_AREA))
     assert np.array_equal(grown, cv2.resize(rgb, (200, 192), interpolation=cv2.INTER_LINEAR))
-    assert np.array_equal(region, padded_region(rgb, -3, 5, 40, 70))
+    assert np.array_equal(region, crop_padded(rgb, -3, 5, 40, 70))
     assert np.array_equal(same, rgb)
 
 
@@ -140,7 +139,7 @@ def test_cutting_and_turning_are_numpys() -> None:
     sides = [(0, 0, 46, 31), (-7, -9, 20, 12), (30, 20, 60, 50), (-5, -5, 60, 60), (50, 40, 55, 45)]
     cut = asked([("region", picture, list(each)) for each in sides])
     for (left, top, right, bottom), there in zip(sides[:-1], cut[:-1], strict=True):
-        assert np.array_equal(there, padded_region(picture, left, top, right, bottom))
+        assert np.array_equal(there, crop_padded(picture, left, top, right, bottom))
     turned = asked([("turnedQuarters", picture, [quarter]) for quarter in range(4)])
     assert all(np.array_equal(there, np.rot90(picture, k)) for k, there in enumerate(turned))
 
@@ -200,7 +199,7 @@ def test_turns_are_the_same() -> None:
         points = upright @ np.array([[cosine, sine], [-sine, cosine]]) + rng.normal(0, 1, (5, 2))
         cases += [(points, align, q) for align in ("auto", "on", "off") for q in (0, 90, 180, -90)]
     there = asked([("turnOf", None, [points.tolist(), a, q]) for points, a, q in cases])
-    here = [turn_of(tuple(map(tuple, points)), align, q) for points, align, q in cases]
+    here = [alignment_angle(tuple(map(tuple, points)), align, q) for points, align, q in cases]
     assert there == pytest.approx(here, abs=1e-9)
 
 
@@ -218,7 +217,7 @@ def test_quality_is_the_same() -> None:
     )
     flags = set()
     for (face, box, marks), there in zip(cases, found, strict=True):
-        here = quality_of(face, Box(*box), tuple(map(tuple, marks))).to_dict()  # type: ignore[arg-type]
+        here = assess_quality(face, Box(*box), tuple(map(tuple, marks))).to_dict()  # type: ignore[arg-type]
         assert there == {**here, "blur": pytest.approx(here["blur"], abs=1e-5)}
         flags.update(here["flags"])
     assert flags == {"small", "blurred", "dark", "bright", "turned_away"}

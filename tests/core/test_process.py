@@ -166,7 +166,7 @@ def test_what_somebody_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         "mien.core.onnx_runtime",
         "mien.inference.classifier",
-        "mien.inference.speed",
+        "mien.inference.onnx_model",
         "mien.training.quantize",
         "mien.training.distillation",
     ],

@@ -7,7 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -29,12 +29,18 @@ from mien.core.images import load_image
 from mien.core.manifest import ModelFile, load_manifest, write_manifest
 from mien.core.models import MODEL_NAME
 from mien.core.onnx_runtime import onnxruntime
-from mien.inference.classifier import Classifier
+from mien.core.process import usable_cores
+from mien.inference.classifier import (
+    MIN_TIMED_RUNS,
+    Classifier,
+    describe_machine,
+    time_model,
+)
 from mien.inference.detectors import load_detector
 from mien.inference.detectors.yunet import WEIGHTS
-from mien.inference.preprocess import TTA_SHIFTS, shifted, tta_views
+from mien.inference.onnx_model import ModelSession
+from mien.inference.preprocess import TTA_SHIFTS, shift, tta_views
 from mien.inference.recognizer import Recognizer
-from mien.inference.session import ModelSession
 
 Faces = npt.NDArray[np.uint8]
 MakeModel = Callable[..., Path]
@@ -188,7 +194,7 @@ def test_a_mirrored_face_reads_the_same_when_augmented(classifier: Classifier) -
 @given(st.integers(-5, 5), st.integers(-5, 5))
 def test_shifting_moves_pixels_and_repeats_the_border(down: int, right: int) -> None:
     faces = np.arange(2 * 48 * 48).reshape(2, 48, 48).astype(np.uint8)
-    moved = shifted(faces, down, right)
+    moved = shift(faces, down, right)
     assert moved.shape == faces.shape
     for row, column in ((20, 20), (0, 47), (47, 3)):
         source = (min(max(row - down, 0), 47), min(max(column - right, 0), 47))
@@ -481,3 +487,52 @@ def test_what_onnx_runtime_prints_of_a_damaged_model_is_not_on_stdout(
     with pytest.raises(ModelError, match="not an ONNX model that can be run"):
         ModelSession(folder, ModelFile.of(path))
     assert capfd.readouterr() == ("", "")
+
+
+# ---------------------------------------------------------------- speed
+def _clock(steps: Iterator[float]) -> Iterator[float]:
+    """Times at which runs that take so many seconds begin and end."""
+    now = 0.0
+    for step in steps:
+        yield now
+        now += step
+        yield now
+
+
+def test_the_median_and_quartiles_are_of_a_face(tiny_model: Path) -> None:
+    ticks = _clock(iter([0.004, 0.008, 0.012, 0.016, 0.020] * 4))
+    timing = time_model(
+        tiny_model, threads=1, batch_size=4, seconds=0.12, clock=lambda: next(ticks)
+    )
+    assert timing.runs == MIN_TIMED_RUNS
+    assert (timing.low, timing.median, timing.high) == pytest.approx((2, 3, 4))
+    assert (timing.model, timing.precision) == ("tiny", "float32")
+    assert (timing.threads, timing.batch_size) == (1, 4)
+    assert timing.megabytes == (tiny_model / "model.onnx").stat().st_size / 1e6
+
+
+def test_a_slow_clock_stops_at_the_least_number_of_runs(tiny_model: Path) -> None:
+    ticks = _clock(iter([9.0] * 99))
+    timing = time_model(tiny_model, threads=1, batch_size=1, clock=lambda: next(ticks))
+    assert timing.runs == MIN_TIMED_RUNS
+
+
+def test_a_fast_one_goes_on_until_the_seconds_are_over(tiny_model: Path) -> None:
+    ticks = _clock(iter([0.01] * 99))
+    timing = time_model(
+        tiny_model, threads=1, batch_size=1, seconds=0.195, clock=lambda: next(ticks)
+    )
+    assert timing.runs == 20
+
+
+def test_what_cannot_be_timed_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    for threads, size, seconds in ((0, 1, 1.0), (1, 0, 1.0), (1, 1, -1.0)):
+        with pytest.raises(UsageError):
+            time_model(tiny_model, threads=threads, batch_size=size, seconds=seconds)
+    with pytest.raises(ModelError):
+        time_model(tmp_path / "none", threads=1, batch_size=1)
+
+
+def test_the_machine_is_described() -> None:
+    assert describe_machine()["cores"] == usable_cores() >= 1
+    assert {"processor", "system", "python", "onnxruntime", "numpy"} < set(describe_machine())

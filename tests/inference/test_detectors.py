@@ -16,10 +16,16 @@ from hypothesis import strategies as st
 from mien.core.errors import ModelError, UsageError
 from mien.core.images import load_image
 from mien.core.results import Box
-from mien.inference.detectors import Detection, Detector, libface, load_detector
-from mien.inference.detectors.base import box_in_image, crop_scale_of, non_max_suppression, resized
+from mien.inference.detectors import (
+    Detection,
+    Detector,
+    crop_scale_of,
+    libface,
+    load_detector,
+)
+from mien.inference.detectors.search import box_in_image, non_max_suppression, resize_to_side
 from mien.inference.detectors.yunet import WEIGHTS, YuNetDetector
-from mien.inference.preprocess import roll_of
+from mien.inference.preprocess import roll_angle
 
 WITH_BOXES = ("yunet", "libface", "haar")
 
@@ -86,7 +92,7 @@ def test_eyes_are_above_the_mouth(name: str, shared: Path) -> None:
     assert right_eye[0] < nose[0] < left_eye[0]
     assert right_mouth[0] < left_mouth[0]
     assert max(right_eye[1], left_eye[1]) < nose[1] < min(right_mouth[1], left_mouth[1])
-    assert abs(roll_of(found.landmarks)) < 5
+    assert abs(roll_angle(found.landmarks)) < 5
     box = found.box
     assert all(box.x < x < box.x + box.w and box.y < y < box.y + box.h for x, y in found.landmarks)
 
@@ -100,7 +106,7 @@ def test_a_portrait_that_leans_is_seen_to(name: str, angle: int, shared: Path) -
     leaning = cv2.warpAffine(image, turning, (width, height), borderMode=cv2.BORDER_REPLICATE)
     (found,) = _open(name, shared).detect(np.asarray(leaning, np.uint8))
     # Both see less of it than there is: docs/evidence/faces.md.
-    assert 0.3 < roll_of(found.landmarks or ()) / angle < 1.2
+    assert 0.3 < roll_angle(found.landmarks or ()) / angle < 1.2
 
 
 def test_libface_and_yunet_see_the_same_points(shared: Path) -> None:
@@ -147,7 +153,7 @@ def test_libface_finds_the_same_in_several_threads(shared: Path) -> None:
 
 def test_yunet_sees_which_way_faces_lean(shared: Path) -> None:
     found = _open("yunet", shared).detect(load_image(shared / "photos" / "group_three.jpg"))
-    _, middle, right = (roll_of(one.landmarks or ()) for one in found)
+    _, middle, right = (roll_angle(one.landmarks or ()) for one in found)
     # One leans to the left, one to the right, by about 25 and 20 degrees.
     assert -35 < middle < -12
     assert 12 < right < 35
@@ -158,7 +164,7 @@ def test_a_close_look_that_finds_nothing_changes_nothing(shared: Path) -> None:
     assert isinstance(detector, YuNetDetector)
     found = Detection(Box(10, 10, 5, 5), 0.9, ((1.0, 2.0),) * 5)
     grey = np.full((40, 40, 3), 128, np.uint8)
-    assert detector._with_close_landmarks(grey, found) is found
+    assert detector._refine_landmarks(grey, found) is found
 
 
 def test_threads_see_what_one_sees(detector: Detector, shared: Path) -> None:
@@ -305,7 +311,7 @@ def test_a_box_scaled_there_and_back_is_the_same(x: int, y: int, w: int, h: int)
 @settings(deadline=None)  # pictures of nine million pixels take a while on a busy core
 def test_scaling_keeps_within_its_bounds(height: int, width: int) -> None:
     image = np.zeros((height, width, 3), np.uint8)
-    result, scale = resized(image, 640)
+    result, scale = resize_to_side(image, 640)
     assert max(result.shape) <= 640
     assert max(result.shape) >= min(192, 4 * max(height, width))
     assert scale <= 4

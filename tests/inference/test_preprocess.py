@@ -12,17 +12,25 @@ from hypothesis import strategies as st
 from detector_maker import BrightSpots, Broken, Pixels, bright_scene
 from mien.core.errors import NoFaceError, UnreadableImage, UsageError
 from mien.core.faces import standard_face
-from mien.core.results import Box
-from mien.inference.detectors import Detection
+from mien.core.results import QUALITY_FLAGS, Box
+from mien.inference.detectors import Detection, Landmarks
 from mien.inference.preprocess import (
     ALIGN,
     AUTO_ROLL,
+    BLURRED,
+    PITCH_RANGE,
+    SMALL_PX,
+    YAW_LIMIT,
     FaceChoice,
+    alignment_angle,
+    assess_quality,
     cut_face,
     face_crop,
     largest_face,
-    roll_of,
-    turn_of,
+    measure_blur,
+    pitch_ratio,
+    roll_angle,
+    yaw_ratio,
 )
 
 
@@ -38,12 +46,12 @@ def sides(detections: tuple[Detection, ...]) -> list[int]:
 def test_of_equal_faces_the_surest_is_kept() -> None:
     box = Box(0, 0, 50, 50)
     unsure, sure = Detection(box, 0.7), Detection(box, 0.9)
-    assert FaceChoice(max_faces=1).chosen([unsure, sure]) == (sure,)
+    assert FaceChoice(max_faces=1).select([unsure, sure]) == (sure,)
 
 
 @given(st.lists(st.integers(1, 99)), st.integers(0, 99), st.integers(1, 9))
 def test_no_face_that_is_left_out_is_larger(all_sides: list[int], least: int, most: int) -> None:
-    kept = sides(FaceChoice(min_face=least, max_faces=most).chosen(found(*all_sides)))
+    kept = sides(FaceChoice(min_face=least, max_faces=most).select(found(*all_sides)))
     large = sorted(side for side in all_sides if side >= least)
     assert sorted(kept) == large[-most:]
 
@@ -75,30 +83,30 @@ def leaning(degrees: float) -> tuple[tuple[float, float], ...]:
 
 @given(st.floats(-170, 170))
 def test_the_roll_is_what_a_face_was_turned_by(degrees: float) -> None:
-    assert roll_of(leaning(degrees)) == pytest.approx(degrees, abs=1e-6)
+    assert roll_angle(leaning(degrees)) == pytest.approx(degrees, abs=1e-6)
 
 
 def test_faces_that_lean_far_are_turned_back() -> None:
     little, much = leaning(AUTO_ROLL - 0.5), leaning(AUTO_ROLL + 0.5)
-    assert turn_of(little, "auto") == 0
-    assert turn_of(much, "auto") == pytest.approx(AUTO_ROLL + 0.5)
-    assert turn_of(leaning(-40), "auto") == pytest.approx(-40)
-    assert turn_of(little, "on") == pytest.approx(AUTO_ROLL - 0.5)
-    assert turn_of(much, "off") == 0
+    assert alignment_angle(little, "auto") == 0
+    assert alignment_angle(much, "auto") == pytest.approx(AUTO_ROLL + 0.5)
+    assert alignment_angle(leaning(-40), "auto") == pytest.approx(-40)
+    assert alignment_angle(little, "on") == pytest.approx(AUTO_ROLL - 0.5)
+    assert alignment_angle(much, "off") == 0
 
 
 def test_without_landmarks_nothing_is_turned() -> None:
-    assert [turn_of(None, align) for align in ALIGN] == [0, 0, 0]
+    assert [alignment_angle(None, align) for align in ALIGN] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("quarter", [90.0, 180.0, -90.0])
 def test_quarter_turns_are_turned_back_in_any_case_and_more_as_from_upright(quarter: float) -> None:
     little, much = leaning(quarter + AUTO_ROLL - 0.5), leaning(quarter - AUTO_ROLL - 0.5)
-    assert [turn_of(None, align, quarter) for align in ALIGN] == [quarter] * 3
-    assert turn_of(little, "auto", quarter) == quarter
-    assert turn_of(little, "off", quarter) == quarter
+    assert [alignment_angle(None, align, quarter) for align in ALIGN] == [quarter] * 3
+    assert alignment_angle(little, "auto", quarter) == quarter
+    assert alignment_angle(little, "off", quarter) == quarter
     for landmarks, align in ((little, "on"), (much, "auto")):
-        assert turn_of(landmarks, align, quarter) == pytest.approx(roll_of(landmarks))
+        assert alignment_angle(landmarks, align, quarter) == pytest.approx(roll_angle(landmarks))
 
 
 # ---------------------------------------------------------------- crops
@@ -271,3 +279,107 @@ def test_an_image_that_is_too_much_for_the_detector_is_refused_in_one_line() -> 
     with pytest.raises(UnreadableImage, match=r"face detection failed: .*a filter failed") as error:
         largest_face(as_png(bright_scene()), Broken())
     assert "\n" not in str(error.value)
+
+
+# ---------------------------------------------------------------- quality
+BOX = Box(0, 0, 90, 90)
+
+
+def _blurred(face: Pixels, sigma: float) -> Pixels:
+    return np.asarray(cv2.GaussianBlur(face, (0, 0), sigma), np.uint8)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_more_blur_counts_more(seed: int) -> None:
+    face = _face(seed)
+    blurs = [measure_blur(face)]
+    blurs += [measure_blur(_blurred(face, sigma)) for sigma in (1, 1.5, 2, 3)]
+    assert blurs == sorted(blurs)
+    assert blurs[0] < 0.2
+    assert blurs[-1] > 0.8
+    assert "blurred" not in assess_quality(face, Box(0, 0, 99, 99)).flags
+    assert "blurred" in assess_quality(_blurred(face, 2), Box(0, 0, 99, 99)).flags
+
+
+def test_contrast_is_not_sharpness() -> None:
+    face = _blurred(_face(), 1)
+    pale = np.asarray(96 + face * 0.4, np.uint8)
+    assert measure_blur(pale) == pytest.approx(measure_blur(face), abs=0.1)
+
+
+def test_a_flat_face_is_all_blur() -> None:
+    assert measure_blur(np.full((48, 48), 90, np.uint8)) == 1.0
+    assert BLURRED < 1
+
+
+def test_small_and_dark_faces_are_flagged() -> None:
+    face = _face()
+    assert assess_quality(face, Box(0, 0, SMALL_PX, 90)).flags == ()
+    small = assess_quality(face, Box(0, 0, SMALL_PX - 1, 90))
+    assert (small.size_px, small.flags) == (SMALL_PX - 1, ("small",))
+    assert assess_quality(face // 4, Box(0, 0, 90, 90)).flags == ("dark",)
+
+
+def test_bright_is_white_without_form() -> None:
+    face = _face()
+    burnt = face.copy()
+    burnt[:25] = 255
+    assert assess_quality(burnt, BOX).flags == ("bright",)
+    assert (
+        "bright" not in assess_quality(np.asarray(np.clip(face, 0, 120) + 100, np.uint8), BOX).flags
+    )
+
+
+def _landmarks(
+    nose: float, lean: float = 0.0, size: float = 40.0, height: float = 0.5
+) -> Landmarks:
+    """A face of eyes one apart with its nose so far off the middle, leaning by some degrees."""
+    points = np.array([(-0.5, -0.5), (0.5, -0.5), (nose, height - 0.5), (-0.4, 0.5), (0.4, 0.5)])
+    angle = np.radians(lean)
+    turned = points @ np.array([(np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))])
+    return tuple((float(x), float(y)) for x, y in turned * size + 100)
+
+
+@given(st.floats(-1, 1), st.floats(-80, 80), st.floats(1, 500))
+def test_turning_away_does_not_depend_on_lean_and_size(
+    nose: float, lean: float, size: float
+) -> None:
+    assert yaw_ratio(_landmarks(nose, lean, size)) == pytest.approx(abs(nose), abs=1e-6)
+
+
+def test_faces_that_are_turned_away_are_flagged_on_either_side() -> None:
+    for sign in (-1, 1):
+        away = assess_quality(_face(), BOX, _landmarks(sign * (YAW_LIMIT + 0.01)))
+        assert away.flags == ("turned_away",)
+        ahead = assess_quality(_face(), BOX, _landmarks(sign * (YAW_LIMIT - 0.01)))
+        assert ahead.flags == ()
+    assert assess_quality(_face(), BOX, None).flags == ()
+
+
+@given(st.floats(0, 1), st.floats(-180, 180), st.floats(1, 500))
+def test_nodding_does_not_depend_on_lean_and_size(nose: float, lean: float, size: float) -> None:
+    assert pitch_ratio(_landmarks(0.0, lean, size, nose)) == pytest.approx(nose, abs=1e-6)
+
+
+def test_faces_that_look_far_up_or_down_are_turned_away() -> None:
+    up, down = PITCH_RANGE
+    for nose, flags in ((up - 0.01, True), (up + 0.01, False), (0.56, False), (down + 0.01, True)):
+        expected = ("turned_away",) if flags else ()
+        assert assess_quality(_face(), BOX, _landmarks(0.0, height=nose)).flags == expected
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [(5, 5)] * 5,  # all in one place
+        [(5, 0), (5, 0), (9, 5), (5, 9), (5, 9)],  # a profile: one eye, one corner of the mouth
+        [(9, 0), (1, 0), (5, 5), (1, 9), (9, 9)],  # eyes the wrong way round
+    ],
+)
+def test_landmarks_that_show_no_front_are_turned_away(points: list[tuple[float, float]]) -> None:
+    assert "turned_away" in assess_quality(_face(), BOX, tuple(points)).flags
+
+
+def test_flags_come_in_their_order() -> None:
+    flags = assess_quality(np.full((48, 48), 9, np.uint8), Box(0, 0, 9, 9), _landmarks(0.9)).flags
+    assert flags == tuple(flag for flag in QUALITY_FLAGS if flag != "bright")

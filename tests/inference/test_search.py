@@ -22,14 +22,14 @@ from mien.inference.detectors.search import (
     SETTLED_SIDE,
     SMALL_SIDE,
     SURELY_UPRIGHT,
-    RawDetect,
-    Rows,
+    DetectFunction,
+    RawDetections,
     SearchDetector,
     View,
-    may_show_more,
-    merge,
-    orientation,
-    rotated,
+    find_orientation,
+    merge_views,
+    needs_finer_search,
+    rotate_detector,
     tiled_views,
 )
 from mien.inference.detectors.yunet import WEIGHTS
@@ -43,12 +43,12 @@ class Scripted(SearchDetector):
     name = "scripted"
 
     def __init__(
-        self, look: RawDetect, side: int, *, has_scores: bool = True, thorough: bool = False
+        self, look: DetectFunction, side: int, *, has_scores: bool = True, thorough: bool = False
     ) -> None:
         super().__init__(side=side, thorough=thorough)
         self.look, self.has_scores = look, has_scores
 
-    def _rows(self, picture: Image) -> Rows:
+    def _detect_upright(self, picture: Image) -> RawDetections:
         return self.look(picture)
 
 
@@ -56,11 +56,13 @@ def _row(side: float, score: float) -> list[float]:
     return [10.0, 10.0, side, 1.2 * side, score]
 
 
-def _looks(*answers: list[list[float]]) -> tuple[Callable[[Image], Rows], list[tuple[int, ...]]]:
+def _looks(
+    *answers: list[list[float]],
+) -> tuple[Callable[[Image], RawDetections], list[tuple[int, ...]]]:
     """A detector that gives these answers in turn, and the list of the sizes that it was shown."""
     seen: list[tuple[int, ...]] = []
 
-    def look(picture: Image) -> Rows:
+    def look(picture: Image) -> RawDetections:
         seen.append(picture.shape[:2])
         return np.array(answers[len(seen) - 1], np.float64).reshape(-1, 5)
 
@@ -99,7 +101,7 @@ def test_a_reason_to_look_again(first: list[list[float]]) -> None:
 
 
 def test_a_large_blur_is_no_reason() -> None:
-    assert not may_show_more(np.array([LARGE, _row(SMALL_SIDE + 5, 0.4)]))
+    assert not needs_finer_search(np.array([LARGE, _row(SMALL_SIDE + 5, 0.4)]))
 
 
 def test_what_is_not_sure_is_not_given() -> None:
@@ -121,7 +123,7 @@ def test_thorough_and_small_pictures_are_seen_once() -> None:
 # --- In tiles
 
 
-def _spots(picture: Image) -> Rows:
+def _spots(picture: Image) -> RawDetections:
     """Find each spot that is fully bright and 8 to 200 pixels large, as a network finds faces."""
     bright = (picture[:, :, 0] > 200).astype(np.uint8)
     count, _, stats, _ = cv2.connectedComponentsWithStats(bright)
@@ -156,7 +158,7 @@ def test_tiles_cover_the_image_at_every_size_and_are_no_larger_than_asked(
     assert all(finer / coarser <= 3 for coarser, finer in pairwise(scales))
 
 
-def _fits(tile: Image, side: int) -> Rows:
+def _fits(tile: Image, side: int) -> RawDetections:
     assert max(tile.shape[:2]) <= side
     return np.empty((0, 5))
 
@@ -167,7 +169,7 @@ def test_one_face_of_any_size_at_any_place_is_found_once(side: int, x: int, y: i
     box = Box(min(x, 1199 - side), min(y, 799 - side), side, side)
     picture = _dark_with(box, width=1200, height=800)
     looks = Scripted(_spots, 300, thorough=True).search(picture)
-    ((found, _),) = merge(looks, (800, 1200))
+    ((found, _),) = merge_views(looks, (800, 1200))
     assert found.box.overlap(box) > 0.6
 
 
@@ -177,15 +179,17 @@ def test_a_face_is_taken_from_the_coarsest_look_in_which_it_is_large() -> None:
 
     coarse, middle, fine, finer = (look(SETTLED_SIDE * each) for each in (0.4, 0.6, 1.0, 2.0))
     for looks in ([coarse, fine, finer], [finer, coarse, fine]):
-        assert merge(looks, (900, 900)) == [(Detection(Box(160, 160, 160, 160), 0.8), fine.scale)]
-    ((_, scale),) = merge([coarse, middle], (900, 900))
+        assert merge_views(looks, (900, 900)) == [
+            (Detection(Box(160, 160, 160, 160), 0.8), fine.scale)
+        ]
+    ((_, scale),) = merge_views([coarse, middle], (900, 900))
     assert scale == middle.scale
 
 
 def test_a_part_of_a_large_face_is_no_face_of_its_own() -> None:
     whole = View(np.array([[10.0, 10, 100, 100, 0.71]]), 0.1)
     eye = View(np.array([[10.0, 10, 90, 90, 0.99]]), 1.0, (300, 300))
-    assert [one.confidence for one, _ in merge([eye, whole], (2000, 2000))] == [0.71]
+    assert [one.confidence for one, _ in merge_views([eye, whole], (2000, 2000))] == [0.71]
 
 
 @pytest.mark.parametrize("name", ["libface", "haar", "yunet"])
@@ -278,14 +282,14 @@ def test_what_a_turned_look_finds_is_where_it_is(quarter: int, x: int, y: int) -
     for number, (column, row) in enumerate(spots):
         picture[row, column] = 100 + number
 
-    def look(seen: Image) -> Rows:
+    def look(seen: Image) -> RawDetections:
         rows, columns = np.nonzero(seen[:, :, 0])
         left, top = columns.min(), rows.min()
         sides = [columns.max() + 1 - left, rows.max() + 1 - top]
         points = [np.argwhere(seen[:, :, 0] == 100 + number)[0][::-1] + 0.5 for number in range(5)]
         return np.array([[left, top, *sides, *np.ravel(points), 0.9]], np.float64)
 
-    (row,) = rotated(look, quarter)(picture)
+    (row,) = rotate_detector(look, quarter)(picture)
     assert row[:4].tolist() == [x, y, 30, 20]
     assert np.allclose(row[4:14].reshape(5, 2), np.array(spots) + 0.5)
     assert row[14] == 0.9
@@ -297,7 +301,7 @@ def _arrow(side: int = 64) -> Image:
     return np.dstack([face] * 3)
 
 
-def _look_for_arrows(picture: Image) -> Rows:
+def _look_for_arrows(picture: Image) -> RawDetections:
     """Find bright squares on black, surer the lighter they are above and the darker below."""
     bright = (picture[:, :, 0] > 30).astype(np.uint8)
     count, _, stats, _ = cv2.connectedComponentsWithStats(bright)
@@ -319,15 +323,15 @@ def _scene(*quarters: int) -> Image:
     return picture
 
 
-def _find(picture: Image, look: RawDetect, **options: bool) -> list[Detection]:
+def _find(picture: Image, look: DetectFunction, **options: bool) -> list[Detection]:
     return Scripted(look, 640, has_scores=False, **options).detect(picture)
 
 
 @pytest.mark.parametrize("quarter", range(4))
 def test_the_way_up_is_the_one_that_is_surest(quarter: int) -> None:
     face = Detection(Box(60, 60, 64, 64), 0.8)
-    assert orientation(_scene(quarter), face, _look_for_arrows) == quarter
-    assert orientation(np.zeros((200, 200, 3), np.uint8), face, _look_for_arrows) is None
+    assert find_orientation(_scene(quarter), face, _look_for_arrows) == quarter
+    assert find_orientation(np.zeros((200, 200, 3), np.uint8), face, _look_for_arrows) is None
 
 
 def test_a_thorough_search_finds_each_face_the_way_it_lies() -> None:
@@ -347,7 +351,7 @@ def test_otherwise_the_surest_face_speaks_for_all(quarter: int, degrees: float) 
 def test_sure_faces_are_looked_at_no_other_way() -> None:
     looks: list[tuple[int, ...]] = []
 
-    def look(picture: Image) -> Rows:
+    def look(picture: Image) -> RawDetections:
         looks.append(picture.shape)
         rows = _look_for_arrows(picture)
         rows[:, -1] = SURELY_UPRIGHT
@@ -361,7 +365,7 @@ def test_sure_faces_are_looked_at_no_other_way() -> None:
 def test_a_picture_without_faces_is_looked_at_turned(thorough: bool, side: int) -> None:
     looks: list[int] = []
 
-    def look(picture: Image) -> Rows:
+    def look(picture: Image) -> RawDetections:
         looks.append(max(picture.shape))
         return np.empty((0, 5))
 

@@ -11,7 +11,7 @@ import pytest
 
 from mien.core.errors import ModelError
 from mien.core.manifest import OUTPUT_CONTRACT, PEOPLE_OUTPUTS
-from mien.inference.onnx_file import network_for
+from mien.inference.onnx_model import prune_outputs
 from mien.training.onnx_join import join_networks, one_reading
 from tiny_model import tiny_onnx
 
@@ -72,7 +72,7 @@ def test_the_branch_that_nobody_asks_for_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(joined.SerializeToString())
     for outputs in (OUTPUT_CONTRACT, PEOPLE_OUTPUTS):
-        content = network_for(path.read_bytes(), outputs.values(), path)
+        content = prune_outputs(path.read_bytes(), outputs.values(), path)
         alone = onnx.load_model_from_string(content)
         onnx.checker.check_model(alone, full_check=True)
         assert len(alone.graph.node) < len(joined.graph.node)

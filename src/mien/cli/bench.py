@@ -14,7 +14,7 @@ from mien.core.formats import table_text
 from mien.core.process import usable_cores
 
 if TYPE_CHECKING:
-    from mien.inference.speed import Timing
+    from mien.inference.classifier import Timing
 
 SCHEMA = "mien-bench/1"
 """Name and version of the JSON form."""
@@ -65,12 +65,15 @@ def _run(args: argparse.Namespace) -> int:
     from mien import __version__
     from mien.core.models import bundled_models
     from mien.core.progress import track
-    from mien.inference.speed import BATCH_SIZES, machine, time_model
+    from mien.inference.classifier import TIMED_BATCH_SIZES, describe_machine, time_model
 
     models = args.model or bundled_models()
     counts = args.threads or sorted({1, usable_cores()})
     cases = [
-        (model, threads, size) for model in models for threads in counts for size in BATCH_SIZES
+        (model, threads, size)
+        for model in models
+        for threads in counts
+        for size in TIMED_BATCH_SIZES
     ]
     timings = [
         time_model(
@@ -78,7 +81,7 @@ def _run(args: argparse.Namespace) -> int:
         )
         for model, threads, size in track(cases, "timing", unit="case", quiet=args.quiet)
     ]
-    where = {"mien": __version__, **machine()}
+    where = {"mien": __version__, **describe_machine()}
     listed = [asdict(timing) for timing in timings]
     content = {"schema": SCHEMA, "machine": where, "timings": listed}
     write_answer(content, _described(timings, where), as_json=args.json)

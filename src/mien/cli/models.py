@@ -52,7 +52,7 @@ def _run(args: argparse.Namespace) -> int:
     names = args.models or bundled_models()
     found = [_model(name) for name in names]
     if args.measure:
-        from mien.inference.speed import time_model
+        from mien.inference.classifier import time_model
 
         for name, each in zip(
             names, track(found, "timing", unit="model", quiet=args.quiet), strict=True

@@ -1,9 +1,12 @@
-"""The network: standard faces in, calibrated probabilities out, through ONNX Runtime."""
+"""Emotion classifier in ONNX Runtime: standard faces to calibrated probabilities, and its speed."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -17,31 +20,29 @@ from mien.core.faces import FACE_SIZE
 from mien.core.manifest import INPUT_CONTRACT, Manifest, load_manifest
 from mien.core.models import DEFAULT_MODEL, find_model
 from mien.core.onnx_runtime import onnxruntime
+from mien.core.process import usable_cores
+from mien.inference.onnx_model import ModelSession
 from mien.inference.preprocess import tta_views
-from mien.inference.session import ModelSession
 
 BATCH_SIZE = 64
-"""Faces that go through the network at once unless said otherwise."""
+"""Default number of faces per network call."""
 
 Session: TypeAlias = "onnxruntime.InferenceSession | ModelSession"
 
 
 class Classifier:
-    """One ONNX session and its manifest; it keeps nothing between calls: threads may share it.
+    """ONNX session with its manifest; keeps no state between calls, so that threads can share it.
 
-    One that was opened from a folder can be pickled, copied and forked (see `ModelSession`).
+    A classifier opened from a folder can be pickled, copied and forked (see `ModelSession`).
     """
 
-    def __init__(
-        self,
-        session: Session,
-        manifest: Manifest,
-        *,
-        path: Path | None = None,
-    ) -> None:
-        """Take a session that keeps to the manifest's contract, and the file it was opened from.
+    def __init__(self, session: Session, manifest: Manifest, *, path: Path | None = None) -> None:
+        """Wrap an open session; `open` makes a classifier from a model's folder.
 
-        `open` makes one from a model's folder.
+        Args:
+            session: its inputs and outputs are as the manifest says.
+            manifest: the model's.
+            path: the file that the session was opened from.
         """
         self._session = session
         self.manifest = manifest
@@ -61,15 +62,15 @@ class Classifier:
         """Open a model.
 
         Args:
-            model: a bundled model's name, or the folder of one.
-            threads: how many threads one call may use; as many as there are cores unless given.
-            labels: the classes that are expected; None takes a model with classes of its own.
-            reading: whose labels to follow, "people" or "fer2013" (see `mien.core.models`);
-                unless given "people" where the model has that, else what it has.
+            model: name of a bundled model, or a model's folder.
+            threads: threads per call; all cores if None.
+            labels: expected classes; None accepts a model with classes of its own.
+            reading: labels to follow, "people" or "fer2013" (see `mien.core.models`); if None,
+                "people" where the model has it, else what it has.
 
         Raises:
-            ModelError: if the model is missing, damaged, does not match its hash, does not keep
-                to the contract, or has no such reading.
+            ModelError: if the model is missing or damaged, does not match its hash or its manifest,
+                or has no such reading.
             UsageError: if threads is less than 1.
         """
         if threads is not None and threads < 1:
@@ -83,7 +84,7 @@ class Classifier:
         return cls(session, manifest, path=path)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what pickles and copies hold; raises UsageError if there is no model's file."""
+        """Return the state to pickle; raises UsageError if the session has no model file."""
         if isinstance(self._session, onnxruntime.InferenceSession):
             raise UsageError(
                 "a classifier with an ONNX Runtime session of your own cannot be pickled or "
@@ -93,7 +94,7 @@ class Classifier:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The classes, in the order of the columns of what `classify` returns."""
+        """The classes, in the order of `classify`'s columns."""
         return self.manifest.labels
 
     def classify(
@@ -103,38 +104,40 @@ class Classifier:
         augment: bool = False,
         batch_size: int = BATCH_SIZE,
     ) -> npt.NDArray[np.float32]:
-        """Return the calibrated probabilities of faces.
+        """Classify standard faces.
 
         Args:
             faces: uint8 (N, 48, 48), grey (see `mien.core.faces.standard_face`); N may be 0.
-            augment: take the mean over mirrored and shifted views (ten times the work).
-            batch_size: faces that go through the network at once.
+            augment: average over ten mirrored and shifted views, at ten times the cost.
+            batch_size: faces per network call.
 
         Returns:
-            float32 (N, classes); each row sums to 1.
+            Calibrated probabilities, float32 (N, classes); each row sums to 1.
 
         Raises:
-            UsageError: if the array is of another type or shape.
-            ModelError: if the network fails, or a logit is not a number.
+            UsageError: if the array has another type or shape.
+            ModelError: if the network fails, or a logit is not finite.
         """
         calibration = self.manifest.calibration
         if not augment:
             logits = self._biased_logits(faces, batch_size)
             return calibration.probabilities(logits).astype(np.float32)
         _check_faces(faces)
-        together = self.manifest.augmented
-        each = calibration if together is None else Temperature()
+        # With a calibration of its own, the mean over uncalibrated views is calibrated instead.
+        augmented = self.manifest.augmented
+        per_view = calibration if augmented is None else Temperature()
         views = [
-            each.probabilities(self._biased_logits(view, batch_size)) for view in tta_views(faces)
+            per_view.probabilities(self._biased_logits(view, batch_size))
+            for view in tta_views(faces)
         ]
-        if together is None:
+        if augmented is None:
             return np.asarray(sum(views) / len(views), np.float32)
-        return together.probabilities(log_of_mean(views)).astype(np.float32)
+        return augmented.probabilities(log_of_mean(views)).astype(np.float32)
 
     def logits(
         self, faces: npt.NDArray[np.uint8], *, batch_size: int = BATCH_SIZE
     ) -> npt.NDArray[np.float32]:
-        """Return the network's own output, float32 (N, classes), before temperature and softmax.
+        """Return the network's raw output, float32 (N, classes), before bias and temperature.
 
         Arguments and errors as `classify`.
         """
@@ -157,7 +160,7 @@ class Classifier:
             logits += self._bias
         if not np.logical_and.reduce(np.isfinite(logits), axis=None):
             raise ModelError(
-                f"the model {self.manifest.name} gave what is not a number: "
+                f"the model {self.manifest.name} returned scores that are not a number: "
                 "export or install it again"
             )
         return logits
@@ -169,14 +172,14 @@ class Classifier:
         if batch_size < 1:
             raise UsageError(f"expected a batch size of 1 or more, got {batch_size}")
         if len(faces) == 0:
-            # Not every operator takes an empty batch, so the network does not run.
-            return np.empty((0, *self._sides(output)), np.float32)
+            # Not every operator accepts an empty batch, so the network does not run.
+            return np.empty((0, *self._output_shape(output)), np.float32)
         starts = range(0, len(faces), batch_size)
         batches = [self._run_batch(output, faces[start : start + batch_size]) for start in starts]
         return batches[0] if len(batches) == 1 else np.concatenate(batches)
 
-    def _sides(self, output: str) -> tuple[int, ...]:
-        """Return the sides of an output but the first; one that the file leaves open is 0."""
+    def _output_shape(self, output: str) -> tuple[int, ...]:
+        """Return the shape of an output for one face; sides that the file leaves open are 0."""
         if output == self.manifest.outputs["logits"]:
             return (len(self.labels),)
         node = next(node for node in self._session.get_outputs() if node.name == output)
@@ -186,52 +189,56 @@ class Classifier:
         inputs = {INPUT_CONTRACT["name"]: np.ascontiguousarray(faces)}
         try:
             return np.asarray(self._session.run([output], inputs)[0], np.float32)
-        except Exception as error:  # ONNX Runtime's own errors share no nearer base
+        except Exception as error:  # ONNX Runtime's errors share no narrower base
             raise ModelError(
                 f"the model {self.manifest.name} failed on {len(faces)} faces: {reason_of(error)}"
             ) from error
 
 
 def _check_contract(session: Session, manifest: Manifest, path: Path) -> None:
-    """Raise unless inputs, outputs and, where the file names them, classes are as promised."""
+    """Raise ModelError unless inputs, outputs and the file's class names match the manifest."""
     inputs = {node.name: node for node in session.get_inputs()}
     outputs = {node.name: node for node in session.get_outputs()}
     name = INPUT_CONTRACT["name"]
-    if set(inputs) != {name} or not _fits(
+    if set(inputs) != {name} or not _matches(
         inputs[name], "tensor(uint8)", [None, FACE_SIZE, FACE_SIZE]
     ):
         raise ModelError(
             f"{path}: expected one input {name!r}, uint8 (N, {FACE_SIZE}, {FACE_SIZE}), "
-            f"got {_described(inputs)}"
+            f"got {_describe(inputs)}"
         )
     expected: dict[str, list[int | None]] = {
         manifest.outputs["logits"]: [None, len(manifest.labels)],
         manifest.outputs["features"]: [None, None, None, None],
     }
     for output, shape in expected.items():
-        if output not in outputs or not _fits(outputs[output], "tensor(float)", shape):
+        if output not in outputs or not _matches(outputs[output], "tensor(float)", shape):
             raise ModelError(
                 f"{path}: expected an output {output!r}, float32 with shape {shape}, "
-                f"got {_described(outputs)}"
+                f"got {_describe(outputs)}"
             )
-    written = session.get_modelmeta().custom_metadata_map.get("labels")
-    if written is not None and written != json.dumps(list(manifest.labels)):
+    labels = session.get_modelmeta().custom_metadata_map.get("labels")
+    if labels is not None and labels != json.dumps(list(manifest.labels)):
         raise ModelError(
-            f"{path}: its classes are {written}, but its manifest has "
+            f"{path}: its classes are {labels}, but its manifest has "
             f"{', '.join(manifest.labels)}: export or install it again"
         )
 
 
-def _fits(node: Any, kind: str, shape: list[int | None]) -> bool:
-    """Whether a graph's input or output has this type and shape; None is a side that may vary."""
-    if node.type != kind or len(node.shape) != len(shape) or isinstance(node.shape[0], int):
-        return False  # a first side that is a number would refuse other batches
-    pairs = zip(shape, node.shape, strict=True)
+def _matches(node: Any, tensor_type: str, shape: list[int | None]) -> bool:
+    """Return True if an input or output has this type and shape; None is any length."""
+    if node.type != tensor_type or len(node.shape) != len(shape):
+        return False
+    if isinstance(node.shape[0], int):  # a fixed batch size
+        return False
     # A side that the file leaves open is a name or None.
-    return all(side is None or not isinstance(found, int) or side == found for side, found in pairs)
+    return all(
+        side is None or not isinstance(actual, int) or side == actual
+        for side, actual in zip(shape, node.shape, strict=True)
+    )
 
 
-def _described(nodes: dict[str, Any]) -> str:
+def _describe(nodes: dict[str, Any]) -> str:
     return ", ".join(f"{name!r} {node.type} {node.shape}" for name, node in nodes.items()) or "none"
 
 
@@ -241,3 +248,118 @@ def _check_faces(faces: npt.NDArray[np.uint8]) -> None:
             f"expected faces as uint8 (N, {FACE_SIZE}, {FACE_SIZE}), "
             f"got {faces.dtype} {faces.shape}"
         )
+
+
+# ---------------------------------------------------------------- speed
+TIMED_BATCH_SIZES: tuple[int, ...] = (1, 32)
+WARM_UP_RUNS = 3
+"""Untimed runs at the start, which allocate memory and fill caches."""
+
+MIN_TIMED_RUNS = 10
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds per face of one model at one batch size.
+
+    Attributes:
+        model: name of the model.
+        version: its version.
+        precision: "float32" or "int8".
+        megabytes: size of its file.
+        threads: threads per call.
+        batch_size: faces per call.
+        median: over all timed runs.
+        low: first quartile.
+        high: third quartile.
+        runs: number of timed runs.
+        labels: the labels that it follows.
+    """
+
+    model: str
+    version: str
+    precision: str
+    megabytes: float
+    threads: int
+    batch_size: int
+    median: float
+    low: float
+    high: float
+    runs: int
+    labels: str = ""
+
+
+def time_model(
+    model: str | Path,
+    *,
+    threads: int,
+    batch_size: int,
+    seconds: float = 1.0,
+    reading: str | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Timing:
+    """Time `Classifier.classify` on faces of random noise.
+
+    Args:
+        model: name of a bundled model, or a model's folder.
+        threads: threads per call.
+        batch_size: faces per call.
+        seconds: minimum duration of all timed runs; at least `MIN_TIMED_RUNS` are timed.
+        reading: labels to follow, as for `Classifier.open`.
+        clock: current time in seconds.
+
+    Raises:
+        ModelError: if the model is missing or damaged, or fails.
+        UsageError: if a number is out of range.
+    """
+    if batch_size < 1 or not seconds >= 0:
+        raise UsageError(
+            f"expected a batch size of 1 or more and 0 seconds or more, got {batch_size}, {seconds}"
+        )
+    classifier = Classifier.open(model, threads=threads, labels=None, reading=reading)
+    shape = (batch_size, FACE_SIZE, FACE_SIZE)
+    faces = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
+    for _ in range(WARM_UP_RUNS):
+        classifier.classify(faces, batch_size=batch_size)
+    durations: list[float] = []
+    while len(durations) < MIN_TIMED_RUNS or sum(durations) < seconds:
+        start = clock()
+        classifier.classify(faces, batch_size=batch_size)
+        durations.append(clock() - start)
+    per_face_ms = 1000 * np.array(durations) / batch_size
+    low, median, high = np.percentile(per_face_ms, (25, 50, 75)).tolist()
+    manifest = classifier.manifest
+    return Timing(
+        model=manifest.name,
+        version=manifest.version,
+        precision=manifest.precision,
+        megabytes=manifest.file.size_bytes / 1e6,
+        threads=threads,
+        batch_size=batch_size,
+        median=median,
+        low=low,
+        high=high,
+        runs=len(durations),
+        labels=manifest.reading,
+    )
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return what timings depend on: processor, cores, system and versions."""
+    return {
+        "processor": _processor(),
+        "cores": usable_cores(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "onnxruntime": onnxruntime.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"

@@ -1,9 +1,8 @@
-"""Why a face is read as it is: heat maps of what in it speaks for an emotion.
+"""Heat maps of what in a face speaks for an emotion, by occlusion or Grad-CAM.
 
-Occlusion covers the face patch by patch and measures how much of the score is lost (Zeiler and
-Fergus 2014, 1311.2901, section 4.2). Grad-CAM weighs the last feature map by the gradient of the
-emotion's logit (Selvaraju et al. 2017, 1610.02391, section 3). Neither needs more than the model's
-own file.
+Occlusion covers the face patch by patch and measures the loss of score (Zeiler and Fergus 2014,
+1311.2901, section 4.2). Grad-CAM weights the last feature map by the gradient of the emotion's
+logit (Selvaraju et al. 2017, 1610.02391, section 3). Both need the model's file only.
 """
 
 from __future__ import annotations
@@ -18,39 +17,39 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.emotions import match_label
-from mien.core.errors import MienError, ModelError, UnreadableImage, UsageError, expectation
+from mien.core.errors import MienError, ModelError, UsageError, expectation
 from mien.core.faces import FACE_SIZE, standard_face
 from mien.core.images import ImageSource, load_image, source_name
 from mien.core.manifest import OUTPUT_CONTRACT
-from mien.core.progress import Progress
+from mien.core.progress import track
 from mien.core.results import SCORE_DIGITS, Face, Result
 from mien.inference.classifier import BATCH_SIZE, Classifier
 from mien.inference.detectors import crop_scale_of
-from mien.inference.onnx_file import Node, OnnxFile, read_onnx
-from mien.inference.preprocess import face_crop, is_one_image
+from mien.inference.onnx_model import Node, OnnxGraph, read_onnx
+from mien.inference.preprocess import FaceBatch, face_crop, is_single_image
 from mien.inference.recognizer import Recognizer, raise_for_status
 
 METHODS: tuple[str, ...] = ("occlusion", "gradcam")
-"""The ways to explain a reading; the first is the default."""
+"""Explanation methods; the first is the default."""
 
 _HEAT_DIGITS = 3
 _PARTS = {"upper": 22, "middle": 33, "lower": FACE_SIZE}
-"""Rows where the parts of a face end, as FER-2013 frames them: brows and eyes; nose and cheeks;
-mouth and chin."""
+"""Last rows of the parts of a face as FER-2013 frames it: brows and eyes; nose and cheeks; mouth
+and chin."""
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What speaks for one emotion in one face.
+    """Heat map of one emotion in one face.
 
     Attributes:
         method: one of `METHODS`.
-        emotion: the class that is explained.
+        emotion: the explained class.
         score: its calibrated score, 0 to 1.
-        heat: float32 (48, 48), 0 to 1, over the standard face; 1 is where most speaks for the
-            emotion. All 0 where nothing does.
-        peak: what a heat of 1 stands for. Occlusion: the score that is lost, on average, where that
-            pixel is covered. Grad-CAM: how much one cell of the feature map adds to the logit.
+        heat: float32 (48, 48), 0 to 1, over the standard face; 1 where most speaks for the emotion,
+            0 everywhere if nothing does.
+        peak: what a heat of 1 stands for. Occlusion: mean loss of score where that pixel is
+            covered. Grad-CAM: contribution of one cell of the feature map to the logit.
     """
 
     method: str
@@ -61,7 +60,7 @@ class Explanation:
 
     @property
     def hottest(self) -> tuple[int, int] | None:
-        """Return the row and column of the greatest heat, or None where there is none."""
+        """Row and column of the greatest heat, or None without any heat."""
         if self.peak <= 0:
             return None
         row, column = np.unravel_index(int(self.heat.argmax()), self.heat.shape)
@@ -69,7 +68,7 @@ class Explanation:
 
     @property
     def part(self) -> str | None:
-        """Return which part of an upright face is hottest, or None where there is no heat.
+        """Hottest part of an upright face, or None without any heat.
 
         "upper" is brows and eyes, "middle" nose and cheeks, "lower" mouth and chin.
         """
@@ -79,7 +78,7 @@ class Explanation:
         return next(name for name, end in _PARTS.items() if row < end)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the explanation as JSON has it; ``heat`` is 48 rows of 48 numbers."""
+        """Return the explanation for JSON; ``heat`` is 48 rows of 48 numbers."""
         return {
             "method": self.method,
             "emotion": self.emotion,
@@ -87,13 +86,13 @@ class Explanation:
             "peak": round(self.peak, SCORE_DIGITS),
             "part": self.part,
             "hottest": None if self.hottest is None else list(self.hottest),
-            "heat": [[round(float(each), _HEAT_DIGITS) for each in row] for row in self.heat],
+            "heat": [[round(float(heat), _HEAT_DIGITS) for heat in row] for row in self.heat],
         }
 
 
 @dataclass(frozen=True)
 class ExplainedFace:
-    """A face, its crop, uint8 (H, W, 3) RGB, as the network was shown it, and its heat map."""
+    """A face, its crop, uint8 (H, W, 3) RGB, as the network was given it, and its heat map."""
 
     face: Face
     crop: npt.NDArray[np.uint8]
@@ -102,7 +101,7 @@ class ExplainedFace:
 
 @dataclass(frozen=True)
 class ExplainedImage:
-    """An image's result, and its faces with their heat maps, left to right; none if it failed."""
+    """An image's result and its explained faces, left to right; empty if it failed."""
 
     result: Result
     faces: tuple[ExplainedFace, ...]
@@ -119,36 +118,34 @@ def explain(
     allow_private: bool = False,
     quiet: bool = True,
 ) -> list[ExplainedFace]:
-    """Find the faces in an image, read their emotions, and say what speaks for them.
+    """Analyze an image and explain the emotions of its faces.
 
     Args:
-        recognizer: as `mien.load` gives it.
-        image: as in `Recognizer.analyze`.
-        color: the order of an array's channels, "rgb" or "bgr".
-        emotion: the class to explain; each face's likeliest unless given.
-        face_id: explain this face alone, counted from 0, left to right.
+        recognizer: as `mien.load` returns it.
+        image: as for `Recognizer.analyze`.
+        color: channel order of an array, "rgb" or "bgr".
+        emotion: class to explain; each face's top class if None.
+        face_id: explain only this face, counted from 0, left to right.
         method: one of `METHODS`.
-        allow_private: as in `Recognizer.analyze`.
-        quiet: draw no progress bar.
+        allow_private: as for `Recognizer.analyze`.
+        quiet: show no progress bar.
 
     Returns:
-        The faces, left to right; empty where there is none.
+        The faces, left to right; empty if there is none.
 
     Raises:
         UnreadableImage: if the image cannot be read.
-        UsageError: if an option is not as above, or there is no such face.
-        ModelError: if the method is "gradcam" and the model's head is of another kind.
+        UsageError: if an option is invalid, or there is no such face.
+        ModelError: if the method is "gradcam" and the model's head is not supported.
     """
-    label = _checked(method, emotion, recognizer.labels)
-    result, pixels = _analyzed(recognizer, image, color, allow_private)
+    label = _check_options(method, emotion, recognizer.labels)
+    result, pixels = _analyze(recognizer, image, color, allow_private)
     raise_for_status(result)
-    faces = _chosen(result.faces, face_id)
-    with Progress("explaining faces", len(faces), unit="face", quiet=quiet) as progress:
-        explained = []
-        for face in faces:
-            explained.append(_explained(recognizer, pixels, face, label or face.emotion, method))
-            progress.advance()
-    return explained
+    faces = _select_faces(result.faces, face_id)
+    return [
+        _explain_face(recognizer, pixels, face, label or face.emotion, method)
+        for face in track(faces, "explaining faces", unit="face", quiet=quiet)
+    ]
 
 
 def explain_many(
@@ -160,50 +157,48 @@ def explain_many(
     method: str = METHODS[0],
     allow_private: bool = False,
 ) -> list[ExplainedImage]:
-    """Explain the faces of images, one after the other; arguments as `explain`.
+    """Explain the faces of several images one by one; arguments as `explain`.
 
     Returns:
-        One explanation an image. One that cannot be read has a result that says so, and the others
-        still run.
+        One explanation per image. If an image cannot be read, its result says so.
 
     Raises:
-        UsageError: if these are not images, or an option is not as in `explain`.
+        UsageError: if ``images`` is a single image, or an option is invalid.
         ModelError: as `explain`.
     """
-    label = _checked(method, emotion, recognizer.labels)
-    if is_one_image(images):
+    label = _check_options(method, emotion, recognizer.labels)
+    if is_single_image(images):
         raise UsageError(
             f"expected a list of images, got one {type(images).__name__}: "
             "use explain for a single image"
         )
-    done = []
+    explained = []
     for image in images:
-        result, pixels = _analyzed(recognizer, image, color, allow_private)
+        result, pixels = _analyze(recognizer, image, color, allow_private)
         faces = (
-            _explained(recognizer, pixels, face, label or face.emotion, method)
+            _explain_face(recognizer, pixels, face, label or face.emotion, method)
             for face in result.faces
         )
-        done.append(ExplainedImage(result, tuple(faces)))
-    return done
+        explained.append(ExplainedImage(result, tuple(faces)))
+    return explained
 
 
-def _analyzed(
+def _analyze(
     recognizer: Recognizer, image: ImageSource, color: str | None, allow_private: bool
 ) -> tuple[Result, npt.NDArray[np.uint8]]:
-    """Return an image's result and its pixels, of which an image that cannot be read has none."""
+    """Return an image's result and its pixels, empty if it cannot be read."""
     name = source_name(image)
     try:
         pixels = load_image(image, color=color, allow_private=allow_private)
     except UsageError:
         raise
     except MienError as error:
-        status = "unreadable" if isinstance(error, UnreadableImage) else "error"
-        failed = Result(name, status, recognizer.model, error=str(error))
-        return failed, np.empty((0, 0, 3), np.uint8)
+        (result,) = recognizer.read([FaceBatch.failed(name, error)])
+        return result, np.empty((0, 0, 3), np.uint8)
     return recognizer.analyze_result(pixels, color="rgb", source=name), pixels
 
 
-def _explained(
+def _explain_face(
     recognizer: Recognizer,
     pixels: npt.NDArray[np.uint8],
     face: Face,
@@ -212,9 +207,9 @@ def _explained(
 ) -> ExplainedFace:
     scale = crop_scale_of(recognizer.detector)
     crop = face_crop(pixels, face.box, scale, turn=face.turn)
-    classifier, standard = recognizer.classifier, standard_face(crop)[None]
-    (found,) = explain_faces(classifier, standard, emotion=emotion, method=method)
-    return ExplainedFace(face, crop, found)
+    faces = standard_face(crop)[None]
+    (explanation,) = explain_faces(recognizer.classifier, faces, emotion=emotion, method=method)
+    return ExplainedFace(face, crop, explanation)
 
 
 def explain_faces(
@@ -225,23 +220,23 @@ def explain_faces(
     method: str = METHODS[0],
     batch_size: int = BATCH_SIZE,
 ) -> list[Explanation]:
-    """Say what speaks for an emotion in standard faces.
+    """Explain an emotion in standard faces.
 
     Args:
         classifier: the model.
         faces: uint8 (N, 48, 48), grey (see `mien.core.faces.standard_face`).
-        emotion: the class to explain; each face's likeliest unless given.
+        emotion: class to explain; each face's top class if None.
         method: one of `METHODS`.
-        batch_size: images that go through the network at once.
+        batch_size: images per network call.
 
     Returns:
-        One explanation a face.
+        One explanation per face.
 
     Raises:
-        UsageError: if the faces or an option are not as above.
-        ModelError: if the network fails, or "gradcam" cannot read its head.
+        UsageError: if the faces or an option are invalid.
+        ModelError: if the network fails, or "gradcam" does not support its head.
     """
-    label = _checked(method, emotion, classifier.labels)
+    label = _check_options(method, emotion, classifier.labels)
     scores = classifier.classify(faces, batch_size=batch_size)
     classes = scores.argmax(axis=1)
     if label is not None:
@@ -251,49 +246,49 @@ def explain_faces(
     else:
         maps = occlusion_maps(classifier, faces, classes, scores, batch_size)
     return [
-        _explanation(method, classifier.labels[index], float(row[index]), raw)
+        _normalized(method, classifier.labels[index], float(row[index]), raw)
         for index, row, raw in zip(classes, scores, maps, strict=True)
     ]
 
 
-def _explanation(
+def _normalized(
     method: str, emotion: str, score: float, raw: npt.NDArray[np.float32]
 ) -> Explanation:
-    # What speaks against the emotion is left out.
-    heat = np.maximum(raw, 0.0)
+    heat = np.maximum(raw, 0.0)  # evidence against the emotion is not shown
     peak = float(heat.max())
     if peak > 0:
         heat = heat / np.float32(peak)
     return Explanation(method, emotion, score, np.clip(heat, 0, 1).astype(np.float32), peak)
 
 
-def _checked(method: str, emotion: str | None, labels: Sequence[str]) -> str | None:
-    """Return the label that an emotion's name means, if one is given; raises UsageError."""
+def _check_options(method: str, emotion: str | None, labels: Sequence[str]) -> str | None:
+    """Return the label of an emotion, None for None; raises UsageError."""
     if method not in METHODS:
         raise UsageError(f"unknown method {method!r}: expected {' or '.join(METHODS)}")
     if emotion is None:
         return None
-    known = match_label(emotion, labels)
-    if known is None:
+    label = match_label(emotion, labels)
+    if label is None:
         raise UsageError(f"unknown emotion {emotion!r}: {expectation(emotion, labels)}")
-    return known
+    return label
 
 
-def _chosen(faces: Sequence[Face], face_id: int | None) -> list[Face]:
+def _select_faces(faces: Sequence[Face], face_id: int | None) -> list[Face]:
     if face_id is None:
         return list(faces)
     if not 0 <= face_id < len(faces):
-        there = f"0 to {len(faces) - 1}" if len(faces) > 1 else "0" if faces else "none is there"
-        raise UsageError(f"no face {face_id} in this image: expected {there}")
+        valid = f"0 to {len(faces) - 1}" if len(faces) > 1 else "0"
+        expected = f"expected {valid}" if faces else "no face was found"
+        raise UsageError(f"no face {face_id} in this image: {expected}")
     return [faces[face_id]]
 
 
 # ---------------------------------------------------------------- occlusion
 PATCH = 12
-"""Side of the square that occlusion covers, in pixels of the 48: an eye, or half a mouth."""
+"""Side of the covering patch, in pixels of the 48: an eye, or half a mouth."""
 
 STRIDE = 4
-"""By how much that square is moved; each pixel is covered (PATCH / STRIDE) ** 2 = 9 times."""
+"""Step of the patch; each pixel is covered (PATCH / STRIDE) ** 2 = 9 times."""
 
 
 def occlusion_maps(
@@ -303,36 +298,42 @@ def occlusion_maps(
     scores: npt.NDArray[np.float32],
     batch_size: int,
 ) -> npt.NDArray[np.float32]:
-    """Return the score that is lost where each pixel is covered, float32 (N, 48, 48).
+    """Return the loss of score where each pixel is covered, float32 (N, 48, 48).
 
-    It is a mean over the patches that cover the pixel, weighted towards their middle, and below 0
-    where covering the pixel raises the score. The faces are uint8 (N, 48, 48), grey, the classes
-    (N,) indices, the scores float32 (N, classes).
+    It averages over the patches that cover the pixel, weighted towards their centres; negative
+    where covering the pixel raises the score.
+
+    Args:
+        classifier: the model.
+        faces: uint8 (N, 48, 48), grey.
+        classes: (N,), index of each face's class.
+        scores: float32 (N, classes), of the uncovered faces.
+        batch_size: images per network call.
     """
     weights = _patch_weights()
     maps = np.zeros(faces.shape, np.float32)
     for number, (face, index) in enumerate(zip(faces, classes, strict=True)):
-        left = classifier.classify(covered_faces(face), batch_size=batch_size)[:, index]
-        lost = (scores[number, index] - left).reshape(len(weights), len(weights))
-        maps[number] = weights.T @ lost @ weights
+        covered = classifier.classify(cover(face), batch_size=batch_size)[:, index]
+        loss = (scores[number, index] - covered).reshape(len(weights), len(weights))
+        maps[number] = weights.T @ loss @ weights
     return maps
 
 
-def covered_faces(face: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Return a face (48, 48) with a patch covered, once for each place, row by row, (196, 48, 48).
+def cover(face: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """Return a face (48, 48) with a patch at each position, row by row, uint8 (196, 48, 48).
 
-    A patch is filled with the face's mean grey: the network was trained on faces with such patches
-    (random erasing), so that the patch alone does not mislead it.
+    Patches have the face's mean grey. The network was trained on faces with such patches (random
+    erasing), so a patch alone does not mislead it.
     """
-    places = _patch_weights() > 0
-    patches = (places[:, None, :, None] & places[None, :, None, :]).reshape(-1, *face.shape)
+    inside = _patch_weights() > 0
+    patches = (inside[:, None, :, None] & inside[None, :, None, :]).reshape(-1, *face.shape)
     return np.where(patches, np.uint8(round(float(face.mean()))), face)
 
 
 def _patch_weights() -> npt.NDArray[np.float32]:
-    """Return where patches lie along a side, float32 (14, 48): a smooth bump each, else 0.
+    """Return the weight of each patch along one side, float32 (14, 48): a smooth bump each.
 
-    Columns sum to 1. Patches reach over the border, so that each pixel is covered equally often.
+    Columns sum to 1. Patches reach beyond the border, so that each pixel is covered equally often.
     """
     starts = np.arange(STRIDE - PATCH, FACE_SIZE, STRIDE)
     distance = np.arange(FACE_SIZE) + 0.5 - (starts[:, None] + PATCH / 2)
@@ -341,14 +342,14 @@ def _patch_weights() -> npt.NDArray[np.float32]:
 
 
 # ---------------------------------------------------------------- Grad-CAM
-# ONNX Runtime gives values, not gradients. From the feature map to the logits there are only a mean
-# over the plane, affine layers and ReLU, so the gradient is written down in NumPy.
+# ONNX Runtime computes no gradients. Between the feature map and the logits there are only global
+# average pooling, affine layers and ReLU, so the gradient is computed in NumPy.
 _Array: TypeAlias = npt.NDArray[np.float64]
 
 _MAX_DIFFERENCE = 1e-3
 _POOLING = ("GlobalAveragePool", "ReduceMean")
 _NO_OPS = ("Flatten", "Identity", "Dropout", "Squeeze", "Reshape")
-"""Operations that leave the numbers of pooled features as they are."""
+"""Operators that keep the values of pooled features."""
 
 
 def gradcam_maps(
@@ -357,13 +358,12 @@ def gradcam_maps(
     classes: npt.NDArray[np.intp],
     batch_size: int,
 ) -> npt.NDArray[np.float32]:
-    """Return what each place adds to the class's logit, float32 (N, 48, 48), 0 or more.
+    """Return the contribution of each place to the class's logit, float32 (N, 48, 48), 0 or more.
 
-    The maps are enlarged from the cells of the feature map. The faces are uint8 (N, 48, 48), grey,
-    the classes (N,) indices.
+    Arguments as `occlusion_maps`. The maps are enlarged from the cells of the feature map.
 
     Raises:
-        ModelError: if the network fails, or its head cannot be read or is misread.
+        ModelError: if the network fails, or its head is not supported.
     """
     features = classifier.features(faces, batch_size=batch_size)
     head = _checked_head(classifier, faces, features, batch_size)
@@ -382,15 +382,14 @@ def _checked_head(
     features: npt.NDArray[np.float32],
     batch_size: int,
 ) -> Head:
-    """Return the model's head, if it gives the logits that the network gives for these faces."""
+    """Return the model's head after checking that it reproduces the network's logits."""
     if classifier.path is None:
         raise ModelError("Grad-CAM reads the model's file: open the model with Classifier.open")
     head = read_head(classifier.path, classifier.manifest.outputs)
     expected = classifier.logits(faces, batch_size=batch_size)
     try:
-        found = head.logits(features)
-        difference = float(np.abs(found - expected).max(initial=0.0))
-    except ValueError as error:  # weights whose shapes do not go together
+        difference = float(np.abs(head.logits(features) - expected).max(initial=0.0))
+    except ValueError as error:  # incompatible shapes of weights
         raise ModelError(f"Grad-CAM cannot follow {classifier.path}: {error}") from error
     if not difference <= _MAX_DIFFERENCE * max(1.0, float(np.abs(expected).max(initial=0.0))):
         raise ModelError(
@@ -402,7 +401,7 @@ def _checked_head(
 
 @dataclass(frozen=True)
 class Affine:
-    """x -> x weight + shift; weight is a matrix (inputs, outputs), or one factor a unit."""
+    """x -> x weight + shift; weight is a matrix (inputs, outputs) or a factor per unit."""
 
     weight: _Array
     shift: _Array | float = 0.0
@@ -410,23 +409,22 @@ class Affine:
 
 @dataclass(frozen=True)
 class Head:
-    """From a feature map to logits: the mean over the plane, then layers; None is a ReLU."""
+    """From a feature map to logits: global average pooling, then layers; None is a ReLU."""
 
     layers: tuple[Affine | None, ...]
 
     def logits(self, features: npt.NDArray[np.floating]) -> _Array:
         """Return the logits (N, classes) of feature maps (N, h, w, channels)."""
-        return self._values(features)[-1]
+        return self._activations(features)[-1]
 
     def gradients(
         self, features: npt.NDArray[np.floating], classes: npt.NDArray[np.intp]
     ) -> _Array:
-        """Return the gradient of one logit of each face by its features, (N, channels).
+        """Return the gradient of one logit per face by its features (N, h, w, channels).
 
-        Since the head begins with the mean over the plane, it is the same at all places of the
-        features (N, h, w, channels).
+        Because the head starts with pooling, it is the same in all cells: (N, channels).
         """
-        *inputs, logits = self._values(features)
+        *inputs, logits = self._activations(features)
         gradient = np.zeros_like(logits)
         gradient[np.arange(len(logits)), classes] = 1.0
         for layer, value in zip(reversed(self.layers), reversed(inputs), strict=True):
@@ -438,8 +436,8 @@ class Head:
                 gradient = gradient * layer.weight
         return np.asarray(gradient / (features.shape[1] * features.shape[2]), np.float64)
 
-    def _values(self, features: npt.NDArray[np.floating]) -> list[_Array]:
-        """Return the input of each layer, and the logits."""
+    def _activations(self, features: npt.NDArray[np.floating]) -> list[_Array]:
+        """Return the input of each layer, then the logits."""
         values = [np.asarray(features.mean(axis=(1, 2), dtype=np.float64), np.float64)]
         for layer in self.layers:
             value = values[-1]
@@ -457,57 +455,57 @@ def read_head(path: Path, outputs: Mapping[str, str] = OUTPUT_CONTRACT) -> Head:
 
     Args:
         path: the file.
-        outputs: the names of the logits and of the features that they come from.
+        outputs: names of the logits and of the features that they follow from.
 
     Raises:
-        ModelError: if the file cannot be read, or what lies between ``features`` and ``logits`` is
-            other than pooling, dense layers, BatchNorm and ReLU.
+        ModelError: if the file cannot be read, or the head has other layers than pooling, dense,
+            BatchNorm and ReLU.
     """
-    file = read_onnx(path)
-    makers = {output: node for node in file.nodes for output in node.outputs}
+    graph = read_onnx(path)
+    producers = {output: node for node in graph.nodes for output in node.outputs}
     name, features = outputs["logits"], outputs["features"]
-    maker = makers.get(features)
-    pooled = {features}  # or what is transposed to become it
-    if maker is not None and maker.kind == "Transpose":
-        pooled.update(maker.inputs[:1])
+    producer = producers.get(features)
+    poolable = {features}  # or the value that is transposed to become it
+    if producer is not None and producer.op_type == "Transpose":
+        poolable.update(producer.inputs[:1])
     layers: list[Affine | None] = []
-    # Backwards; in a damaged file, nodes may form a cycle.
-    for _ in file.nodes:
-        node = makers.get(name)
+    # From the logits backwards; bounded, because nodes of a damaged file may form a cycle.
+    for _ in graph.nodes:
+        node = producers.get(name)
         if node is None:
             break
-        if node.kind in _POOLING and pooled.intersection(node.inputs[:1]):
+        if node.op_type in _POOLING and poolable.intersection(node.inputs[:1]):
             return Head(tuple(reversed(layers)))
-        name, made = _read_layer(node, file, path)
-        layers += made
-    raise _not_a_head(path, "its logits do not come from the mean of its features")
+        name, layer = _read_layer(node, graph, path)
+        layers += layer
+    raise _unsupported_head(path, "its logits do not come from the mean of its features")
 
 
-def _read_layer(node: Node, file: OnnxFile, path: Path) -> tuple[str, tuple[Affine | None, ...]]:
-    """Return the name of a node's input and what it does to it: a layer, or nothing."""
-    kind, inputs = node.kind, node.inputs
-    if kind in _NO_OPS and inputs:
+def _read_layer(node: Node, graph: OnnxGraph, path: Path) -> tuple[str, tuple[Affine | None, ...]]:
+    """Return the name of a node's input, and its layer; no layer for one that changes nothing."""
+    op_type, inputs = node.op_type, node.inputs
+    if op_type in _NO_OPS and inputs:
         return inputs[0], ()
-    if kind == "Relu" and len(inputs) == 1:
+    if op_type == "Relu" and len(inputs) == 1:
         return inputs[0], (None,)
-    if kind == "MatMul" and len(inputs) == 2:
-        return inputs[0], (Affine(file.weight(inputs[1])),)
-    if kind == "Gemm" and len(inputs) in (2, 3) and not node.attributes.get("transA"):
-        weight = file.weight(inputs[1]) * node.attributes.get("alpha", 1.0)
-        bias = file.weight(inputs[2]) * node.attributes.get("beta", 1.0) if inputs[2:] else 0.0
+    if op_type == "MatMul" and len(inputs) == 2:
+        return inputs[0], (Affine(graph.weight(inputs[1])),)
+    if op_type == "Gemm" and len(inputs) in (2, 3) and not node.attributes.get("transA"):
+        weight = graph.weight(inputs[1]) * node.attributes.get("alpha", 1.0)
+        bias = graph.weight(inputs[2]) * node.attributes.get("beta", 1.0) if inputs[2:] else 0.0
         return inputs[0], (Affine(weight.T if node.attributes.get("transB") else weight, bias),)
-    if kind == "BatchNormalization" and len(inputs) == 5:
-        gamma, beta, mean, variance = (file.weight(each) for each in inputs[1:])
+    if op_type == "BatchNormalization" and len(inputs) == 5:
+        gamma, beta, mean, variance = map(graph.weight, inputs[1:])
         factor = gamma / np.sqrt(variance + node.attributes.get("epsilon", 1e-5))
         return inputs[0], (Affine(factor, beta - mean * factor),)
-    if kind == "Add" and len(inputs) == 2:
-        value, shift = inputs if inputs[1] in file.tensors else inputs[::-1]
-        bias = file.weight(shift)
+    if op_type == "Add" and len(inputs) == 2:
+        value, shift = inputs if inputs[1] in graph.tensors else inputs[::-1]
+        bias = graph.weight(shift)
         return value, (Affine(np.ones_like(bias), bias),)
-    raise _not_a_head(path, f"there is {kind} between its features and its logits")
+    raise _unsupported_head(path, f"there is {op_type} between its features and its logits")
 
 
-def _not_a_head(path: Path, why: str) -> ModelError:
+def _unsupported_head(path: Path, why: str) -> ModelError:
     return ModelError(
         f"Grad-CAM cannot read {path}: {why}; expected pooling, dense layers, BatchNorm and ReLU "
         "(--method occlusion takes any model)"

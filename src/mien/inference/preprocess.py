@@ -1,4 +1,4 @@
-"""Preprocessing: load an image, find its faces, cut them out level, as 48x48 grey."""
+"""Preprocessing: load an image, detect its faces, crop them level to 48x48 grey, assess quality."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from PIL import Image
 from mien.core.errors import MienError, NoFaceError, UnreadableImage, UsageError, shown
 from mien.core.faces import FACE_SIZE, standard_face
 from mien.core.images import ImageSource, Tensor, is_file_object, is_tensor, load_image
-from mien.core.results import Box
-from mien.inference.detectors import Detection, Detector, crop_scale_of
-from mien.inference.detectors.base import Landmarks, square_crop
+from mien.core.results import Box, Quality
+from mien.inference.detectors import Detection, Detector, Landmarks, crop_scale_of
+from mien.inference.detectors.search import crop_square
 
 ALIGN: tuple[str, ...] = ("auto", "on", "off")
-"""Level the eyes of faces that lean by `AUTO_ROLL` or more, of all, or of none."""
+"""Alignment modes: level the eyes of faces that lean by `AUTO_ROLL` or more, of all, or of none."""
 
 AUTO_ROLL = 10.0
-"""Degrees from which on "auto" levels the eyes: FER-2013's own faces lean by less, mostly, and are
-read a little worse when they are turned."""
+"""Roll, in degrees, from which on "auto" levels the eyes. FER-2013's own faces mostly lean by less,
+and are classified slightly worse when aligned."""
 
 
 @dataclass(frozen=True)
 class FaceChoice:
-    """Which faces of an image are read, and how they are cut out.
+    """Selection of the faces of an image, and their alignment.
 
     Attributes:
-        min_face: a face whose box has a smaller side than this, in pixels, is left out.
-        max_faces: only so many are read, the largest; of equal ones those of highest confidence;
-            None for all.
-        align: one of `ALIGN`; for detectors that find eyes.
+        min_face: smallest side of a face's box, in pixels.
+        max_faces: number of faces to keep: the largest, the more confident of equal ones; all if
+            None.
+        align: one of `ALIGN`; requires a detector with landmarks.
     """
 
     min_face: int = 0
@@ -52,36 +52,36 @@ class FaceChoice:
         if self.max_faces is not None:
             _check_count("max_faces", self.max_faces, 1)
 
-    def chosen(self, detections: Iterable[Detection]) -> tuple[Detection, ...]:
-        """Return the detections that are read, in their order."""
-        kept = [one for one in detections if min(one.box.w, one.box.h) >= self.min_face]
+    def select(self, detections: Iterable[Detection]) -> tuple[Detection, ...]:
+        """Return the selected detections in their order."""
+        kept = [face for face in detections if min(face.box.w, face.box.h) >= self.min_face]
         if self.max_faces is None or len(kept) <= self.max_faces:
             return tuple(kept)
         ranked = sorted(
-            range(len(kept)), key=lambda place: (-kept[place].box.area, -kept[place].confidence)
+            range(len(kept)), key=lambda index: (-kept[index].box.area, -kept[index].confidence)
         )
-        return tuple(kept[place] for place in sorted(ranked[: self.max_faces]))
+        return tuple(kept[index] for index in sorted(ranked[: self.max_faces]))
 
 
-def _check_count(what: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise UsageError(f"expected {what} as a whole number of {least} or more, got {value!r}")
+def _check_count(name: str, value: object, minimum: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise UsageError(f"expected {name} as an integer of {minimum} or more, got {value!r}")
 
 
 # ---------------------------------------------------------------- from an image to its faces
 @dataclass(frozen=True)
 class FaceBatch:
-    """The faces of one image, ready for the classifier; its pixels are not kept.
+    """The faces of one image, ready for the classifier; the image itself is not kept.
 
     Attributes:
-        source: the image's name, if it has one.
-        width: in pixels; None if the image cannot be read.
-        height: in pixels; None if the image cannot be read.
-        detections: the faces that are to be read, left to right.
-        turns: degrees by which each face's crop was turned back.
+        source: the image's name, or None.
+        width: in pixels; None if the image is unreadable.
+        height: in pixels; None if the image is unreadable.
+        detections: the selected faces, left to right.
+        turns: clockwise degrees by which each face leaned before its crop was levelled.
         faces: the standard face of each, uint8 (48, 48).
         status: "ok", "no_face", "unreadable" or "error".
-        error: what happened, if the status is one of the last two.
+        error: the message of the last two.
     """
 
     source: str | None
@@ -93,6 +93,12 @@ class FaceBatch:
     status: str = "ok"
     error: str | None = None
 
+    @classmethod
+    def failed(cls, source: str | None, error: MienError) -> FaceBatch:
+        """Return the batch of an image that could not be loaded."""
+        status = "unreadable" if isinstance(error, UnreadableImage) else "error"
+        return cls(source, status=status, error=str(error))
+
 
 def preprocess(
     image: ImageSource,
@@ -103,34 +109,33 @@ def preprocess(
     source: str | None = None,
     allow_private: bool = False,
 ) -> FaceBatch:
-    """Load an image, find its faces, and cut out those that are to be read.
+    """Load an image, detect its faces, and crop the selected ones.
 
-    An image that cannot be read, or fails in the detector, has a status that says so. Arguments as
-    `Recognizer.analyze_many`, for one image.
+    Arguments as `Recognizer.analyze_many`, for one image. If loading or detection fails, the
+    batch's status says so.
 
     Raises:
-        UsageError: if an array is not as it should be.
+        UsageError: if an array is invalid.
     """
     try:
         pixels = load_image(image, color=color, allow_private=allow_private)
     except UsageError:
         raise
     except MienError as error:
-        status = "unreadable" if isinstance(error, UnreadableImage) else "error"
-        return FaceBatch(source, status=status, error=str(error))
+        return FaceBatch.failed(source, error)
     height, width = pixels.shape[:2]
     try:
-        detections = choice.chosen(detector.detect(pixels))
+        detections = choice.select(detector.detect(pixels))
         scale = crop_scale_of(detector)
         turns = tuple(
-            0.0 if scale is None else turn_of(found.landmarks, choice.align, found.turn)
-            for found in detections
+            0.0 if scale is None else alignment_angle(face.landmarks, choice.align, face.turn)
+            for face in detections
         )
         faces = tuple(
-            cut_face(pixels, found.box, scale, turn=turn)
-            for found, turn in zip(detections, turns, strict=True)
+            cut_face(pixels, face.box, scale, turn=turn)
+            for face, turn in zip(detections, turns, strict=True)
         )
-    # One image that is too much for OpenCV or the memory does not end a thousand others.
+    # An image that is too much for OpenCV or the memory must not end a batch of thousands.
     except (cv2.error, MemoryError) as error:
         is_memory = isinstance(error, MemoryError) or error.code == cv2.Error.StsNoMem
         reason = "there is not enough memory" if is_memory else " ".join(str(error).split())
@@ -143,10 +148,10 @@ def preprocess(
 def largest_face(
     image: ImageSource, detector: Detector, choice: FaceChoice | None = None
 ) -> npt.NDArray[np.uint8]:
-    """Return an image's largest face as a standard face, uint8 (48, 48), cut as `preprocess` does.
+    """Return the largest face of an image as a standard face, uint8 (48, 48).
 
     Raises:
-        UnreadableImage: if the image cannot be read or is too much for the detector.
+        UnreadableImage: if the image cannot be read, or detection fails.
         NoFaceError: if there is no face.
     """
     choice = choice or FaceChoice()
@@ -156,7 +161,7 @@ def largest_face(
     if not batch.detections:
         least = f" of {choice.min_face} pixels or more" if choice.min_face else ""
         raise NoFaceError(f"has no face{least} that {detector.name} finds")
-    areas = [found.box.area for found in batch.detections]
+    areas = [face.box.area for face in batch.detections]
     return batch.faces[areas.index(max(areas))]
 
 
@@ -164,24 +169,24 @@ def largest_face(
 def face_crop(
     image: npt.NDArray[np.uint8], box: Box, crop_scale: float | None, *, turn: float = 0.0
 ) -> npt.NDArray[np.uint8]:
-    """Cut a face out as FER-2013 shows faces: square, filled by the face, centred on its box.
+    """Crop a face as FER-2013 frames it: a square centred on the box and filled by the face.
 
     Args:
         image: uint8 (H, W, 3) RGB.
         box: inside the image.
-        crop_scale: the detector's (see `Detector.crop_scale`); None cuts the box out as it is.
-        turn: degrees, clockwise, by which the face leans, to be turned back; not for a
-            ``crop_scale`` of None.
+        crop_scale: see `Detector.crop_scale`; None crops the box itself.
+        turn: clockwise degrees by which the face leans, to be levelled; unused if ``crop_scale`` is
+            None.
 
     Returns:
-        uint8 (S, S, 3), or (h, w, 3) of the box. Where the square reaches over the image's border,
-        the border's pixels are repeated.
+        uint8 (S, S, 3), or (h, w, 3) of the box. Border pixels are repeated where the square
+        reaches beyond the image.
     """
     if crop_scale is None:
         left, top, right, bottom = box.xyxy
         return image[top:bottom, left:right]
     side = crop_scale * math.sqrt(box.w * box.h)
-    return _turned_crop(image, box, side, turn) if turn else square_crop(image, box, side)
+    return _rotated_crop(image, box, side, turn) if turn else crop_square(image, box, side)
 
 
 def cut_face(
@@ -191,38 +196,54 @@ def cut_face(
     return standard_face(face_crop(image, box, crop_scale, turn=turn))
 
 
-def _turned_crop(
+def _rotated_crop(
     image: npt.NDArray[np.uint8], box: Box, side: float, turn: float
 ) -> npt.NDArray[np.uint8]:
-    """Cut out a square of ``side`` pixels that leans by ``turn`` degrees about the box's centre.
+    """Crop a square of ``side`` pixels, rotated by ``turn`` degrees about the box's centre.
 
-    It comes out as 48 k pixels with k the least that loses none: making it a standard face then
-    takes the mean of k x k pixels, so that the picture is interpolated once.
+    The result has 48 k pixels with the smallest k that loses none: reducing it to a standard face
+    then averages k x k pixels, so that the image is interpolated only once.
     """
     size = FACE_SIZE * max(1, math.ceil(side / FACE_SIZE))
     scale, angle = side / size, math.radians(turn)
     along, across = scale * math.cos(angle), scale * math.sin(angle)
-    # From a pixel of the crop to its place in the image; pixels' centres lie at half coordinates.
+    # Maps crop pixels to image pixels; pixel centres lie at half coordinates.
     matrix = np.array([[along, -across, 0.0], [across, along, 0.0]])
-    centre = np.array([box.x + box.w / 2 - 0.5, box.y + box.h / 2 - 0.5])
-    matrix[:, 2] = centre - matrix[:, :2] @ np.full(2, size / 2 - 0.5)
-    # OpenCV warps no image with a side of 32,767 pixels or more, so the region comes first. Its
-    # corner is in whole pixels, and it has a margin for interpolation: the crop stays the same.
+    center = np.array([box.x + box.w / 2 - 0.5, box.y + box.h / 2 - 0.5])
+    matrix[:, 2] = center - matrix[:, :2] @ np.full(2, size / 2 - 0.5)
+    # OpenCV cannot warp an image with a side of 32,767 pixels or more, so a region is cut first,
+    # at whole pixels and with a margin for interpolation, which leaves the crop unchanged.
     reach = math.ceil((abs(along) + abs(across)) * size / 2) + 2
-    (x, y), (height, width) = np.rint(centre).astype(int), image.shape[:2]
+    (x, y), (height, width) = np.rint(center).astype(int), image.shape[:2]
     left, top = max(0, int(x) - reach), max(0, int(y) - reach)
     region = image[top : min(height, int(y) + reach + 1), left : min(width, int(x) + reach + 1)]
     matrix[:, 2] -= left, top
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    edge = cv2.BORDER_REPLICATE
-    return np.asarray(cv2.warpAffine(region, matrix, (size, size), flags=flags, borderMode=edge))
+    border = cv2.BORDER_REPLICATE
+    return np.asarray(cv2.warpAffine(region, matrix, (size, size), flags=flags, borderMode=border))
 
 
-def roll_of(landmarks: Landmarks) -> float:
-    """Return how far a face leans, in degrees, clockwise as one looks at the picture.
+def alignment_angle(landmarks: Landmarks | None, align: str, quarter: float = 0.0) -> float:
+    """Return the clockwise degrees, -180 to 180, by which a face's crop is to be levelled.
 
-    The line of the eyes and the line from their middle to the mouth's count together: the first
-    one is short in a face that is turned away.
+    Args:
+        landmarks: see `Detection`.
+        align: one of `ALIGN`.
+        quarter: `Detection.turn`; the crop is levelled by it whatever ``align`` is.
+    """
+    if landmarks is None or align == "off":
+        return quarter
+    roll = roll_angle(landmarks)
+    lean = math.remainder(roll - quarter, 360.0)
+    return roll if align == "on" or abs(lean) >= AUTO_ROLL else quarter
+
+
+# ---------------------------------------------------------------- head pose
+def roll_angle(landmarks: Landmarks) -> float:
+    """Return the roll of a face in degrees, clockwise as seen in the image.
+
+    It combines the line through the eyes with the line from between them to the mouth, because the
+    first is short in a face that is turned away.
     """
     points = np.asarray(landmarks, np.float64)
     eyes = points[1] - points[0]
@@ -230,25 +251,108 @@ def roll_of(landmarks: Landmarks) -> float:
     return math.degrees(math.atan2(eyes[1] - down[0], eyes[0] + down[1]))
 
 
-def turn_of(landmarks: Landmarks | None, align: str, quarter: float = 0.0) -> float:
-    """Return by how many degrees, -180 to 180, a face's crop is to be turned back.
+def pitch_ratio(landmarks: Landmarks) -> float:
+    """Return the height of the nose tip: 0 is level with the eyes, 1 with the mouth.
+
+    A face towards the camera has 0.5 to 0.6, less when it looks up and more when it looks down,
+    whatever its roll. Infinity if eyes and mouth coincide.
+    """
+    points = np.asarray(landmarks, np.float64)
+    eyes, mouth = points[:2].mean(axis=0), points[3:].mean(axis=0)
+    down = mouth - eyes
+    square = float(down @ down)
+    return float((points[2] - eyes) @ down) / square if square else math.inf
+
+
+def yaw_ratio(landmarks: Landmarks) -> float:
+    """Return the sideways offset of the nose tip: 0 towards the camera, over 1 in profile.
+
+    It is the distance from the centre line of eyes and mouth, in distances between the eyes,
+    whatever the roll. Infinity if the landmarks show no front.
+    """
+    points = np.asarray(landmarks, np.float64)
+    down = points[3] + points[4] - points[0] - points[1]
+    length = float(np.hypot(*down))
+    if length == 0:
+        return math.inf
+    across = np.array([down[1], -down[0]]) / length
+    eyes = float((points[1] - points[0]) @ across)
+    nose = abs(float((points[2] - points[[0, 1, 3, 4]].mean(axis=0)) @ across))
+    return nose / eyes if eyes > 0 else math.inf
+
+
+# ---------------------------------------------------------------- quality
+# docs/evidence/faces.md derives each threshold.
+SMALL_PX = 24
+"""A face is "small" if a side of its box is below this, in pixels."""
+
+BLURRED = 0.4
+"""A face is "blurred" from this blur on: that of a Gaussian of one pixel in 48."""
+
+DARK_LEVEL = 50
+"""A face is "dark" if its mean grey (0-255) is below this."""
+
+BRIGHT_LEVEL = 250
+BRIGHT_SHARE = 0.4
+"""A face is "bright" (overexposed) if this share of it is at `BRIGHT_LEVEL` or above."""
+
+YAW_LIMIT = 0.3
+"""A face is "turned_away" from this `yaw_ratio` on."""
+
+PITCH_RANGE = (0.42, 0.66)
+"""A face is "turned_away" outside this range of `pitch_ratio`."""
+
+# Detail (variance of the Laplacian over variance of the picture) of FER-2013's faces: half of them
+# original and half blurred by 0.5 pixels; and all blurred by 3 pixels.
+_SHARP_DETAIL = 0.35
+_BLURRED_DETAIL = 0.004
+# Keeps flat pictures, whose little variance is noise, from counting as sharp.
+_NOISE_VARIANCE = 25.0
+
+
+def assess_quality(
+    face: npt.NDArray[np.uint8], box: Box, landmarks: Landmarks | None = None
+) -> Quality:
+    """Measure how well a face can be seen.
 
     Args:
-        landmarks: as `Detection` has them.
-        align: one of `ALIGN`.
-        quarter: degrees by which the image was turned back to find the face; its crop is, too,
-            whatever ``align`` says.
+        face: the standard face, uint8 (48, 48).
+        box: the face's, in pixels of the image.
+        landmarks: see `Detection`; without them, no face is flagged as turned away.
     """
-    if landmarks is None or align == "off":
-        return quarter
-    roll = roll_of(landmarks)
-    lean = math.remainder(roll - quarter, 360.0)
-    return roll if align == "on" or abs(lean) >= AUTO_ROLL else quarter
+    blur = measure_blur(face)
+    flags = {
+        "small": min(box.w, box.h) < SMALL_PX,
+        "blurred": blur >= BLURRED,
+        "dark": float(face.mean()) < DARK_LEVEL,
+        "bright": float((face >= BRIGHT_LEVEL).mean()) >= BRIGHT_SHARE,
+        "turned_away": landmarks is not None
+        and (
+            yaw_ratio(landmarks) >= YAW_LIMIT
+            or not PITCH_RANGE[0] < pitch_ratio(landmarks) < PITCH_RANGE[1]
+        ),
+    }
+    return Quality(min(box.w, box.h), blur, tuple(flag for flag, is_set in flags.items() if is_set))
+
+
+def measure_blur(face: npt.NDArray[np.uint8]) -> float:
+    """Return the blur of a standard face, 0 (sharp) to 1 (nothing but blur).
+
+    It is the logarithm of the detail: the variance of the Laplacian over the variance of the
+    picture, which makes it independent of contrast.
+    """
+    values = face.astype(np.float32)
+    laplacian = float(cv2.Laplacian(values, cv2.CV_32F).var())
+    detail = laplacian / (float(values.var()) + _NOISE_VARIANCE)
+    if detail <= _BLURRED_DETAIL:
+        return 1.0
+    blur = math.log(_SHARP_DETAIL / detail) / math.log(_SHARP_DETAIL / _BLURRED_DETAIL)
+    return min(1.0, max(0.0, blur))
 
 
 # ---------------------------------------------------------------- test-time augmentation
 TTA_SHIFT = 3
-"""How far the shifted views are moved, in pixels of the standard face."""
+"""Shift of the augmented views, in pixels of the standard face."""
 
 TTA_SHIFTS: tuple[tuple[int, int], ...] = (
     (0, 0),
@@ -257,18 +361,18 @@ TTA_SHIFTS: tuple[tuple[int, int], ...] = (
     (-TTA_SHIFT, 0),
     (TTA_SHIFT, 0),
 )
-"""(down, right): as it is, left, right, up, down."""
+"""(down, right): none, left, right, up, down."""
 
 
 def tta_views(faces: npt.NDArray[np.uint8]) -> Iterator[npt.NDArray[np.uint8]]:
-    """Yield ten views of faces, each uint8 (N, 48, 48): `TTA_SHIFTS`, then those mirrored."""
-    for pictures in (faces, faces[:, :, ::-1]):
+    """Yield ten views of faces, each uint8 (N, 48, 48): `TTA_SHIFTS`, then the same mirrored."""
+    for views in (faces, faces[:, :, ::-1]):
         for down, right in TTA_SHIFTS:
-            yield shifted(pictures, down, right)
+            yield shift(views, down, right)
 
 
-def shifted(faces: npt.NDArray[np.uint8], down: int, right: int) -> npt.NDArray[np.uint8]:
-    """Move faces (N, 48, 48) by whole pixels, repeating the border's pixels in what opens up."""
+def shift(faces: npt.NDArray[np.uint8], down: int, right: int) -> npt.NDArray[np.uint8]:
+    """Shift faces (N, 48, 48) by whole pixels, repeating border pixels."""
     height, width = faces.shape[1:]
     rows = np.clip(np.arange(height) - down, 0, height - 1)
     columns = np.clip(np.arange(width) - right, 0, width - 1)
@@ -276,24 +380,24 @@ def shifted(faces: npt.NDArray[np.uint8], down: int, right: int) -> npt.NDArray[
 
 
 # ---------------------------------------------------------------- lists of images
-def is_one_image(images: object) -> bool:
-    """Say whether this is one image, not a list: an array would pass for a list of its rows."""
+def is_single_image(images: object) -> bool:
+    """Return True for one image rather than a list; an array could pass for a list of its rows."""
     if isinstance(images, np.ndarray):
         return images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (1, 3, 4))
     if is_tensor(images):
         sides = tuple(images.shape)
         return len(sides) == 2 or (len(sides) == 3 and bool({1, 3, 4} & {sides[0], sides[2]}))
-    one = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image)
-    return one or is_file_object(images)
+    is_image = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image)
+    return is_image or is_file_object(images)
 
 
-def with_sources(
+def pair_sources(
     images: Iterable[ImageSource], sources: Sequence[str | None] | None
 ) -> Iterator[tuple[ImageSource, str | None]]:
-    """Pair each image with its given name, None for all without ``sources``.
+    """Yield each image with its name, None if ``sources`` is None.
 
     Raises:
-        UsageError: once the images, or the sources, are found to be fewer than the others.
+        UsageError: at the end of the shorter one, if there are not as many sources as images.
     """
     if sources is None:
         yield from zip(images, repeat(None))
@@ -308,12 +412,12 @@ def with_sources(
 def standard_faces(
     crops: Iterable[npt.NDArray[Any] | Tensor], *, color: str | None = None
 ) -> list[npt.NDArray[np.uint8]]:
-    """Return the standard face, uint8 (48, 48), of each crop; `Recognizer.classify` says of which.
+    """Return the standard face, uint8 (48, 48), of each crop; crops as for `Recognizer.classify`.
 
     Raises:
-        UsageError: if this is one crop and not a list, or a crop is not as it should be.
+        UsageError: if this is a single crop rather than a list, or a crop is invalid.
     """
-    if is_one_image(crops):
+    if is_single_image(crops):
         raise UsageError(
             f"expected a list of face crops, got one {type(crops).__name__}: "
             "put a single crop into a list"

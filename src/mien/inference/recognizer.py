@@ -1,4 +1,4 @@
-"""Images in, faces and their emotions out."""
+"""Recognizer of the emotions in images: detector, preprocessing and classifier in one object."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from mien.inference.detectors import Detection, Detector, load_detector
 from mien.inference.preprocess import (
     FaceBatch,
     FaceChoice,
-    is_one_image,
+    assess_quality,
+    is_single_image,
+    pair_sources,
     preprocess,
     standard_faces,
-    with_sources,
 )
-from mien.inference.quality import quality_of
 
 _Self = TypeVar("_Self", bound="Recognizer")
 
 ON_NO_FACE: tuple[str, ...] = ("empty", "raise")
-"""What `Recognizer.analyze` does where there is no face."""
+"""What `Recognizer.analyze` does without a face."""
 
 
 class Recognizer:
-    """Finds faces and reads their emotions; keeps nothing between calls: threads may share it."""
+    """Recognizes emotions in images; keeps no state between calls, so that threads can share it."""
 
     def __init__(
         self,
@@ -45,12 +45,12 @@ class Recognizer:
         *,
         tta: bool = False,
     ) -> None:
-        """Put a classifier and a detector together; `load` makes both from their names.
+        """Combine a classifier and a detector; `load` makes both from their names.
 
         Args:
-            classifier: reads faces.
-            detector: finds them.
-            choice: which of them are read; all unless given.
+            classifier: classifies the faces.
+            detector: detects them.
+            choice: selection of the faces of an image; all if None.
             tta: average over shifted and mirrored views of each face (test-time augmentation).
         """
         self.classifier = classifier
@@ -76,37 +76,35 @@ class Recognizer:
         """Load a model and a face detector.
 
         Args:
-            model: a bundled model's name, or the folder of one.
+            model: name of a bundled model, or a model's folder.
             detector: "auto", "yunet", "libface", "haar", "none" (images are face crops), or an
-                object that keeps to `mien.Detector`. See `mien.load_detector`.
-            threads: how many threads the network may use for one call; as many as there are cores
-                unless given.
+                object that implements `mien.Detector`. See `mien.load_detector`.
+            threads: threads per network call; all cores if None.
             offline: never download a detector's weights.
-            min_face: leave out faces whose box has a smaller side than this, in pixels.
-            max_faces: read only so many of an image: the largest; all unless given.
-            align: level the eyes before reading: "auto" (of faces that lean far), "on" or "off".
+            min_face: smallest side of a face's box, in pixels; smaller faces are left out.
+            max_faces: largest number of faces per image, of which the largest are kept; all if
+                None.
+            align: level the eyes before classifying: "auto" (if the face leans far), "on" or "off".
             thorough: search large images for small faces, down to their own pixels, which takes
-                seconds; for a detector given by name.
-            labels: whose labels the scores follow: "people", the share of ten people who would name
-                an emotion, or "fer2013", the data set's own; "people" unless given, where the model
-                has that reading.
+                seconds; requires a detector given by name.
+            labels: labels that the scores follow: "people", the share of ten people who would name
+                an emotion, or "fer2013", the data set's own; if None, "people" where the model has
+                that reading.
             tta: average over ten shifted and mirrored views of each face (test-time augmentation),
-                which takes ten times as long for a little more accuracy.
+                slightly more accurate at ten times the cost.
 
         Raises:
             ModelError: if the model or the detector's weights are missing or damaged, or the model
                 has no such reading.
-            UsageError: if the detector is unknown or not installed, or an option is not as above.
+            UsageError: if the detector is unknown or not installed, or an option is invalid.
         """
         choice = FaceChoice(min_face=min_face, max_faces=max_faces, align=align)
         if isinstance(detector, str):
-            chosen = load_detector(detector, offline=offline, thorough=thorough)
+            detector = load_detector(detector, offline=offline, thorough=thorough)
         elif thorough:
             raise UsageError("thorough=True is for a detector given by name: make yours thorough")
-        else:
-            chosen = detector
         classifier = Classifier.open(model, threads=threads, labels=None, reading=labels)
-        return cls(classifier, chosen, choice, tta=tta)
+        return cls(classifier, detector, choice, tta=tta)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -115,7 +113,7 @@ class Recognizer:
 
     @property
     def model(self) -> ModelInfo:
-        """The model's name, version and hash, as results have them."""
+        """Name, version and hash of the model."""
         return self.classifier.manifest.info
 
     def analyze(
@@ -126,24 +124,24 @@ class Recognizer:
         on_no_face: str = "empty",
         allow_private: bool = False,
     ) -> Faces:
-        """Find the faces in an image and read their emotions.
+        """Detect the faces in an image and recognize their emotions.
 
         Args:
-            image: a path, an http(s) address, the bytes of an encoded file, a file that is open
-                for reading them, a Pillow image, or an array or tensor: uint8 (0-255) or float
-                (0-1), (H, W) grey, or (H, W, 3) or (H, W, 4) with ``color``; see `mien.load_image`.
-            color: the order of an array's channels, "rgb" or "bgr".
-            on_no_face: "empty" returns an empty list where there is no face, "raise" raises.
-            allow_private: download from hosts that are not on the open internet, too.
+            image: path, http(s) address, bytes of an encoded file, binary file object, Pillow
+                image, array or tensor. Arrays are uint8 (0-255) or float (0-1), (H, W) grey, or
+                (H, W, 3) or (H, W, 4) with ``color``; see `mien.load_image`.
+            color: channel order of an array, "rgb" or "bgr".
+            on_no_face: "empty" returns an empty list without a face, "raise" raises NoFaceError.
+            allow_private: also download from hosts that are not on the open internet.
 
         Returns:
-            The faces, left to right, in a list that can also be looked at (`annotate`, `save`,
+            The faces, left to right, in a list that can also be displayed (`annotate`, `save`,
             `plot`, `to_pandas`) and holds the whole `result`.
 
         Raises:
-            UnreadableImage: if the image is missing, is not one, or is damaged.
+            UnreadableImage: if the image is missing, damaged, or not an image.
             NoFaceError: if there is no face and ``on_no_face`` is "raise".
-            UsageError: if an array or an option is not as above.
+            UsageError: if an array or an option is invalid.
 
         Example:
             >>> recognizer = mien.load()
@@ -187,37 +185,38 @@ class Recognizer:
         batch_size: int = BATCH_SIZE,
         allow_private: bool = False,
     ) -> Results:
-        """Analyze images, their faces together in batches.
+        """Analyze several images and classify their faces in batches.
 
-        One image is in memory at a time: an iterator that makes them one by one is welcome.
+        One image is in memory at a time, so ``images`` may be a generator.
 
         Args:
-            images: each as in `analyze`.
-            color: the order of all arrays' channels, "rgb" or "bgr".
-            sources: a name for each image, for its result; None (for all or one) names it by its
-                path, if it has one.
-            batch_size: faces that go through the network at once.
-            allow_private: as in `analyze`.
+            images: each as for `analyze`.
+            color: channel order of all arrays, "rgb" or "bgr".
+            sources: names of the images in the results; without a name, an image's path if it has
+                one.
+            batch_size: faces per network call.
+            allow_private: as for `analyze`.
 
         Returns:
-            One result an image, in their order, in a list that becomes a table (`to_pandas`). One
-            that cannot be read has the status "unreadable", one that fails otherwise "error"; the
-            others still run.
+            One result per image, in order, in a list that converts to a table (`to_pandas`). An
+            unreadable image has the status "unreadable", another failure the status "error"; the
+            remaining images are still analyzed.
 
         Raises:
-            UsageError: if an array, an option, or the number of sources is not as above.
+            UsageError: if an array, an option or the number of sources is invalid.
             ModelError: if the network fails.
         """
-        if is_one_image(images):
+        if is_single_image(images):
             raise UsageError(
                 f"expected a list of images, got one {type(images).__name__}: "
                 "use analyze or analyze_result for a single image"
             )
         batches, references = [], []
-        for image, name in with_sources(images, sources):
-            named = name or source_name(image)
-            batch = self.find(image, color=color, source=named, allow_private=allow_private)
-            batches.append(batch)
+        for image, name in pair_sources(images, sources):
+            source = name or source_name(image)
+            batches.append(
+                self.find(image, color=color, source=source, allow_private=allow_private)
+            )
             references.append(image_reference(image, allow_private=allow_private))
         results = self.read(batches, batch_size=batch_size)
         return Results(
@@ -233,10 +232,9 @@ class Recognizer:
         source: str | None = None,
         allow_private: bool = False,
     ) -> FaceBatch:
-        """Do the first half of an analysis: load an image, find its faces and cut them out.
+        """Run the first half of an analysis: load an image, detect its faces and crop them.
 
-        Arguments and errors as `analyze_many`, for one image; `read` takes what is returned. An
-        image that cannot be read has a status that says so.
+        Arguments and errors as `analyze_many`, for one image. Pass the batch to `read`.
         """
         return preprocess(
             image,
@@ -248,9 +246,9 @@ class Recognizer:
         )
 
     def read(self, batches: Sequence[FaceBatch], *, batch_size: int = BATCH_SIZE) -> list[Result]:
-        """Do the second half: read the faces that `find` cut out of images, all together.
+        """Run the second half of an analysis: classify the faces of all batches together.
 
-        Returns one result an image, in their order; arguments and errors as `analyze_many`.
+        Returns one result per batch, in order; errors as `analyze_many`.
         """
         faces = [face for batch in batches for face in batch.faces]
         rows = iter(self._classify(faces, batch_size))
@@ -263,18 +261,18 @@ class Recognizer:
         color: str | None = None,
         batch_size: int = BATCH_SIZE,
     ) -> npt.NDArray[np.float32]:
-        """Read the emotions of face crops; no face is looked for in them.
+        """Classify face crops without face detection.
 
         Args:
-            crops: arrays or tensors, any sizes, each as `analyze` takes them.
-            color: the order of the channels, "rgb" or "bgr".
-            batch_size: faces that go through the network at once.
+            crops: arrays or tensors of any size, each as for `analyze`.
+            color: channel order, "rgb" or "bgr".
+            batch_size: faces per network call.
 
         Returns:
-            float32 (N, classes): calibrated probabilities in the order of `labels`; rows sum to 1.
+            Calibrated probabilities, float32 (N, classes), in the order of `labels`; rows sum to 1.
 
         Raises:
-            UsageError: if a crop is not as above.
+            UsageError: if a crop is invalid.
         """
         return self._classify(standard_faces(crops, color=color), batch_size)
 
@@ -285,32 +283,32 @@ class Recognizer:
         return self.classifier.classify(stacked, augment=self.tta, batch_size=batch_size)
 
     def _result(self, batch: FaceBatch, rows: Sequence[npt.NDArray[np.float32]]) -> Result:
-        found = zip(batch.detections, batch.turns, batch.faces, rows, strict=True)
+        columns = zip(batch.detections, batch.turns, batch.faces, rows, strict=True)
         return Result(
             source=batch.source,
             status=batch.status,
             model=self.model,
             width=batch.width,
             height=batch.height,
-            faces=tuple(self._face(number, *each) for number, each in enumerate(found)),
+            faces=tuple(self._face(face_id, *row) for face_id, row in enumerate(columns)),
             error=batch.error,
         )
 
     def _face(
         self,
-        number: int,
-        found: Detection,
+        face_id: int,
+        detection: Detection,
         turn: float,
-        face: npt.NDArray[np.uint8],
+        standard: npt.NDArray[np.uint8],
         probabilities: npt.NDArray[np.float32],
     ) -> Face:
-        quality = quality_of(face, found.box, found.landmarks)
+        quality = assess_quality(standard, detection.box, detection.landmarks)
         scores = dict(zip(self.labels, probabilities.tolist(), strict=True))
         emotion = self.labels[int(probabilities.argmax())]
         return Face(
-            face_id=number,
-            box=found.box,
-            face_confidence=found.confidence,
+            face_id=face_id,
+            box=detection.box,
+            face_confidence=detection.confidence,
             emotion=emotion,
             confidence=scores[emotion],
             uncertain=scores[emotion] < self.classifier.manifest.threshold(emotion)

@@ -23,7 +23,7 @@ from starlette.routing import Route
 from mien.core.errors import ModelError
 from mien.core.manifest import load_manifest
 from mien.core.models import MANIFEST_NAME, bundled_models, find_model
-from mien.inference.onnx_file import network_for
+from mien.inference.onnx_model import prune_outputs
 from mien.service.schemas import ApiError
 
 RUNTIME_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
@@ -259,7 +259,7 @@ def _models() -> Iterator[PageFile]:
 
 
 def _cutter(source: Path, outputs: tuple[str, ...]) -> Callable[[], bytes]:
-    return lambda: network_for(source.read_bytes(), outputs, source)
+    return lambda: prune_outputs(source.read_bytes(), outputs, source)
 
 
 def _list_of(files: Iterable[PageFile]) -> bytes:

@@ -1,30 +1,80 @@
-"""Face detectors behind one Protocol: an image goes in, boxes in its pixels come out."""
+"""Face detectors: the protocol they share, their detections, and a loader by name."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from mien.core.errors import UsageError, expectation
-from mien.inference.detectors.base import (
-    DETECTION_SIDE,
-    Detection,
-    Detector,
-    NoDetector,
-    crop_scale_of,
-)
-
-__all__ = [
-    "DETECTION_SIDE",
-    "DETECTORS",
-    "Detection",
-    "Detector",
-    "NoDetector",
-    "crop_scale_of",
-    "load_detector",
-]
+from mien.core.results import Box
 
 DETECTORS: tuple[str, ...] = ("auto", "yunet", "libface", "haar", "none")
-"""The names that `load_detector` takes."""
+"""The names that `load_detector` accepts."""
+
+DETECTION_SIDE = 640
+"""Images with a longer side than this are scaled down to it for detection."""
+
+Landmarks = tuple[tuple[float, float], ...]
+"""(x, y) in pixels of right eye, left eye, nose tip, right and left mouth corner; right and left
+are the person's own."""
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A detected face.
+
+    Attributes:
+        box: in pixels of the input image, inside it.
+        confidence: 0 to 1; each detector has its own scale.
+        landmarks: five points in pixels of the image, or None where the detector has none.
+        turn: clockwise rotation of the image, in degrees, in which the face was upright: 0, 90, 180
+            or -90. Box and landmarks refer to the unrotated image.
+    """
+
+    box: Box
+    confidence: float
+    landmarks: Landmarks | None = None
+    turn: float = 0.0
+
+
+class Detector(Protocol):
+    """Face detector; keeps no state between calls, so that threads can share it."""
+
+    @property
+    def name(self) -> str:
+        """Name that results and messages show."""
+
+    @property
+    def crop_scale(self) -> float | None:
+        """Side of the square crop that frames a face as FER-2013 does, over the box's mean side.
+
+        The mean side is the square root of the box's area. None: the box itself is the crop.
+        """
+
+    def detect(self, image: npt.NDArray[np.uint8]) -> list[Detection]:
+        """Detect the faces in an image, uint8 (H, W, 3) RGB, sorted left to right."""
+
+
+def crop_scale_of(detector: Detector) -> float | None:
+    """Return a detector's `crop_scale`, or its ``framing``, the attribute's name before 1.3."""
+    scale: float | None = getattr(detector, "framing", None)
+    return getattr(detector, "crop_scale", scale)
+
+
+class NoDetector:
+    """Stand-in for a detector where images are face crops already."""
+
+    name = "none"
+    crop_scale = None
+
+    def detect(self, image: npt.NDArray[np.uint8]) -> list[Detection]:
+        """Return the whole image, uint8 (H, W, 3), as one face of confidence 1."""
+        height, width = image.shape[:2]
+        return [Detection(Box(0, 0, width, height), 1.0)]
 
 
 def load_detector(
@@ -38,19 +88,19 @@ def load_detector(
     """Load a face detector.
 
     Args:
-        name: one of `DETECTORS`. "auto" is YuNet where its weights are in the cache, else libface;
-            it never downloads anything.
-        weights: a file with YuNet's weights, for "yunet" alone.
+        name: one of `DETECTORS`. "auto" is YuNet if its weights are in the cache, else libface; it
+            never downloads anything.
+        weights: path of YuNet's weights, for "yunet" only.
         offline: never download YuNet's weights.
-        side: images are scaled down to this longer side for detection; a larger one finds smaller
+        side: images are scaled down to this longer side, in pixels. A larger one finds smaller
             faces in large images and takes longer.
-        thorough: search at that size at once, and larger images in tiles as well, down to their
+        thorough: search at the full side at once, and larger images also in tiles, down to their
             own pixels (see `mien.inference.detectors.search`). Otherwise yunet and libface search
-            at half of that size first, and at all of it where that may show more.
+            at half the side first, and at the full side only where that may show more.
 
     Raises:
-        UsageError: if the name is unknown.
-        ModelError: if the detector's weights are missing or damaged, or OpenCV cannot run it.
+        UsageError: if the name or the side is invalid.
+        ModelError: if the weights are missing or damaged, or OpenCV cannot run the detector.
     """
     if weights is not None and name != "yunet":
         raise UsageError(f"only detector='yunet' takes weights, got detector={name!r}")

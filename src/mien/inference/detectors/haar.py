@@ -1,4 +1,4 @@
-"""The Haar cascade that comes with OpenCV 4: slow and weak beside the others, but everywhere."""
+"""Haar cascade that ships with OpenCV 4: slower and weaker than the networks, but needs no file."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.errors import ModelError
-from mien.inference.detectors.base import DETECTION_SIDE
-from mien.inference.detectors.search import PerThread, Rows, SearchDetector
+from mien.inference.detectors import DETECTION_SIDE
+from mien.inference.detectors.search import PerThread, RawDetections, SearchDetector
 
 _CASCADE = "haarcascade_frontalface_alt.xml"
 _MIN_NEIGHBORS = 5
 
 
 class HaarDetector(SearchDetector):
-    """Viola and Jones' detector (frontal faces) on the grey image.
+    """Viola and Jones' detector of frontal faces, on the grey image.
 
-    Its confidence is n / (n + 5) for n merged hits, at least 5: it ranks faces but is no
-    probability. FER-2013 was cut with such boxes, hence the crop scale of 1.
+    Its confidence is n / (n + 5) for n merged hits, at least 5: a ranking, not a probability.
+    FER-2013 was cropped with such boxes, hence the crop scale of 1.
     """
 
     name = "haar"
     has_scores = False
 
     def __init__(self, *, side: int = DETECTION_SIDE, thorough: bool = False) -> None:
-        """Load the cascade; raises ModelError if this OpenCV has none (5 has none)."""
+        """Load the cascade; raises ModelError if this OpenCV has none, as OpenCV 5."""
         super().__init__(side=side, thorough=thorough)
-        self._cascade = PerThread(_load_cascade)  # it keeps buffers between calls
+        self._cascade = PerThread(_load_cascade)  # keeps buffers between calls
 
-    def _rows(self, picture: npt.NDArray[np.uint8]) -> Rows:
+    def _detect_upright(self, picture: npt.NDArray[np.uint8]) -> RawDetections:
         boxes, hits = self._cascade.value.detectMultiScale2(
             cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY),
             scaleFactor=1.1,

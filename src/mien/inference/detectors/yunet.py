@@ -15,19 +15,16 @@ import numpy.typing as npt
 
 from mien.core.errors import ModelError
 from mien.core.files import PinnedFile, fetch, verified
-from mien.inference.detectors.base import (
-    DETECTION_SIDE,
-    Detection,
-    landmarks_in_image,
-    padded_region,
-)
+from mien.inference.detectors import DETECTION_SIDE, Detection
 from mien.inference.detectors.search import (
     HINT_CONFIDENCE,
     MIN_CONFIDENCE,
-    Found,
     PerThread,
-    Rows,
+    RawDetections,
+    ScaledDetection,
     SearchDetector,
+    crop_padded,
+    landmarks_in_image,
 )
 
 WEIGHTS = PinnedFile(
@@ -41,23 +38,22 @@ WEIGHTS = PinnedFile(
 )
 """The OpenCV Zoo's weights."""
 
-# Landmarks of small faces are those of an upright face, whichever way it leans; close up they are
-# right.
-_CLOSE_FROM = 96
-_CLOSE_SCALE = 1.6
-_CLOSE_SIDE = 320
+# Landmarks of small faces look upright however the face leans; a close-up corrects them.
+_CLOSE_UP_BELOW = 96  # pixels of the searched picture
+_CLOSE_UP_SCALE = 1.6
+_CLOSE_UP_SIDE = 320
 
 _NMS_IOU = 0.3
 _TOP_K = 5000
-# Up to a height of 32 pixels, OpenCV returns faces from uninitialised memory.
+# In pictures of up to 32 pixels in height, OpenCV returns faces from uninitialised memory.
 _MIN_SIDE = 64
 
 
 class YuNetDetector(SearchDetector):
-    """A small convolutional detector; its confidence is the network's own score.
+    """YuNet detector; its confidence is the network's score.
 
-    FER-2013's pictures show 1.11 of its boxes, in the median; the crop scale of 1 is read better
-    (docs/evidence/faces.md).
+    FER-2013's pictures span 1.11 of its boxes in the median, but a crop scale of 1 is classified
+    better (docs/evidence/faces.md).
     """
 
     name = "yunet"
@@ -70,52 +66,52 @@ class YuNetDetector(SearchDetector):
         side: int = DETECTION_SIDE,
         thorough: bool = False,
     ) -> None:
-        """Load the weights from a file, or else from the cache, downloaded if not there.
+        """Load the weights from a file, or from the cache, downloading them if needed.
 
         Raises:
-            ModelError: if the weights are missing, are not the pinned ones, or cannot be used.
+            ModelError: if the weights are missing, do not match their hash, or cannot be used.
         """
         path = None if weights is None else weights.absolute()
         super().__init__(side=side, thorough=thorough, weights=path, offline=offline)
-        found = fetch(WEIGHTS, offline=offline) if weights is None else weights
-        self._weights = np.frombuffer(verified(WEIGHTS, found), np.uint8)
-        self._network = PerThread(self._create)  # it keeps its input's size between calls
+        file = fetch(WEIGHTS, offline=offline) if weights is None else weights
+        self._weights = np.frombuffer(verified(WEIGHTS, file), np.uint8)
+        self._network = PerThread(self._create_network)  # keeps its input size between calls
 
-    def _find(self, image: npt.NDArray[np.uint8]) -> list[Found]:
+    def _detect_with_scales(self, image: npt.NDArray[np.uint8]) -> list[ScaledDetection]:
         return [
-            (one, scale)
-            if one.turn or min(one.box.w, one.box.h) >= _CLOSE_FROM / scale
-            else (self._with_close_landmarks(image, one), scale)
-            for one, scale in super()._find(image)
+            (face, scale)
+            if face.turn or min(face.box.w, face.box.h) >= _CLOSE_UP_BELOW / scale
+            else (self._refine_landmarks(image, face), scale)
+            for face, scale in super()._detect_with_scales(image)
         ]
 
-    def _rows(self, picture: npt.NDArray[np.uint8]) -> Rows:
-        padded = _padded(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    def _detect_upright(self, picture: npt.NDArray[np.uint8]) -> RawDetections:
+        padded = _pad(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
         network = self._network.value
         network.setInputSize((padded.shape[1], padded.shape[0]))
         _, rows = network.detect(padded)
         return np.empty((0, 15)) if rows is None else rows.astype(np.float64)
 
-    def _with_close_landmarks(self, image: npt.NDArray[np.uint8], found: Detection) -> Detection:
-        """Find the landmarks again in a close-up, if the face is found there."""
-        box = found.box
-        side = max(1.0, _CLOSE_SCALE * math.sqrt(box.w * box.h))
+    def _refine_landmarks(self, image: npt.NDArray[np.uint8], face: Detection) -> Detection:
+        """Replace a face's landmarks by those of a close-up, if the face is detected there."""
+        box = face.box
+        side = max(1.0, _CLOSE_UP_SCALE * math.sqrt(box.w * box.h))
         left, top = box.x + (box.w - side) / 2, box.y + (box.h - side) / 2
         corner = (math.floor(left), math.floor(top))
-        square = padded_region(image, *corner, math.ceil(left + side), math.ceil(top + side))
-        interpolation = cv2.INTER_AREA if side > _CLOSE_SIDE else cv2.INTER_LINEAR
-        close = cv2.resize(square, (_CLOSE_SIDE, _CLOSE_SIDE), interpolation=interpolation)
-        rows = self._rows(np.asarray(close, np.uint8))
+        square = crop_padded(image, *corner, math.ceil(left + side), math.ceil(top + side))
+        interpolation = cv2.INTER_AREA if side > _CLOSE_UP_SIDE else cv2.INTER_LINEAR
+        close_up = cv2.resize(square, (_CLOSE_UP_SIDE, _CLOSE_UP_SIDE), interpolation=interpolation)
+        rows = self._detect_upright(np.asarray(close_up, np.uint8))
         rows = rows[rows[:, -1] >= MIN_CONFIDENCE]
-        # The face is in the middle; others may reach in.
-        away = np.hypot(*(rows[:, :2] + rows[:, 2:4] / 2 - _CLOSE_SIDE / 2).T)
-        if not len(rows) or away.min() > _CLOSE_SIDE / 4:
-            return found
-        points = rows[int(away.argmin()), 4:14]
-        scale = _CLOSE_SIDE / side
-        return replace(found, landmarks=landmarks_in_image(points, scale, (left, top)))
+        # The face is in the centre; neighbours may reach into the crop.
+        distances = np.hypot(*(rows[:, :2] + rows[:, 2:4] / 2 - _CLOSE_UP_SIDE / 2).T)
+        if not len(rows) or distances.min() > _CLOSE_UP_SIDE / 4:
+            return face
+        points = rows[int(distances.argmin()), 4:14]
+        scale = _CLOSE_UP_SIDE / side
+        return replace(face, landmarks=landmarks_in_image(points, scale, (left, top)))
 
-    def _create(self) -> cv2.FaceDetectorYN:
+    def _create_network(self) -> cv2.FaceDetectorYN:
         try:
             return cv2.FaceDetectorYN.create(
                 "onnx",
@@ -133,8 +129,8 @@ class YuNetDetector(SearchDetector):
             ) from error
 
 
-def _padded(picture: cv2.typing.MatLike) -> cv2.typing.MatLike:
-    """Add black on the right and below, where it moves no coordinate, up to the least side."""
+def _pad(picture: cv2.typing.MatLike) -> cv2.typing.MatLike:
+    """Pad to `_MIN_SIDE` with black on the right and below, which moves no coordinate."""
     height, width = picture.shape[:2]
     below, right = max(0, _MIN_SIDE - height), max(0, _MIN_SIDE - width)
     if below == right == 0:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from head_maker import head_onnx
 from mien.core.errors import ModelError
-from mien.inference.onnx_file import read_onnx, refuse_external_data
+from mien.inference.onnx_model import check_no_external_data, read_onnx
 
 onnx = pytest.importorskip("onnx")
 
@@ -28,7 +28,7 @@ def write(folder: Path, content: bytes) -> Path:
 def test_nodes_and_weights_are_those_that_onnx_reads(tmp_path: Path, float_data: bool) -> None:
     content = head_onnx(float_data=float_data)
     found, graph = read_onnx(write(tmp_path, content)), onnx.load_from_string(content).graph
-    assert [(node.kind, node.inputs, node.outputs) for node in found.nodes] == [
+    assert [(node.op_type, node.inputs, node.outputs) for node in found.nodes] == [
         (node.op_type, tuple(node.input), tuple(node.output)) for node in graph.node
     ]
     attributes = {
@@ -141,10 +141,10 @@ def with_weight(tensor: Any, *, where: str) -> bytes:
 )
 def test_weights_in_other_files_are_found_wherever_they_are(tmp_path: Path, where: str) -> None:
     inside = onnx.numpy_helper.from_array(np.ones(2, np.float32), "w")
-    refuse_external_data(with_weight(inside, where=where), tmp_path)
+    check_no_external_data(with_weight(inside, where=where), tmp_path)
     outside = with_weight(in_another_file("w"), where=where)
     with pytest.raises(ModelError, match="weights in other files"):
-        refuse_external_data(outside, tmp_path)
+        check_no_external_data(outside, tmp_path)
 
 
 def test_graphs_in_graphs_without_end_are_damage(tmp_path: Path) -> None:
@@ -155,4 +155,4 @@ def test_graphs_in_graphs_without_end_are_damage(tmp_path: Path) -> None:
         header = [field << 3 | 2, size & 0x7F | 0x80, size >> 7 & 0x7F | 0x80, size >> 14]
         content = bytes(header) + content
     with pytest.raises(ModelError, match="too deeply"):
-        refuse_external_data(content, tmp_path)
+        check_no_external_data(content, tmp_path)
