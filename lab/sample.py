@@ -96,7 +96,7 @@ def distinct_mask(
     """Mark the images (N, 48, 48) that are left when of near copies only the first is kept."""
     import numpy as np
 
-    from mien.data.duplicates import find_near_pairs
+    from mien.data.audit import find_near_pairs
 
     pairs = find_near_pairs(images, threshold=threshold, quiet=quiet)
     kept = np.ones(len(images), np.bool_)

@@ -14,7 +14,7 @@ from data_maker import write_tiny_dataset
 from lab import sample
 from mien.cli.main import main
 from mien.core.errors import EXIT_DONE, EXIT_INPUT, EXIT_MODEL, EXIT_USAGE
-from mien.data.duplicates import find_near_pairs
+from mien.data.audit import find_near_pairs
 
 
 @pytest.fixture(autouse=True)

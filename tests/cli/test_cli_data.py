@@ -78,7 +78,7 @@ def test_import_options_reach_the_split(mien: Mien) -> None:
 
 def test_a_second_import_needs_force(mien: Mien, source: Path) -> None:
     assert mien("data", "import", source).code == 0
-    mien("data", "import", source).is_refusal(2, "mien: archive/train is there already")
+    mien("data", "import", source).is_refusal(2, "mien: archive/train already exists")
     assert mien("data", "import", source, "--force").code == 0
 
 

@@ -223,7 +223,7 @@ def test_images_that_the_model_was_trained_on_before_are_told(
 ) -> None:
     from mien.data.class_folder import list_class_folder, read_class_folder
     from mien.data.dataset import RECORD, write_record
-    from mien.data.loading import crop_face
+    from mien.data.loading import decode_face
     from mien.training import finetune as training
 
     def stop(*_: object, **__: object) -> None:
@@ -233,7 +233,7 @@ def test_images_that_the_model_was_trained_on_before_are_told(
     model, listed = make_tiny_model(), list_class_folder(workplace / "faces")
     names = {name: name for name in listed.classes}
     (known,) = read_class_folder(
-        listed, splits=listed.splits, classes=names, face_of=crop_face, quiet=True
+        listed, splits=listed.splits, classes=names, decoder=decode_face, quiet=True
     ).values()
     write_record(model / RECORD, {"train": known, "val": known})
     run("finetune", "faces", "--model", str(model))

@@ -12,14 +12,14 @@ import pytest
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import DataError, NoFaceError, UsageError
 from mien.data.class_folder import (
-    fit_labels,
+    find_label,
     hold_out,
-    label_for,
     list_class_folder,
-    meanings_of,
-    named_classes,
-    parse_map,
+    map_to_labels,
+    merged_classes,
+    parse_mapping,
     read_class_folder,
+    resolve_mapping,
 )
 from mien.data.dataset import Split
 
@@ -91,7 +91,7 @@ def test_classes_are_merged_left_out_and_faces_found_as_the_caller_says(tmp_path
         return np.full((48, 48), len(looked_at), np.uint8)
 
     (split,) = read_class_folder(
-        listed, splits=["all"], classes={"a": "x", "b": "x"}, face_of=face_of, quiet=True
+        listed, splits=["all"], classes={"a": "x", "b": "x"}, decoder=face_of, quiet=True
     ).values()
     assert split.classes == ("x",)
     assert split.class_counts() == {"x": 2}
@@ -158,7 +158,7 @@ def test_a_class_that_val_spells_otherwise_is_one_class(
     assert loaded["train"].class_counts() == {one: 3, "x": 2}
     assert loaded["val"].class_counts() == {one: 2, "x": 1}
     for name in (one, other):
-        assert named_classes(listed.classes, {name: "y"}) == {one: "y", "x": "x"}
+        assert resolve_mapping(listed.classes, {name: "y"}) == {one: "y", "x": "x"}
 
 
 def test_folders_of_one_split_that_spell_one_class_are_merged_and_said(tmp_path: Path) -> None:
@@ -206,54 +206,56 @@ def make_split(classes: tuple[str, ...], labels: list[int]) -> Split:
 
 def test_a_map_is_read_from_words_lines_and_json(tmp_path: Path) -> None:
     expected = {"angry": "bad", "sad": "bad", "other": ""}
-    assert parse_map("angry=bad, sad=bad,other=") == expected
+    assert parse_mapping("angry=bad, sad=bad,other=") == expected
     lines = tmp_path / "map.txt"
     lines.write_text("# merged\nangry = bad\nsad=bad  # too\n\nother=\n")
-    assert parse_map(str(lines)) == expected
+    assert parse_mapping(str(lines)) == expected
     (tmp_path / "map.json").write_text('{"angry": "bad", "sad": "bad", "other": ""}')
-    assert parse_map(str(tmp_path / "map.json")) == expected
+    assert parse_mapping(str(tmp_path / "map.json")) == expected
 
 
 @pytest.mark.parametrize("text", ["nofile", "a=b,c", "=b", "a=b,a=c", ","])
 def test_a_map_that_says_nothing_or_two_things_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--map"):
-        parse_map(text)
+        parse_mapping(text)
 
 
 def test_a_map_of_any_depth_is_refused(tmp_path: Path) -> None:
     (tmp_path / "map.json").write_text("[" * 100_000)
     with pytest.raises(UsageError, match="cannot be read"):
-        parse_map(str(tmp_path / "map.json"))
+        parse_mapping(str(tmp_path / "map.json"))
 
 
 def test_a_map_takes_synonyms_and_refuses_classes_that_are_not_there() -> None:
-    named = named_classes(("anger", "bored", "Happy"), {"angry": "bad", "bored": "", "happy": "ok"})
+    named = resolve_mapping(
+        ("anger", "bored", "Happy"), {"angry": "bad", "bored": "", "happy": "ok"}
+    )
     assert named == {"anger": "bad", "Happy": "ok"}
-    assert meanings_of(named) == {"bad": ["anger"], "ok": ["Happy"]}
+    assert merged_classes(named) == {"bad": ["anger"], "ok": ["Happy"]}
     with pytest.raises(UsageError, match="no class 'hungry': expected one of anger"):
-        named_classes(("anger",), {"hungry": "bad"})
+        resolve_mapping(("anger",), {"hungry": "bad"})
 
 
 def test_spellings_of_what_classes_become_are_one_class() -> None:
-    named = named_classes(("bored", "happy", "tired"), {"bored": "Tired", "happy": "NEW"})
+    named = resolve_mapping(("bored", "happy", "tired"), {"bored": "Tired", "happy": "NEW"})
     assert named == {"bored": "tired", "happy": "NEW", "tired": "tired"}
-    with pytest.raises(UsageError, match="happy becomes a and b: choose one"):
-        named_classes(("happy",), {"happy": "a", "Joy": "b"})
+    with pytest.raises(UsageError, match="happy is mapped to a and b: choose one"):
+        resolve_mapping(("happy",), {"happy": "a", "Joy": "b"})
 
 
 def test_a_label_is_found_by_name_synonym_and_part() -> None:
-    assert label_for("Happiness", EMOTIONS) == "happy"
-    assert label_for("BORED", ("awake", "bored")) == "bored"
+    assert find_label("Happiness", EMOTIONS) == "happy"
+    assert find_label("BORED", ("awake", "bored")) == "bored"
     meanings = {"negative": ["angry", "sadness"]}
-    assert label_for("sad", ("negative", "positive"), meanings) == "negative"
-    assert label_for("happy", ("negative", "positive"), meanings) is None
+    assert find_label("sad", ("negative", "positive"), meanings) == "negative"
+    assert find_label("happy", ("negative", "positive"), meanings) is None
 
 
 def test_images_get_the_models_labels_and_others_are_left_out() -> None:
     split = make_split(("bored", "joy", "Sadness"), [0, 1, 2, 1])
-    fitted, left_out = fit_labels(split, EMOTIONS)
+    fitted, left_out = map_to_labels(split, EMOTIONS)
     assert left_out == {"bored": 1}
     assert [fitted.classes[label] for label in fitted.labels] == ["happy", "sad", "happy"]
     assert fitted.files == ("1.png", "2.png", "3.png")
     with pytest.raises(DataError, match="none of the classes bored is one of the model's"):
-        fit_labels(make_split(("bored", "joy"), [0, 0]), EMOTIONS)
+        map_to_labels(make_split(("bored", "joy"), [0, 0]), EMOTIONS)

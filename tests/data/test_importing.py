@@ -265,7 +265,7 @@ def test_an_import_that_was_killed_while_moving_is_finished_by_the_next(
     assert len(killed) == (7 if replacing else 4)
     for place in killed:
         # One that is refused at once, for there is a data set.
-        with pytest.raises(UsageError, match="is there already"):
+        with pytest.raises(UsageError, match="already exists"):
             import_dataset(folder, place)
         assert contents(place) == new
 
@@ -278,7 +278,7 @@ def test_splits_that_cannot_even_be_moved_back_are_kept_for_the_next_import(
     write_tiny_dataset(archive, per_class=1, seed=4)
     old = contents(archive)
     photographed(archive, folder, monkeypatch, fail_at=fail_at)
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         import_dataset(folder, archive)
     new = import_dataset(folder, tmp_path / "other").output
     assert contents(archive) in (old, contents(new))
@@ -290,7 +290,7 @@ def test_a_name_that_no_file_can_have_is_skipped(tmp_path: Path, folder: Path) -
         content = archive.read(archive.namelist()[0])
         archive.writestr(f"train/sad/{'x' * 300}.png", content)
     summary = import_dataset(path, tmp_path / "archive")
-    assert [one.reason for one in summary.skipped] == ["has a name that no file here can have"]
+    assert [one.reason for one in summary.skipped] == ["has a name that this system cannot write"]
     assert summary.images == 28
 
 
@@ -360,7 +360,7 @@ def test_one_that_ended_just_before_is_not_replaced_without_force(
         return real(path)
 
     monkeypatch.setattr(importing, "claim_folder", claimed)
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="already exists"):
         import_dataset(folder, archive)
     assert len(contents(archive)) == 21
 

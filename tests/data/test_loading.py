@@ -25,7 +25,7 @@ from mien.core.faces import standard_face
 from mien.core.images import load_image
 from mien.data import loading
 from mien.data.dataset import Skipped, Split
-from mien.data.loading import crop_face, decode_image, load_dataset, load_split, read_splits
+from mien.data.loading import decode_face, decode_image, load_dataset, load_split, read_splits
 
 
 @pytest.fixture
@@ -405,7 +405,7 @@ def test_data_sets_see_the_pixels_that_predict_sees(data: bytes) -> None:
     seen = load_image(data)
     image, other_size = decode_image(data)
     assert np.array_equal(image, standard_face(seen))
-    assert np.array_equal(image, crop_face(data))
+    assert np.array_equal(image, decode_face(data))
     size = f"{seen.shape[1]}x{seen.shape[0]}"
     assert other_size == (None if size == "48x48" else size)
 

@@ -212,7 +212,7 @@ def test_a_folders_links_are_followed_but_not_in_circles(folder: Path, tmp_path:
     source = FolderSource(linked)
     assert len(source.members) == 7
     assert {item.file: item.reason.split(" (")[0] for item in source.refused} == {
-        "loop": "is a link to a folder above it",
+        "loop": "is a link to a folder that is one of its parents",
         "gone.png": "cannot be read",
         "itself": "cannot be read",
     }
@@ -333,7 +333,7 @@ def test_what_does_not_belong_is_named_with_its_reason() -> None:
     reasons = reasons_of(listing)
     assert "class folder 'boredom' is none of angry" in reasons["train/boredom/1.png"]
     assert reasons["train/sad/notes.txt"] == "is not an image file (.txt)"
-    assert reasons["train/sad/README"] == "is not an image file (no ending)"
+    assert reasons["train/sad/README"] == "is not an image file (no suffix)"
     assert "is not in a folder" in reasons["train/stray.png"]
     assert "is not in a folder" in reasons["val/sad/deep/2.png"]
     assert "train/sad/x.png" in reasons["train/sadness/x.png"]

@@ -63,5 +63,5 @@ def test_without_a_record_nothing_is_known(tmp_path: Path) -> None:
 )
 def test_a_damaged_record_is_one_error(tmp_path: Path, content: str) -> None:
     (tmp_path / RECORD).write_text(content)
-    with pytest.raises(DataError, match=r"does not tell which images.*delete it to do without"):
+    with pytest.raises(DataError, match=r"is not a readable record.*delete it to continue without"):
         find_record(tmp_path)

@@ -11,10 +11,10 @@ import pytest
 from data_maker import make_tiny_split, write_tiny_csv
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import DataError
-from mien.data.csv_file import read_csv
+from mien.data.loading import read_csv
 from mien.data.votes import (
     VOTE_NAMES,
-    agrees,
+    agreement_mask,
     align_votes,
     emotion_shares,
     load_votes,
@@ -78,7 +78,7 @@ def test_a_label_agrees_if_most_votes_are_for_it_and_the_first_of_equals_counts(
         "neutral": ten(),
     }
     votes = load_votes(for_all(tmp_path / "v.csv", **changed))
-    said = agrees(align_votes(SPLIT, votes), SPLIT.labels)
+    said = agreement_mask(align_votes(SPLIT, votes), SPLIT.labels)
     assert [EMOTIONS[label] for label in SPLIT.labels[~said]] == ["angry", "fear", "neutral"]
 
 
@@ -115,7 +115,7 @@ def test_a_row_that_may_be_either_images_is_neither_ones_and_it_is_said(
     rows = [["test", name, *ten(sad=10)] for name in FILES[:-1]]
     aligned = align_votes(split, load_votes(write(tmp_path / "v.csv", rows)))
     assert aligned.sum(axis=1).tolist() == [0, 10, 10, 10, 10, 10, 0]
-    assert "2 images of test are called PrivateTest_0 but 1 rows of votes" in caplog.text
+    assert "2 images of test are called PrivateTest_0 but there are 1 rows of votes" in caplog.text
 
 
 def test_votes_of_another_data_set_are_refused(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_ferplus_own_file_goes_with_the_challenges_csv(tmp_path: Path) -> None:
         write(tmp_path / "fer2013new.csv", named, ["Usage", "Image name", *HEADER[2:]])
     )
     for split in splits.values():
-        assert agrees(align_votes(split, votes), split.labels).all()
+        assert agreement_mask(align_votes(split, votes), split.labels).all()
 
 
 @pytest.mark.parametrize(

@@ -174,8 +174,7 @@ def _show_import(summary: ImportSummary, args: argparse.Namespace) -> int:
 
 
 def _run_audit(args: argparse.Namespace) -> int:
-    from mien.data.audit import audit_splits
-    from mien.data.duplicates import NEAR_THRESHOLD
+    from mien.data.audit import NEAR_THRESHOLD, audit_splits
     from mien.data.loading import read_splits
     from mien.data.votes import load_votes
 

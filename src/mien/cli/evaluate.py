@@ -232,7 +232,7 @@ def _scored(
     args: argparse.Namespace, classifier: Classifier, record: TrainedOn | None
 ) -> EvaluationData:
     """Load the images that count, and say what was left out."""
-    from mien.data.class_folder import parse_map
+    from mien.data.class_folder import parse_mapping
     from mien.evaluation.evaluate import load_evaluation_data
 
     if record is None and "started_from" in classifier.manifest.data:
@@ -242,7 +242,7 @@ def _scored(
         classifier,
         args.data,
         split=args.split,
-        mapping=None if args.map is None else parse_map(args.map),
+        mapping=None if args.map is None else parse_mapping(args.map),
         face_of=None if args.detector is None else face_cropper(recognizer_options(args)),
         trained_on=record,
         include_trained=args.include_trained,

@@ -146,7 +146,12 @@ def _check(args: argparse.Namespace) -> None:
 
 # ---------------------------------------------------------------- training
 def _start(args: argparse.Namespace) -> RunFolder:
-    from mien.data.class_folder import list_class_folder, meanings_of, named_classes, parse_map
+    from mien.data.class_folder import (
+        list_class_folder,
+        merged_classes,
+        parse_mapping,
+        resolve_mapping,
+    )
     from mien.data.dataset import find_record
     from mien.evaluation.evaluate import find_exported
     from mien.training.finetune import finetune
@@ -160,7 +165,7 @@ def _start(args: argparse.Namespace) -> RunFolder:
     listed = list_class_folder(args.images)
     for text in listed.notes:
         note(text, quiet=args.quiet)
-    named = named_classes(listed.classes, parse_map(args.map) if args.map is not None else {})
+    named = resolve_mapping(listed.classes, parse_mapping(args.map) if args.map is not None else {})
     splits, skipped = _load(args, listed, named)
     _tell_skipped([*listed.skipped, *skipped], quiet=args.quiet)
     model, _ = find_exported(args.model or DEFAULT_MODEL)
@@ -170,7 +175,7 @@ def _start(args: argparse.Namespace) -> RunFolder:
         splits,
         folder,
         model=model,
-        meanings=meanings_of(named),
+        meanings=merged_classes(named),
         notes=notes,
         files=args.images,
         epochs=args.epochs,
@@ -191,30 +196,30 @@ def _load(
 ) -> tuple[dict[str, Split], list[Skipped]]:
     """Return train, val and, where there is one, test; and what could not be read."""
     from mien.core.errors import DataError
-    from mien.data.class_folder import WHOLE, as_split, hold_out, read_class_folder
-    from mien.data.loading import crop_face
+    from mien.data.class_folder import UNSPLIT, hold_out, read_class_folder, rename_split
+    from mien.data.loading import decode_face
 
     if not listed.splits:
         raise DataError(f"no images in the class folders of {args.images}")
-    source = WHOLE if WHOLE in listed.splits else "train"
+    source = UNSPLIT if UNSPLIT in listed.splits else "train"
     if source not in listed.splits:
         raise DataError(f"{args.images} has no images to train on: expected train/CLASS/IMAGE")
     loaded = read_class_folder(
         listed,
         splits=listed.splits,
         classes=named,
-        face_of=face_cropper(
+        decoder=face_cropper(
             RecognizerOptions(args.model or DEFAULT_MODEL, args.detector or "none")
         )
-        or crop_face,
+        or decode_face,
         quiet=args.quiet,
     )
     skipped = [one for split in loaded.values() for one in split.skipped]
-    loaded = {name: as_split(split, name) for name, split in loaded.items()}
+    loaded = {name: rename_split(split, name) for name, split in loaded.items()}
     train = loaded.pop(source)
     fraction = 0.2 if args.val_fraction is None else args.val_fraction
     if "val" in loaded:
-        splits = {"train": as_split(train, "train"), **loaded}
+        splits = {"train": rename_split(train, "train"), **loaded}
     else:
         parts = hold_out(train, fraction=fraction, seed=args.seed or 0)
         splits = {"train": parts[0], "val": parts[1], **loaded}

@@ -17,7 +17,7 @@ from mien.core.file_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from mien.core.models import DEFAULT_MODEL, READINGS, find_model
 
 if TYPE_CHECKING:
-    from mien.data.class_folder import FaceOf
+    from mien.data.class_folder import FaceDecoder
 
 ENGINES: tuple[str, ...] = ("local", "ray")
 """Where ``--engine`` lets the work be done: on this machine, or on a Ray cluster."""
@@ -338,7 +338,7 @@ def recognizer_options(args: argparse.Namespace) -> RecognizerOptions:
     )
 
 
-def face_cropper(options: RecognizerOptions) -> FaceOf | None:
+def face_cropper(options: RecognizerOptions) -> FaceDecoder | None:
     """Return what crops the largest face of a photo, or None where images are face crops.
 
     Raises:

@@ -1,1 +1,1 @@
-"""FER-2013 from a zip, a folder or the CSV to arrays; FER+ votes; the audit."""
+"""FER-2013 and other labelled faces as arrays; FER+ votes; audit."""

@@ -1,25 +1,20 @@
-"""Audit of a data set: class counts, copies, leaks between splits, blanks, bad files, FER+."""
+"""Audit of a data set: class counts, exact and near copies, leaks, blanks, bad files, FER+."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from mien.core.emotions import EMOTIONS
-from mien.core.errors import DataError
+from mien.core.errors import DataError, UsageError
+from mien.core.faces import FACE_SIZE
+from mien.core.progress import Progress
 from mien.data.dataset import SPLITS, Skipped, Split
-from mien.data.duplicates import (
-    NEAR_THRESHOLD,
-    NearPairs,
-    blank_mask,
-    find_near_pairs,
-    group_copies,
-)
-from mien.data.votes import Votes, agrees, align_votes, unusable
+from mien.data.votes import Votes, agreement_mask, align_votes, unusable_mask
 
 COMPARISONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("train", ("train",)),
@@ -29,21 +24,35 @@ COMPARISONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("test", ("train",)),
     ("test", ("train", "val")),
 )
-"""Splits, and the splits in which their copies are counted: within each, then leaks."""
+"""Splits, and the splits that their copies are counted in: within each, then leaks."""
+
+NEAR_THRESHOLD = 0.95
+"""Default least cosine of near copies."""
+
+LOWEST_THRESHOLD = 0.8
+"""Below it, different people in a similar pose would count as copies."""
+
+_Floats: TypeAlias = npt.NDArray[np.float32]
+_Indices: TypeAlias = npt.NDArray[np.int64]
+
+_POOLED = FACE_SIZE // 2
+_SKETCH = 48
+_ROWS, _COLUMNS = 1024, 8192
+_MOST_PAIRS = 2_000_000
 
 
 @dataclass(frozen=True)
 class CopyCount:
-    """How many images of a split have a copy, another image, in other splits or in its own.
+    """Number of images in a split that have a copy, another image, in certain splits.
 
     Attributes:
-        split: whose images are counted.
-        within: where the copies are.
+        split: the split whose images are counted.
+        within: the splits searched for copies.
         exact: images with a pixel-identical copy.
-        exact_other_label: those with such a copy that has another label.
+        exact_other_label: those with such a copy of another label.
         near: images with a near or exact copy.
-        near_distinct: how many different images these are.
-        near_other_label: those of ``near`` with such a copy that has another label.
+        near_distinct: number of different images among these.
+        near_other_label: those of ``near`` with such a copy of another label.
     """
 
     split: str
@@ -57,7 +66,7 @@ class CopyCount:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two images that are copies (cosine 1) or near copies, by their files."""
+    """The files of two images that are exact (cosine 1) or near copies."""
 
     first: str
     second: str
@@ -66,13 +75,13 @@ class Pair:
     same_label: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the pair ready for JSON."""
+        """Return the pair as JSON."""
         return {**asdict(self), "cosine": round(self.cosine, 4)}
 
 
 @dataclass(frozen=True)
 class VoteCount:
-    """What FER+ says of one split."""
+    """FER+ votes on one split."""
 
     images: int
     voted: int
@@ -81,7 +90,7 @@ class VoteCount:
 
     @property
     def agreement(self) -> float:
-        """Return the share (0-1) of the voted images whose label is the vote's."""
+        """Share (0-1) of the voted images whose label has the most votes."""
         return self.agreeing / self.voted if self.voted else 0.0
 
 
@@ -90,18 +99,18 @@ class Audit:
     """The findings of an audit.
 
     Attributes:
-        images: how many there are in all.
-        distinct: how many of them are pixel-wise different.
-        classes: for each split, how many images each emotion has.
+        images: number of images in all splits.
+        distinct: number of pixel-wise different images.
+        classes: number of images by split and emotion.
         copies: one count for each of `COMPARISONS`.
-        near_threshold: the least cosine of a near copy.
-        exact_pairs: each image with the first one it is a copy of, other labels first.
-        near_pairs: near copies that are not exact ones, most alike first; of exact copies, the
-            first stands for all.
+        near_threshold: least cosine of a near copy.
+        exact_pairs: each exact copy with the first of its kind, pairs of different labels first.
+        near_pairs: pairs of near copies, most alike first; the first of several exact copies stands
+            for all.
         blank: files of one grey value, or almost.
-        resized: files of another size than 48x48.
-        skipped: files that could not be used, for each split.
-        votes: FER+ for each split, or None without votes.
+        resized: files that are not 48x48.
+        skipped: files that could not be used, by split.
+        votes: FER+ votes by split, or None without votes.
     """
 
     images: int
@@ -117,7 +126,7 @@ class Audit:
     votes: Mapping[str, VoteCount] | None
 
     def to_dict(self, source: str) -> dict[str, Any]:
-        """Return the findings ready for JSON, with every file that they name."""
+        """Return the findings as JSON, with all files."""
         votes = {
             name: {**asdict(count), "agreement": round(count.agreement, 4)}
             for name, count in (self.votes or {}).items()
@@ -134,13 +143,17 @@ class Audit:
 
 @dataclass(frozen=True)
 class _Images:
-    """All splits' images; ``group`` is the index of each one's first exact copy."""
+    """The images of all splits; ``group`` is the index of each image's first exact copy."""
 
     pixels: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int64]
-    split: npt.NDArray[np.int64]
+    labels: _Indices
+    split: _Indices
     files: tuple[str, ...]
-    group: npt.NDArray[np.int64]
+    group: _Indices
+
+    def pair(self, first: int, second: int, cosine: float, flipped: bool) -> Pair:
+        same_label = bool(self.labels[first] == self.labels[second])
+        return Pair(self.files[first], self.files[second], cosine, flipped, same_label)
 
 
 def audit_splits(
@@ -150,31 +163,31 @@ def audit_splits(
     near_threshold: float = NEAR_THRESHOLD,
     quiet: bool = False,
 ) -> Audit:
-    """Count what is in a data set and what is wrong with it.
+    """Count the images, copies and defects of a data set.
 
     Args:
-        splits: as `mien.data.loading.read_splits` gives them; any may be empty.
-        votes: FER+, to compare the labels with.
-        near_threshold: the least cosine of near copies (0.8 to 1).
-        quiet: draw no progress bar.
+        splits: all splits, see `mien.data.loading.read_splits`; any may be empty.
+        votes: FER+ votes to compare the labels with.
+        near_threshold: least cosine of near copies (0.8 to 1).
+        quiet: show no progress bar.
 
     Raises:
         DataError: if no split has an image, or the votes are of another data set.
         UsageError: if the threshold is out of range.
     """
-    images = _join(splits)
+    images = _join_splits(splits)
     blank = blank_mask(images.pixels)
     # One image stands for all its exact copies; blank ones are not compared.
-    alone = np.flatnonzero((images.group == np.arange(len(images.group))) & ~blank)
-    found = find_near_pairs(images.pixels[alone], threshold=near_threshold, quiet=quiet)
-    near = NearPairs(alone[found.first], alone[found.second], found.cosine, found.flipped)
+    unique = np.flatnonzero((images.group == np.arange(len(images.group))) & ~blank)
+    found = find_near_pairs(images.pixels[unique], threshold=near_threshold, quiet=quiet)
+    near = NearPairs(unique[found.first], unique[found.second], found.cosine, found.flipped)
     return Audit(
         classes={name: splits[name].class_counts() for name in SPLITS},
         images=len(images.files),
         distinct=len(np.unique(images.group)),
         copies=_count_copies(images, near),
         exact_pairs=_exact_pairs(images),
-        near_pairs=_near_pairs(images, near),
+        near_pairs=tuple(images.pair(*row) for row in near.rows()),
         near_threshold=near_threshold,
         blank=tuple(images.files[index] for index in np.flatnonzero(blank)),
         resized=tuple(file for name in SPLITS for file in splits[name].resized),
@@ -183,7 +196,7 @@ def audit_splits(
     )
 
 
-def _join(splits: Mapping[str, Split]) -> _Images:
+def _join_splits(splits: Mapping[str, Split]) -> _Images:
     parts = [splits[name] for name in SPLITS]
     if not any(len(part) for part in parts):
         skipped = [file for part in parts for file in part.skipped]
@@ -204,56 +217,43 @@ def _count_copies(images: _Images, near: NearPairs) -> tuple[CopyCount, ...]:
     # presence[g, s, l]: how many images with split s and label l are in the group that starts at g.
     presence = np.zeros((total, len(SPLITS), len(EMOTIONS)), np.int32)
     np.add.at(presence, (images.group, images.split, images.labels), 1)
-    around = np.zeros_like(presence)
-    np.add.at(around, near.first, presence[near.second])
-    np.add.at(around, near.second, presence[near.first])
+    near_presence = np.zeros_like(presence)
+    np.add.at(near_presence, near.first, presence[near.second])
+    np.add.at(near_presence, near.second, presence[near.first])
     counts = []
     for name, within in COMPARISONS:
-        mine = np.flatnonzero(images.split == SPLITS.index(name))
-        group, label = images.group[mine], images.labels[mine]
+        own = np.flatnonzero(images.split == SPLITS.index(name))
+        group, label = images.group[own], images.labels[own]
         places = [SPLITS.index(other) for other in within]
         exact = presence[group][:, places].sum(axis=1)
         if name in within:
-            exact[np.arange(len(mine)), label] -= 1  # an image is no copy of itself
-        alike = exact + around[group][:, places].sum(axis=1)
-        has_near = alike.any(axis=1)
+            exact[np.arange(len(own)), label] -= 1  # an image is no copy of itself
+        copies = exact + near_presence[group][:, places].sum(axis=1)
+        has_copy = copies.any(axis=1)
         counts.append(
             CopyCount(
                 name,
                 within,
                 exact=int(exact.any(axis=1).sum()),
-                exact_other_label=_with_other_label(exact, label),
-                near=int(has_near.sum()),
-                near_distinct=len(np.unique(group[has_near])),
-                near_other_label=_with_other_label(alike, label),
+                exact_other_label=_count_other_label(exact, label),
+                near=int(has_copy.sum()),
+                near_distinct=len(np.unique(group[has_copy])),
+                near_other_label=_count_other_label(copies, label),
             )
         )
     return tuple(counts)
 
 
-def _with_other_label(counts: npt.NDArray[np.int32], label: npt.NDArray[np.int64]) -> int:
-    """Count the rows (N, 7) with something outside the column that ``label`` (N,) names."""
-    own = counts[np.arange(len(label)), label]
-    return int((counts.sum(axis=1) > own).sum())
+def _count_other_label(counts: npt.NDArray[np.int32], label: _Indices) -> int:
+    """Count the rows (N, 7) with copies outside the column of their own label (N,)."""
+    same_label = counts[np.arange(len(label)), label]
+    return int((counts.sum(axis=1) > same_label).sum())
 
 
 def _exact_pairs(images: _Images) -> tuple[Pair, ...]:
-    later = np.flatnonzero(images.group != np.arange(len(images.group)))
-    pairs = [_pair(images, int(images.group[index]), int(index), 1.0, False) for index in later]
+    later = np.flatnonzero(images.group != np.arange(len(images.group))).tolist()
+    pairs = [images.pair(int(images.group[index]), index, 1.0, False) for index in later]
     return tuple(sorted(pairs, key=lambda pair: pair.same_label))
-
-
-def _near_pairs(images: _Images, near: NearPairs) -> tuple[Pair, ...]:
-    columns = (near.first, near.second, near.cosine, near.flipped)
-    return tuple(
-        _pair(images, int(one), int(other), float(cosine), bool(flipped))
-        for one, other, cosine, flipped in zip(*columns, strict=True)
-    )
-
-
-def _pair(images: _Images, one: int, other: int, cosine: float, flipped: bool) -> Pair:
-    same = bool(images.labels[one] == images.labels[other])
-    return Pair(images.files[one], images.files[other], cosine, flipped, same)
 
 
 def _count_votes(splits: Mapping[str, Split], votes: Votes) -> dict[str, VoteCount]:
@@ -263,7 +263,145 @@ def _count_votes(splits: Mapping[str, Split], votes: Votes) -> dict[str, VoteCou
         counts[name] = VoteCount(
             images=len(aligned),
             voted=int(aligned.any(axis=1).sum()),
-            agreeing=int(agrees(aligned, splits[name].labels).sum()),
-            not_a_face=int(unusable(aligned).sum()),
+            agreeing=int(agreement_mask(aligned, splits[name].labels).sum()),
+            not_a_face=int(unusable_mask(aligned).sum()),
         )
     return counts
+
+
+# ---------------------------------------------------------------- copies
+@dataclass(frozen=True)
+class NearPairs:
+    """Pairs of near copies.
+
+    Attributes:
+        first: int64 (P,), index of one image.
+        second: int64 (P,), index of the other, always greater than ``first``.
+        cosine: float32 (P,), up to 1.
+        flipped: bool (P,), whether one resembles the other's mirror image.
+    """
+
+    first: _Indices
+    second: _Indices
+    cosine: _Floats
+    flipped: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def rows(self) -> Iterator[tuple[int, int, float, bool]]:
+        """Iterate over the pairs as (first, second, cosine, flipped)."""
+        columns = (self.first, self.second, self.cosine, self.flipped)
+        return zip(*(column.tolist() for column in columns), strict=True)
+
+
+def group_copies(images: npt.NDArray[np.uint8]) -> _Indices:
+    """Return for each image (N, H, W) the index of the first one that is pixel-identical, (N,)."""
+    first: dict[bytes, int] = {}
+    return np.array(
+        [first.setdefault(image.tobytes(), index) for index, image in enumerate(images)], np.int64
+    )
+
+
+def blank_mask(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Mark the images (N, H, W) whose grey values have a standard deviation below 2."""
+    flat = images.reshape(len(images), -1)
+    return np.array([image.std() < 2.0 for image in flat], np.bool_)
+
+
+def find_near_pairs(
+    images: npt.NDArray[np.uint8], *, threshold: float = NEAR_THRESHOLD, quiet: bool = False
+) -> NearPairs:
+    """Find all pairs of images, uint8 (N, 48, 48), that are near copies of each other.
+
+    Two images are near copies if the cosine of their centred 24x24 pixels (means of 2x2) is at
+    least ``threshold`` (0.8 to 1), one of them mirrored or not. Brightness and contrast do not
+    matter. A constant image is a copy of none.
+
+    The search is exhaustive, but most pairs are excluded by a sketch: for unit vectors x and y and
+    an orthogonal projection P, the cosine is at most Px.Py + |x - Px| |y - Py| (Cauchy-Schwarz).
+    With the length of the residual as one more coordinate that bound is a dot product of 49 numbers
+    instead of 576.
+
+    Raises:
+        UsageError: if the threshold is out of range.
+        DataError: if there are millions of such pairs, as between the frames of a video.
+    """
+    if not LOWEST_THRESHOLD <= threshold <= 1:
+        raise UsageError(f"expected a threshold from {LOWEST_THRESHOLD} to 1, got {threshold}")
+    plain, mirrored = _unit_vectors(images), _unit_vectors(images[:, :, ::-1])
+    basis = _principal_basis(plain, mirrored)
+    sketch = _sketch(plain, basis)
+    # Rounding may lower both the bound and the cosine a little.
+    least = np.float32(threshold - 1e-5)
+    candidates = ((plain, sketch, False), (mirrored, _sketch(mirrored, basis), True))
+    blocks: list[NearPairs] = []
+    with Progress("comparing", len(images), unit="img", quiet=quiet) as progress:
+        for top in range(0, len(images), _ROWS):
+            rows = sketch[top : top + _ROWS]
+            for others, others_sketch, flipped in candidates:
+                for left in range(top, len(images), _COLUMNS):
+                    bound = rows @ others_sketch[left : left + _COLUMNS].T
+                    row, column = np.divmod(np.flatnonzero(bound >= least), bound.shape[1])
+                    first, second = row + top, column + left
+                    later = second > first  # each pair once
+                    first, second = first[later], second[later]
+                    cosine = _cosines(plain, others, first, second)
+                    keep = cosine >= least
+                    mirrors = np.full(int(keep.sum()), flipped)
+                    blocks.append(NearPairs(first[keep], second[keep], cosine[keep], mirrors))
+            if sum(map(len, blocks)) > _MOST_PAIRS:
+                raise DataError(
+                    f"more than {_MOST_PAIRS:,} pairs of images are alike: raise --near-threshold"
+                )
+            progress.advance(len(rows))
+    return _merge_pairs(blocks)
+
+
+def _unit_vectors(images: npt.NDArray[np.uint8]) -> _Floats:
+    """Return the pooled, centred images as rows of length 1 (of length 0 if constant)."""
+    blocks = images.reshape(-1, _POOLED, 2, _POOLED, 2)
+    pooled = blocks.mean(axis=(2, 4), dtype=np.float32).reshape(-1, _POOLED * _POOLED)
+    pooled -= pooled.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(pooled, axis=1, keepdims=True)
+    # Constant images have a length of about 1e-4 in float32, not of 0.
+    return np.where(length > 1e-2, pooled / np.maximum(length, 1e-2), 0).astype(np.float32)
+
+
+def _principal_basis(plain: _Floats, mirrored: _Floats) -> _Floats:
+    """Return the 48 leading principal directions of all vectors, (576, 48)."""
+    covariance = plain.T @ plain + mirrored.T @ mirrored
+    _, vectors = np.linalg.eigh(covariance.astype(np.float64))
+    return np.ascontiguousarray(vectors[:, -_SKETCH:], np.float32)
+
+
+def _sketch(vectors: _Floats, basis: _Floats) -> _Floats:
+    """Return the projections with the length of the residual as one more coordinate, (N, 49)."""
+    projected = vectors @ basis
+    residual = (vectors**2).sum(axis=1) - (projected**2).sum(axis=1)
+    return np.column_stack([projected, np.sqrt(np.maximum(residual, 0))]).astype(np.float32)
+
+
+def _cosines(plain: _Floats, others: _Floats, first: _Indices, second: _Indices) -> _Floats:
+    """Return the cosines of the pairs (P,), in chunks to save memory."""
+    cosines = np.empty(len(first), np.float32)
+    for start in range(0, len(first), _COLUMNS):
+        chunk = slice(start, start + _COLUMNS)
+        cosines[chunk] = np.einsum("ij,ij->i", plain[first[chunk]], others[second[chunk]])
+    return cosines
+
+
+def _merge_pairs(blocks: Sequence[NearPairs]) -> NearPairs:
+    """Return all pairs, most alike first; one found mirrored and not keeps the greater cosine."""
+    best: dict[tuple[int, int], tuple[float, bool]] = {}
+    for block in blocks:
+        for first, second, cosine, flipped in block.rows():
+            if cosine > best.get((first, second), (-1.0, False))[0]:
+                best[first, second] = (cosine, flipped)
+    order = sorted(best, key=lambda pair: (-best[pair][0], pair))
+    return NearPairs(
+        np.array([first for first, _ in order], np.int64),
+        np.array([second for _, second in order], np.int64),
+        np.array([min(1.0, best[pair][0]) for pair in order], np.float32),
+        np.array([best[pair][1] for pair in order], np.bool_),
+    )

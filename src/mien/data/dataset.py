@@ -1,4 +1,4 @@
-"""A data set in memory and as one ``.npz`` file; the record of what a model was trained on."""
+"""An in-memory data set split, its ``.npz`` file, and the record of a model's training images."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ SPLITS: tuple[str, ...] = ("train", "val", "test")
 """Training, PublicTest and PrivateTest of the challenge."""
 
 ARRAYS_SUFFIX = ".npz"
-"""Of a data set in one file, as `save_splits` writes it."""
+"""Suffix of the files that `save_splits` writes."""
 
 RECORD = "trained_on.json"
-"""The file of a `TrainedOn`, in a run's folder and in that of the model exported from it."""
+"""Name of the `TrainedOn` file in the folders of a run and of its exported model."""
 
 _RECORD_SCHEMA = "mien-trained-on/1"
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that was left out while reading, and why."""
+    """A file that could not be used, and the reason."""
 
     file: str
     reason: str
@@ -50,8 +50,11 @@ class Split:
         labels: int64 (N,), indices into ``classes``.
         files: N paths relative to the data set's root, as ``train/angry/Training_1.png``.
         skipped: files that could not be used.
-        resized: those of ``files`` that had another size than 48x48.
-        classes: the names of the classes; the seven emotions unless they are one's own.
+        resized: the entries of ``files`` whose images were not 48x48.
+        classes: class names; the seven emotions by default.
+
+    Raises:
+        DataError: if the arrays have another type or do not match in length.
     """
 
     name: str
@@ -72,14 +75,15 @@ class Split:
             raise DataError(f"{len(self.files)} file names for {len(self.labels)} labels")
 
     @classmethod
-    def of(
+    def from_rows(
         cls,
         name: str,
         rows: Sequence[tuple[str, int, npt.NDArray[np.uint8]]],
-        skipped: Sequence[Skipped],
+        skipped: Sequence[Skipped] = (),
+        resized: Sequence[str] = (),
         classes: tuple[str, ...] = EMOTIONS,
     ) -> Split:
-        """Make a split of files, each with its label and image, in this order."""
+        """Build a split from (file, label, image) rows, in this order."""
         images = np.array([image for _, _, image in rows], np.uint8)
         return cls(
             name,
@@ -87,7 +91,8 @@ class Split:
             np.array([label for _, label, _ in rows], np.int64),
             tuple(file for file, _, _ in rows),
             tuple(skipped),
-            classes=classes,
+            tuple(resized),
+            classes,
         )
 
     def __len__(self) -> int:
@@ -99,28 +104,28 @@ class Split:
         return dict(zip(self.classes, counts.tolist(), strict=True))
 
     def take(self, keep: npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> Split:
-        """Return the images that a mask (N,) or an array of indices selects."""
+        """Select images by a boolean mask (N,) or an array of indices."""
         indices = np.flatnonzero(keep) if keep.dtype == np.bool_ else keep
         files = tuple(self.files[index] for index in indices)
-        chosen = set(files)
+        kept = set(files)
         return replace(
             self,
             images=self.images[indices],
             labels=self.labels[indices],
             files=files,
-            resized=tuple(file for file in self.resized if file in chosen),
+            resized=tuple(file for file in self.resized if file in kept),
         )
 
 
 def clean_mask(split: Split, train: Split) -> npt.NDArray[np.bool_]:
-    """Mark the images of ``split`` (N,) that have no pixel-identical copy in ``train``."""
-    seen = {image.tobytes() for image in train.images}
-    return np.array([image.tobytes() not in seen for image in split.images], dtype=np.bool_)
+    """Mark the images (N,) of ``split`` that have no pixel-identical copy in ``train``."""
+    train_images = {image.tobytes() for image in train.images}
+    return np.array([image.tobytes() not in train_images for image in split.images], np.bool_)
 
 
-# ---------------------------------------------------------------- as one file
+# ---------------------------------------------------------------- .npz files
 def save_splits(path: Path, splits: Mapping[str, Split]) -> None:
-    """Write splits into one ``.npz`` file; raises OutputError."""
+    """Write splits to one ``.npz`` file; raises OutputError."""
     arrays: dict[str, npt.NDArray[np.uint8] | npt.NDArray[np.int64]] = {}
     for name, split in splits.items():
         names = {
@@ -139,10 +144,10 @@ def save_splits(path: Path, splits: Mapping[str, Split]) -> None:
 
 
 def load_splits(path: Path, names: Sequence[str] | None = None) -> dict[str, Split]:
-    """Read the named splits of a file that `save_splits` wrote, all unless given.
+    """Read the named splits (default: all) of a file written by `save_splits`.
 
     Raises:
-        DataError: if it is missing, damaged or another kind of file.
+        DataError: if the file is missing, damaged or of another kind.
     """
     try:
         # Opened here because NumPy leaks a file that is not an npz.
@@ -150,17 +155,17 @@ def load_splits(path: Path, names: Sequence[str] | None = None) -> dict[str, Spl
             if names is None:
                 keys = [key for key in arrays.files if key.endswith("_images")]
                 names = [key.removesuffix("_images") for key in keys]
-            return {name: _unpacked(name, arrays) for name in names}
+            return {name: _unpack_split(name, arrays) for name in names}
     except OSError as error:
         raise DataError(f"cannot read {path}: {reason_of(error)}") from error
     # Damage raises many kinds of errors (zip, zlib, npy header, JSON, shapes).
     except Exception as error:
         raise DataError(
-            f"{path} is damaged or no data set of mien ({reason_of(error)}): make it again"
+            f"{path} is damaged or not a data set of mien ({reason_of(error)}): create it again"
         ) from error
 
 
-def _unpacked(name: str, arrays: np.lib.npyio.NpzFile) -> Split:
+def _unpack_split(name: str, arrays: np.lib.npyio.NpzFile) -> Split:
     names = json.loads(arrays[f"{name}_names"].tobytes())
     return Split(
         name,
@@ -173,35 +178,36 @@ def _unpacked(name: str, arrays: np.lib.npyio.NpzFile) -> Split:
     )
 
 
-# ---------------------------------------------------------------- what a model was trained on
+# ---------------------------------------------------------------- training images of a model
 @dataclass(frozen=True)
 class TrainedOn:
-    """SHA-256 in hexadecimal, two of each image: of its 48x48 grey pixels and of its file's bytes.
+    """SHA-256 hashes (hexadecimal) of the images that a model was trained on.
 
-    The first finds copies in other formats, the second a photo whatever face was cut out of it.
+    Each image has two: of its 48x48 grey pixels, which finds copies in other formats, and of its
+    file's bytes, which finds a photo whatever face was cropped from it.
 
     Attributes:
-        train: of the images that the model was trained on.
-        val: of those that its best epoch was chosen on.
+        train: hashes of the training images.
+        val: hashes of the images that the best epoch was chosen on.
     """
 
     train: frozenset[str]
     val: frozenset[str]
 
 
-def hashes(split: Split, folder: Path | None = None) -> list[tuple[str, ...]]:
+def image_hashes(split: Split, folder: Path | None = None) -> list[tuple[str, ...]]:
     """Return the hashes of each image of a split, see `TrainedOn`.
 
-    Files that cannot be read in ``folder``, or all without it, have only the hash of their pixels.
+    Without ``folder``, and for files that cannot be read in it, only the pixels are hashed.
     """
-    found: list[tuple[str, ...]] = []
+    hashes: list[tuple[str, ...]] = []
     for image, file in zip(split.images, split.files, strict=True):
         pixels = hashlib.sha256(image.tobytes()).hexdigest()
         try:
-            found.append((pixels,) if folder is None else (pixels, sha256_of(folder / file)))
+            hashes.append((pixels,) if folder is None else (pixels, sha256_of(folder / file)))
         except (OSError, ValueError):
-            found.append((pixels,))
-    return found
+            hashes.append((pixels,))
+    return hashes
 
 
 def write_record(
@@ -211,23 +217,28 @@ def write_record(
     *,
     before: TrainedOn | None = None,
 ) -> None:
-    """Write the hashes of "train" and "val", added to those of the model that was started from.
+    """Write the hashes of the splits "train" and "val"; raises OutputError.
 
-    Raises:
-        OutputError: if it cannot be written.
+    Args:
+        path: the file to write.
+        splits: at least "train" and "val".
+        folder: where the splits' files are, see `image_hashes`.
+        before: the record of the model that training started from, whose hashes are included.
     """
     content: dict[str, object] = {"schema": _RECORD_SCHEMA}
     for name in ("train", "val"):
-        known: set[str] = set() if before is None else set(getattr(before, name))
-        content[name] = sorted(known.union(*hashes(splits[name], folder)))
+        earlier: frozenset[str] = frozenset() if before is None else getattr(before, name)
+        content[name] = sorted(earlier.union(*image_hashes(splits[name], folder)))
     write_atomically(path, (json.dumps(content, indent=0) + "\n").encode())
 
 
 def find_record(*folders: str | Path | None) -> TrainedOn | None:
-    """Return the record in the first of the folders that has one; a bundled model's name has none.
+    """Return the record in the first of the folders that has one, or None.
+
+    Bundled models, which are given by name (a string), have no record.
 
     Raises:
-        DataError: if it cannot be read or is damaged.
+        DataError: if the record cannot be read or is damaged.
     """
     paths = [folder / RECORD for folder in folders if isinstance(folder, Path)]
     path = next((path for path in paths if path.is_file()), None)
@@ -240,16 +251,19 @@ def find_record(*folders: str | Path | None) -> TrainedOn | None:
         return TrainedOn(*(frozenset(map(str, content[name])) for name in ("train", "val")))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
-            f"{path} does not tell which images the model was trained on ({error}): "
-            "restore it, or delete it to do without"
+            f"{path} is not a readable record of a model's training images ({error}): "
+            "restore it, or delete it to continue without"
         ) from error
 
 
 def seen_masks(
     split: Split, record: TrainedOn, folder: Path | None = None
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Mark the images (N,) of a split that a model was trained on, and that it was chosen on."""
-    each = hashes(split, folder)
-    trained = np.array([not record.train.isdisjoint(one) for one in each], np.bool_)
-    chosen = np.array([not record.val.isdisjoint(one) for one in each], np.bool_)
-    return trained, chosen & ~trained
+    """Mark the images (N,) of a split that a model was trained on, and validated on.
+
+    An image in both is only marked as trained on. ``folder`` is as in `image_hashes`.
+    """
+    hashes = image_hashes(split, folder)
+    trained = np.array([not record.train.isdisjoint(own) for own in hashes], np.bool_)
+    validated = np.array([not record.val.isdisjoint(own) for own in hashes], np.bool_)
+    return trained, validated & ~trained

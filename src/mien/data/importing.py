@@ -1,4 +1,4 @@
-"""Downloading FER-2013, and laying it out as ``train|val|test/CLASS/IMAGE``, all or nothing."""
+"""Download FER-2013, and import it into ``train|val|test/CLASS/IMAGE``, all or nothing."""
 
 from __future__ import annotations
 
@@ -18,9 +18,15 @@ from mien.core.errors import DataError, MissingExtra, OutputError, UsageError, r
 from mien.core.files import claim_folder, expanded, release_folder
 from mien.core.process import stderr
 from mien.core.progress import Progress
-from mien.data.csv_file import holds_csv, read_csv
 from mien.data.dataset import SPLITS, Skipped
-from mien.data.loading import decode_image, first_skipped, open_listed
+from mien.data.loading import (
+    decode_entries,
+    decode_image,
+    first_skipped,
+    holds_csv,
+    open_listed,
+    read_csv,
+)
 from mien.data.sources import LAYOUT_HINT, VAL_FRACTION, split_of
 
 KAGGLE_DATASET = "msambare/fer2013"
@@ -29,12 +35,12 @@ BY_HAND = (
     f"by hand: download archive.zip from https://www.kaggle.com/datasets/{KAGGLE_DATASET}, "
     "then run `mien data import archive.zip`"
 )
-"""The remedy where the download fails."""
+"""How to get the data if the download fails."""
 
-_BAD_NAME = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
+_NAME_ERRORS = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
 _STAGING = ".importing-"
 _CLAIM = ".importing"
-"""The folder whose lock an import holds; without it, staged files are left over."""
+"""Lock folder of a running import; staged files without a lock are left over from a killed one."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +48,11 @@ class ImportSummary:
     """The outcome of an import.
 
     Attributes:
-        output: the folder that the data set was laid out in.
-        classes: for each split, how many images each emotion has there.
+        output: the folder that the data set was written to.
+        classes: number of images by split and emotion.
         skipped: files that could not be used, and why.
-        resized: images of another size than 48x48: copied as they are, resized when read.
-        val_from: where val comes from: "folder", "names", "random", "usage" (of the CSV) or "none".
+        resized: images that are not 48x48: copied unchanged, resized when they are loaded.
+        val_from: origin of val: "folder", "names", "random", "usage" (of the CSV) or "none".
     """
 
     output: Path
@@ -57,10 +63,11 @@ class ImportSummary:
 
     @property
     def images(self) -> int:
-        """Return how many images were laid out."""
+        """Number of imported images."""
         return sum(sum(counts.values()) for counts in self.classes.values())
 
 
+# ---------------------------------------------------------------- importing
 def import_dataset(
     source: Path | str,
     output: Path | str,
@@ -70,42 +77,37 @@ def import_dataset(
     force: bool = False,
     quiet: bool = False,
 ) -> ImportSummary:
-    """Lay a data set out in ``output/{train,val,test}/<class>/``.
+    """Import a data set into ``output/{train,val,test}/<class>/``.
 
-    Images are copied byte for byte under their own names (the CSV's are written as PNG); those that
-    cannot be decoded are skipped and named. All is written to a hidden folder and moved into place
-    at the end, train last, so that what an interruption leaves is never taken for a whole data set;
-    if an import is killed while it moves, the next one finishes that first. Two at once into one
-    folder are refused. Other files in ``output`` are left alone.
+    Images are copied byte for byte and keep their names; those of the CSV are written as PNG.
+    Undecodable ones are skipped and listed. Everything is written to a hidden folder first and
+    moved into place at the end, train last, so an interrupted import never looks like a complete
+    data set. If an import is killed while it moves, the next one finishes it. Simultaneous imports
+    into one folder are refused. Other files in ``output`` are left alone.
 
     Args:
-        source: a folder, zip or CSV, packed or not, see `mien.data.loading.load_dataset`.
-        output: the folder to lay it out in; made where it is missing.
-        seed: of the random val split, made only where neither folders nor names tell.
-        val_fraction: share of each class of train (0-0.5) that it takes.
-        force: replace the ``train``, ``val`` and ``test`` that are there.
-        quiet: draw no progress bar.
+        source: a folder, zip or CSV, see `mien.data.loading.load_dataset`.
+        output: the folder to write to; created if missing.
+        seed: seed of the random val split, for sources without val.
+        val_fraction: share of each class of train (0-0.5) that the random val takes.
+        force: replace existing ``train``, ``val`` and ``test`` folders.
+        quiet: show no progress bar.
 
     Raises:
-        DataError: if the source is no data set, or train would lack a class.
-        UsageError: if ``output`` holds a data set already, is what is read or lies in it, or
-            another import into it is running.
+        DataError: if the source is not a data set, or train would lack a class.
+        UsageError: if ``output`` holds a data set already, is or lies in the source, or is being
+            imported into by another process.
         OutputError: if it cannot be written.
     """
     source, output = expanded(source), expanded(output)
     if not 0 <= val_fraction <= 0.5:
         raise UsageError(f"expected a val fraction from 0 to 0.5, got {val_fraction}")
-    in_csv = holds_csv(source)
+    is_csv = holds_csv(source)
     check_output(output, force=force)
-    if output.exists() and (output.samefile(source) or _would_replace_source(source, output)):
-        raise UsageError(f"{source} would be imported into itself: choose another --output")
-    if _lies_in_source(source, output):
-        raise UsageError(
-            f"{output} is in a split of {source}, which is read: choose another --output"
-        )
+    _check_overlap(source, output)
     with _locked(output), _staged(output) as staging:
-        _check_free(output, force=force)  # again, for one that has ended meanwhile
-        if in_csv:
+        _check_free(output, force=force)  # again, because another import may just have ended
+        if is_csv:
             summary = _stage_csv(source, staging, output, quiet)
         else:
             summary = _stage_files(source, staging, output, seed, val_fraction, quiet)
@@ -114,34 +116,36 @@ def import_dataset(
     return summary
 
 
-def _would_replace_source(source: Path, output: Path) -> bool:
-    """Return whether any folder read lies in one that is replaced, links resolved."""
-    read = [source.resolve(), *((source / name).resolve() for name in SPLITS)]
+def _check_overlap(source: Path, output: Path) -> None:
+    """Raise UsageError if the import would replace what it reads, or write into it."""
+    inputs = [source.resolve(), *((source / name).resolve() for name in SPLITS)]
     replaced = [(output / name).resolve() for name in SPLITS]
-    return any(one.exists() and one.is_relative_to(part) for one in read for part in replaced)
-
-
-def _lies_in_source(source: Path, output: Path) -> bool:
-    """Return whether the output lies in a split of the source, where it would become a class."""
+    replaces_input = any(
+        path.exists() and path.is_relative_to(folder) for path in inputs for folder in replaced
+    )
+    if output.exists() and (output.samefile(source) or replaces_input):
+        raise UsageError(f"{source} would be imported into itself: choose another --output")
     if not source.is_dir():
-        return False
+        return
     place, top = output.resolve(), source.resolve()
-    if place.is_relative_to(top) and any(map(split_of, place.relative_to(top).parts)):
-        return True
-    splits = (folder.resolve() for folder in source.iterdir() if split_of(folder.name))
-    return any(place.is_relative_to(split) for split in splits)
+    is_in_split = place.is_relative_to(top) and any(map(split_of, place.relative_to(top).parts))
+    linked = (folder.resolve() for folder in source.iterdir() if split_of(folder.name))
+    if is_in_split or any(place.is_relative_to(split) for split in linked):
+        raise UsageError(
+            f"{output} is in a split of {source}, which is read: choose another --output"
+        )
 
 
 def check_output(output: Path, *, force: bool) -> None:
-    """Finish what a killed import had begun in ``output``, and check that another may begin.
+    """Finish an import into ``output`` that was killed, and check that a new one may begin.
 
     Raises:
-        UsageError: if it is a file, or holds a data set that may not be replaced, or another import
-            into it is running.
-        OutputError: if what a killed import left cannot be moved.
+        UsageError: if it is a file, holds a data set that may not be replaced, or is being imported
+            into by another process.
+        OutputError: if the files of a killed import cannot be moved.
     """
     if output.exists() and not output.is_dir():
-        raise UsageError(f"{output} is a file: expected a folder to lay the data set out in")
+        raise UsageError(f"{output} is a file: expected a folder for the data set")
     if any(output.glob(f"{_CLAIM}*")):
         with _locked(output):
             pass
@@ -150,16 +154,16 @@ def check_output(output: Path, *, force: bool) -> None:
 
 @contextlib.contextmanager
 def _locked(output: Path) -> Iterator[None]:
-    """Lock ``output`` against other imports, and finish what a killed one had begun."""
-    made = not output.exists()
+    """Lock ``output`` against other imports, after finishing a killed one."""
+    created = not output.exists()
     lock = claim_folder(output / _CLAIM)
     try:
         _recover(output)
         yield
     finally:
         release_folder(output / _CLAIM, lock)
-        if made:
-            with contextlib.suppress(OSError):  # which it is where something came into it
+        if created:
+            with contextlib.suppress(OSError):  # it is not empty
                 output.rmdir()
 
 
@@ -170,13 +174,13 @@ def _check_free(output: Path, *, force: bool) -> None:
         folder = output / name
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise UsageError(
-                f"{folder} is there already: choose another --output, or --force to replace it"
+                f"{folder} already exists: choose another --output, or --force to replace it"
             )
 
 
 @contextlib.contextmanager
 def _staged(output: Path) -> Iterator[Path]:
-    """Give a hidden folder inside ``output``, on its file system; it is removed at the end."""
+    """Yield a hidden folder inside ``output``, on its file system; it is removed at the end."""
     staging = output / f"{_STAGING}{uuid.uuid4().hex}"
     done = False
     try:
@@ -188,7 +192,7 @@ def _staged(output: Path) -> Iterator[Path]:
     except OSError as error:
         raise _cannot_write(output, error) from error
     finally:
-        # If not even the old splits can be moved back, they stay there for the next import.
+        # If the old splits could not be moved back, they stay there for the next import.
         if done or not (staging / "old").exists():
             shutil.rmtree(staging, ignore_errors=True)
 
@@ -198,26 +202,26 @@ def _stage_files(
 ) -> ImportSummary:
     classes = {name: dict.fromkeys(EMOTIONS, 0) for name in SPLITS}
     resized: list[str] = []
-    with open_listed(source, seed=seed, val_fraction=val_fraction) as (opened, listing):
+    with (
+        open_listed(source, seed=seed, val_fraction=val_fraction) as (opened, listing),
+        Progress("importing", len(listing.entries), unit="img", quiet=quiet) as progress,
+    ):
         skipped = [file for name in SPLITS for file in listing.skipped[name]]
-        with Progress("importing", len(listing.entries), unit="img", quiet=quiet) as progress:
-            for entry in listing.entries:
-                progress.advance()
-                try:
-                    content = opened.read(entry.member)
-                    _, other_size = decode_image(content)
-                    (staging / "new" / entry.file).write_bytes(content)
-                except DataError as error:
-                    skipped.append(Skipped(entry.member, str(error)))
-                    continue
-                except OSError as error:
-                    if error.errno not in _BAD_NAME:
-                        raise
-                    skipped.append(Skipped(entry.member, "has a name that no file here can have"))
-                    continue
-                classes[entry.split][EMOTIONS[entry.label]] += 1
-                if other_size is not None:
-                    resized.append(entry.file)
+        decoded = decode_entries(opened, listing.entries, decode_image, progress)
+        for entry, content, result in decoded:
+            if isinstance(result, Skipped):
+                skipped.append(result)
+                continue
+            try:
+                (staging / "new" / entry.file).write_bytes(content)
+            except OSError as error:
+                if error.errno not in _NAME_ERRORS:
+                    raise
+                skipped.append(Skipped(entry.member, "has a name that this system cannot write"))
+                continue
+            classes[entry.split][EMOTIONS[entry.label]] += 1
+            if result[1] is not None:
+                resized.append(entry.file)
     return ImportSummary(output, classes, tuple(skipped), tuple(resized), listing.val_from)
 
 
@@ -247,10 +251,10 @@ def _check_classes(source: Path, summary: ImportSummary) -> None:
 
 
 def _swap(staging: Path, output: Path) -> None:
-    """Move the old splits out and the new ones in, all or, where that fails, none.
+    """Move the old splits out and the new ones in; undo that if it fails.
 
-    The folder ``old`` marks that the new splits are complete and the swap has begun: whoever finds
-    it can finish it. Without train, nothing takes ``output`` for a data set.
+    The folder ``old`` marks that the new splits are complete and the swap has begun, so that
+    `_recover` can finish it. Without train, ``output`` is not taken for a data set.
     """
     new, old = staging / "new", staging / "old"
     old.mkdir(exist_ok=True)
@@ -278,7 +282,7 @@ def _swap_back(staging: Path, output: Path) -> None:
 
 
 def _recover(output: Path) -> None:
-    """Remove what killed imports left in ``output``, after finishing a swap that had begun."""
+    """Finish the swap of a killed import if it had begun, and remove leftover files."""
     try:
         for stale in output.glob(f"{_STAGING}*"):
             if (stale / "old").is_dir():
@@ -297,25 +301,27 @@ def download_dataset() -> Path:
     """Download FER-2013 with kagglehub, into its own cache, and return the folder.
 
     Raises:
-        MissingExtra: without kagglehub.
-        DataError: if it cannot be had: no network, no credential, or kagglehub says otherwise.
+        MissingExtra: if kagglehub is not installed.
+        DataError: if the download fails, as without a network or a credential.
     """
     try:
-        # kagglehub may print; stdout is for data alone.
+        # kagglehub may print, but stdout is reserved for results.
         with contextlib.redirect_stdout(stderr()):
             import kagglehub
 
             return Path(kagglehub.dataset_download(KAGGLE_DATASET))
     except ImportError as error:
         raise MissingExtra("train", f"downloading FER-2013 ({BY_HAND})") from error
-    # kagglehub raises errors of requests, its own client and the file system, and when it is
-    # imported without a home folder.
+    # kagglehub raises errors of requests, its own client and the file system, and fails to import
+    # without a home folder.
     except Exception as error:
-        raise DataError(f"cannot download FER-2013 ({_reason(error)}); {BY_HAND}") from error
+        raise DataError(
+            f"cannot download FER-2013 ({_download_error(error)}); {BY_HAND}"
+        ) from error
 
 
-def _reason(error: Exception) -> str:
-    """Return why in a few words: the libraries' own messages run over many lines."""
+def _download_error(error: Exception) -> str:
+    """Summarize an error in a few words: the libraries' messages have many lines."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     kind = type(error).__name__
     if status in (401, 403) or "Unauthenticated" in kind or "Credential" in kind:
@@ -324,5 +330,5 @@ def _reason(error: Exception) -> str:
         return f"Kaggle answered {status}"
     if any(word in kind for word in ("Connection", "Timeout", "Proxy", "SSL")):
         return "no connection to Kaggle"
-    words = " ".join(str(error).split())
-    return f"{kind}: {words[:160]}" if words else kind
+    message = " ".join(str(error).split())
+    return f"{kind}: {message[:160]}" if message else kind

@@ -1,10 +1,10 @@
-"""What a copy of FER-2013 is (a folder, a zip, a CSV), and which of its files are its images.
+"""Where FER-2013 comes from (folder, zip, CSV), and the layout of its image files.
 
-Three layouts of image files are understood, below any one common top folder (``SPLIT/CLASS/FILE``):
+Image files are expected as ``SPLIT/CLASS/FILE`` below any one common top folder. ``val`` is
 
-- ``train|val|test``: as the folders say;
-- Kaggle's: no ``val``, and the ``PublicTest_*`` files of ``test`` are ``val``;
-- no ``val`` and names that do not tell: a seeded, stratified part of ``train`` becomes ``val``.
+- the folder of that name;
+- without one, the ``PublicTest_*`` files of ``test``, as in Kaggle's copy;
+- without these, a seeded, stratified part of ``train``.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ LAYOUT_HINT = (
     "(emotion,pixels,Usage), packed or not"
 )
 MAX_FILE_BYTES = 64 * 2**20
-"""A larger file is no face of a data set; it is skipped rather than unpacked into memory."""
+"""Largest image file that is read into memory."""
 
 CSV_SUFFIXES = frozenset({".bz2", ".csv", ".gz", ".tar", ".tbz2", ".tgz", ".txz", ".xz", ".zip"})
 """Suffixes of the files in a folder or a zip that may hold the challenge's CSV, packed or not."""
 
 VAL_FRACTION = 0.125
-"""Share of train that becomes val where names do not tell: FER-2013's own 3,589 of 28,709."""
+"""Share of train that becomes a random val: FER-2013's own 3,589 of 28,709."""
 
 HEAD_BYTES = 512
-"""Leading bytes that `packing_of` needs."""
+"""Number of leading bytes that `packing_of` inspects."""
 
 _MAGIC = {"gzip": b"\x1f\x8b", "bzip2": b"BZh", "xz": b"\xfd7zXZ\0", "zip": b"PK\x03\x04"}
 _SPLIT_FOLDERS = {
@@ -53,32 +53,31 @@ _SPLIT_FOLDERS = {
     "testing": "test",
     "privatetest": "test",
 }
-_PUBLIC_PREFIX = "publictest"
 
 
 # ---------------------------------------------------------------- folders and zips
 class Source(Protocol):
-    """Where a data set's files come from.
+    """A folder or zip with the files of a data set.
 
     Attributes:
-        members: the relative paths of all files that may be read, with forward slashes.
-        refused: the files that are not to be touched, and why.
+        members: relative paths of all readable files, with forward slashes.
+        refused: entries that are not read, and why.
     """
 
     members: list[str]
     refused: list[Skipped]
 
     def read(self, member: str) -> bytes:
-        """Return a file's bytes; raises DataError (with the reason only) if that fails."""
+        """Return a file's bytes; raises DataError with the reason only ("is damaged ...")."""
         ...
 
 
 class FolderSource:
-    """A folder on disk, hidden files aside; links are followed, since they are the user's own.
+    """A folder on disk without its hidden files; links are followed.
 
     Attributes:
         members, refused: see `Source`.
-        folders: the relative paths of all folders below.
+        folders: relative paths of all subfolders.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -90,35 +89,36 @@ class FolderSource:
         self.members = list(self._stats)
 
     def _scan(self) -> None:
-        """Walk the folders, entering none from below itself, nor twice within a class.
+        """Walk the folder tree.
 
-        So loops of links end. The class is the first two folders of a path.
+        Links to a parent folder, or to a folder already visited in the same class (the first two
+        parts of a path), are not entered, so the walk ends.
         """
-        entered: set[tuple[object, ...]] = set()
+        visited: set[tuple[object, ...]] = set()
         stack: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
         while stack:
-            name, above = stack.pop()
+            name, parents = stack.pop()
             try:
                 status = (self.folder / name).stat()
                 items = sorted(os.scandir(self.folder / name), key=lambda item: item.name)
             except OSError as error:
                 self._refuse(name, _unreadable(error))
                 continue
-            here = (status.st_dev, status.st_ino)
-            place = (*PurePosixPath(name).parts[:2], here)
-            if here in above or place in entered:
-                what = "above it" if here in above else "that is there already"
-                self._refuse(name, f"is a link to a folder {what}")
+            identity = (status.st_dev, status.st_ino)
+            key = (*PurePosixPath(name).parts[:2], identity)
+            if identity in parents or key in visited:
+                target = "one of its parents" if identity in parents else "read already"
+                self._refuse(name, f"is a link to a folder that is {target}")
                 continue
-            entered.add(place)
+            visited.add(key)
             if name:
                 self.folders.append(name)
             prefix = f"{name}/" if name else ""
-            below = [prefix + item.name for item in items if self._is_folder(prefix, item)]
-            stack += [(each, above | {here}) for each in reversed(below)]
+            subfolders = [prefix + item.name for item in items if self._is_folder(prefix, item)]
+            stack += [(subfolder, parents | {identity}) for subfolder in reversed(subfolders)]
 
     def _is_folder(self, prefix: str, item: os.DirEntry[str]) -> bool:
-        """Return whether this is a folder to enter; record a file, or why it is refused."""
+        """Return True for a folder to enter; record files, and why other items are refused."""
         if item.name.startswith("."):
             return False
         try:
@@ -136,7 +136,7 @@ class FolderSource:
         self.refused.append(Skipped(name or ".", reason))
 
     def digest(self) -> str:
-        """Return a hash of all files' names, sizes and times."""
+        """Return a hash of all files' names, sizes and modification times."""
         state = hashlib.sha256()
         for name, (size, time) in sorted(self._stats.items()):
             state.update(f"{name}\0{size}\0{time}\n".encode("utf-8", "surrogateescape"))
@@ -153,14 +153,14 @@ class FolderSource:
 
 
 class ZipSource:
-    """A zip; entries that point outside it, links and encrypted entries are refused."""
+    """A zip; entries with unsafe paths, links and encrypted entries are refused."""
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
         self._archive = archive
         self._infos: dict[str, zipfile.ZipInfo] = {}
         self.refused: list[Skipped] = []
         for info in archive.infolist():
-            reason = _refusal(info)
+            reason = _refusal_reason(info)
             if reason is None and info.filename in self._infos:
                 reason = "is in the zip twice"
             if reason is not None:
@@ -183,9 +183,9 @@ class ZipSource:
             raise DataError("is damaged inside the zip") from error
 
 
-def _refusal(info: zipfile.ZipInfo) -> str | None:
-    """Return why a zip entry is not to be read, or None."""
-    # orig_filename still has what the zip said: ZipInfo cuts at a NUL and turns "\" on Windows.
+def _refusal_reason(info: zipfile.ZipInfo) -> str | None:
+    """Return why a zip entry must not be read, or None."""
+    # The name as stored: `filename` is cut at a NUL, and has "\" replaced on Windows.
     name = info.orig_filename
     if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or name.startswith("\\"):
         return "has an absolute path"
@@ -204,10 +204,10 @@ def _refusal(info: zipfile.ZipInfo) -> str | None:
 
 
 def source_kind(path: Path) -> str:
-    """Return "folder", "csv" (packed or not, see `mien.data.csv_file`) or "zip".
+    """Return "folder", "zip", or "csv" for the challenge's CSV, packed or not.
 
     Raises:
-        DataError: if the path does not exist or is none of them.
+        DataError: if the path does not exist or is none of these.
     """
     try:
         mode = path.stat().st_mode
@@ -231,11 +231,11 @@ def source_kind(path: Path) -> str:
         return "csv"
     if suffix == ".zip":
         raise DataError(f"{path} is damaged or not a zip: download it again")
-    raise DataError(f"{path} is no data set: {LAYOUT_HINT}")
+    raise DataError(f"{path} is not a data set: {LAYOUT_HINT}")
 
 
 def packing_of(head: bytes) -> str | None:
-    """Return "gzip", "bzip2", "xz", "zip" or "tar" by how a file begins, else None."""
+    """Return "gzip", "bzip2", "xz", "zip" or "tar" by a file's leading bytes, else None."""
     if head[257:262] == b"ustar":
         return "tar"
     return next((name for name, magic in _MAGIC.items() if head.startswith(magic)), None)
@@ -257,7 +257,7 @@ def open_source(path: Path) -> Iterator[Source]:
         return
     try:
         archive = zipfile.ZipFile(path)
-    # BadZipFile, and for a directory of nonsense NotImplementedError, UnicodeDecodeError, ...
+    # BadZipFile, and for a damaged directory NotImplementedError, UnicodeDecodeError, ...
     except Exception as error:
         raise DataError(
             f"{path} cannot be opened as a zip ({reason_of(error)}): download it again"
@@ -267,22 +267,22 @@ def open_source(path: Path) -> Iterator[Source]:
 
 
 def source_state(path: Path) -> str:
-    """Return a fingerprint of a source: size and time of its file, or of all its files."""
+    """Return a fingerprint of the size and modification time of a file, or of all in a folder."""
     if source_kind(path) == "folder":
         return FolderSource(path).digest()
     status = path.stat()
     return f"{status.st_size}-{status.st_mtime_ns}"
 
 
-# ---------------------------------------------------------------- listing
+# ---------------------------------------------------------------- splits and classes
 @dataclass(frozen=True)
 class Entry:
-    """One image of a data set, not yet read.
+    """An image file of a data set.
 
     Attributes:
-        split: "train", "val" or "test".
-        label: index into `EMOTIONS`.
-        file: its name in mien's layout, ``val/angry/PublicTest_1.jpg``.
+        split: "train", "val" or "test"; "all" for a class folder without splits.
+        label: class index.
+        file: its name in the loaded data set, ``val/angry/PublicTest_1.jpg``.
         member: its name in the source, ``top/test/Angry/PublicTest_1.jpg``.
     """
 
@@ -294,13 +294,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a source holds, by the names of its files alone.
+    """The image files of a source, found by name.
 
     Attributes:
         entries: the images, sorted by split (train, val, test) and file.
-        skipped: for each split the files left out; a file whose split is unknown is with train.
-        val_from: where val comes from: "folder", "names", "random", or "none".
-        merged: for each class of a split whose images are in folders of several names, a line.
+        skipped: the files left out of each split; those of an unknown split are under train.
+        val_from: origin of val: "folder", "names", "random", or "none".
+        merged: a note for each class of a split that several folders were merged into.
     """
 
     entries: tuple[Entry, ...]
@@ -317,56 +317,56 @@ def list_entries(
     Args:
         members: relative paths with forward slashes; hidden files, ``__MACOSX`` and files other
             than images outside ``SPLIT/CLASS/`` are ignored.
-        seed: of the random val split, where one is needed.
-        val_fraction: share of each class of train that it takes; 0 makes none.
+        seed: seed of the random val split, where one is needed.
+        val_fraction: share of each class of train that the random val takes; 0 disables it.
     """
     paths = [PurePosixPath(name) for name in sorted(members) if not is_leftover(name)]
     root = _find_root(paths)
     skipped: dict[str, list[Skipped]] = {split: [] for split in SPLITS}
     entries: dict[str, Entry] = {}
     for path in paths:
-        placed = _place(path, root)
-        if isinstance(placed, Entry) and placed.file in entries:
-            other = entries[placed.file].member
-            placed = placed.split, f"has the same split, class and name as {other}"
-        if isinstance(placed, Entry):
-            entries[placed.file] = placed
-        elif placed is not None:
-            split, reason = placed
+        entry = _classify(path, root)
+        if isinstance(entry, Entry) and entry.file in entries:
+            other = entries[entry.file].member
+            entry = entry.split, f"has the same split, class and name as {other}"
+        if isinstance(entry, Entry):
+            entries[entry.file] = entry
+        elif entry is not None:
+            split, reason = entry
             skipped[split].append(Skipped(str(path), reason))
-    merged = _merged(entries.values())
-    settled, val_from = _assign_val(list(entries.values()), seed, val_fraction)
-    ordered = sorted(settled, key=lambda entry: (SPLITS.index(entry.split), entry.file))
+    merged = _merge_notes(entries.values())
+    assigned, val_from = _assign_val(list(entries.values()), seed, val_fraction)
+    ordered = sorted(assigned, key=lambda entry: (SPLITS.index(entry.split), entry.file))
     return Listing(
         tuple(ordered), {split: tuple(files) for split, files in skipped.items()}, val_from, merged
     )
 
 
 def choose_validation(files: Sequence[str], *, seed: int, fraction: float) -> frozenset[str]:
-    """Choose ``round(fraction * len(files))`` of the files by a hash of each name and the seed.
+    """Choose ``round(fraction * len(files))`` of the files by a hash of seed and name.
 
-    So neither the order of the files nor the version of a random number generator matters.
+    The choice does not depend on the files' order or the version of a random number generator.
     """
 
-    def draw(file: str) -> bytes:
+    def rank(file: str) -> bytes:
         return hashlib.sha256(f"{seed}/{file}".encode("utf-8", "surrogateescape")).digest()
 
-    return frozenset(sorted(files, key=draw)[: round(fraction * len(files))])
+    return frozenset(sorted(files, key=rank)[: round(fraction * len(files))])
 
 
 def is_leftover(name: str) -> bool:
-    """Return whether a file is hidden or in ``__MACOSX``."""
+    """Return True for hidden files and those in ``__MACOSX``."""
     parts = PurePosixPath(name).parts
     return "__MACOSX" in parts or any(part.startswith(".") and part != ".." for part in parts)
 
 
 def split_of(folder: str) -> str | None:
-    """Return the split that a folder is named after ("training", "valid" ...), or None."""
+    """Return the split that a folder name stands for ("training", "valid", ...), or None."""
     return _SPLIT_FOLDERS.get(folder.strip().lower())
 
 
 def _find_root(paths: Sequence[PurePosixPath]) -> tuple[str, ...]:
-    """Return the folders above the split folders: if there are several, those with most files."""
+    """Return the folder that holds the split folders; of several, the one with most files."""
     roots = Counter(
         path.parts[:-3]
         for path in paths
@@ -375,24 +375,29 @@ def _find_root(paths: Sequence[PurePosixPath]) -> tuple[str, ...]:
     return min(roots, key=lambda root: (-roots[root], root), default=())
 
 
-def _place(path: PurePosixPath, root: tuple[str, ...]) -> Entry | tuple[str, str] | None:
-    """Return the file's entry, or its split and why it is skipped, or None if it is no data."""
+def _classify(path: PurePosixPath, root: tuple[str, ...]) -> Entry | tuple[str, str] | None:
+    """Return a file's entry; or its split and why it is skipped; or None if it is not data."""
     is_image = path.suffix.lower() in IMAGE_SUFFIXES
     split = split_of(path.parts[-3]) if len(path.parts) >= 3 else None
     if split is None:
         return ("train", "is not in a folder train|val|test/CLASS/") if is_image else None
     if path.parts[:-3] != root:
-        return (split, f"is outside the data set's folder {'/'.join(root) or '.'}")
+        return split, f"is outside the data set's folder {'/'.join(root) or '.'}"
     folder = path.parts[-2]
     emotion = find_emotion(folder)
     if emotion is None:
         return split, f"class folder {folder!r} is none of {', '.join(EMOTIONS)}"
     if not is_image:
-        return split, f"is not an image file ({path.suffix or 'no ending'})"
+        return split, not_an_image(path)
     return Entry(split, EMOTIONS.index(emotion), f"{split}/{emotion}/{path.name}", str(path))
 
 
-def _merged(entries: Iterable[Entry]) -> tuple[str, ...]:
+def not_an_image(path: PurePosixPath) -> str:
+    """Return the reason for skipping a file whose suffix is not that of an image."""
+    return f"is not an image file ({path.suffix or 'no suffix'})"
+
+
+def _merge_notes(entries: Iterable[Entry]) -> tuple[str, ...]:
     folders: dict[tuple[str, int], set[str]] = {}
     for entry in entries:
         folder = str(PurePosixPath(entry.member).parent)
@@ -405,19 +410,20 @@ def _merged(entries: Iterable[Entry]) -> tuple[str, ...]:
 
 
 def _assign_val(entries: list[Entry], seed: int, fraction: float) -> tuple[list[Entry], str]:
-    """Return the entries with their final splits, and where val comes from."""
+    """Return the entries with their final splits, and the origin of val."""
     if any(entry.split == "val" for entry in entries):
         return entries, "folder"
     chosen = {
         entry.file
         for entry in entries
-        if entry.split == "test"
-        and PurePosixPath(entry.file).name.lower().startswith(_PUBLIC_PREFIX)
+        if entry.split == "test" and PurePosixPath(entry.file).name.lower().startswith("publictest")
     }
     val_from = "names"
     if not chosen:
         for label in range(len(EMOTIONS)):
-            files = [e.file for e in entries if e.split == "train" and e.label == label]
+            files = [
+                entry.file for entry in entries if (entry.split, entry.label) == ("train", label)
+            ]
             chosen |= choose_validation(files, seed=seed, fraction=fraction)
         val_from = "random" if chosen else "none"
     moved = [

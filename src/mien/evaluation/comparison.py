@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from mien.core.files import write_atomically
 from mien.core.results import ModelInfo
-from mien.data.class_folder import label_for
+from mien.data.class_folder import find_label
 from mien.data.dataset import Split
 from mien.evaluation.evaluate import predict
 from mien.evaluation.figures import FAINT, draw_matrix, drawing
@@ -73,14 +73,14 @@ def compare(
     """Measure a model and the one fine-tuned from it on the same images.
 
     The old model's probabilities are summed over the labels that a class is made of (``meanings``,
-    see `mien.data.class_folder.label_for`) and renormalised over the classes that it knows.
+    see `mien.data.class_folder.find_label`) and renormalised over the classes that it knows.
 
     Raises:
         ModelError: if a network fails.
     """
     classes = new.labels
     after = predict(new.classify, split.images, label="reading after", quiet=quiet)
-    owners = [label_for(label, classes, meanings) for label in old.labels]
+    owners = [find_label(label, classes, meanings) for label in old.labels]
     known = tuple(name for name in classes if name in owners)
     asked = np.isin(split.labels, [classes.index(name) for name in known])
     before = after_known = None

@@ -17,16 +17,15 @@ from mien.core.files import expanded
 from mien.core.models import bundled_models, find_model
 from mien.core.progress import Progress
 from mien.data.class_folder import (
-    WHOLE,
-    FaceOf,
-    fit_labels,
+    UNSPLIT,
+    FaceDecoder,
     list_class_folder,
-    named_classes,
+    map_to_labels,
     read_class_folder,
+    resolve_mapping,
 )
-from mien.data.csv_file import holds_csv
 from mien.data.dataset import Split, TrainedOn, clean_mask, seen_masks
-from mien.data.loading import crop_face, load_split
+from mien.data.loading import decode_face, holds_csv, load_split
 from mien.data.sources import FolderSource, is_leftover, source_kind, split_of
 from mien.evaluation.metrics import evaluate, measure_agreement
 from mien.evaluation.report import Report, Samples, versions
@@ -89,7 +88,7 @@ def load_evaluation_data(
     *,
     split: str | None = None,
     mapping: Mapping[str, str] | None = None,
-    face_of: FaceOf | None = None,
+    face_of: FaceDecoder | None = None,
     trained_on: TrainedOn | None = None,
     include_trained: bool = False,
     quiet: bool = False,
@@ -101,7 +100,7 @@ def load_evaluation_data(
         source: a data set as `mien.data.loading.load_dataset` takes it, or a folder of class
             folders with any names, with or without ``train|val|test``.
         split: "train", "val" or "test"; by default the first of test, val and train that is there.
-        mapping: what classes become, see `mien.data.class_folder.parse_map`; folders only.
+        mapping: what classes become, see `mien.data.class_folder.parse_mapping`; folders only.
         face_of: how a file becomes a face; by default files are face crops. Folders only.
         trained_on: what the model was trained on, which is left out.
         include_trained: take it in; the others are then the ``clean`` ones.
@@ -122,15 +121,15 @@ def load_evaluation_data(
         return _without_trained(data, None, trained_on, include_trained)
     listed = list_class_folder(path)
     chosen = _chosen_split(listed.splits, split, path)
-    named = named_classes(listed.classes, mapping or {})
+    named = resolve_mapping(listed.classes, mapping or {})
     loaded = read_class_folder(
-        listed, splits=[chosen], classes=named, face_of=face_of or crop_face, quiet=quiet
+        listed, splits=[chosen], classes=named, decoder=face_of or decode_face, quiet=quiet
     )[chosen]
-    fitted, left_out = fit_labels(loaded, classifier.labels, meanings_in(classifier))
+    fitted, left_out = map_to_labels(loaded, classifier.labels, meanings_in(classifier))
     notes = list(listed.notes)
     notes += [f"skipped {one.file}: {one.reason}" for one in (*listed.skipped, *loaded.skipped)]
     notes += _left_out_note(left_out)
-    if split is None and chosen not in (WHOLE, "test"):
+    if split is None and chosen not in (UNSPLIT, "test"):
         notes.append(f"{path} has no test: measured on {chosen}")
     data = EvaluationData(fitted, None, left_out, tuple(notes))
     return _without_trained(data, path, trained_on, include_trained)
@@ -201,7 +200,7 @@ def _load_data_set(classifier: Classifier, path: Path, name: str, quiet: bool) -
         clean = clean_images(split, path, quiet=quiet)
     except DataError as error:
         notes.append(f"no figures on clean images: {error}")
-    fitted, left_out = fit_labels(split, classifier.labels, meanings_in(classifier))
+    fitted, left_out = map_to_labels(split, classifier.labels, meanings_in(classifier))
     if clean is not None and left_out:
         clean = clean[[split.classes[label] not in left_out for label in split.labels]]
     return EvaluationData(fitted, clean, left_out, (*notes, *_left_out_note(left_out)))
@@ -224,10 +223,10 @@ def _chosen_split(splits: Sequence[str], asked: str | None, path: Path) -> str:
     if not splits:
         raise DataError(f"no images in the class folders of {path}")
     if asked is None:
-        return WHOLE if WHOLE in splits else next(name for name in _ORDER if name in splits)
+        return UNSPLIT if UNSPLIT in splits else next(name for name in _ORDER if name in splits)
     if asked in splits:
         return asked
-    has = "no splits, only classes" if WHOLE in splits else " and ".join(splits)
+    has = "no splits, only classes" if UNSPLIT in splits else " and ".join(splits)
     raise UsageError(f"--split {asked}: {path} has {has}; leave out --split, or choose one of them")
 
 

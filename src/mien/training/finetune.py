@@ -18,7 +18,7 @@ from mien.core.errors import DataError, InputError, ModelError, OutputError
 from mien.core.files import write_atomically
 from mien.core.manifest import Manifest, load_manifest, write_manifest
 from mien.core.models import find_model
-from mien.data.class_folder import label_for
+from mien.data.class_folder import find_label
 from mien.data.dataset import RECORD, Split, find_record, save_splits, write_record
 from mien.training import run as run_folder
 from mien.training.backend import prepare_backend
@@ -65,9 +65,9 @@ def finetune(
         splits: "train" and "val", and "test" if there is one; see `mien.data.class_folder`.
         folder: of the run; must not hold one yet.
         model: what to start from: a bundled model's name or a model's folder.
-        meanings: the model's classes that each class is made of (see `label_for`).
+        meanings: the model's classes that each class is made of (see `find_label`).
         notes: JSON values to keep with the run, in ``finetune.json``.
-        files: the folder that the splits' files are in (see `mien.data.dataset.hashes`).
+        files: the folder that the splits' files are in (see `mien.data.dataset.image_hashes`).
         epochs: of the second phase; as many as fit the number of images unless given.
         seed: of weights, order and augmentation.
         threads: CPU threads, 0 for all.
@@ -233,7 +233,7 @@ def starting_network(
     """
     settings = model_settings(manifest)
     weights = read_weights(base / manifest.file.name)
-    owners = [label_for(label, labels, meanings) for label in manifest.labels]
+    owners = [find_label(label, labels, meanings) for label in manifest.labels]
     everything = list(range(len(owners)))
     columns = [[at for at in everything if owners[at] == label] or everything for label in labels]
     for part in ("kernel", "bias"):

@@ -1,4 +1,4 @@
-"""The challenge's CSV as people have it: in folders, compressed, in archives."""
+"""The challenge's CSV: in folders, compressed, in archives."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ from hypothesis import strategies as st
 from data_maker import make_tiny_splits, write_tiny_csv, write_tiny_dataset, zip_folder
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import DataError
-from mien.data import csv_file
-from mien.data.csv_file import holds_csv, read_csv
-from mien.data.loading import read_splits
+from mien.data import loading
+from mien.data.loading import holds_csv, read_csv, read_splits
 
 PIXELS = " ".join(["7"] * 2304)
 
@@ -207,7 +206,7 @@ def test_an_archive_without_the_csv_says_what_is_in_it(tmp_path: Path) -> None:
 def test_more_than_the_limit_is_not_unpacked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(csv_file, "MAX_UNPACKED_BYTES", 1 << 20)
+    monkeypatch.setattr(loading, "MAX_UNPACKED_BYTES", 1 << 20)
     row = b"3," + b"7 " * 2304 + b",Training\n"
     bomb = b"emotion,pixels,Usage\n" + row * 500
     for name, content in {
@@ -223,7 +222,7 @@ def test_more_than_the_limit_is_not_unpacked(
 def test_a_tar_of_too_many_files_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: bytes
 ) -> None:
-    monkeypatch.setattr(csv_file, "MAX_TAR_FILES", 10)
+    monkeypatch.setattr(loading, "MAX_TAR_FILES", 10)
     path = tmp_path / "many.tar.gz"
     for others, is_read in ((9, True), (10, False)):
         files = {f"{number}.bin": b"" for number in range(others)}
@@ -245,7 +244,7 @@ def test_a_line_without_end_is_not_read_into_memory(tmp_path: Path) -> None:
 def test_a_table_of_rows_that_cannot_be_used_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mien.data.csv_file.MOST_UNUSABLE", 10)
+    monkeypatch.setattr("mien.data.loading.MOST_UNUSABLE", 10)
     path = tmp_path / "rows.csv"
     path.write_text("emotion,pixels,Usage\n" + "x\n" * 20)
     with pytest.raises(DataError, match=r"more than 10 rows that cannot be used, the first: row 1"):

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mien.core.errors import DataError, UsageError
-from mien.data import duplicates
-from mien.data.duplicates import blank_mask, find_near_pairs, group_copies
+from mien.data import audit
+from mien.data.audit import blank_mask, find_near_pairs, group_copies
 
 
 def noise(count: int, seed: int = 0) -> npt.NDArray[np.uint8]:
@@ -88,8 +88,8 @@ def test_no_pair_is_missed_and_none_is_made_up(seed: int, threshold: float) -> N
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     images = smooth(60, seed=3)
     whole = find_near_pairs(images)
-    monkeypatch.setattr(duplicates, "_ROWS", 7)
-    monkeypatch.setattr(duplicates, "_COLUMNS", 11)
+    monkeypatch.setattr(audit, "_ROWS", 7)
+    monkeypatch.setattr(audit, "_COLUMNS", 11)
     parts = find_near_pairs(images)
     assert len(whole) > 20
     assert np.array_equal(whole.first, parts.first)
@@ -126,7 +126,7 @@ def test_a_threshold_out_of_range_is_refused(threshold: float) -> None:
 def test_a_film_full_of_like_frames_is_an_error_not_a_full_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(duplicates, "_MOST_PAIRS", 100)
+    monkeypatch.setattr(audit, "_MOST_PAIRS", 100)
     frames = np.repeat(noise(1), 30, axis=0)
     frames[:, 0, 0] = np.arange(30)
     with pytest.raises(DataError, match="raise --near-threshold"):
