@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mien.core.faces import FACE_SIZE, standard_face
+from mien.core.images import FACE_SIZE, standard_face
 from mien.evaluation.robustness import jpeg_coded
 
 Faces: TypeAlias = npt.NDArray[np.uint8]

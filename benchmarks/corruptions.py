@@ -179,7 +179,7 @@ def open_model(
     """
     folder = find_model(model)
     manifest = load_manifest(folder)
-    readings = [manifest.read_by(name) for name in AGAINST if name in manifest.readings]
+    readings = [manifest.with_reading(name) for name in AGAINST if name in manifest.readings]
     if not readings:
         raise UsageError(f"{model} has readings of its own alone: expected {' or '.join(AGAINST)}")
     outputs = [each.outputs["logits"] for each in readings]

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.faces import FACE_SIZE
 from mien.core.formats import table_text
+from mien.core.images import FACE_SIZE
 from mien.data.loading import load_split
 from mien.inference.classifier import Classifier
 from mien.inference.explain import METHODS, explain_faces

@@ -26,9 +26,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.api import load
-from mien.core.faces import FACE_SIZE
 from mien.core.formats import table_text
-from mien.core.images import load_image
+from mien.core.images import FACE_SIZE, load_image
 from mien.core.manifest import INPUT_CONTRACT, OUTPUT_CONTRACT
 from mien.core.onnx_runtime import onnxruntime
 from mien.inference.classifier import Classifier, describe_machine

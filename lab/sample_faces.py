@@ -17,8 +17,7 @@ from PIL import Image
 
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import DataError, UsageError
-from mien.core.faces import FACE_SIZE
-from mien.core.images import write_picture
+from mien.core.images import FACE_SIZE, write_picture
 
 FACES_EACH = 200
 """Faces in a mean: enough that none shows through, few enough that the expression stays."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mien.core.emotions import EMOTIONS
-from mien.core.faces import FACE_SIZE
+from mien.core.images import FACE_SIZE
 from mien.core.manifest import Manifest, ModelFile, write_manifest
 from mien.core.models import MODEL_NAME
 

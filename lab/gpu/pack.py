@@ -21,8 +21,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from mien.core.errors import DataError, InputError, UsageError
-from mien.core.faces import FACE_SIZE
-from mien.core.files import replacing
+from mien.core.files import replace_atomically
+from mien.core.images import FACE_SIZE
 from mien.data.dataset import Split, save_splits
 from mien.data.loading import load_dataset
 from mien.training.backend import prepare_keras
@@ -102,7 +102,7 @@ def write_faces(path: Path, splits: Mapping[str, Split]) -> None:
         "names": np.frombuffer(names.encode(), np.uint8),
     }
     arrays |= {f"{name}_labels": split.labels for name, split in splits.items()}
-    with replacing(path) as temporary:
+    with replace_atomically(path) as temporary:
         np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
 
 
@@ -174,7 +174,7 @@ def _write_start(config: Config, path: Path) -> None:
     prepare(config.training.seed)
     model = build_model(config.model, size=config.model.input_size)
     arrays = [np.asarray(array, np.float16) for array in model.get_weights()]
-    with replacing(path) as temporary:
+    with replace_atomically(path) as temporary:
         np.savez_compressed(temporary, *arrays)
 
 
@@ -197,5 +197,5 @@ def unpack_start(pack: Path, config: Config, target: Path) -> None:
     except (OSError, ValueError) as error:
         raise InputError(f"{pack / START} is missing or of another recipe: pack anew") from error
     refresh(model)
-    with replacing(target) as temporary:
+    with replace_atomically(target) as temporary:
         model.save(temporary)

@@ -120,7 +120,7 @@ class Recognizer(ImageRecognizer):
                 get scores ``corrected`` by their own. Results come once the baseline has ended.
             markers: events, for `events` of what is returned: a CSV file with the columns start,
                 end and label, or a list of (start, end, label), times in seconds.
-            allow_private: allow http(s) to hosts that are not on the open internet.
+            allow_private: allow http(s) to hosts that are not on the public internet.
 
         Returns:
             An iterator of results with ``frame`` and ``time_s``; their faces have a ``track_id``,

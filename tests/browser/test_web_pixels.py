@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from mien.core.calibration import Temperature
-from mien.core.faces import standard_face
+from mien.core.images import standard_face
 from mien.core.results import Box
 from mien.inference.detectors.search import crop_padded
 from mien.inference.preprocess import alignment_angle, assess_quality, cut_face

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mien.cli.paths import check_target_folder, check_targets
 from mien.core.errors import UsageError
-from mien.core.file_types import WRITTEN_SUFFIXES
+from mien.core.file_types import OUTPUT_VIDEO_SUFFIXES
 from mien.core.images import write_picture
 from mien.core.models import MANIFEST_NAME, MODEL_NAME
 from mien.video.frames import VideoFrame
@@ -225,7 +225,7 @@ def test_in_a_folder_one_file_of_mien_vouches_for_those_that_were_written_with_i
         check_target_folder("--output", Path(), names, reads=["figure.png"])
 
 
-@pytest.mark.parametrize("suffix", WRITTEN_SUFFIXES)
+@pytest.mark.parametrize("suffix", OUTPUT_VIDEO_SUFFIXES)
 def test_annotated_videos_are_known_and_other_videos_too(suffix: str) -> None:
     write_video(Path("theirs" + suffix), even_times(3))
     assert "did not write it" in refused("theirs" + suffix)

@@ -472,7 +472,7 @@ def test_quiet_leaves_stderr_to_errors(predict: Predict) -> None:
 def test_one_photo_loads_only_what_it_takes(tiny_model: Path, tmp_path: Path) -> None:
     heavy = (
         *("keras", "tensorflow", "onnx", "matplotlib", "sklearn", "pandas", "scipy"),
-        *("pyarrow", "ray", "rich", "mien.core.downloads"),
+        *("pyarrow", "ray", "rich", "urllib3"),
         *("multiprocessing.connection", "concurrent.futures.process"),
     )
     code = (

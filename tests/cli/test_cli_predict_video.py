@@ -360,7 +360,7 @@ def test_secrets_in_an_address_are_not_shown(run: Any) -> None:
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        ([], "127.0.0.1 is not on the open internet: --allow-private allows it"),
+        ([], "127.0.0.1 is not on the public internet: --allow-private allows it"),
         (["--allow-private"], "cannot be opened"),
     ],
 )

@@ -13,7 +13,7 @@ from mien.core.annotate import (
     Font,
     annotate,
     class_colors,
-    font_for,
+    find_font,
 )
 from mien.core.emotions import EMOTION_COLORS, EMOTIONS
 from mien.core.results import Box, Face, Quality
@@ -140,7 +140,7 @@ def looks(font: Font, text: str) -> bytes:
 
 def test_ascii_is_drawn_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(annotating, "_FONTS", ())
-    assert looks(font_for("happy", 20), "happy") == looks(ImageFont.load_default(20), "happy")
+    assert looks(find_font("happy", 20), "happy") == looks(ImageFont.load_default(20), "happy")
 
 
 def test_another_font_is_taken_for_what_the_default_one_lacks() -> None:
@@ -148,12 +148,12 @@ def test_another_font_is_taken_for_what_the_default_one_lacks() -> None:
         ImageFont.truetype("DejaVuSans.ttf", 20)
     except OSError:
         pytest.skip("this machine has no DejaVu")
-    font = font_for("грустно", 20)
+    font = find_font("грустно", 20)
     assert all(looks(font, one) != looks(font, "\U0010ffff") for one in "грустно")
 
 
 def test_without_any_such_font_the_default_one_draws_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(annotating, "_FONTS", ("no such font.ttf",))
-    font = font_for("びっくり", 20)
+    font = find_font("びっくり", 20)
     assert looks(font, "a") == looks(ImageFont.load_default(20), "a")
     assert looks(font, "び") == looks(font, "\U0010ffff")

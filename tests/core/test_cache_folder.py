@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from mien.core.errors import ModelError, OutputError
-from mien.core.files import PinnedFile, cache_folder, fetch, keep_together, obstacle, verified
+from mien.core.files import (
+    PinnedFile,
+    cache_folder,
+    fetch,
+    read_verified,
+    redirect_library_caches,
+    write_obstacle,
+)
 
 CONTENT = b"weights of a detector"
 
@@ -55,7 +62,7 @@ def test_asking_where_it_is_makes_nothing(cache: Path) -> None:
 def test_a_file_is_fetched_once(cache: Path, pinned: PinnedFile, tmp_path: Path) -> None:
     path = fetch(pinned)
     assert path == cache / "weights.onnx"
-    assert verified(pinned, path) == CONTENT
+    assert read_verified(pinned, path) == CONTENT
     assert [entry.name for entry in cache.iterdir()] == ["weights.onnx"]
     (tmp_path / "origin.onnx").unlink()
     assert fetch(pinned) == path
@@ -94,10 +101,10 @@ def test_a_download_that_fails_says_what_to_do(pinned: PinnedFile, tmp_path: Pat
 def test_a_copy_elsewhere_is_verified(pinned: PinnedFile, tmp_path: Path) -> None:
     other = tmp_path / "other.onnx"
     with pytest.raises(ModelError, match="cannot read"):
-        verified(pinned, other)
+        read_verified(pinned, other)
     other.write_bytes(CONTENT + b"!")
     with pytest.raises(ModelError, match="does not match its hash"):
-        verified(pinned, other)
+        read_verified(pinned, other)
 
 
 class AnotherUser:
@@ -146,9 +153,9 @@ def test_a_cache_of_another_users_is_as_none(
 
 
 def test_a_cache_that_is_a_file_is_an_obstacle(cache: Path, pinned: PinnedFile) -> None:
-    assert obstacle(cache) is None
+    assert write_obstacle(cache) is None
     cache.touch()
-    assert obstacle(cache / "below") == f"{cache} is not a folder"
+    assert write_obstacle(cache / "below") == f"{cache} is not a folder"
     with pytest.raises(OutputError, match="is not a folder: set MIEN_HOME"):
         fetch(pinned)
 
@@ -170,7 +177,7 @@ def test_keras_and_matplotlib_are_kept_together(
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     if has_keras_folder:
         (tmp_path / ".keras").mkdir()
-    keep_together()
+    redirect_library_caches()
     assert os.environ["MPLCONFIGDIR"] == str(cache / "matplotlib")
     assert os.environ.get("KERAS_HOME") == (None if has_keras_folder else str(cache / "keras"))
     assert not cache.exists()
@@ -179,7 +186,7 @@ def test_keras_and_matplotlib_are_kept_together(
 def test_folders_that_somebody_chose_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("KERAS_HOME", "MPLCONFIGDIR"):
         monkeypatch.setenv(name, "mine")
-    keep_together()
+    redirect_library_caches()
     assert os.environ["KERAS_HOME"] == os.environ["MPLCONFIGDIR"] == "mine"
 
 
@@ -187,5 +194,5 @@ def test_without_a_home_folder_nothing_is_kept_together(
     no_home: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MPLCONFIGDIR", raising=False)
-    keep_together()
+    redirect_library_caches()
     assert "MPLCONFIGDIR" not in os.environ

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from mien.core import errors
 from mien.core.errors import (
-    LONGEST_MESSAGE,
-    LONGEST_NAME,
+    MAX_MESSAGE,
+    MAX_NAME,
     MienError,
     MissingExtra,
     UnreadableImage,
     UsageError,
+    abbreviate,
     one_line,
-    shown,
 )
 
 
@@ -36,7 +36,7 @@ def _all() -> dict[str, type[errors.MienError]]:
         ("MissingExtra", 2),
         ("InputError", 3),
         ("UnreadableImage", 3),
-        ("BarredAddress", 3),
+        ("PrivateAddressError", 3),
         ("DataError", 3),
         ("NoFaceError", 4),
         ("ModelError", 5),
@@ -61,23 +61,23 @@ def test_a_missing_extra_says_what_to_install() -> None:
 
 @given(st.text(max_size=500))
 def test_a_name_is_shown_short_and_without_control_characters(name: str) -> None:
-    text = shown(name)
-    assert len(text) <= LONGEST_NAME
+    text = abbreviate(name)
+    assert len(text) <= MAX_NAME
     assert not set(text) & set(map(chr, (*range(32), 127, *range(128, 160))))
 
 
 def test_a_name_that_fits_is_shown_as_it_is() -> None:
     name = "Urlaub 2020/Straße ü (1).jpg"
-    assert shown(name) == name
+    assert abbreviate(name) == name
     long = "a" * 300 + "/photo.jpg"
-    assert shown(long).endswith("/photo.jpg")
-    assert shown("a\x1b[31m\nb") == r"a\x1b[31m\nb"
+    assert abbreviate(long).endswith("/photo.jpg")
+    assert abbreviate("a\x1b[31m\nb") == r"a\x1b[31m\nb"
 
 
 @given(st.text(max_size=3000))
 def test_a_message_stays_as_it_is_once_it_is_one_line(text: str) -> None:
     message = one_line(text)
-    assert len(message) <= LONGEST_MESSAGE
+    assert len(message) <= MAX_MESSAGE
     assert "\n" not in message
     assert one_line(message) == message
 

@@ -64,8 +64,8 @@ def test_what_all_threads_share_is_left_alone(
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from mien.core.files import replacing
-with replacing(Path(sys.argv[1])) as temporary:
+from mien.core.files import replace_atomically
+with replace_atomically(Path(sys.argv[1])) as temporary:
     temporary.write_bytes(b"half")
     print(temporary.name, flush=True)
     sys.stdin.readline()

@@ -19,14 +19,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image, ImageOps
 
-from mien.core import downloads, images
+from mien.core import images
 from mien.core.errors import InputError, UnreadableImage, UsageError
-from mien.core.images import load_image, pixel_count, source_name
+from mien.core.images import load_image, pixel_count, source_name, standard_face
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -327,7 +327,7 @@ except MienError as error:
 """
     content = _encoded(Image.new("RGB", (12_000, 5000)), "PNG", compress_level=1)
     done = subprocess.run([sys.executable, "-c", code], input=content, capture_output=True)
-    assert done.stdout == b"image: there is not enough memory to decode it\n", done.stderr
+    assert done.stdout == b"image: not enough memory to decode it\n", done.stderr
 
 
 def test_a_side_has_a_limit() -> None:
@@ -391,7 +391,7 @@ def test_an_array_of_another_kind_is_refused(array: Any) -> None:
         (np.zeros((4, 4), bool), r"array\.astype\('uint8'\)"),
         (np.zeros((4, 4), np.int64), r"array\.astype\('uint8'\)"),
         (np.zeros((3, 5, 6), np.uint8), r"array\.transpose\(1, 2, 0\)"),
-        (np.zeros((2, 4, 4, 3), np.uint8), "analyze_many takes the images of a batch"),
+        (np.zeros((2, 4, 4, 3), np.uint8), "use analyze_many for a batch of images"),
     ],
 )
 def test_an_array_that_can_be_mended_is_refused_with_the_mend(array: Any, mend: str) -> None:
@@ -467,7 +467,7 @@ def test_an_address_is_downloaded_by_the_checks_of_the_command_line(
             raise InputError("no image within 20 seconds")
         return _encoded(_corners(), "PNG")
 
-    monkeypatch.setattr(downloads, "fetch_image", fetch)
+    monkeypatch.setattr(images, "fetch_image", fetch)
     address = "https://me:secret@example.org/face.png"
     assert np.array_equal(load_image(address), np.asarray(_corners()))
     assert source_name(address) == "https://example.org/face.png"
@@ -478,7 +478,7 @@ def test_an_address_is_downloaded_by_the_checks_of_the_command_line(
 
 def test_a_host_of_ones_own_network_is_not_asked() -> None:
     text = _refusal("http://127.0.0.1:9/face.png")
-    assert text.endswith("its host is not on the open internet: allow_private=True allows it")
+    assert text.endswith("its host is not on the public internet: allow_private=True allows it")
     with pytest.raises(UnreadableImage, match="127"):  # it is asked, and nobody is there
         load_image("http://127.0.0.1:9/face.png", allow_private=True)
 
@@ -500,7 +500,7 @@ def test_what_is_no_image_is_unreadable(tmp_path: Path) -> None:
     assert "cannot be read" in _refusal("a\0b.jpg")
     assert "empty" in _refusal(b"")
     assert "is PostScript" in _refusal(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
-    assert "is HEIC, which is not read" in _refusal(b"\0\0\0\x18ftypheic\0\0\0\0")
+    assert "is HEIC, which is not supported" in _refusal(b"\0\0\0\x18ftypheic\0\0\0\0")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP"])
@@ -670,3 +670,44 @@ def test_a_bitmap_as_text_takes_little_more_memory_than_its_file() -> None:
         assert tracemalloc.get_traced_memory()[1] < 6 * len(content)
     finally:
         tracemalloc.stop()
+
+
+# ---------------------------------------------------------------- face crops
+sizes = st.integers(1, 150)
+
+
+@settings(max_examples=50)
+@given(arrays.arrays(np.uint8, st.tuples(sizes, sizes), elements=st.integers(0, 255)))
+def test_any_crop_becomes_48_by_48(crop: npt.NDArray[np.uint8]) -> None:
+    face = standard_face(crop)
+    assert face.shape == (48, 48)
+    assert face.dtype == np.uint8
+    # No resampling that is used here can leave the crop's own range.
+    assert crop.min() <= face.min()
+    assert face.max() <= crop.max()
+    assert np.array_equal(standard_face(np.dstack([crop] * 3)), face)
+
+
+def test_a_standard_face_is_left_as_it_is() -> None:
+    face = np.random.default_rng(0).integers(0, 256, (48, 48), np.uint8)
+    assert np.array_equal(standard_face(face), face)
+
+
+def test_colour_is_weighed_as_the_eye_does() -> None:
+    red = np.zeros((5, 5, 3), np.uint8)
+    red[:, :, 0] = 255
+    assert set(standard_face(red).ravel().tolist()) == {76}
+
+
+@pytest.mark.parametrize(
+    "crop",
+    [
+        np.zeros((0, 5), np.uint8),
+        np.zeros((5, 5)),
+        np.zeros((5, 5, 4), np.uint8),
+        np.zeros(5, np.uint8),
+    ],
+)
+def test_other_arrays_are_refused(crop: Any) -> None:
+    with pytest.raises(UsageError, match="expected a face crop"):
+        standard_face(crop)

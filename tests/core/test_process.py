@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from mien.core.process import (
-    SWITCHES,
+    TELEMETRY_SWITCHES,
     ForkLock,
     disable_telemetry,
-    reporting,
+    discard_native_stderr,
+    enabled_telemetry,
     stderr,
-    stderr_without_native_lines,
 )
 from mien.core.progress import Progress, track
 
@@ -66,15 +66,15 @@ def test_closed_streams_are_the_null_device(closed: str, tmp_path: Path) -> None
 def test_native_lines_are_lost_and_pythons_and_crashes_are_not() -> None:
     script = (
         "import os, sys, threading\n"
-        "from mien.core.process import stderr_without_native_lines\n"
+        "from mien.core.process import discard_native_stderr\n"
         "os.write(2, b'1')\n"
-        "with stderr_without_native_lines():\n"
+        "with discard_native_stderr():\n"
         "    os.write(2, b'libtiff: damaged')\n"
         "    print('2', end='', file=sys.stderr)\n"
         "    os.system('echo a child >&2')\n"
         "os.write(2, b'3')\n"
         "print('4', end='', file=sys.stderr)\n"
-        "with stderr_without_native_lines():\n"
+        "with discard_native_stderr():\n"
         "    os.abort()\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
@@ -86,7 +86,7 @@ def test_a_stream_that_is_not_the_programs_own_is_left_alone(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = sys.stderr
-    with stderr_without_native_lines():
+    with discard_native_stderr():
         assert sys.stderr is before
         print("said", file=sys.stderr)
     assert capsys.readouterr().err == "said\n"
@@ -142,7 +142,7 @@ def test_a_child_finds_it_free_though_another_thread_holds_it() -> None:
 
 @pytest.fixture(autouse=True)
 def unset(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in SWITCHES:
+    for name in TELEMETRY_SWITCHES:
         monkeypatch.setenv(name, "")  # so that monkeypatch takes back what is set meanwhile
         monkeypatch.delenv(name)
 
@@ -150,15 +150,15 @@ def unset(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_switch_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "")
     disable_telemetry()
-    assert {name: os.environ[name] for name in SWITCHES} == dict(SWITCHES)
-    assert reporting() == []
+    assert {name: os.environ[name] for name in TELEMETRY_SWITCHES} == dict(TELEMETRY_SWITCHES)
+    assert enabled_telemetry() == []
 
 
 def test_what_somebody_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
     disable_telemetry()
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "1"
-    assert reporting() == ["RAY_USAGE_STATS_ENABLED=1"]
+    assert enabled_telemetry() == ["RAY_USAGE_STATS_ENABLED=1"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import UsageError
 from mien.core.results import (
-    COMPAT,
+    COMPAT_FORMATS,
     LAST_COLUMNS,
     SCORE_DIGITS,
     TABLE_COLUMNS,
@@ -371,16 +371,16 @@ def test_fer_form() -> None:
     assert list(face["emotions"]) == THEIR_ORDER
 
 
-@pytest.mark.parametrize("tool", sorted(COMPAT))
+@pytest.mark.parametrize("tool", sorted(COMPAT_FORMATS))
 def test_a_list_always_in_the_faces_order(tool: str) -> None:
-    assert COMPAT[tool](result_with()) == []
-    both = COMPAT[tool](result_with(UNROUNDED, {"happy": 0.25, "sad": 0.75}))
+    assert COMPAT_FORMATS[tool](result_with()) == []
+    both = COMPAT_FORMATS[tool](result_with(UNROUNDED, {"happy": 0.25, "sad": 0.75}))
     assert len(both) == 2
     assert json.loads(json.dumps(both)) == both
 
 
-@pytest.mark.parametrize("tool", sorted(COMPAT))
+@pytest.mark.parametrize("tool", sorted(COMPAT_FORMATS))
 def test_a_models_own_classes_follow_the_known_ones(tool: str) -> None:
-    (face,) = COMPAT[tool](result_with({"bored": 0.7, "sad": 0.1, "happy": 0.2}))
+    (face,) = COMPAT_FORMATS[tool](result_with({"bored": 0.7, "sad": 0.1, "happy": 0.2}))
     scores = face["emotion" if tool == "deepface" else "emotions"]
     assert list(scores) == ["happy", "sad", "bored"]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mien.core.calibration import Temperature, log_of_mean, softmax
+from mien.core.calibration import Temperature, log_mean, softmax
 
 Logits = npt.NDArray[np.float64]
 
@@ -61,9 +61,9 @@ def test_the_temperature_follows_the_entropy_of_the_face() -> None:
 def test_the_log_of_a_mean_gives_the_mean_back() -> None:
     random = np.random.default_rng(1)
     views = [softmax(random.normal(0, 2, (4, 7))) for _ in range(3)]
-    assert softmax(log_of_mean(views)) == pytest.approx(np.mean(views, axis=0))
+    assert softmax(log_mean(views)) == pytest.approx(np.mean(views, axis=0))
     nothing = np.array([[1.0, 0.0]])
-    assert np.isfinite(log_of_mean([nothing])).all()
+    assert np.isfinite(log_mean([nothing])).all()
 
 
 def test_no_face_has_no_probabilities() -> None:

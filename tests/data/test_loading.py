@@ -21,8 +21,7 @@ from data_maker import make_tiny_splits, pattern, write_tiny_csv, write_tiny_dat
 from mien.core import images
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import DataError, UnreadableImage
-from mien.core.faces import standard_face
-from mien.core.images import load_image
+from mien.core.images import load_image, standard_face
 from mien.data import loading
 from mien.data.dataset import Skipped, Split
 from mien.data.loading import decode_face, decode_image, load_dataset, load_split, read_splits

@@ -28,7 +28,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from mien.core.errors import MienError
-from mien.core.process import stderr_without_native_lines
+from mien.core.process import discard_native_stderr
 
 CPU_SECONDS = 5.0
 MEMORY_BYTES = 1 << 30
@@ -182,7 +182,7 @@ def fuzz(*laws: Callable[[], None]) -> None:
     faulthandler.register(signal.SIGALRM, chain=True)
     end = time.monotonic() + seconds
     failure: Exception | None = None
-    with _output_watched(), stderr_without_native_lines():
+    with _output_watched(), discard_native_stderr():
         while failure is None and time.monotonic() < end:
             for law in laws:
                 try:

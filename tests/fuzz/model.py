@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fuzz.harness import changed, damaged, fuzz, obeyed
 from mien.core.emotions import EMOTIONS
-from mien.core.faces import FACE_SIZE
+from mien.core.images import FACE_SIZE
 from mien.core.manifest import ModelFile, load_manifest
 from mien.core.models import MANIFEST_NAME, MODEL_NAME
 from mien.inference.classifier import Classifier

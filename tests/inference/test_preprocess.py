@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from detector_maker import BrightSpots, Broken, Pixels, bright_scene
 from mien.core.errors import NoFaceError, UnreadableImage, UsageError
-from mien.core.faces import standard_face
+from mien.core.images import standard_face
 from mien.core.results import QUALITY_FLAGS, Box
 from mien.inference.detectors import Detection, Landmarks
 from mien.inference.preprocess import (

@@ -20,7 +20,7 @@ from detector_maker import BrightSpots, Broken, bright_scene
 from mien.api import Recognizer, load
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import MienError, NoFaceError, UnreadableImage, UsageError
-from mien.core.faces import standard_face
+from mien.core.images import standard_face
 from mien.core.results import Box
 from mien.inference import recognizer as recognizer_module
 from mien.inference.classifier import Classifier

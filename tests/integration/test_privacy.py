@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from data_maker import make_tiny_splits, write_tiny_dataset
 from mien.core.errors import EXIT_DONE, EXIT_INPUT, EXIT_MODEL
-from mien.core.process import SWITCHES
+from mien.core.process import TELEMETRY_SWITCHES
 from mien.data.dataset import save_splits
 from video_maker import even_times, write_video
 
@@ -40,7 +40,7 @@ _CONNECT = re.compile(
 _NAMES_PORT = "53"
 """A name server on this machine asks others."""
 
-_DROPPED = (*SWITCHES, "MIEN_HOME", "KERAS_HOME", "MPLCONFIGDIR", "XDG_CACHE_HOME")
+_DROPPED = (*TELEMETRY_SWITCHES, "MIEN_HOME", "KERAS_HOME", "MPLCONFIGDIR", "XDG_CACHE_HOME")
 
 # Only the calls that are asked for stop a process (seccomp), so the others are as quick as ever.
 _TRACE = ["strace", "-f", "--seccomp-bpf", "-qq", "-A", "-e", "trace=connect"]

@@ -39,7 +39,7 @@ def test_it_is_bundled_and_small() -> None:
 
 
 def test_its_manifest_is_that_of_its_weights_and_of_the_committed_recipe() -> None:
-    manifest = load_manifest(find_model(NAME)).read_by("fer2013")
+    manifest = load_manifest(find_model(NAME)).with_reading("fer2013")
     recipe = json.loads(json.dumps(dataclasses.asdict(load_config(ROOT / "configs/release.toml"))))
     recipe["model"]["weights"] = Path(recipe["model"]["weights"]).name
     for section in ("model", "augmentation", "training"):
@@ -83,7 +83,7 @@ def test_the_models_read_as_people_do_unless_told_otherwise() -> None:
         assert manifest.readings == ("fer2013", "people")
         assert Classifier.open(name).manifest.reading == "people"
         assert mien.load(name, labels="fer2013").model.labels == "fer2013"
-        people = manifest.read_by("people")
+        people = manifest.with_reading("people")
         # At least six of ten people, eight for neutral, which photos are read as too easily.
         assert set(people.thresholds) == set(mien.EMOTIONS)
         assert {people.threshold(each) for each in mien.EMOTIONS if each != "neutral"} == {0.6}

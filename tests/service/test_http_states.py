@@ -11,7 +11,7 @@ import pytest
 from mien import __version__
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import ModelError
-from mien.core.file_types import READABLE
+from mien.core.file_types import READABLE_FORMATS
 from mien.core.results import SCHEMA
 from mien.inference.recognizer import Recognizer
 from service_maker import PNG, Service, loader, picture, running, until
@@ -144,7 +144,7 @@ def test_there_is_a_type_for_every_format_that_is_decoded() -> None:
 
     Image.init()
     taken = {*IMAGE_TYPES, *OTHER_IMAGE_TYPES}
-    assert {Image.MIME[name] for name in READABLE if name in Image.MIME} <= taken
+    assert {Image.MIME[name] for name in READABLE_FORMATS if name in Image.MIME} <= taken
 
 
 def test_the_page_needs_no_other_server_and_no_script(service: Service) -> None:

@@ -207,7 +207,7 @@ def test_a_network_cut_to_one_reading_gives_the_same_numbers(reading: str) -> No
     files = by_path(page_files())
     cut = files[f"mien-web/models/mien-nano/{reading}.onnx"].content().body
     folder = find_model("mien-nano")
-    manifest = load_manifest(folder).read_by(reading)
+    manifest = load_manifest(folder).with_reading(reading)
     whole = (folder / manifest.file.name).read_bytes()
     assert len(cut) < 0.6 * len(whole)
     outputs = list(manifest.outputs.values())

@@ -380,7 +380,7 @@ def test_older_programs_find_the_first_reading_where_it_always_was(both: Path) -
     people = manifest.to_dict()["readings"]["people"]
     assert people["outputs"] == PEOPLE_OUTPUTS
     assert list(people["metrics"]) == ["validation", "export"]
-    assert manifest.read_by("people").to_dict() == manifest.to_dict()
+    assert manifest.with_reading("people").to_dict() == manifest.to_dict()
 
 
 def test_a_calibration_on_votes_is_the_peoples_alone(both: Path, tmp_path: Path) -> None:
@@ -395,10 +395,10 @@ def test_a_calibration_on_votes_is_the_peoples_alone(both: Path, tmp_path: Path)
     )
     assert (figures["images"], figures["answers"]) == (len(FACES), 10 * len(FACES))
     after = load_manifest(folder)
-    assert after.read_by("people").thresholds
+    assert after.with_reading("people").thresholds
     assert (after.temperature, after.thresholds) == (before.temperature, before.thresholds)
     # Votes that were drawn by the scores leave them about as they are.
-    assert after.read_by("people").temperature == pytest.approx(1, abs=0.3)
+    assert after.with_reading("people").temperature == pytest.approx(1, abs=0.3)
 
 
 def test_a_share_of_the_start_is_between_both(
@@ -416,7 +416,7 @@ def test_a_share_of_the_start_is_between_both(
     )
     found = read_weights(model / "model.onnx", PEOPLE_OUTPUTS)["logits/kernel"]
     np.testing.assert_allclose(found, 0.25 * first + 0.75 * own, atol=1e-6)
-    assert load_manifest(model).read_by("people").metrics["start_share"] == 0.25
+    assert load_manifest(model).with_reading("people").metrics["start_share"] == 0.25
 
 
 def test_training_starts_from_the_first_reading(models: tuple[Path, Path], both: Path) -> None:

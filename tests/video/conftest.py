@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from mien.api import Recognizer
-from mien.core import downloads
+from mien.core import web
 from mien.core.results import Box
 from mien.inference.classifier import Classifier
 from mien.inference.detectors import Detection
@@ -44,7 +44,7 @@ def red_recognizer(tiny_model: Path) -> Recognizer:
 @pytest.fixture
 def public_web(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test's own server counts as public, and nobody else does."""
-    monkeypatch.setattr(downloads, "is_public", lambda address: str(address) == "127.0.0.1")
+    monkeypatch.setattr(web, "is_public", lambda address: str(address) == "127.0.0.1")
 
 
 @pytest.fixture(scope="module")

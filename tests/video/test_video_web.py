@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mien.core.errors import BarredAddress, InputError
+from mien.core.errors import InputError, PrivateAddressError
 from mien.video import reader
 from mien.video.live import connected
 from mien.video.reader import checked_web_video, opened, probe, read_video
@@ -105,7 +105,7 @@ def test_what_is_no_video_is_refused_in_a_line(
 def test_a_private_host_is_not_asked(server: Server, answers: dict[str, Answer]) -> None:
     answers["/away.mp4"] = reply(b"", "Location: http://10.0.0.7/a.mp4", status="302 Found")
     for url in ("http://10.0.0.7/a.mp4", server.url("/away.mp4")):
-        with pytest.raises(BarredAddress, match=r"10\.0\.0\.7 is not on the open internet"):
+        with pytest.raises(PrivateAddressError, match=r"10\.0\.0\.7 is not on the public internet"):
             list(read_video(url))
 
 

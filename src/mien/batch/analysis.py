@@ -13,7 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mien.batch.inputs import Input
-from mien.core.errors import EXIT_INTERRUPTED, ModelError, UsageError, shown
+from mien.core.errors import EXIT_INTERRUPTED, ModelError, UsageError, abbreviate
 from mien.core.results import ModelInfo, Result
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def failed_result(model: ModelInfo, one: Input, problem: str) -> Result:
 def late_result(model: ModelInfo, one: Input, timeout: float) -> Result:
     """Return the result of an image that took longer than ``timeout`` seconds."""
     late = f"took longer than {timeout:g} seconds (--timeout), and was given up"
-    return failed_result(model, one, f"{shown(one.source)} {late}")
+    return failed_result(model, one, f"{abbreviate(one.source)} {late}")
 
 
 # ---------------------------------------------------------------- one chunk
@@ -108,8 +108,10 @@ def _analyze_alone(recognizer: Recognizer, one: Input, batch_size: int) -> Resul
     except (ModelError, UsageError):
         raise
     except Exception as error:  # as above: one image does not end a run of a million
-        reason = shown(" ".join(str(error).split()))
-        problem = f"{shown(one.source)}: {type(error).__name__}" + (f": {reason}" if reason else "")
+        reason = abbreviate(" ".join(str(error).split()))
+        problem = f"{abbreviate(one.source)}: {type(error).__name__}" + (
+            f": {reason}" if reason else ""
+        )
         return failed_result(recognizer.model, one, problem)
 
 
@@ -117,12 +119,12 @@ def _named(one: Input, result: Result) -> Result:
     """Return a result under its input's name: bytes have none, and a path may be another."""
     error = result.error
     if error is not None and isinstance(one.content, bytes):
-        name = "standard input" if one.source == "-" else shown(one.source)
+        name = "standard input" if one.source == "-" else abbreviate(one.source)
         error = name + error.removeprefix("image")
     elif error is not None and isinstance(one.content, str):
-        path = shown(one.content)
+        path = abbreviate(one.content)
         if error.startswith(path):
-            error = shown(one.source) + error.removeprefix(path)
+            error = abbreviate(one.source) + error.removeprefix(path)
     return replace(result, source=one.source, error=error)
 
 

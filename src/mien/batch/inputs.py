@@ -11,7 +11,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mien.core.file_types import HEAD_BYTES, IMAGE_SUFFIXES, READABLE, image_kind
+from mien.core.file_types import HEAD_BYTES, IMAGE_SUFFIXES, READABLE_FORMATS, sniff_format
 from mien.core.files import LOCK_NAME
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def _is_image(entry: os.DirEntry[str], suffixes: Sequence[str]) -> bool:
         return False
     try:
         with open(entry.path, "rb") as file:  # noqa: PTH123
-            return image_kind(file.read(HEAD_BYTES)) in READABLE
+            return sniff_format(file.read(HEAD_BYTES)) in READABLE_FORMATS
     except OSError:
         return False
 

@@ -30,8 +30,8 @@ from typing import Any
 
 from mien.batch.inputs import Input
 from mien.batch.tables import PartFormat
-from mien.core.errors import InputError, OutputError, UsageError, reason_of
-from mien.core.files import claim_folder, release_folder, replacing, sha256_of
+from mien.core.errors import InputError, OutputError, UsageError, error_reason
+from mien.core.files import claim_folder, release_folder, replace_atomically, sha256_of
 from mien.core.results import STATUSES, Result
 
 PART_IMAGES = 4096
@@ -324,7 +324,7 @@ class Journal:
             OutputError: if that cannot be written.
         """
         found = read_index(self._record)
-        with replacing(self._part(1)) as temporary:
+        with replace_atomically(self._part(1)) as temporary:
             self._form.to_part(self.output, temporary)
             self._write_index(1, temporary, found.tally, found.digests)
         self._numbers = [1]
@@ -354,7 +354,7 @@ class Journal:
         for result in self._waiting:
             counted.count(result)
         names = b"".join(digest(result.source) for result in self._waiting)
-        with replacing(self._part(number)) as temporary:
+        with replace_atomically(self._part(number)) as temporary:
             self._form.write(self._waiting, temporary)
             self._write_index(number, temporary, counted, names)
         self._numbers.append(number)
@@ -382,7 +382,7 @@ class Journal:
             whole.replace(self.output)
             (self._folder / _RUN).unlink()
         except OSError as error:
-            raise OutputError(f"cannot write {self.output}: {reason_of(error)}") from error
+            raise OutputError(f"cannot write {self.output}: {error_reason(error)}") from error
         self._numbers = []
 
     def _begun(self) -> bytes:
@@ -462,11 +462,11 @@ class Journal:
             ) from error
 
     def _write_run(self) -> None:
-        with replacing(self._folder / _RUN) as temporary:
+        with replace_atomically(self._folder / _RUN) as temporary:
             temporary.write_text(json.dumps(self._run), encoding="ascii")
 
     def _write_index(self, number: int, part: Path, tally: Tally, digests: bytes) -> None:
-        with replacing(self._index(number)) as temporary:
+        with replace_atomically(self._index(number)) as temporary:
             write_index(temporary, part, tally, [digests])
 
     def _whole_parts(self) -> Iterator[tuple[int, Index]]:

@@ -22,7 +22,7 @@ from typing import Any
 
 from mien.batch.analysis import POLL_SECONDS, Clock, analyze_chunk, failed_result, late_result
 from mien.batch.inputs import Input, RecognizerOptions
-from mien.core.errors import MienError, shown
+from mien.core.errors import MienError, abbreviate
 from mien.core.results import ModelInfo, Result
 
 _CHUNKS_PER_WORKER = 2
@@ -208,7 +208,7 @@ class ProcessPool:
         if hangs:
             blamed.results = [late_result(self._model, one, self._timeout)]
         elif len(chunk) == 1:
-            problem = f"{shown(one.source)}: the process that read it died of it"
+            problem = f"{abbreviate(one.source)}: the process that read it died of it"
             blamed.results = [failed_result(self._model, one, problem)]
         parts = [_Task(chunk[:index]), blamed, _Task(chunk[index + 1 :])]
         return [task for task in parts if task.chunk]

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from mien.core.errors import MissingExtra, UsageError, needs_extra, printable
 from mien.core.files import SOFTWARE
-from mien.core.formats import csv_text, json_text, utf8_text
+from mien.core.formats import csv_text, escape_surrogates, json_text
 from mien.core.results import (
     SCHEMA,
     TEXT_COLUMNS,
@@ -175,7 +175,7 @@ class ExcelSheets:
         """Return a value that Excel takes as it is: no formula, no character it does not know."""
         if not isinstance(value, str):
             return value
-        cell = self._cell(self._sheet, value=printable(utf8_text(value)))
+        cell = self._cell(self._sheet, value=printable(escape_surrogates(value)))
         cell.data_type = "s"
         return cell
 
@@ -265,4 +265,4 @@ def _rows(results: Iterable[Result], labels: Sequence[str]) -> Iterator[dict[str
 def _utf8(row: dict[str, Any]) -> dict[str, Any]:
     """Escape the halves of a file name that is not UTF-8, as CSV has them."""
     names = {key: row[key] for key in ("source", "error")}
-    return {**row, **{key: text and utf8_text(text) for key, text in names.items()}}
+    return {**row, **{key: text and escape_surrogates(text) for key, text in names.items()}}

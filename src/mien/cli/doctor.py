@@ -26,14 +26,14 @@ from mien import __version__
 from mien.cli.options import add_command, add_model_option
 from mien.cli.output import write_answer
 from mien.core.errors import EXIT_DONE, MienError, ModelError, OutputError, printable
-from mien.core.files import HOME_VARIABLE, cache_folder, obstacle
+from mien.core.files import HOME_VARIABLE, cache_folder, write_obstacle
 from mien.core.formats import table_text
 from mien.core.models import DEFAULT_MODEL
 from mien.core.process import (
-    SWITCHES,
+    TELEMETRY_SWITCHES,
     disable_telemetry,
+    enabled_telemetry,
     package_version,
-    reporting,
     usable_cores,
 )
 
@@ -129,11 +129,13 @@ def _system() -> Iterator[Finding]:
     total = os.cpu_count() or 1
     machine = platform.machine() or "unknown"
     yield Finding("system", "cpu", "ok", f"{usable_cores()} of {total} cores to use, {machine}")
-    if on := reporting():
+    if on := enabled_telemetry():
         mend = f"unset {' '.join(each.split('=')[0] for each in on)}"
         yield Finding("system", "telemetry", "-", f"on, by {', '.join(on)}", mend)
     else:
-        yield Finding("system", "telemetry", "ok", f"off: mien sets {', '.join(SWITCHES)}")
+        yield Finding(
+            "system", "telemetry", "ok", f"off: mien sets {', '.join(TELEMETRY_SWITCHES)}"
+        )
 
 
 # ---------------------------------------------------------------- packages
@@ -274,7 +276,7 @@ def _model(name: str, folder: Path, *, needed: bool) -> Finding:
 def _seconds_a_face(folder: Path) -> float:
     import numpy as np
 
-    from mien.core.faces import FACE_SIZE
+    from mien.core.images import FACE_SIZE
     from mien.inference.classifier import Classifier
 
     classifier = Classifier.open(folder, labels=None)
@@ -326,7 +328,7 @@ def _cache() -> Finding:
     except OutputError as error:
         return Finding("cache", HOME_VARIABLE, "-", _line(error), _CACHE_MEND)
     origin = HOME_VARIABLE if os.environ.get(HOME_VARIABLE) else "the platform's"
-    trouble = obstacle(folder)
+    trouble = write_obstacle(folder)
     with suppress(OSError):
         if folder.is_dir():
             size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -31,7 +31,7 @@ from mien.core.errors import (
     UsageError,
     require_extra,
 )
-from mien.core.files import expanded
+from mien.core.files import expand_home
 from mien.core.formats import csv_text, json_text, table_text
 from mien.core.progress import track
 
@@ -478,5 +478,5 @@ def _shown(path: str) -> str:
     """
     here = Path.cwd()
     # normpath, not resolve: a link inside keeps its own name.
-    whole = Path(os.path.normpath(here / expanded(path)))
+    whole = Path(os.path.normpath(here / expand_home(path)))
     return str(whole.relative_to(here)) if here in whole.parents else whole.name

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mien.cli.options import add_command, folder_name, number
 from mien.cli.output import key_value_text, write_answer
-from mien.core.errors import EXIT_DONE, UsageError, expectation
+from mien.core.errors import EXIT_DONE, UsageError, expected_one_of
 from mien.core.models import MANIFEST_NAME
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def _run(args: argparse.Namespace) -> int:
         balance_model(folder, args.balance)
     calibration = None if split is None else _calibrate(folder, split, votes, args)
     others = _export_others(args, folder, sets)
-    manifest = load_manifest(folder, labels=None).read_by(None)
+    manifest = load_manifest(folder, labels=None).with_reading(None)
     content = {**_as_json(folder, manifest, calibration), **others}
     text = _describe(folder, manifest, calibration, others)
     write_answer(content, text, as_json=args.json)
@@ -239,7 +239,7 @@ def _labels_of(args: argparse.Namespace) -> tuple[str, ...]:
 def _check_levels(levels: Iterable[str], labels: Sequence[str]) -> None:
     for name in levels:
         if name and name not in labels:
-            known = expectation(name, labels)
+            known = expected_one_of(name, labels)
             raise UsageError(f"--certain-from: unknown emotion {name!r}: {known}")
 
 

@@ -24,12 +24,12 @@ from mien.core.errors import (
     EXIT_INTERRUPTED,
     MienError,
     UsageError,
-    expectation,
-    nearest,
+    closest_match,
+    expected_one_of,
     one_line,
 )
-from mien.core.files import keep_together
-from mien.core.process import open_closed_streams, stderr_without_native_lines
+from mien.core.files import redirect_library_caches
+from mien.core.process import discard_native_stderr, open_closed_streams
 
 COMMANDS: tuple[str, ...] = (
     "predict",
@@ -91,7 +91,7 @@ class Parser(argparse.ArgumentParser):
             choices = next(
                 (each.choices for each in self._actions if name in _names_of(each)), None
             )
-            message = f"unknown {name} {word!r}: {expectation(word, map(str, choices or ()))}"
+            message = f"unknown {name} {word!r}: {expected_one_of(word, map(str, choices or ()))}"
         raise UsageError(f"{message} (see '{self.prog} --help')")
 
 
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None, *, registers: Sequence[Register] | N
     debug = "--debug" in words
     open_closed_streams()
     _forgive_unprintable_characters()
-    keep_together()
+    redirect_library_caches()
     try:
         if "_ARGCOMPLETE" in os.environ and registers is None:
             _complete()
@@ -197,7 +197,7 @@ def _run(parser: Parser, words: Sequence[str]) -> int:
     if unknown:
         _refuse_leftovers(_chosen_parser(parser, words), unknown)
     plain = args.command in _DECODING and not args.debug
-    with stderr_without_native_lines() if plain else nullcontext(), log_to_stderr(quiet=args.quiet):
+    with discard_native_stderr() if plain else nullcontext(), log_to_stderr(quiet=args.quiet):
         return int(args.run(args))
 
 
@@ -221,7 +221,7 @@ def _refuse_unknown_command(parser: argparse.ArgumentParser, words: Sequence[str
         if not commands:
             return
         if name not in commands:
-            parser.error(f"unknown command {name!r}: {expectation(name, commands)}")
+            parser.error(f"unknown command {name!r}: {expected_one_of(name, commands)}")
         parser = commands[name]
 
 
@@ -231,7 +231,7 @@ def _refuse_leftovers(parser: argparse.ArgumentParser, unknown: Sequence[str]) -
     if not word.startswith("-"):
         parser.error(f"unexpected {word!r}: put the inputs together, before or after the options")
     options = [option for action in parser._actions for option in action.option_strings]
-    near = nearest(word.split("=")[0], options)
+    near = closest_match(word.split("=")[0], options)
     parser.error(f"unknown option {word!r}" + (f": did you mean '{near}'?" if near else ""))
 
 

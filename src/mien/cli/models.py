@@ -70,7 +70,7 @@ def _model(name: str) -> dict[str, Any]:
 
     folder = find_model(name)
     manifest = load_manifest(folder, labels=None)
-    first = manifest.read_by(None).reading
+    first = manifest.with_reading(None).reading
     order = (first, *(each for each in manifest.readings if each != first))
     return {
         "name": manifest.name,
@@ -80,7 +80,7 @@ def _model(name: str) -> dict[str, Any]:
         "megabytes": round(manifest.file.size_bytes / 1e6, 3),
         "precision": manifest.precision,
         "labels": list(manifest.labels),
-        "accuracy": {reading: _accuracy(manifest.read_by(reading)) for reading in order},
+        "accuracy": {reading: _accuracy(manifest.with_reading(reading)) for reading in order},
         "ms_a_face": None,
         "licence": LICENCE if name in bundled_models() else None,
         "sha256": manifest.file.sha256,

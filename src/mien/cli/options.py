@@ -384,7 +384,7 @@ def add_batch_options(parser: argparse.ArgumentParser) -> None:
 def add_url_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--allow-private`` and ``--max-download``."""
     add = parser.add_argument_group("addresses").add_argument
-    private_help = "allow addresses of hosts that are not on the open internet (localhost, a LAN)"
+    private_help = "allow addresses of hosts that are not on the public internet (localhost, a LAN)"
     add("--allow-private", action="store_true", help=private_help)
     add(
         "--max-download",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from mien.core.errors import OutputError, one_line
-from mien.core.files import replacing
+from mien.core.files import replace_atomically
 from mien.core.formats import display_width, json_text
 
 
@@ -113,7 +113,7 @@ def output_file(path: Path) -> Iterator[TextIO]:
             raise OutputError(f"cannot write {path}: {error.strerror}") from error
         return
     with (
-        replacing(path.resolve() if path.is_symlink() else path) as temporary,
+        replace_atomically(path.resolve() if path.is_symlink() else path) as temporary,
         _opened(temporary) as file,
     ):
         yield file

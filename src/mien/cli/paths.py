@@ -33,7 +33,7 @@ from mien.core.errors import InputError, UsageError
 from mien.core.file_types import IMAGE_SUFFIXES, PLAYLIST_SUFFIXES, VIDEO_SUFFIXES
 from mien.core.files import SOFTWARE
 from mien.core.models import MANIFEST_NAME, bundled_models
-from mien.core.web_address import is_web_address, shown_address
+from mien.core.web import is_web_address, redact_address
 
 STDIN = "-"
 """Stands for one image on standard input."""
@@ -93,7 +93,7 @@ class Inputs:
     def public_arguments(self) -> list[str]:
         """Return the arguments without logins and tokens, and with data URIs abbreviated."""
         return [
-            _read_data_uri(argument).source if _is_data_uri(argument) else shown_address(argument)
+            _read_data_uri(argument).source if _is_data_uri(argument) else redact_address(argument)
             for argument in self.arguments
         ]
 
@@ -147,7 +147,7 @@ def _expand_path(
     elif _is_data_uri(argument):
         yield _read_data_uri(argument)
     elif "://" in argument and not os.path.lexists(argument):
-        source = shown_address(argument)
+        source = redact_address(argument)
         hint = "download it and give the file, or pipe it into 'mien predict -'"
         yield Input(source, problem=f"{source} is an address that is not read here: {hint}")
     elif is_folder(argument):
@@ -258,9 +258,9 @@ def url_reader(*, allow_private: bool, offline: bool, max_megabytes: float) -> U
 
 
 def _download(url: str, allow_private: bool, offline: bool, max_bytes: int) -> Input:
-    from mien.core.downloads import fetch_image  # imports http and ssl
+    from mien.core.web import fetch_image  # imports http and ssl
 
-    source = shown_address(url)
+    source = redact_address(url)
     try:
         content = fetch_image(
             url, allow_private=allow_private, offline=offline, max_bytes=max_bytes
@@ -272,7 +272,7 @@ def _download(url: str, allow_private: bool, offline: bool, max_bytes: int) -> I
 
 
 def _not_downloaded(url: str) -> Input:
-    return Input(shown_address(url), problem="not downloaded")
+    return Input(redact_address(url), problem="not downloaded")
 
 
 # ---------------------------------------------------------------- videos

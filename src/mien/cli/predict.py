@@ -42,10 +42,15 @@ from mien.cli.paths import (
 from mien.cli.result_writers import FORMATS, image_writer
 from mien.cli.signals import interruptible
 from mien.core.errors import EXIT_DONE, EXIT_PARTIAL, InputError, MienError, NoFaceError, UsageError
-from mien.core.file_types import IMAGE_SUFFIXES, PICTURE_SUFFIXES, VIDEO_SUFFIXES, WRITTEN_SUFFIXES
+from mien.core.file_types import (
+    IMAGE_SUFFIXES,
+    OUTPUT_IMAGE_SUFFIXES,
+    OUTPUT_VIDEO_SUFFIXES,
+    VIDEO_SUFFIXES,
+)
 from mien.core.progress import Progress
-from mien.core.results import COMPAT, table_columns
-from mien.core.web_address import is_web_address, shown_address
+from mien.core.results import COMPAT_FORMATS, table_columns
+from mien.core.web import is_web_address, redact_address
 
 if TYPE_CHECKING:
     from mien.batch.engines import Engine
@@ -107,7 +112,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     add("--format", choices=FORMATS, help="what the results look like; see below")
     compat_help = "give each image's faces as the JSON list that this tool gives"
-    add("--compat", choices=tuple(COMPAT), help=compat_help)
+    add("--compat", choices=tuple(COMPAT_FORMATS), help=compat_help)
     add("--output", type=Path, metavar="FILE", help="write the results there, not to stdout")
     add(
         "--annotate",
@@ -143,7 +148,7 @@ def _add_video_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--timeline",
-        type=file_or_folder_name(*PICTURE_SUFFIXES),
+        type=file_or_folder_name(*OUTPUT_IMAGE_SUFFIXES),
         metavar="FILE.png",
         help="draw emotions over time, by person; or a folder for NAME.timeline.png",
     )
@@ -160,7 +165,7 @@ def _add_video_options(parser: argparse.ArgumentParser) -> None:
     add("--events", type=file_name(".csv"), metavar="FILE.csv", help=events_help)
     add(
         "--compare",
-        type=file_name(".csv", *PICTURE_SUFFIXES),
+        type=file_name(".csv", *OUTPUT_IMAGE_SUFFIXES),
         action="append",
         metavar="FILE.csv|.png",
         help="write the videos beside one another, a row or a lane each; may be given twice",
@@ -211,7 +216,7 @@ def _check_video_options(args: argparse.Namespace, videos: Sequence[Input]) -> N
         raise UsageError("--show is for videos and cameras: --annotate DIR draws faces in pictures")
     for one in videos if args.offline else ():
         if "://" in one.source:
-            source = shown_address(one.source)
+            source = redact_address(one.source)
             raise InputError(f"{source} is on the web and this is offline: give a file")
 
 
@@ -257,12 +262,12 @@ def _format_of_file(asked: str | None, output: Path) -> str:
 
 def _check_annotate(annotate: Path, *, videos: bool) -> None:
     """Refuse what is neither a folder nor, of a video, a file that can be written."""
-    if videos and annotate.suffix.lower() in WRITTEN_SUFFIXES:
+    if videos and annotate.suffix.lower() in OUTPUT_VIDEO_SUFFIXES:
         return
     try:
         folder_name(str(annotate))
     except argparse.ArgumentTypeError as error:
-        also = f", or a name ending in {', '.join(WRITTEN_SUFFIXES)}" if videos else ""
+        also = f", or a name ending in {', '.join(OUTPUT_VIDEO_SUFFIXES)}" if videos else ""
         raise UsageError(f"--annotate: {error}{also}") from error
     if os.path.isfile(annotate):  # noqa: PTH113 - Path.is_file raises where a name is too long
         raise UsageError(f"--annotate: expected a folder's name, and {annotate} is a file")
@@ -372,7 +377,7 @@ def _at_once(args: argparse.Namespace, shape: str) -> Tally:
         args.output,
         recognizer.labels,
         single=is_single(args.images),
-        convert=None if args.compat is None else COMPAT[args.compat],
+        convert=None if args.compat is None else COMPAT_FORMATS[args.compat],
     ) as writer:
         for number, result in enumerate(_analyzed(engine, inputs, shows=shows)):
             tally.count(result)

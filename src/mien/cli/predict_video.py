@@ -20,12 +20,12 @@ from mien.cli.paths import check_targets, input_paths, is_single, unique_names
 from mien.cli.result_writers import Writer, episode_table, video_writer
 from mien.cli.signals import Stop, interruptible
 from mien.core.errors import EXIT_DONE, EXIT_PARTIAL, InputError, NoFaceError, UsageError
-from mien.core.file_types import PICTURE_SUFFIXES, VIDEO_SUFFIXES, WRITTEN_SUFFIXES
+from mien.core.file_types import OUTPUT_IMAGE_SUFFIXES, OUTPUT_VIDEO_SUFFIXES, VIDEO_SUFFIXES
 from mien.core.formats import csv_text, json_text
 from mien.core.images import write_picture
 from mien.core.progress import Progress
 from mien.core.results import Result
-from mien.core.web_address import shown_address
+from mien.core.web import redact_address
 from mien.inference.recognizer import Recognizer
 from mien.video.analysis import Moment, Overview, follow, frames_of, readers_for
 from mien.video.baseline import Baseline, neutral_scores
@@ -138,8 +138,8 @@ def _check(args: argparse.Namespace, shape: str, *, single: bool) -> None:
         name = "Excel" if shape == "xlsx" else "Parquet"
         raise UsageError(f"{name} needs a file: expected --output FILE.{shape}")
     for option, path, suffixes in (
-        ("--annotate", args.annotate, WRITTEN_SUFFIXES),
-        ("--timeline", args.timeline, PICTURE_SUFFIXES),
+        ("--annotate", args.annotate, OUTPUT_VIDEO_SUFFIXES),
+        ("--timeline", args.timeline, OUTPUT_IMAGE_SUFFIXES),
     ):
         if not single and path is not None and path.suffix.lower() in suffixes:
             raise UsageError(f"expected {option} as a folder, since there may be several videos")
@@ -160,11 +160,11 @@ def _targets(args: argparse.Namespace, names: Sequence[str]) -> Iterator[tuple[s
 
 
 def _annotated_path(args: argparse.Namespace, name: str) -> Path:
-    return _file_in(args.annotate, f"{name}.annotated.mp4", WRITTEN_SUFFIXES)
+    return _file_in(args.annotate, f"{name}.annotated.mp4", OUTPUT_VIDEO_SUFFIXES)
 
 
 def _timeline_path(args: argparse.Namespace, name: str) -> Path:
-    return _file_in(args.timeline, f"{name}.timeline.png", PICTURE_SUFFIXES)
+    return _file_in(args.timeline, f"{name}.timeline.png", OUTPUT_IMAGE_SUFFIXES)
 
 
 def _file_in(asked: Path, name: str, suffixes: Sequence[str]) -> Path:
@@ -181,7 +181,7 @@ def _stem(source: str) -> str:
     if is_camera(source):
         return f"camera-{source}"
     if is_stream(source):
-        return re.sub(r"[^\w.-]+", "-", shown_address(source).partition("://")[2]).strip("-.")
+        return re.sub(r"[^\w.-]+", "-", redact_address(source).partition("://")[2]).strip("-.")
     return Path(source).stem
 
 
@@ -203,7 +203,7 @@ def _exit_code(run: _Run, videos: int) -> int:
 # ---------------------------------------------------------------- one video
 def _read(run: _Run, one: Input, file_name: str) -> None:
     """Read one video; one that cannot be opened gets a result that says so."""
-    args, name, labels = run.args, shown_address(one.source), run.recognizer.labels
+    args, name, labels = run.args, redact_address(one.source), run.recognizer.labels
     gap_s = memory_for(run.window.every)
     overview = Overview(
         name,
@@ -272,7 +272,7 @@ def _moments(
     return follow(
         run.recognizer,
         frames,
-        shown_address(source),
+        redact_address(source),
         window=run.window,
         smoother=Smoother(args.smooth),
         readers=readers_for(live),
@@ -281,7 +281,7 @@ def _moments(
 
 def _follow(run: _Run, source: str, file_name: str, take: Callable[[Moment], None]) -> None:
     """Go through a video's frames: take, annotate and draw each as it comes."""
-    allow_private, name = run.args.allow_private, shown_address(source)
+    allow_private, name = run.args.allow_private, redact_address(source)
     live = connected(source, allow_private=allow_private)
     with ExitStack() as stack:
         if isinstance(live, LiveStream):
@@ -347,5 +347,5 @@ def _annotating(
     ) as video:
         yield video
         if not video.frames:
-            raise InputError(f"{shown_address(source)}: no frame to annotate")
+            raise InputError(f"{redact_address(source)}: no frame to annotate")
     note(f"annotated: {path}", quiet=run.args.quiet)

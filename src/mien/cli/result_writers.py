@@ -23,7 +23,7 @@ from mien.cli.output import (
     write_stdout,
 )
 from mien.core.errors import printable
-from mien.core.files import replacing
+from mien.core.files import replace_atomically
 from mien.core.formats import csv_text, json_text, table_text
 from mien.core.results import ModelInfo, Result, result_rows, table_columns
 
@@ -333,7 +333,7 @@ def video_writer(
     writer: Writer
     extra = {"smoothed": True, "corrected": corrected}
     if shape in ("parquet", "xlsx") and path is not None:
-        with replacing(path) as temporary:
+        with replace_atomically(path) as temporary:
             if shape == "xlsx":
                 writer = _VideoExcel(temporary, labels, **extra)
             else:

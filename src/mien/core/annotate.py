@@ -144,10 +144,10 @@ def _draw_label(
 ) -> _Rectangle:
     """Write emotion and confidence above the box, or inside it at the picture's upper border."""
     style = _Style.of(picture, box)
-    text = reading_text(face)
+    text = face_caption(face)
     if face.track_id is not None:
         text = f"#{face.track_id} {text}"
-    font = font_for(text, style.text)
+    font = find_font(text, style.text)
     width = math.ceil(draw.textlength(text, font)) + 2 * style.pad
     height = round(1.25 * style.text) + style.pad
     left = max(0, min(box[0], picture.width - width))
@@ -175,7 +175,7 @@ def _draw_chart(
     """Draw one bar per score beside the box; return the panel, or None if there is no room."""
     style = _Style.of(picture, box)
     text = max(10, round(0.72 * style.text))
-    font = font_for("".join(face.scores), text)
+    font = find_font("".join(face.scores), text)
     row, pad = round(1.3 * text), style.pad
     names = math.ceil(max(draw.textlength(name, font) for name in face.scores))
     bar = 5 * text
@@ -216,7 +216,7 @@ def draw_bar(
         draw.rounded_rectangle((left, top, left + filled, bottom), radius, fill=color)
 
 
-def reading_text(face: Face) -> str:
+def face_caption(face: Face) -> str:
     """Return a face's emotion and confidence, with a question mark if they are uncertain."""
     return f"{face.emotion}{'?' if face.uncertain else ''} {face.confidence:.0%}"
 
@@ -274,7 +274,7 @@ _FONTS = (
 _NO_GLYPH = "\U0010ffff"
 
 
-def font_for(text: str, size: int) -> Font:
+def find_font(text: str, size: int) -> Font:
     """Return the font, at a size in pixels, that has the most characters of a text."""
     if text.isascii():
         return ImageFont.load_default(size)

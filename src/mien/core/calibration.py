@@ -55,7 +55,7 @@ def softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return _shares(_shifted(logits))
 
 
-def log_of_mean(views: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
+def log_mean(views: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
     """Return the logarithm of the mean of several views' probabilities, each (N, classes)."""
     mean = sum(views[1:], views[0]) / len(views)
     return np.asarray(np.log(np.maximum(mean, np.finfo(np.float64).tiny)), np.float64)

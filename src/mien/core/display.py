@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mien.core.errors import MienError, UsageError, needs_extra, shown
-from mien.core.file_types import PICTURE_SUFFIXES
+from mien.core.errors import MienError, UsageError, abbreviate, needs_extra
+from mien.core.file_types import OUTPUT_IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,12 +74,13 @@ class Viewable:
         from mien.core.images import write_picture
 
         target, source = Path(path), self._own_result.source
-        if target.suffix.lower() not in PICTURE_SUFFIXES:
+        if target.suffix.lower() not in OUTPUT_IMAGE_SUFFIXES:
             raise UsageError(
-                f"expected a name that ends in {', '.join(PICTURE_SUFFIXES)}, got {shown(path)}"
+                f"expected a name that ends in {', '.join(OUTPUT_IMAGE_SUFFIXES)}, "
+                f"got {abbreviate(path)}"
             )
         if source and _is_same_file(target, source):
-            raise UsageError(f"{shown(path)} is the picture that was read: give another name")
+            raise UsageError(f"{abbreviate(path)} is the picture that was read: give another name")
         write_picture(self.annotate(image, color=color), target)
         return target
 
@@ -139,7 +140,7 @@ def _pixels_of(
     if result.error is not None:
         raise UsageError(f"there is no picture to draw on: {result.error}")
     if image is None:
-        image, known_color = result.image_read()
+        image, known_color = result.recall_image()
         color = color or known_color
     if image is None:
         example = "annotate(image)" if result.frame is None else "annotate(frame)"
@@ -167,7 +168,7 @@ _TRACK = "height:7px;border-radius:4px;background:rgba(128,128,128,.22);overflow
 def _html(result: Result) -> str:
     try:
         pixels = _pixels_of(result, None, None)
-    except MienError:  # it is shown without
+    except MienError:  # show the faces without the picture
         pixels = None
     picture = ""
     if pixels is not None:
@@ -190,7 +191,7 @@ def _html(result: Result) -> str:
 
 
 def _small_picture(result: Result, pixels: npt.NDArray[np.uint8]) -> Image.Image:
-    """Return the annotated picture at the size it is shown in, where its labels can be read."""
+    """Return the annotated picture at the size it is shown at, where labels are legible."""
     from PIL import Image
 
     from mien.core.annotate import annotate
@@ -210,7 +211,7 @@ def _scaled(box: Box, scale: float) -> Box:
 
 
 def _caption(result: Result) -> str:
-    parts = [shown(result.source)] if result.source else []
+    parts = [abbreviate(result.source)] if result.source else []
     if result.time_s is not None:
         parts.append(f"{result.time_s:.2f} s")
     if result.width:
@@ -220,7 +221,7 @@ def _caption(result: Result) -> str:
 
 
 def _card(face: Face, pixels: npt.NDArray[np.uint8] | None) -> str:
-    from mien.core.annotate import class_colors, reading_text
+    from mien.core.annotate import class_colors, face_caption
 
     colors = class_colors(face.scores)
     rows = []
@@ -242,7 +243,7 @@ def _card(face: Face, pixels: npt.NDArray[np.uint8] | None) -> str:
     note = f' <span style="opacity:.7">{flags}</span>' if flags else ""
     return (
         f'<div style="{_CARD}">{thumb}<div><div style="padding-bottom:3px">'
-        f"<b>{html.escape(number + reading_text(face))}</b>{note}</div>"
+        f"<b>{html.escape(number + face_caption(face))}</b>{note}</div>"
         f'<div style="{_ROWS}">{"".join(rows)}</div></div></div>'
     )
 
@@ -278,7 +279,7 @@ def load_pyplot() -> Any:
 
 
 def _plot(result: Result, pixels: npt.NDArray[np.uint8]) -> Axes:
-    from mien.core.annotate import annotate, class_colors, reading_text
+    from mien.core.annotate import annotate, class_colors, face_caption
 
     pyplot = load_pyplot()
     faces = result.faces[:_PLOT_FACES]
@@ -298,7 +299,7 @@ def _plot(result: Result, pixels: npt.NDArray[np.uint8]) -> Axes:
         chart.barh(names, list(face.scores.values()), color=fills)
         chart.invert_yaxis()
         chart.set_xlim(0, 1)
-        chart.set_title(reading_text(face), fontsize=9)
+        chart.set_title(face_caption(face), fontsize=9)
         chart.tick_params(labelsize=7)
         chart.spines[["top", "right"]].set_visible(False)
     return picture

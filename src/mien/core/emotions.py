@@ -25,7 +25,7 @@ EMOTION_COLORS: dict[str, str] = {
 }
 """A colour for each emotion, the same in annotations, timelines and figures."""
 
-UNPLEASANT: tuple[str, ...] = ("angry", "disgust", "fear", "sad")
+NEGATIVE_EMOTIONS: tuple[str, ...] = ("angry", "disgust", "fear", "sad")
 """The emotions that `valence` sets against happy."""
 
 _SYNONYMS: dict[str, str] = {
@@ -60,9 +60,9 @@ def match_label(name: str, labels: Sequence[str]) -> str | None:
         >>> match_label("Happiness", EMOTIONS), match_label("Bored", ("bored", "awake"))
         ('happy', 'bored')
     """
-    word = plain_label(name)
+    word = normalize_label(name)
     for label in labels:
-        if plain_label(label) == word:
+        if normalize_label(label) == word:
             return label
     emotion = find_emotion(name)
     return next((one for one in labels if emotion and find_emotion(one) == emotion), None)
@@ -77,11 +77,11 @@ def valence(scores: Mapping[str, float]) -> float | None:
         >>> valence({"happy": 0.5, "angry": 0.1, "disgust": 0.0, "fear": 0.0, "sad": 0.25})
         0.25
     """
-    if not {"happy", *UNPLEASANT} <= scores.keys():
+    if not {"happy", *NEGATIVE_EMOTIONS} <= scores.keys():
         return None
-    return scores["happy"] - max(scores[emotion] for emotion in UNPLEASANT)
+    return scores["happy"] - max(scores[emotion] for emotion in NEGATIVE_EMOTIONS)
 
 
-def plain_label(name: str) -> str:
+def normalize_label(name: str) -> str:
     """Return a word without what spellings differ in: case, blanks, encoding of accents."""
     return unicodedata.normalize("NFC", name).strip().casefold()

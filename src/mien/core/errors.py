@@ -1,20 +1,20 @@
-"""All exceptions of mien with their exit codes, and how names and values appear in messages.
+"""Exceptions with their exit codes, and the formatting of names and values in messages.
 
 ::
 
-    MienError                     1   something inside went wrong
-    ├── UsageError                2   the call's words, options or values are off
-    │   └── MissingExtra          2   an optional part is not installed
+    MienError                     1   internal error
+    ├── UsageError                2   an argument, option or configuration value is invalid
+    │   └── MissingExtra          2   an optional dependency is not installed
     ├── InputError                3   an input is missing or cannot be read
     │   ├── UnreadableImage       3   one image cannot be decoded
-    │   ├── BarredAddress         3   a host is not on the open internet
+    │   ├── PrivateAddressError   3   a host is not on the public internet
     │   └── DataError             3   a data set is missing, empty or malformed
     ├── NoFaceError               4   no face in any input
     ├── ModelError                5   a model is missing, damaged or does not match its hash
     ├── OutputError               1   a result cannot be written (full disk, no permission)
     └── TrainingDiverged          1   the loss became NaN or infinite
 
-A message is one line: what happened, what was expected, how to mend it.
+A message is one line: what happened, what was expected, how to fix it.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ EXIT_INTERRUPTED = 130
 
 
 class MienError(Exception):
-    """Base of all errors that mien raises on purpose."""
+    """Base class of all errors that mien raises on purpose."""
 
     exit_code: int = EXIT_INTERNAL
 
     def __init__(self, *args: object) -> None:
-        """Make the message one short line, whatever names and values are in it."""
+        """Make the message printable, one line long and short."""
         super().__init__(*(one_line(arg) if isinstance(arg, str) else arg for arg in args))
 
 
@@ -53,7 +53,7 @@ class UsageError(MienError, ValueError):
 
 
 class MissingExtra(UsageError):
-    """An optional part of mien is not installed."""
+    """An optional dependency is not installed."""
 
     def __init__(self, extra: str, needed_for: str) -> None:
         self.extra = extra
@@ -74,7 +74,7 @@ def needs_extra(extra: str, needed_for: str) -> Iterator[None]:
 
 
 def require_extra(extra: str, *modules: str, needed_for: str) -> None:
-    """Raise MissingExtra unless modules are installed, before work that needs them begins."""
+    """Raise MissingExtra unless all modules are installed; does not import them."""
     if any(find_spec(module) is None for module in modules):
         raise MissingExtra(extra, needed_for)
 
@@ -86,11 +86,11 @@ class InputError(MienError):
 
 
 class UnreadableImage(InputError):
-    """A file or a buffer is not an image, or is a damaged one."""
+    """A file or buffer is not an image, or a damaged one."""
 
 
-class BarredAddress(InputError):
-    """A host that is not on the open internet and was not allowed."""
+class PrivateAddressError(InputError):
+    """A host is not on the public internet, and was not explicitly allowed."""
 
 
 class DataError(InputError):
@@ -98,7 +98,7 @@ class DataError(InputError):
 
 
 class NoFaceError(MienError):
-    """No face was found where one was asked for."""
+    """No face was found where one was required."""
 
     exit_code = EXIT_NO_FACE
 
@@ -118,73 +118,73 @@ class TrainingDiverged(MienError):
 
 
 # ---------------------------------------------------------------- names and values in messages
-LONGEST_NAME = 100
-"""Most characters of a name or value in a message."""
+MAX_NAME = 100
+"""Limit on the characters of a name or value in a message."""
 
-LONGEST_MESSAGE = 800
-"""Most characters of a message; its middle is cut."""
+MAX_MESSAGE = 800
+"""Limit on the characters of a message."""
 
-# Longer than any path that people write, so that a path is seldom cut.
-_RUN = re.compile(r"\S{200,}")
-# As repr() quotes a text, unlike the apostrophe in "the model's".
-_QUOTED = re.compile(r"(?<!\w)(['\"])([^'\"]{120,})\1(?!\w)")
+# Longer than common paths, which should stay whole.
+_LONG_RUN = re.compile(r"\S{200,}")
+# A text quoted by repr(), as opposed to the apostrophe in "the model's".
+_LONG_QUOTE = re.compile(r"(?<!\w)(['\"])([^'\"]{120,})\1(?!\w)")
 _ELLIPSIS = "…"
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return which of some words one was meant to be: a misspelling of it, or its beginning.
+def closest_match(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that a misspelt or abbreviated one probably means, or None.
 
-    Dashes before an option and capitals do not count.
+    Leading dashes of options and case are ignored.
     """
-    bare = {each.lstrip("-").casefold(): each for each in known}
-    start = word.lstrip("-").casefold()
-    longer = [each for each in bare if len(start) >= 3 and each.startswith(start)]
-    near = difflib.get_close_matches(start, bare, n=1, cutoff=0.75)
-    found = longer if len(longer) == 1 else near
-    return bare[found[0]] if found else None
+    bare = {known_name.lstrip("-").casefold(): known_name for known_name in known}
+    start = name.lstrip("-").casefold()
+    longer = [candidate for candidate in bare if len(start) >= 3 and candidate.startswith(start)]
+    close = difflib.get_close_matches(start, bare, n=1, cutoff=0.75)
+    matches = longer if len(longer) == 1 else close
+    return bare[matches[0]] if matches else None
 
 
-def expectation(word: str, known: Iterable[str]) -> str:
-    """Return what an error says of an unknown word: the nearest known one, else all of them."""
-    words = list(known)
-    near = nearest(word, words)
-    return f"expected one of {', '.join(words)}" if near is None else f"did you mean '{near}'?"
+def expected_one_of(name: str, known: Iterable[str]) -> str:
+    """Return the hint for an unknown name: the closest known name, else all of them."""
+    names = list(known)
+    match = closest_match(name, names)
+    return f"expected one of {', '.join(names)}" if match is None else f"did you mean '{match}'?"
 
 
 def printable(text: str) -> str:
-    """Return ``text`` with control characters escaped, so that no file name steers a terminal."""
+    """Escape control characters, so that no file name can send commands to a terminal."""
     return "".join(
         character
         if unicodedata.category(character) not in ("Cc", "Cf", "Zl", "Zp")
-        # Joiners are part of emoji and some scripts, and harmless.
+        # Joiners are harmless, and part of emoji and some scripts.
         or character in "\u200c\u200d"
         else character.encode("unicode_escape").decode("ascii")
         for character in text
     )
 
 
-def shown(value: object) -> str:
-    """Return a name or value for a message: printable, its middle cut to `LONGEST_NAME`."""
+def abbreviate(value: object) -> str:
+    """Format a name or value for a message: printable, its middle cut to `MAX_NAME` characters."""
     text = str(value)
-    # Only the ends are escaped, since the middle of a long text is cut anyway.
-    ends = text if len(text) <= 2 * LONGEST_NAME else text[:LONGEST_NAME] + text[-LONGEST_NAME:]
-    return _shortened(printable(ends), LONGEST_NAME)
+    # The middle of a long text is cut anyway, so only its ends are escaped.
+    ends = text if len(text) <= 2 * MAX_NAME else text[:MAX_NAME] + text[-MAX_NAME:]
+    return _cut_middle(printable(ends), MAX_NAME)
 
 
 def one_line(message: str) -> str:
-    """Return a message printable and short; idempotent."""
-    text = _QUOTED.sub(lambda quoted: f"'{shown(quoted[2])}'", printable(message))
-    return _shortened(_RUN.sub(lambda run: shown(run[0]), text), LONGEST_MESSAGE)
+    """Make a message printable, one line long and at most `MAX_MESSAGE` characters; idempotent."""
+    text = _LONG_QUOTE.sub(lambda match: f"'{abbreviate(match[2])}'", printable(message))
+    return _cut_middle(_LONG_RUN.sub(lambda match: abbreviate(match[0]), text), MAX_MESSAGE)
 
 
-def reason_of(error: BaseException) -> str:
-    """Return why something failed, in a few words: the system's, else the error's own."""
-    words = getattr(error, "strerror", None) or " ".join(str(error).split())
-    return words or type(error).__name__
+def error_reason(error: BaseException) -> str:
+    """Return the operating system's description of an error, else the error's own message."""
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return reason or type(error).__name__
 
 
-def _shortened(text: str, most: int) -> str:
-    if len(text) <= most:
+def _cut_middle(text: str, limit: int) -> str:
+    if len(text) <= limit:
         return text
-    front = most // 3
-    return text[:front] + _ELLIPSIS + text[front + 1 - most :]
+    front = limit // 3
+    return text[:front] + _ELLIPSIS + text[front + 1 - limit :]

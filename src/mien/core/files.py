@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from mien.core.errors import ModelError, OutputError, UsageError, reason_of
+from mien.core.errors import ModelError, OutputError, UsageError, error_reason
 
 SOFTWARE = "mien (facial emotion recognition)"
 """Written into pictures and videos, which mien recognises as its own and may replace."""
@@ -23,7 +23,7 @@ _TIMEOUT_S = 30
 _BINARY = getattr(os, "O_BINARY", 0)
 
 
-def expanded(path: Path | str) -> Path:
+def expand_home(path: Path | str) -> Path:
     """Return a path with ``~`` expanded; raises UsageError if there is no such home folder."""
     try:
         return Path(path).expanduser()
@@ -47,12 +47,12 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OutputError: if it cannot be written; what stood there before is untouched.
     """
-    with replacing(path) as temporary:
+    with replace_atomically(path) as temporary:
         temporary.write_bytes(content)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replace_atomically(path: Path) -> Iterator[Path]:
     """Give a temporary file beside ``path``, with its suffix, and rename it to that at the end.
 
     For writers that take a path. The folder is made if needed; what a killed process left is
@@ -74,7 +74,7 @@ def replacing(path: Path) -> Iterator[Path]:
             lock = -1
         temporary.replace(path)
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {reason_of(error)}") from error
+        raise OutputError(f"cannot write {path}: {error_reason(error)}") from error
     finally:
         if lock >= 0:
             os.close(lock)
@@ -180,7 +180,7 @@ def claim_folder(folder: Path, *, option: str = "--output") -> IO[bytes]:
     except FileExistsError as error:
         raise foreign from error
     except OSError as error:
-        raise OutputError(f"cannot write {folder}: {reason_of(error)}") from error
+        raise OutputError(f"cannot write {folder}: {error_reason(error)}") from error
     try:
         mark = file.read(len(_MARK) + 1)
         if not mark:  # it is new, or a kill left it empty
@@ -252,7 +252,7 @@ def cache_folder() -> Path:
         raise OutputError(f"there is no home folder to keep downloads in: {CACHE_HINT}") from error
 
 
-def obstacle(folder: Path) -> str | None:
+def write_obstacle(folder: Path) -> str | None:
     """Return what prevents writing into a folder, which need not exist; None if nothing does."""
     try:
         nearest = next(each for each in (folder, *folder.parents) if each.exists())
@@ -263,7 +263,7 @@ def obstacle(folder: Path) -> str | None:
     return None if os.access(nearest, os.W_OK | os.X_OK) else f"{nearest} is read-only"
 
 
-def keep_together() -> None:
+def redirect_library_caches() -> None:
     """Have Keras and Matplotlib keep their files in the cache folder, unless they are told where.
 
     Both would make folders in the user's home when imported. An existing ``~/.keras`` stays in use:
@@ -304,7 +304,7 @@ class PinnedFile:
         return os.path.isfile(path) and os.access(path, os.R_OK)  # noqa: PTH113
 
 
-def verified(file: PinnedFile, path: Path) -> bytes:
+def read_verified(file: PinnedFile, path: Path) -> bytes:
     """Return the content of a copy of a pinned file.
 
     Raises:
@@ -313,7 +313,9 @@ def verified(file: PinnedFile, path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ModelError(f"cannot read {path}: {reason_of(error)}; expected {file.name}") from error
+        raise ModelError(
+            f"cannot read {path}: {error_reason(error)}; expected {file.name}"
+        ) from error
     found = hashlib.sha256(content).hexdigest()
     if found != file.sha256:
         raise ModelError(
@@ -335,13 +337,13 @@ def fetch(file: PinnedFile, *, offline: bool = False) -> Path:
     with suppress(OSError):  # missing, or not to be read
         if sha256_of(path) == file.sha256:
             return path
-    trouble = obstacle(path.parent)
+    trouble = write_obstacle(path.parent)
     by_hand = f"download {file.url} to {path} by hand"
     if trouble:
         by_hand = f"{trouble}: {CACHE_HINT}, and download {file.url} into it"
     if offline:
         if file.is_cached():
-            verified(file, path)
+            read_verified(file, path)
         raise ModelError(f"{file.name} is not in the cache and this is offline: {by_hand}")
     if trouble:
         raise OutputError(f"{file.name} cannot be kept, {trouble}: {CACHE_HINT}")
@@ -368,4 +370,6 @@ def _downloaded(file: PinnedFile, by_hand: str) -> bytes:
             # One byte more than expected shows that it is another file.
             return bytes(reply.read(file.size_bytes + 1))
     except (OSError, HTTPException) as error:  # URLError and timeouts are OSErrors
-        raise ModelError(f"cannot download {file.name} ({reason_of(error)}): {by_hand}") from error
+        raise ModelError(
+            f"cannot download {file.name} ({error_reason(error)}): {by_hand}"
+        ) from error

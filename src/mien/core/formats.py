@@ -17,7 +17,7 @@ def json_text(value: object, *, indent: int | None = 2) -> str:
     return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
 
 
-def utf8_text(text: str) -> str:
+def escape_surrogates(text: str) -> str:
     """Return a text with surrogates escaped, as in file names that are not UTF-8."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 

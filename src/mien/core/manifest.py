@@ -16,9 +16,9 @@ from typing import Any
 
 from mien.core.calibration import Temperature
 from mien.core.emotions import EMOTIONS
-from mien.core.errors import ModelError, reason_of
-from mien.core.faces import FACE_SIZE
+from mien.core.errors import ModelError, error_reason
 from mien.core.files import sha256_of, write_atomically
+from mien.core.images import FACE_SIZE
 from mien.core.models import MANIFEST_NAME, MODEL_NAME, READINGS
 from mien.core.results import ModelInfo
 
@@ -36,7 +36,7 @@ INPUT_CONTRACT: Mapping[str, Any] = {
     "color": "grey",
     "range": [0, 255],
 }
-"""What every model takes: standard faces (see `mien.core.faces`), any number of them."""
+"""What every model takes: standard faces (see `mien.core.images`), any number of them."""
 
 OUTPUT_CONTRACT: Mapping[str, str] = {"logits": "logits", "features": "features"}
 """What every model gives: logits (N, classes), and its last feature map (N, h, w, C)."""
@@ -191,7 +191,7 @@ class Manifest(Reading):
         """The names of all readings, the one in use first."""
         return (self.reading, *self.others)
 
-    def read_by(self, reading: str | None) -> Manifest:
+    def with_reading(self, reading: str | None) -> Manifest:
         """Return the manifest of the same model with another reading in use.
 
         None is "people" where the model has that, else the reading in use.
@@ -225,7 +225,7 @@ class Manifest(Reading):
         """
         first = [name for name, each in self.others.items() if each.outputs == OUTPUT_CONTRACT]
         if self.outputs != OUTPUT_CONTRACT and first:
-            return self.read_by(first[0]).to_dict()
+            return self.with_reading(first[0]).to_dict()
         return {
             "schema": MANIFEST_SCHEMA,
             "name": self.name,
@@ -288,7 +288,7 @@ def load_manifest(
         manifest = _parse(_read_json(path))
     except OSError as error:
         raise ModelError(
-            f"cannot read {path} ({reason_of(error)}): expected a folder with "
+            f"cannot read {path} ({error_reason(error)}): expected a folder with "
             f"{MANIFEST_NAME} and {MODEL_NAME}, as mien export writes"
         ) from error
     except ModelError as error:
@@ -332,7 +332,7 @@ def read_model_file(path: Path, expected: ModelFile) -> bytes:
         content = path.read_bytes() if path.is_file() and size == expected.size_bytes else None
     except OSError as error:
         raise ModelError(
-            f"cannot read {path}, which {MANIFEST_NAME} names: {reason_of(error)}; "
+            f"cannot read {path}, which {MANIFEST_NAME} names: {error_reason(error)}; "
             "export or install it again"
         ) from error
     if content is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from mien.core.errors import ModelError, nearest
+from mien.core.errors import ModelError, closest_match
 
 DEFAULT_MODEL = "mien-b0"
 """The default model."""
@@ -51,7 +51,7 @@ def find_model(name_or_path: str | Path) -> Path:
     known = ", ".join(names) or "none"
     word = str(name_or_path)
     parts = [name for name in names if word in name.split("-")]
-    near = nearest(word, names) or (parts[0] if parts else None)
+    near = closest_match(word, names) or (parts[0] if parts else None)
     meant = f"did you mean '{near}'? Else " if near else ""
     raise ModelError(
         f"no model {word!r:.200}: {meant}expected a folder with {MANIFEST_NAME} "

@@ -54,7 +54,7 @@ def open_closed_streams() -> None:
 
 
 @contextmanager
-def stderr_without_native_lines() -> Iterator[None]:
+def discard_native_stderr() -> Iterator[None]:
     """Keep stderr for what Python writes, and drop what C libraries write there; for a program.
 
     libtiff, OpenCV and others print what is damaged in a file on descriptor 2. To redirect that
@@ -170,7 +170,7 @@ def package_version(name: str) -> str | None:
 # ---------------------------------------------------------------- telemetry
 # Some packages report usage to their maker unless an environment variable says otherwise when they
 # are loaded. mien sets it before it loads one of them, and respects what the user has set.
-SWITCHES: Mapping[str, str] = {
+TELEMETRY_SWITCHES: Mapping[str, str] = {
     # ONNX Runtime, from 1.29 on: a device's number and a queue of events below the user's home, and
     # an upload to Microsoft.
     "ORT_DISABLE_TELEMETRY": "1",
@@ -184,14 +184,14 @@ SWITCHES: Mapping[str, str] = {
 
 def disable_telemetry() -> None:
     """Turn reports off in this process and those that it starts, unless a variable is set."""
-    for name, value in SWITCHES.items():
+    for name, value in TELEMETRY_SWITCHES.items():
         os.environ[name] = os.environ.get(name) or value
 
 
-def reporting() -> list[str]:
+def enabled_telemetry() -> list[str]:
     """Return the variables that turn reports on, as ``NAME=VALUE``."""
     return [
         f"{name}={os.environ[name]}"
-        for name, value in SWITCHES.items()
+        for name, value in TELEMETRY_SWITCHES.items()
         if os.environ.get(name) not in (None, "", value)
     ]

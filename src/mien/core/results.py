@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mien.core.display import Viewable, data_frame, results_html
 from mien.core.emotions import EMOTIONS, FER2013_CSV_ORDER, valence
 from mien.core.errors import UsageError, one_line
-from mien.core.formats import utf8_text
+from mien.core.formats import escape_surrogates
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -305,12 +305,12 @@ class Result(Viewable):
     def _own_result(self) -> Result:
         return self
 
-    def read_from(self, image: Callable[[], ImageSource | None], color: str | None) -> Result:
+    def remember_image(self, image: Callable[[], ImageSource | None], color: str | None) -> Result:
         """Remember how to get the image again; this is not part of the result's value."""
         object.__setattr__(self, "_image", (image, color))
         return self
 
-    def image_read(self) -> tuple[ImageSource | None, str | None]:
+    def recall_image(self) -> tuple[ImageSource | None, str | None]:
         """Return the image, None if it is gone, and its colour order."""
         image, color = getattr(self, "_image", (lambda: None, None))
         found = image()
@@ -524,7 +524,10 @@ def to_pandas(results: Viewable | Iterable[Viewable]) -> pd.DataFrame:
     }
     rows = chain.from_iterable(result_rows(one, labels, **scores) for one in found)
     texts = [
-        {key: utf8_text(cell) if isinstance(cell, str) else cell for key, cell in row.items()}
+        {
+            key: escape_surrogates(cell) if isinstance(cell, str) else cell
+            for key, cell in row.items()
+        }
         for row in rows
     ]
     return data_frame(texts, table_columns(labels, **scores), _PANDAS_TYPES)
@@ -582,7 +585,7 @@ def to_fer(result: Result) -> list[dict[str, Any]]:
     ]
 
 
-COMPAT: Mapping[str, Callable[[Result], list[dict[str, Any]]]] = {
+COMPAT_FORMATS: Mapping[str, Callable[[Result], list[dict[str, Any]]]] = {
     "deepface": to_deepface,
     "fer": to_fer,
 }

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import DataError, UsageError
-from mien.core.faces import FACE_SIZE
+from mien.core.images import FACE_SIZE
 from mien.core.progress import Progress
 from mien.data.dataset import SPLITS, Skipped, Split
 from mien.data.votes import Votes, agreement_mask, align_votes, unusable_mask

@@ -17,8 +17,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.emotions import match_label, plain_label
-from mien.core.errors import DataError, UsageError, expectation
+from mien.core.emotions import match_label, normalize_label
+from mien.core.errors import DataError, UsageError, expected_one_of
 from mien.core.file_types import IMAGE_SUFFIXES
 from mien.core.progress import Progress
 from mien.data.dataset import SPLITS, Skipped, Split, clean_mask
@@ -132,7 +132,7 @@ def _merge_spellings(
         folders: dict[str, list[str]] = {}
         for folder in sorted(found[split]):
             name = match_label(folder, classes)
-            same_word = name is not None and plain_label(name) == plain_label(folder)
+            same_word = name is not None and normalize_label(name) == normalize_label(folder)
             if name is None or not (name in earlier or same_word):
                 if name is not None:
                     notes.append(
@@ -293,18 +293,18 @@ def resolve_mapping(classes: Sequence[str], mapping: Mapping[str, str]) -> dict[
         UsageError: if the mapping names a class that does not exist, or maps one twice.
     """
     resolved = {name: name for name in classes}
-    spellings = {plain_label(name): name for name in classes}
+    spellings = {normalize_label(name): name for name in classes}
     chosen: dict[str, str] = {}
     for name, new in mapping.items():
         match = match_label(name, classes)
         if match is None:
             raise UsageError(
-                f"--map {name}={new}: there is no class {name!r}: {expectation(name, classes)}"
+                f"--map {name}={new}: there is no class {name!r}: {expected_one_of(name, classes)}"
             )
         if chosen.setdefault(match, new) != new:
             raise UsageError(f"--map: {match} is mapped to {chosen[match]} and {new}: choose one")
         # A class is spelt like its folder, else like the first name mapped to it.
-        resolved[match] = spellings.setdefault(plain_label(new), new) if new else ""
+        resolved[match] = spellings.setdefault(normalize_label(new), new) if new else ""
     return {name: new for name, new in resolved.items() if new}
 
 

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.emotions import EMOTIONS
-from mien.core.errors import DataError, reason_of
-from mien.core.faces import FACE_SIZE
+from mien.core.errors import DataError, error_reason
 from mien.core.files import sha256_of, write_atomically
+from mien.core.images import FACE_SIZE
 
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 """Training, PublicTest and PrivateTest of the challenge."""
@@ -157,11 +157,11 @@ def load_splits(path: Path, names: Sequence[str] | None = None) -> dict[str, Spl
                 names = [key.removesuffix("_images") for key in keys]
             return {name: _unpack_split(name, arrays) for name in names}
     except OSError as error:
-        raise DataError(f"cannot read {path}: {reason_of(error)}") from error
+        raise DataError(f"cannot read {path}: {error_reason(error)}") from error
     # Damage raises many kinds of errors (zip, zlib, npy header, JSON, shapes).
     except Exception as error:
         raise DataError(
-            f"{path} is damaged or not a data set of mien ({reason_of(error)}): create it again"
+            f"{path} is damaged or not a data set of mien ({error_reason(error)}): create it again"
         ) from error
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import cv2
 
 from mien.core.emotions import EMOTIONS
-from mien.core.errors import DataError, MissingExtra, OutputError, UsageError, reason_of
-from mien.core.files import claim_folder, expanded, release_folder
+from mien.core.errors import DataError, MissingExtra, OutputError, UsageError, error_reason
+from mien.core.files import claim_folder, expand_home, release_folder
 from mien.core.process import stderr
 from mien.core.progress import Progress
 from mien.data.dataset import SPLITS, Skipped
@@ -99,7 +99,7 @@ def import_dataset(
             imported into by another process.
         OutputError: if it cannot be written.
     """
-    source, output = expanded(source), expanded(output)
+    source, output = expand_home(source), expand_home(output)
     if not 0 <= val_fraction <= 0.5:
         raise UsageError(f"expected a val fraction from 0 to 0.5, got {val_fraction}")
     is_csv = holds_csv(source)
@@ -293,7 +293,7 @@ def _recover(output: Path) -> None:
 
 
 def _cannot_write(output: Path, error: OSError) -> OutputError:
-    return OutputError(f"cannot write the data set to {output}: {reason_of(error)}")
+    return OutputError(f"cannot write the data set to {output}: {error_reason(error)}")
 
 
 # ---------------------------------------------------------------- downloading

@@ -24,10 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.emotions import EMOTIONS, FER2013_CSV_ORDER
-from mien.core.errors import DataError, MienError, OutputError, reason_of
-from mien.core.faces import FACE_SIZE, standard_face
-from mien.core.files import cache_folder, expanded
-from mien.core.images import load_image
+from mien.core.errors import DataError, MienError, OutputError, error_reason
+from mien.core.files import cache_folder, expand_home
+from mien.core.images import FACE_SIZE, load_image, standard_face
 from mien.core.progress import Progress
 from mien.data.dataset import ARRAYS_SUFFIX, SPLITS, Skipped, Split, load_splits, save_splits
 from mien.data.sources import (
@@ -123,7 +122,7 @@ def load_dataset(
         DataError: if the source is none of these, a split has no usable image, or train lacks a
             class.
     """
-    path = expanded(source)
+    path = expand_home(source)
     unknown = [name for name in splits if name not in SPLITS]
     if unknown:
         raise DataError(f"unknown split {unknown[0]!r}: expected one of {', '.join(SPLITS)}")
@@ -418,10 +417,10 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, str, str]]:
     except DataError as error:
         raise DataError(f"{path} is not a readable CSV: {error}") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({reason_of(error)})") from error
+        raise DataError(f"{path} cannot be read ({error_reason(error)})") from error
     # Damage raises many kinds of errors in csv, codecs and the decompressors.
     except Exception as error:
-        reason = reason_of(error)
+        reason = error_reason(error)
         raise DataError(f"{path} is not a readable CSV ({reason}): download it again") from error
     got = "; ".join(headers[:3]) or "no CSV"
     raise DataError(f"{path}: expected the columns emotion,pixels,Usage, got {got}")

@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Protocol
 
 from mien.core.emotions import EMOTIONS, find_emotion
-from mien.core.errors import DataError, reason_of
+from mien.core.errors import DataError, error_reason
 from mien.core.file_types import IMAGE_SUFFIXES
 from mien.data.dataset import SPLITS, Skipped
 
@@ -242,7 +242,7 @@ def packing_of(head: bytes) -> str | None:
 
 
 def _unreadable(error: Exception) -> str:
-    return f"cannot be read ({reason_of(error)})"
+    return f"cannot be read ({error_reason(error)})"
 
 
 @contextmanager
@@ -260,7 +260,7 @@ def open_source(path: Path) -> Iterator[Source]:
     # BadZipFile, and for a damaged directory NotImplementedError, UnicodeDecodeError, ...
     except Exception as error:
         raise DataError(
-            f"{path} cannot be opened as a zip ({reason_of(error)}): download it again"
+            f"{path} cannot be opened as a zip ({error_reason(error)}): download it again"
         ) from error
     with archive:
         yield ZipSource(archive)

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.emotions import EMOTIONS, find_emotion
-from mien.core.errors import DataError, reason_of
+from mien.core.errors import DataError, error_reason
 from mien.data.dataset import Split
 from mien.data.loading import USAGES, row_name
 
@@ -74,7 +74,7 @@ def load_votes(path: Path | str) -> Votes:
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a readable CSV of votes ({error})") from error
     except OSError as error:
-        raise DataError(f"cannot read the votes {path}: {reason_of(error)}") from error
+        raise DataError(f"cannot read the votes {path}: {error_reason(error)}") from error
     return {key: np.stack(counts) for key, counts in rows.items()}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.calibration import Temperature, log_of_mean, softmax
+from mien.core.calibration import Temperature, log_mean, softmax
 from mien.core.errors import UsageError, needs_extra
 from mien.core.manifest import Manifest, load_manifest, write_manifest
 from mien.evaluation.evaluate import Classify, predict
@@ -70,7 +70,7 @@ def calibrate_model(
         votes: int64 (N, classes): how many people named each class, at least one an image. Each
             vote then counts as a label, so that a confidence is the share of people who would say
             so, and ``labels`` are ignored.
-        reading: which of the model's readings is calibrated (see `Manifest.read_by`).
+        reading: which of the model's readings is calibrated (see `Manifest.with_reading`).
         accuracy: how often certain predictions are to be right, 0-1.
         thresholds: the least confidence, 0-1, of a certain prediction of each label; fitted for
             ``accuracy`` unless given.
@@ -162,7 +162,7 @@ def _logits_of_views(logits_of: Classify, images: npt.NDArray[np.uint8], *, quie
 
     def mean_of(faces: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         views = [softmax(logits_of(view).astype(np.float64)) for view in tta_views(faces)]
-        return log_of_mean(views).astype(np.float32)
+        return log_mean(views).astype(np.float32)
 
     return predict(mean_of, images, label="calibrating views", quiet=quiet).astype(np.float64)
 
@@ -211,7 +211,7 @@ def balance_model(folder: Path, strength: float, *, reading: str | None = None) 
         folder: the model's; its manifest, which has to hold the images of each class in
             ``data.train``, is replaced.
         strength: 0 (none) to 1 (as if all classes were equally frequent).
-        reading: which of the model's readings (see `Manifest.read_by`).
+        reading: which of the model's readings (see `Manifest.with_reading`).
 
     Raises:
         UsageError: if the strength is not from 0 to 1, or the counts are missing.
@@ -220,7 +220,7 @@ def balance_model(folder: Path, strength: float, *, reading: str | None = None) 
     """
     if not 0 <= strength <= 1:
         raise UsageError(f"expected a strength of balancing from 0 to 1, got {strength}")
-    manifest = load_manifest(folder, labels=None).read_by(reading)
+    manifest = load_manifest(folder, labels=None).with_reading(reading)
     counts = manifest.data.get("train", {})
     if not all(counts.get(label, 0) > 0 for label in manifest.labels):
         raise UsageError(
@@ -270,7 +270,7 @@ def fit_adaptive_temperature(logits: _Floats, labels: _Labels) -> Temperature:
     `fit_temperature`'s.
 
     Args:
-        logits: (N, classes); for a mean over views, `mien.core.calibration.log_of_mean`.
+        logits: (N, classes); for a mean over views, `mien.core.calibration.log_mean`.
         labels: (N,), the right classes.
 
     Raises:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from mien.core.emotions import find_emotion
 from mien.core.errors import DataError, UsageError
-from mien.core.files import expanded
+from mien.core.files import expand_home
 from mien.core.models import bundled_models, find_model
 from mien.core.progress import Progress
 from mien.data.class_folder import (
@@ -111,7 +111,7 @@ def load_evaluation_data(
             trained on.
         UsageError: if the split is not there, or the mapping names what is not there.
     """
-    path = expanded(source)
+    path = expand_home(source)
     plain = mapping is None and face_of is None
     is_folder = source_kind(path) == "folder"
     if not is_folder and not plain:

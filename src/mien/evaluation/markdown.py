@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from mien.core.errors import InputError, reason_of
+from mien.core.errors import InputError, error_reason
 from mien.core.files import write_atomically
 from mien.core.formats import table_text
 from mien.evaluation.metrics import Interval
@@ -90,6 +90,6 @@ def _read(path: Path) -> str:
         # Bytes, not text mode: line ends stay as they are.
         return path.read_bytes().decode("utf-8")
     except OSError as error:
-        raise InputError(f"cannot read {path}: {reason_of(error)}") from error
+        raise InputError(f"cannot read {path}: {error_reason(error)}") from error
     except UnicodeDecodeError as error:
         raise InputError(f"cannot read {path}: it is not UTF-8 text") from error

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 import mien
 from mien.core.emotions import EMOTIONS
-from mien.core.errors import DataError, UsageError, reason_of
+from mien.core.errors import DataError, UsageError, error_reason
 from mien.core.files import write_atomically
 from mien.core.formats import json_text
 from mien.core.process import package_version
@@ -173,7 +173,7 @@ def read_report_json(path: Path) -> Report:
         report: Report = _from_json(Report, {**content, "model": model, "evaluation": evaluation})
         return report
     except OSError as error:
-        raise DataError(f"cannot read the report {path}: {reason_of(error)}") from error
+        raise DataError(f"cannot read the report {path}: {error_reason(error)}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path} is no report of mien evaluate: {error!r}; delete it") from error
 

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.errors import UsageError
-from mien.core.faces import FACE_SIZE, standard_face
 from mien.core.files import write_atomically
 from mien.core.formats import json_text
+from mien.core.images import FACE_SIZE, standard_face
 from mien.core.progress import Progress
 from mien.core.results import ModelInfo
 from mien.evaluation.evaluate import BATCH_SIZE, Classify

@@ -13,10 +13,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.calibration import Temperature, log_of_mean
+from mien.core.calibration import Temperature, log_mean
 from mien.core.emotions import EMOTIONS
-from mien.core.errors import ModelError, UsageError, reason_of
-from mien.core.faces import FACE_SIZE
+from mien.core.errors import ModelError, UsageError, error_reason
+from mien.core.images import FACE_SIZE
 from mien.core.manifest import INPUT_CONTRACT, Manifest, load_manifest
 from mien.core.models import DEFAULT_MODEL, find_model
 from mien.core.onnx_runtime import onnxruntime
@@ -76,7 +76,7 @@ class Classifier:
         if threads is not None and threads < 1:
             raise UsageError(f"expected 1 thread or more, got {threads}")
         folder = find_model(model)
-        manifest = load_manifest(folder, labels=labels, check_file=False).read_by(reading)
+        manifest = load_manifest(folder, labels=labels, check_file=False).with_reading(reading)
         outputs = tuple(manifest.outputs.values()) if manifest.others else ()
         session = ModelSession(folder, manifest.file, threads=threads, outputs=outputs)
         path = folder / manifest.file.name
@@ -107,7 +107,7 @@ class Classifier:
         """Classify standard faces.
 
         Args:
-            faces: uint8 (N, 48, 48), grey (see `mien.core.faces.standard_face`); N may be 0.
+            faces: uint8 (N, 48, 48), grey (see `mien.core.images.standard_face`); N may be 0.
             augment: average over ten mirrored and shifted views, at ten times the cost.
             batch_size: faces per network call.
 
@@ -132,7 +132,7 @@ class Classifier:
         ]
         if augmented is None:
             return np.asarray(sum(views) / len(views), np.float32)
-        return augmented.probabilities(log_of_mean(views)).astype(np.float32)
+        return augmented.probabilities(log_mean(views)).astype(np.float32)
 
     def logits(
         self, faces: npt.NDArray[np.uint8], *, batch_size: int = BATCH_SIZE
@@ -191,7 +191,8 @@ class Classifier:
             return np.asarray(self._session.run([output], inputs)[0], np.float32)
         except Exception as error:  # ONNX Runtime's errors share no narrower base
             raise ModelError(
-                f"the model {self.manifest.name} failed on {len(faces)} faces: {reason_of(error)}"
+                f"the model {self.manifest.name} failed on {len(faces)} faces: "
+                f"{error_reason(error)}"
             ) from error
 
 

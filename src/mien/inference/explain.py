@@ -17,9 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.emotions import match_label
-from mien.core.errors import MienError, ModelError, UsageError, expectation
-from mien.core.faces import FACE_SIZE, standard_face
-from mien.core.images import ImageSource, load_image, source_name
+from mien.core.errors import MienError, ModelError, UsageError, expected_one_of
+from mien.core.images import FACE_SIZE, ImageSource, load_image, source_name, standard_face
 from mien.core.manifest import OUTPUT_CONTRACT
 from mien.core.progress import track
 from mien.core.results import SCORE_DIGITS, Face, Result
@@ -224,7 +223,7 @@ def explain_faces(
 
     Args:
         classifier: the model.
-        faces: uint8 (N, 48, 48), grey (see `mien.core.faces.standard_face`).
+        faces: uint8 (N, 48, 48), grey (see `mien.core.images.standard_face`).
         emotion: class to explain; each face's top class if None.
         method: one of `METHODS`.
         batch_size: images per network call.
@@ -269,7 +268,7 @@ def _check_options(method: str, emotion: str | None, labels: Sequence[str]) -> s
         return None
     label = match_label(emotion, labels)
     if label is None:
-        raise UsageError(f"unknown emotion {emotion!r}: {expectation(emotion, labels)}")
+        raise UsageError(f"unknown emotion {emotion!r}: {expected_one_of(emotion, labels)}")
     return label
 
 

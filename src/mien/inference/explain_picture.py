@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from mien.core.annotate import class_colors, draw_bar, font_for, reading_text
+from mien.core.annotate import class_colors, draw_bar, face_caption, find_font
 from mien.core.errors import UsageError
 from mien.inference.explain import ExplainedFace, Explanation
 
@@ -113,13 +113,13 @@ def _draw_title(draw: ImageDraw.ImageDraw, explained: ExplainedFace, left: int, 
     x, middle = float(left), top + _TITLE / 2 - 4
     parts = [
         (f"face {face.face_id}", 15, _DIM),
-        (reading_text(face), 19, class_colors(face.scores)[face.emotion]),
+        (face_caption(face), 19, class_colors(face.scores)[face.emotion]),
     ]
     if explanation.emotion != face.emotion:
         parts.append((f"why {explanation.emotion} {explanation.score:.0%}", 15, _LIGHT))
     parts.append((_summary(explanation), 15, _DIM))
     for text, size, color in parts:
-        font = font_for(text, size)
+        font = find_font(text, size)
         draw.text((x, middle), text, fill=color, font=font, anchor="lm")
         x += draw.textlength(text, font) + 14
 
@@ -146,7 +146,7 @@ def _draw_bars(draw: ImageDraw.ImageDraw, explained: ExplainedFace, left: int, t
     scores = explained.face.scores
     colors = class_colors(scores)
     row = min(32.0, (_SIDE - 16) / len(scores))
-    font = font_for("".join(scores), min(15, round(row * 0.5)))
+    font = find_font("".join(scores), min(15, round(row * 0.5)))
     names = max(draw.textlength(name, font) for name in scores)
     start = left + 14 + round(names) + 10
     stop = left + _BARS - 14 - round(draw.textlength("100%", font)) - 8
@@ -170,7 +170,7 @@ def _draw_legend(canvas: Image.Image, explanation: Explanation) -> None:
         "occlusion": ("no matter if covered", "the emotion's score falls most when covered"),
         "gradcam": ("adds nothing to the emotion", "adds most (Grad-CAM; coarse)"),
     }[explanation.method]
-    font = font_for("".join(ends), 14)
+    font = find_font("".join(ends), 14)
     draw.text((_MARGIN, top - 8), ends[0], fill=_DIM, font=font, anchor="ls")
     draw.text((_MARGIN + width - 1, top - 8), ends[1], fill=_DIM, font=font, anchor="rs")
 

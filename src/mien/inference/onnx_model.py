@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.errors import ModelError, reason_of
+from mien.core.errors import ModelError, error_reason
 from mien.core.manifest import ModelFile, read_model_file
 from mien.core.models import bundled_models, find_model
 from mien.core.onnx_runtime import new_session, onnxruntime
@@ -122,7 +122,7 @@ class ModelSession:
             return new_session(network, threads=self._threads or 0)
         except Exception as error:  # ONNX Runtime's errors share no narrower base
             raise ModelError(
-                f"{path} is not an ONNX model that can be run ({reason_of(error)}): "
+                f"{path} is not an ONNX model that can be run ({error_reason(error)}): "
                 "export or install it again"
             ) from error
 
@@ -212,7 +212,7 @@ def read_onnx(path: Path) -> OnnxGraph:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ModelError(f"cannot read {path}: {reason_of(error)}") from error
+        raise ModelError(f"cannot read {path}: {error_reason(error)}") from error
     with _parsing(content, path) as fields:
         return _parse_model(fields, path)
 

@@ -14,9 +14,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mien.core.errors import MienError, NoFaceError, UnreadableImage, UsageError, shown
-from mien.core.faces import FACE_SIZE, standard_face
-from mien.core.images import ImageSource, Tensor, is_file_object, is_tensor, load_image
+from mien.core.errors import MienError, NoFaceError, UnreadableImage, UsageError, abbreviate
+from mien.core.images import (
+    FACE_SIZE,
+    ImageSource,
+    Tensor,
+    is_file_object,
+    is_tensor,
+    load_image,
+    standard_face,
+)
 from mien.core.results import Box, Quality
 from mien.inference.detectors import Detection, Detector, Landmarks, crop_scale_of
 from mien.inference.detectors.search import crop_square
@@ -139,7 +146,7 @@ def preprocess(
     except (cv2.error, MemoryError) as error:
         is_memory = isinstance(error, MemoryError) or error.code == cv2.Error.StsNoMem
         reason = "there is not enough memory" if is_memory else " ".join(str(error).split())
-        message = f"{shown(source or 'the image')}: face detection failed: {reason}"
+        message = f"{abbreviate(source or 'the image')}: face detection failed: {reason}"
         return FaceBatch(source, width, height, status="error", error=message)
     status = "ok" if detections else "no_face"
     return FaceBatch(source, width, height, detections, turns, faces, status)

@@ -12,8 +12,7 @@ import numpy.typing as npt
 
 from mien.core.display import image_reference
 from mien.core.errors import MienError, NoFaceError, UnreadableImage, UsageError
-from mien.core.faces import FACE_SIZE
-from mien.core.images import ImageSource, Tensor, source_name
+from mien.core.images import FACE_SIZE, ImageSource, Tensor, source_name
 from mien.core.models import DEFAULT_MODEL
 from mien.core.results import Face, Faces, ModelInfo, Result, Results
 from mien.inference.classifier import BATCH_SIZE, Classifier
@@ -132,7 +131,7 @@ class Recognizer:
                 (H, W, 3) or (H, W, 4) with ``color``; see `mien.load_image`.
             color: channel order of an array, "rgb" or "bgr".
             on_no_face: "empty" returns an empty list without a face, "raise" raises NoFaceError.
-            allow_private: also download from hosts that are not on the open internet.
+            allow_private: also download from hosts that are not on the public internet.
 
         Returns:
             The faces, left to right, in a list that can also be displayed (`annotate`, `save`,
@@ -220,7 +219,7 @@ class Recognizer:
             references.append(image_reference(image, allow_private=allow_private))
         results = self.read(batches, batch_size=batch_size)
         return Results(
-            result.read_from(reference, color)
+            result.remember_image(reference, color)
             for result, reference in zip(results, references, strict=True)
         )
 

@@ -41,7 +41,7 @@ IMAGE_TYPES: tuple[str, ...] = (
     "image/x-portable-anymap",
     "image/x-icon",
 )
-"""The types of `mien.core.file_types.READABLE`. The content decides, whichever of them is said."""
+"""Media types of `mien.core.file_types.READABLE_FORMATS`; only the content decides which it is."""
 
 OTHER_IMAGE_TYPES = frozenset(
     {

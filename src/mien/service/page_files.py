@@ -247,7 +247,7 @@ def _models() -> Iterator[PageFile]:
         listed = _on_disk(f"mien-web/models/{name}/{MANIFEST_NAME}", folder / MANIFEST_NAME)
         yield replace(listed, optional=name != _FIRST_MODEL)
         for reading in manifest.readings:
-            outputs = tuple(manifest.read_by(reading).outputs.values())
+            outputs = tuple(manifest.with_reading(reading).outputs.values())
             source = folder / manifest.file.name
             yield PageFile(
                 f"mien-web/models/{name}/{reading}.onnx",

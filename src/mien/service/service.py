@@ -206,7 +206,7 @@ def _warm(load: Load) -> Recognizer:
     """Load the recognizer and use it once: what is allocated then is not for the first client."""
     import numpy as np
 
-    from mien.core.faces import FACE_SIZE
+    from mien.core.images import FACE_SIZE
 
     recognizer = load()
     grey = np.full((_WARM_UP_SIZE, _WARM_UP_SIZE, 3), 127, np.uint8)

@@ -27,7 +27,7 @@ import numpy.typing as npt
 
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import InputError, ModelError, UsageError
-from mien.core.files import replacing, sha256_of
+from mien.core.files import replace_atomically, sha256_of
 from mien.core.manifest import INPUT_CONTRACT, OUTPUT_CONTRACT, load_manifest
 from mien.core.models import MANIFEST_NAME, find_model
 from mien.core.progress import Progress
@@ -194,7 +194,10 @@ class LogitCache:
         """Keep the logits of a view; raises OutputError if they cannot be written."""
         header = {"teacher": teacher.name, "digest": teacher.digest, "key": self._key(view)}
         text = np.frombuffer(json.dumps(header, sort_keys=True).encode(), np.uint8)
-        with replacing(self.path(teacher, view)) as temporary, temporary.open("wb") as stream:
+        with (
+            replace_atomically(self.path(teacher, view)) as temporary,
+            temporary.open("wb") as stream,
+        ):
             np.savez(stream, header=text, logits=logits, probe=_probe(faces))
 
     def _key(self, view: View) -> dict[str, Any]:

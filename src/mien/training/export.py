@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.errors import InputError, ModelError, OutputError, UsageError
-from mien.core.faces import FACE_SIZE
+from mien.core.images import FACE_SIZE
 from mien.core.manifest import (
     MANIFEST_SCHEMA,
     PEOPLE_OUTPUTS,
@@ -172,7 +172,9 @@ def _join_models(labels: Path, votes: Path, output: Path, version: str | None) -
     import onnx
 
     parts = ((labels, "fer2013"), (votes, "people"))
-    first, second = (load_manifest(folder, labels=None).read_by(name) for folder, name in parts)
+    first, second = (
+        load_manifest(folder, labels=None).with_reading(name) for folder, name in parts
+    )
     proto = join_networks(
         one_reading(onnx.load(labels / first.file.name), first.outputs),
         one_reading(onnx.load(votes / second.file.name), second.outputs),
@@ -243,7 +245,9 @@ def check_agreement(network: Any, folder: Path) -> float:
     faces = trial_faces()
     logits = to_logits(network)(faces[..., None].astype(np.float32), training=False)
     logits = np.asarray(keras.ops.convert_to_numpy(logits), np.float64)
-    expected = load_manifest(folder, labels=None).read_by(None).calibration.probabilities(logits)
+    expected = (
+        load_manifest(folder, labels=None).with_reading(None).calibration.probabilities(logits)
+    )
     return max(
         check_same(
             classify_with(folder, faces, batch_size=size),

@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.errors import MissingExtra, ModelError, UsageError
-from mien.core.faces import FACE_SIZE
 from mien.core.files import write_atomically
+from mien.core.images import FACE_SIZE
 from mien.core.manifest import INPUT_CONTRACT, OUTPUT_CONTRACT, load_manifest
 from mien.training import run as run_folder
 from mien.training.backend import stderr_held_back
@@ -146,7 +146,7 @@ def open_tflite(content: bytes) -> Run:
 
 def _notes(content: bytes, folder: Path) -> dict[str, Any]:
     """Compare a LiteRT network with the exported model and return what a program needs to know."""
-    manifest, faces = load_manifest(folder, labels=None).read_by(None), trial_faces()
+    manifest, faces = load_manifest(folder, labels=None).with_reading(None), trial_faces()
     with stderr_held_back():
         logits = open_tflite(content)(faces).astype(np.float64)
     bias = np.array([manifest.bias.get(label, 0.0) for label in manifest.labels])

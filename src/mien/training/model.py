@@ -18,7 +18,7 @@ import numpy as np
 
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import InputError, ModelError, UsageError
-from mien.core.faces import FACE_SIZE
+from mien.core.images import FACE_SIZE
 from mien.core.manifest import load_manifest
 from mien.core.models import find_model
 from mien.core.process import stderr

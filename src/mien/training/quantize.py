@@ -90,7 +90,7 @@ def export_int8(
     check_target(output)
     manifest = load_manifest(folder, labels=None)
     network = folder / manifest.file.name
-    outputs = [manifest.read_by(name).outputs["logits"] for name in manifest.readings]
+    outputs = [manifest.with_reading(name).outputs["logits"] for name in manifest.readings]
     drawn = np.random.default_rng(0).permutation(len(train))
     chosen, trial = drawn[:CALIBRATION_IMAGES], drawn[CALIBRATION_IMAGES:][:TRIAL_IMAGES]
     images = train.images[trial if len(trial) else chosen]

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 from mien.core.emotions import EMOTIONS
-from mien.core.errors import InputError, UsageError, expectation, nearest, needs_extra
-from mien.core.files import expanded
+from mien.core.errors import InputError, UsageError, closest_match, expected_one_of, needs_extra
+from mien.core.files import expand_home
 from mien.core.models import bundled_models
 from mien.training.architectures import APPLICATIONS, BACKBONES
 from mien.training.run import RunFolder
@@ -392,8 +392,8 @@ def _find_recipe(name_or_path: Path | str) -> Path:
     if path.is_file() or path.name != str(path) or path.suffix:
         return path
     if path.name not in bundled:
-        hint = expectation(path.name, bundled)
-        if nearest(path.name, bundled) is None:
+        hint = expected_one_of(path.name, bundled)
+        if closest_match(path.name, bundled) is None:
             hint = f"expected a file, or one of {', '.join(bundled)}"
         raise InputError(f"no recipe is called {path.name}: {hint}")
     return bundled[path.name]
@@ -463,7 +463,9 @@ def config_from_tables(
     try:
         for section, table in tables.items():
             if section not in sections:
-                raise UsageError(f"unknown section [{section}]: {expectation(section, sections)}")
+                raise UsageError(
+                    f"unknown section [{section}]: {expected_one_of(section, sections)}"
+                )
             if not isinstance(table, Mapping):
                 raise UsageError(f"{section} = {table!r}: expected a table, as [{section}]")
             kind = sections[section]
@@ -484,7 +486,7 @@ def _keywords(kind: type, section: str, table: Mapping[str, Any], of_a_run: bool
                 raise UsageError(f"{full} is now {section}.{new}{how}")
             values[new] = convert(_convert(known[new], value, full))
         elif name not in known:
-            raise UsageError(f"unknown key {full}: {expectation(name, known)}")
+            raise UsageError(f"unknown key {full}: {expected_one_of(name, known)}")
         elif of_a_run and (full, value) == ("training.backend", "cuda"):
             values[name] = "torch"  # the lab's engine, whose networks are Keras' all the same
         else:
@@ -519,7 +521,7 @@ def from_folder(config: Config, folder: Path) -> Config:
     names = ("none", "imagenet", "lite0", *bundled_models())
 
     def path(value: str) -> str:
-        return str(folder / expanded(value)) if value else value
+        return str(folder / expand_home(value)) if value else value
 
     def found(value: str, file: str = "") -> str:
         there = os.path.exists(Path(path(value), file))  # noqa: PTH110 - for names of any length

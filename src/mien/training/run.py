@@ -33,7 +33,7 @@ import numpy.typing as npt
 
 import mien
 from mien.core.errors import InputError, OutputError, UsageError
-from mien.core.files import replacing
+from mien.core.files import replace_atomically
 from mien.core.process import package_version, stderr
 from mien.core.progress import format_duration
 
@@ -112,7 +112,7 @@ def saving(path: Path) -> Iterator[Path]:
         OutputError: if there is an OSError inside; an older file at ``path`` stays as it was.
     """
     try:
-        with replacing(path) as temporary:
+        with replace_atomically(path) as temporary:
             yield temporary
     except OutputError as error:
         raise OutputError(

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from mien.core.errors import InputError, UsageError
 from mien.core.process import usable_cores
 from mien.core.results import Result, to_pandas
-from mien.core.web_address import shown_address
+from mien.core.web import redact_address
 from mien.inference.recognizer import Recognizer
 from mien.video.baseline import Baseline
 from mien.video.charts import History, Portraits, draw_timeline, plot_history
@@ -77,7 +77,7 @@ def analyze_video(
     smoother = Smoother(smooth_s)
     live = connected(source, allow_private=allow_private)
     frames = frames_of(source, live, window, allow_private=allow_private)
-    name = shown_address(str(source))
+    name = redact_address(str(source))
     readers = readers_for(live)
     moments = follow(recognizer, frames, name, window=window, smoother=smoother, readers=readers)
     gap_s = memory_for(window.every)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from mien.core.annotate import Font, class_colors, font_for
+from mien.core.annotate import Font, class_colors, find_font
 from mien.core.display import load_pyplot
 from mien.core.results import Box, Result, score_columns
 from mien.video.summary import Person
@@ -215,23 +215,23 @@ def draw_timeline(
         _draw_episodes(draw, axis, person, colors, top + _LANE)
     if not shown:
         text = "nobody was seen"
-        draw.text((_LEFT, _TOP), text, fill=_FAINT, font=font_for(text, 22))
+        draw.text((_LEFT, _TOP), text, fill=_FAINT, font=find_font(text, 22))
     return picture
 
 
 def _draw_head(draw: ImageDraw.ImageDraw, title: str, colors: _Colors, left_out: int) -> None:
     others = f"   {left_out} seen more briefly are left out" if left_out else ""
-    font = font_for(title, 28)
+    font = find_font(title, 28)
     title = _elided(draw, title, font, _WIDTH - 24 - _RIGHT)
     draw.text((24, 20), title, fill=_INK, font=font)
     x = _draw_legend(draw, colors, _LEFT, 74)
-    font = font_for("".join(colors), 18)
+    font = find_font("".join(colors), 18)
     draw.text((x, 74), others, fill=_FAINT, font=font, anchor="lm")
 
 
 def _draw_legend(draw: ImageDraw.ImageDraw, colors: _Colors, x: float, y: int) -> float:
     """Draw the labels with their colours; return where they end."""
-    font = font_for("".join(colors), 18)
+    font = find_font("".join(colors), 18)
     for label, color in colors.items():
         draw.rounded_rectangle((x, y - 8, x + 16, y + 8), 3, fill=color)
         draw.text((x + 24, y), label, fill=_INK, font=font, anchor="lm")
@@ -268,7 +268,7 @@ def _draw_axis(draw: ImageDraw.ImageDraw, axis: _Axis, top: int, bottom: int) ->
         x = axis.x(tick)
         draw.line((x, top, x, bottom + 10), fill=(222, 225, 229))
         text = format_time(tick, digits=digits)
-        draw.text((x, bottom + 16), text, fill=_FAINT, font=font_for(text, 18), anchor="ma")
+        draw.text((x, bottom + 16), text, fill=_FAINT, font=find_font(text, 18), anchor="ma")
 
 
 def _draw_name(
@@ -282,8 +282,8 @@ def _draw_name(
         picture.paste(portrait, (24, top + (_LANE + _STRIP - portrait.height) // 2))
     x = 24 + PORTRAIT_PX + 14
     name, seconds = f"#{person.track_id}", f"{person.seconds:.1f} s"
-    draw.text((x, top + 34), name, fill=_INK, font=font_for(name, 24))
-    draw.text((x, top + 66), seconds, fill=_FAINT, font=font_for(seconds, 18))
+    draw.text((x, top + 34), name, fill=_INK, font=find_font(name, 24))
+    draw.text((x, top + 66), seconds, fill=_FAINT, font=find_font(seconds, 18))
 
 
 def _draw_scores(
@@ -320,7 +320,7 @@ def _draw_scores(
 def _draw_episodes(
     draw: ImageDraw.ImageDraw, axis: _Axis, person: Person, colors: _Colors, top: int
 ) -> None:
-    font = font_for("".join(colors), 17)
+    font = find_font("".join(colors), 17)
     for episode in person.episodes:
         left, right = axis.x(episode.start_s), axis.x(episode.end_s)
         box = (round(left), top + 3, max(round(left), round(right) - 2), top + _STRIP - 1)
@@ -408,13 +408,13 @@ def draw_comparison(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) ->
 
 def _draw_comparison_head(draw: ImageDraw.ImageDraw, colors: _Colors, bottom: int) -> None:
     _draw_legend(draw, colors, _MEANS_LEFT, 32)
-    draw.text((_MEANS_LEFT, 84), "mean scores", fill=_NOTE, font=font_for("m", 18), anchor="lm")
-    draw.text((_AXIS_LEFT, 84), "valence", fill=_NOTE, font=font_for("v", 18), anchor="lm")
+    draw.text((_MEANS_LEFT, 84), "mean scores", fill=_NOTE, font=find_font("m", 18), anchor="lm")
+    draw.text((_AXIS_LEFT, 84), "valence", fill=_NOTE, font=find_font("v", 18), anchor="lm")
     for value in (-1.0, -0.5, 0.0, 0.5, 1.0):
         x = _valence_x(value)
         draw.line((x, _ROWS_TOP - 12, x, bottom), fill=_INK if value == 0 else _RULE)
         text = f"{value:g}".replace("-", "\N{MINUS SIGN}")
-        draw.text((x, bottom + 8), text, fill=_NOTE, font=font_for(text, 16), anchor="ma")
+        draw.text((x, bottom + 8), text, fill=_NOTE, font=find_font(text, 16), anchor="ma")
 
 
 def _draw_row(
@@ -425,17 +425,17 @@ def _draw_row(
     top: int,
 ) -> None:
     name = str(row["source"])
-    font = font_for(name, 22)
+    font = find_font(name, 22)
     name = _elided(draw, name, font, _MEANS_LEFT - 24 - 20)
     draw.text((24, top + 12), name, fill=_INK, font=font, anchor="lm")
     people = "1 person" if row["people"] == 1 else f"{row['people']} people"
     seen = f"{people}, {format_time(row['seconds'])}" if row["people"] else "no face read"
-    draw.text((24, top + 38), seen, fill=_NOTE, font=font_for(seen, 17), anchor="lm")
+    draw.text((24, top + 38), seen, fill=_NOTE, font=find_font(seen, 17), anchor="lm")
     draw.rectangle((_MEANS_LEFT, top, _MEANS_RIGHT - 1, top + _BAR - 1), fill=_ABSENT)
     if not row["people"]:
         return
     pile = 0.0
-    small = font_for("".join(labels), 17)
+    small = find_font("".join(labels), 17)
     for label, column in score_columns(labels).items():
         left = _MEANS_LEFT + round((_MEANS_RIGHT - _MEANS_LEFT) * pile)
         pile += row[column]
@@ -455,9 +455,9 @@ def _draw_valence(draw: ImageDraw.ImageDraw, value: float, middle: int) -> None:
     draw.ellipse((x - 8, middle - 8, x + 8, middle + 8), fill=_INK)
     text = f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
     side = (x + 16, "lm") if value <= 0.5 else (x - 16, "rm")
-    spot = draw.textbbox((side[0], middle - 18), text, font_for(text, 17), anchor=side[1])
+    spot = draw.textbbox((side[0], middle - 18), text, find_font(text, 17), anchor=side[1])
     draw.rectangle(spot, fill=(255, 255, 255))
-    draw.text((side[0], middle - 18), text, fill=_INK, font=font_for(text, 17), anchor=side[1])
+    draw.text((side[0], middle - 18), text, fill=_INK, font=find_font(text, 17), anchor=side[1])
 
 
 def _valence_x(value: float) -> float:

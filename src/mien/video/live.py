@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.errors import BarredAddress, InputError
-from mien.core.web_address import is_web_address, shown_address
+from mien.core.errors import InputError, PrivateAddressError
+from mien.core.web import is_web_address, redact_address
 from mien.video import reader
 from mien.video.frames import BrokenVideo, Presentation, TooLarge, VideoFrame
 from mien.video.reader import (
@@ -66,7 +66,7 @@ class LiveStream:
     """
 
     def __init__(self, address: str, *, allow_private: bool = False) -> None:
-        """Take an address, and whether http(s) may be of a host that is not on the open internet.
+        """Take an address, and whether http(s) may be of a host that is not on the public internet.
 
         `connected` makes streams of sources.
         """
@@ -148,7 +148,7 @@ def stream_frames(
     """
     window = window or Window()
     stream = LiveStream(stream) if isinstance(stream, str) else stream
-    name = shown_address(stream.address)
+    name = redact_address(stream.address)
     connection = _Connection(stream, clock)
     backoff = _Backoff(name, patience_s, clock, sleep)
     while True:
@@ -164,7 +164,7 @@ def stream_frames(
         except InputError as error:
             if connection.time_s is None:
                 raise
-            if isinstance(error, BarredAddress | TooLarge):  # it would be so again
+            if isinstance(error, PrivateAddressError | TooLarge):  # it would be so again
                 raise BrokenVideo(str(error), connection.time_s) from error
             reason = str(error).removeprefix(f"{name}: ")
         if connection.time_s is None:
@@ -281,7 +281,7 @@ class _Connection:
             stream = picture_stream(container, address)
             stream.thread_type = "AUTO"
             tick = 1.0 / rate_of(stream)
-            presentation = Presentation(stream, shown_address(address))
+            presentation = Presentation(stream, redact_address(address))
             times: FrameClock | None = None
             decoder = Decoder(container, stream)
             for decoded in decoder.frames(decoder.packets()):
@@ -298,7 +298,7 @@ class _Connection:
                 if fell_silent(decoder.stopped):
                     # The frames that were held back came at the end of the silence.
                     self.heard -= reader.READ_TIMEOUT_S
-                raise InputError(f"{shown_address(address)}: {reason}") from decoder.stopped
+                raise InputError(f"{redact_address(address)}: {reason}") from decoder.stopped
 
     def _time_now(self, tick: float) -> float:
         """Return the time of a frame that is received now."""

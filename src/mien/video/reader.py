@@ -23,7 +23,7 @@ from typing import IO, Any
 
 from mien.core.errors import InputError, MissingExtra, UnreadableImage
 from mien.core.images import MAX_PIXELS
-from mien.core.web_address import is_web_address, shown_address
+from mien.core.web import is_web_address, redact_address
 from mien.video.frames import BrokenVideo, Presentation, TooLarge, VideoFrame, check_size
 from mien.video.times import (
     EARLIEST_S,
@@ -80,14 +80,14 @@ def opened(
         source: a file's path or an address.
         options: as ``av.open`` has them.
         allow_private: allow addresses of http(s), and what they lead on to, to be of hosts that are
-            not on the open internet; playlists as well.
+            not on the public internet; playlists as well.
 
     Raises:
         InputError: if it cannot be opened.
-        BarredAddress: if its host may not be asked.
+        PrivateAddressError: if its host may not be asked.
     """
     av = load_av()
-    name = shown_address(str(source))
+    name = redact_address(str(source))
     # Without its protocol, a file called "a:b.mp4" would be looked for under protocol "a".
     is_address = _ADDRESS.match(str(source)) is not None
     path = str(source) if is_address else f"file:{source}"
@@ -144,12 +144,12 @@ def checked_web_video(url: str) -> tuple[str, dict[str, str]]:
     # Imported here: they bring ssl and http with them.
     import ssl
 
-    from mien.core.downloads import check_status, requested, resolve
+    from mien.core.web import check_status, open_url, resolve
 
-    with requested(url, what="video", timeout_s=OPEN_TIMEOUT_S) as (address, response):
+    with open_url(url, what="video", timeout_s=OPEN_TIMEOUT_S) as (address, response):
         check_status(address, response)
         if response.read(len(_HLS_START)) == _HLS_START:
-            raise InputError(f"{address.shown}: {_LEADS_ON}")
+            raise InputError(f"{address.redacted}: {_LEADS_ON}")
     headers = "".join(f"{key}: {value}\r\n" for key, value in address.headers.items())
     options = {
         "format_whitelist": _FORMATS,
@@ -242,7 +242,7 @@ def probe(source: str | Path, *, allow_private: bool = False) -> VideoInfo:
     av = load_av()
     with opened(source, allow_private=allow_private) as container:
         stream = picture_stream(container, source)
-        presentation = Presentation(stream, shown_address(str(source)))
+        presentation = Presentation(stream, redact_address(str(source)))
         rate = rate_of(stream)
         duration = duration_of(container, stream)
         try:
@@ -250,7 +250,9 @@ def probe(source: str | Path, *, allow_private: bool = False) -> VideoInfo:
         except av.error.FFmpegError:
             first = None
         if first is None:
-            raise InputError(f"{shown_address(str(source))}: no frame of this video can be decoded")
+            raise InputError(
+                f"{redact_address(str(source))}: no frame of this video can be decoded"
+            )
         width, height = presentation.size(first)
         counted = stream.frames or (None if duration is None else round(duration * rate))
         return VideoInfo(
@@ -309,7 +311,7 @@ def picture_stream(container: Any, source: str | Path) -> Any:
     Raises:
         InputError: if there is none, or its frames have more pixels than an image may have.
     """
-    name = shown_address(str(source))
+    name = redact_address(str(source))
     moving = [stream for stream in container.streams.video if not _is_still(stream)]
     if not moving:
         what = "has sound alone" if container.streams.audio else "holds no picture"
@@ -458,7 +460,7 @@ class _Reader:
     ) -> None:
         self._container = container
         self._stream = stream
-        self._name = shown_address(source)
+        self._name = redact_address(source)
         self._window = window
         self._tick = 1.0 / rate_of(stream)
         self._presentation = Presentation(stream, self._name)

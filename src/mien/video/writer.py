@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from mien.core.annotate import annotate
 from mien.core.errors import OutputError
-from mien.core.files import SOFTWARE, replacing
+from mien.core.files import SOFTWARE, replace_atomically
 from mien.core.results import Face
 from mien.video.frames import VideoFrame
 from mien.video.reader import Decoder, VideoInfo, clock_of, has_index, load_av, opened, reason_of
@@ -100,7 +100,7 @@ def write_annotated(
     """
     av = load_av("writing a video")
     options = {} if path.suffix.lower() == ".mkv" else {"movflags": "+faststart"}
-    with replacing(path) as temporary:
+    with replace_atomically(path) as temporary:
         try:
             with ExitStack() as stack:
                 target = stack.enter_context(

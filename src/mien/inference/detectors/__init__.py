@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.errors import UsageError, expectation
+from mien.core.errors import UsageError, expected_one_of
 from mien.core.results import Box
 
 DETECTORS: tuple[str, ...] = ("auto", "yunet", "libface", "haar", "none")
@@ -120,4 +120,4 @@ def load_detector(
         return HaarDetector(side=side, thorough=thorough)
     if name == "none":
         return NoDetector()
-    raise UsageError(f"unknown detector {name!r}: {expectation(name, DETECTORS)}")
+    raise UsageError(f"unknown detector {name!r}: {expected_one_of(name, DETECTORS)}")

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.errors import ModelError, reason_of
+from mien.core.errors import ModelError, error_reason
 from mien.core.manifest import ModelFile
 from mien.inference.detectors import DETECTION_SIDE
 from mien.inference.detectors.search import HINT_CONFIDENCE, RawDetections, SearchDetector
@@ -53,7 +53,7 @@ class LibfaceDetector(SearchDetector):
         except Exception as error:  # ONNX Runtime's errors share no narrower base
             height, width = picture.shape[:2]
             raise ModelError(
-                f"the detector libface failed on {width} x {height} pixels: {reason_of(error)}"
+                f"the detector libface failed on {width} x {height} pixels: {error_reason(error)}"
             ) from error
         cells = np.flatnonzero(scores >= HINT_CONFIDENCE)
         decoded = _decode(cells, offsets[:, cells], picture.shape)

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.errors import ModelError
-from mien.core.files import PinnedFile, fetch, verified
+from mien.core.files import PinnedFile, fetch, read_verified
 from mien.inference.detectors import DETECTION_SIDE, Detection
 from mien.inference.detectors.search import (
     HINT_CONFIDENCE,
@@ -74,7 +74,7 @@ class YuNetDetector(SearchDetector):
         path = None if weights is None else weights.absolute()
         super().__init__(side=side, thorough=thorough, weights=path, offline=offline)
         file = fetch(WEIGHTS, offline=offline) if weights is None else weights
-        self._weights = np.frombuffer(verified(WEIGHTS, file), np.uint8)
+        self._weights = np.frombuffer(read_verified(WEIGHTS, file), np.uint8)
         self._network = PerThread(self._create_network)  # keeps its input size between calls
 
     def _detect_with_scales(self, image: npt.NDArray[np.uint8]) -> list[ScaledDetection]:

@@ -9,6 +9,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mien.core import downloads
-from mien.core.downloads import fetch_image, is_public, resolve
+from mien.core import web
 from mien.core.errors import InputError
-from mien.core.web_address import parse_web_address
+from mien.core.web import (
+    fetch_image,
+    is_public,
+    is_web_address,
+    parse_web_address,
+    redact_address,
+    resolve,
+)
 from web_maker import Answer, Server, certificate, reply, serving
 
 
@@ -120,7 +127,7 @@ def test_what_is_checked_is_what_is_connected_to(
     assert f"Host: faces.example:{server.port}\r\n".encode() in server.requests[0]
 
 
-# ---------------------------------------------------------------- where a server leads on to
+# ---------------------------------------------------------------- redirects
 def test_logins_go_to_their_own_host_alone_and_into_no_message(
     server: Server, answers: dict[str, Answer]
 ) -> None:
@@ -142,7 +149,7 @@ def test_each_step_of_a_redirect_is_checked(
 ) -> None:
     answers["/away"] = reply(b"", "Location: http://10.0.0.7/face.png", status="301 Moved")
     # This server alone counts as public.
-    monkeypatch.setattr(downloads, "is_public", lambda address: str(address) == "127.0.0.1")
+    monkeypatch.setattr(web, "is_public", lambda address: str(address) == "127.0.0.1")
     assert fetch_image(server.url()) == PNG
     assert "10.0.0.7" in _refusal(server.url("/away"), allow_private=False)
 
@@ -152,7 +159,7 @@ def test_redirects_lead_to_http_alone(
     server: Server, answers: dict[str, Answer], target: str
 ) -> None:
     answers["/away"] = reply(b"", f"Location: {target}", status="302 Found")
-    assert "leads on" in _refusal(server.url("/away"))
+    assert "invalid redirect" in _refusal(server.url("/away"))
 
 
 def test_redirects_end(server: Server, answers: dict[str, Answer]) -> None:
@@ -160,7 +167,7 @@ def test_redirects_end(server: Server, answers: dict[str, Answer]) -> None:
     assert "more than 5 times" in _refusal(server.url("/loop"))
     assert len(server.requests) == 6
     answers["/nowhere"] = reply(b"", status="302 Found")
-    assert "does not say where" in _refusal(server.url("/nowhere"))
+    assert "without a location" in _refusal(server.url("/nowhere"))
 
 
 # ---------------------------------------------------------------- how much, and how long
@@ -212,10 +219,10 @@ def test_slow_drips_and_silence_end_with_the_time(
         (reply(PNG, "Content-Type: video/mp4"), "is video/mp4"),
         (reply(b"<html>" * 9, "Content-Type: image/png"), "first bytes"),
         (reply(b""), "sent nothing"),
-        (reply(PNG, "Content-Encoding: gzip"), "packs"),
+        (reply(PNG, "Content-Encoding: gzip"), "compressed"),
         (reply(PNG, status="404 Surprise\x1b[31m"), "answered 404 (Not Found)"),
         (reply(PNG, status="799 Odd"), "answered 799"),
-        (reply(PNG[:-9], length=len(PNG)), "broke off after"),
+        (reply(PNG[:-9], length=len(PNG)), "is incomplete"),
         (lambda _, stream: stream.sendall(b"SSH-2.0-OpenSSH\r\n"), "cannot be read"),
         (lambda *_: None, "cannot be read"),
         (
@@ -263,3 +270,62 @@ def test_certificates_are_checked(
         assert len(server.requests) == 1
     with serving(answers) as plain:
         assert "no secure connection" in _refusal(plain.url().replace("http:", "https:"))
+
+
+# ---------------------------------------------------------------- addresses
+def test_an_address_comes_apart() -> None:
+    found = parse_web_address("https://me:p%40ss@Example.org:8443/a b/ü.jpg?x=1&y=é#part")
+    assert (found.scheme, found.host, found.port) == ("https", "example.org", 8443)
+    assert found.target == "/a%20b/%C3%BC.jpg?x=1&y=%C3%A9"
+    assert found.login == ("me", "p@ss")
+    assert parse_web_address("http://example.org").target == "/"
+    assert parse_web_address("http://example.org").port == 80
+    assert parse_web_address("https://bücher.example/").host == "xn--bcher-kva.example"
+    assert parse_web_address("http://[::1]:8000/a").netloc == "[::1]:8000"
+
+
+def test_already_quoted_addresses_stay_as_they_are() -> None:
+    assert parse_web_address("http://h/a%20b?c=%2F").target == "/a%20b?c=%2F"
+
+
+def test_no_header_can_be_smuggled_in() -> None:
+    found = parse_web_address("http://h/a\r\nX-Evil: 1/\x00\x1b")
+    assert not set(found.target) & set("\r\n\x00\x1b ")
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://h/a", "file:///etc/passwd", "gopher://h", "http://", "http:///a", "a.jpg",
+     "http://h:port/a", "http://h:99999/", "http://[::1/a", "http://h<b>/"],
+)  # fmt: skip
+def test_anything_else_is_refused(url: str) -> None:
+    with pytest.raises(InputError):
+        parse_web_address(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://me:hunter2@h:port/a", "http://me:hunter2@[::1/a", "https://me:hunter2@h/a",
+     "rtsp://me:hunter2@camera/1", "http://h/a?token=hunter2&x=1", "https://h/?X-Amz-Signature=hunter2",
+     "http://h/?api_key=hunter2", "HTTP://me:hunter2@h/"],
+)  # fmt: skip
+def test_secrets_are_never_shown(url: str) -> None:
+    assert "hunter2" not in redact_address(url)
+    with suppress(InputError):
+        assert "hunter2" not in parse_web_address(url).redacted
+
+
+@pytest.mark.parametrize("url", ["http://me:hunter2@h:port/a", "http://me:hunter2@[::1/a"])
+def test_what_cannot_be_read_is_not_repeated(url: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_web_address(url)
+    assert "hunter2" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_the_rest_is_shown_as_it_is() -> None:
+    for word in ("photos/a.jpg", "-", "a@b.jpg", "https://h/a.jpg?size=3&name=a+b"):
+        assert redact_address(word) == word
+    assert redact_address("http://h/?token=a&size=3") == "http://h/?token=***&size=3"
+    assert is_web_address("HTTPS://h/a")
+    assert not is_web_address("https.jpg")
