@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mien.api import Recognizer, load
-    from mien.core.annotate import annotate
+    from mien.core.display import annotate
     from mien.core.emotions import EMOTIONS
     from mien.core.errors import (
         DataError,
@@ -106,7 +106,7 @@ _HOMES = {
         "result_rows",
         "to_pandas",
     ),
-    "mien.core.annotate": ("annotate",),
+    "mien.core.display": ("annotate",),
     "mien.inference.classifier": ("Classifier",),
     "mien.inference.detectors": ("Detection", "Detector", "load_detector"),
 }

@@ -12,7 +12,7 @@ import pytest
 
 from mien.cli import live_bars
 from mien.cli.live_bars import LiveBars
-from mien.core.annotate import class_colors
+from mien.core.display import class_colors
 from mien.core.emotions import EMOTIONS
 from mien.core.results import Result
 from video_results import face, result

@@ -1,302 +1,159 @@
-"""Results that are looked at: pictures, notebooks' HTML, charts, data frames."""
-
 from __future__ import annotations
 
-import copy
-import gc
-import json
-import pickle
-import re
-import sys
-from html.parser import HTMLParser
-from pathlib import Path
-from typing import Any
+import io
 
 import numpy as np
-import numpy.typing as npt
 import pytest
-from matplotlib import pyplot
-from matplotlib.patches import Rectangle
-from PIL import Image
+from PIL import ImageFont
 
-import mien
-from detector_maker import BrightSpots, bright_scene
-from mien.core.annotate import annotate
-from mien.core.errors import MissingExtra, UnreadableImage, UsageError
-from mien.core.results import TABLE_COLUMNS, Box, Faces, Result, Results, result_rows, table_columns
-from video_results import face as face_of_video
-from video_results import result as result_of_video
-
-Pixels = npt.NDArray[np.uint8]
-LEFT, RIGHT = Box(20, 30, 50, 50), Box(150, 60, 80, 80)
-
-
-@pytest.fixture(scope="module")
-def recognizer(tiny_model: Path) -> mien.Recognizer:
-    return mien.load(tiny_model, detector=BrightSpots())
-
-
-@pytest.fixture
-def scene() -> Pixels:
-    return bright_scene(LEFT, RIGHT)
-
-
-@pytest.fixture
-def photo(tmp_path: Path, scene: Pixels) -> Path:
-    path = tmp_path / "two <faces>.png"
-    Image.fromarray(scene).save(path)
-    return path
-
-
-def _through_pickle(one: Any) -> Any:
-    return pickle.loads(pickle.dumps(one))
-
-
-# --- The lists
-
-
-def test_faces_are_a_list_and_know_their_result(recognizer: mien.Recognizer, photo: Path) -> None:
-    faces = recognizer.analyze(photo)
-    result = recognizer.analyze_result(photo)
-    assert faces == list(result.faces)
-    assert faces.result == result
-    assert faces.to_dict() == result.to_dict()
-    assert json.loads(json.dumps(faces.to_dict()["faces"])) == [one.to_dict() for one in faces]
-    assert Results([result]).to_dict() == [result.to_dict()]
-    assert recognizer.analyze(np.zeros((60, 80), np.uint8)) == []
-
-
-@pytest.mark.parametrize(
-    "away", [lambda one: pickle.loads(pickle.dumps(one)), copy.deepcopy, copy.copy]
+from mien.core import display
+from mien.core.display import (
+    MAX_SIDE,
+    MIN_SIDE,
+    Font,
+    annotate,
+    class_colors,
+    find_font,
 )
-def test_what_is_pickled_and_copied_is_equal_and_can_be_looked_at(
-    recognizer: mien.Recognizer, photo: Path, away: Any
-) -> None:
-    faces = recognizer.analyze(photo)
-    results = recognizer.analyze_many([photo])
-    for one in (faces, faces.result, results):
-        assert away(one) == one
-        assert type(away(one)) is type(one)
-    assert away(faces).result == faces.result
-    assert away(faces).annotate() == faces.annotate()
-    # The picture itself does not travel.
-    array = np.asarray(Image.open(photo))
-    assert len(pickle.dumps(recognizer.analyze(array, color="rgb"))) < array.nbytes / 10
+from mien.core.emotions import EMOTION_COLORS, EMOTIONS
+from mien.core.results import Box, Face, Quality
 
 
-# --- Pictures
-
-
-def test_the_picture_is_found_again(
-    recognizer: mien.Recognizer, photo: Path, scene: Pixels
-) -> None:
-    expected = annotate(scene, recognizer.analyze(photo))
-    assert recognizer.analyze(photo).annotate() == expected
-    assert recognizer.analyze_result(str(photo)).annotate() == expected
-    assert recognizer.analyze(scene, color="rgb").annotate() == expected
-    turned = scene[:, :, ::-1]
-    assert recognizer.analyze(turned, color="bgr").annotate() == expected
-    with photo.open("rb") as file:
-        assert recognizer.analyze(file).annotate() == expected
-    with Image.open(photo) as opened:
-        assert recognizer.analyze(opened).annotate() == expected
-    assert recognizer.analyze_many([photo, scene], color="rgb")[1].annotate() == expected
-
-
-def test_no_result_keeps_its_picture_in_memory(
-    recognizer: mien.Recognizer, photo: Path, scene: Pixels
-) -> None:
-    faces = [recognizer.analyze(scene.copy(), color="rgb"), recognizer.analyze(photo.read_bytes())]
-    gc.collect()
-    for found in faces:
-        with pytest.raises(UsageError, match=r"not kept: .*, as in annotate\(image\)"):
-            found.annotate()
-        assert found.annotate(photo) == annotate(scene, found)
-        assert found.annotate(scene[:, :, ::-1], color="bgr") == annotate(scene, found)
-
-
-def test_another_picture_is_refused(recognizer: mien.Recognizer, photo: Path) -> None:
-    faces = recognizer.analyze(photo)
-    with pytest.raises(UsageError, match="expected the picture that was analyzed, 300x200, got"):
-        faces.annotate(np.zeros((9, 9), np.uint8))
-    photo.unlink()
-    with pytest.raises(UnreadableImage, match="no such file"):
-        faces.annotate()
-    missing = recognizer.analyze_result(photo)
-    with pytest.raises(UsageError, match=r"no picture to draw on: .*no such file"):
-        missing.annotate()
-    with pytest.raises(UsageError, match=r"annotate\(frame\)"):
-        result_of_video(0, face_of_video(1, "happy")).annotate()
-
-
-def test_a_picture_is_saved_in_the_format_of_its_name(
-    recognizer: mien.Recognizer, photo: Path, tmp_path: Path
-) -> None:
-    faces = recognizer.analyze(photo)
-    path = faces.save(tmp_path / "new" / "annotated.png")
-    with Image.open(path) as saved:
-        assert np.array_equal(np.asarray(saved), np.asarray(faces.annotate()))
-    assert faces.save(str(tmp_path / "small.JPG")).read_bytes().startswith(b"\xff\xd8")
-    with pytest.raises(UsageError, match=r"ends in \.png, \.jpg.*got .*a\.gif"):
-        faces.save(tmp_path / "a.gif")
-    before = photo.read_bytes()
-    with pytest.raises(UsageError, match="is the picture that was read"):
-        faces.save(photo)
-    assert photo.read_bytes() == before
-
-
-def test_annotate_takes_what_analyze_takes(
-    recognizer: mien.Recognizer, photo: Path, scene: Pixels
-) -> None:
-    result = recognizer.analyze_result(photo)
-    expected = mien.annotate(scene, result.faces)
-    for image in (photo, str(photo), photo.read_bytes(), Image.open(photo), scene / 255):
-        assert mien.annotate(image, result) == expected
-    assert mien.annotate(scene[:, :, ::-1], result.faces, color="bgr") == expected
-    assert mien.annotate(scene, result, charts=False) != expected
-
-
-# --- HTML
-
-
-class _Page(HTMLParser):
-    """Keeps tags, texts and attributes, and that each tag is closed."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.texts: list[str] = []
-        self.feed(text)
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag != "img":
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
-
-
-def test_a_notebook_shows_the_picture_and_each_faces_scores(
-    recognizer: mien.Recognizer, photo: Path
-) -> None:
-    faces = recognizer.analyze(photo)
-    page = _Page(faces._repr_html_())
-    images = [attributes for tag, attributes in page.tags if tag == "img"]
-    assert len(images) == 1 + 2  # and each face
-    assert all(str(one["src"]).startswith("data:image/jpeg;base64,") for one in images)
-    assert {tag for tag, _ in page.tags} == {"div", "img", "span", "b"}
-    widths = re.findall(r"width:([\d.]+)%;background", faces._repr_html_())
-    expected = [f"{100 * score:.1f}" for face in faces for score in face.scores.values()]
-    assert widths == expected
-    assert "two <faces>.png · 300x200" in "".join(page.texts)
-    assert faces._repr_html_() == faces.result._repr_html_()
-
-
-def test_a_notebook_shows_a_result_without_its_picture_too(
-    recognizer: mien.Recognizer, photo: Path
-) -> None:
-    faces = recognizer.analyze(photo)
-    photo.unlink()
-    page = _Page(faces._repr_html_())
-    assert not [tag for tag, _ in page.tags if tag == "img"]
-    assert page.texts.count("happy") == 2
-    missing, nobody = recognizer.analyze_many([photo, np.zeros((60, 80), np.uint8)])
-    assert any("no such file" in text for text in _Page(missing._repr_html_()).texts)
-    assert "no face found" in _Page(nobody._repr_html_()).texts
-
-
-def test_a_notebook_shows_several_results(recognizer: mien.Recognizer, photo: Path) -> None:
-    results = recognizer.analyze_many([photo] * 10)
-    texts = _Page(results._repr_html_()).texts
-    assert sum("300x200" in text for text in texts) == 8
-    assert "and 2 more images" in texts
-
-
-# --- Charts
-
-
-def test_a_chart_shows_the_picture_and_the_scores(recognizer: mien.Recognizer, photo: Path) -> None:
-    faces = recognizer.analyze(photo)
-    axes = faces.plot()
-    picture, *charts = axes.figure.axes
-    assert picture is axes
-    assert len(picture.images) == 1
-    widths = [
-        [bar.get_width() for bar in chart.patches if isinstance(bar, Rectangle)] for chart in charts
-    ]
-    assert widths == [list(face.scores.values()) for face in faces]
-    nobody = np.zeros((60, 80), np.uint8)
-    assert len(recognizer.analyze(nobody).plot(nobody).figure.axes) == 1
-    pyplot.close("all")
-
-
-# --- Data frames
-
-
-def test_a_data_frame_is_the_table(recognizer: mien.Recognizer, photo: Path) -> None:
-    nobody = np.zeros((60, 80), np.uint8)
-    results = recognizer.analyze_many([photo, "missing.png", nobody])
-    frame = mien.to_pandas(results)
-    assert tuple(frame.columns) == TABLE_COLUMNS
-    rows = [row for result in results for row in result_rows(result)]
-    read = json.loads(frame.to_json(orient="records", double_precision=10))
-    assert read == rows
-    assert list(frame["status"]) == ["ok", "ok", "unreadable", "no_face"]
-    assert frame["x"].sum() == LEFT.x + RIGHT.x
-    assert str(frame.dtypes["x"]) == "Int64"
-    assert str(frame.dtypes["happy"]) == "float64"
-    assert results.to_pandas().equals(frame)
-    faces = recognizer.analyze(photo)
-    assert faces.to_pandas().equals(frame[:2])
-    assert faces.result.to_pandas().equals(mien.to_pandas([faces]))
-
-
-def test_a_data_frame_of_nothing_has_its_columns() -> None:
-    assert tuple(mien.to_pandas([]).columns) == TABLE_COLUMNS
-    assert len(mien.to_pandas([])) == 0
-
-
-def test_a_data_frame_of_a_video_has_smoothed_scores() -> None:
-    frame = mien.to_pandas(
-        [result_of_video(0, face_of_video(1, "happy")), result_of_video(1, step=0.5)]
+def _face(box: Box, emotion: str = "happy", confidence: float = 0.7, **changes: bool) -> Face:
+    rest = (1 - confidence) / 6
+    scores = {name: confidence if name == emotion else rest for name in EMOTIONS}
+    return Face(
+        face_id=0,
+        box=box,
+        face_confidence=0.9,
+        emotion=emotion,
+        confidence=confidence,
+        uncertain=changes.get("uncertain", False),
+        scores=scores,
+        quality=Quality(min(box.w, box.h), 0.1),
     )
-    assert tuple(frame.columns) == table_columns(smoothed=True)
-    assert list(frame["time_s"]) == [0.0, 0.5]
 
 
-def test_other_things_are_no_data_frame() -> None:
-    with pytest.raises(UsageError, match=r"expected results as analyze, .* got str"):
-        mien.to_pandas(["photo.jpg"])  # type: ignore[list-item]
+def _grey(height: int, width: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    return np.full((height, width, 3), 128, np.uint8)
 
 
-@pytest.mark.parametrize("package", ["pandas", "matplotlib"])
-def test_what_is_not_installed_is_said_with_how_to_install_it(
-    recognizer: mien.Recognizer, photo: Path, monkeypatch: pytest.MonkeyPatch, package: str
-) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
-    faces = recognizer.analyze(photo)
-    with pytest.raises(MissingExtra, match=r"pip install 'mien\[notebook\]'"):
-        faces.to_pandas() if package == "pandas" else faces.plot()
+def _color(emotion: str) -> tuple[int, ...]:
+    code = EMOTION_COLORS[emotion]
+    return tuple(int(code[start : start + 2], 16) for start in (1, 3, 5))
 
 
-def test_a_list_of_faces_is_made_of_a_result(recognizer: mien.Recognizer, photo: Path) -> None:
-    result: Result = recognizer.analyze_result(photo)
-    assert Faces(result) == list(result.faces)
+def test_without_faces_the_picture_stays_as_it_is() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (700, 900, 3), np.uint8)
+    assert np.array_equal(np.asarray(annotate(image, [])), image)
 
 
-def test_the_page_about_results_runs(
-    tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch, recognizer: mien.Recognizer
-) -> None:
-    page = Path(__file__).parents[2] / "docs" / "howto" / "python.md"
-    blocks = re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
-    photo.rename(tmp_path / "photo.jpg")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(mien, "load", lambda: recognizer)
-    exec("".join(blocks), {})
-    assert (tmp_path / "annotated.jpg").is_file()
+def test_the_given_picture_is_not_drawn_on() -> None:
+    image = _grey(700, 900)
+    annotate(image, [_face(Box(300, 200, 150, 150))])
+    assert (image == 128).all()
+
+
+@pytest.mark.parametrize("emotion", EMOTIONS)
+def test_the_box_has_the_emotions_colour(emotion: str) -> None:
+    drawn = np.asarray(annotate(_grey(700, 900), [_face(Box(300, 200, 150, 160), emotion)]))
+    for y, x in ((280, 300), (280, 449), (359, 375)):
+        assert tuple(drawn[y, x].tolist()) == _color(emotion)
+    assert (drawn[230:350, 330:420] == 128).all()  # the face itself is left free
+
+
+def test_a_large_face_with_room_gets_a_chart_beside_it() -> None:
+    large = np.asarray(annotate(_grey(700, 900), [_face(Box(300, 200, 150, 160))]))
+    small = np.asarray(annotate(_grey(700, 900), [_face(Box(300, 200, 40, 40))]))
+    assert (large[210:330, 460:560] != 128).any(axis=2).mean() > 0.9
+    assert (small[:, 420:] == 128).all()
+
+
+def test_bars_are_as_long_as_scores() -> None:
+    def colored(confidence: float) -> int:
+        face = _face(Box(300, 200, 150, 160), "sad", confidence)
+        drawn = np.asarray(annotate(_grey(700, 900), [face]))[200:400, 460:]
+        return int((drawn == _color("sad")).all(axis=2).sum())
+
+    short, middle, full = colored(0.3), colored(0.6), colored(1.0)
+    assert 0 < short < middle < full
+    assert middle / full == pytest.approx(0.6, abs=0.1)
+
+
+def test_no_chart_hides_another_face() -> None:
+    faces = [_face(Box(100 + 160 * number, 200, 140, 150)) for number in range(4)]
+    drawn = np.asarray(annotate(_grey(700, 900), faces))
+    for number in range(4):
+        left = 100 + 160 * number
+        assert (drawn[215:335, left + 15 : left + 125] == 128).all()
+
+
+def test_uncertainty_is_marked() -> None:
+    box = Box(300, 200, 150, 150)
+    sure, unsure = (
+        annotate(_grey(700, 900), [_face(box, uncertain=mark)]) for mark in (False, True)
+    )
+    assert not np.array_equal(np.asarray(sure), np.asarray(unsure))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (48, 48), (20, 700), (900, 30), (3000, 2000)])
+def test_any_size_can_be_drawn_on(size: tuple[int, int]) -> None:
+    drawn = annotate(_grey(*size), [_face(Box(0, 0, size[1], size[0]))])
+    assert drawn.mode == "RGB"
+    assert max(drawn.size) >= min(MIN_SIDE, 640)
+    assert drawn.width * size[0] == drawn.height * size[1]
+    assert max(drawn.size) < 2 * MIN_SIDE or drawn.size == size[::-1]
+
+
+def test_each_class_of_a_model_has_a_colour_of_its_own() -> None:
+    colors = class_colors(("negative", "positive", "Surprised"))
+    assert colors["Surprised"] == _color("surprise")
+    assert len(set(colors.values())) == 3
+    assert class_colors(EMOTION_COLORS) == {name: _color(name) for name in EMOTION_COLORS}
+    assert len(class_colors(str(number) for number in range(30))) == 30
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 100_000), (100_000, 1), (3, 1_000_000)])
+def test_a_picture_that_is_too_long_for_a_file_is_made_smaller(height: int, width: int) -> None:
+    faces = [_face(Box(0, 0, width, height)), _face(Box(width // 2, height // 2, 1, 1))]
+    drawn = annotate(_grey(height, width), faces)
+    assert max(drawn.size) == MAX_SIDE
+    assert min(drawn.size) == 1
+    drawn.save(io.BytesIO(), "JPEG")
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 2), (2, 700)])
+def test_a_tiny_picture_can_be_drawn_on(height: int, width: int) -> None:
+    drawn = annotate(_grey(height, width), [_face(Box(0, 0, 1, 1))])
+    assert max(drawn.size) >= MIN_SIDE
+
+
+# ---------------------------------------------------------------- fonts
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    display._best_font.cache_clear()
+
+
+def looks(font: Font, text: str) -> bytes:
+    return bytes(font.getmask(text))
+
+
+def test_ascii_is_drawn_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(display, "_FONTS", ())
+    assert looks(find_font("happy", 20), "happy") == looks(ImageFont.load_default(20), "happy")
+
+
+def test_another_font_is_taken_for_what_the_default_one_lacks() -> None:
+    try:
+        ImageFont.truetype("DejaVuSans.ttf", 20)
+    except OSError:
+        pytest.skip("this machine has no DejaVu")
+    font = find_font("грустно", 20)
+    assert all(looks(font, one) != looks(font, "\U0010ffff") for one in "грустно")
+
+
+def test_without_any_such_font_the_default_one_draws_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(display, "_FONTS", ("no such font.ttf",))
+    font = find_font("びっくり", 20)
+    assert looks(font, "a") == looks(ImageFont.load_default(20), "a")
+    assert looks(font, "び") == looks(font, "\U0010ffff")

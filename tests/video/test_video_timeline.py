@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageColor, ImageFont
 
-from mien.core.annotate import class_colors
+from mien.core.display import class_colors
 from mien.core.emotions import EMOTION_COLORS, EMOTIONS
 from mien.core.results import Box, Result, Smoothed
 from mien.video.charts import MAX_LANES, PORTRAIT_PX, History, Portraits, draw_timeline

@@ -19,6 +19,7 @@ from mien.core.results import (
     Result,
     result_rows,
     table_columns,
+    utf8_row,
 )
 
 FORMATS: tuple[str, ...] = ("jsonl", "csv", "tsv", "parquet", "xlsx")
@@ -110,7 +111,7 @@ class ParquetFormat:
 
     def write(self, results: Sequence[Result], path: Path) -> None:
         """Write results as a part; raises OSError as `open` does."""
-        rows = [_utf8(row) for row in _rows(results, self._labels)]
+        rows = [utf8_row(row) for row in _rows(results, self._labels)]
         table = self._pa.Table.from_pylist(rows, schema=self._schema)
         self._parquet.write_table(table, path, compression="zstd")
 
@@ -260,9 +261,3 @@ def _pyarrow() -> tuple[Any, Any]:
 
 def _rows(results: Iterable[Result], labels: Sequence[str]) -> Iterator[dict[str, Any]]:
     return (row for one in results for row in result_rows(one, labels))
-
-
-def _utf8(row: dict[str, Any]) -> dict[str, Any]:
-    """Escape the halves of a file name that is not UTF-8, as CSV has them."""
-    names = {key: row[key] for key in ("source", "error")}
-    return {**row, **{key: text and escape_surrogates(text) for key, text in names.items()}}

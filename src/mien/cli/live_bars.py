@@ -15,7 +15,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from mien.core.annotate import class_colors
+from mien.core.display import class_colors
 from mien.core.results import Face, Result
 from mien.video.times import format_time
 from mien.video.writer import as_smoothed

@@ -416,7 +416,7 @@ def _picture_paths(folder: Path | None, sources: Sequence[str]) -> list[Path]:
 
 
 def _draw(content: str | bytes, faces: Sequence[Face], path: Path) -> None:
-    from mien.core.annotate import annotate
+    from mien.core.display import annotate
     from mien.core.images import load_image, write_picture
 
     write_picture(annotate(load_image(content), faces), path)

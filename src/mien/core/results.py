@@ -1,41 +1,43 @@
-"""Results: boxes, faces, images; their JSON, table rows, and the forms of other tools.
+"""Results of images, faces and boxes, and their JSON, tables and formats of other tools.
 
-Values are validated on construction, so a result that exists can be written.
+Values are validated on construction, so every result can be written.
 """
 
 from __future__ import annotations
 
 import math
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mien.core.display import Viewable, data_frame, results_html
 from mien.core.emotions import EMOTIONS, FER2013_CSV_ORDER, valence
-from mien.core.errors import UsageError, one_line
+from mien.core.errors import UsageError, needs_extra, one_line
 from mien.core.formats import escape_surrogates
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.axes import Axes
+    from PIL import Image
 
     from mien.core.images import ImageSource
 
 SCHEMA = "mien/1"
-"""Name and version of the JSON schema; the version changes when readers have to."""
+"""Name and version of the JSON schema; the version changes with incompatible changes only."""
 
 STATUSES: tuple[str, ...] = ("ok", "no_face", "unreadable", "error")
-"""Faces found, none found, not an image, any other error."""
+"""Faces found, no face found, not a readable image, any other error."""
 
 QUALITY_FLAGS: tuple[str, ...] = ("small", "blurred", "dark", "bright", "turned_away")
-"""Possible `Quality.flags`, in this order."""
+"""Values of `Quality.flags`, in this order."""
 
 SCORE_DIGITS = 6
 """Decimals of scores, confidences and blur in JSON and tables."""
 
 
-# ---------------------------------------------------------------- results and their JSON
+# ---------------------------------------------------------------- faces
 @dataclass(frozen=True)
 class Box:
     """A rectangle in pixels of the upright image: top-left corner, width and height."""
@@ -46,14 +48,14 @@ class Box:
     h: int
 
     def __post_init__(self) -> None:
-        _whole("box x", self.x, 0)
-        _whole("box y", self.y, 0)
-        _whole("box w", self.w, 1)
-        _whole("box h", self.h, 1)
+        _check_integer("box x", self.x, 0)
+        _check_integer("box y", self.y, 0)
+        _check_integer("box w", self.w, 1)
+        _check_integer("box h", self.h, 1)
 
     @property
     def xyxy(self) -> tuple[int, int, int, int]:
-        """Left, top, right, bottom; right and bottom lie just outside, as in slices."""
+        """Left, top, right, bottom; right and bottom are exclusive, as in slices."""
         return (self.x, self.y, self.x + self.w, self.y + self.h)
 
     @property
@@ -62,27 +64,27 @@ class Box:
         return self.w * self.h
 
     def overlap(self, other: Box) -> float:
-        """Return intersection over union with another box, 0 to 1."""
+        """Return the intersection over union (IoU) with another box, 0 to 1."""
         width = min(self.x + self.w, other.x + other.w) - max(self.x, other.x)
         height = min(self.y + self.h, other.y + other.h) - max(self.y, other.y)
         if width <= 0 or height <= 0:
             return 0.0
-        shared = width * height
-        return shared / (self.area + other.area - shared)
+        intersection = width * height
+        return intersection / (self.area + other.area - intersection)
 
     def to_dict(self) -> dict[str, int]:
-        """Return the box as JSON has it."""
+        """Return the box as a JSON object."""
         return dict(vars(self))
 
 
 @dataclass(frozen=True)
 class Quality:
-    """How well a face can be seen.
+    """Image quality of a face.
 
     Attributes:
-        size_px: the smaller side of the face's box in pixels.
-        blur: 0 (sharp) to 1 (nothing but blur).
-        flags: any of `QUALITY_FLAGS`.
+        size_px: the shorter side of the face's box in pixels.
+        blur: 0 (sharp) to 1 (fully blurred).
+        flags: problems, out of `QUALITY_FLAGS`.
     """
 
     size_px: int
@@ -90,8 +92,8 @@ class Quality:
     flags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        _whole("size_px", self.size_px, 1)
-        _share("blur", self.blur)
+        _check_integer("size_px", self.size_px, 1)
+        _check_unit("blur", self.blur)
         unknown = [flag for flag in self.flags if flag not in QUALITY_FLAGS]
         if unknown:
             raise UsageError(
@@ -99,12 +101,8 @@ class Quality:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the quality as JSON has it."""
-        return {
-            "size_px": self.size_px,
-            "blur": round(float(self.blur), SCORE_DIGITS),
-            "flags": list(self.flags),
-        }
+        """Return the quality as a JSON object."""
+        return {"size_px": self.size_px, "blur": _rounded(self.blur), "flags": list(self.flags)}
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ class Smoothed:
     Attributes:
         emotion: the likeliest emotion, a key of ``scores``.
         confidence: its score.
-        scores: a probability for each emotion, in the model's order; they sum to 1.
+        scores: the probability of each emotion, in the model's order; they sum to 1.
     """
 
     emotion: str
@@ -125,33 +123,33 @@ class Smoothed:
         _check_scores(self.emotion, self.confidence, self.scores)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the scores as JSON has them."""
+        """Return the scores as a JSON object."""
         return {
             "emotion": self.emotion,
-            "confidence": round(float(self.confidence), SCORE_DIGITS),
-            "scores": _rounded(self.scores),
+            "confidence": _rounded(self.confidence),
+            "scores": _rounded_scores(self.scores),
         }
 
 
 @dataclass(frozen=True)
 class Face:
-    """One face and its emotion.
+    """A face and its emotion.
 
     Attributes:
-        face_id: number of the face within its image, from 0, left to right.
-        box: where the face is.
-        face_confidence: how sure the detector is that this is a face, 0 to 1; detectors differ in
-            what they mean by it.
+        face_id: index of the face within its image, from 0, left to right.
+        box: position of the face.
+        face_confidence: the detector's confidence that this is a face, 0 to 1; not comparable
+            between detectors.
         emotion: the likeliest emotion, a key of ``scores``.
         confidence: its score.
-        uncertain: the confidence is below the model's threshold for this emotion, or the face is
-            turned away.
-        scores: a calibrated probability for each emotion, in the model's order; they sum to 1.
-        quality: size, blur and what else may spoil the reading.
+        uncertain: True if the confidence is below the model's threshold for this emotion, or the
+            face is turned away.
+        scores: the calibrated probability of each emotion, in the model's order; they sum to 1.
+        quality: size, blur and other problems that affect the result.
         track_id: the person's number throughout a video, or None.
         smoothed: the person's scores smoothed over time, or None outside a video.
-        turn: degrees, clockwise, by which the face leant and its crop was turned back: about 90,
-            -90 or 180 where a photo lies on a side or stands on its head.
+        turn: clockwise rotation of the face in degrees, which was undone in its crop: about 90, -90
+            or 180 in a photo that lies on its side or stands on its head.
         corrected: the scores corrected by the person's baseline (`mien.video.baseline`), or None.
     """
 
@@ -169,31 +167,31 @@ class Face:
     corrected: Smoothed | None = None
 
     def __post_init__(self) -> None:
-        _whole("face_id", self.face_id, 0)
+        _check_integer("face_id", self.face_id, 0)
         if self.track_id is not None:
-            _whole("track_id", self.track_id, 0)
-        _share("face_confidence", self.face_confidence)
+            _check_integer("track_id", self.track_id, 0)
+        _check_unit("face_confidence", self.face_confidence)
         _check_scores(self.emotion, self.confidence, self.scores)
 
     @property
     def valence(self) -> float | None:
-        """How pleasant it looks, -1 to 1: happy minus the largest of angry, disgust, fear and sad.
+        """Pleasantness, -1 to 1: happy minus the largest of angry, disgust, fear and sad.
 
-        None for a model that lacks one of these classes.
+        None if the model lacks one of these classes.
         """
         return valence(self.scores)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the face as JSON has it; ``smoothed`` and ``corrected`` where there are any."""
+        """Return the face as a JSON object, with ``smoothed`` and ``corrected`` unless None."""
         face: dict[str, Any] = {
             "face_id": self.face_id,
             "track_id": self.track_id,
             "box": self.box.to_dict(),
-            "face_confidence": round(float(self.face_confidence), SCORE_DIGITS),
+            "face_confidence": _rounded(self.face_confidence),
             "emotion": self.emotion,
-            "confidence": round(float(self.confidence), SCORE_DIGITS),
+            "confidence": _rounded(self.confidence),
             "uncertain": self.uncertain,
-            "scores": _rounded(self.scores),
+            "scores": _rounded_scores(self.scores),
             "quality": self.quality.to_dict(),
         }
         if self.smoothed is not None:
@@ -203,16 +201,53 @@ class Face:
         return face
 
 
+def _check_integer(what: str, value: object, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UsageError(f"expected {what} as an integer of {least} or more, got {value!r}")
+
+
+def _check_unit(what: str, value: object) -> None:
+    if not isinstance(value, float | int) or isinstance(value, bool) or not 0.0 <= value <= 1.0:
+        raise UsageError(f"expected {what} as a number from 0 to 1, got {value!r}")
+
+
+def _check_scores(emotion: str, confidence: float, scores: Mapping[str, float]) -> None:
+    """Check that scores are probabilities, and emotion and confidence those of the likeliest."""
+    for name, score in scores.items():
+        _check_unit(f"score of {name}", score)
+    total = math.fsum(scores.values())
+    if abs(total - 1.0) > 1e-3:
+        raise UsageError(f"expected scores that sum to 1, got {total:.4f}")
+    if emotion not in scores:
+        raise UsageError(f"expected an emotion out of {', '.join(scores)}, got {emotion!r}")
+    if confidence != scores[emotion]:
+        raise UsageError(
+            f"expected the confidence to be the score of {emotion} "
+            f"({scores[emotion]}), got {confidence}"
+        )
+    if confidence < max(scores.values()):
+        raise UsageError(f"expected the likeliest emotion, got {emotion}")
+
+
+def _rounded(value: float) -> float:
+    return round(float(value), SCORE_DIGITS)
+
+
+def _rounded_scores(scores: Mapping[str, float]) -> dict[str, float]:
+    return {name: _rounded(score) for name, score in scores.items()}
+
+
+# ---------------------------------------------------------------- images
 @dataclass(frozen=True)
 class ModelInfo:
-    """Which model gave a result.
+    """Identity of the model that gave a result.
 
     Attributes:
-        name: the model's.
+        name: as "mien-b0".
         version: as "1.0.0".
-        sha256: of its ONNX file.
-        labels: whose labels its scores follow: "people", "fer2013" or "own" (see
-            `mien.core.models.READINGS`); empty if nobody said so.
+        sha256: hash of its ONNX file.
+        labels: the labels that its scores follow: "people", "fer2013" or "own" (see
+            `mien.core.models.READINGS`), or empty if unknown.
     """
 
     name: str
@@ -221,27 +256,94 @@ class ModelInfo:
     labels: str = ""
 
     def to_dict(self) -> dict[str, str]:
-        """Return the model's identity as JSON has it."""
+        """Return the model's identity as a JSON object."""
         return {"name": self.name, "version": self.version, "sha256": self.sha256}
+
+
+class Viewable(ABC):
+    """Pictures, charts, HTML and tables of a result: the base class of `Result` and `Faces`."""
+
+    @property
+    @abstractmethod
+    def _own_result(self) -> Result:
+        """The result that is shown."""
+
+    def annotate(
+        self, image: ImageSource | None = None, *, color: str | None = None
+    ) -> Image.Image:
+        """Return the picture with its faces and their emotions, drawn as by `mien.annotate`.
+
+        Args:
+            image: the picture. By default it is read again from its path or address, or is the
+                array or Pillow image that was analyzed, if that still exists.
+            color: the order of an array's channels, "rgb" or "bgr".
+
+        Raises:
+            UnreadableImage: if the picture cannot be read.
+            UsageError: if it was not kept, or is not the one that was analyzed.
+        """
+        from mien.core.display import annotate_result
+
+        return annotate_result(self._own_result, image, color)
+
+    def save(
+        self, path: str | Path, image: ImageSource | None = None, *, color: str | None = None
+    ) -> Path:
+        """Write the annotated picture and return its path. Other arguments as `annotate`.
+
+        Raises:
+            UnreadableImage: if the picture cannot be read.
+            UsageError: if it was not kept, or the path is the analyzed picture itself or has an
+                unsupported suffix.
+            OutputError: if it cannot be written.
+        """
+        from mien.core.display import save_annotated
+
+        return save_annotated(self._own_result, path, image, color)
+
+    def plot(self, image: ImageSource | None = None, *, color: str | None = None) -> Axes:
+        """Show the annotated picture and a chart of each face's scores with Matplotlib.
+
+        Arguments and errors as `annotate`.
+
+        Returns:
+            The axes of the picture.
+
+        Raises:
+            MissingExtra: if Matplotlib is not installed.
+        """
+        from mien.core.display import plot
+
+        return plot(self._own_result, image, color)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return the table of the faces; see `mien.to_pandas`."""
+        return to_pandas(self)
+
+    def _repr_html_(self) -> str:
+        """Return the picture with its boxes and each face's scores, for notebooks."""
+        from mien.core.display import result_html
+
+        return result_html(self._own_result)
 
 
 @dataclass(frozen=True)
 class Result(Viewable):
-    """What was found in one image, or in one frame of a video.
+    """The result of one image, or of one frame of a video.
 
-    In a notebook it shows itself: the picture with its faces, and their scores.
+    A notebook shows the picture with its faces and their scores.
 
     Attributes:
-        source: the path or name of the image, or None for one that has none.
+        source: path or name of the image, or None if it has none.
         status: one of `STATUSES`.
-        model: the model that read it.
-        width: pixels of the upright image, or None where it could not be read.
+        model: the model that was used.
+        width: pixels of the upright image, or None if it could not be read.
         height: as ``width``.
         faces: the faces, left to right; empty unless the status is ``ok``.
-        frame: number of the frame in its video, from 0, or None for an image.
-        time_s: when in the video, in seconds, or None for an image.
-        error: one line that says what went wrong; given exactly when the status is ``unreadable``
-            or ``error``.
+        frame: index of the frame in its video, from 0, or None for an image.
+        time_s: position in the video in seconds, or None for an image.
+        error: what went wrong, in one line, if the status is ``unreadable`` or ``error``; else
+            None.
     """
 
     source: str | None
@@ -259,7 +361,7 @@ class Result(Viewable):
             raise UsageError(f"expected a status of {', '.join(STATUSES)}, got {self.status!r}")
         if (self.status == "ok") != bool(self.faces):
             raise UsageError(
-                f"expected faces exactly when the status is ok, "
+                "expected faces if and only if the status is ok, "
                 f"got {len(self.faces)} with status {self.status}"
             )
         if self.error is not None:
@@ -267,24 +369,24 @@ class Result(Viewable):
         failed = self.status in ("unreadable", "error")
         if failed != bool(self.error):
             raise UsageError(
-                "expected an error exactly when the status is unreadable or error, "
+                "expected an error if and only if the status is unreadable or error, "
                 f"got {self.error!r} with status {self.status}"
             )
         for what, side in (("width", self.width), ("height", self.height)):
             if side is not None or not failed:
-                _whole(what, side, 1)
+                _check_integer(what, side, 1)
         if self.frame is not None:
-            _whole("frame", self.frame, 0)
+            _check_integer("frame", self.frame, 0)
         if self.time_s is not None and not (math.isfinite(self.time_s) and self.time_s >= 0):
             raise UsageError(f"expected time_s of 0 seconds or more, got {self.time_s!r}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as JSON has it; ``error`` is there only where something went wrong."""
+        """Return the result as a JSON object, with ``error`` unless None."""
         result: dict[str, Any] = {
             "schema": SCHEMA,
             "source": self.source,
             "frame": self.frame,
-            "time_s": None if self.time_s is None else round(float(self.time_s), SCORE_DIGITS),
+            "time_s": None if self.time_s is None else _rounded(self.time_s),
             "status": self.status,
             "width": self.width,
             "height": self.height,
@@ -297,32 +399,28 @@ class Result(Viewable):
             result["error"] = self.error
         return result
 
-    def to_pandas(self) -> pd.DataFrame:
-        """Return the table of the faces, as `mien.to_pandas` does."""
-        return to_pandas(self)
-
     @property
     def _own_result(self) -> Result:
         return self
 
     def remember_image(self, image: Callable[[], ImageSource | None], color: str | None) -> Result:
-        """Remember how to get the image again; this is not part of the result's value."""
+        """Remember how to get the image again; not part of the result's value or pickle."""
         object.__setattr__(self, "_image", (image, color))
         return self
 
     def recall_image(self) -> tuple[ImageSource | None, str | None]:
-        """Return the image, None if it is gone, and its colour order."""
-        image, color = getattr(self, "_image", (lambda: None, None))
-        found = image()
-        return (self.source if found is None and self.frame is None else found), color
+        """Return the image, or None if it is gone, and its colour order."""
+        reference, color = getattr(self, "_image", (lambda: None, None))
+        image = reference()
+        return (self.source if image is None and self.frame is None else image), color
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the image out of pickles and copies."""
+        """Return the state without the remembered image, for pickles and copies."""
         return {name: value for name, value in vars(self).items() if name != "_image"}
 
 
 class Faces(list[Face], Viewable):
-    """The faces of one image, left to right: a list, and the `Result` that they are from."""
+    """List of the faces of one image, left to right, with their `Result`."""
 
     def __init__(self, result: Result) -> None:
         super().__init__(result.faces)
@@ -333,62 +431,25 @@ class Faces(list[Face], Viewable):
         return self.result
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the image's result as JSON has it, as `Result.to_dict`."""
+        """Return the image's result as a JSON object; see `Result.to_dict`."""
         return self.result.to_dict()
-
-    def to_pandas(self) -> pd.DataFrame:
-        """Return the table of the faces, as `mien.to_pandas` does."""
-        return to_pandas(self)
 
 
 class Results(list[Result]):
-    """The results of several images: a list that becomes a table."""
-
-    def __init__(self, results: Iterable[Result] = ()) -> None:
-        super().__init__(results)
+    """List of the results of several images."""
 
     def to_dict(self) -> list[dict[str, Any]]:
-        """Return the results as JSON has them."""
+        """Return the results as JSON objects."""
         return [result.to_dict() for result in self]
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return the table of all faces, as `mien.to_pandas` does."""
+        """Return the table of all faces; see `mien.to_pandas`."""
         return to_pandas(self)
 
     def _repr_html_(self) -> str:
+        from mien.core.display import results_html
+
         return results_html(self)
-
-
-def _whole(what: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise UsageError(f"expected {what} as a whole number of {least} or more, got {value!r}")
-
-
-def _share(what: str, value: object) -> None:
-    if not isinstance(value, float | int) or isinstance(value, bool) or not 0.0 <= value <= 1.0:
-        raise UsageError(f"expected {what} as a number from 0 to 1, got {value!r}")
-
-
-def _check_scores(emotion: str, confidence: float, scores: Mapping[str, float]) -> None:
-    """Check that scores are probabilities, and emotion and confidence those of the likeliest."""
-    for name, score in scores.items():
-        _share(f"score of {name}", score)
-    total = math.fsum(scores.values())
-    if abs(total - 1.0) > 1e-3:
-        raise UsageError(f"expected scores that sum to 1, got {total:.4f}")
-    if emotion not in scores:
-        raise UsageError(f"expected an emotion out of {', '.join(scores)}, got {emotion!r}")
-    if confidence != scores[emotion]:
-        raise UsageError(
-            f"expected the confidence to be the score of {emotion} "
-            f"({scores[emotion]}), got {confidence}"
-        )
-    if confidence < max(scores.values()):
-        raise UsageError(f"expected the likeliest emotion, got {emotion}")
-
-
-def _rounded(scores: Mapping[str, float]) -> dict[str, float]:
-    return {name: round(float(score), SCORE_DIGITS) for name, score in scores.items()}
 
 
 # ---------------------------------------------------------------- tables
@@ -399,25 +460,24 @@ _FACE_COLUMNS: tuple[str, ...] = (
 )
 
 LAST_COLUMNS: tuple[str, ...] = ("error", "flags", "valence")
-"""Columns added later, which stay last."""
+"""Columns added after the first release, which come last."""
 
 TABLE_COLUMNS: tuple[str, ...] = (*_FACE_COLUMNS, *EMOTIONS, *LAST_COLUMNS)
-"""Columns of a table of results (CSV, Parquet): one row a face, one row where there is none."""
+"""Columns of a table of results (CSV, Parquet): one row per face, one for an image without any."""
 
 _SMOOTHED, _CORRECTED = "smoothed_", "corrected_"
 _RESERVED: tuple[str, ...] = (
     *_FACE_COLUMNS,
-    *("truth", "right"),  # of the table of one's own pictures
-    # Later columns stand after the scores; a class must not take their names before they come.
-    *(*LAST_COLUMNS, "arousal", "labels", "model", "schema"),
+    *("truth", "right"),  # columns of `mien evaluate` on a folder of pictures
+    *(*LAST_COLUMNS, "arousal", "labels", "model", "schema"),  # the last four for future columns
 )
 
 
 def score_columns(labels: Sequence[str]) -> dict[str, str]:
-    """Return the column of each label's score: its own name, or ``score_`` and the name.
+    """Return the column of each label's score: its name, with the prefix ``score_`` if it clashes.
 
-    The prefix is for names that a data base takes for another column's (case, blanks, form of
-    characters aside), and for those that begin as the columns of smoothed or corrected scores do.
+    A name clashes if it equals another column's up to case, blanks and Unicode form (as databases
+    compare them), or begins like the columns of smoothed or corrected scores.
 
     Example:
         >>> score_columns(("calm", "Status"))
@@ -434,22 +494,32 @@ def score_columns(labels: Sequence[str]) -> dict[str, str]:
     return columns
 
 
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFKC", name).strip().casefold()
+
+
 def table_columns(
     labels: Sequence[str] = EMOTIONS, *, smoothed: bool = False, corrected: bool = False
 ) -> tuple[str, ...]:
-    """Return the columns of a table of results for a model's labels; see `TABLE_COLUMNS`.
+    """Return the columns of a table of results; see `TABLE_COLUMNS`.
 
-    The labels' are those of `score_columns`. ``smoothed`` adds those of a video:
-    ``smoothed_emotion``, ``smoothed_confidence``, then ``smoothed_`` and each label's column;
-    ``corrected`` those of a baseline, which begin with ``corrected_``. `LAST_COLUMNS` come last.
+    Args:
+        labels: the model's labels; `score_columns` names their columns.
+        smoothed: add the smoothed scores of a video: ``smoothed_emotion``, ``smoothed_confidence``,
+            then ``smoothed_`` and each label's column.
+        corrected: add the scores corrected by a baseline, in the same way with ``corrected_``.
     """
     scores = score_columns(labels).values()
-    more = [
+    video_columns = [
         prefix + name
-        for prefix, is_there in ((_SMOOTHED, smoothed), (_CORRECTED, corrected))
-        for name in (("emotion", "confidence", *scores) if is_there else ())
+        for prefix in _prefixes(smoothed, corrected)
+        for name in ("emotion", "confidence", *scores)
     ]
-    return (*_FACE_COLUMNS, *scores, *more, *LAST_COLUMNS)
+    return (*_FACE_COLUMNS, *scores, *video_columns, *LAST_COLUMNS)
+
+
+def _prefixes(smoothed: bool, corrected: bool) -> list[str]:
+    return [_SMOOTHED] * smoothed + [_CORRECTED] * corrected
 
 
 def result_rows(
@@ -459,10 +529,9 @@ def result_rows(
     smoothed: bool = False,
     corrected: bool = False,
 ) -> list[dict[str, Any]]:
-    """Return the table rows of a result: one a face, one with empty fields where there is none.
+    """Return the table rows of a result: one per face, or one with empty fields without any.
 
-    Keys and their order are those of `table_columns`, which says what the arguments mean; None
-    where a value is missing.
+    Keys, their order and arguments are those of `table_columns`; missing values are None.
     """
     written = result.to_dict()
     image = {key: written[key] for key in ("source", "frame", "time_s", "status")}
@@ -471,18 +540,24 @@ def result_rows(
     empty = {**dict.fromkeys(names), **image}
     columns = score_columns(labels)
     rows = []
-    for face, found in zip(written["faces"], result.faces, strict=True):
+    for face, original in zip(written["faces"], result.faces, strict=True):
         row = {**empty, **{key: face[key] for key in _FACE_COLUMNS if key in face}, **face["box"]}
         row.update((name, face["scores"].get(label)) for label, name in columns.items())
         row["flags"] = ";".join(face["quality"]["flags"])
-        row["valence"] = None if found.valence is None else round(found.valence, SCORE_DIGITS)
-        for prefix, is_there in ((_SMOOTHED, smoothed), (_CORRECTED, corrected)):
-            if is_there and (other := face.get(prefix[:-1])):
+        row["valence"] = None if original.valence is None else _rounded(original.valence)
+        for prefix in _prefixes(smoothed, corrected):
+            if other := face.get(prefix[:-1]):
                 row.update((prefix + key, other[key]) for key in ("emotion", "confidence"))
                 scores = other["scores"]
                 row.update((prefix + name, scores.get(label)) for label, name in columns.items())
         rows.append(row)
     return rows or [empty]
+
+
+def utf8_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Escape the surrogates of file names that are not UTF-8 in a table row."""
+    names = {key: row[key] for key in ("source", "error")}
+    return {**row, **{key: name and escape_surrogates(name) for key, name in names.items()}}
 
 
 TEXT_COLUMNS = (
@@ -502,62 +577,50 @@ def to_pandas(results: Viewable | Iterable[Viewable]) -> pd.DataFrame:
     """Return results as a pandas data frame: the table that `mien predict` writes as CSV.
 
     Args:
-        results: a result, or several, as `analyze`, `analyze_result`, `analyze_many` and
-            `analyze_video` give them.
+        results: one or several results, as returned by `analyze`, `analyze_result`, `analyze_many`
+            and `analyze_video`.
 
     Returns:
-        One row a face, one row where there is none, with the columns of `TABLE_COLUMNS`; for a
-        video also those of the smoothed and, with a baseline, of the corrected scores. What is
-        missing is NA.
+        One row per face, one for an image without any, with the columns of `TABLE_COLUMNS`; for a
+        video also those of the smoothed and, with a baseline, of the corrected scores. Missing
+        values are NA.
 
     Raises:
         MissingExtra: if pandas is not installed.
-        UsageError: if something else is in the list.
+        UsageError: if there is anything but results.
     """
-    found = [one._own_result for one in _each(results)]
-    faces = list(chain.from_iterable(result.faces for result in found))
-    own = bool(found) and found[0].model.labels == "own"
-    labels = tuple(faces[0].scores) if faces else (() if own else EMOTIONS)
-    scores = {
-        "smoothed": any(result.frame is not None for result in found),
-        "corrected": any(face.corrected is not None for face in faces),
-    }
-    rows = chain.from_iterable(result_rows(one, labels, **scores) for one in found)
-    texts = [
-        {
-            key: escape_surrogates(cell) if isinstance(cell, str) else cell
-            for key, cell in row.items()
-        }
-        for row in rows
-    ]
-    return data_frame(texts, table_columns(labels, **scores), _PANDAS_TYPES)
-
-
-def _each(results: Any) -> Iterable[Viewable]:
-    if isinstance(results, Viewable):
-        return [results]
-    listed = list(results)
-    for one in listed:
-        if not isinstance(one, Viewable):
+    viewables = [results] if isinstance(results, Viewable) else list(results)
+    for viewable in viewables:
+        if not isinstance(viewable, Viewable):
             raise UsageError(
                 "expected results as analyze, analyze_many or analyze_video give them, "
-                f"got {type(one).__name__}"
+                f"got {type(viewable).__name__}"
             )
-    return listed
+    with needs_extra("notebook", "a data frame"):
+        import pandas as pd
+
+    table = [viewable._own_result for viewable in viewables]
+    faces = [face for result in table for face in result.faces]
+    own_labels = bool(table) and table[0].model.labels == "own"
+    labels = tuple(faces[0].scores) if faces else (() if own_labels else EMOTIONS)
+    scores = {
+        "smoothed": any(result.frame is not None for result in table),
+        "corrected": any(face.corrected is not None for face in faces),
+    }
+    rows = [utf8_row(row) for result in table for row in result_rows(result, labels, **scores)]
+    columns = table_columns(labels, **scores)
+    frame = pd.DataFrame(rows, columns=list(columns))
+    return frame.astype({name: _PANDAS_TYPES.get(name, "float64") for name in columns})
 
 
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFKC", name).strip().casefold()
-
-
-# ---------------------------------------------------------------- forms of other tools
-# The values are mien's own: calibrated scores, boxes of its detectors.
+# ---------------------------------------------------------------- formats of other tools
+# Only the format is theirs: scores are calibrated, and boxes come from mien's detectors.
 def to_deepface(result: Result) -> list[dict[str, Any]]:
-    """Return a result as deepface 0.0.103's ``DeepFace.analyze(image, actions=["emotion"])`` does.
+    """Convert to the format of ``DeepFace.analyze(image, actions=["emotion"])`` (deepface 0.0.103).
 
-    One dictionary a face: ``emotion`` (scores times 100, in its order), ``dominant_emotion``,
-    ``region`` (``x``, ``y``, ``w``, ``h``, and both eyes, None since results hold none) and
-    ``face_confidence`` (two decimals). Empty where there is no face; deepface raises there.
+    One dictionary per face: ``emotion`` (scores times 100, in deepface's order),
+    ``dominant_emotion``, ``region`` (``x``, ``y``, ``w``, ``h``; both eyes are None) and
+    ``face_confidence`` (two decimals). Empty if there is no face; deepface raises an error then.
     """
     return [
         {
@@ -571,10 +634,10 @@ def to_deepface(result: Result) -> list[dict[str, Any]]:
 
 
 def to_fer(result: Result) -> list[dict[str, Any]]:
-    """Return a result as fer 25.10's ``FER().detect_emotions(image)`` does.
+    """Convert to the format of ``FER().detect_emotions(image)`` (fer 25.10).
 
-    One dictionary a face: ``box`` ([x, y, w, h]) and ``emotions`` (scores rounded to two decimals,
-    in its order). Empty where there is no face, as there.
+    One dictionary per face: ``box`` ([x, y, w, h]) and ``emotions`` (scores rounded to two
+    decimals, in fer's order). Empty if there is no face.
     """
     return [
         {
@@ -589,11 +652,11 @@ COMPAT_FORMATS: Mapping[str, Callable[[Result], list[dict[str, Any]]]] = {
     "deepface": to_deepface,
     "fer": to_fer,
 }
-"""The tools whose form a result can take, by the name of their package."""
+"""Converters to the formats of other tools, by package name."""
 
 
 def _fer2013_order(scores: Mapping[str, float]) -> list[tuple[str, float]]:
-    """Return scores in the challenge's order, as both tools do; a model's own classes follow."""
+    """Return scores in the order of the FER-2013 challenge, then those of other classes."""
     names = [name for name in FER2013_CSV_ORDER if name in scores]
     names += [name for name in scores if name not in names]
     return [(name, float(scores[name])) for name in names]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from mien.core.annotate import class_colors, draw_bar, face_caption, find_font
+from mien.core.display import class_colors, draw_bar, face_caption, find_font
 from mien.core.errors import UsageError
 from mien.inference.explain import ExplainedFace, Explanation
 

@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from mien.core.annotate import Font, class_colors, find_font
-from mien.core.display import load_pyplot
+from mien.core.display import Font, class_colors, find_font, load_pyplot
 from mien.core.results import Box, Result, score_columns
 from mien.video.summary import Person
 from mien.video.times import format_time

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.annotate import annotate
+from mien.core.display import annotate
 from mien.core.errors import OutputError
 from mien.core.files import SOFTWARE, replace_atomically
 from mien.core.results import Face
