@@ -83,6 +83,7 @@ def visit(browser: Browser, server: Server) -> Iterator[Callable[..., Visit]]:
         size: of `SIZES`.
         scheme: "light" or "dark", as the system prefers it.
         camera: whether the page may use the camera.
+        offline: whether the page may keep itself for later, which takes a second of every visit.
         at: another address than that of the shared service.
         options: go to Playwright's ``new_context``.
     """
@@ -94,6 +95,7 @@ def visit(browser: Browser, server: Server) -> Iterator[Callable[..., Visit]]:
         size: str = "desktop",
         scheme: str = "light",
         camera: bool = False,
+        offline: bool = False,
         at: str | None = None,
         **options: Any,
     ) -> Visit:
@@ -106,6 +108,7 @@ def visit(browser: Browser, server: Server) -> Iterator[Callable[..., Visit]]:
             has_touch=is_phone,
             reduced_motion="reduce",
             permissions=["camera"] if camera else [],
+            service_workers="allow" if offline else "block",
             **options,
         )
         context.set_default_timeout(10_000)

@@ -442,7 +442,7 @@ def test_a_token_is_asked_for_and_kept_in_memory_alone(visit: Visits) -> None:
 
 
 def test_an_unreachable_model_is_said_and_tried_again(visit: Visits) -> None:
-    opened = visit(service_workers="block")
+    opened = visit()
     page = opened.ready()
     page.route("**/people.onnx", lambda route: route.abort())
     page.reload()
@@ -452,7 +452,6 @@ def test_an_unreachable_model_is_said_and_tried_again(visit: Visits) -> None:
     page.unroute("**/people.onnx")
     page.get_by_role("button", name="Try again").click()
     page.get_by_role("heading", name="Reads as happy").wait_for()
-    opened.forgive("registration blocked")
 
 
 # ---------------------------------------------------------------- the shell

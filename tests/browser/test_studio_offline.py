@@ -68,7 +68,7 @@ def site(needed: None, tmp_path: Path) -> Iterator[tuple[Path, str]]:
 
 def test_it_reads_without_a_network_once_it_was_open(visit: Visits) -> None:
     with serving() as own:
-        opened: Visit = visit(at=own.url)
+        opened: Visit = visit(at=own.url, offline=True)
         page = opened.ready()
         wait_for_worker(opened)
         own.stop()
@@ -81,7 +81,7 @@ def test_it_reads_without_a_network_once_it_was_open(visit: Visits) -> None:
 
 
 def test_answers_of_the_service_are_never_kept(visit: Visits) -> None:
-    opened: Visit = visit()
+    opened: Visit = visit(offline=True)
     page = opened.ready()
     wait_for_worker(opened)
     read_sample(page)
@@ -98,7 +98,7 @@ def test_another_version_takes_over_with_what_was_chosen(
     visit: Visits, site: tuple[Path, str]
 ) -> None:
     folder, url = site
-    opened: Visit = visit(at=url)
+    opened: Visit = visit(at=url, offline=True)
     page = opened.ready()
     wait_for_worker(opened)
     page.evaluate(f"fetch('{CHOSEN}').then((reply) => reply.blob())")
@@ -116,7 +116,7 @@ def test_another_version_takes_over_with_what_was_chosen(
 
 
 def test_a_host_of_plain_files_serves_the_page(visit: Visits, site: tuple[Path, str]) -> None:
-    opened: Visit = visit(at=site[1])
+    opened: Visit = visit(at=site[1], offline=True)
     page = opened.ready()
     read_sample(page)
     assert not page.evaluate("crossOriginIsolated")

@@ -90,6 +90,20 @@ def test_who_comes_back_later_is_new() -> None:
     assert tracker.update(1.01, [_box(20)]) == [1]
 
 
+def test_a_stall_of_the_analysis_is_no_absence() -> None:
+    tracker = Tracker(memory_s=1.0)
+    tracker.update(0.0, [_box(20)])
+    assert tracker.update(4.9, [_box(20)]) == [0]
+    assert tracker.update(10.0, [_box(20)]) == [1]  # too long to be sure who that is
+
+
+def test_who_was_missing_before_a_stall_is_new_after_it() -> None:
+    tracker = Tracker(memory_s=1.0)
+    tracker.update(0.0, [_box(20)])
+    tracker.update(0.5, [])
+    assert tracker.update(2.0, [_box(20)]) == [1]
+
+
 def test_a_jump_is_somebody_else() -> None:
     tracker = Tracker()
     tracker.update(0.0, [_box(20)])
