@@ -8,6 +8,9 @@
 /** A face that was away for longer than this, in seconds, gets a new number. */
 export const MEMORY_S = 1.0;
 
+/** A face of the last frame keeps its number over a gap of up to so many seconds between frames. */
+export const STALL_S = 5.0;
+
 const MEMORY_STEPS = 2.0;
 // How far a face may be from where it is expected, in its own sizes: at once, and more a second.
 const REACH = 0.5;
@@ -59,6 +62,7 @@ export class Tracker {
   #memory;
   #tracks = [];
   #next = 0;
+  #last = -Infinity;
 
   /** @param {number} [memory] as `MEMORY_S`. */
   constructor(memory = MEMORY_S) {
@@ -73,7 +77,8 @@ export class Tracker {
    * @returns {number[]}
    */
   update(time, boxes) {
-    this.#tracks = this.#tracks.filter((track) => time - track.time <= this.#memory);
+    this.#tracks = this.#tracks.filter((track) => this.#isCurrent(track, time));
+    this.#last = time;
     const places = boxes.map(({ x, y, w, h }) => (
       { x: x + w / 2, y: y + h / 2, size: Math.sqrt(w * h) }
     ));
@@ -89,6 +94,12 @@ export class Tracker {
       track.move(time, place);
       return track.number;
     });
+  }
+
+  #isCurrent(track, time) {
+    // Nobody has left while no frame was read: a slow machine or connection is not an absence.
+    const patience = track.time === this.#last ? STALL_S : 0;
+    return time - track.time <= Math.max(this.#memory, patience);
   }
 
   /** Go on in pictures that are so many times as wide and as high. */

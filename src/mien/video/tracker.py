@@ -21,6 +21,9 @@ from mien.core.results import Box, Result, Smoothed
 MEMORY_S = 1.0
 """A face that was away for longer than this, in seconds, gets a new number."""
 
+STALL_S = 5.0
+"""A face of the last frame keeps its number over a gap of up to so many seconds between frames."""
+
 _MEMORY_STEPS = 2.0
 # How far a face may be from where it is expected, in its own sizes: at once, and more a second.
 _REACH = 0.5
@@ -76,6 +79,7 @@ class Tracker:
         self.memory_s = memory_s
         self._tracks: list[_Track] = []
         self._next = 0
+        self._last_s = -math.inf
 
     def update(self, time_s: float, boxes: Sequence[Box]) -> list[int]:
         """Return the number of each box's face; a new face gets a new one.
@@ -84,7 +88,8 @@ class Tracker:
             time_s: the frame's moment in seconds, later than the last one's.
             boxes: in pixels of the upright picture.
         """
-        self._tracks = [track for track in self._tracks if time_s - track.time_s <= self.memory_s]
+        self._tracks = [track for track in self._tracks if self._is_current(track, time_s)]
+        self._last_s = time_s
         places = [(box.x + box.w / 2, box.y + box.h / 2, math.sqrt(box.area)) for box in boxes]
         costs = [[track.cost(time_s, place) for place in places] for track in self._tracks]
         found = {column: self._tracks[row] for row, column in assign(costs)}
@@ -98,6 +103,11 @@ class Tracker:
             track.move(time_s, *place)
             numbers.append(track.number)
         return numbers
+
+    def _is_current(self, track: _Track, time_s: float) -> bool:
+        # Nobody has left while no frame was read: a slow machine or connection is not an absence.
+        was_in_last_frame = track.time_s == self._last_s
+        return time_s - track.time_s <= max(self.memory_s, STALL_S if was_in_last_frame else 0.0)
 
     def rescale(self, across: float, down: float) -> None:
         """Go on in pictures that are so many times as wide and as high."""

@@ -332,7 +332,7 @@ export const strings = {
       hold: "Hold still…",
       done: "The baseline is set. Corrected scores stand beside those as read.",
       gone: "The baseline is gone. Scores are as read.",
-      isSet: "Corrected by the baseline of {people}. Whoever comes back after a second away is taken for somebody new and needs another.",
+      isSet: "Corrected by the baseline of {people}. A person who leaves for more than a second needs a new one.",
       nobody: "No face was seen in those three seconds. Look at the camera and set the baseline again.",
     },
     errors: {
