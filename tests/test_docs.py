@@ -59,7 +59,7 @@ def test_the_reference_has_every_public_name_with_its_text(site: Path) -> None:
     headings = set(re.findall(r"mien\.(\w+)\s*(?:<[^>]+>\s*)*</h3>", page))
     headings |= set(re.findall(r"<h3[^>]*>\s*(?:<[^>]+>\s*)*mien\.(\w+)", page))
     assert {name for name in mien.__all__ if not name.startswith("__")} <= headings
-    for words in ("Find the faces in an image and read their emotions", "crop_scale", "on_no_face"):
+    for words in ("Detect the faces in an image", "crop_scale", "on_no_face"):
         assert words in text_of(site / "reference/api.html")
 
 
