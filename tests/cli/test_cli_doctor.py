@@ -51,7 +51,7 @@ def test_a_good_installation_is_0(run: Doctor, tiny_model: Path, tmp_path: Path)
     yunet = found["detectors", "yunet"]
     assert yunet["state"] == "-"
     assert "--detector yunet" in yunet["mend"]
-    assert found["cache", str(tmp_path / "home")]["detail"] == "MIEN_HOME, not made yet"
+    assert found["cache", str(tmp_path / "home")]["detail"] == "MIEN_HOME, not created yet"
 
 
 def test_the_table_is_aligned_and_says_that_it_works(
@@ -62,7 +62,7 @@ def test_the_table_is_aligned_and_says_that_it_works(
     column = lines[0].index("STATE")
     table = lines[: lines.index("")]
     assert all(line[column - 1] == " " and line[column] in "So-b" for line in table)
-    assert lines[-1] == "reading emotions works"
+    assert lines[-1] == "mien works"
 
 
 def test_a_missing_model_is_5_with_the_line_that_mends_it(run: Doctor) -> None:
@@ -88,7 +88,7 @@ def test_a_damaged_model_is_5(run: Doctor, make_tiny_model: Callable[..., Path])
 def test_a_bundled_model_comes_back_from_where_mien_was_installed_from(tmp_path: Path) -> None:
     package = tmp_path / "a clone" / "src" / "mien"
     origin = '{"url": "file:///home/me/my%20mien", "dir_info": {}}'
-    line = doctor.reinstall_line
+    line = doctor.reinstall_command
     assert line(package, origin) == "pip install --force-reinstall --no-deps '/home/me/my mien'"
     assert line(package, None) == "pip install --force-reinstall --no-deps mien"
     (package.parents[1] / ".git").mkdir(parents=True)
@@ -113,7 +113,7 @@ def test_a_bundled_model_comes_back_from_where_mien_was_installed_from(tmp_path:
     ids=["repository", "revision", "archive"],
 )
 def test_a_bundled_model_comes_back_from_the_web(tmp_path: Path, origin: str, place: str) -> None:
-    line = doctor.reinstall_line(tmp_path / "lib" / "mien", f"{{{origin}}}")
+    line = doctor.reinstall_command(tmp_path / "lib" / "mien", f"{{{origin}}}")
     assert line == f"pip install --force-reinstall --no-deps {place}"
 
 
@@ -200,7 +200,7 @@ def test_what_developing_takes_is_told_in_a_checkout_alone(
 ) -> None:
     monkeypatch.setattr(importlib.metadata, "requires", lambda _: ["numpy; extra == 'dev'"])
     monkeypatch.setattr(doctor, "_is_checkout", lambda: is_checkout)
-    assert [each.name for each in doctor._extras()] == ["dev"] * is_checkout
+    assert [finding.name for finding in doctor._check_extras()] == ["dev"] * is_checkout
 
 
 def test_extras_are_those_of_the_installed_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,9 +216,9 @@ def test_extras_are_those_of_the_installed_package(monkeypatch: pytest.MonkeyPat
         "full": {"numpy": ""},
         "empty": {"no-such-package": ">=2"},
     }
-    full, empty = doctor._extras()
+    full, empty = doctor._check_extras()
     assert (full.state, full.detail) == ("ok", "all 1 packages")
-    assert (empty.state, empty.mend) == ("-", "pip install 'mien[empty]'")
+    assert (empty.state, empty.fix) == ("-", "pip install 'mien[empty]'")
     assert empty.detail == "without no-such-package"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,21 @@ def test_without_a_report_nothing_is_written(
 ) -> None:
     evaluate_json(capsys, "--model", "tiny", "--data", "archive", "--no-report")
     assert {path.name for path in workplace.iterdir()} == {"tiny", "archive"}
+
+
+def test_figures_alone_need_no_plotting_or_statistics_package(
+    workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("--model", "tiny", "--data", "archive")
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    assert run(*words, "--quiet") == EXIT_DONE
+    for package in ("matplotlib", "seaborn"):
+        monkeypatch.setitem(sys.modules, package, None)
+    capsys.readouterr()
+    assert run(*words) == EXIT_USAGE
+    assert "the figures of mien evaluate (--no-report leaves them out)" in capsys.readouterr().err
+    evaluate_json(capsys, *words, "--no-report")
+    evaluate_json(capsys, *words, "--robustness")
 
 
 def test_images_with_a_copy_in_training_are_not_clean(

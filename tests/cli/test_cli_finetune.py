@@ -247,8 +247,8 @@ def test_a_run_is_named_after_the_folder_however_it_is_given(
     monkeypatch.chdir(workplace / "faces")
     (workplace / "link").symlink_to("faces")
     for word in (".", "../faces", "tired/..", "angry/../../faces/"):
-        assert finetune.name_of(Path(word)) == "faces"
-    assert finetune.name_of(Path("../link")) == "link"
+        assert finetune.folder_basename(Path(word)) == "faces"
+    assert finetune.folder_basename(Path("../link")) == "link"
 
 
 # What a finished fine-tuning prints, and gives as JSON

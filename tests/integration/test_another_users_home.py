@@ -59,7 +59,7 @@ def test_what_needs_no_cache_works_and_doctor_says_what_is_wrong(
     answer = as_nobody(environment, "-m", "mien", "doctor")
     assert (answer.returncode, answer.stderr) == (0, "")
     assert "MIEN_HOME=FOLDER" in answer.stdout
-    assert "reading emotions works" in answer.stdout
+    assert "mien works" in answer.stdout
     wanting = as_nobody(environment, "-m", "mien", "predict", "/x.png", "--detector", "yunet")
     assert "set MIEN_HOME" in wanting.stderr
     assert len(wanting.stderr.splitlines()) == 1

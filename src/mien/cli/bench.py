@@ -1,4 +1,4 @@
-"""``mien bench``: milliseconds a face of each model, on this machine."""
+"""``mien bench``: time models on this machine."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser = add_command(
         commands,
         "bench",
-        help="milliseconds a face of each model, on this machine",
+        help="time models on this machine, in milliseconds per face",
         description="Time models from standard faces to scores, on one thread and on all, one face "
-        "at a time and 32. Finding faces is not part of it. Let nothing else run meanwhile.",
+        "at a time and in batches of 32. Face detection is not included. Run nothing else "
+        "meanwhile.",
         examples=("mien bench", "mien bench --model mien-nano outputs/mine/export --threads 1"),
     )
     add = parser.add_argument
@@ -48,14 +49,14 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         type=integer(1, MAX_THREADS),
         nargs="+",
         metavar="N",
-        help="threads that a call may use (default: 1, and as many as there are cores)",
+        help="threads of the network (default: 1, and one per core)",
     )
     add(
         "--seconds",
         type=number(0, 3600),
         default=1.0,
         metavar="S",
-        help="for how long each is timed (default: %(default)g)",
+        help="duration of each measurement (default: %(default)g)",
     )
     add("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=_run)
@@ -81,30 +82,33 @@ def _run(args: argparse.Namespace) -> int:
         )
         for model, threads, size in track(cases, "timing", unit="case", quiet=args.quiet)
     ]
-    where = {"mien": __version__, **describe_machine()}
-    listed = [asdict(timing) for timing in timings]
-    content = {"schema": SCHEMA, "machine": where, "timings": listed}
-    write_answer(content, _described(timings, where), as_json=args.json)
+    machine = {"mien": __version__, **describe_machine()}
+    content = {
+        "schema": SCHEMA,
+        "machine": machine,
+        "timings": [asdict(timing) for timing in timings],
+    }
+    write_answer(content, _table(timings, machine), as_json=args.json)
     return EXIT_DONE
 
 
-def _described(timings: Sequence[Timing], where: Mapping[str, Any]) -> str:
+def _table(timings: Sequence[Timing], machine: Mapping[str, Any]) -> str:
     rows = [
         (
-            each.model,
-            each.version,
-            each.labels,
-            each.precision,
-            f"{each.megabytes:.1f}",
-            str(each.threads),
-            str(each.batch_size),
-            f"{each.median:.3f}",
-            f"{each.low:.3f} to {each.high:.3f}",
-            f"{1000 / each.median:,.0f}",
+            timing.model,
+            timing.version,
+            timing.labels,
+            timing.precision,
+            f"{timing.megabytes:.1f}",
+            str(timing.threads),
+            str(timing.batch_size),
+            f"{timing.median:.3f}",
+            f"{timing.low:.3f} to {timing.high:.3f}",
+            f"{1000 / timing.median:,.0f}",
         )
-        for each in timings
+        for timing in timings
     ]
-    cores = "1 core" if where["cores"] == 1 else f"{where['cores']} cores"
-    versions = ", ".join(f"{name} {where[name]}" for name in ("mien", "python", "onnxruntime"))
+    cores = "1 core" if machine["cores"] == 1 else f"{machine['cores']} cores"
+    versions = ", ".join(f"{name} {machine[name]}" for name in ("mien", "python", "onnxruntime"))
     table = table_text(_HEADER, rows, right=range(4, len(_HEADER)))
-    return f"{table}\n{where['processor']}, {cores}, {where['system']}; {versions}\n"
+    return f"{table}\n{machine['processor']}, {cores}, {machine['system']}; {versions}\n"

@@ -1,6 +1,6 @@
-"""``mien doctor``: look over the installation, and say how to mend it.
+"""``mien doctor``: check the installation, and suggest fixes.
 
-Nothing here assumes that the rest of mien can be imported: what does not work is a finding.
+Modules that may be broken are imported inside the checks, so that a failure becomes a finding.
 """
 
 from __future__ import annotations
@@ -44,29 +44,39 @@ _PACKAGE = Path(__file__).parents[1]
 _MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL"}
 _REQUIREMENT = re.compile(r"^\s*([\w.-]+)([^;]*)(?:;(.*))?$")
 _EXTRA = re.compile(r"extra\s*==\s*['\"]([\w-]+)['\"]")
-_MAKERS = ("dev", "docs")
-"""Extras for a checkout of mien, of which others need not hear."""
-
+_DEVELOPER_EXTRAS = ("dev", "docs")
 _EXPORT = "mien export RUN # and --model RUN/export"
+_SET_CACHE = f"{'set' if os.name == 'nt' else 'export'} {HOME_VARIABLE}=FOLDER"
+_DETECTOR_FIXES: Mapping[str, str] = {
+    "yunet": "mien predict IMAGE --detector yunet # downloads its weights once",
+    "libface": "pip install --force-reinstall --no-deps mien",
+    "haar": "pip install 'opencv-python-headless<5'",
+}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        part: what it belongs to: "system", "packages", "extras", "models", "detectors", "cache".
-        name: its own.
-        state: "ok"; "-" if it is not there and need not be; "bad" if it is needed and broken.
-        detail: version, size or what is wrong, in one line.
-        mend: the line that mends it, or None.
+        part: "system", "packages", "extras", "models", "detectors" or "cache".
+        name: the package, model, ... that was checked.
+        state: "ok", "-" for something optional that is missing, "bad" for something required that
+            is broken.
+        detail: version, size or error, in one line.
+        fix: a command that fixes it, or None.
     """
 
     part: str
     name: str
     state: str
     detail: str
-    mend: str | None = None
+    fix: str | None = None
+
+    def to_dict(self) -> dict[str, str | None]:
+        """Return the finding as JSON, with the fix under "mend"."""
+        content = asdict(self)
+        return {**content, "mend": content.pop("fix")}
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -74,100 +84,95 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser = add_command(
         commands,
         "doctor",
-        help="look over the installation, and say how to mend it",
-        description="Say what is installed, whether reading emotions works, what is missing, and "
-        "the line that mends it. Uses no network.",
+        help="check the installation, and suggest fixes",
+        description="Show what is installed, whether mien works, what is missing, and the commands "
+        "that fix it. Uses no network.",
         examples=("mien doctor", "mien doctor --model outputs/mine/export --json"),
     )
-    add = parser.add_argument
-    add_model_option(parser, check=None)  # a finding
-    add("--json", action="store_true", help="print JSON instead of a table")
+    add_model_option(parser, check=None)  # a missing model is a finding
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace) -> int:
     disable_telemetry()
-    packages = list(_packages())
-    findings = [*_system(), *packages, *_extras()]
-    if all(each.state != "bad" for each in packages):
-        findings += [*_models(args.model), *_detectors()]
-    findings.append(_cache())
-    bad = [each for each in findings if each.state == "bad"]
-    listed = [asdict(each) for each in findings]
+    packages = list(_check_packages())
+    findings = [*_check_system(), *packages, *_check_extras()]
+    if all(package.state != "bad" for package in packages):
+        findings += [*_check_models(args.model), *_check_detectors()]
+    findings.append(_check_cache())
+    bad = [finding for finding in findings if finding.state == "bad"]
+    listed = [finding.to_dict() for finding in findings]
     content = {"schema": SCHEMA, "works": not bad, "findings": listed}
     write_answer(content, _table(findings), as_json=args.json)
     if bad:
-        kind = ModelError if bad[0].part in ("models", "detectors") else MienError
-        mend = f"; to mend it: {bad[0].mend}" if bad[0].mend else ""
-        raise kind(f"reading emotions does not work: {bad[0].name}: {bad[0].detail}{mend}")
+        error = ModelError if bad[0].part in ("models", "detectors") else MienError
+        fix = f"; to fix it: {bad[0].fix}" if bad[0].fix else ""
+        raise error(f"mien does not work: {bad[0].name}: {bad[0].detail}{fix}")
     return EXIT_DONE
 
 
 def _table(findings: Sequence[Finding]) -> str:
     rows, part = [], ""
-    for each in findings:
-        rows.append(("" if each.part == part else each.part, each.name, each.state, each.detail))
-        part = each.part
+    for item in findings:
+        rows.append(("" if item.part == part else item.part, item.name, item.state, item.detail))
+        part = item.part
     text = table_text(("PART", "NAME", "STATE", ""), rows)
-    mends = [each for each in findings if each.mend]
-    if mends:
-        width = max(len(each.name) for each in mends)
-        lines = (f"  {each.name:<{width}}  {each.mend}" for each in mends)
-        text += "\nto add or mend:\n" + "".join(printable(line) + "\n" for line in lines)
-    if all(each.state != "bad" for each in findings):
-        text += "\nreading emotions works\n"
+    fixable = [item for item in findings if item.fix]
+    if fixable:
+        width = max(len(item.name) for item in fixable)
+        lines = (f"  {item.name:<{width}}  {item.fix}" for item in fixable)
+        text += "\nto add or fix:\n" + "".join(printable(line) + "\n" for line in lines)
+    if all(item.state != "bad" for item in findings):
+        text += "\nmien works\n"
     return text
 
 
-# ---------------------------------------------------------------- the system
-def _system() -> Iterator[Finding]:
-    yield Finding("system", "mien", "ok", f"{__version__}, in {Path(__file__).parents[1]}")
-    yield Finding(
-        "system", "python", "ok", f"{platform.python_version()}, {platform.python_implementation()}"
-    )
+# ---------------------------------------------------------------- system and packages
+def _check_system() -> Iterator[Finding]:
+    python = f"{platform.python_version()}, {platform.python_implementation()}"
+    cores = f"{usable_cores()} of {os.cpu_count() or 1} cores usable"
+    yield Finding("system", "mien", "ok", f"{__version__}, in {_PACKAGE}")
+    yield Finding("system", "python", "ok", python)
     yield Finding("system", "platform", "ok", platform.platform(terse=True))
-    total = os.cpu_count() or 1
-    machine = platform.machine() or "unknown"
-    yield Finding("system", "cpu", "ok", f"{usable_cores()} of {total} cores to use, {machine}")
-    if on := enabled_telemetry():
-        mend = f"unset {' '.join(each.split('=')[0] for each in on)}"
-        yield Finding("system", "telemetry", "-", f"on, by {', '.join(on)}", mend)
+    yield Finding("system", "cpu", "ok", f"{cores}, {platform.machine() or 'unknown'}")
+    if enabled := enabled_telemetry():
+        fix = f"unset {' '.join(switch.split('=')[0] for switch in enabled)}"
+        yield Finding("system", "telemetry", "-", f"on, by {', '.join(enabled)}", fix)
     else:
         yield Finding(
             "system", "telemetry", "ok", f"off: mien sets {', '.join(TELEMETRY_SWITCHES)}"
         )
 
 
-# ---------------------------------------------------------------- packages
-def _packages() -> Iterator[Finding]:
-    missing = False
-    for name, wanted in _requirements().get("", {}).items():
+def _check_packages() -> Iterator[Finding]:
+    is_one_missing = False
+    for name, versions in _requirements().get("", {}).items():
         version = package_version(name)
         try:
-            with redirect_stdout(io.StringIO()):  # OpenCV tells there that it lacks NumPy
+            with redirect_stdout(io.StringIO()):  # OpenCV prints that it lacks NumPy
                 module = importlib.import_module(_MODULES.get(name, name))
         except Exception as error:  # a broken package can raise anything
-            detail = f"cannot be imported: {_line(error)}"
-            # One that is there may fail for what is missing alone.
-            mend = None if missing and version else f"pip install '{name}{wanted}'"
-            missing = missing or version is None
-            yield Finding("packages", name, "bad", detail, mend)
+            # An installed package may fail only because another one is missing.
+            fix = None if is_one_missing and version else f"pip install '{name}{versions}'"
+            is_one_missing = is_one_missing or version is None
+            detail = f"cannot be imported: {_error_line(error)}"
+            yield Finding("packages", name, "bad", detail, fix)
             continue
-        version = version or str(getattr(module, "__version__", "of an unknown version"))
+        version = version or str(getattr(module, "__version__", "unknown version"))
         yield Finding("packages", name, "ok", version)
 
 
-def _extras() -> Iterator[Finding]:
+def _check_extras() -> Iterator[Finding]:
     for extra, packages in _requirements().items():
-        if not extra or (extra in _MAKERS and not _is_checkout()):
+        if not extra or (extra in _DEVELOPER_EXTRAS and not _is_checkout()):
             continue
         missing = [name for name in packages if package_version(name) is None]
         if missing:
-            detail = f"without {', '.join(missing)}"
-            mend = f"pip install 'mien[{extra}]'"
-            if extra == "train-gpu":  # its TensorFlow lies in the same folder as that of train
-                mend = f"python -m venv gpu, and in that environment: {mend}"
-            yield Finding("extras", extra, "-", detail, mend)
+            fix = f"pip install 'mien[{extra}]'"
+            if extra == "train-gpu":  # its TensorFlow uses the same folder as that of train
+                fix = f"python -m venv gpu, and in that environment: {fix}"
+            yield Finding("extras", extra, "-", f"without {', '.join(missing)}", fix)
         else:
             yield Finding("extras", extra, "ok", f"all {len(packages)} packages")
 
@@ -177,103 +182,73 @@ def _is_checkout() -> bool:
 
 
 def _requirements() -> dict[str, dict[str, str]]:
-    """Return the packages that mien names for this machine, by extra ("" for the core).
+    """Return the version specifiers of required packages, by extra ("" for the core) and name.
 
-    Each comes with the versions it wants; empty where mien runs without being installed.
+    Only packages for this machine; without specifiers if mien runs without being installed.
     """
     try:
         lines = importlib.metadata.requires("mien") or []
     except importlib.metadata.PackageNotFoundError:
         core = ("numpy", "onnxruntime", "opencv-python-headless", "pillow")
         return {"": dict.fromkeys(core, "")}
-    found: dict[str, dict[str, str]] = {"": {}}
+    requirements: dict[str, dict[str, str]] = {"": {}}
     for line in lines:
         match = _REQUIREMENT.match(line)
         if match is None:
             continue
-        name, wanted, marker = match[1], match[2].strip(), match[3] or ""
+        marker = match[3] or ""
         extra = _EXTRA.search(marker)
-        if _is_for_this_machine(marker):
-            found.setdefault(extra[1] if extra else "", {})[name] = wanted
-    return found
+        name = extra[1] if extra else ""
+        if _applies(marker, name):
+            requirements.setdefault(name, {})[match[1]] = match[2].strip()
+    return requirements
 
 
-def _is_for_this_machine(marker: str) -> bool:
+def _applies(marker: str, extra: str) -> bool:
+    """Evaluate an environment marker."""
     try:
         from packaging.markers import Marker
-    except ImportError:  # ONNX Runtime brings it; without it, every package is looked for
+    except ImportError:  # a dependency of ONNX Runtime; without it, every package is checked
         return True
-    extra = _EXTRA.search(marker)
-    return not marker.strip() or Marker(marker).evaluate({"extra": extra[1] if extra else ""})
-
-
-def _bundled_mend() -> str:
-    try:
-        origin = importlib.metadata.distribution("mien").read_text("direct_url.json")
-    except importlib.metadata.PackageNotFoundError:
-        origin = None
-    return reinstall_line(_PACKAGE, origin)
-
-
-def reinstall_line(package: Path, origin: str | None) -> str:
-    """Return the line that brings mien's own models back.
-
-    Args:
-        package: the folder that mien's modules are in.
-        origin: what the installer noted of where it came from (``direct_url.json``, PEP 610), if it
-            did: it does so for whatever is not from an index.
-    """
-    clone = package.parents[1]
-    if (clone / ".git").exists():
-        return f"git -C {shlex.quote(str(clone))} checkout -- src/mien/models"
-    place = "mien"
-    if origin is not None:
-        noted = json.loads(origin)
-        place, repository = str(noted["url"]), noted.get("vcs_info")
-        if repository is not None:
-            commit = repository.get("commit_id")
-            place = f"{repository['vcs']}+{place}" + (f"@{commit}" if commit else "")
-        elif place.startswith("file:"):
-            place = url2pathname(urlsplit(place).path)
-    return f"pip install --force-reinstall --no-deps {shlex.quote(place)}"
+    return not marker.strip() or Marker(marker).evaluate({"extra": extra})
 
 
 # ---------------------------------------------------------------- models
-def _models(needed: str) -> Iterator[Finding]:
+def _check_models(required: str) -> Iterator[Finding]:
     from mien.core.models import MANIFEST_NAME, bundled_models, find_model
 
     folders: dict[str, Path] = {name: find_model(name) for name in bundled_models()}
     for pattern in (f"*/{MANIFEST_NAME}", f"models/*/{MANIFEST_NAME}"):
-        with suppress(OutputError, OSError):  # no cache, or another user's: see `_cache`
+        with suppress(OutputError, OSError):  # reported by _check_cache
             for path in sorted(cache_folder().glob(pattern)):
                 folders.setdefault(str(path.parent), path.parent)
     for name, folder in folders.items():
-        if name != needed:
-            yield _model(name, folder, needed=False)
+        if name != required:
+            yield _check_model(name, folder, required=False)
     try:
-        yield _model(needed, find_model(needed), needed=True)
+        yield _check_model(required, find_model(required), required=True)
     except ModelError as error:
-        bundled = needed == DEFAULT_MODEL
-        mend = _bundled_mend() if bundled else _EXPORT
-        yield Finding("models", needed, "bad", _line(error), mend)
+        fix = _reinstall_model() if required == DEFAULT_MODEL else _EXPORT
+        yield Finding("models", required, "bad", _error_line(error), fix)
 
 
-def _model(name: str, folder: Path, *, needed: bool) -> Finding:
-    """Check a model's hash; of the needed one also that it reads a face."""
+def _check_model(name: str, folder: Path, *, required: bool) -> Finding:
+    """Check a model's hash; of the required one also that it classifies a face."""
     from mien.core.manifest import load_manifest
 
     try:
         manifest = load_manifest(folder, labels=None)
         detail = f"{manifest.version}, {manifest.file.size_bytes / 1e6:.1f} MB, hash matches"
-        if needed:
-            detail += f", reads a face in {1000 * _seconds_a_face(folder):.1f} ms"
+        if required:
+            detail += f", reads a face in {1000 * _time_face(folder):.1f} ms"
         return Finding("models", name, "ok", detail)
     except MienError as error:
-        mend = _bundled_mend() if _PACKAGE in folder.parents else _EXPORT
-        return Finding("models", name, "bad" if needed else "-", _line(error), mend)
+        fix = _reinstall_model() if _PACKAGE in folder.parents else _EXPORT
+        return Finding("models", name, "bad" if required else "-", _error_line(error), fix)
 
 
-def _seconds_a_face(folder: Path) -> float:
+def _time_face(folder: Path) -> float:
+    """Return the seconds that a model takes to classify a face."""
     import numpy as np
 
     from mien.core.images import FACE_SIZE
@@ -287,58 +262,81 @@ def _seconds_a_face(folder: Path) -> float:
     return time.perf_counter() - started
 
 
-# ---------------------------------------------------------------- detectors and the cache
-_CACHE_MEND = f"{'set' if os.name == 'nt' else 'export'} {HOME_VARIABLE}=FOLDER # of your own"
-_DETECTOR_MENDS: Mapping[str, str] = {
-    "yunet": "mien predict IMAGE --detector yunet # downloads its weights once",
-    "libface": "pip install --force-reinstall --no-deps mien",
-    "haar": "pip install 'opencv-python-headless<5'",
-}
+def _reinstall_model() -> str:
+    try:
+        direct_url = importlib.metadata.distribution("mien").read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:
+        direct_url = None
+    return reinstall_command(_PACKAGE, direct_url)
 
 
-def _detectors() -> Iterator[Finding]:
+def reinstall_command(package: Path, direct_url: str | None) -> str:
+    """Return the command that restores the bundled models.
+
+    Args:
+        package: the folder of mien's modules.
+        direct_url: the content of ``direct_url.json`` (PEP 610), which installers write for
+            packages that are not from an index.
+    """
+    clone = package.parents[1]
+    if (clone / ".git").exists():
+        return f"git -C {shlex.quote(str(clone))} checkout -- src/mien/models"
+    requirement = "mien"
+    if direct_url is not None:
+        origin = json.loads(direct_url)
+        requirement, repository = str(origin["url"]), origin.get("vcs_info")
+        if repository is not None:
+            commit = repository.get("commit_id")
+            requirement = f"{repository['vcs']}+{requirement}" + (f"@{commit}" if commit else "")
+        elif requirement.startswith("file:"):
+            requirement = url2pathname(urlsplit(requirement).path)
+    return f"pip install --force-reinstall --no-deps {shlex.quote(requirement)}"
+
+
+# ---------------------------------------------------------------- detectors and cache
+def _check_detectors() -> Iterator[Finding]:
     from mien.inference.detectors import load_detector
     from mien.inference.detectors.yunet import WEIGHTS
 
-    for name, mend in _DETECTOR_MENDS.items():
+    is_cached = WEIGHTS.is_cached()
+    for name, fix in _DETECTOR_FIXES.items():
         try:
             load_detector(name, offline=True)
         except MienError as error:
-            line = _line(error)
-            if name == "yunet":
-                is_there = WEIGHTS.is_cached()
-                if not is_there and isinstance(error, ModelError):
-                    line = f"its weights are not in {WEIGHTS.path.parent}"
-                mend = f"delete {WEIGHTS.path}" if is_there else mend
-            yield Finding("detectors", name, "-", line, mend)
+            detail = _error_line(error)
+            if name == "yunet" and is_cached:
+                fix = f"delete {WEIGHTS.path}"
+            elif name == "yunet" and isinstance(error, ModelError):
+                detail = f"its weights are not in {WEIGHTS.path.parent}"
+            yield Finding("detectors", name, "-", detail, fix)
         else:
             yield Finding("detectors", name, "ok", "loads")
     try:
         yield Finding("detectors", "auto", "ok", f"is {load_detector('auto').name}")
     except MienError as error:
-        damaged = isinstance(error, ModelError) and WEIGHTS.is_cached()
-        mend = f"delete {WEIGHTS.path}" if damaged else _DETECTOR_MENDS["haar"]
-        yield Finding("detectors", "auto", "bad", _line(error), mend)
+        is_damaged = isinstance(error, ModelError) and is_cached
+        fix = f"delete {WEIGHTS.path}" if is_damaged else _DETECTOR_FIXES["haar"]
+        yield Finding("detectors", "auto", "bad", _error_line(error), fix)
 
 
-def _cache() -> Finding:
-    """Look at the cache, which reading emotions can do without."""
+def _check_cache() -> Finding:
+    """Check the cache folder, which is optional."""
     try:
         folder = cache_folder()
     except OutputError as error:
-        return Finding("cache", HOME_VARIABLE, "-", _line(error), _CACHE_MEND)
-    origin = HOME_VARIABLE if os.environ.get(HOME_VARIABLE) else "the platform's"
-    trouble = write_obstacle(folder)
+        return Finding("cache", HOME_VARIABLE, "-", _error_line(error), _SET_CACHE)
+    origin = HOME_VARIABLE if os.environ.get(HOME_VARIABLE) else "platform default"
+    problem = write_obstacle(folder)
     with suppress(OSError):
         if folder.is_dir():
             size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-            detail = f"{origin}, {size / 1e6:.1f} MB" + (", read-only" if trouble else "")
+            detail = f"{origin}, {size / 1e6:.1f} MB" + (", read-only" if problem else "")
             return Finding("cache", str(folder), "ok", detail)
-    if trouble:
-        detail = f"{origin}, cannot be made: {trouble}"
-        return Finding("cache", str(folder), "-", detail, _CACHE_MEND)
-    return Finding("cache", str(folder), "-", f"{origin}, not made yet")
+    if problem:
+        detail = f"{origin}, cannot be created: {problem}"
+        return Finding("cache", str(folder), "-", detail, _SET_CACHE)
+    return Finding("cache", str(folder), "-", f"{origin}, not created yet")
 
 
-def _line(error: BaseException) -> str:
+def _error_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__

@@ -1,4 +1,4 @@
-"""``mien evaluate``: an exported model's figures on a data set, or on one's own pictures."""
+"""``mien evaluate``: measure a model on a data set, or read a folder of pictures."""
 
 from __future__ import annotations
 
@@ -46,19 +46,31 @@ IMAGES = Path("images")
 RELEASE_REPORT = Path("report.txt")
 
 _SPLITS = ("train", "val", "test")
-_ROBUSTNESS = ("robustness.json", "robustness.md")
+_ROBUSTNESS_FILES = ("robustness.json", "robustness.md")
+_PICTURE_FILES = ("pictures.json", "pictures.csv", "pictures.png")
+
+_DATA_ONLY = ("votes", "split", "tta", "robustness", "include_trained", "seed", "map")
+_REPORT_ONLY = ("no_report", "update", "release")
+_FACE_OPTIONS = ("min_face", "max_faces", "align", "detector_weights", "thorough")
+_FIGURE_OPTIONS = (
+    *("labels", "votes", "detector", *_FACE_OPTIONS, "map"),
+    *("robustness", "tta", "include_trained", "seed"),
+)
+"""Options that change the figures."""
+
+_PATHS = ("votes", "map", "detector_weights")
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command to the parser."""
+    """Add the command ``evaluate``."""
     parser = add_command(
         commands,
         "evaluate",
         help="measure an exported model and write a report",
         description="Measure an exported model on a data set, or read a folder of your own "
         "pictures. The report goes to outputs/RUN/report/, a grid of pictures to "
-        "outputs/RUN/pictures/; beside them (report-2, ...) where these are of another model or "
-        "other data.",
+        "outputs/RUN/pictures/; results of another model or other data are kept, and new ones go "
+        "next to them (report-2, ...).",
         examples=(
             "mien evaluate --data archive",
             "mien evaluate --data archive --model outputs/mine --split val --tta",
@@ -69,49 +81,63 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add = parser.add_argument
     add_model_option(parser)
     add_labels_option(parser, default="fer2013 for FER-2013, people for other pictures")
-    add("--votes", metavar="FILE", help="FER+ votes of the --data: say how far readings agree")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument(
-        "--data",
-        metavar="PATH",
-        help="a data set (a folder, a zip or the CSV), or any folder with a folder for each class",
-    )
-    what.add_argument("--pictures", metavar="FOLDER", help="your own pictures, as ImgTest/")
-    add("--split", choices=_SPLITS, help="part of the data (default: test; val with --robustness)")
     add("--tta", action="store_true", help="average over shifts and mirror images")
     add(
         "--robustness",
         action="store_true",
-        help="instead, measure the accuracy lost on blurred, shrunk, coded and unevenly lit images",
+        help="instead, measure the accuracy lost on blurred, shrunk, compressed and unevenly lit "
+        "images",
     )
+    batch_help = "faces per pass through the network (default: %(default)s)"
+    add("--batch-size", type=integer(1, MAX_BATCH_SIZE), default=64, metavar="N", help=batch_help)
+    add("--json", action="store_true", help="print JSON instead of a table")
+    _add_data_options(parser)
+    add_face_options(parser)
+    _add_report_options(parser)
+    # recognizer_options() reads args.threads, which evaluate does not offer.
+    parser.set_defaults(run=_run, threads=None)
+
+
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("images")
+    source = group.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--data",
+        metavar="PATH",
+        help="a data set (a folder, a zip or the CSV), or any folder with a folder for each class",
+    )
+    source.add_argument("--pictures", metavar="FOLDER", help="your own pictures, as in ImgTest/")
+    add = group.add_argument
+    add("--split", choices=_SPLITS, help="part of --data (default: test; val with --robustness)")
+    add(
+        "--map",
+        metavar="MAP",
+        help="rename or merge the classes of a --data folder: a=b,c=d or a file of such lines",
+    )
+    add("--votes", metavar="FILE", help="FER+ votes for --data: report the agreement with people")
     add(
         "--include-trained",
         action="store_true",
-        help="take in the images that a fine-tuned model was trained on, and say both figures",
+        help="include the images that a fine-tuned model was trained on, and report both figures",
     )
-    add("--json", action="store_true", help="print JSON instead of a table")
-    add("--output", type=folder_name, metavar="DIR", help="write to this folder instead")
-    add(
-        "--force",
-        action="store_true",
-        help="replace a report on another model or other data, and files that mien did not write",
-    )
-    batch_help = "faces that go through the network at once (default: %(default)s)"
-    add("--batch-size", type=integer(1, MAX_BATCH_SIZE), default=64, metavar="N", help=batch_help)
-    add("--seed", type=integer(), metavar="N", help="of the sample pictures (default: 0)")
     add(
         "--detector",
         metavar="NAME",
         help="face detector: for --pictures (default: auto), and for a --data folder of photos "
         "(default: none, its images are face crops)",
     )
+
+
+def _add_report_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("report").add_argument
+    add("--output", type=folder_name, metavar="DIR", help="write to this folder instead")
     add(
-        "--map",
-        metavar="MAP",
-        help="rename or merge the classes of a --data folder: a=b,c=d or a file of such lines",
+        "--force",
+        action="store_true",
+        help="replace a report on another model or other data, and files that mien did not write",
     )
-    add_face_options(parser)
-    add("--no-report", action="store_true", help="print figures, write nothing")
+    add("--seed", type=integer(), metavar="N", help="seed of the sample pictures (default: 0)")
+    add("--no-report", action="store_true", help="print the figures, write nothing")
     add(
         "--update",
         nargs="+",
@@ -125,70 +151,64 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         action="store_true",
         help=f"also write {RELEASE_REPORT} and the figures in {IMAGES}/ of the current folder",
     )
-    # What finds faces is told of threads too; here they are the network's own choice.
-    parser.set_defaults(run=_run, threads=None)
 
 
 def _run(args: argparse.Namespace) -> int:
-    _check(args)
-    if args.robustness:
-        return _evaluate_robustness(args)
-    require_extra("train", "matplotlib", "seaborn", "sklearn", needed_for="mien evaluate")
-    return _evaluate_data(args) if args.pictures is None else _evaluate_pictures(args)
+    _check_options(args)
+    if not (args.no_report or args.robustness):
+        needed_for = "the figures of mien evaluate (--no-report leaves them out)"
+        require_extra("train", "matplotlib", "seaborn", needed_for=needed_for)
+    if args.pictures is not None:
+        return _evaluate_pictures(args)
+    return _evaluate_robustness(args) if args.robustness else _evaluate_data(args)
 
 
-# ---------------------------------------------------------------- options that do not go together
-def _check(args: argparse.Namespace) -> None:
-    """Refuse options that do not go together before any work is done."""
-    words = "votes split tta robustness include_trained seed map no_report update release"
-    given = [name for name in words.split() if getattr(args, name) not in (None, False, [])]
-    if args.pictures is not None and given:
-        raise UsageError(f"--{given[0].replace('_', '-')} is for --data, not for --pictures")
-    finding = _finding_words(args)
-    if args.data is not None and finding:
-        if args.max_faces is not None:
-            raise UsageError("--max-faces is for --pictures: of a photo of --data, one face counts")
-        if args.detector in (None, "none"):
-            raise UsageError(f"{finding[0]} finds faces in photos: expected --detector with it")
-    if args.no_report and (args.update or args.release or args.output or args.force):
-        raise UsageError(
-            "--no-report writes nothing: leave out --output, --force, --update and --release"
-        )
+# ---------------------------------------------------------------- incompatible options
+def _check_options(args: argparse.Namespace) -> None:
+    """Raise UsageError for options that cannot be combined."""
+    face_arguments = _arguments(args, _FACE_OPTIONS)
+    if args.pictures is not None:
+        _refuse(args, (*_DATA_ONLY, *_REPORT_ONLY), "is for --data, not for --pictures")
+    elif args.max_faces is not None:
+        raise UsageError("--max-faces is for --pictures: of a photo of --data, one face counts")
+    elif face_arguments and args.detector in (None, "none"):
+        raise UsageError(f"{face_arguments[0]} finds faces in photos: expected --detector with it")
+    if args.no_report:
+        for_reports = ("output", "force", "update", "release")
+        _refuse(args, for_reports, "does not go with --no-report, which writes nothing")
     if args.release and (args.tta or args.split not in (None, "test")):
         raise UsageError("--release writes the report on the test split without --tta")
-    if not args.robustness:
-        return
-    if args.map is not None or args.detector is not None:
-        raise UsageError("--robustness takes data sets alone: leave out --map and --detector")
-    if args.votes is not None:
-        raise UsageError("--robustness counts labels: leave out --votes")
-    if args.include_trained:
-        raise UsageError("--robustness leaves out what was trained on: no --include-trained")
-    if args.release or args.seed is not None:
-        raise UsageError("--robustness writes no figures: leave out --release and --seed")
+    if args.robustness:
+        others = ("map", "detector", "votes", "include_trained", "release", "seed")
+        _refuse(args, others, "does not go with --robustness, which measures data sets by label")
 
 
-def _finding_words(args: argparse.Namespace) -> list[str]:
-    """Return what was asked for of how faces are found, beside the detector, as words."""
-    words = []
-    if args.min_face != 0:
-        words += ["--min-face", str(args.min_face)]
-    if args.max_faces is not None:
-        words += ["--max-faces", str(args.max_faces)]
-    if args.align != "auto":
-        words += ["--align", args.align]
-    if args.detector_weights is not None:
-        words += ["--detector-weights", _shown(str(args.detector_weights))]
-    if args.thorough:
-        words += ["--thorough"]
-    return words
+def _refuse(args: argparse.Namespace, names: Sequence[str], reason: str) -> None:
+    for name in names:
+        if getattr(args, name) not in (None, False, []):
+            raise UsageError(f"--{name.replace('_', '-')} {reason}")
+
+
+def _arguments(args: argparse.Namespace, names: Sequence[str]) -> list[str]:
+    """Return those of the named options that differ from their defaults, as arguments."""
+    arguments = []
+    for name in names:
+        value = getattr(args, name)
+        if value in (None, False, 0) or (name, value) == ("align", "auto"):
+            continue
+        arguments.append(f"--{name.replace('_', '-')}")
+        if name in _PATHS and "=" not in str(value):
+            arguments.append(_display_path(str(value)))
+        elif value is not True:
+            arguments.append(str(value))
+    return arguments
 
 
 # ---------------------------------------------------------------- a data set
 def _evaluate_data(args: argparse.Namespace) -> int:
     from mien.data.dataset import find_record
     from mien.data.votes import align_votes, load_votes
-    from mien.evaluation.evaluate import evaluate_model, find_exported, home_of
+    from mien.evaluation.evaluate import evaluate_model, find_exported
     from mien.evaluation.report_folder import check_sections
     from mien.inference.classifier import Classifier
 
@@ -196,18 +216,16 @@ def _evaluate_data(args: argparse.Namespace) -> int:
         check_sections(path)
     folder, run = find_exported(args.model)
     classifier = Classifier.open(folder, labels=None, reading=args.labels)
-    output = args.output or home_of(run, classifier.manifest.name) / "report"
-    if not args.no_report:
-        _check_targets(args, output)
-    scored = _scored(args, classifier, find_record(folder, run))
+    output = _report_folder(args, run, classifier)
+    data = _load_data(args, classifier, find_record(folder, run))
     others = set(classifier.manifest.readings) - {classifier.manifest.reading}
-    if args.labels is None and scored.split.name in _SPLITS and "fer2013" in others:
+    if args.labels is None and data.split.name in _SPLITS and "fer2013" in others:
         classifier = Classifier.open(folder, labels=None, reading="fer2013")
-    votes = None if args.votes is None else align_votes(scored.split, load_votes(args.votes))
+    votes = None if args.votes is None else align_votes(data.split, load_votes(args.votes))
     report, samples = evaluate_model(
         classifier,
-        scored.split,
-        clean=scored.clean,
+        data.split,
+        clean=data.clean,
         votes=votes,
         tta=args.tta,
         seed=args.seed or 0,
@@ -216,29 +234,32 @@ def _evaluate_data(args: argparse.Namespace) -> int:
     )
     report = replace(
         report,
-        data=_shown(args.data),
-        command=_command(args, scored.split.name),
-        left_out=scored.left_out,
-        trained=scored.trained,
+        data=_display_path(args.data),
+        command=_command_line(args, data.split.name),
+        left_out=data.left_out,
+        trained=data.trained,
         with_trained=args.include_trained,
     )
     if not args.no_report:
-        _write(args, report, output, run, samples)
+        _write_report(args, report, output, run, samples)
     write_answer(report.to_dict(), _summary(report), as_json=args.json)
     return EXIT_DONE
 
 
-def _scored(
+def _load_data(
     args: argparse.Namespace, classifier: Classifier, record: TrainedOn | None
 ) -> EvaluationData:
-    """Load the images that count, and say what was left out."""
+    """Load the images to measure, and note what is left out."""
     from mien.data.class_folder import parse_mapping
     from mien.evaluation.evaluate import load_evaluation_data
 
     if record is None and "started_from" in classifier.manifest.data:
-        text = "was fine-tuned and does not tell on which images, whose figures would be too good"
-        note(f"{classifier.manifest.name} {text}", quiet=args.quiet)
-    scored = load_evaluation_data(
+        note(
+            f"{classifier.manifest.name} was fine-tuned on unknown images: figures on these are "
+            "too good",
+            quiet=args.quiet,
+        )
+    data = load_evaluation_data(
         classifier,
         args.data,
         split=args.split,
@@ -248,19 +269,29 @@ def _scored(
         include_trained=args.include_trained,
         quiet=args.quiet,
     )
-    for text in scored.notes:
+    for text in data.notes:
         note(text, quiet=args.quiet)
-    return scored
+    return data
+
+
+def _report_folder(args: argparse.Namespace, run: Path | None, classifier: Classifier) -> Path:
+    """Return the folder for the report, after checking what is in it."""
+    from mien.evaluation.evaluate import home_of
+
+    output: Path = args.output or home_of(run, classifier.manifest.name) / "report"
+    if not args.no_report:
+        _check_targets(args, output)
+    return output
 
 
 def _check_targets(args: argparse.Namespace, output: Path) -> None:
-    """Refuse to write over what is read, or over files of others, before any work is done."""
+    """Raise UsageError if inputs, or files that mien did not write, would be overwritten."""
     from mien.evaluation.report_folder import FIGURES, REPORTS
 
     reads = [args.data, args.map, args.votes, *input_paths(args)]
-    names = _ROBUSTNESS if args.robustness else (*REPORTS, *FIGURES)
+    names = _ROBUSTNESS_FILES if args.robustness else (*REPORTS, *FIGURES)
     check_target_folder("--output", output, names, reads=reads, force=args.force)
-    # Their marks are the leave to change them.
+    # The marks in these files permit the change.
     check_targets([("--update", path) for path in args.update], reads=reads, force=True)
     if args.release:
         figures = [str(IMAGES / name) for name in FIGURES]
@@ -268,10 +299,10 @@ def _check_targets(args: argparse.Namespace, output: Path) -> None:
         check_target_folder("--release", Path(), names, reads=reads, force=args.force)
 
 
-def _write(
+def _write_report(
     args: argparse.Namespace, report: Report, output: Path, run: Path | None, samples: Samples
 ) -> None:
-    """Write the report and what else is asked for."""
+    """Write the report, and the files of --update and --release."""
     from mien.evaluation.report import render_text
     from mien.evaluation.report_folder import (
         read_history,
@@ -311,16 +342,16 @@ def _summary(report: Report) -> str:
     from mien.evaluation.report import agreement_table, class_table, summary_table, title
 
     tables = [summary_table(report), agreement_table(report), class_table(report)]
-    return "\n\n".join([title(report), *(text_table(*each) for each in tables if each)]) + "\n"
+    return "\n\n".join([title(report), *(text_table(*table) for table in tables if table)]) + "\n"
 
 
-# ---------------------------------------------------------------- changed images
+# ---------------------------------------------------------------- robustness
 def _evaluate_robustness(args: argparse.Namespace) -> int:
     from mien.core.manifest import load_manifest
     from mien.core.models import find_model
     from mien.data.dataset import find_record, seen_masks
     from mien.data.loading import load_split
-    from mien.evaluation.evaluate import find_exported, home_of
+    from mien.evaluation.evaluate import find_exported
     from mien.evaluation.report import versions
     from mien.evaluation.robustness import (
         check_robustness_section,
@@ -333,15 +364,13 @@ def _evaluate_robustness(args: argparse.Namespace) -> int:
     folder, run = find_exported(args.model)
     reading = args.labels or load_manifest(find_model(folder), labels=None).reading
     classifier = Classifier.open(folder, reading=reading)
-    output = args.output or home_of(run, classifier.manifest.name) / "report"
-    if not args.no_report:
-        _check_targets(args, output)
+    output = _report_folder(args, run, classifier)
     split = load_split(args.data, args.split or "val", quiet=args.quiet)
     record = find_record(folder, run)
     if record is not None:
         trained, _ = seen_masks(split, record)
-        text = f"the model was trained on {trained.sum():,} of the {len(split):,} images"
-        note(f"{text}, which are left out", quiet=args.quiet)
+        count = f"{trained.sum():,} of the {len(split):,} images"
+        note(f"the model was trained on {count}, which are left out", quiet=args.quiet)
         split = split.take(~trained)
     measured = measure_robustness(
         lambda faces: classifier.classify(faces, augment=args.tta, batch_size=args.batch_size),
@@ -352,8 +381,12 @@ def _evaluate_robustness(args: argparse.Namespace) -> int:
         tta=args.tta,
         quiet=args.quiet,
     )
-    command = _command(args, split.name)
-    result = replace(measured, data=_shown(args.data), command=command, versions=versions())
+    result = replace(
+        measured,
+        data=_display_path(args.data),
+        command=_command_line(args, split.name),
+        versions=versions(),
+    )
     if not args.no_report:
         _write_robustness(args, result, output)
     write_answer(result.to_dict(), robustness_text(result), as_json=args.json)
@@ -373,14 +406,14 @@ def _write_robustness(args: argparse.Namespace, result: Robustness, output: Path
     note(f"report: {page}", quiet=args.quiet)
 
 
-# ---------------------------------------------------------------- one's own pictures
+# ---------------------------------------------------------------- pictures
 def _evaluate_pictures(args: argparse.Namespace) -> int:
     from mien.evaluation.evaluate import find_exported, home_of
     from mien.evaluation.pictures import picture_columns, picture_grid, picture_rows, pictures_dict
     from mien.evaluation.report_folder import report_place
     from mien.inference.detectors import crop_scale_of
 
-    data = _shown(args.pictures)
+    data = _display_path(args.pictures)
     options = recognizer_options(args)
     sources, problems = _find_pictures(args.pictures, quiet=args.quiet)
     folder, run = find_exported(args.model)
@@ -392,9 +425,8 @@ def _evaluate_pictures(args: argparse.Namespace) -> int:
         given=args.output is not None,
         force=args.force,
     )
-    names = ("pictures.json", "pictures.csv", "pictures.png")
     reads = [args.pictures, *input_paths(args)]
-    check_target_folder("--output", output, names, reads=reads, force=args.force)
+    check_target_folder("--output", output, _PICTURE_FILES, reads=reads, force=args.force)
     results = recognizer.analyze_many(
         track(sources, "reading pictures", unit="img", quiet=args.quiet),
         batch_size=args.batch_size,
@@ -402,9 +434,10 @@ def _evaluate_pictures(args: argparse.Namespace) -> int:
     labels = recognizer.labels
     rows = picture_rows(results, labels)
     write_output(output / "pictures.csv", csv_text(rows, picture_columns(labels)))
-    made_of = {"model": recognizer.model.to_dict(), "data": data}
-    write_output(output / "pictures.json", json_text(made_of | pictures_dict(results, labels)))
-    write_answer(pictures_dict(results, labels), _pictures_table(rows), as_json=args.json)
+    content = pictures_dict(results, labels)
+    origin = {"model": recognizer.model.to_dict(), "data": data}
+    write_output(output / "pictures.json", json_text(origin | content))
+    write_answer(content, _pictures_table(rows), as_json=args.json)
     failed = [result for result in results if result.error]
     if len(failed) == len(results):
         raise InputError(f"no picture of {args.pictures} can be read: {failed[0].error}")
@@ -424,20 +457,20 @@ def _evaluate_pictures(args: argparse.Namespace) -> int:
 
 
 def _find_pictures(folder: str, *, quiet: bool) -> tuple[list[str], list[str]]:
-    """Return the pictures below a folder, and what of it cannot be looked into and why."""
+    """Return the pictures in a folder, and a message for each unreadable subfolder."""
     if not Path(folder).is_dir():
         raise InputError(f"no folder {folder}: expected one with pictures of faces in it")
     found = find_inputs([folder])
     images = list(found)
     found.note_skipped(quiet=quiet)
-    sources = [one.source for one in images if one.problem is None]
+    sources = [image.source for image in images if image.problem is None]
     if not sources:
         raise InputError(
             f"no pictures in {folder}: put photos of faces there (.jpg, .png, .webp, ...), in "
             f"folders named after emotions ({Path(folder) / 'happy'}/me.jpg) to have them marked "
             "right or wrong"
         )
-    return sources, [one.problem for one in images if one.problem is not None]
+    return sources, [image.problem for image in images if image.problem is not None]
 
 
 def _pictures_table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -454,29 +487,21 @@ def _pictures_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return table_text(header, lines, right=(1, 3))
 
 
-# ---------------------------------------------------------------- what reports say of a run
-def _command(args: argparse.Namespace, split: str) -> str:
-    """Return the command line that makes this report, with paths as `_shown`."""
-    words = ["mien", "evaluate", "--model", _shown(args.model), "--data", _shown(args.data)]
-    words += ["--labels", args.labels] if args.labels else []
-    words += ["--votes", _shown(args.votes)] if args.votes else []
+# ---------------------------------------------------------------- origin of a report
+def _command_line(args: argparse.Namespace, split: str) -> str:
+    """Return the command line that reproduces this report, with paths as `_display_path`."""
+    model, data = _display_path(args.model), _display_path(args.data)
+    words = ["mien", "evaluate", "--model", model, "--data", data]
     words += ["--split", split] if split in _SPLITS else []
-    words += ["--detector", args.detector] if args.detector else []
-    words += _finding_words(args)
-    words += ["--map", _shown(args.map) if "=" not in args.map else args.map] if args.map else []
-    words += ["--robustness"] if args.robustness else []
-    words += ["--tta"] if args.tta else []
-    words += ["--include-trained"] if args.include_trained else []
-    words += ["--seed", str(args.seed)] if args.seed is not None else []
-    return shlex.join(words)
+    return shlex.join([*words, *_arguments(args, _FIGURE_OPTIONS)])
 
 
-def _shown(path: str) -> str:
-    """Return a path relative to the current folder, or its last part where it lies outside.
+def _display_path(path: str) -> str:
+    """Return a path relative to the current folder, or only its name if it is outside.
 
-    Reports are made to be shown: they tell nothing of how the machine's folders are called.
+    Reports are published, so they must not contain the names of private folders.
     """
     here = Path.cwd()
-    # normpath, not resolve: a link inside keeps its own name.
-    whole = Path(os.path.normpath(here / expand_home(path)))
-    return str(whole.relative_to(here)) if here in whole.parents else whole.name
+    # normpath, not resolve: links keep their own names.
+    absolute = Path(os.path.normpath(here / expand_home(path)))
+    return str(absolute.relative_to(here)) if here in absolute.parents else absolute.name

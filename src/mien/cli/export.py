@@ -1,9 +1,9 @@
-"""``mien export``: turn a run's best network into a model that ``mien predict`` can use."""
+"""``mien export``: turn a run's best network into a model for inference."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command to the parser."""
+    """Add the command ``export``."""
     parser = add_command(
         commands,
         "export",
@@ -34,16 +34,27 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         ),
         usage="[options] RUN",
     )
-    # `run` is the parser's own word for what the command does.
     add = parser.add_argument
+    # `args.run` is the command's function.
     add("folder", type=Path, metavar="RUN", help="folder of a run, outputs/NAME")
     add(
         "--output", type=folder_name, metavar="DIR", help="the model's folder (default: RUN/export)"
     )
+    add("--name", help="the model's name (default: that of the run)")
+    add("--version", help="the model's version (default: 1.0.0, or that of --join's model)")
+    add("--json", action="store_true", help="print the result as JSON")
+    _add_join_options(parser)
+    _add_calibration_options(parser)
+    _add_format_options(parser)
+    parser.set_defaults(run=_run)
+
+
+def _add_join_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("two readings in one model").add_argument
     add(
         "--join",
         metavar="MODEL",
-        help="add the run, which learnt votes, to this model as its people's reading (needs "
+        help="add the run, trained on votes, to this model as its reading of people (needs "
         "--output)",
     )
     add(
@@ -51,10 +62,13 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         type=number(0, 1),
         default=0.0,
         metavar="SHARE",
-        help="of --join: share of the weights that the run started from (default: %(default)g)",
+        help="with --join: weight of the run's starting weights in an average with its final ones "
+        "(default: %(default)g)",
     )
-    add("--name", help="the model's name (default: that of the run)")
-    add("--version", help="the model's version (default: 1.0.0, or that of --join's model)")
+
+
+def _add_calibration_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("calibration").add_argument
     add(
         "--calibrate",
         metavar="DATA",
@@ -63,101 +77,98 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add(
         "--votes",
         metavar="FILE",
-        help="FER+ votes for --calibrate, of a run that learnt them: confidences become the share "
-        "of people who would say so",
+        help="FER+ votes for --calibrate, if the run was trained on votes: confidences become the "
+        "share of people who would agree",
     )
     add(
         "--certain",
         type=number(0, 1),
         metavar="SHARE",
-        help="how often readings that are not called uncertain are to be right (default: 0.85)",
+        help="accuracy of predictions that are not called uncertain (default: 0.85)",
     )
     add(
         "--certain-from",
-        type=_levels,
+        type=_parse_thresholds,
         metavar="LEVELS",
-        help="confidences from which on readings are certain, in place of --certain: one for all, "
-        "and others by name (as 0.6,neutral=0.8)",
+        help="least confidences of certain predictions, instead of --certain: one for all, and "
+        "others by name (as 0.6,neutral=0.8)",
     )
     add(
         "--balance",
         type=number(0, 1),
         metavar="STRENGTH",
-        help="lift emotions that Training has few images of, from 0 (not) to 1 (as if all had "
-        "as many)",
+        help="favour emotions with few training images, from 0 (off) to 1 (as if all had as many)",
     )
+
+
+def _add_format_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("other formats").add_argument
     add(
         "--int8",
         action="store_true",
-        help="also write an 8-bit model beside it, DIR-int8, with --data (refused if it loses more "
-        "than half a point of accuracy)",
+        help="also write an 8-bit model to DIR-int8, using --data (refused if it loses more than "
+        "half a point of accuracy)",
     )
     add("--data", metavar="DATA", help="for --int8: ranges from its train, comparison on its val")
     add("--tflite", action="store_true", help="also write model.tflite (Keras on TensorFlow)")
-    add("--json", action="store_true", help="print the result as JSON")
-    parser.set_defaults(run=_run)
 
 
-def _levels(text: str) -> dict[str, float]:
-    """Parse "0.6,neutral=0.8"; the level of all others is under the empty name."""
-    levels: dict[str, float] = {}
-    for word in text.split(","):
-        name, _, level = word.strip().rpartition("=")
-        if name in levels:
+def _parse_thresholds(text: str) -> dict[str, float]:
+    """Parse "0.6,neutral=0.8"; the threshold of all others has an empty name."""
+    thresholds: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, level = part.strip().rpartition("=")
+        if name in thresholds:
             raise argparse.ArgumentTypeError(f"expected one level a name, got {text!r}")
-        levels[name] = float(number(0, 1)(level))
-    if "" not in levels:
+        thresholds[name] = number(0, 1)(level)
+    if "" not in thresholds:
         raise argparse.ArgumentTypeError(
             f"expected a level for all, as 0.6 or 0.6,neutral=0.8, got {text!r}"
         )
-    return levels
+    return thresholds
 
 
 def _run(args: argparse.Namespace) -> int:
     from mien.core.manifest import load_manifest
     from mien.data.loading import load_split
     from mien.evaluation.calibration import balance_model
-    from mien.training.export import export_run, join_run
 
-    _check(args)
-    # Read first: if the data are missing, nothing has been written yet.
-    split = load_split(args.calibrate, "val", quiet=args.quiet) if args.calibrate else None
+    _check_options(args)
+    # Loaded first: if data are missing, nothing has been written yet.
+    val = load_split(args.calibrate, "val", quiet=args.quiet) if args.calibrate else None
     votes = None
-    if split is not None and args.votes is not None:
-        split, votes = _with_votes(split, args.votes)
+    if val is not None and args.votes is not None:
+        val, votes = _select_voted(val, args.votes)
     names = ("train", "val") if args.int8 else ()
-    sets = [load_split(args.data, name, quiet=args.quiet) for name in names]
-    if args.join is None:
-        version = args.version or "1.0.0"
-        folder = export_run(args.folder, args.output, name=args.name, version=version)
-    else:
-        share = args.start_share
-        folder = join_run(
-            args.folder, args.join, args.output, version=args.version, start_share=share
-        )
+    splits = [load_split(args.data, name, quiet=args.quiet) for name in names]
+    folder = _export(args)
     if args.balance is not None:
         balance_model(folder, args.balance)
-    calibration = None if split is None else _calibrate(folder, split, votes, args)
-    others = _export_others(args, folder, sets)
+    calibration = None if val is None else _calibrate(folder, val, votes, args)
+    formats = _export_formats(args, folder, splits)
     manifest = load_manifest(folder, labels=None).with_reading(None)
-    content = {**_as_json(folder, manifest, calibration), **others}
-    text = _describe(folder, manifest, calibration, others)
+    content = {**_to_dict(folder, manifest, calibration), **formats}
+    text = _summary(folder, manifest, calibration, formats)
     write_answer(content, text, as_json=args.json)
     return EXIT_DONE
 
 
-def _check(args: argparse.Namespace) -> None:
-    """Refuse what cannot be done before any work is done."""
+def _check_options(args: argparse.Namespace) -> None:
+    """Raise UsageError for options that cannot be combined, before any work is done."""
     if args.join is not None and (args.output is None or args.name is not None or args.tflite):
         raise UsageError("--join takes --output, the new model's folder, and no --name or --tflite")
     if args.start_share and args.join is None:
         raise UsageError("--start-share is of --join MODEL: give both")
     if args.votes is not None and args.calibrate is None:
         raise UsageError("--votes are for --calibrate DATA: give both")
-    if args.certain_from is not None and (args.calibrate is None or args.certain is not None):
-        raise UsageError("--certain-from goes with --calibrate DATA, and takes --certain's place")
     if args.certain_from is not None:
-        _check_levels(args.certain_from, _labels_of(args))
+        if args.calibrate is None or args.certain is not None:
+            raise UsageError("--certain-from goes with --calibrate DATA, and replaces --certain")
+        labels = _exported_labels(args)
+        for name in args.certain_from:
+            if name and name not in labels:
+                expected = expected_one_of(name, labels)
+                raise UsageError(f"--certain-from: unknown emotion {name!r}: {expected}")
     if args.int8 != (args.data is not None):
         raise UsageError("--int8 and --data DATA go together: give both or neither")
     if args.tflite:
@@ -166,66 +177,8 @@ def _check(args: argparse.Namespace) -> None:
         require_tensorflow()
 
 
-def _export_others(
-    args: argparse.Namespace, folder: Path, sets: Sequence[Split]
-) -> dict[str, dict[str, Any] | None]:
-    """Write the other forms of the model that are asked for; return what is told of them."""
-    told: dict[str, dict[str, Any] | None] = {"int8": None, "tflite": None}
-    if args.int8:
-        from mien.core.manifest import load_manifest
-        from mien.training.quantize import export_int8
-
-        train, val = sets
-        small = export_int8(folder, folder.with_name(f"{folder.name}-int8"), train=train, val=val)
-        manifest = load_manifest(small, labels=None)
-        file = small / manifest.file.name
-        told["int8"] = {"path": str(file), **manifest.metrics["quantization"]}
-    if args.tflite:
-        from mien.training.litert import export_tflite
-
-        path = export_tflite(args.folder, folder)
-        told["tflite"] = {"path": str(path), "bytes": path.stat().st_size}
-    return told
-
-
-def _with_votes(split: Split, path: str) -> tuple[Split, npt.NDArray[np.int64]]:
-    """Return the images of a split that somebody saw an emotion in, and how many saw which."""
-    from mien.data.votes import emotion_votes, load_votes
-
-    votes = emotion_votes(split, load_votes(path))
-    voted = votes.sum(axis=1) > 0
-    return split.take(voted), votes[voted]
-
-
-def _calibrate(
-    folder: Path, split: Split, votes: npt.NDArray[np.int64] | None, args: argparse.Namespace
-) -> dict[str, Any]:
-    from mien.evaluation.calibration import CERTAIN_ACCURACY, calibrate_model
-
-    return calibrate_model(
-        folder,
-        split.images,
-        split.labels,
-        split=split.name,
-        votes=votes,
-        accuracy=args.certain or CERTAIN_ACCURACY,
-        thresholds=_thresholds(folder, args.certain_from),
-        augmented=True,
-        quiet=args.quiet,
-    )
-
-
-def _thresholds(folder: Path, levels: dict[str, float] | None) -> dict[str, float] | None:
-    from mien.core.manifest import load_manifest
-
-    if levels is None:
-        return None
-    labels = load_manifest(folder, labels=None).labels
-    return {label: levels.get(label, levels[""]) for label in labels}
-
-
-def _labels_of(args: argparse.Namespace) -> tuple[str, ...]:
-    """Return the classes that the model will have."""
+def _exported_labels(args: argparse.Namespace) -> tuple[str, ...]:
+    """Return the classes that the exported model will have."""
     from mien.core.manifest import load_manifest
     from mien.core.models import find_model
     from mien.training.recipe import load_config
@@ -236,23 +189,82 @@ def _labels_of(args: argparse.Namespace) -> tuple[str, ...]:
     return tuple(load_config(open_run(args.folder).config).labels)
 
 
-def _check_levels(levels: Iterable[str], labels: Sequence[str]) -> None:
-    for name in levels:
-        if name and name not in labels:
-            known = expected_one_of(name, labels)
-            raise UsageError(f"--certain-from: unknown emotion {name!r}: {known}")
+def _select_voted(split: Split, path: str) -> tuple[Split, npt.NDArray[np.int64]]:
+    """Return the images of a split with votes for an emotion, and these votes (N, 7)."""
+    from mien.data.votes import emotion_votes, load_votes
+
+    votes = emotion_votes(split, load_votes(path))
+    voted = votes.sum(axis=1) > 0
+    return split.take(voted), votes[voted]
 
 
-def _as_json(
+def _export(args: argparse.Namespace) -> Path:
+    from mien.training.export import export_run, join_run
+
+    if args.join is None:
+        version = args.version or "1.0.0"
+        return export_run(args.folder, args.output, name=args.name, version=version)
+    share, version = args.start_share, args.version
+    return join_run(args.folder, args.join, args.output, version=version, start_share=share)
+
+
+def _calibrate(
+    folder: Path, split: Split, votes: npt.NDArray[np.int64] | None, args: argparse.Namespace
+) -> dict[str, Any]:
+    from mien.core.manifest import load_manifest
+    from mien.evaluation.calibration import CERTAIN_ACCURACY, calibrate_model
+
+    thresholds: dict[str, float] | None = None
+    if args.certain_from is not None:
+        labels = load_manifest(folder, labels=None).labels
+        default = args.certain_from[""]
+        thresholds = {label: args.certain_from.get(label, default) for label in labels}
+    return calibrate_model(
+        folder,
+        split.images,
+        split.labels,
+        split=split.name,
+        votes=votes,
+        accuracy=args.certain or CERTAIN_ACCURACY,
+        thresholds=thresholds,
+        augmented=True,
+        quiet=args.quiet,
+    )
+
+
+def _export_formats(
+    args: argparse.Namespace, folder: Path, splits: Sequence[Split]
+) -> dict[str, dict[str, Any] | None]:
+    """Write the model in the other formats; return their part of the result."""
+    formats: dict[str, dict[str, Any] | None] = {"int8": None, "tflite": None}
+    if args.int8:
+        from mien.core.manifest import load_manifest
+        from mien.training.quantize import export_int8
+
+        train, val = splits
+        int8 = export_int8(folder, folder.with_name(f"{folder.name}-int8"), train=train, val=val)
+        manifest = load_manifest(int8, labels=None)
+        path = int8 / manifest.file.name
+        formats["int8"] = {"path": str(path), **manifest.metrics["quantization"]}
+    if args.tflite:
+        from mien.training.litert import export_tflite
+
+        path = export_tflite(args.folder, folder)
+        formats["tflite"] = {"path": str(path), "bytes": path.stat().st_size}
+    return formats
+
+
+# ---------------------------------------------------------------- the result
+def _to_dict(
     folder: Path, manifest: Manifest, calibration: dict[str, Any] | None
 ) -> dict[str, Any]:
-    file, beside = manifest.file, folder / MANIFEST_NAME
+    file, manifest_path = manifest.file, folder / MANIFEST_NAME
     return {
         "folder": str(folder),
         "name": manifest.name,
         "version": manifest.version,
         "model": {"path": str(folder / file.name), "bytes": file.size_bytes, "sha256": file.sha256},
-        "manifest": {"path": str(beside), "bytes": beside.stat().st_size},
+        "manifest": {"path": str(manifest_path), "bytes": manifest_path.stat().st_size},
         "largest_difference": manifest.metrics["export"]["largest_difference"],
         "temperature": manifest.temperature,
         "entropy_exponent": manifest.entropy_exponent,
@@ -262,14 +274,14 @@ def _as_json(
     }
 
 
-def _describe(
+def _summary(
     folder: Path,
     manifest: Manifest,
-    calibration: dict[str, Any] | None,
-    others: dict[str, dict[str, Any] | None],
+    calibration: Mapping[str, Any] | None,
+    formats: Mapping[str, Mapping[str, Any] | None],
 ) -> str:
-    checked = manifest.metrics["export"]
-    sizes = " and ".join(str(size) for size in checked["batch_sizes"])
+    parity = manifest.metrics["export"]
+    sizes = " and ".join(str(size) for size in parity["batch_sizes"])
     temperature = f"{manifest.temperature:.4g}"
     if manifest.entropy_exponent:
         temperature += f", entropy to the power of {manifest.entropy_exponent:.3g}"
@@ -277,10 +289,10 @@ def _describe(
         temperature += " (not fitted: give --calibrate DATA)"
     rows = [
         ("model", f"{manifest.name} {manifest.version}"),
-        ("network", _sized(folder / manifest.file.name)),
-        ("manifest", _sized(folder / MANIFEST_NAME)),
+        ("network", _file_text(folder / manifest.file.name)),
+        ("manifest", _file_text(folder / MANIFEST_NAME)),
         ("sha256", manifest.file.sha256),
-        ("difference", f"{checked['largest_difference']:.1e} at most, batch {sizes}"),
+        ("difference", f"{parity['largest_difference']:.1e} at most, batch {sizes}"),
         ("temperature", temperature),
     ]
     if calibration is not None:
@@ -288,24 +300,24 @@ def _describe(
         before, after = calibration["error_before"], calibration["error_after"]
         rows += [
             ("calibration", f"error {before:.2%} before, {after:.2%} after, on {images}"),
-            ("held out", f"error {calibration['error_held_out']:.2%}, each fifth by the others"),
+            ("held out", f"error {calibration['error_held_out']:.2%}, five-fold cross-fitted"),
             ("uncertain", f"{calibration['uncertain']:.1%} of these, below their threshold"),
         ]
-        right = calibration["certain_accuracy"]
-        rows += [] if right is None else [("certain", f"{right:.1%} of the others are right")]
-    small, lite = others["int8"], others["tflite"]
-    if small is not None:
-        lost = f"{small['points_lost']:.2f} points lost on {small['images']:,} images"
+        accuracy = calibration["certain_accuracy"]
+        rows += [] if accuracy is None else [("certain", f"{accuracy:.1%} of the others are right")]
+    int8, tflite = formats["int8"], formats["tflite"]
+    if int8 is not None:
+        lost = f"{int8['points_lost']:.2f} points lost on {int8['images']:,} images"
         rows += [
-            ("int8", _sized(Path(small["path"]))),
-            ("", f"{lost} of {small['split']}, {small['agreement']:.1%} read alike"),
+            ("int8", _file_text(Path(int8["path"]))),
+            ("", f"{lost} of {int8['split']}, {int8['agreement']:.1%} predicted alike"),
         ]
-    if lite is not None:
-        rows.append(("tflite", _sized(Path(lite["path"]))))
+    if tflite is not None:
+        rows.append(("tflite", _file_text(Path(tflite["path"]))))
     return f"{key_value_text(rows)}\nnext: mien predict --model {folder} IMAGE\n"
 
 
-def _sized(path: Path) -> str:
+def _file_text(path: Path) -> str:
     size = path.stat().st_size
     text = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.1f} kB"
     return f"{path}  ({text})"

@@ -1,4 +1,4 @@
-"""``mien finetune``: the released model, trained on for one's own classes."""
+"""``mien finetune``: fine-tune a model on your own classes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mien.cli.options import (
 )
 from mien.cli.output import key_value_text, note, write_answer
 from mien.cli.paths import check_targets
-from mien.cli.train import draw_curves
+from mien.cli.train import add_set_option, draw_curves
 from mien.core.errors import EXIT_DONE, UsageError, require_extra
 from mien.core.models import DEFAULT_MODEL
 from mien.core.progress import format_duration
@@ -30,6 +30,7 @@ from mien.core.progress import format_duration
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from mien.data.class_folder import ClassFolder
     from mien.data.dataset import Skipped, Split, TrainedOn
     from mien.evaluation.comparison import Comparison
     from mien.training.run import RunFolder
@@ -37,22 +38,22 @@ if TYPE_CHECKING:
 OUTPUTS = Path("outputs")
 
 CALIBRATION_IMAGES = 100
-"""Held-out images from which on temperature and thresholds are fitted: fewer tell nothing."""
+"""Fewest held-out images that temperature and thresholds are fitted on."""
 
-_SHOWN = 10
+_MOST_NOTED = 10
 _DETAILS = """\
-FOLDER/CLASS/IMAGE or FOLDER/train|val|test/CLASS/IMAGE, classes with any names. Without val, a
-fifth of each class is held out. Figures are on test if there is one, else on what is held out.
+FOLDER/CLASS/IMAGE or FOLDER/train|val|test/CLASS/IMAGE, with any class names. Without val, a
+fifth of each class is held out. Figures are for test if there is one, else for the held-out images.
 """
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command to the parser."""
+    """Add the command ``finetune``."""
     parser = add_command(
         commands,
         "finetune",
-        help="train the released model on for your own classes",
-        description="Train a model on for the classes of a folder, show its confusion matrix "
+        help="fine-tune the released model on your own classes",
+        description="Fine-tune a model on the classes of a folder, show its confusion matrix "
         "before and after, and export it.",
         examples=(
             "mien finetune faces --run outputs/own",
@@ -71,12 +72,17 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         metavar="DIR",
         help="folder of the new run (default: outputs/FOLDER-DATE-TIME)",
     )
-    add("--resume", type=Path, metavar="DIR", help="go on with a run that was interrupted")
-    add(
-        "--model",
-        metavar="MODEL",
-        help=f"a bundled model's name, a model's folder, or a run's (default: {DEFAULT_MODEL})",
-    )
+    add("--resume", type=Path, metavar="DIR", help="continue an interrupted run")
+    model_help = f"a bundled model's name, a model's folder, or a run's (default: {DEFAULT_MODEL})"
+    add("--model", metavar="MODEL", help=model_help)
+    _add_data_options(parser)
+    _add_training_options(parser)
+    add("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(run=_run)
+
+
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--map",
         metavar="MAP",
@@ -89,31 +95,27 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "(default: none, the images are face crops)",
     )
     add(
-        "--epochs", type=integer(), metavar="N", help="of the second phase (default: by the images)"
-    )
-    add(
         "--val-fraction",
         type=number(0, 1, above=True),
         metavar="SHARE",
-        help="of each class, to hold out where there is no val (default: 0.2)",
+        help="share of each class to hold out if there is no val (default: 0.2)",
     )
-    add("--seed", type=integer(), metavar="N", help="of every choice (default: 0)")
+
+
+def _add_training_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    epochs_help = "epochs of the second phase (default: by the number of images)"
+    add("--epochs", type=integer(), metavar="N", help=epochs_help)
+    seed_help = "seed of weights, data order, augmentation and held-out images (default: 0)"
+    add("--seed", type=integer(), metavar="N", help=seed_help)
     add("--threads", type=integer(1, MAX_THREADS), metavar="N", help=THREADS_HELP)
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="change a key of the recipe, as training.learning_rate=1e-4 (may be given again)",
-    )
-    add("--json", action="store_true", help="print the result as JSON")
-    parser.set_defaults(run=_run)
+    add_set_option(parser, "training.learning_rate=1e-4")
 
 
 def _run(args: argparse.Namespace) -> int:
-    _check(args)
-    needed = ("keras", "onnx", "sklearn", "matplotlib", "seaborn")
-    require_extra("train", *needed, needed_for="mien finetune")
+    _check_options(args)
+    packages = ("keras", "onnx", "sklearn", "matplotlib", "seaborn")
+    require_extra("train", *packages, needed_for="mien finetune")
     from mien.training.finetune import read_notes
     from mien.training.trainer import resume
 
@@ -121,62 +123,58 @@ def _run(args: argparse.Namespace) -> int:
         if args.resume is None:
             run = _start(args)
         else:
-            read_notes(args.resume)  # or it is no fine-tuning
+            read_notes(args.resume)  # raises InputError unless the run is a fine-tuning
             run = resume(args.resume, quiet=args.quiet)
-    except KeyboardInterrupt as stop:  # the trainer says how to go on, with its own command
-        ours = [str(each).replace("mien train", "mien finetune") for each in stop.args]
-        raise KeyboardInterrupt(*ours) from stop
+    except KeyboardInterrupt as stop:  # the trainer's message names its own command
+        messages = [str(message).replace("mien train", "mien finetune") for message in stop.args]
+        raise KeyboardInterrupt(*messages) from stop
     draw_curves(run)
-    done = finish(run, quiet=args.quiet)
-    write_answer(done.to_dict(), done.to_text(), as_json=args.json)
+    result = finish(run, quiet=args.quiet)
+    write_answer(result.to_dict(), result.to_text(), as_json=args.json)
     return EXIT_DONE
 
 
-def _check(args: argparse.Namespace) -> None:
+def _check_options(args: argparse.Namespace) -> None:
     if (args.images is None) == (args.resume is None):
         raise UsageError("expected a FOLDER of classes, or --resume RUN")
     names = ("folder", "model", "map", "detector", "epochs", "val_fraction", "seed", "threads")
     given = [name for name in (*names, "set") if getattr(args, name) not in (None, [])]
     if args.resume is not None and given:
-        word = "run" if given[0] == "folder" else given[0].replace("_", "-")
-        raise UsageError(f"--resume goes on with the run's own choices: leave out --{word}")
-    if args.val_fraction is not None and not 0 < args.val_fraction < 1:
-        raise UsageError(f"expected --val-fraction between 0 and 1, got {args.val_fraction}")
+        option = "run" if given[0] == "folder" else given[0].replace("_", "-")
+        raise UsageError(f"--resume uses the run's own options: leave out --{option}")
+    if args.val_fraction == 1:
+        raise UsageError("expected --val-fraction between 0 and 1, got 1: nothing to train on")
 
 
 # ---------------------------------------------------------------- training
 def _start(args: argparse.Namespace) -> RunFolder:
-    from mien.data.class_folder import (
-        list_class_folder,
-        merged_classes,
-        parse_mapping,
-        resolve_mapping,
-    )
+    from mien.data import class_folder
     from mien.data.dataset import find_record
     from mien.evaluation.evaluate import find_exported
     from mien.training.finetune import finetune
     from mien.training.run import new_run
 
-    source = name_of(args.images)
+    source = folder_basename(args.images)
     folder = args.folder or OUTPUTS / f"{source}-{time.strftime('%Y%m%d-%H%M%S')}"
-    run = new_run(folder)  # so that a run that is there is found before minutes of detection
-    # A run among the images would be a class of them the next time.
+    run = new_run(folder)  # refuses an existing run before minutes of face detection
+    # A run inside the image folder would become a class of the next run.
     check_targets([("--run", run.curves)], reads=[args.images])
-    listed = list_class_folder(args.images)
+    listed = class_folder.list_class_folder(args.images)
     for text in listed.notes:
         note(text, quiet=args.quiet)
-    named = resolve_mapping(listed.classes, parse_mapping(args.map) if args.map is not None else {})
-    splits, skipped = _load(args, listed, named)
-    _tell_skipped([*listed.skipped, *skipped], quiet=args.quiet)
+    mapping = {} if args.map is None else class_folder.parse_mapping(args.map)
+    classes = class_folder.resolve_mapping(listed.classes, mapping)
+    splits, skipped = _load_splits(args, listed, classes)
+    _note_skipped([*listed.skipped, *skipped], quiet=args.quiet)
+    splits = _without_copies(splits, quiet=args.quiet)
     model, _ = find_exported(args.model or DEFAULT_MODEL)
-    _tell_seen_before(splits, find_record(model), args.images, quiet=args.quiet)
-    notes = {"source": source, "detector": args.detector or "none", "map": args.map}
+    _note_trained_before(splits, find_record(model), args.images, quiet=args.quiet)
     return finetune(
         splits,
         folder,
         model=model,
-        meanings=merged_classes(named),
-        notes=notes,
+        meanings=class_folder.merged_classes(classes),
+        notes={"source": source, "detector": args.detector or "none", "map": args.map},
         files=args.images,
         epochs=args.epochs,
         seed=args.seed or 0,
@@ -186,15 +184,15 @@ def _start(args: argparse.Namespace) -> RunFolder:
     )
 
 
-def name_of(folder: Path) -> str:
-    """Return a folder's name, which "." and "faces/.." have, too; that of a link is its own."""
+def folder_basename(folder: Path) -> str:
+    """Return a folder's own name, also for "." and "faces/.."; links are not resolved."""
     return Path(os.path.abspath(folder)).name  # noqa: PTH100 - keeps links
 
 
-def _load(
-    args: argparse.Namespace, listed: Any, named: Mapping[str, str]
+def _load_splits(
+    args: argparse.Namespace, listed: ClassFolder, classes: Mapping[str, str]
 ) -> tuple[dict[str, Split], list[Skipped]]:
-    """Return train, val and, where there is one, test; and what could not be read."""
+    """Return the splits train, val and, if there is one, test; and the unreadable files."""
     from mien.core.errors import DataError
     from mien.data.class_folder import UNSPLIT, hold_out, read_class_folder, rename_split
     from mien.data.loading import decode_face
@@ -204,39 +202,34 @@ def _load(
     source = UNSPLIT if UNSPLIT in listed.splits else "train"
     if source not in listed.splits:
         raise DataError(f"{args.images} has no images to train on: expected train/CLASS/IMAGE")
+    options = RecognizerOptions(args.model or DEFAULT_MODEL, args.detector or "none")
     loaded = read_class_folder(
         listed,
         splits=listed.splits,
-        classes=named,
-        decoder=face_cropper(
-            RecognizerOptions(args.model or DEFAULT_MODEL, args.detector or "none")
-        )
-        or decode_face,
+        classes=classes,
+        decoder=face_cropper(options) or decode_face,
         quiet=args.quiet,
     )
-    skipped = [one for split in loaded.values() for one in split.skipped]
-    loaded = {name: rename_split(split, name) for name, split in loaded.items()}
-    train = loaded.pop(source)
-    fraction = 0.2 if args.val_fraction is None else args.val_fraction
-    if "val" in loaded:
-        splits = {"train": rename_split(train, "train"), **loaded}
-    else:
-        parts = hold_out(train, fraction=fraction, seed=args.seed or 0)
-        splits = {"train": parts[0], "val": parts[1], **loaded}
-    return _without_copies(splits, quiet=args.quiet), skipped
+    skipped = [file for split in loaded.values() for file in split.skipped]
+    splits = {name: rename_split(split, name) for name, split in loaded.items()}
+    if "val" not in splits:
+        fraction = 0.2 if args.val_fraction is None else args.val_fraction
+        train, val = hold_out(splits.pop(source), fraction=fraction, seed=args.seed or 0)
+        splits = {"train": train, "val": val, **splits}
+    return splits, skipped
 
 
-def _tell_skipped(skipped: Sequence[Skipped], *, quiet: bool) -> None:
-    for one in skipped[:_SHOWN]:
-        note(f"skipped {one.file}: {one.reason}", quiet=quiet)
-    if len(skipped) > _SHOWN:
-        note(f"skipped {len(skipped) - _SHOWN} more files", quiet=quiet)
+def _note_skipped(skipped: Sequence[Skipped], *, quiet: bool) -> None:
+    for file in skipped[:_MOST_NOTED]:
+        note(f"skipped {file.file}: {file.reason}", quiet=quiet)
+    if len(skipped) > _MOST_NOTED:
+        note(f"skipped {len(skipped) - _MOST_NOTED} more files", quiet=quiet)
 
 
-def _tell_seen_before(
+def _note_trained_before(
     splits: Mapping[str, Split], record: TrainedOn | None, folder: Path, *, quiet: bool
 ) -> None:
-    """Say how many of the images that figures will be on the model has been trained on already."""
+    """Note how many images of val and test the model has been trained on already."""
     from mien.data.dataset import seen_masks
 
     if record is None:
@@ -244,26 +237,28 @@ def _tell_seen_before(
     for name in ("val", "test"):
         seen = int(seen_masks(splits[name], record, folder)[0].sum()) if name in splits else 0
         if seen:
-            of = f"{seen:,} of the {len(splits[name]):,} images of {name}"
-            note(f"the model was trained on {of} before: its figures will be too good", quiet=quiet)
+            count = f"{seen:,} of the {len(splits[name]):,} images of {name}"
+            text = f"the model was trained on {count} before: its figures will be too good"
+            note(text, quiet=quiet)
 
 
 def _without_copies(splits: Mapping[str, Split], *, quiet: bool) -> dict[str, Split]:
-    """Leave out of val what is in train too, and of test what is in either: it proves nothing."""
+    """Remove the images from val that are in train too, and from test those in either."""
     from mien.data.dataset import clean_mask
 
     kept = dict(splits)
-    for name, others in (("val", ("train",)), ("test", ("train", "val"))):
-        for other in others if name in kept else ():
-            clean = clean_mask(kept[name], kept[other])
-            if not clean.all():
-                first = kept[name].files[int(clean.argmin())]
-                note(
-                    f"{(~clean).sum()} images of {name} are in {other} too, the first: {first}; "
-                    f"they are left out of {name}",
-                    quiet=quiet,
-                )
-                kept[name] = kept[name].take(clean)
+    for name, other in (("val", "train"), ("test", "train"), ("test", "val")):
+        if name not in kept:
+            continue
+        clean = clean_mask(kept[name], kept[other])
+        if not clean.all():
+            first = kept[name].files[int(clean.argmin())]
+            note(
+                f"{(~clean).sum()} images of {name} are in {other} too, the first: {first}; "
+                f"they are left out of {name}",
+                quiet=quiet,
+            )
+            kept[name] = kept[name].take(clean)
     if "test" in kept and len(kept["test"]) == 0:
         del kept["test"]
     return kept
@@ -272,16 +267,16 @@ def _without_copies(splits: Mapping[str, Split], *, quiet: bool) -> dict[str, Sp
 # ---------------------------------------------------------------- the result
 @dataclass(frozen=True)
 class Finetuned:
-    """A finished fine-tuning.
+    """The result of a fine-tuning.
 
     Attributes:
-        run: its folder.
+        run: the run's folder.
         model: the folder of the exported model.
-        counts: how many images there are of each class, by part of the data.
-        compared: the model before and this one on the same images.
-        calibration: what `mien.evaluation.calibration.calibrate_model` gives; None where too few
-            images are held out for it.
-        summary: of the run's ``summary.json``.
+        counts: number of images by split and class.
+        compared: the model before and after on the same images.
+        calibration: the result of `mien.evaluation.calibration.calibrate_model`; None if too few
+            images are held out.
+        summary: the content of the run's ``summary.json``.
     """
 
     run: RunFolder
@@ -292,7 +287,7 @@ class Finetuned:
     summary: Mapping[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as ``--json`` prints it."""
+        """Return the result as JSON."""
         return {
             "run": str(self.run.path),
             "model": str(self.model),
@@ -303,7 +298,7 @@ class Finetuned:
         }
 
     def to_text(self) -> str:
-        """Return it as it is printed: facts, both confusion matrices, and what to do next."""
+        """Return the result as text: facts, both confusion matrices, and the next command."""
         from mien.evaluation.comparison import comparison_text
 
         calibrated = f"no, fewer than {CALIBRATION_IMAGES} images are held out"
@@ -311,15 +306,19 @@ class Finetuned:
             before, after = self.calibration["error_before"], self.calibration["error_after"]
             count = f"{self.calibration['images']:,} images of val"
             calibrated = f"on {count}, error {before:.1%} before, {after:.1%} after"
-        also = ", which chose the best epoch too: expect a little less of other images"
-        images = [f"{name} {sum(each.values()):,}" for name, each in self.counts.items() if each]
+        measured = self.compared.split
+        if measured == "val":
+            measured += ", which chose the best epoch too: expect a little less of other images"
+        images = [
+            f"{name} {sum(counts.values()):,}" for name, counts in self.counts.items() if counts
+        ]
         rows = [
             ("run", str(self.run.path)),
             ("images", ", ".join(images)),
             ("time", format_duration(self.summary["seconds"])),
             ("best epoch", f"{self.summary['best']['epoch']} of {self.summary['epochs']}"),
             ("calibrated", calibrated),
-            ("measured on", self.compared.split + (also if self.compared.split == "val" else "")),
+            ("measured on", measured),
         ]
         report = self.run.path / "report" / "before_after.md"
         return (
@@ -335,7 +334,7 @@ def finish(run: RunFolder, *, quiet: bool) -> Finetuned:
         InputError: if the run is not a fine-tuning.
         ModelError: if a network cannot be exported, opened or run.
         OutputError: if a file cannot be written.
-        MissingExtra: without what training takes.
+        MissingExtra: if the extra [train] is not installed.
     """
     from mien.data.dataset import load_splits
     from mien.evaluation.calibration import calibrate_model

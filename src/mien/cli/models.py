@@ -1,4 +1,4 @@
-"""``mien models``: what each model is: size, accuracy, licence, hash."""
+"""``mien models``: list models with size, accuracy, licence and hash."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ SCHEMA = "mien-models/1"
 """Name and version of the JSON form."""
 
 LICENCE = "MIT, for research"
-"""Of the bundled models: the code's, and what FER-2013 is shared for."""
+"""Licence of the bundled models; FER-2013 is shared for research."""
 
-_MEASURED_S = 0.5
-_SHOWN_HASH = 12
+_TIMED_S = 0.5
+_HASH_DIGITS = 12
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -32,7 +32,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         commands,
         "models",
         help="list the models: size, accuracy, speed, licence, hash",
-        description="List the bundled models, or tell of others. Each model's hash is checked.",
+        description="List the bundled models, or the given ones. Each model's hash is checked.",
         examples=("mien models", "mien models --measure", "mien models outputs/mine/export --json"),
     )
     add = parser.add_argument
@@ -50,28 +50,27 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _run(args: argparse.Namespace) -> int:
     names = args.models or bundled_models()
-    found = [_model(name) for name in names]
+    models = [_describe_model(name) for name in names]
     if args.measure:
         from mien.inference.classifier import time_model
 
-        for name, each in zip(
-            names, track(found, "timing", unit="model", quiet=args.quiet), strict=True
-        ):
-            timing = time_model(name, threads=1, batch_size=1, seconds=_MEASURED_S)
-            each["ms_a_face"] = round(timing.median, 3)
-    content = {"schema": SCHEMA, "models": found}
-    write_answer(content, _described(found, timed=args.measure), as_json=args.json)
+        timed = track(models, "timing", unit="model", quiet=args.quiet)
+        for name, model in zip(names, timed, strict=True):
+            timing = time_model(name, threads=1, batch_size=1, seconds=_TIMED_S)
+            model["ms_a_face"] = round(timing.median, 3)
+    content = {"schema": SCHEMA, "models": models}
+    write_answer(content, _table(models, timed=args.measure), as_json=args.json)
     return EXIT_DONE
 
 
-def _model(name: str) -> dict[str, Any]:
-    """Return what is known of a model, ready for JSON."""
+def _describe_model(name: str) -> dict[str, Any]:
+    """Return a model's entry in the JSON form, not timed."""
     from mien.core.manifest import load_manifest
 
     folder = find_model(name)
     manifest = load_manifest(folder, labels=None)
-    first = manifest.with_reading(None).reading
-    order = (first, *(each for each in manifest.readings if each != first))
+    default = manifest.with_reading(None).reading
+    readings = sorted(manifest.readings, key=lambda reading: reading != default)
     return {
         "name": manifest.name,
         "version": manifest.version,
@@ -80,7 +79,7 @@ def _model(name: str) -> dict[str, Any]:
         "megabytes": round(manifest.file.size_bytes / 1e6, 3),
         "precision": manifest.precision,
         "labels": list(manifest.labels),
-        "accuracy": {reading: _accuracy(manifest.with_reading(reading)) for reading in order},
+        "accuracy": {reading: _accuracy(manifest.with_reading(reading)) for reading in readings},
         "ms_a_face": None,
         "licence": LICENCE if name in bundled_models() else None,
         "sha256": manifest.file.sha256,
@@ -88,10 +87,11 @@ def _model(name: str) -> dict[str, Any]:
 
 
 def _accuracy(manifest: Manifest) -> float | None:
-    """Return the reading's accuracy on the images that validated it, None where it is unknown.
+    """Return the reading's accuracy on its validation images, None if unknown.
 
-    What was measured as it was calibrated is of the network as it is read, with its bias and its
-    share of starting weights; "validation" is of the run, and in 8 bits both are of the one in 32.
+    The figures of the calibration are of the exported network, with its bias and averaged weights;
+    those of the validation are of the training run. The manifest of an int8 model has both of its
+    float32 original, so its own accuracy is under "quantization".
     """
     if manifest.precision == "int8":
         return _figure(manifest.metrics, "quantization", "accuracy_int8")
@@ -107,26 +107,24 @@ def _figure(metrics: Mapping[str, Any], part: str, name: str) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def _described(models: Sequence[Mapping[str, Any]], *, timed: bool) -> str:
+def _table(models: Sequence[Mapping[str, Any]], *, timed: bool) -> str:
     header = ["MODEL", "VERSION", "MB", "MS A FACE", "LABELS", "ACCURACY", "LICENCE", "SHA-256"]
     rows = []
-    for each in models:
-        name = f"{each['name']}{' *' if each['default'] else ''}"
-        ms = "-" if each["ms_a_face"] is None else f"{each['ms_a_face']:.2f}"
-        fixed = [name, each["version"], f"{each['megabytes']:.1f}", ms]
-        last = [each["licence"] or "-", each["sha256"][:_SHOWN_HASH]]
-        for reading, share in each["accuracy"].items():
+    for model in models:
+        name = f"{model['name']}{' *' if model['default'] else ''}"
+        ms = "-" if model["ms_a_face"] is None else f"{model['ms_a_face']:.2f}"
+        first = [name, model["version"], f"{model['megabytes']:.1f}", ms]
+        last = [model["licence"] or "-", model["sha256"][:_HASH_DIGITS]]
+        for reading, share in model["accuracy"].items():
             accuracy = "-" if share is None else f"{share:.1%}"
-            rows.append([*fixed, reading, accuracy, *last])
-            fixed, last = [""] * len(fixed), [""] * len(last)
+            rows.append([*first, reading, accuracy, *last])
+            first, last = [""] * len(first), [""] * len(last)
     if not timed:
         header, *rows = ([*row[:3], *row[4:]] for row in (header, *rows))
-    lines = [
+    text = (
         "accuracy: on images that training did not use (of FER-2013, its PublicTest split); by the "
-        "label,\n          or by what most people say",
-        "*: the model that is used where none is named",
-    ]
-    if not any(each["default"] for each in models):
-        lines.pop()
-    table = table_text(header, rows, right=[2, 3, 5] if timed else [2, 4])
-    return table + "\n" + "".join(f"{line}\n" for line in lines)
+        "label,\n          or by what most people say\n"
+    )
+    if any(model["default"] for model in models):
+        text += "*: the default model\n"
+    return f"{table_text(header, rows, right=[2, 3, 5] if timed else [2, 4])}\n{text}"

@@ -1,4 +1,4 @@
-"""``mien train``: train a network from a recipe, or go on with an interrupted run."""
+"""``mien train``: train a network from a recipe, or resume a run."""
 
 from __future__ import annotations
 
@@ -18,16 +18,14 @@ if TYPE_CHECKING:
 
 OUTPUTS = Path("outputs")
 
-RECIPE_HELP = "a recipe's file, or the name of one that comes with mien, as reference or tiny"
-
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the command to the parser."""
+    """Add the command ``train``."""
     parser = add_command(
         commands,
         "train",
         help="train a network from a recipe, or resume a run",
-        description="Train a network from a recipe in TOML. Ctrl-C saves, --resume goes on.",
+        description="Train a network from a recipe in TOML. Ctrl-C saves, --resume continues.",
         examples=(
             "mien train --config reference --set data.source=archive",
             "mien train --resume outputs/mine",
@@ -35,16 +33,11 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         usage="[options] (--config RECIPE | --resume RUN)",
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--config", type=Path, metavar="RECIPE", help=RECIPE_HELP)
-    source.add_argument("--resume", type=Path, metavar="RUN", help="folder of a run to go on with")
+    recipe_help = "a recipe's file, or the name of one included in mien, as reference or tiny"
+    source.add_argument("--config", type=Path, metavar="RECIPE", help=recipe_help)
+    source.add_argument("--resume", type=Path, metavar="RUN", help="folder of a run to continue")
+    add_set_option(parser, "training.epochs=3")
     add = parser.add_argument
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.KEY=VALUE",
-        help="change a key of the recipe, as training.epochs=3 (may be given again)",
-    )
     add(
         "--run",
         dest="folder",
@@ -55,32 +48,39 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add(
         "--teacher-logits",
         action="store_true",
-        help="compute the teachers' logits that the recipe's distill.cache lacks, and no more",
+        help="only compute the teachers' logits that are missing in the recipe's distill.cache",
     )
     add("--json", action="store_true", help="print the result as JSON")
-    for option in ("--engine", "--workers", "--address"):  # of Ray, which trains no more
+    for option in ("--engine", "--workers", "--address"):  # of training on Ray, since removed
         add(option, help=argparse.SUPPRESS)
     parser.set_defaults(run=_run)
 
 
+def add_set_option(parser: argparse.ArgumentParser, example: str) -> None:
+    """Add ``--set``."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help=f"change a key of the recipe, as {example} (may be given again)",
+    )
+
+
 def _run(args: argparse.Namespace) -> int:
-    _check_engine(args)
-    if args.teacher_logits:
-        return _fill_cache(args)
-    run = _train(args)
-    draw_curves(run)
-    summary = json.loads(run.summary.read_text(encoding="utf-8"))
-    content = {**summary, "folder": str(run.path)}
-    write_answer(content, _describe(run, summary), as_json=args.json)
-    return EXIT_DONE
-
-
-def _check_engine(args: argparse.Namespace) -> None:
     if args.engine not in (None, "local") or args.workers or args.address:
         raise UsageError(
             "training has no workers on Ray any more: leave out --engine, --workers and --address; "
             "for several GPUs, --set training.backend=jax (docs/howto/training.md)"
         )
+    if args.teacher_logits:
+        return _cache_teacher_logits(args)
+    run = _train(args)
+    draw_curves(run)
+    summary = json.loads(run.summary.read_text(encoding="utf-8"))
+    content = {**summary, "folder": str(run.path)}
+    write_answer(content, _summary_text(run, summary), as_json=args.json)
+    return EXIT_DONE
 
 
 def _train(args: argparse.Namespace) -> RunFolder:
@@ -97,32 +97,32 @@ def _train(args: argparse.Namespace) -> RunFolder:
 
 
 def draw_curves(run: RunFolder) -> None:
-    """Draw a run's history beside it; raises OutputError."""
+    """Draw the training curves of a run into its folder; raises OutputError."""
     from mien.evaluation.figures import training_curves
     from mien.evaluation.report_folder import read_history
 
     training_curves(read_history(run.history), run.curves)
 
 
-def _fill_cache(args: argparse.Namespace) -> int:
+def _cache_teacher_logits(args: argparse.Namespace) -> int:
     from mien.training.distillation import cache_teacher_logits
     from mien.training.recipe import load_config
 
     if args.resume or args.folder:
         raise UsageError("--teacher-logits goes with --config and --set alone")
-    filled = cache_teacher_logits(load_config(args.config, args.set), quiet=args.quiet)
+    cache = cache_teacher_logits(load_config(args.config, args.set), quiet=args.quiet)
     rows = [
-        ("cache", filled["folder"]),
-        ("teachers", ", ".join(filled["teachers"])),
-        ("views", str(filled["views"])),
-        ("files", f"{filled['files']}, {filled['computed']} of them computed now"),
-        ("size", f"{filled['size_bytes'] / 1e6:.1f} MB"),
+        ("cache", cache["folder"]),
+        ("teachers", ", ".join(cache["teachers"])),
+        ("views", str(cache["views"])),
+        ("files", f"{cache['files']}, {cache['computed']} of them computed now"),
+        ("size", f"{cache['size_bytes'] / 1e6:.1f} MB"),
     ]
-    write_answer(filled, key_value_text(rows, 13), as_json=args.json)
+    write_answer(cache, key_value_text(rows, 13), as_json=args.json)
     return EXIT_DONE
 
 
-def _describe(run: RunFolder, summary: dict[str, Any]) -> str:
+def _summary_text(run: RunFolder, summary: dict[str, Any]) -> str:
     best = summary["best"]
     rows = [
         ("run", str(run.path)),
