@@ -15,5 +15,5 @@ ENV MIEN_HOME=/tmp/mien PYTHONDONTWRITEBYTECODE=1
 EXPOSE 8000
 HEALTHCHECK --start-period=10s CMD python -c "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=3)"
 
-# Whoever reaches the port may ask: publish it to this machine alone, set MIEN_TOKEN, or put a proxy before it.
+# Everybody who can reach the port may use it: publish it to this machine only, set MIEN_TOKEN, or put a proxy in front of it.
 CMD ["mien", "serve", "--host", "0.0.0.0"]

@@ -20,7 +20,7 @@ from PIL import Image
 
 from mien.cli import serve
 from mien.cli.main import main
-from mien.cli.serve_log import ServiceLog
+from mien.cli.serve import ServiceLog
 from mien.core.errors import EXIT_INPUT, EXIT_MODEL, EXIT_USAGE
 from serve_process import needs_app, needs_signals, served
 from service_maker import END, FORM, PNG, Reply, ask, form, picture, until
@@ -31,7 +31,7 @@ import sys, time
 from mien.inference import preprocess
 from mien.service import server
 from mien.cli.main import main
-from mien.cli.serve_log import ServiceLog
+from mien.cli.serve import ServiceLog
 usual = preprocess.load_image
 def load_image(source, **options):
     pixels = usual(source, **options)
@@ -171,7 +171,7 @@ def test_large_images_leave_no_memory_behind(tiny_model: Path) -> None:
 
 
 def test_lines_of_the_log_are_few(capsys: pytest.CaptureFixture[str]) -> None:
-    with ServiceLog().catching():
+    with ServiceLog().install():
         for name in ("asyncio", "uvicorn.error"):
             for number in range(1000):
                 logging.getLogger(name).error("failed %d times", number)
@@ -310,6 +310,18 @@ def test_tokens_that_cannot_be_are_told_and_not_repeated(
 
 
 @needs_app
+@pytest.mark.parametrize("name", ["MIEN_TOKENS", "MIEN_TOKEN"])
+@pytest.mark.parametrize("value", ["", " , "])
+def test_an_empty_variable_does_not_open_the_service_to_everybody(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert main(["serve", "--port", "0"]) == EXIT_USAGE
+    expected = f"mien: {name} is set but empty: expected a token; unset it to serve everybody\n"
+    assert capsys.readouterr().err == expected
+
+
+@needs_app
 @needs_signals
 def test_tokens_come_from_a_file_and_the_environment(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -392,7 +404,7 @@ def test_without_the_extra_it_says_how_to_get_it(
 def test_debug_shows_the_traces_of_requests_that_fail(
     debug: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with ServiceLog(debug=debug).catching():
+    with ServiceLog(debug=debug).install():
         logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
         try:
             raise ZeroDivisionError("by a client")

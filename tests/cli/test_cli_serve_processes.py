@@ -77,12 +77,17 @@ def test_one_that_dies_is_replaced(tiny_model: Path) -> None:
     assert not any(map(is_alive, pids(process)))
 
 
-def test_they_end_with_whoever_started_them(tiny_model: Path) -> None:
+def test_they_end_and_clean_up_after_a_parent_that_was_killed(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     with served(tiny_model, "--processes", "2", "--workers", "1") as process:
         until(lambda: len(pids(process)) == 2, 60)
+        assert len(list(tmp_path.glob("mien-metrics-*"))) == 1
         process.process.kill()
         process.process.wait(20)
         until(lambda: not any(map(is_alive, pids(process))), 20)
+    assert not list(tmp_path.glob("mien-metrics-*"))
 
 
 def test_a_model_that_is_not_there_is_said_once(capfd: pytest.CaptureFixture[str]) -> None:
@@ -94,10 +99,10 @@ def test_a_model_that_is_not_there_is_said_once(capfd: pytest.CaptureFixture[str
 
 
 def test_where_no_port_can_be_shared_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mien.service.processes import check_count
+    from mien.service.server import check_processes
 
-    check_count(2)
+    check_processes(2)
     monkeypatch.delattr(os, "fork")
-    check_count(1)
+    check_processes(1)
     with pytest.raises(UsageError, match=r"^--processes needs Linux or macOS: on Windows run "):
-        check_count(2)
+        check_processes(2)

@@ -62,7 +62,7 @@ def test_without_a_screen_it_says_the_address(
         monkeypatch.delenv(name, raising=False)
     studio._open_browser("http://127.0.0.1:8000/", quiet=False)
     assert capsys.readouterr().err == (
-        "there is no screen here: open http://127.0.0.1:8000/ in a browser\n"
+        "no display found: open http://127.0.0.1:8000/ in a browser\n"
     )
 
 

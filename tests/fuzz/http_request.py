@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from fuzz.harness import damaged, fuzz, obeyed
 from mien.core import images
 from mien.core.emotions import EMOTIONS
-from mien.service.app import create_app
-from mien.service.limits import Limits
-from mien.service.routes import PATHS
+from mien.service import Limits
+from mien.service.app import PATHS, create_app
 from service_maker import BOUNDARY, END, form, loader, picture
 from tiny_model import write_tiny_model
 

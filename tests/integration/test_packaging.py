@@ -22,8 +22,8 @@ from packaging.utils import canonicalize_name
 
 import hatch_build
 from mien.cli.main import build_parser
+from mien.service.app import PATHS
 from mien.service.page_files import RUNTIME_FILES, Folders, page_files
-from mien.service.routes import PATHS
 from mien.training.recipe import read_tables
 
 ROOT = Path(__file__).resolve().parent.parent.parent

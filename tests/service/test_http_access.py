@@ -13,7 +13,7 @@ from service_maker import PNG, Service, loader, picture, running
 
 pytest.importorskip("fastapi")
 
-from mien.service.access import Access, normal_origin, tokens_in
+from mien.service.access import Access, normalize_origin, parse_tokens
 
 TOKEN, OTHER = "first-token-of-all", "another.token_of~it"
 PAGE = "https://page.example"
@@ -82,7 +82,7 @@ def test_the_description_says_what_wants_a_token(guarded: Service, service: Serv
 
 def test_a_file_of_tokens_has_one_a_line() -> None:
     text = f"# of the web page\n{TOKEN}\n\n  {OTHER}  \r\n#{TOKEN}x\n"
-    assert tokens_in(text) == [TOKEN, OTHER]
+    assert parse_tokens(text) == [TOKEN, OTHER]
     assert len(Access.of([TOKEN, OTHER, TOKEN]).digests) == 2
     assert TOKEN not in repr(Access.of([TOKEN]))
 
@@ -157,7 +157,7 @@ def test_unless_told_no_page_may_read_anything(service: Service) -> None:
     ],
 )
 def test_origins_are_taken_as_browsers_write_them(written: str, normal: str) -> None:
-    assert normal_origin(written) == normal
+    assert normalize_origin(written) == normal
 
 
 @pytest.mark.parametrize(
@@ -166,8 +166,8 @@ def test_origins_are_taken_as_browsers_write_them(written: str, normal: str) -> 
      "https://user@a.b", "https://a.b:no", "ftp://a.b", "https://a.b?c"],
 )  # fmt: skip
 def test_what_is_no_origin_or_many_is_refused(written: str) -> None:
-    with pytest.raises(UsageError, match=r"^expected an origin as .* got "):
-        normal_origin(written)
+    with pytest.raises(UsageError, match=r"^expected an origin such as .* got "):
+        normalize_origin(written)
 
 
 # ---------------------------------------------------------------- ids

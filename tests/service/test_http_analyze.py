@@ -48,11 +48,11 @@ def test_both_ways_give_the_json_of_predict(
 
 
 def test_the_answer_is_what_openapi_says_of_it(service: Service) -> None:
-    from mien.service import schemas
+    from mien.service import openapi
 
-    assert schemas.Result.model_validate(service.analyze(picture()).json).status == "ok"
-    assert schemas.Error.model_validate(service.analyze(b"").json).code == "malformed"
-    assert schemas.Version.model_validate(service.ask("/version").json).detector == "none"
+    assert openapi.Result.model_validate(service.analyze(picture()).json).status == "ok"
+    assert openapi.Error.model_validate(service.analyze(b"").json).code == "malformed"
+    assert openapi.Version.model_validate(service.ask("/version").json).detector == "none"
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from service_maker import Service, loader, picture, running, until
 
 pytest.importorskip("fastapi")
 
-from mien.service.batching import MAX_FACES, Batcher
-from mien.service.limits import Limits
+from mien.service import Limits
+from mien.service.workers import MAX_BATCH_FACES, Batcher
 
 
 class Held:
@@ -71,10 +71,10 @@ def test_a_batch_grows_no_further_than_it_helps(held: Held) -> None:
     face = held.find(picture())
     futures = [batcher.submit(face)]
     until(lambda: held.batches == [1])
-    futures += [batcher.submit(face) for _ in range(MAX_FACES + 3)]
+    futures += [batcher.submit(face) for _ in range(MAX_BATCH_FACES + 3)]
     held.gate.set()
     assert {future.result(20).result.status for future in futures} == {"ok"}
-    assert held.batches == [1, MAX_FACES, 3]
+    assert held.batches == [1, MAX_BATCH_FACES, 3]
     batcher.close()
 
 

@@ -103,9 +103,9 @@ def test_a_connection_waits_until_there_is_room(tiny_model: Path, gated: Gated) 
 def test_no_client_keeps_a_connection_by_waiting(
     service: Service, monkeypatch: pytest.MonkeyPatch, said: bytes
 ) -> None:
-    from mien.service import protocol
+    from mien.service import protocols
 
-    monkeypatch.setattr(protocol, "CLIENT_SECONDS", 0.5)
+    monkeypatch.setattr(protocols, "CLIENT_SECONDS", 0.5)
     with connected(service, 1, said) as (stream,):
         start = time.monotonic()
         while not ended(stream):
@@ -120,9 +120,9 @@ def test_no_client_keeps_a_connection_by_waiting(
 
 
 def test_who_reads_no_answer_is_dropped(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mien.service import protocol
+    from mien.service import protocols
 
-    monkeypatch.setattr(protocol, "CLIENT_SECONDS", 0.5)
+    monkeypatch.setattr(protocols, "CLIENT_SECONDS", 0.5)
     request = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
     with connected(service, 1) as (stream,):
         stream.settimeout(0.3)
@@ -179,17 +179,17 @@ def test_the_end_comes_in_time_whatever_happens(
 def test_no_part_of_an_answer_waits_for_another_to_be_acknowledged(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mien.service.protocol import Protocol
+    from mien.service.protocols import HttpProtocol
 
-    usual = Protocol.connection_made
+    usual = HttpProtocol.connection_made
     options: list[int] = []
 
-    def connection_made(self: Protocol, transport: Any) -> None:
+    def connection_made(self: HttpProtocol, transport: Any) -> None:
         accepted = transport.get_extra_info("socket")
         options.append(accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
         usual(self, transport)
 
-    monkeypatch.setattr(Protocol, "connection_made", connection_made)
+    monkeypatch.setattr(HttpProtocol, "connection_made", connection_made)
     assert service.ask("/healthz").status == 200
     assert options
     assert all(options)

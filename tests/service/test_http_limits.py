@@ -9,7 +9,7 @@ from mien.service import require_app
 
 pytest.importorskip("fastapi")
 
-from mien.service.limits import Limits, default_workers
+from mien.service import Limits, default_workers
 
 
 def test_the_defaults_are_usable() -> None:

@@ -49,7 +49,7 @@ def refused(reply: Reply, status: int, code: str, said: str) -> None:
 
 
 def limits(**changed: Any) -> Any:
-    from mien.service.limits import Limits
+    from mien.service import Limits
 
     return Limits(**{"workers": 1, **changed})
 
@@ -141,8 +141,8 @@ def test_no_more_is_read_than_is_allowed(headers: dict[str, str]) -> None:
 
     from starlette.requests import Request
 
-    from mien.service.forms import check_headers, read_upload
-    from mien.service.schemas import ApiError
+    from mien.service.errors import ApiError
+    from mien.service.uploads import IMAGE, check_headers, read_image
 
     pieces = iter([form(b"")[:-2]] if headers is FORM else [])
     endless: Iterator[bytes] = itertools.chain(pieces, itertools.repeat(1000 * b"x"))
@@ -156,9 +156,9 @@ def test_no_more_is_read_than_is_allowed(headers: dict[str, str]) -> None:
     kind = headers["Content-Type"].encode()
     scope = {"type": "http", "method": "POST", "headers": [(b"content-type", kind)]}
     request = Request(scope, receive)
-    checked = check_headers(request, 5000)
+    check_headers(request, IMAGE, 5000)
     with pytest.raises(ApiError, match="too large"):
-        asyncio.run(read_upload(request, checked, max_bytes=5000, seconds=10))
+        asyncio.run(read_image(request, max_bytes=5000, timeout_s=10))
     assert taken <= (7 if headers is PNG else 23)  # a form may have 16 KB beside the image
 
 

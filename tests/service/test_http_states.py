@@ -34,7 +34,8 @@ def test_it_lives_at_once_and_is_ready_when_the_model_is(tiny_model: Path) -> No
             assert (reply.status, reply.json["code"]) == (503, "not_ready")
             assert "retry-after" in reply.headers
         before = service.ask("/version").json
-        assert before == {"mien": __version__, "model": None, "labels": None, "detector": None}
+        assert before.pop("mien") == __version__
+        assert before == dict.fromkeys(("model", "labels", "reading", "detector"))
         assert service.metric("mien_ready") == 0
         gate.set()
         until(lambda: service.ask("/readyz").status == 200)
@@ -54,7 +55,7 @@ def test_what_cannot_be_loaded_is_told_and_never_ready(
         until(lambda: bool(told))
         assert service.ask("/readyz").status == 503
     with running(load, ready=False) as service:
-        until(lambda: "the model cannot be served: it is gone" in caplog.text)
+        until(lambda: "the model cannot be loaded: it is gone" in caplog.text)
         assert service.ask("/healthz").status == 200
 
 
@@ -64,17 +65,18 @@ def test_a_detector_that_fails_at_once_is_found_by_the_warm_up(tiny_model: Path)
     told: list[Exception] = []
     with running(loader(tiny_model, Broken()), ready=False, on_failure=told.append):
         until(lambda: bool(told))
-    assert "failed at its first picture" in str(told[0])
+    assert "failed at its first image" in str(told[0])
 
 
 def test_the_version_names_mien_the_model_and_the_detector(
     service: Service, tiny_model: Path
 ) -> None:
-    model = loader(tiny_model)().model.to_dict()
+    model = loader(tiny_model)().model
     assert service.ask("/version").json == {
         "mien": __version__,
-        "model": model,
+        "model": model.to_dict(),
         "labels": list(EMOTIONS),
+        "reading": model.labels or None,
         "detector": "none",
     }
 
@@ -140,11 +142,11 @@ def test_openapi_describes_bodies_and_every_reply(service: Service) -> None:
 def test_there_is_a_type_for_every_format_that_is_decoded() -> None:
     from PIL import Image
 
-    from mien.service.forms import IMAGE_TYPES, OTHER_IMAGE_TYPES
+    from mien.service.uploads import IMAGE
 
     Image.init()
-    taken = {*IMAGE_TYPES, *OTHER_IMAGE_TYPES}
-    assert {Image.MIME[name] for name in READABLE_FORMATS if name in Image.MIME} <= taken
+    accepted = {*IMAGE.types, *IMAGE.aliases}
+    assert {Image.MIME[name] for name in READABLE_FORMATS if name in Image.MIME} <= accepted
 
 
 def test_the_page_needs_no_other_server_and_no_script(service: Service) -> None:

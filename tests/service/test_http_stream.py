@@ -25,9 +25,8 @@ from starlette.datastructures import Headers
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from mien.service import schemas
+from mien.service import Limits, openapi
 from mien.service.access import Access
-from mien.service.limits import Limits
 
 TOKEN = "the-token-of-these-tests"
 
@@ -77,7 +76,7 @@ def test_each_frame_is_answered_as_an_image_is(service: Service) -> None:
             last = said["time_s"]
             alone = service.analyze(picture(number)).json
             assert {**said, "frame": None, "time_s": None} == alone
-            assert schemas.Result.model_validate(said).status == "ok"
+            assert openapi.Result.model_validate(said).status == "ok"
 
 
 @pytest.mark.parametrize(
@@ -151,7 +150,7 @@ def test_people_are_numbered_and_smoothed_where_that_is_asked(service: Service) 
     mixed, last = found[1]["smoothed"]["scores"], found[1]["scores"]
     assert sum(mixed.values()) == pytest.approx(1, abs=1e-4)
     assert mixed != pytest.approx(last)
-    assert schemas.Face.model_validate(found[1])
+    assert openapi.Face.model_validate(found[1])
 
 
 def test_a_failure_is_told_without_its_inside(
@@ -240,7 +239,7 @@ def test_a_refusal_is_no_error_of_the_service(
 
 def test_a_page_without_an_origin_is_no_page_of_a_host_without_a_name() -> None:
     headers = Headers({"host": "", "origin": "null"})
-    refusal = Access().foreign(headers)
+    refusal = Access().origin_error(headers)
     assert refusal is not None
     assert refusal.status == 403
 
@@ -400,9 +399,9 @@ def test_text_that_is_no_text_is_no_matter(
 def test_who_reads_nothing_is_dropped(
     service: Service, monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
-    from mien.service import websocket
+    from mien.service import protocols
 
-    monkeypatch.setattr(websocket, "CHECK_SECONDS", 0.3)
+    monkeypatch.setattr(protocols, "CHECK_SECONDS", 0.3)
     with raw_stream(service) as stream:
         stream.settimeout(0.3)
         end, is_dropped = time.monotonic() + 15, False

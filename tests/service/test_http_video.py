@@ -36,8 +36,7 @@ from service_maker import (
 pytest.importorskip("fastapi")
 pytest.importorskip("av")
 
-from mien.service import schemas
-from mien.service.limits import Limits
+from mien.service import Limits, openapi
 from mien.video.analysis import analyze_video
 from video_maker import even_times, write_video
 
@@ -98,9 +97,9 @@ def test_each_frame_is_read_as_analyze_video_reads_it(
     assert [person["frames"] for person in done["people"]] == [25]
     assert found[0]["event"] == "progress"
     assert found[0]["duration_s"] == pytest.approx(1, abs=0.1)
-    schemas.Progress.model_validate(found[0])
-    schemas.Done.model_validate(done)
-    schemas.Result.model_validate(expected[0])
+    openapi.Progress.model_validate(found[0])
+    openapi.Done.model_validate(done)
+    openapi.Result.model_validate(expected[0])
 
 
 def test_a_form_brings_the_name(service: Service, clip: bytes) -> None:
@@ -323,16 +322,16 @@ def test_a_client_that_goes_away_stops_the_work(
 def test_nobody_waits_for_what_comes_before_the_start(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mien.service.video import _Work
+    from mien.service.video import _ReaderThread
 
-    usual, packets = _Work._check_wanted, itertools.count()
+    usual, packets = _ReaderThread._check_stopped, itertools.count()
 
-    def slow(work: _Work) -> None:
+    def slow(thread: _ReaderThread) -> None:
         next(packets)
         time.sleep(0.01)
-        usual(work)
+        usual(thread)
 
-    monkeypatch.setattr(_Work, "_check_wanted", slow)
+    monkeypatch.setattr(_ReaderThread, "_check_stopped", slow)
     buffer = io.BytesIO()
     write_video(buffer, even_times(1000), form="mpegts")
     body = buffer.getvalue()
@@ -362,9 +361,9 @@ def test_a_full_disk_is_an_error_that_leaves_nothing(
 def test_who_takes_no_events_holds_the_work_up_and_is_dropped(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mien.service import protocol
+    from mien.service import protocols
 
-    monkeypatch.setattr(protocol, "CLIENT_SECONDS", 0.5)
+    monkeypatch.setattr(protocols, "CLIENT_SECONDS", 0.5)
     buffer = io.BytesIO()
     write_video(buffer, even_times(12_000), form="mp4")
     with running(loader(tiny_model)) as service, begun(service, buffer.getvalue()):

@@ -50,7 +50,7 @@ def slow() -> Iterator[Slow]:
 
 
 def limits(**changed: Any) -> Any:
-    from mien.service.limits import Limits
+    from mien.service import Limits
 
     return Limits(**{"workers": 1, "analysis_seconds": 0.4, **changed})
 
@@ -70,7 +70,7 @@ def test_who_sent_it_is_told_and_others_are_served(
         assert [service.analyze(picture()).status for _ in range(3)] == 3 * [200]
         assert slow.stuck == 1
         (record,) = [each for each in caplog.records if each.name.startswith("mien.")]
-        assert record.getMessage() == "gave up an image after 0.4 s; 1 are being read"
+        assert record.getMessage() == "abandoned an image after 0.4 s; 1 in progress"
 
 
 def test_there_are_never_more_than_twice_the_threads(tiny_model: Path, slow: Slow) -> None:
@@ -101,9 +101,9 @@ def test_the_end_does_not_wait_for_it(tiny_model: Path, slow: Slow) -> None:
         too_long(service)
         start = time.monotonic()
     assert time.monotonic() - start < 5
-    assert service.app.state.service.workers.unfinished == 1
+    assert service.app.state.service.workers.running == 1
     slow.gate.set()
-    until(lambda: service.app.state.service.workers.unfinished == 0)
+    until(lambda: service.app.state.service.workers.running == 0)
 
 
 def test_who_goes_away_from_it_has_no_place_for_ever(tiny_model: Path, slow: Slow) -> None:
@@ -142,6 +142,6 @@ def test_what_a_job_raises_is_raised_and_nothing_of_it_is_kept() -> None:
         gc.collect()
         assert kept() is None
         pool.close(5)
-        assert pool.unfinished == 0
+        assert pool.running == 0
 
     asyncio.run(use())

@@ -189,7 +189,7 @@ def test_a_changed_file_is_served_anew_and_makes_another_version(
 
 def listed(files: dict[str, PageFile]) -> dict[str, Any]:
     """What the service worker is told."""
-    return pages.listed(files[pages.LIST_PATH].content().body)
+    return pages.parse_list(files[pages.LIST_PATH].content().body)
 
 
 def test_the_service_worker_is_told_of_every_file_once(folders: Folders) -> None:

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import json
+import logging
+import math
 import os
 import signal
-from collections.abc import Callable, Sequence
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -19,40 +29,44 @@ from mien.cli.options import (
     number,
     recognizer_options,
 )
-from mien.cli.serve_log import FORMS, ServiceLog
+from mien.cli.output import log_handler, log_to_stderr, note
 from mien.cli.signals import Terminated, raise_on_sigterm
-from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError
+from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError, UsageError
 from mien.core.process import usable_cores
+from mien.service import Limits
 
 if TYPE_CHECKING:
-    import socket
-
     from mien.batch.inputs import RecognizerOptions
     from mien.inference.recognizer import Recognizer
     from mien.service.access import Access
-    from mien.service.limits import Limits
+    from mien.service.middleware import AccessRecord
     from mien.service.service import Service
 
 PORT = 8000
-"""Where nothing else is said."""
+
+LOG_FORMATS = ("text", "json")
+
+_TOKEN_VARIABLES = ("MIEN_TOKENS", "MIEN_TOKEN")
 
 _DETAILS = """\
 POST an image to /v1/analyze: as the field "image" of a form, or as the body with an image's type.
-The answer is the JSON of mien predict; /v1/stream takes live frames over a WebSocket, /v1/video
-videos. /docs describes all there is. Whoever reaches the port may ask, unless there are tokens.
-Unless --threads is given, the network has a worker's share of the cores.
-SIGTERM and Ctrl-C let requests in flight end first. MIEN_TOKENS holds tokens, too, with blanks
-between them, or MIEN_TOKEN one.
+The answer is the JSON of mien predict. /v1/stream takes live frames over a WebSocket, /v1/video
+takes videos, and /docs describes the API.
+Everybody who can reach the port may use it, unless there are tokens: in --token-file, in the
+variable MIEN_TOKENS (separated by spaces) or MIEN_TOKEN.
+Unless --threads is given, the network uses a worker's share of the cores.
+SIGTERM and Ctrl-C stop the service after the requests in flight.
 """
 
 
+# ---------------------------------------------------------------- options
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command ``serve``."""
     parser = add_command(
         commands,
         "serve",
-        help="answer images over HTTP, and give the studio's page",
-        description="Answer images over HTTP with their faces and emotions, and give the page "
+        help="answer images over HTTP, and serve the studio page",
+        description="Answer images over HTTP with their faces and emotions, and serve the page "
         "that mien studio opens.",
         examples=(
             "mien serve",
@@ -63,93 +77,42 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         details=_DETAILS,
     )
     add_options(parser)
-    parser.set_defaults(run=_run)
+    parser.set_defaults(run=lambda args: run(args, "mien serve"))
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add what serving takes, under whatever name."""
+    """Add the options of the service, which `run` reads."""
     add = parser.add_argument
     add(
         "--host",
         default="127.0.0.1",
-        help="address to listen on (default: %(default)s, this machine alone)",
+        help="address to listen on (default: %(default)s, this machine only)",
     )
     add(
         "--port",
         type=integer(0, 65535),
         default=PORT,
         metavar="N",
-        help="0 for any free one (default: %(default)s)",
+        help="port to listen on, 0 for any free one (default: %(default)s)",
     )
     add_recognizer_options(parser, crops="where each image is a face crop")
     add_face_options(parser)
-    _add_limits(parser)
-    _add_access(parser)
-    add = parser.add_argument_group("running").add_argument
-    add(
-        "--processes",
-        type=integer(1, 256),
-        default=1,
-        metavar="N",
-        help="that share the port, each with a model (default: %(default)s)",
-    )
-    add("--access-log", action="store_true", help="a line on stderr for each request")
-    add(
-        "--log-format",
-        choices=FORMS,
-        default=FORMS[0],
-        help="of the lines on stderr (default: %(default)s)",
-    )
-
-
-_SECONDS = number(0, 1e6, above=True)
-_LIMITS: Sequence[tuple[str, Callable[[str], Any], Any, str, str]] = (
-    ("--max-bytes", integer(), 20_000_000, "N", "refuse images of more bytes"),
-    (
-        *("--max-megapixels", number(0, 150, above=True), 50, "N"),
-        "refuse images, and videos with frames, of more pixels, at most 150",
-    ),
-    ("--workers", integer(), None, "N", "images that are analyzed at the same time"),
-    (
-        *("--max-waiting", integer(), 32, "N"),
-        "images that may arrive or wait beside those, before one is refused",
-    ),
-    ("--upload-timeout", _SECONDS, 30, "S", "refuse images that take longer to arrive, in seconds"),
-    ("--analysis-timeout", _SECONDS, 60, "S", "give up images that take longer, in seconds"),
-    (
-        "--max-connections",
-        integer(),
-        1000,
-        "N",
-        "open at the same time; one more ends the longest idle",
-    ),
-    ("--max-streams", integer(), 16, "N", "streams of live frames at the same time"),
-    ("--stream-timeout", _SECONDS, 60, "S", "end streams without a frame for so long, in seconds"),
-    ("--max-videos", integer(), 1, "N", "videos that arrive or are read at the same time"),
-    ("--max-video-bytes", integer(), 200_000_000, "N", "refuse videos of more bytes"),
-    (
-        *("--video-timeout", _SECONDS, 600, "S"),
-        "give up videos that take longer, upload included, in seconds",
-    ),
-)
-"""Option, type, default, what stands for its value, and help."""
-
-
-def _add_limits(parser: argparse.ArgumentParser) -> None:
     limits = parser.add_argument_group("limits")
-    for option, kind, default, metavar, text in _LIMITS:
-        said = "one a core, at most 4" if default is None else "%(default)s"
-        help_text = f"{text} (default: {said})"
-        limits.add_argument(option, type=kind, default=default, metavar=metavar, help=help_text)
-
-
-def _add_access(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("who may ask").add_argument
+    for option, field, parse, metavar, text in _LIMITS:
+        default = getattr(Limits, field, None)  # that of workers depends on the machine
+        if parse is _pixels:
+            default = f"{Limits.max_pixels / 1e6:g}"
+        shown = "one per core, at most 4" if default is None else "%(default)s"
+        help_text = f"{text} (default: {shown})"
+        limits.add_argument(
+            option, dest=field, type=parse, default=default, metavar=metavar, help=help_text
+        )
+    add = parser.add_argument_group("access").add_argument
     add(
         "--token-file",
         type=Path,
         metavar="FILE",
-        help="answer those alone who send a bearer token of this file, one a line",
+        help="require a bearer token; the file has one per line",
     )
     add(
         "--cors-origin",
@@ -158,10 +121,107 @@ def _add_access(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help="let pages of this origin read answers, as https://example.org; may be repeated",
     )
+    add = parser.add_argument_group("running").add_argument
+    add(
+        "--processes",
+        type=integer(1, 256),
+        default=1,
+        metavar="N",
+        help="processes that share the port, each with a model (default: %(default)s)",
+    )
+    add("--access-log", action="store_true", help="write a line on stderr for each request")
+    add(
+        "--log-format",
+        choices=LOG_FORMATS,
+        default=LOG_FORMATS[0],
+        help="format of the lines on stderr (default: %(default)s)",
+    )
 
 
-def _run(args: argparse.Namespace) -> int:
-    return run(args, "mien serve")
+_SECONDS = number(0, 1e6, above=True)
+_MEGAPIXELS = number(0, 150, above=True)
+
+
+def _pixels(megapixels: str) -> int:
+    return max(1, round(_MEGAPIXELS(megapixels) * 1e6))
+
+
+_LIMITS: Sequence[tuple[str, str, Callable[[str], Any], str, str]] = (
+    ("--max-bytes", "max_bytes", integer(), "N", "refuse images of more bytes"),
+    (
+        *("--max-megapixels", "max_pixels", _pixels, "N"),
+        "refuse images, and videos with frames, of more pixels, at most 150",
+    ),
+    ("--workers", "workers", integer(), "N", "images analyzed at the same time"),
+    (
+        *("--max-waiting", "max_waiting", integer(), "N"),
+        "images that may be uploading or queued in addition, before one is refused",
+    ),
+    (
+        *("--upload-timeout", "upload_seconds", _SECONDS, "S"),
+        "refuse images that take longer to arrive, in seconds",
+    ),
+    (
+        *("--analysis-timeout", "analysis_seconds", _SECONDS, "S"),
+        "abandon images that take longer, in seconds",
+    ),
+    (
+        *("--max-connections", "max_connections", integer(), "N"),
+        "open connections; a further one replaces the one idle for longest",
+    ),
+    ("--max-streams", "max_streams", integer(), "N", "streams of live frames at the same time"),
+    (
+        *("--stream-timeout", "stream_seconds", _SECONDS, "S"),
+        "close streams without a frame for this time, in seconds",
+    ),
+    ("--max-videos", "max_videos", integer(), "N", "videos uploading or analyzed at the same time"),
+    ("--max-video-bytes", "max_video_bytes", integer(), "N", "refuse videos of more bytes"),
+    (
+        *("--video-timeout", "video_seconds", _SECONDS, "S"),
+        "abandon videos that take longer, including their upload, in seconds",
+    ),
+)
+"""Option, field of `Limits`, type, metavar and help."""
+
+
+def _access(args: argparse.Namespace) -> Access:
+    """Build the access rules from options and environment variables.
+
+    Raises:
+        InputError: if the token file cannot be read or holds no token.
+        UsageError: if a token or an origin is invalid, or a variable is set, but nothing has a
+            token: then everybody could use a service that was meant to be closed.
+    """
+    from mien.service.access import Access, parse_tokens
+
+    tokens: list[str] = []
+    if args.token_file is not None:
+        try:
+            tokens = parse_tokens(args.token_file.read_text(encoding="utf-8-sig"))
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "it is not text"
+            raise InputError(f"--token-file {args.token_file}: cannot be read: {reason}") from error
+        if not tokens:
+            raise InputError(f"--token-file {args.token_file}: expected a token a line, found none")
+    variables = [name for name in _TOKEN_VARIABLES if name in os.environ]
+    for name in variables:
+        tokens += os.environ[name].replace(",", " ").split()
+    if variables and not tokens:
+        raise UsageError(
+            f"{variables[0]} is set but empty: expected a token; unset it to serve everybody"
+        )
+    return Access.of(tokens, args.cors_origin)
+
+
+# ---------------------------------------------------------------- serving
+@dataclass(frozen=True)
+class Settings:
+    """Picklable settings of a process of the service."""
+
+    options: RecognizerOptions
+    limits: Limits
+    access: Access
+    log: ServiceLog
 
 
 def run(
@@ -170,9 +230,9 @@ def run(
     """Serve until a signal; return the exit code.
 
     Args:
-        args: what `add_options` takes.
-        command: who needs the packages of the service.
-        on_listening: called with host and port, as URLs have them, before the model is loaded.
+        args: parsed options of `add_options`.
+        command: name of the command, for the error about missing packages.
+        on_listening: called with host and port, as in URLs, before the model is loaded.
     """
     from mien.service import require_app
 
@@ -182,102 +242,61 @@ def run(
         with raise_on_sigterm():
             return _listen_and_serve(args, log, on_listening or (lambda _: None))
     except Terminated:
-        log.say("ended")
+        log.info("ended")
     return EXIT_DONE
-
-
-@dataclass(frozen=True)
-class Settings:
-    """All that a process of the service has to know; can be pickled."""
-
-    options: RecognizerOptions
-    limits: Limits
-    access: Access
-    log: ServiceLog
 
 
 def _listen_and_serve(
     args: argparse.Namespace, log: ServiceLog, on_listening: Callable[[str], None]
 ) -> int:
     from mien.service.page_files import NO_RUNTIME, Folders
-    from mien.service.processes import check_count, supervise
-    from mien.service.server import host_and_port, listen, raise_file_limit
+    from mien.service.server import (
+        check_processes,
+        host_and_port,
+        listen,
+        raise_file_limit,
+        supervise,
+    )
 
-    check_count(args.processes)
-    limits = _limits(args)
+    check_processes(args.processes)
+    values = {field: getattr(args, field) for _, field, *_ in _LIMITS}
+    limits = Limits(**{field: value for field, value in values.items() if value is not None})
     limits = replace(limits, max_connections=raise_file_limit(limits.max_connections))
     options = recognizer_options(args)
     if options.threads is None:
         options = replace(options, threads=network_threads(limits.workers, args.processes))
     settings = Settings(options, limits, _access(args), log)
-    with listen(args.host, args.port) as port, log.catching():
-        address = host_and_port(args.host, port.getsockname()[1])
-        log.say(f"listening on http://{address} (Ctrl-C ends it)")
-        if not _is_loopback(port) and not settings.access.digests:
-            text = "others can reach this address, and there is no authentication"
-            log.say(f"mien: {text}: use --token-file, or a proxy that has one")
+    with listen(args.host, args.port) as listener, log.install():
+        address = host_and_port(args.host, listener.getsockname()[1])
+        log.info(f"listening on http://{address} (Ctrl-C ends it)")
+        if not _is_loopback(listener) and not settings.access.digests:
+            warning = "others can reach this address, and there is no authentication"
+            log.info(f"mien: {warning}: use --token-file, or a proxy that has one")
         if not Folders.found().has_runtime:
-            log.say(f"mien: {NO_RUNTIME}")
+            log.info(f"mien: {NO_RUNTIME}")
         on_listening(address)
         if args.processes == 1:
-            serve(port, settings)
+            serve(listener, settings)
             return EXIT_DONE
         settings = replace(settings, options=settings.options.absolute())
-        module = "mien.cli.serve_process"
-        return supervise(module, settings, port.fileno(), args.processes, log.say)
+        target = ("-c", "from mien.cli.serve import run_worker; run_worker()")
+        return supervise(target, settings, listener.fileno(), args.processes, log.info)
 
 
 def network_threads(workers: int, processes: int) -> int:
-    """Return how many threads the network may use beside workers that keep the cores busy."""
+    """Return a worker's share of the cores: threads of the network while all workers are busy."""
     return max(1, usable_cores() // (workers * processes))
 
 
-def _limits(args: argparse.Namespace) -> Limits:
-    from mien.service.limits import Limits, default_workers
-
-    return Limits(
-        max_bytes=args.max_bytes,
-        max_pixels=max(1, round(args.max_megapixels * 1e6)),
-        workers=default_workers() if args.workers is None else args.workers,
-        max_waiting=args.max_waiting,
-        upload_seconds=args.upload_timeout,
-        analysis_seconds=args.analysis_timeout,
-        max_connections=args.max_connections,
-        max_streams=args.max_streams,
-        stream_seconds=args.stream_timeout,
-        max_videos=args.max_videos,
-        max_video_bytes=args.max_video_bytes,
-        video_seconds=args.video_timeout,
-    )
-
-
-def _access(args: argparse.Namespace) -> Access:
-    """Return who may ask; raises InputError for a file that is missing or has no token."""
-    from mien.service.access import Access, tokens_in
-
-    tokens = os.environ.get("MIEN_TOKENS", "").replace(",", " ").split()
-    tokens += os.environ.get("MIEN_TOKEN", "").split()
-    if args.token_file is not None:
-        try:
-            found = tokens_in(args.token_file.read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "it is not text"
-            raise InputError(f"--token-file {args.token_file}: cannot be read: {reason}") from error
-        if not found:  # else everybody might ask, against what was meant
-            raise InputError(f"--token-file {args.token_file}: expected a token a line, found none")
-        tokens += found
-    return Access.of(tokens, args.cors_origin)
-
-
 def serve(
-    port: socket.socket, settings: Settings, *, on_ready: Callable[[], None] | None = None
+    listener: socket.socket, settings: Settings, *, on_ready: Callable[[], None] | None = None
 ) -> None:
-    """Serve until a signal, which is raised anew, or until the model turns out not to load.
+    """Serve until a signal, which is raised again, or until the model fails to load.
 
     Args:
-        port: listens.
-        settings: of the service.
-        on_ready: called once the model is loaded and warm.
+        listener: listening socket.
+        settings: settings of the service.
+        on_ready: called once the model is loaded and warm; given in one of several processes.
     """
     from mien.service.app import create_app
     from mien.service.server import make_server, return_freed_memory
@@ -286,9 +305,12 @@ def serve(
     limits, log = settings.limits, settings.log
 
     def ready(recognizer: Recognizer) -> None:
-        model, detector = recognizer.model, recognizer.detector.name
-        who = "" if on_ready is None else f", process {os.getpid()}"
-        log.say(f"ready: {model.name} {model.version}, {detector}, {limits.workers} at a time{who}")
+        model = recognizer.model
+        parts = [f"{model.name} {model.version}", recognizer.detector.name]
+        parts.append(f"{limits.workers} at a time")
+        if on_ready is not None:
+            parts.append(f"process {os.getpid()}")
+        log.info(f"ready: {', '.join(parts)}")
         if on_ready is not None:
             on_ready()
 
@@ -302,14 +324,14 @@ def serve(
         access=settings.access,
         on_ready=ready,
         on_failure=on_failure,
-        on_request=log.request if log.requests else None,
+        on_request=log.access if log.has_access_log else None,
     )
     server = make_server(app, limits.max_connections)
     return_freed_memory()
     try:
-        server.run(sockets=[port])
+        server.run(sockets=[listener])
     except (KeyboardInterrupt, Terminated):
-        if server.ended_by is None:  # it was not listening to signals yet, or any more
+        if server.ended_by is None:  # the server's own handlers were not installed
             raise
     if server.ended_by is not None:
         _end(app.state.service, interrupted=server.ended_by == signal.SIGINT, quiet=log.quiet)
@@ -318,18 +340,171 @@ def serve(
 
 
 def _end(service: Service, *, interrupted: bool, quiet: bool) -> NoReturn:
-    """End as the signal says, which may have been ignored when the process began (``nohup``)."""
+    """Raise what the signal means; if a thread is stuck, end the process instead.
+
+    The signal itself is not raised again: it may be ignored (``nohup``).
+    """
     from mien.service.server import exit_now
 
-    count = service.workers.unfinished
+    count = service.workers.running
     if count:
-        line = "mien: interrupted" if interrupted else "" if quiet else "ended"
+        message = "mien: interrupted" if interrupted else "" if quiet else "ended"
         if service.recognizer is not None:
             images = "1 image" if count == 1 else f"{count} images"
-            line = f"mien: ended without {images} that took too long"
-        exit_now(EXIT_INTERRUPTED if interrupted else EXIT_DONE, line)
+            message = f"mien: ended without {images} that took too long"
+        exit_now(EXIT_INTERRUPTED if interrupted else EXIT_DONE, message)
     raise KeyboardInterrupt if interrupted else Terminated
 
 
-def _is_loopback(port: socket.socket) -> bool:
-    return ipaddress.ip_address(port.getsockname()[0].partition("%")[0]).is_loopback
+def _is_loopback(listener: socket.socket) -> bool:
+    return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
+
+
+# ---------------------------------------------------------------- one of several processes
+def run_worker() -> NoReturn:
+    """Run a process of ``mien serve --processes N``; its argument is the listener's descriptor."""
+    from mien.cli.main import main
+    from mien.service.server import worker_settings
+
+    settings: Settings = worker_settings()
+    flags = [f"--{name}" for name in ("quiet", "debug") if getattr(settings.log, name)]
+    register_worker = partial(_register_worker, settings, int(sys.argv[1]))
+    sys.exit(main(["serve", *flags], registers=[register_worker]))
+
+
+def _register_worker(
+    settings: Settings, fd: int, commands: argparse._SubParsersAction[argparse.ArgumentParser]
+) -> None:
+    from mien.service.server import report_ready
+
+    def run_worker(_: argparse.Namespace) -> int:
+        with (
+            suppress(Terminated),  # the parent reports the end
+            raise_on_sigterm(),
+            socket.socket(fileno=fd) as listener,
+            settings.log.install(),
+        ):
+            serve(listener, settings, on_ready=report_ready)
+        return EXIT_DONE
+
+    commands.add_parser("serve").set_defaults(run=run_worker)
+
+
+# ---------------------------------------------------------------- log
+_LIBRARIES = ("uvicorn", "asyncio", "python_multipart")
+_MODULES = ("app", "middleware", "server", "service", "stream", "video")
+_LIMITED_LOGGERS = ("asyncio", "uvicorn.error", *(f"mien.service.{name}" for name in _MODULES))
+_LINES_PER_MINUTE = 20
+
+
+@dataclass(frozen=True)
+class ServiceLog:
+    """Log of the service on stderr.
+
+    Attributes:
+        output_format: one of `LOG_FORMATS`.
+        quiet: write errors only, and the access log if there is one.
+        debug: write the tracebacks of requests that fail.
+        has_access_log: write a line for each request.
+    """
+
+    output_format: str = LOG_FORMATS[0]
+    quiet: bool = False
+    debug: bool = False
+    has_access_log: bool = False
+
+    def info(self, message: str) -> None:
+        """Write a line unless `quiet`."""
+        if self.output_format == "text":
+            note(message, quiet=self.quiet)
+        elif not self.quiet:
+            _write_json(level="info", message=message.removeprefix("mien: "))
+
+    def access(self, record: AccessRecord) -> None:
+        """Write a line of the access log."""
+        if self.output_format == "text":
+            note(str(record), quiet=False)
+        else:
+            _write_json(level="info", message="request", **record.to_dict())
+
+    @contextmanager
+    def install(self) -> Iterator[None]:
+        """Write what the service and its libraries log during the block, at a limited rate."""
+        with ExitStack() as stack:
+            for name in _LIMITED_LOGGERS:
+                logger, rate_limit = logging.getLogger(name), _RateLimit()
+                logger.addFilter(rate_limit)
+                stack.callback(logger.removeFilter, rate_limit)
+            if self.output_format == "json":
+                own = logging.getLogger("mien")
+                stack.callback(setattr, own, "handlers", own.handlers)
+                own.handlers = []
+                level = logging.ERROR if self.quiet else logging.WARNING
+                stack.enter_context(log_handler("mien", _JsonHandler(level, self.debug)))
+                for name in _LIBRARIES:
+                    handler = _JsonHandler(logging.ERROR, self.debug)
+                    stack.enter_context(log_handler(name, handler))
+            else:
+                # Warnings of libraries are about mistakes of clients, and could fill the log.
+                for name in _LIBRARIES:
+                    stack.enter_context(log_to_stderr(quiet=True, name=name))
+                if self.debug:
+                    stack.enter_context(log_handler("mien", _TracebackHandler(logging.ERROR)))
+            yield
+
+
+def _write_json(**fields: Any) -> None:
+    now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    line = json.dumps({"time": now.replace("+00:00", "Z"), **fields})
+    with suppress(OSError, ValueError):  # stderr is closed
+        print(line, file=sys.stderr, flush=True)
+
+
+class _JsonHandler(logging.Handler):
+    """Handler that writes records as lines of JSON."""
+
+    def __init__(self, level: int, debug: bool) -> None:
+        super().__init__(level)
+        self._debug = debug
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record."""
+        fields = {
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+            "logger": record.name,
+        }
+        if hasattr(record, "request_id"):
+            fields["request_id"] = record.request_id
+        if self._debug and record.exc_info and record.exc_info[1] is not None:
+            fields["trace"] = "".join(traceback.format_exception(record.exc_info[1]))
+        _write_json(**fields)
+
+
+class _TracebackHandler(logging.Handler):
+    """Handler that writes the tracebacks of records."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the traceback of a record."""
+        if record.exc_info and record.exc_info[1] is not None:
+            traceback.print_exception(record.exc_info[1])
+
+
+class _RateLimit(logging.Filter):
+    """Filter that passes a number of lines per minute: an error may recur at every request."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._since = -math.inf
+        self._count = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return True if a record is to be written; the last one before a pause says so."""
+        now = time.monotonic()
+        if now - self._since >= 60:
+            self._since, self._count = now, 0
+        self._count += 1
+        if self._count == _LINES_PER_MINUTE:
+            record.msg = f"{record.getMessage()} (no more of this for a minute)"
+            record.args = ()
+        return self._count <= _LINES_PER_MINUTE

@@ -1,4 +1,4 @@
-"""``mien studio``: the page in a browser, or as a folder for any web server."""
+"""``mien studio``: opens the page in a browser, or exports it for any web server."""
 
 from __future__ import annotations
 
@@ -22,37 +22,38 @@ if TYPE_CHECKING:
     from mien.service.page_files import PageFile
 
 _DETAILS = """\
-In the page pictures, videos and the camera are read in the browser, and none leaves the machine,
-unless its switch says so. Where port 8000 is taken and none is given, any free one is used.
---export writes the page as files for any web server, which never sees a picture either.
+The page analyzes pictures, videos and the camera in the browser; nothing leaves the machine unless
+you switch to the server. If port 8000 is taken and --port is not given, any free port is used.
+--export writes the page as files for any web server, which never receives a picture either.
 """
 
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
+"""Address for a browser on this machine, when the service listens on all interfaces."""
 
 _README = """\
 # mien studio
 
-The page of mien, for any web server of plain files: put this folder there and open it. Pictures,
-videos and the camera are read in the browser; the server never sees them. Browsers give a camera,
-and keep a page for use without a network, to addresses with `https://` and to `localhost` alone.
+The page of mien for any static web server: copy this folder there and open it. Pictures, videos
+and the camera are analyzed in the browser; the server never receives them. Browsers allow the
+camera, and use without a network, only on `https://` addresses and `localhost`.
 
 To try it: `python -m http.server` in this folder, then http://localhost:8000/.
 
-For threads, which make it faster, browsers want these headers with every file. The page's service
-worker adds them from the second visit on; a server that sends them spares the first one:
+Browsers only allow threads, which make the page faster, if these headers come with every file. The
+page's service worker adds them from the second visit on; send them to cover the first visit, too:
 
     Cross-Origin-Opener-Policy: same-origin
     Cross-Origin-Embedder-Policy: require-corp
 
-This one keeps everything out that is not the page's own:
+This one stops the page from loading anything from other servers:
 
     Content-Security-Policy: {policy}
 
-`_headers` has all of them in the form that Netlify and Cloudflare Pages read. `.wasm` files need
-the type `application/wasm`, `.mjs` files `text/javascript`. Licences: `studio/licences.txt`.
+`_headers` holds all of them in the format of Netlify and Cloudflare Pages. `.wasm` files need the
+type `application/wasm`, `.mjs` files `text/javascript`. Licences: `studio/licences.txt`.
 
-Written by `mien studio --export`, which writes over its own files and removes those that are no
-longer the page's. By `mien.lock` it knows the folder as its own.
+Written by `mien studio --export`, which replaces its own files and removes outdated ones. It
+recognizes its folder by `mien.lock`.
 """
 
 
@@ -61,8 +62,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser = add_command(
         commands,
         "studio",
-        help="open the page that reads faces in pictures, videos and the camera",
-        description="Open the page that reads faces in pictures, videos and the camera.",
+        help="open the page that reads emotions in pictures, videos and the camera",
+        description="Open the page that reads emotions in pictures, videos and the camera.",
         examples=(
             "mien studio",
             "mien studio --no-browser --port 9000",
@@ -72,12 +73,12 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         details=_DETAILS,
     )
     add = parser.add_argument
-    add("--no-browser", action="store_true", help="say the address, and open nothing")
+    add("--no-browser", action="store_true", help="print the address, but open no browser")
     add(
         "--export",
         type=Path,
         metavar="FOLDER",
-        help="write the page as files for any web server, and end",
+        help="write the page as files for any web server, then exit",
     )
     serve.add_options(parser)
     parser.set_defaults(run=_run)
@@ -90,8 +91,8 @@ def _run(args: argparse.Namespace) -> int:
         args.port = 0
 
     def open_page(address: str) -> None:
-        for everywhere, here in _EVERYWHERE.items():
-            address = address.replace(everywhere, here)
+        for wildcard, loopback in _LOOPBACK.items():
+            address = address.replace(wildcard, loopback)
         if not args.no_browser:
             _open_browser(f"http://{address}/", quiet=args.quiet)
 
@@ -99,29 +100,29 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _is_taken(host: str, port: int) -> bool:
-    """Say whether somebody answers at an address."""
+    """Return True if a server accepts connections at an address."""
     with suppress(OSError), socket.create_connection((host, port), timeout=1):
         return True
     return False
 
 
 def _open_browser(url: str, *, quiet: bool) -> None:
-    """Open the page beside the server: some browsers keep their caller until they are closed."""
-    screens = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
-    if sys.platform.startswith("linux") and not any(map(os.environ.get, screens)):
-        note(f"there is no screen here: open {url} in a browser", quiet=quiet)
+    """Open the page in a thread, since some browsers block their caller until they are closed."""
+    variables = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+    if sys.platform.startswith("linux") and not any(map(os.environ.get, variables)):
+        note(f"no display found: open {url} in a browser", quiet=quiet)
         return
 
     def show() -> None:
         import webbrowser
 
         if not webbrowser.open(url):
-            note(f"no browser was found: open {url} in one", quiet=quiet)
+            note(f"no browser found: open {url} in one", quiet=quiet)
 
     threading.Thread(target=show, daemon=True).start()
 
 
-# ---------------------------------------------------------------- as a folder
+# ---------------------------------------------------------------- export
 def _export(folder: Path, *, quiet: bool) -> int:
     from mien.service import require_app
 
@@ -139,7 +140,7 @@ def _export(folder: Path, *, quiet: bool) -> int:
     }
     lock = claim_folder(folder, option="--export")
     try:
-        _remove_former(folder, files)
+        _remove_outdated(folder, files)
         for name, content in contents.items():
             write_atomically(folder / name, content)
         size = 0
@@ -150,21 +151,21 @@ def _export(folder: Path, *, quiet: bool) -> int:
     finally:
         release_folder(folder, lock)
     note(
-        f"the page is in {folder}: {len(files)} files, {size / 1e6:.0f} MB; README.md there says "
-        "what a web server has to send",
+        f"the page is in {folder}: {len(files)} files, {size / 1e6:.0f} MB; README.md there lists "
+        "the headers that a web server should send",
         quiet=quiet,
     )
     return EXIT_DONE
 
 
-def _remove_former(folder: Path, files: Iterable[PageFile]) -> None:
-    """Remove what an earlier version exported and this one does not have."""
-    from mien.service.page_files import LIST_PATH, listed
+def _remove_outdated(folder: Path, files: Iterable[PageFile]) -> None:
+    """Remove files that an earlier version exported and this one does not have."""
+    from mien.service.page_files import LIST_PATH, parse_list
 
     with suppress(OSError, ValueError, KeyError):
-        told = listed((folder / LIST_PATH).read_bytes())
-        former = {name for name in (*told["first"], *told["later"]) if name}
-        for name in former - {file.path for file in files}:
+        listing = parse_list((folder / LIST_PATH).read_bytes())
+        exported = {name for name in (*listing["first"], *listing["later"]) if name}
+        for name in exported - {file.path for file in files}:
             path = folder / name
             if path.resolve().is_relative_to(folder.resolve()):
                 path.unlink()

@@ -1,4 +1,4 @@
-"""Who may ask: bearer tokens (RFC 6750), and the pages of other origins."""
+"""Access control: bearer tokens (RFC 6750) and the origins of web pages."""
 
 from __future__ import annotations
 
@@ -12,33 +12,30 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 
 from mien.core.errors import UsageError
-from mien.service.schemas import ApiError
+from mien.service.errors import ApiError
 
 SUBPROTOCOL = "mien"
-"""What a WebSocket speaks, for browsers that also offer a token as a subprotocol."""
+"""WebSocket subprotocol for browsers, which offer a token as a second one."""
 
 MIN_TOKEN_LENGTH = 16
-"""Shorter ones could be guessed."""
 
-_BEARER = "bearer."
+_TOKEN_PREFIX = "bearer."  # of a subprotocol that is a token
 _TOKEN = re.compile(rf"[A-Za-z0-9._~-]{{{MIN_TOKEN_LENGTH},512}}")
 _HOST = re.compile(r"[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]")
 _PORTS = {"http": 80, "https": 443}
-_IMPLIED_PORT = re.compile(r":(80|443)\Z")
-_CLOSED = ("/metrics", "/version")
-_CLOSED_BELOW = "/v1/"
-_REALM = 'Bearer realm="mien"'
+_DEFAULT_PORT = re.compile(r":(80|443)\Z")
+_CHALLENGE = 'Bearer realm="mien"'
 
 
 @dataclass(frozen=True)
 class Access:
-    """Who may ask; everybody who reaches the port unless told otherwise.
+    """Who may use the service; everybody by default.
 
-    With tokens, what is below `/v1/`, `/metrics` and `/version` answers those alone who have one.
+    With tokens, paths below `/v1/`, `/metrics` and `/version` require one.
 
     Attributes:
         digests: SHA-256 of each token.
-        origins: pages that may read answers, as browsers write them.
+        origins: other origins whose pages may read answers, as browsers write them.
     """
 
     digests: tuple[bytes, ...] = field(default=(), repr=False)
@@ -46,82 +43,86 @@ class Access:
 
     @classmethod
     def of(cls, tokens: Iterable[str] = (), origins: Iterable[str] = ()) -> Access:
-        """Take tokens and origins as people write them.
+        """Build the rules from tokens and origins as people write them.
 
         Raises:
-            UsageError: if one is not as it should be; it does not repeat a token.
+            UsageError: if a token or an origin is invalid; the message does not repeat a token.
         """
         return cls(
-            tuple(dict.fromkeys(_digest(_checked_token(token)) for token in tokens)),
-            tuple(dict.fromkeys(map(normal_origin, origins))),
+            tuple(dict.fromkeys(_digest(_check_token(token)) for token in tokens)),
+            tuple(dict.fromkeys(map(normalize_origin, origins))),
         )
 
-    def closes(self, path: str) -> bool:
-        """Say whether a path answers those alone who have a token."""
-        return bool(self.digests) and (path.startswith(_CLOSED_BELOW) or path in _CLOSED)
+    def requires_token(self, path: str) -> bool:
+        """Return True if a path requires a token."""
+        return bool(self.digests) and (path.startswith("/v1/") or path in ("/metrics", "/version"))
 
-    def refusal(
+    def token_error(
         self, path: str, headers: Headers, subprotocols: Sequence[str] = ()
     ) -> ApiError | None:
-        """Return why a request is refused for its token, or None.
+        """Return the error for a request without a valid token, or None.
 
         Args:
-            path: the request's.
-            headers: the request's.
-            subprotocols: what a WebSocket offers: ``bearer.<token>`` may be one of them.
+            path: path of the request.
+            headers: headers of the request.
+            subprotocols: those that a WebSocket offers; ``bearer.TOKEN`` may be one of them.
         """
-        if not self.closes(path):
+        if not self.requires_token(path):
             return None
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        given = [token.strip()] if scheme.lower() == "bearer" else []
-        given += [each[len(_BEARER) :] for each in subprotocols if each.startswith(_BEARER)]
-        if sum(map(self._knows, given)):
+        tokens = [token.strip()] if scheme.lower() == "bearer" else []
+        tokens += [
+            offered.removeprefix(_TOKEN_PREFIX)
+            for offered in subprotocols
+            if offered.startswith(_TOKEN_PREFIX)
+        ]
+        if any(map(self._is_known, tokens)):
             return None
-        text, challenge = "this needs a token", _REALM
-        if given:
-            text, challenge = "this token is not known", f'{_REALM}, error="invalid_token"'
+        problem, challenge = "a token is required", _CHALLENGE
+        if tokens:
+            problem, challenge = "unknown token", f'{_CHALLENGE}, error="invalid_token"'
         return ApiError(
             401,
-            f"{text}: expected the header Authorization: Bearer TOKEN, with a token of "
-            "whoever runs the service",
+            f"{problem}: expected the header Authorization: Bearer TOKEN, with a token from the "
+            "service's operator",
             headers={"WWW-Authenticate": challenge},
         )
 
-    def foreign(self, headers: Headers) -> ApiError | None:
-        """Return why a WebSocket is refused for the page it comes from, or None.
+    def origin_error(self, headers: Headers) -> ApiError | None:
+        """Return the error for a WebSocket from a page of another origin, or None.
 
-        Browsers let any page open one, and say which (cross-site WebSocket hijacking). Programs
-        that are no browsers say none.
+        Browsers let any page open a WebSocket and send the page's origin along (cross-site
+        WebSocket hijacking). Other programs send none.
         """
         origin = headers.get("origin")
         if origin is None or origin in self.origins:
             return None
-        own = _host_of(f"//{headers.get('host', '')}")
-        if own is not None and _host_of(origin) == own:
+        host = _host_of(f"//{headers.get('host', '')}")
+        if host is not None and _host_of(origin) == host:
             return None
         return ApiError(
             403,
-            "the page that asks is of another host: expected a page of this service, or of an "
-            "origin that --cors-origin allows",
+            "the page is from another host: expected a page of this service, or of an origin "
+            "that --cors-origin allows",
         )
 
-    def _knows(self, token: str) -> bool:
-        """Say whether a token is one of ours, in a time that does not tell how close it is."""
+    def _is_known(self, token: str) -> bool:
+        """Compare a token with every known one in constant time."""
         digest = _digest(token)
-        return sum(hmac.compare_digest(digest, each) for each in self.digests) > 0
+        return sum(hmac.compare_digest(digest, known) for known in self.digests) > 0
 
 
-def tokens_in(text: str) -> list[str]:
-    """Return the tokens of a file: one a line; empty lines, and those with a #, say nothing."""
+def parse_tokens(text: str) -> list[str]:
+    """Return the tokens of a file: one per line, except empty lines and comments (#)."""
     lines = (line.strip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def normal_origin(text: str) -> str:
-    """Return an origin as browsers write it: lower case, without the port that the scheme implies.
+def normalize_origin(text: str) -> str:
+    """Return an origin as browsers write it: lower case, without the scheme's default port.
 
     Raises:
-        UsageError: if it is not one, or stands for many.
+        UsageError: if it is not a single origin.
     """
     try:
         parts = urlsplit(text.strip())
@@ -132,25 +133,25 @@ def normal_origin(text: str) -> str:
     is_bare = parts.path in ("", "/") and not parts.query and not parts.fragment
     if parts.scheme not in _PORTS or not _HOST.fullmatch(host) or not is_bare:
         raise UsageError(
-            f"expected an origin as https://example.org or http://localhost:3000, got {text!r}"
+            f"expected an origin such as https://example.org or http://localhost:3000, got {text!r}"
         )
     suffix = "" if port in (None, _PORTS[parts.scheme]) else f":{port}"
     return f"{parts.scheme}://{host.lower()}{suffix}"
 
 
 def _host_of(address: str) -> str | None:
-    """Return the host and port after ``//``, None where there is none; 80 and 443 go unsaid."""
-    return _IMPLIED_PORT.sub("", address.lower().partition("//")[2]) or None
+    """Return the host and port after ``//`` without a default port; None if there is no host."""
+    return _DEFAULT_PORT.sub("", address.lower().partition("//")[2]) or None
 
 
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
-def _checked_token(token: str) -> str:
+def _check_token(token: str) -> str:
     if not _TOKEN.fullmatch(token):
         raise UsageError(
-            f"a token is not as expected: {MIN_TOKEN_LENGTH} to 512 letters, digits and .-_~, "
-            "as openssl rand -hex 32 makes one"
+            f"invalid token: expected {MIN_TOKEN_LENGTH} to 512 letters, digits and .-_~; "
+            "openssl rand -hex 32 makes one"
         )
     return token

@@ -1,35 +1,54 @@
-"""The application: routes, middleware and errors, put together for one recognizer."""
+"""The ASGI application: routes, middleware and error handlers around one recognizer."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
+from starlette.websockets import WebSocket
 
 from mien import __version__
+from mien.service import Limits, openapi
 from mien.service.access import Access
-from mien.service.limits import Limits
-from mien.service.metrics import Metrics
-from mien.service.middleware import REQUEST_ID, Middleware, RequestLog
-from mien.service.page import PAGE_HEADERS, page_html
+from mien.service.errors import REQUEST_ID, ApiError, json_bytes
+from mien.service.metrics import CONTENT_TYPE, Metrics
+from mien.service.middleware import Middleware, RequestLog
 from mien.service.page_files import page_files, page_routes
-from mien.service.routes import PATHS, make_router
-from mien.service.schemas import ApiError
 from mien.service.service import Load, Service
+from mien.service.stream import PATH as STREAM
+from mien.service.stream import serve_stream
+from mien.service.uploads import IMAGE, VIDEO
+from mien.service.video import PATH as VIDEO_PATH
+from mien.service.video import answer_video
 
 if TYPE_CHECKING:
     from mien.inference.recognizer import Recognizer
 
+ANALYZE = "/v1/analyze"
+PATHS: tuple[str, ...] = (
+    "/",
+    ANALYZE,
+    STREAM,
+    VIDEO_PATH,
+    "/healthz",
+    "/readyz",
+    "/version",
+    "/metrics",
+    "/docs",
+    "/openapi.json",
+)
+"""Paths of the API, and the page; the page's files have paths of their own."""
+
 _LOGGER = logging.getLogger(__name__)
 _DESCRIPTION = (
-    "Find every face in an image and read its emotion. Scores are calibrated probabilities. "
-    "Images are read in memory and forgotten."
+    "Find every face in an image and its emotion. Scores are calibrated probabilities. "
+    "Images are processed in memory and discarded."
 )
 
 
@@ -42,21 +61,23 @@ def create_app(
     on_failure: Callable[[Exception], None] | None = None,
     on_request: RequestLog | None = None,
 ) -> FastAPI:
-    """Return the service as an ASGI application. Nothing is shared between two of them.
+    """Build the service as an ASGI application; several of them share no state.
 
     Args:
-        load: makes the recognizer, in a thread, once the application starts.
-        limits: sizes, times and concurrency; the defaults unless given.
-        access: who may ask; everybody unless given.
-        on_ready: called when the recognizer is loaded and warm.
-        on_failure: called when it cannot be; unless given, that is logged, and `/readyz` stays 503.
-        on_request: called with each request that was answered; `str` makes a line of it.
+        load: loads the recognizer, in a thread, when the application starts.
+        limits: sizes, times and concurrency.
+        access: tokens and origins; everybody may use the service by default.
+        on_ready: called with the recognizer once it is loaded and warmed up.
+        on_failure: called if it cannot be loaded. By default the error is logged, and `/readyz`
+            stays at 503.
+        on_request: called with each answered request; `str` formats it as a line.
 
     Example:
         >>> app = create_app(mien.load)  # for any ASGI server
     """
     metrics = Metrics(PATHS)
     service = Service(load, limits or Limits(), metrics)
+    access = access or Access()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -69,64 +90,189 @@ def create_app(
         version=__version__,
         description=_DESCRIPTION,
         lifespan=lifespan,
-        docs_url=None,  # FastAPI's own pages load their scripts from other servers
+        docs_url=None,  # FastAPI's own pages load scripts from other servers
         redoc_url=None,
         redirect_slashes=False,
     )
     app.state.service = service
-    app.include_router(make_router(service))
-    app.add_api_route("/docs", _docs(app), include_in_schema=False, response_class=HTMLResponse)
+    _add_analyze(app, service)
+    _add_stream(app, service)
+    _add_video(app, service)
+    _add_states(app, service)
+    _add_docs(app)
     app.router.routes += page_routes(page_files())
-    access = access or Access()
     _describe_tokens(app, access)
     app.add_middleware(Middleware, metrics=metrics, access=access, on_request=on_request)
-    app.add_exception_handler(ApiError, _error_response)
+    app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _routing_error)
     return app
 
 
+# ---------------------------------------------------------------- routes
+def _add_analyze(app: FastAPI, service: Service) -> None:
+    async def analyze(request: Request) -> Response:
+        """Send one image, get the object that `mien predict --format json` writes."""
+        return _json((await service.analyze_request(request)).to_dict())
+
+    app.add_api_route(
+        ANALYZE,
+        analyze,
+        methods=["POST"],
+        summary="Find every face in an image and its emotion",
+        response_class=Response,
+        responses=openapi.ANALYZE_REPLIES,
+        openapi_extra={"requestBody": openapi.request_body(IMAGE)},
+        operation_id="analyze",
+    )
+
+
+def _add_stream(app: FastAPI, service: Service) -> None:
+    async def stream(socket: WebSocket) -> None:
+        await serve_stream(service, socket)
+
+    async def unknown_stream(_: WebSocket) -> None:
+        raise ApiError(404, f"there is no such path: expected {STREAM}")
+
+    async def no_handshake() -> Response:
+        """Open a WebSocket, and send an image as each binary message."""
+        raise ApiError(
+            426,
+            "this path is a WebSocket: expected a handshake (GET, HTTP/1.1, Upgrade: websocket, "
+            "Sec-WebSocket-Version: 13, Sec-WebSocket-Key)",
+            headers={"Upgrade": "websocket", "Connection": "Upgrade"},
+        )
+
+    app.router.add_websocket_route(STREAM, stream)
+    app.router.add_websocket_route("/{path:path}", unknown_stream)
+    app.add_api_route(
+        STREAM,
+        no_handshake,
+        methods=["GET"],
+        summary="Analyze live frames over a WebSocket",
+        response_class=Response,
+        status_code=101,
+        responses=openapi.STREAM_REPLIES,
+        openapi_extra={"parameters": openapi.STREAM_PARAMETERS},
+        operation_id="stream",
+    )
+
+
+def _add_video(app: FastAPI, service: Service) -> None:
+    async def video(request: Request) -> Response:
+        """Send a video, get the results of its frames and a summary while it is analyzed."""
+        return await answer_video(service, request)
+
+    app.add_api_route(
+        VIDEO_PATH,
+        video,
+        methods=["POST"],
+        summary="Track the faces of a video and their emotions",
+        response_class=Response,
+        responses=openapi.VIDEO_REPLIES,
+        openapi_extra={
+            "requestBody": openapi.request_body(VIDEO),
+            "parameters": openapi.VIDEO_PARAMETERS,
+        },
+        operation_id="video",
+    )
+
+
+def _add_states(app: FastAPI, service: Service) -> None:
+    async def healthz() -> Response:
+        """Answer as long as the process is alive."""
+        return _json({"status": "ok"})
+
+    async def readyz() -> Response:
+        """Answer with 200 once the model is loaded and warm."""
+        service.ready()
+        return _json({"status": "ready"})
+
+    async def version() -> Response:
+        """Return the versions of mien and the model, its emotions and the detector."""
+        recognizer = service.recognizer
+        return _json(
+            {
+                "mien": __version__,
+                "model": recognizer and recognizer.model.to_dict(),
+                "labels": recognizer and list(recognizer.labels),
+                "reading": recognizer and (recognizer.model.labels or None),
+                "detector": recognizer and recognizer.detector.name,
+            }
+        )
+
+    async def metrics() -> Response:
+        """Return the metrics in Prometheus' text format."""
+        return Response(service.metrics.text(), media_type=CONTENT_TYPE)
+
+    def add(
+        answer: Callable[[], Awaitable[Response]],
+        summary: str,
+        responses: dict[int | str, dict[str, Any]],
+    ) -> None:
+        name = answer.__name__
+        app.add_api_route(
+            f"/{name}",
+            answer,
+            methods=["GET"],
+            summary=summary,
+            response_class=Response,
+            responses=responses,
+            operation_id=name,
+        )
+
+    state = openapi.reply(openapi.State, "yes")
+    versions = openapi.reply(openapi.Version, "versions and model")
+    add(healthz, "Whether the process is alive", {200: state})
+    add(readyz, "Whether images can be sent", {200: state, **openapi.errors(503)})
+    add(version, "Versions and model", {200: versions, **openapi.errors(401)})
+    add(metrics, "Metrics for Prometheus", openapi.METRICS_REPLIES)
+
+
+def _add_docs(app: FastAPI) -> None:
+    async def docs() -> HTMLResponse:
+        """Return the API description as a page."""
+        return HTMLResponse(openapi.docs_html(app.openapi()), headers=openapi.DOCS_HEADERS)
+
+    app.add_api_route("/docs", docs, include_in_schema=False, response_class=HTMLResponse)
+
+
 def _describe_tokens(app: FastAPI, access: Access) -> None:
-    """Have the description say which paths want a token, if any do."""
-    closed = [path for path in PATHS if access.closes(path)]
+    """Mark the paths that require a token in the API description."""
+    closed = [path for path in PATHS if access.requires_token(path)]
     if not closed:
         return
-    described = app.openapi()
+    description = app.openapi()
     bearer = {"type": "http", "scheme": "bearer"}
-    described["components"]["securitySchemes"] = {"bearer": bearer}
+    description["components"]["securitySchemes"] = {"bearer": bearer}
     for path in closed:
-        for operation in described["paths"][path].values():
+        for operation in description["paths"][path].values():
             operation["security"] = [{"bearer": []}]
 
 
-def _docs(app: FastAPI) -> Callable[[], Awaitable[HTMLResponse]]:
-    async def docs() -> HTMLResponse:
-        """Show the description to people."""
-        return HTMLResponse(page_html(app.openapi()), headers=PAGE_HEADERS)
-
-    return docs
+def _json(content: object) -> Response:
+    return Response(json_bytes(content), media_type="application/json")
 
 
-async def _error_response(request: Request, error: Exception) -> Response:
+# ---------------------------------------------------------------- errors
+async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     return error.response(request.scope.get(REQUEST_ID))
 
 
 async def _routing_error(request: Request, error: Exception) -> Response:
-    """Answer an unknown path or another method in the shape of all errors."""
+    """Answer an unknown path or a wrong method in the form of all errors."""
     assert isinstance(error, HTTPException)
-    headers = dict(error.headers or {})
-    text = "the request cannot be answered: see /docs for what can"
+    headers: dict[str, Any] = dict(error.headers or {})
+    message = "the request cannot be answered: see /docs for the API"
     if error.status_code == 404:
-        text = f"there is no such path: expected one of {', '.join(PATHS)}"
+        message = f"there is no such path: expected one of {', '.join(PATHS)}"
     if error.status_code == 405:
         allowed = set(headers.get("Allow", "").split(", "))
         allowed |= {"HEAD"} if "GET" in allowed else set()
         headers["Allow"] = ", ".join(sorted(allowed))
-        text = f"this method is not for this path: expected {headers['Allow']}"
-    return ApiError(error.status_code, text, headers=headers).response(
-        request.scope.get(REQUEST_ID)
-    )
+        message = f"method not allowed for this path: expected {headers['Allow']}"
+    return await _api_error(request, ApiError(error.status_code, message, headers=headers))
 
 
 def _log_failure(error: Exception) -> None:
-    _LOGGER.error("the model cannot be served: %s", error, exc_info=error)
+    _LOGGER.error("the model cannot be loaded: %s", error, exc_info=error)

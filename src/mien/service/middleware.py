@@ -1,4 +1,4 @@
-"""What every request goes through: its id, its count, its line in the log, and who may ask."""
+"""Middleware of every request: id, metrics, access log, access control, error replies."""
 
 from __future__ import annotations
 
@@ -19,33 +19,28 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from mien.service.access import Access
+from mien.service.errors import REQUEST_ID, ApiError, internal_error, stopping_error
 from mien.service.metrics import CLIENT_GONE, Metrics
-from mien.service.schemas import ApiError
 
-REQUEST_ID = "request_id"
-"""The scope's key, and the log's field, of a request's id."""
-
-INTERNAL = "internal error: the image may be fine; the service's log says what failed"
-STOPPING = "the service is stopping: try again in a moment"
-
-_HEADER = b"x-request-id"
-_SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-_SHOWN_PATH = 200
-_PREFLIGHT_SECONDS = 600
+_ID_HEADER = b"x-request-id"
+_VALID_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_MAX_LOGGED_PATH = 200
+_PREFLIGHT_MAX_AGE_S = 600
+_START_MESSAGES = ("http.response.start", "websocket.accept", "websocket.http.response.start")
 _LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Answered:
-    """A request that has its answer: a line of the log. Nothing of an image is in it.
+class AccessRecord:
+    """Entry of the access log; contains nothing of an image.
 
     Attributes:
-        client: the address that asked.
-        method: the request's.
-        path: the request's, without its query, %-encoded: it cannot look like other fields.
-        status: of the answer; 101 for a WebSocket.
-        seconds: from the request's head to the end of its answer.
-        request_id: the request's.
+        client: address of the client.
+        method: HTTP method.
+        path: path without its query, percent-encoded so that it cannot imitate other fields.
+        status: HTTP status; 101 for a WebSocket.
+        seconds: time from the request's head to the end of its answer.
+        request_id: id of the request.
     """
 
     client: str
@@ -56,12 +51,12 @@ class Answered:
     request_id: str
 
     def __str__(self) -> str:
-        """Return the line."""
-        what = f"{self.client} {self.method} {self.path} {self.status}"
-        return f"{what} {1000 * self.seconds:.0f} ms {self.request_id}"
+        """Return the line of a text log."""
+        request = f"{self.client} {self.method} {self.path} {self.status}"
+        return f"{request} {1000 * self.seconds:.0f} ms {self.request_id}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields of a structured log."""
+        """Return the fields of a JSON log."""
         return {
             "client": self.client,
             "method": self.method,
@@ -72,150 +67,143 @@ class Answered:
         }
 
 
-RequestLog = Callable[[Answered], None]
-"""Takes each request that was answered."""
+RequestLog = Callable[[AccessRecord], None]
 
 
 class Middleware:
-    """The outermost layer: each request gets an id, and is counted and logged.
+    """Outermost ASGI layer: gives every request an id, counts it and logs it.
 
-    HEAD is answered as GET without the body. Cookies are dropped: nothing uses any, FastAPI would
+    HEAD is answered as GET without the body. Cookies are dropped: nothing uses them, FastAPI would
     parse them for every request, and Python before 3.11.10 takes minutes for some (CVE-2024-7592).
+
+    Args:
+        app: ASGI application.
+        metrics: counts the requests.
+        access: tokens and origins.
+        on_request: called with each answered request, if given.
     """
 
     def __init__(
         self, app: ASGIApp, metrics: Metrics, access: Access, on_request: RequestLog | None
     ) -> None:
-        """Take the application, its metrics, who may ask, and what takes each request."""
-        guarded: ASGIApp = Guard(app, access)
+        self._app: ASGIApp = Guard(app, access)
         if access.origins:
-            guarded = CORSMiddleware(
-                guarded,
+            self._app = CORSMiddleware(
+                self._app,
                 allow_origins=access.origins,
                 allow_methods=("GET", "HEAD", "POST"),
                 allow_headers=("Accept", "Authorization", "Content-Type", "X-Request-ID"),
                 expose_headers=("Retry-After", "X-Request-ID"),
-                max_age=_PREFLIGHT_SECONDS,
+                max_age=_PREFLIGHT_MAX_AGE_S,
             )
-        self._app = guarded
         self._metrics = metrics
         self._on_request = on_request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See the ASGI specification."""
+        """Handle a request or a WebSocket, as an ASGI application."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         status, start = CLIENT_GONE, time.perf_counter()
         method, path = scope.get("method", "GET"), scope["path"]
-        request_id = _id_of(scope)
+        request_id = _request_id(scope)
 
-        async def counted_send(message: Message) -> None:
+        async def observed_send(message: Message) -> None:
             nonlocal status
-            kind = message["type"]
-            if kind in _STARTS:
+            if message["type"] in _START_MESSAGES:
                 status = message.get("status", 101)
-                headers = [*message.get("headers", ()), (_HEADER, request_id.encode())]
+                headers = [*message.get("headers", ()), (_ID_HEADER, request_id.encode())]
                 message = {**message, "headers": headers}
-            elif kind == "http.response.body" and method == "HEAD":
+            elif message["type"] == "http.response.body" and method == "HEAD":
                 message = {**message, "body": b""}
-            elif kind == "websocket.close" and status == CLIENT_GONE:
-                status = 403  # what the server makes of it
+            elif message["type"] == "websocket.close" and status == CLIENT_GONE:
+                status = 403  # what the server answers to a WebSocket closed before it was accepted
             await send(message)
 
         inner = {
             **scope,
             REQUEST_ID: request_id,
-            "headers": [each for each in scope["headers"] if each[0] != b"cookie"],
+            "headers": [header for header in scope["headers"] if header[0] != b"cookie"],
         }
         if method == "HEAD":
             inner["method"] = "GET"
-        with self._metrics.request_in_flight():
-            await self._app(inner, receive, counted_send)
+        with self._metrics.requests_in_flight.track_inprogress():
+            await self._app(inner, receive, observed_send)
         seconds = time.perf_counter() - start
         self._metrics.answered(method, path, status, seconds)
         if self._on_request is not None:
             client = scope["client"][0] if scope.get("client") else "-"
-            shown = quote(path[:_SHOWN_PATH])
-            self._on_request(Answered(client, method, shown, status, seconds, request_id))
+            logged_path = quote(path[:_MAX_LOGGED_PATH])
+            self._on_request(AccessRecord(client, method, logged_path, status, seconds, request_id))
 
 
-_STARTS = ("http.response.start", "websocket.accept", "websocket.http.response.start")
-
-
-def _id_of(scope: Scope) -> str:
-    """Return the id that the client gave, if it is one that a log can hold, else a new one."""
-    given = [value for name, value in scope["headers"] if name == _HEADER]
-    if len(given) == 1 and _SANE_ID.fullmatch(given[0]):
-        return bytes(given[0]).decode()
+def _request_id(scope: Scope) -> str:
+    """Return the client's id of a request if it can be logged safely, else a new one."""
+    values = [value for name, value in scope["headers"] if name == _ID_HEADER]
+    if len(values) == 1 and _VALID_ID.fullmatch(values[0]):
+        return bytes(values[0]).decode()
     return uuid.uuid4().hex
 
 
 class Guard:
-    """Lets only those in who may ask, and has an answer for whatever fails, without a traceback."""
+    """ASGI layer that checks access, and turns every exception into an error reply.
+
+    Args:
+        app: ASGI application.
+        access: tokens and origins.
+    """
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
-        """Take the application, and who may ask."""
         self._app = app
         self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See the ASGI specification."""
+        """Handle a request or a WebSocket, as an ASGI application."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        has_begun = False
+        has_started = False
 
-        async def noted_send(message: Message) -> None:
-            nonlocal has_begun
-            has_begun = True
+        async def observed_send(message: Message) -> None:
+            nonlocal has_started
+            has_started = True
             await send(message)
 
-        error = self._refusal(scope)
-        if error is None:
-            error = await self._failure(scope, receive, noted_send)
-        # Once an answer has begun there is no other; the connection then ends in the middle.
-        if error is not None and not has_begun:
-            await answer_error(error, scope, receive, send)
+        error = self._access_error(scope) or await self._run(scope, receive, observed_send)
+        # An answer that has started cannot be replaced: its connection ends in the middle.
+        if error is not None and not has_started:
+            await _reply(error, scope, receive, send)
         elif error is not None and scope["type"] == "websocket":
             code = 1001 if error.status == 503 else 1011
             await send({"type": "websocket.close", "code": code, "reason": error.code})
 
-    def _refusal(self, scope: Scope) -> ApiError | None:
+    def _access_error(self, scope: Scope) -> ApiError | None:
         headers = Headers(scope=scope)
-        if scope["type"] == "websocket":
-            refusal = self._access.foreign(headers)
-            if refusal is not None:
-                return refusal
-        return self._access.refusal(scope["path"], headers, scope.get("subprotocols", ()))
+        error = self._access.origin_error(headers) if scope["type"] == "websocket" else None
+        return error or self._access.token_error(
+            scope["path"], headers, scope.get("subprotocols", ())
+        )
 
-    async def _failure(self, scope: Scope, receive: Receive, send: Send) -> ApiError | None:
-        """Run the application; return what to answer instead if it fails."""
+    async def _run(self, scope: Scope, receive: Receive, send: Send) -> ApiError | None:
+        """Run the application; return the error to answer with if it fails."""
         try:
             await self._app(scope, receive, send)
-        except ApiError as error:  # of a WebSocket; those of requests are answered further in
+        except ApiError as error:  # of a WebSocket; FastAPI's handler answers those of requests
             return error
         except (ClientDisconnect, WebSocketDisconnect):
             return None
-        except asyncio.CancelledError:  # the server's last means to end a request
-            return ApiError(503, STOPPING, code="stopping")
+        except asyncio.CancelledError:  # the server cancels requests that outlast its shutdown
+            return stopping_error()
         except Exception as error:
-            request_id = scope[REQUEST_ID]
-            what = f"{scope.get('method', 'GET')} {scope['path']} failed"
-            _LOGGER.error(
-                f"{what}: {type(error).__name__}: {error} (request {request_id})",
-                exc_info=error,
-                extra={REQUEST_ID: request_id},
-            )
-            return ApiError(500, INTERNAL)
+            event = f"{scope.get('method', 'GET')} {scope['path']} failed"
+            return internal_error(_LOGGER, event, error, scope[REQUEST_ID])
         return None
 
 
-async def answer_error(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
+async def _reply(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a request, or refuse a WebSocket, with an error."""
-    response = error.response(scope[REQUEST_ID])
     if scope["type"] == "websocket" and "websocket.http.response" not in scope["extensions"]:
         await send({"type": "websocket.close", "code": 1008, "reason": error.code})
         return
-    # Starlette's responses know how to answer a WebSocket with what HTTP has.
-    await response(scope, receive, send)
+    # Starlette's responses can refuse a WebSocket, too.
+    await error.response(scope[REQUEST_ID])(scope, receive, send)

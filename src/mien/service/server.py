@@ -1,54 +1,67 @@
-"""The server on a port: connections within bounds, and an end in time, whatever threads do."""
+"""uvicorn with bounded connections and a bounded shutdown, in one process or several."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ctypes
 import logging
 import os
+import pickle
+import shutil
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import uvicorn
 from fastapi import FastAPI
 
-from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, UsageError
-from mien.service.protocol import Protocol
-from mien.service.websocket import StreamProtocol
+from mien.core.errors import (
+    EXIT_DONE,
+    EXIT_INPUT,
+    EXIT_INTERRUPTED,
+    EXIT_MODEL,
+    EXIT_USAGE,
+    UsageError,
+)
+from mien.service.metrics import METRICS_FOLDER_VARIABLE
+from mien.service.protocols import HttpProtocol, WebSocketProtocol
 
 GRACE_SECONDS = 8
-"""How long requests in flight are waited for when the service ends."""
+"""Time that requests in flight have at shutdown."""
 
 STOP_SECONDS = 10.0
-"""So long after a signal the process has ended."""
+"""Time after a signal within which the process ends."""
 
 _LOGGER = logging.getLogger(__name__)
-_LAST_ANSWERS_SECONDS = 0.1
-_CLOSING_SECONDS = 1.0  # for clients to answer that a stream is closed
+_LAST_ANSWERS_S = 0.1
+_CLOSING_S = 1.0  # for clients to confirm that a stream is closed
 _BACKLOG = 1024
-# Open files of the process beside its connections: the interpreter's, the model's, /metrics'.
-_OTHER_FILES = 40
+_OTHER_FILES = 40  # open files besides connections: the interpreter's, the model's, /metrics'
 
-# mallopt's parameters in glibc's malloc.h, and their values here.
+# Parameters of mallopt from glibc's malloc.h, and their values here.
 _M_TRIM_THRESHOLD, _KEPT_BYTES = -1, 8 << 20
 _M_MMAP_THRESHOLD, _BLOCK_BYTES = -3, 4 << 20
 
 
+# ---------------------------------------------------------------- the process and its socket
 def listen(host: str, port: int) -> socket.socket:
-    """Open the port.
+    """Open a listening socket.
 
     Args:
-        host: name or address of one of this machine's interfaces.
-        port: 0 for any free one.
+        host: name or address of a local interface.
+        port: port number; 0 for any free one.
 
     Raises:
-        UsageError: if that is not possible.
+        UsageError: if the address is invalid or taken.
     """
     if not 0 <= port <= 65535:
         raise UsageError(f"expected --port from 0 to 65535, got {port}")
@@ -66,15 +79,15 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def host_and_port(host: str, port: int) -> str:
-    """Return host and port as URLs have them."""
+    """Format host and port as in URLs."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def raise_file_limit(connections: int) -> int:
-    """Raise the soft limit on open files for so many connections, where the system allows it.
+    """Raise the soft limit on open files for a number of connections, as far as allowed.
 
     Returns:
-        How many connections there may be; at least 1.
+        Number of connections that the limit allows; at least 1.
     """
     try:
         import resource
@@ -90,11 +103,11 @@ def raise_file_limit(connections: int) -> int:
 
 
 def return_freed_memory() -> None:
-    """Have glibc map large blocks by themselves, so that they return to the system when freed.
+    """Make glibc return large freed blocks to the system; other C libraries are left alone.
 
-    By default it raises that size up to 32 MB; Pillow's blocks of 16 MB then stay in the heap of
-    the thread that decoded: over a gigabyte after one image of 49 megapixels. Ordinary photos take
-    no longer (`docs/evidence/serve.md`). Other C libraries are left as they are.
+    By default glibc raises its mmap threshold up to 32 MB as blocks are freed. Pillow's blocks of
+    16 MB then stay in the heap of the thread that decoded: over a gigabyte after one image of 49
+    megapixels. Ordinary photos take no longer with a fixed threshold (`docs/evidence/serve.md`).
     """
     if not sys.platform.startswith("linux"):
         return
@@ -104,40 +117,46 @@ def return_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
-def exit_now(code: int, line: str) -> NoReturn:
-    """End the process at once, with a line on stderr if there is one.
+def exit_now(code: int, message: str) -> NoReturn:
+    """End the process at once, after a line on stderr if there is a message.
 
     A thread inside a decoder cannot be stopped, and libraries that clean up around it may crash.
     """
-    with contextlib.suppress(OSError, ValueError):  # nobody reads stderr any more
-        print(line, end="\n" if line else "", file=sys.stderr, flush=True)
+    with suppress(OSError, ValueError):  # stderr is closed
+        print(message, end="\n" if message else "", file=sys.stderr, flush=True)
     os._exit(code)
 
 
+# ---------------------------------------------------------------- server
 def make_server(app: FastAPI, max_connections: int) -> Server:
-    """Return a server that says nothing of itself, to clients and on stderr."""
+    """Build the server of an application made by `create_app`."""
     config = uvicorn.Config(
         app,
-        http=Protocol,
-        ws=StreamProtocol,
+        http=HttpProtocol,
+        ws=WebSocketProtocol,
         ws_max_size=app.state.service.limits.max_bytes,
-        ws_per_message_deflate=False,  # images are compressed; and a small frame is a small message
+        ws_per_message_deflate=False,  # images are compressed already
         loop="asyncio",
         lifespan="on",
         log_config=None,
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        timeout_graceful_shutdown=1,  # for what `Server` has left, which is nothing
+        timeout_graceful_shutdown=1,  # `Server.shutdown` has ended all requests by then
     )
     return Server(config, max_connections, on_stop=app.state.service.stopping.set)
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server with bounded connections and a bounded end.
+    """uvicorn's server with bounded connections and a bounded shutdown.
 
-    asyncio's own way to accept takes all connections, and once there is no file descriptor left
-    logs thousands of lines a second.
+    asyncio's own accept loop takes any number of connections, and logs thousands of lines a second
+    when file descriptors run out.
+
+    Args:
+        config: uvicorn's configuration.
+        max_connections: open connections; a further one replaces the one idle for longest.
+        on_stop: called when the shutdown begins.
 
     Attributes:
         ended_by: the signal that ended the server, or None.
@@ -146,7 +165,6 @@ class Server(uvicorn.Server):
     def __init__(
         self, config: uvicorn.Config, max_connections: int, on_stop: Callable[[], None]
     ) -> None:
-        """Take uvicorn's settings, how many connections there may be, and who hears of the end."""
         super().__init__(config)
         self._on_stop = on_stop
         self._max_connections = max_connections
@@ -155,7 +173,7 @@ class Server(uvicorn.Server):
         self.ended_by: int | None = None
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """See `uvicorn.Server`."""
+        """Serve until a signal, as `uvicorn.Server`."""
         try:
             super().run(sockets)
         finally:
@@ -163,83 +181,260 @@ class Server(uvicorn.Server):
                 self._deadline.cancel()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """See `uvicorn.Server`."""
+        """Start the application and accept connections, as `uvicorn.Server`."""
         await super().startup(sockets=[])
-        for port in sockets or []:
-            port.setblocking(False)
-            self._accepting.append(asyncio.ensure_future(self._accept(port)))
+        for listener in sockets or []:
+            listener.setblocking(False)
+            self._accepting.append(asyncio.ensure_future(self._accept(listener)))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """See `uvicorn.Server`."""
+        """Finish requests in flight and stop the application, as `uvicorn.Server`."""
         for task in self._accepting:
             task.cancel()
-        for port in sockets or []:
-            port.close()
+        for listener in sockets or []:
+            listener.close()
         await self._finish_requests(asyncio.get_running_loop().time() + GRACE_SECONDS)
         await super().shutdown()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """See `uvicorn.Server`; the process ends in time whatever happens then."""
+        """Begin the shutdown after a signal; the process ends within `STOP_SECONDS` in any case."""
         if self.ended_by is None:
             self.ended_by = sig
             code = EXIT_INTERRUPTED if sig == signal.SIGINT else EXIT_DONE
-            line = "mien: ended before all requests in flight had an answer"
-            self._deadline = threading.Timer(STOP_SECONDS, exit_now, (code, line))
+            message = "mien: ended before all requests in flight had an answer"
+            self._deadline = threading.Timer(STOP_SECONDS, exit_now, (code, message))
             self._deadline.daemon = True
             self._deadline.start()
         super().handle_exit(sig, frame)
 
-    async def _finish_requests(self, until: float) -> None:
-        """Wait for the answers to requests in flight; cancel those that take longer."""
+    async def _finish_requests(self, deadline: float) -> None:
+        """Wait for requests in flight, then cancel them; close all connections."""
         loop, state = asyncio.get_running_loop(), self.server_state
         self._on_stop()
         for connection in list(state.connections):
             connection.shutdown()
-        while state.tasks and not self.force_exit and loop.time() < until:
+        while state.tasks and not self.force_exit and loop.time() < deadline:
             await asyncio.wait(state.tasks, timeout=0.1)
         late = list(state.tasks)
         for task in late:
             task.cancel()
         if late:
-            await asyncio.wait(late, timeout=_LAST_ANSWERS_SECONDS)
-            await asyncio.sleep(_LAST_ANSWERS_SECONDS)  # for what they wrote to be sent
-        until = min(until, loop.time() + _CLOSING_SECONDS)
-        while any(isinstance(each, StreamProtocol) for each in state.connections):
-            if self.force_exit or loop.time() >= until:
+            await asyncio.wait(late, timeout=_LAST_ANSWERS_S)
+            await asyncio.sleep(_LAST_ANSWERS_S)  # lets their last bytes be sent
+        deadline = min(deadline, loop.time() + _CLOSING_S)
+        while any(isinstance(connection, WebSocketProtocol) for connection in state.connections):
+            if self.force_exit or loop.time() >= deadline:
                 break
             await asyncio.sleep(0.02)
         for connection in list(state.connections):
-            if isinstance(connection, Protocol | StreamProtocol):
+            if isinstance(connection, HttpProtocol | WebSocketProtocol):
                 connection.drop()
 
-    async def _accept(self, port: socket.socket) -> None:
+    async def _accept(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                connection, _ = await loop.sock_accept(port)
+                connection, _ = await loop.sock_accept(listener)
             except ConnectionAbortedError:
                 continue
-            except OSError as error:  # the system has no more files or memory
+            except OSError as error:  # out of file descriptors or memory
                 _LOGGER.error("no connection can be accepted for now: %s", error.strerror)
                 await asyncio.sleep(1)
                 continue
-            # asyncio does so for ports that it has opened itself. Else the body of an answer on a
-            # kept connection waits 40 ms for the client to acknowledge its head.
-            with contextlib.suppress(OSError):
+            # asyncio sets this only on sockets it has accepted itself. Without it the body of an
+            # answer on a kept-alive connection waits 40 ms until the client acknowledges the head.
+            with suppress(OSError):
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await self._make_room()
             await loop.connect_accepted_socket(self._protocol, connection)
 
     async def _make_room(self) -> None:
-        """Wait until there may be another connection; drop the longest idle one for it."""
+        """Wait until a further connection is allowed; drop the one idle for longest."""
         connections = self.server_state.connections
         while len(connections) >= self._max_connections:
-            idle = [each for each in connections if isinstance(each, Protocol) and each.idle]
+            idle = [
+                connection
+                for connection in connections
+                if isinstance(connection, HttpProtocol) and connection.is_idle
+            ]
             if idle:
-                min(idle, key=lambda each: each.idle_since).drop()
+                min(idle, key=lambda connection: connection.idle_since).drop()
             await asyncio.sleep(0 if idle else 0.05)
 
-    def _protocol(self) -> Protocol:
-        return Protocol(
+    def _protocol(self) -> HttpProtocol:
+        return HttpProtocol(
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
+
+
+# ---------------------------------------------------------------- several processes
+_POLL_S = 0.1
+_MAX_RESTART_DELAY_S = 30.0
+_STABLE_S = 10.0  # a process that lived this long did not die of its start
+_FATAL_CODES = (EXIT_USAGE, EXIT_INPUT, EXIT_MODEL)
+_READY = b"ready\n"
+
+
+def check_processes(count: int) -> None:
+    """Raise UsageError if this system has no processes that share a port."""
+    if count > 1 and not hasattr(os, "fork"):
+        raise UsageError(
+            "--processes needs Linux or macOS: on Windows run several services on different "
+            "ports behind a proxy"
+        )
+
+
+@dataclass
+class _Worker:
+    """Process of the service, with its restarts."""
+
+    process: subprocess.Popen[bytes]
+    started: float = field(default_factory=time.monotonic)
+    is_ready: bool = False
+    failures: int = 0
+    restart_at: float | None = None
+
+    def poll(self) -> int | None:
+        """Update `is_ready`; return the exit code, or None while the process runs."""
+        assert self.process.stdout is not None
+        if not self.is_ready:
+            with suppress(BlockingIOError):
+                self.is_ready = os.read(self.process.stdout.fileno(), len(_READY)) == _READY
+        return self.process.poll()
+
+
+def supervise(
+    target: Sequence[str], settings: object, fd: int, count: int, log: Callable[[str], None]
+) -> int:
+    """Keep worker processes running until an exception, such as that of a signal, ends them.
+
+    The first one has to be ready before the others start. One that dies is restarted: at once if it
+    had lived for a while, else after a delay that doubles.
+
+    Args:
+        target: arguments of the interpreter that run a worker, which calls `worker_settings`; the
+            descriptor of the listening socket is appended.
+        settings: returned by `worker_settings` there; has to be picklable.
+        fd: descriptor of the listening socket.
+        count: number of workers.
+        log: called with a line when a worker dies.
+
+    Returns:
+        Exit code of a worker that could not start for a reason that concerns all of them.
+    """
+    with tempfile.TemporaryDirectory(prefix="mien-metrics-") as folder:
+        command, message = [sys.executable, *target, str(fd)], pickle.dumps(settings)
+
+        def start() -> subprocess.Popen[bytes]:
+            return _start_worker(command, message, fd, folder)
+
+        workers = [_Worker(start())]
+        try:
+            while True:
+                for worker in workers:
+                    code = worker.poll()
+                    if code in _FATAL_CODES and not worker.is_ready:
+                        return code
+                    if code is not None:
+                        _restart(worker, code, start, folder, log)
+                if workers[0].is_ready and len(workers) < count:
+                    workers += [_Worker(start()) for _ in range(1, count)]
+                time.sleep(_POLL_S)
+        finally:
+            _end_all([worker.process for worker in workers])
+
+
+def _start_worker(
+    command: Sequence[str], message: bytes, fd: int, folder: str
+) -> subprocess.Popen[bytes]:
+    """Start a worker, which reads its settings from a pipe that stays open as long as we live."""
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=sys.stderr,
+        bufsize=0,
+        pass_fds=(fd,),
+        env={**os.environ, METRICS_FOLDER_VARIABLE: folder},
+        start_new_session=True,  # Ctrl-C in a terminal reaches the parent only
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    os.set_blocking(process.stdout.fileno(), False)
+    with suppress(BrokenPipeError):  # it died at once, which `supervise` notices
+        process.stdin.write(len(message).to_bytes(8, "big") + message)
+    return process
+
+
+def _restart(
+    worker: _Worker,
+    code: int,
+    start: Callable[[], subprocess.Popen[bytes]],
+    folder: str,
+    log: Callable[[str], None],
+) -> None:
+    """Schedule the restart of a dead worker, and restart it when its delay is over."""
+    from prometheus_client import multiprocess
+
+    now = time.monotonic()
+    if worker.restart_at is None:
+        pid = worker.process.pid
+        multiprocess.mark_process_dead(pid, folder)  # type: ignore[no-untyped-call]
+        _close_pipes(worker.process)
+        worker.failures = 0 if now - worker.started > _STABLE_S else worker.failures + 1
+        delay = 2.0 ** (worker.failures - 1) if worker.failures else 0.0
+        delay = min(_MAX_RESTART_DELAY_S, delay)
+        worker.restart_at = now + delay
+        cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        log(f"process {pid} died ({cause}): another one starts in {delay:g} s")
+    if now >= worker.restart_at:
+        worker.process, worker.started = start(), now
+        worker.is_ready, worker.restart_at = False, None
+
+
+def _end_all(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Let workers finish their requests; kill those that take too long."""
+    try:
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + STOP_SECONDS + 1
+        for process in processes:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+    finally:  # also after a second signal
+        for process in processes:
+            process.kill()
+            process.wait()
+            _close_pipes(process)
+
+
+def _close_pipes(process: subprocess.Popen[bytes]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        assert pipe is not None
+        with suppress(OSError):
+            pipe.close()
+
+
+def worker_settings() -> Any:
+    """Return the settings that `supervise` sent to this worker.
+
+    When the parent dies, even by SIGKILL, the worker ends as by SIGTERM, and removes the folder of
+    metrics that the parent has left behind.
+    """
+    stdin = os.fdopen(os.dup(0), "rb")
+    settings = pickle.loads(stdin.read(int.from_bytes(stdin.read(8), "big")))
+    folder = os.environ[METRICS_FOLDER_VARIABLE]
+
+    def watch_parent() -> None:
+        stdin.read()
+        shutil.rmtree(folder, ignore_errors=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch_parent, name="mien-parent", daemon=True).start()
+    return settings
+
+
+def report_ready() -> None:
+    """Tell `supervise` that this worker answers requests."""
+    with suppress(OSError):
+        os.write(1, _READY)

@@ -1,4 +1,4 @@
-"""One recognizer, loaded and warmed up behind the open port, and shared by all requests."""
+"""The recognizer shared by all requests: loading, warm-up, analysis and admission."""
 
 from __future__ import annotations
 
@@ -16,35 +16,45 @@ from starlette.requests import Request
 
 from mien.core.errors import MienError, UnreadableImage
 from mien.core.results import Result
-from mien.service.batching import Batcher, Reading
-from mien.service.forms import Upload, check_headers, read_upload
-from mien.service.limits import Limits
+from mien.service import Limits
+from mien.service.errors import TOO_LONG, ApiError, stopping_error
 from mien.service.metrics import Metrics
-from mien.service.schemas import ApiError
-from mien.service.workers import TOO_LONG, WorkerPool
+from mien.service.uploads import IMAGE, Upload, check_headers, read_image
+from mien.service.workers import Batcher, Classified, WorkerPool
 
 if TYPE_CHECKING:
     from mien.inference.recognizer import Recognizer
 
 Load = Callable[[], "Recognizer"]
-"""Makes the recognizer; called once, in a thread."""
+"""Loads the recognizer; called once, in a thread."""
 
-_JOIN_SECONDS = 0.5
-"""How long threads are waited for at the end, when their clients have an answer or are gone."""
+_JOIN_S = 0.5  # wait for threads at shutdown, when all clients have an answer or are gone
+_WARM_UP_SIZE = 320
 
 _LOGGER = logging.getLogger(__name__)
-_WARM_UP_SIZE = 320
 
 
 class Service:
-    """The recognizer with its workers; knows no routes."""
+    """Recognizer with its worker threads; independent of routes.
+
+    Args:
+        load: loads the recognizer when the service starts.
+        limits: sizes, times and concurrency.
+        metrics: receives the counts.
+
+    Attributes:
+        recognizer: None until it is loaded and warmed up.
+        stopping: set when the server begins to shut down.
+    """
 
     def __init__(self, load: Load, limits: Limits, metrics: Metrics) -> None:
-        """Take what makes the recognizer; `start` calls it."""
         self.limits = limits
         self.metrics = metrics
         self.workers = WorkerPool(
-            limits.workers, limits.max_waiting, limits.analysis_seconds, on_taken=metrics.places
+            limits.workers,
+            limits.max_waiting,
+            limits.analysis_seconds,
+            on_change=metrics.admitted.set,
         )
         self.recognizer: Recognizer | None = None
         self.stopping = asyncio.Event()
@@ -57,33 +67,35 @@ class Service:
     def start(
         self, on_ready: Callable[[Recognizer], None], on_failure: Callable[[Exception], None]
     ) -> None:
-        """Begin to load; calls one of the functions at the end of it."""
+        """Start loading the recognizer; one of the callbacks is called when that ends."""
 
-        async def loading() -> None:
+        async def load() -> None:
             try:
-                recognizer = await self.workers.run_untimed(functools.partial(_warm, self._load))
-            except Exception as error:  # of any kind: whoever started the service handles it
+                recognizer = await self.workers.run_untimed(
+                    functools.partial(_load_and_warm_up, self._load)
+                )
+            except Exception as error:
                 on_failure(error)
                 return
             self.metrics.ready(recognizer)
-            self._batcher = Batcher(recognizer, self.metrics.batched)
+            self._batcher = Batcher(recognizer, self.metrics.batch_images.observe)
             self.recognizer = recognizer
             on_ready(recognizer)
 
-        self._loading = asyncio.get_running_loop().create_task(loading())
+        self._loading = asyncio.get_running_loop().create_task(load())
 
     async def stop(self) -> None:
-        """End: threads are waited for a moment, the loading of a model is not."""
+        """Stop; running jobs are waited for briefly, the loading of a model is not."""
         self.stopping.set()
         if self._loading is not None:
             self._loading.cancel()
         if self._batcher is not None:
             self._batcher.close()
-        seconds = 0.0 if self.recognizer is None else _JOIN_SECONDS
-        await asyncio.to_thread(self.workers.close, seconds)
+        timeout_s = 0.0 if self.recognizer is None else _JOIN_S
+        await asyncio.to_thread(self.workers.close, timeout_s)
 
     def ready(self) -> Recognizer:
-        """Return the recognizer; raises ApiError if it is not loaded yet."""
+        """Return the recognizer; raise ApiError if it is not loaded yet."""
         if self.recognizer is None:
             raise ApiError(
                 503, "not ready: the model is being loaded; try again soon", code="not_ready"
@@ -91,119 +103,131 @@ class Service:
         return self.recognizer
 
     @contextmanager
-    def stream_place(self) -> Iterator[None]:
-        """Hold one of the streams; raises ApiError if all are taken, or the service stops."""
+    def admit_stream(self) -> Iterator[None]:
+        """Count a stream as open during the block.
+
+        Raises:
+            ApiError: if there are `max_streams` already, or the service is stopping.
+        """
         if self._streams >= self.limits.max_streams:
-            text = f"busy: there are {self._streams} streams, as many as may be; try again later"
-            raise ApiError(503, text)
+            raise ApiError(503, f"busy: {self._streams} streams are open; try again later")
         if self.stopping.is_set():
-            raise ApiError(503, "the service is stopping: try again in a moment", code="stopping")
+            raise stopping_error()
         self._streams += 1
-        self.metrics.streams(self._streams)
+        self.metrics.streams.set(self._streams)
         try:
             yield
         finally:
             self._streams -= 1
-            self.metrics.streams(self._streams)
+            self.metrics.streams.set(self._streams)
 
-    def video_place(self) -> Callable[[], None]:
-        """Take one of the places of videos; return what gives it free again.
+    def admit_video(self) -> Callable[[], None]:
+        """Count a video as in progress until the returned function is called.
 
         Raises:
-            ApiError: if all are taken.
+            ApiError: if there are `max_videos` already.
         """
         if self._videos >= self.limits.max_videos:
-            text = f"busy: {self._videos} videos are being read, as many as may be; try again later"
-            raise ApiError(503, text)
+            raise ApiError(503, f"busy: {self._videos} videos are in progress; try again later")
         self._videos += 1
-        self.metrics.videos(self._videos)
+        self.metrics.videos.set(self._videos)
 
-        def leave() -> None:
+        def release() -> None:
             self._videos -= 1
-            self.metrics.videos(self._videos)
+            self.metrics.videos.set(self._videos)
 
-        return leave
+        return release
 
     async def analyze_request(self, request: Request) -> Result:
         """Analyze the image of a request.
 
         Raises:
             ApiError: if there is no result.
-            ClientDisconnect: if the client goes away.
+            ClientDisconnect: if the client disconnects.
         """
         self.ready()
         limits = self.limits
-        kind = check_headers(request, limits.max_bytes)
-        with self.workers.place():
-            upload = await read_upload(
-                request, kind, max_bytes=limits.max_bytes, seconds=limits.upload_seconds
+        check_headers(request, IMAGE, limits.max_bytes)
+        with self.workers.admit():
+            upload = await read_image(
+                request, max_bytes=limits.max_bytes, timeout_s=limits.upload_seconds
             )
             return await self.analyze(upload, functools.partial(_disconnected, request))
 
-    async def analyze(self, upload: Upload, gone: Callable[[], Awaitable[object]]) -> Result:
-        """Analyze an image in a worker; the caller holds a place of the pool.
+    async def analyze(
+        self, upload: Upload, disconnected: Callable[[], Awaitable[object]]
+    ) -> Result:
+        """Analyze an image in a worker thread; the caller has been admitted by the pool.
 
         Args:
-            upload: the image.
-            gone: returns when the client has gone away.
+            upload: encoded image.
+            disconnected: returns once the client has disconnected.
 
         Raises:
             ApiError: if there is no result.
-            ClientDisconnect: if the client goes away.
+            ClientDisconnect: if the client disconnects.
         """
         try:
-            reading, seconds = await self.workers.run(functools.partial(self._found, upload), gone)
+            future, seconds = await self.workers.run(
+                functools.partial(self._find_faces, upload.content), disconnected
+            )
         except ApiError as error:
             if error.code == TOO_LONG:
-                limit, count = self.limits.analysis_seconds, self.workers.unfinished
-                _LOGGER.warning("gave up an image after %g s; %d are being read", limit, count)
+                limit, running = self.limits.analysis_seconds, self.workers.running
+                _LOGGER.warning("abandoned an image after %g s; %d in progress", limit, running)
             raise
-        result, network_seconds = await self._read(reading)
-        self.metrics.analyzed(result, seconds + network_seconds)
-        if result.status == "unreadable":
-            # Bytes have no name: their errors begin with "image".
-            raise ApiError(422, f"the file {str(result.error).removeprefix('image ')}")
-        if result.status == "error":
-            raise MienError(result.error)
-        # It gets the name at the end, so that no error that is logged has it.
-        return replace(result, source=upload.name)
-
-    def _found(self, upload: Upload) -> tuple[Future[Reading], float]:
-        """Find an image's faces and have them read, in a worker."""
-        assert self.recognizer is not None
-        assert self._batcher is not None
-        start = time.perf_counter()
-        _check_pixels(upload.content, self.limits.max_pixels)
-        found = self.recognizer.find(upload.content)
-        return self._batcher.submit(found), time.perf_counter() - start
-
-    async def _read(self, reading: Future[Reading]) -> Reading:
         try:
-            return await asyncio.wait_for(
-                asyncio.wrap_future(reading), self.limits.analysis_seconds
+            classified = await asyncio.wait_for(
+                asyncio.wrap_future(future), self.limits.analysis_seconds
             )
         except asyncio.TimeoutError as error:
             raise ApiError(503, "busy: the network was not free in time; try again") from error
+        result = classified.result
+        self.metrics.analyzed(result, seconds + classified.network_s)
+        if result.status == "unreadable":
+            # Errors about bytes begin with "image", for lack of a name.
+            raise ApiError(422, f"the file {str(result.error).removeprefix('image ')}")
+        if result.status == "error":
+            raise MienError(result.error)
+        # The client's file name is added last, so that no logged error contains it.
+        return replace(result, source=upload.name)
+
+    def _find_faces(self, content: bytes) -> tuple[Future[Classified], float]:
+        """Decode an image, find its faces and queue them for the network, in a worker thread.
+
+        Returns:
+            The result's future, and the time that decoding and detection took in seconds.
+        """
+        assert self.recognizer is not None
+        assert self._batcher is not None
+        start = time.perf_counter()
+        _check_pixels(content, self.limits.max_pixels)
+        faces = self.recognizer.find(content)
+        return self._batcher.submit(faces), time.perf_counter() - start
 
 
-def _check_pixels(content: bytes, most: int) -> None:
-    """Refuse an image that has too many; what is no image is reported by its result."""
+def _check_pixels(content: bytes, max_pixels: int) -> None:
+    """Raise ApiError for an image with too many pixels; its result reports any other problem."""
     from mien.core.images import pixel_count
 
     try:
         count = pixel_count(content)
     except UnreadableImage:
         return
-    if count > most:
+    if count > max_pixels:
         raise ApiError(
             422,
-            f"the file has {count / 1e6:.1f} megapixels: expected at most {most / 1e6:g}; "
+            f"the file has {count / 1e6:.1f} megapixels: expected at most {max_pixels / 1e6:g}; "
             "send a smaller one",
         )
 
 
-def _warm(load: Load) -> Recognizer:
-    """Load the recognizer and use it once: what is allocated then is not for the first client."""
+def _load_and_warm_up(load: Load) -> Recognizer:
+    """Load the recognizer and use it once, so that the first client does not wait for allocation.
+
+    Raises:
+        MienError: if the model or the detector fails.
+    """
     import numpy as np
 
     from mien.core.images import FACE_SIZE
@@ -212,12 +236,12 @@ def _warm(load: Load) -> Recognizer:
     grey = np.full((_WARM_UP_SIZE, _WARM_UP_SIZE, 3), 127, np.uint8)
     result = recognizer.analyze_result(grey, color="rgb")
     if result.error is not None:
-        raise MienError(f"the model or the detector failed at its first picture: {result.error}")
+        raise MienError(f"the model or the detector failed at its first image: {result.error}")
     recognizer.classify([np.full((FACE_SIZE, FACE_SIZE), 127, np.uint8)])
     return recognizer
 
 
 async def _disconnected(request: Request) -> None:
-    """Return when the client has gone away; its body has been read before."""
+    """Return once the client has disconnected; the request's body has been read."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -1,7 +1,7 @@
-"""Live frames over a WebSocket: one image a message, one answer each, and the newest wins.
+"""`/v1/stream`: live frames over a WebSocket, one image per message and one answer per image.
 
-A frame is being read, and one waits. One more takes the place of the one that waits, which is
-answered as dropped: who sends faster than can be read gets the newest, and counts agree.
+One frame is analyzed and one waits. A further frame replaces the waiting one, which is answered as
+dropped: a client that sends too fast gets the newest frames, and the counts of both sides agree.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -18,10 +19,9 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from mien.core.formats import json_text
 from mien.core.results import Result
 from mien.service.access import SUBPROTOCOL
-from mien.service.forms import Upload
-from mien.service.middleware import INTERNAL, REQUEST_ID, STOPPING
-from mien.service.schemas import ApiError
+from mien.service.errors import REQUEST_ID, ApiError, internal_error, stopping_error
 from mien.service.service import Service
+from mien.service.uploads import Upload
 from mien.video.tracker import Smoother, Tracker, tracked
 
 PATH = "/v1/stream"
@@ -29,32 +29,29 @@ PATH = "/v1/stream"
 CLOSED_AT_STOP = 1001
 CLOSED_IDLE = 1000
 
-_YES = ("1", "true", "yes")
+_TRUE = ("1", "true", "yes")
 _MIN_STEP_S = 1e-3
 _LOGGER = logging.getLogger(__name__)
 
 
 async def serve_stream(service: Service, socket: WebSocket) -> None:
-    """Answer a WebSocket's frames until either side ends it.
+    """Answer the frames of a WebSocket until either side closes it.
 
     Raises:
         ApiError: before it is accepted, if it is refused.
     """
     service.ready()
-    with service.stream_place():
+    with service.admit_stream():
         offered = socket.scope.get("subprotocols", [])
-        # Browsers give up where they have offered some and none is chosen.
-        chosen = SUBPROTOCOL if SUBPROTOCOL in offered else next(iter(offered), None)
-        await socket.accept(subprotocol=chosen)
-        await _Stream(service, socket, _wants_tracks(socket)).run()
-
-
-def _wants_tracks(socket: WebSocket) -> bool:
-    return socket.query_params.get("track", "").lower() in _YES
+        # Browsers give up if they have offered subprotocols and none is chosen.
+        subprotocol = SUBPROTOCOL if SUBPROTOCOL in offered else next(iter(offered), None)
+        await socket.accept(subprotocol=subprotocol)
+        track = socket.query_params.get("track", "").lower() in _TRUE
+        await _Stream(service, socket, track=track).run()
 
 
 class _Frame(NamedTuple):
-    """What a message brought, with its number and the seconds since the stream began."""
+    """Message with its number from 0 and its time since the stream began in seconds."""
 
     number: int
     time_s: float
@@ -62,46 +59,48 @@ class _Frame(NamedTuple):
 
 
 class _Stream:
-    """One connection: a task that takes frames, and one that has them read."""
+    """One connection: a task that receives frames, and one that analyzes and answers them."""
 
-    def __init__(self, service: Service, socket: WebSocket, track: bool) -> None:
+    def __init__(self, service: Service, socket: WebSocket, *, track: bool) -> None:
         self._service = service
         self._socket = socket
         self._people = _People() if track else None
-        self._waiting: _Frame | None = None
+        self._pending: _Frame | None = None
         self._arrived = asyncio.Event()
-        self._gone = asyncio.Event()
+        self._disconnected = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._ends = False
+        self._is_ending = False
 
     async def run(self) -> None:
-        """Answer frames until the client goes, is idle for too long, or the service stops."""
-        taking = asyncio.ensure_future(self._take())
-        reading = asyncio.ensure_future(self._read())
+        """Answer frames until the client disconnects or is idle, or the service stops."""
+        receiving = asyncio.ensure_future(self._receive())
+        analyzing = asyncio.ensure_future(self._analyze_frames())
         stopping = asyncio.ensure_future(self._service.stopping.wait())
         try:
-            await asyncio.wait((taking, reading, stopping), return_when=asyncio.FIRST_COMPLETED)
-            taking.cancel()
-            self._ends = True
+            await asyncio.wait(
+                (receiving, analyzing, stopping), return_when=asyncio.FIRST_COMPLETED
+            )
+            receiving.cancel()
+            self._is_ending = True
             self._arrived.set()
-            is_gone = taking.done() and not taking.cancelled() and not taking.result()
-            if is_gone or reading.done():
-                self._gone.set()
-            # One that is being read is waited for: its place is free no sooner than its thread.
+            is_gone = receiving.done() and not receiving.cancelled() and not receiving.result()
+            if is_gone or analyzing.done():
+                self._disconnected.set()
+            # The frame in progress is waited for: it stays admitted as long as it has a thread.
             with contextlib.suppress(WebSocketDisconnect, ClientDisconnect):
-                await reading
+                await analyzing
                 if stopping.done():
-                    await self._drop_waiting("stopping", STOPPING)
+                    await self._drop_pending(stopping_error())
                     await self._socket.close(CLOSED_AT_STOP, "the service is stopping")
                 elif not is_gone:
                     seconds = self._service.limits.stream_seconds
                     await self._socket.close(CLOSED_IDLE, f"no frame came within {seconds:g} s")
         finally:
-            for task in (taking, reading, stopping):
+            for task in (receiving, analyzing, stopping):
                 task.cancel()
 
-    async def _take(self) -> bool:
-        """Take messages; return whether the client was idle for too long, rather than gone."""
+    async def _receive(self) -> bool:
+        """Receive messages; return True if the client was idle for too long, False if it left."""
         count, start = 0, self._loop.time()
         while True:
             try:
@@ -114,84 +113,85 @@ class _Stream:
                 return False
             frame = _Frame(count, self._loop.time() - start, message.get("bytes") or b"")
             count += 1
-            error = self._refusal(message)
+            error = self._message_error(message)
             try:
                 if error is not None:
-                    await self._refuse(frame, error)
+                    await self._send_error(frame, error)
                     continue
-                await self._drop_waiting("dropped", "a newer frame came before this one was read")
+                await self._drop_pending(
+                    ApiError(503, "a newer frame came before this one was read", code="dropped")
+                )
             except WebSocketDisconnect:
                 return False
-            self._waiting = frame
+            self._pending = frame
             self._arrived.set()
 
-    def _refusal(self, message: Any) -> ApiError | None:
-        content, most = message.get("bytes"), self._service.limits.max_bytes
+    def _message_error(self, message: Mapping[str, Any]) -> ApiError | None:
+        content, max_bytes = message.get("bytes"), self._service.limits.max_bytes
         if content is None:
             return ApiError(400, "a text message: expected a binary one, the bytes of an image")
         if not content:
             return ApiError(400, "an empty message: expected the bytes of an image file")
-        if len(content) > most:
-            return ApiError(413, f"the image is too large: expected at most {most:,} bytes")
+        if len(content) > max_bytes:
+            return ApiError(413, f"the image is too large: expected at most {max_bytes:,} bytes")
         return None
 
-    async def _drop_waiting(self, code: str, text: str) -> None:
-        frame, self._waiting = self._waiting, None
+    async def _drop_pending(self, error: ApiError) -> None:
+        frame, self._pending = self._pending, None
         if frame is not None:
-            await self._refuse(frame, ApiError(503, text, code=code))
+            await self._send_error(frame, error)
 
-    async def _read(self) -> None:
-        """Have the frame that waits read, and answer it, one after the other."""
+    async def _analyze_frames(self) -> None:
+        """Analyze and answer pending frames, one at a time."""
         while True:
             await self._arrived.wait()
             self._arrived.clear()
-            if self._ends:
+            if self._is_ending:
                 return
-            frame, self._waiting = self._waiting, None
+            frame, self._pending = self._pending, None
             if frame is None:
                 continue
             try:
-                result = await self._result(frame)
+                result = await self._analyze(frame)
             except ApiError as error:
-                await self._refuse(frame, error)
+                await self._send_error(frame, error)
                 continue
-            self._service.metrics.streamed("ok")
+            self._service.metrics.frame_answered("ok")
             await self._socket.send_text(json_text(result.to_dict(), indent=None))
 
-    async def _result(self, frame: _Frame) -> Result:
-        """Return a frame's result; raises ApiError if there is none."""
+    async def _analyze(self, frame: _Frame) -> Result:
+        """Return the result of a frame; raise ApiError if there is none."""
         try:
-            with self._service.workers.place():
-                found = await self._service.analyze(Upload(frame.content), self._gone.wait)
+            with self._service.workers.admit():
+                result = await self._service.analyze(Upload(frame.content), self._disconnected.wait)
         except (ApiError, ClientDisconnect):
             raise
         except Exception as error:
             request_id = self._socket.scope[REQUEST_ID]
-            what = f"{PATH} failed at a frame: {type(error).__name__}: {error}"
-            _LOGGER.error(
-                f"{what} (request {request_id})", exc_info=error, extra={REQUEST_ID: request_id}
-            )
-            raise ApiError(500, INTERNAL) from error
-        found = replace(found, frame=frame.number, time_s=frame.time_s)
-        return found if self._people is None else self._people.identify(found)
+            raise internal_error(_LOGGER, f"{PATH} failed at a frame", error, request_id) from error
+        result = replace(result, frame=frame.number, time_s=frame.time_s)
+        return result if self._people is None else self._people.track(result)
 
-    async def _refuse(self, frame: _Frame, error: ApiError) -> None:
-        self._service.metrics.streamed(error.code)
-        said = error.to_dict(self._socket.scope[REQUEST_ID])
-        place = {"frame": frame.number, "time_s": round(frame.time_s, 6)}
-        await self._socket.send_text(json_text({**said, **place}, indent=None))
+    async def _send_error(self, frame: _Frame, error: ApiError) -> None:
+        self._service.metrics.frame_answered(error.code)
+        answer = {
+            **error.to_dict(self._socket.scope[REQUEST_ID]),
+            "frame": frame.number,
+            "time_s": round(frame.time_s, 6),
+        }
+        await self._socket.send_text(json_text(answer, indent=None))
 
 
 class _People:
-    """Numbers the people of a stream and smooths their scores, as videos have it."""
+    """Tracker of the people in a stream, whose scores it smooths as in videos."""
 
     def __init__(self) -> None:
         self._tracker = Tracker()
         self._smoother = Smoother()
         self._last_s = -1.0
 
-    def identify(self, found: Result) -> Result:
-        """Return a frame's result with its people's numbers and smoothed scores."""
-        time_s = max(found.time_s or 0.0, self._last_s + _MIN_STEP_S)
+    def track(self, result: Result) -> Result:
+        """Return a frame's result with track ids and smoothed scores."""
+        time_s = max(result.time_s or 0.0, self._last_s + _MIN_STEP_S)
         self._last_s = time_s
-        return tracked(found, time_s, self._tracker, self._smoother)
+        return tracked(result, time_s, self._tracker, self._smoother)

@@ -1,7 +1,7 @@
-"""`/v1/video`: a video is uploaded, and answered as a stream of events while it is analyzed.
+"""`/v1/video`: an uploaded video, answered by a stream of events while it is analyzed.
 
-A thread reads it, no faster than the client takes the events, and ends when the client has gone,
-the time is over or the service stops. No path or address is ever taken from a client.
+A thread reads the video no faster than the client takes the events. It ends when the client
+disconnects, the time is over or the service stops.
 """
 
 from __future__ import annotations
@@ -11,26 +11,33 @@ import contextlib
 import importlib.util
 import logging
 import math
+import mmap
+import re
+import struct
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
-from concurrent.futures import TimeoutError as TimedOut
+from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import AsyncExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import IO, Any
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from mien.core.errors import InputError, MissingExtra, UsageError
+from mien.core.errors import InputError, MissingExtra, UnreadableImage, UsageError
 from mien.inference.recognizer import Recognizer
-from mien.service.forms import VIDEO, check_headers, spooled_upload
-from mien.service.middleware import INTERNAL, REQUEST_ID, STOPPING
-from mien.service.mp4_claims import check_claims
-from mien.service.schemas import EVENT_SCHEMA, ApiError, json_bytes
+from mien.service.errors import (
+    REQUEST_ID,
+    TOO_LONG,
+    ApiError,
+    internal_error,
+    json_bytes,
+    stopping_error,
+)
 from mien.service.service import Service
-from mien.service.workers import TOO_LONG
+from mien.service.uploads import VIDEO, check_headers, spooled_video
 from mien.video.analysis import follow, readers_for
 from mien.video.frames import TooLarge, VideoFrame, check_size
 from mien.video.reader import duration_of, frames_in, opened_upload, picture_stream
@@ -42,59 +49,60 @@ PATH = "/v1/video"
 NDJSON = "application/x-ndjson"
 SSE = "text/event-stream"
 
-_NAME = "the video"
-_QUEUE = 16  # events that wait for the client
-_PROGRESS_SECONDS = 0.5
-_LOOK_SECONDS = 0.2
+EVENT_SCHEMA = "mien-event/1"
+"""Name and version of the JSON form of a video's events, except results."""
+
+_NAME = "the video"  # in errors, in place of the client's file name
+_QUEUED_EVENTS = 16
+_PROGRESS_INTERVAL_S = 0.5
+_STOP_CHECK_INTERVAL_S = 0.2
 _LOGGER = logging.getLogger(__name__)
 
 Event = dict[str, Any]
 
 
 async def answer_video(service: Service, request: Request) -> Response:
-    """Take the video of a request; return what streams its events.
+    """Receive the video of a request; return the response that streams its events.
 
     Raises:
-        ApiError: if there is nothing to stream: a refusal, or no video that can be read.
-        ClientDisconnect: if the client goes away.
+        ApiError: if the request is refused, or the video cannot be read at all.
+        ClientDisconnect: if the client disconnects.
     """
     recognizer = service.ready()
     if importlib.util.find_spec("av") is None:
         raise ApiError(501, str(MissingExtra("video", "reading videos on this service")))
     window, limits = _window(request), service.limits
-    kind = check_headers(request, limits.max_video_bytes, VIDEO)
+    check_headers(request, VIDEO, limits.max_video_bytes)
     deadline = time.monotonic() + limits.video_seconds
     async with AsyncExitStack() as stack:
-        leave, work = service.video_place(), None
-        stack.callback(lambda: leave() if work is None else None)
+        release, reader = service.admit_video(), None
+        stack.callback(lambda: release() if reader is None else None)
         file, name = await stack.enter_async_context(
-            spooled_upload(
+            spooled_video(
                 request,
-                kind,
                 max_bytes=limits.max_video_bytes,
-                patience=limits.upload_seconds,
-                seconds=limits.video_seconds,
+                idle_s=limits.upload_seconds,
+                timeout_s=limits.video_seconds,
             )
         )
-        work = _Work(file, name, window, recognizer, limits.max_pixels)
-        events = _Events(service, work, deadline, request.scope[REQUEST_ID])
-        work.when_ended(leave)
-        work.start()
-        stack.push_async_callback(work.stop)
+        reader = _ReaderThread(file, name, window, recognizer, limits.max_pixels, on_end=release)
+        reader.start()
+        stack.push_async_callback(reader.stop)
+        events = _Events(service, reader, deadline, request.scope[REQUEST_ID])
         first = await events.first()
-        kept = stack.pop_all()
+        resources = stack.pop_all()
     is_sse = SSE in request.headers.get("accept", "")
-    return _EventResponse(events.all(first), kept, is_sse=is_sse)
+    return _EventResponse(events.all(first), resources, is_sse=is_sse)
 
 
 def _window(request: Request) -> Window:
-    """Return which moments a query asks for; raises ApiError if it cannot be."""
-    given = {name: request.query_params.get(name) for name in ("start", "end", "every")}
+    """Parse the query; raise ApiError if its times are invalid."""
+    values = {name: request.query_params.get(name) for name in ("start", "end", "every")}
     try:
-        numbers = {name: float(text) for name, text in given.items() if text is not None}
-        if not all(map(math.isfinite, numbers.values())):
+        seconds = {name: float(text) for name, text in values.items() if text is not None}
+        if not all(map(math.isfinite, seconds.values())):
             raise UsageError("expected finite numbers")
-        return Window(**numbers)
+        return Window(**seconds)
     except ValueError as error:  # UsageError is one
         reason = f" ({error})" if isinstance(error, UsageError) else ""
         raise ApiError(
@@ -102,45 +110,46 @@ def _window(request: Request) -> Window:
         ) from error
 
 
+# ---------------------------------------------------------------- response
 class _EventResponse(StreamingResponse):
-    """Events as they come; what they are made of is let go of at their end, whatever that is."""
+    """Streaming response of events, which closes their resources however it ends."""
 
     def __init__(
-        self, events: AsyncGenerator[Event, None], kept: AsyncExitStack, *, is_sse: bool
+        self, events: AsyncGenerator[Event, None], resources: AsyncExitStack, *, is_sse: bool
     ) -> None:
-        write = _sse if is_sse else json_bytes
+        encode = _sse_bytes if is_sse else json_bytes
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        lines = (write(event) async for event in events)
-        super().__init__(lines, headers=headers, media_type=SSE if is_sse else NDJSON)
+        chunks = (encode(event) async for event in events)
+        super().__init__(chunks, headers=headers, media_type=SSE if is_sse else NDJSON)
         self._events = events
-        self._kept = kept
+        self._resources = resources
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """See the ASGI specification."""
-        async with self._kept:
+        async with self._resources:
             try:
                 await super().__call__(scope, receive, send)
             finally:
                 await self._events.aclose()
 
 
-def _sse(event: Event) -> bytes:
+def _sse_bytes(event: Event) -> bytes:
     data = json_bytes(event).decode()
     return f"event: {event.get('event', 'result')}\ndata: {data}\n".encode()
 
 
-# ---------------------------------------------------------------- events
 class _Events:
-    """The events of a video as the client gets them, the last of which says how it ended."""
+    """Events of a video for its client; the last one says how it ended."""
 
-    def __init__(self, service: Service, work: _Work, deadline: float, request_id: str) -> None:
+    def __init__(
+        self, service: Service, reader: _ReaderThread, deadline: float, request_id: str
+    ) -> None:
         self._service = service
-        self._work = work
+        self._reader = reader
         self._deadline = deadline
         self._request_id = request_id
 
     async def first(self) -> Event:
-        """Return the first event; raises ApiError if the video cannot be read at all."""
+        """Return the first event; raise ApiError if the video cannot be read at all."""
         try:
             return await self._next()
         except ApiError as error:
@@ -148,13 +157,13 @@ class _Events:
             raise
 
     async def all(self, first: Event) -> AsyncGenerator[Event, None]:
-        """Yield all events."""
+        """Yield all events, beginning with the first."""
         status, event = "gone", first
         try:
             while True:
                 if event.get("event") == "done":
                     status = "done"
-                    await self._work.stop()  # its place is free before the client hears of the end
+                    await self._reader.stop()  # so that the client's next video is admitted
                 yield event
                 if status == "done":
                     return
@@ -166,76 +175,54 @@ class _Events:
             self._service.metrics.video_ended(status)
 
     async def _next(self) -> Event:
-        """Wait for an event; raises ApiError if there is none in time, or the work failed."""
-        following = asyncio.ensure_future(self._work.events.get())
+        """Wait for an event; raise ApiError if there is none in time, or the reader failed."""
+        waiting = asyncio.ensure_future(self._reader.events.get())
         stopping = asyncio.ensure_future(self._service.stopping.wait())
         try:
             await asyncio.wait(
-                (following, stopping),
+                (waiting, stopping),
                 timeout=max(0.0, self._deadline - time.monotonic()),
                 return_when=asyncio.FIRST_COMPLETED,
             )
             if stopping.done():
-                raise ApiError(503, STOPPING, code="stopping")
-            if not following.done():
+                raise stopping_error()
+            if not waiting.done():
                 seconds = self._service.limits.video_seconds
                 raise ApiError(
                     422,
-                    f"the video takes too long: expected {seconds:g} seconds at most, its upload "
-                    "included; send a shorter one, or ask for fewer frames by ?every=0.5",
+                    f"the video takes too long: expected {seconds:g} seconds at most, including "
+                    "its upload; send a shorter one, or fewer frames with ?every=0.5",
                     code=TOO_LONG,
                 )
         finally:
-            following.cancel()
+            waiting.cancel()
             stopping.cancel()
-        event = following.result()
+        event = waiting.result()
+        if isinstance(event, InputError):
+            raise ApiError(422, str(event))
         if isinstance(event, Exception):
-            raise self._error_of(event)
+            raise internal_error(_LOGGER, f"POST {PATH} failed", event, self._request_id)
         return event
 
-    def _error_of(self, error: Exception) -> ApiError:
-        if isinstance(error, InputError):
-            return ApiError(422, str(error))
-        request_id = self._request_id
-        what = f"POST {PATH} failed: {type(error).__name__}: {error} (request {request_id})"
-        _LOGGER.error(what, exc_info=error, extra={REQUEST_ID: request_id})
-        return ApiError(500, INTERNAL.replace("image", "video"))
 
-
-# ---------------------------------------------------------------- the thread
+# ---------------------------------------------------------------- thread
 class _Stopped(Exception):
     """Nobody waits for the events any more."""
 
 
-@dataclass
-class _Progress:
-    """How far a video has been read."""
+class _ReaderThread:
+    """Thread that analyzes a video and puts its events into a short queue.
 
-    duration_s: float | None
-    told: float = -math.inf
-
-    def event(self, time_s: float, frames: int) -> Event | None:
-        """Return what to say of it, None if that was done a moment ago."""
-        now = time.monotonic()
-        if now - self.told < _PROGRESS_SECONDS:
-            return None
-        self.told = now
-        duration = self.duration_s
-        return {
-            "schema": EVENT_SCHEMA,
-            "event": "progress",
-            "time_s": round(time_s, 6),
-            "duration_s": None if duration is None else round(duration, 6),
-            "share": None if not duration else round(min(1.0, max(0.0, time_s / duration)), 4),
-            "frames": frames,
-        }
-
-
-class _Work:
-    """A thread that reads a video and puts its events into a queue, which is not long.
+    Args:
+        file: the video.
+        name: ``source`` of the results.
+        window: part of the video to analyze.
+        recognizer: analyzes the frames.
+        max_pixels: limit on the size of a frame.
+        on_end: called in the event loop when the thread has ended.
 
     Attributes:
-        events: they, and at the end what was raised, if anything was.
+        events: the events; the exception that ended the thread, if any, comes last.
     """
 
     def __init__(
@@ -245,107 +232,113 @@ class _Work:
         window: Window,
         recognizer: Recognizer,
         max_pixels: int,
+        *,
+        on_end: Callable[[], None],
     ) -> None:
-        self.events: asyncio.Queue[Event | Exception] = asyncio.Queue(_QUEUE)
+        self.events: asyncio.Queue[Event | Exception] = asyncio.Queue(_QUEUED_EVENTS)
         self._file = file
         self._name = name
         self._window = window
         self._recognizer = recognizer
         self._max_pixels = max_pixels
+        self._on_end = on_end
         self._stopped = threading.Event()
         self._ended = asyncio.Event()
-        self._at_end: list[Callable[[], None]] = []
         self._loop = asyncio.get_running_loop()
 
     def start(self) -> None:
         """Start the thread."""
-        threading.Thread(target=self._work, name="mien-upload", daemon=True).start()
-
-    def when_ended(self, function: Callable[[], None]) -> None:
-        """Call a function when the thread has ended, from the event loop."""
-        if self._ended.is_set():
-            function()
-        else:
-            self._at_end.append(function)
+        threading.Thread(target=self._run, name="mien-upload", daemon=True).start()
 
     async def stop(self) -> None:
-        """Have the thread end, and wait for it; one that is stuck in a decoder is left alone."""
+        """Make the thread end and wait for it, except if it is stuck in a decoder."""
         self._stopped.set()
         try:
             await asyncio.wait_for(self._ended.wait(), 1.0)
         except asyncio.TimeoutError:
-            _LOGGER.warning("a video is being read still, which nobody waits for")
+            _LOGGER.warning("a video is still being decoded after it was given up")
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         with contextlib.suppress(_Stopped):
             try:
-                check_claims(self._file, _NAME)
+                check_mp4_header(self._file, _NAME)
                 with (
                     opened_upload(self._file, _NAME) as container,
-                    closing(self._found(container)) as events,
+                    closing(self._analyze(container)) as events,
                 ):
                     for event in events:
                         self._put(event)
             except _Stopped:
                 raise
-            except Exception as error:  # told where the events are awaited
+            except Exception as error:
                 self._put(error)
-        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(self._end)
 
     def _end(self) -> None:
         self._ended.set()
-        for function in self._at_end:
-            function()
+        self._on_end()
 
-    def _found(self, container: Any) -> Generator[Event, None, None]:
+    def _analyze(self, container: Any) -> Generator[Event, None, None]:
+        """Yield progress, results and the summary of a video."""
         stream = picture_stream(container, _NAME)
         codec, window = stream.codec_context, self._window
         check_size(codec.width, codec.height, _NAME, self._max_pixels)
         codec.options = {**codec.options, "max_pixels": str(self._max_pixels)}
-        duration = duration_of(container, stream)
+        duration_s = duration_of(container, stream)
         if window.end is not None:
-            duration = window.end if duration is None else min(duration, window.end)
-        progress, summary = _Progress(duration), Summary(gap_s=memory_for(window.every))
-        frames = self._small(
-            frames_in(container, stream, _NAME, window, on_packet=self._check_wanted)
+            duration_s = window.end if duration_s is None else min(duration_s, window.end)
+        summary, last_progress, failure = Summary(gap_s=memory_for(window.every)), -math.inf, None
+        frames = self._check_frames(
+            frames_in(container, stream, _NAME, window, on_packet=self._check_stopped)
         )
         moments = follow(self._recognizer, frames, _NAME, window=window, readers=readers_for(None))
-        assert isinstance(moments, Generator)
-        error: str | None = None
         with closing(moments):
             for frame, result in ((moment.frame, moment.result) for moment in moments):
-                told = progress.event(frame.time_s, summary.frames) if frame else None
-                if told is not None:
-                    yield told
+                now = time.monotonic()
+                if frame is not None and now - last_progress >= _PROGRESS_INTERVAL_S:
+                    last_progress = now
+                    yield _progress(frame.time_s, duration_s, summary.frames)
                 if result is not None:
                     summary.add(result)
-                    error = result.error or error
+                    failure = result.error or failure
                     yield replace(result, source=self._name).to_dict()
-        yield _done(summary, error)
+        yield _done(summary, failure)
 
-    def _check_wanted(self) -> None:
+    def _check_stopped(self) -> None:
         if self._stopped.is_set():
             raise _Stopped
 
-    def _small(self, frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
+    def _check_frames(self, frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
         for frame in frames:
             if frame.area > self._max_pixels:
                 raise TooLarge(f"{_NAME}: its frames have too many pixels")
             yield frame
 
     def _put(self, event: Event | Exception) -> None:
-        """Put an event into the queue once there is room; raises _Stopped if nobody waits."""
+        """Queue an event once there is room; raise _Stopped if nobody waits for it."""
         if self._loop.is_closed():
             raise _Stopped
         putting = asyncio.run_coroutine_threadsafe(self.events.put(event), self._loop)
         while not self._stopped.is_set():
             try:
-                return putting.result(_LOOK_SECONDS)
-            except TimedOut:
+                return putting.result(_STOP_CHECK_INTERVAL_S)
+            except FutureTimeout:
                 continue
         putting.cancel()
         raise _Stopped
+
+
+def _progress(time_s: float, duration_s: float | None, frames: int) -> Event:
+    share = round(min(1.0, max(0.0, time_s / duration_s)), 4) if duration_s else None
+    return {
+        "schema": EVENT_SCHEMA,
+        "event": "progress",
+        "time_s": round(time_s, 6),
+        "duration_s": None if duration_s is None else round(duration_s, 6),
+        "share": share,
+        "frames": frames,
+    }
 
 
 def _done(summary: Summary, error: str | None) -> Event:
@@ -357,3 +350,67 @@ def _done(summary: Summary, error: str | None) -> Event:
         "people": [person.to_dict() for person in summary.people()],
         "error": error,
     }
+
+
+# ---------------------------------------------------------------- MP4 headers
+# A sample table with one size for all samples gives their number in 12 bytes, for each of which
+# FFmpeg allocates 24: two gigabytes for a file of 1.6 KB. The tables are searched by name, not by
+# the boxes around them, so that this check and FFmpeg cannot disagree on where a box ends.
+_FREE_SAMPLES = 1_000_000
+_BYTES_PER_SAMPLE = 3  # of the file, on average; a sample of uncompressed sound has 2 to 6
+_OTHER_FORMATS = (b"\x1aE\xdf\xa3", b"RIFF", b"OggS")  # FFmpeg never reads these as MP4
+# The lookaheads consume only the name: one table may begin in what looks like another one.
+_STSZ = re.compile(rb"stsz(?=.{4}(?!\0{4}).{4}(.{4}))", re.DOTALL)  # nonzero size; number
+_TRUN = re.compile(rb"trun(?=.{2}(.).(.{4}))", re.DOTALL)  # flags; number
+_TRUN_PER_SAMPLE_FLAGS = 0x0F  # each sample has bytes of its own in the table
+
+
+def check_mp4_header(file: IO[bytes], name: str) -> None:
+    """Refuse an MP4 whose header claims more samples than a file of its size can hold.
+
+    Args:
+        file: non-empty file with a descriptor; other formats are accepted.
+        name: subject of the error.
+
+    Raises:
+        UnreadableImage: if it claims too many samples, or its header is compressed.
+    """
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if data[:4] in _OTHER_FORMATS or data.find(b"trak") < 0:
+            return
+        spans = list(_header_spans(data))
+        if any(data.find(b"cmvd", *span) >= 0 for span in spans):
+            raise UnreadableImage(f"{name}: its header is compressed, which is not supported")
+        if any(data.find(b"sidx", *span) >= 0 for span in spans):
+            spans = [(0, len(data))]  # the index may point at a header within the media data
+        claimed = sum(_claimed_samples(data, *span) for span in spans)
+        if claimed > _FREE_SAMPLES + len(data) // _BYTES_PER_SAMPLE:
+            raise UnreadableImage(
+                f"{name}: its header is damaged: {claimed:,} samples in {len(data):,} bytes"
+            )
+
+
+def _header_spans(data: mmap.mmap) -> Iterator[tuple[int, int]]:
+    """Yield start and end of everything but media data."""
+    start = position = 0
+    while position + 16 <= len(data):
+        size, box_type, large_size = struct.unpack_from(">I4sQ", data, position)
+        size = {0: len(data) - position, 1: large_size}.get(size, size)
+        if not 8 <= size <= len(data) - position:
+            break
+        if box_type == b"mdat":
+            yield start, position
+            start = position + size
+        position += size
+    yield start, len(data)
+
+
+def _claimed_samples(data: mmap.mmap, start: int, end: int) -> int:
+    """Count the samples in tables that have no bytes for each of them."""
+    sizes = (int.from_bytes(match[1], "big") for match in _STSZ.finditer(data, start, end))
+    runs = (
+        int.from_bytes(match[2], "big")
+        for match in _TRUN.finditer(data, start, end)
+        if not match[1][0] & _TRUN_PER_SAMPLE_FLAGS
+    )
+    return sum(sizes) + sum(runs)

@@ -1,4 +1,4 @@
-"""Bounded thread pool for the analysis; answers 503 when full, and abandons what takes too long."""
+"""Threads of the service: a bounded pool for decoding and detection, a batcher for the network."""
 
 from __future__ import annotations
 
@@ -7,49 +7,54 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from starlette.requests import ClientDisconnect
 
-from mien.service.schemas import ApiError
+from mien.core.results import Result
+from mien.service.errors import TOO_LONG, ApiError
 
-TOO_LONG = "too_long"
-"""The code of the error for what is abandoned."""
+if TYPE_CHECKING:
+    from mien.inference.preprocess import FaceBatch
+    from mien.inference.recognizer import Recognizer
+
+MAX_BATCH_FACES = 32
+"""No image joins a batch of this many faces: the time per face does not fall any further."""
 
 _T = TypeVar("_T")
 
 
+# ---------------------------------------------------------------- pool
 class WorkerPool:
-    """Threads, and places for who is served or waits; used from one event loop alone.
+    """Bounded thread pool; answers 503 when full, and abandons jobs that take too long.
 
-    A thread cannot be stopped. One whose image takes too long is abandoned and replaced, but there
-    are never more than twice as many as workers. All are daemons: the interpreter waits for none.
+    Used from one event loop. A thread cannot be stopped: one whose job takes too long is replaced
+    by a new one, up to twice as many threads as workers. All are daemons, so that none of them
+    keeps the interpreter from exiting.
+
+    Args:
+        workers: number of threads.
+        waiting: number of requests admitted in addition to one per thread.
+        timeout_s: time that a job may wait for a thread, and then run, in seconds.
+        on_change: called with the number of admitted requests whenever it changes.
     """
 
     def __init__(
         self,
         workers: int,
         waiting: int,
-        seconds: float,
+        timeout_s: float,
         *,
-        on_taken: Callable[[int], None] = lambda _: None,
+        on_change: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """Start the threads.
-
-        Args:
-            workers: threads.
-            waiting: places beside theirs.
-            seconds: how long a job may wait for a thread, and then how long it may take.
-            on_taken: told how many places are taken whenever that changes.
-        """
-        self._on_taken = on_taken
         self._workers = workers
-        self._places = workers + waiting
-        self._seconds = seconds
-        self._taken = 0
+        self._capacity = workers + waiting
+        self._timeout_s = timeout_s
+        self._on_change = on_change
+        self._admitted = 0
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._running: set[_Job] = set()
@@ -58,113 +63,116 @@ class WorkerPool:
             self._start_thread()
 
     @property
-    def unfinished(self) -> int:
-        """How many jobs are running, abandoned ones included."""
+    def running(self) -> int:
+        """Number of jobs in progress, including abandoned ones."""
         with self._lock:
             return len(self._running)
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """Hold a place; raises ApiError if all are taken."""
-        if self._taken >= self._places:
+    def admit(self) -> Iterator[None]:
+        """Count a request as admitted during the block; raise ApiError if the pool is full."""
+        if self._admitted >= self._capacity:
             raise ApiError(
-                503, f"busy: {self._places} images are being read or wait; try again in a moment"
+                503,
+                f"busy: {self._capacity} images are being analyzed or wait; try again in a moment",
             )
-        self._take(1)
+        self._change(1)
         try:
             yield
         finally:
-            self._take(-1)
+            self._change(-1)
 
-    def _take(self, places: int) -> None:
-        self._taken += places
-        self._on_taken(self._taken)
+    def _change(self, difference: int) -> None:
+        self._admitted += difference
+        self._on_change(self._admitted)
 
-    async def run(self, work: Callable[[], _T], gone: Callable[[], Awaitable[object]]) -> _T:
-        """Do a job in a thread.
+    async def run(
+        self, function: Callable[[], _T], disconnected: Callable[[], Awaitable[object]]
+    ) -> _T:
+        """Run a job in a thread.
 
-        When the client goes away, a job that has not begun is dropped; one that has is waited for,
-        so that its place is free no sooner than its thread.
+        If the client disconnects, a job that has not started is dropped; one that has is waited
+        for, so that the request stays admitted as long as it occupies a thread.
 
         Args:
-            work: the job.
-            gone: returns when the client has gone away.
+            function: the job.
+            disconnected: returns once the client has disconnected.
 
         Raises:
-            ClientDisconnect: if the client has gone away.
+            ClientDisconnect: if the client has disconnected.
             ApiError: if no thread is free in time, or the job takes too long.
         """
-        job = self._submit(work)
-        disconnect = asyncio.ensure_future(gone())
+        job = self._submit(function)
+        disconnect = asyncio.ensure_future(disconnected())
         try:
-            begun = asyncio.ensure_future(job.begun.wait())
+            started = asyncio.ensure_future(job.started.wait())
             await asyncio.wait(
-                (begun, disconnect), timeout=self._seconds, return_when=asyncio.FIRST_COMPLETED
+                (started, disconnect), timeout=self._timeout_s, return_when=asyncio.FIRST_COMPLETED
             )
-            begun.cancel()
+            started.cancel()
             if job.future.cancel():
                 if disconnect.done():
                     raise ClientDisconnect
                 raise ApiError(503, "busy: no worker was free in time; try again in a moment")
-            done = asyncio.wrap_future(job.future)
-            await asyncio.wait((done,), timeout=self._seconds)
-            if not done.done():
+            result = asyncio.wrap_future(job.future)
+            await asyncio.wait((result,), timeout=self._timeout_s)
+            if not result.done():
                 self._abandon(job)
-                done.cancel()
+                result.cancel()
                 raise ApiError(
                     422,
-                    f"the image takes too long: expected {self._seconds:g} seconds at most; send a "
-                    "smaller one",
+                    f"the image takes too long: expected {self._timeout_s:g} seconds at most; "
+                    "send a smaller one",
                     code=TOO_LONG,
                 )
             if disconnect.done():
-                done.exception()  # retrieved, so that asyncio does not log it
+                result.exception()  # retrieved, so that asyncio does not log it
                 raise ClientDisconnect
-            return done.result()  # type: ignore[no-any-return]
+            return result.result()  # type: ignore[no-any-return]
         except asyncio.CancelledError:
             job.future.cancel()
             raise
         finally:
             disconnect.cancel()
 
-    async def run_untimed(self, work: Callable[[], _T]) -> _T:
-        """Do a job of the service's own in a thread, however long it takes."""
-        return await asyncio.wrap_future(self._submit(work).future)
+    async def run_untimed(self, function: Callable[[], _T]) -> _T:
+        """Run a job of the service itself in a thread, without a time limit."""
+        return await asyncio.wrap_future(self._submit(function).future)
 
-    def close(self, seconds: float) -> None:
-        """Drop what has not begun, and wait for the rest, but no longer than this."""
+    def close(self, timeout_s: float) -> None:
+        """Drop the jobs that have not started, and wait for the others up to a timeout."""
         with contextlib.suppress(queue.Empty):
             while True:
-                waiting = self._jobs.get_nowait()
-                if waiting is not None:
-                    waiting.future.cancel()
+                job = self._jobs.get_nowait()
+                if job is not None:
+                    job.future.cancel()
         for _ in self._threads:
             self._jobs.put(None)
-        end = time.monotonic() + seconds
+        deadline = time.monotonic() + timeout_s
         for thread in self._threads:
-            thread.join(max(0.0, end - time.monotonic()))
+            thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _submit(self, work: Callable[[], Any]) -> _Job:
-        job = _Job(work)
+    def _submit(self, function: Callable[[], Any]) -> _Job:
+        job = _Job(function)
         self._jobs.put(job)
         return job
 
     def _start_thread(self) -> None:
-        self._threads = [each for each in self._threads if each.is_alive()]
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
         thread = threading.Thread(target=self._work, name="mien-worker", daemon=True)
         thread.start()
         self._threads.append(thread)
 
     def _abandon(self, job: _Job) -> None:
-        """Replace the thread that does this job."""
+        """Replace the thread of a job, within the limit on threads."""
         with self._lock:
-            replaced = sum(each.replaced for each in self._running)
+            replaced = sum(running.replaced for running in self._running)
             job.replaced = job in self._running and replaced < self._workers
         if job.replaced:
             self._start_thread()
 
     def _work(self) -> None:
-        """Do jobs until there are no more, or another thread does them instead."""
+        """Run jobs until the pool closes or this thread was replaced."""
         while (job := self._jobs.get()) is not None:
             if not job.future.set_running_or_notify_cancel():
                 continue
@@ -175,29 +183,116 @@ class WorkerPool:
                 self._running.discard(job)
             if job.replaced:
                 return
-            del job  # its image and its result are not kept until the next one comes
+            del job  # frees its image and its result while the thread waits for the next job
 
 
 class _Job:
-    """Work, and what becomes of it."""
+    """Function to run in a thread, and its future."""
 
-    def __init__(self, work: Callable[[], Any]) -> None:
+    def __init__(self, function: Callable[[], Any]) -> None:
         self.future: Future[Any] = Future()
-        self.begun = asyncio.Event()
+        self.started = asyncio.Event()
         self.replaced = False
-        self._work = work
+        self._function = function
         self._loop = asyncio.get_running_loop()
 
     def run(self) -> None:
-        """Do it, in a thread."""
-        self._tell(self.begun.set)
+        """Run the function in the calling thread; errors go to the future."""
+        self._call_in_loop(self.started.set)
         try:
-            result = self._work()
-        except BaseException as error:  # raised where the result is awaited
-            self._tell(self.future.set_exception, error)
+            result = self._function()
+        except BaseException as error:
+            self._call_in_loop(self.future.set_exception, error)
         else:
-            self._tell(self.future.set_result, result)
+            self._call_in_loop(self.future.set_result, result)
 
-    def _tell(self, function: Callable[..., object], *arguments: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
+    def _call_in_loop(self, function: Callable[..., object], *arguments: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(function, *arguments)
+
+
+# ---------------------------------------------------------------- batcher
+class Classified(NamedTuple):
+    """Result of an image, and the time that the network took for its batch in seconds."""
+
+    result: Result
+    network_s: float
+
+
+class Batcher:
+    """Thread that classifies the faces of all queued images in one batch.
+
+    It never waits for a batch to fill up: an image that arrives alone is classified alone, at once.
+    The length of the queue is bounded by the caller.
+
+    Args:
+        recognizer: its second half, `Recognizer.read`, runs here.
+        on_batch: called with the number of images of each batch.
+    """
+
+    def __init__(self, recognizer: Recognizer, on_batch: Callable[[int], None]) -> None:
+        self._recognizer = recognizer
+        self._on_batch = on_batch
+        self._queue: queue.SimpleQueue[_QueuedImage | None] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="mien-network", daemon=True).start()
+
+    def submit(self, batch: FaceBatch) -> Future[Classified]:
+        """Queue the faces of an image; may be called from any thread.
+
+        Returns:
+            Future with the image's result, or what `Recognizer.read` raised for it.
+        """
+        image = _QueuedImage(batch, Future())
+        if batch.faces:
+            self._queue.put(image)
+        else:
+            self._classify([image])
+        return image.future
+
+    def close(self) -> None:
+        """End the thread after the images that are queued."""
+        self._queue.put(None)
+
+    def _work(self) -> None:
+        while images := self._next_batch():
+            self._on_batch(len(images))
+            self._classify(images)
+            images.clear()  # frees their pixels while the thread waits for the next batch
+
+    def _next_batch(self) -> list[_QueuedImage]:
+        """Wait for an image; return it with those queued behind it, or an empty list at the end."""
+        images: list[_QueuedImage] = []
+        faces = 0
+        while faces < MAX_BATCH_FACES:
+            try:
+                image = self._queue.get(block=not images)
+            except queue.Empty:
+                break
+            if image is None:
+                self._queue.put(None)  # ends the next call
+                break
+            images.append(image)
+            faces += len(image.batch.faces)
+        return images
+
+    def _classify(self, images: Sequence[_QueuedImage]) -> None:
+        start = time.perf_counter()
+        try:
+            results = self._recognizer.read([image.batch for image in images])
+        except Exception as error:
+            if len(images) > 1:
+                for image in images:  # one by one, so that an error concerns a single image
+                    self._classify([image])
+            else:
+                with contextlib.suppress(InvalidStateError):  # cancelled: nobody waits for it
+                    images[0].future.set_exception(error)
+            return
+        seconds = time.perf_counter() - start
+        for image, result in zip(images, results, strict=True):
+            with contextlib.suppress(InvalidStateError):
+                image.future.set_result(Classified(result, seconds))
+
+
+class _QueuedImage(NamedTuple):
+    batch: FaceBatch
+    future: Future[Classified]
