@@ -115,7 +115,7 @@ def identifier(name: str, value: object) -> str:
 
 
 def _homes() -> dict[str, tuple[str, ...]]:
-    homes: dict[str, tuple[str, ...]] = importlib.import_module("mien")._HOMES
+    homes: dict[str, tuple[str, ...]] = importlib.import_module("mien")._MODULES
     return homes
 
 

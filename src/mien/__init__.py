@@ -5,7 +5,7 @@
 >>> faces = recognizer.analyze("photo.jpg")
 >>> faces[0].emotion, faces[0].confidence
 
-Importing mien is quick: what a name needs (ONNX Runtime, OpenCV) is loaded when it is first used.
+Importing mien is fast: ONNX Runtime, OpenCV and what needs them are imported on first use.
 """
 
 from importlib import import_module
@@ -78,7 +78,7 @@ __all__ = [
     "to_pandas",
 ]
 
-_HOMES = {
+_MODULES = {
     "mien.api": ("Recognizer", "load"),
     "mien.core.emotions": ("EMOTIONS",),
     "mien.core.errors": (
@@ -113,8 +113,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Load a public name from the module it lives in, once."""
-    for module, names in _HOMES.items():
+    """Import a public name from its module on first access."""
+    for module, names in _MODULES.items():
         if name in names:
             value: object = getattr(import_module(module), name)
             globals()[name] = value
@@ -123,5 +123,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """List the public names, loaded or not."""
+    """List the public names, imported or not."""
     return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""``python -m mien`` is the command ``mien``."""
+"""Entry point of ``python -m mien``, the same as the command ``mien``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The recognizer that mien gives its users: of images and, in one class with it, of videos."""
+"""`mien.Recognizer`: emotions of faces in images and videos, and their explanations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Recognizer(ImageRecognizer):
-    """Finds faces and reads their emotions, in images and videos; threads may share it."""
+    """Detects faces and classifies their emotions in images and videos; thread-safe."""
 
     def explain(
         self,
@@ -28,28 +28,28 @@ class Recognizer(ImageRecognizer):
         method: str = "occlusion",
         allow_private: bool = False,
     ) -> list[ExplainedFace]:
-        """Find the faces in an image, read their emotions, and say what speaks for them.
+        """Explain the emotions of the faces in an image with heat maps.
 
         Args:
             image: as in `analyze`.
-            color: the order of an array's channels, "rgb" or "bgr".
-            emotion: the class to explain; each face's likeliest unless given.
-            face_id: explain this face alone, counted from 0, left to right.
-            method: "occlusion", which takes any model, or "gradcam", which is quicker and coarser.
+            color: channel order of an array, "rgb" or "bgr".
+            emotion: class to explain; each face's likeliest unless given.
+            face_id: explain only this face, counted from 0, left to right.
+            method: "occlusion", for any model, or "gradcam", which is faster and coarser.
             allow_private: as in `analyze`.
 
         Returns:
-            The faces, left to right, each with its heat map; empty where there is none.
+            The faces, left to right, each with its heat map; empty if there are none.
 
         Raises:
             UnreadableImage: if the image cannot be read.
-            UsageError: if an option is not as above, or there is no such face.
-            ModelError: if the method is "gradcam" and the model's head is of another kind.
+            UsageError: if an option is invalid, or there is no such face.
+            ModelError: if "gradcam" does not support the head of the model.
 
         Example:
-            >>> [found.explanation.part for found in mien.load().explain("photo.jpg")]
+            >>> [face.explanation.part for face in mien.load().explain("photo.jpg")]
         """
-        from mien.inference.explain import explain  # whoever reads emotions does not need it
+        from mien.inference.explain import explain  # imported only if used
 
         return explain(
             self,
@@ -70,18 +70,18 @@ class Recognizer(ImageRecognizer):
         method: str = "occlusion",
         allow_private: bool = False,
     ) -> list[ExplainedImage]:
-        """Explain the faces of images, one after the other; arguments as `explain`.
+        """Explain the faces of several images, one after another; arguments as in `explain`.
 
         Returns:
-            For each image its ``result`` and its ``faces``. One that cannot be read has a result
-            that says so, and the others still run.
+            The ``result`` and the explained ``faces`` of each image. An image that cannot be read
+            has a result with the status "unreadable".
 
         Raises:
-            UsageError: if these are not images, or an option is not as in `explain`.
-            ModelError: as `explain`.
+            UsageError: if ``images`` are not images, or an option is invalid.
+            ModelError: as in `explain`.
 
         Example:
-            >>> [len(one.faces) for one in mien.load().explain_many(["a.jpg", "b.jpg"])]
+            >>> [len(image.faces) for image in mien.load().explain_many(["a.jpg", "b.jpg"])]
         """
         from mien.inference.explain import explain_many
 
@@ -106,40 +106,40 @@ class Recognizer(ImageRecognizer):
         markers: Markers | None = None,
         allow_private: bool = False,
     ) -> VideoResults:
-        """Track the faces of a video and read their emotions, a result for each frame.
+        """Track the faces of a video and classify their emotions, with one result per frame.
 
-        A bounded number of frames is in memory, however long the video is.
+        Memory use is bounded, whatever the length of the video.
 
         Args:
-            source: a file's path, a stream's address (rtsp, http, ...), or a camera's number.
-            every: seconds between two frames that are looked at; each frame unless given.
-            start: seconds from the video's start, from which on.
-            end: seconds, up to which; to its end unless given.
-            smooth_s: time constant, in seconds, of the smoothed scores; 0 for none.
-            baseline: start and end, in seconds, of the part in which everybody is neutral: faces
-                get scores ``corrected`` by their own. Results come once the baseline has ended.
-            markers: events, for `events` of what is returned: a CSV file with the columns start,
-                end and label, or a list of (start, end, label), times in seconds.
-            allow_private: allow http(s) to hosts that are not on the public internet.
+            source: a file, the address of a stream (rtsp, http, ...), or the number of a camera.
+            every: seconds between two analyzed frames; every frame unless given.
+            start: seconds from the start of the video at which analysis begins.
+            end: seconds from the start of the video at which analysis ends; its end unless given.
+            smooth_s: time constant of the smoothed scores, in seconds; 0 for no smoothing.
+            baseline: start and end, in seconds, of a part in which everyone is neutral. Faces get
+                scores ``corrected`` by their own baseline; results are held back until its end.
+            markers: events for the `events` of the results: a CSV file with the columns start, end
+                and label, or a list of (start, end, label), times in seconds.
+            allow_private: allow http(s) hosts that are not on the public internet.
 
         Returns:
-            An iterator of results with ``frame`` and ``time_s``; their faces have a ``track_id``,
-            the person's number throughout the video, and ``smoothed`` scores. A frame without faces
-            has the status "no_face". A video that breaks off ends with a result "unreadable". The
-            iterator also has the whole video's `timeline`, `people`, `events`, `plot` and
-            `to_pandas`.
+            An iterator of results with ``frame`` and ``time_s``, whose faces have a ``track_id``
+            (one per person and video) and ``smoothed`` scores. A frame without faces has the
+            status "no_face"; a video that breaks off ends with a result "unreadable". The iterator
+            also has `timeline`, `people`, `events`, `plot` and `to_pandas` for the whole video.
 
         Raises:
-            InputError: if it is missing, is not a video, or has no picture, or if the markers
+            InputError: if the source is missing, is not a video or has no pictures, or the markers
                 cannot be read.
-            MissingExtra: if PyAV is not installed (a camera needs none).
-            UsageError: if a time is not as above, or the model has no neutral for a baseline.
+            MissingExtra: if PyAV is not installed (not needed for cameras).
+            UsageError: if a time is invalid, or a baseline is given and the model has no class
+                neutral.
 
         Example:
             >>> for result in mien.load().analyze_video("clip.mp4", every=0.5):
             ...     print(result.time_s, [face.emotion for face in result.faces])
         """
-        from mien.video.analysis import analyze_video  # whoever reads photos does not need it
+        from mien.video.analysis import analyze_video  # imported only if used
 
         return analyze_video(
             self,

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from mien import __version__
-from mien.cli.main import COMMANDS, _with_predict, _with_subparsers, build_parser, main
+from mien.cli.main import COMMANDS, _insert_predict, _walk_parsers, build_parser, main
 from mien.core import errors
 
 HEAVY = (
@@ -74,7 +74,7 @@ def test_every_command_has_help_and_the_common_flags(
     assert "--debug" in out
 
 
-PARSERS = [each for each in _with_subparsers(build_parser()) if each.prog != "mien"]
+PARSERS = [each for each in _walk_parsers(build_parser()) if each.prog != "mien"]
 
 
 @pytest.mark.parametrize("parser", PARSERS, ids=lambda each: each.prog)
@@ -127,7 +127,7 @@ def test_an_image_instead_of_a_command_is_predicts(
         Path(folder).mkdir()
     for name in ("photo.jpg", "photos/a.png", "notes"):
         Path(name).write_bytes(b"")
-    assert _with_predict(words.split()) == asked.split()
+    assert _insert_predict(words.split()) == asked.split()
 
 
 def test_the_short_form_reads_images(

@@ -12,9 +12,9 @@ import pytest
 
 from mien.batch.inputs import RecognizerOptions
 from mien.cli import options
-from mien.cli.main import _with_subparsers, build_parser, main
+from mien.cli.main import _walk_parsers, build_parser, main
 from mien.cli.options import recognizer_options
-from mien.cli.predict import _chosen_format
+from mien.cli.predict import _choose_format
 from mien.core.errors import ModelError, UsageError
 from mien.inference import detectors
 from mien.inference.detectors import NoDetector
@@ -107,9 +107,7 @@ def test_every_variable_is_listed_and_named_by_its_option(
 ) -> None:
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    helps = " ".join(
-        str(each.help) for p in _with_subparsers(build_parser()) for each in p._actions
-    )
+    helps = " ".join(str(each.help) for p in _walk_parsers(build_parser()) for each in p._actions)
     for name in options.ENVIRONMENT_VARIABLES:
         assert name in out
         assert f"[{name}]" in helps or name == "MIEN_HOME"
@@ -158,7 +156,7 @@ def test_numbers_without_measure_are_refused_in_a_line(command: str, value: str)
 
 
 def test_every_option_that_takes_a_number_has_bounds() -> None:
-    for each in _with_subparsers(build_parser()):
+    for each in _walk_parsers(build_parser()):
         for action in each._actions:
             assert action.type not in (int, float), (each.prog, action.option_strings)
 
@@ -172,10 +170,10 @@ def test_every_option_that_takes_a_number_has_bounds() -> None:
         ("predict a.mp4 --output r.mp4", "--annotate FILE writes a video"),
         ("predict a.png --output -", "leave it out for standard output"),
         ("predict a.png --format json --output -", "leave it out for standard output"),
-        ("predict a.png --format csv --output r.json", "does not end as --format csv does"),
-        ("predict a.png --format json --output r.xlsx", "does not end as --format json does"),
-        ("predict a.png --format json --output r.png", "does not end as --format json does"),
-        ("predict a.mp4 --format csv --output r.parquet", "does not end as --format csv does"),
+        ("predict a.png --format csv --output r.json", "does not match --format csv"),
+        ("predict a.png --format json --output r.xlsx", "does not match --format json"),
+        ("predict a.png --format json --output r.png", "does not match --format json"),
+        ("predict a.mp4 --format csv --output r.parquet", "does not match --format csv"),
         ("predict a.png --annotate b.png", "expected a folder's name"),
         ("predict a.png --annotate b.mp4", "expected a folder's name"),
         ("predict a.png --annotate r.csv", "expected a folder's name"),
@@ -218,7 +216,7 @@ def test_a_name_that_tells_something_else_is_refused(
 )
 def test_the_format_of_a_file(words: str, shape: str) -> None:
     args = build_parser().parse_args(["predict", "a.png", *words.split()])
-    assert _chosen_format(args.format, args.output, None) == shape
+    assert _choose_format(args.format, args.output, None) == shape
 
 
 @pytest.mark.parametrize(

@@ -295,9 +295,9 @@ def test_counting_downloads_nothing() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--resume"], "--resume goes on with a file"),
-        (["--resume", "--output", "r.json"], "--resume goes on with a file"),
-        (["--resume", "--output", "r.csv", "--annotate", "x"], "--resume goes on with a file"),
+        (["--resume"], "--resume continues a file"),
+        (["--resume", "--output", "r.json"], "--resume continues a file"),
+        (["--resume", "--output", "r.csv", "--annotate", "x"], "--resume continues a file"),
         (["--format", "parquet"], "Parquet needs --output FILE"),
         (["--output", "r.parquet", "--annotate", "x"], "Parquet needs --output FILE"),
         (["--workers", "0"], "--workers: expected a whole number from 1"),

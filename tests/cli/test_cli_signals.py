@@ -110,7 +110,7 @@ def ran(code: str) -> subprocess.CompletedProcess[str]:
 def test_all_that_asks_for_an_end_interrupts_once(name: str) -> None:
     code = f"""
 try:
-    with interruptible(5.0, for_good=True):
+    with interruptible(5.0, final=True):
         try:
             send({name!r})
         finally:
@@ -128,7 +128,7 @@ except KeyboardInterrupt:
 def test_tidying_up_that_takes_too_long_is_ended() -> None:
     code = """
 try:
-    with interruptible(0.1, for_good=True):
+    with interruptible(0.1, final=True):
         send("SIGINT")
 finally:
     time.sleep(1000)
@@ -139,7 +139,7 @@ finally:
 def test_what_is_ignored_stays_ignored_and_all_else_comes_back() -> None:
     code = """
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
-with interruptible(5.0, for_good=True):
+with interruptible(5.0, final=True):
     send("SIGHUP")
 assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

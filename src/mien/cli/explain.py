@@ -1,11 +1,11 @@
-"""``mien explain``: show which parts of a face speak for its emotion."""
+"""``mien explain``: heat maps of the face regions behind an emotion."""
 
 from __future__ import annotations
 
 import argparse
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mien.batch.inputs import Input
 from mien.cli.options import (
@@ -13,12 +13,20 @@ from mien.cli.options import (
     add_face_options,
     add_force_option,
     add_recognizer_options,
-    file_or_folder_name,
+    file_name,
     integer,
     recognizer_options,
 )
 from mien.cli.output import note, use_utf8_stdout, write_stdout
-from mien.cli.paths import STDIN, check_targets, find_inputs, input_paths, is_single, unique_names
+from mien.cli.paths import (
+    STDIN,
+    check_targets,
+    find_inputs,
+    input_paths,
+    is_single,
+    stem_of,
+    unique_names,
+)
 from mien.core.errors import (
     EXIT_DONE,
     EXIT_PARTIAL,
@@ -38,19 +46,27 @@ if TYPE_CHECKING:
     from mien.inference.recognizer import Recognizer
 
 SCHEMA = "mien-explanation/1"
-"""Name and version of the JSON form."""
+"""Name and version of the JSON."""
 
-_METHODS = ("occlusion", "gradcam")  # as in mien.inference.explain, which is heavy to import
+_METHODS = ("occlusion", "gradcam")  # as in mien.inference.explain, which is slow to import
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 
-# In indented JSON, a list of numbers; one line each keeps a heat map readable. Line ends inside
-# strings are escaped, so the real ones stand between values.
+# Lists of numbers in indented JSON, put on one line to keep heat maps readable. Newlines inside
+# strings are escaped, so all others are between values.
 _NUMBERS = re.compile(r"\[\n\s*([-\d.,\s]+?)\n\s*\]")
 
 _DETAILS = """\
-occlusion covers the face bit by bit and shows how much of the emotion's score is lost where.
-gradcam weighs the network's last feature map, which is fast but coarse. See docs/howto/explain.md.
+occlusion covers the face patch by patch and shows how much of the emotion's score is lost where.
+gradcam weighs the network's last feature map: fast but coarse. See docs/howto/explain.md.
 """
+
+
+class _Explained(NamedTuple):
+    """An image with its explained faces, and the picture that was written, if any."""
+
+    source: str
+    picture: Path | None
+    faces: list[ExplainedFace]
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -58,8 +74,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser = add_command(
         commands,
         "explain",
-        help="show which parts of a face speak for its emotion",
-        description="Draw a heat map over each face: what in it speaks for its emotion.",
+        help="show which parts of a face its emotion was read from",
+        description="Draw a heat map over each face: the regions that its emotion was read from.",
         examples=(
             "mien explain photo.jpg",
             "mien explain photo.jpg --face 0 --emotion sad --output why.png",
@@ -73,7 +89,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add("images", nargs="+", metavar="IMAGE", help=images_help)
     add(
         "--output",
-        type=file_or_folder_name(*_SUFFIXES),
+        type=file_name(*_SUFFIXES, or_folder=True),
         metavar="FILE",
         help="the picture to write, .png or .jpg; or a folder for NAME.explained.png of each "
         "(default: this folder; none with --json)",
@@ -95,35 +111,35 @@ def _run(args: argparse.Namespace) -> int:
     targets = [("--output", picture) for picture in pictures if picture is not None]
     check_targets(targets, reads=input_paths(args), force=args.force)
     recognizer = recognizer_options(args).load()
-    done: list[tuple[str, Path | None, list[ExplainedFace]]] = []
-    missed: list[MienError] = []
-    for one, picture in zip(inputs, pictures, strict=True):
+    explained: list[_Explained] = []
+    errors: list[MienError] = []
+    for image, picture in zip(inputs, pictures, strict=True):
         try:
-            faces = _explained(args, one, recognizer, picture)
+            faces = _explain(args, image, recognizer, picture)
         except (InputError, NoFaceError) as error:
-            missed.append(error)
+            errors.append(error)
         else:
-            done.append((one.source, picture, faces))
-    if not done:
-        raise missed[0]
+            explained.append(_Explained(image.source, picture, faces))
+    if not explained:
+        raise errors[0]
     if args.json:
         use_utf8_stdout()
-        listed = [_record(*each, recognizer.model) for each in done]
-        write_stdout(_json(listed[0] if single else listed))
+        records = [_to_dict(image, recognizer.model) for image in explained]
+        write_stdout(_json(records[0] if single else records))
     else:
-        write_stdout(_table(done, single=single))
-    for _, picture, _ in done:
-        if picture is not None:
-            note(f"picture: {picture}", quiet=args.quiet)
-    for miss in missed:
-        note(f"mien: {miss}", quiet=False)
-    return EXIT_PARTIAL if any(isinstance(each, InputError) for each in missed) else EXIT_DONE
+        write_stdout(_table(explained, single=single))
+    for _, path, _ in explained:
+        if path is not None:
+            note(f"picture: {path}", quiet=args.quiet)
+    for problem in errors:
+        note(f"mien: {problem}", quiet=False)
+    return EXIT_PARTIAL if any(isinstance(item, InputError) for item in errors) else EXIT_DONE
 
 
 def _picture_paths(
     args: argparse.Namespace, inputs: Sequence[Input], *, single: bool
 ) -> list[Path | None]:
-    """Return the picture of each input; None for all where there is only JSON."""
+    """Return the path of each input's picture; None for each if only JSON is printed."""
     output: Path | None = args.output
     if output is None and args.json:
         return [None] * len(inputs)
@@ -131,42 +147,36 @@ def _picture_paths(
         if not single:
             raise UsageError("expected --output as a folder, since there may be several images")
         return [output]
-    names = unique_names([(_stem(one.source), ".explained.png") for one in inputs])
+    names = unique_names([(stem_of(image.source), ".explained.png") for image in inputs])
     return [(output or Path()) / name for name in names]
 
 
-def _stem(source: str) -> str:
-    if source[:5].lower() == "data:":  # an image, not the name of one
-        return "data"
-    return "stdin" if source == STDIN else Path(source).stem
-
-
-def _explained(
-    args: argparse.Namespace, one: Input, recognizer: Recognizer, picture: Path | None
+def _explain(
+    args: argparse.Namespace, image: Input, recognizer: Recognizer, picture: Path | None
 ) -> list[ExplainedFace]:
-    """Explain an image and draw it; raises InputError or NoFaceError."""
+    """Explain the faces of an image and write its picture; raises InputError or NoFaceError."""
     from mien.core.images import write_picture
     from mien.inference.explain import explain
     from mien.inference.explain_picture import explanation_picture
 
-    if one.content is None:
-        raise InputError(one.problem)
+    if image.content is None:
+        raise InputError(image.problem)
     try:
         faces = explain(
             recognizer,
-            one.content,
+            image.content,
             emotion=args.emotion,
             face_id=args.face,
             method=args.method,
             quiet=args.quiet,
         )
     except UnreadableImage as error:
-        if one.source != STDIN:
+        if image.source != STDIN:
             raise
         raise UnreadableImage("standard input" + str(error).removeprefix("image")) from error
     if not faces:
         raise NoFaceError(
-            f"no face found in {one.source}: try another --detector, "
+            f"no face found in {image.source}: try another --detector, "
             "or --detector none for an image that is a face crop"
         )
     if picture is not None:
@@ -174,46 +184,43 @@ def _explained(
     return faces
 
 
-def _record(
-    source: str, picture: Path | None, faces: Sequence[ExplainedFace], model: ModelInfo
-) -> dict[str, Any]:
-    listed = [{**each.face.to_dict(), "explanation": each.explanation.to_dict()} for each in faces]
+def _to_dict(image: _Explained, model: ModelInfo) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
-        "source": source,
-        "picture": None if picture is None else str(picture),
-        "faces": listed,
+        "source": image.source,
+        "picture": None if image.picture is None else str(image.picture),
+        "faces": [
+            {**face.face.to_dict(), "explanation": face.explanation.to_dict()}
+            for face in image.faces
+        ],
         "model": model.to_dict(),
     }
 
 
 def _json(content: object) -> str:
-    text = _NUMBERS.sub(lambda found: "[" + re.sub(r"\s+", " ", found[1]) + "]", json_text(content))
+    text = _NUMBERS.sub(lambda match: "[" + re.sub(r"\s+", " ", match[1]) + "]", json_text(content))
     return text + "\n"
 
 
-def _table(
-    done: Sequence[tuple[str, Path | None, Sequence[ExplainedFace]]], *, single: bool
-) -> str:
-    """Return a row for each face; a single image's name is not said again."""
-    rows = [[source, *_row(each)] for source, _, faces in done for each in faces]
+def _table(images: Sequence[_Explained], *, single: bool) -> str:
+    """Return a table with one row per face; without the image's name if there is only one."""
     header = ["IMAGE", "FACE", "EMOTION", "CONFIDENCE", "WHY", "PEAK", "WHERE"]
-    first = int(single)
-    shown = [row[first:] for row in rows]
-    return table_text(header[first:], shown, right=(3 - first, 5 - first))
+    rows = [[image.source, *_row(face)] for image in images for face in image.faces]
+    start = int(single)
+    return table_text(header[start:], [row[start:] for row in rows], right=(3 - start, 5 - start))
 
 
 def _row(explained: ExplainedFace) -> tuple[str, ...]:
-    face, why = explained.face, explained.explanation
-    points = 100 * why.peak
+    face, explanation = explained.face, explained.explanation
+    points = 100 * explanation.peak
     peak = f"-{points:.0f} points" if points >= 1 else "under 1 point"
-    if why.method == "gradcam":
-        peak = f"+{why.peak:.2f} logit"
+    if explanation.method == "gradcam":
+        peak = f"+{explanation.peak:.2f} logit"
     return (
         str(face.face_id),
         face.emotion + (" ?" if face.uncertain else ""),
         f"{face.confidence:.0%}",
-        why.emotion,
-        peak if why.peak > 0 else "-",
-        f"{why.part} face" if why.part else "nowhere",
+        explanation.emotion,
+        peak if explanation.peak > 0 else "-",
+        f"{explanation.part} face" if explanation.part else "nowhere",
     )

@@ -1,4 +1,4 @@
-"""Options that several commands share, so that they mean and default to the same everywhere."""
+"""Options that several commands share, with the same meaning and defaults everywhere."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from mien.data.class_folder import FaceDecoder
 
 ENGINES: tuple[str, ...] = ("local", "ray")
-"""Where ``--engine`` lets the work be done: on this machine, or on a Ray cluster."""
+"""Values of ``--engine``: this machine, or a Ray cluster."""
 
 MAX_THREADS = 1024
-"""Of the network, and processes: more than the largest machines have cores."""
+"""Upper limit of threads and processes, above the core count of the largest machines."""
+
+MAX_BATCH_SIZE = 65536
+"""Upper limit of faces per batch; memory grows with the batch."""
 
 THREADS_HELP = "threads of the network (default: all cores)"
 
-MAX_BATCH_SIZE = 65536
-"""Faces that go through the network at once: memory grows with them."""
-
 DETECTORS: tuple[str, ...] = ("auto", "yunet", "libface", "haar", "none")
-"""As `mien.inference.detectors` has them, which is heavy to import."""
+"""The same as in `mien.inference.detectors`, which is slow to import."""
 
 ENVIRONMENT_VARIABLES: Mapping[str, str] = {
     "MIEN_MODEL": "--model of predict, explain, serve, evaluate and doctor",
@@ -40,16 +40,18 @@ ENVIRONMENT_VARIABLES: Mapping[str, str] = {
     "MIEN_THREADS": "--threads of predict, explain and serve",
     "MIEN_BATCH_SIZE": "--batch-size of predict",
     "MIEN_WORKERS": "--workers of predict",
-    "MIEN_OFFLINE": "--offline, by 1 or true",
-    "MIEN_HOME": "the folder of downloads, in place of the platform's cache",
+    "MIEN_OFFLINE": "--offline, if 1 or true",
+    "MIEN_HOME": "the folder for downloads, instead of the platform's cache",
 }
-"""Environment variables and what they stand for; an option that is given wins."""
+"""Environment variables and the options that they are defaults of."""
 
-_MOST = 2**31 - 1
-_MOST_MEGABYTES = 1000
+_MAX_INTEGER = 2**31 - 1
+_MAX_MEGABYTES = 1000
 _FILE_SUFFIXES: tuple[str, ...] = (
     *(".csv", ".json", ".jsonl", ".parquet", ".txt", ".md", ".html", ".pdf", ".svg", ".toml"),
     *(".tsv", ".xls", ".xlsx", ".ods", ".zip", ".onnx", ".tflite", ".keras", ".npz"),
+    *IMAGE_SUFFIXES,
+    *VIDEO_SUFFIXES,
 )
 
 
@@ -67,13 +69,13 @@ def add_command(
     """Add a command's parser.
 
     Args:
-        commands: where to.
-        name: the command's.
-        help: a line for the list of commands.
-        description: the paragraph above the options.
-        examples: whole command lines, shown below the options.
-        usage: what stands after "usage: mien NAME"; made of all options unless given.
-        details: paragraphs below the options, as they are.
+        commands: the subparsers of ``mien`` or of a group of commands.
+        name: name of the command.
+        help: one line for the list of commands.
+        description: paragraph above the options.
+        examples: complete command lines, shown below the options.
+        usage: text after "usage: mien NAME"; argparse's own unless given.
+        details: preformatted paragraphs below the options.
     """
     shown = "examples:\n" + "".join(f"  {line}\n" for line in examples)
     return commands.add_parser(
@@ -87,22 +89,8 @@ def add_command(
 
 
 # ---------------------------------------------------------------- environment variables
-class _Variable(str):
-    """The text of an environment variable, where it is an option's default."""
-
-
-class _Flag(argparse.Action):
-    """An option without a value, whose default may be an environment variable's text."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,  # noqa: ARG002
-        namespace: argparse.Namespace,
-        values: str | Sequence[Any] | None,  # noqa: ARG002
-        option_string: str | None = None,  # noqa: ARG002
-    ) -> None:
-        """See `argparse.Action`."""
-        setattr(namespace, self.dest, True)
+class _EnvDefault(str):
+    """An option's default that is the text of an environment variable."""
 
 
 def add_env_option(
@@ -112,30 +100,30 @@ def add_env_option(
     help: str,  # noqa: A002 - argparse's own word
     type: Callable[[str], Any] = str,  # noqa: A002 - argparse's own word
     default: Any = None,
-    choices: Sequence[str] | None = None,
     check: Callable[[str], object] | None = None,
     **settings: Any,
 ) -> None:
-    """Add an option whose default is its environment variable's value, checked if it is needed.
+    """Add an option whose default is an environment variable, which is checked only if used.
 
     Args:
-        parser: where to.
+        parser: the parser to add it to.
         flag: the option; ``--batch-size`` has the variable ``MIEN_BATCH_SIZE``.
-        help: its help, which the variable's name is added to.
-        type: what makes a value of a text.
-        default: where neither the option nor the variable is given.
-        choices: what the option may be.
-        check: raises unless the variable's text can be used; the option's is checked later.
-        settings: further ones of ``add_argument``.
+        help: help text; the name of the variable is appended.
+        type: converts a text to a value.
+        default: value if neither the option nor the variable is given.
+        check: raises an error if the variable's text is invalid; the option itself is checked
+            later, by the command.
+        settings: other arguments of ``add_argument``.
     """
     name = f"MIEN_{flag[2:].upper().replace('-', '_')}"
+    choices = settings.get("choices")
 
     def parse(text: str) -> Any:
-        if not isinstance(text, _Variable):
+        if not isinstance(text, _EnvDefault):
             return type(text)
         try:
-            if choices is not None and text not in choices:
-                raise _refusal(f"one of {', '.join(choices)}", text)
+            if choices is not None:
+                _check_choice(text, choices)
             if check is not None:
                 check(text)
             return type(str(text))
@@ -144,124 +132,113 @@ def add_env_option(
         except ModelError as error:
             raise ModelError(f"{name}: {error}") from error
 
-    given = os.environ.get(name)
-    parser.add_argument(
-        flag,
-        type=parse,
-        default=_Variable(given) if given else default,
-        choices=choices,
-        help=f"{help} [{name}]",
-        **settings,
-    )
+    value = os.environ.get(name)
+    default = _EnvDefault(value) if value else default
+    action = parser.add_argument(flag, default=default, help=f"{help} [{name}]", **settings)
+    action.type = parse  # set here, since flags without a value take no type
 
 
 def add_model_option(
     parser: argparse.ArgumentParser, *, check: Callable[[str], object] | None = find_model
 ) -> None:
-    """Add ``--model``; ``check`` as `add_env_option` takes it."""
+    """Add ``--model``; ``check`` as in `add_env_option`."""
     text = "a bundled model's name, a model's folder, or a run's (default: %(default)s)"
     add_env_option(parser, "--model", default=DEFAULT_MODEL, check=check, help=text)
 
 
-def _known_detector(text: str) -> None:
-    if text not in DETECTORS:
-        raise _refusal(f"one of {', '.join(DETECTORS)}", text)
-
-
-def _truth(text: str) -> bool:
-    if text.lower() in ("1", "true", "yes", "on"):
-        return True
-    if text.lower() in ("0", "false", "no", "off"):
-        return False
-    raise _refusal("1 or 0, true or false", text)
-
-
-# ---------------------------------------------------------------- kinds of values
-def integer(least: int = 0, most: int = _MOST) -> Callable[[str], int]:
-    """Return the ``type`` of an option that takes a whole number, both ends included."""
+# ---------------------------------------------------------------- types of values
+def integer(minimum: int = 0, maximum: int = _MAX_INTEGER) -> Callable[[str], int]:
+    """Return an argparse ``type`` for integers from ``minimum`` to ``maximum``."""
 
     def parse(text: str) -> int:
         try:
-            number = int(text)
-        except ValueError:  # also where there are more digits than Python reads
-            number = least - 1
-        if not least <= number <= most:
-            raise _refusal(f"a whole number from {least} to {most}", text)
-        return number
+            value = int(text)
+        except ValueError:  # also for more digits than Python reads
+            value = minimum - 1
+        if not minimum <= value <= maximum:
+            raise _argument_error(f"a whole number from {minimum} to {maximum}", text)
+        return value
 
     return parse
 
 
-def number(least: float, most: float, *, above: bool = False) -> Callable[[str], float]:
-    """Return the ``type`` of an option that takes a number; ``above``: ``least`` is too little."""
+def number(minimum: float, maximum: float, *, above: bool = False) -> Callable[[str], float]:
+    """Return an argparse ``type`` for numbers in a range; ``above`` excludes ``minimum``."""
 
     def parse(text: str) -> float:
         try:
             value = float(text)
         except ValueError:
             value = math.nan
-        if not least <= value <= most or (above and value == least):
-            words = f"above {least:g}, up to {most:g}" if above else f"from {least:g} to {most:g}"
-            raise _refusal(f"a number {words}", text)
+        if not minimum <= value <= maximum or (above and value == minimum):
+            start = f"above {minimum:g}, up to" if above else f"from {minimum:g} to"
+            raise _argument_error(f"a number {start} {maximum:g}", text)
         return value
 
     return parse
 
 
-def file_name(*suffixes: str) -> Callable[[str], Path]:
-    """Return the ``type`` of an option that names a file to write, which ends in one of these."""
-
-    def parse(text: str) -> Path:
-        if Path(text).suffix.lower() in suffixes:
-            return Path(text)
-        raise _refusal(f"a name ending in {', '.join(suffixes)}", text)
-
-    return parse
+def boolean(text: str) -> bool:
+    """Convert "1", "true", "yes", "on" or their opposites (an argparse ``type``)."""
+    if text.lower() in ("1", "true", "yes", "on"):
+        return True
+    if text.lower() in ("0", "false", "no", "off"):
+        return False
+    raise _argument_error("1 or 0, true or false", text)
 
 
-def file_or_folder_name(*suffixes: str) -> Callable[[str], Path]:
-    """Return the ``type`` of an option that names such a file, or a folder for several."""
+def file_name(*suffixes: str, or_folder: bool = False) -> Callable[[str], Path]:
+    """Return an argparse ``type`` for the name of an output file with one of some suffixes.
+
+    ``or_folder`` also accepts names without a suffix, for a folder of several files.
+    """
 
     def parse(text: str) -> Path:
         path = Path(text)
-        if path.suffix.lower() in suffixes or (path.suffix == "" and text not in ("", "-")):
+        is_folder = or_folder and path.suffix == "" and text not in ("", "-")
+        if path.suffix.lower() in suffixes or is_folder:
             return path
-        raise _refusal(f"a name ending in {', '.join(suffixes)}, or a folder's", text)
+        expected = f"a name ending in {', '.join(suffixes)}"
+        raise _argument_error(f"{expected}, or a folder's" if or_folder else expected, text)
 
     return parse
 
 
 def folder_name(text: str) -> Path:
-    """Take the name of a folder to write to (a ``type``), unless it is that of a file."""
+    """Convert the name of an output folder (an argparse ``type``); file names are rejected."""
     path = Path(text)
-    kinds = (*_FILE_SUFFIXES, *IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
-    is_file = path.suffix.lower() in kinds and not os.path.isdir(path)  # noqa: PTH112
+    is_file = path.suffix.lower() in _FILE_SUFFIXES and not os.path.isdir(path)  # noqa: PTH112
     if text in ("", "-") or is_file:
-        raise _refusal("a folder's name", text)
+        raise _argument_error("a folder's name", text)
     return path
 
 
-def _refusal(expected: str, text: str) -> argparse.ArgumentTypeError:
+def _check_choice(text: str, choices: Sequence[str]) -> None:
+    if text not in choices:
+        raise _argument_error(f"one of {', '.join(choices)}", text)
+
+
+def _argument_error(expected: str, text: str) -> argparse.ArgumentTypeError:
     shown = repr(text if len(text) <= 60 else text[:60] + "...")
     return argparse.ArgumentTypeError(f"expected {expected}, got {shown}")
 
 
-# ---------------------------------------------------------------- options
+# ---------------------------------------------------------------- groups of options
 def add_force_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--force``."""
-    help_text = "replace files that are there already and that mien did not write"
+    help_text = "replace existing files that mien did not write"
     parser.add_argument("--force", action="store_true", help=help_text)
 
 
 def add_labels_option(
-    parser: argparse.ArgumentParser, *, default: str, variable: bool = False
+    parser: argparse.ArgumentParser, *, default: str, from_env: bool = False
 ) -> None:
-    """Add ``--labels``; ``default`` says what it is without it, or without its variable."""
+    """Add ``--labels``; ``default`` describes its default, ``from_env`` adds its variable."""
     text = (
         "whose labels scores follow: people, the share of ten people who would name an "
         f"emotion, or fer2013, the data set's own (default: {default})"
     )
-    if variable:
+    if from_env:
         add_env_option(parser, "--labels", choices=READINGS[:2], help=text)
     else:
         parser.add_argument("--labels", choices=READINGS[:2], help=text)
@@ -271,58 +248,53 @@ def add_recognizer_options(parser: argparse.ArgumentParser, *, crops: str) -> No
     """Add ``--model``, ``--labels``, ``--detector`` and ``--threads``.
 
     Args:
-        parser: the command's.
-        crops: when ``--detector none`` fits, as "where the image is a face crop".
+        parser: the command's parser.
+        crops: when to use ``--detector none``, as in "where the image is a face crop".
     """
     add_model_option(parser)
-    add_labels_option(parser, default="people, where the model has that", variable=True)
-    detector_help = f"auto, yunet, libface, haar, or none {crops} (default: %(default)s)"
+    add_labels_option(parser, default="people, where the model has that", from_env=True)
     add_env_option(
         parser,
         "--detector",
         default="auto",
-        check=_known_detector,
+        check=partial(_check_choice, choices=DETECTORS),
         metavar="NAME",
-        help=detector_help,
+        help=f"auto, yunet, libface, haar, or none {crops} (default: %(default)s)",
     )
     threads = integer(1, MAX_THREADS)
     add_env_option(parser, "--threads", type=threads, metavar="N", help=THREADS_HELP)
 
 
 def add_face_options(parser: argparse.ArgumentParser) -> None:
-    """Add how faces are found, and which of them are read."""
+    """Add options for how faces are detected, filtered and aligned."""
     add = parser.add_argument
     add("--detector-weights", type=Path, metavar="FILE", help="weights of --detector yunet")
-    offline = "never use the network"
+    offline_help = "never use the network"
     add_env_option(
-        parser, "--offline", action=_Flag, nargs=0, type=_truth, default=False, help=offline
+        parser, "--offline", action="store_true", type=boolean, default=False, help=offline_help
     )
     add(
         "--thorough",
         action="store_true",
-        help="search for small faces, too, in a large picture down to its own pixels: many times "
-        "the time of the default, which looks at 320 and, if need be, 640 pixels",
+        help="also search for small faces, in a large picture down to its own pixels; this takes "
+        "many times as long as the default, which looks at 320 and, if needed, 640 pixels",
     )
     add = parser.add_argument_group("faces").add_argument
-    min_help = "leave out faces whose box has a smaller side (default: %(default)s)"
+    min_help = "ignore faces whose box has a smaller side (default: %(default)s)"
     add("--min-face", type=integer(), default=0, metavar="PX", help=min_help)
-    add(
-        "--max-faces",
-        type=integer(1),
-        metavar="N",
-        help="read an image's N largest faces (default: all)",
-    )
+    max_help = "read only the N largest faces of an image (default: all)"
+    add("--max-faces", type=integer(1), metavar="N", help=max_help)
     add(
         "--align",
         choices=("auto", "on", "off"),
         default="auto",
-        help="level the eyes of faces before reading them: of those that lean far, of all, or of "
-        "none; yunet and libface find eyes (default: %(default)s)",
+        help="level the eyes of strongly tilted faces (auto), of all (on), or of none (off); needs "
+        "a detector that finds eyes: yunet or libface (default: %(default)s)",
     )
 
 
 def recognizer_options(args: argparse.Namespace) -> RecognizerOptions:
-    """Return what the options of the functions above say."""
+    """Build `RecognizerOptions` from the options that the functions above add."""
     return RecognizerOptions(
         model=args.model,
         detector=args.detector or "auto",
@@ -339,10 +311,10 @@ def recognizer_options(args: argparse.Namespace) -> RecognizerOptions:
 
 
 def face_cropper(options: RecognizerOptions) -> FaceDecoder | None:
-    """Return what crops the largest face of a photo, or None where images are face crops.
+    """Return a function that crops the largest face of a photo; None for the detector "none".
 
     Raises:
-        UsageError: if there is no such detector, it is not installed, or an option is wrong.
+        UsageError: if the detector is unknown or not installed, or an option is invalid.
     """
     from mien.inference.preprocess import largest_face
 
@@ -352,12 +324,12 @@ def face_cropper(options: RecognizerOptions) -> FaceDecoder | None:
 
 
 def add_batch_options(parser: argparse.ArgumentParser) -> None:
-    """Add ``--resume``, ``--workers``, ``--batch-size``, ``--timeout`` and the engine's."""
+    """Add options for many images: resuming, workers, batches, time limits, and the engine."""
     group = parser.add_argument_group("many images")
     add = group.add_argument
-    resume_help = "go on with an --output that was interrupted; start it if it was not"
+    resume_help = "continue an --output that was interrupted; start it if there is none"
     add("--resume", action="store_true", help=resume_help)
-    workers_help = "processes that read images (default: one a core)"
+    workers_help = "processes that read images (default: one per core)"
     workers = integer(1, MAX_THREADS)
     add_env_option(group, "--workers", type=workers, metavar="N", help=workers_help)
     add_env_option(
@@ -373,7 +345,7 @@ def add_batch_options(parser: argparse.ArgumentParser) -> None:
         type=number(0, 86_400, above=True),
         default=120,
         metavar="SECONDS",
-        help="give up an image that takes longer (default: %(default)s)",
+        help="give up on an image that takes longer (default: %(default)s)",
     )
     ray_help = "local, or ray: over the machines of a Ray cluster (default: %(default)s)"
     add("--engine", choices=ENGINES, default=ENGINES[0], help=ray_help)
@@ -388,7 +360,7 @@ def add_url_options(parser: argparse.ArgumentParser) -> None:
     add("--allow-private", action="store_true", help=private_help)
     add(
         "--max-download",
-        type=number(0, _MOST_MEGABYTES, above=True),
+        type=number(0, _MAX_MEGABYTES, above=True),
         default=20,
         metavar="MB",
         help="refuse larger images from the web (default: %(default)s)",

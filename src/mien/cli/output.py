@@ -1,41 +1,64 @@
-"""What commands print and write: JSON, CSV, aligned tables, notes; on stdout or into a file."""
+"""What commands print and write: text, JSON, CSV, tables and result files; notes on stderr."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import logging
 import os
+import re
 import sys
-from collections.abc import Iterable, Iterator
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from mien.core.errors import OutputError, one_line
+from mien.core.errors import OutputError, one_line, printable
 from mien.core.files import replace_atomically
-from mien.core.formats import display_width, json_text
+from mien.core.formats import csv_text, display_width, json_text, table_text
+from mien.core.results import ModelInfo, Result, result_rows, table_columns
+
+if TYPE_CHECKING:
+    from mien.video.summary import Person
+
+FORMATS: tuple[str, ...] = ("json", "jsonl", "csv", "tsv", "table", "parquet", "xlsx")
+
+VIDEO_SCHEMA = "mien-video/1"
+"""Name and version of the JSON of a video; its frames have their own, ``mien/1``."""
+
+Write = Callable[[str], object]
+Convert = Callable[[Result], list[dict[str, Any]]]
+
+_SOURCE_COLUMNS = 40
+_PARQUET_ROWS = 4096
+# Objects without nested ones in indented JSON. Newlines inside strings are escaped, so all others
+# are between values.
+_FLAT_OBJECT = re.compile(r"\{\n([^{}]*)\}")
+_LINE_END = re.compile(r"\n *")
 
 
-# ---------------------------------------------------------------- forms
+# ---------------------------------------------------------------- text
 def key_value_text(rows: Iterable[tuple[str, str]], width: int = 12) -> str:
-    """Return named facts, one a line, the names in a column of ``width``."""
+    """Return a line for each name and value, the names padded to ``width`` columns."""
     return "".join(f"{name:<{width}} {value}\n" for name, value in rows)
 
 
 def bar(share: float, width: int = 10, *, plain: bool = False) -> str:
-    """Return a bar of ``width`` columns, filled by ``share`` (0 to 1); ``plain`` is ASCII."""
+    """Return a bar of ``width`` columns, filled by ``share`` (0 to 1), in ASCII if ``plain``."""
     filled = round(min(1.0, max(0.0, share)) * width)
     full, empty = ("#", ".") if plain else ("█", "░")
     return full * filled + empty * (width - filled)
 
 
-def shorten(text: str, width: int) -> str:
-    """Return ``text`` cut at its front to ``width`` columns, since the end of a path tells most."""
-    if display_width(text) <= width:
-        return text
+def shorten(path: str, width: int) -> str:
+    """Return a path cut to ``width`` terminal columns; its end is kept."""
+    if display_width(path) <= width:
+        return path
     kept = ""
-    for character in reversed(text):
+    for character in reversed(path):
         if display_width(character + kept) > width - 1:
             break
         kept = character + kept
@@ -43,28 +66,19 @@ def shorten(text: str, width: int) -> str:
 
 
 # ---------------------------------------------------------------- stdout and files
-def stdout_supports(text: str) -> bool:
-    """Say whether stdout's encoding has all characters of ``text``."""
-    try:
-        text.encode(sys.stdout.encoding or "ascii")
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
-
-
 def use_utf8_stdout() -> None:
-    """Make stdout UTF-8 whatever the locale is, as JSON has to be and CSV had better be."""
+    """Switch stdout to UTF-8 for JSON and CSV, whatever the locale."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # The halves of a file name that is not UTF-8 come out as JSON's own escapes.
+        # File names that are not UTF-8 appear as JSON escapes.
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def write_stdout(text: str) -> None:
-    """Write data to stdout.
+    """Write text to stdout.
 
     Raises:
-        BrokenPipeError: if nobody reads any more; `mien.cli.main` takes that as the end.
-        OutputError: if it cannot be written otherwise.
+        BrokenPipeError: if the reader has gone; `mien.cli.main` ends the command.
+        OutputError: for any other failure.
     """
     try:
         sys.stdout.write(text)
@@ -77,95 +91,434 @@ def write_stdout(text: str) -> None:
 
 
 def write_answer(value: object, text: str, *, as_json: bool) -> None:
-    """Write a command's result to stdout: as indented JSON, or as the text that people read."""
+    """Write a command's result to stdout, as indented JSON or as text."""
     write_stdout(json_text(value) + "\n" if as_json else text)
 
 
 def discard_stdout() -> None:
-    """Point stdout at nothing, so that the interpreter's own last flush cannot fail."""
+    """Redirect stdout to the null device, so that the flush at exit cannot fail."""
     try:
-        number = sys.stdout.fileno()
-    except OSError:  # a stream of another program's, which is no file
+        descriptor = sys.stdout.fileno()
+    except OSError:  # not a file, as in a notebook
         return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    null = os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, number)
+        os.dup2(null, descriptor)
     finally:
-        os.close(nowhere)
+        os.close(null)
 
 
 @contextmanager
 def output_file(path: Path) -> Iterator[TextIO]:
-    """Open a file to write as UTF-8, which takes its name when it is complete.
+    """Open a UTF-8 text file for writing; it replaces an existing one only once complete.
 
-    Devices and pipes are written straight. A link stays one: what it leads to is replaced.
+    Devices and pipes are written directly. The target of a link is replaced, not the link.
 
     Raises:
-        OutputError: if it cannot be written; what stood there before is untouched.
+        OutputError: if it cannot be written; an existing file is left as it was.
     """
     if path.is_dir():
         raise OutputError(f"cannot write {path}: it is a folder, expected a file's name")
     if path.exists() and not path.is_file():
         try:
-            with _opened(path) as device:
+            with _open_text(path) as device:
                 yield device
         except OSError as error:
             raise OutputError(f"cannot write {path}: {error.strerror}") from error
         return
-    with (
-        replace_atomically(path.resolve() if path.is_symlink() else path) as temporary,
-        _opened(temporary) as file,
-    ):
+    target = path.resolve() if path.is_symlink() else path
+    with replace_atomically(target) as temporary, _open_text(temporary) as file:
         yield file
 
 
 def write_output(path: Path, text: str) -> None:
-    """Write a text into a file, as `output_file` does."""
+    """Write a text file, as `output_file` does."""
     with output_file(path) as file:
         file.write(text)
 
 
-def _opened(path: Path) -> TextIO:
+def _open_text(path: Path) -> TextIO:
     return path.open("w", encoding="utf-8", errors="backslashreplace", newline="")
 
 
 # ---------------------------------------------------------------- stderr
-def can_show_progress(args: argparse.Namespace, shape: str) -> bool:
-    """Say whether the terminal is free for what is drawn while results of a shape come."""
-    streams = args.output is None and shape != "table" and sys.stdout.isatty()
-    return not args.quiet and not streams and sys.stderr.isatty()
+def can_show_progress(args: argparse.Namespace, output_format: str) -> bool:
+    """Return True if stderr is a terminal on which no results appear at the same time."""
+    to_terminal = args.output is None and output_format != "table" and sys.stdout.isatty()
+    return not args.quiet and not to_terminal and sys.stderr.isatty()
 
 
 def note(text: str, *, quiet: bool) -> None:
-    """Say something in one line on stderr, unless quiet is asked for."""
+    """Write one line to stderr, unless ``quiet``."""
     if not quiet:
         print(one_line(" ".join(text.split())), file=sys.stderr)
 
 
-class _Notes(logging.Handler):
+class _NoteHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        """See `logging.Handler`."""
         note(f"mien: {record.getMessage()}", quiet=False)
 
 
 @contextmanager
 def log_to_stderr(*, quiet: bool, name: str = "mien") -> Iterator[None]:
-    """Show the library's warnings as lines on stderr while a command runs.
-
-    Args:
-        quiet: errors alone.
-        name: the logger's; another package's where a command uses it.
-    """
-    with log_handler(name, _Notes(logging.ERROR if quiet else logging.WARNING)):
+    """Print a logger's warnings as lines on stderr, or its errors alone if ``quiet``."""
+    with log_handler(name, _NoteHandler(logging.ERROR if quiet else logging.WARNING)):
         yield
 
 
 @contextmanager
 def log_handler(name: str, handler: logging.Handler) -> Iterator[None]:
-    """Give a logger a handler for a while."""
+    """Attach a handler to a logger within the block."""
     logger = logging.getLogger(name)
     logger.addHandler(handler)
     try:
         yield
     finally:
         logger.removeHandler(handler)
+
+
+# ---------------------------------------------------------------- results of images
+class ResultWriter:
+    """Writes results as they come: here as JSON lines, in subclasses in other formats.
+
+    Args:
+        write: writes text to stdout or a file.
+    """
+
+    def __init__(self, write: Write) -> None:
+        self._write = write
+
+    def add(self, result: Result) -> None:
+        """Write the result of the next image or frame."""
+        self._write(_json_line(result.to_dict()) + "\n")
+
+    def end_video(self, source: str, people: Sequence[Person]) -> None:
+        """Write the people of a video, after its frames."""
+
+    def close(self) -> None:
+        """Write what remains after the last image or video."""
+
+
+class _CsvWriter(ResultWriter):
+    """CSV or TSV: one row per face, or per image without a face."""
+
+    def __init__(self, write: Write, delimiter: str, labels: Sequence[str], **scores: bool) -> None:
+        super().__init__(write)
+        columns = table_columns(labels, **scores)
+        self._rows: Convert = lambda result: result_rows(result, labels, **scores)
+        self._text = partial(csv_text, columns=columns, delimiter=delimiter)
+        write(self._text([]))
+
+    def add(self, result: Result) -> None:
+        self._write(self._text(self._rows(result), header=False))
+
+
+class _JsonWriter(ResultWriter):
+    """JSON with innermost objects on one line: a list, or one object if ``single``."""
+
+    def __init__(self, write: Write, *, single: bool) -> None:
+        super().__init__(write)
+        self._single, self._separator = single, "[\n"
+
+    def add(self, result: Result) -> None:
+        text = _FLAT_OBJECT.sub(
+            lambda match: "{" + _LINE_END.sub(" ", match[1].strip()) + "}",
+            json_text(result.to_dict()),
+        )
+        if self._single:
+            self._write(text + "\n")
+        else:
+            self._write(self._separator + textwrap.indent(text, "  "))
+            self._separator = ",\n"
+
+    def close(self) -> None:
+        if not self._single:
+            self._write("\n]\n")
+
+
+class _CompatWriter(ResultWriter):
+    """JSON of another tool: each image's list of faces, in one list unless ``single``."""
+
+    def __init__(self, write: Write, convert: Convert, *, single: bool) -> None:
+        super().__init__(write)
+        self._convert, self._single = convert, single
+        self._images: list[list[dict[str, Any]]] = []
+
+    def add(self, result: Result) -> None:
+        self._images.append(self._convert(result))
+
+    def close(self) -> None:
+        self._write(json_text(self._images[0] if self._single else self._images) + "\n")
+
+
+class _CompatLineWriter(_CompatWriter):
+    """JSON lines of another tool, each a list of faces."""
+
+    def add(self, result: Result) -> None:
+        self._write(_json_line(self._convert(result)) + "\n")
+
+    def close(self) -> None:
+        """Every line has been written."""
+
+
+class _TableWriter(ResultWriter):
+    """Aligned table of all faces."""
+
+    def __init__(self, write: Write) -> None:
+        super().__init__(write)
+        self._rows: list[tuple[str, ...]] = []
+        self._has_uncertain = False
+
+    def add(self, result: Result) -> None:
+        source = shorten(str(result.source), _SOURCE_COLUMNS)
+        if result.error is not None:
+            reason = result.error.removeprefix(str(result.source)).lstrip(": ")
+            self._rows.append((source, "-", f"{result.status}: {reason}"))
+        elif not result.faces:
+            self._rows.append((source, "-", "no face"))
+        for face in result.faces:
+            box = face.box
+            row = (
+                source,
+                str(face.face_id),
+                face.emotion + (" ?" if face.uncertain else ""),
+                *_confidence_cells(face.confidence),
+                f"{box.w}x{box.h} at {box.x},{box.y}",
+            )
+            self._rows.append(row)
+            self._has_uncertain |= face.uncertain
+            source = ""  # shown only once, next to the first face
+
+    def close(self) -> None:
+        header = ("IMAGE", "FACE", "EMOTION", "CONFIDENCE", "", "BOX")
+        self._write(table_text(header, self._rows, right=(1, 4)))
+        if self._has_uncertain:
+            self._write("\n? uncertain: below the model's threshold for this emotion\n")
+
+
+def _confidence_cells(confidence: float) -> tuple[str, str]:
+    """Return a confidence as a bar, in ASCII if stdout cannot encode others, and in percent."""
+    try:
+        bar(0.5).encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return bar(confidence, plain=True), f"{confidence:.0%}"
+    return bar(confidence), f"{confidence:.0%}"
+
+
+# ---------------------------------------------------------------- results of videos
+class _VideoJsonWriter(ResultWriter):
+    """One JSON object per video, frames first, then people; in a list unless ``single``."""
+
+    def __init__(self, write: Write, *, single: bool) -> None:
+        super().__init__(write)
+        self._single = single
+        self._videos = self._frames = 0
+
+    def add(self, result: Result) -> None:
+        if self._frames == 0:
+            self._open(str(result.source))
+        self._write((",\n" if self._frames else "\n") + "    " + _json_line(result.to_dict()))
+        self._frames += 1
+
+    def end_video(self, source: str, people: Sequence[Person]) -> None:
+        if self._frames == 0:
+            self._open(source)
+        lines = ",\n".join("    " + _json_line(person.to_dict()) for person in people)
+        content = f"[\n{lines}\n  ]" if people else "[]"
+        self._write(f'\n  ],\n  "people": {content}\n}}' + ("\n" if self._single else ""))
+        self._frames = 0
+
+    def close(self) -> None:
+        if not self._single:
+            self._write("\n]\n" if self._videos else "[]\n")
+
+    def _open(self, source: str) -> None:
+        separator = "" if self._single else (",\n" if self._videos else "[\n")
+        self._videos += 1
+        head = f'  "schema": "{VIDEO_SCHEMA}",\n  "source": {_json_line(source)},\n  "frames": ['
+        self._write(f"{separator}{{\n{head}")
+
+
+class _EpisodeTableWriter(ResultWriter):
+    """Table of each video's episodes."""
+
+    def __init__(self, write: Write, *, single: bool) -> None:
+        super().__init__(write)
+        self._single = single
+        self._error: str | None = None
+
+    def add(self, result: Result) -> None:
+        self._error = result.error
+
+    def end_video(self, source: str, people: Sequence[Person]) -> None:
+        title = "" if self._single else f"{printable(source)}\n"
+        body = episode_table(people) if people else "nobody was seen\n"
+        if self._error is not None:
+            body = (body if people else "") + f"{printable(self._error)}\n"
+        self._write(title + body + ("" if self._single else "\n"))
+        self._error = None
+
+
+class _VideoParquetWriter(ResultWriter):
+    """Parquet with the columns of CSV, written in row groups."""
+
+    def __init__(self, path: Path, model: ModelInfo, labels: Sequence[str], **scores: bool) -> None:
+        from mien.batch.tables import results_schema  # raises MissingExtra without pyarrow
+
+        pa, pq = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet"))
+        schema = results_schema(labels, model, **scores)
+        self._rows: Convert = lambda result: result_rows(result, labels, **scores)
+        self._to_table = partial(pa.Table.from_pylist, schema=schema)
+        self._file = pq.ParquetWriter(path, schema, compression="zstd")
+        self._pending: list[dict[str, Any]] = []
+
+    def add(self, result: Result) -> None:
+        self._pending += self._rows(result)
+        if len(self._pending) >= _PARQUET_ROWS:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._file.close()
+
+    def _flush(self) -> None:
+        if self._pending:
+            self._file.write_table(self._to_table(self._pending))
+            self._pending = []
+
+
+class _VideoExcelWriter(ResultWriter):
+    """Excel workbook with the columns of CSV; openpyxl keeps its rows on disk until saved."""
+
+    def __init__(self, path: Path, labels: Sequence[str], **scores: bool) -> None:
+        from mien.batch.tables import ExcelSheets
+
+        self._path = path
+        self._rows: Convert = lambda result: result_rows(result, labels, **scores)
+        self._sheets = ExcelSheets(table_columns(labels, **scores))
+
+    def add(self, result: Result) -> None:
+        for row in self._rows(result):
+            self._sheets.add(row.values())
+
+    def close(self) -> None:
+        self._sheets.save(self._path)
+
+
+def episode_table(people: Sequence[Person]) -> str:
+    """Return the episodes of all people as an aligned table."""
+    from mien.video.times import format_time
+
+    rows = []
+    for person in people:
+        name = f"#{person.track_id}"
+        for episode in person.episodes:
+            row = (
+                name,
+                format_time(episode.start_s),
+                format_time(episode.end_s),
+                episode.emotion,
+                *_confidence_cells(episode.confidence),
+                f"{episode.frames:,}",
+            )
+            rows.append(row)
+            name = ""  # shown only once, next to the first episode
+    header = ("PERSON", "FROM", "TO", "EMOTION", "CONFIDENCE", "", "FRAMES")
+    return table_text(header, rows, right=(1, 2, 5, 6))
+
+
+# ---------------------------------------------------------------- opening a writer
+@contextmanager
+def image_writer(
+    output_format: str,
+    path: Path | None,
+    labels: Sequence[str],
+    *,
+    single: bool,
+    convert: Convert | None = None,
+) -> Iterator[ResultWriter]:
+    """Open a writer for results of images.
+
+    Args:
+        output_format: one of `FORMATS`, except Parquet and Excel, which `mien.batch` writes.
+        path: the output file; None for stdout.
+        labels: the model's emotions.
+        single: write JSON as an object, not as a list.
+        convert: converts a result to another tool's list of faces.
+    """
+    with _text_output(output_format, path) as write:
+        writer: ResultWriter
+        if convert is not None and output_format == "jsonl":
+            writer = _CompatLineWriter(write, convert, single=single)
+        elif convert is not None:
+            writer = _CompatWriter(write, convert, single=single)
+        elif output_format == "json":
+            writer = _JsonWriter(write, single=single)
+        elif output_format == "table":
+            writer = _TableWriter(write)
+        else:
+            writer = _line_writer(write, output_format, labels)
+        yield writer
+        writer.close()
+
+
+@contextmanager
+def video_writer(
+    output_format: str,
+    path: Path | None,
+    labels: Sequence[str],
+    model: ModelInfo,
+    *,
+    single: bool,
+    corrected: bool = False,
+) -> Iterator[ResultWriter]:
+    """Open a writer for results of videos; arguments as `image_writer`.
+
+    ``corrected`` adds the columns of a baseline to tables.
+    """
+    writer: ResultWriter
+    scores = {"smoothed": True, "corrected": corrected}
+    if output_format in ("parquet", "xlsx") and path is not None:
+        with replace_atomically(path) as temporary:
+            if output_format == "xlsx":
+                writer = _VideoExcelWriter(temporary, labels, **scores)
+            else:
+                writer = _VideoParquetWriter(temporary, model, labels, **scores)
+            yield writer
+            writer.close()
+        return
+    with _text_output(output_format, path) as write:
+        if output_format == "json":
+            writer = _VideoJsonWriter(write, single=single)
+        elif output_format == "table":
+            writer = _EpisodeTableWriter(write, single=single)
+        else:
+            writer = _line_writer(write, output_format, labels, **scores)
+        yield writer
+        writer.close()
+
+
+def _line_writer(
+    write: Write, output_format: str, labels: Sequence[str], **scores: bool
+) -> ResultWriter:
+    """Return the writer of JSON lines, CSV or TSV."""
+    from mien.batch.tables import DELIMITERS
+
+    if output_format == "jsonl":
+        return ResultWriter(write)
+    return _CsvWriter(write, DELIMITERS[output_format], labels, **scores)
+
+
+@contextmanager
+def _text_output(output_format: str, path: Path | None) -> Iterator[Write]:
+    if path is not None:
+        with output_file(path) as file:
+            yield file.write
+        return
+    if output_format != "table":
+        use_utf8_stdout()
+    yield write_stdout
+
+
+def _json_line(value: object) -> str:
+    return json_text(value, indent=None)

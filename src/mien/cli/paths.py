@@ -4,8 +4,8 @@ An input is a file, a folder, a pattern, an address, a data URI, a camera's numb
 
 No command overwrites a file that it reads, nor, without ``--force``, one that mien did not write.
 mien's own files are recognized by their content, so that a command can be run again: text by its
-first line; pictures, videos and Parquet by their metadata. Output of ``--compat`` cannot be told
-from the other tool's and needs ``--force``.
+first line; pictures, videos and Parquet by their metadata. Output of ``--compat`` looks like the
+other tool's own and needs ``--force``.
 """
 
 from __future__ import annotations
@@ -440,6 +440,13 @@ def unique_names(names: Iterable[tuple[str, str]]) -> list[str]:
         taken.add(name.casefold())
         unique.append(name)
     return unique
+
+
+def stem_of(source: str) -> str:
+    """Return the stem for files named after an image: "stdin" or "data" if it has no file name."""
+    if source[:5].lower() == "data:":
+        return "data"
+    return "stdin" if source == STDIN else Path(source).stem
 
 
 def input_paths(args: argparse.Namespace) -> list[str | Path | None]:

@@ -1,4 +1,4 @@
-"""``mien predict``: find every face in images and read its emotion."""
+"""``mien predict``: detect faces in images and classify their emotions."""
 
 from __future__ import annotations
 
@@ -22,24 +22,22 @@ from mien.cli.options import (
     add_recognizer_options,
     add_url_options,
     file_name,
-    file_or_folder_name,
     folder_name,
     number,
     recognizer_options,
 )
-from mien.cli.output import can_show_progress, note
+from mien.cli.output import FORMATS, can_show_progress, image_writer, note
 from mien.cli.paths import (
-    STDIN,
     Inputs,
     check_targets,
     find_inputs,
     find_videos,
     input_paths,
     is_single,
+    stem_of,
     unique_names,
     url_reader,
 )
-from mien.cli.result_writers import FORMATS, image_writer
 from mien.cli.signals import interruptible
 from mien.core.errors import EXIT_DONE, EXIT_PARTIAL, InputError, MienError, NoFaceError, UsageError
 from mien.core.file_types import (
@@ -68,21 +66,25 @@ _FORMAT_OF_SUFFIX = {
     ".xlsx": "xlsx",
     ".txt": "table",
 }
-_OTHER_KINDS = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES, ".xls", ".ods", ".md", ".html", ".pdf")
-_IN_PARTS = ("jsonl", "csv", "tsv", "parquet", "xlsx")
-_FILES_ALONE = {"parquet": "Parquet", "xlsx": "Excel"}
-_PHOTO_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".mpo", ".webp", ".avif")
+# With --format, --output may have any suffix but these, which promise something else.
+_OTHER_SUFFIXES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES, ".xls", ".ods", ".md", ".html", ".pdf")
+_RESUMABLE_FORMATS = ("jsonl", "csv", "tsv", "parquet", "xlsx")
+_FILE_FORMATS = {"parquet": "Parquet", "xlsx": "Excel"}
+"""Formats that are not written to stdout, and their names."""
 
-_PATIENCE_S = 8.0
-"""After a stop the command has so long to tidy up."""
+_JPEG_LIKE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".mpo", ".webp", ".avif")
+"""Suffixes of lossy images, which are annotated as JPEG."""
+
+_GRACE_PERIOD_S = 8.0
+"""Time to write what is done after a signal, in seconds."""
 
 _DETAILS = """\
 Without --format, --output's suffix decides; else a terminal gets a table and a pipe gets JSON.
 As json, one image named by its path (or -) gives one object, and anything else (several images, a
-folder, a pattern) a list of them, however many there are; jsonl always gives one object a line.
+folder, a pattern) a list of them, however many there are; jsonl always gives one object per line.
 An image that cannot be read has its own result, with status "unreadable"; the others still run.
-With --output, jsonl and tables are written part by part, in a folder beside FILE until all is
-done: however many images there are, and whatever ends the run, --resume goes on where it was.
+With --output, jsonl and tables are written in parts, to a folder next to FILE, until all is done:
+however many images there are, and whatever interrupts the run, --resume continues it.
 """
 
 
@@ -91,8 +93,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser = add_command(
         commands,
         "predict",
-        help="find every face in images and read its emotion",
-        description="Find every face in images or videos and read its emotion.",
+        help="detect the faces in images and classify their emotions",
+        description="Detect every face in images or videos and classify its emotion.",
         examples=(
             "mien predict photo.jpg",
             "mien predict photos --output emotions.csv",
@@ -110,20 +112,21 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="a file; a folder (the images in it and below, or else the videos); a quoted pattern; "
         "an address (http or https); a camera's number; - for stdin",
     )
-    add("--format", choices=FORMATS, help="what the results look like; see below")
-    compat_help = "give each image's faces as the JSON list that this tool gives"
+    add("--format", choices=FORMATS, help="format of the results; see below")
+    compat_help = "write each image's faces as the JSON list of this tool"
     add("--compat", choices=tuple(COMPAT_FORMATS), help=compat_help)
-    add("--output", type=Path, metavar="FILE", help="write the results there, not to stdout")
+    output_help = "write the results to this file instead of stdout"
+    add("--output", type=Path, metavar="FILE", help=output_help)
     add(
         "--annotate",
         type=Path,
         metavar="DIR",
-        help="write each picture there with its faces drawn in, as NAME.annotated.jpg or .png; "
-        "a video as NAME.annotated.mp4, or with this name if it ends in .mp4, .mov or .mkv",
+        help="write each picture with its faces drawn in to this folder, as NAME.annotated.jpg or "
+        ".png; a video as NAME.annotated.mp4, or to this file if it ends in .mp4, .mov or .mkv",
     )
     add_force_option(parser)
     add_recognizer_options(parser, crops="where each image is a face crop")
-    tta_help = "average over ten shifted and mirrored views of each face, in ten times the time"
+    tta_help = "average over ten shifted and mirrored views of each face; takes ten times as long"
     add("--tta", action="store_true", help=tta_help)
     add_face_options(parser)
     add_batch_options(parser)
@@ -135,10 +138,10 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def _add_video_options(parser: argparse.ArgumentParser) -> None:
     about = "FILE.mp4, rtsp://..., http://.../clip.mp4, or a camera's 0"
     add = parser.add_argument_group("videos, streams and cameras", about).add_argument
-    every_help = "look at one frame in each so many seconds, as 0.5s (default: all frames)"
+    every_help = "seconds between two analyzed frames, as 0.5s (default: every frame)"
     add("--every", metavar="SECONDS", help=every_help)
-    add("--start", metavar="TIME", help="from here on: seconds, mm:ss or h:mm:ss")
-    add("--end", metavar="TIME", help="up to here")
+    add("--start", metavar="TIME", help="start here: seconds, mm:ss or h:mm:ss")
+    add("--end", metavar="TIME", help="end here")
     add(
         "--smooth",
         type=number(0, 1e6),
@@ -148,18 +151,18 @@ def _add_video_options(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--timeline",
-        type=file_or_folder_name(*OUTPUT_IMAGE_SUFFIXES),
+        type=file_name(*OUTPUT_IMAGE_SUFFIXES, or_folder=True),
         metavar="FILE.png",
         help="draw emotions over time, by person; or a folder for NAME.timeline.png",
     )
-    episodes_help = "write who felt what from when to when"
+    episodes_help = "write the episodes of each person's emotions, with start and end"
     add("--episodes", type=file_name(".json"), metavar="FILE.json", help=episodes_help)
     add(
         "--baseline",
         metavar="FROM:TO",
-        help="seconds in which each person is neutral, as 0:5: scores are corrected by them, too",
+        help="seconds in which everyone is neutral, as 0:5; adds scores corrected by them",
     )
-    markers_help = "events, a line each: start, end, label; for --events"
+    markers_help = "events, one per line: start, end, label; for --events"
     add("--markers", type=Path, metavar="FILE.csv", help=markers_help)
     events_help = "write each event's mean scores, valence and shares of time, by person"
     add("--events", type=file_name(".csv"), metavar="FILE.csv", help=events_help)
@@ -168,18 +171,18 @@ def _add_video_options(parser: argparse.ArgumentParser) -> None:
         type=file_name(".csv", *OUTPUT_IMAGE_SUFFIXES),
         action="append",
         metavar="FILE.csv|.png",
-        help="write the videos beside one another, a row or a lane each; may be given twice",
+        help="compare the videos, with one row or lane each; may be given twice",
     )
     add(
         "--reconnect",
         type=number(0, 1e6),
         default=30.0,
         metavar="SECONDS",
-        help="how long to try again when a stream is lost (default: %(default)g)",
+        help="how long to retry when a stream is lost (default: %(default)g)",
     )
-    show_help = "show each frame in a window while it is read, its faces drawn in; q ends it"
+    show_help = "show annotated frames in a window during analysis; q closes it"
     add("--show", action="store_true", help=show_help)
-    video_help = "take the inputs as videos, whatever their names; of a folder, the videos in it"
+    video_help = "read inputs as videos, whatever their names; in a folder, read its videos"
     add("--video", action="store_true", help=video_help)
 
 
@@ -190,7 +193,7 @@ _VIDEO_OPTIONS = (
 
 
 def _run(args: argparse.Namespace) -> int:
-    shape = _chosen_format(args.format, args.output, args.compat)
+    output_format = _choose_format(args.format, args.output, args.compat)
     videos = find_videos(args.images, all_videos=args.video, quiet=args.quiet)
     _check_video_options(args, videos)
     if args.annotate is not None:
@@ -198,123 +201,127 @@ def _run(args: argparse.Namespace) -> int:
     if videos:
         from mien.cli.predict_video import run_videos
 
-        return run_videos(args, shape, videos)
+        return run_videos(args, output_format, videos)
     if args.output is not None:
         check_targets([("--output", args.output)], reads=input_paths(args), force=args.force)
-    in_parts = _is_in_parts(args, shape)
-    with interruptible(_PATIENCE_S, for_good=True):
-        tally = _in_parts(args, shape) if in_parts else _at_once(args, shape)
+    resumable = _is_resumable(args, output_format)
+    with interruptible(_GRACE_PERIOD_S, final=True):
+        analyze = _analyze_resumably if resumable else _analyze_once
+        tally = analyze(args, output_format)
     return _exit_code(tally, args.output)
 
 
+# ---------------------------------------------------------------- checks of options
 def _check_video_options(args: argparse.Namespace, videos: Sequence[Input]) -> None:
-    """Refuse options for videos where none is given, and addresses where ``--offline`` is."""
+    """Check that video options come with videos, and ``--offline`` without addresses."""
     for option in () if videos else _VIDEO_OPTIONS:
         if getattr(args, option) is not None:
-            raise UsageError(f"--{option} is for videos: none is given (--video takes any file)")
+            raise UsageError(
+                f"--{option} is for videos, but none is given: --video reads any file as one"
+            )
     if args.show and not videos:
         raise UsageError("--show is for videos and cameras: --annotate DIR draws faces in pictures")
-    for one in videos if args.offline else ():
-        if "://" in one.source:
-            source = redact_address(one.source)
-            raise InputError(f"{source} is on the web and this is offline: give a file")
+    for video in videos if args.offline else ():
+        if "://" in video.source:
+            source = redact_address(video.source)
+            raise InputError(f"{source} is on the web, but --offline is given: give a file")
 
 
-# ---------------------------------------------------------------- formats
-def _chosen_format(asked: str | None, output: Path | None, compat: str | None) -> str:
+def _choose_format(requested: str | None, output: Path | None, compat: str | None) -> str:
     if output is not None:
-        shape = _format_of_file(asked, output)
-    elif asked is not None:
-        shape = asked
+        output_format = _format_of_file(requested, output)
+    elif requested is not None:
+        output_format = requested
     else:
-        shape = "table" if sys.stdout.isatty() and compat is None else "json"
-    if compat is not None and shape not in ("json", "jsonl"):
-        raise UsageError(f"--compat {compat} gives JSON: expected --format json or jsonl")
-    return shape
+        output_format = "table" if sys.stdout.isatty() and compat is None else "json"
+    if compat is not None and output_format not in ("json", "jsonl"):
+        raise UsageError(f"--compat {compat} writes JSON: expected --format json or jsonl")
+    return output_format
 
 
-def _format_of_file(asked: str | None, output: Path) -> str:
-    """Return the format that is asked for or that a file's name ends in.
+def _format_of_file(requested: str | None, output: Path) -> str:
+    """Return the requested format, or the one that the suffix of a file stands for.
 
     Raises:
-        UsageError: if it ends in neither, or in what the format that is asked for is not.
+        UsageError: if the suffix stands for none and none is requested, or for another one.
     """
     suffix = output.suffix.lower()
-    told = _FORMAT_OF_SUFFIX.get(suffix)
+    implied = _FORMAT_OF_SUFFIX.get(suffix)
     if str(output) == "-":
-        raise UsageError("--output - would be a file called -: leave it out for standard output")
-    if asked is not None:
-        if told == asked or suffix not in (*_FORMAT_OF_SUFFIX, *_OTHER_KINDS):
-            return asked
-        raise UsageError(f"--output {output} does not end as --format {asked} does: change one")
-    if told is not None:
-        return told
+        raise UsageError("--output - would be a file named -: leave it out for standard output")
+    if requested is not None:
+        if implied == requested or suffix not in (*_FORMAT_OF_SUFFIX, *_OTHER_SUFFIXES):
+            return requested
+        raise UsageError(
+            f"--output {output} does not match --format {requested}: change one of them"
+        )
+    if implied is not None:
+        return implied
     if os.path.exists(output) and not os.path.isfile(output):  # noqa: PTH110, PTH113 - never raise
-        return "json"  # a device or a pipe, whose names end in nothing
+        return "json"  # a device or a pipe
     hint = ""
     if suffix in IMAGE_SUFFIXES:
-        hint = " (--annotate DIR writes pictures, --timeline FILE one of a video)"
+        hint = " (--annotate DIR writes pictures, --timeline FILE that of a video)"
     elif suffix in VIDEO_SUFFIXES:
         hint = " (--annotate FILE writes a video)"
-    kinds = ", ".join(_FORMAT_OF_SUFFIX)
-    raise UsageError(f"expected --output to end in {kinds}, or --format; got {output}{hint}")
+    suffixes = ", ".join(_FORMAT_OF_SUFFIX)
+    raise UsageError(f"expected --output to end in {suffixes}, or --format; got {output}{hint}")
 
 
 def _check_annotate(annotate: Path, *, videos: bool) -> None:
-    """Refuse what is neither a folder nor, of a video, a file that can be written."""
+    """Check that ``--annotate`` names a folder or, for a video, a video file."""
     if videos and annotate.suffix.lower() in OUTPUT_VIDEO_SUFFIXES:
         return
     try:
         folder_name(str(annotate))
     except argparse.ArgumentTypeError as error:
-        also = f", or a name ending in {', '.join(OUTPUT_VIDEO_SUFFIXES)}" if videos else ""
-        raise UsageError(f"--annotate: {error}{also}") from error
+        alternative = f", or a name ending in {', '.join(OUTPUT_VIDEO_SUFFIXES)}" if videos else ""
+        raise UsageError(f"--annotate: {error}{alternative}") from error
     if os.path.isfile(annotate):  # noqa: PTH113 - Path.is_file raises where a name is too long
         raise UsageError(f"--annotate: expected a folder's name, and {annotate} is a file")
 
 
-def _is_in_parts(args: argparse.Namespace, shape: str) -> bool:
-    """Say whether results go to a file part by part; Parquet and Excel go nowhere else."""
+def _is_resumable(args: argparse.Namespace, output_format: str) -> bool:
+    """Return True if results are written in parts, which is the only way for Parquet and Excel."""
     to_file = args.output is not None and (not args.output.exists() or args.output.is_file())
     plain = args.annotate is None and args.compat is None
-    in_parts = to_file and plain and shape in _IN_PARTS
-    if shape in _FILES_ALONE and not in_parts:
+    resumable = to_file and plain and output_format in _RESUMABLE_FORMATS
+    if output_format in _FILE_FORMATS and not resumable:
+        name = _FILE_FORMATS[output_format]
+        raise UsageError(f"{name} needs --output FILE, without --annotate and --compat")
+    if args.resume and not resumable:
         raise UsageError(
-            f"{_FILES_ALONE[shape]} needs --output FILE, and goes without --annotate and --compat"
-        )
-    if args.resume and not in_parts:
-        raise UsageError(
-            "--resume goes on with a file: expected --output FILE.jsonl, .csv, .tsv, .parquet "
+            "--resume continues a file: expected --output FILE.jsonl, .csv, .tsv, .parquet "
             "or .xlsx, without --annotate and --compat"
         )
-    return in_parts
+    return resumable
 
 
-# ---------------------------------------------------------------- into a file, part by part
-def _in_parts(args: argparse.Namespace, shape: str) -> Tally:
+# ---------------------------------------------------------------- to a file, in parts
+def _analyze_resumably(args: argparse.Namespace, output_format: str) -> Tally:
     from mien.batch.run import run_batch
     from mien.batch.tables import part_format
 
-    inputs = _inputs(args)
+    inputs = _find_inputs(args)
     options = recognizer_options(args)
     recognizer = options.load()
-    form = part_format(shape, recognizer.labels, recognizer.model)
+    manifest = recognizer.classifier.manifest
     run = {
         "model": recognizer.model.sha256,
-        # They are beside the file that the hash is of, and change results too.
-        "temperature": recognizer.classifier.manifest.temperature,
-        "thresholds": dict(recognizer.classifier.manifest.thresholds),
+        # These change results, too, and are not in the file that is hashed.
+        "temperature": manifest.temperature,
+        "thresholds": dict(manifest.thresholds),
         "detector": recognizer.detector.name,
         **options.settings(),
-        "format": shape,
+        "format": output_format,
         "columns": len(table_columns(recognizer.labels)),
-        **_origin(inputs, args.output),
+        **_describe_inputs(inputs, args.output),
     }
     tally = run_batch(
         inputs.unique(),
-        _engine(args, options, recognizer),
+        _make_engine(args, options, recognizer),
         args.output,
-        form,
+        part_format(output_format, recognizer.labels, recognizer.model),
         run,
         resume=args.resume,
         counted=inputs.for_counting().unique(),
@@ -324,7 +331,16 @@ def _in_parts(args: argparse.Namespace, shape: str) -> Tally:
     return tally
 
 
-def _engine(args: argparse.Namespace, options: RecognizerOptions, recognizer: Recognizer) -> Engine:
+def _find_inputs(args: argparse.Namespace) -> Inputs:
+    read_url = url_reader(
+        allow_private=args.allow_private, offline=args.offline, max_megabytes=args.max_download
+    )
+    return find_inputs(args.images, read_url=read_url)
+
+
+def _make_engine(
+    args: argparse.Namespace, options: RecognizerOptions, recognizer: Recognizer
+) -> Engine:
     from mien.batch.engines import make_engine
 
     return make_engine(
@@ -338,84 +354,81 @@ def _engine(args: argparse.Namespace, options: RecognizerOptions, recognizer: Re
     )
 
 
-def _inputs(args: argparse.Namespace) -> Inputs:
-    read_url = url_reader(
-        allow_private=args.allow_private, offline=args.offline, max_megabytes=args.max_download
-    )
-    return find_inputs(args.images, read_url=read_url)
+def _describe_inputs(inputs: Inputs, output: Path) -> dict[str, Any]:
+    """Return what identifies the inputs, so that a run is not resumed with other images.
 
-
-def _origin(inputs: Inputs, output: Path) -> dict[str, Any]:
-    """Return where the images of a run are from: other ones may have the same names elsewhere."""
-    origin: dict[str, Any] = {"inputs": inputs.public_arguments()}
-    if not all(Path(word).is_absolute() or is_web_address(word) for word in inputs.arguments):
+    The same names mean other images in another folder, or on another standard input.
+    """
+    described: dict[str, Any] = {"inputs": inputs.public_arguments()}
+    if not all(Path(name).is_absolute() or is_web_address(name) for name in inputs.arguments):
         try:
-            origin["working folder"] = os.path.relpath(Path.cwd(), output.resolve().parent)
+            described["working folder"] = os.path.relpath(Path.cwd(), output.resolve().parent)
         except ValueError:  # on another drive
-            origin["working folder"] = str(Path.cwd())
+            described["working folder"] = str(Path.cwd())
     if inputs.stdin is not None and isinstance(inputs.stdin.content, bytes):
-        origin["standard input"] = hashlib.sha256(inputs.stdin.content).hexdigest()
-    return origin
+        described["standard input"] = hashlib.sha256(inputs.stdin.content).hexdigest()
+    return described
 
 
 # ---------------------------------------------------------------- to stdout, or to a file at once
-def _at_once(args: argparse.Namespace, shape: str) -> Tally:
-    found = _inputs(args)
+def _analyze_once(args: argparse.Namespace, output_format: str) -> Tally:
+    found = _find_inputs(args)
     inputs = list(found)
-    pictures = _picture_paths(args.annotate, [one.source for one in inputs])
-    if pictures:
-        targets = [("--annotate", path) for path in pictures]
+    annotated_paths = _annotated_paths(args.annotate, [image.source for image in inputs])
+    if annotated_paths:
+        targets = [("--annotate", path) for path in annotated_paths]
         check_targets(targets, reads=input_paths(args), force=args.force)
     found.note_skipped(quiet=args.quiet)
     options = recognizer_options(args)
     recognizer = options.load()
-    engine = _engine(args, options, recognizer)
-    tally, drawn = Tally(), 0
-    shows = len(inputs) > 1 and can_show_progress(args, shape)
+    engine = _make_engine(args, options, recognizer)
+    tally, annotated = Tally(), 0
+    show_progress = len(inputs) > 1 and can_show_progress(args, output_format)
     with image_writer(
-        shape,
+        output_format,
         args.output,
         recognizer.labels,
         single=is_single(args.images),
         convert=None if args.compat is None else COMPAT_FORMATS[args.compat],
     ) as writer:
-        for number, result in enumerate(_analyzed(engine, inputs, shows=shows)):
+        for index, result in enumerate(_analyze(engine, inputs, show_progress=show_progress)):
             tally.count(result)
-            content = inputs[number].content
-            if pictures and content is not None and result.error is None:
-                _draw(content, result.faces, pictures[number])
-                drawn += 1
+            content = inputs[index].content
+            if annotated_paths and content is not None and result.error is None:
+                _write_annotated(content, result.faces, annotated_paths[index])
+                annotated += 1
             writer.add(result)
-    if drawn:
-        what = pictures[0] if len(inputs) == 1 else f"{drawn} pictures in {args.annotate}"
-        note(f"annotated: {what}", quiet=args.quiet)
+    if annotated:
+        many = f"{annotated} pictures in {args.annotate}"
+        note(f"annotated: {annotated_paths[0] if len(inputs) == 1 else many}", quiet=args.quiet)
     if args.output is not None:
         note(f"{args.output}: {tally.summary()}", quiet=args.quiet)
     return tally
 
 
-def _analyzed(engine: Engine, inputs: Sequence[Input], *, shows: bool) -> Iterator[Result]:
-    """Yield one result an input, in order, as batches of images are done."""
+def _analyze(engine: Engine, inputs: Sequence[Input], *, show_progress: bool) -> Iterator[Result]:
+    """Yield a result for each input, in order."""
     with (
         closing(engine(inputs)) as results,
-        Progress("reading faces", len(inputs), unit="img", quiet=not shows) as progress,
+        Progress("reading faces", len(inputs), unit="img", quiet=not show_progress) as progress,
     ):
         for result in results:
             progress.advance()
             yield result
 
 
-def _picture_paths(folder: Path | None, sources: Sequence[str]) -> list[Path]:
-    """Return the annotated picture of each source, none twice; none at all without a folder."""
+def _annotated_paths(folder: Path | None, sources: Sequence[str]) -> list[Path]:
+    """Return the path of each source's annotated picture, all distinct; none without a folder."""
     if folder is None:
         return []
-    paths = [Path("stdin.png" if source == STDIN else source) for source in sources]
-    kinds = [".jpg" if path.suffix.lower() in _PHOTO_SUFFIXES else ".png" for path in paths]
-    names = [(path.stem, f".annotated{kind}") for path, kind in zip(paths, kinds, strict=True)]
+    names = []
+    for source in sources:
+        is_jpeg_like = Path(source).suffix.lower() in _JPEG_LIKE_SUFFIXES
+        names.append((stem_of(source), f".annotated{'.jpg' if is_jpeg_like else '.png'}"))
     return [folder / name for name in unique_names(names)]
 
 
-def _draw(content: str | bytes, faces: Sequence[Face], path: Path) -> None:
+def _write_annotated(content: str | bytes, faces: Sequence[Face], path: Path) -> None:
     from mien.core.display import annotate
     from mien.core.images import load_image, write_picture
 
@@ -423,25 +436,26 @@ def _draw(content: str | bytes, faces: Sequence[Face], path: Path) -> None:
 
 
 def _exit_code(tally: Tally, output: Path | None) -> int:
-    """Return 0 or 6, or raise what says that nothing was found or could be read."""
-    failed, first = tally.failed, tally.first_problem
-    listed = "" if output is None else f"; {output} lists them by their status"
+    """Return 0 or 6, or raise the error of a run without any readable image or any face."""
+    failed, first_problem = tally.failed, tally.first_problem
+    where = "" if output is None else f"; {output} lists them by their status"
     if failed == tally.images:
-        text = f"none of {failed:,} inputs could be read; first: {first}{listed}"
-        text = str(first) if failed == 1 else text
+        text = f"none of {failed:,} inputs could be read; first: {first_problem}{where}"
+        text = str(first_problem) if failed == 1 else text
         raise MienError(text) if tally.statuses["error"] else InputError(text)
     if failed:
-        kinds = ("unreadable", "error")
         counts = ", ".join(
-            f"{tally.statuses[kind]:,} {kind}" for kind in kinds if tally.statuses[kind]
+            f"{tally.statuses[status]:,} {status}"
+            for status in ("unreadable", "error")
+            if tally.statuses[status]
         )
-        text = f"{failed:,} of {tally.images:,} inputs failed ({counts}); first: {first}{listed}"
-        note(f"mien: {text}", quiet=False)
+        failures = f"{failed:,} of {tally.images:,} inputs failed ({counts})"
+        note(f"mien: {failures}; first: {first_problem}{where}", quiet=False)
         return EXIT_PARTIAL
     if not tally.faces:
-        where = "the image" if tally.images == 1 else f"any of {tally.images:,} images"
+        images = "the image" if tally.images == 1 else f"any of {tally.images:,} images"
         raise NoFaceError(
-            f"no face found in {where}: try another --detector, "
+            f"no face found in {images}: try another --detector, "
             "or --detector none for images that are face crops"
         )
     return EXIT_DONE

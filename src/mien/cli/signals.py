@@ -1,4 +1,4 @@
-"""Ends a command after Ctrl-C or SIGTERM in time, whatever the library that it waits for does."""
+"""SIGINT, SIGTERM and SIGHUP: a command ends in time, even while a library blocks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -15,108 +14,99 @@ from typing import NoReturn
 
 from mien.core.errors import EXIT_INTERRUPTED
 
-_CHECKED = (signal.SIGINT, signal.SIGTERM)
 
-
-class Stop:
-    """Whether a command is to stop."""
+class StopRequest:
+    """Whether a signal has asked the command to stop."""
 
     def __init__(self) -> None:
-        """Begin without a signal."""
-        self.heard = threading.Event()
+        self.received = threading.Event()
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if a signal came: some libraries lose the one it raised."""
-        if self.heard.is_set():
+        """Raise KeyboardInterrupt after a signal; some libraries swallow the first one."""
+        if self.received.is_set():
             raise KeyboardInterrupt
 
 
 @contextmanager
-def interruptible(patience_s: float, *, for_good: bool = False) -> Iterator[Stop]:
-    """Make SIGTERM a KeyboardInterrupt, as Ctrl-C is, and end the process if it is not heard of.
+def interruptible(grace_period_s: float, *, final: bool = False) -> Iterator[StopRequest]:
+    """Make SIGTERM raise KeyboardInterrupt, and end the process if that does not happen in time.
 
-    Python raises it when a library gives the word back to it, which one that waits for a pipe or
-    decodes something odd may never do. Only signals that nobody else listens to are taken, and none
-    outside the main thread.
+    Python runs signal handlers only between its own instructions. A library that waits for a pipe
+    or decodes damaged data may not return to it, so a thread watches the signals as well. Signals
+    that already have a handler are left alone, and so are all outside the main thread.
 
     Args:
-        patience_s: how long a library may take, in seconds.
-        for_good: a terminal that is closed (SIGHUP) counts, too; what is asked again is not heard,
-            so that nothing interrupts the tidying up, and the process ends after ``patience_s`` in
-            any case.
+        grace_period_s: seconds between the signal and the end of the process.
+        final: also handle SIGHUP (a closed terminal), ignore further signals, so that cleaning up
+            is not interrupted, and end the process after the grace period in any case.
     """
+    stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield Stop()
+        yield stop
         return
-    stop = Stop()
-    stopped = False
 
     def on_signal(_number: int, _frame: FrameType | None) -> NoReturn:
-        nonlocal stopped
-        stopped = True
-        stop.heard.set()
-        if for_good:
-            for one in before:
-                signal.signal(one, signal.SIG_IGN)
-            # Not left to the thread below: it may come too late to hear of the signal.
-            threading.Thread(target=_end_after, args=(patience_s,), daemon=True).start()
+        stop.received.set()
+        if final:
+            for number in previous:
+                signal.signal(number, signal.SIG_IGN)
+            # The watching thread may run only once `received` has been set, and do nothing.
+            timer = threading.Timer(grace_period_s, os._exit, (EXIT_INTERRUPTED,))
+            timer.daemon = True
+            timer.start()
         raise KeyboardInterrupt
 
-    free = (signal.default_int_handler, signal.SIG_DFL)
-    checked = (*_CHECKED, signal.SIGHUP) if for_good and sys.platform != "win32" else _CHECKED
-    before = {one: signal.getsignal(one) for one in checked if signal.getsignal(one) in free}
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        theirs.setblocking(False)
-        was_woken = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
-        threading.Thread(
-            target=_watch, args=(ours, set(before), stop.heard, patience_s), daemon=True
-        ).start()
-        for one in before:
-            signal.signal(one, on_signal)
+    handled = [signal.SIGINT, signal.SIGTERM]
+    if final and sys.platform != "win32":
+        handled.append(signal.SIGHUP)
+    defaults = (signal.default_int_handler, signal.SIG_DFL)
+    previous = {
+        number: signal.getsignal(number)
+        for number in handled
+        if signal.getsignal(number) in defaults
+    }
+    receiving, sending = socket.socketpair()
+    with receiving, sending:
+        sending.setblocking(False)
+        previous_fd = signal.set_wakeup_fd(sending.fileno(), warn_on_full_buffer=False)
+        watched = (receiving, set(previous), stop.received, grace_period_s)
+        threading.Thread(target=_exit_if_blocked, args=watched, daemon=True).start()
+        for number in previous:
+            signal.signal(number, on_signal)
         try:
             yield stop
         finally:
-            for one, handler in before.items() if not (stopped and for_good) else ():
-                signal.signal(one, handler)
-            signal.set_wakeup_fd(was_woken)
-            stop.heard.set()
+            if not (final and stop.received.is_set()):
+                for number, handler in previous.items():
+                    signal.signal(number, handler)
+            signal.set_wakeup_fd(previous_fd)
+            stop.received.set()
 
 
-def _watch(
-    wakings: socket.socket,
-    signals: set[signal.Signals],
-    heard: threading.Event,
-    patience_s: float,
+def _exit_if_blocked(
+    receiving: socket.socket,
+    watched: set[signal.Signals],
+    received: threading.Event,
+    grace_period_s: float,
 ) -> None:
-    """Wait for a signal, and end the process if the main thread does not hear of it in time."""
-    with suppress(OSError):  # closed: the command has ended
-        while number := wakings.recv(1):
-            if number[0] not in signals:
-                continue
-            if not heard.wait(patience_s):
+    """End the process if a signal's handler does not run within the grace period."""
+    with suppress(OSError):  # the socket is closed when the command ends
+        while number := receiving.recv(1):
+            if number[0] in watched and not received.wait(grace_period_s):
                 os.write(2, b"mien: interrupted\n")
                 os._exit(EXIT_INTERRUPTED)
 
 
-def _end_after(seconds: float) -> None:
-    """End the process, which has said why already."""
-    time.sleep(seconds)
-    os._exit(EXIT_INTERRUPTED)
-
-
-# ---------------------------------------------------------------- of the service
-
-
 class Terminated(BaseException):
-    """SIGTERM: somebody has asked the service to end, which is no failure."""
+    """SIGTERM: the service is asked to end, which is not a failure."""
 
 
 @contextmanager
 def raise_on_sigterm() -> Iterator[None]:
-    """Make SIGTERM raise `Terminated`; outside the main thread nothing can.
+    """Make SIGTERM raise `Terminated`; does nothing outside the main thread.
 
-    While the server runs it handles signals itself, ends what is in flight, and raises them anew.
+    While the server runs, its own handlers replace this one. It raises the signals again once it
+    has finished the requests in flight.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -125,8 +115,8 @@ def raise_on_sigterm() -> Iterator[None]:
     def on_signal(*_: object) -> NoReturn:
         raise Terminated
 
-    before = signal.signal(signal.SIGTERM, on_signal)
+    previous = signal.signal(signal.SIGTERM, on_signal)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous)

@@ -10,8 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from mien.cli import live_bars
-from mien.cli.live_bars import LiveBars
+from mien.cli import live_view
+from mien.cli.live_view import LiveBars
 from mien.core.display import class_colors
 from mien.core.emotions import EMOTIONS
 from mien.core.results import Result
@@ -38,7 +38,7 @@ def colors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLORTERM", "truecolor")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setattr(live_bars, "_REDRAW_S", 0.0)
+    monkeypatch.setattr(live_view, "_REDRAW_S", 0.0)
 
 
 def drawn(
