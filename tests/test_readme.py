@@ -78,6 +78,8 @@ CHANGED: dict[str, str] = {
     # Targets of the Makefile are looked up, not run: they install packages, or run these tests.
     **{f"make {name}": f"make --dry-run {name}" for name in ("demo", "test", "dev", "lint")},
     "make format": "make --dry-run format",
+    # Changes the environment that these tests run in.
+    "pip install .": "pip install --help",
     # Needs Kaggle; its options are still checked.
     "mien data download": f"mien data download --help && {ARCHIVE_IS_THERE}",
     # The real recipes, made small.
