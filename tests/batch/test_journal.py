@@ -274,11 +274,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path, resume: bool) -> None:
     folder = parts_folder(tmp_path / "r.csv")
     before = foreign(folder)
-    with pytest.raises(UsageError, match="not a folder of mien's: move it away"):
+    with pytest.raises(UsageError, match="was not created by mien: move it away"):
         opened(tmp_path / "r.csv", resume=resume)
     assert contents(folder) == before
     (folder / LOCK_NAME).write_bytes(b"another program's")
-    with pytest.raises(UsageError, match="not a folder of mien's: move it away"):
+    with pytest.raises(UsageError, match="was not created by mien: move it away"):
         opened(tmp_path / "r.csv", resume=resume)
     assert contents(folder) == {**before, LOCK_NAME: b"another program's"}
 
@@ -292,7 +292,7 @@ def test_a_link_is_never_followed(tmp_path: Path, make_result: MakeResult, resum
         journal.add(make_result("a.png"))
     for target in ("empty", "other.csv.parts", "nowhere"):
         parts_folder(output).symlink_to(tmp_path / target)
-        with pytest.raises(UsageError, match="not a folder of mien's"):
+        with pytest.raises(UsageError, match="was not created by mien"):
             opened(output, resume=resume)
         parts_folder(output).unlink()
     assert contents(tmp_path / "empty") == {}
@@ -301,14 +301,14 @@ def test_a_link_is_never_followed(tmp_path: Path, make_result: MakeResult, resum
     (tmp_path / "precious").write_bytes(b"mine")
     parts_folder(output).mkdir()
     (parts_folder(output) / LOCK_NAME).symlink_to(tmp_path / "precious")
-    with pytest.raises(UsageError, match="not a folder of mien's"):
+    with pytest.raises(UsageError, match="was not created by mien"):
         opened(output, resume=resume)
     assert (tmp_path / "precious").read_bytes() == b"mine"
 
 
 def test_a_file_in_the_way_is_left_alone(tmp_path: Path) -> None:
     parts_folder(tmp_path / "r.csv").write_bytes(b"mine")
-    with pytest.raises(UsageError, match="not a folder of mien's"):
+    with pytest.raises(UsageError, match="was not created by mien"):
         opened(tmp_path / "r.csv")
     record_file(tmp_path / "q.csv").write_bytes(b"mine")
     with pytest.raises(UsageError, match="not a file of mien's"):

@@ -88,7 +88,7 @@ def test_an_import_where_another_is_running_is_refused(
 ) -> None:
     with claim_folder(Path("archive/.importing")):
         done = mien("data", "import", source, *force)
-    done.is_refusal(2, "mien: another process is writing archive/.importing: let it")
+    done.is_refusal(2, "mien: another process is writing archive/.importing: wait for it")
     assert mien("data", "import", source, *force).code == 0
 
 

@@ -86,7 +86,7 @@ def test_offline_nothing_is_fetched(cache: Path, pinned: PinnedFile) -> None:
 
 def test_something_else_is_not_kept(cache: Path, pinned: PinnedFile, tmp_path: Path) -> None:
     (tmp_path / "origin.onnx").write_bytes(b"<html>not found</html>")
-    with pytest.raises(ModelError, match="gave something else"):
+    with pytest.raises(ModelError, match="returned another file"):
         fetch(pinned)
     assert not cache.exists()
 
@@ -146,7 +146,7 @@ def test_a_cache_of_another_users_is_as_none(
 ) -> None:
     AnotherUser(cache.parent, monkeypatch)
     assert not pinned.is_cached()
-    with pytest.raises(OutputError, match=r"cannot be looked into: set MIEN_HOME"):
+    with pytest.raises(OutputError, match=r"cannot be accessed: set MIEN_HOME"):
         fetch(pinned)
     with pytest.raises(ModelError, match=r"set MIEN_HOME .* and download"):
         fetch(pinned, offline=True)

@@ -114,7 +114,7 @@ def test_others_may_read_it_as_any_new_file(tmp_path: Path) -> None:
 def test_a_folder_is_another_ones_until_that_lets_it_go(tmp_path: Path) -> None:
     with claim_folder(tmp_path):
         assert [path.name for path in tmp_path.iterdir()] == [LOCK_NAME]
-        with pytest.raises(UsageError, match=rf"another process is writing {tmp_path}: let it end"):
+        with pytest.raises(UsageError, match=rf"another process is writing {tmp_path}: wait"):
             claim_folder(tmp_path)
     claim_folder(tmp_path).close()
 
@@ -175,6 +175,6 @@ def test_a_folder_is_removed_with_its_lock_unless_there_is_more(tmp_path: Path) 
 
 def test_a_marked_folder_alone_is_mien_s(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").touch()
-    with pytest.raises(UsageError, match="not a folder of mien's"):
+    with pytest.raises(UsageError, match="was not created by mien"):
         claim_folder(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]

@@ -1,1 +1,1 @@
-"""What every room shares: emotions, errors, results, images, files, the model's manifest."""
+"""Shared by all other packages: emotions, errors, results, images, files, model manifests."""

@@ -1,6 +1,6 @@
-"""The seven emotions, in the one order used everywhere.
+"""The seven emotions, in the order used everywhere.
 
-Other tools and data sets order them differently, so labels from outside are translated by name.
+Other tools and data sets order them differently, so external labels are matched by name.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 
 EMOTIONS: tuple[str, ...] = ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
-"""Alphabetical, as the data set's folders; a label is an index into this tuple everywhere."""
+"""Alphabetical, like the folders of FER-2013; class indices are indices into this tuple."""
 
 FER2013_CSV_ORDER = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 """Order of the integer codes in the challenge's ``fer2013.csv``."""
@@ -23,10 +23,9 @@ EMOTION_COLORS: dict[str, str] = {
     "sad": "#4c93e6",
     "surprise": "#22bfb1",
 }
-"""A colour for each emotion, the same in annotations, timelines and figures."""
+"""Colours of the emotions in annotations, timelines and figures."""
 
-NEGATIVE_EMOTIONS: tuple[str, ...] = ("angry", "disgust", "fear", "sad")
-"""The emotions that `valence` sets against happy."""
+_NEGATIVE_EMOTIONS = ("angry", "disgust", "fear", "sad")
 
 _SYNONYMS: dict[str, str] = {
     "anger": "angry",
@@ -46,42 +45,41 @@ _SYNONYMS: dict[str, str] = {
 
 
 def find_emotion(name: str) -> str | None:
-    """Return the emotion that a name or synonym means (ignoring case and blanks), or None."""
+    """Return the emotion of a name or synonym, ignoring case and outer blanks, or None."""
     key = name.strip().lower()
     return key if key in EMOTIONS else _SYNONYMS.get(key)
 
 
 def match_label(name: str, labels: Sequence[str]) -> str | None:
-    """Return the label that ``name`` means, or None: the same word, else the same emotion.
+    """Return the label that equals ``name``, else the label of the same emotion, else None.
 
-    Case, blanks around it and the way that accents are encoded do not count.
+    Case, outer blanks and Unicode form are ignored.
 
     Example:
         >>> match_label("Happiness", EMOTIONS), match_label("Bored", ("bored", "awake"))
         ('happy', 'bored')
     """
-    word = normalize_label(name)
+    normalized, emotion = normalize_label(name), find_emotion(name)
     for label in labels:
-        if normalize_label(label) == word:
+        if normalize_label(label) == normalized:
             return label
-    emotion = find_emotion(name)
-    return next((one for one in labels if emotion and find_emotion(one) == emotion), None)
+    return next((label for label in labels if emotion and find_emotion(label) == emotion), None)
 
 
 def valence(scores: Mapping[str, float]) -> float | None:
-    """Return how pleasant an expression is, -1 to 1: happy less the greatest unpleasant score.
+    """Return the pleasantness of an expression, -1 to 1: happy minus the largest negative score.
 
-    None where a model lacks one of these classes.
+    None if the model lacks one of these classes.
 
     Example:
         >>> valence({"happy": 0.5, "angry": 0.1, "disgust": 0.0, "fear": 0.0, "sad": 0.25})
         0.25
     """
-    if not {"happy", *NEGATIVE_EMOTIONS} <= scores.keys():
+    if not {"happy", *_NEGATIVE_EMOTIONS} <= scores.keys():
         return None
-    return scores["happy"] - max(scores[emotion] for emotion in NEGATIVE_EMOTIONS)
+    return scores["happy"] - max(scores[emotion] for emotion in _NEGATIVE_EMOTIONS)
 
 
 def normalize_label(name: str) -> str:
-    """Return a word without what spellings differ in: case, blanks, encoding of accents."""
+    """Return a label in a form for comparison: NFC, case-folded, without outer blanks."""
     return unicodedata.normalize("NFC", name).strip().casefold()

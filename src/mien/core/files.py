@@ -1,4 +1,4 @@
-"""Files: atomic writes, a locked folder of mien's own, and the cache folder with its downloads."""
+"""Files: atomic writes, locked output folders, and the cache folder with its downloads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import IO
 from mien.core.errors import ModelError, OutputError, UsageError, error_reason
 
 SOFTWARE = "mien (facial emotion recognition)"
-"""Written into pictures and videos, which mien recognises as its own and may replace."""
+"""Metadata of written pictures and videos; mien may overwrite files that have it."""
 
 _CHUNK_BYTES = 1 << 20
 _TIMEOUT_S = 30
@@ -28,7 +28,7 @@ def expand_home(path: Path | str) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise UsageError(f"{path}: there is no such home folder: write its path out") from error
+        raise UsageError(f"{path}: there is no such home folder: give the full path") from error
 
 
 def sha256_of(path: Path) -> str:
@@ -42,10 +42,10 @@ def sha256_of(path: Path) -> str:
 
 # ---------------------------------------------------------------- atomic writes
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name beside it, then rename it, making its folder if needed.
+    """Write a file under a temporary name, then rename it; creates its folder if needed.
 
     Raises:
-        OutputError: if it cannot be written; what stood there before is untouched.
+        OutputError: if it cannot be written; an existing file is unchanged.
     """
     with replace_atomically(path) as temporary:
         temporary.write_bytes(content)
@@ -53,13 +53,13 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextmanager
 def replace_atomically(path: Path) -> Iterator[Path]:
-    """Give a temporary file beside ``path``, with its suffix, and rename it to that at the end.
+    """Yield a temporary file with the same suffix in the same folder, then rename it to ``path``.
 
-    For writers that take a path. The folder is made if needed; what a killed process left is
-    removed.
+    For writers that take a path. Creates the folder if needed, and removes temporary files left by
+    killed processes.
 
     Raises:
-        OutputError: if there is an OSError inside; what stood there before is untouched.
+        OutputError: on an OSError inside; an existing file is unchanged.
     """
     temporary: Path | None = None
     lock = -1
@@ -69,7 +69,7 @@ def replace_atomically(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        if sys.platform == "win32":  # which moves no file that is open
+        if sys.platform == "win32":  # an open file cannot be renamed
             os.close(lock)
             lock = -1
         temporary.replace(path)
@@ -84,10 +84,10 @@ def replace_atomically(path: Path) -> Iterator[Path]:
 
 
 def _locked_temporary(path: Path) -> tuple[Path, int]:
-    """Create a temporary file, locked as long as the returned descriptor is open.
+    """Create a temporary file that is locked as long as the returned descriptor is open.
 
-    Its name is fixed, so that the next process finds what a killed one left, unless another process
-    is writing there.
+    Its name is fixed, so that the next process finds one left by a killed process. If another
+    process is writing there, the name is random.
     """
     name = f".{path.name}.part{path.suffix}"
     while True:
@@ -96,43 +96,43 @@ def _locked_temporary(path: Path) -> tuple[Path, int]:
             _remove_leftover(temporary)
         name = f".{path.name}.{secrets.token_hex(4)}.part{path.suffix}"
         try:
-            # 0o666: the umask decides who may read it, as for any new file.
-            opened = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+            # 0o666: the umask sets the permissions, as for any new file.
+            descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
         except FileExistsError:
             continue
         # Another process may have removed it as a leftover before it was locked.
         with suppress(BlockingIOError):
-            _lock(opened)
-            if _is_same(opened, temporary):
-                return temporary, opened
-        os.close(opened)
+            _lock(descriptor)
+            if _is_same(descriptor, temporary):
+                return temporary, descriptor
+        os.close(descriptor)
 
 
 def _remove_leftover(path: Path) -> None:
-    """Remove this user's unlocked temporary file; raises OSError if there is none."""
-    if sys.platform == "win32":  # which removes no file that is open
+    """Remove an unlocked temporary file of this user; raises OSError if there is none."""
+    if sys.platform == "win32":  # unlink fails for an open file
         path.unlink()
         return
-    opened = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        found = os.fstat(opened)
-        is_ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
-        if is_ours and _lock(opened) and _is_same(opened, path):
+        status = os.fstat(descriptor)
+        is_own = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+        if is_own and _lock(descriptor) and _is_same(descriptor, path):
             path.unlink()
     finally:
-        os.close(opened)
+        os.close(descriptor)
 
 
-def _lock(opened: int) -> bool:
-    """Lock an open file for this process; False on a file system without locks.
+def _lock(descriptor: int) -> bool:
+    """Lock an open file for this process; returns False on a file system without locks.
 
-    Raises BlockingIOError if another process has it.
+    Raises BlockingIOError if another process has locked it.
     """
-    if sys.platform != "win32":  # where an open file is neither moved nor removed
+    if sys.platform != "win32":  # Windows protects open files anyway
         import fcntl
 
         try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise
         except OSError:
@@ -140,34 +140,39 @@ def _lock(opened: int) -> bool:
     return True
 
 
-def _is_same(opened: int, path: Path) -> bool:
-    """Return whether the path still leads to the open file."""
+def _is_same(descriptor: int, path: Path) -> bool:
+    """Return True if the path still leads to the open file."""
     try:
-        return os.path.samestat(os.fstat(opened), path.lstat())
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
     except OSError:
         return False
 
 
-# ---------------------------------------------------------------- a folder of mien's own
+# ---------------------------------------------------------------- output folders
 LOCK_NAME = "mien.lock"
-"""The file that marks a folder as mien's and is locked; created before any other."""
+"""The file that marks a folder as created by mien, and is locked; created before any other."""
 
 _MARK = b"a folder of mien's, which removes its own files from it\n"
 
 
 def claim_folder(folder: Path, *, option: str = "--output") -> IO[bytes]:
-    """Create a folder, or take up one that mien created, and lock it for this process.
+    """Create a folder, or take over one that mien created, and lock it for this process.
 
-    ``option`` names it in errors. The lock lasts until the returned file is closed or the process
-    ends.
+    Args:
+        folder: its path.
+        option: the option that sets it, for messages.
+
+    Returns:
+        The open lock file; closing it, or the end of the process, unlocks the folder.
 
     Raises:
-        UsageError: if what is there is not mien's (a link never is), or another process has it.
-        OutputError: if it cannot be made.
+        UsageError: if the path exists but was not created by mien (or is a link), or another
+            process has locked it.
+        OutputError: if it cannot be created.
     """
     lock_path = folder / LOCK_NAME
     foreign = UsageError(
-        f"{folder} is there and not a folder of mien's: move it away, or give another {option}"
+        f"{folder} exists and was not created by mien: move it away, or give another {option}"
     )
     try:
         if folder.is_symlink() or lock_path.is_symlink():
@@ -183,7 +188,7 @@ def claim_folder(folder: Path, *, option: str = "--output") -> IO[bytes]:
         raise OutputError(f"cannot write {folder}: {error_reason(error)}") from error
     try:
         mark = file.read(len(_MARK) + 1)
-        if not mark:  # it is new, or a kill left it empty
+        if not mark:  # it is new, or its process was killed
             file.write(_MARK)
             file.flush()
         elif mark != _MARK:
@@ -198,42 +203,42 @@ def claim_folder(folder: Path, *, option: str = "--output") -> IO[bytes]:
     except OSError as error:
         file.close()
         raise UsageError(
-            f"another process is writing {folder}: let it end, or give another {option}"
+            f"another process is writing {folder}: wait for it, or give another {option}"
         ) from error
     return file
 
 
 def release_folder(folder: Path, lock: IO[bytes]) -> None:
-    """Unlock a claimed folder, and remove it if only its lock file is left in it."""
+    """Unlock a claimed folder, and remove it if it is empty but for its lock file."""
     with lock, suppress(OSError):
         if [path.name for path in folder.iterdir()] == [LOCK_NAME]:
-            if sys.platform == "win32":  # which removes no file that is open
+            if sys.platform == "win32":  # an open file cannot be removed
                 lock.close()
             (folder / LOCK_NAME).unlink()
             folder.rmdir()
 
 
 def _lock_folder(file: IO[bytes]) -> None:
-    """Lock a folder's file; raises OSError if another process has it."""
+    """Lock a folder's lock file; raises OSError if another process has locked it."""
     if sys.platform == "win32":
         import msvcrt
 
-        file.seek(1 << 20)  # past the mark: Windows keeps others from reading what is locked
+        file.seek(1 << 20)  # past the mark: Windows lets nobody else read locked bytes
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     else:
         _lock(file.fileno())
 
 
-# ---------------------------------------------------------------- the cache folder
+# ---------------------------------------------------------------- cache folder
 HOME_VARIABLE = "MIEN_HOME"
-CACHE_HINT = f"set {HOME_VARIABLE} to a folder that you may write in"
-"""The remedy where the cache folder cannot be used."""
+CACHE_HINT = f"set {HOME_VARIABLE} to a writable folder"
+"""How to fix a cache folder that cannot be used."""
 
 
 def cache_folder() -> Path:
     """Return the folder for downloads: ``MIEN_HOME``, else ``mien`` in the platform's cache folder.
 
-    It is not made here.
+    It is not created here.
 
     Raises:
         OutputError: if there is no home folder, as in some containers.
@@ -248,41 +253,41 @@ def cache_folder() -> Path:
             return Path.home() / "Library" / "Caches" / "mien"
         base = os.environ.get("XDG_CACHE_HOME")
         return (Path(base) if base else Path.home() / ".cache") / "mien"
-    except RuntimeError as error:  # pathlib's, where it finds no home
-        raise OutputError(f"there is no home folder to keep downloads in: {CACHE_HINT}") from error
+    except RuntimeError as error:  # pathlib found no home folder
+        raise OutputError(f"no home folder for downloads: {CACHE_HINT}") from error
 
 
 def write_obstacle(folder: Path) -> str | None:
     """Return what prevents writing into a folder, which need not exist; None if nothing does."""
     try:
-        nearest = next(each for each in (folder, *folder.parents) if each.exists())
-    except OSError:  # a folder on the way is another user's
-        return f"{folder} cannot be looked into"
-    if not nearest.is_dir():
-        return f"{nearest} is not a folder"
-    return None if os.access(nearest, os.W_OK | os.X_OK) else f"{nearest} is read-only"
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    except OSError:  # a parent is another user's
+        return f"{folder} cannot be accessed"
+    if not existing.is_dir():
+        return f"{existing} is not a folder"
+    return None if os.access(existing, os.W_OK | os.X_OK) else f"{existing} is read-only"
 
 
 def redirect_library_caches() -> None:
-    """Have Keras and Matplotlib keep their files in the cache folder, unless they are told where.
+    """Point Keras and Matplotlib to the cache folder, unless their variables are set.
 
-    Both would make folders in the user's home when imported. An existing ``~/.keras`` stays in use:
-    ImageNet's weights may be in it. For mien's own programs alone, since Matplotlib then ignores a
-    user's settings.
+    Both would create folders in the user's home when imported. An existing ``~/.keras`` stays in
+    use, since it may hold ImageNet weights. Only for mien's own programs: Matplotlib then ignores
+    the user's settings.
     """
     try:
         folder = cache_folder()
-    except OutputError:  # they do without, too
+    except OutputError:  # both work without a cache
         return
     os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))
     if not os.path.isdir(os.path.expanduser("~/.keras")):  # noqa: PTH111, PTH112 - never raise
         os.environ.setdefault("KERAS_HOME", str(folder / "keras"))
 
 
-# ---------------------------------------------------------------- pinned files
+# ---------------------------------------------------------------- pinned downloads
 @dataclass(frozen=True)
 class PinnedFile:
-    """A file to be downloaded into the cache folder, with its hash."""
+    """A file to download into the cache folder, and its hash."""
 
     name: str
     url: str
@@ -291,11 +296,11 @@ class PinnedFile:
 
     @property
     def path(self) -> Path:
-        """Its path in the cache, existing or not; raises OutputError."""
+        """Path in the cache, existing or not; raises OutputError."""
         return cache_folder() / self.name
 
     def is_cached(self) -> bool:
-        """Return whether it is in the cache and readable."""
+        """Return True if it is in the cache and readable."""
         try:
             path = self.path
         except OutputError:
@@ -308,68 +313,64 @@ def read_verified(file: PinnedFile, path: Path) -> bytes:
     """Return the content of a copy of a pinned file.
 
     Raises:
-        ModelError: if it cannot be read or is not that file.
+        ModelError: if it cannot be read, or its hash differs.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
+        reason = error_reason(error)
+        raise ModelError(f"cannot read {path}: {reason}; expected {file.name}") from error
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != file.sha256:
         raise ModelError(
-            f"cannot read {path}: {error_reason(error)}; expected {file.name}"
-        ) from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != file.sha256:
-        raise ModelError(
-            f"{path} does not match its hash: expected SHA-256 {file.sha256}, got {found}; "
+            f"{path} does not match its hash: expected SHA-256 {file.sha256}, got {sha256}; "
             "delete it and download it again"
         )
     return content
 
 
 def fetch(file: PinnedFile, *, offline: bool = False) -> Path:
-    """Return a pinned file's path in the cache, downloading it unless it is there.
+    """Return the path of a pinned file in the cache; downloads it if it is missing or damaged.
 
     Raises:
-        ModelError: if it cannot be downloaded (or ``offline`` forbids it), or does not match its
-            hash.
-        OutputError: if it cannot be written into the cache.
+        ModelError: if it cannot be downloaded (or ``offline`` forbids it), or its hash differs.
+        OutputError: if the cache cannot be written.
     """
     path = file.path
-    with suppress(OSError):  # missing, or not to be read
+    with suppress(OSError):  # missing, or not readable
         if sha256_of(path) == file.sha256:
             return path
-    trouble = write_obstacle(path.parent)
+    obstacle = write_obstacle(path.parent)
     by_hand = f"download {file.url} to {path} by hand"
-    if trouble:
-        by_hand = f"{trouble}: {CACHE_HINT}, and download {file.url} into it"
+    if obstacle:
+        by_hand = f"{obstacle}: {CACHE_HINT}, and download {file.url} into it"
     if offline:
         if file.is_cached():
             read_verified(file, path)
-        raise ModelError(f"{file.name} is not in the cache and this is offline: {by_hand}")
-    if trouble:
-        raise OutputError(f"{file.name} cannot be kept, {trouble}: {CACHE_HINT}")
-    content = _downloaded(file, by_hand)
-    found = hashlib.sha256(content).hexdigest()
-    if found != file.sha256:
+        raise ModelError(f"{file.name} is not in the cache and offline is set: {by_hand}")
+    if obstacle:
+        raise OutputError(f"{file.name} cannot be saved, {obstacle}: {CACHE_HINT}")
+    content = _download(file, by_hand)
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != file.sha256:
         raise ModelError(
-            f"{file.url} gave something else: expected SHA-256 {file.sha256} "
-            f"({file.size_bytes} bytes), got {found} ({len(content)} bytes); nothing was kept"
+            f"{file.url} returned another file: expected SHA-256 {file.sha256} "
+            f"({file.size_bytes} bytes), got {sha256} ({len(content)} bytes); it was not saved"
         )
     write_atomically(path, content)
     return path
 
 
-def _downloaded(file: PinnedFile, by_hand: str) -> bytes:
-    # Imported here: they bring the whole of http and ssl with them. urllib uses the proxies of the
-    # environment, which may be the only way out.
+def _download(file: PinnedFile, by_hand: str) -> bytes:
+    # urllib uses the proxies of the environment, which may be the only way out.
     from http.client import HTTPException
     from urllib.request import Request, urlopen
 
     request = Request(file.url, headers={"User-Agent": "mien"})
     try:
         with urlopen(request, timeout=_TIMEOUT_S) as reply:
-            # One byte more than expected shows that it is another file.
+            # One byte more than expected reveals a longer file.
             return bytes(reply.read(file.size_bytes + 1))
     except (OSError, HTTPException) as error:  # URLError and timeouts are OSErrors
-        raise ModelError(
-            f"cannot download {file.name} ({error_reason(error)}): {by_hand}"
-        ) from error
+        reason = error_reason(error)
+        raise ModelError(f"cannot download {file.name} ({reason}): {by_hand}") from error

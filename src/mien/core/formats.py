@@ -1,4 +1,4 @@
-"""JSON, CSV and aligned tables as mien writes them: in files, on stdout and over HTTP."""
+"""JSON, CSV and aligned text tables, for files, stdout and HTTP."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def json_text(value: object, *, indent: int | None = 2) -> str:
 
 
 def escape_surrogates(text: str) -> str:
-    """Return a text with surrogates escaped, as in file names that are not UTF-8."""
+    """Escape surrogates, which occur in file names that are not UTF-8."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -29,57 +29,53 @@ def csv_text(
     header: bool = True,
     delimiter: str = ",",
 ) -> str:
-    """Return rows as CSV lines with these columns, after a header line unless told not to.
+    """Return rows as CSV lines, after a line of column names unless ``header`` is false.
 
-    None becomes an empty field; truth values become ``true`` and ``false`` as in JSON. With a tab
-    as ``delimiter`` it is TSV.
+    None becomes an empty field, and Booleans become ``true`` and ``false`` as in JSON. A tab as
+    ``delimiter`` gives TSV.
     """
     lines = [_csv_line(columns, delimiter)] if header else []
     for row in rows:
         cells = (row[column] for column in columns)
-        lines.append(
-            _csv_line(
-                (str(cell).lower() if isinstance(cell, bool) else cell for cell in cells), delimiter
-            )
-        )
+        texts = (str(cell).lower() if isinstance(cell, bool) else cell for cell in cells)
+        lines.append(_csv_line(texts, delimiter))
     return "".join(lines)
 
 
 def _csv_line(cells: Iterable[Any], delimiter: str) -> str:
     buffer = io.StringIO()
-    # With \r\n as line terminator, the writer also quotes fields with a lone \r.
+    # With \r\n as line terminator, the writer also quotes fields that contain \r.
     csv.writer(buffer, lineterminator="\r\n", delimiter=delimiter).writerow(cells)
     return buffer.getvalue().removesuffix("\r\n") + "\n"
 
 
-# ---------------------------------------------------------------- aligned text
+# ---------------------------------------------------------------- aligned tables
 def table_text(
     header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()
 ) -> str:
-    """Return an aligned table, one line a row, without trailing blanks.
+    """Return an aligned table, one line per row, without trailing blanks.
 
     Args:
-        header: the columns' names.
-        rows: as many cells as there are columns; a shorter row's last cell may run on freely.
-        right: indices of the columns that are set to the right.
+        header: column names.
+        rows: cells; in a row with fewer cells than columns, the last one may be of any width.
+        right: indices of right-aligned columns.
     """
     lines = [header, *([printable(cell) for cell in row] for row in rows)]
     widths = [0] * len(header)
     for line in lines:
-        # All cells of a short row but the last are aligned.
-        fixed = line if len(line) == len(header) else line[:-1]
-        for column, cell in enumerate(fixed):
+        aligned = line if len(line) == len(header) else line[:-1]
+        for column, cell in enumerate(aligned):
             widths[column] = max(widths[column], display_width(cell))
     return "".join(_table_line(line, widths, right) + "\n" for line in lines)
 
 
 def display_width(text: str) -> int:
-    """Return the width of a text in terminal columns: wide characters two, accents none."""
+    """Return the width of a text in terminal columns: 2 for wide characters, 0 for accents."""
     return sum(_character_width(character) for character in text)
 
 
 def _character_width(character: str) -> int:
-    # Zero-width joiner and the variation selectors (category Mn) take no column of their own.
+    # Combining marks, variation selectors (category Mn) and zero-width joiners take no column.
     if unicodedata.category(character) in ("Mn", "Me", "Cf"):
         return 0
     return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1

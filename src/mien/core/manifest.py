@@ -1,6 +1,6 @@
-"""The manifest of a model: a folder is ``manifest.json`` and the ONNX file that it names.
+"""Model manifest: ``manifest.json``, which describes the ONNX file next to it.
 
-Inference reads nothing else: labels, input contract, calibration, thresholds and hash are in it.
+It holds everything that inference needs: labels, input contract, calibration, thresholds and hash.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ MANIFEST_SCHEMA = "mien-model/1"
 PRECISIONS: tuple[str, ...] = ("float32", "int8")
 """Number formats of a network."""
 
-_MOST_BYTES = 16_000_000
-_MOST_BIAS = 1000.0
+_MAX_BYTES = 16_000_000
+_MAX_BIAS = 1000.0
 
 INPUT_CONTRACT: Mapping[str, Any] = {
     "name": "faces",
@@ -36,18 +36,19 @@ INPUT_CONTRACT: Mapping[str, Any] = {
     "color": "grey",
     "range": [0, 255],
 }
-"""What every model takes: standard faces (see `mien.core.images`), any number of them."""
+"""Input of every model: any number of faces from `mien.core.images.standard_face`."""
 
 OUTPUT_CONTRACT: Mapping[str, str] = {"logits": "logits", "features": "features"}
-"""What every model gives: logits (N, classes), and its last feature map (N, h, w, C)."""
+"""Outputs of every model: logits (N, classes), and the last feature map (N, h, w, C)."""
 
 PEOPLE_OUTPUTS: Mapping[str, str] = {"logits": "people_logits", "features": "people_features"}
-"""The outputs of the reading "people" in a network that has another reading, too."""
+"""Outputs of the reading "people" in a network that has another reading as well."""
 
 
+# ---------------------------------------------------------------- manifests
 @dataclass(frozen=True)
 class ModelFile:
-    """The ONNX file beside the manifest: its name, SHA-256 and size."""
+    """Name, SHA-256 and size of the ONNX file next to the manifest."""
 
     name: str
     sha256: str
@@ -55,24 +56,24 @@ class ModelFile:
 
     @classmethod
     def of(cls, path: Path) -> ModelFile:
-        """Describe a file that exists; raises OSError if it does not."""
+        """Describe an existing file; raises OSError if it is missing."""
         return cls(path.name, sha256_of(path), path.stat().st_size)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How scores for one set of labels are computed from the network's outputs.
+    """One set of labels that a network was trained on: its outputs, calibration and provenance.
 
     Attributes:
         outputs: names of its logits and of their last feature map among the network's outputs.
-        temperature: the logits' divisor before the softmax, see `mien.core.calibration`.
-        entropy_exponent: the same; 0: one temperature for all faces.
-        augmented: calibration of the mean over test-time views; None: each view has `calibration`.
-        bias: added to a class's logit before all else; 0 where a class is missing.
-        thresholds: the confidence below which a face of this class is called uncertain; 0 where a
-            class is missing.
-        data: what it was trained on. Like the next two, a free dictionary that JSON can hold.
-        metrics: how good it is.
+        temperature: divisor of the logits before the softmax; see `mien.core.calibration`.
+        entropy_exponent: as in `Temperature`; 0 for the same temperature for all faces.
+        augmented: calibration of the mean over test-time views, or None to calibrate each view by
+            `calibration`.
+        bias: added to the logits of a class first of all; 0 for missing classes.
+        thresholds: confidence below which a face of this class is uncertain; 0 for missing classes.
+        data: what it was trained on. Like the next two, a free JSON object.
+        metrics: how well it performs.
         config: how it was trained.
     """
 
@@ -91,9 +92,9 @@ class Reading:
             Temperature(self.temperature, self.entropy_exponent)
         except ValueError as error:
             raise ModelError(str(error)) from error
-        for label, added in self.bias.items():
-            if not abs(added) <= _MOST_BIAS:
-                raise ModelError(f"expected a bias from -1000 to 1000, got {added!r} for {label}")
+        for label, bias in self.bias.items():
+            if not abs(bias) <= _MAX_BIAS:
+                raise ModelError(f"expected a bias from -1000 to 1000, got {bias!r} for {label}")
         for label, threshold in self.thresholds.items():
             if not 0.0 <= threshold <= 1.0:
                 raise ModelError(f"expected a threshold from 0 to 1, got {threshold!r} for {label}")
@@ -104,11 +105,10 @@ class Reading:
 
     @property
     def calibration(self) -> Temperature:
-        """How the logits of a face become probabilities."""
+        """Converts the logits of a face to probabilities."""
         return Temperature(self.temperature, self.entropy_exponent)
 
-    def calibration_dict(self) -> dict[str, Any]:
-        """Return outputs and calibration as ``manifest.json`` has them."""
+    def _calibration_dict(self) -> dict[str, Any]:
         augmented = self.augmented
         return {
             "outputs": dict(self.outputs),
@@ -121,30 +121,25 @@ class Reading:
             "thresholds": dict(self.thresholds),
         }
 
-    def provenance_dict(self) -> dict[str, Any]:
-        """Return data, metrics and config as ``manifest.json`` has them."""
-        return {
-            "data": dict(self.data),
-            "metrics": dict(self.metrics),
-            "config": dict(self.config),
-        }
+    def _provenance_dict(self) -> dict[str, Any]:
+        return {key: dict(getattr(self, key)) for key in ("data", "metrics", "config")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest(Reading):
-    """What is known of a model; itself the `Reading` in use.
+    """Description of a model; itself the `Reading` in use.
 
     Attributes:
-        name: the model's, as ``mien-b0``.
+        name: as ``mien-b0``.
         version: as ``1.0.0``.
         created: date or time of export, ISO 8601.
         file: the ONNX file.
         labels: the classes in the order of the logits.
-        reading: the name of the reading in use, one of `READINGS`; unless given, "fer2013" for the
-            seven emotions and "own" for other classes.
+        reading: name of the reading in use, one of `READINGS`; by default "fer2013" for the seven
+            emotions and "own" for other classes.
         others: the network's other readings, by name.
-        precision: of the network's arithmetic, one of `PRECISIONS`.
-        versions: of the packages it was trained with.
+        precision: number format of the network, one of `PRECISIONS`.
+        versions: versions of the packages it was trained with.
     """
 
     name: str
@@ -159,15 +154,13 @@ class Manifest(Reading):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
-            raise ModelError(
-                f"expected two or more different labels, got {list(self.labels)!r:.200}"
-            )
-        if not all(label.strip() for label in self.labels):
-            raise ModelError(f"expected a name for each label, got {list(self.labels)!r:.200}")
+        labels = self.labels
+        if len(set(labels)) != len(labels) or len(labels) < 2:
+            raise ModelError(f"expected two or more different labels, got {list(labels)!r:.200}")
+        if not all(label.strip() for label in labels):
+            raise ModelError(f"expected a name for each label, got {list(labels)!r:.200}")
         if not self.reading:
-            known = "fer2013" if self.labels == EMOTIONS else "own"
-            object.__setattr__(self, "reading", known)
+            object.__setattr__(self, "reading", "fer2013" if labels == EMOTIONS else "own")
         if self.precision not in PRECISIONS:
             raise ModelError(
                 f"expected a precision of {', '.join(PRECISIONS)}, got {self.precision!r:.60}"
@@ -175,26 +168,25 @@ class Manifest(Reading):
         for name in self.readings:
             if name not in READINGS:
                 raise ModelError(f"expected a reading of {', '.join(READINGS)}, got {name!r:.60}")
-        for each in (self, *self.others.values()):
-            for what, values in (("bias", each.bias), ("threshold", each.thresholds)):
+        for reading in (self, *self.others.values()):
+            for what, values in (("bias", reading.bias), ("threshold", reading.thresholds)):
                 for label in values:
-                    if label not in self.labels:
-                        raise ModelError(
-                            f"there is a {what} for {label!r:.60}, which is not a label"
-                        )
+                    if label not in labels:
+                        raise ModelError(f"{what} for {label!r:.60}, which is not a label")
         name = self.file.name
         if not 0 < len(name) < 256 or "\0" in name or Path(name).name != name:
-            raise ModelError(f"expected a file beside the manifest, got {name!r:.60}")
+            raise ModelError(f"expected a file next to the manifest, got {name!r:.60}")
 
     @property
     def readings(self) -> tuple[str, ...]:
-        """The names of all readings, the one in use first."""
+        """Names of all readings, the one in use first."""
         return (self.reading, *self.others)
 
     def with_reading(self, reading: str | None) -> Manifest:
-        """Return the manifest of the same model with another reading in use.
+        """Return the manifest with another reading in use.
 
-        None is "people" where the model has that, else the reading in use.
+        Args:
+            reading: its name; None for "people" if the model has it, else the one in use.
 
         Raises:
             ModelError: if the model has no such reading.
@@ -208,22 +200,22 @@ class Manifest(Reading):
                 f"the model {self.name} {self.version} has no labels {reading!r:.60}: "
                 f"expected {' or '.join(self.readings)}"
             )
-        others = {self.reading: Reading(**_fields_of(self)), **self.others}
-        chosen = _fields_of(others.pop(reading))
+        others = {self.reading: Reading(**_reading_fields(self)), **self.others}
+        chosen = _reading_fields(others.pop(reading))
         return dataclasses.replace(self, reading=reading, others=others, **chosen)
 
     @property
     def info(self) -> ModelInfo:
-        """What results say of their model."""
+        """The model's identity in results."""
         return ModelInfo(self.name, self.version, self.file.sha256, self.reading)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the manifest as ``manifest.json`` has it.
+        """Return the manifest as a JSON object.
 
-        The reading with the outputs of `OUTPUT_CONTRACT` stands at the top, for programs that know
-        only one.
+        The reading with the outputs of `OUTPUT_CONTRACT` is at the top level, for programs that
+        support a single reading.
         """
-        first = [name for name, each in self.others.items() if each.outputs == OUTPUT_CONTRACT]
+        first = [name for name, other in self.others.items() if other.outputs == OUTPUT_CONTRACT]
         if self.outputs != OUTPUT_CONTRACT and first:
             return self.with_reading(first[0]).to_dict()
         return {
@@ -235,31 +227,32 @@ class Manifest(Reading):
             "input": dict(INPUT_CONTRACT),
             "precision": self.precision,
             "reading": self.reading,
-            **self.calibration_dict(),
+            **self._calibration_dict(),
             "readings": {
-                name: {**each.calibration_dict(), **each.provenance_dict()}
-                for name, each in self.others.items()
+                name: {**other._calibration_dict(), **other._provenance_dict()}
+                for name, other in self.others.items()
             },
             "file": {
                 "name": self.file.name,
                 "sha256": self.file.sha256,
                 "bytes": self.file.size_bytes,
             },
-            **self.provenance_dict(),
+            **self._provenance_dict(),
             "versions": dict(self.versions),
         }
 
 
-def _fields_of(reading: Reading) -> dict[str, Any]:
-    return {each.name: getattr(reading, each.name) for each in dataclasses.fields(Reading)}
+def _reading_fields(reading: Reading) -> dict[str, Any]:
+    return {item.name: getattr(reading, item.name) for item in dataclasses.fields(Reading)}
 
 
+# ---------------------------------------------------------------- files
 def write_manifest(folder: Path, manifest: Manifest) -> Path:
     """Write ``manifest.json`` into a model's folder, atomically, and return its path.
 
     Raises:
         OutputError: if it cannot be written.
-        ModelError: if it holds what JSON cannot (NaN among them).
+        ModelError: if it contains values that JSON does not support (such as NaN).
     """
     try:
         text = json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
@@ -273,15 +266,15 @@ def write_manifest(folder: Path, manifest: Manifest) -> Path:
 def load_manifest(
     folder: Path, *, labels: Sequence[str] | None = EMOTIONS, check_file: bool = True
 ) -> Manifest:
-    """Read a model's manifest and check it, and the ONNX file's hash, before anything is run.
+    """Load and validate a model's manifest, and check its ONNX file, without running the model.
 
     Args:
-        folder: the model's.
-        labels: the classes that are expected, in order; None takes a model with classes of its own.
-        check_file: whether to check the ONNX file, which `read_model_file` does as well.
+        folder: the model's folder.
+        labels: the expected classes, in order; None accepts any.
+        check_file: check the ONNX file too, as `read_model_file` does.
 
     Raises:
-        ModelError: if the manifest or its file is missing or damaged, or is not what is expected.
+        ModelError: if the manifest or its file is missing or damaged, or is not as expected.
     """
     path = folder / MANIFEST_NAME
     try:
@@ -294,7 +287,7 @@ def load_manifest(
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is damaged: it is not JSON in UTF-8 ({error})") from error
+        raise ModelError(f"{path} is damaged: not JSON in UTF-8 ({error})") from error
     if labels is not None and manifest.labels != tuple(labels):
         raise ModelError(
             f"{path}: expected the labels {', '.join(labels)} in this order, "
@@ -305,24 +298,8 @@ def load_manifest(
     return manifest
 
 
-def _read_json(path: Path) -> object:
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode) or found.st_size > _MOST_BYTES:
-        raise ModelError(f"expected a file of at most {_MOST_BYTES // 10**6} MB")
-    text = path.read_bytes().decode("utf-8")
-    content = json.loads(text, parse_constant=_refuse_constant)
-    # JSON can spell lone surrogates, which cannot be encoded; refuse them here.
-    if "\\u" in text:
-        json.dumps(content, ensure_ascii=False).encode("utf-8")
-    return content
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a number")
-
-
 def read_model_file(path: Path, expected: ModelFile) -> bytes:
-    """Return the content of the file that a manifest describes: what is checked is what is run.
+    """Return the content of an ONNX file after checking it against its manifest.
 
     Raises:
         ModelError: if it is missing or does not match.
@@ -340,18 +317,35 @@ def read_model_file(path: Path, expected: ModelFile) -> bytes:
             f"{path} does not match its manifest: expected a file of {expected.size_bytes} "
             f"bytes, got {size} bytes; export or install it again"
         )
-    found = hashlib.sha256(content).hexdigest()
-    if found != expected.sha256:
+    sha256 = hashlib.sha256(content).hexdigest()
+    if sha256 != expected.sha256:
         raise ModelError(
             f"{path} does not match its manifest: expected SHA-256 {expected.sha256:.64} "
-            f"({expected.size_bytes} bytes), got {found} ({len(content)} bytes); "
+            f"({expected.size_bytes} bytes), got {sha256} ({len(content)} bytes); "
             "export or install it again"
         )
     return content
 
 
+# ---------------------------------------------------------------- parsing
+def _read_json(path: Path) -> object:
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_BYTES:
+        raise ModelError(f"expected a file of at most {_MAX_BYTES // 10**6} MB")
+    text = path.read_bytes().decode("utf-8")
+    content = json.loads(text, parse_constant=_reject_constant)
+    # JSON escapes can spell lone surrogates, which cannot be encoded.
+    if "\\u" in text:
+        json.dumps(content, ensure_ascii=False).encode("utf-8")
+    return content
+
+
+def _reject_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number")
+
+
 def _parse(content: object) -> Manifest:
-    """Validate the JSON field by field and return the manifest."""
+    """Build the manifest from its JSON, checking the type of every field."""
     fields = _typed(content, "the manifest", dict)
     if fields.get("schema") != MANIFEST_SCHEMA:
         raise ModelError(f"expected schema {MANIFEST_SCHEMA!r}, got {fields.get('schema')!r:.60}")
@@ -371,46 +365,45 @@ def _parse(content: object) -> Manifest:
         labels=tuple(_typed(label, "a label", str) for label in labels),
         reading=_typed(fields.get("reading", ""), "reading", str),
         others={
-            name: Reading(**_reading_fields(_typed(other, f"readings.{name:.60}", dict)))
+            name: Reading(**_parse_reading(_typed(other, f"readings.{name:.60}", dict)))
             for name, other in others.items()
         },
         precision=_typed(fields.get("precision", "float32"), "precision", str),
         versions=_typed(fields.get("versions", {}), "versions", dict),
-        **_reading_fields(fields),
+        **_parse_reading(fields),
     )
 
 
-def _reading_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Check the JSON of one reading and return the fields of `Reading`."""
+def _parse_reading(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of `Reading` from JSON, checking their types."""
     outputs = _typed(fields.get("outputs"), "outputs", dict)
     if outputs not in (OUTPUT_CONTRACT, PEOPLE_OUTPUTS):
         raise ModelError(f"expected outputs {dict(PEOPLE_OUTPUTS)}, got {outputs!r:.200}")
-    parts: dict[str, Any] = {
+    parsed: dict[str, Any] = {
         "outputs": outputs,
         "temperature": _number(fields.get("temperature"), "temperature"),
         "entropy_exponent": _number(fields.get("entropy_exponent", 0.0), "entropy_exponent"),
-        "augmented": None,
     }
     if fields.get("augmented") is not None:
         augmented = _typed(fields["augmented"], "augmented", dict)
         base = _number(augmented.get("temperature"), "augmented.temperature")
         exponent = _number(augmented.get("entropy_exponent", 0.0), "augmented.entropy_exponent")
         try:
-            parts["augmented"] = Temperature(base, exponent)
+            parsed["augmented"] = Temperature(base, exponent)
         except ValueError as error:
             raise ModelError(f"augmented: {error}") from error
     for key in ("bias", "thresholds"):
         values = _typed(fields.get(key, {}), key, dict)
-        parts[key] = {label: _number(value, f"{key}.{label}") for label, value in values.items()}
+        parsed[key] = {label: _number(value, f"{key}.{label}") for label, value in values.items()}
     for key in ("data", "metrics", "config"):
-        parts[key] = _typed(fields.get(key, {}), key, dict)
-    return parts
+        parsed[key] = _typed(fields.get(key, {}), key, dict)
+    return parsed
 
 
-def _typed(value: object, what: str, kind: type[Any]) -> Any:
-    if not isinstance(value, kind) or isinstance(value, bool):
-        names = {dict: "an object", list: "a list", str: "a text", int: "a whole number"}
-        raise ModelError(f"expected {what} to be {names[kind]}, got {value!r:.60}")
+def _typed(value: object, what: str, expected: type[Any]) -> Any:
+    if not isinstance(value, expected) or isinstance(value, bool):
+        names = {dict: "an object", list: "a list", str: "a string", int: "an integer"}
+        raise ModelError(f"expected {what} to be {names[expected]}, got {value!r:.60}")
     return value
 
 

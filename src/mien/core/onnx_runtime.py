@@ -1,11 +1,11 @@
-"""ONNX Runtime with its telemetry off, which it decides on while it is imported.
+"""ONNX Runtime with its telemetry off.
 
-``from mien.core.onnx_runtime import onnxruntime`` stands for ``import onnxruntime`` in all of mien.
+Telemetry is decided while ``onnxruntime`` is imported, so all of mien imports it from here.
 """
 
 from mien.core.process import disable_telemetry
 
-disable_telemetry()  # at import, since the line below is what it has to precede
+disable_telemetry()  # must precede the import below
 
 import onnxruntime  # noqa: E402, TID251
 
@@ -15,11 +15,11 @@ _ERRORS_ONLY = 3
 
 
 def new_session(network: str | bytes, *, threads: int = 0) -> onnxruntime.InferenceSession:
-    """Open a network on the CPU; raises whatever ONNX Runtime raises, and prints nothing.
+    """Open a network on the CPU, without printing anything; raises ONNX Runtime's errors.
 
     Args:
-        network: its file, or what is in it.
-        threads: how many one call may use, 0 for as many as there are cores.
+        network: path or content of an ONNX file.
+        threads: threads per call; 0 for one per core.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

@@ -1,4 +1,4 @@
-"""The process: closed standard streams, locks that survive a fork, packages, telemetry off."""
+"""Process-wide matters: standard streams, locks that survive a fork, cores, packages, telemetry."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import TextIO, cast
 
 # ---------------------------------------------------------------- standard streams
 # A stream that was closed when the process started is None in Python: ``>&-`` in a script,
-# ``pythonw``, a windowed program of PyInstaller's. Output to it is discarded.
+# ``pythonw``, a windowed PyInstaller program. Output to it is discarded.
 class _NullStream(io.TextIOBase):
     """A stream that discards its output."""
 
@@ -26,28 +26,28 @@ class _NullStream(io.TextIOBase):
 
 
 def stderr() -> TextIO:
-    """Return the stream for messages, which discards them if stderr is closed."""
+    """Return stderr, or a stream that discards its output if stderr is closed."""
     if sys.stderr is None or sys.stderr.closed:
         return cast(TextIO, _NullStream())
     return sys.stderr
 
 
 def open_closed_streams() -> None:
-    """Open the null device for each standard stream that is closed; for a program at its start.
+    """Open the null device for each closed standard stream; call it first in a program.
 
-    The descriptors as well: else the next file opened gets the number of one, and what native code
-    prints ends up in it. Child processes inherit them.
+    Descriptors are opened too. Otherwise the next file opened would get the number of a standard
+    stream, and the output of native code would go into it. Child processes inherit them.
     """
     for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
             os.fstat(number)
         except OSError:
-            nowhere = os.open(os.devnull, os.O_RDWR)
-            if nowhere == number:  # the lowest number that is free
+            null = os.open(os.devnull, os.O_RDWR)
+            if null == number:  # the lowest free number
                 os.set_inheritable(number, True)
             else:
-                os.dup2(nowhere, number)
-                os.close(nowhere)
+                os.dup2(null, number)
+                os.close(null)
         if getattr(sys, name) is None:
             stream = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
             setattr(sys, name, stream)
@@ -55,53 +55,54 @@ def open_closed_streams() -> None:
 
 @contextmanager
 def discard_native_stderr() -> Iterator[None]:
-    """Keep stderr for what Python writes, and drop what C libraries write there; for a program.
+    """Discard what native code writes to stderr, and keep what Python writes; for a program.
 
-    libtiff, OpenCV and others print what is damaged in a file on descriptor 2. To redirect that
-    around each decoding would lose what other threads write meanwhile, so it is exchanged once,
-    before there are threads: ``sys.stderr`` gets a descriptor of its own, and 2 becomes the null
-    device, for child processes, too. Crashes are still reported, by `faulthandler`.
+    libtiff, OpenCV and others report damaged files on descriptor 2. Redirecting it around each
+    decoding would lose the output of other threads. So it is replaced once, before threads start:
+    ``sys.stderr`` gets a new descriptor, and descriptor 2 becomes the null device, for child
+    processes too. `faulthandler` still reports crashes.
 
-    Nothing is done where ``sys.stderr`` is not descriptor 2, as in a notebook or a test.
+    Does nothing if ``sys.stderr`` is not descriptor 2, as in a notebook or a test.
     """
-    before = sys.stderr
-    if before is not sys.__stderr__ or not isinstance(before, io.TextIOWrapper) or before.closed:
+    original = sys.stderr
+    is_plain = original is sys.__stderr__ and isinstance(original, io.TextIOWrapper)
+    if not is_plain or original.closed:
         yield
         return
-    before.flush()
-    kept = os.dup(2)
-    own = os.fdopen(kept, "w", buffering=1, encoding=before.encoding, errors=before.errors)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
-    says_crashes = not faulthandler.is_enabled()
-    if says_crashes:
-        faulthandler.enable(own)
-    sys.stderr = own
+    original.flush()
+    saved = os.dup(2)
+    stream = os.fdopen(saved, "w", buffering=1, encoding=original.encoding, errors=original.errors)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    os.close(null)
+    enables_faulthandler = not faulthandler.is_enabled()
+    if enables_faulthandler:
+        faulthandler.enable(stream)
+    sys.stderr = stream
     try:
         yield
     finally:
-        sys.stderr = before
-        if says_crashes:
+        sys.stderr = original
+        if enables_faulthandler:
             faulthandler.disable()
         try:
-            own.flush()
+            stream.flush()
         finally:
-            os.dup2(kept, 2)
-            own.close()
+            os.dup2(saved, 2)
+            stream.close()
 
 
-# ---------------------------------------------------------------- locks over a fork
+# ---------------------------------------------------------------- locks and forks
 class ForkLock:
-    """A lock, used with ``with``, that is free in a forked child, whoever held it.
+    """A lock, used with ``with``, that is always free in a forked child.
 
-    A forked child has only the thread that forked, so a lock held by another thread would stay
-    locked for ever. For locks that live as long as their module: never collected.
+    Only the forking thread exists in the child, so a lock held by another thread would stay locked
+    for ever. For locks that live as long as their module: instances are never collected.
     """
 
     def __init__(self) -> None:
         self._renew()
-        if sys.platform != "win32":  # which has no fork
+        if sys.platform != "win32":  # Windows has no fork
             os.register_at_fork(after_in_child=self._renew)
 
     def __enter__(self) -> None:
@@ -115,17 +116,17 @@ class ForkLock:
 
 
 class _QuietPillow:
-    """Silence Pillow's warnings and logs (large images, odd metadata) while any thread decodes.
+    """Context manager that silences Pillow's warnings and logs while any thread is inside.
 
-    `warnings.catch_warnings` swaps a list that all threads share, so two threads that overlap can
-    leave the wrong list behind. Here the first to come swaps it and the last to go restores it.
+    `warnings.catch_warnings` swaps a list shared by all threads, so overlapping threads could
+    restore the wrong one. Here the first thread swaps it, and the last one restores it.
     """
 
     def __init__(self) -> None:
         self._lock = ForkLock()
         self._inside = 0
         self._catcher: warnings.catch_warnings[None] | None = None
-        self._nowhere = logging.NullHandler()
+        self._null_handler = logging.NullHandler()
 
     def __enter__(self) -> None:
         with self._lock:
@@ -134,7 +135,7 @@ class _QuietPillow:
                 self._catcher.__enter__()
                 warnings.filterwarnings("ignore", module=r"PIL\.")
                 # Without a handler, Python prints the logger's errors.
-                logging.getLogger("PIL").addHandler(self._nowhere)
+                logging.getLogger("PIL").addHandler(self._null_handler)
             self._inside += 1
 
     def __exit__(self, *_: object) -> None:
@@ -143,22 +144,23 @@ class _QuietPillow:
             if self._inside == 0 and self._catcher is not None:
                 self._catcher.__exit__(None, None, None)
                 self._catcher = None
-                logging.getLogger("PIL").removeHandler(self._nowhere)
+                logging.getLogger("PIL").removeHandler(self._null_handler)
 
 
 QUIET_PILLOW = _QuietPillow()
-"""A context manager, for all threads."""
+"""Silences Pillow's warnings and logs, in a ``with`` block of any thread."""
 
 
+# ---------------------------------------------------------------- cores and packages
 def usable_cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def package_version(name: str) -> str | None:
-    """Return the version of an installed package, None if it is not installed."""
+    """Return the version of an installed package, or None if it is not installed."""
     from importlib import metadata  # slow to import
 
     try:
@@ -168,28 +170,28 @@ def package_version(name: str) -> str | None:
 
 
 # ---------------------------------------------------------------- telemetry
-# Some packages report usage to their maker unless an environment variable says otherwise when they
-# are loaded. mien sets it before it loads one of them, and respects what the user has set.
+# Some packages report usage to their makers unless an environment variable is set when they are
+# imported. mien sets these variables before the import, unless the user has.
 TELEMETRY_SWITCHES: Mapping[str, str] = {
-    # ONNX Runtime, from 1.29 on: a device's number and a queue of events below the user's home, and
-    # an upload to Microsoft.
+    # ONNX Runtime from 1.29: a device number and an event queue in the home folder, and uploads to
+    # Microsoft.
     "ORT_DISABLE_TELEMETRY": "1",
-    # Ray: reports to usage-stats.ray.io, once an hour.
+    # Ray: hourly reports to usage-stats.ray.io.
     "RAY_USAGE_STATS_ENABLED": "0",
-    # TensorFlow turns this on as it is imported.
+    # TensorFlow: starts on import.
     "ENABLE_RUNTIME_UPTIME_TELEMETRY": "0",
 }
-"""Environment variables and the values that turn reports off."""
+"""Environment variables and the values that turn telemetry off."""
 
 
 def disable_telemetry() -> None:
-    """Turn reports off in this process and those that it starts, unless a variable is set."""
+    """Turn telemetry off in this process and its children, unless a variable is set already."""
     for name, value in TELEMETRY_SWITCHES.items():
         os.environ[name] = os.environ.get(name) or value
 
 
 def enabled_telemetry() -> list[str]:
-    """Return the variables that turn reports on, as ``NAME=VALUE``."""
+    """Return the environment variables that turn telemetry on, as ``NAME=VALUE``."""
     return [
         f"{name}={os.environ[name]}"
         for name, value in TELEMETRY_SWITCHES.items()

@@ -1,4 +1,4 @@
-"""A progress bar on stderr, drawn by rich: on a terminal only, and only for what takes a while."""
+"""Progress bar on stderr, drawn by rich, on terminals only and only for longer work."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 SHOWN_AFTER_S = 1.0
-"""Work that ends sooner has no bar, and does not load rich."""
+"""Shorter work has no bar, and does not import rich."""
 
 _REDRAW_S = 0.1
 
 
 def format_duration(seconds: float) -> str:
     """Format a duration: ``8s``, ``3m05s``, ``1h02m``."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    total = max(0, round(seconds))
+    if total < 60:
+        return f"{total}s"
+    if total < 3600:
+        return f"{total // 60}m{total % 60:02d}s"
+    return f"{total // 3600}h{total % 3600 // 60:02d}m"
 
 
 class Progress:
-    """A bar with a count, a rate and the time left; use as a context manager.
+    """Progress bar with a count, a rate and the remaining time; use as a context manager.
 
     Args:
         label: what is being done, in a word or two.
-        total: how many steps there are, or None if that is not known (yet: it may be set later).
-        unit: what one step is ("img", "step", "file").
+        total: number of steps, or None if unknown; ``progress.total`` may be set later.
+        unit: name of a step ("img", "step", "file").
         quiet: never draw.
     """
 
@@ -47,7 +47,7 @@ class Progress:
         self.unit = unit
         self.count = 0
         self._stream = stderr()
-        self._shown = not quiet and self._stream.isatty()
+        self._is_shown = not quiet and self._stream.isatty()
         self._started = time.monotonic()
         self._drawn = 0.0
         self._note = ""
@@ -68,14 +68,14 @@ class Progress:
         self.count += steps
         self._note = note or self._note
         now = time.monotonic()
-        if not self._shown or now - self._drawn < _REDRAW_S:
+        if not self._is_shown or now - self._drawn < _REDRAW_S:
             return
         if now - self._started >= SHOWN_AFTER_S:
             self._drawn = now
             self._draw()
 
-    def text(self) -> str:
-        """Return the text beside the bar: counts, rate, time and note."""
+    def _text(self) -> str:
+        """Return the text next to the bar: count, rate, time and note."""
         elapsed = time.monotonic() - self._started
         rate = self.count / elapsed if elapsed > 0 else 0.0
         parts = [f"{self.count:,}"]
@@ -96,7 +96,7 @@ class Progress:
             self._bar.task_ids[0],
             total=self.total,
             completed=self.count,
-            text=self.text(),
+            text=self._text(),
             refresh=True,
         )
 
@@ -110,28 +110,22 @@ class Progress:
             BarColumn(24),
             TextColumn("{task.fields[text]}", markup=False, style="none"),
             console=Console(file=self._stream),
-            # No thread, since workers are forked. Notes on stderr appear above the bar.
+            # No refreshing thread, since workers are forked. Notes on stderr appear above the bar.
             auto_refresh=False,
             redirect_stdout=False,
         )
-        bar.add_task(self.label, total=self.total, completed=self.count, text=self.text())
+        bar.add_task(self.label, total=self.total, completed=self.count, text=self._text())
         bar.start()
-        # Kept visible: a killed process could not restore it.
+        # The cursor stays visible, since a killed process could not restore it.
         bar.console.show_cursor(True)
         return bar
 
 
 def track(
-    items: Iterable[Item],
-    label: str,
-    *,
-    total: int | None = None,
-    unit: str = "",
-    quiet: bool = False,
+    items: Iterable[Item], label: str, *, unit: str = "", quiet: bool = False
 ) -> Iterator[Item]:
-    """Yield the items, drawing progress; ``total`` is ``len(items)`` where that is known."""
-    if total is None and isinstance(items, Sized):
-        total = len(items)
+    """Yield the items and draw progress."""
+    total = len(items) if isinstance(items, Sized) else None
     with Progress(label, total, unit=unit, quiet=quiet) as progress:
         for item in items:
             yield item
