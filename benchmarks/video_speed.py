@@ -30,7 +30,7 @@ from mien.core.process import usable_cores
 from mien.evaluation.markdown import markdown_table, update_marked_section
 from mien.inference.classifier import describe_machine
 from mien.inference.preprocess import cut_face
-from mien.video.analysis import follow, readers_for
+from mien.video.analysis import analysis_threads, analyze_frames
 from mien.video.reader import read_video
 
 SECTION = "video"
@@ -66,10 +66,10 @@ def read(clip: Path, model: str, way: str) -> None:
     """Read the clip in this process, and print what was read."""
     ahead = way == "ahead"
     recognizer = load(model, threads=1 if ahead else None, offline=True)
-    readers = readers_for(None) if ahead else 0
+    threads = analysis_threads(None) if ahead else 0
     started = time.perf_counter()
-    moments = follow(recognizer, read_video(clip), clip.name, readers=readers)
-    results = [moment.result.to_dict() for moment in moments if moment.result]
+    frames = analyze_frames(recognizer, read_video(clip), clip.name, threads=threads)
+    results = [frame.result.to_dict() for frame in frames if frame.result]
     print(json.dumps({"seconds": time.perf_counter() - started, "results": results}))
 
 

@@ -32,12 +32,10 @@ from mien.core.results import (
     table_columns,
 )
 from mien.inference.classifier import Classifier
-from mien.video.analysis import follow
-from mien.video.baseline import Baseline
-from mien.video.frames import BrokenVideo, VideoFrame
+from mien.video.analysis import analyze_frames
+from mien.video.frames import BrokenVideo, VideoFrame, Window, format_time, parse_time
 from mien.video.summary import EventTable, Marker, Summary, comparison_columns, event_columns
-from mien.video.times import Window, format_time, parse_time
-from mien.video.tracker import CutFinder, assign, memory_for
+from mien.video.tracker import Baseline, CutDetector, assign, track_memory
 from video_results import MODEL
 
 NODE = shutil.which("node")
@@ -230,12 +228,12 @@ def analyzed(scene: Scene) -> list[Result]:
             raise BrokenVideo("it breaks off", scene.frames[-1][0].time_s)
 
     window = Window(every=scene.every)
-    moments = follow(cast(Recognizer, Known()), frames(), "a.mp4", window=window)
+    moments = analyze_frames(cast(Recognizer, Known()), frames(), "a.mp4", window=window)
     return [moment.result for moment in moments if moment.result is not None]
 
 
 def expected(scene: Scene) -> dict[str, Any]:
-    results, gap_s = analyzed(scene), memory_for(scene.every)
+    results, gap_s = analyzed(scene), track_memory(scene.every)
     baseline = Baseline(EMOTIONS, *scene.baseline)
     corrected = [one for result in results for one in baseline.add(result)] + baseline.finish()
     summary = Summary(gap_s=gap_s)
@@ -454,7 +452,7 @@ def test_faces_are_paired_as_in_python(page: dict[str, Any]) -> None:
 
 
 def test_cuts_are_found_where_python_finds_them(page: dict[str, Any]) -> None:
-    finder = CutFinder()
+    finder = CutDetector()
     cuts = [finder.is_cut(number * 0.1, picture) for number, picture in enumerate(pictures())]
     assert page["cuts"] == cuts
     assert 5 < sum(cuts) < 35

@@ -16,8 +16,7 @@ from mien.core.errors import UsageError
 from mien.core.file_types import OUTPUT_VIDEO_SUFFIXES
 from mien.core.images import write_picture
 from mien.core.models import MANIFEST_NAME, MODEL_NAME
-from mien.video.frames import VideoFrame
-from mien.video.times import Window
+from mien.video.frames import VideoFrame, Window
 from mien.video.writer import write_annotated
 from predict_maker import Predict
 from video_maker import even_times, write_video

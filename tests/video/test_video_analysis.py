@@ -17,9 +17,8 @@ from mien.core.errors import InputError, UsageError
 from mien.core.results import Result
 from mien.inference.classifier import Classifier
 from mien.inference.detectors import Detection, NoDetector
-from mien.video.analysis import follow
-from mien.video.frames import BrokenVideo, VideoFrame
-from mien.video.times import Window
+from mien.video.analysis import analyze_frames
+from mien.video.frames import BrokenVideo, VideoFrame, Window
 from video_maker import Picture, even_times, write_video
 
 pytest.importorskip("av")
@@ -192,7 +191,7 @@ def test_a_cut_makes_new_people(red_recognizer: Recognizer) -> None:
             picture[20:60, 20:60] = (220, 30, 30)
             yield VideoFrame(number, number / 25, _giver(picture))
 
-    found = [moment.result for moment in follow(red_recognizer, frames(), "film")]
+    found = [moment.result for moment in analyze_frames(red_recognizer, frames(), "film")]
     ids = [result.faces[0].track_id for result in found if result is not None]
     assert ids == [0] * 5 + [1] * 5
 
@@ -207,7 +206,7 @@ def test_one_frame_is_in_memory_at_a_time(red_recognizer: Recognizer) -> None:
             yield VideoFrame(number, number / 25, _giver(picture))
 
     most, results = 0, []
-    for moment in follow(red_recognizer, frames(), "film"):
+    for moment in analyze_frames(red_recognizer, frames(), "film"):
         assert isinstance(moment.result, Result)
         results.append(moment.result)
         del moment
@@ -232,7 +231,9 @@ def test_reading_ahead_gives_the_same_results_in_bounded_memory(
 
     def read(readers: int) -> list[Result]:
         results = []
-        for moment in follow(red_recognizer, frames(), "film", window=window, readers=readers):
+        for moment in analyze_frames(
+            red_recognizer, frames(), "film", window=window, threads=readers
+        ):
             assert moment.frame is not None
             if moment.result is not None:
                 results.append(moment.result)
@@ -259,10 +260,12 @@ def test_what_was_read_before_an_error_comes_before_it(red_recognizer: Recognize
             yield VideoFrame(number, number / 25, _giver(two_people(number)))
         raise error
 
-    moments = list(follow(red_recognizer, frames(BrokenVideo("cut", 0.8)), "film", readers=2))
+    moments = list(
+        analyze_frames(red_recognizer, frames(BrokenVideo("cut", 0.8)), "film", threads=2)
+    )
     statuses = [moment.result.status for moment in moments if moment.result is not None]
     assert statuses == ["ok"] * 20 + ["unreadable"]
-    reading = follow(red_recognizer, frames(InputError("odd")), "film", readers=2)
+    reading = analyze_frames(red_recognizer, frames(InputError("odd")), "film", threads=2)
     assert [next(reading).frame is not None for _ in range(20)] == [True] * 20
     with pytest.raises(InputError, match="odd"):
         next(reading)
@@ -281,7 +284,7 @@ def test_who_stops_reading_ahead_waits_for_no_chunk(tiny_model: Path) -> None:
             yield VideoFrame(number, number / 25, _giver(two_people(3)))
 
     recognizer = Recognizer(Classifier.open(tiny_model), Counting())
-    reading = follow(recognizer, frames(), "film", readers=2)
+    reading = analyze_frames(recognizer, frames(), "film", threads=2)
     next(reading)
     reading.close()
     assert len(looked_at) <= 4 * 8

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import UsageError
 from mien.core.results import Face, Result
-from mien.video.baseline import NEUTRAL_SHARE, Baseline, correct, neutral_scores, shift_to_neutral
+from mien.video.tracker import NEUTRAL_SHARE, Baseline, correct, neutral_scores, shift_to_neutral
 from video_results import MODEL, face, result
 
 

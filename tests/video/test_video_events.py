@@ -8,9 +8,9 @@ import pytest
 
 from mien.core.emotions import EMOTIONS, valence
 from mien.core.errors import InputError
-from mien.video.baseline import Baseline
 from mien.video.charts import draw_comparison
 from mien.video.summary import EventTable, Marker, comparison_columns, event_columns, read_markers
+from mien.video.tracker import Baseline
 from video_results import face, result
 
 
@@ -20,8 +20,8 @@ def test_markers_are_read_in_any_order_of_columns(tmp_path: Path) -> None:
     joke, other = read_markers(path)
     assert joke == Marker(1.0, 3723.5, "the joke", "a.mp4")
     assert other == Marker(2.0, 3.0, "", None)
-    assert [joke.is_of(one) for one in ("a.mp4", "deep/a.mp4", "b.mp4")] == [True, True, False]
-    assert other.is_of("b.mp4")
+    assert [joke.applies_to(one) for one in ("a.mp4", "deep/a.mp4", "b.mp4")] == [True, True, False]
+    assert other.applies_to("b.mp4")
 
 
 @pytest.mark.parametrize(

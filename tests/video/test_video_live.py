@@ -15,18 +15,17 @@ import pytest
 from connection_maker import serving_connections
 from mien.core.errors import InputError
 from mien.video import live, reader
-from mien.video.analysis import frames_of
-from mien.video.frames import BrokenVideo, VideoFrame
+from mien.video.analysis import open_frames
+from mien.video.frames import BrokenVideo, VideoFrame, Window
 from mien.video.live import (
     LiveStream,
     camera_frames,
-    connected,
+    connect,
     is_camera,
     is_stream,
     stream_frames,
 )
 from mien.video.reader import read_video
-from mien.video.times import Window
 from video_maker import even_times, number_in, write_video
 
 pytest.importorskip("av")
@@ -83,9 +82,9 @@ class _Clock:
         self.now += seconds
 
 
-def _read(address: str, clock: _Clock, *, patience_s: float = 30.0) -> Iterator[VideoFrame]:
+def _read(address: str, clock: _Clock, *, reconnect_s: float = 30.0) -> Iterator[VideoFrame]:
     stream = LiveStream(address, allow_private=True)
-    return stream_frames(stream, clock=clock, sleep=clock.sleep, patience_s=patience_s)
+    return stream_frames(stream, clock=clock, sleep=clock.sleep, reconnect_s=reconnect_s)
 
 
 def test_a_cut_stream_is_taken_up_again_and_the_gap_shows(caplog: pytest.LogCaptureFixture) -> None:
@@ -97,7 +96,7 @@ def test_a_cut_stream_is_taken_up_again_and_the_gap_shows(caplog: pytest.LogCapt
         _serving(half, None, None, content) as (address, connections),
     ):
         try:
-            for frame in _read(address, clock, patience_s=5.0):
+            for frame in _read(address, clock, reconnect_s=5.0):
                 frames.append((frame.number, frame.time_s, number_in(frame.pixels)))
         except BrokenVideo as broken:
             error = broken
@@ -130,7 +129,7 @@ def test_a_stream_whose_stamps_begin_anew_goes_on() -> None:
 def test_waits_grow_to_a_limit_and_end_with_patience() -> None:
     clock = _Clock()
     with _serving(_stream_bytes(30)) as (address, _), pytest.raises(BrokenVideo):
-        list(_read(address, clock, patience_s=30.0))
+        list(_read(address, clock, reconnect_s=30.0))
     assert clock.slept == [0.5, 1.0, 2.0, 4.0, 8.0, 8.0]
 
 
@@ -165,7 +164,7 @@ def test_a_stream_that_falls_silent_is_lost_and_its_silence_is_in_the_times(
     with (
         caplog.at_level(logging.WARNING, "mien"),
         _serving(part, content, silent=True) as (address, connections),
-        closing(stream_frames(LiveStream(address, allow_private=True), patience_s=20.0)) as stream,
+        closing(stream_frames(LiveStream(address, allow_private=True), reconnect_s=20.0)) as stream,
     ):
         times = [frame.time_s for frame in islice(stream, 90)]
         assert len(connections) == 2
@@ -184,12 +183,12 @@ def test_a_window_ends_a_stream() -> None:
 
 def test_what_has_no_length_goes_on_by_itself() -> None:
     with _serving(_stream_bytes()) as (address, _):
-        stream = connected(address, allow_private=True)
+        stream = connect(address, allow_private=True)
         assert isinstance(stream, LiveStream)
         stream.close()
-    assert isinstance(connected("rtsp://127.0.0.1/live"), LiveStream)
-    assert connected("0") == connected(0) == 0
-    assert connected("clip.mp4") is None
+    assert isinstance(connect("rtsp://127.0.0.1/live"), LiveStream)
+    assert connect("0") == connect(0) == 0
+    assert connect("clip.mp4") is None
 
 
 def test_what_has_a_length_is_a_file_even_where_nobody_can_jump_in_it(
@@ -199,8 +198,8 @@ def test_what_has_a_length_is_a_file_even_where_nobody_can_jump_in_it(
     length = b"Content-Length: %d\r\n\r\n" % len(content)
     monkeypatch.setitem(globals(), "_HEAD", _HEAD.removesuffix(b"\r\n") + length)
     with _serving(*[content] * 9) as (address, _):
-        assert connected(address, allow_private=True) is None
-        assert len(list(frames_of(address, None, Window(), allow_private=True))) == 75
+        assert connect(address, allow_private=True) is None
+        assert len(list(open_frames(address, None, Window(), allow_private=True))) == 75
 
 
 def test_a_file_on_the_web_that_stops_coming_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,8 +214,8 @@ def test_a_file_on_the_web_that_stops_coming_is_cut(monkeypatch: pytest.MonkeyPa
 
 def test_a_server_that_takes_one_listener_is_asked_once() -> None:
     with _serving(_stream_bytes()) as (address, connections):
-        live = connected(address, allow_private=True)
-        frames = list(frames_of(address, live, Window(0.0, 1.0)))
+        live = connect(address, allow_private=True)
+        frames = list(open_frames(address, live, Window(0.0, 1.0)))
         assert len(connections) == 1
     assert [number_in(frame.pixels) for frame in frames] == list(range(25))
 
@@ -292,4 +291,4 @@ def test_opencv_is_as_talkative_as_before(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(InputError):
         next(camera_frames(97))
     assert cv2.utils.logging.getLogLevel() == level
-    assert live.PATIENCE_S == 30.0
+    assert live.RECONNECT_TIMEOUT_S == 30.0

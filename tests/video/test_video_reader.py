@@ -14,13 +14,13 @@ from mien.video.frames import (
     UPRIGHT,
     BrokenVideo,
     VideoFrame,
+    Window,
     is_sideways,
-    turn_of_degrees,
-    turn_of_matrix,
-    turned,
+    orientation_from_degrees,
+    orientation_from_matrix,
+    rotate_upright,
 )
 from mien.video.reader import probe, read_video
-from mien.video.times import Window
 from video_maker import (
     even_times,
     number_in,
@@ -347,14 +347,14 @@ PICTURE = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
 
 @pytest.mark.parametrize("quarters", range(4))
 def test_degrees_turn_clockwise(quarters: int) -> None:
-    turn = turn_of_degrees(90 * quarters)
-    np.testing.assert_array_equal(turned(PICTURE, turn), np.rot90(PICTURE, -quarters))
+    turn = orientation_from_degrees(90 * quarters)
+    np.testing.assert_array_equal(rotate_upright(PICTURE, turn), np.rot90(PICTURE, -quarters))
     assert is_sideways(turn) == bool(quarters % 2)
 
 
 @pytest.mark.parametrize("degrees", [-90, 450, 89.6])
 def test_degrees_are_taken_to_the_nearest_quarter(degrees: float) -> None:
-    assert turn_of_degrees(degrees) == turn_of_degrees(270 if degrees < 0 else 90)
+    assert orientation_from_degrees(degrees) == orientation_from_degrees(270 if degrees < 0 else 90)
 
 
 def _matrix(a: int, b: int, c: int, d: int) -> bytes:
@@ -366,15 +366,15 @@ def _matrix(a: int, b: int, c: int, d: int) -> bytes:
     ("abcd", "axis"), [((-1, 0, 0, 1), 1), ((1, 0, 0, -1), 0)], ids=["mirrored", "upside down"]
 )
 def test_a_matrix_may_mirror(abcd: tuple[int, int, int, int], axis: int) -> None:
-    turn = turn_of_matrix(_matrix(*abcd))
-    np.testing.assert_array_equal(turned(PICTURE, turn), np.flip(PICTURE, axis))
+    turn = orientation_from_matrix(_matrix(*abcd))
+    np.testing.assert_array_equal(rotate_upright(PICTURE, turn), np.flip(PICTURE, axis))
 
 
 def test_a_matrix_may_swap_rows_and_columns() -> None:
-    turn = turn_of_matrix(_matrix(0, 1, 1, 0))
-    np.testing.assert_array_equal(turned(PICTURE, turn), PICTURE.transpose(1, 0, 2))
+    turn = orientation_from_matrix(_matrix(0, 1, 1, 0))
+    np.testing.assert_array_equal(rotate_upright(PICTURE, turn), PICTURE.transpose(1, 0, 2))
 
 
 def test_nothing_is_done_to_an_upright_picture() -> None:
-    assert turn_of_matrix(_matrix(1, 0, 0, 1)) == UPRIGHT
-    assert turned(PICTURE, UPRIGHT) is PICTURE
+    assert orientation_from_matrix(_matrix(1, 0, 0, 1)) == UPRIGHT
+    assert rotate_upright(PICTURE, UPRIGHT) is PICTURE

@@ -30,7 +30,7 @@ def test_a_stream_that_is_cut_is_taken_up_again(
     with (
         caplog.at_level(logging.WARNING, "mien"),
         serving_rtsp(clip, clip) as (address, connections),
-        closing(stream_frames(address, patience_s=3.0)) as stream,
+        closing(stream_frames(address, reconnect_s=3.0)) as stream,
         pytest.raises(BrokenVideo, match="not back within 3 s") as broken,
     ):
         frames.extend((frame.time_s, number_in(frame.pixels)) for frame in stream)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from mien.core.errors import InputError
-from mien.video.live import LiveStream, connected, stream_frames
+from mien.video.live import LiveStream, connect, stream_frames
 from video_maker import even_times, write_video
 
 pytest.importorskip("av")
@@ -66,7 +66,7 @@ def server(ffmpeg: str, tmp_path: Path) -> Iterator[_Server]:
 def _first_connection(address: str) -> LiveStream:
     for _ in range(100):
         try:
-            stream = connected(address, allow_private=True)
+            stream = connect(address, allow_private=True)
         except InputError:  # it is still starting
             time.sleep(0.1)
             continue
@@ -81,7 +81,7 @@ def test_a_stream_that_is_cut_goes_on_when_it_is_back(
     stream = _first_connection(server.address)
     with (
         caplog.at_level(logging.WARNING, "mien"),
-        closing(stream_frames(stream, patience_s=30.0)) as frames,
+        closing(stream_frames(stream, reconnect_s=30.0)) as frames,
     ):
         times = [frame.time_s for frame in islice(frames, 20)]
         server.cut()
@@ -101,7 +101,7 @@ def test_a_stream_that_is_cut_goes_on_when_it_is_back(
 
 def test_a_stream_that_does_not_come_back_is_given_up(server: _Server) -> None:
     stream = _first_connection(server.address)
-    with closing(stream_frames(stream, patience_s=2.0)) as frames:
+    with closing(stream_frames(stream, reconnect_s=2.0)) as frames:
         next(frames)
         server.cut()
         with pytest.raises(InputError, match="not back within 2 s"):

@@ -13,13 +13,13 @@ from PIL import Image, ImageColor, ImageFont
 from mien.core.display import class_colors
 from mien.core.emotions import EMOTION_COLORS, EMOTIONS
 from mien.core.results import Box, Result, Smoothed
-from mien.video.charts import MAX_LANES, PORTRAIT_PX, History, Portraits, draw_timeline
+from mien.video.charts import MAX_LANES, PORTRAIT_PX, Portraits, ScoreHistory, draw_timeline
 from mien.video.summary import Summary
 from video_results import MODEL, face, result
 
 
 def _drawn(count: int = 40, people: int = 1) -> Image.Image:
-    summary, history = Summary(), History()
+    summary, history = Summary(), ScoreHistory()
     for number in range(count):
         emotion = "happy" if number < count // 2 else "sad"
         seen = result(number, *(face(one, emotion, 0.9) for one in range(people)))
@@ -44,7 +44,7 @@ def test_colours_change_with_the_emotion() -> None:
 
 def test_classes_of_ones_own_have_the_colours_of_annotated_pictures() -> None:
     labels = ("calm", "tense", "Surprised")
-    summary, history = Summary(), History()
+    summary, history = Summary(), ScoreHistory()
     for number, emotion in enumerate(("calm", "tense", "Surprised")):
         scores = {name: 0.9 if name == emotion else 0.05 for name in labels}
         seen = replace(
@@ -68,7 +68,7 @@ def test_names_in_other_scripts_are_written_out() -> None:
         pytest.skip("this machine has no DejaVu")
 
     def head(title: str, label: str) -> list[bytes]:
-        drawn = draw_timeline(History(), [], title=title, labels=(label,)).convert("L")
+        drawn = draw_timeline(ScoreHistory(), [], title=title, labels=(label,)).convert("L")
         return [drawn.crop((0, 0, 1600, 58)).tobytes(), drawn.crop((0, 58, 1600, 100)).tobytes()]
 
     # In a font that lacks them, both would be rows of the same boxes.
@@ -134,7 +134,7 @@ def test_people_are_told_apart_and_written() -> None:
 
 
 def test_a_result_of_no_frame_changes_nothing() -> None:
-    summary, history = Summary(), History()
+    summary, history = Summary(), ScoreHistory()
     broken = Result("a.mp4", "unreadable", MODEL, time_s=3.0, error="cut")
     summary.add(broken)
     history.add(broken)
@@ -153,7 +153,7 @@ def test_every_frame_of_a_person_is_in_one_episode(seen: list[str | None]) -> No
 
 
 def test_a_long_history_is_thinned_and_keeps_its_means() -> None:
-    history = History(bins=50)
+    history = ScoreHistory(max_bins=50)
     for number in range(2000):
         history.add(result(number, face(0, "happy" if number < 1000 else "sad")))
     scores = history.scores(0)
@@ -167,6 +167,6 @@ def test_a_long_history_is_thinned_and_keeps_its_means() -> None:
 
 
 def test_more_people_than_bins_come_to_an_end() -> None:
-    history = History(bins=5)
+    history = ScoreHistory(max_bins=5)
     history.add(result(0, *(face(number, "happy") for number in range(20))))
     assert len(history.people()) == 20

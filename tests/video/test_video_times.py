@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mien.core.errors import UsageError
-from mien.video.times import MAX_GAP_S, FrameClock, Window, format_time, parse_span, parse_time
+from mien.video.frames import MAX_GAP_S, FrameClock, Window, format_time, parse_span, parse_time
 
 
 @pytest.mark.parametrize(

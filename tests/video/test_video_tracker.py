@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mien.core.errors import UsageError
 from mien.core.results import Box
-from mien.video.tracker import CutFinder, Smoother, Tracker, assign, memory_for, tracked
+from mien.video.tracker import CutDetector, Smoother, Tracker, assign, track_faces, track_memory
 from video_results import face, result
 
 # ---------------------------------------------------------------- tracking
@@ -112,8 +112,8 @@ def test_a_jump_is_somebody_else() -> None:
 
 
 def test_memory_is_long_enough_for_rare_looks() -> None:
-    assert memory_for(None) == memory_for(0.1) == 1.0
-    assert memory_for(5.0) == 10.0
+    assert track_memory(None) == track_memory(0.1) == 1.0
+    assert track_memory(5.0) == 10.0
 
 
 @given(st.lists(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 300)), max_size=5)))
@@ -126,7 +126,7 @@ def test_no_number_is_given_twice_in_a_frame(frames: list[list[tuple[int, int]]]
 
 def test_a_cut_is_seen_and_a_slow_change_is_not() -> None:
     dark, light = np.full((90, 160, 3), 30, np.uint8), np.full((90, 160, 3), 200, np.uint8)
-    finder = CutFinder()
+    finder = CutDetector()
     assert not finder.is_cut(0.0, dark)
     assert not finder.is_cut(0.04, dark + 10)
     assert finder.is_cut(0.08, light)
@@ -168,7 +168,7 @@ def test_who_is_forgotten_starts_anew() -> None:
     smoother = Smoother(5.0)
     smoother.update(0.0, 0, SAD)
     smoother.update(1.0, 1, SAD)
-    smoother.forget_before(0.5)
+    smoother.drop_before(0.5)
     assert smoother.update(1.1, 0, HAPPY).scores == HAPPY
     assert smoother.update(1.1, 1, HAPPY).scores != HAPPY
 
@@ -181,8 +181,8 @@ def test_an_impossible_constant_is_refused(constant: float) -> None:
 
 def test_scores_of_people_who_are_gone_are_kept_no_longer_than_their_tracks() -> None:
     tracker, smoother = Tracker(memory_s=1.0), Smoother(100.0)
-    seen = tracked(result(0, face(0, "happy")), 0.0, tracker, smoother)
+    seen = track_faces(result(0, face(0, "happy")), 0.0, tracker, smoother)
     assert seen.faces[0].track_id == 0
-    tracked(result(50), 5.0, tracker, smoother)
+    track_faces(result(50), 5.0, tracker, smoother)
     scores = face(0, "sad").scores
     assert smoother.update(5.0, 0, scores).scores == scores

@@ -11,8 +11,8 @@ import pytest
 
 from mien.core.errors import InputError, PrivateAddressError
 from mien.video import reader
-from mien.video.live import connected
-from mien.video.reader import checked_web_video, opened, probe, read_video
+from mien.video.live import connect
+from mien.video.reader import check_web_video, open_video, probe, read_video
 from video_maker import even_times, number_in, write_video
 from web_maker import Answer, Server, certificate, reply, serving
 
@@ -35,7 +35,7 @@ def test_a_film_of_a_public_host_is_read(server: Server, answers: dict[str, Answ
     answers["/led"] = reply(b"", "Location: /film.mp4", status="302 Found")
     for path in ("/film.mp4", "/led"):
         url = server.url(path, host="localhost")
-        assert connected(url) is None
+        assert connect(url) is None
         assert probe(url).frames == 50
         assert probe(url).has_sound
         assert _numbers_of(url) == [number % 40 for number in range(50)]
@@ -75,7 +75,7 @@ def test_a_certificate_is_checked_by_who_reads_the_video_too(
         assert "no secure connection" in _refusal_of(url)
         monkeypatch.setenv("SSL_CERT_FILE", str(path))
         assert len(_numbers_of(url)) == 50
-        checked, options = checked_web_video(url)
+        checked, options = check_web_video(url)
         with pytest.raises(OSError, match=r"Input/output|certificate"):  # of another host
             av.open(checked.replace("localhost", "127.0.0.1"), options=options)
 
@@ -153,7 +153,7 @@ def test_words_that_wrap_an_address_are_files(server: Server) -> None:
     for word in ("cache:{}", "concat:{}", "crypto+{}", "subfile,,start,0,end,9,,:{}"):
         with (
             pytest.raises(InputError, match="no such file"),
-            opened(word.format(server.url("/film.mp4"))),
+            open_video(word.format(server.url("/film.mp4"))),
         ):
             pass
     assert not server.requests

@@ -11,9 +11,9 @@ import pytest
 
 from mien.api import Recognizer
 from mien.core.errors import MissingExtra, OutputError
+from mien.video.frames import Window
 from mien.video.reader import probe, read_video
-from mien.video.times import Window
-from mien.video.writer import as_smoothed, write_annotated
+from mien.video.writer import smoothed_face, write_annotated
 from video_maker import Picture, even_times, numbered, times_in, turn_mp4, write_video
 from video_results import face
 
@@ -162,8 +162,8 @@ def test_what_fails_leaves_nothing(tmp_path: Path) -> None:
 
 def test_smoothed_scores_are_shown(red_recognizer: Recognizer) -> None:
     seen = face(1, "happy")
-    assert as_smoothed(seen).emotion == "happy"
-    assert as_smoothed(seen).track_id == 1
+    assert smoothed_face(seen).emotion == "happy"
+    assert smoothed_face(seen).track_id == 1
 
 
 def test_without_pyav_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 /**
  * A person's baseline: scores corrected by how their own face reads when it is neutral. A constant
- * shift of log scores takes the geometric mean at rest to a neutral face; mien/video/baseline.py.
+ * shift of log scores takes the geometric mean at rest to a neutral face; mien/video/tracker.py.
  */
 
 import { likeliest } from "./emotions.js";

@@ -8,7 +8,7 @@ export const SESSION_SCHEMA = "mien-session/1";
 
 const VIDEO_SCHEMA = "mien-video/1"; // what `mien predict VIDEO --output FILE.json` writes
 const RESULT_SCHEMA = "mien/1";
-const MAX_TIME_S = 1e9; // thirty years, as mien.video.times has it
+const MAX_TIME_S = 1e9; // thirty years, as mien.video.frames has it
 const MAX_SHIFT = 10; // of a logarithm; scores of 0 and 1 give no more than 5
 const STATUSES = ["ok", "no_face", "unreadable", "error"];
 

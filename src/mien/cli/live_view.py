@@ -23,8 +23,8 @@ from rich.text import Text
 from mien.core.display import class_colors
 from mien.core.errors import UsageError
 from mien.core.results import Face, Result
-from mien.video.times import format_time
-from mien.video.writer import as_smoothed, drawn
+from mien.video.frames import format_time
+from mien.video.writer import draw_faces, smoothed_face
 
 _BAR_COLUMNS = 12
 _REDRAW_S = 1 / 15
@@ -83,7 +83,7 @@ class LiveBars:
         return Group(Text(header, no_wrap=True, overflow="ellipsis"), body)
 
     def _render_face(self, face: Face) -> Group:
-        smoothed = as_smoothed(face)
+        smoothed = smoothed_face(face)
         table = Table.grid(padding=(0, 1))
         table.add_column(justify="right")
         table.add_column(width=_BAR_COLUMNS)
@@ -128,7 +128,7 @@ class LiveWindow:
 
     def show(self, pixels: npt.NDArray[np.uint8], faces: Sequence[Face]) -> bool:
         """Show a frame, RGB (H, W, 3) uint8; return False once the user has closed the window."""
-        picture = drawn(pixels, faces)
+        picture = draw_faces(pixels, faces)
         if not self._is_open:
             height, width = picture.shape[:2]
             scale = min(1.0, _INITIAL_SIDE / max(height, width))

@@ -407,7 +407,7 @@ class _VideoExcelWriter(ResultWriter):
 
 def episode_table(people: Sequence[Person]) -> str:
     """Return the episodes of all people as an aligned table."""
-    from mien.video.times import format_time
+    from mien.video.frames import format_time
 
     rows = []
     for person in people:

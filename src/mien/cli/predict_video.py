@@ -33,14 +33,19 @@ from mien.core.progress import Progress
 from mien.core.results import Result
 from mien.core.web import redact_address
 from mien.inference.recognizer import Recognizer
-from mien.video.analysis import Moment, Overview, follow, frames_of, readers_for
-from mien.video.baseline import Baseline, neutral_scores
+from mien.video.analysis import (
+    AnalyzedFrame,
+    Overview,
+    analysis_threads,
+    analyze_frames,
+    open_frames,
+)
 from mien.video.charts import draw_comparison
-from mien.video.live import LiveStream, connected, is_camera, is_stream
+from mien.video.frames import Window, parse_span, parse_time
+from mien.video.live import LiveStream, connect, is_camera, is_stream
 from mien.video.reader import VideoInfo, probe
 from mien.video.summary import EventTable, Marker, comparison_columns, event_columns, read_markers
-from mien.video.times import Window, parse_span, parse_time
-from mien.video.tracker import Smoother, memory_for
+from mien.video.tracker import Baseline, Smoother, neutral_scores, track_memory
 from mien.video.writer import AnnotatedVideo, write_annotated
 
 EPISODES_SCHEMA = "mien-episodes/1"
@@ -179,7 +184,7 @@ class _Run:
     def analyze(self, video: Input, file_name: str) -> None:
         """Analyze one video; one that cannot be opened gets a result "unreadable"."""
         args, name, labels = self.args, redact_address(video.source), self.recognizer.labels
-        gap_s = memory_for(self.window.every)
+        gap_s = track_memory(self.window.every)
         overview = Overview(
             name,
             labels,
@@ -196,10 +201,10 @@ class _Run:
                 self.writer.add(result)
                 totals.add(result)
 
-        def handle(moment: Moment) -> None:
-            write(overview.take(moment))
-            if moment.result is not None and moment.result.error is not None:
-                self.problems.append(moment.result.error)
+        def handle(analyzed: AnalyzedFrame) -> None:
+            write(overview.add(analyzed))
+            if analyzed.result is not None and analyzed.result.error is not None:
+                self.problems.append(analyzed.result.error)
 
         try:
             if video.problem is not None:
@@ -208,7 +213,7 @@ class _Run:
         except InputError as error:
             self.stop.check()
             model = self.recognizer.model
-            handle(Moment(None, Result(name, "unreadable", model, error=str(error))))
+            handle(AnalyzedFrame(None, Result(name, "unreadable", model, error=str(error))))
         write(overview.finish())
         if overview.baseline is not None:
             _note_people_without(overview.baseline, name, quiet=args.quiet)
@@ -238,10 +243,10 @@ class _Run:
         if self.args.output is not None and people and not self.args.quiet:
             sys.stderr.write(episode_table(people))
 
-    def _follow(self, source: str, file_name: str, handle: Callable[[Moment], None]) -> None:
+    def _follow(self, source: str, file_name: str, handle: Callable[[AnalyzedFrame], None]) -> None:
         """Analyze the frames of a video; annotate and show each as it comes."""
         args, name = self.args, redact_address(source)
-        live = connected(source, allow_private=args.allow_private)
+        live = connect(source, allow_private=args.allow_private)
         info = probe(source, allow_private=args.allow_private) if live is None else None
         with ExitStack() as stack:
             if isinstance(live, LiveStream):
@@ -254,7 +259,7 @@ class _Run:
                 bars = stack.enter_context(LiveBars(title, self.recognizer.labels))
             if args.show:
                 window = stack.enter_context(LiveWindow(f"mien: {name}"))
-            moments = stack.enter_context(closing(self._moments(source, live)))
+            frames = stack.enter_context(closing(self._analyze(source, live)))
             quiet = not self.show_progress or bars is not None
             total = _expected_frames(info, self.window)
             progress = stack.enter_context(
@@ -262,19 +267,23 @@ class _Run:
             )
             last: Result | None = None
             try:
-                for moment in moments:
+                for analyzed in frames:
                     self.stop.check()
-                    last = moment.result or last
-                    handle(moment)
+                    last = analyzed.result or last
+                    handle(analyzed)
                     progress.advance()
-                    if bars is not None and moment.result is not None and not moment.result.error:
-                        bars.show(moment.result)
-                    if moment.frame is None:
+                    if (
+                        bars is not None
+                        and analyzed.result is not None
+                        and not analyzed.result.error
+                    ):
+                        bars.show(analyzed.result)
+                    if analyzed.frame is None:
                         continue
                     faces = () if last is None else last.faces
                     if annotated is not None:
-                        annotated.write(moment.frame, faces)
-                    if window is not None and not window.show(moment.frame.pixels, faces):
+                        annotated.write(analyzed.frame, faces)
+                    if window is not None and not window.show(analyzed.frame.pixels, faces):
                         break
             except KeyboardInterrupt:
                 # Ctrl-C is how people end a stream or a camera.
@@ -282,18 +291,20 @@ class _Run:
                     raise
                 self.stop.received.clear()
 
-    def _moments(self, source: str, live: LiveStream | int | None) -> Generator[Moment, None, None]:
+    def _analyze(
+        self, source: str, live: LiveStream | int | None
+    ) -> Generator[AnalyzedFrame, None, None]:
         allow_private, retry_s = self.args.allow_private, self.args.reconnect
-        frames = frames_of(
-            source, live, self.window, patience_s=retry_s, allow_private=allow_private
+        frames = open_frames(
+            source, live, self.window, reconnect_s=retry_s, allow_private=allow_private
         )
-        return follow(
+        return analyze_frames(
             self.recognizer,
             frames,
             redact_address(source),
             window=self.window,
             smoother=Smoother(self.args.smooth),
-            readers=readers_for(live),
+            threads=analysis_threads(live),
         )
 
     @contextmanager

@@ -150,7 +150,7 @@ class Face:
         smoothed: the person's scores smoothed over time, or None outside a video.
         turn: clockwise rotation of the face in degrees, which was undone in its crop: about 90, -90
             or 180 in a photo that lies on its side or stands on its head.
-        corrected: the scores corrected by the person's baseline (`mien.video.baseline`), or None.
+        corrected: the scores corrected by the person's baseline (`mien.video.tracker`), or None.
     """
 
     face_id: int

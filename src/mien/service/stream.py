@@ -22,7 +22,7 @@ from mien.service.access import SUBPROTOCOL
 from mien.service.errors import REQUEST_ID, ApiError, internal_error, stopping_error
 from mien.service.service import Service
 from mien.service.uploads import Upload
-from mien.video.tracker import Smoother, Tracker, tracked
+from mien.video.tracker import Smoother, Tracker, track_faces
 
 PATH = "/v1/stream"
 
@@ -194,4 +194,4 @@ class _People:
         """Return a frame's result with track ids and smoothed scores."""
         time_s = max(result.time_s or 0.0, self._last_s + _MIN_STEP_S)
         self._last_s = time_s
-        return tracked(result, time_s, self._tracker, self._smoother)
+        return track_faces(result, time_s, self._tracker, self._smoother)

@@ -38,12 +38,11 @@ from mien.service.errors import (
 )
 from mien.service.service import Service
 from mien.service.uploads import VIDEO, check_headers, spooled_video
-from mien.video.analysis import follow, readers_for
-from mien.video.frames import TooLarge, VideoFrame, check_size
-from mien.video.reader import duration_of, frames_in, opened_upload, picture_stream
+from mien.video.analysis import analysis_threads, analyze_frames
+from mien.video.frames import TooLarge, VideoFrame, Window, check_size
+from mien.video.reader import duration_of, open_upload, read_frames, video_stream
 from mien.video.summary import Summary
-from mien.video.times import Window
-from mien.video.tracker import memory_for
+from mien.video.tracker import track_memory
 
 PATH = "/v1/video"
 NDJSON = "application/x-ndjson"
@@ -263,7 +262,7 @@ class _ReaderThread:
             try:
                 check_mp4_header(self._file, _NAME)
                 with (
-                    opened_upload(self._file, _NAME) as container,
+                    open_upload(self._file, _NAME) as container,
                     closing(self._analyze(container)) as events,
                 ):
                     for event in events:
@@ -281,20 +280,22 @@ class _ReaderThread:
 
     def _analyze(self, container: Any) -> Generator[Event, None, None]:
         """Yield progress, results and the summary of a video."""
-        stream = picture_stream(container, _NAME)
+        stream = video_stream(container, _NAME)
         codec, window = stream.codec_context, self._window
         check_size(codec.width, codec.height, _NAME, self._max_pixels)
         codec.options = {**codec.options, "max_pixels": str(self._max_pixels)}
         duration_s = duration_of(container, stream)
         if window.end is not None:
             duration_s = window.end if duration_s is None else min(duration_s, window.end)
-        summary, last_progress, failure = Summary(gap_s=memory_for(window.every)), -math.inf, None
+        summary, last_progress, failure = Summary(gap_s=track_memory(window.every)), -math.inf, None
         frames = self._check_frames(
-            frames_in(container, stream, _NAME, window, on_packet=self._check_stopped)
+            read_frames(container, stream, _NAME, window, on_packet=self._check_stopped)
         )
-        moments = follow(self._recognizer, frames, _NAME, window=window, readers=readers_for(None))
-        with closing(moments):
-            for frame, result in ((moment.frame, moment.result) for moment in moments):
+        analyzed = analyze_frames(
+            self._recognizer, frames, _NAME, window=window, threads=analysis_threads(None)
+        )
+        with closing(analyzed):
+            for frame, result in ((item.frame, item.result) for item in analyzed):
                 now = time.monotonic()
                 if frame is not None and now - last_progress >= _PROGRESS_INTERVAL_S:
                     last_progress = now

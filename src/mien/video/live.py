@@ -1,4 +1,4 @@
-"""Live streams and cameras: frames as they come, and reconnecting after a stream is lost."""
+"""Live streams, with reconnection after a loss, and cameras."""
 
 from __future__ import annotations
 
@@ -19,82 +19,91 @@ import numpy.typing as npt
 from mien.core.errors import InputError, PrivateAddressError
 from mien.core.web import is_web_address, redact_address
 from mien.video import reader
-from mien.video.frames import BrokenVideo, Presentation, TooLarge, VideoFrame
+from mien.video.frames import (
+    BrokenVideo,
+    FrameClock,
+    FrameConverter,
+    TooLarge,
+    VideoFrame,
+    Window,
+)
 from mien.video.reader import (
     Decoder,
     duration_of,
-    fell_silent,
-    opened,
-    picture_stream,
-    rate_of,
+    frame_rate,
+    is_timeout,
+    open_video,
     reason_of,
-    stamp_of,
+    stamp_s,
+    video_stream,
 )
-from mien.video.times import FrameClock, Window
 
-PATIENCE_S = 30.0
-"""For so many seconds, reconnecting to a lost stream is tried."""
+RECONNECT_TIMEOUT_S = 30.0
+"""Seconds after which reconnecting to a lost stream is given up."""
 
 _PROTOCOLS = ("http", "https", "rtmp", "rtmps", "rtp", "rtsp", "rtsps", "srt", "tcp", "udp")
 _ADDRESS = re.compile(r"([a-z]+)://.+", re.IGNORECASE)
 _NUMBER = re.compile(r"[+-]?\d{1,18}")
-# OpenCV takes higher numbers for one of its ways to a camera, and crashes at some.
+# OpenCV interprets higher numbers as a choice of backend, and crashes on some.
 _MAX_CAMERAS = 100
-_FIRST_WAIT_S = 0.5
-_MAX_WAIT_S = 8.0
+_FIRST_DELAY_S = 0.5
+_MAX_DELAY_S = 8.0
 
 _log = logging.getLogger(__name__)
 
 
 def is_camera(source: str | Path | int) -> bool:
-    """Say whether this is a camera's number, whether or not there is such a camera."""
+    """Return True for a camera's number, whether or not such a camera exists."""
     if isinstance(source, str):
         return _NUMBER.fullmatch(source) is not None
     return isinstance(source, Integral) and not isinstance(source, bool)
 
 
 def is_stream(source: str | Path | int) -> bool:
-    """Say whether this is an address that can be played while it is received."""
-    found = _ADDRESS.fullmatch(source) if isinstance(source, str) else None
-    return found is not None and found[1].lower() in _PROTOCOLS
+    """Return True for an address that can be played while it is received."""
+    match = _ADDRESS.fullmatch(source) if isinstance(source, str) else None
+    return match is not None and match[1].lower() in _PROTOCOLS
 
 
+# ---------------------------------------------------------------- streams
 class LiveStream:
-    """A live stream, and its connection if one is open.
+    """A live stream and its open connection, if there is one.
 
     Some servers accept one client, so probing and reading use the same connection.
     """
 
     def __init__(self, address: str, *, allow_private: bool = False) -> None:
-        """Take an address, and whether http(s) may be of a host that is not on the public internet.
+        """Create a stream without connecting; `connect` does both.
 
-        `connected` makes streams of sources.
+        Args:
+            address: of one of the supported protocols.
+            allow_private: as for `open_video`.
         """
         self.address = address
         self._allow_private = allow_private
         self._container: Any = None
 
-    def opened(self) -> Any:
-        """Return the container that is open, else a new one; raises InputError if there is none."""
+    def open(self) -> Any:
+        """Return the open container, or a new one; raises InputError if it cannot be opened."""
         container, self._container = self._container, None
         if container is not None:
             return container
         options = {"rtsp_transport": "tcp"} if self.address.lower().startswith("rtsp") else {}
-        return opened(self.address, options=options, allow_private=self._allow_private)
+        return open_video(self.address, options=options, allow_private=self._allow_private)
 
     def is_file(self) -> bool:
-        """Connect, and say whether this is a file; raises InputError if there is nothing."""
-        self._container = container = self.opened()
+        """Connect, and return True for a file; raises InputError if there is nothing."""
+        self._container = container = self.open()
         is_file = True
         try:
-            stream = picture_stream(container, self.address)
+            stream = video_stream(container, self.address)
             if container.format.name.startswith(("hls", "dash")):
                 is_file = duration_of(container, stream) is not None
             else:
                 is_file = bool(container.size > 0)  # a live stream has no size
             return is_file
         finally:
-            if is_file:  # or it is none that is read
+            if is_file:  # or without pictures
                 self.close()
 
     def close(self) -> None:
@@ -104,15 +113,15 @@ class LiveStream:
             container.close()
 
 
-def connected(source: str | Path | int, *, allow_private: bool = False) -> LiveStream | int | None:
-    """Return a live source: a stream, or a camera's number; None for a file.
+def connect(source: str | Path | int, *, allow_private: bool = False) -> LiveStream | int | None:
+    """Return a live source: a connected stream, or a camera's number; None for a file.
 
     Args:
-        source: a file's path, an address, or a camera's number.
-        allow_private: as `mien.video.reader.opened` has it.
+        source: path, address or camera number.
+        allow_private: as for `open_video`.
 
     Raises:
-        InputError: if an http(s) address, which may lead to either, does not answer.
+        InputError: if an http(s) address, which can be a stream or a file, does not answer.
     """
     if is_camera(source):
         return int(str(source))
@@ -126,31 +135,30 @@ def stream_frames(
     stream: LiveStream | str,
     window: Window | None = None,
     *,
-    patience_s: float = PATIENCE_S,
+    reconnect_s: float = RECONNECT_TIMEOUT_S,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Generator[VideoFrame, None, None]:
-    """Yield the frames of a stream; where it is lost, reconnect with exponential backoff.
+    """Yield the frames of a stream, reconnecting with exponential backoff when it is lost.
 
-    Times count from the first frame. While a stream is away its time goes on by the clock, so that
-    the gap shows in the times of the frames.
+    Times count from the first frame and continue during an outage, so that it shows as a gap.
 
     Args:
-        stream: one, or its address: http(s), rtsp, rtmp, srt, udp or tcp.
-        window: which part.
-        patience_s: for how many seconds to try to reconnect.
-        clock: gives the time in seconds.
-        sleep: waits for seconds.
+        stream: a stream, or an address: http(s), rtsp, rtmp, srt, udp or tcp.
+        window: the part to read.
+        reconnect_s: seconds after which reconnecting is given up.
+        clock: current time in seconds.
+        sleep: waits for some seconds.
 
     Raises:
-        InputError: if the stream cannot be opened to begin with.
-        BrokenVideo: if it is lost and does not come back.
+        InputError: if the stream cannot be opened at first.
+        BrokenVideo: if it is lost and reconnecting fails.
     """
     window = window or Window()
     stream = LiveStream(stream) if isinstance(stream, str) else stream
     name = redact_address(stream.address)
     connection = _Connection(stream, clock)
-    backoff = _Backoff(name, patience_s, clock, sleep)
+    backoff = _Backoff(name, reconnect_s, clock, sleep)
     while True:
         reason = "it ended"
         try:
@@ -164,12 +172,12 @@ def stream_frames(
         except InputError as error:
             if connection.time_s is None:
                 raise
-            if isinstance(error, PrivateAddressError | TooLarge):  # it would be so again
+            if isinstance(error, PrivateAddressError | TooLarge):  # reconnecting would not help
                 raise BrokenVideo(str(error), connection.time_s) from error
             reason = str(error).removeprefix(f"{name}: ")
         if connection.time_s is None:
             raise InputError(f"{name}: no frame of this stream can be decoded")
-        backoff.wait(reason, connection.heard, connection.time_s)
+        backoff.wait(reason, connection.received_at, connection.time_s)
 
 
 class _Backoff:
@@ -178,36 +186,91 @@ class _Backoff:
     def __init__(
         self,
         name: str,
-        patience_s: float,
+        timeout_s: float,
         clock: Callable[[], float],
         sleep: Callable[[float], None],
     ) -> None:
-        self._name, self._patience_s = name, patience_s
+        self._name, self._timeout_s = name, timeout_s
         self._clock, self._sleep = clock, sleep
         self._lost_at: float | None = None
-        self._wait_s = _FIRST_WAIT_S
+        self._delay_s = _FIRST_DELAY_S
 
     def reset(self) -> None:
-        """Note that the stream is there."""
+        """Start again after a frame was received."""
         if self._lost_at is not None:
             _log.warning("%s: back after %.1f s", self._name, self._clock() - self._lost_at)
-            self._lost_at, self._wait_s = None, _FIRST_WAIT_S
+            self._lost_at, self._delay_s = None, _FIRST_DELAY_S
 
-    def wait(self, reason: str, heard: float, time_s: float) -> None:
-        """Wait after a failure, heard of last at that clock; raises BrokenVideo in the end."""
+    def wait(self, reason: str, received_at: float, time_s: float) -> None:
+        """Wait after a failure, or raise BrokenVideo after the timeout.
+
+        Args:
+            reason: of the failure.
+            received_at: when the last frame was received, by the clock.
+            time_s: that frame's time.
+        """
         if self._lost_at is None:
-            self._lost_at = heard
+            self._lost_at = received_at
             _log.warning("%s: lost (%s), connecting again", self._name, reason)
-        if self._clock() - self._lost_at + self._wait_s > self._patience_s:
+        if self._clock() - self._lost_at + self._delay_s > self._timeout_s:
             raise BrokenVideo(
                 f"{self._name}: lost after {time_s:.1f} s ({reason}), "
-                f"and not back within {self._patience_s:g} s",
+                f"and not back within {self._timeout_s:g} s",
                 time_s,
             )
-        self._sleep(self._wait_s)
-        self._wait_s = min(2 * self._wait_s, _MAX_WAIT_S)
+        self._sleep(self._delay_s)
+        self._delay_s = min(2 * self._delay_s, _MAX_DELAY_S)
 
 
+class _Connection:
+    """Successive connections to a stream, on one time line.
+
+    Attributes:
+        time_s: time of the last frame, None before the first one.
+        received_at: when it was received, by the clock.
+    """
+
+    def __init__(self, stream: LiveStream, clock: Callable[[], float]) -> None:
+        self._live = stream
+        self._clock = clock
+        self._number = 0
+        self.time_s: float | None = None
+        self.received_at = clock()
+
+    def frames(self) -> Generator[VideoFrame, None, None]:
+        """Yield the frames of one connection until it ends; raises InputError if it fails."""
+        name = redact_address(self._live.address)
+        with self._live.open() as container:
+            stream = video_stream(container, self._live.address)
+            stream.thread_type = "AUTO"
+            step_s = 1.0 / frame_rate(stream)
+            converter = FrameConverter(stream, name)
+            times: FrameClock | None = None
+            decoder = Decoder(container, stream)
+            for decoded in decoder.frames(decoder.packets()):
+                stamp = stamp_s(decoded, stream)
+                if times is None:
+                    now = self._time_now(step_s)
+                    times = FrameClock(step_s, shift_s=now - (stamp or 0.0), from_s=now)
+                frame = converter.convert(self._number, times.time_of(stamp), decoded)
+                self.time_s, self.received_at = frame.time_s, self._clock()
+                yield frame
+                self._number += 1
+            if decoder.stopped is not None:
+                if is_timeout(decoder.stopped):
+                    # The decoder was flushed at the end of the silence, not at its start.
+                    self.received_at -= reader.READ_TIMEOUT_S
+                reason = reason_of(decoder.stopped)
+                raise InputError(f"{name}: {reason}") from decoder.stopped
+
+    def _time_now(self, step_s: float) -> float:
+        """Return the time of a frame that is received now."""
+        if self.time_s is None:
+            return 0.0
+        return self.time_s + max(step_s, self._clock() - self.received_at)
+
+
+# ---------------------------------------------------------------- cameras
 def camera_frames(
     number: int,
     window: Window | None = None,
@@ -221,8 +284,8 @@ def camera_frames(
         BrokenVideo: if it is unplugged.
     """
     window = window or Window()
-    camera = _opened_camera(number)
-    count, began, time_s = 0, clock(), 0.0
+    camera = _open_camera(number)
+    count, started, time_s = 0, clock(), 0.0
     try:
         while True:
             is_read, picture = camera.read()
@@ -230,26 +293,26 @@ def camera_frames(
                 if count == 0:
                     raise InputError(f"camera {number}: gives no picture: is it in use elsewhere?")
                 raise BrokenVideo(f"camera {number}: lost after {time_s:.1f} s", time_s)
-            began = clock() if count == 0 else began
-            time_s = clock() - began
+            started = clock() if count == 0 else started
+            time_s = clock() - started
             if window.ends_before(time_s):
                 return
             if not window.starts_after(time_s):
-                yield VideoFrame(count, time_s, partial(_rgb, picture))
+                yield VideoFrame(count, time_s, partial(_to_rgb, picture))
             count += 1
     finally:
         camera.release()
 
 
-def _rgb(picture: cv2.typing.MatLike) -> npt.NDArray[np.uint8]:
+def _to_rgb(picture: cv2.typing.MatLike) -> npt.NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def _opened_camera(number: int) -> cv2.VideoCapture:
+def _open_camera(number: int) -> cv2.VideoCapture:
     if not 0 <= number < _MAX_CAMERAS:
         raise InputError(f"camera {number}: expected a number from 0 to {_MAX_CAMERAS - 1}")
     level = cv2.utils.logging.getLogLevel()
-    # OpenCV logs each of its backends that fails; one line of ours is enough.
+    # OpenCV logs each backend that fails; one error message is enough.
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     try:
         camera = cv2.VideoCapture(number)
@@ -262,46 +325,3 @@ def _opened_camera(number: int) -> cv2.VideoCapture:
             "cameras count from 0"
         )
     return camera
-
-
-class _Connection:
-    """The successive connections to a stream, on one clock."""
-
-    def __init__(self, stream: LiveStream, clock: Callable[[], float]) -> None:
-        self._live = stream
-        self.time_s: float | None = None
-        self.heard = clock()
-        self._clock = clock
-        self._number = 0
-
-    def frames(self) -> Generator[VideoFrame, None, None]:
-        """Yield the frames of one connection until it ends; raises InputError where it fails."""
-        address = self._live.address
-        with self._live.opened() as container:
-            stream = picture_stream(container, address)
-            stream.thread_type = "AUTO"
-            tick = 1.0 / rate_of(stream)
-            presentation = Presentation(stream, redact_address(address))
-            times: FrameClock | None = None
-            decoder = Decoder(container, stream)
-            for decoded in decoder.frames(decoder.packets()):
-                stamp = stamp_of(decoded, stream)
-                if times is None:
-                    now = self._time_now(tick)
-                    times = FrameClock(tick, shift_s=now - (stamp or 0.0), from_s=now)
-                frame = presentation.frame(self._number, times.time_of(stamp), decoded)
-                self.time_s, self.heard = frame.time_s, self._clock()
-                yield frame
-                self._number += 1
-            if decoder.stopped is not None:
-                reason = reason_of(decoder.stopped)
-                if fell_silent(decoder.stopped):
-                    # The frames that were held back came at the end of the silence.
-                    self.heard -= reader.READ_TIMEOUT_S
-                raise InputError(f"{redact_address(address)}: {reason}") from decoder.stopped
-
-    def _time_now(self, tick: float) -> float:
-        """Return the time of a frame that is received now."""
-        if self.time_s is None:
-            return 0.0
-        return self.time_s + max(tick, self._clock() - self.heard)

@@ -1,7 +1,7 @@
-"""Reads videos: opening files and addresses, decoding, seeking, and each frame with its time.
+"""Video reader: opens files and addresses, decodes, seeks, and yields frames with their times.
 
-FFmpeg makes the connections. For addresses of http(s) it is told to make only those that were
-checked before (see docs/howto/addresses.md for what that protects from), unless ``allow_private``.
+FFmpeg makes the connections. For http(s) addresses it may only make those that were checked before
+(docs/howto/addresses.md says what that protects from), unless ``allow_private``.
 """
 
 from __future__ import annotations
@@ -24,13 +24,17 @@ from typing import IO, Any
 from mien.core.errors import InputError, MissingExtra, UnreadableImage
 from mien.core.images import MAX_PIXELS
 from mien.core.web import is_web_address, redact_address
-from mien.video.frames import BrokenVideo, Presentation, TooLarge, VideoFrame, check_size
-from mien.video.times import (
+from mien.video.frames import (
     EARLIEST_S,
     MAX_GAP_CONTINUOUS_S,
     MAX_GAP_S,
+    BrokenVideo,
     FrameClock,
+    FrameConverter,
+    TooLarge,
+    VideoFrame,
     Window,
+    check_size,
     parse_time,
 )
 
@@ -39,83 +43,78 @@ _log = logging.getLogger(__name__)
 
 # ---------------------------------------------------------------- opening
 OPEN_TIMEOUT_S = 10.0
-"""Seconds within which an address must turn out to be a video."""
+"""Seconds within which an address has to deliver a video header."""
 
 READ_TIMEOUT_S = 10.0
 """Seconds without data after which a connection counts as lost."""
 
-# One protocol alone: FFmpeg knows some that wrap another one ("cache:http://...").
+# A single protocol: FFmpeg knows some that wrap another one ("cache:http://...").
 _ADDRESS = re.compile(r"[a-z][a-z0-9]*://", re.IGNORECASE)
-# Formats that hold their pictures themselves. Others (hls, dash, concat, sdp, ...) are lists of
-# further addresses, which FFmpeg would open wherever they lie.
+# Formats that contain their pictures. Others (hls, dash, concat, sdp, ...) list further addresses,
+# which FFmpeg would open wherever they are.
 _FORMATS = (
     "asf,avi,flv,gif,h264,hevc,ivf,matroska,mjpeg,mov,mpeg,mpegts,mpegvideo,mpjpeg,mxf,nut,ogg,"
     "webm,wtv"
 )
 _HLS_START = b"#EXTM3U"
 _LEADS_ON = (
-    "a playlist, or of another kind that leads on to other files: "
-    "--allow-private lets FFmpeg open them, wherever they lie"
+    "a playlist, or another format that leads on to other files: "
+    "--allow-private lets FFmpeg open them, wherever they are"
 )
 
 
 def load_av(needed_for: str = "reading a video") -> Any:
-    """Return PyAV, the module ``av``.
-
-    Raises:
-        MissingExtra: if it is not installed.
-    """
+    """Return PyAV, the module ``av``; raises MissingExtra if it is not installed."""
     try:
         return importlib.import_module("av")
     except ImportError as error:
         raise MissingExtra("video", needed_for) from error
 
 
-def opened(
+def open_video(
     source: str | Path, *, options: dict[str, str] | None = None, allow_private: bool = False
 ) -> Any:
-    """Open a PyAV container for reading; it is a context manager.
+    """Open a PyAV container for reading, a context manager.
 
     Args:
-        source: a file's path or an address.
-        options: as ``av.open`` has them.
-        allow_private: allow addresses of http(s), and what they lead on to, to be of hosts that are
-            not on the public internet; playlists as well.
+        source: path or address.
+        options: as for ``av.open``.
+        allow_private: allow http(s) addresses, and the addresses that they lead on to, to have
+            hosts that are not on the public internet; also allow playlists.
 
     Raises:
         InputError: if it cannot be opened.
-        PrivateAddressError: if its host may not be asked.
+        PrivateAddressError: if its host is not allowed.
     """
     av = load_av()
     name = redact_address(str(source))
-    # Without its protocol, a file called "a:b.mp4" would be looked for under protocol "a".
+    # With a protocol in front, a file named "a:b.mp4" is not looked up under protocol "a".
     is_address = _ADDRESS.match(str(source)) is not None
     path = str(source) if is_address else f"file:{source}"
     timeout = (OPEN_TIMEOUT_S, READ_TIMEOUT_S) if is_address else None
-    patience = OPEN_TIMEOUT_S if is_address else math.inf
-    is_held = is_web_address(path) and not allow_private
-    if is_held:
-        path, options = checked_web_video(path)
-    began = time.monotonic()
+    is_restricted = is_web_address(path) and not allow_private
+    if is_restricted:
+        path, options = check_web_video(path)
+    started = time.monotonic()
     try:
         return av.open(path, timeout=timeout, options=options or {})
     except (av.error.FFmpegError, OSError, UnicodeError) as error:
-        # Each protocol of FFmpeg has its own error for a timeout.
-        if time.monotonic() - began >= patience:
-            raise InputError(f"{name}: no video came within {patience:g} s") from error
-        if is_held and getattr(error, "errno", None) == errno.EINVAL:
+        # Each of FFmpeg's protocols reports a timeout with an error of its own.
+        if is_address and time.monotonic() - started >= OPEN_TIMEOUT_S:
+            raise InputError(f"{name}: no video came within {OPEN_TIMEOUT_S:g} s") from error
+        if is_restricted and getattr(error, "errno", None) == errno.EINVAL:
             raise InputError(f"{name}: {_LEADS_ON}") from error
-        raise _cannot_open(name, error) from error
+        raise _open_error(name, error) from error
 
 
-def opened_upload(file: IO[bytes], name: str) -> Any:
-    """Open a PyAV container of a file that a stranger has sent; it is a context manager.
+def open_upload(file: IO[bytes], name: str) -> Any:
+    """Open a PyAV container of an untrusted file, a context manager.
 
-    What leads on to other files (playlists and the like) is none that is read.
+    Formats that lead on to other files (playlists and the like) are refused.
 
     Args:
         file: open for reading, at its start.
-        name: what errors call it.
+        name: its name in errors.
 
     Raises:
         InputError: if it cannot be opened.
@@ -126,22 +125,21 @@ def opened_upload(file: IO[bytes], name: str) -> Any:
     except (av.error.FFmpegError, OSError) as error:
         if getattr(error, "errno", None) == errno.EINVAL:
             raise UnreadableImage(f"{name}: not a video of a kind that is read here") from error
-        raise _cannot_open(name, error) from error
+        raise _open_error(name, error) from error
 
 
-def checked_web_video(url: str) -> tuple[str, dict[str, str]]:
+def check_web_video(url: str) -> tuple[str, dict[str, str]]:
     """Check the host of a video, and those that it redirects to.
 
     Returns:
-        The address that the video has after all redirects, as FFmpeg is to ask for it, and the
-        options that hold FFmpeg to it: no redirect, no other protocol, no playlist. Of http, the
-        address is that of the IP address which was checked; of https, the certificate has to be
-        that of the host.
+        The final address, as FFmpeg is to request it, and the options that restrict FFmpeg to it:
+        no redirects, other protocols or playlists. For http the address has the checked IP address;
+        for https the certificate has to match the host.
 
     Raises:
-        InputError: if it cannot be had, or may not be asked for.
+        InputError: if it cannot be downloaded, or is not allowed.
     """
-    # Imported here: they bring ssl and http with them.
+    # Imported here because they import ssl and http.
     import ssl
 
     from mien.core.web import check_status, open_url, resolve
@@ -150,13 +148,12 @@ def checked_web_video(url: str) -> tuple[str, dict[str, str]]:
         check_status(address, response)
         if response.read(len(_HLS_START)) == _HLS_START:
             raise InputError(f"{address.redacted}: {_LEADS_ON}")
-    headers = "".join(f"{key}: {value}\r\n" for key, value in address.headers.items())
     options = {
         "format_whitelist": _FORMATS,
         "protocol_whitelist": "http,https,tcp,tls",
         "max_redirects": "0",
         "http_proxy": "",  # none, whatever the environment says
-        "headers": headers,
+        "headers": "".join(f"{key}: {value}\r\n" for key, value in address.headers.items()),
         "user_agent": "mien",
     }
     if address.scheme == "http":
@@ -168,20 +165,20 @@ def checked_web_video(url: str) -> tuple[str, dict[str, str]]:
     return f"{address.scheme}://{address.netloc}{address.target}", options
 
 
-def fell_silent(error: BaseException | None) -> bool:
-    """Say whether reading timed out after `READ_TIMEOUT_S`."""
+def is_timeout(error: BaseException | None) -> bool:
+    """Return True if reading timed out after `READ_TIMEOUT_S`."""
     return isinstance(error, load_av().error.ExitError)
 
 
 def reason_of(error: BaseException) -> str:
-    """Return why the operating system or FFmpeg could not, in a few words."""
-    if fell_silent(error):
+    """Return the reason for an error of the operating system or FFmpeg, in a few words."""
+    if is_timeout(error):
         return f"nothing came for {READ_TIMEOUT_S:g} s"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(str(text).split())
 
 
-def _cannot_open(name: str, error: Exception) -> InputError:
+def _open_error(name: str, error: Exception) -> InputError:
     av = load_av()
     if isinstance(error, av.error.FileNotFoundError):
         return InputError(f"{name}: no such file")
@@ -193,30 +190,23 @@ def _cannot_open(name: str, error: Exception) -> InputError:
 
 
 # ---------------------------------------------------------------- headers
-MICROSECOND = Fraction(1, 1_000_000)
-"""The unit of a container's own times."""
-
+_MICROSECOND = Fraction(1, 1_000_000)  # unit of a container's own times
 _FALLBACK_RATE = 25.0
-# A last frame may well be shown a little before the moment that the header calls the end.
-_MISSING_END_S = 0.5
-_SECONDS_BACK = 1
 _PICTURE_CODECS = ("apng", "bmp", "gif", "jpeg2000", "mjpeg", "png", "tiff", "webp")
-_MAX_STAMP = 1 << 62
-_MAX_HELD_BYTES = 64_000_000
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """What a video's header says.
+    """Header of a video.
 
     Attributes:
-        width: pixels of the upright picture.
-        height: as ``width``.
-        duration_s: seconds, or None where it is not known (a live stream).
-        frames: as the header says, else an estimate, or None.
-        rate: frames a second, on average.
-        time_base: seconds that one tick of its time stamps lasts.
-        has_sound: whether there is a sound track.
+        width: of the upright picture, in pixels.
+        height: of the upright picture, in pixels.
+        duration_s: seconds, or None if unknown (a live stream).
+        frames: number of frames from the header, else an estimate, or None.
+        rate: frames per second, on average.
+        time_base: seconds per tick of its time stamps.
+        has_sound: whether it has a sound track.
     """
 
     width: int
@@ -229,188 +219,150 @@ class VideoInfo:
 
 
 def probe(source: str | Path, *, allow_private: bool = False) -> VideoInfo:
-    """Return what the header of a video says, and from its first frame its upright size.
+    """Read the header of a video, and its upright size from its first frame.
 
     Args:
-        source: the file's path, or an address.
-        allow_private: as `opened` has it.
+        source: path or address.
+        allow_private: as for `open_video`.
 
     Raises:
-        InputError: if it is missing, damaged, or has no picture.
+        InputError: if it is missing or damaged, or has no pictures.
         MissingExtra: if PyAV is not installed.
     """
     av = load_av()
-    with opened(source, allow_private=allow_private) as container:
-        stream = picture_stream(container, source)
-        presentation = Presentation(stream, redact_address(str(source)))
-        rate = rate_of(stream)
+    name = redact_address(str(source))
+    with open_video(source, allow_private=allow_private) as container:
+        stream = video_stream(container, source)
+        converter = FrameConverter(stream, name)
+        rate = frame_rate(stream)
         duration = duration_of(container, stream)
         try:
             first = next(container.decode(stream), None)
         except av.error.FFmpegError:
             first = None
         if first is None:
-            raise InputError(
-                f"{redact_address(str(source))}: no frame of this video can be decoded"
-            )
-        width, height = presentation.size(first)
-        counted = stream.frames or (None if duration is None else round(duration * rate))
+            raise InputError(f"{name}: no frame of this video can be decoded")
+        width, height = converter.size(first)
+        frames = stream.frames or (None if duration is None else round(duration * rate))
         return VideoInfo(
             width=width,
             height=height,
             duration_s=duration,
-            frames=counted or None,
+            frames=frames or None,
             rate=rate,
             time_base=stream.time_base,
             has_sound=bool(container.streams.audio),
         )
 
 
-def read_video(
-    source: str | Path, window: Window | None = None, *, allow_private: bool = False
-) -> Iterator[VideoFrame]:
-    """Yield the frames of a video file in the order they are shown; one is in memory at a time.
+def video_stream(container: Any, source: str | Path) -> Any:
+    """Return the video stream of a container, ready to be decoded.
 
-    Args:
-        source: the file's path, or an address.
-        window: which part; its ``every`` plays no role here.
-        allow_private: as `opened` has it.
+    Still covers are skipped. Of several streams, those are preferred that can be decoded, then
+    those with more than one picture, then those displayed by default.
 
     Raises:
-        InputError: if it is missing, damaged, has no picture, or ends before the window starts.
-        BrokenVideo: after the last frame that can be read, if more should have come.
-        MissingExtra: if PyAV is not installed.
-    """
-    window = window or Window()
-    with opened(source, allow_private=allow_private) as container:
-        yield from frames_in(container, picture_stream(container, source), str(source), window)
-
-
-def frames_in(
-    container: Any,
-    stream: Any,
-    name: str,
-    window: Window,
-    *,
-    on_packet: Callable[[], None] = lambda: None,
-) -> Iterator[VideoFrame]:
-    """Yield the frames of a stream of an open container; as `read_video`, which opens it.
-
-    ``on_packet`` is called for each packet, those before the window, too; what it raises ends it.
-    """
-    stream.thread_type = "AUTO"
-    yield from _Reader(container, stream, name, window, on_packet).frames()
-
-
-def picture_stream(container: Any, source: str | Path) -> Any:
-    """Return the stream of moving pictures, ready to be decoded.
-
-    A still cover is none. Of several streams the first is taken that can be decoded, that is more
-    than one picture, and that is shown by default, as far as there is one.
-
-    Raises:
-        InputError: if there is none, or its frames have more pixels than an image may have.
+        InputError: if there is none, or its frames have too many pixels.
     """
     name = redact_address(str(source))
     moving = [stream for stream in container.streams.video if not _is_still(stream)]
     if not moving:
-        what = "has sound alone" if container.streams.audio else "holds no picture"
+        content = "has sound alone" if container.streams.audio else "holds no picture"
         if container.streams.video:
-            what = "holds a still picture, such as a cover, and no video"
-        raise InputError(f"{name}: {what}: expected a video")
+            content = "holds a still picture, such as a cover, and no video"
+        raise InputError(f"{name}: {content}: expected a video")
     stream = max(moving, key=_rank)
     codec = stream.codec_context
     if codec is None:
         raise InputError(f"{name}: no decoder for its picture is installed")
     check_size(codec.width, codec.height, name)
-    # Frames may grow on the way: the decoder refuses them before it takes memory.
+    # Frames may grow later: the decoder refuses those before it allocates memory.
     codec.options = {"max_pixels": str(MAX_PIXELS)}
     return stream
 
 
 def _is_still(stream: Any) -> bool:
-    still = load_av().stream.Disposition
+    flags = load_av().stream.Disposition
     return bool(
-        stream.disposition & (still.attached_pic | still.still_image | still.timed_thumbnails)
+        stream.disposition & (flags.attached_pic | flags.still_image | flags.timed_thumbnails)
     )
 
 
 def _rank(stream: Any) -> tuple[bool, ...]:
     is_default = bool(stream.disposition & load_av().stream.Disposition.default)
     codec = stream.codec_context
-    # Matroska does not tell how many frames there are, nor which streams are covers at times.
+    # Matroska stores no number of frames, and does not always mark covers.
     moves = stream.frames != 1 and (codec is None or codec.name not in _PICTURE_CODECS)
     return codec is not None, moves, is_default
 
 
-def rate_of(stream: Any) -> float:
-    """Return a stream's frames a second, on average."""
+def frame_rate(stream: Any) -> float:
+    """Return a stream's frames per second, on average."""
     rate = stream.average_rate or stream.guessed_rate
     return float(rate) if rate else _FALLBACK_RATE
 
 
-def start_of(container: Any) -> float:
-    """Return the time stamp, in seconds, that a container's time counts from."""
-    return float((container.start_time or 0) * MICROSECOND)
+def _start_s(container: Any) -> float:
+    """Return the time stamp, in seconds, at which a container's time starts."""
+    return float((container.start_time or 0) * _MICROSECOND)
 
 
 def duration_of(container: Any, stream: Any) -> float | None:
-    """Return the seconds from a container's start to the end of its pictures, None if unknown."""
+    """Return the seconds from a container's start to the end of a stream, None if unknown."""
     if stream.duration is not None and stream.time_base is not None:
-        begins = stream.start_time or 0
-        return float((begins + stream.duration) * stream.time_base) - start_of(container)
-    written = {name.upper(): value for name, value in stream.metadata.items()}.get("DURATION")
-    if written is not None:  # Matroska's
+        start = stream.start_time or 0
+        return float((start + stream.duration) * stream.time_base) - _start_s(container)
+    tag = {name.upper(): value for name, value in stream.metadata.items()}.get("DURATION")
+    if tag is not None:  # Matroska
         try:
-            return parse_time(written) - max(0.0, start_of(container))
+            return parse_time(tag) - max(0.0, _start_s(container))
         except ValueError:
             return None
-    return None if container.duration is None else float(container.duration * MICROSECOND)
+    return None if container.duration is None else float(container.duration * _MICROSECOND)
 
 
 def has_index(stream: Any) -> bool:
-    """Say whether the container indexes all of a stream's packets, so that it can be seeked in.
+    """Return True if the container indexes all packets of a stream, so that seeking works.
 
-    Its time stamps are one series; others may restart anywhere, and a moment is found by a scan.
+    Such time stamps are one series. Others may restart anywhere, so a time is found by scanning.
     """
     return bool(stream.frames) and len(getattr(stream, "index_entries", ())) == stream.frames
 
 
-def clock_of(
-    container: Any, stream: Any, tick_s: float, *, from_s: float = EARLIEST_S
+def stream_clock(
+    container: Any, stream: Any, step_s: float, *, from_s: float = EARLIEST_S
 ) -> FrameClock:
-    """Return the clock of a stream, which counts from its container's start; see `FrameClock`."""
+    """Return the clock of a stream, which starts with its container; see `FrameClock`."""
     jumps = container.format.flags & load_av().format.Flags.ts_discont.value
     gap_s = MAX_GAP_S if jumps else MAX_GAP_CONTINUOUS_S
     return FrameClock(
-        tick_s,
-        shift_s=-start_of(container),
+        step_s,
+        shift_s=-_start_s(container),
         from_s=from_s,
         gap_s=math.inf if has_index(stream) else gap_s,
     )
 
 
 # ---------------------------------------------------------------- decoding
-def stamp_of(decoded: Any, stream: Any) -> float | None:
-    """Return a frame's time stamp in seconds, None where it has none."""
+def stamp_s(decoded: Any, stream: Any) -> float | None:
+    """Return a decoded frame's time stamp in seconds, None if it has none."""
     if decoded.pts is None:
         return None
-    # Frames that a decoder held back do not know the unit of their time.
+    # Frames flushed from the decoder have no time base.
     return float(decoded.pts * (decoded.time_base or stream.time_base))
 
 
 class Decoder:
-    """Reads one stream of an open container; what is damaged is counted and left out.
+    """Decodes one stream of an open container; damaged packets are counted and skipped.
 
     Attributes:
-        damaged: packets that are damaged or cannot be decoded.
-        stopped: what ended the reading before the stream's end, or None.
+        damaged: number of packets that are damaged or cannot be decoded.
+        stopped: the error that ended reading early, or None.
     """
 
     def __init__(
         self, container: Any, stream: Any, on_packet: Callable[[], None] = lambda: None
     ) -> None:
-        """Take an open container, its stream, and what is called for each packet."""
         self.damaged = 0
         self.stopped: Exception | None = None
         self._container = container
@@ -419,7 +371,7 @@ class Decoder:
         self._av = load_av()
 
     def packets(self) -> Iterator[Any]:
-        """Yield the packets from where the container stands; an error is the end."""
+        """Yield the packets from the container's position until its end or an error."""
         try:
             for packet in self._container.demux(self._stream):
                 self._on_packet()
@@ -429,7 +381,7 @@ class Decoder:
             self.stopped = error
 
     def frames(self, packets: Iterator[Any]) -> Iterator[Any]:
-        """Yield the frames of packets, with those that the decoder holds back when they end."""
+        """Yield the decoded frames of packets, and at their end those left in the decoder."""
         for packet in packets:
             self.damaged += bool(packet.is_corrupt)
             try:
@@ -439,7 +391,7 @@ class Decoder:
                 self.damaged += 1
                 continue
             yield from frames
-        if self.stopped is not None:  # the decoder was not flushed
+        if self.stopped is not None:  # demux has not flushed the decoder
             try:
                 frames = self._stream.codec_context.decode(None)
             except self._av.error.FFmpegError:
@@ -447,7 +399,51 @@ class Decoder:
             yield from frames
 
 
-class _Reader:
+# ---------------------------------------------------------------- frames of a file
+# The last frame may end a little before the duration in the header.
+_MISSING_END_S = 0.5
+_SEEK_BACK_S = 1
+_MAX_STAMP = 1 << 62
+_MAX_HELD_BYTES = 64_000_000
+
+
+def read_video(
+    source: str | Path, window: Window | None = None, *, allow_private: bool = False
+) -> Iterator[VideoFrame]:
+    """Yield the frames of a video file in presentation order; one is in memory at a time.
+
+    Args:
+        source: path or address.
+        window: the part to read; its ``every`` is ignored here.
+        allow_private: as for `open_video`.
+
+    Raises:
+        InputError: if it is missing or damaged, has no pictures, or ends before the window starts.
+        BrokenVideo: after the last readable frame, if more were expected.
+        MissingExtra: if PyAV is not installed.
+    """
+    window = window or Window()
+    with open_video(source, allow_private=allow_private) as container:
+        yield from read_frames(container, video_stream(container, source), str(source), window)
+
+
+def read_frames(
+    container: Any,
+    stream: Any,
+    name: str,
+    window: Window,
+    *,
+    on_packet: Callable[[], None] = lambda: None,
+) -> Iterator[VideoFrame]:
+    """Yield the frames of a stream of an open container, as `read_video` does.
+
+    ``on_packet`` is called for every packet, even before the window; its exceptions end reading.
+    """
+    stream.thread_type = "AUTO"
+    yield from _FileReader(container, stream, name, window, on_packet).frames()
+
+
+class _FileReader:
     """Reads one stream of a container, once."""
 
     def __init__(
@@ -462,65 +458,65 @@ class _Reader:
         self._stream = stream
         self._name = redact_address(source)
         self._window = window
-        self._tick = 1.0 / rate_of(stream)
-        self._presentation = Presentation(stream, self._name)
+        self._step_s = 1.0 / frame_rate(stream)
+        self._converter = FrameConverter(stream, self._name)
         self._decoder = Decoder(container, stream, on_packet)
-        self._clock = clock_of(container, stream, self._tick, from_s=0.0)
+        self._clock = stream_clock(container, stream, self._step_s, from_s=0.0)
 
     def frames(self) -> Iterator[VideoFrame]:
         packets = self._decoder.packets()
-        number, shown = -1, 0
+        number, yielded = -1, 0
         leading: list[int] = []
         if self._window.start > 0:
-            find = self._seek_to_start if has_index(self._stream) else self._scan_to_start
-            before, packets = find(packets)
-            leading, packets = _leading(packets)
-            number += before
+            go_to_start = self._seek_to_start if has_index(self._stream) else self._scan_to_start
+            skipped, packets = go_to_start(packets)
+            leading, packets = _leading_stamps(packets)
+            number += skipped
         for decoded in self._decoder.frames(packets):
-            # Leading pictures of a key frame may need earlier frames, and be left out.
+            # The decoder drops leading pictures of a key frame that depend on earlier frames.
             number += 1 + (0 if decoded.pts is None else bisect_left(leading, decoded.pts))
             leading = []
-            time_s = self._clock.time_of(stamp_of(decoded, self._stream))
+            time_s = self._clock.time_of(stamp_s(decoded, self._stream))
             if self._window.starts_after(time_s):
                 continue
             if self._window.ends_before(time_s):
                 return
-            shown += 1
+            yielded += 1
             try:
-                frame = self._presentation.frame(number, time_s, decoded)
+                frame = self._converter.convert(number, time_s, decoded)
             except TooLarge as error:
-                if shown == 1:
+                if yielded == 1:
                     raise
                 raise BrokenVideo(str(error), time_s) from error
             yield frame
-        self._check_end(number + 1, shown)
+        self._check_end(number + 1, yielded)
 
     def _scan_to_start(self, packets: Iterator[Any]) -> tuple[int, Iterator[Any]]:
-        """Go to the last key frame before the window; return how many frames lie before it.
+        """Skip to the last key frame before the window.
 
-        The packets that come are those from there on.
+        Returns the number of skipped frames, and the remaining packets.
         """
         clock = copy(self._clock)
-        before = size = kept_size = 0
+        skipped = size = kept_size = 0
         kept: list[Any] = []
-        group: list[Any] = []  # a key frame and what comes up to the next one
+        group: list[Any] = []  # a key frame and the packets up to the next one
         for packet in packets:
             if packet.is_keyframe and group:
-                begins = copy(clock)
+                clock_before = copy(clock)
                 if not self._window.starts_after(self._advance(group, clock)):
                     group.append(packet)
                     break
-                before += len(kept)
-                self._clock, kept, kept_size = begins, group, size - kept_size
+                skipped += len(kept)
+                self._clock, kept, kept_size = clock_before, group, size - kept_size
                 size, group = kept_size, []
             group.append(packet)
             size += packet.size
-            if size > _MAX_HELD_BYTES:  # it is decoded from here on rather than held
+            if size > _MAX_HELD_BYTES:  # decode from here on instead of holding more
                 break
-        return before, chain(kept, group, packets)
+        return skipped, chain(kept, group, packets)
 
     def _advance(self, group: Sequence[Any], clock: FrameClock) -> float:
-        """Advance a clock over the frames of packets; return the time of the first packet's."""
+        """Advance a clock over the frames of packets; return the first packet's time."""
         base = self._stream.time_base
         stamps = sorted(packet.pts for packet in group if packet.pts is not None)
         times = {stamp: clock.time_of(float(stamp * base)) for stamp in stamps}
@@ -529,74 +525,82 @@ class _Reader:
         return times[group[0].pts]
 
     def _seek_to_start(self, packets: Iterator[Any]) -> tuple[int, Iterator[Any]]:
-        """As `_scan_to_start`, by the container's index."""
-        wanted_s = start_of(self._container) + self._window.start
-        target = min(round(wanted_s / self._stream.time_base), _MAX_STAMP)
-        first, later = self._key_frame_before(target)
+        """Skip like `_scan_to_start`, by the container's index."""
+        start_s = _start_s(self._container) + self._window.start
+        target = min(round(start_s / self._stream.time_base), _MAX_STAMP)
+        first, rest = self._key_frame_before(target)
         if first is None or first.dts is None:
-            return 0, packets  # what cannot be jumped in is decoded from its start
-        found = self._stream.index_entries.search_timestamp(first.dts, any_frame=True)
-        return max(0, int(found)), chain([first], later)
+            return 0, packets  # seeking does not work: decode from the start
+        entry = self._stream.index_entries.search_timestamp(first.dts, any_frame=True)
+        return max(0, int(entry)), chain([first], rest)
 
     def _key_frame_before(self, target: int) -> tuple[Any, Iterator[Any]]:
-        """Return the packet of a key frame shown at ``target`` or before, and those after it."""
+        """Return the packet of a key frame at ``target`` or before, and the packets after it."""
         av = load_av()
-        asked = target
+        position = target
         while True:
             try:
-                self._container.seek(asked, stream=self._stream)
+                self._container.seek(position, stream=self._stream)
             except (av.error.FFmpegError, OSError):
                 return None, iter(())
             packets = self._decoder.packets()
             first: Any = next(packets, None)
-            stamped = first is not None and first.pts is not None
-            if stamped and (asked <= 0 or (first.is_keyframe and first.pts <= target)):
+            has_stamp = first is not None and first.pts is not None
+            if has_stamp and (position <= 0 or (first.is_keyframe and first.pts <= target)):
                 return first, packets
-            if asked <= 0:
+            if position <= 0:
                 return None, iter(())
-            # Seeking goes by decoding time, which is before presentation, and may hit any frame.
-            earlier = asked - round(_SECONDS_BACK / self._stream.time_base)
-            known = stamped and first.dts is not None
-            asked = max(0, min(earlier, first.dts - 1) if known else earlier)
+            # Seeking uses decoding time, which is before presentation, and may hit any frame.
+            earlier = position - round(_SEEK_BACK_S / self._stream.time_base)
+            is_known = has_stamp and first.dts is not None
+            position = max(0, min(earlier, first.dts - 1) if is_known else earlier)
 
-    def _check_end(self, count: int, shown: int) -> None:
-        """Raise an error if there was nothing, or less than the header promises."""
+    def _check_end(self, count: int, yielded: int) -> None:
+        """Raise an error if there was no frame, or less than the header promises.
+
+        Args:
+            count: number of frames up to the end, skipped ones included.
+            yielded: number of frames in the window.
+        """
         last = self._clock.time_s
-        # Where time stamps jump, the duration is of no use.
+        # Where time stamps jump, the duration means nothing.
         jumps = self._clock.jumps
         expected = None if jumps else duration_of(self._container, self._stream)
         if last is None and self._window.start == 0:
             raise InputError(f"{self._name}: no frame of this video can be decoded")
-        reached = (last or 0.0) + self._tick
-        # Where parts of a transport stream meet, packets' counters jump: that is no damage.
+        reached = (last or 0.0) + self._step_s
+        # Where parts of a transport stream join, packet counters jump, which is no damage.
         damaged = max(0, self._decoder.damaged - jumps)
-        lost = damaged > 0 or self._decoder.stopped is not None
+        is_broken = damaged > 0 or self._decoder.stopped is not None
         if expected is not None and self._window.end is not None:
             expected = min(expected, self._window.end)
         if expected is not None:
-            # The header of a cut file still has its full length.
-            lost |= expected - reached > max(_MISSING_END_S, 2 * self._tick)
-        lost |= self._window.end is None and bool(self._stream.frames > count)
-        if shown == 0 and not lost:
+            # The header of a truncated file still has the full duration.
+            is_broken |= expected - reached > max(_MISSING_END_S, 2 * self._step_s)
+        is_broken |= self._window.end is None and bool(self._stream.frames > count)
+        if yielded == 0 and not is_broken:
             end = reached if expected is None else expected
             raise InputError(
                 f"{self._name}: the start, {self._window.start:g} s, lies behind its end, "
                 f"{end:.2f} s"
             )
-        if lost:
-            whole = "" if expected is None else f" of {expected:.2f} s"
+        if is_broken:
+            total = "" if expected is None else f" of {expected:.2f} s"
             damage = f", {damaged} damaged packets" if damaged else ""
             stopped = self._decoder.stopped
-            reason = f" ({reason_of(stopped)})" if stopped and fell_silent(stopped) else ""
+            reason = f" ({reason_of(stopped)})" if stopped and is_timeout(stopped) else ""
             raise BrokenVideo(
                 f"{self._name}: the video is cut or damaged: read {count} frames, "
-                f"up to {reached:.2f} s{whole}{damage}{reason}",
+                f"up to {reached:.2f} s{total}{damage}{reason}",
                 last or 0.0,
             )
 
 
-def _leading(packets: Iterator[Any]) -> tuple[list[int], Iterator[Any]]:
-    """Return the stamps of the first packet and of those after it that are shown before it."""
+def _leading_stamps(packets: Iterator[Any]) -> tuple[list[int], Iterator[Any]]:
+    """Return the stamps of the first packet and its leading pictures, and all packets again.
+
+    Leading pictures follow a key frame in the file and are displayed before it.
+    """
     taken: list[Any] = []
     stamps: list[int] = []
     for packet in packets:
