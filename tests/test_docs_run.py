@@ -6,10 +6,8 @@ its Python, from top to bottom. The tutorial is run by `test_readme`, the servic
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +16,7 @@ import pytest
 from PIL import Image
 
 from data_maker import write_tiny_dataset
+from document_runner import in_a_process, run
 from mien.core.emotions import EMOTIONS
 from mien.data.loading import load_split
 from video_maker import even_times, write_video
@@ -109,22 +108,10 @@ def workplace(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    scripts = str(Path(sys.executable).parent)
-    path = scripts + os.pathsep + os.environ["PATH"]
-    return subprocess.run(
-        words,
-        cwd=folder,
-        env={**os.environ, "PATH": path, "MPLBACKEND": "agg", "MIEN_HOME": str(folder / "cache")},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
 @pytest.mark.parametrize("page", pages())
-def test_what_a_page_shows_runs(page: Path, workplace: Path) -> None:
+def test_what_a_page_shows_runs(
+    page: Path, workplace: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     shown, code = commands(page), python(page)
     for word, module in (("evaluate", "seaborn"), ("parquet", "pyarrow"), ("pandas", "pandas")):
         if word in "\n".join([*shown, code]):
@@ -134,17 +121,18 @@ def test_what_a_page_shows_runs(page: Path, workplace: Path) -> None:
     if "mien.training" in code:
         pytest.importorskip("keras")
     for line in shown:
-        done = run(["bash", "-euo", "pipefail", "-c", line], workplace)
-        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        status, said = run(line, workplace, capfd)
+        assert status == 0, f"{line}\n{said}"
     program = workplace / "page.py"  # which processes that it starts read, too
     program.write_text("if __name__ == '__main__':\n" + re.sub("^", "    ", code, flags=re.M))
     if code:
-        done = run([sys.executable, program.name], workplace)
-        assert done.returncode == 0, done.stderr
+        status, said = in_a_process([sys.executable, program.name], workplace)
+        assert status == 0, said
 
 
-def test_what_does_not_run_would_be_noticed(workplace: Path) -> None:
-    assert run(
-        [sys.executable, "-c", "import mien; mien.load().analyse('a')"], workplace
-    ).returncode
-    assert run(["bash", "-c", "mien predict nobody.jpg"], workplace).returncode == 3
+def test_what_does_not_run_would_be_noticed(
+    workplace: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    wrong = "import mien; mien.load().analyse('a')"
+    assert in_a_process([sys.executable, "-c", wrong], workplace)[0] != 0
+    assert run("mien predict nobody.jpg", workplace, capfd)[0] == 3

@@ -8,11 +8,9 @@ documents and the recipes are parsed, not run.
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +20,7 @@ import pytest
 from PIL import Image
 
 from data_maker import write_tiny_dataset, zip_folder
+from document_runner import in_a_process, run
 from mien.cli.main import COMMANDS, build_parser
 from video_maker import even_times, write_video
 
@@ -110,6 +109,7 @@ CHANGED: dict[str, str] = {
         "mien explain photo.jpg --face 0 --emotion sad --json" + TINY
     ),
     "mien doctor": "mien doctor --model tiny",
+    "mien bench": "mien bench --model mien-nano --threads 1 --seconds 0.01",
     # Changes a file of the user's.
     "mien completion bash >> ~/.bashrc": "mien completion --help",
     # Goes on until it is ended.
@@ -118,9 +118,10 @@ CHANGED: dict[str, str] = {
     "mien predict photo.jpg --model outputs/mine/export": (
         "mien predict photo.jpg --model outputs/mine/export --detector none"
     ),
-    # The released model on the tiny data, for one epoch of the head alone.
+    # A released model on the tiny data, for one epoch of the head alone.
     "mien finetune faces --run outputs/own": (
-        "mien finetune data --run outputs/own --epochs 0 --threads 1 --set training.head_epochs=1"
+        "mien finetune data --run outputs/own --model mien-nano --epochs 0 --threads 1 "
+        "--set training.head_epochs=1"
     ),
     "mien predict photo.jpg --model outputs/own/export": (
         "mien predict photo.jpg --model outputs/own/export --detector none"
@@ -181,33 +182,23 @@ def workplace(tmp_path: Path, tiny_model: Path) -> Path:
     return tmp_path
 
 
-def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    scripts = str(Path(sys.executable).parent)
-    environment = {**os.environ, "PATH": scripts + os.pathsep + os.environ["PATH"]}
-    return subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", command],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
 @pytest.mark.parametrize("commands", list(cases()))
-def test_the_commands_that_are_shown_work(commands: list[str], workplace: Path) -> None:
+def test_the_commands_that_are_shown_work(
+    commands: list[str], workplace: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     if any("clip.mp4" in command for command in commands):
         pytest.importorskip("av")
     if any(".parquet" in command for command in commands):
         pytest.importorskip("pyarrow")
     for command in commands:
-        done = run(CHANGED.get(command, command), workplace)
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        code, said = run(CHANGED.get(command, command), workplace, capfd)
+        assert code == 0, f"{command}\n{said}"
 
 
 @pytest.mark.slow
-def test_the_tutorial_runs_from_end_to_end(workplace: Path) -> None:
+def test_the_tutorial_runs_from_end_to_end(
+    workplace: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     changed = {
         "mien train --config tiny --run outputs/mine": (
             "mien train --config tiny --run outputs/mine" + SMALL_RECIPE
@@ -222,8 +213,8 @@ def test_the_tutorial_runs_from_end_to_end(workplace: Path) -> None:
     assert set(changed) <= set(shown)
     for command in shown:
         if command.startswith("mien "):  # not pip, nor curl, which needs the service
-            done = run(changed.get(command, command), workplace)
-            assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+            code, said = run(changed.get(command, command), workplace, capfd)
+            assert code == 0, f"{command}\n{said}"
     assert (workplace / "outputs/mine/report/report.md").exists()
 
 
@@ -244,9 +235,11 @@ def test_every_change_is_of_a_command_that_is_shown() -> None:
     assert set(CHANGED) <= shown
 
 
-def test_a_wrong_command_in_a_document_would_be_noticed(workplace: Path) -> None:
-    assert run("mien predict photo.jpg --no-such-option", workplace).returncode == 2
-    assert run("make --dry-run no-such-target", workplace).returncode != 0
+def test_a_wrong_command_in_a_document_would_be_noticed(
+    workplace: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run("mien predict photo.jpg --no-such-option", workplace, capfd)[0] == 2
+    assert run("make --dry-run no-such-target", workplace, capfd)[0] != 0
 
 
 @pytest.mark.parametrize("path", OTHERS, ids=[str(path.relative_to(ROOT)) for path in OTHERS])
@@ -277,15 +270,13 @@ def test_links_lead_somewhere(document: str) -> None:
 
 
 def test_the_lines_of_python_run(workplace: Path) -> None:
-    (code,) = re.findall(r"^```python\n(.*?)^```", text_of("README.md"), re.MULTILINE | re.DOTALL)
-    assert "mien.load()" in code
-    assert len(code.strip().splitlines()) == 3
-    tiny = code.replace("mien.load()", 'mien.load("tiny", detector="none")')
-    done = subprocess.run(
-        [sys.executable, "-c", tiny], cwd=workplace, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("\n") == 1
+    (shown,) = re.findall(r"^```python\n(.*?)^```", text_of("README.md"), re.MULTILINE | re.DOTALL)
+    assert "mien.load()" in shown
+    assert len(shown.strip().splitlines()) == 3
+    tiny = shown.replace("mien.load()", 'mien.load("tiny", detector="none")')
+    code, said = in_a_process([sys.executable, "-c", tiny], workplace)
+    assert code == 0, said
+    assert said.count("\n") == 1
 
 
 def test_the_figures_stand_between_marks_that_the_evaluation_fills() -> None:
