@@ -1,4 +1,4 @@
-"""`mien bench`: a line for each model, number of threads and batch size."""
+"""`mien bench`: one line per model, number of threads and batch size."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def test_json_has_the_figures_and_the_machine(mien: Mien, tiny_model: Path) -> N
     done = mien("bench", "--model", tiny_model, "--threads", 1, "--seconds", 0, "--json")
     assert (done.code, done.json["schema"]) == (EXIT_DONE, "mien-bench/1")
     assert done.json["machine"]["cores"] >= 1
-    assert [each["batch_size"] for each in done.json["timings"]] == [1, 32]
-    for each in done.json["timings"]:
-        assert 0 < each["low"] <= each["median"] <= each["high"]
-        assert each["model"] == "tiny"
+    assert [timing["batch_size"] for timing in done.json["timings"]] == [1, 32]
+    for timing in done.json["timings"]:
+        assert 0 < timing["low"] <= timing["median"] <= timing["high"]
+        assert timing["model"] == "tiny"
 
 
 @pytest.mark.parametrize(
@@ -45,5 +45,5 @@ def test_json_has_the_figures_and_the_machine(mien: Mien, tiny_model: Path) -> N
         (["--seconds", "nan"], EXIT_USAGE),
     ],
 )
-def test_what_cannot_be_timed_is_refused(mien: Mien, words: list[str], code: int) -> None:
+def test_bad_options_are_refused(mien: Mien, words: list[str], code: int) -> None:
     mien("bench", *words).is_refusal(code)

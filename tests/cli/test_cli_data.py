@@ -34,7 +34,7 @@ def spoilt(source: Path) -> Path:
     return source
 
 
-def test_import_lays_out_archive_and_prints_a_table(mien: Mien, source: Path) -> None:
+def test_import_writes_archive_and_prints_a_table(mien: Mien, source: Path) -> None:
     done = mien("data", "import", source)
     assert (done.code, done.err) == (0, "")
     assert len(list(Path("archive/train/sad").iterdir())) == 2
@@ -45,9 +45,7 @@ def test_import_lays_out_archive_and_prints_a_table(mien: Mien, source: Path) ->
     assert len({len(line) for line in lines[2:]}) == 1, "the columns are aligned"
 
 
-def test_import_names_what_it_skipped_and_says_so_with_its_exit_code(
-    mien: Mien, spoilt: Path
-) -> None:
+def test_skipped_files_are_listed_with_exit_code_6(mien: Mien, spoilt: Path) -> None:
     done = mien("data", "import", spoilt)
     assert done.code == 6
     assert "unusable files, skipped: 2" in done.out
@@ -60,7 +58,7 @@ def test_import_names_what_it_skipped_and_says_so_with_its_exit_code(
     assert skipped == ["../train/sad/evil.png", "train/sad/fake.png"]
 
 
-def test_import_says_where_classes_are_empty(mien: Mien) -> None:
+def test_import_lists_empty_classes(mien: Mien) -> None:
     folder = write_tiny_dataset(Path("made"), per_class=1)
     for file in (folder / "val" / "fear").iterdir():
         file.unlink()
@@ -68,7 +66,7 @@ def test_import_says_where_classes_are_empty(mien: Mien) -> None:
     assert (done.code, "no images: val/fear" in done.out) == (0, True)
 
 
-def test_import_options_reach_the_split(mien: Mien) -> None:
+def test_import_options_reach_the_random_val(mien: Mien) -> None:
     folder = write_tiny_dataset(Path("made"), per_class=10)
     for file in (folder / "val").rglob("*.png"):
         file.unlink()
@@ -83,9 +81,7 @@ def test_a_second_import_needs_force(mien: Mien, source: Path) -> None:
 
 
 @pytest.mark.parametrize("force", [(), ("--force",)])
-def test_an_import_where_another_is_running_is_refused(
-    mien: Mien, source: Path, force: tuple[str, ...]
-) -> None:
+def test_a_simultaneous_import_is_refused(mien: Mien, source: Path, force: tuple[str, ...]) -> None:
     with claim_folder(Path("archive/.importing")):
         done = mien("data", "import", source, *force)
     done.is_refusal(2, "mien: another process is writing archive/.importing: wait for it")
@@ -104,7 +100,7 @@ def test_import_takes_the_challenges_csv(mien: Mien) -> None:
     assert "val is the rows of usage PublicTest" in done.out
 
 
-def test_download_without_kagglehub_tells_the_way_by_hand(
+def test_download_without_kagglehub_gives_manual_instructions(
     mien: Mien, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "kagglehub", None)
@@ -122,7 +118,7 @@ def test_download_imports_what_kagglehub_fetched(
     assert mien("data", "download").code == 2, "refused before anything is fetched"
 
 
-def test_audit_prints_aligned_tables_and_names_files(mien: Mien, spoilt: Path) -> None:
+def test_audit_prints_aligned_tables_and_lists_files(mien: Mien, spoilt: Path) -> None:
     done = mien("data", "audit", spoilt, "--limit", 1)
     assert done.code == 0
     assert done.out.startswith("tiny.zip: 28 images, 28 distinct\n")

@@ -1,4 +1,4 @@
-"""`mien doctor`: what it finds in a good installation, and in broken ones."""
+"""`mien doctor`: findings in working and broken installations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Doctor:
-    """Run `mien doctor --json` with a cache of its own; gives its code, findings and stderr."""
+    """Run `mien doctor --json` with an empty cache; return exit code, findings and stderr."""
     monkeypatch.setenv("MIEN_HOME", str(tmp_path / "home"))
 
     def call(model: Path | str = tiny_model) -> tuple[int, Any, str]:
@@ -34,7 +34,7 @@ def run(
         written = json.loads(out)
         assert written["schema"] == "mien-doctor/1"
         assert written["works"] == (code == 0)
-        return code, {(each["part"], each["name"]): each for each in written["findings"]}, err
+        return code, {(item["part"], item["name"]): item for item in written["findings"]}, err
 
     return call
 
@@ -65,7 +65,7 @@ def test_the_table_is_aligned_and_says_that_it_works(
     assert lines[-1] == "mien works"
 
 
-def test_a_missing_model_is_5_with_the_line_that_mends_it(run: Doctor) -> None:
+def test_a_missing_model_is_5_with_a_fix(run: Doctor) -> None:
     code, found, err = run("no-such-model")
     assert code == 5
     finding = found["models", "no-such-model"]
@@ -85,7 +85,7 @@ def test_a_damaged_model_is_5(run: Doctor, make_tiny_model: Callable[..., Path])
     assert "does not match" in err
 
 
-def test_a_bundled_model_comes_back_from_where_mien_was_installed_from(tmp_path: Path) -> None:
+def test_bundled_models_are_reinstalled_from_the_origin_of_mien(tmp_path: Path) -> None:
     package = tmp_path / "a clone" / "src" / "mien"
     origin = '{"url": "file:///home/me/my%20mien", "dir_info": {}}'
     line = doctor.reinstall_command
@@ -112,12 +112,12 @@ def test_a_bundled_model_comes_back_from_where_mien_was_installed_from(tmp_path:
     ],
     ids=["repository", "revision", "archive"],
 )
-def test_a_bundled_model_comes_back_from_the_web(tmp_path: Path, origin: str, place: str) -> None:
+def test_bundled_models_are_reinstalled_from_a_url(tmp_path: Path, origin: str, place: str) -> None:
     line = doctor.reinstall_command(tmp_path / "lib" / "mien", f"{{{origin}}}")
     assert line == f"pip install --force-reinstall --no-deps {place}"
 
 
-def test_what_lacks_a_missing_package_is_not_to_be_installed_again(
+def test_packages_that_only_lack_another_one_have_no_fix(
     run: Doctor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     version, load = importlib.metadata.version, importlib.import_module
@@ -154,7 +154,7 @@ def test_models_in_the_cache_are_checked_but_not_needed(
     assert "cannot read" in found["models", str(bad)]["detail"]
 
 
-def test_damaged_detector_weights_are_5_for_auto_takes_them(run: Doctor, tmp_path: Path) -> None:
+def test_damaged_detector_weights_are_5_because_auto_uses_them(run: Doctor, tmp_path: Path) -> None:
     from mien.inference.detectors.yunet import WEIGHTS
 
     WEIGHTS.path.parent.mkdir()
@@ -175,9 +175,7 @@ def test_yunet_in_the_cache_is_what_auto_means(run: Doctor, shared: Path) -> Non
     assert found["detectors", "auto"]["detail"] == "is yunet"
 
 
-def test_a_broken_package_is_named_and_no_internal_error(
-    run: Doctor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_package_is_a_finding(run: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.import_module
 
     def broken(name: str, *args: Any) -> ModuleType:
@@ -195,7 +193,7 @@ def test_a_broken_package_is_named_and_no_internal_error(
 
 
 @pytest.mark.parametrize("is_checkout", [True, False])
-def test_what_developing_takes_is_told_in_a_checkout_alone(
+def test_developer_extras_are_only_checked_in_a_checkout(
     is_checkout: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.metadata, "requires", lambda _: ["numpy; extra == 'dev'"])
@@ -222,7 +220,7 @@ def test_extras_are_those_of_the_installed_package(monkeypatch: pytest.MonkeyPat
     assert empty.detail == "without no-such-package"
 
 
-def test_without_an_installation_the_core_is_still_looked_at(
+def test_without_an_installation_the_core_is_still_checked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def missing(_: str) -> list[str]:
@@ -232,7 +230,7 @@ def test_without_an_installation_the_core_is_still_looked_at(
     assert set(doctor._requirements()[""]) >= {"numpy", "onnxruntime"}
 
 
-def test_nothing_phones_home_unless_somebody_wants_it(
+def test_telemetry_is_off_unless_it_is_enabled(
     run: Doctor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "")
@@ -247,7 +245,7 @@ def test_nothing_phones_home_unless_somebody_wants_it(
     assert finding["mend"] == "unset ORT_DISABLE_TELEMETRY"
 
 
-def test_a_cache_that_cannot_be_used_is_said_and_reading_works(
+def test_an_unusable_cache_is_a_finding_but_no_failure(
     run: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
@@ -260,7 +258,7 @@ def test_a_cache_that_cannot_be_used_is_said_and_reading_works(
     assert "MIEN_HOME=FOLDER" in finding["mend"]
 
 
-def test_no_home_folder_is_said_and_reading_works(
+def test_a_missing_home_folder_is_a_finding_but_no_failure(
     run: Doctor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("MIEN_HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"):

@@ -27,7 +27,7 @@ MARKS = "<!-- figures:begin {0} -->\n<!-- figures:end {0} -->\n"
 
 @pytest.fixture(autouse=True)
 def workplace(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder with a model, a data set, and a cache of its own."""
+    """A current folder with a model and a data set, and an empty cache."""
     monkeypatch.setenv("MIEN_HOME", str(tmp_path / "cache"))
     place = tmp_path / "place"
     place.mkdir()
@@ -115,7 +115,7 @@ def test_images_with_a_copy_in_training_are_not_clean(
     assert (every["count"], clean["count"]) == (15, 14)
 
 
-def test_training_has_no_clean_images_and_a_set_without_training_knows_of_none(
+def test_train_and_data_without_train_have_no_clean_figures(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("--model", "tiny", "--data", "archive", "--no-report")
@@ -127,7 +127,7 @@ def test_training_has_no_clean_images_and_a_set_without_training_knows_of_none(
     assert "no figures on clean images" in written.err
 
 
-def test_test_time_augmentation_and_the_batch_size_do_what_they_say(
+def test_tta_changes_the_figures_and_the_batch_size_does_not(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = ("--model", "tiny", "--data", "archive", "--no-report")
@@ -139,7 +139,7 @@ def test_test_time_augmentation_and_the_batch_size_do_what_they_say(
 
 
 @pytest.mark.parametrize("model", ["outputs/first", "outputs/first/export"])
-def test_the_report_of_a_run_stands_in_the_run_with_its_curves(
+def test_the_report_of_a_run_goes_into_the_run_with_its_curves(
     workplace: Path, capsys: pytest.CaptureFixture[str], model: str
 ) -> None:
     folder = workplace / "outputs/first"
@@ -150,7 +150,7 @@ def test_the_report_of_a_run_stands_in_the_run_with_its_curves(
     assert (folder / "report/curves.png").is_file()
 
 
-def test_a_run_that_was_not_exported_says_what_to_do(
+def test_a_run_that_was_not_exported_is_an_error_with_the_next_step(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (workplace / "outputs/first").mkdir(parents=True)
@@ -178,7 +178,7 @@ def test_pages_are_updated_and_the_release_report_is_written(
     assert images == {"confusion.png", "per_class.png", "reliability.png"}
 
 
-def test_what_is_written_does_not_tell_how_folders_outside_are_called(
+def test_reports_do_not_contain_names_of_outside_folders(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     secret = workplace.parent / "secret"
@@ -219,7 +219,7 @@ def test_what_is_written_does_not_tell_how_folders_outside_are_called(
         (["--pictures", "blank"], EXIT_INPUT, "no pictures in blank: put photos of faces there"),
     ],
 )
-def test_what_cannot_work_is_one_clear_line(
+def test_bad_calls_are_one_clear_line(
     workplace: Path,
     capsys: pytest.CaptureFixture[str],
     words: list[str],
@@ -237,7 +237,7 @@ def test_what_cannot_work_is_one_clear_line(
 
 
 def write_pictures(folder: Path) -> None:
-    """Write one face crop for each emotion, named after it, and one of nobody knows what."""
+    """Write a face crop for each emotion, in a folder of its name, and one of unknown emotion."""
     split = make_tiny_split("test", per_class=1)
     for image, label in zip(split.images, split.labels, strict=True):
         path = folder / EMOTIONS[label] / "me.png"
@@ -246,7 +246,7 @@ def write_pictures(folder: Path) -> None:
     Image.fromarray(split.images[0]).resize((90, 70)).save(folder / "unknown.png")
 
 
-def test_own_pictures_become_a_grid_and_a_table(
+def test_pictures_become_a_grid_and_a_table(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_pictures(workplace / "ImgTest")
@@ -256,8 +256,8 @@ def test_own_pictures_become_a_grid_and_a_table(
     pictures = content["pictures"]
     assert isinstance(pictures, list)
     # A folder's own files come before those of the folders in it.
-    assert [one["truth"] for one in pictures] == [None, *EMOTIONS]
-    read = [one["faces"][0]["emotion"] for one in pictures]
+    assert [picture["truth"] for picture in pictures] == [None, *EMOTIONS]
+    read = [picture["faces"][0]["emotion"] for picture in pictures]
     assert content["right"] == sum(np.equal(read[1:], EMOTIONS))
     folder = workplace / "outputs/tiny/pictures"
     assert (folder / "pictures.csv").read_text().count("\n") == 9
@@ -270,7 +270,7 @@ def test_own_pictures_become_a_grid_and_a_table(
     assert lines[2].split()[-2] == "angry"
 
 
-def test_faces_of_own_pictures_are_chosen_as_in_predict(
+def test_face_options_apply_to_pictures(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_pictures(workplace / "ImgTest")
@@ -279,10 +279,10 @@ def test_faces_of_own_pictures_are_chosen_as_in_predict(
     pictures = content["pictures"]
     assert isinstance(pictures, list)
     # Only the enlarged one, 90 x 70 pixels, is not smaller than that.
-    assert [len(one["faces"]) for one in pictures] == [1] + [0] * 7
+    assert [len(picture["faces"]) for picture in pictures] == [1] + [0] * 7
 
 
-def test_a_folder_that_cannot_be_looked_into_is_named_and_told_by_the_exit_code(
+def test_an_unreadable_subfolder_is_reported_with_exit_code_6(
     workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_pictures(workplace / "ImgTest")
@@ -293,7 +293,7 @@ def test_a_folder_that_cannot_be_looked_into_is_named_and_told_by_the_exit_code(
     assert "mien: ImgTest/mine: this folder cannot be read\n" in capsys.readouterr().err
 
 
-def test_a_picture_that_cannot_be_read_is_named_and_the_others_still_run(
+def test_an_unreadable_picture_is_reported_and_the_others_are_read(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_pictures(workplace / "ImgTest")
@@ -334,7 +334,7 @@ def test_robustness_is_measured_on_val_and_written(
 
 
 @pytest.mark.parametrize("extra", [["--release"], ["--seed", "1"], ["--update", "page.md"]])
-def test_robustness_refuses_what_it_has_no_use_for(
+def test_robustness_refuses_options_without_effect(
     workplace: Path, capsys: pytest.CaptureFixture[str], extra: list[str]
 ) -> None:
     (workplace / "page.md").write_text(MARKS.format("results"))
@@ -343,7 +343,7 @@ def test_robustness_refuses_what_it_has_no_use_for(
     assert not (workplace / "outputs").exists()
 
 
-def test_any_folder_of_classes_is_scored_on_what_the_model_knows(
+def test_any_class_folder_is_measured_on_the_classes_of_the_model(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, emotion in (("Happiness", "happy"), ("sadness", "sad"), ("bored", "fear")):
@@ -364,7 +364,7 @@ def test_any_folder_of_classes_is_scored_on_what_the_model_knows(
     assert "bored 2" in text
 
 
-def test_a_folder_of_classes_may_be_renamed_and_has_no_split_to_choose(
+def test_a_class_folder_may_be_mapped_and_has_no_splits(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(workplace / "archive/test/happy", workplace / "own/grin")
@@ -382,14 +382,14 @@ def test_a_folder_of_classes_may_be_renamed_and_has_no_split_to_choose(
 
 
 def remember(workplace: Path, *, per_class: int) -> None:
-    """Let the tiny model have been trained on the first images of each class of test."""
+    """Record the first images of each class of test as training images of the tiny model."""
     test = make_tiny_split("test", per_class=2)
     first = test.take(np.arange(len(test)) % 2 < per_class)
     none = test.take(np.zeros(len(test), np.bool_))
     write_record(workplace / "tiny" / RECORD, {"train": first, "val": none})
 
 
-def test_what_the_model_was_trained_on_is_left_out_or_said_apart(
+def test_training_images_are_left_out_or_reported_separately(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     remember(workplace, per_class=1)
@@ -409,7 +409,7 @@ def test_what_the_model_was_trained_on_is_left_out_or_said_apart(
     assert "trained on 7 of the 14 images" in capsys.readouterr().err
 
 
-def test_a_folder_that_was_learnt_by_heart_has_no_figure(
+def test_a_folder_of_only_training_images_is_refused(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     remember(workplace, per_class=2)
@@ -421,7 +421,7 @@ def test_a_folder_that_was_learnt_by_heart_has_no_figure(
     assert (content["with_trained"], content["clean"]) == (True, None)
 
 
-def test_a_report_on_other_data_or_another_model_goes_beside_it(
+def test_a_report_on_other_data_goes_next_to_the_first(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(workplace / "archive/test", workplace / "own")
@@ -450,7 +450,7 @@ def test_a_report_on_other_data_or_another_model_goes_beside_it(
     assert json.loads((folder / "report/report.json").read_text())["data"] == "own"
 
 
-def test_a_model_with_its_own_classes_is_scored_on_a_data_set(
+def test_a_model_with_other_classes_is_measured_on_a_data_set(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = workplace / "tiny" / MANIFEST_NAME

@@ -31,19 +31,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_run(tmp_path_factory.mktemp("outputs") / "tiny")
 
 
-def test_it_tells_what_it_wrote(mien: Mien, finished: Path, tmp_path: Path) -> None:
+def test_the_summary_lists_the_written_files(mien: Mien, finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     words = ("--output", folder, "--name", "mien-x", "--version", "2.0.0")
     lines = mien("export", finished, *words).out.splitlines()
-    told = dict(line.split(maxsplit=1) for line in lines[:6])
-    assert list(told) == ["model", "network", "manifest", "sha256", "difference", "temperature"]
-    assert told["model"] == "mien-x 2.0.0"
-    assert told["network"].startswith(f"{folder / 'model.onnx'}  (")
-    assert told["manifest"].startswith(f"{folder / 'manifest.json'}  (")
-    assert told["sha256"] == load_manifest(folder).file.sha256
-    assert told["difference"].endswith("at most, batch 1 and 32")
-    assert float(told["difference"].split()[0]) <= 1e-4
-    assert told["temperature"] == "1 (not fitted: give --calibrate DATA)"
+    result = dict(line.split(maxsplit=1) for line in lines[:6])
+    assert list(result) == ["model", "network", "manifest", "sha256", "difference", "temperature"]
+    assert result["model"] == "mien-x 2.0.0"
+    assert result["network"].startswith(f"{folder / 'model.onnx'}  (")
+    assert result["manifest"].startswith(f"{folder / 'manifest.json'}  (")
+    assert result["sha256"] == load_manifest(folder).file.sha256
+    assert result["difference"].endswith("at most, batch 1 and 32")
+    assert float(result["difference"].split()[0]) <= 1e-4
+    assert result["temperature"] == "1 (not fitted: give --calibrate DATA)"
     starts = {len(line) - len(line.split(maxsplit=1)[1]) for line in lines[:6]}
     assert len(starts) == 1, "the values stand in one column"
     assert lines[-1] == f"next: mien predict --model {folder} IMAGE"
@@ -51,19 +51,19 @@ def test_it_tells_what_it_wrote(mien: Mien, finished: Path, tmp_path: Path) -> N
 
 def test_json_has_the_same_figures(mien: Mien, finished: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    told = mien("export", finished, "--output", folder, "--json").json
+    result = mien("export", finished, "--output", folder, "--json").json
     manifest = load_manifest(folder)
-    assert told["folder"] == str(folder)
-    assert (told["name"], told["version"]) == ("tiny", "1.0.0")
-    assert told["model"] == {
+    assert result["folder"] == str(folder)
+    assert (result["name"], result["version"]) == ("tiny", "1.0.0")
+    assert result["model"] == {
         "path": str(folder / "model.onnx"),
         "bytes": (folder / "model.onnx").stat().st_size,
         "sha256": manifest.file.sha256,
     }
-    assert told["manifest"]["bytes"] == (folder / "manifest.json").stat().st_size
-    assert told["largest_difference"] == manifest.metrics["export"]["largest_difference"]
-    assert (told["temperature"], told["thresholds"]) == (1.0, {})
-    assert told["calibration"] is None
+    assert result["manifest"]["bytes"] == (folder / "manifest.json").stat().st_size
+    assert result["largest_difference"] == manifest.metrics["export"]["largest_difference"]
+    assert (result["temperature"], result["thresholds"]) == (1.0, {})
+    assert result["calibration"] is None
 
 
 def test_calibrating_fits_the_temperature_on_the_split_val(
@@ -71,7 +71,7 @@ def test_calibrating_fits_the_temperature_on_the_split_val(
 ) -> None:
     data = write_tiny_dataset(tmp_path / "data", per_class=12)
     folder = tmp_path / "model"
-    told = mien("export", finished, "--output", folder, "--calibrate", data, "--json").json
+    result = mien("export", finished, "--output", folder, "--calibrate", data, "--json").json
     manifest = load_manifest(folder)
     val = load_split(data, "val", cache=False)
     classifier = Classifier.open(folder)
@@ -79,40 +79,40 @@ def test_calibrating_fits_the_temperature_on_the_split_val(
     fitted = fit_temperature(logits, val.labels)
     assert fitted != pytest.approx(1.0, abs=0.05)
     assert manifest.temperature == pytest.approx(fitted, rel=1e-5)
-    assert told["temperature"] == manifest.temperature
-    assert told["calibration"] == manifest.metrics["calibration"]
-    assert (told["calibration"]["split"], told["calibration"]["images"]) == ("val", len(val))
+    assert result["temperature"] == manifest.temperature
+    assert result["calibration"] == manifest.metrics["calibration"]
+    assert (result["calibration"]["split"], result["calibration"]["images"]) == ("val", len(val))
 
     # What the figures say is what the model now does.
     found = classifier.classify(val.images)
     correct = found.argmax(axis=1) == val.labels
     error = measure_calibration(found.max(axis=1).astype(np.float64), correct).error
-    assert told["calibration"]["error_after"] == pytest.approx(error, abs=1e-5)
-    assert told["calibration"]["error_before"] != told["calibration"]["error_after"]
+    assert result["calibration"]["error_after"] == pytest.approx(error, abs=1e-5)
+    assert result["calibration"]["error_before"] != result["calibration"]["error_after"]
 
 
-def test_calibrating_sets_the_thresholds_that_make_a_reading_uncertain(
+def test_calibrating_sets_the_thresholds_of_uncertain_predictions(
     mien: Mien, finished: Path, tmp_path: Path
 ) -> None:
     data = write_tiny_dataset(tmp_path / "data", per_class=12)
     folder = tmp_path / "model"
-    told = mien("export", finished, "--output", folder, "--calibrate", data, "--json").json
+    result = mien("export", finished, "--output", folder, "--calibrate", data, "--json").json
     val = load_split(data, "val", cache=False)
     found = Classifier.open(folder).classify(val.images)
     expected = fit_thresholds(found.astype(np.float64), val.labels)
-    assert list(told["thresholds"]) == list(EMOTIONS)
-    assert list(told["thresholds"].values()) == pytest.approx(expected, abs=1e-5)
+    assert list(result["thresholds"]) == list(EMOTIONS)
+    assert list(result["thresholds"].values()) == pytest.approx(expected, abs=1e-5)
     faces = load(folder, detector="none").analyze_many(val.images)
     uncertain = [face.uncertain for result in faces for face in result.faces]
-    assert told["calibration"]["uncertain"] == pytest.approx(np.mean(uncertain))
+    assert result["calibration"]["uncertain"] == pytest.approx(np.mean(uncertain))
     assert sum(uncertain) > 0
 
 
 def test_thresholds_may_be_given_by_name(mien: Mien, finished: Path, tmp_path: Path) -> None:
     data = write_tiny_dataset(tmp_path / "data", per_class=4)
     words = ("--output", tmp_path / "model", "--calibrate", data, "--json", "--certain-from")
-    told = mien("export", finished, *words, "0.6,neutral=0.8").json
-    assert told["thresholds"] == {e: 0.8 if e == "neutral" else 0.6 for e in EMOTIONS}
+    result = mien("export", finished, *words, "0.6,neutral=0.8").json
+    assert result["thresholds"] == {e: 0.8 if e == "neutral" else 0.6 for e in EMOTIONS}
     words = ("--output", tmp_path / "other", *words[2:])
     for wrong, word in (
         ("calm=0.5,0.6", "unknown emotion 'calm': expected one of angry"),
@@ -126,17 +126,17 @@ def test_thresholds_may_be_given_by_name(mien: Mien, finished: Path, tmp_path: P
 
 def test_balancing_gives_rare_emotions_a_bias(mien: Mien, finished: Path, tmp_path: Path) -> None:
     # All emotions are equally frequent in the run's data: there is nothing to lift.
-    told = mien(
+    result = mien(
         "export", finished, "--output", tmp_path / "model", "--balance", "0.5", "--json"
     ).json
-    assert told["bias"] == dict.fromkeys(EMOTIONS, 0.0)
+    assert result["bias"] == dict.fromkeys(EMOTIONS, 0.0)
     mien("export", finished, "--output", tmp_path / "other", "--balance", "2").is_refusal(
         2, "--balance: expected a number from 0 to 1"
     )
     assert not (tmp_path / "other").exists()
 
 
-def test_missing_data_to_calibrate_on_leave_nothing_written(
+def test_if_calibration_data_are_missing_nothing_is_written(
     mien: Mien, finished: Path, tmp_path: Path
 ) -> None:
     words = ("--output", tmp_path / "model", "--calibrate", tmp_path / "nowhere")
@@ -157,7 +157,7 @@ def test_a_folder_of_other_things_is_code_2(mien: Mien, finished: Path, tmp_path
 
 
 @pytest.mark.parametrize("words", [["--int8"], ["--data", "archive"]])
-def test_an_8_bit_model_needs_data_and_data_an_8_bit_model(
+def test_int8_and_data_need_each_other(
     mien: Mien, finished: Path, tmp_path: Path, words: list[str]
 ) -> None:
     mien("export", finished, "--output", tmp_path / "model", *words).is_refusal(
@@ -166,7 +166,7 @@ def test_an_8_bit_model_needs_data_and_data_an_8_bit_model(
     assert not (tmp_path / "model").exists()
 
 
-def test_an_8_bit_model_is_told_and_stands_beside_the_other(
+def test_the_int8_model_is_reported_and_next_to_the_other(
     mien: Mien,
     finished: Path,
     tmp_path: Path,
@@ -178,9 +178,9 @@ def test_an_8_bit_model_is_told_and_stands_beside_the_other(
     monkeypatch.setattr(quantize.export_int8, "__kwdefaults__", {"limit": 100.0})
     data = write_tiny_dataset(tmp_path / "data", per_class=8)
     words = ("--output", tmp_path / "model", "--int8", "--data", data)
-    told = mien("export", finished, *words, "--json").json
+    result = mien("export", finished, *words, "--json").json
     small = load_manifest(tmp_path / "model-int8")
     assert small.precision == "int8"
-    assert told["int8"]["path"] == str(tmp_path / "model-int8" / "model.onnx")
-    assert told["int8"]["points_lost"] == small.metrics["quantization"]["points_lost"]
-    assert told["tflite"] is None
+    assert result["int8"]["path"] == str(tmp_path / "model-int8" / "model.onnx")
+    assert result["int8"]["points_lost"] == small.metrics["quantization"]["points_lost"]
+    assert result["tflite"] is None

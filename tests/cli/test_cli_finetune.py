@@ -60,7 +60,7 @@ def run(*words: str) -> int:
     return main([*words], registers=registers)
 
 
-def test_a_folder_becomes_a_model_that_the_other_commands_take(
+def test_a_folder_becomes_a_model_for_the_other_commands(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from mien.training.export import export_run
@@ -150,7 +150,7 @@ def test_a_folder_becomes_a_model_that_the_other_commands_take(
         (["faces", "--set", "training.none=1"], EXIT_USAGE, "unknown key"),
     ],
 )
-def test_what_cannot_work_is_one_clear_line(
+def test_bad_calls_are_one_clear_line(
     workplace: Path,
     capsys: pytest.CaptureFixture[str],
     words: list[str],
@@ -171,7 +171,7 @@ def test_what_cannot_work_is_one_clear_line(
     assert not (workplace / "outputs").exists()
 
 
-def test_an_image_in_train_and_val_is_told_and_left_out_of_val(
+def test_an_image_in_train_and_val_is_left_out_of_val_with_a_note(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.move(workplace / "faces", workplace / "parted/train")
@@ -183,7 +183,7 @@ def test_an_image_in_train_and_val_is_told_and_left_out_of_val(
     )
 
 
-def test_figures_are_on_images_that_the_run_has_not_seen(
+def test_copies_across_splits_are_left_out(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from mien.training import finetune as training
@@ -215,7 +215,7 @@ def test_figures_are_on_images_that_the_run_has_not_seen(
     assert {name: len(split) for name, split in seen.items()} == {"train": 16, "val": 8, "test": 16}
 
 
-def test_images_that_the_model_was_trained_on_before_are_told(
+def test_images_that_the_model_was_trained_on_before_are_noted(
     workplace: Path,
     make_tiny_model: Callable[..., Path],
     monkeypatch: pytest.MonkeyPatch,
@@ -287,7 +287,7 @@ def test_the_text_has_facts_both_matrices_and_the_next_step(done: Finetuned) -> 
     assert text.endswith("next: mien predict --model mine/export IMAGE\n")
 
 
-def test_what_was_not_calibrated_or_is_of_test_says_so(done: Finetuned) -> None:
+def test_the_text_says_if_the_model_is_not_calibrated(done: Finetuned) -> None:
     other = replace(done, calibration=None, compared=replace(done.compared, split="test"))
     text = other.to_text()
     assert f"calibrated   no, fewer than {CALIBRATION_IMAGES} images are held out\n" in text

@@ -1,4 +1,4 @@
-"""`mien models`: a line for each reading of each model."""
+"""`mien models`: one line per reading of each model."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def test_bundled_models_are_listed_with_their_figures(mien: Mien) -> None:
 def test_json_has_the_whole_hash_and_shares(mien: Mien) -> None:
     done = mien("models", "--json")
     assert (done.code, done.json["schema"]) == (EXIT_DONE, "mien-models/1")
-    by_name = {each["name"]: each for each in done.json["models"]}
+    by_name = {model["name"]: model for model in done.json["models"]}
     assert set(by_name) == set(bundled_models())
-    for each in by_name.values():
-        assert len(each["sha256"]) == 64
-        assert each["ms_a_face"] is None
-        assert 0.6 < each["accuracy"]["fer2013"] < 0.8
+    for model in by_name.values():
+        assert len(model["sha256"]) == 64
+        assert model["ms_a_face"] is None
+        assert 0.6 < model["accuracy"]["fer2013"] < 0.8
     assert by_name["mien-b0"]["accuracy"]["people"] > 0.85
     for name in ("mien-b0", "mien-nano"):  # as the cards have it, of the network as it is read
         card = (ROOT / CARDS[name]).read_text(encoding="utf-8")
@@ -49,7 +49,7 @@ def test_json_has_the_whole_hash_and_shares(mien: Mien) -> None:
         assert 0 < abs(small[reading] - large[reading]) < 0.005
 
 
-def test_a_model_of_ones_own_can_be_measured(mien: Mien, tiny_model: Path) -> None:
+def test_other_models_can_be_timed(mien: Mien, tiny_model: Path) -> None:
     done = mien("models", tiny_model, "--measure", "--json")
     (model,) = done.json["models"]
     assert model["ms_a_face"] > 0
@@ -62,5 +62,5 @@ def test_a_model_of_ones_own_can_be_measured(mien: Mien, tiny_model: Path) -> No
 
 
 @pytest.mark.parametrize("words", [["nowhere"], ["mien-b0", "nowhere", "--measure"]])
-def test_a_model_that_is_not_there_is_refused(mien: Mien, words: list[str]) -> None:
+def test_a_missing_model_is_refused(mien: Mien, words: list[str]) -> None:
     mien("models", *words).is_refusal(EXIT_MODEL, "nowhere", "mien-b0")

@@ -27,7 +27,7 @@ SUMMARY = {
 
 
 class Trainer:
-    """Stands for the trainer; keeps what it was asked for and writes a summary, or fails."""
+    """Fake trainer: records its arguments and writes a summary, or fails."""
 
     def __init__(self) -> None:
         self.asked: dict[str, Any] = {}
@@ -65,7 +65,7 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_result_is_told_on_stdout(
+def test_the_result_is_printed_to_stdout(
     fake: Trainer, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "mine"
@@ -91,7 +91,7 @@ def test_json_is_the_summary_and_the_folder(
     assert json.loads(capsys.readouterr().out) == {**SUMMARY, "folder": str(tmp_path / "mine")}
 
 
-def test_an_early_stop_is_told(
+def test_an_early_stop_is_reported(
     fake: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fake.summary = {**SUMMARY, "stopped_early": True}
@@ -99,7 +99,7 @@ def test_an_early_stop_is_told(
     assert "3 (early stop)" in capsys.readouterr().out
 
 
-def test_a_run_without_a_name_is_called_after_its_recipe_and_the_time(
+def test_a_new_run_is_named_after_its_recipe_and_the_time(
     fake: Trainer, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -123,7 +123,7 @@ def test_a_run_without_a_name_is_called_after_its_recipe_and_the_time(
         (["train", "--config", "b", "--workers", "2"], 2, "leave out --engine, --workers and"),
     ],
 )
-def test_words_that_cannot_be_used(
+def test_bad_arguments(
     words: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == code
@@ -133,7 +133,7 @@ def test_words_that_cannot_be_used(
     assert len(err.splitlines()) == 1
 
 
-def test_of_an_unknown_key_the_one_that_was_meant_or_all_are_told(
+def test_an_unknown_key_is_an_error_with_suggestions(
     recipe: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["train", "--config", str(recipe), "--set", "training.epoch=3"]) == 2
@@ -143,7 +143,7 @@ def test_of_an_unknown_key_the_one_that_was_meant_or_all_are_told(
     assert " epochs, " in capsys.readouterr().err
 
 
-def test_missing_data_is_input_that_is_missing(
+def test_missing_data_have_exit_code_3(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"

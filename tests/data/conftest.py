@@ -1,4 +1,4 @@
-"""The data room's tests keep their cache to themselves."""
+"""Every test of the data room has its own cache folder."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from mien.data.votes import VOTE_NAMES, Votes
 
 
 def noise_splits() -> dict[str, Split]:
-    """Splits of unlike images, two of each emotion."""
+    """Return splits of random images, two of each emotion."""
     rng = np.random.default_rng(5)
     splits = make_tiny_splits(per_class=2)
     return {
@@ -65,14 +65,14 @@ def test_copies_within_a_split_are_other_images(audit: Audit) -> None:
     assert count_of(audit, "val", "val").exact == 0
 
 
-def test_copies_across_splits_are_counted_for_the_one_asked(audit: Audit) -> None:
+def test_copies_across_splits_are_counted(audit: Audit) -> None:
     count = count_of(audit, "test", "train")
     assert (count.exact, count.exact_other_label, count.near) == (1, 1, 1)
     both = count_of(audit, "test", "train", "val")
     assert (both.exact, both.exact_other_label, both.near, both.near_distinct) == (2, 1, 2, 2)
 
 
-def test_near_copies_are_found_mirrored_too(audit: Audit) -> None:
+def test_mirrored_near_copies_are_found(audit: Audit) -> None:
     count = count_of(audit, "val", "train")
     assert (count.exact, count.near, count.near_other_label) == (0, 1, 1)
     (pair,) = audit.near_pairs
@@ -85,7 +85,7 @@ def test_near_copies_are_found_mirrored_too(audit: Audit) -> None:
     assert pair.cosine == pytest.approx(1, abs=1e-4)
 
 
-def test_bad_files_are_named(audit: Audit) -> None:
+def test_bad_files_are_listed(audit: Audit) -> None:
     assert audit.blank == ("train/happy/Training_3001.png",)
     assert audit.resized == ("train/fear/Training_2000.png",)
     assert audit.skipped["train"] == (Skipped("train/sad/cut.png", "is truncated"),)
@@ -139,7 +139,7 @@ def test_an_empty_split_is_counted_as_empty() -> None:
     assert audit.votes["val"].agreement == 0.0
 
 
-def test_no_image_at_all_is_an_error_that_says_why() -> None:
+def test_no_image_at_all_is_an_error_with_the_reason() -> None:
     none = {
         name: split.take(np.zeros(len(split), np.bool_)) for name, split in spoiled_splits().items()
     }

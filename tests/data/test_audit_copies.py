@@ -19,13 +19,13 @@ def noise(count: int, seed: int = 0) -> npt.NDArray[np.uint8]:
 
 
 def smooth(count: int, seed: int) -> npt.NDArray[np.uint8]:
-    """Images of a few coarse blocks, many of which are alike."""
+    """Return images of four blocks, many of which are alike."""
     coarse = np.random.default_rng(seed).normal(128, 40, (count, 2, 2)).clip(0, 255)
     return np.kron(coarse, np.ones((24, 24))).astype(np.uint8)
 
 
 def mixed(seed: int) -> npt.NDArray[np.uint8]:
-    """Noise, and each image again with more or less of other noise in it."""
+    """Return noise images, and mixtures of each with other noise."""
     base = noise(40, seed).astype(float) - 128
     share = np.random.default_rng(seed).uniform(0, 1, (40, 1, 1))
     again = base + share * (noise(40, seed + 1).astype(float) - 128)
@@ -33,7 +33,7 @@ def mixed(seed: int) -> npt.NDArray[np.uint8]:
 
 
 def all_pairs(images: npt.NDArray[np.uint8], threshold: float) -> dict[tuple[int, int], float]:
-    """Compare each image with each, one by one, as the definition says."""
+    """Find near copies by brute force, from the definition."""
 
     def vector(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
         pooled = image.astype(float).reshape(24, 2, 24, 2).mean((1, 3)).ravel()
@@ -51,14 +51,14 @@ def all_pairs(images: npt.NDArray[np.uint8], threshold: float) -> dict[tuple[int
     return pairs
 
 
-def test_identical_images_share_the_first_ones_index() -> None:
+def test_identical_images_share_the_index_of_the_first() -> None:
     images = noise(5)
     images[3] = images[1]
     images[4] = images[1]
     assert group_copies(images).tolist() == [0, 1, 2, 1, 1]
 
 
-def test_blank_is_what_hardly_varies() -> None:
+def test_images_of_almost_one_grey_value_are_blank() -> None:
     images = noise(4)
     images[0] = 0
     images[1] = 100 + images[1] % 3
@@ -67,7 +67,7 @@ def test_blank_is_what_hardly_varies() -> None:
 
 @settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 10**6), threshold=st.sampled_from([0.8, 0.9, 0.95]))
-def test_no_pair_is_missed_and_none_is_made_up(seed: int, threshold: float) -> None:
+def test_the_search_finds_exactly_the_pairs_of_brute_force(seed: int, threshold: float) -> None:
     images = np.concatenate([smooth(16, seed), mixed(seed)])
     found = find_near_pairs(images, threshold=threshold)
     pairs = dict(
@@ -85,7 +85,7 @@ def test_no_pair_is_missed_and_none_is_made_up(seed: int, threshold: float) -> N
     assert all(abs(pairs[pair] - cosine) < 1e-4 for pair, cosine in sure.items())
 
 
-def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_block_size_does_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
     images = smooth(60, seed=3)
     whole = find_near_pairs(images)
     monkeypatch.setattr(audit, "_ROWS", 7)
@@ -107,7 +107,7 @@ def test_brightness_contrast_and_mirroring_do_not_hide_a_copy() -> None:
     assert pairs == [(0, 3, False), (1, 4, True)]
 
 
-def test_blank_images_are_like_nothing() -> None:
+def test_blank_images_have_no_near_copies() -> None:
     images = noise(4)
     images[1:] = np.array([0, 77, 255], np.uint8)[:, None, None]
     assert len(find_near_pairs(images)) == 0
@@ -123,7 +123,7 @@ def test_a_threshold_out_of_range_is_refused(threshold: float) -> None:
         find_near_pairs(noise(2), threshold=threshold)
 
 
-def test_a_film_full_of_like_frames_is_an_error_not_a_full_memory(
+def test_too_many_near_copies_are_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(audit, "_MOST_PAIRS", 100)

@@ -80,7 +80,7 @@ def test_a_random_val_is_seeded_and_stratified(tmp_path: Path) -> None:
     assert val_of("e", 0, 0.2) < val_of("f", 0, 0.4)
 
 
-def test_what_cannot_be_used_is_skipped_named_and_not_copied(folder: Path, tmp_path: Path) -> None:
+def test_unusable_files_are_listed_and_not_copied(folder: Path, tmp_path: Path) -> None:
     sad = folder / "train" / "sad"
     (sad / "cut.png").write_bytes((sad / "Training_5000.png").read_bytes()[:-9])
     (sad / "fake.jpg").write_bytes(b"text")
@@ -96,7 +96,7 @@ def test_what_cannot_be_used_is_skipped_named_and_not_copied(folder: Path, tmp_p
     assert len(contents(tmp_path / "archive")) == 28
 
 
-def test_images_of_another_size_are_copied_as_they_are_and_named(
+def test_images_of_another_size_are_copied_unchanged_and_listed(
     folder: Path, tmp_path: Path
 ) -> None:
     cv2.imwrite(str(folder / "train" / "sad" / "large.png"), np.zeros((90, 70), np.uint8))
@@ -138,7 +138,7 @@ def test_a_source_without_images_is_an_error(tmp_path: Path) -> None:
         import_dataset(empty, tmp_path / "archive")
 
 
-def test_what_is_there_is_replaced_by_force_alone(folder: Path, tmp_path: Path) -> None:
+def test_an_existing_data_set_is_replaced_only_with_force(folder: Path, tmp_path: Path) -> None:
     archive = tmp_path / "archive"
     old = write_tiny_dataset(archive, per_class=3, seed=9)
     (archive / "README.md").write_text("what goes in", encoding="utf-8")
@@ -179,7 +179,7 @@ def stop_while_moving(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("stop", [stop_while_copying, stop_while_moving])
 @pytest.mark.parametrize("replacing", [True, False])
-def test_an_interruption_leaves_all_as_it_was(
+def test_an_interruption_changes_nothing(
     folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -198,7 +198,7 @@ def test_an_interruption_leaves_all_as_it_was(
 
 
 @pytest.mark.parametrize("replacing", [True, False])
-def test_train_is_never_there_while_another_split_is_missing(
+def test_train_never_exists_while_another_split_is_missing(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, replacing: bool
 ) -> None:
     archive = tmp_path / "archive"
@@ -221,9 +221,9 @@ def test_train_is_never_there_while_another_split_is_missing(
 def photographed(
     archive: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *, fail_at: int | None = None
 ) -> list[Path]:
-    """Import, and return copies of the archive as a kill before each change of a name leaves it.
+    """Import, and return copies of the archive before each rename, as a kill would leave it.
 
-    With ``fail_at``, that change and all after it fail.
+    With ``fail_at``, that rename and all later ones fail.
     """
     real, remove = Path.rename, shutil.rmtree
     copies: list[Path] = []
@@ -284,17 +284,19 @@ def test_splits_that_cannot_even_be_moved_back_are_kept_for_the_next_import(
     assert contents(archive) in (old, contents(new))
 
 
-def test_a_name_that_no_file_can_have_is_skipped(tmp_path: Path, folder: Path) -> None:
+def test_a_file_name_that_cannot_be_written_is_skipped(tmp_path: Path, folder: Path) -> None:
     path = zip_folder(folder, tmp_path / "long.zip")
     with zipfile.ZipFile(path, "a") as archive:
         content = archive.read(archive.namelist()[0])
         archive.writestr(f"train/sad/{'x' * 300}.png", content)
     summary = import_dataset(path, tmp_path / "archive")
-    assert [one.reason for one in summary.skipped] == ["has a name that this system cannot write"]
+    assert [skipped.reason for skipped in summary.skipped] == [
+        "has a name that this system cannot write"
+    ]
     assert summary.images == 28
 
 
-def test_what_a_kill_leaves_is_no_data_set_and_is_cleared_away(
+def test_files_of_a_killed_import_are_no_data_set_and_are_removed(
     folder: Path, tmp_path: Path
 ) -> None:
     archive = tmp_path / "archive"
@@ -308,7 +310,7 @@ def test_what_a_kill_leaves_is_no_data_set_and_is_cleared_away(
 @pytest.mark.parametrize("force", [True, False])
 @pytest.mark.parametrize("replacing", [True, False])
 @pytest.mark.parametrize("moment", ["copying", "moving"])
-def test_a_second_import_at_once_is_refused_and_costs_the_first_nothing(
+def test_a_simultaneous_import_is_refused_without_effect_on_the_first(
     folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -349,7 +351,7 @@ def test_a_second_import_at_once_is_refused_and_costs_the_first_nothing(
     assert sorted(path.name for path in archive.iterdir()) == ["test", "train", "val"]
 
 
-def test_one_that_ended_just_before_is_not_replaced_without_force(
+def test_an_import_that_just_ended_is_not_replaced_without_force(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = tmp_path / "archive"
@@ -378,7 +380,7 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links take rights there")
-def test_what_is_read_is_never_what_is_replaced(folder: Path, tmp_path: Path) -> None:
+def test_the_source_is_never_replaced(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "archive"
     import_dataset(folder, output)
     before = contents(output)
@@ -400,7 +402,7 @@ def test_what_is_read_is_never_what_is_replaced(folder: Path, tmp_path: Path) ->
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links take rights there")
-def test_nothing_is_laid_out_in_a_split_that_is_read(folder: Path, tmp_path: Path) -> None:
+def test_importing_into_a_split_of_the_source_is_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "linked").mkdir()
     (folder / "train").rename(tmp_path / "elsewhere")
     (folder / "Training").symlink_to(tmp_path / "elsewhere")
@@ -496,7 +498,7 @@ def test_kagglehubs_folder_is_returned_and_stdout_stays_clean(
         (ValueError(), "(ValueError)"),
     ],
 )
-def test_a_failure_is_one_line_with_the_way_by_hand(
+def test_a_failed_download_is_one_line_with_manual_instructions(
     monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
 ) -> None:
     put_kagglehub(monkeypatch, error)
@@ -509,7 +511,7 @@ def test_a_failure_is_one_line_with_the_way_by_hand(
     assert caught.value.exit_code == 3
 
 
-def test_without_kagglehub_the_extra_and_the_way_by_hand_are_named(
+def test_without_kagglehub_the_extra_and_manual_instructions_are_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "kagglehub", None)

@@ -95,7 +95,7 @@ def test_an_unknown_split_is_refused(folder: Path) -> None:
 
 
 def spoil(folder: Path) -> dict[str, str]:
-    """Put a bad file of each kind into train; return what is expected to be said of it."""
+    """Put a bad file of each kind into train; return the expected reasons."""
     sad = folder / "train" / "sad"
     good = next(sad.iterdir()).read_bytes()
     (sad / "cut.png").write_bytes(good[:-30])
@@ -114,7 +114,7 @@ def spoil(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_bad_files_are_skipped_counted_and_named(
+def test_bad_files_are_skipped_and_listed(
     folder: Path, tmp_path: Path, zipped: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = spoil(folder)
@@ -139,7 +139,7 @@ def test_unsafe_zip_entries_are_skipped_by_name(folder: Path, tmp_path: Path) ->
     assert [item.file for item in split.skipped] == ["../train/sad/evil.png"]
 
 
-def test_wrongly_sized_images_are_resized_and_named(
+def test_images_of_another_size_are_resized_and_listed(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = folder / "val" / "happy" / "large.png"
@@ -151,13 +151,13 @@ def test_wrongly_sized_images_are_resized_and_named(
     assert load_split(folder, "val").resized == split.resized
 
 
-def test_an_empty_class_of_train_is_an_error_that_says_why(folder: Path) -> None:
+def test_an_empty_class_of_train_is_an_error_with_the_reason(folder: Path) -> None:
     (folder / "train" / "happy").rename(folder / "train" / "hapy")
     with pytest.raises(DataError, match=r"no usable image of happy in train.*class folder 'hapy'"):
         load_split(folder, "train")
 
 
-def test_an_empty_class_of_test_is_said_but_not_refused(
+def test_an_empty_class_of_test_is_a_warning(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.rmtree(folder / "test" / "happy")
@@ -189,7 +189,7 @@ def test_the_random_val_of_a_load_is_that_of_an_import(tmp_path: Path) -> None:
 
 
 class Decodings:
-    """Counts the images that are really decoded."""
+    """Count decoded images."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.count = 0
@@ -258,7 +258,7 @@ def flipped_byte(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [cut_short, no_npz, other_arrays, flipped_byte])
-def test_a_damaged_cache_is_logged_and_made_anew(
+def test_a_damaged_cache_is_logged_and_rebuilt(
     folder: Path,
     cache_home: Path,
     damage: Callable[[Path], None],
@@ -319,8 +319,8 @@ def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
 
 LOSSLESS = ("PNG", "BMP", "TIFF", "GIF", "PPM")
 WHOLE_FILES = [
-    encoded(Image.fromarray(each), form, **options)
-    for each in (FACE, *SMALL)
+    encoded(Image.fromarray(image), form, **options)
+    for image in (FACE, *SMALL)
     for form, options in (
         *((form, {}) for form in LOSSLESS),
         ("JPEG", {}),
@@ -331,7 +331,7 @@ WHOLE_FILES = [
 
 
 @given(whole=st.sampled_from([PNG, JPEG, *WHOLE_FILES]), share=st.floats(0.02, 0.999))
-def test_of_a_file_that_was_cut_nothing_is_guessed(whole: bytes, share: float) -> None:
+def test_truncated_files_are_decoded_completely_or_not_at_all(whole: bytes, share: float) -> None:
     """A decoder may fill what is missing with grey and say nothing: all pixels or none."""
     try:
         image, _ = decode_image(whole[: int(len(whole) * share)])
@@ -341,7 +341,7 @@ def test_of_a_file_that_was_cut_nothing_is_guessed(whole: bytes, share: float) -
 
 
 @given(whole=st.sampled_from([PNG, JPEG, *WHOLE_FILES]), trailer=st.binary(max_size=300))
-def test_bytes_behind_the_end_do_not_matter(whole: bytes, trailer: bytes) -> None:
+def test_trailing_bytes_are_ignored(whole: bytes, trailer: bytes) -> None:
     """Phones and cameras put films, thumbnails and padding there."""
     image, other_size = decode_image(whole + trailer)
     assert np.array_equal(image, decode_image(whole)[0])
@@ -350,7 +350,7 @@ def test_bytes_behind_the_end_do_not_matter(whole: bytes, trailer: bytes) -> Non
 
 @pytest.mark.parametrize("whole", [PNG, JPEG], ids=["png", "jpeg"])
 @given(share=st.floats(0.05, 0.999))
-def test_a_truncated_image_is_called_so(whole: bytes, share: float) -> None:
+def test_a_truncated_image_has_that_reason(whole: bytes, share: float) -> None:
     cut = whole[: min(len(whole) - 2, int(len(whole) * share))]
     with pytest.raises(DataError, match="is truncated"):
         decode_image(cut)
@@ -370,7 +370,7 @@ KEPT = {
 
 @st.composite
 def image_files(draw: st.DrawFn) -> bytes:
-    """Files of all forms, modes, sizes and orientations, with or without a transparent colour."""
+    """Image files of all formats, modes, sizes and orientations, with or without transparency."""
     form, mode = draw(
         st.sampled_from([(form, mode) for form, modes in KEPT.items() for mode in modes])
     )
@@ -399,7 +399,7 @@ def image_files(draw: st.DrawFn) -> bytes:
 
 @settings(max_examples=150)
 @given(data=image_files())
-def test_data_sets_see_the_pixels_that_predict_sees(data: bytes) -> None:
+def test_data_sets_and_predict_decode_the_same_pixels(data: bytes) -> None:
     """`mien predict` reads by `load_image` and cuts out by `standard_face`."""
     seen = load_image(data)
     image, other_size = decode_image(data)
@@ -410,7 +410,7 @@ def test_data_sets_see_the_pixels_that_predict_sees(data: bytes) -> None:
 
 
 @given(values=arrays(np.uint8, (48, 48)), level=st.integers(0, 9))
-def test_the_short_way_of_a_plain_face_changes_no_pixel(
+def test_the_fast_path_of_a_face_png_changes_no_pixel(
     values: npt.NDArray[np.uint8], level: int
 ) -> None:
     data = encoded(Image.fromarray(values), "PNG", compress_level=level)
@@ -447,7 +447,7 @@ def test_an_image_beyond_the_limit_is_refused_unread(monkeypatch: pytest.MonkeyP
         (PNG[:200] + b"\0\0\0\0" + PNG[204:], "is damaged"),
     ],
 )
-def test_what_is_no_image_has_a_reason(data: bytes, reason: str) -> None:
+def test_files_that_are_no_image_have_a_reason(data: bytes, reason: str) -> None:
     with pytest.raises(DataError, match=reason):
         decode_image(data)
 

@@ -158,7 +158,7 @@ WAYS: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("in_folder", [False, True])
-def test_the_csv_is_read_wherever_it_lies(
+def test_the_csv_is_read_from_any_packing(
     tmp_path: Path, table: bytes, way: str, in_folder: bool
 ) -> None:
     path = tmp_path / "source" / "below" / way
@@ -187,14 +187,14 @@ def test_a_csv_may_be_larger_than_an_image(
         assert sum(len(split) for split in read_splits(source, quiet=True).values()) == 28
 
 
-def test_images_that_are_laid_out_are_taken_before_a_table_beside_them(tmp_path: Path) -> None:
+def test_image_files_take_precedence_over_a_csv(tmp_path: Path) -> None:
     folder = write_tiny_dataset(tmp_path / "data", per_class=1)
     (folder / "labels.csv").write_text("file,label\n")
     assert not holds_csv(folder)
     assert not holds_csv(zip_folder(folder, tmp_path / "data.zip"))
 
 
-def test_an_archive_without_the_csv_says_what_is_in_it(tmp_path: Path) -> None:
+def test_an_archive_without_the_csv_is_an_error_that_names_its_columns(tmp_path: Path) -> None:
     path = tmp_path / "other.zip"
     path.write_bytes(zipped({"a/train.csv": b"emotion,pixels\n1,2\n", "b.txt": b""}))
     with pytest.raises(
@@ -219,7 +219,7 @@ def test_more_than_the_limit_is_not_unpacked(
             read_csv(tmp_path / name, quiet=True)
 
 
-def test_a_tar_of_too_many_files_is_given_up(
+def test_a_tar_of_too_many_files_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: bytes
 ) -> None:
     monkeypatch.setattr(loading, "MAX_TAR_FILES", 10)
@@ -234,14 +234,14 @@ def test_a_tar_of_too_many_files_is_given_up(
                 read_csv(path, quiet=True)
 
 
-def test_a_line_without_end_is_not_read_into_memory(tmp_path: Path) -> None:
+def test_an_endless_line_is_not_read_into_memory(tmp_path: Path) -> None:
     path = tmp_path / "line.csv.gz"
     path.write_bytes(gzip.compress(b"emotion,pixels,Usage\n" + b"1" * (3 << 20)))
     with pytest.raises(DataError, match="a line of more than a million characters"):
         read_csv(path, quiet=True)
 
 
-def test_a_table_of_rows_that_cannot_be_used_is_given_up(
+def test_a_csv_of_unusable_rows_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mien.data.loading.MOST_UNUSABLE", 10)

@@ -1,4 +1,4 @@
-"""The figures that are known of FER-2013, on the real files, where they are."""
+"""Known figures of FER-2013, on the real files if they are available."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def test_a_damaged_zip_is_read_or_one_error(
 
 
 @pytest.mark.parametrize(("offset", "value"), [(6, 99), (8, 0xFFFF)])
-def test_a_zip_with_a_directory_of_nonsense_is_an_error(
+def test_a_zip_with_a_damaged_directory_is_an_error(
     tmp_path: Path, offset: int, value: int
 ) -> None:
     """The version that is needed to unpack an entry, and flags that say that its name is UTF-8."""
@@ -167,7 +167,7 @@ def test_a_pipe_is_no_source(tmp_path: Path) -> None:
         source_kind(tmp_path / "pipe.csv")
 
 
-def test_what_is_no_source_is_an_error_that_says_what_is(tmp_path: Path) -> None:
+def test_other_files_are_an_error_that_says_what_is_expected(tmp_path: Path) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("hello", encoding="utf-8")
     broken = tmp_path / "broken.zip"
@@ -202,7 +202,7 @@ def test_a_folders_state_changes_with_each_of_its_files(folder: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
-def test_a_folders_links_are_followed_but_not_in_circles(folder: Path, tmp_path: Path) -> None:
+def test_links_in_a_folder_are_followed_but_not_in_circles(folder: Path, tmp_path: Path) -> None:
     linked = tmp_path / "linked"
     linked.mkdir()
     (linked / "train").symlink_to(folder / "train")
@@ -232,7 +232,7 @@ def test_links_that_lead_to_each_other_end(tmp_path: Path) -> None:
     assert source.refused
 
 
-def test_a_folder_that_cannot_be_read_costs_only_itself(
+def test_an_unreadable_subfolder_is_refused_alone(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = os.scandir
@@ -271,7 +271,7 @@ def reasons_of(listing: Listing) -> dict[str, str]:
     return {item.file: item.reason for files in listing.skipped.values() for item in files}
 
 
-def test_folders_that_name_the_splits_are_believed() -> None:
+def test_split_folders_decide_the_splits() -> None:
     listing = list_entries(
         ["test/sad/PublicTest_1.png", "val/happy/a.png", "train/angry/b.png", "train/angry/a.png"]
     )
@@ -291,7 +291,7 @@ def test_kaggles_public_files_of_test_are_val() -> None:
     assert listing.entries[1].member == "test/sad/PublicTest_2.jpg"
 
 
-def test_names_that_do_not_tell_give_a_stratified_part_of_train() -> None:
+def test_without_val_a_stratified_part_of_train_is_chosen() -> None:
     train = [f"train/{emotion}/{number}.png" for emotion in EMOTIONS for number in range(16)]
     listing = list_entries([*train, "test/sad/1.png"])
     assert listing.val_from == "random"
@@ -305,19 +305,19 @@ def test_names_that_do_not_tell_give_a_stratified_part_of_train() -> None:
 
 
 @pytest.mark.parametrize("top", ["", "archive/", "a/b/c/"])
-def test_any_common_top_folder_is_seen_through(top: str) -> None:
+def test_any_common_top_folder_is_skipped(top: str) -> None:
     listing = list_entries([f"{top}Train/Anger/x.PNG", f"{top}validation/Happiness/y.jpeg"])
     assert [entry.file for entry in listing.entries] == ["train/angry/x.PNG", "val/happy/y.jpeg"]
     assert listing.entries[0].member == f"{top}Train/Anger/x.PNG"
 
 
-def test_a_second_data_set_beside_the_larger_one_is_skipped_by_name() -> None:
+def test_of_two_data_sets_the_smaller_one_is_skipped() -> None:
     listing = list_entries(["a/train/sad/1.png", "a/train/sad/2.png", "b/train/sad/3.png"])
     assert [e.member for e in listing.entries if e.split == "train"][-1].startswith("a/")
     assert reasons_of(listing) == {"b/train/sad/3.png": "is outside the data set's folder a"}
 
 
-def test_what_does_not_belong_is_named_with_its_reason() -> None:
+def test_foreign_files_are_listed_with_the_reason() -> None:
     listing = list_entries(
         [
             "train/boredom/1.png",
@@ -341,7 +341,7 @@ def test_what_does_not_belong_is_named_with_its_reason() -> None:
     assert [entry.file for entry in listing.entries] == ["train/sad/x.png"]
 
 
-def test_leftovers_of_systems_and_files_beside_the_data_are_no_data() -> None:
+def test_system_files_and_other_files_are_ignored() -> None:
     listing = list_entries(
         ["README.md", "__MACOSX/train/sad/._1.png", "train/sad/.DS_Store", "train/sad/1.png"],
         val_fraction=0,
@@ -354,7 +354,7 @@ NAMES = st.lists(st.text(string.ascii_lowercase, min_size=1, max_size=6), unique
 
 
 @given(NAMES, st.integers(0, 5), st.floats(0, 0.5), st.randoms(use_true_random=False))
-def test_the_choice_of_val_hangs_on_names_and_seed_alone(
+def test_the_choice_of_val_depends_only_on_names_and_seed(
     names: list[str], seed: int, fraction: float, random: object
 ) -> None:
     chosen = choose_validation(names, seed=seed, fraction=fraction)
@@ -393,7 +393,7 @@ def test_every_image_is_an_entry_or_named_as_skipped(paths: list[tuple[list[str]
     assert all(".." not in entry.file.split("/") for entry in listing.entries)
 
 
-def test_folders_of_one_split_that_are_one_class_are_said() -> None:
+def test_merged_class_folders_have_a_note() -> None:
     listing = list_entries(["train/Angry/1.png", "train/anger/2.png", "val/joy/3.png"])
     assert len(listing.entries) == 3
     assert listing.merged == ("train/Angry, train/anger are one class: angry of train",)

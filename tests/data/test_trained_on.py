@@ -1,4 +1,4 @@
-"""What a model was trained on is known again."""
+"""The record of a model's training images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mien.core.errors import DataError
 from mien.data.dataset import RECORD, find_record, seen_masks, write_record
 
 
-def test_images_are_known_again_by_their_pixels(tmp_path: Path) -> None:
+def test_images_are_recognized_by_their_pixels(tmp_path: Path) -> None:
     splits = make_tiny_splits(per_class=2)
     write_record(tmp_path / RECORD, splits)
     record = find_record("mien-b0", None, tmp_path)
@@ -24,7 +24,7 @@ def test_images_are_known_again_by_their_pixels(tmp_path: Path) -> None:
         assert chosen.all() == chosen.any() == (name == "val")
 
 
-def test_a_model_that_is_trained_on_knows_what_the_one_before_it_was_trained_on(
+def test_the_record_includes_that_of_the_model_before(
     tmp_path: Path,
 ) -> None:
     first, second = make_tiny_splits(per_class=2), make_tiny_splits(per_class=2, seed=1)
@@ -38,7 +38,7 @@ def test_a_model_that_is_trained_on_knows_what_the_one_before_it_was_trained_on(
         assert not seen_masks(splits["test"], record)[0].any()
 
 
-def test_a_photo_is_known_again_by_its_bytes_whatever_face_is_cut_out(tmp_path: Path) -> None:
+def test_a_photo_is_recognized_by_its_bytes_whatever_face_is_cropped(tmp_path: Path) -> None:
     splits = make_tiny_splits(per_class=2)
     train = splits["train"]
     for image, file in zip(train.images, train.files, strict=True):
@@ -54,7 +54,7 @@ def test_a_photo_is_known_again_by_its_bytes_whatever_face_is_cut_out(tmp_path: 
     assert seen_masks(train, record, tmp_path)[0].sum() == len(train) - 1
 
 
-def test_without_a_record_nothing_is_known(tmp_path: Path) -> None:
+def test_a_model_without_a_record_has_none(tmp_path: Path) -> None:
     assert find_record("mien-b0", None, tmp_path) is None
 
 

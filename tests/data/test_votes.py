@@ -38,7 +38,7 @@ def write(path: Path, rows: Sequence[Sequence[object]], header: Sequence[str] = 
 
 
 def for_all(path: Path, **changed: list[int]) -> Path:
-    """Ten votes for each image's own label, but for the emotions in ``changed``."""
+    """Write ten votes for each image's own label, except for the emotions in ``changed``."""
     rows = []
     for file, label in zip(FILES, SPLIT.labels, strict=True):
         emotion = EMOTIONS[label]
@@ -62,13 +62,13 @@ def test_columns_may_stand_in_any_order(tmp_path: Path) -> None:
     assert counts.tolist() == [[10, 9, 8, 7, 6, 5, 4, 3, 2, 1]]
 
 
-def test_the_ending_of_a_file_does_not_matter(tmp_path: Path) -> None:
+def test_the_suffix_of_a_file_is_ignored(tmp_path: Path) -> None:
     votes = load_votes(for_all(tmp_path / "v.csv"))
     jpegs = replace(SPLIT, files=tuple(file.replace(".png", ".jpg") for file in SPLIT.files))
     assert np.array_equal(align_votes(jpegs, votes), align_votes(SPLIT, votes))
 
 
-def test_a_label_agrees_if_most_votes_are_for_it_and_the_first_of_equals_counts(
+def test_a_label_agrees_if_it_has_most_votes_or_is_first_of_a_tie(
     tmp_path: Path,
 ) -> None:
     changed = {
@@ -82,14 +82,14 @@ def test_a_label_agrees_if_most_votes_are_for_it_and_the_first_of_equals_counts(
     assert [EMOTIONS[label] for label in SPLIT.labels[~said]] == ["angry", "fear", "neutral"]
 
 
-def test_no_face_is_what_most_say_or_what_has_no_votes(tmp_path: Path) -> None:
+def test_images_without_votes_or_voted_no_face_are_marked(tmp_path: Path) -> None:
     changed = {"angry": ten(not_a_face=6, angry=4), "fear": ten(not_a_face=4, fear=6), "sad": ten()}
     votes = load_votes(for_all(tmp_path / "v.csv", **changed))
     mask = not_a_face_mask(SPLIT, votes)
     assert [EMOTIONS[label] for label in SPLIT.labels[mask]] == ["angry", "sad"]
 
 
-def test_shares_sum_to_one_or_are_nothing(tmp_path: Path) -> None:
+def test_shares_sum_to_one_or_zero(tmp_path: Path) -> None:
     changed = {"angry": ten(angry=3, sad=1, contempt=6), "fear": ten(unknown=10)}
     shares = emotion_shares(SPLIT, load_votes(for_all(tmp_path / "v.csv", **changed)))
     assert shares.dtype == np.float32
@@ -108,7 +108,7 @@ def test_a_name_in_two_class_folders_has_a_row_for_each_in_their_order(tmp_path:
     assert np.array_equal(backwards, aligned[::-1])
 
 
-def test_a_row_that_may_be_either_images_is_neither_ones_and_it_is_said(
+def test_ambiguous_rows_are_ignored_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     split = replace(SPLIT, files=(*SPLIT.files[:-1], "test/surprise/PrivateTest_0.png"))
@@ -157,7 +157,7 @@ def test_a_bad_row_is_an_error_that_names_it(
         load_votes(write(tmp_path / "v.csv", [row]))
 
 
-def test_a_file_of_something_else_is_an_error_that_says_what_is_expected(tmp_path: Path) -> None:
+def test_other_files_of_votes_are_an_error_that_says_what_is_expected(tmp_path: Path) -> None:
     path = write(tmp_path / "v.csv", [], ["emotion", "pixels", "Usage"])
     with pytest.raises(DataError, match="expected the columns split,file"):
         load_votes(path)

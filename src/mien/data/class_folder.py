@@ -1,15 +1,14 @@
-"""Image folders with classes of one's own: ``FOLDER/CLASS/IMAGE``, or with ``train|val|test``.
+"""Image folders with any classes: ``FOLDER/[train|val|test/]CLASS/IMAGE``.
 
-``FOLDER/train|val|test/CLASS/IMAGE`` has splits. Class folders may have any names, and mappings
-(``--map``) rename and merge them. The caller chooses how a file becomes a face: as a face crop, or
-by a detector.
+Mappings (``--map``) rename and merge classes. The caller chooses how a file becomes a face: as a
+face crop, or by a detector.
 """
 
 from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
@@ -36,7 +35,7 @@ UNSPLIT = "all"
 """Name of the only split of a folder without ``train|val|test``."""
 
 FaceDecoder: TypeAlias = Callable[[bytes], npt.NDArray[np.uint8]]
-"""From a file's bytes to the standard face, uint8 (48, 48); raises MienError if there is none."""
+"""From a file's bytes to its standard face, uint8 (48, 48); raises MienError without a face."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +61,6 @@ class ClassFolder:
     def splits(self) -> tuple[str, ...]:
         """The splits that have images."""
         return tuple(name for name, classes in self.files.items() if any(classes.values()))
-
-    def count(self, split: str) -> int:
-        """Return the number of files in a split."""
-        return sum(len(files) for files in self.files.get(split, {}).values())
 
 
 # ---------------------------------------------------------------- listing
@@ -240,39 +235,18 @@ def parse_mapping(text: str) -> dict[str, str]:
     Raises:
         UsageError: if it is neither, or maps a class twice.
     """
-    path, where = Path(text), f"--map {text}"
+    path = Path(text)
     try:
         is_file = path.is_file()
     except (OSError, ValueError):  # too long for a name, or a NUL in it
         is_file = False
-    if not is_file:
-        if "=" not in text:
-            raise UsageError(f"{where}: no such file, and not a=b,c=d")
-        return _unique_pairs(_parse_pairs(text.split(","), "--map"), "--map")
-    try:
-        content = path.read_text(encoding="utf-8")
-        parsed = json.loads(content) if path.suffix.lower() == ".json" else None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{where} cannot be read: {error}") from error
-    if path.suffix.lower() != ".json":
-        lines = [line.partition("#")[0] for line in content.splitlines()]
-        return _unique_pairs(_parse_pairs(",".join(lines).split(","), where), where)
-    if not isinstance(parsed, dict) or not all(isinstance(new, str) for new in parsed.values()):
-        raise UsageError(f'{where}: expected one object of strings, as {{"a": "b"}}')
-    return _unique_pairs(list(parsed.items()), where)
-
-
-def _parse_pairs(parts: Iterable[str], where: str) -> list[tuple[str, str]]:
-    pairs = []
-    for part in filter(str.strip, parts):
-        name, equals, new = part.partition("=")
-        if not equals or not name.strip():
-            raise UsageError(f"{where}: expected CLASS=NEW, got {part.strip()!r}")
-        pairs.append((name.strip(), new.strip()))
-    return pairs
-
-
-def _unique_pairs(pairs: Sequence[tuple[str, str]], where: str) -> dict[str, str]:
+    where = f"--map {text}" if is_file else "--map"
+    if is_file:
+        pairs = _read_pairs(path, where)
+    elif "=" in text:
+        pairs = _parse_pairs(text, where)
+    else:
+        raise UsageError(f"--map {text}: no such file, and not a=b,c=d")
     if not pairs:
         raise UsageError(f"{where}: expected CLASS=NEW, got an empty mapping")
     mapping: dict[str, str] = {}
@@ -280,6 +254,31 @@ def _unique_pairs(pairs: Sequence[tuple[str, str]], where: str) -> dict[str, str
         if mapping.setdefault(name, new) != new:
             raise UsageError(f"{where}: {name} is mapped to {mapping[name]} and {new}: choose one")
     return mapping
+
+
+def _read_pairs(path: Path, where: str) -> list[tuple[str, str]]:
+    is_json = path.suffix.lower() == ".json"
+    try:
+        content = path.read_text(encoding="utf-8")
+        parsed = json.loads(content) if is_json else None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{where} cannot be read: {error}") from error
+    if not is_json:
+        lines = (line.partition("#")[0] for line in content.splitlines())
+        return _parse_pairs(",".join(lines), where)
+    if not isinstance(parsed, dict) or not all(isinstance(new, str) for new in parsed.values()):
+        raise UsageError(f'{where}: expected one object of strings, as {{"a": "b"}}')
+    return list(parsed.items())
+
+
+def _parse_pairs(text: str, where: str) -> list[tuple[str, str]]:
+    pairs = []
+    for part in filter(str.strip, text.split(",")):
+        name, equals, new = part.partition("=")
+        if not equals or not name.strip():
+            raise UsageError(f"{where}: expected CLASS=NEW, got {part.strip()!r}")
+        pairs.append((name.strip(), new.strip()))
+    return pairs
 
 
 def resolve_mapping(classes: Sequence[str], mapping: Mapping[str, str]) -> dict[str, str]:

@@ -262,9 +262,7 @@ def _swap(staging: Path, output: Path) -> None:
         for name in SPLITS:
             if os.path.lexists(new / name) and os.path.lexists(output / name):
                 (output / name).rename(old / name)
-        for name in reversed(SPLITS):
-            if os.path.lexists(new / name):
-                (new / name).rename(output / name)
+        _move_splits(new, output)
     except BaseException:
         _swap_back(staging, output)
         raise
@@ -275,10 +273,14 @@ def _swap_back(staging: Path, output: Path) -> None:
     for name in SPLITS:
         if not os.path.lexists(new / name):
             (output / name).rename(new / name)
-    for name in reversed(SPLITS):
-        if os.path.lexists(old / name):
-            (old / name).rename(output / name)
+    _move_splits(old, output)
     old.rmdir()
+
+
+def _move_splits(source: Path, target: Path) -> None:
+    for name in reversed(SPLITS):  # train last
+        if os.path.lexists(source / name):
+            (source / name).rename(target / name)
 
 
 def _recover(output: Path) -> None:

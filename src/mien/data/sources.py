@@ -144,8 +144,7 @@ class FolderSource:
 
     def read(self, member: str) -> bytes:
         """See `Source`."""
-        if self._stats[member][0] > MAX_FILE_BYTES:
-            raise DataError(f"is larger than {MAX_FILE_BYTES >> 20} MB")
+        _check_size(self._stats[member][0])
         try:
             return (self.folder / member).read_bytes()
         except OSError as error:
@@ -172,8 +171,7 @@ class ZipSource:
     def read(self, member: str) -> bytes:
         """See `Source`."""
         info = self._infos[member]
-        if info.file_size > MAX_FILE_BYTES:
-            raise DataError(f"is larger than {MAX_FILE_BYTES >> 20} MB")
+        _check_size(info.file_size)
         try:
             with self._archive.open(info) as stream:
                 # Up to the declared size: read() without one unpacks everything first.
@@ -181,6 +179,11 @@ class ZipSource:
         # Each compression method raises errors of its own.
         except Exception as error:
             raise DataError("is damaged inside the zip") from error
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_FILE_BYTES:
+        raise DataError(f"is larger than {MAX_FILE_BYTES >> 20} MB")
 
 
 def _refusal_reason(info: zipfile.ZipInfo) -> str | None:
