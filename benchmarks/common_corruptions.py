@@ -20,7 +20,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from mien.core.images import FACE_SIZE, standard_face
-from mien.evaluation.robustness import jpeg_coded
+from mien.evaluation.robustness import compress_jpeg
 
 Faces: TypeAlias = npt.NDArray[np.uint8]
 Greys: TypeAlias = npt.NDArray[np.float32]
@@ -210,7 +210,7 @@ def pixelate(greys: Greys, _: np.random.Generator, share: float) -> Greys:
 
 def jpeg(greys: Greys, _: np.random.Generator, quality: int) -> Greys:
     """Code faces as JPEG and decode them."""
-    coded = jpeg_coded(np.rint(255 * greys).astype(np.uint8), quality=quality)
+    coded = compress_jpeg(np.rint(255 * greys).astype(np.uint8), quality=quality)
     return coded.astype(np.float32) / np.float32(255)
 
 

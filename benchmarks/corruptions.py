@@ -35,14 +35,14 @@ from mien.data.dataset import Split
 from mien.data.loading import load_split
 from mien.data.votes import Votes, load_votes, with_majority
 from mien.evaluation.figures import drawing, percent_axis
-from mien.evaluation.markdown import (
+from mien.evaluation.metrics import Z_95, wilson_interval
+from mien.evaluation.tables import (
     markdown_table,
     percent,
     percent_range,
-    section_names,
+    require_section,
     update_marked_section,
 )
-from mien.evaluation.metrics import Z_95, wilson_interval
 from mien.inference.onnx_model import ModelSession
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     cv2.setNumThreads(1)
     try:
-        check_section(args.update)
+        require_section(args.update, SECTION)
         read, info, readings = open_model(args.model)
         split = load_split(args.data, SPLIT)
         chosen = choose(len(split), args.images, args.seed)
@@ -159,16 +159,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 # ---------------------------------------------------------------- measuring
-def check_section(paths: Sequence[Path]) -> None:
-    """Raise UsageError, before any work, for a file that lacks the section."""
-    for path in paths:
-        if SECTION not in section_names(path):
-            raise UsageError(
-                f"{path} has no section for corruptions: expected <!-- figures:begin {SECTION} --> "
-                f"and <!-- figures:end {SECTION} -->"
-            )
-
-
 def open_model(
     model: str,
 ) -> tuple[Callable[[Faces], Predicted], ModelInfo, tuple[tuple[int, str], ...]]:

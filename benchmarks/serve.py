@@ -28,7 +28,7 @@ from typing import Any
 
 from mien.api import load
 from mien.core.process import usable_cores
-from mien.evaluation.markdown import markdown_table, update_marked_section
+from mien.evaluation.tables import markdown_table, update_marked_section
 
 SECTION = "load"
 WRK = """

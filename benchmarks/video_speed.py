@@ -27,7 +27,7 @@ import numpy as np
 import mien
 from mien.api import Recognizer, load
 from mien.core.process import usable_cores
-from mien.evaluation.markdown import markdown_table, update_marked_section
+from mien.evaluation.tables import markdown_table, update_marked_section
 from mien.inference.classifier import describe_machine
 from mien.inference.preprocess import cut_face
 from mien.video.analysis import analysis_threads, analyze_frames

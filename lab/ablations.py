@@ -24,8 +24,8 @@ from mien.core.calibration import softmax
 from mien.core.emotions import EMOTIONS
 from mien.data.dataset import Split
 from mien.data.loading import load_split
-from mien.evaluation.markdown import update_marked_section
 from mien.evaluation.metrics import measure
+from mien.evaluation.tables import update_marked_section
 from mien.training.distillation import find_teacher, open_teacher
 from mien.training.run import RunFolder
 

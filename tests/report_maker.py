@@ -8,7 +8,8 @@ import numpy as np
 
 from mien.core.results import ModelInfo
 from mien.evaluation.metrics import evaluate
-from mien.evaluation.report import Report, Samples
+from mien.evaluation.pictures import Samples
+from mien.evaluation.report import Report
 
 MODEL = ModelInfo("little", "1.2.3", "ab" * 32)
 

@@ -32,7 +32,7 @@ from mien.core.emotions import EMOTIONS, find_emotion
 from mien.data.dataset import Split
 from mien.data.loading import load_split
 from mien.data.votes import load_votes, with_majority
-from mien.evaluation.markdown import decimal, markdown_table, percent, update_marked_section
+from mien.evaluation.tables import decimal, markdown_table, percent, update_marked_section
 from mien.inference.classifier import Classifier
 
 HERE = Path(__file__).resolve().parent

@@ -11,7 +11,6 @@ from corruptions import (
     PLAIN,
     Measured,
     axis_table,
-    check_section,
     choose,
     compare,
     conditions,
@@ -205,15 +204,6 @@ def test_the_text_says_of_what_and_of_how_many() -> None:
     assert text.count("\n| -") == 6
     whole = Measured(MODEL, 200, 5, _measured().right)
     assert markdown(whole).startswith("little 1.2.3 on all 200 images of val, % right")
-
-
-def test_a_page_without_the_section_is_refused_before_any_work(tmp_path: Path) -> None:
-    page = tmp_path / "card.md"
-    page.write_text("<!-- figures:begin robustness -->\n<!-- figures:end robustness -->\n")
-    with pytest.raises(UsageError, match="no section for corruptions"):
-        check_section([page])
-    page.write_text("<!-- figures:begin corruptions -->\n<!-- figures:end corruptions -->\n")
-    check_section([page])
 
 
 def test_the_figure_is_a_picture(tmp_path: Path) -> None:

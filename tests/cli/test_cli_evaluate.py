@@ -357,7 +357,7 @@ def test_any_class_folder_is_measured_on_the_classes_of_the_model(
     assert report["all"]["count"] == 4
     assert report["all"]["absent"] == ["angry", "disgust", "fear", "neutral", "surprise"]
     assert report["command"] == "mien evaluate --model tiny --data own"
-    assert "left out, for the model has no such class: bored (2 images)" in written.err
+    assert "excluded, as the model has no such class: bored (2 images)" in written.err
     assert "skipped sadness/broken.png: is empty" in written.err
     text = (workplace / "outputs/tiny/report/report.txt").read_text()
     assert "Evaluation of tiny 0.0.1 on all of own" in text
@@ -400,7 +400,7 @@ def test_training_images_are_left_out_or_reported_separately(
         written = capsys.readouterr()
         alone = json.loads(written.out)
         assert (alone["all"]["count"], alone["trained"]) == (7, 7)
-        assert "trained on 7 of the 14 images, which are left out" in written.err
+        assert "trained on 7 of the 14 images, which are excluded" in written.err
         assert run(*words, "--include-trained") == EXIT_DONE
         both = json.loads(capsys.readouterr().out)
         assert (both["all"]["count"], both["clean"]["count"]) == (14, 7)
@@ -415,7 +415,7 @@ def test_a_folder_of_only_training_images_is_refused(
     remember(workplace, per_class=2)
     shutil.copytree(workplace / "archive/test", workplace / "own")
     assert run("--model", "tiny", "--data", "own") == EXIT_INPUT
-    assert "trained on 14 of the 14 images, and figures on these" in capsys.readouterr().err
+    assert "trained on 14 of the 14 images; figures on these" in capsys.readouterr().err
     assert not (workplace / "outputs").exists()
     content = evaluate_json(capsys, "--model", "tiny", "--data", "own", "--include-trained")
     assert (content["with_trained"], content["clean"]) == (True, None)

@@ -19,7 +19,7 @@ from mien.cli.finetune import CALIBRATION_IMAGES, Finetuned
 from mien.cli.main import main
 from mien.core.errors import EXIT_DONE, EXIT_INPUT, EXIT_MODEL, EXIT_USAGE
 from mien.data.dataset import Split
-from mien.evaluation.comparison import compare, comparison_text
+from mien.evaluation.evaluate import compare, comparison_text
 from mien.inference.classifier import Classifier
 from mien.training.run import RunFolder
 
@@ -103,12 +103,12 @@ def test_a_folder_becomes_a_model_for_the_other_commands(
         report = json.loads(written.out)
         assert (report["all"]["count"], report["trained"], report["clean"]) == (8, 32, None)
         assert report["left_out"] == {}
-        assert "trained on 32 of the 40 images, which are left out" in written.err
-        assert "its best epoch was chosen on 8 of the 8 that are measured" in written.err
+        assert "trained on 32 of the 40 images, which are excluded" in written.err
+        assert "its best epoch was chosen on 8 of the 8 evaluated images" in written.err
     held_out = json.loads((workplace / "mine/report/evaluations/val.json").read_text())
     assert report["all"]["accuracy"] == held_out["all"]["accuracy"]
     text = " ".join((workplace / "mine/report/report.txt").read_text().split())
-    assert "left out, for the model was trained on them: 32" in text
+    assert "excluded, as the model was trained on them: 32" in text
     words = ["evaluate", "--model", "mine", "--data", "faces"]
     assert run(*words, "--include-trained", "--json") == EXIT_DONE
     both = json.loads(capsys.readouterr().out)

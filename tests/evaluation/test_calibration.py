@@ -14,11 +14,12 @@ from mien.core.calibration import Temperature
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import UsageError
 from mien.core.manifest import load_manifest, write_manifest
+from mien.data.dataset import Split
 from mien.evaluation.calibration import (
-    LEAST_CERTAIN,
-    LEAST_IMAGES,
-    LEAST_READINGS,
-    TEMPERATURES,
+    MIN_CERTAIN,
+    MIN_CLASS_PREDICTIONS,
+    MIN_IMAGES,
+    TEMPERATURE_BOUNDS,
     balance_model,
     calibrate_model,
     fit_adaptive_temperature,
@@ -40,7 +41,7 @@ def folder(tiny_model: Path, tmp_path: Path) -> Path:
     return path
 
 
-def _images(folder: Path, count: int = LEAST_IMAGES + 50) -> tuple[np.ndarray, np.ndarray]:
+def _images(folder: Path, count: int = MIN_IMAGES + 50) -> tuple[np.ndarray, np.ndarray]:
     """Noise, labelled as the model reads it three times in four."""
     random = np.random.default_rng(3)
     coarse = random.integers(0, 256, (count, 6, 6))
@@ -50,10 +51,14 @@ def _images(folder: Path, count: int = LEAST_IMAGES + 50) -> tuple[np.ndarray, n
     return images, np.where(wrong, (read + 1) % 7, read).astype(np.int64)
 
 
+def as_split(images: np.ndarray, labels: np.ndarray) -> Split:
+    return Split("val", images, labels, tuple(map(str, range(len(labels)))))
+
+
 @pytest.mark.parametrize("augment", [False, True])
 def test_what_the_figures_say_is_what_the_model_then_does(folder: Path, augment: bool) -> None:
     images, labels = _images(folder)
-    figures = calibrate_model(folder, images, labels, split="val", augmented=True, quiet=True)
+    figures = calibrate_model(folder, as_split(images, labels), augmented=True, quiet=True)
     manifest = load_manifest(folder)
     assert manifest.entropy_exponent != 0
     assert manifest.augmented is not None
@@ -72,7 +77,7 @@ def test_of_votes_the_accuracy_is_that_by_the_majority(folder: Path) -> None:
     images, labels = _images(folder)
     votes = 6 * np.eye(7, dtype=np.int64)[labels] + 4 * np.eye(7, dtype=np.int64)[labels - 1]
     votes[::2] = np.eye(7, dtype=np.int64)[labels[::2]] + np.eye(7, dtype=np.int64)[labels[::2] - 1]
-    figures = calibrate_model(folder, images, labels, split="val", votes=votes, quiet=True)
+    figures = calibrate_model(folder, as_split(images, labels), votes=votes, quiet=True)
     found = Classifier.open(folder).classify(images[1::2])  # every other image has no majority
     assert figures["accuracy"] == (found.argmax(axis=1) == labels[1::2]).mean()
 
@@ -83,7 +88,7 @@ def test_certain_readings_are_right_as_often_as_it_says(folder: Path) -> None:
     # The surer half is right, so that there are certain readings.
     sure = before.max(axis=1) > np.median(before.max(axis=1))
     labels[sure] = before.argmax(axis=1)[sure]
-    figures = calibrate_model(folder, images, labels, split="val", quiet=True)
+    figures = calibrate_model(folder, as_split(images, labels), quiet=True)
     manifest = load_manifest(folder)
     assert manifest.augmented is None
     assert figures["error_augmented"] is None
@@ -100,7 +105,7 @@ def test_certain_readings_are_right_as_often_as_it_says(folder: Path) -> None:
 def test_thresholds_that_are_given_are_not_fitted(folder: Path) -> None:
     images, labels = _images(folder)
     levels = {label: 0.8 if label == "neutral" else 0.3 for label in EMOTIONS}
-    figures = calibrate_model(folder, images, labels, split="val", thresholds=levels, quiet=True)
+    figures = calibrate_model(folder, as_split(images, labels), thresholds=levels, quiet=True)
     assert load_manifest(folder).thresholds == levels
     found = Classifier.open(folder).classify(images)
     certain = found.max(axis=1) >= [levels[EMOTIONS[each]] for each in found.argmax(axis=1)]
@@ -125,9 +130,9 @@ def test_balancing_lifts_rare_emotions_alone(folder: Path) -> None:
 
 def test_a_bias_is_part_of_what_is_calibrated(folder: Path) -> None:
     images, labels = _images(folder)
-    plain = calibrate_model(folder, images, labels, split="val", quiet=True)
+    plain = calibrate_model(folder, as_split(images, labels), quiet=True)
     balance_model(folder, 1.0)
-    assert calibrate_model(folder, images, labels, split="val", quiet=True) != plain
+    assert calibrate_model(folder, as_split(images, labels), quiet=True) != plain
     assert load_manifest(folder).bias != {}
 
 
@@ -136,7 +141,7 @@ def test_it_refuses_to_balance_what_it_cannot(folder: Path) -> None:
         with pytest.raises(UsageError, match="from 0 to 1"):
             balance_model(folder, strength)
     write_manifest(folder, dataclasses.replace(load_manifest(folder), data={}))
-    with pytest.raises(UsageError, match="does not say how many"):
+    with pytest.raises(UsageError, match="lacks the number of training images"):
         balance_model(folder, 0.5)
 
 
@@ -173,8 +178,8 @@ def test_no_temperature_near_it_is_better(seed: int, drawn_at: float) -> None:
 
 def test_where_no_temperature_is_best_an_end_of_the_range_is_given() -> None:
     logits = np.eye(3)
-    assert fit_temperature(logits, np.arange(3)) == pytest.approx(TEMPERATURES[0])
-    assert fit_temperature(logits, np.array([1, 2, 0])) == pytest.approx(TEMPERATURES[1])
+    assert fit_temperature(logits, np.arange(3)) == pytest.approx(TEMPERATURE_BOUNDS[0])
+    assert fit_temperature(logits, np.array([1, 2, 0])) == pytest.approx(TEMPERATURE_BOUNDS[1])
 
 
 @pytest.mark.parametrize(
@@ -182,7 +187,7 @@ def test_where_no_temperature_is_best_an_end_of_the_range_is_given() -> None:
     [(np.zeros((0, 7)), np.zeros(0)), (np.zeros((3, 7)), np.zeros(2)), (np.zeros(3), np.zeros(3))],
 )
 def test_what_does_not_fit_together_is_refused(logits: np.ndarray, labels: np.ndarray) -> None:
-    with pytest.raises(UsageError, match="as many rows"):
+    with pytest.raises(UsageError, match=r"expected \w+ \(N, classes\)"):
         fit_temperature(logits, labels.astype(np.int64))
 
 
@@ -217,14 +222,14 @@ def test_other_images_are_calibrated_by_it_where_one_temperature_is_not_enough(s
 
 
 def test_few_images_have_one_temperature() -> None:
-    logits, labels = _drawn_at(Temperature(1.2, 0.4), LEAST_IMAGES - 1)
+    logits, labels = _drawn_at(Temperature(1.2, 0.4), MIN_IMAGES - 1)
     assert fit_adaptive_temperature(logits, labels) == Temperature(fit_temperature(logits, labels))
 
 
 Floats = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 
-MANY = np.linspace(0.4, 0.99, 6 * LEAST_READINGS)
+MANY = np.linspace(0.4, 0.99, 6 * MIN_CLASS_PREDICTIONS)
 
 
 def readings(
@@ -288,13 +293,13 @@ def test_what_is_never_right_is_never_certain() -> None:
 
 
 def test_a_lucky_few_prove_nothing() -> None:
-    confidences = np.linspace(0.4, 0.99, LEAST_READINGS)
-    lucky = np.arange(LEAST_READINGS) > LEAST_READINGS - LEAST_CERTAIN + 5
+    confidences = np.linspace(0.4, 0.99, MIN_CLASS_PREDICTIONS)
+    lucky = np.arange(MIN_CLASS_PREDICTIONS) > MIN_CLASS_PREDICTIONS - MIN_CERTAIN + 5
     assert fit_thresholds(*readings(1, confidences, lucky))[1] == 1.0
 
 
 def test_a_class_with_few_readings_is_judged_like_all() -> None:
-    few = np.linspace(0.4, 0.99, LEAST_READINGS - 1)
+    few = np.linspace(0.4, 0.99, MIN_CLASS_PREDICTIONS - 1)
     data = joined(readings(0, MANY, MANY > 0.7), readings(2, few, np.zeros(len(few), bool)))
     thresholds = fit_thresholds(*data, accuracy=0.7)
     # Nobody read the class in the middle: it is judged like all, and so is the one that few did.
@@ -305,7 +310,7 @@ def test_a_class_with_few_readings_is_judged_like_all() -> None:
 @given(st.integers(0, 10_000), st.floats(0.5, 1.0))
 def test_certain_readings_are_right_as_often_as_asked(seed: int, accuracy: float) -> None:
     random = np.random.default_rng(seed)
-    confidences = random.integers(35, 100, 3 * LEAST_READINGS) / 100  # many are equal
+    confidences = random.integers(35, 100, 3 * MIN_CLASS_PREDICTIONS) / 100  # many are equal
     power = random.uniform(1, 3, 3)
     data = joined(
         *(
@@ -342,7 +347,7 @@ def test_new_readings_keep_the_word_five_times_of_six() -> None:
 
 
 def test_no_readings_are_refused() -> None:
-    with pytest.raises(UsageError, match="at least one"):
+    with pytest.raises(UsageError, match="N >= 1"):
         fit_thresholds(np.zeros((0, 7)), np.zeros(0, np.int64))
-    with pytest.raises(UsageError, match="as many rows"):
+    with pytest.raises(UsageError, match=r"expected \w+ \(N, classes\)"):
         fit_thresholds(np.zeros((2, 7)), np.zeros(3, np.int64))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mien.data.dataset import Split
-from mien.evaluation.comparison import compare, comparison_text, matrix_table, write_comparison
+from mien.evaluation.evaluate import compare, comparison_text, matrix_table, write_comparison
 from mien.inference.classifier import Classifier
 
 pytest.importorskip("seaborn")
@@ -52,11 +52,11 @@ def test_what_it_does_not_know_is_a_dash(
 ) -> None:
     compared = compare(*models, split, meanings=MEANINGS, quiet=True)
     header, rows = matrix_table(compared.before, CLASSES, compared.known)
-    assert header == ["true \\ read as", *CLASSES, "right"]
+    assert header == ["true \\ predicted", *CLASSES, "accuracy"]
     assert rows[2] == ["tired", "-", "-", "-", "-"]
     assert [row[3] for row in rows] == ["-", "-", "-"]
     text = comparison_text(compared)
-    assert "on the 8 images of the classes that it knows (not: tired)" in text
+    assert "on the 8 images of the classes that it has (not: tired)" in text
     assert "12 images; " in text
 
 
@@ -66,7 +66,7 @@ def test_a_model_that_knows_none_of_the_classes_has_no_figures(
     compared = compare(*models, split, quiet=True)
     assert compared.before is None
     assert compared.known == ()
-    assert "knows none of these classes" in comparison_text(compared)
+    assert "has none of these classes" in comparison_text(compared)
     write_comparison(compared, tmp_path / "report")
     assert {path.name for path in (tmp_path / "report").iterdir()} == {
         "before_after.md",
@@ -81,7 +81,7 @@ def test_without_images_of_the_known_classes_there_are_no_figures(
     tired = split.take(split.labels == CLASSES.index("tired"))
     compared = compare(*models, tired, meanings=MEANINGS, quiet=True)
     assert compared.before is None
-    assert "no images of the classes that it knows: negative, positive" in comparison_text(compared)
+    assert "no images of the classes that it has: negative, positive" in comparison_text(compared)
 
 
 def test_a_model_that_knows_one_class_alone_has_nothing_to_choose_from(
@@ -92,6 +92,6 @@ def test_a_model_that_knows_one_class_alone_has_nothing_to_choose_from(
     assert compared.before is None
     assert compared.after_known is None
     text = comparison_text(compared)
-    assert "knows only positive of these classes: there is nothing to compare" in text
+    assert "has only positive of these classes: there is nothing to compare" in text
     assert "100" not in text.partition("after:")[0]
     write_comparison(compared, tmp_path / "report")

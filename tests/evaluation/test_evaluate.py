@@ -15,8 +15,8 @@ from mien.core.errors import ModelError, UsageError
 from mien.evaluation.evaluate import (
     evaluate_model,
     find_exported,
-    home_of,
     load_evaluation_data,
+    output_folder,
     predict,
 )
 from mien.evaluation.metrics import evaluate
@@ -86,8 +86,8 @@ def test_a_run_stands_for_the_model_that_was_exported_from_it(
     assert find_exported(str(run)) == (run / "export", run)
     assert find_exported(str(run / "export")) == (run / "export", run)
     assert find_exported(str(tiny_model)) == (tiny_model, None)
-    assert home_of(run, "first") == run
-    assert home_of(None, "a/../../b") == Path("outputs/b")
+    assert output_folder(run, "first") == run
+    assert output_folder(None, "a/../../b") == Path("outputs/b")
 
 
 def brightness_classifier(faces: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

@@ -13,8 +13,8 @@ from PIL import Image
 from mien.core.emotions import EMOTION_COLORS, EMOTIONS
 from mien.core.errors import MissingExtra, OutputError, UsageError
 from mien.evaluation.figures import (
+    CORRECT_COLOR,
     DOTS_PER_INCH,
-    RIGHT_COLOR,
     WRONG_COLOR,
     accuracy_figure,
     confusion_figure,
@@ -24,8 +24,7 @@ from mien.evaluation.figures import (
     training_curves,
 )
 from mien.evaluation.metrics import measure
-from mien.evaluation.pictures import Tile, prediction_grid, sample_tiles
-from mien.evaluation.report import Samples
+from mien.evaluation.pictures import Samples, Tile, prediction_grid, sample_tiles
 from report_maker import make_samples
 
 pytest.importorskip("seaborn")
@@ -95,7 +94,7 @@ def test_without_matplotlib_the_missing_extra_is_named(
 
 def test_sample_tiles_show_right_above_wrong_in_a_column_for_each_emotion() -> None:
     samples = make_samples(700)
-    rows = sample_tiles(samples, seed=1, each=2)
+    rows = sample_tiles(samples, seed=1, per_class=2)
     assert len(rows) == 4
     for number, row in enumerate(rows):
         for emotion, tile in zip(EMOTIONS, row, strict=True):
@@ -115,7 +114,7 @@ def test_sample_tiles_show_right_above_wrong_in_a_column_for_each_emotion() -> N
 
 def test_a_place_stays_empty_where_an_emotion_has_too_few(tmp_path: Path) -> None:
     images = np.zeros((1, 48, 48), np.uint8)
-    rows = sample_tiles(Samples(images, np.array([3]), np.eye(7)[[3]]), each=1)
+    rows = sample_tiles(Samples(images, np.array([3]), np.eye(7)[[3]]), per_class=1)
     assert [tile is None for tile in rows[0]] == [True] * 3 + [False] + [True] * 3
     assert rows[1] == (None,) * 7
     prediction_grid(rows, tmp_path / "grid.png", title="Grid")
@@ -124,9 +123,9 @@ def test_a_place_stays_empty_where_an_emotion_has_too_few(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("truth", "shown", "hidden"),
     [
-        ("happy", {RIGHT_COLOR}, {WRONG_COLOR}),
-        ("sad", {WRONG_COLOR}, {RIGHT_COLOR}),
-        (None, set(), {RIGHT_COLOR, WRONG_COLOR}),
+        ("happy", {CORRECT_COLOR}, {WRONG_COLOR}),
+        ("sad", {WRONG_COLOR}, {CORRECT_COLOR}),
+        (None, set(), {CORRECT_COLOR, WRONG_COLOR}),
     ],
 )
 def test_right_and_wrong_tiles_differ_in_colour_and_without_a_truth_there_is_neither(

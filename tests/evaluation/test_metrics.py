@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import UsageError
 from mien.evaluation.metrics import (
-    BIN_COUNT,
+    CALIBRATION_BINS,
     Metrics,
     evaluate,
     measure,
@@ -228,7 +228,7 @@ def test_bins_hold_every_prediction_and_the_error_is_bounded(
     confidences = np.array([value for value, _ in values])
     correct = np.array([right for _, right in values])
     calibration = measure_calibration(confidences, correct)
-    assert len(calibration.bins) == BIN_COUNT
+    assert len(calibration.bins) == CALIBRATION_BINS
     assert sum(entry.count for entry in calibration.bins) == len(values)
     # Never less than the gap of the means (triangle inequality), never more than 1.
     gap = abs(confidences.mean() - correct.mean())

@@ -13,10 +13,10 @@ from mien.core.errors import UsageError
 from mien.core.results import Box, Face, ModelInfo, Quality, Result
 from mien.evaluation.pictures import (
     picture_columns,
+    picture_faces,
     picture_grid,
     picture_rows,
     pictures_dict,
-    readings,
     truth_of,
 )
 
@@ -60,7 +60,10 @@ def test_a_picture_is_what_its_folder_or_its_name_says(source: str, truth: str |
 
 def test_the_truth_is_that_of_the_largest_face() -> None:
     results = [make_result("happy/group.jpg", make_face(0, "sad", 20), make_face(1, "happy", 40))]
-    assert [(one.truth, one.right) for one in readings(results)] == [(None, None), ("happy", True)]
+    assert [(face.truth, face.correct) for face in picture_faces(results)] == [
+        (None, None),
+        ("happy", True),
+    ]
 
 
 def test_rows_and_json_count_what_is_known() -> None:

@@ -122,7 +122,7 @@ def test_the_tables_say_which_readings_are_certain_and_how_often_these_are_right
     _, rows = results_table([report, make_report("val", clean=False, threshold=None)])
     shares = [f"{100 * certain.share:.1f} %", f"{100 * certain.accuracy:.1f} %"]
     assert [row[-2:] for row in rows] == [shares, ["-", "-"]]
-    assert "certain readings" not in render_text(make_report(threshold=None))
+    assert "certain predictions" not in render_text(make_report(threshold=None))
 
 
 def test_a_report_from_before_certain_readings_were_counted_can_be_read(tmp_path: Path) -> None:

@@ -13,18 +13,20 @@ from PIL import Image
 
 from mien.core.errors import InputError, OutputError, UsageError
 from mien.data.votes import EMOTION_COLUMNS
-from mien.evaluation.markdown import section_names, update_marked_section
+from mien.evaluation.figures import read_history
 from mien.evaluation.metrics import measure_agreement
-from mien.evaluation.report import Report, read_report_json, write_report_json
-from mien.evaluation.report_folder import (
+from mien.evaluation.report import (
     EVALUATIONS,
-    read_history,
+    Report,
+    choose_report_folder,
+    read_report_json,
     render_sections,
-    report_place,
     update_sections,
     write_figures,
     write_report,
+    write_report_json,
 )
+from mien.evaluation.tables import section_names, update_marked_section
 from report_maker import make_report, make_samples, renamed
 
 pytest.importorskip("seaborn")
@@ -100,7 +102,7 @@ REPORT = replace(make_report(), images_sha256="1" * 64)
 
 
 def put(report: Report, base: Path, **options: bool) -> Path:
-    folder = report_place(
+    folder = choose_report_folder(
         base,
         report.model,
         report.data,

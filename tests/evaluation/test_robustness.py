@@ -9,17 +9,19 @@ from hypothesis import strategies as st
 
 from mien.core.errors import InputError, UsageError
 from mien.core.results import ModelInfo
-from mien.evaluation import robustness as those
 from mien.evaluation.robustness import (
+    SECTION,
     Faces,
     Robustness,
-    check_robustness_section,
     corruptions,
+    equalize_histogram,
+    gaussian_blur,
+    halve_resolution,
     measure_robustness,
     robustness_markdown,
     robustness_text,
-    update_robustness,
 )
+from mien.evaluation.tables import require_section, update_marked_section
 
 MODEL = ModelInfo("little", "1.2.3", "ab" * 32)
 MARKS = "# T\n\n<!-- figures:begin robustness -->\n<!-- figures:end robustness -->\n\nkept\n"
@@ -59,7 +61,7 @@ def test_four_points_are_within_the_limit_and_more_are_not(dark: int, kept: bool
     (loss,) = (each for each in result.losses if each.change == "brightness -30 %")
     assert loss.kept is kept
     row = next(line for line in robustness_text(result).splitlines() if "brightness -" in line)
-    verdict = "kept" if kept else "broken"
+    verdict = "yes" if kept else "no"
     expected = f"brightness -30 %  {100 - dark}.00 %  {dark}.00  {verdict}"
     assert row.split() == expected.split()
 
@@ -77,8 +79,8 @@ def test_a_page_is_updated_between_its_marks(tmp_path: Path) -> None:
     page = tmp_path / "README.md"
     page.write_text(MARKS)
     result = _measured()
-    check_robustness_section([page])
-    update_robustness(page, result)
+    require_section([page], SECTION)
+    update_marked_section(page, SECTION, robustness_markdown(result))
     assert robustness_markdown(result) in page.read_text()
     assert page.read_text().endswith("kept\n")
 
@@ -87,9 +89,9 @@ def test_a_page_without_marks_is_refused(tmp_path: Path) -> None:
     page = tmp_path / "README.md"
     page.write_text("# T\n")
     with pytest.raises(UsageError, match="figures:begin robustness"):
-        check_robustness_section([page])
+        require_section([page], SECTION)
     with pytest.raises(InputError):
-        check_robustness_section([tmp_path / "none.md"])
+        require_section([tmp_path / "none.md"], SECTION)
 
 
 def test_no_images_and_too_few_labels_are_refused() -> None:
@@ -175,10 +177,10 @@ def test_light_changes_by_three_tenths_and_is_cut_off_at_the_ends() -> None:
 
 def test_what_blurs_takes_detail_and_equalising_spreads_the_greys() -> None:
     faces = _faces()
-    assert _sharpness(those.blurred(faces)) < 0.6 * _sharpness(faces)
-    assert _sharpness(those.halved(faces)) < 0.6 * _sharpness(faces)
-    assert those.blurred(faces, sigma=2).std() < those.blurred(faces).std()
-    spread = those.equalised(faces)
+    assert _sharpness(gaussian_blur(faces)) < 0.6 * _sharpness(faces)
+    assert _sharpness(halve_resolution(faces)) < 0.6 * _sharpness(faces)
+    assert gaussian_blur(faces, sigma=2).std() < gaussian_blur(faces).std()
+    spread = equalize_histogram(faces)
     assert spread.min(axis=(1, 2)).max() < 5
     assert spread.max(axis=(1, 2)).min() > 250
 
@@ -186,6 +188,6 @@ def test_what_blurs_takes_detail_and_equalising_spreads_the_greys() -> None:
 def test_a_blurred_point_is_a_gaussian_of_one_pixel() -> None:
     point = np.zeros((1, 48, 48), np.uint8)
     point[0, 24, 24] = 255
-    changed = those.blurred(point)[0].astype(float)
+    changed = gaussian_blur(point)[0].astype(float)
     assert changed[24, 24] / 255 == pytest.approx(1 / (2 * np.pi), abs=0.01)
     assert changed[24, 25] / changed[24, 24] == pytest.approx(np.exp(-0.5), abs=0.03)

@@ -23,6 +23,7 @@ from mien.core.manifest import (
     ModelFile,
     load_manifest,
 )
+from mien.data.dataset import Split
 from mien.evaluation.calibration import calibrate_model
 from mien.inference.classifier import Classifier
 from mien.inference.explain import gradcam_maps
@@ -389,10 +390,9 @@ def test_a_calibration_on_votes_is_the_peoples_alone(both: Path, tmp_path: Path)
     people = Classifier.open(folder).classify(FACES)
     random = np.random.default_rng(0)
     votes = np.stack([random.multinomial(10, row / row.sum()) for row in people.astype(np.float64)])
-    labels = np.zeros(len(FACES), np.int64)
-    figures = calibrate_model(
-        folder, FACES, labels, split="val", votes=votes, reading="people", quiet=True
-    )
+    names = tuple(map(str, range(len(FACES))))
+    split = Split("val", FACES, np.zeros(len(FACES), np.int64), names)
+    figures = calibrate_model(folder, split, votes=votes, quiet=True)
     assert (figures["images"], figures["answers"]) == (len(FACES), 10 * len(FACES))
     after = load_manifest(folder)
     assert after.with_reading("people").thresholds

@@ -38,7 +38,8 @@ from mien.core.progress import track
 if TYPE_CHECKING:
     from mien.data.dataset import TrainedOn
     from mien.evaluation.evaluate import EvaluationData
-    from mien.evaluation.report import Report, Samples
+    from mien.evaluation.pictures import Samples
+    from mien.evaluation.report import Report
     from mien.evaluation.robustness import Robustness
     from mien.inference.classifier import Classifier
 
@@ -209,7 +210,7 @@ def _evaluate_data(args: argparse.Namespace) -> int:
     from mien.data.dataset import find_record
     from mien.data.votes import align_votes, load_votes
     from mien.evaluation.evaluate import evaluate_model, find_exported
-    from mien.evaluation.report_folder import check_sections
+    from mien.evaluation.report import check_sections, render_summary
     from mien.inference.classifier import Classifier
 
     for path in args.update:
@@ -242,7 +243,7 @@ def _evaluate_data(args: argparse.Namespace) -> int:
     )
     if not args.no_report:
         _write_report(args, report, output, run, samples)
-    write_answer(report.to_dict(), _summary(report), as_json=args.json)
+    write_answer(report.to_dict(), render_summary(report), as_json=args.json)
     return EXIT_DONE
 
 
@@ -276,9 +277,9 @@ def _load_data(
 
 def _report_folder(args: argparse.Namespace, run: Path | None, classifier: Classifier) -> Path:
     """Return the folder for the report, after checking what is in it."""
-    from mien.evaluation.evaluate import home_of
+    from mien.evaluation.evaluate import output_folder
 
-    output: Path = args.output or home_of(run, classifier.manifest.name) / "report"
+    output: Path = args.output or output_folder(run, classifier.manifest.name) / "report"
     if not args.no_report:
         _check_targets(args, output)
     return output
@@ -286,7 +287,7 @@ def _report_folder(args: argparse.Namespace, run: Path | None, classifier: Class
 
 def _check_targets(args: argparse.Namespace, output: Path) -> None:
     """Raise UsageError if inputs, or files that mien did not write, would be overwritten."""
-    from mien.evaluation.report_folder import FIGURES, REPORTS
+    from mien.evaluation.report import FIGURES, REPORTS
 
     reads = [args.data, args.map, args.votes, *input_paths(args)]
     names = _ROBUSTNESS_FILES if args.robustness else (*REPORTS, *FIGURES)
@@ -303,17 +304,17 @@ def _write_report(
     args: argparse.Namespace, report: Report, output: Path, run: Path | None, samples: Samples
 ) -> None:
     """Write the report, and the files of --update and --release."""
-    from mien.evaluation.report import render_text
-    from mien.evaluation.report_folder import (
-        read_history,
-        report_place,
+    from mien.evaluation.figures import read_history
+    from mien.evaluation.report import (
+        choose_report_folder,
+        render_text,
         update_sections,
         write_figures,
         write_report,
         write_share_figure,
     )
 
-    output = report_place(
+    output = choose_report_folder(
         output,
         report.model,
         report.data,
@@ -337,14 +338,6 @@ def _write_report(
     note(f"report: {output / 'report.md'}", quiet=args.quiet)
 
 
-def _summary(report: Report) -> str:
-    from mien.evaluation.markdown import text_table
-    from mien.evaluation.report import agreement_table, class_table, summary_table, title
-
-    tables = [summary_table(report), agreement_table(report), class_table(report)]
-    return "\n\n".join([title(report), *(text_table(*table) for table in tables if table)]) + "\n"
-
-
 # ---------------------------------------------------------------- robustness
 def _evaluate_robustness(args: argparse.Namespace) -> int:
     from mien.core.manifest import load_manifest
@@ -353,14 +346,11 @@ def _evaluate_robustness(args: argparse.Namespace) -> int:
     from mien.data.loading import load_split
     from mien.evaluation.evaluate import find_exported
     from mien.evaluation.report import versions
-    from mien.evaluation.robustness import (
-        check_robustness_section,
-        measure_robustness,
-        robustness_text,
-    )
+    from mien.evaluation.robustness import SECTION, measure_robustness, robustness_text
+    from mien.evaluation.tables import require_section
     from mien.inference.classifier import Classifier
 
-    check_robustness_section(args.update)
+    require_section(args.update, SECTION)
     folder, run = find_exported(args.model)
     reading = args.labels or load_manifest(find_model(folder), labels=None).reading
     classifier = Classifier.open(folder, reading=reading)
@@ -370,7 +360,7 @@ def _evaluate_robustness(args: argparse.Namespace) -> int:
     if record is not None:
         trained, _ = seen_masks(split, record)
         count = f"{trained.sum():,} of the {len(split):,} images"
-        note(f"the model was trained on {count}, which are left out", quiet=args.quiet)
+        note(f"the model was trained on {count}, which are excluded", quiet=args.quiet)
         split = split.take(~trained)
     measured = measure_robustness(
         lambda faces: classifier.classify(faces, augment=args.tta, batch_size=args.batch_size),
@@ -394,23 +384,24 @@ def _evaluate_robustness(args: argparse.Namespace) -> int:
 
 
 def _write_robustness(args: argparse.Namespace, result: Robustness, output: Path) -> None:
-    from mien.evaluation.report_folder import report_place
-    from mien.evaluation.robustness import update_robustness, write_robustness
+    from mien.evaluation.report import choose_report_folder
+    from mien.evaluation.robustness import SECTION, robustness_markdown, write_robustness
+    from mien.evaluation.tables import update_marked_section
 
     given = args.output is not None
-    output = report_place(output, result.model, result.data, given=given, force=args.force)
+    output = choose_report_folder(output, result.model, result.data, given=given, force=args.force)
     _check_targets(args, output)
     page = write_robustness(result, output)
     for path in args.update:
-        update_robustness(path, result)
+        update_marked_section(path, SECTION, robustness_markdown(result))
     note(f"report: {page}", quiet=args.quiet)
 
 
 # ---------------------------------------------------------------- pictures
 def _evaluate_pictures(args: argparse.Namespace) -> int:
-    from mien.evaluation.evaluate import find_exported, home_of
+    from mien.evaluation.evaluate import find_exported, output_folder
     from mien.evaluation.pictures import picture_columns, picture_grid, picture_rows, pictures_dict
-    from mien.evaluation.report_folder import report_place
+    from mien.evaluation.report import choose_report_folder
     from mien.inference.detectors import crop_scale_of
 
     data = _display_path(args.pictures)
@@ -418,8 +409,8 @@ def _evaluate_pictures(args: argparse.Namespace) -> int:
     sources, problems = _find_pictures(args.pictures, quiet=args.quiet)
     folder, run = find_exported(args.model)
     recognizer = replace(options, model=str(folder)).load()
-    output = report_place(
-        args.output or home_of(run, recognizer.model.name) / "pictures",
+    output = choose_report_folder(
+        args.output or output_folder(run, recognizer.model.name) / "pictures",
         recognizer.model,
         data,
         given=args.output is not None,

@@ -221,9 +221,7 @@ def _calibrate(
         thresholds = {label: args.certain_from.get(label, default) for label in labels}
     return calibrate_model(
         folder,
-        split.images,
-        split.labels,
-        split=split.name,
+        split,
         votes=votes,
         accuracy=args.certain or CERTAIN_ACCURACY,
         thresholds=thresholds,

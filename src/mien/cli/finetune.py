@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from mien.data.class_folder import ClassFolder
     from mien.data.dataset import Skipped, Split, TrainedOn
-    from mien.evaluation.comparison import Comparison
+    from mien.evaluation.evaluate import Comparison
     from mien.training.run import RunFolder
 
 OUTPUTS = Path("outputs")
@@ -299,7 +299,7 @@ class Finetuned:
 
     def to_text(self) -> str:
         """Return the result as text: facts, both confusion matrices, and the next command."""
-        from mien.evaluation.comparison import comparison_text
+        from mien.evaluation.evaluate import comparison_text
 
         calibrated = f"no, fewer than {CALIBRATION_IMAGES} images are held out"
         if self.calibration is not None:
@@ -338,9 +338,9 @@ def finish(run: RunFolder, *, quiet: bool) -> Finetuned:
     """
     from mien.data.dataset import load_splits
     from mien.evaluation.calibration import calibrate_model
-    from mien.evaluation.comparison import compare, write_comparison
-    from mien.evaluation.evaluate import evaluate_model
-    from mien.evaluation.report_folder import read_history, write_report
+    from mien.evaluation.evaluate import compare, evaluate_model, write_comparison
+    from mien.evaluation.figures import read_history
+    from mien.evaluation.report import write_report
     from mien.inference.classifier import Classifier
     from mien.training.finetune import FACES, export_finetuned, read_notes
 
@@ -350,7 +350,7 @@ def finish(run: RunFolder, *, quiet: bool) -> Finetuned:
     val = splits["val"]
     calibration = None
     if len(val) >= CALIBRATION_IMAGES:
-        calibration = calibrate_model(folder, val.images, val.labels, split="val", quiet=quiet)
+        calibration = calibrate_model(folder, val, quiet=quiet)
     new = Classifier.open(folder, labels=None)
     old = Classifier.open(notes["model"], labels=None)
     measured = splits["test"] if len(splits.get("test", ())) else val

@@ -98,8 +98,7 @@ def _train(args: argparse.Namespace) -> RunFolder:
 
 def draw_curves(run: RunFolder) -> None:
     """Draw the training curves of a run into its folder; raises OutputError."""
-    from mien.evaluation.figures import training_curves
-    from mien.evaluation.report_folder import read_history
+    from mien.evaluation.figures import read_history, training_curves
 
     training_curves(read_history(run.history), run.curves)
 

@@ -1,1 +1,1 @@
-"""Probabilities and labels to numbers; numbers to a report."""
+"""Metrics, calibration and reports of exported models."""

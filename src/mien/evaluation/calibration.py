@@ -1,8 +1,10 @@
-"""Calibrating an exported model: temperatures, thresholds for abstention, and class bias."""
+"""Calibration of an exported model: temperatures, abstention thresholds, logit adjustment."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,311 +15,326 @@ import numpy.typing as npt
 from mien.core.calibration import Temperature, log_mean, softmax
 from mien.core.errors import UsageError, needs_extra
 from mien.core.manifest import Manifest, load_manifest, write_manifest
-from mien.evaluation.evaluate import Classify, predict
-from mien.evaluation.metrics import calibration_error, wilson_interval
+from mien.data.dataset import Split
+from mien.evaluation.evaluate import predict
+from mien.evaluation.metrics import (
+    Floats,
+    Labels,
+    Mask,
+    calibration_error,
+    certain_mask,
+    wilson_interval,
+)
 from mien.inference.classifier import Classifier
 from mien.inference.preprocess import tta_views
 
-TEMPERATURES = (0.05, 20.0)
+TEMPERATURE_BOUNDS = (0.05, 20.0)
 """Bounds of a fitted temperature."""
 
-LEAST_IMAGES = 500
-"""With fewer, a constant temperature is fitted: an exponent would be noise."""
+MIN_IMAGES = 500
+"""Below this many images the temperature is constant: fitting an exponent would fit noise."""
 
 CERTAIN_ACCURACY = 0.85
-"""The accuracy that certain predictions have to reach."""
+"""Default target accuracy of certain predictions."""
 
-LEAST_READINGS = 100
-"""Classes predicted less often share the curve of all: one of their own would be noise."""
+MIN_CLASS_PREDICTIONS = 100
+"""Classes predicted less often share the accuracy curve of all classes."""
 
-LEAST_CERTAIN = 20
-"""The least certain predictions from which their accuracy is estimated."""
+MIN_CERTAIN = 20
+"""Minimum number of certain predictions from which their accuracy is estimated."""
 
 FOLDS = 5
 """Folds of cross-fitting."""
 
-_STEPS, _ROUNDS = 6, 7
-_BASES, _EXPONENTS = (0.1, 10.0), (-0.25, 1.0)
+_GRID_STEPS, _GRID_ROUNDS = 6, 7
+_LOG_BASE_BOUNDS, _EXPONENT_BOUNDS = (math.log(0.1), math.log(10.0)), (-0.25, 1.0)
 _CONFIDENCES = np.arange(1001) / 1000
 
-_Floats = npt.NDArray[np.float64]
-_Labels = npt.NDArray[np.int64]
-_Thresholds = Callable[[_Floats, _Labels], _Floats]
-"""From probabilities (N, classes) and right classes (N,) to a threshold a class."""
+_Fit = Callable[[Floats, Labels], tuple[Temperature, Floats]]
+"""From logits (N, classes) and labels (N,) to a temperature and thresholds (classes,)."""
 
 
-# ---------------------------------------------------------------- a model
+# ---------------------------------------------------------------- calibrating a model
 def calibrate_model(
     folder: Path,
-    images: npt.NDArray[np.uint8],
-    labels: npt.NDArray[np.int64],
+    split: Split,
     *,
-    split: str,
-    votes: npt.NDArray[np.int64] | None = None,
-    reading: str | None = None,
+    votes: Labels | None = None,
     accuracy: float = CERTAIN_ACCURACY,
     thresholds: Mapping[str, float] | None = None,
     augmented: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
-    """Fit a model's temperatures and thresholds on a split and write them into its manifest.
+    """Fit temperatures and thresholds on held-out images and write them to the manifest.
 
     Args:
-        folder: the model's; its manifest is replaced.
-        images: uint8 (N, 48, 48), none of which the model was trained on.
-        labels: int64 (N,), indices into the model's labels.
-        split: the split's name, for the record.
-        votes: int64 (N, classes): how many people named each class, at least one an image. Each
-            vote then counts as a label, so that a confidence is the share of people who would say
-            so, and ``labels`` are ignored.
-        reading: which of the model's readings is calibrated (see `Manifest.with_reading`).
-        accuracy: how often certain predictions are to be right, 0-1.
-        thresholds: the least confidence, 0-1, of a certain prediction of each label; fitted for
-            ``accuracy`` unless given.
-        augmented: fit temperatures for test-time augmentation too (ten times the work); else those
-            in the manifest are dropped.
+        folder: the model's folder; its manifest is replaced.
+        split: images that the model was not trained on, with the model's classes.
+        votes: int64 (N, classes), number of annotators per class, at least one per image. Each
+            vote then counts as a label, so that confidence is the share of annotators who agree.
+        accuracy: target accuracy of certain predictions, 0-1.
+        thresholds: minimum confidence of a certain prediction of each class, 0-1; fitted to reach
+            ``accuracy`` if None.
+        augmented: also calibrate test-time augmentation (ten times the work); otherwise its
+            temperature is removed from the manifest.
         quiet: draw no progress bar.
 
     Returns:
-        ``split``, ``images`` and ``answers`` (counts), and as shares 0-1: ``accuracy`` (on images
-        with a majority of the answers), ``error_before`` and ``error_after`` (the calibration
-        error), ``error_held_out`` (the same, cross-fitted over `FOLDS` parts), ``uncertain``
-        (predictions below their threshold), ``certain_accuracy`` and ``certain_held_out`` (of the
-        others, the latter cross-fitted), ``error_augmented``; None where there is nothing to
-        measure.
+        The figures that the manifest records, see `_fit_and_measure`.
 
     Raises:
         ModelError: if the model is missing or damaged.
         UsageError: if there are no images.
         OutputError: if the manifest cannot be written.
     """
-    classifier = Classifier.open(folder, labels=None, reading=reading)
-    manifest = classifier.manifest
+    classifier = Classifier.open(folder, labels=None)
+    classes = classifier.labels
     if votes is None:
-        votes = np.eye(len(classifier.labels), dtype=np.int64)[labels]
-    places, classes = _vote_labels(votes)
+        votes = np.eye(len(classes), dtype=np.int64)[split.labels]
+
+    def fit(logits: Floats, labels: Labels) -> tuple[Temperature, Floats]:
+        temperature = fit_adaptive_temperature(logits, labels)
+        if thresholds is not None:
+            return temperature, np.array([thresholds[name] for name in classes])
+        probabilities = temperature.probabilities(logits)
+        return temperature, fit_thresholds(probabilities, labels, accuracy=accuracy)
+
+    logits = _predict_logits(classifier, split, quiet=quiet)
+    temperature, fitted, figures = _fit_and_measure(fit, logits, votes)
+    views, error = _fit_views(classifier, split, votes, quiet=quiet) if augmented else (None, None)
+    figures = {"split": split.name, "images": len(split), **figures, "error_augmented": error}
+    _record(folder, classifier.manifest, temperature, views, fitted, figures)
+    return figures
+
+
+def _predict_logits(
+    classifier: Classifier, split: Split, *, augment: bool = False, quiet: bool
+) -> Floats:
+    """Return logits (N, classes), the manifest's bias included.
+
+    With ``augment``, the log of the mean probabilities over test-time augmentation instead.
+    """
+    manifest = classifier.manifest
     bias = np.array([manifest.bias.get(label, 0.0) for label in manifest.labels])
 
-    def logits_of(faces: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def logits(faces: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         return np.asarray(classifier.logits(faces) + bias, np.float32)
 
-    def thresholds_of(probabilities: _Floats, answers: _Labels) -> _Floats:
-        if thresholds is not None:
-            return np.array([thresholds[label] for label in manifest.labels])
-        return fit_thresholds(probabilities, answers, accuracy=accuracy)
+    def mean_over_views(faces: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        views = [softmax(logits(view).astype(np.float64)) for view in tta_views(faces)]
+        return log_mean(views).astype(np.float32)
 
-    read = predict(logits_of, images, label="calibrating", quiet=quiet).astype(np.float64)
-    clear = 2 * votes.max(axis=1) > votes.sum(axis=1)
-    temperature, levels, fitted = _fit(read[places], places, classes, thresholds_of)
-    of_views = error_augmented = None
-    if augmented:
-        views = _logits_of_views(logits_of, images, quiet=quiet)[places]
-        of_views = fit_adaptive_temperature(views, classes)
-        error_augmented = calibration_error(of_views.probabilities(views), classes)
+    label = "calibrating views" if augment else "calibrating"
+    network = mean_over_views if augment else logits
+    return predict(network, split.images, label=label, quiet=quiet).astype(np.float64)
+
+
+def _fit_and_measure(
+    fit: _Fit, logits: Floats, votes: Labels
+) -> tuple[Temperature, Floats, dict[str, Any]]:
+    """Fit a temperature and thresholds to votes (N, classes), and measure both.
+
+    The figures are ``answers`` (number of votes) and, as shares 0-1, None where undefined:
+    ``accuracy`` (on the images with a majority), ``error_before`` and ``error_after`` (expected
+    calibration error), ``error_held_out`` (cross-fitted), ``uncertain`` (predictions below their
+    threshold), ``certain_accuracy`` (of the others) and ``certain_held_out`` (cross-fitted).
+    """
+    images, labels = _expand_votes(votes)
+    vote_logits = logits[images]
+    temperature, thresholds = fit(vote_logits, labels)
+    calibrated = temperature.probabilities(vote_logits)
+    certain = certain_mask(calibrated, thresholds)
+    held_out, held_out_certain = _cross_fit(fit, vote_logits, images, labels)
+    majority = 2 * votes.max(axis=1) > votes.sum(axis=1)
     figures = {
-        "split": split,
-        "images": len(images),
-        "answers": len(classes),
-        "accuracy": _accuracy(read[clear], votes[clear].argmax(axis=1)),
-        **fitted,
-        "error_augmented": error_augmented,
+        "answers": len(labels),
+        "accuracy": _accuracy(logits[majority], votes[majority].argmax(axis=1)),
+        "error_before": calibration_error(softmax(vote_logits), labels),
+        "error_after": calibration_error(calibrated, labels),
+        "error_held_out": calibration_error(held_out, labels),
+        "uncertain": float(1 - certain.mean()),
+        "certain_accuracy": _accuracy(calibrated[certain], labels[certain]),
+        "certain_held_out": _accuracy(held_out[held_out_certain], labels[held_out_certain]),
     }
+    return temperature, thresholds, figures
+
+
+def _fit_views(
+    classifier: Classifier, split: Split, votes: Labels, *, quiet: bool
+) -> tuple[Temperature, float]:
+    """Fit the temperature of test-time augmentation; return it and its calibration error."""
+    images, labels = _expand_votes(votes)
+    logits = _predict_logits(classifier, split, augment=True, quiet=quiet)[images]
+    temperature = fit_adaptive_temperature(logits, labels)
+    return temperature, calibration_error(temperature.probabilities(logits), labels)
+
+
+def _expand_votes(votes: Labels) -> tuple[Labels, Labels]:
+    """Return the image index and the class of every vote, both (votes,)."""
+    images, classes = np.nonzero(votes)
+    counts = votes[images, classes]
+    return np.repeat(images, counts), np.repeat(classes, counts)
+
+
+def _cross_fit(fit: _Fit, logits: Floats, images: Labels, labels: Labels) -> tuple[Floats, Mask]:
+    """Return probabilities (N, classes) and the certain ones (N,), fitted on the other folds.
+
+    All votes on an image, whose index is in ``images`` (N,), belong to one fold.
+    """
+    probabilities = softmax(logits)
+    certain = np.zeros(len(labels), np.bool_)
+    order = np.random.default_rng(0).permutation(int(images.max()) + 1)
+    for fold in np.array_split(order, FOLDS):
+        held_out = np.isin(images, fold)
+        if held_out.any() and not held_out.all():
+            temperature, thresholds = fit(logits[~held_out], labels[~held_out])
+            probabilities[held_out] = temperature.probabilities(logits[held_out])
+            certain[held_out] = certain_mask(probabilities[held_out], thresholds)
+    return probabilities, certain
+
+
+def _accuracy(scores: Floats, labels: Labels) -> float | None:
+    return float((scores.argmax(axis=1) == labels).mean()) if len(labels) else None
+
+
+def _record(
+    folder: Path,
+    manifest: Manifest,
+    temperature: Temperature,
+    augmented: Temperature | None,
+    thresholds: Floats,
+    figures: dict[str, Any],
+) -> None:
     calibrated = dataclasses.replace(
         manifest,
         temperature=temperature.base,
         entropy_exponent=temperature.exponent,
-        augmented=of_views,
-        thresholds=dict(zip(classifier.labels, levels.tolist(), strict=True)),
+        augmented=augmented,
+        thresholds=dict(zip(manifest.labels, thresholds.tolist(), strict=True)),
         metrics={**manifest.metrics, "calibration": figures},
     )
     write_manifest(folder, calibrated)
-    return figures
 
 
-def _fit(
-    logits: _Floats, places: _Labels, labels: _Labels, thresholds_of: _Thresholds
-) -> tuple[Temperature, _Floats, dict[str, float | None]]:
-    """Fit temperature and thresholds to answers, and measure both; see `_cross_fitted`."""
-    temperature = fit_adaptive_temperature(logits, labels)
-    after = temperature.probabilities(logits)
-    levels = thresholds_of(after, labels)
-    certain = after.max(axis=1) >= levels[after.argmax(axis=1)]
-    held_out, held_certain = _cross_fitted(logits, places, labels, thresholds_of)
-    return (
-        temperature,
-        levels,
-        {
-            "error_before": calibration_error(softmax(logits), labels),
-            "error_after": calibration_error(after, labels),
-            "error_held_out": calibration_error(held_out, labels),
-            "uncertain": float(1 - certain.mean()),
-            "certain_accuracy": _accuracy(after[certain], labels[certain]),
-            "certain_held_out": _accuracy(held_out[held_certain], labels[held_certain]),
-        },
-    )
+def balance_model(folder: Path, strength: float) -> Manifest:
+    """Adjust a model's logits for the class frequencies of its training data.
 
-
-def _logits_of_views(logits_of: Classify, images: npt.NDArray[np.uint8], *, quiet: bool) -> _Floats:
-    """Return what serves as logits (N, classes) of the mean over augmented views."""
-
-    def mean_of(faces: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        views = [softmax(logits_of(view).astype(np.float64)) for view in tta_views(faces)]
-        return log_mean(views).astype(np.float32)
-
-    return predict(mean_of, images, label="calibrating views", quiet=quiet).astype(np.float64)
-
-
-def _vote_labels(votes: npt.NDArray[np.int64]) -> tuple[_Labels, _Labels]:
-    """Return for each vote the image that it is of and the class that it names, both (votes,)."""
-    places, classes = np.nonzero(votes)
-    counts = votes[places, classes]
-    return np.repeat(places, counts), np.repeat(classes, counts)
-
-
-def _cross_fitted(
-    logits: _Floats, places: _Labels, labels: _Labels, thresholds_of: _Thresholds
-) -> tuple[_Floats, npt.NDArray[np.bool_]]:
-    """Return probabilities (N, classes) and which are certain (N,), fitted on other folds.
-
-    All answers to an image, whose index is in ``places`` (N,), are in one fold.
-    """
-    probabilities = softmax(logits)
-    certain = np.zeros(len(labels), np.bool_)
-    order = np.random.default_rng(0).permutation(int(places.max()) + 1)
-    for images in np.array_split(order, FOLDS):
-        inside = np.isin(places, images)
-        part, rest = np.flatnonzero(inside), np.flatnonzero(~inside)
-        if not len(rest) or not len(part):
-            continue
-        temperature = fit_adaptive_temperature(logits[rest], labels[rest])
-        levels = thresholds_of(temperature.probabilities(logits[rest]), labels[rest])
-        probabilities[part] = temperature.probabilities(logits[part])
-        judged = probabilities[part]
-        certain[part] = judged.max(axis=1) >= levels[judged.argmax(axis=1)]
-    return probabilities, certain
-
-
-def _accuracy(scores: _Floats, labels: _Labels) -> float | None:
-    return float((scores.argmax(axis=1) == labels).mean()) if len(labels) else None
-
-
-def balance_model(folder: Path, strength: float, *, reading: str | None = None) -> Manifest:
-    """Adjust a model's logits for the class frequencies of Training.
-
-    ``bias = -strength * log(share of Training)``, less the biases' mean (Menon et al. 2021,
+    The bias of a class is ``-strength * log(frequency)``, centred to mean 0 (Menon et al. 2021,
     "Long-tail learning via logit adjustment", section 4.1). Calibrate afterwards.
 
     Args:
-        folder: the model's; its manifest, which has to hold the images of each class in
-            ``data.train``, is replaced.
-        strength: 0 (none) to 1 (as if all classes were equally frequent).
-        reading: which of the model's readings (see `Manifest.with_reading`).
+        folder: the model's folder; its manifest is replaced. It must record the number of training
+            images of each class in ``data.train``.
+        strength: 0 (no adjustment) to 1 (as if all classes were equally frequent).
 
     Raises:
-        UsageError: if the strength is not from 0 to 1, or the counts are missing.
+        UsageError: if the strength is out of range, or the counts are missing.
         ModelError: if the model is missing or damaged.
         OutputError: if the manifest cannot be written.
     """
     if not 0 <= strength <= 1:
-        raise UsageError(f"expected a strength of balancing from 0 to 1, got {strength}")
-    manifest = load_manifest(folder, labels=None).with_reading(reading)
+        raise UsageError(f"expected a balancing strength from 0 to 1, got {strength}")
+    manifest = load_manifest(folder, labels=None).with_reading(None)
     counts = manifest.data.get("train", {})
     if not all(counts.get(label, 0) > 0 for label in manifest.labels):
         raise UsageError(
-            f"cannot balance {manifest.name}: its manifest does not say how many images of each "
-            "class it was trained on"
+            f"cannot balance {manifest.name}: its manifest lacks the number of training images "
+            "of each class"
         )
-    logs = np.log([counts[label] for label in manifest.labels])
-    added = strength * (logs.mean() - logs) if strength else np.zeros(0)
-    bias = dict(zip(manifest.labels, added.tolist(), strict=False))
+    log_counts = np.log([counts[label] for label in manifest.labels])
+    biases = strength * (log_counts.mean() - log_counts) if strength else np.zeros(0)
+    bias = dict(zip(manifest.labels, biases.tolist(), strict=False))
     balanced = dataclasses.replace(manifest, bias=bias)
     write_manifest(folder, balanced)
     return balanced
 
 
 # ---------------------------------------------------------------- temperatures
-def fit_temperature(logits: _Floats, labels: _Labels) -> float:
+def fit_temperature(logits: Floats, labels: Labels) -> float:
     """Fit the temperature T that minimises the cross-entropy of softmax(logits / T).
 
-    As Guo et al. 2017, section 4.2, for logits (N, classes) and labels (N,). The cross-entropy is
-    convex in 1 / T, so its slope is bisected. An end of `TEMPERATURES` where no temperature is best
-    (all right, or no better than chance).
+    As in Guo et al. 2017, section 4.2. The cross-entropy is convex in 1 / T, so its slope is
+    bisected within `TEMPERATURE_BOUNDS`; the result is a bound if there is no minimum (all
+    predictions correct, or none better than chance).
+
+    Args:
+        logits: (N, classes).
+        labels: (N,), true classes.
 
     Raises:
         UsageError: if there are no logits or the lengths differ.
     """
     _check_rows("logits", logits, labels)
-    right = logits[np.arange(len(labels)), labels]
+    of_label = logits[np.arange(len(labels)), labels]
 
     def slope(temperature: float) -> float:
         powers = np.exp((logits - logits.max(axis=1, keepdims=True)) / temperature)
         expected = (powers * logits).sum(axis=1) / powers.sum(axis=1)
-        return float((expected - right).mean())
+        return float((expected - of_label).mean())
 
-    low, high = TEMPERATURES
+    low, high = TEMPERATURE_BOUNDS
     for _ in range(60):
         middle = float(np.sqrt(low * high))
         low, high = (middle, high) if slope(middle) > 0 else (low, middle)
     return float(np.sqrt(low * high))
 
 
-def fit_adaptive_temperature(logits: _Floats, labels: _Labels) -> Temperature:
+def fit_adaptive_temperature(logits: Floats, labels: Labels) -> Temperature:
     """Fit an entropy-dependent temperature (see `mien.core.calibration`).
 
-    What is minimised is the cross-entropy of "is the prediction right?", not of the classes: the
-    smoothed labels that a network has learned leave the latter's best temperature too cool.
-    `docs/evidence/calibration.md` compares both. With fewer than `LEAST_IMAGES` it is
-    `fit_temperature`'s.
+    The loss is the cross-entropy of "is the prediction correct?", not that of the classes: after
+    training with label smoothing, the latter is minimal at too low a temperature (compared in
+    `docs/evidence/calibration.md`). With fewer than `MIN_IMAGES` images the temperature is
+    constant and comes from `fit_temperature`.
 
     Args:
-        logits: (N, classes); for a mean over views, `mien.core.calibration.log_mean`.
-        labels: (N,), the right classes.
+        logits: (N, classes); for a mean over views, from `mien.core.calibration.log_mean`.
+        labels: (N,), true classes.
 
     Raises:
         UsageError: if there are no logits or the lengths differ.
     """
     _check_rows("logits", logits, labels)
-    if len(labels) < LEAST_IMAGES:
+    if len(labels) < MIN_IMAGES:
         return Temperature(fit_temperature(logits, labels))
-    right = logits.argmax(axis=1) == labels
+    correct = logits.argmax(axis=1) == labels
 
     def loss(log_base: float, exponent: float) -> float:
-        sure = Temperature(float(np.exp(log_base)), exponent).probabilities(logits).max(axis=1)
-        sure = np.clip(sure, 1e-7, 1 - 1e-7)
-        return float(-np.where(right, np.log(sure), np.log1p(-sure)).mean())
+        temperature = Temperature(float(np.exp(log_base)), exponent)
+        confidences = np.clip(temperature.probabilities(logits).max(axis=1), 1e-7, 1 - 1e-7)
+        return float(-np.where(correct, np.log(confidences), np.log1p(-confidences)).mean())
 
-    # A grid search that narrows around its best point: deterministic and enough for two numbers.
-    (low, high), (least, most) = np.log(_BASES), _EXPONENTS
+    # A grid that narrows around its best point: deterministic, and fast enough for two parameters.
+    bounds = [_LOG_BASE_BOUNDS, _EXPONENT_BOUNDS]
     best = (0.0, 0.0)
-    for _ in range(_ROUNDS):
-        points = [
-            (float(base), float(exponent))
-            for base in np.linspace(low, high, _STEPS + 1)
-            for exponent in np.linspace(least, most, _STEPS + 1)
+    for _ in range(_GRID_ROUNDS):
+        bases, exponents = (
+            np.linspace(low, high, _GRID_STEPS + 1).tolist() for low, high in bounds
+        )
+        best = min(itertools.product(bases, exponents), key=lambda point: loss(*point))
+        # Each round halves the range of both parameters.
+        bounds = [
+            (centre - (high - low) / 4, centre + (high - low) / 4)
+            for centre, (low, high) in zip(best, bounds, strict=True)
         ]
-        best = min(points, key=lambda point: loss(*point))
-        # Half of each side is kept.
-        wide, tall = (high - low) / 4, (most - least) / 4
-        low, high = best[0] - wide, best[0] + wide
-        least, most = best[1] - tall, best[1] + tall
     return Temperature(float(np.exp(best[0])), best[1])
 
 
 # ---------------------------------------------------------------- thresholds
 def fit_thresholds(
-    probabilities: _Floats, labels: _Labels, *, accuracy: float = CERTAIN_ACCURACY
-) -> _Floats:
-    """Fit for each class the confidence from which on its predictions are certain.
+    probabilities: Floats, labels: Labels, *, accuracy: float = CERTAIN_ACCURACY
+) -> Floats:
+    """Fit the minimum confidence of a certain prediction for each class.
 
-    How often predictions of a confidence are right differs between emotions, so each emotion's
-    chance of being right is fitted by isotonic regression. A prediction is certain if its chance
-    reaches a level, the same for all emotions: the lowest at which the certain predictions together
-    are right as often as asked for, by a standard error. Thus the fewest are called uncertain.
+    The accuracy at a given confidence differs between classes, so that of each class is estimated
+    by isotonic regression. A prediction is certain if its estimated accuracy reaches a level common
+    to all classes: the lowest at which the certain predictions together reach ``accuracy`` by at
+    least one standard error. This abstains as rarely as possible.
 
     Args:
         probabilities: (N, classes), calibrated.
-        labels: (N,), the right classes.
-        accuracy: how often all certain predictions together are to be right, 0-1.
+        labels: (N,), true classes.
+        accuracy: target accuracy of all certain predictions together, 0-1.
 
     Returns:
         (classes,), 0-1 in steps of 0.001: 0 for a class that is always certain, 1 for one that
@@ -328,37 +345,37 @@ def fit_thresholds(
         MissingExtra: if scikit-learn is not installed.
     """
     _check_rows("probabilities", probabilities, labels)
-    read = probabilities.argmax(axis=1)
-    confidences, correct = probabilities.max(axis=1), read == labels
-    curves = _accuracy_curves(confidences, correct, read, probabilities.shape[1])
-    # Looked up on the grid of the thresholds, so that both agree.
-    places = np.searchsorted(_CONFIDENCES, confidences, side="right") - 1
-    level = _lowest_level(curves[read, places], correct, accuracy)
-    # Curves are optimistic on the predictions they were fitted on, so cross-fit them as well.
-    fresh = curves[read, places]
-    for part in np.array_split(np.random.default_rng(0).permutation(len(read)), FOLDS):
-        rest = np.setdiff1d(np.arange(len(read)), part)
+    predicted = probabilities.argmax(axis=1)
+    confidences, correct = probabilities.max(axis=1), predicted == labels
+    curves = _accuracy_curves(confidences, correct, predicted, probabilities.shape[1])
+    # Confidences are rounded down to the grid of the thresholds, so that both agree.
+    columns = np.searchsorted(_CONFIDENCES, confidences, side="right") - 1
+    estimates = curves[predicted, columns]
+    level = _lowest_level(estimates, correct, accuracy)
+    # Curves are optimistic about the predictions that they were fitted on, so cross-fit them too.
+    for fold in np.array_split(np.random.default_rng(0).permutation(len(labels)), FOLDS):
+        rest = np.setdiff1d(np.arange(len(labels)), fold)
         if len(rest):
-            others = _accuracy_curves(confidences[rest], correct[rest], read[rest], len(curves))
-            fresh[part] = others[read[part], places[part]]
-    level = max(level, _lowest_level(fresh, correct, accuracy))
+            fitted = _accuracy_curves(
+                confidences[rest], correct[rest], predicted[rest], len(curves)
+            )
+            estimates[fold] = fitted[predicted[fold], columns[fold]]
+    level = max(level, _lowest_level(estimates, correct, accuracy))
     certain_from = np.array([np.searchsorted(curve, level) for curve in curves])
     return np.asarray(_CONFIDENCES[np.minimum(certain_from, len(_CONFIDENCES) - 1)], np.float64)
 
 
-def _accuracy_curves(
-    confidences: _Floats, correct: npt.NDArray[np.bool_], read: _Labels, classes: int
-) -> _Floats:
-    """Return how often each class is right at each of `_CONFIDENCES`, (classes, 1001)."""
+def _accuracy_curves(confidences: Floats, correct: Mask, predicted: Labels, classes: int) -> Floats:
+    """Estimate the accuracy of each class at each of `_CONFIDENCES`, (classes, 1001)."""
     curves = np.tile(_isotonic_fit(confidences, correct), (classes, 1))
     for label in range(classes):
-        mine = read == label
-        if mine.sum() >= LEAST_READINGS:
-            curves[label] = _isotonic_fit(confidences[mine], correct[mine])
+        members = predicted == label
+        if members.sum() >= MIN_CLASS_PREDICTIONS:
+            curves[label] = _isotonic_fit(confidences[members], correct[members])
     return curves
 
 
-def _isotonic_fit(confidences: _Floats, correct: npt.NDArray[np.bool_]) -> _Floats:
+def _isotonic_fit(confidences: Floats, correct: Mask) -> Floats:
     with needs_extra("train", "Fitting thresholds"):
         from sklearn.isotonic import IsotonicRegression
 
@@ -367,24 +384,30 @@ def _isotonic_fit(confidences: _Floats, correct: npt.NDArray[np.bool_]) -> _Floa
     return np.maximum.accumulate(np.asarray(regression.predict(_CONFIDENCES), np.float64))
 
 
-def _lowest_level(chances: _Floats, correct: npt.NDArray[np.bool_], accuracy: float) -> float:
-    """Return the least chance from which on predictions are right as often as asked; 2 if none."""
-    order = np.argsort(-chances, kind="stable")
-    falling = chances[order]
+def _lowest_level(estimates: Floats, correct: Mask, accuracy: float) -> float:
+    """Return the lowest level at which predictions above it reach ``accuracy``; 2 if none does.
+
+    Args:
+        estimates: (N,), estimated accuracy of each prediction.
+        correct: (N,), whether it is correct.
+        accuracy: 0-1.
+    """
+    order = np.argsort(-estimates, kind="stable")
+    falling = estimates[order]
     counts = np.arange(1, len(order) + 1)
-    # Cut after the first, the first two, ... of the surest, but not between equal chances.
-    possible = np.append(falling[:-1] > falling[1:], True) & (counts >= LEAST_CERTAIN)
-    right = np.cumsum(correct[order])
-    for place in np.flatnonzero(possible)[::-1]:
-        # The lower end of an interval of one standard error.
-        if wilson_interval(int(right[place]), int(counts[place]), z=1.0).low >= accuracy:
-            return float(falling[place])
+    # A level cannot separate predictions with equal estimates.
+    separable = np.append(falling[:-1] > falling[1:], True) & (counts >= MIN_CERTAIN)
+    correct_counts = np.cumsum(correct[order])
+    for index in np.flatnonzero(separable)[::-1]:
+        interval = wilson_interval(int(correct_counts[index]), int(counts[index]), z=1.0)
+        if interval.low >= accuracy:
+            return float(falling[index])
     return 2.0
 
 
-def _check_rows(what: str, rows: _Floats, labels: _Labels) -> None:
+def _check_rows(name: str, rows: Floats, labels: Labels) -> None:
     if rows.ndim != 2 or labels.shape != rows.shape[:1] or labels.size == 0:
         raise UsageError(
-            f"expected as many rows of {what} as labels, at least one; "
+            f"expected {name} (N, classes) and labels (N,) with N >= 1; "
             f"got {rows.shape} and {labels.shape}"
         )

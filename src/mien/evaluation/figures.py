@@ -1,12 +1,13 @@
-"""The figures of a report, a training run and an audit, in one style; each is written as a PNG.
+"""Figures of reports, training runs and audits, written as PNG.
 
-Figures are drawn with Matplotlib's object interface on the Agg canvas: no window, no global state.
-Right and wrong are Okabe and Ito's (2008) blue and vermilion, told apart with any of the common
-colour deficiencies.
+Matplotlib's object interface and the Agg canvas keep them free of windows and global state. Correct
+and incorrect are the blue and vermilion of Okabe and Ito (2008), a palette that is safe for common
+colour vision deficiencies.
 """
 
 from __future__ import annotations
 
+import csv
 import io
 import math
 import warnings
@@ -20,29 +21,27 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.emotions import EMOTION_COLORS, EMOTIONS
-from mien.core.errors import UsageError, needs_extra
+from mien.core.errors import InputError, UsageError, needs_extra
 from mien.core.files import SOFTWARE, write_atomically
 from mien.core.progress import format_duration
 from mien.data.audit import Audit, CopyCount, Pair
 from mien.data.dataset import SPLITS, Split
-from mien.evaluation.metrics import Agreement, Calibration, Metrics
+from mien.evaluation.metrics import Agreement, Calibration, Floats, Metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-OTHER_COLOR = "#44AA99"
-"""For classes that are not emotions."""
-
-RIGHT_COLOR = "#0072B2"
+CORRECT_COLOR = "#0072B2"
 WRONG_COLOR = "#D55E00"
 INK = "#222222"
 FAINT = "#8A8A8A"
 DOTS_PER_INCH = 150
 
-_THIRD_COLOR = "#009E73"
+_CUSTOM_CLASS_COLOR = "#44AA99"
+_F1_COLOR = "#009E73"
 _DASHED = (0, (4, 3))
-_OTHER_FONTS = (
+_FALLBACK_FONTS = (
     "Noto Sans CJK JP",
     "Noto Sans Devanagari",
     "Noto Sans Arabic",
@@ -53,7 +52,7 @@ _OTHER_FONTS = (
     "Malgun Gothic",
     "Nirmala UI",
 )
-"""Fallbacks for class names in scripts that Matplotlib's font lacks."""
+"""For class names in scripts that Matplotlib's default font lacks."""
 
 # Any: Matplotlib's types of these keys differ between versions.
 _SETTINGS: Any = {
@@ -83,7 +82,7 @@ _SETTINGS: Any = {
 
 @contextmanager
 def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """Give an empty figure in the house style, sized in inches; write it as a PNG at the end.
+    """Yield an empty figure, sized in inches, and write it as PNG on exit.
 
     Raises:
         MissingExtra: without Matplotlib.
@@ -94,57 +93,55 @@ def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
         from matplotlib.font_manager import get_font_names
-    there = set(get_font_names())
-    family = [_SETTINGS["font.family"], *(name for name in _OTHER_FONTS if name in there)]
+    installed = set(get_font_names())
+    family = [_SETTINGS["font.family"], *(name for name in _FALLBACK_FONTS if name in installed)]
     with rc_context({**_SETTINGS, "font.family": family}), warnings.catch_warnings():
         # A character that no font has is drawn as a box.
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")
         figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
-        picture = io.BytesIO()
-        # Without Matplotlib's version, the same numbers give the same bytes.
-        figure.savefig(picture, format="png", metadata={"Software": SOFTWARE})
-    write_atomically(path, picture.getvalue())
+        buffer = io.BytesIO()
+        # Without Matplotlib's version in the metadata, equal figures are equal files.
+        figure.savefig(buffer, format="png", metadata={"Software": SOFTWARE})
+    write_atomically(path, buffer.getvalue())
 
 
 def percent_axis(axes: Axes, which: str = "y") -> None:
-    """Label an axis ("x" or "y") that runs from 0 to 1 in per cent."""
+    """Label an axis ("x" or "y") from 0 to 1 in per cent."""
     from matplotlib.ticker import PercentFormatter
 
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_formatter(PercentFormatter(xmax=1.0, decimals=0, symbol=" %"))
 
 
-def show_image(axes: Axes, image: npt.NDArray[np.uint8], frame: str, **options: Any) -> None:
+def show_image(axes: Axes, image: npt.NDArray[np.uint8], color: str, **options: Any) -> None:
     """Show an image, uint8 (H, W) grey or (H, W, 3) RGB, in a coloured frame without ticks."""
     axes.imshow(image, cmap="gray", vmin=0, vmax=255, **options)
     axes.set_xticks([])
     axes.set_yticks([])
-    for side in axes.spines.values():
-        side.set_visible(True)
-        side.set_color(frame)
+    for spine in axes.spines.values():
+        spine.set_visible(True)
+        spine.set_color(color)
 
 
 # ---------------------------------------------------------------- confusion and accuracy
 def draw_matrix(
     axes: Axes,
-    shares: npt.NDArray[np.float64],
+    shares: Floats,
     texts: npt.NDArray[np.str_],
     names: Sequence[str],
-    read: str,
     *,
     text_size: int = 11,
 ) -> None:
-    """Draw a confusion matrix: each cell's text, coloured by its share of the row.
+    """Draw a confusion matrix, each cell coloured by its share of the row.
 
     Args:
-        axes: where.
-        shares: float64 (classes, classes), 0-1, rows are the true classes.
-        texts: str (classes, classes).
-        names: of the classes.
-        read: label of the columns.
-        text_size: of the cells' texts, points.
+        axes: the axes to draw on.
+        shares: float64 (classes, classes), 0-1; rows are the true classes.
+        texts: str (classes, classes), the cells' texts.
+        names: class names.
+        text_size: font size of the cells' texts in points.
     """
     with needs_extra("train", "A figure"):
         import seaborn
@@ -165,48 +162,45 @@ def draw_matrix(
         yticklabels=names,
         annot_kws={"size": text_size},
     )
-    axes.set_xlabel(read)
+    axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.tick_params(axis="x", rotation=40, length=0)
     axes.tick_params(axis="y", rotation=0, length=0)
 
 
 def confusion_figure(metrics: Metrics, path: Path, *, title: str) -> None:
-    """Draw the confusion matrix twice: counts on the left, rates of each row on the right."""
-    counts = np.array(metrics.confusion)
+    """Draw the confusion matrix as counts (left) and as rates of each row (right)."""
     names = [entry.emotion for entry in metrics.classes]
     rates = np.array([row or (np.nan,) * len(names) for row in metrics.confusion_rates])
-    # Both are coloured by rate, or the largest class would dominate the counts.
     shares = np.nan_to_num(rates)
     percents = np.where(np.isnan(rates), "-", np.char.mod("%.0f", 100 * shares))
     with drawing(path, 12.6, 6.6) as figure:
         figure.suptitle(title)
         left, right = figure.subplots(1, 2)
-        for axes, texts, heading in (
-            (left, np.char.mod("%d", counts), "Images"),
-            (right, percents, "Share of each true emotion, %"),
-        ):
-            draw_matrix(axes, shares, texts, names, "predicted")
-            axes.set_title(heading)
+        # Counts are coloured by rate too, or the largest class would dominate.
+        draw_matrix(left, shares, np.char.mod("%d", np.array(metrics.confusion)), names)
+        draw_matrix(right, shares, percents, names)
+        left.set_title("Images")
+        right.set_title("Share of each true emotion, %")
 
 
 def accuracy_figure(metrics: Metrics, path: Path, *, title: str) -> None:
-    """Draw each emotion's accuracy as a bar with its 95 % interval, the mean as a line."""
+    """Draw the accuracy of each class with its 95 % interval, and that of all images."""
     count = len(metrics.classes)
     with drawing(path, 9.0, 4.8) as figure:
         figure.suptitle(title)
         axes = figure.subplots()
-        for place, entry in enumerate(metrics.classes):
+        for x, entry in enumerate(metrics.classes):
             share, interval = entry.accuracy, entry.accuracy_interval
             if share is None or interval is None:
-                axes.text(place, 0.02, "no\nimages", ha="center", va="bottom", color=FAINT)
+                axes.text(x, 0.02, "no\nimages", ha="center", va="bottom", color=FAINT)
                 continue
-            color = EMOTION_COLORS.get(entry.emotion, OTHER_COLOR)
-            ends = [[share - interval.low], [interval.high - share]]
-            axes.bar(place, share, width=0.68, color=color)
-            axes.errorbar(place, share, yerr=ends, color=INK, capsize=4, lw=1.3)
+            color = EMOTION_COLORS.get(entry.emotion, _CUSTOM_CLASS_COLOR)
+            errors = [[share - interval.low], [interval.high - share]]
+            axes.bar(x, share, width=0.68, color=color)
+            axes.errorbar(x, share, yerr=errors, color=INK, capsize=4, lw=1.3)
             axes.text(
-                place,
+                x,
                 interval.high + 0.02,
                 f"{100 * share:.0f} %",
                 ha="center",
@@ -223,108 +217,128 @@ def accuracy_figure(metrics: Metrics, path: Path, *, title: str) -> None:
         axes.tick_params(axis="x", length=0)
         axes.set_ylim(0, 1.12)
         axes.set_yticks(np.linspace(0, 1, 6))
-        axes.set_ylabel("images read right")
+        axes.set_ylabel("accuracy")
         axes.grid(axis="y")
         percent_axis(axes)
 
 
 # ---------------------------------------------------------------- reliability
 def reliability_figure(calibration: Calibration, path: Path, *, title: str) -> None:
-    """Draw accuracy against confidence, and below it how many predictions each bin holds."""
+    """Draw accuracy over confidence, and the number of predictions in each bin."""
     rows = [(b.low, b.high, b.confidence, b.accuracy, b.count) for b in calibration.bins if b.count]
-    with _reliability(path, title, rows) as (upper, lower):
-        upper.containers[0].set_label("accuracy")
-        upper.lines[0].set_label("perfectly calibrated")
-        upper.lines[1].set_label("at the bin's mean confidence")
-        upper.set_ylabel("images read right")
-        _corner_note(
-            upper,
-            f"calibration error {100 * calibration.error:.1f} %\n"
-            f"mean confidence {100 * calibration.confidence:.1f} %",
-        )
-        lower.set_ylabel("predictions")
-        lower.set_xlabel("confidence (highest probability)")
+    note = (
+        f"calibration error {100 * calibration.error:.1f} %\n"
+        f"mean confidence {100 * calibration.confidence:.1f} %"
+    )
+    with _reliability(path, title, rows, "accuracy", note) as histogram:
+        histogram.set_ylabel("predictions")
+        histogram.set_xlabel("confidence (highest probability)")
 
 
 def share_figure(agreement: Agreement, path: Path, *, title: str) -> None:
-    """Draw the share of people who named an emotion against its score, and how many scores."""
+    """Draw vote shares over scores, and the number of scores in each bin."""
     rows = [(b.low, b.high, b.score, b.share, b.count) for b in agreement.bins]
-    with _reliability(path, title, rows) as (upper, lower):
-        upper.containers[0].set_label("share of people")
-        upper.lines[0].set_label("as the score says")
-        upper.lines[1].set_label("at the bin's mean score")
-        upper.set_ylabel("people who named the emotion")
-        _corner_note(upper, f"differ by {100 * agreement.share_error:.1f} points on average")
-        lower.set_yscale("log")
-        lower.set_ylabel("scores (log)")
-        lower.set_xlabel("score, of any of the seven emotions")
+    note = f"mean gap {100 * agreement.share_error:.1f} points"
+    with _reliability(path, title, rows, "share of annotators", note) as histogram:
+        histogram.set_yscale("log")
+        histogram.set_ylabel("scores (log)")
+        histogram.set_xlabel("score of any of the seven emotions")
 
 
 @contextmanager
 def _reliability(
-    path: Path, title: str, rows: Sequence[tuple[float, float, float | None, float | None, int]]
-) -> Iterator[tuple[Axes, Axes]]:
+    path: Path,
+    title: str,
+    rows: Sequence[tuple[float, float, float | None, float | None, int]],
+    outcome: str,
+    note: str,
+) -> Iterator[Axes]:
     """Draw bins (low, high, mean, outcome, count) as a reliability diagram above a histogram.
 
-    Gives the axes of both; the caller labels the bars, the diagonal and the dots.
+    Yields the histogram's axes for the caller to label.
     """
-    low, high, means, found, counts = np.array(rows, np.float64).T
+    low, high, means, outcomes, counts = np.array(rows, np.float64).T
     centres, widths = (low + high) / 2, 0.92 * (high - low)
     with drawing(path, 6.4, 7.0) as figure:
         figure.suptitle(title)
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        upper.bar(centres, found, width=widths, color=RIGHT_COLOR)
-        upper.plot([0, 1], [0, 1], color=INK, lw=1, ls=_DASHED)
-        upper.plot(means, found, ls="none", marker="o", ms=5, mfc="white", mec=INK)
+        upper.bar(centres, outcomes, width=widths, color=CORRECT_COLOR, label=outcome)
+        upper.plot([0, 1], [0, 1], color=INK, lw=1, ls=_DASHED, label="perfect calibration")
+        dots: Any = {"ls": "none", "marker": "o", "ms": 5, "mfc": "white", "mec": INK}
+        upper.plot(means, outcomes, label="mean of the bin", **dots)
         upper.set_ylim(0, 1.02)
+        upper.set_ylabel(outcome)
+        box = {"facecolor": "white", "edgecolor": FAINT, "boxstyle": "round,pad=0.4"}
+        upper.text(0.98, 0.05, note, ha="right", transform=upper.transAxes, bbox=box)
+        upper.legend(loc="upper left")
         lower.bar(centres, counts, width=widths, color=FAINT)
         lower.set_xlim(0, 1)
-        yield upper, lower
-        upper.legend(loc="upper left")
+        yield lower
         for axes in (upper, lower):
             axes.grid(axis="y")
         percent_axis(upper)
         percent_axis(lower, "x")
 
 
-def _corner_note(axes: Axes, text: str) -> None:
-    box = {"facecolor": "white", "edgecolor": FAINT, "boxstyle": "round,pad=0.4"}
-    axes.text(0.98, 0.05, text, ha="right", transform=axes.transAxes, bbox=box)
-
-
 # ---------------------------------------------------------------- training curves
 History = Mapping[str, Sequence[float | str | None]]
-"""Columns of equal length, one value an epoch; a missing value is None, NaN or an empty text."""
+"""Columns of equal length, one value per epoch; missing values are None, NaN or empty strings."""
 
-_LOSSES = {"loss": ("training", WRONG_COLOR), "val_loss": ("validation", RIGHT_COLOR)}
-_SHARES = {
-    "accuracy": ("training", WRONG_COLOR),
-    "val_accuracy": ("validation", RIGHT_COLOR),
-    "val_macro_f1": ("validation, macro-F1", _THIRD_COLOR),
+_Lines = Mapping[str, tuple[str, str]]
+"""Label and colour of each column in one panel."""
+
+_LOSSES: _Lines = {
+    "loss": ("training", WRONG_COLOR),
+    "val_loss": ("validation", CORRECT_COLOR),
 }
-_RATE = {"learning_rate": ("learning rate", INK)}
+_ACCURACIES: _Lines = {
+    "accuracy": ("training", WRONG_COLOR),
+    "val_accuracy": ("validation", CORRECT_COLOR),
+    "val_macro_f1": ("validation, macro-F1", _F1_COLOR),
+}
+_RATES: _Lines = {"learning_rate": ("learning rate", INK)}
+
+
+def read_history(path: Path) -> History:
+    """Read the columns of a run's ``history.csv``.
+
+    Raises:
+        InputError: if it cannot be read, has no epochs, or has rows of different length.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.reader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"cannot read the history {path}: {error}") from error
+    if len(rows) < 2 or any(len(row) != len(rows[0]) for row in rows):
+        raise InputError(
+            f"cannot read the history {path}: expected a header and a line for each epoch"
+        )
+    header, *epochs = rows
+    return {name: list(column) for name, *column in zip(header, *epochs, strict=True)}
 
 
 def training_curves(history: History, path: Path, *, title: str = "Training") -> None:
-    """Draw loss, accuracy and learning rate over the epochs and write them as a PNG.
+    """Draw loss, accuracy and learning rate over the epochs.
 
     Args:
         history: any of the columns ``epoch, loss, accuracy, val_loss, val_accuracy, val_macro_f1,
-            learning_rate, seconds, phase``; a line marks each change of ``phase``.
-        path: where to write.
-        title: heading of the figure.
+            learning_rate, seconds, phase``; each change of ``phase`` is marked.
+        path: file to write.
+        title: title of the figure.
 
     Raises:
-        UsageError: if no column can be drawn, or columns differ in length.
+        UsageError: if there is no column to draw, or columns differ in length.
         MissingExtra: without Matplotlib.
         OutputError: if the file cannot be written.
     """
     lengths = {name: len(column) for name, column in history.items()}
-    panels = [
-        (heading, lines)
-        for heading, lines in (("Loss", _LOSSES), ("Accuracy", _SHARES), ("Learning rate", _RATE))
-        if any(_known(history, name) for name in lines)
-    ]
+    panels = {"Loss": _LOSSES, "Accuracy": _ACCURACIES, "Learning rate": _RATES}
+    panels = {
+        heading: lines
+        for heading, lines in panels.items()
+        if any(_has_values(history, name) for name in lines)
+    }
     if len(set(lengths.values())) != 1 or not panels:
         raise UsageError(
             "expected a history with columns of equal length, one value an epoch, "
@@ -333,84 +347,75 @@ def training_curves(history: History, path: Path, *, title: str = "Training") ->
     count = next(iter(lengths.values()))
     epochs = numbers(history["epoch"]) if "epoch" in history else np.arange(1.0, count + 1)
     phases = history.get("phase", ())
-    changes = [place for place in range(1, len(phases)) if phases[place] != phases[place - 1]]
+    changes = [index for index in range(1, len(phases)) if phases[index] != phases[index - 1]]
     seconds = float(np.nansum(numbers(history.get("seconds", ()))))
     with drawing(path, 1.0 + 4.6 * len(panels), 4.6) as figure:
         figure.suptitle(title + (f" ({format_duration(seconds)})" if seconds > 0 else ""))
-        for axes, (heading, lines) in zip(
-            figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-        ):
-            # Room above the axes for the names of the phases.
+        all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axes, (heading, lines) in zip(all_axes, panels.items(), strict=True):
+            # Leaves room above the axes for the names of the phases.
             axes.set_title(heading, pad=22 if changes else None)
             _draw_lines(axes, epochs, history, lines)
-            for place in changes:
-                _mark_phase(axes, epochs, place, str(phases[place]))
-            if lines is _SHARES:
+            for index in changes:
+                _mark_phase(axes, epochs, index, str(phases[index]))
+            if lines is _ACCURACIES:
                 percent_axis(axes)
-                if _known(history, "val_accuracy"):
+                if _has_values(history, "val_accuracy"):
                     _mark_best(axes, epochs, numbers(history["val_accuracy"]))
-            if lines is _RATE:
+            if lines is _RATES:
                 axes.yaxis.set_major_formatter("{x:g}")
             else:
                 axes.legend(loc="best")
 
 
-def numbers(column: Sequence[float | str | None]) -> npt.NDArray[np.float64]:
+def numbers(column: Sequence[float | str | None]) -> Floats:
     """Return a column as float64 (N,), NaN where a value is missing."""
     return np.array([math.nan if value in (None, "") else float(value or 0) for value in column])
 
 
-def _known(history: History, name: str) -> bool:
+def _has_values(history: History, name: str) -> bool:
     return name in history and bool(np.isfinite(numbers(history[name])).any())
 
 
-def _draw_lines(
-    axes: Axes,
-    epochs: npt.NDArray[np.float64],
-    history: History,
-    lines: Mapping[str, tuple[str, str]],
-) -> None:
+def _draw_lines(axes: Axes, epochs: Floats, history: History, lines: _Lines) -> None:
     from matplotlib.ticker import MaxNLocator
 
     axes.set_xlabel("epoch")
     axes.grid()
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     for name, (label, color) in lines.items():
-        if _known(history, name):
+        if _has_values(history, name):
             # Markers make a run of one epoch visible; on long runs they are noise.
             marker = "o" if len(epochs) <= 30 else None
             values = numbers(history[name])
             axes.plot(epochs, values, color=color, label=label, lw=1.8, marker=marker, ms=3.5)
 
 
-def _mark_phase(axes: Axes, epochs: npt.NDArray[np.float64], place: int, phase: str) -> None:
-    edge = (epochs[place - 1] + epochs[place]) / 2
-    axes.axvline(edge, color=FAINT, lw=1.2, ls=(0, (2, 2)))
+def _mark_phase(axes: Axes, epochs: Floats, index: int, phase: str) -> None:
+    x = (epochs[index - 1] + epochs[index]) / 2
+    axes.axvline(x, color=FAINT, lw=1.2, ls=(0, (2, 2)))
     axes.annotate(
-        f"{phase} from here",
-        (edge, 1.015),
+        f"phase: {phase}",
+        (x, 1.015),
         xycoords=("data", "axes fraction"),
-        ha="left" if place < len(epochs) / 2 else "right",
+        ha="left" if index < len(epochs) / 2 else "right",
         va="bottom",
         color=FAINT,
         fontsize=9,
     )
 
 
-def _mark_best(
-    axes: Axes, epochs: npt.NDArray[np.float64], values: npt.NDArray[np.float64]
-) -> None:
+def _mark_best(axes: Axes, epochs: Floats, values: Floats) -> None:
     best = int(np.nanargmax(values))
     label = f"best {100 * values[best]:.2f} %, epoch {epochs[best]:.0f}"
     ring: Any = {"ls": "none", "marker": "o", "ms": 9, "mfc": "none", "mec": INK, "mew": 1.6}
     axes.plot(epochs[best], values[best], label=label, **ring)
 
 
-# ---------------------------------------------------------------- the audit of a data set
+# ---------------------------------------------------------------- audit of a data set
 _SPLIT_COLORS = {"train": "#0072B2", "val": "#56B4E9", "test": "#E69F00"}
-
 _NEAR_COLOR = "#56B4E9"
-_BELOW: Any = {
+_LEGEND_BELOW: Any = {
     "loc": "upper left",
     "bbox_to_anchor": (-0.02, -0.08),
     "ncols": 3,
@@ -419,18 +424,19 @@ _BELOW: Any = {
     "handletextpad": 0.5,
     "columnspacing": 1.4,
 }
-_PAIRS = 7
-_BLANKS = 14
-_WIDTH_INCHES = 13.0
-_STRIP_INCHES = 1.85
-_TOP_INCHES = 5.2
-_IMAGE_INCHES = 0.82
-_PAIR_INCHES = 1.84
+_MAX_PAIRS = 7
+_MAX_BLANKS = 14
+# Sizes in inches.
+_WIDTH = 13.0
+_STRIP_HEIGHT = 1.85
+_CHARTS_HEIGHT = 5.2
+_IMAGE_SIDE = 0.82
+_PAIR_PITCH = 1.84
 
 
 @dataclass(frozen=True)
 class _Strip:
-    """One row of example images, in pairs, each above its split and class; a note a pair."""
+    """One row of example images in pairs, captioned with split and class; one note per pair."""
 
     title: str
     files: tuple[str, ...]
@@ -438,7 +444,13 @@ class _Strip:
 
 
 def draw_audit(audit: Audit, splits: Mapping[str, Split], path: Path, *, title: str) -> None:
-    """Draw what the audit found in the splits as a PNG; ``title`` names the data set.
+    """Draw the findings of an audit: class balance, duplicates and example images.
+
+    Args:
+        audit: the findings.
+        splits: the audited splits.
+        path: file to write.
+        title: name of the data set.
 
     Raises:
         MissingExtra: without Matplotlib.
@@ -450,8 +462,8 @@ def draw_audit(audit: Audit, splits: Mapping[str, Split], path: Path, *, title: 
         for file, image in zip(splits[name].files, splits[name].images, strict=True)
     }
     strips = [strip for strip in _strips(audit) if strip.files]
-    heights = [_TOP_INCHES] + [_STRIP_INCHES] * len(strips)
-    with drawing(path, _WIDTH_INCHES, sum(heights) + 0.4) as figure:
+    heights = [_CHARTS_HEIGHT] + [_STRIP_HEIGHT] * len(strips)
+    with drawing(path, _WIDTH, sum(heights) + 0.4) as figure:
         figure.suptitle(
             f"{title}: {audit.images:,} images, {audit.distinct:,} distinct", x=0.01, ha="left"
         )
@@ -459,46 +471,48 @@ def draw_audit(audit: Audit, splits: Mapping[str, Split], path: Path, *, title: 
         top, *below = np.atleast_1d(np.asarray(rows))
         left, right = top.subplots(1, 2, width_ratios=[1.0, 1.15])
         _draw_balance(left, audit)
-        _draw_copies(right, audit)
-        for area, strip in zip(below, strips, strict=True):
-            _draw_strip(area, strip, images)
+        _draw_duplicates(right, audit)
+        for subfigure, strip in zip(below, strips, strict=True):
+            _draw_strip(subfigure, strip, images)
 
 
 def _draw_balance(axes: Axes, audit: Audit) -> None:
-    """Draw each class's share of its split, the three splits side by side."""
+    """Draw the class shares of the three splits side by side."""
     height = 0.26
     for row, name in enumerate(SPLITS):
         counts = np.array([audit.classes[name][emotion] for emotion in EMOTIONS])
         shares = counts / max(1, counts.sum())
-        places = np.arange(len(EMOTIONS)) + (row - 1) * height
+        ys = np.arange(len(EMOTIONS)) + (row - 1) * height
         label = f"{name} ({counts.sum():,})"
-        axes.barh(places, shares, height * 0.92, color=_SPLIT_COLORS[name], label=label)
-        for place, share, count in zip(places, shares, counts, strict=True):
-            axes.text(share + 0.003, place, f"{count:,}", va="center", fontsize=8, color=INK)
+        axes.barh(ys, shares, height * 0.92, color=_SPLIT_COLORS[name], label=label)
+        for y, share, count in zip(ys, shares, counts, strict=True):
+            axes.text(share + 0.003, y, f"{count:,}", va="center", fontsize=8, color=INK)
     axes.margins(x=0.12)
     axes.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
-    _finish_chart(axes, EMOTIONS, "Classes, as shares of each split")
-    axes.legend(**_BELOW)
+    _finish_chart(axes, EMOTIONS, "Class shares of each split")
+    axes.legend(**_LEGEND_BELOW)
 
 
-def _draw_copies(axes: Axes, audit: Audit) -> None:
-    """Draw how many images have a copy where, and how many of these have another label."""
+def _draw_duplicates(axes: Axes, audit: Audit) -> None:
+    """Draw the number of images with duplicates, and those labelled differently."""
     height = 0.36
     near = [(count.near, count.near_other_label) for count in audit.copies]
     exact = [(count.exact, count.exact_other_label) for count in audit.copies]
-    most = max(1, *(count for count, _ in near))
-    drawn = []
-    for row, (color, counts) in enumerate(((_NEAR_COLOR, near), (RIGHT_COLOR, exact))):
-        places = np.arange(len(counts)) + (0.5 - row) * height
-        drawn.append(axes.barh(places, [count for count, _ in counts], height * 0.92, color=color))
-        others = axes.barh(places, [other for _, other in counts], height * 0.92, color=WRONG_COLOR)
-        for place, (count, _) in zip(places, counts, strict=True):
-            axes.text(count + most * 0.01, place, f"{count:,}", va="center", fontsize=9, color=INK)
+    largest = max(1, *(total for total, _ in near))
+    bars = []
+    for row, (color, counts) in enumerate(((_NEAR_COLOR, near), (CORRECT_COLOR, exact))):
+        totals, conflicts = zip(*counts, strict=True)
+        ys = np.arange(len(counts)) + (0.5 - row) * height
+        bars.append(axes.barh(ys, totals, height * 0.92, color=color))
+        conflicting = axes.barh(ys, conflicts, height * 0.92, color=WRONG_COLOR)
+        for y, total in zip(ys, totals, strict=True):
+            x = total + largest * 0.01
+            axes.text(x, y, f"{total:,}", va="center", fontsize=9, color=INK)
     axes.margins(x=0.1)
     axes.xaxis.set_major_formatter(lambda count, _: f"{count:,.0f}")
-    _finish_chart(axes, [_where(count) for count in audit.copies], "Images with a copy")
-    names = ["pixel-identical", f"near (cosine ≥ {audit.near_threshold:g})", "labelled otherwise"]
-    axes.legend([drawn[1], drawn[0], others], names, **_BELOW)
+    _finish_chart(axes, [_where(count) for count in audit.copies], "Images with duplicates")
+    names = ["pixel-identical", f"near (cosine ≥ {audit.near_threshold:g})", "different label"]
+    axes.legend([bars[1], bars[0], conflicting], names, **_LEGEND_BELOW)
 
 
 def _finish_chart(axes: Axes, rows: Sequence[str], title: str) -> None:
@@ -516,19 +530,17 @@ def _where(count: CopyCount) -> str:
 
 
 def _strips(audit: Audit) -> list[_Strip]:
-    """Choose the examples: copies across splits first, since those leak."""
-    conflicting = sorted(
-        (pair for pair in audit.exact_pairs if not pair.same_label),
-        key=lambda pair: not _crosses(pair),
-    )[:_PAIRS]
-    leaks = [pair for pair in audit.near_pairs if _crosses(pair)]
-    if len(leaks) > _PAIRS:  # evenly from the most to the least alike
-        leaks = [leaks[round(at)] for at in np.linspace(0, len(leaks) - 1, _PAIRS)]
+    """Choose the examples; duplicates across splits come first, as they leak test images."""
+    conflicting = [pair for pair in audit.exact_pairs if not pair.same_label]
+    conflicting = sorted(conflicting, key=lambda pair: not _crosses_splits(pair))[:_MAX_PAIRS]
+    leaks = [pair for pair in audit.near_pairs if _crosses_splits(pair)]
+    if len(leaks) > _MAX_PAIRS:  # evenly from the most to the least similar
+        leaks = [leaks[round(index)] for index in np.linspace(0, len(leaks) - 1, _MAX_PAIRS)]
     notes = tuple(f"{pair.cosine:.3f}{' mirrored' if pair.flipped else ''}" for pair in leaks)
     return [
-        _Strip("Pixel-identical, labelled differently", _files(conflicting)),
-        _Strip("Near copies across splits", _files(leaks), notes),
-        _Strip(f"Blank images ({len(audit.blank):,})", audit.blank[:_BLANKS]),
+        _Strip("Pixel-identical with different labels", _files(conflicting)),
+        _Strip("Near duplicates across splits", _files(leaks), notes),
+        _Strip(f"Blank images ({len(audit.blank):,})", audit.blank[:_MAX_BLANKS]),
     ]
 
 
@@ -536,28 +548,21 @@ def _files(pairs: Sequence[Pair]) -> tuple[str, ...]:
     return tuple(file for pair in pairs for file in (pair.first, pair.second))
 
 
-def _crosses(pair: Pair) -> bool:
+def _crosses_splits(pair: Pair) -> bool:
     return pair.first.split("/")[0] != pair.second.split("/")[0]
 
 
 def _draw_strip(
-    area: SubFigure, strip: _Strip, images: Mapping[str, npt.NDArray[np.uint8]]
+    subfigure: SubFigure, strip: _Strip, images: Mapping[str, npt.NDArray[np.uint8]]
 ) -> None:
-    """Draw images in one row, the two of a pair close together, with captions below."""
-    area.suptitle(strip.title, x=0.01, y=0.97, ha="left", fontsize=12)
-    for at, file in enumerate(strip.files):
-        left = 0.14 + at // 2 * _PAIR_INCHES + at % 2 * (_IMAGE_INCHES + 0.04)
-        # Placed by hand, in inches: the automatic layout would separate the pairs.
-        axes = area.add_axes(
-            (
-                left / _WIDTH_INCHES,
-                0.56 / _STRIP_INCHES,
-                _IMAGE_INCHES / _WIDTH_INCHES,
-                _IMAGE_INCHES / _STRIP_INCHES,
-            )
-        )
+    subfigure.suptitle(strip.title, x=0.01, y=0.97, ha="left", fontsize=12)
+    width, height = _IMAGE_SIDE / _WIDTH, _IMAGE_SIDE / _STRIP_HEIGHT
+    for index, file in enumerate(strip.files):
+        left = 0.14 + index // 2 * _PAIR_PITCH + index % 2 * (_IMAGE_SIDE + 0.04)
+        # Placed by hand, as the automatic layout would separate the pairs.
+        axes = subfigure.add_axes((left / _WIDTH, 0.56 / _STRIP_HEIGHT, width, height))
         show_image(axes, images[file], FAINT, interpolation="nearest", aspect="auto")
         axes.set_xlabel("\n".join(file.split("/")[:2]), fontsize=9, labelpad=3)
-    for pair, note in enumerate(strip.notes):
-        middle = 0.14 + pair * _PAIR_INCHES + _IMAGE_INCHES + 0.02
-        area.text(middle / _WIDTH_INCHES, 0.1 / _STRIP_INCHES, note, ha="center", fontsize=9)
+    for index, note in enumerate(strip.notes):
+        centre = 0.14 + index * _PAIR_PITCH + _IMAGE_SIDE + 0.02
+        subfigure.text(centre / _WIDTH, 0.1 / _STRIP_HEIGHT, note, ha="center", fontsize=9)

@@ -1,15 +1,14 @@
-"""Predictions against labels: accuracy, F1, confusion, calibration, abstention; and against votes.
+"""Classification metrics: accuracy, F1, confusion, calibration, abstention, annotator agreement.
 
-Conventions, where there is a choice:
+Conventions:
 
-- The prediction is the class of the highest probability; of equals, the first.
-- A class's accuracy is the share of its images that is predicted right: its recall.
-- What has no value is None, never NaN: recall of a class without images, precision of a class that
-  is never predicted. F1 is 0 for a class that has images, none of them predicted right.
-- Means over classes (macro, balanced) are over those that have images; `Metrics.absent` names the
-  others.
-- Intervals are Wilson's (1927) score intervals at 95 %: right for shares near 0 and 1 and for few
-  images, where the normal approximation is not.
+- The predicted class is the most probable one; ties go to the first.
+- The accuracy of a class is its recall: the share of its images that are predicted correctly.
+- Undefined values are None, never NaN: recall of a class without images, precision of a class that
+  is never predicted. F1 is 0 for a class with images of which none is predicted correctly.
+- Class means (macro, balanced) cover the classes with images; `Metrics.absent` lists the others.
+- Intervals are 95 % Wilson score intervals (Wilson 1927), which hold for shares near 0 and 1 and
+  for small samples, where the normal approximation fails.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import sqrt
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -26,30 +25,34 @@ from mien.core.emotions import EMOTIONS
 from mien.core.errors import UsageError
 from mien.data.votes import EMOTION_COLUMNS, VOTE_NAMES
 
-SMALLEST_PROBABILITY = 1e-7
-"""Lower bound of probabilities in the loss, as in Keras."""
+Floats: TypeAlias = npt.NDArray[np.float64]
+Labels: TypeAlias = npt.NDArray[np.int64]
+Mask: TypeAlias = npt.NDArray[np.bool_]
 
-BIN_COUNT = 15
-"""Bins of the calibration error, as in Guo et al. 2017."""
+MIN_PROBABILITY = 1e-7
+"""Lower bound of probabilities in the cross-entropy, as in Keras."""
 
-SHARE_BIN_COUNT = 10
-"""Bins of the diagram of scores against shares of votes."""
+CALIBRATION_BINS = 15
+"""Bins of the expected calibration error, as in Guo et al. 2017."""
+
+AGREEMENT_BINS = 10
+"""Bins of the diagram of scores against vote shares."""
 
 Z_95 = 1.959963984540054
-"""The standard normal's 97.5 % point."""
+"""97.5 % quantile of the standard normal distribution."""
 
 
 # ---------------------------------------------------------------- intervals
 @dataclass(frozen=True)
 class Interval:
-    """A 95 % interval of a share, both ends 0-1."""
+    """Confidence interval of a share, 0-1."""
 
     low: float
     high: float
 
 
 def wilson_interval(correct: int, count: int, *, z: float = Z_95) -> Interval:
-    """Return Wilson's score interval of the share ``correct / count``, by default at 95 %.
+    """Return the Wilson score interval of ``correct / count``, by default at 95 %.
 
     Raises:
         UsageError: if ``count`` is below 1 or ``correct`` is not from 0 to ``count``.
@@ -60,22 +63,22 @@ def wilson_interval(correct: int, count: int, *, z: float = Z_95) -> Interval:
     spread = z * sqrt(share * (1 - share) / count + z * z / (4 * count * count))
     centre = share + z * z / (2 * count)
     scale = 1 + z * z / count
-    # Rounding must not push an end past the share itself, or past 0 and 1.
+    # Rounding must not push a bound past the share itself, or past 0 and 1.
     low = min(share, max(0.0, (centre - spread) / scale))
     high = max(share, min(1.0, (centre + spread) / scale))
     return Interval(low, high)
 
 
-# ---------------------------------------------------------------- calibration
+# ---------------------------------------------------------------- calibration and abstention
 @dataclass(frozen=True)
 class CalibrationBin:
-    """The predictions whose confidence is in (low, high]; the first bin includes 0.
+    """Predictions whose confidence is in (low, high]; the first bin includes 0.
 
     Attributes:
-        low, high: the edges, 0-1.
+        low, high: bin edges, 0-1.
         count: predictions in the bin.
-        confidence: their mean top probability, None in an empty bin.
-        accuracy: the share of them that is right, None in an empty bin.
+        confidence: their mean confidence, None in an empty bin.
+        accuracy: their accuracy, None in an empty bin.
     """
 
     low: float
@@ -87,12 +90,12 @@ class CalibrationBin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Calibration of the top probability.
+    """Calibration of the confidence, the highest probability of an image.
 
     Attributes:
-        error: expected calibration error, 0-1: the mean distance between confidence and accuracy.
-        confidence: mean top probability, 0-1.
-        bins: of equal width, for the reliability diagram.
+        error: expected calibration error, 0-1.
+        confidence: mean confidence, 0-1.
+        bins: bins of equal width, as in a reliability diagram.
     """
 
     error: float
@@ -100,62 +103,71 @@ class Calibration:
     bins: tuple[CalibrationBin, ...]
 
 
-def measure_calibration(
-    confidences: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_]
-) -> Calibration:
-    """Compare confidences (N,), 0-1, with whether each prediction is right (N,).
+def measure_calibration(confidences: Floats, correct: Mask) -> Calibration:
+    """Measure the calibration of predictions.
+
+    Args:
+        confidences: (N,), 0-1.
+        correct: (N,), whether each prediction is correct.
 
     Raises:
         UsageError: if there are no predictions or the lengths differ.
     """
     if confidences.ndim != 1 or confidences.shape != correct.shape or confidences.size == 0:
         raise UsageError(
-            "expected as many confidences as answers, at least one; "
+            "expected confidences (N,) and correct (N,) with N >= 1; "
             f"got {confidences.shape} and {correct.shape}"
         )
-    bins = tuple(
-        CalibrationBin(*each)
-        for each in _binned_means(confidences, correct.astype(np.float64), BIN_COUNT)
-    )
+    binned = _binned_means(confidences, correct.astype(np.float64), CALIBRATION_BINS)
+    bins = tuple(CalibrationBin(*values) for values in binned)
     error = sum(
-        each.count / confidences.size * abs(each.confidence - each.accuracy)
-        for each in bins
-        if each.confidence is not None and each.accuracy is not None
+        filled.count / confidences.size * abs(filled.confidence - filled.accuracy)
+        for filled in bins
+        if filled.confidence is not None and filled.accuracy is not None
     )
     return Calibration(error, float(confidences.mean()), bins)
 
 
 def _binned_means(
-    values: npt.NDArray[np.float64], outcomes: npt.NDArray[np.float64], bins: int
+    values: Floats, outcomes: Floats, bins: int
 ) -> Iterator[tuple[float, float, int, float | None, float | None]]:
-    """Yield the edges, count and means of values and outcomes (N,) of equal-width bins in 0-1."""
+    """Yield low, high, count, mean value and mean outcome of each equal-width bin of 0-1."""
     edges = np.linspace(0.0, 1.0, bins + 1)
-    places = np.clip(np.searchsorted(edges, values, side="left") - 1, 0, bins - 1)
-    for place in range(bins):
-        inside = places == place
+    indices = np.clip(np.searchsorted(edges, values, side="left") - 1, 0, bins - 1)
+    for index in range(bins):
+        inside = indices == index
         count = int(inside.sum())
         means = (float(values[inside].mean()), float(outcomes[inside].mean())) if count else None
-        yield float(edges[place]), float(edges[place + 1]), count, *(means or (None, None))
+        yield float(edges[index]), float(edges[index + 1]), count, *(means or (None, None))
 
 
-def calibration_error(
-    probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]
-) -> float:
+def calibration_error(probabilities: Floats, labels: Labels) -> float:
     """Return the expected calibration error, 0-1, of probabilities (N, classes)."""
     correct = probabilities.argmax(axis=1) == labels
     return measure_calibration(probabilities.max(axis=1), correct).error
 
 
+def certain_mask(probabilities: Floats, thresholds: Floats) -> Mask:
+    """Mark the predictions (N,) whose confidence reaches the threshold of the predicted class.
+
+    Args:
+        probabilities: (N, classes).
+        thresholds: (classes,), 0-1.
+    """
+    reached = probabilities.max(axis=1) >= thresholds[probabilities.argmax(axis=1)]
+    return np.asarray(reached, np.bool_)
+
+
 @dataclass(frozen=True)
 class SelectiveAccuracy:
-    """Accuracy of the predictions that reach their class's threshold, the certain ones.
+    """Accuracy of the certain predictions, those that reach the threshold of their class.
 
     Attributes:
         count: certain predictions.
-        correct: how many of them are right.
-        share: of all predictions, 0-1 (the coverage).
-        accuracy: of the certain predictions, 0-1; None where there are none.
-        accuracy_interval: its 95 % interval; None where there are none.
+        correct: certain predictions that are correct.
+        share: certain share of all predictions (the coverage), 0-1.
+        accuracy: accuracy of the certain predictions, 0-1; None if there are none.
+        accuracy_interval: its 95 % interval; None if there are none.
     """
 
     count: int
@@ -166,26 +178,24 @@ class SelectiveAccuracy:
 
 
 def selective_accuracy(
-    rows: npt.NDArray[np.float64],
-    correct: npt.NDArray[np.bool_],
-    thresholds: npt.NDArray[np.float64],
+    probabilities: Floats, correct: Mask, thresholds: Floats
 ) -> SelectiveAccuracy:
     """Measure abstention: probabilities (N, classes), correct (N,), thresholds (classes,)."""
-    certain = rows.max(axis=1) >= thresholds[rows.argmax(axis=1)]
-    count, right = int(certain.sum()), int(correct[certain].sum())
+    certain = certain_mask(probabilities, thresholds)
+    count, certain_correct = int(certain.sum()), int(correct[certain].sum())
     return SelectiveAccuracy(
         count=count,
-        correct=right,
-        share=count / len(rows),
-        accuracy=right / count if count else None,
-        accuracy_interval=wilson_interval(right, count) if count else None,
+        correct=certain_correct,
+        share=count / len(probabilities),
+        accuracy=certain_correct / count if count else None,
+        accuracy_interval=wilson_interval(certain_correct, count) if count else None,
     )
 
 
-# ---------------------------------------------------------------- all metrics
+# ---------------------------------------------------------------- metrics against labels
 @dataclass(frozen=True)
 class ClassMetrics:
-    """The metrics of one class; shares are 0-1 (see the module for the conventions)."""
+    """Metrics of one class; shares are 0-1, None where undefined."""
 
     emotion: str
     support: int
@@ -200,7 +210,7 @@ class ClassMetrics:
 
 @dataclass(frozen=True)
 class Averages:
-    """Means of the classes' numbers, 0-1."""
+    """Precision, recall and F1 averaged over classes, 0-1."""
 
     precision: float
     recall: float
@@ -209,22 +219,21 @@ class Averages:
 
 @dataclass(frozen=True)
 class Metrics:
-    """The metrics of one set of images; shares are 0-1.
+    """Metrics of one set of images; shares are 0-1.
 
     Attributes:
-        count: images.
-        correct: images predicted right.
+        count: number of images.
+        correct: images predicted correctly.
         loss: mean cross-entropy in nats.
-        accuracy: share of the images predicted right.
+        accuracy: share of images predicted correctly.
         accuracy_interval: its 95 % interval.
-        macro: means over the classes that have images; precision counts 0 for a class that is never
-            predicted.
-        weighted: the same, weighted by each class's images.
+        macro: averages over classes; the precision of a class that is never predicted counts as 0.
+        weighted: averages weighted by the support of each class.
         balanced_accuracy: mean recall.
-        classes: one entry a class, in the order of the labels.
-        confusion: counts (classes, classes): row the true class, column the predicted one.
-        confusion_rates: the same, each row divided by its sum; None for a row without images.
-        calibration: of the top probability.
+        classes: metrics of each class, in label order.
+        confusion: counts (classes, classes); rows are true classes, columns predicted ones.
+        confusion_rates: counts divided by their row's sum; None for a row without images.
+        calibration: calibration of the confidence.
         absent: classes without images.
         certain: accuracy with abstention; None for a model without thresholds.
     """
@@ -246,67 +255,68 @@ class Metrics:
 
     @property
     def macro_f1(self) -> float:
-        """Mean F1 of the classes that have images, 0-1."""
+        """F1 averaged over the classes with images, 0-1."""
         return self.macro.f1
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the metrics ready for JSON."""
+        """Return the metrics as JSON-compatible values."""
         return {**asdict(self), "macro_f1": self.macro_f1}
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics on all images and, where known, on those without a copy in Training."""
+    """Metrics on all images and, where known, on those without a duplicate in Training."""
 
     all: Metrics
     clean: Metrics | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the metrics ready for JSON; "clean" is None where there are none."""
+        """Return the metrics as JSON-compatible values."""
         clean = None if self.clean is None else self.clean.to_dict()
         return {"all": self.all.to_dict(), "clean": clean}
 
 
 def evaluate(
     probabilities: npt.NDArray[np.floating[Any]],
-    labels: npt.NDArray[np.int64],
+    labels: Labels,
     *,
-    clean: npt.NDArray[np.bool_] | None = None,
+    clean: Mask | None = None,
     classes: Sequence[str] = EMOTIONS,
-    thresholds: npt.NDArray[np.float64] | None = None,
+    thresholds: Floats | None = None,
 ) -> Evaluation:
-    """Measure on all images and on the clean ones.
+    """Compute metrics on all images and on the clean ones.
 
     Args:
         probabilities: (N, classes), rows sum to 1.
         labels: (N,), indices into ``classes``.
-        clean: (N,), True for an image without a pixel-identical copy in Training; None if unknown.
-        classes: their names.
-        thresholds: (classes,), the least confidence of a certain prediction; None without.
+        clean: (N,), True for images without a pixel-identical copy in Training; None if unknown.
+        classes: class names.
+        thresholds: (classes,), minimum confidence of a certain prediction; None for no abstention.
 
     Raises:
-        UsageError: if the arrays do not fit together (see `measure`).
+        UsageError: if the arrays do not match (see `measure`).
     """
-    every = measure(probabilities, labels, classes=classes, thresholds=thresholds)
+    overall = measure(probabilities, labels, classes=classes, thresholds=thresholds)
     if clean is not None and clean.shape != labels.shape:
         raise UsageError(f"expected a clean mask of shape {labels.shape}, got {clean.shape}")
     if clean is None or not clean.any():
-        return Evaluation(every)
-    part = measure(probabilities[clean], labels[clean], classes=classes, thresholds=thresholds)
-    return Evaluation(every, part)
+        return Evaluation(overall)
+    subset = measure(probabilities[clean], labels[clean], classes=classes, thresholds=thresholds)
+    return Evaluation(overall, subset)
 
 
 def measure(
     probabilities: npt.NDArray[np.floating[Any]],
-    labels: npt.NDArray[np.int64],
+    labels: Labels,
     *,
     classes: Sequence[str] = EMOTIONS,
-    thresholds: npt.NDArray[np.float64] | None = None,
+    thresholds: Floats | None = None,
 ) -> Metrics:
-    """Compare probabilities (N, classes) with labels (N,); thresholds as in `evaluate`.
+    """Compute the metrics of probabilities (N, classes) against labels (N,).
 
     Raises:
-        UsageError: if N is 0, shapes differ, a label is no class, or rows are no probabilities.
+        UsageError: if N is 0, shapes differ, a label is out of range, or rows are not
+            probabilities.
     """
     _check(probabilities, labels, len(classes))
     rows = probabilities.astype(np.float64)
@@ -315,14 +325,14 @@ def measure(
     correct = predicted == labels
     confusion = np.zeros((len(classes), len(classes)), np.int64)
     np.add.at(confusion, (labels, predicted), 1)
-    entries = tuple(_class_metrics(confusion, place, name) for place, name in enumerate(classes))
+    entries = tuple(_class_metrics(confusion, index, name) for index, name in enumerate(classes))
     present = [entry for entry in entries if entry.support]
     support = np.array([entry.support for entry in present], np.float64)
-    chosen = rows[np.arange(len(labels)), labels]
+    of_label = rows[np.arange(len(labels)), labels]
     return Metrics(
         count=len(labels),
         correct=int(correct.sum()),
-        loss=float(-np.log(np.maximum(chosen, SMALLEST_PROBABILITY)).mean()),
+        loss=float(-np.log(np.maximum(of_label, MIN_PROBABILITY)).mean()),
         accuracy=float(correct.mean()),
         accuracy_interval=wilson_interval(int(correct.sum()), len(labels)),
         macro=_averages(present, np.ones(len(present))),
@@ -339,26 +349,25 @@ def measure(
     )
 
 
-def _check(probabilities: npt.NDArray[Any], labels: npt.NDArray[Any], width: int) -> None:
-    count = len(labels)
-    if labels.ndim != 1 or probabilities.shape != (count, width):
+def _check(probabilities: npt.NDArray[Any], labels: npt.NDArray[Any], classes: int) -> None:
+    if labels.ndim != 1 or probabilities.shape != (len(labels), classes):
         raise UsageError(
-            f"expected probabilities (N, {width}) and labels (N,), "
+            f"expected probabilities (N, {classes}) and labels (N,), "
             f"got {probabilities.shape} and {labels.shape}"
         )
-    if count == 0:
+    if len(labels) == 0:
         raise UsageError("nothing to evaluate: there are no images")
-    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= width:
-        raise UsageError(f"expected labels as whole numbers from 0 to {width - 1}")
+    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= classes:
+        raise UsageError(f"expected integer labels from 0 to {classes - 1}")
     sums = probabilities.sum(axis=1, dtype=np.float64)
-    # A NaN fails the comparison too, instead of counting as "angry".
+    # NaN fails these comparisons too, so it never counts as a prediction of class 0.
     if not (np.all(probabilities >= 0) and np.all(np.abs(sums - 1) < 1e-3)):
         raise UsageError("expected probabilities from 0 to 1 whose rows sum to 1")
 
 
-def _class_metrics(confusion: npt.NDArray[np.int64], place: int, name: str) -> ClassMetrics:
-    correct = int(confusion[place, place])
-    support, predicted = int(confusion[place].sum()), int(confusion[:, place].sum())
+def _class_metrics(confusion: Labels, index: int, name: str) -> ClassMetrics:
+    correct = int(confusion[index, index])
+    support, predicted = int(confusion[index].sum()), int(confusion[:, index].sum())
     recall = correct / support if support else None
     return ClassMetrics(
         emotion=name,
@@ -373,21 +382,15 @@ def _class_metrics(confusion: npt.NDArray[np.int64], place: int, name: str) -> C
     )
 
 
-def _averages(present: list[ClassMetrics], weights: npt.NDArray[np.float64]) -> Averages:
-    def mean(values: list[float | None]) -> float:
-        return float(np.average([value or 0.0 for value in values], weights=weights))
-
-    return Averages(
-        precision=mean([entry.precision for entry in present]),
-        recall=mean([entry.recall for entry in present]),
-        f1=mean([entry.f1 for entry in present]),
-    )
+def _averages(entries: list[ClassMetrics], weights: Floats) -> Averages:
+    values = [[entry.precision or 0.0, entry.recall or 0.0, entry.f1 or 0.0] for entry in entries]
+    return Averages(*np.average(values, axis=0, weights=weights).tolist())
 
 
-# ---------------------------------------------------------------- agreement with FER+'s annotators
+# ---------------------------------------------------------------- agreement with FER+ annotators
 @dataclass(frozen=True)
 class EmotionAgreement:
-    """The images whose majority named an emotion, and how many are predicted as that."""
+    """Images whose majority vote is one emotion, and how many are predicted as it."""
 
     emotion: str
     images: int
@@ -396,13 +399,13 @@ class EmotionAgreement:
 
 @dataclass(frozen=True)
 class ShareBin:
-    """Scores in (low, high], of any emotion, and the votes for it; the first bin includes 0.
+    """Scores of any emotion in (low, high], and the vote shares; the first bin includes 0.
 
     Attributes:
-        low, high: the edges, 0-1.
+        low, high: bin edges, 0-1.
         count: scores in the bin.
         score: their mean.
-        share: the mean share of people who named the emotion.
+        share: mean share of annotators who chose the emotion.
     """
 
     low: float
@@ -414,20 +417,19 @@ class ShareBin:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Predictions beside FER+'s votes; shares are 0-1.
+    """Agreement of predictions with FER+ votes; shares are 0-1.
 
     Attributes:
-        images: those on which more than half of the votes for the seven emotions agree.
-        agreed: how many of them are predicted as that majority says.
-        accuracy: the share of these.
+        images: images with a majority (more than half) of the votes for the seven emotions.
+        agreed: images predicted as their majority vote.
+        accuracy: ``agreed / images``.
         accuracy_interval: its 95 % interval.
         emotions: the same for each emotion.
-        official_images: those of FER+'s own protocol (Barsoum et al. 2016, "majority"), see
-            `official_majority`.
-        official_agreed: how many of them are predicted so; contempt, which has no score, never is.
-        cross_entropy: of all scores against the shares of votes, in nats.
-        share_error: the mean distance between a score and the share of people, over ``bins``.
-        bins: of the reliability diagram: do seven of ten people say so where the score is 0.7?
+        official_images: images with a label under FER+'s own protocol, see `official_majority`.
+        official_agreed: those predicted as that label; contempt has no score, so it never agrees.
+        cross_entropy: of the scores against the vote shares, in nats.
+        share_error: mean absolute difference of score and vote share, over ``bins``.
+        bins: reliability diagram of scores against vote shares.
     """
 
     images: int
@@ -443,72 +445,72 @@ class Agreement:
 
     @property
     def official_accuracy(self) -> float:
-        """The share of the official protocol's images that is predicted right, 0-1."""
+        """Accuracy under FER+'s own protocol, 0-1."""
         return self.official_agreed / max(self.official_images, 1)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the agreement ready for JSON."""
+        """Return the agreement as JSON-compatible values."""
         return {**asdict(self), "official_accuracy": self.official_accuracy}
 
 
 def measure_agreement(
-    probabilities: npt.NDArray[np.floating[Any]], counts: npt.NDArray[np.int64]
+    probabilities: npt.NDArray[np.floating[Any]], counts: Labels
 ) -> Agreement | None:
-    """Compare probabilities (N, 7) with votes (N, 10), see `align_votes`.
+    """Compare probabilities (N, 7) with vote counts (N, 10) from `align_votes`.
 
     Returns:
-        None where no image has a majority.
+        None if no image has a majority.
     """
     predicted = probabilities.argmax(axis=1)
     votes = counts[:, EMOTION_COLUMNS]
-    total = votes.sum(axis=1)
-    clear = 2 * votes.max(axis=1) > total
-    if not clear.any():
+    total, majority = votes.sum(axis=1), votes.argmax(axis=1)
+    has_majority = 2 * votes.max(axis=1) > total
+    if not has_majority.any():
         return None
-    majority = votes.argmax(axis=1)
     agrees = predicted == majority
-    emotions = tuple(
-        EmotionAgreement(
-            name,
-            int((clear & (majority == place)).sum()),
-            int(agrees[clear & (majority == place)].sum()),
-        )
-        for place, name in enumerate(EMOTIONS)
-    )
+    emotions = []
+    for index, name in enumerate(EMOTIONS):
+        chosen = has_majority & (majority == index)
+        emotions.append(EmotionAgreement(name, int(chosen.sum()), int(agrees[chosen].sum())))
     voted = total > 0
     shares = votes[voted] / total[voted, None]
     scores = np.asarray(probabilities[voted], np.float64)
     bins = tuple(
         ShareBin(low, high, count, score, share)
         for low, high, count, score, share in _binned_means(
-            scores.ravel(), shares.ravel(), SHARE_BIN_COUNT
+            scores.ravel(), shares.ravel(), AGREEMENT_BINS
         )
         if score is not None and share is not None
     )
     official = official_majority(counts)
-    known = official >= 0
-    agreed = int(agrees[clear].sum())
+    labelled = official >= 0
+    images, agreed = int(has_majority.sum()), int(agrees[has_majority].sum())
     return Agreement(
-        images=int(clear.sum()),
+        images=images,
         agreed=agreed,
-        accuracy=agreed / int(clear.sum()),
-        accuracy_interval=wilson_interval(agreed, int(clear.sum())),
-        emotions=emotions,
-        official_images=int(known.sum()),
-        official_agreed=int((EMOTION_COLUMNS[predicted] == official)[known].sum()),
-        cross_entropy=float(-(shares * np.log(np.maximum(scores, 1e-7))).sum(axis=1).mean()),
-        share_error=sum(each.count * abs(each.score - each.share) for each in bins) / scores.size,
+        accuracy=agreed / images,
+        accuracy_interval=wilson_interval(agreed, images),
+        emotions=tuple(emotions),
+        official_images=int(labelled.sum()),
+        official_agreed=int((EMOTION_COLUMNS[predicted] == official)[labelled].sum()),
+        cross_entropy=float(
+            -(shares * np.log(np.maximum(scores, MIN_PROBABILITY))).sum(axis=1).mean()
+        ),
+        share_error=sum(row.count * abs(row.score - row.share) for row in bins) / scores.size,
         bins=bins,
     )
 
 
-def official_majority(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return FER+'s own majority label of votes (N, 10): index into `VOTE_NAMES`, -1 for none.
+def official_majority(counts: Labels) -> Labels:
+    """Return the FER+ "majority" labels of vote counts (N, 10) (Barsoum et al. 2016).
 
-    Emotions with a single vote are dropped as outliers; then one of the eight (contempt is the last
-    of them) needs more than half of the votes that are left, unknown and not-a-face among them.
+    Single votes are dropped as outliers; then one of the eight emotions (the seven and contempt)
+    needs more than half of the remaining votes, "unknown" and "not a face" included.
+
+    Returns:
+        (N,), indices into `VOTE_NAMES`; -1 for an image without such a majority.
     """
     kept = np.where(counts > 1, counts, 0)
     winner = kept.argmax(axis=1)
-    clear = (2 * kept.max(axis=1) > kept.sum(axis=1)) & (winner <= VOTE_NAMES.index("contempt"))
-    return np.where(clear, winner, -1)
+    is_emotion = winner <= VOTE_NAMES.index("contempt")
+    return np.where((2 * kept.max(axis=1) > kept.sum(axis=1)) & is_emotion, winner, -1)

@@ -1,4 +1,4 @@
-"""Grids of faces with what was predicted: samples of a data set, and one's own pictures."""
+"""Grids of faces with their predictions: samples of a data set, and a user's own pictures."""
 
 from __future__ import annotations
 
@@ -16,40 +16,50 @@ from mien.core.emotions import EMOTIONS, match_label
 from mien.core.errors import UsageError
 from mien.core.images import load_image
 from mien.core.results import LAST_COLUMNS, Face, Result, result_rows, table_columns
-from mien.evaluation.figures import (
-    FAINT,
-    INK,
-    RIGHT_COLOR,
-    WRONG_COLOR,
-    drawing,
-    show_image,
-)
-from mien.evaluation.report import Samples
+from mien.evaluation.figures import CORRECT_COLOR, FAINT, INK, WRONG_COLOR, drawing, show_image
+from mien.evaluation.metrics import Labels
 from mien.inference.preprocess import face_crop
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST_TILES = 96
-"""Most faces in one grid; the table has all."""
+MAX_TILES = 96
+"""Maximum number of faces in a grid of pictures."""
 
 _COLUMNS = 6
 _CAPTION_LENGTH = 22
-_TITLE_LETTERS = 7
-"""Letters of a title per inch, approximately."""
+_TITLE_CHARACTERS = 7
+"""Approximate number of characters of a title per inch."""
 
 
 # ---------------------------------------------------------------- grids
+@dataclass(frozen=True)
+class Samples:
+    """Labelled images and their predictions.
+
+    Attributes:
+        images: uint8 (N, 48, 48).
+        labels: (N,), indices into ``classes``.
+        probabilities: (N, classes).
+        classes: class names.
+    """
+
+    images: npt.NDArray[np.uint8]
+    labels: Labels
+    probabilities: npt.NDArray[np.floating[Any]]
+    classes: tuple[str, ...] = EMOTIONS
+
+
 @dataclass(frozen=True)
 class Tile:
     """One face and its prediction.
 
     Attributes:
         image: uint8, (H, W) grey or (H, W, 3) RGB.
-        emotion: the prediction.
+        emotion: predicted class.
         confidence: its probability, 0-1.
-        truth: the true class, None where unknown.
-        caption: a name to show above it, or "".
+        truth: true class, None if unknown.
+        caption: text above the image.
     """
 
     image: npt.NDArray[np.uint8]
@@ -60,39 +70,38 @@ class Tile:
 
 
 def sample_tiles(
-    samples: Samples, *, seed: int = 0, each: int = 2
+    samples: Samples, *, seed: int = 0, per_class: int = 2
 ) -> tuple[tuple[Tile | None, ...], ...]:
-    """Choose at random ``each`` images of every class predicted right, and as many wrong.
+    """Choose random images of each class, ``per_class`` predicted correctly and as many not.
 
     Returns:
-        ``2 * each`` rows, the right ones first; a column a class; None where a class has too few.
+        ``2 * per_class`` rows, the correct ones first, and a column for each class; None where a
+        class has too few images.
     """
-    generator = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     predicted = samples.probabilities.argmax(axis=1)
-    rows: list[list[Tile | None]] = [[] for _ in range(2 * each)]
-    for label, emotion in enumerate(samples.classes):
-        for block, right in enumerate((True, False)):
-            among = np.flatnonzero((samples.labels == label) & ((predicted == label) == right))
-            chosen = generator.permutation(among)[:each]
-            for place in range(each):
-                row = rows[block * each + place]
-                if place >= len(chosen):
-                    row.append(None)
-                    continue
-                index = int(chosen[place])
-                read = int(predicted[index])
-                share = float(samples.probabilities[index, read])
-                row.append(Tile(samples.images[index], samples.classes[read], share, emotion))
-    return tuple(tuple(row) for row in rows)
+    columns: list[list[Tile | None]] = []
+    for label, truth in enumerate(samples.classes):
+        column: list[Tile | None] = []
+        for correct in (True, False):
+            members = (samples.labels == label) & ((predicted == label) == correct)
+            chosen = rng.permutation(np.flatnonzero(members))[:per_class].tolist()
+            for index in chosen:
+                confidence = float(samples.probabilities[index, predicted[index]])
+                emotion = samples.classes[predicted[index]]
+                column.append(Tile(samples.images[index], emotion, confidence, truth))
+            column += [None] * (per_class - len(chosen))
+        columns.append(column)
+    return tuple(zip(*columns, strict=True))
 
 
 def prediction_grid(
     rows: Sequence[Sequence[Tile | None]], path: Path, *, title: str, note: str = ""
 ) -> None:
-    """Draw rows of tiles and write them as a PNG.
+    """Draw rows of tiles.
 
-    A right prediction has a blue frame and a tick, a wrong one a vermilion frame, a cross and the
-    truth, one of unknown truth a grey frame.
+    A correct prediction has a blue frame and a tick; an incorrect one a vermilion frame, a cross
+    and the true class; one of unknown truth a grey frame.
 
     Raises:
         UsageError: if there is no tile.
@@ -106,23 +115,23 @@ def prediction_grid(
     height = 0.55 + row_height * len(rows) + (0.35 if note else 0.0)
     width = max(5.0, 0.3 + 1.75 * columns)
     with drawing(path, width, height) as figure:
-        figure.suptitle(textwrap.fill(title, round(_TITLE_LETTERS * width)))
+        figure.suptitle(textwrap.fill(title, round(_TITLE_CHARACTERS * width)))
         if note:
             figure.supxlabel(note, fontsize=10, color=FAINT)
         grid = figure.subplots(len(rows), columns, squeeze=False)
-        for number, row in enumerate(rows):
-            for column in range(columns):
+        for axes_row, row in zip(grid, rows, strict=True):
+            for column, axes in enumerate(axes_row):
                 tile = row[column] if column < len(row) else None
                 if tile is None:
-                    grid[number][column].axis("off")
+                    axes.axis("off")
                 else:
-                    _draw_tile(grid[number][column], tile)
+                    _draw_tile(axes, tile)
 
 
 def _draw_tile(axes: Axes, tile: Tile) -> None:
     color, mark, text = FAINT, "", f"{tile.emotion} {100 * tile.confidence:.0f} %"
     if tile.truth == tile.emotion:
-        color, mark = RIGHT_COLOR, "✓"
+        color, mark = CORRECT_COLOR, "✓"
     elif tile.truth is not None:
         color, mark, text = WRONG_COLOR, "✗", f"{text}\ntrue: {tile.truth}"
     show_image(axes, tile.image, color, interpolation="bicubic")
@@ -146,18 +155,16 @@ def _draw_tile(axes: Axes, tile: Tile) -> None:
         )
 
 
-# ---------------------------------------------------------------- one's own pictures
-
-
+# ---------------------------------------------------------------- a user's own pictures
 @dataclass(frozen=True)
-class Reading:
+class PictureFace:
     """One face of one picture.
 
     Attributes:
-        result: of the picture.
+        result: result of the picture.
         face: one of its faces.
-        truth: the class that the picture's name tells; None where it tells none, and for all but
-            the largest face.
+        truth: class given by the picture's name; None if it gives none, and for all but the
+            largest face.
     """
 
     result: Result
@@ -165,19 +172,19 @@ class Reading:
     truth: str | None
 
     @property
-    def right(self) -> bool | None:
-        """Whether the prediction is the truth; None where that is unknown."""
+    def correct(self) -> bool | None:
+        """Whether the prediction is the truth; None if that is unknown."""
         return None if self.truth is None else self.face.emotion == self.truth
 
 
 def picture_columns(labels: Sequence[str] = EMOTIONS) -> tuple[str, ...]:
-    """Return the columns of the table for a model's labels; see `TABLE_COLUMNS`."""
+    """Return the table's columns for a model's labels; see `TABLE_COLUMNS`."""
     columns = table_columns(labels)[: -len(LAST_COLUMNS)]
     return (*columns, "truth", "right", *LAST_COLUMNS)
 
 
 def truth_of(source: str, labels: Sequence[str] = EMOTIONS) -> str | None:
-    """Return the class that a picture's folder is named after, or that its name begins with.
+    """Return the class named by a picture's folder or by the first word of its file name.
 
     Example:
         >>> truth_of("ImgTest/happy/me.jpg"), truth_of("ImgTest/Surprised_2.png")
@@ -190,43 +197,41 @@ def truth_of(source: str, labels: Sequence[str] = EMOTIONS) -> str | None:
     )
 
 
-def readings(results: Sequence[Result], labels: Sequence[str] = EMOTIONS) -> tuple[Reading, ...]:
-    """Return all faces of all pictures, in their order; ``labels`` are the model's."""
-    found = []
+def picture_faces(
+    results: Sequence[Result], labels: Sequence[str] = EMOTIONS
+) -> tuple[PictureFace, ...]:
+    """Return all faces of all pictures, in order; ``labels`` are the model's."""
+    faces = []
     for result in results:
         truth = truth_of(result.source or "", labels)
         largest = max(result.faces, key=lambda face: face.box.area, default=None)
-        found += [
-            Reading(result, face, truth if face is largest else None) for face in result.faces
+        faces += [
+            PictureFace(result, face, truth if face is largest else None) for face in result.faces
         ]
-    return tuple(found)
+    return tuple(faces)
 
 
 def picture_rows(
     results: Sequence[Result], labels: Sequence[str] = EMOTIONS
 ) -> list[dict[str, Any]]:
-    """Return the rows of a table with `picture_columns`: one a face, one a picture without any."""
-    known = {(id(one.result), one.face.face_id): one for one in readings(results, labels)}
+    """Return table rows with `picture_columns`: one per face, or one for a picture without any."""
+    faces = {(id(item.result), item.face.face_id): item for item in picture_faces(results, labels)}
     rows = []
     for result in results:
         for row in result_rows(result, labels):
-            one = known.get((id(result), row["face_id"]))
-            marked = {
-                **row,
-                "truth": one.truth if one else None,
-                "right": one.right if one else None,
-            }
-            rows.append({column: marked[column] for column in picture_columns(labels)})
+            face = faces.get((id(result), row["face_id"]))
+            row["truth"], row["right"] = (face.truth, face.correct) if face else (None, None)
+            rows.append({column: row[column] for column in picture_columns(labels)})
     return rows
 
 
 def pictures_dict(results: Sequence[Result], labels: Sequence[str] = EMOTIONS) -> dict[str, Any]:
-    """Return all results and how many of the known truths were read right, ready for JSON."""
-    marked = [one.right for one in readings(results, labels) if one.right is not None]
+    """Return all results and the number of correct predictions as JSON-compatible values."""
+    known = [face.correct for face in picture_faces(results, labels) if face.correct is not None]
     return {
         "schema": "mien-pictures/1",
-        "known": len(marked),
-        "right": sum(marked),
+        "known": len(known),
+        "right": sum(known),
         "pictures": [
             {**result.to_dict(), "truth": truth_of(result.source or "", labels)}
             for result in results
@@ -241,43 +246,41 @@ def picture_grid(
     crop_scale: float | None,
     labels: Sequence[str] = EMOTIONS,
 ) -> None:
-    """Draw every face with its prediction and write them as a PNG.
+    """Draw the first `MAX_TILES` faces with their predictions.
 
     Args:
-        results: of pictures that can still be read from their ``source``.
-        path: where to write.
-        crop_scale: the detector's (see `mien.inference.detectors.Detector`).
-        labels: the model's.
+        results: results of pictures that can still be read from their ``source``.
+        path: file to write.
+        crop_scale: crop scale of the detector (see `mien.inference.detectors.Detector`).
+        labels: the model's labels.
 
     Raises:
         UsageError: if there is no face.
-        UnreadableImage: if a picture has gone meanwhile.
+        UnreadableImage: if a picture is gone.
         OutputError: if the file cannot be written.
     """
-    every = readings(results, labels)
-    shown = every[:MOST_TILES]
+    faces = picture_faces(results, labels)
+    shown = faces[:MAX_TILES]
     tiles: list[Tile] = []
     source, image = "", None
-    for one in shown:
-        if image is None or source != one.result.source:  # one picture in memory at a time
-            source = one.result.source or ""
+    for item in shown:
+        if image is None or source != item.result.source:  # keeps one picture in memory
+            source = item.result.source or ""
             image = load_image(source)
         name = PurePath(source).name
+        if len(name) > _CAPTION_LENGTH:
+            name = f"{name[: _CAPTION_LENGTH - 1]}…"
         tiles.append(
             Tile(
-                image=face_crop(image, one.face.box, crop_scale, turn=one.face.turn),
-                emotion=one.face.emotion,
-                confidence=one.face.confidence,
-                truth=one.truth,
-                caption=_shortened(name),
+                image=face_crop(image, item.face.box, crop_scale, turn=item.face.turn),
+                emotion=item.face.emotion,
+                confidence=item.face.confidence,
+                truth=item.truth,
+                caption=name,
             )
         )
-    marked = [one.right for one in every if one.right is not None]
-    notes = [f"{sum(marked)} of {len(marked)} read right"] if marked else []
-    notes += [f"the first {len(shown)} of {len(every)} faces"] if len(shown) < len(every) else []
+    known = [face.correct for face in faces if face.correct is not None]
+    notes = [f"{sum(known)} of {len(known)} correct"] if known else []
+    notes += [f"the first {len(shown)} of {len(faces)} faces"] if len(shown) < len(faces) else []
     rows = [tiles[start : start + _COLUMNS] for start in range(0, len(tiles), _COLUMNS)]
     prediction_grid(rows, path, title="Your pictures", note=", ".join(notes))
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= _CAPTION_LENGTH else f"{name[: _CAPTION_LENGTH - 1]}…"

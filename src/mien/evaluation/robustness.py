@@ -1,12 +1,11 @@
-"""Accuracy lost on faces that are blurred, unevenly lit, compressed or small.
+"""Robustness: accuracy lost on blurred, badly lit, compressed or low-resolution faces.
 
-The corruptions are deterministic and map standard faces, uint8 (N, 48, 48), to as many of the same
-kind.
+Corruptions are deterministic and map faces, uint8 (N, 48, 48), to faces of the same shape.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,29 +22,24 @@ from mien.core.images import FACE_SIZE, standard_face
 from mien.core.progress import Progress
 from mien.core.results import ModelInfo
 from mien.evaluation.evaluate import BATCH_SIZE, Classify
-from mien.evaluation.markdown import (
-    Table,
-    markdown_table,
-    percent,
-    section_names,
-    text_table,
-    update_marked_section,
-)
+from mien.evaluation.metrics import Labels
+from mien.evaluation.tables import Table, markdown_table, percent, text_table
 
 SCHEMA = "mien-robustness/1"
+
 LIMIT_POINTS = 4.0
-"""How many points of accuracy each change may cost."""
+"""Maximum loss of accuracy to each corruption, in percentage points."""
 
 SECTION = "robustness"
-"""Name of the marked section of a Markdown file that `update_robustness` fills."""
+"""Marked section of Markdown files that `robustness_markdown` fills."""
 
 BLUR_SIGMA = 1.0
-"""In pixels of the standard face."""
+"""Pixels of the 48x48 face."""
 
 JPEG_QUALITY = 30
 
 LIGHT_FACTORS = (0.7, 1.3)
-"""Factors of brightness and contrast: 30 % less, 30 % more."""
+"""Factors of brightness and of contrast."""
 
 Faces: TypeAlias = npt.NDArray[np.uint8]
 
@@ -54,83 +48,84 @@ Faces: TypeAlias = npt.NDArray[np.uint8]
 def corruptions() -> dict[str, Callable[[Faces], Faces]]:
     """Return the corruptions by name, in the order of the report."""
     light = {
-        f"{what} {100 * (factor - 1):+.0f} %": partial(change, factor=factor)
-        for what, change in (("brightness", brightened), ("contrast", contrasted))
+        f"{name} {100 * (factor - 1):+.0f} %": partial(adjust, factor=factor)
+        for name, adjust in (("brightness", adjust_brightness), ("contrast", adjust_contrast))
         for factor in LIGHT_FACTORS
     }
     return {
-        "histogram equalised": equalised,
-        f"blurred, sigma {BLUR_SIGMA:g} px": blurred,
-        "half the resolution": halved,
-        f"JPEG, quality {JPEG_QUALITY}": jpeg_coded,
+        "histogram equalised": equalize_histogram,
+        f"blurred, sigma {BLUR_SIGMA:g} px": gaussian_blur,
+        "half the resolution": halve_resolution,
+        f"JPEG, quality {JPEG_QUALITY}": compress_jpeg,
         **light,
     }
 
 
-def equalised(faces: Faces) -> Faces:
-    """Equalise each face's histogram."""
-    return _each(faces, cv2.equalizeHist)
+def equalize_histogram(faces: Faces) -> Faces:
+    """Equalize the histogram of each face."""
+    return _map_faces(faces, cv2.equalizeHist)
 
 
-def blurred(faces: Faces, *, sigma: float = BLUR_SIGMA) -> Faces:
+def gaussian_blur(faces: Faces, *, sigma: float = BLUR_SIGMA) -> Faces:
     """Blur with a Gaussian of ``sigma`` pixels."""
-    return _each(faces, lambda face: cv2.GaussianBlur(face, (0, 0), sigma))
+    return _map_faces(faces, lambda face: cv2.GaussianBlur(face, (0, 0), sigma))
 
 
-def halved(faces: Faces) -> Faces:
-    """Shrink faces to half their side and enlarge them as `standard_face` does."""
+def halve_resolution(faces: Faces) -> Faces:
+    """Downscale faces to half their side and upscale them again with `standard_face`."""
     half = (FACE_SIZE // 2, FACE_SIZE // 2)
 
-    def small(face: Faces) -> Faces:
-        return np.asarray(cv2.resize(face, half, interpolation=cv2.INTER_AREA), np.uint8)
+    def halve(face: Faces) -> Faces:
+        small = cv2.resize(face, half, interpolation=cv2.INTER_AREA)
+        return standard_face(np.asarray(small, np.uint8))
 
-    return _each(faces, lambda face: standard_face(small(face)))
+    return _map_faces(faces, halve)
 
 
-def jpeg_coded(faces: Faces, *, quality: int = JPEG_QUALITY) -> Faces:
-    """Code faces as JPEG and decode them again."""
+def compress_jpeg(faces: Faces, *, quality: int = JPEG_QUALITY) -> Faces:
+    """Encode faces as JPEG and decode them."""
 
-    def coded(face: Faces) -> Faces:
+    def compress(face: Faces) -> Faces:
         _, content = cv2.imencode(".jpg", face, [cv2.IMWRITE_JPEG_QUALITY, quality])
         return np.asarray(cv2.imdecode(content, cv2.IMREAD_GRAYSCALE), np.uint8)
 
-    return _each(faces, coded)
+    return _map_faces(faces, compress)
 
 
-def brightened(faces: Faces, *, factor: float) -> Faces:
-    """Multiply all greys by a factor, clipped to 0-255."""
-    return _rounded(faces * np.float32(factor))
+def adjust_brightness(faces: Faces, *, factor: float) -> Faces:
+    """Multiply all grey levels by a factor, clipped to 0-255."""
+    return _to_uint8(faces * np.float32(factor))
 
 
-def contrasted(faces: Faces, *, factor: float) -> Faces:
-    """Multiply each grey's distance from its face's mean, clipped to 0-255."""
+def adjust_contrast(faces: Faces, *, factor: float) -> Faces:
+    """Multiply the distance of grey levels from the mean of their face, clipped to 0-255."""
     means = faces.mean(axis=(1, 2), keepdims=True, dtype=np.float32)
-    return _rounded((faces - means) * np.float32(factor) + means)
+    return _to_uint8((faces - means) * np.float32(factor) + means)
 
 
-def _each(faces: Faces, change: Callable[[Faces], npt.ArrayLike]) -> Faces:
-    # Not np.stack: there may be no face at all.
+def _map_faces(faces: Faces, change: Callable[[Faces], npt.ArrayLike]) -> Faces:
+    # Unlike np.stack, this also works without any face.
     result = np.empty_like(faces)
-    for place, face in enumerate(faces):
-        result[place] = change(np.ascontiguousarray(face))
+    for index, face in enumerate(faces):
+        result[index] = change(np.ascontiguousarray(face))
     return result
 
 
-def _rounded(greys: npt.NDArray[np.float32]) -> Faces:
+def _to_uint8(greys: npt.NDArray[np.float32]) -> Faces:
     return np.clip(np.rint(greys), 0, 255).astype(np.uint8)
 
 
-# ---------------------------------------------------------------- measuring
+# ---------------------------------------------------------------- measurement
 @dataclass(frozen=True)
 class Loss:
     """Accuracy lost to one corruption.
 
     Attributes:
-        change: its name.
-        correct: images predicted right.
+        change: name of the corruption.
+        correct: images predicted correctly.
         accuracy: their share, 0-1.
-        points: how much lower that is than on plain images, in points; below 0 where it is higher.
-        kept: whether that is within the limit.
+        points: accuracy lost in percentage points; negative for a gain.
+        kept: whether the loss is within the limit.
     """
 
     change: str
@@ -142,20 +137,20 @@ class Loss:
 
 @dataclass(frozen=True)
 class Robustness:
-    """One model's losses on one split.
+    """Robustness of one model on one split.
 
     Attributes:
-        model: the model's name, version and hash.
+        model: name, version and hash of the model.
         split: "train", "val" or "test".
         tta: whether test-time augmentation was used.
-        count: images.
-        correct: predicted right as they are.
+        count: number of images.
+        correct: uncorrupted images predicted correctly.
         accuracy: their share, 0-1.
-        losses: one entry a corruption.
-        limit: how many points each may cost.
+        losses: loss to each corruption.
+        limit: maximum loss to each, in percentage points.
         data: name of the data set.
-        command: the command line that gives these figures.
-        versions: of Python and of the packages.
+        command: command line that reproduces the figures.
+        versions: versions of Python and of the packages.
     """
 
     model: ModelInfo
@@ -172,43 +167,38 @@ class Robustness:
 
     @property
     def kept(self) -> bool:
-        """Whether every change is within the limit."""
+        """Whether every loss is within the limit."""
         return all(loss.kept for loss in self.losses)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures ready for JSON."""
-        return {
-            "schema": SCHEMA,
-            **asdict(self),
-            "model": self.model.to_dict(),
-            "losses": [asdict(loss) for loss in self.losses],
-            "kept": self.kept,
-        }
+        """Return the figures as JSON-compatible values."""
+        content = {**asdict(self), "model": self.model.to_dict()}
+        return {"schema": SCHEMA, **content, "kept": self.kept}
 
 
 def measure_robustness(
     classify: Classify,
-    images: npt.NDArray[np.uint8],
-    labels: npt.NDArray[np.int64],
+    images: Faces,
+    labels: Labels,
     *,
     model: ModelInfo,
     split: str,
     tta: bool = False,
     quiet: bool = False,
 ) -> Robustness:
-    """Measure accuracy on images as they are and after each of `corruptions`.
+    """Measure the accuracy on uncorrupted images and after each of `corruptions`.
 
     Args:
         classify: the classifier, with or without test-time augmentation.
         images: uint8 (N, 48, 48), at least one.
-        labels: int64 (N,), the right classes.
-        model: for the record, as ``split`` and ``tta``.
-        split: its name.
+        labels: int64 (N,), true classes.
+        model: recorded in the result, as are ``split`` and ``tta``.
+        split: name of the split.
         tta: whether ``classify`` augments.
         quiet: draw no progress bar.
 
     Raises:
-        UsageError: if there is no image, or not as many labels.
+        UsageError: if there are no images, or the number of labels differs.
         ModelError: if the network fails.
     """
     if len(images) == 0 or labels.shape != (len(images),):
@@ -223,66 +213,46 @@ def measure_robustness(
         for name, change in changes.items():
             for start in range(0, len(images), BATCH_SIZE):
                 batch = slice(start, start + BATCH_SIZE)
-                read = classify(change(images[batch])).argmax(axis=1)
-                correct[name] += int((read == labels[batch]).sum())
-                progress.advance(len(read))
-    plain = correct.pop("")
+                predicted = classify(change(images[batch])).argmax(axis=1)
+                correct[name] += int((predicted == labels[batch]).sum())
+                progress.advance(len(predicted))
+    uncorrupted = correct.pop("")
+    losses = []
+    for name, remaining in correct.items():
+        # From integers, as rounding must not push a loss of exactly the limit past it.
+        points = 100 * (uncorrupted - remaining) / len(images)
+        accuracy = remaining / len(images)
+        losses.append(Loss(name, remaining, accuracy, points, points <= LIMIT_POINTS))
     return Robustness(
         model=model,
         split=split,
         tta=tta,
         count=len(images),
-        correct=plain,
-        accuracy=plain / len(images),
-        losses=tuple(_loss(name, right, plain, len(images)) for name, right in correct.items()),
+        correct=uncorrupted,
+        accuracy=uncorrupted / len(images),
+        losses=tuple(losses),
     )
 
 
-def _loss(name: str, correct: int, plain: int, count: int) -> Loss:
-    # From integers, so that rounding does not push a loss of exactly the limit past it.
-    points = 100 * (plain - correct) / count
-    return Loss(name, correct, correct / count, points, points <= LIMIT_POINTS)
-
-
-# ---------------------------------------------------------------- showing
+# ---------------------------------------------------------------- rendering
 def robustness_text(result: Robustness) -> str:
-    """Write the figures as an aligned table with its heading and verdict."""
+    """Return the figures as an aligned table with a title and a verdict."""
     return f"{_title(result)}\n\n{text_table(*_table(result))}\n\n{_verdict(result)}\n"
 
 
 def robustness_markdown(result: Robustness) -> str:
-    """Write the figures as a Markdown table with its heading and verdict."""
+    """Return the figures as a Markdown table with a title and a verdict."""
     return f"{_title(result)}:\n\n{markdown_table(*_table(result))}\n\n{_verdict(result)}"
 
 
 def write_robustness(result: Robustness, folder: Path) -> Path:
-    """Write ``robustness.json`` and ``.md`` into a folder and return the latter's path."""
-    record = json_text(result.to_dict()) + "\n"
-    write_atomically(folder / "robustness.json", record.encode())
+    """Write ``robustness.json`` and ``robustness.md``; return the path of the latter."""
+    content = json_text(result.to_dict()) + "\n"
+    write_atomically(folder / "robustness.json", content.encode())
     page = folder / "robustness.md"
     command = f"\n\n`{result.command}`" if result.command else ""
     write_atomically(page, f"# Robustness\n\n{robustness_markdown(result)}{command}\n".encode())
     return page
-
-
-def check_robustness_section(paths: Sequence[Path]) -> None:
-    """Make sure that files have the section, before work is done for them.
-
-    Raises:
-        UsageError: if one has no such section.
-        InputError: if one cannot be read.
-    """
-    for path in paths:
-        if SECTION not in section_names(path):
-            raise UsageError(
-                f"{path} has no section for robustness: expected <!-- figures:begin {SECTION} --> "
-                f"and <!-- figures:end {SECTION} -->"
-            )
-
-
-def update_robustness(path: Path, result: Robustness) -> None:
-    """Write the figures into a Markdown file's section; raises as `update_marked_section`."""
-    update_marked_section(path, SECTION, robustness_markdown(result))
 
 
 def _title(result: Robustness) -> str:
@@ -292,26 +262,21 @@ def _title(result: Robustness) -> str:
 
 
 def _table(result: Robustness) -> Table:
-    rows = [["as they are", percent(result.accuracy), "", ""]]
-    rows += [
-        [
-            loss.change,
-            percent(loss.accuracy),
-            # Adding 0 turns a rounded -0.0 into 0.0.
-            f"{round(loss.points, 2) + 0.0:.2f}",
-            "kept" if loss.kept else "broken",
-        ]
-        for loss in result.losses
-    ]
-    return ["images", "accuracy", "points lost", f"limit of {result.limit:g}"], rows
+    rows = [["none", percent(result.accuracy), "", ""]]
+    for loss in result.losses:
+        points = round(loss.points, 2) + 0.0  # adding 0 turns -0.0 into 0.0
+        rows.append(
+            [loss.change, percent(loss.accuracy), f"{points:.2f}", "yes" if loss.kept else "no"]
+        )
+    return ["corruption", "accuracy", "points lost", f"at most {result.limit:g}"], rows
 
 
 def _verdict(result: Robustness) -> str:
-    broken = sum(not loss.kept for loss in result.losses)
-    if not broken:
-        return f"Every change costs at most {result.limit:g} points."
-    verb = "costs" if broken == 1 else "cost"
+    exceeded = sum(not loss.kept for loss in result.losses)
+    if not exceeded:
+        return f"Every corruption costs at most {result.limit:g} points."
+    verb = "costs" if exceeded == 1 else "cost"
     return (
-        f"{broken} of {len(result.losses)} changes {verb} more than {result.limit:g} points "
-        f"(the most: {max(loss.points for loss in result.losses):.2f})."
+        f"{exceeded} of {len(result.losses)} corruptions {verb} more than {result.limit:g} points "
+        f"(largest loss: {max(loss.points for loss in result.losses):.2f})."
     )

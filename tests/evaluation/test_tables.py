@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mien.evaluation.markdown import decimal, markdown_table, percent, percent_range, text_table
 from mien.evaluation.metrics import Interval
+from mien.evaluation.tables import decimal, markdown_table, percent, percent_range, text_table
 
 words = st.text(st.characters(codec="ascii", exclude_categories=["C", "Z"]), max_size=12)
 
