@@ -98,6 +98,22 @@ def test_a_model_that_is_not_there_is_said_once(capfd: pytest.CaptureFixture[str
     assert said.count("\n") == 1
 
 
+def test_one_that_dies_at_its_start_is_tried_again_after_longer_delays() -> None:
+    from mien.service.server import listen, supervise
+
+    lines: list[str] = []
+
+    def log(line: str) -> None:
+        lines.append(line)
+        if len(lines) == 2:
+            raise KeyboardInterrupt
+
+    with listen("127.0.0.1", 0) as listener, pytest.raises(KeyboardInterrupt):
+        supervise(("-c", "raise SystemExit(1)"), None, listener.fileno(), 1, log)
+    assert lines[0].endswith("died (exit code 1): another one starts in 1 s")
+    assert lines[1].endswith("died (exit code 1): another one starts in 2 s")
+
+
 def test_where_no_port_can_be_shared_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     from mien.service.server import check_processes
 

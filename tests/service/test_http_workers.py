@@ -131,7 +131,7 @@ def test_what_a_job_raises_is_raised_and_nothing_of_it_is_kept() -> None:
         await asyncio.sleep(60)
 
     async def use() -> None:
-        pool = WorkerPool(1, 0, 10)
+        pool = WorkerPool(1, 10)
         with pytest.raises(ZeroDivisionError):
             await pool.run(lambda: 1 // 0, never)
         image = Image()

@@ -45,6 +45,7 @@ PATHS: tuple[str, ...] = (
 )
 """Paths of the API, and the page; the page's files have paths of their own."""
 
+_Answer = Callable[[], Awaitable[Response]]
 _LOGGER = logging.getLogger(__name__)
 _DESCRIPTION = (
     "Find every face in an image and its emotion. Scores are calibrated probabilities. "
@@ -110,20 +111,17 @@ def create_app(
 
 # ---------------------------------------------------------------- routes
 def _add_analyze(app: FastAPI, service: Service) -> None:
-    async def analyze(request: Request) -> Response:
-        """Send one image, get the object that `mien predict --format json` writes."""
-        return _json((await service.analyze_request(request)).to_dict())
-
-    app.add_api_route(
+    @app.post(
         ANALYZE,
-        analyze,
-        methods=["POST"],
+        operation_id="analyze",
         summary="Find every face in an image and its emotion",
         response_class=Response,
         responses=openapi.ANALYZE_REPLIES,
         openapi_extra={"requestBody": openapi.request_body(IMAGE)},
-        operation_id="analyze",
     )
+    async def analyze(request: Request) -> Response:
+        """Send one image, get the object that `mien predict --format json` writes."""
+        return _json((await service.analyze_request(request)).to_dict())
 
 
 def _add_stream(app: FastAPI, service: Service) -> None:
@@ -133,6 +131,18 @@ def _add_stream(app: FastAPI, service: Service) -> None:
     async def unknown_stream(_: WebSocket) -> None:
         raise ApiError(404, f"there is no such path: expected {STREAM}")
 
+    app.router.add_websocket_route(STREAM, stream)
+    app.router.add_websocket_route("/{path:path}", unknown_stream)
+
+    @app.get(
+        STREAM,
+        operation_id="stream",
+        summary="Analyze live frames over a WebSocket",
+        response_class=Response,
+        status_code=101,
+        responses=openapi.STREAM_REPLIES,
+        openapi_extra={"parameters": openapi.STREAM_PARAMETERS},
+    )
     async def no_handshake() -> Response:
         """Open a WebSocket, and send an image as each binary message."""
         raise ApiError(
@@ -142,30 +152,11 @@ def _add_stream(app: FastAPI, service: Service) -> None:
             headers={"Upgrade": "websocket", "Connection": "Upgrade"},
         )
 
-    app.router.add_websocket_route(STREAM, stream)
-    app.router.add_websocket_route("/{path:path}", unknown_stream)
-    app.add_api_route(
-        STREAM,
-        no_handshake,
-        methods=["GET"],
-        summary="Analyze live frames over a WebSocket",
-        response_class=Response,
-        status_code=101,
-        responses=openapi.STREAM_REPLIES,
-        openapi_extra={"parameters": openapi.STREAM_PARAMETERS},
-        operation_id="stream",
-    )
-
 
 def _add_video(app: FastAPI, service: Service) -> None:
-    async def video(request: Request) -> Response:
-        """Send a video, get the results of its frames and a summary while it is analyzed."""
-        return await answer_video(service, request)
-
-    app.add_api_route(
+    @app.post(
         VIDEO_PATH,
-        video,
-        methods=["POST"],
+        operation_id="video",
         summary="Track the faces of a video and their emotions",
         response_class=Response,
         responses=openapi.VIDEO_REPLIES,
@@ -173,20 +164,34 @@ def _add_video(app: FastAPI, service: Service) -> None:
             "requestBody": openapi.request_body(VIDEO),
             "parameters": openapi.VIDEO_PARAMETERS,
         },
-        operation_id="video",
     )
+    async def video(request: Request) -> Response:
+        """Send a video, get the results of its frames and a summary while it is analyzed."""
+        return await answer_video(service, request)
 
 
 def _add_states(app: FastAPI, service: Service) -> None:
+    def get(name: str, summary: str, responses: openapi.Replies) -> Callable[[_Answer], _Answer]:
+        return app.get(
+            f"/{name}",
+            operation_id=name,
+            summary=summary,
+            response_class=Response,
+            responses=responses,
+        )
+
+    @get("healthz", "Whether the process is alive", openapi.HEALTH_REPLIES)
     async def healthz() -> Response:
         """Answer as long as the process is alive."""
         return _json({"status": "ok"})
 
+    @get("readyz", "Whether images can be sent", openapi.READY_REPLIES)
     async def readyz() -> Response:
         """Answer with 200 once the model is loaded and warm."""
         service.ready()
         return _json({"status": "ready"})
 
+    @get("version", "Versions and model", openapi.VERSION_REPLIES)
     async def version() -> Response:
         """Return the versions of mien and the model, its emotions and the detector."""
         recognizer = service.recognizer
@@ -194,46 +199,23 @@ def _add_states(app: FastAPI, service: Service) -> None:
             {
                 "mien": __version__,
                 "model": recognizer and recognizer.model.to_dict(),
-                "labels": recognizer and list(recognizer.labels),
+                "labels": recognizer and recognizer.labels,
                 "reading": recognizer and (recognizer.model.labels or None),
                 "detector": recognizer and recognizer.detector.name,
             }
         )
 
+    @get("metrics", "Metrics for Prometheus", openapi.METRICS_REPLIES)
     async def metrics() -> Response:
         """Return the metrics in Prometheus' text format."""
         return Response(service.metrics.text(), media_type=CONTENT_TYPE)
 
-    def add(
-        answer: Callable[[], Awaitable[Response]],
-        summary: str,
-        responses: dict[int | str, dict[str, Any]],
-    ) -> None:
-        name = answer.__name__
-        app.add_api_route(
-            f"/{name}",
-            answer,
-            methods=["GET"],
-            summary=summary,
-            response_class=Response,
-            responses=responses,
-            operation_id=name,
-        )
-
-    state = openapi.reply(openapi.State, "yes")
-    versions = openapi.reply(openapi.Version, "versions and model")
-    add(healthz, "Whether the process is alive", {200: state})
-    add(readyz, "Whether images can be sent", {200: state, **openapi.errors(503)})
-    add(version, "Versions and model", {200: versions, **openapi.errors(401)})
-    add(metrics, "Metrics for Prometheus", openapi.METRICS_REPLIES)
-
 
 def _add_docs(app: FastAPI) -> None:
+    @app.get("/docs", include_in_schema=False, response_class=HTMLResponse)
     async def docs() -> HTMLResponse:
         """Return the API description as a page."""
         return HTMLResponse(openapi.docs_html(app.openapi()), headers=openapi.DOCS_HEADERS)
-
-    app.add_api_route("/docs", docs, include_in_schema=False, response_class=HTMLResponse)
 
 
 def _describe_tokens(app: FastAPI, access: Access) -> None:

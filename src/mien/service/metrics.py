@@ -49,7 +49,7 @@ class Metrics:
 
     Attributes:
         requests_in_flight: gauge of requests in progress.
-        admitted: gauge of images uploading, waiting or analyzed.
+        images_in_progress: gauge of images uploading, waiting or analyzed.
         batch_images: histogram of images per batch of the network.
         streams: gauge of open streams.
         videos: gauge of videos in progress.
@@ -87,7 +87,9 @@ class Metrics:
         self._frames = counter("mien_stream_frames", "Frames of streams.", ("status",))
         self.videos = gauge("mien_videos", "Videos uploading or analyzed.")
         self._videos_ended = counter("mien_videos_ended", "Videos by outcome.", ("status",))
-        self.admitted = gauge("mien_places_taken", "Images uploading, waiting or analyzed.")
+        self.images_in_progress = gauge(
+            "mien_places_taken", "Images uploading, waiting or analyzed."
+        )
         self._ready = gauge("mien_ready", "1 once the model is warm.", multiprocess_mode="livemin")
         self._info = Info("mien", "Versions and model.", registry=self.registry)
         self._info.info({"version": __version__})

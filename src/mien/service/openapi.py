@@ -164,14 +164,12 @@ _UPLOAD_ERRORS = (400, 401, 408, 413, 415, 422, 500, 503)
 _FILE = {"type": "string", "format": "binary", "minLength": 1}
 
 
-def reply(model: type[BaseModel], description: str) -> dict[str, Any]:
-    """Describe a JSON reply."""
-    return {"model": model, "description": description}
+Replies = dict[int | str, dict[str, Any]]
+"""Status and description of each reply of an operation, for FastAPI."""
 
 
-def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Describe error replies."""
-    return {status: reply(Error, _ERRORS[status]) for status in statuses}
+def _errors(*statuses: int) -> Replies:
+    return {status: {"model": Error, "description": _ERRORS[status]} for status in statuses}
 
 
 def request_body(media: Media) -> dict[str, Any]:
@@ -199,7 +197,10 @@ def _query(name: str, description: str, schema: Mapping[str, Any]) -> dict[str, 
 
 _SECONDS = {"type": "number", "minimum": 0}
 
-ANALYZE_REPLIES = {200: reply(Result, "the faces found"), **errors(*_UPLOAD_ERRORS)}
+ANALYZE_REPLIES: Replies = {
+    200: {"model": Result, "description": "the faces found"},
+    **_errors(*_UPLOAD_ERRORS),
+}
 
 STREAM_PARAMETERS = [
     _query(
@@ -208,9 +209,9 @@ STREAM_PARAMETERS = [
         {"type": "string"},
     )
 ]
-STREAM_REPLIES: dict[int | str, dict[str, Any]] = {
+STREAM_REPLIES: Replies = {
     101: {"description": "each binary message, an image, is answered by a text message"},
-    **errors(401, 403, 426, 503),
+    **_errors(401, 403, 426, 503),
 }
 
 VIDEO_PARAMETERS = [
@@ -218,7 +219,7 @@ VIDEO_PARAMETERS = [
     _query("end", "moment to stop at, in seconds (default: the video's end)", _SECONDS),
     _query("every", "seconds between two analyzed frames (default: every frame)", _SECONDS),
 ]
-VIDEO_REPLIES: dict[int | str, dict[str, Any]] = {
+VIDEO_REPLIES: Replies = {
     200: {
         "description": (
             "one line each: progress, a Result for each analyzed frame, and at the end done, or an "
@@ -238,12 +239,19 @@ VIDEO_REPLIES: dict[int | str, dict[str, Any]] = {
             SSE: {"schema": {"type": "string"}},
         },
     },
-    **errors(*_UPLOAD_ERRORS, 501),
+    **_errors(*_UPLOAD_ERRORS, 501),
 }
 
-METRICS_REPLIES: dict[int | str, dict[str, Any]] = {
+_STATE = {"model": State, "description": "yes"}
+HEALTH_REPLIES: Replies = {200: _STATE}
+READY_REPLIES: Replies = {200: _STATE, **_errors(503)}
+VERSION_REPLIES: Replies = {
+    200: {"model": Version, "description": "versions and model"},
+    **_errors(401),
+}
+METRICS_REPLIES: Replies = {
     200: {"description": "metrics", "content": {"text/plain": {}}},
-    **errors(401),
+    **_errors(401),
 }
 
 

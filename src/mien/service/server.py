@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -284,25 +283,6 @@ def check_processes(count: int) -> None:
         )
 
 
-@dataclass
-class _Worker:
-    """Process of the service, with its restarts."""
-
-    process: subprocess.Popen[bytes]
-    started: float = field(default_factory=time.monotonic)
-    is_ready: bool = False
-    failures: int = 0
-    restart_at: float | None = None
-
-    def poll(self) -> int | None:
-        """Update `is_ready`; return the exit code, or None while the process runs."""
-        assert self.process.stdout is not None
-        if not self.is_ready:
-            with suppress(BlockingIOError):
-                self.is_ready = os.read(self.process.stdout.fileno(), len(_READY)) == _READY
-        return self.process.poll()
-
-
 def supervise(
     target: Sequence[str], settings: object, fd: int, count: int, log: Callable[[str], None]
 ) -> int:
@@ -324,11 +304,7 @@ def supervise(
     """
     with tempfile.TemporaryDirectory(prefix="mien-metrics-") as folder:
         command, message = [sys.executable, *target, str(fd)], pickle.dumps(settings)
-
-        def start() -> subprocess.Popen[bytes]:
-            return _start_worker(command, message, fd, folder)
-
-        workers = [_Worker(start())]
+        workers = [_Worker(command, message, fd, folder)]
         try:
             while True:
                 for worker in workers:
@@ -336,83 +312,94 @@ def supervise(
                     if code in _FATAL_CODES and not worker.is_ready:
                         return code
                     if code is not None:
-                        _restart(worker, code, start, folder, log)
+                        worker.restart(code, log)
                 if workers[0].is_ready and len(workers) < count:
-                    workers += [_Worker(start()) for _ in range(1, count)]
+                    workers += [_Worker(command, message, fd, folder) for _ in range(1, count)]
                 time.sleep(_POLL_S)
         finally:
-            _end_all([worker.process for worker in workers])
+            _end_all(workers)
 
 
-def _start_worker(
-    command: Sequence[str], message: bytes, fd: int, folder: str
-) -> subprocess.Popen[bytes]:
-    """Start a worker, which reads its settings from a pipe that stays open as long as we live."""
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=sys.stderr,
-        bufsize=0,
-        pass_fds=(fd,),
-        env={**os.environ, METRICS_FOLDER_VARIABLE: folder},
-        start_new_session=True,  # Ctrl-C in a terminal reaches the parent only
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    os.set_blocking(process.stdout.fileno(), False)
-    with suppress(BrokenPipeError):  # it died at once, which `supervise` notices
-        process.stdin.write(len(message).to_bytes(8, "big") + message)
-    return process
+class _Worker:
+    """Process of the service; gets its settings from a pipe that stays open as long as we live."""
+
+    def __init__(self, command: Sequence[str], message: bytes, fd: int, folder: str) -> None:
+        self._command = command
+        self._message = message
+        self._fd = fd
+        self._folder = folder
+        self._failures = 0
+        self._start()
+
+    def _start(self) -> None:
+        self.process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=sys.stderr,
+            bufsize=0,
+            pass_fds=(self._fd,),
+            env={**os.environ, METRICS_FOLDER_VARIABLE: self._folder},
+            start_new_session=True,  # Ctrl-C in a terminal reaches the parent only
+        )
+        self.is_ready = self._is_closed = False
+        self._started = time.monotonic()
+        self._restart_at: float | None = None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        os.set_blocking(self.process.stdout.fileno(), False)
+        with suppress(BrokenPipeError):  # it died at once, which `supervise` notices
+            self.process.stdin.write(len(self._message).to_bytes(8, "big") + self._message)
+
+    def poll(self) -> int | None:
+        """Update `is_ready`; return the exit code, or None while the process runs."""
+        assert self.process.stdout is not None
+        if not self.is_ready and not self._is_closed:
+            with suppress(BlockingIOError):
+                self.is_ready = os.read(self.process.stdout.fileno(), len(_READY)) == _READY
+        return self.process.poll()
+
+    def restart(self, code: int, log: Callable[[str], None]) -> None:
+        """Schedule the restart of a dead process; restart it when its delay is over."""
+        from prometheus_client import multiprocess
+
+        now = time.monotonic()
+        if self._restart_at is None:
+            pid = self.process.pid
+            multiprocess.mark_process_dead(pid, self._folder)  # type: ignore[no-untyped-call]
+            self.close()
+            self._failures = 0 if now - self._started > _STABLE_S else self._failures + 1
+            delay = 2.0 ** (self._failures - 1) if self._failures else 0.0
+            delay = min(_MAX_RESTART_DELAY_S, delay)
+            self._restart_at = now + delay
+            cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            log(f"process {pid} died ({cause}): another one starts in {delay:g} s")
+        if now >= self._restart_at:
+            self._start()
+
+    def close(self) -> None:
+        """Kill the process if it still runs, and close its pipes."""
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            with suppress(OSError):
+                pipe.close()
+        self._is_closed = True
 
 
-def _restart(
-    worker: _Worker,
-    code: int,
-    start: Callable[[], subprocess.Popen[bytes]],
-    folder: str,
-    log: Callable[[str], None],
-) -> None:
-    """Schedule the restart of a dead worker, and restart it when its delay is over."""
-    from prometheus_client import multiprocess
-
-    now = time.monotonic()
-    if worker.restart_at is None:
-        pid = worker.process.pid
-        multiprocess.mark_process_dead(pid, folder)  # type: ignore[no-untyped-call]
-        _close_pipes(worker.process)
-        worker.failures = 0 if now - worker.started > _STABLE_S else worker.failures + 1
-        delay = 2.0 ** (worker.failures - 1) if worker.failures else 0.0
-        delay = min(_MAX_RESTART_DELAY_S, delay)
-        worker.restart_at = now + delay
-        cause = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        log(f"process {pid} died ({cause}): another one starts in {delay:g} s")
-    if now >= worker.restart_at:
-        worker.process, worker.started = start(), now
-        worker.is_ready, worker.restart_at = False, None
-
-
-def _end_all(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+def _end_all(workers: Sequence[_Worker]) -> None:
     """Let workers finish their requests; kill those that take too long."""
     try:
-        for process in processes:
-            process.send_signal(signal.SIGTERM)
+        for worker in workers:
+            worker.process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + STOP_SECONDS + 1
-        for process in processes:
+        for worker in workers:
             with suppress(subprocess.TimeoutExpired):
-                process.wait(max(0.0, deadline - time.monotonic()))
+                worker.process.wait(max(0.0, deadline - time.monotonic()))
     finally:  # also after a second signal
-        for process in processes:
-            process.kill()
-            process.wait()
-            _close_pipes(process)
-
-
-def _close_pipes(process: subprocess.Popen[bytes]) -> None:
-    for pipe in (process.stdin, process.stdout):
-        assert pipe is not None
-        with suppress(OSError):
-            pipe.close()
+        for worker in workers:
+            worker.close()
 
 
 def worker_settings() -> Any:

@@ -1,4 +1,4 @@
-"""The recognizer shared by all requests: loading, warm-up, analysis and admission."""
+"""The recognizer shared by all requests: loading, warm-up and analysis."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,10 +16,10 @@ from starlette.requests import Request
 from mien.core.errors import MienError, UnreadableImage
 from mien.core.results import Result
 from mien.service import Limits
-from mien.service.errors import TOO_LONG, ApiError, stopping_error
+from mien.service.errors import TOO_LONG, ApiError
 from mien.service.metrics import Metrics
 from mien.service.uploads import IMAGE, Upload, check_headers, read_image
-from mien.service.workers import Batcher, Classified, WorkerPool
+from mien.service.workers import Batcher, Classified, Slots, WorkerPool
 
 if TYPE_CHECKING:
     from mien.inference.recognizer import Recognizer
@@ -43,6 +42,10 @@ class Service:
         metrics: receives the counts.
 
     Attributes:
+        images: slots of images that are uploading, waiting or analyzed.
+        streams: slots of open streams.
+        videos: slots of videos that are uploading or analyzed.
+        workers: threads for decoding and detection.
         recognizer: None until it is loaded and warmed up.
         stopping: set when the server begins to shut down.
     """
@@ -50,17 +53,17 @@ class Service:
     def __init__(self, load: Load, limits: Limits, metrics: Metrics) -> None:
         self.limits = limits
         self.metrics = metrics
-        self.workers = WorkerPool(
-            limits.workers,
-            limits.max_waiting,
-            limits.analysis_seconds,
-            on_change=metrics.admitted.set,
+        self.images = Slots(
+            limits.workers + limits.max_waiting,
+            "images are being analyzed or wait",
+            metrics.images_in_progress,
         )
+        self.streams = Slots(limits.max_streams, "streams are open", metrics.streams)
+        self.videos = Slots(limits.max_videos, "videos are in progress", metrics.videos)
+        self.workers = WorkerPool(limits.workers, limits.analysis_seconds)
         self.recognizer: Recognizer | None = None
         self.stopping = asyncio.Event()
         self._batcher: Batcher | None = None
-        self._streams = 0
-        self._videos = 0
         self._load = load
         self._loading: asyncio.Task[None] | None = None
 
@@ -102,42 +105,6 @@ class Service:
             )
         return self.recognizer
 
-    @contextmanager
-    def admit_stream(self) -> Iterator[None]:
-        """Count a stream as open during the block.
-
-        Raises:
-            ApiError: if there are `max_streams` already, or the service is stopping.
-        """
-        if self._streams >= self.limits.max_streams:
-            raise ApiError(503, f"busy: {self._streams} streams are open; try again later")
-        if self.stopping.is_set():
-            raise stopping_error()
-        self._streams += 1
-        self.metrics.streams.set(self._streams)
-        try:
-            yield
-        finally:
-            self._streams -= 1
-            self.metrics.streams.set(self._streams)
-
-    def admit_video(self) -> Callable[[], None]:
-        """Count a video as in progress until the returned function is called.
-
-        Raises:
-            ApiError: if there are `max_videos` already.
-        """
-        if self._videos >= self.limits.max_videos:
-            raise ApiError(503, f"busy: {self._videos} videos are in progress; try again later")
-        self._videos += 1
-        self.metrics.videos.set(self._videos)
-
-        def release() -> None:
-            self._videos -= 1
-            self.metrics.videos.set(self._videos)
-
-        return release
-
     async def analyze_request(self, request: Request) -> Result:
         """Analyze the image of a request.
 
@@ -148,7 +115,7 @@ class Service:
         self.ready()
         limits = self.limits
         check_headers(request, IMAGE, limits.max_bytes)
-        with self.workers.admit():
+        with self.images:
             upload = await read_image(
                 request, max_bytes=limits.max_bytes, timeout_s=limits.upload_seconds
             )
@@ -157,7 +124,7 @@ class Service:
     async def analyze(
         self, upload: Upload, disconnected: Callable[[], Awaitable[object]]
     ) -> Result:
-        """Analyze an image in a worker thread; the caller has been admitted by the pool.
+        """Analyze an image in a worker thread; the caller holds a slot of `images`.
 
         Args:
             upload: encoded image.

@@ -41,7 +41,9 @@ async def serve_stream(service: Service, socket: WebSocket) -> None:
         ApiError: before it is accepted, if it is refused.
     """
     service.ready()
-    with service.admit_stream():
+    with service.streams:
+        if service.stopping.is_set():
+            raise stopping_error()
         offered = socket.scope.get("subprotocols", [])
         # Browsers give up if they have offered subprotocols and none is chosen.
         subprotocol = SUBPROTOCOL if SUBPROTOCOL in offered else next(iter(offered), None)
@@ -86,7 +88,7 @@ class _Stream:
             is_gone = receiving.done() and not receiving.cancelled() and not receiving.result()
             if is_gone or analyzing.done():
                 self._disconnected.set()
-            # The frame in progress is waited for: it stays admitted as long as it has a thread.
+            # The frame in progress is waited for: it holds its slot as long as it has a thread.
             with contextlib.suppress(WebSocketDisconnect, ClientDisconnect):
                 await analyzing
                 if stopping.done():
@@ -162,7 +164,7 @@ class _Stream:
     async def _analyze(self, frame: _Frame) -> Result:
         """Return the result of a frame; raise ApiError if there is none."""
         try:
-            with self._service.workers.admit():
+            with self._service.images:
                 result = await self._service.analyze(Upload(frame.content), self._disconnected.wait)
         except (ApiError, ClientDisconnect):
             raise

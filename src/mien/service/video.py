@@ -16,7 +16,7 @@ import re
 import struct
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import AsyncExitStack, closing
 from dataclasses import replace
@@ -74,8 +74,9 @@ async def answer_video(service: Service, request: Request) -> Response:
     check_headers(request, VIDEO, limits.max_video_bytes)
     deadline = time.monotonic() + limits.video_seconds
     async with AsyncExitStack() as stack:
-        release, reader = service.admit_video(), None
-        stack.callback(lambda: release() if reader is None else None)
+        service.videos.acquire()
+        reader = None  # once there is one, it releases the slot
+        stack.callback(lambda: service.videos.release() if reader is None else None)
         file, name = await stack.enter_async_context(
             spooled_video(
                 request,
@@ -84,14 +85,15 @@ async def answer_video(service: Service, request: Request) -> Response:
                 timeout_s=limits.video_seconds,
             )
         )
-        reader = _ReaderThread(file, name, window, recognizer, limits.max_pixels, on_end=release)
+        reader = _ReaderThread(
+            file, name, window, recognizer, limits.max_pixels, on_end=service.videos.release
+        )
         reader.start()
         stack.push_async_callback(reader.stop)
-        events = _Events(service, reader, deadline, request.scope[REQUEST_ID])
-        first = await events.first()
+        events = _events(service, reader, deadline, request.scope[REQUEST_ID])
+        first = await anext(events)
         resources = stack.pop_all()
-    is_sse = SSE in request.headers.get("accept", "")
-    return _EventResponse(events.all(first), resources, is_sse=is_sse)
+    return _EventResponse(request, first, events, resources)
 
 
 def _window(request: Request) -> Window:
@@ -114,16 +116,30 @@ class _EventResponse(StreamingResponse):
     """Streaming response of events, which closes their resources however it ends."""
 
     def __init__(
-        self, events: AsyncGenerator[Event, None], resources: AsyncExitStack, *, is_sse: bool
+        self,
+        request: Request,
+        first: Event,
+        events: AsyncGenerator[Event, None],
+        resources: AsyncExitStack,
     ) -> None:
+        is_sse = SSE in request.headers.get("accept", "")
         encode = _sse_bytes if is_sse else json_bytes
+
+        async def chunks() -> AsyncIterator[bytes]:
+            yield encode(first)
+            try:
+                async for event in events:
+                    yield encode(event)
+            except ApiError as error:
+                yield encode({**error.to_dict(request.scope[REQUEST_ID]), "event": "error"})
+
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        chunks = (encode(event) async for event in events)
-        super().__init__(chunks, headers=headers, media_type=SSE if is_sse else NDJSON)
+        super().__init__(chunks(), headers=headers, media_type=SSE if is_sse else NDJSON)
         self._events = events
         self._resources = resources
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events, as an ASGI application."""
         async with self._resources:
             try:
                 await super().__call__(scope, receive, send)
@@ -136,72 +152,58 @@ def _sse_bytes(event: Event) -> bytes:
     return f"event: {event.get('event', 'result')}\ndata: {data}\n".encode()
 
 
-class _Events:
-    """Events of a video for its client; the last one says how it ended."""
+async def _events(
+    service: Service, reader: _ReaderThread, deadline: float, request_id: str
+) -> AsyncGenerator[Event, None]:
+    """Yield the events of a video up to "done", and count how it ended.
 
-    def __init__(
-        self, service: Service, reader: _ReaderThread, deadline: float, request_id: str
-    ) -> None:
-        self._service = service
-        self._reader = reader
-        self._deadline = deadline
-        self._request_id = request_id
+    Raises:
+        ApiError: if the video fails, takes too long, or the service stops.
+    """
+    status = "gone"  # the client has disconnected, unless it ends otherwise
+    try:
+        while status != "done":
+            event = await _next_event(service, reader, deadline, request_id)
+            if event.get("event") == "done":
+                status = "done"
+                await reader.stop()  # so that the client's next video is admitted
+            yield event
+    except ApiError as error:
+        status = error.code
+        raise
+    finally:
+        service.metrics.video_ended(status)
 
-    async def first(self) -> Event:
-        """Return the first event; raise ApiError if the video cannot be read at all."""
-        try:
-            return await self._next()
-        except ApiError as error:
-            self._service.metrics.video_ended(error.code)
-            raise
 
-    async def all(self, first: Event) -> AsyncGenerator[Event, None]:
-        """Yield all events, beginning with the first."""
-        status, event = "gone", first
-        try:
-            while True:
-                if event.get("event") == "done":
-                    status = "done"
-                    await self._reader.stop()  # so that the client's next video is admitted
-                yield event
-                if status == "done":
-                    return
-                event = await self._next()
-        except ApiError as error:
-            status = error.code
-            yield {**error.to_dict(self._request_id), "event": "error"}
-        finally:
-            self._service.metrics.video_ended(status)
-
-    async def _next(self) -> Event:
-        """Wait for an event; raise ApiError if there is none in time, or the reader failed."""
-        waiting = asyncio.ensure_future(self._reader.events.get())
-        stopping = asyncio.ensure_future(self._service.stopping.wait())
-        try:
-            await asyncio.wait(
-                (waiting, stopping),
-                timeout=max(0.0, self._deadline - time.monotonic()),
-                return_when=asyncio.FIRST_COMPLETED,
+async def _next_event(
+    service: Service, reader: _ReaderThread, deadline: float, request_id: str
+) -> Event:
+    waiting = asyncio.ensure_future(reader.events.get())
+    stopping = asyncio.ensure_future(service.stopping.wait())
+    try:
+        await asyncio.wait(
+            (waiting, stopping),
+            timeout=max(0.0, deadline - time.monotonic()),
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        if stopping.done():
+            raise stopping_error()
+        if not waiting.done():
+            raise ApiError(
+                422,
+                f"the video takes too long: expected {service.limits.video_seconds:g} seconds at "
+                "most, including its upload; send a shorter one, or fewer frames with ?every=0.5",
+                code=TOO_LONG,
             )
-            if stopping.done():
-                raise stopping_error()
-            if not waiting.done():
-                seconds = self._service.limits.video_seconds
-                raise ApiError(
-                    422,
-                    f"the video takes too long: expected {seconds:g} seconds at most, including "
-                    "its upload; send a shorter one, or fewer frames with ?every=0.5",
-                    code=TOO_LONG,
-                )
-        finally:
-            waiting.cancel()
-            stopping.cancel()
-        event = waiting.result()
-        if isinstance(event, InputError):
-            raise ApiError(422, str(event))
-        if isinstance(event, Exception):
-            raise internal_error(_LOGGER, f"POST {PATH} failed", event, self._request_id)
-        return event
+    finally:
+        waiting.cancel()
+        stopping.cancel()
+    event = waiting.result()
+    if isinstance(event, InputError):
+        raise ApiError(422, str(event))
+    if isinstance(event, Exception):
+        raise internal_error(_LOGGER, f"POST {PATH} failed", event, request_id)
+    return event
 
 
 # ---------------------------------------------------------------- thread

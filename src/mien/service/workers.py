@@ -1,4 +1,4 @@
-"""Threads of the service: a bounded pool for decoding and detection, a batcher for the network."""
+"""Concurrency: slots for admission, a pool of threads for images, a batcher for the network."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import contextlib
 import queue
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from prometheus_client import Gauge
 from starlette.requests import ClientDisconnect
 
 from mien.core.results import Result
@@ -27,34 +27,59 @@ MAX_BATCH_FACES = 32
 _T = TypeVar("_T")
 
 
+# ---------------------------------------------------------------- slots
+class Slots:
+    """Bounded counter of work in progress; answers 503 when full.
+
+    Also a context manager, which holds a slot during the block.
+
+    Args:
+        limit: number of slots.
+        work: what holds them, for the error, such as "videos are in progress".
+        gauge: metric of the number of slots held.
+    """
+
+    def __init__(self, limit: int, work: str, gauge: Gauge) -> None:
+        self._limit = limit
+        self._work = work
+        self._gauge = gauge
+        self._held = 0
+
+    def acquire(self) -> None:
+        """Hold a slot; raise ApiError if there is none left."""
+        if self._held >= self._limit:
+            raise ApiError(503, f"busy: {self._limit} {self._work}; try again in a moment")
+        self._held += 1
+        self._gauge.set(self._held)
+
+    def release(self) -> None:
+        """Free a slot."""
+        self._held -= 1
+        self._gauge.set(self._held)
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
 # ---------------------------------------------------------------- pool
 class WorkerPool:
-    """Bounded thread pool; answers 503 when full, and abandons jobs that take too long.
+    """Thread pool that abandons jobs which take too long.
 
     Used from one event loop. A thread cannot be stopped: one whose job takes too long is replaced
     by a new one, up to twice as many threads as workers. All are daemons, so that none of them
-    keeps the interpreter from exiting.
+    keeps the interpreter from exiting. The length of the queue is bounded by the caller's `Slots`.
 
     Args:
         workers: number of threads.
-        waiting: number of requests admitted in addition to one per thread.
         timeout_s: time that a job may wait for a thread, and then run, in seconds.
-        on_change: called with the number of admitted requests whenever it changes.
     """
 
-    def __init__(
-        self,
-        workers: int,
-        waiting: int,
-        timeout_s: float,
-        *,
-        on_change: Callable[[int], None] = lambda _: None,
-    ) -> None:
+    def __init__(self, workers: int, timeout_s: float) -> None:
         self._workers = workers
-        self._capacity = workers + waiting
         self._timeout_s = timeout_s
-        self._on_change = on_change
-        self._admitted = 0
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._running: set[_Job] = set()
@@ -68,31 +93,13 @@ class WorkerPool:
         with self._lock:
             return len(self._running)
 
-    @contextmanager
-    def admit(self) -> Iterator[None]:
-        """Count a request as admitted during the block; raise ApiError if the pool is full."""
-        if self._admitted >= self._capacity:
-            raise ApiError(
-                503,
-                f"busy: {self._capacity} images are being analyzed or wait; try again in a moment",
-            )
-        self._change(1)
-        try:
-            yield
-        finally:
-            self._change(-1)
-
-    def _change(self, difference: int) -> None:
-        self._admitted += difference
-        self._on_change(self._admitted)
-
     async def run(
         self, function: Callable[[], _T], disconnected: Callable[[], Awaitable[object]]
     ) -> _T:
         """Run a job in a thread.
 
         If the client disconnects, a job that has not started is dropped; one that has is waited
-        for, so that the request stays admitted as long as it occupies a thread.
+        for, so that the request holds its slot as long as it occupies a thread.
 
         Args:
             function: the job.
