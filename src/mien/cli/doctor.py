@@ -42,7 +42,6 @@ SCHEMA = "mien-doctor/1"
 
 _PACKAGE = Path(__file__).parents[1]
 _MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL"}
-_REQUIREMENT = re.compile(r"^\s*([\w.-]+)([^;]*)(?:;(.*))?$")
 _EXTRA = re.compile(r"extra\s*==\s*['\"]([\w-]+)['\"]")
 _DEVELOPER_EXTRAS = ("dev", "docs")
 _EXPORT = "mien export RUN # and --model RUN/export"
@@ -184,33 +183,23 @@ def _is_checkout() -> bool:
 def _requirements() -> dict[str, dict[str, str]]:
     """Return the version specifiers of required packages, by extra ("" for the core) and name.
 
-    Only packages for this machine; without specifiers if mien runs without being installed.
+    Only packages for this machine; only the core, without specifiers, if mien is not installed or
+    lacks packaging, a dependency of ONNX Runtime.
     """
     try:
+        from packaging.requirements import Requirement
+
         lines = importlib.metadata.requires("mien") or []
-    except importlib.metadata.PackageNotFoundError:
+    except (ImportError, importlib.metadata.PackageNotFoundError):
         core = ("numpy", "onnxruntime", "opencv-python-headless", "pillow")
         return {"": dict.fromkeys(core, "")}
     requirements: dict[str, dict[str, str]] = {"": {}}
-    for line in lines:
-        match = _REQUIREMENT.match(line)
-        if match is None:
-            continue
-        marker = match[3] or ""
-        extra = _EXTRA.search(marker)
-        name = extra[1] if extra else ""
-        if _applies(marker, name):
-            requirements.setdefault(name, {})[match[1]] = match[2].strip()
+    for item in map(Requirement, lines):
+        match = _EXTRA.search(str(item.marker))
+        extra = match[1] if match else ""
+        if item.marker is None or item.marker.evaluate({"extra": extra}):
+            requirements.setdefault(extra, {})[item.name] = str(item.specifier)
     return requirements
-
-
-def _applies(marker: str, extra: str) -> bool:
-    """Evaluate an environment marker."""
-    try:
-        from packaging.markers import Marker
-    except ImportError:  # a dependency of ONNX Runtime; without it, every package is checked
-        return True
-    return not marker.strip() or Marker(marker).evaluate({"extra": extra})
 
 
 # ---------------------------------------------------------------- models

@@ -84,7 +84,7 @@ def _add_calibration_options(parser: argparse.ArgumentParser) -> None:
         "--certain",
         type=number(0, 1),
         metavar="SHARE",
-        help="accuracy of predictions that are not called uncertain (default: 0.85)",
+        help="target accuracy of predictions that are not marked uncertain (default: 0.85)",
     )
     add(
         "--certain-from",

@@ -64,7 +64,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         details=_DETAILS,
     )
     add = parser.add_argument
-    add("images", nargs="?", type=Path, metavar="FOLDER", help="one folder a class")
+    add(
+        "images", nargs="?", type=Path, metavar="FOLDER", help="folder with one subfolder per class"
+    )
     add(
         "--run",
         dest="folder",
