@@ -1,4 +1,4 @@
-"""What a test gets of a run of a command, as `mien predict`."""
+"""Outcome of a command in a test: exit code, stdout and stderr."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class Outcome:
     def json(self) -> Any:
         return json.loads(self.out)
 
-    def is_refusal(self, code: int, *said: str) -> None:
-        """Assert that the command ended in one line on stderr, which says this, and no more."""
+    def assert_error(self, code: int, *messages: str) -> None:
+        """Assert that the command printed nothing but one line on stderr, with these parts."""
         assert (self.code, self.out) == (code, "")
         assert self.err.startswith("mien: ")
         assert self.err.count("\n") == 1
-        for text in said:
+        for text in messages:
             assert text in self.err
 
 

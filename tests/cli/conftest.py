@@ -1,4 +1,4 @@
-"""What the tests of the commands share."""
+"""Fixtures of the tests of commands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from predict_maker import Mien, Outcome, Predict
 
 @pytest.fixture
 def mien(capsys: pytest.CaptureFixture[str]) -> Mien:
-    """Run `mien` with these words."""
+    """Run `mien` with arguments."""
 
     def run(*words: object) -> Outcome:
         code = main([str(word) for word in words])
@@ -28,7 +28,7 @@ def predict(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> Predict:
-    """Run `mien predict` in an empty folder; images count as face crops unless told otherwise."""
+    """Run `mien predict` in an empty folder; images are face crops by default."""
     monkeypatch.chdir(tmp_path)
 
     def run(*words: object, model: Path = tiny_model, detector: str = "none") -> Outcome:

@@ -1,4 +1,4 @@
-"""`mien predict ADDRESS`: images from the web, by way of a server on loopback."""
+"""`mien predict ADDRESS`, with a server on localhost."""
 
 from __future__ import annotations
 
@@ -38,16 +38,18 @@ def server(answers: dict[str, Answer]) -> Iterator[Server]:
 
 @pytest.fixture
 def predict(predict: predict_maker.Predict) -> Predict:
-    """Run `mien predict` as the other tests do, and take its JSON lines apart."""
+    """Run `mien predict` with JSON lines; return exit code, stdout and stderr."""
 
-    def run(*words: str) -> tuple[int, str, str]:
-        done = predict(*words, "--format", "jsonl")
+    def run(*arguments: str) -> tuple[int, str, str]:
+        done = predict(*arguments, "--format", "jsonl")
         return done.code, done.out, done.err
 
     return run
 
 
-def test_an_address_is_read_as_the_file_is(predict: Predict, server: Server) -> None:
+def test_an_image_from_the_web_gives_the_same_faces_as_its_file(
+    predict: Predict, server: Server
+) -> None:
     Path("face.png").write_bytes(_png())
     code, out, _ = predict(server.url("/face.png?size=3"), "face.png", "--allow-private")
     web, file = map(json.loads, out.splitlines())
@@ -58,7 +60,7 @@ def test_an_address_is_read_as_the_file_is(predict: Predict, server: Server) -> 
 
 
 @pytest.mark.parametrize(
-    ("path", "options", "said"),
+    ("path", "options", "message"),
     [
         ("/face.png", [], "--allow-private"),
         ("/face.png", ["--allow-private", "--offline"], "offline"),
@@ -67,27 +69,27 @@ def test_an_address_is_read_as_the_file_is(predict: Predict, server: Server) -> 
         ("/cut.png", ["--allow-private"], "damaged"),
     ],
 )
-def test_what_cannot_be_had_is_unreadable_and_says_why(
-    predict: Predict, server: Server, path: str, options: list[str], said: str
+def test_failed_downloads_are_unreadable_with_a_reason(
+    predict: Predict, server: Server, path: str, options: list[str], message: str
 ) -> None:
     code, out, err = predict(server.url(path, login="me:hunter2@"), *options)
     result = json.loads(out)
     assert code == 3
     assert (result["status"], result["source"]) == ("unreadable", server.url(path))
     assert result["error"].startswith(server.url(path))
-    assert said in result["error"]
-    assert said in err
+    assert message in result["error"]
+    assert message in err
     assert err.count("\n") == 1
     assert "hunter2" not in out + err
 
 
-def test_one_address_that_fails_stops_no_other(predict: Predict, server: Server) -> None:
+def test_a_failed_download_does_not_stop_the_others(predict: Predict, server: Server) -> None:
     code, out, _ = predict(server.url("/none"), server.url(), "--allow-private")
     assert code == 6
     assert [json.loads(line)["status"] for line in out.splitlines()] == ["unreadable", "ok"]
 
 
-def test_results_written_in_parts_hold_no_login_and_ask_once(
+def test_results_written_in_parts_hold_no_login_and_download_once(
     predict: Predict, server: Server, tmp_path: Path
 ) -> None:
     url = server.url(login="me:hunter2@")
@@ -104,17 +106,17 @@ def test_annotated_pictures_are_named_after_the_file(predict: Predict, server: S
 
 
 @pytest.mark.parametrize("size", ["0", "-1", "nan", "inf", "1e9"])
-def test_sizes_that_cannot_be_used_are_refused(predict: Predict, size: str) -> None:
+def test_invalid_download_limits_are_rejected(predict: Predict, size: str) -> None:
     code, out, err = predict("a.png", f"--max-download={size}")
     assert (code, out) == (2, "")
     assert "--max-download" in err
 
 
-def test_an_address_is_one_image_whatever_signs_it_has() -> None:
+def test_an_address_is_never_a_pattern() -> None:
     assert is_single(["https://example.org/a.jpg?size=[3]*"])
 
 
-def test_videos_are_told_by_scheme_and_suffix() -> None:
+def test_video_addresses_are_recognized_by_scheme_and_suffix() -> None:
     for word in ("rtsp://camera/1", "https://h/clip.MP4?x=1", "http://h/live.m3u8"):
         assert is_video(word)
     for word in ("https://h/a.jpg", "https://h/?clip.mp4", "http://[::1/a.mp4"):
@@ -122,7 +124,7 @@ def test_videos_are_told_by_scheme_and_suffix() -> None:
 
 
 @pytest.mark.parametrize("start", ["https://me:hunter2@h.test/a.mp4", "rtsp://me:hunter2@h.test/1"])
-def test_offline_opens_no_video_of_the_web(predict: Predict, start: str) -> None:
+def test_offline_rejects_videos_from_the_web(predict: Predict, start: str) -> None:
     code, out, err = predict(start, "--offline")
     assert (code, out) == (3, "")
     assert err.startswith(f"mien: {start.replace('me:hunter2@', '')} is on the web")

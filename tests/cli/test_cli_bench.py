@@ -46,4 +46,4 @@ def test_json_has_the_figures_and_the_machine(mien: Mien, tiny_model: Path) -> N
     ],
 )
 def test_bad_options_are_refused(mien: Mien, words: list[str], code: int) -> None:
-    mien("bench", *words).is_refusal(code)
+    mien("bench", *words).assert_error(code)

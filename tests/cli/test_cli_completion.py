@@ -1,4 +1,4 @@
-"""`mien completion`: what shells run, and what they are answered."""
+"""`mien completion`, and the completions themselves."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def test_each_shell_gets_a_script(mien: Mien, shell: str) -> None:
     assert "mien" in done.out
 
 
-def test_another_shell_and_a_missing_extra_are_refused(
+def test_an_unknown_shell_and_a_missing_extra_are_rejected(
     mien: Mien, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mien("completion", "csh").is_refusal(EXIT_USAGE, "unknown shell 'csh'")
+    mien("completion", "csh").assert_error(EXIT_USAGE, "unknown shell 'csh'")
     monkeypatch.setattr("mien.core.errors.find_spec", lambda _: None)
-    mien("completion", "bash").is_refusal(EXIT_USAGE, "pip install 'mien[completion]'")
+    mien("completion", "bash").assert_error(EXIT_USAGE, "pip install 'mien[completion]'")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="argcomplete answers on descriptor 8")
@@ -40,7 +40,9 @@ def test_another_shell_and_a_missing_extra_are_refused(
         ("mien predict a.jpg --format j", {"json", "jsonl"}),
     ],
 )
-def test_words_are_completed(line: str, answered: set[str], tmp_path: Path) -> None:
+def test_commands_options_and_values_are_completed(
+    line: str, answered: set[str], tmp_path: Path
+) -> None:
     pytest.importorskip("argcomplete")
     asked = {
         "_ARGCOMPLETE": "1",

@@ -76,7 +76,7 @@ def test_import_options_reach_the_random_val(mien: Mien) -> None:
 
 def test_a_second_import_needs_force(mien: Mien, source: Path) -> None:
     assert mien("data", "import", source).code == 0
-    mien("data", "import", source).is_refusal(2, "mien: archive/train already exists")
+    mien("data", "import", source).assert_error(2, "mien: archive/train already exists")
     assert mien("data", "import", source, "--force").code == 0
 
 
@@ -84,14 +84,14 @@ def test_a_second_import_needs_force(mien: Mien, source: Path) -> None:
 def test_a_simultaneous_import_is_refused(mien: Mien, source: Path, force: tuple[str, ...]) -> None:
     with claim_folder(Path("archive/.importing")):
         done = mien("data", "import", source, *force)
-    done.is_refusal(2, "mien: another process is writing archive/.importing: wait for it")
+    done.assert_error(2, "mien: another process is writing archive/.importing: wait for it")
     assert mien("data", "import", source, *force).code == 0
 
 
 @pytest.mark.parametrize("name", ["missing.zip", "notes.txt"])
 def test_a_bad_source_is_refused(mien: Mien, name: str) -> None:
     Path("notes.txt").write_text("hello", encoding="utf-8")
-    mien("data", "import", name).is_refusal(3, name)
+    mien("data", "import", name).assert_error(3, name)
     assert not Path("archive").exists()
 
 
@@ -104,7 +104,7 @@ def test_download_without_kagglehub_gives_manual_instructions(
     mien: Mien, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "kagglehub", None)
-    mien("data", "download").is_refusal(2, "mien data import archive.zip")
+    mien("data", "download").assert_error(2, "mien data import archive.zip")
 
 
 def test_download_imports_what_kagglehub_fetched(
@@ -161,4 +161,4 @@ def test_audit_draws_a_picture(mien: Mien, source: Path) -> None:
 def test_bad_calls_are_refused(
     mien: Mien, source: Path, words: list[str], code: int, text: str
 ) -> None:
-    mien("data", *words).is_refusal(code, text)
+    mien("data", *words).assert_error(code, text)

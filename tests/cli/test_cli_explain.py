@@ -36,14 +36,14 @@ def explain(
     pixels = np.random.default_rng(0).integers(0, 256, (60, 50, 3)).astype(np.uint8)
     Image.fromarray(pixels).save("a.png")
 
-    def run(*words: object, detector: str = "none") -> Outcome:
+    def run(*arguments: object, detector: str = "none") -> Outcome:
         settings = ["--model", str(model), "--detector", detector]
-        return Outcome(main(["explain", *map(str, words), *settings]), *capsys.readouterr())
+        return Outcome(main(["explain", *map(str, arguments), *settings]), *capsys.readouterr())
 
     return run
 
 
-def test_methods_are_those_of_the_library() -> None:
+def test_methods_match_the_library() -> None:
     assert _METHODS == METHODS
 
 
@@ -59,7 +59,7 @@ def test_a_picture_and_a_table(explain: Explain, method: str) -> None:
         assert picture.width > 700
 
 
-def test_output_takes_png_and_jpeg_alone(explain: Explain) -> None:
+def test_output_must_be_png_or_jpeg(explain: Explain) -> None:
     assert explain("a.png", "--output", "sub/why.jpg").code == 0
     with Image.open("sub/why.jpg") as picture:
         assert picture.format == "JPEG"
@@ -68,7 +68,7 @@ def test_output_takes_png_and_jpeg_alone(explain: Explain) -> None:
     assert ".png" in outcome.err
 
 
-def test_json_has_the_map_and_writes_no_picture_unasked(explain: Explain) -> None:
+def test_json_holds_the_heat_map_and_writes_no_picture_by_default(explain: Explain) -> None:
     outcome = explain("a.png", "--json", "--emotion", "sadness")
     assert not Path("a.explained.png").exists()
     written = outcome.json
@@ -85,7 +85,7 @@ def test_json_has_the_map_and_writes_no_picture_unasked(explain: Explain) -> Non
     assert Path("why.png").exists()
 
 
-def test_brackets_in_a_name_stay_as_they_are(explain: Explain) -> None:
+def test_brackets_in_a_file_name_are_unchanged_in_json(explain: Explain) -> None:
     name = "b[ 1,  2 ].png"
     Path("a.png").rename(name)
     assert explain(name, "--json").json["source"] == name
@@ -103,7 +103,7 @@ def test_stdin(explain: Explain, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("arguments", "code", "message"),
     [
         (["nothing.png"], 3, "nothing.png"),
         (["."], 2, "among the inputs"),
@@ -113,15 +113,17 @@ def test_stdin(explain: Explain, monkeypatch: pytest.MonkeyPatch) -> None:
         (["a.png", "--method", "magic"], 2, "magic"),
     ],
 )
-def test_wrong_calls(explain: Explain, words: list[str], code: int, said: str) -> None:
-    outcome = explain(*words)
+def test_invalid_arguments_are_one_line(
+    explain: Explain, arguments: list[str], code: int, message: str
+) -> None:
+    outcome = explain(*arguments)
     assert outcome.code == code
-    assert said in outcome.err
+    assert message in outcome.err
     assert len(outcome.err.splitlines()) == 1
     assert not list(Path().glob("*.explained.png"))
 
 
-def test_faces_are_chosen_as_in_predict(explain: Explain) -> None:
+def test_faces_are_filtered_as_in_predict(explain: Explain) -> None:
     (face,) = explain("a.png", "--json", "--min-face", "50", "--max-faces", "1").json["faces"]
     assert face["box"]["w"] == 50
     outcome = explain("a.png", "--min-face", "51")
@@ -133,7 +135,7 @@ def test_faces_are_chosen_as_in_predict(explain: Explain) -> None:
 
 
 @pytest.mark.slow
-def test_the_face_that_is_explained_is_turned_as_predict_turns_it(
+def test_faces_are_aligned_as_in_predict(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     shared: Path,
@@ -144,8 +146,8 @@ def test_the_face_that_is_explained_is_turned_as_predict_turns_it(
     with Image.open(shared / "photos/portrait.jpg") as photo:
         photo.rotate(-20).save("leaning.png")
     model = write_head_model(tmp_path / "with_head")
-    words = ["leaning.png", "--model", str(model), "--detector", "yunet"]
-    words += ["--detector-weights", str(weights), "--align"]
+    arguments = ["leaning.png", "--model", str(model), "--detector", "yunet"]
+    arguments += ["--detector-weights", str(weights), "--align"]
 
     def scores(*command: str) -> Any:
         assert main(list(command)) == 0
@@ -153,13 +155,14 @@ def test_the_face_that_is_explained_is_turned_as_predict_turns_it(
         return face["scores"]
 
     on, off = (
-        scores("explain", *words, align, "--method", "gradcam", "--json") for align in ("on", "off")
+        scores("explain", *arguments, align, "--method", "gradcam", "--json")
+        for align in ("on", "off")
     )
     assert on != off
-    assert on == scores("predict", *words, "on", "--format", "json")
+    assert on == scores("predict", *arguments, "on", "--format", "json")
 
 
-def test_several_images_are_explained_each(explain: Explain) -> None:
+def test_several_images_get_a_picture_each(explain: Explain) -> None:
     Path("in").mkdir()
     Image.open("a.png").save("in/b.png")
     Path("in/c.png").write_bytes(b"no image")
@@ -174,24 +177,24 @@ def test_several_images_are_explained_each(explain: Explain) -> None:
     assert [row.split()[:2] for row in rows] == [["a.png", "0"], ["in/b.png", "0"]]
     assert "in/c.png" in outcome.err.splitlines()[-1]
     listed = explain("in", "--json", "--method", "gradcam").json
-    assert [(each["source"], each["picture"]) for each in listed] == [("in/b.png", None)]
+    assert [(item["source"], item["picture"]) for item in listed] == [("in/b.png", None)]
     assert explain("in/c.png", "gone.png").code == 3
 
 
-def test_no_face_is_4(explain: Explain) -> None:
+def test_no_face_exits_with_4(explain: Explain) -> None:
     outcome = explain("a.png", detector="haar")
     assert outcome.code == 4
     assert "no face found in a.png" in outcome.err
 
 
-def test_gradcam_loads_no_training_package(tmp_path: Path) -> None:
+def test_gradcam_imports_no_training_package(tmp_path: Path) -> None:
     model = write_head_model(tmp_path / "with_head")
     Image.new("L", (48, 48), 90).save(tmp_path / "a.png")
-    words = ["explain", "a.png", "--model", str(model), "--detector", "none"]
+    arguments = ["explain", "a.png", "--model", str(model), "--detector", "none"]
     program = (
         "import sys\n"
         "from mien.cli.main import main\n"
-        f"code = main({[*words, '--method', 'gradcam']!r})\n"
+        f"code = main({[*arguments, '--method', 'gradcam']!r})\n"
         "assert code == 0\n"
         "heavy = {'keras', 'tensorflow', 'onnx', 'matplotlib', 'sklearn', 'pandas'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"

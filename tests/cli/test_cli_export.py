@@ -120,7 +120,7 @@ def test_thresholds_may_be_given_by_name(mien: Mien, finished: Path, tmp_path: P
         ("neutral=0.8", "for all"),
         ("2", "from 0 to 1"),
     ):
-        mien("export", finished, *words, wrong).is_refusal(2, word)
+        mien("export", finished, *words, wrong).assert_error(2, word)
     assert not (tmp_path / "other").exists()
 
 
@@ -130,7 +130,7 @@ def test_balancing_gives_rare_emotions_a_bias(mien: Mien, finished: Path, tmp_pa
         "export", finished, "--output", tmp_path / "model", "--balance", "0.5", "--json"
     ).json
     assert result["bias"] == dict.fromkeys(EMOTIONS, 0.0)
-    mien("export", finished, "--output", tmp_path / "other", "--balance", "2").is_refusal(
+    mien("export", finished, "--output", tmp_path / "other", "--balance", "2").assert_error(
         2, "--balance: expected a number from 0 to 1"
     )
     assert not (tmp_path / "other").exists()
@@ -140,27 +140,27 @@ def test_if_calibration_data_are_missing_nothing_is_written(
     mien: Mien, finished: Path, tmp_path: Path
 ) -> None:
     words = ("--output", tmp_path / "model", "--calibrate", tmp_path / "nowhere")
-    mien("export", finished, *words).is_refusal(3, "mien: no data set at")
+    mien("export", finished, *words).assert_error(3, "mien: no data set at")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_missing_run_is_one_line_and_code_3(mien: Mien, tmp_path: Path) -> None:
-    mien("export", tmp_path / "nowhere").is_refusal(3, "expected a folder with config.toml")
+    mien("export", tmp_path / "nowhere").assert_error(3, "expected a folder with config.toml")
 
 
 def test_a_folder_of_other_things_is_code_2(mien: Mien, finished: Path, tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"jpg")
-    mien("export", finished, "--output", tmp_path).is_refusal(2, "holds other things")
+    mien("export", finished, "--output", tmp_path).assert_error(2, "holds other things")
     # Web applications and browser extensions have a file of this name.
     (tmp_path / MANIFEST_NAME).write_text('{"name": "My app", "manifest_version": 3}')
-    mien("export", finished, "--output", tmp_path).is_refusal(2, "holds other things")
+    mien("export", finished, "--output", tmp_path).assert_error(2, "holds other things")
 
 
 @pytest.mark.parametrize("words", [["--int8"], ["--data", "archive"]])
 def test_int8_and_data_need_each_other(
     mien: Mien, finished: Path, tmp_path: Path, words: list[str]
 ) -> None:
-    mien("export", finished, "--output", tmp_path / "model", *words).is_refusal(
+    mien("export", finished, "--output", tmp_path / "model", *words).assert_error(
         2, "--int8 and --data DATA go together"
     )
     assert not (tmp_path / "model").exists()

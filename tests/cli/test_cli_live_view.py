@@ -1,4 +1,4 @@
-"""The live bars of cameras and streams, as a terminal of some width shows them."""
+"""Live bars on a terminal."""
 
 from __future__ import annotations
 
@@ -48,18 +48,18 @@ def drawn(
     width: int = 100,
     encoding: str = "utf-8",
 ) -> str:
-    """Return what results draw on a terminal; each is followed by a note on stderr."""
+    """Return what is drawn for results on a terminal; a line on stderr follows each of them."""
     terminal = _Terminal(encoding)
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setenv("COLUMNS", str(width))
     with LiveBars("camera 0", labels) as bars:
-        for each in results:
-            bars.show(each)
+        for item in results:
+            bars.show(item)
             print("mien: lost", file=sys.stderr)
     return terminal.text()
 
 
-def test_each_face_has_its_bars_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_faces_have_bars_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     text = drawn(monkeypatch, result(42, face(0, "happy", 0.76), face(3, "sad", 0.5)))
     lines = CONTROL.sub("", text).splitlines()
     assert any(line.startswith("camera 0  0:04.2") for line in lines)
@@ -70,18 +70,20 @@ def test_each_face_has_its_bars_side_by_side(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])
-def test_what_does_not_fit_goes_below(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+def test_bars_wrap_to_the_width_of_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
     text = drawn(monkeypatch, result(0, *(face(n, "happy") for n in range(3))), width=width)
     lines = CONTROL.sub("", text).splitlines()
     assert max(map(len, lines)) <= width
     assert {word for line in lines for word in line.split() if "#" in word} == {"#0", "#1", "#2"}
 
 
-def test_nobody_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frame_without_faces_shows_no_face(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no face" in drawn(monkeypatch, result(0))
 
 
-def test_classes_of_ones_own_have_the_colours_of_annotated_pictures(
+def test_custom_classes_have_the_colors_of_annotated_pictures(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     labels = ("calm", "tense", "Surprised")
@@ -92,7 +94,7 @@ def test_classes_of_ones_own_have_the_colours_of_annotated_pictures(
         assert f"38;2;{red};{green};{blue}m" in text
 
 
-def test_results_are_drawn_over_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_result_redraws_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
     text = drawn(monkeypatch, *(result(step, face(0, "happy")) for step in range(3)))
     assert "\x1b[1A" in text
     assert CONTROL.sub("", text).count("mien: lost") == 3

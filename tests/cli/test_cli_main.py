@@ -1,4 +1,4 @@
-"""The frame of the command line: help, hints, exit codes, and what it loads."""
+"""The command line itself: help, errors, exit codes, imports."""
 
 from __future__ import annotations
 
@@ -39,24 +39,24 @@ def registering(run: Callable[[argparse.Namespace], int]) -> list[Callable[..., 
     return [register]
 
 
-def outcome(error: BaseException, words: Sequence[str] = ("work",)) -> int:
+def outcome(error: BaseException, arguments: Sequence[str] = ("work",)) -> int:
     def run(_: argparse.Namespace) -> int:
         raise error
 
-    return main(words, registers=registering(run))
+    return main(arguments, registers=registering(run))
 
 
-def mien(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
+def mien(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
     settings = {"capture_output": True, "text": True, "timeout": 60, **options}
-    return subprocess.run([sys.executable, "-m", "mien", *words], **settings)  # type: ignore[call-overload, no-any-return]
+    return subprocess.run([sys.executable, "-m", "mien", *arguments], **settings)  # type: ignore[call-overload, no-any-return]
 
 
-def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_option_prints_the_package_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"mien {__version__}\n"
 
 
-def test_bare_mien_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_mien_without_arguments_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     out = capsys.readouterr().out
     assert out.startswith("usage: mien")
@@ -74,11 +74,11 @@ def test_every_command_has_help_and_the_common_flags(
     assert "--debug" in out
 
 
-PARSERS = [each for each in _walk_parsers(build_parser()) if each.prog != "mien"]
+PARSERS = [parser for parser in _walk_parsers(build_parser()) if parser.prog != "mien"]
 
 
-@pytest.mark.parametrize("parser", PARSERS, ids=lambda each: each.prog)
-def test_every_help_has_examples_that_its_parser_takes(parser: argparse.ArgumentParser) -> None:
+@pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.prog)
+def test_examples_in_help_can_be_parsed(parser: argparse.ArgumentParser) -> None:
     examples = re.findall(r"^  (mien .+)$", (parser.epilog or "").split("examples:")[1], re.M)
     assert 2 <= len(examples) <= 4
     for line in examples:
@@ -88,8 +88,8 @@ def test_every_help_has_examples_that_its_parser_takes(parser: argparse.Argument
         build_parser().parse_args(shlex.split(line.split(" >")[0])[1:])
 
 
-@pytest.mark.parametrize("parser", PARSERS, ids=lambda each: each.prog)
-def test_helps_are_short_above_and_say_defaults_in_one_way(parser: argparse.ArgumentParser) -> None:
+@pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.prog)
+def test_usage_is_short_and_defaults_are_shown_uniformly(parser: argparse.ArgumentParser) -> None:
     assert len(parser.format_usage().splitlines()) <= 3
     for action in parser._actions:
         text = action.help or ""
@@ -99,7 +99,7 @@ def test_helps_are_short_above_and_say_defaults_in_one_way(parser: argparse.Argu
 
 
 @pytest.mark.parametrize(
-    ("words", "asked"),
+    ("arguments", "asked"),
     [
         ("photo.jpg", "predict photo.jpg"),
         ("photos", "predict photos"),
@@ -119,15 +119,15 @@ def test_helps_are_short_above_and_say_defaults_in_one_way(parser: argparse.Argu
         ("", ""),
     ],
 )
-def test_an_image_instead_of_a_command_is_predicts(
-    words: str, asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_predict_is_inserted_before_a_bare_image(
+    arguments: str, asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for folder in ("photos", "data"):
         Path(folder).mkdir()
     for name in ("photo.jpg", "photos/a.png", "notes"):
         Path(name).write_bytes(b"")
-    assert _insert_predict(words.split()) == asked.split()
+    assert _insert_predict(arguments.split()) == asked.split()
 
 
 def test_the_short_form_reads_images(
@@ -141,7 +141,7 @@ def test_the_short_form_reads_images(
 
 
 @pytest.mark.parametrize(
-    ("words", "quiet", "debug"),
+    ("arguments", "quiet", "debug"),
     [
         (["work"], False, False),
         (["--quiet", "work"], True, False),
@@ -152,7 +152,7 @@ def test_the_short_form_reads_images(
     ],
 )
 def test_common_flags_stand_before_or_after_the_command(
-    words: list[str], quiet: bool, debug: bool
+    arguments: list[str], quiet: bool, debug: bool
 ) -> None:
     seen: list[tuple[bool, bool]] = []
 
@@ -160,7 +160,7 @@ def test_common_flags_stand_before_or_after_the_command(
         seen.append((args.quiet, args.debug))
         return 0
 
-    assert main(words, registers=registering(run)) == 0
+    assert main(arguments, registers=registering(run)) == 0
     assert seen == [(quiet, debug)]
 
 
@@ -190,11 +190,11 @@ def test_an_error_is_one_line_and_its_exit_code(
     assert captured.err.count("\n") == 1
 
 
-def test_a_commands_own_exit_code_is_given_on() -> None:
+def test_the_exit_code_of_a_command_is_returned() -> None:
     assert main(["work"], registers=registering(lambda _: 6)) == 6
 
 
-def test_an_unexpected_error_points_to_debug(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_internal_error_suggests_debug(capsys: pytest.CaptureFixture[str]) -> None:
     outcome(ValueError("two\nlines"))
     line = "internal error: ValueError: two lines (run again with --debug for the trace)"
     assert capsys.readouterr().err == f"mien: {line}\n"
@@ -209,7 +209,7 @@ def test_debug_shows_the_trace(error: Exception, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (["wrk"], "mien: unknown command 'wrk': did you mean 'work'? (see 'mien --help')"),
         (["zzz"], "mien: unknown command 'zzz': expected one of work, job (see 'mien --help')"),
@@ -231,15 +231,15 @@ def test_debug_shows_the_trace(error: Exception, capsys: pytest.CaptureFixture[s
     ],
 )
 def test_a_usage_error_is_one_line_with_a_hint(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(words, registers=registering(lambda _: 0)) == 2
+    assert main(arguments, registers=registering(lambda _: 0)) == 2
     err = capsys.readouterr().err
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
 
 
-def test_help_loads_nothing_heavy() -> None:
+def test_help_imports_no_heavy_packages() -> None:
     code = (
         "import sys\n"
         "from mien.cli.main import main\n"
@@ -256,7 +256,7 @@ def test_python_m_mien_is_the_command() -> None:
     assert mien("nonsense").returncode == 2
 
 
-def test_a_reader_that_leaves_early_is_no_error() -> None:
+def test_a_closed_pipe_is_no_error() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     done = mien("--help", capture_output=False, stdout=writing, stderr=subprocess.PIPE)
@@ -267,7 +267,7 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_behind_stdout_is_one_line() -> None:
-    # Buffered, as it is for who has not asked otherwise: what is left is written at the end.
+    # Buffered as by default, so that the rest is written at exit.
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with Path("/dev/full").open("w") as full:
         done = mien(
@@ -278,7 +278,7 @@ def test_a_full_disk_behind_stdout_is_one_line() -> None:
     assert done.stderr == text
 
 
-def test_an_ascii_terminal_gets_names_escaped() -> None:
+def test_names_are_escaped_on_an_ascii_terminal() -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
     done = mien("größe", env=environment)
     assert done.returncode == 2
@@ -293,19 +293,19 @@ def logging_command(commands: argparse._SubParsersAction[argparse.ArgumentParser
     commands.add_parser("try").set_defaults(run=run)
 
 
-def test_a_warning_is_one_line_as_errors_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_warnings_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):
         assert main(["try"], registers=[logging_command]) == 0
         assert capsys.readouterr().err == "mien: 3 files skipped \\x1b[31m\n"
 
 
-def test_quiet_keeps_warnings_away(capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_hides_warnings(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["try", "--quiet"], registers=[logging_command]) == 0
     assert capsys.readouterr().err == ""
     assert not logging.getLogger("mien").handlers
 
 
-def test_a_terminal_sees_errors_in_colour_unless_told_otherwise(
+def test_errors_on_a_terminal_are_colored_unless_no_color_is_set(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)

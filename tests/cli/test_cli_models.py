@@ -63,4 +63,4 @@ def test_other_models_can_be_timed(mien: Mien, tiny_model: Path) -> None:
 
 @pytest.mark.parametrize("words", [["nowhere"], ["mien-b0", "nowhere", "--measure"]])
 def test_a_missing_model_is_refused(mien: Mien, words: list[str]) -> None:
-    mien("models", *words).is_refusal(EXIT_MODEL, "nowhere", "mien-b0")
+    mien("models", *words).assert_error(EXIT_MODEL, "nowhere", "mien-b0")

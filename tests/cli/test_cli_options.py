@@ -1,4 +1,4 @@
-"""The options that several commands share."""
+"""Options shared by commands, their environment variables and their limits."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from mien.inference import detectors
 from mien.inference.detectors import NoDetector
 
 
-def parsed(*words: str) -> RecognizerOptions:
-    args = build_parser().parse_args(words)
+def parsed(*arguments: str) -> RecognizerOptions:
+    args = build_parser().parse_args(arguments)
     assert isinstance(args, argparse.Namespace)
     return recognizer_options(args)
 
 
 @pytest.mark.parametrize(
-    "words", [("predict", "a.png"), ("explain", "a.png"), ("evaluate", "--pictures", "d")]
+    "arguments", [("predict", "a.png"), ("explain", "a.png"), ("evaluate", "--pictures", "d")]
 )
 def test_thorough_search_reaches_the_detector_of_each_worker(
-    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
 
@@ -40,14 +40,14 @@ def test_thorough_search_reaches_the_detector_of_each_worker(
 
     monkeypatch.setattr(detectors, "load_detector", note_it)
     for given, expected in (((), False), (("--thorough",), True)):
-        found = parsed(*words, "--detector", "libface", *given)
+        found = parsed(*arguments, "--detector", "libface", *given)
         assert found.settings()["thorough"] is expected
         # A worker, here or on a Ray cluster, gets the options pickled.
         pickle.loads(pickle.dumps(found)).load_detector()
         assert asked.pop() == ("libface", expected)
 
 
-def test_detectors_are_those_of_the_library() -> None:
+def test_detectors_match_the_library() -> None:
     assert options.DETECTORS == detectors.DETECTORS
 
 
@@ -62,7 +62,7 @@ def test_detectors_are_those_of_the_library() -> None:
         ("MIEN_WORKERS", "3", "--workers", "2", 3),
     ],
 )
-def test_an_option_wins_over_its_variable_and_that_over_the_default(
+def test_options_override_variables_and_variables_defaults(
     variable: str,
     text: str,
     option: str,
@@ -72,14 +72,14 @@ def test_an_option_wins_over_its_variable_and_that_over_the_default(
 ) -> None:
     name = option[2:].replace("-", "_")
     default = vars(build_parser().parse_args(["predict", "a.png"]))[name]
-    for content, words, expected in (
+    for content, arguments, expected in (
         ("", [], default),
         (text, [], value),
         (text, [option, given], type(value)(given)),
         ("bad", [option, given], type(value)(given)),
     ):
         monkeypatch.setenv(variable, content)
-        args = build_parser().parse_args(["predict", "a.png", *words])
+        args = build_parser().parse_args(["predict", "a.png", *arguments])
         assert vars(args)[name] == expected
     with pytest.raises((UsageError, ModelError), match=f"{variable}: .*bad"):
         build_parser().parse_args(["predict", "a.png"])
@@ -93,7 +93,9 @@ def test_an_option_wins_over_its_variable_and_that_over_the_default(
         ("0", False),
     ],
 )
-def test_offline_by_its_variable(text: str, value: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_can_be_set_by_its_variable(
+    text: str, value: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MIEN_OFFLINE", text)
     assert build_parser().parse_args(["serve"]).offline is value
     assert build_parser().parse_args(["serve", "--offline"]).offline is True
@@ -102,22 +104,24 @@ def test_offline_by_its_variable(text: str, value: bool, monkeypatch: pytest.Mon
         build_parser().parse_args(["serve"])
 
 
-def test_every_variable_is_listed_and_named_by_its_option(
+def test_variables_are_listed_in_help_and_named_at_their_options(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    helps = " ".join(str(each.help) for p in _walk_parsers(build_parser()) for each in p._actions)
+    helps = " ".join(
+        str(action.help) for parser in _walk_parsers(build_parser()) for action in parser._actions
+    )
     for name in options.ENVIRONMENT_VARIABLES:
         assert name in out
         assert f"[{name}]" in helps or name == "MIEN_HOME"
 
 
-def refused(*words: str) -> str:
-    """Return why the words of a command are refused, before any work is done."""
+def refused(*arguments: str) -> str:
+    """Return the message with which a command line is rejected before any work is done."""
 
     def run() -> None:
-        args = build_parser().parse_args(words)
+        args = build_parser().parse_args(arguments)
         args.run(args)
 
     with pytest.raises(UsageError) as error:
@@ -148,7 +152,7 @@ NUMBERS = {
 
 @pytest.mark.parametrize("value", ["9" * 20, "9" * 5000, "-9" + "9" * 20, "1e999", "nan", "", "x"])
 @pytest.mark.parametrize("command", NUMBERS)
-def test_numbers_without_measure_are_refused_in_a_line(command: str, value: str) -> None:
+def test_numbers_out_of_range_are_rejected_in_one_line(command: str, value: str) -> None:
     for option in NUMBERS[command]:
         reason = refused(*command.split(), f"{option}={value}")
         assert option in reason
@@ -156,13 +160,13 @@ def test_numbers_without_measure_are_refused_in_a_line(command: str, value: str)
 
 
 def test_every_option_that_takes_a_number_has_bounds() -> None:
-    for each in _walk_parsers(build_parser()):
-        for action in each._actions:
-            assert action.type not in (int, float), (each.prog, action.option_strings)
+    for parser in _walk_parsers(build_parser()):
+        for action in parser._actions:
+            assert action.type not in (int, float), (parser.prog, action.option_strings)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         ("predict a.png --output r.ods", "to end in .json, .jsonl"),
         ("predict a.png --output r", "to end in .json, .jsonl"),
@@ -194,16 +198,16 @@ def test_every_option_that_takes_a_number_has_bounds() -> None:
         ("train --config c --run -", "expected a folder's name"),
     ],
 )
-def test_a_name_that_tells_something_else_is_refused(
-    words: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_output_names_of_another_kind_are_rejected(
+    arguments: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert said in refused(*words.split())
+    assert message in refused(*arguments.split())
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("words", "shape"),
+    ("arguments", "shape"),
     [
         ("--output r.JSON", "json"),
         ("--output r.ndjson", "jsonl"),
@@ -214,13 +218,13 @@ def test_a_name_that_tells_something_else_is_refused(
         (f"--output {os.devnull} --format csv", "csv"),
     ],
 )
-def test_the_format_of_a_file(words: str, shape: str) -> None:
-    args = build_parser().parse_args(["predict", "a.png", *words.split()])
+def test_format_follows_the_suffix_or_the_option(arguments: str, shape: str) -> None:
+    args = build_parser().parse_args(["predict", "a.png", *arguments.split()])
     assert _choose_format(args.format, args.output, None) == shape
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [
         ["predict", "NAME"],
         ["predict", "NAME.mp4"],
@@ -254,7 +258,7 @@ def test_the_format_of_a_file(words: str, shape: str) -> None:
     ],
 )
 def test_names_that_no_file_can_have_are_one_line(
-    words: list[str],
+    arguments: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -263,7 +267,7 @@ def test_names_that_no_file_can_have_are_one_line(
     Path("a.png").write_bytes(b"")
     Path("a.mp4").write_bytes(b"")
     Path("d").mkdir()
-    code = main([word.replace("NAME", "n" * 300) for word in words] + ["--quiet"])
+    code = main([word.replace("NAME", "n" * 300) for word in arguments] + ["--quiet"])
     _, err = capsys.readouterr()
     assert code in (2, 3, 5) or (code == 1 and "cannot write" in err)
     assert err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Tables, bars and names as commands show them: laws that hold for any text."""
+"""Tables, bars, names, CSV and JSON with arbitrary text."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_printable_text_has_no_control_characters_and_stays_so(text: str) -> Non
 
 
 @given(TEXT, st.integers(2, 40))
-def test_a_shortened_name_fits_and_keeps_its_end(text: str, width: int) -> None:
+def test_a_shortened_path_fits_and_keeps_its_end(text: str, width: int) -> None:
     short = shorten(text, width)
     assert display_width(short) <= width
     assert text.endswith(short.removeprefix("…"))
@@ -47,13 +47,13 @@ def test_columns_of_a_table_line_up(rows: list[tuple[str, str]]) -> None:
     assert len({display_width(line) for line in lines}) == 1
 
 
-def test_a_short_row_runs_on_without_widening_the_table() -> None:
+def test_a_short_row_does_not_widen_the_table() -> None:
     text = table_text(("A", "B", "C"), [("a", "b", "c"), ("a", "a long remark")])
     assert text == "A  B  C\na  b  c\na  a long remark\n"
 
 
 @given(st.floats(-1, 2), st.integers(1, 20))
-def test_a_bar_is_as_long_as_asked(share: float, width: int) -> None:
+def test_a_bar_has_the_requested_width(share: float, width: int) -> None:
     assert len(bar(share, width)) == width
     assert bar(share, width).count("█") == bar(share, width, plain=True).count("#")
 
@@ -65,15 +65,15 @@ def test_a_full_bar_is_full_and_an_empty_one_empty() -> None:
 
 @example([{"a": "", "b": "\r"}])
 @given(st.lists(st.fixed_dictionaries({"a": TEXT, "b": TEXT}), max_size=5))
-def test_csv_comes_back_as_it_went(rows: list[dict[str, str]]) -> None:
+def test_csv_round_trips(rows: list[dict[str, str]]) -> None:
     read = list(csv.DictReader(io.StringIO(csv_text(rows, ("a", "b")), newline="")))
     assert read == rows
 
 
-def test_csv_says_truth_as_json_does_and_nothing_for_none() -> None:
+def test_csv_writes_booleans_as_json_and_none_as_empty() -> None:
     row = {"a": True, "b": None, "c": 0.5}
     assert csv_text([row], ("a", "b", "c"), header=False) == "true,,0.5\n"
 
 
-def test_json_keeps_letters_readable() -> None:
+def test_json_does_not_escape_letters() -> None:
     assert json_text({"a": "größe"}, indent=None) == '{"a": "größe"}'

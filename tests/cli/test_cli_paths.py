@@ -1,4 +1,4 @@
-"""What commands may write to: nothing that they read, and of files that are there their own."""
+"""Which files commands may write: no input, and of existing files only those by mien."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def photo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> bytes:
 
 
 def refused(path: str, *reads: str, force: bool | None = None) -> str:
-    """Return why a target is refused."""
+    """Return the message with which a target is rejected."""
     with pytest.raises(UsageError) as error:
         check_targets([("--output", Path(path))], reads=reads, force=force)
     assert "\n" not in str(error.value)
@@ -44,7 +44,7 @@ def taken(path: str, *reads: str, force: bool | None = None) -> None:
     check_targets([("--output", Path(path))], reads=reads, force=force)
 
 
-# What is read
+# Inputs
 
 
 def links() -> list[str]:
@@ -56,35 +56,35 @@ def links() -> list[str]:
 
 @pytest.mark.parametrize("force", [True, False, None])
 @pytest.mark.parametrize("reads", ["photos/a.png", "photos", "photos/*.png", "photos/**"])
-def test_an_input_is_never_overwritten_however_it_is_spelt(reads: str, force: bool | None) -> None:
+def test_an_input_is_never_overwritten_under_any_path(reads: str, force: bool | None) -> None:
     spelt = ["photos/a.png", "./photos/a.png", "photos/../photos/a.png", "photos/a.png/"]
     for path in [*spelt, str(Path("photos/a.png").resolve()), *links()]:
         assert "would overwrite" in refused(path, reads, force=force)
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no files by their number here")
-def test_an_input_is_known_by_the_number_of_an_open_file() -> None:
+def test_an_input_is_recognized_by_its_open_descriptor() -> None:
     with Path("photos/a.png").open("rb") as file:
         path = f"/proc/self/fd/{file.fileno()}"
         assert "would overwrite" in refused(path, "photos/a.png", force=True)
         assert "would overwrite" in refused("photos/a.png", path, force=True)
 
 
-def test_an_input_is_known_where_it_is_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_input_on_standard_input_is_recognized(monkeypatch: pytest.MonkeyPatch) -> None:
     with Path("photos/a.png").open("rb") as file:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(file))
         assert "would overwrite" in refused("photos/a.png", "-", force=True)
         taken("photos/a.png", force=True)
 
 
-def test_a_link_among_the_images_that_leads_elsewhere_is_read_too() -> None:
+def test_the_target_of_a_link_in_an_input_folder_is_protected() -> None:
     Path("far").mkdir()
     Path("photos/a.png").rename("far/b.png")
     Path("photos/link.png").symlink_to("../far/b.png")
     assert "would overwrite" in refused("far/b.png", "photos", force=True)
 
 
-# Among what is read
+# Among inputs
 
 
 @pytest.mark.parametrize(
@@ -99,11 +99,11 @@ def test_a_link_among_the_images_that_leads_elsewhere_is_read_too() -> None:
         ("photos/new.png", "phot?s/*"),
     ],
 )
-def test_a_picture_is_not_written_among_the_images_that_are_read(path: str, reads: str) -> None:
+def test_pictures_are_not_written_into_input_folders(path: str, reads: str) -> None:
     assert "among the inputs" in refused(path, reads, force=True)
 
 
-def test_a_folder_that_is_read_through_a_link_gets_no_picture_either() -> None:
+def test_pictures_are_not_written_into_linked_input_folders() -> None:
     Path("far").mkdir()
     Path("photos/a.png").rename("far/b.png")
     Path("photos/sub").symlink_to("../far")
@@ -121,11 +121,11 @@ def test_a_folder_that_is_read_through_a_link_gets_no_picture_either() -> None:
         ("new.png", "photos/**"),
     ],
 )
-def test_what_the_next_run_would_not_read_is_written(path: str, reads: str) -> None:
+def test_files_that_the_next_run_would_not_read_may_be_written(path: str, reads: str) -> None:
     taken(path, reads)
 
 
-# What already exists
+# Existing files
 
 
 OURS = {
@@ -150,7 +150,7 @@ OTHERS = {
     "IMAGE.txt": b"IMAGES OF FACES\n",
     "zeros.parquet": b"\0" * 100,
 }
-# What --compat writes, and the other tools too.
+# Written by --compat or by the other tools.
 EITHERS = {
     "deepface.json": b'[\n  {\n    "emotion": {\n',
     "fer.jsonl": b'[]\n[{"box": [1, 2, 3, 4]}]\n',
@@ -160,13 +160,13 @@ EITHERS = {
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_what_mien_wrote_may_be_replaced(name: str) -> None:
+def test_files_by_mien_may_be_replaced(name: str) -> None:
     Path(name).write_bytes(OURS[name])
     taken(name, "photos")
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_what_others_wrote_is_replaced_with_force_alone(name: str) -> None:
+def test_other_files_are_replaced_only_with_force(name: str) -> None:
     Path(name).write_bytes(OTHERS[name])
     assert refused(name, "photos", force=False).endswith("or --force to replace it")
     assert "--force" not in refused(name, "photos")
@@ -174,7 +174,7 @@ def test_what_others_wrote_is_replaced_with_force_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EITHERS)
-def test_what_another_tool_may_have_written_is_replaced_with_force_alone(name: str) -> None:
+def test_files_that_may_be_another_tools_are_replaced_only_with_force(name: str) -> None:
     Path(name).write_bytes(EITHERS[name])
     message = refused(name, "photos", force=False)
     assert "may be another tool's, judged by its form: " in message
@@ -183,7 +183,7 @@ def test_what_another_tool_may_have_written_is_replaced_with_force_alone(name: s
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
-def test_pictures_of_mien_are_known_and_those_of_others_too(suffix: str) -> None:
+def test_pictures_by_mien_are_recognized(suffix: str) -> None:
     picture = Image.new("RGB", (8, 8))
     write_picture(picture, Path("ours" + suffix))
     picture.save("theirs" + suffix)
@@ -191,12 +191,12 @@ def test_pictures_of_mien_are_known_and_those_of_others_too(suffix: str) -> None
     assert "did not write it" in refused("theirs" + suffix)
 
 
-def test_folders_and_devices_are_left_to_who_writes() -> None:
+def test_folders_and_devices_pass_the_check() -> None:
     taken(".", "photos")
     taken(os.devnull, "photos")
 
 
-def test_a_file_that_cannot_be_looked_into_is_anothers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_files_count_as_other_files(monkeypatch: pytest.MonkeyPatch) -> None:
     Path("closed.json").write_bytes(b"[]")
 
     def closed(*_: object, **__: object) -> None:
@@ -206,14 +206,14 @@ def test_a_file_that_cannot_be_looked_into_is_anothers(monkeypatch: pytest.Monke
     assert "did not write it" in refused("closed.json")
 
 
-def test_no_two_options_write_one_file() -> None:
+def test_two_options_cannot_write_the_same_file() -> None:
     Path("link").symlink_to("photos")
     for one, two in (("r.json", "./r.json"), ("photos/r.json", "link/r.json"), ("r", "R")):
         with pytest.raises(UsageError, match="--output and --episodes would both write"):
             check_targets([("--output", Path(one)), ("--episodes", Path(two))], reads=[])
 
 
-def test_in_a_folder_one_file_of_mien_vouches_for_those_that_were_written_with_it() -> None:
+def test_one_file_by_mien_makes_its_whole_set_replaceable() -> None:
     names = ("report.json", "figure.png")
     Path("figure.png").write_bytes(b"\0")
     with pytest.raises(UsageError, match=r"figure.png already exists"):
@@ -225,7 +225,7 @@ def test_in_a_folder_one_file_of_mien_vouches_for_those_that_were_written_with_i
 
 
 @pytest.mark.parametrize("suffix", OUTPUT_VIDEO_SUFFIXES)
-def test_annotated_videos_are_known_and_other_videos_too(suffix: str) -> None:
+def test_annotated_videos_are_recognized(suffix: str) -> None:
     write_video(Path("theirs" + suffix), even_times(3))
     assert "did not write it" in refused("theirs" + suffix)
     with write_annotated(Path("ours" + suffix), None, window=Window()) as video:
@@ -235,14 +235,12 @@ def test_annotated_videos_are_known_and_other_videos_too(suffix: str) -> None:
     taken("ours" + suffix)
 
 
-# The commands
+# Commands
 
 
-def test_predict_writes_over_nothing_that_it_reads(
-    predict: Predict, photo: bytes, tiny_model: Path
-) -> None:
+def test_predict_overwrites_no_input(predict: Predict, photo: bytes, tiny_model: Path) -> None:
     manifest = (tiny_model / MANIFEST_NAME).read_bytes()
-    for words in (
+    for arguments in (
         ("photos/a.png", "--format", "json", "--output", "soft"),
         ("photos/a.png", "--output", str(tiny_model / MANIFEST_NAME)),
         ("photos", "--annotate", "photos"),
@@ -251,7 +249,7 @@ def test_predict_writes_over_nothing_that_it_reads(
     ):
         Path("soft").unlink(missing_ok=True)
         Path("soft").symlink_to("photos/a.png")
-        outcome = predict(*words, "--force")
+        outcome = predict(*arguments, "--force")
         assert (outcome.code, outcome.out) == (2, "")
         assert outcome.err.count("\n") == 1
     assert Path("photos/a.png").read_bytes() == photo
@@ -260,7 +258,7 @@ def test_predict_writes_over_nothing_that_it_reads(
 
 
 @pytest.mark.parametrize("name", ["r.json", "r.jsonl", "r.csv", "r.txt", "r.parquet"])
-def test_predict_twice_just_works(predict: Predict, name: str) -> None:
+def test_predict_replaces_its_own_output(predict: Predict, name: str) -> None:
     for _ in range(2):
         assert predict("photos", "--output", name).code == 0
     Path(name).write_bytes(b"mine")
@@ -274,21 +272,19 @@ def test_predict_twice_just_works(predict: Predict, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["r.json", "r.jsonl"])
 @pytest.mark.parametrize("tool", ["deepface", "fer"])
-def test_another_tools_form_is_replaced_with_force_alone(
-    predict: Predict, tool: str, name: str
-) -> None:
-    words = ("photos", "--compat", tool, "--output", name)
-    assert predict(*words).code == 0
+def test_compat_output_is_replaced_only_with_force(predict: Predict, tool: str, name: str) -> None:
+    arguments = ("photos", "--compat", tool, "--output", name)
+    assert predict(*arguments).code == 0
     before = Path(name).read_bytes()
-    for again in (words, ("photos", "--output", name)):
+    for again in (arguments, ("photos", "--output", name)):
         outcome = predict(*again)
         assert outcome.code == 2
         assert "may be another tool's, judged by its form" in outcome.err
         assert Path(name).read_bytes() == before
-        assert predict(*words, "--force").code == 0
+        assert predict(*arguments, "--force").code == 0
 
 
-def test_annotated_pictures_are_replaced_and_others_are_not(predict: Predict) -> None:
+def test_only_annotated_pictures_by_mien_are_replaced(predict: Predict) -> None:
     for _ in range(2):
         assert predict("photos", "--annotate", "drawn").code == 0
     Image.new("RGB", (8, 8)).save("drawn/a.annotated.png")
@@ -298,7 +294,7 @@ def test_annotated_pictures_are_replaced_and_others_are_not(predict: Predict) ->
     assert predict("photos", "--annotate", "drawn", "--force").code == 0
 
 
-def test_a_picture_that_was_drawn_and_is_read_again_stays(predict: Predict) -> None:
+def test_an_annotated_picture_that_is_read_again_is_kept(predict: Predict) -> None:
     assert predict("photos/a.png", "--annotate", "photos").code == 0
     drawn = Path("photos/a.annotated.png").read_bytes()
     outcome = predict("photos/a.png", "photos/a.annotated.png", "--annotate", "photos")
@@ -307,16 +303,14 @@ def test_a_picture_that_was_drawn_and_is_read_again_stays(predict: Predict) -> N
     assert Path("photos/a.annotated.png").read_bytes() == drawn
 
 
-def test_a_models_network_is_never_written_over(predict: Predict, tiny_model: Path) -> None:
+def test_the_network_of_a_model_is_never_overwritten(predict: Predict, tiny_model: Path) -> None:
     before = (tiny_model / MODEL_NAME).read_bytes()
     path = str(tiny_model / MODEL_NAME)
     assert predict("photos", "--format", "csv", "--output", path, "--force").code == 2
     assert (tiny_model / MODEL_NAME).read_bytes() == before
 
 
-def test_a_video_is_not_written_over_and_what_came_of_it_may_be(
-    predict: Predict, tmp_path: Path
-) -> None:
+def test_a_video_is_never_overwritten_but_its_results_are(predict: Predict, tmp_path: Path) -> None:
     write_video(Path("clip.mp4"), even_times(3))
     before = Path("clip.mp4").read_bytes()
     Path("drawn.mp4").symlink_to("clip.mp4")
@@ -325,8 +319,8 @@ def test_a_video_is_not_written_over_and_what_came_of_it_may_be(
         assert outcome.code == 2
         assert "--annotate would overwrite" in outcome.err
     assert Path("clip.mp4").read_bytes() == before
-    words = ("--annotate", "out", "--timeline", "t.png", "--episodes", "e.json")
+    arguments = ("--annotate", "out", "--timeline", "t.png", "--episodes", "e.json")
     for shape in ("csv", "csv", "json", "json", "parquet", "parquet", "txt", "txt"):
-        assert predict("clip.mp4", *words, "--output", f"r.{shape}").code == 0
+        assert predict("clip.mp4", *arguments, "--output", f"r.{shape}").code == 0
     outcome = predict("clip.mp4", "--output", "e.json", "--episodes", "./e.json")
     assert "--output and --episodes would both write e.json" in outcome.err

@@ -56,19 +56,19 @@ def test_one_image_gives_one_json_object(predict: Predict) -> None:
     assert outcome.json["model"]["name"] == "tiny"
 
 
-@pytest.mark.parametrize("words", [["a.png", "b.png"], ["folder"], ["*.png"], ["fold*/*"]])
-def test_all_else_gives_a_json_list(predict: Predict, words: list[str]) -> None:
+@pytest.mark.parametrize("arguments", [["a.png", "b.png"], ["folder"], ["*.png"], ["fold*/*"]])
+def test_other_inputs_give_a_json_list(predict: Predict, arguments: list[str]) -> None:
     for path in ("a.png", "b.png", "folder/c.png"):
         picture(path)
-    assert isinstance(predict(*words, "--format", "json").json, list)
+    assert isinstance(predict(*arguments, "--format", "json").json, list)
 
 
-def test_jsonl_is_one_object_a_line(predict: Predict) -> None:
+def test_jsonl_has_one_object_per_line(predict: Predict) -> None:
     outcome = predict(picture("a.png"), picture("b.png", 1), "--format", "jsonl")
     assert [json.loads(line)["source"] for line in outcome.out.splitlines()] == ["a.png", "b.png"]
 
 
-def test_csv_has_the_tables_columns_and_a_row_for_every_image(predict: Predict) -> None:
+def test_csv_has_the_table_columns_and_a_row_per_image(predict: Predict) -> None:
     picture("a.png")
     outcome = predict("a.png", "missing.png", "--format", "csv")
     first, second = csv.DictReader(io.StringIO(outcome.out))
@@ -80,7 +80,7 @@ def test_csv_has_the_tables_columns_and_a_row_for_every_image(predict: Predict) 
     )  # fmt: skip
 
 
-def test_the_table_is_aligned_whatever_the_names(predict: Predict) -> None:
+def test_the_table_is_aligned_with_wide_characters(predict: Predict) -> None:
     names = [picture("脸.png"), picture("e\u0301.png", 1), picture("a-long-name.png", 2)]
     outcome = predict(*names, "missing.png", "--format", "table")
     lines = outcome.out.splitlines()
@@ -122,7 +122,7 @@ def test_a_pipe_gets_json_and_a_terminal_a_table(
 # Inputs
 
 
-def test_a_folder_means_its_images_and_those_below_sorted(predict: Predict) -> None:
+def test_a_folder_is_searched_recursively_in_sorted_order(predict: Predict) -> None:
     for path in ("d/b.png", "d/a.JPG", "d/sub/c.webp", "d/.hidden.png", "d/.h/x.png"):
         picture(path)
     Path("d/notes.txt").write_text("not an image")
@@ -130,15 +130,15 @@ def test_a_folder_means_its_images_and_those_below_sorted(predict: Predict) -> N
     assert sources == ["d/a.JPG", "d/b.png", "d/sub/c.webp"]
 
 
-def test_a_pattern_means_what_it_matches(predict: Predict) -> None:
+def test_a_pattern_expands_to_its_matches(predict: Predict) -> None:
     for path in ("x1.png", "x2.png", "y.png", "sub/x3.png"):
         picture(path)
-    assert [one["source"] for one in predict("x*.png").json] == ["x1.png", "x2.png"]
-    everywhere = [Path(one["source"]).name for one in predict("**/x*.png").json]
+    assert [item["source"] for item in predict("x*.png").json] == ["x1.png", "x2.png"]
+    everywhere = [Path(item["source"]).name for item in predict("**/x*.png").json]
     assert everywhere == ["x3.png", "x1.png", "x2.png"]
 
 
-def test_a_file_whose_name_looks_like_a_pattern_is_itself(predict: Predict) -> None:
+def test_a_file_named_like_a_pattern_is_read(predict: Predict) -> None:
     outcome = predict(picture("photo[1].png"))
     assert outcome.json["source"] == "photo[1].png"
 
@@ -152,22 +152,22 @@ def test_stdin_is_one_image(predict: Predict, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [(b"", "standard input is empty"), (b"hello", "standard input is not an image")],
 )
-def test_stdin_that_is_no_image_is_said(
-    predict: Predict, monkeypatch: pytest.MonkeyPatch, content: bytes, said: str
+def test_stdin_without_an_image_is_reported(
+    predict: Predict, monkeypatch: pytest.MonkeyPatch, content: bytes, message: str
 ) -> None:
     given(monkeypatch, content)
     outcome = predict("-", "--format", "json")
     assert outcome.code == 3
     assert outcome.json["status"] == "unreadable"
-    assert outcome.err.startswith(f"mien: {said}")
+    assert outcome.err.startswith(f"mien: {message}")
 
 
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs devices")
 @pytest.mark.parametrize("device", ["/dev/zero", "/dev/urandom", "/dev/full"])
-def test_a_device_that_never_ends_is_read_no_further_than_its_first_bytes(
+def test_endless_devices_are_rejected_by_their_first_bytes(
     predict: Predict, monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:
     outcome = predict(device, "--format", "json")
@@ -180,9 +180,7 @@ def test_a_device_that_never_ends_is_read_no_further_than_its_first_bytes(
     assert outcome.err.startswith("mien: standard input is not an image")
 
 
-def test_what_libtiff_says_of_a_damaged_file_is_not_on_stderr(
-    tiny_model: Path, tmp_path: Path
-) -> None:
+def test_messages_of_libtiff_are_hidden(tiny_model: Path, tmp_path: Path) -> None:
     for kind in ("tiff_lzw", "tiff_adobe_deflate"):
         buffer = io.BytesIO()
         noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
@@ -190,9 +188,9 @@ def test_what_libtiff_says_of_a_damaged_file_is_not_on_stderr(
         content = bytearray(buffer.getvalue())
         content[2000:2100] = b"\xff" * 100
         (tmp_path / f"{kind}.tif").write_bytes(content)
-        words = [sys.executable, "-m", "mien", "predict", f"{kind}.tif"]
+        arguments = [sys.executable, "-m", "mien", "predict", f"{kind}.tif"]
         done = subprocess.run(
-            [*words, "--model", str(tiny_model), "--detector", "none"],
+            [*arguments, "--model", str(tiny_model), "--detector", "none"],
             capture_output=True,
             text=True,
             cwd=tmp_path,
@@ -211,11 +209,11 @@ def test_stdin_is_read_up_to_a_limit(predict: Predict, monkeypatch: pytest.Monke
     assert outcome.err.startswith("mien: standard input is too large: expected at most")
 
 
-def test_a_data_uri_is_an_image_and_its_content_is_repeated_nowhere(predict: Predict) -> None:
+def test_a_data_uri_is_read_and_its_content_never_repeated(predict: Predict) -> None:
     content = base64.b64encode(Path(picture("a.png")).read_bytes()).decode()
     uri = f"data:image/png;base64,{content}"
-    for words in (["--format", "json"], ["--output", "r.csv"], ["--annotate", "drawn"]):
-        outcome = predict(uri, *words)
+    for arguments in (["--format", "json"], ["--output", "r.csv"], ["--annotate", "drawn"]):
+        outcome = predict(uri, *arguments)
         assert outcome.code == 0
         assert content[30:60] not in outcome.out + outcome.err
     kept = [path for path in Path().rglob("*") if path.is_file()]
@@ -226,16 +224,16 @@ def test_a_data_uri_is_an_image_and_its_content_is_repeated_nowhere(predict: Pre
     assert (outcome.code, outcome.json["status"]) == (3, "unreadable")
 
 
-def test_names_are_said_short_and_without_control_characters(predict: Predict) -> None:
+def test_names_in_errors_are_short_and_without_control_characters(predict: Predict) -> None:
     long, odd = "n" * 300 + ".jpg", "a\x1b[31mb\nc.jpg"
     outcome = predict(long, odd, "--format", "json")
     assert outcome.code == 3
     lines = outcome.err.splitlines()
     assert len(lines) == 1
     assert "\x1b" not in outcome.err
-    errors = [one["error"] for one in outcome.json]
+    errors = [item["error"] for item in outcome.json]
     assert max(map(len, errors)) < 160
-    assert [one["source"] for one in outcome.json] == [long, odd]
+    assert [item["source"] for item in outcome.json] == [long, odd]
     assert errors[1] == r"a\x1b[31mb\nc.jpg: no file matches this pattern"
 
 
@@ -243,18 +241,18 @@ def test_skipped_files_are_reported(predict: Predict) -> None:
     picture("d/a.png")
     for name in ("b.mp4", "c.HEIC", "d.heic", "notes"):
         Path("d", name).write_bytes(b"x")
-    said = (
+    message = (
         "skipped 4 files that are not images by name: 2 .heic, 1 .mp4, 1 without a suffix; "
         "--video reads the videos; save HEIC as JPEG to have it read\n"
     )
-    for words in (["--format", "csv"], ["--output", "r.csv"]):
-        outcome = predict("d", *words)
+    for arguments in (["--format", "csv"], ["--output", "r.csv"]):
+        outcome = predict("d", *arguments)
         assert outcome.code == 0
-        assert said in outcome.err
-        assert "skipped" not in predict("d", *words, "--quiet").err
+        assert message in outcome.err
+        assert "skipped" not in predict("d", *arguments, "--quiet").err
     assert "skipped" not in predict("d/a.png", "--format", "csv").err
-    # What the run itself keeps in the folder until its end does not count.
-    assert said in predict("d", "--output", "d/r.jsonl").err
+    # The run's own temporary files in the folder do not count.
+    assert message in predict("d", "--output", "d/r.jsonl").err
 
 
 def test_stdin_given_twice_is_a_usage_error(predict: Predict) -> None:
@@ -266,7 +264,7 @@ def given(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("word", "message"),
     [
         ("missing.png", "missing.png: no such file"),
         ("*.gif", "no file matches this pattern"),
@@ -277,23 +275,23 @@ def given(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
         ("n" * 300, "cannot be read"),
     ],
 )
-def test_a_word_that_leads_nowhere_is_unreadable_and_says_why(
-    predict: Predict, word: str, said: str
+def test_inputs_that_lead_nowhere_are_unreadable_with_a_reason(
+    predict: Predict, word: str, message: str
 ) -> None:
     Path("empty").mkdir()
     outcome = predict(word, "--format", "jsonl")
     assert outcome.code == 3
     result = json.loads(outcome.out)
     assert (result["status"], result["source"]) == ("unreadable", word)
-    assert said in result["error"]
-    assert said in outcome.err
+    assert message in result["error"]
+    assert message in outcome.err
     assert outcome.err.count("\n") == 1
 
 
 @pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read every folder"
 )
-def test_a_folder_that_is_barred_is_named(predict: Predict) -> None:
+def test_a_folder_without_permission_is_reported(predict: Predict) -> None:
     picture("d/a.png")
     picture("d/barred/b.png")
     Path("d/barred").chmod(0)
@@ -305,7 +303,7 @@ def test_a_folder_that_is_barred_is_named(predict: Predict) -> None:
     assert "this folder cannot be read" in bad["error"]
 
 
-def test_single_is_told_by_the_words_alone(tmp_path: Path) -> None:
+def test_single_depends_only_on_the_arguments(tmp_path: Path) -> None:
     assert is_single(["no-such-file.png"])
     assert is_single(["-"])
     assert not is_single([str(tmp_path)])
@@ -316,38 +314,38 @@ def test_single_is_told_by_the_words_alone(tmp_path: Path) -> None:
 # Exit codes
 
 
-def test_the_others_still_run_where_one_is_unreadable(predict: Predict) -> None:
+def test_an_unreadable_image_does_not_stop_the_others(predict: Predict) -> None:
     Path("bad.png").write_bytes(b"\x89PNG\r\n but no more")
     outcome = predict("bad.png", picture("good.png"), "--format", "json")
     assert outcome.code == 6
-    assert [one["status"] for one in outcome.json] == ["unreadable", "ok"]
+    assert [item["status"] for item in outcome.json] == ["unreadable", "ok"]
     assert outcome.err.startswith("mien: 1 of 2 inputs failed (1 unreadable); first: bad.png")
 
 
-def test_tta_reads_more_views_of_each_face(predict: Predict) -> None:
+def test_tta_changes_scores(predict: Predict) -> None:
     plain, mean = (
-        predict(picture("a.png"), "--format", "json", *words).json["faces"][0]["scores"]
-        for words in ((), ("--tta",))
+        predict(picture("a.png"), "--format", "json", *arguments).json["faces"][0]["scores"]
+        for arguments in ((), ("--tta",))
     )
     assert plain != mean
     assert sum(mean.values()) == pytest.approx(1, abs=1e-4)
 
 
-def test_no_face_anywhere_is_4_and_the_results_are_there(predict: Predict) -> None:
+def test_no_face_exits_with_4_after_writing_results(predict: Predict) -> None:
     outcome = predict(blank("a.png"), blank("b.png"), "--format", "json", detector="haar")
     assert outcome.code == 4
-    assert [one["status"] for one in outcome.json] == ["no_face", "no_face"]
+    assert [item["status"] for item in outcome.json] == ["no_face", "no_face"]
     assert "no face found in any of 2 images" in outcome.err
 
 
-def test_nothing_readable_is_3(predict: Predict) -> None:
+def test_no_readable_input_exits_with_3(predict: Predict) -> None:
     outcome = predict("a.png", "b.png", "--format", "jsonl")
     assert outcome.code == 3
     assert len(outcome.out.splitlines()) == 2
     assert "none of 2 inputs could be read; first: a.png: no such file" in outcome.err
 
 
-def test_a_missing_model_is_5(predict: Predict) -> None:
+def test_a_missing_model_exits_with_5(predict: Predict) -> None:
     outcome = predict(picture("a.png"), model=Path("no/such/model"))
     assert (outcome.code, outcome.out) == (5, "")
     assert outcome.err.startswith("mien: ")
@@ -355,7 +353,7 @@ def test_a_missing_model_is_5(predict: Predict) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (["--threads", "0"], "--threads: expected a whole number from 1 to 1024"),
         (["--threads", "two"], "a whole number from 1 to 1024, got 'two'"),
@@ -364,13 +362,13 @@ def test_a_missing_model_is_5(predict: Predict) -> None:
         (["--detector-weights", "w.onnx"], "only detector='yunet' takes weights"),
     ],
 )
-def test_a_wrong_option_is_2(
-    words: list[str], said: str, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+def test_invalid_options_exit_with_2(
+    arguments: list[str], message: str, tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["predict", "a.png", "--model", str(tiny_model), *words]) == 2
+    assert main(["predict", "a.png", "--model", str(tiny_model), *arguments]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert said in captured.err
+    assert message in captured.err
     assert captured.err.count("\n") == 1
 
 
@@ -381,16 +379,14 @@ def test_a_wrong_option_is_2(
     ("name", "start"),
     [("r.json", "{"), ("r.jsonl", '{"schema"'), ("r.csv", "source,"), ("r.txt", "IMAGE")],
 )
-def test_output_goes_to_a_file_in_the_format_of_its_suffix(
-    predict: Predict, name: str, start: str
-) -> None:
+def test_output_has_the_format_of_its_suffix(predict: Predict, name: str, start: str) -> None:
     outcome = predict(picture("a.png"), "--output", name)
     assert (outcome.code, outcome.out) == (0, "")
     assert Path(name).read_text(encoding="utf-8").startswith(start)
     assert outcome.err == f"{name}: 1 face in 1 image\n"
 
 
-def test_an_output_that_cannot_be_written_is_said_and_leaves_nothing(predict: Predict) -> None:
+def test_an_unwritable_output_is_reported_and_leaves_nothing(predict: Predict) -> None:
     picture("a.png")
     Path("file").write_text("in the way")
     for target in ("file/r.json", "."):
@@ -413,7 +409,7 @@ def test_output_through_a_link_keeps_the_link(predict: Predict) -> None:
     assert json.loads(Path("real.json").read_text())["source"] == "a.png"
 
 
-def test_annotated_pictures_never_share_or_take_a_name(predict: Predict) -> None:
+def test_annotated_pictures_have_unique_names(predict: Predict) -> None:
     sources = [picture("x/a.png"), picture("y/a.png", 1), picture("z/A.PNG", 2)]
     outcome = predict(*sources, "missing.png", "--annotate", "x")
     assert outcome.code == 6
@@ -432,12 +428,12 @@ def test_an_annotated_photo_stays_a_jpeg(predict: Predict) -> None:
         assert drawn.format == "JPEG"
 
 
-def test_picture_names_step_aside_for_one_another() -> None:
+def test_duplicate_names_get_a_number() -> None:
     names = [("a", ".png"), ("A", ".png"), ("a-2", ".png"), ("a", ".jpg")]
     assert unique_names(names) == ["a.png", "A-2.png", "a-2-2.png", "a.jpg"]
 
 
-def test_compat_gives_another_tools_structure(predict: Predict) -> None:
+def test_compat_writes_the_structure_of_another_tool(predict: Predict) -> None:
     one, two = picture("a.png", 1), picture("b.png", 2)
     plain = predict(one).json["faces"][0]
     (fer,) = predict(one, "--compat", "fer").json
@@ -453,23 +449,23 @@ def test_compat_gives_another_tools_structure(predict: Predict) -> None:
     assert len(lines) == 2
 
 
-@pytest.mark.parametrize("words", [("--format", "csv"), ("--output", "faces.txt")])
-def test_compat_is_json_alone(predict: Predict, words: tuple[str, ...]) -> None:
-    outcome = predict(picture("a.png"), "--compat", "fer", *words)
+@pytest.mark.parametrize("arguments", [("--format", "csv"), ("--output", "faces.txt")])
+def test_compat_requires_json(predict: Predict, arguments: tuple[str, ...]) -> None:
+    outcome = predict(picture("a.png"), "--compat", "fer", *arguments)
     assert outcome.code == 2
     assert "--format json" in outcome.err
 
 
-def test_quiet_leaves_stderr_to_errors(predict: Predict) -> None:
+def test_quiet_prints_only_errors(predict: Predict) -> None:
     picture("a.png")
     assert predict("a.png", "--output", "r.json", "--annotate", "out", "--quiet").err == ""
     assert predict("missing.png", "--quiet").err == "mien: missing.png: no such file\n"
 
 
-# The real process
+# In a separate process
 
 
-def test_one_photo_loads_only_what_it_takes(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_photo_imports_no_heavy_packages(tiny_model: Path, tmp_path: Path) -> None:
     heavy = (
         *("keras", "tensorflow", "onnx", "matplotlib", "sklearn", "pandas", "scipy"),
         *("pyarrow", "ray", "rich", "urllib3"),
@@ -496,21 +492,28 @@ def test_names_that_are_not_utf8_and_an_ascii_locale_still_give_valid_json(
     names = [b"caf\xe9.png", "größe-😀.png".encode()]
     for name in names:
         (tmp_path / os.fsdecode(name)).write_bytes((tmp_path / "a.png").read_bytes())
-    words = ["predict", *map(os.fsdecode, names), "--model", str(tiny_model), "--detector", "none"]
+    arguments = [
+        "predict",
+        *map(os.fsdecode, names),
+        "--model",
+        str(tiny_model),
+        "--detector",
+        "none",
+    ]
     environment = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     done = subprocess.run(
-        [sys.executable, "-m", "mien", *words, "--format", "json"],
+        [sys.executable, "-m", "mien", *arguments, "--format", "json"],
         capture_output=True,
         cwd=tmp_path,
         env=environment,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    sources = [one["source"] for one in json.loads(done.stdout.decode("utf-8"))]
+    sources = [item["source"] for item in json.loads(done.stdout.decode("utf-8"))]
     assert [os.fsencode(source) for source in sources] == names
 
 
-def test_small_faces_are_left_out(predict: Predict) -> None:
+def test_small_faces_are_ignored(predict: Predict) -> None:
     small, large = picture("small.png", size=(40, 40)), picture("large.png", size=(90, 80))
     outcome = predict(small, large, "--min-face", "80", "--max-faces", "1", "--align", "off")
     assert [result["status"] for result in outcome.json] == ["no_face", "ok"]

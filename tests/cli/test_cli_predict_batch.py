@@ -38,7 +38,7 @@ def lines(path: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def interrupted(predict: Predict, monkeypatch: pytest.MonkeyPatch) -> Predict:
-    """Leave r.csv interrupted after the first of d's three pictures, as Ctrl-C does."""
+    """Interrupt a run to r.csv, as Ctrl-C does, after the first of three pictures in d."""
     pictures("d/a.png", "d/b.png", "d/c.png")
 
     def interrupt(*_: object, **__: object) -> None:
@@ -54,11 +54,11 @@ def interrupted(predict: Predict, monkeypatch: pytest.MonkeyPatch) -> Predict:
     return predict
 
 
-# Every kind of file
+# Kinds of files
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs links, pipes and names as on Unix")
-def test_every_file_has_a_row_whatever_it_is(predict: Predict) -> None:
+def test_every_kind_of_file_has_a_row(predict: Predict) -> None:
     pictures("d/脸 🙂.png", "d/лицо.png", "d/sub/x.jpg/inside.png")
     Path("d/empty.png").touch()
     Path("d/text.jpg").write_text("not an image")
@@ -71,15 +71,15 @@ def test_every_file_has_a_row_whatever_it_is(predict: Predict) -> None:
         Path(os.fsdecode(b"d/\xff.png")).write_bytes(Path("d/лицо.png").read_bytes())
     outcome = predict("d", "--output", "r.jsonl")
     assert outcome.code == 6
-    found = {one["source"]: one for one in lines("r.jsonl")}
+    found = {item["source"]: item for item in lines("r.jsonl")}
     unreadable = {"d/empty.png", "d/text.jpg", "d/torn.png", "d/gone.png", "d/loop.png"}
-    assert {name for name, one in found.items() if one["status"] == "unreadable"} == {
+    assert {name for name, item in found.items() if item["status"] == "unreadable"} == {
         *unreadable,
         "d/pipe.png",
     }
     readable = {"d/脸 🙂.png", "d/лицо.png", "d/sub/x.jpg/inside.png"}
     readable |= {os.fsdecode(b"d/\xff.png")} if sys.platform == "linux" else set()
-    assert {name for name, one in found.items() if one["status"] == "ok"} == readable
+    assert {name for name, item in found.items() if item["status"] == "ok"} == readable
     assert "is a pipe" in found["d/pipe.png"]["error"]
     assert "no such file" in found["d/gone.png"]["error"]
     assert len(lines("r.jsonl")) == len(found)
@@ -87,7 +87,7 @@ def test_every_file_has_a_row_whatever_it_is(predict: Predict) -> None:
     assert "Traceback" not in outcome.err
 
 
-def test_a_file_that_vanishes_meanwhile_has_a_row(
+def test_a_file_that_vanishes_during_the_run_has_a_row(
     predict: Predict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pictures("d/a.png", "d/b.png")
@@ -99,16 +99,16 @@ def test_a_file_that_vanishes_meanwhile_has_a_row(
 
     monkeypatch.setattr("mien.batch.analysis.analyze_chunk", vanishing)
     assert predict("d", "--output", "r.jsonl").code == 6
-    assert [one["status"] for one in lines("r.jsonl")] == ["ok", "unreadable"]
+    assert [item["status"] for item in lines("r.jsonl")] == ["ok", "unreadable"]
 
 
-def test_a_source_that_two_words_mean_has_one_row(predict: Predict) -> None:
+def test_a_source_named_twice_has_one_row(predict: Predict) -> None:
     pictures("d/a.png", "d/b.png")
     predict("d/a.png", "d", "d/a.png", "--output", "r.jsonl")
-    assert [one["source"] for one in lines("r.jsonl")] == ["d/a.png", "d/b.png"]
+    assert [item["source"] for item in lines("r.jsonl")] == ["d/a.png", "d/b.png"]
 
 
-def test_parquet_has_the_rows_that_csv_has(predict: Predict) -> None:
+def test_parquet_has_the_rows_of_csv(predict: Predict) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
     pictures("d/a.png", "d/b.png")
     Path("d/c.png").touch()
@@ -132,7 +132,7 @@ def test_parquet_has_the_rows_that_csv_has(predict: Predict) -> None:
             assert str(shown[name]).removesuffix(".0") == text.removesuffix(".0")
 
 
-def test_an_excel_file_has_the_rows_that_csv_has_and_no_formulas(predict: Predict) -> None:
+def test_excel_has_the_rows_of_csv_and_no_formulas(predict: Predict) -> None:
     openpyxl = pytest.importorskip("openpyxl")
     pictures("d/a.png", "d/=1+1.png")
     Path("d/c.png").touch()
@@ -164,17 +164,17 @@ def test_an_excel_file_has_the_rows_that_csv_has_and_no_formulas(predict: Predic
     assert "mien did not write it" in predict("d", "--output", "other.xlsx").err
 
 
-def test_the_streamed_files_are_what_stdout_gives(predict: Predict) -> None:
+def test_files_written_in_parts_equal_stdout(predict: Predict) -> None:
     pictures("d/a.png", "d/b.png")
     for shape in ("csv", "tsv", "jsonl"):
         predict("d", "--output", f"r.{shape}")
         assert predict("d", "--format", shape).out == Path(f"r.{shape}").read_text("utf-8")
 
 
-# Going on
+# Resuming
 
 
-def test_an_interrupted_run_goes_on(interrupted: Predict) -> None:
+def test_resume_continues_an_interrupted_run(interrupted: Predict) -> None:
     outcome = interrupted("d", "--output", "r.csv", "--resume")
     assert outcome.code == 0
     assert outcome.err == ("going on with r.csv: 1 images are done\nr.csv: 3 faces in 3 images\n")
@@ -183,28 +183,28 @@ def test_an_interrupted_run_goes_on(interrupted: Predict) -> None:
     assert sorted(path.name for path in Path().iterdir()) == [".r.csv.mien", "d", "r.csv"]
 
 
-def test_it_is_not_overwritten_unasked(interrupted: Predict) -> None:
+def test_an_interrupted_run_is_not_overwritten(interrupted: Predict) -> None:
     outcome = interrupted("d", "--output", "r.csv")
     assert outcome.code == 2
     assert "add --resume to go on with it, or delete that folder" in outcome.err
 
 
-def test_another_model_detector_or_folder_does_not_go_on(
+def test_resume_rejects_another_model_detector_or_folder(
     interrupted: Predict, make_tiny_model: Callable[..., Path]
 ) -> None:
     other = make_tiny_model("other", temperature=2.0)
-    words = ("--output", "r.csv", "--resume")
-    for outcome, said in (
-        (interrupted("d", *words, detector="haar"), "the run of r.csv had detector none"),
-        (interrupted("d2", *words), 'r.csv is of ["d"], and d is missing here'),
-        (interrupted("d", *words, model=other), "the run of r.csv had temperature 1.0"),
+    arguments = ("--output", "r.csv", "--resume")
+    for outcome, message in (
+        (interrupted("d", *arguments, detector="haar"), "the run of r.csv had detector none"),
+        (interrupted("d2", *arguments), 'r.csv is of ["d"], and d is missing here'),
+        (interrupted("d", *arguments, model=other), "the run of r.csv had temperature 1.0"),
     ):
         assert outcome.code == 2
-        assert said in outcome.err
+        assert message in outcome.err
         assert outcome.err.count("\n") == 1
 
 
-def test_resume_starts_what_was_never_begun_and_leaves_what_is_complete(predict: Predict) -> None:
+def test_resume_starts_new_runs_and_leaves_complete_ones(predict: Predict) -> None:
     pictures("d/a.png")
     assert predict("d", "--output", "r.csv", "--resume").err == "r.csv: 1 face in 1 image\n"
     content = Path("r.csv").read_bytes()
@@ -213,24 +213,24 @@ def test_resume_starts_what_was_never_begun_and_leaves_what_is_complete(predict:
     assert Path("r.csv").read_bytes() == content
 
 
-def test_a_folder_that_grew_has_what_is_new_added(predict: Predict) -> None:
+def test_resume_adds_the_new_images_of_a_folder(predict: Predict) -> None:
     pictures("d/b.png", "d/gone.png")
     Path("d/torn.png").touch()
-    words = ("d", "--output", "r.jsonl", "--resume")
-    assert predict(*words).code == 6
+    arguments = ("d", "--output", "r.jsonl", "--resume")
+    assert predict(*arguments).code == 6
     before = lines("r.jsonl")
     pictures("d/a.png", "d/sub/c.png")
     Path("d/gone.png").unlink()
-    outcome = predict(*words)
+    outcome = predict(*arguments)
     assert outcome.err.splitlines()[:2] == [
         "going on with r.jsonl: 3 images are done",
         "r.jsonl: 4 faces in 5 images: 4 ok, 1 unreadable (1 of them not among the inputs now)",
     ]
     after = lines("r.jsonl")
     assert after[:3] == before
-    assert [one["source"] for one in after[3:]] == ["d/a.png", "d/sub/c.png"]
-    # What failed is said as often as it is asked.
-    again = predict(*words)
+    assert [item["source"] for item in after[3:]] == ["d/a.png", "d/sub/c.png"]
+    # Failures are reported again.
+    again = predict(*arguments)
     assert again.code == outcome.code == 6
     assert again.err.splitlines() == [
         "r.jsonl is complete: nothing to resume (1 of them not among the inputs now)",
@@ -240,16 +240,16 @@ def test_a_folder_that_grew_has_what_is_new_added(predict: Predict) -> None:
     assert lines("r.jsonl") == after
 
 
-def test_other_images_of_the_same_names_are_not_complete(
+def test_other_images_with_the_same_names_are_not_taken_for_complete(
     predict: Predict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pictures("one/d/a.png", "two/d/a.png")
-    for name, code, said in (("one", 0, ""), ("two", 2, "had working folder one, this one")):
+    for name, code, message in (("one", 0, ""), ("two", 2, "had working folder one, this one")):
         with monkeypatch.context() as patch:
             patch.chdir(name)
             outcome = predict("d", "--output", "../r.csv", "--resume")
             assert outcome.code == code
-            assert said in outcome.err
+            assert message in outcome.err
     for name, code in (("one", 0), ("two", 2)):
         content = Path(name, "d/a.png").read_bytes() + name.encode()
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
@@ -258,18 +258,18 @@ def test_other_images_of_the_same_names_are_not_complete(
     assert "had standard input" in outcome.err
 
 
-def test_a_folder_of_the_users_own_is_left_alone(predict: Predict) -> None:
+def test_a_parts_folder_of_the_user_is_untouched(predict: Predict) -> None:
     pictures("d/a.png", "r.csv.parts/holidays.png")
     before = Path("r.csv.parts/holidays.png").read_bytes()
-    for words in ([], ["--resume"]):
-        outcome = predict("d", "--output", "r.csv", *words)
+    for arguments in ([], ["--resume"]):
+        outcome = predict("d", "--output", "r.csv", *arguments)
         assert (outcome.code, outcome.err.count("\n")) == (2, 1)
         assert "r.csv.parts exists and was not created by mien: move it away" in outcome.err
     assert Path("r.csv.parts/holidays.png").read_bytes() == before
     assert not Path("r.csv").exists()
 
 
-def test_a_terminal_sees_how_many_of_those_left_are_done(
+def test_progress_counts_only_the_remaining_images(
     interrupted: Predict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
@@ -285,7 +285,7 @@ def test_counting_downloads_nothing() -> None:
         raise AssertionError(address)
 
     inputs = find_inputs(["https://user:secret@example.org/a.png", "b.png"], read_url=refuse)
-    names = [one.source for one in inputs.for_counting()]
+    names = [item.source for item in inputs.for_counting()]
     assert names == ["https://example.org/a.png", "b.png"]
 
 
@@ -293,7 +293,7 @@ def test_counting_downloads_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (["--resume"], "--resume continues a file"),
         (["--resume", "--output", "r.json"], "--resume continues a file"),
@@ -306,23 +306,23 @@ def test_counting_downloads_nothing() -> None:
         (["--engine", "spark"], "unknown --engine 'spark': expected one of local, ray"),
     ],
 )
-def test_a_wrong_option_is_2(predict: Predict, words: list[str], said: str) -> None:
+def test_invalid_options_exit_with_2(predict: Predict, arguments: list[str], message: str) -> None:
     pictures("d/a.png")
-    outcome = predict("d", *words)
+    outcome = predict("d", *arguments)
     assert outcome.code == 2
-    assert said in outcome.err
+    assert message in outcome.err
     assert outcome.err.count("\n") == 1
 
 
-def test_without_pyarrow_one_line_says_what_to_install(predict: Predict, tiny_model: Path) -> None:
+def test_a_missing_pyarrow_is_one_line(predict: Predict, tiny_model: Path) -> None:
     pictures("d/a.png")
     code = (
         "import sys; sys.modules['pyarrow'] = None\n"
         "from mien.cli.main import main\n"
         "sys.exit(main(sys.argv[1:]))"
     )
-    words = ["predict", "d", "--model", str(tiny_model), "--output", "r.parquet"]
-    ran = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    arguments = ["predict", "d", "--model", str(tiny_model), "--output", "r.parquet"]
+    ran = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
     assert ran.returncode == 2
     assert ran.stderr.startswith("mien: a Parquet file needs the extra [batch]")
     assert ran.stderr.count("\n") == 1

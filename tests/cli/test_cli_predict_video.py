@@ -41,9 +41,9 @@ def clip(tmp_path: Path) -> Path:
 def run(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> Any:
     """Run ``mien predict`` with the tiny model, each frame a face."""
 
-    def run(*words: str | Path, detector: str = "none") -> Run:
+    def run(*arguments: str | Path, detector: str = "none") -> Run:
         options = ["--model", str(tiny_model), "--detector", detector]
-        code = main(["predict", *(str(word) for word in words), *options])
+        code = main(["predict", *(str(word) for word in arguments), *options])
         out, err = capsys.readouterr()
         return code, out, err
 
@@ -67,7 +67,7 @@ def run(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> Any:
         "-1",
     ],
 )
-def test_videos_are_known_by_their_names(word: str) -> None:
+def test_videos_are_recognized_by_name(word: str) -> None:
     assert is_video(word)
 
 
@@ -76,7 +76,7 @@ def test_other_inputs_are_not_videos(word: str) -> None:
     assert not is_video(word)
 
 
-def test_a_file_called_0_is_no_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_named_0_is_not_a_camera(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "0").touch()
     (tmp_path / "frames.mp4").mkdir()
@@ -109,15 +109,15 @@ def test_several_videos_are_a_list(clip: Path, tmp_path: Path, run: Any) -> None
     assert "no such file" in err
 
 
-@pytest.mark.parametrize("words", [["v/*.mp4"], ["v"], ["v/*", "--video"], ["v", "--video"]])
-def test_a_pattern_or_a_folder_means_its_videos(
-    clip: Path, tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch, words: list[str]
+@pytest.mark.parametrize("arguments", [["v/*.mp4"], ["v"], ["v/*", "--video"], ["v", "--video"]])
+def test_patterns_and_folders_expand_to_videos(
+    clip: Path, tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "v").mkdir()
     for name in ("b.mp4", "a.mp4"):
         shutil.copy(clip, tmp_path / "v" / name)
-    code, out, _ = run(*words, "--every", "1", "--format", "json")
+    code, out, _ = run(*arguments, "--every", "1", "--format", "json")
     assert code == 0
     assert [Path(video["source"]).as_posix() for video in json.loads(out)] == [
         "v/a.mp4",
@@ -125,7 +125,7 @@ def test_a_pattern_or_a_folder_means_its_videos(
     ]
 
 
-def test_one_video_in_a_folder_is_a_list_and_one_that_fails_is_exit_6(
+def test_a_folder_gives_a_list_and_a_failed_video_exits_with_6(
     clip: Path, tmp_path: Path, run: Any
 ) -> None:
     folder = tmp_path / "deep" / "er"
@@ -153,15 +153,15 @@ def test_images_and_videos_of_a_folder_are_not_mixed(clip: Path, run: Any) -> No
 
 
 @pytest.mark.parametrize(
-    ("words", "text"),
+    ("arguments", "text"),
     [(["none/*.mp4", "--video"], "no file matches"), (["empty", "--video"], "no video in this")],
 )
 def test_a_pattern_or_a_folder_without_videos_is_one_line(
-    tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch, words: list[str], text: str
+    tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch, arguments: list[str], text: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
-    code, _, err = run(*words)
+    code, _, err = run(*arguments)
     assert code == 3
     assert text in err
     assert err.count("\n") == 1
@@ -226,7 +226,7 @@ def test_other_tables_have_the_columns_of_csv(
     assert [float(row[2]) for row in rows] == [0.0, 0.52, 1.0, 1.52]
 
 
-def test_a_table_tells_episodes(clip: Path, run: Any) -> None:
+def test_a_table_lists_episodes(clip: Path, run: Any) -> None:
     code, out, _ = run(clip, "--every", "0.5", "--format", "table")
     header, first, *_ = out.splitlines()
     assert code == 0
@@ -234,7 +234,7 @@ def test_a_table_tells_episodes(clip: Path, run: Any) -> None:
     assert first.split()[:2] == ["#0", "0:00.0"]
 
 
-def test_everything_at_once(clip: Path, tmp_path: Path, run: Any) -> None:
+def test_all_outputs_of_one_run(clip: Path, tmp_path: Path, run: Any) -> None:
     code, _, err = run(
         clip,
         *("--every", "0.5", "--output", tmp_path / "r.jsonl", "--annotate", tmp_path / "out"),
@@ -253,14 +253,14 @@ def test_a_baseline_events_and_a_comparison(clip: Path, tmp_path: Path, run: Any
     (tmp_path / "m.csv").write_text("start,end,label\n0,1,one\n1,1.5,two\n")
     other = tmp_path / "other.mp4"
     shutil.copy(clip, other)
-    words = [
+    arguments = [
         *(clip, other, "--every", "0.1", "--end", "1.5", "--output", tmp_path / "r.csv"),
         *("--baseline", "0:0.5"),
         *("--markers", tmp_path / "m.csv", "--events", tmp_path / "e.csv"),
         *("--compare", tmp_path / "c.csv", "--compare", tmp_path / "c.png"),
     ]
     for _ in range(2):  # the second run replaces what the first one wrote
-        code, _, err = run(*words)
+        code, _, err = run(*arguments)
         assert code == 0
     assert "stay raw" not in err
     rows, events, compared = (
@@ -278,15 +278,15 @@ def test_a_baseline_events_and_a_comparison(clip: Path, tmp_path: Path, run: Any
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_who_comes_after_the_baseline_is_told(clip: Path, run: Any) -> None:
-    words = (clip, "--start", "1", "--baseline", "0:0.5", "--every", "0.5", "--format", "jsonl")
-    code, out, err = run(*words)
+def test_people_without_a_baseline_are_reported(clip: Path, run: Any) -> None:
+    arguments = (clip, "--start", "1", "--baseline", "0:0.5", "--every", "0.5", "--format", "jsonl")
+    code, out, err = run(*arguments)
     assert code == 0
     assert "corrected" not in out
     assert "not seen in the baseline (0 to 0.5 s), scores stay raw: #0" in err
 
 
-def test_a_cut_file_gives_its_frames_a_status_row_and_exit_6(
+def test_a_truncated_file_gives_its_frames_and_exits_with_6(
     clip: Path, tmp_path: Path, run: Any
 ) -> None:
     write_video(tmp_path / "a.mkv", even_times(50))
@@ -303,7 +303,7 @@ def test_a_cut_file_gives_its_frames_a_status_row_and_exit_6(
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "text"),
+    ("arguments", "code", "text"),
     [
         (["none.mp4"], 3, "no such file"),
         (["song.m4a", "--video"], 3, "has sound alone"),
@@ -332,25 +332,25 @@ def test_a_cut_file_gives_its_frames_a_status_row_and_exit_6(
         (["clip.mp4", "--compare", "c.doc"], 2, "--compare: expected a name ending in"),
     ],
 )
-def test_mistakes_are_one_line(
+def test_invalid_video_arguments_are_one_line(
     clip: Path,
     tmp_path: Path,
     run: Any,
     monkeypatch: pytest.MonkeyPatch,
-    words: list[str],
+    arguments: list[str],
     code: int,
     text: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_sound(tmp_path / "song.m4a")
     (tmp_path / "text.mp4").write_text("hello " * 50)
-    found, _, err = run(*words)
+    found, _, err = run(*arguments)
     assert found == code
     assert text in err
     assert err.count("\n") == 1
 
 
-def test_secrets_in_an_address_are_not_shown(run: Any) -> None:
+def test_logins_in_addresses_are_not_shown(run: Any) -> None:
     code, out, err = run("rtsp://me:secret@127.0.0.1:9/live", "--format", "jsonl")
     assert code == 3
     assert json.loads(out)["source"] == "rtsp://127.0.0.1:9/live"
@@ -358,16 +358,16 @@ def test_secrets_in_an_address_are_not_shown(run: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "text"),
+    ("arguments", "text"),
     [
         ([], "127.0.0.1 is not on the public internet: --allow-private allows it"),
         (["--allow-private"], "cannot be opened"),
     ],
 )
-def test_a_video_of_a_private_host_is_read_only_where_that_is_allowed(
-    run: Any, words: list[str], text: str
+def test_videos_of_private_hosts_need_allow_private(
+    run: Any, arguments: list[str], text: str
 ) -> None:
-    code, out, err = run("http://me:secret@127.0.0.1:9/a.mp4", "--format", "jsonl", *words)
+    code, out, err = run("http://me:secret@127.0.0.1:9/a.mp4", "--format", "jsonl", *arguments)
     assert code == 3
     assert text in err
     assert err.count("\n") == 1
@@ -376,7 +376,7 @@ def test_a_video_of_a_private_host_is_read_only_where_that_is_allowed(
 
 
 class _Camera:
-    """Stands for OpenCV's; Ctrl-C comes at its tenth picture."""
+    """Replaces OpenCV's camera; Ctrl-C comes at its tenth picture."""
 
     def __init__(self, _: int) -> None:
         self._pictures = count()
@@ -393,7 +393,7 @@ class _Camera:
         """Nothing is held."""
 
 
-def test_ctrl_c_ends_a_camera_and_keeps_what_it_saw(
+def test_ctrl_c_ends_a_camera_and_keeps_its_results(
     tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cv2, "VideoCapture", _Camera)
@@ -412,7 +412,7 @@ def test_a_window_shows_each_frame_until_q(
     monkeypatch.setattr(cv2, "VideoCapture", _Camera)
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: "  GUI:    QT5\n")
     opened: list[Any] = []
-    monkeypatch.setattr(cv2, "namedWindow", lambda *words: opened.append(words))
+    monkeypatch.setattr(cv2, "namedWindow", lambda *arguments: opened.append(arguments))
     monkeypatch.setattr(cv2, "resizeWindow", lambda _, *size: opened.append(size))
     monkeypatch.setattr(cv2, "imshow", lambda _, picture: shown.append(picture.shape))
     monkeypatch.setattr(cv2, "waitKey", lambda _: ord("q") if len(shown) == 4 else -1)
@@ -425,7 +425,7 @@ def test_a_window_shows_each_frame_until_q(
 
 
 @pytest.mark.parametrize(
-    ("information", "display", "said"),
+    ("information", "display", "message"),
     [
         ("  GUI:            NONE\n", ":0", "pip uninstall opencv-python-headless, then"),
         pytest.param(
@@ -434,19 +434,19 @@ def test_a_window_shows_each_frame_until_q(
         ),
     ],
 )
-def test_where_no_window_can_be_opened_a_line_says_why(
-    run: Any, monkeypatch: pytest.MonkeyPatch, information: str, display: str, said: str
+def test_missing_window_support_is_one_line(
+    run: Any, monkeypatch: pytest.MonkeyPatch, information: str, display: str, message: str
 ) -> None:
     monkeypatch.setenv("DISPLAY", display)
     monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
     monkeypatch.setattr(cv2, "getBuildInformation", lambda: information)
     code, out, err = run("0", "--show")
     assert (code, out) == (2, "")
-    assert said in err
+    assert message in err
     assert err.count("\n") == 1
 
 
-def test_pictures_have_no_window(run: Any) -> None:
+def test_show_is_rejected_for_pictures(run: Any) -> None:
     code, _, err = run("a.png", "--show")
     assert code == 2
     assert "--annotate DIR" in err
@@ -454,13 +454,13 @@ def test_pictures_have_no_window(run: Any) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are others there")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_during_a_file_leaves_no_half_output(
+def test_a_signal_leaves_no_partial_output(
     tmp_path: Path, tiny_model: Path, number: signal.Signals
 ) -> None:
     write_video(tmp_path / "a.mkv", even_times(2000))
-    words = ["predict", "a.mkv", "--model", str(tiny_model), "--detector", "none"]
+    arguments = ["predict", "a.mkv", "--model", str(tiny_model), "--detector", "none"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "mien", *words, "--output", "r.csv", "--annotate", "b.mp4"],
+        [sys.executable, "-m", "mien", *arguments, "--output", "r.csv", "--annotate", "b.mp4"],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
     )
@@ -469,7 +469,7 @@ def test_a_signal_during_a_file_leaves_no_half_output(
         return tmp_path.glob(".b.mp4.*")
 
     waited = threading.Event()
-    while process.poll() is None and not any(one.stat().st_size for one in parts()):
+    while process.poll() is None and not any(part.stat().st_size for part in parts()):
         waited.wait(0.05)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)

@@ -27,7 +27,7 @@ try:
 except KeyboardInterrupt:
     os._exit(3)
 """
-# FFmpeg tries again when a signal wakes it, so that Python never comes to its turn.
+# FFmpeg retries after a signal, so that Python never handles it.
 _IN_A_LIBRARY = 'av.open("file:" + sys.argv[1])'
 _IN_PYTHON = "time.sleep(20)"
 _LOST = """try:
@@ -42,16 +42,16 @@ _LOST = """try:
     [(_IN_A_LIBRARY, 130), (_IN_PYTHON, 3), (_LOST, 3)],
     ids=["library", "python", "lost"],
 )
-def test_a_signal_ends_it_in_time(
+def test_a_signal_ends_the_process_in_time(
     tmp_path: Path, waits: str, code: int, number: signal.Signals
 ) -> None:
     pipe = tmp_path / "pipe.ts"
     os.mkfifo(pipe)
-    words = [sys.executable, "-c", _WAITING.format(waits=waits), str(pipe)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    arguments = [sys.executable, "-c", _WAITING.format(waits=waits), str(pipe)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
-        # Held open, and nothing comes.
+        # Keeps the pipe open without data.
         held = os.open(pipe, os.O_RDWR)
         try:
             threading.Event().wait(1.0)
@@ -65,14 +65,14 @@ def test_a_signal_ends_it_in_time(
 
 @pytest.fixture
 def free_signals() -> Iterator[None]:
-    """Signals that nobody listens to: Ray, where a test before used it, has left a handler."""
+    """Reset SIGTERM, for which Ray leaves a handler if an earlier test used it."""
     kept = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGTERM, kept)
 
 
 @pytest.mark.usefixtures("free_signals")
-def test_signals_are_as_before_afterwards() -> None:
+def test_handlers_are_restored() -> None:
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(KeyboardInterrupt), interruptible(5.0):
         signal.raise_signal(signal.SIGTERM)
@@ -80,7 +80,7 @@ def test_signals_are_as_before_afterwards() -> None:
     assert signal.set_wakeup_fd(-1) == -1
 
 
-def test_another_thread_listens_to_no_signals() -> None:
+def test_signals_are_not_handled_in_other_threads() -> None:
     handler = signal.getsignal(signal.SIGINT)
 
     def use() -> None:
@@ -94,7 +94,7 @@ def test_another_thread_listens_to_no_signals() -> None:
     assert not thread.is_alive()
 
 
-# For good
+# final=True
 
 
 def ran(code: str) -> subprocess.CompletedProcess[str]:
@@ -107,7 +107,7 @@ def ran(code: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_all_that_asks_for_an_end_interrupts_once(name: str) -> None:
+def test_each_signal_interrupts_once(name: str) -> None:
     code = f"""
 try:
     with interruptible(5.0, final=True):
@@ -125,7 +125,7 @@ except KeyboardInterrupt:
     assert outcome.stdout == "tidied up\ninterrupted\n"
 
 
-def test_tidying_up_that_takes_too_long_is_ended() -> None:
+def test_slow_cleanup_is_ended() -> None:
     code = """
 try:
     with interruptible(0.1, final=True):
@@ -136,7 +136,7 @@ finally:
     assert ran(code).returncode == 130
 
 
-def test_what_is_ignored_stays_ignored_and_all_else_comes_back() -> None:
+def test_ignored_signals_stay_ignored_and_others_are_restored() -> None:
     code = """
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
 with interruptible(5.0, final=True):

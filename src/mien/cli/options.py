@@ -235,8 +235,8 @@ def add_labels_option(
 ) -> None:
     """Add ``--labels``; ``default`` describes its default, ``from_env`` adds its variable."""
     text = (
-        "whose labels scores follow: people, the share of ten people who would name an "
-        f"emotion, or fer2013, the data set's own (default: {default})"
+        "labels that scores follow: people, the share of ten people who would name an emotion, "
+        f"or fer2013, the data set's own (default: {default})"
     )
     if from_env:
         add_env_option(parser, "--labels", choices=READINGS[:2], help=text)

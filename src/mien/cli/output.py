@@ -30,7 +30,11 @@ VIDEO_SCHEMA = "mien-video/1"
 """Name and version of the JSON of a video; its frames have their own, ``mien/1``."""
 
 Write = Callable[[str], object]
-Convert = Callable[[Result], list[dict[str, Any]]]
+Convert = Callable[[Result], object]
+"""Converts a result to what its JSON holds."""
+
+ToRows = Callable[[Result], list[dict[str, Any]]]
+
 
 _SOURCE_COLUMNS = 40
 _PARQUET_ROWS = 4096
@@ -183,14 +187,15 @@ class ResultWriter:
 
     Args:
         write: writes text to stdout or a file.
+        convert: converts a result to the JSON of mien or of another tool.
     """
 
-    def __init__(self, write: Write) -> None:
-        self._write = write
+    def __init__(self, write: Write, convert: Convert = Result.to_dict) -> None:
+        self._write, self._convert = write, convert
 
     def add(self, result: Result) -> None:
         """Write the result of the next image or frame."""
-        self._write(_json_line(result.to_dict()) + "\n")
+        self._write(_json_line(self._convert(result)) + "\n")
 
     def end_video(self, source: str, people: Sequence[Person]) -> None:
         """Write the people of a video, after its frames."""
@@ -202,10 +207,14 @@ class ResultWriter:
 class _CsvWriter(ResultWriter):
     """CSV or TSV: one row per face, or per image without a face."""
 
-    def __init__(self, write: Write, delimiter: str, labels: Sequence[str], **scores: bool) -> None:
+    def __init__(
+        self, write: Write, output_format: str, labels: Sequence[str], **scores: bool
+    ) -> None:
+        from mien.batch.tables import DELIMITERS
+
         super().__init__(write)
-        columns = table_columns(labels, **scores)
-        self._rows: Convert = lambda result: result_rows(result, labels, **scores)
+        columns, delimiter = table_columns(labels, **scores), DELIMITERS[output_format]
+        self._rows: ToRows = lambda result: result_rows(result, labels, **scores)
         self._text = partial(csv_text, columns=columns, delimiter=delimiter)
         write(self._text([]))
 
@@ -216,14 +225,14 @@ class _CsvWriter(ResultWriter):
 class _JsonWriter(ResultWriter):
     """JSON with innermost objects on one line: a list, or one object if ``single``."""
 
-    def __init__(self, write: Write, *, single: bool) -> None:
-        super().__init__(write)
+    def __init__(self, write: Write, convert: Convert, *, single: bool) -> None:
+        super().__init__(write, convert)
         self._single, self._separator = single, "[\n"
 
     def add(self, result: Result) -> None:
         text = _FLAT_OBJECT.sub(
             lambda match: "{" + _LINE_END.sub(" ", match[1].strip()) + "}",
-            json_text(result.to_dict()),
+            json_text(self._convert(result)),
         )
         if self._single:
             self._write(text + "\n")
@@ -234,31 +243,6 @@ class _JsonWriter(ResultWriter):
     def close(self) -> None:
         if not self._single:
             self._write("\n]\n")
-
-
-class _CompatWriter(ResultWriter):
-    """JSON of another tool: each image's list of faces, in one list unless ``single``."""
-
-    def __init__(self, write: Write, convert: Convert, *, single: bool) -> None:
-        super().__init__(write)
-        self._convert, self._single = convert, single
-        self._images: list[list[dict[str, Any]]] = []
-
-    def add(self, result: Result) -> None:
-        self._images.append(self._convert(result))
-
-    def close(self) -> None:
-        self._write(json_text(self._images[0] if self._single else self._images) + "\n")
-
-
-class _CompatLineWriter(_CompatWriter):
-    """JSON lines of another tool, each a list of faces."""
-
-    def add(self, result: Result) -> None:
-        self._write(_json_line(self._convert(result)) + "\n")
-
-    def close(self) -> None:
-        """Every line has been written."""
 
 
 class _TableWriter(ResultWriter):
@@ -367,7 +351,7 @@ class _VideoParquetWriter(ResultWriter):
 
         pa, pq = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet"))
         schema = results_schema(labels, model, **scores)
-        self._rows: Convert = lambda result: result_rows(result, labels, **scores)
+        self._rows: ToRows = lambda result: result_rows(result, labels, **scores)
         self._to_table = partial(pa.Table.from_pylist, schema=schema)
         self._file = pq.ParquetWriter(path, schema, compression="zstd")
         self._pending: list[dict[str, Any]] = []
@@ -394,7 +378,7 @@ class _VideoExcelWriter(ResultWriter):
         from mien.batch.tables import ExcelSheets
 
         self._path = path
-        self._rows: Convert = lambda result: result_rows(result, labels, **scores)
+        self._rows: ToRows = lambda result: result_rows(result, labels, **scores)
         self._sheets = ExcelSheets(table_columns(labels, **scores))
 
     def add(self, result: Result) -> None:
@@ -435,7 +419,7 @@ def image_writer(
     labels: Sequence[str],
     *,
     single: bool,
-    convert: Convert | None = None,
+    convert: Convert = Result.to_dict,
 ) -> Iterator[ResultWriter]:
     """Open a writer for results of images.
 
@@ -444,20 +428,18 @@ def image_writer(
         path: the output file; None for stdout.
         labels: the model's emotions.
         single: write JSON as an object, not as a list.
-        convert: converts a result to another tool's list of faces.
+        convert: converts a result to the JSON of mien or of another tool.
     """
     with _text_output(output_format, path) as write:
         writer: ResultWriter
-        if convert is not None and output_format == "jsonl":
-            writer = _CompatLineWriter(write, convert, single=single)
-        elif convert is not None:
-            writer = _CompatWriter(write, convert, single=single)
-        elif output_format == "json":
-            writer = _JsonWriter(write, single=single)
+        if output_format == "json":
+            writer = _JsonWriter(write, convert, single=single)
+        elif output_format in ("csv", "tsv"):
+            writer = _CsvWriter(write, output_format, labels)
         elif output_format == "table":
             writer = _TableWriter(write)
         else:
-            writer = _line_writer(write, output_format, labels)
+            writer = ResultWriter(write, convert)
         yield writer
         writer.close()
 
@@ -490,23 +472,14 @@ def video_writer(
     with _text_output(output_format, path) as write:
         if output_format == "json":
             writer = _VideoJsonWriter(write, single=single)
+        elif output_format in ("csv", "tsv"):
+            writer = _CsvWriter(write, output_format, labels, **scores)
         elif output_format == "table":
             writer = _EpisodeTableWriter(write, single=single)
         else:
-            writer = _line_writer(write, output_format, labels, **scores)
+            writer = ResultWriter(write)
         yield writer
         writer.close()
-
-
-def _line_writer(
-    write: Write, output_format: str, labels: Sequence[str], **scores: bool
-) -> ResultWriter:
-    """Return the writer of JSON lines, CSV or TSV."""
-    from mien.batch.tables import DELIMITERS
-
-    if output_format == "jsonl":
-        return ResultWriter(write)
-    return _CsvWriter(write, DELIMITERS[output_format], labels, **scores)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import argparse
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -47,13 +47,13 @@ from mien.core.file_types import (
     VIDEO_SUFFIXES,
 )
 from mien.core.progress import Progress
-from mien.core.results import COMPAT_FORMATS, table_columns
+from mien.core.results import COMPAT_FORMATS, Result, table_columns
 from mien.core.web import is_web_address, redact_address
 
 if TYPE_CHECKING:
     from mien.batch.engines import Engine
     from mien.batch.inputs import RecognizerOptions
-    from mien.core.results import Face, Result
+    from mien.core.results import Face
     from mien.inference.recognizer import Recognizer
 
 _FORMAT_OF_SUFFIX = {
@@ -384,14 +384,19 @@ def _analyze_once(args: argparse.Namespace, output_format: str) -> Tally:
     engine = _make_engine(args, options, recognizer)
     tally, annotated = Tally(), 0
     show_progress = len(inputs) > 1 and can_show_progress(args, output_format)
-    with image_writer(
-        output_format,
-        args.output,
-        recognizer.labels,
-        single=is_single(args.images),
-        convert=None if args.compat is None else COMPAT_FORMATS[args.compat],
-    ) as writer:
-        for index, result in enumerate(_analyze(engine, inputs, show_progress=show_progress)):
+    with (
+        image_writer(
+            output_format,
+            args.output,
+            recognizer.labels,
+            single=is_single(args.images),
+            convert=Result.to_dict if args.compat is None else COMPAT_FORMATS[args.compat],
+        ) as writer,
+        closing(engine(inputs)) as results,
+        Progress("reading faces", len(inputs), unit="img", quiet=not show_progress) as progress,
+    ):
+        for index, result in enumerate(results):
+            progress.advance()
             tally.count(result)
             content = inputs[index].content
             if annotated_paths and content is not None and result.error is None:
@@ -404,17 +409,6 @@ def _analyze_once(args: argparse.Namespace, output_format: str) -> Tally:
     if args.output is not None:
         note(f"{args.output}: {tally.summary()}", quiet=args.quiet)
     return tally
-
-
-def _analyze(engine: Engine, inputs: Sequence[Input], *, show_progress: bool) -> Iterator[Result]:
-    """Yield a result for each input, in order."""
-    with (
-        closing(engine(inputs)) as results,
-        Progress("reading faces", len(inputs), unit="img", quiet=not show_progress) as progress,
-    ):
-        for result in results:
-            progress.advance()
-            yield result
 
 
 def _annotated_paths(folder: Path | None, sources: Sequence[str]) -> list[Path]:
