@@ -317,26 +317,26 @@ def merged_classes(resolved: Mapping[str, str]) -> dict[str, list[str]]:
 
 # ---------------------------------------------------------------- a model's labels
 def find_label(
-    name: str, labels: Sequence[str], merged: Mapping[str, Sequence[str]] | None = None
+    name: str, labels: Sequence[str], meanings: Mapping[str, Sequence[str]] | None = None
 ) -> str | None:
     """Return the label that a class belongs to, or None.
 
     Args:
-        name: the class: the label's own name, a synonym, or a class merged into the label.
+        name: the label's own name, a synonym, or one of its meanings.
         labels: the labels to choose from.
-        merged: the classes that labels are made of (``{"negative": ["angry", "sad"]}``).
+        meanings: the classes that labels stand for (``{"negative": ["angry", "sad"]}``).
     """
     match = match_label(name, labels)
     if match is not None:
         return match
-    for label, parts in (merged or {}).items():
+    for label, parts in (meanings or {}).items():
         if label in labels and match_label(name, parts) is not None:
             return label
     return None
 
 
 def map_to_labels(
-    split: Split, labels: Sequence[str], merged: Mapping[str, Sequence[str]] | None = None
+    split: Split, labels: Sequence[str], meanings: Mapping[str, Sequence[str]] | None = None
 ) -> tuple[Split, dict[str, int]]:
     """Translate a split's classes to a model's labels by name, see `find_label`.
 
@@ -348,7 +348,7 @@ def map_to_labels(
         DataError: if the model knows none of the classes that have images.
     """
     counts = {name: count for name, count in split.class_counts().items() if count}
-    matches = {name: find_label(name, labels, merged) for name in split.classes}
+    matches = {name: find_label(name, labels, meanings) for name in split.classes}
     left_out = {name: count for name, count in counts.items() if matches[name] is None}
     if len(left_out) == len(counts):
         raise DataError(
