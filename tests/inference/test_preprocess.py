@@ -263,7 +263,7 @@ def test_the_largest_face_is_cut_out_as_the_recognizer_cuts_it() -> None:
 
 def test_without_a_face_it_says_what_was_looked_for() -> None:
     nobody = as_png(bright_scene())
-    with pytest.raises(NoFaceError, match=r"^has no face that bright finds$"):
+    with pytest.raises(NoFaceError, match=r"^has no face that bright detects$"):
         largest_face(nobody, BrightSpots())
     with pytest.raises(NoFaceError, match="no face of 90 pixels or more"):
         largest_face(as_png(bright_scene(LARGE)), BrightSpots(), FaceChoice(min_face=90))

@@ -75,7 +75,7 @@ def test_a_video_tells_of_all_of_it(tmp_path: Path, red_recognizer: Recognizer) 
     table = red_recognizer.analyze_video(path).to_pandas()
     assert table.equals(mien.to_pandas(results))
     assert len(table) == 45
-    with pytest.raises(UsageError, match=r"to_pandas\(\) comes first"):
+    with pytest.raises(UsageError, match=r"call to_pandas\(\) first"):
         video.to_pandas()
     begun = red_recognizer.analyze_video(path)
     next(begun)

@@ -29,7 +29,7 @@ def test_markers_are_read_in_any_order_of_columns(tmp_path: Path) -> None:
     [
         ("", "start is missing"),
         ("start,end\n1,2\n", "label is missing"),
-        ("start,end,label\n", "holds no event"),
+        ("start,end,label\n", "contains no events"),
         ("start,end,label\n0,1,a\nsoon,2,b\n", "line 3: expected a time"),
         ("start,end,label\n2,1,a\n", "line 2: expected an end after the start"),
         ("start,end,label\n2\n", "line 2: expected a time"),

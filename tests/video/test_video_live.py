@@ -112,10 +112,10 @@ def test_a_cut_stream_is_taken_up_again_and_the_gap_shows(caplog: pytest.LogCapt
     assert times[-1] - times[again] == pytest.approx(74 / 25, abs=0.01)
     assert clock.slept[:3] == [0.5, 1.0, 2.0]
     told = [record.getMessage() for record in caplog.records]
-    assert "connecting again" in told[0]
-    assert "back after 3.5 s" in told[1]
+    assert "reconnecting" in told[0]
+    assert "reconnected after 3.5 s" in told[1]
     assert error is not None
-    assert "not back within 5 s" in str(error)
+    assert "not reconnected within 5 s" in str(error)
     assert error.time_s == times[-1]
 
 
@@ -150,7 +150,7 @@ def test_a_server_that_says_nothing_is_given_up(
     monkeypatch.setattr(reader, "OPEN_TIMEOUT_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:  # connections wait to be accepted
         address = f"{scheme}://user:secret@127.0.0.1:{server.getsockname()[1]}/live"
-        with pytest.raises(InputError, match=r"no video came within 0\.3 s") as caught:
+        with pytest.raises(InputError, match=r"no video received within 0\.3 s") as caught:
             next(_read(address, _Clock()))
     assert "secret" not in str(caught.value)
 
@@ -171,8 +171,8 @@ def test_a_stream_that_falls_silent_is_lost_and_its_silence_is_in_the_times(
     # A second of silence and half a second's wait.
     assert max(b - a for a, b in pairwise(times)) > 1.4
     told = [record.getMessage() for record in caplog.records]
-    assert "lost (nothing came for 1 s), connecting again" in told[0]
-    assert "back after" in told[1]
+    assert "lost (no data for 1 s), reconnecting" in told[0]
+    assert "reconnected after" in told[1]
 
 
 def test_a_window_ends_a_stream() -> None:
@@ -233,7 +233,7 @@ def test_words_are_told_apart() -> None:
 
 
 def test_a_camera_that_is_not_there_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(InputError, match="camera 97: there is none with this number"):
+    with pytest.raises(InputError, match="camera 97: no such camera"):
         next(camera_frames(97))
     assert capfd.readouterr() == ("", "")
 

@@ -117,7 +117,7 @@ def test_an_end_is_kept_to(tmp_path: Path) -> None:
 def test_a_start_behind_the_end_is_said(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     write_video(path, even_times(30))
-    with pytest.raises(InputError, match=r"the start, 9 s, lies behind its end, 1\.20 s"):
+    with pytest.raises(InputError, match=r"the start, 9 s, is after its end, 1\.20 s"):
         list(read_video(path, Window(9.0)))
 
 
@@ -304,8 +304,8 @@ def test_what_is_no_video_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("hello " * 100)
     (tmp_path / "empty.mp4").touch()
     expected = {
-        "cover.mp4": "holds a still picture, such as a cover, and no video: expected a video",
-        "song.m4a": "has sound alone: expected a video",
+        "cover.mp4": "contains only a still picture, such as a cover: expected a video",
+        "song.m4a": "contains only sound: expected a video",
         "cut.mp4": "its header is cut off or damaged",
         "text.mp4": "not a video",
         "empty.mp4": "not a video",

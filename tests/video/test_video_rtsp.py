@@ -31,7 +31,7 @@ def test_a_stream_that_is_cut_is_taken_up_again(
         caplog.at_level(logging.WARNING, "mien"),
         serving_rtsp(clip, clip) as (address, connections),
         closing(stream_frames(address, reconnect_s=3.0)) as stream,
-        pytest.raises(BrokenVideo, match="not back within 3 s") as broken,
+        pytest.raises(BrokenVideo, match="not reconnected within 3 s") as broken,
     ):
         frames.extend((frame.time_s, number_in(frame.pixels)) for frame in stream)
     assert len(connections) >= 3
@@ -40,6 +40,6 @@ def test_a_stream_that_is_cut_is_taken_up_again(
     assert set(seen) >= set(range(10, 40))
     assert all(b > a for a, b in pairwise(times))
     told = [record.getMessage() for record in caplog.records]
-    assert "connecting again" in told[0]
-    assert "back after" in told[1]
+    assert "reconnecting" in told[0]
+    assert "reconnected after" in told[1]
     assert not any("secret" in text for text in [*told, str(broken.value)])

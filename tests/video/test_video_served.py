@@ -93,8 +93,8 @@ def test_a_stream_that_is_cut_goes_on_when_it_is_back(
                 break
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 2
-    assert "connecting again" in told[0]
-    assert "back after" in told[1]
+    assert "reconnecting" in told[0]
+    assert "reconnected after" in told[1]
     assert all(b > a for a, b in pairwise(times))
     assert max(b - a for a, b in pairwise(times)) > 0.4  # the first wait
 
@@ -104,5 +104,5 @@ def test_a_stream_that_does_not_come_back_is_given_up(server: _Server) -> None:
     with closing(stream_frames(stream, reconnect_s=2.0)) as frames:
         next(frames)
         server.cut()
-        with pytest.raises(InputError, match="not back within 2 s"):
+        with pytest.raises(InputError, match="not reconnected within 2 s"):
             list(frames)

@@ -83,12 +83,12 @@ def test_a_certificate_is_checked_by_who_reads_the_video_too(
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"#EXTM3U\n#EXTINF:1,\nhttp://10.0.0.7/s.ts\n", "leads on to other files"),
-        (b"ffconcat version 1.0\nfile 'http://10.0.0.7/a.mp4'\n", "leads on to other files"),
+        (b"#EXTM3U\n#EXTINF:1,\nhttp://10.0.0.7/s.ts\n", "refers to other files"),
+        (b"ffconcat version 1.0\nfile 'http://10.0.0.7/a.mp4'\n", "refers to other files"),
         (
             b"v=0\no=- 0 0 IN IP4 10.0.0.7\ns=x\nc=IN IP4 10.0.0.7\nt=0 0\n"
             b"m=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n",
-            "leads on to other files",
+            "refers to other files",
         ),
         (b"<html>", "not a video"),
         (b"", ""),
@@ -146,7 +146,7 @@ def test_what_drips_ends_with_the_time(
     began = time.monotonic()
     message = _refusal_of(server.url("/odd.ts"))
     assert time.monotonic() - began < 5
-    assert "no video" in message or "nothing came for 0.5 s" in message
+    assert "no video" in message or "no data for 0.5 s" in message
 
 
 def test_words_that_wrap_an_address_are_files(server: Server) -> None:

@@ -37,13 +37,7 @@ class Classifier:
     """
 
     def __init__(self, session: Session, manifest: Manifest, *, path: Path | None = None) -> None:
-        """Wrap an open session; `open` makes a classifier from a model's folder.
-
-        Args:
-            session: its inputs and outputs are as the manifest says.
-            manifest: the model's.
-            path: the file that the session was opened from.
-        """
+        """Wrap a session of the manifest's model, opened from ``path``; `open` does both."""
         self._session = session
         self.manifest = manifest
         self.path = path
@@ -253,29 +247,13 @@ def _check_faces(faces: npt.NDArray[np.uint8]) -> None:
 
 # ---------------------------------------------------------------- speed
 TIMED_BATCH_SIZES: tuple[int, ...] = (1, 32)
-WARM_UP_RUNS = 3
-"""Untimed runs at the start, which allocate memory and fill caches."""
-
+WARM_UP_RUNS = 3  # untimed: they allocate memory and fill caches
 MIN_TIMED_RUNS = 10
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds per face of one model at one batch size.
-
-    Attributes:
-        model: name of the model.
-        version: its version.
-        precision: "float32" or "int8".
-        megabytes: size of its file.
-        threads: threads per call.
-        batch_size: faces per call.
-        median: over all timed runs.
-        low: first quartile.
-        high: third quartile.
-        runs: number of timed runs.
-        labels: the labels that it follows.
-    """
+    """Milliseconds per face of one model at one batch size: median and quartiles of all runs."""
 
     model: str
     version: str
@@ -287,7 +265,7 @@ class Timing:
     low: float
     high: float
     runs: int
-    labels: str = ""
+    labels: str
 
 
 def time_model(

@@ -117,25 +117,9 @@ def explain(
     allow_private: bool = False,
     quiet: bool = True,
 ) -> list[ExplainedFace]:
-    """Analyze an image and explain the emotions of its faces.
+    """Analyze an image and explain the emotions of its faces; see `mien.Recognizer.explain`.
 
-    Args:
-        recognizer: as `mien.load` returns it.
-        image: as for `Recognizer.analyze`.
-        color: channel order of an array, "rgb" or "bgr".
-        emotion: class to explain; each face's top class if None.
-        face_id: explain only this face, counted from 0, left to right.
-        method: one of `METHODS`.
-        allow_private: as for `Recognizer.analyze`.
-        quiet: show no progress bar.
-
-    Returns:
-        The faces, left to right; empty if there is none.
-
-    Raises:
-        UnreadableImage: if the image cannot be read.
-        UsageError: if an option is invalid, or there is no such face.
-        ModelError: if the method is "gradcam" and the model's head is not supported.
+    With ``quiet=False``, a progress bar is shown.
     """
     label = _check_options(method, emotion, recognizer.labels)
     result, pixels = _analyze(recognizer, image, color, allow_private)
@@ -156,15 +140,7 @@ def explain_many(
     method: str = METHODS[0],
     allow_private: bool = False,
 ) -> list[ExplainedImage]:
-    """Explain the faces of several images one by one; arguments as `explain`.
-
-    Returns:
-        One explanation per image. If an image cannot be read, its result says so.
-
-    Raises:
-        UsageError: if ``images`` is a single image, or an option is invalid.
-        ModelError: as `explain`.
-    """
+    """Explain the faces of several images; see `mien.Recognizer.explain_many`."""
     label = _check_options(method, emotion, recognizer.labels)
     if is_single_image(images):
         raise UsageError(
@@ -300,14 +276,8 @@ def occlusion_maps(
     """Return the loss of score where each pixel is covered, float32 (N, 48, 48).
 
     It averages over the patches that cover the pixel, weighted towards their centres; negative
-    where covering the pixel raises the score.
-
-    Args:
-        classifier: the model.
-        faces: uint8 (N, 48, 48), grey.
-        classes: (N,), index of each face's class.
-        scores: float32 (N, classes), of the uncovered faces.
-        batch_size: images per network call.
+    where covering the pixel raises the score. Faces are uint8 (N, 48, 48), grey, ``classes`` (N,)
+    the index of each face's class, ``scores`` float32 (N, classes) those of the uncovered faces.
     """
     weights = _patch_weights()
     maps = np.zeros(faces.shape, np.float32)
@@ -507,5 +477,5 @@ def _read_layer(node: Node, graph: OnnxGraph, path: Path) -> tuple[str, tuple[Af
 def _unsupported_head(path: Path, why: str) -> ModelError:
     return ModelError(
         f"Grad-CAM cannot read {path}: {why}; expected pooling, dense layers, BatchNorm and ReLU "
-        "(--method occlusion takes any model)"
+        "(--method occlusion works with any model)"
     )

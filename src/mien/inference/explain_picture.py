@@ -25,14 +25,7 @@ _MAX_ROWS = 4  # faces in a column
 
 
 def heat_colors(heat: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """Colour a heat map with "inferno", whose lightness grows steadily.
-
-    Args:
-        heat: any shape, clipped to 0 to 1.
-
-    Returns:
-        uint8 (..., 3) RGB.
-    """
+    """Colour a heat map of any shape, clipped to 0 to 1, with "inferno", as uint8 (..., 3) RGB."""
     levels = np.rint(255 * np.clip(heat, 0.0, 1.0)).astype(np.uint8)
     colors = cv2.applyColorMap(levels.reshape(-1, 1), cv2.COLORMAP_INFERNO)
     return np.asarray(colors[..., ::-1], np.uint8).reshape(*heat.shape, 3)
@@ -41,15 +34,10 @@ def heat_colors(heat: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
 def overlay(
     crop: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32], size: tuple[int, int]
 ) -> Image.Image:
-    """Lay a heat map over a face.
+    """Lay a heat map, float32 (48, 48), over a face, uint8 (H, W, 3) RGB.
 
-    Args:
-        crop: uint8 (H, W, 3) RGB.
-        heat: float32 (48, 48), 0 to 1, over the whole crop.
-        size: width and height of the result.
-
-    Returns:
-        RGB image: the face in grey under the heat's colours, which are more opaque where it is hot.
+    The face is grey under the colours, which are more opaque where it is hot. ``size`` is the width
+    and height of the result.
     """
     face = Image.fromarray(crop).convert("L").resize(size, Image.Resampling.BICUBIC)
     enlarged = Image.fromarray(heat).resize(size, Image.Resampling.BICUBIC)
@@ -126,7 +114,7 @@ def _draw_title(draw: ImageDraw.ImageDraw, explained: ExplainedFace, left: int, 
 
 def _summary(explanation: Explanation) -> str:
     if explanation.peak <= 0:
-        return f"nothing here speaks for {explanation.emotion}"
+        return f"nothing speaks for {explanation.emotion}"
     if explanation.method == "gradcam":
         return "Grad-CAM"
     points = 100 * explanation.peak

@@ -13,6 +13,7 @@ import os
 import struct
 import sys
 import weakref
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,11 +53,10 @@ class ModelSession:
             folder: the model's folder.
             file: its ONNX file, from the manifest.
             threads: threads per call; all cores if None.
-            outputs: names of the outputs that `run` will be called for; all if empty.
+            outputs: names of the outputs that will be requested; all if empty.
 
         Raises:
-            ModelError: if the file is missing, does not match its hash, has external weights, or is
-                not a valid ONNX model.
+            ModelError: if the file is missing, damaged, or not a self-contained ONNX model.
         """
         self._folder = folder.absolute()
         self._file = file
@@ -96,10 +96,8 @@ class ModelSession:
         return self
 
     def abandon(self) -> None:
-        """Drop the parent's session in a forked child without running its destructor.
-
-        The destructor would wait for threads that do not exist in the child.
-        """
+        """Drop the parent's session in a forked child."""
+        # Its destructor would wait for threads that do not exist here, so it must never run.
         if self._session is not None:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
             self._session = None
@@ -171,19 +169,12 @@ _RAW_TYPES = {1: "<f4", 10: "<f2", 11: "<f8"}
 
 @dataclass(frozen=True)
 class Node:
-    """One operation of a graph.
+    """One operation of a graph."""
 
-    Attributes:
-        op_type: the operator, such as ``Gemm``.
-        inputs: names of values and weights.
-        outputs: names of values.
-        attributes: those with a single number.
-    """
-
-    op_type: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    attributes: Mapping[str, float]
+    op_type: str  # the operator, such as ``Gemm``
+    inputs: tuple[str, ...]  # names of values and weights
+    outputs: tuple[str, ...]  # names of values
+    attributes: Mapping[str, float]  # those with a single number
 
 
 @dataclass(frozen=True)
@@ -218,17 +209,10 @@ def read_onnx(path: Path) -> OnnxGraph:
 
 
 def prune_outputs(content: bytes, outputs: Collection[str], path: Path) -> bytes:
-    """Remove the branches of a network that some of its outputs do not need.
+    """Return an ONNX file's content without what only other outputs need.
 
-    ONNX Runtime computes all branches, whichever outputs are requested.
-
-    Args:
-        content: of the ONNX file.
-        outputs: names of the outputs to keep.
-        path: of the file, for errors.
-
-    Raises:
-        ModelError: if it is not an ONNX file.
+    ONNX Runtime computes all branches, whichever outputs are requested. ``path`` is for errors;
+    raises ModelError if the content is not an ONNX file.
     """
     with _parsing(content, path) as fields:
         needed = set(outputs)
@@ -246,15 +230,7 @@ def prune_outputs(content: bytes, outputs: Collection[str], path: Path) -> bytes
 
 
 def check_no_external_data(content: bytes, path: Path) -> None:
-    """Check that a network has no external weights, which its hash would not cover.
-
-    Args:
-        content: of the ONNX file.
-        path: of the file, for errors.
-
-    Raises:
-        ModelError: if weights are in other files (ONNX's external data), or it is not an ONNX file.
-    """
+    """Raise ModelError if weights are in other files (external data), which no hash covers."""
     with _parsing(content, path) as fields:
         if _has_external_data(fields, "model"):
             raise ModelError(
@@ -273,17 +249,16 @@ def _parsing(content: bytes, path: Path) -> Iterator[memoryview]:
 
 
 def _parse_model(content: memoryview, path: Path) -> OnnxGraph:
-    nodes, tensors = [], {}
-    for number, graph in _fields(content):
-        if number != _GRAPH:
-            continue
-        for part, value in _fields(_as_bytes(graph)):
-            if part == _NODE:
-                nodes.append(_parse_node(_as_bytes(value)))
-            elif part == _INITIALIZER:
-                tensors[_first_text(_as_bytes(value), _TENSOR_NAME)] = _as_bytes(value)
+    nodes: list[Node] = []
+    tensors: dict[str, memoryview] = {}
+    for graph in _grouped(content)[_GRAPH]:
+        fields = _grouped(_as_bytes(graph))
+        nodes += [_parse_node(_as_bytes(node)) for node in fields[_NODE]]
+        tensors |= {
+            _name(tensor, _TENSOR_NAME): tensor for tensor in map(_as_bytes, fields[_INITIALIZER])
+        }
     if not nodes:
-        raise ModelError(f"{path} is not an ONNX file: it holds no network")
+        raise ModelError(f"{path} is not an ONNX file: it contains no network")
     return OnnxGraph(tuple(nodes), tensors)
 
 
@@ -295,7 +270,7 @@ def _prune_graph(graph: int | memoryview, needed: set[str]) -> list[bytes | memo
             return not needed.isdisjoint(_parse_node(_as_bytes(value)).outputs)
         if number in (_INITIALIZER, _GRAPH_OUTPUT):
             field = _TENSOR_NAME if number == _INITIALIZER else _NAME
-            return _first_text(_as_bytes(value), field) in needed
+            return _name(_as_bytes(value), field) in needed
         return True
 
     kept = (field for field in _fields(_as_bytes(graph)) if is_needed(*field))
@@ -316,51 +291,42 @@ def _has_external_data(content: memoryview, message: str, depth: int = 0) -> boo
 
 
 def _parse_node(content: memoryview) -> Node:
-    op_type, inputs, outputs, attributes = "", [], [], {}
-    for number, value in _fields(content):
-        if number == _OP_TYPE:
-            op_type = _as_text(value)
-        elif number == _INPUT:
-            inputs.append(_as_text(value))
-        elif number == _OUTPUT:
-            outputs.append(_as_text(value))
-        elif number == _ATTRIBUTE:
-            attributes.update(_parse_attribute(_as_bytes(value)))
-    return Node(op_type, tuple(inputs), tuple(outputs), attributes)
+    fields = _grouped(content)
+    attributes: dict[str, float] = {}
+    for attribute in fields[_ATTRIBUTE]:
+        attributes |= _parse_attribute(_as_bytes(attribute))
+    inputs, outputs = (tuple(map(_as_text, fields[number])) for number in (_INPUT, _OUTPUT))
+    return Node(_name(content, _OP_TYPE), inputs, outputs, attributes)
 
 
 def _parse_attribute(content: memoryview) -> dict[str, float]:
-    name, number_value = "", None
-    for number, value in _fields(content):
-        if number == _NAME:
-            name = _as_text(value)
-        elif number == _FLOAT:
-            number_value = float(struct.unpack("<f", _as_bytes(value, 4))[0])
-        elif number == _INT:
-            number_value = _as_signed(value)
-    return {} if number_value is None else {name: number_value}
+    """Return name and value of an attribute with a single number, else an empty dictionary."""
+    fields = _grouped(content)
+    if fields[_FLOAT]:
+        value = float(struct.unpack("<f", _as_bytes(fields[_FLOAT][-1], 4))[0])
+    elif fields[_INT]:
+        value = _as_signed(fields[_INT][-1])
+    else:
+        return {}
+    return {_name(content, _NAME): value}
 
 
-def _first_text(content: memoryview, field: int) -> str:
+def _name(content: memoryview, field: int) -> str:
     return next((_as_text(value) for number, value in _fields(content) if number == field), "")
 
 
 def _decode_tensor(content: memoryview) -> npt.NDArray[np.float64]:
-    shape: list[int] = []
-    data_type, raw, floats = 0, b"", b""
-    for number, value in _fields(content):
-        if number == _DIMS:
-            shape += [value] if isinstance(value, int) else _varints(value)
-        elif number == _DATA_TYPE:
-            data_type = _as_signed(value)
-        elif number == _FLOAT_DATA:  # packed into one field, or one field per number
-            floats += bytes(_as_bytes(value))
-        elif number == _RAW_DATA:
-            raw = bytes(_as_bytes(value))
-        elif number == _DATA_LOCATION and value:
-            raise ValueError("it is in another file")
+    fields = _grouped(content)
+    if any(fields[_DATA_LOCATION]):
+        raise ValueError("it is in another file")
+    data_type = _as_signed(fields[_DATA_TYPE][-1]) if fields[_DATA_TYPE] else 0
     if data_type not in _RAW_TYPES:
         raise ValueError(f"expected floating-point numbers, got ONNX's type {data_type}")
+    shape: list[int] = []
+    for dims in fields[_DIMS]:  # packed into one field, or one field per number, like float data
+        shape += [dims] if isinstance(dims, int) else _varints(dims)
+    raw = b"".join(map(_as_bytes, fields[_RAW_DATA]))
+    floats = b"".join(map(_as_bytes, fields[_FLOAT_DATA]))
     values = np.frombuffer(floats, "<f4") if floats else np.frombuffer(raw, _RAW_TYPES[data_type])
     if values.size != math.prod(shape):
         raise ValueError(f"expected {shape} numbers, got {values.size}")
@@ -392,6 +358,14 @@ def _fields(content: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             raise ValueError("it ends within a field")
         yield number, content[position : position + size]
         position += size
+
+
+def _grouped(content: memoryview) -> defaultdict[int, list[int | memoryview]]:
+    """Return the values of all fields by number; raises ValueError if damaged."""
+    fields: defaultdict[int, list[int | memoryview]] = defaultdict(list)
+    for number, value in _fields(content):
+        fields[number].append(value)
+    return fields
 
 
 def _encode_field(number: int, value: int | memoryview) -> list[bytes | memoryview]:

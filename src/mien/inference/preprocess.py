@@ -78,27 +78,16 @@ def _check_count(name: str, value: object, minimum: int) -> None:
 # ---------------------------------------------------------------- from an image to its faces
 @dataclass(frozen=True)
 class FaceBatch:
-    """The faces of one image, ready for the classifier; the image itself is not kept.
+    """The faces of one image, ready for the classifier; the image itself is not kept."""
 
-    Attributes:
-        source: the image's name, or None.
-        width: in pixels; None if the image is unreadable.
-        height: in pixels; None if the image is unreadable.
-        detections: the selected faces, left to right.
-        turns: clockwise degrees by which each face leaned before its crop was levelled.
-        faces: the standard face of each, uint8 (48, 48).
-        status: "ok", "no_face", "unreadable" or "error".
-        error: the message of the last two.
-    """
-
-    source: str | None
-    width: int | None = None
+    source: str | None  # the image's name
+    width: int | None = None  # of the image; None if it is unreadable
     height: int | None = None
-    detections: tuple[Detection, ...] = ()
-    turns: tuple[float, ...] = ()
-    faces: tuple[npt.NDArray[np.uint8], ...] = ()
-    status: str = "ok"
-    error: str | None = None
+    detections: tuple[Detection, ...] = ()  # the selected faces, left to right
+    turns: tuple[float, ...] = ()  # clockwise degrees by which each crop was levelled
+    faces: tuple[npt.NDArray[np.uint8], ...] = ()  # standard faces, uint8 (48, 48)
+    status: str = "ok"  # or "no_face", "unreadable", "error"
+    error: str | None = None  # message of the last two
 
     @classmethod
     def failed(cls, source: str | None, error: MienError) -> FaceBatch:
@@ -167,7 +156,7 @@ def largest_face(
         raise UnreadableImage(batch.error)
     if not batch.detections:
         least = f" of {choice.min_face} pixels or more" if choice.min_face else ""
-        raise NoFaceError(f"has no face{least} that {detector.name} finds")
+        raise NoFaceError(f"has no face{least} that {detector.name} detects")
     areas = [face.box.area for face in batch.detections]
     return batch.faces[areas.index(max(areas))]
 
@@ -290,24 +279,12 @@ def yaw_ratio(landmarks: Landmarks) -> float:
 
 # ---------------------------------------------------------------- quality
 # docs/evidence/faces.md derives each threshold.
-SMALL_PX = 24
-"""A face is "small" if a side of its box is below this, in pixels."""
-
-BLURRED = 0.4
-"""A face is "blurred" from this blur on: that of a Gaussian of one pixel in 48."""
-
-DARK_LEVEL = 50
-"""A face is "dark" if its mean grey (0-255) is below this."""
-
-BRIGHT_LEVEL = 250
-BRIGHT_SHARE = 0.4
-"""A face is "bright" (overexposed) if this share of it is at `BRIGHT_LEVEL` or above."""
-
-YAW_LIMIT = 0.3
-"""A face is "turned_away" from this `yaw_ratio` on."""
-
-PITCH_RANGE = (0.42, 0.66)
-"""A face is "turned_away" outside this range of `pitch_ratio`."""
+SMALL_PX = 24  # "small": a side of the box is below
+BLURRED = 0.4  # "blurred": blur from here on, that of a Gaussian of one pixel in 48
+DARK_LEVEL = 50  # "dark": mean grey (0-255) below
+BRIGHT_LEVEL, BRIGHT_SHARE = 250, 0.4  # "bright": this share is at this level or above
+YAW_LIMIT = 0.3  # "turned_away": `yaw_ratio` from here on,
+PITCH_RANGE = (0.42, 0.66)  # or `pitch_ratio` outside of these
 
 # Detail (variance of the Laplacian over variance of the picture) of FER-2013's faces: half of them
 # original and half blurred by 0.5 pixels; and all blurred by 3 pixels.

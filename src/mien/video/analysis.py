@@ -50,13 +50,10 @@ VideoSource = str | Path | int
 
 # ---------------------------------------------------------------- frames to results
 MAX_THREADS = 8
-"""Most threads that analyze the frames of a file."""
-
-# The frames of a file are analyzed in chunks of up to this many frames or pixels, whose faces are
-# classified together; at most so many pixels are held at once, besides one chunk.
+# Frames of a file are analyzed in chunks, whose faces are classified together.
 _CHUNK_FRAMES = 8
 _CHUNK_PIXELS = 4_000_000
-_MAX_HELD_PIXELS = 64_000_000
+_MAX_HELD_PIXELS = 64_000_000  # besides one chunk
 
 _Selected = tuple[VideoFrame, bool]
 """A frame, and whether it is analyzed."""
@@ -66,15 +63,10 @@ _Analyzed = tuple[VideoFrame, Result | None]
 
 @dataclass(frozen=True)
 class AnalyzedFrame:
-    """A frame and its result.
+    """A frame and its result."""
 
-    Attributes:
-        frame: the frame, or None where a video ended early.
-        result: its result, or None if the frame was not selected for analysis.
-    """
-
-    frame: VideoFrame | None
-    result: Result | None
+    frame: VideoFrame | None  # None where a video ended early
+    result: Result | None  # None if the frame was not selected for analysis
 
 
 def open_frames(
@@ -85,14 +77,9 @@ def open_frames(
     reconnect_s: float = RECONNECT_TIMEOUT_S,
     allow_private: bool = False,
 ) -> Iterator[VideoFrame]:
-    """Return the frames of a file, a stream or a camera.
+    """Return the frames of a file, or of the stream or camera that `connect` returned as ``live``.
 
-    Args:
-        source: path, address or camera number.
-        live: the result of `mien.video.live.connect` for it.
-        window: the part to read.
-        reconnect_s: seconds after which reconnecting to a lost stream is given up.
-        allow_private: as for `mien.video.reader.open_video`; only for files.
+    Arguments as `stream_frames` and, for files, `read_video`.
     """
     if live is None:
         return read_video(str(source), window, allow_private=allow_private)
@@ -279,7 +266,7 @@ class Overview:
             gap_s: longest duration of a frame, and of an absence within one episode, in seconds.
             baseline: corrects the results.
             markers: events; those of other videos are ignored.
-            draws: keep what `timeline` and `plot` need.
+            draws: keep the data for `timeline` and `plot`.
         """
         self.name, self.labels, self.baseline = name, labels, baseline
         self.summary = Summary(gap_s=gap_s)
@@ -376,7 +363,7 @@ class VideoResults(Iterator[Result]):
             UsageError: if no markers were given.
         """
         if not self._has_markers:
-            raise UsageError("there are no events: give analyze_video(..., markers=...)")
+            raise UsageError("this video has no events: call analyze_video(..., markers=...)")
         return self._read_all().events()
 
     def timeline(self) -> Image.Image:
@@ -400,8 +387,8 @@ class VideoResults(Iterator[Result]):
         """
         if self._has_started:
             raise UsageError(
-                "this video has been read from: to_pandas() comes first, or "
-                "mien.to_pandas(results) of the results that were kept"
+                "frames of this video have been read: call to_pandas() first, or "
+                "mien.to_pandas(results) on the results you kept"
             )
         return to_pandas(self)
 

@@ -43,19 +43,13 @@ class _Bin:
 
 
 class ScoreHistory:
-    """Mean scores of each person in bins of time, which double in width when there are too many.
-
-    Attributes:
-        width_s: width of the bins, in seconds.
-        start_s: time of the first frame, None before it.
-        end_s: time of the last frame.
-    """
+    """Mean scores of each person in bins of time, which double in width when there are too many."""
 
     def __init__(self, *, max_bins: int = _MAX_BINS) -> None:
         """Start a video; ``max_bins`` limits the bins of all people together."""
-        self.width_s = _FIRST_WIDTH_S
-        self.start_s: float | None = None
-        self.end_s = 0.0
+        self.width_s = _FIRST_WIDTH_S  # of the bins
+        self.start_s: float | None = None  # time of the first frame
+        self.end_s = 0.0  # time of the last frame
         self._max_bins = max_bins
         self._count = 0
         self._people: dict[int, dict[int, _Bin]] = {}
@@ -118,8 +112,6 @@ class ScoreHistory:
 
 
 PORTRAIT_PX = 84
-"""Side of a portrait."""
-
 _MAX_PORTRAITS = 256
 
 
@@ -155,8 +147,6 @@ class Portraits:
 
 # ---------------------------------------------------------------- timeline
 MAX_LANES = 12
-"""Largest number of people in a timeline: those seen longest."""
-
 _WIDTH = 1600
 _LEFT, _RIGHT = 210, 40
 _TOP, _BOTTOM = 104, 60
@@ -197,17 +187,10 @@ def draw_timeline(
     labels: Sequence[str],
     portraits: Mapping[int, Image.Image] | None = None,
 ) -> Image.Image:
-    """Draw the smoothed scores of each person over time, and their episodes below.
+    """Draw the smoothed scores of each person over time, and their episodes below, in RGB.
 
-    Args:
-        history: the scores.
-        people: with their episodes; the `MAX_LANES` seen longest are drawn.
-        title: of the picture.
-        labels: the model's emotions, in its order.
-        portraits: pictures of `PORTRAIT_PX` pixels by track id; they may be incomplete.
-
-    Returns:
-        RGB image.
+    Only the `MAX_LANES` people seen longest are drawn. ``portraits``, by track id, are
+    `PORTRAIT_PX` wide and high.
     """
     longest = sorted(people, key=lambda person: -person.seconds)[:MAX_LANES]
     shown = sorted(longest, key=lambda person: person.track_id)
@@ -235,7 +218,7 @@ def _draw_header(draw: ImageDraw.ImageDraw, title: str, colors: _Colors, left_ou
     title = _truncate(draw, title, font, _WIDTH - 24 - _RIGHT)
     draw.text((24, 20), title, fill=_INK, font=font)
     x = _draw_legend(draw, colors, _LEFT, 74)
-    others = f"   {left_out} seen more briefly are left out" if left_out else ""
+    others = f"   {left_out} people seen more briefly are left out" if left_out else ""
     draw.text((x, 74), others, fill=_FAINT, font=find_font("".join(colors), 18), anchor="lm")
 
 
@@ -342,15 +325,7 @@ def _draw_episodes(
 
 # ---------------------------------------------------------------- Matplotlib
 def plot_history(history: ScoreHistory, *, title: str, labels: Sequence[str]) -> list[Axes]:
-    """Plot the smoothed scores of each person over time with Matplotlib.
-
-    Args:
-        history: the scores.
-        title: of the figure.
-        labels: the model's emotions, in its order.
-
-    Returns:
-        Axes with stacked scores, one per person; an empty one without anyone.
+    """Plot the stacked scores of each person over time; one empty chart without anyone.
 
     Raises:
         MissingExtra: if Matplotlib is not installed.
@@ -400,11 +375,7 @@ _NOTE, _RULE = (110, 118, 128), (206, 210, 216)
 
 
 def draw_comparison(rows: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> Image.Image:
-    """Draw a table that compares videos (`mien.video.summary.comparison_columns`).
-
-    Returns:
-        RGB image, 1600 pixels wide.
-    """
+    """Draw a table that compares videos (see `comparison_columns`), RGB, 1600 pixels wide."""
     bottom = _ROWS_TOP + _ROW * len(rows)
     picture = Image.new("RGB", (_WIDTH, bottom + _ROWS_BOTTOM), (255, 255, 255))
     draw = ImageDraw.Draw(picture)

@@ -20,14 +20,10 @@ from mien.core.images import MAX_PIXELS
 
 
 class BrokenVideo(InputError):
-    """A video that ended early: its file is cut or damaged, or a stream was lost.
-
-    Attributes:
-        time_s: time of the last frame that could be read, in seconds.
-    """
+    """A video that ended early: its file is cut or damaged, or a stream was lost."""
 
     def __init__(self, message: str, time_s: float) -> None:
-        self.time_s = time_s
+        self.time_s = time_s  # of the last frame that could be read, in seconds
         super().__init__(message)
 
 
@@ -37,19 +33,12 @@ class TooLarge(UnreadableImage):
 
 @dataclass(frozen=True)
 class VideoFrame:
-    """One frame; its pixels are converted on first access.
+    """One frame; its pixels are converted on first access."""
 
-    Attributes:
-        number: index of the frame in its video, from 0.
-        time_s: presentation time in seconds from the video's start, from its time stamp.
-        read: returns the upright picture, uint8 (H, W, 3) RGB.
-        area: its number of pixels, 0 if unknown.
-    """
-
-    number: int
-    time_s: float
-    read: Callable[[], npt.NDArray[np.uint8]]
-    area: int = 0
+    number: int  # in its video, from 0
+    time_s: float  # presentation time from the video's start, from its time stamp
+    read: Callable[[], npt.NDArray[np.uint8]]  # returns `pixels`
+    area: int = 0  # number of pixels; 0 if unknown
 
     @cached_property
     def pixels(self) -> npt.NDArray[np.uint8]:
@@ -109,14 +98,9 @@ def format_time(seconds: float, *, digits: int = 1) -> str:
 
 
 # ---------------------------------------------------------------- the part to analyze
-MAX_TIME_S = 1e9
-"""Upper limit of times, in seconds: thirty years."""
-
-MIN_STEP_S = 1e-6
-"""Lower limit of the step between two analyzed frames, in seconds."""
-
-# Times are sums of many ticks: equal ones may differ by this many seconds.
-_EPSILON = 1e-6
+MAX_TIME_S = 1e9  # thirty years
+MIN_STEP_S = 1e-6  # between two analyzed frames
+_EPSILON_S = 1e-6  # times are sums of many ticks: equal ones may differ by this much
 
 
 @dataclass(frozen=True)
@@ -150,28 +134,23 @@ class Window:
 
     def starts_after(self, time_s: float) -> bool:
         """Return True if a time is before the window."""
-        return time_s < self.start - _EPSILON
+        return time_s < self.start - _EPSILON_S
 
     def ends_before(self, time_s: float) -> bool:
         """Return True if a time is after the window."""
-        return self.end is not None and time_s >= self.end - _EPSILON
+        return self.end is not None and time_s >= self.end - _EPSILON_S
 
     def step(self, time_s: float) -> int | None:
         """Return the index of the step that contains a time, None if every frame is analyzed."""
         if self.every is None:
             return None
-        return math.floor((time_s - self.start + _EPSILON) / self.every)
+        return math.floor((time_s - self.start + _EPSILON_S) / self.every)
 
 
 # ---------------------------------------------------------------- time stamps
-MAX_GAP_S = 60.0
-"""Largest gap between two frames, in seconds, in formats whose time stamps may jump."""
-
-MAX_GAP_CONTINUOUS_S = 3600.0
-"""The same, in formats whose time stamps are continuous."""
-
-EARLIEST_S = -1.0
-"""Limit of times before zero, at which coded sound and reordered frames may start."""
+MAX_GAP_S = 60.0  # between two frames, in formats whose time stamps may jump
+MAX_GAP_CONTINUOUS_S = 3600.0  # the same, in other formats
+EARLIEST_S = -1.0  # coded sound and reordered frames may start before zero, not earlier
 
 # Frames slightly out of order, or duplicated, share a time; a new series starts further back, or
 # continues.
@@ -188,11 +167,6 @@ class FrameClock:
     Stamps restart where recordings were concatenated or a camera was restarted, and wrap where a
     transport stream's 33-bit counter overflows. As in FFmpeg's own program, such a jump is removed:
     the next frame follows the last one by one step.
-
-    Attributes:
-        time_s: time of the last frame in seconds, None before the first frame.
-        shift_s: current offset from stamps to times, in seconds.
-        jumps: number of jumps that were removed.
     """
 
     def __init__(
@@ -201,25 +175,21 @@ class FrameClock:
         """Start before the first frame.
 
         Args:
-            step_s: expected step between two frames, in seconds, until one is measured.
+            step_s: expected step between two frames, until one is measured.
             shift_s: initial offset from stamps to times.
             from_s: lower limit of the first time.
             gap_s: largest gap between two frames that is not a jump.
         """
-        self.time_s: float | None = None
+        self.time_s: float | None = None  # of the last frame
         self.shift_s = shift_s
-        self.jumps = 0
+        self.jumps = 0  # removed so far
         self._step_s = min(max(step_s, _STEP_RANGE_S[0]), _STEP_RANGE_S[1])
         self._from_s = from_s
         self._gap_s = gap_s
         self._disordered = 0
 
     def time_of(self, stamp_s: float | None) -> float:
-        """Return the time of the next frame, later than the last one's.
-
-        Args:
-            stamp_s: its time stamp in seconds, or None if it has none.
-        """
+        """Return the time of the next frame, from its stamp in seconds or None."""
         is_first = self.time_s is None
         last = self._from_s if self.time_s is None else self.time_s
         expected = last if is_first else last + self._step_s
@@ -240,8 +210,7 @@ class FrameClock:
 
 
 # ---------------------------------------------------------------- pixels
-MAX_PIXEL_ASPECT = 4
-"""Pixel aspect ratios above this, or below its inverse, are ignored as mistakes."""
+MAX_PIXEL_ASPECT = 4  # pixel aspect ratios above, or below its inverse, are taken for mistakes
 
 
 class FrameConverter:
@@ -251,24 +220,14 @@ class FrameConverter:
     """
 
     def __init__(self, stream: Any, name: str) -> None:
-        """Start before the first frame.
-
-        Args:
-            stream: PyAV's video stream.
-            name: the video's name in errors.
-        """
         self._stream = stream
-        self._name = name
+        self._name = name  # for errors
         self._is_first = True
         self._coded_aspect: Fraction | None = None
         self._aspect: Fraction | None = stream.sample_aspect_ratio
 
     def convert(self, number: int, time_s: float, decoded: Any) -> VideoFrame:
-        """Convert the frame that PyAV has just decoded.
-
-        Raises:
-            TooLarge: if it has too many pixels.
-        """
+        """Convert the frame that PyAV has just decoded; raises TooLarge."""
         orientation = orientation_of(decoded, self._stream)
         width, height = self._square_size(decoded)
 

@@ -38,8 +38,7 @@ from mien.video.reader import (
     video_stream,
 )
 
-RECONNECT_TIMEOUT_S = 30.0
-"""Seconds after which reconnecting to a lost stream is given up."""
+RECONNECT_TIMEOUT_S = 30.0  # after which reconnecting to a lost stream is given up
 
 _PROTOCOLS = ("http", "https", "rtmp", "rtmps", "rtp", "rtsp", "rtsps", "srt", "tcp", "udp")
 _ADDRESS = re.compile(r"([a-z]+)://.+", re.IGNORECASE)
@@ -73,12 +72,7 @@ class LiveStream:
     """
 
     def __init__(self, address: str, *, allow_private: bool = False) -> None:
-        """Create a stream without connecting; `connect` does both.
-
-        Args:
-            address: of one of the supported protocols.
-            allow_private: as for `open_video`.
-        """
+        """Create a stream without connecting; arguments as `connect`."""
         self.address = address
         self._allow_private = allow_private
         self._container: Any = None
@@ -198,24 +192,21 @@ class _Backoff:
     def reset(self) -> None:
         """Start again after a frame was received."""
         if self._lost_at is not None:
-            _log.warning("%s: back after %.1f s", self._name, self._clock() - self._lost_at)
+            _log.warning("%s: reconnected after %.1f s", self._name, self._clock() - self._lost_at)
             self._lost_at, self._delay_s = None, _FIRST_DELAY_S
 
     def wait(self, reason: str, received_at: float, time_s: float) -> None:
         """Wait after a failure, or raise BrokenVideo after the timeout.
 
-        Args:
-            reason: of the failure.
-            received_at: when the last frame was received, by the clock.
-            time_s: that frame's time.
+        ``received_at`` is when the last frame was received, ``time_s`` its time in the video.
         """
         if self._lost_at is None:
             self._lost_at = received_at
-            _log.warning("%s: lost (%s), connecting again", self._name, reason)
+            _log.warning("%s: lost (%s), reconnecting", self._name, reason)
         if self._clock() - self._lost_at + self._delay_s > self._timeout_s:
             raise BrokenVideo(
                 f"{self._name}: lost after {time_s:.1f} s ({reason}), "
-                f"and not back within {self._timeout_s:g} s",
+                f"and not reconnected within {self._timeout_s:g} s",
                 time_s,
             )
         self._sleep(self._delay_s)
@@ -223,19 +214,14 @@ class _Backoff:
 
 
 class _Connection:
-    """Successive connections to a stream, on one time line.
-
-    Attributes:
-        time_s: time of the last frame, None before the first one.
-        received_at: when it was received, by the clock.
-    """
+    """Successive connections to a stream, on one time line."""
 
     def __init__(self, stream: LiveStream, clock: Callable[[], float]) -> None:
         self._live = stream
         self._clock = clock
         self._number = 0
-        self.time_s: float | None = None
-        self.received_at = clock()
+        self.time_s: float | None = None  # of the last frame
+        self.received_at = clock()  # when the last frame came
 
     def frames(self) -> Generator[VideoFrame, None, None]:
         """Yield the frames of one connection until it ends; raises InputError if it fails."""
@@ -291,7 +277,9 @@ def camera_frames(
             is_read, picture = camera.read()
             if not is_read:
                 if count == 0:
-                    raise InputError(f"camera {number}: gives no picture: is it in use elsewhere?")
+                    raise InputError(
+                        f"camera {number}: returns no picture: another program may be using it"
+                    )
                 raise BrokenVideo(f"camera {number}: lost after {time_s:.1f} s", time_s)
             started = clock() if count == 0 else started
             time_s = clock() - started
@@ -321,7 +309,7 @@ def _open_camera(number: int) -> cv2.VideoCapture:
     if not camera.isOpened():
         camera.release()
         raise InputError(
-            f"camera {number}: there is none with this number, or it may not be used: "
-            "cameras count from 0"
+            f"camera {number}: no such camera, or no permission to use it: "
+            "camera numbers start at 0"
         )
     return camera

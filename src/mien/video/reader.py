@@ -42,11 +42,8 @@ _log = logging.getLogger(__name__)
 
 
 # ---------------------------------------------------------------- opening
-OPEN_TIMEOUT_S = 10.0
-"""Seconds within which an address has to deliver a video header."""
-
-READ_TIMEOUT_S = 10.0
-"""Seconds without data after which a connection counts as lost."""
+OPEN_TIMEOUT_S = 10.0  # within which an address has to deliver a video header
+READ_TIMEOUT_S = 10.0  # without data, after which a connection counts as lost
 
 # A single protocol: FFmpeg knows some that wrap another one ("cache:http://...").
 _ADDRESS = re.compile(r"[a-z][a-z0-9]*://", re.IGNORECASE)
@@ -58,7 +55,7 @@ _FORMATS = (
 )
 _HLS_START = b"#EXTM3U"
 _LEADS_ON = (
-    "a playlist, or another format that leads on to other files: "
+    "a playlist, or another format that refers to other files: "
     "--allow-private lets FFmpeg open them, wherever they are"
 )
 
@@ -101,20 +98,16 @@ def open_video(
     except (av.error.FFmpegError, OSError, UnicodeError) as error:
         # Each of FFmpeg's protocols reports a timeout with an error of its own.
         if is_address and time.monotonic() - started >= OPEN_TIMEOUT_S:
-            raise InputError(f"{name}: no video came within {OPEN_TIMEOUT_S:g} s") from error
+            raise InputError(f"{name}: no video received within {OPEN_TIMEOUT_S:g} s") from error
         if is_restricted and getattr(error, "errno", None) == errno.EINVAL:
             raise InputError(f"{name}: {_LEADS_ON}") from error
         raise _open_error(name, error) from error
 
 
 def open_upload(file: IO[bytes], name: str) -> Any:
-    """Open a PyAV container of an untrusted file, a context manager.
+    """Open a PyAV container of an untrusted file, a context manager; ``name`` is for errors.
 
-    Formats that lead on to other files (playlists and the like) are refused.
-
-    Args:
-        file: open for reading, at its start.
-        name: its name in errors.
+    Formats that refer to other files (playlists and the like) are refused.
 
     Raises:
         InputError: if it cannot be opened.
@@ -124,7 +117,7 @@ def open_upload(file: IO[bytes], name: str) -> Any:
         return av.open(file, options={"format_whitelist": _FORMATS, "protocol_whitelist": ""})
     except (av.error.FFmpegError, OSError) as error:
         if getattr(error, "errno", None) == errno.EINVAL:
-            raise UnreadableImage(f"{name}: not a video of a kind that is read here") from error
+            raise UnreadableImage(f"{name}: not a video in a supported format") from error
         raise _open_error(name, error) from error
 
 
@@ -173,7 +166,7 @@ def is_timeout(error: BaseException | None) -> bool:
 def reason_of(error: BaseException) -> str:
     """Return the reason for an error of the operating system or FFmpeg, in a few words."""
     if is_timeout(error):
-        return f"nothing came for {READ_TIMEOUT_S:g} s"
+        return f"no data for {READ_TIMEOUT_S:g} s"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(str(text).split())
 
@@ -197,24 +190,14 @@ _PICTURE_CODECS = ("apng", "bmp", "gif", "jpeg2000", "mjpeg", "png", "tiff", "we
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """Header of a video.
+    """Header of a video."""
 
-    Attributes:
-        width: of the upright picture, in pixels.
-        height: of the upright picture, in pixels.
-        duration_s: seconds, or None if unknown (a live stream).
-        frames: number of frames from the header, else an estimate, or None.
-        rate: frames per second, on average.
-        time_base: seconds per tick of its time stamps.
-        has_sound: whether it has a sound track.
-    """
-
-    width: int
+    width: int  # of the upright picture, in pixels
     height: int
-    duration_s: float | None
-    frames: int | None
-    rate: float
-    time_base: Fraction
+    duration_s: float | None  # None if unknown (a live stream)
+    frames: int | None  # from the header, else an estimate
+    rate: float  # frames per second, on average
+    time_base: Fraction  # seconds per tick of its time stamps
     has_sound: bool
 
 
@@ -267,14 +250,14 @@ def video_stream(container: Any, source: str | Path) -> Any:
     name = redact_address(str(source))
     moving = [stream for stream in container.streams.video if not _is_still(stream)]
     if not moving:
-        content = "has sound alone" if container.streams.audio else "holds no picture"
+        content = "contains only sound" if container.streams.audio else "contains no pictures"
         if container.streams.video:
-            content = "holds a still picture, such as a cover, and no video"
+            content = "contains only a still picture, such as a cover"
         raise InputError(f"{name}: {content}: expected a video")
     stream = max(moving, key=_rank)
     codec = stream.codec_context
     if codec is None:
-        raise InputError(f"{name}: no decoder for its picture is installed")
+        raise InputError(f"{name}: no decoder for its codec is installed")
     check_size(codec.width, codec.height, name)
     # Frames may grow later: the decoder refuses those before it allocates memory.
     codec.options = {"max_pixels": str(MAX_PIXELS)}
@@ -353,18 +336,13 @@ def stamp_s(decoded: Any, stream: Any) -> float | None:
 
 
 class Decoder:
-    """Decodes one stream of an open container; damaged packets are counted and skipped.
-
-    Attributes:
-        damaged: number of packets that are damaged or cannot be decoded.
-        stopped: the error that ended reading early, or None.
-    """
+    """Decodes one stream of an open container; damaged packets are counted and skipped."""
 
     def __init__(
         self, container: Any, stream: Any, on_packet: Callable[[], None] = lambda: None
     ) -> None:
-        self.damaged = 0
-        self.stopped: Exception | None = None
+        self.damaged = 0  # packets
+        self.stopped: Exception | None = None  # the error that ended reading early
         self._container = container
         self._stream = stream
         self._on_packet = on_packet
@@ -492,10 +470,7 @@ class _FileReader:
         self._check_end(number + 1, yielded)
 
     def _scan_to_start(self, packets: Iterator[Any]) -> tuple[int, Iterator[Any]]:
-        """Skip to the last key frame before the window.
-
-        Returns the number of skipped frames, and the remaining packets.
-        """
+        """Skip to the last key frame before the window; return how many frames, and the packets."""
         clock = copy(self._clock)
         skipped = size = kept_size = 0
         kept: list[Any] = []
@@ -556,12 +531,7 @@ class _FileReader:
             position = max(0, min(earlier, first.dts - 1) if is_known else earlier)
 
     def _check_end(self, count: int, yielded: int) -> None:
-        """Raise an error if there was no frame, or less than the header promises.
-
-        Args:
-            count: number of frames up to the end, skipped ones included.
-            yielded: number of frames in the window.
-        """
+        """Raise an error if no frame was yielded, or ``count`` is less than the header promises."""
         last = self._clock.time_s
         # Where time stamps jump, the duration means nothing.
         jumps = self._clock.jumps
@@ -581,8 +551,7 @@ class _FileReader:
         if yielded == 0 and not is_broken:
             end = reached if expected is None else expected
             raise InputError(
-                f"{self._name}: the start, {self._window.start:g} s, lies behind its end, "
-                f"{end:.2f} s"
+                f"{self._name}: the start, {self._window.start:g} s, is after its end, {end:.2f} s"
             )
         if is_broken:
             total = "" if expected is None else f" of {expected:.2f} s"

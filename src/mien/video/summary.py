@@ -92,12 +92,7 @@ class _Track:
 
 
 class Summary:
-    """Episodes of each person, updated result by result.
-
-    Attributes:
-        frames: number of analyzed frames.
-        faces: number of faces in them.
-    """
+    """Episodes of each person, and the numbers of frames and faces, updated result by result."""
 
     def __init__(self, *, gap_s: float = MEMORY_S) -> None:
         """Start a video; ``gap_s`` is the longest absence within one episode, in seconds."""
@@ -145,8 +140,7 @@ class Summary:
 
 
 # ---------------------------------------------------------------- markers
-MARKER_COLUMNS: tuple[str, ...] = ("start", "end", "label")
-"""Required columns of a marker file; ``source`` is optional."""
+MARKER_COLUMNS: tuple[str, ...] = ("start", "end", "label")  # and, optionally, source
 
 
 @dataclass(frozen=True)
@@ -171,7 +165,6 @@ class Marker:
 
 
 Markers: TypeAlias = "str | Path | Sequence[Marker | tuple[float, float, str]]"
-"""Events as `parse_markers` accepts them."""
 
 
 def parse_markers(markers: Markers) -> list[Marker]:
@@ -222,7 +215,7 @@ def read_markers(path: Path) -> list[Marker]:
         raise InputError(f"{path}: expected the columns start, end, label; {missing[0]} is missing")
     markers = [_parse_marker(row, f"{path}, line {reader.line_num}") for row in reader]
     if not markers:
-        raise InputError(f"{path}: holds no event: expected a line for each")
+        raise InputError(f"{path}: contains no events: expected one per line")
     return markers
 
 

@@ -261,13 +261,9 @@ class Smoother:
 
 
 def track_faces(result: Result, time_s: float, tracker: Tracker, smoother: Smoother) -> Result:
-    """Add track ids and smoothed scores to the faces of a frame.
+    """Add track ids and smoothed scores to the faces of a frame, later than the last one.
 
-    Args:
-        result: of the frame.
-        time_s: the frame's time in seconds, later than the last one's.
-        tracker: of the frames before.
-        smoother: of the frames before; its scores are kept no longer than tracks.
+    Smoothed scores are kept no longer than tracks.
     """
     numbers = tracker.update(time_s, [face.box for face in result.faces])
     faces = tuple(
@@ -327,15 +323,10 @@ class Baseline:
     """Corrects the results of a video; results before the baseline's end are held until then."""
 
     def __init__(self, labels: Sequence[str], start_s: float, end_s: float) -> None:
-        """Start a video.
-
-        Args:
-            labels: the model's emotions.
-            start_s: start of the part in which everyone is neutral, in seconds.
-            end_s: its end.
+        """Start a video in which everyone is neutral between two times.
 
         Raises:
-            UsageError: if the model has no class neutral.
+            UsageError: if the model's labels have no neutral.
         """
         neutral_scores(labels)
         self.start_s, self.end_s = start_s, end_s

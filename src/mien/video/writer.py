@@ -35,21 +35,10 @@ _ENCODING = {"preset": "veryfast", "crf": "20"}
 
 
 class AnnotatedVideo:
-    """An annotated video in the process of being written; see `write_annotated`.
-
-    Attributes:
-        frames: number of frames written.
-        sound: the sound track, or None.
-    """
+    """An annotated video in the process of being written; see `write_annotated`."""
 
     def __init__(self, target: Any, info: VideoInfo | None, start_s: float) -> None:
-        """Start a video.
-
-        Args:
-            target: open output container.
-            info: header of the original; None for a live source.
-            start_s: time of the original at which the video starts.
-        """
+        """Add a video stream to an open container; its times start at ``start_s``."""
         self._target = target
         self._start_s = start_s
         self._time_base = _LIVE_TIME_BASE if info is None else info.time_base
@@ -61,7 +50,7 @@ class AnnotatedVideo:
         self._stream.codec_context.time_base = self._time_base
         self._size: tuple[int, int] | None = None
         self._pts = -1
-        self.frames = 0
+        self.frames = 0  # written so far
         self.sound: SoundTrack | None = None
 
     def write(self, frame: VideoFrame, faces: Sequence[Face]) -> None:

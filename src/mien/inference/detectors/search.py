@@ -27,39 +27,24 @@ from mien.core.errors import UsageError
 from mien.core.results import Box
 from mien.inference.detectors import Detection, Landmarks
 
-MIN_CONFIDENCE = 0.7
-"""Detections below this are mostly blurs and patterns."""
-
-HINT_CONFIDENCE = 0.2
-"""From this confidence on, a coarse detection may be a face too small for its scale."""
-
+MIN_CONFIDENCE = 0.7  # detections below are mostly blurs and patterns
+HINT_CONFIDENCE = 0.2  # from here on, a coarse detection may be a face too small for its scale
 MIN_DETECTION_SIDE = 192
 """Smaller images are enlarged: libface finds 73 % of FER-2013's faces at 48 pixels, 96 % at 192."""
 
-SMALL_SIDE = 22
-"""Pixels; if a coarse search shows a face smaller than this, it may have missed others."""
-
+# All in pixels of the searched picture.
+SMALL_SIDE = 22  # if a coarse search shows a face smaller than this, it may have missed others
+SETTLED_SIDE = 32  # a face of this size is taken from the coarsest scale that shows it so large
+TILE_OVERLAP = 96  # a larger face is whole in the tiles of half the scale
 TILED_FROM = 1.5
 """Tiles are used at each scale at which the image is longer than this many tile sides."""
 
-TILE_OVERLAP = 96
-"""Pixels that neighbouring tiles share; a larger face is whole in the tiles of half the scale."""
-
-SETTLED_SIDE = 32
-"""Pixels; a face of this size at some scale is taken from there, not from a finer scale."""
-
-SURELY_UPRIGHT = 0.91
-"""Faces of this confidence are not checked in other orientations."""
-
-QUARTERS = (1, 2, 3)
-"""The clockwise quarter turns, other than upright, in which faces are searched."""
-
-CLOSE_UP_SIDE = 128
-CLOSE_UP_SCALE = 2.0
+SURELY_UPRIGHT = 0.91  # faces of this confidence are not checked in other orientations
+QUARTERS = (1, 2, 3)  # clockwise quarter turns, other than upright
+CLOSE_UP_SIDE, CLOSE_UP_SCALE = 128, 2.0
 """Close-up for an orientation check: the box's mean side is 64 of its 128 pixels."""
 
-SAME_FACE_IOU = 0.4
-SAME_FACE_CONTAINED = 0.8
+SAME_FACE_IOU, SAME_FACE_CONTAINED = 0.4, 0.8
 """Two boxes are the same face above this intersection over union, or if this share of the smaller
 one lies in the other."""
 
@@ -102,11 +87,7 @@ class SearchDetector(ABC):
     has_scores = True
 
     def __init__(self, *, side: int, thorough: bool, **options: Any) -> None:
-        """Store the options of `load_detector` and of the subclass, from which a pickle is loaded.
-
-        Raises:
-            UsageError: if the side is too small.
-        """
+        """Store all options, for pickles; raises UsageError if the side is too small."""
         if side < MIN_DETECTION_SIDE:
             raise UsageError(
                 f"expected a detection side of {MIN_DETECTION_SIDE} pixels or more, got {side}"
@@ -201,17 +182,11 @@ class SearchDetector(ABC):
 # ---------------------------------------------------------------- scales and tiles
 @dataclass(frozen=True)
 class View:
-    """Raw detections in an image, or a tile of it, at one scale.
+    """Raw detections in an image, or a tile of it, at one scale."""
 
-    Attributes:
-        rows: in pixels of the scaled picture.
-        scale: size of the scaled picture over the original's.
-        corner: left and top of the tile in the image.
-    """
-
-    rows: RawDetections
-    scale: float
-    corner: tuple[int, int] = (0, 0)
+    rows: RawDetections  # in pixels of the scaled picture
+    scale: float  # size of the scaled picture over the original's
+    corner: tuple[int, int] = (0, 0)  # left and top of the tile in the image
 
     def detections(self, shape: Sequence[int]) -> list[Detection]:
         """Return the faces in pixels of the image, whose shape is (H, W, ...)."""
@@ -396,16 +371,9 @@ def crop_square(image: Image, box: Box, side: float) -> Image:
 def box_in_image(
     xywh: Sequence[float], scale: float, shape: Sequence[int], corner: tuple[int, int] = (0, 0)
 ) -> Box | None:
-    """Map a box from a scaled tile to the image that the tile is part of.
+    """Map a box from a scaled tile to its image, (H, W, ...), and clip it; None if outside.
 
-    Args:
-        xywh: left, top, width and height in the scaled tile.
-        scale: size of the scaled tile over its original size.
-        shape: of the image, (H, W, ...); the box is clipped to it.
-        corner: left and top of the tile in the image.
-
-    Returns:
-        The box, or None if it lies outside the image.
+    ``scale`` and ``corner`` of the tile are as in `View`.
     """
     height, width = shape[0], shape[1]
     x, y, w, h = (float(value) / scale for value in xywh)
