@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +15,12 @@ from mien.cli.options import (
     THREADS_HELP,
     add_command,
     face_cropper,
-    folder_name,
     integer,
     number,
 )
 from mien.cli.output import key_value_text, note, write_answer
 from mien.cli.paths import check_targets
-from mien.cli.train import add_set_option, draw_curves
+from mien.cli.train import add_run_options, draw_curves, new_run_path
 from mien.core.errors import EXIT_DONE, UsageError, require_extra
 from mien.core.models import DEFAULT_MODEL
 from mien.core.progress import format_duration
@@ -34,8 +32,6 @@ if TYPE_CHECKING:
     from mien.data.dataset import Skipped, Split, TrainedOn
     from mien.evaluation.evaluate import Comparison
     from mien.training.run import RunFolder
-
-OUTPUTS = Path("outputs")
 
 CALIBRATION_IMAGES = 100
 """Fewest held-out images that temperature and thresholds are fitted on."""
@@ -67,13 +63,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add(
         "images", nargs="?", type=Path, metavar="FOLDER", help="folder with one subfolder per class"
     )
-    add(
-        "--run",
-        dest="folder",
-        type=folder_name,
-        metavar="DIR",
-        help="folder of the new run (default: outputs/FOLDER-DATE-TIME)",
-    )
+    add_run_options(parser, name="FOLDER", example="training.learning_rate=1e-4")
     add("--resume", type=Path, metavar="DIR", help="continue an interrupted run")
     model_help = f"a bundled model's name, a model's folder, or a run's (default: {DEFAULT_MODEL})"
     add("--model", metavar="MODEL", help=model_help)
@@ -111,7 +101,6 @@ def _add_training_options(parser: argparse.ArgumentParser) -> None:
     seed_help = "seed of weights, data order, augmentation and held-out images (default: 0)"
     add("--seed", type=integer(), metavar="N", help=seed_help)
     add("--threads", type=integer(1, MAX_THREADS), metavar="N", help=THREADS_HELP)
-    add_set_option(parser, "training.learning_rate=1e-4")
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -157,7 +146,7 @@ def _start(args: argparse.Namespace) -> RunFolder:
     from mien.training.run import new_run
 
     source = folder_basename(args.images)
-    folder = args.folder or OUTPUTS / f"{source}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = new_run_path(args, source)
     run = new_run(folder)  # refuses an existing run before minutes of face detection
     # A run inside the image folder would become a class of the next run.
     check_targets([("--run", run.curves)], reads=[args.images])

@@ -36,15 +36,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     recipe_help = "a recipe's file, or the name of one included in mien, as reference or tiny"
     source.add_argument("--config", type=Path, metavar="RECIPE", help=recipe_help)
     source.add_argument("--resume", type=Path, metavar="RUN", help="folder of a run to continue")
-    add_set_option(parser, "training.epochs=3")
+    add_run_options(parser, name="NAME", example="training.epochs=3")
     add = parser.add_argument
-    add(
-        "--run",
-        dest="folder",
-        type=folder_name,
-        metavar="DIR",
-        help="folder of the new run (default: outputs/NAME-DATE-TIME)",
-    )
     add(
         "--teacher-logits",
         action="store_true",
@@ -56,15 +49,24 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.set_defaults(run=_run)
 
 
-def add_set_option(parser: argparse.ArgumentParser, example: str) -> None:
-    """Add ``--set``."""
-    parser.add_argument(
+def add_run_options(parser: argparse.ArgumentParser, *, name: str, example: str) -> None:
+    """Add ``--run``, whose default begins with ``name``, and ``--set``, with an example."""
+    add = parser.add_argument
+    run_help = f"folder of the new run (default: {OUTPUTS}/{name}-DATE-TIME)"
+    add("--run", dest="folder", type=folder_name, metavar="DIR", help=run_help)
+    add(
         "--set",
         action="append",
         default=[],
         metavar="SECTION.KEY=VALUE",
         help=f"change a key of the recipe, as {example} (may be given again)",
     )
+
+
+def new_run_path(args: argparse.Namespace, name: str) -> Path:
+    """Return the folder of ``--run``, or one named after ``name`` and the time."""
+    path: Path = args.folder or OUTPUTS / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return path
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -92,8 +94,7 @@ def _train(args: argparse.Namespace) -> RunFolder:
             raise UsageError("--resume takes the run's own recipe: leave out --set and --run")
         return resume(args.resume, quiet=args.quiet)
     config = load_config(args.config, args.set)
-    folder = args.folder or OUTPUTS / f"{args.config.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return train(config, folder, quiet=args.quiet)
+    return train(config, new_run_path(args, args.config.stem), quiet=args.quiet)
 
 
 def draw_curves(run: RunFolder) -> None:
