@@ -118,7 +118,7 @@ def test_a_moment_is_told_in_words(bench: Benches) -> None:
     assert told == {
         0.5: "0:00.5 of 0:10.0: reads as neutral 30%, uncertain, valence 0.00",
         2.5: "0:02.5 of 0:10.0: reads as surprise 94%, valence 0.00",
-        6.5: "0:06.5 of 0:10.0: not seen",
+        6.5: "0:06.5 of 0:10.0: not visible",
         8.0: "0:08.0 of 0:10.0: reads as happy 70%, valence +0.65",
     }
     assert slider.get_attribute("aria-label") == "Timeline of person 0"
@@ -176,7 +176,7 @@ def test_it_zooms_in_and_the_cursor_stays_in_view(bench: Benches) -> None:
     page.evaluate("drawn()")
     page.mouse.click(box["x"] + box["width"] - 60, box["y"] + 100)
     assert 55 < now(slider) <= 60
-    page.get_by_role("button", name="Show all of it").click()
+    page.get_by_role("button", name="Show everything").click()
     page.evaluate("drawn()")
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + 100)
     assert now(slider) == pytest.approx(30, abs=2)
@@ -187,7 +187,7 @@ def test_nothing_read_invites(bench: Benches) -> None:
     shown(page)
     page.evaluate("timeline.set([])")
     assert page.get_by_role("slider").count() == 0
-    assert page.get_by_text("What is read appears here").is_visible()
+    assert page.get_by_text("Results appear here").is_visible()
 
 
 def test_rows_are_appended_while_they_come(bench: Benches) -> None:
@@ -280,7 +280,7 @@ def test_the_svg_holds_all_it_needs_and_nothing_else(bench: Benches) -> None:
     assert {*EMOTIONS, "valence", "likeliest", "uncertain", "not seen", "markers", "time"} <= names
     texts = [each.text for each in root.iter(f"{SVG}text")]
     assert 'a joke <b> & "more"' in texts
-    assert {"talk.mp4", "knock", "debrief", "mean", "not seen", "uncertain", *EMOTIONS} <= set(
+    assert {"talk.mp4", "knock", "debrief", "mean", "not visible", "uncertain", *EMOTIONS} <= set(
         texts
     )
     assert any(text and text.startswith("mien studio · mien-nano 1.0.0 · people") for text in texts)
@@ -358,11 +358,11 @@ def test_the_report_has_people_episodes_and_events(bench: Benches) -> None:
     page = bench()
     report(page, 10, {"markers": MARKERS})
     head, *people = cells(page, "People")
-    assert head[:3] == ["Person", "Seen", "Shares of time"]
+    assert head[:3] == ["Person", "Visible", "Shares of time"]
     assert head[3:] == [*EMOTIONS, "Valence", "Uncertain"]
     first = dict(zip(head, people[0], strict=True))
     assert first["Person"] == "Person 0"
-    assert (first["Seen"], first["neutral"], first["happy"], first["Uncertain"]) == (
+    assert (first["Visible"], first["neutral"], first["happy"], first["Uncertain"]) == (
         "9.2 s",
         "53%",
         "46%",
@@ -397,13 +397,13 @@ def test_the_report_says_what_a_baseline_corrects(bench: Benches) -> None:
     assert people[0][head.index("happy")] == "0%"  # who is happy in the baseline looks so at rest
     assert people[1][0] == "Person 1 (not in the baseline)"
     assert page.get_by_text("Not corrected by the baseline.").count() == 1
-    assert page.get_by_text("valence of these. Corrected by the baseline.").count() == 1
+    assert page.get_by_text("their valence. Corrected by the baseline.").count() == 1
 
 
 def test_an_empty_report_says_so(bench: Benches) -> None:
     page = bench()
     report(page, 0, {})
-    assert page.get_by_text("Nobody was seen.", exact=True).is_visible()
+    assert page.get_by_text("No face was seen.", exact=True).is_visible()
     assert page.get_by_role("table").count() == 0
 
 

@@ -107,7 +107,7 @@ def said(page: Page, text: str | re.Pattern[str]) -> None:
 def test_webcam_says_what_it_does_before_it_starts(visit: Visits) -> None:
     page = visit("webcam", camera=True).ready()
     text = page.locator("#view-webcam").inner_text()
-    assert "asks whether this page may use the camera" in text
+    assert "will ask whether this page may use the camera" in text
     assert "Nothing is stored and nothing is sent" in text
     assert page.evaluate("document.querySelector('video').srcObject") is None
 
@@ -118,7 +118,7 @@ def test_webcam_shows_boxes_bars_and_a_running_timeline(visit: Visits) -> None:
     happy = page.locator(".reading .bar.first")
     assert re.fullmatch(r"happy\s+\d\d%", happy.inner_text())
     assert page.locator(".reading .valence-value").inner_text().startswith("+0.")
-    said(page, re.compile(r"^\d+ a second$"))
+    said(page, re.compile(r"^\d+ per second$"))
     timeline = page.get_by_role("slider", name=re.compile("Timeline of person"))
     assert float(timeline.get_attribute("aria-valuemax") or 0) == 60
 
@@ -126,7 +126,7 @@ def test_webcam_shows_boxes_bars_and_a_running_timeline(visit: Visits) -> None:
 def test_webcam_says_that_nobody_is_there(visit: Visits) -> None:
     page = start_camera(visit("webcam", camera=True))
     said(page, "No face")
-    page.get_by_text("No face here.").wait_for()
+    page.get_by_text("No face.").wait_for()
 
 
 def test_space_pauses_and_resumes(visit: Visits) -> None:
@@ -139,7 +139,7 @@ def test_space_pauses_and_resumes(visit: Visits) -> None:
     page.wait_for_timeout(500)
     assert page.locator(".timeline-plot").get_attribute("aria-valuenow") == before
     page.keyboard.press("Space")
-    said(page, "a second")
+    said(page, "per second")
     after = page.locator(".timeline-plot").get_attribute("aria-valuenow")
     assert float(after or 0) > float(before or 0)
 
@@ -177,7 +177,7 @@ def test_recording_becomes_a_table_a_session_and_a_picture(visit: Visits) -> Non
     assert 1.5 < times[-1] < 20
     assert panel.get_by_text("Saved", exact=True).is_visible()
 
-    _, content = save(seen, panel, "can be opened in Compare")
+    _, content = save(seen, panel, "opens in Compare")
     session = json.loads(content)
     assert session["schema"] == "mien-session/1"
     assert session["model"]["name"] == "mien-nano"
@@ -186,7 +186,7 @@ def test_recording_becomes_a_table_a_session_and_a_picture(visit: Visits) -> Non
     assert 0.3 < marker["start"] < marker["end"] < times[-1]
     assert len(session["results"]) == len({row["frame"] for row in rows})
 
-    _, content = save(seen, panel, "in each event")
+    _, content = save(seen, panel, "per person and event")
     rows = rows_of(content)
     assert list(rows[0]) == event_columns(EMOTIONS, corrected=False)
     assert {row["label"] for row in rows} == {"film"}
@@ -213,7 +213,7 @@ def test_unsaved_recording_is_asked_about(visit: Visits) -> None:
     page.get_by_role("dialog").get_by_role("button", name="Discard").click()
     panel.wait_for(state="detached")
     page.get_by_role("tab", name="Compare").click()
-    page.get_by_role("heading", name="Lay sessions side by side").wait_for()
+    page.get_by_role("heading", name="Compare sessions").wait_for()
 
 
 @pytest.mark.slow
@@ -236,8 +236,8 @@ def test_camera_that_cannot_be_had_can_be_tried_again(visit: Visits) -> None:
     page = visit("webcam", camera=True).ready()
     start = page.get_by_role("button", name="Start the camera")
     for error, title in (
-        ("NotAllowedError", "The camera was refused"),
-        ("NotFoundError", "No camera was found"),
+        ("NotAllowedError", "Camera access was denied"),
+        ("NotFoundError", "No camera found"),
         ("NotReadableError", "The camera is in use"),
         ("TypeError", "The camera could not be started"),
     ):
@@ -277,7 +277,7 @@ def test_another_camera_can_be_chosen(visit: Visits) -> None:
 def test_camera_that_the_browser_refuses(visit: Visits) -> None:
     page = visit("webcam").ready()
     page.get_by_role("button", name="Start the camera").click()
-    page.get_by_role("heading", name="The camera was refused").wait_for()
+    page.get_by_role("heading", name="Camera access was denied").wait_for()
 
 
 KEEP_TRACKS = """() => {
@@ -332,7 +332,7 @@ def test_another_reading_takes_over_without_an_error(visit: Visits) -> None:
     page.keyboard.press("Escape")
     page.locator(".state[data-phase=ready]", has_text="FER-2013").wait_for()
     page.wait_for_timeout(1000)
-    said(page, "a second")
+    said(page, "per second")
     assert not [each for each in page.evaluate("[...remarks]") if "Not read" in each]
 
 
@@ -349,7 +349,7 @@ def test_the_focus_goes_on_with_the_camera(visit: Visits) -> None:
 def test_the_focus_goes_on_where_the_camera_is_refused(visit: Visits) -> None:
     page = visit("webcam").ready()
     page.get_by_role("button", name="Start the camera").press("Enter")
-    page.get_by_role("heading", name="The camera was refused").wait_for()
+    page.get_by_role("heading", name="Camera access was denied").wait_for()
     page.wait_for_timeout(100)
     assert focused(page) == "Try again"
 
@@ -358,7 +358,7 @@ def test_the_focus_goes_on_with_a_video(visit: Visits, clip: Path) -> None:
     page = visit("video").ready()
     page.get_by_role("button", name="Choose a video").focus()
     page.locator(".video input[type=file]").first.set_input_files(str(clip))
-    page.get_by_label("Frames a second").wait_for()
+    page.get_by_label("Frames per second").wait_for()
     page.wait_for_timeout(100)
     assert focused(page) == "Read the video"
     page.keyboard.press("Enter")
@@ -368,7 +368,7 @@ def test_the_focus_goes_on_with_a_video(visit: Visits, clip: Path) -> None:
     assert page.evaluate("document.activeElement.matches('.session')")
     page.get_by_role("button", name="Discard").press("Enter")
     page.get_by_role("dialog").get_by_role("button", name="Discard").press("Enter")
-    page.get_by_label("Frames a second").wait_for()
+    page.get_by_label("Frames per second").wait_for()
     page.wait_for_timeout(100)
     assert focused(page) == "Read the video"
 
@@ -398,10 +398,10 @@ def open_video(visit: Visit, path: Path) -> Page:
     return page
 
 
-def read_video(visit: Visit, path: Path, rate: str = "5 a second") -> Page:
+def read_video(visit: Visit, path: Path, rate: str = "5 per second") -> Page:
     """Open a video and read it to its end."""
     page = open_video(visit, path)
-    page.get_by_label("Frames a second").select_option(label=rate)
+    page.get_by_label("Frames per second").select_option(label=rate)
     page.get_by_role("button", name="Read the video").click()
     page.get_by_role("button", name="Stop here").wait_for()
     page.get_by_role("button", name="Stop here").wait_for(state="hidden", timeout=60_000)
@@ -410,7 +410,7 @@ def read_video(visit: Visit, path: Path, rate: str = "5 a second") -> Page:
 
 def session_of(visit: Visit) -> dict[str, Any]:
     panel = visit.page.locator(".session")
-    content = save(visit, panel, "can be opened in Compare")[1]
+    content = save(visit, panel, "opens in Compare")[1]
     session: dict[str, Any] = json.loads(content)
     return session
 
@@ -490,10 +490,10 @@ def test_video_has_events_a_baseline_and_a_report(
     markers.write_text("start;end;label\n0:00.5;1.5;film\n")
     page.locator(".session input[type=file]").set_input_files(markers)
     page.get_by_role("button", name="Go to 0:00.5").wait_for()
-    page.get_by_label("From second").fill("0")
-    page.get_by_label("To second").fill("1")
+    page.get_by_label("From (seconds)").fill("0")
+    page.get_by_label("To (seconds)").fill("1")
     page.locator(".session").get_by_role("button", name="Set baseline").click()
-    page.get_by_text("Corrected by 0:00.0 to 0:01.0.").wait_for()
+    page.get_by_text("Corrected by the baseline from 0:00.0 to 0:01.0.").wait_for()
     report = page.get_by_label("Report", exact=True)
     assert "film" in report.inner_text()
     assert "Corrected by the baseline" in report.inner_text()
@@ -503,7 +503,7 @@ def test_video_has_events_a_baseline_and_a_report(
     assert rows[0]["emotion"] == "happy"
     assert rows[0]["corrected_emotion"] == "neutral"
     assert rows[0]["source"] == "clip.mp4"
-    rows = rows_of(save(seen, panel, "in each event")[1])
+    rows = rows_of(save(seen, panel, "per person and event")[1])
     assert list(rows[0]) == event_columns(EMOTIONS, corrected=True)
     assert (rows[0]["start_s"], rows[0]["end_s"]) == ("0.5", "1.5")
     assert b"<svg" in save(seen, panel, "SVG drawing")[1]
@@ -517,7 +517,7 @@ def test_video_has_events_a_baseline_and_a_report(
 def test_stopped_video_keeps_what_was_read(visit: Visits, clip: Path) -> None:
     seen = visit("video")
     page = open_video(seen, clip)
-    page.get_by_label("Frames a second").select_option(label="25 a second")
+    page.get_by_label("Frames per second").select_option(label="25 per second")
     page.get_by_role("button", name="Read the video").click()
     page.get_by_text(re.compile(r"^[2-9] of 50 frames")).wait_for(timeout=30_000)
     page.get_by_role("button", name="Stop here").click()
@@ -527,11 +527,11 @@ def test_stopped_video_keeps_what_was_read(visit: Visits, clip: Path) -> None:
 
 def test_another_reading_ends_that_of_a_video_in_plain_words(visit: Visits, clip: Path) -> None:
     page = open_video(visit("video"), clip)
-    page.get_by_label("Frames a second").select_option(label="25 a second")
+    page.get_by_label("Frames per second").select_option(label="25 per second")
     page.get_by_role("button", name="Settings", exact=True).click()
     page.evaluate("document.querySelector('.video .button.primary').click()")
     page.get_by_label("FER-2013").check()
-    page.get_by_role("status").filter(has_text="Another model or reading was chosen").wait_for()
+    page.get_by_role("status").filter(has_text="The model or reading was changed").wait_for()
     page.keyboard.press("Escape")
     page.locator(".state[data-phase=ready]", has_text="FER-2013").wait_for()
 
@@ -588,7 +588,7 @@ def test_sessions_side_by_side(visit: Visits, clip: Path, tmp_path: Path) -> Non
     page.get_by_role("button", name="Close other").click()
     page.get_by_role("heading", name="other").wait_for(state="detached")
     page.get_by_role("button", name="Close clip.mp4").click()  # which is saved
-    page.get_by_role("heading", name="Lay sessions side by side").wait_for()
+    page.get_by_role("heading", name="Compare sessions").wait_for()
     page.get_by_role("tab", name="Video").click()
     page.get_by_role("button", name="Read the video").wait_for()
 
@@ -638,7 +638,7 @@ def test_emotions_that_a_model_does_not_know_are_not_nought(visit: Visits, tmp_p
 
 def test_compare_invites_while_it_is_empty(visit: Visits) -> None:
     page = visit("compare").page
-    page.get_by_role("heading", name="Lay sessions side by side").wait_for()
+    page.get_by_role("heading", name="Compare sessions").wait_for()
     page.get_by_role("link", name="Read a video").click()
     page.get_by_role("heading", name="See how expressions change in a video").wait_for()
 
@@ -663,7 +663,7 @@ def test_camera_waits_for_a_server_that_goes_away(visit: Visits) -> None:
         first.stop()
         said(page, "Waiting for the server")
     with serving(port=first.port):
-        page.locator(".live-badge", has_text="a second").wait_for(timeout=60_000)
+        page.locator(".live-badge", has_text="per second").wait_for(timeout=60_000)
         page.goto("about:blank")  # asks nothing of the server that stops here
     seen.forgive("WebSocket|ERR_|503")
 
@@ -672,7 +672,7 @@ def test_server_reads_a_video(visit: Visits, clip: Path) -> None:
     seen = on_server(visit, "video")
     page = open_video(seen, clip)
     assert "The video is sent to" in page.locator("#view-video .live-side").inner_text()
-    page.get_by_label("Frames a second").select_option(label="5 a second")
+    page.get_by_label("Frames per second").select_option(label="5 per second")
     page.get_by_role("button", name="Read the video").click()
     page.locator("#view-video .report").wait_for(timeout=60_000)
     page.get_by_role("button", name="Stop here").wait_for(state="hidden", timeout=60_000)
@@ -688,8 +688,8 @@ def test_server_reads_what_the_browser_cannot_play(visit: Visits, tmp_path: Path
     seen = visit("video")
     page = open_video(seen, write_clip(tmp_path / "old.avi", pictures, codec="mpeg4"))
     page.get_by_role("heading", name="This browser cannot play old.avi").wait_for()
-    page.get_by_role("button", name="read it").click()
-    page.get_by_label("Frames a second").select_option(label="Every frame")
+    page.get_by_role("button", name="Read on 127.0.0.1").click()
+    page.get_by_label("Frames per second").select_option(label="Every frame")
     page.get_by_role("button", name="Read the video").click()
     page.locator("#view-video .report").wait_for(timeout=60_000)
     page.get_by_role("button", name="Stop here").wait_for(state="hidden", timeout=60_000)
@@ -700,7 +700,7 @@ def test_server_says_what_it_refuses(visit: Visits, tmp_path: Path) -> None:
     (tmp_path / "holiday.mp4").write_bytes(b"not a video" * 100)
     seen = visit("video")
     page = open_video(seen, tmp_path / "holiday.mp4")
-    page.get_by_role("button", name="read it").click()
+    page.get_by_role("button", name="Read on 127.0.0.1").click()
     page.get_by_role("button", name="Read the video").click()
     page.get_by_role("alert").filter(has_text="The video was not read").wait_for()
     assert page.get_by_role("button", name="Read the video").is_visible()
@@ -724,7 +724,7 @@ def test_axe_finds_nothing_while_faces_are_read(
     page.locator("#view-video input[type=file]").first.set_input_files(clip)
     page.get_by_role("button", name="Read the video").wait_for()
     assert not violations(page)
-    page.get_by_label("Frames a second").select_option(label="2 a second")
+    page.get_by_label("Frames per second").select_option(label="2 per second")
     page.get_by_role("button", name="Read the video").click()
     page.locator("#view-video .report").wait_for(timeout=30_000)
     page.get_by_role("button", name="Stop here").wait_for(state="hidden", timeout=30_000)

@@ -113,7 +113,7 @@ def test_what_is_no_picture_is_refused_in_words(visit: Visits, tmp_path: Path) -
     notes = tmp_path / "notes.txt"
     notes.write_text("no picture")
     choose(page, notes)
-    page.get_by_role("alert").filter(has_text="no picture in that").wait_for()
+    page.get_by_role("alert").filter(has_text="No picture found").wait_for()
     assert page.get_by_role("button", name="Choose pictures").is_visible()
 
 
@@ -129,7 +129,7 @@ def test_a_folder_without_pictures_is_not_passed_over_in_silence(visit: Visits) 
           document.body.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true }));
         }"""
     )
-    page.get_by_role("alert").filter(has_text="no picture in that").wait_for()
+    page.get_by_role("alert").filter(has_text="No picture found").wait_for()
 
 
 def test_a_transparent_picture_is_saved_on_the_white_it_is_read_on(
@@ -168,7 +168,9 @@ def test_what_is_left_out_is_said(visit: Visits, tmp_path: Path) -> None:
     notes = tmp_path / "notes.txt"
     notes.write_text("no picture")
     read(page, PHOTO, notes)
-    page.get_by_role("status").filter(has_text="1 file is no picture and was left out.").wait_for()
+    page.get_by_role("status").filter(
+        has_text="1 file is not a picture and was left out."
+    ).wait_for()
 
 
 def test_pictures_are_read_though_the_reading_is_switched_meanwhile(visit: Visits) -> None:
@@ -196,7 +198,7 @@ def test_many_become_a_grid_and_one_is_opened(visit: Visits, nobody: Path, damag
     page.get_by_role("button", name="Next picture").click()
     page.get_by_role("heading", name="No face found").wait_for()
     page.get_by_role("button", name="Next picture").click()
-    page.get_by_role("heading", name="This is no picture that can be read").wait_for()
+    page.get_by_role("heading", name="This file cannot be read as a picture").wait_for()
     page.keyboard.press("Escape")
     focused = page.evaluate("document.activeElement.getAttribute('aria-label')")
     assert focused.startswith("Open damaged.jpg")
@@ -269,7 +271,7 @@ def test_an_uncertain_face_is_said_to_be(visit: Visits) -> None:
     read(page, GROUP)
     page.get_by_role("button", name=re.compile("uncertain")).first.click()
     assert page.locator(".side").get_by_text("Uncertain", exact=True).is_visible()
-    assert page.get_by_text("Read the bars, not the word.").is_visible()
+    assert page.get_by_text("Look at the bars instead.").is_visible()
 
 
 def test_a_heat_map_is_made_on_demand(visit: Visits) -> None:
@@ -337,7 +339,7 @@ def test_charts_are_left_out_of_saved_pictures(visit: Visits) -> None:
     read(page, PHOTO)
     _, with_chart = download(opened, "Download", "Annotated picture")
     page.get_by_role("button", name="Settings", exact=True).click()
-    page.get_by_label("Scores beside each face").uncheck()
+    page.get_by_label("Scores next to each face").uncheck()
     page.keyboard.press("Escape")
     _, without = download(opened, "Download", "Annotated picture")
     assert with_chart != without
@@ -394,7 +396,7 @@ def test_a_busy_server_is_asked_again(visit: Visits) -> None:
     ("status", "code", "text", "said"),
     [
         (413, "too_large", "the image is too large: expected less", "This picture is too large"),
-        (422, "undecodable", "no image", "This is no picture that can be read"),
+        (422, "undecodable", "no image", "This file cannot be read as a picture"),
         (500, "internal", "something failed inside", "This picture could not be read"),
     ],
 )
@@ -428,7 +430,7 @@ def test_a_token_is_asked_for_and_kept_in_memory_alone(visit: Visits) -> None:
     page.get_by_label("On the server").check()
     for token in ("wrong", "right"):
         page.get_by_role("textbox", name="Token").fill(token)
-        page.get_by_role("button", name="Use it").click()
+        page.get_by_role("button", name="Use token").click()
         if token == "wrong":
             page.get_by_text("did not accept this token").wait_for()
     page.locator(".state").get_by_text("on the server").wait_for()

@@ -183,7 +183,7 @@ def test_axe_finds_nothing_where_the_server_is_away(visit: Visits) -> None:
     page.get_by_role("button", name="Settings", exact=True).click()
     page.get_by_label("On the server").check()
     page.keyboard.press("Escape")
-    page.get_by_role("alert").filter(has_text="does not answer").wait_for()
+    page.get_by_role("alert").filter(has_text="does not respond").wait_for()
     found = violations(page)
     assert not found, json.dumps(found, indent=1)
     opened.forgive("version")
