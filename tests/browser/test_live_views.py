@@ -167,7 +167,7 @@ def test_recording_becomes_a_table_a_session_and_a_picture(visit: Visits) -> Non
     assert min(Image.open(io.BytesIO(picture)).size) > 200
     assert panel.get_by_text("Not saved").is_visible()
 
-    name, content = save(seen, panel, "a row for each face")
+    name, content = save(seen, panel, "one row per face")
     rows = rows_of(content)
     assert name.endswith(".csv")
     assert list(rows[0]) == list(table_columns(EMOTIONS, smoothed=True))
@@ -226,7 +226,7 @@ def test_baseline_corrects_beside_what_is_read(visit: Visits) -> None:
     # Whoever smiles at rest is neutral when they smile.
     corrected = page.locator(".reading [aria-label=Corrected] .bar.first").inner_text()
     assert corrected.split()[0] == "neutral"
-    read = page.locator(".reading [aria-label='As read'] .bar.first").inner_text()
+    read = page.locator(".reading [aria-label=Original] .bar.first").inner_text()
     assert read.split()[0] == "happy"
     page.get_by_role("button", name="Reset").click()
     page.locator(".reading [aria-label=Corrected]").wait_for(state="detached")
@@ -498,7 +498,7 @@ def test_video_has_events_a_baseline_and_a_report(
     assert "film" in report.inner_text()
     assert "Corrected by the baseline" in report.inner_text()
     panel = page.locator(".session")
-    rows = rows_of(save(seen, panel, "a row for each face")[1])
+    rows = rows_of(save(seen, panel, "one row per face")[1])
     assert list(rows[0]) == list(table_columns(EMOTIONS, smoothed=True, corrected=True))
     assert rows[0]["emotion"] == "happy"
     assert rows[0]["corrected_emotion"] == "neutral"
