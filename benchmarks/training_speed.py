@@ -5,7 +5,7 @@
 A bare step trains on the same random arrays again and again. A whole one takes the next batch as
 the trainer does: drawn, augmented and mixed while the steps go on. With ``--plain-layers``, bare
 steps are also taken with every layer computed as Keras does, not the faster way (see
-`mien.training.layers`). docs/howto/training.md has figures.
+`mien.training.keras_extensions`). docs/howto/training.md has figures.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
     model = warm_model(config)
     plain = None
     if args.plain_layers:
-        with mock.patch("mien.training.layers.with_fast_layers", lambda model: model):
+        with mock.patch("mien.training.keras_extensions.with_fast_layers", lambda model: model):
             plain = warm_model(config)
     ratios, gains = [], []
     for number in range(args.rounds):

@@ -216,12 +216,12 @@ def recipes_page() -> str:
     ]
     for path in sorted((ROOT / "configs").glob("*.toml")):
         lines.append(f"| `{path.stem}` | {_cell(_first_sentence(path))} |")
-    for section, kind in recipe.key_types(recipe.Config).items():
+    for section, kind in recipe.field_types(recipe.Config).items():
         lines += ["", f"## {section}", "", _prose((kind.__doc__ or "").split("\n")[0])]
         lines += ["", "| key | default | |", "|---|---|---|"]
         for item in dataclasses.fields(kind):
-            default, meaning = recipe.toml(item.default), _prose(item.metadata["meaning"])
-            lines.append(f"| `{item.name}` | `{default}` | {_cell(meaning)} |")
+            description = _cell(_prose(item.metadata["description"]))
+            lines.append(f"| `{item.name}` | `{recipe.to_toml(item.default)}` | {description} |")
     return "\n".join(lines) + "\n"
 
 

@@ -27,7 +27,7 @@ from mien.data.loading import load_split
 from mien.evaluation.metrics import measure
 from mien.evaluation.tables import update_marked_section
 from mien.training.distillation import find_teacher, open_teacher
-from mien.training.run import RunFolder
+from mien.training.run_folder import RunFolder
 
 Correct = npt.NDArray[np.bool_]
 

@@ -17,7 +17,7 @@ from data_maker import make_tiny_splits
 from mien.core.emotions import EMOTIONS
 from mien.training.data import TrainingData
 from mien.training.recipe import Config, config_from_tables, config_to_toml
-from mien.training.run import RunFolder
+from mien.training.run_folder import RunFolder
 
 BATCH = 8
 PER_CLASS = 4

@@ -83,9 +83,9 @@ def _train(args: argparse.Namespace) -> None:
     from mien.training.trainer import resume, train
 
     if args.resume:
-        resume(args.resume, engine=GpuTrainer)
+        resume(args.resume, trainer_class=GpuTrainer)
     else:
-        train(load_config(args.config, args.set), args.run, engine=GpuTrainer)
+        train(load_config(args.config, args.set), args.run, trainer_class=GpuTrainer)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from mien.core.errors import MienError
 from mien.core.files import write_atomically
 from mien.core.process import stderr
 from mien.training.recipe import Config, load_config
-from mien.training.run import RunFolder
+from mien.training.run_folder import RunFolder
 from mien.training.trainer import TrainingStopped, resume, train
 
 PART_BYTES = 15_500_000
@@ -103,9 +103,9 @@ def _train(run: RunFolder, config: Config, deadline: float, *, may_fail: bool) -
     timer.start()
     try:
         if run.config.is_file():
-            resume(run.path, engine=GpuTrainer)
+            resume(run.path, trainer_class=GpuTrainer)
         else:
-            train(config, run.path, engine=GpuTrainer)
+            train(config, run.path, trainer_class=GpuTrainer)
     except MienError as error:
         if not may_fail:
             raise

@@ -338,7 +338,7 @@ def find_teachers(config: Config) -> list[Teacher]:
     found = [find_teacher(source, config.labels) for source in config.distill.teachers]
     for teacher in found:
         if teacher.file is None:
-            raise teacher.missing()
+            raise teacher.not_found()
         if teacher.file.suffix != ".keras":
             raise UsageError(
                 f"the teacher {teacher.source!r} is an exported model: the device learns from "

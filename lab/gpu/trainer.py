@@ -2,7 +2,7 @@
 
 An epoch begins with the views of all images and what the teachers say of them; its steps are queued
 ahead of the device. All randomness comes from the seed, the epoch and the step. The loop around it
-is that of `mien.training.trainer`: ``train(config, folder, engine=GpuTrainer)``.
+is that of `mien.training.trainer`: ``train(config, folder, trainer_class=GpuTrainer)``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from mien.training.backend import seed_step
 from mien.training.data import BatchSource, TrainingData
 from mien.training.model import build_model
 from mien.training.recipe import Config
-from mien.training.run import RunFolder, write_checkpoint
+from mien.training.run_folder import RunFolder, write_checkpoint
 from mien.training.trainer import RunState, Trainer
 from mien.training.transforms import Floats
 
@@ -143,8 +143,8 @@ class GpuTrainer(Trainer):
     def _new_student(self, state: RunState, *, initialise: bool) -> Student:
         # Opening teachers draws from the seed, which must not change the student.
         prepare(self.config.training.seed)
-        self.kept = self._keras_model(self.config.size_at(state.epoch), initialise=initialise)
-        self.student = new_student(self.config, self.kept, self.device)
+        self.eval_model = self._keras_model(self.config.size_at(state.epoch), initialise=initialise)
+        self.student = new_student(self.config, self.eval_model, self.device)
         epochs = range(state.epoch, self.config.total_epochs)
         self.student.record([self.config.size_at(epoch) for epoch in epochs])
         return self.student
@@ -162,7 +162,7 @@ class GpuTrainer(Trainer):
         student.hit_sum.fill_(state.accuracy_sum)
         views, taught = self.views.epoch(state.epoch), None
         if self.networks:
-            asked, heat = self._on_device(views.for_teachers), config.distill.temperature
+            asked, heat = self._on_device(views.teacher_images), config.distill.temperature
             taught = taught_by(self.networks, asked, heat, bfloat16=self.bfloat16)
         targets = views.targets if views.votes is None else np.hstack([views.targets, views.votes])
         whole = (torch.from_numpy(each).to(self.device) for each in (targets, views.weights))
@@ -174,7 +174,7 @@ class GpuTrainer(Trainer):
             student.learn(
                 Faces(*(each[part] for each in faces)),
                 None if taught is None else taught[part],
-                rate=self._rate(state),
+                rate=self._learning_rate(state),
                 number=state.epoch * self.steps + step,
             )
             if self.device.type == "cuda" and step % _AHEAD == _AHEAD - 1:
@@ -183,7 +183,7 @@ class GpuTrainer(Trainer):
         state.loss_sum, state.accuracy_sum = float(student.loss_sum), float(student.hit_sum)
         state.epoch_seconds += time.monotonic() - began
         self._check_weights(state)
-        self._save_if_due(state, stop)
+        self._checkpoint_if_due(state, stop)
 
     def _check_weights(self, state: RunState) -> None:
         assert self.student is not None
@@ -203,16 +203,16 @@ class GpuTrainer(Trainer):
         logits = logits_of(average, self.val_views, bfloat16=self.bfloat16)
         return np.asarray(logits.softmax(1).cpu().numpy(), np.float32)
 
-    def _keep_best(self) -> None:
+    def _save_best(self) -> None:
         """Save the averaged weights as a Keras network."""
         assert self.student is not None
         average = self.student.average
-        if self.kept.get_layer("enlarge").height != average.size:
-            self.kept = self._keras_model(average.size, initialise=False)
-        set_weights(self.kept, arrays_of(average))
-        super()._keep_best()
+        if self.eval_model.get_layer("enlarge").height != average.size:
+            self.eval_model = self._keras_model(average.size, initialise=False)
+        set_weights(self.eval_model, arrays_of(average))
+        super()._save_best()
 
-    def _save(self, state: RunState) -> None:
+    def _save_checkpoint(self, state: RunState) -> None:
         assert self.student is not None
         arrays = self.student.arrays()
         write_checkpoint(self.run.checkpoint, arrays, dataclasses.asdict(state))

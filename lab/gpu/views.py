@@ -39,7 +39,7 @@ class ViewMaker:
                     self._pool.submit(_draw, self._view(each), part) for part in self._parts()
                 ]
         parts = [future.result() for future in self._coming.pop(epoch, ())]
-        whole = self._source.dataset.view(self._config, self._view(epoch), parts)
+        whole = self._source.dataset.render_view(self._config, self._view(epoch), parts)
         return whole.take(self._source.order(epoch))
 
     def close(self) -> None:
@@ -63,4 +63,4 @@ def _begin(dataset: AugmentedDataset, config: Config) -> None:
 
 
 def _draw(view: View, numbers: range) -> AugmentedDataset:
-    return AugmentedDataset.joined(list(_dataset.chunks(_config, view, numbers)))
+    return AugmentedDataset.concatenate(list(_dataset.render_chunks(_config, view, numbers)))

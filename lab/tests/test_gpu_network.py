@@ -113,7 +113,8 @@ def test_weights_go_there_and_back_unchanged(keras_ready: None) -> None:
 
 
 def test_the_scaling_of_the_input_comes_along(keras_ready: None) -> None:
-    from mien.training.model import build_model, set_input_scaling
+    from mien.training.architectures import set_input_scaling
+    from mien.training.model import build_model
 
     settings = ModelSettings(backbone="Plain", weights="none", plain_channels=(4,))
     model, other = (build_model(settings, size=32) for _ in range(2))

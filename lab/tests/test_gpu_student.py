@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data_maker import make_tiny_split
-from mien.training.model import accuracy_of, compiled_model, step_arrays
+from mien.training.model import batch_accuracy, compiled_model, step_arrays
 from mien.training.recipe import Config
 from mien.training.transforms import Batch
 from training_maker import tiny_config
@@ -87,7 +87,7 @@ def test_its_losses_and_weights_are_those_of_keras(optimizer: str, changes: dict
         before, hits = float(student.loss_sum), float(student.hit_sum)
         student.learn(on_device(batch), taught, rate=rate, number=number)
         assert float(student.loss_sum) - before == pytest.approx(float(logs["loss"]), rel=alike)
-        assert float(student.hit_sum) - hits == pytest.approx(accuracy_of(logs))
+        assert float(student.hit_sum) - hits == pytest.approx(batch_accuracy(logs))
     mine, theirs = arrays_of(student.network), weights_of(model)
     for name, array in mine.items():
         if not name.endswith("_bn/3"):  # PyTorch takes the variance of a sample

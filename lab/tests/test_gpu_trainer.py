@@ -20,7 +20,7 @@ from mien.training import data as data_module
 from mien.training import trainer as loop
 from mien.training.data import TrainingData
 from mien.training.recipe import Config, load_config
-from mien.training.run import RunFolder
+from mien.training.run_folder import RunFolder
 from mien.training.trainer import TrainingStopped
 from training_maker import (
     RUN_FILES,
@@ -36,8 +36,8 @@ from lab.gpu import network, trainer  # noqa: E402
 from lab.gpu.student import Student, taught_by  # noqa: E402
 from lab.gpu.trainer import GpuTrainer  # noqa: E402
 
-train = partial(loop.train, engine=GpuTrainer)
-resume = partial(loop.resume, engine=GpuTrainer)
+train = partial(loop.train, trainer_class=GpuTrainer)
+resume = partial(loop.resume, trainer_class=GpuTrainer)
 Hook = Callable[[Any, Any], None]
 
 
@@ -133,8 +133,8 @@ def give(monkeypatch: pytest.MonkeyPatch, *, per_class: int = 4, voted: bool = F
 
 # ---------------------------------------------------------------- what a run leaves
 def test_a_run_leaves_what_any_run_leaves(undisturbed: RunFolder, tiny_data: Path) -> None:
-    from mien.training.model import load_keras_model
-    from mien.training.trainer import predict_probabilities, validation_figures
+    from mien.training.model import load_keras_model, predict
+    from mien.training.trainer import validation_metrics
 
     assert {file.name for file in undisturbed.path.iterdir()} == RUN_FILES
     rows = read_history(undisturbed)
@@ -149,7 +149,7 @@ def test_a_run_leaves_what_any_run_leaves(undisturbed: RunFolder, tiny_data: Pat
     # The network that is kept is the one that was validated.
     val = make_tiny_splits(per_class=4)["val"]
     model = load_keras_model(undisturbed.best)
-    figures = validation_figures(predict_probabilities(model, val.images), val.labels)
+    figures = validation_metrics(predict(model, val.images), val.labels)
     best = json.loads(undisturbed.summary.read_text(encoding="utf-8"))["best"]
     assert {name: best[name] for name in figures} == pytest.approx(figures, rel=1e-4)
 
@@ -185,15 +185,15 @@ def test_a_run_stopped_and_killed_ends_as_if_neither_had_been(
     run = RunFolder(tmp_path / "run")
     torch.rand(5)  # the seed alone decides
     with monkeypatch.context() as patch:
-        after("_rate", stop_in(1), patch)
+        after("_learning_rate", stop_in(1), patch)
         with pytest.raises(TrainingStopped, match=r"in epoch 2 of 4 .*, all saved"):
             train(recipe(tiny_data), run.path, quiet=True)
     with monkeypatch.context() as patch:  # in the middle of an epoch
-        after("_rate", lambda _, state: kill() if state.epoch == 2 else None, patch)
+        after("_learning_rate", lambda _, state: kill() if state.epoch == 2 else None, patch)
         with pytest.raises(Killed):
             resume(run.path, quiet=True)
     with monkeypatch.context() as patch:  # between the best network and the checkpoint
-        patch.setattr(GpuTrainer, "_save", kill)
+        patch.setattr(GpuTrainer, "_save_checkpoint", kill)
         with pytest.raises(Killed):
             resume(run.path, quiet=True)
     assert agree(resume(run.path, quiet=True), undisturbed)
@@ -214,7 +214,7 @@ def test_sgd_with_votes_and_seldom_validations_goes_on_exactly(
     )
     whole = train(config, tmp_path / "whole", quiet=True)
     with monkeypatch.context() as patch:
-        after("_rate", stop_in(2), patch)
+        after("_learning_rate", stop_in(2), patch)
         with pytest.raises(TrainingStopped, match="in epoch 3 of 4"):
             train(config, tmp_path / "run", quiet=True)
     assert agree(resume(tmp_path / "run", quiet=True), whole)
@@ -229,7 +229,7 @@ def test_sgd_with_votes_and_seldom_validations_goes_on_exactly(
 def test_a_checkpoint_of_another_recipe_is_said(
     keras_ready: None, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    after("_rate", stop_in(0), monkeypatch)
+    after("_learning_rate", stop_in(0), monkeypatch)
     with pytest.raises(TrainingStopped):
         train(recipe(tiny_data), tmp_path / "run", quiet=True)
     path = tmp_path / "run/config.toml"
@@ -252,12 +252,12 @@ def test_teachers_are_learnt_from(
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"]) / 2
     assert float(rows[-1]["val_accuracy"]) > 0.6
     with monkeypatch.context() as patch:
-        after("_rate", stop_in(0), patch)
+        after("_learning_rate", stop_in(0), patch)
         with pytest.raises(TrainingStopped):
             train(taught, tmp_path / "stopped", quiet=True)
     other = train(recipe(training_epochs=1), tmp_path / "other", quiet=True)
     teacher.best.write_bytes(other.best.read_bytes())
-    with pytest.raises(InputError, match=r"teachers are not those that .* \(teacher\)"):
+    with pytest.raises(InputError, match=r"teachers of .* have changed .* \(teacher\)"):
         resume(tmp_path / "stopped", quiet=True)
 
 
@@ -339,7 +339,7 @@ def test_a_loss_that_is_no_number_ends_the_run(
                 next(made.student.network.parameters()).fill_(float("nan"))
 
     with monkeypatch.context() as patch:
-        after("_save", spoil, patch)
+        after("_save_checkpoint", spoil, patch)
         with pytest.raises(TrainingDiverged, match=r"in epoch 3, .*the last good .* kept in"):
             train(recipe(tiny_data), tmp_path / "run", quiet=True)
     assert len(read_history(resume(tmp_path / "run", quiet=True))) == 4

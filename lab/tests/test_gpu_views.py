@@ -46,7 +46,7 @@ def test_an_epoch_is_what_the_wheels_trainer_shows(workers: int) -> None:
             part = slice(step * size, (step + 1) * size)
             assert np.array_equal(epoch.images[part], batch.faces[..., 0])
             assert np.array_equal(epoch.targets[part], batch.targets)
-        assert epoch.for_teachers is epoch.sharp
+        assert epoch.teacher_images is epoch.sharp
     assert not np.array_equal(epochs[0].images, epochs[1].images)
     assert epochs[0].targets.max(axis=1).min() < 0.99
     assert (epochs[2].targets.max(axis=1) == 1).all()

@@ -150,10 +150,10 @@ def test_a_missing_run_is_one_line_and_code_3(mien: Mien, tmp_path: Path) -> Non
 
 def test_a_folder_of_other_things_is_code_2(mien: Mien, finished: Path, tmp_path: Path) -> None:
     (tmp_path / "holiday.jpg").write_bytes(b"jpg")
-    mien("export", finished, "--output", tmp_path).assert_error(2, "holds other things")
+    mien("export", finished, "--output", tmp_path).assert_error(2, "holds other files")
     # Web applications and browser extensions have a file of this name.
     (tmp_path / MANIFEST_NAME).write_text('{"name": "My app", "manifest_version": 3}')
-    mien("export", finished, "--output", tmp_path).assert_error(2, "holds other things")
+    mien("export", finished, "--output", tmp_path).assert_error(2, "holds other files")
 
 
 @pytest.mark.parametrize("words", [["--int8"], ["--data", "archive"]])

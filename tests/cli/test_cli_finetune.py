@@ -21,7 +21,7 @@ from mien.core.errors import EXIT_DONE, EXIT_INPUT, EXIT_MODEL, EXIT_USAGE
 from mien.data.dataset import Split
 from mien.evaluation.evaluate import compare, comparison_text
 from mien.inference.classifier import Classifier
-from mien.training.run import RunFolder
+from mien.training.run_folder import RunFolder
 
 pytest.importorskip("keras")
 pytest.importorskip("onnx")
@@ -136,12 +136,12 @@ def test_a_folder_becomes_a_model_for_the_other_commands(
         ([], EXIT_USAGE, "expected a FOLDER of classes, or --resume RUN"),
         (["faces", "--resume", "mine"], EXIT_USAGE, "expected a FOLDER"),
         (["--resume", "mine", "--epochs", "3"], EXIT_USAGE, "leave out --epochs"),
-        (["--resume", "mine"], EXIT_INPUT, "mine is not a fine-tuning"),
+        (["--resume", "mine"], EXIT_INPUT, "mine is not a run of mien finetune"),
         (["nowhere"], EXIT_INPUT, "no folder nowhere"),
         (["empty"], EXIT_INPUT, "no class folders in empty"),
         (["hollow"], EXIT_INPUT, "no images in the class folders of hollow"),
         (["one"], EXIT_INPUT, "expected two classes or more, got angry"),
-        (["few"], EXIT_INPUT, "class 'tired' has 3 images"),
+        (["few"], EXIT_INPUT, "class 'tired' has 3 usable images"),
         (["faces", "--map", "bored=x"], EXIT_USAGE, "no class 'bored'"),
         (["faces", "--map", "bored"], EXIT_USAGE, "not a=b,c=d"),
         (["faces", "--model", "nothing"], EXIT_MODEL, "nothing"),

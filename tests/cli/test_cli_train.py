@@ -13,7 +13,7 @@ from mien.cli.main import main
 from mien.core.errors import MissingExtra, OutputError, TrainingDiverged
 from mien.training import distillation, trainer
 from mien.training.recipe import Config
-from mien.training.run import RunFolder, write_json
+from mien.training.run_folder import RunFolder, write_json
 from mien.training.trainer import TrainingStopped
 from training_maker import HISTORY
 

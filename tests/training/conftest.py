@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mien.training.recipe import ModelSettings
-from mien.training.run import RunFolder
+from mien.training.run_folder import RunFolder
 from shared_fixtures import keras_ready, tiny_data
 from training_maker import tiny_config
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from mien.core.errors import InputError
+from mien.training import architectures
 from mien.training.architectures import APPLICATIONS, scaled
 from mien.training.recipe import ModelSettings
 
@@ -171,14 +173,22 @@ def test_pixels_are_scaled_as_the_weights_of_an_application_expect(
     assert np.allclose(found, expected, atol=1e-3)
 
 
+def download_is(answer: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``answer`` stand in for the download of an ImageNet network."""
+    build_network = architectures.build_application
+
+    def build_or_answer(name: str, *, weights: str | None = None, images: Any = None) -> Any:
+        return answer() if weights else build_network(name, images=images)
+
+    monkeypatch.setattr(architectures, "build_application", build_or_answer)
+
+
 def test_an_application_gets_its_weights_and_its_scaling(monkeypatch: pytest.MonkeyPatch) -> None:
     import keras
 
-    from mien.training import model as model_module
-
     bare = {"include_top": False, "input_shape": (48, 48, 3)}
     source = shaken(keras.applications.MobileNetV2(weights=None, **bare))
-    monkeypatch.setattr(model_module, "build_application", lambda *_, **__: source)
+    download_is(lambda: source, monkeypatch)
     ours = build("MobileNetV2", weights="imagenet")
     features = keras.Model(ours.input, ours.get_layer("pool").input)
     faces = FACES[..., None].astype(np.float32)
@@ -190,12 +200,10 @@ def test_an_application_gets_its_weights_and_its_scaling(monkeypatch: pytest.Mon
 
 
 def test_a_download_that_fails_names_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mien.training import model as model_module
-
-    def refuse(*_: Any, **__: Any) -> Any:
+    def refuse() -> Any:
         raise OSError("no network")
 
-    monkeypatch.setattr(model_module, "build_application", refuse)
+    download_is(refuse, monkeypatch)
     with pytest.raises(InputError, match="cannot download ImageNet's weights of MobileNetV2"):
         build("MobileNetV2", weights="imagenet")
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from mien.training.model import (
-    averaged_weights,
     build_model,
+    ema_weights,
+    inference_network,
     interpolate_weights,
-    kept_network,
     recalibrate_batch_norms,
     set_trainable,
 )
@@ -38,7 +38,7 @@ def test_averages_are_kept_and_training_goes_on_from_the_raw_weights() -> None:
         raw = values(model.trainable_variables)
         averages = [0.8 * old + 0.2 * new for old, new in zip(averages, raw, strict=True)]
     kept = network()
-    kept.set_weights(averaged_weights(model))
+    kept.set_weights(ema_weights(model))
     found = values(kept.trainable_variables)
     assert all(np.allclose(a, b, atol=1e-6) for a, b in zip(found, averages, strict=True))
     assert not equal(found, raw)
@@ -48,7 +48,7 @@ def test_averages_are_kept_and_training_goes_on_from_the_raw_weights() -> None:
 def test_without_averages_the_weights_themselves_are_kept() -> None:
     model = compiled(training_ema=0.0)
     step(model)
-    assert equal(averaged_weights(model), kept_network(model).get_weights())
+    assert equal(ema_weights(model), inference_network(model).get_weights())
     assert not any("average" in variable.name for variable in model.optimizer.variables)
 
 

@@ -18,7 +18,7 @@ from mien.training.backend import (
     import_keras,
     prepare_backend,
     seed_step,
-    stderr_held_back,
+    silence_native_stderr,
 )
 from mien.training.recipe import TrainingSettings
 from training_maker import tiny_config
@@ -145,7 +145,7 @@ def test_on_torch_each_step_has_a_seed_of_its_own(monkeypatch: pytest.MonkeyPatc
 
 def test_native_messages_are_held_back_without_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
-    with stderr_held_back():
+    with silence_native_stderr():
         os.write(2, b"TensorFlow greets")
 
 

@@ -23,18 +23,18 @@ from mien.training.distillation import (
     TeacherEnsemble,
     add_log_odds,
     cache_teacher_logits,
+    compact_logits,
     find_teacher,
     mean_probabilities,
     open_onnx,
     open_teacher,
-    rounded,
 )
+from mien.training.model import predict
 from mien.training.recipe import Config
-from mien.training.run import RunFolder
+from mien.training.run_folder import RunFolder
 from mien.training.trainer import (
     Trainer,
     TrainingStopped,
-    predict_probabilities,
     resume,
     train,
 )
@@ -94,7 +94,7 @@ def is_of_these_pixels(batch: Batch) -> bool:
     assert np.array_equal(faces[..., None], batch.faces)
     assert batch.soft_targets is not None
     return np.array_equal(
-        batch.soft_targets, mean_probabilities([rounded(told_by_pixels(faces))], 2.0)
+        batch.soft_targets, mean_probabilities([compact_logits(told_by_pixels(faces))], 2.0)
     )
 
 
@@ -125,8 +125,8 @@ def test_votes_are_added_to_what_the_teachers_say_of_a_view(teacher_of_pixels: s
     log_odds = np.random.default_rng(2).normal(0, 2, (len(SPLIT), 7)).astype(np.float32)
     told = TeacherEnsemble(config, SPLIT.images, log_odds=log_odds, quiet=True)
     made = BatchSource(TrainingData(SPLIT, SPLIT), config, told)
-    view = made.dataset.view(config, told.views[1])
-    logits = rounded(told_by_pixels(view.images)).astype(np.float32) + 0.5 * log_odds
+    view = made.dataset.render_view(config, told.views[1])
+    logits = compact_logits(told_by_pixels(view.images)).astype(np.float32) + 0.5 * log_odds
     found = told.soft_targets_of_view(told.views[1], view.images)
     assert np.allclose(found, mean_probabilities([logits], 2.0), atol=1e-4)
     # And what the student is shown, in whatever order, is each image's own.
@@ -189,7 +189,7 @@ def test_a_teacher_that_gives_no_numbers_is_refused(
         distillation, "open_teacher", lambda *_, **__: lambda faces: told_by_pixels(faces) + np.nan
     )
     config = tiny_config(distill_teachers=[teacher_of_pixels], distill_views=1)
-    with pytest.raises(ModelError, match="or what is not a number: expected 7"):
+    with pytest.raises(ModelError, match="or NaN: expected 7"):
         source(config).epoch(0)
 
 
@@ -231,7 +231,7 @@ def test_a_runs_teacher_says_what_its_network_says(whole_run: RunFolder) -> None
     network = open_teacher(find_teacher(str(whole_run.path)), batch=16)
     logits = network(SPLIT.images)
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    expected = predict_probabilities(load_keras_model(whole_run.best), SPLIT.images)
+    expected = predict(load_keras_model(whole_run.best), SPLIT.images)
     assert np.allclose(powers / powers.sum(axis=1, keepdims=True), expected, atol=1e-5)
 
 
@@ -274,7 +274,7 @@ def test_a_student_resumed_without_its_teacher_ends_as_if_never_stopped(
 ) -> None:
     config = tiny_config(**student)
     whole = train(config, tmp_path / "whole", quiet=True)
-    step = Trainer._step
+    step = Trainer._train_step
 
     def stopping(self: Any, state: Any, batch: Any) -> Any:
         answer = step(self, state, batch)
@@ -284,7 +284,7 @@ def test_a_student_resumed_without_its_teacher_ends_as_if_never_stopped(
 
     run = RunFolder(tmp_path / "stopped")
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", stopping)
+        patch.setattr(Trainer, "_train_step", stopping)
         with pytest.raises(TrainingStopped):
             train(config, run.path, quiet=True)
     teacher = Path(student["distill_teachers"][0])
@@ -299,7 +299,7 @@ def test_a_run_does_not_go_on_with_another_teacher(
 ) -> None:
     student = {**student, "distill_views": 0, "distill_cache": ""}
 
-    save = Trainer._save
+    save = Trainer._save_checkpoint
 
     def saved_and_killed(self: Any, state: Any) -> None:
         save(self, state)
@@ -307,14 +307,14 @@ def test_a_run_does_not_go_on_with_another_teacher(
 
     run = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_save", saved_and_killed)
+        patch.setattr(Trainer, "_save_checkpoint", saved_and_killed)
         with pytest.raises(KeyboardInterrupt):
             train(tiny_config(**student), run, quiet=True)
     teacher = Path(student["distill_teachers"][0])
     shutil.rmtree(teacher)
     teacher.mkdir()
     shutil.copy(whole_run.best, teacher / "best.keras")
-    with pytest.raises(InputError, match=r"teachers are not those that .*run began with \(wise"):
+    with pytest.raises(InputError, match=r"teachers of .*run have changed .* \(wise"):
         resume(run, quiet=True)
 
 
@@ -362,7 +362,7 @@ FACES = make_tiny_split("train").images
 VIEW = View(2, mixed=False)
 TEACHER = Teacher("outputs/wise", Path("outputs/wise/best.keras"), "a" * 64)
 ABSENT = Teacher("elsewhere/wise")
-LOGITS = rounded(np.random.default_rng(0).normal(3, 4, (len(FACES), 7)).astype(np.float32))
+LOGITS = compact_logits(np.random.default_rng(0).normal(3, 4, (len(FACES), 7)).astype(np.float32))
 
 
 def cache(folder: Path, **changes: Any) -> LogitCache:
@@ -379,7 +379,7 @@ def filled(tmp_path: Path) -> LogitCache:
 
 def test_logits_are_kept_in_half_precision_about_a_mean_of_zero() -> None:
     logits = np.random.default_rng(1).normal(40, 5, (50, 7)).astype(np.float32)
-    kept = rounded(logits)
+    kept = compact_logits(logits)
     assert kept.dtype == np.float16
     centred = logits - logits.mean(axis=1, keepdims=True)
     assert np.abs(kept.astype(np.float32) - centred).max() < 0.01
@@ -461,7 +461,7 @@ def test_a_file_under_another_views_name_is_refused(filled: LogitCache) -> None:
 
 def test_other_pixels_than_the_teacher_saw_are_refused(filled: LogitCache) -> None:
     for faces in (FACES[:, :, ::-1], np.roll(FACES, 3, axis=1), FACES // 2):
-        with pytest.raises(InputError, match="is of other pixels than view002 has here"):
+        with pytest.raises(InputError, match="from other pixels than view002 has here"):
             filled.read(TEACHER, VIEW, faces)
 
 
@@ -490,10 +490,10 @@ def spoil(path: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (truncate, "is damaged, or of other"),
-        (lambda path: path.write_bytes(b"not a file of arrays"), "is damaged, or of other"),
-        (reshape, "is damaged, or of other"),
-        (spoil, "is damaged, or of other"),
+        (truncate, "is damaged, or from other"),
+        (lambda path: path.write_bytes(b"not a file of arrays"), "is damaged, or from other"),
+        (reshape, "is damaged, or from other"),
+        (spoil, "is damaged, or from other"),
         (Path.unlink, "is missing: compute it with mien train --teacher-logits"),
     ],
 )

@@ -30,8 +30,7 @@ from mien.inference.explain import gradcam_maps
 from mien.training import export
 from mien.training.export import check_agreement, export_run, join_run, trial_faces
 from mien.training.model import build_model
-from mien.training.onnx_converter import keras_to_onnx, read_weights
-from mien.training.onnx_join import join_networks
+from mien.training.onnx_converter import join_networks, keras_to_onnx, read_weights
 from training_maker import BATCH, BEST, ENVIRONMENT, run_config, tiny_network, write_tiny_run
 
 # Keras' own way to save a variable of TensorFlow's is not yet NumPy 2's.
@@ -274,7 +273,7 @@ def test_a_newer_model_takes_the_place_of_an_older_and_leaves_other_files(
 
 def test_a_folder_of_other_things_is_not_touched(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"name": "A web app"}')
-    with pytest.raises(UsageError, match="holds other things"):
+    with pytest.raises(UsageError, match="holds other files"):
         export_run(finished, tmp_path)
     with pytest.raises(UsageError, match="is a file"):
         export_run(finished, tmp_path / "manifest.json")
@@ -361,7 +360,7 @@ def test_an_exported_model_joins_as_its_run_does(
     assert (joined / "model.onnx").read_bytes() == (both / "model.onnx").read_bytes()
     expected, found = (load_manifest(folder).to_dict() for folder in (both, joined))
     assert {**found, "created": ""} == {**expected, "created": ""}
-    with pytest.raises(UsageError, match="a start share is for a run"):
+    with pytest.raises(UsageError, match="a start share needs a run"):
         join_run(models[1], models[0], tmp_path / "other", start_share=0.5)
 
 

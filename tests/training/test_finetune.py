@@ -16,13 +16,13 @@ from mien.data.dataset import Split
 from mien.inference.classifier import Classifier
 from mien.training.export import export_run, trial_faces
 from mien.training.finetune import (
+    build_starting_network,
     check_classes,
     export_finetuned,
     finetune,
-    finetune_tables,
+    finetune_recipe,
     model_settings,
     read_notes,
-    starting_network,
 )
 from mien.training.recipe import Config, config_from_tables, load_config
 from training_maker import threads, write_tiny_run
@@ -61,14 +61,14 @@ def probabilities(network: Any, faces: Any) -> Any:
 
 def test_with_the_same_classes_in_another_order_the_start_is_the_model_itself(base: Path) -> None:
     order = ("surprise", *EMOTIONS[:-1])
-    network = starting_network(base, load_manifest(base), order, {})
+    network = build_starting_network(base, load_manifest(base), order, {})
     faces = trial_faces(4)
     expected = Classifier.open(base).classify(faces)[:, [6, 0, 1, 2, 3, 4, 5]]
     assert np.abs(probabilities(network, faces) - expected).max() < 1e-5
 
 
 def test_merged_classes_start_between_their_parts_and_a_new_one_in_the_middle(base: Path) -> None:
-    network = starting_network(base, load_manifest(base), CLASSES, MEANINGS)
+    network = build_starting_network(base, load_manifest(base), CLASSES, MEANINGS)
     faces = trial_faces(4)
     logits = Classifier.open(base).logits(faces)
     expected = np.stack([logits[:, [0, 5]].mean(axis=1), logits.mean(axis=1), logits[:, 3]], axis=1)
@@ -82,7 +82,7 @@ def test_the_recipe_keeps_the_architecture_and_fits_the_number_of_images(base: P
 
     def recipe(per_class: int, epochs: int | None = None) -> Config:
         train = make_split("train", per_class=per_class)
-        tables = finetune_tables(manifest, train, Path("r"), blocks=2, epochs=epochs)
+        tables = finetune_recipe(manifest, train, Path("r"), blocks=2, epochs=epochs)
         return config_from_tables(tables)
 
     few, many = recipe(6), recipe(300)
@@ -98,8 +98,8 @@ def test_the_recipe_keeps_the_architecture_and_fits_the_number_of_images(base: P
     ("classes", "labels", "message"),
     [
         (("a",), [0] * 9, "two classes or more"),
-        (("a", "b"), [0] * 9 + [1], "class 'b' has 1 images"),
-        (("a", "b"), [0] * 9, "class 'b' has 0 images"),
+        (("a", "b"), [0] * 9 + [1], "class 'b' has 1 usable images"),
+        (("a", "b"), [0] * 9, "class 'b' has 0 usable images"),
     ],
 )
 def test_too_few_classes_or_images_are_one_clear_line(
@@ -115,12 +115,12 @@ def test_too_few_classes_or_images_are_one_clear_line(
 
 
 def test_a_model_that_does_not_tell_its_architecture_is_refused(tiny_model: Path) -> None:
-    with pytest.raises(ModelError, match="does not tell its architecture"):
+    with pytest.raises(ModelError, match="lacks its architecture"):
         model_settings(load_manifest(tiny_model))
 
 
 def test_a_run_is_no_finetuning_without_its_notes(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="not a fine-tuning"):
+    with pytest.raises(InputError, match="not a run of mien finetune"):
         read_notes(tmp_path)
 
 

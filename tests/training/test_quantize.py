@@ -18,10 +18,10 @@ from mien.training.export import export_run
 from mien.training.quantize import (
     PERCENTILES,
     export_int8,
-    layers_left,
-    quantise,
-    with_one_channel,
-    without_reshapes,
+    float_nodes,
+    merge_grey_channels,
+    quantize_network,
+    remove_reshapes,
 )
 from training_maker import write_tiny_run
 
@@ -109,14 +109,14 @@ def test_what_cannot_be_done_is_refused(model: Path, tmp_path: Path) -> None:
         export_int8(model, tmp_path / "small", train=val.take(np.zeros(0, np.int64)), val=val)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "photo.jpg").write_bytes(b"")
-    with pytest.raises(UsageError, match="holds other things"):
+    with pytest.raises(UsageError, match="holds other files"):
         export_int8(model, tmp_path / "full", train=val, val=val)
     import onnx
 
     nonsense = onnx.helper.make_node("Nothing", ["other"], ["logits"])
     onnx.save(build([nonsense], {"other": [1], "logits": [1]}, {}), tmp_path / "bad.onnx")
     with pytest.raises(ModelError, match="cannot be quantised"):
-        quantise(tmp_path / "bad.onnx", tmp_path / "small.onnx", val.images)
+        quantize_network(tmp_path / "bad.onnx", tmp_path / "small.onnx", val.images)
 
 
 # ---------------------------------------------------------------- small networks
@@ -160,7 +160,7 @@ def test_the_first_layers_stay_as_they_are_beside_depthwise_ones(
         node("Conv", ["a", "w"], ["b"], name="stem/Conv", group=1),
         node("Conv", ["b", "v"], ["c"], name="block2a/Conv", group=group),
     ]
-    assert layers_left(build(nodes, {}, {})) == left
+    assert float_nodes(build(nodes, {}, {})) == left
 
 
 def test_a_pooled_network_pools_in_8_bits(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_pooled_network_pools_in_8_bits(tmp_path: Path) -> None:
     network.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
     onnx.save(network, tmp_path / "big.onnx")
     faces = random.integers(0, 256, (32, 48, 48)).astype(np.uint8)
-    quantise(tmp_path / "big.onnx", tmp_path / "small.onnx", faces)
+    quantize_network(tmp_path / "big.onnx", tmp_path / "small.onnx", faces)
     small = onnx.load(tmp_path / "small.onnx").graph.node
     makers = {name: each.op_type for each in small for name in each.output}
     (pool,) = (each for each in small if each.op_type == "MaxPool")
@@ -216,12 +216,12 @@ def test_reshapes_that_do_nothing_are_taken_out() -> None:
     pytest.importorskip("onnx")
     network = squeezing()
     expected = run(network, (3, 4, 5, 5))
-    without_reshapes(network)
+    remove_reshapes(network)
     assert kinds(network) == ["GlobalAveragePool", "Mul"]
     assert not network.graph.initializer
     assert (run(network, (3, 4, 5, 5)) == expected).all()
     network = squeezing(used_twice=True)
-    without_reshapes(network)
+    remove_reshapes(network)
     assert len(kinds(network)) == 5
 
 
@@ -253,7 +253,7 @@ def test_channels_that_are_alike_become_one(scale: tuple[float, ...]) -> None:
     pytest.importorskip("onnx")
     network = grey(scale=scale)
     expected = run(network, (2, 1, 6, 6))
-    with_one_channel(network)
+    merge_grey_channels(network)
     assert kinds(network) == ["Sub", "Div", "Conv"]
     np.testing.assert_allclose(run(network, (2, 1, 6, 6)), expected, rtol=1e-4, atol=1e-4)
 
@@ -262,5 +262,5 @@ def test_channels_that_differ_or_are_used_elsewhere_stay() -> None:
     pytest.importorskip("onnx")
     for network in (grey(scale=(1.0, 2.0, 3.0)), grey(twice=True), squeezing()):
         before = network.SerializeToString()
-        with_one_channel(network)
+        merge_grey_channels(network)
         assert network.SerializeToString() == before

@@ -12,28 +12,28 @@ from hypothesis import strategies as st
 from mien.core.errors import InputError, UsageError
 from mien.training.architectures import BACKBONES
 from mien.training.recipe import (
-    AboveZero,
-    AtLeastOne,
     AugmentationSettings,
     BelowOne,
     Config,
-    Count,
     DataSettings,
     DistillSettings,
-    Factor,
-    LargeSide,
     ModelSettings,
-    NotNegative,
+    NonNegative,
+    NonNegativeInt,
+    OpenFraction,
+    OptionalImageSize,
+    Positive,
+    PositiveInt,
     Probability,
     TrainingSettings,
     _parse_toml,
     config_from_tables,
     config_to_toml,
-    from_folder,
     load_config,
     load_run_config,
+    resolve_paths,
 )
-from mien.training.run import RunFolder
+from mien.training.run_folder import RunFolder
 from training_maker import tiny_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -81,25 +81,25 @@ def test_overrides_win_and_are_read_as_toml(tmp_path: Path) -> None:
             "recipe.toml: unknown key training.epoch: did you mean 'epochs'?",
         ),
         ("[train]\nepochs = 3\n", [], "unknown section [train]: did you mean 'training'?"),
-        ("training = 3\n", [], "training = 3: expected a table, as [training]"),
+        ("training = 3\n", [], "training = 3: expected a table, [training]"),
         ("training = 3\n", ["training.epochs=2"], "expected a table"),
         ("", ["training.epoch=3"], "with --set training.epoch=3: unknown key training.epoch"),
         ("", ["epochs=3"], "--set epochs=3: expected section.key=value"),
         ("", ["training.epochs"], "expected section.key=value"),
         ("[training\n", [], "is not valid TOML"),
-        ("[training]\nepochs = 2.5\n", [], "training.epochs = 2.5: expected a whole number"),
-        ("[training]\nepochs = true\n", [], "training.epochs = True: expected a whole number"),
+        ("[training]\nepochs = 2.5\n", [], "training.epochs = 2.5: expected an integer"),
+        ("[training]\nepochs = true\n", [], "training.epochs = True: expected an integer"),
         ("[training]\nema = true\n", [], "training.ema = True: expected a number"),
         ("[training]\nclass_weights = 1\n", [], "expected true or false"),
-        ("[data]\nsource = 3\n", [], "data.source = 3: expected a text"),
+        ("[data]\nsource = 3\n", [], "data.source = 3: expected a string"),
         ("[model]\nhead_units = 512\n", [], "model.head_units = 512: expected a list"),
-        ('[model]\nhead_units = ["a"]\n', [], "model.head_units = 'a': expected a whole number"),
+        ('[model]\nhead_units = ["a"]\n', [], "model.head_units = 'a': expected an integer"),
         ("[data]\nsource = " + "[" * 5000, [], "is not valid TOML"),
         ("[data]\nsource = " + "[" * 900 + "]" * 900, [], "recipe.toml"),
         ("[training]\nepochs = 0x1" + "0" * 5000, [], "is not valid TOML"),
         ("", ["training.weight_decay=1" + "0" * 400], "expected a number"),
-        ("", ["training.epochs=" + "[" * 5000], "expected a whole number"),
-        ("", ["training.epochs=0x1" + "0" * 5000], "expected a whole number"),
+        ("", ["training.epochs=" + "[" * 5000], "expected an integer"),
+        ("", ["training.epochs=0x1" + "0" * 5000], "expected an integer"),
     ],
 )
 def test_a_mistake_is_named_with_what_was_expected(
@@ -212,7 +212,7 @@ def test_a_run_of_before_has_its_keys_under_their_new_names(tmp_path: Path) -> N
 
 
 def test_rates_of_blocks_are_of_adamw_alone() -> None:
-    with pytest.raises(UsageError, match=r"layer_decay = 0\.8 is of AdamW: expected 1 with"):
+    with pytest.raises(UsageError, match=r"layer_decay = 0\.8 requires AdamW: expected 1 with"):
         config_from_tables({"training": {"optimizer": "sgd", "layer_decay": 0.8}})
 
 
@@ -223,7 +223,7 @@ def test_the_engine_of_the_lab_is_refused_by_name() -> None:
 
 def test_sharp_teachers_need_views_that_come_again() -> None:
     tables: dict[str, Any] = {"distill": {"teachers": ["runs/a"], "sharp": True}}
-    with pytest.raises(UsageError, match=r"distill\.sharp needs views that come again"):
+    with pytest.raises(UsageError, match=r"distill\.sharp needs views that repeat"):
         config_from_tables(tables)
     tables["distill"]["views"] = 4
     assert config_from_tables(tables).distill.sharp
@@ -326,26 +326,26 @@ def test_paths_are_meant_from_a_folder(tmp_path: Path) -> None:
             "distill": {"teachers": ["big", "mien-nano"], "views": 2, "cache": "logits"},
         }
     )
-    found = from_folder(config, tmp_path)
+    found = resolve_paths(config, tmp_path)
     assert found.data.source == str(tmp_path / "archive")
     assert found.data.votes == str(tmp_path / "votes.csv")
     assert found.model.weights == str(tmp_path / "start.keras")
     assert found.distill.teachers == (str(tmp_path / "big"), "mien-nano")
     assert found.distill.cache == str(tmp_path / "logits")
-    assert from_folder(found, tmp_path / "elsewhere") == found, "whole paths stay"
+    assert resolve_paths(found, tmp_path / "elsewhere") == found, "whole paths stay"
 
 
 def test_names_are_no_paths(tmp_path: Path) -> None:
     for name in ("none", "imagenet", "lite0", "mien-nano"):
         (tmp_path / name).mkdir()
         config = config_from_tables({"model": {"weights": name}, "data": {"votes": ""}})
-        found = from_folder(config, tmp_path)
+        found = resolve_paths(config, tmp_path)
         assert (found.model.weights, found.data.votes, found.distill.cache) == (name, "", "")
     (tmp_path / "mien-b0").mkdir()
     config = config_from_tables({"distill": {"teachers": ["mien-b0"]}})
-    assert from_folder(config, tmp_path).distill.teachers == ("mien-b0",)
+    assert resolve_paths(config, tmp_path).distill.teachers == ("mien-b0",)
     (tmp_path / "mien-b0" / "best.keras").touch()
-    assert from_folder(config, tmp_path).distill.teachers == (str(tmp_path / "mien-b0"),)
+    assert resolve_paths(config, tmp_path).distill.teachers == (str(tmp_path / "mien-b0"),)
 
 
 def test_the_last_epochs_can_train_the_whole_backbone() -> None:
@@ -367,12 +367,12 @@ def test_votes_as_targets_need_votes() -> None:
     [
         (Probability, [0.0, 1.0], [-1e-9, 1 + 1e-9]),
         (BelowOne, [0.0, 0.999], [-1e-9, 1.0]),
-        (NotNegative, [0.0, 1e300], [-1e-9, math.inf]),
-        (AboveZero, [1e-300, 1e300], [0.0, math.inf]),
-        (Factor, [1e-9, 0.999], [0.0, 1.0]),
-        (Count, [0], [-1]),
-        (AtLeastOne, [1], [0]),
-        (LargeSide, [0, 32], [31, -1]),
+        (NonNegative, [0.0, 1e300], [-1e-9, math.inf]),
+        (Positive, [1e-300, 1e300], [0.0, math.inf]),
+        (OpenFraction, [1e-9, 0.999], [0.0, 1.0]),
+        (NonNegativeInt, [0], [-1]),
+        (PositiveInt, [1], [0]),
+        (OptionalImageSize, [0, 32], [31, -1]),
     ],
 )
 def test_a_rule_holds_up_to_its_bounds_and_no_further(
@@ -392,7 +392,7 @@ def test_teachers_whose_logits_would_have_one_name_are_refused(teachers: tuple[s
 
 
 def test_a_cache_without_views_that_come_again_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"distill\.cache needs views that come again"):
+    with pytest.raises(UsageError, match=r"distill\.cache needs views that repeat"):
         DistillSettings(cache="logits")
     assert DistillSettings(cache="logits", views=30).views == 30
 
@@ -403,7 +403,7 @@ def test_a_cache_without_views_that_come_again_is_refused() -> None:
         ({"distill_teachers": []}, "expected distill.teachers, distill.views and data.votes"),
         ({"distill_views": 0}, "expected distill.teachers, distill.views and data.votes"),
         ({"data_votes": ""}, "expected distill.teachers, distill.views and data.votes"),
-        ({"augmentation_mixup": 0.2}, "on whole images"),
+        ({"augmentation_mixup": 0.2}, "unmixed images"),
     ],
 )
 def test_a_recipe_says_what_votes_beside_teachers_need(changes: dict[str, Any], words: str) -> None:

@@ -22,11 +22,11 @@ from mien.core.errors import DataError, InputError, OutputError, UsageError
 from mien.training import data, trainer
 from mien.training.model import compiled_model
 from mien.training.recipe import config_to_toml, load_config
-from mien.training.run import (
+from mien.training.run_folder import (
     RunFolder,
-    begun_in,
     describe_environment,
     saving,
+    starting_directory,
     write_json,
     write_text,
 )
@@ -102,7 +102,7 @@ def test_a_run_stopped_four_times_ends_as_if_never_stopped(
     run = RunFolder(tmp_path / "run")
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:  # Ctrl-C in the middle of the head's epoch
-        after("_step", at(0, 1, send(signal.SIGINT)), patch)
+        after("_train_step", at(0, 1, send(signal.SIGINT)), patch)
         with pytest.raises(
             TrainingStopped,
             match=f"in epoch 1 of 3 after step 1 of 3, all saved; .*--resume {run.path}",
@@ -111,18 +111,18 @@ def test_a_run_stopped_four_times_ends_as_if_never_stopped(
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
     assert not run.history.exists()
     with monkeypatch.context() as patch:  # killed between the head's phase and fine-tuning
-        after("_save", at(1, 0, kill), patch)
+        after("_save_checkpoint", at(1, 0, kill), patch)
         with pytest.raises(Killed):
             resume(run.path, quiet=True)
     assert not run.history.exists()
     with monkeypatch.context() as patch:  # a polite kill in the middle of fine-tuning
-        after("_step", at(1, 2, send(signal.SIGTERM)), patch)
+        after("_train_step", at(1, 2, send(signal.SIGTERM)), patch)
         with pytest.raises(TrainingStopped):
             resume(run.path, quiet=True)
     # What the kill before left undone is there now.
     assert len(read_history(run)) == 1
     with monkeypatch.context() as patch:  # killed between the smaller and the larger size
-        after("_save", at(2, 0, kill), patch)
+        after("_save_checkpoint", at(2, 0, kill), patch)
         with pytest.raises(Killed):
             resume(run.path, quiet=True)
     assert agree(resume(run.path, quiet=True), whole_run)
@@ -137,7 +137,7 @@ def test_a_kill_between_best_network_and_checkpoint_is_done_again(
     config = load_config(whole_run.config, ["training.checkpoint_seconds=0"])
     run = RunFolder(tmp_path / "run")
     with monkeypatch.context() as patch:
-        after("_keep_best", kill, patch)
+        after("_save_best", kill, patch)
         with pytest.raises(Killed):
             train(config, run.path, quiet=True)
     assert run.best.exists()
@@ -202,7 +202,7 @@ def test_a_run_that_never_came_to_a_checkpoint_starts_again(
         steps.append((state.epoch, state.step))
         raise Killed
 
-    monkeypatch.setattr(trainer.Trainer, "_step", step)
+    monkeypatch.setattr(trainer.Trainer, "_train_step", step)
     with pytest.raises(Killed):
         resume(copy.path, quiet=True)
     assert steps == [(0, 0)]
@@ -255,9 +255,9 @@ def test_where_a_run_began_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     write_json(run.environment, describe_environment())
     monkeypatch.chdir("/")
-    assert begun_in(run) == tmp_path
+    assert starting_directory(run) == tmp_path
     run.environment.unlink()
-    assert begun_in(run) == Path()
+    assert starting_directory(run) == Path()
 
 
 # ---------------------------------------------------------------- validating seldom
@@ -284,7 +284,7 @@ def test_a_run_stopped_between_two_validations_goes_on(
     config = tiny_config(tiny_data, training_head_epochs=0, training_validate_every=2)
     whole = train(config, tmp_path / "whole", quiet=True)
     with monkeypatch.context() as patch:
-        after("_step", at(1, 1, send(signal.SIGINT)), patch)
+        after("_train_step", at(1, 1, send(signal.SIGINT)), patch)
         with pytest.raises(TrainingStopped):
             train(config, tmp_path / "stopped", quiet=True)
     assert not RunFolder(tmp_path / "stopped").history.exists()

@@ -32,18 +32,17 @@ from mien.core.errors import (
 from mien.data.dataset import Split
 from mien.training import data, trainer
 from mien.training.data import BatchSource
-from mien.training.model import compiled_model
+from mien.training.model import compiled_model, predict
 from mien.training.recipe import load_config
-from mien.training.run import RunFolder
+from mien.training.run_folder import RunFolder
 from mien.training.trainer import (
     Phase,
     RunState,
     Trainer,
-    predict_probabilities,
     resume,
     stop_signals,
     train,
-    validation_figures,
+    validation_metrics,
 )
 from training_maker import (
     BATCH,
@@ -110,9 +109,7 @@ def test_the_recipe_and_the_surroundings_are_kept(whole_run: RunFolder, tiny_dat
 
 def test_the_kept_network_is_the_one_that_was_validated(whole_run: RunFolder) -> None:
     summary = json.loads(whole_run.summary.read_text(encoding="utf-8"))
-    figures = validation_figures(
-        predict_probabilities(load(whole_run.best), VAL.images), VAL.labels
-    )
+    figures = validation_metrics(predict(load(whole_run.best), VAL.images), VAL.labels)
     assert {name: summary["best"][name] for name in figures} == pytest.approx(figures, rel=1e-5)
 
 
@@ -158,7 +155,7 @@ def test_a_run_learns_and_keeps_the_averages(
     splits = grey_splits()
     monkeypatch.setattr(data, "load_dataset", lambda *_, **__: splits)
     kept: list[bool] = []
-    original = Trainer._keep_best
+    original = Trainer._save_best
 
     def keep(self: Any) -> None:
         original(self)
@@ -166,7 +163,7 @@ def test_a_run_learns_and_keeps_the_averages(
         there = load(self.run.best).trainable_weights
         kept.append(all(np.array_equal(a, w) for a, w in zip(averages, there, strict=True)))
 
-    monkeypatch.setattr(Trainer, "_keep_best", keep)
+    monkeypatch.setattr(Trainer, "_save_best", keep)
     config = tiny_config(
         training_head_epochs=0,
         training_epochs=12,
@@ -234,7 +231,7 @@ def validated(
         {"val_loss": loss, "val_accuracy": accuracy, "val_macro_f1": accuracy}
         for loss, accuracy in zip(losses, accuracies, strict=True)
     )
-    monkeypatch.setattr(trainer, "validation_figures", lambda *_: next(figures))
+    monkeypatch.setattr(trainer, "validation_metrics", lambda *_: next(figures))
 
 
 def test_each_step_gets_its_batch_and_its_rate(tmp_path: Path, recorder: Recorder) -> None:
@@ -302,13 +299,13 @@ def test_the_best_is_kept_and_later_worse_ones_are_not(
 ) -> None:
     validated(monkeypatch, [1.0] * 3, [0.2, 0.5, 0.4])
     saved: list[int] = []
-    original = Trainer._keep_best
+    original = Trainer._save_best
 
     def keep(self: Any) -> None:
         saved.append(len(recorder.steps) // STEPS - 1)
         original(self)
 
-    monkeypatch.setattr(Trainer, "_keep_best", keep)
+    monkeypatch.setattr(Trainer, "_save_best", keep)
     run = train(tiny_config(), tmp_path / "run", quiet=True)
     assert saved == [0, 1]
     assert json.loads(run.summary.read_text(encoding="utf-8"))["best"]["epoch"] == 2
@@ -384,12 +381,12 @@ def test_the_time_left_counts_larger_images_and_frozen_backbones(recorder: Recor
     config = tiny_config(
         training_head_epochs=1, training_epochs=3, training_large_size=64, training_large_epochs=1
     )
-    costs = np.array([Phase.at(config, epoch).step_cost for epoch in range(4)])
+    costs = np.array([Phase.of_epoch(config, epoch).step_cost for epoch in range(4)])
     assert np.allclose(costs / costs[1], [0.4, 1, 1, 4])
     run = Trainer(config, RunFolder(Path("unused")), tiny_training_data(), quiet=True)
     state = RunState(epoch=1, step=1)
     assert run._time_left(state) == ""
-    run.cost, run.cost_seconds = costs[1], 2.0
+    run.cost_done, run.cost_seconds = costs[1], 2.0
     # Two steps are left of this epoch, three of the next, and three that cost four times as much.
     assert run._time_left(state) == "  run 34s left"
     assert run._time_left(RunState(epoch=3, step=1)) == "  run 16s left"
@@ -524,7 +521,7 @@ def test_data_that_changed_since_are_refused(
         train(tiny_config(), tmp_path / "run", quiet=True)
     other = make_tiny_splits(per_class=4, seed=1)
     monkeypatch.setattr(data, "load_dataset", lambda *_, **__: other)
-    with pytest.raises(InputError, match=r"are not those that .* began with"):
+    with pytest.raises(InputError, match=r"of .* have changed since it was started"):
         resume(tmp_path / "run", quiet=True)
 
 
@@ -537,7 +534,7 @@ def test_phases_follow_the_phases_and_sizes() -> None:
         training_large_size=48,
         training_large_epochs=1,
     )
-    phases = [Phase.at(config, epoch) for epoch in range(4)]
+    phases = [Phase.of_epoch(config, epoch) for epoch in range(4)]
     assert phases == [Phase(0, 32), Phase(2, 32), Phase(2, 32), Phase(2, 48)]
 
 
@@ -669,7 +666,7 @@ class Network:
 def test_every_face_gets_its_answer_in_batches_of_one_size(count: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (count, 48, 48)).astype(np.uint8)
     network = Network()
-    answers = predict_probabilities(network, images)
+    answers = predict(network, images)
     assert answers.shape == (count, 7)
     assert answers.dtype == np.float32
     assert np.allclose(answers[:, 0], images.mean(axis=(1, 2)), atol=1e-3)
@@ -679,7 +676,7 @@ def test_every_face_gets_its_answer_in_batches_of_one_size(count: int) -> None:
 def test_the_three_figures() -> None:
     probabilities = np.full((4, 7), 0.05, np.float32)
     probabilities[[0, 1, 2, 3], [0, 0, 1, 1]] = 0.7
-    figures = validation_figures(probabilities, np.array([0, 0, 1, 2]))
+    figures = validation_metrics(probabilities, np.array([0, 0, 1, 2]))
     assert figures["val_accuracy"] == 0.75
     assert figures["val_loss"] == pytest.approx(-(3 * math.log(0.7) + math.log(0.05)) / 4)
     # F1 of class 0 is 1, of class 1 is 2/3, of class 2 is 0.
@@ -688,4 +685,4 @@ def test_the_three_figures() -> None:
 
 def test_a_probability_of_zero_is_no_infinity() -> None:
     probabilities = np.eye(7, dtype=np.float32)[[0]]
-    assert math.isfinite(validation_figures(probabilities, np.array([3]))["val_loss"])
+    assert math.isfinite(validation_metrics(probabilities, np.array([3]))["val_loss"])

@@ -12,13 +12,18 @@ import pytest
 from data_maker import make_tiny_split
 from mien.core.errors import UsageError
 from mien.training.architectures import refresh
-from mien.training.distillation import find_teacher, mean_probabilities, open_teacher, rounded
+from mien.training.distillation import (
+    compact_logits,
+    find_teacher,
+    mean_probabilities,
+    open_teacher,
+)
 from mien.training.model import (
-    accuracy_of,
+    batch_accuracy,
     build_model,
     distillation_loss,
-    kept_network,
-    rate_factors,
+    inference_network,
+    learning_rate_factors,
     step_arrays,
 )
 from mien.training.trainer import all_variables
@@ -199,7 +204,7 @@ def test_sgd_follows_the_gradient() -> None:
 def test_the_last_block_and_the_head_keep_the_whole_rate() -> None:
     model = compiled(model_plain_channels=[4, 4, 8])
     variables = model.trainable_variables
-    factors = rate_factors(model, variables, decay=0.5)
+    factors = learning_rate_factors(model, variables, decay=0.5)
     by_layer = {
         variable.path.split("/")[-2]: factor
         for variable, factor in zip(variables, factors, strict=True)
@@ -220,7 +225,7 @@ def test_the_last_block_and_the_head_keep_the_whole_rate() -> None:
 def test_the_stem_is_a_block_before_the_first(b0: Any) -> None:
     names = ("stem_conv", "block1a_dwconv", "block7a_dwconv", "top_conv", "head1_dense")
     variables = [b0.get_layer(name).kernel for name in names]
-    powers = np.log(rate_factors(b0, variables, decay=0.9)) / np.log(0.9)
+    powers = np.log(learning_rate_factors(b0, variables, decay=0.9)) / np.log(0.9)
     assert np.allclose(powers, [16, 15, 0, 0, 0])
 
 
@@ -249,7 +254,7 @@ def test_weight_decay_follows_the_rate_and_shrinks_kernels_alone() -> None:
 
 
 def test_with_one_rate_for_all_it_is_keras_adamw() -> None:
-    from mien.training.optimizers import LayerwiseAdamW
+    from mien.training.keras_extensions import LayerwiseAdamW
 
     theirs, ours = compiled(training_weight_decay=0.1), compiled(training_weight_decay=0.1)
     assert type(theirs.optimizer).__name__ == "AdamW"
@@ -300,7 +305,7 @@ def test_the_loss_is_the_weighted_sum_of_labels_teachers_and_votes() -> None:
     logs = run(model, Batch(FACES, TARGETS, WEIGHTS, votes=VOTES, soft_targets=TAUGHT))
     assert float(logs["loss"]) == pytest.approx(expected, rel=1e-4)
     right = said["probabilities"].argmax(axis=1) == SPLIT.labels
-    assert accuracy_of(logs) == pytest.approx(right.mean())
+    assert batch_accuracy(logs) == pytest.approx(right.mean())
 
 
 def test_the_distance_is_zero_at_the_teachers_and_its_slope_keeps_its_size() -> None:
@@ -327,7 +332,7 @@ def test_a_teacher_may_be_wholly_sure() -> None:
 
 def test_without_teachers_and_votes_the_network_is_trained_as_it_is() -> None:
     model = compiled()
-    assert kept_network(model) is model
+    assert inference_network(model) is model
     arrays = step_arrays(Batch(FACES, TARGETS, WEIGHTS))
     assert arrays[1] is TARGETS
     assert arrays[2] is WEIGHTS
@@ -336,7 +341,7 @@ def test_without_teachers_and_votes_the_network_is_trained_as_it_is() -> None:
 def test_the_kept_network_has_no_trace_of_the_further_outputs() -> None:
     model = compiled(**BOTH)
     run(model, Batch(FACES, TARGETS, WEIGHTS, votes=VOTES, soft_targets=TAUGHT))
-    network = kept_network(model)
+    network = inference_network(model)
     plain = build_model(tiny_config(**BOTH).model, size=32, initialise=False)
     paths = [[re.sub(r"_\d+/", "/", weight.path) for weight in one.weights]
              for one in (network, plain)]  # fmt: skip
@@ -365,7 +370,7 @@ def test_a_taught_student_is_closer_to_its_teacher_than_one_of_labels_alone(
     seen, unseen = make_tiny_split("train"), make_tiny_split("val", per_class=8)
 
     def taught(images: Any, temperature: float) -> Floats:
-        return mean_probabilities([rounded(network(images))], temperature)
+        return mean_probabilities([compact_logits(network(images))], temperature)
 
     def distance(**changes: Any) -> float:
         model = compiled(model_head_dropout=[0.0], **changes)
@@ -376,7 +381,7 @@ def test_a_taught_student_is_closer_to_its_teacher_than_one_of_labels_alone(
         told = taught(seen.images, 2.0) if changes else None
         for _ in range(60):
             run(model, Batch(faces, targets, ones, soft_targets=told))
-        student = kept_network(model)
+        student = inference_network(model)
         own = np.asarray(student.predict_on_batch(unseen.images[..., None].astype(np.float32)))
         theirs = taught(unseen.images, 1.0)
         return float((theirs * np.log((theirs + 1e-9) / (own + 1e-9))).sum(axis=1).mean())

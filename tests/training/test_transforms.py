@@ -339,12 +339,12 @@ def source(**changes: Any) -> BatchSource:
 
 def view(number: int = 0, shows_mixed: bool = True, **changes: Any) -> Any:
     config = tiny_config(**{**MIXED, **changes})
-    return source(**{**MIXED, **changes}).dataset.view(config, View(number, shows_mixed))
+    return source(**{**MIXED, **changes}).dataset.render_view(config, View(number, shows_mixed))
 
 
 def test_views_follow_the_epochs_and_lose_their_mixing_with_them() -> None:
     config = tiny_config(**MIXED)
-    names = [View.at(config, epoch) for epoch in range(5)]
+    names = [View.of_epoch(config, epoch) for epoch in range(5)]
     assert names == [View(number, number_of < 4) for number_of, number in enumerate([0, 1] * 2)
                      ] + [View(0, False)]  # fmt: skip
     assert View.all_of(config) == [View(0, True), View(1, True), View(0, False)]
@@ -434,7 +434,7 @@ def test_teachers_see_a_view_before_it_lost_detail_where_the_recipe_says_so() ->
     losses: dict[str, Any] = {f"augmentation_{key}": 1.0 for key in ("blur", "downscale", "jpeg")}
     same = view(**losses)
     assert same.sharp is None
-    assert same.for_teachers is same.images
+    assert same.teacher_images is same.images
     for shows_mixed in (True, False):
         made = view(shows_mixed=shows_mixed, distill_sharp=True, **losses)
         plain = view(shows_mixed=shows_mixed, **losses)
@@ -442,5 +442,5 @@ def test_teachers_see_a_view_before_it_lost_detail_where_the_recipe_says_so() ->
         assert np.array_equal(made.images, plain.images)
         assert np.array_equal(made.targets, plain.targets)
         without: dict[str, Any] = dict.fromkeys(losses, 1e-9)
-        assert np.array_equal(made.for_teachers, view(shows_mixed=shows_mixed, **without).images)
-        assert not np.array_equal(made.for_teachers, made.images)
+        assert np.array_equal(made.teacher_images, view(shows_mixed=shows_mixed, **without).images)
+        assert not np.array_equal(made.teacher_images, made.images)

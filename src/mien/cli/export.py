@@ -172,7 +172,7 @@ def _check_options(args: argparse.Namespace) -> None:
     if args.int8 != (args.data is not None):
         raise UsageError("--int8 and --data DATA go together: give both or neither")
     if args.tflite:
-        from mien.training.litert import require_tensorflow
+        from mien.training.export import require_tensorflow
 
         require_tensorflow()
 
@@ -182,7 +182,7 @@ def _exported_labels(args: argparse.Namespace) -> tuple[str, ...]:
     from mien.core.manifest import load_manifest
     from mien.core.models import find_model
     from mien.training.recipe import load_config
-    from mien.training.run import open_run
+    from mien.training.run_folder import open_run
 
     if args.join is not None:
         return load_manifest(find_model(args.join), labels=None).labels
@@ -245,7 +245,7 @@ def _export_formats(
         path = int8 / manifest.file.name
         formats["int8"] = {"path": str(path), **manifest.metrics["quantization"]}
     if args.tflite:
-        from mien.training.litert import export_tflite
+        from mien.training.export import export_tflite
 
         path = export_tflite(args.folder, folder)
         formats["tflite"] = {"path": str(path), "bytes": path.stat().st_size}

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mien.data.class_folder import ClassFolder
     from mien.data.dataset import Skipped, Split, TrainedOn
     from mien.evaluation.evaluate import Comparison
-    from mien.training.run import RunFolder
+    from mien.training.run_folder import RunFolder
 
 CALIBRATION_IMAGES = 100
 """Fewest held-out images that temperature and thresholds are fitted on."""
@@ -143,7 +143,7 @@ def _start(args: argparse.Namespace) -> RunFolder:
     from mien.data.dataset import find_record
     from mien.evaluation.evaluate import find_exported
     from mien.training.finetune import finetune
-    from mien.training.run import new_run
+    from mien.training.run_folder import new_run
 
     source = folder_basename(args.images)
     folder = new_run_path(args, source)

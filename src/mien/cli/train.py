@@ -14,7 +14,7 @@ from mien.core.errors import EXIT_DONE, UsageError
 from mien.core.progress import format_duration
 
 if TYPE_CHECKING:
-    from mien.training.run import RunFolder
+    from mien.training.run_folder import RunFolder
 
 OUTPUTS = Path("outputs")
 

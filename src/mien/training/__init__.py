@@ -1,1 +1,1 @@
-"""Config, input pipeline, model, trainer and export: the only room that loads Keras."""
+"""Recipes, data, networks, the training loop and export: the only package that imports Keras."""

@@ -1,4 +1,4 @@
-"""Choose and set up Keras' backend, before Keras is imported for the first time.
+"""Selection and set-up of Keras' backend, before Keras is imported for the first time.
 
 On JAX, each step is split over all devices of the machine (data parallelism, `keras.distribution`).
 """
@@ -17,34 +17,34 @@ from typing import Any
 
 import numpy as np
 
-from mien.core.errors import MissingExtra, UsageError
+from mien.core.errors import MissingExtra, UsageError, error_reason
 from mien.core.process import stderr
 from mien.training.recipe import BACKENDS, TrainingSettings
 
 
 def check_installed(settings: TrainingSettings) -> None:
-    """Check that all that a run needs up to its end is installed, without importing it.
+    """Check that every package a run needs is installed, without importing it.
 
     Raises:
-        MissingExtra: if a package of the extra is not installed.
-        UsageError: if it is the backend that the recipe chose instead of TensorFlow.
+        MissingExtra: if a package of the extra [train] is not installed.
+        UsageError: if the backend is, which the recipe chose instead of TensorFlow.
     """
-    package = settings.backend
-    of_the_extra = {"keras", "sklearn", "matplotlib", *{package} & {"tensorflow"}}
-    if any(importlib.util.find_spec(each) is None for each in of_the_extra):
+    backend = settings.backend
+    packages = {"keras", "sklearn", "matplotlib", *{backend} & {"tensorflow"}}
+    if any(importlib.util.find_spec(package) is None for package in packages):
         raise MissingExtra("train", "training")
-    if importlib.util.find_spec(package) is None:
+    if importlib.util.find_spec(backend) is None:
         raise UsageError(
-            f'training.backend = "{settings.backend}" needs a package that is not installed: '
-            f'pip install {package}, or use "tensorflow"'
+            f'training.backend = "{backend}" needs a package that is not installed: '
+            f'pip install {backend}, or use "tensorflow"'
         )
 
 
 def prepare_backend(settings: TrainingSettings) -> None:
-    """Set up Keras with a recipe's backend, threads, precision and seed.
+    """Set up Keras for training: backend, threads, precision and random seed.
 
     Raises:
-        UsageError: if Keras already runs on another backend in this process, or TensorFlow with
+        UsageError: if this process already runs Keras on another backend, or TensorFlow with
             another number of threads; if a batch cannot be split evenly over the devices; or as
             `check_installed`.
     """
@@ -58,17 +58,17 @@ def prepare_backend(settings: TrainingSettings) -> None:
     if loaded is None:
         os.environ["KERAS_BACKEND"] = settings.backend
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    with stderr_held_back():
+    with silence_native_stderr():
         _set_threads(settings.backend, settings.threads)
         keras = import_keras(settings.precision)
         if settings.backend == "jax":
             _split_over_devices(keras, settings.batch_size)
-        # On any backend, Keras imports TensorFlow here if it is installed.
+        # On any backend, this imports TensorFlow if it is installed.
         keras.utils.set_random_seed(settings.seed)
 
 
 def prepare_keras(preferred: str) -> None:
-    """Set up Keras to read and write networks: on this backend, else on one that is installed.
+    """Set up Keras to read and write networks, on the preferred backend or any installed one.
 
     Raises:
         MissingExtra: if Keras or all of its backends are not installed.
@@ -76,28 +76,27 @@ def prepare_keras(preferred: str) -> None:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     order = sorted(BACKENDS, key=lambda name: name != preferred)
-    found = [name for name in order if importlib.util.find_spec(name) is not None]
-    if importlib.util.find_spec("keras") is None or not found:
+    installed = [name for name in order if importlib.util.find_spec(name) is not None]
+    if importlib.util.find_spec("keras") is None or not installed:
         raise MissingExtra("train", "exporting a network")
     if "keras" not in sys.modules:
-        os.environ["KERAS_BACKEND"] = os.environ.get("KERAS_BACKEND") or found[0]
-    with stderr_held_back():
+        os.environ["KERAS_BACKEND"] = os.environ.get("KERAS_BACKEND") or installed[0]
+    with silence_native_stderr():
         import_keras()
 
 
 def import_keras(precision: str = "float32") -> Any:
-    """Import Keras with a dtype policy and the settings used here, whatever ``keras.json`` says.
+    """Import Keras with a dtype policy and fixed defaults, whatever the user's ``keras.json`` says.
 
     Raises:
-        UsageError: if it cannot be imported with what that file or ``KERAS_BACKEND`` says.
+        UsageError: if the import fails because of that file or of ``KERAS_BACKEND``.
     """
     try:
         keras: Any = importlib.import_module("keras")
-    except Exception as error:  # a wrong value there ends its import in many ways
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+    except Exception as error:  # an invalid setting there fails in many ways
         raise UsageError(
-            f"Keras cannot be imported ({reason}): look at KERAS_BACKEND, and at keras.json in "
-            "KERAS_HOME or ~/.keras, which may be deleted"
+            f"Keras cannot be imported ({error_reason(error)[:200]}): look at KERAS_BACKEND, "
+            "and at keras.json in KERAS_HOME or ~/.keras, which may be deleted"
         ) from error
     keras.config.set_image_data_format("channels_last")
     keras.config.set_floatx("float32")
@@ -107,13 +106,35 @@ def import_keras(precision: str = "float32") -> Any:
 
 
 def seed_step(settings: TrainingSettings, epoch: int, step: int) -> None:
-    """Seed torch's dropout for one step; other backends keep its states in checkpoints."""
+    """Seed torch's dropout for one step; the other backends' generators are in checkpoints."""
     if settings.backend == "torch":
         import torch
 
         key = [settings.seed, epoch, step]
         (seed,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
         torch.manual_seed(int(seed))
+
+
+@contextmanager
+def silence_native_stderr() -> Iterator[None]:
+    """Discard what native code writes to stderr, but print it if an exception follows."""
+    stderr().flush()
+    try:
+        saved = os.dup(2)
+    except OSError:  # stderr is closed
+        yield
+        return
+    with tempfile.TemporaryFile() as buffer:
+        os.dup2(buffer.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            buffer.seek(0)
+            os.write(saved, buffer.read())
+            raise
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
 
 
 def _split_over_devices(keras: Any, batch_size: int) -> None:
@@ -128,30 +149,8 @@ def _split_over_devices(keras: Any, batch_size: int) -> None:
     keras.distribution.set_distribution(keras.distribution.DataParallel(devices=devices))
 
 
-@contextmanager
-def stderr_held_back() -> Iterator[None]:
-    """Hold back what native code writes to stderr, unless an error follows."""
-    stderr().flush()
-    try:
-        kept = os.dup(2)
-    except OSError:  # there is no stderr
-        yield
-        return
-    with tempfile.TemporaryFile() as aside:
-        os.dup2(aside.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            aside.seek(0)
-            os.write(kept, aside.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-
-
 def _set_threads(backend: str, threads: int) -> None:
-    """Set the threads of a backend, 0 for all, and make it deterministic where it can be."""
+    """Set a backend's threads (0 for all) and make it deterministic where it can be."""
     if backend == "tensorflow":
         _set_up_tensorflow(threads)
     elif backend == "torch":
@@ -168,13 +167,13 @@ def _set_up_tensorflow(threads: int) -> None:
     import tensorflow
 
     threading = tensorflow.config.threading
-    between = 1 if threads == 1 else 0
+    inter_op = 1 if threads == 1 else 0
     try:
-        # Once it runs, TensorFlow refuses even the numbers that it has.
+        # Once initialised, TensorFlow refuses to set even the current numbers.
         if threading.get_intra_op_parallelism_threads() != threads:
             threading.set_intra_op_parallelism_threads(threads)
-        if threading.get_inter_op_parallelism_threads() != between:
-            threading.set_inter_op_parallelism_threads(between)
+        if threading.get_inter_op_parallelism_threads() != inter_op:
+            threading.set_inter_op_parallelism_threads(inter_op)
     except RuntimeError as error:  # TensorFlow fixes its threads at the first operation
         raise UsageError(
             f"training.threads = {threads} comes too late, TensorFlow already runs: "

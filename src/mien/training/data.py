@@ -1,8 +1,8 @@
-"""What a run is trained on: its images, labels and votes, as augmented batches.
+"""Training data: images, labels and FER+ votes, as augmented batches.
 
-Everything random is drawn from a generator seeded with (seed, epoch, step), or with the number of a
-view that repeats (see `mien.training.transforms`): a batch is the same whichever step the run
-starts from, which is what makes an interrupted run resume exactly.
+All randomness comes from generators seeded with (seed, epoch, step), or with the number of a view
+that repeats (see `mien.training.transforms`). A batch therefore does not depend on the step at
+which the process started, which makes an interrupted run resume exactly.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.emotions import EMOTIONS
-from mien.core.errors import DataError, MissingExtra, UsageError
+from mien.core.errors import DataError, UsageError, needs_extra
 from mien.data.dataset import Split
 from mien.data.loading import load_dataset
 from mien.data.votes import (
@@ -31,32 +31,23 @@ from mien.data.votes import (
     with_majority,
 )
 from mien.training.recipe import Config
-from mien.training.transforms import AugmentedDataset, Batch, Faces, Floats, View, whole_greys
-
-_AHEAD = 4
-"""Batches that are made ahead of the step that wants them."""
-_ORDER_STREAM, _BATCH_STREAM, _PLAIN_STREAM = 1, 2, 3
-
-# The logistic regression of labels on votes.
-_INVERSE_PENALTY = 0.3
-_ITERATIONS = 2000
-_HALF_A_VOTE = 0.5
+from mien.training.transforms import AugmentedDataset, Batch, Faces, Floats, View, to_uint8
 
 
 # ---------------------------------------------------------------- images, labels, votes
 @dataclass(frozen=True)
 class TrainingData:
-    """The images of a run.
+    """Images, labels and votes of a run.
 
     Attributes:
-        train: what is trained on.
-        val: what the best epoch is chosen on.
-        votes: the FER+ votes on ``train`` as shares of the classes, float32 (N, 7), a row of zeros
-            where there are none; None where the recipe has no use for them.
-        counts: the FER+ votes on ``train`` themselves, int64 (N, 10), as `align_votes` gives them;
-            None where the recipe adds nothing of them to its teachers.
-        soft_labels: what is learnt in place of the labels, float32 (N, classes), rows sum to 1;
-            None where it is the labels.
+        train: images to train on.
+        val: images that choose the best epoch.
+        votes: FER+ votes on ``train`` as shares of the classes, float32 (N, 7), zeros where an
+            image has none; None if the recipe does not use them.
+        counts: FER+ votes on ``train`` as `align_votes` returns them, int64 (N, 10); None if the
+            recipe does not add them to its teachers.
+        soft_labels: targets in place of the labels, float32 (N, classes), rows sum to 1; None to
+            train on the labels.
     """
 
     train: Split
@@ -66,16 +57,16 @@ class TrainingData:
     soft_labels: Floats | None = None
 
     def fingerprint(self) -> str:
-        """Return a checksum of these images, labels and votes."""
+        """Return a checksum of the images, labels and votes."""
         images = (self.train.images, self.train.labels, self.val.images, self.val.labels)
-        value = 0
+        checksum = 0
         for array in (*images, self.votes, self.counts, self.soft_labels):
             if array is not None:
-                value = zlib.crc32(np.ascontiguousarray(array).data, value)
-        return f"{value:08x}"
+                checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
+        return f"{checksum:08x}"
 
     def dataset(self, config: Config) -> AugmentedDataset:
-        """Return the training images with the targets and weights of a recipe."""
+        """Return the training images with the recipe's targets and sample weights."""
         labels, classes = self.train.labels, len(self.train.classes)
         class_weights = np.ones(classes, np.float32)
         if config.training.class_weights:
@@ -91,8 +82,8 @@ def load_training_data(config: Config, *, quiet: bool) -> TrainingData:
     """Load the images and votes of a recipe.
 
     Raises:
-        DataError: if images or votes are missing, empty or malformed, or do not belong together.
-        UsageError: if the recipe's classes are not those of the images.
+        DataError: if images or votes are missing, empty or malformed, or do not match.
+        UsageError: if the images have other classes than the recipe.
     """
     settings = config.data
     splits = load_dataset(settings.source, splits=("train", "val"), quiet=quiet)
@@ -131,9 +122,9 @@ def balanced_class_weights(
     """Return the weight of each class, float32 (classes,), with a mean of 1 over the images.
 
     Args:
-        labels: int64 (N,), of all images; a class without any gets the weight 0.
-        power: 1 makes the weights inverse to the counts, 0.5 to their roots, and 0 equal.
-        classes: how many.
+        labels: int64 (N,), of all images; an absent class gets the weight 0.
+        power: 1 makes the weights inverse to the counts, 0.5 to their square roots, 0 equal.
+        classes: number of classes.
     """
     counts = np.bincount(labels, minlength=classes).astype(np.float64)
     present = counts > 0
@@ -143,48 +134,61 @@ def balanced_class_weights(
     return weights.astype(np.float32)
 
 
+# The logistic regression of labels on votes.
+_INVERSE_PENALTY = 0.3
+_ITERATIONS = 2000
+_PSEUDO_COUNT = 0.5
+
+
 def vote_log_odds(counts: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> Floats:
     """Return the logarithm of p(label | votes) / p(label) for each image and class.
 
-    By a multinomial logistic regression of the label on the votes, fitted to the training images.
-    By Bayes' rule these log-odds add to a teacher's logits, as of an independent witness.
+    Estimated by a multinomial logistic regression of the label on the votes, fitted to the training
+    images. By Bayes' rule these log-odds add to a teacher's logits like independent evidence.
 
     Args:
-        counts: FER+ votes, (N, 10), as `mien.data.votes.align_votes` gives them.
-        labels: the same images' labels, (N,), indices into `EMOTIONS`.
+        counts: FER+ votes, (N, 10), as `mien.data.votes.align_votes` returns them.
+        labels: labels of the same images, (N,), indices into `EMOTIONS`.
 
     Returns:
-        float32 (N, 7), the mean of each row 0; zeros where an image has no votes, or where one
-        class or none has any.
+        float32 (N, 7), rows with mean 0; all zeros for an image without votes, and everywhere if
+        fewer than two classes have any.
 
     Raises:
         MissingExtra: if scikit-learn is not installed.
     """
-    try:
+    with needs_extra("train", "learning from FER+ votes"):
         from sklearn.linear_model import LogisticRegression
-    except ImportError as error:
-        raise MissingExtra("train", "learning from FER+ votes") from error
 
     log_odds = np.zeros((len(labels), len(EMOTIONS)), np.float32)
     voted = counts.any(axis=1)
     classes = np.unique(labels[voted])
     if len(classes) < 2:
         return log_odds
-    # Shares and logarithms: the one adds up over doubtful images, the other over sure ones.
-    features = np.hstack([counts / 10, np.log(counts + _HALF_A_VOTE)])[voted]
+    # Shares tell ambiguous images apart, logarithms the unanimous ones.
+    features = np.hstack([counts / 10, np.log(counts + _PSEUDO_COUNT)])[voted]
     model = LogisticRegression(C=_INVERSE_PENALTY, max_iter=_ITERATIONS)
     model.fit(features, labels[voted])
-    shares = np.bincount(labels[voted], minlength=len(EMOTIONS))[classes] / np.count_nonzero(voted)
-    gain = model.predict_log_proba(features) - np.log(shares)
-    rows = np.zeros((len(gain), len(EMOTIONS)))
-    rows[:, classes] = gain - gain.mean(axis=1, keepdims=True)
+    priors = np.bincount(labels[voted], minlength=len(EMOTIONS))[classes] / np.count_nonzero(voted)
+    evidence = model.predict_log_proba(features) - np.log(priors)
+    rows = np.zeros((len(evidence), len(EMOTIONS)))
+    rows[:, classes] = evidence - evidence.mean(axis=1, keepdims=True)
     log_odds[voted] = rows
     return log_odds
 
 
 # ---------------------------------------------------------------- batches
+_PREFETCHED = 4
+"""Batches that are made ahead of the current step, besides one per worker."""
+# First words of the seeds, so that no two generators coincide; 4 is that of the views.
+_ORDER_STREAM, _BATCH_STREAM, _PLAIN_STREAM = 1, 2, 3
+
+MakeBatch = Callable[[int, npt.NDArray[np.int64]], Batch]
+"""Makes the batch of a step from the indices of its images."""
+
+
 class Teachers(Protocol):
-    """What batches ask of teachers; see `mien.training.distillation.TeacherEnsemble`."""
+    """Source of soft targets, such as `mien.training.distillation.TeacherEnsemble`."""
 
     def soft_targets(self, faces: Faces) -> Floats:
         """Return probabilities (N, classes) for faces (N, 48, 48)."""
@@ -194,19 +198,24 @@ class Teachers(Protocol):
 
 
 class BatchSource:
-    """Makes any batch of a run from its epoch and step.
+    """Batches of a run by epoch and step.
 
     Attributes:
-        steps: steps an epoch; the images left over by an incomplete batch come in another epoch.
+        steps: steps per epoch; an incomplete last batch is dropped, other images each epoch.
         dataset: the training images.
+
+    Args:
+        data: images and votes.
+        config: the recipe.
+        teachers: its teachers, None without any.
+
+    Raises:
+        DataError: if there are fewer images than one batch.
     """
 
-    def __init__(self, data: TrainingData, config: Config, teachers: Teachers | None = None):
-        """Take the images, the recipe, and its teachers if it has any.
-
-        Raises:
-            DataError: if there is not one whole batch.
-        """
+    def __init__(
+        self, data: TrainingData, config: Config, teachers: Teachers | None = None
+    ) -> None:
         self._config = config
         self._teachers = teachers
         self._size = config.training.batch_size
@@ -219,30 +228,30 @@ class BatchSource:
             )
 
     def epoch(self, epoch: int, first_step: int = 0) -> Generator[Batch]:
-        """Yield the batches of an epoch from ``first_step`` on, made ahead in the background.
+        """Yield the batches of an epoch from ``first_step`` on, prefetched by threads.
 
         Raises:
             ModelError: if a teacher is needed and missing, or fails.
-            InputError: if its cached logits are damaged or of other pixels.
+            InputError: if its cached logits are damaged or from other pixels.
         """
         order = self.order(epoch)
         repeats = self._config.distill.views > 0
-        make_any = self._of_view(epoch) if repeats else self._drawn(epoch)
+        make = self._view_batches(epoch) if repeats else self._random_batches(epoch)
 
-        def make(step: int) -> Batch:
-            return make_any(step, order[step * self._size : (step + 1) * self._size])
+        def make_step(step: int) -> Batch:
+            return make(step, order[step * self._size : (step + 1) * self._size])
 
-        # Teachers are asked by one thread alone.
-        alone = self._teachers is not None and not repeats
-        workers = 1 if alone else self._config.training.workers
-        return prefetch(make, range(first_step, self.steps), workers=workers)
+        # Teachers are not thread-safe.
+        runs_teachers = self._teachers is not None and not repeats
+        workers = 1 if runs_teachers else self._config.training.workers
+        return prefetch(make_step, range(first_step, self.steps), workers=workers)
 
     def order(self, epoch: int) -> npt.NDArray[np.int64]:
-        """Return the order in which an epoch shows the images."""
+        """Return the order of the images in an epoch."""
         return self._rng(_ORDER_STREAM, epoch).permutation(len(self.dataset.images))
 
     def plain_batches(self) -> Iterator[Batch]:
-        """Yield the images as they are, neither augmented nor mixed, in an order of their own."""
+        """Yield the images without augmentation or mixing, shuffled once for all epochs."""
         order = self._rng(_PLAIN_STREAM).permutation(len(self.dataset.images))
         for start in range(0, self.steps * self._size, self._size):
             yield self.dataset.batch(order[start : start + self._size])
@@ -250,16 +259,16 @@ class BatchSource:
     def _rng(self, *key: int) -> np.random.Generator:
         return np.random.default_rng([self._config.training.seed, *key])
 
-    def _drawn(self, epoch: int) -> Callable[[int, npt.NDArray[np.int64]], Batch]:
-        """Return what augments the chosen images in a way that never repeats."""
+    def _random_batches(self, epoch: int) -> MakeBatch:
+        """Augment each batch anew; the teachers run on its pixels."""
         mixed = self._config.is_mixed(epoch)
 
         def make(step: int, chosen: npt.NDArray[np.int64]) -> Batch:
             rng = self._rng(_BATCH_STREAM, epoch, step)
-            batch = self.dataset.draw(chosen, self._config.augmentation, rng, mixed=mixed)
+            batch = self.dataset.augment(chosen, self._config.augmentation, rng, mixed=mixed)
             if self._teachers is None:
                 return batch
-            faces = whole_greys(batch.faces)
+            faces = to_uint8(batch.faces)
             return dataclasses.replace(
                 batch,
                 faces=faces[..., None].astype(np.float32),
@@ -268,16 +277,16 @@ class BatchSource:
 
         return make
 
-    def _of_view(self, epoch: int) -> Callable[[int, npt.NDArray[np.int64]], Batch]:
-        """Return what takes the chosen images from the epoch's view."""
-        view = View.at(self._config, epoch)
-        seen = self.dataset.view(self._config, view)
+    def _view_batches(self, epoch: int) -> MakeBatch:
+        """Take batches from the epoch's view; the teachers' probabilities may be cached."""
+        view = View.of_epoch(self._config, epoch)
+        rendered = self.dataset.render_view(self._config, view)
         soft_targets: Floats | None = None
         if self._teachers is not None:
-            soft_targets = self._teachers.soft_targets_of_view(view, seen.for_teachers)
+            soft_targets = self._teachers.soft_targets_of_view(view, rendered.teacher_images)
 
         def make(_: int, chosen: npt.NDArray[np.int64]) -> Batch:
-            batch = seen.batch(chosen)
+            batch = rendered.batch(chosen)
             if soft_targets is None:
                 return batch
             return dataclasses.replace(batch, soft_targets=soft_targets[chosen])
@@ -286,16 +295,17 @@ class BatchSource:
 
 
 def prefetch(make: Callable[[int], Batch], steps: range, *, workers: int = 1) -> Generator[Batch]:
-    """Yield ``make(step)`` for every step in order, a few made ahead by threads; raises as it."""
-    coming = iter(steps)
+    """Yield ``make(step)`` for every step in order, some of them ahead of time in threads."""
+    remaining = iter(steps)
     executor = ThreadPoolExecutor(workers, thread_name_prefix="mien-batches")
     try:
-        made = deque(
-            executor.submit(make, step) for step in itertools.islice(coming, _AHEAD + workers)
+        pending = deque(
+            executor.submit(make, step)
+            for step in itertools.islice(remaining, _PREFETCHED + workers)
         )
-        while made:
-            batch = made.popleft().result()
-            made.extend(executor.submit(make, step) for step in itertools.islice(coming, 1))
+        while pending:
+            batch = pending.popleft().result()
+            pending.extend(executor.submit(make, step) for step in itertools.islice(remaining, 1))
             yield batch
     finally:
         executor.shutdown(cancel_futures=True)

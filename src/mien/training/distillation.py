@@ -1,14 +1,15 @@
-"""Knowledge distillation: teachers, what they say of the faces a student sees, and its cache.
+"""Knowledge distillation: teachers, their soft targets, and a cache of their logits.
 
-A teacher is a run's folder, whose ``best.keras`` runs on the recipe's Keras backend, or an exported
-model, which runs on ONNX Runtime. Both give raw logits, without a calibrated temperature. The
-ensemble's answer is the mean of probabilities at the recipe's temperature: a mean of logits would
-follow the most confident teacher.
+A teacher is the folder of a run, whose ``best.keras`` runs on the recipe's Keras backend, or an
+exported model, which runs on ONNX Runtime. Both return raw logits, without calibration. Soft
+targets are the mean of the teachers' probabilities at the recipe's temperature: a mean of logits
+would follow the most confident teacher.
 
-The cache holds the teachers' logits of views that repeat, float16, so that a slow machine can train
-on what a fast one computed: one file a teacher and view, ``<teacher>-<key>-view007.npz``, 14 bytes
-an image. The key is a hash of what determines the pixels (images, augmentation, seed, view); a
-probe of the pixels finds those that another version of mien or OpenCV drew otherwise.
+The cache stores the teachers' logits of views that repeat as float16, so that a slow machine can
+train on what a fast one computed: one file per teacher and view, ``<teacher>-<key>-view007.npz``,
+14 bytes per image. The key is a hash of everything that determines the pixels (images,
+augmentation, seed, view); a probe of the pixels detects those that another version of mien or
+OpenCV has rendered differently.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.emotions import EMOTIONS
-from mien.core.errors import InputError, ModelError, UsageError
+from mien.core.errors import InputError, ModelError, UsageError, error_reason
 from mien.core.files import replace_atomically, sha256_of
 from mien.core.manifest import INPUT_CONTRACT, OUTPUT_CONTRACT, load_manifest
 from mien.core.models import MANIFEST_NAME, find_model
@@ -35,14 +36,14 @@ from mien.training.backend import prepare_backend
 from mien.training.data import load_training_data
 from mien.training.model import load_keras_model, predict, without_xla
 from mien.training.recipe import Config
-from mien.training.run import DAMAGED, RunFolder
+from mien.training.run_folder import ARCHIVE_ERRORS, RunFolder
 from mien.training.transforms import CHUNK, Faces, Floats, View
 
-Network = Callable[[Faces], Floats]
-"""Standard faces, uint8 (N, 48, 48), to logits, float32 (N, classes)."""
+LogitFunction = Callable[[Faces], Floats]
+"""A teacher's network: standard faces, uint8 (N, 48, 48), to logits, float32 (N, classes)."""
 
 Logits = npt.NDArray[np.float16]
-"""Of one teacher for many faces, float16 (N, classes), the mean of each row 0."""
+"""Logits as they are cached: float16 (N, classes), rows with mean 0."""
 
 _BATCH = 256
 
@@ -50,12 +51,12 @@ _BATCH = 256
 # ---------------------------------------------------------------- one teacher
 @dataclass(frozen=True)
 class Teacher:
-    """A teacher that may or may not be there.
+    """A teacher of a recipe, which need not exist if its logits are cached.
 
     Attributes:
-        source: what the recipe calls it.
-        file: its ``best.keras`` or ``model.onnx``, None where there is none.
-        digest: SHA-256 of that file, empty where there is none.
+        source: its name in the recipe.
+        file: its ``best.keras`` or ``model.onnx``; None if it is missing.
+        digest: SHA-256 of that file; empty if it is missing.
     """
 
     source: str
@@ -64,11 +65,11 @@ class Teacher:
 
     @property
     def name(self) -> str:
-        """Its folder's name, which its cached logits go by."""
+        """Name of its folder, which its cached logits are stored under."""
         return Path(self.source).name
 
-    def missing(self) -> ModelError:
-        """Return the error for one that is needed and not there."""
+    def not_found(self) -> ModelError:
+        """Return the error for a missing teacher that is needed."""
         return ModelError(
             f"no teacher {self.source!r}: expected a run's folder with best.keras in it, an "
             f"exported model's folder with {MANIFEST_NAME}, or a bundled model's name"
@@ -76,11 +77,11 @@ class Teacher:
 
 
 def find_teacher(source: str, labels: Sequence[str] = EMOTIONS) -> Teacher:
-    """Look for a teacher; one that is not there is no error as long as its logits are.
+    """Look for a teacher; a missing one is no error yet.
 
     Args:
-        source: what the recipe calls it.
-        labels: the classes that it must tell apart, in order.
+        source: its name in the recipe.
+        labels: the class names that it must have, in order.
 
     Raises:
         ModelError: if an exported model is damaged, or has other classes.
@@ -98,27 +99,30 @@ def find_teacher(source: str, labels: Sequence[str] = EMOTIONS) -> Teacher:
     return Teacher(source, folder / manifest.file.name, manifest.file.sha256)
 
 
-def open_teacher(teacher: Teacher, *, batch: int, threads: int = 0) -> Network:
-    """Open a teacher for batches of faces; Keras must be set up already.
+def open_teacher(teacher: Teacher, *, batch: int, threads: int = 0) -> LogitFunction:
+    """Open a teacher's network; Keras must be set up already.
 
-    ``threads`` are ONNX Runtime's, 0 for all.
+    Args:
+        teacher: of `find_teacher`.
+        batch: number of faces per call of the network.
+        threads: ONNX Runtime's threads, 0 for all.
 
     Raises:
         ModelError: if it is missing, damaged, or not a network of this project.
     """
     if teacher.file is None:
-        raise teacher.missing()
+        raise teacher.not_found()
     if teacher.file.suffix == ".keras":
         return _open_keras(teacher.file, batch)
     return open_onnx(teacher.file, batch=batch, threads=threads)
 
 
-def _open_keras(path: Path, batch: int) -> Network:
+def _open_keras(path: Path, batch: int) -> LogitFunction:
     import keras
 
-    whole = load_keras_model(path)
+    model = load_keras_model(path)
     try:
-        network = keras.Model(whole.input, whole.get_layer("logits").output)
+        network = keras.Model(model.input, model.get_layer("logits").output)
     except ValueError as error:
         raise ModelError(f"{path} is no teacher: expected a network of this project") from error
     return partial(predict, without_xla(network), batch=batch)
@@ -126,46 +130,52 @@ def _open_keras(path: Path, batch: int) -> Network:
 
 def open_onnx(
     path: Path, *, batch: int, threads: int = 0, output: str = OUTPUT_CONTRACT["logits"]
-) -> Network:
-    """Open an exported network, one of its outputs; else as `open_teacher`."""
+) -> LogitFunction:
+    """Open one output of an exported network; otherwise as `open_teacher`."""
     from mien.core.onnx_runtime import new_session
 
     try:
         session = new_session(str(path), threads=threads)
-    except Exception as error:  # ONNX Runtime's own errors share no nearer base
-        reason = " ".join(str(error).split())
-        raise ModelError(f"{path} is not an ONNX model that can be run ({reason})") from error
+    except Exception as error:  # ONNX Runtime's errors have no common base class
+        raise ModelError(
+            f"{path} is not an ONNX model that can be run ({error_reason(error)})"
+        ) from error
 
     def logits(faces: Faces) -> Floats:
-        whole = np.ascontiguousarray(faces)
-        parts = (whole[start : start + batch] for start in range(0, len(whole), batch))
-        answers = [session.run([output], {INPUT_CONTRACT["name"]: part})[0] for part in parts]
-        return np.concatenate(answers, dtype=np.float32)
+        faces = np.ascontiguousarray(faces)
+        batches = (faces[start : start + batch] for start in range(0, len(faces), batch))
+        outputs = [session.run([output], {INPUT_CONTRACT["name"]: part})[0] for part in batches]
+        return np.concatenate(outputs, dtype=np.float32)
 
     return logits
 
 
 # ---------------------------------------------------------------- cached logits
 _FORMAT = 1
-_MIXING = ("mixup", "cutmix", "mix_probability")
-_NOT_OF_PIXELS = ("plain_epochs",)
-_PROBED = 1024
+_MIXING_KEYS = ("mixup", "cutmix", "mix_probability")
+_IRRELEVANT_KEYS = ("plain_epochs",)
+_PROBE_IMAGES = 1024
 _PROBE_TOLERANCE = 1.0
 _PROBE_SHARE = 0.01
 
 
 class LogitCache:
-    """A folder of teachers' logits, for one recipe and its images; made when first written to."""
+    """Folder with teachers' logits for one recipe and its images; created by the first write.
+
+    Args:
+        folder: the folder.
+        config: the recipe.
+        images: the training images, uint8 (N, 48, 48).
+    """
 
     def __init__(self, folder: Path, config: Config, images: Faces) -> None:
-        """Take the folder, the recipe, and the training images, uint8 (N, 48, 48)."""
         self.folder = folder
         self._config = config
         self._count = len(images)
         self._images = hashlib.sha256(np.ascontiguousarray(images).data).hexdigest()[:16]
 
     def path(self, teacher: Teacher, view: View) -> Path:
-        """Return where the logits of a teacher for a view stand, whether or not they do."""
+        """Return the path of a teacher's logits for a view, whether or not it exists."""
         text = json.dumps(self._key(view), sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         return self.folder / f"{teacher.name}-{digest}-{view}.npz"
@@ -174,24 +184,24 @@ class LogitCache:
         """Read the logits of a view, whose faces are uint8 (N, 48, 48).
 
         Raises:
-            InputError: if the file is missing, damaged, or of another teacher or other pixels.
+            InputError: if the file is missing, damaged, or from another teacher or other pixels.
         """
-        _, logits, seen = self._open(teacher, view)
-        here = _probe(faces)
-        same = seen.shape == here.shape
-        if not same or np.mean(np.abs(seen - here) > _PROBE_TOLERANCE) > _PROBE_SHARE:
+        _, logits, stored = self._open(teacher, view)
+        probe = _probe(faces)
+        same_shape = stored.shape == probe.shape
+        if not same_shape or np.mean(np.abs(stored - probe) > _PROBE_TOLERANCE) > _PROBE_SHARE:
             raise InputError(
-                f"{self.path(teacher, view)} is of other pixels than {view} has here: it was "
-                "computed by another version of mien or OpenCV; compute it again with this one"
+                f"{self.path(teacher, view)} was computed from other pixels than {view} has here, "
+                "by another version of mien or OpenCV: compute it again with this one"
             )
         return logits
 
     def digest(self, teacher: Teacher, view: View) -> str:
-        """Return the SHA-256 of the network that a file was computed with; raises as `read`."""
+        """Return the SHA-256 of the network that computed a file; raises as `read`."""
         return self._open(teacher, view)[0]
 
     def write(self, teacher: Teacher, view: View, faces: Faces, logits: Logits) -> None:
-        """Keep the logits of a view; raises OutputError if they cannot be written."""
+        """Store the logits of a view; raises OutputError."""
         header = {"teacher": teacher.name, "digest": teacher.digest, "key": self._key(view)}
         text = np.frombuffer(json.dumps(header, sort_keys=True).encode(), np.uint8)
         with (
@@ -201,43 +211,43 @@ class LogitCache:
             np.savez(stream, header=text, logits=logits, probe=_probe(faces))
 
     def _key(self, view: View) -> dict[str, Any]:
-        """Return all that the pixels of a view follow from."""
+        """Return everything that determines the pixels of a view."""
         settings = dataclasses.asdict(self._config.augmentation)
-        left_out = _NOT_OF_PIXELS if view.mixed else (*_NOT_OF_PIXELS, *_MIXING)
+        excluded = _IRRELEVANT_KEYS if view.mixed else (*_IRRELEVANT_KEYS, *_MIXING_KEYS)
         return {
             "format": _FORMAT,
             "images": self._images,
             "count": self._count,
-            "augmentation": {key: settings[key] for key in settings if key not in left_out},
+            "augmentation": {key: settings[key] for key in settings if key not in excluded},
             "seed": self._config.training.seed,
             "chunk": CHUNK,
             "view": view.number,
             "mixed": view.mixed,
-            # Only where it is so: files of before there was such a key keep their names.
+            # Added only if true, so that older files keep their names.
             **({"sharp": True} if self._config.distill.sharp else {}),
         }
 
     def _open(self, teacher: Teacher, view: View) -> tuple[str, Logits, Floats]:
-        """Return a file's digest, logits and probe, checked but for the probe."""
+        """Return a file's digest, logits and probe; the probe is not checked yet."""
         path, shape = self.path(teacher, view), (self._count, len(self._config.labels))
         try:
-            # Opened here, because NumPy leaves a damaged file open.
+            # Opened here because NumPy leaves a damaged file open.
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
                 header = json.loads(file["header"].tobytes().decode())
                 logits, probe = file["logits"], file["probe"]
                 name, digest = header["teacher"], str(header["digest"])
-                sound = header["key"] == self._key(view) and logits.shape == shape
-                sound = sound and logits.dtype == np.float16 and bool(np.isfinite(logits).all())
+                valid = header["key"] == self._key(view) and logits.shape == shape
+                valid = valid and logits.dtype == np.float16 and bool(np.isfinite(logits).all())
         except FileNotFoundError as error:
             raise InputError(
                 f"{path} is missing: compute it with mien train --teacher-logits"
             ) from error
-        except (*DAMAGED, TypeError):
-            sound = False
-        if not sound:
+        except (*ARCHIVE_ERRORS, TypeError):
+            valid = False
+        if not valid:
             raise InputError(
-                f"{path} is damaged, or of other images, augmentation, seed or view than its name "
-                "says: delete it to compute it again"
+                f"{path} is damaged, or from other images, augmentation, seed or view than its "
+                "name says: delete it to compute it again"
             )
         if name != teacher.name or (teacher.digest and digest != teacher.digest):
             raise InputError(
@@ -247,18 +257,18 @@ class LogitCache:
         return digest, logits, probe
 
 
-def rounded(logits: Floats) -> Logits:
-    """Return a network's logits (N, classes) as they are kept; a softmax ignores the shift."""
+def compact_logits(logits: Floats) -> Logits:
+    """Return logits (N, classes) as they are cached; a softmax does not depend on the shift."""
     return np.asarray(logits - logits.mean(axis=1, keepdims=True), np.float16)
 
 
 def _probe(faces: Faces) -> Floats:
-    """Return a weighted mean grey of each of the first images, which a shift or flip changes."""
+    """Return a weighted mean of each of the first faces, which shifts and flips change."""
     _, height, width = faces.shape
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
     ramp = (rows + 1) * (columns + 1) ** 2
     ramp /= ramp.sum()
-    return np.tensordot(faces[:_PROBED].astype(np.float32), ramp, axes=2).astype(np.float32)
+    return np.tensordot(faces[:_PROBE_IMAGES].astype(np.float32), ramp, axes=2).astype(np.float32)
 
 
 # ---------------------------------------------------------------- all teachers
@@ -270,153 +280,157 @@ def mean_probabilities(logits: Sequence[Logits], temperature: float) -> Floats:
 
 
 def add_log_odds(probabilities: Floats, log_odds: Floats, temperature: float) -> Floats:
-    """Add log-odds (N, classes), of temperature 1, to probabilities (N, classes) at another."""
+    """Add log-odds at temperature 1 to probabilities at another temperature, both (N, classes)."""
     shifted = log_odds - log_odds.max(axis=1, keepdims=True)
     weighted = probabilities * np.exp(shifted / temperature)
     return np.asarray(weighted / weighted.sum(axis=1, keepdims=True), np.float32)
 
 
 class TeacherEnsemble:
-    """The teachers of a run.
+    """The teachers of a run. Keras must be set up already.
+
+    Teachers whose logits are not all cached are opened at once.
 
     Attributes:
         teachers: in the order of the recipe.
-        views: the views that repeat, all that the run will show; empty where none does.
-        cache: of their logits, if the recipe names one.
+        views: all views of the run that repeat; empty if none do.
+        cache: their cached logits; None if the recipe has no cache.
+
+    Args:
+        config: the recipe, with at least one teacher.
+        images: the training images, uint8 (N, 48, 48).
+        log_odds: of the FER+ votes on each image, float32 (N, 7), see `vote_log_odds`; used only
+            with views.
+        quiet: no progress bars.
+
+    Raises:
+        ModelError: if a teacher is needed and missing, or damaged.
+        InputError: if a cached file is damaged or from another teacher.
     """
 
     def __init__(
         self, config: Config, images: Faces, *, log_odds: Floats | None = None, quiet: bool = False
     ) -> None:
-        """Find the teachers, and open those whose logits are not all in the cache.
-
-        Keras must be set up already.
-
-        Args:
-            config: the recipe, with at least one teacher.
-            images: the training images, uint8 (N, 48, 48).
-            log_odds: of the FER+ votes on each image, float32 (N, 7), see `vote_log_odds`; used
-                with views alone.
-            quiet: draw no progress.
-
-        Raises:
-            ModelError: if a teacher is needed and missing, or damaged.
-            InputError: if a cached file is damaged or of another teacher.
-        """
         settings = config.distill
         self._config, self._log_odds, self._quiet = config, log_odds, quiet
         self.teachers = [find_teacher(source, config.labels) for source in settings.teachers]
         self.views = View.all_of(config) if settings.views else []
         self.cache = LogitCache(Path(settings.cache), config, images) if settings.cache else None
-        self._kept: dict[View, Floats] = {}
-        self._networks: dict[str, Network] = {}
+        self._targets: dict[View, Floats] = {}
+        self._networks: dict[str, LogitFunction] = {}
         for teacher in self.teachers:
-            lacking = self._lacking(teacher)
-            if lacking and teacher.file is None and self.cache is not None:
+            missing = self._missing_views(teacher)
+            if missing and teacher.file is None and self.cache is not None:
                 raise ModelError(
-                    f"{teacher.missing()}; or its logits of {lacking} more views in "
-                    f"{self.cache.folder}, by mien train --teacher-logits where it is"
+                    f"{teacher.not_found()}; or its logits of {missing} more views in "
+                    f"{self.cache.folder}, computed by mien train --teacher-logits"
                 )
-            if lacking:
+            if missing:
                 self._networks[teacher.name] = open_teacher(
                     teacher,
                     batch=_BATCH if settings.views else config.training.batch_size,
                     threads=config.training.threads,
                 )
 
-    def _lacking(self, teacher: Teacher) -> int:
+    def _missing_views(self, teacher: Teacher) -> int:
         """Return how many views a teacher has to be run on; without a cache, at least one."""
         if self.cache is None:
             return max(1, len(self.views))
         return sum(not self.cache.path(teacher, view).is_file() for view in self.views)
 
-    def identities(self) -> dict[str, str]:
-        """Return the SHA-256 of each teacher, by name, as its file or else the cache has it.
+    def digests(self) -> dict[str, str]:
+        """Return the SHA-256 of each teacher by name, from its file or else from the cache.
 
         Raises:
             InputError: if the cache has logits of one teacher from several networks.
         """
-        known = {}
+        digests = {}
         for teacher in self.teachers:
-            found = {teacher.digest}
+            candidates = {teacher.digest}
             if not teacher.digest and self.cache is not None:
-                found = {self.cache.digest(teacher, view) for view in self.views}
-                if len(found) > 1:
+                candidates = {self.cache.digest(teacher, view) for view in self.views}
+                if len(candidates) > 1:
                     raise InputError(
                         f"the logits of {teacher.name} in {self.cache.folder} were computed with "
-                        f"{len(found)} different networks: compute them again with one"
+                        f"{len(candidates)} different networks: compute them again with one"
                     )
-            known[teacher.name] = found.pop()
-        return known
+            digests[teacher.name] = candidates.pop()
+        return digests
 
     def soft_targets(self, faces: Faces) -> Floats:
-        """Return the ensemble's probabilities for faces, uint8 (N, 48, 48), float32 (N, 7)."""
-        logits = [self._checked(each, self._networks[each.name](faces)) for each in self.teachers]
+        """Return the ensemble's probabilities, float32 (N, 7), for faces, uint8 (N, 48, 48)."""
+        logits = [
+            self._compact(teacher, self._networks[teacher.name](faces)) for teacher in self.teachers
+        ]
         return mean_probabilities(logits, self._config.distill.temperature)
 
     def soft_targets_of_view(self, view: View, faces: Faces) -> Floats:
         """Return the ensemble's probabilities for a whole view, float32 (N, 7).
 
-        They are kept in memory and in the cache. The view's faces are uint8 (N, 48, 48), in the
-        order of the images.
+        They stay in memory, and the logits in the cache.
+
+        Args:
+            view: the view.
+            faces: its faces, uint8 (N, 48, 48), in the order of the images.
 
         Raises:
-            InputError: if a cached file is damaged or of another teacher or other pixels.
-            OutputError: if what was computed cannot be written.
+            InputError: if a cached file is damaged or from another teacher or other pixels.
+            OutputError: if a new file cannot be written.
         """
-        if view not in self._kept:
+        if view not in self._targets:
             settings = self._config.distill
             logits = [self._logits(teacher, view, faces) for teacher in self.teachers]
             targets = mean_probabilities(logits, settings.temperature)
             if self._log_odds is not None:
                 log_odds = self._log_odds * settings.votes
                 targets = add_log_odds(targets, log_odds, settings.temperature)
-            self._kept[view] = targets
-        return self._kept[view]
+            self._targets[view] = targets
+        return self._targets[view]
 
     def _logits(self, teacher: Teacher, view: View, faces: Faces) -> Logits:
         if self.cache is not None and self.cache.path(teacher, view).is_file():
             return self.cache.read(teacher, view, faces)
         if teacher.name not in self._networks:
-            raise teacher.missing()
+            raise teacher.not_found()
         network = self._networks[teacher.name]
-        parts = []
+        outputs = []
         label = f"teacher {teacher.name}  {view}"
         with Progress(label, len(faces), unit="img", quiet=self._quiet) as progress:
             for start in range(0, len(faces), _BATCH):
-                part = faces[start : start + _BATCH]
-                parts.append(network(part))
-                progress.advance(len(part))
-        logits = self._checked(teacher, np.concatenate(parts))
+                batch = faces[start : start + _BATCH]
+                outputs.append(network(batch))
+                progress.advance(len(batch))
+        logits = self._compact(teacher, np.concatenate(outputs))
         if self.cache is not None:
             self.cache.write(teacher, view, faces, logits)
         return logits
 
-    def _checked(self, teacher: Teacher, logits: Floats) -> Logits:
-        kept, labels = rounded(logits), self._config.labels
-        if kept.shape[1] != len(labels) or not np.isfinite(kept).all():
+    def _compact(self, teacher: Teacher, logits: Floats) -> Logits:
+        """Check a teacher's logits and return them as they are cached."""
+        compact, labels = compact_logits(logits), self._config.labels
+        if compact.shape[1] != len(labels) or not np.isfinite(compact).all():
             raise ModelError(
-                f"the teacher {teacher.file} gave {kept.shape[1]} logits a face, or what is not a "
-                f"number: expected {len(labels)}, of {', '.join(labels)}"
+                f"the teacher {teacher.file} returned {compact.shape[1]} logits per face, or NaN: "
+                f"expected {len(labels)}, of {', '.join(labels)}"
             )
-        return kept
+        return compact
 
 
 # ---------------------------------------------------------------- filling the cache
 def cache_teacher_logits(config: Config, *, quiet: bool = False) -> dict[str, Any]:
-    """Compute the teachers' logits that are not in the recipe's cache yet.
+    """Compute the teachers' logits that are missing in the recipe's cache.
 
-    Each view's file is written as soon as it is computed, so that going on after a stop is calling
-    this again. With the cache full, the recipe trains without the teachers.
+    Each file is written as soon as it is computed, so an interrupted call can be repeated. With the
+    cache complete, the recipe trains without the teachers.
 
     Returns:
-        The cache's "folder", its "teachers", how many "views" and "files" (one a teacher and view)
-        it has, how many of these were "computed" now, and "size_bytes" of all.
+        The cache's "folder", its "teachers", the numbers of its "views" and "files" (one per
+        teacher and view), how many of these were "computed" now, and "size_bytes" of all.
 
     Raises:
         UsageError: if the recipe names no teachers, views or cache.
         ModelError: if a teacher is missing or damaged.
-        InputError: if a file in the cache is damaged or of another teacher or other pixels.
+        InputError: if a cached file is damaged or from another teacher or other pixels.
         DataError: if the data are missing, empty or malformed.
         OutputError: if a file cannot be written.
     """
@@ -432,17 +446,17 @@ def cache_teacher_logits(config: Config, *, quiet: bool = False) -> dict[str, An
     teachers, views, cache = ensemble.teachers, ensemble.views, ensemble.cache
     assert cache is not None
     files = [cache.path(teacher, view) for teacher in teachers for view in views]
-    lacking = [path for path in files if not path.is_file()]
+    missing = [path for path in files if not path.is_file()]
     dataset = data.dataset(config)
     for view in views:
-        ensemble.soft_targets_of_view(view, dataset.view(config, view).for_teachers)
-    # Where some teachers are not here, theirs must be of one network each.
-    ensemble.identities()
+        ensemble.soft_targets_of_view(view, dataset.render_view(config, view).teacher_images)
+    # The logits of a teacher that is missing here must all be from one network.
+    ensemble.digests()
     return {
         "folder": settings.cache,
         "teachers": [teacher.name for teacher in teachers],
         "views": len(views),
         "files": len(files),
-        "computed": len(lacking),
+        "computed": len(missing),
         "size_bytes": sum(path.stat().st_size for path in files),
     }

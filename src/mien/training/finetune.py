@@ -1,8 +1,8 @@
-"""Fine-tune an exported model on a user's own classes.
+"""Fine-tuning of an exported model on a user's own classes.
 
-The model's ONNX file holds every weight under its Keras name, so the network is rebuilt from it;
-only the last layer is new, and starts from what the model knows of the classes. What follows is a
-run like any other: the head alone, then the last blocks.
+The model's ONNX file holds every weight under its Keras name, so the network is rebuilt from it.
+Only the last layer is new, and starts from what the model knows of the classes. Then follows an
+ordinary run: the head alone, then the last blocks.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from mien.core.manifest import Manifest, load_manifest, write_manifest
 from mien.core.models import find_model
 from mien.data.class_folder import find_label
 from mien.data.dataset import RECORD, Split, find_record, save_splits, write_record
-from mien.training import run as run_folder
+from mien.training import run_folder
 from mien.training.backend import prepare_backend
 from mien.training.export import export_run
 from mien.training.model import block_names, build_model
-from mien.training.onnx_converter import fill_network, read_weights
+from mien.training.onnx_converter import assign_weights, read_weights
 from mien.training.recipe import (
     ModelSettings,
     TrainingSettings,
     config_from_tables,
     override_tables,
 )
-from mien.training.run import RunFolder, read_json
+from mien.training.run_folder import RunFolder, read_json
 from mien.training.trainer import train
 
 FACES = "faces.npz"
 START = "start.keras"
 NOTES = "finetune.json"
 
-LEAST_IMAGES = 4
-"""Images that every class must have: one to hold out and three to learn from."""
+MIN_IMAGES = 4
+"""Images that every class must have: one for validation and three for training."""
 
 _LOGITS = "logits"
 
@@ -59,20 +59,20 @@ def finetune(
     overrides: Sequence[str] = (),
     quiet: bool = False,
 ) -> RunFolder:
-    """Train a model on a user's own classes; the run's folder keeps the faces, too.
+    """Train a model on a user's own classes.
 
     Args:
         splits: "train" and "val", and "test" if there is one; see `mien.data.class_folder`.
-        folder: of the run; must not hold one yet.
-        model: what to start from: a bundled model's name or a model's folder.
-        meanings: the model's classes that each class is made of (see `find_label`).
-        notes: JSON values to keep with the run, in ``finetune.json``.
-        files: the folder that the splits' files are in (see `mien.data.dataset.image_hashes`).
-        epochs: of the second phase; as many as fit the number of images unless given.
-        seed: of weights, order and augmentation.
+        folder: folder of the run, which also stores the faces; must not hold a run yet.
+        model: model to start from: a bundled model's name or a model's folder.
+        meanings: the model's classes that each new class corresponds to (see `find_label`).
+        notes: JSON values to store with the run, in ``finetune.json``.
+        files: folder of the splits' files (see `mien.data.dataset.image_hashes`).
+        epochs: epochs of the second phase; depends on the number of images by default.
+        seed: random seed of weights, order and augmentation.
         threads: CPU threads, 0 for all.
-        overrides: ``section.key=value`` each, as in ``mien train --set``.
-        quiet: draw no progress and print no epochs.
+        overrides: ``section.key=value`` strings, as in ``mien train --set``.
+        quiet: no progress bars and no line per epoch.
 
     Raises:
         DataError: if there are fewer than two classes, or one has too few images.
@@ -84,8 +84,8 @@ def finetune(
     manifest = load_manifest(base, labels=None)
     check_classes(splits["train"], splits["val"])
     prepare_backend(TrainingSettings(seed=seed, threads=threads))
-    network = starting_network(base, manifest, splits["train"].classes, meanings or {})
-    tables = finetune_tables(
+    network = build_starting_network(base, manifest, splits["train"].classes, meanings or {})
+    tables = finetune_recipe(
         manifest, splits["train"], run.path, blocks=len(block_names(network)), epochs=epochs
     )
     tables["training"] |= {"seed": seed, "threads": threads}
@@ -94,59 +94,58 @@ def finetune(
     try:
         run.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot make {run.path}: {error.strerror}") from error
+        raise OutputError(f"cannot create {run.path}: {error.strerror}") from error
     save_splits(run.path / FACES, splits)
     write_record(run.path / RECORD, splits, files, before=find_record(base))
     with run_folder.saving(run.path / START) as temporary:
         network.save(temporary)
-    kept = {
+    notes = {
         **(notes or {}),
         "classes": {name: list(parts) for name, parts in (meanings or {}).items()},
         "started_from": manifest.info.to_dict(),
         "model": str(model),
     }
-    run_folder.write_json(run.path / NOTES, kept)
+    run_folder.write_json(run.path / NOTES, notes)
     return train(config, run.path, quiet=quiet)
 
 
 def read_notes(folder: Path) -> dict[str, Any]:
-    """Return what `finetune` kept with a run; raises InputError if it is no fine-tuning."""
+    """Read what `finetune` stored with a run; raises InputError if it is another kind of run."""
     path = folder / NOTES
     if not path.is_file():
-        raise InputError(
-            f"{folder} is not a fine-tuning: expected {NOTES} in it, as mien finetune leaves"
-        )
+        raise InputError(f"{folder} is not a run of mien finetune: expected {NOTES} in it")
     return read_json(path)
 
 
 def export_finetuned(run: RunFolder) -> Path:
-    """Export a fine-tuned run, with its classes, origin and files on record; as `export_run`."""
+    """Export a fine-tuned run with its classes, origin and record of files; as `export_run`."""
     notes = read_notes(run.path)
     folder = export_run(run.path)
     manifest = load_manifest(folder, labels=None)
-    told: dict[str, Any] = {key: notes[key] for key in ("classes", "started_from") if key in notes}
-    write_manifest(folder, dataclasses.replace(manifest, data={**manifest.data, **told}))
+    origin: dict[str, Any] = {
+        key: notes[key] for key in ("classes", "started_from") if key in notes
+    }
+    write_manifest(folder, dataclasses.replace(manifest, data={**manifest.data, **origin}))
     if (run.path / RECORD).is_file():
         write_atomically(folder / RECORD, (run.path / RECORD).read_bytes())
     return folder
 
 
 def check_classes(train: Split, val: Split) -> None:
-    """Raise DataError unless there are two classes or more, each with enough images."""
+    """Raise DataError unless there are at least two classes, each with enough images."""
     counts = train.class_counts()
     if len(counts) < 2:
         raise DataError(
             f"expected two classes or more, got {', '.join(counts) or 'none'}: "
-            "put the images of each class into a folder of its own"
+            "put the images of each class into a separate folder"
         )
-    held = val.class_counts()
+    val_counts = val.class_counts()
     for name, count in counts.items():
-        total = count + held[name]
-        if total < LEAST_IMAGES or count < 2:
+        total = count + val_counts[name]
+        if total < MIN_IMAGES or count < 2:
             raise DataError(
-                f"class {name!r} has {total} images that can be used: expected at least "
-                f'{LEAST_IMAGES}; add some, or leave it out or merge it with --map "{name}=" or '
-                f'"{name}=OTHER"'
+                f"class {name!r} has {total} usable images: expected at least {MIN_IMAGES}; add "
+                f'some, leave it out with --map "{name}=", or merge it with --map "{name}=OTHER"'
             )
     if len(val) == 0:
         raise DataError(
@@ -155,12 +154,17 @@ def check_classes(train: Split, val: Split) -> None:
 
 
 # ---------------------------------------------------------------- the recipe
-def finetune_tables(
+def finetune_recipe(
     manifest: Manifest, train: Split, run: Path, *, blocks: int, epochs: int | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Return a recipe that fits the number of images: minutes on a CPU for 50 to 5,000.
+    """Return the tables of a recipe for a number of images: minutes on a CPU for 50 to 5,000.
 
-    The backbone of the manifest's model has ``blocks`` blocks; ``epochs`` as in `finetune`.
+    Args:
+        manifest: of the model to start from.
+        train: the training images.
+        run: folder of the run.
+        blocks: number of blocks of the model's backbone.
+        epochs: as in `finetune`.
     """
     count = len(train)
     batch = 32 if count >= 256 else 16 if count >= 64 else min(8, count)
@@ -193,22 +197,22 @@ def finetune_tables(
             "early_stopping": 8,
             "class_weights": True,
             "class_weight_power": 0.5,
-            # About a quarter of a phase: with few steps, a longer memory would keep the start.
+            # Averages over about a quarter of a phase; longer would retain the starting weights.
             "ema": round(min(0.998, 1 - 4 / max(8, steps * max(1, epochs))), 4),
         },
     }
 
 
 def model_settings(manifest: Manifest) -> ModelSettings:
-    """Return the architecture of an exported model, at the input size that it ended with.
+    """Return the architecture of an exported model, with the input size of its last epoch.
 
     Raises:
-        ModelError: if its manifest does not tell.
+        ModelError: if its manifest does not hold the recipe.
     """
     recipe = manifest.config.get("model")
     if not isinstance(recipe, Mapping):
         raise ModelError(
-            f"the manifest of {manifest.name} does not tell its architecture: "
+            f"the manifest of {manifest.name} lacks its architecture: "
             "expected a model of mien export"
         )
     known = {item.name for item in dataclasses.fields(ModelSettings)}
@@ -219,23 +223,29 @@ def model_settings(manifest: Manifest) -> ModelSettings:
     return config_from_tables({"model": {**table, "weights": "none", "input_size": size}}).model
 
 
-# ---------------------------------------------------------------- the network to start from
-def starting_network(
+# ---------------------------------------------------------------- the starting network
+def build_starting_network(
     base: Path, manifest: Manifest, labels: Sequence[str], meanings: Mapping[str, Sequence[str]]
 ) -> Any:
     """Rebuild a model as a Keras network whose outputs are a user's own classes.
 
-    The last layer's weights of a class in ``labels`` are the mean of those of the model's labels
-    that it is made of (``meanings``); of a class that the model does not know, the mean of all.
+    The last layer's weights for a class are the mean of those of the model's labels that it
+    corresponds to; for a class unknown to the model, the mean of all.
+
+    Args:
+        base: folder of the model.
+        manifest: its manifest.
+        labels: the new classes.
+        meanings: as in `finetune`.
 
     Raises:
-        ModelError: if the model is damaged or of another architecture than it says.
+        ModelError: if the model is damaged or its architecture is not that of the manifest.
     """
     settings = model_settings(manifest)
     weights = read_weights(base / manifest.file.name)
-    owners = [find_label(label, labels, meanings) for label in manifest.labels]
-    everything = list(range(len(owners)))
-    columns = [[at for at in everything if owners[at] == label] or everything for label in labels]
+    targets = [find_label(label, labels, meanings) for label in manifest.labels]
+    every = list(range(len(targets)))
+    columns = [[i for i in every if targets[i] == label] or every for label in labels]
     for part in ("kernel", "bias"):
         name = f"{_LOGITS}/{part}"
         if name not in weights:
@@ -244,5 +254,5 @@ def starting_network(
             [weights[name][..., column].mean(axis=-1) for column in columns], axis=-1
         )
     network = build_model(settings, size=settings.input_size, initialise=False, classes=len(labels))
-    fill_network(network, weights, where=str(base))
+    assign_weights(network, weights, where=str(base))
     return network

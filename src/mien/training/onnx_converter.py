@@ -1,9 +1,9 @@
-"""Convert a Keras network to ONNX, and load an ONNX file's weights back into a Keras network.
+"""Conversion of a Keras network to ONNX and back, and the joining of two networks in one file.
 
-This project's own, since Keras' export makes the constants of `Normalization` required inputs, has
-no second output and takes minutes. It works on every backend of Keras, and the same weights always
-give the same bytes. The file holds the network up to its logits; inference divides them by the
-model's temperature and takes the softmax.
+Keras' own export makes the constants of `Normalization` required inputs, has no second output and
+takes minutes. This converter works on every backend of Keras, and the same weights always give the
+same bytes. The file holds the network up to its logits; temperature and softmax are applied by the
+inference code.
 
 Keras is channels-last; the ONNX graph is channels-first throughout: (N, C, H, W) or (N, C).
 """
@@ -14,7 +14,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,18 +24,18 @@ import numpy.typing as npt
 
 import mien
 from mien.core.emotions import EMOTIONS
-from mien.core.errors import MissingExtra, ModelError
-from mien.core.manifest import INPUT_CONTRACT, OUTPUT_CONTRACT
+from mien.core.errors import ModelError, needs_extra
+from mien.core.manifest import INPUT_CONTRACT, OUTPUT_CONTRACT, PEOPLE_OUTPUTS
 from mien.training.architectures import refresh
-from mien.training.onnx_join import one_reading, rename
 
 Array: TypeAlias = npt.NDArray[Any]
 
 OPSET = 18
-"""The first whose Resize takes axes; ONNX Runtime supports it since 1.15."""
+"""The first opset whose Resize takes axes; ONNX Runtime supports it since 1.15."""
 IR_VERSION = 8
 """The file format that came with the opset."""
 
+_DESCRIPTION = "Facial emotions: standard faces (grey 48x48, 0-255) to logits of the labels."
 _BATCH = "batch"
 _UNTRAINED = ("count", "seed_generator_state")
 _LAYOUT_MARK = "keras"
@@ -48,8 +48,8 @@ def keras_to_onnx(model: Any, *, labels: Sequence[str] = EMOTIONS, version: str 
     Args:
         model: a flat functional or sequential ``keras.Model``, grey faces (N, H, W, 1) in 0-255 ->
             probabilities (N, classes), ending in a softmax layer.
-        labels: the classes, stored in the file.
-        version: the model's, stored in the file too.
+        labels: class names, stored in the file.
+        version: version of the model, stored in the file.
 
     Returns:
         A checked ``onnx.ModelProto``: input "faces" uint8 (batch, H, W); outputs "logits" float32
@@ -75,74 +75,58 @@ def keras_to_onnx(model: Any, *, labels: Sequence[str] = EMOTIONS, version: str 
             continue
         sources = layer.input if isinstance(layer.input, list | tuple) else [layer.input]
         if not all(id(source) in values for source in sources):
-            why = "its input is of keras.ops, or of a layer used more than once"
+            why = "its input comes from keras.ops, or from a layer used more than once"
             raise _unsupported(layer, why)
         inputs = [values[id(source)] for source in sources]
         if layer.output is model.outputs[0]:  # the softmax
             rename(graph.nodes, {inputs[0]: logits})
             break
         graph.owner, kind = names[id(layer)], type(layer).__name__
-        # A user's own class may have a known name and do something else.
+        # A user's own class may have a known name but compute something else.
         if kind not in EMITTERS or type(layer) is not getattr(keras.layers, kind):
             raise _unsupported(layer)
         values[id(layer.output)] = EMITTERS[kind](graph, layer, inputs)
         if len(layer.output.shape) == 4:
             feature_map = layer.output
-    # The smallest feature map of all, so that turning it channels-last costs next to nothing.
+    # The last feature map is the smallest, so transposing it costs next to nothing.
     graph.owner = features
-    turned = graph.node("Transpose", [values[id(feature_map)]], perm=[0, 2, 3, 1])
-    rename(graph.nodes, {turned: features})
+    transposed = graph.node("Transpose", [values[id(feature_map)]], perm=[0, 2, 3, 1])
+    rename(graph.nodes, {transposed: features})
     tensor, float32 = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
-    ends = [
-        tensor(name, onnx.TensorProto.UINT8, [_BATCH, *sides]),
-        tensor(logits, float32, [_BATCH, len(labels)]),
-        tensor(features, float32, [_BATCH, *feature_map.shape[1:]]),
-    ]
-    notes = {"labels": json.dumps(list(labels)), "producer": "mien", "version": version}
-    return _finished(graph, ends, notes)
-
-
-def _finished(graph: _Graph, ends: Sequence[Any], notes: Mapping[str, str]) -> Any:
-    """Return the checked model of a graph with one input and two outputs."""
-    onnx = _onnx()
-    proto = onnx.helper.make_model(
-        onnx.helper.make_graph(graph.nodes, "mien", ends[:1], ends[1:], graph.initializers),
-        producer_name="mien",
-        producer_version=mien.__version__,
-        doc_string="Facial emotions: standard faces (grey 48x48, 0-255) to logits of the labels.",
-        opset_imports=[onnx.helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
+    return graph.model(
+        [tensor(name, onnx.TensorProto.UINT8, [_BATCH, *sides])],
+        [
+            tensor(logits, float32, [_BATCH, len(labels)]),
+            tensor(features, float32, [_BATCH, *feature_map.shape[1:]]),
+        ],
+        {"labels": json.dumps(list(labels)), "producer": "mien", "version": version},
     )
-    onnx.helper.set_model_props(proto, notes)
-    onnx.checker.check_model(proto, full_check=True)
-    return proto
 
 
 def _onnx() -> Any:
-    try:
+    with needs_extra("train", "exporting a network"):
         import onnx
-    except ImportError as error:
-        raise MissingExtra("train", "exporting a network") from error
     return onnx
 
 
 def layer_names(model: Any) -> dict[int, str]:
     """Return the layers' names by ``id``.
 
-    Names that Keras made up ("normalization_3") count through a process; here, within the model.
+    Keras numbers the names that it makes up ("normalization_3") across the process; here they are
+    numbered within the model.
     """
-    names, made_up = {}, Counter[str]()
+    names, automatic = {}, Counter[str]()
     for layer in model.layers:
         names[id(layer)] = layer.name
         stem = re.sub(r"_\d+$", "", layer.name)
         if stem.replace("_", "") == type(layer).__name__.lower():
-            names[id(layer)] = f"{stem}_{made_up[stem]}" if made_up[stem] else stem
-            made_up[stem] += 1
+            names[id(layer)] = f"{stem}_{automatic[stem]}" if automatic[stem] else stem
+            automatic[stem] += 1
     return names
 
 
 def _check_ends(model: Any, labels: Sequence[str]) -> tuple[int, int]:
-    """Check a network's input and output and return the height and width of its input."""
+    """Check a network's input and output, and return the height and width of its input."""
     inputs, outputs = ([tuple(end.shape) for end in ends] for ends in (model.inputs, model.outputs))
     side = inputs[0][1:]
     if len(inputs) != 1 or len(side) != 3 or None in side or side[2] != 1:
@@ -160,10 +144,12 @@ def _check_ends(model: Any, labels: Sequence[str]) -> tuple[int, int]:
 
 
 class _Graph:
-    """Nodes and constants of an ONNX graph, named after the layer that is being converted.
+    """Nodes and constants of an ONNX graph under construction.
 
-    Weights are named ``layer/variable``; their notes keep Keras' layout and shape for
-    `read_weights`.
+    Attributes:
+        owner: name of the layer being converted, the prefix of new names. Weights are named
+            ``layer/variable``; their ``doc_string`` keeps Keras' layout and shape for
+            `read_weights`.
     """
 
     def __init__(self) -> None:
@@ -173,7 +159,7 @@ class _Graph:
         self._taken: set[str] = set()
 
     def node(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
-        """Add a node and return the name of its one output, ``owner/kind``."""
+        """Add a node and return the name of its output, ``owner/kind``."""
         from onnx import helper
 
         name = self._free_name(f"{self.owner}/{kind}")
@@ -181,7 +167,7 @@ class _Graph:
         return name
 
     def constant(self, what: str, value: Any, dtype: type = np.float32) -> str:
-        """Add a constant that is not trained and return its name, ``owner:what``."""
+        """Add a constant that is no trained weight and return its name, ``owner:what``."""
         from onnx import numpy_helper
 
         name = self._free_name(f"{self.owner}:{what}")
@@ -189,16 +175,34 @@ class _Graph:
         return name
 
     def weight(self, layer: Any, variable: str, layout: str = "same") -> str:
-        """Add one of a layer's variables and return its name; layouts as in `_to_onnx_layout`."""
+        """Add a variable of a layer and return its name; layouts as in `_to_onnx_layout`."""
         from onnx import numpy_helper
 
-        found = next(item for item in layer.weights if item.name == variable)
-        value = np.asarray(found.numpy(), np.float32)
+        weight = next(item for item in layer.weights if item.name == variable)
+        value = np.asarray(weight.numpy(), np.float32)
         name = self._free_name(f"{self.owner}/{variable}")
         tensor = numpy_helper.from_array(_to_onnx_layout(value, layout), name)
         tensor.doc_string = f"{_LAYOUT_MARK} {layout} {','.join(map(str, value.shape))}"
         self.initializers.append(tensor)
         return name
+
+    def model(
+        self, inputs: Sequence[Any], outputs: Sequence[Any], properties: Mapping[str, str]
+    ) -> Any:
+        """Return the finished ``onnx.ModelProto``, checked."""
+        onnx = _onnx()
+        graph = onnx.helper.make_graph(self.nodes, "mien", inputs, outputs, self.initializers)
+        proto = onnx.helper.make_model(
+            graph,
+            producer_name="mien",
+            producer_version=mien.__version__,
+            doc_string=_DESCRIPTION,
+            opset_imports=[onnx.helper.make_opsetid("", OPSET)],
+            ir_version=IR_VERSION,
+        )
+        onnx.helper.set_model_props(proto, properties)
+        onnx.checker.check_model(proto, full_check=True)
+        return proto
 
     def _free_name(self, wanted: str) -> str:
         name, count = wanted, 1
@@ -211,9 +215,9 @@ class _Graph:
 
 # ---------------------------------------------------------------- layouts of weights
 def _to_onnx_layout(array: Array, layout: str) -> Array:
-    """Bring a Keras array into ONNX's order.
+    """Transpose a Keras array to ONNX's order.
 
-    Layouts: "HWIO" (convolution), "HWCM" (depthwise, with a multiplier), "same" in both.
+    Layouts: "HWIO" (convolution), "HWCM" (depthwise, with a multiplier), "same" (as in Keras).
     """
     if layout == "HWIO":
         array = array.transpose(3, 2, 0, 1)
@@ -224,7 +228,7 @@ def _to_onnx_layout(array: Array, layout: str) -> Array:
 
 
 def _to_keras_layout(array: Array, note: str) -> Array | None:
-    """Undo `_to_onnx_layout` by a tensor's note; None if the tensor is no trained weight."""
+    """Invert `_to_onnx_layout`, given a tensor's note; None if it is no trained weight."""
     mark, _, rest = note.partition(" ")
     layout, _, sides = rest.partition(" ")
     if mark != _LAYOUT_MARK or layout not in ("same", "HWIO", "HWCM"):
@@ -242,7 +246,7 @@ def _to_keras_layout(array: Array, note: str) -> Array | None:
 Emitter: TypeAlias = Callable[[_Graph, Any, list[str]], str]
 """Adds a layer's nodes, given the names of its inputs, and returns the name of its output.
 
-Raises ModelError for options of the layer that are not supported.
+Raises ModelError for unsupported options of the layer.
 """
 
 
@@ -254,7 +258,7 @@ def _unsupported(layer: Any, why: str = "") -> ModelError:
 
 
 def _input_shape(layer: Any) -> tuple[int, ...]:
-    """Return (H, W, C) or (C,) of a layer's only input, all of it fixed."""
+    """Return (H, W, C) or (C,) of a layer's only input, which must be fixed."""
     shape = tuple(layer.input.shape[1:])
     if None in shape:
         raise _unsupported(layer, f"its input's shape {shape} is not fixed")
@@ -272,7 +276,7 @@ def _plane(layer: Any) -> tuple[int, int, int]:
 def _pads(layer: Any, kernel: Sequence[int]) -> list[int]:
     """Return ONNX's pads [top, left, bottom, right] for Keras' padding.
 
-    "same" puts the odd pixel at the bottom and right; with strides it depends on the input's size.
+    "same" puts the odd pixel at the bottom and right, and depends on the input's size if strided.
     """
     plane = _plane(layer)
     if layer.padding == "valid":
@@ -281,14 +285,14 @@ def _pads(layer: Any, kernel: Sequence[int]) -> list[int]:
         raise _unsupported(layer, f"padding {layer.padding!r}")
     before, after = [], []
     for side, window, stride in zip(plane, kernel, layer.strides, strict=False):
-        lacking = max((math.ceil(side / stride) - 1) * stride + window - side, 0)
-        before.append(lacking // 2)
-        after.append(lacking - lacking // 2)
+        total = max((math.ceil(side / stride) - 1) * stride + window - side, 0)
+        before.append(total // 2)
+        after.append(total - total // 2)
     return before + after
 
 
 def _on_channels(layer: Any) -> bool:
-    """Whether the layer works along its input's last axis, the channels."""
+    """Return True if a layer's axis is the last of its input, the channels."""
     axes = layer.axis if isinstance(layer.axis, list | tuple) else (layer.axis,)
     return tuple(axes) in ((-1,), (len(layer.input.shape) - 1,))
 
@@ -337,7 +341,7 @@ def _normalization(graph: _Graph, layer: Any, inputs: list[str]) -> str:
     import keras
 
     if not _on_channels(layer) or layer.invert or layer.input_mean is not None:
-        raise _unsupported(layer, "only the adapted kind, along channels")
+        raise _unsupported(layer, "only adapted statistics along channels")
     mean, variance = graph.weight(layer, "mean"), graph.weight(layer, "variance")
     if len(layer.input.shape) == 4:
         axes = graph.constant("axes", [1, 2], np.int64)
@@ -352,7 +356,7 @@ def _rescaling(graph: _Graph, layer: Any, inputs: list[str]) -> str:
     scale, offset = (np.asarray(part, np.float32) for part in (layer.scale, layer.offset))
     if len(layer.input.shape) == 4:
         if not {scale.size, offset.size} <= {1, layer.input.shape[-1]}:
-            raise _unsupported(layer, "other than one number a channel")
+            raise _unsupported(layer, "other than one number per channel")
         scale, offset = (part.reshape(-1, 1, 1) if part.ndim else part for part in (scale, offset))
     value = graph.node("Mul", [*inputs, graph.constant("scale", scale)])
     if offset.any():
@@ -385,7 +389,7 @@ def _zero_padding(graph: _Graph, layer: Any, inputs: list[str]) -> str:
 
 
 def _pool(graph: _Graph, layer: Any, inputs: list[str], *, kind: str) -> str:
-    # An average leaves the padding out, in Keras and by ONNX's default alike.
+    # Averages exclude the padding, in Keras and by ONNX's default.
     return graph.node(
         kind,
         inputs,
@@ -435,7 +439,7 @@ def _fold(graph: _Graph, layer: Any, inputs: list[str], *, kind: str) -> str:
     return value
 
 
-# Activations, as layers and inside of others
+# Activations, as layers and within others
 def _activation(graph: _Graph, layer: Any, inputs: list[str]) -> str:
     import keras
 
@@ -492,14 +496,14 @@ EMITTERS: Mapping[str, Emitter] = {
 
 # ---------------------------------------------------------------- ONNX to Keras
 def read_weights(path: Path, outputs: Mapping[str, str] = OUTPUT_CONTRACT) -> dict[str, Array]:
-    """Read the weights of an exported network, of the reading that has these outputs.
+    """Read the weights of an exported network, for the reading with these outputs.
 
     Returns:
-        Float32 arrays in Keras' layout by ``layer/variable``, as ``stem_conv/kernel``; bit for bit
-        what the Keras network held.
+        Float32 arrays in Keras' layout by ``layer/variable``, such as ``stem_conv/kernel``; bit for
+        bit those of the Keras network.
 
     Raises:
-        ModelError: if there is no such file, or it is not one that `keras_to_onnx` made.
+        ModelError: if there is no such file, or it was not made by `keras_to_onnx`.
         MissingExtra: if onnx is not installed.
     """
     onnx = _onnx()
@@ -507,7 +511,7 @@ def read_weights(path: Path, outputs: Mapping[str, str] = OUTPUT_CONTRACT) -> di
         proto = onnx.load(path)
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from error
-    except Exception as error:  # protobuf's errors share no public base
+    except Exception as error:  # protobuf's errors have no public base class
         raise ModelError(f"{path} is damaged or not an ONNX file: export it again") from error
     weights = {}
     for tensor in one_reading(proto, outputs).graph.initializer:
@@ -520,19 +524,20 @@ def read_weights(path: Path, outputs: Mapping[str, str] = OUTPUT_CONTRACT) -> di
 
 
 def load_onnx_weights(path: Path, model: Any) -> None:
-    """Load the weights of an exported network into a Keras one; raises ModelError, MissingExtra."""
-    fill_network(model, read_weights(path), where=str(path))
+    """Load an exported network's weights into a Keras one; raises ModelError, MissingExtra."""
+    assign_weights(model, read_weights(path), where=str(path))
 
 
-def fill_network(model: Any, weights: Mapping[str, Array], *, where: str) -> None:
-    """Fill a Keras network with weights as `read_weights` returns them.
+def assign_weights(model: Any, weights: Mapping[str, Array], *, where: str) -> None:
+    """Assign the weights of `read_weights` to a Keras network.
 
-    Dropout's states and the pixel count of a `Normalization`, which no prediction depends on, stay.
+    States of dropout generators and the pixel count of a `Normalization` stay: no prediction
+    depends on them.
 
     Args:
-        model: the network; on an error it is left as it was.
-        weights: all of its weights, no more.
-        where: what they come from, for errors.
+        model: the network; left unchanged on an error.
+        weights: exactly its weights.
+        where: their origin, for errors.
 
     Raises:
         ModelError: if names or shapes differ; the first is named.
@@ -544,10 +549,10 @@ def fill_network(model: Any, weights: Mapping[str, Array], *, where: str) -> Non
         for variable in layer.weights
         if variable.name not in _UNTRAINED
     }
-    lacking = sorted(targets.keys() - weights.keys()) or sorted(weights.keys() - targets.keys())
-    if lacking:
-        lacks = where if lacking[0] in targets else "the network"
-        raise ModelError(f"{where} is of another architecture: {lacks} has no {lacking[0]}")
+    missing = sorted(targets.keys() - weights.keys()) or sorted(weights.keys() - targets.keys())
+    if missing:
+        incomplete = where if missing[0] in targets else "the network"
+        raise ModelError(f"{where} is of another architecture: {incomplete} has no {missing[0]}")
     for name, variable in targets.items():
         if tuple(variable.shape) != weights[name].shape:
             raise ModelError(
@@ -557,3 +562,135 @@ def fill_network(model: Any, weights: Mapping[str, Array], *, where: str) -> Non
     for name, variable in targets.items():
         variable.assign(weights[name])
     refresh(model)
+
+
+# ---------------------------------------------------------------- two networks in one file
+PREFIX = "people/"
+"""Prefix of the names of the second network's own nodes, values and weights."""
+
+
+def join_networks(first: Any, second: Any) -> Any:
+    """Return one network with the outputs of two: the first's names, and `PEOPLE_OUTPUTS`.
+
+    A network trained on votes starts from one that follows FER-2013's labels, and the blocks that
+    stayed frozen are bitwise equal. Nodes that compute the same with the same weights become one;
+    the others form a branch whose names begin with `PREFIX`.
+
+    Args:
+        first: an ``onnx.ModelProto`` of this project, with one reading.
+        second: another one with the same input and classes.
+
+    Raises:
+        ModelError: if their inputs or classes differ.
+    """
+    from onnx import helper
+
+    networks = (first, second)
+    inputs = [[value.SerializeToString() for value in proto.graph.input] for proto in networks]
+    classes = [
+        {entry.key: entry.value for entry in proto.metadata_props}.get("labels")
+        for proto in networks
+    ]
+    if inputs[0] != inputs[1] or classes[0] != classes[1]:
+        raise ModelError(
+            f"two networks with different inputs or classes cannot be one model: {classes[0]} "
+            f"and {classes[1]}"
+        )
+    joined = type(first)()
+    joined.CopyFrom(first)
+    graph = joined.graph
+    names = {value.name: value.name for value in graph.input}
+    weights = {tensor.name: tensor.SerializeToString() for tensor in graph.initializer}
+    for tensor in second.graph.initializer:
+        shared = weights.get(tensor.name) == tensor.SerializeToString()
+        names[tensor.name] = tensor.name if shared else PREFIX + tensor.name
+        if not shared:
+            graph.initializer.add().CopyFrom(tensor)
+            graph.initializer[-1].name = PREFIX + tensor.name
+    outputs = {_signature(node, list(node.input)): list(node.output) for node in graph.node}
+    for node in second.graph.node:
+        sources = [names[name] if name else "" for name in node.input]
+        signature = _signature(node, sources)
+        if signature not in outputs:
+            branch_node = graph.node.add()
+            branch_node.CopyFrom(node)
+            if node.name:
+                branch_node.name = PREFIX + node.name
+            branch_node.input[:] = sources
+            branch_node.output[:] = [_branch_name(name) for name in node.output]
+            outputs[signature] = list(branch_node.output)
+        names.update(zip(node.output, outputs[signature], strict=True))
+    for output in second.graph.output:
+        name = _branch_name(output.name)
+        if names[output.name] != name:  # everything that leads to it is shared
+            graph.node.add().CopyFrom(
+                helper.make_node("Identity", [names[output.name]], [name], PREFIX + name)
+            )
+        graph.output.add().CopyFrom(output)
+        graph.output[-1].name = name
+    return joined
+
+
+def one_reading(network: Any, outputs: Mapping[str, str] = OUTPUT_CONTRACT) -> Any:
+    """Return the network of a single reading, as it was before `join_networks`.
+
+    Args:
+        network: an ``onnx.ModelProto`` with one reading or two.
+        outputs: names of the reading's logits and features, see `Manifest.outputs`.
+
+    Raises:
+        ModelError: if it has no such outputs.
+    """
+    single = type(network)()
+    single.CopyFrom(network)
+    graph = single.graph
+    available = [value.name for value in graph.output]
+    if not set(outputs.values()) <= set(available):
+        raise ModelError(f"expected a network with {', '.join(outputs.values())}, got {available}")
+    needed = set(outputs.values())
+    renamed = {outputs[key]: name for key, name in OUTPUT_CONTRACT.items()}
+    nodes = []
+    for node in reversed(network.graph.node):
+        if not needed & set(node.output):
+            continue
+        needed |= set(node.input)
+        if node.op_type == "Identity" and node.name.startswith(PREFIX):
+            renamed[node.input[0]] = renamed[node.output[0]]  # a second name of a shared value
+        else:
+            nodes.append(node)
+    renamed |= {name: name.removeprefix(PREFIX) for name in needed if name.startswith(PREFIX)}
+    keep(graph.initializer, [part for part in network.graph.initializer if part.name in needed])
+    keep(graph.node, reversed(nodes))
+    keep(graph.output, [part for part in network.graph.output if part.name in outputs.values()])
+    for value in (*graph.initializer, *graph.output):
+        value.name = renamed.get(value.name, value.name)
+    for node in graph.node:
+        if node.name.startswith(PREFIX):
+            node.name = node.name.removeprefix(PREFIX)
+    rename(graph.node, renamed)
+    return single
+
+
+def keep(field: Any, values: Iterable[Any]) -> None:
+    """Replace the content of a repeated protobuf field by some of its values."""
+    kept = list(values)
+    del field[:]
+    field.extend(kept)
+
+
+def rename(nodes: Iterable[Any], names: Mapping[str, str]) -> None:
+    """Rename values in the inputs and outputs of nodes."""
+    for node in nodes:
+        for values in (node.input, node.output):
+            values[:] = [names.get(name, name) for name in values]
+
+
+def _branch_name(name: str) -> str:
+    names = {OUTPUT_CONTRACT[key]: PEOPLE_OUTPUTS[key] for key in OUTPUT_CONTRACT}
+    return names.get(name, PREFIX + name)
+
+
+def _signature(node: Any, sources: list[str]) -> tuple[Any, ...]:
+    """Return what identifies a node's result: its kind, its attributes and its inputs."""
+    attributes = sorted(attribute.SerializeToString() for attribute in node.attribute)
+    return (node.domain, node.op_type, tuple(sources), tuple(attributes), len(node.output))

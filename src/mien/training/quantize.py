@@ -1,8 +1,8 @@
-"""An exported model in 8-bit integers: a quarter of the size, and less time a face.
+"""8-bit copy of an exported model: a quarter of the size, and less time per face.
 
 Static quantisation (Jacob et al. 2018, "Quantization and Training of Neural Networks for Efficient
-Integer-Arithmetic-Only Inference"): weights per output channel, activations per tensor, their
-ranges from Training images.
+Integer-Arithmetic-Only Inference"): weights per output channel; activations per tensor, with ranges
+from Training images.
 """
 
 from __future__ import annotations
@@ -22,38 +22,38 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.calibration import softmax
-from mien.core.errors import MissingExtra, ModelError, UsageError
+from mien.core.errors import ModelError, UsageError, error_reason, needs_extra
 from mien.core.manifest import INPUT_CONTRACT, load_manifest
 from mien.core.process import disable_telemetry
 from mien.training.distillation import open_onnx
-from mien.training.export import check_target, classify_with, publish
-from mien.training.onnx_join import PREFIX, keep, rename
+from mien.training.export import check_target, classify_with, write_model
+from mien.training.onnx_converter import PREFIX, keep, rename
 
 if TYPE_CHECKING:
     from mien.data.dataset import Split
 
 LIMIT_POINTS = 0.5
-"""How many points of accuracy the 8-bit model may lose."""
+"""Largest loss of accuracy, in percentage points, of the 8-bit model."""
 
 CALIBRATION_IMAGES = 128
 TRIAL_IMAGES = 512
 PERCENTILES: tuple[float, ...] = (99.9, 99.99, 99.999)
-"""Of a tensor's values, how many lie within its range: a rare one beyond it would coarsen all.
-Each is tried."""
+"""Percentages of a tensor's values within its range, each of which is tried: covering rare extreme
+values would make all others coarser."""
 
 OPERATORS: tuple[str, ...] = (
     "Add", "Concat", "Conv", "Gemm", "GlobalAveragePool", "MatMul", "MaxPool", "Mul", "Relu",
     "Resize", "Sigmoid",
 )  # fmt: skip
-"""Kinds of nodes that compute in 8 bits; scaling at the ends and BatchNorm stay as they are."""
+"""Types of nodes that compute in 8 bits; scaling at the ends and BatchNorm stay float32."""
 
 FLOAT_LAYERS: tuple[str, ...] = (
     "faces", "enlarge", "three_channels", "rescaling", "normalization",
 )  # fmt: skip
-"""Beginnings of the names of layers that stay float32: those that prepare the input."""
+"""Name prefixes of the layers that stay float32: those that prepare the input."""
 
 SENSITIVE_LAYERS: tuple[str, ...] = ("stem", "block1a_dwconv", "block1a_bn", "block1a_activation")
-"""These stay float32 too where a network has depthwise convolutions, whose channels differ much."""
+"""Likewise in networks with depthwise convolutions, whose channels have very different ranges."""
 
 _BATCH = 32
 _INPUT = INPUT_CONTRACT["name"]
@@ -63,30 +63,30 @@ _SCALINGS = ("Mul", "Sub", "Add", "Div")
 def export_int8(
     folder: Path, output: Path, *, train: Split, val: Split, limit: float = LIMIT_POINTS
 ) -> Path:
-    """Make the 8-bit model of an exported one.
+    """Make an 8-bit copy of an exported model.
 
     Args:
-        folder: the exported model's.
-        output: where the new one goes; a model there is replaced.
-        train: images that give the ranges, `CALIBRATION_IMAGES` of them drawn with a fixed seed;
-            by `TRIAL_IMAGES` others, the one of `PERCENTILES` is chosen that changes
+        folder: folder of the model.
+        output: folder of the new one; a model there is replaced.
+        train: images for the ranges, `CALIBRATION_IMAGES` of them drawn with a fixed seed; on
+            `TRIAL_IMAGES` others, the one of `PERCENTILES` is chosen that changes the
             probabilities least.
-        val: images on which both are compared.
-        limit: how many points of accuracy it may lose there.
+        val: images on which both models are compared.
+        limit: largest loss of accuracy there, in percentage points.
 
     Returns:
-        ``output``. Its manifest is the other's but for the file, ``precision`` and
-        ``metrics.quantization``: temperatures and thresholds stay.
+        ``output``. Its manifest differs in the file, ``precision`` and ``metrics.quantization``;
+        temperatures and thresholds stay.
 
     Raises:
         ModelError: if the model is damaged, cannot be quantised, or loses more than the limit; then
             nothing is written.
-        UsageError: if there are no images, or the output is a folder of something else.
+        UsageError: if there are no images, or the output folder holds something else.
         OutputError: if it cannot be written.
         MissingExtra: if onnx is not installed.
     """
     if not len(train) or not len(val):
-        raise UsageError("expected images of train and of val to make an 8-bit model with")
+        raise UsageError("expected images of train and val to make an 8-bit model")
     check_target(output)
     manifest = load_manifest(folder, labels=None)
     network = folder / manifest.file.name
@@ -99,60 +99,63 @@ def export_int8(
     with tempfile.TemporaryDirectory() as place:
         for percentile in PERCENTILES:
             path = Path(place, f"{percentile}.onnx")
-            quantise(network, path, train.images[chosen], percentile=percentile)
+            quantize_network(network, path, train.images[chosen], percentile=percentile)
             change = float(np.abs(_probabilities(path, images, outputs) - expected).mean())
             tried[percentile] = (change, path.read_bytes())
     best = min(tried, key=lambda percentile: tried[percentile][0])
 
-    def prove(new: Path) -> dict[str, Any]:
+    def verify(new: Path) -> dict[str, Any]:
         figures = _compare(folder, new, val, limit, manifest.readings)
         counts = {"calibration_images": len(chosen), "percentile": best}
         return {"quantization": {**figures, **counts}}
 
-    return publish(output, tried[best][1], dataclasses.replace(manifest, precision="int8"), prove)
+    return write_model(
+        output, tried[best][1], dataclasses.replace(manifest, precision="int8"), verify
+    )
 
 
 def _probabilities(
     path: Path, images: npt.NDArray[np.uint8], outputs: Sequence[str]
 ) -> npt.NDArray[np.float64]:
-    """Return the probabilities by every reading, (readings, N, classes)."""
+    """Return the probabilities of every reading, (readings, N, classes)."""
     networks = [open_onnx(path, batch=_BATCH, output=output) for output in outputs]
     return np.stack([softmax(network(images).astype(np.float64)) for network in networks])
 
 
-def quantise(
+def quantize_network(
     source: Path, target: Path, images: npt.NDArray[np.uint8], *, percentile: float = PERCENTILES[0]
 ) -> None:
-    """Write the 8-bit network of the float32 one in an ONNX file.
+    """Quantise a float32 ONNX file.
 
-    The ranges of activations are those of images, uint8 (N, 48, 48), at least one; this percentage
-    of a tensor's values lies within its range.
+    Args:
+        source: the float32 file.
+        target: the 8-bit file to write.
+        images: images that determine the ranges of activations, uint8 (N, 48, 48), at least one.
+        percentile: percentage of a tensor's values within its range.
 
     Raises:
         ModelError: if it cannot be quantised.
         MissingExtra: if onnx is not installed.
     """
     disable_telemetry()
-    try:
+    with needs_extra("train", "making an 8-bit network"):
         import onnx
         from onnxruntime import quantization  # noqa: TID251
         from onnxruntime.quantization.shape_inference import quant_pre_process  # noqa: TID251
-    except ImportError as error:
-        raise MissingExtra("train", "making an 8-bit network") from error
 
-    # Batches of one size, or one of all where there are few: the histograms need them so.
-    whole = len(images) // _BATCH * _BATCH or len(images)
-    inputs = iter([{_INPUT: images[start:][:_BATCH]} for start in range(0, whole, _BATCH)])
-    with tempfile.TemporaryDirectory() as place, _silent():
-        slim, ready = Path(place, "slim.onnx"), Path(place, "ready.onnx")
+    # The quantiser's histograms need batches of equal size, or a single smaller one.
+    used = len(images) // _BATCH * _BATCH or len(images)
+    inputs = iter([{_INPUT: images[start:][:_BATCH]} for start in range(0, used, _BATCH)])
+    with tempfile.TemporaryDirectory() as scratch, _quiet_quantizer():
+        simplified, ready = Path(scratch, "simplified.onnx"), Path(scratch, "ready.onnx")
         network = onnx.load(source)
-        notes = {entry.key: entry.value for entry in network.metadata_props}
-        without_reshapes(network)
-        onnx.save(network, slim)
+        properties = {entry.key: entry.value for entry in network.metadata_props}
+        remove_reshapes(network)
+        onnx.save(network, simplified)
         try:
-            quant_pre_process(str(slim), str(ready), skip_symbolic_shape=True)
+            quant_pre_process(str(simplified), str(ready), skip_symbolic_shape=True)
             network = onnx.load(ready)
-            with_one_channel(network)
+            merge_grey_channels(network)
             onnx.save(network, ready)
             quantization.quantize_static(
                 str(ready),
@@ -160,46 +163,45 @@ def quantise(
                 SimpleNamespace(get_next=lambda: next(inputs, None)),
                 quant_format=quantization.QuantFormat.QDQ,
                 op_types_to_quantize=list(OPERATORS),
-                nodes_to_exclude=layers_left(network),
+                nodes_to_exclude=float_nodes(network),
                 per_channel=True,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
                 calibrate_method=quantization.CalibrationMethod.Percentile,
                 extra_options={"CalibPercentile": percentile},
             )
-        except Exception as error:  # its errors, and ONNX Runtime's, share no nearer base
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise ModelError(f"{source} cannot be quantised: {reason}") from error
-        small = onnx.load(target)
-        del small.metadata_props[:]
-        onnx.helper.set_model_props(small, {**notes, "precision": "int8"})
-        onnx.save(small, target)
+        except Exception as error:  # the quantiser's errors have no common base class
+            raise ModelError(f"{source} cannot be quantised: {error_reason(error)}") from error
+        quantized = onnx.load(target)
+        del quantized.metadata_props[:]
+        onnx.helper.set_model_props(quantized, {**properties, "precision": "int8"})
+        onnx.save(quantized, target)
 
 
-def layers_left(network: Any) -> list[str]:
+def float_nodes(network: Any) -> list[str]:
     """Return the names of the nodes that stay float32."""
     nodes = network.graph.node
     groups = (entry.i for node in nodes for entry in node.attribute if entry.name == "group")
     depthwise = any(count > 1 for count in groups)
-    beginnings = FLOAT_LAYERS + (SENSITIVE_LAYERS if depthwise else ())
-    return [node.name for node in nodes if node.name.removeprefix(PREFIX).startswith(beginnings)]
+    prefixes = FLOAT_LAYERS + (SENSITIVE_LAYERS if depthwise else ())
+    return [node.name for node in nodes if node.name.removeprefix(PREFIX).startswith(prefixes)]
 
 
 def _compare(
     folder: Path, new: Path, val: Split, limit: float, readings: Sequence[str]
 ) -> dict[str, Any]:
-    """Return both accuracies, how often both agree, and the loss; refuse one above the limit.
+    """Return both accuracies by the first reading, their difference, and the models' agreement.
 
-    The accuracy is by the first reading, whose labels ``val`` has.
+    Raises ModelError if the difference is above the limit.
     """
-    agreement, right = {}, []
+    agreement, correct = {}, []
     for name in readings:
-        old, small = (
-            classify_with(each, val.images, reading=name).argmax(axis=1) for each in (folder, new)
+        float32, int8 = (
+            classify_with(model, val.images, reading=name).argmax(axis=1) for model in (folder, new)
         )
-        agreement[name] = float((old == small).mean())
-        right += [int((answer == val.labels).sum()) for answer in (old, small)]
-    points = 100 * (right[0] - right[1]) / len(val)
+        agreement[name] = float((float32 == int8).mean())
+        correct += [int((predicted == val.labels).sum()) for predicted in (float32, int8)]
+    points = 100 * (correct[0] - correct[1]) / len(val)
     if points > limit:
         raise ModelError(
             f"the 8-bit model is refused: on {len(val):,} images of {val.name} it loses "
@@ -208,8 +210,8 @@ def _compare(
     return {
         "split": val.name,
         "images": len(val),
-        "accuracy_float32": right[0] / len(val),
-        "accuracy_int8": right[1] / len(val),
+        "accuracy_float32": correct[0] / len(val),
+        "accuracy_int8": correct[1] / len(val),
         "points_lost": points,
         "agreement": agreement[readings[0]],
         "agreements": agreement,
@@ -217,52 +219,53 @@ def _compare(
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
-    """Silence the quantiser, which prints its steps and hints at what is done here already."""
+def _quiet_quantizer() -> Iterator[None]:
+    """Suppress the quantiser's output: its steps, and advice that is followed here already."""
     logger = logging.getLogger()
-    before = logger.level
+    level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with redirect_stdout(io.StringIO()):
             yield
     finally:
-        logger.setLevel(before)
+        logger.setLevel(level)
 
 
-# ---------------------------------------------------------------- work that changes no answer
-# A float network keeps it, since training goes on from its weights by their Keras names.
-def without_reshapes(network: Any) -> None:
+# ---------------------------------------------------------------- simplifications of the graph
+# They do not change the outputs. A float32 file keeps these nodes, since training can continue from
+# its weights by their Keras names.
+def remove_reshapes(network: Any) -> None:
     """Remove squeeze-and-excite's flatten and reshape to 1x1, which split an 8-bit network."""
     graph = network.graph
-    made_by = {name: node for node in graph.node for name in node.output}
+    producers = {name: node for node in graph.node for name in node.output}
     uses = Counter(name for node in graph.node for name in node.input)
-    renamed, gone = {}, set()
+    renamed, removed = {}, set()
     for node in graph.node:
-        flatten = made_by.get(node.input[0]) if node.op_type == "Reshape" else None
+        flatten = producers.get(node.input[0]) if node.op_type == "Reshape" else None
         if flatten is None or flatten.op_type != "Flatten" or uses[flatten.output[0]] != 1:
             continue
-        pool = made_by.get(flatten.input[0])
+        pool = producers.get(flatten.input[0])
         if pool is not None and pool.op_type == "GlobalAveragePool":
             renamed[node.output[0]] = pool.output[0]
-            gone |= {node.output[0], flatten.output[0]}
-    keep(graph.node, [node for node in graph.node if node.output[0] not in gone])
+            removed |= {node.output[0], flatten.output[0]}
+    keep(graph.node, [node for node in graph.node if node.output[0] not in removed])
     rename(graph.node, renamed)
     needed = {name for node in graph.node for name in node.input}
     keep(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in needed])
 
 
-def with_one_channel(network: Any) -> None:
-    """Give a network that repeats the grey image as channels one channel.
+def merge_grey_channels(network: Any) -> None:
+    """Replace the three equal channels of a grey image by one, summing the first kernels.
 
-    Only where all are scaled alike before the first convolution, whose kernels are then summed.
-    BatchNorm and constants must be folded already.
+    Only if all channels are scaled alike before the first convolution. BatchNorm and constants must
+    be folded already.
     """
     from onnx import numpy_helper
 
     graph = network.graph
     weights = {tensor.name: tensor for tensor in graph.initializer}
     uses = Counter(name for node in graph.node for name in node.input)
-    repeat = next((node for node in graph.node if _repeats(node)), None)
+    repeat = next((node for node in graph.node if _repeats_channel(node)), None)
     if repeat is None:
         return
     changed, name = {}, repeat.output[0]
@@ -270,8 +273,8 @@ def with_one_channel(network: Any) -> None:
         node = next(node for node in graph.node if name in node.input)
         if node.op_type == "Conv":
             break
-        constants = [each for each in node.input if each in weights]
-        values = [numpy_helper.to_array(weights[each]) for each in constants]
+        constants = [source for source in node.input if source in weights]
+        values = [numpy_helper.to_array(weights[constant]) for constant in constants]
         alike = len(values) == 1 and np.unique(values[0]).size == 1 and uses[constants[0]] == 1
         if node.op_type not in _SCALINGS or not alike:
             return
@@ -283,13 +286,13 @@ def with_one_channel(network: Any) -> None:
     if kernel.shape[1] != len(repeat.input):
         return
     changed[node.input[1]] = kernel.sum(axis=1, keepdims=True)
-    for each, value in changed.items():
-        weights[each].CopyFrom(numpy_helper.from_array(value, each))
+    for weight, value in changed.items():
+        weights[weight].CopyFrom(numpy_helper.from_array(value, weight))
     graph.node.remove(repeat)
     rename(graph.node, {repeat.output[0]: repeat.input[0]})
-    del graph.value_info[:]  # shapes that were inferred before are now others
+    del graph.value_info[:]  # inferred shapes, which are outdated now
 
 
-def _repeats(node: Any) -> bool:
-    along = [attribute.i for attribute in node.attribute if attribute.name == "axis"]
-    return node.op_type == "Concat" and along == [1] and len({*node.input}) == 1
+def _repeats_channel(node: Any) -> bool:
+    axes = [attribute.i for attribute in node.attribute if attribute.name == "axis"]
+    return node.op_type == "Concat" and axes == [1] and len({*node.input}) == 1

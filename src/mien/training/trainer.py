@@ -1,16 +1,21 @@
-"""The training loop: a run from its start, or from its checkpoint, to its end.
+"""The training loop: a whole run, from its recipe or its checkpoint to the best network.
 
 ::
 
-    train, resume                      a new run; one that was stopped
-      Trainer.fit                      epochs of two phases: the head alone, then fine-tuning
-        enter_phase                    builds the network anew where a phase or the size changes
-        _train_epoch                   steps; a checkpoint every few minutes, and on Ctrl-C
-        _end_epoch                     validation of the averaged weights, best.keras, history
+    train, resume                      start a run; continue an interrupted one
+      Trainer.fit                      all epochs
+        enter_phase                    a new phase, or a new input size: rebuild the network
+        _train_epoch                   steps: augmented batch -> train_on_batch -> weight average
+        _end_epoch                     validate the averaged weights; history.csv, best.keras
 
-What a run is made of stands in its folder (`mien.training.run`). Every random number follows from
-the seed, the epoch and the step, and a checkpoint holds all that changes besides: a run that was
-stopped and resumed ends as one that never stopped, bit for bit.
+A run has two phases: ``head_epochs`` epochs train the dense head on a frozen backbone, then
+``epochs`` epochs fine-tune the last blocks or all of it. The network that is validated and saved
+is never the one being trained: it has the moving average (EMA) of the weights, interpolated with
+the initial ones if the recipe says so (WiSE-FT), and BatchNorm statistics recomputed for them.
+
+All randomness derives from the seed, the epoch and the step, and the checkpoint holds everything
+else that changes, so a resumed run ends with the same bits as an uninterrupted one. The files of a
+run are described in `mien.training.run_folder`.
 """
 
 from __future__ import annotations
@@ -33,16 +38,16 @@ import numpy.typing as npt
 
 from mien.core.errors import InputError, TrainingDiverged
 from mien.core.progress import Progress, format_duration
-from mien.training import run as records
+from mien.training import run_folder
 from mien.training.architectures import refresh
 from mien.training.backend import check_installed, prepare_backend, seed_step
 from mien.training.data import BatchSource, TrainingData, load_training_data, vote_log_odds
 from mien.training.distillation import TeacherEnsemble
 from mien.training.model import (
-    accuracy_of,
-    averaged_weights,
+    batch_accuracy,
     build_model,
     compiled_model,
+    ema_weights,
     interpolate_weights,
     predict,
     recalibrate_batch_norms,
@@ -53,101 +58,113 @@ from mien.training.recipe import (
     Config,
     TrainingSettings,
     config_to_toml,
-    from_folder,
     load_run_config,
+    resolve_paths,
 )
-from mien.training.run import RunFolder
+from mien.training.run_folder import RunFolder
 from mien.training.transforms import Batch, Floats
 
 
+# ---------------------------------------------------------------- starting and resuming
 def train(
-    config: Config, folder: Path, *, quiet: bool = False, engine: type[Trainer] | None = None
+    config: Config,
+    folder: Path,
+    *,
+    quiet: bool = False,
+    trainer_class: type[Trainer] | None = None,
 ) -> RunFolder:
-    """Train a network and leave the run in a folder (see `mien.training.run`).
+    """Train a network.
 
     Args:
         config: the recipe.
-        folder: where; must not hold a run yet.
-        quiet: draw no progress and print no epochs on stderr.
-        engine: the training loop, `Trainer` unless given.
+        folder: folder of the run; must not hold one yet.
+        quiet: no progress bars and no line per epoch on stderr.
+        trainer_class: the training loop, `Trainer` by default.
+
+    Returns:
+        The run's folder with all its files, see `mien.training.run_folder`.
 
     Raises:
         UsageError: if the folder holds a run, or the recipe cannot be built; nothing is written.
-        MissingExtra: if a package that training needs is not installed.
-        InputError: if the starting weights cannot be had, or a teacher's cached logits are wrong.
+        MissingExtra: if a package needed for training is not installed.
+        InputError: if the starting weights are unavailable, or a teacher's cached logits are wrong.
         ModelError: if a teacher is missing or damaged.
         DataError: if the data are missing, empty, or fewer than a batch.
         TrainingDiverged: if the loss or the weights become NaN or infinite.
-        OutputError: if something cannot be written; the last checkpoint stays whole.
-        TrainingStopped: after Ctrl-C or SIGTERM, saved.
+        OutputError: if a file cannot be written; the last checkpoint stays intact.
+        TrainingStopped: after Ctrl-C or SIGTERM, once the checkpoint is written.
     """
-    engine = engine or Trainer
-    run = records.new_run(folder)
-    engine.check(config)
+    trainer_class = trainer_class or Trainer
+    run = run_folder.new_run(folder)
+    trainer_class.check(config)
     data = load_training_data(config, quiet=quiet)
-    trainer = engine(config, run, data, quiet=quiet)
+    trainer = trainer_class(config, run, data, quiet=quiet)
     state = RunState()
     trainer.enter_phase(state)
     environment = {
-        **records.describe_environment(),
+        **run_folder.describe_environment(),
         "backend": config.training.backend,
         "seed": config.training.seed,
         "data": {split.name: split.class_counts() for split in (data.train, data.val)},
         "inputs": {"images": data.fingerprint(), **trainer.teacher_digests()},
     }
-    records.write_json(run.environment, environment)
-    records.write_text(run.config, config_to_toml(config))
+    run_folder.write_json(run.environment, environment)
+    run_folder.write_text(run.config, config_to_toml(config))
     return trainer.fit(state)
 
 
-def resume(folder: Path, *, quiet: bool = False, engine: type[Trainer] | None = None) -> RunFolder:
-    """Go on with an interrupted run as if it had never stopped; arguments and errors as `train`.
+def resume(
+    folder: Path, *, quiet: bool = False, trainer_class: type[Trainer] | None = None
+) -> RunFolder:
+    """Continue an interrupted run as if it had never stopped; arguments and errors as in `train`.
 
-    One that was stopped before its first checkpoint starts again; of one that has ended, only the
-    history and the summary are written anew.
+    A run without a checkpoint starts from the beginning. For a finished run, only the history and
+    the summary are rewritten.
 
     Raises:
-        InputError: if there is no run, its checkpoint is missing, damaged or of another recipe, or
-            the data or the teachers are not those that it began with.
+        InputError: if there is no run, its checkpoint is missing, damaged or from another recipe,
+            or the data or the teachers have changed since the run was started.
     """
-    engine = engine or Trainer
-    run = records.open_run(folder)
-    config = from_folder(load_run_config(run), records.begun_in(run))
-    engine.check(config)
-    begun = run.checkpoint.exists() or run.history.exists()
-    state, arrays = read_checkpoint(run.checkpoint) if begun else (RunState(), {})
-    records.remove_leftovers(run)
+    trainer_class = trainer_class or Trainer
+    run = run_folder.open_run(folder)
+    config = resolve_paths(load_run_config(run), run_folder.starting_directory(run))
+    trainer_class.check(config)
+    has_progress = run.checkpoint.exists() or run.history.exists()
+    state, arrays = read_checkpoint(run.checkpoint) if has_progress else (RunState(), {})
+    run_folder.remove_partial_files(run)
     if state.history:
-        # A kill between the checkpoint and the history leaves the file an epoch behind.
-        records.write_history(run.history, state.history)
+        # A kill between writing the checkpoint and the history leaves the file an epoch behind.
+        run_folder.write_history(run.history, state.history)
     if state.epoch >= config.total_epochs:
-        return finish(config, run, state)
+        write_summary(config, run, state)
+        return run
     data = load_training_data(config, quiet=quiet)
-    trainer = engine(config, run, data, quiet=quiet)
+    trainer = trainer_class(config, run, data, quiet=quiet)
     inputs = {"images": data.fingerprint(), **trainer.teacher_digests()}
-    before = records.read_json(run.environment).get("inputs", {})
-    if changed := [name for name in inputs if before.get(name) not in (None, inputs[name])]:
+    recorded = run_folder.read_json(run.environment).get("inputs", {})
+    if changed := [name for name in inputs if recorded.get(name) not in (None, inputs[name])]:
         raise InputError(
-            f"the images or teachers are not those that {run.path} began with "
-            f"({', '.join(changed)}): bring the old ones back, or start a new run"
+            f"the images or teachers of {run.path} have changed since it was started "
+            f"({', '.join(changed)}): restore the old ones, or start a new run"
         )
-    if begun:
+    if has_progress:
         trainer.restore(state, arrays)
     return trainer.fit(state)
 
 
-# ---------------------------------------------------------------- where a run stands
+# ---------------------------------------------------------------- phases and progress of a run
 _PLATEAU_MARGIN = 1e-4
-_FROZEN_COST = 0.4
-"""Of a step with a frozen backbone, as a share of one that trains it: no way back through it."""
+_FROZEN_STEP_COST = 0.4
+"""Cost of a step with a frozen backbone, which needs no backward pass through it, relative to a
+step that trains it."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """What changes the graph during a run.
+    """What determines the graph of an epoch; the network is rebuilt where it changes.
 
     Attributes:
-        blocks: last blocks of the backbone that are trained; 0 is the head alone, -1 all of it.
+        blocks: number of last backbone blocks that are trained; 0 is the head alone, -1 all.
         size: side in pixels that faces are resized to.
     """
 
@@ -155,27 +172,27 @@ class Phase:
     size: int
 
     @classmethod
-    def at(cls, config: Config, epoch: int) -> Phase:
-        """Return the phase that an epoch belongs to."""
+    def of_epoch(cls, config: Config, epoch: int) -> Phase:
+        """Return the phase of an epoch."""
         return cls(config.blocks_at(epoch), config.size_at(epoch))
 
     @property
     def step_cost(self) -> float:
-        """What a step costs, relative to those of other phases."""
-        return self.size**2 * (_FROZEN_COST if self.blocks == 0 else 1.0)
+        """Cost of a step relative to those of other phases."""
+        return self.size**2 * (_FROZEN_STEP_COST if self.blocks == 0 else 1.0)
 
 
 @dataclass
 class RunState:
-    """Where a run stands: what changes from step to step beside the network's variables.
+    """Progress of a run; together with the network's variables, all that a checkpoint holds.
 
     Attributes:
-        epoch: the epoch that is under way, counted from 0 through both phases.
-        step: steps of it that are done.
-        loss_sum: of the losses of the steps since the last validation.
-        accuracy_sum: of their accuracies.
-        epoch_seconds: time spent on them, by all processes that went on with the run.
-        history: one row a validation.
+        epoch: the current epoch, counted from 0 through both phases.
+        step: steps done in it.
+        loss_sum: sum of the step losses since the last validation.
+        accuracy_sum: sum of the step accuracies since the last validation.
+        epoch_seconds: time spent on these steps, including that of earlier processes.
+        history: one row per validation.
     """
 
     epoch: int = 0
@@ -187,20 +204,20 @@ class RunState:
 
     @property
     def best(self) -> dict[str, Any]:
-        """The row of the best validation accuracy, the first of several."""
+        """Row with the highest validation accuracy; the first of equals."""
         return max(self.history, key=lambda row: float(row["val_accuracy"]))
 
     def phase_start(self, config: Config) -> int:
-        """Return the first epoch of the phase that is under way: head or fine-tuning."""
+        """Return the first epoch of the current phase, head or fine-tuning."""
         return config.training.head_epochs if self.epoch >= config.training.head_epochs else 0
 
     def epochs_since_validation(self, config: Config) -> int:
-        """Return how many epochs the sums are of, the one under way included."""
+        """Return the number of epochs that the sums cover, including the current one."""
         last = self.history[-1]["epoch"] if self.history else 0
         return self.epoch + 1 - max(last, self.phase_start(config))
 
     def plateau_scale(self, config: Config) -> float:
-        """Return what the "plateau" schedule multiplies the rate with; each phase begins anew."""
+        """Return the factor of the "plateau" schedule; each phase starts from 1."""
         settings, start = config.training, self.phase_start(config)
         scale, lowest, wait = 1.0, math.inf, 0
         if settings.schedule != "plateau":
@@ -216,16 +233,16 @@ class RunState:
         return scale
 
     def end_epoch(self, config: Config, row: dict[str, Any] | None) -> None:
-        """Count the epoch as done, or its whole phase where early stopping ends it.
+        """Advance to the next epoch, or past the whole phase if early stopping ends it.
 
-        Without a validation, ``row`` is None and the sums go on.
+        ``row`` is the validation's row of the history; None without one, and the sums continue.
         """
         head, start = config.training.head_epochs, self.phase_start(config)
         end = self.epoch + 1
         if row is not None:
             self.history.append(row)
             self.loss_sum = self.accuracy_sum = self.epoch_seconds = 0.0
-            # Fine-tuning is judged by itself.
+            # Each phase has its own patience.
             stale_epochs = end - max(self.best["epoch"], start)
             if 0 < config.training.early_stopping <= stale_epochs:
                 end = head if self.epoch < head else config.total_epochs
@@ -234,18 +251,18 @@ class RunState:
 
 # ---------------------------------------------------------------- the loop
 class Trainer:
-    """Training loop of one run; resumes from its checkpoint.
+    """Training loop of one run.
 
     Attributes:
-        model: the network under training, with all outputs.
-        kept: a copy in Keras' own layers, filled at each validation: it is what is saved.
+        model: the network being trained, compiled, with the outputs that only training needs.
+        eval_model: the network that is validated and saved; receives the averaged weights.
     """
 
     model: Any = None
-    kept: Any = None
+    eval_model: Any = None
 
     def __init__(self, config: Config, run: RunFolder, data: TrainingData, *, quiet: bool) -> None:
-        """Set up Keras and the teachers; raises as `train`."""
+        """Set up Keras, the batches and the teachers; raises as `train`."""
         self.config, self.run, self.val, self.quiet = config, run, data.val, quiet
         prepare_backend(config.training)
         self.teachers: TeacherEnsemble | None = None
@@ -254,24 +271,25 @@ class Trainer:
             if data.counts is not None:
                 log_odds = vote_log_odds(data.counts, data.train.labels)
             self.teachers = TeacherEnsemble(config, images, log_odds=log_odds, quiet=quiet)
-            # Opening a network draws from the seed: whether one was must not change the student.
+            # Loading a teacher consumes random numbers; seed again, so that the student is the
+            # same whether the teachers were loaded or their logits read from the cache.
             prepare_backend(config.training)
         self.batches = BatchSource(data, config, self.teachers)
         self.steps = self.batches.steps
         self.phase: Phase | None = None
-        self.start: list[Floats] = []
+        self.initial_weights: list[Floats] = []
         self.saved_at = time.monotonic()
         self.is_compiled = False
-        self.cost = self.cost_seconds = 0.0  # of the steps so far, for the time that is left
+        self.cost_done = self.cost_seconds = 0.0  # of this process, to estimate the time left
 
     @staticmethod
     def check(config: Config) -> None:
-        """Raise what `train` does if a recipe cannot be trained here, before anything is read."""
+        """Raise what `train` does if this machine cannot train a recipe, before reading data."""
         check_installed(config.training)
 
     def teacher_digests(self) -> dict[str, str]:
         """Return the SHA-256 of each teacher's network, by name."""
-        return {} if self.teachers is None else self.teachers.identities()
+        return {} if self.teachers is None else self.teachers.digests()
 
     def fit(self, state: RunState) -> RunFolder:
         """Train to the end."""
@@ -280,27 +298,31 @@ class Trainer:
                 self.enter_phase(state)
                 self._train_epoch(state, stop)
                 self._end_epoch(state)
-        return finish(self.config, self.run, state)
+        write_summary(self.config, self.run, state)
+        return self.run
 
     # ------------------------------------------------------------ phases
     def enter_phase(self, state: RunState) -> None:
-        """Build the network of the epoch's phase, with what is learnt so far in it."""
-        phase, before, old = Phase.at(self.config, state.epoch), self.phase, self.model
-        if phase == before:
+        """Build the network of the epoch's phase if it is new, and carry over the weights."""
+        phase, previous, old = Phase.of_epoch(self.config, state.epoch), self.phase, self.model
+        if phase == previous:
             return
-        self._build(phase, initialise=before is None)
-        if before is not None:
-            # The optimizer's moments go along to a larger size, not to other blocks.
-            moments = before.blocks == phase.blocks
-            values = all_variables if moments else lambda one: list(one.variables)
-            for source, target in zip(values(old), values(self.model), strict=True):
-                target.assign(source.numpy())
-            refresh(self.model)
+        self._build(phase, initialise=previous is None)
+        if previous is None:
+            return
+        # The optimizer's moments are kept at a new size, but not for other trainable blocks.
+        if previous.blocks == phase.blocks:
+            sources, targets = all_variables(old), all_variables(self.model)
+        else:
+            sources, targets = old.variables, self.model.variables
+        for source, target in zip(sources, targets, strict=True):
+            target.assign(source.numpy())
+        refresh(self.model)
 
     def restore(self, state: RunState, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Build the network that a checkpoint was written of, and fill it."""
-        # Between two phases, that is still the network of the phase before.
-        phase = Phase.at(self.config, state.epoch if state.step else state.epoch - 1)
+        """Build the network a checkpoint was written from, and load the checkpoint."""
+        # Before the first step of a phase, the checkpoint still has the network of the last one.
+        phase = Phase.of_epoch(self.config, state.epoch if state.step else state.epoch - 1)
         self._build(phase, initialise=False)
         restore_variables(self.model, arrays, self.run.checkpoint)
 
@@ -308,75 +330,74 @@ class Trainer:
         config, size = self.config, phase.size
         self.model = compiled_model(config, blocks=phase.blocks, size=size, initialise=initialise)
         classes = len(config.labels)
-        self.kept = build_model(config.model, size=size, initialise=False, classes=classes)
+        self.eval_model = build_model(config.model, size=size, initialise=False, classes=classes)
         self.phase, self.is_compiled = phase, False
 
     # ------------------------------------------------------------ steps
     def _train_epoch(self, state: RunState, stop: threading.Event) -> None:
         assert self.phase is not None
         label = f"epoch {state.epoch + 1}/{self.config.total_epochs}  {self.phase.size} px"
-        left = self.steps - state.step
         with (
-            Progress(label, left, unit="step", quiet=self.quiet) as progress,
+            Progress(label, self.steps - state.step, unit="step", quiet=self.quiet) as progress,
             contextlib.closing(self.batches.epoch(state.epoch, state.step)) as batches,
         ):
             for batch in batches:
                 started = time.monotonic()
-                loss = self._step(state, batch)
-                spent = time.monotonic() - started
-                state.epoch_seconds += spent
-                if self.is_compiled:  # the first step of a phase compiles its graph
-                    self.cost += self.phase.step_cost
-                    self.cost_seconds += spent
+                loss = self._train_step(state, batch)
+                seconds = time.monotonic() - started
+                state.epoch_seconds += seconds
+                if self.is_compiled:  # the first step of a phase compiles the graph
+                    self.cost_done += self.phase.step_cost
+                    self.cost_seconds += seconds
                 self.is_compiled = True
                 progress.advance(1, f"loss {loss:.4f}{self._time_left(state)}")
-                self._save_if_due(state, stop)
+                self._checkpoint_if_due(state, stop)
 
-    def _step(self, state: RunState, batch: Batch) -> float:
+    def _train_step(self, state: RunState, batch: Batch) -> float:
         seed_step(self.config.training, state.epoch, state.step)
-        self.model.optimizer.learning_rate.assign(self._rate(state))
+        self.model.optimizer.learning_rate.assign(self._learning_rate(state))
         logs = self.model.train_on_batch(*step_arrays(batch), return_dict=True)
         loss = float(logs["loss"])
         if not math.isfinite(loss):
             raise self._diverged(f"the loss became {loss}", state)
         state.loss_sum += loss
-        state.accuracy_sum += accuracy_of(logs)
+        state.accuracy_sum += batch_accuracy(logs)
         state.step += 1
         return loss
 
-    def _rate(self, state: RunState) -> float:
+    def _learning_rate(self, state: RunState) -> float:
         settings, scale = self.config.training, state.plateau_scale(self.config)
         if state.epoch < settings.head_epochs:
             return settings.head_learning_rate * scale
-        done = state.epoch - settings.head_epochs + state.step / self.steps
-        return learning_rate(settings, progress=done, scale=scale)
+        progress = state.epoch - settings.head_epochs + state.step / self.steps
+        return learning_rate(settings, progress=progress, scale=scale)
 
-    def _save_if_due(self, state: RunState, stop: threading.Event) -> None:
-        overdue = time.monotonic() - self.saved_at >= self.config.training.checkpoint_seconds
-        if stop.is_set() or overdue:
+    def _checkpoint_if_due(self, state: RunState, stop: threading.Event) -> None:
+        is_due = time.monotonic() - self.saved_at >= self.config.training.checkpoint_seconds
+        if stop.is_set() or is_due:
             self._check_weights(state)
-            self._save(state)
+            self._save_checkpoint(state)
         if stop.is_set():
             raise TrainingStopped(
                 f"stopped in epoch {state.epoch + 1} of {self.config.total_epochs} after step "
-                f"{state.step} of {self.steps}, all saved; to go on: mien train --resume "
+                f"{state.step} of {self.steps}, all saved; to continue: mien train --resume "
                 f"{self.run.path}"
             )
 
-    def _save(self, state: RunState) -> None:
+    def _save_checkpoint(self, state: RunState) -> None:
         save_checkpoint(self.run.checkpoint, self.model, state)
         self.saved_at = time.monotonic()
 
     def _time_left(self, state: RunState) -> str:
-        if not self.cost:
+        if not self.cost_done:
             return ""
         epochs = range(state.epoch, self.config.total_epochs)
-        costs = [Phase.at(self.config, epoch).step_cost for epoch in epochs]
-        left = sum(costs) * self.steps - costs[0] * state.step
-        return f"  run {format_duration(self.cost_seconds / self.cost * left)} left"
+        costs = [Phase.of_epoch(self.config, epoch).step_cost for epoch in epochs]
+        cost_left = sum(costs) * self.steps - costs[0] * state.step
+        return f"  run {format_duration(self.cost_seconds / self.cost_done * cost_left)} left"
 
     def _check_weights(self, state: RunState) -> None:
-        # A step with a finite loss can still leave NaN behind, which only the next one would show.
+        # A step with a finite loss can still produce NaN weights, which only the next would show.
         if not all(np.isfinite(variable.numpy()).all() for variable in all_variables(self.model)):
             raise self._diverged("the weights became NaN or infinite", state)
 
@@ -397,66 +418,68 @@ class Trainer:
         probabilities = self._validate()
         if not np.isfinite(probabilities).all():
             raise self._diverged("the probabilities became NaN", state)
-        counted = self.steps * state.epochs_since_validation(config)
+        steps = self.steps * state.epochs_since_validation(config)
         row = {
             "epoch": state.epoch + 1,
             "phase": "head" if state.epoch < config.training.head_epochs else "fine-tune",
             "size": config.size_at(state.epoch),
-            "loss": state.loss_sum / counted,
-            "accuracy": state.accuracy_sum / counted,
-            **validation_figures(probabilities, self.val.labels),
-            "learning_rate": self._rate(state),
+            "loss": state.loss_sum / steps,
+            "accuracy": state.accuracy_sum / steps,
+            **validation_metrics(probabilities, self.val.labels),
+            "learning_rate": self._learning_rate(state),
             "seconds": round(state.epoch_seconds, 1),
         }
         state.end_epoch(config, row)
         is_best = state.best is row
         if is_best:
-            self._keep_best()
+            self._save_best()
         if not self.quiet:
-            records.report_epoch(row, total=config.total_epochs, best=is_best)
-        # In this order: whatever a kill leaves undone, the checkpoint knows how to do again.
-        self._save(state)
-        records.write_history(self.run.history, state.history)
+            run_folder.report_epoch(row, total=config.total_epochs, best=is_best)
+        # The order matters: a run killed in between is completed from the checkpoint.
+        self._save_checkpoint(state)
+        run_folder.write_history(self.run.history, state.history)
 
     def _validate(self) -> Floats:
-        """Fill the network that is kept, and return its probabilities of the validation images."""
+        """Fill ``eval_model`` and return its probabilities of the validation images."""
         settings, phase = self.config.training, self.phase
         assert phase is not None
-        self.kept.set_weights(averaged_weights(self.model))
-        refresh(self.kept)
+        self.eval_model.set_weights(ema_weights(self.model))
+        refresh(self.eval_model)
         if settings.wise_ft_alpha < 1:
-            interpolate_weights(self.kept, self._starting_weights(), settings.wise_ft_alpha)
-        set_trainable(self.kept, blocks=phase.blocks)
+            initial = self._load_initial_weights()
+            interpolate_weights(self.eval_model, initial, settings.wise_ft_alpha)
         if settings.ema:
-            plain = self.batches.plain_batches()
-            recalibrate_batch_norms(
-                self.kept, itertools.islice(plain, settings.bn_recalibration_batches)
-            )
-        set_trainable(self.kept, blocks=-1)
-        return predict_probabilities(self.kept, self.val.images)
+            # The statistics of a frozen backbone stay as they are.
+            set_trainable(self.eval_model, blocks=phase.blocks)
+            batches = self.batches.plain_batches()
+            count = settings.bn_recalibration_batches
+            recalibrate_batch_norms(self.eval_model, itertools.islice(batches, count))
+            set_trainable(self.eval_model, blocks=-1)
+        return predict(self.eval_model, self.val.images)
 
-    def _starting_weights(self) -> list[Floats]:
-        if not self.start:
-            # Drawn as at the start, after a resumption too; nothing later draws from this seed.
+    def _load_initial_weights(self) -> list[Floats]:
+        if not self.initial_weights:
+            # Seeded as at the start, so that a resumed run draws the same weights; nothing later
+            # depends on the state that this leaves behind.
             prepare_backend(self.config.training)
             size, classes = self.config.final_size, len(self.config.labels)
             network = build_model(self.config.model, size=size, classes=classes)
-            self.start = [np.array(array) for array in network.get_weights()]
-        return self.start
+            self.initial_weights = [np.array(array) for array in network.get_weights()]
+        return self.initial_weights
 
-    def _keep_best(self) -> None:
-        with records.saving(self.run.best) as temporary:
-            self.kept.save(temporary)
+    def _save_best(self) -> None:
+        with run_folder.saving(self.run.best) as temporary:
+            self.eval_model.save(temporary)
 
 
 # ---------------------------------------------------------------- learning rate
 def learning_rate(settings: TrainingSettings, *, progress: float, scale: float = 1.0) -> float:
-    """Return the rate in the second phase.
+    """Return the learning rate in the fine-tuning phase.
 
     Args:
         settings: peak, schedule and warm-up.
-        progress: epochs of this phase done so far, a fraction within an epoch.
-        scale: what "plateau" has multiplied the rate with so far.
+        progress: epochs of this phase done so far, with the fraction of the current one.
+        scale: factor of the "plateau" schedule.
     """
     if progress < settings.warmup_epochs:
         return settings.learning_rate * max(progress / settings.warmup_epochs, 1e-3)
@@ -465,57 +488,55 @@ def learning_rate(settings: TrainingSettings, *, progress: float, scale: float =
     start, end = settings.warmup_epochs, float(settings.epochs)
     highest, lowest = settings.learning_rate, 0.0
     if settings.large_learning_rate and settings.large_size:
+        # Two cosines: down to large_learning_rate before the size changes, from it to 0 after.
         large_start = float(settings.epochs - settings.large_epochs)
         if progress < large_start:
             end, lowest = large_start, settings.large_learning_rate
         else:
             start, highest = large_start, settings.large_learning_rate
-    share = min(1.0, (progress - start) / max(end - start, 1e-9))
-    return lowest + (highest - lowest) * 0.5 * (1 + math.cos(math.pi * share))
+    fraction = min(1.0, (progress - start) / max(end - start, 1e-9))
+    return lowest + (highest - lowest) * 0.5 * (1 + math.cos(math.pi * fraction))
 
 
 # ---------------------------------------------------------------- validation
-predict_probabilities = predict  # of a network that ends in a softmax
-
-
-def validation_figures(probabilities: Floats, labels: npt.NDArray[np.int64]) -> dict[str, float]:
-    """Return cross-entropy, accuracy and macro-F1 of probabilities (N, 7) against labels (N,)."""
+def validation_metrics(probabilities: Floats, labels: npt.NDArray[np.int64]) -> dict[str, float]:
+    """Return cross-entropy, accuracy and macro-F1 of (N, classes) probabilities for labels (N,)."""
     from sklearn.metrics import f1_score
 
-    chosen = probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    of_label = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     predicted = probabilities.argmax(axis=1)
     return {
-        "val_loss": float(-np.log(np.maximum(chosen, 1e-7)).mean()),
+        "val_loss": float(-np.log(np.maximum(of_label, 1e-7)).mean()),
         "val_accuracy": float((predicted == labels).mean()),
         "val_macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0)),
     }
 
 
 # ---------------------------------------------------------------- checkpoints
-_DERIVED = {
+_LEGACY_STATE = {
     *("best_accuracy", "best_epoch", "stale_epochs", "epochs_counted", "plateau_scale"),
     *("plateau_loss", "plateau_wait", "seconds", "stopped_early", "skipped_epochs"),
     *("data", "teachers"),
 }
-"""What earlier versions stored too, and follows from the history or stands in the environment."""
+"""State of earlier versions that now follows from the history or is in ``environment.json``."""
 
 
 def all_variables(model: Any) -> list[Any]:
-    """Return a compiled model's weights, dropout states, moments and averages, in a fixed order."""
+    """Return weights, dropout states, optimizer moments and averages, in a fixed order."""
     return [*model.variables, *model.optimizer.variables]
 
 
 def save_checkpoint(path: Path, model: Any, state: RunState) -> None:
-    """Write a checkpoint, whole or not at all; raises OutputError if there is no room."""
+    """Write a checkpoint atomically; raises OutputError."""
     variables = enumerate(all_variables(model))
     arrays = {f"variable{index:04d}": np.asarray(variable.numpy()) for index, variable in variables}
-    records.write_checkpoint(path, arrays, dataclasses.asdict(state))
+    run_folder.write_checkpoint(path, arrays, dataclasses.asdict(state))
 
 
 def read_checkpoint(path: Path) -> tuple[RunState, dict[str, npt.NDArray[Any]]]:
     """Read a checkpoint; raises InputError if it is missing, damaged, or of a newer version."""
-    values, arrays = records.read_checkpoint(path)
-    values = {name: value for name, value in values.items() if name not in _DERIVED}
+    values, arrays = run_folder.read_checkpoint(path)
+    values = {name: value for name, value in values.items() if name not in _LEGACY_STATE}
     unknown = sorted(set(values) - {item.name for item in dataclasses.fields(RunState)})
     if unknown:
         raise InputError(
@@ -526,11 +547,11 @@ def read_checkpoint(path: Path) -> tuple[RunState, dict[str, npt.NDArray[Any]]]:
 
 
 def restore_variables(model: Any, arrays: Mapping[str, npt.NDArray[Any]], path: Path) -> None:
-    """Fill a compiled model with a checkpoint's variables; raises InputError if they don't fit."""
+    """Load a checkpoint's variables into a compiled model; raises InputError if they don't fit."""
     variables, values = all_variables(model), [arrays[name] for name in sorted(arrays)]
     if [value.shape for value in values] != [tuple(variable.shape) for variable in variables]:
         raise InputError(
-            f"{path} holds {len(values)} variables that are not the {len(variables)} of this "
+            f"{path} holds {len(values)} variables that do not match the {len(variables)} of this "
             "network and its optimizer: it was written by another recipe or version of Keras"
         )
     for variable, value in zip(variables, values, strict=True):
@@ -540,15 +561,15 @@ def restore_variables(model: Any, arrays: Mapping[str, npt.NDArray[Any]], path: 
 
 # ---------------------------------------------------------------- stopping
 class TrainingStopped(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM stopped the run between two steps; all is saved."""
+    """Ctrl-C or SIGTERM stopped the run between two steps, after its checkpoint was written."""
 
 
 @contextmanager
 def stop_signals(folder: Path) -> Iterator[threading.Event]:
-    """Turn SIGINT (Ctrl-C) and SIGTERM into an event that the trainer looks at after each step.
+    """Turn SIGINT (Ctrl-C) and SIGTERM into an event, which the trainer checks after each step.
 
-    The second signal stops at once; then the time since the last checkpoint is lost. Outside the
-    main thread, where Python lets nobody listen to signals, the event is never set.
+    A second signal stops at once and loses the time since the last checkpoint. Outside the main
+    thread, where Python does not allow signal handlers, the event is never set.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -558,30 +579,30 @@ def stop_signals(folder: Path) -> Iterator[threading.Event]:
     def on_signal(*_: object) -> None:
         if stop.is_set():
             raise KeyboardInterrupt(
-                f"stopped at once; to go on from the last checkpoint: mien train --resume {folder}"
+                "stopped at once; to continue from the last checkpoint: "
+                f"mien train --resume {folder}"
             )
         stop.set()
 
     signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, on_signal) for number in signals]
+    handlers = [signal.signal(number, on_signal) for number in signals]
     try:
         yield stop
     finally:
-        for number, handler in zip(signals, before, strict=True):
+        for number, handler in zip(signals, handlers, strict=True):
             signal.signal(number, handler)
 
 
-# ---------------------------------------------------------------- the end
-def finish(config: Config, run: RunFolder, state: RunState) -> RunFolder:
-    """Write the summary of a run that has ended; raises OutputError."""
+# ---------------------------------------------------------------- summary
+def write_summary(config: Config, run: RunFolder, state: RunState) -> None:
+    """Write the summary of a finished run; raises OutputError."""
     head = config.training.head_epochs
-    ends = {row["phase"]: row["epoch"] for row in state.history}  # the last of each phase
+    last_epochs = {row["phase"]: row["epoch"] for row in state.history}
     summary = {
         "run": run.name,
         "best": state.best,
-        "epochs": ends.get("head", 0) + ends.get("fine-tune", head) - head,
+        "epochs": last_epochs.get("head", 0) + last_epochs.get("fine-tune", head) - head,
         "stopped_early": state.history[-1]["epoch"] < config.total_epochs,
         "seconds": round(sum(row["seconds"] for row in state.history), 1),
     }
-    records.write_json(run.summary, summary)
-    return run
+    run_folder.write_json(run.summary, summary)

@@ -1,10 +1,10 @@
-"""Augmentation of 48-pixel faces in NumPy and OpenCV, the same on any backend; views that repeat.
+"""Augmentation of 48-pixel faces in NumPy and OpenCV, independent of the Keras backend.
 
-A view is an augmentation of all training images that can be made again: a function of its number.
-It is drawn in chunks of a fixed size over an order of its own, from generators seeded with
-(seed, view, chunk), so that what an image looks like in it does not depend on the batch, the epoch
-or the step that shows it. Its faces are whole greys, mixed ones too: a student and any teacher,
-which takes bytes, see the same pixels.
+A view is a reproducible augmentation of all training images, determined by its number. It is
+rendered in chunks of a fixed size, in an order of its own, by generators seeded with (seed, view,
+chunk), so that an image's pixels in it do not depend on the batch, epoch or step that uses them.
+Mixed faces are rounded to uint8 too, so that a student and its teachers, which take bytes, see the
+same pixels.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ Faces = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 CHUNK = 64
-"""Images of a view that are drawn together, and mixed with one another."""
+"""Images of a view that are rendered together and mixed with one another."""
 
-_VIEW_STREAM = 4
+_VIEW_STREAM = 4  # in seeds; the others are in mien.training.data
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch ready for a training step.
+    """Arrays of one training step.
 
     Attributes:
         faces: float32 (N, 48, 48, 1), 0-255.
         targets: float32 (N, classes), rows sum to 1.
         weights: float32 (N,), weight of each image in the loss.
-        votes: float32 (N, classes), the FER+ votes, rows sum to at most 1; None without any.
-        soft_targets: float32 (N, classes), the teachers' probabilities; None without teachers.
+        votes: FER+ votes, float32 (N, classes), rows sum to at most 1; None if not used.
+        soft_targets: the teachers' probabilities, float32 (N, classes); None without teachers.
     """
 
     faces: Floats
@@ -47,7 +47,7 @@ class Batch:
     soft_targets: Floats | None = None
 
 
-# ---------------------------------------------------------------- one face at a time
+# ---------------------------------------------------------------- augmentation of single faces
 def augment_faces(
     faces: Faces, settings: AugmentationSettings, rng: np.random.Generator, *, sharp: bool = False
 ) -> Faces:
@@ -55,9 +55,9 @@ def augment_faces(
 
     Args:
         faces: uint8 (N, 48, 48).
-        settings: strengths and probabilities; with ``enabled`` false the faces come back unchanged.
-        rng: the only source of randomness: same generator state, same result.
-        sharp: leave out blur, downscale and jpeg; all else comes out as with them.
+        settings: strengths and probabilities; with ``enabled`` false, faces are returned unchanged.
+        rng: the only source of randomness.
+        sharp: skip blur, downscale and jpeg; everything else is drawn as with them.
 
     Returns:
         uint8 (N, 48, 48).
@@ -124,7 +124,7 @@ def _adjust_tone(faces: Faces, settings: AugmentationSettings, rng: np.random.Ge
 def _degrade(
     faces: Faces, settings: AugmentationSettings, rng: np.random.Generator, *, sharp: bool
 ) -> None:
-    """Lose detail: downscale and upscale again, compress as JPEG."""
+    """Reduce detail: downscale and upscale again, compress as JPEG."""
     if settings.downscale == 0 and settings.jpeg == 0:
         return
     count, height, width = faces.shape
@@ -132,7 +132,7 @@ def _degrade(
     shares = rng.uniform(0.4, 0.9, (count,))
     coded = rng.random((count,)) < settings.jpeg
     qualities = rng.integers(15, 81, (count,))
-    if sharp:  # only now: what is drawn after this must not depend on it
+    if sharp:  # only after drawing, so that the generator's state does not depend on it
         return
     for index in np.flatnonzero(shrunk):
         size = (round(width * shares[index]), round(height * shares[index]))
@@ -147,7 +147,7 @@ def _degrade(
 
 
 def _erase(faces: Faces, settings: AugmentationSettings, rng: np.random.Generator) -> None:
-    """Random erasing (Zhong et al. 2017, 1708.04896), with one grey a rectangle."""
+    """Random erasing (Zhong et al. 2017, 1708.04896) with one grey per rectangle."""
     count, height, width = faces.shape
     erased = np.flatnonzero(rng.random(count) < settings.erasing)
     shares = rng.uniform(0.02, 0.2, (count,))
@@ -163,12 +163,12 @@ def _erase(faces: Faces, settings: AugmentationSettings, rng: np.random.Generato
         faces[index, top : top + tall, left : left + wide] = greys[index]
 
 
-# ---------------------------------------------------------------- a batch at a time
+# ---------------------------------------------------------------- mixing within a batch
 def mix_batch(batch: Batch, settings: AugmentationSettings, rng: np.random.Generator) -> Batch:
-    """Mix each face with another of its batch (mixup or cutmix); targets, weights and votes alike.
+    """Mix each face, its targets, weight and votes with those of another face of the batch.
 
-    Mixup: Zhang et al. 2017, 1710.09412. Cutmix: Yun et al. 2019, 1905.04899. Where both are on,
-    one of the two is drawn for the batch.
+    By mixup (Zhang et al. 2017, 1710.09412) or cutmix (Yun et al. 2019, 1905.04899); if both are
+    on, one is drawn per batch.
     """
     alphas = {"mixup": settings.mixup, "cutmix": settings.cutmix}
     active = [name for name, alpha in alphas.items() if alpha > 0]
@@ -181,22 +181,23 @@ def mix_batch(batch: Batch, settings: AugmentationSettings, rng: np.random.Gener
         faces = share * batch.faces + (1 - share) * batch.faces[partner]
     else:
         faces, share = _paste(batch.faces, batch.faces[partner], share, rng)
-    kept = np.float32(share)
+    own_share = np.float32(share)
 
-    def mixed(values: Floats) -> Floats:
-        return kept * values + (1 - kept) * values[partner]
+    def mix(values: Floats) -> Floats:
+        return own_share * values + (1 - own_share) * values[partner]
 
     return Batch(
         faces=faces.astype(np.float32),
-        targets=mixed(batch.targets),
-        weights=mixed(batch.weights),
-        votes=None if batch.votes is None else mixed(batch.votes),
+        targets=mix(batch.targets),
+        weights=mix(batch.weights),
+        votes=None if batch.votes is None else mix(batch.votes),
     )
 
 
 def _paste(
     faces: Floats, others: Floats, share: float, rng: np.random.Generator
 ) -> tuple[Floats, float]:
+    """Paste a rectangle of other faces into all faces; returns them and the share that is left."""
     height, width = faces.shape[1:3]
     side = np.sqrt(1 - share)
     tall, wide = round(height * side), round(width * side)
@@ -208,40 +209,46 @@ def _paste(
     return pasted, 1 - tall * wide / (height * width)
 
 
-# ---------------------------------------------------------------- all images
+# ---------------------------------------------------------------- the data set and its views
 @dataclass(frozen=True)
 class View:
-    """Which view: its number, and whether its images are mixed."""
+    """Identity of a view.
+
+    Attributes:
+        number: seeds its augmentation.
+        mixed: whether its images are mixed (mixup, cutmix).
+    """
 
     number: int
     mixed: bool
 
     def __str__(self) -> str:
-        """Return it as file names have it."""
+        """Return its name in file names."""
         return f"view{self.number:03d}" + ("-mixed" if self.mixed else "")
 
     @classmethod
-    def at(cls, config: Config, epoch: int) -> View:
-        """Return the view that an epoch shows, where a recipe has views that repeat."""
+    def of_epoch(cls, config: Config, epoch: int) -> View:
+        """Return the view of an epoch, for a recipe with views that repeat."""
         return cls(epoch % config.distill.views, config.is_mixed(epoch))
 
     @classmethod
     def all_of(cls, config: Config) -> list[View]:
         """Return all views of a run, in the order of their first appearance."""
-        return list(dict.fromkeys(cls.at(config, epoch) for epoch in range(config.total_epochs)))
+        epochs = range(config.total_epochs)
+        return list(dict.fromkeys(cls.of_epoch(config, epoch) for epoch in epochs))
 
 
 @dataclass(frozen=True)
 class AugmentedDataset:
-    """All training images with what is known of them, in one order, as they are or as a view.
+    """Training images with their targets, either the originals or rendered as a view.
 
     Attributes:
         images: uint8 (N, 48, 48).
         targets: float32 (N, classes).
-        weights: float32 (N,), in the loss.
-        votes: float32 (N, classes), the FER+ votes; None without any.
-        sharp: uint8 (N, 48, 48), the same without blur, downscale and jpeg, where teachers see
-            that; None where they see the images.
+        weights: float32 (N,), weight of each image in the loss.
+        votes: FER+ votes, float32 (N, classes); None if not used.
+        sharp: the images without blur, downscale and jpeg, for teachers, uint8 (N, 48, 48); None
+            if the teachers see the same images.
     """
 
     images: Faces
@@ -251,21 +258,21 @@ class AugmentedDataset:
     sharp: Faces | None = None
 
     @property
-    def for_teachers(self) -> Faces:
-        """What teachers see."""
+    def teacher_images(self) -> Faces:
+        """Images that the teachers see."""
         return self.images if self.sharp is None else self.sharp
 
     def batch(self, chosen: npt.NDArray[np.int64], faces: Faces | None = None) -> Batch:
-        """Return a batch of the chosen images, or of other faces (N, 48, 48) in their place."""
-        shown = self.images[chosen] if faces is None else faces
+        """Return a batch of the chosen images, or of ``faces`` (N, 48, 48) in their place."""
+        images = self.images[chosen] if faces is None else faces
         return Batch(
-            faces=shown[..., None].astype(np.float32),
+            faces=images[..., None].astype(np.float32),
             targets=self.targets[chosen],
             weights=self.weights[chosen],
             votes=None if self.votes is None else self.votes[chosen],
         )
 
-    def draw(
+    def augment(
         self,
         chosen: npt.NDArray[np.int64],
         settings: AugmentationSettings,
@@ -274,64 +281,63 @@ class AugmentedDataset:
         mixed: bool,
         sharp: bool = False,
     ) -> Batch:
-        """Return the chosen images augmented, and mixed where ``mixed`` allows it.
-
-        With ``sharp`` they are the same but for blur, downscale and jpeg (see `augment_faces`).
-        """
+        """Return a batch of the chosen images, augmented (see `augment_faces`) and maybe mixed."""
         batch = self.batch(chosen, augment_faces(self.images[chosen], settings, rng, sharp=sharp))
         return mix_batch(batch, settings, rng) if mixed else batch
 
-    def view(
-        self, config: Config, view: View, parts: Sequence[AugmentedDataset] = ()
+    def render_view(
+        self, config: Config, view: View, chunks: Sequence[AugmentedDataset] = ()
     ) -> AugmentedDataset:
-        """Return all images as a view shows them, in their own order.
+        """Return all images as a view shows them, in their original order.
 
-        Its chunks are drawn here, or come as ``parts`` that other processes have drawn.
+        ``chunks`` are those of `render_chunks` if other processes have rendered them already.
         """
-        order = _order_in(config, view, len(self.images))
-        chunks = parts or list(self.chunks(config, view, range(-(-len(order) // CHUNK))))
-        return AugmentedDataset.joined(chunks).take(np.argsort(order))
+        order = _view_order(config, view, len(self.images))
+        chunks = chunks or list(self.render_chunks(config, view, range(-(-len(order) // CHUNK))))
+        return AugmentedDataset.concatenate(chunks).take(np.argsort(order))
 
-    def chunks(self, config: Config, view: View, numbers: range) -> Iterator[AugmentedDataset]:
-        """Draw some of a view's chunks, in its own order."""
-        settings, order = config.augmentation, _order_in(config, view, len(self.images))
+    def render_chunks(
+        self, config: Config, view: View, numbers: range
+    ) -> Iterator[AugmentedDataset]:
+        """Render some chunks of a view, in the view's order."""
+        settings, order = config.augmentation, _view_order(config, view, len(self.images))
         for number in numbers:
             chosen = order[number * CHUNK : (number + 1) * CHUNK]
-            key = [*_seed_of(config, view), number]
-            batch = self.draw(chosen, settings, np.random.default_rng(key), mixed=view.mixed)
+            seed = [*_view_seed(config, view), number]
+            batch = self.augment(chosen, settings, np.random.default_rng(seed), mixed=view.mixed)
             sharp = None
             if config.distill.sharp:
-                rng = np.random.default_rng(key)
-                clear = self.draw(chosen, settings, rng, mixed=view.mixed, sharp=True)
-                sharp = whole_greys(clear.faces)
-            faces = whole_greys(batch.faces)
+                rng = np.random.default_rng(seed)
+                clear = self.augment(chosen, settings, rng, mixed=view.mixed, sharp=True)
+                sharp = to_uint8(clear.faces)
+            faces = to_uint8(batch.faces)
             yield AugmentedDataset(faces, batch.targets, batch.weights, batch.votes, sharp)
 
     @classmethod
-    def joined(cls, parts: Sequence[AugmentedDataset]) -> AugmentedDataset:
-        """Return one data set of several."""
+    def concatenate(cls, parts: Sequence[AugmentedDataset]) -> AugmentedDataset:
+        """Return several data sets as one."""
         columns = zip(*(part._columns() for part in parts), strict=True)
-        whole: list[Any] = [None if each[0] is None else np.concatenate(each) for each in columns]
-        return cls(*whole)
+        joined: list[Any] = [None if part[0] is None else np.concatenate(part) for part in columns]
+        return cls(*joined)
 
     def take(self, chosen: npt.NDArray[np.int64]) -> AugmentedDataset:
         """Return the chosen images, in that order."""
-        taken: list[Any] = [None if each is None else each[chosen] for each in self._columns()]
+        taken: list[Any] = [None if array is None else array[chosen] for array in self._columns()]
         return AugmentedDataset(*taken)
 
     def _columns(self) -> tuple[Any, ...]:
         return self.images, self.targets, self.weights, self.votes, self.sharp
 
 
-def _seed_of(config: Config, view: View) -> list[int]:
+def _view_seed(config: Config, view: View) -> list[int]:
     return [config.training.seed, _VIEW_STREAM, view.number]
 
 
-def _order_in(config: Config, view: View, count: int) -> npt.NDArray[np.int64]:
-    """Return the order in which a view's images stand in its chunks."""
-    return np.random.default_rng(_seed_of(config, view)).permutation(count)
+def _view_order(config: Config, view: View, count: int) -> npt.NDArray[np.int64]:
+    """Return the order of a view's images in its chunks."""
+    return np.random.default_rng(_view_seed(config, view)).permutation(count)
 
 
-def whole_greys(faces: Floats) -> Faces:
-    """Return float faces (N, 48, 48, 1) in 0-255 as bytes (N, 48, 48)."""
+def to_uint8(faces: Floats) -> Faces:
+    """Round float faces (N, 48, 48, 1) in 0-255 to uint8 (N, 48, 48)."""
     return np.rint(faces[..., 0]).astype(np.uint8)

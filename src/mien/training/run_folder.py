@@ -1,15 +1,15 @@
-"""A run's folder on disk, and its records: each file is written whole or not at all.
+"""Folder of a training run: its files and how they are written, each one atomically.
 
 ::
 
     outputs/<run>/
-      config.toml         the recipe, every key spelled out
-      environment.json    versions, machine, working folder, seed, data, hashes of what goes in
-      history.csv         one row a validation
-      curves.png          the same as a picture, of mien train
+      config.toml         the recipe, with every key
+      environment.json    versions, machine, working directory, seed, data, hashes of the inputs
+      history.csv         one row per validation
+      curves.png          the history as a plot, drawn by mien train
       best.keras          the network of the best epoch (averaged weights, chosen on val)
       checkpoint.npz      everything that --resume needs
-      summary.json        the best epoch's figures, once the run has ended
+      summary.json        figures of the best epoch, once the run has ended
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ _PACKAGES = (
 )
 
 
-class _File:
-    """The path of one of a run's files."""
+class _RunFile:
+    """Descriptor: the path of a file in the run's folder."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -55,29 +55,29 @@ class _File:
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The paths of a run; see the module for what the files hold."""
+    """Paths of a run's files; the module's docstring says what they hold."""
 
     path: Path
 
-    config = _File("config.toml")
-    environment = _File("environment.json")
-    history = _File("history.csv")
-    curves = _File("curves.png")
-    best = _File("best.keras")
-    checkpoint = _File("checkpoint.npz")
-    summary = _File("summary.json")
+    config = _RunFile("config.toml")
+    environment = _RunFile("environment.json")
+    history = _RunFile("history.csv")
+    curves = _RunFile("curves.png")
+    best = _RunFile("best.keras")
+    checkpoint = _RunFile("checkpoint.npz")
+    summary = _RunFile("summary.json")
 
     @property
     def name(self) -> str:
-        """The run's name: that of its folder."""
+        """Name of the run: that of its folder."""
         return self.path.name
 
 
 def new_run(path: Path) -> RunFolder:
-    """Return the folder of a run that is to be; it is not made here.
+    """Return the folder of a new run, without creating it.
 
     Raises:
-        UsageError: if a run is there already, or a file that a run would write over.
+        UsageError: if the folder holds a run, or a file that a run would overwrite.
     """
     run = RunFolder(path)
     if run.config.exists():
@@ -85,20 +85,20 @@ def new_run(path: Path) -> RunFolder:
     files = (run.environment, run.history, run.curves, run.best, run.checkpoint, run.summary)
     for file in files:
         if file.exists():
-            raise UsageError(f"{file} is there already, and is no run's: choose another --run")
+            raise UsageError(f"{file} exists and belongs to no run: choose another --run")
     return run
 
 
 def open_run(path: Path) -> RunFolder:
-    """Return an existing run's folder; raises InputError if there is no run at that path."""
+    """Return the folder of an existing run; raises InputError if there is none at that path."""
     run = RunFolder(path)
     if not run.config.is_file():
         raise InputError(f"{path} is not a run: expected a folder with config.toml in it")
     return run
 
 
-def remove_leftovers(run: RunFolder) -> None:
-    """Remove what a killed run was just writing."""
+def remove_partial_files(run: RunFolder) -> None:
+    """Remove the temporary files that a killed process left behind."""
     for path in run.path.glob(".*.part*"):
         path.unlink(missing_ok=True)
 
@@ -106,17 +106,17 @@ def remove_leftovers(run: RunFolder) -> None:
 # ---------------------------------------------------------------- writing
 @contextmanager
 def saving(path: Path) -> Iterator[Path]:
-    """Give a temporary file beside a run's file, to replace it at the end: whole or not at all.
+    """Yield a temporary file that replaces ``path`` at the end, or is removed on an exception.
 
     Raises:
-        OutputError: if there is an OSError inside; an older file at ``path`` stays as it was.
+        OutputError: on an OSError inside; an existing file at ``path`` is left unchanged.
     """
     try:
         with replace_atomically(path) as temporary:
             yield temporary
     except OutputError as error:
         raise OutputError(
-            f"{error}; what was saved before is kept: free space, or mend the folder's "
+            f"{error}; what was saved before is kept: free space, or fix the folder's "
             f"permissions, then mien train --resume {path.parent}"
         ) from error
 
@@ -133,7 +133,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def write_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write the history as CSV, at least one row; raises as `saving`."""
+    """Write the history, at least one row, as CSV; raises as `saving`."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -142,7 +142,7 @@ def write_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def report_epoch(row: Mapping[str, Any], *, total: int, best: bool) -> None:
-    """Write a row of the history on stderr, of so many epochs."""
+    """Print a row of the history on stderr; ``total`` is the number of epochs."""
     stderr().write(
         f"epoch {row['epoch']:>3}/{total}  {row['phase']:<9}  "
         f"{row['size']:>3} px  loss {row['loss']:.4f}  accuracy {row['accuracy']:.4f}  "
@@ -155,7 +155,7 @@ def report_epoch(row: Mapping[str, Any], *, total: int, best: bool) -> None:
 
 # ---------------------------------------------------------------- reading
 def read_json(path: Path) -> dict[str, Any]:
-    """Return what a run's JSON file holds, {} if there is none; raises InputError if damaged."""
+    """Read one of a run's JSON files, {} if it is missing; raises InputError if it is damaged."""
     if not path.is_file():
         return {}
     try:
@@ -165,10 +165,10 @@ def read_json(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def begun_in(run: RunFolder) -> Path:
-    """Return the folder in which a run was begun, which its recipe's paths are relative to.
+def starting_directory(run: RunFolder) -> Path:
+    """Return the working directory a run was started in, to which its relative paths refer.
 
-    The present one if that is not known or no longer there; raises as `read_json`.
+    The current one if that is unknown or no longer exists; raises as `read_json`.
     """
     folder = Path(str(read_json(run.environment).get("folder", "")))
     return folder if os.path.isdir(folder) else Path()  # noqa: PTH112 - may be another user's
@@ -176,37 +176,37 @@ def begun_in(run: RunFolder) -> Path:
 
 # ---------------------------------------------------------------- checkpoints
 _STATE_KEY = "state"
-DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
-"""What NumPy may raise for an archive that is damaged."""
+ARCHIVE_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What NumPy may raise when it reads a damaged ``.npz`` file."""
 
 
 def write_checkpoint(
     path: Path, arrays: Mapping[str, npt.NDArray[Any]], state: Mapping[str, Any]
 ) -> None:
-    """Write arrays by name and what else JSON can hold into one file; raises as `saving`."""
+    """Write named arrays and a JSON-serialisable state into one file; raises as `saving`."""
     text = np.frombuffer(json.dumps(state).encode(), np.uint8)
     with saving(path) as temporary, temporary.open("wb") as stream:
         np.savez(stream, **{**arrays, _STATE_KEY: text})  # type: ignore[arg-type]
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
-    """Return what `write_checkpoint` wrote, the state first; raises InputError."""
+    """Return the state and the arrays of `write_checkpoint`; raises InputError."""
     try:
-        # Opened here, because NumPy leaves a damaged file open.
+        # Opened here because NumPy leaves a damaged file open.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         return json.loads(arrays.pop(_STATE_KEY).tobytes().decode()), arrays
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing: this run has no checkpoint to resume from") from error
-    except DAMAGED as error:
-        message = f"{path} is damaged: restore it from a copy, or start the run anew"
+    except ARCHIVE_ERRORS as error:
+        message = f"{path} is damaged: restore it from a copy, or start a new run"
         raise InputError(message) from error
 
 
 # ---------------------------------------------------------------- environment
 def describe_environment() -> dict[str, Any]:
-    """Return versions, machine and working folder as JSON-ready values."""
-    versions = {"mien": mien.__version__}  # of the code, whatever an editable install says
+    """Return versions, machine and working directory as JSON-serialisable values."""
+    versions = {"mien": mien.__version__}  # the code's own: an editable install's may be outdated
     for package in _PACKAGES:
         if version := package_version(package):
             versions[package] = version
@@ -221,7 +221,7 @@ def describe_environment() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """Return the commit of the checkout that the code stands in, if it is one."""
+    """Return the Git commit of the code, None outside a checkout."""
     try:
         answer = subprocess.run(
             ["git", "describe", "--always", "--dirty"],

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from mien.core.errors import InputError, OutputError, UsageError
-from mien.training import run as run_folder
-from mien.training.run import (
+from mien.training import run_folder
+from mien.training.run_folder import (
     RunFolder,
     describe_environment,
     new_run,
     open_run,
-    remove_leftovers,
+    remove_partial_files,
     saving,
     write_history,
     write_json,
@@ -35,7 +35,7 @@ def test_a_new_run_must_be_new_and_an_old_one_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["history.csv", "summary.json", "best.keras", "curves.png"])
 def test_a_run_is_not_put_over_files_of_others(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
-    with pytest.raises(UsageError, match="is there already, and is no run's"):
+    with pytest.raises(UsageError, match="exists and belongs to no run"):
         new_run(tmp_path)
 
 
@@ -78,7 +78,7 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
     keep = ["best.keras", "checkpoint.npz", ".hidden", "notes.part.txt"]
     for name in (*keep, ".best.keras.x1.part.keras", ".history.csv.y.part.csv"):
         (tmp_path / name).touch()
-    remove_leftovers(RunFolder(tmp_path))
+    remove_partial_files(RunFolder(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(keep)
 
 

@@ -55,13 +55,13 @@ def gradients(model: Any, images: Any) -> list[Any]:
 
 
 def faster(model: Any) -> Any:
-    from mien.training.layers import with_fast_layers
+    from mien.training.keras_extensions import with_fast_layers
 
     return with_fast_layers(model)
 
 
 def is_replaced(layer: Any) -> bool:
-    return type(layer).__module__ == "mien.training.layers"
+    return type(layer).__module__ == "mien.training.keras_extensions"
 
 
 def assert_all_close(one: list[Any], other: list[Any], *, tolerance: float = 1e-4) -> None:
@@ -98,9 +98,9 @@ def test_depthwise_convolutions_that_are_fast_already_stay_keras_own(
 def test_tap_places_say_the_sum_that_a_convolution_is() -> None:
     row, taps = np.array([1.0, 10.0, 100.0, 1000.0]), np.array([1.0, 2.0, 3.0])
     image, kernel = np.outer(row, row).ravel(), np.outer(taps, taps).ravel()
-    from mien.training.layers import tap_places
+    from mien.training.keras_extensions import tap_positions
 
-    places = tap_places(4, 2, kernel=3, stride=2, before=0)
+    places = tap_positions(4, 2, kernel=3, stride=2, before=0)
     along = [1 + 20 + 300, 100 + 2000]
     sums = np.einsum("p,t,pot->o", image, kernel, places)
     np.testing.assert_allclose(sums, np.outer(along, along).ravel())
