@@ -1,4 +1,4 @@
-"""`mien serve` as a process of its own, and what a test asks of it."""
+"""`mien serve` as a process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ needs_signals = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals"
 
 
 class Process:
-    """A running ``mien serve``: its port, and what it says on stderr."""
+    """A running ``mien serve``: its port and its stderr."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -47,7 +47,7 @@ class Process:
         return port
 
     def end(self, number: int) -> tuple[int, str]:
-        """Send a signal; return the exit code and all that stderr got."""
+        """Send a signal; return the exit code and everything on stderr."""
         self.process.send_signal(number)
         code = self.process.wait(20)
         self._reader.join(20)

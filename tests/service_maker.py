@@ -1,4 +1,4 @@
-"""A real service on loopback, in a thread, and what a test asks it with."""
+"""A real service on loopback, in a thread, and a client."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Reply:
 
 @dataclass
 class Service:
-    """One that runs: its port, and the ASGI application."""
+    """A running service: its port and its ASGI application."""
 
     port: int
     app: Any
@@ -57,21 +57,21 @@ class Service:
         headers: Mapping[str, str] | None = None,
         method: str = "",
     ) -> Reply:
-        """Ask once; an iterator as the body is sent in chunks, without a length."""
+        """Send a request; an iterator as the body is sent in chunks, without a length."""
         return ask(self.port, path, body, headers, method)
 
     def analyze(self, body: Any, headers: Mapping[str, str] | None = None) -> Reply:
         return self.ask("/v1/analyze", body, headers or PNG, "POST")
 
     def metric(self, line: str) -> float:
-        """The value of the metric whose line begins so."""
+        """The value of a metric with its labels; 0 if there is none."""
         for each in self.ask("/metrics").text.splitlines():
             if each.startswith(f"{line} "):
                 return float(each.rpartition(" ")[2])
         return 0.0
 
     def raw(self, request: bytes) -> bytes:
-        """Send bytes as they are and return all that comes until the connection ends."""
+        """Send raw bytes; return everything received until the connection is closed."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=10) as stream:
             stream.sendall(request)
             return b"".join(iter(lambda: stream.recv(65536), b""))
@@ -115,7 +115,7 @@ def picture(seed: int = 0, *, kind: str = "PNG", size: tuple[int, int] = (60, 50
 
 
 class Gated:
-    """A detector that calls the image a face, but no sooner than it is let to."""
+    """A detector that returns the whole image as a face, once its gate is open."""
 
     name = "gated"
     crop_scale = None
@@ -132,7 +132,7 @@ class Gated:
 
 
 def loader(model: Path, detector: Detector | None = None) -> Callable[[], Recognizer]:
-    """What loads a model without a detector, or with this one."""
+    """A function that loads a model, with a detector if one is given."""
 
     def load() -> Recognizer:
         classifier = Classifier.open(model, threads=1, labels=None)
@@ -149,13 +149,13 @@ def running(
     max_connections: int = 1000,
     **options: Any,
 ) -> Iterator[Service]:
-    """Run a service until the block ends; it is ready then, unless told otherwise.
+    """Run a service during the block.
 
     Args:
-        load: makes the recognizer.
-        ready: wait until it has.
-        max_connections: as `make_server` takes it.
-        options: go to `create_app`.
+        load: loads the recognizer.
+        ready: wait until it is loaded.
+        max_connections: argument of `make_server`.
+        options: arguments of `create_app`.
     """
     from mien.service.app import create_app
     from mien.service.server import listen, make_server
@@ -177,8 +177,8 @@ def running(
 
 
 def until(holds: Callable[[], bool], seconds: float = 15) -> None:
-    """Wait until something holds."""
+    """Wait until a condition is true."""
     end = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < end, "it never came to be so"
+        assert time.monotonic() < end, f"not true within {seconds:g} seconds"
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""`mien serve`: a process of its own on loopback, how it begins and how it ends."""
+"""`mien serve` as a process on loopback: start, log and end."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ sys.exit(main(sys.argv[1:]))
 @needs_app
 @needs_signals
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_images_that_take_for_ever_keep_nobody_and_no_end(
+def test_stuck_images_delay_neither_others_nor_the_end(
     tiny_model: Path, number: int, expected: int
 ) -> None:
     words = ("--workers", "1", "--analysis-timeout", "0.5")
@@ -67,7 +67,7 @@ def test_images_that_take_for_ever_keep_nobody_and_no_end(
 
 @needs_app
 @needs_signals
-def test_ctrl_c_is_heard_where_it_was_ignored_before(tiny_model: Path) -> None:
+def test_ctrl_c_works_even_if_it_was_ignored_at_the_start(tiny_model: Path) -> None:
     # A shell without job control starts what it puts into the background so.
     ignoring = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n" + SLOW_PROGRAM
     words = ("--workers", "1", "--analysis-timeout", "0.5")
@@ -82,7 +82,7 @@ def test_ctrl_c_is_heard_where_it_was_ignored_before(tiny_model: Path) -> None:
 
 @needs_app
 @needs_signals
-def test_who_waits_at_the_end_is_told_before_it(tiny_model: Path) -> None:
+def test_requests_in_flight_get_503_before_the_end(tiny_model: Path) -> None:
     with (
         served(tiny_model, "--workers", "1", program=["-c", SLOW_PROGRAM]) as process,
         ThreadPoolExecutor(1) as clients,
@@ -107,7 +107,7 @@ def test_who_waits_at_the_end_is_told_before_it(tiny_model: Path) -> None:
         (signal.SIGINT, 130, "mien: interrupted"),
     ],
 )
-def test_a_model_that_is_being_loaded_is_not_waited_for(
+def test_signals_do_not_wait_for_a_model_being_loaded(
     tiny_model: Path, number: int, expected: int, last: str
 ) -> None:
     program = (
@@ -126,7 +126,7 @@ def test_a_model_that_is_being_loaded_is_not_waited_for(
 
 @needs_app
 @needs_signals
-def test_more_connections_than_files_are_no_storm(tiny_model: Path) -> None:
+def test_running_out_of_files_does_not_flood_the_log(tiny_model: Path) -> None:
     resource = pytest.importorskip("resource")
     with served(tiny_model) as process, ExitStack() as streams:
         port = process.ready()
@@ -149,7 +149,7 @@ def test_more_connections_than_files_are_no_storm(tiny_model: Path) -> None:
 
 @needs_app
 @pytest.mark.skipif(sys.platform != "linux", reason="needs glibc and /proc")
-def test_large_images_leave_no_memory_behind(tiny_model: Path) -> None:
+def test_memory_of_large_images_returns_to_the_system(tiny_model: Path) -> None:
     def resident() -> int:
         status = Path(f"/proc/{process.process.pid}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0]) // 1024
@@ -170,7 +170,7 @@ def test_large_images_leave_no_memory_behind(tiny_model: Path) -> None:
         until(lambda: resident() < before + 60, 5)
 
 
-def test_lines_of_the_log_are_few(capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_lines_are_rate_limited(capsys: pytest.CaptureFixture[str]) -> None:
     with ServiceLog().install():
         for name in ("asyncio", "uvicorn.error"):
             for number in range(1000):
@@ -207,7 +207,7 @@ def test_it_serves_until_sigterm(tiny_model: Path) -> None:
 
 @needs_app
 @needs_signals
-def test_ctrl_c_is_130_and_quiet_is_quiet(tiny_model: Path) -> None:
+def test_ctrl_c_is_exit_code_130(tiny_model: Path) -> None:
     with served(tiny_model) as process:
         process.ready()
         code, said = process.end(signal.SIGINT)
@@ -218,7 +218,7 @@ def test_ctrl_c_is_130_and_quiet_is_quiet(tiny_model: Path) -> None:
 
 @needs_app
 @needs_signals
-def test_sigterm_while_an_upload_is_under_way_is_not_waited_for_forever(tiny_model: Path) -> None:
+def test_sigterm_during_an_upload_ends_in_time(tiny_model: Path) -> None:
     with served(tiny_model, "--upload-timeout", "0.5") as process:
         port = process.ready()
         with socket.create_connection(("127.0.0.1", port), timeout=20) as stream:
@@ -231,7 +231,9 @@ def test_sigterm_while_an_upload_is_under_way_is_not_waited_for_forever(tiny_mod
 
 
 @needs_app
-def test_a_port_in_use_is_one_line(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_is_one_line_of_error(
+    tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         assert main(["serve", "--model", str(tiny_model), "--port", str(port)]) == EXIT_USAGE
@@ -242,7 +244,7 @@ def test_a_port_in_use_is_one_line(tiny_model: Path, capsys: pytest.CaptureFixtu
 
 
 @needs_app
-def test_a_model_that_is_not_there_ends_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_model_is_one_line_of_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--model", "nowhere", "--port", "0", "--quiet"]) == EXIT_MODEL
     said = capsys.readouterr().err
     assert said.startswith("mien: no model 'nowhere'")
@@ -278,7 +280,7 @@ def test_a_model_that_is_not_there_ends_it(capsys: pytest.CaptureFixture[str]) -
         ["--min-face", "-1"],
     ],
 )
-def test_what_cannot_be_is_a_usage_error(
+def test_invalid_options_are_usage_errors(
     words: list[str], tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["serve", "--port", "0", "--model", str(tiny_model), *words]) == EXIT_USAGE
@@ -296,7 +298,7 @@ def test_what_cannot_be_is_a_usage_error(
         (b"a-token-that-is-fine\nshort\n", EXIT_USAGE, "16 to 512 letters"),
     ],
 )
-def test_tokens_that_cannot_be_are_told_and_not_repeated(
+def test_invalid_token_files_are_refused_and_not_repeated(
     text: bytes | None, code: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "tokens"
@@ -347,7 +349,7 @@ def test_tokens_come_from_a_file_and_the_environment(
 
 @needs_app
 @needs_signals
-def test_the_log_may_be_json_and_has_nothing_of_an_image(tiny_model: Path) -> None:
+def test_the_json_log_contains_nothing_of_an_image(tiny_model: Path) -> None:
     words = ("--log-format", "json", "--access-log")
     with served(tiny_model, *words, program=["-c", FAILING_PROGRAM]) as process:
         port = process.ready()
@@ -390,7 +392,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_without_the_extra_it_says_how_to_get_it(
+def test_a_missing_extra_is_reported_with_its_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
@@ -401,7 +403,7 @@ def test_without_the_extra_it_says_how_to_get_it(
 
 
 @pytest.mark.parametrize("debug", [False, True])
-def test_debug_shows_the_traces_of_requests_that_fail(
+def test_debug_shows_tracebacks_of_failed_requests(
     debug: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with ServiceLog(debug=debug).install():
@@ -413,13 +415,13 @@ def test_debug_shows_the_traces_of_requests_that_fail(
     assert ("Traceback" in capsys.readouterr().err) is debug
 
 
-def test_the_network_has_a_workers_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_network_uses_a_workers_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "usable_cores", lambda: 16)
     shares = [(4, 1), (4, 2), (16, 1), (4, 8)]
     assert [serve.network_threads(*each) for each in shares] == [4, 2, 1, 1]
 
 
-def test_only_loopback_is_for_this_machine_alone() -> None:
+def test_only_loopback_addresses_are_private() -> None:
     class Port:
         def __init__(self, host: str) -> None:
             self.host = host

@@ -1,4 +1,4 @@
-"""`mien serve --processes N`: one port, one end, and whoever dies is replaced."""
+"""`mien serve --processes N`: one port, one end, restarts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def analyze(port: int) -> int:
     return ask(port, "/v1/analyze", picture(), PNG, "POST").status
 
 
-def test_they_share_the_port_the_counts_and_the_end(tiny_model: Path) -> None:
+def test_processes_share_the_port_the_metrics_and_the_end(tiny_model: Path) -> None:
     with served(tiny_model, "--processes", "2", "--workers", "1") as process:
         port = process.port()
         until(lambda: len(pids(process)) == 2, 60)
@@ -59,7 +59,7 @@ def test_they_share_the_port_the_counts_and_the_end(tiny_model: Path) -> None:
     assert "Traceback" not in said
 
 
-def test_one_that_dies_is_replaced(tiny_model: Path) -> None:
+def test_a_process_that_dies_is_replaced(tiny_model: Path) -> None:
     with served(tiny_model, "--processes", "2", "--workers", "1") as process:
         port = process.port()
         until(lambda: len(pids(process)) == 2, 60)
@@ -77,7 +77,7 @@ def test_one_that_dies_is_replaced(tiny_model: Path) -> None:
     assert not any(map(is_alive, pids(process)))
 
 
-def test_they_end_and_clean_up_after_a_parent_that_was_killed(
+def test_processes_end_and_clean_up_after_a_killed_parent(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -90,7 +90,7 @@ def test_they_end_and_clean_up_after_a_parent_that_was_killed(
     assert not list(tmp_path.glob("mien-metrics-*"))
 
 
-def test_a_model_that_is_not_there_is_said_once(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_model_is_reported_once(capfd: pytest.CaptureFixture[str]) -> None:
     words = ["--model", "nowhere", "--port", "0", "--quiet", "--processes", "3"]
     assert main(["serve", *words]) == EXIT_MODEL
     said = capfd.readouterr().err
@@ -98,7 +98,7 @@ def test_a_model_that_is_not_there_is_said_once(capfd: pytest.CaptureFixture[str
     assert said.count("\n") == 1
 
 
-def test_one_that_dies_at_its_start_is_tried_again_after_longer_delays() -> None:
+def test_a_process_that_dies_at_its_start_is_restarted_after_longer_delays() -> None:
     from mien.service.server import listen, supervise
 
     lines: list[str] = []
@@ -114,7 +114,7 @@ def test_one_that_dies_at_its_start_is_tried_again_after_longer_delays() -> None
     assert lines[1].endswith("died (exit code 1): another one starts in 2 s")
 
 
-def test_where_no_port_can_be_shared_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_systems_without_fork_get_one_line_of_error(monkeypatch: pytest.MonkeyPatch) -> None:
     from mien.service.server import check_processes
 
     check_processes(2)

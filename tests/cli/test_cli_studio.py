@@ -1,4 +1,4 @@
-"""`mien studio`: the page in a browser, or as a folder."""
+"""`mien studio`: the page in a browser, or exported."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
-def test_it_opens_a_browser_at_the_page(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_browser_opens_the_page(tiny_model: Path, tmp_path: Path) -> None:
     opened = tmp_path / "opened.txt"
     browser = tmp_path / "browser"
     browser.write_text(
@@ -54,7 +54,7 @@ def test_it_opens_a_browser_at_the_page(tiny_model: Path, tmp_path: Path) -> Non
         assert f"listening on http://0.0.0.0:{port} (Ctrl-C ends it)" in process.stderr.read()
 
 
-def test_without_a_screen_it_says_the_address(
+def test_the_address_is_printed_without_a_display(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
@@ -67,7 +67,7 @@ def test_without_a_screen_it_says_the_address(
 
 
 @pytest.mark.parametrize("has_runtime", [True, False])
-def test_serving_says_what_the_page_lacks(
+def test_a_missing_runtime_is_reported_at_the_start(
     has_runtime: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mien.service.page_files.Folders.has_runtime", has_runtime)
@@ -78,7 +78,7 @@ def test_serving_says_what_the_page_lacks(
 
 
 @pytest.mark.parametrize(("words", "port"), [([], 0), (["--port", "8001"], 8001)])
-def test_a_taken_port_gives_way_unless_it_was_asked_for(
+def test_a_taken_default_port_is_replaced_by_a_free_one(
     words: list[str], port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
@@ -94,7 +94,7 @@ def test_a_taken_port_gives_way_unless_it_was_asked_for(
     assert asked == [port]
 
 
-def test_a_port_is_taken_where_somebody_listens() -> None:
+def test_a_port_with_a_listener_is_taken() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
         assert studio._is_taken("127.0.0.1", port)
@@ -114,7 +114,7 @@ def site(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     return tmp_path / "site"
 
 
-def test_a_site_holds_all_that_the_service_gives(site: Path) -> None:
+def test_an_exported_site_has_all_files_of_the_service(site: Path) -> None:
     from mien.service.page_files import HEADERS, page_files
 
     expected = {file.name: file.content().body for file in page_files()}
@@ -127,7 +127,7 @@ def test_a_site_holds_all_that_the_service_gives(site: Path) -> None:
         assert f"{name}: {value}" in (site / "_headers").read_text()
 
 
-def test_a_site_is_written_anew_without_what_is_gone_and_with_what_is_others(site: Path) -> None:
+def test_a_second_export_removes_outdated_files_and_keeps_others(site: Path) -> None:
     listed = site / "studio" / "files.js"
     listed.write_text(
         listed.read_text().replace('"first": [', '"first": [\n"studio/old.js",\n"../x",')
@@ -143,7 +143,7 @@ def test_a_site_is_written_anew_without_what_is_gone_and_with_what_is_others(sit
     assert "importScripts" in (site / "sw.js").read_text(encoding="utf-8")
 
 
-def test_a_folder_of_somebody_else_is_left_alone(
+def test_an_export_refuses_other_folders(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mien.service.page_files.Folders.has_runtime", True)
@@ -153,7 +153,7 @@ def test_a_folder_of_somebody_else_is_left_alone(
     assert (tmp_path / "index.html").read_text() == "mine"
 
 
-def test_nothing_is_exported_without_the_runtime(
+def test_an_export_needs_the_runtime(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mien.service.page_files.Folders.has_runtime", False)

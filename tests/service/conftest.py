@@ -1,4 +1,4 @@
-"""What the tests of the HTTP service share."""
+"""Fixtures of the HTTP service's tests."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from service_maker import Gated, Service, loader, running
 
 @pytest.fixture(scope="module")
 def service(tiny_model: Path) -> Iterator[Service]:
-    """A service of the tiny model, to which each image is a face."""
+    """A service with the tiny model, which treats each image as a face crop."""
     with running(loader(tiny_model)) as started:
         yield started
 
 
 @pytest.fixture
 def gated() -> Iterator[Gated]:
-    """A detector that waits while its gate is closed; a test may leave it so."""
+    """A detector that blocks while its gate is closed."""
     detector = Gated()
     yield detector
     detector.gate.set()

@@ -1,4 +1,4 @@
-"""Who may ask: tokens, pages of other origins; and the id that each request has."""
+"""Tokens, origins of pages, and request ids."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAGE = "https://page.example"
 
 @pytest.fixture(scope="module")
 def guarded(tiny_model: Path) -> Iterator[Service]:
-    """A service that asks for a token, and that pages of one origin may read."""
+    """A service that requires a token and allows one origin."""
     access = Access.of([TOKEN, OTHER], [PAGE])
     with running(loader(tiny_model), access=access) as started:
         yield started
@@ -35,7 +35,7 @@ def bearer(token: str, scheme: str = "Bearer") -> dict[str, str]:
 
 
 @pytest.mark.parametrize("headers", [bearer(TOKEN), bearer(OTHER), bearer(TOKEN, "bearer")])
-def test_who_has_a_token_is_answered(guarded: Service, headers: dict[str, str]) -> None:
+def test_a_valid_token_is_accepted(guarded: Service, headers: dict[str, str]) -> None:
     assert guarded.analyze(picture(), headers).status == 200
     assert guarded.ask("/version", headers=headers).status == 200
     assert guarded.ask("/metrics", headers=headers).status == 200
@@ -53,7 +53,7 @@ def test_who_has_a_token_is_answered(guarded: Service, headers: dict[str, str]) 
         (bearer("t\u00f6ken"), 'Bearer realm="mien", error="invalid_token"'),
     ],
 )
-def test_who_has_none_is_told_what_to_send(
+def test_401_without_a_valid_token(
     guarded: Service, headers: dict[str, str], challenge: str
 ) -> None:
     for path in ("/v1/analyze", "/v1/nowhere", "/%761/analyze", "/metrics", "/version"):
@@ -64,11 +64,11 @@ def test_who_has_none_is_told_what_to_send(
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/docs", "/openapi.json"])
-def test_states_and_descriptions_are_for_everybody(guarded: Service, path: str) -> None:
+def test_states_and_docs_need_no_token(guarded: Service, path: str) -> None:
     assert guarded.ask(path).status == 200
 
 
-def test_the_description_says_what_wants_a_token(guarded: Service, service: Service) -> None:
+def test_openapi_marks_paths_that_require_a_token(guarded: Service, service: Service) -> None:
     described = guarded.ask("/openapi.json").json
     assert described["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
     wants = {
@@ -80,7 +80,7 @@ def test_the_description_says_what_wants_a_token(guarded: Service, service: Serv
     assert "securitySchemes" not in service.ask("/openapi.json").json["components"]
 
 
-def test_a_file_of_tokens_has_one_a_line() -> None:
+def test_a_token_file_has_one_token_per_line() -> None:
     text = f"# of the web page\n{TOKEN}\n\n  {OTHER}  \r\n#{TOKEN}x\n"
     assert parse_tokens(text) == [TOKEN, OTHER]
     assert len(Access.of([TOKEN, OTHER, TOKEN]).digests) == 2
@@ -88,7 +88,7 @@ def test_a_file_of_tokens_has_one_a_line() -> None:
 
 
 @pytest.mark.parametrize("token", ["short", "with a blank in it", "x" * 513, "schlüssel-schlüssel"])
-def test_tokens_that_are_none_are_refused_and_not_repeated(token: str) -> None:
+def test_invalid_tokens_are_refused_and_not_repeated(token: str) -> None:
     with pytest.raises(UsageError, match="16 to 512 letters") as caught:
         Access.of([token])
     assert token not in str(caught.value)
@@ -97,7 +97,7 @@ def test_tokens_that_are_none_are_refused_and_not_repeated(token: str) -> None:
 # ---------------------------------------------------------------- origins
 
 
-def test_a_page_that_is_allowed_may_read_every_answer(guarded: Service) -> None:
+def test_an_allowed_origin_can_read_every_answer(guarded: Service) -> None:
     for headers, status in (({**bearer(TOKEN), "Origin": PAGE}, 200), ({"Origin": PAGE}, 401)):
         reply = guarded.analyze(picture(), headers)
         assert reply.status == status
@@ -111,7 +111,7 @@ def test_a_page_that_is_allowed_may_read_every_answer(guarded: Service) -> None:
     "origin",
     ["https://page.example.evil", "http://page.example", "https://page.example:444", "null"],
 )
-def test_no_other_page_may(guarded: Service, origin: str) -> None:
+def test_other_origins_cannot_read_answers(guarded: Service, origin: str) -> None:
     reply = guarded.analyze(picture(), {**bearer(TOKEN), "Origin": origin})
     assert "access-control-allow-origin" not in reply.headers
     asked = guarded.ask("/v1/analyze", headers=preflight(origin), method="OPTIONS")
@@ -127,7 +127,7 @@ def preflight(origin: str, method: str = "POST") -> dict[str, str]:
     }
 
 
-def test_a_browser_may_ask_before_without_a_token(guarded: Service) -> None:
+def test_preflight_requests_need_no_token(guarded: Service) -> None:
     reply = guarded.ask("/v1/analyze", headers=preflight(PAGE), method="OPTIONS")
     assert reply.status == 200
     assert reply.headers["access-control-allow-origin"] == PAGE
@@ -139,7 +139,7 @@ def test_a_browser_may_ask_before_without_a_token(guarded: Service) -> None:
     assert refused.status == 400
 
 
-def test_unless_told_no_page_may_read_anything(service: Service) -> None:
+def test_no_origin_is_allowed_by_default(service: Service) -> None:
     reply = service.analyze(picture(), {**PNG, "Origin": PAGE})
     assert reply.status == 200
     assert not [name for name in reply.headers if name.startswith("access-control")]
@@ -156,7 +156,7 @@ def test_unless_told_no_page_may_read_anything(service: Service) -> None:
         ("http://[::1]:8000", "http://[::1]:8000"),
     ],
 )
-def test_origins_are_taken_as_browsers_write_them(written: str, normal: str) -> None:
+def test_origins_are_normalized(written: str, normal: str) -> None:
     assert normalize_origin(written) == normal
 
 
@@ -165,7 +165,7 @@ def test_origins_are_taken_as_browsers_write_them(written: str, normal: str) -> 
     ["*", "", "null", "example.org", "https://", "https://*.example.org", "https://a.b/path",
      "https://user@a.b", "https://a.b:no", "ftp://a.b", "https://a.b?c"],
 )  # fmt: skip
-def test_what_is_no_origin_or_many_is_refused(written: str) -> None:
+def test_invalid_origins_are_refused(written: str) -> None:
     with pytest.raises(UsageError, match=r"^expected an origin such as .* got "):
         normalize_origin(written)
 
@@ -173,7 +173,7 @@ def test_what_is_no_origin_or_many_is_refused(written: str) -> None:
 # ---------------------------------------------------------------- ids
 
 
-def test_each_answer_has_an_id_of_its_own(service: Service) -> None:
+def test_each_answer_has_its_own_request_id(service: Service) -> None:
     ids = [service.ask("/healthz").headers["x-request-id"] for _ in range(3)]
     assert len(set(ids)) == 3
     assert all(re.fullmatch("[0-9a-f]{32}", each) for each in ids)
@@ -191,13 +191,15 @@ def test_each_answer_has_an_id_of_its_own(service: Service) -> None:
         ("<script>", False),
     ],
 )
-def test_an_id_that_a_log_can_hold_is_taken(service: Service, given: str, is_taken: bool) -> None:
+def test_a_valid_request_id_of_the_client_is_kept(
+    service: Service, given: str, is_taken: bool
+) -> None:
     reply = service.analyze(b"no image", {**PNG, "X-Request-ID": given})
     assert (reply.headers["x-request-id"] == given) is is_taken
     assert reply.json["request_id"] == reply.headers["x-request-id"]
 
 
-def test_a_path_cannot_look_like_other_fields_of_the_log(tiny_model: Path) -> None:
+def test_a_path_cannot_imitate_other_fields_of_the_access_log(tiny_model: Path) -> None:
     lines: list[str] = []
     with running(loader(tiny_model), on_request=lambda request: lines.append(str(request))) as here:
         here.ask("/%20200%201%20ms%20me%0a%1b[2J%e2%80%ae")
@@ -207,7 +209,7 @@ def test_a_path_cannot_look_like_other_fields_of_the_log(tiny_model: Path) -> No
     assert said.isprintable()
 
 
-def test_a_failure_is_logged_with_the_id(
+def test_failures_are_logged_with_the_request_id(
     tiny_model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     answered: list[object] = []

@@ -20,7 +20,7 @@ pytest.importorskip("fastapi")
 
 
 def predicted(path: Path, capsys: pytest.CaptureFixture[str], *words: object) -> Any:
-    """What `mien predict --format json` says of a file, but for where it is."""
+    """The JSON of `mien predict --format json` without the source."""
     capsys.readouterr()
     main(["predict", str(path), "--format", "json", *map(str, words)])
     return without_source(json.loads(capsys.readouterr().out))
@@ -30,7 +30,7 @@ def without_source(result: Any) -> Any:
     return {**result, "source": None}
 
 
-def test_both_ways_give_the_json_of_predict(
+def test_form_and_raw_body_return_the_json_of_predict(
     service: Service, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "a.png"
@@ -47,7 +47,7 @@ def test_both_ways_give_the_json_of_predict(
     assert sent_in_form.json == {**expected, "source": "a.png"}
 
 
-def test_the_answer_is_what_openapi_says_of_it(service: Service) -> None:
+def test_answers_match_the_openapi_models(service: Service) -> None:
     from mien.service import openapi
 
     assert openapi.Result.model_validate(service.analyze(picture()).json).status == "ok"
@@ -68,18 +68,18 @@ def test_the_answer_is_what_openapi_says_of_it(service: Service) -> None:
         ("", None),
     ],
 )
-def test_the_source_is_the_bare_name_that_was_sent(
+def test_source_is_the_file_name_without_folders(
     service: Service, sent: str, source: str | None
 ) -> None:
     assert service.analyze(form(picture(), name=sent) + END, FORM).json["source"] == source
 
 
 @pytest.mark.parametrize("kind", ["application/octet-stream", "", "image/whatever"])
-def test_a_file_in_a_form_may_be_of_a_vague_type(service: Service, kind: str) -> None:
+def test_a_form_file_may_have_a_generic_type(service: Service, kind: str) -> None:
     assert service.analyze(form(picture(), kind=kind) + END, FORM).status == 200
 
 
-def test_no_picture_touches_a_disk(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_are_not_written_to_disk(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     def rollover(_: object) -> None:
         pytest.fail("a form is written to a file")
 
@@ -90,7 +90,7 @@ def test_no_picture_touches_a_disk(service: Service, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "ICO"])
-def test_what_mien_decodes_is_taken_by_its_content(service: Service, kind: str) -> None:
+def test_the_format_is_detected_from_the_content(service: Service, kind: str) -> None:
     reply = service.analyze(picture(kind=kind), {"Content-Type": "image/jpeg"})
     assert reply.status == 200
     assert reply.json["status"] == "ok"
@@ -99,19 +99,19 @@ def test_what_mien_decodes_is_taken_by_its_content(service: Service, kind: str) 
 @pytest.mark.parametrize(
     "kind", ["image/PNG", "image/png; a=b", "image/jpg", "image/x-ms-bmp", "image/webp"]
 )
-def test_an_images_type_may_be_said_in_other_ways(service: Service, kind: str) -> None:
+def test_aliases_of_image_types_are_accepted(service: Service, kind: str) -> None:
     assert service.analyze(picture(), {"Content-Type": kind}).status == 200
 
 
 @pytest.mark.parametrize("headers", [PNG, FORM])
-def test_a_body_without_a_length_is_taken(service: Service, headers: dict[str, str]) -> None:
+def test_chunked_bodies_are_accepted(service: Service, headers: dict[str, str]) -> None:
     body = picture() if headers is PNG else form(picture()) + END
     # One byte at a time: no border of a chunk falls together with one of the form's by chance.
     reply = service.analyze((body[at : at + 1] for at in range(len(body))), headers)
     assert without_source(reply.json) == service.analyze(picture()).json
 
 
-def test_nobody_there_is_an_answer(tiny_model: Path) -> None:
+def test_an_image_without_faces_is_200_no_face(tiny_model: Path) -> None:
     with running(loader(tiny_model, BrightSpots())) as service:
         reply = service.analyze(picture(size=(1, 1)))
     assert (reply.status, reply.json["status"], reply.json["faces"]) == (200, "no_face", [])
@@ -129,7 +129,7 @@ def test_a_model_with_its_own_classes(make_tiny_model: Callable[..., Path]) -> N
     assert tuple(face["scores"]) == labels
 
 
-def test_requests_at_the_same_time_have_the_answers_of_single_ones(service: Service) -> None:
+def test_concurrent_requests_get_the_same_answers_as_single_ones(service: Service) -> None:
     pictures = [picture(seed) for seed in range(4)]
     alone = [service.analyze(each).json for each in pictures]
     assert len({each["faces"][0]["confidence"] for each in alone}) == len(alone)
@@ -138,7 +138,7 @@ def test_requests_at_the_same_time_have_the_answers_of_single_ones(service: Serv
     assert [reply.json for reply in together] == 6 * alone
 
 
-def test_photos_are_read_as_predict_reads_them(
+def test_photos_get_the_results_of_predict(
     shared: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photos = [shared / "photos" / f"{name}.jpg" for name in ("group_five", "no_face")]

@@ -1,4 +1,4 @@
-"""Images that wait together go through the network together, and nobody's answer changes by it."""
+"""Micro-batches: queued images share a run of the network, and get the same results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mien.service.workers import MAX_BATCH_FACES, Batcher
 
 
 class Held:
-    """A recognizer whose network waits until it is let go, and fails for faces that are black."""
+    """A recognizer whose network blocks until its gate opens, and fails for black faces."""
 
     def __init__(self, recognizer: Recognizer) -> None:
         self.gate = threading.Event()
@@ -47,7 +47,7 @@ def held(tiny_model: Path) -> Held:
     return Held(loader(tiny_model)())
 
 
-def test_who_comes_alone_is_read_alone_and_those_who_wait_together(held: Held) -> None:
+def test_a_lone_image_is_classified_at_once_and_queued_ones_together(held: Held) -> None:
     batches: list[int] = []
     batcher = Batcher(held, batches.append)  # type: ignore[arg-type]
     found = [held.find(picture(seed)) for seed in range(6)]
@@ -66,7 +66,7 @@ def test_who_comes_alone_is_read_alone_and_those_who_wait_together(held: Held) -
     batcher.close()
 
 
-def test_a_batch_grows_no_further_than_it_helps(held: Held) -> None:
+def test_batches_are_bounded(held: Held) -> None:
     batcher = Batcher(held, lambda _: None)  # type: ignore[arg-type]
     face = held.find(picture())
     futures = [batcher.submit(face)]
@@ -78,7 +78,7 @@ def test_a_batch_grows_no_further_than_it_helps(held: Held) -> None:
     batcher.close()
 
 
-def test_one_that_fails_is_no_matter_of_the_others(held: Held) -> None:
+def test_an_error_in_a_batch_concerns_one_image_only(held: Held) -> None:
     batcher = Batcher(held, lambda _: None)  # type: ignore[arg-type]
     good = held.find(picture())
     bad = held.find(np.zeros((48, 48, 3), np.uint8), color="rgb")
@@ -92,7 +92,7 @@ def test_one_that_fails_is_no_matter_of_the_others(held: Held) -> None:
     batcher.close()
 
 
-def test_where_nobody_is_there_the_network_is_not_waited_for(held: Held) -> None:
+def test_images_without_faces_do_not_wait_for_the_network(held: Held) -> None:
     held.gate.set()
     nobody = FaceBatch(None, 10, 10, status="no_face")
     batcher = Batcher(held, lambda _: pytest.fail("it went through the network"))  # type: ignore[arg-type]
@@ -100,7 +100,7 @@ def test_where_nobody_is_there_the_network_is_not_waited_for(held: Held) -> None
     batcher.close()
 
 
-def test_what_waits_at_the_end_is_read_first(held: Held) -> None:
+def test_queued_images_are_classified_before_the_batcher_closes(held: Held) -> None:
     batcher = Batcher(held, lambda _: None)  # type: ignore[arg-type]
     futures = [batcher.submit(held.find(picture(seed))) for seed in range(3)]
     batcher.close()
@@ -108,7 +108,7 @@ def test_what_waits_at_the_end_is_read_first(held: Held) -> None:
     assert [future.result(20).result.status for future in futures] == 3 * ["ok"]
 
 
-def test_the_service_says_how_large_batches_are(tiny_model: Path) -> None:
+def test_metrics_have_the_sizes_of_batches(tiny_model: Path) -> None:
     with (
         running(loader(tiny_model), limits=Limits(workers=2)) as service,
         ThreadPoolExecutor(8) as clients,
@@ -118,7 +118,7 @@ def test_the_service_says_how_large_batches_are(tiny_model: Path) -> None:
         assert service.metric("mien_batch_images_sum") == 16
 
 
-def test_images_whose_network_is_stuck_are_told_to_come_again(tiny_model: Path) -> None:
+def test_503_if_the_network_is_stuck(tiny_model: Path) -> None:
     kept: list[Held] = []
 
     def load() -> Any:

@@ -1,4 +1,4 @@
-"""Connections: how many there may be, and how long they wait for their client."""
+"""Limits on the number of connections, and on waiting for their clients."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def connected(service: Service, count: int, said: bytes = b"") -> Iterator[list[
 
 
 def ended(stream: socket.socket) -> bool:
-    """Whether the service has ended a connection."""
+    """Whether the service has closed a connection."""
     stream.setblocking(False)
     try:
         while stream.recv(65536):
@@ -45,7 +45,7 @@ def ended(stream: socket.socket) -> bool:
 
 
 @pytest.mark.parametrize("said", [b"", GET[:20], GET])
-def test_the_longest_idle_makes_room(tiny_model: Path, said: bytes) -> None:
+def test_the_connection_idle_for_longest_is_replaced(tiny_model: Path, said: bytes) -> None:
     with (
         running(loader(tiny_model), max_connections=5) as service,
         connected(service, 20, said) as streams,
@@ -58,7 +58,9 @@ def test_the_longest_idle_makes_room(tiny_model: Path, said: bytes) -> None:
         assert all(ended(stream) for stream in streams[:14])
 
 
-def test_whose_answer_is_awaited_is_never_the_one_to_go(tiny_model: Path, gated: Gated) -> None:
+def test_connections_that_wait_for_an_answer_are_not_replaced(
+    tiny_model: Path, gated: Gated
+) -> None:
     with (
         running(loader(tiny_model, gated), max_connections=2) as service,
         ThreadPoolExecutor(1) as clients,
@@ -73,7 +75,7 @@ def test_whose_answer_is_awaited_is_never_the_one_to_go(tiny_model: Path, gated:
         assert served.result().status == 200
 
 
-def test_a_connection_waits_until_there_is_room(tiny_model: Path, gated: Gated) -> None:
+def test_connections_wait_while_all_others_are_busy(tiny_model: Path, gated: Gated) -> None:
     with (
         running(loader(tiny_model, gated), max_connections=1) as service,
         ThreadPoolExecutor(2) as clients,
@@ -100,7 +102,7 @@ def test_a_connection_waits_until_there_is_room(tiny_model: Path, gated: Gated) 
         b"nonsense\r\n\r\n",
     ],
 )
-def test_no_client_keeps_a_connection_by_waiting(
+def test_connections_without_a_complete_request_time_out(
     service: Service, monkeypatch: pytest.MonkeyPatch, said: bytes
 ) -> None:
     from mien.service import protocols
@@ -119,7 +121,9 @@ def test_no_client_keeps_a_connection_by_waiting(
     assert service.ask("/healthz").status == 200
 
 
-def test_who_reads_no_answer_is_dropped(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clients_that_read_no_answer_are_dropped(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from mien.service import protocols
 
     monkeypatch.setattr(protocols, "CLIENT_SECONDS", 0.5)
@@ -139,7 +143,7 @@ def test_who_reads_no_answer_is_dropped(service: Service, monkeypatch: pytest.Mo
     until(lambda: service.metric("mien_requests_in_flight") == 1)  # this one
 
 
-def test_files_are_asked_for_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_on_open_files_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     resource = pytest.importorskip("resource")
     from mien.service import server as module
 
@@ -160,7 +164,7 @@ def test_files_are_asked_for_and_counted(monkeypatch: pytest.MonkeyPatch) -> Non
         assert asked == ([] if request is None else [request])
 
 
-def test_the_end_comes_in_time_whatever_happens(
+def test_the_process_ends_in_time_after_a_signal(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mien.service import server as module
@@ -176,7 +180,7 @@ def test_the_end_comes_in_time_whatever_happens(
         assert left == [(code, "mien: ended before all requests in flight had an answer")]
 
 
-def test_no_part_of_an_answer_waits_for_another_to_be_acknowledged(
+def test_accepted_sockets_have_tcp_nodelay(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mien.service.protocols import HttpProtocol

@@ -30,12 +30,12 @@ def test_the_defaults_are_usable() -> None:
         {"max_connections": 0},
     ],
 )
-def test_what_cannot_be_is_refused(changed: dict[str, float]) -> None:
+def test_limits_out_of_range_are_refused(changed: dict[str, float]) -> None:
     with pytest.raises(UsageError, match=r"^expected .* got "):
         Limits(**changed)  # type: ignore[arg-type]
 
 
-def test_what_is_missing_is_said_with_the_line_that_mends_it(
+def test_missing_packages_are_reported_with_the_command_that_installs_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)

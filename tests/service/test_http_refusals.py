@@ -1,4 +1,4 @@
-"""Every error of the service: its status, the one shape, and nothing of the server's inside."""
+"""Errors: their status, their JSON form, and no internals of the server."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ WHOLE = form(picture()) + END
 
 
 def refused(reply: Reply, status: int, code: str, said: str) -> None:
-    """Check an error: its status, and one line in the one shape, of the client's matters alone."""
+    """Check the status and the form of an error, and that it reveals no internals."""
     assert reply.status == status
     assert reply.headers["content-type"] == "application/json"
     assert list(reply.json) == ["schema", "code", "error", "request_id"]
@@ -78,20 +78,20 @@ def test_400_malformed(service: Service, body: bytes, headers: dict[str, str], s
     refused(service.analyze(body, headers), 400, "malformed", said)
 
 
-def test_400_for_what_is_not_http(service: Service) -> None:
+def test_400_for_invalid_http(service: Service) -> None:
     head, _, body = service.raw(b"nonsense\r\n\r\n").partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
     assert json.loads(body)["code"] == "malformed"
 
 
-def test_a_body_in_broken_chunks_ends_the_connection(service: Service) -> None:
+def test_a_body_in_invalid_chunks_closes_the_connection(service: Service) -> None:
     start = b"POST /v1/analyze HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
     answer = service.raw(start + b"Transfer-Encoding: chunked\r\n\r\nnot a length\r\n")
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert service.analyze(picture()).status == 200
 
 
-def test_404_and_405_list_what_there_is(service: Service) -> None:
+def test_404_and_405_list_the_alternatives(service: Service) -> None:
     refused(service.ask("/nowhere"), 404, "not_found", "/v1/analyze")
     refused(service.ask("/v1/analyze/"), 404, "not_found", "/v1/analyze")
     reply = service.ask("/v1/analyze")
@@ -113,7 +113,7 @@ def test_408_too_slow(tiny_model: Path) -> None:
 # ---------------------------------------------------------------- too large
 
 
-def test_413_by_its_length_before_a_byte_is_read(service: Service) -> None:
+def test_413_by_the_declared_length(service: Service) -> None:
     start = (
         b"POST /v1/analyze HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nConnection: close\r\n"
     )
@@ -123,7 +123,7 @@ def test_413_by_its_length_before_a_byte_is_read(service: Service) -> None:
 
 
 @pytest.mark.parametrize("headers", [PNG, FORM])
-def test_413_while_it_is_read(tiny_model: Path, headers: dict[str, str]) -> None:
+def test_413_while_the_body_arrives(tiny_model: Path, headers: dict[str, str]) -> None:
     image = picture()
     whole, room = (image, 0) if headers is PNG else (form(image) + END, 20_000)
     with running(loader(tiny_model), limits=limits(max_bytes=len(image))) as service:
@@ -136,7 +136,7 @@ def test_413_while_it_is_read(tiny_model: Path, headers: dict[str, str]) -> None
 
 
 @pytest.mark.parametrize("headers", [PNG, FORM])
-def test_no_more_is_read_than_is_allowed(headers: dict[str, str]) -> None:
+def test_no_more_than_the_limit_is_read(headers: dict[str, str]) -> None:
     import asyncio
 
     from starlette.requests import Request
@@ -231,7 +231,7 @@ class Astray:
         return []
 
 
-def test_500_says_nothing_and_logs_everything(
+def test_500_hides_the_error_and_logs_it(
     tiny_model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     detector = Astray()
@@ -246,9 +246,7 @@ def test_500_says_nothing_and_logs_everything(
     assert record.exc_info is not None
 
 
-def test_500_where_opencv_fails_in_one_image(
-    tiny_model: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_500_if_opencv_fails(tiny_model: Path, caplog: pytest.LogCaptureFixture) -> None:
     gated = Gated()
     with running(loader(tiny_model, gated)) as service:
         gated.detect = Broken().detect  # type: ignore[assignment, method-assign]
@@ -286,7 +284,7 @@ def send_only(service: Service, length: int, body: bytes) -> socket.socket:
     return stream
 
 
-def test_who_goes_away_while_sending_gives_the_place_free(tiny_model: Path) -> None:
+def test_a_disconnect_during_the_upload_frees_the_slot(tiny_model: Path) -> None:
     with running(loader(tiny_model), limits=limits(max_waiting=0)) as service:
         with send_only(service, 1000, b"few"):
             until(lambda: service.metric("mien_places_taken") == 1)
@@ -297,7 +295,7 @@ def test_who_goes_away_while_sending_gives_the_place_free(tiny_model: Path) -> N
         assert service.analyze(picture()).status == 200
 
 
-def test_who_goes_away_while_waiting_is_not_analyzed(tiny_model: Path, gated: Gated) -> None:
+def test_a_disconnect_while_waiting_drops_the_image(tiny_model: Path, gated: Gated) -> None:
     image = picture()
     with running(loader(tiny_model, gated), limits=limits(max_waiting=1)) as service:
         gated.gate.clear()
@@ -315,9 +313,7 @@ def test_who_goes_away_while_waiting_is_not_analyzed(tiny_model: Path, gated: Ga
         assert gated.begun == begun + 1
 
 
-def test_the_end_of_the_service_waits_for_requests_in_flight(
-    tiny_model: Path, gated: Gated
-) -> None:
+def test_the_shutdown_waits_for_requests_in_flight(tiny_model: Path, gated: Gated) -> None:
     with ThreadPoolExecutor(1) as clients:
         with running(loader(tiny_model, gated)) as service:
             gated.gate.clear()
@@ -328,7 +324,7 @@ def test_the_end_of_the_service_waits_for_requests_in_flight(
         assert served.result().status == 200
 
 
-def test_who_takes_longer_than_the_end_waits_is_told(
+def test_requests_that_outlast_the_shutdown_get_503(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from mien.service import server

@@ -1,4 +1,4 @@
-"""What the service says of itself: states, version, metrics, description and page."""
+"""State, version, metrics, OpenAPI description and /docs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from service_maker import PNG, Service, loader, picture, running, until
 pytest.importorskip("fastapi")
 
 
-def test_it_lives_at_once_and_is_ready_when_the_model_is(tiny_model: Path) -> None:
+def test_healthy_at_once_and_ready_once_the_model_is_loaded(tiny_model: Path) -> None:
     gate = threading.Event()
     told: list[Recognizer] = []
 
@@ -44,7 +44,7 @@ def test_it_lives_at_once_and_is_ready_when_the_model_is(tiny_model: Path) -> No
         assert [each.model.name for each in told] == ["tiny"]
 
 
-def test_what_cannot_be_loaded_is_told_and_never_ready(
+def test_a_model_that_fails_to_load_is_reported_and_never_ready(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def load() -> Recognizer:
@@ -59,7 +59,7 @@ def test_what_cannot_be_loaded_is_told_and_never_ready(
         assert service.ask("/healthz").status == 200
 
 
-def test_a_detector_that_fails_at_once_is_found_by_the_warm_up(tiny_model: Path) -> None:
+def test_the_warm_up_finds_a_failing_detector(tiny_model: Path) -> None:
     from detector_maker import Broken
 
     told: list[Exception] = []
@@ -68,9 +68,7 @@ def test_a_detector_that_fails_at_once_is_found_by_the_warm_up(tiny_model: Path)
     assert "failed at its first image" in str(told[0])
 
 
-def test_the_version_names_mien_the_model_and_the_detector(
-    service: Service, tiny_model: Path
-) -> None:
+def test_version_has_mien_the_model_and_the_detector(service: Service, tiny_model: Path) -> None:
     model = loader(tiny_model)().model
     assert service.ask("/version").json == {
         "mien": __version__,
@@ -110,7 +108,7 @@ def test_metrics_count_requests_images_and_faces(tiny_model: Path) -> None:
     assert any(re.fullmatch(line, str(each)) for each in answered)
 
 
-def test_two_services_share_nothing(tiny_model: Path, service: Service) -> None:
+def test_services_share_no_metrics(tiny_model: Path, service: Service) -> None:
     service.analyze(picture())
     with running(loader(tiny_model)) as other:
         assert other.metric('mien_images_total{status="ok"}') == 0
@@ -139,7 +137,7 @@ def test_openapi_describes_bodies_and_every_reply(service: Service) -> None:
     }  # fmt: skip
 
 
-def test_there_is_a_type_for_every_format_that_is_decoded() -> None:
+def test_every_readable_format_has_an_accepted_type() -> None:
     from PIL import Image
 
     from mien.service.uploads import IMAGE
@@ -149,7 +147,7 @@ def test_there_is_a_type_for_every_format_that_is_decoded() -> None:
     assert {Image.MIME[name] for name in READABLE_FORMATS if name in Image.MIME} <= accepted
 
 
-def test_the_page_needs_no_other_server_and_no_script(service: Service) -> None:
+def test_docs_need_no_script_and_no_other_server(service: Service) -> None:
     reply = service.ask("/docs")
     assert reply.status == 200
     assert reply.headers["content-type"] == "text/html; charset=utf-8"
@@ -192,7 +190,7 @@ def test_head_is_answered_as_get_without_the_body(service: Service, path: str) -
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE", "MADE-UP"])
-def test_other_methods_are_told_what_is_allowed(service: Service, method: str) -> None:
+def test_405_lists_the_allowed_methods(service: Service, method: str) -> None:
     for path in PATHS:
         reply = service.ask(path, method=method)
         assert (reply.status, reply.headers["allow"]) == (405, "GET, HEAD")
@@ -200,11 +198,11 @@ def test_other_methods_are_told_what_is_allowed(service: Service, method: str) -
         assert service.ask("/v1/analyze", method=method).headers["allow"] == "POST"
 
 
-def test_queries_and_bodies_that_nobody_asked_for_change_nothing(service: Service) -> None:
+def test_unknown_queries_and_bodies_are_ignored(service: Service) -> None:
     for path in ("/healthz?a=1&a=2", "/healthz?%00=%ff", "/healthz?" + "&" * 4000):
         assert service.ask(path, b"a body", {"Content-Type": "text/plain"}).status == 200
     assert service.ask("/v1/analyze?url=x", picture(), PNG, "POST").status == 200
 
 
-def test_the_server_does_not_say_what_it_is(service: Service) -> None:
+def test_there_is_no_server_header(service: Service) -> None:
     assert "server" not in {name.lower() for name in service.ask("/healthz").headers}

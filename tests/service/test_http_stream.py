@@ -1,4 +1,4 @@
-"""`/v1/stream`: live frames over a WebSocket, who may open one, and how it ends."""
+"""`/v1/stream`: live frames over a WebSocket; access, limits and shutdown."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def answer(stream: ClientConnection) -> Any:
 
 
 def refused(service: Service, path: str = "/v1/stream", **options: Any) -> tuple[int, Any]:
-    """The status and the JSON by which a handshake is refused."""
+    """The status and the JSON of a refused handshake."""
     with pytest.raises(InvalidStatus) as caught, opened(service, path, **options):
         pass
     response = caught.value.response
@@ -56,7 +56,7 @@ def refused(service: Service, path: str = "/v1/stream", **options: Any) -> tuple
 
 
 def closed(stream: ClientConnection) -> int | None:
-    """The code by which the service ends a stream, which says nothing more before."""
+    """The code with which the service closes a stream, without a further message."""
     with pytest.raises(ConnectionClosed) as caught:
         stream.recv(timeout=20)
     return caught.value.rcvd.code if caught.value.rcvd else None
@@ -65,7 +65,7 @@ def closed(stream: ClientConnection) -> int | None:
 # ---------------------------------------------------------------- frames
 
 
-def test_each_frame_is_answered_as_an_image_is(service: Service) -> None:
+def test_frames_get_the_answers_of_images(service: Service) -> None:
     with opened(service) as stream:
         last = 0.0
         for number in range(3):
@@ -89,7 +89,7 @@ def test_each_frame_is_answered_as_an_image_is(service: Service) -> None:
         ([b"", b"", b""], "malformed", "an empty message"),
     ],
 )
-def test_what_is_no_image_is_told_and_the_stream_goes_on(
+def test_invalid_messages_get_errors_and_the_stream_continues(
     service: Service, message: Any, code: str, text: str
 ) -> None:
     with opened(service) as stream:
@@ -101,7 +101,7 @@ def test_what_is_no_image_is_told_and_the_stream_goes_on(
         assert answer(stream)["frame"] == 1
 
 
-def test_the_newest_wins_and_counts_agree(tiny_model: Path, gated: Gated) -> None:
+def test_a_newer_frame_replaces_the_waiting_one(tiny_model: Path, gated: Gated) -> None:
     with running(loader(tiny_model, gated), limits=Limits(workers=2)) as service:
         with opened(service) as stream:
             gated.gate.clear()
@@ -121,7 +121,7 @@ def test_the_newest_wins_and_counts_agree(tiny_model: Path, gated: Gated) -> Non
         assert service.metric('mien_stream_frames_total{status="ok"}') == 2
 
 
-def test_a_frame_that_finds_no_place_is_told(tiny_model: Path, gated: Gated) -> None:
+def test_frames_get_busy_if_all_slots_are_taken(tiny_model: Path, gated: Gated) -> None:
     allowed = Limits(workers=1, max_waiting=0)
     with (
         running(loader(tiny_model, gated), limits=allowed) as service,
@@ -139,7 +139,7 @@ def test_a_frame_that_finds_no_place_is_told(tiny_model: Path, gated: Gated) -> 
         assert answer(stream)["status"] == "ok"
 
 
-def test_people_are_numbered_and_smoothed_where_that_is_asked(service: Service) -> None:
+def test_people_are_tracked_and_smoothed_on_request(service: Service) -> None:
     with opened(service, "/v1/stream?track=1") as stream:
         found = []
         for seed in (0, 1):
@@ -153,7 +153,7 @@ def test_people_are_numbered_and_smoothed_where_that_is_asked(service: Service) 
     assert openapi.Face.model_validate(found[1])
 
 
-def test_a_failure_is_told_without_its_inside(
+def test_internal_errors_are_logged_and_hidden(
     tiny_model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with running(loader(tiny_model)) as service, opened(service) as stream:
@@ -175,7 +175,7 @@ def guarded(tiny_model: Path) -> Iterator[Service]:
         yield started
 
 
-def test_a_token_comes_in_the_header_or_as_a_subprotocol(guarded: Service) -> None:
+def test_a_token_may_be_a_header_or_a_subprotocol(guarded: Service) -> None:
     status, said = refused(guarded)
     assert (status, said["code"]) == (401, "unauthorized")
     assert refused(guarded, subprotocols=["mien", "bearer.wrong-token-of-them"])[0] == 401
@@ -192,7 +192,7 @@ def test_a_token_comes_in_the_header_or_as_a_subprotocol(guarded: Service) -> No
             assert answer(stream)["status"] == "ok"
 
 
-def test_pages_of_other_hosts_may_not(service: Service, guarded: Service) -> None:
+def test_pages_of_other_hosts_are_refused(service: Service, guarded: Service) -> None:
     own = f"http://127.0.0.1:{service.port}"
     with opened(service, origin=own):
         pass
@@ -205,7 +205,7 @@ def test_pages_of_other_hosts_may_not(service: Service, guarded: Service) -> Non
     assert refused(guarded, origin="https://other.example", additional_headers=token)[0] == 403
 
 
-def test_there_are_only_so_many(tiny_model: Path) -> None:
+def test_the_number_of_streams_is_bounded(tiny_model: Path) -> None:
     with running(loader(tiny_model), limits=Limits(max_streams=2)) as service:
         with opened(service), opened(service):
             assert service.metric("mien_streams") == 2
@@ -216,7 +216,7 @@ def test_there_are_only_so_many(tiny_model: Path) -> None:
             pass
 
 
-def test_none_is_opened_before_the_model_is_there(tiny_model: Path) -> None:
+def test_streams_are_refused_until_the_model_is_loaded(tiny_model: Path) -> None:
     gate = threading.Event()
 
     def load() -> Any:
@@ -229,22 +229,20 @@ def test_none_is_opened_before_the_model_is_there(tiny_model: Path) -> None:
         gate.set()
 
 
-def test_a_refusal_is_no_error_of_the_service(
-    service: Service, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_refusals_are_not_logged(service: Service, caplog: pytest.LogCaptureFixture) -> None:
     assert refused(service, origin="https://evil.example")[0] == 403
     time.sleep(0.1)
     assert not caplog.records
 
 
-def test_a_page_without_an_origin_is_no_page_of_a_host_without_a_name() -> None:
+def test_a_null_origin_does_not_match_an_empty_host() -> None:
     headers = Headers({"host": "", "origin": "null"})
     refusal = Access().origin_error(headers)
     assert refusal is not None
     assert refusal.status == 403
 
 
-def test_other_paths_are_none(service: Service) -> None:
+def test_other_paths_are_no_streams(service: Service) -> None:
     assert refused(service, "/v1/nowhere")[0] == 404
     assert refused(service, "/v1/analyze")[0] == 404
 
@@ -272,7 +270,7 @@ HANDSHAKE = (
     ],
     ids=range(10),
 )
-def test_what_is_no_handshake_is_answered_as_http(service: Service, head: bytes) -> None:
+def test_invalid_handshakes_are_answered_as_http(service: Service, head: bytes) -> None:
     reply = service.raw(head.replace(b"keep-alive", b"close") + b"Connection: close\r\n\r\n")
     assert reply.startswith(b"HTTP/1.1 426 ")
     assert b"upgrade: websocket" in reply.lower()
@@ -282,7 +280,7 @@ def test_what_is_no_handshake_is_answered_as_http(service: Service, head: bytes)
 # ---------------------------------------------------------------- bounds and ends
 
 
-def test_a_frame_that_is_too_large_ends_it(tiny_model: Path) -> None:
+def test_too_large_frames_close_the_stream(tiny_model: Path) -> None:
     with (
         running(loader(tiny_model), limits=Limits(max_bytes=20_000)) as service,
         opened(service) as stream,
@@ -293,7 +291,7 @@ def test_a_frame_that_is_too_large_ends_it(tiny_model: Path) -> None:
         assert closed(stream) == 1009
 
 
-def test_a_client_without_frames_is_let_go(tiny_model: Path) -> None:
+def test_idle_streams_are_closed(tiny_model: Path) -> None:
     with (
         running(loader(tiny_model), limits=Limits(stream_seconds=0.3)) as service,
         opened(service) as stream,
@@ -304,7 +302,7 @@ def test_a_client_without_frames_is_let_go(tiny_model: Path) -> None:
         until(lambda: service.metric("mien_streams") == 0)
 
 
-def test_who_goes_away_takes_nothing_along(tiny_model: Path, gated: Gated) -> None:
+def test_a_disconnect_frees_the_slot_of_its_frame(tiny_model: Path, gated: Gated) -> None:
     with running(loader(tiny_model, gated), limits=Limits(workers=1)) as service:
         with opened(service) as stream:
             gated.gate.clear()
@@ -316,9 +314,7 @@ def test_who_goes_away_takes_nothing_along(tiny_model: Path, gated: Gated) -> No
         assert service.analyze(picture()).status == 200
 
 
-def test_the_end_of_the_service_answers_what_is_read_and_says_so(
-    tiny_model: Path, gated: Gated
-) -> None:
+def test_the_shutdown_answers_the_frame_in_progress(tiny_model: Path, gated: Gated) -> None:
     said: list[Any] = []
 
     def take(stream: ClientConnection) -> None:
@@ -344,7 +340,7 @@ def test_the_end_of_the_service_answers_what_is_read_and_says_so(
     assert said[2] == 1001
 
 
-def test_an_idle_stream_does_not_hold_the_end_up(tiny_model: Path) -> None:
+def test_idle_streams_do_not_delay_the_shutdown(tiny_model: Path) -> None:
     with ExitStack() as streams:
         with running(loader(tiny_model)) as service:
             stream = streams.enter_context(opened(service))
@@ -354,7 +350,7 @@ def test_an_idle_stream_does_not_hold_the_end_up(tiny_model: Path) -> None:
 
 
 def raw_stream(service: Service) -> socket.socket:
-    """A stream whose client is nobody but the test."""
+    """A stream on a raw socket, after the handshake."""
     stream = socket.create_connection(("127.0.0.1", service.port), timeout=10)
     stream.sendall(HANDSHAKE + b"\r\n")
     assert stream.recv(4096).startswith(b"HTTP/1.1 101 ")
@@ -378,7 +374,9 @@ def frame(opcode: int, content: bytes, *, last: bool = True) -> bytes:
     ],
     ids=range(6),
 )
-def test_a_broken_protocol_ends_it(service: Service, sent: Callable[[], bytes], code: int) -> None:
+def test_protocol_errors_close_the_stream(
+    service: Service, sent: Callable[[], bytes], code: int
+) -> None:
     with raw_stream(service) as stream:
         stream.sendall(sent())
         received = b"".join(iter(lambda: stream.recv(65536), b""))
@@ -386,7 +384,7 @@ def test_a_broken_protocol_ends_it(service: Service, sent: Callable[[], bytes], 
     assert struct.unpack(">H", received[2:4]) == (code,)
 
 
-def test_text_that_is_no_text_is_no_matter(
+def test_invalid_utf8_is_answered_as_text(
     service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
     with raw_stream(service) as stream:
@@ -396,7 +394,7 @@ def test_text_that_is_no_text_is_no_matter(
 
 
 @pytest.mark.parametrize("sent", [frame(9, 125 * b"p"), frame(2, b"")], ids=("pings", "frames"))
-def test_who_reads_nothing_is_dropped(
+def test_clients_that_read_nothing_are_dropped(
     service: Service, monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
     from mien.service import protocols
@@ -416,7 +414,7 @@ def test_who_reads_nothing_is_dropped(
     until(lambda: service.metric("mien_streams") == 0)
 
 
-def test_small_frames_hold_nobody_up(service: Service) -> None:
+def test_many_small_frames_do_not_block_others(service: Service) -> None:
     with raw_stream(service) as stream:
         stream.sendall(20_000 * frame(10, os.urandom(2)))  # pongs that nobody asked for
         start = time.monotonic()

@@ -1,4 +1,4 @@
-"""What is refused as no HTTP, what takes no time, and what a proxy could not read otherwise."""
+"""Strict HTTP: ambiguous requests are refused, and no header is slow to parse."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ NEXT = GET + b"Connection: close\r\n\r\n"
         b" " + GET + b"\r\n",
     ],
 )
-def test_400_once_and_the_connection_ends(service: Service, request_bytes: bytes) -> None:
+def test_400_once_and_the_connection_is_closed(service: Service, request_bytes: bytes) -> None:
     answer = service.raw(request_bytes + NEXT)
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
@@ -72,7 +72,7 @@ def test_400_once_and_the_connection_ends(service: Service, request_bytes: bytes
     assert answer.count(b"HTTP/1.1") == 1 + body.count(b"HTTP/1.1")
 
 
-def test_one_byte_at_a_time_changes_nothing(service: Service) -> None:
+def test_requests_may_arrive_byte_by_byte(service: Service) -> None:
     for request_bytes, status in ((GET + b"\r\n", 200), (GET + b"X: a\r\n b\r\n\r\n", 400)):
         with socket.create_connection(("127.0.0.1", service.port), timeout=10) as stream:
             for at in range(len(request_bytes)):
@@ -84,7 +84,7 @@ def test_one_byte_at_a_time_changes_nothing(service: Service) -> None:
             assert stream.recv(100).startswith(b"HTTP/1.1 %d " % status)
 
 
-def test_requests_one_behind_the_other_are_all_checked(service: Service) -> None:
+def test_pipelined_requests_are_all_checked(service: Service) -> None:
     answer = service.raw(3 * (GET + b"\r\n") + GET + b"X: a\r\n b\r\n\r\n" + NEXT)
     assert answer.count(b"HTTP/1.1 200") == 3
     assert answer.count(b"HTTP/1.1 400") == 1
@@ -93,7 +93,7 @@ def test_requests_one_behind_the_other_are_all_checked(service: Service) -> None
 
 
 @pytest.mark.parametrize("target", [b"http://x:80/healthz", b"HTTPS://x/healthz?a=http://y/"])
-def test_a_target_may_be_an_address(service: Service, target: bytes) -> None:
+def test_absolute_targets_are_accepted(service: Service, target: bytes) -> None:
     request_bytes = NEXT.replace(b"/healthz", target)
     assert service.raw(request_bytes).startswith(b"HTTP/1.1 200 ")
     assert b"<html" in service.raw(NEXT.replace(b"/healthz", b"http://x"))
@@ -115,7 +115,7 @@ LONG = 15_500
 
 @contextmanager
 def others_are_answered(service: Service, within: float) -> Iterator[None]:
-    """Check that meanwhile nobody else waits for longer than so many seconds."""
+    """Check that other requests are answered within a number of seconds during the block."""
     longest, ended = [0.0], threading.Event()
 
     def watch() -> None:
@@ -149,7 +149,7 @@ def others_are_answered(service: Service, within: float) -> Iterator[None]:
     ],
     ids=range(8),
 )
-def test_no_header_takes_long(service: Service, request_bytes: bytes, status: int) -> None:
+def test_no_header_blocks_others(service: Service, request_bytes: bytes, status: int) -> None:
     # What they took before was from half a second to a minute, and nobody else was served.
     start = time.perf_counter()
     with others_are_answered(service, 2):
@@ -158,7 +158,7 @@ def test_no_header_takes_long(service: Service, request_bytes: bytes, status: in
     assert time.perf_counter() - start < 8
 
 
-def test_no_header_of_a_form_takes_long(service: Service) -> None:
+def test_no_header_of_a_form_is_slow_to_parse(service: Service) -> None:
     for much in (4000 * b";", 4000 * b'\\"', 100_000 * b"x"):
         whole = form(picture()).replace(b"Content-Type", b"X: " + much + b"\r\nContent-Type")
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""`/v1/video`: an upload, its events, its bounds; and nothing of it stays on a disk."""
+"""`/v1/video`: uploads, events and limits; nothing stays on disk."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def refused(reply: Reply, status: int, code: str, said: str) -> None:
 # ---------------------------------------------------------------- what it answers
 
 
-def test_each_frame_is_read_as_analyze_video_reads_it(
+def test_frames_get_the_results_of_analyze_video(
     service: Service, clip: bytes, tiny_model: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "clip.mp4"
@@ -102,14 +102,14 @@ def test_each_frame_is_read_as_analyze_video_reads_it(
     openapi.Result.model_validate(expected[0])
 
 
-def test_a_form_brings_the_name(service: Service, clip: bytes) -> None:
+def test_a_form_provides_the_file_name(service: Service, clip: bytes) -> None:
     body = form(clip, field="video", name="/home/me/clip.mp4", kind="video/mp4") + END
     found = rows(events(send(service, body, **FORM)))
     assert {each["source"] for each in found} == {"clip.mp4"}
     assert len(found) == 25
 
 
-def test_events_may_be_server_sent(service: Service, clip: bytes) -> None:
+def test_server_sent_events_on_request(service: Service, clip: bytes) -> None:
     reply = send(service, clip, "?every=0.5", Accept="text/event-stream")
     assert reply.headers["content-type"].startswith("text/event-stream")
     blocks = [block.split("\n") for block in reply.text.strip().split("\n\n")]
@@ -118,18 +118,18 @@ def test_events_may_be_server_sent(service: Service, clip: bytes) -> None:
     assert all(json.loads(lines[1].removeprefix("data: ")) for lines in blocks)
 
 
-def test_a_part_of_it_may_be_asked_for(service: Service, clip: bytes) -> None:
+def test_start_end_and_every_select_frames(service: Service, clip: bytes) -> None:
     times = [each["time_s"] for each in rows(events(send(service, clip, "?start=0.2&end=0.4")))]
     assert times == pytest.approx([0.2, 0.24, 0.28, 0.32, 0.36])
     assert len(rows(events(send(service, clip, "?every=0.25")))) == 4
 
 
 @pytest.mark.parametrize("query", ["start=x", "every=0", "end=-1", "start=2&end=1", "every=nan"])
-def test_400_for_times_that_are_none(service: Service, clip: bytes, query: str) -> None:
+def test_400_for_invalid_times(service: Service, clip: bytes, query: str) -> None:
     refused(send(service, clip, f"?{query}"), 400, "malformed", "are seconds")
 
 
-def test_a_video_that_breaks_off_says_so_at_its_end(service: Service, tmp_path: Path) -> None:
+def test_a_truncated_video_is_reported_in_done(service: Service, tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     write_video(path, even_times(100), options={"movflags": "faststart"})
     whole = path.read_bytes()
@@ -163,13 +163,15 @@ def test_a_video_that_breaks_off_says_so_at_its_end(service: Service, tmp_path: 
     ],
     ids=range(8),
 )
-def test_what_is_no_video_is_told_in_one_answer(
+def test_invalid_uploads_get_one_error(
     service: Service, body: bytes, headers: dict[str, str], status: int, code: str, said: str
 ) -> None:
     refused(service.ask("/v1/video", body, headers, "POST"), status, code, said)
 
 
-def test_nothing_leads_on_to_other_files(service: Service, clip: bytes, tmp_path: Path) -> None:
+def test_playlists_cannot_refer_to_other_files(
+    service: Service, clip: bytes, tmp_path: Path
+) -> None:
     secret = tmp_path / "secret.mp4"
     secret.write_bytes(clip)
     for playlist in (
@@ -181,14 +183,12 @@ def test_nothing_leads_on_to_other_files(service: Service, clip: bytes, tmp_path
 
 
 def claiming(video: bytes, table: bytes, values: bytes) -> bytes:
-    """The video with other values where those of its first table of this name begin."""
+    """The video with other values at the start of its first table of this name."""
     at = video.index(table) + 4
     return video[:at] + values + video[at + len(values) :]
 
 
-def test_a_header_that_claims_more_than_the_file_holds_costs_no_memory(
-    service: Service, clip: bytes
-) -> None:
+def test_422_for_mp4_headers_that_claim_too_many_samples(service: Service, clip: bytes) -> None:
     buffer = io.BytesIO()
     write_video(
         buffer, even_times(25), form="mp4", options={"movflags": "frag_keyframe+empty_moov"}
@@ -211,7 +211,7 @@ def test_a_header_that_claims_more_than_the_file_holds_costs_no_memory(
     refused(send(service, clip + packed), 422, "undecodable", "its header is compressed")
 
 
-def test_sound_that_is_not_compressed_is_no_such_claim(service: Service) -> None:
+def test_uncompressed_sound_is_accepted(service: Service) -> None:
     buffer = io.BytesIO()
     write_video(
         buffer, even_times(25 * 30), form="mov", sound=True, audio_codec="pcm_s16le", group=25
@@ -219,7 +219,7 @@ def test_sound_that_is_not_compressed_is_no_such_claim(service: Service) -> None
     assert events(send(service, buffer.getvalue(), "?every=5"))[-1]["event"] == "done"
 
 
-def test_413_by_its_length_and_by_what_comes(tiny_model: Path, clip: bytes) -> None:
+def test_413_by_the_declared_and_the_received_length(tiny_model: Path, clip: bytes) -> None:
     with running(loader(tiny_model), limits=Limits(max_video_bytes=len(clip) - 1)) as service:
         refused(send(service, clip), 413, "too_large", f"{len(clip) - 1:,} bytes")
         refused(send(service, iter([clip])), 413, "too_large", "send a smaller one")
@@ -232,7 +232,7 @@ def test_422_for_frames_of_too_many_pixels(tiny_model: Path, clip: bytes) -> Non
         refused(send(service, clip), 422, "undecodable", "too large")
 
 
-def test_501_where_nothing_reads_videos(
+def test_501_without_the_extra_video(
     service: Service, clip: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
@@ -249,7 +249,7 @@ def upload_only(service: Service, body: bytes, length: int) -> socket.socket:
     return stream
 
 
-def test_408_where_it_rests_or_trickles(
+def test_408_if_the_upload_pauses_or_is_slow(
     tiny_model: Path, clip: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with running(loader(tiny_model), limits=Limits(upload_seconds=0.3)) as service:
@@ -268,7 +268,7 @@ def test_408_where_it_rests_or_trickles(
         until(lambda: service.metric("mien_videos") == 0)
 
 
-def test_503_while_another_one_is_there(tiny_model: Path, clip: bytes) -> None:
+def test_503_while_another_video_is_in_progress(tiny_model: Path, clip: bytes) -> None:
     with running(loader(tiny_model)) as service:
         with upload_only(service, clip[:100], len(clip)):
             until(lambda: service.metric("mien_videos") == 1)
@@ -279,14 +279,12 @@ def test_503_while_another_one_is_there(tiny_model: Path, clip: bytes) -> None:
         assert send(service, clip).status == 200
 
 
-def test_the_next_video_may_follow_at_once(service: Service, clip: bytes) -> None:
+def test_the_next_video_is_admitted_at_once(service: Service, clip: bytes) -> None:
     replies = [send(service, clip, "?every=0.5") for _ in range(10)]
     assert [reply.status for reply in replies] == [200] * 10
 
 
-def test_what_takes_too_long_ends_with_an_event(
-    tiny_model: Path, long_clip: bytes, gated: Gated
-) -> None:
+def test_422_after_the_time_limit(tiny_model: Path, long_clip: bytes, gated: Gated) -> None:
     with running(loader(tiny_model, gated), limits=Limits(video_seconds=1.0)) as service:
         gated.gate.clear()
         refused(send(service, long_clip), 422, "too_long", "1 seconds at most")
@@ -297,7 +295,7 @@ def test_what_takes_too_long_ends_with_an_event(
 
 
 def begun(service: Service, body: bytes) -> socket.socket:
-    """A client that has the first event of a video."""
+    """A client that has received the first result of a video."""
     stream = upload_only(service, body, len(body))
     received = b""
     while b'"schema": "mien/1"' not in received:
@@ -305,9 +303,7 @@ def begun(service: Service, body: bytes) -> socket.socket:
     return stream
 
 
-def test_a_client_that_goes_away_stops_the_work(
-    tiny_model: Path, long_clip: bytes, gated: Gated
-) -> None:
+def test_a_disconnect_stops_the_analysis(tiny_model: Path, long_clip: bytes, gated: Gated) -> None:
     with running(loader(tiny_model, gated)) as service:
         with begun(service, long_clip):
             gated.gate.clear()
@@ -319,7 +315,7 @@ def test_a_client_that_goes_away_stops_the_work(
     assert not [each for each in threading.enumerate() if each.name == "mien-upload"]
 
 
-def test_nobody_waits_for_what_comes_before_the_start(
+def test_the_time_limit_includes_frames_before_the_start(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mien.service.video import _ReaderThread
@@ -342,7 +338,7 @@ def test_nobody_waits_for_what_comes_before_the_start(
 
 
 @pytest.mark.parametrize("kind", ["video/mp4", "form"])
-def test_a_full_disk_is_an_error_that_leaves_nothing(
+def test_500_if_the_disk_is_full(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     def full(*_: Any, **__: Any) -> Any:
@@ -358,7 +354,7 @@ def test_a_full_disk_is_an_error_that_leaves_nothing(
     assert "No space left on device" in caplog.text
 
 
-def test_who_takes_no_events_holds_the_work_up_and_is_dropped(
+def test_clients_that_read_no_events_are_dropped(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mien.service import protocols
@@ -371,9 +367,7 @@ def test_who_takes_no_events_holds_the_work_up_and_is_dropped(
         assert service.metric('mien_videos_ended_total{status="gone"}') == 1
 
 
-def test_the_end_of_the_service_is_an_event(
-    tiny_model: Path, long_clip: bytes, gated: Gated
-) -> None:
+def test_the_shutdown_is_an_event(tiny_model: Path, long_clip: bytes, gated: Gated) -> None:
     with ThreadPoolExecutor(1) as clients:
         with running(loader(tiny_model, gated)) as service:
             usual = gated.detect
@@ -392,7 +386,7 @@ def test_the_end_of_the_service_is_an_event(
     assert (found[-1]["event"], found[-1]["code"]) == ("error", "stopping")
 
 
-def test_a_failure_on_the_way_is_an_event_without_its_inside(
+def test_internal_errors_are_events_without_details(
     tiny_model: Path, long_clip: bytes, gated: Gated, caplog: pytest.LogCaptureFixture
 ) -> None:
     with running(loader(tiny_model, gated)) as service:
@@ -413,7 +407,7 @@ def test_a_failure_on_the_way_is_an_event_without_its_inside(
     assert "of-me" not in caplog.text
 
 
-def test_no_file_has_a_name_and_none_stays(
+def test_temporary_files_are_unnamed_and_removed(
     tiny_model: Path, clip: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gated: Gated
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))

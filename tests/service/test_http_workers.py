@@ -1,4 +1,4 @@
-"""Images that take too long: who sent them is told, others are served, and the end is no later."""
+"""Stuck images: their clients get an error, and neither others nor the end are delayed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytest.importorskip("fastapi")
 
 
 class Slow:
-    """A detector that stops in images of one size, until it is let go."""
+    """A detector that blocks in images of one size until its gate opens."""
 
     name = "slow"
     crop_scale = None
@@ -61,7 +61,7 @@ def too_long(service: Service) -> None:
     assert "expected 0.4 seconds at most" in reply.json["error"]
 
 
-def test_who_sent_it_is_told_and_others_are_served(
+def test_422_for_a_stuck_image_while_others_are_served(
     tiny_model: Path, slow: Slow, caplog: pytest.LogCaptureFixture
 ) -> None:
     with running(loader(tiny_model, slow), limits=limits()) as service:
@@ -73,7 +73,7 @@ def test_who_sent_it_is_told_and_others_are_served(
         assert record.getMessage() == "abandoned an image after 0.4 s; 1 in progress"
 
 
-def test_there_are_never_more_than_twice_the_threads(tiny_model: Path, slow: Slow) -> None:
+def test_there_are_at_most_twice_as_many_threads_as_workers(tiny_model: Path, slow: Slow) -> None:
     before = set(threading.enumerate())
 
     def workers() -> int:
@@ -96,7 +96,7 @@ def test_there_are_never_more_than_twice_the_threads(tiny_model: Path, slow: Slo
     until(lambda: workers() == 0)
 
 
-def test_the_end_does_not_wait_for_it(tiny_model: Path, slow: Slow) -> None:
+def test_the_shutdown_does_not_wait_for_stuck_images(tiny_model: Path, slow: Slow) -> None:
     with running(loader(tiny_model, slow), limits=limits()) as service:
         too_long(service)
         start = time.monotonic()
@@ -106,7 +106,7 @@ def test_the_end_does_not_wait_for_it(tiny_model: Path, slow: Slow) -> None:
     until(lambda: service.app.state.service.workers.running == 0)
 
 
-def test_who_goes_away_from_it_has_no_place_for_ever(tiny_model: Path, slow: Slow) -> None:
+def test_a_disconnect_from_a_stuck_image_frees_the_slot(tiny_model: Path, slow: Slow) -> None:
     import socket
 
     with running(loader(tiny_model, slow), limits=limits(max_waiting=0)) as service:
@@ -118,7 +118,7 @@ def test_who_goes_away_from_it_has_no_place_for_ever(tiny_model: Path, slow: Slo
         assert service.analyze(picture()).status == 200
 
 
-def test_what_a_job_raises_is_raised_and_nothing_of_it_is_kept() -> None:
+def test_errors_are_raised_to_the_caller_and_jobs_are_freed() -> None:
     import gc
     import weakref
 

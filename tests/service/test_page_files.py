@@ -1,4 +1,4 @@
-"""The page's files over HTTP: a fixed table, strict headers, nothing sent twice."""
+"""The page's files over HTTP: a fixed table, strict headers, caching."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def by_path(files: tuple[PageFile, ...]) -> dict[str, PageFile]:
     return found
 
 
-def test_the_table_holds_what_has_a_type_and_nothing_hidden(folders: Folders) -> None:
+def test_the_table_has_visible_files_of_known_types(folders: Folders) -> None:
     models = {
         f"mien-web/models/{name}/{file}"
         for name in bundled_models()
@@ -99,9 +99,7 @@ def test_the_table_holds_what_has_a_type_and_nothing_hidden(folders: Folders) ->
         ("/mien-web/models/mien-nano/people.onnx", "application/octet-stream"),
     ],
 )
-def test_a_file_comes_with_its_type_and_the_strict_headers(
-    served: Service, path: str, kind: str
-) -> None:
+def test_files_have_their_type_and_strict_headers(served: Service, path: str, kind: str) -> None:
     reply = served.ask(path)
     headers = {name.lower(): value for name, value in reply.headers.items()}
     assert (reply.status, headers["content-type"]) == (200, kind)
@@ -114,7 +112,7 @@ def test_a_file_comes_with_its_type_and_the_strict_headers(
     assert head.headers["etag"] == headers["etag"]
 
 
-def test_what_a_browser_has_is_not_sent_again(served: Service) -> None:
+def test_304_if_the_file_has_not_changed(served: Service) -> None:
     tag = served.ask("/studio/app.js").headers["etag"]
     reply = served.ask("/studio/app.js", headers={"If-None-Match": f'"other", {tag}'})
     assert (reply.status, reply.content) == (304, b"")
@@ -127,7 +125,9 @@ def test_what_a_browser_has_is_not_sent_again(served: Service) -> None:
     ("accepted", "packed"),
     [("gzip, br", True), ("br;q=1, gzip;q=0.5", True), ("gzip;q=0", False), ("br", False)],
 )
-def test_text_is_packed_for_who_takes_it(served: Service, accepted: str, packed: bool) -> None:
+def test_text_is_compressed_for_clients_that_accept_it(
+    served: Service, accepted: str, packed: bool
+) -> None:
     plain = served.ask("/studio/app.js")
     reply = served.ask("/studio/app.js", headers={"Accept-Encoding": accepted})
     assert "content-encoding" not in plain.headers
@@ -149,18 +149,18 @@ def test_text_is_packed_for_who_takes_it(served: Service, accepted: str, packed:
         "/mien-web/models/mien-nano/model.onnx",
     ],
 )
-def test_no_other_path_leads_to_a_file(served: Service, path: str) -> None:
+def test_other_paths_are_404(served: Service, path: str) -> None:
     reply = served.ask(path)
     assert (reply.status, reply.json["code"]) == (404, "not_found")
     assert "expected one of /, /v1/analyze" in reply.json["error"]
 
 
-def test_the_page_is_read_with_get_alone(served: Service) -> None:
+def test_the_page_allows_get_and_head_only(served: Service) -> None:
     reply = served.ask("/", body=b"x", method="POST")
     assert (reply.status, reply.headers["allow"]) == (405, "GET, HEAD")
 
 
-def test_a_checkout_without_the_runtime_says_what_to_do(tiny_model: Path) -> None:
+def test_a_missing_runtime_is_404_with_a_fix(tiny_model: Path) -> None:
     files = [file for file in page_files() if "/runtime/" not in file.path]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mien.service.app.page_files", lambda: files)
@@ -170,7 +170,7 @@ def test_a_checkout_without_the_runtime_says_what_to_do(tiny_model: Path) -> Non
     assert "run 'python hatch_build.py'" in reply.json["error"]
 
 
-def test_a_changed_file_is_served_anew_and_makes_another_version(
+def test_a_changed_file_is_reloaded_and_changes_the_version(
     folders: Folders, tmp_path: Path
 ) -> None:
     script = tmp_path / "app.js"
@@ -188,11 +188,11 @@ def test_a_changed_file_is_served_anew_and_makes_another_version(
 
 
 def listed(files: dict[str, PageFile]) -> dict[str, Any]:
-    """What the service worker is told."""
+    """The list for the service worker."""
     return pages.parse_list(files[pages.LIST_PATH].content().body)
 
 
-def test_the_service_worker_is_told_of_every_file_once(folders: Folders) -> None:
+def test_the_service_worker_lists_every_file_once(folders: Folders) -> None:
     files = by_path(page_files(folders))
     told = listed(files)
     first, later = told["first"], told["later"]
@@ -203,7 +203,7 @@ def test_the_service_worker_is_told_of_every_file_once(folders: Folders) -> None
 
 
 @pytest.mark.parametrize("reading", ["people", "fer2013"])
-def test_a_network_cut_to_one_reading_gives_the_same_numbers(reading: str) -> None:
+def test_a_network_cut_to_one_reading_returns_the_same_probabilities(reading: str) -> None:
     files = by_path(page_files())
     cut = files[f"mien-web/models/mien-nano/{reading}.onnx"].content().body
     folder = find_model("mien-nano")
@@ -230,7 +230,7 @@ def test_the_runtime_is_the_pinned_one() -> None:
         assert hashlib.sha256((there.runtime / name).read_bytes()).hexdigest() == expected
 
 
-def test_a_route_is_made_for_each_file(folders: Folders) -> None:
+def test_every_file_has_a_route(folders: Folders) -> None:
     files = page_files(folders)
     assert [route.path for route in page_routes(files)].count("/") == 1
     assert {f"/{file.path}" for file in files} == {route.path for route in page_routes(files)}
