@@ -1,7 +1,7 @@
-"""Puts what runs networks in a browser beside the page: a few files of onnxruntime-web, from npm.
+"""Hatchling build hook that adds onnxruntime-web, which runs networks in the browser.
 
-A wheel holds them, a checkout gets them with an editable install or by ``python hatch_build.py``,
-and git knows nothing of them. Each is pinned by its SHA-256, wherever it comes from.
+Wheels contain its files; a checkout gets them from npm by an editable install or by
+``python hatch_build.py``, and git ignores them. Each file is pinned by its SHA-256.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 else:
     try:
         from hatchling.builders.hooks.plugin.interface import BuildHookInterface as Interface
-    except ImportError:  # run by hand, where nothing is built
+    except ImportError:  # when run as a script, without Hatchling
         Interface = object
 
 VERSION = "1.30.0"
@@ -41,11 +41,11 @@ FILES = {
         "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2"
     ),
 }
-"""Of the archive's folder ``package/dist``, and the SHA-256 of each."""
+"""Files of the archive's folder ``package/dist`` and their SHA-256."""
 
 FOLDER = Path(__file__).resolve().parent / "src" / "mien" / "service" / "web" / "runtime"
 FOLDER_VARIABLE = "MIEN_WEB_RUNTIME"
-"""The environment variable that names a folder with the files, for builds without a network."""
+"""Environment variable with the path of a folder that has the files, for offline builds."""
 
 REGISTRY_VARIABLE = "npm_config_registry"  # npm's own
 _REGISTRY = "https://registry.npmjs.org"
@@ -54,14 +54,14 @@ _MAX_BYTES = 64_000_000
 
 
 class Missing(Exception):
-    """The files are not there and cannot be had; says why and what to do, in one line."""
+    """The files are missing and cannot be obtained; the message says why and what to do."""
 
 
 class RuntimeHook(Interface):
-    """Hatchling's hook: a wheel has the files, an editable install goes on without them."""
+    """Build hook: required for a wheel, optional for an editable install."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """See Hatchling; ``version`` is "standard" or "editable"."""
+        """Provide the files before a build; ``version`` is "standard" or "editable"."""
         try:
             provide(FOLDER)
         except Missing as error:
@@ -72,15 +72,15 @@ class RuntimeHook(Interface):
 
 
 def provide(folder: Path) -> None:
-    """Have the files in a folder; nothing is done where they are there.
+    """Copy or download the files into a folder, unless it has them.
 
     Raises:
-        Missing: if they cannot be had, or what came is something else.
+        Missing: if they cannot be obtained, or do not match their hashes.
     """
-    if all(_is(folder / name, sha256) for name, sha256 in FILES.items()):
+    if all(_matches(folder / name, sha256) for name, sha256 in FILES.items()):
         return
-    given = os.environ.get(FOLDER_VARIABLE)
-    contents = _copied(Path(given)) if given else _downloaded()
+    source = os.environ.get(FOLDER_VARIABLE)
+    contents = _read_files(Path(source)) if source else _download_files()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
@@ -91,38 +91,37 @@ def provide(folder: Path) -> None:
         raise Missing(f"cannot write {folder}: {error.strerror}") from error
 
 
-def _is(path: Path, sha256: str) -> bool:
+def _matches(path: Path, sha256: str) -> bool:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest() == sha256
     except OSError:
         return False
 
 
-def _copied(folder: Path) -> dict[str, bytes]:
+def _read_files(folder: Path) -> dict[str, bytes]:
     for name, sha256 in FILES.items():
-        if not _is(folder / name, sha256):
+        if not _matches(folder / name, sha256):
             raise Missing(
                 f"{folder / name} is missing or not that of onnxruntime-web {VERSION}: "
-                f"expected {FOLDER_VARIABLE} to name a folder with {', '.join(FILES)}"
+                f"expected {FOLDER_VARIABLE} to be a folder with {', '.join(FILES)}"
             )
     return {name: (folder / name).read_bytes() for name in FILES}
 
 
-def _downloaded() -> dict[str, bytes]:
+def _download_files() -> dict[str, bytes]:
     registry = os.environ.get(REGISTRY_VARIABLE, _REGISTRY).rstrip("/")
     url = f"{registry}/onnxruntime-web/-/onnxruntime-web-{VERSION}.tgz"
     try:
         with urlopen(Request(url, headers={"User-Agent": "mien"}), timeout=_SECONDS) as reply:
             archive = reply.read(_MAX_BYTES)
-    except (OSError, HTTPException, ValueError) as error:  # ValueError: no URL at all
+    except (OSError, HTTPException, ValueError) as error:  # ValueError: the registry is no URL
         reason = " ".join(str(error).split()) or type(error).__name__
         raise Missing(
-            f"cannot download {url} ({reason}): once there is a network, run "
-            "'python hatch_build.py', or name a folder with its files in "
-            f"{FOLDER_VARIABLE}"
+            f"cannot download {url} ({reason}): run 'python hatch_build.py' when online, or set "
+            f"{FOLDER_VARIABLE} to a folder with its files"
         ) from error
     if hashlib.sha512(archive).hexdigest() != ARCHIVE_SHA512:
-        raise Missing(f"{url} gave something else: it does not match its pinned SHA-512")
+        raise Missing(f"{url} does not match its pinned SHA-512")
     with tarfile.open(fileobj=io.BytesIO(archive)) as package:
         members = {name: package.extractfile(f"package/dist/{name}") for name in FILES}
         return {name: member.read() for name, member in members.items() if member is not None}

@@ -1,7 +1,7 @@
-"""The README as a package index shows it, where files of the repository are not beside it.
+"""Hatchling metadata hook: the README for package indexes, without relative links.
 
-Links and pictures become addresses below ``[project.urls] Source``. As long as there is none, a
-picture becomes its description, and a link the path that it leads to.
+Links and images become addresses below ``[project.urls] Source``. Without that URL, an image
+becomes its description and a link the path of its target.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 else:
     try:
         from hatchling.metadata.plugin.interface import MetadataHookInterface as Interface
-    except ImportError:  # looked at where nothing is built
+    except ImportError:  # when imported by tests, without Hatchling
         Interface = object
 
 README = "README.md"
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
-_ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]*:|#", re.IGNORECASE)
+_ABSOLUTE = re.compile(r"[a-z][a-z0-9+.-]*:|#", re.IGNORECASE)
 _PICTURE = re.compile(r'<picture>.*?<img alt="([^"]*)" src="([^"]*)">.*?</picture>', re.DOTALL)
 _FENCE = re.compile(r"(^```.*?^```[^\n]*$)", re.MULTILINE | re.DOTALL)
 
 
 class ReadmeHook(Interface):
-    """Hatchling's hook, which gives the metadata its long description."""
+    """Metadata hook that sets the long description."""
 
     def update(self, metadata: dict[str, Any]) -> None:
-        """See Hatchling; ``metadata`` is the project's table."""
+        """Set the readme of ``metadata``, the project's table."""
         text = Path(self.root, README).read_text(encoding="utf-8")
         source = metadata.get("urls", {}).get("Source")
         metadata["readme"] = {
@@ -39,28 +39,28 @@ class ReadmeHook(Interface):
 
 
 def long_description(text: str, source: str | None) -> str:
-    """Return a README that leads to nothing beside it.
+    """Return a README without relative links; code blocks stay as they are.
 
     Args:
-        text: the README, in Markdown.
-        source: the repository's address, None where it has none.
+        text: the README in Markdown.
+        source: URL of the repository, or None.
     """
 
-    def resolved(match: re.Match[str]) -> str:
-        picture, words, target = match.groups()
-        if _ELSEWHERE.match(target):
+    def resolve_link(match: re.Match[str]) -> str:
+        bang, label, target = match.groups()
+        if _ABSOLUTE.match(target):
             return match[0]
         if source is not None:
-            kind = "raw" if picture else "blob"
-            return f"{picture}[{words}]({source.rstrip('/')}/{kind}/HEAD/{target})"
-        if picture:
-            return f"*(Picture: {words})*"
+            kind = "raw" if bang else "blob"
+            return f"{bang}[{label}]({source.rstrip('/')}/{kind}/HEAD/{target})"
+        if bang:
+            return f"*(Picture: {label})*"
         path = target.partition("#")[0]
-        return f"`{path}`" if path.endswith(words) else f"{words} (`{path}`)"
+        return f"`{path}`" if path.endswith(label) else f"{label} (`{path}`)"
 
-    def plain(part: str) -> str:
-        """Return a part whose pictures of several kinds, as for dark and light, are one each."""
-        return _LINK.sub(resolved, _PICTURE.sub(r"![\1](\2)", part))
+    def resolve(part: str) -> str:
+        # A <picture> of several variants, such as dark and light, becomes its default image.
+        return _LINK.sub(resolve_link, _PICTURE.sub(r"![\1](\2)", part))
 
-    parts = _FENCE.split(text)
-    return "".join(part if number % 2 else plain(part) for number, part in enumerate(parts))
+    parts = _FENCE.split(text)  # odd parts are code blocks
+    return "".join(part if index % 2 else resolve(part) for index, part in enumerate(parts))

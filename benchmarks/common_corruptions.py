@@ -1,10 +1,9 @@
-"""Fifteen common corruptions at five strengths (Hendrycks and Dietterich 2019) of small grey faces.
+"""Fifteen common corruptions at five strengths (Hendrycks and Dietterich 2019) for grey faces.
 
-Strengths are those that the paper's authors chose for Tiny-ImageNet-C, whose pictures have 64
-pixels; lengths are brought to the 48 of a standard face, so that they are the same share of it. The
-packages that offer these corruptions know the strengths for 224 pixels alone, which leave nothing
-of 48. One thing is drawn where the authors have photographs: frost, as streaks as bright and as
-rich in contrast as theirs.
+Strengths are those of Tiny-ImageNet-C, whose images have 64 pixels; lengths are scaled to the 48
+pixels of a face. (Existing packages have only the strengths for 224 pixels, which destroy images of
+48.) Frost is synthetic, where the authors use photographs: streaks of the same brightness and
+contrast.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from mien.evaluation.robustness import compress_jpeg
 
 Faces: TypeAlias = npt.NDArray[np.uint8]
 Greys: TypeAlias = npt.NDArray[np.float32]
-"""Faces (N, 48, 48) as grey levels 0-1; what a corruption returns may leave that range."""
+"""Faces (N, 48, 48) as grey levels 0-1; results of corruptions may leave that range."""
 
 STRENGTHS = (1, 2, 3, 4, 5)
 LENGTH = FACE_SIZE / 64
-"""By which lengths that were chosen for 64 pixels are multiplied."""
+"""Scale from lengths for 64 pixels to lengths for a face."""
 
 _PLASMA_SIDE = 64
 _FROST_LEVELS, _FROST_CONTRASTS = (0.43, 0.79), (0.06, 0.13)
@@ -37,12 +36,13 @@ _FROST_STREAK = (6, 1.5)
 
 @dataclass(frozen=True)
 class Corruption:
-    """One of the fifteen.
+    """One corruption.
 
     Attributes:
-        name: as tables have it; group: "noise", "blur", "weather" or "digital".
-        change: takes greys, random numbers and one strength's setting, and returns greys.
-        settings: of the five strengths.
+        name: name in tables.
+        group: "noise", "blur", "weather" or "digital".
+        change: function of greys, a random generator and a setting, returning greys.
+        settings: the settings of the five strengths.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Corruption:
         Args:
             faces: uint8 (N, 48, 48).
             strength: 1-5.
-            seed: the same one gives the same picture of the same number of faces.
+            seed: random seed; results are reproducible for the same number of faces.
         """
         random = np.random.default_rng((seed, strength, *self.name.encode()))
         greys = faces.astype(np.float32) / np.float32(255)
@@ -66,12 +66,12 @@ class Corruption:
 
 # ---------------------------------------------------------------- noise
 def gaussian_noise(greys: Greys, random: np.random.Generator, sigma: float) -> Greys:
-    """Add normal noise: the sensor's in poor light."""
+    """Add Gaussian noise, as of a sensor in poor light."""
     return greys + np.float32(sigma) * random.standard_normal(greys.shape, np.float32)
 
 
 def shot_noise(greys: Greys, random: np.random.Generator, photons: float) -> Greys:
-    """Count photons, so many of them where the picture is white."""
+    """Draw Poisson photon counts, with a mean of ``photons`` for white."""
     return (random.poisson(greys * photons) / photons).astype(np.float32)
 
 
@@ -84,18 +84,18 @@ def impulse_noise(greys: Greys, random: np.random.Generator, share: float) -> Gr
 
 # ---------------------------------------------------------------- blur
 def defocus_blur(greys: Greys, _: np.random.Generator, setting: tuple[float, float]) -> Greys:
-    """Blur by a disk: (its radius, the sigma of its edge)."""
-    radius, edge = (LENGTH * each for each in setting)
+    """Blur with a disk: (radius, sigma of its edge)."""
+    radius, edge = (LENGTH * length for length in setting)
     fine = 9  # samples along a pixel
     places = (np.arange(9 * fine) - (9 * fine - 1) / 2) / fine
     disk = (places[:, None] ** 2 + places**2 <= radius**2).astype(np.float32)
     disk = disk.reshape(9, fine, 9, fine).mean(axis=(1, 3))
     kernel = cv2.GaussianBlur(disk / disk.sum(), (3, 3), edge)
-    return _each(greys, lambda face: cv2.filter2D(face, -1, kernel))
+    return _map_layers(greys, lambda face: cv2.filter2D(face, -1, kernel))
 
 
 def glass_blur(greys: Greys, random: np.random.Generator, setting: tuple[float, int, int]) -> Greys:
-    """Blur, swap near pixels, blur: (sigma, how far they are at most, how often)."""
+    """Blur, swap neighbouring pixels, blur: (sigma, maximum distance, repetitions)."""
     sigma, reach, rounds = setting
     mixed, every = _blurred(greys, LENGTH * sigma), np.arange(len(greys))
     for _ in range(rounds):
@@ -109,52 +109,52 @@ def glass_blur(greys: Greys, random: np.random.Generator, setting: tuple[float, 
 
 
 def motion_blur(greys: Greys, random: np.random.Generator, setting: tuple[int, float]) -> Greys:
-    """Draw each face out along a line that leans 45 degrees at most: (radius, sigma)."""
-    return _drawn_out(greys, random.uniform(-45, 45, len(greys)), *setting)
+    """Blur each face along a line at a random angle up to 45 degrees: (radius, sigma)."""
+    return _motion_blurred(greys, random.uniform(-45, 45, len(greys)), *setting)
 
 
 def zoom_blur(greys: Greys, _: np.random.Generator, most: float) -> Greys:
-    """Take the mean of the face and of its enlargements by 1.00, 1.01, ... up to ``most``."""
+    """Average the face and its enlargements by 1.00, 1.01, ... up to ``most``."""
     factors = np.linspace(1.0, most, round((most - 1) * 100) + 1)
 
     def mean(face: Greys) -> Greys:
         return np.asarray(np.mean([face, *(_enlarged(face, by) for by in factors)], axis=0))
 
-    return _each(greys, mean)
+    return _map_layers(greys, mean)
 
 
 # ---------------------------------------------------------------- weather
 def snow(greys: Greys, random: np.random.Generator, setting: tuple[float, ...]) -> Greys:
-    """Whiten the face and put flakes on it that fall past.
+    """Whiten the face and add falling flakes.
 
-    The setting: mean and deviation of the noise that makes flakes, their size, above which level
-    there is one, radius and sigma of its fall, how much of the face is left.
+    The setting: mean and standard deviation of the noise that becomes flakes, their size, their
+    threshold, radius and sigma of their motion blur, and weight of the face.
     """
     mean, deviation, size, least, radius, sigma, left = setting
     noise = random.normal(mean, deviation, greys.shape).astype(np.float32)
-    flakes = _each(noise, lambda layer: _enlarged(layer, size))
+    flakes = _map_layers(noise, lambda layer: _enlarged(layer, size))
     flakes = np.clip(np.where(flakes < least, np.float32(0), flakes), 0, 1)
-    flakes = _drawn_out(flakes, random.uniform(-135, -45, len(greys)), int(radius), sigma)
+    flakes = _motion_blurred(flakes, random.uniform(-135, -45, len(greys)), int(radius), sigma)
     whitened = left * greys + (1 - left) * np.maximum(greys, 1.5 * greys + 0.5)
     return np.asarray(whitened + flakes + flakes[:, ::-1, ::-1], np.float32)
 
 
 def frost(greys: Greys, random: np.random.Generator, setting: tuple[float, float]) -> Greys:
-    """Lay a frosted pane over the face: (how much of the face is left, how much of the pane)."""
+    """Blend the face with a frosted pane: (weight of the face, weight of the pane)."""
     count = len(greys)
     noise = random.standard_normal(greys.shape, np.float32)
-    streaks = _drawn_out(noise, random.uniform(0, 180, count), *_FROST_STREAK)
+    streaks = _motion_blurred(noise, random.uniform(0, 180, count), *_FROST_STREAK)
     streaks /= streaks.std(axis=(1, 2), keepdims=True)
     levels, contrasts = (
-        random.uniform(*each, (count, 1, 1)).astype(np.float32)
-        for each in (_FROST_LEVELS, _FROST_CONTRASTS)
+        random.uniform(*bounds, (count, 1, 1)).astype(np.float32)
+        for bounds in (_FROST_LEVELS, _FROST_CONTRASTS)
     )
     face, pane = setting
     return np.asarray(face * greys + pane * (levels + contrasts * streaks), np.float32)
 
 
 def fog(greys: Greys, random: np.random.Generator, setting: tuple[float, float]) -> Greys:
-    """Add a plasma fractal: (how much, by what its detail decays from step to step)."""
+    """Add a plasma fractal: (thickness, decay of its detail per step)."""
     thickness, decay = setting
     brightest = greys.max(axis=(1, 2), keepdims=True)
     clouds = plasma(len(greys), random, decay)[:, :FACE_SIZE, :FACE_SIZE]
@@ -163,22 +163,22 @@ def fog(greys: Greys, random: np.random.Generator, setting: tuple[float, float])
 
 # ---------------------------------------------------------------- digital
 def brightness(greys: Greys, _: np.random.Generator, added: float) -> Greys:
-    """Add to all greys."""
+    """Add a constant to all grey levels."""
     return greys + np.float32(added)
 
 
 def contrast(greys: Greys, _: np.random.Generator, factor: float) -> Greys:
-    """Multiply each grey's distance from its face's mean."""
+    """Multiply the distance of grey levels from the mean of their face."""
     means = greys.mean(axis=(1, 2), keepdims=True)
     return np.asarray((greys - means) * np.float32(factor) + means)
 
 
 def elastic(greys: Greys, random: np.random.Generator, setting: tuple[float, ...]) -> Greys:
-    """Stretch the face: (how far pixels move, sigma of that field, how far the corners move).
+    """Deform the face: (displacement, sigma of its field, displacement of the corners).
 
     All three are shares of the side.
     """
-    reach, sigma, corner = (FACE_SIZE * each for each in setting)
+    reach, sigma, corner = (FACE_SIZE * share for share in setting)
     middle, third = FACE_SIZE // 2, FACE_SIZE // 3
     corners = np.array([(third, third), (third, -third), (-third, -third)], np.float32) + middle
     there = np.indices((FACE_SIZE, FACE_SIZE), np.float32)
@@ -194,22 +194,22 @@ def elastic(greys: Greys, random: np.random.Generator, setting: tuple[float, ...
         y, x = there + reach * _blurred(field, sigma)
         return cv2.remap(warped, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
 
-    return _each(greys, stretched)
+    return _map_layers(greys, stretched)
 
 
 def pixelate(greys: Greys, _: np.random.Generator, share: float) -> Greys:
-    """Shrink the face to a share of its side and enlarge it in squares."""
+    """Downscale the face to a share of its side and upscale it in squares."""
     small, box = int(share * FACE_SIZE), Image.Resampling.BOX
 
     def squared(face: Greys) -> npt.ArrayLike:
         picture = Image.fromarray(face).resize((small, small), box)
         return np.asarray(picture.resize((FACE_SIZE, FACE_SIZE), box))
 
-    return _each(greys, squared)
+    return _map_layers(greys, squared)
 
 
 def jpeg(greys: Greys, _: np.random.Generator, quality: int) -> Greys:
-    """Code faces as JPEG and decode them."""
+    """Encode faces as JPEG and decode them."""
     coded = compress_jpeg(np.rint(255 * greys).astype(np.uint8), quality=quality)
     return coded.astype(np.float32) / np.float32(255)
 
@@ -265,11 +265,11 @@ CORRUPTIONS: tuple[Corruption, ...] = (
 """In the paper's order."""
 
 
-# ---------------------------------------------------------------- how a face is cut out
+# ---------------------------------------------------------------- crop and resolution
 def shifted(faces: Faces, share: float, random: np.random.Generator) -> Faces:
-    """Move each face by a share of its side, in a direction of its own.
+    """Shift each face by a share of its side in a random direction.
 
-    What is not in the picture here and below is its border, drawn out.
+    Here and below, pixels outside the image repeat its border.
     """
     angles = random.uniform(0, 2 * np.pi, len(faces))
     moves = share * FACE_SIZE * np.stack((np.cos(angles), np.sin(angles)), axis=1)
@@ -277,30 +277,30 @@ def shifted(faces: Faces, share: float, random: np.random.Generator) -> Faces:
 
 
 def scaled(faces: Faces, factor: float, _: np.random.Generator) -> Faces:
-    """Enlarge faces within their pictures by a factor; below 1 they shrink."""
+    """Scale faces within their images by a factor."""
     return _moved(faces, [_turn(0, factor)] * len(faces))
 
 
 def turned(faces: Faces, degrees: float, random: np.random.Generator) -> Faces:
-    """Turn each face about the middle, to the left or to the right by chance."""
+    """Rotate each face about its centre, randomly to the left or right."""
     signs = random.choice((-1, 1), len(faces))
     return _moved(faces, [_turn(degrees * sign, 1) for sign in signs])
 
 
 def sized(faces: Faces, pixels: float, _: np.random.Generator) -> Faces:
-    """Bring faces to a side of so many pixels, and back as any face is (`standard_face`)."""
+    """Resize faces to a side of so many pixels, and back with `standard_face`."""
     side = (int(pixels), int(pixels))
     how = cv2.INTER_AREA if pixels < FACE_SIZE else cv2.INTER_CUBIC
 
     def resized(face: Faces) -> npt.ArrayLike:
         return standard_face(np.asarray(cv2.resize(face, side, interpolation=how), np.uint8))
 
-    return _each(faces, resized)
+    return _map_layers(faces, resized)
 
 
-# ---------------------------------------------------------------- what several of them need
+# ---------------------------------------------------------------- helpers
 def plasma(count: int, random: np.random.Generator, decay: float) -> Greys:
-    """Return clouds, (N, 64, 64), each from 0 to 1, by the diamond-square algorithm on a torus."""
+    """Return clouds (N, 64, 64), 0-1, from the diamond-square algorithm on a torus."""
     side = _PLASMA_SIDE
     clouds, step, wibble = np.zeros((count, side, side), np.float32), side, 1.0
     while step >= 2:
@@ -323,20 +323,20 @@ def plasma(count: int, random: np.random.Generator, decay: float) -> Greys:
 
 
 def motion_kernel(angle: float, radius: int, sigma: float) -> Greys:
-    """Return half a Gaussian along a line from the middle, as ImageMagick's motion blur has it."""
+    """Return half a Gaussian along a line from the centre, as ImageMagick's motion blur does."""
     steps = np.arange(2 * max(1, round(LENGTH * radius)) + 1)
     weights = np.exp(-(steps**2) / (2 * (LENGTH * sigma) ** 2))
     reach = int(steps[-1])
     kernel = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
     radians = np.deg2rad(angle)
     rows, columns = (
-        reach + np.rint(steps * each).astype(int) for each in (np.sin(radians), np.cos(radians))
+        reach + np.rint(steps * factor).astype(int) for factor in (np.sin(radians), np.cos(radians))
     )
     np.add.at(kernel, (rows, columns), weights)
     return np.asarray(kernel / kernel.sum(), np.float32)
 
 
-def _drawn_out(layers: Greys, angles: npt.ArrayLike, radius: int, sigma: float) -> Greys:
+def _motion_blurred(layers: Greys, angles: npt.ArrayLike, radius: int, sigma: float) -> Greys:
     result = np.empty_like(layers)
     for place, angle in enumerate(np.asarray(angles)):
         kernel = motion_kernel(float(angle), radius, sigma)
@@ -369,10 +369,12 @@ def _moved(faces: Faces, ways: Sequence[npt.NDArray[np.float64]]) -> Faces:
 
 
 def _blurred(layers: Greys, sigma: float) -> Greys:
-    return _each(layers, lambda layer: cv2.GaussianBlur(layer, (0, 0), sigma))
+    return _map_layers(layers, lambda layer: cv2.GaussianBlur(layer, (0, 0), sigma))
 
 
-def _each(layers: npt.NDArray[Any], change: Callable[[Any], npt.ArrayLike]) -> npt.NDArray[Any]:
+def _map_layers(
+    layers: npt.NDArray[Any], change: Callable[[Any], npt.ArrayLike]
+) -> npt.NDArray[Any]:
     result = np.empty_like(layers)
     for place, layer in enumerate(layers):
         result[place] = change(np.ascontiguousarray(layer))

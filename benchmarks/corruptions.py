@@ -1,13 +1,12 @@
-"""How much of a model's accuracy is left where faces are corrupted, cut out otherwise, or small.
+"""Accuracy of a model on corrupted, differently cropped or small faces.
 
     python benchmarks/corruptions.py --data archive --votes ferplus_votes.csv --model mien-b0 \
         --images 1000 --figure images/corruptions.png --update MODEL_CARD.md
 
 On PublicTest: fifteen common corruptions at five strengths (common_corruptions.py), and faces that
-are shifted in their crop, larger or smaller, turned, or of few pixels. Both readings of a model are
-taken from one pass: "people" is held against the majority of FER+'s votes for the seven emotions,
-"fer2013" against FER-2013's labels. The same images go through all of it.
-docs/evidence/corruptions.md says more.
+are shifted in their crop, scaled, rotated, or of low resolution. One pass gives both readings of a
+model: "people" is compared with the majority of FER+ votes for the seven emotions, "fer2013" with
+FER-2013's labels. All conditions use the same images. Details: docs/evidence/corruptions.md.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SECTION = "corruptions"
-SPLIT = "val"  # PrivateTest is for releases alone
+SPLIT = "val"  # PrivateTest is reserved for releases
 BATCH_SIZE = 64
 AGAINST = {"people": "the majority of FER+'s votes", "fer2013": "FER-2013's labels"}
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
@@ -57,20 +56,22 @@ MARKERS = "os^D"
 
 Predicted: TypeAlias = npt.NDArray[np.int64]
 Condition: TypeAlias = tuple[str, float]
-"""A corruption's name and its strength, or an axis' name and a value of it; `PLAIN`."""
+"""Name and strength of a corruption, or name and value of an axis; or `PLAIN`."""
 
 PLAIN: Condition = ("as they are", 0)
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One way in which faces are cut out otherwise.
+    """One property of crops that is varied.
 
     Attributes:
-        name: as tables have it; title, label: of the figure's panel and its axis.
-        change: takes faces, a value and random numbers.
-        values: that are tried; neutral: the one that changes nothing.
-        form: how a value is written.
+        name: name in tables.
+        title, label: title of the figure's panel and label of its x axis.
+        change: function of faces, a value and a random generator.
+        values: values to measure.
+        neutral: value that changes nothing.
+        form: format string of a value.
     """
 
     name: str
@@ -83,7 +84,7 @@ class Axis:
 
     @property
     def all_values(self) -> tuple[float, ...]:
-        """The values with the neutral one, in order."""
+        """The values and the neutral one, in order."""
         return tuple(sorted((*self.values, self.neutral)))
 
 
@@ -97,13 +98,14 @@ AXES: tuple[Axis, ...] = (
 
 @dataclass(frozen=True)
 class Measured:
-    """What a model read right.
+    """Correctness of a model's predictions under each condition.
 
     Attributes:
-        model: its name, version and hash.
-        of: how many images the split has; seed: by which some of them were chosen.
-        right: for each reading, and in it for each condition, bool (N,): one an image that has a
-            label of that reading.
+        model: name, version and hash of the model.
+        of: number of images of the split.
+        seed: random seed of the chosen images.
+        right: for each reading and condition, bool (N,): whether each image with a label of that
+            reading is predicted correctly.
     """
 
     model: ModelInfo
@@ -112,28 +114,30 @@ class Measured:
     right: Mapping[str, Mapping[Condition, npt.NDArray[np.bool_]]]
 
     def accuracy(self, reading: str, condition: Condition) -> float:
-        """Return the share that is right, 0-1."""
+        """Return the accuracy, 0-1."""
         return float(self.right[reading][condition].mean())
 
     def mean(self, reading: str) -> tuple[float, float]:
-        """Return the mean accuracy of all corruptions and strengths, and half its 95 % interval.
+        """Return the mean accuracy over all corruptions and strengths, and half its 95 % interval.
 
-        The interval is that of the images' own means: the 75 readings of one are no 75 images.
+        The interval is over images, as the 75 predictions for one image are not independent.
         """
-        conditions = [(each.name, strength) for each in CORRUPTIONS for strength in STRENGTHS]
-        shares = np.mean([self.right[reading][each] for each in conditions], axis=0)
+        conditions = [
+            (corruption.name, strength) for corruption in CORRUPTIONS for strength in STRENGTHS
+        ]
+        shares = np.mean([self.right[reading][condition] for condition in conditions], axis=0)
         return float(shares.mean()), float(Z_95 * shares.std() / sqrt(len(shares)))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure, print tables and write them and the figure where they are wanted."""
+    """Measure, print the tables, and write them and the figure."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", required=True, help="FER-2013, as in mien train")
     parser.add_argument("--votes", required=True, type=Path, help="FER+'s, as in mien train")
     parser.add_argument("--model", default="mien-b0")
-    parser.add_argument("--images", type=int, help="only so many, chosen by the seed")
+    parser.add_argument("--images", type=int, help="number of images, chosen at random")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--figure", type=Path, help="draw it there, as PNG")
+    parser.add_argument("--figure", type=Path, help="write the figure as PNG")
     parser.add_argument("--update", nargs="+", type=Path, default=[], metavar="FILE")
     args = parser.parse_args(argv)
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -145,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         chosen = choose(len(split), args.images, args.seed)
         labels = labels_of(split, load_votes(args.votes), chosen)
         predicted = read_all(read, split.images[chosen], args.seed)
-        right = {each: compare(predicted, place, labels[each]) for place, each in readings}
+        right = {name: compare(predicted, index, labels[name]) for index, name in readings}
         measured = Measured(info, len(split), args.seed, right)
         text = markdown(measured)
         print(text)
@@ -162,29 +166,31 @@ def main(argv: Sequence[str] | None = None) -> None:
 def open_model(
     model: str,
 ) -> tuple[Callable[[Faces], Predicted], ModelInfo, tuple[tuple[int, str], ...]]:
-    """Return what reads faces, whose it is, and the readings with their places in what it returns.
+    """Return a function that classifies faces, the model, and the readings with their indices.
 
-    What it returns is int64 (readings, N): the class with the highest logit after the reading's
-    bias, which is the one that `Classifier` gives, as temperature changes no order.
+    The function returns int64 (readings, N), the class with the highest biased logit of each
+    reading. It is that of `Classifier`, as temperature does not change the order.
     """
     folder = find_model(model)
     manifest = load_manifest(folder)
     readings = [manifest.with_reading(name) for name in AGAINST if name in manifest.readings]
     if not readings:
-        raise UsageError(f"{model} has readings of its own alone: expected {' or '.join(AGAINST)}")
-    outputs = [each.outputs["logits"] for each in readings]
+        raise UsageError(f"{model} has none of the readings {' or '.join(AGAINST)}")
+    outputs = [reading.outputs["logits"] for reading in readings]
     session = ModelSession(folder, manifest.file, threads=1, outputs=tuple(outputs))
-    bias = np.array([[each.bias.get(one, 0.0) for one in each.labels] for each in readings])
+    bias = np.array(
+        [[reading.bias.get(label, 0.0) for label in reading.labels] for reading in readings]
+    )
 
     def read(faces: Faces) -> Predicted:
         logits = np.stack(session.run(outputs, {INPUT_CONTRACT["name"]: faces}))
         return np.asarray((logits + bias[:, None]).argmax(axis=2), np.int64)
 
-    return read, manifest.info, tuple(enumerate(each.reading for each in readings))
+    return read, manifest.info, tuple(enumerate(reading.reading for reading in readings))
 
 
 def choose(count: int, images: int | None, seed: int) -> npt.NDArray[np.int64]:
-    """Return the places of some of so many images, in order; all unless fewer are wanted."""
+    """Return the sorted indices of randomly chosen images, or of all if ``images`` is None."""
     if images is not None and images < 1:
         raise UsageError(f"expected --images 1 or more, got {images}")
     if images is None or images >= count:
@@ -193,15 +199,15 @@ def choose(count: int, images: int | None, seed: int) -> npt.NDArray[np.int64]:
 
 
 def labels_of(split: Split, votes: Votes, chosen: npt.NDArray[np.int64]) -> dict[str, Predicted]:
-    """Return what is right for each reading, int64 (N,); -1 where people have no majority."""
+    """Return the labels of each reading, int64 (N,); -1 where votes have no majority."""
     majority = with_majority(split, votes)
     by_file = dict(zip(majority.files, majority.labels.tolist(), strict=True))
-    people = [by_file.get(split.files[place], -1) for place in chosen]
+    people = [by_file.get(split.files[index], -1) for index in chosen]
     return {"people": np.array(people, np.int64), "fer2013": split.labels[chosen]}
 
 
 def conditions(faces: Faces, seed: int) -> Iterator[tuple[Condition, Faces]]:
-    """Give the faces as they are, then all that is made of them, in a fixed order."""
+    """Yield the plain faces, then those of all other conditions, in a fixed order."""
     yield PLAIN, faces
     for corruption in CORRUPTIONS:
         for strength in STRENGTHS:
@@ -230,18 +236,18 @@ def read_all(
 
 
 def compare(
-    predicted: Mapping[Condition, Predicted], place: int, labels: Predicted
+    predicted: Mapping[Condition, Predicted], index: int, labels: Predicted
 ) -> dict[Condition, npt.NDArray[np.bool_]]:
-    """Return what one reading has right among the images that have a label."""
+    """Return the correctness of one reading on the images that have a label."""
     known = labels >= 0
     if not known.any():
-        raise UsageError("none of the images has a majority of votes: take more of them")
-    return {name: (each[place] == labels)[known] for name, each in predicted.items()}
+        raise UsageError("none of the images has a majority of votes: use more images")
+    return {name: (rows[index] == labels)[known] for name, rows in predicted.items()}
 
 
-# ---------------------------------------------------------------- telling
+# ---------------------------------------------------------------- tables
 def markdown(measured: Measured) -> str:
-    """Write all tables, with what they are of."""
+    """Return all tables and a summary in Markdown."""
     parts = [_heading(measured)]
     for reading in measured.right:
         parts.append(markdown_table(*corruption_table(measured, reading)))
@@ -250,7 +256,7 @@ def markdown(measured: Measured) -> str:
 
 
 def picture_link(figure: Path | None, page: Path) -> str:
-    """Write what shows the figure on a page, a paragraph of its own; nothing without one."""
+    """Return a paragraph that shows the figure on a page; empty without a figure."""
     if figure is None:
         return ""
     place = Path(os.path.relpath(figure, page.parent)).as_posix()
@@ -258,21 +264,21 @@ def picture_link(figure: Path | None, page: Path) -> str:
 
 
 def corruption_table(measured: Measured, reading: str) -> tuple[list[str], list[list[str]]]:
-    """Return a row a corruption: per cent right at each strength, and their mean."""
+    """Return a row per corruption: accuracy in per cent at each strength, and the mean."""
     shares = np.array(
         [
-            [measured.accuracy(reading, (each.name, strength)) for strength in STRENGTHS]
-            for each in CORRUPTIONS
+            [measured.accuracy(reading, (corruption.name, strength)) for strength in STRENGTHS]
+            for corruption in CORRUPTIONS
         ]
     )
-    named = [(each.name, row) for each, row in zip(CORRUPTIONS, shares, strict=True)]
+    named = [(corruption.name, row) for corruption, row in zip(CORRUPTIONS, shares, strict=True)]
     named.append(("mean", shares.mean(axis=0)))
     rows = [[name, *(_figure(share) for share in (*row, row.mean()))] for name, row in named]
     return [reading, *map(str, STRENGTHS), "mean"], rows
 
 
 def axis_table(measured: Measured, axis: Axis) -> tuple[list[str], list[list[str]]]:
-    """Return a row a reading: per cent right at each value of an axis."""
+    """Return a row per reading: accuracy in per cent at each value of an axis."""
     rows = [
         [name, *(_figure(measured.accuracy(name, (axis.name, value))) for value in axis.all_values)]
         for name in measured.right
@@ -312,16 +318,16 @@ def _figure(share: float) -> str:
 
 # ---------------------------------------------------------------- drawing
 def draw(measured: Measured, path: Path) -> None:
-    """Draw accuracy over strength, a panel a group of corruptions, and over each axis."""
+    """Draw accuracy over strength, one panel per group of corruptions, and over each axis."""
     first = next(iter(measured.right))
-    groups = list(dict.fromkeys(each.group for each in CORRUPTIONS))
+    groups = list(dict.fromkeys(corruption.group for corruption in CORRUPTIONS))
     model = measured.model
     with drawing(path, 12, 6.6) as figure:
-        what = f"{model.name} {model.version} on corrupted and otherwise cut faces"
+        what = f"{model.name} {model.version} on corrupted and differently cropped faces"
         figure.suptitle(f"{what} (upper row: labels {first})", x=0.01, ha="left")
         panels = figure.subplots(2, len(groups), sharey=True)
         for axes, group in zip(panels[0], groups, strict=True):
-            members = [each.name for each in CORRUPTIONS if each.group == group]
+            members = [member.name for member in CORRUPTIONS if member.group == group]
             plain = measured.accuracy(first, PLAIN)
             for name, color, marker in zip(members, COLORS, MARKERS, strict=False):
                 shares = [measured.accuracy(first, (name, strength)) for strength in STRENGTHS]
@@ -334,29 +340,29 @@ def draw(measured: Measured, path: Path) -> None:
             _finish(axes, axis.title, axis.label)
             if axis.form == "{:.0%}":
                 percent_axis(axes, "x")
-            if axis.change is sized:  # most of what happens, happens to the smallest
+            if axis.change is sized:  # the smallest sizes matter most
                 axes.set_xscale("log")
                 axes.set_xticks(axis.all_values[::2], [str(side) for side in axis.all_values[::2]])
                 axes.minorticks_off()
         for row in panels:
             percent_axis(row[0])
-            row[0].set_ylabel("read right")
+            row[0].set_ylabel("accuracy")
 
 
 def _draw_axis(
     axes: Axes, measured: Measured, axis: Axis, reading: str, color: str, marker: str
 ) -> None:
     right = [measured.right[reading][axis.name, value] for value in axis.all_values]
-    intervals = [wilson_interval(int(each.sum()), len(each)) for each in right]
+    intervals = [wilson_interval(int(correct.sum()), len(correct)) for correct in right]
     axes.fill_between(
         axis.all_values,
-        [each.low for each in intervals],
-        [each.high for each in intervals],
+        [interval.low for interval in intervals],
+        [interval.high for interval in intervals],
         color=color,
         alpha=0.18,
         linewidth=0,
     )
-    shares = [each.mean() for each in right]
+    shares = [correct.mean() for correct in right]
     axes.plot(axis.all_values, shares, color=color, marker=marker, label=reading)
 
 

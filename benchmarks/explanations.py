@@ -1,9 +1,9 @@
-"""Do heat maps show what the network looks at? Blur what each calls hottest, and read again.
+"""Faithfulness of heat maps: the score lost by blurring the hottest pixels.
 
     python benchmarks/explanations.py --data archive --model mien-b0
 
-The more of the emotion's score is lost, the better the map. For comparison: the middle of the face
-whatever the map, and smooth noise. docs/howto/explain.md has figures.
+The larger the loss, the better the map. Baselines are the centre of the face and smooth noise.
+Results: docs/howto/explain.md.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Maps = npt.NDArray[np.float32]
 Faces = npt.NDArray[np.uint8]
 
 SHARES = (0.1, 0.2, 0.3)
-BLUR_SIGMA = 6.0  # pixels of the 48
+BLUR_SIGMA = 6.0  # pixels of the 48x48 face
 
 
 def main() -> None:
@@ -36,13 +36,13 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=60, help="faces of the val split")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    random = np.random.default_rng(args.seed)
+    rng = np.random.default_rng(args.seed)
     images = load_split(args.data, "val").images
-    faces = images[random.choice(len(images), args.count, replace=False)]
+    faces = images[rng.choice(len(images), args.count, replace=False)]
     classifier = Classifier.open(args.model, threads=1, reading="fer2013")
     rows = []
-    for name, (maps, seconds) in all_maps(classifier, faces, random).items():
-        lost = [score_lost(classifier, faces, maps, share, random) for share in SHARES]
+    for name, (maps, seconds) in compute_maps(classifier, faces, rng).items():
+        lost = [score_lost(classifier, faces, maps, share, rng) for share in SHARES]
         speed = f"{1000 * seconds / len(faces):.0f}" if seconds else ""
         rows.append((name, *(f"{value:.3f}" for value in lost), speed))
     score = float(classifier.classify(faces).max(axis=1).mean())
@@ -51,37 +51,38 @@ def main() -> None:
     print(table_text(header, rows, right=(1, 2, 3, 4)), end="")
 
 
-def all_maps(
-    classifier: Classifier, faces: Faces, random: np.random.Generator
+def compute_maps(
+    classifier: Classifier, faces: Faces, rng: np.random.Generator
 ) -> dict[str, tuple[Maps, float]]:
-    """Return each kind of map, float32 (N, 48, 48), and the seconds that it took."""
+    """Return maps of each kind, float32 (N, 48, 48), and the seconds to compute them."""
     maps: dict[str, tuple[Maps, float]] = {}
     for method in METHODS:
         started = time.perf_counter()
-        found = np.stack([each.heat for each in explain_faces(classifier, faces, method=method)])
-        maps[method] = (found, time.perf_counter() - started)
+        explained = explain_faces(classifier, faces, method=method)
+        heat = np.stack([explanation.heat for explanation in explained])
+        maps[method] = (heat, time.perf_counter() - started)
     rows, columns = np.mgrid[:FACE_SIZE, :FACE_SIZE] - (FACE_SIZE - 1) / 2
-    middle = -(rows**2 + columns**2).astype(np.float32)
-    maps["middle"] = (np.repeat(middle[None], len(faces), axis=0), 0.0)
-    coarse = random.normal(size=(len(faces), 6, 6)).astype(np.float32)
+    centre = -(rows**2 + columns**2).astype(np.float32)
+    maps["middle"] = (np.repeat(centre[None], len(faces), axis=0), 0.0)
+    coarse = rng.normal(size=(len(faces), 6, 6)).astype(np.float32)
     side = (FACE_SIZE, FACE_SIZE)
-    noise = [cv2.resize(each, side, interpolation=cv2.INTER_CUBIC) for each in coarse]
+    noise = [cv2.resize(grid, side, interpolation=cv2.INTER_CUBIC) for grid in coarse]
     maps["noise"] = (np.stack(noise).astype(np.float32), 0.0)
     return maps
 
 
 def score_lost(
-    classifier: Classifier, faces: Faces, maps: Maps, share: float, random: np.random.Generator
+    classifier: Classifier, faces: Faces, maps: Maps, share: float, rng: np.random.Generator
 ) -> float:
-    """Return how much of the likeliest emotion's score goes with the hottest share of pixels."""
-    # Ties, as where a map is all 0, are broken at random.
-    ranked = maps + 1e-6 * random.random(maps.shape)
+    """Return the mean loss of the top score when the hottest share of pixels is blurred."""
+    # Noise breaks ties at random, such as those of a map of zeros.
+    ranked = maps + 1e-6 * rng.random(maps.shape)
     hot = ranked >= np.quantile(ranked, 1 - share, axis=(1, 2), keepdims=True)
     blurred = np.stack([cv2.GaussianBlur(face, (0, 0), BLUR_SIGMA) for face in faces])
     before = classifier.classify(faces)
     after = classifier.classify(np.where(hot, blurred, faces).astype(np.uint8))
-    chosen = before.argmax(axis=1)[:, None]
-    return float(np.take_along_axis(before - after, chosen, axis=1).mean())
+    top = before.argmax(axis=1)[:, None]
+    return float(np.take_along_axis(before - after, top, axis=1).mean())
 
 
 if __name__ == "__main__":

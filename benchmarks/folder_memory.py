@@ -1,9 +1,9 @@
-"""Does memory stay flat as a folder grows, and what does `mien predict` cost over the recognizer?
+"""Memory and speed of `mien predict` on large folders, compared with the bare recognizer.
 
     python benchmarks/folder_memory.py --model mien-b0 --images 1000 100000
 
-Folders of small face crops are made of links to a few files and read by the command, as a process
-of its own, into each format. docs/evidence/batch.md has figures.
+Folders of small face crops consist of links to a few files. The command reads them in a process
+of its own, once for each output format. Results: docs/evidence/batch.md.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from mien.core.formats import table_text
 PICTURES = 100
 FOLDER_IMAGES = 1000
 ALONE_IMAGES = 2000
-# Linux has it in KiB, macOS in bytes.
+# ru_maxrss is in KiB on Linux, in bytes on macOS.
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one run took: seconds of the clock, seconds of the processor, bytes at the peak."""
+    """Cost of one run: wall-clock seconds, processor seconds, peak memory in bytes."""
 
     seconds: float
     processor: float
@@ -48,18 +48,20 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1)
     args = parser.parse_args()
     rows = []
-    with tempfile.TemporaryDirectory() as top:
-        base = make_pictures(Path(top) / "base")
-        alone = recognizer_alone(args.model, base)
-        for shape in args.formats:
+    with tempfile.TemporaryDirectory() as scratch:
+        base = make_pictures(Path(scratch) / "base")
+        seconds_per_image = time_recognizer(args.model, base)
+        for output_format in args.formats:
             smallest = None
             for count in args.images:
-                folder = make_folder(Path(top) / f"{count}", base, count)
-                cost = predict(folder, Path(top) / f"r.{shape}", args.model, args.workers)
+                folder = make_folder(Path(scratch) / f"{count}", base, count)
+                cost = predict(
+                    folder, Path(scratch) / f"r.{output_format}", args.model, args.workers
+                )
                 smallest = smallest or cost.peak
                 rows.append(
                     (
-                        shape,
+                        output_format,
                         f"{count:,}",
                         f"{cost.seconds:.1f}",
                         f"{count / cost.processor:,.0f}",
@@ -67,14 +69,14 @@ def main() -> None:
                         f"{cost.peak / smallest:.2f}",
                     )
                 )
-    rate = f"{1 / alone:,.0f} images a second of processor time"
+    rate = f"{1 / seconds_per_image:,.0f} images a second of processor time"
     print(f"the recognizer alone (analyze_many, 64 images a call): {rate}\n")
     header = ("format", "images", "seconds", "images/s of processor", "peak MiB", "times")
     print(table_text(header, rows, right=(1, 2, 3, 4, 5)), end="")
 
 
 def make_pictures(folder: Path) -> list[Path]:
-    """Write a few 48x48 pictures of noise."""
+    """Write a few 48x48 noise images."""
     folder.mkdir()
     noise = np.random.default_rng(0)
     paths = [folder / f"{number}.png" for number in range(PICTURES)]
@@ -84,17 +86,17 @@ def make_pictures(folder: Path) -> list[Path]:
 
 
 def make_folder(folder: Path, pictures: list[Path], count: int) -> Path:
-    """Fill a folder with links to the pictures, a thousand in each subfolder."""
+    """Fill a folder with links to the images, a thousand per subfolder."""
     for number in range(count if not folder.exists() else 0):
-        below = folder / f"{number // FOLDER_IMAGES:04d}"
+        subfolder = folder / f"{number // FOLDER_IMAGES:04d}"
         if number % FOLDER_IMAGES == 0:
-            below.mkdir(parents=True)
-        os.link(pictures[number % len(pictures)], below / f"{number:07d}.png")
+            subfolder.mkdir(parents=True)
+        os.link(pictures[number % len(pictures)], subfolder / f"{number:07d}.png")
     return folder
 
 
-def recognizer_alone(model: str, pictures: list[Path]) -> float:
-    """Return the processor's seconds an image that the recognizer takes by itself, one thread."""
+def time_recognizer(model: str, pictures: list[Path]) -> float:
+    """Return the processor seconds per image of the bare recognizer on one thread."""
     recognizer = load(model, detector="none", threads=1)
     images = [str(path) for path in pictures][:64]
     recognizer.analyze_many(images)
@@ -105,18 +107,18 @@ def recognizer_alone(model: str, pictures: list[Path]) -> float:
 
 
 def predict(folder: Path, output: Path, model: str, workers: int) -> Cost:
-    """Run the command, and measure its process (with several workers, the largest of them)."""
+    """Run the command and measure its process; with several workers, the largest of them."""
     command = [sys.executable, "-m", "mien", "predict", str(folder), "--output", str(output)]
     command += ["--model", model, "--detector", "none", "--threads", "1", "--quiet"]
     started = time.perf_counter()
     process = subprocess.Popen([*command, "--workers", str(workers)])
-    _, status, used = os.wait4(process.pid, 0)
-    # The process is waited for already, which its object has to be told.
+    _, status, usage = os.wait4(process.pid, 0)
+    # os.wait4() has already waited, so the Popen object is told the result.
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise SystemExit(f"mien predict ended with {process.returncode}")
     seconds = time.perf_counter() - started
-    return Cost(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * RSS_UNIT)
+    return Cost(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * RSS_UNIT)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
-"""Are faces in photos read as the data set's own? Pad them into photos, find them, read them.
+"""Accuracy on faces detected in photos, compared with the data set's own crops.
 
     python benchmarks/framing.py --data archive --detector libface --faces 1500
     python benchmarks/framing.py --data archive --detector yunet --angles 10 20 30
     python benchmarks/framing.py --data archive --detector libface --angles 0 20 --sides 50 95
 
-FER-2013's faces are brought to 96-240 pixels (--sides) and put into a larger picture whose
-background is plain, their own border drawn out, or a blur of themselves; with --angles, they are
-turned about the face's middle, and levelling with --align auto is compared with none. What is
-compared is read from the same faces: a face that the detector misses is counted, and is in no other
-figure. A plain or blurred background has an edge where the face's picture ends, which no photo has:
-"without an edge" reads the same boxes out of pictures whose background is their own border.
-docs/evidence/faces.md has figures.
+Faces of FER-2013 are scaled to 96-240 pixels (--sides) and pasted into a larger image whose
+background is plain, an extension of their border, or a blur of the face. With --angles they are
+rotated about their centre, and alignment (--align auto) is compared with none. All figures are on
+the same faces; those that the detector misses are counted and left out. A plain or blurred
+background has an edge around the face that photos do not have, so "without an edge" cuts the same
+boxes out of images with extended borders. Results: docs/evidence/faces.md.
 """
 
 from __future__ import annotations
@@ -33,44 +32,44 @@ from mien.inference.detectors import Detection, Detector, load_detector
 from mien.inference.preprocess import ALIGN, alignment_angle, cut_face
 
 Pixels = npt.NDArray[np.uint8]
-Reading = npt.NDArray[np.bool_]
+Correct = npt.NDArray[np.bool_]
 
 WIDTH, HEIGHT = 360, 300
-LEAST_SIDE, MOST_SIDE = 96, 240
+MIN_SIDE, MAX_SIDE = 96, 240
 MARGIN = 20
 BLUR = 40.0
 BACKGROUNDS = ("plain", "border", "blur")
-SAME_FACE = 0.3  # overlap of a found box with where the face is
+SAME_FACE = 0.3  # minimum overlap of a detected box with the face
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A face in a photo, where it is before the photo is turned, and what is around it."""
+    """A photo of a face, the face's box before rotation, and the kind of background."""
 
     picture: Pixels
-    place: Box
+    box: Box
     background: str
 
 
 @dataclass(frozen=True)
 class Faces:
-    """Faces of the data set that were looked for, and what reads them."""
+    """Faces of the data set, and the classifier that reads them."""
 
     images: Pixels
     labels: npt.NDArray[np.int64]
     seeds: tuple[tuple[int, int], ...]
     classifier: Classifier
-    sides: tuple[int, int] = (LEAST_SIDE, MOST_SIDE)
+    sides: tuple[int, int] = (MIN_SIDE, MAX_SIDE)
 
     def scenes(self, angle: float = 0.0, background: str | None = None) -> list[Scene]:
-        """Put each face into a photo; always into the same one for the same angle."""
+        """Paste each face into a photo, the same one for all angles."""
         return [
             make_scene(face, np.random.default_rng(seed), angle, background, sides=self.sides)
             for face, seed in zip(self.images, self.seeds, strict=True)
         ]
 
     def scores(self, crops: Iterable[Pixels]) -> npt.NDArray[np.float32]:
-        """Read faces: float32 (N, 7)."""
+        """Return the scores of crops, float32 (N, 7)."""
         return self.classifier.classify(np.stack(list(crops)))
 
 
@@ -82,24 +81,28 @@ def main() -> None:
     parser.add_argument("--model", default="mien-b0")
     parser.add_argument("--detector", default="auto")
     parser.add_argument("--detector-weights", type=Path)
-    parser.add_argument("--thorough", action="store_true", help="search at the whole size at once")
+    parser.add_argument("--thorough", action="store_true", help="search at full size")
     parser.add_argument("--faces", type=int, default=1500)
-    parser.add_argument("--angles", type=float, nargs="+", help="turn them: degrees")
+    parser.add_argument(
+        "--angles", type=float, nargs="+", help="rotate faces by these angles in degrees"
+    )
     parser.add_argument(
         "--sides",
         type=int,
         nargs=2,
-        default=(LEAST_SIDE, MOST_SIDE),
-        metavar=("LEAST", "MOST"),
-        help=f"pixels of the faces' pictures, up to {HEIGHT - 2 * MARGIN}",
+        default=(MIN_SIDE, MAX_SIDE),
+        metavar=("MIN", "MAX"),
+        help=f"side of the pasted faces in pixels, up to {HEIGHT - 2 * MARGIN}",
     )
-    parser.add_argument("--framing", type=float, nargs="+", default=[], help="try these, too")
+    parser.add_argument(
+        "--framing", type=float, nargs="+", default=[], help="crop scales to try in addition"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     data = load_split(args.data, args.split)
     number = min(args.faces, len(data))
     chosen = np.random.default_rng(args.seed).choice(len(data), number, replace=False)
-    seeds = tuple((args.seed, int(each)) for each in chosen)
+    seeds = tuple((args.seed, int(index)) for index in chosen)
     detector = load_detector(args.detector, weights=args.detector_weights, thorough=args.thorough)
     classifier = Classifier.open(args.model, threads=1, reading="fer2013")
     faces = Faces(data.images[chosen], data.labels[chosen], seeds, classifier, tuple(args.sides))
@@ -112,30 +115,30 @@ def main() -> None:
 
 
 def compare(faces: Faces, detector: Detector, others: Sequence[float]) -> None:
-    """Print how many upright faces are read right, from the data set and from photos."""
+    """Print the accuracy on upright faces, from the data set and from photos."""
     scenes, framing = faces.scenes(), detector.crop_scale or 1.0
     found = [find(detector, scene) for scene in scenes]
     print_geometry(scenes, found, 0.0)
-    there = [place for place, one in enumerate(found) if one is not None]
-    boxes = [one.box for one in found if one is not None]
-    turns = [alignment_angle(one.landmarks, ALIGN[0]) for one in found if one is not None]
-    photos = [scenes[place].picture for place in there]
+    indices = [index for index, face in enumerate(found) if face is not None]
+    boxes = [face.box for face in found if face is not None]
+    turns = [alignment_angle(face.landmarks, ALIGN[0]) for face in found if face is not None]
+    photos = [scenes[index].picture for index in indices]
     plain = faces.scenes(background="border")
-    edgeless = [plain[place].picture for place in there]
+    edgeless = [plain[index].picture for index in indices]
 
     def cut(
-        pictures: Sequence[Pixels], by: float, turns: Sequence[float] | None = None
+        pictures: Sequence[Pixels], scale: float, turns: Sequence[float] | None = None
     ) -> npt.NDArray[np.float32]:
         angles = [0.0] * len(boxes) if turns is None else turns
         return faces.scores(
-            cut_face(each, box, by, turn=turn)
-            for each, box, turn in zip(pictures, boxes, angles, strict=True)
+            cut_face(picture, box, scale, turn=turn)
+            for picture, box, turn in zip(pictures, boxes, angles, strict=True)
         )
 
-    own = faces.scores(faces.images[there])
-    places = (cut_face(scenes[place].picture, scenes[place].place, 1.0) for place in there)
+    own = faces.scores(faces.images[indices])
+    pasted = (cut_face(scenes[index].picture, scenes[index].box, 1.0) for index in indices)
     read = {
-        "where the face was put": faces.scores(places),
+        "where the face was put": faces.scores(pasted),
         f"where it is found, framing {framing:g}": cut(photos, framing),
         "... and levelled, as mien predict does": cut(photos, framing, turns),
         "... without an edge": cut(edgeless, framing),
@@ -145,22 +148,22 @@ def compare(faces: Faces, detector: Detector, others: Sequence[float]) -> None:
         read[f"... without an edge, {other:g}"] = cut(edgeless, other)
         both = (read[f"where it is found, framing {framing:g}"], read[f"framing {other:g}"])
         read[f"mean of {framing:g} and {other:g}"] = np.mean(both, axis=0)
-    labels = faces.labels[there]
+    labels = faces.labels[indices]
     right = own.argmax(axis=1) == labels
     rows: list[tuple[str, ...]] = [
-        ("the data set's own pixels", str(len(there)), f"{100 * right.mean():.1f}", "", "", "")
+        ("the data set's own pixels", str(len(indices)), f"{100 * right.mean():.1f}", "", "", "")
     ]
     rows += [row(name, scores.argmax(axis=1) == labels, right) for name, scores in read.items()]
     now = read[f"where it is found, framing {framing:g}"].argmax(axis=1) == labels
     for background in BACKGROUNDS:
-        these = np.array([scenes[place].background == background for place in there])
-        rows.append(row(f"found, on {background}", now[these], right[these]))
+        members = np.array([scenes[index].background == background for index in indices])
+        rows.append(row(f"found, on {background}", now[members], right[members]))
     header = ("read from", "faces", "right", "less", "95 %", "McNemar")
     print("\n" + table_text(header, rows, right=(1, 2, 3)), end="")
 
 
-def row(name: str, right: Reading, before: Reading) -> tuple[str, ...]:
-    """Return a table's row: how many are right, and how that compares with the same faces' own."""
+def row(name: str, right: Correct, before: Correct) -> tuple[str, ...]:
+    """Return a table row: the accuracy, and its change from ``before`` on the same faces."""
     won, lost = int((right & ~before).sum()), int((before & ~right).sum())
     count = len(right)
     change = (won - lost) / count
@@ -177,39 +180,39 @@ def row(name: str, right: Reading, before: Reading) -> tuple[str, ...]:
 
 
 def mcnemar(won: int, lost: int) -> float:
-    """Return the chance of so uneven a change, or a more uneven one, if all is chance."""
+    """Return the p-value of the exact McNemar test."""
     changed, fewer = won + lost, min(won, lost)
-    tail = sum(math.comb(changed, each) for each in range(fewer + 1))
+    tail = sum(math.comb(changed, count) for count in range(fewer + 1))
     return min(1.0, float(2 * tail / 2**changed))
 
 
 def compare_turned(faces: Faces, detector: Detector, angles: Sequence[float]) -> None:
-    """Print how many leaning faces are read right, with and without levelling their eyes."""
+    """Print the accuracy on rotated faces, with and without alignment."""
     own = faces.scores(faces.images).argmax(axis=1) == faces.labels
     rows = []
     for angle in angles:
         scenes = faces.scenes(angle)
         found = [find(detector, scene) for scene in scenes]
-        there = np.array([one is not None for one in found])
+        detected = np.array([face is not None for face in found])
         print_geometry(scenes, found, angle)
         right = {}
         for align in ALIGN:
             crops = [
                 cut_face(
                     scene.picture,
-                    one.box,
+                    face.box,
                     detector.crop_scale,
-                    turn=alignment_angle(one.landmarks, align),
+                    turn=alignment_angle(face.landmarks, align),
                 )
-                for scene, one in zip(scenes, found, strict=True)
-                if one is not None
+                for scene, face in zip(scenes, found, strict=True)
+                if face is not None
             ]
-            right[align] = faces.scores(crops).argmax(axis=1) == faces.labels[there]
+            right[align] = faces.scores(crops).argmax(axis=1) == faces.labels[detected]
         accuracies = (f"{100 * right[align].mean():.1f}" for align in ALIGN)
-        original = f"{100 * own[there].mean():.1f}"
+        original = f"{100 * own[detected].mean():.1f}"
         won = row("", right["auto"], right["off"])[3:]
-        rows.append((f"{angle:g}", str(int(there.sum())), original, *accuracies, *won))
-    columns = ("angle", "found", "data's own", *(f"align {each}" for each in ALIGN))
+        rows.append((f"{angle:g}", str(int(detected.sum())), original, *accuracies, *won))
+    columns = ("angle", "found", "data's own", *(f"align {align}" for align in ALIGN))
     header = (*columns, "auto over off", "95 %", "McNemar")
     print("\n" + table_text(header, rows, right=tuple(range(len(columns) + 1))), end="")
 
@@ -220,9 +223,9 @@ def make_scene(
     angle: float = 0.0,
     background: str | None = None,
     *,
-    sides: tuple[int, int] = (LEAST_SIDE, MOST_SIDE),
+    sides: tuple[int, int] = (MIN_SIDE, MAX_SIDE),
 ) -> Scene:
-    """Put a face (48, 48) into a photo at a random place and size, and turn it clockwise."""
+    """Paste a face (48, 48) into a photo at a random place and size, and rotate it clockwise."""
     side = int(random.integers(sides[0], sides[1] + 1))
     left = int(random.integers(MARGIN, WIDTH - side - MARGIN + 1))
     top = int(random.integers(MARGIN, HEIGHT - side - MARGIN + 1))
@@ -236,8 +239,8 @@ def make_scene(
         level = int(random.integers(40, 216))
         picture = np.full((HEIGHT, WIDTH), level, np.uint8)
         if background == "blur":
-            # As a blur of the enlarged face, at a tenth of its time.
-            across, down = (BLUR * len(face) / each for each in (WIDTH, HEIGHT))
+            # Blurring before enlarging takes a tenth of the time.
+            across, down = (BLUR * len(face) / side for side in (WIDTH, HEIGHT))
             blurred = cv2.GaussianBlur(face, (0, 0), sigmaX=across, sigmaY=down)
             picture = np.asarray(cv2.resize(blurred, (WIDTH, HEIGHT)), np.uint8)
         picture[top : top + side, left : left + side] = large
@@ -255,21 +258,21 @@ def make_scene(
 
 
 def find(detector: Detector, scene: Scene) -> Detection | None:
-    """Return what the detector found where the face is, or None."""
+    """Return the detection that overlaps the face most, or None."""
     found = [
-        one for one in detector.detect(scene.picture) if one.box.overlap(scene.place) >= SAME_FACE
+        face for face in detector.detect(scene.picture) if face.box.overlap(scene.box) >= SAME_FACE
     ]
-    return max(found, key=lambda one: one.box.overlap(scene.place), default=None)
+    return max(found, key=lambda face: face.box.overlap(scene.box), default=None)
 
 
 def print_geometry(
     scenes: Sequence[Scene], found: Sequence[Detection | None], angle: float
 ) -> None:
-    """Say how the detector's boxes lie in the data set's pictures: the framing that follows."""
+    """Print how the detector's boxes relate to the data set's crops, which gives the framing."""
     ratios, across, down = [], [], []
-    for scene, one in zip(scenes, found, strict=True):
-        if one is not None:
-            place, box = scene.place, one.box
+    for scene, face in zip(scenes, found, strict=True):
+        if face is not None:
+            place, box = scene.box, face.box
             mean_side = (box.w * box.h) ** 0.5
             ratios.append(place.w / mean_side)
             across.append((place.x + place.w / 2 - box.x - box.w / 2) / mean_side)

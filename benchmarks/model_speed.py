@@ -1,11 +1,10 @@
-r"""Milliseconds a face of each model, float and int8, beside a bare session and fer's own network.
+r"""Milliseconds per face of each model, against a bare session and the network of fer.
 
     python benchmarks/model_speed.py --int8 outputs/mien-b0/export-int8 --photo PHOTO \
         --fer /tmp/fer/bin/python
 
-Everything runs on one thread and in turns within this one run, a little of each at a time, so that
-a busy machine slows all sides alike. What is told is processor time, the least of all turns, which
-is that of the turn that others disturbed least. docs/evidence/speed.md has figures.
+Everything runs on one thread in short alternating turns, so that other load affects all sides
+alike. Reported is the minimum processor time over all turns. Results: docs/evidence/speed.md.
 """
 
 from __future__ import annotations
@@ -37,9 +36,9 @@ BATCH_SIZES = (1, 32)
 INT8_LIMIT, BARE_LIMIT, ANALYZE_LIMIT, FER_LIMIT = 0.6, 1.2, 1.3, 1.0
 WIDTH = 640
 WARM_UP = 3
-TURN_SECONDS, LEAST_RUNS, TURN_RUNS = 0.005, 3, 10
+TURN_SECONDS, MIN_RUNS, TURN_RUNS = 0.005, 3, 10
 
-# Runs fer's network as fer does, once for each line that comes in.
+# Runs fer's network as fer does, as many times as each line of stdin says.
 _FER = """
 import sys, time
 import numpy as np
@@ -64,17 +63,18 @@ for line in sys.stdin:
 """
 
 Run = Callable[[], float]
-"""Does a side's work and returns seconds of processor time."""
+"""Runs one side and returns its processor seconds."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """Two sides of one comparison, in milliseconds.
+    """One comparison of two sides, in milliseconds.
 
     Attributes:
-        what: is compared.
-        one: the side that is judged; other: what it is measured by.
-        limit: of the ratio.
+        what: name of the comparison.
+        one: time of the tested side.
+        other: time of the reference.
+        limit: maximum ratio.
     """
 
     what: str
@@ -84,7 +84,7 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        """The judged side over the other."""
+        """Tested side over reference."""
         return self.one / self.other
 
 
@@ -92,9 +92,11 @@ def main() -> None:
     """Measure and print tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", nargs="+", default=["mien-b0", "mien-nano"])
-    parser.add_argument("--int8", nargs="+", default=[], help="folders of 8-bit models of these")
-    parser.add_argument("--photo", type=Path, help="for analyze; brought to 640 pixels of width")
-    parser.add_argument("--fer", help="Python of an environment with fer")
+    parser.add_argument("--int8", nargs="+", default=[], help="folders of their 8-bit versions")
+    parser.add_argument(
+        "--photo", type=Path, help="photo for analyze, scaled to a width of 640 pixels"
+    )
+    parser.add_argument("--fer", help="Python interpreter of an environment with fer")
     parser.add_argument("--rounds", type=int, default=40, help="turns of each side")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
@@ -115,10 +117,10 @@ def main() -> None:
         least = in_turns(runs, args.rounds)
     rows = comparisons(models, least)
     if args.json:
-        told = [{**vars(row), "ratio": row.ratio} for row in rows]
+        records = [{**vars(row), "ratio": row.ratio} for row in rows]
         print(
             json.dumps(
-                {"machine": describe_machine(), "milliseconds": least, "rows": told}, indent=1
+                {"machine": describe_machine(), "milliseconds": least, "rows": records}, indent=1
             )
         )
         return
@@ -147,7 +149,7 @@ def main() -> None:
 
 
 def model_runs(models: dict[str, Classifier]) -> dict[str, Run]:
-    """Return runs of each model at each batch size, through mien and through a bare session."""
+    """Return runs of each model and batch size, in mien and in a bare session."""
     runs: dict[str, Run] = {}
     for name, classifier in models.items():
         session = bare_session(classifier.path)
@@ -160,14 +162,14 @@ def model_runs(models: dict[str, Classifier]) -> dict[str, Run]:
 
 
 def photo_runs(model: str, path: Path) -> dict[str, Run]:
-    """Return runs of all of `analyze`, of its detector alone, and of its classifier alone."""
+    """Return runs of `analyze`, of its detector alone and of its classifier alone."""
     photo = load_image(path)
     height = round(photo.shape[0] * WIDTH / photo.shape[1])
     photo = np.asarray(cv2.resize(photo, (WIDTH, height), interpolation=cv2.INTER_AREA), np.uint8)
     recognizer = load(model, threads=1, offline=True)
     framing = recognizer.detector.crop_scale
     found = recognizer.detector.detect(photo)
-    faces = np.stack([cut_face(photo, one.box, framing) for one in found])
+    faces = np.stack([cut_face(photo, face.box, framing) for face in found])
     return {
         "analyze": timed(lambda: recognizer.analyze(photo, color="rgb")),
         "detector": timed(lambda: recognizer.detector.detect(photo)),
@@ -176,7 +178,7 @@ def photo_runs(model: str, path: Path) -> dict[str, Run]:
 
 
 def comparisons(models: dict[str, Classifier], least: dict[str, float]) -> list[Row]:
-    """Return what the limits are set on."""
+    """Return the comparisons that have limits."""
     rows = []
     for size in BATCH_SIZES:
         for name, classifier in models.items():
@@ -198,7 +200,7 @@ def comparisons(models: dict[str, Classifier], least: dict[str, float]) -> list[
 
 
 def in_turns(runs: dict[str, Run], rounds: int) -> dict[str, float]:
-    """Return each run's least milliseconds, all of them run once a round."""
+    """Return the minimum milliseconds of each run; a round runs each of them once."""
     for run in runs.values():
         for _ in range(WARM_UP):
             run()
@@ -210,7 +212,7 @@ def in_turns(runs: dict[str, Run], rounds: int) -> dict[str, float]:
 
 
 def timed(work: Callable[[], object]) -> Run:
-    """Return a run of some work: the least of as many times as take some milliseconds."""
+    """Return a run that repeats work for some milliseconds and returns the minimum time."""
 
     def once() -> float:
         started = time.process_time()
@@ -218,13 +220,13 @@ def timed(work: Callable[[], object]) -> Run:
         return time.process_time() - started
 
     once()
-    repeats = max(LEAST_RUNS, min(TURN_RUNS, round(TURN_SECONDS / once())))
+    repeats = max(MIN_RUNS, min(TURN_RUNS, round(TURN_SECONDS / once())))
     return lambda: min(once() for _ in range(repeats))
 
 
 @contextmanager
 def fer_network(python: str) -> Iterator[Run]:
-    """Start fer's TFLite network in a process of its environment; it waits for its turns."""
+    """Start fer's TFLite network in a process of its own environment; yields its run."""
     names = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
     process = subprocess.Popen(
         [python, "-c", _FER],
@@ -234,16 +236,16 @@ def fer_network(python: str) -> Iterator[Run]:
         text=True,
         env={**os.environ, **dict.fromkeys(names, "1"), "CUDA_VISIBLE_DEVICES": ""},
     )
-    given, got = process.stdin, process.stdout
-    assert given is not None
-    assert got is not None
+    stdin, stdout = process.stdin, process.stdout
+    assert stdin is not None
+    assert stdout is not None
 
     def run() -> float:
-        given.write(f"{TURN_RUNS}\n")
-        given.flush()
-        return float(got.readline())
+        stdin.write(f"{TURN_RUNS}\n")
+        stdin.flush()
+        return float(stdout.readline())
 
-    for line in got:  # what its packages say comes first
+    for line in stdout:  # messages of its packages come first
         if line.strip() == "ready":
             break
     else:
@@ -251,19 +253,19 @@ def fer_network(python: str) -> Iterator[Run]:
     try:
         yield run
     finally:
-        given.close()
+        stdin.close()
         process.wait()
 
 
 def bare_session(path: Path | None) -> onnxruntime.InferenceSession:
-    """Return a session with nothing set but one thread."""
+    """Return a session with default options and one thread."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def noise(count: int) -> npt.NDArray[np.uint8]:
-    """Return standard faces of noise."""
+    """Return noise faces, uint8 (count, 48, 48)."""
     shape = (count, FACE_SIZE, FACE_SIZE)
     return np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
 

@@ -1,7 +1,6 @@
-"""Run the notebook of the classic recipe on a run that has ended, and keep what its cells show.
+"""Execute the notebook of the classic recipe on a finished run and save its outputs.
 
-A run that has ended is opened, not trained; the data have to be
-those that it was trained on.
+The run is loaded, not trained again; the data must be those it was trained on.
 
     python benchmarks/run_notebook.py --run outputs/reference --data archive
 """
@@ -20,13 +19,13 @@ NOTEBOOK = ROOT / "facial_emotion_recognition.ipynb"
 
 
 def main() -> None:
-    """Run every cell in the project's folder; the file is written only if all of them ran."""
+    """Execute all cells in the project's folder; the file is written only if all succeed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--run", type=Path, default=ROOT / "outputs" / "reference")
     parser.add_argument("--data", type=Path, default=ROOT / "archive")
     options = parser.parse_args()
     if not (options.run / "summary.json").is_file():
-        parser.error(f"{options.run} is no run that has ended: it has no summary.json")
+        parser.error(f"{options.run} is not a finished run: it has no summary.json")
     os.environ["MIEN_RUN"] = str(options.run.resolve())
     os.environ["MIEN_DATA"] = str(options.data.resolve())
     notebook = nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]

@@ -1,9 +1,9 @@
-"""What does YuNet's second look at small faces cost? The same photos, with and without it.
+"""Cost of YuNet's second look at small faces: the same photos, with and without it.
 
     python benchmarks/second_look.py PHOTO... --detector-weights FILE
 
-Both ways take turns in one process on one thread, and the ratio is of their least times: other
-work on the machine makes both slower, but not the ratio. docs/evidence/faces.md has figures.
+Both variants alternate in one process on one thread. The ratio is that of their minimum times,
+which other work on the machine affects least. Results: docs/evidence/faces.md.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from mien.inference.detectors import Detection
 from mien.inference.detectors.yunet import YuNetDetector
 
 
-class OneLook(YuNetDetector):
+class SingleLookDetector(YuNetDetector):
     """YuNet without the second look."""
 
     def _refine_landmarks(self, image: npt.NDArray[np.uint8], face: Detection) -> Detection:  # noqa: ARG002
         return face
 
 
-class Counting(YuNetDetector):
+class CountingDetector(YuNetDetector):
     """YuNet that counts its second looks."""
 
     looks = 0
@@ -47,31 +47,33 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=40)
     args = parser.parse_args()
     cv2.setNumThreads(1)
-    one, both = (kind(weights=args.detector_weights) for kind in (OneLook, YuNetDetector))
-    counting = Counting(weights=args.detector_weights)
+    single, double = (
+        kind(weights=args.detector_weights) for kind in (SingleLookDetector, YuNetDetector)
+    )
+    counting = CountingDetector(weights=args.detector_weights)
     rows = []
     for path in args.photos:
         image = load_image(path)
-        times: dict[str, list[float]] = {"one": [], "both": []}
+        times: dict[str, list[float]] = {"single": [], "double": []}
         for _ in range(args.rounds):
-            times["one"].append(seconds(one, image))
-            times["both"].append(seconds(both, image))
-        first, whole = min(times["one"]), min(times["both"])
+            times["single"].append(cpu_seconds(single, image))
+            times["double"].append(cpu_seconds(double, image))
+        first, total = min(times["single"]), min(times["double"])
         counting.looks = 0
-        found = len(counting.detect(image))
+        faces = len(counting.detect(image))
         height, width = image.shape[:2]
         size, looks = f"{width} x {height}", counting.looks
-        each = f"{(whole - first) / looks / first:.2f}" if looks else "-"
-        rows.append((path.name, size, str(found), str(looks), f"{whole / first:.2f}", each))
+        per_look = f"{(total - first) / looks / first:.2f}" if looks else "-"
+        rows.append((path.name, size, str(faces), str(looks), f"{total / first:.2f}", per_look))
     header = ("photo", "pixels", "faces", "second looks", "time, of one look", "a look")
     print(table_text(header, rows, right=(2, 3, 4, 5)), end="")
 
 
-def seconds(detector: YuNetDetector, image: npt.NDArray[np.uint8]) -> float:
-    """Return the processor's seconds for one photo."""
-    began = time.process_time()
+def cpu_seconds(detector: YuNetDetector, image: npt.NDArray[np.uint8]) -> float:
+    """Return the processor time for one photo."""
+    started = time.process_time()
     detector.detect(image)
-    return time.process_time() - began
+    return time.process_time() - started
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""The service under load, beside the bare recognizer in a loop on the same photos and cores.
+"""The service under load, compared with the bare recognizer on the same photos and cores.
 
     python benchmarks/serve.py PHOTOS... --update docs/evidence/serve.md
 
-The load is made by wrk (https://github.com/wg/wrk; `apt install wrk`) on the same machine. Both
-sides take turns, each in a process of its own, so that a busy machine slows all alike; the table
-has the median of each side's turns. With --requests the service then answers so many, and the
-memory that it has is told on the way.
+The load comes from wrk (https://github.com/wg/wrk; `apt install wrk`) on the same machine. Both
+sides alternate, each in a process of its own, so that other load affects both alike; the table has
+the medians. With --requests the service then answers that many, while its memory is recorded.
 """
 
 from __future__ import annotations
@@ -60,10 +59,14 @@ def main() -> None:
     parser.add_argument("photos", nargs="+", type=Path)
     parser.add_argument("--model", nargs="+", default=["mien-b0", "mien-nano"])
     parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--seconds", type=float, default=20, help="of each turn")
+    parser.add_argument("--seconds", type=float, default=20, help="seconds per turn")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each side")
-    parser.add_argument("--requests", type=int, default=0, help="answer so many, for memory")
-    parser.add_argument("--serve", default="", metavar="OPTIONS", help="more for mien serve")
+    parser.add_argument(
+        "--requests", type=int, default=0, help="number of requests for the memory test"
+    )
+    parser.add_argument(
+        "--serve", default="", metavar="OPTIONS", help="further options of mien serve"
+    )
     parser.add_argument("--update", type=Path, metavar="FILE")
     parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -72,15 +75,15 @@ def main() -> None:
         return
     if shutil.which("wrk") is None:
         raise SystemExit("wrk is not installed: apt install wrk")
-    found = {model: measured(model, args) for model in args.model}
-    text = table(found, args)
+    results = {model: measure(model, args) for model in args.model}
+    text = table(results, args)
     print(text)
     if args.update:
         update_marked_section(args.update, SECTION, text)
 
 
 def bare(photos: list[Path], model: str, seconds: float) -> None:
-    """Read the photos in a loop in this process, and print how many a second."""
+    """Analyze the photos in a loop in this process, and print the rate per second."""
     contents = [photo.read_bytes() for photo in photos]
     recognizer = load(model, offline=True)
     for content in contents:
@@ -92,8 +95,8 @@ def bare(photos: list[Path], model: str, seconds: float) -> None:
     print(json.dumps(count / (time.perf_counter() - start)))
 
 
-def measured(model: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Return what both sides did, turn by turn, and what memory the service had."""
+def measure(model: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Return the results of both sides for each turn, and the memory of the service."""
     photos = [str(photo.resolve()) for photo in args.photos]
     command = [sys.executable, __file__, *photos, "--model", model, "--bare"]
     rates, turns = [], []
@@ -102,7 +105,7 @@ def measured(model: str, args: argparse.Namespace) -> dict[str, Any]:
         done = subprocess.run([*command, *seconds], check=True, capture_output=True)
         rates.append(float(json.loads(done.stdout)))
         with serving(model, args) as (port, _):
-            turns.append(loaded(port, photos, args.clients, args.seconds))
+            turns.append(run_load(port, photos, args.clients, args.seconds))
         print(json.dumps({"model": model, "bare": rates[-1], **turns[-1]}), file=sys.stderr)
     memory = []
     if args.requests:
@@ -113,22 +116,22 @@ def measured(model: str, args: argparse.Namespace) -> dict[str, Any]:
 def memory_over(
     model: str, args: argparse.Namespace, photos: list[str], requests: int
 ) -> list[tuple[int, float]]:
-    """Return resident megabytes after so many requests, several times on the way."""
-    found, count = [], 0
+    """Return pairs of requests answered and resident megabytes, up to that many requests."""
+    samples, count = [], 0
     with serving(model, args) as (port, process):
-        loaded(port, photos, args.clients, 2)  # each thread has had an image of each kind
+        run_load(port, photos, args.clients, 2)  # warms up every thread with every image
         while count < requests:
-            turn = loaded(port, photos, args.clients, args.seconds)
+            turn = run_load(port, photos, args.clients, args.seconds)
             if turn["failed"]:
                 raise SystemExit(f"{turn['failed']} requests failed")
             count += turn["requests"]
-            found.append((count, resident(process.pid)))
-            print(json.dumps({"model": model, "memory": found[-1]}), file=sys.stderr)
-    return found
+            samples.append((count, resident(process.pid)))
+            print(json.dumps({"model": model, "memory": samples[-1]}), file=sys.stderr)
+    return samples
 
 
-def loaded(port: int, photos: list[str], clients: int, seconds: float) -> dict[str, Any]:
-    """Return what wrk says after so many seconds of so many clients."""
+def run_load(port: int, photos: list[str], clients: int, seconds: float) -> dict[str, Any]:
+    """Run wrk with a number of clients for some seconds, and return its figures."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(WRK)
         script.flush()
@@ -149,14 +152,14 @@ def loaded(port: int, photos: list[str], clients: int, seconds: float) -> dict[s
 
 @contextmanager
 def serving(model: str, args: argparse.Namespace) -> Iterator[tuple[int, subprocess.Popen[str]]]:
-    """Run mien serve until the block ends; gives its port and its process."""
+    """Run mien serve until the block ends; yields its port and process."""
     command = [sys.executable, "-m", "mien", "serve", "--port", "0", "--offline"]
     with subprocess.Popen(
         [*command, "--model", model, *args.serve.split()], stderr=subprocess.PIPE, text=True
     ) as process:
         try:
             assert process.stderr is not None
-            line = next(each for each in process.stderr if "listening on " in each)
+            line = next(line for line in process.stderr if "listening on " in line)
             port = int(line.split(":")[2].split()[0])
             until_ready(port)
             yield port, process
@@ -182,10 +185,10 @@ def resident(pid: int) -> float:
     return int(status.split("VmRSS:")[1].split()[0]) / 1000
 
 
-def table(found: dict[str, dict[str, Any]], args: argparse.Namespace) -> str:
-    """Return the table in Markdown."""
+def table(results: dict[str, dict[str, Any]], args: argparse.Namespace) -> str:
+    """Return the results as a Markdown table."""
     rows = []
-    for model, sides in found.items():
+    for model, sides in results.items():
         turns = sides["turns"]
         plain = statistics.median(sides["bare"])
         rate, p50, p99 = (
@@ -204,7 +207,9 @@ def table(found: dict[str, dict[str, Any]], args: argparse.Namespace) -> str:
             ]
         )
     head = ["model", "bare, images/s", "served", "ratio", "p50", "p99", "failed", "memory"]
-    count = max((sides["memory"][-1][0] for sides in found.values() if sides["memory"]), default=0)
+    count = max(
+        (sides["memory"][-1][0] for sides in results.values() if sides["memory"]), default=0
+    )
     long = f" Memory: after the first turn and after {count:,} requests." if count else ""
     return (
         f"{len(args.photos)} photos, {args.clients} clients, {usable_cores()} cores, "

@@ -1,11 +1,11 @@
-"""What input and augmentation cost a training: whole steps beside bare ones, in turn, in one run.
+"""Cost of data loading and augmentation: whole training steps against bare ones.
 
     python benchmarks/training_speed.py --config configs/release.toml --data archive
 
-A bare step trains on the same random arrays again and again. A whole one takes the next batch as
-the trainer does: drawn, augmented and mixed while the steps go on. With ``--plain-layers``, bare
-steps are also taken with every layer computed as Keras does, not the faster way (see
-`mien.training.keras_extensions`). docs/howto/training.md has figures.
+Bare steps train on the same random arrays; whole ones take batches as the trainer does, drawn,
+augmented and mixed in the background. Both alternate in one run. ``--plain-layers`` also times
+bare steps with Keras' own layers instead of the faster ones (see
+`mien.training.keras_extensions`). Results: docs/howto/training.md.
 """
 
 from __future__ import annotations
@@ -28,18 +28,20 @@ LIMIT = 1.15
 
 
 def main() -> None:
-    """Measure and print the ratio of every round, and their median."""
+    """Measure and print the ratio of each round and their median."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--config", default="configs/release.toml", help="the recipe")
+    parser.add_argument(
+        "--config", default="configs/release.toml", help="name or path of the recipe"
+    )
     parser.add_argument("--data", required=True, help="the data set, as in mien train")
     parser.add_argument("--steps", type=int, default=40, help="steps of each kind in a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--plain-layers", action="store_true", help="time Keras' own layers, too")
+    parser.add_argument("--plain-layers", action="store_true", help="also time Keras' own layers")
     args = parser.parse_args()
     settings = [
         f"data.source={args.data}",
-        "model.weights=none",  # which weights a step changes does not change how long it takes
+        "model.weights=none",  # the duration of a step does not depend on the weights
         f"training.threads={args.threads}",
     ]
     config = load_config(args.config, settings)
@@ -66,8 +68,8 @@ def main() -> None:
             gains.append(bare_steps(plain, config, args.steps) / bare)
             print(f"          Keras' own layers {speed / bare / gains[-1]:6.1f} img/s", flush=True)
     ratio = statistics.median(ratios)
-    said = "kept" if ratio <= LIMIT else "missed"
-    print(f"\nmedian ratio {ratio:.3f}: the limit of {LIMIT} is {said}")
+    verdict = "kept" if ratio <= LIMIT else "missed"
+    print(f"\nmedian ratio {ratio:.3f}: the limit of {LIMIT} is {verdict}")
     if gains:
         print(
             f"bare steps with Keras' own layers take {statistics.median(gains):.2f} times as long"
@@ -75,7 +77,7 @@ def main() -> None:
 
 
 def warm_model(config: Config) -> Any:
-    """Return the compiled network of fine-tuning, after the first steps, which trace it."""
+    """Return the compiled network of the fine-tuning phase, traced by its first steps."""
     epoch = config.training.head_epochs
     model = compiled_model(
         config, blocks=config.blocks_at(epoch), size=config.size_at(epoch), initialise=True
@@ -85,7 +87,7 @@ def warm_model(config: Config) -> Any:
 
 
 def bare_steps(model: Any, config: Config, count: int) -> float:
-    """Return the seconds that steps on random arrays take."""
+    """Return the seconds of steps on random arrays."""
     size, classes = config.training.batch_size, len(config.labels)
     random = np.random.default_rng(0)
     faces = random.uniform(0, 255, (size, 48, 48, 1)).astype(np.float32)
@@ -100,13 +102,13 @@ def bare_steps(model: Any, config: Config, count: int) -> float:
 def whole_steps(
     model: Any, source: BatchSource, config: Config, *, epoch: int, count: int
 ) -> float:
-    """Return the seconds that steps take which make their batches."""
+    """Return the seconds of steps that prepare their batches."""
     started = time.perf_counter()
     with contextlib.closing(source.epoch(epoch)) as batches:
         for step, batch in zip(range(count), batches, strict=False):
             seed_step(config.training, epoch, step)
             model.train_on_batch(*step_arrays(batch))
-    # Making the few batches ahead that are not used counts against the whole steps.
+    # The few batches prepared ahead but not used count against the whole steps.
     return time.perf_counter() - started
 
 

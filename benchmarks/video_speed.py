@@ -1,12 +1,12 @@
-"""Seconds that a video takes, one frame at a time and as `mien predict` reads it, beside the parts.
+"""Speed of video analysis: whole clips, with and without reading ahead, and each part alone.
 
     python benchmarks/video_speed.py CLIP --update docs/evidence/speed.md
 
-``--before SRC`` puts an earlier version beside it, whose ``src`` is there (git archive COMMIT src).
+``--before SRC`` compares with the ``src`` of an earlier version (git archive COMMIT src).
 
-Whole readings are processes of their own, start included, by the clock. They take turns, so that a
-busy machine slows all alike; what is told is the least of all turns. The parts are alone on one
-thread, in processor time.
+Whole clips run in processes of their own, start included, and are timed by the clock. Variants
+alternate, so that other load affects all alike; reported is the minimum. Parts run alone on one
+thread and are timed in processor time.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def main() -> None:
     parser.add_argument("clip", type=Path)
     parser.add_argument("--model", nargs="+", default=["mien-b0", "mien-nano"])
     parser.add_argument("--rounds", type=int, default=7, help="turns of each side")
-    parser.add_argument("--before", type=Path, metavar="SRC", help="src of an earlier version")
+    parser.add_argument(
+        "--before", type=Path, metavar="SRC", help="src folder of an earlier version"
+    )
     parser.add_argument("--update", type=Path, metavar="FILE")
     parser.add_argument("--read", choices=WAYS, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -63,7 +65,7 @@ def main() -> None:
 
 
 def read(clip: Path, model: str, way: str) -> None:
-    """Read the clip in this process, and print what was read."""
+    """Analyze the clip in this process, and print the results."""
     ahead = way == "ahead"
     recognizer = load(model, threads=1 if ahead else None, offline=True)
     threads = analysis_threads(None) if ahead else 0
@@ -74,7 +76,7 @@ def read(clip: Path, model: str, way: str) -> None:
 
 
 def before_and_now(clip: Path, models: list[str], rounds: int, before: Path) -> list[list[str]]:
-    """Return the rows of ``mien predict`` of an earlier version and of this one."""
+    """Return the rows that compare ``mien predict`` of an earlier version with this one."""
     sources = (str(before.resolve()), str(Path(mien.__file__).parents[1]))
     taken: dict[tuple[str, str], list[float]] = {}
     for number in range(rounds):
@@ -89,47 +91,47 @@ def before_and_now(clip: Path, models: list[str], rounds: int, before: Path) -> 
                 taken.setdefault((model, source), []).append(seconds)
     old, new = ([min(taken[model, source]) for model in models] for source in sources)
     return [
-        ["`mien predict` before, start included", *(f"{each:.2f} s" for each in old)],
-        ["`mien predict` now, start included", *(f"{each:.2f} s" for each in new)],
+        ["`mien predict` before, start included", *(f"{seconds:.2f} s" for seconds in old)],
+        ["`mien predict` now, start included", *(f"{seconds:.2f} s" for seconds in new)],
         ["times as fast", *(f"{a / b:.2f}" for a, b in zip(old, new, strict=True))],
     ]
 
 
 def whole_readings(clip: Path, models: list[str], rounds: int) -> dict[tuple[str, str, str], float]:
-    """Return the least seconds of each model and way, with the start and without it.
+    """Return the minimum seconds of each model and way, with and without the start.
 
-    Both ways have to read the same.
+    Exits if the results of both ways differ.
     """
     taken: dict[tuple[str, str, str], list[float]] = {}
     for number in range(rounds):
         for model in models:
-            found = {}
+            results = {}
             for way in WAYS if number % 2 else WAYS[::-1]:
                 command = [sys.executable, __file__, str(clip), "--model", model, "--read", way]
                 started = time.perf_counter()
                 done = subprocess.run(command, check=True, capture_output=True)
                 seconds = time.perf_counter() - started
-                found[way] = json.loads(done.stdout)
+                results[way] = json.loads(done.stdout)
                 taken.setdefault((model, way, "whole"), []).append(seconds)
-                taken.setdefault((model, way, "alone"), []).append(found[way]["seconds"])
-            check_same(*(found[way]["results"] for way in WAYS))
+                taken.setdefault((model, way, "alone"), []).append(results[way]["seconds"])
+            check_same(*(results[way]["results"] for way in WAYS))
     return {key: min(seconds) for key, seconds in taken.items()}
 
 
 def check_same(some: list[dict[str, Any]], others: list[dict[str, Any]]) -> None:
-    """Raise unless two readings agree: scores to 2e-6, which are written in 6 digits."""
+    """Exit unless two results agree; scores, written with 6 digits, to 2e-6."""
     for one, other in zip(some, others, strict=True):
         for face, same in zip(one["faces"], other["faces"], strict=True):
             for label, score in face["scores"].items():
                 if abs(score - same["scores"][label]) > 2e-6:
-                    raise SystemExit(f"frame {one['frame']}: {label} is {score} or another")
+                    raise SystemExit(f"frame {one['frame']}: {label} differs: {score}")
             for key in ("box", "track_id", "face_confidence", "quality"):
                 if face[key] != same[key]:
-                    raise SystemExit(f"frame {one['frame']}: {key} is {face[key]} or another")
+                    raise SystemExit(f"frame {one['frame']}: {key} differs: {face[key]}")
 
 
 def parts_of(clip: Path, model: str) -> dict[str, float]:
-    """Return the seconds of the start, and the milliseconds a frame of each part alone."""
+    """Return the seconds of the start, and the milliseconds per frame of each part."""
     cv2.setNumThreads(1)
     code = f"import mien, av; mien.load({model!r}, threads=1, offline=True)"
     starts = [
@@ -161,7 +163,7 @@ def faces_in(recognizer: Recognizer, frames: list[Any]) -> Any:
 
 
 def timed(work: Callable[[], object], clock: Callable[[], float]) -> float:
-    """Return what some work takes by a clock."""
+    """Return the time that work takes by a clock."""
     started = clock()
     work()
     return clock() - started
@@ -172,14 +174,14 @@ def tables(
     whole: dict[tuple[str, str, str], float],
     parts: dict[str, dict[str, float]],
 ) -> str:
-    """Return both tables in Markdown, the first one with ``rows`` at its top."""
+    """Return both tables in Markdown; ``rows`` come first in the first one."""
     models = list(parts)
     rows = list(rows)
     for what, key in (("start included", "whole"), ("without the start", "alone")):
         one, ahead = ([whole[model, way, key] for model in models] for way in WAYS)
         rows += [
-            [f"one frame at a time, {what}", *(f"{each:.2f} s" for each in one)],
-            [f"as `mien predict` reads it, {what}", *(f"{each:.2f} s" for each in ahead)],
+            [f"one frame at a time, {what}", *(f"{seconds:.2f} s" for seconds in one)],
+            [f"as `mien predict` reads it, {what}", *(f"{seconds:.2f} s" for seconds in ahead)],
             ["times as fast", *(f"{a / b:.2f}" for a, b in zip(one, ahead, strict=True))],
         ]
     details = [

@@ -1,11 +1,11 @@
-"""Measure mien-web in Chromium: frames a second of one face at 640 x 480, on one core.
+"""Frames per second of mien-web in Chromium: one face at 640 x 480, on one core.
 
     taskset -c 0 python benchmarks/web.py
     taskset -c 0 python benchmarks/web.py --models mien-nano mien-b0 --seconds 10 --json
 
-Each frame is drawn anew on a canvas, moved by a pixel, and read whole: detection, crop, classifier,
-quality; the next one begins when its result is there. Of many short turns the fastest tells what
-the library takes, since other programs only ever slow one down; the median is told, too.
+Each frame is drawn on a canvas, shifted by a pixel, and fully analyzed (detection, crop,
+classifier, quality) before the next one. Reported are the fastest of many short turns, which other
+programs slow down least, and the median.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class _Handler(SimpleHTTPRequestHandler):
 
 @contextmanager
 def site(models: Sequence[str]) -> Iterator[str]:
-    """Serve the example with the picture; give its address."""
+    """Serve the example and the image; yields the address."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         subprocess.run([sys.executable, MAKE_SITE, folder, "--models", *models], check=True)
@@ -89,7 +89,7 @@ def site(models: Sequence[str]) -> Iterator[str]:
 
 
 def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return the figures of each model."""
+    """Return the measurements of each model."""
     from playwright.sync_api import sync_playwright
 
     chromium = os.environ.get("MIEN_CHROMIUM") or shutil.which("chromium")
@@ -97,39 +97,39 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
         browser = playwright.chromium.launch(
             executable_path=chromium, args=[*FLAGS], chromium_sandbox=False
         )
-        found = []
+        results = []
         for model in args.models:
             page = browser.new_page()
             page.goto(address)
-            given = [model, "astronaut.jpg", args.seconds, args.turns, 640, 480]
-            found.append({**page.evaluate(MEASURE, given), "browser": browser.version})
+            arguments = [model, "astronaut.jpg", args.seconds, args.turns, 640, 480]
+            results.append({**page.evaluate(MEASURE, arguments), "browser": browser.version})
             page.close()
         browser.close()
-    return found
+    return results
 
 
 def main() -> int:
-    """Take the arguments, measure, and print a table or JSON."""
+    """Measure, and print a table or JSON."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--models", nargs="+", default=["mien-nano", "mien-b0"], metavar="MODEL")
-    parser.add_argument("--seconds", type=float, default=1.0, help="of each turn (default: 1)")
-    parser.add_argument("--turns", type=int, default=30, help="default: 30")
+    parser.add_argument("--seconds", type=float, default=1.0, help="seconds per turn (default: 1)")
+    parser.add_argument("--turns", type=int, default=30, help="number of turns (default: 30)")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     args = parser.parse_args()
-    found = measure(args)
+    results = measure(args)
     if args.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(results, indent=2))
         return 0
     print("| model | frames a second | in the median | ms a frame | loading |")
     print("|---|---:|---:|---:|---:|")
-    for each in found:
-        best, median = max(each["rates"]), statistics.median(each["rates"])
-        loading = each["loading_ms"] / 1000
+    for result in results:
+        best, median = max(result["rates"]), statistics.median(result["rates"])
+        loading = result["loading_ms"] / 1000
         cells = f"{best:.0f} | {median:.0f} | {1000 / best:.0f} | {loading:.1f} s"
-        print(f"| `{each['model']}` | {cells} |")
+        print(f"| `{result['model']}` | {cells} |")
     print(
-        f"\nChromium {found[0]['browser']}, {found[0]['threads']} thread, one face of "
-        f"{found[0]['side_px']} pixels; {args.turns} turns of {args.seconds:g} s"
+        f"\nChromium {results[0]['browser']}, {results[0]['threads']} thread, one face of "
+        f"{results[0]['side_px']} pixels; {args.turns} turns of {args.seconds:g} s"
     )
     return 0
 

@@ -1,7 +1,7 @@
-"""What MkDocs does beside building pages: pages from the code, and links out of ``docs/``.
+"""MkDocs hooks: pages generated from the code, and links to files outside ``docs/``.
 
-Generated are the API of every public name (``mien.__all__``), the command line (from its parsers)
-and the recipes' keys (from their dataclasses). The model cards stand at the top of the repository.
+The generated pages are the API (from ``mien.__all__``), the command line (from its parsers) and the
+keys of recipes (from their dataclasses).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ CARDS = {
     "MODEL_CARD_NANO.md": "models/mien-nano.md",
     "examples/README.md": "howto/examples.md",
 }
-"""Pages that stand outside ``docs/``, by their place on the site."""
+"""Pages outside ``docs/``, and their address on the site."""
 
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
 
 
 # ---------------------------------------------------------------- hooks
 def on_files(files: Any, config: Any) -> Any:
-    """Add the generated pages, the model cards and the pictures that pages show."""
+    """Add the generated pages, the model cards and the images of the repository."""
     from mkdocs.structure.files import File
 
     pages = {
@@ -40,35 +40,35 @@ def on_files(files: Any, config: Any) -> Any:
     }
     for uri, text in pages.items():
         files.append(File.generated(config, uri, content=text))
-    for picture in sorted((ROOT / "images").glob("*.*")):
-        uri = f"images/{picture.name}"
+    for image in sorted((ROOT / "images").glob("*.*")):
+        uri = f"images/{image.name}"
         if files.get_file_from_path(uri) is None:
-            files.append(File.generated(config, uri, abs_src_path=str(picture)))
+            files.append(File.generated(config, uri, abs_src_path=str(image)))
     return files
 
 
 def on_page_markdown(markdown: str, page: Any, files: Any, **_: Any) -> str:
-    """Point links to files of the repository to where the site has them, or name their path."""
+    """Point links at the pages of the site; replace links to other files by their paths."""
     uri = page.file.src_uri
-    home = next((card for card, place in CARDS.items() if place == uri), f"docs/{uri}")
+    source = next((card for card, address in CARDS.items() if address == uri), f"docs/{uri}")
 
-    def resolved(match: re.Match[str]) -> str:
-        picture, text, target = match.groups()
-        path, mark, anchor = target.partition("#")
+    def resolve_link(match: re.Match[str]) -> str:
+        bang, text, target = match.groups()
+        path, hash_sign, anchor = target.partition("#")
         if not path or re.match(r"[a-z]+:", path):
             return match[0]
-        place = posixpath.normpath(posixpath.join(posixpath.dirname(home), path))
-        on_site = CARDS.get(place) or place.removeprefix("docs/")
+        file = posixpath.normpath(posixpath.join(posixpath.dirname(source), path))
+        on_site = CARDS.get(file) or file.removeprefix("docs/")
         if files.get_file_from_path(on_site) is not None:
             relative = posixpath.relpath(on_site, posixpath.dirname(uri) or ".")
-            return f"{picture}[{text}]({relative}{mark}{anchor})"
-        if (ROOT / place).exists() or place.startswith("lab/"):  # which is in no sdist
-            # Part of the repository, not of the site, which has no address to link to.
-            named = place.endswith(text.strip("`"))
-            return f"`{place}`" if named else f"{text} (`{place}`)"
+            return f"{bang}[{text}]({relative}{hash_sign}{anchor})"
+        # Other files of the repository have no address on the site; lab/ is not in the sdist.
+        if (ROOT / file).exists() or file.startswith("lab/"):
+            names_file = file.endswith(text.strip("`"))
+            return f"`{file}`" if names_file else f"{text} (`{file}`)"
         return match[0]
 
-    return _LINK.sub(resolved, markdown)
+    return _LINK.sub(resolve_link, markdown)
 
 
 # ---------------------------------------------------------------- Python
@@ -78,22 +78,22 @@ _GROUPS = (
     ("Tables", ("to_pandas", "result_rows", "TABLE_COLUMNS")),
     ("Parts", ("Classifier", "load_detector", "Detector", "Detection", "EMOTIONS")),
 )
-"""The order in which a reader meets the names; others follow by themselves."""
+"""Groups in reading order; remaining names follow under "More"."""
 
 
 def api_page() -> str:
-    """Return the page of every public name, in groups, for mkdocstrings to fill."""
+    """Return the API page, which lists every public name in groups for mkdocstrings to fill."""
     mien = importlib.import_module("mien")
-    left = [name for name in mien.__all__ if not name.startswith("__")]
-    errors = [name for name in left if _is_error(getattr(mien, name))]
-    groups = [(title, [name for name in names if name in left]) for title, names in _GROUPS]
-    known = {*errors, *(name for _, names in groups for name in names)}
-    groups += [("More", [name for name in left if name not in known]), ("Errors", errors)]
+    public = [name for name in mien.__all__ if not name.startswith("__")]
+    errors = [name for name in public if _is_error(getattr(mien, name))]
+    groups = [(title, [name for name in names if name in public]) for title, names in _GROUPS]
+    grouped = {*errors, *(name for _, names in groups for name in names)}
+    groups += [("More", [name for name in public if name not in grouped]), ("Errors", errors)]
     lines = [
         "# Python",
         "",
-        "Every public name of `mien`; what is not here may change without notice. An error is one",
-        "line that says what happened, what was expected and how to mend it.",
+        "Every public name of `mien`; anything else may change without notice. An error message is",
+        "one line: what happened, what was expected and how to fix it.",
     ]
     for title, names in groups:
         if names:
@@ -106,17 +106,14 @@ def api_page() -> str:
 
 
 def identifier(name: str, value: object) -> str:
-    """Return where a public name is defined, as griffe finds it."""
+    """Return the path of a public name's definition for griffe."""
     module, qualified = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
     if module is None or qualified is None or not module.startswith("mien"):
-        home = next(home for home, names in _homes().items() if name in names)
-        return f"{home}.{name}"  # a constant says nothing of itself
+        # Constants do not know their module.
+        modules: dict[str, tuple[str, ...]] = importlib.import_module("mien")._MODULES
+        module = next(module for module, names in modules.items() if name in names)
+        return f"{module}.{name}"
     return f"{module}.{qualified}"
-
-
-def _homes() -> dict[str, tuple[str, ...]]:
-    homes: dict[str, tuple[str, ...]] = importlib.import_module("mien")._MODULES
-    return homes
 
 
 def _is_error(value: object) -> bool:
@@ -125,7 +122,7 @@ def _is_error(value: object) -> bool:
 
 # ---------------------------------------------------------------- command line
 def cli_page() -> str:
-    """Return the page of the command line: a section for each command, from its parser."""
+    """Return the page of the command line, with a section for each command from its parser."""
     from mien.cli.main import build_parser
     from mien.cli.options import ENVIRONMENT_VARIABLES
 
@@ -135,7 +132,7 @@ def cli_page() -> str:
     lines += [f"| [`mien {name}`](#mien-{name}) | {text} |" for name, text in _helps(parser)]
     lines += ["", "[Exit codes](results.md#exit-codes).", ""]
     lines += _options(parser, skip_positionals=True)
-    lines += ["| environment variable | stands for, unless the option is given |", "|---|---|"]
+    lines += ["| environment variable | default of |", "|---|---|"]
     lines += [f"| `{name}` | {text} |" for name, text in ENVIRONMENT_VARIABLES.items()]
     for name, child in _commands(parser):
         lines += _command(f"mien {name}", child, level=2)
@@ -145,7 +142,7 @@ def cli_page() -> str:
 def _command(name: str, parser: argparse.ArgumentParser, level: int) -> Iterator[str]:
     yield from ("", f"{'#' * level} {name}", "")
     yield from (_prose(parser.description), "", "```text")
-    usage = argparse.HelpFormatter(name, width=74)  # what a page shows without scrolling
+    usage = argparse.HelpFormatter(name, width=74)  # fits a page without scrolling
     usage.add_usage(parser.usage, parser._actions, parser._mutually_exclusive_groups)
     yield from (usage.format_help().strip(), "```", "")
     yield from _options(parser)
@@ -173,9 +170,9 @@ def _options(parser: argparse.ArgumentParser, *, skip_positionals: bool = False)
         title = {"positional arguments": "inputs"}.get(group.title or "", group.title)
         yield from ("", f"| {title} | |", "|---|---|")
         for action in actions:
-            words = formatter._format_action_invocation(action)
+            invocation = formatter._format_action_invocation(action)
             text = _prose(formatter._expand_help(action)) if action.help else ""
-            yield f"| `{_cell(words)}` | {_cell(text)} |"
+            yield f"| `{_cell(invocation)}` | {_cell(text)} |"
     yield ""
 
 
@@ -184,7 +181,7 @@ def _cell(text: str) -> str:
 
 
 def _prose(text: str | None) -> str:
-    """Return a help text as Markdown that shows it as it stands."""
+    """Escape a help text for Markdown."""
     return re.sub(r"([*_<>\[\]])", r"\\\1", (text or "").strip())
 
 
@@ -205,13 +202,13 @@ def _helps(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
 
 # ---------------------------------------------------------------- recipes
 def recipes_page() -> str:
-    """Return the page of the recipes: those of ``configs/``, and every key with its default."""
+    """Return the page of the recipes: those in ``configs/``, and every key with its default."""
     from mien.training import recipe
 
     lines = [
         *("# Recipes", ""),
-        "A recipe is a TOML file; a key that it lacks keeps its default. `--set section.key=value`",
-        "changes one. An unknown key, or a value that cannot be used, is refused with what can be.",
+        "A recipe is a TOML file; missing keys keep their defaults, and `--set section.key=value`",
+        "overrides one. For an unknown key or an invalid value, the error lists what is allowed.",
         *("", "## Recipes that come with mien", "", "| `--config` | |", "|---|---|"),
     ]
     for path in sorted((ROOT / "configs").glob("*.toml")):

@@ -1,12 +1,12 @@
-r"""mien beside its peers, fer and human: what each reads right, and what it costs.
+r"""Accuracy and cost of mien and its peers, fer and human.
 
     python benchmarks/peers/compare.py --data archive --votes ferplus.csv --photo PHOTO \
         --photos FOLDER --cache /tmp/peers --update README.md
 
-Each tool runs in an environment of its own, which is made under the cache folder from PyPI or npm
-at the first run (fer's takes 7 GB). What a peer read is kept there, as long as neither its reader
-nor the pictures change; mien reads anew each time, and times are always measured anew, of all tools
-in turn. docs/evidence/peers.md says what is compared and what is unfair about it.
+Each tool runs in an environment of its own, installed into the cache folder from PyPI or npm at the
+first run (fer's takes 7 GB). Predictions of the peers are cached there until their reader or the
+images change; those of mien, and all times, are measured anew, with the tools in turn.
+docs/evidence/peers.md describes the comparison and its limits.
 """
 
 from __future__ import annotations
@@ -52,25 +52,25 @@ class Tool:
     """One row of the tables.
 
     Attributes:
-        name: as the tables have it.
+        name: name in the tables.
         environment: "mien", "fer" or "human".
-        words: what its reader is told before mode and file.
+        arguments: arguments of its reader before mode and file.
     """
 
     name: str
     environment: str
-    words: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one process of a reader read and took.
+    """Result of one reader process.
 
     Attributes:
-        emotions: one a picture; None where no face was found.
-        seconds: of processor time, one a picture.
-        cold: seconds of processor time from the start of the process to its first reading.
-        memory: largest resident memory, MB.
+        emotions: emotion of each image; None where no face was found.
+        seconds: processor time of each image.
+        cold: processor seconds from the start of the process to its first prediction.
+        memory: peak resident memory in MB.
     """
 
     emotions: Emotions
@@ -81,7 +81,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Scores:
-    """How readings agree with labels, as shares."""
+    """Agreement of predictions with labels, as shares 0-1."""
 
     accuracy: float
     balanced: float
@@ -90,24 +90,24 @@ class Scores:
 
     @classmethod
     def of(cls, emotions: Emotions, labels: npt.NDArray[np.int64]) -> Scores:
-        """Score readings; no face counts as wrong.
+        """Score predictions; a missing face counts as wrong.
 
         Args:
-            emotions: N of them.
+            emotions: N predictions.
             labels: (N,), indices into `EMOTIONS`.
         """
-        read = np.array([-1 if one is None else EMOTIONS.index(one) for one in emotions])
-        right = read == labels
+        predicted = np.array([-1 if name is None else EMOTIONS.index(name) for name in emotions])
+        right = predicted == labels
         recalls = {
             EMOTIONS[label]: float(right[labels == label].mean()) for label in np.unique(labels)
         }
         balanced = statistics.fmean(recalls.values())
-        return cls(float(right.mean()), balanced, recalls, int(np.count_nonzero(read < 0)))
+        return cls(float(right.mean()), balanced, recalls, int(np.count_nonzero(predicted < 0)))
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What a tool takes: processor time (cold in s, the others in ms), and MB."""
+    """Costs of a tool: processor time (cold in s, photo and face in ms) and MB."""
 
     cold: float
     photo: float
@@ -118,14 +118,14 @@ class Costs:
 
 @dataclass(frozen=True)
 class Pictures:
-    """What is read: a split, its images with a majority of votes, and photos.
+    """The evaluated images: a split, its images with a majority of votes, and photos.
 
     Attributes:
-        split: of FER-2013.
-        places: of the images of the split on which most people agree.
-        majority: what they say, (len(places),), indices into `EMOTIONS`.
+        split: split of FER-2013.
+        places: indices of the split's images with a majority of votes.
+        majority: their majority votes, (len(places),), indices into `EMOTIONS`.
         photos: JPEG files.
-        photo_labels: (len(photos),).
+        photo_labels: (len(photos),), indices into `EMOTIONS`.
     """
 
     split: Split
@@ -136,18 +136,20 @@ class Pictures:
 
 
 def main() -> None:
-    """Measure, print and write tables."""
+    """Measure, and print and write the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="FER-2013, as mien reads it")
+    parser.add_argument("--data", type=Path, required=True, help="FER-2013, as in mien train")
+    parser.add_argument("--votes", type=Path, required=True, help="FER+ votes, as in mien train")
     parser.add_argument(
-        "--votes", type=Path, required=True, help="FER+'s votes, as mien reads them"
+        "--photo", type=Path, required=True, help="photo to time, scaled to a width of 640 pixels"
     )
-    parser.add_argument("--photo", type=Path, required=True, help="is timed at 640 pixels of width")
-    parser.add_argument("--photos", type=Path, help="class folders of JPEG files, read end to end")
+    parser.add_argument("--photos", type=Path, help="class folders of JPEG photos")
     parser.add_argument("--split", default="test", choices=("val", "test"))
-    parser.add_argument("--cache", type=Path, required=True, help="for environments and readings")
-    parser.add_argument("--turns", type=int, default=3, help="timed processes of each tool")
-    parser.add_argument("--only", nargs="+", choices=("mien", "fer", "human"), help="tools")
+    parser.add_argument(
+        "--cache", type=Path, required=True, help="folder for environments and predictions"
+    )
+    parser.add_argument("--turns", type=int, default=3, help="timed processes per tool")
+    parser.add_argument("--only", nargs="+", choices=("mien", "fer", "human"), help="tools to run")
     parser.add_argument("--update", type=Path, nargs="+", default=[], metavar="FILE")
     args = parser.parse_args()
     cache = args.cache.resolve()
@@ -156,7 +158,7 @@ def main() -> None:
     for name in dict.fromkeys(tool.environment for tool in chosen):
         make_environment(name, cache / name)
     with tempfile.TemporaryDirectory() as scratch:
-        crops, photos = written(pictures, Path(scratch))
+        crops, photos = write_inputs(pictures, Path(scratch))
         read = {
             tool.name: (
                 readings(tool, cache, "crops", crops, [crops]),
@@ -172,7 +174,7 @@ def main() -> None:
 
 
 def tools() -> list[Tool]:
-    """Return mien's models with all their readings, and the peers."""
+    """Return the models of mien with all their readings, and the peers."""
     mien = []
     for model in MODELS:
         manifest = Classifier.open(model, threads=1).manifest
@@ -189,18 +191,18 @@ def tools() -> list[Tool]:
 
 
 def load_pictures(data: Path, split: str, votes: Path, photos: Path | None) -> Pictures:
-    """Return what is read, and what it shows by each of the labels."""
+    """Load the images and their labels."""
     images = load_split(data, split)
     agreed = with_majority(images, load_votes(votes))
-    where = {file: place for place, file in enumerate(images.files)}
+    index_of = {file: index for index, file in enumerate(images.files)}
     files = sorted(photos.resolve().glob("*/*.jp*g")) if photos else []
     labels = [label_of(file) for file in files]
-    places = [where[file] for file in agreed.files]
+    places = [index_of[file] for file in agreed.files]
     return Pictures(images, places, agreed.labels, files, np.array(labels, np.int64))
 
 
 def label_of(file: Path) -> int:
-    """Return the index into `EMOTIONS` of the class folder that a photo is in."""
+    """Return the label of a photo from the name of its folder."""
     emotion = find_emotion(file.parent.name)
     if emotion is None:
         sys.exit(f"{file.parent}: expected a folder named after an emotion")
@@ -208,7 +210,7 @@ def label_of(file: Path) -> int:
 
 
 def make_environment(name: str, folder: Path) -> None:
-    """Install a tool in a folder of its own, if what is there is not the same already."""
+    """Install a tool into a folder, unless the same version is there."""
     if name == "mien":  # the checkout changes
         make_venv(folder, [str(ROOT)])
         return
@@ -227,14 +229,14 @@ def make_environment(name: str, folder: Path) -> None:
 
 
 def make_venv(folder: Path, wanted: list[str]) -> None:
-    """Make a virtual environment with some packages."""
+    """Create a virtual environment with packages."""
     if not python_in(folder).exists():
         call([sys.executable, "-m", "venv", str(folder)], ROOT)
     call([str(python_in(folder)), "-m", "pip", "install", "--quiet", *wanted], ROOT)
 
 
 def call(command: list[str], folder: Path) -> None:
-    """Run a command to its end, what it says on stderr."""
+    """Run a command, with its output on stderr; exit if it fails."""
     try:
         subprocess.run(command, check=True, cwd=folder, stdout=sys.stderr)
     except (OSError, subprocess.CalledProcessError) as error:
@@ -247,7 +249,7 @@ def python_in(folder: Path) -> Path:
 
 
 def installed_size(name: str, folder: Path) -> float:
-    """Return the size of a tool's packages in MB, without pip and the runtime (Python, Node)."""
+    """Return the size of a tool's packages in MB, without pip, Python and Node."""
     packages = (
         folder / "node_modules" if name == "human" else next(folder.glob("lib/*/site-packages"))
     )
@@ -262,8 +264,8 @@ def installed_size(name: str, folder: Path) -> float:
     )
 
 
-def written(pictures: Pictures, scratch: Path) -> tuple[Path, Path]:
-    """Write what the readers take: the bytes of all crops, and the list of photos."""
+def write_inputs(pictures: Pictures, scratch: Path) -> tuple[Path, Path]:
+    """Write the inputs of the readers: the bytes of all crops, and a list of the photos."""
     crops, photos = scratch / "crops.bin", scratch / "photos.txt"
     pictures.split.images.tofile(crops)
     photos.write_text("".join(f"{path}\n" for path in pictures.photos))
@@ -271,37 +273,37 @@ def written(pictures: Pictures, scratch: Path) -> tuple[Path, Path]:
 
 
 def readings(tool: Tool, cache: Path, mode: str, file: Path, contents: Iterable[Path]) -> Emotions:
-    """Return what a tool reads in some pictures; a peer's are kept in the cache.
+    """Return the predictions of a tool; those of peers are cached.
 
     Args:
-        tool: reads.
-        cache: has its environment.
+        tool: the tool.
+        cache: folder of the environments and predictions.
         mode: "crops" or "photos".
-        file: for the reader.
-        contents: the files whose bytes make up the pictures.
+        file: input file of the reader.
+        contents: files with the bytes of the images, which identify a cached result.
     """
     if tool.environment == "mien":
         return run(tool, cache, mode, file).emotions
-    words = ("crops" if mode == "crops" else " ".join(tool.words), mode)
-    digest = hashlib.sha256(" ".join((tool.environment, *words)).encode())
-    own = {
+    key = ("crops" if mode == "crops" else " ".join(tool.arguments), mode)
+    digest = hashlib.sha256(" ".join((tool.environment, *key)).encode())
+    sources = {
         "fer": ("reader.py", "fer_reader.py", "fer.txt"),
         "human": ("human_reader.cjs", "package.json"),
     }
-    for path in (*(HERE / name for name in own[tool.environment]), *contents):
+    for path in (*(HERE / name for name in sources[tool.environment]), *contents):
         digest.update(path.read_bytes())
-    kept = cache / "readings" / f"{tool.environment}-{mode}-{digest.hexdigest()[:16]}.json"
-    if not kept.exists():
+    cached = cache / "readings" / f"{tool.environment}-{mode}-{digest.hexdigest()[:16]}.json"
+    if not cached.exists():
         emotions = run(tool, cache, mode, file).emotions
-        kept.parent.mkdir(exist_ok=True)
-        kept.write_text(json.dumps(emotions))
-    return list(json.loads(kept.read_text()))
+        cached.parent.mkdir(exist_ok=True)
+        cached.write_text(json.dumps(emotions))
+    return list(json.loads(cached.read_text()))
 
 
 def costs(
     chosen: Sequence[Tool], cache: Path, photo: Path, split: Split, scratch: Path, turns: int
 ) -> dict[str, Costs]:
-    """Time a photo and crops with each tool, in turns; the least of each figure is told."""
+    """Time a photo and crops with each tool in turn; return the minimum of each time."""
     picture = cv2.imread(str(photo))
     if picture is None:
         sys.exit(f"{photo}: expected a picture")
@@ -330,7 +332,7 @@ def costs(
 
 
 def run(tool: Tool, cache: Path, mode: str, file: Path) -> Run:
-    """Run a tool's reader to its end, on one thread."""
+    """Run the reader of a tool on one thread."""
     folder = cache / tool.environment
     if tool.environment == "human":
         command = ["node", str(HERE / "human_reader.cjs")]
@@ -342,24 +344,24 @@ def run(tool: Tool, cache: Path, mode: str, file: Path) -> Run:
         **dict.fromkeys(names, "1"),
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "CUDA_VISIBLE_DEVICES": "",
-        "PYTHONDONTWRITEBYTECODE": "1",  # of the readers; packages were compiled as they came
-        "MIEN_HOME": str(cache / "home"),  # so that mien has what comes with its package, no more
+        "PYTHONDONTWRITEBYTECODE": "1",  # for the readers; packages are compiled at installation
+        "MIEN_HOME": str(cache / "home"),  # so that mien uses only what its package contains
     }
     environment.pop("PYTHONPATH", None)
-    command += [*tool.words, mode, str(file)]
+    command += [*tool.arguments, mode, str(file)]
     print(" ".join(command), file=sys.stderr)
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             command, stdout=output, stderr=errors, env=environment, cwd=folder
         )
         _, status, usage = os.wait4(process.pid, 0)
-        # Popen must know that it is over, or it waits for it again.
+        # os.wait4() has already waited, so the Popen object is told the result.
         process.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
         errors.seek(0)
         if process.returncode:
             sys.exit(f"{' '.join(command)} failed: {errors.read().strip().splitlines()[-1:]}")
-        # What a tool itself says on stdout comes first; the last line is the reader's.
+        # Messages of the tool come first; the last line is the reader's.
         result = json.loads(output.read().strip().splitlines()[-1])
     return Run(result["emotions"], result["seconds"], result["first"], usage.ru_maxrss / 1024)
 
@@ -367,7 +369,7 @@ def run(tool: Tool, cache: Path, mode: str, file: Path) -> Run:
 def section(
     pictures: Pictures, read: dict[str, tuple[Emotions, Emotions | None]], taken: dict[str, Costs]
 ) -> str:
-    """Return both tables, in Markdown, and what their columns are."""
+    """Return both tables in Markdown, with a description of their columns."""
     quality = [
         (
             name,
@@ -379,7 +381,7 @@ def section(
         )
         for name, (crops, photos) in read.items()
     ]
-    spent = [(name, *cost_cells(one)) for name, one in taken.items()]
+    spent = [(name, *cost_cells(tool_costs)) for name, tool_costs in taken.items()]
     images, agreed, photos = len(pictures.split), len(pictures.places), len(pictures.photos)
     return (
         f"{markdown_table(QUALITY, quality)}\n\n"
@@ -395,7 +397,7 @@ def section(
 
 
 def quality_cells(labels: Scores, majority: Scores, photos: Scores | None) -> tuple[str, ...]:
-    """Return the cells of `QUALITY` but the first."""
+    """Return the cells of `QUALITY` after the first."""
     shares = (labels.accuracy, majority.accuracy)
     seen = (
         (None, None, None)
@@ -407,7 +409,7 @@ def quality_cells(labels: Scores, majority: Scores, photos: Scores | None) -> tu
 
 
 def cost_cells(costs: Costs) -> tuple[str, ...]:
-    """Return the cells of `COSTS` but the first."""
+    """Return the cells of `COSTS` after the first."""
     return (
         f"{decimal(costs.cold, digits=2)} s",
         decimal(costs.photo, digits=0),

@@ -1,4 +1,4 @@
-"""Reads emotions with the PyPI package fer, for compare.py: fer_reader.py haar|mtcnn MODE FILE."""
+"""Reader for the PyPI package fer, run by compare.py: fer_reader.py haar|mtcnn MODE FILE."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import cv2
 import numpy as np
 import reader
 
-if sys.argv[1] == "mtcnn":  # PyTorch dies of it where TensorFlow is loaded before
+if sys.argv[1] == "mtcnn":  # PyTorch crashes if TensorFlow is loaded first
     import facenet_pytorch  # noqa: F401
 
 from fer.fer import FER
 
 cv2.setNumThreads(1)
 detector = FER(mtcnn=sys.argv[1] == "mtcnn")
-# A face that is cut out already is taken as it is, not with ten pixels of padding around it.
+# Crops are used without fer's default padding of ten pixels.
 cropped = FER(offsets=(0, 0))
 
 

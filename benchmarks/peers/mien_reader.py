@@ -1,4 +1,4 @@
-"""Reads emotions with mien, for compare.py: mien_reader.py MODEL LABELS MODE FILE."""
+"""Reader for mien, run by compare.py: mien_reader.py MODEL LABELS MODE FILE."""
 
 from __future__ import annotations
 

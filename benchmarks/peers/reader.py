@@ -1,4 +1,4 @@
-"""What the readers share: pictures in, a line of JSON out; runs in the environment of each peer."""
+"""Main loop of the readers: images in, a line of JSON out. Runs in the environment of each peer."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ SIDE = 48
 def run(
     photo: Callable[[str], list[tuple[float, str]]], crop: Callable[[np.ndarray[Any, Any]], str]
 ) -> None:
-    """Read what the last two words of the command name, and print emotions and seconds.
+    """Classify the images named by the last two arguments, and print emotions and times.
 
-    ``photos FILE``: a list of JPEG files, a line each; ``crops FILE``: grey faces of 48 x 48 bytes.
-    The line holds the emotion of each picture's largest face (null where none is found), the
-    processor time that each took, and that from the start of the process to the first one read.
+    The arguments are ``photos FILE``, a list of JPEG files, one per line, or ``crops FILE``, grey
+    faces of 48 x 48 bytes. Printed are the emotion of the largest face of each image (null if there
+    is none), the processor seconds of each image, and those from the start of the process to the
+    first result.
 
     Args:
-        photo: takes a path and returns the size and emotion of each face.
-        crop: takes a grey face, uint8 (48, 48), and returns its emotion.
+        photo: function from a path to the size and emotion of each face.
+        crop: function from a grey face, uint8 (48, 48), to its emotion.
     """
     mode, file = sys.argv[-2:]
     sources: Any
