@@ -10,16 +10,7 @@ import numpy as np
 import pytest
 
 from mien.core.errors import InputError, MissingExtra
-from mien.video.frames import (
-    UPRIGHT,
-    BrokenVideo,
-    VideoFrame,
-    Window,
-    is_sideways,
-    orientation_from_degrees,
-    orientation_from_matrix,
-    rotate_upright,
-)
+from mien.video.frames import BrokenVideo, VideoFrame, Window
 from mien.video.reader import probe, read_video
 from video_maker import (
     even_times,
@@ -339,42 +330,3 @@ def test_without_pyav_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     with pytest.raises(MissingExtra, match=r"mien\[video\]"):
         next(read_video(tmp_path / "a.mp4"))
-
-
-# ---------------------------------------------------------------- rotation
-PICTURE = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
-
-
-@pytest.mark.parametrize("quarters", range(4))
-def test_degrees_turn_clockwise(quarters: int) -> None:
-    turn = orientation_from_degrees(90 * quarters)
-    np.testing.assert_array_equal(rotate_upright(PICTURE, turn), np.rot90(PICTURE, -quarters))
-    assert is_sideways(turn) == bool(quarters % 2)
-
-
-@pytest.mark.parametrize("degrees", [-90, 450, 89.6])
-def test_degrees_are_taken_to_the_nearest_quarter(degrees: float) -> None:
-    assert orientation_from_degrees(degrees) == orientation_from_degrees(270 if degrees < 0 else 90)
-
-
-def _matrix(a: int, b: int, c: int, d: int) -> bytes:
-    one = 1 << 16
-    return struct.pack("=9i", a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30)
-
-
-@pytest.mark.parametrize(
-    ("abcd", "axis"), [((-1, 0, 0, 1), 1), ((1, 0, 0, -1), 0)], ids=["mirrored", "upside down"]
-)
-def test_a_matrix_may_mirror(abcd: tuple[int, int, int, int], axis: int) -> None:
-    turn = orientation_from_matrix(_matrix(*abcd))
-    np.testing.assert_array_equal(rotate_upright(PICTURE, turn), np.flip(PICTURE, axis))
-
-
-def test_a_matrix_may_swap_rows_and_columns() -> None:
-    turn = orientation_from_matrix(_matrix(0, 1, 1, 0))
-    np.testing.assert_array_equal(rotate_upright(PICTURE, turn), PICTURE.transpose(1, 0, 2))
-
-
-def test_nothing_is_done_to_an_upright_picture() -> None:
-    assert orientation_from_matrix(_matrix(1, 0, 0, 1)) == UPRIGHT
-    assert rotate_upright(PICTURE, UPRIGHT) is PICTURE

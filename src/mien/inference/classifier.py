@@ -192,12 +192,10 @@ class Classifier:
 
 def _check_contract(session: Session, manifest: Manifest, path: Path) -> None:
     """Raise ModelError unless inputs, outputs and the file's class names match the manifest."""
-    inputs = {node.name: node for node in session.get_inputs()}
-    outputs = {node.name: node for node in session.get_outputs()}
     name = INPUT_CONTRACT["name"]
-    if set(inputs) != {name} or not _matches(
-        inputs[name], "tensor(uint8)", [None, FACE_SIZE, FACE_SIZE]
-    ):
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    input_shape = [None, FACE_SIZE, FACE_SIZE]
+    if len(inputs) != 1 or not _has_node(inputs, name, "tensor(uint8)", input_shape):
         raise ModelError(
             f"{path}: expected one input {name!r}, uint8 (N, {FACE_SIZE}, {FACE_SIZE}), "
             f"got {_describe(inputs)}"
@@ -207,7 +205,7 @@ def _check_contract(session: Session, manifest: Manifest, path: Path) -> None:
         manifest.outputs["features"]: [None, None, None, None],
     }
     for output, shape in expected.items():
-        if output not in outputs or not _matches(outputs[output], "tensor(float)", shape):
+        if not _has_node(outputs, output, "tensor(float)", shape):
             raise ModelError(
                 f"{path}: expected an output {output!r}, float32 with shape {shape}, "
                 f"got {_describe(outputs)}"
@@ -220,21 +218,22 @@ def _check_contract(session: Session, manifest: Manifest, path: Path) -> None:
         )
 
 
-def _matches(node: Any, tensor_type: str, shape: list[int | None]) -> bool:
-    """Return True if an input or output has this type and shape; None is any length."""
-    if node.type != tensor_type or len(node.shape) != len(shape):
-        return False
-    if isinstance(node.shape[0], int):  # a fixed batch size
-        return False
-    # A side that the file leaves open is a name or None.
-    return all(
-        side is None or not isinstance(actual, int) or side == actual
-        for side, actual in zip(shape, node.shape, strict=True)
-    )
+def _has_node(
+    nodes: Sequence[Any], name: str, tensor_type: str, shape: Sequence[int | None]
+) -> bool:
+    """Return True if an input or output has this name, type and shape; None is any length."""
+    for node in nodes:
+        if node.name == name and node.type == tensor_type and len(node.shape) == len(shape):
+            # A side that the file leaves open is a name or None; the batch size has to be open.
+            return not isinstance(node.shape[0], int) and all(
+                side is None or not isinstance(actual, int) or side == actual
+                for side, actual in zip(shape, node.shape, strict=True)
+            )
+    return False
 
 
-def _describe(nodes: dict[str, Any]) -> str:
-    return ", ".join(f"{name!r} {node.type} {node.shape}" for name, node in nodes.items()) or "none"
+def _describe(nodes: Sequence[Any]) -> str:
+    return ", ".join(f"{node.name!r} {node.type} {node.shape}" for node in nodes) or "none"
 
 
 def _check_faces(faces: npt.NDArray[np.uint8]) -> None:

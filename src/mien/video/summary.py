@@ -39,11 +39,8 @@ class Episode:
     def to_dict(self) -> dict[str, Any]:
         """Return the episode for JSON."""
         return {
-            "start_s": round(self.start_s, SCORE_DIGITS),
-            "end_s": round(self.end_s, SCORE_DIGITS),
-            "emotion": self.emotion,
-            "confidence": round(self.confidence, SCORE_DIGITS),
-            "frames": self.frames,
+            name: round(value, SCORE_DIGITS) if isinstance(value, float) else value
+            for name, value in vars(self).items()
         }
 
 

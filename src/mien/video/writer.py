@@ -182,16 +182,15 @@ class SoundTrack:
 
     def write_until(self, time_s: float | None) -> None:
         """Write the sound up to a time in seconds after the window's start, or all of it."""
-        while self._next is not None and (time_s is None or self._time_of(self._next) < time_s):
-            packet, self._next = self._next, next(self._packets, None)
+        while (packet := self._next) is not None:
+            if time_s is not None and float((packet.pts or 0) * packet.time_base) >= time_s:
+                return
+            self._next = next(self._packets, None)
             packet.stream = self._track
             try:
                 self._target.mux(packet)
             except load_av().error.InvalidDataError:  # damaged: leaves one packet of silence
                 continue
-
-    def _time_of(self, packet: Any) -> float:
-        return float((packet.pts or 0) * packet.time_base)
 
     def _read_packets(self) -> Iterator[Any]:
         """Yield the source's packets from the window's start until their end or an error."""

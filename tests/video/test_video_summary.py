@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mien.core.emotions import EMOTIONS, valence
 from mien.core.errors import InputError
-from mien.video.charts import draw_comparison
-from mien.video.summary import EventTable, Marker, comparison_columns, event_columns, read_markers
+from mien.core.results import Result
+from mien.video.charts import ScoreHistory
+from mien.video.summary import EventTable, Marker, Summary, event_columns, read_markers
 from mien.video.tracker import Baseline
-from video_results import face, result
+from video_results import MODEL, face, result
 
 
 def test_markers_are_read_in_any_order_of_columns(tmp_path: Path) -> None:
@@ -108,17 +111,57 @@ def test_valence(scores: dict[str, float], expected: float | None) -> None:
     assert found == expected or found == pytest.approx(expected)
 
 
-def test_a_comparison_draws_a_lane_for_each_video() -> None:
-    rows = []
-    for name, emotion in (("a.mp4", "happy"), ("b.mp4", "angry"), ("none.mp4", None)):
-        table = EventTable([Marker(0.0, 9.0, "")], EMOTIONS, by_person=False)
-        for number in range(4):
-            table.add(result(number, *([face(0, emotion, 0.9)] if emotion else [])))
-        people = 1 if emotion else 0
-        rows.append({**table.rows()[0], "source": name, "people": people, "frames": 4})
-    assert set(comparison_columns(EMOTIONS, corrected=False)) <= set(rows[0])
-    picture = np.asarray(draw_comparison(rows, EMOTIONS))
-    assert picture.shape[1] == 1600
-    happy, angry, nobody = (picture[128 + 76 * lane + 4, 700] for lane in range(3))
-    assert tuple(happy) != tuple(angry)
-    assert tuple(nobody) == (240, 242, 244)
+# ---------------------------------------------------------------- episodes
+def test_episodes_follow_each_other_without_a_gap() -> None:
+    summary = Summary()
+    for number in range(10):
+        summary.add(result(number, face(0, "sad" if number < 4 else "happy", 0.6)))
+    (person,) = summary.people()
+    sad, happy = person.episodes
+    assert (sad.emotion, happy.emotion) == ("sad", "happy")
+    assert (sad.start_s, sad.frames, happy.frames) == (0.0, 4, 6)
+    assert [sad.end_s, happy.start_s, happy.end_s] == pytest.approx([0.4, 0.4, 1.0])
+    assert sad.confidence == pytest.approx(0.6)
+    assert person.seconds == pytest.approx(1.0)
+    assert person.frames == 10
+
+
+def test_who_is_away_for_long_starts_a_new_episode() -> None:
+    summary = Summary(gap_s=0.5)
+    for number in range(20):
+        away = 5 <= number < 15
+        summary.add(result(number) if away else result(number, face(3, "fear")))
+    (person,) = summary.people()
+    spans = [time for one in person.episodes for time in (one.start_s, one.end_s)]
+    assert spans == pytest.approx([0.0, 0.5, 1.5, 2.0])
+
+
+def test_people_are_told_apart_and_written() -> None:
+    summary = Summary()
+    summary.add(result(0, face(0, "happy"), face(1, "sad")))
+    summary.add(result(1, face(0, "happy"), face(1, "sad")))
+    people = [person.to_dict() for person in summary.people()]
+    assert [person["track_id"] for person in people] == [0, 1]
+    assert people[1]["episodes"] == [
+        {"start_s": 0.0, "end_s": 0.2, "emotion": "sad", "confidence": 0.7, "frames": 2}
+    ]
+    assert (summary.frames, summary.faces) == (2, 4)
+
+
+def test_a_result_of_no_frame_changes_nothing() -> None:
+    summary, history = Summary(), ScoreHistory()
+    broken = Result("a.mp4", "unreadable", MODEL, time_s=3.0, error="cut")
+    summary.add(broken)
+    history.add(broken)
+    assert (summary.frames, summary.people(), history.people()) == (0, [], [])
+
+
+@given(st.lists(st.sampled_from(["happy", "sad", None]), max_size=80))
+def test_every_frame_of_a_person_is_in_one_episode(seen: list[str | None]) -> None:
+    summary = Summary()
+    for number, emotion in enumerate(seen):
+        summary.add(result(number, *([] if emotion is None else [face(0, emotion)])))
+    episodes = [one for person in summary.people() for one in person.episodes]
+    assert sum(one.frames for one in episodes) == sum(emotion is not None for emotion in seen)
+    for one, after in pairwise(episodes):
+        assert one.start_s < one.end_s <= after.start_s + 1e-9
