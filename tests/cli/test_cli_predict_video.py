@@ -319,7 +319,7 @@ def test_a_truncated_file_gives_its_frames_and_exits_with_6(
         (["clip.mp4", "--smooth=-1"], 2, "--smooth: expected a number from 0"),
         (["clip.mp4", "--compat", "fer"], 2, "--compat is for images"),
         (["clip.mp4", "--resume", "--output", "r.csv"], 2, "--resume is for images"),
-        (["clip.mp4", "--format", "parquet"], 2, "Parquet needs a file"),
+        (["clip.mp4", "--format", "parquet"], 2, "Parquet needs --output FILE.parquet"),
         (["clip.mp4", "--timeline", "t.doc"], 2, "--timeline: expected a name ending in"),
         (["clip.mp4", "clip.mp4", "--timeline", "t.png"], 2, "--timeline as a folder"),
         (["clip.mp4", "clip.mp4", "--annotate", "t.mp4"], 2, "--annotate as a folder"),

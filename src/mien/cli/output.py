@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from mien.batch.tables import DELIMITERS, ExcelSheets, results_schema
 from mien.core.errors import OutputError, one_line, printable
 from mien.core.files import replace_atomically
 from mien.core.formats import csv_text, display_width, json_text, table_text
@@ -210,8 +211,6 @@ class _CsvWriter(ResultWriter):
     def __init__(
         self, write: Write, output_format: str, labels: Sequence[str], **scores: bool
     ) -> None:
-        from mien.batch.tables import DELIMITERS
-
         super().__init__(write)
         columns, delimiter = table_columns(labels, **scores), DELIMITERS[output_format]
         self._rows: ToRows = lambda result: result_rows(result, labels, **scores)
@@ -347,10 +346,8 @@ class _VideoParquetWriter(ResultWriter):
     """Parquet with the columns of CSV, written in row groups."""
 
     def __init__(self, path: Path, model: ModelInfo, labels: Sequence[str], **scores: bool) -> None:
-        from mien.batch.tables import results_schema  # raises MissingExtra without pyarrow
-
+        schema = results_schema(labels, model, **scores)  # raises MissingExtra without pyarrow
         pa, pq = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet"))
-        schema = results_schema(labels, model, **scores)
         self._rows: ToRows = lambda result: result_rows(result, labels, **scores)
         self._to_table = partial(pa.Table.from_pylist, schema=schema)
         self._file = pq.ParquetWriter(path, schema, compression="zstd")
@@ -375,8 +372,6 @@ class _VideoExcelWriter(ResultWriter):
     """Excel workbook with the columns of CSV; openpyxl keeps its rows on disk until saved."""
 
     def __init__(self, path: Path, labels: Sequence[str], **scores: bool) -> None:
-        from mien.batch.tables import ExcelSheets
-
         self._path = path
         self._rows: ToRows = lambda result: result_rows(result, labels, **scores)
         self._sheets = ExcelSheets(table_columns(labels, **scores))

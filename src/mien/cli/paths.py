@@ -1,4 +1,4 @@
-"""Paths on the command line: which images and videos they mean, and what may be written.
+"""Paths on the command line: the images and videos they stand for, and what may be written.
 
 An input is a file, a folder, a pattern, an address, a data URI, a camera's number or ``-``.
 
@@ -51,7 +51,7 @@ _CAMERA = re.compile(r"[+-]?\d{1,18}")
 # ---------------------------------------------------------------- images
 @dataclass(frozen=True)
 class Inputs:
-    """The images that arguments mean, searched for anew on each iteration.
+    """The images that arguments stand for, searched for anew on each iteration.
 
     Attributes:
         arguments: files, folders, patterns, addresses, ``-``.
@@ -112,12 +112,15 @@ class Inputs:
 
 
 def find_inputs(arguments: Sequence[str], *, read_url: UrlReader | None = None) -> Inputs:
-    """Return the images that arguments mean, in their order.
+    """Return the images that arguments stand for, in their order.
 
-    A file means itself; a folder all images in it and below, without hidden ones, its own sorted
-    and before those of its subfolders; a pattern with ``*``, ``?``, ``[…]`` or ``**`` what it
-    matches, sorted; ``-`` the image on standard input; an http(s) address the image that
-    ``read_url`` downloads. An argument that leads nowhere becomes an `Input` with a problem.
+    - a file: itself
+    - a folder: its images, sorted, then those in its subfolders; hidden files are skipped
+    - a pattern with ``*``, ``?``, ``[…]`` or ``**``: its matches, sorted
+    - ``-``: the image on standard input
+    - an http(s) address: the image that ``read_url`` downloads
+
+    An argument that leads nowhere becomes an `Input` with a problem.
 
     Raises:
         UsageError: if ``-`` is given twice, or standard input is a terminal.
@@ -277,7 +280,7 @@ def _not_downloaded(url: str) -> Input:
 
 # ---------------------------------------------------------------- videos
 def find_videos(arguments: Sequence[str], *, all_videos: bool, quiet: bool) -> list[Input]:
-    """Return the videos that arguments mean, in their order; none if they mean images.
+    """Return the videos that arguments stand for, in their order; none if these are images.
 
     Args:
         arguments: files, folders, patterns, addresses, camera numbers.
@@ -324,9 +327,9 @@ def _is_video_address(address: str) -> bool:
 
 
 def _expand_videos(argument: str, *, all_videos: bool) -> tuple[list[Input], str | None]:
-    """Return the videos that an argument means, and the first of its files that is none.
+    """Return the videos that an argument stands for, and the first of its other files, if any.
 
-    A folder that holds images means its images, unless ``all_videos``.
+    A folder with images in it stands for these, unless ``all_videos``.
     """
     if is_folder(argument):
         if not all_videos and next(walk_folder(argument), None) is not None:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from mien.batch.inputs import Input
 from mien.batch.journal import Tally
+from mien.batch.tables import FORMATS as PART_FORMATS
+from mien.batch.tables import part_format
 from mien.cli.options import (
     add_batch_options,
     add_command,
@@ -68,7 +70,6 @@ _FORMAT_OF_SUFFIX = {
 }
 # With --format, --output may have any suffix but these, which promise something else.
 _OTHER_SUFFIXES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES, ".xls", ".ods", ".md", ".html", ".pdf")
-_RESUMABLE_FORMATS = ("jsonl", "csv", "tsv", "parquet", "xlsx")
 _FILE_FORMATS = {"parquet": "Parquet", "xlsx": "Excel"}
 """Formats that are not written to stdout, and their names."""
 
@@ -236,6 +237,9 @@ def _choose_format(requested: str | None, output: Path | None, compat: str | Non
         output_format = "table" if sys.stdout.isatty() and compat is None else "json"
     if compat is not None and output_format not in ("json", "jsonl"):
         raise UsageError(f"--compat {compat} writes JSON: expected --format json or jsonl")
+    if output is None and output_format in _FILE_FORMATS:
+        name = _FILE_FORMATS[output_format]
+        raise UsageError(f"{name} needs --output FILE.{output_format}")
     return output_format
 
 
@@ -285,10 +289,10 @@ def _is_resumable(args: argparse.Namespace, output_format: str) -> bool:
     """Return True if results are written in parts, which is the only way for Parquet and Excel."""
     to_file = args.output is not None and (not args.output.exists() or args.output.is_file())
     plain = args.annotate is None and args.compat is None
-    resumable = to_file and plain and output_format in _RESUMABLE_FORMATS
+    resumable = to_file and plain and output_format in PART_FORMATS
     if output_format in _FILE_FORMATS and not resumable:
         name = _FILE_FORMATS[output_format]
-        raise UsageError(f"{name} needs --output FILE, without --annotate and --compat")
+        raise UsageError(f"{name} needs --output FILE.{output_format}, without --annotate")
     if args.resume and not resumable:
         raise UsageError(
             "--resume continues a file: expected --output FILE.jsonl, .csv, .tsv, .parquet "
@@ -300,7 +304,6 @@ def _is_resumable(args: argparse.Namespace, output_format: str) -> bool:
 # ---------------------------------------------------------------- to a file, in parts
 def _analyze_resumably(args: argparse.Namespace, output_format: str) -> Tally:
     from mien.batch.run import run_batch
-    from mien.batch.tables import part_format
 
     inputs = _find_inputs(args)
     options = recognizer_options(args)

@@ -61,7 +61,7 @@ _MAX_LISTED_PEOPLE = 8
 def run_videos(args: argparse.Namespace, output_format: str, videos: Sequence[Input]) -> int:
     """Analyze videos, write the requested files, and return the exit code."""
     single = is_single(args.images)
-    _check_options(args, output_format, single=single)
+    _check_options(args, single=single)
     names = unique_names([(_stem(video.source), "") for video in videos])
     reads = [*input_paths(args), args.markers, *(video.source for video in videos)]
     targets = _targets(args, names)
@@ -99,7 +99,7 @@ def run_videos(args: argparse.Namespace, output_format: str, videos: Sequence[In
 
 
 # ---------------------------------------------------------------- options and file names
-def _check_options(args: argparse.Namespace, output_format: str, *, single: bool) -> None:
+def _check_options(args: argparse.Namespace, *, single: bool) -> None:
     for option, is_given in (
         ("--compat", args.compat is not None),
         ("--resume", args.resume),
@@ -111,9 +111,6 @@ def _check_options(args: argparse.Namespace, output_format: str, *, single: bool
         check_window_support()
     if (args.markers is None) != (args.events is None):
         raise UsageError("--markers FILE.csv and --events FILE.csv go together: give both")
-    if output_format in ("parquet", "xlsx") and args.output is None:
-        name = "Excel" if output_format == "xlsx" else "Parquet"
-        raise UsageError(f"{name} needs a file: expected --output FILE.{output_format}")
     for option, path, suffixes in (
         ("--annotate", args.annotate, OUTPUT_VIDEO_SUFFIXES),
         ("--timeline", args.timeline, OUTPUT_IMAGE_SUFFIXES),
