@@ -152,7 +152,7 @@ def _expand_path(
     elif "://" in argument and not os.path.lexists(argument):
         source = redact_address(argument)
         hint = "download it and give the file, or pipe it into 'mien predict -'"
-        yield Input(source, problem=f"{source} is an address that is not read here: {hint}")
+        yield Input(source, problem=f"{source} is an address that this command cannot read: {hint}")
     elif is_folder(argument):
         path = None
         for path in walk_folder(argument, suffixes, skipped):
