@@ -1,7 +1,7 @@
-"""Photos as a Ray Data set: actors read them, on this machine or a cluster, into Parquet.
+"""Analyze photos with Ray Data actors, on this machine or a cluster, and write Parquet.
 
-`mien predict FOLDER --output results.parquet --engine ray` does the same and resumes; this is for
-pipelines that go on with the rows.
+`mien predict FOLDER --output results.parquet --engine ray` does the same and can be resumed. This
+example is for pipelines that process the rows further.
 
 python examples/batch_on_ray.py photos results
 """
@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # reports nothing to Ray's makers
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no reports to Ray's makers
 
 import pyarrow as pa
 import ray
@@ -26,26 +26,27 @@ SCHEMA = pa.schema(
 )
 
 
-class Reader:
-    """An actor: loads the network once, then reads batch after batch."""
+class Analyzer:
+    """Actor that loads the network once, then analyzes batch after batch."""
 
     def __init__(self) -> None:
-        """Take one thread, since there is an actor for each core."""
+        """Load the recognizer with one thread, since there is an actor per core."""
         self.recognizer = mien.load(threads=1, offline=True)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Return a row for each face, and one for each photo without any."""
+        """Return a row per face, and one for each photo without any."""
         results = self.recognizer.analyze_many(batch["item"].to_pylist())
         rows = [row for result in results for row in mien.result_rows(result)]
         return pa.Table.from_pylist([{name: row[name] for name in COLUMNS} for row in rows], SCHEMA)
 
 
 def main() -> None:
-    """Read a folder of photos into a folder of Parquet files."""
+    """Analyze a folder of photos into a folder of Parquet files."""
     folder, output = Path(sys.argv[1]), Path(sys.argv[2])
     photos = sorted(str(path.resolve()) for path in folder.rglob("*.[jp][pn]g"))
+    actors = ray.data.ActorPoolStrategy(min_size=1, max_size=os.cpu_count() or 1)
     rows = ray.data.from_items(photos).map_batches(
-        Reader, batch_format="pyarrow", batch_size=16, concurrency=(1, os.cpu_count() or 1)
+        Analyzer, batch_format="pyarrow", batch_size=16, compute=actors
     )
     rows.write_parquet(str(output.resolve()))
     print(f"{len(photos)} photos, {ray.data.read_parquet(str(output.resolve())).count()} rows")

@@ -1,4 +1,4 @@
-"""A folder of photos as a data frame: how many of what, mean scores, the least certain readings.
+"""Analyze a folder of photos into a data frame: counts, mean scores, the least certain faces.
 
 python examples/folder_to_pandas.py photos
 """
@@ -13,15 +13,15 @@ import mien
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
 
 
-def read_folder(folder: Path) -> pd.DataFrame:
-    """Return a row for each face, and one for each photo without any or that cannot be read."""
+def analyze_folder(folder: Path) -> pd.DataFrame:
+    """Return a row per face, and one for each photo without a face or that cannot be read."""
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     return mien.load().analyze_many(paths).to_pandas()
 
 
 def main() -> None:
     """Print the summary of a folder."""
-    table = read_folder(Path(sys.argv[1]))
+    table = analyze_folder(Path(sys.argv[1]))
     print(table["status"].value_counts().to_string(), "\n")
     faces = table[table["status"] == "ok"]
     by_emotion = faces.groupby("emotion")
@@ -35,5 +35,5 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     try:
         main()
-    except mien.MienError as error:  # one line that says what to do
+    except mien.MienError as error:  # one line: what happened and how to fix it
         sys.exit(str(error))

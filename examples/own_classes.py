@@ -1,7 +1,7 @@
-"""Classes of your own from a few images each: the network's features and the nearest mean.
+"""Classify faces into your own classes: the network's features and the nearest class mean.
 
-Images lie in FOLDER/CLASS/, one face each. Nothing is trained, so it takes seconds and no Keras;
-with some dozens of images a class `mien finetune` is better.
+FOLDER/CLASS/ holds a few images per class, with one face each. Nothing is trained, so it takes
+seconds and needs no Keras. With dozens of images per class, `mien finetune` is better.
 
 python examples/own_classes.py FOLDER photo.jpg
 """
@@ -17,7 +17,7 @@ from mien.inference.preprocess import preprocess
 
 
 def features(recognizer: mien.Recognizer, path: Path) -> npt.NDArray[np.float32]:
-    """Return one unit vector a face in an image, float32 (N, channels)."""
+    """Return a unit vector per face in an image, float32 (N, channels)."""
     faces = preprocess(path, recognizer.detector, recognizer.choice).faces
     if not faces:
         return np.empty((0, 0), np.float32)
@@ -27,20 +27,22 @@ def features(recognizer: mien.Recognizer, path: Path) -> npt.NDArray[np.float32]
 
 
 def main() -> None:
-    """Print the nearest class of each face in a photo, and how near each class is."""
+    """Print the nearest class of each face in a photo, and its cosine similarity to each class."""
     folder, photo = Path(sys.argv[1]), Path(sys.argv[2])
     recognizer = mien.load(max_faces=1)
     means = {}
-    for kind in sorted(path for path in folder.iterdir() if path.is_dir()):
-        known = [each for path in sorted(kind.iterdir()) for each in features(recognizer, path)]
-        if known:
-            means[kind.name] = np.mean(known, axis=0)
-            print(f"{kind.name}: {len(known)} faces")
+    for class_folder in sorted(path for path in folder.iterdir() if path.is_dir()):
+        images = sorted(class_folder.iterdir())
+        vectors = [vector for image in images for vector in features(recognizer, image)]
+        if vectors:
+            means[class_folder.name] = np.mean(vectors, axis=0)
+            print(f"{class_folder.name}: {len(vectors)} faces")
     for face in features(mien.load(), photo):
-        near = {name: float(face @ mean / np.linalg.norm(mean)) for name, mean in means.items()}
-        print(
-            max(near, key=near.__getitem__), {name: round(value, 3) for name, value in near.items()}
-        )
+        similarities = {
+            name: round(float(face @ mean / np.linalg.norm(mean)), 3)
+            for name, mean in means.items()
+        }
+        print(max(similarities, key=similarities.__getitem__), similarities)
 
 
 if __name__ == "__main__":
@@ -48,5 +50,5 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     try:
         main()
-    except mien.MienError as error:  # one line that says what to do
+    except mien.MienError as error:  # one line: what happened and how to fix it
         sys.exit(str(error))

@@ -1,4 +1,4 @@
-"""A video as a picture of emotions over time and a table of who showed what from when to when.
+"""Summarize a video: a chart of emotions over time, and a table of each person's episodes.
 
 python examples/video_report.py clip.mp4
 """
@@ -14,7 +14,7 @@ def main() -> None:
     """Write NAME.timeline.png and NAME.episodes.csv into this folder."""
     video = Path(sys.argv[1])
     results = mien.load().analyze_video(video, every=0.2)
-    people = results.people()  # reads the whole video, a bounded number of frames in memory
+    people = results.people()  # analyzes the whole video in bounded memory
     results.timeline().save(f"{video.stem}.timeline.png")
     rows = [
         {"person": person.track_id, **episode.to_dict()}
@@ -33,5 +33,5 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     try:
         main()
-    except mien.MienError as error:  # one line that says what to do
+    except mien.MienError as error:  # one line: what happened and how to fix it
         sys.exit(str(error))

@@ -1,4 +1,4 @@
-"""Print who shows what in a camera, a video or a stream, twice a second, until Ctrl-C.
+"""Print the emotions of the people in a camera, video or stream, twice a second, until Ctrl-C.
 
 python examples/webcam.py
 python examples/webcam.py clip.mp4
@@ -10,7 +10,7 @@ import mien
 
 
 def main() -> None:
-    """Follow the people in front of the camera."""
+    """Print a line per analyzed frame."""
     source = sys.argv[1] if len(sys.argv) > 1 else "0"
     recognizer = mien.load()
     camera_or_file = int(source) if source.isdigit() else source
@@ -31,5 +31,5 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         pass
-    except mien.MienError as error:  # no camera, or no extra: one line that says what to do
+    except mien.MienError as error:  # no camera, or a missing extra, in one line
         sys.exit(str(error))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mien.batch import inputs
-from mien.batch.inputs import found_file, walk_folder
+from mien.batch.inputs import file_input, walk_folder
 
 POSIX = pytest.mark.skipif(os.name == "nt", reason="needs links, pipes and names as on Unix")
 
@@ -131,7 +131,7 @@ def test_nothing_at_all_is_found_in_an_empty_folder() -> None:
 
 
 def test_a_missing_file_is_left_to_the_reading() -> None:
-    assert found_file("missing.png").content == "missing.png"
+    assert file_input("missing.png").content == "missing.png"
 
 
 def test_a_file_without_a_suffix_is_an_image_if_it_begins_as_one() -> None:
@@ -147,6 +147,6 @@ def test_files_that_are_left_out_are_counted_by_their_suffix() -> None:
     touch("d/a.jfif", "d/b.JPG_large", "d/c.HEIC", "d/sub/d.heic", "d/e.mp4", "d/LICENSE")
     touch("d/.hidden.mp4")
     left_out: Counter[str] = Counter()
-    found = [one.source for one in walk_folder("d", left_out=left_out)]
+    found = [one.source for one in walk_folder("d", skipped=left_out)]
     assert found == ["d/a.jfif", "d/b.JPG_large"]
     assert left_out == {".heic": 2, ".mp4": 1, "": 1}

@@ -100,8 +100,8 @@ def test_all_parts_become_one_file_in_order(output: Path, make_result: MakeResul
         assert names(rows) == ["a.png", "a.png", "b.png", "c.png"]
         assert [row["happy"] for row in rows[:2]] == [kind(0.4), kind(0.4)]
         assert rows[2]["emotion"] in ("", None)
-    assert (journal.tally.images, journal.tally.faces, journal.tally.failed) == (3, 2, 1)
-    assert journal.tally.first_problem == "c.png is not an image"
+    assert (journal.summary.images, journal.summary.faces, journal.summary.failed) == (3, 2, 1)
+    assert journal.summary.first_problem == "c.png is not an image"
 
 
 def test_a_resumed_run_has_the_rest_and_counts_everything(
@@ -121,9 +121,9 @@ def test_a_resumed_run_has_the_rest_and_counts_everything(
             journal.add(make_result(name, 0))
         journal.finish()
     assert len(names(written(output))) == (4 if output.suffix == ".jsonl" else 5)
-    assert (journal.tally.images, journal.tally.faces) == (4, 2)
-    assert dict(journal.tally.statuses) == {"ok": 1, "unreadable": 1, "no_face": 2}
-    assert journal.tally.first_problem == "damaged"
+    assert (journal.summary.images, journal.summary.faces) == (4, 2)
+    assert dict(journal.summary.statuses) == {"ok": 1, "unreadable": 1, "no_face": 2}
+    assert journal.summary.first_problem == "damaged"
 
 
 def test_what_a_kill_leaves_half_done_is_no_part(output: Path, make_result: MakeResult) -> None:
@@ -158,7 +158,7 @@ def test_a_kill_after_the_join_repeats_only_that(output: Path, make_result: Make
 def test_parts_are_not_overwritten_unasked(output: Path, make_result: MakeResult) -> None:
     with opened(output) as journal:
         journal.add(make_result("a.png"))
-    with pytest.raises(UsageError, match=r"add --resume to go on with it, or delete"):
+    with pytest.raises(UsageError, match=r"add --resume to continue it, or delete"):
         opened(output)
     with opened(output, resume=True) as journal:
         assert journal.done == 1
@@ -186,7 +186,7 @@ def test_a_damaged_run_file_is_said(output: Path, make_result: MakeResult) -> No
         journal.add(make_result("a.png"))
     for damaged in ("not JSON", "", "3", '{"inputs": [[]]}', '{"inputs": 3}', "[" * 100_000):
         (parts_folder(output) / "run.json").write_text(damaged)
-        with pytest.raises(InputError, match=r"delete .* to start anew"):
+        with pytest.raises(InputError, match=r"delete .* to start again"):
             opened(output, resume=True)
     assert len(list(parts_folder(output).glob("part-*"))) == 2
 
@@ -228,7 +228,7 @@ def test_a_damaged_part_is_read_again(
     with opened(output, resume=True) as journal:
         # A part that is not there at all may as well never have been written.
         assert journal.damaged == (0 if (what, damage) == ("results", Path.unlink) else 1)
-        assert (journal.done, journal.tally.images) == (2, 2)
+        assert (journal.done, journal.summary.images) == (2, 2)
         rest = [one.source for one in journal.remaining(everything)]
         assert rest == ["1.png", "3.png"]
         for name in rest:
@@ -311,7 +311,7 @@ def test_a_file_in_the_way_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="was not created by mien"):
         opened(tmp_path / "r.csv")
     record_file(tmp_path / "q.csv").write_bytes(b"mine")
-    with pytest.raises(UsageError, match="not a file of mien's"):
+    with pytest.raises(UsageError, match="was not created by mien"):
         opened(tmp_path / "q.csv")
     assert not parts_folder(tmp_path / "q.csv").exists()
     assert record_file(tmp_path / "q.csv").read_bytes() == b"mine"
@@ -362,7 +362,7 @@ def test_a_finished_output_gets_what_is_new(output: Path, make_result: MakeResul
             assert journal.finished
             assert [one.source for one in journal.remaining(everything)] == new
             assert (journal.done, journal.skipped) == ((2, 2) if number == 0 else (4, 4))
-            assert (journal.tally.failed, journal.tally.first_problem) == (1, "b.png is torn")
+            assert (journal.summary.failed, journal.summary.first_problem) == (1, "b.png is torn")
             if new:
                 journal.reopen()
                 for name in new:
@@ -381,7 +381,7 @@ def test_adding_that_was_killed_goes_on(output: Path, make_result: MakeResult) -
     with opened(output, resume=True) as journal:
         journal.reopen()
         journal.add(make_result("c.png"))
-    with pytest.raises(UsageError, match="add --resume to go on with it"):
+    with pytest.raises(UsageError, match="add --resume to continue it"):
         opened(output)
     output.unlink()  # its rows are in the parts
     with opened(output, resume=True) as journal:

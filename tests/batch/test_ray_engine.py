@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from batch_maker import alike
-from mien.batch.engines import LocalEngine
 from mien.batch.inputs import Input, RecognizerOptions, walk_folder
+from mien.batch.run import LocalEngine
 from mien.core.errors import UsageError
 from mien.core.results import Results
 

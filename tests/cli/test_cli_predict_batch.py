@@ -49,7 +49,7 @@ def interrupted(predict: Predict, monkeypatch: pytest.MonkeyPatch) -> Predict:
         outcome = predict("d", "--output", "r.csv")
     assert outcome.code == 130
     assert outcome.err == (
-        "1 images are done: add --resume to go on with the others\nmien: interrupted\n"
+        "1 images are done: add --resume to continue with the others\nmien: interrupted\n"
     )
     return predict
 
@@ -177,7 +177,7 @@ def test_files_written_in_parts_equal_stdout(predict: Predict) -> None:
 def test_resume_continues_an_interrupted_run(interrupted: Predict) -> None:
     outcome = interrupted("d", "--output", "r.csv", "--resume")
     assert outcome.code == 0
-    assert outcome.err == ("going on with r.csv: 1 images are done\nr.csv: 3 faces in 3 images\n")
+    assert outcome.err == ("resuming r.csv: 1 images are done\nr.csv: 3 faces in 3 images\n")
     rows = list(csv.DictReader(io.StringIO(Path("r.csv").read_text("utf-8"))))
     assert [row["source"] for row in rows] == ["d/a.png", "d/b.png", "d/c.png"]
     assert sorted(path.name for path in Path().iterdir()) == [".r.csv.mien", "d", "r.csv"]
@@ -186,7 +186,7 @@ def test_resume_continues_an_interrupted_run(interrupted: Predict) -> None:
 def test_an_interrupted_run_is_not_overwritten(interrupted: Predict) -> None:
     outcome = interrupted("d", "--output", "r.csv")
     assert outcome.code == 2
-    assert "add --resume to go on with it, or delete that folder" in outcome.err
+    assert "add --resume to continue it, or delete that folder" in outcome.err
 
 
 def test_resume_rejects_another_model_detector_or_folder(
@@ -196,7 +196,7 @@ def test_resume_rejects_another_model_detector_or_folder(
     arguments = ("--output", "r.csv", "--resume")
     for outcome, message in (
         (interrupted("d", *arguments, detector="haar"), "the run of r.csv had detector none"),
-        (interrupted("d2", *arguments), 'r.csv is of ["d"], and d is missing here'),
+        (interrupted("d2", *arguments), 'the inputs of r.csv were ["d"], and d is missing here'),
         (interrupted("d", *arguments, model=other), "the run of r.csv had temperature 1.0"),
     ):
         assert outcome.code == 2
@@ -223,8 +223,8 @@ def test_resume_adds_the_new_images_of_a_folder(predict: Predict) -> None:
     Path("d/gone.png").unlink()
     outcome = predict(*arguments)
     assert outcome.err.splitlines()[:2] == [
-        "going on with r.jsonl: 3 images are done",
-        "r.jsonl: 4 faces in 5 images: 4 ok, 1 unreadable (1 of them not among the inputs now)",
+        "resuming r.jsonl: 3 images are done",
+        "r.jsonl: 4 faces in 5 images: 4 ok, 1 unreadable (1 of them no longer among the inputs)",
     ]
     after = lines("r.jsonl")
     assert after[:3] == before
@@ -233,7 +233,7 @@ def test_resume_adds_the_new_images_of_a_folder(predict: Predict) -> None:
     again = predict(*arguments)
     assert again.code == outcome.code == 6
     assert again.err.splitlines() == [
-        "r.jsonl is complete: nothing to resume (1 of them not among the inputs now)",
+        "r.jsonl is complete: nothing to resume (1 of them no longer among the inputs)",
         outcome.err.splitlines()[-1],
     ]
     assert predict("d/sub", "--output", "r.jsonl", "--resume").code == 2

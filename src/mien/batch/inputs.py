@@ -1,4 +1,4 @@
-"""What a batch reads: the images in folders, and the recognizer that each worker loads."""
+"""Inputs of a batch: the images in folders, and the options of each worker's recognizer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mien.inference.recognizer import Recognizer
 
 SORTED_AT_ONCE = 50_000
-"""Names of one folder that are sorted together; a larger folder comes in several sorted runs."""
+"""Names of a folder that are sorted together; a larger folder comes in several sorted runs."""
 
 _SPECIAL_FILES = {
     stat.S_IFIFO: "a pipe",
@@ -36,8 +36,8 @@ class Input:
 
     Attributes:
         source: its name in the results: a path as given or found, or ``-``.
-        content: the path or the bytes to read it from; None where there is nothing to read.
-        problem: why there is nothing, in one line; None otherwise.
+        content: the path or bytes to read it from, or None if it cannot be read.
+        problem: why it cannot be read, in one line, or None.
     """
 
     source: str
@@ -46,24 +46,22 @@ class Input:
 
 
 # ---------------------------------------------------------------- folders
-
-
 def walk_folder(
     folder: str,
     suffixes: Sequence[str] = IMAGE_SUFFIXES,
-    left_out: Counter[str] | None = None,
+    skipped: Counter[str] | None = None,
 ) -> Iterator[Input]:
-    """Yield the images in a folder and below it: a folder's own, sorted, before its subfolders'.
+    """Yield the images in a folder and below it: its own files, sorted, then its subfolders.
 
     Hidden files and folders are skipped. A link to a file counts as a file. Links to folders are
-    followed last, and no folder is entered twice, so that cycles end. What cannot be read (a folder
-    without permission, a pipe that would block) is yielded with a problem.
+    followed last, and each folder is entered once, so cycles end. Unreadable entries (a folder
+    without permission, a pipe that would block) are yielded with a problem.
 
     Args:
         folder: its path.
-        suffixes: lower-case suffixes to look for. For images, a file without a suffix counts, too,
-            if it begins as an image does.
-        left_out: counts the files that are not yielded, by suffix.
+        suffixes: lower-case suffixes of the files to yield. With the default, images without a
+            suffix are recognized by their first bytes.
+        skipped: counts the other files by suffix.
     """
     entered: set[tuple[int, int]] = set()
     stack = [str(Path(folder))]
@@ -72,22 +70,22 @@ def walk_folder(
         current = stack.pop() if stack else links.popleft()
         subfolders: list[str] = []
         try:
-            found = Path(current).stat()
+            status = Path(current).stat()
             # The inode is the same through every link.
-            if (found.st_dev, found.st_ino) in entered:
+            if (status.st_dev, status.st_ino) in entered:
                 continue
-            entered.add((found.st_dev, found.st_ino))
-            yield from _files_of(current, suffixes, subfolders, links, left_out)
+            entered.add((status.st_dev, status.st_ino))
+            yield from _files_of(current, suffixes, subfolders, links, skipped)
         except OSError as error:
             problem = f"{current}: this folder cannot be read: {error.strerror}"
             yield Input(current, problem=problem)
         stack += sorted(subfolders, reverse=True)
 
 
-def found_file(path: str) -> Input:
-    """Return a file as an input; one that is special (a pipe may block) has a problem.
+def file_input(path: str) -> Input:
+    """Return a file as an input, with a problem if it is a special file (a pipe may block).
 
-    A broken link is left to the decoder, which says why it cannot be read.
+    A broken link has no problem here; reading it reports the reason.
     """
     try:
         special = _SPECIAL_FILES.get(stat.S_IFMT(Path(path).stat().st_mode))
@@ -103,38 +101,38 @@ def _files_of(
     suffixes: Sequence[str],
     subfolders: list[str],
     links: deque[str],
-    left_out: Counter[str] | None,
+    skipped: Counter[str] | None,
 ) -> Iterator[Input]:
     """Yield a folder's own files; append its subfolders and its links to folders."""
     if Path(folder, LOCK_NAME).exists():
-        left_out = None  # the parts of a run, perhaps of this one
+        skipped = None  # the parts of a run, perhaps of this one
     with os.scandir(folder) as entries:
         while (first := next(entries, None)) is not None:
             names: list[str] = []
             linked: list[str] = []
-            unusual: set[str] = set()
+            special: set[str] = set()
             for entry in chain((first,), islice(entries, SORTED_AT_ONCE - 1)):
                 if entry.name.startswith("."):
                     continue
                 if _or_false(entry.is_dir):
                     group = linked if entry.is_symlink() else subfolders
-                    group.append(_joined(folder, entry.name))
+                    group.append(_join(folder, entry.name))
                     continue
                 suffix = os.path.splitext(entry.name)[1].lower()  # noqa: PTH122 - three times as fast
                 if suffix in suffixes or (not suffix and _is_image(entry, suffixes)):
                     names.append(entry.name)
                     if not _or_false(entry.is_file):
-                        unusual.add(entry.name)
-                elif left_out is not None:
-                    left_out[suffix] += 1
+                        special.add(entry.name)
+                elif skipped is not None:
+                    skipped[suffix] += 1
             links.extend(sorted(linked))
             for name in sorted(names):
-                path = _joined(folder, name)
-                yield found_file(path) if name in unusual else Input(path, content=path)
+                path = _join(folder, name)
+                yield file_input(path) if name in special else Input(path, content=path)
 
 
 def _is_image(entry: os.DirEntry[str], suffixes: Sequence[str]) -> bool:
-    """Return whether a file without a suffix begins as an image, where images are looked for."""
+    """Return True if images are wanted and a file without a suffix begins like one."""
     if suffixes is not IMAGE_SUFFIXES or not _or_false(entry.is_file):
         return False
     try:
@@ -144,35 +142,33 @@ def _is_image(entry: os.DirEntry[str], suffixes: Sequence[str]) -> bool:
         return False
 
 
-def _or_false(question: Callable[[], bool]) -> bool:
+def _or_false(test: Callable[[], bool]) -> bool:
     try:
-        return question()
+        return test()
     except OSError:  # a loop of links, or a file that has just vanished
         return False
 
 
-def _joined(folder: str, name: str) -> str:
+def _join(folder: str, name: str) -> str:
     return name if folder == "." else os.path.join(folder, name)  # noqa: PTH118 - as above
 
 
 # ---------------------------------------------------------------- the recognizer
-
-
 @dataclass(frozen=True)
 class RecognizerOptions:
-    """What a recognizer is loaded from; can be pickled to other processes and machines.
+    """Options of a recognizer, which can be pickled to other processes and machines.
 
     Attributes:
         model: a bundled model's name, or a model's folder.
-        detector: its name.
+        detector: the detector's name.
         detector_weights: a file with YuNet's weights, or None.
         offline: never download a detector's weights.
-        threads: of the network, or None for all cores.
+        threads: the network's threads, or None for all cores.
         min_face: ignore faces whose shorter side is smaller, in pixels.
-        max_faces: keep only so many faces of an image, or None for all.
+        max_faces: keep at most this many faces of an image, or None for all.
         align: level the eyes: "auto", "on" or "off".
-        thorough: search for small faces at once, not only where a first look shows some.
-        labels: whose labels the scores follow, "people" or "fer2013", or None for the model's
+        thorough: always search for small faces, not only if a first pass finds some.
+        labels: labels that the scores follow, "people" or "fer2013", or None for the model's
             default.
         tta: average over shifted and mirrored views of each face.
     """
@@ -190,9 +186,9 @@ class RecognizerOptions:
     tta: bool = False
 
     def settings(self) -> dict[str, Any]:
-        """Return the options that change results, beside model and detector, for JSON."""
+        """Return the options besides model and detector that change results, as a JSON object."""
         names = ("min_face", "max_faces", "align", "thorough", "labels")
-        # Runs that were begun before there was --tta go on without it.
+        # Absent by default, so that runs from before --tta can be resumed.
         extra = {"tta": True} if self.tta else {}
         return {name: getattr(self, name) for name in names} | extra
 
@@ -205,7 +201,7 @@ class RecognizerOptions:
         )
 
     def load(self, *, threads: int | None = None) -> Recognizer:
-        """Load the recognizer, its network on ``threads`` if given; raises as `mien.load` does."""
+        """Load the recognizer, with ``threads`` for its network; raises as `mien.load`."""
         from mien.inference.classifier import Classifier
         from mien.inference.recognizer import Recognizer
 
@@ -216,7 +212,7 @@ class RecognizerOptions:
         return Recognizer(classifier, detector, choice, tta=self.tta)
 
     def load_detector(self) -> Detector:
-        """Load the detector alone; raises as `mien.inference.detectors.load_detector` does."""
+        """Load the detector only; raises as `mien.inference.detectors.load_detector`."""
         from mien.inference.detectors import load_detector
 
         return load_detector(

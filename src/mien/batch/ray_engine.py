@@ -1,7 +1,7 @@
-"""The Ray engine: recognizers in actors on all machines of a Ray cluster.
+"""Ray engine: recognizers in actors on all machines of a Ray cluster.
 
-Ray Data carries the images' names to its actors and the results back, in the order of the names.
-The results are those of the local engine, since the same code makes them.
+Ray Data sends the images' names to the actors and the results back, in order. The actors run the
+same code as the local engine, so results are the same.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mien.batch.analysis import (
     ImageTimeout,
     analyze_with_timeout,
     chunked,
-    late_result,
+    timeout_result,
 )
 from mien.batch.inputs import Input, RecognizerOptions
 from mien.core.errors import MienError, MissingExtra, ModelError, UsageError
@@ -34,10 +34,10 @@ from mien.core.process import disable_telemetry
 from mien.core.results import Result
 
 _SETTINGS = {
-    # Ray must not print on stdout, which is for data, that a worker died.
+    # Otherwise Ray reports dead workers on stdout, which is for data.
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
-    # On a busy machine processes take longer to start than Ray expects, and those that it starts
-    # with a low priority hardly run.
+    # On a busy machine, processes start more slowly than Ray expects, and low-priority ones hardly
+    # run.
     "RAY_gcs_server_port_wait_time_s": "300",
     "RAY_agent_register_timeout_ms": "300000",
     "RAY_worker_register_timeout_seconds": "300",
@@ -45,11 +45,11 @@ _SETTINGS = {
 }
 
 try:
-    # Read when Ray is imported.
+    # Ray reads the environment when it is imported.
     disable_telemetry()
     for _name, _value in _SETTINGS.items():
         os.environ.setdefault(_name, _value)
-    import pyarrow  # noqa: F401 - Ray Data itself asks for it later, with a traceback
+    import pyarrow  # noqa: F401 - Ray Data fails without it later, with a traceback
     import ray
     import ray.data
     from ray.exceptions import RayError
@@ -61,22 +61,22 @@ if TYPE_CHECKING:
     from mien.inference.recognizer import Recognizer
 
 WINDOW_IMAGES = 50_000
-"""Names that are given to the cluster at once: a million are never held together."""
+"""Names sent to the cluster at once, to limit memory."""
 
 BLOCK_IMAGES = 16 * CHUNK_IMAGES
-"""Images of one task at most: what is analyzed again if its machine dies."""
+"""Limit on the images of a task, which are analyzed again if its machine dies."""
 
 _TRIES = 3
-"""Failures in a row, without a result between them, that end the run."""
+"""Consecutive failures without any result that end the run."""
 
 _CONNECT_SECONDS = 10.0
 
 
 class RayEngine:
-    """Analyzes images in actors of a Ray cluster, which have to have the recognizer's model.
+    """Analyzes images in actors of a Ray cluster.
 
-    All machines must see the images' paths, and the folder of a model that is not bundled. Other
-    arguments as `mien.batch.engines.make_engine`.
+    The images' paths, and the folder of a model that is not bundled, must exist on all machines.
+    Arguments as `mien.batch.run.make_engine`.
     """
 
     def __init__(
@@ -97,10 +97,10 @@ class RayEngine:
         self,
         inputs: Iterable[Input],
         *,
-        in_order: bool = True,  # noqa: ARG002 - it always is
+        in_order: bool = True,  # noqa: ARG002 - always in order
         isolate: bool = False,  # noqa: ARG002 - nothing is analyzed in this process
     ) -> Generator[Result, None, None]:
-        """Yield one result an input, in their order whatever happens.
+        """Yield one result per image, in order.
 
         Raises:
             UsageError: if there is no cluster at the address.
@@ -116,38 +116,38 @@ class RayEngine:
                 yield from self._with_retries(window)
 
     def _with_retries(self, window: list[Input]) -> Iterator[Result]:
-        """Yield the window's results; when a machine dies, go on from the first that is missing.
+        """Yield the window's results; if a machine dies, continue with the first missing one.
 
-        Ray could restart a lost actor itself, but waits for ever where no machine has a core left.
+        Ray could restart a lost actor itself, but waits for ever if no machine has a free core.
         """
         done, failures = 0, 0
         while done < len(window):
-            before = done
+            previously_done = done
             try:
                 for result in self._map(window[done:]):
                     yield result
                     done += 1
             except RayError as error:
-                failures = failures + 1 if done == before else 0
+                failures = failures + 1 if done == previously_done else 0
                 if isinstance(error, MienError) or failures == _TRIES:
                     raise MienError(f"the Ray cluster failed: {_last_line(error)}") from error
 
     def _map(self, inputs: list[Input]) -> Iterator[Result]:
-        # Pickled, since Arrow takes no names that are not UTF-8.
-        rows = [{"input": pickle.dumps(_absolute(one))} for one in inputs]
+        # Pickled, since Arrow rejects names that are not UTF-8.
+        rows = [{"input": pickle.dumps(_absolute(image))} for image in inputs]
         blocks = -(-len(rows) // BLOCK_IMAGES)
         names = ray.data.from_items(rows, override_num_blocks=blocks)
+        workers = min(blocks, self._max_workers())
         with warnings.catch_warnings():
-            # The last two go away with Ray 2.64, which has nothing in their place yet.
+            # Ray 2.60 deprecates max_restarts, without a replacement yet.
             warnings.simplefilter("ignore", RayDeprecationWarning)
             dataset = names.map_batches(
                 _Analyzer,
                 fn_constructor_args=self._actor_arguments,
                 batch_size=CHUNK_IMAGES,
-                concurrency=(1, min(blocks, self._max_workers())),
+                compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
                 num_cpus=1,
                 max_restarts=0,
-                max_task_retries=0,
             )
         for row in dataset.iter_rows():
             result: Result = pickle.loads(row["result"])
@@ -160,15 +160,15 @@ class RayEngine:
         return cores if self._workers is None else min(cores, self._workers)
 
 
-def _absolute(one: Input) -> Input:
-    """Return an input that means the same in any working folder, under the same name."""
-    if not isinstance(one.content, str):
-        return one
-    return replace(one, content=os.path.abspath(one.content))  # noqa: PTH100 - keeps links
+def _absolute(image: Input) -> Input:
+    """Return an input with an absolute path, for actors in other working folders."""
+    if not isinstance(image.content, str):
+        return image
+    return replace(image, content=os.path.abspath(image.content))  # noqa: PTH100 - keeps links
 
 
 class _Analyzer:
-    """An actor with one recognizer."""
+    """Actor with a recognizer."""
 
     def __init__(
         self, options: RecognizerOptions, sha256: str, batch_size: int, timeout: float
@@ -180,42 +180,40 @@ class _Analyzer:
         self._recognizer = options.load(threads=1)
         self._batch_size = batch_size
         self._timeout = timeout
-        found = self._recognizer.model.sha256
-        if found != sha256:
+        loaded = self._recognizer.model.sha256
+        if loaded != sha256:
             raise ModelError(
-                f"a machine of the cluster has another model ({found[:12]}, expected "
+                f"a machine of the cluster has another model ({loaded[:12]}, expected "
                 f"{sha256[:12]}): install the same mien and model on all of them"
             )
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        chunk = [pickle.loads(each) for each in batch["input"]]
-        results = [pickle.dumps(one) for one in self._analyze(chunk)]
+        chunk = [pickle.loads(content) for content in batch["input"]]
+        results = [pickle.dumps(result) for result in self._analyze(chunk)]
         return {"result": np.array(results, dtype=object)}
 
     def _analyze(self, chunk: list[Input]) -> list[Result]:
-        """Analyze images past those that hang, whose threads keep their recognizers."""
+        """Analyze images, and load a new recognizer whenever one hangs."""
         if not chunk:
             return []
         try:
             return analyze_with_timeout(
                 self._recognizer, chunk, batch_size=self._batch_size, timeout=self._timeout
             )
-        except ImageTimeout as late:
+        except ImageTimeout as error:
             self._recognizer = self._options.load(threads=1)
-            index = late.index
-        if index >= len(chunk) > 1:
-            return [result for one in chunk for result in self._analyze([one])]
+            index = error.index
+        if index >= len(chunk) > 1:  # in the network
+            return [result for image in chunk for result in self._analyze([image])]
         index = min(index, len(chunk) - 1)
-        result = late_result(self._recognizer.model, chunk[index], self._timeout)
+        result = timeout_result(self._recognizer.model, chunk[index], self._timeout)
         return [*self._analyze(chunk[:index]), result, *self._analyze(chunk[index + 1 :])]
 
 
 # ---------------------------------------------------------------- the cluster
-
-
 @contextmanager
 def _cluster(address: str | None) -> Iterator[None]:
-    """Connect to a cluster, or start one on this machine and end it afterwards.
+    """Connect to a cluster, or start one on this machine and stop it afterwards.
 
     Args:
         address: the cluster's, or "auto" for one on this machine; None starts one.
@@ -224,14 +222,14 @@ def _cluster(address: str | None) -> Iterator[None]:
         UsageError: if there is no cluster at the address.
         MienError: if none can be started here.
     """
-    connected_already = ray.is_initialized()
-    if not connected_already:
-        _connect(address)
+    if ray.is_initialized():
+        yield
+        return
+    _connect(address)
     try:
         yield
     finally:
-        if not connected_already:
-            ray.shutdown()
+        ray.shutdown()
 
 
 def _connect(address: str | None) -> None:
@@ -247,21 +245,21 @@ def _connect(address: str | None) -> None:
         else:
             # "local" starts a cluster even where there is another on this machine.
             ray.init(address="local", include_dashboard=False, **quiet)
-    except Exception as error:  # Ray raises the plain class itself where a node does not start
+    except Exception as error:  # Ray raises Exception itself if a node does not start
         if address is not None:
             raise _no_cluster(address, error) from error
         raise MienError(
-            f"Ray cannot be started on this machine ({_last_line(error)}): try again while less "
-            "else runs, or leave --engine ray out"
+            f"Ray cannot be started on this machine ({_last_line(error)}): try again when it is "
+            "less busy, or leave --engine ray out"
         ) from error
     finally:
-        # Ray's own handler would end the process with nothing written.
+        # Ray's own handler would end the process before results are written.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, sigterm)
 
 
 def _check_listening(address: str) -> None:
-    """Make sure that somebody listens at HOST:PORT: Ray itself tries for minutes."""
+    """Check that something listens at HOST:PORT, since Ray itself tries for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host:  # "auto"
         return
@@ -280,6 +278,6 @@ def _no_cluster(address: str, error: Exception) -> UsageError:
 
 
 def _last_line(error: BaseException) -> str:
-    """Return the last line of an error, which as a rule is a traceback in Ray."""
+    """Return the last line of an error's message, which in Ray is usually a traceback."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -1,102 +1,235 @@
-"""A whole run: images through an engine into a file, with progress and counts."""
+"""Batch runs: the engines that analyze images, and a run of one into a file that can be resumed."""
 
 from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from mien.batch.engines import Engine
-from mien.batch.inputs import Input
-from mien.batch.journal import Journal, Tally
+from mien.batch.analysis import (
+    TIMEOUT_SECONDS,
+    ImageTimeout,
+    ProcessPool,
+    analyze_with_timeout,
+    chunked,
+)
+from mien.batch.inputs import Input, RecognizerOptions
+from mien.batch.journal import Journal, RunSummary
 from mien.batch.tables import PartFormat
+from mien.core.errors import UsageError
+from mien.core.process import usable_cores
 from mien.core.progress import Progress
+from mien.core.results import Result
+
+if TYPE_CHECKING:
+    from mien.inference.recognizer import Recognizer
+
+IN_PROCESS_IMAGES = 64
+"""Fewer images are analyzed in this process, which is faster than loading the model in another."""
+
+WORKERS_PER_CORE = 4
+"""Limit on worker processes, each of which holds the model in memory."""
 
 _JOIN_SECONDS = 1.0
 
 
+# ---------------------------------------------------------------- engines
+class Engine(Protocol):
+    """Analyzes images and yields one result per image, taking inputs as needed."""
+
+    def __call__(
+        self, inputs: Iterable[Input], *, in_order: bool = True, isolate: bool = False
+    ) -> Generator[Result, None, None]:
+        """Yield the results.
+
+        Args:
+            inputs: the images.
+            in_order: keep their order strictly; otherwise others may overtake a slow image.
+            isolate: analyze nothing in this process, since an image may have crashed an earlier
+                run.
+        """
+
+
+def make_engine(
+    name: str,
+    options: RecognizerOptions,
+    recognizer: Recognizer,
+    *,
+    address: str | None,
+    workers: int | None,
+    batch_size: int,
+    timeout: float,
+) -> Engine:
+    """Return the engine "local" or "ray".
+
+    Args:
+        name: the engine.
+        options: each worker loads its recognizer from these.
+        recognizer: a recognizer with these options, in this process.
+        address: the Ray cluster's; None starts one on this machine.
+        workers: processes or actors; by default one per core.
+        batch_size: faces that go through the network at once.
+        timeout: seconds per image.
+
+    Raises:
+        UsageError: if options are invalid or do not go together.
+        MissingExtra: if Ray is requested and not installed.
+    """
+    if name == "ray":
+        from mien.batch.ray_engine import RayEngine
+
+        return RayEngine(
+            options.absolute(),
+            recognizer,
+            address=address,
+            workers=workers,
+            batch_size=batch_size,
+            timeout=timeout,
+        )
+    if address is not None:
+        raise UsageError("--address is for a Ray cluster: add --engine ray")
+    return LocalEngine(options, recognizer, workers=workers, batch_size=batch_size, timeout=timeout)
+
+
+class LocalEngine:
+    """Analyzes images in processes of this machine; arguments as `make_engine`.
+
+    A few images, or those of a single worker, are analyzed in this process by ``recognizer``.
+    """
+
+    def __init__(
+        self,
+        options: RecognizerOptions,
+        recognizer: Recognizer,
+        *,
+        workers: int | None = None,
+        batch_size: int,
+        timeout: float = TIMEOUT_SECONDS,
+    ) -> None:
+        self.options = options
+        self.recognizer = recognizer
+        cores = usable_cores()
+        self.workers = cores if workers is None else min(workers, WORKERS_PER_CORE * cores)
+        self.batch_size = batch_size
+        self.timeout = timeout
+
+    def __call__(
+        self, inputs: Iterable[Input], *, in_order: bool = True, isolate: bool = False
+    ) -> Generator[Result, None, None]:
+        """Yield one result per image; see `Engine`. Raises ModelError if the network fails."""
+        iterator = iter(inputs)
+        first = list(islice(iterator, IN_PROCESS_IMAGES))
+        chunks = chunked(chain(first, iterator))
+        if isolate or (self.workers > 1 and len(first) == IN_PROCESS_IMAGES):
+            yield from self._pool(self.workers).results(chunks, in_order=in_order)
+            return
+        for chunk in chunks:
+            try:
+                yield from analyze_with_timeout(
+                    self.recognizer, chunk, batch_size=self.batch_size, timeout=self.timeout
+                )
+            except ImageTimeout as error:
+                # The hung thread keeps this process's recognizer: continue in a process that can
+                # be killed.
+                yield from self._pool(1).results(chunks, hung=(chunk, error.index))
+
+    def _pool(self, workers: int) -> ProcessPool:
+        return ProcessPool(
+            self.options,
+            self.recognizer.model,
+            workers=workers,
+            batch_size=self.batch_size,
+            timeout=self.timeout,
+        )
+
+
+# ---------------------------------------------------------------- runs
 def run_batch(
     inputs: Iterable[Input],
     engine: Engine,
     output: Path,
-    form: PartFormat,
-    run: Mapping[str, Any],
+    output_format: PartFormat,
+    settings: Mapping[str, Any],
     *,
     resume: bool,
-    counted: Iterable[Input],
-    say: Callable[[str], None] | None,
-) -> Tally:
-    """Analyze all inputs that have no results yet, and write every result into one file.
+    inputs_to_count: Iterable[Input],
+    notify: Callable[[str], None] | None,
+) -> RunSummary:
+    """Analyze all inputs that have no results yet, and write all results into one file.
 
     Args:
-        inputs: the images, no source twice.
+        inputs: the images, without duplicate sources.
         engine: analyzes them.
         output: the file.
-        form: its format.
-        run: what the run is of; see `Journal`.
-        resume: go on with an interrupted or finished run, if there is one.
-        counted: inputs of the same sources, iterated over for their number alone.
-        say: takes a line for the user; None: neither lines nor progress.
+        output_format: its format.
+        settings: what a resumed run must have in common with this one; see `Journal`.
+        resume: continue an interrupted or finished run, if there is one.
+        inputs_to_count: a second iterable of the same images, to count them for the progress bar.
+        notify: receives messages for the user; None for no messages and no progress bar.
 
     Returns:
-        The counts of all results, an interrupted run's included.
+        The summary of all results, including those of an interrupted run.
 
     Raises:
-        UsageError: if an interrupted run stands in the way; see `Journal`.
+        UsageError: if there is an interrupted run, or one with other settings; see `Journal`.
         OutputError: if the results cannot be written.
         ModelError: if the network fails.
     """
-    quiet = say is None
-    say = say or (lambda _: None)
-    with Journal(output, form, run, resume=resume) as journal:
+    quiet = notify is None
+    notify = notify or (lambda _: None)
+    with Journal(output, output_format, settings, resume=resume) as journal:
         if journal.finished:
-            if not any(True for _ in journal.remaining(counted)):
-                say(f"{output} is complete: nothing to resume{_gone(journal)}")
-                return journal.tally
+            if not any(True for _ in journal.remaining(inputs_to_count)):
+                notify(f"{output} is complete: nothing to resume{_missing(journal)}")
+                return journal.summary
             journal.reopen()
         if journal.damaged:
-            what = "1 part of it is" if journal.damaged == 1 else f"{journal.damaged:,} parts are"
-            say(f"{output}: {what} damaged, whose images are read again")
+            parts = (
+                "1 damaged part" if journal.damaged == 1 else f"{journal.damaged:,} damaged parts"
+            )
+            notify(f"{output}: {parts}, whose images are analyzed again")
         if journal.done:
-            say(f"going on with {output}: {journal.done:,} images are done")
+            notify(f"resuming {output}: {journal.done:,} images are done")
         try:
-            _analyze(inputs, engine, journal, counted, quiet=quiet)
+            _analyze(inputs, engine, journal, inputs_to_count, quiet=quiet)
         except KeyboardInterrupt:
             journal.flush()
-            done = journal.tally.images
-            say(f"{done:,} images are done: add --resume to go on with the others")
+            done = journal.summary.images
+            notify(f"{done:,} images are done: add --resume to continue with the others")
             raise
         journal.finish()
-        say(f"{output}: {journal.tally.summary()}{_gone(journal)}")
-    return journal.tally
+        notify(f"{output}: {journal.summary.text()}{_missing(journal)}")
+    return journal.summary
 
 
-def _gone(journal: Journal) -> str:
-    """Return the number of images with results that are not among the inputs any more."""
-    gone = journal.done - journal.skipped
-    return f" ({gone:,} of them not among the inputs now)" if gone else ""
+def _missing(journal: Journal) -> str:
+    """Return a note on images that have results but are no longer among the inputs."""
+    missing = journal.done - journal.skipped
+    return f" ({missing:,} of them no longer among the inputs)" if missing else ""
 
 
 def _analyze(
     inputs: Iterable[Input],
     engine: Engine,
     journal: Journal,
-    counted: Iterable[Input],
+    inputs_to_count: Iterable[Input],
     *,
     quiet: bool,
 ) -> None:
     if quiet or not sys.stderr.isatty():
-        counted = ()
-    # An image that ended the earlier run must not end this one, too.
-    found = engine(journal.remaining(inputs), in_order=False, isolate=journal.interrupted)
+        inputs_to_count = ()
+    # An image that crashed the earlier run must not crash this one.
+    generator = engine(journal.remaining(inputs), in_order=False, isolate=journal.interrupted)
     with (
-        closing(found) as results,
+        closing(generator) as results,
         Progress("reading faces", unit="img", quiet=quiet) as progress,
     ):
-        with _counting(progress, (one for one in counted if one.source not in journal)):
+        new = (image for image in inputs_to_count if image.source not in journal)
+        with _count_in_thread(progress, new):
             for result in results:
                 journal.add(result)
                 progress.advance()
@@ -104,8 +237,8 @@ def _analyze(
 
 
 @contextmanager
-def _counting(progress: Progress, inputs: Iterable[Input]) -> Iterator[None]:
-    """Count the inputs in a thread, so that the progress line learns its total."""
+def _count_in_thread(progress: Progress, inputs: Iterable[Input]) -> Iterator[None]:
+    """Set the progress bar's total by counting the inputs in a thread."""
     stopped = threading.Event()
 
     def count() -> None:

@@ -1,4 +1,4 @@
-"""The formats that results are written in part by part: JSON lines, CSV, TSV, Parquet, Excel."""
+"""Formats of results that are written part by part: JSON lines, CSV, TSV, Parquet, Excel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from mien.core.errors import MissingExtra, UsageError, needs_extra, printable
+from mien.core.errors import UsageError, needs_extra, printable
 from mien.core.files import SOFTWARE
 from mien.core.formats import csv_text, escape_surrogates, json_text
 from mien.core.results import (
@@ -27,7 +27,7 @@ FORMATS: tuple[str, ...] = ("jsonl", "csv", "tsv", "parquet", "xlsx")
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 
 EXCEL_ROWS = 1 << 20
-"""Rows of a sheet, its header among them: more it cannot have."""
+"""Maximum number of rows of an Excel sheet, including its header."""
 
 ROW_GROUP_ROWS = 50_000
 """Rows of a Parquet file that are in memory together while parts are joined."""
@@ -37,23 +37,25 @@ def part_format(name: str, labels: Sequence[str], model: ModelInfo) -> PartForma
     """Return one of `FORMATS` for the results of a model.
 
     Raises:
-        MissingExtra: if it is Parquet or Excel, and what writes it is not installed.
-        UsageError: if there is no such format.
+        MissingExtra: if the library for Parquet or Excel is not installed.
+        UsageError: if the format is unknown.
     """
     if name == "jsonl":
         return TextFormat(
             ".jsonl",
             "",
             lambda results: "".join(
-                json_text(one.to_dict(), indent=None) + "\n" for one in results
+                json_text(result.to_dict(), indent=None) + "\n" for result in results
             ),
         )
     if name in DELIMITERS:
-        columns, tab = table_columns(labels), DELIMITERS[name]
+        columns, delimiter = table_columns(labels), DELIMITERS[name]
         return TextFormat(
             f".{name}",
-            csv_text([], columns, delimiter=tab),
-            lambda results: csv_text(_rows(results, labels), columns, header=False, delimiter=tab),
+            csv_text([], columns, delimiter=delimiter),
+            lambda results: csv_text(
+                _rows(results, labels), columns, header=False, delimiter=delimiter
+            ),
         )
     if name == "xlsx":
         return ExcelFormat(labels)
@@ -63,14 +65,14 @@ def part_format(name: str, labels: Sequence[str], model: ModelInfo) -> PartForma
 
 
 class TextFormat:
-    """Lines of text; parts have no header, the whole file has one.
+    """Lines of text; the output has a header, its parts have none.
 
     All methods raise OSError as `open` does.
 
     Args:
-        suffix: of a file's name.
-        header: the first lines of a whole file.
-        text: returns the lines of results.
+        suffix: suffix of the files.
+        header: first lines of the output.
+        text: formats results as lines.
     """
 
     def __init__(self, suffix: str, header: str, text: Callable[[Iterable[Result]], str]) -> None:
@@ -80,31 +82,33 @@ class TextFormat:
 
     def write(self, results: Sequence[Result], path: Path) -> None:
         """Write results as a part."""
-        # The halves of a file name that is not UTF-8 come out as JSON's own escapes.
+        # Surrogates in file names that are not UTF-8 become JSON escapes.
         path.write_bytes(self._text(results).encode("utf-8", errors="backslashreplace"))
 
     def join(self, parts: Iterator[Path], path: Path) -> None:
-        """Write all parts, in their order, as one complete file."""
-        with path.open("wb") as whole:
-            whole.write(self._header)
+        """Write all parts, in order, as one output."""
+        with path.open("wb") as output:
+            output.write(self._header)
             for part in parts:
                 with part.open("rb") as file:
-                    shutil.copyfileobj(file, whole)
+                    shutil.copyfileobj(file, output)
 
-    def to_part(self, whole: Path, path: Path) -> None:
-        """Write the results of a complete file as a part."""
-        with whole.open("rb") as file, path.open("wb") as part:
+    def to_part(self, output: Path, path: Path) -> None:
+        """Write the results of an output as a part."""
+        with output.open("rb") as file, path.open("wb") as part:
             file.seek(len(self._header))
             shutil.copyfileobj(file, part)
 
 
 class ParquetFormat:
-    """One row a face, one row where there is none; see `mien.core.results.table_columns`."""
+    """Parquet with the columns of `mien.core.results.table_columns`; parts are Parquet files too.
+
+    Raises MissingExtra if pyarrow is not installed.
+    """
 
     suffix = ".parquet"
 
     def __init__(self, labels: Sequence[str], model: ModelInfo) -> None:
-        """Take the model and its labels; raises MissingExtra if pyarrow is not installed."""
         self._pa, self._parquet = _pyarrow()
         self._labels = tuple(labels)
         self._schema = results_schema(labels, model)
@@ -116,25 +120,25 @@ class ParquetFormat:
         self._parquet.write_table(table, path, compression="zstd")
 
     def join(self, parts: Iterator[Path], path: Path) -> None:
-        """Write all parts as one file, in row groups of about `ROW_GROUP_ROWS`."""
+        """Write all parts as one output, in row groups of about `ROW_GROUP_ROWS`."""
         with self._parquet.ParquetWriter(path, self._schema, compression="zstd") as writer:
-            waiting: list[Any] = []
+            pending: list[Any] = []
             rows = 0
             for table in self._row_groups(parts):
-                waiting.append(table)
+                pending.append(table)
                 rows += table.num_rows
                 if rows >= ROW_GROUP_ROWS:
-                    writer.write_table(self._pa.concat_tables(waiting), row_group_size=rows)
-                    waiting, rows = [], 0
-            if waiting:
-                writer.write_table(self._pa.concat_tables(waiting), row_group_size=max(1, rows))
+                    writer.write_table(self._pa.concat_tables(pending), row_group_size=rows)
+                    pending, rows = [], 0
+            if pending:
+                writer.write_table(self._pa.concat_tables(pending), row_group_size=max(1, rows))
 
-    def to_part(self, whole: Path, path: Path) -> None:
-        """Write the results of a complete file as a part, which is a file of its own."""
-        shutil.copyfile(whole, path)
+    def to_part(self, output: Path, path: Path) -> None:
+        """Write the results of an output as a part."""
+        shutil.copyfile(output, path)
 
     def _row_groups(self, parts: Iterator[Path]) -> Iterator[Any]:
-        """Yield tables that fit into memory: a part may be the whole file of an earlier run."""
+        """Yield tables that fit into memory: a part may be the output of an earlier run."""
         for part in parts:
             with self._parquet.ParquetFile(part) as file:
                 for number in range(file.num_row_groups):
@@ -142,10 +146,12 @@ class ParquetFormat:
 
 
 class ExcelSheets:
-    """An Excel workbook that rows are added to: one sheet, or several where a sheet is full."""
+    """Excel workbook that grows row by row; a full sheet is followed by another.
+
+    Raises MissingExtra if openpyxl is not installed.
+    """
 
     def __init__(self, columns: Sequence[str]) -> None:
-        """Take the columns; raises MissingExtra if openpyxl is not installed."""
         with needs_extra("excel", "an Excel file"):
             from openpyxl import Workbook
             from openpyxl.cell import WriteOnlyCell
@@ -156,24 +162,26 @@ class ExcelSheets:
         self._rows = 0
 
     def add(self, row: Iterable[Any]) -> None:
-        """Add a row, its values in the columns' order."""
+        """Add a row of values in the order of the columns."""
         if self._sheet is None or self._rows == EXCEL_ROWS:
-            number = len(self._book.worksheets) + 1
-            self._sheet = self._book.create_sheet("results" if number == 1 else f"results {number}")
-            self._sheet.append(self._columns)
-            self._rows = 1
+            self._add_sheet()
         self._sheet.append([self._plain(value) for value in row])
         self._rows += 1
 
     def save(self, path: Path) -> None:
         """Write the workbook, with at least its header; raises OSError as `open` does."""
         if self._sheet is None:
-            self._sheet = self._book.create_sheet("results")
-            self._sheet.append(self._columns)
+            self._add_sheet()
         self._book.save(path)
 
+    def _add_sheet(self) -> None:
+        number = len(self._book.worksheets) + 1
+        self._sheet = self._book.create_sheet("results" if number == 1 else f"results {number}")
+        self._sheet.append(self._columns)
+        self._rows = 1
+
     def _plain(self, value: Any) -> Any:
-        """Return a value that Excel takes as it is: no formula, no character it does not know."""
+        """Return a value that Excel keeps as it is: no formula, no unsupported character."""
         if not isinstance(value, str):
             return value
         cell = self._cell(self._sheet, value=printable(escape_surrogates(value)))
@@ -182,14 +190,16 @@ class ExcelSheets:
 
 
 class ExcelFormat:
-    """The rows of `ParquetFormat` as a workbook; a part is a JSON list a row."""
+    """Excel workbook with the same columns; in parts, each row is a JSON list.
+
+    Raises MissingExtra if openpyxl is not installed.
+    """
 
     suffix = ".jsonl"
 
     def __init__(self, labels: Sequence[str]) -> None:
-        """Take the model's labels; raises MissingExtra if openpyxl is not installed."""
         self._labels, self._columns = tuple(labels), table_columns(labels)
-        ExcelSheets(self._columns)  # says so before the work
+        ExcelSheets(self._columns)  # raises before the images are analyzed
 
     def write(self, results: Sequence[Result], path: Path) -> None:
         """Write results as a part; raises OSError as `open` does."""
@@ -205,11 +215,11 @@ class ExcelFormat:
                     sheets.add(json.loads(line))
         sheets.save(path)
 
-    def to_part(self, whole: Path, path: Path) -> None:
-        """Write the rows of a complete file as a part."""
+    def to_part(self, output: Path, path: Path) -> None:
+        """Write the rows of a workbook as a part."""
         from openpyxl import load_workbook
 
-        with whole.open("rb") as file, path.open("w", encoding="ascii") as part:
+        with output.open("rb") as file, path.open("w", encoding="ascii") as part:
             for sheet in load_workbook(file, read_only=True).worksheets:
                 for row in sheet.iter_rows(min_row=2, values_only=True):
                     part.write(json.dumps(row) + "\n")
@@ -225,13 +235,13 @@ def results_schema(
     smoothed: bool = False,
     corrected: bool = False,
 ) -> Any:
-    """Return the `pyarrow.Schema` of a table of results; the model goes to its metadata.
+    """Return the `pyarrow.Schema` of a table of results, with the model in its metadata.
 
     Args:
-        labels: the model's.
+        labels: the model's labels.
         model: the model.
-        smoothed: with the columns of a video, as `mien.core.results.table_columns`.
-        corrected: with those of a baseline, as there.
+        smoothed: add the columns of a video, as `mien.core.results.table_columns`.
+        corrected: add the columns of a baseline, likewise.
 
     Raises:
         MissingExtra: if pyarrow is not installed.
@@ -252,12 +262,10 @@ def results_schema(
 
 
 def _pyarrow() -> tuple[Any, Any]:
-    """Return pyarrow and pyarrow.parquet; raises MissingExtra if they are not installed."""
-    try:
+    """Import pyarrow and pyarrow.parquet; raises MissingExtra if they are not installed."""
+    with needs_extra("batch", "a Parquet file"):
         return import_module("pyarrow"), import_module("pyarrow.parquet")
-    except ImportError as error:
-        raise MissingExtra("batch", "a Parquet file") from error
 
 
 def _rows(results: Iterable[Result], labels: Sequence[str]) -> Iterator[dict[str, Any]]:
-    return (row for one in results for row in result_rows(one, labels))
+    return (row for result in results for row in result_rows(result, labels))

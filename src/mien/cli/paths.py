@@ -27,7 +27,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from mien.batch.inputs import Input, found_file, walk_folder
+from mien.batch.inputs import Input, file_input, walk_folder
 from mien.cli.output import note
 from mien.core.errors import InputError, UsageError
 from mien.core.file_types import IMAGE_SUFFIXES, PLAYLIST_SUFFIXES, VIDEO_SUFFIXES
@@ -167,7 +167,7 @@ def _expand_path(
         files = [match for match in matches if not is_folder(match)]
         if not files:
             yield Input(argument, problem=f"{argument}: no file matches this pattern")
-        yield from map(found_file, files)
+        yield from map(file_input, files)
     else:
         yield Input(argument, content=argument)
 

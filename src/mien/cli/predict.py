@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mien.batch.inputs import Input
-from mien.batch.journal import Tally
+from mien.batch.journal import RunSummary
 from mien.batch.tables import FORMATS as PART_FORMATS
 from mien.batch.tables import part_format
 from mien.cli.options import (
@@ -53,8 +53,8 @@ from mien.core.results import COMPAT_FORMATS, Result, table_columns
 from mien.core.web import is_web_address, redact_address
 
 if TYPE_CHECKING:
-    from mien.batch.engines import Engine
     from mien.batch.inputs import RecognizerOptions
+    from mien.batch.run import Engine
     from mien.core.results import Face
     from mien.inference.recognizer import Recognizer
 
@@ -208,8 +208,8 @@ def _run(args: argparse.Namespace) -> int:
     resumable = _is_resumable(args, output_format)
     with interruptible(_GRACE_PERIOD_S, final=True):
         analyze = _analyze_resumably if resumable else _analyze_once
-        tally = analyze(args, output_format)
-    return _exit_code(tally, args.output)
+        summary = analyze(args, output_format)
+    return _exit_code(summary, args.output)
 
 
 # ---------------------------------------------------------------- checks of options
@@ -302,14 +302,14 @@ def _is_resumable(args: argparse.Namespace, output_format: str) -> bool:
 
 
 # ---------------------------------------------------------------- to a file, in parts
-def _analyze_resumably(args: argparse.Namespace, output_format: str) -> Tally:
+def _analyze_resumably(args: argparse.Namespace, output_format: str) -> RunSummary:
     from mien.batch.run import run_batch
 
     inputs = _find_inputs(args)
     options = recognizer_options(args)
     recognizer = options.load()
     manifest = recognizer.classifier.manifest
-    run = {
+    settings = {
         "model": recognizer.model.sha256,
         # These change results, too, and are not in the file that is hashed.
         "temperature": manifest.temperature,
@@ -320,18 +320,18 @@ def _analyze_resumably(args: argparse.Namespace, output_format: str) -> Tally:
         "columns": len(table_columns(recognizer.labels)),
         **_describe_inputs(inputs, args.output),
     }
-    tally = run_batch(
+    summary = run_batch(
         inputs.unique(),
         _make_engine(args, options, recognizer),
         args.output,
         part_format(output_format, recognizer.labels, recognizer.model),
-        run,
+        settings,
         resume=args.resume,
-        counted=inputs.for_counting().unique(),
-        say=None if args.quiet else partial(note, quiet=False),
+        inputs_to_count=inputs.for_counting().unique(),
+        notify=None if args.quiet else partial(note, quiet=False),
     )
     inputs.note_skipped(quiet=args.quiet)
-    return tally
+    return summary
 
 
 def _find_inputs(args: argparse.Namespace) -> Inputs:
@@ -344,7 +344,7 @@ def _find_inputs(args: argparse.Namespace) -> Inputs:
 def _make_engine(
     args: argparse.Namespace, options: RecognizerOptions, recognizer: Recognizer
 ) -> Engine:
-    from mien.batch.engines import make_engine
+    from mien.batch.run import make_engine
 
     return make_engine(
         args.engine,
@@ -374,7 +374,7 @@ def _describe_inputs(inputs: Inputs, output: Path) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------- to stdout, or to a file at once
-def _analyze_once(args: argparse.Namespace, output_format: str) -> Tally:
+def _analyze_once(args: argparse.Namespace, output_format: str) -> RunSummary:
     found = _find_inputs(args)
     inputs = list(found)
     annotated_paths = _annotated_paths(args.annotate, [image.source for image in inputs])
@@ -385,7 +385,7 @@ def _analyze_once(args: argparse.Namespace, output_format: str) -> Tally:
     options = recognizer_options(args)
     recognizer = options.load()
     engine = _make_engine(args, options, recognizer)
-    tally, annotated = Tally(), 0
+    summary, annotated = RunSummary(), 0
     show_progress = len(inputs) > 1 and can_show_progress(args, output_format)
     with (
         image_writer(
@@ -400,7 +400,7 @@ def _analyze_once(args: argparse.Namespace, output_format: str) -> Tally:
     ):
         for index, result in enumerate(results):
             progress.advance()
-            tally.count(result)
+            summary.count(result)
             content = inputs[index].content
             if annotated_paths and content is not None and result.error is None:
                 _write_annotated(content, result.faces, annotated_paths[index])
@@ -410,8 +410,8 @@ def _analyze_once(args: argparse.Namespace, output_format: str) -> Tally:
         many = f"{annotated} pictures in {args.annotate}"
         note(f"annotated: {annotated_paths[0] if len(inputs) == 1 else many}", quiet=args.quiet)
     if args.output is not None:
-        note(f"{args.output}: {tally.summary()}", quiet=args.quiet)
-    return tally
+        note(f"{args.output}: {summary.text()}", quiet=args.quiet)
+    return summary
 
 
 def _annotated_paths(folder: Path | None, sources: Sequence[str]) -> list[Path]:
@@ -432,25 +432,25 @@ def _write_annotated(content: str | bytes, faces: Sequence[Face], path: Path) ->
     write_picture(annotate(load_image(content), faces), path)
 
 
-def _exit_code(tally: Tally, output: Path | None) -> int:
+def _exit_code(summary: RunSummary, output: Path | None) -> int:
     """Return 0 or 6, or raise the error of a run without any readable image or any face."""
-    failed, first_problem = tally.failed, tally.first_problem
+    failed, first_problem = summary.failed, summary.first_problem
     where = "" if output is None else f"; {output} lists them by their status"
-    if failed == tally.images:
+    if failed == summary.images:
         text = f"none of {failed:,} inputs could be read; first: {first_problem}{where}"
         text = str(first_problem) if failed == 1 else text
-        raise MienError(text) if tally.statuses["error"] else InputError(text)
+        raise MienError(text) if summary.statuses["error"] else InputError(text)
     if failed:
         counts = ", ".join(
-            f"{tally.statuses[status]:,} {status}"
+            f"{summary.statuses[status]:,} {status}"
             for status in ("unreadable", "error")
-            if tally.statuses[status]
+            if summary.statuses[status]
         )
-        failures = f"{failed:,} of {tally.images:,} inputs failed ({counts})"
+        failures = f"{failed:,} of {summary.images:,} inputs failed ({counts})"
         note(f"mien: {failures}; first: {first_problem}{where}", quiet=False)
         return EXIT_PARTIAL
-    if not tally.faces:
-        images = "the image" if tally.images == 1 else f"any of {tally.images:,} images"
+    if not summary.faces:
+        images = "the image" if summary.images == 1 else f"any of {summary.images:,} images"
         raise NoFaceError(
             f"no face found in {images}: try another --detector, "
             "or --detector none for images that are face crops"

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from mien.batch.engines import IN_PROCESS_IMAGES, LocalEngine
 from mien.batch.inputs import Input, RecognizerOptions
+from mien.batch.run import IN_PROCESS_IMAGES, LocalEngine
 from mien.core.errors import MienError
 from mien.core.results import Result, Results
 from mien.inference.recognizer import Recognizer
@@ -114,7 +114,7 @@ def test_an_image_that_kills_a_worker_is_an_error_and_the_others_are_read(
     results = list(engine(given))
     assert [result.source for result in results] == [one.source for one in given]
     assert results[40].status == "error"
-    assert results[40].error == "deadly.png: the process that read it died of it"
+    assert results[40].error == "deadly.png: the worker process died while reading it"
     others = {result.status for result in results[:40] + results[41:-1]}
     assert others == {"ok"}
 
@@ -124,7 +124,7 @@ def test_workers_that_cannot_start_are_said(
 ) -> None:
     source = Deadly(str(tiny_model), detector="none", at_once=True)
     engine = LocalEngine(source, options.load(), workers=2, batch_size=64)
-    with pytest.raises(MienError, match="die as they start"):
+    with pytest.raises(MienError, match="die on startup"):
         list(engine(inputs))
 
 
@@ -167,9 +167,9 @@ def test_what_hangs_or_crashes_is_an_error_and_all_else_is_read(
     assert found(results) == expected(given)
     problems = [result.error for result in results if result.status == "error"]
     assert problems == [
-        "hangs.png took longer than 2 seconds (--timeout), and was given up",
-        "deadly.png: the process that read it died of it",
-        "hangs too.png took longer than 2 seconds (--timeout), and was given up",
+        "hangs.png took longer than 2 seconds (--timeout) and was skipped",
+        "deadly.png: the worker process died while reading it",
+        "hangs too.png took longer than 2 seconds (--timeout) and was skipped",
     ]
 
 
@@ -180,7 +180,7 @@ def test_what_takes_long_lets_others_pass_where_it_may(
     inputs: list[Input],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("mien.batch.processes._LATE_SECONDS", 0.5)
+    monkeypatch.setattr("mien.batch.analysis._LATE_SECONDS", 0.5)
     given = [Input("hangs.png", content="hangs.png"), *inputs * 10]
     source = Slow(str(tiny_model), detector="none")
     engine = LocalEngine(source, options.load(), workers=2, batch_size=64, timeout=8)
