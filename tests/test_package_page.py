@@ -44,6 +44,11 @@ def test_a_picture_for_light_and_dark_is_the_light_one() -> None:
     assert long_description(text, None) == "*(Picture: A page)*"
 
 
+def test_a_picture_with_a_width_is_shown_at_its_own() -> None:
+    text = '<picture><img alt="A face" src="face.jpg" width="480"></picture>'
+    assert long_description(text, SOURCE) == f"![A face]({SOURCE}/raw/HEAD/face.jpg)"
+
+
 def test_code_stays_as_it_is() -> None:
     text = "```python\n[a](b)\n```\n"
     assert long_description(text, None) == text
