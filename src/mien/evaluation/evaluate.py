@@ -319,24 +319,23 @@ def evaluate_model(
         quiet=quiet,
     )
     manifest, labels = classifier.manifest, classifier.labels
-    thresholds = np.array([manifest.threshold(label) for label in labels])
+    thresholds = None
+    if manifest.thresholds:
+        thresholds = np.array([manifest.threshold(label) for label in labels])
     agreement = clean_agreement = None
     if votes is not None:
         agreement = measure_agreement(probabilities, votes)
         if clean is not None:
             clean_agreement = measure_agreement(probabilities[clean], votes[clean])
+    evaluation = evaluate(
+        probabilities, split.labels, clean=clean, classes=labels, thresholds=thresholds
+    )
     report = Report(
         model=manifest.info,
         data="",
         split=split.name,
         tta=tta,
-        evaluation=evaluate(
-            probabilities,
-            split.labels,
-            clean=clean,
-            classes=labels,
-            thresholds=thresholds if manifest.thresholds else None,
-        ),
+        evaluation=evaluation,
         seed=seed,
         skipped=len(split.skipped),
         versions=versions(),
@@ -501,7 +500,7 @@ def _after_sentence(comparison: Comparison) -> str:
     if known is None or len(comparison.known) == len(comparison.classes):
         return text
     accuracy = percent(known.accuracy, digits=1)
-    return f"{text}; {accuracy} on the {known.count:,} of the base model's classes"
+    return f"{text}; {accuracy} on the {known.count:,} images of the base model's classes"
 
 
 def matrix_table(metrics: Metrics | None, classes: Sequence[str], known: Sequence[str]) -> Table:

@@ -537,15 +537,15 @@ def _strips(audit: Audit) -> list[_Strip]:
     if len(leaks) > _MAX_PAIRS:  # evenly from the most to the least similar
         leaks = [leaks[round(index)] for index in np.linspace(0, len(leaks) - 1, _MAX_PAIRS)]
     notes = tuple(f"{pair.cosine:.3f}{' mirrored' if pair.flipped else ''}" for pair in leaks)
+    conflict_files, leak_files = (
+        tuple(file for pair in pairs for file in (pair.first, pair.second))
+        for pairs in (conflicting, leaks)
+    )
     return [
-        _Strip("Pixel-identical with different labels", _files(conflicting)),
-        _Strip("Near duplicates across splits", _files(leaks), notes),
+        _Strip("Pixel-identical with different labels", conflict_files),
+        _Strip("Near duplicates across splits", leak_files, notes),
         _Strip(f"Blank images ({len(audit.blank):,})", audit.blank[:_MAX_BLANKS]),
     ]
-
-
-def _files(pairs: Sequence[Pair]) -> tuple[str, ...]:
-    return tuple(file for pair in pairs for file in (pair.first, pair.second))
 
 
 def _crosses_splits(pair: Pair) -> bool:

@@ -206,16 +206,7 @@ def measure_robustness(
             f"expected images and as many labels, at least one; got {len(images)} images and "
             f"labels {labels.shape}"
         )
-    changes: dict[str, Callable[[Faces], Faces]] = {"": np.asarray, **corruptions()}
-    correct = dict.fromkeys(changes, 0)
-    total = len(images) * len(changes)
-    with Progress("robustness", total, unit="img", quiet=quiet) as progress:
-        for name, change in changes.items():
-            for start in range(0, len(images), BATCH_SIZE):
-                batch = slice(start, start + BATCH_SIZE)
-                predicted = classify(change(images[batch])).argmax(axis=1)
-                correct[name] += int((predicted == labels[batch]).sum())
-                progress.advance(len(predicted))
+    correct = _count_correct(classify, images, labels, quiet=quiet)
     uncorrupted = correct.pop("")
     losses = []
     for name, remaining in correct.items():
@@ -232,6 +223,23 @@ def measure_robustness(
         accuracy=uncorrupted / len(images),
         losses=tuple(losses),
     )
+
+
+def _count_correct(
+    classify: Classify, images: Faces, labels: Labels, *, quiet: bool
+) -> dict[str, int]:
+    """Return the number of correct predictions under each corruption; "" stands for none."""
+    changes: dict[str, Callable[[Faces], Faces]] = {"": np.asarray, **corruptions()}
+    correct = dict.fromkeys(changes, 0)
+    total = len(images) * len(changes)
+    with Progress("robustness", total, unit="img", quiet=quiet) as progress:
+        for name, change in changes.items():
+            for start in range(0, len(images), BATCH_SIZE):
+                batch = slice(start, start + BATCH_SIZE)
+                predicted = classify(change(images[batch])).argmax(axis=1)
+                correct[name] += int((predicted == labels[batch]).sum())
+                progress.advance(len(predicted))
+    return correct
 
 
 # ---------------------------------------------------------------- rendering
