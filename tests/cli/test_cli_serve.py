@@ -319,8 +319,10 @@ def test_an_empty_variable_does_not_open_the_service_to_everybody(
 ) -> None:
     monkeypatch.setenv(name, value)
     assert main(["serve", "--port", "0"]) == EXIT_USAGE
-    expected = f"mien: {name} is set but empty: expected a token; unset it to serve everybody\n"
-    assert capsys.readouterr().err == expected
+    assert capsys.readouterr().err == (
+        f"mien: {name} is set but empty: expected a token; unset it to serve without "
+        "authentication\n"
+    )
 
 
 @needs_app

@@ -5,6 +5,7 @@ import importlib.util
 import pytest
 
 from mien.core.errors import MissingExtra, UsageError
+from mien.core.images import MAX_PIXELS
 from mien.service import require_app
 
 pytest.importorskip("fastapi")
@@ -14,6 +15,7 @@ from mien.service import Limits, default_workers
 
 def test_the_defaults_are_usable() -> None:
     assert Limits().workers == default_workers() >= 1
+    assert Limits(max_pixels=MAX_PIXELS).max_pixels == MAX_PIXELS
 
 
 @pytest.mark.parametrize(
@@ -21,7 +23,7 @@ def test_the_defaults_are_usable() -> None:
     [
         {"max_bytes": 0},
         {"max_bytes": 10**10},
-        {"max_pixels": 150_000_001},
+        {"max_pixels": MAX_PIXELS + 1},
         {"workers": 0},
         {"max_waiting": -1},
         {"upload_seconds": 0},

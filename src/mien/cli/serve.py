@@ -208,7 +208,8 @@ def _access(args: argparse.Namespace) -> Access:
         tokens += os.environ[name].replace(",", " ").split()
     if variables and not tokens:
         raise UsageError(
-            f"{variables[0]} is set but empty: expected a token; unset it to serve everybody"
+            f"{variables[0]} is set but empty: expected a token; unset it to serve without "
+            "authentication"
         )
     return Access.of(tokens, args.cors_origin)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from mien.core.errors import MissingExtra, UsageError
@@ -61,25 +61,24 @@ class Limits:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        from mien.core.images import MAX_PIXELS
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if not low <= value <= high:  # also if it is NaN
+                raise UsageError(f"expected {name} from {low:,} to {high:,}, got {value:,}")
 
-        for name, value, low, high in (
-            ("bytes of an image", self.max_bytes, 1, 1_000_000_000),
-            ("pixels of an image", self.max_pixels, 1, MAX_PIXELS),
-            ("workers", self.workers, 1, 10_000),
-            ("waiting images", self.max_waiting, 0, 10_000),
-            ("connections", self.max_connections, 1, 100_000),
-            ("streams", self.max_streams, 0, 10_000),
-            ("videos", self.max_videos, 0, 1000),
-            ("bytes of a video", self.max_video_bytes, 1, 100_000_000_000),
-        ):
-            if not low <= value <= high:
-                raise UsageError(f"expected {low:,} to {high:,} {name}, got {value:,}")
-        for seconds in (
-            self.upload_seconds,
-            self.analysis_seconds,
-            self.stream_seconds,
-            self.video_seconds,
-        ):
-            if not (math.isfinite(seconds) and seconds > 0):
-                raise UsageError(f"expected more than 0 seconds, got {seconds}")
+
+_SECONDS = (1e-3, 1e6)
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "max_bytes": (1, 1_000_000_000),
+    "max_pixels": (1, 150_000_000),  # `mien.core.images.MAX_PIXELS`
+    "workers": (1, 10_000),
+    "max_waiting": (0, 10_000),
+    "upload_seconds": _SECONDS,
+    "analysis_seconds": _SECONDS,
+    "max_connections": (1, 100_000),
+    "max_streams": (0, 10_000),
+    "stream_seconds": _SECONDS,
+    "max_videos": (0, 1000),
+    "max_video_bytes": (1, 100_000_000_000),
+    "video_seconds": _SECONDS,
+}

@@ -57,14 +57,9 @@ class AccessRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields of a JSON log."""
-        return {
-            "client": self.client,
-            "method": self.method,
-            "path": self.path,
-            "status": self.status,
-            "ms": round(1000 * self.seconds, 1),
-            REQUEST_ID: self.request_id,
-        }
+        fields = dict(vars(self))
+        fields["ms"] = round(1000 * fields.pop("seconds"), 1)
+        return fields
 
 
 RequestLog = Callable[[AccessRecord], None]

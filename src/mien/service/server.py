@@ -313,15 +313,15 @@ def supervise(
                         return code
                     if code is not None:
                         worker.restart(code, log)
-                if workers[0].is_ready and len(workers) < count:
-                    workers += [_Worker(command, message, fd, folder) for _ in range(1, count)]
+                while workers[0].is_ready and len(workers) < count:
+                    workers.append(_Worker(command, message, fd, folder))
                 time.sleep(_POLL_S)
         finally:
             _end_all(workers)
 
 
 class _Worker:
-    """Process of the service; gets its settings from a pipe that stays open as long as we live."""
+    """Process of the service; its stdin brings the settings, and ends when its parent dies."""
 
     def __init__(self, command: Sequence[str], message: bytes, fd: int, folder: str) -> None:
         self._command = command

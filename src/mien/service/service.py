@@ -28,7 +28,7 @@ Load = Callable[[], "Recognizer"]
 """Loads the recognizer; called once, in a thread."""
 
 _JOIN_S = 0.5  # wait for threads at shutdown, when all clients have an answer or are gone
-_WARM_UP_SIZE = 320
+_WARM_UP_SIZE = 320  # pixels
 
 _LOGGER = logging.getLogger(__name__)
 
