@@ -1,4 +1,4 @@
-"""Detectors whose answers a test can know, and pictures for them."""
+"""Detectors with known results, and pictures for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class BrightSpots:
-    """Finds each rectangle of full red."""
+    """Detects rectangles of full red."""
 
     name = "bright"
     crop_scale = 1.0
@@ -26,7 +26,7 @@ class BrightSpots:
 
 
 class Broken:
-    """Fails in every picture."""
+    """Fails on every picture."""
 
     name = "broken"
     crop_scale = None
@@ -36,7 +36,7 @@ class Broken:
 
 
 def bright_scene(*boxes: Box, size: tuple[int, int] = (200, 300)) -> Pixels:
-    """Boxes full of red, each with its own pattern in green, so that each reads differently."""
+    """Red boxes, each with its own pattern in green, so that their scores differ."""
     picture = np.full((*size, 3), 40, np.uint8)
     for box in boxes:
         left, top, right, bottom = box.xyxy

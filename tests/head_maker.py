@@ -1,4 +1,4 @@
-"""A small ONNX network with the head that mien's own have: pooling, dense, BatchNorm, ReLU."""
+"""Small ONNX network with a head like mien's: pooling, dense, BatchNorm, ReLU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Makes small videos with PyAV: any times, turned, with sound, as files or as bytes."""
+"""Writes small videos with PyAV: any times, rotated, with sound, as files or bytes."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SIZE = (96, 128)
 
 
 def numbered(number: int, size: tuple[int, int] = SIZE) -> Picture:
-    """A grey picture whose level tells its number, with a red upper left quarter."""
+    """Grey picture whose level encodes its number, with a red upper left quarter."""
     picture = np.full((*size, 3), 40 + number * 5 % 200, np.uint8)
     picture[: size[0] // 2, : size[1] // 2] = (220, 20, 20)
     return picture
 
 
 def number_in(picture: Picture) -> int:
-    """The number that `numbered` wrote, upright."""
+    """The number that `numbered` encoded."""
     level = float(picture[picture.shape[0] * 3 // 4 :, picture.shape[1] * 3 // 4 :].mean())
     return round((level - 40) / 5)
 
@@ -49,7 +49,7 @@ def write_video(
 ) -> None:
     """Write a video with a frame at each of the times (seconds), H.264 with B-frames.
 
-    Its pixels may be ``pixel`` times as wide as high. ``cover``, a codec, puts a still before it.
+    ``pixel`` is the pixel aspect ratio. ``cover``, a codec, adds a still picture before the video.
     """
     import av
 
@@ -68,7 +68,7 @@ def write_video(
         if pixel is not None:
             stream.codec_context.sample_aspect_ratio = pixel
         stream.codec_context.gop_size = group
-        if codec == "libx264":  # others know a few rates alone
+        if codec == "libx264":  # others support few rates
             stream.codec_context.time_base = MILLISECOND
             stream.time_base = MILLISECOND
             stream.codec_context.options = {"preset": "ultrafast", "crf": "12"}
@@ -100,7 +100,7 @@ def _write_still(container: Any, stream: Any) -> None:
 
 
 def write_cover(path: Path) -> None:
-    """Write an MP4 file of a still cover alone."""
+    """Write an MP4 file with only a still cover."""
     import av
     from av.stream import Disposition
 
@@ -126,7 +126,7 @@ def _write_tone(container: Any, stream: Any, seconds: float) -> None:
 
 
 def write_sound(path: Path) -> None:
-    """Write a file of sound alone."""
+    """Write a file with only sound."""
     import av
 
     with av.open(str(path), "w") as container:
@@ -134,7 +134,7 @@ def write_sound(path: Path) -> None:
 
 
 def turn_mp4(path: Path, clockwise: int) -> None:
-    """Write how the picture is to be turned into the track header of an MP4 file."""
+    """Write a rotation into the track header of an MP4 file."""
     one = 1 << 16
     a, b, c, d = {
         90: (0, one, -one, 0),
@@ -143,7 +143,7 @@ def turn_mp4(path: Path, clockwise: int) -> None:
     }[clockwise]
     content = path.read_bytes()
     upright = struct.pack(">9i", one, 0, 0, 0, one, 0, 0, 0, 1 << 30)
-    # The movie's own header has the same matrix first; the track's is what counts.
+    # The movie header contains the same matrix before the track header, which is the one used.
     place = content.index(upright, content.index(b"tkhd"))
     turned = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(content[:place] + turned + content[place + len(turned) :])
@@ -155,7 +155,7 @@ def even_times(count: int, rate: float = 25.0) -> list[float]:
 
 
 def times_in(path: Path) -> list[float]:
-    """The times of the frames in a file, from its start, read plainly."""
+    """The times of the frames in a file, from its start."""
     import av
 
     with av.open(str(path)) as container:

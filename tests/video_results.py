@@ -1,4 +1,4 @@
-"""Makes results of frames without a video."""
+"""Makes results of frames, without a video."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ def face(track_id: int, emotion: str, confidence: float = 0.7) -> Face:
 
 
 def result(number: int, *faces: Face, step: float = 0.1) -> Result:
-    """What was found in a frame; frames lie ``step`` seconds apart."""
+    """Result of a frame; frames are ``step`` seconds apart."""
     status = "ok" if faces else "no_face"
     return Result("a.mp4", status, MODEL, 64, 64, faces, frame=number, time_s=number * step)

@@ -60,7 +60,7 @@ def _faces(count: int, seed: int = 0) -> Faces:
 
 
 def _replace_model(folder: Path, content: bytes) -> None:
-    """Change a model's file and let its manifest know."""
+    """Replace a model's file and update its manifest."""
     manifest = load_manifest(folder)
     (folder / MODEL_NAME).write_bytes(content)
     changes = {**manifest.__dict__, "file": ModelFile.of(folder / MODEL_NAME)}
@@ -77,7 +77,7 @@ def test_rows_are_probabilities(classifier: Classifier, count: int) -> None:
 
 
 @pytest.mark.parametrize("augment", [False, True])
-def test_no_faces_give_no_rows(classifier: Classifier, augment: bool) -> None:
+def test_no_faces_return_no_rows(classifier: Classifier, augment: bool) -> None:
     probabilities = classifier.classify(NONE, augment=augment)
     assert probabilities.shape == (0, 7)
     assert probabilities.dtype == np.float32
@@ -99,7 +99,7 @@ def test_no_faces_do_not_run_the_network(classifier: Classifier) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
-def test_the_batch_size_changes_nothing(classifier: Classifier, batch_size: int) -> None:
+def test_results_do_not_depend_on_the_batch_size(classifier: Classifier, batch_size: int) -> None:
     faces = _faces(30)
     whole = classifier.classify(faces, batch_size=30)
     assert np.allclose(classifier.classify(faces, batch_size=batch_size), whole, atol=1e-6)
@@ -126,7 +126,7 @@ def test_temperature_divides_the_logits(make_tiny_model: MakeModel) -> None:
     assert not np.allclose(warm.classify(faces), plain.classify(faces), atol=1e-3)
 
 
-def test_threads_read_what_one_reads(classifier: Classifier) -> None:
+def test_threads_return_the_same_results(classifier: Classifier) -> None:
     batches = [_faces(11, seed) for seed in range(40)]
     alone = [classifier.classify(batch) for batch in batches]
     with ThreadPoolExecutor(8) as pool:
@@ -140,7 +140,7 @@ def test_threads_read_what_one_reads(classifier: Classifier) -> None:
         np.float64, st.tuples(st.integers(0, 5), st.integers(2, 9)), elements=st.floats(-1e4, 1e4)
     )
 )
-def test_softmax_gives_probabilities_in_the_order_of_the_logits(logits: Any) -> None:
+def test_softmax_returns_probabilities_ordered_like_the_logits(logits: Any) -> None:
     probabilities = softmax(logits) if len(logits) else logits
     assert np.isfinite(probabilities).all()
     if len(logits):
@@ -160,12 +160,12 @@ def test_softmax_gives_probabilities_in_the_order_of_the_logits(logits: Any) -> 
     ],
 )
 @pytest.mark.parametrize("augment", [False, True])
-def test_other_arrays_are_refused(classifier: Classifier, faces: Any, augment: bool) -> None:
+def test_invalid_arrays_are_refused(classifier: Classifier, faces: Any, augment: bool) -> None:
     with pytest.raises(UsageError, match="expected faces as uint8"):
         classifier.classify(faces, augment=augment)
 
 
-def test_impossible_options_are_refused(classifier: Classifier, tiny_model: Path) -> None:
+def test_invalid_options_are_refused(classifier: Classifier, tiny_model: Path) -> None:
     with pytest.raises(UsageError, match="batch size"):
         classifier.classify(_faces(1), batch_size=0)
     with pytest.raises(UsageError, match="1 thread or more"):
@@ -175,7 +175,7 @@ def test_impossible_options_are_refused(classifier: Classifier, tiny_model: Path
 # --- Augmentation
 
 
-def test_augmentation_is_the_mean_over_its_views(classifier: Classifier) -> None:
+def test_augmentation_averages_over_its_views(classifier: Classifier) -> None:
     faces = _faces(4)
     views = list(tta_views(faces))
     assert len(views) == 2 * len(TTA_SHIFTS)
@@ -184,7 +184,7 @@ def test_augmentation_is_the_mean_over_its_views(classifier: Classifier) -> None
     assert not np.allclose(classifier.classify(faces, augment=False), expected, atol=1e-3)
 
 
-def test_a_mirrored_face_reads_the_same_when_augmented(classifier: Classifier) -> None:
+def test_augmentation_is_invariant_to_mirroring(classifier: Classifier) -> None:
     faces = _faces(6)
     mirrored = np.ascontiguousarray(faces[:, :, ::-1])
     here, there = (classifier.classify(some, augment=True) for some in (faces, mirrored))
@@ -192,7 +192,7 @@ def test_a_mirrored_face_reads_the_same_when_augmented(classifier: Classifier) -
 
 
 @given(st.integers(-5, 5), st.integers(-5, 5))
-def test_shifting_moves_pixels_and_repeats_the_border(down: int, right: int) -> None:
+def test_shift_moves_pixels_and_repeats_the_border(down: int, right: int) -> None:
     faces = np.arange(2 * 48 * 48).reshape(2, 48, 48).astype(np.uint8)
     moved = shift(faces, down, right)
     assert moved.shape == faces.shape
@@ -201,10 +201,10 @@ def test_shifting_moves_pixels_and_repeats_the_border(down: int, right: int) -> 
         assert (moved[:, row, column] == faces[:, source[0], source[1]]).all()
 
 
-# --- Models that are not as they should be
+# --- Invalid models
 
 
-def test_a_file_that_is_no_network_is_refused(make_tiny_model: MakeModel) -> None:
+def test_a_file_that_is_not_a_network_is_refused(make_tiny_model: MakeModel) -> None:
     folder = make_tiny_model()
     whole = (folder / MODEL_NAME).read_bytes()
     for content in (b"", b"not a network", whole[: len(whole) // 2]):
@@ -214,7 +214,7 @@ def test_a_file_that_is_no_network_is_refused(make_tiny_model: MakeModel) -> Non
         assert "\n" not in str(error.value)
 
 
-def test_weights_beside_the_file_are_refused_since_no_hash_covers_them(
+def test_external_weights_are_refused(
     make_tiny_model: MakeModel,
 ) -> None:
     folder = make_tiny_model()
@@ -232,7 +232,7 @@ def test_weights_beside_the_file_are_refused_since_no_hash_covers_them(
         Classifier.open(folder)
 
 
-def test_a_file_that_was_changed_is_refused_by_its_hash(make_tiny_model: MakeModel) -> None:
+def test_a_modified_file_is_refused(make_tiny_model: MakeModel) -> None:
     folder = make_tiny_model()
     content = bytearray((folder / MODEL_NAME).read_bytes())
     content[-1] ^= 1
@@ -259,7 +259,7 @@ def _float_input(model: onnx.ModelProto) -> None:
 
 
 @pytest.mark.parametrize("change", [_renamed_input, _fixed_batch, _without_features, _float_input])
-def test_a_network_of_another_contract_is_refused(
+def test_a_network_that_breaks_the_contract_is_refused(
     make_tiny_model: MakeModel, change: Callable[[onnx.ModelProto], None]
 ) -> None:
     folder = make_tiny_model()
@@ -271,7 +271,7 @@ def test_a_network_of_another_contract_is_refused(
     assert "\n" not in str(error.value)
 
 
-def test_a_network_that_gives_no_number_is_refused(make_tiny_model: MakeModel) -> None:
+def test_nan_logits_are_refused(make_tiny_model: MakeModel) -> None:
     folder = make_tiny_model()
     model = onnx.load(folder / MODEL_NAME)
     (bias,) = (tensor for tensor in model.graph.initializer if tensor.name == "bias")
@@ -310,7 +310,7 @@ SAMPLE = Path(__file__).resolve().parent.parent.parent / "images" / "sample.png"
 FACES = np.random.default_rng(0).integers(0, 256, (4, 6, 6), np.uint8).repeat(8, 1).repeat(8, 2)
 
 
-def test_a_classifier_comes_back_from_a_pickle_the_same(tiny_model: Path) -> None:
+def test_a_pickled_classifier_returns_the_same_results(tiny_model: Path) -> None:
     classifier = Classifier.open(tiny_model, threads=1)
     again = pickle.loads(pickle.dumps(classifier))
     assert again.manifest == classifier.manifest
@@ -324,7 +324,7 @@ def test_a_bundled_model_is_pickled_by_its_name() -> None:
     assert len(content) < 1000  # no weights
 
 
-def test_a_model_that_is_another_one_now_is_refused(make_tiny_model: Make) -> None:
+def test_unpickling_a_changed_model_is_refused(make_tiny_model: Make) -> None:
     folder = make_tiny_model()
     content = pickle.dumps(Classifier.open(folder))
     damaged = bytearray((folder / MODEL_NAME).read_bytes())
@@ -337,7 +337,7 @@ def test_a_model_that_is_another_one_now_is_refused(make_tiny_model: Make) -> No
         pickle.loads(content)
 
 
-def test_a_pickle_means_the_same_model_in_any_folder(
+def test_a_pickle_does_not_depend_on_the_working_directory(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tiny_model.parent)
@@ -346,7 +346,7 @@ def test_a_pickle_means_the_same_model_in_any_folder(
     assert pickle.loads(content).classify(FACES).shape == (4, 7)
 
 
-def test_copies_share_the_network_and_nothing_else(tiny_model: Path) -> None:
+def test_copies_share_only_the_session(tiny_model: Path) -> None:
     recognizer = mien.load(tiny_model, detector="none", max_faces=3)
     for again in (copy.deepcopy(recognizer), copy.copy(recognizer)):
         assert again.choice == recognizer.choice
@@ -356,7 +356,7 @@ def test_copies_share_the_network_and_nothing_else(tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize("away", [pickle.dumps, copy.deepcopy], ids=["pickle", "deepcopy"])
-def test_a_session_of_ones_own_is_refused_in_a_line(
+def test_pickling_a_custom_session_is_refused(
     tiny_model: Path, away: Callable[[object], object]
 ) -> None:
     session = onnxruntime.InferenceSession(str(tiny_model / MODEL_NAME))
@@ -368,7 +368,7 @@ def test_a_session_of_ones_own_is_refused_in_a_line(
 
 
 @pytest.mark.parametrize("name", ["libface", "haar", "none", "yunet"])
-def test_detectors_come_back_as_they_were_made(name: str, request: pytest.FixtureRequest) -> None:
+def test_pickled_detectors_keep_their_options(name: str, request: pytest.FixtureRequest) -> None:
     options: dict[str, Any] = {"side": 320, "thorough": True}
     if name == "yunet":
         options["weights"] = request.getfixturevalue("shared") / "models" / WEIGHTS.name
@@ -381,7 +381,7 @@ def test_detectors_come_back_as_they_were_made(name: str, request: pytest.Fixtur
         assert again.detect(image) == detector.detect(image)
 
 
-def test_a_pool_of_spawned_processes_takes_a_recognizer(tiny_model: Path) -> None:
+def test_a_recognizer_can_be_sent_to_spawned_processes(tiny_model: Path) -> None:
     recognizer = mien.load(tiny_model, detector="haar", threads=1)
     expected = recognizer.analyze(SAMPLE)
     assert expected
@@ -445,14 +445,14 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 
 def _run(program: str, *arguments: object) -> str:
-    # Python warns of forks with threads.
+    # Python warns about forking with threads.
     command = [sys.executable, "-W", "ignore", "-c", program, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     return done.stdout.strip()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-def test_a_fork_in_a_storm_of_threads_has_children_that_analyse(
+def test_children_forked_while_threads_analyze_can_analyze(
     tiny_model: Path, tmp_path: Path
 ) -> None:
     small = tmp_path / "face.png"
@@ -462,12 +462,12 @@ def test_a_fork_in_a_storm_of_threads_has_children_that_analyse(
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 @pytest.mark.parametrize("use", ["uses", "leaves"])
-def test_a_child_of_a_fork_ends(use: str, tiny_model: Path) -> None:
-    # Ending the parent's session would wait for threads that the child has not.
+def test_a_forked_child_can_exit(use: str, tiny_model: Path) -> None:
+    # Destroying the parent's session would wait for threads that do not exist in the child.
     assert _run(ENDS, tiny_model, SAMPLE, use) == "0"
 
 
-def test_a_child_checks_the_model_again(make_tiny_model: Make) -> None:
+def test_a_forked_child_checks_the_model_again(make_tiny_model: Make) -> None:
     folder = make_tiny_model()
     classifier = Classifier.open(folder)
     classifier._session.abandon()  # as a fork does
@@ -478,7 +478,7 @@ def test_a_child_checks_the_model_again(make_tiny_model: Make) -> None:
         classifier.classify(FACES)
 
 
-def test_what_onnx_runtime_prints_of_a_damaged_model_is_not_on_stdout(
+def test_a_damaged_model_prints_nothing(
     make_tiny_model: Make, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = make_tiny_model()
@@ -491,7 +491,7 @@ def test_what_onnx_runtime_prints_of_a_damaged_model_is_not_on_stdout(
 
 # ---------------------------------------------------------------- speed
 def _clock(steps: Iterator[float]) -> Iterator[float]:
-    """Times at which runs that take so many seconds begin and end."""
+    """Start and end times of runs with these durations."""
     now = 0.0
     for step in steps:
         yield now
@@ -499,7 +499,7 @@ def _clock(steps: Iterator[float]) -> Iterator[float]:
         yield now
 
 
-def test_the_median_and_quartiles_are_of_a_face(tiny_model: Path) -> None:
+def test_median_and_quartiles_are_per_face(tiny_model: Path) -> None:
     ticks = _clock(iter([0.004, 0.008, 0.012, 0.016, 0.020] * 4))
     timing = time_model(
         tiny_model, threads=1, batch_size=4, seconds=0.12, clock=lambda: next(ticks)
@@ -511,13 +511,13 @@ def test_the_median_and_quartiles_are_of_a_face(tiny_model: Path) -> None:
     assert timing.megabytes == (tiny_model / "model.onnx").stat().st_size / 1e6
 
 
-def test_a_slow_clock_stops_at_the_least_number_of_runs(tiny_model: Path) -> None:
+def test_slow_runs_stop_at_the_minimum_number(tiny_model: Path) -> None:
     ticks = _clock(iter([9.0] * 99))
     timing = time_model(tiny_model, threads=1, batch_size=1, clock=lambda: next(ticks))
     assert timing.runs == MIN_TIMED_RUNS
 
 
-def test_a_fast_one_goes_on_until_the_seconds_are_over(tiny_model: Path) -> None:
+def test_fast_runs_continue_until_the_duration(tiny_model: Path) -> None:
     ticks = _clock(iter([0.01] * 99))
     timing = time_model(
         tiny_model, threads=1, batch_size=1, seconds=0.195, clock=lambda: next(ticks)
@@ -525,7 +525,7 @@ def test_a_fast_one_goes_on_until_the_seconds_are_over(tiny_model: Path) -> None
     assert timing.runs == 20
 
 
-def test_what_cannot_be_timed_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+def test_invalid_timings_are_refused(tiny_model: Path, tmp_path: Path) -> None:
     for threads, size, seconds in ((0, 1, 1.0), (1, 0, 1.0), (1, 1, -1.0)):
         with pytest.raises(UsageError):
             time_model(tiny_model, threads=threads, batch_size=size, seconds=seconds)

@@ -32,7 +32,7 @@ WITH_BOXES = ("yunet", "libface", "haar")
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, so that what a test finds does not depend on the machine."""
+    """Empty cache, so that results do not depend on the machine."""
     monkeypatch.setenv("MIEN_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -47,7 +47,7 @@ def _open(name: str, shared: Path | None = None) -> Detector:
 
 @pytest.fixture(params=WITH_BOXES)
 def detector(request: pytest.FixtureRequest) -> Detector:
-    """Each of the detectors; YuNet only where its weights are."""
+    """Each detector; YuNet only if its weights are available."""
     shared = request.getfixturevalue("shared") if request.param == "yunet" else None
     return _open(request.param, shared)
 
@@ -59,7 +59,7 @@ def _centres(found: list[Detection]) -> list[tuple[float, float]]:
 # --- On photos
 
 
-def test_five_faces_of_the_group(detector: Detector, shared: Path) -> None:
+def test_all_faces_of_the_group_photo_are_found(detector: Detector, shared: Path) -> None:
     image = load_image(shared / "photos" / "group_five.jpg")
     found = detector.detect(image)
     expected = [(469, 1015), (690, 548), (872, 218), (1196, 315), (1500, 528)]
@@ -70,11 +70,11 @@ def test_five_faces_of_the_group(detector: Detector, shared: Path) -> None:
     assert all(0.5 <= one.confidence <= 1 for one in found)
 
 
-def test_nobody_in_the_cartoon(detector: Detector, shared: Path) -> None:
+def test_the_cartoon_has_no_faces(detector: Detector, shared: Path) -> None:
     assert detector.detect(load_image(shared / "photos" / "no_face.jpg")) == []
 
 
-def test_a_portrait_in_grey_and_at_every_size(detector: Detector, shared: Path) -> None:
+def test_a_portrait_is_found_in_grey_and_at_any_size(detector: Detector, shared: Path) -> None:
     image = load_image(shared / "photos" / "portrait.jpg")
     grey = np.repeat(image[:, :, 1:2], 3, axis=2)
     (found,) = detector.detect(grey)
@@ -99,29 +99,27 @@ def test_eyes_are_above_the_mouth(name: str, shared: Path) -> None:
 
 @pytest.mark.parametrize("name", ["yunet", "libface"])
 @pytest.mark.parametrize("angle", [-25, 20])
-def test_a_portrait_that_leans_is_seen_to(name: str, angle: int, shared: Path) -> None:
+def test_landmarks_follow_the_roll_of_a_portrait(name: str, angle: int, shared: Path) -> None:
     image = load_image(shared / "photos" / "portrait.jpg")
     height, width = image.shape[:2]
     turning = cv2.getRotationMatrix2D((width / 2, height / 2), -angle, 1.0)
     leaning = cv2.warpAffine(image, turning, (width, height), borderMode=cv2.BORDER_REPLICATE)
     (found,) = _open(name, shared).detect(np.asarray(leaning, np.uint8))
-    # Both see less of it than there is: docs/evidence/faces.md.
+    # Both underestimate it: docs/evidence/faces.md.
     assert 0.3 < roll_angle(found.landmarks or ()) / angle < 1.2
 
 
-def test_libface_and_yunet_see_the_same_points(shared: Path) -> None:
+def test_libface_and_yunet_agree_on_landmarks(shared: Path) -> None:
     image = load_image(shared / "photos" / "portrait.jpg")
     (one,), (other,) = (_open(name, shared).detect(image) for name in ("libface", "yunet"))
-    pixel = max(image.shape) / 320  # of the picture that is searched; libface gives whole ones
+    pixel = max(image.shape) / 320  # of the searched picture; libface returns whole pixels
     assert one.landmarks is not None
     assert other.landmarks is not None
     apart = np.abs(np.subtract(one.landmarks, other.landmarks))
     assert apart.max() < 1.5 * pixel
 
 
-def test_libface_of_a_damaged_file_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_damaged_libface_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     damaged = tmp_path / libface.NETWORK.name
     damaged.write_bytes(libface.NETWORK.read_bytes()[:-1])
     monkeypatch.setattr(libface, "NETWORK", damaged)
@@ -129,7 +127,7 @@ def test_libface_of_a_damaged_file_is_refused(
         load_detector("libface")
 
 
-def test_libface_says_for_which_picture_its_network_failed(
+def test_a_libface_failure_reports_the_size_of_the_picture(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     detector = libface.LibfaceDetector()
@@ -142,7 +140,7 @@ def test_libface_says_for_which_picture_its_network_failed(
         detector.detect(np.zeros((300, 200, 3), np.uint8))
 
 
-def test_libface_finds_the_same_in_several_threads(shared: Path) -> None:
+def test_libface_returns_the_same_faces_in_threads(shared: Path) -> None:
     detector = _open("libface")
     names = ("group_five.jpg", "group_three.jpg", "portrait.jpg", "no_face.jpg")
     images = [load_image(shared / "photos" / name) for name in names]
@@ -151,7 +149,7 @@ def test_libface_finds_the_same_in_several_threads(shared: Path) -> None:
     assert found == [detector.detect(image) for image in images] * 4
 
 
-def test_yunet_sees_which_way_faces_lean(shared: Path) -> None:
+def test_yunet_measures_the_roll_of_faces(shared: Path) -> None:
     found = _open("yunet", shared).detect(load_image(shared / "photos" / "group_three.jpg"))
     _, middle, right = (roll_angle(one.landmarks or ()) for one in found)
     # One leans to the left, one to the right, by about 25 and 20 degrees.
@@ -159,7 +157,7 @@ def test_yunet_sees_which_way_faces_lean(shared: Path) -> None:
     assert 12 < right < 35
 
 
-def test_a_close_look_that_finds_nothing_changes_nothing(shared: Path) -> None:
+def test_a_close_up_without_a_face_keeps_the_detection(shared: Path) -> None:
     detector = _open("yunet", shared)
     assert isinstance(detector, YuNetDetector)
     found = Detection(Box(10, 10, 5, 5), 0.9, ((1.0, 2.0),) * 5)
@@ -167,7 +165,7 @@ def test_a_close_look_that_finds_nothing_changes_nothing(shared: Path) -> None:
     assert detector._refine_landmarks(grey, found) is found
 
 
-def test_threads_see_what_one_sees(detector: Detector, shared: Path) -> None:
+def test_threads_return_the_same_faces(detector: Detector, shared: Path) -> None:
     names = ("portrait", "group_five", "no_face", "group_three")
     pictures = [load_image(shared / "photos" / f"{name}.jpg") for name in names] * 4
     alone = [detector.detect(picture) for picture in pictures[:4]]
@@ -176,11 +174,11 @@ def test_threads_see_what_one_sees(detector: Detector, shared: Path) -> None:
     assert together == alone * 4
 
 
-# --- On anything
+# --- On any input
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 700), (700, 1), (2, 3), (23, 23), (48, 48)])
-def test_noise_of_any_shape_is_no_crash(detector: Detector, shape: tuple[int, int]) -> None:
+def test_noise_of_any_shape_does_not_crash(detector: Detector, shape: tuple[int, int]) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
     for found in detector.detect(noise):
         assert found.box.xyxy[2] <= shape[1]
@@ -193,13 +191,13 @@ def test_an_image_without_pixels_is_refused(detector: Detector, shape: tuple[int
         detector.detect(np.zeros((*shape, 3), np.uint8))
 
 
-def test_none_takes_the_whole_image() -> None:
+def test_none_returns_the_whole_image() -> None:
     nobody = load_detector("none")
     assert nobody.detect(np.zeros((30, 20, 3), np.uint8)) == [Detection(Box(0, 0, 20, 30), 1.0)]
     assert nobody.crop_scale is None
 
 
-def test_a_detector_of_ones_own_may_call_its_crop_scale_framing_as_before() -> None:
+def test_custom_detectors_may_name_their_crop_scale_framing() -> None:
     class Old:
         framing = 1.2
 
@@ -236,7 +234,7 @@ def test_libface_starts_no_threads() -> None:
     assert done.stdout.strip() == "1"  # the thread of the test itself
 
 
-# --- Choosing
+# --- Loading
 
 
 def test_unknown_names_and_sizes_are_refused() -> None:
@@ -252,27 +250,27 @@ def test_auto_is_libface_without_yunets_weights() -> None:
     assert load_detector().name == "libface"
 
 
-def test_auto_is_yunet_once_it_is_there(cache: Path, shared: Path) -> None:
+def test_auto_is_yunet_with_cached_weights(cache: Path, shared: Path) -> None:
     cache.mkdir()
     (cache / WEIGHTS.name).write_bytes((shared / "models" / WEIGHTS.name).read_bytes())
     assert load_detector().name == "yunet"
     assert load_detector("yunet", offline=True).name == "yunet"
 
 
-def test_auto_downloads_nothing_even_where_the_weights_are_damaged(cache: Path) -> None:
+def test_auto_does_not_download_over_damaged_weights(cache: Path) -> None:
     cache.mkdir()
     (cache / WEIGHTS.name).write_bytes(b"half a download")
     with pytest.raises(ModelError, match="does not match its hash"):
         load_detector()
 
 
-def test_yunet_offline_says_where_its_weights_go(cache: Path) -> None:
+def test_yunet_offline_reports_the_path_of_its_weights(cache: Path) -> None:
     with pytest.raises(ModelError, match="offline") as error:
         load_detector("yunet", offline=True)
     assert str(cache / WEIGHTS.name) in str(error.value)
 
 
-def test_other_weights_are_refused(tmp_path: Path) -> None:
+def test_wrong_weights_are_refused(tmp_path: Path) -> None:
     (tmp_path / "other.onnx").write_bytes(b"other")
     with pytest.raises(ModelError, match="does not match its hash"):
         load_detector("yunet", weights=tmp_path / "other.onnx")
@@ -289,7 +287,7 @@ numbers = st.floats(-3000, 3000, allow_nan=False)
     st.integers(1, 4000),
     st.integers(1, 4000),
 )
-def test_a_fitted_box_is_inside(
+def test_boxes_are_clipped_to_the_image(
     xywh: tuple[float, ...], scale: float, height: int, width: int
 ) -> None:
     box = box_in_image(xywh, scale, (height, width))
@@ -300,7 +298,7 @@ def test_a_fitted_box_is_inside(
 
 
 @given(st.integers(0, 300), st.integers(0, 300), st.integers(1, 300), st.integers(1, 300))
-def test_a_box_scaled_there_and_back_is_the_same(x: int, y: int, w: int, h: int) -> None:
+def test_scaling_a_box_back_and_forth_keeps_it(x: int, y: int, w: int, h: int) -> None:
     box = Box(x, y, w, h)
     for scale in (0.1, 1 / 3, 1.0, 4.0):
         there = [side * scale for side in (x, y, w, h)]
@@ -309,7 +307,7 @@ def test_a_box_scaled_there_and_back_is_the_same(x: int, y: int, w: int, h: int)
 
 @given(st.integers(1, 3000), st.integers(1, 3000))
 @settings(deadline=None)  # pictures of nine million pixels take a while on a busy core
-def test_scaling_keeps_within_its_bounds(height: int, width: int) -> None:
+def test_resizing_respects_its_limits(height: int, width: int) -> None:
     image = np.zeros((height, width, 3), np.uint8)
     result, scale = resize_to_side(image, 640)
     assert max(result.shape) <= 640
@@ -327,7 +325,7 @@ found_boxes = st.builds(
 
 
 @given(st.lists(found_boxes, max_size=12), st.randoms())
-def test_tidying_drops_doubles_keeps_the_surest_and_has_one_order(
+def test_suppression_keeps_the_most_confident_in_a_fixed_order(
     found: list[Detection], random: Any
 ) -> None:
     kept = non_max_suppression(found)
@@ -343,7 +341,7 @@ def test_tidying_drops_doubles_keeps_the_surest_and_has_one_order(
     assert non_max_suppression(kept) == kept
 
 
-def test_a_face_inside_a_face_is_one() -> None:
+def test_a_box_inside_another_is_the_same_face() -> None:
     whole, nose = Detection(Box(0, 0, 100, 100), 0.9), Detection(Box(40, 40, 20, 20), 0.8)
     beside = Detection(Box(90, 0, 100, 100), 0.7)
     assert non_max_suppression([nose, whole, beside]) == [whole, beside]

@@ -33,7 +33,7 @@ def classifier(tmp_path: Path) -> Classifier:
 
 
 class OnePlace:
-    """A stand-in for a classifier: the emotion's score is how bright the middle of one place is."""
+    """Fake classifier whose score of happy is the brightness of one place."""
 
     labels = mien.EMOTIONS
 
@@ -61,7 +61,7 @@ def test_a_heat_map_is_float32_from_0_to_1(classifier: Classifier, method: str) 
 
 
 @pytest.mark.parametrize(("row", "column"), [(12, 30), (40, 8), (2, 2), (45, 45)])
-def test_occlusion_is_hot_where_the_score_comes_from(row: int, column: int) -> None:
+def test_occlusion_is_hottest_where_the_score_comes_from(row: int, column: int) -> None:
     face = np.full((1, 48, 48), 60, np.uint8)
     face[OnePlace(row, column).place] = 250
     classifier: Any = OnePlace(row, column)
@@ -76,7 +76,7 @@ def test_occlusion_is_hot_where_the_score_comes_from(row: int, column: int) -> N
     assert found.part == ("upper" if row < 22 else "lower")
 
 
-def test_what_speaks_against_an_emotion_has_no_heat() -> None:
+def test_evidence_against_an_emotion_has_no_heat() -> None:
     face = np.full((1, 48, 48), 200, np.uint8)
     face[OnePlace(24, 24).place] = 10
     classifier: Any = OnePlace(24, 24)
@@ -87,12 +87,12 @@ def test_what_speaks_against_an_emotion_has_no_heat() -> None:
     assert other.peak > 0
 
 
-def test_no_faces_no_explanations(classifier: Classifier) -> None:
+def test_no_faces_return_no_explanations(classifier: Classifier) -> None:
     for method in METHODS:
         assert explain_faces(classifier, FACES[:0], method=method) == []
 
 
-def test_a_face_is_explained_as_it_was_read(tiny_model: Path) -> None:
+def test_explanations_match_the_analysis(tiny_model: Path) -> None:
     recognizer = mien.load(tiny_model, detector="none", threads=1)
     image = np.random.default_rng(4).integers(0, 256, (90, 70, 3)).astype(np.uint8)
     (face,) = recognizer.analyze(image, color="bgr")
@@ -107,7 +107,7 @@ def test_a_face_is_explained_as_it_was_read(tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize("detector", ["haar", "libface"])
-def test_faces_of_a_photo_are_explained_as_they_were_read(
+def test_explanations_of_a_photo_match_the_analysis(
     tiny_model: Path, shared: Path, detector: str
 ) -> None:
     recognizer = mien.load(tiny_model, detector=detector, threads=1)
@@ -121,7 +121,7 @@ def test_faces_of_a_photo_are_explained_as_they_were_read(
     assert last.face == faces[1]
 
 
-def test_a_recognizer_explains_its_own_readings(tiny_model: Path) -> None:
+def test_a_recognizer_explains_its_results(tiny_model: Path) -> None:
     recognizer = mien.load(tiny_model, detector="none")
     image = np.repeat(FACES[0, :, :, None], 3, axis=2)
     (found,) = recognizer.explain(image, color="rgb", emotion="happy")
@@ -133,9 +133,7 @@ def test_a_recognizer_explains_its_own_readings(tiny_model: Path) -> None:
     )
 
 
-def test_images_are_explained_one_by_one_and_a_lost_one_costs_no_other(
-    tiny_model: Path, tmp_path: Path
-) -> None:
+def test_an_unreadable_image_does_not_stop_the_others(tiny_model: Path, tmp_path: Path) -> None:
     recognizer = mien.load(tiny_model, detector="none")
     found = recognizer.explain_many([FACES[0], tmp_path / "nothing.jpg", FACES[1]])
     assert [one.result.status for one in found] == ["ok", "unreadable", "ok"]
@@ -148,7 +146,7 @@ def test_images_are_explained_one_by_one_and_a_lost_one_costs_no_other(
         recognizer.explain_many([], emotion="bored")
 
 
-def test_wrong_calls_are_said(tiny_model: Path, tmp_path: Path) -> None:
+def test_invalid_calls_are_refused(tiny_model: Path, tmp_path: Path) -> None:
     recognizer = mien.load(tiny_model, detector="none", threads=1)
     image = np.zeros((60, 60), np.uint8)
     with pytest.raises(UsageError, match=r"no face 3 in this image: expected 0$"):
@@ -181,7 +179,7 @@ def test_json_form() -> None:
 
 
 class TwoPlaces:
-    """A stand-in for a classifier: one pixel speaks for the first class, another against it."""
+    """Fake classifier: one pixel is evidence for the first class, another against it."""
 
     spoken_for, spoken_against = (10, 30), (40, 5)
 
@@ -191,7 +189,7 @@ class TwoPlaces:
         return np.stack([value, -value], axis=1) / 255
 
 
-def test_each_face_has_the_map_of_its_own_class() -> None:
+def test_each_face_has_the_map_of_its_class() -> None:
     classifier: Any = TwoPlaces()
     scores = classifier.classify(FACES, batch_size=8)
     together = occlusion_maps(classifier, FACES, np.array([0, 1, 1, 0]), scores, 8)
@@ -218,7 +216,7 @@ def test_gradcam_follows_its_formula(classifier: Classifier) -> None:
         np.testing.assert_allclose(found, enlarged, atol=1e-5)
 
 
-def test_gradcam_refuses_what_it_would_misread(
+def test_gradcam_refuses_unsupported_models(
     classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = write_head_model(tmp_path / "other", seed=9) / "model.onnx"
@@ -245,7 +243,7 @@ def model(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("float_data", [False, True])
-def test_the_head_gives_the_networks_logits(tmp_path: Path, float_data: bool) -> None:
+def test_the_head_reproduces_the_logits(tmp_path: Path, float_data: bool) -> None:
     folder = write_head_model(tmp_path / "m", float_data=float_data)
     classifier = Classifier.open(folder, threads=1)
     head = read_head(folder / "model.onnx")
@@ -255,7 +253,7 @@ def test_the_head_gives_the_networks_logits(tmp_path: Path, float_data: bool) ->
 
 
 @pytest.mark.parametrize("chosen", range(7))
-def test_gradients_are_what_small_steps_give(model: Path, chosen: int) -> None:
+def test_gradients_match_finite_differences(model: Path, chosen: int) -> None:
     head = read_head(model / "model.onnx")
     features = Classifier.open(model, threads=1).features(NINE).astype(np.float64)
     found = head.gradients(features, np.full(len(NINE), chosen))
@@ -271,7 +269,7 @@ def test_gradients_are_what_small_steps_give(model: Path, chosen: int) -> None:
             np.testing.assert_allclose(found[:, channel], slope, atol=1e-6)
 
 
-def test_each_face_has_its_own_class(model: Path) -> None:
+def test_gradients_are_of_each_faces_class(model: Path) -> None:
     head = read_head(model / "model.onnx")
     features = Classifier.open(model, threads=1).features(NINE)
     mixed = head.gradients(features, np.arange(9) % 7)
@@ -287,7 +285,7 @@ def test_each_face_has_its_own_class(model: Path) -> None:
         ({"stray": True}, "there is GlobalAveragePool between"),
     ],
 )
-def test_another_head_is_named_and_a_way_out_given(
+def test_an_unsupported_head_is_reported(
     tmp_path: Path, options: dict[str, object], reason: str
 ) -> None:
     path = tmp_path / "m.onnx"
@@ -297,7 +295,7 @@ def test_another_head_is_named_and_a_way_out_given(
     assert "--method occlusion" in str(caught.value)
 
 
-def test_nodes_that_lead_round_in_a_circle_end(tmp_path: Path) -> None:
+def test_cyclic_nodes_are_refused(tmp_path: Path) -> None:
     import onnx
 
     nodes = [

@@ -1,4 +1,4 @@
-"""The picture of an explanation: its size, its colours, and where the heat lies in it."""
+"""Pictures of explanations: size, colours and position of the heat."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def lightness(colors: np.ndarray) -> np.ndarray:
     return np.asarray(np.where(y > 0.008856, 116 * np.cbrt(y) - 16, 903.3 * y))
 
 
-def test_colours_grow_lighter_steadily() -> None:
+def test_colour_lightness_grows_steadily() -> None:
     light = lightness(heat_colors(np.linspace(0, 1, 41, dtype=np.float32)))
     assert light[0] < 2
     assert light[-1] > 95
@@ -69,7 +69,7 @@ def test_any_crop_fits(size: tuple[int, int]) -> None:
     assert explanation_picture([explained(size)]).size == explanation_picture([explained()]).size
 
 
-def test_a_map_without_weight_is_drawn_dim() -> None:
+def test_a_faint_map_is_dimmed() -> None:
     strong = explained()
     faint = replace(strong, explanation=replace(strong.explanation, peak=0.004))
     bright, dim = (
@@ -85,6 +85,6 @@ def test_other_classes_and_empty_maps_can_be_drawn() -> None:
     assert explanation_picture(pictures).height > 500
 
 
-def test_nothing_to_draw_is_said() -> None:
+def test_no_faces_are_refused() -> None:
     with pytest.raises(UsageError, match="at least one face"):
         explanation_picture([])

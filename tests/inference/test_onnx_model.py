@@ -1,4 +1,4 @@
-"""Reading ONNX files without the package onnx, held against that package."""
+"""Reader of ONNX files, compared with the package onnx."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write(folder: Path, content: bytes) -> Path:
 
 
 @pytest.mark.parametrize("float_data", [False, True])
-def test_nodes_and_weights_are_those_that_onnx_reads(tmp_path: Path, float_data: bool) -> None:
+def test_nodes_and_weights_match_onnx(tmp_path: Path, float_data: bool) -> None:
     content = head_onnx(float_data=float_data)
     found, graph = read_onnx(write(tmp_path, content)), onnx.load_from_string(content).graph
     assert [(node.op_type, node.inputs, node.outputs) for node in found.nodes] == [
@@ -48,7 +48,7 @@ def test_nodes_and_weights_are_those_that_onnx_reads(tmp_path: Path, float_data:
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
-def test_weights_of_every_width(tmp_path: Path, kind: type[np.floating]) -> None:
+def test_weights_of_any_float_type(tmp_path: Path, kind: type[np.floating]) -> None:
     values = np.linspace(-3, 3, 12).astype(kind).reshape(3, 4)
     graph = onnx.helper.make_graph(
         [onnx.helper.make_node("Relu", ["x"], ["y"], negative=-7)],
@@ -66,7 +66,7 @@ def test_weights_of_every_width(tmp_path: Path, kind: type[np.floating]) -> None
     assert found.nodes[0].attributes == {"negative": -7}
 
 
-def test_what_is_no_weight_is_said(tmp_path: Path) -> None:
+def test_missing_and_integer_weights_are_refused(tmp_path: Path) -> None:
     found = read_onnx(write(tmp_path, head_onnx()))
     with pytest.raises(ModelError, match="no weight 'nothing'"):
         found.weight("nothing")
@@ -74,7 +74,7 @@ def test_what_is_no_weight_is_said(tmp_path: Path) -> None:
         found.weight("cells")
 
 
-def test_weights_in_another_file_are_said(tmp_path: Path) -> None:
+def test_external_weights_are_refused(tmp_path: Path) -> None:
     model = onnx.load_from_string(head_onnx())
     onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, size_threshold=0)
     with pytest.raises(ModelError, match="another file"):
@@ -82,7 +82,7 @@ def test_weights_in_another_file_are_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", b"\x00", b"\xff" * 40, b"\x3a\x05ab"])
-def test_what_is_no_onnx_file_is_a_model_error(tmp_path: Path, content: bytes) -> None:
+def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(ModelError, match=r"model\.onnx is not an ONNX file"):
         read_onnx(write(tmp_path, content))
 
@@ -92,7 +92,7 @@ CONTENT = head_onnx()
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, len(CONTENT) - 1), st.binary(max_size=6), st.booleans())
-def test_damage_is_a_model_error_or_harmless(
+def test_damage_raises_model_errors_only(
     tmp_path_factory: pytest.TempPathFactory, place: int, junk: bytes, cut: bool
 ) -> None:
     damaged = CONTENT[:place] + junk + (b"" if cut else CONTENT[place + len(junk) :])
@@ -105,7 +105,7 @@ def test_damage_is_a_model_error_or_harmless(
 
 
 def in_another_file(name: str) -> Any:
-    """A weight whose numbers are in the file ``weights``."""
+    """Weight with external data in the file ``weights``."""
     tensor = onnx.TensorProto(name=name, data_type=onnx.TensorProto.FLOAT, dims=[2])
     tensor.data_location = onnx.TensorProto.EXTERNAL
     tensor.external_data.add(key="location", value="weights")
@@ -113,7 +113,7 @@ def in_another_file(name: str) -> Any:
 
 
 def with_weight(tensor: Any, *, where: str) -> bytes:
-    """A network that holds this tensor in one of the places that ONNX has for tensors."""
+    """Network with a tensor in one of the places that ONNX allows."""
     helper = onnx.helper
     constant = helper.make_node("Constant", [], ["c"], value=tensor)
     inner = helper.make_graph([constant], "inner", [], [], [])
@@ -139,7 +139,7 @@ def with_weight(tensor: Any, *, where: str) -> bytes:
 @pytest.mark.parametrize(
     "where", ["initializer", "sparse", "attribute", "branch", "function", "training"]
 )
-def test_weights_in_other_files_are_found_wherever_they_are(tmp_path: Path, where: str) -> None:
+def test_external_data_is_found_anywhere_in_a_model(tmp_path: Path, where: str) -> None:
     inside = onnx.numpy_helper.from_array(np.ones(2, np.float32), "w")
     check_no_external_data(with_weight(inside, where=where), tmp_path)
     outside = with_weight(in_another_file("w"), where=where)
@@ -147,8 +147,8 @@ def test_weights_in_other_files_are_found_wherever_they_are(tmp_path: Path, wher
         check_no_external_data(outside, tmp_path)
 
 
-def test_graphs_in_graphs_without_end_are_damage(tmp_path: Path) -> None:
-    # By hand, since the package onnx builds nothing as deep.
+def test_deeply_nested_graphs_are_refused(tmp_path: Path) -> None:
+    # Built by hand, because the package onnx cannot nest as deeply.
     content = b""
     for field in [6, 5, 1] * 60 + [7]:  # graphs of attributes of nodes of graphs; the model's graph
         size = len(content)

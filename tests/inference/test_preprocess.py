@@ -43,14 +43,14 @@ def sides(detections: tuple[Detection, ...]) -> list[int]:
     return [one.box.w for one in detections]
 
 
-def test_of_equal_faces_the_surest_is_kept() -> None:
+def test_the_more_confident_of_equal_faces_is_kept() -> None:
     box = Box(0, 0, 50, 50)
     unsure, sure = Detection(box, 0.7), Detection(box, 0.9)
     assert FaceChoice(max_faces=1).select([unsure, sure]) == (sure,)
 
 
 @given(st.lists(st.integers(1, 99)), st.integers(0, 99), st.integers(1, 9))
-def test_no_face_that_is_left_out_is_larger(all_sides: list[int], least: int, most: int) -> None:
+def test_the_largest_faces_are_kept(all_sides: list[int], least: int, most: int) -> None:
     kept = sides(FaceChoice(min_face=least, max_faces=most).select(found(*all_sides)))
     large = sorted(side for side in all_sides if side >= least)
     assert sorted(kept) == large[-most:]
@@ -66,7 +66,7 @@ def test_no_face_that_is_left_out_is_larger(all_sides: list[int], least: int, mo
         ({"align": "maybe"}, "align"),
     ],
 )
-def test_values_that_cannot_be_used_are_refused(options: dict[str, Any], said: str) -> None:
+def test_invalid_choices_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         FaceChoice(**options)
 
@@ -82,11 +82,11 @@ def leaning(degrees: float) -> tuple[tuple[float, float], ...]:
 
 
 @given(st.floats(-170, 170))
-def test_the_roll_is_what_a_face_was_turned_by(degrees: float) -> None:
+def test_roll_is_the_angle_of_rotation(degrees: float) -> None:
     assert roll_angle(leaning(degrees)) == pytest.approx(degrees, abs=1e-6)
 
 
-def test_faces_that_lean_far_are_turned_back() -> None:
+def test_faces_that_lean_far_are_levelled() -> None:
     little, much = leaning(AUTO_ROLL - 0.5), leaning(AUTO_ROLL + 0.5)
     assert alignment_angle(little, "auto") == 0
     assert alignment_angle(much, "auto") == pytest.approx(AUTO_ROLL + 0.5)
@@ -95,12 +95,12 @@ def test_faces_that_lean_far_are_turned_back() -> None:
     assert alignment_angle(much, "off") == 0
 
 
-def test_without_landmarks_nothing_is_turned() -> None:
+def test_faces_without_landmarks_are_not_levelled() -> None:
     assert [alignment_angle(None, align) for align in ALIGN] == [0, 0, 0]
 
 
 @pytest.mark.parametrize("quarter", [90.0, 180.0, -90.0])
-def test_quarter_turns_are_turned_back_in_any_case_and_more_as_from_upright(quarter: float) -> None:
+def test_quarter_turns_are_always_levelled(quarter: float) -> None:
     little, much = leaning(quarter + AUTO_ROLL - 0.5), leaning(quarter - AUTO_ROLL - 0.5)
     assert [alignment_angle(None, align, quarter) for align in ALIGN] == [quarter] * 3
     assert alignment_angle(little, "auto", quarter) == quarter
@@ -115,7 +115,7 @@ def _picture(height: int = 120, width: int = 160) -> Pixels:
 
 
 def _face(seed: int = 0) -> Pixels:
-    """A picture with as much fine detail as a sharp face has: softened noise over a gradient."""
+    """Picture with the detail of a sharp face: softened noise over a gradient."""
     noise = np.random.default_rng(seed).normal(size=(48, 48)).astype(np.float32)
     detail = cv2.GaussianBlur(noise, (0, 0), 0.6) * 60 + cv2.GaussianBlur(noise, (0, 0), 6) * 600
     return np.asarray(np.clip(128 + detail, 0, 255), np.uint8)
@@ -128,7 +128,7 @@ def _face(seed: int = 0) -> Pixels:
     st.integers(1, 120),
     st.floats(0.5, 2),
 )
-def test_a_framed_crop_is_square_and_as_large_as_framing_says(
+def test_a_crop_is_a_square_of_crop_scale(
     x: int, y: int, w: int, h: int, crop_scale: float
 ) -> None:
     box = Box(x, y, min(w, 160 - x), min(h, 120 - y))
@@ -141,11 +141,11 @@ def test_a_crop_is_centred_on_its_box() -> None:
     picture = _picture()
     assert np.array_equal(face_crop(picture, Box(40, 30, 20, 20), 1.0), picture[30:50, 40:60])
     assert np.array_equal(face_crop(picture, Box(40, 30, 20, 20), 2.0), picture[20:60, 30:70])
-    # A box higher than wide has the mean of its sides: 40 x 10 gives 20.
+    # The side is the geometric mean of the box's sides: 40 x 10 gives 20.
     assert np.array_equal(face_crop(picture, Box(50, 30, 10, 40), 1.0), picture[40:60, 45:65])
 
 
-def test_over_the_border_its_pixels_are_repeated() -> None:
+def test_border_pixels_are_repeated() -> None:
     picture = _picture()
     crop = face_crop(picture, Box(0, 0, 20, 20), 2.0)
     assert crop.shape == (40, 40, 3)
@@ -157,7 +157,7 @@ def test_over_the_border_its_pixels_are_repeated() -> None:
     assert (crop[30:, 30:] == picture[-1, -1]).all()
 
 
-def test_without_framing_the_box_is_cut_out_as_it_is() -> None:
+def test_without_crop_scale_the_box_is_the_crop() -> None:
     picture = _picture()
     assert np.array_equal(face_crop(picture, Box(3, 5, 30, 20), None), picture[5:25, 3:33])
     grey = np.repeat(_face()[:, :, None], 3, axis=2)
@@ -165,7 +165,7 @@ def test_without_framing_the_box_is_cut_out_as_it_is() -> None:
 
 
 def _leaning(degrees: float, side: int = 240) -> Pixels:
-    """A smooth pattern that leans clockwise by some degrees about the picture's middle."""
+    """Smooth pattern, rotated clockwise about the picture's centre."""
     rows, columns = (np.mgrid[:side, :side] - (side - 1) / 2) / side
     angle = np.radians(degrees)
     across = columns * np.cos(angle) + rows * np.sin(angle)
@@ -178,13 +178,13 @@ MIDDLE = Box(60, 60, 120, 120)
 
 
 @given(st.floats(-60, 60))
-def test_a_leaning_face_is_cut_out_upright(degrees: float) -> None:
+def test_a_leaning_face_is_levelled(degrees: float) -> None:
     upright = cut_face(_leaning(0), MIDDLE, 1.0).astype(float)
     turned = cut_face(_leaning(degrees), MIDDLE, 1.0, turn=degrees).astype(float)
     assert np.abs(turned - upright).mean() < 1.5
 
 
-def test_the_turned_crop_loses_no_pixels_and_averages_whole_ones() -> None:
+def test_a_levelled_crop_averages_whole_pixels() -> None:
     crop = face_crop(_leaning(0), Box(60, 60, 100, 100), 1.13, turn=12.0)
     assert crop.shape == (144, 144, 3)
     means = crop[:, :, 0].reshape(48, 3, 48, 3).mean(axis=(1, 3))
@@ -192,7 +192,7 @@ def test_the_turned_crop_loses_no_pixels_and_averages_whole_ones() -> None:
 
 
 def _warped_whole(image: Pixels, box: Box, crop_scale: float, turn: float) -> Pixels:
-    """The turned crop of a square box as it is defined: from the whole image, in one warp."""
+    """Levelled crop of a square box by one warp of the whole image."""
     side = crop_scale * box.w
     size = 48 * int(np.ceil(side / 48))
     turning = cv2.getRotationMatrix2D(((size - 1) / 2, (size - 1) / 2), -turn, side / size)
@@ -211,7 +211,7 @@ def _warped_whole(image: Pixels, box: Box, crop_scale: float, turn: float) -> Pi
     st.floats(0.5, 2),
     st.floats(-180, 180),
 )
-def test_a_turned_crop_is_the_same_as_from_the_whole_image(
+def test_a_levelled_crop_matches_a_warp_of_the_whole_image(
     x: int, y: int, side: int, crop_scale: float, turn: float
 ) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (300, 400, 3), np.uint8)
@@ -225,8 +225,8 @@ def test_a_turned_crop_is_the_same_as_from_the_whole_image(
 
 
 @pytest.mark.parametrize("tall", [False, True])
-def test_a_leaning_face_is_cut_out_of_a_panorama(tall: bool) -> None:
-    # OpenCV warps no image with a side of 32,767 pixels or more.
+def test_a_leaning_face_in_a_panorama_is_levelled(tall: bool) -> None:
+    # OpenCV cannot warp an image with a side of 32,767 pixels or more.
     panorama = np.zeros((240, 33_000, 3), np.uint8)
     start = 32_600
     panorama[:, start : start + 240] = _leaning(20)
@@ -239,7 +239,7 @@ def test_a_leaning_face_is_cut_out_of_a_panorama(tall: bool) -> None:
     assert np.abs((crop.T if tall else crop) - upright).mean() < 1.5
 
 
-def test_what_is_a_crop_already_is_not_turned() -> None:
+def test_a_face_crop_is_not_rotated() -> None:
     picture = _picture()
     whole = face_crop(picture, Box(0, 0, 160, 120), None, turn=20.0)
     assert np.array_equal(whole, picture)
@@ -253,7 +253,7 @@ def as_png(pixels: Pixels) -> bytes:
     return cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
-def test_the_largest_face_is_cut_out_as_the_recognizer_cuts_it() -> None:
+def test_the_largest_face_is_cropped_like_any_other() -> None:
     detector = BrightSpots()
     for boxes in ((SMALL, LARGE), (LARGE,)):
         scene = bright_scene(*boxes)
@@ -261,7 +261,7 @@ def test_the_largest_face_is_cut_out_as_the_recognizer_cuts_it() -> None:
         np.testing.assert_array_equal(face, cut_face(scene, LARGE, detector.crop_scale))
 
 
-def test_without_a_face_it_says_what_was_looked_for() -> None:
+def test_a_missing_face_is_reported() -> None:
     nobody = as_png(bright_scene())
     with pytest.raises(NoFaceError, match=r"^has no face that bright detects$"):
         largest_face(nobody, BrightSpots())
@@ -270,12 +270,12 @@ def test_without_a_face_it_says_what_was_looked_for() -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image"])
-def test_what_cannot_be_read_is_refused(content: bytes) -> None:
+def test_unreadable_images_are_refused(content: bytes) -> None:
     with pytest.raises(UnreadableImage):
         largest_face(content, BrightSpots())
 
 
-def test_an_image_that_is_too_much_for_the_detector_is_refused_in_one_line() -> None:
+def test_a_failing_detector_is_reported_in_one_line() -> None:
     with pytest.raises(UnreadableImage, match=r"face detection failed: .*a filter failed") as error:
         largest_face(as_png(bright_scene()), Broken())
     assert "\n" not in str(error.value)
@@ -290,7 +290,7 @@ def _blurred(face: Pixels, sigma: float) -> Pixels:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_more_blur_counts_more(seed: int) -> None:
+def test_blur_grows_with_the_kernel(seed: int) -> None:
     face = _face(seed)
     blurs = [measure_blur(face)]
     blurs += [measure_blur(_blurred(face, sigma)) for sigma in (1, 1.5, 2, 3)]
@@ -301,13 +301,13 @@ def test_more_blur_counts_more(seed: int) -> None:
     assert "blurred" in assess_quality(_blurred(face, 2), Box(0, 0, 99, 99)).flags
 
 
-def test_contrast_is_not_sharpness() -> None:
+def test_blur_does_not_depend_on_contrast() -> None:
     face = _blurred(_face(), 1)
     pale = np.asarray(96 + face * 0.4, np.uint8)
     assert measure_blur(pale) == pytest.approx(measure_blur(face), abs=0.1)
 
 
-def test_a_flat_face_is_all_blur() -> None:
+def test_a_flat_face_is_blurred() -> None:
     assert measure_blur(np.full((48, 48), 90, np.uint8)) == 1.0
     assert BLURRED < 1
 
@@ -320,7 +320,7 @@ def test_small_and_dark_faces_are_flagged() -> None:
     assert assess_quality(face // 4, Box(0, 0, 90, 90)).flags == ("dark",)
 
 
-def test_bright_is_white_without_form() -> None:
+def test_overexposed_faces_are_flagged() -> None:
     face = _face()
     burnt = face.copy()
     burnt[:25] = 255
@@ -333,7 +333,7 @@ def test_bright_is_white_without_form() -> None:
 def _landmarks(
     nose: float, lean: float = 0.0, size: float = 40.0, height: float = 0.5
 ) -> Landmarks:
-    """A face of eyes one apart with its nose so far off the middle, leaning by some degrees."""
+    """Landmarks of a face with its nose off the centre line, rotated by some degrees."""
     points = np.array([(-0.5, -0.5), (0.5, -0.5), (nose, height - 0.5), (-0.4, 0.5), (0.4, 0.5)])
     angle = np.radians(lean)
     turned = points @ np.array([(np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))])
@@ -341,9 +341,7 @@ def _landmarks(
 
 
 @given(st.floats(-1, 1), st.floats(-80, 80), st.floats(1, 500))
-def test_turning_away_does_not_depend_on_lean_and_size(
-    nose: float, lean: float, size: float
-) -> None:
+def test_yaw_does_not_depend_on_roll_and_size(nose: float, lean: float, size: float) -> None:
     assert yaw_ratio(_landmarks(nose, lean, size)) == pytest.approx(abs(nose), abs=1e-6)
 
 
@@ -357,11 +355,11 @@ def test_faces_that_are_turned_away_are_flagged_on_either_side() -> None:
 
 
 @given(st.floats(0, 1), st.floats(-180, 180), st.floats(1, 500))
-def test_nodding_does_not_depend_on_lean_and_size(nose: float, lean: float, size: float) -> None:
+def test_pitch_does_not_depend_on_roll_and_size(nose: float, lean: float, size: float) -> None:
     assert pitch_ratio(_landmarks(0.0, lean, size, nose)) == pytest.approx(nose, abs=1e-6)
 
 
-def test_faces_that_look_far_up_or_down_are_turned_away() -> None:
+def test_faces_that_look_up_or_down_are_flagged() -> None:
     up, down = PITCH_RANGE
     for nose, flags in ((up - 0.01, True), (up + 0.01, False), (0.56, False), (down + 0.01, True)):
         expected = ("turned_away",) if flags else ()
@@ -376,10 +374,10 @@ def test_faces_that_look_far_up_or_down_are_turned_away() -> None:
         [(9, 0), (1, 0), (5, 5), (1, 9), (9, 9)],  # eyes the wrong way round
     ],
 )
-def test_landmarks_that_show_no_front_are_turned_away(points: list[tuple[float, float]]) -> None:
+def test_landmarks_of_a_profile_are_flagged(points: list[tuple[float, float]]) -> None:
     assert "turned_away" in assess_quality(_face(), BOX, tuple(points)).flags
 
 
-def test_flags_come_in_their_order() -> None:
+def test_flags_have_a_fixed_order() -> None:
     flags = assess_quality(np.full((48, 48), 9, np.uint8), Box(0, 0, 9, 9), _landmarks(0.9)).flags
     assert flags == tuple(flag for flag in QUALITY_FLAGS if flag != "bright")

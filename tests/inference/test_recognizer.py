@@ -55,7 +55,7 @@ def _png(pixels: Pixels) -> bytes:
 LEFT, RIGHT = Box(20, 30, 50, 50), Box(150, 60, 80, 80)
 
 
-def test_analyze_gives_the_faces_left_to_right(recognizer: Recognizer) -> None:
+def test_analyze_returns_the_faces_left_to_right(recognizer: Recognizer) -> None:
     faces = recognizer.analyze(bright_scene(RIGHT, LEFT), color="rgb")
     assert [face.box for face in faces] == [LEFT, RIGHT]
     assert [face.face_id for face in faces] == [0, 1]
@@ -68,13 +68,13 @@ def test_analyze_gives_the_faces_left_to_right(recognizer: Recognizer) -> None:
         assert face.quality.size_px == face.box.w
 
 
-def test_a_list_always_empty_where_nobody_is(recognizer: Recognizer) -> None:
+def test_an_image_without_faces_returns_an_empty_list(recognizer: Recognizer) -> None:
     assert recognizer.analyze(bright_scene(), color="rgb") == []
     result = recognizer.analyze_result(bright_scene(), color="rgb")
     assert (result.status, result.width, result.height) == ("no_face", 300, 200)
 
 
-def test_who_wants_an_error_gets_one(recognizer: Recognizer) -> None:
+def test_on_no_face_raise(recognizer: Recognizer) -> None:
     with pytest.raises(NoFaceError, match="detector='none'"):
         recognizer.analyze(bright_scene(), color="rgb", on_no_face="raise")
     assert recognizer.analyze(bright_scene(LEFT), color="rgb", on_no_face="raise")
@@ -82,7 +82,7 @@ def test_who_wants_an_error_gets_one(recognizer: Recognizer) -> None:
         recognizer.analyze(bright_scene(), color="rgb", on_no_face="ignore")
 
 
-def test_one_image_is_many_of_one(recognizer: Recognizer, tmp_path: Path) -> None:
+def test_analyze_many_agrees_with_analyze(recognizer: Recognizer, tmp_path: Path) -> None:
     path = tmp_path / "scene.png"
     path.write_bytes(_png(bright_scene(LEFT, RIGHT)))
     (result,) = recognizer.analyze_many([path])
@@ -93,7 +93,7 @@ def test_one_image_is_many_of_one(recognizer: Recognizer, tmp_path: Path) -> Non
     assert len(result.model.sha256) == 64
 
 
-def test_faces_go_back_to_their_images(recognizer: Recognizer) -> None:
+def test_batched_faces_are_returned_to_their_images(recognizer: Recognizer) -> None:
     scenes = [bright_scene(LEFT), bright_scene(), bright_scene(LEFT, RIGHT), bright_scene(RIGHT)]
     results = recognizer.analyze_many(scenes, color="rgb", batch_size=2)
     assert [result.status for result in results] == ["ok", "no_face", "ok", "ok"]
@@ -111,7 +111,7 @@ def test_faces_go_back_to_their_images(recognizer: Recognizer) -> None:
             assert face.quality == same.quality
 
 
-def test_one_that_cannot_be_read_does_not_stop_the_others(
+def test_an_unreadable_image_does_not_stop_the_others(
     recognizer: Recognizer, tmp_path: Path
 ) -> None:
     text = tmp_path / "notes.txt"
@@ -127,7 +127,7 @@ def test_one_that_cannot_be_read_does_not_stop_the_others(
         recognizer.analyze(text)
 
 
-def test_a_detector_that_fails_gives_an_error_not_nobody(tiny_model: Path) -> None:
+def test_a_failing_detector_is_an_error(tiny_model: Path) -> None:
     broken = load(tiny_model, detector=Broken())
     result = broken.analyze_result(bright_scene(), color="rgb", source="frame 3")
     assert result.status == "error"
@@ -139,7 +139,7 @@ def test_a_detector_that_fails_gives_an_error_not_nobody(tiny_model: Path) -> No
 
 
 @pytest.mark.parametrize("of_opencv", [False, True])
-def test_too_little_memory_for_a_detector_is_said_as_that(
+def test_a_detector_out_of_memory_is_reported(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch, of_opencv: bool
 ) -> None:
     def detect(_: Broken, pixels: npt.NDArray[np.uint8]) -> NoReturn:
@@ -155,7 +155,7 @@ def test_too_little_memory_for_a_detector_is_said_as_that(
     assert result.error == "the image: face detection failed: there is not enough memory"
 
 
-def test_sources_name_results(recognizer: Recognizer, tmp_path: Path) -> None:
+def test_sources_are_the_names_of_results(recognizer: Recognizer, tmp_path: Path) -> None:
     path = tmp_path / "scene.png"
     path.write_bytes(_png(bright_scene(LEFT)))
     results = recognizer.analyze_many([b"", path], sources=["stdin", None])
@@ -165,7 +165,7 @@ def test_sources_name_results(recognizer: Recognizer, tmp_path: Path) -> None:
             recognizer.analyze_many([path, path], sources=sources)
 
 
-def test_images_may_come_one_by_one(recognizer: Recognizer) -> None:
+def test_images_may_be_a_generator(recognizer: Recognizer) -> None:
     def scenes() -> Iterator[Pixels]:
         yield bright_scene(LEFT)
         yield bright_scene(RIGHT)
@@ -173,19 +173,19 @@ def test_images_may_come_one_by_one(recognizer: Recognizer) -> None:
     assert len(recognizer.analyze_many(scenes(), color="rgb")) == 2
 
 
-def test_a_single_image_is_not_taken_for_many(recognizer: Recognizer) -> None:
+def test_a_single_image_is_not_a_list(recognizer: Recognizer) -> None:
     arrays = np.zeros((9, 9, 3), np.uint8), np.zeros((9, 9), np.uint8)
     for single in ("photo.jpg", Path("photo.jpg"), b"bytes", Image.new("RGB", (2, 2)), *arrays):
         with pytest.raises(UsageError, match="expected a list of images"):
             recognizer.analyze_many(single, color="rgb")  # type: ignore[arg-type]
 
 
-def test_an_array_needs_its_colour_order(recognizer: Recognizer) -> None:
+def test_a_colour_array_needs_color(recognizer: Recognizer) -> None:
     with pytest.raises(UsageError, match="color='rgb'"):
         recognizer.analyze(bright_scene())
 
 
-def test_the_colour_order_matters(crop_reader: Recognizer) -> None:
+def test_color_is_the_channel_order(crop_reader: Recognizer) -> None:
     picture = np.zeros((48, 48, 3), np.uint8)
     picture[:, :24, 0] = 255
     right = crop_reader.analyze(picture, color="rgb")
@@ -204,7 +204,7 @@ def test_without_a_detector_the_image_is_the_face(crop_reader: Recognizer) -> No
         assert np.allclose(list(face.scores.values()), expected, atol=1e-6)
 
 
-def test_crops_of_any_size_and_kind(crop_reader: Recognizer) -> None:
+def test_crops_of_any_size_and_type(crop_reader: Recognizer) -> None:
     crops = [
         *_crops(3),
         np.full((1, 1), 9, np.uint8),
@@ -219,11 +219,11 @@ def test_crops_of_any_size_and_kind(crop_reader: Recognizer) -> None:
     assert np.allclose(probabilities[:3], crop_reader.classifier.classify(faces), atol=1e-6)
 
 
-def test_no_crops_give_no_rows(crop_reader: Recognizer) -> None:
+def test_no_crops_return_no_rows(crop_reader: Recognizer) -> None:
     assert crop_reader.classify([]).shape == (0, 7)
 
 
-def test_other_crops_are_refused(crop_reader: Recognizer) -> None:
+def test_invalid_crops_are_refused(crop_reader: Recognizer) -> None:
     with pytest.raises(UsageError, match="colour order"):
         crop_reader.classify([np.zeros((9, 9, 3), np.uint8)])
     with pytest.raises(UsageError, match="uint8"):
@@ -232,7 +232,7 @@ def test_other_crops_are_refused(crop_reader: Recognizer) -> None:
         crop_reader.classify(["crop.png"])  # type: ignore[list-item]
 
 
-def test_a_single_crop_is_not_taken_for_its_rows(crop_reader: Recognizer) -> None:
+def test_a_single_crop_is_not_a_list(crop_reader: Recognizer) -> None:
     grey, colour = np.zeros((48, 48), np.uint8), np.zeros((48, 48, 3), np.uint8)
     for crop in (grey, colour, "crop.png", Image.fromarray(grey)):
         with pytest.raises(UsageError, match="expected a list of face crops, got one"):
@@ -244,7 +244,7 @@ def test_a_single_crop_is_not_taken_for_its_rows(crop_reader: Recognizer) -> Non
 # --- Uncertainty
 
 
-def test_below_its_threshold_a_reading_is_uncertain(make_tiny_model: MakeModel) -> None:
+def test_scores_below_the_threshold_are_uncertain(make_tiny_model: MakeModel) -> None:
     sure = load(make_tiny_model("sure"), detector="none")
     faces = [sure.analyze(crop)[0] for crop in _crops(30)]
     assert not any(face.uncertain for face in faces)
@@ -261,7 +261,7 @@ def test_below_its_threshold_a_reading_is_uncertain(make_tiny_model: MakeModel) 
 # --- Threads and processes
 
 
-def test_threads_read_what_one_reads(tiny_model: Path) -> None:
+def test_threads_return_the_same_results(tiny_model: Path) -> None:
     recognizer = load(tiny_model, detector="haar", threads=1)
     noise = np.random.default_rng(2)
     images = [noise.integers(0, 256, (90, 120), np.uint8) for _ in range(12)]
@@ -272,9 +272,7 @@ def test_threads_read_what_one_reads(tiny_model: Path) -> None:
     assert together == alone
 
 
-def test_a_fresh_interpreter_predicts_without_what_training_needs(
-    tiny_model: Path, tmp_path: Path
-) -> None:
+def test_prediction_does_not_import_training_packages(tiny_model: Path, tmp_path: Path) -> None:
     path = tmp_path / "crop.png"
     path.write_bytes(_png(np.dstack([_crops(1)[0]] * 3)))
     program = (
@@ -299,7 +297,7 @@ def test_a_fresh_interpreter_predicts_without_what_training_needs(
 
 
 @pytest.mark.parametrize("detector", ["libface", "haar"])
-def test_the_group_of_five(tiny_model: Path, shared: Path, detector: str) -> None:
+def test_the_group_photo_has_five_faces(tiny_model: Path, shared: Path, detector: str) -> None:
     recognizer = mien.load(tiny_model, detector=detector)
     photos = ["group_five", "no_face", "portrait"]
     results = recognizer.analyze_many(shared / "photos" / f"{name}.jpg" for name in photos)
@@ -310,12 +308,12 @@ def test_the_group_of_five(tiny_model: Path, shared: Path, detector: str) -> Non
     ]
     assert (results[0].width, results[0].height) == (1920, 1398)
     flags = [face.quality.flags for face in results[0].faces]
-    # The second one looks to her left; haar has no landmarks to tell it by.
+    # The second one looks to her left, which haar cannot detect without landmarks.
     assert flags == [(), ("turned_away",) if detector == "libface" else (), (), (), ()]
 
 
 class Profile(BrightSpots):
-    """Finds the same rectangles, and says that their faces are turned to a side."""
+    """Finds the same rectangles, with landmarks of a profile."""
 
     def detect(self, image: Pixels) -> list[Detection]:
         points = ((5.0, 0.0), (9.0, 0.0), (9.0, 5.0), (5.0, 9.0), (9.0, 9.0))
@@ -343,7 +341,7 @@ def test_a_turned_photo_has_the_same_faces(tiny_model: Path, shared: Path) -> No
 
 # ---------------------------------------------------------------- which faces, and how they lean
 class Leaning(BrightSpots):
-    """Finds the same rectangles, and says that their faces lean by 30 degrees."""
+    """Finds the same rectangles, with landmarks that lean by 30 degrees."""
 
     def detect(self, image: Pixels) -> list[Detection]:
         return [
@@ -359,7 +357,7 @@ class Leaning(BrightSpots):
         return tuple((float(x), float(y)) for x, y in leaning + middle)
 
 
-def test_small_faces_and_those_past_the_number_are_left_out(tiny_model: Path) -> None:
+def test_min_face_and_max_faces(tiny_model: Path) -> None:
     scene = bright_scene(LEFT, RIGHT)
     choices: tuple[tuple[dict[str, Any], list[Box]], ...] = (
         ({"min_face": 51}, [RIGHT]),
@@ -377,12 +375,12 @@ def test_small_faces_and_those_past_the_number_are_left_out(tiny_model: Path) ->
         load(tiny_model, detector=BrightSpots(), max_faces=0)
 
 
-def test_leaning_faces_are_turned_back_before_they_are_read(tiny_model: Path) -> None:
+def test_leaning_faces_are_levelled_before_classification(tiny_model: Path) -> None:
     upright = bright_scene(RIGHT)
     middle = (RIGHT.x + RIGHT.w / 2 - 0.5, RIGHT.y + RIGHT.h / 2 - 0.5)
     turned = cv2.warpAffine(upright, cv2.getRotationMatrix2D(middle, -30, 1.0), (300, 200))
     leaning = np.asarray(turned, np.uint8)
-    # The detector must go on finding the upright rectangle.
+    # The detector has to find the upright rectangle again.
     leaning[:, :, 0] = upright[:, :, 0]
     scores = {
         align: load(tiny_model, detector=Leaning(), align=align).analyze(leaning, color="rgb")[0]
@@ -398,7 +396,7 @@ def test_leaning_faces_are_turned_back_before_they_are_read(tiny_model: Path) ->
         load(tiny_model, detector=Leaning(), align="yes")
 
 
-def test_thorough_search_is_the_detectors_that_is_chosen_by_name(
+def test_thorough_requires_a_detector_given_by_name(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[dict[str, Any]] = []

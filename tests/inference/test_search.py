@@ -38,7 +38,7 @@ Image = npt.NDArray[np.uint8]
 
 
 class Scripted(SearchDetector):
-    """Searches with a function."""
+    """Detector that calls a function."""
 
     name = "scripted"
 
@@ -59,7 +59,7 @@ def _row(side: float, score: float) -> list[float]:
 def _looks(
     *answers: list[list[float]],
 ) -> tuple[Callable[[Image], RawDetections], list[tuple[int, ...]]]:
-    """A detector that gives these answers in turn, and the list of the sizes that it was shown."""
+    """Detect function that returns these rows in turn, and the sizes of its pictures."""
     seen: list[tuple[int, ...]] = []
 
     def look(picture: Image) -> RawDetections:
@@ -73,7 +73,7 @@ PHOTO = np.zeros((480, 640, 3), np.uint8)
 LARGE = _row(SMALL_SIDE + 10, 0.9)
 
 
-def test_a_photo_of_large_faces_is_seen_at_half_its_size_alone() -> None:
+def test_large_faces_are_searched_at_half_the_size_only() -> None:
     look, seen = _looks([LARGE])
     (found,) = Scripted(look, 640).search(PHOTO)
     assert seen == [(240, 320)]
@@ -91,7 +91,7 @@ def test_a_photo_of_large_faces_is_seen_at_half_its_size_alone() -> None:
     ],
     ids=["nothing", "nothing sure", "a small face", "a hint of a small face"],
 )
-def test_a_reason_to_look_again(first: list[list[float]]) -> None:
+def test_hints_of_small_faces_lead_to_a_finer_search(first: list[list[float]]) -> None:
     again = [_row(60, 0.9), _row(24, 0.8)]
     look, seen = _looks(first, again)
     (found,) = Scripted(look, 640).search(PHOTO)
@@ -100,17 +100,17 @@ def test_a_reason_to_look_again(first: list[list[float]]) -> None:
     assert found.rows.tolist() == again
 
 
-def test_a_large_blur_is_no_reason() -> None:
+def test_an_uncertain_large_face_needs_no_finer_search() -> None:
     assert not needs_finer_search(np.array([LARGE, _row(SMALL_SIDE + 5, 0.4)]))
 
 
-def test_what_is_not_sure_is_not_given() -> None:
+def test_uncertain_detections_are_dropped() -> None:
     look, _ = _looks([LARGE, _row(40, MIN_CONFIDENCE - 0.01)])
     (found,) = Scripted(look, 640).search(PHOTO)
     assert found.rows.tolist() == [LARGE]
 
 
-def test_thorough_and_small_pictures_are_seen_once() -> None:
+def test_thorough_searches_and_small_pictures_use_one_scale() -> None:
     look, seen = _looks([LARGE])
     Scripted(look, 640, thorough=True).search(PHOTO)
     assert seen == [(480, 640)]
@@ -124,7 +124,7 @@ def test_thorough_and_small_pictures_are_seen_once() -> None:
 
 
 def _spots(picture: Image) -> RawDetections:
-    """Find each spot that is fully bright and 8 to 200 pixels large, as a network finds faces."""
+    """Detect bright spots of 8 to 200 pixels, like a network that detects faces."""
     bright = (picture[:, :, 0] > 200).astype(np.uint8)
     count, _, stats, _ = cv2.connectedComponentsWithStats(bright)
     rows = [[*row[:4], 0.9] for row in stats[1:count] if 8 <= min(row[2:4]) <= 200]
@@ -141,9 +141,7 @@ def _dark_with(*boxes: Box, width: int, height: int) -> Image:
 
 @given(st.integers(1, 3500), st.integers(1, 3500))
 @settings(max_examples=20, deadline=None)
-def test_tiles_cover_the_image_at_every_size_and_are_no_larger_than_asked(
-    width: int, height: int
-) -> None:
+def test_tiles_cover_the_image_at_every_scale(width: int, height: int) -> None:
     image = np.zeros((height, width, 3), np.uint8)
     covered: dict[float, Image] = {}
     for look in tiled_views(image, lambda tile: _fits(tile, 320), 320):
@@ -165,7 +163,7 @@ def _fits(tile: Image, side: int) -> RawDetections:
 
 @given(st.integers(10, 700), st.integers(0, 1200), st.integers(0, 800))
 @settings(max_examples=25, deadline=None)
-def test_one_face_of_any_size_at_any_place_is_found_once(side: int, x: int, y: int) -> None:
+def test_a_face_of_any_size_and_position_is_found_once(side: int, x: int, y: int) -> None:
     box = Box(min(x, 1199 - side), min(y, 799 - side), side, side)
     picture = _dark_with(box, width=1200, height=800)
     looks = Scripted(_spots, 300, thorough=True).search(picture)
@@ -173,8 +171,8 @@ def test_one_face_of_any_size_at_any_place_is_found_once(side: int, x: int, y: i
     assert found.box.overlap(box) > 0.6
 
 
-def test_a_face_is_taken_from_the_coarsest_look_in_which_it_is_large() -> None:
-    def look(side: float) -> View:  # at a face of 160 pixels, this large there
+def test_a_face_is_taken_from_the_coarsest_view_that_shows_it_large() -> None:
+    def look(side: float) -> View:  # of a face of 160 pixels that has this side there
         return View(np.array([[side, side, side, side, 0.8]]), side / 160)
 
     coarse, middle, fine, finer = (look(SETTLED_SIDE * each) for each in (0.4, 0.6, 1.0, 2.0))
@@ -186,14 +184,14 @@ def test_a_face_is_taken_from_the_coarsest_look_in_which_it_is_large() -> None:
     assert scale == middle.scale
 
 
-def test_a_part_of_a_large_face_is_no_face_of_its_own() -> None:
+def test_a_part_of_a_large_face_is_dropped() -> None:
     whole = View(np.array([[10.0, 10, 100, 100, 0.71]]), 0.1)
     eye = View(np.array([[10.0, 10, 90, 90, 0.99]]), 1.0, (300, 300))
     assert [one.confidence for one, _ in merge_views([eye, whole], (2000, 2000))] == [0.71]
 
 
 @pytest.mark.parametrize("name", ["libface", "haar", "yunet"])
-def test_a_small_face_in_a_large_picture(name: str, request: pytest.FixtureRequest) -> None:
+def test_a_thorough_search_finds_small_faces(name: str, request: pytest.FixtureRequest) -> None:
     weights = None
     if name == "yunet":
         weights = request.getfixturevalue("shared") / "models" / WEIGHTS.name
@@ -218,7 +216,7 @@ def test_a_small_face_in_a_large_picture(name: str, request: pytest.FixtureReque
 
 
 def _shrunk(image: Image, box: Box, side: int) -> tuple[Image, Box]:
-    """A person cut out of a photo, so small that the face's smaller side is this."""
+    """Person cropped from a photo, resized to this smaller side of the face."""
     scale, margin = side / min(box.w, box.h), max(box.w, box.h)
     left, top = max(0, box.x - margin), max(0, box.y - margin)
     part = image[top : box.y + box.h + margin, left : box.x + box.w + margin]
@@ -227,7 +225,7 @@ def _shrunk(image: Image, box: Box, side: int) -> tuple[Image, Box]:
     return np.asarray(small, np.uint8), Box(*(round(each) for each in place))
 
 
-def test_small_faces_are_found_beside_a_large_one(shared: Path) -> None:
+def test_small_faces_are_found_next_to_a_large_one(shared: Path) -> None:
     group = load_image(shared / "photos" / "group_five.jpg")
     portrait = load_image(shared / "photos" / "portrait.jpg")
     detector = load_detector("libface")
@@ -247,7 +245,7 @@ def test_small_faces_are_found_beside_a_large_one(shared: Path) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_libface_keeps_no_memory() -> None:
+def test_libface_does_not_leak_memory() -> None:
     detector = load_detector("libface")
     noise = np.random.default_rng(0).integers(0, 256, (192, 256, 3)).astype(np.uint8)
 
@@ -269,13 +267,13 @@ SAMPLE = Path(__file__).resolve().parent.parent.parent / "images" / "sample.png"
 
 
 def _turned(image: Image, quarter: int) -> Image:
-    """An image turned by quarters, clockwise."""
+    """Image rotated by clockwise quarter turns."""
     return np.ascontiguousarray(np.rot90(image, -quarter))
 
 
 @given(st.integers(0, 3), st.integers(0, 50), st.integers(0, 30))
-def test_what_a_turned_look_finds_is_where_it_is(quarter: int, x: int, y: int) -> None:
-    # A marked box and five marked points, each of its own value, turned with the picture.
+def test_rotated_detections_are_mapped_back(quarter: int, x: int, y: int) -> None:
+    # A box and five points, marked with different values, rotate with the picture.
     picture = np.zeros((60, 90, 3), np.uint8)
     picture[y : y + 20, x : x + 30] = 9
     spots = [(x + 2, y + 3), (x + 20, y + 3), (x + 9, y + 9), (x + 4, y + 16), (x + 18, y + 17)]
@@ -296,13 +294,13 @@ def test_what_a_turned_look_finds_is_where_it_is(quarter: int, x: int, y: int) -
 
 
 def _arrow(side: int = 64) -> Image:
-    """A 'face' that has a way up: light at the top, dark at the bottom, a border around."""
+    """A "face" with an orientation: light at the top, dark at the bottom."""
     face = np.linspace(255, 60, side)[:, None].repeat(side, axis=1).astype(np.uint8)
     return np.dstack([face] * 3)
 
 
 def _look_for_arrows(picture: Image) -> RawDetections:
-    """Find bright squares on black, surer the lighter they are above and the darker below."""
+    """Detect bright squares on black, more confident if light above and dark below."""
     bright = (picture[:, :, 0] > 30).astype(np.uint8)
     count, _, stats, _ = cv2.connectedComponentsWithStats(bright)
     rows = []
@@ -328,27 +326,27 @@ def _find(picture: Image, look: DetectFunction, **options: bool) -> list[Detecti
 
 
 @pytest.mark.parametrize("quarter", range(4))
-def test_the_way_up_is_the_one_that_is_surest(quarter: int) -> None:
+def test_orientation_is_the_most_confident_one(quarter: int) -> None:
     face = Detection(Box(60, 60, 64, 64), 0.8)
     assert find_orientation(_scene(quarter), face, _look_for_arrows) == quarter
     assert find_orientation(np.zeros((200, 200, 3), np.uint8), face, _look_for_arrows) is None
 
 
-def test_a_thorough_search_finds_each_face_the_way_it_lies() -> None:
+def test_a_thorough_search_finds_faces_in_all_orientations() -> None:
     found = _find(_scene(0, 1, 2, 3), _look_for_arrows, thorough=True)
     assert [one.turn for one in found] == [0, 90, 180, -90]
     assert [one.box.x for one in found] == [60, 260, 460, 660]
 
 
 @pytest.mark.parametrize(("quarter", "degrees"), [(0, 0), (1, 90), (2, 180), (3, -90)])
-def test_otherwise_the_surest_face_speaks_for_all(quarter: int, degrees: float) -> None:
+def test_the_most_confident_face_decides_the_orientation(quarter: int, degrees: float) -> None:
     found = _find(_scene(quarter, quarter), _look_for_arrows)
     assert [one.turn for one in found] == [degrees] * 2
-    # One that lies beside an upright one is taken for upright.
+    # A rotated face next to an upright one counts as upright.
     assert [one.turn for one in _find(_scene(0, quarter), _look_for_arrows)] == [0, 0]
 
 
-def test_sure_faces_are_looked_at_no_other_way() -> None:
+def test_confident_faces_are_not_checked_in_other_orientations() -> None:
     looks: list[tuple[int, ...]] = []
 
     def look(picture: Image) -> RawDetections:
@@ -362,7 +360,7 @@ def test_sure_faces_are_looked_at_no_other_way() -> None:
 
 
 @pytest.mark.parametrize(("thorough", "side"), [(False, 320), (True, 640)])
-def test_a_picture_without_faces_is_looked_at_turned(thorough: bool, side: int) -> None:
+def test_a_picture_without_faces_is_searched_in_all_orientations(thorough: bool, side: int) -> None:
     looks: list[int] = []
 
     def look(picture: Image) -> RawDetections:
@@ -384,9 +382,7 @@ def _load(name: str, request: pytest.FixtureRequest) -> Detector:
 
 
 @pytest.mark.parametrize("name", ["libface", "yunet", "haar"])
-def test_a_picture_on_its_side_has_the_same_faces(
-    name: str, request: pytest.FixtureRequest
-) -> None:
+def test_a_rotated_picture_has_the_same_face(name: str, request: pytest.FixtureRequest) -> None:
     detector = _load(name, request)
     image = np.ascontiguousarray(load_image(SAMPLE)[20:340, 20:340])
     (upright,) = detector.detect(image)
@@ -402,7 +398,7 @@ def test_a_picture_on_its_side_has_the_same_faces(
         assert found.box.overlap(box) > 0.85
 
 
-def test_faces_on_their_sides_are_read_as_upright_ones(tiny_model: Path) -> None:
+def test_rotated_faces_are_classified_like_upright_ones(tiny_model: Path) -> None:
     image = np.ascontiguousarray(load_image(SAMPLE)[20:340, 20:340])
     for align in ("auto", "off"):
         recognizer = mien.load(tiny_model, detector="libface", align=align)
@@ -415,7 +411,7 @@ def test_faces_on_their_sides_are_read_as_upright_ones(tiny_model: Path) -> None
 
 
 @pytest.mark.parametrize("photo", ["portrait", "group_three", "group_five", "no_face"])
-def test_photos_have_the_same_faces_whichever_way_up(photo: str, shared: Path) -> None:
+def test_rotated_photos_have_the_same_faces(photo: str, shared: Path) -> None:
     detector = load_detector("libface")
     image = load_image(shared / "photos" / f"{photo}.jpg")
     upright = detector.detect(image)

@@ -1,4 +1,4 @@
-"""A detector that finds what is drawn, and a server of videos whose host counts as public."""
+"""A detector of drawn squares, and a video server whose host counts as public."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from web_maker import Answer, Server, ranged, serving
 
 
 class RedSquares:
-    """Takes every patch of strong red for a face."""
+    """Detects patches of strong red."""
 
     name = "red"
     crop_scale = None
@@ -37,13 +37,13 @@ class RedSquares:
 
 @pytest.fixture(scope="session")
 def red_recognizer(tiny_model: Path) -> Recognizer:
-    """A real recognizer over a tiny model, whose faces are red squares."""
+    """Recognizer with a tiny model, whose faces are red squares."""
     return Recognizer(Classifier.open(tiny_model), RedSquares())
 
 
 @pytest.fixture
 def public_web(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The test's own server counts as public, and nobody else does."""
+    """Only the test's own server counts as public."""
     monkeypatch.setattr(web, "is_public", lambda address: str(address) == "127.0.0.1")
 
 

@@ -29,7 +29,7 @@ def _giver(picture: Picture) -> Callable[[], Picture]:
 
 
 def two_people(number: int) -> Picture:
-    """One who walks to the right, and one who is there from the tenth frame to the 24th."""
+    """One person who walks to the right, and one in frames 10 to 24."""
     picture = np.full((96, 192, 3), 120, np.uint8)
     picture[20:52, 8 + 3 * number : 40 + 3 * number] = (220, 30, 30)
     if 10 <= number < 25:
@@ -38,14 +38,14 @@ def two_people(number: int) -> Picture:
 
 
 def blinking(number: int) -> Picture:
-    """Somebody in every second block of five frames."""
+    """One person in every second block of five frames."""
     picture = np.full((96, 128, 3), 120, np.uint8)
     if number // 5 % 2 == 0:
         picture[20:60, 20:60] = (220, 30, 30)
     return picture
 
 
-def test_people_keep_their_numbers(tmp_path: Path, red_recognizer: Recognizer) -> None:
+def test_people_keep_their_track_ids(tmp_path: Path, red_recognizer: Recognizer) -> None:
     path = tmp_path / "two.mp4"
     write_video(path, even_times(30), draw=two_people)
     results = list(red_recognizer.analyze_video(path))
@@ -57,7 +57,7 @@ def test_people_keep_their_numbers(tmp_path: Path, red_recognizer: Recognizer) -
         assert all(face.smoothed is not None for face in result.faces)
 
 
-def test_a_video_tells_of_all_of_it(tmp_path: Path, red_recognizer: Recognizer) -> None:
+def test_results_summarize_the_whole_video(tmp_path: Path, red_recognizer: Recognizer) -> None:
     path = tmp_path / "two.mp4"
     write_video(path, even_times(30), draw=two_people)
     results = list(red_recognizer.analyze_video(path))
@@ -83,9 +83,7 @@ def test_a_video_tells_of_all_of_it(tmp_path: Path, red_recognizer: Recognizer) 
     assert list(begun) == []
 
 
-def test_a_baseline_and_markers_give_what_the_command_line_gives(
-    tmp_path: Path, red_recognizer: Recognizer
-) -> None:
+def test_baseline_and_markers(tmp_path: Path, red_recognizer: Recognizer) -> None:
     path = tmp_path / "two.mp4"
     write_video(path, even_times(30), draw=two_people)
     plain = list(red_recognizer.analyze_video(path))
@@ -122,7 +120,7 @@ def test_a_baseline_and_markers_give_what_the_command_line_gives(
         ({"markers": [("a", "b")]}, "expected events as"),
     ],
 )
-def test_a_baseline_and_markers_are_times(
+def test_invalid_baselines_and_markers_are_refused(
     options: dict[str, Any], message: str, red_recognizer: Recognizer
 ) -> None:
     with pytest.raises(UsageError, match=message):
@@ -136,23 +134,21 @@ def test_without_markers_there_are_no_events(tmp_path: Path, red_recognizer: Rec
         red_recognizer.analyze_video(path).events()
 
 
-def test_frames_without_a_face_have_their_result(
-    tmp_path: Path, red_recognizer: Recognizer
-) -> None:
+def test_frames_without_a_face_have_a_result(tmp_path: Path, red_recognizer: Recognizer) -> None:
     path = tmp_path / "blink.mp4"
     write_video(path, even_times(20), draw=blinking)
     statuses = [result.status for result in red_recognizer.analyze_video(str(path))]
     assert statuses == (["ok"] * 5 + ["no_face"] * 5) * 2
 
 
-def test_every_start_and_end_choose_frames(tmp_path: Path, red_recognizer: Recognizer) -> None:
+def test_every_start_and_end_select_frames(tmp_path: Path, red_recognizer: Recognizer) -> None:
     path = tmp_path / "blink.mp4"
     write_video(path, even_times(50), draw=blinking)
     results = red_recognizer.analyze_video(path, every=0.2, start=0.4, end=1.4)
     assert [result.frame for result in results] == [10, 15, 20, 25, 30]
 
 
-def test_smoothing_is_a_choice(tmp_path: Path, red_recognizer: Recognizer) -> None:
+def test_smoothing_can_be_disabled(tmp_path: Path, red_recognizer: Recognizer) -> None:
     path = tmp_path / "two.mp4"
     write_video(path, even_times(12), draw=two_people)
     for smooth_s in (0.0, 1.0):
@@ -162,7 +158,7 @@ def test_smoothing_is_a_choice(tmp_path: Path, red_recognizer: Recognizer) -> No
         assert all(same) == (smooth_s == 0)
 
 
-def test_a_broken_video_ends_with_a_result_that_says_so(
+def test_a_broken_video_ends_with_an_unreadable_result(
     tmp_path: Path, red_recognizer: Recognizer
 ) -> None:
     path = tmp_path / "cut.mkv"
@@ -177,14 +173,14 @@ def test_a_broken_video_ends_with_a_result_that_says_so(
     assert "cut or damaged" in last.error
 
 
-def test_errors_come_with_the_first_frame(tmp_path: Path, red_recognizer: Recognizer) -> None:
+def test_errors_are_raised_at_the_first_frame(tmp_path: Path, red_recognizer: Recognizer) -> None:
     with pytest.raises(InputError, match="no such file"):
         next(red_recognizer.analyze_video(tmp_path / "none.mp4"))
     with pytest.raises(UsageError, match="every"):
         red_recognizer.analyze_video(tmp_path / "none.mp4", every=-1)
 
 
-def test_a_cut_makes_new_people(red_recognizer: Recognizer) -> None:
+def test_people_get_new_track_ids_after_a_cut(red_recognizer: Recognizer) -> None:
     def frames() -> Iterator[VideoFrame]:
         for number in range(10):
             picture = np.full((96, 128, 3), 60 if number < 5 else 230, np.uint8)
@@ -216,7 +212,7 @@ def test_one_frame_is_in_memory_at_a_time(red_recognizer: Recognizer) -> None:
 
 
 @pytest.mark.parametrize("every", [None, 0.2])
-def test_reading_ahead_gives_the_same_results_in_bounded_memory(
+def test_threads_return_the_same_results_in_bounded_memory(
     red_recognizer: Recognizer, every: float | None
 ) -> None:
     alive: list[weakref.ref[Picture]] = []
@@ -246,7 +242,7 @@ def test_reading_ahead_gives_the_same_results_in_bounded_memory(
     for result, same in zip(one, two, strict=True):
         for face, other in zip(result.faces, same.faces, strict=True):
             assert dict(face.scores) == pytest.approx(dict(other.scores), abs=1e-6)
-    assert max(held) <= 5 * 8  # chunks: one given out, three read ahead, one that is filled
+    assert max(held) <= 5 * 8  # chunks: one returned, three analyzed, one being filled
 
 
 def _told(result: Result) -> tuple[object, ...]:
@@ -254,7 +250,7 @@ def _told(result: Result) -> tuple[object, ...]:
     return result.frame, result.time_s, result.status, faces
 
 
-def test_what_was_read_before_an_error_comes_before_it(red_recognizer: Recognizer) -> None:
+def test_results_before_an_error_are_returned_first(red_recognizer: Recognizer) -> None:
     def frames(error: InputError) -> Iterator[VideoFrame]:
         for number in range(20):
             yield VideoFrame(number, number / 25, _giver(two_people(number)))
@@ -271,7 +267,7 @@ def test_what_was_read_before_an_error_comes_before_it(red_recognizer: Recognize
         next(reading)
 
 
-def test_who_stops_reading_ahead_waits_for_no_chunk(tiny_model: Path) -> None:
+def test_closing_does_not_wait_for_pending_chunks(tiny_model: Path) -> None:
     looked_at = []
 
     class Counting(NoDetector):

@@ -33,7 +33,7 @@ def _drawn(count: int = 40, people: int = 1) -> Image.Image:
 
 
 def _share(picture: Image.Image, emotion: str, half: int) -> float:
-    """How much of a half of the lanes has an emotion's colour."""
+    """Share of one half of the lanes with an emotion's colour."""
     pixels = np.asarray(picture)[104:-60, 210:-40]
     middle = pixels.shape[1] // 2
     part = pixels[:, :middle] if half == 0 else pixels[:, middle:]
@@ -46,7 +46,7 @@ def test_colours_change_with_the_emotion() -> None:
     assert _share(picture, "sad", 1) > 0.6 > 0.05 > _share(picture, "sad", 0)
 
 
-def test_classes_of_ones_own_have_the_colours_of_annotated_pictures() -> None:
+def test_custom_classes_have_the_colours_of_annotated_pictures() -> None:
     labels = ("calm", "tense", "Surprised")
     summary, history = Summary(), ScoreHistory()
     for number, emotion in enumerate(("calm", "tense", "Surprised")):
@@ -65,7 +65,7 @@ def test_classes_of_ones_own_have_the_colours_of_annotated_pictures() -> None:
         assert (shown == color).all(axis=2).mean() > 0.1
 
 
-def test_names_in_other_scripts_are_written_out() -> None:
+def test_titles_and_labels_in_other_scripts_are_drawn() -> None:
     try:
         ImageFont.truetype("DejaVuSans.ttf", 20)
     except OSError:
@@ -75,19 +75,19 @@ def test_names_in_other_scripts_are_written_out() -> None:
         drawn = draw_timeline(ScoreHistory(), [], title=title, labels=(label,)).convert("L")
         return [drawn.crop((0, 0, 1600, 58)).tobytes(), drawn.crop((0, 58, 1600, 100)).tobytes()]
 
-    # In a font that lacks them, both would be rows of the same boxes.
+    # In a font without these letters, both would be rows of the same boxes.
     for one, other in zip(head("жжж.mp4", "жжж"), head("ююю.mp4", "ююю"), strict=True):
         assert one != other
 
 
-def test_everybody_has_a_lane_up_to_a_number() -> None:
+def test_lanes_are_limited() -> None:
     one, three, many = _drawn(), _drawn(people=3), _drawn(count=4, people=MAX_LANES + 5)
     lane = (three.height - one.height) // 2
     assert three.height == one.height + 2 * lane
     assert many.height == one.height + (MAX_LANES - 1) * lane
 
 
-def test_nobody_and_one_frame_can_be_drawn() -> None:
+def test_empty_and_single_frame_timelines_can_be_drawn() -> None:
     assert _drawn(count=1).width == _drawn(count=0).width == 1600
 
 
@@ -100,7 +100,7 @@ def test_the_best_portrait_is_kept(tmp_path: Path) -> None:
     assert picture.getpixel((9, 9)) == (200, 200, 200)
 
 
-def test_a_long_history_is_thinned_and_keeps_its_means() -> None:
+def test_a_long_history_is_binned_and_keeps_its_means() -> None:
     history = ScoreHistory(max_bins=50)
     for number in range(2000):
         history.add(result(number, face(0, "happy" if number < 1000 else "sad")))
@@ -114,13 +114,13 @@ def test_a_long_history_is_thinned_and_keeps_its_means() -> None:
     assert late == pytest.approx([0.7] * len(late))
 
 
-def test_more_people_than_bins_come_to_an_end() -> None:
+def test_more_people_than_bins_are_kept() -> None:
     history = ScoreHistory(max_bins=5)
     history.add(result(0, *(face(number, "happy") for number in range(20))))
     assert len(history.people()) == 20
 
 
-def test_a_comparison_draws_a_lane_for_each_video() -> None:
+def test_a_comparison_has_a_row_per_video() -> None:
     rows = []
     for name, emotion in (("a.mp4", "happy"), ("b.mp4", "angry"), ("none.mp4", None)):
         table = EventTable([Marker(0.0, 9.0, "")], EMOTIONS, by_person=False)

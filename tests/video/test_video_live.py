@@ -41,9 +41,9 @@ def _stream_bytes(frames: int = 75) -> bytes:
 
 @contextmanager
 def _serving(*answers: bytes | None, silent: bool = False) -> Iterator[tuple[str, list[int]]]:
-    """Serve one answer a connection on loopback, then nothing; None refuses that one.
+    """Serve one answer per connection on loopback; None refuses a connection.
 
-    Gives the address, and a list that grows by one with each connection. With ``silent``, the first
+    Yields the address, and a list that grows with each connection. With ``silent``, the first
     connection is not ended after its answer: no more comes.
     """
     kept: list[socket.socket] = []
@@ -55,7 +55,7 @@ def _serving(*answers: bytes | None, silent: bool = False) -> Iterator[tuple[str
         content = left.pop(0) if left else None
         if content is not None:
             client.recv(4096)
-            with suppress(OSError):  # the other side has seen enough
+            with suppress(OSError):  # the client has closed the connection
                 client.sendall(_HEAD + content)
 
     try:
@@ -67,7 +67,7 @@ def _serving(*answers: bytes | None, silent: bool = False) -> Iterator[tuple[str
 
 
 class _Clock:
-    """A clock that goes on while somebody sleeps, and a little whenever it is looked at."""
+    """Clock that advances with each sleep, and slightly with each call."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -87,7 +87,7 @@ def _read(address: str, clock: _Clock, *, reconnect_s: float = 30.0) -> Iterator
     return stream_frames(stream, clock=clock, sleep=clock.sleep, reconnect_s=reconnect_s)
 
 
-def test_a_cut_stream_is_taken_up_again_and_the_gap_shows(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_lost_stream_is_reconnected_with_a_gap(caplog: pytest.LogCaptureFixture) -> None:
     content, clock = _stream_bytes(), _Clock()
     half = content[: len(content) // 2]
     frames, error = [], None
@@ -104,7 +104,7 @@ def test_a_cut_stream_is_taken_up_again_and_the_gap_shows(caplog: pytest.LogCapt
     numbers, times, seen = zip(*frames, strict=True)
     assert list(numbers) == list(range(len(frames)))
     assert all(one < other for one, other in pairwise(times))
-    again = seen.index(0, 1)  # the second time that the first picture comes
+    again = seen.index(0, 1)  # index of the first picture's second appearance
     assert 20 < again < 70
     assert len(frames) == again + 75
     # Three waits of 0.5, 1 and 2 seconds lie between; within a connection, 1/25 of a second does.
@@ -119,21 +119,21 @@ def test_a_cut_stream_is_taken_up_again_and_the_gap_shows(caplog: pytest.LogCapt
     assert error.time_s == times[-1]
 
 
-def test_a_stream_whose_stamps_begin_anew_goes_on() -> None:
+def test_a_stream_with_restarted_stamps_continues() -> None:
     with _serving(_stream_bytes(25) * 2) as (address, _):
         stream = LiveStream(address, allow_private=True)
         times = [frame.time_s for frame in islice(stream_frames(stream), 50)]
     assert times == pytest.approx(even_times(50), abs=1e-3)
 
 
-def test_waits_grow_to_a_limit_and_end_with_patience() -> None:
+def test_backoff_grows_to_a_limit_and_times_out() -> None:
     clock = _Clock()
     with _serving(_stream_bytes(30)) as (address, _), pytest.raises(BrokenVideo):
         list(_read(address, clock, reconnect_s=30.0))
     assert clock.slept == [0.5, 1.0, 2.0, 4.0, 8.0, 8.0]
 
 
-def test_a_stream_that_never_was_there_is_an_error_at_once() -> None:
+def test_a_missing_stream_is_an_error_at_once() -> None:
     clock = _Clock()
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -144,9 +144,7 @@ def test_a_stream_that_never_was_there_is_an_error_at_once() -> None:
 
 
 @pytest.mark.parametrize("scheme", ["http", "rtsp"])
-def test_a_server_that_says_nothing_is_given_up(
-    scheme: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_silent_server_times_out(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "OPEN_TIMEOUT_S", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as server:  # connections wait to be accepted
         address = f"{scheme}://user:secret@127.0.0.1:{server.getsockname()[1]}/live"
@@ -155,7 +153,7 @@ def test_a_server_that_says_nothing_is_given_up(
     assert "secret" not in str(caught.value)
 
 
-def test_a_stream_that_falls_silent_is_lost_and_its_silence_is_in_the_times(
+def test_a_stream_that_falls_silent_is_lost_with_a_gap(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(reader, "READ_TIMEOUT_S", 1.0)
@@ -181,7 +179,7 @@ def test_a_window_ends_a_stream() -> None:
     assert [frame.number for frame in frames] == list(range(13, 25))
 
 
-def test_what_has_no_length_goes_on_by_itself() -> None:
+def test_an_address_without_a_length_is_a_stream() -> None:
     with _serving(_stream_bytes()) as (address, _):
         stream = connect(address, allow_private=True)
         assert isinstance(stream, LiveStream)
@@ -191,7 +189,7 @@ def test_what_has_no_length_goes_on_by_itself() -> None:
     assert connect("clip.mp4") is None
 
 
-def test_what_has_a_length_is_a_file_even_where_nobody_can_jump_in_it(
+def test_an_address_with_a_length_is_a_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     content = _stream_bytes()
@@ -202,7 +200,7 @@ def test_what_has_a_length_is_a_file_even_where_nobody_can_jump_in_it(
         assert len(list(open_frames(address, None, Window(), allow_private=True))) == 75
 
 
-def test_a_file_on_the_web_that_stops_coming_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stalled_download_is_a_broken_video(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "READ_TIMEOUT_S", 0.5)
     content = _stream_bytes()
     with (
@@ -212,7 +210,7 @@ def test_a_file_on_the_web_that_stops_coming_is_cut(monkeypatch: pytest.MonkeyPa
         list(read_video(address, allow_private=True))
 
 
-def test_a_server_that_takes_one_listener_is_asked_once() -> None:
+def test_a_stream_is_opened_once() -> None:
     with _serving(_stream_bytes()) as (address, connections):
         live = connect(address, allow_private=True)
         frames = list(open_frames(address, live, Window(0.0, 1.0)))
@@ -220,7 +218,7 @@ def test_a_server_that_takes_one_listener_is_asked_once() -> None:
     assert [number_in(frame.pixels) for frame in frames] == list(range(25))
 
 
-def test_words_are_told_apart() -> None:
+def test_cameras_and_streams_are_recognized() -> None:
     assert is_camera(0)
     assert is_camera("1")
     assert is_camera("-1")
@@ -232,14 +230,14 @@ def test_words_are_told_apart() -> None:
     assert not is_stream("file:///clip.mp4")
 
 
-def test_a_camera_that_is_not_there_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_camera_is_reported_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(InputError, match="camera 97: no such camera"):
         next(camera_frames(97))
     assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("number", [-1, 100, 2**31, 10**30])
-def test_a_number_that_opencv_would_crash_at_never_reaches_it(
+def test_invalid_camera_numbers_never_reach_opencv(
     number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr(cv2, "VideoCapture")
@@ -249,7 +247,7 @@ def test_a_number_that_opencv_would_crash_at_never_reaches_it(
 
 
 class _Camera:
-    """Stands for OpenCV's: blue pictures, until it is pulled out."""
+    """Fake camera: five blue pictures, then unplugged."""
 
     released = 0
 
@@ -269,7 +267,7 @@ class _Camera:
         _Camera.released += 1
 
 
-def test_a_camera_s_pictures_come_in_rgb_with_their_seconds(
+def test_camera_frames_are_rgb_with_times(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cv2, "VideoCapture", _Camera)
@@ -286,7 +284,7 @@ def test_a_camera_s_pictures_come_in_rgb_with_their_seconds(
     assert _Camera.released == before + 1
 
 
-def test_opencv_is_as_talkative_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opencvs_log_level_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:
     level = cv2.utils.logging.getLogLevel()
     with pytest.raises(InputError):
         next(camera_frames(97))

@@ -49,7 +49,7 @@ def test_each_frame_has_its_own_time(tmp_path: Path, suffix: str) -> None:
     assert [time for _, time, _ in frames] == pytest.approx(UNEVEN, abs=1e-3)
 
 
-def test_time_counts_from_the_video_s_start(tmp_path: Path) -> None:
+def test_times_count_from_the_start_of_the_video(tmp_path: Path) -> None:
     path = tmp_path / "late.ts"
     write_video(path, even_times(10), offset=7.0)
     assert [frame.time_s for frame in read_video(path)] == pytest.approx(even_times(10), abs=1e-3)
@@ -57,9 +57,7 @@ def test_time_counts_from_the_video_s_start(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
 @pytest.mark.parametrize("start", [0.05, 0.5, 1.31, 1.34, 2.0, 3.5])
-def test_a_start_is_jumped_to_and_frames_keep_their_numbers(
-    tmp_path: Path, suffix: str, start: float
-) -> None:
+def test_seeking_keeps_frame_numbers(tmp_path: Path, suffix: str, start: float) -> None:
     path = tmp_path / f"clip{suffix}"
     write_video(path, UNEVEN)
     first = next(number for number, time in enumerate(UNEVEN) if time >= start)
@@ -70,7 +68,7 @@ def test_a_start_is_jumped_to_and_frames_keep_their_numbers(
 
 @pytest.mark.parametrize("suffix", [".ts", ".mkv"])
 @pytest.mark.parametrize("offsets", [(0.0, 0.0), (1000.0, 3.0), (0.0, 40_000.0), (95_440.0, 0.0)])
-def test_recordings_put_together_are_one_that_goes_on(
+def test_concatenated_recordings_have_continuous_times(
     tmp_path: Path, suffix: str, offsets: tuple[float, float]
 ) -> None:
     path = tmp_path / f"both{suffix}"
@@ -80,7 +78,7 @@ def test_recordings_put_together_are_one_that_goes_on(
         parts.append(path.read_bytes())
     path.write_bytes(b"".join(parts))
     frames = list(read_video(path))
-    begins = frames[0].time_s  # sound has a run-up of its own
+    begins = frames[0].time_s  # sound has priming
     assert [frame.time_s - begins for frame in frames] == pytest.approx(
         even_times(40, 10), abs=1e-3
     )
@@ -90,7 +88,7 @@ def test_recordings_put_together_are_one_that_goes_on(
         assert later == [(one.number, one.time_s) for one in frames if one.time_s >= start]
 
 
-def test_frames_keep_their_numbers_where_some_need_the_group_before(tmp_path: Path) -> None:
+def test_open_groups_keep_frame_numbers(tmp_path: Path) -> None:
     path = tmp_path / "open_groups.ts"
     write_video(path, even_times(40), codec="mpeg2video")
     frames = [(frame.number, frame.time_s) for frame in read_video(path)]
@@ -98,14 +96,14 @@ def test_frames_keep_their_numbers_where_some_need_the_group_before(tmp_path: Pa
     assert later == frames[25:]
 
 
-def test_an_end_is_kept_to(tmp_path: Path) -> None:
+def test_a_window_has_an_end(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     write_video(path, even_times(30))
     frames = list(read_video(path, Window(0.2, 0.4)))
     assert [frame.number for frame in frames] == [5, 6, 7, 8, 9]
 
 
-def test_a_start_behind_the_end_is_said(tmp_path: Path) -> None:
+def test_a_start_after_the_end_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     write_video(path, even_times(30))
     with pytest.raises(InputError, match=r"the start, 9 s, is after its end, 1\.20 s"):
@@ -113,7 +111,7 @@ def test_a_start_behind_the_end_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("clockwise", [90, 180, 270])
-def test_a_turned_video_comes_upright(tmp_path: Path, clockwise: int) -> None:
+def test_a_rotated_video_is_upright(tmp_path: Path, clockwise: int) -> None:
     path = tmp_path / "turned.mp4"
     write_video(path, even_times(3))
     stored = next(read_video(path)).pixels.astype(int)
@@ -137,7 +135,7 @@ def test_a_turned_video_comes_upright(tmp_path: Path, clockwise: int) -> None:
     ],
 )
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".ts"])
-def test_pixels_are_made_square_where_they_may_be_believed(
+def test_plausible_pixel_aspect_ratios_are_applied(
     tmp_path: Path, suffix: str, pixel: str, size: tuple[int, int]
 ) -> None:
     path = tmp_path / f"wide{suffix}"
@@ -151,7 +149,7 @@ def test_pixels_are_made_square_where_they_may_be_believed(
     assert not red[size[0] // 2 + 4 :].any()
 
 
-def test_the_container_s_word_on_pixels_counts(tmp_path: Path) -> None:
+def test_the_containers_aspect_ratio_takes_precedence(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     write_video(path, even_times(9), pixel=Fraction(64, 45))
     content = path.read_bytes()
@@ -160,7 +158,7 @@ def test_the_container_s_word_on_pixels_counts(tmp_path: Path) -> None:
     assert {frame.pixels.shape for frame in read_video(path)} == {(96, 192, 3)}
 
 
-def test_pixels_are_made_square_before_the_picture_is_turned(tmp_path: Path) -> None:
+def test_pixels_are_squared_before_rotation(tmp_path: Path) -> None:
     path = tmp_path / "turned.mp4"
     write_video(path, even_times(3), pixel=Fraction(2))
     turn_mp4(path, 90)
@@ -169,7 +167,7 @@ def test_pixels_are_made_square_before_the_picture_is_turned(tmp_path: Path) -> 
     assert next(read_video(path)).pixels.shape == (256, 96, 3)
 
 
-def test_pixels_may_change_their_shape_and_number_on_the_way(tmp_path: Path) -> None:
+def test_aspect_ratio_and_size_may_change(tmp_path: Path) -> None:
     content = b""
     for pixel, size in (("64/45", (96, 128)), ("16/15", (96, 128)), ("1", (120, 160))):
         write_video(
@@ -188,18 +186,14 @@ def test_pixels_may_change_their_shape_and_number_on_the_way(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("suffix", "cover"), [(".mp4", "png"), (".mp4", "mjpeg"), (".mkv", "mjpeg")]
 )
-def test_a_still_picture_before_the_video_is_not_the_video(
-    tmp_path: Path, suffix: str, cover: str
-) -> None:
+def test_cover_pictures_are_skipped(tmp_path: Path, suffix: str, cover: str) -> None:
     path = tmp_path / f"clip{suffix}"
     write_video(path, even_times(9), cover=cover)
     assert (probe(path).width, len(list(read_video(path)))) == (128, 9)
 
 
 @pytest.mark.parametrize("shown", [0, 1])
-def test_of_several_videos_the_one_that_is_shown_by_default_is_read(
-    tmp_path: Path, shown: int
-) -> None:
+def test_the_default_stream_is_read(tmp_path: Path, shown: int) -> None:
     import av
     from av.stream import Disposition
 
@@ -219,7 +213,7 @@ def test_of_several_videos_the_one_that_is_shown_by_default_is_read(
     assert next(read_video(path)).pixels.shape == (96, 128 + 32 * shown, 3)
 
 
-def test_frames_of_too_many_pixels_are_refused(
+def test_frames_with_too_many_pixels_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("reader", "frames"):
@@ -242,7 +236,7 @@ def test_frames_of_too_many_pixels_are_refused(
         assert len(shown) >= 18
 
 
-def test_the_header_is_told(tmp_path: Path) -> None:
+def test_probe_reads_the_header(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     write_video(path, even_times(40), sound=True)
     info = probe(path)
@@ -252,7 +246,7 @@ def test_the_header_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["cut.mkv", "cut.mp4"])
-def test_what_can_be_read_of_a_cut_file_is_read(tmp_path: Path, name: str) -> None:
+def test_a_truncated_file_is_read_as_far_as_possible(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     options = {"movflags": "faststart"} if name.endswith("mp4") else {}
     write_video(path, even_times(60), options=options)
@@ -267,7 +261,7 @@ def test_what_can_be_read_of_a_cut_file_is_read(tmp_path: Path, name: str) -> No
     assert "\n" not in str(error)
 
 
-def test_damage_in_the_middle_costs_its_frames_and_is_said(tmp_path: Path) -> None:
+def test_damage_in_the_middle_is_skipped_and_reported(tmp_path: Path) -> None:
     path = tmp_path / "bad.mp4"
     write_video(path, even_times(60), options={"movflags": "faststart"})
     content = bytearray(path.read_bytes())
@@ -280,13 +274,13 @@ def test_damage_in_the_middle_costs_its_frames_and_is_said(tmp_path: Path) -> No
     assert "damaged packets" in str(error)
 
 
-def test_a_whole_file_is_not_called_broken(tmp_path: Path) -> None:
+def test_an_intact_file_is_not_broken(tmp_path: Path) -> None:
     for name in ("one.mp4", "two.mkv", "three.ts"):
         write_video(tmp_path / name, [0.0, 0.9, 1.0], sound=True)
         assert len(list(read_video(tmp_path / name))) == 3
 
 
-def test_what_is_no_video_is_one_line(tmp_path: Path) -> None:
+def test_other_files_are_refused_in_one_line(tmp_path: Path) -> None:
     write_sound(tmp_path / "song.m4a")
     write_cover(tmp_path / "cover.mp4")
     write_video(tmp_path / "cut.mp4", even_times(20))
@@ -311,11 +305,11 @@ def test_what_is_no_video_is_one_line(tmp_path: Path) -> None:
             assert "\n" not in str(caught.value)
 
 
-def test_a_video_without_frames_is_one_line(tmp_path: Path) -> None:
+def test_a_video_without_frames_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "none.mkv"
     write_video(path, even_times(3))
     content = path.read_bytes()
-    # Matroska keeps its frames in clusters, which begin with this mark.
+    # Matroska stores frames in clusters, which start with this id.
     path.write_bytes(content[: content.index(b"\x1f\x43\xb6\x75")])
     with pytest.raises(InputError, match="ends before its first frame"):
         list(read_video(path))
@@ -326,7 +320,7 @@ def test_a_name_with_a_colon_is_a_file(tmp_path: Path) -> None:
     assert len(list(read_video(tmp_path / "http:clip.mp4"))) == 3
 
 
-def test_without_pyav_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_pyav_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     with pytest.raises(MissingExtra, match=r"mien\[video\]"):
         next(read_video(tmp_path / "a.mp4"))

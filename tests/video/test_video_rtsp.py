@@ -23,9 +23,7 @@ def clip() -> list[bytes]:
     return rtp_packets(content.getvalue())
 
 
-def test_a_stream_that_is_cut_is_taken_up_again(
-    clip: list[bytes], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_lost_stream_is_reconnected(clip: list[bytes], caplog: pytest.LogCaptureFixture) -> None:
     frames: list[tuple[float, int]] = []
     with (
         caplog.at_level(logging.WARNING, "mien"),

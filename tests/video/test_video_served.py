@@ -1,4 +1,4 @@
-"""Streams as a real server sends them: FFmpeg's own program, where there is one."""
+"""Streams from a real server: FFmpeg's program, if available."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def ffmpeg() -> str:
 
 
 class _Server:
-    """Serves a clip over and over, at its own pace, to one listener."""
+    """Serves a clip repeatedly, in real time, to one client."""
 
     def __init__(self, ffmpeg: str, clip: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
@@ -55,7 +55,7 @@ class _Server:
 
 @pytest.fixture
 def server(ffmpeg: str, tmp_path: Path) -> Iterator[_Server]:
-    """A server that is running; whatever runs in the end is ended."""
+    """A running server, ended after the test."""
     write_video(tmp_path / "clip.mp4", even_times(100))
     one = _Server(ffmpeg, tmp_path / "clip.mp4")
     one.start()
@@ -75,7 +75,7 @@ def _first_connection(address: str) -> LiveStream:
     raise AssertionError("ffmpeg serves nothing")
 
 
-def test_a_stream_that_is_cut_goes_on_when_it_is_back(
+def test_a_lost_stream_continues_after_reconnecting(
     server: _Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     stream = _first_connection(server.address)
@@ -86,7 +86,7 @@ def test_a_stream_that_is_cut_goes_on_when_it_is_back(
         times = [frame.time_s for frame in islice(frames, 20)]
         server.cut()
         server.start()
-        # What the first server had sent is still to come, then what the second one sends.
+        # Frames that the first server had sent come first, then those of the second one.
         for frame in frames:
             times.append(frame.time_s)
             if len(caplog.records) >= 2 and len(times) > 150:
@@ -99,7 +99,7 @@ def test_a_stream_that_is_cut_goes_on_when_it_is_back(
     assert max(b - a for a, b in pairwise(times)) > 0.4  # the first wait
 
 
-def test_a_stream_that_does_not_come_back_is_given_up(server: _Server) -> None:
+def test_reconnecting_times_out(server: _Server) -> None:
     stream = _first_connection(server.address)
     with closing(stream_frames(stream, reconnect_s=2.0)) as frames:
         next(frames)

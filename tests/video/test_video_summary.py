@@ -17,7 +17,7 @@ from mien.video.tracker import Baseline
 from video_results import MODEL, face, result
 
 
-def test_markers_are_read_in_any_order_of_columns(tmp_path: Path) -> None:
+def test_marker_columns_may_have_any_order(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     path.write_text("\ufeffLabel;start;End;source\nthe joke;0:01;1:02:03.5;a.mp4\n;2;3;\n")
     joke, other = read_markers(path)
@@ -38,19 +38,19 @@ def test_markers_are_read_in_any_order_of_columns(tmp_path: Path) -> None:
         ("start,end,label\n2\n", "line 2: expected a time"),
     ],
 )
-def test_what_is_no_table_of_events_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+def test_invalid_marker_files_are_refused(tmp_path: Path, text: str, said: str) -> None:
     path = tmp_path / "m.csv"
     path.write_text(text)
     with pytest.raises(InputError, match=said):
         read_markers(path)
 
 
-def test_a_missing_file_of_markers_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_marker_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read"):
         read_markers(tmp_path / "none.csv")
 
 
-def test_an_event_has_each_persons_means_and_shares() -> None:
+def test_events_have_means_and_shares_per_person() -> None:
     markers = [Marker(0.0, 1.0, "calm"), Marker(1.0, 2.0, "joke"), Marker(8.0, 9.0, "late")]
     table = EventTable(markers, EMOTIONS)
     for number in range(20):
@@ -76,7 +76,7 @@ def test_an_event_has_each_persons_means_and_shares() -> None:
     assert ["source", *joke] == event_columns(EMOTIONS, corrected=False)
 
 
-def test_frames_count_as_long_as_they_are_shown() -> None:
+def test_frames_are_weighted_by_their_duration() -> None:
     table = EventTable([Marker(0.0, 10.0, "all")], EMOTIONS, gap_s=1.0)
     for moment, emotion in ((0.0, "happy"), (0.25, "sad"), (4.0, "fear")):
         table.add(replace(result(0, face(0, emotion)), time_s=moment))
@@ -85,7 +85,7 @@ def test_frames_count_as_long_as_they_are_shown() -> None:
     assert row["share_happy"] == pytest.approx(0.25 / 2.25, abs=1e-6)
 
 
-def test_corrected_scores_have_columns_of_their_own() -> None:
+def test_corrected_scores_have_separate_columns() -> None:
     baseline = Baseline(EMOTIONS, 0.0, 0.5)
     table = EventTable([Marker(0.0, 1.0, "all")], EMOTIONS)
     for number in range(10):
@@ -112,7 +112,7 @@ def test_valence(scores: dict[str, float], expected: float | None) -> None:
 
 
 # ---------------------------------------------------------------- episodes
-def test_episodes_follow_each_other_without_a_gap() -> None:
+def test_successive_episodes_have_no_gap() -> None:
     summary = Summary()
     for number in range(10):
         summary.add(result(number, face(0, "sad" if number < 4 else "happy", 0.6)))
@@ -126,7 +126,7 @@ def test_episodes_follow_each_other_without_a_gap() -> None:
     assert person.frames == 10
 
 
-def test_who_is_away_for_long_starts_a_new_episode() -> None:
+def test_a_long_absence_starts_a_new_episode() -> None:
     summary = Summary(gap_s=0.5)
     for number in range(20):
         away = 5 <= number < 15
@@ -136,7 +136,7 @@ def test_who_is_away_for_long_starts_a_new_episode() -> None:
     assert spans == pytest.approx([0.0, 0.5, 1.5, 2.0])
 
 
-def test_people_are_told_apart_and_written() -> None:
+def test_people_are_separate() -> None:
     summary = Summary()
     summary.add(result(0, face(0, "happy"), face(1, "sad")))
     summary.add(result(1, face(0, "happy"), face(1, "sad")))
@@ -148,7 +148,7 @@ def test_people_are_told_apart_and_written() -> None:
     assert (summary.frames, summary.faces) == (2, 4)
 
 
-def test_a_result_of_no_frame_changes_nothing() -> None:
+def test_a_result_without_a_frame_is_ignored() -> None:
     summary, history = Summary(), ScoreHistory()
     broken = Result("a.mp4", "unreadable", MODEL, time_s=3.0, error="cut")
     summary.add(broken)

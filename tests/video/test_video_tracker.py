@@ -39,7 +39,7 @@ costs = st.integers(0, 5).flatmap(
 
 
 def _best(table: list[list[float]]) -> tuple[int, float]:
-    """The most pairs there can be, and the least that so many cost, by trying everything."""
+    """Largest number of pairs (negative) and their lowest cost, by brute force."""
     rows, columns = len(table), len(table[0]) if table else 0
     best = (0, 0.0)
     for chosen in permutations([*range(columns), *[-1] * rows], rows):
@@ -50,7 +50,7 @@ def _best(table: list[list[float]]) -> tuple[int, float]:
 
 
 @given(costs)
-def test_pairs_are_as_many_and_as_cheap_as_can_be(table: list[list[float]]) -> None:
+def test_assignment_is_optimal(table: list[list[float]]) -> None:
     if len(table) * len(table[0] if table else []) > 12:
         table = [row[:3] for row in table[:4]]
     pairs = assign(table)
@@ -60,11 +60,11 @@ def test_pairs_are_as_many_and_as_cheap_as_can_be(table: list[list[float]]) -> N
     assert sum(table[row][column] for row, column in pairs) == pytest.approx(cost)
 
 
-def test_nobody_is_paired_with_nobody() -> None:
+def test_an_empty_assignment() -> None:
     assert assign([]) == assign([[], []]) == []
 
 
-def test_a_picture_of_another_size_changes_nobody_s_number() -> None:
+def test_rescaling_keeps_track_ids() -> None:
     tracker = Tracker()
     assert tracker.update(0.0, [_box(50), _box(200)]) == [0, 1]
     tracker.rescale(3.0, 3.0)
@@ -75,14 +75,14 @@ def _box(x: float, y: float = 50, side: int = 40) -> Box:
     return Box(round(x), round(y), side, side)
 
 
-def test_two_who_stay_keep_their_numbers_in_any_order() -> None:
+def test_track_ids_do_not_depend_on_the_order() -> None:
     tracker = Tracker()
     assert tracker.update(0.0, [_box(10), _box(200)]) == [0, 1]
     assert tracker.update(0.04, [_box(202), _box(11)]) == [1, 0]
 
 
 @pytest.mark.parametrize("step", [0.04, 0.1, 0.25])
-def test_two_who_pass_each_other_keep_their_numbers(step: float) -> None:
+def test_crossing_people_keep_their_track_ids(step: float) -> None:
     tracker = Tracker()
     for number in range(round(2 / step)):
         time = number * step
@@ -90,55 +90,57 @@ def test_two_who_pass_each_other_keep_their_numbers(step: float) -> None:
         assert tracker.update(time, boxes) == [0, 1]
 
 
-def test_who_is_covered_for_a_moment_keeps_the_number() -> None:
+def test_a_short_occlusion_keeps_the_track_id() -> None:
     tracker = Tracker()
     for number in range(20):
         tracker.update(number / 25, [_box(20 + 4 * number)])
     assert tracker.update(1.1, [_box(20 + 100)]) == [0]
 
 
-def test_who_comes_back_later_is_new() -> None:
+def test_a_long_absence_gives_a_new_track_id() -> None:
     tracker = Tracker(memory_s=1.0)
     tracker.update(0.0, [_box(20)])
     assert tracker.update(1.0, []) == []
     assert tracker.update(1.01, [_box(20)]) == [1]
 
 
-def test_a_stall_of_the_analysis_is_no_absence() -> None:
+def test_a_stall_of_the_analysis_is_not_an_absence() -> None:
     tracker = Tracker(memory_s=1.0)
     tracker.update(0.0, [_box(20)])
     assert tracker.update(4.9, [_box(20)]) == [0]
-    assert tracker.update(10.0, [_box(20)]) == [1]  # too long to be sure who that is
+    assert tracker.update(10.0, [_box(20)]) == [
+        1
+    ]  # too long to be certain that it is the same person
 
 
-def test_who_was_missing_before_a_stall_is_new_after_it() -> None:
+def test_absence_before_a_stall_gives_a_new_track_id() -> None:
     tracker = Tracker(memory_s=1.0)
     tracker.update(0.0, [_box(20)])
     tracker.update(0.5, [])
     assert tracker.update(2.0, [_box(20)]) == [1]
 
 
-def test_a_jump_is_somebody_else() -> None:
+def test_a_jump_gives_a_new_track_id() -> None:
     tracker = Tracker()
     tracker.update(0.0, [_box(20)])
     assert tracker.update(0.04, [_box(200)]) == [1]
     assert tracker.update(0.08, [_box(20, side=110)]) == [2]
 
 
-def test_memory_is_long_enough_for_rare_looks() -> None:
+def test_memory_grows_with_the_step() -> None:
     assert track_memory(None) == track_memory(0.1) == 1.0
     assert track_memory(5.0) == 10.0
 
 
 @given(st.lists(st.lists(st.tuples(st.integers(0, 400), st.integers(0, 300)), max_size=5)))
-def test_no_number_is_given_twice_in_a_frame(frames: list[list[tuple[int, int]]]) -> None:
+def test_track_ids_are_unique_within_a_frame(frames: list[list[tuple[int, int]]]) -> None:
     tracker = Tracker()
     for number, places in enumerate(frames):
         numbers = tracker.update(number / 10, [_box(x, y) for x, y in places])
         assert len(set(numbers)) == len(places)
 
 
-def test_a_cut_is_seen_and_a_slow_change_is_not() -> None:
+def test_cuts_are_detected_and_slow_changes_are_not() -> None:
     dark, light = np.full((90, 160, 3), 30, np.uint8), np.full((90, 160, 3), 200, np.uint8)
     finder = CutDetector()
     assert not finder.is_cut(0.0, dark)
@@ -154,7 +156,7 @@ gaps = st.lists(st.floats(0.005, 0.4), min_size=1, max_size=30)
 
 
 @given(gaps)
-def test_a_change_comes_through_by_the_time_passed_whatever_the_rate(steps: list[float]) -> None:
+def test_smoothing_depends_on_time_not_on_the_rate(steps: list[float]) -> None:
     smoother = Smoother(0.5)
     smoother.update(0.0, 0, SAD)
     time, seen = 0.0, smoother.update(0.0, 0, SAD)
@@ -166,19 +168,19 @@ def test_a_change_comes_through_by_the_time_passed_whatever_the_rate(steps: list
     assert seen.emotion == ("happy" if seen.scores["happy"] > 0.5 else "sad")
 
 
-def test_people_are_smoothed_apart() -> None:
+def test_people_are_smoothed_separately() -> None:
     smoother = Smoother(0.5)
     smoother.update(0.0, 0, SAD)
     assert smoother.update(0.1, 1, HAPPY).scores == HAPPY
 
 
-def test_nothing_is_smoothed_over_no_time() -> None:
+def test_a_constant_of_zero_disables_smoothing() -> None:
     smoother = Smoother(0.0)
     smoother.update(0.0, 0, SAD)
     assert smoother.update(0.04, 0, HAPPY).scores == HAPPY
 
 
-def test_who_is_forgotten_starts_anew() -> None:
+def test_dropped_people_start_again() -> None:
     smoother = Smoother(5.0)
     smoother.update(0.0, 0, SAD)
     smoother.update(1.0, 1, SAD)
@@ -188,12 +190,12 @@ def test_who_is_forgotten_starts_anew() -> None:
 
 
 @pytest.mark.parametrize("constant", [-1.0, math.nan, math.inf])
-def test_an_impossible_constant_is_refused(constant: float) -> None:
+def test_invalid_constants_are_refused(constant: float) -> None:
     with pytest.raises(UsageError, match="0 seconds or more"):
         Smoother(constant)
 
 
-def test_scores_of_people_who_are_gone_are_kept_no_longer_than_their_tracks() -> None:
+def test_smoothed_scores_are_dropped_with_their_tracks() -> None:
     tracker, smoother = Tracker(memory_s=1.0), Smoother(100.0)
     seen = track_faces(result(0, face(0, "happy")), 0.0, tracker, smoother)
     assert seen.faces[0].track_id == 0
@@ -228,7 +230,7 @@ def test_a_neutral_baseline_changes_little(shares: list[float]) -> None:
 
 
 @given(weights, weights)
-def test_what_rises_against_the_baseline_rises(rest: list[float], now: list[float]) -> None:
+def test_correction_keeps_ratios(rest: list[float], now: list[float]) -> None:
     before, after = composition(rest), composition(now)
     shift = shift_to_neutral([before])
     neutral, seen = correct(before, shift).scores, correct(after, shift).scores
@@ -243,7 +245,7 @@ def test_what_rises_against_the_baseline_rises(rest: list[float], now: list[floa
     assert math.fsum(seen.values()) == pytest.approx(1.0)
 
 
-def test_somebody_who_looks_sad_at_rest_is_neutral_then_happy() -> None:
+def test_a_face_that_looks_sad_at_rest_becomes_neutral() -> None:
     moments = [face(0, "sad", 0.6)] * 10 + [face(0, "happy", 0.8)] * 5
     results = [result(number, one) for number, one in enumerate(moments)]
     baseline = Baseline(EMOTIONS, 0.0, 1.0)
@@ -266,7 +268,7 @@ def _corrected(found: Result) -> str:
     return one.corrected.emotion
 
 
-def test_who_is_not_in_the_baseline_stays_raw_and_is_told() -> None:
+def test_people_absent_from_the_baseline_stay_raw() -> None:
     baseline = Baseline(EMOTIONS, 0.2, 0.5)
     found: list[Result] = []
     for number in range(10):
@@ -279,7 +281,7 @@ def test_who_is_not_in_the_baseline_stays_raw_and_is_told() -> None:
     assert baseline.people_without() == [1]
 
 
-def test_a_video_that_breaks_off_in_the_baseline_keeps_its_results() -> None:
+def test_a_video_that_ends_within_the_baseline_keeps_its_results() -> None:
     baseline = Baseline(EMOTIONS, 0.0, 5.0)
     assert baseline.add(result(0, face(0, "sad"))) == []
     broken = Result("a.mp4", "unreadable", MODEL, time_s=0.1, error="cut")

@@ -1,4 +1,4 @@
-"""Videos of http(s) whose hosts nobody vouches for, by way of a server on loopback."""
+"""Videos at http(s) addresses without allow_private, from a server on loopback."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _refusal_of(url: str) -> str:
     return message
 
 
-def test_a_film_of_a_public_host_is_read(server: Server, answers: dict[str, Answer]) -> None:
+def test_a_video_of_a_public_host_is_read(server: Server, answers: dict[str, Answer]) -> None:
     answers["/led"] = reply(b"", "Location: /film.mp4", status="302 Found")
     for path in ("/film.mp4", "/led"):
         url = server.url(path, host="localhost")
@@ -42,29 +42,27 @@ def test_a_film_of_a_public_host_is_read(server: Server, answers: dict[str, Answ
     assert all(b"Host: localhost" in request for request in server.requests)
 
 
-def test_a_proxy_of_the_environment_is_not_used(
+def test_proxies_from_the_environment_are_ignored(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     assert len(_numbers_of(server.url("/film.mp4", host="localhost"))) == 50
 
 
-def test_without_ranges_a_film_is_read_as_it_comes(
-    server: Server, answers: dict[str, Answer]
-) -> None:
+def test_a_server_without_ranges_is_supported(server: Server, answers: dict[str, Answer]) -> None:
     content = io.BytesIO()
     write_video(content, even_times(30), form="matroska")
     answers["/film.mkv"] = reply(content.getvalue())
     assert len(_numbers_of(server.url("/film.mkv"))) == 30
 
 
-def test_a_login_is_sent_to_its_host_and_shown_nowhere(server: Server) -> None:
+def test_credentials_are_sent_but_never_shown(server: Server) -> None:
     assert len(_numbers_of(server.url("/film.mp4", login="me:hunter2@"))) == 50
     assert all(b"Authorization: Basic" in request for request in server.requests)
     assert "hunter2" not in _refusal_of(server.url("/none.mp4", login="me:hunter2@"))
 
 
-def test_a_certificate_is_checked_by_who_reads_the_video_too(
+def test_ffmpeg_checks_the_certificate_too(
     answers: dict[str, Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, public_web: None
 ) -> None:
     path = certificate(tmp_path, "localhost")
@@ -94,7 +92,7 @@ def test_a_certificate_is_checked_by_who_reads_the_video_too(
         (b"", ""),
     ],
 )
-def test_what_is_no_video_is_refused_in_a_line(
+def test_other_content_is_refused_in_one_line(
     server: Server, answers: dict[str, Answer], content: bytes, said: str
 ) -> None:
     answers["/odd"] = reply(content)
@@ -102,7 +100,7 @@ def test_what_is_no_video_is_refused_in_a_line(
     assert "404 (Not Found)" in _refusal_of(server.url("/none.ts"))
 
 
-def test_a_private_host_is_not_asked(server: Server, answers: dict[str, Answer]) -> None:
+def test_private_hosts_are_not_requested(server: Server, answers: dict[str, Answer]) -> None:
     answers["/away.mp4"] = reply(b"", "Location: http://10.0.0.7/a.mp4", status="302 Found")
     for url in ("http://10.0.0.7/a.mp4", server.url("/away.mp4")):
         with pytest.raises(PrivateAddressError, match=r"10\.0\.0\.7 is not on the public internet"):
@@ -125,7 +123,7 @@ def test_a_redirect_after_the_check_is_not_followed(
 
 
 @pytest.mark.parametrize("start", [0, 20_000])
-def test_what_drips_ends_with_the_time(
+def test_slow_transfers_time_out(
     server: Server,
     answers: dict[str, Answer],
     stream_bytes: bytes,
@@ -149,7 +147,7 @@ def test_what_drips_ends_with_the_time(
     assert "no video" in message or "no data for 0.5 s" in message
 
 
-def test_words_that_wrap_an_address_are_files(server: Server) -> None:
+def test_wrapping_protocols_are_treated_as_files(server: Server) -> None:
     for word in ("cache:{}", "concat:{}", "crypto+{}", "subfile,,start,0,end,9,,:{}"):
         with (
             pytest.raises(InputError, match="no such file"),

@@ -43,7 +43,7 @@ def _sound(path: Path) -> tuple[str, list[tuple[float, bytes]]]:
 
 
 @pytest.mark.parametrize("kinds", ["mp4 mp4", "mp4 mkv", "mkv mp4", "mkv mkv", "ts mp4"])
-def test_times_are_kept(tmp_path: Path, kinds: str) -> None:
+def test_frame_times_are_kept(tmp_path: Path, kinds: str) -> None:
     source, target = (
         tmp_path / f"{name}.{kind}" for name, kind in zip("ab", kinds.split(), strict=True)
     )
@@ -55,13 +55,13 @@ def test_times_are_kept(tmp_path: Path, kinds: str) -> None:
     assert (info.width, info.height) == (640, 480)  # small pictures are enlarged
 
 
-def test_sound_is_taken_over_byte_for_byte(tmp_path: Path) -> None:
+def test_sound_is_copied_byte_for_byte(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", UNEVEN, sound=True)
     _annotate(tmp_path / "a.mp4", tmp_path / "b.mp4")
     assert _sound(tmp_path / "b.mp4") == _sound(tmp_path / "a.mp4")
 
 
-def test_sound_that_the_format_cannot_hold_is_encoded_anew(tmp_path: Path) -> None:
+def test_unsupported_sound_is_transcoded(tmp_path: Path) -> None:
     write_video(tmp_path / "a.wmv", even_times(50), sound=True, audio_codec="wmav2")
     _annotate(tmp_path / "a.wmv", tmp_path / "b.mp4")
     codec, packets = _sound(tmp_path / "b.mp4")
@@ -69,7 +69,7 @@ def test_sound_that_the_format_cannot_hold_is_encoded_anew(tmp_path: Path) -> No
     assert packets[-1][0] == pytest.approx(2.0, abs=0.15)
 
 
-def test_a_window_of_picture_and_sound_starts_at_zero(tmp_path: Path) -> None:
+def test_picture_and_sound_of_a_window_start_at_zero(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", UNEVEN, sound=True)
     _annotate(tmp_path / "a.mp4", tmp_path / "b.mp4", Window(0.34, 1.5))
     assert times_in(tmp_path / "b.mp4") == pytest.approx([0.0, 0.04, 0.66], abs=1e-3)
@@ -79,7 +79,7 @@ def test_a_window_of_picture_and_sound_starts_at_zero(tmp_path: Path) -> None:
     assert after[-1][0] == pytest.approx(1.16, abs=0.07)
 
 
-def test_sound_of_recordings_put_together_goes_on(tmp_path: Path) -> None:
+def test_sound_of_concatenated_recordings_is_continuous(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mkv", even_times(50), sound=True)
     (tmp_path / "a.mkv").write_bytes((tmp_path / "a.mkv").read_bytes() * 2)
     _annotate(tmp_path / "a.mkv", tmp_path / "b.mp4")
@@ -89,7 +89,7 @@ def test_sound_of_recordings_put_together_goes_on(tmp_path: Path) -> None:
     assert times[-1] == pytest.approx(4.0, abs=0.25)
 
 
-def test_a_damaged_packet_of_sound_costs_itself_alone(tmp_path: Path) -> None:
+def test_a_damaged_packet_of_sound_is_skipped(tmp_path: Path) -> None:
     import av
 
     write_video(tmp_path / "a.ts", even_times(50), sound=True)
@@ -97,7 +97,7 @@ def test_a_damaged_packet_of_sound_costs_itself_alone(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "a.ts")) as container:
         packet = bytes(list(container.demux(audio=0))[3])
     place = content.index(packet[:16])
-    content[place : place + 2] = b"\0\0"  # the mark that a frame of ADTS begins with
+    content[place : place + 2] = b"\0\0"  # the sync word of an ADTS frame
     (tmp_path / "a.ts").write_bytes(content)
     _annotate(tmp_path / "a.ts", tmp_path / "b.mp4")
     assert probe(tmp_path / "b.mp4").frames == 50
@@ -110,7 +110,7 @@ def test_a_video_without_sound_has_none(tmp_path: Path) -> None:
     assert not probe(tmp_path / "b.mp4").has_sound
 
 
-def test_a_turned_video_is_written_upright_with_even_sides(tmp_path: Path) -> None:
+def test_a_rotated_video_is_written_upright_with_even_sides(tmp_path: Path) -> None:
     def odd(number: int) -> Picture:
         return np.full((700, 498, 3), 90 + number, np.uint8)
 
@@ -143,7 +143,7 @@ def test_faces_are_drawn(tmp_path: Path) -> None:
     assert spread[1] > 3 > max(spread[0], spread[2])
 
 
-def test_what_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failure_leaves_no_file(tmp_path: Path) -> None:
     write_video(tmp_path / "a.mp4", even_times(3))
     info = probe(tmp_path / "a.mp4")
     with (
@@ -160,13 +160,13 @@ def test_what_fails_leaves_nothing(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"a.mp4", "file"}
 
 
-def test_smoothed_scores_are_shown(red_recognizer: Recognizer) -> None:
+def test_smoothed_face(red_recognizer: Recognizer) -> None:
     seen = face(1, "happy")
     assert smoothed_face(seen).emotion == "happy"
     assert smoothed_face(seen).track_id == 1
 
 
-def test_without_pyav_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_pyav_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     with (
         pytest.raises(MissingExtra, match=r"mien\[video\]"),
