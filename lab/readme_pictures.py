@@ -1,11 +1,11 @@
-"""Make the pictures of the README from the two that the project carries.
+"""Make the pictures of the README from the project's two sample images.
 
     PYTHONPATH=tests python lab/readme_pictures.py
 
-What is annotated, explained and drawn over time is read by the commands that users have: the
-portrait ``images/astronaut.jpg`` (NASA, public domain), the mean faces ``images/sample.png``, and a
-clip that fades from each mean face to the next. The studio is what Chromium shows of it, driven as
-its tests drive it.
+Annotations, explanations and the timeline come from mien's own commands, applied to the portrait
+``images/astronaut.jpg`` (NASA, public domain), the mean faces ``images/sample.png``, and a clip
+that fades from each mean face to the next. The studio is a screenshot of Chromium, controlled as in
+its tests.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from mien.cli.main import main as command
 from mien.core.images import load_image
 
 IMAGES = Path(__file__).resolve().parents[1] / "images"
-FRAMES_A_SECOND = 12
+FPS = 12
 SURPRISED = 5
-"""Which face of the sample picture is explained."""
+"""Index of the face of the sample picture that is explained."""
 
 STUDIO_SIZE, STUDIO_SCALE = (1280, 800), 1.5
-"""Of the window that is shown, in CSS pixels, and how many of a picture's pixels each is wide."""
+"""Size of the browser window in CSS pixels, and image pixels per CSS pixel."""
 
 HOLD, FADE = 18, 12
-"""Frames for which a face stands still, and in which it becomes the next."""
+"""Frames for which a face stays, and in which it fades into the next."""
 
 
 def main() -> None:
@@ -51,21 +51,21 @@ def main() -> None:
             Image.open(annotated).convert("RGB").save(
                 IMAGES / f"{name}.annotated.jpg", quality=88, optimize=True
             )
-        why = ("--output", IMAGES / "why.png", "--force")
-        _run("explain", IMAGES / "sample.png", "--face", SURPRISED, *why)
+        options = ("--output", IMAGES / "why.png", "--force")
+        _run("explain", IMAGES / "sample.png", "--face", SURPRISED, *options)
         _write_clip(folder / "faces.mp4")
-        os.chdir(folder)  # the timeline is headed by the path that it was given
+        os.chdir(folder)  # the timeline's title is the path as it was passed
         _run("predict", "faces.mp4", "--timeline", IMAGES / "timeline.png", "--smooth", 0, *table)
     _show_studio()
 
 
-def _run(*words: object) -> None:
-    if code := command([*map(str, words), "--quiet"]):
+def _run(*arguments: object) -> None:
+    if code := command([*map(str, arguments), "--quiet"]):
         sys.exit(code)
 
 
 def _show_studio() -> None:
-    """Write what the studio looks like with the sample picture, in light and dark."""
+    """Write screenshots of the studio with the portrait, in light and dark."""
     width, height = STUDIO_SIZE
     with serving() as server, sync_playwright() as playwright:
         browser = playwright.chromium.launch(
@@ -83,18 +83,18 @@ def _show_studio() -> None:
             page.locator(".picture input[type=file]").set_input_files(IMAGES / "astronaut.jpg")
             page.locator(".side .bar").first.wait_for()
             page.mouse.move(0, 0)
-            shown = page.screenshot(animations="disabled")
-            Image.open(io.BytesIO(shown)).convert("RGB").save(
+            screenshot = page.screenshot(animations="disabled")
+            Image.open(io.BytesIO(screenshot)).convert("RGB").save(
                 IMAGES / f"studio.{scheme}.jpg", quality=85, optimize=True
             )
 
 
 def _write_clip(path: Path) -> None:
-    """Write a clip of the mean faces of the sample picture, each of which fades into the next."""
+    """Write a clip in which each mean face of the sample picture fades into the next."""
     faces = _mean_faces()
     height, width = faces[0].shape[:2]
     fourcc = cv2.VideoWriter.fourcc(*"mp4v")
-    writer = cv2.VideoWriter(str(path), fourcc, FRAMES_A_SECOND, (width, height))
+    writer = cv2.VideoWriter(str(path), fourcc, FPS, (width, height))
     for face, following in zip(faces, [*faces[1:], faces[-1]], strict=True):
         for step in range(HOLD + FADE):
             share = max(0, step - HOLD) / FADE
@@ -103,7 +103,7 @@ def _write_clip(path: Path) -> None:
 
 
 def _mean_faces(margin: float = 0.4) -> list[npt.NDArray[np.uint8]]:
-    """Return the faces of the sample picture in mien's order, BGR, of one size, with a margin."""
+    """Return crops of the sample picture's faces with a margin, BGR, of equal size, in order."""
     picture = load_image(IMAGES / "sample.png")
     boxes = [face.box for face in mien.load().analyze(IMAGES / "sample.png")]
     side = int(max(max(box.w, box.h) for box in boxes) * (1 + 2 * margin))

@@ -1,4 +1,4 @@
-"""Make the sample picture, a typical face of each emotion that is no person's.
+"""Make the sample picture: a typical face of each emotion that shows no real person.
 
 python -m lab.sample --data archive
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from mien.data.dataset import Split
 
-# Cosine of two images from which on they count as copies; an audit counts from .95.
+# Cosine similarity above which two images count as copies; the audit uses .95.
 _COPIES_FROM = 0.9
 _DETECTORS = ("yunet", "libface", "haar")
 
@@ -33,13 +33,14 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser = commands.add_parser(
         "sample",
         prog="python -m lab.sample",
-        help="make the sample picture: a typical face of each emotion, no person's",
+        help="make the sample picture: a typical face of each emotion that shows no real person",
         description="Make a picture of seven faces, each the mean of the most typical Training "
         "faces of its emotion, and try every face detector on it.",
     )
     parser.add_argument("--data", required=True, metavar="PATH", help="the data set, as in train")
     parser.add_argument(
-        "--model", help="average only faces that this model reads most surely as what they are"
+        "--model",
+        help="average only faces that this model classifies correctly with the highest confidence",
     )
     parser.add_argument(
         "--output",
@@ -80,7 +81,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _distinct(train: Split, *, quiet: bool) -> Split:
-    """Leave out near copies: a mean over many copies of one photo would show its person."""
+    """Remove near copies, since a mean over many copies of one photo would show its person."""
     import numpy as np
 
     kept = []
@@ -93,17 +94,17 @@ def _distinct(train: Split, *, quiet: bool) -> Split:
 def distinct_mask(
     images: npt.NDArray[np.uint8], *, threshold: float = _COPIES_FROM, quiet: bool = False
 ) -> npt.NDArray[np.bool_]:
-    """Mark the images (N, 48, 48) that are left when of near copies only the first is kept."""
+    """Return a mask of the images (N, 48, 48) without near copies of earlier ones."""
     import numpy as np
 
     from mien.data.audit import find_near_pairs
 
     pairs = find_near_pairs(images, threshold=threshold, quiet=quiet)
     kept = np.ones(len(images), np.bool_)
-    # In the order of the images, so that which one stays does not depend on how alike pairs are.
-    for place in np.lexsort((pairs.second, pairs.first)):
-        if kept[pairs.first[place]]:
-            kept[pairs.second[place]] = False
+    # In the order of the images, so that the result does not depend on the order of the pairs.
+    for index in np.lexsort((pairs.second, pairs.first)):
+        if kept[pairs.first[index]]:
+            kept[pairs.second[index]] = False
     return kept
 
 
@@ -116,7 +117,7 @@ def _classify(args: argparse.Namespace, train: Split) -> npt.NDArray[np.float32]
 
 
 def _faces_found(picture: npt.NDArray[np.uint8]) -> dict[str, int | None]:
-    """Count what each detector finds in a grey picture; None for one that is not there."""
+    """Count the faces each detector finds in a grey picture; None if it is not available."""
     from mien.core.errors import ModelError
     from mien.core.images import load_image
     from mien.inference.detectors import load_detector
@@ -127,7 +128,7 @@ def _faces_found(picture: npt.NDArray[np.uint8]) -> dict[str, int | None]:
         try:
             found[name] = len(load_detector(name, offline=True).detect(image))
         except (UsageError, ModelError):
-            # Not installed, or its weights were never fetched: the picture is made all the same.
+            # Not installed, or its weights were never downloaded.
             found[name] = None
     return found
 

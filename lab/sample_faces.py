@@ -1,7 +1,7 @@
-"""The sample picture: one striking face for each emotion that is no person's.
+"""The sample picture: one expressive face for each emotion that shows no real person.
 
-Each is the mean of a few hundred typical Training faces of its emotion, so the picture can be given
-away with the project where a photo, or an image of the data set, cannot.
+Each face is the mean of a few hundred typical Training faces, so the picture can be published with
+the project, unlike a photo or an image of the data set.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from mien.core.errors import DataError, UsageError
 from mien.core.images import FACE_SIZE, write_picture
 
 FACES_EACH = 200
-"""Faces in a mean: enough that none shows through, few enough that the expression stays."""
+"""Faces per mean: enough that no person shows through, few enough to keep the expression."""
 
 CANDIDATES = 5
-"""With a model: the mean is of the nearest among so many times as many surest faces."""
+"""With a model, candidates per face of the mean: those it is most confident of."""
 
 CANDIDATE_SHARE = 0.3
-"""With a model: at most this share of an emotion's images is a candidate, so that of a rare emotion
-not all are, sure or not."""
+"""With a model, largest share of an emotion's images that are candidates, so that those of a rare
+emotion are selected too."""
 
 LEAST_CONTRAST = 8.0
-"""Standard deviation of the grey values below which an image is blank or all but so."""
+"""Standard deviation of the grey values below which an image is blank or nearly so."""
 
-_DISTINCTIVE = 0.5  # Weight of what sets an emotion apart; above 1, shadows win over faces.
+_DISTINCTIVE = 0.5  # weight of the difference from the mean of all; above 1, shadows dominate
 _SHARPENING = 1.0
 _SHARPENING_RADIUS = 1.5
 _GREY_MEAN, _GREY_SPREAD = 128.0, 50.0
@@ -45,11 +45,11 @@ class Layout:
     """Sizes of the sample picture in pixels.
 
     Attributes:
-        side: of a face.
-        aside: room to the right of each face, where an annotated copy has its chart.
-        gap: between the rows, and around all; detectors want some.
-        feather: over which a face's border fades into the background.
-        columns: faces in a row; a last row that is shorter is centred.
+        side: side of a face.
+        aside: space to the right of each face, for the chart of an annotated copy.
+        gap: space between rows and around the picture, which detectors need.
+        feather: width of the border in which a face fades into the background.
+        columns: faces per row; a shorter last row is centred.
         background: grey value, 0-255.
     """
 
@@ -70,15 +70,15 @@ def prototypes(
 ) -> npt.NDArray[np.uint8]:
     """Return a typical face of each emotion: the mean of its most typical images.
 
-    Images are standardised (mean 0, deviation 1); each counts as it is and mirrored. Typical is
-    what is like the mean of its emotion, and like what sets that mean apart from the mean of all;
-    with a model, only its surest right readings are candidates.
+    Images are standardised (mean 0, deviation 1) and used along with their mirror images. Typical
+    images are similar to the mean of their emotion, and to its difference from the mean of all;
+    with a model, only those it classifies correctly with high confidence are candidates.
 
     Args:
         images: uint8 (N, 48, 48), Training.
         labels: (N,), indices into `EMOTIONS`.
-        probabilities: (N, 7), a trained model's; None goes without.
-        count: faces in each mean.
+        probabilities: (N, 7), of a trained model; None without.
+        count: faces per mean.
 
     Returns:
         uint8 (7, 48, 48), in the order of `EMOTIONS`.
@@ -127,19 +127,19 @@ def _typical_face(values: _Floats, everyone: _Floats, count: int) -> npt.NDArray
     """Average the ``count`` most typical of standardised faces, (N, 48 * 48), and their mirrors."""
     mean = _mirrored_mean(values)
     apart = mean - everyone
-    # Both directions are symmetric: a face and its mirror image are equally typical.
+    # Both directions are symmetric, so a face and its mirror image are equally typical.
     typicality = values @ _unit(mean) + _DISTINCTIVE * (values @ _unit(apart))
     chosen = values[np.argsort(-typicality, kind="stable")[:count]]
     return _sharpened(_mirrored_mean(chosen).reshape(FACE_SIZE, FACE_SIZE))
 
 
 def _unit(direction: _Floats) -> _Floats:
-    # A class that is all there is sets nothing apart: its direction is zero and stays so.
+    # With a single class, the direction is zero and stays so.
     return np.asarray(direction / max(float(np.linalg.norm(direction)), 1e-6), np.float32)
 
 
 def _sharpened(face: _Floats) -> npt.NDArray[np.uint8]:
-    """Undo some of the blur that averaging brings, and stretch to 8 bits."""
+    """Sharpen a mean face, and scale it to 8 bits."""
     blurred = cv2.GaussianBlur(face, (0, 0), _SHARPENING_RADIUS)
     sharp = face + _SHARPENING * (face - blurred)
     spread = max(float(sharp.std()), 1e-6)

@@ -1,1 +1,1 @@
-"""Training the released models on one lent GPU: an engine and the kit around it."""
+"""Training of the released models on one rented GPU: an engine and a kit around it."""

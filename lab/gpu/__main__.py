@@ -1,4 +1,4 @@
-"""Training on one GPU: pack for a machine without a network, run the kit, or train one recipe."""
+"""Training on one GPU: pack for an offline machine, run the kit, or train a single recipe."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _STUDENTS = [_CONFIGS / f"{name}.toml" for name in ("student", "nano")]
 _PACK = Path("build/lab-pack")
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run one of the commands; return its exit code."""
-    args = _parser().parse_args(words)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    args = _parser().parse_args(arguments)
     try:
         args.run_command(args)
     except MienError as error:
@@ -32,29 +32,29 @@ def main(words: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lab.gpu", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    pack = commands.add_parser("pack", help="pack what a machine without a network lacks")
+    pack = commands.add_parser("pack", help="pack everything that an offline machine needs")
     pack.add_argument("--data", default="archive", help="the data set (default: archive)")
-    pack.add_argument("--votes", type=Path, help="a CSV of FER+ votes to take along")
+    pack.add_argument("--votes", type=Path, help="a CSV of FER+ votes to include")
     pack.add_argument("--output", type=Path, default=_PACK, help=f"default: {_PACK}")
-    pack.add_argument("--python", default="3.12", help="of that machine (default: 3.12)")
+    pack.add_argument("--python", default="3.12", help="its Python (default: 3.12)")
     pack.set_defaults(run_command=_pack)
-    kit = commands.add_parser("run", help="train teachers and students; again, to go on")
+    kit = commands.add_parser("run", help="train teachers and students; repeat to continue")
     kit.add_argument("--pack", type=Path, default=_PACK, help=f"default: {_PACK}")
-    kit.add_argument("--work", type=Path, default=Path("build/lab-work"), help="of the runs")
-    kit.add_argument("--output", type=Path, help="of the results (default: WORK/results)")
-    kit.add_argument("--minutes", type=float, default=9.0, help="then stop, saved (default: 9)")
+    kit.add_argument("--work", type=Path, default=Path("build/lab-work"), help="folder of the runs")
+    kit.add_argument("--output", type=Path, help="folder of the results (default: WORK/results)")
+    kit.add_argument("--minutes", type=float, default=9.0, help="then stop and save (default: 9)")
     kit.add_argument("--teachers", type=Path, nargs="*", default=_TEACHERS, metavar="RECIPE")
     kit.add_argument("--students", type=Path, nargs="+", default=_STUDENTS, metavar="RECIPE")
-    kit.add_argument("--seeds", type=int, nargs="*", default=(), help="of each student")
-    kit.add_argument("--scale", type=float, default=1.0, help="of all epochs (default: 1)")
+    kit.add_argument("--seeds", type=int, nargs="*", default=(), help="seeds of each student")
+    kit.add_argument("--scale", type=float, default=1.0, help="factor of all epochs (default: 1)")
     kit.set_defaults(run_command=_kit)
-    one = commands.add_parser("train", help="train one recipe")
-    what = one.add_mutually_exclusive_group(required=True)
-    what.add_argument("--config", type=Path, help="the recipe")
-    what.add_argument("--resume", type=Path, metavar="RUN", help="go on with a run that stopped")
-    one.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    one.add_argument("--run", type=Path, default=Path("outputs/lab"), help="the run's folder")
-    one.set_defaults(run_command=_train)
+    train = commands.add_parser("train", help="train one recipe")
+    source = train.add_mutually_exclusive_group(required=True)
+    source.add_argument("--config", type=Path, help="the recipe")
+    source.add_argument("--resume", type=Path, metavar="RUN", help="an interrupted run to continue")
+    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    train.add_argument("--run", type=Path, default=Path("outputs/lab"), help="folder of the run")
+    train.set_defaults(run_command=_train)
     return parser
 
 

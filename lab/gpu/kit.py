@@ -1,7 +1,7 @@
-"""One sitting on a lent GPU: teachers, then students that learn from them, then the results.
+"""A whole training session on a rented GPU: teachers, students distilled from them, results.
 
-Every network is a run of its own. The same command goes on where the last one stopped: what has
-ended is left alone, what was stopped is resumed.
+Every network is a separate run. Repeating the command continues where it stopped: finished runs
+are skipped, interrupted ones resumed.
 """
 
 from __future__ import annotations
@@ -25,21 +25,22 @@ from mien.training.run_folder import RunFolder
 from mien.training.trainer import TrainingStopped, resume, train
 
 PART_BYTES = 15_500_000
-"""Of each part of the results, of which there are at most `PARTS`."""
+"""Size of each part of the results."""
 PARTS = 4
+"""Largest number of parts; files that do not fit are left out."""
 
 _RUN_FILES = ("config.toml", "environment.json", "history.csv", "summary.json")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sitting trains.
+    """Runs of a session.
 
     Attributes:
-        teachers: recipes, in their order.
-        students: recipes of the networks that learn from all teachers.
-        seeds: each student is trained once with each; none means its recipe's own.
-        scale: of the epochs of every recipe, to fit another machine or less time.
+        teachers: recipes of the teachers, in order.
+        students: recipes of the networks that are distilled from all teachers.
+        seeds: random seeds, with each of which every student is trained; none means its recipe's.
+        scale: factor of the epochs of every recipe, for another machine or less time.
     """
 
     teachers: tuple[Path, ...]
@@ -57,31 +58,31 @@ class Plan:
 
 
 def run_kit(plan: Plan, pack: Path, work: Path, output: Path, *, minutes: float) -> None:
-    """Train what is not trained yet, for as long as there is time, and gather the results.
+    """Train the unfinished runs of a plan until the time is up, and collect the results.
 
     Args:
-        plan: what to train.
-        pack: what `lab.gpu.pack.make_pack` made.
-        work: folder of the runs, kept from one command to the next.
-        output: folder of the results, brought up to date at the end.
-        minutes: after which a run stops by itself, saved.
+        plan: the runs.
+        pack: a pack of `lab.gpu.pack.make_pack`.
+        work: folder of the runs, kept between commands.
+        output: folder of the results, updated at the end.
+        minutes: time after which the current run is saved and stopped.
 
     Raises:
-        TrainingStopped: if there is more to do, all saved.
+        TrainingStopped: if the plan is unfinished; all is saved.
         InputError, DataError: if the pack is missing or damaged.
-        MienError: if a student fails; a teacher that does is left out.
+        MienError: if a student fails; failed teachers are left out.
     """
     deadline = time.monotonic() + 60 * minutes
     unpack_faces(pack, work / "faces.npz")
     try:
         for name, recipe, seed in plan.runs():
-            config = recipe_here(load_config(recipe), pack, work, seed=seed, scale=plan.scale)
+            config = adapt_recipe(load_config(recipe), pack, work, seed=seed, scale=plan.scale)
             if recipe in plan.students:
                 runs = [_run(work, teacher.stem) for teacher in plan.teachers]
-                config = taught(config, [run.path for run in runs if run.summary.is_file()])
+                config = with_teachers(config, [run.path for run in runs if run.summary.is_file()])
             _train(_run(work, name), config, deadline, may_fail=recipe in plan.teachers)
     finally:
-        gather(plan, work, output)
+        collect_results(plan, work, output)
 
 
 def _run(work: Path, name: str) -> RunFolder:
@@ -95,9 +96,9 @@ def _train(run: RunFolder, config: Config, deadline: float, *, may_fail: bool) -
         return
     left = deadline - time.monotonic()
     if left <= 0:
-        raise TrainingStopped("the time is over: run the same command again to go on")
+        raise TrainingStopped("the time is up: run the same command again to continue")
     stderr().write(f"kit: {run.name}, {config.total_epochs} epochs\n")
-    # As Ctrl-C would: the epoch under way is ended and saved.
+    # Like Ctrl-C: the current epoch is finished and saved.
     timer = threading.Timer(left, os.kill, (os.getpid(), signal.SIGINT))
     timer.daemon = True
     timer.start()
@@ -114,10 +115,10 @@ def _train(run: RunFolder, config: Config, deadline: float, *, may_fail: bool) -
         timer.cancel()
 
 
-def recipe_here(
+def adapt_recipe(
     config: Config, pack: Path, work: Path, *, seed: int | None = None, scale: float = 1.0
 ) -> Config:
-    """Return a recipe with the data, votes and starting weights of a pack, its epochs scaled."""
+    """Return a recipe that uses a pack's data, votes and starting weights, with scaled epochs."""
     has_votes = (pack / VOTES).is_file()
     data = replace(
         config.data,
@@ -147,15 +148,15 @@ def recipe_here(
     return Config(data, model, augmentation, training, distill)
 
 
-def taught(config: Config, teachers: Sequence[Path]) -> Config:
-    """Return a student's recipe with these teachers; without any it learns from labels alone."""
+def with_teachers(config: Config, teachers: Sequence[Path]) -> Config:
+    """Return a student's recipe with these teachers; without any it uses the labels alone."""
     folders = tuple(str(folder) for folder in teachers)
     return replace(config, distill=replace(config.distill, teachers=folders))
 
 
 # ---------------------------------------------------------------- results
-def gather(plan: Plan, work: Path, output: Path) -> None:
-    """Write ``report.json`` and the runs so far into a folder; ``cat results.tar.* | tar x``.
+def collect_results(plan: Plan, work: Path, output: Path) -> None:
+    """Write ``report.json`` and the runs so far, as parts for ``cat results.tar.* | tar x``.
 
     Raises:
         OutputError: if they cannot be written.
@@ -167,15 +168,15 @@ def gather(plan: Plan, work: Path, output: Path) -> None:
         if _run(work, name).summary.is_file()
     }
     write_atomically(output / "report.json", (json.dumps(summaries, indent=2) + "\n").encode())
-    whole = work / "results.tar"
-    with tarfile.open(whole, "w") as archive:
+    tar = work / "results.tar"
+    with tarfile.open(tar, "w") as archive:
         room = PARTS * PART_BYTES
-        for path in _wanted(plan, work):
+        for path in _result_files(plan, work):
             size = path.stat().st_size + 3 * tarfile.RECORDSIZE  # headers and padding
             if size <= room:
                 archive.add(path, path.relative_to(work).as_posix())
                 room -= size
-    data = whole.read_bytes()
+    data = tar.read_bytes()
     for part in range(PARTS):
         piece = data[part * PART_BYTES : (part + 1) * PART_BYTES]
         file = output / f"results.tar.{part}"
@@ -185,8 +186,8 @@ def gather(plan: Plan, work: Path, output: Path) -> None:
             file.unlink(missing_ok=True)
 
 
-def _wanted(plan: Plan, work: Path) -> Iterator[Path]:
-    """Yield files, the most wanted first: students, all histories, teachers."""
+def _result_files(plan: Plan, work: Path) -> Iterator[Path]:
+    """Yield files by importance: students, the records of all runs, teachers."""
     names = [name for name, *_ in plan.runs()]
     count = len(plan.teachers)
     paths = [_run(work, name).best for name in names[count:]]

@@ -1,6 +1,6 @@
-"""A Keras network as a PyTorch module: the same layers and names, weights both ways.
+"""Conversion of a Keras network to a PyTorch module with the same layers and names, and back.
 
-`plan_of` lists the layers of a functional Keras model as plain dictionaries, `Network` runs them.
+`plan_of` lists the layers of a functional Keras model as plain dictionaries; `Network` runs them.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from mien.training.model import load_keras_model
 from mien.training.recipe import Config
 
 Arrays = dict[str, npt.NDArray[np.float32]]
-"""Weights by "layer/place", in Keras' order and layout."""
+"""Weights by "layer/index", in Keras' order and layout."""
 
-_KEPT = {
+_CONFIG_KEYS = {
     "InputLayer": (),
     "Resizing": (),
     "Concatenate": (),
@@ -43,7 +43,7 @@ _KEPT = {
     "Dropout": ("rate", "noise_shape"),
     "Dense": ("units", "use_bias"),
 }
-"""What has to be known of each kind of layer; another kind cannot be written down."""
+"""Configuration that is kept for each type of layer; other types are not supported."""
 
 _FUNCTIONS = {
     "linear": lambda x: x,
@@ -53,10 +53,10 @@ _FUNCTIONS = {
     "sigmoid": torch.sigmoid,
 }
 _AXES = {"Conv2D": (3, 2, 0, 1), "DepthwiseConv2D": (2, 3, 0, 1), "Dense": (1, 0)}
-"""Where each axis of PyTorch's kernels stands in Keras', by the kind of layer."""
+"""Position of each axis of PyTorch's kernels in Keras', by type of layer."""
 _LOGITS = "logits"
 _LAST = "probabilities"
-"""The softmax at the end, which the losses bring themselves."""
+"""The final softmax, which the losses include."""
 
 
 # ---------------------------------------------------------------- Keras
@@ -64,11 +64,11 @@ def plan_of(model: Any) -> list[dict[str, Any]]:
     """Describe a functional Keras network as a list of layers, in topological order.
 
     Returns:
-        Of each layer its ``name``, ``kind``, ``inputs`` (names), ``shape`` (of what comes out, last
-        the channels), and what its kind needs.
+        For each layer its ``name``, ``kind``, ``inputs`` (names), output ``shape`` (channels last)
+        and the configuration of its type.
 
     Raises:
-        ModelError: if it holds a layer that cannot be written down.
+        ModelError: if it has an unsupported layer.
     """
     return [_layer(layer) for layer in model.layers]
 
@@ -76,48 +76,48 @@ def plan_of(model: Any) -> list[dict[str, Any]]:
 def _layer(layer: Any) -> dict[str, Any]:
     import keras
 
-    # A layer of ours that computes faster is its base in Keras.
+    # Our faster layers are converted as their base classes.
     names = [base.__name__ for base in type(layer).__mro__]
-    kind = next((name for name in names if name in _KEPT), names[0])
+    kind = next((name for name in names if name in _CONFIG_KEYS), names[0])
     config = layer.get_config()
-    unknown = kind if kind not in _KEPT else None
+    unknown = kind if kind not in _CONFIG_KEYS else None
     if config.get("activation", "linear") not in (*_FUNCTIONS, "softmax"):
         unknown = config["activation"]
     if unknown is not None:
         raise ModelError(
-            f"{layer.name}: {unknown} cannot be trained here: expected an EfficientNet or a "
-            "backbone of ours; or mien train"
+            f"{layer.name}: {unknown} is not supported by this engine: expected an "
+            "EfficientNet or a backbone of this project; or use mien train"
         )
     inputs = [] if kind == "InputLayer" else keras.tree.flatten(layer.input)
-    written = {
+    description = {
         "name": _name(layer),
         "kind": kind,
         "inputs": [_name(tensor._keras_history.operation) for tensor in inputs],
         "shape": list(layer.output.shape[1:]),
     }
-    return written | {key: config[key] for key in _KEPT[kind]}
+    return description | {key: config[key] for key in _CONFIG_KEYS[kind]}
 
 
 def _name(layer: Any) -> str:
     """Return a layer's name, the same in every network of its architecture."""
-    # The one layer with weights that we leave to Keras to name, which numbers all it ever made.
+    # The only layer with weights that Keras names, numbering it across the process.
     return "normalization" if type(layer).__name__ == "Normalization" else str(layer.name)
 
 
 def weights_of(model: Any) -> Arrays:
     """Return all weights of a Keras network."""
     return {
-        f"{_name(layer)}/{place}": np.asarray(array, np.float32)
+        f"{_name(layer)}/{index}": np.asarray(array, np.float32)
         for layer in model.layers
-        for place, array in enumerate(layer.get_weights())
+        for index, array in enumerate(layer.get_weights())
     }
 
 
 def set_weights(model: Any, arrays: Arrays) -> None:
-    """Give a Keras network weights that `weights_of` or a training on the GPU returned.
+    """Assign the weights of `weights_of` or `arrays_of` to a Keras network.
 
     Raises:
-        ModelError: if they are of another network.
+        ModelError: if they are from another network.
     """
     for layer in model.layers:
         current = layer.get_weights()
@@ -126,7 +126,7 @@ def set_weights(model: Any, arrays: Arrays) -> None:
         try:
             layer.set_weights(_arrays_for(layer, current, arrays))
         except (KeyError, ValueError) as error:
-            raise ModelError(f"{layer.name}: these weights are of another network") from error
+            raise ModelError(f"{layer.name}: these weights are from another network") from error
     refresh(model)
 
 
@@ -134,8 +134,8 @@ def _arrays_for(layer: Any, current: list[Any], arrays: Arrays) -> list[Any]:
     """Return a layer's arrays in the shapes it has; raises KeyError or ValueError if it can't."""
     known = len(current)
     if type(layer).__name__ == "Normalization":
-        known = 2  # then a number of images that nobody asks for
-    found = [arrays[f"{_name(layer)}/{place}"] for place in range(known)]
+        known = 2  # followed by a count of images, which is not used
+    found = [arrays[f"{_name(layer)}/{index}"] for index in range(known)]
     if known < len(current):
         found = [array.reshape(old.shape) for array, old in zip(found, current, strict=False)]
     return [*found, *current[known:]]
@@ -143,58 +143,62 @@ def _arrays_for(layer: Any, current: list[Any], arrays: Arrays) -> list[Any]:
 
 # ---------------------------------------------------------------- PyTorch
 class Convolution(nn.Conv2d):
-    """A convolution that pads as TensorFlow does, whatever the size, and its activation."""
+    """Convolution with TensorFlow's "same" padding for any size, and its activation.
 
-    def __init__(self, given: int, layer: Mapping[str, Any]) -> None:
-        """Make it for a number of channels from a plan's layer."""
+    Args:
+        channels: number of input channels.
+        layer: a layer of a plan.
+    """
+
+    def __init__(self, channels: int, layer: Mapping[str, Any]) -> None:
         depthwise = layer["kind"] == "DepthwiseConv2D"
         super().__init__(
-            given,
-            given if depthwise else layer["filters"],
+            channels,
+            channels if depthwise else layer["filters"],
             tuple(layer["kernel_size"]),
             stride=tuple(layer["strides"]),
-            groups=given if depthwise else 1,
+            groups=channels if depthwise else 1,
             bias=layer["use_bias"],
         )
         self.activation = _FUNCTIONS[layer["activation"]]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what comes out for (N, C, H, W)."""
+        """Convolve (N, C, H, W)."""
         kernel, stride = self.kernel_size[0], self.stride[0]
-        wanted = [(math.ceil(n / stride) - 1) * stride + kernel - n for n in x.shape[2:]]
-        high, wide = (max(0, total) for total in wanted)
+        totals = [(math.ceil(n / stride) - 1) * stride + kernel - n for n in x.shape[2:]]
+        high, wide = (max(0, total) for total in totals)
         if high % 2 or wide % 2:
             x = functional.pad(x, (wide // 2, wide - wide // 2, high // 2, high - high // 2))
-            around = (0, 0)
+            padding = (0, 0)
         else:
-            around = (high // 2, wide // 2)
-        y = functional.conv2d(x, self.weight, self.bias, self.stride, around, 1, self.groups)
+            padding = (high // 2, wide // 2)
+        y = functional.conv2d(x, self.weight, self.bias, self.stride, padding, 1, self.groups)
         return self.activation(y)
 
 
 class Normalization(nn.Module):
-    """Subtracts a mean and divides by a deviation, both of which come with the weights."""
+    """Subtraction of a mean and division by a deviation, which are part of the weights."""
 
     def __init__(self, channels: int) -> None:
-        """Make it for a number of channels."""
         super().__init__()
         self.register_buffer("mean", torch.zeros(1, channels, 1, 1))
         self.register_buffer("variance", torch.ones(1, channels, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (N, C, H, W) scaled."""
+        """Normalise (N, C, H, W)."""
         return (x - self.mean) / self.variance.sqrt()
 
 
 class Network(nn.Module):
-    """A plan's network: faces (N, 1, 48, 48) in 0-255 -> logits (N, classes).
+    """Network of a plan: faces (N, 1, 48, 48) in 0-255 -> logits (N, classes).
+
+    Its initial weights come from Keras (`load_arrays`).
 
     Attributes:
-        size: side in pixels that faces are enlarged to.
+        size: side in pixels that faces are resized to.
     """
 
     def __init__(self, plan: Sequence[Mapping[str, Any]], *, size: int) -> None:
-        """Build it; what it starts from comes from Keras (`load_arrays`)."""
         super().__init__()
         self.size = size
         self.plan = [layer for layer in plan if layer["name"] != _LAST]
@@ -211,33 +215,33 @@ class Network(nn.Module):
         return self.logits_and_features(faces)[0]
 
     def logits_and_features(self, faces: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits and what their layer saw."""
+        """Return the logits and the input of their layer."""
         values: dict[str, Tensor] = {}
-        given: list[Tensor] = [faces]
+        inputs: list[Tensor] = [faces]
         name = ""
         for layer in self.plan:
             name = layer["name"]
-            given = [values[source] for source in layer["inputs"]] or [faces]
-            values[name] = self._value(layer, given)
-            # Thousands of faces are read at once: what nobody needs any more must not stay.
+            inputs = [values[source] for source in layer["inputs"]] or [faces]
+            values[name] = self._value(layer, inputs)
+            # Batches have thousands of faces, so values are freed after their last use.
             for source in set(layer["inputs"]):
                 if self._last_use[source] == name:
                     del values[source]
-        return values[name], given[0]
+        return values[name], inputs[0]
 
-    def _value(self, layer: Mapping[str, Any], given: list[Tensor]) -> Tensor:
-        kind, x = layer["kind"], given[0]
+    def _value(self, layer: Mapping[str, Any], inputs: list[Tensor]) -> Tensor:
+        kind, x = layer["kind"], inputs[0]
         if layer["name"] == _LOGITS:
-            with torch.autocast(x.device.type, enabled=False):  # in float32, as Keras has them
+            with torch.autocast(x.device.type, enabled=False):  # float32, as in Keras
                 return self.parts[_LOGITS](x.float())
         if layer["name"] in self.parts:
             return self.parts[layer["name"]](x)
-        if kind in ("InputLayer", "ZeroPadding2D"):  # convolutions pad by themselves
+        if kind in ("InputLayer", "ZeroPadding2D"):  # convolutions do their own padding
             return x
         if kind == "Resizing":
             return _resized(x, self.size)
         if kind == "Concatenate":
-            return torch.cat(given, dim=1)
+            return torch.cat(inputs, dim=1)
         if kind == "Rescaling":
             return x * layer["scale"] + layer["offset"]
         if kind == "Activation":
@@ -249,14 +253,14 @@ class Network(nn.Module):
         if kind == "Reshape":  # of a squeeze-and-excite gate: (C) to (1, 1, C)
             return x.reshape(len(x), -1, 1, 1)
         if kind == "Multiply":
-            return given[0] * given[1]
+            return inputs[0] * inputs[1]
         if kind == "Add":
-            return given[0] + given[1]
+            return inputs[0] + inputs[1]
         if kind == "Dropout":
-            return self._dropped(x, layer)
+            return self._dropout(x, layer)
         raise AssertionError(kind)
 
-    def _dropped(self, x: Tensor, layer: Mapping[str, Any]) -> Tensor:
+    def _dropout(self, x: Tensor, layer: Mapping[str, Any]) -> Tensor:
         rate = layer["rate"]
         if not self.training or rate == 0:
             return x
@@ -274,29 +278,29 @@ def _resized(x: Tensor, size: int) -> Tensor:
 
 def _part(layer: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> nn.Module | None:
     kind = layer["kind"]
-    given = shapes[layer["inputs"][0]][-1] if layer["inputs"] else 0
+    channels = shapes[layer["inputs"][0]][-1] if layer["inputs"] else 0
     if kind in ("Conv2D", "DepthwiseConv2D"):
-        return Convolution(given, layer)
+        return Convolution(channels, layer)
     if kind == "BatchNormalization":
-        made = nn.BatchNorm2d if len(layer["shape"]) == 3 else nn.BatchNorm1d
-        return made(given, eps=layer["epsilon"], momentum=1 - layer["momentum"])
+        batch_norm = nn.BatchNorm2d if len(layer["shape"]) == 3 else nn.BatchNorm1d
+        return batch_norm(channels, eps=layer["epsilon"], momentum=1 - layer["momentum"])
     if kind == "Dense":
-        return nn.Linear(given, layer["units"], bias=layer["use_bias"])
+        return nn.Linear(channels, layer["units"], bias=layer["use_bias"])
     if kind == "Normalization":
-        return Normalization(given)
+        return Normalization(channels)
     return None
 
 
 def load_arrays(network: Network, arrays: Arrays) -> None:
-    """Give a network weights of Keras; layers without any in ``arrays`` keep theirs."""
+    """Load Keras' weights into a network; layers without any in ``arrays`` keep theirs."""
     with torch.no_grad():
         for layer in network.plan:
             name = layer["name"]
-            found = [arrays[key] for place in range(4) if (key := f"{name}/{place}") in arrays]
+            found = [arrays[key] for index in range(4) if (key := f"{name}/{index}") in arrays]
             if name not in network.parts or not found:
                 continue
             if layer["kind"] == "Normalization":
-                found = found[:2]  # Keras counts images, too
+                found = found[:2]  # Keras also stores a count of images
             for target, array in zip(_tensors(network.parts[name]), found, strict=True):
                 value = torch.from_numpy(np.array(array, np.float32))
                 if value.ndim > 1 and layer["kind"] in _AXES:
@@ -305,17 +309,17 @@ def load_arrays(network: Network, arrays: Arrays) -> None:
 
 
 def arrays_of(network: Network) -> Arrays:
-    """Return the weights as Keras has them."""
+    """Return a network's weights in Keras' layout."""
     arrays: Arrays = {}
     for layer in network.plan:
         name = layer["name"]
         if name not in network.parts:
             continue
-        for place, tensor in enumerate(_tensors(network.parts[name])):
+        for index, tensor in enumerate(_tensors(network.parts[name])):
             value = tensor.detach().float().cpu().contiguous()
             if value.ndim > 1 and layer["kind"] in _AXES:
                 value = value.permute(*np.argsort(_AXES[layer["kind"]]).tolist())
-            arrays[f"{name}/{place}"] = value.contiguous().numpy()
+            arrays[f"{name}/{index}"] = value.contiguous().numpy()
     return arrays
 
 
@@ -341,8 +345,8 @@ def find_teachers(config: Config) -> list[Teacher]:
             raise teacher.not_found()
         if teacher.file.suffix != ".keras":
             raise UsageError(
-                f"the teacher {teacher.source!r} is an exported model: the device learns from "
-                "runs' folders alone, with best.keras in them"
+                f"the teacher {teacher.source!r} is an exported model: the engine needs "
+                "folders of runs, with best.keras in them"
             )
     return found
 
@@ -351,7 +355,7 @@ def open_teacher(teacher: Teacher, device: torch.device) -> Network:
     """Return a teacher's network on a device, in evaluation mode.
 
     Raises:
-        ModelError: if it is damaged, or holds layers that cannot be built here.
+        ModelError: if it is damaged, or has unsupported layers.
     """
     assert teacher.file is not None
     model = load_keras_model(teacher.file)

@@ -1,6 +1,6 @@
-"""The pack for a machine without a network: code, faces, votes, starting weights and packages.
+"""Pack for an offline machine: code, faces, votes, starting weights and Python packages.
 
-Faces are one sheet of lossless WebP, equal ones once: FER-2013 takes 50 MB so, 59 MB as ``.npz``.
+Faces are stored as one lossless WebP image, duplicates once: 50 MB for FER-2013, 59 as ``.npz``.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from mien.training.recipe import Config
 FACES, START, VOTES, SITE = "faces.pack.npz", "start.npz", "votes.csv", "site"
 
 SPLITS = ("train", "val")
-"""What a pack holds: of PrivateTest, which decides nothing, not one image."""
+"""Splits in a pack; PrivateTest, which no decision depends on, is left out."""
 
 PACKAGES = ("keras", "namex", "optree", "rich", "markdown-it-py", "mdurl", "pygments")
-"""What a machine with torch may lack; all else that training needs is there with torch."""
+"""Packages that training needs besides torch and its dependencies."""
 
 _PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 _COLUMNS = 160
@@ -50,24 +50,24 @@ def make_pack(
     python: str = "3.12",
     packages: Sequence[str] = PACKAGES,
 ) -> int:
-    """Make a pack in a new folder, and a zip of it beside, and return the zip's size in bytes.
+    """Make a pack in a new folder, with a zip next to it, and return the zip's size in bytes.
 
     Args:
         root: the checkout.
-        data: the data set, as `mien.data.loading.load_dataset` takes it.
-        target: the pack's folder; ``target.zip`` is what travels.
+        data: the data set, as for `mien.data.loading.load_dataset`.
+        target: folder of the pack; ``target.zip`` is the file to copy to the machine.
         start: recipe of the student whose starting weights are packed; None packs none.
-        votes: a file of FER+ votes to take along.
-        python: version that the packages are for, on Linux and x86-64.
-        packages: to install with pip, each exactly as named.
+        votes: a file of FER+ votes to include.
+        python: Python version of the machine, which runs Linux on x86-64.
+        packages: requirements to install with pip, without their dependencies.
 
     Raises:
         DataError: if the data cannot be used.
-        InputError: if a package or the weights cannot be had.
-        UsageError: if the folder is there already.
+        InputError: if a package or the weights are unavailable.
+        UsageError: if the folder exists.
     """
     if target.exists():
-        raise UsageError(f"{target} is there already: delete it, or name another folder")
+        raise UsageError(f"{target} exists: delete it, or name another folder")
     splits = load_dataset(data, splits=SPLITS)
     target.mkdir(parents=True)
     ignored = shutil.ignore_patterns("__pycache__", "models", "tests", "*.onnx", "*.png")
@@ -87,18 +87,18 @@ def make_pack(
 def write_faces(path: Path, splits: Mapping[str, Split]) -> None:
     """Write the images, labels and names of splits."""
     images = np.concatenate([split.images for split in splits.values()])
-    flat, places = np.unique(images.reshape(len(images), -1), axis=0, return_inverse=True)
+    flat, indices = np.unique(images.reshape(len(images), -1), axis=0, return_inverse=True)
     rows = -(-len(flat) // _COLUMNS)
     tiles = np.zeros((rows * _COLUMNS, FACE_SIZE, FACE_SIZE), np.uint8)
     tiles[: len(flat)] = flat.reshape(-1, FACE_SIZE, FACE_SIZE)
     sheet = tiles.reshape(rows, _COLUMNS, FACE_SIZE, FACE_SIZE).transpose(0, 2, 1, 3)
-    coded = io.BytesIO()
+    webp = io.BytesIO()
     picture = Image.fromarray(sheet.reshape(rows * FACE_SIZE, _COLUMNS * FACE_SIZE))
-    picture.convert("RGB").save(coded, "WEBP", lossless=True, method=3)
+    picture.convert("RGB").save(webp, "WEBP", lossless=True, method=3)
     names = json.dumps({name: split.files for name, split in splits.items()})
     arrays: dict[str, npt.NDArray[np.uint8] | npt.NDArray[np.int64]] = {
-        "faces": np.frombuffer(coded.getvalue(), np.uint8),
-        "places": places.reshape(-1).astype(np.int64),
+        "faces": np.frombuffer(webp.getvalue(), np.uint8),
+        "places": indices.reshape(-1).astype(np.int64),
         "names": np.frombuffer(names.encode(), np.uint8),
     }
     arrays |= {f"{name}_labels": split.labels for name, split in splits.items()}
@@ -107,7 +107,7 @@ def write_faces(path: Path, splits: Mapping[str, Split]) -> None:
 
 
 def unpack_faces(pack: Path, target: Path) -> None:
-    """Write a pack's images as a data set in one file, unless it is there.
+    """Write a pack's images as a data set in one file, unless it exists.
 
     Raises:
         InputError: if there is no pack.
@@ -119,14 +119,14 @@ def unpack_faces(pack: Path, target: Path) -> None:
         with np.load(pack / FACES, allow_pickle=False) as stored:
             sheet = np.asarray(Image.open(io.BytesIO(stored["faces"].tobytes())).convert("L"))
             names = json.loads(stored["names"].tobytes().decode())
-            places = stored["places"]
+            indices = stored["places"]
             labels = {name: stored[f"{name}_labels"] for name in names}
     except FileNotFoundError as error:
-        raise InputError(f"no pack in {pack}: expected what make lab-pack makes") from error
+        raise InputError(f"no pack in {pack}: expected the folder of make lab-pack") from error
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"{pack / FACES} is damaged: make the pack anew") from error
+        raise DataError(f"{pack / FACES} is damaged: make a new pack") from error
     tiles = sheet.reshape(-1, FACE_SIZE, _COLUMNS, FACE_SIZE).transpose(0, 2, 1, 3)
-    images = tiles.reshape(-1, FACE_SIZE, FACE_SIZE)[places]
+    images = tiles.reshape(-1, FACE_SIZE, FACE_SIZE)[indices]
     splits, first = {}, 0
     for name, files in names.items():
         last = first + len(files)
@@ -136,10 +136,10 @@ def unpack_faces(pack: Path, target: Path) -> None:
 
 
 def _install(packages: Sequence[str], folder: Path, python: str) -> None:
-    """Install packages of another machine into a folder."""
+    """Install packages for another machine into a folder."""
     if importlib.util.find_spec("pip") is None:
-        raise InputError("fetching packages takes pip: python -m ensurepip")
-    words = [
+        raise InputError("downloading packages needs pip: python -m ensurepip")
+    options = [
         "--quiet",
         "--no-deps",
         "--no-compile",
@@ -147,19 +147,19 @@ def _install(packages: Sequence[str], folder: Path, python: str) -> None:
         "--python-version",
         python,
     ]
-    words += [word for platform in _PLATFORMS for word in ("--platform", platform)]
+    options += [part for platform in _PLATFORMS for part in ("--platform", platform)]
     answer = subprocess.run(
-        [sys.executable, "-m", "pip", "install", *words, "--target", str(folder), *packages],
+        [sys.executable, "-m", "pip", "install", *options, "--target", str(folder), *packages],
         capture_output=True,
         text=True,
     )
     if answer.returncode:
         reason = (answer.stderr.strip().splitlines() or ["no reason given"])[-1]
-        raise InputError(f"pip cannot fetch {', '.join(packages)}: {reason}")
+        raise InputError(f"pip cannot download {', '.join(packages)}: {reason}")
 
 
 def prepare(seed: int) -> None:
-    """Set up Keras, which builds, reads and writes networks on the processor, and seed it."""
+    """Set up and seed Keras, which builds, reads and writes networks on the CPU."""
     os.environ.setdefault("KERAS_TORCH_DEVICE", "cpu")
     prepare_keras("torch")
     import keras
@@ -168,7 +168,7 @@ def prepare(seed: int) -> None:
 
 
 def _write_start(config: Config, path: Path) -> None:
-    """Write the weights that a recipe starts from as float16, whose rounding training outgrows."""
+    """Write a recipe's starting weights as float16; the rounding does not matter for training."""
     from mien.training.model import build_model
 
     prepare(config.training.seed)
@@ -179,7 +179,7 @@ def _write_start(config: Config, path: Path) -> None:
 
 
 def unpack_start(pack: Path, config: Config, target: Path) -> None:
-    """Write the starting network of a recipe, from a pack, unless it is there.
+    """Write the starting network of a recipe from a pack, unless it exists.
 
     Raises:
         InputError: if the pack has no such weights.
@@ -195,7 +195,9 @@ def unpack_start(pack: Path, config: Config, target: Path) -> None:
         with np.load(pack / START, allow_pickle=False) as stored:
             model.set_weights([stored[name].astype(np.float32) for name in stored.files])
     except (OSError, ValueError) as error:
-        raise InputError(f"{pack / START} is missing or of another recipe: pack anew") from error
+        raise InputError(
+            f"{pack / START} is missing or from another recipe: make a new pack"
+        ) from error
     refresh(model)
     with replace_atomically(target) as temporary:
         model.save(temporary)

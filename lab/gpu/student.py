@@ -1,8 +1,8 @@
-"""A network under training on the device: one step, recorded once on a GPU and then replayed.
+"""A network being trained on a device; on a GPU, its step is recorded as a CUDA graph.
 
-Starting a kernel takes tens of microseconds on a rented machine, and a step has hundreds of them: a
-CUDA graph starts them all at once. So a step reads whatever lies in buffers that stay where they
-are, and nothing in it waits for what the device has computed.
+Launching a kernel takes tens of microseconds on a rented machine, and a step has hundreds of them;
+a CUDA graph launches them all at once. A step therefore reads its inputs from buffers at fixed
+addresses, and never waits for a result.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ from mien.training.recipe import Config
 MOMENTUM = 0.9
 _WARM_STEPS = 3
 _EPSILON = 1e-7
-"""Keras' own."""
-_MANY = 4096
-"""Faces that a network reads together."""
+"""As in Keras."""
+_INFERENCE_BATCH = 4096
 _STATISTICS_BATCH = 1024
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
@@ -45,15 +44,20 @@ class Faces(NamedTuple):
 
 
 class Student:
-    """A network with its optimizer, its moving average, and the head for votes if it has one.
+    """A network with its optimizer, its moving average, and perhaps a head for FER+ votes.
 
     Attributes:
-        average: what is evaluated and kept.
-        loss_sum: of the losses of the steps, float64 (); `hit_sum` of the shares that were right.
+        average: the averaged network, which is evaluated and saved.
+        loss_sum: sum of the step losses, float64 ().
+        hit_sum: sum of the step accuracies, float64 ().
+
+    Args:
+        network: the network on its device, with its starting weights.
+        config: the recipe.
+        votes_head: the head for votes; None without.
     """
 
     def __init__(self, network: Network, config: Config, *, votes_head: nn.Module | None) -> None:
-        """Take a network that lies on its device with its starting weights."""
         self.network, self.config, self.votes_head = network, config, votes_head
         self.parameters = list(network.parameters())
         self.device = self.parameters[0].device
@@ -62,11 +66,11 @@ class Student:
         if self.on_gpu:
             network.to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(network).eval().requires_grad_(False)
-        self._own = list(network.parameters())
-        self._mean = list(self.average.parameters())
+        self._network_weights = list(network.parameters())
+        self._average_weights = list(self.average.parameters())
         if votes_head is not None:
             self.parameters += list(votes_head.parameters())
-        self._kernels = [each for each in self.parameters if each.ndim > 1]
+        self._kernels = [part for part in self.parameters if part.ndim > 1]
         self._make_buffers(classes=len(config.labels))
         self._make_optimizer()
         self._has_teachers = bool(config.distill.teachers)
@@ -80,7 +84,7 @@ class Student:
         self._faces = torch.zeros(batch, 1, 48, 48, device=device, dtype=torch.uint8)
         self._targets = torch.full((batch, heads * classes), 1 / classes, device=device)
         self._weights = torch.ones(batch, device=device)
-        self._taught = torch.full((batch, classes), 1 / classes, device=device)
+        self._soft_targets = torch.full((batch, classes), 1 / classes, device=device)
         self._rate = torch.zeros((), device=device)
         self._share = torch.zeros((), device=device)
         self.loss_sum = torch.zeros((), device=device, dtype=torch.float64)
@@ -91,9 +95,9 @@ class Student:
         self._velocity: list[Tensor] = []
         self._adamw: torch.optim.AdamW | None = None
         if self.config.training.optimizer == "sgd":
-            self._velocity = [torch.zeros_like(each) for each in self.parameters]
+            self._velocity = [torch.zeros_like(parameter) for parameter in self.parameters]
             return
-        others = [each for each in self.parameters if each.ndim <= 1]
+        others = [part for part in self.parameters if part.ndim <= 1]
         groups = [
             {"params": self._kernels, "weight_decay": decay},
             {"params": others, "weight_decay": 0.0},
@@ -103,22 +107,22 @@ class Student:
         )
 
     # ------------------------------------------------------------ a step
-    def learn(self, batch: Faces, taught: Tensor | None, *, rate: float, number: int) -> None:
-        """Make one step, at the network's size.
+    def learn(self, batch: Faces, soft_targets: Tensor | None, *, rate: float, number: int) -> None:
+        """Do one step, at the network's input size.
 
         Args:
-            batch: as many views as the recipe says.
-            taught: what the teachers say of them, float32 (N, classes); None without teachers.
+            batch: a batch of the recipe's size.
+            soft_targets: the teachers' probabilities, float32 (N, classes); None without teachers.
             rate: the learning rate.
-            number: how many steps the run made before this one.
+            number: number of earlier steps of the run.
         """
         self._faces.copy_(batch.images)
         self._targets.copy_(batch.targets)
         self._weights.copy_(batch.weights)
-        if taught is not None:
-            self._taught.copy_(taught)
+        if soft_targets is not None:
+            self._soft_targets.copy_(soft_targets)
         self._rate.fill_(rate)
-        # An average that began with the starting weights would not forget them in a short run.
+        # With a constant momentum, a short run would retain the starting weights.
         ema = min(self.config.training.ema, (2 + number) / (11 + number))
         self._share.fill_(1 - ema)
         graph = self._graphs.get(self.network.size)
@@ -143,35 +147,35 @@ class Student:
         else:
             self._adamw.step()
         with torch.no_grad():
-            difference = torch._foreach_sub(self._own, self._mean)
+            difference = torch._foreach_sub(self._network_weights, self._average_weights)
             torch._foreach_mul_(difference, self._share)
-            torch._foreach_add_(self._mean, difference)
+            torch._foreach_add_(self._average_weights, difference)
             self.loss_sum += loss.detach()
             right = logits.argmax(1) == self._targets[:, : self._classes].argmax(1)
             self.hit_sum += right.double().mean()
 
     def _loss(self, logits: Tensor, features: Tensor) -> Tensor:
-        """Return what `mien.training.model.losses` describes."""
+        """Return the loss of `mien.training.model.losses`."""
         settings, distill = self.config.training, self.config.distill
         smooth = settings.label_smoothing
         labels = self._targets[:, : self._classes] * (1 - smooth) + smooth / self._classes
         loss = -(labels * functional.log_softmax(logits, 1)).sum(1)
         if self._has_teachers:
-            own = functional.log_softmax(logits / distill.temperature, 1)
-            theirs = self._taught.clamp(min=1e-12).log()
-            distance = distill.temperature**2 * (self._taught * (theirs - own)).sum(1)
+            student = functional.log_softmax(logits / distill.temperature, 1)
+            teacher = self._soft_targets.clamp(min=1e-12).log()
+            distance = distill.temperature**2 * (self._soft_targets * (teacher - student)).sum(1)
             loss = (1 - distill.weight) * loss + distill.weight * distance
         if self.votes_head is not None:
-            said = functional.log_softmax(self.votes_head(features), 1)
+            predicted = functional.log_softmax(self.votes_head(features), 1)
             votes = self._targets[:, self._classes :]
-            loss = loss - settings.votes_weight * (votes * said).sum(1)
+            loss = loss - settings.votes_weight * (votes * predicted).sum(1)
         return (loss * self._weights).mean()
 
     @torch.no_grad()
     def _descend(self) -> None:
-        """Take a step of SGD with Nesterov's momentum; decay, on kernels, is in the gradient."""
-        gradients = [each.grad for each in self.parameters]
-        of_kernels = [each.grad for each in self._kernels]
+        """Do a step of SGD with Nesterov momentum, with the weight decay in the gradient."""
+        gradients = [parameter.grad for parameter in self.parameters]
+        of_kernels = [parameter.grad for parameter in self._kernels]
         torch._foreach_add_(of_kernels, self._kernels, alpha=self.config.training.weight_decay)
         torch._foreach_mul_(self._velocity, MOMENTUM)
         torch._foreach_add_(self._velocity, gradients)
@@ -181,11 +185,11 @@ class Student:
 
     # ------------------------------------------------------------ recording
     def record(self, sizes: Sequence[int]) -> None:
-        """Record a step at each input size, on a GPU; teaches nothing."""
+        """Record a step at each input size, on a GPU; the weights do not change."""
         if not self.on_gpu:
             return
-        buffers = [(each, each.clone()) for each in self.network.buffers()]
-        # Trying all of cuDNN's ways takes a minute for depthwise ones, and brought nothing there.
+        buffers = [(buffer, buffer.clone()) for buffer in self.network.buffers()]
+        # Benchmarking cuDNN takes a minute for depthwise convolutions, without any gain there.
         kinds = {layer["kind"] for layer in self.network.plan}
         torch.backends.cudnn.benchmark = "DepthwiseConv2D" not in kinds
         self._rate.zero_()
@@ -215,27 +219,27 @@ class Student:
 
     # ------------------------------------------------------------ checkpoints
     def is_finite(self) -> bool:
-        """Tell whether the losses so far and all weights are finite; waits for the device."""
+        """Return True if all losses so far and all weights are finite; waits for the device."""
         with torch.no_grad():
             norms = torch.stack(torch._foreach_norm(self.parameters))
             return bool(torch.isfinite(norms).all() & torch.isfinite(self.loss_sum))
 
     def arrays(self) -> Arrays:
-        """Return all that going on exactly needs, by name."""
+        """Return everything that an exact resume needs, by name."""
         return {name: tensor.detach().cpu().numpy() for name, tensor in self._state().items()}
 
     def load(self, arrays: Arrays) -> None:
-        """Take what `arrays` returned of a student of the same recipe.
+        """Load what `arrays` returned for a student of the same recipe.
 
         Raises:
-            InputError: if it is of another one.
+            InputError: if it is from another recipe.
         """
         expected = self._state(initialise=True)
         shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
         if {name: array.shape for name, array in arrays.items()} != shapes:
             raise InputError(
-                f"the checkpoint holds {len(arrays)} arrays that are not the {len(shapes)} of this "
-                "network and its optimizer: it was written by another recipe or version"
+                f"the checkpoint holds {len(arrays)} arrays that do not match the {len(shapes)} of "
+                "this network and its optimizer: it was written by another recipe or version"
             )
         with torch.no_grad():
             for name, tensor in expected.items():
@@ -244,50 +248,50 @@ class Student:
     def _state(self, *, initialise: bool = False) -> dict[str, Tensor]:
         parts: dict[str, Tensor] = {}
         modules = {"network": self.network, "average": self.average, "votes": self.votes_head}
-        for place, module in modules.items():
+        for prefix, module in modules.items():
             if module is not None:
-                parts |= {f"{place}/{name}": each for name, each in module.state_dict().items()}
-        parts |= {f"velocity/{place:04d}": each for place, each in enumerate(self._velocity)}
+                parts |= {f"{prefix}/{name}": part for name, part in module.state_dict().items()}
+        parts |= {f"velocity/{index:04d}": part for index, part in enumerate(self._velocity)}
         return parts | self._moments(initialise=initialise)
 
     def _moments(self, *, initialise: bool = False) -> dict[str, Tensor]:
-        """Return AdamW's moments; those of a first step to come are made if wanted."""
-        found: dict[str, Tensor] = {}
+        """Return AdamW's moments, created if ``initialise`` and there was no step yet."""
+        moments: dict[str, Tensor] = {}
         if self._adamw is None:
-            return found
-        for place, parameter in enumerate(self.parameters):
+            return moments
+        for index, parameter in enumerate(self.parameters):
             state = self._adamw.state[parameter]
             if initialise and not state:
                 state["step"] = torch.zeros((), device=self.device if self.on_gpu else "cpu")
                 state["exp_avg"] = torch.zeros_like(parameter)
                 state["exp_avg_sq"] = torch.zeros_like(parameter)
-            found |= {f"adamw/{place:04d}/{key}": state[key] for key in _MOMENTS if key in state}
-        return found
+            moments |= {f"adamw/{index:04d}/{key}": state[key] for key in _MOMENTS if key in state}
+        return moments
 
 
 # ---------------------------------------------------------------- inference
 def logits_of(network: Network, views: Tensor, *, bfloat16: bool = False) -> Tensor:
-    """Return a network's logits without training it.
+    """Return a network's logits, without gradients.
 
     Args:
-        network: in the mode that it is in.
+        network: the network; its mode is not changed.
         views: uint8 (N, 1, 48, 48).
-        bfloat16: compute in that; else in float32.
+        bfloat16: compute in bfloat16 rather than float32.
 
     Returns:
         float32 (N, classes).
     """
     parts = []
     with torch.no_grad(), torch.autocast(views.device.type, torch.bfloat16, enabled=bfloat16):
-        for part in views.split(_MANY):
+        for part in views.split(_INFERENCE_BATCH):
             parts.append(network(part.float()).float())
     return torch.cat(parts)
 
 
-def taught_by(
+def mean_probabilities(
     teachers: Sequence[Network], views: Tensor, temperature: float, *, bfloat16: bool = False
 ) -> Tensor:
-    """Return the mean of teachers' probabilities at a temperature, float32 (N, classes)."""
+    """Return the teachers' mean probabilities at a temperature, float32 (N, classes)."""
     total = sum(
         (logits_of(teacher, views, bfloat16=bfloat16) / temperature).softmax(1)
         for teacher in teachers
@@ -296,19 +300,19 @@ def taught_by(
 
 
 def estimate_statistics(network: Network, images: Tensor, *, bfloat16: bool = False) -> None:
-    """Give BatchNorm layers the statistics that plain images have under the weights as they stand.
+    """Recompute BatchNorm statistics on plain images, with dropout off.
 
-    Without dropout, see `mien.training.model.recalibrate_batch_norms`.
+    See `mien.training.model.recalibrate_batch_norms`.
 
     Args:
-        network: its running statistics are written over; it is left in evaluation mode.
+        network: the network; it is left in evaluation mode.
         images: uint8 (N, 1, 48, 48), at least two.
         bfloat16: see `logits_of`.
     """
     norms = [
         part for part in network.modules() if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d)
     ]
-    kept = [norm.momentum for norm in norms]
+    momenta = [norm.momentum for norm in norms]
     network.eval()
     for norm in norms:
         norm.reset_running_stats()
@@ -319,5 +323,5 @@ def estimate_statistics(network: Network, images: Tensor, *, bfloat16: bool = Fa
         for batch in images.tensor_split(batches):
             network(batch.float())
     network.eval()
-    for norm, momentum in zip(norms, kept, strict=True):
+    for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

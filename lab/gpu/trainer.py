@@ -1,8 +1,9 @@
-"""Training one recipe on a GPU that holds an epoch's views, teachers and the network in its memory.
+"""Training of one recipe on a GPU that holds an epoch's images, the teachers and the network.
 
-An epoch begins with the views of all images and what the teachers say of them; its steps are queued
-ahead of the device. All randomness comes from the seed, the epoch and the step. The loop around it
-is that of `mien.training.trainer`: ``train(config, folder, trainer_class=GpuTrainer)``.
+An epoch begins with augmented views of all images and the teachers' probabilities of them; its
+steps are queued ahead of the device. All randomness derives from the seed, the epoch and the step.
+The loop around it is that of `mien.training.trainer`:
+``train(config, folder, trainer_class=GpuTrainer)``.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from lab.gpu.network import (
     weights_of,
 )
 from lab.gpu.pack import prepare
-from lab.gpu.student import Faces, Student, estimate_statistics, logits_of, taught_by
+from lab.gpu.student import Faces, Student, estimate_statistics, logits_of, mean_probabilities
 from lab.gpu.views import ViewMaker
 from mien.core.errors import UsageError
 from mien.core.process import stderr, usable_cores
@@ -43,12 +44,12 @@ from mien.training.run_folder import RunFolder, write_checkpoint
 from mien.training.trainer import RunState, Trainer
 from mien.training.transforms import Floats
 
-_AHEAD = 8
-"""Steps that are queued before the first is waited for."""
+_QUEUED_STEPS = 8
+"""Steps that are queued before waiting for the device."""
 
 
 def check_recipe(config: Config) -> None:
-    """Raise UsageError if a recipe asks for what cannot be trained here."""
+    """Raise UsageError if a recipe has settings that this engine does not support."""
     training, distill = config.training, config.distill
     rules = {
         "training.backend": (training.backend, ("torch",), "torch"),
@@ -62,20 +63,21 @@ def check_recipe(config: Config) -> None:
         "distill.views": (
             min(distill.views, config.total_epochs),
             (0, config.total_epochs),
-            "0, or as many as epochs: each has views of its own",
+            "0, or as many as epochs: each has a new view",
         ),
-        "distill.cache": (distill.cache, ("",), "none: teachers are asked live"),
+        "distill.cache": (distill.cache, ("",), "none: teachers run live"),
         "distill.votes": (distill.votes, (0,), "0"),
     }
     for key, (value, allowed, expected) in rules.items():
         if value not in allowed:
             raise UsageError(
-                f"{key} = {value!r} cannot be trained here: expected {expected}; or mien train"
+                f"{key} = {value!r} is not supported by this engine: expected {expected}; "
+                "or use mien train"
             )
 
 
 def new_student(config: Config, model: Any, device: torch.device) -> Student:
-    """Return what trains a Keras network's copy on a device, from its weights."""
+    """Return a copy of a Keras network, ready to train on a device."""
     network = Network(plan_of(model), size=config.model.input_size)
     load_arrays(network, weights_of(model))
     votes_head = None
@@ -89,7 +91,7 @@ def new_student(config: Config, model: Any, device: torch.device) -> Student:
 
 
 class GpuTrainer(Trainer):
-    """Training loop of one run on one device; stops and is saved between epochs."""
+    """Training loop of one run on one device; it is stopped and saved between epochs."""
 
     student: Student | None = None
 
@@ -102,13 +104,13 @@ class GpuTrainer(Trainer):
         self.steps = source.steps
         count = config.training.bn_recalibration_batches or 1
         plain = [batch.faces[..., 0] for batch in itertools.islice(source.plain_batches(), count)]
-        found = find_teachers(config)
-        self.digests = {teacher.name: teacher.digest for teacher in found}
+        teachers = find_teachers(config)
+        self.digests = {teacher.name: teacher.digest for teacher in teachers}
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self.device.type == "cpu" and not quiet:
-            stderr().write("mien: torch sees no GPU: training on the processor, slowly\n")
+            stderr().write("mien: torch found no GPU: training on the CPU, slowly\n")
         prepare(config.training.seed)
-        self.networks = [open_teacher(teacher, self.device) for teacher in found]
+        self.networks = [open_teacher(teacher, self.device) for teacher in teachers]
         self.plain = self._on_device(np.concatenate(plain).astype(np.uint8))
         self.val_views = self._on_device(data.val.images)
         workers = max(1, usable_cores() - 2) if self.device.type == "cuda" else 0
@@ -119,7 +121,7 @@ class GpuTrainer(Trainer):
 
     @staticmethod
     def check(config: Config) -> None:
-        """Raise UsageError if a recipe asks for what is not built here."""
+        """Raise UsageError if a recipe has settings that this engine does not support."""
         check_recipe(config)
 
     def teacher_digests(self) -> dict[str, str]:
@@ -132,16 +134,16 @@ class GpuTrainer(Trainer):
             return super().fit(state)
 
     def enter_phase(self, state: RunState) -> None:
-        """Build the network at the start, and give it the epoch's size."""
+        """Build the network at the start, and set the epoch's input size."""
         student = self.student or self._new_student(state, initialise=True)
         student.network.size = self.config.size_at(state.epoch)
 
     def restore(self, state: RunState, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Build the network that a checkpoint was written of, and fill it."""
+        """Build the network a checkpoint was written from, and load the checkpoint."""
         self._new_student(state, initialise=False).load(dict(arrays))
 
     def _new_student(self, state: RunState, *, initialise: bool) -> Student:
-        # Opening teachers draws from the seed, which must not change the student.
+        # Loading teachers consumes random numbers; seed again, so that the student is the same.
         prepare(self.config.training.seed)
         self.eval_model = self._keras_model(self.config.size_at(state.epoch), initialise=initialise)
         self.student = new_student(self.config, self.eval_model, self.device)
@@ -156,32 +158,34 @@ class GpuTrainer(Trainer):
     def _train_epoch(self, state: RunState, stop: threading.Event) -> None:
         if state.step == self.steps:  # stopped between its last step and its validation
             return
-        config, student, began = self.config, self.student, time.monotonic()
+        config, student, started = self.config, self.student, time.monotonic()
         assert student is not None
         student.loss_sum.fill_(state.loss_sum)
         student.hit_sum.fill_(state.accuracy_sum)
-        views, taught = self.views.epoch(state.epoch), None
+        views, soft_targets = self.views.epoch(state.epoch), None
         if self.networks:
-            asked, heat = self._on_device(views.teacher_images), config.distill.temperature
-            taught = taught_by(self.networks, asked, heat, bfloat16=self.bfloat16)
+            images, temperature = self._on_device(views.teacher_images), config.distill.temperature
+            soft_targets = mean_probabilities(
+                self.networks, images, temperature, bfloat16=self.bfloat16
+            )
         targets = views.targets if views.votes is None else np.hstack([views.targets, views.votes])
-        whole = (torch.from_numpy(each).to(self.device) for each in (targets, views.weights))
-        faces = Faces(self._on_device(views.images), *whole)
+        columns = (torch.from_numpy(part).to(self.device) for part in (targets, views.weights))
+        faces = Faces(self._on_device(views.images), *columns)
         size = config.training.batch_size
         for step in range(self.steps):
             seed_step(config.training, state.epoch, step)
             part, state.step = slice(step * size, (step + 1) * size), step
             student.learn(
-                Faces(*(each[part] for each in faces)),
-                None if taught is None else taught[part],
+                Faces(*(column[part] for column in faces)),
+                None if soft_targets is None else soft_targets[part],
                 rate=self._learning_rate(state),
                 number=state.epoch * self.steps + step,
             )
-            if self.device.type == "cuda" and step % _AHEAD == _AHEAD - 1:
+            if self.device.type == "cuda" and step % _QUEUED_STEPS == _QUEUED_STEPS - 1:
                 torch.cuda.synchronize()
         state.step = self.steps
         state.loss_sum, state.accuracy_sum = float(student.loss_sum), float(student.hit_sum)
-        state.epoch_seconds += time.monotonic() - began
+        state.epoch_seconds += time.monotonic() - started
         self._check_weights(state)
         self._checkpoint_if_due(state, stop)
 
@@ -191,15 +195,17 @@ class GpuTrainer(Trainer):
             raise self._diverged("the loss or a weight became NaN or infinite", state)
 
     def _validate(self) -> Floats:
-        """Return the probabilities by the averaged weights, with statistics that fit them."""
+        """Return the probabilities of the averaged weights, with BatchNorm recalibrated."""
         assert self.student is not None
         settings, average = self.config.training, self.student.average
         average.size = self.student.network.size
         if settings.bn_recalibration_batches and settings.ema:
             estimate_statistics(average, self.plain, bfloat16=self.bfloat16)
         else:
-            for mine, theirs in zip(average.buffers(), self.student.network.buffers(), strict=True):
-                mine.copy_(theirs)
+            for target, source in zip(
+                average.buffers(), self.student.network.buffers(), strict=True
+            ):
+                target.copy_(source)
         logits = logits_of(average, self.val_views, bfloat16=self.bfloat16)
         return np.asarray(logits.softmax(1).cpu().numpy(), np.float32)
 

@@ -1,6 +1,6 @@
-"""Views of all training images, each epoch its own, drawn by other processes while the GPU trains.
+"""Augmented views of all training images, rendered by other processes while the GPU trains.
 
-They are those of `mien.training.transforms`, to the bit.
+They are bit for bit those of `mien.training.transforms`, a new one for each epoch.
 """
 
 from __future__ import annotations
@@ -13,37 +13,44 @@ from mien.training.data import BatchSource
 from mien.training.recipe import Config
 from mien.training.transforms import CHUNK, AugmentedDataset, View
 
+# Set in the processes that render.
 _dataset: AugmentedDataset
-"""Of a process that draws, as is its recipe."""
 _config: Config
 
 
 class ViewMaker:
-    """Makes each epoch's view, and begins the next one meanwhile."""
+    """Renders the view of each epoch, and the next one ahead of time.
+
+    Args:
+        source: the training images.
+        config: the recipe.
+        workers: processes that render; with 0, this one does.
+    """
 
     def __init__(self, source: BatchSource, config: Config, *, workers: int) -> None:
-        """Start the processes that draw; with 0 workers, this one does."""
         self._source, self._config, self._workers = source, config, workers
-        self._coming: dict[int, list[Future[AugmentedDataset]]] = {}
+        self._pending: dict[int, list[Future[AugmentedDataset]]] = {}
         self._pool: ProcessPoolExecutor | None = None
         if workers:
             spawn = multiprocessing.get_context("spawn")
-            given = (source.dataset, config)
-            self._pool = ProcessPoolExecutor(workers, spawn, initializer=_begin, initargs=given)
+            arguments = (source.dataset, config)
+            self._pool = ProcessPoolExecutor(
+                workers, spawn, initializer=_initialise, initargs=arguments
+            )
 
     def epoch(self, epoch: int) -> AugmentedDataset:
-        """Return all images as an epoch shows them, in its order."""
-        for each in range(epoch, min(epoch + 2, self._config.total_epochs)):
-            if self._pool is not None and each not in self._coming:
-                self._coming[each] = [
-                    self._pool.submit(_draw, self._view(each), part) for part in self._parts()
+        """Return all images as an epoch shows them, in the order of the epoch."""
+        for number in range(epoch, min(epoch + 2, self._config.total_epochs)):
+            if self._pool is not None and number not in self._pending:
+                self._pending[number] = [
+                    self._pool.submit(_render, self._view(number), part) for part in self._parts()
                 ]
-        parts = [future.result() for future in self._coming.pop(epoch, ())]
-        whole = self._source.dataset.render_view(self._config, self._view(epoch), parts)
-        return whole.take(self._source.order(epoch))
+        chunks = [future.result() for future in self._pending.pop(epoch, ())]
+        view = self._source.dataset.render_view(self._config, self._view(epoch), chunks)
+        return view.take(self._source.order(epoch))
 
     def close(self) -> None:
-        """End the processes."""
+        """Stop the processes."""
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
@@ -52,15 +59,15 @@ class ViewMaker:
 
     def _parts(self) -> list[range]:
         chunks = -(-len(self._source.dataset.images) // CHUNK)
-        each = -(-chunks // self._workers)
-        return [range(start, min(start + each, chunks)) for start in range(0, chunks, each)]
+        size = -(-chunks // self._workers)
+        return [range(start, min(start + size, chunks)) for start in range(0, chunks, size)]
 
 
-def _begin(dataset: AugmentedDataset, config: Config) -> None:
+def _initialise(dataset: AugmentedDataset, config: Config) -> None:
     global _dataset, _config
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the one that trains decides what is still drawn
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the training process decides when to stop
     _dataset, _config = dataset, config
 
 
-def _draw(view: View, numbers: range) -> AugmentedDataset:
+def _render(view: View, numbers: range) -> AugmentedDataset:
     return AugmentedDataset.concatenate(list(_dataset.render_chunks(_config, view, numbers)))

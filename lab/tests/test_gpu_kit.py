@@ -13,7 +13,7 @@ import pytest
 
 from data_maker import make_tiny_splits, write_tiny_dataset
 from lab.gpu.__main__ import main
-from lab.gpu.kit import Plan, recipe_here, run_kit, taught
+from lab.gpu.kit import Plan, adapt_recipe, run_kit, with_teachers
 from lab.gpu.pack import FACES, make_pack, unpack_faces, write_faces
 from mien.core.errors import DataError, InputError, UsageError
 from mien.data.dataset import load_splits
@@ -85,12 +85,12 @@ def test_equal_faces_are_packed_once(tmp_path: Path) -> None:
 def test_a_pack_is_not_written_over_and_a_missing_or_damaged_one_is_said(
     pack: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="exists"):
         make_pack(ROOT, tmp_path / "faces", pack, start=None, packages=())
-    with pytest.raises(InputError, match=r"no pack in .* expected what make lab-pack makes"):
+    with pytest.raises(InputError, match=r"no pack in .* expected the folder of make lab-pack"):
         unpack_faces(tmp_path / "nothing", tmp_path / "faces.npz")
     (pack / FACES).write_bytes(b"PK nothing")
-    with pytest.raises(DataError, match="is damaged: make the pack anew"):
+    with pytest.raises(DataError, match="is damaged: make a new pack"):
         unpack_faces(pack, tmp_path / "faces.npz")
 
 
@@ -102,7 +102,7 @@ def test_a_sitting_is_cut_short_and_gone_on_with_to_the_end(
     teachers = (write_recipe(tmp_path, "first", 1), write_recipe(tmp_path, "second", 2))
     plan = Plan(teachers, (write_recipe(tmp_path, "pupil", 3),), seeds=(5, 6), scale=0.5)
     work, output = tmp_path / "work", tmp_path / "results"
-    with pytest.raises(TrainingStopped, match="the time is over"):
+    with pytest.raises(TrainingStopped, match="the time is up"):
         run_kit(plan, pack, work, output, minutes=0)
     run_kit(plan, pack, work, output, minutes=10)
     parts = [part.read_bytes() for part in sorted(output.glob("results.tar.*"))]
@@ -134,7 +134,7 @@ def test_every_recipe_can_be_trained_here(
     from lab.gpu.trainer import check_recipe
 
     monkeypatch.setattr("lab.gpu.kit.unpack_start", lambda *_: None)
-    config = recipe_here(load_config(path), tmp_path, tmp_path, scale=0.5)
+    config = adapt_recipe(load_config(path), tmp_path, tmp_path, scale=0.5)
     assert config.data.votes == ""
-    check_recipe(taught(config, [tmp_path / "a", tmp_path / "b"]))
+    check_recipe(with_teachers(config, [tmp_path / "a", tmp_path / "b"]))
     assert config.total_epochs == round(load_config(path).total_epochs / 2)

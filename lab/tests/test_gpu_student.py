@@ -16,7 +16,7 @@ from training_maker import tiny_config
 torch = pytest.importorskip("torch")
 
 from lab.gpu.network import arrays_of, weights_of  # noqa: E402
-from lab.gpu.student import Faces, Student, estimate_statistics, taught_by  # noqa: E402
+from lab.gpu.student import Faces, Student, estimate_statistics, mean_probabilities  # noqa: E402
 from lab.gpu.trainer import new_student  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -229,6 +229,6 @@ def test_teachers_count_the_same_at_the_temperature() -> None:
         return lambda faces: logits.expand(len(faces), 7)
 
     views = torch.zeros(3, 1, 48, 48, dtype=torch.uint8)
-    taught = taught_by([sure(0, 90.0), sure(1, 2.0)], views, 2.0)
-    assert torch.allclose(taught.sum(1), torch.ones(3))
-    assert float(taught[0, 0]) == pytest.approx(0.5 + 0.5 / (6 + np.e), abs=1e-5)
+    soft_targets = mean_probabilities([sure(0, 90.0), sure(1, 2.0)], views, 2.0)
+    assert torch.allclose(soft_targets.sum(1), torch.ones(3))
+    assert float(soft_targets[0, 0]) == pytest.approx(0.5 + 0.5 / (6 + np.e), abs=1e-5)
