@@ -30,7 +30,7 @@ BLUR_SIGMA = 6.0  # pixels of the 48x48 face
 
 def main() -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", required=True, help="the data set, as in mien train")
     parser.add_argument("--model", default="mien-b0")
     parser.add_argument("--count", type=int, default=60, help="faces of the val split")

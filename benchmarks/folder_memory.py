@@ -41,7 +41,7 @@ class Cost:
 
 def main() -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="mien-b0")
     parser.add_argument("--images", type=int, nargs="+", default=[1000, 100_000])
     parser.add_argument("--formats", nargs="+", default=["jsonl", "csv", "parquet"])

@@ -75,7 +75,7 @@ class Faces:
 
 def main() -> None:
     """Measure and print tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", required=True, help="the data set, as in mien train")
     parser.add_argument("--split", choices=("train", "val"), default="val")
     parser.add_argument("--model", default="mien-b0")

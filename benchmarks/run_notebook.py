@@ -20,7 +20,7 @@ NOTEBOOK = ROOT / "facial_emotion_recognition.ipynb"
 
 def main() -> None:
     """Execute all cells in the project's folder; the file is written only if all succeed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--run", type=Path, default=ROOT / "outputs" / "reference")
     parser.add_argument("--data", type=Path, default=ROOT / "archive")
     options = parser.parse_args()

@@ -41,7 +41,7 @@ class CountingDetector(YuNetDetector):
 
 def main() -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("photos", nargs="+", type=Path)
     parser.add_argument("--detector-weights", type=Path)
     parser.add_argument("--rounds", type=int, default=40)

@@ -110,7 +110,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
 
 def main() -> int:
     """Measure, and print a table or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--models", nargs="+", default=["mien-nano", "mien-b0"], metavar="MODEL")
     parser.add_argument("--seconds", type=float, default=1.0, help="seconds per turn (default: 1)")
     parser.add_argument("--turns", type=int, default=30, help="number of turns (default: 30)")

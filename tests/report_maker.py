@@ -1,4 +1,4 @@
-"""Reports with made-up but lawful numbers."""
+"""Synthetic reports with consistent numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MODEL = ModelInfo("little", "1.2.3", "ab" * 32)
 
 
 def make_samples(count: int = 140, *, classes: int = 7, seed: int = 0) -> Samples:
-    """Return images of noise with labels, read right about two times in three."""
+    """Return noise images with labels, about two thirds of them predicted correctly."""
     generator = np.random.default_rng(seed)
     labels = np.arange(count) % classes
     logits = generator.normal(size=(count, 7)) + 2.0 * np.eye(7)[labels]
@@ -33,9 +33,9 @@ def make_report(
     model: ModelInfo = MODEL,
     samples: Samples | None = None,
 ) -> Report:
-    """Return a report on `make_samples`, four of five images clean.
+    """Return a report on `make_samples` with four fifths of the images clean.
 
-    Without ``threshold``, the model has no reading that it calls uncertain.
+    Without ``threshold``, the model does not abstain.
     """
     chosen = make_samples() if samples is None else samples
     mask = np.arange(len(chosen.labels)) % 5 > 0 if clean else None
@@ -58,5 +58,5 @@ def make_report(
 
 
 def renamed(report: Report, **changes: str) -> Report:
-    """Return the report as one of another model."""
+    """Return the report with changed attributes of its model."""
     return replace(report, model=replace(report.model, **changes))

@@ -42,7 +42,7 @@ def folder(tiny_model: Path, tmp_path: Path) -> Path:
 
 
 def _images(folder: Path, count: int = MIN_IMAGES + 50) -> tuple[np.ndarray, np.ndarray]:
-    """Noise, labelled as the model reads it three times in four."""
+    """Noise with the model's predictions as labels, a quarter of them changed."""
     random = np.random.default_rng(3)
     coarse = random.integers(0, 256, (count, 6, 6))
     images = coarse.repeat(8, axis=1).repeat(8, axis=2).astype(np.uint8)
@@ -56,7 +56,7 @@ def as_split(images: np.ndarray, labels: np.ndarray) -> Split:
 
 
 @pytest.mark.parametrize("augment", [False, True])
-def test_what_the_figures_say_is_what_the_model_then_does(folder: Path, augment: bool) -> None:
+def test_the_figures_are_those_of_the_calibrated_model(folder: Path, augment: bool) -> None:
     images, labels = _images(folder)
     figures = calibrate_model(folder, as_split(images, labels), augmented=True, quiet=True)
     manifest = load_manifest(folder)
@@ -73,7 +73,7 @@ def test_what_the_figures_say_is_what_the_model_then_does(folder: Path, augment:
         assert figures["accuracy"] == (found.argmax(axis=1) == labels).mean()
 
 
-def test_of_votes_the_accuracy_is_that_by_the_majority(folder: Path) -> None:
+def test_the_accuracy_on_votes_is_that_on_their_majority(folder: Path) -> None:
     images, labels = _images(folder)
     votes = 6 * np.eye(7, dtype=np.int64)[labels] + 4 * np.eye(7, dtype=np.int64)[labels - 1]
     votes[::2] = np.eye(7, dtype=np.int64)[labels[::2]] + np.eye(7, dtype=np.int64)[labels[::2] - 1]
@@ -82,10 +82,10 @@ def test_of_votes_the_accuracy_is_that_by_the_majority(folder: Path) -> None:
     assert figures["accuracy"] == (found.argmax(axis=1) == labels[1::2]).mean()
 
 
-def test_certain_readings_are_right_as_often_as_it_says(folder: Path) -> None:
+def test_certain_predictions_have_the_stated_accuracy(folder: Path) -> None:
     images, labels = _images(folder)
     before = Classifier.open(folder).classify(images)
-    # The surer half is right, so that there are certain readings.
+    # The confident half is correct, so that there are certain predictions.
     sure = before.max(axis=1) > np.median(before.max(axis=1))
     labels[sure] = before.argmax(axis=1)[sure]
     figures = calibrate_model(folder, as_split(images, labels), quiet=True)
@@ -94,7 +94,7 @@ def test_certain_readings_are_right_as_often_as_it_says(folder: Path) -> None:
     assert figures["error_augmented"] is None
     found = Classifier.open(folder).classify(images)
     read = found.argmax(axis=1)
-    certain = found.max(axis=1) >= [manifest.threshold(EMOTIONS[each]) for each in read]
+    certain = found.max(axis=1) >= [manifest.threshold(EMOTIONS[label]) for label in read]
     assert figures["uncertain"] == pytest.approx(1 - certain.mean(), abs=0.005)
     assert 0.3 < certain.mean() < 0.9
     right = (read == labels)[certain].mean()
@@ -108,11 +108,11 @@ def test_thresholds_that_are_given_are_not_fitted(folder: Path) -> None:
     figures = calibrate_model(folder, as_split(images, labels), thresholds=levels, quiet=True)
     assert load_manifest(folder).thresholds == levels
     found = Classifier.open(folder).classify(images)
-    certain = found.max(axis=1) >= [levels[EMOTIONS[each]] for each in found.argmax(axis=1)]
+    certain = found.max(axis=1) >= [levels[EMOTIONS[label]] for label in found.argmax(axis=1)]
     assert figures["uncertain"] == pytest.approx(1 - certain.mean(), abs=0.005)
 
 
-def test_balancing_lifts_rare_emotions_alone(folder: Path) -> None:
+def test_balancing_favours_rare_emotions(folder: Path) -> None:
     images, _ = _images(folder)
     before = Classifier.open(folder).classify(images)
     manifest = balance_model(folder, 0.5)
@@ -128,7 +128,7 @@ def test_balancing_lifts_rare_emotions_alone(folder: Path) -> None:
     assert (Classifier.open(folder).classify(images) == before).all()
 
 
-def test_a_bias_is_part_of_what_is_calibrated(folder: Path) -> None:
+def test_calibration_includes_the_bias(folder: Path) -> None:
     images, labels = _images(folder)
     plain = calibrate_model(folder, as_split(images, labels), quiet=True)
     balance_model(folder, 1.0)
@@ -136,7 +136,7 @@ def test_a_bias_is_part_of_what_is_calibrated(folder: Path) -> None:
     assert load_manifest(folder).bias != {}
 
 
-def test_it_refuses_to_balance_what_it_cannot(folder: Path) -> None:
+def test_balancing_needs_a_valid_strength_and_class_counts(folder: Path) -> None:
     for strength in (-0.1, 1.1, float("nan")):
         with pytest.raises(UsageError, match="from 0 to 1"):
             balance_model(folder, strength)
@@ -161,13 +161,13 @@ def _cross_entropy(logits: np.ndarray, labels: np.ndarray, temperature: float) -
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
-def test_it_finds_the_temperature_that_labels_were_drawn_at(temperature: float) -> None:
+def test_the_temperature_of_drawn_labels_is_recovered(temperature: float) -> None:
     assert fit_temperature(*_drawn(temperature)) == pytest.approx(temperature, rel=0.03)
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000), st.floats(0.3, 3.0))
-def test_no_temperature_near_it_is_better(seed: int, drawn_at: float) -> None:
+def test_the_fitted_temperature_is_a_minimum(seed: int, drawn_at: float) -> None:
     logits, labels = _drawn(drawn_at, seed)
     logits, labels = logits[:200], labels[:200]
     fitted = fit_temperature(logits, labels)
@@ -176,7 +176,7 @@ def test_no_temperature_near_it_is_better(seed: int, drawn_at: float) -> None:
         assert best <= _cross_entropy(logits, labels, other) + 1e-12
 
 
-def test_where_no_temperature_is_best_an_end_of_the_range_is_given() -> None:
+def test_without_a_minimum_the_temperature_is_a_bound() -> None:
     logits = np.eye(3)
     assert fit_temperature(logits, np.arange(3)) == pytest.approx(TEMPERATURE_BOUNDS[0])
     assert fit_temperature(logits, np.array([1, 2, 0])) == pytest.approx(TEMPERATURE_BOUNDS[1])
@@ -186,7 +186,7 @@ def test_where_no_temperature_is_best_an_end_of_the_range_is_given() -> None:
     ("logits", "labels"),
     [(np.zeros((0, 7)), np.zeros(0)), (np.zeros((3, 7)), np.zeros(2)), (np.zeros(3), np.zeros(3))],
 )
-def test_what_does_not_fit_together_is_refused(logits: np.ndarray, labels: np.ndarray) -> None:
+def test_arrays_of_different_length_are_refused(logits: np.ndarray, labels: np.ndarray) -> None:
     with pytest.raises(UsageError, match=r"expected \w+ \(N, classes\)"):
         fit_temperature(logits, labels.astype(np.int64))
 
@@ -201,14 +201,16 @@ def _drawn_at(temperature: Temperature, count: int, seed: int = 0) -> tuple[np.n
 
 @pytest.mark.parametrize("exponent", [0.0, 0.3])
 @pytest.mark.parametrize("base", [0.7, 1.5])
-def test_it_finds_the_temperatures_that_labels_were_drawn_at(base: float, exponent: float) -> None:
+def test_the_adaptive_temperature_of_drawn_labels_is_recovered(
+    base: float, exponent: float
+) -> None:
     found = fit_adaptive_temperature(*_drawn_at(Temperature(base, exponent), 6_000))
     assert found.base == pytest.approx(base, rel=0.1)
     assert found.exponent == pytest.approx(exponent, abs=0.12)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_other_images_are_calibrated_by_it_where_one_temperature_is_not_enough(seed: int) -> None:
+def test_the_adaptive_temperature_generalises_where_a_constant_one_fails(seed: int) -> None:
     drawn_at = Temperature(1.2, 0.6)
     logits, labels = _drawn_at(drawn_at, 6_000, seed)
     half = len(labels) // 2
@@ -221,7 +223,7 @@ def test_other_images_are_calibrated_by_it_where_one_temperature_is_not_enough(s
     assert error(fit_adaptive_temperature(logits[:half], labels[:half])) < min(0.03, error(plain))
 
 
-def test_few_images_have_one_temperature() -> None:
+def test_few_images_get_a_constant_temperature() -> None:
     logits, labels = _drawn_at(Temperature(1.2, 0.4), MIN_IMAGES - 1)
     assert fit_adaptive_temperature(logits, labels) == Temperature(fit_temperature(logits, labels))
 
@@ -232,10 +234,10 @@ Labels = npt.NDArray[np.int64]
 MANY = np.linspace(0.4, 0.99, 6 * MIN_CLASS_PREDICTIONS)
 
 
-def readings(
+def predictions(
     label: int, confidences: Floats, right: npt.NDArray[np.bool_]
 ) -> tuple[Floats, Labels]:
-    """Probabilities of three classes that read ``label``, and labels that bear some of them out."""
+    """Predictions of ``label`` among three classes, and labels that make some of them correct."""
     probabilities = np.repeat((1 - confidences)[:, None] / 2, 3, axis=1)
     probabilities[:, label] = confidences
     return probabilities, np.where(right, label, (label + 1) % 3)
@@ -249,72 +251,72 @@ def certain(data: tuple[Floats, Labels], thresholds: Floats) -> npt.NDArray[np.b
     return np.asarray(data[0].max(axis=1) >= thresholds[data[0].argmax(axis=1)])
 
 
-def test_each_class_is_certain_from_where_its_own_readings_become_right() -> None:
+def test_each_class_is_certain_where_its_own_predictions_are_accurate() -> None:
     data = joined(
-        readings(0, MANY, MANY > 0.7),
-        readings(1, MANY, MANY > 0.8),
-        readings(2, MANY, np.ones(len(MANY), bool)),
+        predictions(0, MANY, MANY > 0.7),
+        predictions(1, MANY, MANY > 0.8),
+        predictions(2, MANY, np.ones(len(MANY), bool)),
     )
     assert fit_thresholds(*data, accuracy=0.99) == pytest.approx([0.7, 0.8, 0.0], abs=0.003)
 
 
-def test_readings_of_the_same_chance_are_certain_in_every_class_alike() -> None:
+def test_thresholds_of_all_classes_have_the_same_accuracy() -> None:
     random = np.random.default_rng(4)
     confidences = random.uniform(0.35, 1, 20_000)
-    # The second class is as often right at c + 0.15 as the first one at c.
+    # The second class is as accurate at c + 0.15 as the first one at c.
     data = joined(
-        readings(0, confidences, random.random(20_000) < confidences),
-        readings(1, confidences, random.random(20_000) < confidences - 0.15),
+        predictions(0, confidences, random.random(20_000) < confidences),
+        predictions(1, confidences, random.random(20_000) < confidences - 0.15),
     )
     first, second, _ = fit_thresholds(*data, accuracy=0.8)
     assert second - first == pytest.approx(0.15, abs=0.06)
 
 
-def test_a_class_that_is_right_less_often_is_not_silenced_for_it() -> None:
+def test_a_less_accurate_class_still_has_certain_predictions() -> None:
     random = np.random.default_rng(5)
     confidences = random.uniform(0.4, 0.84, 2000)
     data = joined(
-        readings(0, confidences, random.random(2000) < confidences),
-        readings(1, MANY, np.ones(len(MANY), bool)),
+        predictions(0, confidences, random.random(2000) < confidences),
+        predictions(1, MANY, np.ones(len(MANY), bool)),
     )
     thresholds = fit_thresholds(*data)
-    assert thresholds[0] < 0.84  # none of its confidences is right 85 % of the time
+    assert thresholds[0] < 0.84  # no confidence of the class has an accuracy of 85 %
     assert thresholds[1] == 0.0
 
 
 def test_thresholds_are_written_with_three_digits() -> None:
-    thresholds = fit_thresholds(*readings(0, MANY, MANY > 0.69), accuracy=0.99)
+    thresholds = fit_thresholds(*predictions(0, MANY, MANY > 0.69), accuracy=0.99)
     assert str(thresholds[0].item()) == "0.69"
 
 
-def test_what_is_never_right_is_never_certain() -> None:
-    data = joined(readings(0, MANY, MANY > 0.5), readings(1, MANY, np.zeros(len(MANY), bool)))
+def test_a_class_that_is_never_correct_is_never_certain() -> None:
+    data = joined(predictions(0, MANY, MANY > 0.5), predictions(1, MANY, np.zeros(len(MANY), bool)))
     assert fit_thresholds(*data)[1] == 1.0
 
 
-def test_a_lucky_few_prove_nothing() -> None:
+def test_a_few_lucky_predictions_are_not_certain() -> None:
     confidences = np.linspace(0.4, 0.99, MIN_CLASS_PREDICTIONS)
     lucky = np.arange(MIN_CLASS_PREDICTIONS) > MIN_CLASS_PREDICTIONS - MIN_CERTAIN + 5
-    assert fit_thresholds(*readings(1, confidences, lucky))[1] == 1.0
+    assert fit_thresholds(*predictions(1, confidences, lucky))[1] == 1.0
 
 
-def test_a_class_with_few_readings_is_judged_like_all() -> None:
+def test_a_class_with_few_predictions_uses_the_common_curve() -> None:
     few = np.linspace(0.4, 0.99, MIN_CLASS_PREDICTIONS - 1)
-    data = joined(readings(0, MANY, MANY > 0.7), readings(2, few, np.zeros(len(few), bool)))
+    data = joined(predictions(0, MANY, MANY > 0.7), predictions(2, few, np.zeros(len(few), bool)))
     thresholds = fit_thresholds(*data, accuracy=0.7)
-    # Nobody read the class in the middle: it is judged like all, and so is the one that few did.
+    # The second class is never predicted and the third rarely: both share the common curve.
     assert thresholds[2] == thresholds[1] < 1.0
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10_000), st.floats(0.5, 1.0))
-def test_certain_readings_are_right_as_often_as_asked(seed: int, accuracy: float) -> None:
+def test_certain_predictions_reach_the_target_accuracy(seed: int, accuracy: float) -> None:
     random = np.random.default_rng(seed)
-    confidences = random.integers(35, 100, 3 * MIN_CLASS_PREDICTIONS) / 100  # many are equal
+    confidences = random.integers(35, 100, 3 * MIN_CLASS_PREDICTIONS) / 100  # with many ties
     power = random.uniform(1, 3, 3)
     data = joined(
         *(
-            readings(
+            predictions(
                 label, confidences, random.random(len(confidences)) < confidences ** power[label]
             )
             for label in range(3)
@@ -325,13 +327,13 @@ def test_certain_readings_are_right_as_often_as_asked(seed: int, accuracy: float
         assert (data[0].argmax(axis=1) == data[1])[chosen].mean() >= accuracy
 
 
-def test_new_readings_keep_the_word_five_times_of_six() -> None:
+def test_new_predictions_reach_the_target_accuracy_in_most_samples() -> None:
     def drawn(random: np.random.Generator) -> tuple[Floats, Labels]:
         confidences = random.uniform(0.35, 1, 1000)
         powers = (1.0, 1.5, 2.0)
         return joined(
             *(
-                readings(label, confidences, random.random(1000) < confidences**power)
+                predictions(label, confidences, random.random(1000) < confidences**power)
                 for label, power in enumerate(powers)
             )
         )
@@ -346,7 +348,7 @@ def test_new_readings_keep_the_word_five_times_of_six() -> None:
     assert kept >= 47
 
 
-def test_no_readings_are_refused() -> None:
+def test_empty_predictions_are_refused() -> None:
     with pytest.raises(UsageError, match="N >= 1"):
         fit_thresholds(np.zeros((0, 7)), np.zeros(0, np.int64))
     with pytest.raises(UsageError, match=r"expected \w+ \(N, classes\)"):

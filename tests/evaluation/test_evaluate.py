@@ -1,4 +1,4 @@
-"""From a model and a split to a report."""
+"""Evaluation of a model on a split."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytest.importorskip("sklearn")
 
 
 @pytest.mark.parametrize("tta", [False, True])
-def test_the_report_and_the_samples_are_what_the_classifier_gives(
+def test_the_report_and_the_samples_are_those_of_the_classifier(
     tiny_model: Path, tta: bool
 ) -> None:
     classifier = Classifier.open(tiny_model)
@@ -45,7 +45,7 @@ def test_the_report_and_the_samples_are_what_the_classifier_gives(
     assert (report.tta, report.seed) == (tta, 4)
 
 
-def test_readings_are_certain_by_the_thresholds_of_the_model(tiny_model: Path) -> None:
+def test_predictions_are_certain_by_the_thresholds_of_the_model(tiny_model: Path) -> None:
     classifier = Classifier.open(tiny_model)
     split = make_tiny_split("val", per_class=3)
     thresholds = dict.fromkeys(classifier.labels, 0.0)
@@ -65,8 +65,8 @@ def test_clean_images_have_no_copy_in_training(
     shutil.copy(copied, copy)
     loaded = load_evaluation_data(classifier, data, split="test", quiet=True)
     assert loaded.clean is not None
-    place = loaded.split.files.index(f"test/angry/{copy.name}")
-    assert np.flatnonzero(~loaded.clean).tolist() == [place]
+    index = loaded.split.files.index(f"test/angry/{copy.name}")
+    assert np.flatnonzero(~loaded.clean).tolist() == [index]
     assert load_evaluation_data(classifier, data, split="train", quiet=True).clean is None
     shutil.rmtree(data / "train")
     loaded = load_evaluation_data(classifier, data, split="test", quiet=True)
@@ -91,9 +91,9 @@ def test_a_run_stands_for_the_model_that_was_exported_from_it(
 
 
 def brightness_classifier(faces: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Read a face by its mean: one emotion for each seventh of the grey range."""
-    places = (faces.mean(axis=(1, 2)) * 7 / 256).astype(int)
-    return np.asarray(np.eye(7)[places], np.float32)
+    """Classify faces by brightness, one emotion for each seventh of the range."""
+    labels = (faces.mean(axis=(1, 2)) * 7 / 256).astype(int)
+    return np.asarray(np.eye(7)[labels], np.float32)
 
 
 def test_the_batch_size_does_not_change_the_answer_or_the_order() -> None:
@@ -104,7 +104,7 @@ def test_the_batch_size_does_not_change_the_answer_or_the_order() -> None:
         np.testing.assert_array_equal(probabilities, expected)
 
 
-def test_no_image_and_no_batch_are_refused() -> None:
+def test_empty_images_and_batches_are_refused() -> None:
     images = np.zeros((2, 48, 48), np.uint8)
     with pytest.raises(UsageError, match="batch size"):
         predict(brightness_classifier, images, batch_size=0)

@@ -1,4 +1,4 @@
-"""Figures: that they are drawn, whatever the numbers; and which tiles a grid shows."""
+"""Figures are drawn for any numbers; grids show the chosen tiles."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_figures_of_numbers_are_drawn_even_without_some_emotions(
     confusion_figure(metrics, tmp_path / "c.png", title="Confusion")
     accuracy_figure(metrics, tmp_path / "a.png", title="Accuracy")
     reliability_figure(metrics.calibration, tmp_path / "r.png", title="Reliability")
-    # Grey lettering can hit the grey of "neutral"; the six true colours are bars alone.
+    # Grey text may have the colour of "neutral"; the other six colours occur in bars only.
     colors = {emotion: EMOTION_COLORS[emotion].upper() for emotion in EMOTIONS}
     bars = set(colors.values()) - {colors["neutral"]}
     drawn = colors_of(tmp_path / "a.png") & bars
@@ -54,13 +54,13 @@ def test_figures_of_numbers_are_drawn_even_without_some_emotions(
         assert len(colors_of(tmp_path / name)) > 50
 
 
-def test_names_in_a_script_that_no_font_has_are_no_warning(tmp_path: Path) -> None:
+def test_text_that_no_font_has_gives_no_warning(tmp_path: Path) -> None:
     with drawing(tmp_path / "f.png", 4, 3) as figure:
         figure.subplots().set_title("びっくり \U00012000")
     assert (tmp_path / "f.png").is_file()
 
 
-def test_a_figure_has_the_size_that_was_asked_for_and_leaves_no_state(tmp_path: Path) -> None:
+def test_a_figure_has_the_requested_size_and_leaves_no_state(tmp_path: Path) -> None:
     import matplotlib as mpl
 
     before = mpl.rcParams["axes.titlelocation"]
@@ -106,13 +106,13 @@ def test_sample_tiles_show_right_above_wrong_in_a_column_for_each_emotion() -> N
                 for place, image in enumerate(samples.images)
                 if np.array_equal(image, tile.image)
             )
-            read = samples.probabilities[index]
+            scores = samples.probabilities[index]
             assert EMOTIONS[samples.labels[index]] == tile.truth
-            assert EMOTIONS[read.argmax()] == tile.emotion
-            assert tile.confidence == pytest.approx(read.max())
+            assert EMOTIONS[scores.argmax()] == tile.emotion
+            assert tile.confidence == pytest.approx(scores.max())
 
 
-def test_a_place_stays_empty_where_an_emotion_has_too_few(tmp_path: Path) -> None:
+def test_a_tile_is_empty_where_an_emotion_has_too_few_images(tmp_path: Path) -> None:
     images = np.zeros((1, 48, 48), np.uint8)
     rows = sample_tiles(Samples(images, np.array([3]), np.eye(7)[[3]]), per_class=1)
     assert [tile is None for tile in rows[0]] == [True] * 3 + [False] + [True] * 3
@@ -138,7 +138,7 @@ def test_right_and_wrong_tiles_differ_in_colour_and_without_a_truth_there_is_nei
     assert not hidden & colors
 
 
-def test_a_grid_of_nothing_is_refused(tmp_path: Path) -> None:
+def test_an_empty_grid_is_refused(tmp_path: Path) -> None:
     for rows in ([], [[None]]):
         with pytest.raises(UsageError, match="at least one face"):
             prediction_grid(rows, tmp_path / "grid.png", title="Grid")
@@ -163,7 +163,7 @@ def test_a_grid_of_nothing_is_refused(tmp_path: Path) -> None:
         },
     ],
 )
-def test_curves_are_drawn_from_whatever_columns_there_are(
+def test_curves_are_drawn_from_the_available_columns(
     tmp_path: Path, history: dict[str, list[float | str | None]]
 ) -> None:
     training_curves(history, tmp_path / "curves.png")
@@ -177,7 +177,7 @@ def test_curves_are_drawn_from_whatever_columns_there_are(
     "history",
     [{}, {"epoch": [1, 2]}, {"loss": []}, {"loss": [1.0], "val_loss": [1.0, 2.0]}, {"loss": [""]}],
 )
-def test_a_history_with_nothing_to_draw_is_refused(
+def test_a_history_without_columns_to_draw_is_refused(
     tmp_path: Path, history: dict[str, list[float | str | None]]
 ) -> None:
     with pytest.raises(UsageError, match="columns of equal length"):

@@ -1,4 +1,4 @@
-"""Probabilities and labels to numbers."""
+"""Metrics of probabilities and labels."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ some_answers = st.builds(
 
 
 def test_numbers_of_a_hand_counted_example() -> None:
-    # angry: 2 of 3 right, one read as sad; happy: 1 of 1; sad: 1 of 2, one read as happy.
+    # angry: 2 of 3 correct, one predicted sad; happy: 1 of 1; sad: 1 of 2, one predicted happy.
     metrics = measure(*answers([0, 0, 0, 3, 5, 5], [0, 0, 5, 3, 5, 3]))
     by_name = {entry.emotion: entry for entry in metrics.classes}
     assert metrics.count == 6
@@ -112,7 +112,7 @@ def test_a_class_with_images_that_is_never_predicted_has_f1_zero_and_no_precisio
     assert metrics.macro_f1 == pytest.approx((2 / 3 + 0) / 2)
 
 
-def test_clean_images_are_measured_apart() -> None:
+def test_clean_images_have_their_own_metrics() -> None:
     probabilities, labels = answers([0, 3, 5, 6], [0, 3, 3, 0])
     clean = np.array([False, True, True, True])
     evaluation = evaluate(probabilities, labels, clean=clean)
@@ -123,7 +123,7 @@ def test_clean_images_are_measured_apart() -> None:
     assert evaluate(probabilities, labels, clean=np.zeros(4, bool)).clean is None
 
 
-def test_a_certain_wrong_answer_has_a_large_but_finite_loss() -> None:
+def test_a_confident_error_has_a_large_but_finite_loss() -> None:
     metrics = measure(*answers([0], [3], top=1.0))
     assert metrics.loss == pytest.approx(-np.log(1e-7))
 
@@ -142,7 +142,7 @@ def test_a_certain_wrong_answer_has_a_large_but_finite_loss() -> None:
         (np.zeros((0, 7)), np.zeros(0, np.int64)),
     ],
 )
-def test_what_is_no_set_of_probabilities_and_labels_is_refused(
+def test_invalid_probabilities_and_labels_are_refused(
     probabilities: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]
 ) -> None:
     with pytest.raises(UsageError):
@@ -238,7 +238,7 @@ def test_bins_hold_every_prediction_and_the_error_is_bounded(
             assert entry.low - 1e-9 <= entry.confidence <= entry.high + 1e-9
 
 
-def test_what_does_not_fit_together_is_refused() -> None:
+def test_confidences_of_another_length_are_refused() -> None:
     with pytest.raises(UsageError):
         measure_calibration(np.array([]), np.array([], bool))
     with pytest.raises(UsageError):
@@ -249,7 +249,7 @@ ROWS = np.array([[0.8, 0.2], [0.6, 0.4], [0.3, 0.7], [0.1, 0.9]])
 CORRECT = np.array([True, False, True, False])
 
 
-def test_a_reading_is_certain_from_the_threshold_of_its_own_class_on() -> None:
+def test_a_prediction_is_certain_from_the_threshold_of_its_class() -> None:
     certain = selective_accuracy(ROWS, CORRECT, np.array([0.8, 0.5]))
     assert (certain.count, certain.correct, certain.share) == (3, 2, 0.75)
     assert certain.accuracy == pytest.approx(2 / 3)
@@ -257,7 +257,7 @@ def test_a_reading_is_certain_from_the_threshold_of_its_own_class_on() -> None:
     assert certain.accuracy_interval.low < 2 / 3 < certain.accuracy_interval.high
 
 
-def test_where_nothing_is_certain_there_is_no_accuracy() -> None:
+def test_without_certain_predictions_there_is_no_accuracy() -> None:
     certain = selective_accuracy(ROWS, CORRECT, np.ones(2))
     assert (certain.count, certain.correct, certain.share) == (0, 0, 0)
     assert certain.accuracy is None
@@ -265,7 +265,7 @@ def test_where_nothing_is_certain_there_is_no_accuracy() -> None:
 
 
 @given(st.lists(st.floats(0, 1), min_size=7, max_size=7))
-def test_lower_thresholds_make_no_reading_less_certain(values: list[float]) -> None:
+def test_lower_thresholds_make_no_prediction_uncertain(values: list[float]) -> None:
     samples = make_samples()
     rows = samples.probabilities.astype(np.float64)
     correct = rows.argmax(axis=1) == samples.labels
@@ -276,7 +276,7 @@ def test_lower_thresholds_make_no_reading_less_certain(values: list[float]) -> N
     assert few.correct <= more.correct <= correct.sum()
 
 
-def test_an_evaluation_counts_them_on_all_and_on_clean_images() -> None:
+def test_certain_predictions_are_counted_on_all_and_on_clean_images() -> None:
     samples = make_samples()
     clean = np.arange(len(samples.labels)) % 2 == 0
     found = evaluate(samples.probabilities, samples.labels, clean=clean, thresholds=np.full(7, 0.5))

@@ -1,4 +1,4 @@
-"""One's own pictures: truth from names, and marks on the right face."""
+"""Tables and grids of a user's own pictures."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def make_result(source: str, *faces: Face) -> Result:
         ("", None),
     ],
 )
-def test_a_picture_is_what_its_folder_or_its_name_says(source: str, truth: str | None) -> None:
+def test_the_truth_comes_from_the_folder_or_the_file_name(source: str, truth: str | None) -> None:
     assert truth_of(source) == truth
 
 
-def test_the_truth_is_that_of_the_largest_face() -> None:
+def test_only_the_largest_face_has_a_truth() -> None:
     results = [make_result("happy/group.jpg", make_face(0, "sad", 20), make_face(1, "happy", 40))]
     assert [(face.truth, face.correct) for face in picture_faces(results)] == [
         (None, None),
@@ -66,7 +66,7 @@ def test_the_truth_is_that_of_the_largest_face() -> None:
     ]
 
 
-def test_rows_and_json_count_what_is_known() -> None:
+def test_rows_and_json_contain_truth_and_correctness() -> None:
     results = [
         make_result("happy/a.jpg", make_face(0, "happy", 40)),
         make_result("sad/a.jpg", make_face(0, "happy", 40)),
@@ -83,10 +83,10 @@ def test_rows_and_json_count_what_is_known() -> None:
     ]
     content = pictures_dict(results)
     assert (content["known"], content["right"]) == (2, 1)
-    assert [one["truth"] for one in content["pictures"]] == ["happy", "sad", None, "happy"]
+    assert [picture["truth"] for picture in content["pictures"]] == ["happy", "sad", None, "happy"]
 
 
-def test_the_grid_shows_faces_of_pictures_that_are_read_again(tmp_path: Path) -> None:
+def test_the_grid_shows_the_faces_of_the_pictures(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     path = tmp_path / "happy_me_with_a_very_long_file_name.png"
     Image.fromarray(np.full((100, 200, 3), (255, 0, 0), np.uint8)).save(path)

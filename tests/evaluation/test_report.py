@@ -1,4 +1,4 @@
-"""Reports to JSON and back, as text and as Markdown."""
+"""Reports as JSON, text and Markdown."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_report_read_back_equals_the_one_that_was_written(
 @pytest.mark.parametrize(
     "content", ["", "{}", "[]", '{"schema": "mien-report/1"}', '{"schema": "mien/1"}']
 )
-def test_a_damaged_report_is_named(tmp_path: Path, content: str) -> None:
+def test_the_error_names_a_damaged_report(tmp_path: Path, content: str) -> None:
     path = tmp_path / "test.json"
     path.write_text(content)
     with pytest.raises(DataError, match=r"test\.json"):
@@ -88,7 +88,7 @@ def test_the_text_report_holds_the_numbers() -> None:
     assert all(len(line) <= 120 and line == line.rstrip() for line in text.splitlines())
 
 
-def test_confusion_counts_stand_in_the_text_row_by_row() -> None:
+def test_the_text_has_the_confusion_counts() -> None:
     report = make_report()
     lines = render_text(report).split("Confusion matrix\n")[1].splitlines()[1:9]
     assert lines[0].split()[-7:] == list(EMOTIONS)
@@ -96,7 +96,7 @@ def test_confusion_counts_stand_in_the_text_row_by_row() -> None:
         assert [int(cell) for cell in line.split()[1:]] == list(counts)
 
 
-def test_emotions_without_images_are_named() -> None:
+def test_emotions_without_images_are_listed() -> None:
     report = make_report(samples=make_samples(classes=5), clean=False)
     for text in (render_text(report), render_markdown(report)):
         assert "No images of: sad, surprise." in text
@@ -113,7 +113,7 @@ def test_the_results_table_has_a_row_for_all_and_one_for_clean_images() -> None:
     assert all(len(row) == len(header) for row in rows)
 
 
-def test_the_tables_say_which_readings_are_certain_and_how_often_these_are_right() -> None:
+def test_the_tables_give_share_and_accuracy_of_certain_predictions() -> None:
     report = make_report(clean=False)
     certain = report.evaluation.all.certain
     assert certain is not None
@@ -125,7 +125,7 @@ def test_the_tables_say_which_readings_are_certain_and_how_often_these_are_right
     assert "certain predictions" not in render_text(make_report(threshold=None))
 
 
-def test_a_report_from_before_certain_readings_were_counted_can_be_read(tmp_path: Path) -> None:
+def test_a_report_without_certain_predictions_can_be_read(tmp_path: Path) -> None:
     report = make_report(threshold=None)
     path = tmp_path / "test.json"
     write_report_json(report, path)

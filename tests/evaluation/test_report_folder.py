@@ -1,4 +1,4 @@
-"""A report's folder: which files, and that they can be opened."""
+"""The folder of a report, and the sections of Markdown files."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_the_same_numbers_give_the_same_bytes(tmp_path: Path) -> None:
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes(), path.name
 
 
-def test_a_history_becomes_curves(tmp_path: Path) -> None:
+def test_a_history_is_drawn_as_curves(tmp_path: Path) -> None:
     path = tmp_path / "history.csv"
     path.write_text("epoch,phase,loss,val_accuracy\n1,head,1.9,\n2,all,1.5,0.4\n")
     history = read_history(path)
@@ -115,7 +115,7 @@ def put(report: Report, base: Path, **options: bool) -> Path:
     return folder
 
 
-def test_reports_on_other_data_or_another_model_go_beside_it(tmp_path: Path) -> None:
+def test_reports_on_other_data_or_another_model_get_their_own_folder(tmp_path: Path) -> None:
     base = tmp_path / "report"
     other_data = replace(REPORT, data="others")
     other_model = replace(REPORT, model=replace(REPORT.model, sha256="cd" * 32))
@@ -127,14 +127,14 @@ def test_reports_on_other_data_or_another_model_go_beside_it(tmp_path: Path) -> 
         assert put(other_images, base).name == "report-4"
 
 
-def test_other_evaluations_of_a_model_on_the_same_data_stand_together(tmp_path: Path) -> None:
+def test_evaluations_of_a_model_on_the_same_data_share_a_folder(tmp_path: Path) -> None:
     base = tmp_path / "report"
     for report in (REPORT, replace(REPORT, split="val", images_sha256="2" * 64)):
         for tta in (False, True):
             assert put(replace(report, tta=tta), base) == base
 
 
-def test_a_folder_that_was_chosen_is_kept_to_and_not_replaced(tmp_path: Path) -> None:
+def test_a_given_folder_is_used_and_not_replaced(tmp_path: Path) -> None:
     base = tmp_path / "mine"
     put(REPORT, base, given=True)
     put(REPORT, base, given=True)
@@ -145,7 +145,7 @@ def test_a_folder_that_was_chosen_is_kept_to_and_not_replaced(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"\xff"])
-def test_a_damaged_report_is_nobodys_to_replace(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_report_is_not_replaced(tmp_path: Path, content: bytes) -> None:
     base = tmp_path / "report"
     base.mkdir()
     (base / "report.json").write_bytes(content)
@@ -226,7 +226,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         section_names(tmp_path / "latin.md")
 
 
-def test_known_sections_are_filled_and_those_of_others_left_alone(page: Path) -> None:
+def test_only_known_sections_are_filled(page: Path) -> None:
     reports = [make_report("val"), make_report("test"), make_report("test", tta=True)]
     assert section_names(page) == ("results", "speed")
     assert update_sections(page, reports) == ("results",)
@@ -249,7 +249,7 @@ def test_details_are_of_the_test_split_without_augmentation_where_there_is_one()
     assert "| surprise " in render_sections(reports)["confusion"]
 
 
-def test_a_reading_as_people_do_has_a_section_of_its_own(page: Path) -> None:
+def test_the_peoples_labels_have_their_own_section(page: Path) -> None:
     counts = np.zeros((140, 10), np.int64)
     counts[np.arange(140), np.array(EMOTION_COLUMNS)[np.arange(140) % 7]] = 10
     agreement = measure_agreement(make_samples().probabilities, counts)
@@ -259,7 +259,7 @@ def test_a_reading_as_people_do_has_a_section_of_its_own(page: Path) -> None:
     text = render_sections([voted])["agreement"]
     assert "| test, all 140" in text
     assert "| surprise " in text
-    # Its figures are not those of FER-2013's labels: a page that has these alone stays as it is.
+    # A page with sections for FER-2013's labels only is not changed.
     before = page.read_text()
     with pytest.raises(InputError, match="one of agreement"):
         update_sections(page, [voted])

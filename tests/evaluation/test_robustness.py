@@ -28,9 +28,9 @@ MARKS = "# T\n\n<!-- figures:begin robustness -->\n<!-- figures:end robustness -
 
 
 def _measured(count: int = 100, dark: int = 5) -> Robustness:
-    """Of a reader who sees bright pictures right and dark ones wrong, ``dark`` of them near dark.
+    """Robustness of a classifier that is correct on bright images only, ``dark`` of them dim.
 
-    So only less brightness costs anything, and costs just those.
+    Only lower brightness costs accuracy, on the dim images.
     """
     images = np.full((count, 48, 48), 200, np.uint8)
     images[:dark] = 110
@@ -44,11 +44,11 @@ def _measured(count: int = 100, dark: int = 5) -> Robustness:
     )
 
 
-def test_only_what_a_change_costs_is_counted() -> None:
+def test_losses_are_relative_to_uncorrupted_images() -> None:
     result = _measured()
     assert (result.count, result.correct, result.accuracy) == (100, 100, 1.0)
     costs = {loss.change: loss.points for loss in result.losses}
-    # A face of one grey is white once it is equalised, or black: no part of this test.
+    # Equalising a uniform face makes it white or black, which this test ignores.
     del costs["histogram equalised"]
     assert costs.pop("brightness -30 %") == pytest.approx(5.0)
     assert len(costs) == 6
@@ -58,7 +58,7 @@ def test_only_what_a_change_costs_is_counted() -> None:
 @pytest.mark.parametrize(("dark", "kept"), [(4, True), (5, False)])
 def test_four_points_are_within_the_limit_and_more_are_not(dark: int, kept: bool) -> None:
     result = _measured(dark=dark)
-    (loss,) = (each for each in result.losses if each.change == "brightness -30 %")
+    (loss,) = (entry for entry in result.losses if entry.change == "brightness -30 %")
     assert loss.kept is kept
     row = next(line for line in robustness_text(result).splitlines() if "brightness -" in line)
     verdict = "yes" if kept else "no"
@@ -66,7 +66,7 @@ def test_four_points_are_within_the_limit_and_more_are_not(dark: int, kept: bool
     assert row.split() == expected.split()
 
 
-def test_the_verdict_counts_the_broken_ones() -> None:
+def test_the_verdict_counts_exceeded_limits() -> None:
     result = _measured(dark=0)
     broken = [loss for loss in result.losses if not loss.kept]
     assert result.kept is (not broken)
@@ -108,11 +108,11 @@ def test_no_images_and_too_few_labels_are_refused() -> None:
             )
 
 
-EVERY = corruptions()
+ALL_CORRUPTIONS = corruptions()
 
 
 def _faces(seed: int = 0, count: int = 5) -> Faces:
-    """Smooth shapes with some noise, none of them black or white."""
+    """Smooth patterns with noise, without black or white."""
     random = np.random.default_rng(seed)
     rows = np.linspace(0, 3, 48)
     phases = random.uniform(0, 6, (count, 2, 1))
@@ -124,11 +124,11 @@ def _sharpness(faces: Faces) -> float:
     return float(np.abs(np.diff(faces.astype(float), axis=2)).mean())
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_each_gives_other_faces_of_the_same_kind_and_leaves_its_own_alone(
+@pytest.mark.parametrize("name", ALL_CORRUPTIONS)
+def test_a_corruption_returns_changed_copies(
     name: str,
 ) -> None:
-    change, faces = EVERY[name], _faces()
+    change, faces = ALL_CORRUPTIONS[name], _faces()
     before = faces.copy()
     changed = change(faces)
     assert changed.shape == faces.shape
@@ -140,15 +140,15 @@ def test_each_gives_other_faces_of_the_same_kind_and_leaves_its_own_alone(
 
 
 @settings(max_examples=10, deadline=None)
-@given(st.integers(0, 1000), st.sampled_from(sorted(EVERY)))
-def test_a_face_is_changed_alike_alone_and_among_others(seed: int, name: str) -> None:
-    change, faces = EVERY[name], _faces(seed, 3)
-    alone = np.concatenate([change(faces[place : place + 1]) for place in range(3)])
+@given(st.integers(0, 1000), st.sampled_from(sorted(ALL_CORRUPTIONS)))
+def test_a_corruption_treats_each_face_independently(seed: int, name: str) -> None:
+    change, faces = ALL_CORRUPTIONS[name], _faces(seed, 3)
+    alone = np.concatenate([change(faces[index : index + 1]) for index in range(3)])
     assert (change(faces) == alone).all()
 
 
-def test_they_are_what_the_limit_speaks_of() -> None:
-    assert list(EVERY) == [
+def test_the_corruptions_are_the_documented_ones() -> None:
+    assert list(ALL_CORRUPTIONS) == [
         "histogram equalised",
         "blurred, sigma 1 px",
         "half the resolution",
@@ -160,22 +160,22 @@ def test_they_are_what_the_limit_speaks_of() -> None:
     ]
 
 
-def test_light_changes_by_three_tenths_and_is_cut_off_at_the_ends() -> None:
+def test_light_changes_by_three_tenths_and_is_clipped() -> None:
     grey = np.full((1, 48, 48), 100, np.uint8)
     grey[0, 0, 0] = 250
-    by_name = {name: change(grey)[0] for name, change in EVERY.items()}
+    by_name = {name: change(grey)[0] for name, change in ALL_CORRUPTIONS.items()}
     assert by_name["brightness -30 %"][5, 5] == 70
     assert by_name["brightness +30 %"][5, 5] == 130
     assert by_name["brightness +30 %"][0, 0] == 255
     faces = _faces()
     for name, factor in (("contrast -30 %", 0.7), ("contrast +30 %", 1.3)):
-        changed = EVERY[name](faces)
+        changed = ALL_CORRUPTIONS[name](faces)
         assert changed.mean(axis=(1, 2)) == pytest.approx(faces.mean(axis=(1, 2)), abs=1)
         spread = changed[0].std() / faces[0].std()
         assert spread == pytest.approx(factor, rel=0.05)
 
 
-def test_what_blurs_takes_detail_and_equalising_spreads_the_greys() -> None:
+def test_blurring_removes_detail_and_equalising_spreads_the_greys() -> None:
     faces = _faces()
     assert _sharpness(gaussian_blur(faces)) < 0.6 * _sharpness(faces)
     assert _sharpness(halve_resolution(faces)) < 0.6 * _sharpness(faces)

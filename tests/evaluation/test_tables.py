@@ -1,4 +1,4 @@
-"""Aligned text, Markdown and numbers in them."""
+"""Text and Markdown tables, their cells, and marked sections."""
 
 from __future__ import annotations
 
