@@ -270,7 +270,7 @@ def given(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
         ("*.gif", "no file matches this pattern"),
         ("", "an input's name is empty"),
         ("empty", "no image in this folder"),
-        ("ftp://example.org/a.jpg", "is an address that this command cannot read"),
+        ("ftp://example.org/a.jpg", "an address that this command cannot read"),
         ("nul\0byte.png", "cannot be read"),
         ("n" * 300, "cannot be read"),
     ],

@@ -1,1 +1,1 @@
-"""The command line: one module a command, each with ``register(commands)``."""
+"""Command line interface: one module per command, each with ``register(commands)``."""

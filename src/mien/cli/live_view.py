@@ -110,7 +110,7 @@ def check_window_support() -> None:
     if sys.platform == "linux" and not (
         os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
     ):
-        raise UsageError("--show needs a display, and there is none: leave it out")
+        raise UsageError("--show needs a display, but there is none: leave it out")
 
 
 class LiveWindow:

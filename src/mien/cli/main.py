@@ -131,7 +131,7 @@ def main(argv: Sequence[str] | None = None, *, registers: Sequence[Register] | N
         code = _run(build_parser(registers), arguments)
         write_stdout("")  # flushes now, so that a full disk is an error and no warning at exit
         return code
-    except KeyboardInterrupt as interrupt:  # training says what is saved and how to resume
+    except KeyboardInterrupt as interrupt:  # training adds what is saved and how to resume
         print(f"mien: {interrupt if interrupt.args else 'interrupted'}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except BrokenPipeError:
@@ -218,7 +218,7 @@ def _insert_predict(arguments: list[str]) -> list[str]:
     positionals = [word for word in arguments if word == "-" or not word.startswith("-")]
     if first in COMMANDS or not any(map(is_input, positionals)):
         return arguments
-    # Behind an option, a word may be its value; only the parser of predict knows.
+    # An argument after an option may be its value, which only the parser of predict can tell.
     is_bare = is_input(first) or (first.startswith("-") and not set(COMMANDS) & set(arguments))
     return ["predict", *arguments] if is_bare else arguments
 

@@ -142,7 +142,7 @@ def _expand_path(
     Args:
         argument: anything but ``-`` and addresses to download.
         suffixes: lower-case suffixes to look for in a folder.
-        kind: what they are the suffixes of, for messages.
+        kind: "image" or "video", for messages.
         skipped: counts a folder's other files by suffix.
     """
     if not argument:
@@ -152,7 +152,7 @@ def _expand_path(
     elif "://" in argument and not os.path.lexists(argument):
         source = redact_address(argument)
         hint = "download it and give the file, or pipe it into 'mien predict -'"
-        yield Input(source, problem=f"{source} is an address that this command cannot read: {hint}")
+        yield Input(source, problem=f"{source}: an address that this command cannot read: {hint}")
     elif is_folder(argument):
         path = None
         for path in walk_folder(argument, suffixes, skipped):

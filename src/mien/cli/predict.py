@@ -375,18 +375,18 @@ def _describe_inputs(inputs: Inputs, output: Path) -> dict[str, Any]:
 
 # ---------------------------------------------------------------- to stdout, or to a file at once
 def _analyze_once(args: argparse.Namespace, output_format: str) -> RunSummary:
-    found = _find_inputs(args)
-    inputs = list(found)
-    annotated_paths = _annotated_paths(args.annotate, [image.source for image in inputs])
+    inputs = _find_inputs(args)
+    images = list(inputs)
+    annotated_paths = _annotated_paths(args.annotate, [image.source for image in images])
     if annotated_paths:
         targets = [("--annotate", path) for path in annotated_paths]
         check_targets(targets, reads=input_paths(args), force=args.force)
-    found.note_skipped(quiet=args.quiet)
+    inputs.note_skipped(quiet=args.quiet)
     options = recognizer_options(args)
     recognizer = options.load()
     engine = _make_engine(args, options, recognizer)
     summary, annotated = RunSummary(), 0
-    show_progress = len(inputs) > 1 and can_show_progress(args, output_format)
+    show_progress = len(images) > 1 and can_show_progress(args, output_format)
     with (
         image_writer(
             output_format,
@@ -395,20 +395,20 @@ def _analyze_once(args: argparse.Namespace, output_format: str) -> RunSummary:
             single=is_single(args.images),
             convert=Result.to_dict if args.compat is None else COMPAT_FORMATS[args.compat],
         ) as writer,
-        closing(engine(inputs)) as results,
-        Progress("reading faces", len(inputs), unit="img", quiet=not show_progress) as progress,
+        closing(engine(images)) as results,
+        Progress("reading faces", len(images), unit="img", quiet=not show_progress) as progress,
     ):
         for index, result in enumerate(results):
             progress.advance()
             summary.count(result)
-            content = inputs[index].content
+            content = images[index].content
             if annotated_paths and content is not None and result.error is None:
                 _write_annotated(content, result.faces, annotated_paths[index])
                 annotated += 1
             writer.add(result)
     if annotated:
         many = f"{annotated} pictures in {args.annotate}"
-        note(f"annotated: {annotated_paths[0] if len(inputs) == 1 else many}", quiet=args.quiet)
+        note(f"annotated: {annotated_paths[0] if len(images) == 1 else many}", quiet=args.quiet)
     if args.output is not None:
         note(f"{args.output}: {summary.text()}", quiet=args.quiet)
     return summary

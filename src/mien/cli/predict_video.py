@@ -53,7 +53,7 @@ EPISODES_SCHEMA = "mien-episodes/1"
 
 _GRACE_PERIOD_S = 5.0
 _GRACE_PERIOD_NETWORK_S = 15.0
-"""Longer, since what has been read of a stream is written after the network has answered."""
+"""Longer, since the network has to answer before the results so far are written."""
 
 _MAX_LISTED_PEOPLE = 8
 
