@@ -75,7 +75,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         commands,
         "explain",
         help="show which parts of a face its emotion was read from",
-        description="Draw a heat map over each face, of the regions that its emotion was read from.",
+        description="Draw a heat map over each face that shows what its emotion was read from.",
         examples=(
             "mien explain photo.jpg",
             "mien explain photo.jpg --face 0 --emotion sad --output why.png",
