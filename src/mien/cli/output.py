@@ -165,9 +165,9 @@ class _NoteHandler(logging.Handler):
 
 
 @contextmanager
-def log_to_stderr(*, quiet: bool, name: str = "mien") -> Iterator[None]:
-    """Print a logger's warnings as lines on stderr, or its errors alone if ``quiet``."""
-    with log_handler(name, _NoteHandler(logging.ERROR if quiet else logging.WARNING)):
+def log_to_stderr(*, quiet: bool) -> Iterator[None]:
+    """Print mien's warnings as lines on stderr, or its errors alone if ``quiet``."""
+    with log_handler("mien", _NoteHandler(logging.ERROR if quiet else logging.WARNING)):
         yield
 
 

@@ -29,7 +29,7 @@ from mien.cli.options import (
     number,
     recognizer_options,
 )
-from mien.cli.output import log_handler, log_to_stderr, note
+from mien.cli.output import log_handler, note
 from mien.cli.signals import Terminated, raise_on_sigterm
 from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError, UsageError
 from mien.core.process import usable_cores
@@ -416,79 +416,59 @@ class ServiceLog:
 
     def info(self, message: str) -> None:
         """Write a line unless `quiet`."""
-        if self.output_format == "text":
-            note(message, quiet=self.quiet)
-        elif not self.quiet:
-            _write_json(level="info", message=message.removeprefix("mien: "))
+        if not self.quiet:
+            self.write(message, level="info", message=message.removeprefix("mien: "))
 
     def access(self, record: AccessRecord) -> None:
         """Write a line of the access log."""
+        self.write(str(record), level="info", message="request", **record.to_dict())
+
+    def write(self, text: str, **fields: Any) -> None:
+        """Write a line: the text, or the fields and the time as JSON."""
         if self.output_format == "text":
-            note(str(record), quiet=False)
-        else:
-            _write_json(level="info", message="request", **record.to_dict())
+            note(text, quiet=False)
+            return
+        now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        line = json.dumps({"time": now.replace("+00:00", "Z"), **fields})
+        with suppress(OSError, ValueError):  # stderr is closed
+            print(line, file=sys.stderr, flush=True)
 
     @contextmanager
     def install(self) -> Iterator[None]:
         """Write what the service and its libraries log during the block, at a limited rate."""
+        own = logging.getLogger("mien")
         with ExitStack() as stack:
+            stack.callback(setattr, own, "handlers", own.handlers)
+            own.handlers = [_LogHandler(self, logging.ERROR if self.quiet else logging.WARNING)]
+            # Warnings of libraries are about mistakes of clients, and could fill the log.
+            for name in _LIBRARIES:
+                stack.enter_context(log_handler(name, _LogHandler(self, logging.ERROR)))
             for name in _LIMITED_LOGGERS:
                 logger, rate_limit = logging.getLogger(name), _RateLimit()
                 logger.addFilter(rate_limit)
                 stack.callback(logger.removeFilter, rate_limit)
-            if self.output_format == "json":
-                own = logging.getLogger("mien")
-                stack.callback(setattr, own, "handlers", own.handlers)
-                own.handlers = []
-                level = logging.ERROR if self.quiet else logging.WARNING
-                stack.enter_context(log_handler("mien", _JsonHandler(level, self.debug)))
-                for name in _LIBRARIES:
-                    handler = _JsonHandler(logging.ERROR, self.debug)
-                    stack.enter_context(log_handler(name, handler))
-            else:
-                # Warnings of libraries are about mistakes of clients, and could fill the log.
-                for name in _LIBRARIES:
-                    stack.enter_context(log_to_stderr(quiet=True, name=name))
-                if self.debug:
-                    stack.enter_context(log_handler("mien", _TracebackHandler(logging.ERROR)))
             yield
 
 
-def _write_json(**fields: Any) -> None:
-    now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-    line = json.dumps({"time": now.replace("+00:00", "Z"), **fields})
-    with suppress(OSError, ValueError):  # stderr is closed
-        print(line, file=sys.stderr, flush=True)
+class _LogHandler(logging.Handler):
+    """Handler that writes records to a `ServiceLog`, with their tracebacks in debug mode."""
 
-
-class _JsonHandler(logging.Handler):
-    """Handler that writes records as lines of JSON."""
-
-    def __init__(self, level: int, debug: bool) -> None:
+    def __init__(self, log: ServiceLog, level: int) -> None:
         super().__init__(level)
-        self._debug = debug
+        self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record."""
-        fields = {
-            "level": record.levelname.lower(),
-            "message": record.getMessage(),
-            "logger": record.name,
-        }
+        message = record.getMessage()
+        fields = {"level": record.levelname.lower(), "message": message, "logger": record.name}
         if hasattr(record, "request_id"):
             fields["request_id"] = record.request_id
-        if self._debug and record.exc_info and record.exc_info[1] is not None:
-            fields["trace"] = "".join(traceback.format_exception(record.exc_info[1]))
-        _write_json(**fields)
-
-
-class _TracebackHandler(logging.Handler):
-    """Handler that writes the tracebacks of records."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write the traceback of a record."""
-        if record.exc_info and record.exc_info[1] is not None:
-            traceback.print_exception(record.exc_info[1])
+        trace = ""
+        if self._log.debug and record.exc_info and record.exc_info[1] is not None:
+            trace = fields["trace"] = "".join(traceback.format_exception(record.exc_info[1]))
+        self._log.write(f"mien: {message}", **fields)
+        if trace and self._log.output_format == "text":
+            print(trace, end="", file=sys.stderr)
 
 
 class _RateLimit(logging.Filter):

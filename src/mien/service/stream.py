@@ -120,9 +120,9 @@ class _Stream:
                 if error is not None:
                     await self._send_error(frame, error)
                     continue
-                await self._drop_pending(
-                    ApiError(503, "a newer frame came before this one was read", code="dropped")
-                )
+                if self._pending is not None:
+                    text = "a newer frame came before this one was read"
+                    await self._drop_pending(ApiError(503, text, code="dropped"))
             except WebSocketDisconnect:
                 return False
             self._pending = frame
