@@ -1,29 +1,14 @@
-"""Tables, bars, names, CSV and JSON with arbitrary text."""
+"""Bars and shortened paths."""
 
 from __future__ import annotations
 
-import csv
-import io
-import unicodedata
-
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from mien.cli.output import (
-    bar,
-    shorten,
-)
-from mien.core.errors import printable
-from mien.core.formats import csv_text, display_width, json_text, table_text
+from mien.cli.output import bar, shorten
+from mien.core.formats import display_width
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
-
-
-@given(TEXT)
-def test_printable_text_has_no_control_characters_and_stays_so(text: str) -> None:
-    shown = printable(text)
-    assert not any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in shown)
-    assert printable(shown) == shown
 
 
 @given(TEXT, st.integers(2, 40))
@@ -31,25 +16,6 @@ def test_a_shortened_path_fits_and_keeps_its_end(text: str, width: int) -> None:
     short = shorten(text, width)
     assert display_width(short) <= width
     assert text.endswith(short.removeprefix("…"))
-
-
-def test_wide_characters_take_two_columns_and_accents_none() -> None:
-    assert display_width("abc") == 3
-    assert display_width("脸") == 2
-    assert display_width("e\u0301") == 1
-
-
-@given(st.lists(st.tuples(TEXT, TEXT), max_size=5))
-def test_columns_of_a_table_line_up(rows: list[tuple[str, str]]) -> None:
-    # The last cell is one letter, so every line is as wide as every other.
-    lines = table_text(("A", "B", "C"), [(*row, "x") for row in rows], right=(1,)).split("\n")
-    assert lines.pop() == ""
-    assert len({display_width(line) for line in lines}) == 1
-
-
-def test_a_short_row_does_not_widen_the_table() -> None:
-    text = table_text(("A", "B", "C"), [("a", "b", "c"), ("a", "a long remark")])
-    assert text == "A  B  C\na  b  c\na  a long remark\n"
 
 
 @given(st.floats(-1, 2), st.integers(1, 20))
@@ -61,19 +27,3 @@ def test_a_bar_has_the_requested_width(share: float, width: int) -> None:
 def test_a_full_bar_is_full_and_an_empty_one_empty() -> None:
     assert bar(1.0, 4) == "████"
     assert bar(0.0, 4, plain=True) == "...."
-
-
-@example([{"a": "", "b": "\r"}])
-@given(st.lists(st.fixed_dictionaries({"a": TEXT, "b": TEXT}), max_size=5))
-def test_csv_round_trips(rows: list[dict[str, str]]) -> None:
-    read = list(csv.DictReader(io.StringIO(csv_text(rows, ("a", "b")), newline="")))
-    assert read == rows
-
-
-def test_csv_writes_booleans_as_json_and_none_as_empty() -> None:
-    row = {"a": True, "b": None, "c": 0.5}
-    assert csv_text([row], ("a", "b", "c"), header=False) == "true,,0.5\n"
-
-
-def test_json_does_not_escape_letters() -> None:
-    assert json_text({"a": "größe"}, indent=None) == '{"a": "größe"}'

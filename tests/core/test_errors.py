@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import unicodedata
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from mien.core.errors import (
     UsageError,
     abbreviate,
     one_line,
+    printable,
 )
 
 
@@ -57,6 +59,13 @@ def test_a_missing_extra_says_what_to_install() -> None:
     error = errors.MissingExtra("train", "mien train")
     assert "mien train" in str(error)
     assert "pip install 'mien[train]'" in str(error)
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
+def test_printable_text_has_no_control_characters_and_stays_so(text: str) -> None:
+    shown = printable(text)
+    assert not any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in shown)
+    assert printable(shown) == shown
 
 
 @given(st.text(max_size=500))
