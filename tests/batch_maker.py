@@ -1,4 +1,4 @@
-"""Comparing results that went different ways."""
+"""Comparison of results from different engines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def alike(one: Any, other: Any) -> bool:
-    """Say whether two results, as JSON has them, are the same but for the last digits of scores.
+    """Return True if two JSON results are the same up to the last digits of scores.
 
     A network's last digits depend on how many faces go through it together.
     """

@@ -1,4 +1,4 @@
-"""A web server on loopback that answers as a test tells it to."""
+"""A web server on loopback with predefined answers."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 Answer = Callable[[bytes, socket.socket], None]
-"""Takes a request as it came, and writes the whole reply."""
+"""Takes a raw request and writes the whole reply."""
 
 
 def reply(
     content: bytes, *headers: str, status: str = "200 OK", length: int | None = None
 ) -> Answer:
-    """Return an answer of this content; ``length`` is what the headers say where it differs."""
+    """Return an answer with this content; ``length`` overrides its Content-Length."""
     said = len(content) if length is None else length
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {said}", "Connection: close", *headers]
     head = "\r\n".join(lines).encode() + b"\r\n\r\n"
@@ -29,7 +29,7 @@ def reply(
 
 
 def ranged(content: bytes) -> Answer:
-    """Return an answer of the part that is asked for, of the whole where none is."""
+    """Return an answer that supports range requests."""
 
     def answer(request: bytes, stream: socket.socket) -> None:
         found = re.search(rb"Range: bytes=(\d+)-(\d*)", request)
@@ -43,7 +43,7 @@ def ranged(content: bytes) -> Answer:
 
 
 def certificate(folder: Path, host: str) -> Path:
-    """Make a self-signed certificate and return its file, which holds its key as well."""
+    """Create a self-signed certificate and return its file, which includes the key."""
     if shutil.which("openssl") is None:
         pytest.skip("needs openssl to make a certificate")
     path = folder / f"{host}.pem"
@@ -58,7 +58,7 @@ def certificate(folder: Path, host: str) -> Path:
 
 
 class Server:
-    """Serves paths until it is closed; `requests` holds what came."""
+    """Serves paths until it is closed; `requests` records the requests."""
 
     def __init__(self, answers: dict[str, Answer], context: ssl.SSLContext | None = None) -> None:
         self.answers, self.context = answers, context

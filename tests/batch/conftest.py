@@ -17,7 +17,7 @@ MODEL = ModelInfo("tiny", "0.0.1", "0" * 64)
 
 @pytest.fixture
 def make_result() -> Callable[..., Result]:
-    """A function that makes a result with any number of faces, or with an error."""
+    """Return a function that makes a result with any number of faces, or with an error."""
 
     def make(source: str, faces: int = 1, error: str | None = None) -> Result:
         if error is not None:
@@ -43,7 +43,7 @@ def _face(number: int) -> Face:
 
 @pytest.fixture
 def make_pictures() -> Callable[..., list[str]]:
-    """A function that fills a folder with small, different pictures and returns their paths."""
+    """Return a function that fills a folder with small pictures and returns their paths."""
 
     def make(folder: Path, count: int) -> list[str]:
         folder.mkdir(parents=True, exist_ok=True)

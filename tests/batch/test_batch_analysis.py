@@ -1,4 +1,4 @@
-"""A chunk has one result an image, whatever one does to the recognizer, or how long it takes."""
+"""Analysis of a chunk: one result per image, despite failures and timeouts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mien.core.results import Results
 
 
 class Fragile(Recognizer):
-    """Fails in a way of its own, or in the network's, where an image with a certain name is."""
+    """Recognizer that fails on images with certain names."""
 
     def analyze_many(self, images: Any, **options: Any) -> Results:
         return super().analyze_many(map(self.reading, images), **options)
@@ -44,12 +44,12 @@ def inputs(paths: Sequence[str]) -> list[Input]:
     return [Input(path, content=path) for path in paths]
 
 
-def test_chunks_have_everything_once_in_order() -> None:
+def test_chunked() -> None:
     assert list(chunked(range(5), 2)) == [[0, 1], [2, 3], [4]]
     assert list(chunked([])) == []
 
 
-def test_results_are_those_of_the_recognizer(
+def test_results_match_the_recognizer(
     fragile: Fragile, tmp_path: Path, make_pictures: Callable[..., list[str]]
 ) -> None:
     paths = make_pictures(tmp_path, 5)
@@ -58,7 +58,7 @@ def test_results_are_those_of_the_recognizer(
     assert alike([one.to_dict() for one in found], [one.to_dict() for one in expected])
 
 
-def test_an_image_that_breaks_the_recognizer_is_an_error_and_the_others_are_read(
+def test_failing_image_is_an_error_and_others_are_analyzed(
     fragile: Fragile, tmp_path: Path, make_pictures: Callable[..., list[str]]
 ) -> None:
     first, second = make_pictures(tmp_path, 2)
@@ -68,7 +68,7 @@ def test_an_image_that_breaks_the_recognizer_is_an_error_and_the_others_are_read
     assert found[1].source == "poison.png"
 
 
-def test_a_network_that_fails_ends_the_run(fragile: Fragile) -> None:
+def test_failing_network_ends_the_run(fragile: Fragile) -> None:
     with pytest.raises(ModelError, match="not a number"):
         analyze_chunk(fragile, inputs(["nan.png"]), batch_size=64)
 
@@ -87,9 +87,7 @@ def test_a_huge_file_is_not_read(fragile: Fragile, tmp_path: Path) -> None:
     assert found.error == f"{huge} is too large: expected at most 1 GiB, got 1,073,741,825 bytes"
 
 
-def test_a_result_has_its_inputs_name_wherever_it_was_read_from(
-    fragile: Fragile, tmp_path: Path
-) -> None:
+def test_result_is_named_by_its_source(fragile: Fragile, tmp_path: Path) -> None:
     one = Input("a.png", content=str(tmp_path / "a.png"))
     (found,) = analyze_chunk(fragile, [one], batch_size=64)
     assert (found.source, found.error) == ("a.png", "a.png: no such file")
@@ -119,14 +117,12 @@ def six(tmp_path: Path, make_pictures: Callable[..., list[str]]) -> list[Input]:
     return inputs(make_pictures(tmp_path / "d", 6))
 
 
-def test_many_images_may_take_longer_than_one(sleepy: Recognizer, six: list[Input]) -> None:
+def test_timeout_is_per_image(sleepy: Recognizer, six: list[Input]) -> None:
     results = analyze_with_timeout(sleepy, six, batch_size=64, timeout=1)
     assert [one.status for one in results] == ["ok"] * 6
 
 
-def test_the_image_that_hangs_is_named_whatever_cannot_be_read(
-    sleepy: Recognizer, six: list[Input]
-) -> None:
+def test_timeout_reports_the_hanging_image(sleepy: Recognizer, six: list[Input]) -> None:
     gone = Input("pipe.png", problem="pipe.png is a pipe: expected an image file")
     chunk = [six[0], gone, Input("hangs.png", content="hangs.png"), six[1]]
     with pytest.raises(ImageTimeout) as caught:
@@ -148,7 +144,7 @@ def test_an_interrupt_stops_the_thread_at_its_next_image(
     assert threading.active_count() == before
 
 
-def test_what_goes_wrong_comes_out_as_it_is(sleepy: Recognizer, six: list[Input]) -> None:
+def test_other_errors_propagate(sleepy: Recognizer, six: list[Input]) -> None:
     sleepy.analyze_many = fail  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         analyze_with_timeout(sleepy, six, batch_size=64, timeout=60)
@@ -158,7 +154,7 @@ def fail(*_: object, **__: object) -> Results:
     raise KeyboardInterrupt
 
 
-def test_a_machine_that_slept_makes_no_image_late(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clock_stops_while_the_machine_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
     moments = iter([100.0, 100.5, 5000.0, 5000.25])
     ticks = SimpleNamespace(monotonic=lambda: next(moments))
     monkeypatch.setattr("mien.batch.analysis.time", ticks)

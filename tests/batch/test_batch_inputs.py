@@ -1,4 +1,4 @@
-"""What is found in a folder: every image once, whatever it is and whatever it is called."""
+"""Walking folders: every image once, whatever its name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def sources(folder: str = "d") -> list[str]:
     return [Path(one.source).as_posix() for one in walk_folder(folder)]
 
 
-def test_a_folders_own_images_come_sorted_and_before_its_subfolders() -> None:
+def test_files_come_sorted_and_before_subfolders() -> None:
     touch("d/z.png", "d/a.JPG", "d/b/x.webp", "d/a/y.gif", "d/notes.txt", "d/.hidden.png")
     touch("d/.h/x.png")
     assert sources() == ["d/a.JPG", "d/z.png", "d/a/y.gif", "d/b/x.webp"]
@@ -42,12 +42,12 @@ def test_sources_are_plain_paths(word: str, first: str) -> None:
     assert sources(word) == [first]
 
 
-def test_the_current_folder_gives_bare_names() -> None:
+def test_current_folder_gives_bare_names() -> None:
     touch("a.png", "sub/b.png")
     assert sources(".") == ["a.png", "sub/b.png"]
 
 
-def test_large_folders_come_in_sorted_runs_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_folders_come_in_sorted_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inputs, "SORTED_AT_ONCE", 4)
     names = [f"d/{number}.png" for number in range(10)]
     touch(*names, *(f"d/{number}.txt" for number in range(10)))
@@ -60,7 +60,7 @@ def test_a_folder_whose_name_looks_like_an_image_is_a_folder() -> None:
 
 
 @POSIX
-def test_names_in_any_script_and_in_none_are_found() -> None:
+def test_names_in_any_script_and_encoding() -> None:
     touch("d/脸.png", "d/лицо.png", "d/صورة.png", "d/ new\nline.png", "d/🙂.png")
     if sys.platform == "linux":
         Path(os.fsdecode(b"d/\xff\xfe.png")).write_bytes(b"x")
@@ -80,7 +80,7 @@ def test_links_are_followed_once_and_loops_end() -> None:
 
 
 @POSIX
-def test_a_link_that_leads_nowhere_or_to_itself_is_left_to_the_reading() -> None:
+def test_broken_links_are_yielded() -> None:
     Path("d").mkdir()
     Path("d/gone.png").symlink_to("nowhere.png")
     Path("d/loop.png").symlink_to("loop.png")
@@ -91,7 +91,7 @@ def test_a_link_that_leads_nowhere_or_to_itself_is_left_to_the_reading() -> None
 
 
 @POSIX
-def test_a_pipe_would_block_and_is_a_problem_by_itself_and_through_a_link() -> None:
+def test_pipes_have_a_problem() -> None:
     Path("d").mkdir()
     os.mkfifo("d/pipe.png")
     Path("d/link.png").symlink_to("pipe.png")
@@ -103,7 +103,7 @@ def test_a_pipe_would_block_and_is_a_problem_by_itself_and_through_a_link() -> N
 @pytest.mark.skipif(
     not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read every folder"
 )
-def test_a_barred_folder_is_named_and_the_others_are_read() -> None:
+def test_unreadable_folder_has_a_problem() -> None:
     touch("d/barred/a.png", "d/open/b.png")
     Path("d/barred").chmod(0)
     try:
@@ -115,7 +115,7 @@ def test_a_barred_folder_is_named_and_the_others_are_read() -> None:
     assert found.source == "d/open/b.png"
 
 
-def test_a_folder_that_vanishes_meanwhile_is_said() -> None:
+def test_vanished_folder_has_a_problem() -> None:
     touch("d/a.png", "d/sub/b.png")
     walk = walk_folder("d")
     assert next(walk).source == "d/a.png"
@@ -125,16 +125,16 @@ def test_a_folder_that_vanishes_meanwhile_is_said() -> None:
     assert (left.source, left.content) == (str(Path("d/sub")), None)
 
 
-def test_nothing_at_all_is_found_in_an_empty_folder() -> None:
+def test_empty_folder() -> None:
     Path("d").mkdir()
     assert sources() == []
 
 
-def test_a_missing_file_is_left_to_the_reading() -> None:
+def test_missing_file_is_an_input() -> None:
     assert file_input("missing.png").content == "missing.png"
 
 
-def test_a_file_without_a_suffix_is_an_image_if_it_begins_as_one() -> None:
+def test_images_without_suffix_are_found() -> None:
     touch("d/README", "d/empty")
     Path("d/photo").write_bytes(b"\xff\xd8\xff\xe0 and so on")
     Path("d/empty").write_bytes(b"")
@@ -143,7 +143,7 @@ def test_a_file_without_a_suffix_is_an_image_if_it_begins_as_one() -> None:
     assert list(walk_folder("d", (".mp4",))) == []
 
 
-def test_files_that_are_left_out_are_counted_by_their_suffix() -> None:
+def test_other_files_are_counted_by_suffix() -> None:
     touch("d/a.jfif", "d/b.JPG_large", "d/c.HEIC", "d/sub/d.heic", "d/e.mp4", "d/LICENSE")
     touch("d/.hidden.mp4")
     left_out: Counter[str] = Counter()

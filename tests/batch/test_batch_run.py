@@ -1,4 +1,4 @@
-"""The local engine: the same results from one process and from several, though workers die."""
+"""The local engine: the same results from any number of processes, although workers die."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mien.inference.recognizer import Recognizer
 
 @dataclass(frozen=True)
 class Deadly(RecognizerOptions):
-    """Its recognizers end their process at an image with a certain name, as a crash would."""
+    """Its recognizers crash their process at an image with a certain name."""
 
     at_once: bool = False
 
@@ -45,7 +45,7 @@ class Crashing(Recognizer):
 
 @dataclass(frozen=True)
 class Slow(RecognizerOptions):
-    """Its recognizers take for ever, or crash, where an image is called so, as a decoder would."""
+    """Its recognizers hang or crash at images with certain names."""
 
     def load(self, *, threads: int | None = None) -> Recognizer:
         whole = super().load(threads=threads)
@@ -76,9 +76,7 @@ def inputs(tmp_path: Path, make_pictures: Callable[..., list[str]]) -> list[Inpu
     return [Input(path, content=path) for path in [*paths, str(tmp_path / "missing.png")]]
 
 
-def test_two_workers_give_what_one_gives_in_order(
-    options: RecognizerOptions, inputs: list[Input]
-) -> None:
+def test_results_do_not_depend_on_workers(options: RecognizerOptions, inputs: list[Input]) -> None:
     recognizer = options.load()
     one = list(LocalEngine(options, recognizer, workers=1, batch_size=64)(inputs))
     two = list(LocalEngine(options, recognizer, workers=2, batch_size=64)(inputs))
@@ -86,9 +84,7 @@ def test_two_workers_give_what_one_gives_in_order(
     assert two == one
 
 
-def test_inputs_are_taken_as_they_are_needed(
-    options: RecognizerOptions, inputs: list[Input]
-) -> None:
+def test_inputs_are_taken_lazily(options: RecognizerOptions, inputs: list[Input]) -> None:
     taken = 0
 
     def counted() -> Iterator[Input]:
@@ -103,7 +99,7 @@ def test_inputs_are_taken_as_they_are_needed(
     assert taken < 300
 
 
-def test_an_image_that_kills_a_worker_is_an_error_and_the_others_are_read(
+def test_crashing_image_is_an_error_and_others_are_analyzed(
     tiny_model: Path, options: RecognizerOptions, inputs: list[Input]
 ) -> None:
     deadly = Input("deadly.png", content="deadly.png")
@@ -119,7 +115,7 @@ def test_an_image_that_kills_a_worker_is_an_error_and_the_others_are_read(
     assert others == {"ok"}
 
 
-def test_workers_that_cannot_start_are_said(
+def test_workers_that_cannot_start_are_an_error(
     tiny_model: Path, options: RecognizerOptions, inputs: list[Input]
 ) -> None:
     source = Deadly(str(tiny_model), detector="none", at_once=True)
@@ -154,7 +150,7 @@ def found(results: Iterable[Result]) -> list[tuple[str, str]]:
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="crashes as on Unix")
 @pytest.mark.parametrize("workers", [1, 2, 1_000_000])
-def test_what_hangs_or_crashes_is_an_error_and_all_else_is_read(
+def test_hanging_and_crashing_images_are_errors(
     tiny_model: Path, options: RecognizerOptions, inputs: list[Input], workers: int
 ) -> None:
     given = with_bad(inputs)
@@ -174,7 +170,7 @@ def test_what_hangs_or_crashes_is_an_error_and_all_else_is_read(
 
 
 @pytest.mark.slow
-def test_what_takes_long_lets_others_pass_where_it_may(
+def test_others_may_overtake_a_slow_image(
     tiny_model: Path,
     options: RecognizerOptions,
     inputs: list[Input],
@@ -196,7 +192,7 @@ def status_of(one: Input) -> str:
     return "unreadable" if "missing" in one.source else "ok"
 
 
-def test_a_run_that_goes_on_outlives_what_ended_it(
+def test_isolated_run_survives_the_crashing_image(
     tiny_model: Path, options: RecognizerOptions, inputs: list[Input]
 ) -> None:
     given = [*inputs[:2], Input("deadly.png", content="deadly.png"), inputs[3]]

@@ -1,4 +1,4 @@
-"""A stop is one line, exit code 130, within seconds, and leaves no process, whatever they do."""
+"""Signals end a run within seconds, with one line, exit code 130 and no process left."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ COUNTED = "0 images are done: add --resume to continue with the others\n"
 def start(
     tmp_path: Path, tiny_model: Path, make_pictures: Callable[..., list[str]]
 ) -> Callable[..., subprocess.Popen[str]]:
-    """Start the command in a process group of its own, as a terminal does."""
+    """Start the command in a new process group, as a terminal does."""
     make_pictures(tmp_path / "d", 80)
 
     def run(how: str, workers: int, *words: str) -> subprocess.Popen[str]:
@@ -55,7 +55,7 @@ def start(
 
 
 def is_alive(group: int) -> bool:
-    """Say whether any process of a group is there, but for those that nobody has waited for."""
+    """Return True if a process group has a process other than zombies."""
     listed = subprocess.run(["ps", "-eo", "pgid=,stat="], capture_output=True, text=True)
     states = [line.split() for line in listed.stdout.splitlines()]
     return any(state[0] == str(group) and state[1][0] != "Z" for state in states)
@@ -89,7 +89,7 @@ def wait_until_it_reads(process: subprocess.Popen[str], folder: Path) -> None:
         (SLEEPS, 2, "SIGHUP"),
     ],
 )
-def test_a_stop_ends_all_within_seconds(
+def test_signals_end_all_processes_within_seconds(
     start: Callable[..., subprocess.Popen[str]],
     tmp_path: Path,
     how: str,
@@ -111,7 +111,7 @@ def test_a_stop_ends_all_within_seconds(
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot promise it")
-def test_a_kill_leaves_no_worker_behind_that_keeps_pythons_lock(
+def test_workers_holding_the_gil_end_with_their_parent(
     start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     process = start(KEEPS_THE_LOCK, 2)
@@ -122,7 +122,7 @@ def test_a_kill_leaves_no_worker_behind_that_keeps_pythons_lock(
 
 
 @pytest.mark.slow
-def test_a_stop_while_workers_start_is_silent(
+def test_signal_while_workers_start_is_silent(
     start: Callable[..., subprocess.Popen[str]],
 ) -> None:
     for moment in range(6):

@@ -1,4 +1,4 @@
-"""Results in parts: none lost, none twice, nothing taken up that is of another run."""
+"""Results in parts: none lost, none duplicated, and none of another run."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def part_suffix(output: Path) -> str:
 
 
 def written(output: Path) -> list[dict[str, Any]]:
-    """Return the rows of an output in any format, as JSON has their values."""
+    """Return the rows of an output in any format, with JSON values."""
     if output.suffix == ".parquet":
         import pyarrow.parquet as pq
 
@@ -104,9 +104,7 @@ def test_all_parts_become_one_file_in_order(output: Path, make_result: MakeResul
     assert journal.summary.first_problem == "c.png is not an image"
 
 
-def test_a_resumed_run_has_the_rest_and_counts_everything(
-    output: Path, make_result: MakeResult
-) -> None:
+def test_resumed_run_analyzes_the_rest(output: Path, make_result: MakeResult) -> None:
     odd = os.fsdecode(b"\xff.png") if os.name != "nt" else "\udcff.png"
     with opened(output) as journal:
         journal.add(make_result("a.png", 2))
@@ -126,7 +124,7 @@ def test_a_resumed_run_has_the_rest_and_counts_everything(
     assert journal.summary.first_problem == "damaged"
 
 
-def test_what_a_kill_leaves_half_done_is_no_part(output: Path, make_result: MakeResult) -> None:
+def test_partial_files_of_a_kill_are_ignored(output: Path, make_result: MakeResult) -> None:
     with opened(output) as journal:
         journal.add(make_result("a.png"))
         journal.flush()
@@ -155,7 +153,7 @@ def test_a_kill_after_the_join_repeats_only_that(output: Path, make_result: Make
     assert names(written(output)) == ["a.png"]
 
 
-def test_parts_are_not_overwritten_unasked(output: Path, make_result: MakeResult) -> None:
+def test_parts_are_not_overwritten_without_resume(output: Path, make_result: MakeResult) -> None:
     with opened(output) as journal:
         journal.add(make_result("a.png"))
     with pytest.raises(UsageError, match=r"add --resume to continue it, or delete"):
@@ -175,13 +173,13 @@ def test_a_run_without_results_leaves_nothing(output: Path) -> None:
     assert list(output.parent.iterdir()) == []
 
 
-def test_no_images_give_an_output_without_rows(output: Path) -> None:
+def test_no_images_give_an_empty_output(output: Path) -> None:
     with opened(output) as journal:
         journal.finish()
     assert written(output) == []
 
 
-def test_a_damaged_run_file_is_said(output: Path, make_result: MakeResult) -> None:
+def test_damaged_settings_are_an_error(output: Path, make_result: MakeResult) -> None:
     with opened(output) as journal:
         journal.add(make_result("a.png"))
     for damaged in ("not JSON", "", "3", '{"inputs": [[]]}', '{"inputs": 3}', "[" * 100_000):
@@ -215,7 +213,7 @@ DAMAGE = [emptied, halved, flipped, cut_by_a_line, Path.unlink]
 
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
 @pytest.mark.parametrize("what", ["results", "index"])
-def test_a_damaged_part_is_read_again(
+def test_images_of_a_damaged_part_are_analyzed_again(
     output: Path, make_result: MakeResult, damage: Callable[[Path], None], what: str
 ) -> None:
     everything = [Input(f"{number}.png") for number in range(4)]
@@ -238,7 +236,7 @@ def test_a_damaged_part_is_read_again(
 
 
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
-def test_a_part_that_is_damaged_meanwhile_ends_the_run_which_can_be_gone_on_with(
+def test_part_damaged_meanwhile_ends_a_resumable_run(
     output: Path, make_result: MakeResult, damage: Callable[[Path], None]
 ) -> None:
     with opened(output) as journal:
@@ -271,7 +269,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("resume", [False, True])
-def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path, resume: bool) -> None:
+def test_foreign_folder_is_left_alone(tmp_path: Path, resume: bool) -> None:
     folder = parts_folder(tmp_path / "r.csv")
     before = foreign(folder)
     with pytest.raises(UsageError, match="was not created by mien: move it away"):
@@ -317,7 +315,7 @@ def test_a_file_in_the_way_is_left_alone(tmp_path: Path) -> None:
     assert record_file(tmp_path / "q.csv").read_bytes() == b"mine"
 
 
-def test_what_somebody_puts_into_the_folder_stays(tmp_path: Path, make_result: MakeResult) -> None:
+def test_foreign_files_in_the_folder_are_kept(tmp_path: Path, make_result: MakeResult) -> None:
     output = tmp_path / "r.csv"
     with opened(output) as journal:
         journal.add(make_result("a.png"))
@@ -329,7 +327,7 @@ def test_what_somebody_puts_into_the_folder_stays(tmp_path: Path, make_result: M
     assert (parts_folder(output) / "letter.txt").read_bytes() == b"mine"
 
 
-def test_a_kill_at_the_very_start_is_taken_up(tmp_path: Path, make_result: MakeResult) -> None:
+def test_kill_at_the_start_can_be_resumed(tmp_path: Path, make_result: MakeResult) -> None:
     output = tmp_path / "r.csv"
     for left in ([], [LOCK_NAME], [LOCK_NAME, ".run.json.0000.part.json"]):
         parts_folder(output).mkdir()
@@ -353,7 +351,7 @@ def finished(output: Path, make_result: MakeResult, run: Any = RUN) -> None:
         journal.finish()
 
 
-def test_a_finished_output_gets_what_is_new(output: Path, make_result: MakeResult) -> None:
+def test_finished_output_is_extended(output: Path, make_result: MakeResult) -> None:
     finished(output, make_result)
     before = written(output)
     everything = [Input(f"{name}.png") for name in "bcda"]
@@ -376,7 +374,7 @@ def test_a_finished_output_gets_what_is_new(output: Path, make_result: MakeResul
     assert names(rows) == ["a.png", "b.png", "c.png", "d.png"]
 
 
-def test_adding_that_was_killed_goes_on(output: Path, make_result: MakeResult) -> None:
+def test_killed_extension_can_be_resumed(output: Path, make_result: MakeResult) -> None:
     finished(output, make_result)
     with opened(output, resume=True) as journal:
         journal.reopen()
@@ -428,7 +426,7 @@ def test_inputs_may_be_added(output: Path, make_result: MakeResult) -> None:
 
 
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
-def test_an_output_that_is_not_what_was_written_is_not_gone_on_with(
+def test_changed_output_is_not_resumed(
     output: Path, make_result: MakeResult, damage: Callable[[Path], None]
 ) -> None:
     finished(output, make_result)
@@ -447,7 +445,7 @@ def test_an_output_that_is_not_what_was_written_is_not_gone_on_with(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs links as on Unix")
-def test_an_output_that_is_a_link_is_gone_on_with(tmp_path: Path, make_result: MakeResult) -> None:
+def test_linked_output_is_resumed(tmp_path: Path, make_result: MakeResult) -> None:
     (tmp_path / "far").mkdir()
     output = tmp_path / "r.csv"
     output.symlink_to(tmp_path / "far" / "r.csv")
@@ -458,7 +456,7 @@ def test_an_output_that_is_a_link_is_gone_on_with(tmp_path: Path, make_result: M
     assert sorted(path.name for path in (tmp_path / "far").iterdir()) == [".r.csv.mien", "r.csv"]
 
 
-def test_an_output_that_is_a_folder_is_refused_before_any_work(tmp_path: Path) -> None:
+def test_folder_as_output_is_rejected_first(tmp_path: Path) -> None:
     (tmp_path / "r.csv").mkdir()
     (tmp_path / "file").write_text("in the way")
     for target in (tmp_path / "r.csv", tmp_path / "file/r.csv"):
@@ -467,7 +465,7 @@ def test_an_output_that_is_a_folder_is_refused_before_any_work(tmp_path: Path) -
     assert not parts_folder(tmp_path / "r.csv").exists()
 
 
-def test_parts_are_written_as_time_goes_by_and_before_they_are_too_many(
+def test_parts_are_written_by_time_and_size(
     tmp_path: Path, make_result: MakeResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(journal_module, "PART_IMAGES", 3)
@@ -483,7 +481,7 @@ def test_parts_are_written_as_time_goes_by_and_before_they_are_too_many(
         assert len(list(folder.glob("part-*.csv"))) == 3
 
 
-def test_importing_a_run_loads_no_pyarrow() -> None:
+def test_import_loads_no_pyarrow() -> None:
     code = "import sys, mien.batch.run; print('pyarrow' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "False\n"
@@ -511,7 +509,7 @@ def test_parquet_has_types_and_the_model_and_joined_row_groups(
     assert json.loads(schema.metadata[b"mien.model"]) == MODEL.to_dict()
 
 
-def test_classes_with_names_of_columns_keep_columns_and_types_apart(tmp_path: Path) -> None:
+def test_clashing_class_names_keep_column_types(tmp_path: Path) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
     scores = {"status": 0.5, "x": 0.3, "emotion": 0.2}
     face = Face(0, Box(1, 2, 5, 6), 0.9, "status", 0.5, False, scores, Quality(5, 0.0))
@@ -531,13 +529,13 @@ any_name = st.text(st.characters(exclude_categories=()), max_size=5)
 
 
 @given(st.sets(any_name), any_name)
-def test_a_name_is_held_if_and_only_if_it_was_put_in(done: set[str], other: str) -> None:
+def test_digest_set_membership(done: set[str], other: str) -> None:
     digests = DigestSet(b"".join(map(digest, done)))
     assert all(name in digests for name in done)
     assert (other in digests) == (other in done)
 
 
-def test_every_name_that_is_done_is_known_again() -> None:
+def test_digest_set_finds_many_names() -> None:
     # One in 256 digests ends with a NUL, which NumPy drops.
     many = [f"{number}.png" for number in range(2000)]
     digests = DigestSet(b"".join(map(digest, many)))
@@ -546,12 +544,12 @@ def test_every_name_that_is_done_is_known_again() -> None:
     assert "other.png" not in digests
 
 
-def test_an_image_without_a_name_is_as_one_of_an_empty_name() -> None:
+def test_missing_name_equals_empty_name() -> None:
     assert "" in DigestSet(digest(None))
     assert None not in DigestSet(b"")
 
 
-def test_an_index_of_any_depth_is_damaged(tmp_path: Path) -> None:
+def test_deeply_nested_index_is_damaged(tmp_path: Path) -> None:
     index = tmp_path / "part-000001.index"
     index.write_bytes(b"mien batch 1\n{" + b'"a":{' * 100_000)
     with pytest.raises(ValueError, match="changed"):

@@ -1,4 +1,4 @@
-"""`mien predict` killed again and again: in the end every file is there, exactly once."""
+"""`mien predict` killed again and again: at the end each file has exactly one result."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def words(folder: Path, output: Path, model: Path) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("suffix", "kills"), [("jsonl", 8), ("csv", 3), ("parquet", 3)])
-def test_kills_lose_and_double_nothing(
+def test_kills_neither_lose_nor_duplicate_results(
     tmp_path: Path,
     tiny_model: Path,
     make_pictures: Callable[..., list[str]],
@@ -113,7 +113,7 @@ CHANGES = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncat
 
 
 def killed_at(step: int, work: Callable[[], None], folder: Path) -> bool:
-    """Do the work in a fork that ends before its step-th change in a folder; say if it got there.
+    """Work in a fork that exits before its n-th disk change; returns True if it got there.
 
     A fork keeps what it has not written to itself, as a process that is killed.
     """
@@ -140,7 +140,7 @@ def killed_at(step: int, work: Callable[[], None], folder: Path) -> bool:
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs forks")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_kill_between_any_two_changes_of_the_disk_loses_and_doubles_nothing(
+def test_kill_between_any_two_disk_changes(
     tmp_path: Path, make_result: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What a process has written outlives it in any case.
@@ -148,7 +148,7 @@ def test_a_kill_between_any_two_changes_of_the_disk_loses_and_doubles_nothing(
     form = part_format("csv", EMOTIONS, ModelInfo("tiny", "0.0.1", "0" * 64))
 
     def run(output: Path, names: str) -> None:
-        """Go on as `run_batch` does, with a part for each image."""
+        """Resume as `run_batch` does, with a part per image."""
         with Journal(output, form, {"inputs": ["d"]}, resume=True) as journal:
             rest = list(journal.remaining([Input(name) for name in names]))
             if journal.finished and not rest:

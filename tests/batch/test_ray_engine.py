@@ -1,4 +1,4 @@
-"""The Ray engine gives the local engine's results, on two workers of which one is killed too."""
+"""The Ray engine gives the results of the local engine, even if a worker is killed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ needs_ray = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head without cores and two workers with one each, every one a process group of its own."""
+    """A head without cores and two workers with one core each, in separate process groups."""
     importlib.import_module("mien.batch.ray_engine")  # before Ray, which it sets up
     import ray
     from ray.cluster_utils import Cluster
@@ -44,7 +44,7 @@ def cluster() -> Iterator[Any]:
 
 
 def kill_a_worker(cluster: Any) -> None:
-    """Kill one that the driver is not attached to, which Ray would not outlive."""
+    """Kill a worker that the driver is not attached to, since Ray would not survive that."""
     for worker in list(cluster.worker_nodes):
         try:
             cluster.remove_node(worker, allow_graceful=False)
@@ -77,7 +77,7 @@ def free_port() -> int:
 
 
 def slow_source(model: Path, seconds: float) -> RecognizerOptions:
-    """Return options that go to other machines by value, of recognizers that take their time."""
+    """Return options of slow recognizers, which are pickled by value."""
 
     class Slow(RecognizerOptions):
         def load(self, *, threads: int | None = None) -> Any:
@@ -97,7 +97,7 @@ def slow_source(model: Path, seconds: float) -> RecognizerOptions:
 @needs_ray
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Ray's own
-def test_the_results_are_the_local_engines_though_a_worker_is_killed(
+def test_results_match_the_local_engine_although_a_worker_dies(
     cluster: Any,
     tmp_path: Path,
     tiny_model: Path,
@@ -145,7 +145,7 @@ def test_no_cluster_at_the_address_is_one_line(tiny_model: Path, address: str, s
         next(engine([Input("a.png", content="a.png")]))
 
 
-def test_without_ray_one_line_says_what_to_install(
+def test_missing_ray_says_what_to_install(
     tmp_path: Path, tiny_model: Path, make_pictures: Callable[..., list[str]]
 ) -> None:
     make_pictures(tmp_path / "d", 1)

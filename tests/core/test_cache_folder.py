@@ -30,7 +30,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def pinned(tmp_path: Path) -> PinnedFile:
-    """A file to download; the way is that of the network, but the address is a file's."""
+    """A file to download; it is fetched by the same code, from a file:// address."""
     origin = tmp_path / "origin.onnx"
     origin.write_bytes(CONTENT)
     digest = hashlib.sha256(CONTENT).hexdigest()
@@ -41,7 +41,7 @@ def test_mien_home_comes_first(cache: Path) -> None:
     assert cache_folder() == cache
 
 
-def test_else_it_is_the_platforms_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_default_is_the_platform_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("MIEN_HOME")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
@@ -54,7 +54,7 @@ def test_else_it_is_the_platforms_cache(monkeypatch: pytest.MonkeyPatch, tmp_pat
         assert cache_folder() == expected
 
 
-def test_asking_where_it_is_makes_nothing(cache: Path) -> None:
+def test_lookup_creates_no_folder(cache: Path) -> None:
     cache_folder()
     assert not cache.exists()
 
@@ -77,21 +77,21 @@ def test_a_damaged_copy_is_fetched_again(cache: Path, pinned: PinnedFile) -> Non
     assert fetch(pinned).read_bytes() == CONTENT
 
 
-def test_offline_nothing_is_fetched(cache: Path, pinned: PinnedFile) -> None:
+def test_offline_never_downloads(cache: Path, pinned: PinnedFile) -> None:
     with pytest.raises(ModelError, match="by hand") as error:
         fetch(pinned, offline=True)
     assert pinned.url in str(error.value)
     assert not cache.exists()
 
 
-def test_something_else_is_not_kept(cache: Path, pinned: PinnedFile, tmp_path: Path) -> None:
+def test_wrong_content_is_not_saved(cache: Path, pinned: PinnedFile, tmp_path: Path) -> None:
     (tmp_path / "origin.onnx").write_bytes(b"<html>not found</html>")
     with pytest.raises(ModelError, match="returned another file"):
         fetch(pinned)
     assert not cache.exists()
 
 
-def test_a_download_that_fails_says_what_to_do(pinned: PinnedFile, tmp_path: Path) -> None:
+def test_failed_download_explains_how_to_fix_it(pinned: PinnedFile, tmp_path: Path) -> None:
     (tmp_path / "origin.onnx").unlink()
     with pytest.raises(ModelError, match="by hand") as error:
         fetch(pinned)
@@ -108,7 +108,7 @@ def test_a_copy_elsewhere_is_verified(pinned: PinnedFile, tmp_path: Path) -> Non
 
 
 class AnotherUser:
-    """Stands for a process whose user may look into no folder below one."""
+    """Simulates a user without access below a folder."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         stat = os.stat
@@ -123,7 +123,7 @@ class AnotherUser:
 
 @pytest.fixture
 def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No HOME, and a user without an entry in the system's list."""
+    """No HOME, and no home folder in the user database."""
     for name in ("MIEN_HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"):
         monkeypatch.delenv(name, raising=False)
 
@@ -133,7 +133,7 @@ def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "home", home)
 
 
-def test_without_a_home_folder_mien_home_is_asked_for(no_home: None, pinned: PinnedFile) -> None:
+def test_missing_home_folder_suggests_mien_home(no_home: None, pinned: PinnedFile) -> None:
     with pytest.raises(OutputError, match="set MIEN_HOME"):
         cache_folder()
     with pytest.raises(OutputError, match="set MIEN_HOME"):
@@ -141,7 +141,7 @@ def test_without_a_home_folder_mien_home_is_asked_for(no_home: None, pinned: Pin
     assert not pinned.is_cached()
 
 
-def test_a_cache_of_another_users_is_as_none(
+def test_inaccessible_cache_counts_as_missing(
     cache: Path, pinned: PinnedFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     AnotherUser(cache.parent, monkeypatch)
@@ -167,7 +167,7 @@ def test_what_was_fetched_is_cached(pinned: PinnedFile) -> None:
 
 
 @pytest.mark.parametrize("has_keras_folder", [False, True])
-def test_keras_and_matplotlib_are_kept_together(
+def test_keras_and_matplotlib_use_the_cache_folder(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_keras_folder: bool
 ) -> None:
     for name in ("KERAS_HOME", "MPLCONFIGDIR"):
@@ -183,14 +183,14 @@ def test_keras_and_matplotlib_are_kept_together(
     assert not cache.exists()
 
 
-def test_folders_that_somebody_chose_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_variables_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("KERAS_HOME", "MPLCONFIGDIR"):
         monkeypatch.setenv(name, "mine")
     redirect_library_caches()
     assert os.environ["KERAS_HOME"] == os.environ["MPLCONFIGDIR"] == "mine"
 
 
-def test_without_a_home_folder_nothing_is_kept_together(
+def test_missing_home_folder_changes_nothing(
     no_home: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MPLCONFIGDIR", raising=False)

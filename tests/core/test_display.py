@@ -43,12 +43,12 @@ def _color(emotion: str) -> tuple[int, ...]:
     return tuple(int(code[start : start + 2], 16) for start in (1, 3, 5))
 
 
-def test_without_faces_the_picture_stays_as_it_is() -> None:
+def test_picture_without_faces_is_unchanged() -> None:
     image = np.random.default_rng(0).integers(0, 256, (700, 900, 3), np.uint8)
     assert np.array_equal(np.asarray(annotate(image, [])), image)
 
 
-def test_the_given_picture_is_not_drawn_on() -> None:
+def test_input_is_not_modified() -> None:
     image = _grey(700, 900)
     annotate(image, [_face(Box(300, 200, 150, 150))])
     assert (image == 128).all()
@@ -62,7 +62,7 @@ def test_the_box_has_the_emotions_colour(emotion: str) -> None:
     assert (drawn[230:350, 330:420] == 128).all()  # the face itself is left free
 
 
-def test_a_large_face_with_room_gets_a_chart_beside_it() -> None:
+def test_large_face_with_room_gets_a_chart() -> None:
     large = np.asarray(annotate(_grey(700, 900), [_face(Box(300, 200, 150, 160))]))
     small = np.asarray(annotate(_grey(700, 900), [_face(Box(300, 200, 40, 40))]))
     assert (large[210:330, 460:560] != 128).any(axis=2).mean() > 0.9
@@ -97,7 +97,7 @@ def test_uncertainty_is_marked() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (48, 48), (20, 700), (900, 30), (3000, 2000)])
-def test_any_size_can_be_drawn_on(size: tuple[int, int]) -> None:
+def test_pictures_of_any_size(size: tuple[int, int]) -> None:
     drawn = annotate(_grey(*size), [_face(Box(0, 0, size[1], size[0]))])
     assert drawn.mode == "RGB"
     assert max(drawn.size) >= min(MIN_SIDE, 640)
@@ -105,7 +105,7 @@ def test_any_size_can_be_drawn_on(size: tuple[int, int]) -> None:
     assert max(drawn.size) < 2 * MIN_SIDE or drawn.size == size[::-1]
 
 
-def test_each_class_of_a_model_has_a_colour_of_its_own() -> None:
+def test_classes_have_different_colours() -> None:
     colors = class_colors(("negative", "positive", "Surprised"))
     assert colors["Surprised"] == _color("surprise")
     assert len(set(colors.values())) == 3
@@ -114,7 +114,7 @@ def test_each_class_of_a_model_has_a_colour_of_its_own() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 100_000), (100_000, 1), (3, 1_000_000)])
-def test_a_picture_that_is_too_long_for_a_file_is_made_smaller(height: int, width: int) -> None:
+def test_picture_larger_than_jpeg_allows_is_shrunk(height: int, width: int) -> None:
     faces = [_face(Box(0, 0, width, height)), _face(Box(width // 2, height // 2, 1, 1))]
     drawn = annotate(_grey(height, width), faces)
     assert max(drawn.size) == MAX_SIDE
@@ -123,7 +123,7 @@ def test_a_picture_that_is_too_long_for_a_file_is_made_smaller(height: int, widt
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 2), (2, 700)])
-def test_a_tiny_picture_can_be_drawn_on(height: int, width: int) -> None:
+def test_tiny_picture(height: int, width: int) -> None:
     drawn = annotate(_grey(height, width), [_face(Box(0, 0, 1, 1))])
     assert max(drawn.size) >= MIN_SIDE
 
@@ -138,12 +138,12 @@ def looks(font: Font, text: str) -> bytes:
     return bytes(font.getmask(text))
 
 
-def test_ascii_is_drawn_as_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ascii_uses_the_default_font(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(display, "_FONTS", ())
     assert looks(find_font("happy", 20), "happy") == looks(ImageFont.load_default(20), "happy")
 
 
-def test_another_font_is_taken_for_what_the_default_one_lacks() -> None:
+def test_system_font_for_missing_glyphs() -> None:
     try:
         ImageFont.truetype("DejaVuSans.ttf", 20)
     except OSError:
@@ -152,7 +152,7 @@ def test_another_font_is_taken_for_what_the_default_one_lacks() -> None:
     assert all(looks(font, one) != looks(font, "\U0010ffff") for one in "грустно")
 
 
-def test_without_any_such_font_the_default_one_draws_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_font_if_no_system_font_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(display, "_FONTS", ("no such font.ttf",))
     font = find_font("びっくり", 20)
     assert looks(font, "a") == looks(ImageFont.load_default(20), "a")

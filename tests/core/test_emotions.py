@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from mien.core.emotions import EMOTIONS, FER2013_CSV_ORDER, find_emotion
 
 
-def test_the_order_is_that_of_the_folders() -> None:
+def test_order_of_the_folders() -> None:
     assert EMOTIONS == ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
     assert tuple(sorted(EMOTIONS)) == EMOTIONS
 
 
-def test_the_challenges_order_has_the_same_emotions() -> None:
+def test_challenge_order_has_the_same_emotions() -> None:
     assert FER2013_CSV_ORDER[4:] == ("sad", "surprise", "neutral")
     assert set(FER2013_CSV_ORDER) == set(EMOTIONS)
 
@@ -29,14 +29,14 @@ def test_the_challenges_order_has_the_same_emotions() -> None:
         ("neutral", "neutral"),
     ],
 )
-def test_synonyms_are_taken(name: str, emotion: str) -> None:
+def test_synonyms(name: str, emotion: str) -> None:
     assert find_emotion(name) == emotion
 
 
 @given(st.text())
-def test_any_text_means_an_emotion_or_nothing(name: str) -> None:
+def test_any_text_gives_an_emotion_or_none(name: str) -> None:
     assert find_emotion(name) in (*EMOTIONS, None)
 
 
-def test_an_unknown_name_means_none() -> None:
+def test_unknown_name_gives_none() -> None:
     assert find_emotion("contempt") is None

@@ -50,12 +50,12 @@ def test_exit_codes_are_the_contract(name: str, code: int) -> None:
     assert _all()[name].exit_code == code
 
 
-def test_the_drawn_tree_names_every_error() -> None:
+def test_docstring_lists_every_error() -> None:
     tree = errors.__doc__ or ""
     assert [name for name in _all() if f"{name} " not in tree] == []
 
 
-def test_a_missing_extra_says_what_to_install() -> None:
+def test_missing_extra_says_what_to_install() -> None:
     error = errors.MissingExtra("train", "mien train")
     assert "mien train" in str(error)
     assert "pip install 'mien[train]'" in str(error)
@@ -69,13 +69,13 @@ def test_printable_text_has_no_control_characters_and_stays_so(text: str) -> Non
 
 
 @given(st.text(max_size=500))
-def test_a_name_is_shown_short_and_without_control_characters(name: str) -> None:
+def test_abbreviate_shortens_and_escapes(name: str) -> None:
     text = abbreviate(name)
     assert len(text) <= MAX_NAME
     assert not set(text) & set(map(chr, (*range(32), 127, *range(128, 160))))
 
 
-def test_a_name_that_fits_is_shown_as_it_is() -> None:
+def test_abbreviate_keeps_short_names() -> None:
     name = "Urlaub 2020/Straße ü (1).jpg"
     assert abbreviate(name) == name
     long = "a" * 300 + "/photo.jpg"
@@ -84,7 +84,7 @@ def test_a_name_that_fits_is_shown_as_it_is() -> None:
 
 
 @given(st.text(max_size=3000))
-def test_a_message_stays_as_it_is_once_it_is_one_line(text: str) -> None:
+def test_one_line_is_idempotent(text: str) -> None:
     message = one_line(text)
     assert len(message) <= MAX_MESSAGE
     assert "\n" not in message
@@ -101,7 +101,7 @@ def test_every_error_is_one_short_line(kind: type[MienError]) -> None:
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
-def test_a_long_value_of_many_words_is_short_too() -> None:
+def test_long_quoted_value_is_shortened() -> None:
     error = UsageError(f"expected align='auto', got {'so many words ' * 300!r}")
     assert len(str(error)) < 200
     text = (
@@ -110,7 +110,7 @@ def test_a_long_value_of_many_words_is_short_too() -> None:
     assert one_line(text) == text
 
 
-def test_an_error_of_usual_length_is_as_it_was_said() -> None:
+def test_usual_messages_are_unchanged() -> None:
     text = "photo.jpg: no such file"
     assert str(MienError(text)) == text
     assert "[train]" in str(MissingExtra("train", "training"))

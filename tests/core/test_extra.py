@@ -1,4 +1,4 @@
-"""Optional parts are asked for by name."""
+"""Checks of optional dependencies."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from mien.core.errors import MissingExtra, needs_extra, require_extra
 
 
-def test_what_is_not_installed_names_the_extra() -> None:
+def test_missing_module_names_the_extra() -> None:
     require_extra("train", "json", "csv", needed_for="A report")
     with pytest.raises(MissingExtra, match=r"A report needs the extra \[train\]"):
         require_extra("train", "json", "no_such_module", needed_for="A report")
@@ -15,6 +15,6 @@ def test_what_is_not_installed_names_the_extra() -> None:
         import no_such_module  # type: ignore[import-not-found] # noqa: F401
 
 
-def test_other_errors_pass() -> None:
+def test_other_errors_are_not_converted() -> None:
     with pytest.raises(ZeroDivisionError), needs_extra("train", "A report"):
         raise ZeroDivisionError

@@ -25,7 +25,7 @@ from mien.core.images import load_image, pixel_count
 
 
 @pytest.mark.parametrize("kind", sorted(READABLE_FORMATS))
-def test_first_bytes_of_all_kinds_that_are_read_are_known(kind: str) -> None:
+def test_sniffs_every_readable_format(kind: str) -> None:
     Image.init()
     if kind not in Image.SAVE:
         pytest.skip(f"this Pillow writes no {kind}")
@@ -48,12 +48,12 @@ def test_first_bytes_of_all_kinds_that_are_read_are_known(kind: str) -> None:
         (b"", None),
     ],
 )
-def test_what_is_not_read_is_known_or_not(head: bytes, kind: str | None) -> None:
+def test_sniffs_unsupported_formats(head: bytes, kind: str | None) -> None:
     assert sniff_format(head) == kind
     assert kind == "PPM" or kind not in READABLE_FORMATS
 
 
-def test_suffixes_are_as_they_are_compared() -> None:
+def test_suffixes_are_lower_case_and_unique() -> None:
     assert all(each == each.lower() and each.startswith(".") for each in IMAGE_SUFFIXES)
     assert len(set(IMAGE_SUFFIXES)) == len(IMAGE_SUFFIXES)
     assert {".jpg", ".jfif", ".jpg_large", ".png"} <= set(IMAGE_SUFFIXES)
@@ -67,9 +67,9 @@ def _encoded(kind: str, picture: Image.Image | None = None, **options: Any) -> b
 
 
 def _progressive(scans: int, side: int = 32) -> bytes:
-    """A progressive JPEG whose last scan comes again and again, and which says to have this side.
+    """Return a progressive JPEG that repeats its last scan and claims to have this side.
 
-    What is missing of the pixels, decoders fill in.
+    Decoders fill in missing pixels.
     """
     content = bytearray(_encoded("JPEG", progressive=True))
     frame = content.index(b"\xff\xc2")
@@ -105,7 +105,7 @@ def _bmp(compression: int, width: int, height: int, body: bytes) -> bytes:
 
 
 def _icon(frame: bytes, *, before: tuple[int, ...] = ()) -> bytes:
-    """An icon with this frame, and smaller ones before it that start at these places."""
+    """Return an icon with this frame, after smaller ones at these offsets."""
     entries = [
         *(struct.pack("<BBBBHHII", 16, 16, 0, 0, 1, 8, 99, start) for start in before),
         struct.pack("<BBBBHHII", 0, 0, 0, 0, 1, 8, len(frame), 22 + 16 * len(before)),
@@ -114,9 +114,9 @@ def _icon(frame: bytes, *, before: tuple[int, ...] = ()) -> bytes:
 
 
 def _tiff(body: bytes = b"", types: dict[int, int] | None = None, **tags: tuple[int, ...]) -> bytes:
-    """A TIFF of 8-bit grey whose tags are 4-byte numbers; others are given as ``t322``.
+    """Return an 8-bit grey TIFF; further tags are given as ``t322``.
 
-    They are of type 4, unless ``types`` says another one for a tag.
+    Tags are of type 4 (4-byte integers) unless given in ``types``.
     """
     plain = {"t256": (64,), "t257": (64,), "t258": (8,), "t259": (1,), "t262": (1,), "t277": (1,)}
     known = {int(name[1:]): values for name, values in {**plain, **tags}.items()}
@@ -175,7 +175,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("what", HOSTILE)
-def test_a_file_that_would_take_long_is_refused_at_once(what: str) -> None:
+def test_hazardous_files_are_rejected_quickly(what: str) -> None:
     content = HOSTILE[what]
     start = time.process_time()
     for read in (load_image, pixel_count):
@@ -195,7 +195,7 @@ def test_the_limit_is_on_scans_times_pixels() -> None:
     assert load_image(_progressive(400)).shape == (32, 32, 3)
 
 
-def test_scans_of_a_thumbnail_or_behind_the_end_do_not_count() -> None:
+def test_scans_outside_the_image_do_not_count() -> None:
     within = b"\xff\xe1" + struct.pack(">H", 2 + 200) + b"\xff\xda" * 100
     content = _progressive(10, 9000)
     assert decoding_hazard(content[:2] + within + content[2:]) is None
@@ -220,7 +220,7 @@ def test_scans_of_a_thumbnail_or_behind_the_end_do_not_count() -> None:
         ("WEBP", {}),
     ],
 )
-def test_honest_files_are_as_they_should_be(kind: str, options: dict[str, Any]) -> None:
+def test_genuine_files_pass(kind: str, options: dict[str, Any]) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
     content = _encoded(kind, Image.fromarray(noise), **options)
     assert decoding_hazard(content) is None
@@ -229,7 +229,7 @@ def test_honest_files_are_as_they_should_be(kind: str, options: dict[str, Any]) 
         decoding_hazard(content[:stop])  # whatever is left of it
 
 
-def test_a_small_bitmap_of_runs_is_read() -> None:
+def test_small_run_length_bitmap_is_read() -> None:
     content = _bmp(1, 4, 2, b"\x04\x00\x00\x00\x04\x00\x00\x01")
     assert load_image(content).shape == (2, 4, 3)
 
@@ -242,7 +242,7 @@ def test_an_animation_of_many_frames_is_read() -> None:
         assert load_image(content).shape == (8, 8, 3)
 
 
-def test_strips_whose_lengths_are_short_numbers_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strips_with_16_bit_lengths_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("PIL.TiffImagePlugin.STRIP_SIZE", 1)
     noise = np.random.default_rng(0).integers(0, 256, (5000, 64), np.uint8)
     content = _encoded("TIFF", Image.fromarray(noise), compression="tiff_lzw")
@@ -263,7 +263,7 @@ SEEDS = [
 
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(SEEDS), st.lists(st.tuples(st.integers(0, 400), st.binary(max_size=8))))
-def test_no_damage_makes_the_check_fail(seed: bytes, damage: list[tuple[int, bytes]]) -> None:
+def test_damage_never_crashes_the_check(seed: bytes, damage: list[tuple[int, bytes]]) -> None:
     content = bytearray(seed)
     for place, other in damage:
         content[place : place + len(other)] = other

@@ -20,7 +20,7 @@ from mien.core.files import LOCK_NAME, claim_folder, release_folder, sha256_of, 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=3_000))
-def test_what_is_written_is_there(tmp_path: Path, content: bytes) -> None:
+def test_written_content_is_there(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "new" / "file.bin"
     write_atomically(path, content)
     assert path.read_bytes() == content
@@ -28,9 +28,7 @@ def test_what_is_written_is_there(tmp_path: Path, content: bytes) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == ["file.bin"]
 
 
-def test_a_failure_leaves_the_old_file_and_no_other(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failure_keeps_the_old_file_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file.bin"
     write_atomically(path, b"old")
 
@@ -50,9 +48,7 @@ def test_a_file_in_the_way_of_a_folder(tmp_path: Path) -> None:
         write_atomically(tmp_path / "way" / "file.bin", b"new")
 
 
-def test_what_all_threads_share_is_left_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_process_state_is_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def shared(_: int) -> int:
         raise AssertionError("another thread's new file would be open to everybody meanwhile")
 
@@ -74,7 +70,7 @@ with replace_atomically(Path(sys.argv[1])) as temporary:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
-def test_what_a_killed_process_left_is_removed_and_what_one_still_writes_is_not(
+def test_leftovers_are_removed_but_not_files_in_use(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "file.bin"
@@ -93,7 +89,7 @@ def test_what_a_killed_process_left_is_removed_and_what_one_still_writes_is_not(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
-def test_what_is_no_leftover_is_left_alone(tmp_path: Path) -> None:
+def test_other_files_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "precious").write_bytes(b"precious")
     (tmp_path / ".file.bin.part.bin").symlink_to("precious")
     (tmp_path / ".other.bin.part.bin").write_bytes(b"of another file")
@@ -105,13 +101,13 @@ def test_what_is_no_leftover_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions are POSIX's")
-def test_others_may_read_it_as_any_new_file(tmp_path: Path) -> None:
+def test_permissions_follow_the_umask(tmp_path: Path) -> None:
     write_atomically(tmp_path / "file.bin", b"new")
     (tmp_path / "plain.bin").touch()
     assert (tmp_path / "file.bin").stat().st_mode == (tmp_path / "plain.bin").stat().st_mode
 
 
-def test_a_folder_is_another_ones_until_that_lets_it_go(tmp_path: Path) -> None:
+def test_claimed_folder_is_locked_until_closed(tmp_path: Path) -> None:
     with claim_folder(tmp_path):
         assert [path.name for path in tmp_path.iterdir()] == [LOCK_NAME]
         with pytest.raises(UsageError, match=rf"another process is writing {tmp_path}: wait"):
@@ -119,7 +115,7 @@ def test_a_folder_is_another_ones_until_that_lets_it_go(tmp_path: Path) -> None:
     claim_folder(tmp_path).close()
 
 
-def test_a_process_that_was_killed_holds_nothing(tmp_path: Path) -> None:
+def test_killed_process_releases_its_lock(tmp_path: Path) -> None:
     code = (
         "import pathlib, sys; from mien.core.files import claim_folder\n"
         "held = claim_folder(pathlib.Path(sys.argv[1]))\n"
@@ -138,9 +134,7 @@ def test_a_process_that_was_killed_holds_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="locks otherwise there")
-def test_where_files_cannot_be_locked_work_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_system_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def flock(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -148,7 +142,7 @@ def test_where_files_cannot_be_locked_work_goes_on(
     claim_folder(tmp_path).close()
 
 
-def test_a_folder_that_was_removed_meanwhile_is_let_go(tmp_path: Path) -> None:
+def test_folder_removed_meanwhile_is_released(tmp_path: Path) -> None:
     lock = claim_folder(tmp_path / "own")
     with suppress(PermissionError):  # on Windows, where nobody can
         shutil.rmtree(tmp_path / "own")
@@ -156,13 +150,13 @@ def test_a_folder_that_was_removed_meanwhile_is_let_go(tmp_path: Path) -> None:
     assert lock.closed
 
 
-def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match=r"cannot write .*nowhere"):
         claim_folder(tmp_path / "file" / "nowhere")
 
 
-def test_a_folder_is_removed_with_its_lock_unless_there_is_more(tmp_path: Path) -> None:
+def test_released_folder_is_removed_if_empty(tmp_path: Path) -> None:
     folder = tmp_path / "own"
     release_folder(folder, claim_folder(folder))
     assert not folder.exists()
@@ -173,7 +167,7 @@ def test_a_folder_is_removed_with_its_lock_unless_there_is_more(tmp_path: Path) 
     claim_folder(folder).close()
 
 
-def test_a_marked_folder_alone_is_mien_s(tmp_path: Path) -> None:
+def test_unmarked_folder_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").touch()
     with pytest.raises(UsageError, match="was not created by mien"):
         claim_folder(tmp_path)

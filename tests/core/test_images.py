@@ -34,7 +34,7 @@ RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 
 def _corners(width: int = 32, height: int = 16) -> Image.Image:
-    """A picture whose four quarters tell which way up it is: red, green / blue, white."""
+    """Return a picture whose quarters show its orientation: red, green / blue, white."""
     picture = Image.new("RGB", (width, height), WHITE)
     picture.paste(RED, (0, 0, width // 2, height // 2))
     picture.paste(GREEN, (width // 2, 0, width, height // 2))
@@ -70,7 +70,7 @@ def _refusal(source: Any, **options: Any) -> str:
 
 
 def _read_or_refused(content: bytes) -> Pixels | None:
-    """Read damaged content; None where it is refused as it should be, in one line."""
+    """Load damaged content; returns None if it is rejected in one line."""
     try:
         return load_image(content)
     except UnreadableImage as error:
@@ -92,13 +92,13 @@ def test_every_format_gives_the_same_pixels(kind: str) -> None:
     assert np.array_equal(pixels, np.asarray(picture))
 
 
-def test_jpeg_in_colour_and_in_ink() -> None:
+def test_jpeg_in_rgb_and_cmyk() -> None:
     _assert_upright(load_image(_encoded(_corners(), "JPEG", quality=95, subsampling=0)))
     ink = _corners().convert("CMYK")
     _assert_upright(load_image(_encoded(ink, "JPEG", quality=95, subsampling=0)))
 
 
-def test_all_sources_of_one_picture_agree(tmp_path: Path) -> None:
+def test_all_source_types_agree(tmp_path: Path) -> None:
     path = tmp_path / "ein Bild ü.png"
     _corners().save(path)
     content = path.read_bytes()
@@ -137,7 +137,7 @@ def test_orientation_is_applied_once(kind: str, orientation: int) -> None:
         _assert_upright(pixels, tolerance=40)
 
 
-def test_a_picture_that_was_turned_already_is_left_so() -> None:
+def test_transposed_pillow_image_is_not_rotated_again() -> None:
     exif = Image.Exif()
     exif[0x0112] = 3
     content = _encoded(_corners().rotate(180), "PNG", exif=exif)
@@ -145,7 +145,7 @@ def test_a_picture_that_was_turned_already_is_left_so() -> None:
     _assert_upright(load_image(turned))
 
 
-def test_damaged_metadata_does_not_spoil_the_picture() -> None:
+def test_damaged_metadata_is_ignored() -> None:
     for damaged in (b"Exif\x00\x00garbage", b"Exif\x00\x00MM\x00\x2a\xff\xff\xff\xff"):
         content = _encoded(_corners(), "JPEG", exif=damaged, quality=95, subsampling=0)
         _assert_upright(load_image(content))
@@ -166,7 +166,7 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
         _assert_upright(pixels)
 
 
-def test_transparency_shows_white() -> None:
+def test_transparency_is_composited_over_white() -> None:
     half = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
     half.paste((200, 0, 0, 255), (0, 0, 2, 4))
     half.putpixel((3, 0), (0, 0, 0, 128))
@@ -224,7 +224,7 @@ def _grey_levels() -> Pixels:
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
-def test_upper_bits_that_are_empty_do_not_darken(kind: str, bits: int) -> None:
+def test_empty_upper_bits_do_not_darken(kind: str, bits: int) -> None:
     levels = _grey_levels()
     low = (levels.astype(np.float64) * (2**bits - 1) / 255).astype(np.uint16)
     pixels = load_image(_encoded(Image.fromarray(low), kind))
@@ -232,20 +232,20 @@ def test_upper_bits_that_are_empty_do_not_darken(kind: str, bits: int) -> None:
 
 
 @pytest.mark.parametrize("kind", [np.int32, np.float32])
-def test_grey_of_8_bits_in_wider_numbers_is_as_in_8_bits(kind: type) -> None:
+def test_8_bit_grey_in_wider_integers(kind: type) -> None:
     levels = _grey_levels()
     pixels = load_image(_encoded(Image.fromarray(levels.astype(kind)), "TIFF"))
     assert np.array_equal(pixels[:, :, 0], levels)
 
 
-def test_real_numbers_may_overshoot_as_resizing_lets_them() -> None:
+def test_floats_may_overshoot_slightly() -> None:
     for white in (1.0, 255.0):
         shares = np.array([[-0.02, 0.0, 0.5, 1.0, 1.04]], np.float32) * np.float32(white)
         assert load_image(Image.fromarray(shares))[0, :, 0].tolist() == [0, 0, 128, 255, 255]
 
 
 @pytest.mark.parametrize("ending", [".png", ".tiff"])
-def test_colours_of_12_bits_in_16_are_read_at_their_depth(ending: str) -> None:
+def test_12_bit_colours_in_16_bits(ending: str) -> None:
     colors = np.random.default_rng(0).integers(0, 256, (9, 7, 3)).astype(np.uint16)
     for bits, factor in ((8, 1), (12, 16), (16, 257)):
         content = cv2.imencode(ending, colors[:, :, ::-1] * np.uint16(factor))[1].tobytes()
@@ -253,7 +253,7 @@ def test_colours_of_12_bits_in_16_are_read_at_their_depth(ending: str) -> None:
         assert np.abs(difference).max() <= 1, bits
 
 
-def test_an_open_file_is_read_from_its_beginning(tmp_path: Path) -> None:
+def test_open_file_is_read_from_its_start(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     _corners().save(path)
     expected = np.asarray(_corners())
@@ -270,7 +270,7 @@ def test_an_open_file_is_read_from_its_beginning(tmp_path: Path) -> None:
     assert "closed" in _refusal(buffer)
 
 
-def test_an_open_file_of_another_kind_is_refused() -> None:
+def test_open_file_must_be_binary() -> None:
     with pytest.raises(UsageError, match="open for reading bytes"):
         load_image(io.StringIO("text"))  # type: ignore[arg-type]
 
@@ -295,7 +295,7 @@ def test_a_data_uri_is_an_image(head: str) -> None:
 
 @pytest.mark.parametrize("damaged", ["data:image/png;base64", "data:;base64,", "data:;base64,QUJD",
                                      "data:;base64,%%%", "data:,", "data:;base64,ü"])  # fmt: skip
-def test_a_damaged_data_uri_is_unreadable_and_not_repeated(damaged: str) -> None:
+def test_damaged_data_uri_is_not_quoted(damaged: str) -> None:
     message = _refusal(damaged)
     assert message.startswith("data:")
     assert "sha256=" in message
@@ -303,14 +303,14 @@ def test_a_damaged_data_uri_is_unreadable_and_not_repeated(damaged: str) -> None
     assert "Q" * 60 not in _refusal("data:image/png;base64," + "Q" * 45_000)
 
 
-def test_an_error_repeats_little_of_a_name() -> None:
+def test_long_names_are_shortened_in_errors() -> None:
     message = _refusal("x" * 5000 + "\x1b[31m\n.png")
     assert len(message) < 200
     assert "\x1b" not in message
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a limit on memory")
-def test_too_little_memory_is_said_and_is_no_damage() -> None:
+def test_lack_of_memory_is_not_reported_as_damage() -> None:
     code = """
 import resource, sys
 from mien.core.errors import MienError, UnreadableImage
@@ -377,7 +377,7 @@ def test_an_array_needs_its_colour_order() -> None:
         np.zeros((0, 0), np.uint8),
     ],
 )
-def test_an_array_of_another_kind_is_refused(array: Any) -> None:
+def test_invalid_arrays_are_rejected(array: Any) -> None:
     with pytest.raises(UsageError, match="expected an image array"):
         load_image(array, color="rgb")
 
@@ -394,12 +394,12 @@ def test_an_array_of_another_kind_is_refused(array: Any) -> None:
         (np.zeros((2, 4, 4, 3), np.uint8), "use analyze_many for a batch of images"),
     ],
 )
-def test_an_array_that_can_be_mended_is_refused_with_the_mend(array: Any, mend: str) -> None:
+def test_invalid_array_error_says_how_to_fix_it(array: Any, mend: str) -> None:
     with pytest.raises(UsageError, match=f"expected an image array .*{mend}"):
         load_image(array, color="rgb")
 
 
-def test_floats_are_shares_of_white() -> None:
+def test_floats_are_scaled_from_0_1() -> None:
     pixels = np.asarray(_corners())
     for kind in (np.float16, np.float32, np.float64):
         shares = (pixels / 255).astype(kind)
@@ -408,7 +408,7 @@ def test_floats_are_shares_of_white() -> None:
     assert load_image(np.full((2, 2), 1.02)).max() == 255
 
 
-def test_an_arrays_transparency_shows_white() -> None:
+def test_array_alpha_is_composited_over_white() -> None:
     picture = _corners().convert("RGBA")
     picture.putalpha(100)
     expected = load_image(picture)
@@ -421,7 +421,7 @@ def test_an_arrays_transparency_shows_white() -> None:
 
 
 class _Tensor:
-    """A tensor as PyTorch's is to whoever does not import it; NumPy has no bfloat16."""
+    """Stand-in for a PyTorch tensor; NumPy has no bfloat16."""
 
     def __init__(self, values: Pixels | npt.NDArray[Any], *, bfloat16: bool = False) -> None:
         self.values, self.bfloat16 = values, bfloat16
@@ -459,7 +459,7 @@ def test_a_tensor_has_its_channels_first_or_last() -> None:
         load_image(_Tensor(first[None]), color="rgb")
 
 
-def test_an_address_is_downloaded_by_the_checks_of_the_command_line(
+def test_address_is_downloaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fetch(url: str, *, allow_private: bool) -> bytes:
@@ -476,19 +476,19 @@ def test_an_address_is_downloaded_by_the_checks_of_the_command_line(
     )
 
 
-def test_a_host_of_ones_own_network_is_not_asked() -> None:
+def test_private_host_is_rejected_by_default() -> None:
     text = _refusal("http://127.0.0.1:9/face.png")
     assert text.endswith("its host is not on the public internet: allow_private=True allows it")
     with pytest.raises(UnreadableImage, match="127"):  # it is asked, and nobody is there
         load_image("http://127.0.0.1:9/face.png", allow_private=True)
 
 
-def test_other_things_are_refused() -> None:
+def test_other_types_are_rejected() -> None:
     with pytest.raises(UsageError, match="got int"):
         load_image(3)  # type: ignore[arg-type]
 
 
-def test_what_is_no_image_is_unreadable(tmp_path: Path) -> None:
+def test_other_files_are_unreadable(tmp_path: Path) -> None:
     text = tmp_path / "notes.jpg"
     text.write_text("not a picture")
     empty = tmp_path / "empty.png"
@@ -504,7 +504,7 @@ def test_what_is_no_image_is_unreadable(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP"])
-def test_every_truncation_is_unreadable_or_an_image(kind: str) -> None:
+def test_truncated_files_are_unreadable_or_decoded(kind: str) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (24, 24, 3), np.uint8)
     content = _encoded(Image.fromarray(noise), kind)
     assert ("damaged" in (message := _refusal(content[: len(content) // 2]))) or (
@@ -516,7 +516,7 @@ def test_every_truncation_is_unreadable_or_an_image(kind: str) -> None:
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_damage_never_gives_another_error(seed: int) -> None:
+def test_damage_raises_unreadable_image_only(seed: int) -> None:
     noise = np.random.default_rng(seed)
     kind = noise.choice(["JPEG", "PNG", "TIFF", "GIF", "WEBP"])
     content = bytearray(_encoded(_corners(), str(kind)))
@@ -526,7 +526,7 @@ def test_damage_never_gives_another_error(seed: int) -> None:
     assert pixels is None or pixels.shape[2] == 3
 
 
-def test_a_picture_that_claims_too_much_is_refused() -> None:
+def test_too_many_pixels_are_rejected() -> None:
     header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
     body = (
         struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
@@ -535,7 +535,7 @@ def test_a_picture_that_claims_too_much_is_refused() -> None:
     assert "150 megapixels" in message
 
 
-def test_the_limit_is_ours_even_where_pillow_would_go_on() -> None:
+def test_own_pixel_limit_applies() -> None:
     content = _encoded(Image.new("1", (13000, 12000)), "PNG")
     assert "13000x12000 is too large" in _refusal(content)
 
@@ -556,7 +556,7 @@ def test_pixels_are_counted_without_decoding_them() -> None:
             pixel_count(none)
 
 
-def test_pillows_warnings_are_silenced_while_any_thread_reads_and_heard_again_after() -> None:
+def test_pillow_warnings_are_silenced_only_while_reading() -> None:
     before = list(warnings.filters)
     corrupt = _encoded(_corners(), "JPEG", exif=b"Exif\x00\x00MM\x00\x2a\x00\x00\x00\x08\x00\x09")
 
@@ -585,7 +585,7 @@ def test_a_source_is_named_by_its_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "RGB"])
-def test_binary_files_are_read_as_pillow_reads_them(mode: str) -> None:
+def test_binary_pnm_matches_pillow(mode: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (7, 13, 3), np.uint8)
     picture = Image.fromarray(noise).convert(mode)
     buffer = io.BytesIO()
@@ -604,11 +604,11 @@ def test_binary_files_are_read_as_pillow_reads_them(mode: str) -> None:
         (b"P5#a\n#b\n3#c\n1 255\n\x00\x80\xff", [0, 128, 255]),
     ],
 )
-def test_text_and_unusual_depths(content: bytes, row: list[int]) -> None:
+def test_text_pnm_and_unusual_depths(content: bytes, row: list[int]) -> None:
     assert load_image(content)[0, :, 0].tolist() == row
 
 
-def test_colours_as_text() -> None:
+def test_text_ppm() -> None:
     assert load_image(b"P3 1 1 15 15 0 3 ")[0, 0].tolist() == [255, 0, 51]
 
 
@@ -631,12 +631,12 @@ def test_colours_as_text() -> None:
         b"P6 3 1 255\n" + bytes(8),
     ],
 )
-def test_what_is_damaged_is_refused(content: bytes) -> None:
+def test_damaged_pnm_is_rejected(content: bytes) -> None:
     with pytest.raises(UnreadableImage, match="damaged"):
         load_image(content)
 
 
-def test_sizes_have_the_limits_of_all_images() -> None:
+def test_pnm_size_limits() -> None:
     with pytest.raises(UnreadableImage, match="150 megapixels"):
         load_image(b"P5 99999 99999 255\n")
     with pytest.raises(UnreadableImage, match="no pixels"):
@@ -651,18 +651,18 @@ def test_sizes_have_the_limits_of_all_images() -> None:
         b"P2 10 10 255\n" + b"#\n" * 500_000 + b"7 " * 100,
     ],
 )
-def test_what_pillow_reads_in_python_takes_no_time(content: bytes) -> None:
+def test_pnm_is_fast(content: bytes) -> None:
     start = time.process_time()
     load_image(content)
     assert time.process_time() - start < 1.0
 
 
-def test_a_head_is_short() -> None:
+def test_pnm_header_is_bounded() -> None:
     with pytest.raises(UnreadableImage, match="head"):
         load_image(b"P5\n" + b"#\n" * 100_000 + b"1 1 255\n\0")
 
 
-def test_a_bitmap_as_text_takes_little_more_memory_than_its_file() -> None:
+def test_text_bitmap_memory() -> None:
     content = b"P1 1000 1000\n" + b"1 " * 2_000_000
     tracemalloc.start()
     try:
@@ -688,12 +688,12 @@ def test_any_crop_becomes_48_by_48(crop: npt.NDArray[np.uint8]) -> None:
     assert np.array_equal(standard_face(np.dstack([crop] * 3)), face)
 
 
-def test_a_standard_face_is_left_as_it_is() -> None:
+def test_standard_face_is_idempotent() -> None:
     face = np.random.default_rng(0).integers(0, 256, (48, 48), np.uint8)
     assert np.array_equal(standard_face(face), face)
 
 
-def test_colour_is_weighed_as_the_eye_does() -> None:
+def test_colour_is_converted_by_luma() -> None:
     red = np.zeros((5, 5, 3), np.uint8)
     red[:, :, 0] = 255
     assert set(standard_face(red).ravel().tolist()) == {76}
@@ -708,6 +708,6 @@ def test_colour_is_weighed_as_the_eye_does() -> None:
         np.zeros(5, np.uint8),
     ],
 )
-def test_other_arrays_are_refused(crop: Any) -> None:
+def test_invalid_crops_are_rejected(crop: Any) -> None:
     with pytest.raises(UsageError, match="expected a face crop"):
         standard_face(crop)

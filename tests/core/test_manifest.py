@@ -16,7 +16,7 @@ from mien.core.models import MANIFEST_NAME, MODEL_NAME
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A model's folder; the manifest and the hash are what is looked at here, not the network."""
+    """A model's folder; its network is never run here."""
     (tmp_path / MODEL_NAME).write_bytes(b"weights")
     write_manifest(tmp_path, _manifest(tmp_path))
     return tmp_path
@@ -51,7 +51,7 @@ def _one_line(error: pytest.ExceptionInfo[ModelError]) -> str:
     return message
 
 
-def test_what_is_written_is_read_back(folder: Path) -> None:
+def test_round_trip(folder: Path) -> None:
     assert load_manifest(folder) == _manifest(folder)
 
 
@@ -72,7 +72,7 @@ def test_the_json_is_the_contract(folder: Path) -> None:
     assert content["temperature"] == 1.25
 
 
-def test_a_missing_threshold_is_nothing(folder: Path) -> None:
+def test_missing_threshold_is_0(folder: Path) -> None:
     manifest = load_manifest(folder)
     assert manifest.threshold("fear") == 0.4
     assert manifest.threshold("happy") == 0.0
@@ -82,7 +82,7 @@ def test_writing_leaves_no_other_file_behind(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == [MANIFEST_NAME, MODEL_NAME]
 
 
-def test_a_manifest_that_json_cannot_hold_replaces_nothing(folder: Path) -> None:
+def test_manifest_with_nan_is_not_written(folder: Path) -> None:
     before = (folder / MANIFEST_NAME).read_text()
     with pytest.raises(ModelError, match="JSON"):
         write_manifest(folder, _manifest(folder, metrics={"loss": float("nan")}))
@@ -155,9 +155,7 @@ def test_a_damaged_manifest_is_refused(folder: Path, content: bytes) -> None:
         ("metrics", 0.7),
     ],
 )
-def test_a_manifest_that_says_something_else_is_refused(
-    folder: Path, key: str, value: object
-) -> None:
+def test_invalid_manifest_is_rejected(folder: Path, key: str, value: object) -> None:
     _damage(folder, key, value)
     with pytest.raises(ModelError, match=r"expected|not a label") as error:
         load_manifest(folder)
@@ -178,7 +176,7 @@ def test_a_manifest_that_says_something_else_is_refused(
     ],
     ids=["deep", "half a character", "NaN", "infinity", "digits", "byte order mark", "huge"],
 )
-def test_what_no_manifest_should_hold_is_refused_in_one_line(folder: Path, content: str) -> None:
+def test_unusable_json_is_rejected_in_one_line(folder: Path, content: str) -> None:
     (folder / MANIFEST_NAME).write_text(content, encoding="utf-8")
     with pytest.raises(ModelError, match=MANIFEST_NAME) as error:
         load_manifest(folder)
@@ -187,7 +185,7 @@ def test_what_no_manifest_should_hold_is_refused_in_one_line(folder: Path, conte
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
 @pytest.mark.parametrize("name", [MANIFEST_NAME, MODEL_NAME])
-def test_a_pipe_or_a_device_is_refused_and_never_waited_for(folder: Path, name: str) -> None:
+def test_special_files_are_rejected_without_blocking(folder: Path, name: str) -> None:
     (folder / name).unlink()
     os.mkfifo(folder / name)
     with pytest.raises(ModelError, match=name):
@@ -198,14 +196,14 @@ def test_a_pipe_or_a_device_is_refused_and_never_waited_for(folder: Path, name: 
         load_manifest(folder)
 
 
-def test_a_model_with_classes_of_its_own_is_taken_where_asked_for(folder: Path) -> None:
+def test_own_classes_need_labels_none(folder: Path) -> None:
     write_manifest(folder, _manifest(folder, labels=("calm", "tense"), thresholds={"calm": 0.5}))
     with pytest.raises(ModelError, match="calm, tense"):
         load_manifest(folder)
     assert load_manifest(folder, labels=None).labels == ("calm", "tense")
 
 
-def test_a_manifest_of_before_has_one_temperature_no_bias_and_float32(folder: Path) -> None:
+def test_defaults_for_older_manifests(folder: Path) -> None:
     path = folder / MANIFEST_NAME
     content = json.loads(path.read_text())
     for key in ("entropy_exponent", "augmented", "bias", "precision"):
@@ -216,7 +214,7 @@ def test_a_manifest_of_before_has_one_temperature_no_bias_and_float32(folder: Pa
     assert (manifest.bias, manifest.precision) == ({}, "float32")
 
 
-def test_temperatures_bias_and_precision_are_read_as_they_were_written(folder: Path) -> None:
+def test_calibration_and_precision_round_trip(folder: Path) -> None:
     written = _manifest(
         folder,
         entropy_exponent=0.3,
@@ -241,7 +239,7 @@ def test_temperatures_bias_and_precision_are_read_as_they_were_written(folder: P
         ("precision", "int4"),
     ],
 )
-def test_damaged_calibration_is_refused(folder: Path, key: str, value: object) -> None:
+def test_invalid_calibration_is_rejected(folder: Path, key: str, value: object) -> None:
     _damage(folder, key, value)
     with pytest.raises(ModelError) as error:
         load_manifest(folder)

@@ -11,7 +11,7 @@ from mien.core.models import DEFAULT_MODEL, MANIFEST_NAME, bundled_models, find_
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a model, the only one that is bundled."""
+    """The folder of the only bundled model."""
     monkeypatch.setattr(models, "_MODELS_FOLDER", tmp_path)
     (tmp_path / "mien-test").mkdir()
     (tmp_path / "mien-test" / MANIFEST_NAME).touch()
@@ -24,7 +24,7 @@ def test_a_folder_is_found_by_its_path(tmp_path: Path) -> None:
     assert find_model(str(tmp_path)) == tmp_path
 
 
-def test_a_run_stands_for_the_model_that_was_exported_from_it(tmp_path: Path) -> None:
+def test_run_folder_means_its_exported_model(tmp_path: Path) -> None:
     (tmp_path / "config.toml").touch()
     with pytest.raises(ModelError, match="run 'mien export"):
         find_model(tmp_path)
@@ -38,7 +38,7 @@ def test_a_bundled_model_is_found_by_its_name(folder: Path) -> None:
     assert find_model("mien-test") == folder
 
 
-def test_a_bundled_model_comes_before_a_folder_of_its_name(
+def test_bundled_model_precedes_a_folder_of_the_same_name(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "elsewhere" / "mien-test").mkdir(parents=True)
@@ -46,7 +46,7 @@ def test_a_bundled_model_comes_before_a_folder_of_its_name(
     assert find_model("mien-test") == folder
 
 
-def test_an_unknown_model_is_refused_with_the_known_ones(folder: Path) -> None:
+def test_unknown_model_error_lists_bundled_models(folder: Path) -> None:
     with pytest.raises(ModelError, match="no model"):
         find_model("x" * 300)
     with pytest.raises(ModelError, match="no model"):
@@ -57,5 +57,5 @@ def test_an_unknown_model_is_refused_with_the_known_ones(folder: Path) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_the_model_that_is_used_where_none_is_named_is_bundled() -> None:
+def test_default_model_is_bundled() -> None:
     assert DEFAULT_MODEL in bundled_models()

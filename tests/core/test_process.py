@@ -26,7 +26,7 @@ def test_messages_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("closes", [False, True])
-def test_without_stderr_messages_are_lost(monkeypatch: pytest.MonkeyPatch, closes: bool) -> None:
+def test_closed_stderr_discards_messages(monkeypatch: pytest.MonkeyPatch, closes: bool) -> None:
     closed = io.StringIO()
     closed.close()
     monkeypatch.setattr(sys, "stderr", closed if closes else None)
@@ -40,7 +40,7 @@ def test_without_stderr_messages_are_lost(monkeypatch: pytest.MonkeyPatch, close
 
 @pytest.mark.skipif(sys.platform == "win32", reason="descriptors are closed by a POSIX shell")
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_closed_streams_are_the_null_device(closed: str, tmp_path: Path) -> None:
+def test_closed_streams_become_the_null_device(closed: str, tmp_path: Path) -> None:
     script = (
         "import os, subprocess, sys\n"
         "from mien.core.process import open_closed_streams\n"
@@ -63,7 +63,7 @@ def test_closed_streams_are_the_null_device(closed: str, tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="native lines are written as POSIX does")
-def test_native_lines_are_lost_and_pythons_and_crashes_are_not() -> None:
+def test_only_native_stderr_is_discarded() -> None:
     script = (
         "import os, sys, threading\n"
         "from mien.core.process import discard_native_stderr\n"
@@ -82,7 +82,7 @@ def test_native_lines_are_lost_and_pythons_and_crashes_are_not() -> None:
     assert done.returncode != 0
 
 
-def test_a_stream_that_is_not_the_programs_own_is_left_alone(
+def test_redirected_stderr_is_left_alone(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     before = sys.stderr
@@ -95,7 +95,7 @@ def test_a_stream_that_is_not_the_programs_own_is_left_alone(
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 
 
-def test_one_at_a_time() -> None:
+def test_fork_lock_excludes_threads() -> None:
     lock, inside, most = ForkLock(), [0], [0]
 
     def work() -> None:
@@ -114,7 +114,7 @@ def test_one_at_a_time() -> None:
 
 
 @forks
-def test_a_child_finds_it_free_though_another_thread_holds_it() -> None:
+def test_fork_lock_is_free_in_a_child() -> None:
     program = (
         "import os, threading\n"
         "from mien.core.process import ForkLock\n"
@@ -147,14 +147,14 @@ def unset(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-def test_every_switch_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_telemetry_is_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "")
     disable_telemetry()
     assert {name: os.environ[name] for name in TELEMETRY_SWITCHES} == dict(TELEMETRY_SWITCHES)
     assert enabled_telemetry() == []
 
 
-def test_what_somebody_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_telemetry_set_by_the_user_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "1")
     disable_telemetry()
     assert os.environ["RAY_USAGE_STATS_ENABLED"] == "1"
@@ -171,7 +171,7 @@ def test_what_somebody_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
         "mien.training.distillation",
     ],
 )
-def test_it_is_said_before_onnx_runtime_is_loaded(module: str) -> None:
+def test_telemetry_is_off_before_onnx_runtime_is_imported(module: str) -> None:
     watching = (
         "import os, sys\n"
         "class Watch:\n"

@@ -16,13 +16,13 @@ class _Terminal(io.StringIO):
 
     @property
     def lines(self) -> list[str]:
-        """What was drawn, redrawn lines one after the other, without styles."""
+        """The drawn lines, including redrawn ones, without styles."""
         plain = re.sub(r"\x1b\[[?0-9;]*[a-zA-Z]", "", self.getvalue())
         return [line.rstrip() for line in re.split(r"[\r\n]+", plain) if line.strip()]
 
 
 def terminal_for(monkeypatch: pytest.MonkeyPatch) -> _Terminal:
-    """Return what stands for stderr from now on; bars are drawn at once."""
+    """Replace stderr by a terminal on which bars are drawn at once."""
     stream = _Terminal()
     monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setattr(module, "SHOWN_AFTER_S", 0.0)
@@ -35,30 +35,30 @@ def terminal_for(monkeypatch: pytest.MonkeyPatch) -> _Terminal:
     ("seconds", "text"),
     [(0, "0s"), (8.4, "8s"), (59.4, "59s"), (185, "3m05s"), (3720, "1h02m"), (-1, "0s")],
 )
-def test_durations_read_as_people_write_them(seconds: float, text: str) -> None:
+def test_format_duration(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
 
 
-def test_nothing_is_drawn_but_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_drawn_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(track(range(5), "Counting")) == [0, 1, 2, 3, 4]
     assert list(track(iter("ab"), "Counting")) == ["a", "b"]
     assert capsys.readouterr() == ("", "")
 
 
-def test_nothing_is_drawn_where_quiet_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quiet_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = terminal_for(monkeypatch)
     assert list(track("ab", "Counting", quiet=True)) == ["a", "b"]
     assert terminal.getvalue() == ""
 
 
-def test_what_takes_no_time_has_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_work_has_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = terminal_for(monkeypatch)
     monkeypatch.setattr(module, "SHOWN_AFTER_S", 60.0)
     assert list(track("ab", "Counting")) == ["a", "b"]
     assert terminal.getvalue() == ""
 
 
-def test_a_terminal_sees_count_rate_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bar_shows_count_rate_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = terminal_for(monkeypatch)
     with Progress("Reading", 4, unit="img") as progress:
         progress.advance(2, note="loss [b]0.3[/b]")
@@ -73,7 +73,7 @@ def test_a_terminal_sees_count_rate_and_end(monkeypatch: pytest.MonkeyPatch) -> 
     assert sys.stderr is terminal
 
 
-def test_a_total_may_be_told_later_or_never(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_total_may_be_set_later_or_never(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = terminal_for(monkeypatch)
     with Progress("Counting") as progress:
         progress.advance(1500)

@@ -102,7 +102,7 @@ def test_a_failure_has_an_error_and_no_size() -> None:
     assert written["faces"] == []
 
 
-def test_a_frame_of_a_video_says_which_and_when() -> None:
+def test_frame_has_index_and_time() -> None:
     written = _result(frame=3, time_s=0.12).to_dict()
     assert (written["frame"], written["time_s"]) == (3, 0.12)
 
@@ -118,7 +118,7 @@ def test_scores_survive_rounding(scores: dict[str, float]) -> None:
 
 
 @given(scores())
-def test_a_row_holds_what_the_json_holds(scores: dict[str, float]) -> None:
+def test_row_matches_json(scores: dict[str, float]) -> None:
     result = _result(faces=(_read_face(scores), _face(face_id=1, track_id=7)))
     rows = result_rows(result)
     assert [tuple(row) for row in rows] == [TABLE_COLUMNS] * 2
@@ -144,7 +144,7 @@ def test_columns_are_the_contract() -> None:
     )
 
 
-def test_the_last_columns_say_what_is_wrong_and_how_pleasant_it_looks() -> None:
+def test_last_columns() -> None:
     scores = dict.fromkeys(EMOTIONS, 0.0) | {"happy": 0.5, "sad": 0.3, "fear": 0.2}
     quality = Quality(30, 0.9, ("small", "blurred"))
     face = _face(scores=scores, emotion="happy", confidence=0.5, quality=quality)
@@ -161,7 +161,7 @@ def test_the_last_columns_say_what_is_wrong_and_how_pleasant_it_looks() -> None:
     assert [failed[name] for name in LAST_COLUMNS] == ["a.jpg: no such file", None, None]
 
 
-def test_a_model_with_classes_of_its_own_has_its_own_columns() -> None:
+def test_own_classes_are_columns() -> None:
     face = _face(scores={"calm": 0.7, "tense": 0.3}, emotion="calm", confidence=0.7)
     (row,) = result_rows(_result(faces=(face,)), labels=("calm", "tense"))
     assert tuple(row) == table_columns(("calm", "tense"))
@@ -179,7 +179,7 @@ def test_a_model_with_classes_of_its_own_has_its_own_columns() -> None:
         ("calm", "Calm", "CALM "),
     ],
 )
-def test_no_class_takes_another_columns_place(labels: tuple[str, ...]) -> None:
+def test_clashing_class_names_are_prefixed(labels: tuple[str, ...]) -> None:
     shares = {name: 1 / len(labels) for name in labels}
     smoothed = Smoothed(labels[0], shares[labels[0]], shares)
     face = _face(scores=shares, emotion=labels[0], confidence=shares[labels[0]], smoothed=smoothed)
@@ -198,7 +198,7 @@ def test_no_class_takes_another_columns_place(labels: tuple[str, ...]) -> None:
     assert tuple(plain) == (*columns[: 14 + len(labels)], *LAST_COLUMNS)
 
 
-def test_the_emotions_and_other_names_are_columns_as_they_are() -> None:
+def test_other_class_names_are_unchanged() -> None:
     assert score_columns(EMOTIONS) == {name: name for name in EMOTIONS}
     assert score_columns(("calm", "tense, or not")) == {
         "calm": "calm",
@@ -207,14 +207,14 @@ def test_the_emotions_and_other_names_are_columns_as_they_are() -> None:
 
 
 @given(boxes)
-def test_a_box_is_where_its_corners_are(box: Box) -> None:
+def test_box_corners(box: Box) -> None:
     left, top, right, bottom = box.xyxy
     assert (right - left, bottom - top) == (box.w, box.h)
     assert box.area == box.w * box.h
 
 
 @given(boxes, boxes)
-def test_overlap_is_symmetric_and_a_share(one: Box, other: Box) -> None:
+def test_overlap_is_symmetric_and_in_0_1(one: Box, other: Box) -> None:
     overlap = one.overlap(other)
     assert overlap == other.overlap(one)
     assert 0 <= overlap <= 1
@@ -229,7 +229,7 @@ def test_overlap_of_halves() -> None:
 @pytest.mark.parametrize(
     "sides", [(-1, 0, 1, 1), (0, 0, 0, 1), (0, 0, 1, 0), (0.5, 0, 1, 1), (True, 0, 1, 1)]
 )
-def test_an_impossible_box_is_refused(sides: tuple[Any, ...]) -> None:
+def test_invalid_box_is_rejected(sides: tuple[Any, ...]) -> None:
     with pytest.raises(UsageError, match="expected box"):
         Box(*sides)
 
@@ -248,7 +248,7 @@ def test_an_impossible_box_is_refused(sides: tuple[Any, ...]) -> None:
         {"confidence": 0.5},
     ],
 )
-def test_an_impossible_face_is_refused(changes: dict[str, Any]) -> None:
+def test_invalid_face_is_rejected(changes: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="expected"):
         _face(**changes)
 
@@ -268,7 +268,7 @@ def test_an_impossible_face_is_refused(changes: dict[str, Any]) -> None:
         {"time_s": float("inf")},
     ],
 )
-def test_an_impossible_result_is_refused(changes: dict[str, Any]) -> None:
+def test_invalid_result_is_rejected(changes: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="expected"):
         _result(**changes)
 
@@ -276,12 +276,12 @@ def test_an_impossible_result_is_refused(changes: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("size", "blur", "flags"), [(0, 0.1, ()), (10, 1.5, ()), (10, 0.1, ("ugly",))]
 )
-def test_an_impossible_quality_is_refused(size: int, blur: float, flags: tuple[str, ...]) -> None:
+def test_invalid_quality_is_rejected(size: int, blur: float, flags: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match="expected"):
         Quality(size, blur, flags)
 
 
-def test_smoothed_scores_are_written_in_a_video_alone() -> None:
+def test_smoothed_scores_only_in_videos() -> None:
     smoothed = Smoothed("happy", 0.91, SCORES)
     written = _face(track_id=2, smoothed=smoothed).to_dict()
     assert written["smoothed"] == {"emotion": "happy", "confidence": 0.91, "scores": SCORES}
@@ -300,7 +300,7 @@ def test_a_video_has_columns_for_smoothed_scores() -> None:
         assert row["smoothed_happy"] == expected
 
 
-def test_smoothed_scores_have_to_agree() -> None:
+def test_invalid_smoothed_scores_are_rejected() -> None:
     with pytest.raises(UsageError, match="likeliest"):
         Smoothed("sad", SCORES["sad"], SCORES)
 
@@ -335,7 +335,7 @@ def result_with(*scores: dict[str, float]) -> Result:
     return Result("a.jpg", "ok" if faces else "no_face", MODEL, 640, 480, faces)
 
 
-def test_deepface_form() -> None:
+def test_deepface_format() -> None:
     (face,) = to_deepface(result_with(UNROUNDED))
     assert list(face) == ["emotion", "dominant_emotion", "region", "face_confidence"]
     assert list(face["emotion"]) == THEIR_ORDER
@@ -354,7 +354,7 @@ def test_deepface_form() -> None:
     assert face["face_confidence"] == 0.99
 
 
-def test_fer_form() -> None:
+def test_fer_format() -> None:
     (face,) = to_fer(result_with(UNROUNDED))
     assert face == {
         "box": [10, 20, 64, 72],
@@ -372,7 +372,7 @@ def test_fer_form() -> None:
 
 
 @pytest.mark.parametrize("tool", sorted(COMPAT_FORMATS))
-def test_a_list_always_in_the_faces_order(tool: str) -> None:
+def test_compat_formats_are_lists_in_face_order(tool: str) -> None:
     assert COMPAT_FORMATS[tool](result_with()) == []
     both = COMPAT_FORMATS[tool](result_with(UNROUNDED, {"happy": 0.25, "sad": 0.75}))
     assert len(both) == 2
@@ -380,7 +380,7 @@ def test_a_list_always_in_the_faces_order(tool: str) -> None:
 
 
 @pytest.mark.parametrize("tool", sorted(COMPAT_FORMATS))
-def test_a_models_own_classes_follow_the_known_ones(tool: str) -> None:
+def test_compat_formats_put_own_classes_last(tool: str) -> None:
     (face,) = COMPAT_FORMATS[tool](result_with({"bored": 0.7, "sad": 0.1, "happy": 0.2}))
     scores = face["emotion" if tool == "deepface" else "emotions"]
     assert list(scores) == ["happy", "sad", "bored"]

@@ -31,19 +31,17 @@ def test_probabilities_sum_to_one_and_keep_the_order_of_the_classes(
 
 @settings(max_examples=30, deadline=None)
 @given(LOGITS, TEMPERATURES, st.floats(-100, 100))
-def test_a_number_added_to_all_logits_changes_nothing(
-    logits: Logits, temperature: Temperature, added: float
-) -> None:
+def test_softmax_is_shift_invariant(logits: Logits, temperature: Temperature, added: float) -> None:
     expected = temperature.probabilities(logits)
     assert temperature.probabilities(logits + added) == pytest.approx(expected, abs=1e-6)
 
 
-def test_without_an_exponent_all_faces_have_the_base() -> None:
+def test_exponent_0_is_plain_temperature_scaling() -> None:
     logits = np.random.default_rng(0).normal(0, 3, (9, 7))
     assert (Temperature(2.0).probabilities(logits) == softmax(logits / 2.0)).all()
 
 
-def test_a_positive_exponent_sharpens_what_is_sure_and_leaves_doubt() -> None:
+def test_positive_exponent_sharpens_confident_faces() -> None:
     sure, doubt = np.array([[6.0, 0, 0, 0]]), np.array([[0.2, 0, 0, 0]])
     warm = Temperature(1.0, 0.5)
     assert warm.probabilities(sure).max() > softmax(sure).max()
@@ -58,7 +56,7 @@ def test_the_temperature_follows_the_entropy_of_the_face() -> None:
     assert Temperature(2.0, 0.5).probabilities(logits) == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_log_of_a_mean_gives_the_mean_back() -> None:
+def test_log_mean_inverts() -> None:
     random = np.random.default_rng(1)
     views = [softmax(random.normal(0, 2, (4, 7))) for _ in range(3)]
     assert softmax(log_mean(views)) == pytest.approx(np.mean(views, axis=0))
@@ -66,7 +64,7 @@ def test_the_log_of_a_mean_gives_the_mean_back() -> None:
     assert np.isfinite(log_mean([nothing])).all()
 
 
-def test_no_face_has_no_probabilities() -> None:
+def test_empty_batch() -> None:
     assert Temperature(1.1, 0.3).probabilities(np.zeros((0, 7))).shape == (0, 7)
 
 
@@ -74,6 +72,6 @@ def test_no_face_has_no_probabilities() -> None:
     ("base", "exponent"),
     [(0, 0), (-1, 0), (math.nan, 0), (1, math.inf), (1e-9, 0), (1e9, 0), (1, 11), (1, -11)],
 )
-def test_what_is_no_temperature_is_refused(base: float, exponent: float) -> None:
+def test_invalid_temperature_is_rejected(base: float, exponent: float) -> None:
     with pytest.raises(ValueError, match=r"expected a temperature from|expected an exponent"):
         Temperature(base, exponent)

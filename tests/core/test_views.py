@@ -1,4 +1,4 @@
-"""Results that are looked at: pictures, notebooks' HTML, charts, data frames."""
+"""Pictures, HTML, charts and data frames of results."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _through_pickle(one: Any) -> Any:
 # --- The lists
 
 
-def test_faces_are_a_list_and_know_their_result(recognizer: mien.Recognizer, photo: Path) -> None:
+def test_faces_are_a_list_with_a_result(recognizer: mien.Recognizer, photo: Path) -> None:
     faces = recognizer.analyze(photo)
     result = recognizer.analyze_result(photo)
     assert faces == list(result.faces)
@@ -69,7 +69,7 @@ def test_faces_are_a_list_and_know_their_result(recognizer: mien.Recognizer, pho
 @pytest.mark.parametrize(
     "away", [lambda one: pickle.loads(pickle.dumps(one)), copy.deepcopy, copy.copy]
 )
-def test_what_is_pickled_and_copied_is_equal_and_can_be_looked_at(
+def test_pickles_and_copies_are_equal_and_viewable(
     recognizer: mien.Recognizer, photo: Path, away: Any
 ) -> None:
     faces = recognizer.analyze(photo)
@@ -87,9 +87,7 @@ def test_what_is_pickled_and_copied_is_equal_and_can_be_looked_at(
 # --- Pictures
 
 
-def test_the_picture_is_found_again(
-    recognizer: mien.Recognizer, photo: Path, scene: Pixels
-) -> None:
+def test_picture_is_loaded_again(recognizer: mien.Recognizer, photo: Path, scene: Pixels) -> None:
     expected = annotate(scene, recognizer.analyze(photo))
     assert recognizer.analyze(photo).annotate() == expected
     assert recognizer.analyze_result(str(photo)).annotate() == expected
@@ -103,7 +101,7 @@ def test_the_picture_is_found_again(
     assert recognizer.analyze_many([photo, scene], color="rgb")[1].annotate() == expected
 
 
-def test_no_result_keeps_its_picture_in_memory(
+def test_results_do_not_keep_pictures_in_memory(
     recognizer: mien.Recognizer, photo: Path, scene: Pixels
 ) -> None:
     faces = [recognizer.analyze(scene.copy(), color="rgb"), recognizer.analyze(photo.read_bytes())]
@@ -115,7 +113,7 @@ def test_no_result_keeps_its_picture_in_memory(
         assert found.annotate(scene[:, :, ::-1], color="bgr") == annotate(scene, found)
 
 
-def test_another_picture_is_refused(recognizer: mien.Recognizer, photo: Path) -> None:
+def test_other_picture_is_rejected(recognizer: mien.Recognizer, photo: Path) -> None:
     faces = recognizer.analyze(photo)
     with pytest.raises(UsageError, match="expected the picture that was analyzed, 300x200, got"):
         faces.annotate(np.zeros((9, 9), np.uint8))
@@ -129,7 +127,7 @@ def test_another_picture_is_refused(recognizer: mien.Recognizer, photo: Path) ->
         result_of_video(0, face_of_video(1, "happy")).annotate()
 
 
-def test_a_picture_is_saved_in_the_format_of_its_name(
+def test_save_uses_the_format_of_the_suffix(
     recognizer: mien.Recognizer, photo: Path, tmp_path: Path
 ) -> None:
     faces = recognizer.analyze(photo)
@@ -145,7 +143,7 @@ def test_a_picture_is_saved_in_the_format_of_its_name(
     assert photo.read_bytes() == before
 
 
-def test_annotate_takes_what_analyze_takes(
+def test_annotate_accepts_the_sources_of_analyze(
     recognizer: mien.Recognizer, photo: Path, scene: Pixels
 ) -> None:
     result = recognizer.analyze_result(photo)
@@ -160,7 +158,7 @@ def test_annotate_takes_what_analyze_takes(
 
 
 class _Page(HTMLParser):
-    """Keeps tags, texts and attributes, and that each tag is closed."""
+    """Collects tags, texts and attributes, and checks that tags are closed."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -198,9 +196,7 @@ def test_a_notebook_shows_the_picture_and_each_faces_scores(
     assert faces._repr_html_() == faces.result._repr_html_()
 
 
-def test_a_notebook_shows_a_result_without_its_picture_too(
-    recognizer: mien.Recognizer, photo: Path
-) -> None:
+def test_html_without_the_picture(recognizer: mien.Recognizer, photo: Path) -> None:
     faces = recognizer.analyze(photo)
     photo.unlink()
     page = _Page(faces._repr_html_())
@@ -257,7 +253,7 @@ def test_a_data_frame_is_the_table(recognizer: mien.Recognizer, photo: Path) -> 
     assert faces.result.to_pandas().equals(mien.to_pandas([faces]))
 
 
-def test_a_data_frame_of_nothing_has_its_columns() -> None:
+def test_empty_data_frame_has_columns() -> None:
     assert tuple(mien.to_pandas([]).columns) == TABLE_COLUMNS
     assert len(mien.to_pandas([])) == 0
 
@@ -270,13 +266,13 @@ def test_a_data_frame_of_a_video_has_smoothed_scores() -> None:
     assert list(frame["time_s"]) == [0.0, 0.5]
 
 
-def test_other_things_are_no_data_frame() -> None:
+def test_data_frame_rejects_other_types() -> None:
     with pytest.raises(UsageError, match=r"expected results as analyze, .* got str"):
         mien.to_pandas(["photo.jpg"])  # type: ignore[list-item]
 
 
 @pytest.mark.parametrize("package", ["pandas", "matplotlib"])
-def test_what_is_not_installed_is_said_with_how_to_install_it(
+def test_missing_packages_say_how_to_install_them(
     recognizer: mien.Recognizer, photo: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
@@ -285,12 +281,12 @@ def test_what_is_not_installed_is_said_with_how_to_install_it(
         faces.to_pandas() if package == "pandas" else faces.plot()
 
 
-def test_a_list_of_faces_is_made_of_a_result(recognizer: mien.Recognizer, photo: Path) -> None:
+def test_faces_are_made_from_a_result(recognizer: mien.Recognizer, photo: Path) -> None:
     result: Result = recognizer.analyze_result(photo)
     assert Faces(result) == list(result.faces)
 
 
-def test_the_page_about_results_runs(
+def test_documented_examples_run(
     tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch, recognizer: mien.Recognizer
 ) -> None:
     page = Path(__file__).parents[2] / "docs" / "howto" / "python.md"

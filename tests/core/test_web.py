@@ -1,4 +1,4 @@
-"""Images from addresses, by way of a server on loopback."""
+"""Web addresses, and downloads from a server on loopback."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _refusal(url: str, **options: Any) -> str:
      "fec0::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "2002:7f00:1::",
      "64:ff9b::a00:1", "2001:db8::1"],
 )  # fmt: skip
-def test_addresses_off_the_open_internet(address: str) -> None:
+def test_private_addresses(address: str) -> None:
     assert not is_public(ipaddress.ip_address(address))
 
 
@@ -77,12 +77,12 @@ def test_addresses_off_the_open_internet(address: str) -> None:
     "address",
     ["93.184.216.34", "8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"],
 )
-def test_addresses_on_the_open_internet(address: str) -> None:
+def test_public_addresses(address: str) -> None:
     assert is_public(ipaddress.ip_address(address))
 
 
 @given(st.ip_addresses(v=4))
-def test_an_embedded_address_is_judged_as_itself(address: ipaddress.IPv4Address) -> None:
+def test_embedded_ipv4_address_decides(address: ipaddress.IPv4Address) -> None:
     for prefix in (0xFFFF << 32, 0x64FF9B << 96):
         assert is_public(ipaddress.IPv6Address(prefix | int(address))) == is_public(address)
 
@@ -97,20 +97,18 @@ def test_every_address_of_a_host_is_checked(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("host", ["2130706433", "0x7f000001", "0177.0.0.1", "127.1", "localhost"])
-def test_loopback_in_disguise(host: str) -> None:
+def test_disguised_loopback_is_rejected(host: str) -> None:
     with pytest.raises(InputError):
         resolve(parse_web_address(f"http://{host}/"), allow_private=False)
 
 
-def test_nobody_is_asked_who_may_not_be(server: Server) -> None:
+def test_forbidden_hosts_are_not_contacted(server: Server) -> None:
     assert "--allow-private" in _refusal(server.url(), allow_private=False)
     assert "offline" in _refusal(server.url(), offline=True)
     assert not server.requests
 
 
-def test_what_is_checked_is_what_is_connected_to(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_connects_to_the_checked_address(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def rebinding(host: str, port: int, *_: Any, **__: Any) -> list[Any]:
@@ -128,7 +126,7 @@ def test_what_is_checked_is_what_is_connected_to(
 
 
 # ---------------------------------------------------------------- redirects
-def test_logins_go_to_their_own_host_alone_and_into_no_message(
+def test_logins_stay_with_their_host_and_out_of_messages(
     server: Server, answers: dict[str, Answer]
 ) -> None:
     with serving(answers) as other:
@@ -188,7 +186,7 @@ def test_sizes_are_bounded(server: Server, answers: dict[str, Answer]) -> None:
 
 
 @pytest.mark.parametrize("part", ["head", "body", "endless body", "nothing"])
-def test_slow_drips_and_silence_end_with_the_time(
+def test_timeout_covers_slow_and_silent_servers(
     server: Server, answers: dict[str, Answer], part: str
 ) -> None:
     head = b"HTTP/1.1 200 OK\r\n"
@@ -233,7 +231,7 @@ def test_slow_drips_and_silence_end_with_the_time(
         ),
     ],
 )
-def test_what_is_no_image_is_said_in_a_line(
+def test_other_content_is_a_one_line_error(
     server: Server, answers: dict[str, Answer], answer: Answer, said: str
 ) -> None:
     answers["/odd"] = answer
@@ -242,13 +240,13 @@ def test_what_is_no_image_is_said_in_a_line(
     assert "\x1b" not in message
 
 
-def test_nobody_listens() -> None:
+def test_connection_refused() -> None:
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]
     assert "refused" in _refusal(f"http://127.0.0.1:{port}/a.png")
 
 
-def test_an_image_sent_in_chunks_comes_whole(server: Server, answers: dict[str, Answer]) -> None:
+def test_chunked_transfer(server: Server, answers: dict[str, Answer]) -> None:
     chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (PNG[:5], PNG[5:]))
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     answers["/chunks"] = lambda _, stream: stream.sendall(head + chunks + b"0\r\n\r\n")
@@ -273,7 +271,7 @@ def test_certificates_are_checked(
 
 
 # ---------------------------------------------------------------- addresses
-def test_an_address_comes_apart() -> None:
+def test_parses_an_address() -> None:
     found = parse_web_address("https://me:p%40ss@Example.org:8443/a b/ü.jpg?x=1&y=é#part")
     assert (found.scheme, found.host, found.port) == ("https", "example.org", 8443)
     assert found.target == "/a%20b/%C3%BC.jpg?x=1&y=%C3%A9"
@@ -284,11 +282,11 @@ def test_an_address_comes_apart() -> None:
     assert parse_web_address("http://[::1]:8000/a").netloc == "[::1]:8000"
 
 
-def test_already_quoted_addresses_stay_as_they_are() -> None:
+def test_percent_encoding_is_kept() -> None:
     assert parse_web_address("http://h/a%20b?c=%2F").target == "/a%20b?c=%2F"
 
 
-def test_no_header_can_be_smuggled_in() -> None:
+def test_header_injection_is_escaped() -> None:
     found = parse_web_address("http://h/a\r\nX-Evil: 1/\x00\x1b")
     assert not set(found.target) & set("\r\n\x00\x1b ")
 
@@ -298,7 +296,7 @@ def test_no_header_can_be_smuggled_in() -> None:
     ["ftp://h/a", "file:///etc/passwd", "gopher://h", "http://", "http:///a", "a.jpg",
      "http://h:port/a", "http://h:99999/", "http://[::1/a", "http://h<b>/"],
 )  # fmt: skip
-def test_anything_else_is_refused(url: str) -> None:
+def test_invalid_addresses_are_rejected(url: str) -> None:
     with pytest.raises(InputError):
         parse_web_address(url)
 
@@ -316,14 +314,14 @@ def test_secrets_are_never_shown(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", ["http://me:hunter2@h:port/a", "http://me:hunter2@[::1/a"])
-def test_what_cannot_be_read_is_not_repeated(url: str) -> None:
+def test_invalid_addresses_are_not_quoted(url: str) -> None:
     with pytest.raises(InputError) as caught:
         parse_web_address(url)
     assert "hunter2" not in str(caught.value)
     assert caught.value.__cause__ is None
 
 
-def test_the_rest_is_shown_as_it_is() -> None:
+def test_other_texts_are_unchanged() -> None:
     for word in ("photos/a.jpg", "-", "a@b.jpg", "https://h/a.jpg?size=3&name=a+b"):
         assert redact_address(word) == word
     assert redact_address("http://h/?token=a&size=3") == "http://h/?token=***&size=3"

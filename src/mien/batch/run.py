@@ -1,4 +1,4 @@
-"""Batch runs: the engines that analyze images, and a run of one into a file that can be resumed."""
+"""Batch runs: engines that analyze images, and resumable runs into a file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import KW_ONLY, dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -95,37 +96,31 @@ def make_engine(
     return LocalEngine(options, recognizer, workers=workers, batch_size=batch_size, timeout=timeout)
 
 
+@dataclass(frozen=True)
 class LocalEngine:
     """Analyzes images in processes of this machine; arguments as `make_engine`.
 
     A few images, or those of a single worker, are analyzed in this process by ``recognizer``.
     """
 
-    def __init__(
-        self,
-        options: RecognizerOptions,
-        recognizer: Recognizer,
-        *,
-        workers: int | None = None,
-        batch_size: int,
-        timeout: float = TIMEOUT_SECONDS,
-    ) -> None:
-        self.options = options
-        self.recognizer = recognizer
-        cores = usable_cores()
-        self.workers = cores if workers is None else min(workers, WORKERS_PER_CORE * cores)
-        self.batch_size = batch_size
-        self.timeout = timeout
+    options: RecognizerOptions
+    recognizer: Recognizer
+    _: KW_ONLY
+    workers: int | None = None
+    batch_size: int
+    timeout: float = TIMEOUT_SECONDS
 
     def __call__(
         self, inputs: Iterable[Input], *, in_order: bool = True, isolate: bool = False
     ) -> Generator[Result, None, None]:
         """Yield one result per image; see `Engine`. Raises ModelError if the network fails."""
+        cores = usable_cores()
+        workers = min(self.workers or cores, WORKERS_PER_CORE * cores)
         iterator = iter(inputs)
         first = list(islice(iterator, IN_PROCESS_IMAGES))
         chunks = chunked(chain(first, iterator))
-        if isolate or (self.workers > 1 and len(first) == IN_PROCESS_IMAGES):
-            yield from self._pool(self.workers).results(chunks, in_order=in_order)
+        if isolate or (workers > 1 and len(first) == IN_PROCESS_IMAGES):
+            yield from self._pool(workers).results(chunks, in_order=in_order)
             return
         for chunk in chunks:
             try:

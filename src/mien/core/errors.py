@@ -124,7 +124,7 @@ MAX_NAME = 100
 MAX_MESSAGE = 800
 """Limit on the characters of a message."""
 
-# Longer than common paths, which should stay whole.
+# Longer than common paths, which should not be cut.
 _LONG_RUN = re.compile(r"\S{200,}")
 # A text quoted by repr(), as opposed to the apostrophe in "the model's".
 _LONG_QUOTE = re.compile(r"(?<!\w)(['\"])([^'\"]{120,})\1(?!\w)")

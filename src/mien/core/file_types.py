@@ -139,7 +139,7 @@ def decoding_hazard(content: bytes) -> str | None:
         try:
             check(content)
         except _Hazard as hazard:
-            return f"{hazard}: save it anew as JPEG or PNG"
+            return f"{hazard}: save it again as JPEG or PNG"
         except (struct.error, IndexError, OverflowError):  # truncated
             return None
     return None

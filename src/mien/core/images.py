@@ -437,7 +437,7 @@ def _open(content: bytes, name: str) -> Image.Image:
     try:
         with QUIET_PILLOW:
             Image.init()
-            formats = [name for name in (*READABLE_FORMATS, "MPO") if name in Image.OPEN]
+            formats = [known for known in (*READABLE_FORMATS, "MPO") if known in Image.OPEN]
             image = Image.open(io.BytesIO(content), formats=formats)
     except UnidentifiedImageError as error:
         raise UnreadableImage(f"{name} is not an image: expected {_EXPECTED}") from error

@@ -413,4 +413,4 @@ def _number(value: object, what: str) -> float:
     try:
         return float(value)
     except OverflowError as error:
-        raise ModelError(f"expected {what} to be a number, got one too large") from error
+        raise ModelError(f"expected {what} to be a number, got one that is too large") from error
