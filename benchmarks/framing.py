@@ -137,28 +137,33 @@ def compare(faces: Faces, detector: Detector, others: Sequence[float]) -> None:
 
     own = faces.scores(faces.images[indices])
     pasted = (cut_face(scenes[index].picture, scenes[index].box, 1.0) for index in indices)
-    read = {
-        "where the face was put": faces.scores(pasted),
-        f"where it is found, framing {framing:g}": cut(photos, framing),
-        "... and levelled, as mien predict does": cut(photos, framing, turns),
+    scores_of = {
+        "the pasted box": faces.scores(pasted),
+        f"the detected box, framing {framing:g}": cut(photos, framing),
+        "... and aligned, as mien predict does": cut(photos, framing, turns),
         "... without an edge": cut(edgeless, framing),
     }
     for other in others:
-        read[f"framing {other:g}"] = cut(photos, other)
-        read[f"... without an edge, {other:g}"] = cut(edgeless, other)
-        both = (read[f"where it is found, framing {framing:g}"], read[f"framing {other:g}"])
-        read[f"mean of {framing:g} and {other:g}"] = np.mean(both, axis=0)
+        scores_of[f"framing {other:g}"] = cut(photos, other)
+        scores_of[f"... without an edge, {other:g}"] = cut(edgeless, other)
+        both = (
+            scores_of[f"the detected box, framing {framing:g}"],
+            scores_of[f"framing {other:g}"],
+        )
+        scores_of[f"mean of {framing:g} and {other:g}"] = np.mean(both, axis=0)
     labels = faces.labels[indices]
     right = own.argmax(axis=1) == labels
     rows: list[tuple[str, ...]] = [
         ("the data set's own pixels", str(len(indices)), f"{100 * right.mean():.1f}", "", "", "")
     ]
-    rows += [row(name, scores.argmax(axis=1) == labels, right) for name, scores in read.items()]
-    now = read[f"where it is found, framing {framing:g}"].argmax(axis=1) == labels
+    rows += [
+        row(name, scores.argmax(axis=1) == labels, right) for name, scores in scores_of.items()
+    ]
+    now = scores_of[f"the detected box, framing {framing:g}"].argmax(axis=1) == labels
     for background in BACKGROUNDS:
         members = np.array([scenes[index].background == background for index in indices])
-        rows.append(row(f"found, on {background}", now[members], right[members]))
-    header = ("read from", "faces", "right", "less", "95 %", "McNemar")
+        rows.append(row(f"detected, on {background}", now[members], right[members]))
+    header = ("pixels from", "faces", "accuracy", "change", "95 %", "McNemar")
     print("\n" + table_text(header, rows, right=(1, 2, 3)), end="")
 
 
@@ -212,7 +217,7 @@ def compare_turned(faces: Faces, detector: Detector, angles: Sequence[float]) ->
         original = f"{100 * own[detected].mean():.1f}"
         won = row("", right["auto"], right["off"])[3:]
         rows.append((f"{angle:g}", str(int(detected.sum())), original, *accuracies, *won))
-    columns = ("angle", "found", "data's own", *(f"align {align}" for align in ALIGN))
+    columns = ("angle", "detected", "data's own", *(f"align {align}" for align in ALIGN))
     header = (*columns, "auto over off", "95 %", "McNemar")
     print("\n" + table_text(header, rows, right=tuple(range(len(columns) + 1))), end="")
 

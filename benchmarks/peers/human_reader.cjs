@@ -1,7 +1,7 @@
-// Reads emotions with the npm package human, for compare.py: node human_reader.cjs MODE FILE.
+// Reader for the npm package human, run by compare.py: node human_reader.cjs MODE FILE.
 //
-// Runs in the folder of its node_modules. MODE photos: FILE lists JPEG files, a line each; crops:
-// FILE holds grey faces of 48 x 48 bytes. Prints what reader.py prints.
+// Runs in the folder of its node_modules. MODE and FILE are photos and a list of JPEG files, one per
+// line, or crops and grey faces of 48 x 48 bytes. The output is that of reader.py.
 
 'use strict';
 
@@ -27,7 +27,7 @@ async function open() {
     backend: 'wasm',
     wasmPath: `${modules}/@tensorflow/tfjs-backend-wasm/dist/`,
     modelBasePath: `${modules}/@vladmandic/human/models/`,
-    cacheSensitivity: 0, // pictures are no video: nothing is taken over from the one before
+    cacheSensitivity: 0, // images are independent, unlike the frames of a video
     face: { detector: { maxDetected: 10 }, iris: off, description: off },
     body: off, hand: off, object: off, gesture: off, segmentation: off,
   });
@@ -50,7 +50,7 @@ async function readPhoto(human, file) {
   return largest?.emotion?.[0]?.emotion ?? null;
 }
 
-// As human's src/gear/emotion.ts prepares a face: the package has no way in for one cut before.
+// Preprocessing of human's src/gear/emotion.ts, as the package does not accept face crops.
 function readCrop(human, pixels) {
   const { tf } = human;
   const scores = tf.tidy(() => {
