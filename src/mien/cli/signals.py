@@ -61,9 +61,7 @@ def interruptible(grace_period_s: float, *, final: bool = False) -> Iterator[Sto
         handled.append(signal.SIGHUP)
     defaults = (signal.default_int_handler, signal.SIG_DFL)
     previous = {
-        number: signal.getsignal(number)
-        for number in handled
-        if signal.getsignal(number) in defaults
+        number: handler for number in handled if (handler := signal.getsignal(number)) in defaults
     }
     receiving, sending = socket.socketpair()
     with receiving, sending:
