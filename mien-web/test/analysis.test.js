@@ -4,7 +4,7 @@ import test from "node:test";
 
 import * as analysis from "../src/analysis/index.js";
 import {
-  EMOTIONS, applyBaseline, compare, correct, createTracker, episodes, fromJson, markerTable,
+  EMOTIONS, applyBaseline, compare, comparisonToCsv, correct, createTracker, episodes, fromJson, markerTable,
   measureBaseline, readMarkers, scoreColumns, summary, toCsv, toJson, valence, writeMarkers,
 } from "../src/analysis/index.js";
 
@@ -118,6 +118,22 @@ test("a summary of nobody is empty, and a comparison says so", () => {
   assert.deepEqual(summary([found(0), found(0.1)]), []);
   const [row] = compare([{ name: "empty", results: [found(0)] }]);
   assert.deepEqual([row.people, row.seconds, row.frames, row.happy], [0, 0, 1, null]);
+});
+
+test("a comparison leaves the emotions empty that a session's model does not have", () => {
+  const own = { ...faceOf("happy"), track_id: 0, scores: { happy: 0.25, constructor: 0.75 }, emotion: "constructor" };
+  const sessions = [{ name: "seven", results: recording() }, { name: "own", results: [found(0, own)] }];
+  const rows = compare(sessions);
+  assert.deepEqual(rows.map((row) => Object.keys(row)), [Object.keys(rows[0]), Object.keys(rows[0])]);
+  const [seven, other] = rows;
+  assert.deepEqual([seven.constructor, seven.share_constructor, seven.share_angry], [null, null, 0]);
+  assert.ok(seven.angry > 0 && seven.valence !== null);
+  assert.deepEqual([other.happy, other.constructor, other.share_happy, other.share_constructor], [0.25, 0.75, 0, 1]);
+  assert.deepEqual([other.angry, other.share_angry, other.valence], [null, null, null]);
+  const [head, , line] = comparisonToCsv(rows).split("\n");
+  const cells = Object.fromEntries(head.split(",").map((name, at) => [name, line.split(",")[at]]));
+  assert.deepEqual([cells.angry, cells.share_angry, cells.happy, cells.constructor], ["", "", "0.25", "0.75"]);
+  assert.equal(comparisonToCsv([{ source: "a" }, { source: "b", calm: 0.5 }]), "source,calm\na,\nb,0.5\n");
 });
 
 test("a table quotes what has to be quoted, and has a line where nobody is", () => {

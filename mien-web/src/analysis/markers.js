@@ -102,32 +102,31 @@ function countFrame(totals, result, seconds, byPerson) {
   for (const key of seen) totals.get(key).frames += 1;
 }
 
-/** Mean scores, shares of time and valence of sums over time; null where nothing was seen. */
+/**
+ * Time-weighted mean scores, shares of time and valence; null if no face was seen. Labels that the
+ * model does not have are left out.
+ */
 export function means({ seconds, sums, shares }, labels) {
   if (!(seconds > 0)) return null;
-  const by = (values) => Object.fromEntries(
-    labels.map((label) => [label, (values[label] ?? 0) / seconds]),
-  );
+  const known = labels.filter((label) => label in sums);
+  const by = (values) => Object.fromEntries(known.map((label) => [label, (values[label] ?? 0) / seconds]));
   const scores = by(sums);
   return { valence: valence(scores), scores, shares: by(shares) };
 }
 
-/** The names of the columns that `cells` fills. */
-export function totalColumns(labels, prefix = "") {
-  const scores = Object.values(scoreColumns(labels));
-  return ["valence", ...scores, ...scores.map((name) => `share_${name}`)].map((name) => prefix + name);
-}
-
-/** Valence, mean scores and shares of time as cells of a table, with six decimals. */
+/**
+ * Table cells of valence, mean scores and shares of time, with six decimals; null where no face was
+ * seen or the model does not have the label.
+ */
 export function cells(totals, labels, prefix = "") {
-  const found = means(totals, labels);
-  const values = found === null
-    ? []
-    : [found.valence, ...Object.values(found.scores), ...Object.values(found.shares)];
-  return Object.fromEntries(totalColumns(labels, prefix).map((name, at) => {
-    const value = values[at] ?? null;
-    return [name, value === null ? null : round6(value)];
-  }));
+  const columns = Object.entries(scoreColumns(labels));
+  const { valence: meanValence = null, scores = {}, shares = {} } = means(totals, labels) ?? {};
+  const values = [
+    ["valence", meanValence],
+    ...columns.map(([label, name]) => [name, Object.hasOwn(scores, label) ? scores[label] : null]),
+    ...columns.map(([label, name]) => [`share_${name}`, Object.hasOwn(shares, label) ? shares[label] : null]),
+  ];
+  return Object.fromEntries(values.map(([name, value]) => [prefix + name, value === null ? null : round6(value)]));
 }
 
 // ---------------------------------------------------------------- files of markers

@@ -1,7 +1,7 @@
 /** What a person's face said over all of a video, and several videos beside one another. */
 
 import { applyBaseline } from "./baseline.js";
-import { labelsOf } from "./emotions.js";
+import { EMOTIONS, labelsOf } from "./emotions.js";
 import { cells, hasCorrected, means, timeTotals } from "./markers.js";
 import { round6 } from "./tables.js";
 import { MEMORY_S } from "./tracker.js";
@@ -62,17 +62,18 @@ function moments(results) {
  *
  * @param {{name: string, results: object[], baseline?: object | null}[]} sessions
  * @param {object} [options]
- * @param {string[]} [options.labels] the models' emotions.
+ * @param {string[]} [options.labels] the emotions of the table; by default those of all sessions.
  * @param {number} [options.gap] as for `summary`.
  * @returns {Record<string, string | number | null>[]} with the keys `source`, `people`, `seconds`,
- *   `frames`, `valence`, each emotion's, `share_…` of each, and `corrected_…` where any session has
- *   a baseline.
+ *   `frames`, `valence`, one per emotion, `share_…` of each, and `corrected_…` if any session has a
+ *   baseline. An emotion that a session's model does not have is null in its row.
  */
 export function compare(sessions, { labels, gap = MEMORY_S } = {}) {
   const read = sessions.map(({ results, baseline }) => (
     baseline == null ? results : applyBaseline(results, baseline)
   ));
-  const names = labels ?? labelsOf(read.flat());
+  const withFaces = read.filter((results) => results.some((result) => result.faces.length > 0));
+  const names = labels ?? (withFaces.length > 0 ? [...new Set(withFaces.flatMap((results) => labelsOf(results)))] : EMOTIONS);
   const corrected = read.some(hasCorrected);
   return sessions.map(({ name }, index) => {
     const results = read[index];

@@ -136,17 +136,19 @@ export function markersToCsv(rows, source) {
 }
 
 /**
- * The rows of `compare` as the CSV of `mien predict --compare`.
+ * Format the rows of `compare` as the CSV of `mien predict --compare`; a value that is null or that a
+ * row lacks leaves its cell empty.
  *
  * @param {Record<string, string | number | null>[]} rows
  */
 export function comparisonToCsv(rows) {
-  return csvText(rows, Object.keys(rows[0] ?? { source: null }));
+  const columns = new Set(rows.flatMap((row) => Object.keys(row)));
+  return csvText(rows, columns.size > 0 ? [...columns] : ["source"]);
 }
 
 // ---------------------------------------------------------------- CSV
 function csvText(rows, columns) {
-  const lines = rows.map((row) => csvLine(columns.map((name) => cellText(row[name] ?? null, name))));
+  const lines = rows.map((row) => csvLine(columns.map((name) => cellText(Object.hasOwn(row, name) ? (row[name] ?? null) : null, name))));
   return csvLine(columns) + lines.join("");
 }
 

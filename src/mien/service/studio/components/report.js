@@ -65,7 +65,7 @@ function shareCells(shares, labels) {
   const most = Math.max(...labels.map((label) => shares[label] ?? 0));
   return labels.map((label) => {
     const share = shares[label];
-    return share === null ? figureCell("–") : figureCell(percent(share), share === most ? "most" : "");
+    return share == null ? figureCell("–") : figureCell(percent(share), share === most ? "most" : "");
   });
 }
 

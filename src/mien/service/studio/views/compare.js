@@ -50,7 +50,8 @@ export function createView(context) {
 
   function head(sessions) {
     const save = () => {
-      download(text.fileName, analysis.comparisonToCsv(analysis.compare(sessions)), "text/csv");
+      const rows = analysis.compare(sessions, { labels: emotionsOf(sessions) });
+      download(text.fileName, analysis.comparisonToCsv(rows), "text/csv");
       announce(format(strings.download.saved, { name: text.fileName }));
     };
     return h(
@@ -153,10 +154,8 @@ function kindsNotice({ compare: text, readings }, sessions) {
 /** The tables: everybody of each session, each person, each event. */
 function comparisonTables({ compare: text }, sessions) {
   const { columns } = text;
-  // Each session's rows have its own model's emotions: one that it does not know is absent there, not 0.
-  const labelsIn = ({ emotions: own, results }) => own ?? analysis.labelsOf(results);
-  const emotions = [...new Set(sessions.flatMap(labelsIn))];
-  const all = sessions.flatMap((session) => analysis.compare([session], { labels: labelsIn(session) })).map((row) => ({ head: [row.source], ...row }));
+  const emotions = emotionsOf(sessions);
+  const all = analysis.compare(sessions, { labels: emotions }).map((row) => ({ head: [row.source], ...row }));
   const people = sessions.flatMap(({ name, results, emotions: labels }) =>
     analysis.summary(results, { labels }).map(({ track_id: number, seconds, valence, scores, shares, corrected }) => {
       const found = corrected ?? { valence, scores, shares };
@@ -173,6 +172,11 @@ function comparisonTables({ compare: text }, sessions) {
     people.length > sessions.length && shareTable(text.people, [columns.session, columns.person], people, emotions, text),
     events.length > 0 && shareTable(text.events, [columns.session, columns.event, columns.person], events, emotions, text),
   );
+}
+
+/** All emotions that any session's model has, in the order of the sessions. */
+function emotionsOf(sessions) {
+  return [...new Set(sessions.flatMap(({ emotions, results }) => emotions ?? analysis.labelsOf(results)))];
 }
 
 function prefixed(shares) {
