@@ -17,10 +17,8 @@ from mien.service.errors import ApiError
 SUBPROTOCOL = "mien"
 """WebSocket subprotocol for browsers, which offer a token as a second one."""
 
-MIN_TOKEN_LENGTH = 16
-
 _TOKEN_PREFIX = "bearer."  # of a subprotocol that is a token
-_TOKEN = re.compile(rf"[A-Za-z0-9._~-]{{{MIN_TOKEN_LENGTH},512}}")
+_TOKEN = re.compile(r"[A-Za-z0-9._~-]{16,512}")
 _HOST = re.compile(r"[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]")
 _PORTS = {"http": 80, "https": 443}
 _DEFAULT_PORT = re.compile(r":(80|443)\Z")
@@ -151,7 +149,7 @@ def _digest(token: str) -> bytes:
 def _check_token(token: str) -> str:
     if not _TOKEN.fullmatch(token):
         raise UsageError(
-            f"invalid token: expected {MIN_TOKEN_LENGTH} to 512 letters, digits and .-_~; "
+            "invalid token: expected 16 to 512 letters, digits and .-_~; "
             "openssl rand -hex 32 makes one"
         )
     return token

@@ -182,8 +182,8 @@ def request_body(media: Media) -> dict[str, Any]:
     }
     return {
         "required": True,
-        "description": f"A form with one file in the field {media.name!r}, or the bytes of "
-        f"{media.article} {media.name}.",
+        "description": f"A form with one file in the field {media.name!r}, or the file as the "
+        "body.",
         "content": {
             FORM_TYPE: {"schema": form},
             **{content_type: {"schema": _FILE} for content_type in media.types},

@@ -57,13 +57,11 @@ def listen(host: str, port: int) -> socket.socket:
 
     Args:
         host: name or address of a local interface.
-        port: port number; 0 for any free one.
+        port: port from 0 to 65535; 0 for any free one.
 
     Raises:
         UsageError: if the address is invalid or taken.
     """
-    if not 0 <= port <= 65535:
-        raise UsageError(f"expected --port from 0 to 65535, got {port}")
     try:
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

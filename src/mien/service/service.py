@@ -18,7 +18,7 @@ from mien.core.results import Result
 from mien.service import Limits
 from mien.service.errors import TOO_LONG, ApiError
 from mien.service.metrics import Metrics
-from mien.service.uploads import IMAGE, Upload, check_headers, read_image
+from mien.service.uploads import IMAGE, check_headers, read_image
 from mien.service.workers import Batcher, Classified, Slots, WorkerPool
 
 if TYPE_CHECKING:
@@ -116,18 +116,20 @@ class Service:
         limits = self.limits
         check_headers(request, IMAGE, limits.max_bytes)
         with self.images:
-            upload = await read_image(
+            content, name = await read_image(
                 request, max_bytes=limits.max_bytes, timeout_s=limits.upload_seconds
             )
-            return await self.analyze(upload, functools.partial(_disconnected, request))
+            result = await self.analyze(content, functools.partial(_disconnected, request))
+        # The client's file name is added last, so that no logged error contains it.
+        return replace(result, source=name)
 
     async def analyze(
-        self, upload: Upload, disconnected: Callable[[], Awaitable[object]]
+        self, content: bytes, disconnected: Callable[[], Awaitable[object]]
     ) -> Result:
         """Analyze an image in a worker thread; the caller holds a slot of `images`.
 
         Args:
-            upload: encoded image.
+            content: encoded image.
             disconnected: returns once the client has disconnected.
 
         Raises:
@@ -136,7 +138,7 @@ class Service:
         """
         try:
             future, seconds = await self.workers.run(
-                functools.partial(self._find_faces, upload.content), disconnected
+                functools.partial(self._find_faces, content), disconnected
             )
         except ApiError as error:
             if error.code == TOO_LONG:
@@ -156,8 +158,7 @@ class Service:
             raise ApiError(422, f"the file {str(result.error).removeprefix('image ')}")
         if result.status == "error":
             raise MienError(result.error)
-        # The client's file name is added last, so that no logged error contains it.
-        return replace(result, source=upload.name)
+        return result
 
     def _find_faces(self, content: bytes) -> tuple[Future[Classified], float]:
         """Decode an image, find its faces and queue them for the network, in a worker thread.

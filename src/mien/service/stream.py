@@ -21,7 +21,6 @@ from mien.core.results import Result
 from mien.service.access import SUBPROTOCOL
 from mien.service.errors import REQUEST_ID, ApiError, internal_error, stopping_error
 from mien.service.service import Service
-from mien.service.uploads import Upload
 from mien.video.tracker import Smoother, Tracker, track_faces
 
 PATH = "/v1/stream"
@@ -165,7 +164,7 @@ class _Stream:
         """Return the result of a frame; raise ApiError if there is none."""
         try:
             with self._service.images:
-                result = await self._service.analyze(Upload(frame.content), self._disconnected.wait)
+                result = await self._service.analyze(frame.content, self._disconnected.wait)
         except (ApiError, ClientDisconnect):
             raise
         except Exception as error:

@@ -40,8 +40,6 @@ class Media:
 
     Attributes:
         name: "image" or "video": also the form's field, and the first half of content types.
-        article: "an" or "a".
-        example: file name in the hint of errors.
         types: content types in the API's description and in errors.
         aliases: further content types of the same formats.
         any_subtype: accept every content type that begins with ``name/``.
@@ -49,8 +47,6 @@ class Media:
     """
 
     name: str
-    article: str
-    example: str
     types: tuple[str, ...]
     aliases: frozenset[str] = frozenset()
     any_subtype: bool = False
@@ -58,8 +54,8 @@ class Media:
 
     @property
     def hint(self) -> str:
-        """Command that sends such a file."""
-        return f"send one {self.name}, as curl -F {self.name}=@{self.example} does"
+        """How to send such a file."""
+        return f"send one {self.name}, as curl -F {self.name}=@FILE does"
 
     def accepts(self, content_type: str) -> bool:
         """Return True for the content type of a raw body of this kind."""
@@ -70,8 +66,6 @@ class Media:
 
 IMAGE = Media(
     "image",
-    "an",
-    "photo.jpg",
     types=(  # of `mien.core.file_types.READABLE_FORMATS`
         "image/jpeg",
         "image/png",
@@ -103,8 +97,6 @@ IMAGE = Media(
 
 VIDEO = Media(
     "video",
-    "a",
-    "clip.mp4",
     types=(
         "video/mp4",
         "video/webm",
@@ -118,19 +110,6 @@ VIDEO = Media(
     memory_bytes=1_000_000,
 )
 """Videos; the format is detected from the content, whichever type is given."""
-
-
-@dataclass(frozen=True)
-class Upload:
-    """Image sent by a client.
-
-    Attributes:
-        content: bytes of the encoded file.
-        name: name of the file without folders, or None if the client gave none.
-    """
-
-    content: bytes
-    name: str | None = None
 
 
 def check_headers(request: Request, media: Media, max_bytes: int) -> None:
@@ -163,7 +142,9 @@ def check_headers(request: Request, media: Media, max_bytes: int) -> None:
         raise _too_large(media, max_bytes)
 
 
-async def read_image(request: Request, *, max_bytes: int, timeout_s: float) -> Upload:
+async def read_image(
+    request: Request, *, max_bytes: int, timeout_s: float
+) -> tuple[bytes, str | None]:
     """Read the image of a request whose headers were checked.
 
     Args:
@@ -171,28 +152,31 @@ async def read_image(request: Request, *, max_bytes: int, timeout_s: float) -> U
         max_bytes: size limit; no more is read.
         timeout_s: time for the whole body to arrive, in seconds.
 
+    Returns:
+        The encoded file, and its name without folders or None.
+
     Raises:
         ApiError: if the image is too large, too slow or empty, or the form is invalid.
         ClientDisconnect: if the client disconnects.
     """
 
-    async def read() -> Upload:
+    async def read() -> tuple[bytes, str | None]:
         async with aclosing(_body(request, IMAGE, max_bytes)) as chunks:
             if _content_type(request) == FORM_TYPE:
                 async with _form_file(request, chunks, IMAGE, max_bytes) as file:
-                    return Upload(await file.read(), _base_name(file.filename or ""))
+                    return await file.read(), _base_name(file.filename or "")
             content = bytearray()
             async for chunk in chunks:
                 content += chunk
-            return Upload(bytes(content))
+            return bytes(content), None
 
     try:
-        upload = await asyncio.wait_for(read(), timeout_s)
+        content, name = await asyncio.wait_for(read(), timeout_s)
     except asyncio.TimeoutError as error:
         raise _too_slow(f"the image did not arrive within {timeout_s:g} seconds") from error
-    if not upload.content:
+    if not content:
         raise ApiError(400, "the image is empty: expected the bytes of an image file")
-    return upload
+    return content, name
 
 
 @asynccontextmanager
@@ -333,11 +317,8 @@ def _only_file(form: FormData, media: Media, max_bytes: int) -> UploadFile:
         raise ApiError(400, f"the form has no field {media.name!r}: {media.hint}")
     content_type = _without_parameters(file.content_type or "")
     if content_type not in ("", _GENERIC_TYPE) and not content_type.startswith(f"{media.name}/"):
-        raise ApiError(
-            415,
-            f"the field {media.name!r} is of type {content_type[:60]!r}: expected {media.article} "
-            f"{media.name}",
-        )
+        message = f"the field {media.name!r} is of type {content_type[:60]!r}"
+        raise ApiError(415, f"{message}: expected {media.name}/...")
     if (file.size or 0) > max_bytes:
         raise _too_large(media, max_bytes)
     return file
