@@ -9,7 +9,6 @@ The loop around it is that of `mien.training.trainer`:
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import itertools
 import threading
 import time
@@ -40,8 +39,8 @@ from mien.training.backend import seed_step
 from mien.training.data import BatchSource, TrainingData
 from mien.training.model import build_model
 from mien.training.recipe import Config
-from mien.training.run_folder import RunFolder, write_checkpoint
-from mien.training.trainer import RunState, Trainer
+from mien.training.run_folder import RunFolder
+from mien.training.trainer import RunState, Trainer, save_checkpoint
 from mien.training.transforms import Floats
 
 _QUEUED_STEPS = 8
@@ -220,6 +219,5 @@ class GpuTrainer(Trainer):
 
     def _save_checkpoint(self, state: RunState) -> None:
         assert self.student is not None
-        arrays = self.student.arrays()
-        write_checkpoint(self.run.checkpoint, arrays, dataclasses.asdict(state))
+        save_checkpoint(self.run.checkpoint, self.student.arrays(), state)
         self.saved_at = time.monotonic()

@@ -38,6 +38,7 @@ from mien.training.trainer import (
     resume,
     save_checkpoint,
     train,
+    variable_arrays,
 )
 from training_maker import (
     mien_process,
@@ -318,7 +319,7 @@ def values(model: Any) -> list[np.ndarray[Any, Any]]:
 
 def test_a_checkpoint_brings_every_variable_and_the_state_back(tmp_path: Path, model: Any) -> None:
     path = tmp_path / "checkpoint.npz"
-    save_checkpoint(path, model, STATE)
+    save_checkpoint(path, variable_arrays(model), STATE)
     other = compiled()
     assert not np.array_equal(values(other)[0], values(model)[0])
     state, arrays = trainer.read_checkpoint(path)
@@ -337,7 +338,7 @@ def test_a_checkpoint_brings_every_variable_and_the_state_back(tmp_path: Path, m
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])
 def test_a_truncated_checkpoint_is_said(tmp_path: Path, model: Any, share: float) -> None:
     path = tmp_path / "checkpoint.npz"
-    save_checkpoint(path, model, STATE)
+    save_checkpoint(path, variable_arrays(model), STATE)
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
     with pytest.raises(InputError, match="is damaged"):
@@ -346,7 +347,7 @@ def test_a_truncated_checkpoint_is_said(tmp_path: Path, model: Any, share: float
 
 def test_damage_in_a_variable_is_said(tmp_path: Path, model: Any) -> None:
     path = tmp_path / "checkpoint.npz"
-    save_checkpoint(path, model, STATE)
+    save_checkpoint(path, variable_arrays(model), STATE)
     content = bytearray(path.read_bytes())
     content[len(content) // 4] ^= 0xFF
     path.write_bytes(content)
@@ -356,7 +357,7 @@ def test_damage_in_a_variable_is_said(tmp_path: Path, model: Any) -> None:
 
 def test_a_checkpoint_of_another_recipe_is_said(tmp_path: Path, model: Any) -> None:
     path = tmp_path / "checkpoint.npz"
-    save_checkpoint(path, model, STATE)
+    save_checkpoint(path, variable_arrays(model), STATE)
     for changes in ({"model_plain_channels": [4, 9]}, {"training_ema": 0.0}):
         other = compiled(**changes)
         before = values(other)
@@ -381,7 +382,7 @@ def test_a_full_disk_leaves_the_older_checkpoint_whole(
     tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "checkpoint.npz"
-    save_checkpoint(path, model, STATE)
+    save_checkpoint(path, variable_arrays(model), STATE)
     before = path.read_bytes()
 
     def full(*_: Any, **__: Any) -> None:
@@ -389,7 +390,7 @@ def test_a_full_disk_leaves_the_older_checkpoint_whole(
 
     monkeypatch.setattr(np, "savez", full)
     with pytest.raises(OutputError, match=r"No space left.*saved before is kept.*--resume"):
-        save_checkpoint(path, model, RunState())
+        save_checkpoint(path, variable_arrays(model), RunState())
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.npz"]
 
@@ -405,7 +406,7 @@ def test_a_limit_that_the_system_sets_is_said_for_checkpoint_and_network(
         try:
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
             with pytest.raises(OutputError, match="cannot write"):
-                save_checkpoint(tmp_path / "checkpoint.npz", model, STATE)
+                save_checkpoint(tmp_path / "checkpoint.npz", variable_arrays(model), STATE)
             with (
                 pytest.raises(OutputError, match="cannot write"),
                 saving(tmp_path / "best.keras") as temporary,

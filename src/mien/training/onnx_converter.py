@@ -1,4 +1,4 @@
-"""Conversion of a Keras network to ONNX and back, and the joining of two networks in one file.
+"""Conversion of a Keras network to ONNX, and of an exported file's weights back to Keras.
 
 Keras' own export makes the constants of `Normalization` required inputs, has no second output and
 takes minutes. This converter works on every backend of Keras, and the same weights always give the
@@ -25,7 +25,7 @@ import numpy.typing as npt
 import mien
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import ModelError, needs_extra
-from mien.core.manifest import INPUT_CONTRACT, OUTPUT_CONTRACT, PEOPLE_OUTPUTS
+from mien.core.manifest import INPUT_CONTRACT, OUTPUT_CONTRACT
 from mien.training.architectures import refresh
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -564,75 +564,13 @@ def assign_weights(model: Any, weights: Mapping[str, Array], *, where: str) -> N
     refresh(model)
 
 
-# ---------------------------------------------------------------- two networks in one file
+# ---------------------------------------------------------------- files with two readings
 PREFIX = "people/"
-"""Prefix of the names of the second network's own nodes, values and weights."""
-
-
-def join_networks(first: Any, second: Any) -> Any:
-    """Return one network with the outputs of two: the first's names, and `PEOPLE_OUTPUTS`.
-
-    A network trained on votes starts from one that follows FER-2013's labels, and the blocks that
-    stayed frozen are bitwise equal. Nodes that compute the same with the same weights become one;
-    the others form a branch whose names begin with `PREFIX`.
-
-    Args:
-        first: an ``onnx.ModelProto`` of this project, with one reading.
-        second: another one with the same input and classes.
-
-    Raises:
-        ModelError: if their inputs or classes differ.
-    """
-    from onnx import helper
-
-    networks = (first, second)
-    inputs = [[value.SerializeToString() for value in proto.graph.input] for proto in networks]
-    classes = [
-        {entry.key: entry.value for entry in proto.metadata_props}.get("labels")
-        for proto in networks
-    ]
-    if inputs[0] != inputs[1] or classes[0] != classes[1]:
-        raise ModelError(
-            f"two networks with different inputs or classes cannot be one model: {classes[0]} "
-            f"and {classes[1]}"
-        )
-    joined = type(first)()
-    joined.CopyFrom(first)
-    graph = joined.graph
-    names = {value.name: value.name for value in graph.input}
-    weights = {tensor.name: tensor.SerializeToString() for tensor in graph.initializer}
-    for tensor in second.graph.initializer:
-        shared = weights.get(tensor.name) == tensor.SerializeToString()
-        names[tensor.name] = tensor.name if shared else PREFIX + tensor.name
-        if not shared:
-            graph.initializer.add().CopyFrom(tensor)
-            graph.initializer[-1].name = PREFIX + tensor.name
-    outputs = {_signature(node, list(node.input)): list(node.output) for node in graph.node}
-    for node in second.graph.node:
-        sources = [names[name] if name else "" for name in node.input]
-        signature = _signature(node, sources)
-        if signature not in outputs:
-            branch_node = graph.node.add()
-            branch_node.CopyFrom(node)
-            if node.name:
-                branch_node.name = PREFIX + node.name
-            branch_node.input[:] = sources
-            branch_node.output[:] = [_branch_name(name) for name in node.output]
-            outputs[signature] = list(branch_node.output)
-        names.update(zip(node.output, outputs[signature], strict=True))
-    for output in second.graph.output:
-        name = _branch_name(output.name)
-        if names[output.name] != name:  # everything that leads to it is shared
-            graph.node.add().CopyFrom(
-                helper.make_node("Identity", [names[output.name]], [name], PREFIX + name)
-            )
-        graph.output.add().CopyFrom(output)
-        graph.output[-1].name = name
-    return joined
+"""Prefix of the nodes, values and weights that only the people's reading has."""
 
 
 def one_reading(network: Any, outputs: Mapping[str, str] = OUTPUT_CONTRACT) -> Any:
-    """Return the network of a single reading, as it was before `join_networks`.
+    """Return the network of a single reading, undoing `mien.training.export.join_networks`.
 
     Args:
         network: an ``onnx.ModelProto`` with one reading or two.
@@ -683,14 +621,3 @@ def rename(nodes: Iterable[Any], names: Mapping[str, str]) -> None:
     for node in nodes:
         for values in (node.input, node.output):
             values[:] = [names.get(name, name) for name in values]
-
-
-def _branch_name(name: str) -> str:
-    names = {OUTPUT_CONTRACT[key]: PEOPLE_OUTPUTS[key] for key in OUTPUT_CONTRACT}
-    return names.get(name, PREFIX + name)
-
-
-def _signature(node: Any, sources: list[str]) -> tuple[Any, ...]:
-    """Return what identifies a node's result: its kind, its attributes and its inputs."""
-    attributes = sorted(attribute.SerializeToString() for attribute in node.attribute)
-    return (node.domain, node.op_type, tuple(sources), tuple(attributes), len(node.output))

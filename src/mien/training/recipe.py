@@ -162,9 +162,7 @@ class ModelSettings(_Settings):
     input_size: ImageSize = setting(64, "side in pixels that the network resizes the face to")
     head_units: tuple[PositiveInt, ...] = setting((512, 256), "units of the head's dense layers")
     head_dropout: tuple[BelowOne, ...] = setting((0.4, 0.3), "dropout rate after each of them")
-    drop_connect: BelowOne = setting(
-        0.2, "stochastic depth rate of the last block; rates grow linearly from the first"
-    )
+    drop_connect: BelowOne = setting(0.2, "stochastic depth of the last block, rising linearly")
     batch_norm_momentum: BelowOne = setting(0.99, "momentum of every BatchNorm")
     plain_channels: StageWidths = setting((32, 64, 128), 'channels of each stage of "Plain"')
     width: Positive = setting(1.0, "channel multiplier of this project's other networks")
@@ -196,9 +194,7 @@ class AugmentationSettings(_Settings):
     contrast: NonNegative = setting(0.4, "largest relative change of the distance from the mean")
     equalize: Probability = setting(0.1, "probability of histogram equalisation")
     blur: Probability = setting(0.1, "probability of a Gaussian blur (sigma 0.4 to 1.2 pixels)")
-    downscale: Probability = setting(
-        0.0, "probability of downscaling (to 0.4 to 0.9 of the side) and upscaling"
-    )
+    downscale: Probability = setting(0.0, "probability of downscaling (to 0.4 to 0.9) and back")
     jpeg: Probability = setting(0.0, "probability of JPEG compression, at a quality of 15 to 80")
     erasing: Probability = setting(0.25, "probability of random erasing, a rectangle of one grey")
     mixup: NonNegative = setting(0.0, "alpha of the Beta distribution of mixup; 0 is off")
@@ -224,43 +220,28 @@ class TrainingSettings(_Settings):
         "float32", '"float32" or "mixed_bfloat16"'
     )
     batch_size: BatchSize = setting(64, "images per step; an incomplete last batch is dropped")
-    head_epochs: NonNegativeInt = setting(
-        1, "epochs of the first phase, in which the backbone is frozen"
-    )
+    head_epochs: NonNegativeInt = setting(1, "epochs of the first phase, with a frozen backbone")
     head_learning_rate: Positive = setting(1e-3, "learning rate of the first phase")
     epochs: NonNegativeInt = setting(20, "epochs of the second phase, fine-tuning")
-    fine_tune_blocks: Blocks = setting(
-        -1, "number of last backbone blocks that fine-tuning trains; -1 is all"
-    )
-    full_epochs: NonNegativeInt = setting(
-        0, "number of last epochs that train all blocks (gradual unfreezing)"
-    )
+    fine_tune_blocks: Blocks = setting(-1, "last backbone blocks that it trains; -1 is all")
+    full_epochs: NonNegativeInt = setting(0, "last epochs that train all (gradual unfreezing)")
     learning_rate: Positive = setting(1e-3, "peak learning rate of the second phase")
     layer_decay: Share = setting(1.0, "layer-wise decay of the learning rate per block; 1 is off")
     schedule: Annotated[str, one_of("cosine", "plateau", "constant")] = setting(
-        "cosine",
-        '"cosine" (warm-up, then down to zero), "plateau" (in both phases) or "constant"',
+        "cosine", '"cosine" (warm-up, then down to zero), "plateau" (both phases) or "constant"'
     )
     warmup_epochs: NonNegative = setting(1.0, "linear warm-up at the start of the second phase")
-    plateau_patience: PositiveInt = setting(
-        3, "epochs without a better validation loss until the rate drops"
-    )
-    plateau_factor: OpenFraction = setting(0.5, "factor by which it drops")
+    plateau_patience: PositiveInt = setting(3, "epochs without a better loss until the rate drops")
+    plateau_factor: OpenFraction = setting(0.5, "factor by which the rate drops")
     optimizer: Annotated[str, one_of("adamw", "sgd")] = setting(
         "adamw", '"adamw" (Loshchilov & Hutter 2017), or "sgd" with Nesterov\'s momentum of 0.9'
     )
-    weight_decay: NonNegative = setting(
-        0.03, 'weight decay of kernels; with "sgd" it is added to the gradient'
-    )
+    weight_decay: NonNegative = setting(0.03, 'decay of kernels; part of the gradient with "sgd"')
     clip_norm: NonNegative = setting(1.0, "largest global norm of the gradient; 0 is off")
     label_smoothing: BelowOne = setting(0.1, "share of the target that is spread over all classes")
     class_weights: bool = setting(False, "weight the loss against class imbalance")
-    class_weight_power: Probability = setting(
-        1.0, "1 balances the classes fully, 0.5 halfway, 0 not at all"
-    )
-    votes_weight: NonNegative = setting(
-        0.0, "weight of an auxiliary loss on the FER+ votes; 0 is off"
-    )
+    class_weight_power: Probability = setting(1.0, "1 balances fully, 0.5 halfway, 0 not at all")
+    votes_weight: NonNegative = setting(0.0, "weight of a second loss on the FER+ votes; 0 is off")
     early_stopping: NonNegativeInt = setting(
         0, "epochs without a better validation accuracy after which a phase ends; 0 is off"
     )

@@ -15,7 +15,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 import platform
@@ -28,14 +27,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 import mien
 from mien.core.errors import InputError, OutputError, UsageError
 from mien.core.files import replace_atomically
 from mien.core.process import package_version, stderr
 from mien.core.progress import format_duration
+
+ARCHIVE_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What NumPy may raise when it reads a damaged ``.npz`` file."""
 
 _PACKAGES = (
     *("keras", "tensorflow", "tensorflow-cpu", "torch", "jax", "numpy"),
@@ -134,11 +133,10 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def write_history(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write the history, at least one row, as CSV; raises as `saving`."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    with saving(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def report_epoch(row: Mapping[str, Any], *, total: int, best: bool) -> None:
@@ -172,35 +170,6 @@ def starting_directory(run: RunFolder) -> Path:
     """
     folder = Path(str(read_json(run.environment).get("folder", "")))
     return folder if os.path.isdir(folder) else Path()  # noqa: PTH112 - may be another user's
-
-
-# ---------------------------------------------------------------- checkpoints
-_STATE_KEY = "state"
-ARCHIVE_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
-"""What NumPy may raise when it reads a damaged ``.npz`` file."""
-
-
-def write_checkpoint(
-    path: Path, arrays: Mapping[str, npt.NDArray[Any]], state: Mapping[str, Any]
-) -> None:
-    """Write named arrays and a JSON-serialisable state into one file; raises as `saving`."""
-    text = np.frombuffer(json.dumps(state).encode(), np.uint8)
-    with saving(path) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, **{**arrays, _STATE_KEY: text})  # type: ignore[arg-type]
-
-
-def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
-    """Return the state and the arrays of `write_checkpoint`; raises InputError."""
-    try:
-        # Opened here because NumPy leaves a damaged file open.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        return json.loads(arrays.pop(_STATE_KEY).tobytes().decode()), arrays
-    except FileNotFoundError as error:
-        raise InputError(f"{path} is missing: this run has no checkpoint to resume from") from error
-    except ARCHIVE_ERRORS as error:
-        message = f"{path} is damaged: restore it from a copy, or start a new run"
-        raise InputError(message) from error
 
 
 # ---------------------------------------------------------------- environment

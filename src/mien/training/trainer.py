@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import json
 import math
 import signal
 import threading
@@ -385,7 +386,7 @@ class Trainer:
             )
 
     def _save_checkpoint(self, state: RunState) -> None:
-        save_checkpoint(self.run.checkpoint, self.model, state)
+        save_checkpoint(self.run.checkpoint, variable_arrays(self.model), state)
         self.saved_at = time.monotonic()
 
     def _time_left(self, state: RunState) -> str:
@@ -513,6 +514,7 @@ def validation_metrics(probabilities: Floats, labels: npt.NDArray[np.int64]) -> 
 
 
 # ---------------------------------------------------------------- checkpoints
+_STATE_KEY = "state"
 _LEGACY_STATE = {
     *("best_accuracy", "best_epoch", "stale_epochs", "epochs_counted", "plateau_scale"),
     *("plateau_loss", "plateau_wait", "seconds", "stopped_early", "skipped_epochs"),
@@ -526,16 +528,32 @@ def all_variables(model: Any) -> list[Any]:
     return [*model.variables, *model.optimizer.variables]
 
 
-def save_checkpoint(path: Path, model: Any, state: RunState) -> None:
-    """Write a checkpoint atomically; raises OutputError."""
+def variable_arrays(model: Any) -> dict[str, npt.NDArray[Any]]:
+    """Return the values of `all_variables` under names that sort in their order."""
     variables = enumerate(all_variables(model))
-    arrays = {f"variable{index:04d}": np.asarray(variable.numpy()) for index, variable in variables}
-    run_folder.write_checkpoint(path, arrays, dataclasses.asdict(state))
+    return {f"variable{index:04d}": np.asarray(variable.numpy()) for index, variable in variables}
+
+
+def save_checkpoint(path: Path, arrays: Mapping[str, npt.NDArray[Any]], state: RunState) -> None:
+    """Write named arrays and the state as a ``.npz`` file; raises OutputError."""
+    text = np.frombuffer(json.dumps(dataclasses.asdict(state)).encode(), np.uint8)
+    with run_folder.saving(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, **{**arrays, _STATE_KEY: text})  # type: ignore[arg-type]
 
 
 def read_checkpoint(path: Path) -> tuple[RunState, dict[str, npt.NDArray[Any]]]:
     """Read a checkpoint; raises InputError if it is missing, damaged, or of a newer version."""
-    values, arrays = run_folder.read_checkpoint(path)
+    try:
+        # Opened here because NumPy leaves a damaged file open.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        values = json.loads(arrays.pop(_STATE_KEY).tobytes().decode())
+    except FileNotFoundError as error:
+        raise InputError(f"{path} is missing: this run has no checkpoint to resume from") from error
+    except run_folder.ARCHIVE_ERRORS as error:
+        raise InputError(
+            f"{path} is damaged: restore it from a copy, or start a new run"
+        ) from error
     values = {name: value for name, value in values.items() if name not in _LEGACY_STATE}
     unknown = sorted(set(values) - {item.name for item in dataclasses.fields(RunState)})
     if unknown:
