@@ -15,7 +15,7 @@ import threading
 import warnings
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -72,6 +72,7 @@ _TRIES = 3
 _CONNECT_SECONDS = 10.0
 
 
+@dataclass(frozen=True)
 class RayEngine:
     """Analyzes images in actors of a Ray cluster.
 
@@ -79,19 +80,13 @@ class RayEngine:
     Arguments as `mien.batch.run.make_engine`.
     """
 
-    def __init__(
-        self,
-        options: RecognizerOptions,
-        recognizer: Recognizer,
-        *,
-        address: str | None = None,
-        workers: int | None = None,
-        batch_size: int,
-        timeout: float = TIMEOUT_SECONDS,
-    ) -> None:
-        self._actor_arguments = (options, recognizer.model.sha256, batch_size, timeout)
-        self._address = address
-        self._workers = workers
+    options: RecognizerOptions
+    recognizer: Recognizer
+    _: KW_ONLY
+    address: str | None = None
+    workers: int | None = None
+    batch_size: int
+    timeout: float = TIMEOUT_SECONDS
 
     def __call__(
         self,
@@ -107,7 +102,7 @@ class RayEngine:
             MienError: if the cluster fails: all its machines are gone, or mien is not installed on
                 them.
         """
-        with _cluster(self._address):
+        with _cluster(self.address):
             context = ray.data.DataContext.get_current()
             context.execution_options.preserve_order = True
             context.enable_progress_bars = False
@@ -143,7 +138,12 @@ class RayEngine:
             warnings.simplefilter("ignore", RayDeprecationWarning)
             dataset = names.map_batches(
                 _Analyzer,
-                fn_constructor_args=self._actor_arguments,
+                fn_constructor_args=(
+                    self.options,
+                    self.recognizer.model.sha256,
+                    self.batch_size,
+                    self.timeout,
+                ),
                 batch_size=CHUNK_IMAGES,
                 compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
                 num_cpus=1,
@@ -157,7 +157,7 @@ class RayEngine:
         cores = int(ray.cluster_resources().get("CPU", 0))  # type: ignore[no-untyped-call, unused-ignore]
         if cores < 1:
             raise MienError("no machine of the Ray cluster has a core: add one with 'ray start'")
-        return cores if self._workers is None else min(cores, self._workers)
+        return cores if self.workers is None else min(cores, self.workers)
 
 
 def _absolute(image: Input) -> Input:

@@ -94,11 +94,9 @@ class Quality:
     def __post_init__(self) -> None:
         _check_integer("size_px", self.size_px, 1)
         _check_unit("blur", self.blur)
-        unknown = [flag for flag in self.flags if flag not in QUALITY_FLAGS]
-        if unknown:
-            raise UsageError(
-                f"unknown quality flag {unknown[0]!r}: expected {', '.join(QUALITY_FLAGS)}"
-            )
+        for flag in self.flags:
+            if flag not in QUALITY_FLAGS:
+                raise UsageError(f"expected flags of {', '.join(QUALITY_FLAGS)}, got {flag!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the quality as a JSON object."""
@@ -127,7 +125,7 @@ class Smoothed:
         return {
             "emotion": self.emotion,
             "confidence": _rounded(self.confidence),
-            "scores": _rounded_scores(self.scores),
+            "scores": {name: _rounded(score) for name, score in self.scores.items()},
         }
 
 
@@ -191,13 +189,12 @@ class Face:
             "emotion": self.emotion,
             "confidence": _rounded(self.confidence),
             "uncertain": self.uncertain,
-            "scores": _rounded_scores(self.scores),
+            "scores": {name: _rounded(score) for name, score in self.scores.items()},
             "quality": self.quality.to_dict(),
         }
-        if self.smoothed is not None:
-            face["smoothed"] = self.smoothed.to_dict()
-        if self.corrected is not None:
-            face["corrected"] = self.corrected.to_dict()
+        for key, scores in (("smoothed", self.smoothed), ("corrected", self.corrected)):
+            if scores is not None:
+                face[key] = scores.to_dict()
         return face
 
 
@@ -221,20 +218,13 @@ def _check_scores(emotion: str, confidence: float, scores: Mapping[str, float]) 
     if emotion not in scores:
         raise UsageError(f"expected an emotion out of {', '.join(scores)}, got {emotion!r}")
     if confidence != scores[emotion]:
-        raise UsageError(
-            f"expected the confidence to be the score of {emotion} "
-            f"({scores[emotion]}), got {confidence}"
-        )
+        raise UsageError(f"expected the score of {emotion} as confidence, got {confidence}")
     if confidence < max(scores.values()):
         raise UsageError(f"expected the likeliest emotion, got {emotion}")
 
 
 def _rounded(value: float) -> float:
     return round(float(value), SCORE_DIGITS)
-
-
-def _rounded_scores(scores: Mapping[str, float]) -> dict[str, float]:
-    return {name: _rounded(score) for name, score in scores.items()}
 
 
 # ---------------------------------------------------------------- images
@@ -556,8 +546,8 @@ def result_rows(
 
 def utf8_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """Escape the surrogates of file names that are not UTF-8 in a table row."""
-    names = {key: row[key] for key in ("source", "error")}
-    return {**row, **{key: name and escape_surrogates(name) for key, name in names.items()}}
+    names = ("source", "error")
+    return {**row, **{key: row[key] and escape_surrogates(row[key]) for key in names}}
 
 
 TEXT_COLUMNS = (
