@@ -215,13 +215,13 @@ def picture_rows(
     results: Sequence[Result], labels: Sequence[str] = EMOTIONS
 ) -> list[dict[str, Any]]:
     """Return table rows with `picture_columns`: one per face, or one for a picture without any."""
-    faces = {(id(item.result), item.face.face_id): item for item in picture_faces(results, labels)}
+    columns = picture_columns(labels)
     rows = []
     for result in results:
-        for row in result_rows(result, labels):
-            face = faces.get((id(result), row["face_id"]))
+        faces = picture_faces([result], labels) or (None,)
+        for row, face in zip(result_rows(result, labels), faces, strict=True):
             row["truth"], row["right"] = (face.truth, face.correct) if face else (None, None)
-            rows.append({column: row[column] for column in picture_columns(labels)})
+            rows.append({column: row[column] for column in columns})
     return rows
 
 

@@ -235,11 +235,9 @@ def read_reports(folder: Path, model: ModelInfo) -> tuple[Report, ...]:
         DataError: if a file is damaged.
     """
     reports = [read_report_json(path) for path in sorted(folder.glob("*.json"))]
-    return tuple(sorted((report for report in reports if report.model == model), key=_sort_key))
-
-
-def _sort_key(report: Report) -> tuple[int, bool, bool]:
-    return (SPLIT_ORDER.index(report.split), report.tta, report.with_trained)
+    reports = [report for report in reports if report.model == model]
+    reports.sort(key=lambda item: (SPLIT_ORDER.index(item.split), item.tta, item.with_trained))
+    return tuple(reports)
 
 
 def _from_json(hint: Any, value: Any) -> Any:
