@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -33,7 +32,7 @@ from mien.cli.output import log_handler, note
 from mien.cli.signals import Terminated, raise_on_sigterm
 from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError, UsageError
 from mien.core.process import usable_cores
-from mien.service import Limits
+from mien.service import Limits, require_app
 
 if TYPE_CHECKING:
     from mien.batch.inputs import RecognizerOptions
@@ -235,8 +234,6 @@ def run(
         command: name of the command, for the error about missing packages.
         on_listening: called with host and port, as in URLs, before the model is loaded.
     """
-    from mien.service import require_app
-
     require_app(command)
     log = ServiceLog(args.log_format, args.quiet, args.debug, args.access_log)
     try:
@@ -365,30 +362,25 @@ def _is_loopback(listener: socket.socket) -> bool:
 def run_worker() -> NoReturn:
     """Run a process of ``mien serve --processes N``; its argument is the listener's descriptor."""
     from mien.cli.main import main
-    from mien.service.server import worker_settings
+    from mien.service.server import report_ready, worker_settings
 
     settings: Settings = worker_settings()
-    flags = [f"--{name}" for name in ("quiet", "debug") if getattr(settings.log, name)]
-    register_worker = partial(_register_worker, settings, int(sys.argv[1]))
-    sys.exit(main(["serve", *flags], registers=[register_worker]))
 
-
-def _register_worker(
-    settings: Settings, fd: int, commands: argparse._SubParsersAction[argparse.ArgumentParser]
-) -> None:
-    from mien.service.server import report_ready
-
-    def run_worker(_: argparse.Namespace) -> int:
+    def run_until_signal(_: argparse.Namespace) -> int:
         with (
             suppress(Terminated),  # the parent reports the end
             raise_on_sigterm(),
-            socket.socket(fileno=fd) as listener,
+            socket.socket(fileno=int(sys.argv[1])) as listener,
             settings.log.install(),
         ):
             serve(listener, settings, on_ready=report_ready)
         return EXIT_DONE
 
-    commands.add_parser("serve").set_defaults(run=run_worker)
+    def register_worker(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+        commands.add_parser("serve").set_defaults(run=run_until_signal)
+
+    flags = [f"--{name}" for name in ("quiet", "debug") if getattr(settings.log, name)]
+    sys.exit(main(["serve", *flags], registers=[register_worker]))
 
 
 # ---------------------------------------------------------------- log

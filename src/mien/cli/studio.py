@@ -17,6 +17,7 @@ from mien.cli.options import add_command
 from mien.cli.output import note
 from mien.core.errors import EXIT_DONE, InputError
 from mien.core.files import claim_folder, release_folder, write_atomically
+from mien.service import require_app
 
 if TYPE_CHECKING:
     from mien.service.page_files import PageFile
@@ -124,8 +125,6 @@ def _open_browser(url: str, *, quiet: bool) -> None:
 
 # ---------------------------------------------------------------- export
 def _export(folder: Path, *, quiet: bool) -> int:
-    from mien.service import require_app
-
     require_app("mien studio --export")
     from mien.service.page_files import HEADERS, NO_RUNTIME, Folders, page_files
 
