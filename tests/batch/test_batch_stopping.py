@@ -29,7 +29,7 @@ if __name__ == "__main__":
 """
 SLEEPS = "time.sleep(1000)"
 KEEPS_THE_LOCK = "ctypes.PyDLL(None).sleep(1000)"
-COUNTED = "0 images are done: add --resume to continue with the others\n"
+COUNTED = "0 images done: add --resume to continue with the others\n"
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def interrupted(predict: Predict, monkeypatch: pytest.MonkeyPatch) -> Predict:
         outcome = predict("d", "--output", "r.csv")
     assert outcome.code == 130
     assert outcome.err == (
-        "1 images are done: add --resume to continue with the others\nmien: interrupted\n"
+        "1 image done: add --resume to continue with the others\nmien: interrupted\n"
     )
     return predict
 
@@ -177,7 +177,7 @@ def test_files_written_in_parts_equal_stdout(predict: Predict) -> None:
 def test_resume_continues_an_interrupted_run(interrupted: Predict) -> None:
     outcome = interrupted("d", "--output", "r.csv", "--resume")
     assert outcome.code == 0
-    assert outcome.err == ("resuming r.csv: 1 images are done\nr.csv: 3 faces in 3 images\n")
+    assert outcome.err == ("resuming r.csv: 1 image done\nr.csv: 3 faces in 3 images\n")
     rows = list(csv.DictReader(io.StringIO(Path("r.csv").read_text("utf-8"))))
     assert [row["source"] for row in rows] == ["d/a.png", "d/b.png", "d/c.png"]
     assert sorted(path.name for path in Path().iterdir()) == [".r.csv.mien", "d", "r.csv"]
@@ -223,7 +223,7 @@ def test_resume_adds_the_new_images_of_a_folder(predict: Predict) -> None:
     Path("d/gone.png").unlink()
     outcome = predict(*arguments)
     assert outcome.err.splitlines()[:2] == [
-        "resuming r.jsonl: 3 images are done",
+        "resuming r.jsonl: 3 images done",
         "r.jsonl: 4 faces in 5 images: 4 ok, 1 unreadable (1 of them no longer among the inputs)",
     ]
     after = lines("r.jsonl")

@@ -51,6 +51,11 @@ _MAGIC = b"mien batch 1\n"
 _DIGEST_BYTES = 16
 
 
+def count_of(number: int, noun: str) -> str:
+    """Format a number of things: "1 image", "1,234 images"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 @dataclass
 class RunSummary:
     """Counts of images and faces, for the last message and the exit code.
@@ -89,8 +94,7 @@ class RunSummary:
 
     def text(self) -> str:
         """Format the counts for the user; those by status only if not all are ``ok``."""
-        faces = "1 face" if self.faces == 1 else f"{self.faces:,} faces"
-        text = f"{faces} in " + ("1 image" if self.images == 1 else f"{self.images:,} images")
+        text = f"{count_of(self.faces, 'face')} in {count_of(self.images, 'image')}"
         if self.statuses["ok"] == self.images:
             return text
         counts = (

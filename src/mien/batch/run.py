@@ -19,7 +19,7 @@ from mien.batch.analysis import (
     chunked,
 )
 from mien.batch.inputs import Input, RecognizerOptions
-from mien.batch.journal import Journal, RunSummary
+from mien.batch.journal import Journal, RunSummary, count_of
 from mien.batch.tables import PartFormat
 from mien.core.errors import UsageError
 from mien.core.process import usable_cores
@@ -183,18 +183,16 @@ def run_batch(
                 return journal.summary
             journal.reopen()
         if journal.damaged:
-            parts = (
-                "1 damaged part" if journal.damaged == 1 else f"{journal.damaged:,} damaged parts"
-            )
+            parts = count_of(journal.damaged, "damaged part")
             notify(f"{output}: {parts}, whose images are analyzed again")
         if journal.done:
-            notify(f"resuming {output}: {journal.done:,} images are done")
+            notify(f"resuming {output}: {count_of(journal.done, 'image')} done")
         try:
             _analyze(inputs, engine, journal, inputs_to_count, quiet=quiet)
         except KeyboardInterrupt:
             journal.flush()
-            done = journal.summary.images
-            notify(f"{done:,} images are done: add --resume to continue with the others")
+            done = count_of(journal.summary.images, "image")
+            notify(f"{done} done: add --resume to continue with the others")
             raise
         journal.finish()
         notify(f"{output}: {journal.summary.text()}{_missing(journal)}")
