@@ -132,7 +132,7 @@ class GpuTrainer(Trainer):
         with contextlib.closing(self.views):
             return super().fit(state)
 
-    def enter_phase(self, state: RunState) -> None:
+    def enter_stage(self, state: RunState) -> None:
         """Build the network at the start, and set the epoch's input size."""
         student = self.student or self._new_student(state, initialise=True)
         student.network.size = self.config.size_at(state.epoch)

@@ -36,8 +36,8 @@ from mien.training.model import compiled_model, predict
 from mien.training.recipe import load_config
 from mien.training.run_folder import RunFolder
 from mien.training.trainer import (
-    Phase,
     RunState,
+    Stage,
     Trainer,
     resume,
     stop_signals,
@@ -318,7 +318,7 @@ def test_moments_go_along_to_a_larger_size_but_not_into_another_phase(recorder: 
     run = Trainer(config, RunFolder(Path("unused")), tiny_training_data(), quiet=True)
 
     def entered(epoch: int) -> tuple[list[Any], list[Any]]:
-        run.enter_phase(RunState(epoch=epoch))
+        run.enter_stage(RunState(epoch=epoch))
         model = run.model
         return [np.array(v.numpy()) for v in model.variables], list(model.optimizer.variables)
 
@@ -381,7 +381,7 @@ def test_the_time_left_counts_larger_images_and_frozen_backbones(recorder: Recor
     config = tiny_config(
         training_head_epochs=1, training_epochs=3, training_large_size=64, training_large_epochs=1
     )
-    costs = np.array([Phase.of_epoch(config, epoch).step_cost for epoch in range(4)])
+    costs = np.array([Stage.of_epoch(config, epoch).step_cost for epoch in range(4)])
     assert np.allclose(costs / costs[1], [0.4, 1, 1, 4])
     run = Trainer(config, RunFolder(Path("unused")), tiny_training_data(), quiet=True)
     state = RunState(epoch=1, step=1)
@@ -534,8 +534,8 @@ def test_phases_follow_the_phases_and_sizes() -> None:
         training_large_size=48,
         training_large_epochs=1,
     )
-    phases = [Phase.of_epoch(config, epoch) for epoch in range(4)]
-    assert phases == [Phase(0, 32), Phase(2, 32), Phase(2, 32), Phase(2, 48)]
+    stages = [Stage.of_epoch(config, epoch) for epoch in range(4)]
+    assert stages == [Stage(0, 32), Stage(2, 32), Stage(2, 32), Stage(2, 48)]
 
 
 def epochs_of(losses: list[float], accuracies: list[float], **changes: Any) -> RunState:

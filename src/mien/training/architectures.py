@@ -227,7 +227,7 @@ IMAGENET_STDDEV = (0.229, 0.224, 0.225)
 
 _HALF = 127.5
 _IMAGENET_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
-_IMAGENET_DEVIATION = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+_IMAGENET_DEVIATION = tuple(255 * part for part in IMAGENET_STDDEV)
 # ResNet's weights come from Caffe: blue first, means subtracted, no division.
 _CAFFE_MEAN = (103.939, 116.779, 123.68)
 

@@ -4,14 +4,15 @@
 
     train, resume                      start a run; continue an interrupted one
       Trainer.fit                      all epochs
-        enter_phase                    a new phase, or a new input size: rebuild the network
+        enter_stage                    rebuild the network if its graph changes
         _train_epoch                   steps: augmented batch -> train_on_batch -> weight average
         _end_epoch                     validate the averaged weights; history.csv, best.keras
 
 A run has two phases: ``head_epochs`` epochs train the dense head on a frozen backbone, then
-``epochs`` epochs fine-tune the last blocks or all of it. The network that is validated and saved
-is never the one being trained: it has the moving average (EMA) of the weights, interpolated with
-the initial ones if the recipe says so (WiSE-FT), and BatchNorm statistics recomputed for them.
+``epochs`` epochs fine-tune the last blocks or all of it. A stage is a span of epochs with the same
+trainable blocks and input size; fine-tuning may have several. The network that is validated and
+saved is not the one being trained: it has the moving average (EMA) of the weights, interpolated
+with the initial ones if the recipe says so (WiSE-FT), and BatchNorm statistics recomputed for them.
 
 All randomness derives from the seed, the epoch and the step, and the checkpoint holds everything
 else that changes, so a resumed run ends with the same bits as an uninterrupted one. The files of a
@@ -101,7 +102,7 @@ def train(
     data = load_training_data(config, quiet=quiet)
     trainer = trainer_class(config, run, data, quiet=quiet)
     state = RunState()
-    trainer.enter_phase(state)
+    trainer.enter_stage(state)
     environment = {
         **run_folder.describe_environment(),
         "backend": config.training.backend,
@@ -153,7 +154,7 @@ def resume(
     return trainer.fit(state)
 
 
-# ---------------------------------------------------------------- phases and progress of a run
+# ---------------------------------------------------------------- stages and progress of a run
 _PLATEAU_MARGIN = 1e-4
 _FROZEN_STEP_COST = 0.4
 """Cost of a step with a frozen backbone, which needs no backward pass through it, relative to a
@@ -161,8 +162,8 @@ step that trains it."""
 
 
 @dataclass(frozen=True)
-class Phase:
-    """What determines the graph of an epoch; the network is rebuilt where it changes.
+class Stage:
+    """Span of epochs with the same graph; the network is rebuilt where the next one begins.
 
     Attributes:
         blocks: number of last backbone blocks that are trained; 0 is the head alone, -1 all.
@@ -173,13 +174,13 @@ class Phase:
     size: int
 
     @classmethod
-    def of_epoch(cls, config: Config, epoch: int) -> Phase:
-        """Return the phase of an epoch."""
+    def of_epoch(cls, config: Config, epoch: int) -> Stage:
+        """Return the stage of an epoch."""
         return cls(config.blocks_at(epoch), config.size_at(epoch))
 
     @property
     def step_cost(self) -> float:
-        """Cost of a step relative to those of other phases."""
+        """Cost of a step relative to those of other stages."""
         return self.size**2 * (_FROZEN_STEP_COST if self.blocks == 0 else 1.0)
 
 
@@ -277,7 +278,7 @@ class Trainer:
             prepare_backend(config.training)
         self.batches = BatchSource(data, config, self.teachers)
         self.steps = self.batches.steps
-        self.phase: Phase | None = None
+        self.stage: Stage | None = None
         self.initial_weights: list[Floats] = []
         self.saved_at = time.monotonic()
         self.is_compiled = False
@@ -296,23 +297,23 @@ class Trainer:
         """Train to the end."""
         with stop_signals(self.run.path) as stop:
             while state.epoch < self.config.total_epochs:
-                self.enter_phase(state)
+                self.enter_stage(state)
                 self._train_epoch(state, stop)
                 self._end_epoch(state)
         write_summary(self.config, self.run, state)
         return self.run
 
-    # ------------------------------------------------------------ phases
-    def enter_phase(self, state: RunState) -> None:
-        """Build the network of the epoch's phase if it is new, and carry over the weights."""
-        phase, previous, old = Phase.of_epoch(self.config, state.epoch), self.phase, self.model
-        if phase == previous:
+    # ------------------------------------------------------------ stages
+    def enter_stage(self, state: RunState) -> None:
+        """Build the network of the epoch's stage if it is new, and carry over the weights."""
+        stage, previous, old = Stage.of_epoch(self.config, state.epoch), self.stage, self.model
+        if stage == previous:
             return
-        self._build(phase, initialise=previous is None)
+        self._build(stage, initialise=previous is None)
         if previous is None:
             return
         # The optimizer's moments are kept at a new size, but not for other trainable blocks.
-        if previous.blocks == phase.blocks:
+        if previous.blocks == stage.blocks:
             sources, targets = all_variables(old), all_variables(self.model)
         else:
             sources, targets = old.variables, self.model.variables
@@ -322,22 +323,22 @@ class Trainer:
 
     def restore(self, state: RunState, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Build the network a checkpoint was written from, and load the checkpoint."""
-        # Before the first step of a phase, the checkpoint still has the network of the last one.
-        phase = Phase.of_epoch(self.config, state.epoch if state.step else state.epoch - 1)
-        self._build(phase, initialise=False)
+        # Before the first step of a stage, the checkpoint still has the network of the last one.
+        stage = Stage.of_epoch(self.config, state.epoch if state.step else state.epoch - 1)
+        self._build(stage, initialise=False)
         restore_variables(self.model, arrays, self.run.checkpoint)
 
-    def _build(self, phase: Phase, *, initialise: bool) -> None:
-        config, size = self.config, phase.size
-        self.model = compiled_model(config, blocks=phase.blocks, size=size, initialise=initialise)
+    def _build(self, stage: Stage, *, initialise: bool) -> None:
+        config, size = self.config, stage.size
+        self.model = compiled_model(config, blocks=stage.blocks, size=size, initialise=initialise)
         classes = len(config.labels)
         self.eval_model = build_model(config.model, size=size, initialise=False, classes=classes)
-        self.phase, self.is_compiled = phase, False
+        self.stage, self.is_compiled = stage, False
 
     # ------------------------------------------------------------ steps
     def _train_epoch(self, state: RunState, stop: threading.Event) -> None:
-        assert self.phase is not None
-        label = f"epoch {state.epoch + 1}/{self.config.total_epochs}  {self.phase.size} px"
+        assert self.stage is not None
+        label = f"epoch {state.epoch + 1}/{self.config.total_epochs}  {self.stage.size} px"
         with (
             Progress(label, self.steps - state.step, unit="step", quiet=self.quiet) as progress,
             contextlib.closing(self.batches.epoch(state.epoch, state.step)) as batches,
@@ -347,8 +348,8 @@ class Trainer:
                 loss = self._train_step(state, batch)
                 seconds = time.monotonic() - started
                 state.epoch_seconds += seconds
-                if self.is_compiled:  # the first step of a phase compiles the graph
-                    self.cost_done += self.phase.step_cost
+                if self.is_compiled:  # the first step of a stage compiles the graph
+                    self.cost_done += self.stage.step_cost
                     self.cost_seconds += seconds
                 self.is_compiled = True
                 progress.advance(1, f"loss {loss:.4f}{self._time_left(state)}")
@@ -393,7 +394,7 @@ class Trainer:
         if not self.cost_done:
             return ""
         epochs = range(state.epoch, self.config.total_epochs)
-        costs = [Phase.of_epoch(self.config, epoch).step_cost for epoch in epochs]
+        costs = [Stage.of_epoch(self.config, epoch).step_cost for epoch in epochs]
         cost_left = sum(costs) * self.steps - costs[0] * state.step
         return f"  run {format_duration(self.cost_seconds / self.cost_done * cost_left)} left"
 
@@ -442,8 +443,8 @@ class Trainer:
 
     def _validate(self) -> Floats:
         """Fill ``eval_model`` and return its probabilities of the validation images."""
-        settings, phase = self.config.training, self.phase
-        assert phase is not None
+        settings, stage = self.config.training, self.stage
+        assert stage is not None
         self.eval_model.set_weights(ema_weights(self.model))
         refresh(self.eval_model)
         if settings.wise_ft_alpha < 1:
@@ -451,7 +452,7 @@ class Trainer:
             interpolate_weights(self.eval_model, initial, settings.wise_ft_alpha)
         if settings.ema:
             # The statistics of a frozen backbone stay as they are.
-            set_trainable(self.eval_model, blocks=phase.blocks)
+            set_trainable(self.eval_model, blocks=stage.blocks)
             batches = self.batches.plain_batches()
             count = settings.bn_recalibration_batches
             recalibrate_batch_norms(self.eval_model, itertools.islice(batches, count))
