@@ -90,8 +90,8 @@ class Axis:
 
 AXES: tuple[Axis, ...] = (
     Axis("shifted by", "shift", "share of the side", shifted, (0.05, 0.1, 0.15, 0.2), 0, "{:.0%}"),
-    Axis("face times", "scale", "factor", scaled, (0.7, 0.8, 0.9, 1.1, 1.25, 1.5), 1, "{:g}"),
-    Axis("turned by", "rotation", "degrees", turned, (10, 20, 30, 40), 0, "{:g}°"),
+    Axis("scaled by", "scale", "factor", scaled, (0.7, 0.8, 0.9, 1.1, 1.25, 1.5), 1, "{:g}"),
+    Axis("rotated by", "rotation", "degrees", turned, (10, 20, 30, 40), 0, "{:g}°"),
     Axis("side, px", "size", "pixels a side", sized, (12, 16, 20, 24, 32, 64, 96), 48, "{:g}"),
 )
 
@@ -295,9 +295,9 @@ def _heading(measured: Measured) -> str:
         mean, spread = measured.mean(name)
         readings.append(
             f"- **{name}**, against {AGAINST[name]} ({len(plain):,} images): "
-            f"{percent(float(plain.mean()), digits=1)} as they are "
-            f"({percent_range(interval, digits=1)}), {_figure(mean)} ± {_figure(spread)} % in "
-            f"the mean of all corruptions"
+            f"{percent(float(plain.mean()), digits=1)} uncorrupted "
+            f"({percent_range(interval, digits=1)}), {_figure(mean)} ± {_figure(spread)} % "
+            "on average over all corruptions"
         )
         half = wilson_interval(len(plain) // 2, len(plain))
         widest = max(widest, (half.high - half.low) / 2)
@@ -307,8 +307,9 @@ def _heading(measured: Measured) -> str:
     return (
         f"{model.name} {model.version} on {subset} {measured.of:,} images of {SPLIT}, % right:\n\n"
         + ";\n".join(readings)
-        + f".\n\n95 % intervals; those of the figures below are ±{_figure(widest)} points or less, "
-        "and less for differences, as all rows read the same images. Columns 1 to 5: strengths."
+        + f".\n\n95 % intervals. Those of the tables below are ±{_figure(widest)} points or less, "
+        "and smaller for differences, because all rows use the same images. Columns 1 to 5 are "
+        "strengths."
     )
 
 

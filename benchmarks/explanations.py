@@ -47,7 +47,7 @@ def main() -> None:
         rows.append((name, *(f"{value:.3f}" for value in lost), speed))
     score = float(classifier.classify(faces).max(axis=1).mean())
     print(f"score lost by blurring the hottest part; {len(faces)} faces, mean score {score:.3f}\n")
-    header = ("map", *(f"{share:.0%}" for share in SHARES), "ms a face")
+    header = ("map", *(f"{share:.0%}" for share in SHARES), "ms per face")
     print(table_text(header, rows, right=(1, 2, 3, 4)), end="")
 
 

@@ -130,7 +130,7 @@ def main() -> None:
         for name in models
     ]
     print(
-        table_text(("ms a face", *(f"batch {size}" for size in BATCH_SIZES)), cells, right=(1, 2))
+        table_text(("ms per face", *(f"batch {size}" for size in BATCH_SIZES)), cells, right=(1, 2))
     )
     lines = [
         (

@@ -120,7 +120,7 @@ def main() -> int:
     if args.json:
         print(json.dumps(results, indent=2))
         return 0
-    print("| model | frames a second | in the median | ms a frame | loading |")
+    print("| model | frames per second | median | ms per frame | loading |")
     print("|---|---:|---:|---:|---:|")
     for result in results:
         best, median = max(result["rates"]), statistics.median(result["rates"])

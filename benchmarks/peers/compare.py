@@ -42,7 +42,7 @@ MODELS = ("mien-b0", "mien-nano")
 WIDTH = 640
 WARM, TIMED_CROPS = 20, 200
 QUALITY = ("tool", "FER-2013", "FER+ majority", "photos", "balanced", "neutral", "no face")
-COSTS = ("tool", "cold start", "ms a photo", "ms a face", "peak memory", "installed")
+COSTS = ("tool", "cold start", "ms per photo", "ms per face", "peak memory", "installed")
 
 Emotions = Sequence["str | None"]
 
@@ -385,14 +385,15 @@ def section(
     images, agreed, photos = len(pictures.split), len(pictures.places), len(pictures.photos)
     return (
         f"{markdown_table(QUALITY, quality)}\n\n"
-        f"FER-2013: accuracy on its {pictures.split.name} split by its own labels, {images:,} "
-        f"faces. FER+ majority: agreement with what most of ten people say of {agreed:,} of these. "
-        f"Photos: accuracy on {photos:,} photos, read end to end by the largest face, balanced "
-        "over the emotions, and on neutral ones alone; no face counts as wrong.\n\n"
+        f"FER-2013: accuracy on the labels of its {pictures.split.name} split, {images:,} faces. "
+        f"FER+ majority: agreement with the majority of ten annotators on {agreed:,} of these. "
+        f"Photos, balanced, neutral: accuracy on {photos:,} photos, end to end, for the largest "
+        "face; its mean over the emotions; and on neutral photos. No face: photos without a "
+        "detected face, which count as wrong.\n\n"
         f"{markdown_table(COSTS, spent)}\n\n"
-        "Times are processor time on one thread. Cold start: from the start of the process to its "
-        f"first reading; a photo: {WIDTH} pixels wide, detection included; a face: 48 x 48 "
-        "pixels, cut out already. Installed: without Python and Node themselves."
+        "Times are CPU times on one thread. Cold start: from the start of the process to its first "
+        f"reading. Photo: {WIDTH} pixels wide, including detection. Face: 48 x 48 pixels, already "
+        "cropped. Installed: without Python and Node themselves."
     )
 
 

@@ -196,9 +196,9 @@ def test_the_text_says_of_what_and_of_how_many() -> None:
     text = markdown(_measured())
     assert text.startswith(
         "little 1.2.3 on 200 (by seed 5) of the 3,589 images of val, % right:\n\n- **people**, "
-        "against the majority of FER+'s votes (150 images): 50.0 % as they are (42.1 to 57.9 %), "
-        "0.0 ± 0.0 % in the mean of all corruptions;\n- **fer2013**, against FER-2013's labels "
-        "(200 images): 100.0 % as they are (98.1 to 100.0 %), 100.0 ± 0.0 %"
+        "against the majority of FER+'s votes (150 images): 50.0 % uncorrupted (42.1 to 57.9 %), "
+        "0.0 ± 0.0 % on average over all corruptions;\n- **fer2013**, against FER-2013's labels "
+        "(200 images): 100.0 % uncorrupted (98.1 to 100.0 %), 100.0 ± 0.0 %"
     )
     assert "±7.9 points or less" in text
     assert text.count("\n| -") == 6
