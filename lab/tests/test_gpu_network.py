@@ -157,7 +157,7 @@ def test_a_layer_that_cannot_be_written_down_is_said(keras_ready: None, name: st
 
 def test_weights_of_another_network_are_refused(keras_ready: None) -> None:
     arrays = arrays_of(copy_of(built("Plain", 32), 32))
-    with pytest.raises(ModelError, match="these weights are of another network"):
+    with pytest.raises(ModelError, match="these weights are from another network"):
         set_weights(built("Plain", 32, plain_channels=(4, 9)), arrays)
-    with pytest.raises(ModelError, match="these weights are of another network"):
+    with pytest.raises(ModelError, match="these weights are from another network"):
         set_weights(built("Nano", 32), arrays)

@@ -303,7 +303,7 @@ def test_a_teacher_that_is_not_there_or_no_run_is_said(
         train(config, tmp_path / "run", quiet=True)
     exported = Teacher("model", tmp_path / "model.onnx", "abc")
     monkeypatch.setattr(network, "find_teacher", lambda *_: exported)
-    with pytest.raises(UsageError, match=r"'model' is an exported model: .* runs' folders alone"):
+    with pytest.raises(UsageError, match=r"'model' is an exported model: .* folders of runs"):
         train(config, tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
 

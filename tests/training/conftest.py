@@ -1,4 +1,4 @@
-"""What the tests of training share: tiny data on disk, Keras set up once, and one whole run."""
+"""Fixtures of the training tests: tiny data on disk, Keras set up once, and one complete run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["keras_ready", "tiny_data"]  # found here by name
 
 @pytest.fixture(scope="session")
 def keras() -> Any:
-    """Keras; tests that turn networks into ONNX ask for it, and are skipped without it."""
+    """Keras, for tests that convert networks to ONNX; they are skipped without it."""
     pytest.importorskip("onnx")
     return pytest.importorskip("keras")
 
@@ -32,7 +32,7 @@ def ort() -> Any:
 
 @pytest.fixture(scope="session")
 def b0(keras_ready: None) -> Any:
-    """An EfficientNetB0 that has been given Lite0's weights; leave it as it is."""
+    """An EfficientNetB0 with Lite0's weights; read-only."""
     from mien.training.model import build_model
 
     return build_model(ModelSettings(weights="lite0"), size=32)
@@ -40,7 +40,7 @@ def b0(keras_ready: None) -> Any:
 
 @pytest.fixture(autouse=True)
 def float32_again() -> Iterator[None]:
-    """Undo what a test of mixed precision sets for the whole process."""
+    """Reset the dtype policy that a test of mixed precision sets for the whole process."""
     yield
     keras = sys.modules.get("keras")
     if keras is not None:
@@ -49,7 +49,7 @@ def float32_again() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def whole_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    """A run of two phases and two sizes that nothing disturbed; leave it as it is."""
+    """An uninterrupted run of two phases and two sizes; read-only."""
     from mien.training.trainer import train
 
     config = tiny_config(tiny_data, training_large_size=40, training_large_epochs=1)

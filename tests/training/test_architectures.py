@@ -1,4 +1,4 @@
-"""The networks that a recipe can name: shape, size, blocks, pixels, and their way to ONNX."""
+"""The backbones: shape, size, blocks, input scaling, ImageNet weights, and conversion to ONNX."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def onnx_logits(model: Any) -> np.ndarray[Any, Any]:
 
 
 def shaken(model: Any) -> Any:
-    """The network with BatchNorm's variables other than one and zero, as after training."""
+    """The network with BatchNorm variables as after training, other than ones and zeros."""
     random = np.random.default_rng(1)
     for layer in model.layers:
         if type(layer).__name__ == "BatchNormalization":

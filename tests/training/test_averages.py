@@ -1,4 +1,4 @@
-"""What is evaluated and kept: averaged weights, with BatchNorm statistics of their own."""
+"""The network that is evaluated and saved: averaged weights, recalibrated BatchNorm."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("keras_ready")
 
 
 def network(*, blocks: int = -1, **changes: Any) -> Any:
-    """A tiny network that is not trained."""
+    """A tiny untrained network."""
     built = build_model(tiny_config(**changes).model, size=32)
     set_trainable(built, blocks=blocks)
     return built
@@ -66,7 +66,7 @@ def test_a_share_of_the_starting_weights_is_mixed_into_what_has_changed() -> Non
 
 
 def brighter_batches(count: int) -> list[Batch]:
-    """Batches of the same faces, ever brighter."""
+    """Batches of the same faces, each brighter than the one before."""
     return [Batch(FACES * (0.4 + 0.3 * n), TARGETS, ONES) for n in range(count)]
 
 

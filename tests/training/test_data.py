@@ -1,4 +1,4 @@
-"""What a run is trained on: images, labels and votes, and the batches made of them."""
+"""Training data: images, labels and votes, and the batches made from them."""
 
 from __future__ import annotations
 
@@ -335,7 +335,7 @@ LABELS = RANDOM.choice(7, 2000, p=[0.14, 0.02, 0.14, 0.25, 0.17, 0.17, 0.11])
 
 
 def votes_on(labels: npt.NDArray[np.int64], *, right: int) -> npt.NDArray[np.int64]:
-    """Ten votes an image, that many for its label and the rest for anything."""
+    """Ten votes per image: a number of them for its label, the rest at random."""
     counts = RANDOM.multinomial(10 - right, [0.1] * 10, len(labels))
     counts[np.arange(len(labels)), COLUMNS[labels]] += right
     return counts

@@ -1,4 +1,4 @@
-"""Several devices train as one does: two virtual ones of a processor, on JAX."""
+"""Training on several devices equals training on one: two virtual CPU devices, on JAX."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ trainer.train(config, Path(folder), quiet=True)
 
 
 def start(data: Path, folder: Path, *, devices: int, batch: int = 8) -> Any:
-    """Start a training in a process of its own that sees so many devices."""
+    """Start a training in a separate process with a number of virtual devices."""
     path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)])
     environment = {
         **os.environ,
@@ -42,7 +42,7 @@ def start(data: Path, folder: Path, *, devices: int, batch: int = 8) -> Any:
 
 
 def ended(process: Any) -> str:
-    """Return what a process that succeeded wrote on stderr."""
+    """Return the stderr of a process, which must succeed."""
     _, said = process.communicate(timeout=600)
     assert process.returncode == 0, said
     return str(said)

@@ -1,4 +1,4 @@
-"""Teachers see the very pixels that the student sees, and the student comes closer to them."""
+"""Distillation: teachers see the student's pixels, and the student approaches their output."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_each_teacher_counts_the_same_however_sure_of_itself() -> None:
 
 # ---------------------------------------------------------------- the same pixels
 def told_by_pixels(faces: Faces) -> Floats:
-    """A network whose answer to a face depends on each of its pixels, and on nothing else."""
+    """A network whose output for a face depends on each of its pixels, and on nothing else."""
     weights = np.random.default_rng(5).integers(0, 64, (48 * 48, 7))
     sums = faces.reshape(len(faces), -1).astype(np.int64) @ weights
     return (sums % 4096 / 512).astype(np.float32)
@@ -256,7 +256,7 @@ def test_what_is_no_teacher_is_said_in_one_line(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- whole runs
 @pytest.fixture
 def student(tiny_data: Path, tiny_model: Path, tmp_path: Path) -> dict[str, Any]:
-    """A recipe that learns from an exported teacher by cached views."""
+    """A recipe with an exported teacher and cached views."""
     return {
         "source": tiny_data,
         "distill_teachers": [str(shutil.copytree(tiny_model, tmp_path / "wise"))],

@@ -1,4 +1,4 @@
-"""A run becomes a model, and votes join labels; nothing is written that has not been proven."""
+"""Export of a run, and joining of two readings; nothing is written without verification."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ FACES = np.random.default_rng(5).integers(0, 256, (40, 48, 48)).astype(np.uint8)
 
 @pytest.fixture(scope="module")
 def finished(keras: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that has ended; leave it as it is."""
+    """A finished run; read-only."""
     del keras
     return write_tiny_run(tmp_path_factory.mktemp("outputs") / "tiny")
 
 
 @pytest.fixture
 def run(finished: Path, tmp_path: Path) -> Path:
-    """A run of one's own."""
+    """A copy of the run, which the test may change."""
     return Path(shutil.copytree(finished, tmp_path / "mien-tiny"))
 
 
@@ -66,7 +66,7 @@ def model(finished: Path, tmp_path: Path) -> Path:
 
 
 def _content(folder: Path) -> dict[str, bytes]:
-    """Everything below a folder, hidden files too."""
+    """All paths below a folder, including hidden files."""
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
@@ -184,7 +184,7 @@ def _not_a_number(proto: Any) -> None:
 
 
 def _disturb(folder: Path, change: Callable[[Any], None]) -> None:
-    """Change a model's network on disk and make its manifest fit."""
+    """Change a model's network on disk and adapt its manifest."""
     import onnx
 
     proto = onnx.load(folder / "model.onnx")
@@ -324,7 +324,7 @@ def test_without_keras_the_extra_is_named(finished: Path, monkeypatch: pytest.Mo
 # ---------------------------------------------------------------- two readings
 @pytest.fixture(scope="module")
 def runs(keras: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A run of labels and one of votes; leave them as they are."""
+    """A run trained on labels and one on votes; read-only."""
     del keras
     folder = tmp_path_factory.mktemp("outputs")
     labels = write_tiny_run(folder / "labels", seed=1)
@@ -333,7 +333,7 @@ def runs(keras: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pa
 
 @pytest.fixture(scope="module")
 def models(runs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Both runs' exports; leave them as they are."""
+    """The exports of both runs; read-only."""
     folder = tmp_path_factory.mktemp("models")
     labels = export_run(runs[0], folder / "labels", version="1.2.0")
     return labels, export_run(runs[1], folder / "votes")
@@ -341,7 +341,7 @@ def models(runs: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def both(runs: tuple[Path, Path], models: tuple[Path, Path]) -> Path:
-    """A model with both readings; leave it as it is."""
+    """A model with both readings; read-only."""
     return join_run(runs[1], models[0], models[0].with_name("both"), version="1.3.0")
 
 

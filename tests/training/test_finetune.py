@@ -1,4 +1,4 @@
-"""From a model to a network for other classes: where it starts, its recipe, its run, its export."""
+"""Fine-tuning on other classes: starting network, recipe, run and export."""
 
 from __future__ import annotations
 

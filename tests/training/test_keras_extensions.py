@@ -16,7 +16,7 @@ RANDOM = np.random.default_rng(5)
 
 
 def depthwise(size: int, kernel: int, stride: int, padding: str) -> Callable[[], Any]:
-    """What makes a network of one depthwise convolution, the same each time."""
+    """A function that builds the same network of one depthwise convolution each time."""
     import keras
 
     def make() -> Any:
@@ -31,7 +31,7 @@ def depthwise(size: int, kernel: int, stride: int, padding: str) -> Callable[[],
 
 
 def norm() -> Any:
-    """A network of one BatchNorm that has learnt something."""
+    """A network of one trained BatchNorm."""
     import keras
 
     inputs = keras.Input((5, 5, 6))

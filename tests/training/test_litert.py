@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with its export and its LiteRT network; leave it as it is."""
+    """A run with its export and its LiteRT network; read-only."""
     pytest.importorskip("tensorflow")
     keras = pytest.importorskip("keras")
     pytest.importorskip("onnx")

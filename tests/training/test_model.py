@@ -36,7 +36,7 @@ def answers(model: Any, faces: np.ndarray[Any, Any] = FACES) -> np.ndarray[Any, 
 
 
 def part(model: Any, layer: str, *, ends_before: bool = False) -> Any:
-    """The network up to a layer's output, or up to what goes into it."""
+    """The network up to a layer's output or input."""
     import keras
 
     found = model.get_layer(layer)
@@ -145,13 +145,13 @@ def test_the_top_convolution_goes_with_the_last_block(b0: Any) -> None:
 
 # ---------------------------------------------------------------- ImageNet's weights
 def refuse(*_: Any, **__: Any) -> str:
-    """What Keras raises without a network."""
+    """The exception that Keras raises offline."""
     raise Exception("URL fetch failure on https://weights: None -- [Errno -2] Name unknown\nmore")
 
 
 @pytest.fixture
 def patch_download(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., str]], None]:
-    """A function that puts another in the place of Keras' download."""
+    """A function that replaces Keras' download by another function."""
     from keras.src.applications import efficientnet
 
     return lambda get_file: monkeypatch.setattr(efficientnet.file_utils, "get_file", get_file)
@@ -222,7 +222,7 @@ def test_what_is_filled_later_downloads_nothing(
 # ---------------------------------------------------------------- weights from a file
 @pytest.fixture(scope="module")
 def saved(keras_ready: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny network with weights of its own, pixels scaled in its own way too."""
+    """A tiny network with random weights and an unusual input scaling."""
     from mien.training.architectures import set_input_scaling
 
     model = build()

@@ -47,7 +47,7 @@ def efficientnet(size: int = 48) -> Any:
 
 
 def randomise(model: Any, seed: int) -> None:
-    """Give every weight a value of its own, so that none can stand in another's place."""
+    """Give every weight a different value, so that a mix-up is noticed."""
     random = np.random.default_rng(seed)
     for layer in model.layers:
         for variable in layer.weights:

@@ -1,4 +1,4 @@
-"""Two readings in one file are the two networks that they were, with what they share there once."""
+"""Joined networks: both outputs are unchanged, and shared parts are stored once."""
 
 from __future__ import annotations
 

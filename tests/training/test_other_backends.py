@@ -1,4 +1,4 @@
-"""The whole way on Keras' other backends, where they are installed."""
+"""Training and resuming on Keras' other backends, where they are installed."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An exported model; leave it as it is."""
+    """An exported model; read-only."""
     pytest.importorskip("keras")
     pytest.importorskip("onnx")
     run = write_tiny_run(tmp_path_factory.mktemp("outputs") / "tiny")
@@ -42,7 +42,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _read_by(model: Path, *, per_class: int = 12) -> Split:
-    """Images of val, labelled as the model reads them."""
+    """Images of val, labelled as the model classifies them."""
     val = make_tiny_split("val", per_class=per_class)
     labels = Classifier.open(model).logits(val.images).argmax(axis=1).astype(np.int64)
     return Split(val.name, val.images, labels, val.files)
@@ -136,7 +136,7 @@ def build(
 
 
 def run(network: Any, inputs: tuple[int, ...]) -> Any:
-    """The first output for noise of these sides."""
+    """The first output for noise of this shape."""
     from mien.core.onnx_runtime import onnxruntime
 
     session = onnxruntime.InferenceSession(network.SerializeToString())

@@ -1,4 +1,4 @@
-"""A run that is stopped, killed or damaged goes on as if nothing had been, or says why not."""
+"""Resuming a stopped, killed or damaged run: exact, or refused with a reason."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ Hook = Callable[..., None]
 
 
 class Killed(BaseException):
-    """Stands for the end of the process: nothing in the trainer may catch it."""
+    """Simulates the end of the process; the trainer must not catch it."""
 
 
 def kill(*_: Any) -> None:
@@ -68,7 +68,7 @@ def networks_agree(first: RunFolder, second: RunFolder) -> bool:
 
 
 def agree(first: RunFolder, second: RunFolder) -> bool:
-    """Tell whether two runs came to the same: history, all variables, and the best network."""
+    """Return True if two runs have equal histories, variables and best networks."""
     return (
         read_history(first) == read_history(second)
         and same_arrays(read_checkpoint(first), read_checkpoint(second))
@@ -176,7 +176,7 @@ def test_a_run_killed_by_the_system_at_a_random_moment_goes_on(
 # ---------------------------------------------------------------- without a step of training
 @pytest.fixture
 def copy(whole_run: RunFolder, tmp_path: Path) -> RunFolder:
-    """The whole run again, to do what one likes with."""
+    """A copy of the complete run, which the test may change."""
     return RunFolder(Path(shutil.copytree(whole_run.path, tmp_path / "whole")))
 
 
@@ -304,7 +304,7 @@ def compiled(**changes: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def model(keras_ready: None) -> Any:
-    """A compiled network whose every variable, the optimizer's too, has a value of its own."""
+    """A compiled network in which every variable, also the optimizer's, has a different value."""
     model = compiled()
     random = np.random.default_rng(0)
     for variable in all_variables(model):
@@ -398,7 +398,7 @@ def test_a_full_disk_leaves_the_older_checkpoint_whole(
 def test_a_limit_that_the_system_sets_is_said_for_checkpoint_and_network(
     tmp_path: Path, model: Any
 ) -> None:
-    """The real thing: the system refuses to let a file grow, in the middle of writing it."""
+    """A real limit: the system refuses to let a file grow while it is written."""
     resource = pytest.importorskip("resource")
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -1,4 +1,4 @@
-"""A run from its start to its end: what it leaves, and what goes wrong."""
+"""A complete run: its files, its schedule, and its errors."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_the_kept_networks_statistics_are_those_of_its_averaged_weights(
 
 
 def grey_splits() -> dict[str, Split]:
-    """Splits whose classes are levels of grey, which the tiny network can tell apart."""
+    """Splits whose classes are grey levels, which the tiny network can tell apart."""
     random = np.random.default_rng(0)
     return {
         name: dataclasses.replace(
@@ -191,7 +191,7 @@ def test_the_seed_alone_decides(whole_run: RunFolder, tiny_data: Path, tmp_path:
 
 # ---------------------------------------------------------------- with the training left out
 class Recorder:
-    """Stands for a network's training step; keeps what it is given and answers what it is told."""
+    """Fake training step: records its arguments and returns prepared results."""
 
     def __init__(self, answer: Callable[[Any], float] = lambda _: 1.0) -> None:
         self.answer = answer
@@ -212,7 +212,7 @@ class Recorder:
 
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch, keras_ready: None) -> Recorder:
-    """Training steps and predictions that cost nothing; all else of the trainer is real."""
+    """Fake training steps and predictions; everything else in the trainer is real."""
     recorder = Recorder()
     build = compiled_model
     monkeypatch.setattr(data, "load_dataset", lambda *_, **__: make_tiny_splits(per_class=4))
@@ -226,7 +226,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch, keras_ready: None) -> Recorder:
 def validated(
     monkeypatch: pytest.MonkeyPatch, losses: list[float], accuracies: list[float]
 ) -> None:
-    """Give the epochs these validation figures, one after the other."""
+    """Make the epochs return these validation metrics, one after the other."""
     figures: Iterator[dict[str, float]] = (
         {"val_loss": loss, "val_accuracy": accuracy, "val_macro_f1": accuracy}
         for loss, accuracy in zip(losses, accuracies, strict=True)
@@ -539,7 +539,7 @@ def test_phases_follow_the_phases_and_sizes() -> None:
 
 
 def epochs_of(losses: list[float], accuracies: list[float], **changes: Any) -> RunState:
-    """The state after epochs with these validation figures, or as many as there were."""
+    """The state after epochs with these validation metrics."""
     config = tiny_config(**changes)
     state = RunState()
     for loss, accuracy in zip(losses, accuracies, strict=True):
@@ -652,7 +652,7 @@ def test_in_another_thread_signals_are_left_alone() -> None:
 
 # ---------------------------------------------------------------- validation
 class Network:
-    """Answers each face with its mean grey, and keeps the sizes of its batches."""
+    """Returns the mean grey of each face, and records the sizes of its batches."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []

@@ -119,7 +119,7 @@ def test_weight_decay_shrinks_kernels_and_nothing_else() -> None:
 
 
 def gradient_norm(model: Any) -> float:
-    """Norm of the gradient that the first step took, from Adam's first moment."""
+    """Norm of the first step's gradient, from Adam's first moment."""
     step(model)
     # After one step that moment is a tenth of the gradient.
     moments = [v.numpy() for v in model.optimizer.variables if v.name.endswith("_momentum")]
