@@ -43,7 +43,7 @@ def write_model(model: Path, folder: Path) -> None:
     manifest = load_manifest(model, labels=None)
     source = model / manifest.file.name
     for reading in manifest.readings:
-        outputs = tuple(manifest.read_by(reading).outputs.values())
+        outputs = tuple(manifest.with_reading(reading).outputs.values())
         network = prune_outputs(source.read_bytes(), outputs, source)
         (folder / f"{reading}.onnx").write_bytes(network)
 
