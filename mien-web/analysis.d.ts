@@ -43,7 +43,7 @@ export const SMOOTHING_S: number;
 export function memoryFor(every?: number | null): number;
 
 export interface FrameTracker {
-  /** The result with track_id and smoothed in its faces; `pixels` let cuts be found. */
+  /** Returns the result with track_id and smoothed in its faces; `pixels` enables cut detection. */
   update(result: Result, pixels?: Pixels): Result;
   forget(): void;
 }
@@ -67,7 +67,7 @@ export function assign(costs: number[][]): [number, number][];
 export interface Baseline {
   start_s: number;
   end_s: number;
-  /** By person's number: how many frames it is measured on, and what is added to log scores. */
+  /** Frames measured and shift of the log scores, by track id. */
   frames: Record<string, number>;
   shifts: Record<string, Scores>;
 }
@@ -118,7 +118,7 @@ export interface PersonSummary extends Means {
   end_s: number;
   seconds: number;
   frames: number;
-  /** The share of the person's frames that are uncertain. */
+  /** Share of the person's frames that are uncertain. */
   uncertain: number;
   corrected?: Means;
 }
@@ -148,7 +148,7 @@ export interface Session {
   name: string;
   /** ISO 8601; empty for the JSON of `mien predict VIDEO`. */
   created: string;
-  /** Whose labels the scores follow: "people", "fer2013" or "own". */
+  /** Labels that the scores follow: "people", "fer2013" or "own". */
   labels: string;
   model: Result["model"] | null;
   markers: Marker[];
@@ -156,5 +156,5 @@ export interface Session {
   results: Result[];
 }
 export function toJson(session: Session): string;
-/** Throws an Error of one line where the file is none of mien's, or damaged. */
+/** Throws an Error with a one-line message if the file is not a session, or damaged. */
 export function fromJson(text: string): Session;

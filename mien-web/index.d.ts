@@ -4,13 +4,13 @@ import type { Face, Result, Scores } from "./analysis.js";
 
 export type { Face, Result, Scores };
 
-/** The usual seven, in the order of the scores everywhere. */
+/** The default seven in alphabetical order, which is the order of scores everywhere. */
 export const EMOTIONS: readonly string[];
-/** The emotions that `valence` sets against happy. */
+/** The emotions that `valence` weighs against happy. */
 export const UNPLEASANT: readonly string[];
-/** A colour for each emotion, as "#rrggbb". */
+/** Colour of each emotion, as "#rrggbb". */
 export const PALETTE: Readonly<Record<string, string>>;
-/** How pleasant an expression is, -1 to 1; null where a model lacks one of the classes for it. */
+/** Pleasantness of an expression, -1 to 1; null if the model lacks one of the classes for it. */
 export function valence(scores: Scores): number | null;
 
 export type Labels = "people" | "fer2013" | "own";
@@ -29,67 +29,67 @@ export type ImageInput =
   | VideoFrame;
 
 export interface LoadOptions {
-  /** URL of the model's folder, with `manifest.json` and `<labels>.onnx`; `models/mien-nano/` beside the library unless given. */
+  /** URL of the folder with `manifest.json` and `<labels>.onnx`; by default `models/mien-nano/` next to the library. */
   model?: string | URL;
-  /** Whose labels the scores follow; "people" unless given, where the model has that reading. */
+  /** Labels that the scores follow; "people" by default if the model has that reading. */
   labels?: Labels;
   /** "none": images are face crops. */
   detector?: DetectorName;
-  /** URL of `libface.onnx`; beside the model's folder unless given. */
+  /** URL of `libface.onnx`; by default next to the model's folder. */
   detectorFile?: string | URL;
-  /** URL of the folder with onnxruntime-web's files; `runtime/` beside the library unless given. */
+  /** URL of the folder with onnxruntime-web's files; by default `runtime/` next to the library. */
   runtime?: string | URL;
-  /** Threads of one call; more than one needs a page that is cross-origin isolated. */
+  /** More than one thread needs a cross-origin isolated page. */
   threads?: number;
-  /** Told how many bytes of the networks are there; total is 0 where the server does not say. */
+  /** Receives the bytes loaded; `total` is 0 if unknown. */
   onProgress?: (state: { loaded: number; total: number }) => void;
 }
 
 export interface AnalyzeOptions {
-  /** The image's name in its result; that of a File unless given. */
+  /** Name of the image in the result; by default that of a File. */
   source?: string;
-  /** Leave out faces whose box has a smaller side than this, in pixels. */
+  /** Ignore faces whose box has a smaller side than this, in pixels. */
   minFace?: number;
-  /** Read only so many faces, the largest. */
+  /** Read only the largest faces, up to this number. */
   maxFaces?: number | null;
-  /** Level the eyes: of faces that lean far ("auto"), of all, or of none. */
+  /** Level the eyes of faces that lean far ("auto"), of all faces, or of none. */
   align?: Align;
-  /** Gives the call up: it rejects with the signal's reason. */
+  /** Cancels the call, which rejects with the signal's reason. */
   signal?: AbortSignal;
 }
 
 export interface ExplainOptions {
-  /** The emotion to explain; the face's likeliest unless given. */
+  /** Emotion to explain; by default the most likely one. */
   emotion?: string;
-  /** As it was for `analyze`. */
+  /** The same as for `analyze`. */
   align?: Align;
   signal?: AbortSignal;
 }
 
 export interface Explanation {
   size: 48;
-  /** 48 x 48, row by row, 0 to 1; 1 is where most speaks for the emotion. */
+  /** 48×48, row by row, 0 to 1, relative to `peak`. */
   values: Float32Array;
   emotion: string;
-  /** The score that is lost, on average, where that place is covered. */
+  /** Largest mean drop of the score when a region is covered. */
   peak: number;
-  /** What the map lies over, in pixels of the image: its centre, its sides, and by how many degrees it is turned, clockwise. */
+  /** Area of the map in pixels of the image: centre, sides, and clockwise rotation in degrees. */
   square: { x: number; y: number; w: number; h: number; turn: number };
 }
 
-/** Finds faces and reads their emotions, in a worker; calls are answered in their order. */
+/** Face detection and emotion recognition in a worker. Calls are answered in order. */
 export interface Recognizer {
   readonly model: Result["model"];
   readonly labels: Labels;
   readonly emotions: string[];
   readonly detector: DetectorName;
   readonly threads: number;
-  /** An image that cannot be read has the status "unreadable" and an `error`; wrong options reject. */
+  /** An image that cannot be read has the status "unreadable" and an `error`; invalid options reject. */
   analyze(image: ImageInput, options?: AnalyzeOptions): Promise<Result>;
   explain(image: ImageInput, face: Face, options?: ExplainOptions): Promise<Explanation>;
-  /** Ends the worker; calls that have not been answered reject. */
+  /** Stops the worker; pending calls reject. */
   close(): void;
 }
 
-/** Rejects with an Error of one line where something cannot be loaded. */
+/** Rejects with a one-line Error if something cannot be loaded. */
 export function loadRecognizer(options?: LoadOptions): Promise<Recognizer>;

@@ -1,4 +1,4 @@
-"""Lay the example out as a folder that any web server can serve: page, library, runtime, models.
+"""Build a static site of the example: page, library, runtime and models.
 
 python mien-web/example/make_site.py site && python -m http.server --directory site
 """
@@ -21,13 +21,13 @@ RUNTIME = ROOT / "src" / "mien" / "service" / "web" / "runtime"
 
 
 def make_site(folder: Path, models: list[str]) -> None:
-    """Write the folder; what is there already is written over.
+    """Write the site to a folder; existing files are overwritten.
 
     Raises:
-        FileNotFoundError: if onnxruntime-web has not been fetched.
+        FileNotFoundError: if onnxruntime-web has not been downloaded.
     """
     if not RUNTIME.is_dir():
-        raise FileNotFoundError("onnxruntime-web is not there: run 'python hatch_build.py' first")
+        raise FileNotFoundError("onnxruntime-web is missing: run 'python hatch_build.py' first")
     shutil.copytree(LIBRARY, folder / "mien-web", dirs_exist_ok=True)
     shutil.copytree(RUNTIME, folder / "onnxruntime-web", dirs_exist_ok=True)
     shutil.copy(Path(__file__).with_name("index.html"), folder)
@@ -37,7 +37,7 @@ def make_site(folder: Path, models: list[str]) -> None:
 
 
 def write_model(model: Path, folder: Path) -> None:
-    """Write a model's manifest, and its network cut to each of its readings."""
+    """Write a model's manifest and one network per reading."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(model / MANIFEST_NAME, folder)
     manifest = load_manifest(model, labels=None)
@@ -49,7 +49,7 @@ def write_model(model: Path, folder: Path) -> None:
 
 
 def main() -> int:
-    """Take the arguments and write the folder."""
+    """Command line: write the site."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--models", nargs="+", default=["mien-nano"], metavar="MODEL")

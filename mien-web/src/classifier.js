@@ -1,30 +1,30 @@
 /**
- * The network: standard faces in, calibrated probabilities out, as mien.inference.classifier.
+ * Emotion classifier: 48×48 grey faces in, calibrated probabilities out. Port of mien.inference.classifier.
  *
- * @typedef {object} Reading how scores for one set of labels come from the network
+ * @typedef {object} Reading output and calibration of the network for one set of labels
  * @property {{name: string, version: string, sha256: string}} model
  * @property {string} labels "people", "fer2013" or "own"
  * @property {string[]} emotions
- * @property {string} output the name of the logits
+ * @property {string} output name of the logits
  * @property {number} temperature
- * @property {number} exponent
+ * @property {number} exponent of the entropy in the temperature, 0 for a constant temperature
  * @property {number[]} bias added to the logits
- * @property {number[]} thresholds below which a reading is uncertain
+ * @property {number[]} thresholds confidence below which a reading is uncertain, per emotion
  */
 
 import { FACE_SIZE } from "./preprocess.js";
 
 const MANIFEST_SCHEMA = "mien-model/1";
-const LEAST_ENTROPY = 1e-3;
+const MIN_ENTROPY = 1e-3;
 const BATCH_SIZE = 64;
 
 /**
- * Take one reading of a model's manifest.
+ * Select a reading from a model's manifest.
  *
- * @param {object} manifest what `manifest.json` holds
- * @param {string} [labels] whose labels; "people" where the model has that reading, unless given
+ * @param {object} manifest content of `manifest.json`
+ * @param {string} [labels] by default "people" if the model has that reading, else its first one
  * @returns {Reading}
- * @throws {Error} of one line, where it is no such manifest or has no such reading
+ * @throws {Error} with a one-line message if the manifest is invalid or has no such reading
  */
 export function readingOf(manifest, labels) {
   if (manifest?.schema !== MANIFEST_SCHEMA || !Array.isArray(manifest.labels) || !manifest.file) {
@@ -38,7 +38,7 @@ export function readingOf(manifest, labels) {
     throw new Error(`the model ${name} ${version} has no labels ${JSON.stringify(chosen)}: expected ${known}`);
   }
   const reading = readings[chosen];
-  const each = (values) => emotions.map((emotion) => values?.[emotion] ?? 0);
+  const perEmotion = (values) => emotions.map((emotion) => values?.[emotion] ?? 0);
   return {
     model: { name, version, sha256: manifest.file.sha256 },
     labels: chosen,
@@ -46,15 +46,17 @@ export function readingOf(manifest, labels) {
     output: reading.outputs.logits,
     temperature: reading.temperature,
     exponent: reading.entropy_exponent ?? 0,
-    bias: each(reading.bias),
-    thresholds: each(reading.thresholds),
+    bias: perEmotion(reading.bias),
+    thresholds: perEmotion(reading.thresholds),
   };
 }
 
 /**
- * @param {{run: Function, tensor: Function}} network
+ * Create a function that classifies faces in batches.
+ *
+ * @param {import("./runtime.js").Network} network
  * @param {Reading} reading
- * @returns {(faces: Uint8Array[]) => Promise<Float32Array[]>} probabilities of standard faces
+ * @returns {(faces: Uint8Array[]) => Promise<Float32Array[]>} takes 48×48 grey faces, returns their probabilities
  */
 export function classifierOf(network, reading) {
   const count = reading.emotions.length;
@@ -74,34 +76,35 @@ export function classifierOf(network, reading) {
 }
 
 /**
- * Turn a face's logits into calibrated probabilities (mien.core.calibration).
+ * Convert logits into calibrated probabilities (mien.core.calibration).
  *
  * @param {ArrayLike<number>} logits
  * @param {Pick<Reading, "bias" | "temperature" | "exponent">} reading
- * @returns {Float32Array} they sum to 1
+ * @returns {Float32Array} sums to 1
+ * @throws {Error} if a logit is not finite
  */
 export function probabilities(logits, { bias, temperature, exponent }) {
   const values = Array.from(logits, (value, index) => value + bias[index]);
-  if (!values.every(Number.isFinite)) throw new Error("the model gave what is not a number: fetch it again");
-  const greatest = Math.max(...values);
-  const shifted = values.map((value) => value - greatest);
-  const divisor = exponent ? temperature * (entropyOf(shifted) + LEAST_ENTROPY) ** exponent : temperature;
+  if (!values.every(Number.isFinite)) throw new Error("the model returned a value that is not a number: download it again");
+  const max = Math.max(...values);
+  const shifted = values.map((value) => value - max);
+  const divisor = exponent ? temperature * (entropyOf(shifted) + MIN_ENTROPY) ** exponent : temperature;
   const powers = shifted.map((value) => Math.exp(value / divisor));
-  const sum = powers.reduce((one, other) => one + other);
+  const sum = powers.reduce((a, b) => a + b);
   return Float32Array.from(powers, (power) => power / sum);
 }
 
-/** The normalised entropy, 0 to 1, of logits whose greatest is 0. */
+/** Normalized entropy, 0 to 1, of logits whose maximum is 0. */
 function entropyOf(shifted) {
   const powers = shifted.map(Math.exp);
-  const sum = powers.reduce((one, other) => one + other);
+  const sum = powers.reduce((a, b) => a + b);
   const weighted = powers.reduce((total, power, index) => total + power * shifted[index], 0);
-  const share = (Math.log(sum) - weighted / sum) / Math.log(shifted.length);
-  return Math.min(1, Math.max(0, share));
+  const entropy = (Math.log(sum) - weighted / sum) / Math.log(shifted.length);
+  return Math.min(1, Math.max(0, entropy));
 }
 
-/** The index of the greatest value, the first of equal ones. */
-export function greatestOf(values) {
+/** Index of the largest value; the first one in a tie. */
+export function argmax(values) {
   let best = 0;
   for (let index = 1; index < values.length; index += 1) if (values[index] > values[best]) best = index;
   return best;

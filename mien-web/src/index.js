@@ -1,5 +1,5 @@
 /**
- * Reads faces and their emotions in the browser: no picture leaves the machine.
+ * Facial emotion recognition in the browser; no picture leaves the machine.
  *
  *     const recognizer = await loadRecognizer({ model: "models/mien-nano/", runtime: "onnxruntime-web/dist/" });
  *     const result = await recognizer.analyze(file);
@@ -7,13 +7,13 @@
  * @module mien-web
  */
 
-import { shown } from "./images.js";
+import { printableName } from "./images.js";
 import { ALIGN } from "./preprocess.js";
-import { resultOf } from "./results.js";
+import { toResult } from "./results.js";
 
 export { EMOTIONS, UNPLEASANT, valence } from "./analysis/emotions.js";
 
-/** A colour for each emotion, mien's own. */
+/** mien's colour of each emotion. */
 export const PALETTE = Object.freeze({
   angry: "#e4572e",
   disgust: "#7fae3d",
@@ -25,40 +25,40 @@ export const PALETTE = Object.freeze({
 });
 
 const DETECTORS = ["libface", "none"];
-const FOREIGN = "comes from another site that does not share it: expected crossorigin on the element, and CORS there";
-// What a browser calls the reasons for which an image cannot be sent to the worker.
+const CROSS_ORIGIN = "comes from another site that does not share it: expected crossorigin on the element, and CORS headers from that site";
+// Errors of browsers for images that cannot be sent to the worker.
 const UNREADABLE = {
-  DataCloneError: FOREIGN,
-  SecurityError: FOREIGN,
-  InvalidStateError: "shows no picture: expected one that has been loaded",
+  DataCloneError: CROSS_ORIGIN,
+  SecurityError: CROSS_ORIGIN,
+  InvalidStateError: "has no picture: expected one that has been loaded",
 };
-const MOST_THREADS = 4;
+const MAX_THREADS = 4;
 
 /**
  * Load a model, a face detector and the runtime in a worker.
  *
  * @param {object} [options]
- * @param {string} [options.model] URL of the model's folder: `manifest.json` and `<labels>.onnx`
- * @param {string} [options.labels] "people" or "fer2013"; "people" unless given, where the model has it
+ * @param {string} [options.model] URL of the folder with `manifest.json` and `<labels>.onnx`
+ * @param {string} [options.labels] "people" or "fer2013"; "people" by default if the model has it
  * @param {string} [options.detector] "libface" or "none" (images are face crops)
- * @param {string} [options.detectorFile] URL of `libface.onnx`; beside the model's folder unless given
+ * @param {string} [options.detectorFile] URL of `libface.onnx`; by default next to the model's folder
  * @param {string} [options.runtime] URL of the folder with onnxruntime-web's files
- * @param {number} [options.threads] of one call; more than one needs a page that is cross-origin isolated
- * @param {(state: {loaded: number, total: number}) => void} [options.onProgress] bytes of the networks;
- *   total is 0 where the server does not say
+ * @param {number} [options.threads] more than one needs a cross-origin isolated page
+ * @param {(state: {loaded: number, total: number}) => void} [options.onProgress] receives the bytes
+ *   loaded; `total` is 0 if unknown
  * @returns {Promise<Recognizer>}
- * @throws {Error} of one line
+ * @throws {Error} with a one-line message
  */
 export async function loadRecognizer(options = {}) {
   const { labels, detector = DETECTORS[0], onProgress = () => {} } = options;
-  if (!DETECTORS.includes(detector)) throw new Error(`expected a detector of ${DETECTORS.join(" or ")}, got ${quoted(detector)}`);
+  if (!DETECTORS.includes(detector)) throw new Error(`expected a detector of ${DETECTORS.join(" or ")}, got ${quote(detector)}`);
   const model = folderUrl(options.model ?? new URL("models/mien-nano/", import.meta.url));
   const runtime = folderUrl(options.runtime ?? new URL("runtime/", import.meta.url));
   const detectorFile = new URL(options.detectorFile ?? new URL("../libface.onnx", model), document.baseURI).href;
   const threads = threadsFor(options.threads);
   const client = new Client(onProgress);
   try {
-    const reading = await client.ask({ kind: "open", model, labels, detector, detectorFile, runtime, threads });
+    const reading = await client.request({ kind: "open", model, labels, detector, detectorFile, runtime, threads });
     return new Recognizer(client, reading, { detector, threads });
   } catch (error) {
     client.close();
@@ -72,16 +72,16 @@ function folderUrl(folder) {
 }
 
 function threadsFor(threads) {
-  if (threads !== undefined) wholeNumber("threads", threads, 1);
+  if (threads !== undefined) checkInteger("threads", threads, 1);
   if (!globalThis.crossOriginIsolated) return 1;
-  return threads ?? Math.max(1, Math.min(MOST_THREADS, Math.floor(navigator.hardwareConcurrency / 2)));
+  return threads ?? Math.max(1, Math.min(MAX_THREADS, Math.floor(navigator.hardwareConcurrency / 2)));
 }
 
-/** Finds faces and reads their emotions. Calls are answered in their order. */
+/** Face detection and emotion recognition. Calls are answered in order. */
 class Recognizer {
   #client;
   #reading;
-  #turns = new WeakMap(); // of faces that were given out: by how much their crops were turned back
+  #turns = new WeakMap(); // face of a result → rotation of its crop in degrees
 
   constructor(client, reading, { detector, threads }) {
     this.#client = client;
@@ -97,91 +97,91 @@ class Recognizer {
    * Find the faces in an image and read their emotions.
    *
    * @param {Blob|File|ImageBitmap|ImageData|HTMLImageElement|HTMLCanvasElement|OffscreenCanvas|HTMLVideoElement|VideoFrame} image
-   *   left as it is
+   *   is not modified
    * @param {object} [options]
-   * @param {string} [options.source] the image's name in its result; that of a File unless given
-   * @param {number} [options.minFace] leave out faces whose box has a smaller side, in pixels
-   * @param {number} [options.maxFaces] read only so many, the largest
-   * @param {string} [options.align] level the eyes: "auto" (of faces that lean far), "on" or "off"
-   * @param {AbortSignal} [options.signal] gives the call up
+   * @param {string} [options.source] name of the image in the result; by default that of a File
+   * @param {number} [options.minFace] ignore faces whose box has a smaller side, in pixels
+   * @param {number} [options.maxFaces] read only the largest faces, up to this number
+   * @param {string} [options.align] level the eyes: "auto" (if a face leans far), "on" or "off"
+   * @param {AbortSignal} [options.signal] cancels the call
    * @returns {Promise<object>} mien's JSON; an image that cannot be read has the status "unreadable"
    */
   async analyze(image, options = {}) {
     const { minFace = 0, maxFaces = null, align = ALIGN[0], signal } = options;
-    wholeNumber("minFace", minFace, 0);
-    if (maxFaces !== null) wholeNumber("maxFaces", maxFaces, 1);
+    checkInteger("minFace", minFace, 0);
+    if (maxFaces !== null) checkInteger("maxFaces", maxFaces, 1);
     checkAlign(align);
     signal?.throwIfAborted();
     const source = options.source ?? (image instanceof globalThis.Blob && image.name ? image.name : null);
     try {
-      const [sent, transfer] = await sendable(image);
+      const [sent, transfer] = await toSendable(image);
       const request = { kind: "analyze", image: sent, source, minFace, maxFaces, align };
-      const { result, turns } = await this.#client.ask(request, transfer, signal);
+      const { result, turns } = await this.#client.request(request, transfer, signal);
       result.faces.forEach((face, index) => this.#turns.set(face, turns[index]));
       return result;
     } catch (error) {
-      const why = UNREADABLE[error?.name];
-      if (why === undefined) throw error;
-      const name = shown(source ?? "image");
-      return resultOf(this.#reading, { source, status: "unreadable", error: `${name} ${why}` });
+      const reason = UNREADABLE[error?.name];
+      if (reason === undefined) throw error;
+      const name = printableName(source ?? "image");
+      return toResult(this.#reading, { source, status: "unreadable", error: `${name} ${reason}` });
     }
   }
 
   /**
-   * Say what in a face speaks for an emotion: where covering it costs most of the score.
+   * Compute the occlusion map of a face: where covering it lowers the score of an emotion most.
    *
    * @param {Parameters<Recognizer["analyze"]>[0]} image
-   * @param {object} face of `analyze`'s result for that image
+   * @param {object} face from the result of `analyze` for that image
    * @param {object} [options]
-   * @param {string} [options.emotion] the face's likeliest unless given
-   * @param {string} [options.align] as it was for `analyze`
+   * @param {string} [options.emotion] by default the most likely one
+   * @param {string} [options.align] the same as for `analyze`
    * @param {AbortSignal} [options.signal]
    * @returns {Promise<{size: 48, values: Float32Array, emotion: string, peak: number, square: object}>}
    */
   async explain(image, face, options = {}) {
     const { emotion = null, align = ALIGN[0], signal } = options;
     checkAlign(align);
-    if (!face?.box) throw new TypeError("expected a face of analyze's result");
+    if (!face?.box) throw new TypeError("expected a face from a result of analyze");
     if (emotion !== null && !this.emotions.includes(emotion)) {
-      throw new RangeError(`unknown emotion ${quoted(emotion)}: expected one of ${this.emotions.join(", ")}`);
+      throw new RangeError(`unknown emotion ${quote(emotion)}: expected one of ${this.emotions.join(", ")}`);
     }
     signal?.throwIfAborted();
-    const [sent, transfer] = await sendable(image);
+    const [sent, transfer] = await toSendable(image);
     const request = { kind: "explain", image: sent, box: face.box, turn: this.#turns.get(face) ?? null, emotion, align };
-    return this.#client.ask(request, transfer, signal);
+    return this.#client.request(request, transfer, signal);
   }
 
-  /** End the worker; calls that have not been answered reject. */
+  /** Stop the worker; pending calls reject. */
   close() {
     this.#client.close();
   }
 }
 
 function checkAlign(align) {
-  if (!ALIGN.includes(align)) throw new RangeError(`expected align=${ALIGN.map(quoted).join(", ")}, got ${quoted(align)}`);
+  if (!ALIGN.includes(align)) throw new RangeError(`expected align=${ALIGN.map(quote).join(", ")}, got ${quote(align)}`);
 }
 
-function wholeNumber(what, value, least) {
-  if (!Number.isInteger(value) || value < least) {
-    throw new RangeError(`expected ${what} as a whole number of ${least} or more, got ${quoted(value)}`);
+function checkInteger(name, value, min) {
+  if (!Number.isInteger(value) || value < min) {
+    throw new RangeError(`expected ${name} as a whole number of ${min} or more, got ${quote(value)}`);
   }
 }
 
-function quoted(value) {
+function quote(value) {
   return typeof value === "string" ? `"${value.slice(0, 60)}"` : String(value);
 }
 
-/** An image as it is sent to the worker, and what of it is transferred; rejects with what a browser says. */
-async function sendable(image) {
+/** Convert an image for the worker; return it with its transfer list. Rejects with the browser's error. */
+async function toSendable(image) {
   if (image instanceof Blob || image instanceof ImageData) return [image, []];
   if (globalThis.VideoFrame && image instanceof VideoFrame) {
     const frame = image.clone();
     return [frame, [frame]];
   }
-  const kinds = ["ImageBitmap", "HTMLImageElement", "HTMLCanvasElement", "OffscreenCanvas", "HTMLVideoElement"];
-  if (!kinds.some((kind) => globalThis[kind] && image instanceof globalThis[kind])) {
+  const types = ["ImageBitmap", "HTMLImageElement", "HTMLCanvasElement", "OffscreenCanvas", "HTMLVideoElement"];
+  if (!types.some((type) => globalThis[type] && image instanceof globalThis[type])) {
     const got = image === null ? "null" : (image?.constructor?.name ?? typeof image);
-    throw new TypeError(`expected an image as a Blob, File, ImageData, VideoFrame, ${kinds.join(", ")}, got ${got}`);
+    throw new TypeError(`expected an image as a Blob, File, ImageData, VideoFrame, ${types.join(", ")}, got ${got}`);
   }
   const bitmap = await createImageBitmap(image, {
     imageOrientation: "from-image", colorSpaceConversion: "none", premultiplyAlpha: "none",
@@ -190,12 +190,12 @@ async function sendable(image) {
 }
 
 // ---------------------------------------------------------------- the worker
-/** Asks the worker, and gives each answer to who asked. */
+/** Request/response protocol over the worker's messages. */
 class Client {
   #worker;
-  #waiting = new Map();
+  #pending = new Map(); // id → {resolve, reject, cleanUp}
   #count = 0;
-  #ended = null;
+  #error = null; // set once the worker has stopped
 
   constructor(onProgress) {
     this.#worker = startWorker();
@@ -205,59 +205,59 @@ class Client {
     };
     this.#worker.onerror = (event) => {
       event.preventDefault();
-      this.#end(new Error(`the worker failed (${event.message ?? "it cannot be loaded"})`));
+      this.#stop(new Error(`the worker failed (${event.message ?? "it cannot be loaded"})`));
     };
   }
 
-  ask(request, transfer = [], signal = undefined) {
-    if (this.#ended) return Promise.reject(this.#ended);
+  request(message, transfer = [], signal = undefined) {
+    if (this.#error) return Promise.reject(this.#error);
     const id = (this.#count += 1);
     return new Promise((resolve, reject) => {
-      const stop = () => {
-        this.#waiting.delete(id);
-        this.#worker.postMessage({ id, kind: "drop" });
+      const cancel = () => {
+        this.#pending.delete(id);
+        this.#worker.postMessage({ id, kind: "cancel" });
         reject(signal.reason);
       };
-      this.#worker.postMessage({ id, ...request }, transfer);
-      if (signal?.aborted) return stop();
-      signal?.addEventListener("abort", stop, { once: true });
-      const done = () => signal?.removeEventListener("abort", stop);
-      this.#waiting.set(id, { resolve, reject, done });
+      this.#worker.postMessage({ id, ...message }, transfer);
+      if (signal?.aborted) return cancel();
+      signal?.addEventListener("abort", cancel, { once: true });
+      const cleanUp = () => signal?.removeEventListener("abort", cancel);
+      this.#pending.set(id, { resolve, reject, cleanUp });
       return undefined;
     });
   }
 
   close() {
-    this.#end(new Error("the recognizer is closed: load another one"));
+    this.#stop(new Error("the recognizer is closed: load another one"));
   }
 
   #settle({ id, value, error }) {
-    const asked = this.#waiting.get(id);
-    if (!asked) return; // given up
-    this.#waiting.delete(id);
-    asked.done();
-    if (error === undefined) asked.resolve(value);
-    else asked.reject(new Error(error));
+    const call = this.#pending.get(id);
+    if (!call) return; // cancelled
+    this.#pending.delete(id);
+    call.cleanUp();
+    if (error === undefined) call.resolve(value);
+    else call.reject(new Error(error));
   }
 
-  #end(error) {
-    this.#ended ??= error;
+  #stop(error) {
+    this.#error ??= error;
     this.#worker.terminate();
-    for (const { reject, done } of this.#waiting.values()) {
-      done();
-      reject(this.#ended);
+    for (const { reject, cleanUp } of this.#pending.values()) {
+      cleanUp();
+      reject(this.#error);
     }
-    this.#waiting.clear();
+    this.#pending.clear();
   }
 }
 
 function startWorker() {
-  const own = new URL("./worker.js", import.meta.url);
-  if (own.origin === location.origin) return new Worker(new URL("./worker.js", import.meta.url), { type: "module", name: "mien-web" });
-  // A worker's own file has to be of the page's site; what it imports need not.
-  const content = new Blob([`import ${JSON.stringify(own.href)};`], { type: "text/javascript" });
-  const address = URL.createObjectURL(content);
-  const worker = new Worker(address, { type: "module", name: "mien-web" });
-  setTimeout(() => URL.revokeObjectURL(address), 60_000);
+  const script = new URL("./worker.js", import.meta.url);
+  if (script.origin === location.origin) return new Worker(new URL("./worker.js", import.meta.url), { type: "module", name: "mien-web" });
+  // A worker's script must be same-origin; its imports need not be.
+  const content = new Blob([`import ${JSON.stringify(script.href)};`], { type: "text/javascript" });
+  const url = URL.createObjectURL(content);
+  const worker = new Worker(url, { type: "module", name: "mien-web" });
+  setTimeout(() => URL.revokeObjectURL(url), 60_000);
   return worker;
 }

@@ -1,16 +1,16 @@
 /**
- * Pixels: resizing, cutting, turning and grey, to the bit as OpenCV does them for mien in Python.
+ * Pixel operations: resize, crop, rotate and convert to grey, bit-exact with OpenCV.
  *
  * @typedef {object} Picture
- * @property {Uint8Array | Uint8ClampedArray} data row by row, all channels of a pixel together
+ * @property {Uint8Array | Uint8ClampedArray} data row by row, channels interleaved
  * @property {number} width
  * @property {number} height
- * @property {1 | 3 | 4} channels grey, RGB, or RGB and a byte that is ignored
+ * @property {1 | 3 | 4} channels grey, RGB, or RGB and an ignored byte
  */
 
-const f = Math.fround; // OpenCV reckons in 32 bits
+const f = Math.fround; // OpenCV computes in 32-bit floats
 
-/** Round halves to the even side, as Python and OpenCV do. */
+/** Round half to even, as Python and OpenCV do. */
 export function roundEven(value) {
   const below = Math.floor(value);
   const rest = value - below;
@@ -18,8 +18,8 @@ export function roundEven(value) {
   return below % 2 === 0 ? below : below + 1;
 }
 
-/** @returns {Picture} without its fourth channel, in memory of its own where it had one. */
-export function withoutFourth(picture) {
+/** Drop the fourth channel. @returns {Picture} a copy if there was one, else the picture itself. */
+export function dropFourthChannel(picture) {
   if (picture.channels !== 4) return picture;
   const { width, height } = picture;
   const data = new Uint8Array(width * height * 3);
@@ -33,12 +33,12 @@ export function withoutFourth(picture) {
 }
 
 /**
- * Cut a rectangle out; beyond the border, its pixels are repeated.
+ * Crop a rectangle; beyond the border, edge pixels are repeated.
  *
  * @param {Picture} picture
  * @returns {Picture} grey or RGB
  */
-export function region(picture, left, top, right, bottom) {
+export function crop(picture, left, top, right, bottom) {
   const { width, height, channels } = picture;
   const kept = channels === 4 ? 3 : channels;
   const [wide, high] = [right - left, bottom - top];
@@ -55,14 +55,14 @@ export function region(picture, left, top, right, bottom) {
   return { data, width: wide, height: high, channels: kept };
 }
 
-/** Turn by quarters, against the clock (np.rot90). */
-export function turnedQuarters(picture, quarters) {
+/** Rotate counterclockwise by quarter turns (np.rot90). */
+export function rot90(picture, quarters) {
   if (quarters % 4 === 0) return picture;
   const { width, height, channels, data: from } = picture;
   const upright = quarters % 2 === 0;
   const [wide, high] = upright ? [width, height] : [height, width];
   const data = new Uint8Array(from.length);
-  // Where pixel (0, 0) of the new picture lies in the old one, and the steps to its neighbours.
+  // Index of the new pixel (0, 0) in the old picture, and the steps to its neighbours.
   const [start, across, down] = {
     1: [width - 1, width, -1],
     2: [width * height - 1, -1, -width],
@@ -78,7 +78,7 @@ export function turnedQuarters(picture, quarters) {
   return { data, width: wide, height: high, channels };
 }
 
-/** @returns {Picture} grey, by the weights of ITU-R BT.601 in 15 bits. */
+/** Convert to grey with the weights of ITU-R BT.601 in 15 bits. @returns {Picture} */
 export function toGrey(picture) {
   const { width, height, channels, data: from } = picture;
   if (channels === 1) return picture;
@@ -91,16 +91,16 @@ export function toGrey(picture) {
 
 // ---------------------------------------------------------------- resizing
 /**
- * Shrink by the mean of what each pixel covers (cv2.INTER_AREA); neither side may grow.
+ * Shrink by area averaging (cv2.INTER_AREA); neither side may grow.
  *
  * @param {Picture} picture
  * @returns {Picture} grey or RGB
  */
-export function shrunk(picture, width, height) {
+export function resizeArea(picture, width, height) {
   const [across, down] = [picture.width / width, picture.height / height];
-  if (across === 1 && down === 1) return withoutFourth(picture);
+  if (across === 1 && down === 1) return dropFourthChannel(picture);
   if (Number.isInteger(across) && Number.isInteger(down)) {
-    return meanOfBlocks(picture, width, height, across, down);
+    return averageBlocks(picture, width, height, across, down);
   }
   const { data: from, channels } = picture;
   const kept = channels === 4 ? 3 : channels;
@@ -147,7 +147,7 @@ export function shrunk(picture, width, height) {
   return { data, width, height, channels: kept };
 }
 
-/** Which pixels each pixel of a shrunk line covers, and by how much. */
+/** Source pixels of each pixel of a shrunk line, and their weights. */
 function areaWeights(length, count) {
   const scale = 1 / (count / length);
   const starts = new Int32Array(count + 1);
@@ -171,7 +171,7 @@ function areaWeights(length, count) {
   return { starts, sources: Int32Array.from(sources), weights: Float32Array.from(weights) };
 }
 
-function meanOfBlocks(picture, width, height, across, down) {
+function averageBlocks(picture, width, height, across, down) {
   const { data: from, channels } = picture;
   const kept = channels === 4 ? 3 : channels;
   const stride = picture.width * channels;
@@ -202,16 +202,16 @@ function meanOfBlocks(picture, width, height, across, down) {
 }
 
 /**
- * Resize by straight lines between pixels (cv2.INTER_LINEAR, in its fixed point of 11 bits).
+ * Resize bilinearly (cv2.INTER_LINEAR, in fixed point with 11 bits).
  *
  * @param {Picture} picture
  * @returns {Picture} grey or RGB
  */
-export function interpolated(picture, width, height) {
+export function resizeLinear(picture, width, height) {
   const { data: from, channels } = picture;
   const kept = channels === 4 ? 3 : channels;
-  const columns = lineWeights(picture.width, width, true);
-  const rows = lineWeights(picture.height, height, false);
+  const columns = linearWeights(picture.width, width, true);
+  const rows = linearWeights(picture.height, height, false);
   const data = new Uint8Array(width * height * kept);
   const lines = [0, 1].map(() => ({ source: -1, values: new Int32Array(width * kept) }));
   const stride = picture.width * channels;
@@ -220,10 +220,10 @@ export function interpolated(picture, width, height) {
     line.source = source;
     const row = source * stride;
     for (let x = 0, to = 0; x < width; x += 1) {
-      const one = row + columns.first[x] * channels;
-      const other = row + columns.second[x] * channels;
+      const first = row + columns.first[x] * channels;
+      const second = row + columns.second[x] * channels;
       const [weight, rest] = [columns.weight[x], columns.rest[x]];
-      for (let c = 0; c < kept; c += 1) line.values[to++] = from[one + c] * rest + from[other + c] * weight;
+      for (let c = 0; c < kept; c += 1) line.values[to++] = from[first + c] * rest + from[second + c] * weight;
     }
   };
   for (let y = 0, to = 0; y < height; y += 1) {
@@ -239,54 +239,55 @@ export function interpolated(picture, width, height) {
   return { data, width, height, channels: kept };
 }
 
-/** Between which pixels each pixel of a resized line lies, and the weight of the second one. */
-function lineWeights(length, count, clampsWeights) {
+/** The two source pixels of each pixel of a resized line, and their weights. */
+function linearWeights(length, count, clampsWeights) {
   const scale = 1 / (count / length);
   const [first, second, weight, rest] = [0, 1, 2, 3].map(() => new Int32Array(count));
   for (let index = 0; index < count; index += 1) {
-    let place = f((index + 0.5) * scale - 0.5);
-    let source = Math.floor(place);
-    place = f(place - source);
+    let fraction = f((index + 0.5) * scale - 0.5);
+    let source = Math.floor(fraction);
+    fraction = f(fraction - source);
     if (clampsWeights && (source < 0 || source >= length - 1)) {
-      place = 0;
+      fraction = 0;
       source = source < 0 ? 0 : length - 1;
     }
     first[index] = clamp(source, length);
     second[index] = clamp(source + 1, length);
-    weight[index] = roundEven(f(place * 2048));
-    rest[index] = roundEven(f(f(1 - place) * 2048));
+    weight[index] = roundEven(f(fraction * 2048));
+    rest[index] = roundEven(f(f(1 - fraction) * 2048));
   }
   return { first, second, weight, rest };
 }
 
-/** Resize a square picture: area averaging down, straight lines up. */
-export function resizedSquare(square, side) {
-  return square.height > side ? shrunk(square, side, side) : interpolated(square, side, side);
+/** Resize a square picture: area averaging down, bilinear up. */
+export function resizeSquare(square, side) {
+  return square.height > side ? resizeArea(square, side, side) : resizeLinear(square, side, side);
 }
 
-// ---------------------------------------------------------------- leaning squares
+// ---------------------------------------------------------------- rotated crops
 /**
- * Read a square off a picture, whose pixels may lean: pixel (x, y) of it is what lies at
- * (m[0] x + m[1] y + m[2], m[3] x + m[4] y + m[5]), by straight lines between pixels; beyond the
- * border, its pixels are repeated.
+ * Sample a square with an affine transform (cv2.warpAffine with WARP_INVERSE_MAP): pixel (x, y) is
+ * interpolated bilinearly at (m[0] x + m[1] y + m[2], m[3] x + m[4] y + m[5]); beyond the border, edge
+ * pixels are repeated.
  *
  * @param {Picture} picture
  * @param {number[]} m
+ * @param {number} size side of the square in pixels
  * @returns {Picture} grey or RGB
  */
-export function warped(picture, m, size) {
+export function warpAffine(picture, m, size) {
   const { data: from, width, height, channels } = picture;
   const kept = channels === 4 ? 3 : channels;
   const data = new Uint8Array(size * size * kept);
-  // As OpenCV does it: places in 1/1024 of a pixel, weights in 1/32 of one.
+  // As in OpenCV, positions are in 1/1024 of a pixel and weights in 1/32.
   const fixed = (value) => roundEven(1024 * value);
   const across = Int32Array.from({ length: size }, (_, x) => fixed(m[0] * x));
   const down = Int32Array.from({ length: size }, (_, x) => fixed(m[3] * x));
   for (let y = 0, to = 0; y < size; y += 1) {
     const [startX, startY] = [fixed(m[1] * y + m[2]) + 16, fixed(m[4] * y + m[5]) + 16];
     for (let x = 0; x < size; x += 1) {
-      const [placeX, placeY] = [(startX + across[x]) >> 5, (startY + down[x]) >> 5];
-      const [left, top, right, below] = [placeX >> 5, placeY >> 5, placeX & 31, placeY & 31];
+      const [fixedX, fixedY] = [(startX + across[x]) >> 5, (startY + down[x]) >> 5];
+      const [left, top, right, below] = [fixedX >> 5, fixedY >> 5, fixedX & 31, fixedY & 31];
       const [x0, x1] = [clamp(left, width) * channels, clamp(left + 1, width) * channels];
       const [row0, row1] = [clamp(top, height) * width * channels, clamp(top + 1, height) * width * channels];
       for (let k = 0; k < kept; k += 1) {

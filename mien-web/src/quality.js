@@ -1,4 +1,4 @@
-/** How well a face can be seen, as mien.inference.preprocess. */
+/** Image quality of a face: size, blur, exposure and pose. Port of mien.inference.preprocess. */
 
 import { FACE_SIZE } from "./preprocess.js";
 
@@ -11,7 +11,9 @@ const PITCH_RANGE = [0.42, 0.66];
 const [SHARP_DETAIL, BLURRED_DETAIL, NOISE_VARIANCE] = [0.35, 0.004, 25];
 
 /**
- * @param {Uint8Array} face 48 x 48, grey
+ * Measure the quality of a face.
+ *
+ * @param {Uint8Array} face 48×48, grey
  * @param {import("./search.js").Box} box
  * @param {import("./search.js").Landmarks | null} landmarks
  * @returns {{size_px: number, blur: number, flags: string[]}}
@@ -27,7 +29,7 @@ export function qualityOf(face, box, landmarks) {
   return { size_px: size, blur, flags };
 }
 
-/** 0 (sharp) to 1 (nothing but blur): the fine detail's share of the picture's variance. */
+/** Blur from 0 (sharp) to 1, by the share of fine detail in the variance. */
 function blurOf(face) {
   const detail = variance(laplacian(face)) / (variance(face) + NOISE_VARIANCE);
   if (detail <= BLURRED_DETAIL) return 1;
@@ -50,7 +52,7 @@ function isTurnedAway(landmarks) {
   return yawOf(landmarks) >= YAW_LIMIT || !(PITCH_RANGE[0] < pitch && pitch < PITCH_RANGE[1]);
 }
 
-/** How far down the tip of the nose lies: 0 at the height of the eyes, 1 at the mouth's. */
+/** Position of the nose between the eyes (0) and the mouth (1). */
 function pitchOf([right, left, nose, mouthRight, mouthLeft]) {
   const eyes = [0, 1].map((axis) => (right[axis] + left[axis]) / 2);
   const down = [0, 1].map((axis) => (mouthRight[axis] + mouthLeft[axis]) / 2 - eyes[axis]);
@@ -58,7 +60,7 @@ function pitchOf([right, left, nose, mouthRight, mouthLeft]) {
   return square ? ((nose[0] - eyes[0]) * down[0] + (nose[1] - eyes[1]) * down[1]) / square : Infinity;
 }
 
-/** How far a head is turned to a side: 0 (to the camera) and up, over 1 in profile. */
+/** Rotation of the head to a side: 0 if it faces the camera, above 1 in profile. */
 function yawOf([right, left, nose, mouthRight, mouthLeft]) {
   const down = [0, 1].map((axis) => mouthRight[axis] + mouthLeft[axis] - right[axis] - left[axis]);
   const length = Math.hypot(...down);
@@ -70,7 +72,7 @@ function yawOf([right, left, nose, mouthRight, mouthLeft]) {
   return eyes > 0 ? Math.abs(along(middle, nose)) / eyes : Infinity;
 }
 
-/** The mean of numbers. */
+/** Arithmetic mean. */
 export function mean(values) {
   return values.reduce((sum, value) => sum + value, 0) / values.length;
 }

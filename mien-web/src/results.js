@@ -1,26 +1,26 @@
-/** Results in mien's JSON form, as mien.core.results writes it. */
+/** Results in mien's JSON format. Port of mien.core.results. */
 
 import { round6 } from "./analysis/tables.js";
-import { greatestOf } from "./classifier.js";
+import { argmax } from "./classifier.js";
 
 const SCHEMA = "mien/1";
 
 /**
- * One face of a result.
+ * Build one face of a result.
  *
- * @param {number} number of the face within its image
- * @param {import("./search.js").Detection} found
+ * @param {number} id number of the face in its image
+ * @param {import("./search.js").Detection} detection
  * @param {ReturnType<import("./quality.js").qualityOf>} quality
  * @param {Float32Array} scores
  * @param {import("./classifier.js").Reading} reading
  */
-export function faceOf(number, found, quality, scores, { emotions, thresholds }) {
-  const best = greatestOf(scores);
+export function toFace(id, detection, quality, scores, { emotions, thresholds }) {
+  const best = argmax(scores);
   return {
-    face_id: number,
+    face_id: id,
     track_id: null,
-    box: found.box,
-    face_confidence: round6(found.confidence),
+    box: detection.box,
+    face_confidence: round6(detection.confidence),
     emotion: emotions[best],
     confidence: round6(scores[best]),
     uncertain: scores[best] < thresholds[best] || quality.flags.includes("turned_away"),
@@ -30,13 +30,13 @@ export function faceOf(number, found, quality, scores, { emotions, thresholds })
 }
 
 /**
- * The result of one image; of one that cannot be read, where there is an error.
+ * Build the result of an image, or of one that cannot be read if `error` is given.
  *
  * @param {import("./classifier.js").Reading} reading
  * @param {{source?: string | null, width?: number, height?: number, faces?: object[], status?: string,
- *   error?: string}} found
+ *   error?: string}} content
  */
-export function resultOf(reading, { source = null, width = null, height = null, faces = [], status, error }) {
+export function toResult(reading, { source = null, width = null, height = null, faces = [], status, error }) {
   return {
     schema: SCHEMA,
     source,

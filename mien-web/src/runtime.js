@@ -1,13 +1,13 @@
-/** ONNX Runtime's WebAssembly build, and the files of a model. Runs in the worker. */
+/** ONNX Runtime's WebAssembly build and downloads of model files. Runs in the worker. */
 
 const ENTRY = "ort.wasm.min.mjs";
 
 /**
  * Load onnxruntime-web.
  *
- * @param {string} folder URL of its files, with a slash at the end
- * @param {number} threads for one call; more than one needs a page that is cross-origin isolated
- * @returns {Promise<(content: Uint8Array) => Promise<Network>>} opens a network
+ * @param {string} folder URL of its files, with a trailing slash
+ * @param {number} threads more than one needs a cross-origin isolated page
+ * @returns {Promise<(content: Uint8Array) => Promise<Network>>} function that creates a network from an ONNX file
  *
  * @typedef {object} Network
  * @property {(inputs: object, outputs?: string[]) => Promise<Record<string, object>>} run
@@ -20,7 +20,7 @@ export async function loadRuntime(folder, threads) {
   try {
     ort = await import(/* webpackIgnore: true */ /* @vite-ignore */ entry);
   } catch (error) {
-    throw new Error(`cannot load ${entry} (${oneLine(error)}): expected the folder of onnxruntime-web's files as runtime`);
+    throw new Error(`cannot load ${entry} (${oneLine(error)}): expected runtime to be the folder of onnxruntime-web's files`);
   }
   const { wasm } = ort.env;
   [wasm.wasmPaths, wasm.numThreads, wasm.proxy] = [folder, threads, false];
@@ -40,35 +40,36 @@ export async function loadRuntime(folder, threads) {
 }
 
 /**
- * Fetch a file.
+ * Download a file.
  *
  * @param {string} url
- * @param {(part: number, total: number) => void} onBytes told of each part, and of the whole, 0 if
- *   that is not known
+ * @param {(bytes: number, total: number) => void} onBytes called per chunk with its size and the total
+ *   size, 0 if unknown
  * @returns {Promise<Uint8Array>}
+ * @throws {Error} with a one-line message
  */
 export async function fetchFile(url, onBytes = () => {}) {
   let reply;
   try {
     reply = await fetch(url);
     if (!reply.ok) throw new Error(`status ${reply.status}`);
-    const isPacked = reply.headers.get("Content-Encoding");
-    const total = isPacked ? 0 : Number(reply.headers.get("Content-Length")) || 0;
-    const parts = [];
+    const isCompressed = reply.headers.get("Content-Encoding");
+    const total = isCompressed ? 0 : Number(reply.headers.get("Content-Length")) || 0;
+    const chunks = [];
     onBytes(0, total);
     for (const reader = reply.body.getReader(); ; ) {
       const { done, value } = await reader.read();
       if (done) break;
-      parts.push(value);
+      chunks.push(value);
       onBytes(value.length, total);
     }
-    return new Uint8Array(await new Blob(parts).arrayBuffer());
+    return new Uint8Array(await new Blob(chunks).arrayBuffer());
   } catch (error) {
-    throw new Error(`cannot fetch ${url} (${oneLine(error)}): expected a file of mien's there`);
+    throw new Error(`cannot fetch ${url} (${oneLine(error)}): expected a file of mien there`);
   }
 }
 
-/** What an error says, in one line. */
+/** Message of an error in one line. */
 export function oneLine(error) {
   return String(error?.message ?? error).replace(/\s+/g, " ").trim() || "unknown error";
 }

@@ -1,12 +1,12 @@
-/** Reads images off the page's thread: one request after another, in their order. */
+/** Worker that analyses images: handles requests one at a time, in order. */
 
 import { classifierOf, readingOf } from "./classifier.js";
 import { NO_DETECTOR, libface } from "./detector.js";
 import { occlusion } from "./explain.js";
-import { Decoder, UnreadableImage, shown } from "./images.js";
-import { chosen, cutFace, turnOf } from "./preprocess.js";
+import { Decoder, UnreadableImage, printableName } from "./images.js";
+import { cropFace, selectFaces, turnOf } from "./preprocess.js";
 import { qualityOf } from "./quality.js";
-import { faceOf, resultOf } from "./results.js";
+import { toFace, toResult } from "./results.js";
 import { fetchFile, loadRuntime, oneLine } from "./runtime.js";
 import { overlap } from "./search.js";
 
@@ -14,16 +14,16 @@ const decoder = new Decoder();
 let [reading, classify, detector] = [null, null, null];
 
 const REQUESTS = { open, analyze, explain };
-const dropped = new Set(); // numbers of requests that nobody waits for any more
+const cancelled = new Set(); // ids of requests
 let queue = Promise.resolve();
 
 self.onmessage = ({ data: { id, kind, ...request } }) => {
-  if (kind === "drop") {
-    dropped.add(id);
+  if (kind === "cancel") {
+    cancelled.add(id);
     return;
   }
   queue = queue.then(async () => {
-    if (dropped.delete(id)) {
+    if (cancelled.delete(id)) {
       request.image?.close?.();
       return;
     }
@@ -33,34 +33,34 @@ self.onmessage = ({ data: { id, kind, ...request } }) => {
     } catch (error) {
       self.postMessage({ id, error: oneLine(error) });
     } finally {
-      dropped.delete(id);
+      cancelled.delete(id);
     }
   });
 };
 
-/** Fetch and open everything. */
+/** Download and initialize the networks. */
 async function open({ model, labels, detector: name, detectorFile, runtime, threads }) {
   const manifest = await fetchFile(new URL("manifest.json", model).href);
-  reading = readingOf(parsed(manifest, model), labels);
+  reading = readingOf(parseManifest(manifest, model), labels);
   const files = [new URL(`${reading.labels}.onnx`, model).href, ...(name === "none" ? [] : [detectorFile])];
   const totals = files.map(() => 0);
   let loaded = 0;
-  const fetched = files.map((url, index) =>
-    fetchFile(url, (part, whole) => {
-      loaded += part;
-      totals[index] = whole;
-      const total = totals.every(Boolean) ? totals.reduce((one, other) => one + other) : 0;
+  const downloads = files.map((url, index) =>
+    fetchFile(url, (bytes, fileTotal) => {
+      loaded += bytes;
+      totals[index] = fileTotal;
+      const total = totals.every(Boolean) ? totals.reduce((a, b) => a + b) : 0;
       self.postMessage({ progress: { loaded, total } });
     }),
   );
-  const [openNetwork, ...contents] = await Promise.all([loadRuntime(runtime, threads), ...fetched]);
+  const [openNetwork, ...contents] = await Promise.all([loadRuntime(runtime, threads), ...downloads]);
   const networks = [];
-  // One after the other: the runtime starts with the first.
+  // Sequentially, because the first one initializes the runtime.
   for (const [index, content] of contents.entries()) {
     try {
       networks.push(await openNetwork(content));
     } catch (error) {
-      throw new Error(`${files[index]} is no network that can be run (${oneLine(error)})`);
+      throw new Error(`${files[index]} is not a network that can be run (${oneLine(error)})`);
     }
   }
   classify = classifierOf(networks[0], reading);
@@ -69,7 +69,7 @@ async function open({ model, labels, detector: name, detectorFile, runtime, thre
   return [reading];
 }
 
-function parsed(content, model) {
+function parseManifest(content, model) {
   try {
     return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(content));
   } catch {
@@ -77,45 +77,45 @@ function parsed(content, model) {
   }
 }
 
-/** The result of an image, and the turn of each of its faces. */
+/** Analyse an image; return its result and the rotation of each face. */
 async function analyze({ image, source, minFace, maxFaces, align }) {
   let pixels;
   try {
-    pixels = await decoder.pixels(image, shown(source ?? "image"));
+    pixels = await decoder.pixels(image, printableName(source ?? "image"));
   } catch (error) {
     if (!(error instanceof UnreadableImage)) throw error;
-    return [{ result: resultOf(reading, { source, status: "unreadable", error: error.message }), turns: [] }];
+    return [{ result: toResult(reading, { source, status: "unreadable", error: error.message }), turns: [] }];
   }
   const { width, height } = pixels;
-  const found = chosen(await detector.detect(pixels), { minFace, maxFaces });
-  const turns = found.map((one) => turnOfFace(one, align));
-  const crops = found.map(({ box }, index) => cutFace(pixels, box, detector.cropScale, turns[index]));
+  const detections = selectFaces(await detector.detect(pixels), { minFace, maxFaces });
+  const turns = detections.map((detection) => turnOfFace(detection, align));
+  const crops = detections.map(({ box }, index) => cropFace(pixels, box, detector.cropScale, turns[index]));
   const scores = await classify(crops);
-  const faces = found.map((one, index) =>
-    faceOf(index, one, qualityOf(crops[index], one.box, one.landmarks), scores[index], reading),
+  const faces = detections.map((detection, index) =>
+    toFace(index, detection, qualityOf(crops[index], detection.box, detection.landmarks), scores[index], reading),
   );
-  return [{ result: resultOf(reading, { source, width, height, faces }), turns }];
+  return [{ result: toResult(reading, { source, width, height, faces }), turns }];
 }
 
 function turnOfFace({ landmarks, turn }, align) {
   return detector.cropScale === null ? 0 : turnOf(landmarks, align, turn);
 }
 
-/** What speaks for an emotion in a face of an image. */
+/** Compute the occlusion map of a face. */
 async function explain({ image, box, turn, emotion, align }) {
   const pixels = await decoder.pixels(image, "image");
-  const leaning = turn ?? (await turnAt(pixels, box, align));
-  const crop = cutFace(pixels, box, detector.cropScale, leaning);
-  const found = await occlusion(crop, classify, emotion === null ? null : reading.emotions.indexOf(emotion));
+  const faceTurn = turn ?? (await turnAt(pixels, box, align));
+  const crop = cropFace(pixels, box, detector.cropScale, faceTurn);
+  const map = await occlusion(crop, classify, emotion === null ? null : reading.emotions.indexOf(emotion));
   const side = detector.cropScale === null ? null : detector.cropScale * Math.sqrt(box.w * box.h);
-  const square = { x: box.x + box.w / 2, y: box.y + box.h / 2, w: side ?? box.w, h: side ?? box.h, turn: leaning };
-  const value = { size: 48, values: found.values, emotion: reading.emotions[found.emotion], peak: found.peak, square };
-  return [value, [found.values.buffer]];
+  const square = { x: box.x + box.w / 2, y: box.y + box.h / 2, w: side ?? box.w, h: side ?? box.h, turn: faceTurn };
+  const value = { size: 48, values: map.values, emotion: reading.emotions[map.emotion], peak: map.peak, square };
+  return [value, [map.values.buffer]];
 }
 
-/** The turn of a face of which only the box is known: that of the face found there. */
+/** Rotation of a face known only by its box: that of the face detected there. */
 async function turnAt(pixels, box, align) {
-  const found = await detector.detect(pixels);
-  const best = found.reduce((one, other) => (overlap(one.box, box) >= overlap(other.box, box) ? one : other), found[0]);
+  const detections = await detector.detect(pixels);
+  const best = detections.reduce((a, b) => (overlap(a.box, box) >= overlap(b.box, box) ? a : b), detections[0]);
   return best && overlap(best.box, box) > 0.5 ? turnOfFace(best, align) : 0;
 }

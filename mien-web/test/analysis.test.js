@@ -48,18 +48,18 @@ function session() {
   };
 }
 
-test("the types name all that there is, and nothing else", () => {
+test("the types declare exactly the exported names", () => {
   const types = readFileSync(new URL("../analysis.d.ts", import.meta.url), "utf8");
-  const named = [...types.matchAll(/^export (?:const|function|class) (\w+)/gm)].map((found) => found[1]);
-  assert.deepEqual(named.sort(), Object.keys(analysis).sort());
+  const declared = [...types.matchAll(/^export (?:const|function|class) (\w+)/gm)].map((match) => match[1]);
+  assert.deepEqual(declared.sort(), Object.keys(analysis).sort());
 });
 
-test("valence is happy less the greatest unpleasant score", () => {
+test("valence is happy minus the largest unpleasant score", () => {
   assert.equal(valence({ happy: 0.5, angry: 0.1, disgust: 0, fear: 0, sad: 0.25 }), 0.25);
   assert.equal(valence({ calm: 0.5, bored: 0.5 }), null);
 });
 
-test("a tracker wants frames with a time, and passes on what is of no frame", () => {
+test("a tracker needs frames with a time, and returns results with an error unchanged", () => {
   const tracker = createTracker();
   assert.throws(() => tracker.update(found(null)), /time_s/);
   const broken = { ...found(null), status: "unreadable", error: "it breaks off" };
@@ -67,7 +67,7 @@ test("a tracker wants frames with a time, and passes on what is of no frame", ()
   assert.throws(() => createTracker({ smooth: -1 }), /0 seconds or more, got -1/);
 });
 
-test("what is put in is left as it was", () => {
+test("arguments are not modified", () => {
   const first = Object.freeze(found(0, Object.freeze(faceOf("sad"))));
   const results = [createTracker().update(first)];
   assert.equal(first.faces[0].track_id, null);
@@ -76,7 +76,7 @@ test("what is put in is left as it was", () => {
   assert.equal(corrected[0].faces[0].corrected.emotion, "neutral");
 });
 
-test("two episodes follow one another without a gap", () => {
+test("consecutive episodes have no gap between them", () => {
   const [first, second] = episodes(recording());
   assert.deepEqual([first.emotion, second.emotion], ["neutral", "happy"]);
   assert.equal(first.end_s, second.start_s);
@@ -96,14 +96,14 @@ test("a baseline makes a face at rest neutral", () => {
 
 test("a baseline without a face, or of a model without neutral, is refused", () => {
   const results = recording();
-  assert.throws(() => measureBaseline(results, { start: 8, end: 9 }), /nobody is seen from 8 to 9 s/);
+  assert.throws(() => measureBaseline(results, { start: 8, end: 9 }), /no face is seen from 8 to 9 s/);
   assert.throws(() => measureBaseline(results, { start: 0, end: 1, track: 4 }), /person 4 is not seen/);
   assert.throws(() => measureBaseline(results, { start: 2, end: 2 }), /end after the start/);
   const own = { ...faceOf("happy"), track_id: 0, scores: { bored: 0.4, awake: 0.6 } };
   assert.throws(() => measureBaseline([found(0, own)], { start: 0, end: 1 }), /bored, awake/);
 });
 
-test("an event that goes on takes what is left of the recording", () => {
+test("an event without an end lasts until the end of the recording", () => {
   const rows = markerTable(recording(), [{ start: 3, end: null, label: "rest" }]);
   assert.equal(rows.length, 1);
   assert.equal(rows[0].end_s, null);
@@ -114,13 +114,13 @@ test("an event that goes on takes what is left of the recording", () => {
   ]);
 });
 
-test("a summary of nobody is empty, and a comparison says so", () => {
+test("without faces a summary is empty and a comparison has no scores", () => {
   assert.deepEqual(summary([found(0), found(0.1)]), []);
   const [row] = compare([{ name: "empty", results: [found(0)] }]);
   assert.deepEqual([row.people, row.seconds, row.frames, row.happy], [0, 0, 1, null]);
 });
 
-test("a comparison leaves the emotions empty that a session's model does not have", () => {
+test("a comparison leaves cells empty for emotions that a session's model does not have", () => {
   const own = { ...faceOf("happy"), track_id: 0, scores: { happy: 0.25, constructor: 0.75 }, emotion: "constructor" };
   const sessions = [{ name: "seven", results: recording() }, { name: "own", results: [found(0, own)] }];
   const rows = compare(sessions);
@@ -136,7 +136,7 @@ test("a comparison leaves the emotions empty that a session's model does not hav
   assert.equal(comparisonToCsv([{ source: "a" }, { source: "b", calm: 0.5 }]), "source,calm\na,\nb,0.5\n");
 });
 
-test("a table quotes what has to be quoted, and has a line where nobody is", () => {
+test("CSV cells are quoted if necessary, and a frame without faces has a line", () => {
   const named = { ...found(1), source: 'a "b", c.mp4' };
   const lines = toCsv([named, recording()[0]]).split("\n");
   assert.ok(lines[0].startsWith("source,frame,time_s,face_id,track_id,status,x,y,w,h"));
@@ -148,13 +148,13 @@ test("a table quotes what has to be quoted, and has a line where nobody is", () 
   assert.ok(!photo[0].includes("smoothed"));
 });
 
-test("a class that is called as a column gets another name", () => {
+test("a class named like a column gets another name", () => {
   assert.deepEqual(scoreColumns(["calm", "Status", "smoothed_x"]), {
     calm: "calm", Status: "score_Status", smoothed_x: "score_smoothed_x",
   });
 });
 
-test("markers are read from what they are written to, and from what people write", () => {
+test("markers are read from written files and from other common formats", () => {
   const markers = [{ start: 1, end: 2.5, label: 'a "b", c' }, { start: 3, end: null, label: "" }];
   assert.deepEqual(readMarkers(writeMarkers(markers, 4)), [markers[0], { ...markers[1], end: 4 }]);
   const text = "\uFEFFLabel;Start;End\r\nfirst;0:10;1:02:03.5\r\n\r\nsecond;5s;6\r\n";
@@ -169,7 +169,7 @@ test("markers are read from what they are written to, and from what people write
   ]) assert.throws(() => readMarkers(bad), message);
 });
 
-test("a session is what was saved", () => {
+test("a saved session is read back unchanged", () => {
   const saved = session();
   const text = toJson(saved);
   const read = fromJson(text);
@@ -186,7 +186,7 @@ test("the JSON of mien predict VIDEO is a session, too", () => {
   assert.deepEqual([read.name, read.labels, read.results.length], ["a.mp4", "people", 40]);
 });
 
-test("a damaged or foreign file is refused in one line", () => {
+test("a damaged or foreign file is refused with a one-line message", () => {
   const text = toJson(session());
   const broken = (change) => {
     const read = JSON.parse(text);
@@ -197,9 +197,9 @@ test("a damaged or foreign file is refused in one line", () => {
     ["", /expected JSON/],
     [text.slice(0, 2000), /expected JSON/],
     ["[]", /expected "schema": "mien-session\/1", got nothing/],
-    ['{"schema": "mien-session/2"}', /a later mien/],
+    ['{"schema": "mien-session/2"}', /a newer version of mien/],
     ['{"schema": "other"}', /got "other"/],
-    ["null", /no saved session/],
+    ["null", /not a saved session/],
     ['{"schema": "mien-session/1", "name": "a"}', /expected created as text/],
     [broken((read) => { read.results = {}; }), /results as a list/],
     [broken((read) => { read.results[3] = null; }), /result 4/],

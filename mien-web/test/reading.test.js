@@ -1,13 +1,13 @@
 import assert from "node:assert/strict";
 import test from "node:test";
 
-import { greatestOf, probabilities, readingOf } from "../src/classifier.js";
-import { decoded } from "../src/detector.js";
-import { coveredFaces, occlusion } from "../src/explain.js";
-import { Decoder, imageKind, shown } from "../src/images.js";
+import { argmax, probabilities, readingOf } from "../src/classifier.js";
+import { decode } from "../src/detector.js";
+import { occludedFaces, occlusion } from "../src/explain.js";
+import { Decoder, imageFormat, printableName } from "../src/images.js";
 import { roundEven } from "../src/pictures.js";
-import { chosen, turnOf } from "../src/preprocess.js";
-import { faceOf, resultOf } from "../src/results.js";
+import { selectFaces, turnOf } from "../src/preprocess.js";
+import { toFace, toResult } from "../src/results.js";
 import { boxInImage, findFaces, overlap } from "../src/search.js";
 
 const MANIFEST = {
@@ -65,31 +65,31 @@ test("probabilities sum to one, and what is no number is refused", () => {
   const sum = probabilities([1, 700, -800], given).reduce((one, other) => one + other);
   assert.ok(Math.abs(sum - 1) < 1e-6);
   assert.throws(() => probabilities([1, NaN, 2], given), /not a number/);
-  assert.equal(greatestOf([1, 3, 3, 2]), 1);
+  assert.equal(argmax([1, 3, 3, 2]), 1);
 });
 
 test("a result has the keys of mien's JSON in their order", () => {
   const reading = readingOf(MANIFEST);
   const found = { box: { x: 1, y: 2, w: 30, h: 40 }, confidence: 0.98, landmarks: null, turn: 0 };
   const quality = { size_px: 30, blur: 0.12345678, flags: [] };
-  const face = faceOf(0, found, quality, Float32Array.of(0.25, 0.75), reading);
+  const face = toFace(0, found, quality, Float32Array.of(0.25, 0.75), reading);
   assert.deepEqual(Object.keys(face), [
     "face_id", "track_id", "box", "face_confidence", "emotion", "confidence", "uncertain", "scores", "quality",
   ]);
   assert.deepEqual([face.emotion, face.confidence, face.quality.blur, face.uncertain], ["sad", 0.75, 0.123457, false]);
-  const away = faceOf(0, found, { ...quality, flags: ["turned_away"] }, Float32Array.of(0.25, 0.75), reading);
+  const away = toFace(0, found, { ...quality, flags: ["turned_away"] }, Float32Array.of(0.25, 0.75), reading);
   assert.equal(away.uncertain, true);
-  const result = resultOf(reading, { width: 50, height: 60, faces: [face] });
+  const result = toResult(reading, { width: 50, height: 60, faces: [face] });
   assert.deepEqual(Object.keys(result), [
     "schema", "source", "frame", "time_s", "status", "width", "height", "faces", "model", "labels",
   ]);
-  assert.equal(resultOf(reading, { width: 5, height: 6 }).status, "no_face");
+  assert.equal(toResult(reading, { width: 5, height: 6 }).status, "no_face");
 });
 
 test("small faces are left out, the largest kept, in their order", () => {
   const sides = [40, 10, 60, 50];
   const found = sides.map((side, x) => ({ box: { x, y: 0, w: side, h: side }, confidence: 0.9 }));
-  const xs = (choice) => chosen(found, { minFace: 0, maxFaces: null, ...choice }).map(({ box }) => box.x);
+  const xs = (choice) => selectFaces(found, { minFace: 0, maxFaces: null, ...choice }).map(({ box }) => box.x);
   assert.deepEqual(xs({}), [0, 1, 2, 3]);
   assert.deepEqual(xs({ minFace: 40 }), [0, 2, 3]);
   assert.deepEqual(xs({ maxFaces: 2 }), [2, 3]);
@@ -135,7 +135,7 @@ test("a network's cells become boxes, and doubles one", () => {
     scores[cell] = score;
     offsets[2 * cells + cell] = offsets[3 * cells + cell] = Math.log(3);
   }
-  const rows = decoded(scores, offsets, 64, 50);
+  const rows = decode(scores, offsets, 64, 50);
   assert.deepEqual(rows.map((each) => [...each.slice(0, 4), each[14]]), [
     [-4, -4, 24, 24, 0.9], [-8, -8, 48, 48, 0.3],
   ]);
@@ -162,7 +162,7 @@ test("occlusion finds the only place that matters", async () => {
   assert.equal(emotion, 0);
   assert.ok(peak > 0.3);
   assert.ok(Math.abs(Math.floor(hottest / 48) - 10) <= 6 && Math.abs((hottest % 48) - 31) <= 6);
-  assert.equal(coveredFaces(face).length, 196);
+  assert.equal(occludedFaces(face).length, 196);
 });
 
 test("a face in which nothing matters has a map of zeros", async () => {
@@ -172,13 +172,13 @@ test("a face in which nothing matters has a map of zeros", async () => {
 });
 
 test("files are known by their first bytes, and names are shown short", () => {
-  const kind = (text) => imageKind(Uint8Array.from(text, (letter) => letter.charCodeAt(0)));
+  const kind = (text) => imageFormat(Uint8Array.from(text, (letter) => letter.charCodeAt(0)));
   assert.deepEqual(
     ["\xff\xd8\xff\xe0", "RIFF1234WEBPVP8 ", "\0\0\0\x1cftypavif", "\0\0\0\x1cftypmif1", "\0\0\0\x18ftypheic", "\0\0\0\x18ftypisom", "text", ""].map(kind),
     ["JPEG", "WEBP", "AVIF", "AVIF", "HEIC", "a video", null, null],
   );
-  assert.equal(shown("a\nb"), "a�b");
-  assert.equal(shown("n".repeat(500)).length, 100);
+  assert.equal(printableName("a\nb"), "a�b");
+  assert.equal(printableName("n".repeat(500)).length, 100);
 });
 
 test("pictures without pixels, or with too many, are unreadable", async () => {

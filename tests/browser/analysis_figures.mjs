@@ -1,4 +1,4 @@
-// Reads scenes from standard input, puts each through mien-web/analysis, writes what comes out.
+// Analyses the scenes on stdin with mien-web/analysis and writes the results to stdout.
 import { readFileSync } from "node:fs";
 
 const analysis = await import(process.argv[2]);
@@ -38,7 +38,7 @@ process.stdout.write(JSON.stringify({
   pairs: costs.map((table) => analysis.assign(
     table.map((row) => row.map((cost) => cost ?? Infinity)),
   )),
-  cuts: pictures.map((one, number) => cuts.isCut(number * 0.1, pixelsOf(one))),
+  cuts: pictures.map((picture, index) => cuts.isCut(index * 0.1, pixelsOf(picture))),
   csv: analysis.comparisonToCsv(values.map((value) => ({ value: analysis.round6(value) }))),
   times: times.map((text) => {
     try {

@@ -1,26 +1,26 @@
-// What mien-web does with pixels: requests as JSON on stdin, answers as JSON on stdout.
+// Pixel operations of mien-web: JSON requests on stdin, JSON results on stdout.
 import { readFileSync } from "node:fs";
 
 const [, , library] = process.argv;
 const pictures = await import(`${library}/pictures.js`);
-const { cutFace, standardFace, turnOf } = await import(`${library}/preprocess.js`);
+const { cropFace, toFaceInput, turnOf } = await import(`${library}/preprocess.js`);
 const { qualityOf } = await import(`${library}/quality.js`);
-const { decoded } = await import(`${library}/detector.js`);
+const { decode } = await import(`${library}/detector.js`);
 const { overWhite } = await import(`${library}/images.js`);
 const { probabilities } = await import(`${library}/classifier.js`);
 
 const grey = (data, side = 48) => ({ data, width: side, height: side, channels: 1 });
 const OPERATIONS = {
   ...pictures,
-  cutFace: (picture, box, scale, turn) => grey(cutFace(picture, box, scale, turn)),
-  standardFace: (picture) => grey(standardFace(picture)),
-  overWhite: (picture) => pictures.withoutFourth(overWhite(picture)),
+  cropFace: (picture, box, scale, turn) => grey(cropFace(picture, box, scale, turn)),
+  toFaceInput: (picture) => grey(toFaceInput(picture)),
+  overWhite: (picture) => pictures.dropFourthChannel(overWhite(picture)),
 };
 const FIGURES = {
   turnOf,
   qualityOf: (face, box, landmarks) => qualityOf(Uint8Array.from(face), box, landmarks),
-  decoded: (scores, offsets, width, height) =>
-    decoded(Float32Array.from(scores), Float32Array.from(offsets), width, height),
+  decode: (scores, offsets, width, height) =>
+    decode(Float32Array.from(scores), Float32Array.from(offsets), width, height),
   probabilities: (logits, reading) => [...probabilities(logits, reading)],
 };
 

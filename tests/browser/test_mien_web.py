@@ -370,7 +370,7 @@ def test_a_video_is_read_frame_by_frame(page: Page) -> None:
         }"""
     )
     assert [result["status"] for result in results] == ["unreadable", "ok", "ok"]
-    assert "shows no picture" in results[0]["error"]
+    assert "has no picture" in results[0]["error"]
     assert [len(result["faces"]) for result in results[1:]] == [1, 1]
 
 
@@ -425,13 +425,13 @@ def test_wrong_calls_reject_with_one_line(page: Page) -> None:
         "expected minFace as a whole number of 0 or more, got -1",
         "expected maxFaces as a whole number of 1 or more, got 0",
         'expected align="auto", "on", "off", got "up"',
-        "expected a face of analyze's result",
+        "expected a face from a result of analyze",
         'unknown emotion "bored": expected one of angry',
         "models/nobody/manifest.json (status 404)",
         'has no labels "others": expected fer2013 or people',
         'expected a detector of libface or none, got "haar"',
         "nowhere/ort.wasm.min.mjs",
-        "manifest.json is no network that can be run",
+        "manifest.json is not a network that can be run",
         "expected threads as a whole number of 1 or more, got 0",
         "the recognizer is closed",
     ]

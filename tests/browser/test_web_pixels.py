@@ -98,8 +98,8 @@ GROWING = [((48, 48), (192, 192)), ((30, 47), (48, 48)), ((1, 1), (4, 4)), ((100
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_resizing_is_opencvs(channels: int) -> None:
-    cases = [("shrunk", cv2.INTER_AREA, *case) for case in SHRINKING]
-    cases += [("interpolated", cv2.INTER_LINEAR, *case) for case in GROWING]
+    cases = [("resizeArea", cv2.INTER_AREA, *case) for case in SHRINKING]
+    cases += [("resizeLinear", cv2.INTER_LINEAR, *case) for case in GROWING]
     pictures = [noise(*before, channels, seed) for seed, (_, _, before, _) in enumerate(cases)]
     found = asked(
         [
@@ -118,10 +118,10 @@ def test_a_fourth_channel_is_left_out() -> None:
     picture = noise(60, 90, 4)
     shrunk, grown, region, same = asked(
         [
-            ("shrunk", picture, [41, 37]),
-            ("interpolated", picture, [200, 192]),
-            ("region", picture, [-3, 5, 40, 70]),
-            ("withoutFourth", picture, []),
+            ("resizeArea", picture, [41, 37]),
+            ("resizeLinear", picture, [200, 192]),
+            ("crop", picture, [-3, 5, 40, 70]),
+            ("dropFourthChannel", picture, []),
         ]
     )
     rgb = np.ascontiguousarray(picture[:, :, :3])
@@ -137,10 +137,10 @@ def test_a_fourth_channel_is_left_out() -> None:
 def test_cutting_and_turning_are_numpys() -> None:
     picture = noise(31, 46)
     sides = [(0, 0, 46, 31), (-7, -9, 20, 12), (30, 20, 60, 50), (-5, -5, 60, 60), (50, 40, 55, 45)]
-    cut = asked([("region", picture, list(each)) for each in sides])
+    cut = asked([("crop", picture, list(each)) for each in sides])
     for (left, top, right, bottom), there in zip(sides[:-1], cut[:-1], strict=True):
         assert np.array_equal(there, crop_padded(picture, left, top, right, bottom))
-    turned = asked([("turnedQuarters", picture, [quarter]) for quarter in range(4)])
+    turned = asked([("rot90", picture, [quarter]) for quarter in range(4)])
     assert all(np.array_equal(there, np.rot90(picture, k)) for k, there in enumerate(turned))
 
 
@@ -161,7 +161,7 @@ def test_transparency_is_laid_over_white_as_pillow_does() -> None:
 
 def test_standard_faces_are_the_same() -> None:
     crops = [noise(*sides) for sides in ((48, 48), (200, 200), (47, 300), (20, 20), (96, 144))]
-    found = asked([("standardFace", crop, []) for crop in crops])
+    found = asked([("toFaceInput", crop, []) for crop in crops])
     for crop, there in zip(crops, found, strict=True):
         assert np.array_equal(there, standard_face(crop))
 
@@ -178,7 +178,7 @@ def test_crops_of_leaning_faces_are_the_same() -> None:
     cases = [(box, turn) for box in boxes for turn in (0.0, 12.5, -33.0, 90.0, 180.0)]
     found = asked(
         [
-            ("cutFace", image, [dict(zip("xywh", box, strict=True)), 1.0, turn])
+            ("cropFace", image, [dict(zip("xywh", box, strict=True)), 1.0, turn])
             for box, turn in cases
         ]
     )

@@ -1,18 +1,18 @@
-/** The seven emotions and what is reckoned from one face's scores, as mien/core/emotions.py. */
+/** The seven emotions, valence and other values of one face's scores. Port of mien/core/emotions.py. */
 
-/** Alphabetical, the order of the scores everywhere. */
+/** The default seven in alphabetical order, which is the order of scores everywhere. */
 export const EMOTIONS = Object.freeze([
   "angry", "disgust", "fear", "happy", "neutral", "sad", "surprise",
 ]);
 
-/** The emotions that `valence` sets against happy. */
+/** The emotions that `valence` weighs against happy. */
 export const UNPLEASANT = Object.freeze(["angry", "disgust", "fear", "sad"]);
 
 /**
- * How pleasant an expression is, -1 to 1: happy less the greatest of angry, disgust, fear and sad.
+ * Pleasantness of an expression, -1 to 1: happy minus the largest of angry, disgust, fear and sad.
  *
  * @param {Record<string, number>} scores
- * @returns {number | null} null where a model lacks one of these classes.
+ * @returns {number | null} null if one of these classes is missing.
  */
 export function valence(scores) {
   if (!["happy", ...UNPLEASANT].every((emotion) => Object.hasOwn(scores, emotion))) return null;
@@ -20,7 +20,7 @@ export function valence(scores) {
 }
 
 /**
- * The likeliest emotion, its score, and all scores; the first one where two are as likely.
+ * The most likely emotion, its score, and all scores; the first one in a tie.
  *
  * @param {Record<string, number>} scores
  */
@@ -33,8 +33,7 @@ export function likeliest(scores) {
 }
 
 /**
- * The model's emotions in its order, as the first face has them; the usual seven where there is no
- * face.
+ * The model's emotions in order, taken from the first face; the default seven if there is no face.
  *
  * @param {Iterable<{faces: {scores: Record<string, number>}[]}>} results
  * @returns {string[]}
@@ -47,10 +46,11 @@ export function labelsOf(results) {
 }
 
 /**
- * The scores of one face by name: what it was read as ("raw"), or over time, or by a baseline.
+ * One of a face's readings.
  *
  * @param {object} face
- * @param {"raw" | "smoothed" | "corrected"} kind
+ * @param {"raw" | "smoothed" | "corrected"} kind of the frame alone, smoothed over time, or
+ *   corrected by a baseline.
  * @returns {{emotion: string, confidence: number, scores: Record<string, number>} | null}
  */
 export function reading(face, kind) {

@@ -1,7 +1,7 @@
 /**
- * What follows from the results of many frames: people's numbers, smoothed scores, baselines,
- * episodes, tables, saved sessions. Pure functions and plain objects, without a page: they run in
- * Node as well, and give the figures that `mien predict VIDEO` gives (mien.video, mien.core.results).
+ * Analysis of frame results over time: tracking, smoothing, baselines, episodes, tables and saved
+ * sessions. Pure functions and plain objects that need no DOM and also run in Node; their figures are
+ * those of `mien predict VIDEO` (mien.video, mien.core.results).
  *
  * @module mien-web/analysis
  */

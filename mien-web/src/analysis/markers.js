@@ -1,61 +1,61 @@
-/** Events of a video, and what each person's face said in them; a port of mien/video/summary.py. */
+/** Events of a video, and how each person's face reads in them. Port of mien/video/summary.py. */
 
 import { labelsOf, reading, valence } from "./emotions.js";
 import { csvLine, parseCsv, round6, scoreColumns } from "./tables.js";
 import { MEMORY_S } from "./tracker.js";
 
-const FIRST_STEP_S = 0.04; // how long a video's only frame is taken to last
+const FIRST_STEP_S = 0.04; // duration of a video's only frame
 const CLOCK = /^(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:\.\d+)?)$/;
 const SECONDS = /^(\d+(?:\.\d*)?|\.\d+) ?s?$/;
 
 /**
- * A row for each marker and person, or for a marker in which nobody is seen.
+ * Build a table with one row per marker and person; a marker without a face has one row, too.
  *
- * A frame lasts until the next one, but no longer than the gap; scores are means over time, shares
- * are of time. Numbers have six decimals, as in the tables of `mien predict --events`.
+ * A frame lasts until the next one, but at most `gap`. Scores are time-weighted means, shares are
+ * shares of time. Numbers have six decimals, as in the tables of `mien predict --events`.
  *
- * @param {object[]} results of frames, in order.
- * @param {{start: number, end: number | null, label: string}[]} markers seconds from the start; null
- *   for an event that has not ended.
+ * @param {object[]} results frame results in order.
+ * @param {{start: number, end: number | null, label: string}[]} markers times in seconds; `end` is
+ *   null while the event continues.
  * @param {object} [options]
- * @param {string[]} [options.labels] the model's emotions; those of the faces unless given.
+ * @param {string[]} [options.labels] the model's emotions; by default those of the faces.
  * @param {number} [options.gap] in seconds.
- * @param {boolean} [options.byPerson] a row for each person, or one for all together.
- * @param {boolean} [options.corrected] with those of a baseline, as `corrected_…`; where any face
- *   has them unless given.
+ * @param {boolean} [options.byPerson] one row per person, or one for all people together.
+ * @param {boolean} [options.corrected] add the columns `corrected_…`; by default if any face has
+ *   corrected scores.
  * @returns {Record<string, string | number | null>[]} with the keys `label`, `start_s`, `end_s`,
- *   `track_id`, `seconds`, `frames`, `valence`, each emotion's, and `share_…` of each.
+ *   `track_id`, `seconds`, `frames`, `valence`, one per emotion, and `share_…` of each.
  */
 export function markerTable(results, markers, options = {}) {
   const { labels = labelsOf(results), gap = MEMORY_S, byPerson = true } = options;
   const corrected = options.corrected ?? hasCorrected(results);
   const spans = markers.map(({ start, end }) => ({ start, end: end ?? Infinity }));
   const totals = timeTotals(results, spans, { gap, byPerson });
-  return markers.flatMap(({ label, start, end }, number) => {
-    const people = [...totals[number]].sort(([one], [other]) => (one ?? 0) - (other ?? 0));
+  return markers.flatMap(({ label, start, end }, index) => {
+    const people = [...totals[index]].sort(([a], [b]) => (a ?? 0) - (b ?? 0));
     const rows = people.length > 0 ? people : [[null, new Totals()]];
-    return rows.map(([track, found]) => ({
+    return rows.map(([track, total]) => ({
       label,
       start_s: start,
       end_s: Number.isFinite(end) ? end : null,
       track_id: track,
-      seconds: round6(found.raw.seconds),
-      frames: found.frames,
-      ...cells(found.raw, labels),
-      ...(corrected ? cells(found.corrected, labels, "corrected_") : {}),
+      seconds: round6(total.raw.seconds),
+      frames: total.frames,
+      ...cells(total.raw, labels),
+      ...(corrected ? cells(total.corrected, labels, "corrected_") : {}),
     }));
   });
 }
 
-/** Whether any face of the results is corrected by a baseline. */
+/** Whether any face has scores corrected by a baseline. */
 export function hasCorrected(results) {
   return results.some((result) => result.faces.some((face) => face.corrected != null));
 }
 
-// Without a prototype: a class of a model of its own may be called "constructor".
+// No prototype, because a custom model may have a class named "constructor".
 const noTotals = () => ({ seconds: 0, sums: Object.create(null), shares: Object.create(null) });
 
-/** Sums over time for one event and person. */
+/** Sums over time of one event and person. */
 class Totals {
   raw = noTotals();
   corrected = noTotals();
@@ -63,7 +63,7 @@ class Totals {
 }
 
 /**
- * For each span, what was read in it by person's number (null: all together).
+ * Sum readings over time for each span, by track id (null: all people together).
  *
  * @returns {Map<number | null, Totals>[]}
  */
@@ -71,35 +71,35 @@ export function timeTotals(results, spans, { gap = MEMORY_S, byPerson = true } =
   const totals = spans.map(() => new Map());
   const frames = results.filter((result) => result.error == null && result.time_s != null);
   let step = FIRST_STEP_S;
-  frames.forEach((result, index) => {
-    const next = frames[index + 1];
+  frames.forEach((result, at) => {
+    const next = frames[at + 1];
     if (next !== undefined) step = Math.min(next.time_s - result.time_s, gap);
-    spans.forEach(({ start, end }, number) => {
+    spans.forEach(({ start, end }, index) => {
       const seconds = Math.min(result.time_s + step, end) - Math.max(result.time_s, start);
-      if (seconds > 0) countFrame(totals[number], result, seconds, byPerson);
+      if (seconds > 0) addFrame(totals[index], result, seconds, byPerson);
     });
   });
   return totals;
 }
 
-function countFrame(totals, result, seconds, byPerson) {
-  const seen = new Set();
+function addFrame(totals, result, seconds, byPerson) {
+  const keys = new Set();
   for (const face of result.faces) {
     const key = byPerson ? (face.track_id ?? null) : null;
     if (!totals.has(key)) totals.set(key, new Totals());
-    seen.add(key);
+    keys.add(key);
     for (const kind of ["raw", "corrected"]) {
-      const found = reading(face, kind);
-      if (found === null) continue;
+      const { scores, emotion } = reading(face, kind) ?? {};
+      if (scores === undefined) continue;
       const total = totals.get(key)[kind];
       total.seconds += seconds;
-      for (const [name, score] of Object.entries(found.scores)) {
+      for (const [name, score] of Object.entries(scores)) {
         total.sums[name] = (total.sums[name] ?? 0) + seconds * score;
       }
-      total.shares[found.emotion] = (total.shares[found.emotion] ?? 0) + seconds;
+      total.shares[emotion] = (total.shares[emotion] ?? 0) + seconds;
     }
   }
-  for (const key of seen) totals.get(key).frames += 1;
+  for (const key of keys) totals.get(key).frames += 1;
 }
 
 /**
@@ -131,9 +131,10 @@ export function cells(totals, labels, prefix = "") {
 
 // ---------------------------------------------------------------- files of markers
 /**
- * The seconds that `90`, `1.5`, `1.5s`, `1:30` or `1:02:03.5` mean.
+ * Parse a time such as `90`, `1.5s`, `1:30` or `1:02:03.5` into seconds.
  *
  * @param {string} text
+ * @throws {Error} if it is none of these.
  */
 export function parseTime(text) {
   const clock = CLOCK.exec(text.trim());
@@ -146,33 +147,32 @@ export function parseTime(text) {
 }
 
 /**
- * A moment as a player shows it: `0:04.2`, `12:00.0`, `1:02:03.0`.
+ * Format a time as players show it: `0:04.2`, `12:00.0`, `1:02:03.0`.
  *
  * @param {number} seconds
- * @param {number} [digits]
+ * @param {number} [digits] decimals of the seconds.
  */
 export function formatTime(seconds, digits = 1) {
   const ticks = Math.round(seconds * 10 ** digits);
   const whole = Math.floor(ticks / 10 ** digits);
   const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
-  const two = (value) => String(value).padStart(2, "0");
-  const clock = hours > 0
-    ? `${hours}:${two(minutes)}:${two(whole % 60)}`
-    : `${minutes}:${two(whole % 60)}`;
+  const pad = (value) => String(value).padStart(2, "0");
+  const clock = hours > 0 ? `${hours}:${pad(minutes)}:${pad(whole % 60)}` : `${minutes}:${pad(whole % 60)}`;
   return digits > 0 ? `${clock}.${String(ticks % 10 ** digits).padStart(digits, "0")}` : clock;
 }
 
 /**
- * The events of a CSV file with the columns `start`, `end` and `label`, in any order, separated by
- * commas, semicolons or tabs.
+ * Read the events of a CSV file with the columns `start`, `end` and `label`, in any order, separated
+ * by commas, semicolons or tabs.
  *
  * @param {string} text
  * @returns {{start: number, end: number, label: string}[]}
+ * @throws {Error} with a one-line message if the file is not such a table.
  */
 export function readMarkers(text) {
   const head = text.split(/\r?\n/, 1)[0];
-  const count = (mark) => head.split(mark).length;
-  const delimiter = [",", ";", "\t"].reduce((best, mark) => (count(mark) > count(best) ? mark : best));
+  const count = (separator) => head.split(separator).length;
+  const delimiter = [",", ";", "\t"].reduce((best, separator) => (count(separator) > count(best) ? separator : best));
   const [names, ...rows] = parseCsv(text.replace(/^\uFEFF/, ""), delimiter);
   const columns = (names ?? []).map((name) => name.trim().toLowerCase());
   const missing = ["start", "end", "label"].find((name) => !columns.includes(name));
@@ -191,17 +191,17 @@ export function readMarkers(text) {
     if (!(end > start)) throw new Error(`${place}: expected an end after the start, got ${end}`);
     return { start, end, label: cell("label").trim() };
   });
-  if (markers.length === 0) throw new Error("the table of markers is empty: expected a line for each");
+  if (markers.length === 0) throw new Error("the table of markers is empty: expected one line per event");
   return markers;
 }
 
 /**
- * Markers as a CSV file that `readMarkers` and `mien predict --markers` read.
+ * Write markers as a CSV file for `readMarkers` and `mien predict --markers`.
  *
  * @param {{start: number, end: number | null, label: string}[]} markers
- * @param {number} end of the recording, in seconds: of events that have not ended.
+ * @param {number} end of the recording in seconds, used for events that have not ended.
  */
 export function writeMarkers(markers, end) {
-  const rows = markers.map((one) => [one.start, one.end ?? end, one.label]);
+  const rows = markers.map((marker) => [marker.start, marker.end ?? end, marker.label]);
   return [["start", "end", "label"], ...rows].map((row) => csvLine(row)).join("");
 }

@@ -1,20 +1,20 @@
-/** Smoothed scores, and the tracker that gives frames both: mien/video/tracker.py, analysis.py. */
+/** Temporal smoothing of scores, and tracking with smoothing. Port of mien/video/tracker.py and analysis.py. */
 
 import { likeliest } from "./emotions.js";
 import { CutFinder, Tracker, memoryFor } from "./tracker.js";
 
-/** Seconds in which a change of expression has come through by 63 %. */
+/** Default time constant in seconds: a change of expression has come through by 63 % after it. */
 export const SMOOTHING_S = 0.5;
 
 /**
- * Exponential smoothing of each person's scores, by the time that has passed: what was seen t
- * seconds ago counts exp(-t / constant), whatever the frame rate.
+ * Exponential smoothing of each person's scores by elapsed time: scores from t seconds ago have the
+ * weight exp(-t / constant), independent of the frame rate.
  */
 export class Smoother {
   #constant;
   #people = new Map();
 
-  /** @param {number} [constant] the time constant in seconds, 0 for none. */
+  /** @param {number} [constant] time constant in seconds, 0 for no smoothing. */
   constructor(constant = SMOOTHING_S) {
     if (!(Number.isFinite(constant) && constant >= 0)) {
       throw new Error(`expected smoothing over 0 seconds or more, got ${constant}`);
@@ -23,10 +23,10 @@ export class Smoother {
   }
 
   /**
-   * Take a person's scores at a moment and return the smoothed ones.
+   * Add a person's scores and return the smoothed reading.
    *
-   * @param {number} time
-   * @param {number} track
+   * @param {number} time in seconds.
+   * @param {number} track track id.
    * @param {Record<string, number>} scores
    */
   update(time, track, scores) {
@@ -42,22 +42,21 @@ export class Smoother {
     return likeliest(mean);
   }
 
-  /** Forget people last seen before this moment. */
+  /** Drop people last seen before a time in seconds. */
   forgetBefore(time) {
-    for (const [track, known] of this.#people) {
-      if (known.time < time) this.#people.delete(track);
+    for (const [track, last] of this.#people) {
+      if (last.time < time) this.#people.delete(track);
     }
   }
 }
 
 /**
- * Gives the faces of frames, in order, their person's number and smoothed scores, as
+ * Create a tracker that adds track ids and smoothed scores to the faces of consecutive frames, as
  * `mien predict VIDEO` does by default.
  *
  * @param {object} [options]
- * @param {number | null} [options.every] seconds between two frames that are looked at, where some
- *   are left out.
- * @param {number} [options.smooth] the time constant of smoothing in seconds, 0 for none.
+ * @param {number | null} [options.every] seconds between analysed frames, if frames are skipped.
+ * @param {number} [options.smooth] time constant of the smoothing in seconds, 0 for no smoothing.
  */
 export function createTracker({ every = null, smooth = SMOOTHING_S } = {}) {
   const memory = memoryFor(every);
@@ -68,32 +67,33 @@ export function createTracker({ every = null, smooth = SMOOTHING_S } = {}) {
 
   return {
     /**
-     * The result with `track_id` and `smoothed` in its faces; one of no frame is returned as it is.
+     * Return the result with `track_id` and `smoothed` in its faces; a result with an error is
+     * returned unchanged.
      *
-     * @param {object} result with `time_s`, later than the last one's.
-     * @param {ImageData} [pixels] the frame, for cuts to be found: nobody keeps a number over one.
+     * @param {object} result with a `time_s` later than the previous one.
+     * @param {ImageData} [pixels] of the frame, for cut detection: track ids end at a cut.
      */
     update(result, pixels) {
       if (result.error != null) return result;
       if (!Number.isFinite(result.time_s)) {
-        throw new Error("expected a frame's result with time_s, got one without");
+        throw new Error("expected a frame result with time_s, got one without");
       }
       if (pixels !== undefined && cuts.isCut(result.time_s, pixels)) tracker.forget();
       if (size !== null && (result.width !== size[0] || result.height !== size[1])) {
         tracker.rescale(result.width / size[0], result.height / size[1]);
       }
       size = [result.width, result.height];
-      const numbers = tracker.update(result.time_s, result.faces.map((face) => face.box));
+      const ids = tracker.update(result.time_s, result.faces.map((face) => face.box));
       const faces = result.faces.map((face, index) => ({
         ...face,
-        track_id: numbers[index],
-        smoothed: smoother.update(result.time_s, numbers[index], face.scores),
+        track_id: ids[index],
+        smoothed: smoother.update(result.time_s, ids[index], face.scores),
       }));
       smoother.forgetBefore(result.time_s - memory);
       return { ...result, faces };
     },
 
-    /** Give everybody a new number from here on, as at a cut. */
+    /** Start new tracks with the next frame, as after a cut. */
     forget() {
       tracker.forget();
     },

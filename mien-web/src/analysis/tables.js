@@ -1,4 +1,4 @@
-/** Tables and CSV with mien's columns and formatting: mien/core/results.py, core/formats.py. */
+/** Tables and CSV with mien's columns and number format. Port of mien/core/results.py and formats.py. */
 
 import { EMOTIONS, labelsOf, valence } from "./emotions.js";
 
@@ -11,17 +11,17 @@ const LAST_COLUMNS = ["error", "flags", "valence"];
 const RESERVED = [
   ...FACE_COLUMNS, "truth", "right", ...LAST_COLUMNS, "arousal", "labels", "model", "schema",
 ];
-const WHOLE_NUMBERS = new Set([
+const INTEGER_COLUMNS = new Set([
   "frame", "face_id", "track_id", "x", "y", "w", "h", "frames", "people",
 ]);
 
 /**
- * A number with six decimals, halves to the even side, as Python rounds.
+ * Round to six decimals, half to even, as Python does.
  *
  * @param {number} value
  */
 export function round6(value) {
-  const half = value * 128; // six decimals end in an exact half at odd multiples of 1/128 alone
+  const half = value * 128; // only odd multiples of 1/128 lie exactly between two values of six decimals
   if (Number.isInteger(half) && half % 2 !== 0) {
     const below = Math.floor(half * 7812.5);
     return (below % 2 === 0 ? below : below + 1) / 1e6;
@@ -29,41 +29,41 @@ export function round6(value) {
   return Number(value.toFixed(6));
 }
 
-const folded = (name) => name.normalize("NFKC").trim().toLowerCase();
+const normalized = (name) => name.normalize("NFKC").trim().toLowerCase();
 
 /**
- * The column of each label's score: its own name, or `score_` and the name where that is taken.
+ * The column of each label's score: its name, prefixed with `score_` if that is taken.
  *
  * @param {readonly string[]} labels
  * @returns {Record<string, string>}
  */
 export function scoreColumns(labels) {
-  const taken = new Set(RESERVED.map(folded));
+  const taken = new Set(RESERVED.map(normalized));
   return Object.fromEntries(labels.map((label) => {
     let name = label;
-    const isTaken = (one) => taken.has(one) || /^(smoothed|corrected)_/.test(one);
-    while (isTaken(folded(name))) name = `score_${name}`;
-    taken.add(folded(name));
+    const isTaken = (column) => taken.has(column) || /^(smoothed|corrected)_/.test(column);
+    while (isTaken(normalized(name))) name = `score_${name}`;
+    taken.add(normalized(name));
     return [label, name];
   }));
 }
 
 /**
- * The columns of a table of results.
+ * The columns of a results table.
  *
  * @param {readonly string[]} [labels] the model's emotions.
- * @param {{smoothed?: boolean, corrected?: boolean}} [columns] with those of a video, of a baseline.
+ * @param {{smoothed?: boolean, corrected?: boolean}} [columns] include the columns of videos, of baselines.
  */
 export function tableColumns(labels = EMOTIONS, { smoothed = false, corrected = false } = {}) {
   const scores = Object.values(scoreColumns(labels));
-  const more = [["smoothed_", smoothed], ["corrected_", corrected]].flatMap(([prefix, isThere]) => (
-    isThere ? ["emotion", "confidence", ...scores].map((name) => prefix + name) : []
+  const more = [["smoothed_", smoothed], ["corrected_", corrected]].flatMap(([prefix, isIncluded]) => (
+    isIncluded ? ["emotion", "confidence", ...scores].map((name) => prefix + name) : []
   ));
   return [...FACE_COLUMNS, ...scores, ...more, ...LAST_COLUMNS];
 }
 
 /**
- * The rows of a result: one a face, one with empty fields where there is none.
+ * The rows of a result: one per face; a result without faces has one with empty fields.
  *
  * @param {object} result
  * @param {readonly string[]} [labels]
@@ -80,7 +80,7 @@ export function resultRows(result, labels = EMOTIONS) {
   if (result.faces.length === 0) return [image];
   const columns = Object.entries(scoreColumns(labels));
   return result.faces.map((face) => {
-    const pleasant = valence(face.scores);
+    const faceValence = valence(face.scores);
     const row = {
       ...image,
       ...face.box,
@@ -89,14 +89,14 @@ export function resultRows(result, labels = EMOTIONS) {
       face_confidence: round6(face.face_confidence),
       uncertain: face.uncertain,
       flags: face.quality.flags.join(";"),
-      valence: pleasant === null ? null : round6(pleasant),
+      valence: faceValence === null ? null : round6(faceValence),
     };
-    for (const [prefix, found] of [["", face], ["smoothed_", face.smoothed], ["corrected_", face.corrected]]) {
-      if (found == null) continue;
-      row[`${prefix}emotion`] = found.emotion;
-      row[`${prefix}confidence`] = round6(found.confidence);
+    for (const [prefix, reading] of [["", face], ["smoothed_", face.smoothed], ["corrected_", face.corrected]]) {
+      if (reading == null) continue;
+      row[`${prefix}emotion`] = reading.emotion;
+      row[`${prefix}confidence`] = round6(reading.confidence);
       for (const [label, name] of columns) {
-        row[prefix + name] = label in found.scores ? round6(found.scores[label]) : null;
+        row[prefix + name] = Object.hasOwn(reading.scores, label) ? round6(reading.scores[label]) : null;
       }
     }
     return row;
@@ -104,15 +104,15 @@ export function resultRows(result, labels = EMOTIONS) {
 }
 
 /**
- * Results as the CSV that mien writes: a row a face, one where there is none.
+ * Format results as mien's CSV; see `resultRows`.
  *
  * @param {object[]} results
  * @param {object} [options]
- * @param {string[]} [options.labels] the model's emotions; those of the faces unless given.
- * @param {boolean} [options.smoothed] with the columns of a video; where results are of frames
- *   unless given.
- * @param {boolean} [options.corrected] with those of a baseline; where any face has them unless
- *   given.
+ * @param {string[]} [options.labels] the model's emotions; by default those of the faces.
+ * @param {boolean} [options.smoothed] include the columns of videos; by default if any result is of
+ *   a frame.
+ * @param {boolean} [options.corrected] include the columns of baselines; by default if any face has
+ *   corrected scores.
  */
 export function toCsv(results, options = {}) {
   const {
@@ -125,7 +125,7 @@ export function toCsv(results, options = {}) {
 }
 
 /**
- * The rows of `markerTable` as the CSV of `mien predict --events`.
+ * Format the rows of `markerTable` as the CSV of `mien predict --events`.
  *
  * @param {Record<string, string | number | null>[]} rows
  * @param {string} source the video's name.
@@ -152,7 +152,7 @@ function csvText(rows, columns) {
   return csvLine(columns) + lines.join("");
 }
 
-/** A line of CSV; cells are quoted where they have to be. */
+/** Format a line of CSV; cells are quoted if necessary. */
 export function csvLine(cells) {
   const quoted = cells.map(String).map((text) => (
     /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text
@@ -162,21 +162,21 @@ export function csvLine(cells) {
 
 function cellText(value, column) {
   if (value === null) return "";
-  if (typeof value !== "number" || WHOLE_NUMBERS.has(column)) return String(value);
+  if (typeof value !== "number" || INTEGER_COLUMNS.has(column)) return String(value);
   return numberText(value);
 }
 
-/** A number as Python writes a float: `1.0`, `0.25`, `1e-06`. */
+/** Format a number as Python's `repr` of a float: `1.0`, `0.25`, `1e-06`. */
 function numberText(value) {
   if (Object.is(value, -0)) return "-0.0";
-  const size = Math.abs(value);
-  if (size !== 0 && (size < 1e-4 || size >= 1e16)) {
+  const magnitude = Math.abs(value);
+  if (magnitude !== 0 && (magnitude < 1e-4 || magnitude >= 1e16)) {
     return value.toExponential().replace(/e([+-])(\d)$/, "e$10$2");
   }
   return Number.isInteger(value) ? `${value}.0` : String(value);
 }
 
-/** The rows of a CSV text, empty lines left out. */
+/** Parse CSV into rows, without empty lines. */
 export function parseCsv(text, delimiter) {
   const rows = [];
   let row = [];
@@ -189,19 +189,19 @@ export function parseCsv(text, delimiter) {
     cell = "";
   };
   for (let at = 0; at < text.length; at += 1) {
-    const mark = text[at];
+    const char = text[at];
     if (isQuoted) {
-      if (mark !== '"') cell += mark;
+      if (char !== '"') cell += char;
       else if (text[at + 1] === '"') {
         cell += '"';
         at += 1;
       } else isQuoted = false;
-    } else if (mark === '"' && cell === "") isQuoted = true;
-    else if (mark === delimiter) {
+    } else if (char === '"' && cell === "") isQuoted = true;
+    else if (char === delimiter) {
       row.push(cell);
       cell = "";
-    } else if (mark === "\n") endRow();
-    else if (mark !== "\r") cell += mark;
+    } else if (char === "\n") endRow();
+    else if (char !== "\r") cell += char;
   }
   endRow();
   return rows;

@@ -1,119 +1,117 @@
 /**
- * Tracks faces over frames, so that each person keeps a number; a port of mien/video/tracker.py.
+ * Face tracking: each person keeps a track id over frames. Port of mien/video/tracker.py.
  *
- * A face is expected where its last place and speed lead; faces and expectations are paired by
- * distance and size. All is reckoned in seconds, not frames.
+ * Positions are extrapolated from position and speed; faces are assigned to tracks by distance and
+ * size. All thresholds are in seconds, not frames.
  */
 
-/** A face that was away for longer than this, in seconds, gets a new number. */
+/** A face that was absent for longer than this, in seconds, gets a new track id. */
 export const MEMORY_S = 1.0;
 
-/** A face of the last frame keeps its number over a gap of up to so many seconds between frames. */
+/** A face of the last frame keeps its track id over a gap of up to this long between frames, in seconds. */
 export const STALL_S = 5.0;
 
 const MEMORY_STEPS = 2.0;
-// How far a face may be from where it is expected, in its own sizes: at once, and more a second.
+// Largest distance from the predicted position, in face sizes: at first, and growth per second.
 const REACH = 0.5;
-const REACH_A_SECOND = 1.5;
+const REACH_PER_SECOND = 1.5;
 const MAX_REACH = 1.25;
-const MAX_GROWTH = Math.log(2); // nor may it double or halve
+const MAX_GROWTH = Math.log(2); // largest change of size: double or half
 const SPEED_TIME_S = 0.2; // time constant of the smoothed speed
-const MAX_AHEAD_S = 0.3; // for how long a track is extrapolated
+const MAX_AHEAD_S = 0.3; // longest extrapolation
 
 /**
- * `MEMORY_S`, or more where frames are looked at so rarely that it is not enough.
+ * Seconds after which an absent face gets a new track id: `MEMORY_S`, or more if few frames are analysed.
  *
- * @param {number | null} [every] seconds between two frames that are looked at.
+ * @param {number | null} [every] seconds between analysed frames.
  */
 export function memoryFor(every) {
   return Math.max(MEMORY_S, MEMORY_STEPS * (every ?? 0));
 }
 
-/** One face's last place, size (pixels) and speed (pixels a second). */
+/** Last position, size (pixels) and speed (pixels per second) of a face. */
 class Track {
-  constructor(number, time, { x, y, size }) {
-    Object.assign(this, { number, time, x, y, size, speedX: 0, speedY: 0 });
+  constructor(id, time, { x, y, size }) {
+    Object.assign(this, { id, time, x, y, size, speedX: 0, speedY: 0 });
   }
 
-  /** How badly a face fits this track, Infinity where it cannot be the same. */
+  /** Cost of assigning a face to this track; Infinity if it cannot be the same face. */
   cost(time, { x, y, size }) {
-    const passed = time - this.time;
-    const ahead = Math.min(passed, MAX_AHEAD_S);
-    const away = Math.hypot(x - this.x - this.speedX * ahead, y - this.y - this.speedY * ahead);
-    const distance = away / Math.sqrt(size * this.size);
+    const elapsed = time - this.time;
+    const ahead = Math.min(elapsed, MAX_AHEAD_S);
+    const pixels = Math.hypot(x - this.x - this.speedX * ahead, y - this.y - this.speedY * ahead);
+    const distance = pixels / Math.sqrt(size * this.size);
     const growth = Math.abs(Math.log(size / this.size));
-    const reach = Math.min(MAX_REACH, REACH + REACH_A_SECOND * passed);
+    const reach = Math.min(MAX_REACH, REACH + REACH_PER_SECOND * elapsed);
     return growth > MAX_GROWTH || distance > reach ? Infinity : distance + growth;
   }
 
   move(time, { x, y, size }) {
-    const passed = time - this.time;
-    if (passed > 0) {
-      const share = 1 - Math.exp(-passed / SPEED_TIME_S);
-      this.speedX += share * ((x - this.x) / passed - this.speedX);
-      this.speedY += share * ((y - this.y) / passed - this.speedY);
+    const elapsed = time - this.time;
+    if (elapsed > 0) {
+      const weight = 1 - Math.exp(-elapsed / SPEED_TIME_S);
+      this.speedX += weight * ((x - this.x) / elapsed - this.speedX);
+      this.speedY += weight * ((y - this.y) / elapsed - this.speedY);
     }
     Object.assign(this, { time, x, y, size });
   }
 }
 
-/** Gives each face of a frame its person's number; frames come in order. */
+/** Assigns track ids to the faces of consecutive frames. */
 export class Tracker {
   #memory;
   #tracks = [];
   #next = 0;
   #last = -Infinity;
 
-  /** @param {number} [memory] as `MEMORY_S`. */
+  /** @param {number} [memory] seconds after which an absent face gets a new track id. */
   constructor(memory = MEMORY_S) {
     this.#memory = memory;
   }
 
   /**
-   * The number of each box's face; a new face gets a new one.
+   * Assign track ids to the faces of the next frame; new faces get new ids.
    *
-   * @param {number} time the frame's moment in seconds, later than the last one's.
-   * @param {{x: number, y: number, w: number, h: number}[]} boxes in pixels of the upright picture.
-   * @returns {number[]}
+   * @param {number} time of the frame in seconds, later than the previous one.
+   * @param {{x: number, y: number, w: number, h: number}[]} boxes in pixels of the upright image.
+   * @returns {number[]} the track id of each box.
    */
   update(time, boxes) {
     this.#tracks = this.#tracks.filter((track) => this.#isCurrent(track, time));
     this.#last = time;
-    const places = boxes.map(({ x, y, w, h }) => (
-      { x: x + w / 2, y: y + h / 2, size: Math.sqrt(w * h) }
-    ));
-    const costs = this.#tracks.map((track) => places.map((place) => track.cost(time, place)));
-    const found = new Map(assign(costs).map(([row, column]) => [column, this.#tracks[row]]));
-    return places.map((place, column) => {
-      let track = found.get(column);
+    const faces = boxes.map(({ x, y, w, h }) => ({ x: x + w / 2, y: y + h / 2, size: Math.sqrt(w * h) }));
+    const costs = this.#tracks.map((track) => faces.map((face) => track.cost(time, face)));
+    const assigned = new Map(assign(costs).map(([row, column]) => [column, this.#tracks[row]]));
+    return faces.map((face, column) => {
+      let track = assigned.get(column);
       if (track === undefined) {
-        track = new Track(this.#next, time, place);
+        track = new Track(this.#next, time, face);
         this.#tracks.push(track);
         this.#next += 1;
       }
-      track.move(time, place);
-      return track.number;
+      track.move(time, face);
+      return track.id;
     });
   }
 
   #isCurrent(track, time) {
-    // Nobody has left while no frame was read: a slow machine or connection is not an absence.
-    const patience = track.time === this.#last ? STALL_S : 0;
-    return time - track.time <= Math.max(this.#memory, patience);
+    // A gap without frames (a slow machine or connection) is not an absence.
+    const stall = track.time === this.#last ? STALL_S : 0;
+    return time - track.time <= Math.max(this.#memory, stall);
   }
 
-  /** Go on in pictures that are so many times as wide and as high. */
-  rescale(across, down) {
+  /** Scale all tracks to frames of another size, by the ratios of width and height. */
+  rescale(scaleX, scaleY) {
     for (const track of this.#tracks) {
-      track.x *= across;
-      track.speedX *= across;
-      track.y *= down;
-      track.speedY *= down;
-      track.size *= Math.sqrt(across * down);
+      track.x *= scaleX;
+      track.speedX *= scaleX;
+      track.y *= scaleY;
+      track.speedY *= scaleY;
+      track.size *= Math.sqrt(scaleX * scaleY);
     }
   }
 
-  /** Forget all tracks, as at a cut. */
+  /** Drop all tracks, as at a cut. */
   forget() {
     this.#tracks = [];
   }
@@ -121,32 +119,33 @@ export class Tracker {
 
 // ---------------------------------------------------------------- assignment
 /**
- * Pair rows with columns: as many allowed pairs as can be, and of those the cheapest together.
+ * Assign rows to columns: as many allowed pairs as possible, at the lowest total cost.
  *
- * @param {number[][]} costs a row each; 0 or more, Infinity where a pair is not allowed.
- * @returns {[number, number][]} [row, column] of each pair, by rows.
+ * @param {number[][]} costs 0 or more, Infinity for pairs that are not allowed.
+ * @returns {[number, number][]} [row, column] of each pair, by row.
  */
 export function assign(costs) {
   if (costs.length === 0 || costs[0].length === 0) return [];
   const columns = costs[0].length;
-  // Staying alone is dearer than all allowed pairs together, a pair that is not allowed dearer
-  // still: so a pair is never given up to save a little.
-  const alone = 1 + costs.flat().filter(Number.isFinite).reduce((sum, cost) => sum + cost, 0);
+  // Leaving a row unassigned costs more than all allowed pairs together, and a forbidden pair costs
+  // even more, so the number of pairs is maximized first.
+  const unassigned = 1 + costs.flat().filter(Number.isFinite).reduce((sum, cost) => sum + cost, 0);
   const square = costs.map((row) => [
-    ...row.map((cost) => (Number.isFinite(cost) ? cost : 2 * alone)),
-    ...costs.map(() => alone),
+    ...row.map((cost) => (Number.isFinite(cost) ? cost : 2 * unassigned)),
+    ...costs.map(() => unassigned),
   ]);
-  return cheapest(square)
+  return hungarian(square)
     .map((column, row) => /** @type {[number, number]} */ ([row, column]))
     .filter(([row, column]) => column < columns && Number.isFinite(costs[row][column]));
 }
 
 /**
- * Each row's column, in a table with at least as many columns as rows: the Hungarian method with
- * shortest augmenting paths (Jonker and Volgenant, 1987). Row and column 0 of its own tables stand
- * for "none".
+ * The Hungarian algorithm with shortest augmenting paths (Jonker and Volgenant, 1987), for tables
+ * with at least as many columns as rows. Internally, row and column 0 stand for "none".
+ *
+ * @returns {number[]} the column of each row.
  */
-function cheapest(costs) {
+function hungarian(costs) {
   const rows = costs.length;
   const columns = costs[0].length;
   const rowPrice = new Float64Array(rows + 1);
@@ -172,17 +171,17 @@ function cheapest(costs) {
         if (nearest < 0 || reach[next] < reach[nearest]) nearest = next;
       }
       const step = reach[nearest];
-      for (let each = 0; each <= columns; each += 1) {
-        if (done[each]) {
-          rowPrice[owner[each]] += step;
-          columnPrice[each] -= step;
+      for (let index = 0; index <= columns; index += 1) {
+        if (done[index]) {
+          rowPrice[owner[index]] += step;
+          columnPrice[index] -= step;
         } else {
-          reach[each] -= step;
+          reach[index] -= step;
         }
       }
       column = nearest;
     }
-    while (column !== 0) { // hand the columns along the path on, from its end to its start
+    while (column !== 0) { // shift the assignments along the path, from its end to its start
       owner[column] = owner[cameFrom[column]];
       column = cameFrom[column];
     }
@@ -196,36 +195,35 @@ function cheapest(costs) {
 
 // ---------------------------------------------------------------- cuts
 const CUT_GRID = 16;
-// Grey levels, on average; frames that lie further apart differ as much without a cut.
-const CUT_LEVELS = 32;
-const CUT_WITHIN_S = 0.25;
+const CUT_LEVELS = 32; // mean absolute difference of grey levels
+const CUT_WITHIN_S = 0.25; // frames further apart differ that much without a cut
 
-/** Detects cuts, by how much of the picture changes at once. */
+/** Cut detection by the change between consecutive frames. */
 export class CutFinder {
   #last = null;
   #time = 0;
 
   /**
-   * Whether there is a cut between the last frame and this one; never after more than a quarter of
-   * a second, in which any scene changes much.
+   * Return true if there is a cut between the previous frame and this one; always false if they are
+   * more than a quarter of a second apart.
    *
    * @param {number} time in seconds.
    * @param {{data: ArrayLike<number>, width: number, height: number}} pixels RGBA, as ImageData.
    */
   isCut(time, pixels) {
-    const small = shrunk(pixels);
+    const small = downsample(pixels);
     const last = this.#last;
-    const passed = time - this.#time;
+    const elapsed = time - this.#time;
     this.#last = small;
     this.#time = time;
-    if (last === null || passed > CUT_WITHIN_S) return false;
-    const change = small.reduce((sum, level, at) => sum + Math.abs(level - last[at]), 0);
+    if (last === null || elapsed > CUT_WITHIN_S) return false;
+    const change = small.reduce((sum, level, index) => sum + Math.abs(level - last[index]), 0);
     return change / small.length > CUT_LEVELS;
   }
 }
 
-/** A sample of the picture's pixels, averaged to CUT_GRID × CUT_GRID × 3 levels. */
-function shrunk({ data, width, height }) {
+/** Average a sample of the pixels to CUT_GRID × CUT_GRID × 3 levels. */
+function downsample({ data, width, height }) {
   const step = Math.max(1, Math.floor(Math.min(width, height) / (4 * CUT_GRID)));
   const across = spans(Math.ceil(width / step));
   const down = spans(Math.ceil(height / step));
@@ -238,18 +236,18 @@ function shrunk({ data, width, height }) {
         for (const [column, wide] of across[x]) {
           const at = 4 * (row * step * width + column * step);
           total += high * wide;
-          for (let each = 0; each < 3; each += 1) sums[each] += high * wide * data[at + each];
+          for (let channel = 0; channel < 3; channel += 1) sums[channel] += high * wide * data[at + channel];
         }
       }
-      for (let each = 0; each < 3; each += 1) {
-        small[(y * CUT_GRID + x) * 3 + each] = Math.round(sums[each] / total);
+      for (let channel = 0; channel < 3; channel += 1) {
+        small[(y * CUT_GRID + x) * 3 + channel] = Math.round(sums[channel] / total);
       }
     }
   }
   return small;
 }
 
-/** For each cell of the grid, the samples it covers and how much of each: [index, share][]. */
+/** The samples that each cell of the grid covers, and the covered share of each: [index, share][]. */
 function spans(count) {
   return Array.from({ length: CUT_GRID }, (_, cell) => {
     const start = (cell * count) / CUT_GRID;
