@@ -1,14 +1,14 @@
 WINDOWS := $(filter Windows_NT,$(OS))
 
-# Everything runs in .venv, which these targets make from the pinned locks; PYTHON is all they need.
+# Everything runs in .venv, which the targets create from the pinned locks, with the Python of PYTHON.
 PYTHON ?= $(if $(WINDOWS),python,python3)
 VENV ?= .venv
-# Processes that run the tests side by side; 0 runs them in one.
+# Processes that run tests in parallel; 0 runs all tests in one.
 WORKERS ?= 2
-# What `make lock UPGRADE=1` passes on: newest versions instead of the ones that are locked.
+# `make lock UPGRADE=1` takes the newest versions instead of those in the locks.
 UPGRADE ?=
 
-# The lab (lab/README.md): what is packed; how long a sitting on a GPU lasts, of how many epochs, and where.
+# The lab (lab/README.md): data to pack; minutes per session on a GPU, scale of the epochs, and folders.
 DATA ?= archive
 VOTES ?=
 PACK ?= $(if $(wildcard faces.pack.npz),.,build/lab-pack)
@@ -28,50 +28,50 @@ COMPILE := $(RUN) -m uv pip compile --quiet --universal --generate-hashes --pyth
 .DELETE_ON_ERROR:
 .PHONY: help demo dev test docs fuzz lint format lock clean lab-test lab-pack lab-train
 
-help: ## show the targets
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' Makefile
 
-demo: $(VENV)/.core ## install what reading emotions takes, and read those of two pictures
+demo: $(VENV)/.core ## install the core packages, and read two pictures
 	@$(RUN) -m mien predict images/astronaut.jpg images/sample.png --annotate outputs --force
 
-dev: $(VENV)/.dev ## install what training, testing and checking take
+dev: $(VENV)/.dev ## install everything for training, tests and checks
 
-test: $(VENV)/.dev ## run every test (WORKERS=2 side by side)
+test: $(VENV)/.dev ## run all tests (WORKERS=2 processes)
 	$(RUN) -m pytest -n $(WORKERS) --dist loadfile
 
-docs: $(VENV)/.dev ## build the documentation as a site in build/site, strictly
+docs: $(VENV)/.dev ## build the documentation site in build/site; warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict
 
-lint: $(VENV)/.dev ## check style, types and the walls between the rooms
+lint: $(VENV)/.dev ## check style, types and the imports between packages
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
 	$(BIN)/lint-imports
 
-# Targets are the modules of tests/fuzz that are named here; FUZZ=images runs one of them.
+# Modules of tests/fuzz; FUZZ=images runs one of them.
 FUZZ ?= images data_set model recipe journal http_request
 
-fuzz: $(VENV)/.dev ## damage all that is read, ten minutes a kind (FUZZ=images FUZZ_SECONDS=600)
+fuzz: $(VENV)/.dev ## feed damaged input, ten minutes per kind (FUZZ=images FUZZ_SECONDS=600)
 	@for target in $(FUZZ); do PYTHONPATH=tests $(RUN) -m fuzz.$$target || exit 1; done
 
-format: $(VENV)/.dev ## lay the code out and mend what can be mended by machine
+format: $(VENV)/.dev ## format the code and apply automatic fixes
 	$(RUN) -m ruff format .
 	$(RUN) -m ruff check --fix .
 
-lock: $(VENV)/.dev ## pin every dependency anew after pyproject.toml changed (UPGRADE=1: newest ones)
+lock: $(VENV)/.dev ## pin all dependencies after a change of pyproject.toml (UPGRADE=1: newest ones)
 	$(COMPILE) pyproject.toml --extra train --extra app --extra video --extra batch --extra ray \
 		--extra docs --extra notebook --extra excel --extra completion --extra dev --output-file locks/dev.txt
 	$(COMPILE) pyproject.toml --constraint locks/dev.txt --output-file locks/core.txt
 	$(COMPILE) --group build --constraint locks/dev.txt --output-file locks/build.txt
 
-lab-test: $(VENV)/.dev ## run the tests of lab/, what only makers of the released models need
+lab-test: $(VENV)/.dev ## run the tests of lab/, the tools for training the released models
 	$(RUN) -m pytest -n $(WORKERS) --dist loadfile lab/tests
 
-lab-pack: $(VENV)/.dev ## pack for make lab-train on a machine without a network (DATA=archive VOTES=FILE)
+lab-pack: $(VENV)/.dev ## pack data for make lab-train, which needs no network (DATA=archive VOTES=FILE)
 	$(RUN) -m lab.gpu pack --data "$(DATA)" $(if $(VOTES),--votes "$(VOTES)") --output "$(PACK)"
 
-# On the GPU's machine there is no .venv: its own Python holds torch, the pack brings the rest.
-lab-train: ## train the released networks on one large GPU, MINUTES=9 at a time; again, to go on
+# The GPU machine has no .venv: its own Python has torch, and the pack has the rest.
+lab-train: ## train the released networks on one large GPU for MINUTES=9; repeat to continue
 	@PYTHONPATH="src:$(PACK)/site" $(PYTHON) -m lab.gpu run --pack "$(PACK)" --work "$(WORK)" \
 		--output "$(OUT)" --minutes $(MINUTES) --scale $(SCALE)
 

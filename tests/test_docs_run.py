@@ -95,6 +95,7 @@ def workplace(tmp_path: Path) -> Path:
         portrait.save(tmp_path / name)
     (tmp_path / "images").mkdir()
     shutil.copy(sample, tmp_path / "images")
+    portrait.save(tmp_path / "images" / "astronaut.jpg")
     for name in ("clip.mp4", "a.mp4", "b.mp4"):
         write_video(tmp_path / name, even_times(50), draw=lambda _: np.asarray(small))
     write_tiny_dataset(tmp_path / "archive", per_class=10)

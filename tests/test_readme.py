@@ -84,6 +84,7 @@ CHANGED: dict[str, str] = {
     # The real recipes, made small.
     OWN_RUN: OWN_RUN + SMALL_RECIPE + " --set training.fine_tune_blocks=-1",
     "mien predict photo.jpg": "mien predict photo.jpg" + TINY,
+    "mien predict images/astronaut.jpg": "mien predict images/astronaut.jpg" + TINY,
     "mien predict photos --format csv --output emotions.csv": (
         "mien predict photos --format csv --output emotions.csv" + TINY
     ),
@@ -170,7 +171,8 @@ def workplace(tmp_path: Path, tiny_model: Path) -> Path:
     shutil.copytree(ROOT / "locks", tmp_path / "locks")
     shutil.copytree(tiny_model, tmp_path / "tiny")
     noise = np.random.default_rng(0)
-    for name in ("photo.jpg", "photos/a.jpg", "photos/b.jpg", "ImgTest/happy/me.jpg"):
+    photos = ("photo.jpg", "photos/a.jpg", "photos/b.jpg", "images/astronaut.jpg")
+    for name in (*photos, "ImgTest/happy/me.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         pixels = noise.integers(0, 256, (60, 50, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / name)

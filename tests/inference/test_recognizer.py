@@ -409,5 +409,5 @@ def test_thorough_requires_a_detector_given_by_name(
     load(tiny_model, detector="libface")
     load(tiny_model, detector="libface", thorough=True)
     assert [one["thorough"] for one in asked] == [False, True]
-    with pytest.raises(UsageError, match="thorough=True is for a detector given by name"):
+    with pytest.raises(UsageError, match="thorough=True needs a detector given by name"):
         load(tiny_model, detector=BrightSpots(), thorough=True)

@@ -122,8 +122,8 @@ def _table(models: Sequence[Mapping[str, Any]], *, timed: bool) -> str:
     if not timed:
         header, *rows = ([*row[:3], *row[4:]] for row in (header, *rows))
     text = (
-        "accuracy: on images that training did not use (of FER-2013, its PublicTest split); by the "
-        "label,\n          or by what most people say\n"
+        "accuracy: on validation images (FER-2013's PublicTest for the bundled models), against\n"
+        "          FER+'s majority vote (people) or the label\n"
     )
     if any(model["default"] for model in models):
         text += "*: the default model\n"

@@ -68,7 +68,7 @@ _FORMAT_OF_SUFFIX = {
     ".xlsx": "xlsx",
     ".txt": "table",
 }
-# With --format, --output may have any suffix but these, which promise something else.
+# With --format, --output may have any suffix but these, which stand for other formats.
 _OTHER_SUFFIXES = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES, ".xls", ".ods", ".md", ".html", ".pdf")
 _FILE_FORMATS = {"parquet": "Parquet", "xlsx": "Excel"}
 """Formats that are not written to stdout, and their names."""
@@ -77,15 +77,15 @@ _JPEG_LIKE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".mpo", ".webp", ".avif")
 """Suffixes of lossy images, which are annotated as JPEG."""
 
 _GRACE_PERIOD_S = 8.0
-"""Time to write what is done after a signal, in seconds."""
+"""Seconds after a signal in which finished results can still be written."""
 
 _DETAILS = """\
 Without --format, --output's suffix decides; else a terminal gets a table and a pipe gets JSON.
-As json, one image named by its path (or -) gives one object, and anything else (several images, a
-folder, a pattern) a list of them, however many there are; jsonl always gives one object per line.
-An image that cannot be read has its own result, with status "unreadable"; the others still run.
-With --output, jsonl and tables are written in parts, to a folder next to FILE, until all is done:
-however many images there are, and whatever interrupts the run, --resume continues it.
+json is one object for a single image (a path, or -), and otherwise a list (several images, a
+folder, a pattern), even if it has one element; jsonl is one object per line.
+An image that cannot be read gets a result with the status "unreadable"; the others are still read.
+With --output, jsonl and tables are first written in parts, in a folder next to FILE, so --resume
+can continue the run, whatever interrupted it and however many images there are.
 """
 
 
@@ -113,8 +113,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="a file; a folder (the images in it and below, or else the videos); a quoted pattern; "
         "an address (http or https); a camera's number; - for stdin",
     )
-    add("--format", choices=FORMATS, help="format of the results; see below")
-    compat_help = "write each image's faces as the JSON list of this tool"
+    add("--format", choices=FORMATS, help="format of the results; explained below")
+    compat_help = "write each image's faces in the JSON format of this tool"
     add("--compat", choices=tuple(COMPAT_FORMATS), help=compat_help)
     output_help = "write the results to this file instead of stdout"
     add("--output", type=Path, metavar="FILE", help=output_help)
@@ -218,7 +218,7 @@ def _check_video_options(args: argparse.Namespace, videos: Sequence[Input]) -> N
     for option in () if videos else _VIDEO_OPTIONS:
         if getattr(args, option) is not None:
             raise UsageError(
-                f"--{option} is for videos, but none is given: --video reads any file as one"
+                f"--{option} is for videos, but none is given: --video reads any file as a video"
             )
     if args.show and not videos:
         raise UsageError("--show is for videos and cameras: --annotate DIR draws faces in pictures")
@@ -244,15 +244,15 @@ def _choose_format(requested: str | None, output: Path | None, compat: str | Non
 
 
 def _format_of_file(requested: str | None, output: Path) -> str:
-    """Return the requested format, or the one that the suffix of a file stands for.
+    """Return the requested format, or else the one that a file's suffix stands for.
 
     Raises:
-        UsageError: if the suffix stands for none and none is requested, or for another one.
+        UsageError: if neither gives a format, or the two contradict each other.
     """
     suffix = output.suffix.lower()
     implied = _FORMAT_OF_SUFFIX.get(suffix)
     if str(output) == "-":
-        raise UsageError("--output - would be a file named -: leave it out for standard output")
+        raise UsageError("--output - would be a file named -: omit it to write to standard output")
     if requested is not None:
         if implied == requested or suffix not in (*_FORMAT_OF_SUFFIX, *_OTHER_SUFFIXES):
             return requested
@@ -265,7 +265,7 @@ def _format_of_file(requested: str | None, output: Path) -> str:
         return "json"  # a device or a pipe
     hint = ""
     if suffix in IMAGE_SUFFIXES:
-        hint = " (--annotate DIR writes pictures, --timeline FILE that of a video)"
+        hint = " (--annotate DIR writes pictures, --timeline FILE a video's timeline)"
     elif suffix in VIDEO_SUFFIXES:
         hint = " (--annotate FILE writes a video)"
     suffixes = ", ".join(_FORMAT_OF_SUFFIX)
@@ -311,7 +311,7 @@ def _analyze_resumably(args: argparse.Namespace, output_format: str) -> RunSumma
     manifest = recognizer.classifier.manifest
     settings = {
         "model": recognizer.model.sha256,
-        # These change results, too, and are not in the file that is hashed.
+        # These also change results and are not part of the hashed file.
         "temperature": manifest.temperature,
         "thresholds": dict(manifest.thresholds),
         "detector": recognizer.detector.name,
@@ -360,7 +360,7 @@ def _make_engine(
 def _describe_inputs(inputs: Inputs, output: Path) -> dict[str, Any]:
     """Return what identifies the inputs, so that a run is not resumed with other images.
 
-    The same names mean other images in another folder, or on another standard input.
+    Relative names depend on the working folder, and ``-`` on the content of standard input.
     """
     described: dict[str, Any] = {"inputs": inputs.public_arguments()}
     if not all(Path(name).is_absolute() or is_web_address(name) for name in inputs.arguments):

@@ -84,7 +84,7 @@ class Quality:
     Attributes:
         size_px: the shorter side of the face's box in pixels.
         blur: 0 (sharp) to 1 (fully blurred).
-        flags: problems, out of `QUALITY_FLAGS`.
+        flags: problems, from `QUALITY_FLAGS`.
     """
 
     size_px: int
@@ -146,8 +146,8 @@ class Face:
         quality: size, blur and other problems that affect the result.
         track_id: the person's number throughout a video, or None.
         smoothed: the person's scores smoothed over time, or None outside a video.
-        turn: clockwise rotation of the face in degrees, which was undone in its crop: about 90, -90
-            or 180 in a photo that lies on its side or stands on its head.
+        turn: clockwise rotation of the face in degrees, which its crop undoes: about 90, -90 or 180
+            in a photo that is sideways or upside down.
         corrected: the scores corrected by the person's baseline (`mien.video.tracker`), or None.
     """
 
@@ -209,14 +209,14 @@ def _check_unit(what: str, value: object) -> None:
 
 
 def _check_scores(emotion: str, confidence: float, scores: Mapping[str, float]) -> None:
-    """Check that scores are probabilities, and emotion and confidence those of the likeliest."""
+    """Check that scores are probabilities, and that emotion and confidence have the highest."""
     for name, score in scores.items():
         _check_unit(f"score of {name}", score)
     total = math.fsum(scores.values())
     if abs(total - 1.0) > 1e-3:
         raise UsageError(f"expected scores that sum to 1, got {total:.4f}")
     if emotion not in scores:
-        raise UsageError(f"expected an emotion out of {', '.join(scores)}, got {emotion!r}")
+        raise UsageError(f"expected one of {', '.join(scores)} as emotion, got {emotion!r}")
     if confidence != scores[emotion]:
         raise UsageError(f"expected the score of {emotion} as confidence, got {confidence}")
     if confidence < max(scores.values()):
@@ -233,8 +233,8 @@ class ModelInfo:
     """Identity of the model that gave a result.
 
     Attributes:
-        name: as "mien-b0".
-        version: as "1.0.0".
+        name: for example "mien-b0".
+        version: for example "1.0.0".
         sha256: hash of its ONNX file.
         labels: the labels that its scores follow: "people", "fer2013" or "own" (see
             `mien.core.models.READINGS`), or empty if unknown.
@@ -251,7 +251,7 @@ class ModelInfo:
 
 
 class Viewable(ABC):
-    """Pictures, charts, HTML and tables of a result: the base class of `Result` and `Faces`."""
+    """Base class of `Result` and `Faces`: shows a result as a picture, chart, HTML or table."""
 
     @property
     @abstractmethod
@@ -348,7 +348,9 @@ class Result(Viewable):
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
-            raise UsageError(f"expected a status of {', '.join(STATUSES)}, got {self.status!r}")
+            raise UsageError(
+                f"expected one of {', '.join(STATUSES)} as status, got {self.status!r}"
+            )
         if (self.status == "ok") != bool(self.faces):
             raise UsageError(
                 "expected faces if and only if the status is ok, "
@@ -577,13 +579,13 @@ def to_pandas(results: Viewable | Iterable[Viewable]) -> pd.DataFrame:
 
     Raises:
         MissingExtra: if pandas is not installed.
-        UsageError: if there is anything but results.
+        UsageError: if an element is not a result.
     """
     viewables = [results] if isinstance(results, Viewable) else list(results)
     for viewable in viewables:
         if not isinstance(viewable, Viewable):
             raise UsageError(
-                "expected results as analyze, analyze_many or analyze_video give them, "
+                "expected results of analyze, analyze_many or analyze_video, "
                 f"got {type(viewable).__name__}"
             )
     with needs_extra("notebook", "a data frame"):

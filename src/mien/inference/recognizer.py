@@ -49,7 +49,7 @@ class Recognizer:
         Args:
             classifier: classifies the faces.
             detector: detects them.
-            choice: selection of the faces of an image; all if None.
+            choice: which faces of an image to analyze; all if None.
             tta: average over shifted and mirrored views of each face (test-time augmentation).
         """
         self.classifier = classifier
@@ -81,14 +81,13 @@ class Recognizer:
             threads: threads per network call; all cores if None.
             offline: never download a detector's weights.
             min_face: smallest side of a face's box, in pixels; smaller faces are left out.
-            max_faces: largest number of faces per image, of which the largest are kept; all if
-                None.
+            max_faces: largest number of faces per image; the largest faces are kept. All if None.
             align: level the eyes before classifying: "auto" (if the face leans far), "on" or "off".
-            thorough: search large images for small faces, down to their own pixels, which takes
-                seconds; requires a detector given by name.
-            labels: labels that the scores follow: "people", the share of ten people who would name
-                an emotion, or "fer2013", the data set's own; if None, "people" where the model has
-                that reading.
+            thorough: search large images for small faces at full resolution, which takes seconds;
+                requires a detector given by name.
+            labels: labels that the scores follow: "people" (the share of people who would name an
+                emotion) or "fer2013" (the data set's own labels). None stands for "people" if the
+                model has that reading.
             tta: average over ten shifted and mirrored views of each face (test-time augmentation),
                 slightly more accurate at ten times the cost.
 
@@ -101,7 +100,9 @@ class Recognizer:
         if isinstance(detector, str):
             detector = load_detector(detector, offline=offline, thorough=thorough)
         elif thorough:
-            raise UsageError("thorough=True is for a detector given by name: make yours thorough")
+            raise UsageError(
+                "thorough=True needs a detector given by name; configure your own detector instead"
+            )
         classifier = Classifier.open(model, threads=threads, labels=None, reading=labels)
         return cls(classifier, detector, choice, tta=tta)
 
@@ -191,8 +192,7 @@ class Recognizer:
         Args:
             images: each as for `analyze`.
             color: channel order of all arrays, "rgb" or "bgr".
-            sources: names of the images in the results; without a name, an image's path if it has
-                one.
+            sources: names of the images in the results; by default an image's path, if it has one.
             batch_size: faces per network call.
             allow_private: as for `analyze`.
 
@@ -298,10 +298,10 @@ class Recognizer:
         face_id: int,
         detection: Detection,
         turn: float,
-        standard: npt.NDArray[np.uint8],
+        crop: npt.NDArray[np.uint8],
         probabilities: npt.NDArray[np.float32],
     ) -> Face:
-        quality = assess_quality(standard, detection.box, detection.landmarks)
+        quality = assess_quality(crop, detection.box, detection.landmarks)
         scores = dict(zip(self.labels, probabilities.tolist(), strict=True))
         emotion = self.labels[int(probabilities.argmax())]
         return Face(

@@ -43,7 +43,7 @@ PATHS: tuple[str, ...] = (
     "/docs",
     "/openapi.json",
 )
-"""Paths of the API, and the page; the page's files have paths of their own."""
+"""Paths of the API and of the page itself; the page's files are in `mien.service.page_files`."""
 
 _Answer = Callable[[], Awaitable[Response]]
 _LOGGER = logging.getLogger(__name__)
@@ -62,11 +62,11 @@ def create_app(
     on_failure: Callable[[Exception], None] | None = None,
     on_request: RequestLog | None = None,
 ) -> FastAPI:
-    """Build the service as an ASGI application; several of them share no state.
+    """Build the service as an ASGI application; several applications share no state.
 
     Args:
         load: loads the recognizer, in a thread, when the application starts.
-        limits: sizes, times and concurrency.
+        limits: limits on sizes, times and concurrency.
         access: tokens and origins; everybody may use the service by default.
         on_ready: called with the recognizer once it is loaded and warmed up.
         on_failure: called if it cannot be loaded. By default the error is logged, and `/readyz`
@@ -99,7 +99,7 @@ def create_app(
     _add_analyze(app, service)
     _add_stream(app, service)
     _add_video(app, service)
-    _add_states(app, service)
+    _add_status(app, service)
     _add_docs(app)
     app.router.routes += page_routes(page_files())
     _describe_tokens(app, access)
@@ -170,7 +170,7 @@ def _add_video(app: FastAPI, service: Service) -> None:
         return await answer_video(service, request)
 
 
-def _add_states(app: FastAPI, service: Service) -> None:
+def _add_status(app: FastAPI, service: Service) -> None:
     def get(name: str, summary: str, responses: openapi.Replies) -> Callable[[_Answer], _Answer]:
         return app.get(
             f"/{name}",
@@ -187,7 +187,7 @@ def _add_states(app: FastAPI, service: Service) -> None:
 
     @get("readyz", "Whether images can be sent", openapi.READY_REPLIES)
     async def readyz() -> Response:
-        """Answer with 200 once the model is loaded and warm."""
+        """Answer with 200 once the model is loaded and warmed up."""
         service.ready()
         return _json({"status": "ready"})
 
@@ -219,7 +219,7 @@ def _add_docs(app: FastAPI) -> None:
 
 
 def _describe_tokens(app: FastAPI, access: Access) -> None:
-    """Mark the paths that require a token in the API description."""
+    """State in the API description which paths require a token."""
     closed = [path for path in PATHS if access.requires_token(path)]
     if not closed:
         return

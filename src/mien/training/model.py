@@ -47,7 +47,7 @@ def build_model(
     Args:
         settings: backbone, head and starting weights.
         size: side in pixels that the face is resized to; the weights do not depend on it.
-        initialise: load the starting weights; False where a checkpoint follows.
+        initialise: load the starting weights; False if a checkpoint is loaded afterwards.
         classes: number of outputs.
 
     Returns:
@@ -87,7 +87,7 @@ def build_model(
 
 
 def without_xla(model: Any) -> Any:
-    """Disable XLA, which predicts ten times slower on a CPU; JAX cannot do without it."""
+    """Disable XLA, which makes prediction ten times slower on a CPU; JAX requires it."""
     import keras
 
     model.jit_compile = keras.backend.backend() == "jax"
@@ -239,7 +239,7 @@ def compiled_model(config: Config, *, blocks: int, size: int, initialise: bool) 
         config: the recipe.
         blocks: number of last backbone blocks that are trained, -1 for all.
         size: side in pixels that faces are resized to.
-        initialise: load the starting weights; False where others follow.
+        initialise: load the starting weights; False if others are loaded afterwards.
 
     Raises:
         UsageError: if there are fewer blocks than the recipe says; or as `build_model`.

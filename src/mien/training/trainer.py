@@ -10,9 +10,13 @@
 
 A run has two phases: ``head_epochs`` epochs train the dense head on a frozen backbone, then
 ``epochs`` epochs fine-tune the last blocks or all of it. A stage is a span of epochs with the same
-trainable blocks and input size; fine-tuning may have several. The network that is validated and
-saved is not the one being trained: it has the moving average (EMA) of the weights, interpolated
-with the initial ones if the recipe says so (WiSE-FT), and BatchNorm statistics recomputed for them.
+trainable blocks and input size; fine-tuning may have several. The loss is the cross-entropy with
+the labels (smoothed, weighted by class) or with shares of votes; a recipe can mix in the divergence
+from teachers' predictions, and train a second head on votes.
+
+The network that is validated and saved is not the one being trained: it has the moving average
+(EMA) of the weights, interpolated with the initial ones if the recipe says so (WiSE-FT), and
+BatchNorm statistics recomputed for them.
 
 All randomness derives from the seed, the epoch and the step, and the checkpoint holds everything
 else that changes, so a resumed run ends with the same bits as an uninterrupted one. The files of a
@@ -102,7 +106,7 @@ def train(
     data = load_training_data(config, quiet=quiet)
     trainer = trainer_class(config, run, data, quiet=quiet)
     state = RunState()
-    trainer.enter_stage(state)
+    trainer.enter_stage(state)  # fails on a recipe that cannot be built, before anything is written
     environment = {
         **run_folder.describe_environment(),
         "backend": config.training.backend,
@@ -167,7 +171,7 @@ class Stage:
 
     Attributes:
         blocks: number of last backbone blocks that are trained; 0 is the head alone, -1 all.
-        size: side in pixels that faces are resized to.
+        size: side in pixels to which faces are resized.
     """
 
     blocks: int
@@ -186,14 +190,14 @@ class Stage:
 
 @dataclass
 class RunState:
-    """Progress of a run; together with the network's variables, all that a checkpoint holds.
+    """Progress of a run. A checkpoint holds this state and the network's variables.
 
     Attributes:
         epoch: the current epoch, counted from 0 through both phases.
-        step: steps done in it.
+        step: steps done in the current epoch.
         loss_sum: sum of the step losses since the last validation.
         accuracy_sum: sum of the step accuracies since the last validation.
-        epoch_seconds: time spent on these steps, including that of earlier processes.
+        epoch_seconds: time spent on these steps, also by earlier processes of the run.
         history: one row per validation.
     """
 
@@ -206,7 +210,7 @@ class RunState:
 
     @property
     def best(self) -> dict[str, Any]:
-        """Row with the highest validation accuracy; the first of equals."""
+        """The row with the highest validation accuracy, the first if several have it."""
         return max(self.history, key=lambda row: float(row["val_accuracy"]))
 
     def phase_start(self, config: Config) -> int:
@@ -235,9 +239,12 @@ class RunState:
         return scale
 
     def end_epoch(self, config: Config, row: dict[str, Any] | None) -> None:
-        """Advance to the next epoch, or past the whole phase if early stopping ends it.
+        """Advance to the next epoch, or to the end of the phase if early stopping ends it.
 
-        ``row`` is the validation's row of the history; None without one, and the sums continue.
+        Args:
+            config: the recipe.
+            row: the epoch's row of the history; None for an epoch without validation, after which
+                the sums continue.
         """
         head, start = config.training.head_epochs, self.phase_start(config)
         end = self.epoch + 1
@@ -286,7 +293,7 @@ class Trainer:
 
     @staticmethod
     def check(config: Config) -> None:
-        """Raise what `train` does if this machine cannot train a recipe, before reading data."""
+        """Check, before data are read, that this machine can train a recipe; raises as `train`."""
         check_installed(config.training)
 
     def teacher_digests(self) -> dict[str, str]:
@@ -294,7 +301,7 @@ class Trainer:
         return {} if self.teachers is None else self.teachers.digests()
 
     def fit(self, state: RunState) -> RunFolder:
-        """Train to the end."""
+        """Train from the given state to the end of the run."""
         with stop_signals(self.run.path) as stop:
             while state.epoch < self.config.total_epochs:
                 self.enter_stage(state)
@@ -312,7 +319,7 @@ class Trainer:
         self._build(stage, initialise=previous is None)
         if previous is None:
             return
-        # The optimizer's moments are kept at a new size, but not for other trainable blocks.
+        # A new size keeps the optimizer's moments; with other trainable blocks they start anew.
         if previous.blocks == stage.blocks:
             sources, targets = all_variables(old), all_variables(self.model)
         else:
@@ -323,9 +330,9 @@ class Trainer:
 
     def restore(self, state: RunState, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Build the network a checkpoint was written from, and load the checkpoint."""
-        # Before the first step of a stage, the checkpoint still has the network of the last one.
+        # A checkpoint from the end of an epoch has that epoch's network, not yet the next stage's.
         stage = Stage.of_epoch(self.config, state.epoch if state.step else state.epoch - 1)
-        self._build(stage, initialise=False)
+        self._build(phase, initialise=False)
         restore_variables(self.model, arrays, self.run.checkpoint)
 
     def _build(self, stage: Stage, *, initialise: bool) -> None:
@@ -442,16 +449,16 @@ class Trainer:
         run_folder.write_history(self.run.history, state.history)
 
     def _validate(self) -> Floats:
-        """Fill ``eval_model`` and return its probabilities of the validation images."""
+        """Load the averaged weights into ``eval_model`` and classify the validation images."""
         settings, stage = self.config.training, self.stage
-        assert stage is not None
+        assert phase is not None
         self.eval_model.set_weights(ema_weights(self.model))
         refresh(self.eval_model)
         if settings.wise_ft_alpha < 1:
             initial = self._load_initial_weights()
             interpolate_weights(self.eval_model, initial, settings.wise_ft_alpha)
         if settings.ema:
-            # The statistics of a frozen backbone stay as they are.
+            # Only trained layers need new statistics; frozen ones keep theirs.
             set_trainable(self.eval_model, blocks=stage.blocks)
             batches = self.batches.plain_batches()
             count = settings.bn_recalibration_batches
@@ -521,7 +528,7 @@ _LEGACY_STATE = {
     *("plateau_loss", "plateau_wait", "seconds", "stopped_early", "skipped_epochs"),
     *("data", "teachers"),
 }
-"""State of earlier versions that now follows from the history or is in ``environment.json``."""
+"""Fields in the checkpoints of earlier versions, now derived from the history or elsewhere."""
 
 
 def all_variables(model: Any) -> list[Any]:
