@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mien.core.errors import ModelError, UsageError
-from mien.training.architectures import refresh
+from mien.training.architectures import update_normalization
 from mien.training.distillation import Teacher, find_teacher
 from mien.training.model import load_keras_model
 from mien.training.recipe import Config
@@ -127,7 +127,7 @@ def set_weights(model: Any, arrays: Arrays) -> None:
             layer.set_weights(_arrays_for(layer, current, arrays))
         except (KeyError, ValueError) as error:
             raise ModelError(f"{layer.name}: these weights are from another network") from error
-    refresh(model)
+    update_normalization(model)
 
 
 def _arrays_for(layer: Any, current: list[Any], arrays: Arrays) -> list[Any]:

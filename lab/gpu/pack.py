@@ -184,7 +184,7 @@ def unpack_start(pack: Path, config: Config, target: Path) -> None:
     Raises:
         InputError: if the pack has no such weights.
     """
-    from mien.training.architectures import refresh
+    from mien.training.architectures import update_normalization
     from mien.training.model import build_model
 
     if target.is_file():
@@ -198,6 +198,6 @@ def unpack_start(pack: Path, config: Config, target: Path) -> None:
         raise InputError(
             f"{pack / START} is missing or from another recipe: make a new pack"
         ) from error
-    refresh(model)
+    update_normalization(model)
     with replace_atomically(target) as temporary:
         model.save(temporary)

@@ -35,7 +35,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 
 def built(backbone: str, size: int, **changes: Any) -> Any:
     """Return a network whose every weight is random, statistics of BatchNorm included."""
-    from mien.training.architectures import refresh
+    from mien.training.architectures import update_normalization
     from mien.training.model import build_model
 
     options = {"head_units": (8,), "head_dropout": (0.2,), **ARCHITECTURES[backbone], **changes}
@@ -47,7 +47,7 @@ def built(backbone: str, size: int, **changes: Any) -> Any:
             arrays = layer.get_weights()
             drawn = [random.uniform(0.5, 1.5, array.shape) for array in arrays]
             layer.set_weights([drawn[0], drawn[1] - 1, (drawn[2] - 1) / 4, drawn[3]])
-    refresh(model)
+    update_normalization(model)
     return model
 
 

@@ -140,14 +140,14 @@ def test_one_momentum_after_the_other_makes_a_plain_mean_as_estimating_needs_it(
 def test_a_steps_gradients_in_efficientnet_are_keras_own() -> None:
     import keras
 
-    from mien.training.architectures import refresh
+    from mien.training.architectures import update_normalization
     from mien.training.model import build_model
 
     settings = ModelSettings(weights="none", drop_connect=0.0, head_dropout=(0.0, 0.0))
     keras.utils.set_random_seed(1)
     plain = build_model(settings, size=64)
     fast = faster(plain)
-    refresh(fast)
+    update_normalization(fast)
     assert sum(is_replaced(layer) for layer in fast.layers) == 49 + 9
     images = RANDOM.uniform(0, 255, (6, 48, 48, 1)).astype(np.float32)
     mine, theirs = (

@@ -11,7 +11,7 @@ import pytest
 
 from data_maker import make_tiny_split
 from mien.core.errors import UsageError
-from mien.training.architectures import refresh
+from mien.training.architectures import update_normalization
 from mien.training.distillation import (
     compact_logits,
     find_teacher,
@@ -347,7 +347,7 @@ def test_the_kept_network_has_no_trace_of_the_further_outputs() -> None:
              for one in (network, plain)]  # fmt: skip
     assert paths[0] == paths[1]
     plain.set_weights(network.get_weights())
-    refresh(plain)
+    update_normalization(plain)
     expected = np.asarray(model(FACES, training=False)["probabilities"])
     assert np.allclose(np.asarray(plain(FACES, training=False)), expected, atol=1e-6)
     assert np.allclose(network.predict_on_batch(FACES), expected, atol=1e-5)

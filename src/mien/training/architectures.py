@@ -105,11 +105,8 @@ def squeeze_excite(x: Any, name: str) -> Any:
     return layers.Multiply(name=f"{name}_excite")([x, gate])
 
 
-def refresh(model: Any) -> None:
-    """Update the constants that Normalization layers derive from their weights.
-
-    To be called whenever a model's weights were assigned.
-    """
+def update_normalization(model: Any) -> None:
+    """Update the constants of Normalization layers; call it after assigning a model's weights."""
     for layer in model.layers:
         if type(layer).__name__ == "Normalization":
             layer.finalize_state()
@@ -341,7 +338,7 @@ def set_input_scaling(model: Any, *, mean: Any, deviation: Any) -> None:
     mean = np.broadcast_to(np.asarray(mean, np.float32) / 255, current[0].shape)
     variance = np.broadcast_to((np.asarray(deviation, np.float32) / 255) ** 2, current[1].shape)
     normalization.set_weights([mean, variance, *current[2:]])
-    refresh(model)
+    update_normalization(model)
 
 
 # ---------------------------------------------------------------- ImageNet weights from Lite0

@@ -49,7 +49,7 @@ from mien.core.manifest import (
 )
 from mien.core.models import MANIFEST_NAME, MODEL_NAME, find_model
 from mien.training import run_folder
-from mien.training.architectures import refresh
+from mien.training.architectures import update_normalization
 from mien.training.backend import prepare_keras, silence_native_stderr
 from mien.training.model import build_model, interpolate_weights, load_keras_model
 from mien.training.onnx_converter import PREFIX, keras_to_onnx, one_reading
@@ -311,7 +311,7 @@ def load_best(run: RunFolder, config: Config) -> Any:
 
     copy = keras.models.clone_model(network, clone_function=in_float32)
     copy.set_weights(network.get_weights())
-    refresh(copy)
+    update_normalization(copy)
     return copy
 
 

@@ -26,8 +26,8 @@ from mien.training.architectures import (
     build_backbone,
     load_imagenet,
     load_lite0,
-    refresh,
     set_input_scaling,
+    update_normalization,
 )
 from mien.training.onnx_converter import load_onnx_weights
 from mien.training.recipe import Config, ModelSettings, TrainingSettings
@@ -147,7 +147,7 @@ def _load_keras_weights(model: Any, path: Path) -> None:
             f"{path} holds another network ({error_reason(error)}): expected a .keras file with "
             "the model.backbone and model.head_units of this recipe"
         ) from error
-    refresh(model)
+    update_normalization(model)
 
 
 def load_keras_model(path: Path) -> Any:
@@ -250,7 +250,7 @@ def compiled_model(config: Config, *, blocks: int, size: int, initialise: bool) 
         from mien.training.keras_extensions import with_fast_layers
 
         network = without_xla(with_fast_layers(network))
-        refresh(network)
+        update_normalization(network)
     # Fails on a wrong number of blocks now, rather than after the head's phase.
     set_trainable(network, blocks=config.training.fine_tune_blocks)
     set_trainable(network, blocks=blocks)
@@ -420,4 +420,4 @@ def interpolate_weights(network: Any, initial: Sequence[Floats], alpha: float) -
         tuned = np.array(variable.numpy())
         if tuned.dtype == np.float32:
             variable.assign(np.where(tuned == start, tuned, alpha * tuned + (1 - alpha) * start))
-    refresh(network)
+    update_normalization(network)

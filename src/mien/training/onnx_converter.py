@@ -26,7 +26,7 @@ import mien
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import ModelError, needs_extra
 from mien.core.manifest import INPUT_CONTRACT, OUTPUT_CONTRACT
-from mien.training.architectures import refresh
+from mien.training.architectures import update_normalization
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -561,7 +561,7 @@ def assign_weights(model: Any, weights: Mapping[str, Array], *, where: str) -> N
             )
     for name, variable in targets.items():
         variable.assign(weights[name])
-    refresh(model)
+    update_normalization(model)
 
 
 # ---------------------------------------------------------------- files with two readings

@@ -45,7 +45,7 @@ import numpy.typing as npt
 from mien.core.errors import InputError, TrainingDiverged
 from mien.core.progress import Progress, format_duration
 from mien.training import run_folder
-from mien.training.architectures import refresh
+from mien.training.architectures import update_normalization
 from mien.training.backend import check_installed, prepare_backend, seed_step
 from mien.training.data import BatchSource, TrainingData, load_training_data, vote_log_odds
 from mien.training.distillation import TeacherEnsemble
@@ -326,13 +326,13 @@ class Trainer:
             sources, targets = old.variables, self.model.variables
         for source, target in zip(sources, targets, strict=True):
             target.assign(source.numpy())
-        refresh(self.model)
+        update_normalization(self.model)
 
     def restore(self, state: RunState, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Build the network a checkpoint was written from, and load the checkpoint."""
         # A checkpoint from the end of an epoch has that epoch's network, not yet the next stage's.
         stage = Stage.of_epoch(self.config, state.epoch if state.step else state.epoch - 1)
-        self._build(phase, initialise=False)
+        self._build(stage, initialise=False)
         restore_variables(self.model, arrays, self.run.checkpoint)
 
     def _build(self, stage: Stage, *, initialise: bool) -> None:
@@ -451,9 +451,9 @@ class Trainer:
     def _validate(self) -> Floats:
         """Load the averaged weights into ``eval_model`` and classify the validation images."""
         settings, stage = self.config.training, self.stage
-        assert phase is not None
+        assert stage is not None
         self.eval_model.set_weights(ema_weights(self.model))
-        refresh(self.eval_model)
+        update_normalization(self.eval_model)
         if settings.wise_ft_alpha < 1:
             initial = self._load_initial_weights()
             interpolate_weights(self.eval_model, initial, settings.wise_ft_alpha)
@@ -582,7 +582,7 @@ def restore_variables(model: Any, arrays: Mapping[str, npt.NDArray[Any]], path: 
         )
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
-    refresh(model)
+    update_normalization(model)
 
 
 # ---------------------------------------------------------------- stopping
