@@ -2,8 +2,8 @@
 
     python benchmarks/folder_memory.py --model mien-b0 --images 1000 100000
 
-Folders of small face crops consist of links to a few files. The command reads them in a process
-of its own, once for each output format. Results: docs/evidence/batch.md.
+Folders of small face crops consist of links to a few files. The command reads them in a separate
+process, once for each output format. Results: docs/evidence/batch.md.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def predict(folder: Path, output: Path, model: str, workers: int) -> Cost:
     started = time.perf_counter()
     process = subprocess.Popen([*command, "--workers", str(workers)])
     _, status, usage = os.wait4(process.pid, 0)
-    # os.wait4() has already waited, so the Popen object is told the result.
+    # os.wait4() has already waited, so the Popen object needs the result.
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise SystemExit(f"mien predict ended with {process.returncode}")

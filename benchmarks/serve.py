@@ -3,7 +3,7 @@
     python benchmarks/serve.py PHOTOS... --update docs/evidence/serve.md
 
 The load comes from wrk (https://github.com/wg/wrk; `apt install wrk`) on the same machine. Both
-sides alternate, each in a process of its own, so that other load affects both alike; the table has
+sides alternate, each in a separate process, so that other load affects both alike; the table has
 the medians. With --requests the service then answers that many, while its memory is recorded.
 """
 

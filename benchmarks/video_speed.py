@@ -4,7 +4,7 @@
 
 ``--before SRC`` compares with the ``src`` of an earlier version (git archive COMMIT src).
 
-Whole clips run in processes of their own, start included, and are timed by the clock. Variants
+Whole clips run in separate processes, start included, and are timed by the clock. Variants
 alternate, so that other load affects all alike; reported is the minimum. Parts run alone on one
 thread and are timed in processor time.
 """

@@ -3,9 +3,9 @@ r"""Accuracy and cost of mien and its peers, fer and human.
     python benchmarks/peers/compare.py --data archive --votes ferplus.csv --photo PHOTO \
         --photos FOLDER --cache /tmp/peers --update README.md
 
-Each tool runs in an environment of its own, installed into the cache folder from PyPI or npm at the
+Each tool runs in its own environment, installed into the cache folder from PyPI or npm at the
 first run (fer's takes 7 GB). Predictions of the peers are cached there until their reader or the
-images change; those of mien, and all times, are measured anew, with the tools in turn.
+images change; those of mien, and all times, are measured again, with the tools in turn.
 docs/evidence/peers.md describes the comparison and its limits.
 """
 
@@ -210,7 +210,7 @@ def label_of(file: Path) -> int:
 
 
 def make_environment(name: str, folder: Path) -> None:
-    """Install a tool into a folder, unless the same version is there."""
+    """Install a tool into a folder, unless the same version is installed."""
     if name == "mien":  # the checkout changes
         make_venv(folder, [str(ROOT)])
         return
@@ -355,7 +355,7 @@ def run(tool: Tool, cache: Path, mode: str, file: Path) -> Run:
             command, stdout=output, stderr=errors, env=environment, cwd=folder
         )
         _, status, usage = os.wait4(process.pid, 0)
-        # os.wait4() has already waited, so the Popen object is told the result.
+        # os.wait4() has already waited, so the Popen object needs the result.
         process.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
         errors.seek(0)

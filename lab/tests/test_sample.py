@@ -19,7 +19,7 @@ from mien.data.audit import find_near_pairs
 
 @pytest.fixture(autouse=True)
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A current folder with a data set, and a cache of its own."""
+    """A current folder with a data set, and an empty cache."""
     monkeypatch.setenv("MIEN_HOME", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
     write_tiny_dataset(tmp_path / "archive", per_class=4)

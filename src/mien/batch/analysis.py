@@ -463,8 +463,8 @@ class _Worker:
 def _shielded_start() -> Iterator[None]:
     """Start processes that ignore a terminal's signals, since this process ends them.
 
-    Signals that arrive meanwhile are deferred: interrupting a start would leave half a process and
-    its traceback on stderr. On Windows, where signals cannot be blocked, a child may receive one
+    Signals during a start are deferred: interrupting it would leave half a process and a
+    traceback on stderr. On Windows, where signals cannot be blocked, a child may receive one
     before it has started.
     """
     from multiprocessing import resource_tracker

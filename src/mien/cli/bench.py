@@ -32,8 +32,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "bench",
         help="time models on this machine, in milliseconds per face",
         description="Time models from standard faces to scores, on one thread and on all, one face "
-        "at a time and in batches of 32. Face detection is not included. Run nothing else "
-        "meanwhile.",
+        "at a time and in batches of 32. Face detection is not included. For reliable figures, run "
+        "nothing else at the same time.",
         examples=("mien bench", "mien bench --model mien-nano outputs/mine/export --threads 1"),
     )
     add = parser.add_argument

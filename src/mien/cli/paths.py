@@ -51,7 +51,7 @@ _CAMERA = re.compile(r"[+-]?\d{1,18}")
 # ---------------------------------------------------------------- images
 @dataclass(frozen=True)
 class Inputs:
-    """The images that arguments stand for, searched for anew on each iteration.
+    """The images that arguments stand for; each iteration searches for them again.
 
     Attributes:
         arguments: files, folders, patterns, addresses, ``-``.

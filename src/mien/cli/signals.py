@@ -16,7 +16,7 @@ from mien.core.errors import EXIT_INTERRUPTED
 
 
 class StopRequest:
-    """Whether a signal has asked the command to stop."""
+    """Records whether a signal has requested the command to stop."""
 
     def __init__(self) -> None:
         self.received = threading.Event()
@@ -96,7 +96,7 @@ def _exit_if_blocked(
 
 
 class Terminated(BaseException):
-    """SIGTERM: the service is asked to end, which is not a failure."""
+    """SIGTERM, which stops the service without a failure."""
 
 
 @contextmanager

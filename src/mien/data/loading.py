@@ -112,7 +112,7 @@ def load_dataset(
     Args:
         source: a folder or zip with ``train|val|test/CLASS/IMAGE`` (see `mien.data.sources` for
             other layouts), the challenge's CSV, packed or not, or the faces of a fine-tuning run
-            (``faces.npz``), which may have classes of its own.
+            (``faces.npz``), which may have any classes.
         splits: which of "train", "val", "test" to return.
         cache: keep the arrays in mien's cache folder, and use them as long as the source's path,
             sizes and modification times stay the same.

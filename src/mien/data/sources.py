@@ -176,7 +176,7 @@ class ZipSource:
             with self._archive.open(info) as stream:
                 # Up to the declared size: read() without one unpacks everything first.
                 return stream.read(info.file_size)
-        # Each compression method raises errors of its own.
+        # Each compression method raises its own exceptions.
         except Exception as error:
             raise DataError("is damaged inside the zip") from error
 

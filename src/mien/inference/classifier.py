@@ -58,9 +58,9 @@ class Classifier:
         Args:
             model: name of a bundled model, or a model's folder.
             threads: threads per call; all cores if None.
-            labels: expected classes; None accepts a model with classes of its own.
+            labels: expected classes; None accepts a model with any classes.
             reading: labels to follow, "people" or "fer2013" (see `mien.core.models`); if None,
-                "people" where the model has it, else what it has.
+                "people" if the model has that reading, else the one it has.
 
         Raises:
             ModelError: if the model is missing or damaged, does not match its hash or its manifest,
@@ -117,7 +117,7 @@ class Classifier:
             logits = self._biased_logits(faces, batch_size)
             return calibration.probabilities(logits).astype(np.float32)
         _check_faces(faces)
-        # With a calibration of its own, the mean over uncalibrated views is calibrated instead.
+        # If the mean over views has its own calibration, the views themselves are not calibrated.
         augmented = self.manifest.augmented
         per_view = calibration if augmented is None else Temperature()
         views = [

@@ -1,4 +1,4 @@
-"""Heat maps of what in a face speaks for an emotion, by occlusion or Grad-CAM.
+"""Heat maps of the areas of a face that support an emotion, by occlusion or Grad-CAM.
 
 Occlusion covers the face patch by patch and measures the loss of score (Zeiler and Fergus 2014,
 1311.2901, section 4.2). Grad-CAM weights the last feature map by the gradient of the emotion's
@@ -45,9 +45,9 @@ class Explanation:
         method: one of `METHODS`.
         emotion: the explained class.
         score: its calibrated score, 0 to 1.
-        heat: float32 (48, 48), 0 to 1, over the standard face; 1 where most speaks for the emotion,
-            0 everywhere if nothing does.
-        peak: what a heat of 1 stands for. Occlusion: mean loss of score where that pixel is
+        heat: float32 (48, 48), 0 to 1, over the standard face; 1 in the area that supports the
+            emotion most, 0 everywhere if none does.
+        peak: value that a heat of 1 stands for. Occlusion: mean loss of score when that pixel is
             covered. Grad-CAM: contribution of one cell of the feature map to the logit.
     """
 

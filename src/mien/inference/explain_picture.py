@@ -114,7 +114,7 @@ def _draw_title(draw: ImageDraw.ImageDraw, explained: ExplainedFace, left: int, 
 
 def _summary(explanation: Explanation) -> str:
     if explanation.peak <= 0:
-        return f"nothing speaks for {explanation.emotion}"
+        return f"no area supports {explanation.emotion}"
     if explanation.method == "gradcam":
         return "Grad-CAM"
     points = 100 * explanation.peak

@@ -220,7 +220,7 @@ def _rotated_crop(
 
 
 def alignment_angle(landmarks: Landmarks | None, align: str, quarter: float = 0.0) -> float:
-    """Return the clockwise degrees, -180 to 180, by which a face's crop is to be levelled.
+    """Return the clockwise degrees, -180 to 180, that level a face's crop.
 
     Args:
         landmarks: see `Detection`.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 CLIENT_GONE = 499
-"""Status counted for a client that disconnects before its answer; nobody receives it."""
+"""Status counted, but never sent, if a client disconnects before its answer."""
 
 METRICS_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable of the folder with the counts of several processes.
@@ -41,7 +41,7 @@ _METHODS = ("GET", "POST", "HEAD", "PUT", "DELETE", "OPTIONS", "PATCH")
 
 
 class Metrics:
-    """Metrics of one service, in a registry of its own.
+    """Metrics of one service, in a separate registry.
 
     Args:
         paths: label values of ``path``; every other path counts as "other", so that clients cannot

@@ -113,14 +113,14 @@ class Content:
 
 @dataclass
 class PageFile:
-    """One file of the page, whose content is made on first use and cached.
+    """One file of the page; its content is built on first use and cached.
 
     Attributes:
         path: path relative to the page's address; "" for the page itself.
-        suffix: suffix that decides its media type.
-        make: reads or makes the content.
-        source: file it is made from. The content is made anew when that changes, and at every use
-            if there is none.
+        suffix: suffix that determines its media type.
+        make: reads or builds the content.
+        source: file that it is built from. The content is rebuilt when that file changes, and on
+            every use if there is none.
         optional: True if the page works without it until a user selects it.
     """
 

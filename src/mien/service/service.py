@@ -154,7 +154,7 @@ class Service:
         result = classified.result
         self.metrics.analyzed(result, seconds + classified.network_s)
         if result.status == "unreadable":
-            # Errors about bytes begin with "image", for lack of a name.
+            # Errors about bytes, which have no name, begin with "image".
             raise ApiError(422, f"the file {str(result.error).removeprefix('image ')}")
         if result.status == "error":
             raise MienError(result.error)

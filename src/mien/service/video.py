@@ -208,7 +208,7 @@ async def _next_event(
 
 # ---------------------------------------------------------------- thread
 class _Stopped(Exception):
-    """Nobody waits for the events any more."""
+    """The events are no longer needed."""
 
 
 class _ReaderThread:
@@ -257,7 +257,7 @@ class _ReaderThread:
         try:
             await asyncio.wait_for(self._ended.wait(), 1.0)
         except asyncio.TimeoutError:
-            _LOGGER.warning("a video is still being decoded after it was given up")
+            _LOGGER.warning("a video is still being decoded after its request has ended")
 
     def _run(self) -> None:
         with contextlib.suppress(_Stopped):
@@ -273,7 +273,7 @@ class _ReaderThread:
                 raise
             except Exception as error:
                 self._put(error)
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and with it the request
             self._loop.call_soon_threadsafe(self._end)
 
     def _end(self) -> None:
@@ -319,7 +319,7 @@ class _ReaderThread:
             yield frame
 
     def _put(self, event: Event | Exception) -> None:
-        """Queue an event once there is room; raise _Stopped if nobody waits for it."""
+        """Queue an event once there is room; raise _Stopped if it is not needed."""
         if self._loop.is_closed():
             raise _Stopped
         putting = asyncio.run_coroutine_threadsafe(self.events.put(event), self._loop)
@@ -365,7 +365,7 @@ _OTHER_FORMATS = (b"\x1aE\xdf\xa3", b"RIFF", b"OggS")  # FFmpeg never reads thes
 # The lookaheads consume only the name: one table may begin in what looks like another one.
 _STSZ = re.compile(rb"stsz(?=.{4}(?!\0{4}).{4}(.{4}))", re.DOTALL)  # nonzero size; number
 _TRUN = re.compile(rb"trun(?=.{2}(.).(.{4}))", re.DOTALL)  # flags; number
-_TRUN_PER_SAMPLE_FLAGS = 0x0F  # each sample has bytes of its own in the table
+_TRUN_PER_SAMPLE_FLAGS = 0x0F  # flags of fields that each sample has in the table
 
 
 def check_mp4_header(file: IO[bytes], name: str) -> None:

@@ -214,7 +214,7 @@ class _Job:
             self._call_in_loop(self.future.set_result, result)
 
     def _call_in_loop(self, function: Callable[..., object], *arguments: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and with it the request
             self._loop.call_soon_threadsafe(function, *arguments)
 
 
@@ -291,7 +291,7 @@ class Batcher:
                 for image in images:  # one by one, so that an error concerns a single image
                     self._classify([image])
             else:
-                with contextlib.suppress(InvalidStateError):  # cancelled: nobody waits for it
+                with contextlib.suppress(InvalidStateError):  # cancelled: no request waits for it
                     images[0].future.set_exception(error)
             return
         seconds = time.perf_counter() - start

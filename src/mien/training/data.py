@@ -179,7 +179,7 @@ def vote_log_odds(counts: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) 
 
 # ---------------------------------------------------------------- batches
 _PREFETCHED = 4
-"""Batches that are made ahead of the current step, besides one per worker."""
+"""Batches that are made ahead of the current step, in addition to one per worker."""
 # First words of the seeds, so that no two generators coincide; 4 is that of the views.
 _ORDER_STREAM, _BATCH_STREAM, _PLAIN_STREAM = 1, 2, 3
 
@@ -260,7 +260,7 @@ class BatchSource:
         return np.random.default_rng([self._config.training.seed, *key])
 
     def _random_batches(self, epoch: int) -> MakeBatch:
-        """Augment each batch anew; the teachers run on its pixels."""
+        """Augment each batch with its own random numbers; the teachers run on its pixels."""
         mixed = self._config.is_mixed(epoch)
 
         def make(step: int, chosen: npt.NDArray[np.int64]) -> Batch:

@@ -1,8 +1,8 @@
 """Fine-tuning of an exported model on a user's own classes.
 
 The model's ONNX file holds every weight under its Keras name, so the network is rebuilt from it.
-Only the last layer is new, and starts from what the model knows of the classes. Then follows an
-ordinary run: the head alone, then the last blocks.
+Only the last layer is new; its weights start from those of the model's corresponding classes.
+Training is an ordinary run: first the head alone, then the last blocks.
 """
 
 from __future__ import annotations

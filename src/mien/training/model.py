@@ -104,7 +104,7 @@ def batch_norms(model: Any) -> list[Any]:
 def predict(network: Any, faces: Faces, *, batch: int = 128) -> Floats:
     """Return a network's output, float32 (N, outputs), for faces, uint8 (N, 48, 48).
 
-    The last batch is padded, since another shape would be compiled anew.
+    The last batch is padded, since another shape would be compiled again.
     """
     outputs = []
     for start in range(0, max(1, len(faces)), batch):

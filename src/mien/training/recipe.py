@@ -534,7 +534,7 @@ def _parse_toml(text: str, what: str) -> dict[str, Any]:
 def resolve_paths(config: Config, folder: Path) -> Config:
     """Return a recipe whose relative paths are resolved against a folder.
 
-    Starting weights and teachers that do not exist there are names, and stay as they are.
+    Starting weights and teachers that do not exist there are taken as names and not resolved.
 
     Raises:
         UsageError: if a path begins with a home folder that does not exist.

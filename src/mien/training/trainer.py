@@ -319,7 +319,7 @@ class Trainer:
         self._build(stage, initialise=previous is None)
         if previous is None:
             return
-        # A new size keeps the optimizer's moments; with other trainable blocks they start anew.
+        # A new size keeps the optimizer's moments; other trainable blocks reset them.
         if previous.blocks == stage.blocks:
             sources, targets = all_variables(old), all_variables(self.model)
         else:

@@ -1,10 +1,9 @@
 """Augmentation of 48-pixel faces in NumPy and OpenCV, independent of the Keras backend.
 
 A view is a reproducible augmentation of all training images, determined by its number. It is
-rendered in chunks of a fixed size, in an order of its own, by generators seeded with (seed, view,
-chunk), so that an image's pixels in it do not depend on the batch, epoch or step that uses them.
-Mixed faces are rounded to uint8 too, so that a student and its teachers, which take bytes, see the
-same pixels.
+rendered in chunks of a fixed size and in a fixed order, by generators seeded with (seed, view,
+chunk), so its pixels do not depend on the batch, epoch or step that uses them. Mixed faces are also
+rounded to uint8, so that a student sees the same pixels as its teachers, whose input is uint8.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ from mien.video.reader import (
     video_stream,
 )
 
-RECONNECT_TIMEOUT_S = 30.0  # after which reconnecting to a lost stream is given up
+RECONNECT_TIMEOUT_S = 30.0  # time limit for reconnecting to a lost stream
 
 _PROTOCOLS = ("http", "https", "rtmp", "rtmps", "rtp", "rtsp", "rtsps", "srt", "tcp", "udp")
 _ADDRESS = re.compile(r"([a-z]+)://.+", re.IGNORECASE)
@@ -140,7 +140,7 @@ def stream_frames(
     Args:
         stream: a stream, or an address: http(s), rtsp, rtmp, srt, udp or tcp.
         window: the part to read.
-        reconnect_s: seconds after which reconnecting is given up.
+        reconnect_s: time limit for reconnecting, in seconds.
         clock: current time in seconds.
         sleep: waits for some seconds.
 

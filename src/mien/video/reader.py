@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 OPEN_TIMEOUT_S = 10.0  # within which an address has to deliver a video header
 READ_TIMEOUT_S = 10.0  # without data, after which a connection counts as lost
 
-# A single protocol: FFmpeg knows some that wrap another one ("cache:http://...").
+# A single protocol: FFmpeg has some that wrap another one ("cache:http://...").
 _ADDRESS = re.compile(r"[a-z][a-z0-9]*://", re.IGNORECASE)
 # Formats that contain their pictures. Others (hls, dash, concat, sdp, ...) list further addresses,
 # which FFmpeg would open wherever they are.
@@ -96,7 +96,7 @@ def open_video(
     try:
         return av.open(path, timeout=timeout, options=options or {})
     except (av.error.FFmpegError, OSError, UnicodeError) as error:
-        # Each of FFmpeg's protocols reports a timeout with an error of its own.
+        # Each of FFmpeg's protocols reports a timeout with its own error.
         if is_address and time.monotonic() - started >= OPEN_TIMEOUT_S:
             raise InputError(f"{name}: no video received within {OPEN_TIMEOUT_S:g} s") from error
         if is_restricted and getattr(error, "errno", None) == errno.EINVAL:

@@ -142,8 +142,8 @@ def assign(costs: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
     table = np.array(costs, np.float64)
     rows, columns = table.shape
     allowed = np.isfinite(table)
-    # Leaving a row alone costs more than all allowed pairs together, and a pair that is not allowed
-    # costs more still, so that no pair is given up to save cost.
+    # Leaving a row alone costs more than all allowed pairs together, and a forbidden pair costs
+    # even more, so the cheapest assignment has as many allowed pairs as possible.
     alone = 1.0 + float(table[allowed].sum())
     square = np.hstack([np.where(allowed, table, 2 * alone), np.full((rows, rows), alone)])
     pairs = enumerate(_solve_assignment(square))

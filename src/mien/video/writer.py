@@ -131,7 +131,7 @@ def draw_faces(pixels: npt.NDArray[np.uint8], faces: Sequence[Face]) -> npt.NDAr
 
 
 def smoothed_face(face: Face) -> Face:
-    """Return a face with its smoothed scores, which flicker less, in place of its own."""
+    """Return a face whose scores are the smoothed ones, which flicker less."""
     if face.smoothed is None:
         return face
     return replace(
