@@ -121,7 +121,7 @@ def _add_audit(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         type=number(0.8, 1),
         default=0.95,
         metavar="COSINE",
-        help="least cosine similarity of near copies, 0.8 to 1 (default: %(default)s)",
+        help="minimum cosine similarity of near copies, 0.8 to 1 (default: %(default)s)",
     )
     add(
         "--limit",

@@ -95,8 +95,17 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "(default: this folder; none with --json)",
     )
     add_force_option(parser)
-    add("--method", choices=_METHODS, default=_METHODS[0], help="see below (default: %(default)s)")
-    add("--emotion", metavar="NAME", help="explain this emotion, not each face's likeliest")
+    add(
+        "--method",
+        choices=_METHODS,
+        default=_METHODS[0],
+        help="explained below (default: %(default)s)",
+    )
+    add(
+        "--emotion",
+        metavar="NAME",
+        help="explain this emotion instead of each face's most likely one",
+    )
     add("--face", type=integer(), metavar="N", help="only this face, counted from 0, left to right")
     add_recognizer_options(parser, crops="where the image is a face crop")
     add_face_options(parser)

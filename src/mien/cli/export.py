@@ -90,8 +90,8 @@ def _add_calibration_options(parser: argparse.ArgumentParser) -> None:
         "--certain-from",
         type=_parse_thresholds,
         metavar="LEVELS",
-        help="least confidences of certain predictions, instead of --certain: one for all, and "
-        "others by name (as 0.6,neutral=0.8)",
+        help="minimum confidences of certain predictions, instead of --certain: one for all, and "
+        "others by name (for example 0.6,neutral=0.8)",
     )
     add(
         "--balance",
@@ -298,11 +298,12 @@ def _summary(
         before, after = calibration["error_before"], calibration["error_after"]
         rows += [
             ("calibration", f"error {before:.2%} before, {after:.2%} after, on {images}"),
-            ("held out", f"error {calibration['error_held_out']:.2%}, five-fold cross-fitted"),
-            ("uncertain", f"{calibration['uncertain']:.1%} of these, below their threshold"),
+            ("held out", f"error {calibration['error_held_out']:.2%}, five-fold cross-validation"),
+            ("uncertain", f"{calibration['uncertain']:.1%} of these are below their threshold"),
         ]
         accuracy = calibration["certain_accuracy"]
-        rows += [] if accuracy is None else [("certain", f"{accuracy:.1%} of the others are right")]
+        if accuracy is not None:
+            rows.append(("certain", f"{accuracy:.1%} of the others are correct"))
     int8, tflite = formats["int8"], formats["tflite"]
     if int8 is not None:
         lost = f"{int8['points_lost']:.2f} points lost on {int8['images']:,} images"

@@ -65,7 +65,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     add_run_options(parser, name="FOLDER", example="training.learning_rate=1e-4")
     add("--resume", type=Path, metavar="DIR", help="continue an interrupted run")
-    model_help = f"a bundled model's name, a model's folder, or a run's (default: {DEFAULT_MODEL})"
+    model_help = (
+        f"name of a bundled model, or folder of a model or a run (default: {DEFAULT_MODEL})"
+    )
     add("--model", metavar="MODEL", help=model_help)
     _add_data_options(parser)
     _add_training_options(parser)

@@ -142,7 +142,7 @@ def add_model_option(
     parser: argparse.ArgumentParser, *, check: Callable[[str], object] | None = find_model
 ) -> None:
     """Add ``--model``; ``check`` as in `add_env_option`."""
-    text = "a bundled model's name, a model's folder, or a run's (default: %(default)s)"
+    text = "name of a bundled model, or folder of a model or a run (default: %(default)s)"
     add_env_option(parser, "--model", default=DEFAULT_MODEL, check=check, help=text)
 
 
@@ -235,8 +235,8 @@ def add_labels_option(
 ) -> None:
     """Add ``--labels``; ``default`` describes its default, ``from_env`` adds its variable."""
     text = (
-        "labels that scores follow: people, the share of ten people who would name an emotion, "
-        f"or fer2013, the data set's own (default: {default})"
+        "labels that scores follow: people (the share of people who would name an emotion) or "
+        f"fer2013 (the labels of the data set) (default: {default})"
     )
     if from_env:
         add_env_option(parser, "--labels", choices=READINGS[:2], help=text)
@@ -252,7 +252,7 @@ def add_recognizer_options(parser: argparse.ArgumentParser, *, crops: str) -> No
         crops: when to use ``--detector none``, as in "where the image is a face crop".
     """
     add_model_option(parser)
-    add_labels_option(parser, default="people, where the model has that", from_env=True)
+    add_labels_option(parser, default="people, if the model has it", from_env=True)
     add_env_option(
         parser,
         "--detector",
@@ -276,11 +276,11 @@ def add_face_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--thorough",
         action="store_true",
-        help="also search for small faces, in a large picture down to its own pixels; this takes "
-        "many times as long as the default, which looks at 320 and, if needed, 640 pixels",
+        help="also search large pictures at full resolution for small faces; takes many times as "
+        "long as the default, which searches at 320 and, if needed, 640 pixels",
     )
     add = parser.add_argument_group("faces").add_argument
-    min_help = "ignore faces whose box has a smaller side (default: %(default)s)"
+    min_help = "ignore faces whose box is smaller than this on a side (default: %(default)s)"
     add("--min-face", type=integer(), default=0, metavar="PX", help=min_help)
     max_help = "read only the N largest faces of an image (default: all)"
     add("--max-faces", type=integer(1), metavar="N", help=max_help)

@@ -33,7 +33,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         usage="[options] (--config RECIPE | --resume RUN)",
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    recipe_help = "a recipe's file, or the name of one included in mien, as reference or tiny"
+    recipe_help = "a recipe file, or the name of a bundled recipe, such as reference or tiny"
     source.add_argument("--config", type=Path, metavar="RECIPE", help=recipe_help)
     source.add_argument("--resume", type=Path, metavar="RUN", help="folder of a run to continue")
     add_run_options(parser, name="NAME", example="training.epochs=3")
@@ -59,7 +59,7 @@ def add_run_options(parser: argparse.ArgumentParser, *, name: str, example: str)
         action="append",
         default=[],
         metavar="SECTION.KEY=VALUE",
-        help=f"change a key of the recipe, as {example} (may be given again)",
+        help=f"change a key of the recipe, for example {example}; repeatable",
     )
 
 

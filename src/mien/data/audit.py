@@ -27,7 +27,7 @@ COMPARISONS: tuple[tuple[str, tuple[str, ...]], ...] = (
 """Splits, and the splits that their copies are counted in: within each, then leaks."""
 
 NEAR_THRESHOLD = 0.95
-"""Default least cosine of near copies."""
+"""Default minimum cosine similarity of near copies."""
 
 LOWEST_THRESHOLD = 0.8
 """Below it, different people in a similar pose would count as copies."""
@@ -103,7 +103,7 @@ class Audit:
         distinct: number of pixel-wise different images.
         classes: number of images by split and emotion.
         copies: one count for each of `COMPARISONS`.
-        near_threshold: least cosine of a near copy.
+        near_threshold: minimum cosine similarity of a near copy.
         exact_pairs: each exact copy with the first of its kind, pairs of different labels first.
         near_pairs: pairs of near copies, most alike first; the first of several exact copies stands
             for all.
@@ -168,7 +168,7 @@ def audit_splits(
     Args:
         splits: all splits, see `mien.data.loading.read_splits`; any may be empty.
         votes: FER+ votes to compare the labels with.
-        near_threshold: least cosine of near copies (0.8 to 1).
+        near_threshold: minimum cosine similarity of near copies (0.8 to 1).
         quiet: show no progress bar.
 
     Raises:
