@@ -1,13 +1,13 @@
-/** The page: header, tabs, settings, the line on what reads; the views are modules of their own. */
+/** Application shell: header, tabs, engine, status line. Views are loaded on demand from views/. */
 
 import { PALETTE } from "../mien-web/index.js";
 import { openAbout } from "./components/about.js";
 import { fill, h } from "./components/dom.js";
-import { icon, mark } from "./components/icons.js";
+import { icon, iconButton, mark } from "./components/icons.js";
 import { createNotices } from "./components/notices.js";
 import { openSettings } from "./components/settings_dialog.js";
 import { askToken } from "./components/token_dialog.js";
-import { EngineError, HOST, createEngine, engineOf } from "./engine.js";
+import { EngineError, HOST, createEngine, engineKey } from "./engine.js";
 import { createSettings } from "./settings.js";
 import { LANGUAGE, counted, format, percent, strings } from "./strings.js";
 
@@ -16,9 +16,9 @@ const THEMES = { system: { next: "light", icon: "system" }, light: { next: "dark
 
 const settings = createSettings();
 const notices = createNotices();
-const readers = new Set(); // callbacks of views that wait for an engine
+const readyCallbacks = new Set();
 
-/** What every view is given. */
+/** Context passed to every view. */
 const context = {
   engine,
   settings,
@@ -29,43 +29,43 @@ const context = {
   notify: notices.notify,
   openAbout,
   openSettings: () => openSettings(settings),
-  /** Call back whenever an engine has started; returns what ends that. */
+  /** Call back whenever an engine has started; returns a function that unsubscribes. */
   onReady(callback) {
-    readers.add(callback);
-    return () => readers.delete(callback);
+    readyCallbacks.add(callback);
+    return () => readyCallbacks.delete(callback);
   },
 };
 
 // ---------------------------------------------------------------- the engine
-let current = null; // {key, promise}
+let current = null; // {key, promise, engine?}
 
-/** The engine that the settings ask for; starts it where it does not run. */
+/** The engine for the current settings; started if necessary. */
 function engine() {
   const { side, model, labels } = settings.get();
-  const key = engineOf({ side, model, labels });
+  const key = engineKey({ side, model, labels });
   if (current?.key === key) return current.promise;
   closeEngine();
-  const mine = { key };
-  current = mine;
-  mine.promise = createEngine({ side, model, labels, onState: (state) => mine === current && onEngine(mine, state), askToken });
-  mine.promise.then(
+  const entry = { key };
+  current = entry;
+  entry.promise = createEngine({ side, model, labels, onState: (state) => entry === current && onEngineState(entry, state), askToken });
+  entry.promise.then(
     (started) => {
-      mine.engine = started;
-      if (mine !== current) return;
+      entry.engine = started;
+      if (entry !== current) return;
       showState({ phase: "ready" });
-      for (const callback of readers) callback(started);
+      for (const callback of readyCallbacks) callback(started);
     },
     (error) => {
-      if (mine !== current) return;
-      current = null; // the next one who asks tries again
+      if (entry !== current) return;
+      current = null; // so that the next call tries again
       showFailure(error);
     },
   );
-  return mine.promise;
+  return entry.promise;
 }
 
-function onEngine(mine, state) {
-  if (state.phase !== "ready" || mine.engine) showState(state);
+function onEngineState(entry, state) {
+  if (state.phase !== "ready" || entry.engine) showState(state);
 }
 
 function closeEngine() {
@@ -78,10 +78,10 @@ function closeEngine() {
 
 function startEngine() {
   failure.hidden = true;
-  engine().catch(() => {}); // shown where it fails
+  engine().catch(() => {}); // shown by showFailure
 }
 
-// ---------------------------------------------------------------- the line on what reads
+// ---------------------------------------------------------------- status line
 const stateDot = h("span.dot");
 const stateText = h("span");
 const stateLine = h("div.state", { data: { phase: "loading" } }, stateDot, stateText);
@@ -91,13 +91,13 @@ const failure = h("div.failure", { hidden: true });
 function showState({ phase, share = null, seconds = 0 }) {
   if (phase === "ready") failure.hidden = true;
   stateLine.dataset.phase = phase;
-  stateText.textContent = stateWords(phase, share, seconds);
+  stateText.textContent = stateMessage(phase, share, seconds);
   headProgress.hidden = phase !== "loading";
   headProgress.classList.toggle("unknown", share === null);
   headProgress.style.setProperty("--share", share ?? 0);
 }
 
-function stateWords(phase, share, seconds) {
+function stateMessage(phase, share, seconds) {
   const { side, model } = settings.get();
   const words = strings.state;
   const running = current?.engine;
@@ -191,16 +191,12 @@ function header() {
         null,
         sideButton,
         themeButton,
-        roundButton("sliders", strings.settings.open, context.openSettings),
-        roundButton("question", strings.about.open, openAbout),
+        iconButton("sliders", strings.settings.open, context.openSettings),
+        iconButton("question", strings.about.open, openAbout),
       ),
     ),
     headProgress,
   );
-}
-
-function roundButton(name, label, onClick) {
-  return h("button.button.quiet.round", { type: "button", "aria-label": label, title: label, onClick }, icon(name));
 }
 
 function footer() {
@@ -226,8 +222,8 @@ const tabs = Object.fromEntries(
 const panels = Object.fromEntries(
   VIEWS.map((id) => [id, h("section.view", { role: "tabpanel", id: `view-${id}`, "aria-labelledby": `tab-${id}`, hidden: true })]),
 );
-const views = {}; // promises of those that were visited
-let shown = null;
+const views = {}; // id → promise, of the views visited so far
+let shown = null; // id
 
 function go(id) {
   location.hash = id;
@@ -235,30 +231,30 @@ function go(id) {
 }
 
 function onTabKey(event) {
-  const at = VIEWS.indexOf(shown);
-  const to = { ArrowRight: (at + 1) % VIEWS.length, ArrowLeft: at - 1, Home: 0, End: -1 }[event.key];
-  if (to === undefined) return;
+  const index = VIEWS.indexOf(shown);
+  const target = { ArrowRight: (index + 1) % VIEWS.length, ArrowLeft: index - 1, Home: 0, End: -1 }[event.key];
+  if (target === undefined) return;
   event.preventDefault();
-  const id = VIEWS.at(to);
+  const id = VIEWS.at(target);
   go(id);
   tabs[id].focus();
 }
 
 async function showView() {
-  const asked = location.hash.slice(1);
-  const id = VIEWS.includes(asked) ? asked : VIEWS[0];
+  const requested = location.hash.slice(1);
+  const id = VIEWS.includes(requested) ? requested : VIEWS[0];
   if (id === shown) return;
-  const before = shown;
-  const hadFocus = panels[before]?.contains(document.activeElement);
+  const previous = shown;
+  const hadFocus = panels[previous]?.contains(document.activeElement);
   shown = id;
-  for (const each of VIEWS) {
-    tabs[each].setAttribute("aria-selected", String(each === id));
-    tabs[each].tabIndex = each === id ? 0 : -1;
-    panels[each].hidden = each !== id;
+  for (const name of VIEWS) {
+    tabs[name].setAttribute("aria-selected", String(name === id));
+    tabs[name].tabIndex = name === id ? 0 : -1;
+    panels[name].hidden = name !== id;
   }
-  if (hadFocus) tabs[id].focus({ preventScroll: true }); // a link in a view, or the way back
+  if (hadFocus) tabs[id].focus({ preventScroll: true }); // after a link in a view, or history navigation
   document.title = id === VIEWS[0] ? strings.title : `${strings.tabs[id]} · ${strings.title}`;
-  if (before) views[before]?.then((view) => view?.hide());
+  if (previous) views[previous]?.then((view) => view?.hide());
   views[id] ??= loadView(id);
   const view = await views[id];
   if (shown === id) view?.show();
@@ -299,7 +295,7 @@ function start() {
     if (changed.includes("side")) showSide();
     if (["side", "model", "labels"].some((name) => changed.includes(name))) startEngine();
   });
-  for (const name of ["dragover", "drop"]) addEventListener(name, (event) => event.preventDefault()); // no file replaces the page
+  for (const name of ["dragover", "drop"]) addEventListener(name, (event) => event.preventDefault()); // a dropped file must not replace the page
   addEventListener("hashchange", showView);
   addEventListener("offline", () => current?.engine && showState({ phase: "offline" }));
   addEventListener("online", () => current?.engine && showState({ phase: "ready" }));

@@ -1,34 +1,34 @@
 /**
- * What reads pictures: mien-web in this browser, or the service that the page comes from. Both give the same results.
+ * Engines that analyse pictures: mien-web in the browser, or the server of the page. Both return the same results.
  *
  * @typedef {import("../../../../mien-web/index.js").Result} Result
  * @typedef {object} Engine
  * @property {"browser"|"server"} side
- * @property {{name: string, version: string, sha256: string}|null} model null until a server has said it
- * @property {string} labels the reading: "people", "fer2013" or "own"; "" until a server has said it
+ * @property {{name: string, version: string, sha256: string}|null} model null until a server has reported it
+ * @property {string} labels the reading: "people", "fer2013" or "own"; "" until a server has reported it
  * @property {string[]} emotions
- * @property {number} threads of the browser's side; 0 on the server's
- * @property {boolean} explains whether `explain` can be asked
+ * @property {number} threads in the browser; 0 on the server
+ * @property {boolean} explains whether `explain` is supported
  * @property {(image: Blob|ImageBitmapSource, options?: {source?: string, minFace?: number, signal?: AbortSignal,
- *   onWait?: (seconds: number, why: "busy"|"offline") => void}) => Promise<Result>} analyze
- * @property {(image: ImageBitmapSource, time_s: number) => Promise<Result|null>} frame of a live picture; null for one
- *   that a newer frame has overtaken
- * @property {(file: File, options?: {every?: number|null, signal?: AbortSignal}) => AsyncGenerator<object>} [video] of the
- *   server's side: a whole video's results, and events of `mien-event/1` between them
+ *   onWait?: (seconds: number, reason: "busy"|"offline") => void}) => Promise<Result>} analyze
+ * @property {(image: ImageBitmapSource, time_s: number) => Promise<Result|null>} frame analyses a live frame; null if it was
+ *   superseded by a newer one
+ * @property {(file: File, options?: {every?: number|null, signal?: AbortSignal}) => AsyncGenerator<object>} [video] server
+ *   only: results of a whole video, with events of `mien-event/1` between them
  * @property {(image: Blob|ImageBitmapSource, face: object, options?: object) => Promise<{size: number, values: Float32Array}>} explain
  * @property {() => void} close
  */
 
 const BASE = new URL("../", import.meta.url);
 
-/** The server's name as people know it. */
+/** Host name of the server, for messages. */
 export const HOST = BASE.host;
 
-const FRAME_QUALITY = 0.85; // of the JPEG that a live frame is sent as
-const FRAME_SIDE = 1280; // pixels of its longer side, at most
+const FRAME_QUALITY = 0.85; // JPEG quality of live frames
+const FRAME_SIDE = 1280; // longer side in pixels, at most
 const MAX_WAIT_S = 30;
 
-/** Why an engine cannot be had; `kind` is a key of strings.failure, or "token". */
+/** An engine cannot be started or used; `kind` is a key of strings.failure, or "token". */
 export class EngineError extends Error {
   constructor(kind, message, options) {
     super(message, options);
@@ -37,8 +37,8 @@ export class EngineError extends Error {
   }
 }
 
-/** Which engine settings ask for: the same text for the same one. */
-export function engineOf({ side, model, labels }) {
+/** Key of the engine for the given settings; equal keys mean the same engine. */
+export function engineKey({ side, model, labels }) {
   return side === "server" ? side : [side, model, labels].join(" ");
 }
 
@@ -47,12 +47,12 @@ export function engineOf({ side, model, labels }) {
  *
  * @param {object} options
  * @param {"browser"|"server"} options.side
- * @param {string} options.model name of the browser's model
- * @param {string} options.labels reading of the browser's model
+ * @param {string} options.model name of the model, in the browser
+ * @param {string} options.labels reading, in the browser
  * @param {(state: {phase: "loading"|"ready"|"busy", share?: number, seconds?: number}) => void} [options.onState]
- * @param {(wrong: boolean) => Promise<string|null>} [options.askToken] asks for the server's token; null is no
+ * @param {(wrong: boolean) => Promise<string|null>} [options.askToken] asks the user for the server's token; null if cancelled
  * @returns {Promise<Engine>}
- * @throws {EngineError} if it cannot be had
+ * @throws {EngineError}
  */
 export async function createEngine({ side, model, labels, onState = () => {}, askToken = async () => null }) {
   onState({ phase: "loading", share: null });
@@ -61,7 +61,7 @@ export async function createEngine({ side, model, labels, onState = () => {}, as
   return engine;
 }
 
-// ---------------------------------------------------------------- in this browser
+// ---------------------------------------------------------------- browser
 async function browserEngine(model, labels, onState) {
   if (typeof WebAssembly !== "object") throw new EngineError("wasm", "WebAssembly is missing");
   let recognizer;
@@ -77,7 +77,7 @@ async function browserEngine(model, labels, onState) {
   } catch (error) {
     throw new EngineError("model", (await missingRuntime()) ?? String(error?.message ?? error), { cause: error });
   }
-  const newest = newestWins((image, time_s) => recognizer.analyze(image).then((result) => ({ ...result, time_s })));
+  const frame = newestWins((image, time_s) => recognizer.analyze(image).then((result) => ({ ...result, time_s })));
   return {
     side: "browser",
     model: recognizer.model,
@@ -86,21 +86,21 @@ async function browserEngine(model, labels, onState) {
     threads: recognizer.threads,
     explains: true,
     analyze: (image, { source, minFace, signal } = {}) => recognizer.analyze(image, { source, minFace, signal }),
-    frame: newest,
+    frame,
     explain: (image, face, options) => recognizer.explain(image, face, options),
     close: () => recognizer.close(),
   };
 }
 
-/** What a server says that lacks onnxruntime-web, with the way to get it; null where that is not it. */
+/** The server's message if it lacks onnxruntime-web, else null. */
 async function missingRuntime() {
   const reply = await fetch(new URL("mien-web/runtime/ort.wasm.min.mjs", BASE)).catch(() => null);
-  const told = reply?.status === 404 ? await reply.json().catch(() => null) : null;
-  return told?.code === "no_runtime" ? told.error : null;
+  const body = reply?.status === 404 ? await reply.json().catch(() => null) : null;
+  return body?.code === "no_runtime" ? body.error : null;
 }
 
 /**
- * Let one call run at a time: of those that come meanwhile the last waits, and the others give null.
+ * Run one call at a time. Of the calls made meanwhile, only the last is run; the others resolve to null.
  *
  * @template T
  * @param {(...values: any[]) => Promise<T>} work
@@ -128,7 +128,7 @@ export function newestWins(work) {
   };
 }
 
-// ---------------------------------------------------------------- on the server
+// ---------------------------------------------------------------- server
 let token = null; // in memory only
 
 async function serverEngine(onState, askToken) {
@@ -141,16 +141,16 @@ async function serverEngine(onState, askToken) {
     threads: 0,
     explains: false,
     analyze: async (image, options = {}) => {
-      const result = await analyzeThere(image, options, onState, askToken);
+      const result = await analyzeOnServer(image, options, onState, askToken);
       if (!engine.labels && result.labels) {
         engine.labels = result.labels;
         onState({ phase: "ready" });
       }
       return result;
     },
-    video: (file, options) => videoThere(file, options, askToken),
+    video: (file, options) => videoOnServer(file, options, askToken),
     explain: async () => {
-      throw new EngineError("server", "a server makes no heat maps: read in this browser for them");
+      throw new EngineError("server", "heat maps are not available on the server: read in this browser");
     },
   };
   const stream = createStream(askToken);
@@ -170,22 +170,22 @@ async function fetchVersion(askToken) {
   return about;
 }
 
-/** Fetch with the token, if there is one, and ask for it where the server wants one. */
+/** Fetch with the token, if any; asks for a token if the server requires one. */
 async function authorized(path, options, askToken) {
   let wrong = token !== null;
   for (;;) {
     const headers = { ...options.headers, ...(token === null ? {} : { Authorization: `Bearer ${token}` }) };
     const reply = await fetch(new URL(path, BASE), { cache: "no-store", ...options, headers });
     if (reply.status !== 401) return reply;
-    const given = await askToken(wrong);
-    if (!given) throw new EngineError("token", "the server asks for a token");
-    token = given;
+    const entered = await askToken(wrong);
+    if (!entered) throw new EngineError("token", "the server requires a token");
+    token = entered;
     wrong = true;
   }
 }
 
-/** One picture's result; waits while the server is busy or out of reach. */
-async function analyzeThere(image, { source, signal, onWait = () => {} }, onState, askToken) {
+/** Analyse a picture on the server; retries while it is busy or unreachable. */
+async function analyzeOnServer(image, { source, signal, onWait = () => {} }, onState, askToken) {
   const blob = await asBlob(image);
   for (let attempt = 0; ; attempt += 1) {
     signal?.throwIfAborted();
@@ -197,23 +197,23 @@ async function analyzeThere(image, { source, signal, onWait = () => {} }, onStat
     } catch (error) {
       if (signal?.aborted || error instanceof EngineError) throw error;
     }
-    if (reply && reply.status !== 503) return answerOf(reply, source ?? null);
-    const seconds = waitFor(reply, attempt);
-    const why = reply ? "busy" : "offline";
-    onWait(seconds, why);
-    onState({ phase: why, seconds });
+    if (reply && reply.status !== 503) return toResult(reply, source ?? null);
+    const seconds = retryDelay(reply, attempt);
+    const reason = reply ? "busy" : "offline";
+    onWait(seconds, reason);
+    onState({ phase: reason, seconds });
     await pause(seconds, signal);
     onState({ phase: "ready" });
   }
 }
 
-function waitFor(reply, attempt) {
-  const asked = Number(reply?.headers.get("Retry-After"));
-  return Math.min(MAX_WAIT_S, Math.max(1, asked || 0, 2 ** attempt / 2));
+function retryDelay(reply, attempt) {
+  const requested = Number(reply?.headers.get("Retry-After"));
+  return Math.min(MAX_WAIT_S, Math.max(1, requested || 0, 2 ** attempt / 2));
 }
 
-/** A video's results and events, as the server has them ready; `every` is seconds between two frames, null for each. */
-async function* videoThere(file, { every = null, signal } = {}, askToken) {
+/** Stream results and events of a video; `every` is the interval of frames in seconds, null for all frames. */
+async function* videoOnServer(file, { every = null, signal } = {}, askToken) {
   const body = new FormData();
   body.append("video", file, file.name);
   const reply = await authorized(`v1/video${every === null ? "" : `?every=${every}`}`, { method: "POST", body, signal }, askToken);
@@ -230,21 +230,22 @@ async function* videoThere(file, { every = null, signal } = {}, askToken) {
   }
 }
 
-/** A reply as a result: what the service refuses has the status that `mien predict` would give it. */
-async function answerOf(reply, source) {
+/** Convert a response to a result; errors get the status that `mien predict` would give. */
+async function toResult(reply, source) {
   const content = await reply.json().catch(() => ({}));
   if (reply.ok) return { ...content, source: source ?? content.source };
-  return refused({ error: `the server answered ${reply.status}`, ...content }, source);
+  return errorResult({ error: `the server answered ${reply.status}`, ...content }, source);
 }
 
 const UNREADABLE = ["too_large", "unsupported_type", "undecodable", "too_long", "malformed"];
 
-function refused({ code, error }, source = null) {
+/** Result of a picture that could not be analysed. */
+export function errorResult({ code, error }, source = null) {
   const status = UNREADABLE.includes(code) ? "unreadable" : "error";
   return { schema: "mien/1", source, frame: null, time_s: null, status, width: null, height: null, faces: [], error, code };
 }
 
-/** Wait; less where the network comes back meanwhile. */
+/** Wait, at most until the network is available again. */
 function pause(seconds, signal) {
   return new Promise((resolve, reject) => {
     const end = () => {
@@ -260,7 +261,7 @@ function pause(seconds, signal) {
   });
 }
 
-/** An image as an encoded file: files as they are, anything else as a JPEG of `FRAME_SIDE` pixels at most. */
+/** Encode an image: files are unchanged, others become a JPEG of at most `FRAME_SIDE` pixels. */
 async function asBlob(image) {
   if (image instanceof Blob) return image;
   const bitmap = image instanceof ImageBitmap ? image : await createImageBitmap(image);
@@ -271,24 +272,24 @@ async function asBlob(image) {
   return canvas.convertToBlob({ type: "image/jpeg", quality: FRAME_QUALITY });
 }
 
-const RETRY_MS = 5000; // after which a live connection that failed is tried again
+const RECONNECT_MS = 5000;
 
-/** Live frames over a WebSocket, one at a time; over POST where that cannot be had. */
+/** Live frames over a WebSocket, one at a time; falls back to POST. */
 function createStream(askToken) {
   let socket = null; // a promise
   let notBefore = 0;
 
   function open() {
-    const address = new URL("v1/stream", BASE);
-    address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
-    const opened = new WebSocket(address, ["mien", ...(token === null ? [] : [`bearer.${token}`])]);
+    const url = new URL("v1/stream", BASE);
+    url.protocol = url.protocol === "https:" ? "wss:" : "ws:";
+    const opened = new WebSocket(url, ["mien", ...(token === null ? [] : [`bearer.${token}`])]);
     return new Promise((resolve, reject) => {
       opened.onopen = () => resolve(opened);
       opened.onclose = () => reject(new EngineError("server", "no live connection"));
     });
   }
 
-  async function ask(blob) {
+  async function send(blob) {
     socket ??= open();
     const opened = await socket;
     return new Promise((resolve, reject) => {
@@ -302,10 +303,10 @@ function createStream(askToken) {
   async function streamed(blob) {
     if (performance.now() < notBefore) return null;
     try {
-      return await ask(blob);
+      return await send(blob);
     } catch {
       socket = null;
-      notBefore = performance.now() + RETRY_MS;
+      notBefore = performance.now() + RECONNECT_MS;
       return null;
     }
   }
@@ -313,8 +314,8 @@ function createStream(askToken) {
   return {
     async frame(image, time_s) {
       const blob = await asBlob(image);
-      const result = (await streamed(blob)) ?? (await analyzeThere(blob, {}, () => {}, askToken));
-      if (result.schema !== "mien/1") return result.code === "busy" ? null : { ...refused(result), time_s };
+      const result = (await streamed(blob)) ?? (await analyzeOnServer(blob, {}, () => {}, askToken));
+      if (result.schema !== "mien/1") return result.code === "busy" ? null : { ...errorResult(result), time_s };
       return { ...result, source: null, time_s };
     },
     close() {

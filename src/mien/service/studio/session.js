@@ -1,36 +1,36 @@
 /**
- * Sessions: what was read from a camera or a video. They live in this page's memory alone, until
- * somebody saves them; a session that would be lost unsaved is asked about.
+ * Sessions: results of a camera or video with markers and baseline. They are kept in memory until
+ * saved; the page asks before an unsaved session is lost.
  *
  * @typedef {object} Session
- * @property {number} id of this page
- * @property {"webcam"|"video"|"file"} kind where it comes from; "file": a saved session, opened
+ * @property {number} id unique in this page
+ * @property {"webcam"|"video"|"file"} kind source; "file" is an opened saved session
  * @property {string} name
  * @property {string} created ISO 8601
  * @property {string} labels "people" or "fer2013"
- * @property {string[]} emotions the model's, in its order
+ * @property {string[]} emotions of the model, in order
  * @property {{name: string, version: string, sha256: string}} model
- * @property {object[]} results in order of time, with `time_s` set and faces tracked and smoothed
+ * @property {object[]} results in order of time, tracked and smoothed
  * @property {{start: number, end: number, label: string}[]} markers
- * @property {object|null} baseline as analysis' `measureBaseline` gives it
- * @property {boolean} saved whether all of it was saved as JSON
+ * @property {object|null} baseline from `measureBaseline`
+ * @property {boolean} saved whether the current state was saved as CSV or JSON
  */
 
 let count = 0;
 
 /**
- * Begin a session.
+ * Create a session.
  *
- * @param {Partial<Session>} parts at least kind, name, labels, emotions and model
+ * @param {Partial<Session>} fields at least kind, name, labels, emotions and model
  * @returns {Session}
  */
-export function createSession(parts) {
+export function createSession(fields) {
   count += 1;
-  const rest = { created: new Date().toISOString(), results: [], markers: [], baseline: null, saved: false };
-  return { ...rest, ...parts, id: count };
+  const defaults = { created: new Date().toISOString(), results: [], markers: [], baseline: null, saved: false };
+  return { ...defaults, ...fields, id: count };
 }
 
-/** The sessions that are open in this page. */
+/** Create an observable list of sessions. */
 export function createSessionList() {
   const open = [];
   const callbacks = new Set();
@@ -47,7 +47,7 @@ export function createSessionList() {
       if (index >= 0) open.splice(index, 1);
       changed();
     },
-    /** To be called when a session is not what it was; `saved` says that it is as its file is. */
+    /** Report a change of a session, or that it was saved. */
     touch(session, { saved = false } = {}) {
       session.saved = saved;
       changed();
@@ -59,15 +59,15 @@ export function createSessionList() {
   };
 }
 
-/** The one list of this page: the views share it. */
+/** The open sessions, shared by the views. */
 export const openSessions = createSessionList();
 
-// A browser asks before it closes a page whose listener objects.
+// Makes the browser ask before it closes the page.
 window.addEventListener("beforeunload", (event) => {
   if (openSessions.unsaved().length > 0) event.preventDefault();
 });
 
-/** The numbers of everybody in results, with the seconds that they were seen, longest first. */
+/** Track ids of all people with the seconds they are visible, longest first. */
 export function peopleOf(results) {
   const seconds = new Map();
   results.forEach((result, index) => {
@@ -76,11 +76,11 @@ export function peopleOf(results) {
       if (track != null) seconds.set(track, (seconds.get(track) ?? 0) + Math.min(1, until - result.time_s));
     }
   });
-  return [...seconds].map(([track, seen]) => ({ track, seconds: seen })).sort((a, b) => b.seconds - a.seconds);
+  return [...seconds].map(([track, visible]) => ({ track, seconds: visible })).sort((a, b) => b.seconds - a.seconds);
 }
 
-/** The place of the last result at or before a moment, in results in order of time; -1 for none. */
-export function placeAt(results, time_s) {
+/** Index of the last result at or before a time, -1 if there is none. */
+export function indexAt(results, time_s) {
   let [low, high] = [0, results.length];
   while (low < high) {
     const middle = (low + high) >> 1;
@@ -90,8 +90,8 @@ export function placeAt(results, time_s) {
   return low - 1;
 }
 
-/** A file's name from a session's, without what file systems refuse. */
+/** File name for a session, without characters that file systems do not allow. */
 export function fileName(name, suffix) {
-  const plain = name.replace(/\.[a-z0-9]{2,4}$/i, "").replace(/[^\p{L}\p{N}._-]+/gu, "-").replace(/^[-.]+|[-.]+$/g, "");
-  return `${plain || "session"}${suffix}`;
+  const stem = name.replace(/\.[a-z0-9]{2,4}$/i, "").replace(/[^\p{L}\p{N}._-]+/gu, "-").replace(/^[-.]+|[-.]+$/g, "");
+  return `${stem || "session"}${suffix}`;
 }

@@ -1,16 +1,16 @@
 /**
- * Settings of the page. They are kept in this browser's local storage; pictures, results and tokens never are.
+ * Settings of the page, kept in local storage. Pictures, results and tokens are never stored.
  *
  * @typedef {object} Settings
  * @property {"system"|"light"|"dark"} theme
- * @property {"browser"|"server"} side where pictures are read
- * @property {"mien-nano"|"mien-b0"} model of the browser's side; a server reads with its own
- * @property {"people"|"fer2013"} labels of the browser's side
- * @property {number} minFace pixels of the smallest face that is read; 0 for any
- * @property {boolean} charts whether saved pictures have a chart of the scores beside each face
+ * @property {"browser"|"server"} side where pictures are analysed
+ * @property {"mien-nano"|"mien-b0"} model in the browser; a server uses its own
+ * @property {"people"|"fer2013"} labels in the browser
+ * @property {number} minFace smallest face to read in pixels; 0 for any
+ * @property {boolean} charts whether saved pictures have a chart of the scores next to each face
  */
 
-const KEY = "mien-studio"; // theme.js reads it, too
+const KEY = "mien-studio"; // also in theme.js
 
 /** @type {Readonly<Settings>} */
 export const DEFAULTS = Object.freeze({
@@ -22,7 +22,7 @@ export const DEFAULTS = Object.freeze({
   charts: true,
 });
 
-export const MIN_FACE = Object.freeze({ least: 0, most: 400 });
+export const MIN_FACE = Object.freeze({ min: 0, max: 400 });
 
 const CHOICES = {
   theme: ["system", "light", "dark"],
@@ -32,22 +32,23 @@ const CHOICES = {
   charts: [true, false],
 };
 
-/** Whether a value may be that of a setting. */
 function isValid(name, value) {
-  if (name === "minFace") return Number.isInteger(value) && value >= MIN_FACE.least && value <= MIN_FACE.most;
+  if (name === "minFace") return Number.isInteger(value) && value >= MIN_FACE.min && value <= MIN_FACE.max;
   return CHOICES[name]?.includes(value) ?? false;
 }
 
 function stored() {
   try {
-    const found = JSON.parse(localStorage.getItem(KEY) ?? "{}");
-    return Object.fromEntries(Object.entries(found ?? {}).filter(([name, value]) => isValid(name, value)));
+    const saved = JSON.parse(localStorage.getItem(KEY) ?? "{}");
+    return Object.fromEntries(Object.entries(saved ?? {}).filter(([name, value]) => isValid(name, value)));
   } catch {
     return {};
   }
 }
 
 /**
+ * Create the settings.
+ *
  * @returns {{get(): Readonly<Settings>, set(patch: Partial<Settings>): void,
  *   subscribe(callback: (settings: Readonly<Settings>, changed: string[]) => void): () => void}}
  */
@@ -63,7 +64,7 @@ export function createSettings() {
       try {
         localStorage.setItem(KEY, JSON.stringify(current));
       } catch {
-        // Storage may be blocked: the settings hold until the page is closed.
+        // Storage may be blocked; the settings then last until the page is closed.
       }
       for (const callback of callbacks) callback(current, changed);
     },

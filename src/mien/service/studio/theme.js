@@ -1,11 +1,11 @@
-// Runs before the first paint, so that the page does not flash in the other theme. The key is that of settings.js.
+// Runs before the first paint to avoid a flash of the other theme. The key is the same as in settings.js.
 (() => {
-  let chosen = "system";
+  let theme = "system";
   try {
-    chosen = JSON.parse(localStorage.getItem("mien-studio") ?? "{}").theme;
+    theme = JSON.parse(localStorage.getItem("mien-studio") ?? "{}").theme;
   } catch {
-    // Storage may be blocked: the system's theme is used.
+    // Storage may be blocked; use the system's theme.
   }
-  const dark = chosen === "dark" || (chosen !== "light" && matchMedia("(prefers-color-scheme: dark)").matches);
+  const dark = theme === "dark" || (theme !== "light" && matchMedia("(prefers-color-scheme: dark)").matches);
   document.documentElement.dataset.theme = dark ? "dark" : "light";
 })();

@@ -1,4 +1,4 @@
-/** What the numbers mean, and what they must not be used for. */
+/** Dialog on what the numbers mean and what they must not be used for. */
 
 import { strings } from "../strings.js";
 import { openDialog } from "./dialog.js";

@@ -1,12 +1,14 @@
-/** The picture as it is saved: boxes, labels and a chart of the scores beside each face that has room, as mien draws them. */
+/** Annotated pictures for saving: boxes, labels and score charts, as mien draws them in Python. */
 
 import { colourOf, emotionName, fontFamily, readableOn, readingText, shownReading } from "./faces.js";
 
-const MIN_SIDE = 640; // smaller pictures are enlarged by a whole factor, so that labels can be read
-const MAX_SIDE = 16_384; // what browsers' canvases hold
+const MIN_SIDE = 640; // smaller pictures are enlarged by an integer factor, so that labels are legible
+const MAX_SIDE = 16_384; // limit of canvases in browsers
 const DARK = [16, 20, 26];
 
 /**
+ * Draw a picture with its faces.
+ *
  * @param {ImageBitmap} picture
  * @param {object[]} faces of its result
  * @param {{palette: Record<string, string>, charts?: boolean}} options
@@ -18,21 +20,21 @@ export function annotatedPng(picture, faces, { palette, charts = true }) {
   const canvas = new OffscreenCanvas(Math.max(1, Math.floor(picture.width * scale)), Math.max(1, Math.floor(picture.height * scale)));
   const context = canvas.getContext("2d");
   context.imageSmoothingQuality = "high";
-  context.fillStyle = "white"; // what a transparent picture is read on
+  context.fillStyle = "white"; // the background on which transparent pictures are analysed
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.drawImage(picture, 0, 0, canvas.width, canvas.height);
-  const drawn = faces.map((face) => {
+  const items = faces.map((face) => {
     const box = { left: face.box.x * scale, top: face.box.y * scale, width: face.box.w * scale, height: face.box.h * scale };
     return { face, box, style: styleOf(canvas, box), colour: colourOf(palette, shownReading(face).emotion, Object.keys(face.scores)) };
   });
-  const taken = drawn.map(({ box }) => box);
-  for (const one of drawn) drawBox(context, one);
-  for (const one of drawn) taken.push(drawLabel(context, one));
-  for (const one of charts ? drawn : []) drawChart(context, one, palette, taken);
+  const occupied = items.map(({ box }) => box);
+  for (const item of items) drawBox(context, item);
+  for (const item of items) occupied.push(drawLabel(context, item));
+  for (const item of charts ? items : []) drawChart(context, item, palette, occupied);
   return canvas.convertToBlob({ type: "image/png" });
 }
 
-/** Sizes that follow from those of the picture and the face. */
+/** Text size, line width and padding for a face, in pixels. */
 function styleOf({ width, height }, box) {
   const longer = Math.max(width, height);
   const text = Math.round(Math.min(Math.max(box.width / 6.5, Math.max(12, longer / 75)), Math.max(16, longer / 32), Math.max(8, width / 8)));
@@ -45,7 +47,7 @@ function rounded(context, { left, top, width, height }, radius) {
 }
 
 function drawBox(context, { box, style, colour }) {
-  // A dark edge keeps the box visible on a background of its own colour.
+  // A dark edge keeps the box visible on a background of the same colour.
   for (const [stroke, line] of [[`rgb(${DARK.join(" ")} / 59%)`, style.line + 2], [colour, style.line]]) {
     rounded(context, box, 2 * style.line);
     context.strokeStyle = stroke;
@@ -71,7 +73,7 @@ function drawLabel(context, { face, box, style, colour }) {
   return label;
 }
 
-function drawChart(context, { face, box, style }, palette, taken) {
+function drawChart(context, { face, box, style }, palette, occupied) {
   const { scores, emotion } = shownReading(face);
   const names = Object.keys(scores);
   const text = Math.max(10, Math.round(0.72 * style.text));
@@ -79,10 +81,10 @@ function drawChart(context, { face, box, style }, palette, taken) {
   const [row, pad, bar] = [Math.round(1.3 * text), style.pad, 5 * text];
   const widest = Math.ceil(Math.max(...names.map((name) => context.measureText(emotionName(name)).width)));
   const size = { width: widest + bar + 3 * pad, height: row * names.length + 2 * pad };
-  if (size.height > 1.25 * box.height) return; // no chart larger than its face
-  const panel = freePlace(context.canvas, box, size, 2 * style.line, taken);
+  if (size.height > 1.25 * box.height) return; // larger than the face
+  const panel = freePosition(context.canvas, box, size, 2 * style.line, occupied);
   if (!panel) return;
-  taken.push(panel);
+  occupied.push(panel);
   rounded(context, panel, 2 * style.line);
   context.fillStyle = `rgb(${DARK.join(" ")} / 84%)`;
   context.fill();
@@ -103,8 +105,8 @@ function drawChart(context, { face, box, style }, palette, taken) {
   });
 }
 
-/** A place beside or below a box that is inside the picture and hides no face, or undefined. */
-function freePlace(canvas, { left, top, width, height }, size, gap, taken) {
+/** A rectangle next to or below a box that is inside the picture and covers nothing, or undefined. */
+function freePosition(canvas, { left, top, width, height }, size, gap, occupied) {
   const [right, bottom] = [left + width, top + height];
   const corners = [
     [right + gap, top],
@@ -113,20 +115,15 @@ function freePlace(canvas, { left, top, width, height }, size, gap, taken) {
     [left - gap - size.width, bottom - size.height],
     [Math.floor((left + right - size.width) / 2), bottom + gap],
   ];
-  const isFree = (place) =>
-    place.left >= 0 &&
-    place.top >= 0 &&
-    place.left + place.width < canvas.width &&
-    place.top + place.height < canvas.height &&
-    !taken.some((other) => touch(place, other));
+  const isFree = (rect) =>
+    rect.left >= 0 &&
+    rect.top >= 0 &&
+    rect.left + rect.width < canvas.width &&
+    rect.top + rect.height < canvas.height &&
+    !occupied.some((other) => intersect(rect, other));
   return corners.map(([x, y]) => ({ left: x, top: y, ...size })).find(isFree);
 }
 
-function touch(one, other) {
-  return (
-    one.left < other.left + other.width &&
-    other.left < one.left + one.width &&
-    one.top < other.top + other.height &&
-    other.top < one.top + one.height
-  );
+function intersect(a, b) {
+  return a.left < b.left + b.width && b.left < a.left + a.width && a.top < b.top + b.height && b.top < a.top + a.height;
 }

@@ -1,4 +1,4 @@
-/** Modal dialogs on the browser's own <dialog>: it keeps the focus inside, closes by Escape, and gives the focus back. */
+/** Modal dialogs based on <dialog>, which traps the focus, closes with Escape and restores the focus. */
 
 import { strings } from "../strings.js";
 import { h, newId } from "./dom.js";
@@ -12,7 +12,7 @@ import { icon } from "./icons.js";
  * @param {Node|Node[]} options.content
  * @param {Array<{label: string, primary?: boolean, action: (close: () => void) => void}>} [options.actions]
  * @param {string} [options.className]
- * @param {() => void} [options.onClose] called however it is closed
+ * @param {() => void} [options.onClose] called after closing, however it was closed
  * @returns {{element: HTMLDialogElement, close: () => void}}
  */
 export function openDialog({ title, content, actions = [], className = "", onClose = () => {} }) {
@@ -37,7 +37,7 @@ export function openDialog({ title, content, actions = [], className = "", onClo
         ),
       ),
   );
-  element.addEventListener("click", ({ target }) => target === element && close()); // the backdrop
+  element.addEventListener("click", ({ target }) => target === element && close()); // click on the backdrop
   element.addEventListener("close", () => {
     element.remove();
     onClose();

@@ -1,13 +1,13 @@
-/** Building elements: the page has no markup of its own, so that every word comes from strings.js. */
+/** Helpers to build DOM elements. The page is built in JavaScript, so that all text comes from strings.js. */
 
 const SVG = "http://www.w3.org/2000/svg";
 
 /**
- * Make an element.
+ * Create an element.
  *
- * @param {string} tag as "button" or "div.card.wide"
- * @param {object|null} [props] `on…` are listeners, `data` and `style` objects (custom properties, too); null, undefined
- *   and false leave an attribute out; what is a property of the element is set as one, the rest as attributes
+ * @param {string} tag such as "button" or "div.card.wide"
+ * @param {object|null} [props] `on…` are listeners, `data` and `style` are objects; other names are set as properties
+ *   if the element has them, else as attributes; null, undefined and false omit an attribute
  * @param {...(Node|string|null|false|Array)} children
  * @returns {HTMLElement}
  */
@@ -35,19 +35,19 @@ function flat(children) {
   return children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false);
 }
 
-/** Whether nothing that can be seen has the focus: what had it was taken away or hidden. */
+/** Whether the focused element was removed or hidden. */
 export function isFocusLost() {
   const { activeElement: focused } = document;
   return !focused || focused === document.body || !focused.checkVisibility();
 }
 
-/** Replace what is in an element; return it. */
+/** Replace an element's children; returns the element. */
 export function fill(element, ...children) {
   element.replaceChildren(...flat(children));
   return element;
 }
 
-/** Make an SVG element. */
+/** Create an SVG element. */
 export function svg(tag, attributes, ...children) {
   const element = document.createElementNS(SVG, tag);
   for (const [key, value] of Object.entries(attributes ?? {})) element.setAttribute(key, value);
@@ -55,9 +55,19 @@ export function svg(tag, attributes, ...children) {
   return element;
 }
 
+/** Fit a canvas to a size in CSS pixels at the screen's resolution, and clear it; returns its context. */
+export function clearCanvas(canvas, cssWidth, cssHeight) {
+  const [width, height] = [cssWidth, cssHeight].map((length) => Math.round(length * (devicePixelRatio || 1)));
+  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+  const context = canvas.getContext("2d");
+  context.setTransform(1, 0, 0, 1, 0, 0);
+  context.clearRect(0, 0, width, height);
+  return context;
+}
+
 let count = 0;
 
-/** A new id, for labels and descriptions. */
+/** Create a unique id. */
 export function newId(prefix = "id") {
   count += 1;
   return `${prefix}-${count}`;

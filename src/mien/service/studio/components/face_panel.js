@@ -1,14 +1,15 @@
-/** What is known of one face: its emotion in words, the seven bars, quality, what speaks for it, details. */
+/** Panel of one face: emotion, score bars, quality, heat map and details. */
 
+import { valence } from "../../mien-web/index.js";
 import { decimal, format, percent, strings } from "../strings.js";
 import { createBars, drawPortrait, emotionName, faceName, portrait, shownReading } from "./faces.js";
 import { createHeat } from "./heat.js";
 import { fill, h } from "./dom.js";
 import { icon } from "./icons.js";
 
-const UNPLEASANT = ["angry", "disgust", "fear", "sad"];
-
 /**
+ * Create the panel.
+ *
  * @param {object} options
  * @param {Record<string, string>} options.palette
  * @param {(index: number) => void} options.onSelect
@@ -28,20 +29,19 @@ export function createFacePanel({ palette, onSelect, announce, engine }) {
     shown = picture;
     const { faces } = picture.result;
     choices = faces.map((face, index) =>
-      h("button.face-choice", { type: "button", "aria-label": choiceLabel(face), onClick: () => onSelect(index) }, small(face)),
+      h("button.face-choice", { type: "button", "aria-label": choiceLabel(face), onClick: () => onSelect(index) }, thumbnail(face)),
     );
     fill(chooser, choices);
     chooser.hidden = faces.length < 2;
   }
 
-  function small(face) {
+  function thumbnail(face) {
     return shown.bitmap ? portrait(shown.bitmap, face.box, 96) : h("span", null, String(face.face_id + 1));
   }
 
   function select(index) {
     choices.forEach((choice, at) => choice.setAttribute("aria-pressed", String(at === index)));
-    const chosen = choices[index];
-    if (chosen && !chooser.hidden) chosen.scrollIntoView({ block: "nearest", inline: "nearest" });
+    if (!chooser.hidden) choices[index]?.scrollIntoView({ block: "nearest", inline: "nearest" });
     fill(body, sections(shown, shown.result.faces[index], { palette, announce, engine }));
   }
 
@@ -90,8 +90,8 @@ function heading({ bitmap }, face, labels) {
 
 function uncertainty(face, labels) {
   const words = strings.face;
-  const why = face.quality.flags.includes("turned_away") ? words.uncertainTurned : labels === "people" ? words.uncertainScore : words.uncertainLabels;
-  return h("div.message.warn", null, icon("question"), h("p", null, why));
+  const reason = face.quality.flags.includes("turned_away") ? words.uncertainTurned : labels === "people" ? words.uncertainScore : words.uncertainLabels;
+  return h("div.message.warn", null, icon("question"), h("p", null, reason));
 }
 
 function quality({ flags }) {
@@ -116,10 +116,8 @@ function details(face, scores) {
     [words.faceConfidence, decimal(face.face_confidence)],
     [words.blur, decimal(face.quality.blur)],
   ];
-  if ("happy" in scores && UNPLEASANT.every((name) => name in scores)) {
-    const valence = scores.happy - Math.max(...UNPLEASANT.map((name) => scores[name]));
-    rows.push([words.valence, decimal(valence), words.valenceHint]);
-  }
+  const faceValence = valence(scores);
+  if (faceValence !== null) rows.push([words.valence, decimal(faceValence), words.valenceHint]);
   return h(
     "details.details",
     null,

@@ -1,4 +1,4 @@
-/** Faces as they are shown: boxes on a canvas, bars, small portraits, and the words for them. */
+/** Display of faces: boxes on a canvas, score bars, portraits and text. */
 
 import { counted, format, percent, strings } from "../strings.js";
 import { h } from "./dom.js";
@@ -6,38 +6,38 @@ import { h } from "./dom.js";
 const DARK = "#10141a";
 const LIGHT = "#ffffff";
 
-// ---------------------------------------------------------------- words and colours
-/** An emotion's word; a class of a model of its own is its own word. */
+// ---------------------------------------------------------------- text and colours
+/** Display name of an emotion; classes of custom models are shown as they are. */
 export function emotionName(emotion) {
   return Object.hasOwn(strings.emotions, emotion) ? strings.emotions[emotion] : emotion;
 }
 
-/** What is shown of a face: its corrected scores where there are any, else the smoothed ones, else those of the picture. */
+/** The reading to show of a face: the corrected one, else the smoothed one, else that of the picture. */
 export function shownReading(face) {
   return face.corrected ?? face.smoothed ?? face;
 }
 
-/** "happy 91%", with a question mark where it is uncertain. */
+/** Text such as "happy 91%", with a question mark if uncertain. */
 export function readingText(face) {
   const { emotion, confidence } = shownReading(face);
   const template = face.uncertain ? strings.face.labelUncertain : strings.face.label;
   return format(template, { emotion: emotionName(emotion), percent: percent(confidence) });
 }
 
-/** "Person 2" in a video, "Face 1" in a picture. */
+/** Text such as "Person 2" in a video or "Face 1" in a picture. */
 export function faceName(face) {
   if (face.track_id !== null && face.track_id !== undefined) return format(strings.face.person, { number: face.track_id });
   return format(strings.face.number, { number: face.face_id + 1 });
 }
 
-/** "2 faces: happy 91%, sad? 44%", or that there is none. */
+/** Text such as "2 faces: happy 91%, sad? 44%", or the status of a result without faces. */
 export function resultSummary(result) {
   if (result.status !== "ok") return strings.picture.status[result.status];
   const emotions = result.faces.map(readingText).join(", ");
   return format(strings.picture.summaryOk, { faces: counted(strings.picture.faces, result.faces.length), emotions });
 }
 
-/** The colour of a class: an emotion's own, else one of those that are left, by its place among the classes. */
+/** Colour of a class; classes of custom models get the unused colours of the palette in order. */
 export function colourOf(palette, emotion, emotions = Object.keys(palette)) {
   if (Object.hasOwn(palette, emotion)) return palette[emotion];
   const free = Object.keys(palette).filter((name) => !emotions.includes(name));
@@ -46,7 +46,7 @@ export function colourOf(palette, emotion, emotions = Object.keys(palette)) {
   return palette[names[Math.max(0, others.indexOf(emotion)) % names.length]];
 }
 
-/** Dark or light, whichever can be read on a colour "#rrggbb". */
+/** Text colour with sufficient contrast on a background "#rrggbb". */
 export function readableOn(colour) {
   const [red, green, blue] = [1, 3, 5].map((at) => parseInt(colour.slice(at, at + 2), 16));
   return 0.299 * red + 0.587 * green + 0.114 * blue > 110 ? DARK : LIGHT;
@@ -54,29 +54,29 @@ export function readableOn(colour) {
 
 // ---------------------------------------------------------------- boxes
 /**
- * Draw boxes and labels. Lines and letters keep their size whatever the scale is.
+ * Draw boxes and labels. Line widths and text sizes do not depend on the scale.
  *
  * @param {CanvasRenderingContext2D} context
  * @param {object[]} faces of a result
  * @param {object} options
  * @param {Record<string, string>} options.palette
- * @param {number} [options.scale] canvas pixels for a pixel of the picture
- * @param {number} [options.x] where the picture's left edge is on the canvas
- * @param {number} [options.y] where its upper edge is
- * @param {number} [options.ratio] canvas pixels for a pixel of the screen
- * @param {number|null} [options.selected] index of the chosen face
+ * @param {number} [options.scale] canvas pixels per picture pixel
+ * @param {number} [options.x] left edge of the picture on the canvas
+ * @param {number} [options.y] top edge of the picture on the canvas
+ * @param {number} [options.ratio] canvas pixels per CSS pixel
+ * @param {number|null} [options.selected] index of the selected face
  * @param {boolean} [options.labels]
  */
 export function drawFaces(context, faces, { palette, scale = 1, x = 0, y = 0, ratio = 1, selected = null, labels = true }) {
   const many = faces.length > 1;
-  const places = faces.map(({ box }) => ({ left: x + box.x * scale, top: y + box.y * scale, width: box.w * scale, height: box.h * scale }));
+  const rects = faces.map(({ box }) => ({ left: x + box.x * scale, top: y + box.y * scale, width: box.w * scale, height: box.h * scale }));
   context.save();
   faces.forEach((face, index) => {
     const dim = many && selected !== null && index !== selected;
-    drawBox(context, places[index], faceColour(palette, face), ratio * (index === selected && many ? 3.5 : 2.25), dim);
+    drawBox(context, rects[index], faceColour(palette, face), ratio * (index === selected && many ? 3.5 : 2.25), dim);
   });
-  const order = faces.map((_, index) => index).sort((one, other) => (one === selected) - (other === selected)); // the chosen on top
-  for (const index of labels ? order : []) drawLabel(context, places[index], faces[index], palette, ratio);
+  const order = faces.map((_, index) => index).sort((a, b) => (a === selected) - (b === selected)); // the selected one on top
+  for (const index of labels ? order : []) drawLabel(context, rects[index], faces[index], palette, ratio);
   context.restore();
 }
 
@@ -107,18 +107,19 @@ function drawLabel(context, { left, top, width }, face, palette, ratio) {
   const number = face.track_id === null || face.track_id === undefined ? "" : `#${face.track_id} `;
   const text = number + readingText(face);
   context.font = `600 ${size}px ${fontFamily()}`;
-  const span = context.measureText(text).width + 2 * pad;
-  const tall = 1.7 * size;
-  const at = Math.max(0, Math.min(left - ratio, context.canvas.width - span));
-  const over = top - tall - 2 * ratio;
+  const labelWidth = context.measureText(text).width + 2 * pad;
+  const labelHeight = 1.7 * size;
+  const x = Math.max(0, Math.min(left - ratio, context.canvas.width - labelWidth));
+  const above = top - labelHeight - 2 * ratio;
+  const y = above >= 0 ? above : Math.max(top, 0) + 2 * ratio;
   const colour = faceColour(palette, face);
   context.beginPath();
-  context.roundRect(at, over >= 0 ? over : Math.max(top, 0) + 2 * ratio, span, tall, 0.4 * size);
+  context.roundRect(x, y, labelWidth, labelHeight, 0.4 * size);
   context.fillStyle = colour;
   context.fill();
   context.fillStyle = readableOn(colour);
   context.textBaseline = "middle";
-  context.fillText(text, at + pad, (over >= 0 ? over : Math.max(top, 0) + 2 * ratio) + 0.53 * tall);
+  context.fillText(text, x + pad, y + 0.53 * labelHeight);
 }
 
 let family = null;
@@ -129,18 +130,18 @@ export function fontFamily() {
   return family;
 }
 
-/** Index of the smallest face whose box a point of the picture is in, or null. */
+/** Index of the smallest face at a point of the picture, or null. */
 export function faceAt(faces, x, y) {
   const inside = faces
     .map(({ box }, index) => ({ box, index }))
     .filter(({ box }) => x >= box.x && y >= box.y && x < box.x + box.w && y < box.y + box.h)
-    .sort((one, other) => one.box.w * one.box.h - other.box.w * other.box.h);
+    .sort((a, b) => a.box.w * a.box.h - b.box.w * b.box.h);
   return inside[0]?.index ?? null;
 }
 
 // ---------------------------------------------------------------- portraits and bars
 /**
- * A square portrait of a face, with a little of what is around it.
+ * Create a square portrait of a face with a margin.
  *
  * @param {CanvasImageSource} source the picture
  * @param {{x: number, y: number, w: number, h: number}} box
@@ -152,7 +153,7 @@ export function portrait(source, box, side, margin = 0.18) {
   return canvas;
 }
 
-/** Draw a face's square on a canvas that is there. */
+/** Draw a portrait on an existing canvas. */
 export function drawPortrait(canvas, source, box, margin = 0.18) {
   const span = Math.max(box.w, box.h) * (1 + 2 * margin);
   const [left, top] = [box.x + box.w / 2 - span / 2, box.y + box.h / 2 - span / 2];
@@ -163,7 +164,7 @@ export function drawPortrait(canvas, source, box, margin = 0.18) {
 }
 
 /**
- * The scores of one face as bars, in the model's order.
+ * Create bars for the scores of one face, in the model's order.
  *
  * @param {{palette: Record<string, string>, emotions: string[], label?: string}} options
  * @returns {{element: HTMLElement, set: (scores: Record<string, number>, emotion?: string) => void}}

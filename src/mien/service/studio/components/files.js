@@ -1,13 +1,13 @@
-/** Files that were dropped or chosen, and which of them may be pictures. */
+/** Dropped files and folders, and detection of picture files. */
 
 const SUFFIX = /\.(jpe?g|png|webp|gif|bmp|avif|heic|heif|tiff?|ico|ppm)$/i;
 
-/** Whether a file may be a picture, by its type; by its name where the browser knows none. */
+/** Whether a file may be a picture, by its type, or by its name if the browser does not know the type. */
 export function mayBePicture({ name, type }) {
   return type ? type.startsWith("image/") : SUFFIX.test(name) || !name.includes(".");
 }
 
-/** All files that were dropped, those in folders, too; of folders only what looks like a picture. */
+/** All dropped files; of dropped folders, the files named like pictures. */
 export async function filesOf(transfer) {
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
   if (!entries.some((entry) => entry.isDirectory)) return [...transfer.files];

@@ -1,4 +1,4 @@
-/** The heat map of one face: which places of it its score hangs on. Made on demand, in the browser. */
+/** Heat map of one face: regions on which its score depends. Computed on demand in the browser. */
 
 import { counted, format, strings } from "../strings.js";
 import { emotionName, faceName, shownReading } from "./faces.js";
@@ -6,9 +6,11 @@ import { fill, h, newId } from "./dom.js";
 import { icon } from "./icons.js";
 
 const SIDE = 480; // of the canvas, in pixels
-const FAINT = 0.05; // of the score; a map whose peak is lower is drawn dimmer in proportion
+const FAINT_PEAK = 0.05; // maps with a lower peak are drawn proportionally fainter
 
 /**
+ * Create the section with a button that shows the heat map.
+ *
  * @param {object} options
  * @param {{bitmap: ImageBitmap|null, blob: Blob}} options.picture
  * @param {object} options.face
@@ -18,7 +20,7 @@ const FAINT = 0.05; // of the score; a map whose peak is lower is drawn dimmer i
 export function createHeat({ picture, face, announce, engine }) {
   const words = strings.face;
   const { scores, emotion } = shownReading(face);
-  const known = new Map(); // emotion → explanation
+  const cache = new Map(); // emotion → explanation
   const id = newId("heat");
   const body = h("div.stack.heat", { id, hidden: true });
   const button = h("button.button", { type: "button", "aria-expanded": false, "aria-controls": id, onClick: toggle }, icon("heat"), words.heatShow);
@@ -38,16 +40,16 @@ export function createHeat({ picture, face, announce, engine }) {
   async function draw(name) {
     fill(place, h("p.soft", null, words.heatWorking), h("div.progress.unknown", null, h("span")));
     try {
-      const reader = await engine();
-      if (!reader.explains) {
+      const current = await engine();
+      if (!current.explains) {
         fill(place, h("div.message", null, icon("info"), h("p", null, words.heatServer)));
         return;
       }
-      if (!known.has(name)) known.set(name, await reader.explain(picture.blob, face, { emotion: name }));
-      if (choice.value !== name) return; // another one was chosen meanwhile
+      if (!cache.has(name)) cache.set(name, await current.explain(picture.blob, face, { emotion: name }));
+      if (choice.value !== name) return; // the choice has changed meanwhile
       const label = format(words.heatAlt, { name: faceName(face), emotion: emotionName(name) });
-      const found = known.get(name);
-      fill(place, heatCanvas(picture.bitmap, face, found, label), h("p.small", null, peakText(found, name)), h("p.small.soft", null, words.heatText));
+      const explanation = cache.get(name);
+      fill(place, heatCanvas(picture.bitmap, face, explanation, label), h("p.small", null, peakText(explanation, name)), h("p.small.soft", null, words.heatText));
       announce(label);
     } catch (error) {
       fill(place, h("div.message.error", { role: "alert" }, icon("warn"), h("p", null, format(words.heatFailed, { error: error.message }))));
@@ -64,7 +66,7 @@ function peakText({ peak }, name) {
   return points < 1 ? format(words.heatNothing, { emotion: emotionName(name) }) : counted(words.heatPeak, points);
 }
 
-/** The face as the network sees it, in grey, with the heat over it: as strong as `mien explain` draws it. */
+/** The grey face crop with the heat map over it, as `mien explain` draws it. */
 function heatCanvas(bitmap, face, { size, values, peak, square }, label) {
   const canvas = h("canvas.heat-canvas", { width: SIDE, height: SIDE, role: "img", "aria-label": label });
   const context = canvas.getContext("2d");
@@ -79,8 +81,8 @@ function heatCanvas(bitmap, face, { size, values, peak, square }, label) {
     context.drawImage(bitmap, -x, -y);
     context.restore();
   }
-  const dimmed = Math.min(1, peak / FAINT);
-  drawGrid(context, size, (index) => heatColour(values[index] * dimmed));
+  const strength = Math.min(1, peak / FAINT_PEAK);
+  drawGrid(context, size, (index) => heatColour(values[index] * strength));
   return canvas;
 }
 
@@ -94,13 +96,13 @@ function drawGrid(context, size, colour) {
 }
 
 const INFERNO = [[0, 0, 4], [40, 11, 84], [101, 21, 110], [159, 42, 99], [212, 72, 66], [245, 125, 21], [250, 193, 39], [252, 255, 164]];
-const [COLDEST, HOTTEST] = [0.25, 0.8]; // how much of the picture is colour where the heat is 0 and 1, as mien explain draws it
+const [MIN_OPACITY, MAX_OPACITY] = [0.25, 0.8]; // of the heat map at 0 and 1, as in mien explain
 
-/** The colours of Matplotlib's "inferno", whose lightness grows steadily with heat: red, green, blue, opacity, 0 to 255. */
+/** RGBA colour from Matplotlib's colormap "inferno", 0 to 255. */
 function heatColour(value) {
   const heat = Math.min(1, Math.max(0, value));
-  const place = heat * (INFERNO.length - 1);
-  const at = Math.min(INFERNO.length - 2, Math.floor(place));
-  const mixed = INFERNO[at].map((part, channel) => part + (place - at) * (INFERNO[at + 1][channel] - part));
-  return [...mixed, 255 * (COLDEST + (HOTTEST - COLDEST) * heat)];
+  const position = heat * (INFERNO.length - 1);
+  const index = Math.min(INFERNO.length - 2, Math.floor(position));
+  const rgb = INFERNO[index].map((value, channel) => value + (position - index) * (INFERNO[index + 1][channel] - value));
+  return [...rgb, 255 * (MIN_OPACITY + (MAX_OPACITY - MIN_OPACITY) * heat)];
 }

@@ -1,6 +1,6 @@
-/** Icons, drawn as strokes on a grid of 24, and mien's mark. They are decoration: names stand beside them. */
+/** Icons (strokes on a 24×24 grid) and the logo. All are decorative; labels are separate. */
 
-import { svg } from "./dom.js";
+import { h, svg } from "./dom.js";
 
 const PATHS = {
   picture: "M4 6.5A2.5 2.5 0 0 1 6.5 4h11A2.5 2.5 0 0 1 20 6.5v11a2.5 2.5 0 0 1-2.5 2.5h-11A2.5 2.5 0 0 1 4 17.5zM4.5 17l4.2-4.6a1.5 1.5 0 0 1 2.2 0L17 19M14 14.5l1.4-1.4a1.5 1.5 0 0 1 2.1 0L20 15.6M15.5 8.5h.01",
@@ -42,19 +42,24 @@ const PATHS = {
   mirror: "M12 4.5v15M9 8l-4.5 8H9zM15 8l4.5 8H15z",
 };
 
-/** The icon of a name, one of `PATHS`, as an SVG element. */
+/** Create an icon by its name in `PATHS`. */
 export function icon(name, className = "") {
   const path = PATHS[name];
-  if (!path) throw new TypeError(`no icon is called ${name}: expected one of ${Object.keys(PATHS).join(", ")}`);
+  if (!path) throw new TypeError(`unknown icon ${name}: expected one of ${Object.keys(PATHS).join(", ")}`);
   return svg("svg", { class: `icon ${className}`.trim(), viewBox: "0 0 24 24", "aria-hidden": "true", focusable: "false" }, svg("path", { d: path }));
 }
 
-/** mien's mark: a calm face in a ring of the emotions' colours. */
+/** Create a round button with an icon and a tooltip. */
+export function iconButton(name, label, onClick, props = {}) {
+  return h("button.button.quiet.round", { type: "button", "aria-label": label, title: label, onClick, ...props }, icon(name));
+}
+
+/** Create mien's logo: a calm face in a ring of the emotions' colours. */
 export function mark(palette, className = "mark") {
   const colours = Object.values(palette);
-  const gap = 0.16; // of a turn's seventh
+  const gap = 0.16; // between arcs, relative to an arc
   const arcs = colours.map((colour, index) => {
-    const [from, to] = [index + gap, index + 1 - gap].map((turn) => (turn / colours.length - 0.25) * 2 * Math.PI);
+    const [from, to] = [index + gap, index + 1 - gap].map((arc) => (arc / colours.length - 0.25) * 2 * Math.PI);
     const point = (angle) => `${(16 + 13.5 * Math.cos(angle)).toFixed(2)} ${(16 + 13.5 * Math.sin(angle)).toFixed(2)}`;
     return svg("path", { d: `M${point(from)}A13.5 13.5 0 0 1 ${point(to)}`, stroke: colour });
   });

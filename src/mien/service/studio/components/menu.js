@@ -1,9 +1,11 @@
-/** A button with a menu: arrow keys, Home, End and Escape as the ARIA practices say. */
+/** Menu button with the keyboard support of the ARIA Authoring Practices. */
 
 import { h, newId } from "./dom.js";
 import { icon } from "./icons.js";
 
 /**
+ * Create a menu button.
+ *
  * @param {object} options
  * @param {string} options.label
  * @param {string} options.iconName
@@ -69,10 +71,10 @@ export function createMenu({ label, iconName, items, className = "" }) {
   }
 
   function onListKey(event) {
-    const at = rows.indexOf(document.activeElement);
-    const to = { ArrowDown: (at + 1) % rows.length, ArrowUp: at - 1, Home: 0, End: -1 }[event.key];
+    const index = rows.indexOf(document.activeElement);
+    const target = { ArrowDown: (index + 1) % rows.length, ArrowUp: index - 1, Home: 0, End: -1 }[event.key];
     if (event.key === "Escape") close();
-    else if (to !== undefined) rows.at(to)?.focus();
+    else if (target !== undefined) rows.at(target)?.focus();
     else return;
     event.preventDefault();
     event.stopPropagation();

@@ -1,4 +1,4 @@
-/** Short messages over the page, and what a screen reader is told besides. */
+/** Toast notifications and announcements for screen readers. */
 
 import { strings } from "../strings.js";
 import { fill, h } from "./dom.js";
@@ -14,7 +14,7 @@ export function createNotices() {
   const list = h("div.notices", { role: "region", "aria-label": strings.notices.region });
 
   function announce(text) {
-    fill(live, h("p", null, text)); // a new node is read although the text may be the same
+    fill(live, h("p", null, text)); // a new node is announced even if the text is the same
   }
 
   function notify(kind, text) {

@@ -1,4 +1,4 @@
-/** What a recording says, as tables: people, episodes, events. */
+/** Report of a recording: tables of people, episodes and events. */
 
 import { applyBaseline, episodes, formatTime, labelsOf, markerTable, scoreColumns, summary } from "../../mien-web/analysis/index.js";
 import { counted, format, percent, strings as pageStrings } from "../strings.js";
@@ -6,28 +6,28 @@ import { fill, h, newId } from "./dom.js";
 import { colourOf, emotionName } from "./faces.js";
 import { signed } from "./timeline/paint.js";
 
-const MOST_ROWS = 25; // of a table, until all are asked for
+const MAX_ROWS = 25; // of a table before "show all"
 
 /**
- * The tables of a recording.
+ * Render the report of a recording.
  *
- * @param {object[]} results of frames, in order, tracked and smoothed
+ * @param {object[]} results frame results in order, tracked and smoothed
  * @param {object} options
  * @param {{start: number, end: number|null, label: string}[]} [options.markers]
- * @param {object|null} [options.baseline] as measureBaseline gives it: people and events are corrected by it; results
- *   that are corrected already need none
+ * @param {object|null} [options.baseline] from measureBaseline, to correct people and events; not needed if the results
+ *   are corrected already
  * @param {Record<string, string>} options.palette
- * @param {object} [options.strings] the page's
- * @param {string[]} [options.emotions] the model's; those of the faces unless given
+ * @param {object} [options.strings]
+ * @param {string[]} [options.emotions] of the model; by default those of the faces
  * @returns {HTMLElement}
  */
 export function renderReport(results, { markers = [], baseline = null, palette, strings = pageStrings, emotions } = {}) {
-  const read = baseline === null ? results : applyBaseline(results, baseline);
-  const labels = emotions ?? labelsOf(read);
-  const isCorrected = read.some((result) => result.faces.some((face) => face.corrected != null));
+  const corrected = baseline === null ? results : applyBaseline(results, baseline);
+  const labels = emotions ?? labelsOf(corrected);
+  const isCorrected = corrected.some((result) => result.faces.some((face) => face.corrected != null));
   const page = { words: strings.report, strings, palette, labels, isCorrected };
-  const parts = [peopleTable(summary(read, { labels }), page), episodeTable(episodes(read), page)];
-  if (markers.length > 0) parts.push(markerTables(read, markers, page));
+  const parts = [peopleTable(summary(corrected, { labels }), page), episodeTable(episodes(corrected), page)];
+  if (markers.length > 0) parts.push(markerTables(corrected, markers, page));
   return h("section.report", { "aria-label": page.words.label }, parts);
 }
 
@@ -51,7 +51,7 @@ function peopleTable(people, page) {
   return table({ title: words.people, hint, head, rows, empty: words.nobody, page });
 }
 
-/** Shares of time as one bar; its words are in the cells beside it. */
+/** Stacked bar of the shares of time; the values are in the other cells. */
 function sharesBar(shares, { labels, palette }) {
   const parts = labels.filter((label) => shares[label] > 0);
   const pieces = parts.map((label) => h("span", {
@@ -70,10 +70,10 @@ function shareCells(shares, labels) {
 }
 
 // ---------------------------------------------------------------- episodes
-function episodeTable(found, page) {
+function episodeTable(list, page) {
   const { words } = page;
   const head = [words.person, figure(words.start), figure(words.end), figure(words.lasts), words.emotion, figure(words.mean), figure(words.peak)];
-  const rows = found.map((episode) => [
+  const rows = list.map((episode) => [
     rowHead(personName(episode.track_id, page)),
     figureCell(formatTime(episode.start_s)),
     figureCell(formatTime(episode.end_s)),
@@ -99,8 +99,8 @@ function markerTables(results, markers, page) {
   const columns = scoreColumns(labels);
   const head = [words.event, figure(words.start), figure(words.end), words.person, figure(words.seen), words.emotion, figure(words.valence), ...labels.map((label) => figure(emotionName(label)))];
   const rows = markerTable(results, ended, { labels, corrected: isCorrected }).map((row) => {
-    const from = row[prefix + columns[labels[0]]] == null ? "" : prefix; // not everybody is in the baseline
-    const means = Object.fromEntries(labels.map((label) => [label, row[from + columns[label]]]));
+    const kind = row[prefix + columns[labels[0]]] == null ? "" : prefix; // this person has no baseline
+    const means = Object.fromEntries(labels.map((label) => [label, row[kind + columns[label]]]));
     const most = labels.reduce((best, label) => ((means[label] ?? -1) > (means[best] ?? -1) ? label : best));
     return [
       rowHead(row.label || words.unnamed),
@@ -109,7 +109,7 @@ function markerTables(results, markers, page) {
       h("td", null, row.track_id === null ? words.nobodySeen : personName(row.track_id, page)),
       figureCell(duration(row.seconds, words)),
       h("td", null, means[most] === null ? "–" : emotionTag(most, page)),
-      figureCell(row[`${from}valence`] == null ? "–" : signed(row[`${from}valence`])),
+      figureCell(row[`${kind}valence`] == null ? "–" : signed(row[`${kind}valence`])),
       ...shareCells(means, labels),
     ];
   });
@@ -128,14 +128,14 @@ function table({ title, hint, head, rows, empty, page }) {
   const { words } = page;
   const id = newId("report");
   const caption = h("caption", { id }, h("div.report-caption", null, h("strong", null, title), h("span.hint", null, hint)));
-  const heads = head.map((one) => h("th", { scope: "col", class: one.isFigure ? "figure" : "" }, one.text ?? one));
+  const heads = head.map((cell) => h("th", { scope: "col", class: cell.isFigure ? "figure" : "" }, cell.text ?? cell));
   if (rows.length === 0) return h("div.panel", null, h("h2", null, title), h("p.soft", null, empty));
   const body = h("tbody");
   const show = (count) => fill(body, rows.slice(0, count).map((cells) => h("tr", null, cells)));
-  show(MOST_ROWS);
+  show(MAX_ROWS);
   const scroll = h("div.scroll", { role: "region", tabIndex: 0, "aria-labelledby": id }, h("table.table", null, caption, h("thead", null, h("tr", null, heads)), body));
   const panel = h("div.panel.report-table", null, scroll);
-  if (rows.length <= MOST_ROWS) return panel;
+  if (rows.length <= MAX_ROWS) return panel;
   const more = h("button.button", { type: "button" }, counted(words.showAll, rows.length));
   more.addEventListener("click", () => {
     show(rows.length);

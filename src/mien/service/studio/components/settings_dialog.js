@@ -1,4 +1,4 @@
-/** The settings, each in effect as soon as it is chosen. */
+/** Settings dialog; changes apply immediately. */
 
 import { HOST } from "../engine.js";
 import { MIN_FACE } from "../settings.js";
@@ -6,18 +6,18 @@ import { format, strings } from "../strings.js";
 import { openDialog } from "./dialog.js";
 import { h, newId } from "./dom.js";
 
-/** Of a network with one reading, as a browser fetches it. */
+/** Download size of each model. */
 const MEGABYTES = { "mien-nano": 1.7, "mien-b0": 19.4 };
 
 /** @param {ReturnType<import("../settings.js").createSettings>} settings */
 export function openSettings(settings) {
   const words = strings.settings;
   const fixed = h("p.hint", null, words.serverFixed);
-  const ofBrowser = h("div.stack", null, modelChoices(settings), readingChoices(settings), minFaceField(settings));
+  const browserFields = h("div.stack", null, modelChoices(settings), readingChoices(settings), minFaceField(settings));
   const showSide = () => {
     const onServer = settings.get().side === "server";
     fixed.hidden = !onServer;
-    ofBrowser.hidden = onServer;
+    browserFields.hidden = onServer;
   };
   showSide();
   const unsubscribe = settings.subscribe(showSide);
@@ -31,7 +31,7 @@ export function openSettings(settings) {
         { value: "server", label: strings.side.server, hint: format(words.sideServer, { host: HOST }) },
       ]),
       fixed,
-      ofBrowser,
+      browserFields,
       chartsField(settings),
       h("p.hint", null, words.kept),
     ),
@@ -85,8 +85,8 @@ function minFaceField(settings) {
     id,
     type: "number",
     inputMode: "numeric",
-    min: MIN_FACE.least,
-    max: MIN_FACE.most,
+    min: MIN_FACE.min,
+    max: MIN_FACE.max,
     step: 1,
     value: settings.get().minFace,
     "aria-describedby": `${id}-hint`,
@@ -95,7 +95,7 @@ function minFaceField(settings) {
       else input.value = settings.get().minFace;
     },
   });
-  return h("div.field", null, h("label", { htmlFor: id }, words.minFace), input, h("p.hint", { id: `${id}-hint` }, format(words.minFaceHint, MIN_FACE)));
+  return h("div.field", null, h("label", { htmlFor: id }, words.minFace), input, h("p.hint", { id: `${id}-hint` }, format(words.minFaceHint, { least: MIN_FACE.min, most: MIN_FACE.max })));
 }
 
 function chartsField(settings) {

@@ -1,34 +1,34 @@
 /**
- * A person's emotions over time: a lane for each, valence below, the likeliest one and markers above.
+ * Timeline of a person's emotions: markers, the leading emotion, a lane per emotion, and valence.
  *
- * It is a slider: click, drag or use the keys to go to a moment. With more rows than pixels, a lane shows the mean
- * and, paler, the largest score of each column: no peak is hidden.
+ * It is a slider: click, drag or use the keys to seek. With more frames than pixels, a lane shows the mean and, in a
+ * paler colour, the maximum of each column, so that no peak is hidden.
  */
 
 import { formatTime } from "../../mien-web/analysis/index.js";
 import { format, strings as pageStrings } from "../strings.js";
-import { h } from "./dom.js";
-import { icon } from "./icons.js";
+import { clearCanvas, h } from "./dom.js";
+import { iconButton } from "./icons.js";
 import { figureSvg, paintFigure } from "./timeline/figure.js";
-import { layoutOf, momentText, paint, paintMoment, paintSpan, paintValues, placeMarkers } from "./timeline/paint.js";
+import { layoutWithMarkers, momentText, paint, paintMoment, paintSpan, paintValues } from "./timeline/paint.js";
 import { CanvasPen } from "./timeline/pens.js";
 import { Series } from "./timeline/series.js";
 
-const LEAST_WIDTH = 240; // pixels, below which nothing is drawn
-const LEAST_SPAN_S = 1; // that can be zoomed into
-const ZOOM = 1.6;
-const LONG_S = 20; // from here on an arrow key moves by a second, not by a frame
+const MIN_WIDTH = 240; // pixels; narrower timelines are not drawn
+const MIN_SPAN_S = 1; // when zoomed in
+const ZOOM_STEP = 1.6;
+const LONG_S = 20; // from this duration on, an arrow key moves by a second instead of a frame
 const TOKENS = {
   ground: "--surface", lane: "--sunken", ink: "--ink", soft: "--ink-soft", rule: "--line", hatch: "--line-strong",
   accent: "--accent", wash: "--accent-wash", edge: "--ink",
 };
 
 /**
- * Make an empty timeline.
+ * Create an empty timeline.
  *
  * @param {object} options
- * @param {Record<string, string>} options.palette a colour for each emotion
- * @param {object} [options.strings] the page's
+ * @param {Record<string, string>} options.palette colour of each emotion
+ * @param {object} [options.strings]
  */
 export function createTimeline(options) {
   return new Timeline(options);
@@ -40,13 +40,13 @@ class Timeline {
   #series = new Series([]);
   #markers = [];
   #settings = { domain: null, window: null, title: null, baseline: null };
-  #result = null; // the last one, for what a figure says of its source
+  #result = null; // the last one, for the source line of figures
   #zoom = null; // [from, to] seconds
   #cursor = null;
   #hover = null;
   #span = null;
   #isSelecting = false;
-  #drag = null; // "seek", or the moment where a span begins
+  #drag = null; // "seek", or the start of a selection in seconds
   #layout = null;
   #theme = null;
   #isStale = { base: true, over: true };
@@ -65,30 +65,26 @@ class Timeline {
       "div.timeline-tools",
       { hidden: true },
       h("p.hint.grow", null, this.#words.hint),
-      this.#tool("minus", this.#words.zoomOut, () => this.#zoomBy(1 / ZOOM)),
-      this.#tool("plus", this.#words.zoomIn, () => this.#zoomBy(ZOOM)),
-      this.#tool("fit", this.#words.whole, () => this.#zoomTo(null)),
+      iconButton("minus", this.#words.zoomOut, () => this.#zoomBy(1 / ZOOM_STEP)),
+      iconButton("plus", this.#words.zoomIn, () => this.#zoomBy(ZOOM_STEP)),
+      iconButton("fit", this.#words.whole, () => this.#zoomTo(null)),
     );
     this.element = h("div.timeline", null, this.plot, this.empty, this.tools);
     this.#listen();
   }
 
-  #tool(name, label, onClick) {
-    return h("button.button.quiet.round", { type: "button", "aria-label": label, title: label, onClick }, icon(name));
-  }
-
-  // ---------------------------------------------------------------- what is shown
+  // ---------------------------------------------------------------- data
   /**
-   * Show results, in place of what was shown.
+   * Show results instead of the current ones.
    *
-   * @param {object[]} results of frames, in order
+   * @param {object[]} results frame results in order
    * @param {object} [options]
    * @param {{start: number, end: number|null, label: string}[]} [options.markers]
-   * @param {number|null} [options.track] whose; whoever is seen most unless given
-   * @param {object|null} [options.baseline] as measureBaseline gives it: scores are corrected by it
-   * @param {[number, number]|null} [options.domain] seconds that are shown; all unless given
-   * @param {number|null} [options.window] while results are appended, only the last seconds are shown
-   * @param {string|null} [options.title] of figures; the results' source unless given
+   * @param {number|null} [options.track] track id; by default that of the person seen most
+   * @param {object|null} [options.baseline] from measureBaseline, to correct the scores
+   * @param {[number, number]|null} [options.domain] visible time span in seconds; by default all
+   * @param {number|null} [options.window] show only this many seconds at the end, while results are appended
+   * @param {string|null} [options.title] of figures; by default the results' source
    */
   set(results, { markers = [], track = null, baseline = null, domain = null, window = null, title = null } = {}) {
     this.#series = new Series(results, { track, baseline });
@@ -99,14 +95,14 @@ class Timeline {
     this.#changed();
   }
 
-  /** Show the result of one more frame. */
+  /** Append the result of the next frame. */
   append(result) {
     this.#series.add(result);
     if (result.error == null) this.#result = result;
     this.#changed();
   }
 
-  /** Show the cursor at a moment, in seconds; null hides it. */
+  /** Move the cursor to a time in seconds; null hides it. */
   cursor(seconds) {
     this.#cursor = seconds;
     if (seconds !== null && this.#zoom !== null && this.#drag === null) {
@@ -117,23 +113,23 @@ class Timeline {
     this.#draw("over");
   }
 
-  /** Mark a span as chosen, or none. */
+  /** Highlight a span; null clears it. */
   select(span) {
     this.#span = span;
     this.#draw("over");
   }
 
-  /** Let the next drag choose a span, as a drag with Shift does. */
+  /** Let the next drag select a span, as Shift and drag does. */
   selecting(isOn) {
     this.#isSelecting = isOn;
     this.plot.classList.toggle("selecting", isOn);
   }
 
   /**
-   * Be told when somebody goes to a moment.
+   * Subscribe to seeking.
    *
    * @param {(seconds: number) => void} callback
-   * @returns {() => void} takes it back
+   * @returns {() => void} unsubscribes
    */
   onSeek(callback) {
     this.#seekCallbacks.add(callback);
@@ -141,10 +137,10 @@ class Timeline {
   }
 
   /**
-   * Be told when somebody chooses a span: Shift and drag, or the keys [ and ] at its ends.
+   * Subscribe to selections of a span (Shift and drag, or the keys [ and ] at its ends).
    *
    * @param {(span: {start: number, end: number}) => void} callback
-   * @returns {() => void} takes it back
+   * @returns {() => void} unsubscribes
    */
   onSelect(callback) {
     this.#selectCallbacks.add(callback);
@@ -152,17 +148,17 @@ class Timeline {
   }
 
   // ---------------------------------------------------------------- figures
-  /** The timeline as a figure of its own, on white, with title, source and legend. */
+  /** Render the timeline as a standalone SVG figure, on white, with title, source and legend. */
   toSvg() {
     return figureSvg(this.#figure());
   }
 
-  /** The same as PNG, at twice the size. */
+  /** Render the figure as PNG at twice the size. */
   async toPng() {
     const canvas = document.createElement("canvas");
     paintFigure(canvas, this.#figure(), 2);
     const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
-    if (blob === null) throw new Error("the picture could not be made");
+    if (blob === null) throw new Error("the picture could not be created");
     return blob;
   }
 
@@ -195,8 +191,8 @@ class Timeline {
     this.#draw("base");
   }
 
-  #draw(what) {
-    this.#isStale[what] = true;
+  #draw(layer) {
+    this.#isStale[layer] = true;
     this.#frame ||= requestAnimationFrame(() => {
       this.#frame = 0;
       this.#paint();
@@ -220,9 +216,9 @@ class Timeline {
 
   #paint() {
     const width = this.plot.clientWidth;
-    if (width < LEAST_WIDTH || this.#series.rows.length === 0) return;
+    if (width < MIN_WIDTH || this.#series.rows.length === 0) return;
     if (this.#isStale.base) this.#paintBase(width);
-    const pen = this.#penOf(this.over);
+    const pen = this.#createPen(this.over);
     const theme = this.#theme;
     if (this.#span !== null) paintSpan(pen, this.#layout, this.#span, theme);
     if (this.#cursor !== null) paintMoment(pen, this.#layout, { time: this.#cursor, theme });
@@ -234,29 +230,20 @@ class Timeline {
   }
 
   #paintBase(width) {
-    const look = getComputedStyle(this.element);
-    this.#theme = Object.fromEntries(Object.entries(TOKENS).map(([name, token]) => [name, look.getPropertyValue(token).trim() || "#808080"]));
+    const style = getComputedStyle(this.element);
+    this.#theme = Object.fromEntries(Object.entries(TOKENS).map(([name, token]) => [name, style.getPropertyValue(token).trim() || "#808080"]));
     const { labels, rows } = this.#series;
     const hasValence = rows.some((row) => row.valence !== null) || labels.length === 0;
-    const shape = { width, labels: labels.length > 0 ? labels : Object.keys(this.#palette), hasValence, domain: this.#domain(), valence: this.#words.valence };
-    const bare = layoutOf({ ...shape, markerRows: 0 });
-    const markers = placeMarkers(this.#shownMarkers(), bare.x, bare.right);
-    const inView = markers.filter((marker) => marker.right >= bare.left && marker.left <= bare.right);
-    this.#layout = layoutOf({ ...shape, markerRows: Math.max(0, ...inView.map((marker) => marker.row + 1)) });
+    const content = { width, labels: labels.length > 0 ? labels : Object.keys(this.#palette), hasValence, domain: this.#domain(), valence: this.#words.valence };
+    this.#layout = layoutWithMarkers(content, this.#shownMarkers());
     for (const canvas of [this.base, this.over]) canvas.style.height = `${this.#layout.height}px`;
     this.plot.style.height = `${this.#layout.height}px`;
-    const view = { series: this.#series, markers: inView, theme: this.#theme, palette: this.#palette, words: this.#words };
-    paint(this.#penOf(this.base), this.#layout, view);
+    paint(this.#createPen(this.base), this.#layout, { series: this.#series, theme: this.#theme, palette: this.#palette, words: this.#words });
   }
 
-  /** A pen for a canvas that is as large as the layout, and blank. */
-  #penOf(canvas) {
-    const ratio = window.devicePixelRatio || 1;
-    const [width, height] = [Math.round(this.#layout.width * ratio), Math.round(this.#layout.height * ratio)];
-    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-    const context = canvas.getContext("2d");
-    context.setTransform(1, 0, 0, 1, 0, 0);
-    context.clearRect(0, 0, width, height);
+  #createPen(canvas) {
+    const context = clearCanvas(canvas, this.#layout.width, this.#layout.height);
+    const ratio = devicePixelRatio || 1;
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     return new CanvasPen(context);
   }
@@ -276,7 +263,7 @@ class Timeline {
     })) this.plot.setAttribute(attribute, value);
   }
 
-  // ---------------------------------------------------------------- what people do
+  // ---------------------------------------------------------------- input
   #listen() {
     const { plot } = this;
     plot.addEventListener("pointerdown", (event) => this.#press(event));
@@ -321,10 +308,10 @@ class Timeline {
   #release() {
     const isSpan = typeof this.#drag === "number";
     this.#drag = null;
-    if (isSpan) this.#chose();
+    if (isSpan) this.#selected();
   }
 
-  #chose() {
+  #selected() {
     this.selecting(false);
     const span = this.#span;
     if (span !== null && span.end > span.start) for (const callback of this.#selectCallbacks) callback(span);
@@ -340,27 +327,27 @@ class Timeline {
     const { start, end, step } = this.#series;
     const [from, to] = this.#settings.domain ?? [start, end];
     const time = this.#cursor ?? to;
-    const one = event.shiftKey || to - from < LONG_S ? Math.max(step, 0.01) : 1;
-    const many = Math.max(one, (to - from) / 20);
-    const moments = {
-      ArrowRight: time + one, ArrowUp: time + one, ArrowLeft: time - one, ArrowDown: time - one,
-      PageUp: time + many, PageDown: time - many, Home: from, End: to,
+    const small = event.shiftKey || to - from < LONG_S ? Math.max(step, 0.01) : 1;
+    const large = Math.max(small, (to - from) / 20);
+    const times = {
+      ArrowRight: time + small, ArrowUp: time + small, ArrowLeft: time - small, ArrowDown: time - small,
+      PageUp: time + large, PageDown: time - large, Home: from, End: to,
     };
-    const actions = { "+": () => this.#zoomBy(ZOOM), "-": () => this.#zoomBy(1 / ZOOM), 0: () => this.#zoomTo(null), "[": () => this.#mark("start"), "]": () => this.#mark("end") };
-    if (event.key in moments) this.#seek(Math.min(to, Math.max(from, moments[event.key])));
+    const actions = { "+": () => this.#zoomBy(ZOOM_STEP), "-": () => this.#zoomBy(1 / ZOOM_STEP), 0: () => this.#zoomTo(null), "[": () => this.#mark("start"), "]": () => this.#mark("end") };
+    if (event.key in times) this.#seek(Math.min(to, Math.max(from, times[event.key])));
     else if (event.key in actions && !(this.tools.hidden && "+-0".includes(event.key))) actions[event.key]();
     else return;
     event.preventDefault();
     event.stopPropagation();
   }
 
-  /** One end of a span is at the cursor. */
+  /** Set one end of the selection to the cursor. */
   #mark(edge) {
     if (this.#selectCallbacks.size === 0 || this.#cursor === null) return;
     const other = this.#span?.[edge === "start" ? "end" : "start"] ?? this.#cursor;
     this.#span = { start: Math.min(this.#cursor, other), end: Math.max(this.#cursor, other) };
     this.#draw("over");
-    this.#chose();
+    this.#selected();
   }
 
   #wheel(event) {
@@ -368,8 +355,8 @@ class Timeline {
     if (event.ctrlKey) this.#zoomBy(Math.exp(-event.deltaY / 200), this.#timeAt(event));
     else if (this.#zoom !== null && Math.abs(event.deltaX) > Math.abs(event.deltaY)) {
       const [from, to] = this.#zoom;
-      const by = (event.deltaX / this.#layout.plot) * (to - from);
-      this.#zoomTo([from + by, to + by]);
+      const shift = (event.deltaX / this.#layout.plot) * (to - from);
+      this.#zoomTo([from + shift, to + shift]);
     } else return;
     event.preventDefault();
   }
@@ -384,7 +371,7 @@ class Timeline {
 
   #zoomTo(domain) {
     const { start, end } = this.#series;
-    const width = domain === null ? end - start : Math.max(domain[1] - domain[0], LEAST_SPAN_S);
+    const width = domain === null ? end - start : Math.max(domain[1] - domain[0], MIN_SPAN_S);
     const from = domain === null ? start : Math.min(Math.max(start, domain[0]), end - width);
     this.#zoom = width >= end - start ? null : [from, from + width];
     this.#draw("base");

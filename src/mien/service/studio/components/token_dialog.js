@@ -1,33 +1,35 @@
-/** Asks for the token of a server that wants one; whoever asks keeps it in memory only. */
+/** Dialog for the access token of a server. The token is never stored. */
 
 import { HOST } from "../engine.js";
 import { format, strings } from "../strings.js";
 import { openDialog } from "./dialog.js";
 import { h, newId } from "./dom.js";
 
-let asking = null;
+let pending = null;
 
 /**
- * @param {boolean} wrong whether a token was refused just now
- * @returns {Promise<string|null>} the token, or null
+ * Ask the user for a token.
+ *
+ * @param {boolean} wrong whether the previous token was rejected
+ * @returns {Promise<string|null>} null if cancelled
  */
 export function askToken(wrong) {
-  asking ??= ask(wrong).finally(() => (asking = null)); // many pictures ask at once
-  return asking;
+  pending ??= openTokenDialog(wrong).finally(() => (pending = null)); // several requests may need it at once
+  return pending;
 }
 
-function ask(wrong) {
+function openTokenDialog(wrong) {
   const words = strings.token;
   const id = newId("token");
   return new Promise((resolve) => {
-    let given = null;
+    let token = null;
     const input = h("input.input", { id, type: "password", autocomplete: "off", required: true, spellcheck: false });
     const form = h(
       "form.stack",
       {
         onSubmit: (event) => {
           event.preventDefault();
-          given = input.value.trim() || null;
+          token = input.value.trim() || null;
           dialog.close();
         },
       },
@@ -41,7 +43,7 @@ function ask(wrong) {
         h("button.button.quiet", { type: "button", onClick: () => dialog.close() }, words.cancel),
       ),
     );
-    const dialog = openDialog({ title: words.title, content: form, onClose: () => resolve(given) });
+    const dialog = openDialog({ title: words.title, content: form, onClose: () => resolve(token) });
     input.focus();
   });
 }

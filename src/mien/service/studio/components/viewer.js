@@ -1,18 +1,20 @@
-/** A picture with its faces on a canvas: zoom by wheel, pinch, buttons and keys; a face is chosen by click or arrow keys. */
+/** Picture viewer with face boxes. Zoom by wheel, pinch, buttons and keys; select faces by click or arrow keys. */
 
 import { format, percent, strings } from "../strings.js";
 import { drawFaces, faceAt } from "./faces.js";
-import { h } from "./dom.js";
-import { icon } from "./icons.js";
+import { clearCanvas, h } from "./dom.js";
+import { icon, iconButton } from "./icons.js";
 
-const MOST = 16; // canvas pixels for a pixel of the picture, at most
-const STEP = 1.4;
-const CLICK = 6; // pixels that a click may move
+const MAX_SCALE = 16; // canvas pixels per picture pixel
+const ZOOM_STEP = 1.4;
+const CLICK_PX = 6; // largest movement of a click
 
 /**
+ * Create a viewer.
+ *
  * @param {object} options
  * @param {Record<string, string>} options.palette
- * @param {(index: number) => void} options.onSelect a face was chosen on the picture
+ * @param {(index: number) => void} options.onSelect called when a face is selected in the picture
  * @returns {{element: HTMLElement, show(picture: {name: string, summary: string, bitmap: ImageBitmap|null, faces: object[]}): void,
  *   select(index: number|null): void, focus(): void, destroy(): void}}
  */
@@ -21,7 +23,7 @@ export function createViewer({ palette, onSelect }) {
   let picture = { name: "", bitmap: null, faces: [] };
   let selected = null;
   let boxes = true;
-  let view = { scale: 1, x: 0, y: 0 }; // of the picture on the canvas, in screen pixels
+  let view = { scale: 1, x: 0, y: 0 }; // of the picture on the canvas, in CSS pixels
   let fitted = true;
   let queued = false;
   const pointers = new Map();
@@ -29,7 +31,7 @@ export function createViewer({ palette, onSelect }) {
   const canvas = h("canvas.stage-canvas", { role: "img" });
   const empty = h("div.stage-empty", null, icon("picture"));
   const zoomText = h("span.number.stage-zoom", { "aria-hidden": true });
-  const boxButton = tool("face", words.boxesHint, () => {
+  const boxButton = iconButton("face", words.boxesHint, () => {
     boxes = !boxes;
     boxButton.setAttribute("aria-pressed", String(boxes));
     paint();
@@ -39,10 +41,10 @@ export function createViewer({ palette, onSelect }) {
     "div.stage-tools",
     null,
     boxButton,
-    tool("minus", words.zoomOut, () => zoomBy(1 / STEP)),
+    iconButton("minus", words.zoomOut, () => zoomBy(1 / ZOOM_STEP)),
     zoomText,
-    tool("plus", words.zoomIn, () => zoomBy(STEP)),
-    tool("fit", words.fit, fit),
+    iconButton("plus", words.zoomIn, () => zoomBy(ZOOM_STEP)),
+    iconButton("fit", words.fit, fit),
   );
   const surface = h("div.stage-surface", { tabIndex: 0, role: "group", onKeydown: onKey }, canvas, empty);
   const element = h("div.stage", null, surface, tools);
@@ -54,13 +56,9 @@ export function createViewer({ palette, onSelect }) {
   surface.addEventListener("pointermove", onMove);
   surface.addEventListener("pointerup", onUp);
   surface.addEventListener("pointercancel", ({ pointerId }) => pointers.delete(pointerId));
-  surface.addEventListener("dblclick", (event) => (fitted ? zoomBy(2.5, at(event)) : fit()));
+  surface.addEventListener("dblclick", (event) => (fitted ? zoomBy(2.5, pointOf(event)) : fit()));
 
-  function tool(name, label, onClick) {
-    return h("button.button.quiet.round", { type: "button", "aria-label": label, title: label, onClick }, icon(name));
-  }
-
-  // ------------------------------------------------ where the picture is
+  // ------------------------------------------------ position
   function fitScale() {
     const { clientWidth, clientHeight } = surface;
     const { width, height } = picture.bitmap;
@@ -78,13 +76,13 @@ export function createViewer({ palette, onSelect }) {
 
   function zoomBy(factor, centre = { x: surface.clientWidth / 2, y: surface.clientHeight / 2 }) {
     if (!picture.bitmap) return;
-    const scale = Math.min(Math.max(view.scale * factor, fitScale()), Math.max(MOST, fitScale()));
+    const scale = Math.min(Math.max(view.scale * factor, fitScale()), Math.max(MAX_SCALE, fitScale()));
     if (scale <= fitScale() * 1.001) {
       fit();
       return;
     }
-    const by = scale / view.scale;
-    view = { scale, x: centre.x - (centre.x - view.x) * by, y: centre.y - (centre.y - view.y) * by };
+    const ratio = scale / view.scale;
+    view = { scale, x: centre.x - (centre.x - view.x) * ratio, y: centre.y - (centre.y - view.y) * ratio };
     fitted = false;
     keepInside();
     paint();
@@ -97,9 +95,9 @@ export function createViewer({ palette, onSelect }) {
   }
 
   function keepInside() {
-    const within = (place, size, room) => (size <= room ? (room - size) / 2 : Math.min(0, Math.max(room - size, place)));
-    view.x = within(view.x, picture.bitmap.width * view.scale, surface.clientWidth);
-    view.y = within(view.y, picture.bitmap.height * view.scale, surface.clientHeight);
+    const clamp = (offset, size, room) => (size <= room ? (room - size) / 2 : Math.min(0, Math.max(room - size, offset)));
+    view.x = clamp(view.x, picture.bitmap.width * view.scale, surface.clientWidth);
+    view.y = clamp(view.y, picture.bitmap.height * view.scale, surface.clientHeight);
   }
 
   // ------------------------------------------------ drawing
@@ -118,45 +116,42 @@ export function createViewer({ palette, onSelect }) {
     zoomText.textContent = bitmap ? format(words.zoom, { percent: percent(view.scale) }) : "";
     if (!bitmap || !surface.clientWidth) return;
     const ratio = devicePixelRatio || 1;
-    const [width, height] = [surface.clientWidth, surface.clientHeight].map((side) => Math.round(side * ratio));
-    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-    const context = canvas.getContext("2d");
-    const place = { scale: view.scale * ratio, x: view.x * ratio, y: view.y * ratio };
-    context.clearRect(0, 0, width, height);
-    context.imageSmoothingEnabled = place.scale < 4;
+    const context = clearCanvas(canvas, surface.clientWidth, surface.clientHeight);
+    const position = { scale: view.scale * ratio, x: view.x * ratio, y: view.y * ratio };
+    context.imageSmoothingEnabled = position.scale < 4;
     context.imageSmoothingQuality = "high";
-    context.drawImage(bitmap, place.x, place.y, bitmap.width * place.scale, bitmap.height * place.scale);
-    if (boxes) drawFaces(context, faces, { palette, ...place, ratio, selected });
+    context.drawImage(bitmap, position.x, position.y, bitmap.width * position.scale, bitmap.height * position.scale);
+    if (boxes) drawFaces(context, faces, { palette, ...position, ratio, selected });
   }
 
-  // ------------------------------------------------ hands
-  function at(event) {
+  // ------------------------------------------------ input
+  function pointOf(event) {
     const edge = surface.getBoundingClientRect();
     return { x: event.clientX - edge.left, y: event.clientY - edge.top };
   }
 
   function onWheel(event) {
-    if (!picture.bitmap || (fitted && event.deltaY > 0)) return; // nothing to zoom out of: the page scrolls
+    if (!picture.bitmap || (fitted && event.deltaY > 0)) return; // fully zoomed out, so scroll the page
     event.preventDefault();
-    zoomBy(Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : 0.0016)), at(event));
+    zoomBy(Math.exp(-event.deltaY * (event.ctrlKey ? 0.01 : 0.0016)), pointOf(event));
   }
 
   function onDown(event) {
     if (event.button !== 0) return;
     surface.setPointerCapture(event.pointerId);
-    pointers.set(event.pointerId, { ...at(event), from: at(event), moved: false });
+    pointers.set(event.pointerId, { ...pointOf(event), from: pointOf(event), moved: false });
   }
 
   function onMove(event) {
     const pointer = pointers.get(event.pointerId);
-    const now = at(event);
+    const now = pointOf(event);
     if (!pointer) {
       surface.classList.toggle("over", hit(now) !== null);
       return;
     }
     const before = spread();
     const [dx, dy] = [now.x - pointer.x, now.y - pointer.y];
-    Object.assign(pointer, now, { moved: pointer.moved || Math.hypot(now.x - pointer.from.x, now.y - pointer.from.y) > CLICK });
+    Object.assign(pointer, now, { moved: pointer.moved || Math.hypot(now.x - pointer.from.x, now.y - pointer.from.y) > CLICK_PX });
     const after = spread();
     if (before && after) zoomBy(after.span / before.span, after);
     else if (!fitted && pointer.moved) moveBy(dx, dy);
@@ -166,15 +161,15 @@ export function createViewer({ palette, onSelect }) {
     const pointer = pointers.get(event.pointerId);
     pointers.delete(event.pointerId);
     if (!pointer || pointer.moved || pointers.size) return;
-    const face = hit(at(event));
+    const face = hit(pointOf(event));
     if (face !== null) onSelect(face);
   }
 
-  /** Middle of two fingers and how far they are apart; null for one. */
+  /** Centre and distance of two fingers; null if there are fewer. */
   function spread() {
-    const [one, other] = pointers.values();
-    if (!other) return null;
-    return { x: (one.x + other.x) / 2, y: (one.y + other.y) / 2, span: Math.max(1, Math.hypot(one.x - other.x, one.y - other.y)) };
+    const [a, b] = pointers.values();
+    if (!b) return null;
+    return { x: (a.x + b.x) / 2, y: (a.y + b.y) / 2, span: Math.max(1, Math.hypot(a.x - b.x, a.y - b.y)) };
   }
 
   function hit({ x, y }) {
@@ -190,8 +185,8 @@ export function createViewer({ palette, onSelect }) {
     else if (event.key in turns && picture.faces.length) {
       const count = picture.faces.length;
       onSelect(selected === null ? 0 : (selected + turns[event.key] + count) % count);
-    } else if (event.key === "+" || event.key === "=") zoomBy(STEP);
-    else if (event.key === "-") zoomBy(1 / STEP);
+    } else if (event.key === "+" || event.key === "=") zoomBy(ZOOM_STEP);
+    else if (event.key === "-") zoomBy(1 / ZOOM_STEP);
     else if (event.key === "0") fit();
     else return;
     event.preventDefault();

@@ -1,4 +1,4 @@
-/** The line that says where pictures are read. */
+/** Line of text that says where pictures are analysed. */
 
 import { HOST } from "../engine.js";
 import { format } from "../strings.js";
@@ -6,20 +6,20 @@ import { fill, h } from "./dom.js";
 import { icon } from "./icons.js";
 
 /**
- * A line that follows the settings for as long as it is on the page.
+ * Create the line; it follows the settings while it is on the page.
  *
  * @param {ReturnType<import("../settings.js").createSettings>} settings
  * @param {{privateBrowser: string, privateServer: string}} words
- * @param {"browser"|"server"|null} [always] the side, where the settings do not decide it
+ * @param {"browser"|"server"|null} [fixedSide] if the settings do not apply
  */
-export function whereRead(settings, words, always = null) {
+export function createWhereLine(settings, words, fixedSide = null) {
   const element = h("p.where");
   const update = () => {
-    const onServer = (always ?? settings.get().side) === "server";
+    const onServer = (fixedSide ?? settings.get().side) === "server";
     const text = onServer ? format(words.privateServer, { host: HOST }) : words.privateBrowser;
     fill(element, icon(onServer ? "server" : "lock"), h("span", null, text));
   };
-  const stop = settings.subscribe(() => (element.isConnected ? update() : stop()));
+  const unsubscribe = settings.subscribe(() => (element.isConnected ? update() : unsubscribe()));
   update();
   return element;
 }

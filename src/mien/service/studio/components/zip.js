@@ -1,4 +1,4 @@
-/** A ZIP archive of files that are compressed already: stored, not deflated (APPNOTE.TXT 6.3.10, 4.3). */
+/** ZIP archives without compression, for files that are compressed already (APPNOTE.TXT 6.3.10, 4.3). */
 
 const TABLE = Uint32Array.from({ length: 256 }, (_, index) => {
   let value = index;
@@ -6,7 +6,7 @@ const TABLE = Uint32Array.from({ length: 256 }, (_, index) => {
   return value;
 });
 
-/** The CRC-32 of bytes. */
+/** CRC-32 checksum. */
 export function crc32(bytes) {
   let value = 0xffffffff;
   for (const byte of bytes) value = TABLE[(value ^ byte) & 255] ^ (value >>> 8);
@@ -14,17 +14,19 @@ export function crc32(bytes) {
 }
 
 const UTF8_NAMES = 0x0800;
-const NO_TIME = 0x0021; // 1 January 1980: nothing is said of when
+const NO_TIME = 0x0021; // 1 January 1980: no date
 
 /**
- * @param {Array<{name: string, blob: Blob}>} files less than 4 GB in all, 65,535 at most; same names get numbers
+ * Create a ZIP archive.
+ *
+ * @param {Array<{name: string, blob: Blob}>} files less than 4 GB in total, at most 65,535; duplicate names get a number
  * @returns {Promise<Blob>}
  */
 export async function zip(files) {
   const parts = [];
   const directory = [];
   let offset = 0;
-  for (const { name, blob } of withOwnNames(files)) {
+  for (const { name, blob } of withUniqueNames(files)) {
     const bytes = new Uint8Array(await blob.arrayBuffer());
     const path = new TextEncoder().encode(name);
     const common = [[2, 20], [2, UTF8_NAMES], [2, 0], [2, 0], [2, NO_TIME], [4, crc32(bytes)], [4, bytes.length], [4, bytes.length], [2, path.length], [2, 0]];
@@ -38,7 +40,7 @@ export async function zip(files) {
   return new Blob([...parts, ...directory, end], { type: "application/zip" });
 }
 
-/** Numbers of 2 or 4 bytes, little end first. */
+/** Encode numbers of 2 or 4 bytes, little-endian. */
 function record(fields) {
   const bytes = new Uint8Array(fields.reduce((sum, [size]) => sum + size, 0));
   const view = new DataView(bytes.buffer);
@@ -51,13 +53,13 @@ function record(fields) {
   return bytes;
 }
 
-function withOwnNames(files) {
+function withUniqueNames(files) {
   const taken = new Set();
   return files.map(({ name, blob }) => {
     const dot = name.lastIndexOf(".") < 1 ? name.length : name.lastIndexOf(".");
-    let own = name;
-    for (let number = 2; taken.has(own); number += 1) own = `${name.slice(0, dot)}-${number}${name.slice(dot)}`;
-    taken.add(own);
-    return { name: own, blob };
+    let unique = name;
+    for (let number = 2; taken.has(unique); number += 1) unique = `${name.slice(0, dot)}-${number}${name.slice(dot)}`;
+    taken.add(unique);
+    return { name: unique, blob };
   });
 }

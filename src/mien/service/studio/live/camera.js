@@ -1,9 +1,9 @@
-/** The camera: opened when somebody asks for it, and what is wrong where it cannot be. */
+/** Camera access. */
 
-/** The size that is asked for, in pixels: enough for faces across a desk, little to read. */
+/** Requested size in pixels: enough for faces across a desk, and fast to analyse. */
 const SIZE = { width: { ideal: 640 }, height: { ideal: 480 } };
 
-/** A camera that cannot be had; `code` is "insecure", "refused", "missing", "in-use" or "failed". */
+/** The camera cannot be opened; `code` is "insecure", "refused", "missing", "in-use" or "failed". */
 export class CameraError extends Error {
   /** @param {string} code @param {string} [detail] */
   constructor(code, detail = "") {
@@ -22,24 +22,24 @@ const CODES = {
 };
 
 /**
- * Ask for a camera.
+ * Open a camera.
  *
- * @param {string} [id] which one, as `listCameras` has it; else the browser chooses.
+ * @param {string} [id] from `listCameras`; by default the browser chooses.
  * @returns {Promise<MediaStream>}
  * @throws {CameraError}
  */
 export async function openCamera(id) {
   if (!window.isSecureContext || !navigator.mediaDevices) throw new CameraError("insecure");
-  const chosen = id ? { deviceId: { exact: id } } : {};
+  const device = id ? { deviceId: { exact: id } } : {};
   try {
-    const video = { ...SIZE, ...chosen, frameRate: { ideal: 30 } };
+    const video = { ...SIZE, ...device, frameRate: { ideal: 30 } };
     return await navigator.mediaDevices.getUserMedia({ video, audio: false });
   } catch (error) {
     throw new CameraError(CODES[error.name] ?? "failed", error.message);
   }
 }
 
-/** The cameras that there are; their names are known once one was allowed. */
+/** List the cameras; labels are empty until camera access was granted. */
 export async function listCameras() {
   const devices = (await navigator.mediaDevices?.enumerateDevices()) ?? [];
   return devices
@@ -47,36 +47,36 @@ export async function listCameras() {
     .map(({ deviceId, label }) => ({ id: deviceId, label }));
 }
 
-/** Switch a camera off. */
+/** Stop a camera. */
 export function closeCamera(stream) {
   for (const track of stream?.getTracks() ?? []) track.stop();
 }
 
 /**
- * Hand each new picture of a playing video on, as long as those before it leave room.
+ * Pass new frames of a playing video to a callback, skipping frames while too many are pending.
  *
  * @param {HTMLVideoElement} video
- * @param {(image: ImageBitmap, now: number) => Promise<void>} read takes a picture and the moment
- *   it was shown, in milliseconds as `performance.now()` has them.
- * @param {{atOnce?: number}} [options] how many pictures may be on their way.
+ * @param {(image: ImageBitmap, now: number) => Promise<void>} read receives a frame and the time it
+ *   was shown, in milliseconds as `performance.now()`.
+ * @param {{maxPending?: number}} [options] number of frames that may be pending.
  * @returns {{pause: (paused: boolean) => void, stop: () => void}}
  */
-export function eachPicture(video, read, { atOnce = 1 } = {}) {
+export function onFrames(video, read, { maxPending = 1 } = {}) {
   let paused = false;
   let stopped = false;
-  let reading = 0;
-  const ask = "requestVideoFrameCallback" in video
+  let pending = 0;
+  const request = "requestVideoFrameCallback" in video
     ? (callback) => video.requestVideoFrameCallback(callback)
     : (callback) => requestAnimationFrame(callback);
-  const next = () => !stopped && ask(take);
-  async function take(now) {
+  const next = () => !stopped && request(onFrame);
+  async function onFrame(now) {
     next();
-    if (paused || stopped || document.hidden || reading >= atOnce || !video.videoWidth) return;
-    reading += 1;
+    if (paused || stopped || document.hidden || pending >= maxPending || !video.videoWidth) return;
+    pending += 1;
     try {
       await read(await createImageBitmap(video), now);
     } finally {
-      reading -= 1;
+      pending -= 1;
     }
   }
   next();

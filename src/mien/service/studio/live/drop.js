@@ -1,15 +1,15 @@
-/** Files that are let go over a view. */
+/** Drag and drop of files. */
 
 /**
- * Make an element a place for files; `data-drop` says that some are held over it.
+ * Make an element a drop target; it has `data-drop` while files are dragged over it.
  *
  * @param {HTMLElement} element
- * @param {(files: File[]) => void} take
+ * @param {(files: File[]) => void} onFiles
  */
-export function takeFiles(element, take) {
-  const held = (event) => event.dataTransfer?.types.includes("Files");
+export function acceptFiles(element, onFiles) {
+  const hasFiles = (event) => event.dataTransfer?.types.includes("Files");
   element.addEventListener("dragover", (event) => {
-    if (!held(event)) return;
+    if (!hasFiles(event)) return;
     event.preventDefault();
     element.dataset.drop = "true";
   });
@@ -20,6 +20,6 @@ export function takeFiles(element, take) {
     event.preventDefault();
     delete element.dataset.drop;
     const files = [...(event.dataTransfer?.files ?? [])];
-    if (files.length > 0) take(files);
+    if (files.length > 0) onFiles(files);
   });
 }

@@ -1,18 +1,17 @@
 /**
- * Frames of a video file, taken by seeking.
+ * Frames of a video file, by seeking.
  *
- * Seeking gives the same frames at every run, however slow the machine is; playing does not, it
- * drops those it has no time for. The browser says of each frame which moment of the file it shows,
- * and a frame that was had before is left out.
+ * Seeking gives the same frames in every run, however slow the machine is, while playback drops
+ * frames. The browser reports the timestamp of each frame, and repeated frames are skipped.
  */
 
 const SEEK_TIMEOUT_MS = 15_000;
-const STALE_MS = 250; // for how long a frame may be the last one still
-const PROBE_FRAMES = 4; // from which the step from frame to frame is taken
+const STALE_MS = 250; // longest time after seeking in which the previous frame may still be shown
+const PROBE_FRAMES = 4; // to measure the frame interval
 const PROBE_STEP_S = 1 / 120;
-const LONGEST_STEP_S = 1;
+const MAX_STEP_S = 1;
 
-/** A video that cannot be read; `code` is "format", "no-picture", "damaged" or "empty". */
+/** The video cannot be read; `code` is "format", "no-picture", "damaged" or "empty". */
 export class VideoError extends Error {
   /** @param {string} code @param {string} [detail] */
   constructor(code, detail = "") {
@@ -22,25 +21,25 @@ export class VideoError extends Error {
 }
 
 /**
- * Open a video file in an element that is not shown.
+ * Open a video file in a detached element.
  *
  * @param {Blob} file
  * @returns {Promise<{element: HTMLVideoElement, duration: number, width: number, height: number,
- *   close: () => void}>} the duration in seconds, the size in pixels as the video is shown.
+ *   close: () => void}>} duration in seconds, display size in pixels.
  * @throws {VideoError} if the browser cannot play it.
  */
 export async function openVideo(file) {
   if (file.size === 0) throw new VideoError("empty");
   const element = document.createElement("video");
-  const address = URL.createObjectURL(file);
+  const url = URL.createObjectURL(file);
   const close = () => {
     element.removeAttribute("src");
     element.load();
-    URL.revokeObjectURL(address);
+    URL.revokeObjectURL(url);
   };
-  Object.assign(element, { muted: true, playsInline: true, preload: "auto", src: address });
+  Object.assign(element, { muted: true, playsInline: true, preload: "auto", src: url });
   try {
-    await happens(element, "loadeddata");
+    await eventOf(element, "loadeddata");
     if (!element.videoWidth) throw new VideoError("no-picture");
     if (!Number.isFinite(element.duration)) await findDuration(element);
   } catch (error) {
@@ -54,61 +53,61 @@ export async function openVideo(file) {
 /**
  * Yield frames of an open video in order.
  *
- * @param {{element: HTMLVideoElement, duration: number}} video as `openVideo` gives it.
- * @param {{rate: number | null, signal?: AbortSignal}} options `rate`: frames a second, null for
- *   every frame of the file.
- * @yields {{image: ImageBitmap, time_s: number, frame: number}} `time_s` is the moment that the
- *   frame has in the file; `frame` counts from 0. Whoever takes the image closes it.
- * @throws {VideoError} "damaged" where the file cannot be decoded; what came before is good.
+ * @param {{element: HTMLVideoElement, duration: number}} video from `openVideo`.
+ * @param {{rate: number | null, signal?: AbortSignal}} options `rate` in frames per second, null for
+ *   all frames.
+ * @yields {{image: ImageBitmap, time_s: number, frame: number}} `time_s` is the timestamp in the file;
+ *   `frame` counts from 0. The caller closes the image.
+ * @throws {VideoError} "damaged" if the file cannot be decoded further.
  */
 export async function* videoFrames(video, { rate, signal }) {
   const step = rate === null ? await frameStep(video) : 1 / rate;
   let last = -1;
   let frame = 0;
-  for (let turn = 0, target = 0; target < video.duration && !signal?.aborted; turn += 1) {
+  for (let count = 1, target = 0; target < video.duration && !signal?.aborted; count += 1) {
     const time_s = await seek(video.element, target, last);
     if (time_s > last) {
       last = time_s;
       yield { image: await createImageBitmap(video.element), time_s, frame };
       frame += 1;
     }
-    // Every frame: a little past the next one's start, whatever the rounding of its moment.
-    target = rate === null ? Math.max(target + step / 2, last + 1.25 * step) : (turn + 1) * step;
+    // For all frames, seek slightly past the start of the next one, because timestamps are rounded.
+    target = rate === null ? Math.max(target + step / 2, last + 1.25 * step) : count * step;
   }
 }
 
-/** How many frames `videoFrames` will give at most; null if that is not known before. */
+/** Largest number of frames that `videoFrames` yields; null if unknown. */
 export function frameCount(duration, rate) {
   return rate === null ? null : Math.max(1, Math.ceil(duration * rate - 1e-6));
 }
 
-/** The shortest time between two of the first frames, in seconds. */
+/** Shortest interval between the first frames, in seconds. */
 async function frameStep(video) {
-  const moments = [];
-  const end = Math.min(video.duration, LONGEST_STEP_S);
-  for (let time = 0; time < end && moments.length < PROBE_FRAMES; time += PROBE_STEP_S) {
-    const moment = await seek(video.element, time, moments.at(-1) ?? -1);
-    if (moment !== moments.at(-1)) moments.push(moment);
+  const times = [];
+  const end = Math.min(video.duration, MAX_STEP_S);
+  for (let time = 0; time < end && times.length < PROBE_FRAMES; time += PROBE_STEP_S) {
+    const shown = await seek(video.element, time, times.at(-1) ?? -1);
+    if (shown !== times.at(-1)) times.push(shown);
   }
-  const steps = moments.slice(1).map((moment, index) => moment - moments[index]);
-  return steps.length > 0 ? Math.min(...steps) : LONGEST_STEP_S;
+  const steps = times.slice(1).map((shown, index) => shown - times[index]);
+  return steps.length > 0 ? Math.min(...steps) : MAX_STEP_S;
 }
 
 /**
- * Go to a moment; return that of the frame that is shown there, in seconds.
+ * Seek to a time and return the timestamp of the frame shown, in seconds.
  *
- * A browser may say that it has arrived before it shows the frame. So one that cannot be right, or
- * was there before, is looked at again once a frame is presented.
+ * A browser may fire "seeked" before it shows the frame, so an implausible timestamp is checked again
+ * after the next frame is presented.
  */
 async function seek(element, target, last) {
   const presented = nextPresented(element);
-  const arrived = happens(element, "seeked");
+  const seeked = eventOf(element, "seeked");
   element.currentTime = target;
-  await arrived;
-  const moment = momentOf(element, target);
-  if (moment > last && moment <= target) return moment;
+  await seeked;
+  const time = timestampOf(element, target);
+  if (time > last && time <= target) return time;
   await Promise.race([presented, new Promise((resolve) => setTimeout(resolve, STALE_MS))]);
-  return momentOf(element, target);
+  return timestampOf(element, target);
 }
 
 function nextPresented(element) {
@@ -116,44 +115,44 @@ function nextPresented(element) {
   return new Promise((resolve) => element.requestVideoFrameCallback(resolve));
 }
 
-/** The moment of the frame that is shown; the one that was asked for where a browser cannot say. */
-function momentOf(element, asked) {
-  if (typeof VideoFrame === "undefined") return asked;
+/** Timestamp of the frame shown, in seconds; `target` if the browser does not support VideoFrame. */
+function timestampOf(element, target) {
+  if (typeof VideoFrame === "undefined") return target;
   try {
-    const shown = new VideoFrame(element);
-    const moment = shown.timestamp / 1e6;
-    shown.close();
-    return moment;
+    const frame = new VideoFrame(element);
+    const time = frame.timestamp / 1e6;
+    frame.close();
+    return time;
   } catch {
     throw new VideoError("damaged");
   }
 }
 
-/** Recordings of browsers lack their duration: it is found by going past the end. */
+/** Find the duration by seeking past the end, because recordings made by browsers do not contain it. */
 async function findDuration(element) {
-  const known = happens(element, "durationchange");
+  const known = eventOf(element, "durationchange");
   element.currentTime = Number.MAX_SAFE_INTEGER;
   await known;
   if (!Number.isFinite(element.duration)) throw new VideoError("damaged");
 }
 
 /** Wait for an event of a media element. */
-function happens(element, name) {
+function eventOf(element, name) {
   return new Promise((resolve, reject) => {
-    const done = () => {
+    const cleanUp = () => {
       clearTimeout(timer);
-      element.removeEventListener(name, good);
-      element.removeEventListener("error", bad);
+      element.removeEventListener(name, onEvent);
+      element.removeEventListener("error", onError);
     };
-    const good = () => (done(), resolve());
-    const bad = () => (done(), reject(problem(element.error)));
-    const timer = setTimeout(() => (done(), reject(new VideoError("damaged"))), SEEK_TIMEOUT_MS);
-    element.addEventListener(name, good);
-    element.addEventListener("error", bad);
+    const onEvent = () => (cleanUp(), resolve());
+    const onError = () => (cleanUp(), reject(toVideoError(element.error)));
+    const timer = setTimeout(() => (cleanUp(), reject(new VideoError("damaged"))), SEEK_TIMEOUT_MS);
+    element.addEventListener(name, onEvent);
+    element.addEventListener("error", onError);
   });
 }
 
-function problem(error) {
+function toVideoError(error) {
   const unplayable = error?.code === MediaError.MEDIA_ERR_SRC_NOT_SUPPORTED;
   return new VideoError(unplayable ? "format" : "damaged", error?.message);
 }

@@ -1,24 +1,24 @@
-/** Keys that work wherever the focus is, unless they mean something else there. */
+/** Page-wide keyboard shortcuts that respect form fields and buttons. */
 
-const TYPED_INTO = "textarea, select, [contenteditable], input:not([type=checkbox], [type=radio], [type=range])";
-const PRESSED = `${TYPED_INTO}, button, a[href], summary, input:not([type=range])`; // who does something at Space
+const TEXT_FIELDS = "textarea, select, [contenteditable], input:not([type=checkbox], [type=radio], [type=range])";
+const ACTIVATED_BY_SPACE = `${TEXT_FIELDS}, button, a[href], summary, input:not([type=range])`;
 
 /**
- * Listen to keys of the whole page.
+ * Create page-wide shortcuts.
  *
- * @param {(key: string) => boolean} handle takes " " or a character in lower case; true: it was meant
+ * @param {(key: string) => boolean} handle receives a key in lower case; returns true if it handled it
  * @returns {{listen: () => void, ignore: () => void}}
  */
 export function pageKeys(handle) {
-  const pressed = (event) => {
+  const onKey = (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || event.defaultPrevented) return;
     if (document.querySelector("dialog[open]")) return;
-    const own = event.key === " " ? PRESSED : TYPED_INTO;
-    if (event.target instanceof Element && event.target.closest(own)) return;
+    const excluded = event.key === " " ? ACTIVATED_BY_SPACE : TEXT_FIELDS;
+    if (event.target instanceof Element && event.target.closest(excluded)) return;
     if (handle(event.key.toLowerCase())) event.preventDefault();
   };
   return {
-    listen: () => document.addEventListener("keydown", pressed),
-    ignore: () => document.removeEventListener("keydown", pressed),
+    listen: () => document.addEventListener("keydown", onKey),
+    ignore: () => document.removeEventListener("keydown", onKey),
   };
 }

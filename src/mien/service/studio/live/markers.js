@@ -1,7 +1,7 @@
 /**
- * Events: a key says when one begins and, pressed again, when it ends.
+ * Panel to mark events with keys: the first press starts an event, the second ends it.
  *
- * @typedef {{start: number, end: number, label: string}} Marker seconds
+ * @typedef {{start: number, end: number, label: string}} Marker times in seconds
  */
 
 import { formatTime } from "../../mien-web/analysis/index.js";
@@ -9,24 +9,24 @@ import { fill, h } from "../components/dom.js";
 import { icon } from "../components/icons.js";
 import { format } from "../strings.js";
 
-const MOST_KEYS = 9;
-const FIRST_KEYS = 3;
+const MAX_KEYS = 9;
+const INITIAL_KEYS = 3;
 
 /**
- * Make the panel of events.
+ * Create the panel.
  *
  * @param {object} options
- * @param {object} options.strings the page's
- * @param {() => number|null} options.now the present moment in seconds, null where there is none
+ * @param {object} options.strings
+ * @param {() => number|null} options.now current time in seconds, or null
  * @param {(markers: Marker[]) => void} options.onChange
  * @param {(text: string) => void} options.announce
- * @param {(seconds: number) => void} [options.onSeek] makes the starts buttons that lead there
- * @param {boolean} [options.hasKeys] whether events can be marked here
- * @param {Node[]} [options.tools] beside the heading
+ * @param {(seconds: number) => void} [options.onSeek] if given, start times are buttons that seek
+ * @param {boolean} [options.hasKeys] whether events can be marked
+ * @param {Node[]} [options.tools] shown next to the heading
  */
 export function createMarkers({ strings, now, onChange, announce, onSeek, hasKeys = true, tools = [] }) {
   const text = strings.markers;
-  const names = Array.from({ length: FIRST_KEYS }, (_, index) => format(text.name, { number: index + 1 }));
+  const names = Array.from({ length: INITIAL_KEYS }, (_, index) => format(text.name, { number: index + 1 }));
   const running = new Map(); // index of the key → start in seconds
   let markers = [];
 
@@ -65,7 +65,7 @@ export function createMarkers({ strings, now, onChange, announce, onSeek, hasKey
   }
 
   function changed() {
-    markers.sort((one, other) => one.start - other.start);
+    markers.sort((a, b) => a.start - b.start);
     list.hidden = markers.length === 0;
     none.hidden = !list.hidden;
     fill(rows, markers.map(tableRow));
@@ -82,7 +82,7 @@ export function createMarkers({ strings, now, onChange, announce, onSeek, hasKey
   function drawKeys() {
     fill(keys, names.map(keyRow));
     names.forEach((_, index) => drawKey(index));
-    more.hidden = names.length >= MOST_KEYS;
+    more.hidden = names.length >= MAX_KEYS;
   }
 
   function keyRow(name, index) {
@@ -106,7 +106,7 @@ export function createMarkers({ strings, now, onChange, announce, onSeek, hasKey
     button.querySelector(".icon").replaceWith(icon(isOn ? "stop" : "flag"));
   }
 
-  // ---------------------------------------------------------------- the list
+  // ---------------------------------------------------------------- list
   function tableRow(marker) {
     const start = formatTime(marker.start);
     const label = marker.label || text.noName;
@@ -128,14 +128,14 @@ export function createMarkers({ strings, now, onChange, announce, onSeek, hasKey
   drawKeys();
   return {
     element,
-    /** Take a key of the page: 1 to 9, or m for the first. */
+    /** Handle a key: 1 to 9, or m for the first. */
     key: (key) => (key === "m" ? press(0) : /^[1-9]$/.test(key) ? press(Number(key) - 1) : false),
-    /** Those that have ended, and those that go on, up to a moment. */
+    /** All markers up to a time, including running ones. */
     until(time) {
       const open = [...running].map(([index, start]) => ({ start, end: time, label: names[index] }));
       return [...markers, ...open].filter((marker) => marker.end === null || marker.end > marker.start);
     },
-    /** Begin anew with these. */
+    /** Replace all markers. */
     set(list) {
       markers = [...list];
       running.clear();
@@ -145,7 +145,7 @@ export function createMarkers({ strings, now, onChange, announce, onSeek, hasKey
   };
 }
 
-/** The markers that lie in a span, cut to it and reckoned from its start. */
+/** Clip markers to a span; times become relative to its start. */
 export function markersWithin(markers, start, end) {
   return markers
     .map((marker) => ({ ...marker, start: Math.max(marker.start, start) - start, end: Math.min(marker.end, end) - start }))

@@ -1,30 +1,30 @@
-/** A player for a video file: play, a scrubber, the time, the sound. */
+/** Playback controls of a video file. */
 
 import { formatTime } from "../../mien-web/analysis/index.js";
 import { h } from "../components/dom.js";
 import { icon } from "../components/icons.js";
 
-const STEPS = 1000; // of the scrubber
+const SCRUBBER_STEPS = 1000;
 
 /**
- * Make the player of a video element.
+ * Create the controls of a video element.
  *
  * @param {object} text strings.video
  * @param {HTMLVideoElement} video
  * @param {File} file
- * @param {{onMoment: (seconds: number) => void}} options `onMoment`: another moment is shown
+ * @param {{onMoment: (seconds: number) => void}} options `onMoment` is called when the time changes
  */
 export function createPlayer(text, video, file, { onMoment }) {
-  const address = URL.createObjectURL(file);
+  const url = URL.createObjectURL(file);
   const play = h("button.button.quiet.round", { type: "button", "aria-keyshortcuts": "Space", onclick: toggle });
   const sound = h("button.button.quiet", { type: "button", "aria-pressed": "false", onclick: toggleSound }, text.sound);
-  const scrubber = h("input.scrubber", { type: "range", min: 0, max: STEPS, value: 0, "aria-label": text.moment, oninput: () => seek((scrubber.value / STEPS) * video.duration) });
+  const scrubber = h("input.scrubber", { type: "range", min: 0, max: SCRUBBER_STEPS, value: 0, "aria-label": text.moment, oninput: () => seek((scrubber.value / SCRUBBER_STEPS) * video.duration) });
   const time = h("span.number.small");
   const element = h("div.player", { role: "group", "aria-label": text.player }, play, scrubber, time, sound);
   let frame = null;
 
   function toggle() {
-    if (video.paused) video.play().catch(() => {}); // a file that cannot be played says so when it is opened
+    if (video.paused) video.play().catch(() => {}); // errors are reported when the file is opened
     else video.pause();
   }
 
@@ -41,7 +41,7 @@ export function createPlayer(text, video, file, { onMoment }) {
   function show() {
     const { currentTime, duration } = video;
     if (!Number.isFinite(duration)) return;
-    scrubber.value = String(Math.round((STEPS * currentTime) / duration));
+    scrubber.value = String(Math.round((SCRUBBER_STEPS * currentTime) / duration));
     scrubber.setAttribute("aria-valuetext", formatTime(currentTime));
     time.textContent = `${formatTime(currentTime)} / ${formatTime(duration)}`;
     onMoment(currentTime);
@@ -52,16 +52,16 @@ export function createPlayer(text, video, file, { onMoment }) {
     frame = video.paused ? null : requestAnimationFrame(tick);
   }
 
-  function state() {
+  function updateState() {
     play.replaceChildren(icon(video.paused ? "play" : "pause"));
     play.setAttribute("aria-label", video.paused ? text.play : text.pause);
     if (frame === null) tick();
   }
 
-  for (const name of ["play", "pause", "ended"]) video.addEventListener(name, state);
+  for (const name of ["play", "pause", "ended"]) video.addEventListener(name, updateState);
   for (const name of ["seeked", "loadedmetadata"]) video.addEventListener(name, show);
-  Object.assign(video, { src: address, preload: "auto" });
-  state();
+  Object.assign(video, { src: url, preload: "auto" });
+  updateState();
   return {
     element,
     toggle,
@@ -72,7 +72,7 @@ export function createPlayer(text, video, file, { onMoment }) {
       video.pause();
       video.removeAttribute("src");
       video.load();
-      URL.revokeObjectURL(address);
+      URL.revokeObjectURL(url);
     },
   };
 }

@@ -1,4 +1,4 @@
-/** What is read of one person at the moment that is shown; it is brought up to date many times a second. */
+/** Panel with the current reading of one person; updated many times per second. */
 
 import { valence } from "../../mien-web/analysis/index.js";
 import { fill, h } from "../components/dom.js";
@@ -7,12 +7,12 @@ import { signed } from "../components/timeline/paint.js";
 import { format } from "../strings.js";
 
 /**
- * Make the panel.
+ * Create the panel.
  *
  * @param {object} options
- * @param {object} options.strings the page's
+ * @param {object} options.strings
  * @param {Record<string, string>} options.palette
- * @param {(track: number) => void} [options.onPerson] called when somebody is chosen
+ * @param {(track: number) => void} [options.onPerson] called when a person is selected
  */
 export function createReading({ strings, palette, onPerson = () => {} }) {
   const text = strings.reading;
@@ -25,8 +25,8 @@ export function createReading({ strings, palette, onPerson = () => {} }) {
   const flags = h("p.reading-flags");
   const scores = h("div.reading-scores");
   const needle = h("span.valence-needle");
-  const pleasant = h("span.valence-value");
-  const meter = h("div.valence", { title: strings.face.valenceHint }, h("span", null, strings.face.valence), h("span.valence-track", { "aria-hidden": "true" }, needle), pleasant);
+  const valenceText = h("span.valence-value");
+  const meter = h("div.valence", { title: strings.face.valenceHint }, h("span", null, strings.face.valence), h("span.valence-track", { "aria-hidden": "true" }, needle), valenceText);
   const nobody = h("p.hint", null, text.nobody);
   const body = h("div.reading-body", null, h("header.panel-head", null, title, flags), scores, meter);
   const element = h("section.panel.reading", { "aria-label": text.title }, people, body, nobody);
@@ -34,7 +34,7 @@ export function createReading({ strings, palette, onPerson = () => {} }) {
   function show(result) {
     shown = result;
     const faces = result?.faces ?? [];
-    const face = faces.find((each) => each.track_id === track) ?? largest(faces);
+    const face = faces.find(({ track_id: id }) => id === track) ?? largest(faces);
     body.hidden = !face;
     nobody.hidden = Boolean(face);
     nobody.textContent = result ? text.nobody : text.nothing;
@@ -74,36 +74,36 @@ export function createReading({ strings, palette, onPerson = () => {} }) {
     meter.hidden = value === null;
     if (value === null) return;
     needle.style.setProperty("--valence", value);
-    pleasant.textContent = signed(value);
+    valenceText.textContent = signed(value);
   }
 
   function drawPeople(faces) {
-    const numbers = faces.map((face) => face.track_id).sort((a, b) => a - b);
-    people.hidden = numbers.length < 2;
-    if (people.dataset.numbers !== numbers.join()) {
-      people.dataset.numbers = numbers.join();
+    const ids = faces.map((face) => face.track_id).sort((a, b) => a - b);
+    people.hidden = ids.length < 2;
+    if (people.dataset.ids !== ids.join()) {
+      people.dataset.ids = ids.join();
       const focused = Number(people.contains(document.activeElement) ? document.activeElement.dataset.track : NaN);
-      fill(people, numbers.map((number) => personButton(number)));
+      fill(people, ids.map(personButton));
       people.querySelector(`[data-track="${focused}"]`)?.focus();
     }
     for (const button of people.children) button.setAttribute("aria-pressed", String(Number(button.dataset.track) === track));
   }
 
-  function personButton(number) {
+  function personButton(id) {
     const click = () => {
-      choose(number);
-      onPerson(number);
+      select(id);
+      onPerson(id);
     };
-    return h("button.button", { type: "button", data: { track: number }, onclick: click }, faceName({ track_id: number }));
+    return h("button.button", { type: "button", data: { track: id }, onclick: click }, faceName({ track_id: id }));
   }
 
-  function choose(number) {
-    track = number;
+  function select(id) {
+    track = id;
     if (shown) show(shown);
   }
 
   show(null);
-  return { element, show, choose, track: () => track };
+  return { element, show, select, track: () => track };
 }
 
 function largest(faces) {

@@ -1,4 +1,4 @@
-/** A baseline from a camera: some seconds to get ready, some in which the face is at rest. */
+/** Baseline measurement with the camera: a countdown, then some seconds with the face at rest. */
 
 import { measureBaseline } from "../../mien-web/analysis/index.js";
 
@@ -6,41 +6,41 @@ const COUNTDOWN_S = 3;
 const REST_S = 3;
 
 /**
- * Begin to count down.
+ * Start the countdown.
  *
  * @param {object} options
- * @param {(left: number) => void} options.onCount seconds that are left, 0 when the face is to be at rest
- * @param {(baseline: object|null) => void} options.onDone null where nobody was seen
- * @returns {{take: (result: object) => void, left: () => number, cancel: () => void}} `take` is given
- *   each result as it comes; `left` is as in `onCount`
+ * @param {(seconds: number) => void} options.onCount receives the remaining seconds, 0 when measuring starts
+ * @param {(baseline: object|null) => void} options.onDone receives null if no face was seen
+ * @returns {{add: (result: object) => void, remaining: () => number, cancel: () => void}} `add` is to be
+ *   called with each result
  */
 export function measureAtRest({ onCount, onDone }) {
-  let left = COUNTDOWN_S;
-  let seen = [];
-  onCount(left);
+  let remaining = COUNTDOWN_S;
+  let results = [];
+  onCount(remaining);
   const timer = setInterval(() => {
-    left -= 1;
-    onCount(left);
-    if (left === 0) clearInterval(timer);
+    remaining -= 1;
+    onCount(remaining);
+    if (remaining === 0) clearInterval(timer);
   }, 1000);
 
-  function take(result) {
-    if (left > 0) return;
-    seen.push(result);
-    const start = seen[0].time_s;
-    if (result.time_s - start >= REST_S) done(start, result.time_s);
+  function add(result) {
+    if (remaining > 0) return;
+    results.push(result);
+    const start = results[0].time_s;
+    if (result.time_s - start >= REST_S) finish(start, result.time_s);
   }
 
-  function done(start, end) {
+  function finish(start, end) {
     let baseline = null;
     try {
-      baseline = measureBaseline(seen, { start, end });
+      baseline = measureBaseline(results, { start, end });
     } catch {
-      // Nobody was seen: there is none.
+      // No face was seen.
     }
-    seen = [];
+    results = [];
     onDone(baseline);
   }
 
-  return { take, left: () => left, cancel: () => clearInterval(timer) };
+  return { add, remaining: () => remaining, cancel: () => clearInterval(timer) };
 }

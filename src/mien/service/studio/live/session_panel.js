@@ -1,4 +1,4 @@
-/** What came of a session: timeline, events, baseline, report, and the files that it can be saved as. */
+/** Panel of a session: timeline, events, baseline, report and saving. */
 
 import * as analysis from "../../mien-web/analysis/index.js";
 import { openDialog } from "../components/dialog.js";
@@ -13,20 +13,20 @@ import { counted, format } from "../strings.js";
 import { createMarkers } from "./markers.js";
 
 const REDRAW_MS = 500;
-const MOST_PEOPLE = 12; // to choose from, those who are seen longest
+const MAX_PEOPLE = 12; // offered for selection, by time visible
 
 /**
- * Make the panel of a session.
+ * Create the panel.
  *
- * @param {object} context the page's
+ * @param {object} context
  * @param {import("../session.js").Session} session
  * @param {object} [options]
- * @param {HTMLElement} [options.timelinePlace] where the timeline goes; into the panel unless given
- * @param {boolean} [options.hasPlayer] whether moments can be looked at, and events marked by key
- * @param {(seconds: number) => void} [options.onSeek] somebody goes to a moment
- * @param {(track: number|null) => void} [options.onPerson] somebody is chosen
- * @param {() => void} [options.onChange] scores, events or the name are not what they were
- * @param {() => void} [options.onDiscard] the session was thrown away
+ * @param {HTMLElement} [options.timelinePlace] container of the timeline; by default the panel
+ * @param {boolean} [options.hasPlayer] whether there is a player, so that events can be marked by key
+ * @param {(seconds: number) => void} [options.onSeek]
+ * @param {(track: number|null) => void} [options.onPerson] called when a person is selected
+ * @param {() => void} [options.onChange] called when scores or events change
+ * @param {() => void} [options.onDiscard]
  */
 export function createSessionPanel(context, session, { timelinePlace = null, hasPlayer = true, onSeek = () => {}, onPerson = () => {}, onChange = () => {}, onDiscard = () => {} } = {}) {
   const { strings, palette, announce } = context;
@@ -34,7 +34,7 @@ export function createSessionPanel(context, session, { timelinePlace = null, has
   let track = null;
   let moment = 0;
   let timer = null;
-  let cost = 0; // milliseconds of drawing the timeline
+  let cost = 0; // duration of drawing the timeline in milliseconds
 
   const timeline = createTimeline({ palette, strings });
   timeline.onSeek(seek);
@@ -51,7 +51,7 @@ export function createSessionPanel(context, session, { timelinePlace = null, has
     tools: markerTools(context, (loaded) => markers.set([...session.markers, ...loaded])),
   });
   const baseline = createBaseline(context, session, { moment: () => moment, onChange: changed });
-  timeline.onSelect(baseline.span);
+  timeline.onSelect(baseline.setSpan);
   const people = h("div.people", { role: "group", "aria-label": text.person });
   const report = h("div.report-place");
   const saved = h("span.chip", { title: text.unsavedHint });
@@ -86,7 +86,7 @@ export function createSessionPanel(context, session, { timelinePlace = null, has
   }
 
   async function discard() {
-    if (await mayDiscard(context, session)) openSessions.remove(session);
+    if (await confirmDiscard(context, session)) openSessions.remove(session);
   }
 
   function drawTimeline() {
@@ -101,8 +101,8 @@ export function createSessionPanel(context, session, { timelinePlace = null, has
 
   function draw() {
     drawTimeline();
-    const isRead = session.results.some((result) => result.faces.length > 0);
-    fill(report, isRead && renderReport(session.results, { markers: session.markers, emotions: session.emotions, strings, palette }));
+    const hasFaces = session.results.some((result) => result.faces.length > 0);
+    fill(report, hasFaces && renderReport(session.results, { markers: session.markers, emotions: session.emotions, strings, palette }));
     showSaved();
   }
 
@@ -112,25 +112,25 @@ export function createSessionPanel(context, session, { timelinePlace = null, has
   }
 
   function drawPeople() {
-    const all = peopleOf(session.results).slice(0, MOST_PEOPLE);
-    if (!all.some((person) => person.track === track)) choose(all[0]?.track ?? null);
+    const all = peopleOf(session.results).slice(0, MAX_PEOPLE);
+    if (!all.some((person) => person.track === track)) select(all[0]?.track ?? null);
     people.hidden = all.length < 2;
     const focused = people.contains(document.activeElement);
     fill(people, all.map(personButton));
     if (focused) people.querySelector("[aria-pressed=true]")?.focus();
   }
 
-  function personButton({ track: number, seconds }) {
+  function personButton({ track: id, seconds }) {
     const click = () => {
-      choose(number);
+      select(id);
       draw();
     };
-    const label = format(text.personOf, { number, seconds: analysis.formatTime(seconds) });
-    return h("button.button", { type: "button", "aria-pressed": String(number === track), onclick: click }, label);
+    const label = format(text.personOf, { number: id, seconds: analysis.formatTime(seconds) });
+    return h("button.button", { type: "button", "aria-pressed": String(id === track), onclick: click }, label);
   }
 
-  function choose(number) {
-    track = number;
+  function select(id) {
+    track = id;
     onPerson(track);
   }
 
@@ -138,7 +138,7 @@ export function createSessionPanel(context, session, { timelinePlace = null, has
   const unsubscribe = openSessions.subscribe(() => {
     const wasOpen = isOpen;
     isOpen = openSessions.all().includes(session);
-    if (wasOpen && !isOpen) onDiscard(); // here or in Compare
+    if (wasOpen && !isOpen) onDiscard(); // removed here or in Compare
     else showSaved();
   });
   if (session.markers.length > 0) markers.set(session.markers);
@@ -146,11 +146,11 @@ export function createSessionPanel(context, session, { timelinePlace = null, has
   return {
     element,
     draw,
-    /** Draw the timeline soon, and seldom enough where it is long: results were added. */
+    /** Redraw the timeline after results were added, throttled by the time that drawing takes. */
     refresh: () => void (timer ??= setTimeout(drawTimeline, Math.max(REDRAW_MS, 9 * cost))),
-    /** Take a key of the page; true where it is one of an event. */
+    /** Handle a key; returns true if it marks an event. */
     key: markers.key,
-    /** Move the cursor to a moment, in seconds. */
+    /** Move the cursor to a time in seconds. */
     cursor(seconds) {
       moment = seconds;
       timeline.cursor(seconds);
@@ -174,13 +174,13 @@ function nameField(text, session, onRename) {
   return h("input.input.session-name", { type: "text", value: session.name, maxLength: 120, "aria-label": text.name, onchange: rename });
 }
 
-/** Ask whether an unsaved session may go; one that is saved may. */
-export async function mayDiscard(context, session) {
+/** Ask for confirmation to discard a session if it is not saved. */
+export async function confirmDiscard(context, session) {
   if (session.saved || session.results.length === 0) return true;
   const { askTitle, ask, discard, keep } = context.strings.session;
   return new Promise((resolve) => {
     let answer = false;
-    const yes = (close) => {
+    const confirm = (close) => {
       answer = true;
       close();
     };
@@ -188,7 +188,7 @@ export async function mayDiscard(context, session) {
       title: askTitle,
       content: h("p", null, format(ask, { name: session.name })),
       actions: [
-        { label: discard, action: yes },
+        { label: discard, action: confirm },
         { label: keep, primary: true, action: (close) => close() },
       ],
       onClose: () => resolve(answer),
@@ -197,45 +197,44 @@ export async function mayDiscard(context, session) {
 }
 
 // ---------------------------------------------------------------- files
-/** The menu of what a session can be saved as; figures are those of its timeline. */
+/** Menu of the file formats that a session can be saved as. */
 export function saveMenu(context, session, timeline, className = "") {
   const { files, save: label } = context.strings.session;
   const { download: words } = context.strings;
-  const kinds = [
-    { ...files.csv, iconName: "table", suffix: ".csv", type: "text/csv", isAll: true, make: () => analysis.toCsv(session.results, { labels: session.emotions }) },
-    { ...files.json, iconName: "code", suffix: ".json", type: "application/json", isAll: true, make: () => analysis.toJson(session) },
+  const formats = [
+    { ...files.csv, iconName: "table", suffix: ".csv", type: "text/csv", isComplete: true, make: () => analysis.toCsv(session.results, { labels: session.emotions }) },
+    { ...files.json, iconName: "code", suffix: ".json", type: "application/json", isComplete: true, make: () => analysis.toJson(session) },
     { ...files.events, iconName: "flag", suffix: ".events.csv", type: "text/csv", make: () => eventsCsv(session) },
     { ...files.png, iconName: "picture", suffix: ".png", type: "image/png", make: () => timeline.toPng() },
     { ...files.svg, iconName: "picture", suffix: ".svg", type: "image/svg+xml", make: () => timeline.toSvg() },
   ];
-  const save = async ({ suffix, type, make, isAll = false }) => {
+  const save = async ({ suffix, type, make, isComplete = false }) => {
     const name = fileName(session.name, suffix);
     try {
       download(name, await make(), type);
     } catch (error) {
       return context.notify("error", format(words.failed, { name, error: error.message }));
     }
-    if (isAll) openSessions.touch(session, { saved: true });
+    if (isComplete) openSessions.touch(session, { saved: true });
     return context.announce(format(words.saved, { name }));
   };
-  const items = kinds.map((kind) => ({ label: kind.name, hint: kind.hint, iconName: kind.iconName, action: () => save(kind) }));
+  const items = formats.map((file) => ({ label: file.name, hint: file.hint, iconName: file.iconName, action: () => save(file) }));
   return createMenu({ label, iconName: "download", items, className });
 }
 
-/** What each person's face said in each event. */
 function eventsCsv({ name, results, markers, emotions }) {
   return analysis.markersToCsv(analysis.markerTable(results, markers, { labels: emotions }), name);
 }
 
 // ---------------------------------------------------------------- events from a file
-function markerTools(context, take) {
+function markerTools(context, onLoad) {
   const text = context.strings.markers;
   const load = async ({ target }) => {
     const [file] = target.files;
     if (!file) return;
     try {
       const markers = analysis.readMarkers(await file.text());
-      take(markers);
+      onLoad(markers);
       context.notify("info", counted(text.loaded, markers.length));
     } catch (error) {
       context.notify("error", format(text.notLoaded, { name: file.name, error: error.message }));
@@ -246,8 +245,8 @@ function markerTools(context, take) {
   return [input, h("button.button.quiet", { type: "button", title: text.loadHint, onclick: () => input.click() }, icon("upload"), text.load)];
 }
 
-// ---------------------------------------------------------------- the baseline
-/** The panel that takes a baseline from a span of the session. */
+// ---------------------------------------------------------------- baseline
+/** Panel to measure a baseline in a span of the session. */
 function createBaseline(context, session, { moment, onChange }) {
   const text = context.strings.baseline;
   const field = (label, hereHint) => {
@@ -296,15 +295,14 @@ function createBaseline(context, session, { moment, onChange }) {
   );
   return {
     element,
-    /** Put a span into the fields. */
-    span({ start, end }) {
+    setSpan({ start, end }) {
       from.input.value = start.toFixed(2);
       to.input.value = end.toFixed(2);
     },
   };
 }
 
-/** Results with their corrected scores; without any where there is no baseline. */
+/** Correct results by a baseline, or remove corrected scores if it is null. */
 export function withBaseline(results, baseline) {
   if (baseline) return analysis.applyBaseline(results, baseline);
   return results.map((result) => ({ ...result, faces: result.faces.map(({ corrected, ...face }) => face) }));

@@ -1,15 +1,15 @@
-/** A playing picture with the boxes of its faces over it. */
+/** Video element with face boxes over it. */
 
 import { drawFaces } from "../components/faces.js";
-import { fill, h } from "../components/dom.js";
+import { clearCanvas, fill, h } from "../components/dom.js";
 
 /**
- * Make a stage: a video, boxes over it, and a place for what has to be said in its stead.
+ * Create a stage: a video, boxes over it, and a message that can replace it.
  *
  * @param {object} options
  * @param {Record<string, string>} options.palette
  * @param {string} options.label of the video
- * @param {boolean} [options.mirrored] shown as in a mirror; boxes and their words stay readable
+ * @param {boolean} [options.mirrored] mirror the video; labels stay readable
  */
 export function createStage({ palette, label, mirrored = false }) {
   const video = h("video.live-video", { muted: true, playsInline: true, "aria-label": label, tabIndex: -1 });
@@ -18,22 +18,14 @@ export function createStage({ palette, label, mirrored = false }) {
   const message = h("div.live-message");
   const element = h("div.live-stage", { data: { mirrored: String(mirrored) } }, video, canvas, badge, message);
   let shown = null;
-  let chosen = null;
+  let selectedTrack = null;
 
   function draw() {
-    const { clientWidth: width, clientHeight: height } = element;
-    const ratio = window.devicePixelRatio || 1;
-    if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
-      canvas.width = Math.round(width * ratio);
-      canvas.height = Math.round(height * ratio);
-    }
-    const context = canvas.getContext("2d");
-    context.setTransform(1, 0, 0, 1, 0, 0);
-    context.clearRect(0, 0, canvas.width, canvas.height);
+    const context = clearCanvas(canvas, element.clientWidth, element.clientHeight);
     if (!shown?.faces.length) return;
-    const { faces } = mirrored ? flipped(shown) : shown;
-    const selected = faces.findIndex((face) => face.track_id === chosen);
-    drawFaces(context, faces, { palette, scale: canvas.width / shown.width, ratio, selected: selected < 0 ? null : selected });
+    const { faces } = mirrored ? mirror(shown) : shown;
+    const selected = faces.findIndex((face) => face.track_id === selectedTrack);
+    drawFaces(context, faces, { palette, scale: canvas.width / shown.width, ratio: devicePixelRatio || 1, selected: selected < 0 ? null : selected });
   }
 
   const observer = new ResizeObserver(draw);
@@ -41,28 +33,28 @@ export function createStage({ palette, label, mirrored = false }) {
   return {
     element,
     video,
-    /** Draw the boxes of a result; `track` is the person to be told from the others. */
+    /** Draw the boxes of a result; the person `track` is highlighted. */
     show(result, track = null) {
       shown = result;
-      chosen = track;
+      selectedTrack = track;
       draw();
     },
     clear() {
       shown = null;
       draw();
     },
-    /** A short remark in the corner; none without text. */
-    remark(text) {
+    /** Show a short text in the corner; an empty text hides it. */
+    setBadge(text) {
       badge.hidden = !text;
       if (badge.textContent !== text) badge.textContent = text;
     },
-    /** Say something in the picture's place; nothing gives the picture back. */
-    say(...children) {
+    /** Show a message instead of the video; without arguments, show the video again. */
+    setMessage(...children) {
       fill(message, ...children);
       element.dataset.message = String(message.childNodes.length > 0);
     },
-    /** The place takes the shape of a picture. */
-    shape(width, height) {
+    /** Set the aspect ratio. */
+    setSize(width, height) {
       element.style.setProperty("--stage-ratio", `${width} / ${height}`);
       element.style.setProperty("--stage-ratio-number", width / height);
     },
@@ -70,8 +62,8 @@ export function createStage({ palette, label, mirrored = false }) {
   };
 }
 
-/** A result as a mirror shows it. */
-function flipped(result) {
+/** Mirror the boxes of a result. */
+function mirror(result) {
   const faces = result.faces.map((face) => ({ ...face, box: { ...face.box, x: result.width - face.box.x - face.box.w } }));
   return { ...result, faces };
 }

@@ -1,11 +1,11 @@
-/** An open video: how it is to be read, the reading, and what is known of the moment that is shown. */
+/** Workspace of one video: options, analysis with progress, player and results. */
 
 import { createTracker, formatTime } from "../../mien-web/analysis/index.js";
 import { fill, h, isFocusLost, newId } from "../components/dom.js";
 import { icon } from "../components/icons.js";
 import { askToken } from "../components/token_dialog.js";
-import { createEngine, engineOf } from "../engine.js";
-import { createSession, openSessions, placeAt } from "../session.js";
+import { createEngine, engineKey } from "../engine.js";
+import { createSession, indexAt, openSessions } from "../session.js";
 import { counted, format } from "../strings.js";
 import { frameCount, videoFrames } from "./frames.js";
 import { pageKeys } from "./keys.js";
@@ -13,41 +13,41 @@ import { createPlayer } from "./player.js";
 import { createReading } from "./reading.js";
 import { createSessionPanel } from "./session_panel.js";
 import { createStage } from "./stage.js";
-import { whereRead } from "../components/where.js";
+import { createWhereLine } from "../components/where.js";
 
-const RATES = [2, 5, 10, 25, null]; // frames a second; null: every one
-const USUAL_RATE = 10;
-const MOST_FRAMES = 50_000;
-const MOST_A_SECOND = 60; // of the frames of a file, where that is not known
-const CUT_PX = 64; // width of the pictures that cuts are looked for in
-const CUT_WITHIN_S = 0.25; // as the tracker has it: frames that lie further apart tell nothing of cuts
+const RATES = [2, 5, 10, 25, null]; // frames per second; null for all frames
+const DEFAULT_RATE = 10;
+const MAX_FRAMES = 50_000;
+const ASSUMED_RATE = 60; // of files whose frame rate is unknown, to check MAX_FRAMES
+const CUT_PX = 64; // width of the pictures for cut detection
+const CUT_WITHIN_S = 0.25; // as in the tracker, which detects no cuts between frames further apart
 
-/** The place of one video. */
+/** Workspace of one video. */
 export class VideoDesk {
   #context;
   #text;
   #file;
   #video;
-  #another;
+  #onReplace;
   #session = null;
   #panel = null;
-  #work = null; // aborts the reading
+  #abort = null; // AbortController of the running analysis
   #isClosed = false;
 
   /**
-   * @param {object} context the page's
+   * @param {object} context
    * @param {File} file
-   * @param {object|null} video as `openVideo` gives it; null for one that this browser cannot play: the server reads it
-   * @param {() => void} another asks for another video
+   * @param {object|null} video from `openVideo`; null if only the server can read it
+   * @param {() => void} onReplace called to open another video
    */
-  constructor(context, file, video, another) {
+  constructor(context, file, video, onReplace) {
     this.#context = context;
     this.#text = context.strings.video;
     this.#file = file;
     this.#video = video;
-    this.#another = another;
+    this.#onReplace = onReplace;
     this.options = createOptions(context, video?.duration ?? null, (rate) => this.#read(rate));
-    this.progress = createProgress(this.#text, () => this.#work?.abort());
+    this.progress = createProgress(this.#text, () => this.#abort?.abort());
     this.place = h("div");
     this.element = h("div.stack", null, this.#head(), video ? this.#withPlayer() : h("div.live-side", null, this.options.element, this.progress.element), this.place);
   }
@@ -59,14 +59,14 @@ export class VideoDesk {
       "header.view-head",
       null,
       h("div.grow", null, h("h1", null, this.#file.name), h("p.hint", null, facts)),
-      h("button.button", { type: "button", onclick: this.#another }, icon("upload"), this.#text.other),
+      h("button.button", { type: "button", onclick: this.#onReplace }, icon("upload"), this.#text.other),
     );
   }
 
   #withPlayer() {
     const { strings, palette } = this.#context;
     this.stage = createStage({ palette, label: this.#file.name });
-    this.stage.shape(this.#video.width, this.#video.height);
+    this.stage.setSize(this.#video.width, this.#video.height);
     this.player = createPlayer(this.#text, this.stage.video, this.#file, { onMoment: (seconds) => this.#showMoment(seconds) });
     this.reading = createReading({ strings, palette, onPerson: () => this.#showMoment() });
     this.reading.element.hidden = true;
@@ -85,15 +85,15 @@ export class VideoDesk {
     this.player?.pause();
   }
 
-  /** Let go of the video; what was read of it stays open. */
+  /** Release the video; its session stays open. */
   close() {
     this.#isClosed = true;
-    this.#work?.abort();
+    this.#abort?.abort();
     this.keys?.ignore();
     this.player?.close();
     this.stage?.destroy();
     this.#panel?.destroy();
-    if (!this.#work) this.#video?.close();
+    if (!this.#abort) this.#video?.close();
   }
 
   #key(key) {
@@ -102,11 +102,11 @@ export class VideoDesk {
     return true;
   }
 
-  // ---------------------------------------------------------------- the reading
+  // ---------------------------------------------------------------- analysis
   async #read(rate) {
     const { announce, notify, settings } = this.#context;
-    const asked = engineOf(settings.get());
-    const { signal } = (this.#work = new AbortController());
+    const key = engineKey(settings.get());
+    const { signal } = (this.#abort = new AbortController());
     const hadFocus = this.element.contains(document.activeElement);
     this.options.element.hidden = true;
     this.progress.begin(this.#text.loading);
@@ -114,22 +114,22 @@ export class VideoDesk {
     try {
       const engine = this.#video ? await this.#context.engine() : await createEngine({ side: "server", askToken });
       this.#begin(engine);
-      if (engine.video) await this.#readThere(engine, rate, signal);
-      else await this.#readHere(engine, rate, signal);
+      if (engine.video) await this.#readOnServer(engine, rate, signal);
+      else await this.#readInBrowser(engine, rate, signal);
       announce(counted(this.#text.done, this.#session.results.length));
     } catch (error) {
       if (signal.aborted) announce(this.#text.cancelled);
-      else if (this.#video && engineOf(settings.get()) !== asked) notify("info", this.#text.modelChanged);
-      else notify("error", this.#problem(error));
+      else if (this.#video && engineKey(settings.get()) !== key) notify("info", this.#text.modelChanged);
+      else notify("error", this.#errorMessage(error));
     }
-    this.#work = null;
+    this.#abort = null;
     const hasFocus = this.element.contains(document.activeElement);
     this.progress.end();
     this.#finish();
     if (hasFocus && isFocusLost()) (this.#panel?.element ?? this.options).focus();
   }
 
-  #problem(error) {
+  #errorMessage(error) {
     const known = this.#text.errors[error.code];
     if (known) return format(`${known.title}. ${known.text}`, { name: this.#file.name });
     return format(this.#session?.results.length ? this.#text.failed : this.#text.failedAtOnce, { error: error.message });
@@ -140,7 +140,7 @@ export class VideoDesk {
     const withPlayer = this.player && {
       timelinePlace: this.timelinePlace,
       onSeek: (seconds) => this.player.seek(seconds),
-      onPerson: (track) => this.reading.choose(track),
+      onPerson: (track) => this.reading.select(track),
       onChange: () => this.#showMoment(),
     };
     this.#panel = createSessionPanel(this.#context, this.#session, { hasPlayer: Boolean(this.player), ...withPlayer, onDiscard: () => this.#startOver() });
@@ -148,37 +148,37 @@ export class VideoDesk {
     if (this.reading) this.reading.element.hidden = false;
   }
 
-  /** Read frame by frame in this browser. */
-  async #readHere(engine, rate, signal) {
+  /** Analyse frame by frame in the browser. */
+  async #readInBrowser(engine, rate, signal) {
     const total = frameCount(this.#video.duration, rate);
     const tracker = createTracker({ every: rate === null ? null : 1 / rate });
-    const cutPicture = createCutPictures();
+    const cutPixels = createCutSampler();
     const frames = videoFrames(this.#video, { rate, signal });
     for (let next = frames.next(); ; ) {
       const { value, done } = await next;
       if (done) return signal.throwIfAborted();
-      next = frames.next(); // the next frame is sought while this one is read
-      next.catch(() => {}); // waited for above
+      next = frames.next(); // seek the next frame while this one is analysed
+      next.catch(() => {}); // handled when awaited above
       const { image, time_s, frame } = value;
-      const pixels = cutPicture(image, time_s);
+      const pixels = cutPixels(image, time_s);
       const result = await engine.analyze(image, { source: this.#file.name, signal });
       image.close();
-      this.#take(tracker.update({ ...result, frame, time_s }, pixels));
-      this.progress.at(time_s / this.#video.duration, this.#session.results.length, total);
+      this.#add(tracker.update({ ...result, frame, time_s }, pixels));
+      this.progress.update(time_s / this.#video.duration, this.#session.results.length, total);
     }
   }
 
-  /** Send the file to the server, which reads, tracks and smooths as `mien predict` does. */
-  async #readThere(engine, rate, signal) {
+  /** Analyse on the server, which tracks and smooths as `mien predict` does. */
+  async #readOnServer(engine, rate, signal) {
     const { host } = this.#context;
     this.progress.begin(format(this.#text.uploading, { host }));
     for await (const event of engine.video(this.#file, { every: rate === null ? null : 1 / rate, signal })) {
-      if (event.event === "progress") this.progress.at(event.share, this.#session.results.length, null);
-      else if (event.event !== "done") this.#take({ ...event, source: this.#file.name });
+      if (event.event === "progress") this.progress.update(event.share, this.#session.results.length, null);
+      else if (event.event !== "done") this.#add({ ...event, source: this.#file.name });
     }
   }
 
-  #take(result) {
+  #add(result) {
     if (result.error) throw new Error(result.error);
     this.#session.labels ||= result.labels;
     this.#session.model ??= result.model;
@@ -198,7 +198,7 @@ export class VideoDesk {
     return undefined;
   }
 
-  /** Nothing of the reading is left. */
+  /** Return to the options without a session. */
   #startOver() {
     const hadFocus = this.element.contains(document.activeElement);
     this.#panel?.destroy();
@@ -213,17 +213,17 @@ export class VideoDesk {
   #showMoment(seconds = this.player?.moment()) {
     if (!this.#session || !this.player) return;
     this.#panel.cursor(seconds);
-    const result = shownAt(this.#session.results, seconds);
+    const result = interpolateAt(this.#session.results, seconds);
     this.reading.show(result);
     if (result) this.stage.show(result, this.reading.track());
     else this.stage.clear();
   }
 }
 
-/** What is known of a moment: the last result before it, its boxes moved on towards those of the next. */
-function shownAt(results, seconds) {
-  const place = placeAt(results, seconds + 1e-3);
-  const [result, next] = [results[place], results[place + 1]];
+/** The last result before a time, with boxes interpolated towards the next result. */
+function interpolateAt(results, seconds) {
+  const index = indexAt(results, seconds + 1e-3);
+  const [result, next] = [results[index], results[index + 1]];
   if (!result || !next) return result ?? null;
   const share = Math.min(1, Math.max(0, (seconds - result.time_s) / (next.time_s - result.time_s)));
   const later = new Map(next.faces.map((face) => [face.track_id, face.box]));
@@ -235,8 +235,8 @@ function shownAt(results, seconds) {
   return { ...result, faces };
 }
 
-/** Makes small pictures of frames, for the tracker to find cuts in; of those that follow closely. */
-function createCutPictures() {
+/** Create a function that downscales frames for cut detection, or returns undefined for frames too far apart. */
+function createCutSampler() {
   let last = -Infinity;
   let canvas = null;
   return (image, time_s) => {
@@ -250,22 +250,22 @@ function createCutPictures() {
   };
 }
 
-// ---------------------------------------------------------------- its parts
+// ---------------------------------------------------------------- parts
 function createOptions({ strings, settings }, duration, start) {
   const text = strings.video;
   const id = newId("rate");
   const hint = h("p.hint", { role: "status" });
-  const option = (rate) => h("option", { value: rate ?? "", selected: rate === USUAL_RATE }, rate === null ? text.everyFrame : format(text.rate, { rate }));
+  const option = (rate) => h("option", { value: rate ?? "", selected: rate === DEFAULT_RATE }, rate === null ? text.everyFrame : format(text.rate, { rate }));
   const select = h("select.input", { id, onchange: show }, RATES.map(option));
   const button = h("button.button.primary", { type: "button", onclick: () => start(rate()) }, icon("play"), text.read);
-  const element = h("section.panel.stack", { "aria-label": text.options }, h("h2", null, text.options), h("div.field", null, h("label", { htmlFor: id }, text.howMany), select), hint, h("div.row", null, button), whereRead(settings, text, duration === null ? "server" : null));
+  const element = h("section.panel.stack", { "aria-label": text.options }, h("h2", null, text.options), h("div.field", null, h("label", { htmlFor: id }, text.howMany), select), hint, h("div.row", null, button), createWhereLine(settings, text, duration === null ? "server" : null));
   const rate = () => Number(select.value) || null;
 
   function show() {
     const count = duration === null ? null : frameCount(duration, rate());
-    const isLong = (count ?? MOST_A_SECOND * duration) > MOST_FRAMES;
+    const isLong = (count ?? ASSUMED_RATE * duration) > MAX_FRAMES;
     button.disabled = isLong;
-    if (isLong) hint.textContent = format(text.tooLong, { most: MOST_FRAMES });
+    if (isLong) hint.textContent = format(text.tooLong, { most: MAX_FRAMES });
     else if (count !== null) hint.textContent = counted(text.frames, count);
     else hint.textContent = rate() === null ? text.everyFrameHint : "";
   }
@@ -276,8 +276,8 @@ function createOptions({ strings, settings }, duration, start) {
 
 function createProgress(text, cancel) {
   const bar = h("div.progress", { role: "progressbar", "aria-label": text.progress, "aria-valuemin": "0", "aria-valuemax": "100" }, h("span"));
-  const words = h("p.hint.number");
-  const element = h("section.panel.stack", { hidden: true, tabIndex: -1, "aria-label": text.progress }, h("h2", null, text.reading), bar, words, h("div.row", null, h("button.button", { type: "button", onclick: cancel }, icon("stop"), text.cancel)));
+  const status = h("p.hint.number");
+  const element = h("section.panel.stack", { hidden: true, tabIndex: -1, "aria-label": text.progress }, h("h2", null, text.reading), bar, status, h("div.row", null, h("button.button", { type: "button", onclick: cancel }, icon("stop"), text.cancel)));
   let began = 0;
 
   function set(share) {
@@ -287,19 +287,23 @@ function createProgress(text, cancel) {
 
   return {
     element,
-    begin(what) {
+    begin(message) {
       element.hidden = false;
       began = 0;
       set(0);
-      words.textContent = what;
+      status.textContent = message;
     },
-    /** @param {number|null} share of the video @param {number} done frames @param {number|null} total */
-    at(share, done, total) {
-      began ||= performance.now(); // the first frame waits for the model
+    /**
+     * @param {number|null} share of the video
+     * @param {number} done number of frames
+     * @param {number|null} total number of frames
+     */
+    update(share, done, total) {
+      began ||= performance.now(); // not in begin(), because the first frame waits for the model
       set(share ?? 0);
       const frames = total === null ? format(text.framesSoFar, { done }) : format(text.framesOf, { done, total });
       const seconds = (((performance.now() - began) / 1000) * (1 - share)) / Math.max(share, 1e-3);
-      words.textContent = share !== null && share > 0.02 ? `${frames} · ${format(text.left, { time: formatTime(Math.max(1, seconds), 0) })}` : frames;
+      status.textContent = share !== null && share > 0.02 ? `${frames} · ${format(text.left, { time: formatTime(Math.max(1, seconds), 0) })}` : frames;
     },
     end: () => void (element.hidden = true),
     focus: () => element.focus(),

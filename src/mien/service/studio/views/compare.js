@@ -1,4 +1,4 @@
-/** Sessions beside one another: timelines on one scale of time, and tables of what they say. */
+/** Comparison of sessions: timelines with a common time scale, and tables. */
 
 import * as analysis from "../../mien-web/analysis/index.js";
 import { fill, h } from "../components/dom.js";
@@ -7,18 +7,18 @@ import { emotionName, faceName } from "../components/faces.js";
 import { icon } from "../components/icons.js";
 import { createTimeline } from "../components/timeline.js";
 import { signed } from "../components/timeline/paint.js";
-import { takeFiles } from "../live/drop.js";
-import { mayDiscard, saveMenu } from "../live/session_panel.js";
+import { acceptFiles } from "../live/drop.js";
+import { confirmDiscard, saveMenu } from "../live/session_panel.js";
 import { createSession, openSessions, peopleOf } from "../session.js";
 import { counted, decimal, format, percent } from "../strings.js";
 
-/** @param {object} context the page's */
+/** @param {object} context */
 export function createView(context) {
   const { strings, palette, announce, notify } = context;
   const text = strings.compare;
   const element = h("div.compare.stack");
   const input = h("input", { type: "file", accept: ".json,application/json", multiple: true, hidden: true, onchange: choose });
-  const persons = new Map(); // session → the person that its timeline shows
+  const selectedTracks = new Map(); // session → track id of its timeline
   let timelines = [];
   let visible = false;
 
@@ -31,7 +31,7 @@ export function createView(context) {
   async function load(files) {
     for (const file of files) {
       try {
-        openSessions.add(sessionOf(await file.text(), file.name, text));
+        openSessions.add(openSession(await file.text(), file.name, text));
       } catch (error) {
         notify("error", format(text.notOpened, { name: file.name, error: error.message }));
       }
@@ -76,10 +76,10 @@ export function createView(context) {
     const timeline = createTimeline({ palette, strings });
     timelines.push(timeline);
     const people = peopleOf(session.results);
-    const chosen = persons.get(session);
-    const track = people.some((person) => person.track === chosen) ? chosen : (people[0]?.track ?? null);
+    const selected = selectedTracks.get(session);
+    const track = people.some((person) => person.track === selected) ? selected : (people[0]?.track ?? null);
     timeline.set(session.results, { markers: session.markers, track, baseline: session.baseline, title: session.name, domain: [0, end] });
-    timeline.onSeek((seconds) => timelines.forEach((each) => each.cursor(seconds)));
+    timeline.onSeek((seconds) => timelines.forEach((other) => other.cursor(seconds)));
     return h(
       "section.panel.lane",
       { "aria-label": session.name },
@@ -90,7 +90,7 @@ export function createView(context) {
 
   function personChoice(session, people, track) {
     const pick = ({ target }) => {
-      persons.set(session, Number(target.value));
+      selectedTracks.set(session, Number(target.value));
       draw();
       element.querySelectorAll(".lane select").forEach((select) => select.getAttribute("aria-label") === label && select.focus());
     };
@@ -101,7 +101,7 @@ export function createView(context) {
 
   function closeButton(session) {
     const close = async () => {
-      if (!(await mayDiscard(context, session))) return;
+      if (!(await confirmDiscard(context, session))) return;
       openSessions.remove(session);
       announce(format(text.removed, { name: session.name }));
       element.querySelector("button").focus();
@@ -121,7 +121,7 @@ export function createView(context) {
     );
   }
 
-  takeFiles(element, load);
+  acceptFiles(element, load);
   openSessions.subscribe(draw);
   return {
     id: "compare",
@@ -135,31 +135,31 @@ export function createView(context) {
   };
 }
 
-const LONGEST_NAME = 120; // as where a session is named
+const MAX_NAME_LENGTH = 120; // as in the name field of a session
 
-/** A session as the page has it, of a file's text. */
-function sessionOf(json, name, text) {
-  const read = analysis.fromJson(json);
-  if (read.results.length === 0) throw new Error(text.noResults);
-  return createSession({ ...read, kind: "file", name: (read.name || name).slice(0, LONGEST_NAME), emotions: analysis.labelsOf(read.results), saved: true });
+/** Create a session from a saved file. */
+function openSession(json, fileName, text) {
+  const saved = analysis.fromJson(json);
+  if (saved.results.length === 0) throw new Error(text.noResults);
+  return createSession({ ...saved, kind: "file", name: (saved.name || fileName).slice(0, MAX_NAME_LENGTH), emotions: analysis.labelsOf(saved.results), saved: true });
 }
 
-/** A warning where sessions were read in different ways. */
+/** Warning if sessions were analysed with different models or readings. */
 function kindsNotice({ compare: text, readings }, sessions) {
   const kinds = new Set(sessions.map(({ model, labels }) => format(text.kind, { model: model ? `${model.name} ${model.version ?? ""}`.trim() : "–", reading: readings[labels] ?? labels })));
   return kinds.size > 1 && h("div.message.warn", null, icon("warn"), h("p", null, format(text.mixed, { kinds: [...kinds].join("; ") })));
 }
 
 // ---------------------------------------------------------------- tables
-/** The tables: everybody of each session, each person, each event. */
+/** Tables per session, per person and per event. */
 function comparisonTables({ compare: text }, sessions) {
   const { columns } = text;
   const emotions = emotionsOf(sessions);
   const all = analysis.compare(sessions, { labels: emotions }).map((row) => ({ head: [row.source], ...row }));
   const people = sessions.flatMap(({ name, results, emotions: labels }) =>
-    analysis.summary(results, { labels }).map(({ track_id: number, seconds, valence, scores, shares, corrected }) => {
-      const found = corrected ?? { valence, scores, shares };
-      return { head: [name, faceName({ track_id: number })], seconds, valence: found.valence, ...found.scores, ...prefixed(found.shares) };
+    analysis.summary(results, { labels }).map((person) => {
+      const { valence, scores, shares } = person.corrected ?? person;
+      return { head: [name, faceName(person)], seconds: person.seconds, valence, ...scores, ...prefixed(shares) };
     }),
   );
   const events = sessions.flatMap(({ name, results, markers, emotions: labels }) =>
@@ -183,21 +183,21 @@ function prefixed(shares) {
   return Object.fromEntries(Object.entries(shares).map(([name, share]) => [`share_${name}`, share]));
 }
 
-/** A table with mean scores and, below each, the share of time; corrected ones where there are any. */
+/** Table of mean scores with the shares of time below; corrected values if available. */
 function shareTable(title, heads, rows, emotions, text) {
-  const value = (row, name) => [`corrected_${name}`, name].map((key) => (Object.hasOwn(row, key) ? row[key] : null)).find((found) => found !== null) ?? null;
+  const value = (row, name) => [`corrected_${name}`, name].map((key) => (Object.hasOwn(row, key) ? row[key] : null)).find((cell) => cell !== null) ?? null;
   const cell = (row, emotion) => {
     const [mean, share] = [value(row, emotion), value(row, `share_${emotion}`)];
     return h("td.figure", null, mean === null ? "–" : h("span.cell-mean", null, percent(mean)), share !== null && h("span.cell-share", null, percent(share)));
   };
   const line = (row) => {
-    const pleasant = value(row, "valence");
+    const valence = value(row, "valence");
     return h(
       "tr",
       null,
       row.head.map((name, index) => (index === 0 ? h("th", { scope: "row" }, name) : h("td", null, name))),
       h("td.figure", null, decimal(row.seconds ?? 0, 1)),
-      h("td.figure", null, pleasant === null ? "–" : signed(pleasant)),
+      h("td.figure", null, valence === null ? "–" : signed(valence)),
       emotions.map((emotion) => cell(row, emotion)),
     );
   };

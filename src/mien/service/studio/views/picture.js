@@ -1,21 +1,21 @@
-/** Pictures: dropped, pasted or chosen, read one after the other, shown as a grid or one large with its faces. */
+/** Picture view: a queue of dropped, pasted or selected pictures, as a grid or as one picture with its faces. */
 
 import { annotatedPng } from "../components/annotate.js";
 import { drawFaces, emotionName, colourOf, faceName, readingText, resultSummary } from "../components/faces.js";
 import { fill, h, isFocusLost } from "../components/dom.js";
-import { icon, mark } from "../components/icons.js";
+import { icon, iconButton, mark } from "../components/icons.js";
 import { filesOf, mayBePicture } from "../components/files.js";
 import { createFacePanel } from "../components/face_panel.js";
 import { createMenu } from "../components/menu.js";
 import { createViewer } from "../components/viewer.js";
-import { whereRead } from "../components/where.js";
+import { createWhereLine } from "../components/where.js";
 import { zip } from "../components/zip.js";
-import { EngineError, engineOf } from "../engine.js";
+import { EngineError, engineKey, errorResult } from "../engine.js";
 import { counted, format } from "../strings.js";
 
 const SAMPLE = new URL("../sample.jpg", import.meta.url);
-const AT_ONCE = { browser: 2, server: 4 };
-const THUMB = 440; // pixels of a thumbnail's longer side
+const MAX_RUNNING = { browser: 2, server: 4 };
+const THUMBNAIL_SIDE = 440; // longer side in pixels
 const DONE = ["ok", "no_face", "unreadable", "error", "cancelled"];
 
 /**
@@ -25,9 +25,9 @@ const DONE = ["ok", "no_face", "unreadable", "error", "cancelled"];
  * @property {Blob} blob
  * @property {string} state a key of strings.picture.status
  * @property {object|null} result
- * @property {string} reader what read it, as `readerOf` says
- * @property {string|null} thumb address of a small picture, its faces drawn in
- * @property {object} focus how the small picture is cut, as CSS
+ * @property {string} reader key of the engine and settings that produced the result, from `readerKey`
+ * @property {string|null} thumb URL of a thumbnail with face boxes
+ * @property {object} focus CSS that crops the thumbnail to its faces
  * @property {boolean} sample
  * @property {{element: HTMLElement, update: () => void}} card
  */
@@ -38,9 +38,9 @@ export function createView(context) {
 
   /** @type {Item[]} */
   let items = [];
-  let open = null; // the item that is shown large
-  let bitmap = null; // its pixels
-  let face = null; // index of the chosen face
+  let open = null; // the item shown large
+  let bitmap = null; // pixels of the open item
+  let face = null; // index of the selected face
   let abort = new AbortController();
   let running = 0;
   let count = 0;
@@ -72,7 +72,7 @@ export function createView(context) {
   });
   settings.subscribe(render);
 
-  // ---------------------------------------------------------------- what comes in
+  // ---------------------------------------------------------------- input
   function add(files, { sample = false } = {}) {
     const pictures = files.filter(mayBePicture);
     if (!pictures.length) {
@@ -124,10 +124,10 @@ export function createView(context) {
     add(await filesOf(event.dataTransfer));
   }
 
-  // ---------------------------------------------------------------- reading
+  // ---------------------------------------------------------------- analysis queue
   function pump() {
-    const most = AT_ONCE[settings.get().side];
-    while (running < most) {
+    const limit = MAX_RUNNING[settings.get().side];
+    while (running < limit) {
       const item = items.find(({ state }) => state === "queued");
       if (!item) return;
       read(item);
@@ -137,40 +137,40 @@ export function createView(context) {
   async function read(item) {
     running += 1;
     const { signal } = abort;
-    const asked = settings.get();
+    const requested = settings.get();
     setState(item, "reading");
     try {
-      const reader = await context.engine();
-      const onWait = (_, why) => setState(item, why);
-      const result = await reader.analyze(item.blob, { source: item.name, minFace: asked.minFace, signal, onWait });
+      const engine = await context.engine();
+      const onWait = (_, reason) => setState(item, reason);
+      const result = await engine.analyze(item.blob, { source: item.name, minFace: requested.minFace, signal, onWait });
       if (!items.includes(item)) return;
-      item.reader = readerOf(asked);
+      item.reader = readerKey(requested);
       await finish(item, result);
     } catch (error) {
       if (!items.includes(item)) return;
-      // Another engine was asked for meanwhile, and this one is closed: the next one reads the picture.
-      if (!signal.aborted && engineOf(asked) !== engineOf(settings.get())) setState(item, "queued");
+      // The engine was replaced meanwhile; the new one analyses the picture.
+      if (!signal.aborted && engineKey(requested) !== engineKey(settings.get())) setState(item, "queued");
       else fail(item, error, signal);
     } finally {
       running -= 1;
       pump();
-      tellWhenDone();
+      announceIfDone();
     }
   }
 
   async function finish(item, result) {
     item.result = result;
-    await drawThumb(item).catch(() => {}); // a server may read what this browser cannot show
+    await drawThumb(item).catch(() => {}); // a server may read formats that the browser cannot show
     setState(item, result.status);
     if (item === open) await show(item);
   }
 
-  /** An engine that cannot be had leaves a picture waiting: it is read once there is one. */
+  /** Handle an error; if the engine is not available, the picture waits for it. */
   function fail(item, error, signal) {
     if (signal.aborted) setState(item, "cancelled");
     else if (error instanceof EngineError && error.kind !== "token") setState(item, "waiting");
     else {
-      item.result = failedResult(item.name, error instanceof EngineError ? strings.token.missing : error.message);
+      item.result = errorResult({ error: error instanceof EngineError ? strings.token.missing : error.message }, item.name);
       setState(item, "error");
     }
     if (item === open) show(item);
@@ -183,16 +183,16 @@ export function createView(context) {
     render();
   }
 
-  function tellWhenDone() {
+  function announceIfDone() {
     if (running || !items.length || items.some(({ state }) => !DONE.includes(state))) return;
     if (items.length === 1) announce(format(words.announceDone, { name: items[0].name, summary: summaryOf(items[0]) }));
     else announce(format(words.announceAll, { done: counted(words.done, items.length), faces: counted(words.faces, facesOf(items)) }));
   }
 
-  function readAgain(which) {
+  function readAgain(selection) {
     if (abort.signal.aborted) abort = new AbortController();
-    for (const item of which) Object.assign(item, { state: "queued", result: null });
-    for (const item of which) item.card.update();
+    for (const item of selection) Object.assign(item, { state: "queued", result: null });
+    for (const item of selection) item.card.update();
     render();
     if (open) show(open);
     pump();
@@ -213,7 +213,7 @@ export function createView(context) {
   }
 
   function remove(item) {
-    const at = items.indexOf(item);
+    const index = items.indexOf(item);
     release(item);
     items = items.filter((other) => other !== item);
     item.card.element.remove();
@@ -221,8 +221,8 @@ export function createView(context) {
       clear();
       return;
     }
-    if (open === item) show(items[Math.min(at, items.length - 1)]);
-    else items[Math.min(at, items.length - 1)].card.focus();
+    if (open === item) show(items[Math.min(index, items.length - 1)]);
+    else items[Math.min(index, items.length - 1)].card.focus();
     render();
   }
 
@@ -232,22 +232,22 @@ export function createView(context) {
   }
 
   async function drawThumb(item) {
-    const picture = await createImageBitmap(item.blob);
-    const scale = Math.min(1, THUMB / Math.max(picture.width, picture.height));
-    const canvas = new OffscreenCanvas(Math.max(1, Math.round(picture.width * scale)), Math.max(1, Math.round(picture.height * scale)));
-    const drawing = canvas.getContext("2d");
-    drawing.imageSmoothingQuality = "high";
-    drawing.fillStyle = "white"; // what a transparent picture is read on
-    drawing.fillRect(0, 0, canvas.width, canvas.height);
-    drawing.drawImage(picture, 0, 0, canvas.width, canvas.height);
-    picture.close();
-    drawFaces(drawing, item.result.faces, { palette, scale, labels: false, ratio: 1.2 });
+    const pixels = await createImageBitmap(item.blob);
+    const scale = Math.min(1, THUMBNAIL_SIDE / Math.max(pixels.width, pixels.height));
+    const canvas = new OffscreenCanvas(Math.max(1, Math.round(pixels.width * scale)), Math.max(1, Math.round(pixels.height * scale)));
+    const thumbnail = canvas.getContext("2d");
+    thumbnail.imageSmoothingQuality = "high";
+    thumbnail.fillStyle = "white"; // the background on which transparent pictures are analysed
+    thumbnail.fillRect(0, 0, canvas.width, canvas.height);
+    thumbnail.drawImage(pixels, 0, 0, canvas.width, canvas.height);
+    pixels.close();
+    drawFaces(thumbnail, item.result.faces, { palette, scale, labels: false, ratio: 1.2 });
     item.focus = focusOf(item.result);
     release(item);
     item.thumb = URL.createObjectURL(await canvas.convertToBlob({ type: "image/jpeg", quality: 0.85 }));
   }
 
-  // ---------------------------------------------------------------- what is shown
+  // ---------------------------------------------------------------- rendering
   async function show(item) {
     const same = item !== null && item === open;
     const hadFocus = element.contains(document.activeElement);
@@ -255,7 +255,7 @@ export function createView(context) {
     render();
     if (hadFocus && isFocusLost()) (item ? viewer : (items[0]?.card ?? welcome)).focus();
     if (!same) {
-      viewer.show({ name: "", summary: "", bitmap: null, faces: [] }); // before its pixels go
+      viewer.show({ name: "", summary: "", bitmap: null, faces: [] }); // before its bitmap is closed
       bitmap?.close();
       bitmap = null;
       face = null;
@@ -275,12 +275,12 @@ export function createView(context) {
   }
 
   function selectFace(index) {
-    const chosen = open?.result?.faces[index];
-    if (!chosen) return;
+    const selected = open?.result?.faces[index];
+    if (!selected) return;
     face = index;
     viewer.select(index);
     panel.select(index);
-    announce(`${faceName(chosen)}: ${readingText(chosen)}`);
+    announce(`${faceName(selected)}: ${readingText(selected)}`);
   }
 
   function render() {
@@ -301,34 +301,34 @@ export function createView(context) {
     toolbarTitle.textContent = open ? open.name : busy ? format(words.progress, { done: done.length, total: items.length }) : counted(words.done, items.length);
     toolbarFaces.textContent = open ? "" : counted(words.faces, facesOf(items));
     const stopped = many && !busy && items.some(isStopped);
-    const old = !busy && items.some(isOld);
+    const outdated = !busy && items.some(isOutdated);
     const saved = open ? [open.result?.status] : [items.some(({ result }) => result), items.some(({ result }) => result?.status === "ok")];
-    // A menu that is open stays so while pictures are read: what is as it was is left alone.
-    const key = JSON.stringify([open?.id, items.length, busy, stopped, old, saved]);
+    // Rebuild only after changes, so that an open menu stays open during analysis.
+    const key = JSON.stringify([open?.id, items.length, busy, stopped, outdated, saved]);
     if (key === toolbar.dataset.shown) return;
     toolbar.dataset.shown = key;
     const focused = toolbar.contains(document.activeElement) ? document.activeElement.dataset.key : null;
-    fill(toolbar, toolbarPieces({ many, busy, stopped, old }));
+    fill(toolbar, toolbarContent({ many, busy, stopped, outdated }));
     if (focused) toolbar.querySelector(`[data-key="${focused}"]`)?.focus();
   }
 
-  function toolbarPieces({ many, busy, stopped, old }) {
-    const at = items.indexOf(open);
-    const step = (by) => show(items[(at + by + items.length) % items.length]);
+  function toolbarContent({ many, busy, stopped, outdated }) {
+    const index = items.indexOf(open);
+    const step = (offset) => show(items[(index + offset + items.length) % items.length]);
     const title = h("div.toolbar-title", null, toolbarTitle, toolbarFaces);
     if (open && many) {
       return [
-        button("back", "back", words.all, () => (show(null), items[at].card.focus()), "quiet"),
+        button("back", "back", words.all, () => (show(null), items[index].card.focus()), "quiet"),
         title,
         h(
           "div.pager",
           null,
-          round("previous", words.previous, () => step(-1)),
-          h("span.number.small", null, format(words.position, { index: at + 1, total: items.length })),
-          round("next", words.next, () => step(1)),
+          iconButton("previous", words.previous, () => step(-1), { data: { key: "previous" } }),
+          h("span.number.small", null, format(words.position, { index: index + 1, total: items.length })),
+          iconButton("next", words.next, () => step(1), { data: { key: "next" } }),
         ),
         h("span.grow"),
-        old && button("again", "wait", words.readAgainNew, () => readAgain(items.filter(isOld))),
+        outdated && button("again", "wait", words.readAgainNew, () => readAgain(items.filter(isOutdated))),
         downloads(),
       ];
     }
@@ -337,7 +337,7 @@ export function createView(context) {
       h("span.grow"),
       busy && many && button("stop", "stop", words.cancel, stop),
       stopped && button("rest", "play", words.readRest, () => readAgain(items.filter(isStopped))),
-      old && button("again", "wait", words.readAgainNew, () => readAgain(items.filter(isOld))),
+      outdated && button("again", "wait", words.readAgainNew, () => readAgain(items.filter(isOutdated))),
       button("add", "plus", words.add, choose),
       downloads(),
       button("clear", "trash", words.clear, clear, "quiet"),
@@ -348,17 +348,13 @@ export function createView(context) {
     return state === "cancelled";
   }
 
-  /** Whether a picture was read by something else than what the settings ask for. */
-  function isOld({ result, reader }) {
-    return Boolean(result && reader && reader !== readerOf(settings.get()));
+  /** Whether a result was produced with other settings. */
+  function isOutdated({ result, reader }) {
+    return Boolean(result && reader && reader !== readerKey(settings.get()));
   }
 
   function button(key, iconName, label, onClick, className = "") {
     return h("button.button", { type: "button", class: className, data: { key }, onClick }, icon(iconName), h("span", null, label));
-  }
-
-  function round(iconName, label, onClick) {
-    return h("button.button.quiet.round", { type: "button", data: { key: iconName }, "aria-label": label, title: label, onClick }, icon(iconName));
   }
 
   function renderSide() {
@@ -377,7 +373,7 @@ export function createView(context) {
     }
   }
 
-  // ---------------------------------------------------------------- pieces
+  // ---------------------------------------------------------------- parts
   function createWelcome() {
     const zone = h(
       "div.drop",
@@ -386,7 +382,7 @@ export function createView(context) {
       h("p.drop-title", null, words.drop),
       h("p.soft", null, pasteHint(words)),
       h("div.row", null, h("button.button.primary", { type: "button", onClick: choose }, icon("upload"), words.choose)),
-      whereRead(settings, words),
+      createWhereLine(settings, words),
     );
     const sample = h(
       "button.sample",
@@ -423,7 +419,7 @@ export function createView(context) {
     return { element, update, focus: () => opener.focus() };
   }
 
-  /** What is shown can be saved: the menu, or null where there is nothing yet. */
+  /** Menu to save the results shown; null if there are none. */
   function downloads() {
     const shown = () => (open ? [open] : items).filter(({ result }) => result);
     const pictures = () => shown().filter(({ result }) => result.status === "ok");
@@ -492,32 +488,28 @@ export function createView(context) {
   }
 }
 
-// ---------------------------------------------------------------- words for what happened
-/** What settings read with, so that results of another reader can be told from theirs. */
-function readerOf(settings) {
-  return settings.side === "server" ? settings.side : `${engineOf(settings)} ${settings.minFace}`;
-}
-
-function failedResult(source, error) {
-  return { schema: "mien/1", source, frame: null, time_s: null, status: "error", width: null, height: null, faces: [], error };
+// ---------------------------------------------------------------- states and results
+/** Key of the settings that determine a result. */
+function readerKey(settings) {
+  return settings.side === "server" ? settings.side : `${engineKey(settings)} ${settings.minFace}`;
 }
 
 function facesOf(items) {
   return items.reduce((sum, { result }) => sum + (result?.faces.length ?? 0), 0);
 }
 
-/** How a picture is cut for its card (4:3) so that all its faces can be seen; not at all where they would not fit. */
+/** CSS that crops a thumbnail to 4:3 with all faces visible, or shows it uncropped if they do not fit. */
 function focusOf({ faces, width, height }) {
   if (!faces.length) return {};
   const [left, top] = [Math.min(...faces.map(({ box }) => box.x)), Math.min(...faces.map(({ box }) => box.y))];
   const [right, bottom] = [Math.max(...faces.map(({ box }) => box.x + box.w)), Math.max(...faces.map(({ box }) => box.y + box.h))];
   const [w, h] = width / height > 4 / 3 ? [(height * 4) / 3, height] : [width, (width * 3) / 4];
   if (right - left > w || bottom - top > h) return { "object-fit": "contain" };
-  const share = (middle, seen, all) => (all - seen < 1 ? 50 : (100 * Math.min(Math.max(middle - seen / 2, 0), all - seen)) / (all - seen));
-  return { "object-position": `${share((left + right) / 2, w, width)}% ${share((top + bottom) / 2, h, height)}%` };
+  const position = (centre, visible, total) => (total - visible < 1 ? 50 : (100 * Math.min(Math.max(centre - visible / 2, 0), total - visible)) / (total - visible));
+  return { "object-position": `${position((left + right) / 2, w, width)}% ${position((top + bottom) / 2, h, height)}%` };
 }
 
-/** The largest face is the one that a picture is about. */
+/** Index of the largest face. */
 function mainFace(faces) {
   const areas = faces.map(({ box }) => box.w * box.h);
   return areas.indexOf(Math.max(...areas));
@@ -542,7 +534,7 @@ function cardStatus(item, palette, words) {
   return h("span.card-reading", null, h("span", null, counted(words.faces, result.faces.length)), emotions.map(dot), h("span.visually-hidden", null, emotions.map(({ emotion }) => emotionName(emotion)).join(", ")));
 }
 
-/** What is said beside a picture that has no faces to show (yet). */
+/** Message for a picture without faces. */
 function stateMessage(item, { words, settings, again }) {
   const { state, result } = item;
   const retry = (primary = false) => h("div.row", null, h("button.button", { type: "button", class: primary ? "primary" : "", onClick: again }, words.readAgain));

@@ -1,22 +1,22 @@
-/** Video files: read frame by frame, looked through with a timeline, saved as tables and figures. */
+/** Video view: opens a file and shows its workspace. */
 
 import { fill, h, isFocusLost } from "../components/dom.js";
 import { icon } from "../components/icons.js";
-import { takeFiles } from "../live/drop.js";
+import { acceptFiles } from "../live/drop.js";
 import { openVideo } from "../live/frames.js";
 import { VideoDesk } from "../live/video_desk.js";
 import { format } from "../strings.js";
-import { whereRead } from "../components/where.js";
+import { createWhereLine } from "../components/where.js";
 
-const SENDABLE = ["format", "no-picture", "damaged"]; // what the server may read where this browser cannot
+const SERVER_MAY_READ = ["format", "no-picture", "damaged"]; // error codes
 
-/** @param {object} context the page's */
+/** @param {object} context */
 export function createView(context) {
   const text = context.strings.video;
   const element = h("div.video.stack");
   const input = h("input", { type: "file", accept: "video/*,.mkv,.mov,.m4v", hidden: true, onchange: choose });
   let desk = null;
-  let opening = null; // the file that was asked for last
+  let opening = null; // the file opened last
   let visible = false;
 
   function choose() {
@@ -49,24 +49,24 @@ export function createView(context) {
     if (hadFocus) element.querySelector(".button.primary").focus();
   }
 
-  /** What the view says without a video: how to begin, or what is wrong with a file and how to mend it. */
-  function invitation(wrong = null) {
+  /** Content without a video: instructions, or what is wrong with a file. */
+  function invitation(problem = null) {
     const { host } = context;
-    const { title, text: words } = wrong ? text.errors[wrong.code] : { title: text.heading, text: text.lead };
-    const maySend = SENDABLE.includes(wrong?.code);
+    const { title, text: words } = problem ? text.errors[problem.code] : { title: text.heading, text: text.lead };
+    const maySend = SERVER_MAY_READ.includes(problem?.code);
     return h(
       "div.drop-place",
-      wrong && { role: "alert" },
-      icon(wrong ? "warn" : "video"),
-      h("h1", null, wrong ? format(title, { name: wrong.file.name }) : title),
+      problem && { role: "alert" },
+      icon(problem ? "warn" : "video"),
+      h("h1", null, problem ? format(title, { name: problem.file.name }) : title),
       h("p", null, words),
-      h("button.button.primary", { type: "button", onclick: () => input.click() }, icon("upload"), wrong ? text.other : text.choose),
-      maySend && h("button.button", { type: "button", onclick: () => place(wrong.file, null) }, icon("server"), format(text.onServer, { host })),
-      maySend ? h("p.hint", null, text.onServerHint) : [h("p.hint", null, text.formats), whereRead(context.settings, text)],
+      h("button.button.primary", { type: "button", onclick: () => input.click() }, icon("upload"), problem ? text.other : text.choose),
+      maySend && h("button.button", { type: "button", onclick: () => place(problem.file, null) }, icon("server"), format(text.onServer, { host })),
+      maySend ? h("p.hint", null, text.onServerHint) : [h("p.hint", null, text.formats), createWhereLine(context.settings, text)],
     );
   }
 
-  takeFiles(element, ([file]) => open(file));
+  acceptFiles(element, ([file]) => open(file));
   fill(element, input, invitation());
   return {
     id: "video",

@@ -1,31 +1,31 @@
-/** The webcam: faces are read as they come, and recorded where that is asked for. */
+/** Webcam view: live analysis and recordings. */
 
 import { applyBaseline, createTracker, formatTime } from "../../mien-web/analysis/index.js";
 import { fill, h, isFocusLost, newId } from "../components/dom.js";
 import { faceName } from "../components/faces.js";
 import { icon } from "../components/icons.js";
 import { createTimeline } from "../components/timeline.js";
-import { closeCamera, eachPicture, listCameras, openCamera } from "../live/camera.js";
+import { closeCamera, listCameras, onFrames, openCamera } from "../live/camera.js";
 import { pageKeys } from "../live/keys.js";
 import { createMarkers, markersWithin } from "../live/markers.js";
 import { createReading } from "../live/reading.js";
 import { measureAtRest } from "../live/rest.js";
 import { createSessionPanel, withBaseline } from "../live/session_panel.js";
 import { createStage } from "../live/stage.js";
-import { engineOf } from "../engine.js";
+import { engineKey } from "../engine.js";
 import { createSession, openSessions } from "../session.js";
 import { LANGUAGE, format } from "../strings.js";
-import { whereRead } from "../components/where.js";
+import { createWhereLine } from "../components/where.js";
 
-const SHOWN_S = 60; // of the running timeline
+const WINDOW_S = 60; // of the running timeline
 const TIMELINE_MS = 200;
 const RETRY_MS = 2000;
-const PATIENCE_MS = 3000; // after which an answer is late
-const AT_ONCE = 2; // one picture is read, the next one is ready
-const MOST_RECORDED = 90_000; // results: an hour at 25 a second
-const RATE_MEMORY = 0.9; // of the mean time between two results
+const LATE_MS = 3000; // time without a result after which a message is shown
+const MAX_PENDING = 2; // one frame is analysed while the next one is ready
+const MAX_RECORDED = 90_000; // results: an hour at 25 per second
+const RATE_SMOOTHING = 0.9; // weight of the previous mean interval
 
-/** @param {object} context the page's */
+/** @param {object} context */
 export function createView(context) {
   return new WebcamView(context);
 }
@@ -35,8 +35,8 @@ class WebcamView {
   #context;
   #text;
   #visible = false;
-  #attempt = 0; // the number of the last start: an earlier one that is still under way comes to nothing
-  #live = null; // what there is from the camera's start to its end; times are seconds since then
+  #attempt = 0; // number of the last start, which cancels earlier ones
+  #live = null; // state while the camera runs; times are seconds since its start
   #paused = false;
   #recording = null;
 
@@ -59,7 +59,7 @@ class WebcamView {
     this.keys = pageKeys((key) => this.#key(key));
     this.element = this.#layout();
     document.addEventListener("visibilitychange", () => this.#onVisibility());
-    settings.subscribe((_, changed) => ["side", "model", "labels"].some((name) => changed.includes(name)) && this.#otherEngine());
+    settings.subscribe((_, changed) => ["side", "model", "labels"].some((name) => changed.includes(name)) && this.#onEngineChange());
     this.#showOff();
   }
 
@@ -88,7 +88,7 @@ class WebcamView {
   #onVisibility() {
     if (!this.#live || this.#paused) return;
     this.#live.answered = performance.now();
-    this.stage.remark(document.hidden ? this.#text.hidden : "");
+    this.stage.setBadge(document.hidden ? this.#text.hidden : "");
   }
 
   #key(key) {
@@ -98,7 +98,7 @@ class WebcamView {
     return true;
   }
 
-  // ---------------------------------------------------------------- the camera
+  // ---------------------------------------------------------------- camera
   #now() {
     return this.#live && (performance.now() - this.#live.origin) / 1000;
   }
@@ -107,12 +107,12 @@ class WebcamView {
     const hadFocus = this.element.contains(document.activeElement);
     if (this.#live) this.#stop();
     const attempt = (this.#attempt += 1);
-    this.stage.say(h("p.invitation", { role: "status" }, this.#text.asking));
+    this.stage.setMessage(h("p.invitation", { role: "status" }, this.#text.asking));
     let stream = null;
     try {
       stream = await openCamera(id);
       if (attempt !== this.#attempt) return closeCamera(stream);
-      this.stage.say(h("p.invitation", { role: "status" }, this.#text.loading));
+      this.stage.setMessage(h("p.invitation", { role: "status" }, this.#text.loading));
       await this.#context.engine();
       if (attempt !== this.#attempt) return closeCamera(stream);
       this.stage.video.srcObject = stream;
@@ -131,11 +131,11 @@ class WebcamView {
 
   async #begin(stream) {
     const { video } = this.stage;
-    this.stage.shape(video.videoWidth, video.videoHeight);
-    this.stage.say();
+    this.stage.setSize(video.videoWidth, video.videoHeight);
+    this.stage.setMessage();
     this.#live = { stream, origin: performance.now(), tracker: createTracker(), recent: [], frame: 0, last: 0, gap: null, drawn: 0, answered: performance.now(), baseline: null, measuring: null };
-    this.#live.watch = setInterval(() => this.#watch(), PATIENCE_MS / 3);
-    this.#live.pictures = eachPicture(video, (image, now) => this.#read(image, now), { atOnce: AT_ONCE });
+    this.#live.watch = setInterval(() => this.#watch(), LATE_MS / 3);
+    this.#live.pictures = onFrames(video, (image, now) => this.#read(image, now), { maxPending: MAX_PENDING });
     const [track] = stream.getVideoTracks();
     track.addEventListener("ended", () => this.#live?.stream === stream && this.#stop(this.#text.errors.lost));
     this.#paused = false;
@@ -158,7 +158,7 @@ class WebcamView {
     this.#live = null;
     this.stage.video.srcObject = null;
     this.stage.clear();
-    this.stage.remark("");
+    this.stage.setBadge("");
     this.reading.show(null);
     this.markers.set([]);
     this.#showOff(reason);
@@ -173,26 +173,26 @@ class WebcamView {
     else this.stage.video.play();
     this.#live.gap = null;
     this.#live.answered = performance.now();
-    this.stage.remark(value ? this.#text.paused : "");
+    this.stage.setBadge(value ? this.#text.paused : "");
     this.#showControls();
     this.#context.announce(value ? this.#text.paused : this.#text.resumed);
   }
 
-  /** Say how to start in the picture's place, or what is wrong and how to mend it. */
-  #showOff(wrong = null) {
+  /** Show instructions instead of the video, or what is wrong. */
+  #showOff(problem = null) {
     const text = this.#text;
     const { settings } = this.#context;
     for (const part of [this.heading, this.side, this.running, this.controls.element]) part.hidden = true;
-    const { title, text: words } = wrong ?? { title: text.heading, text: text.lead };
-    this.stage.say(
+    const { title, text: words } = problem ?? { title: text.heading, text: text.lead };
+    this.stage.setMessage(
       h(
         "div.invitation",
-        wrong && { role: "alert" },
-        icon(wrong ? "warn" : "webcam"),
+        problem && { role: "alert" },
+        icon(problem ? "warn" : "webcam"),
         h("h1", null, title),
         h("p", null, words),
-        h("button.button.primary", { type: "button", onclick: () => this.#start() }, icon("webcam"), wrong ? text.again : text.start),
-        whereRead(settings, text),
+        h("button.button.primary", { type: "button", onclick: () => this.#start() }, icon("webcam"), problem ? text.again : text.start),
+        createWhereLine(settings, text),
       ),
     );
   }
@@ -205,62 +205,62 @@ class WebcamView {
     this.controls.show({ paused: this.#paused, recording: this.#recording !== null });
   }
 
-  // ---------------------------------------------------------------- what is read
+  // ---------------------------------------------------------------- analysis
   async #read(image, now) {
     const live = this.#live;
     const time_s = live && (now - live.origin) / 1000;
-    const asked = engineOf(this.#context.settings.get());
-    const isPast = () => this.#live !== live || engineOf(this.#context.settings.get()) !== asked;
+    const key = engineKey(this.#context.settings.get());
+    const isObsolete = () => this.#live !== live || engineKey(this.#context.settings.get()) !== key;
     try {
       const engine = await this.#context.engine();
       const result = await engine.frame(image, time_s);
-      if (!result || isPast() || this.#paused || time_s <= live.last) return;
+      if (!result || isObsolete() || this.#paused || time_s <= live.last) return;
       if (result.error) throw new Error(result.error);
-      this.#take({ ...result, source: this.#text.source, frame: live.frame, time_s });
+      this.#add({ ...result, source: this.#text.source, frame: live.frame, time_s });
     } catch (error) {
-      if (isPast()) return; // an engine that another one has taken the place of is closed
+      if (isObsolete()) return; // the engine was replaced and closed
       live.gap = null;
-      this.stage.remark(navigator.onLine ? format(this.#text.failing, { error: error.message }) : this.#text.offline);
+      this.stage.setBadge(navigator.onLine ? format(this.#text.failing, { error: error.message }) : this.#text.offline);
       await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
     } finally {
       image.close();
     }
   }
 
-  #take(result) {
+  #add(result) {
     const live = this.#live;
-    const passed = result.time_s - live.last;
-    live.gap = live.gap === null || passed > 1 ? passed : RATE_MEMORY * live.gap + (1 - RATE_MEMORY) * passed;
+    const elapsed = result.time_s - live.last;
+    live.gap = live.gap === null || elapsed > 1 ? elapsed : RATE_SMOOTHING * live.gap + (1 - RATE_SMOOTHING) * elapsed;
     live.last = result.time_s;
     live.answered = performance.now();
     live.frame += 1;
     const tracked = live.tracker.update(result);
-    const [read] = live.baseline ? applyBaseline([tracked], live.baseline) : [tracked];
-    live.recent.push(read);
-    while (live.recent[0].time_s < read.time_s - SHOWN_S) live.recent.shift();
-    live.measuring?.take(read);
-    if (this.#recording?.push(read) >= MOST_RECORDED) {
+    const [final] = live.baseline ? applyBaseline([tracked], live.baseline) : [tracked];
+    live.recent.push(final);
+    while (live.recent[0].time_s < final.time_s - WINDOW_S) live.recent.shift();
+    live.measuring?.add(final);
+    if (this.#recording?.push(final) >= MAX_RECORDED) {
       this.#endRecording();
-      this.#context.notify("info", format(this.#text.recordedMost, { most: MOST_RECORDED }));
+      this.#context.notify("info", format(this.#text.recordedMost, { most: MAX_RECORDED }));
     }
-    this.reading.show(read);
-    this.stage.show(read, this.reading.track());
-    this.stage.remark(this.#remark(read));
+    this.reading.show(final);
+    this.stage.show(final, this.reading.track());
+    this.stage.setBadge(this.#badgeText(final));
     this.#drawTimeline();
   }
 
-  /** Say that answers are late: a server is asked again and again until it is back. */
+  /** Report late results, for example of a server that is unreachable. */
   #watch() {
-    const isLate = performance.now() - this.#live.answered > PATIENCE_MS;
+    const isLate = performance.now() - this.#live.answered > LATE_MS;
     if (!isLate || this.#paused || document.hidden) return;
     this.#live.gap = null;
-    this.stage.remark(this.#context.settings.get().side === "server" ? this.#text.away : this.#text.slow);
+    this.stage.setBadge(this.#context.settings.get().side === "server" ? this.#text.away : this.#text.slow);
   }
 
-  #remark({ faces, time_s }) {
+  #badgeText({ faces, time_s }) {
     const text = this.#text;
     const { measuring, gap } = this.#live;
-    if (measuring) return measuring.left() > 0 ? format(text.baseline.countdown, { seconds: measuring.left() }) : text.baseline.hold;
+    if (measuring) return measuring.remaining() > 0 ? format(text.baseline.countdown, { seconds: measuring.remaining() }) : text.baseline.hold;
     const since = this.#recording?.[0]?.time_s;
     const parts = [
       since !== undefined && format(text.recordingFor, { time: formatTime(time_s - since, 0) }),
@@ -274,12 +274,12 @@ class WebcamView {
     const live = this.#live;
     if (!live || (!isDue && performance.now() - live.drawn < TIMELINE_MS)) return;
     live.drawn = performance.now();
-    const end = Math.max(SHOWN_S, live.last);
-    this.timeline.set(live.recent, { markers: this.markers.until(live.last), track: this.reading.track(), baseline: live.baseline, domain: [end - SHOWN_S, end] });
+    const end = Math.max(WINDOW_S, live.last);
+    this.timeline.set(live.recent, { markers: this.markers.until(live.last), track: this.reading.track(), baseline: live.baseline, domain: [end - WINDOW_S, end] });
     this.timeline.cursor(live.last);
   }
 
-  #otherEngine() {
+  #onEngineChange() {
     if (!this.#live) return this.#visible && this.#showOff();
     if (this.#recording) {
       this.#endRecording();
@@ -290,15 +290,15 @@ class WebcamView {
     return this.#setBaseline(null, { isQuiet: true });
   }
 
-  // ---------------------------------------------------------------- the baseline
+  // ---------------------------------------------------------------- baseline
   #measure() {
     const live = this.#live;
     if (live.measuring) return;
     const { announce, notify } = this.#context;
     const { baseline: text } = this.#text;
-    const onCount = (left) => {
-      const words = left > 0 ? format(text.countdown, { seconds: left }) : text.hold;
-      this.stage.remark(words);
+    const onCount = (seconds) => {
+      const words = seconds > 0 ? format(text.countdown, { seconds }) : text.hold;
+      this.stage.setBadge(words);
       announce(words);
     };
     const onDone = (baseline) => {
@@ -331,7 +331,7 @@ class WebcamView {
     this.#recording = null;
     this.#showControls();
     if (results.length === 0) return this.#context.notify("info", this.#text.recordedNothing);
-    const session = this.#sessionOf(results);
+    const session = this.#toSession(results);
     openSessions.add(session);
     const panel = createSessionPanel(this.#context, session, {
       hasPlayer: false,
@@ -347,8 +347,8 @@ class WebcamView {
     return this.#context.announce(this.#text.recorded);
   }
 
-  /** A recording as a session: its times are seconds from its start. */
-  #sessionOf(results) {
+  /** Convert a recording to a session; times become relative to its start. */
+  #toSession(results) {
     const start = results[0].time_s;
     const end = results.at(-1).time_s;
     const { baseline } = this.#live;
@@ -367,7 +367,7 @@ class WebcamView {
   }
 }
 
-/** The model's emotions, as the first face has them. */
+/** Emotions of the model, from the first face. */
 function emotionsOf(results) {
   const face = results.find((result) => result.faces.length > 0)?.faces[0];
   return face && Object.keys(face.scores);

@@ -1,10 +1,10 @@
-/** A timeline as a figure for a report or a paper: on white, with title, source, means and notes. */
+/** Timelines as figures for reports and papers: on white, with title, source, means and notes. */
 
 import { formatTime } from "../../../mien-web/analysis/index.js";
 import { format, percent, strings } from "../../strings.js";
 import { emotionName } from "../faces.js";
-import { LIGHT, layoutOf, paint, placeMarkers, signed } from "./paint.js";
-import { CanvasPen, SvgPen, fitted, widthOf } from "./pens.js";
+import { LIGHT, layoutWithMarkers, paint, signed } from "./paint.js";
+import { CanvasPen, SvgPen, truncate, widthOf } from "./pens.js";
 import { areDense } from "./series.js";
 
 const WIDTH = 1200;
@@ -13,14 +13,14 @@ const HEAD = 74;
 const FOOT = 58;
 
 /**
- * Draw a figure on a canvas, at so many pixels a unit.
+ * Draw a figure on a canvas.
  *
  * @param {HTMLCanvasElement} canvas
  * @param {object} figure
- * @param {number} scale
+ * @param {number} scale canvas pixels per unit of the figure
  */
 export function paintFigure(canvas, figure, scale) {
-  const layout = layoutIn(figure);
+  const layout = layoutOf(figure);
   canvas.width = WIDTH * scale;
   canvas.height = heightOf(layout) * scale;
   const context = canvas.getContext("2d");
@@ -34,9 +34,9 @@ export function paintFigure(canvas, figure, scale) {
   paintFoot(pen, figure, layout);
 }
 
-/** The same as SVG text. */
+/** Render a figure as SVG. */
 export function figureSvg(figure) {
-  const layout = layoutIn(figure);
+  const layout = layoutOf(figure);
   const pen = new SvgPen();
   pen.rect(0, 0, WIDTH, heightOf(layout), LIGHT.ground);
   paintHead(pen, figure);
@@ -47,30 +47,27 @@ export function figureSvg(figure) {
 
 const heightOf = (layout) => HEAD + layout.height + FOOT;
 
-function layoutIn({ series, markers, domain, words, palette }) {
+function layoutOf({ series, markers, domain, words, palette }) {
   const labels = series.labels.length > 0 ? series.labels : Object.keys(palette);
   const hasValence = series.rows.some((row) => row.valence !== null);
-  const shape = { width: WIDTH - 2 * PAD, labels, hasValence, domain, valence: words.valence, lane: 32 };
-  const bare = layoutOf({ ...shape, markerRows: 0 });
-  const placed = placeMarkers(markers, bare.x, bare.right).filter((one) => one.right >= bare.left && one.left <= bare.right);
-  return { ...layoutOf({ ...shape, markerRows: Math.max(0, ...placed.map((marker) => marker.row + 1)) }), placed };
+  return layoutWithMarkers({ width: WIDTH - 2 * PAD, labels, hasValence, domain, valence: words.valence, lane: 32 }, markers);
 }
 
 function subtitleOf({ series, domain, baseline, words }) {
   const [from, to] = domain.map((time) => formatTime(time));
-  const who = series.track === null ? words.label : format(strings.face.person, { number: series.track });
-  return [who, format(words.span, { from, to }), ...(baseline === null ? [] : [words.corrected])].join(" · ");
+  const subject = series.track === null ? words.label : format(strings.face.person, { number: series.track });
+  return [subject, format(words.span, { from, to }), ...(baseline === null ? [] : [words.corrected])].join(" · ");
 }
 
 function paintHead(pen, figure) {
   const title = { size: 20, weight: 650 };
-  pen.text(fitted(figure.title, WIDTH - 2 * PAD, title), PAD, 30, { ...title, fill: LIGHT.ink });
+  pen.text(truncate(figure.title, WIDTH - 2 * PAD, title), PAD, 30, { ...title, fill: LIGHT.ink });
   pen.text(subtitleOf(figure), PAD, 55, { size: 14, fill: LIGHT.soft });
 }
 
 function paintBody(pen, figure, layout) {
   const { series, palette, words } = figure;
-  paint(pen, layout, { series, markers: layout.placed, theme: LIGHT, palette, words });
+  paint(pen, layout, { series, theme: LIGHT, palette, words });
   const means = meansOf(series, layout.domain);
   if (means === null) return;
   const look = { size: layout.size, fill: LIGHT.soft, align: "right" };
@@ -83,7 +80,7 @@ function paintBody(pen, figure, layout) {
   });
 }
 
-/** Means over the time in which the person is seen. */
+/** Time-weighted means while the person is visible. */
 function meansOf(series, [from, to]) {
   const sums = { seconds: 0, scores: series.labels.map(() => 0), valence: 0, hasValence: true };
   series.rows.forEach((row, index) => {

@@ -1,35 +1,35 @@
-/** What a timeline looks like, drawn with either pen: markers, the likeliest emotion, a lane for each, valence. */
+/** Layout and drawing of a timeline, with either pen. */
 
 import { formatTime } from "../../../mien-web/analysis/index.js";
 import { format, percent } from "../../strings.js";
 import { colourOf, emotionName, readableOn } from "../faces.js";
-import { fitted, widthOf } from "./pens.js";
+import { truncate, widthOf } from "./pens.js";
 import { runs, sampled, stretches } from "./series.js";
 
 const TICKS_S = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400];
-const TICK_PX = 74; // the least distance of two
+const TICK_PX = 74; // smallest distance between ticks
 const MARKER_PX = 18;
 const MARKER_ROWS = 2;
-const LEAST_MARK_PX = 3; // shorter stretches that are uncertain are not marked
-const FINE = 400; // points, from which on lines are thinner
+const MIN_UNCERTAIN_PX = 3; // shorter uncertain stretches are not marked
+const DENSE_POINTS = 400; // from this number on, lines are thinner
 const AXIS_PX = 26;
 const MINUS = "\u2212";
 
-/** A timeline's colours on white, for figures; on the page they are the page's own. */
+/** Colours for figures on white; on the page, the theme's colours are used. */
 export const LIGHT = {
   ground: "#ffffff", lane: "#f4f6f5", ink: "#14201f", soft: "#55625f", rule: "#dfe3e1", hatch: "#848e8b",
   accent: "#0b6b62", wash: "#e2f1ee", edge: "#14201f",
 };
 
-/** A valence as text: "+0.42", "−0.10". */
+/** Format a valence such as "+0.42" or "−0.10". */
 export function signed(value) {
   const text = Math.abs(value).toFixed(2);
   return Number(text) === 0 ? "0.00" : `${value < 0 ? MINUS : "+"}${text}`;
 }
 
-// ---------------------------------------------------------------- where things are
+// ---------------------------------------------------------------- layout
 /**
- * Where the parts of a timeline are, in pixels.
+ * Lay out the parts of a timeline, in pixels.
  *
  * @param {object} view
  * @param {number} view.width
@@ -37,11 +37,11 @@ export function signed(value) {
  * @param {boolean} view.hasValence
  * @param {number} view.markerRows
  * @param {[number, number]} view.domain
- * @param {string} view.valence the word
+ * @param {string} view.valence label of the valence lane
  * @param {number} [view.lane] height of a lane
  * @param {number} [view.top]
  */
-export function layoutOf({ width, labels, hasValence, markerRows, domain, valence, lane = 26, top = 0 }) {
+function layoutOf({ width, labels, hasValence, markerRows, domain, valence, lane = 26, top = 0 }) {
   const size = width < 480 ? 12 : 13;
   const names = [...labels.map(emotionName), valence];
   const widest = Math.max(...names.map((name) => widthOf(name, { size })));
@@ -49,7 +49,7 @@ export function layoutOf({ width, labels, hasValence, markerRows, domain, valenc
   const right = width - (width < 480 ? 42 : 52);
   const strip = { top: top + markerRows * MARKER_PX, height: 24 };
   const first = strip.top + strip.height + 8;
-  const lanes = labels.map((label, at) => ({ label, top: first + at * (lane + 5), height: lane }));
+  const lanes = labels.map((label, index) => ({ label, top: first + index * (lane + 5), height: lane }));
   const after = first + labels.length * (lane + 5) + 5;
   const valenceLane = hasValence ? { top: after, height: 2 * lane } : null;
   const bottom = hasValence ? after + 2 * lane : after - 5;
@@ -62,12 +62,12 @@ export function layoutOf({ width, labels, hasValence, markerRows, domain, valenc
   };
 }
 
-/** Where the markers' names go: at most two rows, none on another; those that fit nowhere have none. */
-export function placeMarkers(markers, x, right) {
+/** Place the names of markers in two rows without overlap; those that do not fit get row -1. */
+function placeMarkers(markers, x, right) {
   const free = [-Infinity, -Infinity];
   return markers
     .map((marker) => ({ ...marker, left: x(marker.start), right: x(marker.end) }))
-    .sort((one, other) => one.left - other.left)
+    .sort((a, b) => a.left - b.left)
     .map((marker) => {
       const room = Math.min(widthOf(marker.label, { size: 12, weight: 600 }) + 14, 180);
       const end = Math.max(marker.right, Math.min(marker.left + room, right));
@@ -78,12 +78,19 @@ export function placeMarkers(markers, x, right) {
     });
 }
 
+/** Lay out a timeline with the rows needed for its markers; `layout.markers` are the visible ones. */
+export function layoutWithMarkers(view, markers) {
+  const bare = layoutOf({ ...view, markerRows: 0 });
+  const placed = placeMarkers(markers, bare.x, bare.right).filter(({ left, right }) => right >= bare.left && left <= bare.right);
+  return { ...layoutOf({ ...view, markerRows: Math.max(0, ...placed.map(({ row }) => row + 1)) }), markers: placed };
+}
+
 function ticksOf({ domain: [from, to], plot }) {
-  const most = Math.max(2, Math.floor(plot / TICK_PX));
+  const maxCount = Math.max(2, Math.floor(plot / TICK_PX));
   const last = TICKS_S.at(-1);
-  const step = TICKS_S.find((each) => (to - from) / each <= most) ?? last * Math.ceil((to - from) / last / most);
+  const step = TICKS_S.find((candidate) => (to - from) / candidate <= maxCount) ?? last * Math.ceil((to - from) / last / maxCount);
   const ticks = [];
-  for (let at = Math.max(0, Math.ceil(from / step - 1e-9)); at * step <= to + 1e-9; at += 1) ticks.push(at * step);
+  for (let index = Math.max(0, Math.ceil(from / step - 1e-9)); index * step <= to + 1e-9; index += 1) ticks.push(index * step);
   return { ticks, digits: step < 1 ? 1 : 0 };
 }
 
@@ -92,24 +99,24 @@ function ticksOf({ domain: [from, to], plot }) {
  * Draw a timeline.
  *
  * @param {object} pen
- * @param {object} layout of `layoutOf`
+ * @param {object} layout from `layoutWithMarkers`; a marker with `quiet` is drawn in grey
  * @param {object} view
  * @param {import("./series.js").Series} view.series
- * @param {object[]} view.markers of `placeMarkers`, each with `start`, `end`, `label`; `quiet` for the baseline's
- * @param {object} view.theme as `LIGHT`
+ * @param {object} view.theme colours as in `LIGHT`
  * @param {Record<string, string>} view.palette
  * @param {object} view.words strings.timeline
  */
-export function paint(pen, layout, { series, markers, theme, palette, words }) {
+export function paint(pen, layout, { series, theme, palette, words }) {
+  const { markers } = layout;
   const { points, absent } = sampled(series, layout.domain, Math.max(1, Math.round(layout.plot)));
   const colours = Object.fromEntries(series.labels.map((label) => [label, colourOf(palette, label, series.labels)]));
-  const seen = runs(points);
+  const segments = runs(points);
   paintGround(pen, layout, theme, absent, words);
   pen.group("events", () => markers.forEach((marker) => paintBand(pen, layout, marker, theme)));
   pen.clip(layout.left, 0, layout.plot, layout.height, () => {
     paintStrip(pen, layout, points, theme, colours);
-    layout.lanes.forEach((lane, at) => pen.group(lane.label, () => paintLane(pen, layout, lane, seen, at, colours[lane.label], theme)));
-    if (layout.valence !== null) pen.group("valence", () => paintValence(pen, layout, seen, theme));
+    layout.lanes.forEach((lane, index) => pen.group(lane.label, () => paintLane(pen, layout, lane, segments, index, colours[lane.label], theme)));
+    if (layout.valence !== null) pen.group("valence", () => paintValence(pen, layout, segments, theme));
   });
   pen.group("markers", () => {
     for (const marker of markers) paintEdges(pen, layout, marker, theme);
@@ -128,12 +135,12 @@ function paintGround(pen, layout, theme, absent, words) {
       if (to <= from) continue;
       pen.rect(from, strip.top, to - from, bottom - strip.top, theme.ground);
       pen.hatch(from, strip.top, to - from, bottom - strip.top, theme.hatch);
-      const look = { size: 12, weight: 400 };
-      const wide = widthOf(words.absent, look);
-      if (wide + 24 > to - from) continue;
+      const font = { size: 12, weight: 400 };
+      const textWidth = widthOf(words.absent, font);
+      if (textWidth + 24 > to - from) continue;
       const middle = (from + to) / 2;
-      pen.rect(middle - wide / 2 - 8, strip.top + 2, wide + 16, strip.height - 4, theme.ground, { radius: 9 });
-      pen.text(words.absent, middle, strip.top + strip.height / 2, { ...look, fill: theme.soft, align: "center" });
+      pen.rect(middle - textWidth / 2 - 8, strip.top + 2, textWidth + 16, strip.height - 4, theme.ground, { radius: 9 });
+      pen.text(words.absent, middle, strip.top + strip.height / 2, { ...font, fill: theme.soft, align: "center" });
     }
   });
 }
@@ -145,58 +152,58 @@ function paintStrip(pen, layout, points, theme, colours) {
       const [from, to] = [Math.max(layout.left, layout.x(start)), Math.min(layout.right, layout.x(end))];
       if (to <= from) continue;
       pen.rect(from, strip.top, Math.max(1, to - from), strip.height, colours[key], { radius: to - from > 8 ? 3 : 0 });
-      const look = { size: 12, weight: 600 };
-      const text = [`${emotionName(key)} ${percent(confidence)}`, emotionName(key)].find((one) => widthOf(one, look) + 12 <= to - from);
-      if (text !== undefined) pen.text(text, from + 6, strip.top + strip.height / 2, { ...look, fill: readableOn(colours[key]) });
+      const font = { size: 12, weight: 600 };
+      const text = [`${emotionName(key)} ${percent(confidence)}`, emotionName(key)].find((label) => widthOf(label, font) + 12 <= to - from);
+      if (text !== undefined) pen.text(text, from + 6, strip.top + strip.height / 2, { ...font, fill: readableOn(colours[key]) });
     }
   });
   pen.group("uncertain", () => {
     for (const { start, end } of stretches(points, (point) => (point.uncertain ? "uncertain" : null))) {
       const [from, to] = [layout.x(start), layout.x(end)];
-      if (to - from < LEAST_MARK_PX) continue;
+      if (to - from < MIN_UNCERTAIN_PX) continue;
       pen.rect(from, strip.top + strip.height - 6, Math.max(1, to - from), 6, theme.ground, { alpha: 0.9 });
       pen.line([[from, strip.top + strip.height - 3], [Math.max(from + 1.5, to), strip.top + strip.height - 3]], theme.ink, { width: 2, dash: [2, 3] });
     }
   });
 }
 
-/** The outline of a run of points, left to right: flat at its ends, straight between the points. */
+/** Outline of a run of points from left to right. */
 function outline(layout, run, yOf) {
   if (run.length === 1) return [[layout.x(run[0].start), yOf(run[0])], [Math.max(layout.x(run[0].end), layout.x(run[0].start) + 1), yOf(run[0])]];
   const last = run.at(-1);
   return [...run.map((point) => [layout.x(point.start), yOf(point)]), [layout.x(last.end), yOf(last)]];
 }
 
-function paintLane(pen, layout, { top, height }, seen, at, colour, theme) {
+function paintLane(pen, layout, { top, height }, segments, index, colour, theme) {
   const bottom = top + height;
   const y = (score) => bottom - Math.min(1, score) * height;
-  for (const run of seen) {
-    const mean = outline(layout, run, (point) => y(point.mean[at]));
-    const high = outline(layout, run, (point) => y(point.high[at]));
+  for (const run of segments) {
+    const mean = outline(layout, run, (point) => y(point.mean[index]));
+    const high = outline(layout, run, (point) => y(point.high[index]));
     const closed = (points) => [[points[0][0], bottom], ...points, [points.at(-1)[0], bottom]];
     pen.area(closed(high), colour, { alpha: 0.42 });
     pen.area(closed(mean), colour);
-    pen.line(mean, theme.edge, { width: run.length > FINE ? 0.5 : 1, alpha: 0.4 });
+    pen.line(mean, theme.edge, { width: run.length > DENSE_POINTS ? 0.5 : 1, alpha: 0.4 });
   }
 }
 
-function paintValence(pen, layout, seen, theme) {
+function paintValence(pen, layout, segments, theme) {
   const { top, height } = layout.valence;
   const middle = top + height / 2;
   const y = (value) => middle - (value * height) / 2;
   pen.line([[layout.left, middle], [layout.right, middle]], theme.hatch, { width: 1, alpha: 0.6 });
-  for (const run of seen) {
+  for (const run of segments) {
     if (run.some((point) => point.valence === null)) continue;
     const low = outline(layout, run, (point) => y(point.valence.low));
     const high = outline(layout, run, (point) => y(point.valence.high));
     const mean = outline(layout, run, (point) => y(point.valence.mean));
     pen.area([...high, ...low.reverse()], theme.accent, { alpha: 0.3 });
     pen.area([[mean[0][0], middle], ...mean, [mean.at(-1)[0], middle]], theme.accent, { alpha: 0.14 });
-    pen.line(mean, theme.accent, { width: run.length > FINE ? 1.1 : 1.75 });
+    pen.line(mean, theme.accent, { width: run.length > DENSE_POINTS ? 1.1 : 1.75 });
   }
 }
 
-/** An event's stretch of time, under what is read in it. */
+/** Background of an event. */
 function paintBand(pen, layout, { start, end, left, right, quiet }, theme) {
   const from = Math.max(layout.left, left);
   const to = Math.min(layout.right, right);
@@ -213,26 +220,26 @@ function paintEdges(pen, layout, { start, end, left, right, row, quiet }, theme)
   if (end > start && right <= layout.right) pen.line([[right, top], [right, layout.bottom]], colour, { width: 1, dash, alpha: 0.7 });
 }
 
-/** An event's name, on a strip as long as the event. */
+/** Name of an event, on a strip as long as the event. */
 function paintLabel(pen, layout, { start, end, label, left, right, row, room, quiet }, theme) {
   if (row < 0) return;
   const from = Math.max(layout.left, left);
   const to = Math.min(layout.right, right);
   const top = layout.top + row * MARKER_PX;
   const height = MARKER_PX - 3;
-  const look = { size: 12, weight: 600 };
-  const text = fitted(label, Math.min(room, layout.right - from) - 6, look);
-  const wide = text === "" ? 0 : widthOf(text, look) + 8;
-  pen.rect(from + 1, top, Math.max(wide, to - from - 2), height, theme.ground);
+  const font = { size: 12, weight: 600 };
+  const text = truncate(label, Math.min(room, layout.right - from) - 6, font);
+  const textWidth = text === "" ? 0 : widthOf(text, font) + 8;
+  pen.rect(from + 1, top, Math.max(textWidth, to - from - 2), height, theme.ground);
   if (end > start) pen.rect(from + 1, top, Math.max(1, to - from - 2), height, theme.wash, { radius: 2 });
-  if (text !== "") pen.text(text, from + 5, top + height / 2, { ...look, fill: quiet ? theme.soft : theme.accent });
+  if (text !== "") pen.text(text, from + 5, top + height / 2, { ...font, fill: quiet ? theme.soft : theme.accent });
 }
 
 function paintNames(pen, layout, theme, words) {
   const { size, left, strip } = layout;
-  pen.text(fitted(words.strip, left - 8, { size }), 0, strip.top + strip.height / 2, { size, fill: theme.soft });
+  pen.text(truncate(words.strip, left - 8, { size }), 0, strip.top + strip.height / 2, { size, fill: theme.soft });
   for (const { label, top, height } of layout.lanes) {
-    pen.text(fitted(emotionName(label), left - 8, { size }), 0, top + height / 2, { size, fill: theme.ink });
+    pen.text(truncate(emotionName(label), left - 8, { size }), 0, top + height / 2, { size, fill: theme.ink });
   }
   if (layout.valence === null) return;
   const { top, height } = layout.valence;
@@ -250,22 +257,22 @@ function paintAxis(pen, layout, theme) {
       pen.line([[x, layout.bottom + 3], [x, layout.bottom + 8]], theme.soft);
       const text = formatTime(tick, digits);
       const half = widthOf(text, { size: 12 }) / 2;
-      const at = Math.max(half, Math.min(x, layout.width - half));
-      pen.text(text, at, layout.bottom + 17, { size: 12, fill: theme.soft, align: "center" });
+      const centre = Math.max(half, Math.min(x, layout.width - half));
+      pen.text(text, centre, layout.bottom + 17, { size: 12, fill: theme.soft, align: "center" });
     }
   });
 }
 
-// ---------------------------------------------------------------- on top of it
+// ---------------------------------------------------------------- overlay
 /**
- * Draw a moment: a line, its time, and the scores at it in the right margin.
+ * Draw a cursor: a line with its time.
  *
  * @param {object} pen
- * @param {object} layout of `layoutOf`
+ * @param {object} layout from `layoutWithMarkers`
  * @param {object} view
  * @param {number} view.time seconds
  * @param {object} view.theme
- * @param {boolean} [view.isHover] whether the pointer is there, rather than the cursor
+ * @param {boolean} [view.isHover] whether it follows the pointer
  */
 export function paintMoment(pen, layout, { time, theme, isHover = false }) {
   const x = layout.x(time);
@@ -274,14 +281,14 @@ export function paintMoment(pen, layout, { time, theme, isHover = false }) {
   pen.line([[x, layout.strip.top - 2], [x, layout.bottom + 3]], theme.ground, { width: isHover ? 3 : 5, alpha: 0.7 });
   pen.line([[x, layout.strip.top - 2], [x, layout.bottom + 3]], colour, { width: isHover ? 1 : 2 });
   const text = formatTime(time);
-  const look = { size: 12, weight: 600 };
-  const half = widthOf(text, look) / 2 + 7;
-  const at = Math.max(half, Math.min(x, layout.width - half));
-  pen.rect(at - half, layout.bottom + 6, 2 * half, AXIS_PX - 7, colour, { radius: 9 });
-  pen.text(text, at, layout.bottom + 6 + (AXIS_PX - 7) / 2, { ...look, fill: theme.ground, align: "center" });
+  const font = { size: 12, weight: 600 };
+  const half = widthOf(text, font) / 2 + 7;
+  const centre = Math.max(half, Math.min(x, layout.width - half));
+  pen.rect(centre - half, layout.bottom + 6, 2 * half, AXIS_PX - 7, colour, { radius: 9 });
+  pen.text(text, centre, layout.bottom + 6 + (AXIS_PX - 7) / 2, { ...font, fill: theme.ground, align: "center" });
 }
 
-/** Write numbers into the right margin: scores by label, and valence. */
+/** Write scores and valence into the right margin. */
 export function paintValues(pen, layout, { scores, valence, emotion, theme }) {
   const look = (isFirst) => ({ size: layout.size - 1, weight: isFirst ? 700 : 400, fill: isFirst ? theme.ink : theme.soft, align: "right" });
   for (const { label, top, height } of layout.lanes) {
@@ -292,7 +299,7 @@ export function paintValues(pen, layout, { scores, valence, emotion, theme }) {
   }
 }
 
-/** A chosen span, to be seen under the cursor. */
+/** Draw the selected span. */
 export function paintSpan(pen, layout, { start, end }, theme) {
   const from = Math.max(layout.left, layout.x(start));
   const to = Math.min(layout.right, layout.x(end));
@@ -301,7 +308,7 @@ export function paintSpan(pen, layout, { start, end }, theme) {
   for (const x of [from, to]) pen.line([[x, layout.strip.top], [x, layout.bottom]], theme.accent, { width: 1.5, dash: [4, 3] });
 }
 
-/** What holds at a moment, in words. */
+/** Text for screen readers about a row of the series. */
 export function momentText(row, words) {
   if (row === null || row.reading === null) return words.absent;
   const { emotion, confidence } = row.reading;

@@ -1,4 +1,4 @@
-/** Two pens with the same strokes: one draws on a canvas, the other writes SVG. */
+/** Two drawing backends with the same interface: canvas and SVG. */
 
 const FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans", "Liberation Sans", Arial, sans-serif';
 const HATCH_PX = 6;
@@ -7,21 +7,21 @@ const HATCH_ALPHA = 0.45;
 const measuring = document.createElement("canvas").getContext("2d");
 const fontOf = ({ size = 12, weight = 400 }) => `${weight} ${size}px ${FONT}`;
 
-/** How wide a text is, in pixels. */
-export function widthOf(text, look) {
-  measuring.font = fontOf(look);
+/** Width of a text in pixels. */
+export function widthOf(text, font) {
+  measuring.font = fontOf(font);
   return measuring.measureText(text).width;
 }
 
-/** A text that is no wider than so many pixels, with an ellipsis where it was cut; "" where nothing fits. */
-export function fitted(text, room, look) {
-  if (widthOf(text, look) <= room) return text;
+/** Shorten a text with an ellipsis to a width in pixels; "" if nothing fits. */
+export function truncate(text, maxWidth, font) {
+  if (widthOf(text, font) <= maxWidth) return text;
   let kept = text;
-  while (kept.length > 0 && widthOf(`${kept}…`, look) > room) kept = kept.slice(0, -1);
+  while (kept.length > 0 && widthOf(`${kept}…`, font) > maxWidth) kept = kept.slice(0, -1);
   return kept.trimEnd() === "" ? "" : `${kept.trimEnd()}…`;
 }
 
-/** Draws on a canvas; lengths are pixels of the page, whatever the canvas' own are. */
+/** Canvas backend; lengths are CSS pixels. */
 export class CanvasPen {
   constructor(context) {
     this.context = context;
@@ -42,9 +42,9 @@ export class CanvasPen {
       this.#with({ strokeStyle: colour, lineWidth: 1, globalAlpha: HATCH_ALPHA }, () => {
         context.beginPath();
         const first = Math.floor((x - height) / HATCH_PX) * HATCH_PX;
-        for (let at = first; at < x + width; at += HATCH_PX) {
-          context.moveTo(at, y + height);
-          context.lineTo(at + height, y);
+        for (let left = first; left < x + width; left += HATCH_PX) {
+          context.moveTo(left, y + height);
+          context.lineTo(left + height, y);
         }
         context.stroke();
       });
@@ -100,12 +100,12 @@ export class CanvasPen {
   }
 }
 
-const escaped = (text) => text.replace(/[&<>"]/g, (mark) => `&#${mark.charCodeAt(0)};`);
-// Characters that XML cannot hold, as a file's name may have them.
+const escaped = (text) => text.replace(/[&<>"]/g, (char) => `&#${char.charCodeAt(0)};`);
+// Replaces characters that XML does not allow; file names may contain them.
 const printable = (text) => text.replace(/[\u0000-\u001f\u007f\ufffe\uffff]/g, " ").toWellFormed();
 const rounded = (value) => String(Math.round(value * 100) / 100);
 
-/** Writes the same as SVG, with attributes alone: no style sheet, no script, nothing from elsewhere. */
+/** SVG backend; uses attributes only, no style sheets, scripts or external resources. */
 export class SvgPen {
   #parts = [];
   #clips = 0;
@@ -154,21 +154,21 @@ export class SvgPen {
     this.#parts.push("</g>");
   }
 
-  /** What is drawn belongs together, and is called so. */
+  /** Draw into a named group. */
   group(name, draw) {
     this.#parts.push(`<g data-name="${escaped(printable(name))}">`);
     draw();
     this.#parts.push("</g>");
   }
 
-  /** What is drawn lies further right and down. */
+  /** Draw with an offset. */
   move(x, y, draw) {
     this.#parts.push(`<g transform="translate(${rounded(x)} ${rounded(y)})">`);
     draw();
     this.#parts.push("</g>");
   }
 
-  /** The whole picture; title and description are for those who do not see it. */
+  /** The SVG document; title and description are for screen readers. */
   toString(width, height, { title, description }) {
     const hatches = [...this.#hatches].map(([colour, id]) => (
       `<pattern id="${id}" width="${HATCH_PX}" height="${HATCH_PX}" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">`

@@ -1,21 +1,21 @@
-/** One person's readings over time, and what a number of columns shows of them without hiding a peak. */
+/** Readings of one person over time, and downsampling to columns that keeps all peaks. */
 
 import { correct, likeliest, valence } from "../../../mien-web/analysis/index.js";
 
-const GAP_STEPS = 2.5; // so many usual steps without a frame, and nothing is known of the time between
-const LEAST_GAP_S = 0.35;
-const DENSE = 1.5; // rows a column from which on rows are gathered by columns
+const GAP_STEPS = 2.5; // frame intervals without a frame that make a gap
+const MIN_GAP_S = 0.35;
+const DENSE = 1.5; // rows per column above which rows are combined
 
-/** The readings of one person: a row a frame, in order of time. */
+/** Readings of one person, one row per frame. */
 export class Series {
   #baseline;
   #steps = [];
 
   /**
-   * @param {object[]} results of frames, in order
+   * @param {object[]} results frame results in order
    * @param {object} options
-   * @param {number|null} [options.track] whose; whoever is seen most unless given
-   * @param {object|null} [options.baseline] as measureBaseline gives it; scores are corrected by it
+   * @param {number|null} [options.track] track id; by default that of the person seen most
+   * @param {object|null} [options.baseline] from measureBaseline, to correct the scores
    */
   constructor(results, { track = null, baseline = null } = {}) {
     this.track = track ?? mostSeen(results);
@@ -26,15 +26,15 @@ export class Series {
     for (const result of results) this.add(result);
   }
 
-  /** Take the result of the next frame; one that is of no frame, or not later, changes nothing. */
+  /** Append the result of the next frame; results with an error or without a later time are ignored. */
   add(result) {
     const last = this.rows.at(-1);
     if (result.error != null || result.time_s == null || result.time_s <= last?.time) return;
     if (this.track === null && result.faces.length > 0) this.track = result.faces[0].track_id;
-    const face = result.faces.find((one) => (one.track_id ?? null) === this.track);
+    const face = result.faces.find(({ track_id: id }) => (id ?? null) === this.track);
     const row = { time: result.time_s, reading: null, valence: null, uncertain: false };
     if (face !== undefined) {
-      row.reading = this.#read(face);
+      row.reading = this.#readingOf(face);
       row.valence = valence(row.reading.scores);
       row.uncertain = face.uncertain;
       if (this.labels.length === 0) this.labels = Object.keys(face.scores);
@@ -43,7 +43,7 @@ export class Series {
     this.rows.push(row);
   }
 
-  #read(face) {
+  #readingOf(face) {
     const reading = face.smoothed ?? face;
     if (this.#baseline === null) return reading;
     return likeliest(correct(reading.scores, this.#baseline, face.track_id));
@@ -53,7 +53,7 @@ export class Series {
     if (this.#steps.length < 512) this.#steps.push(step);
     else this.#steps[this.rows.length % 512] = step;
     if (this.rows.length < 16 || this.rows.length % 32 === 0) {
-      const sorted = this.#steps.toSorted((one, other) => one - other);
+      const sorted = this.#steps.toSorted((a, b) => a - b);
       this.step = sorted[sorted.length >> 1];
     }
   }
@@ -66,16 +66,16 @@ export class Series {
     return this.rows.length === 0 ? 0 : this.until(this.rows.length - 1);
   }
 
-  /** Until when a row holds: until the next one, before a gap for the usual step. */
+  /** End of a row: the start of the next one, or one frame interval before a gap. */
   until(index) {
     const { time } = this.rows[index];
     const next = this.rows[index + 1]?.time;
-    const gap = Math.max(LEAST_GAP_S, GAP_STEPS * this.step);
+    const gap = Math.max(MIN_GAP_S, GAP_STEPS * this.step);
     return next !== undefined && next - time <= gap ? next : time + (this.step || 0.04);
   }
 
-  /** The place of the last row at or before a moment, -1 for none. */
-  place(time) {
+  /** Index of the last row at or before a time, -1 if there is none. */
+  indexAt(time) {
     let [low, high] = [0, this.rows.length];
     while (low < high) {
       const middle = (low + high) >> 1;
@@ -85,41 +85,40 @@ export class Series {
     return low - 1;
   }
 
-  /** The row that holds at a moment, or null. */
+  /** The row at a time, or null. */
   at(time) {
-    const place = this.place(time);
-    return place >= 0 && time < this.until(place) ? this.rows[place] : null;
+    const index = this.indexAt(time);
+    return index >= 0 && time < this.until(index) ? this.rows[index] : null;
   }
 }
 
-/** The number of whoever is in most results, or null for nobody. */
+/** Track id of the person in most results, or null. */
 function mostSeen(results) {
   const counts = new Map();
   for (const { faces } of results) {
     for (const { track_id: track } of faces) counts.set(track ?? null, (counts.get(track ?? null) ?? 0) + 1);
   }
-  return [...counts].sort((one, other) => other[1] - one[1])[0]?.[0] ?? null;
+  return [...counts].sort(([, a], [, b]) => b - a)[0]?.[0] ?? null;
 }
 
 // ---------------------------------------------------------------- columns
 /**
- * What is drawn of a series: a point a row, or a point a column where there are more rows than columns; then
- * a point has the least and greatest of its rows, too.
+ * Downsample a series: one point per row, or one per column with mean and extremes if there are more rows than columns.
  *
  * @param {Series} series
- * @param {[number, number]} domain seconds, from and to
+ * @param {[number, number]} domain start and end in seconds
  * @param {number} columns
- * @returns {{points: Point[], absent: [number, number][]}} points in order of time
+ * @returns {{points: Point[], absent: [number, number][]}} points in order of time, and spans without the person
  *
  * @typedef {object} Point
- * @property {number} start seconds
- * @property {number} end seconds; the next point begins there unless there is a gap
- * @property {number[]} mean of each label's score
- * @property {number[]} high
+ * @property {number} start in seconds
+ * @property {number} end in seconds; the start of the next point unless there is a gap
+ * @property {number[]} mean score of each label
+ * @property {number[]} high maximum score of each label
  * @property {{mean: number, low: number, high: number}|null} valence
- * @property {string} emotion that most of the time is read
- * @property {number} confidence the mean of its scores where it is read
- * @property {boolean} uncertain most of the time
+ * @property {string} emotion that leads for most of the time
+ * @property {number} confidence mean score of that emotion while it leads
+ * @property {boolean} uncertain whether uncertain for most of the time
  */
 export function sampled(series, [from, to], columns) {
   const [first, last] = inView(series, from, to);
@@ -143,15 +142,15 @@ export function sampled(series, [from, to], columns) {
       addRow(cell, row, end - row.time, series.labels);
     }
   }
-  points.forEach((point) => finish(point));
+  points.forEach((point) => finishCell(point));
   return { points, absent: isDense ? absent.filter(([start, end]) => end - start >= width) : absent };
 }
 
 function inView(series, from, to) {
-  return [Math.max(0, series.place(from)), Math.min(series.rows.length - 1, series.place(to) + 1)];
+  return [Math.max(0, series.indexAt(from)), Math.min(series.rows.length - 1, series.indexAt(to) + 1)];
 }
 
-/** Whether a point stands for the rows of a column, rather than for one. */
+/** Whether `sampled` combines the rows of each column. */
 export function areDense(series, [from, to], columns) {
   const [first, last] = inView(series, from, to);
   return last - first + 1 > DENSE * columns;
@@ -179,53 +178,53 @@ function newCell(row, column, labels, span) {
 function addRow(cell, row, seconds, labels) {
   const { scores, emotion, confidence } = row.reading;
   cell.seconds += seconds;
-  labels.forEach((label, at) => {
-    cell.mean[at] += seconds * scores[label];
-    cell.high[at] = Math.max(cell.high[at], scores[label]);
+  labels.forEach((label, index) => {
+    cell.mean[index] += seconds * scores[label];
+    cell.high[index] = Math.max(cell.high[index], scores[label]);
   });
   if (cell.valence !== null && row.valence !== null) {
     cell.valence.mean += seconds * row.valence;
     cell.valence.low = Math.min(cell.valence.low, row.valence);
     cell.valence.high = Math.max(cell.valence.high, row.valence);
   }
-  const seen = cell.emotions.get(emotion) ?? { seconds: 0, sum: 0 };
-  cell.emotions.set(emotion, { seconds: seen.seconds + seconds, sum: seen.sum + seconds * confidence });
+  const total = cell.emotions.get(emotion) ?? { seconds: 0, sum: 0 };
+  cell.emotions.set(emotion, { seconds: total.seconds + seconds, sum: total.sum + seconds * confidence });
   if (row.uncertain) cell.uncertain += seconds;
 }
 
-function finish(cell) {
+function finishCell(cell) {
   cell.mean = cell.mean.map((sum) => sum / cell.seconds);
   if (cell.valence !== null) cell.valence.mean /= cell.seconds;
-  let most = 0;
+  let longest = 0;
   for (const [emotion, { seconds, sum }] of cell.emotions) {
-    if (seconds <= most) continue;
-    most = seconds;
+    if (seconds <= longest) continue;
+    longest = seconds;
     cell.emotion = emotion;
     cell.confidence = sum / seconds;
   }
   cell.uncertain = cell.uncertain > cell.seconds / 2;
 }
 
-/** Points in runs without a gap. */
+/** Split points into runs without gaps. */
 export function runs(points) {
-  const found = [];
+  const list = [];
   for (const point of points) {
-    const last = found.at(-1);
+    const last = list.at(-1);
     if (last !== undefined && point.start - last.at(-1).end < 1e-6) last.push(point);
-    else found.push([point]);
+    else list.push([point]);
   }
-  return found;
+  return list;
 }
 
 /**
- * Stretches of points without a gap that have something in common.
+ * Group consecutive points without gaps by a key.
  *
  * @param {Point[]} points
- * @param {(point: Point) => unknown} keyOf what they have in common; null for a point that belongs to none
+ * @param {(point: Point) => unknown} keyOf returns null for points that belong to no group
  * @returns {{start: number, end: number, key: unknown, confidence: number}[]}
  */
 export function stretches(points, keyOf) {
-  const found = [];
+  const list = [];
   let last = null;
   for (const point of points) {
     const key = keyOf(point);
@@ -235,8 +234,8 @@ export function stretches(points, keyOf) {
       last.sum += seconds * point.confidence;
     } else {
       last = key === null ? null : { start: point.start, end: point.end, key, sum: seconds * point.confidence };
-      if (last !== null) found.push(last);
+      if (last !== null) list.push(last);
     }
   }
-  return found.map(({ sum, ...one }) => ({ ...one, confidence: sum / (one.end - one.start) }));
+  return list.map(({ sum, ...stretch }) => ({ ...stretch, confidence: sum / (stretch.end - stretch.start) }));
 }
