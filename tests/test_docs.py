@@ -45,7 +45,7 @@ def text_of(page: Path) -> str:
     return html.unescape(re.sub(r"<[^>]+>", "", page.read_text(encoding="utf-8")))
 
 
-def test_a_reader_fetches_nothing_from_elsewhere(site: Path) -> None:
+def test_the_site_loads_nothing_from_other_hosts(site: Path) -> None:
     pages = list(site.rglob("*.html"))
     assert len(pages) > 30
     for page in pages:
@@ -124,7 +124,7 @@ def test_python_in_a_page_names_what_exists(code: str) -> None:
         assert hasattr(home, name), f"{module}.{name}"
 
 
-def test_a_name_that_does_not_exist_would_be_noticed() -> None:
+def test_wrong_names_are_found() -> None:
     tree = ast.parse("import mien\nmien.no_such_name\nfrom mien.core.results import nothing")
     missing = {
         name

@@ -110,7 +110,7 @@ def workplace(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("page", pages())
-def test_what_a_page_shows_runs(
+def test_commands_and_python_of_a_page_run(
     page: Path, workplace: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     shown, code = commands(page), python(page)
@@ -131,9 +131,7 @@ def test_what_a_page_shows_runs(
         assert status == 0, said
 
 
-def test_what_does_not_run_would_be_noticed(
-    workplace: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_commands_and_python_fail(workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     wrong = "import mien; mien.load().analyse('a')"
     assert in_a_process([sys.executable, "-c", wrong], workplace)[0] != 0
     assert run("mien predict nobody.jpg", workplace, capfd)[0] == 3

@@ -146,7 +146,9 @@ def test_http_client(photos: Path, tiny_model: Path) -> None:
         (["http_client.py", "missing.jpg"], "missing.jpg"),
     ],
 )
-def test_a_wrong_call_is_told_without_a_trace(words: list[str], said: str, tmp_path: Path) -> None:
+def test_a_wrong_call_is_an_error_without_a_traceback(
+    words: list[str], said: str, tmp_path: Path
+) -> None:
     if words[0] == "folder_to_pandas.py":
         pytest.importorskip("pandas")
     done = subprocess.run(

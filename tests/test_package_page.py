@@ -49,7 +49,7 @@ def test_a_picture_with_a_width_is_shown_at_its_own() -> None:
     assert long_description(text, SOURCE) == f"![A face]({SOURCE}/raw/HEAD/face.jpg)"
 
 
-def test_code_stays_as_it_is() -> None:
+def test_code_is_not_changed() -> None:
     text = "```python\n[a](b)\n```\n"
     assert long_description(text, None) == text
 

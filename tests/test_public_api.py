@@ -59,7 +59,7 @@ def test_the_order_of_emotions() -> None:
     assert mien.EMOTIONS == ("angry", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 
 
-def test_importing_brings_nothing_with_it() -> None:
+def test_importing_loads_no_other_packages() -> None:
     program = (
         "import sys\n"
         "before = set(sys.modules)\n"

@@ -184,7 +184,7 @@ def workplace(tmp_path: Path, tiny_model: Path) -> Path:
 
 
 @pytest.mark.parametrize("commands", list(cases()))
-def test_the_commands_that_are_shown_work(
+def test_commands_run(
     commands: list[str], workplace: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     if any("clip.mp4" in command for command in commands):
@@ -230,7 +230,7 @@ def test_the_tutorial_runs_from_end_to_end(
     assert (workplace / "outputs/mine/report/report.md").exists()
 
 
-def test_the_documents_show_commands_at_all() -> None:
+def test_documents_have_commands() -> None:
     shown = [
         line for document in DOCUMENTS for each in sections(document).values() for line in each
     ]
@@ -240,16 +240,14 @@ def test_the_documents_show_commands_at_all() -> None:
         assert any(f"{line} ".startswith(f"mien {name} ") for line in shown), name
 
 
-def test_every_change_is_of_a_command_that_is_shown() -> None:
+def test_every_changed_command_is_in_a_document() -> None:
     shown = {
         line for document in DOCUMENTS for each in sections(document).values() for line in each
     }
     assert set(CHANGED) <= shown
 
 
-def test_a_wrong_command_in_a_document_would_be_noticed(
-    workplace: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_wrong_commands_fail(workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run("mien predict photo.jpg --no-such-option", workplace, capfd)[0] == 2
     assert run("make --dry-run no-such-target", workplace, capfd)[0] != 0
 
@@ -275,7 +273,7 @@ def test_commands_within_a_sentence_exist(document: str) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_links_lead_somewhere(document: str) -> None:
+def test_link_targets_exist(document: str) -> None:
     for target in re.findall(r"(?:\]\(|src=\"|srcset=\")([^)\"]+)", text_of(document)):
         if not re.match(r"[a-z]+://|#", target):
             assert (ROOT / target.partition("#")[0]).exists(), target
@@ -291,6 +289,6 @@ def test_the_lines_of_python_run(workplace: Path) -> None:
     assert said.count("\n") == 1
 
 
-def test_the_figures_stand_between_marks_that_the_evaluation_fills() -> None:
+def test_the_figures_are_between_marks() -> None:
     assert text_of("README.md").count("<!-- figures:begin results -->\n") == 1
     assert text_of("README.md").count("<!-- figures:end results -->\n") == 1

@@ -62,14 +62,14 @@ def compare(library: Any, pictures: list[npt.NDArray[np.uint8]]) -> int:
     return len(ours)
 
 
-def test_the_pictures_of_the_repository(library: Any) -> None:
+def test_detections_in_the_pictures_of_the_repository_match(library: Any) -> None:
     images = [load_image(IMAGES / name) for name in ("sample.png", "astronaut.jpg")]
     pictures = [resize_to_side(image, max(192, side))[0] for image in images for side in SIDES]
     turned = [np.ascontiguousarray(np.rot90(picture)) for picture in pictures]
     assert compare(library, pictures + turned) >= 40
 
 
-def test_the_shared_photos(library: Any, shared: Path) -> None:
+def test_detections_in_shared_photos_match(library: Any, shared: Path) -> None:
     images = [load_image(path) for path in sorted((shared / "photos").glob("*.jpg"))]
     assert (
         compare(library, [resize_to_side(each, max(192, s))[0] for each in images for s in SIDES])
@@ -77,7 +77,7 @@ def test_the_shared_photos(library: Any, shared: Path) -> None:
     )
 
 
-def test_pictures_of_any_size(library: Any) -> None:
+def test_detections_in_pictures_of_any_size_match(library: Any) -> None:
     face = load_image(IMAGES / "astronaut.jpg")
     sides = [(1, 1), (1, 700), (700, 1), (31, 33), (97, 64), (200, 301)]
     noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
@@ -85,7 +85,7 @@ def test_pictures_of_any_size(library: Any) -> None:
     compare(library, [*parts, noise, np.zeros((64, 96, 3), np.uint8)])
 
 
-def test_the_file_is_what_the_script_makes(library: Any, tmp_path: Path) -> None:
+def test_the_bundled_file_is_the_output_of_the_script(library: Any, tmp_path: Path) -> None:
     assert main(["--output", str(tmp_path / "made.onnx")]) == 0
     made, kept = read_onnx(tmp_path / "made.onnx"), read_onnx(NETWORK)
     assert made.nodes == kept.nodes

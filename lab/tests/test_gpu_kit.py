@@ -56,7 +56,7 @@ def write_recipe(folder: Path, name: str, seed: int) -> Path:
 
 
 # ---------------------------------------------------------------- the pack
-def test_a_pack_holds_training_and_public_test_to_the_bit_and_the_code(
+def test_a_pack_has_the_exact_images_of_both_splits_and_the_code(
     pack: Path, tmp_path: Path
 ) -> None:
     unpack_faces(pack, tmp_path / "faces.npz")
@@ -82,7 +82,7 @@ def test_equal_faces_are_packed_once(tmp_path: Path) -> None:
     assert sizes[1] - sizes[0] < 0.1 * train.images.size
 
 
-def test_a_pack_is_not_written_over_and_a_missing_or_damaged_one_is_said(
+def test_a_pack_is_not_overwritten_and_a_missing_or_damaged_one_is_an_error(
     pack: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(UsageError, match="exists"):
@@ -95,7 +95,7 @@ def test_a_pack_is_not_written_over_and_a_missing_or_damaged_one_is_said(
 
 
 # ---------------------------------------------------------------- the sitting
-def test_a_sitting_is_cut_short_and_gone_on_with_to_the_end(
+def test_a_session_stops_on_time_and_the_next_one_finishes(
     keras_ready: None, pack: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("torch")
@@ -117,7 +117,7 @@ def test_a_sitting_is_cut_short_and_gone_on_with_to_the_end(
     assert list(json.loads((output / "report.json").read_text(encoding="utf-8"))) == list(names)
 
 
-def test_the_command_says_in_one_line_what_is_missing(
+def test_missing_files_are_one_line_errors(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["run", "--pack", str(tmp_path), "--work", str(tmp_path / "work")]

@@ -81,12 +81,14 @@ def said_by_keras(model: Any, *, training: bool = False) -> Any:
         ("EfficientNetB0", 75),
     ],
 )
-def test_the_copy_says_what_the_network_says(keras_ready: None, backbone: str, size: int) -> None:
+def test_the_copy_has_the_outputs_of_the_network(
+    keras_ready: None, backbone: str, size: int
+) -> None:
     model = built(backbone, size)
     assert np.allclose(said_by(copy_of(model, size)), said_by_keras(model), atol=2e-5)
 
 
-def test_the_copy_learns_from_the_statistics_of_its_batch(keras_ready: None) -> None:
+def test_the_copy_trains_on_the_statistics_of_its_batch(keras_ready: None) -> None:
     model = built("Plain", 40, head_dropout=(0.0,), drop_connect=0.0, batch_norm_momentum=0.8)
     network = copy_of(model, 40).train()
     assert np.allclose(said_by(network), said_by_keras(model, training=True), atol=2e-5)
@@ -98,7 +100,7 @@ def test_the_copy_learns_from_the_statistics_of_its_batch(keras_ready: None) -> 
         assert np.allclose(mine[f"{name}/3"], theirs[f"{name}/3"], rtol=0.05)
 
 
-def test_weights_go_there_and_back_unchanged(keras_ready: None) -> None:
+def test_weights_survive_the_round_trip(keras_ready: None) -> None:
     model = built("SEResNet18", 48)
     before = weights_of(model)
     arrays = arrays_of(copy_of(model, 48))
@@ -112,7 +114,7 @@ def test_weights_go_there_and_back_unchanged(keras_ready: None) -> None:
     assert np.allclose(said_by_keras(other), said_by(copy_of(model, 40)), atol=2e-5)
 
 
-def test_the_scaling_of_the_input_comes_along(keras_ready: None) -> None:
+def test_the_input_scaling_is_copied(keras_ready: None) -> None:
     from mien.training.architectures import set_input_scaling
     from mien.training.model import build_model
 
@@ -123,7 +125,7 @@ def test_the_scaling_of_the_input_comes_along(keras_ready: None) -> None:
     assert np.array_equal(said_by_keras(other), said_by_keras(model))
 
 
-def test_a_stochastic_depth_drops_whole_images_and_keeps_the_mean() -> None:
+def test_stochastic_depth_drops_whole_images_and_keeps_the_mean() -> None:
     plan: list[dict[str, Any]] = [
         {"name": "faces", "kind": "InputLayer", "inputs": [], "shape": [48, 48, 1]},
         {
@@ -145,7 +147,7 @@ def test_a_stochastic_depth_drops_whole_images_and_keeps_the_mean() -> None:
 
 
 @pytest.mark.parametrize("name", ["AveragePooling2D", "gelu"])
-def test_a_layer_that_cannot_be_written_down_is_said(keras_ready: None, name: str) -> None:
+def test_an_unsupported_layer_is_an_error(keras_ready: None, name: str) -> None:
     import keras
 
     layers = keras.layers

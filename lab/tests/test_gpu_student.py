@@ -70,7 +70,7 @@ def on_device(batch: Batch) -> Faces:
         {"data_votes": "votes.csv", "training_votes_weight": 0.4},
     ],
 )
-def test_its_losses_and_weights_are_those_of_keras(optimizer: str, changes: dict[str, Any]) -> None:
+def test_losses_and_weights_are_those_of_keras(optimizer: str, changes: dict[str, Any]) -> None:
     config = recipe(training_optimizer=optimizer, **changes)
     model = compiled(config)
     student = (
@@ -130,7 +130,7 @@ def learn(student: Student, steps: int, *, first: int = 0) -> None:
         student.learn(batch, None, rate=0.01, number=number)
 
 
-def test_the_average_follows_the_weights_and_soon_forgets_the_first() -> None:
+def test_the_average_follows_the_weights_and_forgets_the_initial_ones() -> None:
     student = fresh(training_ema=0.9)
     own, mean = next(student.network.parameters()), next(student.average.parameters())
     expected = own.detach().clone()
@@ -146,7 +146,7 @@ def test_the_average_follows_the_weights_and_soon_forgets_the_first() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_what_it_returns_is_all_that_another_needs_to_go_on(optimizer: str) -> None:
+def test_its_state_is_enough_to_continue_in_another_student(optimizer: str) -> None:
     first, second = fresh(training_optimizer=optimizer), fresh(training_optimizer=optimizer)
     learn(first, 3)
     second.load(first.arrays())
@@ -169,7 +169,9 @@ class FakeGraph:
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_recording_teaches_nothing(monkeypatch: pytest.MonkeyPatch, optimizer: str) -> None:
+def test_recording_a_graph_does_not_change_the_weights(
+    monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
     plain, recorded = fresh(training_optimizer=optimizer), fresh(training_optimizer=optimizer)
 
     def record() -> FakeGraph:
@@ -194,7 +196,7 @@ def test_recording_teaches_nothing(monkeypatch: pytest.MonkeyPatch, optimizer: s
     assert all(np.array_equal(mine[name], theirs[name]) for name in mine)
 
 
-def test_weights_that_are_no_numbers_are_found() -> None:
+def test_nan_weights_are_detected() -> None:
     student = fresh()
     assert student.is_finite()
     with torch.no_grad():
@@ -206,7 +208,7 @@ def test_weights_that_are_no_numbers_are_found() -> None:
 
 
 # ---------------------------------------------------------------- reading
-def test_statistics_are_those_of_plain_images_and_momenta_come_back() -> None:
+def test_statistics_are_those_of_plain_images_and_momenta_are_restored() -> None:
     student = fresh()
     learn(student, 2)
     network = student.average
@@ -222,7 +224,7 @@ def test_statistics_are_those_of_plain_images_and_momenta_come_back() -> None:
     assert not network.training
 
 
-def test_teachers_count_the_same_at_the_temperature() -> None:
+def test_teachers_have_equal_weight_at_the_temperature() -> None:
     def sure(place: int, much: float) -> Any:
         logits = torch.zeros(7)
         logits[place] = much

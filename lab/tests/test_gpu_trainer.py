@@ -132,7 +132,7 @@ def give(monkeypatch: pytest.MonkeyPatch, *, per_class: int = 4, voted: bool = F
 
 
 # ---------------------------------------------------------------- what a run leaves
-def test_a_run_leaves_what_any_run_leaves(undisturbed: RunFolder, tiny_data: Path) -> None:
+def test_a_run_has_the_files_of_any_run(undisturbed: RunFolder, tiny_data: Path) -> None:
     from mien.training.model import load_keras_model, predict
     from mien.training.trainer import validation_metrics
 
@@ -166,7 +166,7 @@ def test_a_run_learns(
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"]) - 0.3
 
 
-def test_mixed_precision_keeps_a_network_in_float32_and_a_processor_is_said(
+def test_mixed_precision_saves_float32_and_warns_on_a_cpu(
     keras_ready: None, tiny_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from mien.training.model import load_keras_model
@@ -179,7 +179,7 @@ def test_mixed_precision_keeps_a_network_in_float32_and_a_processor_is_said(
 
 
 # ---------------------------------------------------------------- stopped, killed, resumed
-def test_a_run_stopped_and_killed_ends_as_if_neither_had_been(
+def test_a_stopped_and_killed_run_ends_as_an_uninterrupted_one(
     undisturbed: RunFolder, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = RunFolder(tmp_path / "run")
@@ -202,7 +202,7 @@ def test_a_run_stopped_and_killed_ends_as_if_neither_had_been(
         resume(run.path, quiet=True)
 
 
-def test_sgd_with_votes_and_seldom_validations_goes_on_exactly(
+def test_sgd_with_votes_and_rare_validation_resumes_exactly(
     keras_ready: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     give(monkeypatch, voted=True)
@@ -226,7 +226,7 @@ def test_sgd_with_votes_and_seldom_validations_goes_on_exactly(
     assert 0.3 < more < 2
 
 
-def test_a_checkpoint_of_another_recipe_is_said(
+def test_a_checkpoint_of_another_recipe_is_an_error(
     keras_ready: None, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     after("_learning_rate", stop_in(0), monkeypatch)
@@ -239,7 +239,7 @@ def test_a_checkpoint_of_another_recipe_is_said(
 
 
 # ---------------------------------------------------------------- teachers
-def test_teachers_are_learnt_from(
+def test_the_student_learns_from_its_teachers(
     keras_ready: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     give(monkeypatch, per_class=12)
@@ -261,7 +261,7 @@ def test_teachers_are_learnt_from(
         resume(tmp_path / "stopped", quiet=True)
 
 
-def test_teachers_see_sharp_what_is_shown_blurred(
+def test_sharp_teachers_get_faces_before_degradation(
     undisturbed: RunFolder, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, shown = [], []
@@ -293,7 +293,7 @@ def test_teachers_see_sharp_what_is_shown_blurred(
     assert (sharp.mean((1, 2, 3)) - blurred.mean((1, 2, 3))).abs().max() < 6
 
 
-def test_a_teacher_that_is_not_there_or_no_run_is_said(
+def test_a_missing_or_invalid_teacher_is_an_error(
     keras_ready: None, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mien.training.distillation import Teacher
@@ -309,7 +309,7 @@ def test_a_teacher_that_is_not_there_or_no_run_is_said(
 
 
 # ---------------------------------------------------------------- what goes wrong
-def test_class_weights_weigh_the_loss(
+def test_class_weights_scale_the_loss(
     keras_ready: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     splits = make_tiny_splits(per_class=4)
@@ -330,7 +330,7 @@ def test_class_weights_weigh_the_loss(
     assert float(seen.max() / seen.min()) == pytest.approx(4)
 
 
-def test_a_loss_that_is_no_number_ends_the_run(
+def test_a_nan_loss_ends_the_run(
     keras_ready: None, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def spoil(made: Any, state: Any) -> None:
@@ -359,7 +359,7 @@ def test_a_loss_that_is_no_number_ends_the_run(
         ),
     ],
 )
-def test_what_it_cannot_do_is_said_before_anything_is_written(
+def test_unsupported_recipes_are_refused_before_anything_is_written(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):

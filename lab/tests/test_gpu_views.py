@@ -33,7 +33,7 @@ def source(config: Config) -> BatchSource:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_epoch_is_what_the_wheels_trainer_shows(workers: int) -> None:
+def test_an_epoch_has_the_batches_of_the_trainer_in_mien(workers: int) -> None:
     config = recipe(distill_teachers=["runs/a"], distill_sharp=True)
     made = ViewMaker(source(config), config, workers=workers)
     try:

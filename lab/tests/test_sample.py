@@ -65,7 +65,7 @@ def test_it_writes_the_picture_and_tries_the_detectors(
         (["--data", "archive", "--model", "nothing"], EXIT_MODEL, "nothing"),
     ],
 )
-def test_what_cannot_work_is_one_clear_line(
+def test_invalid_requests_are_one_line_errors(
     capsys: pytest.CaptureFixture[str], words: list[str], code: int, message: str
 ) -> None:
     assert run(*words) == code
@@ -85,7 +85,7 @@ def test_copies_of_one_photo_count_once(workplace: Path) -> None:
     assert (workplace / "after.png").read_bytes() == (workplace / "before.png").read_bytes()
 
 
-def test_what_is_kept_holds_no_near_copies_and_stands_for_all() -> None:
+def test_selected_faces_have_no_near_copies_and_represent_all() -> None:
     rng = np.random.default_rng(0)
     base, other = rng.normal(0, 60, (2, 40, 48, 48))
     again = base + rng.uniform(0, 1, (40, 1, 1)) * other

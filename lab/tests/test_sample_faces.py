@@ -52,7 +52,7 @@ def test_a_single_odd_image_does_not_show_in_the_mean() -> None:
     assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.9
 
 
-def test_with_a_model_only_its_surest_readings_are_averaged() -> None:
+def test_with_a_model_only_its_most_confident_readings_are_averaged() -> None:
     split = make_tiny_split("train", per_class=12)
     images = split.images.copy()
     disgust = np.flatnonzero(split.labels == 1)
@@ -75,7 +75,7 @@ def test_blank_images_are_left_out_and_an_emotion_of_blanks_is_refused() -> None
         prototypes(images, split.labels)
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_invalid_arguments_are_refused() -> None:
     split = make_tiny_split("train", per_class=1)
     with pytest.raises(UsageError, match="1 face or more"):
         prototypes(split.images, split.labels, count=0)

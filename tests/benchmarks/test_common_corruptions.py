@@ -48,7 +48,7 @@ def test_there_are_fifteen_in_four_groups() -> None:
 
 
 @pytest.mark.parametrize("corruption", CORRUPTIONS, ids=lambda each: each.name)
-def test_each_changes_copies_and_the_same_way_again(corruption: Corruption) -> None:
+def test_each_changes_copies_reproducibly(corruption: Corruption) -> None:
     faces = _faces()
     before = faces.copy()
     for strength in STRENGTHS:
@@ -64,7 +64,7 @@ def test_each_changes_copies_and_the_same_way_again(corruption: Corruption) -> N
     "name",
     ["Gaussian noise", "shot noise", "impulse noise", "defocus", "motion", "zoom", "contrast"],
 )
-def test_more_strength_takes_more(name: str) -> None:
+def test_more_strength_changes_more(name: str) -> None:
     faces = _faces()
     costs = [
         np.abs(BY_NAME[name].apply(faces, each).astype(int) - faces).mean() for each in STRENGTHS
@@ -73,7 +73,7 @@ def test_more_strength_takes_more(name: str) -> None:
     assert costs[-1] > 1.5 * costs[0]
 
 
-def test_noise_is_as_strong_as_it_says() -> None:
+def test_noise_has_its_strength() -> None:
     grey = np.full((20, 48, 48), 128, np.uint8)
     noisy = BY_NAME["Gaussian noise"].apply(grey, 2)
     assert noisy.std() / 255 == pytest.approx(0.08, rel=0.05)
@@ -102,7 +102,7 @@ def test_a_blur_keeps_an_even_grey() -> None:
         assert np.array_equal(BY_NAME[name].apply(grey, 5), grey), name
 
 
-def test_a_motion_kernel_starts_in_its_middle_and_goes_one_way() -> None:
+def test_a_motion_kernel_starts_at_its_centre_and_has_one_direction() -> None:
     kernel = motion_kernel(0, 10, 2)
     middle = len(kernel) // 2
     assert kernel.sum() == pytest.approx(1)
@@ -121,7 +121,7 @@ def test_clouds_fill_their_range() -> None:
     assert np.abs(np.diff(clouds)).mean() < rough / 2
 
 
-def test_a_shift_is_as_long_as_it_says_in_any_direction() -> None:
+def test_a_shift_has_its_length_in_any_direction() -> None:
     faces = np.repeat(_faces(1), 40, axis=0)
     moves = _middle(shifted(faces, 0.1, np.random.default_rng(0))) - _middle(faces)
     assert np.hypot(*moves.T) == pytest.approx(4.8, abs=0.3)
@@ -149,7 +149,7 @@ def test_scale_changes_how_much_of_the_picture_is_face() -> None:
     assert np.array_equal(scaled(faces, 1, random), faces)
 
 
-def test_few_pixels_leave_little_and_many_leave_all() -> None:
+def test_resolution_limits_detail() -> None:
     faces, random = _faces(), np.random.default_rng(0)
     costs = [
         np.abs(sized(faces, side, random).astype(int) - faces).mean() for side in (12, 24, 48, 96)

@@ -81,7 +81,7 @@ def two_readings(tmp_path: Path) -> Path:
     return folder
 
 
-def test_both_readings_of_one_pass_are_what_the_classifier_gives(two_readings: Path) -> None:
+def test_both_readings_of_one_pass_match_the_classifier(two_readings: Path) -> None:
     read, info, readings = open_model(str(two_readings))
     assert (info.name, info.version) == ("two", "0.0.1")
     assert readings == ((0, "people"), (1, "fer2013"))
@@ -118,7 +118,7 @@ def test_one_command_writes_the_section_and_the_figure(
     assert "expected --images 1 or more, got 0" in capsys.readouterr().err
 
 
-def test_all_of_the_images_or_as_many_as_wanted_always_the_same() -> None:
+def test_all_or_a_fixed_sample_of_the_images() -> None:
     assert np.array_equal(choose(10, None, 0), np.arange(10))
     assert np.array_equal(choose(10, 99, 0), np.arange(10))
     some = choose(1000, 50, 4)
@@ -192,7 +192,7 @@ def test_the_mean_of_all_has_the_interval_of_the_images() -> None:
     assert half == pytest.approx(1.96 * (0.25 * 0.75 / 200) ** 0.5, rel=0.001)
 
 
-def test_the_text_says_of_what_and_of_how_many() -> None:
+def test_the_text_names_the_images_and_their_number() -> None:
     text = markdown(_measured())
     assert text.startswith(
         "little 1.2.3 on 200 (by seed 5) of the 3,589 images of val, % right:\n\n- **people**, "

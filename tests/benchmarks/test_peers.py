@@ -74,7 +74,7 @@ def test_the_tables_score_each_column_by_its_own_labels(compare: ModuleType) -> 
 @pytest.mark.parametrize(
     ("mode", "expected"), [("photos", [None, "happy"]), ("crops", ["sad", "neutral"])]
 )
-def test_a_reader_tells_of_the_largest_face_of_each_picture(
+def test_a_reader_returns_the_largest_face_of_each_picture(
     tmp_path: Path, mode: str, expected: list[str | None]
 ) -> None:
     file = tmp_path / mode
@@ -92,7 +92,7 @@ def test_a_reader_tells_of_the_largest_face_of_each_picture(
     assert result["first"] > max(result["seconds"])
 
 
-def test_what_a_peer_read_is_kept_until_pictures_change(
+def test_readings_of_a_peer_are_kept_until_pictures_change(
     compare: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[str] = []

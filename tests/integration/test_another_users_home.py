@@ -53,7 +53,7 @@ def environment(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str
     return {**kept, **settings[request.param], "OMP_NUM_THREADS": "1"}
 
 
-def test_what_needs_no_cache_works_and_doctor_says_what_is_wrong(
+def test_commands_without_the_cache_work_and_doctor_reports_it(
     environment: dict[str, str],
 ) -> None:
     answer = as_nobody(environment, "-m", "mien", "doctor")

@@ -32,7 +32,9 @@ def pictures(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
-def test_results_are_whole(closed: str, pictures: Path, tmp_path: Path, tiny_model: Path) -> None:
+def test_results_are_complete(
+    closed: str, pictures: Path, tmp_path: Path, tiny_model: Path
+) -> None:
     options: list[str | Path] = ["--model", tiny_model, "--detector", "none"]
     for name in ("plain.csv", "closed.csv"):
         shut = closed if name == "closed.csv" else ">/dev/null 2>/dev/null"
@@ -48,7 +50,7 @@ def test_results_are_whole(closed: str, pictures: Path, tmp_path: Path, tiny_mod
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-"])
-def test_what_is_shown_is_lost_and_errors_keep_their_codes(closed: str, tiny_model: Path) -> None:
+def test_output_is_lost_and_errors_keep_their_codes(closed: str, tiny_model: Path) -> None:
     assert mien(closed, "--help") == 0
     assert mien(closed, "doctor", "--model", tiny_model) == 0
     assert mien(closed, "predict", "missing.png", "--model", tiny_model) == 3

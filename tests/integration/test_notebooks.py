@@ -86,7 +86,7 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-def test_the_classic_recipe_from_kaggles_folder_to_photos(
+def test_the_classic_notebook_runs_from_kaggles_folder_to_photos(
     surroundings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = tmp_path / "recipe.toml"
@@ -117,7 +117,7 @@ def test_the_classic_recipe_from_kaggles_folder_to_photos(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-def test_the_released_models_way_on_a_tiny_data_set(
+def test_the_notebook_of_the_released_model_runs_on_a_tiny_data_set(
     surroundings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MIEN_DATA", str(write_tiny_dataset(tmp_path / "data", per_class=16)))
@@ -150,7 +150,7 @@ def test_committed_notebooks_name_no_folder_of_a_machine(path: Path) -> None:
     assert not any(place in source for place in (str(ROOT), "/home/", "/tmp/", "/root/", "/Users/"))
 
 
-def test_the_classic_recipe_came_to_what_its_header_says() -> None:
+def test_the_classic_recipe_has_the_result_in_its_header() -> None:
     header = (ROOT / "configs" / "reference.toml").read_text(encoding="utf-8")
     accuracy = re.search(r"([\d.]+) % of PublicTest", header)
     assert accuracy

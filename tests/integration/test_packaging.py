@@ -73,7 +73,7 @@ def size_of(name: str) -> int:
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_every_pin_has_hashes_and_no_place_is_named(lock: str) -> None:
+def test_every_pin_has_hashes_and_no_index_is_named(lock: str) -> None:
     assert pins(lock)
     assert all(count > 0 for count in pins(lock).values())
     text = (ROOT / "locks" / f"{lock}.txt").read_text(encoding="utf-8")
@@ -92,7 +92,7 @@ def test_the_locks_agree_with_each_other() -> None:
 
 
 @pytest.mark.parametrize(("lock", "extras"), [("core", [""]), ("dev", ["", "train", "app", "dev"])])
-def test_the_locks_hold_what_the_package_asks_for(lock: str, extras: list[str]) -> None:
+def test_the_locks_satisfy_the_requirements(lock: str, extras: list[str]) -> None:
     here = {
         name: version
         for name, version, marker in pins(lock)
@@ -200,7 +200,7 @@ print(json.dumps(sorted(file.path for file in files)))
 
 
 @pytest.mark.parametrize("kind", ["wheel", "sdist"])
-def test_what_is_built_runs_in_an_environment_of_its_own(kind: str, tmp_path: Path) -> None:
+def test_the_built_package_runs_in_a_new_environment(kind: str, tmp_path: Path) -> None:
     package = build(kind, tmp_path / "dist")
     uv = [sys.executable, "-m", "uv", "--offline", "--no-cache", "--quiet"]
     subprocess.run([*uv, "venv", "--python", sys.executable, str(tmp_path / "env")], check=True)
@@ -257,7 +257,7 @@ def test_the_commit_hooks_run_the_locked_ruff() -> None:
     assert f"rev: v{version} " in hooks
 
 
-def test_the_container_serves_as_somebody_without_rights() -> None:
+def test_the_container_serves_as_an_unprivileged_user() -> None:
     lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
     steps = dict(line.split(" ", 1) for line in lines if line and not line.startswith("#"))
     command = json.loads(steps["CMD"])

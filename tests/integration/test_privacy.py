@@ -124,7 +124,7 @@ def test_predict_leaves_nothing(home: Home, picture: Path) -> None:
     nothing_left(home)
 
 
-def test_what_is_looked_for_would_be_seen(home: Home) -> None:
+def test_the_check_finds_connections_and_files(home: Home) -> None:
     there = home.path / ".cache" / "somebody" / "deviceid"
     script = (
         "import pathlib, socket, sys\n"
@@ -142,7 +142,7 @@ def test_what_is_looked_for_would_be_seen(home: Home) -> None:
 
 
 @pytest.mark.slow
-def test_a_program_that_lives_on_asks_nobody(home: Home, picture: Path) -> None:
+def test_a_long_running_program_makes_no_connections(home: Home, picture: Path) -> None:
     # ONNX Runtime's own first attempt comes some seconds after it is loaded.
     script = (
         "import mien, sys, time\n"

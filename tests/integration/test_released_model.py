@@ -63,7 +63,7 @@ def test_the_small_model_has_fewer_than_a_million_weights_and_the_same_contract(
     assert mien.load(SMALL, detector="haar").analyze(SAMPLE)
 
 
-def test_the_small_model_in_8_bits_reads_as_it_does_in_floats() -> None:
+def test_the_8_bit_model_predicts_as_the_float_model() -> None:
     floats, small = Classifier.open(SMALL), Classifier.open(SMALLEST)
     assert small.manifest.precision == "int8"
     assert (small.manifest.name, small.manifest.version) == (SMALLEST, floats.manifest.version)
@@ -77,7 +77,7 @@ def test_the_small_model_in_8_bits_reads_as_it_does_in_floats() -> None:
     assert 0 < max(apart) < 0.1
 
 
-def test_the_models_read_as_people_do_unless_told_otherwise() -> None:
+def test_the_default_reading_is_people() -> None:
     for name in (NAME, SMALL, SMALLEST):
         manifest = load_manifest(find_model(name), labels=None)
         assert manifest.readings == ("fer2013", "people")

@@ -76,7 +76,7 @@ def test_nano_has_less_than_a_million_weights_and_a_head_of_one_layer() -> None:
 
 
 @pytest.mark.parametrize("backbone", sorted(BLOCKS))
-def test_own_networks_have_blocks_and_are_the_same_in_onnx(backbone: str) -> None:
+def test_own_backbones_have_blocks_and_the_same_outputs_in_onnx(backbone: str) -> None:
     from mien.training.model import block_names, set_trainable
 
     model = shaken(build(backbone, width=NARROW, drop_connect=0.3))
@@ -93,7 +93,7 @@ def test_own_networks_have_blocks_and_are_the_same_in_onnx(backbone: str) -> Non
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.4])
-def test_branches_are_left_out_at_the_rate_while_training(rate: float, tmp_path: Path) -> None:
+def test_branches_are_dropped_at_the_rate_during_training(rate: float, tmp_path: Path) -> None:
     import keras
 
     from mien.training.model import load_keras_model
@@ -118,7 +118,7 @@ def test_resnet34_has_its_sixteen_blocks() -> None:
     assert (names[0], names[-1]) == ("block1a", "block4c")
 
 
-def test_own_networks_halve_a_face_of_48_pixels_to_six_or_less_and_see_all_of_it_first() -> None:
+def test_own_backbones_reduce_a_face_to_six_pixels_or_less_after_a_full_size_convolution() -> None:
     for backbone, side in {"Nano": 3, "VGG": 6, "ResNet18": 6}.items():
         model = build(backbone, width=NARROW)
         assert model.get_layer("pool").input.shape[1:3] == (side, side)
@@ -146,7 +146,7 @@ def test_a_wider_network_has_more_channels() -> None:
     assert build("VGG", width=0.25).get_layer("pool").output.shape == (None, 128)
 
 
-def test_own_networks_begin_without_weights_from_minus_one_to_one() -> None:
+def test_own_backbones_scale_pixels_to_minus_one_to_one() -> None:
     import keras
 
     model = build("Nano", width=NARROW)
@@ -199,7 +199,7 @@ def test_an_application_gets_its_weights_and_its_scaling(monkeypatch: pytest.Mon
     assert np.allclose(found, expected, atol=1e-3 * np.abs(expected).max())
 
 
-def test_a_download_that_fails_names_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_download_names_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> Any:
         raise OSError("no network")
 
@@ -218,7 +218,7 @@ def test_a_download_that_fails_names_the_network(monkeypatch: pytest.MonkeyPatch
         ("DenseNet121", 58, ("conv2_block1", "conv5_block16")),
     ],
 )
-def test_applications_have_blocks_and_are_the_same_in_onnx(
+def test_applications_have_blocks_and_the_same_outputs_in_onnx(
     backbone: str, count: int, ends: tuple[str, str]
 ) -> None:
     from mien.training.model import block_names

@@ -29,7 +29,7 @@ def network(*, blocks: int = -1, **changes: Any) -> Any:
     return built
 
 
-def test_averages_are_kept_and_training_goes_on_from_the_raw_weights() -> None:
+def test_averages_are_saved_and_training_continues_from_the_raw_weights() -> None:
     model = compiled(training_ema=0.8)
     step(model)
     averages = values(model.trainable_variables)
@@ -45,14 +45,14 @@ def test_averages_are_kept_and_training_goes_on_from_the_raw_weights() -> None:
     assert equal(values(model.trainable_variables), raw)
 
 
-def test_without_averages_the_weights_themselves_are_kept() -> None:
+def test_without_averages_the_raw_weights_are_saved() -> None:
     model = compiled(training_ema=0.0)
     step(model)
     assert equal(ema_weights(model), inference_network(model).get_weights())
     assert not any("average" in variable.name for variable in model.optimizer.variables)
 
 
-def test_a_share_of_the_starting_weights_is_mixed_into_what_has_changed() -> None:
+def test_changed_weights_are_interpolated_with_the_initial_ones() -> None:
     start, kept = network().get_weights(), network()
     trained = kept.get_weights()
     trained[0] = start[0]  # as in a frozen layer
@@ -91,7 +91,7 @@ def test_statistics_are_the_mean_over_the_batches(count: int) -> None:
     assert model.get_layer("block1_bn").momentum == 0.8
 
 
-def test_statistics_are_those_of_reading_without_dropout() -> None:
+def test_statistics_are_computed_without_dropout() -> None:
     units: dict[str, Any] = {"model_head_units": [8, 8]}
     dropping = network(model_head_dropout=[0.6, 0.6], **units)
     whole = network(model_head_dropout=[0.0, 0.0], **units)
@@ -105,7 +105,7 @@ def test_statistics_are_those_of_reading_without_dropout() -> None:
 
 
 @pytest.mark.parametrize(("count", "changed"), [(0, False), (2, True)])
-def test_statistics_of_frozen_layers_stay(count: int, changed: bool) -> None:
+def test_frozen_layers_keep_their_statistics(count: int, changed: bool) -> None:
     frozen = network(blocks=0)
     before = {name: statistics(frozen, name) for name in ("block2_bn", "head1_bn")}
     recalibrate_batch_norms(frozen, brighter_batches(count))

@@ -34,7 +34,7 @@ def without(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("package", ["keras", "tensorflow", "sklearn", "matplotlib"])
-def test_what_a_run_needs_up_to_its_end_is_looked_for_at_once(
+def test_all_packages_of_a_run_are_checked_first(
     package: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without(package, monkeypatch)
@@ -42,7 +42,7 @@ def test_what_a_run_needs_up_to_its_end_is_looked_for_at_once(
         check_installed(TrainingSettings())
 
 
-def test_another_backend_is_asked_for_by_its_own_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_backend_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     without("torch", monkeypatch)
     with pytest.raises(UsageError, match=r'"torch" needs a package .* pip install torch') as caught:
         check_installed(TrainingSettings(backend="torch"))
@@ -70,7 +70,7 @@ def test_seed_and_precision_are_set(keras_ready: None) -> None:
     assert keras.config.dtype_policy().name == "mixed_bfloat16"
 
 
-def test_settings_of_other_programs_do_not_matter(keras_ready: None) -> None:
+def test_keras_settings_of_other_programs_are_overridden(keras_ready: None) -> None:
     import keras
 
     keras.config.set_image_data_format("channels_first")
@@ -84,7 +84,7 @@ def test_settings_of_other_programs_do_not_matter(keras_ready: None) -> None:
 
 
 @pytest.mark.slow
-def test_the_users_keras_json_does_not_matter(tmp_path: Path) -> None:
+def test_the_keras_json_of_the_user_is_overridden(tmp_path: Path) -> None:
     pytest.importorskip("tensorflow")
     settings = {
         "image_data_format": "channels_first",
@@ -110,7 +110,7 @@ def test_the_users_keras_json_does_not_matter(tmp_path: Path) -> None:
     assert answer.stdout == "(None, 46, 46, 2) float32 1e-07\n", answer.stderr
 
 
-def test_a_keras_that_cannot_be_imported_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_import_of_keras_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(name: str) -> None:
         raise ValueError("Invalid `floatx` configuration.\nExpected one of")
 
@@ -120,7 +120,9 @@ def test_a_keras_that_cannot_be_imported_is_one_line(monkeypatch: pytest.MonkeyP
     assert "\n" not in str(error.value)
 
 
-def test_what_comes_too_late_is_said(keras_ready: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_that_come_too_late_are_an_error(
+    keras_ready: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import keras
 
     keras.random.uniform(())  # TensorFlow runs
@@ -131,7 +133,7 @@ def test_what_comes_too_late_is_said(keras_ready: None, monkeypatch: pytest.Monk
         prepare_backend(tiny_config(training_backend="torch").training)
 
 
-def test_on_torch_each_step_has_a_seed_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_torch_each_step_is_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
     seeds: list[int] = []
     torch = types.SimpleNamespace(manual_seed=seeds.append)
     monkeypatch.setitem(sys.modules, "torch", torch)
@@ -143,13 +145,13 @@ def test_on_torch_each_step_has_a_seed_of_its_own(monkeypatch: pytest.MonkeyPatc
     assert len(seeds) == 5
 
 
-def test_native_messages_are_held_back_without_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_native_messages_are_suppressed_without_stderr(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
     with silence_native_stderr():
         os.write(2, b"TensorFlow greets")
 
 
-def test_importing_the_room_loads_neither_keras_nor_tensorflow() -> None:
+def test_importing_the_package_loads_neither_keras_nor_tensorflow() -> None:
     code = (
         "import sys, mien.training.trainer, mien.training.export, mien.cli.train\n"
         "heavy = {'keras', 'tensorflow', 'torch', 'matplotlib', 'sklearn', 'onnx', 'pandas'}\n"

@@ -52,7 +52,7 @@ def test_class_weights_are_inverse_to_the_counts() -> None:
 
 
 @given(arrays(np.int64, st.integers(1, 60), elements=st.integers(0, 6)))
-def test_every_class_that_is_there_weighs_the_same_in_sum(labels: np.ndarray) -> None:
+def test_every_present_class_has_the_same_total_weight(labels: np.ndarray) -> None:
     weights = balanced_class_weights(labels)
     counts = np.bincount(labels, minlength=7)
     sums = (weights * counts)[counts > 0]
@@ -61,7 +61,7 @@ def test_every_class_that_is_there_weighs_the_same_in_sum(labels: np.ndarray) ->
     assert np.all(weights[counts == 0] == 0)
 
 
-def test_a_power_softens_the_class_weights() -> None:
+def test_a_power_below_one_evens_the_class_weights() -> None:
     labels = np.repeat(np.arange(7), [16, 1, 4, 16, 16, 16, 16])
     half = balanced_class_weights(labels, power=0.5)
     assert half[1] / half[0] == pytest.approx(4.0)
@@ -70,7 +70,7 @@ def test_a_power_softens_the_class_weights() -> None:
     assert balanced_class_weights(labels, power=0.0) == pytest.approx(np.ones(7))
 
 
-def test_class_weights_come_with_the_batches_where_they_are_on() -> None:
+def test_batches_have_class_weights_if_the_recipe_has() -> None:
     split = make_tiny_split("train")
     uneven = split.take(np.flatnonzero((split.labels != 1) | (np.arange(28) == 4)))
     weights = balanced_class_weights(uneven.labels)
@@ -98,13 +98,13 @@ def test_an_epoch_has_each_image_at_most_once_with_its_label() -> None:
     assert batches[0].faces.dtype == np.float32
 
 
-def test_epochs_differ_in_their_order_and_in_chance() -> None:
+def test_epochs_differ_in_order_and_augmentation() -> None:
     first, second = (list(source().epoch(epoch)) for epoch in (0, 1))
     assert not np.array_equal(first[0].targets, second[0].targets)
     assert not np.array_equal(first[0].faces, second[0].faces)
 
 
-def test_a_batch_is_the_same_wherever_the_epoch_is_taken_up() -> None:
+def test_a_batch_does_not_depend_on_where_the_epoch_is_resumed() -> None:
     changes: Any = {"augmentation_mixup": 0.4, "augmentation_plain_epochs": 0}
     whole = list(source(**changes).epoch(1))
     for first in range(STEPS + 1):
@@ -154,7 +154,7 @@ def test_batches_come_in_order_and_the_thread_ends() -> None:
     assert list(prefetch(made, range(0))) == []
 
 
-def test_an_error_in_making_comes_out_where_it_is_waited_for() -> None:
+def test_an_error_in_a_thread_is_raised_by_the_iterator() -> None:
     def broken(step: int) -> Batch:
         if step == 2:
             raise DataError("step 2 cannot be made")
@@ -166,7 +166,7 @@ def test_an_error_in_making_comes_out_where_it_is_waited_for() -> None:
     assert workers() == 0
 
 
-def test_batches_are_made_before_they_are_asked_for_but_not_all() -> None:
+def test_a_few_batches_are_made_ahead() -> None:
     steps: list[int] = []
 
     def noted(step: int) -> Batch:
@@ -190,7 +190,7 @@ def test_leaving_early_stops_the_thread() -> None:
     assert workers() == 0
 
 
-def test_plain_batches_are_the_images_as_they_are_each_once_at_most() -> None:
+def test_plain_batches_have_each_image_at_most_once_unchanged() -> None:
     split = make_tiny_split("train")
     batches = list(source(split).plain_batches())
     assert len(batches) == STEPS
@@ -242,9 +242,7 @@ def load(source: Path, **changes: Any) -> TrainingData:
     return load_training_data(tiny_config(source, **changes), quiet=True)
 
 
-def test_votes_come_as_shares_beside_the_images_where_they_are_learnt(
-    tiny_data: Path, votes: Path
-) -> None:
+def test_votes_are_loaded_as_shares_if_they_are_a_target(tiny_data: Path, votes: Path) -> None:
     assert load(tiny_data, data_votes=str(votes)).votes is None
     data = load(tiny_data, data_votes=str(votes), training_votes_weight=0.3)
     assert data.votes is not None
@@ -255,9 +253,7 @@ def test_votes_come_as_shares_beside_the_images_where_they_are_learnt(
     assert np.allclose(data.votes[faces], expected[faces])
 
 
-def test_the_votes_themselves_come_where_they_are_added_to_teachers(
-    tiny_data: Path, votes: Path
-) -> None:
+def test_vote_counts_are_loaded_if_they_are_added_to_teachers(tiny_data: Path, votes: Path) -> None:
     changes: Any = {"distill_teachers": ["outputs/teacher"], "distill_views": 1}
     plain = load(tiny_data, data_votes=str(votes), **changes)
     assert plain.counts is None
@@ -268,7 +264,7 @@ def test_the_votes_themselves_come_where_they_are_added_to_teachers(
     assert data.fingerprint() != plain.fingerprint()
 
 
-def test_what_is_no_face_is_left_out_of_training_alone(tiny_data: Path, votes: Path) -> None:
+def test_images_without_a_face_are_left_out_of_training_only(tiny_data: Path, votes: Path) -> None:
     whole = load(tiny_data)
     data = load(
         tiny_data, data_votes=str(votes), data_drop_not_a_face=True, training_votes_weight=0.3
@@ -316,7 +312,7 @@ def test_batches_mix_votes_as_they_mix_labels(tiny_data: Path, votes: Path, view
         assert np.allclose(batch.votes, expected, atol=1e-6)
 
 
-def test_votes_that_are_not_there_are_said_before_anything_is_read(tiny_data: Path) -> None:
+def test_missing_votes_are_an_error_before_images_are_read(tiny_data: Path) -> None:
     with pytest.raises(DataError, match=r"cannot read the votes nowhere\.csv"):
         load(tiny_data, data_votes="nowhere.csv")
     with pytest.raises(UsageError, match=r"votes_weight = 0\.3 needs FER\+ votes: name their"):
@@ -341,7 +337,7 @@ def votes_on(labels: npt.NDArray[np.int64], *, right: int) -> npt.NDArray[np.int
     return counts
 
 
-def test_the_log_odds_are_for_what_people_saw() -> None:
+def test_log_odds_favour_the_emotion_that_people_named() -> None:
     log_odds = vote_log_odds(votes_on(LABELS, right=6), LABELS)
     assert log_odds.shape == (2000, 7)
     assert log_odds.dtype == np.float32
@@ -349,7 +345,7 @@ def test_the_log_odds_are_for_what_people_saw() -> None:
     assert (log_odds.argmax(axis=1) == LABELS).mean() > 0.97
 
 
-def test_with_the_shares_of_the_classes_it_gives_the_posterior() -> None:
+def test_log_odds_plus_log_priors_give_the_posterior() -> None:
     counts = votes_on(LABELS, right=1)
     logits = vote_log_odds(counts, LABELS) + np.log(np.bincount(LABELS) / len(LABELS))
     posterior = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -368,7 +364,7 @@ def test_without_votes_there_are_no_log_odds() -> None:
     assert not vote_log_odds(np.zeros((5, 10), np.int64), LABELS[:5]).any()
 
 
-def test_a_class_that_nobody_has_gets_no_say() -> None:
+def test_a_class_without_images_has_no_log_odds() -> None:
     labels = np.where(LABELS == 1, 0, LABELS)
     log_odds = vote_log_odds(votes_on(labels, right=6), labels)
     assert not log_odds[:, 1].any()

@@ -52,7 +52,7 @@ MIXED: dict[str, Any] = {
 
 
 # ---------------------------------------------------------------- the mean
-def test_the_mean_is_of_probabilities_at_the_temperature() -> None:
+def test_soft_targets_are_the_mean_probabilities_at_the_temperature() -> None:
     logits = np.random.default_rng(0).normal(0, 3, (2, 5, 7))
     powers = np.exp(logits / 2.5)
     expected = (powers / powers.sum(axis=2, keepdims=True)).mean(axis=0)
@@ -62,7 +62,7 @@ def test_the_mean_is_of_probabilities_at_the_temperature() -> None:
     assert mean.dtype == np.float32
 
 
-def test_each_teacher_counts_the_same_however_sure_of_itself() -> None:
+def test_teachers_have_equal_weight_whatever_their_confidence() -> None:
     sure = np.array([[90.0, 0, 0, 0, 0, 0, 0]], np.float16)
     calm = np.array([[0, 1.0, 0, 0, 0, 0, 0]], np.float16)
     assert mean_probabilities([sure, calm], 1.0)[0, 0] == pytest.approx(
@@ -99,7 +99,7 @@ def is_of_these_pixels(batch: Batch) -> bool:
 
 
 @pytest.mark.parametrize("views", [0, 2])
-def test_the_teachers_saw_the_students_pixels_bit_for_bit(
+def test_teachers_and_student_get_the_same_pixels(
     teacher_of_pixels: str, views: int, tmp_path: Path
 ) -> None:
     config = tiny_config(distill_teachers=[teacher_of_pixels], distill_views=views, **MIXED)
@@ -115,7 +115,7 @@ def test_the_teachers_saw_the_students_pixels_bit_for_bit(
     assert all(is_of_these_pixels(batch) for batch in fresh.epoch(1, 5))
 
 
-def test_votes_are_added_to_what_the_teachers_say_of_a_view(teacher_of_pixels: str) -> None:
+def test_votes_are_added_to_the_teachers_logits_of_a_view(teacher_of_pixels: str) -> None:
     config = tiny_config(
         distill_teachers=[teacher_of_pixels],
         distill_views=2,
@@ -139,7 +139,7 @@ def test_votes_are_added_to_what_the_teachers_say_of_a_view(teacher_of_pixels: s
             )
 
 
-def test_the_cache_gives_back_what_the_teachers_said(
+def test_the_cache_returns_the_teachers_predictions(
     teacher_of_pixels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_config(
@@ -182,7 +182,7 @@ def test_a_view_is_predicted_once(teacher_of_pixels: str, monkeypatch: pytest.Mo
     assert sum(calls) == len(SPLIT)
 
 
-def test_a_teacher_that_gives_no_numbers_is_refused(
+def test_a_teacher_with_nan_logits_is_refused(
     teacher_of_pixels: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -207,7 +207,7 @@ def test_a_bundled_model_an_exported_one_and_a_run_are_found(
     assert len({bundled.digest, exported.digest, run.digest}) == 3
 
 
-def test_an_exported_teacher_says_what_the_classifier_says(tiny_model: Path) -> None:
+def test_an_exported_teacher_predicts_as_the_classifier(tiny_model: Path) -> None:
     from mien.inference.classifier import Classifier
 
     network = open_teacher(find_teacher(str(tiny_model)), batch=5)
@@ -215,7 +215,7 @@ def test_an_exported_teacher_says_what_the_classifier_says(tiny_model: Path) -> 
     assert np.allclose(network(SPLIT.images), expected, atol=1e-5)
 
 
-def test_a_damaged_teacher_is_one_error_and_nothing_on_stdout(
+def test_a_damaged_teacher_is_an_error_without_output_on_stdout(
     make_tiny_model: Callable[..., Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = make_tiny_model() / MODEL_NAME
@@ -225,7 +225,7 @@ def test_a_damaged_teacher_is_one_error_and_nothing_on_stdout(
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_runs_teacher_says_what_its_network_says(whole_run: RunFolder) -> None:
+def test_the_teacher_of_a_run_predicts_as_its_network(whole_run: RunFolder) -> None:
     from mien.training.model import load_keras_model
 
     network = open_teacher(find_teacher(str(whole_run.path)), batch=16)
@@ -235,7 +235,7 @@ def test_a_runs_teacher_says_what_its_network_says(whole_run: RunFolder) -> None
     assert np.allclose(powers / powers.sum(axis=1, keepdims=True), expected, atol=1e-5)
 
 
-def test_what_is_no_teacher_is_said_in_one_line(tmp_path: Path) -> None:
+def test_an_invalid_teacher_is_a_one_line_error(tmp_path: Path) -> None:
     config = tiny_config(distill_teachers=[str(tmp_path / "nobody")])
     with pytest.raises(ModelError, match=r"no teacher '.*nobody': expected a run's folder"):
         source(config)
@@ -294,7 +294,7 @@ def test_a_student_resumed_without_its_teacher_ends_as_if_never_stopped(
     assert same_arrays(read_checkpoint(resumed), read_checkpoint(whole))
 
 
-def test_a_run_does_not_go_on_with_another_teacher(
+def test_a_run_is_not_resumed_with_another_teacher(
     student: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_run: RunFolder
 ) -> None:
     student = {**student, "distill_views": 0, "distill_cache": ""}
@@ -318,7 +318,7 @@ def test_a_run_does_not_go_on_with_another_teacher(
         resume(run, quiet=True)
 
 
-def test_filling_the_cache_ahead_lets_training_go_without_the_teacher(
+def test_with_a_filled_cache_training_does_not_need_the_teacher(
     student: dict[str, Any], tmp_path: Path
 ) -> None:
     config = tiny_config(**student)
@@ -337,7 +337,7 @@ def test_filling_the_cache_ahead_lets_training_go_without_the_teacher(
     assert train(config, tmp_path / "run", quiet=True).best.is_file()
 
 
-def test_there_is_nothing_to_fill_without_teachers_or_a_cache() -> None:
+def test_filling_the_cache_requires_teachers_and_a_cache() -> None:
     with pytest.raises(UsageError, match=r"expected a recipe with distill\.teachers"):
         cache_teacher_logits(tiny_config(distill_teachers=["mien-b0"]), quiet=True)
 
@@ -377,7 +377,7 @@ def filled(tmp_path: Path) -> LogitCache:
     return made
 
 
-def test_logits_are_kept_in_half_precision_about_a_mean_of_zero() -> None:
+def test_logits_are_stored_in_half_precision_with_mean_zero() -> None:
     logits = np.random.default_rng(1).normal(40, 5, (50, 7)).astype(np.float32)
     kept = compact_logits(logits)
     assert kept.dtype == np.float16
@@ -385,7 +385,7 @@ def test_logits_are_kept_in_half_precision_about_a_mean_of_zero() -> None:
     assert np.abs(kept.astype(np.float32) - centred).max() < 0.01
 
 
-def test_what_was_written_is_read_also_where_the_teacher_is_not(filled: LogitCache) -> None:
+def test_cached_logits_are_read_without_the_teacher(filled: LogitCache) -> None:
     for teacher in (TEACHER, ABSENT):
         assert np.array_equal(filled.read(teacher, VIEW, FACES), LOGITS)
         assert filled.digest(teacher, VIEW) == "a" * 64
@@ -394,7 +394,7 @@ def test_what_was_written_is_read_also_where_the_teacher_is_not(filled: LogitCac
     assert path.name.endswith("-view002.npz")
 
 
-def test_a_view_costs_little_more_than_its_numbers(tmp_path: Path) -> None:
+def test_a_cached_view_takes_little_more_than_its_numbers(tmp_path: Path) -> None:
     faces = np.zeros((4000, 48, 48), np.uint8)
     made = LogitCache(tmp_path, tiny_config(distill_views=3), faces)
     made.write(TEACHER, VIEW, faces, np.zeros((4000, 7), np.float16))
@@ -410,7 +410,7 @@ def test_a_view_costs_little_more_than_its_numbers(tmp_path: Path) -> None:
         {"distill_sharp": True},
     ],
 )
-def test_what_changes_the_pixels_has_files_of_its_own(
+def test_settings_that_change_the_pixels_have_separate_files(
     filled: LogitCache, changes: dict[str, Any]
 ) -> None:
     assert not cache(filled.folder, **changes).path(TEACHER, VIEW).exists()
@@ -426,14 +426,14 @@ def test_what_changes_the_pixels_has_files_of_its_own(
         {"distill_temperature": 4.0},
     ],
 )
-def test_what_does_not_change_them_shares_the_files(
+def test_settings_that_do_not_change_the_pixels_share_files(
     filled: LogitCache, changes: dict[str, Any]
 ) -> None:
     other = cache(filled.folder, **changes)
     assert np.array_equal(other.read(TEACHER, VIEW, FACES), LOGITS)
 
 
-def test_mixing_is_part_of_what_a_mixed_view_is(tmp_path: Path) -> None:
+def test_mixing_settings_identify_a_mixed_view(tmp_path: Path) -> None:
     paths = {
         cache(tmp_path, augmentation_mixup=alpha).path(TEACHER, View(2, mixed=True))
         for alpha in (0.2, 0.3)
@@ -441,12 +441,12 @@ def test_mixing_is_part_of_what_a_mixed_view_is(tmp_path: Path) -> None:
     assert len(paths) == 2
 
 
-def test_other_images_have_files_of_their_own(filled: LogitCache) -> None:
+def test_other_images_have_separate_files(filled: LogitCache) -> None:
     config = tiny_config(distill_views=3, distill_cache=str(filled.folder))
     assert not LogitCache(filled.folder, config, FACES[::-1]).path(TEACHER, VIEW).exists()
 
 
-def test_the_logits_of_another_network_of_that_name_are_refused(filled: LogitCache) -> None:
+def test_logits_of_another_network_with_the_same_name_are_refused(filled: LogitCache) -> None:
     other = Teacher(TEACHER.source, TEACHER.file, "b" * 64)
     with pytest.raises(InputError, match=r"computed with another network than outputs/wise/best"):
         filled.read(other, VIEW, FACES)
@@ -459,13 +459,13 @@ def test_a_file_under_another_views_name_is_refused(filled: LogitCache) -> None:
         filled.read(TEACHER, other, FACES)
 
 
-def test_other_pixels_than_the_teacher_saw_are_refused(filled: LogitCache) -> None:
+def test_logits_for_other_pixels_are_refused(filled: LogitCache) -> None:
     for faces in (FACES[:, :, ::-1], np.roll(FACES, 3, axis=1), FACES // 2):
         with pytest.raises(InputError, match="from other pixels than view002 has here"):
             filled.read(TEACHER, VIEW, faces)
 
 
-def test_greys_that_another_processor_rounds_otherwise_are_not(filled: LogitCache) -> None:
+def test_rounding_differences_between_processors_are_accepted(filled: LogitCache) -> None:
     faces = FACES.copy()
     faces[:, ::7, ::5] ^= 1
     assert np.array_equal(filled.read(TEACHER, VIEW, faces), LOGITS)
@@ -497,7 +497,7 @@ def spoil(path: Path) -> None:
         (Path.unlink, "is missing: compute it with mien train --teacher-logits"),
     ],
 )
-def test_a_file_that_cannot_be_used_is_refused_in_one_line(
+def test_an_unusable_file_is_a_one_line_error(
     filled: LogitCache, damage: Callable[[Path], Any], message: str
 ) -> None:
     damage(filled.path(TEACHER, VIEW))

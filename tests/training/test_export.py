@@ -75,14 +75,14 @@ def _probabilities(keras: Any, network: Any, faces: Any) -> Any:
     return keras.ops.convert_to_numpy(answer)
 
 
-def test_the_model_gives_what_the_network_gives(keras: Any, model: Path, best: Any) -> None:
+def test_the_model_gives_the_outputs_of_the_network(keras: Any, model: Path, best: Any) -> None:
     expected = _probabilities(keras, best, FACES)
     found = Classifier.open(model).classify(FACES)
     assert found.std(axis=0).max() > 0.05
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_by_default_it_stands_in_the_runs_folder_under_the_runs_name(run: Path) -> None:
+def test_by_default_it_is_in_the_folder_of_the_run_and_has_its_name(run: Path) -> None:
     folder = export_run(run)
     assert folder == run / "export"
     assert sorted(path.name for path in folder.iterdir()) == ["manifest.json", "model.onnx"]
@@ -90,7 +90,7 @@ def test_by_default_it_stands_in_the_runs_folder_under_the_runs_name(run: Path) 
     assert not list(run.glob(".*"))
 
 
-def test_the_manifest_tells_where_the_model_comes_from(model: Path) -> None:
+def test_the_manifest_records_the_origin_of_the_model(model: Path) -> None:
     manifest = load_manifest(model)
     assert (manifest.name, manifest.version, manifest.labels) == ("tiny", "1.0.0", EMOTIONS)
     assert datetime.fromisoformat(manifest.created).tzinfo is not None
@@ -126,7 +126,7 @@ def test_name_and_version_can_be_chosen(finished: Path, tmp_path: Path) -> None:
     assert (manifest.name, manifest.version, manifest.temperature) == ("mien-x", "2.0.1", 1.0)
 
 
-def test_a_run_that_goes_on_is_exported_with_its_best_epoch_so_far(run: Path) -> None:
+def test_an_unfinished_run_is_exported_with_its_best_epoch_so_far(run: Path) -> None:
     (run / "summary.json").unlink()
     assert load_manifest(export_run(run)).metrics["validation"] == BEST
 
@@ -216,14 +216,14 @@ def test_a_disturbed_network_is_refused(
         check_agreement(best, model)
 
 
-def test_a_network_that_gives_no_numbers_in_keras_is_refused(model: Path, best: Any) -> None:
+def test_a_network_with_nan_outputs_in_keras_is_refused(model: Path, best: Any) -> None:
     kernel, bias = best.get_layer("logits").get_weights()
     best.get_layer("logits").set_weights([kernel * np.nan, bias])
     with pytest.raises(ModelError, match="differ by nan"):
         check_agreement(best, model)
 
 
-def test_what_is_refused_is_not_written_and_an_older_model_stays(
+def test_a_refused_model_is_not_written_and_an_older_one_is_kept(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     export_run(finished, tmp_path / "old")
@@ -256,7 +256,7 @@ def test_the_trial_faces_are_always_the_same_noise_and_smooth_ones() -> None:
 
 
 # ---------------------------------------------------------------- where it is written
-def test_a_newer_model_takes_the_place_of_an_older_and_leaves_other_files(
+def test_a_newer_model_replaces_an_older_one_and_keeps_other_files(
     finished: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "m").mkdir()
@@ -280,14 +280,14 @@ def test_a_folder_of_other_things_is_not_touched(finished: Path, tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
 
-def test_where_nothing_can_be_written_that_is_said(finished: Path, tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_an_error(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot write"):
         export_run(finished, tmp_path / "file" / "model")
 
 
 # ---------------------------------------------------------------- what is not there
-def test_what_is_missing_or_damaged_is_said(run: Path, tmp_path: Path) -> None:
+def test_missing_or_damaged_files_are_errors(run: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a run"):
         export_run(tmp_path / "nowhere")
     whole = (run / "best.keras").read_bytes()
@@ -300,7 +300,7 @@ def test_what_is_missing_or_damaged_is_said(run: Path, tmp_path: Path) -> None:
         export_run(run)
 
 
-def test_damaged_records_are_said(run: Path) -> None:
+def test_damaged_records_are_errors(run: Path) -> None:
     (run / "environment.json").write_text("{")
     with pytest.raises(InputError, match=r"environment\.json is damaged"):
         export_run(run)
@@ -312,7 +312,7 @@ def test_a_name_that_no_folder_can_have_is_refused(finished: Path, name: str) ->
         export_run(finished, name=name)
 
 
-def test_without_keras_the_extra_is_named(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_keras_names_the_extra(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "keras" else find(name)
@@ -345,7 +345,7 @@ def both(runs: tuple[Path, Path], models: tuple[Path, Path]) -> Path:
     return join_run(runs[1], models[0], models[0].with_name("both"), version="1.3.0")
 
 
-def test_each_reading_is_its_own_runs(models: tuple[Path, Path], both: Path) -> None:
+def test_each_reading_gives_the_outputs_of_its_run(models: tuple[Path, Path], both: Path) -> None:
     for model, reading in zip(models, ("fer2013", "people"), strict=True):
         alone, found = Classifier.open(model), Classifier.open(both, reading=reading)
         assert alone.manifest.reading == found.manifest.info.labels == reading
@@ -364,7 +364,7 @@ def test_an_exported_model_joins_as_its_run_does(
         join_run(models[1], models[0], tmp_path / "other", start_share=0.5)
 
 
-def test_people_are_the_default_and_every_result_says_so(both: Path) -> None:
+def test_people_is_the_default_reading_and_named_in_results(both: Path) -> None:
     for labels, expected in ((None, "people"), ("fer2013", "fer2013")):
         recognizer = mien.load(both, detector="none", labels=labels)
         assert recognizer.model.labels == expected
@@ -373,7 +373,7 @@ def test_people_are_the_default_and_every_result_says_so(both: Path) -> None:
         mien.load(both, detector="none", labels="own")
 
 
-def test_older_programs_find_the_first_reading_where_it_always_was(both: Path) -> None:
+def test_older_programs_find_the_first_reading(both: Path) -> None:
     manifest = load_manifest(both)
     assert (manifest.version, manifest.reading) == ("1.3.0", "fer2013")
     assert manifest.outputs == OUTPUT_CONTRACT
@@ -383,7 +383,7 @@ def test_older_programs_find_the_first_reading_where_it_always_was(both: Path) -
     assert manifest.with_reading("people").to_dict() == manifest.to_dict()
 
 
-def test_a_calibration_on_votes_is_the_peoples_alone(both: Path, tmp_path: Path) -> None:
+def test_a_calibration_on_votes_applies_to_people_only(both: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(both, tmp_path / "own"))
     before = load_manifest(folder)
     people = Classifier.open(folder).classify(FACES)
@@ -400,7 +400,7 @@ def test_a_calibration_on_votes_is_the_peoples_alone(both: Path, tmp_path: Path)
     assert after.with_reading("people").temperature == pytest.approx(1, abs=0.3)
 
 
-def test_a_share_of_the_start_is_between_both(
+def test_a_start_share_interpolates_the_weights(
     models: tuple[Path, Path], keras: Any, tmp_path: Path
 ) -> None:
     start = tmp_path / "start.keras"
@@ -434,7 +434,7 @@ def test_grad_cam_reads_either_reading(both: Path) -> None:
 
 
 @pytest.mark.parametrize(("votes", "labels"), [(0, 0), (1, 1)])
-def test_only_votes_join_only_labels(
+def test_only_a_run_on_votes_joins_a_model_on_labels(
     runs: tuple[Path, Path], models: tuple[Path, Path], tmp_path: Path, votes: int, labels: int
 ) -> None:
     for source in (runs[votes], models[votes]):
@@ -443,7 +443,7 @@ def test_only_votes_join_only_labels(
     assert not (tmp_path / "both").exists()
 
 
-def test_a_joined_model_that_answers_otherwise_is_refused(
+def test_a_joined_model_with_other_outputs_is_refused(
     models: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def disturbed(first: Any, second: Any) -> Any:

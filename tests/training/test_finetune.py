@@ -59,7 +59,7 @@ def probabilities(network: Any, faces: Any) -> Any:
     return keras.ops.convert_to_numpy(answer)
 
 
-def test_with_the_same_classes_in_another_order_the_start_is_the_model_itself(base: Path) -> None:
+def test_the_same_classes_in_another_order_start_from_the_same_predictions(base: Path) -> None:
     order = ("surprise", *EMOTIONS[:-1])
     network = build_starting_network(base, load_manifest(base), order, {})
     faces = trial_faces(4)
@@ -67,7 +67,7 @@ def test_with_the_same_classes_in_another_order_the_start_is_the_model_itself(ba
     assert np.abs(probabilities(network, faces) - expected).max() < 1e-5
 
 
-def test_merged_classes_start_between_their_parts_and_a_new_one_in_the_middle(base: Path) -> None:
+def test_merged_and_new_classes_start_from_mean_weights(base: Path) -> None:
     network = build_starting_network(base, load_manifest(base), CLASSES, MEANINGS)
     faces = trial_faces(4)
     logits = Classifier.open(base).logits(faces)
@@ -102,7 +102,7 @@ def test_the_recipe_keeps_the_architecture_and_fits_the_number_of_images(base: P
         (("a", "b"), [0] * 9, "class 'b' has 0 usable images"),
     ],
 )
-def test_too_few_classes_or_images_are_one_clear_line(
+def test_too_few_classes_or_images_are_an_error(
     classes: tuple[str, ...], labels: list[int], message: str
 ) -> None:
     count = len(labels)
@@ -114,17 +114,17 @@ def test_too_few_classes_or_images_are_one_clear_line(
         check_classes(train, val)
 
 
-def test_a_model_that_does_not_tell_its_architecture_is_refused(tiny_model: Path) -> None:
+def test_a_model_without_its_architecture_is_refused(tiny_model: Path) -> None:
     with pytest.raises(ModelError, match="lacks its architecture"):
         model_settings(load_manifest(tiny_model))
 
 
-def test_a_run_is_no_finetuning_without_its_notes(tmp_path: Path) -> None:
+def test_a_run_without_the_files_of_finetuning_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a run of mien finetune"):
         read_notes(tmp_path)
 
 
-def test_the_run_learns_the_classes_and_its_export_carries_them(base: Path, tmp_path: Path) -> None:
+def test_the_run_learns_the_classes_and_its_export_has_them(base: Path, tmp_path: Path) -> None:
     splits = {
         "train": make_split("train", per_class=8),
         "val": make_split("val", per_class=4, seed=1),

@@ -73,7 +73,7 @@ def assert_all_close(one: list[Any], other: list[Any], *, tolerance: float = 1e-
 @pytest.mark.parametrize(("size", "kernel", "stride"), [
     (2, 5, 1), (2, 3, 1), (3, 5, 1), (5, 5, 2), (7, 5, 2), (8, 5, 1), (8, 5, 2),
 ])  # fmt: skip
-def test_depthwise_convolutions_of_small_maps_have_keras_outputs_and_gradients(
+def test_depthwise_convolutions_of_small_maps_have_the_outputs_and_gradients_of_keras(
     size: int, kernel: int, stride: int, padding: str
 ) -> None:
     if padding == "valid" and size < kernel:
@@ -87,15 +87,13 @@ def test_depthwise_convolutions_of_small_maps_have_keras_outputs_and_gradients(
 
 
 @pytest.mark.parametrize(("size", "kernel"), [(16, 5), (8, 3)])
-def test_depthwise_convolutions_that_are_fast_already_stay_keras_own(
-    size: int, kernel: int
-) -> None:
+def test_fast_depthwise_convolutions_are_not_replaced(size: int, kernel: int) -> None:
     model = depthwise(size, kernel, 1, "same")()
     model = faster(model)
     assert not is_replaced(model.layers[1])
 
 
-def test_tap_places_say_the_sum_that_a_convolution_is() -> None:
+def test_tap_places_give_a_convolution_as_a_sum() -> None:
     row, taps = np.array([1.0, 10.0, 100.0, 1000.0]), np.array([1.0, 2.0, 3.0])
     image, kernel = np.outer(row, row).ravel(), np.outer(taps, taps).ravel()
     from mien.training.keras_extensions import tap_positions
@@ -106,7 +104,7 @@ def test_tap_places_say_the_sum_that_a_convolution_is() -> None:
     np.testing.assert_allclose(sums, np.outer(along, along).ravel())
 
 
-def test_batch_norm_has_keras_outputs_gradients_and_statistics() -> None:
+def test_batch_norm_has_the_outputs_gradients_and_statistics_of_keras() -> None:
     plain, fast = norm(), norm()
     fast = faster(fast)
     images = RANDOM.normal(2.0, 3.0, (7, 5, 5, 6)).astype(np.float32)
@@ -117,7 +115,7 @@ def test_batch_norm_has_keras_outputs_gradients_and_statistics() -> None:
     assert_all_close([np.array(fast(images))], [np.array(plain(images))])
 
 
-def test_a_frozen_batch_norm_reads_by_its_statistics_and_leaves_them_alone() -> None:
+def test_a_frozen_batch_norm_uses_its_statistics_unchanged() -> None:
     model = norm()
     model = faster(model)
     model.layers[1].trainable = False
@@ -126,7 +124,7 @@ def test_a_frozen_batch_norm_reads_by_its_statistics_and_leaves_them_alone() -> 
     assert_all_close(model.get_weights(), norm().get_weights(), tolerance=0)
 
 
-def test_one_momentum_after_the_other_makes_a_plain_mean_as_estimating_needs_it() -> None:
+def test_changing_the_momentum_gives_the_mean_over_batches() -> None:
     model = norm()
     model = faster(model)
     batches = [RANDOM.normal(size=(2, 5, 5, 6)).astype(np.float32) for _ in range(3)]
@@ -137,7 +135,7 @@ def test_one_momentum_after_the_other_makes_a_plain_mean_as_estimating_needs_it(
     np.testing.assert_allclose(model.get_weights()[2], means, atol=1e-5)
 
 
-def test_a_steps_gradients_in_efficientnet_are_keras_own() -> None:
+def test_gradients_of_a_step_in_efficientnet_are_those_of_keras() -> None:
     import keras
 
     from mien.training.architectures import update_normalization

@@ -24,13 +24,13 @@ def test_after_the_warm_up_the_rate_only_falls(first: float, second: float) -> N
     assert learning_rate(COSINE, progress=early) >= learning_rate(COSINE, progress=late) >= 0
 
 
-def test_plateau_takes_the_scale_after_the_warm_up() -> None:
+def test_plateau_applies_the_scale_after_the_warm_up() -> None:
     settings = TrainingSettings(learning_rate=2.0, schedule="plateau", warmup_epochs=1.0)
     assert learning_rate(settings, progress=0.5, scale=0.25) == 1.0
     assert learning_rate(settings, progress=3.0, scale=0.25) == 0.5
 
 
-def test_constant_stays_and_the_warm_up_can_be_left_out() -> None:
+def test_constant_rate_without_a_warm_up() -> None:
     settings = TrainingSettings(learning_rate=2.0, schedule="constant", warmup_epochs=0.0)
     assert [learning_rate(settings, progress=epoch) for epoch in (0, 1, 20)] == [2.0] * 3
 
@@ -41,7 +41,7 @@ def test_a_run_that_is_all_warm_up() -> None:
     assert learning_rate(settings, progress=1.0) == 1.0
 
 
-def test_the_larger_size_begins_at_a_rate_of_its_own_and_ends_at_zero() -> None:
+def test_the_larger_size_starts_at_its_own_rate_and_ends_at_zero() -> None:
     settings = TrainingSettings(
         epochs=11,
         learning_rate=2.0,
@@ -55,6 +55,6 @@ def test_the_larger_size_begins_at_a_rate_of_its_own_and_ends_at_zero() -> None:
         assert learning_rate(settings, progress=progress) == pytest.approx(rate, abs=1e-12)
 
 
-def test_a_rate_for_the_larger_size_means_nothing_without_that_size() -> None:
+def test_a_rate_for_the_larger_size_has_no_effect_without_that_size() -> None:
     settings = TrainingSettings(epochs=11, learning_rate=2.0, large_learning_rate=0.5)
     assert learning_rate(settings, progress=6.0) == learning_rate(COSINE, progress=6.0)

@@ -148,7 +148,7 @@ def test_a_damaged_file_is_read_or_refused_but_never_a_crash(
         read_legacy_checkpoint(path)
 
 
-def test_what_is_no_such_file_is_refused(tmp_path: Path) -> None:
+def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     for content in (b"", b"\x00" * 400, b"PK\x03\x04 a newer file of PyTorch"):
         path.write_bytes(content)
@@ -159,7 +159,7 @@ def test_what_is_no_such_file_is_refused(tmp_path: Path) -> None:
         read_legacy_checkpoint(path)
 
 
-def test_a_missing_file_and_a_missing_package(
+def test_missing_file_or_package_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InputError, match="cannot read the weights"):
@@ -199,7 +199,7 @@ def torch_name(keras_name: str) -> str:
     return f"_blocks.{number}.{parts[part]}"
 
 
-def test_every_kernel_arrives_at_its_layer_the_right_way_round(b0: Any, arrays: Arrays) -> None:
+def test_every_kernel_is_loaded_into_its_layer_in_keras_layout(b0: Any, arrays: Arrays) -> None:
     random = np.random.default_rng(0)
     filled = 0
     for layer in backbone_layers(b0):
@@ -219,7 +219,7 @@ def test_every_kernel_arrives_at_its_layer_the_right_way_round(b0: Any, arrays: 
     assert filled == 49
 
 
-def test_every_batch_norm_arrives_with_its_statistics(b0: Any, arrays: Arrays) -> None:
+def test_every_batch_norm_is_loaded_with_its_statistics(b0: Any, arrays: Arrays) -> None:
     filled = 0
     for layer in backbone_layers(b0):
         if type(layer).__name__ != "BatchNormalization":
@@ -243,7 +243,7 @@ def test_the_gates_start_almost_open(b0: Any) -> None:
     assert np.mean([gate.mean() for gate in gates]) == pytest.approx(0.95, abs=0.02)
 
 
-def test_the_network_sees_pixels_as_lite0_did(b0: Any) -> None:
+def test_pixels_are_scaled_as_for_lite0(b0: Any) -> None:
     import keras
 
     seen = keras.Model(b0.input, b0.get_layer("stem_conv_pad").input)
@@ -251,7 +251,7 @@ def test_the_network_sees_pixels_as_lite0_did(b0: Any) -> None:
     assert np.allclose(seen(faces), (200 - 127) / 128, atol=1e-5)
 
 
-def test_the_stem_answers_as_its_kernel_says(b0: Any, arrays: Arrays) -> None:
+def test_the_stem_computes_the_convolution_with_its_kernel(b0: Any, arrays: Arrays) -> None:
     """One output of the first convolution, computed by hand from the file's own layout."""
     import keras
 

@@ -41,7 +41,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_it_gives_the_exported_models_logits(run: Path) -> None:
+def test_logits_match_the_exported_model(run: Path) -> None:
     faces = trial_faces(6, seed=4)
     found = open_tflite((run / "export" / TFLITE_NAME).read_bytes())(faces)
     expected = Classifier.open(run / "export").logits(faces)
@@ -49,7 +49,7 @@ def test_it_gives_the_exported_models_logits(run: Path) -> None:
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
-def test_its_notes_say_what_a_program_needs(run: Path) -> None:
+def test_metadata_has_what_a_program_needs(run: Path) -> None:
     notes = json.loads((run / "export" / TFLITE_NOTES).read_text())
     manifest = load_manifest(run / "export")
     assert notes["labels"] == list(manifest.labels)
@@ -60,14 +60,14 @@ def test_its_notes_say_what_a_program_needs(run: Path) -> None:
     assert 0 <= notes["largest_difference"] <= 1e-4
 
 
-def test_one_that_differs_is_refused_and_nothing_is_written(run: Path, tmp_path: Path) -> None:
+def test_a_differing_model_is_refused_and_not_written(run: Path, tmp_path: Path) -> None:
     other = export_run(write_tiny_run(tmp_path / "other", seed=5))
     with pytest.raises(ModelError, match="refused: it differs"):
         export_tflite(run, other)
     assert not (other / TFLITE_NAME).exists()
 
 
-def test_without_tensorflow_or_on_another_backend_it_says_so(
+def test_requires_keras_on_tensorflow(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(export, "find_spec", lambda _: None)

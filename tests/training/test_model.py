@@ -64,7 +64,7 @@ def test_the_network_is_efficientnet_then_pooling_512_256_and_softmax(b0: Any) -
     assert sum(layer.count_params() for layer in backbone_layers(b0)) == 4_049_571
 
 
-def test_answers_are_probabilities(b0: Any) -> None:
+def test_outputs_are_probabilities(b0: Any) -> None:
     found = answers(b0)
     assert found.shape == (5, 7)
     assert found.dtype == np.float32
@@ -72,14 +72,14 @@ def test_answers_are_probabilities(b0: Any) -> None:
     assert found.min() >= 0
 
 
-def test_the_head_has_as_many_layers_as_the_recipe_says() -> None:
+def test_the_head_has_the_layers_of_the_recipe() -> None:
     settings = dataclasses.replace(TINY, head_units=(9, 8, 7), head_dropout=(0.3, 0.2, 0.1))
     model = build(settings)
     assert [model.get_layer(f"head{n}_dense").units for n in (1, 2, 3)] == [9, 8, 7]
     assert [model.get_layer(f"head{n}_dropout").rate for n in (1, 2, 3)] == [0.3, 0.2, 0.1]
 
 
-def test_the_graph_enlarges_the_face_and_makes_it_three_channels() -> None:
+def test_the_graph_enlarges_the_face_and_repeats_its_channel() -> None:
     model = build(size=40)
     colour = np.asarray(part(model, "three_channels")(FACES))
     assert colour.shape == (5, 40, 40, 3)
@@ -87,7 +87,7 @@ def test_the_graph_enlarges_the_face_and_makes_it_three_channels() -> None:
     assert np.array_equal(part(build(size=48), "enlarge")(FACES), FACES)
 
 
-def test_without_weights_pixels_come_in_from_minus_one_to_one() -> None:
+def test_without_weights_pixels_are_scaled_to_minus_one_to_one() -> None:
     seen = part(build(), "block1_conv", ends_before=True)
     black, white = np.zeros((1, 48, 48, 1), np.float32), np.full((1, 48, 48, 1), 255, np.float32)
     assert np.allclose(seen(black), -1, atol=1e-6)
@@ -157,7 +157,7 @@ def patch_download(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[..., s
     return lambda get_file: monkeypatch.setattr(efficientnet.file_utils, "get_file", get_file)
 
 
-def test_imagenets_weights_give_the_features_of_keras_own_graph(
+def test_imagenet_weights_give_the_features_of_the_graph_in_keras(
     tmp_path: Path,
     patch_download: Callable[[Callable[..., str]], None],
     capsys: pytest.CaptureFixture[str],
@@ -201,7 +201,7 @@ def test_imagenets_weights_give_the_features_of_keras_own_graph(
     assert trapped.std() < 0.6 * right.std()
 
 
-def test_without_a_network_one_line_says_what_to_do(
+def test_failed_download_is_a_one_line_error(
     patch_download: Callable[[Callable[..., str]], None],
 ) -> None:
     patch_download(refuse)
@@ -212,7 +212,7 @@ def test_without_a_network_one_line_says_what_to_do(
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_filled_later_downloads_nothing(
+def test_without_initialisation_nothing_is_downloaded(
     patch_download: Callable[[Callable[..., str]], None],
 ) -> None:
     patch_download(refuse)
@@ -234,7 +234,7 @@ def saved(keras_ready: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_a_file_gives_all_of_its_weights_at_any_size(saved: Path) -> None:
+def test_all_weights_of_a_file_are_loaded_at_any_size(saved: Path) -> None:
     import keras
 
     from mien.training.model import load_keras_model

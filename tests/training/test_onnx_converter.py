@@ -148,7 +148,7 @@ BODIES: dict[str, Body] = {
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
-def test_every_layer_gives_what_it_gives_in_keras(keras: Any, ort: Any, body: Body) -> None:
+def test_every_layer_gives_the_outputs_of_keras(keras: Any, ort: Any, body: Body) -> None:
     model = network(keras, body)
     faces = draw_faces(3)
     logits, features = run_onnx(ort, keras_to_onnx(model), faces)
@@ -205,7 +205,7 @@ def _of_two_ranks(layers: Any, x: Any) -> Any:
         (lambda k, x: k.ReLU(negative_slope=0.1, name="odd_one")(x), "a slope or threshold"),
     ],
 )
-def test_what_is_not_supported_is_named(keras: Any, body: Body, why: str) -> None:
+def test_unsupported_layers_are_named(keras: Any, body: Body, why: str) -> None:
     expected = rf"'odd_one' \(\w+(: )?{why}.*expected layers among Activation, Add"
     with pytest.raises(ModelError, match=expected) as caught:
         keras_to_onnx(network(keras, body))
@@ -213,7 +213,7 @@ def test_what_is_not_supported_is_named(keras: Any, body: Body, why: str) -> Non
 
 
 # ---------------------------------------------------------------- the whole network
-def test_the_whole_network_gives_keras_logits_and_weighs_what_its_weights_do(
+def test_the_network_gives_the_logits_of_keras_and_the_file_has_the_size_of_its_weights(
     keras: Any, ort: Any
 ) -> None:
     model = efficientnet()
@@ -231,7 +231,7 @@ def test_the_whole_network_gives_keras_logits_and_weighs_what_its_weights_do(
     assert kinds.count("Transpose") == 1, "feature maps are turned at the output alone"
 
 
-def test_any_size_of_batch_goes_through_also_none(keras: Any, ort: Any) -> None:
+def test_any_batch_size_works_even_zero(keras: Any, ort: Any) -> None:
     proto = keras_to_onnx(network(keras, _gate))
     logits, features = run_onnx(ort, proto, draw_faces(5))
     alone = np.concatenate([run_onnx(ort, proto, face[None])[0] for face in draw_faces(5)])
@@ -240,7 +240,7 @@ def test_any_size_of_batch_goes_through_also_none(keras: Any, ort: Any) -> None:
     assert run_onnx(ort, proto, draw_faces(5)[:0])[0].shape == (0, 7)
 
 
-def test_the_file_says_what_it_is(keras: Any, ort: Any) -> None:
+def test_the_file_has_metadata(keras: Any, ort: Any) -> None:
     model = network(keras, lambda k, x: k.Conv2D(5, 3, padding="same")(x))
     proto = keras_to_onnx(model, version="2.1.0")
     session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
@@ -277,7 +277,7 @@ def test_a_sequential_network_is_converted_too(keras: Any, ort: Any) -> None:
     np.testing.assert_allclose(logits, keras_values(keras, model, faces)[0], atol=2e-5)
 
 
-def test_a_network_with_other_ends_is_refused(keras: Any) -> None:
+def test_a_network_with_other_inputs_or_outputs_is_refused(keras: Any) -> None:
     layers = keras.layers
     faces = layers.Input((HEIGHT, WIDTH, 1))
 
@@ -313,9 +313,7 @@ def exported(keras: Any, tmp_path: Path) -> tuple[Any, Path]:
     return model, path
 
 
-def test_the_file_gives_every_weight_back_bit_for_bit(
-    keras: Any, exported: tuple[Any, Path]
-) -> None:
+def test_every_weight_is_read_back_exactly(keras: Any, exported: tuple[Any, Path]) -> None:
     model, path = exported
     other = network(keras, _all_kinds, seed=1)
     load_onnx_weights(path, other)
@@ -326,7 +324,7 @@ def test_the_file_gives_every_weight_back_bit_for_bit(
         np.testing.assert_array_equal(one, two)
 
 
-def test_weights_have_their_names_and_shapes_of_keras(exported: tuple[Any, Path]) -> None:
+def test_weights_have_the_names_and_shapes_of_keras(exported: tuple[Any, Path]) -> None:
     shapes = {name: value.shape for name, value in read_weights(exported[1]).items()}
     assert shapes["stem/kernel"] == (3, 3, 1, 4)
     assert shapes["depthwise_conv2d/kernel"] == (3, 3, 4, 2)
@@ -339,7 +337,7 @@ def test_weights_have_their_names_and_shapes_of_keras(exported: tuple[Any, Path]
 
 
 @pytest.mark.usefixtures("keras")
-def test_the_whole_network_comes_back_at_another_input_size(tmp_path: Path) -> None:
+def test_the_network_is_read_back_at_another_input_size(tmp_path: Path) -> None:
     model, other = efficientnet(48), efficientnet(64)
     other.set_weights([np.zeros_like(value) for value in other.get_weights()])
     path = tmp_path / "model.onnx"

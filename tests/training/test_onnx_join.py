@@ -37,7 +37,7 @@ def run(content: bytes, output: str) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.parametrize("changed", [{"weights": 2.0}, {"pattern": 3.0}, {"half": 0.5}, {}])
-def test_both_readings_are_the_networks_they_were(changed: dict[str, float]) -> None:
+def test_both_readings_give_the_outputs_of_their_networks(changed: dict[str, float]) -> None:
     first, second = network(), network(**changed)
     joined = join_networks(first, second)
     onnx.checker.check_model(joined, full_check=True)
@@ -52,7 +52,7 @@ def test_both_readings_are_the_networks_they_were(changed: dict[str, float]) -> 
         )
 
 
-def test_what_both_share_is_there_once() -> None:
+def test_shared_layers_are_stored_once() -> None:
     first = network()
     joined = join_networks(first, network(weights=2.0))
     added = len(joined.graph.node) - len(first.graph.node)
@@ -62,13 +62,13 @@ def test_what_both_share_is_there_once() -> None:
     assert [name for name in names if name.startswith("people/")] == ["people/weights"]
 
 
-def test_the_first_reading_comes_out_bit_for_bit() -> None:
+def test_the_first_reading_is_extracted_exactly() -> None:
     first = network()
     joined = join_networks(first, network(pattern=2.0))
     assert one_reading(joined).SerializeToString() == first.SerializeToString()
 
 
-def test_the_branch_that_nobody_asks_for_is_left_out(tmp_path: Path) -> None:
+def test_the_branch_that_is_not_requested_is_removed(tmp_path: Path) -> None:
     joined = join_networks(network(), network(half=0.5))
     path = tmp_path / "model.onnx"
     path.write_bytes(joined.SerializeToString())
@@ -89,6 +89,6 @@ def test_networks_of_other_classes_cannot_be_joined() -> None:
         join_networks(network(), other)
 
 
-def test_a_reading_that_is_not_there_is_an_error() -> None:
+def test_a_missing_reading_is_an_error() -> None:
     with pytest.raises(ModelError, match="people_logits"):
         one_reading(network(), PEOPLE_OUTPUTS)

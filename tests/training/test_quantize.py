@@ -54,7 +54,7 @@ def small(model: Path) -> Path:
     return export_int8(model, model.parent / "small", train=train, val=_read_by(model), limit=20)
 
 
-def test_it_is_a_model_that_reads_as_the_other_does(model: Path, small: Path) -> None:
+def test_predictions_match_the_float_model(model: Path, small: Path) -> None:
     faces = make_tiny_split("val", per_class=8).images
     expected, found = (Classifier.open(each).classify(faces) for each in (model, small))
     assert found.sum(axis=1) == pytest.approx(1, abs=1e-5)
@@ -65,7 +65,7 @@ def test_it_is_a_model_that_reads_as_the_other_does(model: Path, small: Path) ->
     assert features[0].shape == features[1].shape
 
 
-def test_its_manifest_is_its_own(model: Path, small: Path) -> None:
+def test_it_has_its_own_manifest(model: Path, small: Path) -> None:
     manifest, before = load_manifest(small), load_manifest(model)
     assert (manifest.precision, before.precision) == ("int8", "float32")
     assert manifest.file.sha256 != before.file.sha256
@@ -80,7 +80,7 @@ def test_its_manifest_is_its_own(model: Path, small: Path) -> None:
     assert figures["percentile"] in PERCENTILES
 
 
-def test_its_weights_are_whole_numbers_and_its_labels_stay(model: Path, small: Path) -> None:
+def test_weights_are_integers_and_labels_are_kept(model: Path, small: Path) -> None:
     import onnx
 
     network, before = onnx.load(small / "model.onnx"), onnx.load(model / "model.onnx")
@@ -92,7 +92,7 @@ def test_its_weights_are_whole_numbers_and_its_labels_stay(model: Path, small: P
     assert json.loads(notes["labels"])[0] == "angry"
 
 
-def test_one_that_loses_too_much_is_refused_and_nothing_is_written(
+def test_a_model_that_loses_too_much_is_refused_and_not_written(
     model: Path, tmp_path: Path
 ) -> None:
     val = _read_by(model)
@@ -103,7 +103,7 @@ def test_one_that_loses_too_much_is_refused_and_nothing_is_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_be_done_is_refused(model: Path, tmp_path: Path) -> None:
+def test_unsupported_requests_are_refused(model: Path, tmp_path: Path) -> None:
     val = _read_by(model, per_class=1)
     with pytest.raises(UsageError, match="expected images"):
         export_int8(model, tmp_path / "small", train=val.take(np.zeros(0, np.int64)), val=val)
@@ -149,9 +149,7 @@ def kinds(network: Any) -> list[str]:
 
 
 @pytest.mark.parametrize(("group", "left"), [(1, ["faces/Cast"]), (4, ["faces/Cast", "stem/Conv"])])
-def test_the_first_layers_stay_as_they_are_beside_depthwise_ones(
-    group: int, left: list[str]
-) -> None:
+def test_first_layers_next_to_depthwise_ones_stay_in_float(group: int, left: list[str]) -> None:
     pytest.importorskip("onnx")
     from onnx.helper import make_node as node
 
@@ -212,7 +210,7 @@ def squeezing(*, used_twice: bool = False) -> Any:
     return build(nodes, ends, {"shape": np.array([-1, 4, 1, 1], np.int64)})
 
 
-def test_reshapes_that_do_nothing_are_taken_out() -> None:
+def test_reshapes_without_effect_are_removed() -> None:
     pytest.importorskip("onnx")
     network = squeezing()
     expected = run(network, (3, 4, 5, 5))
@@ -249,7 +247,7 @@ def grey(*, scale: tuple[float, ...] = (2.0,), twice: bool = False) -> Any:
 
 
 @pytest.mark.parametrize("scale", [(2.0,), (2.0, 2.0, 2.0)])
-def test_channels_that_are_alike_become_one(scale: tuple[float, ...]) -> None:
+def test_equal_channels_become_one(scale: tuple[float, ...]) -> None:
     pytest.importorskip("onnx")
     network = grey(scale=scale)
     expected = run(network, (2, 1, 6, 6))
@@ -258,7 +256,7 @@ def test_channels_that_are_alike_become_one(scale: tuple[float, ...]) -> None:
     np.testing.assert_allclose(run(network, (2, 1, 6, 6)), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_channels_that_differ_or_are_used_elsewhere_stay() -> None:
+def test_channels_that_differ_or_are_used_elsewhere_are_kept() -> None:
     pytest.importorskip("onnx")
     for network in (grey(scale=(1.0, 2.0, 3.0)), grey(twice=True), squeezing()):
         before = network.SerializeToString()

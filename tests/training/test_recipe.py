@@ -45,7 +45,7 @@ def write(folder: Path, text: str) -> Path:
     return path
 
 
-def test_what_a_file_leaves_out_keeps_its_default(tmp_path: Path) -> None:
+def test_missing_keys_have_defaults(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, "[training]\nepochs = 7\n"))
     assert config.training == TrainingSettings(epochs=7)
     assert config.model == ModelSettings()
@@ -102,7 +102,7 @@ def test_overrides_win_and_are_read_as_toml(tmp_path: Path) -> None:
         ("", ["training.epochs=0x1" + "0" * 5000], "expected an integer"),
     ],
 )
-def test_a_mistake_is_named_with_what_was_expected(
+def test_errors_name_the_key_and_what_was_expected(
     tmp_path: Path, text: str, overrides: list[str], named: str
 ) -> None:
     with pytest.raises(UsageError) as caught:
@@ -111,7 +111,7 @@ def test_a_mistake_is_named_with_what_was_expected(
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_and_one_that_is_no_text(tmp_path: Path) -> None:
+def test_a_missing_or_binary_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read the configuration"):
         load_config(tmp_path / "nowhere.toml")
     (tmp_path / "noise.toml").write_bytes(b"\xff\xfe\x00")
@@ -171,7 +171,7 @@ def test_a_missing_file_and_one_that_is_no_text(tmp_path: Path) -> None:
         ("distill", "teacher", "a"),
     ],
 )
-def test_a_value_that_cannot_be_used_is_refused_by_name(section: str, key: str, value: Any) -> None:
+def test_an_invalid_value_is_refused_by_name(section: str, key: str, value: Any) -> None:
     with pytest.raises(UsageError, match=f"{section}.{key}"):
         config_from_tables({section: {key: value}})
 
@@ -204,24 +204,24 @@ def test_a_key_that_was_renamed_is_refused_with_its_new_name(
         load_config(write(tmp_path, f"[training]\n{old}\n"))
 
 
-def test_a_run_of_before_has_its_keys_under_their_new_names(tmp_path: Path) -> None:
+def test_keys_of_earlier_runs_are_renamed(tmp_path: Path) -> None:
     text = "[training]\nstart_share = 0.25\nstatistics_batches = 9\nepochs = 3\n"
     (tmp_path / "config.toml").write_text(text, encoding="utf-8")
     training = load_run_config(RunFolder(tmp_path)).training
     assert training == TrainingSettings(wise_ft_alpha=0.75, bn_recalibration_batches=9, epochs=3)
 
 
-def test_rates_of_blocks_are_of_adamw_alone() -> None:
+def test_layer_decay_requires_adamw() -> None:
     with pytest.raises(UsageError, match=r"layer_decay = 0\.8 requires AdamW: expected 1 with"):
         config_from_tables({"training": {"optimizer": "sgd", "layer_decay": 0.8}})
 
 
-def test_the_engine_of_the_lab_is_refused_by_name() -> None:
+def test_the_backend_of_the_lab_is_refused_by_name() -> None:
     with pytest.raises(UsageError, match=r"= 'cuda': .* python -m lab\.gpu train .*lab/README\.md"):
         config_from_tables({"training": {"backend": "cuda"}})
 
 
-def test_sharp_teachers_need_views_that_come_again() -> None:
+def test_sharp_teachers_need_repeated_views() -> None:
     tables: dict[str, Any] = {"distill": {"teachers": ["runs/a"], "sharp": True}}
     with pytest.raises(UsageError, match=r"distill\.sharp needs views that repeat"):
         config_from_tables(tables)
@@ -229,7 +229,7 @@ def test_sharp_teachers_need_views_that_come_again() -> None:
     assert config_from_tables(tables).distill.sharp
 
 
-def test_the_large_size_comes_in_the_last_epochs() -> None:
+def test_the_last_epochs_use_the_large_size() -> None:
     training = {"head_epochs": 1, "epochs": 4, "large_size": 96, "large_epochs": 2}
     config = config_from_tables({"training": training, "model": {"input_size": 64}})
     assert [config.size_at(epoch) for epoch in range(5)] == [64, 64, 64, 96, 96]
@@ -246,9 +246,7 @@ def test_every_recipe_of_the_project_can_be_read(path: Path) -> None:
     assert f"mien train --config configs/{path.name}" in text
 
 
-def test_a_recipe_that_comes_with_mien_is_found_by_its_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bundled_recipe_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("nano").mkdir()  # a folder, as a run or a model, is no recipe
     for path in CONFIGS.glob("*.toml"):
@@ -259,7 +257,7 @@ def test_a_recipe_that_comes_with_mien_is_found_by_its_name(
         load_config("refernce")
 
 
-def test_the_reference_recipe_has_all_that_the_reference_project_names() -> None:
+def test_the_reference_recipe_has_the_settings_of_the_reference_project() -> None:
     config = load_config(CONFIGS / "reference.toml")
     training = config.training
     assert (config.model.backbone, config.model.weights) == ("EfficientNetB0", "imagenet")
@@ -315,7 +313,7 @@ def test_every_key_is_written(tmp_path: Path) -> None:
     assert load_config(path) == Config()
 
 
-def test_paths_are_meant_from_a_folder(tmp_path: Path) -> None:
+def test_relative_paths_are_resolved_against_a_folder(tmp_path: Path) -> None:
     (tmp_path / "start.keras").touch()
     (tmp_path / "big").mkdir()
     config = config_from_tables(
@@ -335,7 +333,7 @@ def test_paths_are_meant_from_a_folder(tmp_path: Path) -> None:
     assert resolve_paths(found, tmp_path / "elsewhere") == found, "whole paths stay"
 
 
-def test_names_are_no_paths(tmp_path: Path) -> None:
+def test_names_are_not_resolved_as_paths(tmp_path: Path) -> None:
     for name in ("none", "imagenet", "lite0", "mien-nano"):
         (tmp_path / name).mkdir()
         config = config_from_tables({"model": {"weights": name}, "data": {"votes": ""}})
@@ -375,9 +373,7 @@ def test_votes_as_targets_need_votes() -> None:
         (OptionalImageSize, [0, 32], [31, -1]),
     ],
 )
-def test_a_rule_holds_up_to_its_bounds_and_no_further(
-    kind: Any, within: list[Any], beyond: list[Any]
-) -> None:
+def test_ranges_include_their_bounds(kind: Any, within: list[Any], beyond: list[Any]) -> None:
     number, rule = get_args(kind)
     assert [value for value in within if not rule.holds(value)] == []
     assert [value for value in beyond if rule.holds(value)] == []
@@ -385,13 +381,13 @@ def test_a_rule_holds_up_to_its_bounds_and_no_further(
 
 
 @pytest.mark.parametrize("teachers", [("runs/a", "old/a"), ("runs/a", "/"), ("a", "a")])
-def test_teachers_whose_logits_would_have_one_name_are_refused(teachers: tuple[str, ...]) -> None:
+def test_teachers_with_the_same_file_name_are_refused(teachers: tuple[str, ...]) -> None:
     with pytest.raises(UsageError, match=r"distill\.teachers = .* different names"):
         DistillSettings(teachers=teachers)
     assert DistillSettings(teachers=("runs/a", "runs/b")).teachers == ("runs/a", "runs/b")
 
 
-def test_a_cache_without_views_that_come_again_is_refused() -> None:
+def test_a_cache_without_repeated_views_is_refused() -> None:
     with pytest.raises(UsageError, match=r"distill\.cache needs views that repeat"):
         DistillSettings(cache="logits")
     assert DistillSettings(cache="logits", views=30).views == 30
@@ -406,7 +402,7 @@ def test_a_cache_without_views_that_come_again_is_refused() -> None:
         ({"augmentation_mixup": 0.2}, "unmixed images"),
     ],
 )
-def test_a_recipe_says_what_votes_beside_teachers_need(changes: dict[str, Any], words: str) -> None:
+def test_votes_with_teachers_have_requirements(changes: dict[str, Any], words: str) -> None:
     whole: dict[str, Any] = {
         "distill_teachers": ["outputs/teacher"],
         "distill_views": 2,

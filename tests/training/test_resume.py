@@ -132,7 +132,7 @@ def test_a_run_stopped_four_times_ends_as_if_never_stopped(
     }
 
 
-def test_a_kill_between_best_network_and_checkpoint_is_done_again(
+def test_after_a_kill_between_best_network_and_checkpoint_the_step_is_repeated(
     whole_run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = load_config(whole_run.config, ["training.checkpoint_seconds=0"])
@@ -147,9 +147,7 @@ def test_a_kill_between_best_network_and_checkpoint_is_done_again(
     assert networks_agree(resumed, whole_run)
 
 
-def test_a_run_killed_by_the_system_at_a_random_moment_goes_on(
-    whole_run: RunFolder, tmp_path: Path
-) -> None:
+def test_a_run_killed_at_a_random_moment_is_resumed(whole_run: RunFolder, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.toml"
     config = load_config(whole_run.config, ["training.checkpoint_seconds=0"])
     recipe.write_text(config_to_toml(config), encoding="utf-8")
@@ -180,7 +178,7 @@ def copy(whole_run: RunFolder, tmp_path: Path) -> RunFolder:
     return RunFolder(Path(shutil.copytree(whole_run.path, tmp_path / "whole")))
 
 
-def test_an_ended_run_is_summed_up_again_and_no_more(
+def test_for_a_finished_run_only_the_summary_is_rewritten(
     whole_run: RunFolder, copy: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(data, "load_dataset", kill)
@@ -192,7 +190,7 @@ def test_an_ended_run_is_summed_up_again_and_no_more(
         assert (copy.path / file).read_bytes() == (whole_run.path / file).read_bytes(), file
 
 
-def test_a_run_that_never_came_to_a_checkpoint_starts_again(
+def test_a_run_without_a_checkpoint_starts_again(
     copy: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy.checkpoint.unlink()
@@ -209,13 +207,13 @@ def test_a_run_that_never_came_to_a_checkpoint_starts_again(
     assert steps == [(0, 0)]
 
 
-def test_a_checkpoint_that_is_gone_is_said(copy: RunFolder) -> None:
+def test_a_missing_checkpoint_is_an_error(copy: RunFolder) -> None:
     copy.checkpoint.unlink()
     with pytest.raises(InputError, match="no checkpoint to resume from"):
         resume(copy.path, quiet=True)
 
 
-def test_a_damaged_checkpoint_is_said_and_left_alone(copy: RunFolder) -> None:
+def test_a_damaged_checkpoint_is_an_error_and_not_changed(copy: RunFolder) -> None:
     content = copy.checkpoint.read_bytes()[:-100]
     copy.checkpoint.write_bytes(content)
     with pytest.raises(InputError, match="is damaged"):
@@ -223,20 +221,20 @@ def test_a_damaged_checkpoint_is_said_and_left_alone(copy: RunFolder) -> None:
     assert copy.checkpoint.read_bytes() == content
 
 
-def test_a_key_of_the_future_is_said(copy: RunFolder) -> None:
+def test_an_unknown_key_is_an_error(copy: RunFolder) -> None:
     text = copy.config.read_text(encoding="utf-8")
     copy.config.write_text(text.replace("[training]", "[training]\nmagic = 3"), encoding="utf-8")
     with pytest.raises(UsageError, match=r"config.toml: unknown key training.magic: expected"):
         resume(copy.path, quiet=True)
 
 
-def test_a_folder_without_a_run_is_said(tmp_path: Path) -> None:
+def test_a_folder_without_a_run_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a run: expected a folder with config"):
         resume(tmp_path, quiet=True)
 
 
 @pytest.mark.parametrize("is_there", [True, False])
-def test_a_run_goes_on_from_any_folder(
+def test_a_run_is_resumed_from_any_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
 ) -> None:
     began, run = tmp_path / "began", RunFolder(tmp_path / "run")
@@ -251,7 +249,7 @@ def test_a_run_goes_on_from_any_folder(
     assert (str(began) in str(error.value)) == is_there
 
 
-def test_where_a_run_began_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_starting_folder_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunFolder(tmp_path / "run")
     monkeypatch.chdir(tmp_path)
     write_json(run.environment, describe_environment())
@@ -262,7 +260,7 @@ def test_where_a_run_began_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 # ---------------------------------------------------------------- validating seldom
-def test_validating_seldom_trains_the_same_and_tells_the_mean_of_the_epochs(
+def test_rare_validation_gives_the_same_weights_and_means_over_epochs(
     tiny_data: Path, tmp_path: Path
 ) -> None:
     often = train(tiny_config(tiny_data, training_epochs=4), tmp_path / "often", quiet=True)
@@ -279,7 +277,7 @@ def test_validating_seldom_trains_the_same_and_tells_the_mean_of_the_epochs(
     assert float(few[3]["loss"]) == pytest.approx(float(each[4]["loss"]))
 
 
-def test_a_run_stopped_between_two_validations_goes_on(
+def test_a_run_stopped_between_two_validations_is_resumed(
     tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_config(tiny_data, training_head_epochs=0, training_validate_every=2)
@@ -317,7 +315,7 @@ def values(model: Any) -> list[np.ndarray[Any, Any]]:
     return [np.array(variable.numpy()) for variable in all_variables(model)]
 
 
-def test_a_checkpoint_brings_every_variable_and_the_state_back(tmp_path: Path, model: Any) -> None:
+def test_a_checkpoint_restores_every_variable_and_the_state(tmp_path: Path, model: Any) -> None:
     path = tmp_path / "checkpoint.npz"
     save_checkpoint(path, variable_arrays(model), STATE)
     other = compiled()
@@ -336,7 +334,7 @@ def test_a_checkpoint_brings_every_variable_and_the_state_back(tmp_path: Path, m
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])
-def test_a_truncated_checkpoint_is_said(tmp_path: Path, model: Any, share: float) -> None:
+def test_a_truncated_checkpoint_is_an_error(tmp_path: Path, model: Any, share: float) -> None:
     path = tmp_path / "checkpoint.npz"
     save_checkpoint(path, variable_arrays(model), STATE)
     content = path.read_bytes()
@@ -345,7 +343,7 @@ def test_a_truncated_checkpoint_is_said(tmp_path: Path, model: Any, share: float
         trainer.read_checkpoint(path)
 
 
-def test_damage_in_a_variable_is_said(tmp_path: Path, model: Any) -> None:
+def test_damage_in_a_variable_is_an_error(tmp_path: Path, model: Any) -> None:
     path = tmp_path / "checkpoint.npz"
     save_checkpoint(path, variable_arrays(model), STATE)
     content = bytearray(path.read_bytes())
@@ -355,7 +353,7 @@ def test_damage_in_a_variable_is_said(tmp_path: Path, model: Any) -> None:
         trainer.read_checkpoint(path)
 
 
-def test_a_checkpoint_of_another_recipe_is_said(tmp_path: Path, model: Any) -> None:
+def test_a_checkpoint_of_another_recipe_is_an_error(tmp_path: Path, model: Any) -> None:
     path = tmp_path / "checkpoint.npz"
     save_checkpoint(path, variable_arrays(model), STATE)
     for changes in ({"model_plain_channels": [4, 9]}, {"training_ema": 0.0}):
@@ -378,7 +376,7 @@ def test_a_state_of_an_older_version_is_read_and_of_a_newer_one_refused(tmp_path
         trainer.read_checkpoint(write({"epoch": 4, "mood": 1}))
 
 
-def test_a_full_disk_leaves_the_older_checkpoint_whole(
+def test_a_full_disk_keeps_the_older_checkpoint(
     tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "checkpoint.npz"
@@ -395,7 +393,7 @@ def test_a_full_disk_leaves_the_older_checkpoint_whole(
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.npz"]
 
 
-def test_a_limit_that_the_system_sets_is_said_for_checkpoint_and_network(
+def test_a_file_size_limit_is_an_error_for_checkpoint_and_network(
     tmp_path: Path, model: Any
 ) -> None:
     """A real limit: the system refuses to let a file grow while it is written."""

@@ -20,7 +20,7 @@ from mien.training.run_folder import (
 )
 
 
-def test_a_new_run_must_be_new_and_an_old_one_there(tmp_path: Path) -> None:
+def test_a_new_run_must_not_exist_and_a_resumed_one_must(tmp_path: Path) -> None:
     run = new_run(tmp_path / "outputs" / "mine")
     assert run.name == "mine"
     assert not run.path.exists()
@@ -33,7 +33,7 @@ def test_a_new_run_must_be_new_and_an_old_one_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["history.csv", "summary.json", "best.keras", "curves.png"])
-def test_a_run_is_not_put_over_files_of_others(tmp_path: Path, name: str) -> None:
+def test_a_run_does_not_overwrite_other_files(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
     with pytest.raises(UsageError, match="exists and belongs to no run"):
         new_run(tmp_path)
@@ -51,14 +51,14 @@ def test_history_is_read_by_any_csv_reader(tmp_path: Path) -> None:
     assert float(found[0]["loss"]) == 1 / 3
 
 
-def test_json_keeps_letters_as_they_are(tmp_path: Path) -> None:
+def test_json_keeps_non_ascii_letters(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"name": "köln", "n": 1})
     text = (tmp_path / "a.json").read_text(encoding="utf-8")
     assert "köln" in text
     assert json.loads(text) == {"name": "köln", "n": 1}
 
 
-def test_what_fails_in_between_leaves_the_old_file(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "best.keras"
     path.write_bytes(b"old")
     with (  # noqa: PT012
@@ -74,7 +74,7 @@ def test_what_fails_in_between_leaves_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
+def test_only_partial_files_are_removed(tmp_path: Path) -> None:
     keep = ["best.keras", "checkpoint.npz", ".hidden", "notes.part.txt"]
     for name in (*keep, ".best.keras.x1.part.keras", ".history.csv.y.part.csv"):
         (tmp_path / name).touch()
@@ -82,7 +82,7 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(keep)
 
 
-def test_the_surroundings_are_told_without_a_checkout_too(
+def test_the_environment_is_described_outside_a_checkout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = describe_environment()

@@ -64,11 +64,11 @@ def load(path: Path) -> Any:
 
 
 # ---------------------------------------------------------------- what a run leaves
-def test_a_run_leaves_its_recipe_history_network_and_summary(whole_run: RunFolder) -> None:
+def test_a_run_writes_its_recipe_history_network_and_summary(whole_run: RunFolder) -> None:
     assert {file.name for file in whole_run.path.iterdir()} == RUN_FILES
 
 
-def test_the_history_tells_of_each_epoch(whole_run: RunFolder) -> None:
+def test_the_history_has_a_row_per_epoch(whole_run: RunFolder) -> None:
     rows = read_history(whole_run)
     assert [(row["epoch"], row["phase"], row["size"]) for row in rows] == [
         ("1", "head", "32"),
@@ -97,7 +97,7 @@ def test_the_summary_is_that_of_the_first_best_epoch(whole_run: RunFolder) -> No
     assert summary["seconds"] > 0
 
 
-def test_the_recipe_and_the_surroundings_are_kept(whole_run: RunFolder, tiny_data: Path) -> None:
+def test_the_recipe_and_the_environment_are_saved(whole_run: RunFolder, tiny_data: Path) -> None:
     expected = tiny_config(tiny_data, training_large_size=40, training_large_epochs=1)
     assert load_config(whole_run.config) == expected
     environment = json.loads(whole_run.environment.read_text(encoding="utf-8"))
@@ -107,13 +107,13 @@ def test_the_recipe_and_the_surroundings_are_kept(whole_run: RunFolder, tiny_dat
     assert set(environment) >= {"python", "system", "cores", "commit"}
 
 
-def test_the_kept_network_is_the_one_that_was_validated(whole_run: RunFolder) -> None:
+def test_the_saved_network_is_the_validated_one(whole_run: RunFolder) -> None:
     summary = json.loads(whole_run.summary.read_text(encoding="utf-8"))
     figures = validation_metrics(predict(load(whole_run.best), VAL.images), VAL.labels)
     assert {name: summary["best"][name] for name in figures} == pytest.approx(figures, rel=1e-5)
 
 
-def test_the_kept_networks_statistics_are_those_of_its_averaged_weights(
+def test_the_saved_network_has_statistics_for_its_averaged_weights(
     whole_run: RunFolder,
 ) -> None:
     import keras
@@ -149,7 +149,7 @@ def grey_splits() -> dict[str, Split]:
     }
 
 
-def test_a_run_learns_and_keeps_the_averages(
+def test_a_run_learns_and_saves_the_averages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     splits = grey_splits()
@@ -177,7 +177,9 @@ def test_a_run_learns_and_keeps_the_averages(
     assert all(kept)
 
 
-def test_the_seed_alone_decides(whole_run: RunFolder, tiny_data: Path, tmp_path: Path) -> None:
+def test_the_result_depends_only_on_the_seed(
+    whole_run: RunFolder, tiny_data: Path, tmp_path: Path
+) -> None:
     def first_epoch(seed: int) -> dict[str, str]:
         config = tiny_config(tiny_data, training_epochs=0, training_seed=seed)
         return read_history(train(config, tmp_path / str(seed), quiet=True))[0]
@@ -234,7 +236,7 @@ def validated(
     monkeypatch.setattr(trainer, "validation_metrics", lambda *_: next(figures))
 
 
-def test_each_step_gets_its_batch_and_its_rate(tmp_path: Path, recorder: Recorder) -> None:
+def test_each_step_has_its_batch_and_rate(tmp_path: Path, recorder: Recorder) -> None:
     config = tiny_config(training_head_epochs=1, training_epochs=2, training_class_weights=True)
     train(config, tmp_path / "run", quiet=True)
     source = BatchSource(tiny_training_data(), config)
@@ -250,7 +252,7 @@ def test_each_step_gets_its_batch_and_its_rate(tmp_path: Path, recorder: Recorde
     assert rates == pytest.approx([0.001] * 3 + warm_up + cosine, rel=1e-5)
 
 
-def test_early_stopping_ends_each_phase_by_itself(
+def test_early_stopping_applies_to_each_phase(
     tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     validated(monkeypatch, [1.0] * 6, [0.3, 0.2, 0.2, 0.4, 0.3, 0.3])
@@ -272,7 +274,7 @@ def test_early_stopping_ends_each_phase_by_itself(
     assert summary["epochs"] == 6
 
 
-def test_the_rate_drops_where_the_validation_loss_stands_still(
+def test_the_rate_drops_when_the_validation_loss_stagnates(
     tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     validated(monkeypatch, [0.9, 1.0, 1.0, 1.0, 0.8, 0.9], [0.1] * 6)
@@ -294,7 +296,7 @@ def test_the_rate_drops_where_the_validation_loss_stands_still(
     assert steps[::STEPS] == pytest.approx(rates)
 
 
-def test_the_best_is_kept_and_later_worse_ones_are_not(
+def test_only_better_networks_are_saved(
     tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     validated(monkeypatch, [1.0] * 3, [0.2, 0.5, 0.4])
@@ -311,7 +313,9 @@ def test_the_best_is_kept_and_later_worse_ones_are_not(
     assert json.loads(run.summary.read_text(encoding="utf-8"))["best"]["epoch"] == 2
 
 
-def test_moments_go_along_to_a_larger_size_but_not_into_another_phase(recorder: Recorder) -> None:
+def test_moments_are_kept_at_a_larger_size_but_not_with_other_trainable_blocks(
+    recorder: Recorder,
+) -> None:
     config = tiny_config(
         training_head_epochs=1, training_epochs=2, training_large_size=40, training_large_epochs=1
     )
@@ -353,7 +357,7 @@ def test_without_a_terminal_there_is_one_line_an_epoch(
     assert not lines[1].endswith("  best")
 
 
-def test_quiet_says_nothing(
+def test_quiet_prints_nothing(
     tmp_path: Path, recorder: Recorder, capfd: pytest.CaptureFixture[str]
 ) -> None:
     train(tiny_config(), tmp_path / "run", quiet=True)
@@ -397,7 +401,7 @@ def workers() -> int:
     return sum(thread.name == "mien-batches" for thread in threading.enumerate())
 
 
-def test_a_rate_far_too_high_stops_and_keeps_the_last_good_state(
+def test_divergence_stops_the_run_and_keeps_the_last_good_state(
     tiny_data: Path, tmp_path: Path
 ) -> None:
     config = tiny_config(
@@ -417,9 +421,7 @@ def test_a_rate_far_too_high_stops_and_keeps_the_last_good_state(
 
 
 @pytest.mark.parametrize("loss", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_stops_the_run(
-    tmp_path: Path, recorder: Recorder, loss: float
-) -> None:
+def test_a_nan_loss_stops_the_run(tmp_path: Path, recorder: Recorder, loss: float) -> None:
     # Fourteen steps an epoch, more than are made ahead: the thread is still at work when it stops.
     config = tiny_config(training_batch_size=2)
     recorder.answer = lambda _: loss if len(recorder.steps) == 16 else 1.0
@@ -448,7 +450,7 @@ def test_weights_that_became_nan_are_never_saved(
     assert len(read_history(run)) == 1
 
 
-def test_a_full_disk_stops_the_run_and_resume_goes_on_once_there_is_room(
+def test_a_full_disk_stops_the_run_which_can_be_resumed(
     tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
@@ -469,13 +471,13 @@ def test_a_full_disk_stops_the_run_and_resume_goes_on_once_there_is_room(
     assert len(read_history(resume(run.path, quiet=True))) == 3
 
 
-def test_missing_data_is_said_before_anything_is_written(tmp_path: Path) -> None:
+def test_missing_data_is_an_error_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         train(tiny_config(tmp_path / "nowhere"), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
 
 
-def test_fewer_images_than_a_batch_are_said_before_anything_is_written(
+def test_fewer_images_than_a_batch_are_an_error_before_anything_is_written(
     tmp_path: Path, recorder: Recorder
 ) -> None:
     with pytest.raises(DataError, match=r"expected at least training\.batch_size = 64"):
@@ -507,13 +509,13 @@ def test_a_recipe_that_cannot_be_built_leaves_no_run_behind(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_that_cannot_be_written_is_said(tmp_path: Path, recorder: Recorder) -> None:
+def test_an_unwritable_folder_is_an_error(tmp_path: Path, recorder: Recorder) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot write"):
         train(tiny_config(), tmp_path / "file" / "run", quiet=True)
 
 
-def test_data_that_changed_since_are_refused(
+def test_changed_data_are_refused(
     tmp_path: Path, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorder.answer = lambda _: float("nan") if len(recorder.steps) == 5 else 1.0
@@ -526,7 +528,7 @@ def test_data_that_changed_since_are_refused(
 
 
 # ---------------------------------------------------------------- phases, early stopping, plateau
-def test_phases_follow_the_phases_and_sizes() -> None:
+def test_stages_follow_the_trainable_blocks_and_sizes() -> None:
     config = tiny_config(
         training_head_epochs=1,
         training_epochs=3,
@@ -561,7 +563,7 @@ def test_early_stopping_waits_for_its_patience() -> None:
     assert len(off.history) == off.epoch == 9
 
 
-def test_early_stopping_in_the_head_phase_goes_over_to_fine_tuning() -> None:
+def test_early_stopping_of_the_head_phase_starts_fine_tuning() -> None:
     changes: dict[str, Any] = {
         "training_head_epochs": 5,
         "training_epochs": 3,
@@ -613,7 +615,7 @@ def heard(stop: threading.Event) -> bool:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_is_only_heard_and_handlers_come_back(number: signal.Signals) -> None:
+def test_a_signal_sets_the_event_and_handlers_are_restored(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with stop_signals(FOLDER) as stop:
         assert not stop.is_set()
@@ -622,7 +624,7 @@ def test_a_signal_is_only_heard_and_handlers_come_back(number: signal.Signals) -
     assert signal.getsignal(number) is before
 
 
-def test_the_second_stops_at_once_and_says_how_to_go_on() -> None:
+def test_a_second_signal_stops_at_once_and_tells_how_to_resume() -> None:
     before = signal.getsignal(signal.SIGINT)
     with (  # noqa: PT012
         pytest.raises(KeyboardInterrupt, match=r"mien train --resume outputs.some-run"),
@@ -663,7 +665,7 @@ class Network:
 
 
 @pytest.mark.parametrize("count", [1, 127, 128, 129, 300])
-def test_every_face_gets_its_answer_in_batches_of_one_size(count: int) -> None:
+def test_predictions_use_batches_of_one_size(count: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (count, 48, 48)).astype(np.uint8)
     network = Network()
     answers = predict(network, images)
@@ -683,6 +685,6 @@ def test_the_three_figures() -> None:
     assert figures["val_macro_f1"] == pytest.approx((1 + 2 / 3 + 0) / 3)
 
 
-def test_a_probability_of_zero_is_no_infinity() -> None:
+def test_a_probability_of_zero_has_a_finite_loss() -> None:
     probabilities = np.eye(7, dtype=np.float32)[[0]]
     assert math.isfinite(validation_metrics(probabilities, np.array([3]))["val_loss"])

@@ -53,7 +53,7 @@ def weights_of(model: Any) -> dict[str, np.ndarray[Any, Any]]:
     return {variable.path: np.array(variable.numpy()) for variable in model.trainable_variables}
 
 
-def test_a_frozen_backbone_stays_bit_for_bit_with_its_batch_norms_statistics() -> None:
+def test_a_frozen_backbone_keeps_its_weights_and_statistics() -> None:
     from mien.training.architectures import backbone_layers
 
     model = compiled(0)
@@ -67,7 +67,7 @@ def test_a_frozen_backbone_stays_bit_for_bit_with_its_batch_norms_statistics() -
     assert not any(np.array_equal(a, b) for a, b in zip(values(head), head_before, strict=True))
 
 
-def test_fine_tuning_changes_the_free_blocks_alone() -> None:
+def test_fine_tuning_changes_only_trainable_blocks() -> None:
     model = compiled(1)
     names = ("block1_conv", "block1_bn", "block2_conv", "block2_bn")
     before = {name: values(model.get_layer(name).variables) for name in names}
@@ -83,7 +83,7 @@ def test_fine_tuning_changes_the_free_blocks_alone() -> None:
     }
 
 
-def test_more_blocks_than_there_are_is_said_before_the_head_is_trained() -> None:
+def test_too_many_blocks_are_an_error_before_the_head_is_trained() -> None:
     with pytest.raises(UsageError, match="fine_tune_blocks = 3: expected at most 2"):
         compiled(0, training_fine_tune_blocks=3)
 
@@ -99,7 +99,7 @@ def test_the_loss_is_smoothed_cross_entropy_weighted_by_image() -> None:
     assert step(model, weights) == pytest.approx((weights * losses).mean(), rel=1e-4)
 
 
-def test_weight_decay_shrinks_kernels_and_nothing_else() -> None:
+def test_weight_decay_applies_to_kernels_only() -> None:
     model = compiled(training_weight_decay=0.5, training_clip_norm=0.0)
     before = {variable.path: variable.numpy() for variable in model.trainable_variables}
     # Without weight in the loss there is no gradient: all that moves is moved by the decay.
@@ -127,7 +127,7 @@ def gradient_norm(model: Any) -> float:
     return float(np.sqrt(sum(np.square(moment * 10).sum() for moment in moments)))
 
 
-def test_the_gradient_is_clipped_by_its_whole_norm() -> None:
+def test_the_gradient_is_clipped_by_its_global_norm() -> None:
     free = gradient_norm(compiled(training_clip_norm=0.0))
     assert free > 0.5
     assert gradient_norm(compiled(training_clip_norm=0.1)) == pytest.approx(0.1, rel=1e-3)
@@ -147,7 +147,7 @@ def test_dropout_differs_from_step_to_step_and_is_repeated_from_its_state() -> N
     assert [step(model, rate=1e-12) for _ in range(3)] == pytest.approx([first, second, third])
 
 
-def test_mixed_precision_computes_in_bfloat16_and_answers_in_float32() -> None:
+def test_mixed_precision_computes_in_bfloat16_and_outputs_float32() -> None:
     import keras
 
     from mien.training.backend import prepare_backend
@@ -170,7 +170,7 @@ def test_mixed_precision_computes_in_bfloat16_and_answers_in_float32() -> None:
     assert compiled().get_layer("block2_conv").compute_dtype == "float32"
 
 
-def test_sgd_puts_decay_into_its_momentum_and_the_rate_outside_it() -> None:
+def test_sgd_adds_decay_to_the_momentum_and_scales_the_step_by_the_rate() -> None:
     decay, rates = 0.5, (0.1, 0.02, 0.3)
     model = compiled(training_optimizer="sgd", training_weight_decay=decay, training_clip_norm=0.0)
     weights = {variable.path: np.array(variable.numpy()) for variable in model.trainable_variables}
@@ -201,7 +201,7 @@ def test_sgd_follows_the_gradient() -> None:
 
 
 # ---------------------------------------------------------------- layer-wise rates
-def test_the_last_block_and_the_head_keep_the_whole_rate() -> None:
+def test_the_last_block_and_the_head_have_the_full_rate() -> None:
     model = compiled(model_plain_channels=[4, 4, 8])
     variables = model.trainable_variables
     factors = learning_rate_factors(model, variables, decay=0.5)
@@ -222,14 +222,14 @@ def test_the_last_block_and_the_head_keep_the_whole_rate() -> None:
     }
 
 
-def test_the_stem_is_a_block_before_the_first(b0: Any) -> None:
+def test_the_stem_counts_as_a_block_before_the_first(b0: Any) -> None:
     names = ("stem_conv", "block1a_dwconv", "block7a_dwconv", "top_conv", "head1_dense")
     variables = [b0.get_layer(name).kernel for name in names]
     powers = np.log(learning_rate_factors(b0, variables, decay=0.9)) / np.log(0.9)
     assert np.allclose(powers, [16, 15, 0, 0, 0])
 
 
-def test_every_change_is_scaled_by_the_variables_own_factor() -> None:
+def test_each_update_is_scaled_by_the_factor_of_its_variable() -> None:
     plain, scaled = compiled(), compiled(training_layer_decay=0.25)
     before = weights_of(plain)
     step(plain)
@@ -242,7 +242,7 @@ def test_every_change_is_scaled_by_the_variables_own_factor() -> None:
         assert np.allclose(scaled_after[path] - start, expected, atol=1e-6), path
 
 
-def test_weight_decay_follows_the_rate_and_shrinks_kernels_alone() -> None:
+def test_weight_decay_is_scaled_by_the_rate_and_applies_to_kernels_only() -> None:
     model = compiled(training_layer_decay=0.5, training_weight_decay=0.5, training_clip_norm=0.0)
     before = weights_of(model)
     # Without weight in the loss there is no gradient: all that moves is moved by the decay.
@@ -253,7 +253,7 @@ def test_weight_decay_follows_the_rate_and_shrinks_kernels_alone() -> None:
         assert np.allclose(weights_of(model)[path], start * shrunk, atol=1e-6), path
 
 
-def test_with_one_rate_for_all_it_is_keras_adamw() -> None:
+def test_with_equal_rates_it_equals_keras_adamw() -> None:
     from mien.training.keras_extensions import LayerwiseAdamW
 
     theirs, ours = compiled(training_weight_decay=0.1), compiled(training_weight_decay=0.1)
@@ -308,7 +308,7 @@ def test_the_loss_is_the_weighted_sum_of_labels_teachers_and_votes() -> None:
     assert batch_accuracy(logs) == pytest.approx(right.mean())
 
 
-def test_the_distance_is_zero_at_the_teachers_and_its_slope_keeps_its_size() -> None:
+def test_the_divergence_is_zero_at_the_teachers_and_its_gradient_keeps_its_scale() -> None:
     import tensorflow as tf
 
     logits = tf.constant(RANDOM.normal(0, 0.05, (4, 7)), tf.float32)
@@ -325,12 +325,12 @@ def test_the_distance_is_zero_at_the_teachers_and_its_slope_keeps_its_size() -> 
     assert slopes[0] == pytest.approx(slopes[1], rel=0.2)
 
 
-def test_a_teacher_may_be_wholly_sure() -> None:
+def test_a_teacher_may_give_probabilities_of_zero_and_one() -> None:
     value = np.asarray(distillation_loss(2.0)(TARGETS, np.zeros((len(TARGETS), 7), np.float32)))
     assert np.allclose(value, 4 * np.log(7), atol=1e-4)
 
 
-def test_without_teachers_and_votes_the_network_is_trained_as_it_is() -> None:
+def test_without_teachers_and_votes_no_outputs_are_added() -> None:
     model = compiled()
     assert inference_network(model) is model
     arrays = step_arrays(Batch(FACES, TARGETS, WEIGHTS))
@@ -338,7 +338,7 @@ def test_without_teachers_and_votes_the_network_is_trained_as_it_is() -> None:
     assert arrays[2] is WEIGHTS
 
 
-def test_the_kept_network_has_no_trace_of_the_further_outputs() -> None:
+def test_the_saved_network_lacks_the_additional_outputs() -> None:
     model = compiled(**BOTH)
     run(model, Batch(FACES, TARGETS, WEIGHTS, votes=VOTES, soft_targets=TAUGHT))
     network = inference_network(model)
@@ -353,7 +353,7 @@ def test_the_kept_network_has_no_trace_of_the_further_outputs() -> None:
     assert np.allclose(network.predict_on_batch(FACES), expected, atol=1e-5)
 
 
-def test_the_votes_teach_the_features_that_the_labels_use() -> None:
+def test_votes_train_the_features_that_the_labels_use() -> None:
     def features(weight: float) -> Any:
         model = compiled(**{**BOTH, "distill_teachers": [], "training_votes_weight": weight})
         batch = Batch(FACES, TARGETS, WEIGHTS, votes=VOTES if weight else None)
@@ -363,7 +363,7 @@ def test_the_votes_teach_the_features_that_the_labels_use() -> None:
     assert not np.array_equal(features(0.0), features(2.0))
 
 
-def test_a_taught_student_is_closer_to_its_teacher_than_one_of_labels_alone(
+def test_distillation_brings_the_student_closer_to_its_teacher(
     tiny_model: Path,
 ) -> None:
     network = open_teacher(find_teacher(str(tiny_model)), batch=64)

@@ -61,7 +61,7 @@ def areas(faces: Faces) -> npt.NDArray[np.float64]:
     return np.asarray((faces > 125).sum(axis=(1, 2)), np.float64)
 
 
-def test_all_off_changes_nothing() -> None:
+def test_without_augmentation_nothing_changes() -> None:
     assert np.array_equal(changed(), noise())
 
 
@@ -72,7 +72,7 @@ def test_the_main_switch_wins_over_all_others() -> None:
     assert mix_batch(batch(), settings, random) == batch()
 
 
-def test_flip_mirrors_as_many_as_it_says() -> None:
+def test_flip_mirrors_the_given_share() -> None:
     faces = changed(flip=0.5)
     mirrored = np.array(
         [np.array_equal(a, b[:, ::-1]) for a, b in zip(faces, noise(), strict=True)]
@@ -122,14 +122,14 @@ def test_contrast_keeps_the_mean_and_stretches_within_its_share() -> None:
     assert 1.25 < ratios.max() < 1.42
 
 
-def test_equalize_spreads_the_greys_of_as_many_as_it_says() -> None:
+def test_equalize_spreads_the_greys_of_the_given_share() -> None:
     dull = (noise() // 4 + 100).astype(np.uint8)
     spread = np.ptp(changed(faces=dull, equalize=0.5), axis=(1, 2)) > 200
     assert 10 < spread.sum() < 30
     assert np.all(np.ptp(changed(faces=dull, equalize=1.0), axis=(1, 2)) > 200)
 
 
-def test_blur_smooths_as_many_as_it_says() -> None:
+def test_blur_smooths_the_given_share() -> None:
     def edges(faces: Faces) -> npt.NDArray[np.float64]:
         return np.asarray(np.abs(np.diff(faces.astype(float), axis=2)).max(axis=(1, 2)))
 
@@ -159,13 +159,13 @@ def test_each_key_alone_has_an_effect(key: str) -> None:
     assert not np.array_equal(changed(**{key: value}), noise())
 
 
-def test_the_source_is_left_as_it_is() -> None:
+def test_the_source_is_not_changed() -> None:
     faces = noise()
     augment_faces(faces, AugmentationSettings(), np.random.default_rng(0))
     assert np.array_equal(faces, noise())
 
 
-def test_no_faces_are_no_faces() -> None:
+def test_no_faces_give_no_faces() -> None:
     assert changed(faces=noise(0), flip=1.0, erasing=1.0).shape == (0, 48, 48)
 
 
@@ -236,7 +236,7 @@ def test_mixup_mixes_faces_targets_and_weights_by_one_share() -> None:
     assert len(np.unique(np.round(shares[shares < 0.999], 5))) == 1
 
 
-def test_cutmix_pastes_as_much_as_the_targets_say() -> None:
+def test_cutmix_pastes_the_share_of_the_targets() -> None:
     result = mixed(cutmix=1.0)
     assert result != batch()
     for number, (face, target) in enumerate(zip(result.faces, result.targets, strict=True)):
@@ -252,7 +252,7 @@ def test_an_alpha_of_zero_is_off(key: str) -> None:
     assert mixed(**off) == batch()
 
 
-def test_as_many_batches_are_mixed_as_the_recipe_says() -> None:
+def test_the_share_of_mixed_batches_is_that_of_the_recipe() -> None:
     settings = mixing(mixup=1.0, mix_probability=0.3)
     hits = sum(
         batch() != mix_batch(batch(), settings, np.random.default_rng(seed)) for seed in range(200)
@@ -260,7 +260,7 @@ def test_as_many_batches_are_mixed_as_the_recipe_says() -> None:
     assert 35 < hits < 85
 
 
-def test_where_both_are_on_either_is_drawn() -> None:
+def test_with_mixup_and_cutmix_either_is_drawn() -> None:
     pasted = [np.ptp(mixed(seed, mixup=1.0, cutmix=1.0).faces, axis=(1, 2)).max() > 0.1
               for seed in range(40)]  # fmt: skip
     assert 5 < sum(pasted) < 35
@@ -282,7 +282,7 @@ def test_mixing_keeps_sums_and_shapes(seed: int, alpha: float, cut: bool) -> Non
     assert Comparable(**vars(result)) == mixed(seed, **keys)
 
 
-def test_downscaling_takes_detail_away_and_leaves_the_mean() -> None:
+def test_downscaling_removes_detail_and_keeps_the_mean() -> None:
     before = np.random.default_rng(3).integers(40, 216, (40, 48, 48)).astype(np.uint8)
     after = changed(faces=before, downscale=1.0)
     assert after.std(axis=(1, 2)).max() < before.std(axis=(1, 2)).min()
@@ -297,7 +297,7 @@ def test_jpeg_changes_every_pixel_a_little() -> None:
     assert error.mean() < 12
 
 
-def test_losses_come_with_their_probability() -> None:
+def test_degradations_have_their_probability() -> None:
     after = changed(faces=noise(400), jpeg=0.25)
     share = np.any(after != noise(400), axis=(1, 2)).mean()
     assert share == pytest.approx(0.25, abs=0.08)
@@ -306,7 +306,7 @@ def test_losses_come_with_their_probability() -> None:
 LOSSES = ("blur", "downscale", "jpeg")
 
 
-def test_sharp_leaves_out_what_takes_detail_and_nothing_else() -> None:
+def test_sharp_omits_only_what_removes_detail() -> None:
     halves: dict[str, Any] = dict.fromkeys(LOSSES, 0.5)
     nothing: dict[str, Any] = dict.fromkeys(LOSSES, 1e-9)
     settings = AugmentationSettings(**halves, contrast=0.0, brightness=0.0)
@@ -342,7 +342,7 @@ def view(number: int = 0, shows_mixed: bool = True, **changes: Any) -> Any:
     return source(**{**MIXED, **changes}).dataset.render_view(config, View(number, shows_mixed))
 
 
-def test_views_follow_the_epochs_and_lose_their_mixing_with_them() -> None:
+def test_views_follow_the_epochs_and_their_mixing() -> None:
     config = tiny_config(**MIXED)
     names = [View.of_epoch(config, epoch) for epoch in range(5)]
     assert names == [View(number, number_of < 4) for number_of, number in enumerate([0, 1] * 2)
@@ -367,14 +367,14 @@ def test_a_view_is_the_same_for_any_batch_size_and_number_of_epochs() -> None:
         assert not np.array_equal(first.images, other.images)
 
 
-def test_a_plain_view_is_the_mixed_one_before_it_was_mixed() -> None:
+def test_a_plain_view_is_the_mixed_one_before_mixing() -> None:
     plain = view(shows_mixed=False)
     assert np.array_equal(plain.targets, np.eye(7)[SPLIT.labels])
     unmixed = view(augmentation_mix_probability=0.0)
     assert np.array_equal(plain.images, unmixed.images)
 
 
-def test_mixed_targets_are_shares_of_two_labels_the_own_one_among_them() -> None:
+def test_mixed_targets_are_shares_of_the_own_label_and_another() -> None:
     targets = view(augmentation_cutmix=0.0).targets
     assert np.allclose(targets.sum(axis=1), 1, atol=1e-6)
     assert np.count_nonzero(targets, axis=1).max() == 2
@@ -390,7 +390,7 @@ def rows_of(batches: list[Batch]) -> list[bytes]:
     ]
 
 
-def test_epochs_show_their_view_each_image_once_in_an_order_of_their_own() -> None:
+def test_epochs_have_each_image_of_their_view_once_in_different_orders() -> None:
     made = source(**MIXED)
     shown = [list(made.epoch(epoch)) for epoch in range(4)]
     whole = view()
@@ -406,14 +406,14 @@ def test_epochs_show_their_view_each_image_once_in_an_order_of_their_own() -> No
     assert not set(seen[1]) & known
 
 
-def test_an_epoch_taken_up_in_its_middle_goes_on_with_the_same_batches() -> None:
+def test_a_resumed_epoch_continues_with_the_same_batches() -> None:
     whole = rows_of(list(source(**MIXED).epoch(3)))
     rest = rows_of(list(source(**MIXED).epoch(3, 4)))
     assert rest == whole[4 * BATCH :]
 
 
 @pytest.mark.parametrize("epoch", [0, 4])
-def test_without_views_batches_are_drawn_as_they_always_were(epoch: int) -> None:
+def test_without_views_batches_are_augmented_anew(epoch: int) -> None:
     made = source(**{**MIXED, "distill_views": 0})
     order = np.random.default_rng([3, 1, epoch]).permutation(len(SPLIT))
     for step, batch in enumerate(made.epoch(epoch)):
@@ -430,7 +430,7 @@ def test_without_views_batches_are_drawn_as_they_always_were(epoch: int) -> None
         assert batch.soft_targets is batch.votes is None
 
 
-def test_teachers_see_a_view_before_it_lost_detail_where_the_recipe_says_so() -> None:
+def test_sharp_teachers_get_a_view_before_degradation() -> None:
     losses: dict[str, Any] = {f"augmentation_{key}": 1.0 for key in ("blur", "downscale", "jpeg")}
     same = view(**losses)
     assert same.sharp is None
