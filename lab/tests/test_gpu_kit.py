@@ -94,7 +94,7 @@ def test_a_pack_is_not_overwritten_and_a_missing_or_damaged_one_is_an_error(
         unpack_faces(pack, tmp_path / "faces.npz")
 
 
-# ---------------------------------------------------------------- the sitting
+# ---------------------------------------------------------------- sessions
 def test_a_session_stops_on_time_and_the_next_one_finishes(
     keras_ready: None, pack: Path, tmp_path: Path
 ) -> None:
