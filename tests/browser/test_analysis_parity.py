@@ -407,7 +407,7 @@ def test_the_summary_is_the_table_of_an_event_as_long_as_the_video(
                 assert corrected == pytest.approx(row[f"corrected_{emotion}"], abs=1e-6)
 
 
-def test_scenes_hold_what_they_are_for(scenes: dict[str, Scene]) -> None:
+def test_scenes_cover_their_cases(scenes: dict[str, Scene]) -> None:
     people = {name: set(ids(expected(scene)["results"])) for name, scene in scenes.items()}
     assert len(people["leaving"]) == 3
     assert len(people["cut"]) == 2
@@ -436,7 +436,7 @@ def assert_close(found: Any, expected: Any) -> None:
 
 
 # ---------------------------------------------------------------- the parts
-def test_what_it_does_alone_is_right() -> None:
+def test_node_tests_of_the_analysis_pass() -> None:
     tests = sorted(str(path) for path in (MIEN_WEB / "test").glob("analysis*.test.js"))
     done = subprocess.run(
         [str(NODE), "--test", *tests], capture_output=True, text=True, timeout=120, check=False

@@ -99,7 +99,7 @@ def test_keys_go_to_moments(bench: Benches) -> None:
     assert page.evaluate("seeks") == pytest.approx(moments)
 
 
-def test_an_arrow_moves_a_second_where_there_are_many(bench: Benches) -> None:
+def test_an_arrow_moves_a_second_if_frames_are_dense(bench: Benches) -> None:
     page = bench()
     slider = shown(page, 60, 10)
     slider.focus()
@@ -108,7 +108,7 @@ def test_an_arrow_moves_a_second_where_there_are_many(bench: Benches) -> None:
     assert now(slider) == pytest.approx(2.1)
 
 
-def test_a_moment_is_told_in_words(bench: Benches) -> None:
+def test_a_moment_is_described_in_words(bench: Benches) -> None:
     page = bench()
     slider = shown(page)
     told = {}
@@ -182,7 +182,7 @@ def test_it_zooms_in_and_the_cursor_stays_in_view(bench: Benches) -> None:
     assert now(slider) == pytest.approx(30, abs=2)
 
 
-def test_nothing_read_invites(bench: Benches) -> None:
+def test_an_empty_timeline_shows_a_hint(bench: Benches) -> None:
     page = bench()
     shown(page)
     page.evaluate("timeline.set([])")
@@ -242,7 +242,7 @@ def least_y(path: ElementTree.Element) -> float:
     return min(float(y) for y in re.findall(r"[ML][\d.]+ ([\d.]+)", path.get("d") or ""))
 
 
-def test_it_is_drawn_anew_when_the_theme_changes(bench: Benches) -> None:
+def test_it_is_redrawn_when_the_theme_changes(bench: Benches) -> None:
     page = bench()
     shown(page)
     light = pixels_of(page)
@@ -272,7 +272,7 @@ def figure(page: Page) -> ElementTree.Element:
     return ElementTree.fromstring(page.evaluate("timeline.toSvg()"))
 
 
-def test_the_svg_holds_all_it_needs_and_nothing_else(bench: Benches) -> None:
+def test_the_svg_is_self_contained(bench: Benches) -> None:
     page = bench(scheme="dark")
     shown(page, 10, 10, markers=MARKERS)
     root = figure(page)
@@ -390,7 +390,7 @@ def test_the_report_has_people_episodes_and_events(bench: Benches) -> None:
     assert scopes
 
 
-def test_the_report_says_what_a_baseline_corrects(bench: Benches) -> None:
+def test_the_report_explains_what_a_baseline_corrects(bench: Benches) -> None:
     page = bench()
     report(page, 10, {"baseline": {"start": 6, "end": 8}, "markers": MARKERS[3:]})
     head, *people = cells(page, "People")
@@ -400,7 +400,7 @@ def test_the_report_says_what_a_baseline_corrects(bench: Benches) -> None:
     assert page.get_by_text("their valence. Corrected by the baseline.").count() == 1
 
 
-def test_an_empty_report_says_so(bench: Benches) -> None:
+def test_an_empty_report_shows_a_message(bench: Benches) -> None:
     page = bench()
     report(page, 0, {})
     assert page.get_by_text("No face was seen.", exact=True).is_visible()
@@ -421,7 +421,7 @@ def test_long_tables_are_shown_on_demand(bench: Benches) -> None:
 # ---------------------------------------------------------------- everybody can use them
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_nothing_in_them(bench: Benches, size: str, scheme: str) -> None:
+def test_axe_finds_no_problems(bench: Benches, size: str, scheme: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     page = bench(size, scheme)
     shown(page, 10, 10, markers=MARKERS)

@@ -47,7 +47,7 @@ def test_the_newest_frame_wins_on_both_sides(visit: Visits) -> None:
         assert found["explains"] == (side == "browser")
 
 
-def test_frames_go_over_one_socket(visit: Visits) -> None:
+def test_frames_are_sent_over_one_socket(visit: Visits) -> None:
     page = visit().ready()
     opened: list[str] = []
     sent: list[str] = []
@@ -59,7 +59,7 @@ def test_frames_go_over_one_socket(visit: Visits) -> None:
     assert len(sent) == 1  # the whole picture
 
 
-def test_frames_are_posted_where_no_socket_can_be_had(visit: Visits) -> None:
+def test_frames_are_posted_if_no_socket_can_be_opened(visit: Visits) -> None:
     page = visit().ready()
     page.route_web_socket("**/v1/stream", lambda socket: socket.close())
     sent: list[str] = []
@@ -68,7 +68,7 @@ def test_frames_are_posted_where_no_socket_can_be_had(visit: Visits) -> None:
     assert len(sent) == 3
 
 
-def test_a_frame_that_finds_no_place_is_passed_over(visit: Visits) -> None:
+def test_a_frame_that_gets_busy_is_skipped(visit: Visits) -> None:
     page = visit().ready()
 
     def busy(socket: WebSocketRoute) -> None:

@@ -104,7 +104,7 @@ def said(page: Page, text: str | re.Pattern[str]) -> None:
     page.locator(".live-badge", has_text=text).wait_for()
 
 
-def test_webcam_says_what_it_does_before_it_starts(visit: Visits) -> None:
+def test_webcam_explains_itself_before_it_starts(visit: Visits) -> None:
     page = visit("webcam", camera=True).ready()
     text = page.locator("#view-webcam").inner_text()
     assert "will ask whether this page may use the camera" in text
@@ -123,7 +123,7 @@ def test_webcam_shows_boxes_bars_and_a_running_timeline(visit: Visits) -> None:
     assert float(timeline.get_attribute("aria-valuemax") or 0) == 60
 
 
-def test_webcam_says_that_nobody_is_there(visit: Visits) -> None:
+def test_webcam_shows_that_no_face_is_in_view(visit: Visits) -> None:
     page = start_camera(visit("webcam", camera=True))
     said(page, "No face")
     page.get_by_text("No face.").wait_for()
@@ -144,7 +144,7 @@ def test_space_pauses_and_resumes(visit: Visits) -> None:
     assert float(after or 0) > float(before or 0)
 
 
-def test_recording_becomes_a_table_a_session_and_a_picture(visit: Visits) -> None:
+def test_recording_is_saved_as_table_session_and_picture(visit: Visits) -> None:
     seen = visit("webcam", camera=True)
     page = start_camera(seen)
     page.get_by_label("Name of event 1").fill("film")
@@ -192,7 +192,7 @@ def test_recording_becomes_a_table_a_session_and_a_picture(visit: Visits) -> Non
     assert {row["label"] for row in rows} == {"film"}
 
 
-def test_unsaved_recording_is_asked_about(visit: Visits) -> None:
+def test_page_asks_before_discarding_an_unsaved_recording(visit: Visits) -> None:
     page = start_camera(visit("webcam", camera=True))
     page.on("dialog", lambda dialog: dialog.dismiss())
     page.get_by_role("button", name="Record", exact=True).click()
@@ -217,7 +217,7 @@ def test_unsaved_recording_is_asked_about(visit: Visits) -> None:
 
 
 @pytest.mark.slow
-def test_baseline_corrects_beside_what_is_read(visit: Visits) -> None:
+def test_baseline_adds_corrected_scores(visit: Visits) -> None:
     page = start_camera(visit("webcam", camera=True))
     page.get_by_role("button", name="Set baseline").click()
     said(page, "Look neutral in")
@@ -232,7 +232,7 @@ def test_baseline_corrects_beside_what_is_read(visit: Visits) -> None:
     page.locator(".reading [aria-label=Corrected]").wait_for(state="detached")
 
 
-def test_camera_that_cannot_be_had_can_be_tried_again(visit: Visits) -> None:
+def test_unavailable_camera_can_be_retried(visit: Visits) -> None:
     page = visit("webcam", camera=True).ready()
     start = page.get_by_role("button", name="Start the camera")
     for error, title in (
@@ -274,7 +274,7 @@ def test_another_camera_can_be_chosen(visit: Visits) -> None:
     page.wait_for_function(HAS_BOXES, timeout=30_000)
 
 
-def test_camera_that_the_browser_refuses(visit: Visits) -> None:
+def test_camera_refused_by_the_browser(visit: Visits) -> None:
     page = visit("webcam").ready()
     page.get_by_role("button", name="Start the camera").click()
     page.get_by_role("heading", name="Camera access was denied").wait_for()
@@ -303,7 +303,7 @@ def focused(page: Page) -> str:
     return words
 
 
-def test_no_camera_stays_on_when_somebody_leaves_while_it_starts(visit: Visits) -> None:
+def test_camera_is_turned_off_if_the_view_is_left_while_it_starts(visit: Visits) -> None:
     opened = visit("webcam", camera=True)
     page = opened.ready()
     page.evaluate(KEEP_TRACKS)
@@ -317,7 +317,7 @@ def test_no_camera_stays_on_when_somebody_leaves_while_it_starts(visit: Visits) 
     assert page.evaluate("given.map((track) => track.readyState)") == ["ended", "ended"]
 
 
-def test_another_reading_takes_over_without_an_error(visit: Visits) -> None:
+def test_changing_the_reading_causes_no_error(visit: Visits) -> None:
     page = start_camera(visit("webcam", camera=True))
     page.evaluate(
         """() => {
@@ -336,7 +336,7 @@ def test_another_reading_takes_over_without_an_error(visit: Visits) -> None:
     assert not [each for each in page.evaluate("[...remarks]") if "Not read" in each]
 
 
-def test_the_focus_goes_on_with_the_camera(visit: Visits) -> None:
+def test_focus_moves_on_when_the_camera_starts(visit: Visits) -> None:
     page = visit("webcam", camera=True).ready()
     page.get_by_role("button", name="Start the camera").press("Enter")
     page.get_by_role("button", name="Pause").wait_for()
@@ -346,7 +346,7 @@ def test_the_focus_goes_on_with_the_camera(visit: Visits) -> None:
     assert focused(page) == "Start the camera"
 
 
-def test_the_focus_goes_on_where_the_camera_is_refused(visit: Visits) -> None:
+def test_focus_moves_on_when_the_camera_is_refused(visit: Visits) -> None:
     page = visit("webcam").ready()
     page.get_by_role("button", name="Start the camera").press("Enter")
     page.get_by_role("heading", name="Camera access was denied").wait_for()
@@ -354,7 +354,7 @@ def test_the_focus_goes_on_where_the_camera_is_refused(visit: Visits) -> None:
     assert focused(page) == "Try again"
 
 
-def test_the_focus_goes_on_with_a_video(visit: Visits, clip: Path) -> None:
+def test_focus_moves_on_when_a_video_is_opened(visit: Visits, clip: Path) -> None:
     page = visit("video").ready()
     page.get_by_role("button", name="Choose a video").focus()
     page.locator(".video input[type=file]").first.set_input_files(str(clip))
@@ -373,7 +373,7 @@ def test_the_focus_goes_on_with_a_video(visit: Visits, clip: Path) -> None:
     assert focused(page) == "Read the video"
 
 
-def test_the_way_back_keeps_the_focus(visit: Visits) -> None:
+def test_going_back_keeps_the_focus(visit: Visits) -> None:
     page = visit("compare").ready()
     page.get_by_role("link", name="video").press("Enter")
     page.locator("#view-video").wait_for()
@@ -460,7 +460,7 @@ def test_video_is_read_frame_by_frame(visit: Visits, tmp_path: Path) -> None:
     assert [result["time_s"] for result in results] == pytest.approx(np.arange(12) / FPS, abs=1e-3)
 
 
-def test_video_is_looked_through_with_timeline_and_keys(visit: Visits, clip: Path) -> None:
+def test_video_is_navigated_with_timeline_and_keys(visit: Visits, clip: Path) -> None:
     page = read_video(visit("video"), clip)
     page.wait_for_function(HAS_BOXES)
     timeline = page.get_by_role("slider", name=re.compile("Timeline of person"))
@@ -525,7 +525,7 @@ def test_stopped_video_keeps_what_was_read(visit: Visits, clip: Path) -> None:
     assert 2 <= len(session_of(seen)["results"]) < 50
 
 
-def test_another_reading_ends_that_of_a_video_in_plain_words(visit: Visits, clip: Path) -> None:
+def test_changing_the_reading_stops_a_video_with_a_message(visit: Visits, clip: Path) -> None:
     page = open_video(visit("video"), clip)
     page.get_by_label("Frames per second").select_option(label="25 per second")
     page.get_by_role("button", name="Settings", exact=True).click()
@@ -614,7 +614,7 @@ def saved_session(path: Path, name: str, scores: dict[str, float]) -> Path:
     return path
 
 
-def test_emotions_that_a_model_does_not_know_are_not_nought(visit: Visits, tmp_path: Path) -> None:
+def test_emotions_that_a_model_lacks_are_not_zero(visit: Visits, tmp_path: Path) -> None:
     usual = dict.fromkeys(EMOTIONS, 0.0) | {"happy": 1.0}
     files = [
         saved_session(tmp_path / "usual.json", "n" * 5000, usual),
@@ -636,7 +636,7 @@ def test_emotions_that_a_model_does_not_know_are_not_nought(visit: Visits, tmp_p
     assert usual_row["sad"].split() == ["0%", "0%"]
 
 
-def test_compare_invites_while_it_is_empty(visit: Visits) -> None:
+def test_empty_comparison_shows_a_hint(visit: Visits) -> None:
     page = visit("compare").page
     page.get_by_role("heading", name="Compare sessions").wait_for()
     page.get_by_role("link", name="Read a video").click()
@@ -656,7 +656,7 @@ def test_server_reads_the_camera(visit: Visits) -> None:
     page.get_by_role("heading", name=re.compile(r"Person \d+ reads as happy")).wait_for()
 
 
-def test_camera_waits_for_a_server_that_goes_away(visit: Visits) -> None:
+def test_camera_waits_for_an_unreachable_server(visit: Visits) -> None:
     with serving() as first:
         seen = on_server(visit, "webcam", camera=True, at=first.url)
         page = start_camera(seen)
@@ -696,7 +696,7 @@ def test_server_reads_what_the_browser_cannot_play(visit: Visits, tmp_path: Path
     assert len(session_of(seen)["results"]) == 10
 
 
-def test_server_says_what_it_refuses(visit: Visits, tmp_path: Path) -> None:
+def test_server_refusals_are_shown(visit: Visits, tmp_path: Path) -> None:
     (tmp_path / "holiday.mp4").write_bytes(b"not a video" * 100)
     seen = visit("video")
     page = open_video(seen, tmp_path / "holiday.mp4")
@@ -710,7 +710,7 @@ def test_server_says_what_it_refuses(visit: Visits, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- for everybody
 @pytest.mark.slow
 @pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), ("phone", "dark")])
-def test_axe_finds_nothing_while_faces_are_read(
+def test_axe_finds_no_problems_during_analysis(
     visit: Visits, clip: Path, size: str, scheme: str
 ) -> None:
     page = start_camera(visit("webcam", size=size, scheme=scheme, camera=True))

@@ -212,7 +212,7 @@ def shared_photos(request: pytest.FixtureRequest) -> dict[str, Picture]:
 @pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("labels", ["people", "fer2013"])
-def test_the_same_faces_and_scores(
+def test_faces_and_scores_match_python(
     page: Page, files: dict[str, bytes], model: str, labels: str
 ) -> None:
     recognizer = mien.load(model, detector="libface", labels=labels, threads=1)
@@ -225,7 +225,7 @@ def test_the_same_faces_and_scores(
     assert faces >= 30
 
 
-def test_choices_are_python_s(page: Page, files: dict[str, bytes]) -> None:
+def test_options_match_python(page: Page, files: dict[str, bytes]) -> None:
     choices: list[tuple[dict[str, Any], dict[str, Any]]] = [
         ({"minFace": 60}, {"min_face": 60}),
         ({"maxFaces": 2}, {"max_faces": 2}),
@@ -255,7 +255,7 @@ def test_without_a_detector_images_are_face_crops(page: Page) -> None:
         assert_same(found[name], recognizer.analyze_result(content, source=name).to_dict())
 
 
-def test_heat_maps_are_python_s(page: Page, files: dict[str, bytes]) -> None:
+def test_heat_maps_match_python(page: Page, files: dict[str, bytes]) -> None:
     recognizer = mien.load("mien-nano", detector="libface", threads=1)
     here = explain(recognizer, files["leaning -35"])
     there, again, other = page.evaluate(
@@ -285,7 +285,7 @@ def test_heat_maps_are_python_s(page: Page, files: dict[str, bytes]) -> None:
     assert other["values"] != there["values"]
 
 
-def test_jpegs_orientation_and_transparency(page: Page) -> None:
+def test_jpeg_orientation_and_transparency(page: Page) -> None:
     face = Image.open(ROOT / "images" / "astronaut.jpg").convert("RGB")
     files = {"photo.jpg": (ROOT / "images" / "astronaut.jpg").read_bytes()}
     for orientation in (3, 6, 8):
@@ -384,7 +384,7 @@ def test_a_video_is_read_frame_by_frame(page: Page) -> None:
         (b"\0\0\0\x18ftypheic" + b"\0" * 90, "a.png is HEIC, which browsers do not read"),
     ],
 )
-def test_what_is_no_image_is_unreadable(page: Page, content: bytes, error: str) -> None:
+def test_other_files_are_unreadable(page: Page, content: bytes, error: str) -> None:
     found = analyzed(page, "mien-nano", {"a.png": content})["a.png"]
     assert found["status"] == "unreadable"
     assert found["error"].startswith(error)
@@ -440,7 +440,7 @@ def test_wrong_calls_reject_with_one_line(page: Page) -> None:
         assert "\n" not in reason
 
 
-def test_a_call_can_be_given_up(page: Page, files: dict[str, bytes]) -> None:
+def test_a_call_can_be_aborted(page: Page, files: dict[str, bytes]) -> None:
     found = page.evaluate(
         """async (text) => {
           const recognizer = await opened("mien-nano");
@@ -465,7 +465,7 @@ def test_a_call_can_be_given_up(page: Page, files: dict[str, bytes]) -> None:
     assert "closed" in found[4]
 
 
-def test_threads_give_the_same(page: Page, files: dict[str, bytes]) -> None:
+def test_threads_do_not_change_results(page: Page, files: dict[str, bytes]) -> None:
     some = {"face": files["face"]}
     threads = page.evaluate(
         """async () => {
@@ -479,7 +479,7 @@ def test_threads_give_the_same(page: Page, files: dict[str, bytes]) -> None:
     assert_same(two["face"], analyzed(page, "mien-nano", some, threads=1)["face"])
 
 
-def test_progress_is_told(page: Page) -> None:
+def test_progress_is_reported(page: Page) -> None:
     states = page.evaluate(
         """async () => {
           const states = [];
@@ -492,7 +492,7 @@ def test_progress_is_told(page: Page) -> None:
     assert shares[-1] == 1
 
 
-def test_what_the_library_says_of_itself(page: Page) -> None:
+def test_properties_of_the_library(page: Page) -> None:
     recognizer = mien.load("mien-nano", detector="libface")
     found = page.evaluate(
         """async () => {
@@ -522,7 +522,7 @@ def test_the_example_reads_a_picture(page: Page) -> None:
 # --- Where it runs
 
 
-def test_another_site_s_page_may_import_it(browser: Browser, folder: Path) -> None:
+def test_a_page_on_another_site_can_import_it(browser: Browser, folder: Path) -> None:
     with serving_files(folder, OPEN) as here, serving_files(folder, OPEN) as there:
         page = browser.new_page()
         page.goto(here)
@@ -552,7 +552,7 @@ def test_another_site_s_page_may_import_it(browser: Browser, folder: Path) -> No
     assert [face["emotion"] for face in shared["faces"]] == ["happy"]
 
 
-def test_the_service_s_policy_allows_threads(visit: Callable[..., Any]) -> None:
+def test_the_policy_of_the_service_allows_threads(visit: Callable[..., Any]) -> None:
     opened = visit()
     found = opened.page.evaluate(
         """async () => {
@@ -581,7 +581,7 @@ def test_the_benchmark_counts_frames(needed: None) -> None:
 # --- The package
 
 
-def test_the_package_is_of_this_version_and_pins_the_runtime() -> None:
+def test_the_package_has_this_version_and_pins_the_runtime() -> None:
     package = json.loads((ROOT / "mien-web" / "package.json").read_text())
     assert package["version"] == mien.__version__
     build = (ROOT / "hatch_build.py").read_text()

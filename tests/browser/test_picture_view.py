@@ -108,7 +108,7 @@ def test_pictures_are_dropped_and_pasted(visit: Visits, how: str) -> None:
     assert page.get_by_role("heading", name="given.jpg").is_visible()
 
 
-def test_what_is_no_picture_is_refused_in_words(visit: Visits, tmp_path: Path) -> None:
+def test_other_files_are_refused_with_a_message(visit: Visits, tmp_path: Path) -> None:
     page = visit().ready()
     notes = tmp_path / "notes.txt"
     notes.write_text("no picture")
@@ -117,7 +117,7 @@ def test_what_is_no_picture_is_refused_in_words(visit: Visits, tmp_path: Path) -
     assert page.get_by_role("button", name="Choose pictures").is_visible()
 
 
-def test_a_folder_without_pictures_is_not_passed_over_in_silence(visit: Visits) -> None:
+def test_a_folder_without_pictures_shows_a_message(visit: Visits) -> None:
     page = visit().ready()
     page.evaluate(
         """() => {
@@ -132,9 +132,7 @@ def test_a_folder_without_pictures_is_not_passed_over_in_silence(visit: Visits) 
     page.get_by_role("alert").filter(has_text="No picture found").wait_for()
 
 
-def test_a_transparent_picture_is_saved_on_the_white_it_is_read_on(
-    visit: Visits, tmp_path: Path
-) -> None:
+def test_a_transparent_picture_is_saved_on_white(visit: Visits, tmp_path: Path) -> None:
     with Image.open(PHOTO) as opened:
         picture = opened.convert("RGBA").resize((700, 700))
     picture.putalpha(Image.new("L", picture.size, 255))
@@ -151,7 +149,7 @@ def test_a_transparent_picture_is_saved_on_the_white_it_is_read_on(
 
 
 # ---------------------------------------------------------------- several
-def test_the_focus_stays_with_what_is_done(visit: Visits) -> None:
+def test_focus_follows_the_action(visit: Visits) -> None:
     page = visit().ready()
     page.get_by_role("button", name="Choose pictures").focus()
     read(page, PHOTO, GROUP)
@@ -163,7 +161,7 @@ def test_the_focus_stays_with_what_is_done(visit: Visits) -> None:
     assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Next picture"
 
 
-def test_what_is_left_out_is_said(visit: Visits, tmp_path: Path) -> None:
+def test_omitted_files_are_reported(visit: Visits, tmp_path: Path) -> None:
     page = visit().ready()
     notes = tmp_path / "notes.txt"
     notes.write_text("no picture")
@@ -173,7 +171,7 @@ def test_what_is_left_out_is_said(visit: Visits, tmp_path: Path) -> None:
     ).wait_for()
 
 
-def test_pictures_are_read_though_the_reading_is_switched_meanwhile(visit: Visits) -> None:
+def test_pictures_are_read_if_the_reading_changes_during_analysis(visit: Visits) -> None:
     opened = visit()
     page = opened.ready()
     page.get_by_role("button", name="Settings", exact=True).click()
@@ -187,7 +185,9 @@ def test_pictures_are_read_though_the_reading_is_switched_meanwhile(visit: Visit
     assert statuses(page) == ["ok"] * 16
 
 
-def test_many_become_a_grid_and_one_is_opened(visit: Visits, nobody: Path, damaged: Path) -> None:
+def test_many_pictures_form_a_grid_and_a_single_one_is_opened(
+    visit: Visits, nobody: Path, damaged: Path
+) -> None:
     page = visit().ready()
     read(page, PHOTO, GROUP, nobody, damaged)
     assert statuses(page) == ["ok", "ok", "no_face", "unreadable"]
@@ -252,7 +252,7 @@ def test_a_picture_is_zoomed(visit: Visits) -> None:
     assert zoom() == whole
 
 
-def test_reading_is_stopped_and_goes_on(visit: Visits) -> None:
+def test_analysis_is_stopped_and_resumed(visit: Visits) -> None:
     page = visit().ready()
     choose(page, *[GROUP] * 12)
     page.get_by_role("button", name="Stop").click()
@@ -266,7 +266,7 @@ def test_reading_is_stopped_and_goes_on(visit: Visits) -> None:
 
 
 # ---------------------------------------------------------------- one face
-def test_an_uncertain_face_is_said_to_be(visit: Visits) -> None:
+def test_an_uncertain_face_is_marked(visit: Visits) -> None:
     page = visit().ready()
     read(page, GROUP)
     page.get_by_role("button", name=re.compile("uncertain")).first.click()
@@ -346,7 +346,7 @@ def test_charts_are_left_out_of_saved_pictures(visit: Visits) -> None:
 
 
 # ---------------------------------------------------------------- the server's side
-def test_the_server_reads_and_the_page_says_so(visit: Visits) -> None:
+def test_the_page_shows_that_the_server_reads(visit: Visits) -> None:
     opened = on_server(visit)
     page = opened.page
     assert page.get_by_text("Pictures are sent to 127.0.0.1").is_visible()
@@ -358,7 +358,7 @@ def test_the_server_reads_and_the_page_says_so(visit: Visits) -> None:
     assert page.get_by_text("Heat maps are made in the browser").is_visible()
 
 
-def test_switching_to_the_server_sends_nothing_that_was_there(visit: Visits) -> None:
+def test_switching_to_the_server_uploads_no_earlier_pictures(visit: Visits) -> None:
     page = visit().ready()
     sent: list[str] = []
     page.on("request", lambda each: sent.append(each.url) if each.method == "POST" else None)
@@ -380,7 +380,7 @@ def answer(status: int, code: str, text: str, **headers: str) -> Callable[[Route
     )
 
 
-def test_a_busy_server_is_asked_again(visit: Visits) -> None:
+def test_a_busy_server_is_retried(visit: Visits) -> None:
     opened = on_server(visit)
     page = opened.page
     busy = answer(503, "busy", "all places are taken", **{"Retry-After": "1"})
@@ -400,7 +400,7 @@ def test_a_busy_server_is_asked_again(visit: Visits) -> None:
         (500, "internal", "something failed inside", "This picture could not be read"),
     ],
 )
-def test_what_a_server_refuses_is_said_plainly(
+def test_refusals_of_the_server_are_shown(
     visit: Visits, status: int, code: str, text: str, said: str
 ) -> None:
     opened = on_server(visit)
@@ -412,7 +412,7 @@ def test_what_a_server_refuses_is_said_plainly(
     opened.forgive(str(status))
 
 
-def test_a_token_is_asked_for_and_kept_in_memory_alone(visit: Visits) -> None:
+def test_a_token_is_requested_and_kept_in_memory_only(visit: Visits) -> None:
     opened = visit()
     page = opened.ready()
     seen: list[str | None] = []
@@ -443,7 +443,7 @@ def test_a_token_is_asked_for_and_kept_in_memory_alone(visit: Visits) -> None:
     opened.forgive("401")
 
 
-def test_an_unreachable_model_is_said_and_tried_again(visit: Visits) -> None:
+def test_an_unreachable_model_is_reported_and_retried(visit: Visits) -> None:
     opened = visit()
     page = opened.ready()
     page.route("**/people.onnx", lambda route: route.abort())
@@ -457,7 +457,7 @@ def test_an_unreachable_model_is_said_and_tried_again(visit: Visits) -> None:
 
 
 # ---------------------------------------------------------------- the shell
-def test_a_reading_that_is_changed_is_offered_for_what_is_there(visit: Visits) -> None:
+def test_a_changed_reading_is_offered_for_existing_results(visit: Visits) -> None:
     opened = visit()
     page = opened.ready()
     read(page, GROUP)
@@ -472,7 +472,7 @@ def test_a_reading_that_is_changed_is_offered_for_what_is_there(visit: Visits) -
 
 
 @pytest.mark.parametrize("view", ["picture", "webcam", "video", "compare"])
-def test_what_the_numbers_mean_is_one_click_away(visit: Visits, view: str) -> None:
+def test_the_explanation_of_scores_is_one_click_away(visit: Visits, view: str) -> None:
     page = visit(view).page
     opener = page.get_by_role("button", name="What these numbers mean").first
     opener.click()
@@ -500,7 +500,7 @@ def test_colours_are_switched_and_remembered(visit: Visits) -> None:
 @pytest.mark.parametrize(
     ("size", "scheme"), [("desktop", "light"), ("desktop", "dark"), ("phone", "light")]
 )
-def test_axe_finds_nothing_in_any_state(
+def test_axe_finds_no_problems_in_any_state(
     visit: Visits, nobody: Path, damaged: Path, size: str, scheme: str
 ) -> None:
     page = visit(size=size, scheme=scheme).ready()

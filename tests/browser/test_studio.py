@@ -26,7 +26,7 @@ def chosen(page: Page) -> str:
     return str(name).strip().lower()
 
 
-def test_it_loads_from_its_own_host_without_an_error(visit: Visits) -> None:
+def test_it_loads_only_from_its_own_host_without_an_error(visit: Visits) -> None:
     opened = visit()
     page = opened.ready()
     assert page.title() == "mien studio"
@@ -40,7 +40,7 @@ def test_it_loads_from_its_own_host_without_an_error(visit: Visits) -> None:
     )
 
 
-def test_nothing_of_elsewhere_may_be_loaded(visit: Visits) -> None:
+def test_the_policy_blocks_other_hosts(visit: Visits) -> None:
     opened = visit()
     page = opened.page
     assert (
@@ -84,7 +84,7 @@ def test_a_socket_to_the_service_itself_is_allowed(visit: Visits) -> None:
 
 @pytest.mark.parametrize("side", ["browser", "server"])
 @pytest.mark.parametrize("picture", [PHOTO, GROUP], ids=lambda path: path.stem)
-def test_both_sides_read_what_python_reads(visit: Visits, side: str, picture: Path) -> None:
+def test_both_sides_match_python(visit: Visits, side: str, picture: Path) -> None:
     opened: Visit = visit()
     page = opened.ready()
     if side == "server":
@@ -104,7 +104,7 @@ def test_both_sides_read_what_python_reads(visit: Visits, side: str, picture: Pa
         assert mine["scores"] == pytest.approx(theirs["scores"], abs=1e-3)
 
 
-def test_a_server_that_goes_away_is_waited_for(visit: Visits) -> None:
+def test_pictures_wait_for_an_unreachable_server(visit: Visits) -> None:
     with serving() as first:
         opened: Visit = visit(at=first.url)
         opened.ready()
@@ -117,7 +117,7 @@ def test_a_server_that_goes_away_is_waited_for(visit: Visits) -> None:
     opened.forgive("ERR_CONNECTION_REFUSED|503")  # it is asked again until it is ready
 
 
-def test_a_service_without_the_runtime_says_how_to_get_it_and_reads_itself(visit: Visits) -> None:
+def test_without_the_runtime_the_page_explains_and_the_server_reads(visit: Visits) -> None:
     with serving() as own:
         opened: Visit = visit(at=own.url)
         page = opened.page
@@ -162,9 +162,7 @@ def test_arrow_keys_go_through_the_tabs(visit: Visits) -> None:
 @pytest.mark.parametrize(
     ("size", "scheme"), [("desktop", "light"), ("desktop", "dark"), ("phone", "light")]
 )
-def test_axe_finds_nothing_and_nothing_is_wider_than_the_window(
-    visit: Visits, size: str, scheme: str
-) -> None:
+def test_axe_finds_no_problems_and_nothing_overflows(visit: Visits, size: str, scheme: str) -> None:
     page = visit(size=size, scheme=scheme).page
     for view in VIEWS:
         page.evaluate(f"location.hash = '{view}'")
@@ -176,7 +174,7 @@ def test_axe_finds_nothing_and_nothing_is_wider_than_the_window(
         assert width[0] <= width[1], view
 
 
-def test_axe_finds_nothing_where_the_server_is_away(visit: Visits) -> None:
+def test_axe_finds_no_problems_while_the_server_is_unreachable(visit: Visits) -> None:
     opened = visit("compare")
     page = opened.ready()
     page.context.set_offline(True)

@@ -66,7 +66,7 @@ def site(needed: None, tmp_path: Path) -> Iterator[tuple[Path, str]]:
         thread.join(20)
 
 
-def test_it_reads_without_a_network_once_it_was_open(visit: Visits) -> None:
+def test_the_page_works_offline_once_loaded(visit: Visits) -> None:
     with serving() as own:
         opened: Visit = visit(at=own.url, offline=True)
         page = opened.ready()
@@ -80,7 +80,7 @@ def test_it_reads_without_a_network_once_it_was_open(visit: Visits) -> None:
     opened.problems.clear()  # a browser reports what it cannot reach
 
 
-def test_answers_of_the_service_are_never_kept(visit: Visits) -> None:
+def test_answers_of_the_service_are_never_cached(visit: Visits) -> None:
     opened: Visit = visit(offline=True)
     page = opened.ready()
     wait_for_worker(opened)
@@ -94,9 +94,7 @@ def test_answers_of_the_service_are_never_kept(visit: Visits) -> None:
     assert "/mien-web/models/mien-b0/people.onnx" not in paths
 
 
-def test_another_version_takes_over_with_what_was_chosen(
-    visit: Visits, site: tuple[Path, str]
-) -> None:
+def test_a_new_version_keeps_files_loaded_on_demand(visit: Visits, site: tuple[Path, str]) -> None:
     folder, url = site
     opened: Visit = visit(at=url, offline=True)
     page = opened.ready()
@@ -115,7 +113,7 @@ def test_another_version_takes_over_with_what_was_chosen(
     assert f"/studio-of-mine/{CHOSEN}" in page.evaluate(KEPT)[newer]
 
 
-def test_a_host_of_plain_files_serves_the_page(visit: Visits, site: tuple[Path, str]) -> None:
+def test_a_static_file_server_serves_the_page(visit: Visits, site: tuple[Path, str]) -> None:
     opened: Visit = visit(at=site[1], offline=True)
     page = opened.ready()
     read_sample(page)

@@ -71,7 +71,7 @@ def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> Picture:
     return rng.integers(0, 256, shape, np.uint8)
 
 
-def test_its_own_tests_in_node_pass() -> None:
+def test_node_tests_pass() -> None:
     tests = [str(LIBRARY.parent / "test" / "reading.test.js")]
     done = subprocess.run([str(NODE), "--test", *tests], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
@@ -97,7 +97,7 @@ GROWING = [((48, 48), (192, 192)), ((30, 47), (48, 48)), ((1, 1), (4, 4)), ((100
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_resizing_is_opencvs(channels: int) -> None:
+def test_resizing_matches_opencv(channels: int) -> None:
     cases = [("resizeArea", cv2.INTER_AREA, *case) for case in SHRINKING]
     cases += [("resizeLinear", cv2.INTER_LINEAR, *case) for case in GROWING]
     pictures = [noise(*before, channels, seed) for seed, (_, _, before, _) in enumerate(cases)]
@@ -114,7 +114,7 @@ def test_resizing_is_opencvs(channels: int) -> None:
         assert np.array_equal(there, here), (before, after)
 
 
-def test_a_fourth_channel_is_left_out() -> None:
+def test_the_alpha_channel_is_dropped() -> None:
     picture = noise(60, 90, 4)
     shrunk, grown, region, same = asked(
         [
@@ -134,7 +134,7 @@ def test_a_fourth_channel_is_left_out() -> None:
 # --- Cutting and turning
 
 
-def test_cutting_and_turning_are_numpys() -> None:
+def test_cropping_and_rotation_match_numpy() -> None:
     picture = noise(31, 46)
     sides = [(0, 0, 46, 31), (-7, -9, 20, 12), (30, 20, 60, 50), (-5, -5, 60, 60), (50, 40, 55, 45)]
     cut = asked([("crop", picture, list(each)) for each in sides])
@@ -144,13 +144,13 @@ def test_cutting_and_turning_are_numpys() -> None:
     assert all(np.array_equal(there, np.rot90(picture, k)) for k, there in enumerate(turned))
 
 
-def test_grey_is_opencvs() -> None:
+def test_grey_matches_opencv() -> None:
     picture = noise(200, 200)
     (there,) = asked([("toGrey", picture, [])])
     assert np.array_equal(there, cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))
 
 
-def test_transparency_is_laid_over_white_as_pillow_does() -> None:
+def test_transparency_is_blended_with_white_as_in_pillow() -> None:
     picture = noise(200, 200, 4)
     (there,) = asked([("overWhite", picture, [])])
     below = Image.new("RGBA", (200, 200), "white")
@@ -159,14 +159,14 @@ def test_transparency_is_laid_over_white_as_pillow_does() -> None:
     )
 
 
-def test_standard_faces_are_the_same() -> None:
+def test_standard_faces_match() -> None:
     crops = [noise(*sides) for sides in ((48, 48), (200, 200), (47, 300), (20, 20), (96, 144))]
     found = asked([("toFaceInput", crop, []) for crop in crops])
     for crop, there in zip(crops, found, strict=True):
         assert np.array_equal(there, standard_face(crop))
 
 
-def test_crops_of_leaning_faces_are_the_same() -> None:
+def test_crops_of_tilted_faces_match() -> None:
     image = noise(300, 400)
     boxes = [
         (100, 90, 80, 90),
@@ -190,7 +190,7 @@ def test_crops_of_leaning_faces_are_the_same() -> None:
 # --- Figures
 
 
-def test_turns_are_the_same() -> None:
+def test_turns_match() -> None:
     rng = np.random.default_rng(0)
     upright = np.array([[30, 40], [70, 40], [50, 60], [35, 80], [65, 80]], float)
     cases = []
@@ -203,7 +203,7 @@ def test_turns_are_the_same() -> None:
     assert there == pytest.approx(here, abs=1e-9)
 
 
-def test_quality_is_the_same() -> None:
+def test_quality_matches() -> None:
     faces = [np.asarray(cv2.GaussianBlur(noise(48, 48, 1), (0, 0), s)) for s in (0.3, 0.8, 1.5, 4)]
     faces += [np.full((48, 48), 9, np.uint8), np.where(noise(48, 48, 1) > 100, 255, 30)]
     points = [[[30, 40], [70, 40], [50 + 9 * k, 60 - 4 * k], [35, 80], [65, 80]] for k in range(5)]
@@ -224,7 +224,7 @@ def test_quality_is_the_same() -> None:
 
 
 @pytest.mark.parametrize("exponent", [0.0, 0.13, -0.4])
-def test_probabilities_are_the_same(exponent: float) -> None:
+def test_probabilities_match(exponent: float) -> None:
     rng = np.random.default_rng(1)
     logits = rng.normal(0, 4, (50, 7))
     bias = rng.normal(0, 0.3, 7)
