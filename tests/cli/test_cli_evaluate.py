@@ -215,6 +215,8 @@ def test_reports_do_not_contain_names_of_outside_folders(
         (["--data", "archive", "--update", "empty.md"], EXIT_INPUT, "no section"),
         (["--data", "nowhere"], EXIT_INPUT, "nowhere"),
         (["--model", "nothing", "--data", "archive"], EXIT_MODEL, "nothing"),
+        (["--data", ""], EXIT_INPUT, "the name after --data or --pictures is empty: give"),
+        (["--pictures", ""], EXIT_INPUT, "the name after --data or --pictures is empty: give"),
         (["--pictures", "nowhere"], EXIT_INPUT, "no folder nowhere"),
         (["--pictures", "blank"], EXIT_INPUT, "no pictures in blank: put photos of faces there"),
     ],

@@ -176,6 +176,8 @@ def test_a_broken_video_ends_with_an_unreadable_result(
 def test_errors_are_raised_at_the_first_frame(tmp_path: Path, red_recognizer: Recognizer) -> None:
     with pytest.raises(InputError, match="no such file"):
         next(red_recognizer.analyze_video(tmp_path / "none.mp4"))
+    with pytest.raises(InputError, match="the video's name is empty: give a file"):
+        next(red_recognizer.analyze_video(""))
     with pytest.raises(UsageError, match="every"):
         red_recognizer.analyze_video(tmp_path / "none.mp4", every=-1)
 

@@ -156,6 +156,8 @@ def _add_report_options(parser: argparse.ArgumentParser) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     _check_options(args)
+    if "" in (args.data, args.pictures):
+        raise InputError("the name after --data or --pictures is empty: give a folder or a file")
     if not (args.no_report or args.robustness):
         needed_for = "the figures of mien evaluate (--no-report leaves them out)"
         require_extra("train", "matplotlib", "seaborn", needed_for=needed_for)

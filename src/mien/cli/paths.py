@@ -300,8 +300,8 @@ def find_videos(arguments: Sequence[str], *, all_videos: bool, quiet: bool) -> l
             note(f"{argument}: skipped images because of --video: {images:,}", quiet=quiet)
     if videos and other is not None:
         raise UsageError(
-            f"{videos[0].source} is a video and {other} is not: give videos and images in separate "
-            "commands, or --video to read every input as a video"
+            f"{videos[0].source} is a video and {other or 'an empty name'} is not: give videos and "
+            "images in separate commands, or --video to read every input as a video"
         )
     return videos
 

@@ -270,6 +270,8 @@ def _read_source(source: object, name: str, allow_private: bool) -> bytes:
     if isinstance(source, str) and _is_address(source):
         return _download(source, name, allow_private)
     if isinstance(source, str | os.PathLike):
+        if source == "":
+            raise UnreadableImage("the image's name is empty: give a file or an address")
         return _read_file(Path(source), name)
     if is_file_object(source):
         return _read_file_object(source, name)

@@ -173,6 +173,8 @@ def reason_of(error: BaseException) -> str:
 
 def _open_error(name: str, error: Exception) -> InputError:
     av = load_av()
+    if not name:
+        return InputError("the video's name is empty: give a file, an address or a camera's number")
     if isinstance(error, av.error.FileNotFoundError):
         return InputError(f"{name}: no such file")
     if isinstance(error, av.error.InvalidDataError):
