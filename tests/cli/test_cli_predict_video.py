@@ -50,6 +50,17 @@ def run(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> Any:
     return run
 
 
+def test_only_live_views_import_rich(tiny_model: Path, clip: Path) -> None:
+    words = ["predict", str(clip), "--model", str(tiny_model), "--detector", "none"]
+    code = (
+        "import sys\n"
+        "from mien.cli.main import main\n"
+        f"assert main({words!r}) == 0\n"
+        "assert 'rich' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+
+
 @pytest.mark.parametrize(
     "word",
     [

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from mien.batch.inputs import Input
-from mien.cli.live_view import LiveBars, LiveWindow, check_window_support
 from mien.cli.options import recognizer_options
 from mien.cli.output import (
     ResultWriter,
@@ -108,6 +107,8 @@ def _check_options(args: argparse.Namespace, *, single: bool) -> None:
         if is_given:
             raise UsageError(f"{option} is for images: leave it out for a video")
     if args.show:
+        from mien.cli.live_view import check_window_support  # imports rich
+
         check_window_support()
     if (args.markers is None) != (args.events is None):
         raise UsageError("--markers FILE.csv and --events FILE.csv go together: give both")
@@ -252,9 +253,13 @@ class _Run:
             if args.annotate is not None:
                 annotated = stack.enter_context(self._annotate(source, file_name, info))
             if info is None and self.show_progress:
+                from mien.cli.live_view import LiveBars
+
                 title = f"camera {source}" if is_camera(source) else name
                 bars = stack.enter_context(LiveBars(title, self.recognizer.labels))
             if args.show:
+                from mien.cli.live_view import LiveWindow
+
                 window = stack.enter_context(LiveWindow(f"mien: {name}"))
             frames = stack.enter_context(closing(self._analyze(source, live)))
             quiet = not self.show_progress or bars is not None
