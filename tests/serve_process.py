@@ -32,18 +32,18 @@ class Process:
         self._reader.start()
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         return "".join(self.lines)
 
     def port(self) -> int:
-        until(lambda: "listening on " in self.said, 30)
-        match = re.search(r"http://127\.0\.0\.1:(\d+)", self.said)
+        until(lambda: "listening on " in self.output, 30)
+        match = re.search(r"http://127\.0\.0\.1:(\d+)", self.output)
         assert match is not None
         return int(match[1])
 
     def ready(self) -> int:
         port = self.port()
-        until(lambda: "ready: " in self.said, 30)
+        until(lambda: "ready: " in self.output, 30)
         return port
 
     def end(self, number: int) -> tuple[int, str]:
@@ -51,7 +51,7 @@ class Process:
         self.process.send_signal(number)
         code = self.process.wait(20)
         self._reader.join(20)
-        return code, self.said
+        return code, self.output
 
     def close(self) -> None:
         """Wait for the last line."""

@@ -122,13 +122,13 @@ def test_commands_and_python_of_a_page_run(
     if "mien.training" in code:
         pytest.importorskip("keras")
     for line in shown:
-        status, said = run(line, workplace, capfd)
-        assert status == 0, f"{line}\n{said}"
+        status, output = run(line, workplace, capfd)
+        assert status == 0, f"{line}\n{output}"
     program = workplace / "page.py"  # which processes that it starts read, too
     program.write_text("if __name__ == '__main__':\n" + re.sub("^", "    ", code, flags=re.M))
     if code:
-        status, said = in_a_process([sys.executable, program.name], workplace)
-        assert status == 0, said
+        status, output = in_a_process([sys.executable, program.name], workplace)
+        assert status == 0, output
 
 
 def test_wrong_commands_and_python_fail(workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:

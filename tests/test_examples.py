@@ -139,7 +139,7 @@ def test_http_client(photos: Path, tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["folder_to_pandas.py"], "python examples/folder_to_pandas.py photos"),
         (["own_classes.py", "folder"], "python examples/own_classes.py FOLDER photo.jpg"),
@@ -147,7 +147,7 @@ def test_http_client(photos: Path, tiny_model: Path) -> None:
     ],
 )
 def test_a_wrong_call_is_an_error_without_a_traceback(
-    words: list[str], said: str, tmp_path: Path
+    words: list[str], message: str, tmp_path: Path
 ) -> None:
     if words[0] == "folder_to_pandas.py":
         pytest.importorskip("pandas")
@@ -160,5 +160,5 @@ def test_a_wrong_call_is_an_error_without_a_traceback(
         check=False,
     )
     assert done.returncode == 1
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr

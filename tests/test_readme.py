@@ -192,8 +192,8 @@ def test_commands_run(
     if any(".parquet" in command for command in commands):
         pytest.importorskip("pyarrow")
     for command in commands:
-        code, said = run(CHANGED.get(command, command), workplace, capfd)
-        assert code == 0, f"{command}\n{said}"
+        code, output = run(CHANGED.get(command, command), workplace, capfd)
+        assert code == 0, f"{command}\n{output}"
 
 
 @pytest.mark.slow
@@ -203,8 +203,8 @@ def test_the_recipes_of_the_released_models_run(
     (workplace / "data").rename(workplace / "archive")
     for command in RELEASE:
         assert command in text_of("docs/howto/training.md")
-        code, said = run(command + SMALL_RECIPE + ALONE, workplace, capfd)
-        assert code == 0, f"{command}\n{said}"
+        code, output = run(command + SMALL_RECIPE + ALONE, workplace, capfd)
+        assert code == 0, f"{command}\n{output}"
 
 
 @pytest.mark.slow
@@ -225,8 +225,8 @@ def test_the_tutorial_runs_from_end_to_end(
     assert set(changed) <= set(shown)
     for command in shown:
         if command.startswith("mien "):  # not pip, nor curl, which needs the service
-            code, said = run(changed.get(command, command), workplace, capfd)
-            assert code == 0, f"{command}\n{said}"
+            code, output = run(changed.get(command, command), workplace, capfd)
+            assert code == 0, f"{command}\n{output}"
     assert (workplace / "outputs/mine/report/report.md").exists()
 
 
@@ -284,9 +284,9 @@ def test_the_lines_of_python_run(workplace: Path) -> None:
     assert "mien.load()" in shown
     assert len(shown.strip().splitlines()) == 3
     tiny = shown.replace("mien.load()", 'mien.load("tiny", detector="none")')
-    code, said = in_a_process([sys.executable, "-c", tiny], workplace)
-    assert code == 0, said
-    assert said.count("\n") == 1
+    code, output = in_a_process([sys.executable, "-c", tiny], workplace)
+    assert code == 0, output
+    assert output.count("\n") == 1
 
 
 def test_the_figures_are_between_marks() -> None:

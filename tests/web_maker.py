@@ -22,8 +22,8 @@ def reply(
     content: bytes, *headers: str, status: str = "200 OK", length: int | None = None
 ) -> Answer:
     """Return an answer with this content; ``length`` overrides its Content-Length."""
-    said = len(content) if length is None else length
-    lines = [f"HTTP/1.1 {status}", f"Content-Length: {said}", "Connection: close", *headers]
+    declared = len(content) if length is None else length
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {declared}", "Connection: close", *headers]
     head = "\r\n".join(lines).encode() + b"\r\n\r\n"
     return lambda _, stream: stream.sendall(head + content)
 

@@ -58,12 +58,12 @@ def copy_of(model: Any, size: int) -> Network:
     return network
 
 
-def said_by(network: Network) -> Any:
+def outputs_of(network: Network) -> Any:
     with torch.no_grad():
         return network(torch.from_numpy(FACES[:, None].copy()).float()).softmax(1).numpy()
 
 
-def said_by_keras(model: Any, *, training: bool = False) -> Any:
+def keras_outputs(model: Any, *, training: bool = False) -> Any:
     return np.asarray(model(FACES[..., None].astype(np.float32), training=training))
 
 
@@ -85,13 +85,13 @@ def test_the_copy_has_the_outputs_of_the_network(
     keras_ready: None, backbone: str, size: int
 ) -> None:
     model = built(backbone, size)
-    assert np.allclose(said_by(copy_of(model, size)), said_by_keras(model), atol=2e-5)
+    assert np.allclose(outputs_of(copy_of(model, size)), keras_outputs(model), atol=2e-5)
 
 
 def test_the_copy_trains_on_the_statistics_of_its_batch(keras_ready: None) -> None:
     model = built("Plain", 40, head_dropout=(0.0,), drop_connect=0.0, batch_norm_momentum=0.8)
     network = copy_of(model, 40).train()
-    assert np.allclose(said_by(network), said_by_keras(model, training=True), atol=2e-5)
+    assert np.allclose(outputs_of(network), keras_outputs(model, training=True), atol=2e-5)
     mine, theirs = arrays_of(network), weights_of(model)
     norms = [layer.name for layer in model.layers if "BatchNorm" in type(layer).__name__]
     for name in norms:
@@ -111,7 +111,7 @@ def test_weights_survive_the_round_trip(keras_ready: None) -> None:
     for name, array in before.items():
         if name != "normalization/2":  # a count of images that is not used
             assert np.array_equal(after[name], array), name
-    assert np.allclose(said_by_keras(other), said_by(copy_of(model, 40)), atol=2e-5)
+    assert np.allclose(keras_outputs(other), outputs_of(copy_of(model, 40)), atol=2e-5)
 
 
 def test_the_input_scaling_is_copied(keras_ready: None) -> None:
@@ -122,7 +122,7 @@ def test_the_input_scaling_is_copied(keras_ready: None) -> None:
     model, other = (build_model(settings, size=32) for _ in range(2))
     set_input_scaling(model, mean=100.0, deviation=40.0)
     set_weights(other, arrays_of(copy_of(model, 32)))
-    assert np.array_equal(said_by_keras(other), said_by_keras(model))
+    assert np.array_equal(keras_outputs(other), keras_outputs(model))
 
 
 def test_stochastic_depth_drops_whole_images_and_keeps_the_mean() -> None:

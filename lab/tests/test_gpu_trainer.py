@@ -174,8 +174,8 @@ def test_mixed_precision_saves_float32_and_warns_on_a_cpu(
     config = recipe(tiny_data, training_precision="mixed_bfloat16", training_epochs=1)
     run = train(config, tmp_path / "run")
     assert {layer.compute_dtype for layer in load_keras_model(run.best).layers} == {"float32"}
-    said = "mien: torch found no GPU: training on the CPU, slowly\n"
-    assert capsys.readouterr().err.startswith(said) or torch.cuda.is_available()
+    warning = "mien: torch found no GPU: training on the CPU, slowly\n"
+    assert capsys.readouterr().err.startswith(warning) or torch.cuda.is_available()
 
 
 # ---------------------------------------------------------------- stopped, killed, resumed

@@ -390,7 +390,7 @@ def test_killed_extension_can_be_resumed(output: Path, make_result: MakeResult) 
 
 @pytest.mark.parametrize("is_finished", [True, False])
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "message"),
     [
         ({**RUN, "model": "two"}, "had model one, this one model two"),
         ({**RUN, "inputs": ["d2"]}, "d is missing here"),
@@ -398,7 +398,7 @@ def test_killed_extension_can_be_resumed(output: Path, make_result: MakeResult) 
     ],
 )
 def test_another_run_is_not_resumed(
-    output: Path, make_result: MakeResult, other: dict[str, Any], said: str, is_finished: bool
+    output: Path, make_result: MakeResult, other: dict[str, Any], message: str, is_finished: bool
 ) -> None:
     if is_finished:
         finished(output, make_result)
@@ -406,7 +406,7 @@ def test_another_run_is_not_resumed(
         with opened(output) as journal:
             journal.add(make_result("a.png"))
     before = contents(output.parent if is_finished else parts_folder(output))
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         opened(output, other, resume=True)
     assert contents(output.parent if is_finished else parts_folder(output)) == before
 

@@ -128,7 +128,7 @@ def test_results_match_the_local_engine_although_a_worker_dies(
 @needs_ray
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    ("address", "said"),
+    ("address", "message"),
     [
         (f"127.0.0.1:{free_port()}", "no Ray cluster at 127.0.0.1:"),
         ("127.0.0.1:99999", "no Ray cluster at 127.0.0.1:99999"),
@@ -136,12 +136,14 @@ def test_results_match_the_local_engine_although_a_worker_dies(
     ],
     ids=["nothing listens", "no port", "no number"],
 )
-def test_no_cluster_at_the_address_is_one_line(tiny_model: Path, address: str, said: str) -> None:
+def test_no_cluster_at_the_address_is_one_line(
+    tiny_model: Path, address: str, message: str
+) -> None:
     from mien.batch.ray_engine import RayEngine
 
     options = RecognizerOptions(str(tiny_model), detector="none")
     engine = RayEngine(options, options.load(), address=address, batch_size=64)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         next(engine([Input("a.png", content="a.png")]))
 
 

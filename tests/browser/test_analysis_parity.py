@@ -324,7 +324,7 @@ def cost_tables() -> list[list[list[float]]]:
     return tables
 
 
-def asked_of(scene: Scene, results: Sequence[Result]) -> dict[str, Any]:
+def scene_request(scene: Scene, results: Sequence[Result]) -> dict[str, Any]:
     """A scene as the page gets it: results as they are found, before anybody is tracked."""
     frames: list[dict[str, Any]] = []
     for (frame, found), result in zip(scene.frames, results, strict=False):
@@ -346,7 +346,7 @@ def asked_of(scene: Scene, results: Sequence[Result]) -> dict[str, Any]:
 def page(scenes: dict[str, Scene]) -> dict[str, Any]:
     """All figures of `mien-web/analysis`, from one run of Node."""
     asked = {
-        "scenes": [asked_of(scene, analyzed(scene)) for scene in scenes.values()],
+        "scenes": [scene_request(scene, analyzed(scene)) for scene in scenes.values()],
         "costs": [
             [[None if math.isinf(cost) else cost for cost in row] for row in table]
             for table in cost_tables()

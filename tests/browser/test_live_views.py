@@ -99,7 +99,7 @@ def start_camera(visit: Visit) -> Page:
     return page
 
 
-def said(page: Page, text: str | re.Pattern[str]) -> None:
+def wait_for_badge(page: Page, text: str | re.Pattern[str]) -> None:
     """Wait until the remark in the picture's corner says something."""
     page.locator(".live-badge", has_text=text).wait_for()
 
@@ -118,14 +118,14 @@ def test_webcam_shows_boxes_bars_and_a_running_timeline(visit: Visits) -> None:
     happy = page.locator(".reading .bar.first")
     assert re.fullmatch(r"happy\s+\d\d%", happy.inner_text())
     assert page.locator(".reading .valence-value").inner_text().startswith("+0.")
-    said(page, re.compile(r"^\d+ per second$"))
+    wait_for_badge(page, re.compile(r"^\d+ per second$"))
     timeline = page.get_by_role("slider", name=re.compile("Timeline of person"))
     assert float(timeline.get_attribute("aria-valuemax") or 0) == 60
 
 
 def test_webcam_shows_that_no_face_is_in_view(visit: Visits) -> None:
     page = start_camera(visit("webcam", camera=True))
-    said(page, "No face")
+    wait_for_badge(page, "No face")
     page.get_by_text("No face.").wait_for()
 
 
@@ -133,13 +133,13 @@ def test_space_pauses_and_resumes(visit: Visits) -> None:
     page = start_camera(visit("webcam", camera=True))
     page.keyboard.press("Space")
     page.get_by_role("button", name="Resume").wait_for()
-    said(page, "Paused")
+    wait_for_badge(page, "Paused")
     page.wait_for_timeout(300)
     before = page.locator(".timeline-plot").get_attribute("aria-valuenow")
     page.wait_for_timeout(500)
     assert page.locator(".timeline-plot").get_attribute("aria-valuenow") == before
     page.keyboard.press("Space")
-    said(page, "per second")
+    wait_for_badge(page, "per second")
     after = page.locator(".timeline-plot").get_attribute("aria-valuenow")
     assert float(after or 0) > float(before or 0)
 
@@ -220,7 +220,7 @@ def test_page_asks_before_discarding_an_unsaved_recording(visit: Visits) -> None
 def test_baseline_adds_corrected_scores(visit: Visits) -> None:
     page = start_camera(visit("webcam", camera=True))
     page.get_by_role("button", name="Set baseline").click()
-    said(page, "Look neutral in")
+    wait_for_badge(page, "Look neutral in")
     page.get_by_text("Corrected by the baseline of Person").wait_for(timeout=20_000)
     page.locator(".reading [aria-label=Corrected]").wait_for(timeout=20_000)
     # Whoever smiles at rest is neutral when they smile.
@@ -332,7 +332,7 @@ def test_changing_the_reading_causes_no_error(visit: Visits) -> None:
     page.keyboard.press("Escape")
     page.locator(".state[data-phase=ready]", has_text="FER-2013").wait_for()
     page.wait_for_timeout(1000)
-    said(page, "per second")
+    wait_for_badge(page, "per second")
     assert not [each for each in page.evaluate("[...remarks]") if "Not read" in each]
 
 
@@ -661,7 +661,7 @@ def test_camera_waits_for_an_unreachable_server(visit: Visits) -> None:
         seen = on_server(visit, "webcam", camera=True, at=first.url)
         page = start_camera(seen)
         first.stop()
-        said(page, "Waiting for the server")
+        wait_for_badge(page, "Waiting for the server")
     with serving(port=first.port):
         page.locator(".live-badge", has_text="per second").wait_for(timeout=60_000)
         page.goto("about:blank")  # asks nothing of the server that stops here

@@ -1,4 +1,4 @@
-"""The studio's pictures: what comes in, what is shown and said, what is saved."""
+"""The studio's pictures: what comes in, what is shown, what is saved."""
 
 from __future__ import annotations
 
@@ -393,7 +393,7 @@ def test_a_busy_server_is_retried(visit: Visits) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "text", "said"),
+    ("status", "code", "text", "heading"),
     [
         (413, "too_large", "the image is too large: expected less", "This picture is too large"),
         (422, "undecodable", "no image", "This file cannot be read as a picture"),
@@ -401,13 +401,13 @@ def test_a_busy_server_is_retried(visit: Visits) -> None:
     ],
 )
 def test_refusals_of_the_server_are_shown(
-    visit: Visits, status: int, code: str, text: str, said: str
+    visit: Visits, status: int, code: str, text: str, heading: str
 ) -> None:
     opened = on_server(visit)
     page = opened.page
     page.route("**/v1/analyze", answer(status, code, text))
     choose(page, PHOTO)
-    page.get_by_role("heading", name=said).wait_for()
+    page.get_by_role("heading", name=heading).wait_for()
     assert page.get_by_text(text).is_visible()
     opened.forgive(str(status))
 

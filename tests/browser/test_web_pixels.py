@@ -32,7 +32,7 @@ Picture = npt.NDArray[np.uint8]
 Request = tuple[str, Picture | None, list[Any]]
 
 
-def asked(requests: list[Request]) -> list[Any]:
+def replies(requests: list[Request]) -> list[Any]:
     """What Node says to all requests, pictures as arrays."""
     content = [
         {
@@ -101,7 +101,7 @@ def test_resizing_matches_opencv(channels: int) -> None:
     cases = [("resizeArea", cv2.INTER_AREA, *case) for case in SHRINKING]
     cases += [("resizeLinear", cv2.INTER_LINEAR, *case) for case in GROWING]
     pictures = [noise(*before, channels, seed) for seed, (_, _, before, _) in enumerate(cases)]
-    found = asked(
+    found = replies(
         [
             (operation, picture, [after[1], after[0]])
             for (operation, _, _, after), picture in zip(cases, pictures, strict=True)
@@ -116,7 +116,7 @@ def test_resizing_matches_opencv(channels: int) -> None:
 
 def test_the_alpha_channel_is_dropped() -> None:
     picture = noise(60, 90, 4)
-    shrunk, grown, region, same = asked(
+    shrunk, grown, region, same = replies(
         [
             ("resizeArea", picture, [41, 37]),
             ("resizeLinear", picture, [200, 192]),
@@ -137,22 +137,22 @@ def test_the_alpha_channel_is_dropped() -> None:
 def test_cropping_and_rotation_match_numpy() -> None:
     picture = noise(31, 46)
     sides = [(0, 0, 46, 31), (-7, -9, 20, 12), (30, 20, 60, 50), (-5, -5, 60, 60), (50, 40, 55, 45)]
-    cut = asked([("crop", picture, list(each)) for each in sides])
+    cut = replies([("crop", picture, list(each)) for each in sides])
     for (left, top, right, bottom), there in zip(sides[:-1], cut[:-1], strict=True):
         assert np.array_equal(there, crop_padded(picture, left, top, right, bottom))
-    turned = asked([("rot90", picture, [quarter]) for quarter in range(4)])
+    turned = replies([("rot90", picture, [quarter]) for quarter in range(4)])
     assert all(np.array_equal(there, np.rot90(picture, k)) for k, there in enumerate(turned))
 
 
 def test_grey_matches_opencv() -> None:
     picture = noise(200, 200)
-    (there,) = asked([("toGrey", picture, [])])
+    (there,) = replies([("toGrey", picture, [])])
     assert np.array_equal(there, cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))
 
 
 def test_transparency_is_blended_with_white_as_in_pillow() -> None:
     picture = noise(200, 200, 4)
-    (there,) = asked([("overWhite", picture, [])])
+    (there,) = replies([("overWhite", picture, [])])
     below = Image.new("RGBA", (200, 200), "white")
     assert np.array_equal(
         there, np.asarray(Image.alpha_composite(below, Image.fromarray(picture)))[:, :, :3]
@@ -161,7 +161,7 @@ def test_transparency_is_blended_with_white_as_in_pillow() -> None:
 
 def test_standard_faces_match() -> None:
     crops = [noise(*sides) for sides in ((48, 48), (200, 200), (47, 300), (20, 20), (96, 144))]
-    found = asked([("toFaceInput", crop, []) for crop in crops])
+    found = replies([("toFaceInput", crop, []) for crop in crops])
     for crop, there in zip(crops, found, strict=True):
         assert np.array_equal(there, standard_face(crop))
 
@@ -176,7 +176,7 @@ def test_crops_of_tilted_faces_match() -> None:
         (3, 5, 9, 8),
     ]
     cases = [(box, turn) for box in boxes for turn in (0.0, 12.5, -33.0, 90.0, 180.0)]
-    found = asked(
+    found = replies(
         [
             ("cropFace", image, [dict(zip("xywh", box, strict=True)), 1.0, turn])
             for box, turn in cases
@@ -198,7 +198,7 @@ def test_turns_match() -> None:
         sine, cosine = math.sin(math.radians(angle)), math.cos(math.radians(angle))
         points = upright @ np.array([[cosine, sine], [-sine, cosine]]) + rng.normal(0, 1, (5, 2))
         cases += [(points, align, q) for align in ("auto", "on", "off") for q in (0, 90, 180, -90)]
-    there = asked([("turnOf", None, [points.tolist(), a, q]) for points, a, q in cases])
+    there = replies([("turnOf", None, [points.tolist(), a, q]) for points, a, q in cases])
     here = [alignment_angle(tuple(map(tuple, points)), align, q) for points, align, q in cases]
     assert there == pytest.approx(here, abs=1e-9)
 
@@ -209,7 +209,7 @@ def test_quality_matches() -> None:
     points = [[[30, 40], [70, 40], [50 + 9 * k, 60 - 4 * k], [35, 80], [65, 80]] for k in range(5)]
     cases = [(np.asarray(face, np.uint8), [1, 2, 20 + 5 * k, 40], points[k % 5])
              for k, face in enumerate(faces)]  # fmt: skip
-    found = asked(
+    found = replies(
         [
             ("qualityOf", None, [face.ravel().tolist(), dict(zip("xywh", box, strict=True)), marks])
             for face, box, marks in cases
@@ -229,6 +229,6 @@ def test_probabilities_match(exponent: float) -> None:
     logits = rng.normal(0, 4, (50, 7))
     bias = rng.normal(0, 0.3, 7)
     reading = {"bias": bias.tolist(), "temperature": 0.9, "exponent": exponent}
-    there = asked([("probabilities", None, [row.tolist(), reading]) for row in logits])
+    there = replies([("probabilities", None, [row.tolist(), reading]) for row in logits])
     here = Temperature(0.9, exponent).probabilities(logits + bias)
     assert np.allclose(there, here, atol=1e-7)

@@ -57,12 +57,12 @@ def test_stuck_images_delay_neither_others_nor_the_end(
         assert (reply.status, reply.json["code"]) == (422, "too_long")
         assert analyzed(port).status == 200
         start = time.monotonic()
-        code, said = process.end(number)
+        code, output = process.end(number)
     assert time.monotonic() - start < 8
     assert code == expected
-    assert said.splitlines()[-1] == "mien: ended without 1 image that took too long"
-    assert said.count("took too long") == 1
-    assert "Traceback" not in said
+    assert output.splitlines()[-1] == "mien: ended without 1 image that took too long"
+    assert output.count("took too long") == 1
+    assert "Traceback" not in output
 
 
 @needs_app
@@ -73,8 +73,8 @@ def test_ctrl_c_works_even_if_it_was_ignored_at_the_start(tiny_model: Path) -> N
     words = ("--workers", "1", "--analysis-timeout", "0.5")
     with served(tiny_model, *words, program=["-c", ignoring]) as process:
         assert ask(process.ready(), "/v1/analyze", SLOW, PNG, "POST").status == 422
-        code, said = process.end(signal.SIGINT)
-    assert (code, said.splitlines()[-1]) == (
+        code, output = process.end(signal.SIGINT)
+    assert (code, output.splitlines()[-1]) == (
         130,
         "mien: ended without 1 image that took too long",
     )
@@ -91,11 +91,11 @@ def test_requests_in_flight_get_503_before_the_end(tiny_model: Path) -> None:
         waiting = clients.submit(ask, port, "/v1/analyze", SLOW, PNG, "POST")
         until(lambda: b"taken 1.0" in ask(port, "/metrics").content)
         start = time.monotonic()
-        code, said = process.end(signal.SIGTERM)
+        code, output = process.end(signal.SIGTERM)
         assert time.monotonic() - start < 8
         reply = waiting.result()
     assert (reply.status, reply.json["code"], code) == (503, "stopping", 0)
-    assert said.splitlines()[2:] == ["mien: ended without 1 image that took too long"]
+    assert output.splitlines()[2:] == ["mien: ended without 1 image that took too long"]
 
 
 @needs_app
@@ -119,9 +119,9 @@ def test_signals_do_not_wait_for_a_model_being_loaded(
         port = process.port()
         until(lambda: ask(port, "/readyz").status == 503)
         start = time.monotonic()
-        code, said = process.end(number)
+        code, output = process.end(number)
     assert time.monotonic() - start < 8
-    assert (code, said.splitlines()[1:]) == (expected, [last])
+    assert (code, output.splitlines()[1:]) == (expected, [last])
 
 
 @needs_app
@@ -138,13 +138,13 @@ def test_running_out_of_files_does_not_flood_the_log(tiny_model: Path) -> None:
         for _ in range(40):
             stream = socket.create_connection(("127.0.0.1", port), timeout=20)
             streams.enter_context(stream)
-        until(lambda: "no connection can be accepted" in process.said)
+        until(lambda: "no connection can be accepted" in process.output)
         time.sleep(1)
         streams.close()
         until(lambda: ask(port, "/healthz").status == 200)
         assert analyzed(port).status == 200
         assert len(process.lines) < 10
-        assert "Traceback" not in process.said
+        assert "Traceback" not in process.output
 
 
 @needs_app
@@ -194,15 +194,15 @@ def test_it_serves_until_sigterm(tiny_model: Path) -> None:
         reply = analyzed(port)
         assert (reply.status, reply.json["source"]) == (200, "a.png")
         assert ask(port, "/../etc\x1b/passwd".replace("\x1b", "%1b")).status == 404
-        code, said = process.end(signal.SIGTERM)
+        code, output = process.end(signal.SIGTERM)
     assert code == 0
-    lines = said.splitlines()
+    lines = output.splitlines()
     assert lines[0] == f"listening on http://127.0.0.1:{port} (Ctrl-C ends it)"
     assert lines[1] == "ready: tiny 0.0.1, none, 1 at a time"
     assert any("POST /v1/analyze 200 " in line for line in lines)
     assert lines[-1] == "ended"
-    assert "\x1b" not in said
-    assert "Traceback" not in said
+    assert "\x1b" not in output
+    assert "Traceback" not in output
 
 
 @needs_app
@@ -210,10 +210,10 @@ def test_it_serves_until_sigterm(tiny_model: Path) -> None:
 def test_ctrl_c_is_exit_code_130(tiny_model: Path) -> None:
     with served(tiny_model) as process:
         process.ready()
-        code, said = process.end(signal.SIGINT)
+        code, output = process.end(signal.SIGINT)
     assert code == 130
-    assert said.splitlines()[-1] == "mien: interrupted"
-    assert "Traceback" not in said
+    assert output.splitlines()[-1] == "mien: interrupted"
+    assert "Traceback" not in output
 
 
 @needs_app
@@ -237,18 +237,18 @@ def test_a_port_in_use_is_one_line_of_error(
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         assert main(["serve", "--model", str(tiny_model), "--port", str(port)]) == EXIT_USAGE
-    said = capsys.readouterr().err
-    assert said.startswith(f"mien: cannot listen on 127.0.0.1:{port}: ")
-    assert "choose another --host or --port" in said
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert output.startswith(f"mien: cannot listen on 127.0.0.1:{port}: ")
+    assert "choose another --host or --port" in output
+    assert output.count("\n") == 1
 
 
 @needs_app
 def test_a_missing_model_is_one_line_of_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--model", "nowhere", "--port", "0", "--quiet"]) == EXIT_MODEL
-    said = capsys.readouterr().err
-    assert said.startswith("mien: no model 'nowhere'")
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert output.startswith("mien: no model 'nowhere'")
+    assert output.count("\n") == 1
 
 
 @needs_app
@@ -284,13 +284,13 @@ def test_invalid_options_are_usage_errors(
     words: list[str], tiny_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["serve", "--port", "0", "--model", str(tiny_model), *words]) == EXIT_USAGE
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert output.count("\n") == 1
 
 
 @needs_app
 @pytest.mark.parametrize(
-    ("text", "code", "said"),
+    ("text", "code", "output"),
     [
         (None, EXIT_INPUT, "cannot be read: "),
         (b"# none\n\n", EXIT_INPUT, "found none"),
@@ -299,14 +299,14 @@ def test_invalid_options_are_usage_errors(
     ],
 )
 def test_invalid_token_files_are_refused_and_not_repeated(
-    text: bytes | None, code: int, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    text: bytes | None, code: int, output: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "tokens"
     if text is not None:
         path.write_bytes(text)
     assert main(["serve", "--port", "0", "--token-file", str(path)]) == code
     error = capsys.readouterr().err
-    assert said in error
+    assert output in error
     assert "short" not in error
     assert error.count("\n") == 1
 
@@ -345,8 +345,8 @@ def test_tokens_come_from_a_file_and_the_environment(
         }
         assert list(statuses.values()) == [200, 200, 200, 200, 401]
         assert ask(port, "/version").status == 401
-        code, said = process.end(signal.SIGTERM)
-    assert (code, "token-of" in said) == (0, False)
+        code, output = process.end(signal.SIGTERM)
+    assert (code, "token-of" in output) == (0, False)
 
 
 @needs_app
@@ -359,8 +359,8 @@ def test_the_json_log_contains_nothing_of_an_image(tiny_model: Path) -> None:
         headers = {**FORM, "X-Request-ID": "the-one"}
         body = form(picture(size=(64, 64)), name="of-me.png") + END
         assert ask(port, "/v1/analyze", body, headers, "POST").status == 500
-        code, said = process.end(signal.SIGTERM)
-    lines = [json.loads(line) for line in said.splitlines()]
+        code, output = process.end(signal.SIGTERM)
+    lines = [json.loads(line) for line in output.splitlines()]
     assert code == 0
     assert lines[0]["message"].startswith("listening on ")
     assert lines[-1]["message"] == "ended"
@@ -375,8 +375,8 @@ def test_the_json_log_contains_nothing_of_an_image(tiny_model: Path) -> None:
     assert set(asked[0]) == {
         *("time", "level", "message", "client", "method", "path", "status", "ms", "request_id"),
     }
-    assert "a.png" not in said
-    assert "of-me" not in said
+    assert "a.png" not in output
+    assert "of-me" not in output
 
 
 FAILING_PROGRAM = """

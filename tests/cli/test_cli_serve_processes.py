@@ -21,7 +21,7 @@ pytestmark = [needs_app, needs_signals]
 
 
 def pids(process: Process) -> list[int]:
-    return [int(each) for each in re.findall(r"^ready: .* process (\d+)$", process.said, re.M)]
+    return [int(each) for each in re.findall(r"^ready: .* process (\d+)$", process.output, re.M)]
 
 
 def is_alive(pid: int) -> bool:
@@ -52,11 +52,11 @@ def test_processes_share_the_port_the_metrics_and_the_end(tiny_model: Path) -> N
         assert metric(port, "mien_places_taken ") == 0
         assert "mien_info{" in ask(port, "/metrics").text
         start = time.monotonic()
-        code, said = process.end(signal.SIGTERM)
+        code, output = process.end(signal.SIGTERM)
     assert time.monotonic() - start < 12
-    assert (code, said.splitlines()[-1]) == (0, "ended")
+    assert (code, output.splitlines()[-1]) == (0, "ended")
     assert not any(map(is_alive, pids(process)))
-    assert "Traceback" not in said
+    assert "Traceback" not in output
 
 
 def test_a_process_that_dies_is_replaced(tiny_model: Path) -> None:
@@ -68,12 +68,12 @@ def test_a_process_that_dies_is_replaced(tiny_model: Path) -> None:
             assert analyze(port) == 200
         os.kill(first, signal.SIGKILL)
         until(lambda: len(pids(process)) == 3, 60)
-        assert f"process {first} died (SIGKILL): another one starts in 1 s" in process.said
+        assert f"process {first} died (SIGKILL): another one starts in 1 s" in process.output
         assert is_alive(second)
         assert analyze(port) == 200
         assert metric(port, 'mien_images_total{status="ok"}') == 5
-        code, said = process.end(signal.SIGINT)
-    assert (code, said.splitlines()[-1]) == (130, "mien: interrupted")
+        code, output = process.end(signal.SIGINT)
+    assert (code, output.splitlines()[-1]) == (130, "mien: interrupted")
     assert not any(map(is_alive, pids(process)))
 
 
@@ -93,9 +93,9 @@ def test_processes_end_and_clean_up_after_a_killed_parent(
 def test_a_missing_model_is_reported_once(capfd: pytest.CaptureFixture[str]) -> None:
     words = ["--model", "nowhere", "--port", "0", "--quiet", "--processes", "3"]
     assert main(["serve", *words]) == EXIT_MODEL
-    said = capfd.readouterr().err
-    assert said.startswith("mien: no model 'nowhere'")
-    assert said.count("\n") == 1
+    output = capfd.readouterr().err
+    assert output.startswith("mien: no model 'nowhere'")
+    assert output.count("\n") == 1
 
 
 def test_a_process_that_dies_at_its_start_is_restarted_after_longer_delays() -> None:

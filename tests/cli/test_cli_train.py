@@ -111,7 +111,7 @@ def test_a_new_run_is_named_after_its_recipe_and_the_time(
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         (["train"], 2, "one of the arguments --config --resume is required"),
         (["train", "--config", "a.toml", "--resume", "b"], 2, "not allowed with"),
@@ -124,12 +124,12 @@ def test_a_new_run_is_named_after_its_recipe_and_the_time(
     ],
 )
 def test_bad_arguments(
-    words: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == code
     out, err = capsys.readouterr()
     assert out == ""
-    assert said in err
+    assert message in err
     assert len(err.splitlines()) == 1
 
 
@@ -187,7 +187,7 @@ def test_without_keras_the_extra_is_named(
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("error", "code", "message"),
     [
         (TrainingDiverged("the loss became nan"), 1, "mien: the loss became nan\n"),
         (OutputError("cannot write: disk full"), 1, "mien: cannot write: disk full\n"),
@@ -200,12 +200,12 @@ def test_what_stops_a_run_is_one_line_and_a_code(
     fake: Trainer,
     error: BaseException,
     code: int,
-    said: str,
+    message: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     fake.error = error
     assert main(["train", "--resume", "run"]) == code
-    assert capsys.readouterr() == ("", said)
+    assert capsys.readouterr() == ("", message)
 
 
 FILLED = {

@@ -211,7 +211,7 @@ def test_timeout_covers_slow_and_silent_servers(
 
 # ---------------------------------------------------------------- what comes
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "expected"),
     [
         (reply(b"<html>", "Content-Type: text/html; charset=utf-8"), "is text/html"),
         (reply(PNG, "Content-Type: video/mp4"), "is video/mp4"),
@@ -232,11 +232,11 @@ def test_timeout_covers_slow_and_silent_servers(
     ],
 )
 def test_other_content_is_a_one_line_error(
-    server: Server, answers: dict[str, Answer], answer: Answer, said: str
+    server: Server, answers: dict[str, Answer], answer: Answer, expected: str
 ) -> None:
     answers["/odd"] = answer
     message = _refusal(server.url("/odd"))
-    assert said in message
+    assert expected in message
     assert "\x1b" not in message
 
 

@@ -78,8 +78,8 @@ def test_a_label_agrees_if_it_has_most_votes_or_is_first_of_a_tie(
         "neutral": ten(),
     }
     votes = load_votes(for_all(tmp_path / "v.csv", **changed))
-    said = agreement_mask(align_votes(SPLIT, votes), SPLIT.labels)
-    assert [EMOTIONS[label] for label in SPLIT.labels[~said]] == ["angry", "fear", "neutral"]
+    agreed = agreement_mask(align_votes(SPLIT, votes), SPLIT.labels)
+    assert [EMOTIONS[label] for label in SPLIT.labels[~agreed]] == ["angry", "fear", "neutral"]
 
 
 def test_images_without_votes_or_voted_no_face_are_marked(tmp_path: Path) -> None:

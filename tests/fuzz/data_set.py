@@ -15,7 +15,7 @@ from pathlib import Path
 from hypothesis import given
 
 from data_maker import write_tiny_csv, write_tiny_dataset, zip_folder
-from fuzz.harness import damaged, fuzz, obeyed
+from fuzz.harness import check, damaged, fuzz
 from mien.data.dataset import SPLITS
 from mien.data.loading import read_splits
 
@@ -64,7 +64,7 @@ def _read(name: str, content: bytes) -> None:
             assert len(split.images) == len(split.labels) == len(split.files)
             assert all(file.reason for file in split.skipped)
 
-    obeyed(name, content, read)
+    check(name, content, read)
 
 
 @given(damaged(_zips(), [b"PK\1\2", b"PK\3\4", b"PK\5\6", b"../", b"\\", b"\0", b".zip", b".csv"]))
@@ -80,5 +80,5 @@ def a_table(content: bytes) -> None:
 
 
 if __name__ == "__main__":
-    logging.disable()  # of folders that are merged, which is said on purpose
+    logging.disable()  # notes on merged folders are intended
     fuzz(a_zip, a_table)

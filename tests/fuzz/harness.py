@@ -1,10 +1,9 @@
-"""What all targets share: the law, damaged inputs, and a run of so many seconds.
+"""Shared by all fuzz targets: the rule they check, damaged inputs, and runs of a given time.
 
-The law of each target: an input of any bytes gives a valid result or one of the project's own
-errors (`mien.core.errors`), in one line, within `CPU_SECONDS` and `MEMORY_BYTES`, and nothing is
-said on stdout and stderr. Hypothesis makes inputs that are against it smaller and remembers them in
-``.hypothesis``: the next run begins with them. The last input lies in ``build/fuzz``, also where it
-has ended the process.
+The rule: any input gives a valid result or one of mien's own errors (`mien.core.errors`), in one
+line, within `CPU_SECONDS` and `MEMORY_BYTES`, and nothing is written to stdout or stderr.
+Hypothesis minimises failing inputs and stores them in ``.hypothesis``; the next run tries them
+first. The last input is in ``build/fuzz``, even if it ended the process.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ _NUMBERS = [
     for order in ("little", "big")
 ]
 
-# Whoever imports this is a target: Hypothesis asks for it where a law is defined.
+# Loaded on import, because Hypothesis needs the profile when a target defines its properties.
 settings.register_profile(
     "fuzz",
     max_examples=200,
@@ -56,14 +55,14 @@ _files: dict[str, IO[bytes]] = {}
 _output: IO[bytes] | None = None
 
 
-def obeyed(name: str, content: bytes, call: Callable[[], object]) -> None:
-    """Call, and raise unless the law is kept; ``content`` is kept until the next call."""
+def check(name: str, content: bytes, call: Callable[[], object]) -> None:
+    """Call, and raise if the rule is broken; ``content`` stays in a file until the next call."""
     global _inputs
     _inputs += 1
     _keep(name, content)
     signal.alarm(_WALL_SECONDS)  # ends the process, in native code as well
     message = "done"
-    memory, said, start = _peak_bytes(), _said(), time.process_time()
+    memory, written, start = _peak_bytes(), _output_size(), time.process_time()
     try:
         call()
     except MienError as error:
@@ -75,7 +74,7 @@ def obeyed(name: str, content: bytes, call: Callable[[], object]) -> None:
     assert seconds < CPU_SECONDS, f"it took {seconds:.1f} s"
     grown = _peak_bytes() - memory
     assert grown < MEMORY_BYTES, f"it took {grown >> 20} MB"
-    assert _said() == said, "it wrote to stdout or stderr"
+    assert _output_size() == written, "it wrote to stdout or stderr"
 
 
 def _keep(name: str, content: bytes) -> None:
@@ -92,18 +91,18 @@ def _peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak << 10
 
 
-def _said() -> int:
+def _output_size() -> int:
     sys.stdout.flush()
     return 0 if _output is None else os.fstat(_output.fileno()).st_size
 
 
 # ---------------------------------------------------------------- inputs
 def damaged(seeds: Sequence[bytes], tokens: Sequence[bytes] = ()) -> st.SearchStrategy[bytes]:
-    """Make inputs of valid ones: bytes are changed, put in, left out, repeated, cut off.
+    """Damage valid inputs: change, insert, remove and repeat bytes, or cut the input short.
 
     Args:
         seeds: valid inputs.
-        tokens: what is put in besides some bytes and numbers.
+        tokens: inserted in addition to random bytes and numbers.
     """
     pieces = st.one_of(st.sampled_from([*_NUMBERS, *tokens]), st.binary(max_size=6))
     edit = st.tuples(
@@ -117,7 +116,7 @@ def damaged(seeds: Sequence[bytes], tokens: Sequence[bytes] = ()) -> st.SearchSt
 
 def _edited(seed: bytes, edits: list[tuple[str, int, int, bytes]]) -> bytes:
     for what, somewhere, length, piece in edits:
-        # Most of what matters is near the beginning, or the end.
+        # Most of the structure is near the beginning or the end.
         place = somewhere % (len(seed) + 1)
         before, after = seed[:place], seed[place:]
         seed = {
@@ -141,7 +140,7 @@ def _json_values() -> st.SearchStrategy[Any]:
 
 
 def changed(document: Any) -> st.SearchStrategy[bytes]:
-    """Make JSON of a document in which values are others, or missing."""
+    """Return JSON of a document with some values replaced or removed."""
     places = list(_places(document))
     change = st.tuples(st.sampled_from(places), st.booleans(), _json_values())
     return st.builds(
@@ -169,14 +168,14 @@ def _with(document: Any, changes: list[tuple[tuple[Any, ...], bool, Any]]) -> An
                 del inner[key]
             else:
                 inner[key] = value
-        except (LookupError, TypeError):  # an earlier change took it away
+        except (LookupError, TypeError):  # removed by an earlier change
             continue
     return document
 
 
 # ---------------------------------------------------------------- a run
-def fuzz(*laws: Callable[[], None]) -> None:
-    """Try all laws, in turns, for ``FUZZ_SECONDS`` (600); exit code 1 if one is broken."""
+def fuzz(*properties: Callable[[], None]) -> None:
+    """Test all properties in turn for ``FUZZ_SECONDS`` (600); exit code 1 if one fails."""
     name = Path(sys.modules["__main__"].__file__ or "").stem
     seconds = float(os.environ.get("FUZZ_SECONDS", "600"))
     faulthandler.register(signal.SIGALRM, chain=True)
@@ -184,22 +183,22 @@ def fuzz(*laws: Callable[[], None]) -> None:
     failure: Exception | None = None
     with _output_watched(), discard_native_stderr():
         while failure is None and time.monotonic() < end:
-            for law in laws:
+            for test in properties:
                 try:
-                    law()
+                    test()
                 except Exception as error:
                     failure = error
                     break
     if failure is not None:
         traceback.print_exception(failure)
-        print(f"{name}: AGAINST THE LAW after {_inputs:,} inputs; the last is in {_KEPT}/")
+        print(f"{name}: FAILED after {_inputs:,} inputs; the last one is in {_KEPT}/")
         sys.exit(1)
-    print(f"{name}: {_inputs:,} inputs in {seconds:g} s, none against the law")
+    print(f"{name}: {_inputs:,} inputs in {seconds:g} s, no failure")
 
 
 @contextmanager
 def _output_watched() -> Iterator[None]:
-    """Have a file for standard output and error; in the end, what is in it is shown."""
+    """Redirect standard output and error to a file, which is printed at the end."""
     global _output
     _KEPT.mkdir(parents=True, exist_ok=True)
     streams = [(stream, os.dup(stream.fileno())) for stream in (sys.stdout, sys.stderr)]

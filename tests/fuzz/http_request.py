@@ -14,7 +14,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fuzz.harness import damaged, fuzz, obeyed
+from fuzz.harness import check, damaged, fuzz
 from mien.core import images
 from mien.core.emotions import EMOTIONS
 from mien.service import Limits
@@ -77,10 +77,10 @@ def _answered(method: str, path: str, headers: list[tuple[bytes, bytes]], body: 
         start, *rest = _sent(scope, [body[:half], body[half:]])
         assert start["status"] != 500, rest
         if start["status"] >= 400 and method != "HEAD":
-            said = json.loads(b"".join(each["body"] for each in rest))
-            assert len(said["error"].splitlines()) == 1
+            reply = json.loads(b"".join(each["body"] for each in rest))
+            assert len(reply["error"].splitlines()) == 1
 
-    obeyed("body", repr((method, path, headers)).encode() + b"\n\n" + body, ask)
+    check("body", repr((method, path, headers)).encode() + b"\n\n" + body, ask)
 
 
 @given(st.sampled_from(_TYPES), damaged([_FORM, picture(), picture(kind="JPEG")], _TOKENS))

@@ -1,4 +1,4 @@
-"""Any damage to what a folder run keeps: its parts, their indices, run.json, the record."""
+"""Damaged files of a folder run: its parts, their indices, run.json and the record."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fuzz.harness import changed, damaged, fuzz, obeyed
+from fuzz.harness import changed, check, damaged, fuzz
 from mien.batch.journal import Journal, parts_folder, record_file
 from mien.batch.tables import part_format
 from mien.core.emotions import EMOTIONS
@@ -69,7 +69,7 @@ def _resumed(files: dict[str, bytes], name: str, content: bytes) -> None:
         rows = output.read_text(encoding="utf-8").splitlines()[1:]
         assert sorted(row.partition(",")[0] for row in rows) == ["a", "b", "c", "d"]
 
-    obeyed(Path(name).name, content, resume)
+    check(Path(name).name, content, resume)
 
 
 def _damage(files: dict[str, bytes]) -> st.SearchStrategy[tuple[str, bytes]]:

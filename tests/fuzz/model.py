@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fuzz.harness import changed, damaged, fuzz, obeyed
+from fuzz.harness import changed, check, damaged, fuzz
 from mien.core.emotions import EMOTIONS
 from mien.core.images import FACE_SIZE
 from mien.core.manifest import ModelFile, load_manifest
@@ -41,7 +41,7 @@ def a_manifest(content: bytes) -> None:
         finally:  # what was read can be written
             json.dumps(manifest.to_dict(), allow_nan=False).encode()
 
-    obeyed("manifest.json", content, read)
+    check("manifest.json", content, read)
 
 
 @given(damaged([_NETWORK], [b"\x08", b"\x12", b"faces", b"logits"]))
@@ -51,7 +51,7 @@ def a_network(content: bytes) -> None:
     file = ModelFile.of(path)
     described = {"name": file.name, "sha256": file.sha256, "bytes": file.size_bytes}
     (_FOLDER / MANIFEST_NAME).write_text(json.dumps({**_MANIFEST, "file": described}))
-    obeyed("model.onnx", content, _predict)
+    check("model.onnx", content, _predict)
 
 
 def _predict() -> None:

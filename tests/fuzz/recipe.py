@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hypothesis import given
 
-from fuzz.harness import damaged, fuzz, obeyed
+from fuzz.harness import check, damaged, fuzz
 from mien.training.recipe import Config, config_to_toml, load_config
 
 _FOLDER = Path(tempfile.mkdtemp())
@@ -31,7 +31,7 @@ def a_recipe(content: bytes) -> None:
         path.write_text(config_to_toml(config), encoding="utf-8")
         assert load_config(path) == config
 
-    obeyed("recipe", content, read)
+    check("recipe", content, read)
 
 
 if __name__ == "__main__":

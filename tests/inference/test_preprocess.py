@@ -57,7 +57,7 @@ def test_the_largest_faces_are_kept(all_sides: list[int], least: int, most: int)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"min_face": -1}, "min_face"),
         ({"min_face": 2.5}, "min_face"),
@@ -66,8 +66,8 @@ def test_the_largest_faces_are_kept(all_sides: list[int], least: int, most: int)
         ({"align": "maybe"}, "align"),
     ],
 )
-def test_invalid_choices_are_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_invalid_choices_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         FaceChoice(**options)
 
 

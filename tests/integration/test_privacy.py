@@ -83,7 +83,7 @@ class Home:
         files = [path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file()]
         return sorted(str(path) for path in files if OWN not in path.parents)
 
-    def asked(self) -> set[str]:
+    def contacted_addresses(self) -> set[str]:
         """Name the addresses beyond this machine that somebody tried to connect to."""
         text = self._log.read_text(errors="replace") if self._log.exists() else ""
         found = set(_CONNECT.findall(text))
@@ -116,7 +116,7 @@ def picture(tmp_path: Path) -> Path:
 
 def nothing_left(home: Home) -> None:
     assert home.others_files() == []
-    assert home.asked() == set()
+    assert home.contacted_addresses() == set()
 
 
 def test_predict_leaves_nothing(home: Home, picture: Path) -> None:
@@ -138,7 +138,7 @@ def test_the_check_finds_connections_and_files(home: Home) -> None:
     assert home.others_files() == [".cache/somebody/deviceid"]
     if not home.traced:
         pytest.skip("attempts to connect are not looked at: no strace that works here")
-    assert home.asked() == {"203.0.113.1", "127.0.0.53"}
+    assert home.contacted_addresses() == {"203.0.113.1", "127.0.0.53"}
 
 
 @pytest.mark.slow
@@ -193,7 +193,7 @@ def test_a_cluster_on_this_machine_leaves_its_key_alone(
     # head process asks, whatever one sets, whose cloud the machine is in.
     resolver = Path("/etc/resolv.conf").read_text() if Path("/etc/resolv.conf").exists() else ""
     name_servers = set(re.findall(r"^nameserver\s+(\S+)", resolver, re.MULTILINE))
-    assert home.asked() <= {"8.8.8.8", "169.254.169.254", *name_servers}
+    assert home.contacted_addresses() <= {"8.8.8.8", "169.254.169.254", *name_servers}
 
 
 @pytest.mark.slow
@@ -201,8 +201,8 @@ def test_the_service_leaves_nothing(home: Home, picture: Path) -> None:
     pytest.importorskip("fastapi")
     process = home.start("-m", "mien", "serve", "--port", "0", "--detector", "none")
     assert process.stderr is not None
-    said = (re.search(r"http://\S+?:\d+", line) for line in process.stderr)
-    address = next(found[0] for found in said if found)
+    matches = (re.search(r"http://\S+?:\d+", line) for line in process.stderr)
+    address = next(found[0] for found in matches if found)
     try:
         request = urllib.request.Request(
             f"{address}/v1/analyze", picture.read_bytes(), {"Content-Type": "image/png"}

@@ -97,7 +97,7 @@ def test_it_reads_the_sample_picture(detector: str, labels: str) -> None:
     rows = sorted(faces, key=lambda face: (face.box.y > 300, face.box.x))
     assert len(rows) == len(mien.EMOTIONS)
     wrong = [f for f, emotion in zip(rows, mien.EMOTIONS, strict=True) if f.emotion != emotion]
-    # Haar's boxes are looser: there, two may be doubtful, and said to be.
+    # Haar's boxes are looser: there, two may be marked uncertain.
     assert len(wrong) <= 2 * (detector == "haar")
     assert all(face.uncertain for face in wrong)
 

@@ -203,10 +203,10 @@ def test_a_path_cannot_imitate_other_fields_of_the_access_log(tiny_model: Path) 
     lines: list[str] = []
     with running(loader(tiny_model), on_request=lambda request: lines.append(str(request))) as here:
         here.ask("/%20200%201%20ms%20me%0a%1b[2J%e2%80%ae")
-    said = next(line for line in lines if "%20200" in line)
-    assert len(said.split(" ")) == 7
-    assert said.isascii()
-    assert said.isprintable()
+    logged = next(line for line in lines if "%20200" in line)
+    assert len(logged.split(" ")) == 7
+    assert logged.isascii()
+    assert logged.isprintable()
 
 
 def test_failures_are_logged_with_the_request_id(

@@ -21,12 +21,12 @@ GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 
 
 @contextmanager
-def connected(service: Service, count: int, said: bytes = b"") -> Iterator[list[socket.socket]]:
+def connected(service: Service, count: int, sent: bytes = b"") -> Iterator[list[socket.socket]]:
     with ExitStack() as stack:
         streams = []
         for _ in range(count):
             stream = socket.create_connection(("127.0.0.1", service.port), timeout=20)
-            stream.sendall(said)
+            stream.sendall(sent)
             streams.append(stack.enter_context(stream))
         yield streams
 
@@ -44,13 +44,13 @@ def ended(stream: socket.socket) -> bool:
         return True
 
 
-@pytest.mark.parametrize("said", [b"", GET[:20], GET])
-def test_the_connection_idle_for_longest_is_replaced(tiny_model: Path, said: bytes) -> None:
+@pytest.mark.parametrize("sent", [b"", GET[:20], GET])
+def test_the_connection_idle_for_longest_is_replaced(tiny_model: Path, sent: bytes) -> None:
     with (
         running(loader(tiny_model), max_connections=5) as service,
-        connected(service, 20, said) as streams,
+        connected(service, 20, sent) as streams,
     ):
-        if said == GET:
+        if sent == GET:
             until(lambda: streams[-1].recv(12) == b"HTTP/1.1 200")
         start = time.monotonic()
         assert [service.ask("/healthz").status for _ in range(10)] == 10 * [200]
@@ -92,7 +92,7 @@ def test_connections_wait_while_all_others_are_busy(tiny_model: Path, gated: Gat
 
 
 @pytest.mark.parametrize(
-    "said",
+    "sent",
     [
         b"",
         b"GET /healthz HT",
@@ -103,17 +103,17 @@ def test_connections_wait_while_all_others_are_busy(tiny_model: Path, gated: Gat
     ],
 )
 def test_connections_without_a_complete_request_time_out(
-    service: Service, monkeypatch: pytest.MonkeyPatch, said: bytes
+    service: Service, monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
     from mien.service import protocols
 
     monkeypatch.setattr(protocols, "CLIENT_SECONDS", 0.5)
-    with connected(service, 1, said) as (stream,):
+    with connected(service, 1, sent) as (stream,):
         start = time.monotonic()
         while not ended(stream):
             assert time.monotonic() - start < 4  # less than what uvicorn leaves to an idle one
             time.sleep(0.05)
-            if said.endswith(b"more"):  # a drop now and then is no more patience
+            if sent.endswith(b"more"):  # occasional bytes do not extend the time
                 try:
                     stream.send(b"x")
                 except OSError:
@@ -172,7 +172,7 @@ def test_the_process_ends_in_time_after_a_signal(
 
     left: list[tuple[int, str]] = []
     monkeypatch.setattr(module, "STOP_SECONDS", 0.05)
-    monkeypatch.setattr(module, "exit_now", lambda *said: left.append(said))
+    monkeypatch.setattr(module, "exit_now", lambda *arguments: left.append(arguments))
     for number, code in ((signal.SIGTERM, 0), (signal.SIGINT, 130)):
         left.clear()
         module.make_server(create_app(loader(tiny_model)), 10).handle_exit(number, None)

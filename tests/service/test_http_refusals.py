@@ -35,14 +35,14 @@ ROOT = Path(__file__).resolve().parents[2]
 WHOLE = form(picture()) + END
 
 
-def refused(reply: Reply, status: int, code: str, said: str) -> None:
+def refused(reply: Reply, status: int, code: str, message: str) -> None:
     """Check the status and the form of an error, and that it reveals no internals."""
     assert reply.status == status
     assert reply.headers["content-type"] == "application/json"
     assert list(reply.json) == ["schema", "code", "error", "request_id"]
     assert reply.json["request_id"] == reply.headers["x-request-id"]
     assert (reply.json["schema"], reply.json["code"]) == ("mien-error/1", code)
-    assert said in reply.json["error"]
+    assert message in reply.json["error"]
     assert len(reply.json["error"].splitlines()) == 1
     for hidden in (str(ROOT), "Traceback", "site-packages", ".py", ".cpp", "0x7f"):
         assert hidden not in reply.text
@@ -55,7 +55,7 @@ def limits(**changed: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("body", "headers", "said"),
+    ("body", "headers", "message"),
     [
         (b"", PNG, "the image is empty"),
         (form(b"") + END, FORM, "the image is empty"),
@@ -74,8 +74,10 @@ def limits(**changed: Any) -> Any:
         (WHOLE, {"Content-Type": f"multipart/form-data; boundary={'x' * 500}"}, "cannot be read"),
     ],
 )
-def test_400_malformed(service: Service, body: bytes, headers: dict[str, str], said: str) -> None:
-    refused(service.analyze(body, headers), 400, "malformed", said)
+def test_400_malformed(
+    service: Service, body: bytes, headers: dict[str, str], message: str
+) -> None:
+    refused(service.analyze(body, headers), 400, "malformed", message)
 
 
 def test_400_for_invalid_http(service: Service) -> None:
@@ -166,7 +168,7 @@ def test_no_more_than_the_limit_is_read(headers: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("headers", "said"),
+    ("headers", "message"),
     [
         ({}, "no content type"),
         ({"Content-Type": "application/json"}, "'application/json'"),
@@ -177,10 +179,10 @@ def test_no_more_than_the_limit_is_read(headers: dict[str, str]) -> None:
         ({**PNG, "Content-Encoding": "gzip"}, "coded as 'gzip'"),
     ],
 )
-def test_415_not_an_image_type(service: Service, headers: dict[str, str], said: str) -> None:
+def test_415_not_an_image_type(service: Service, headers: dict[str, str], message: str) -> None:
     # A body of bytes gets no type of its own from the client.
     reply = service.ask("/v1/analyze", picture(), headers, "POST")
-    refused(reply, 415, "unsupported_type", said)
+    refused(reply, 415, "unsupported_type", message)
 
 
 def test_415_for_a_file_of_another_type_in_a_form(service: Service) -> None:
@@ -189,13 +191,13 @@ def test_415_for_a_file_of_another_type_in_a_form(service: Service) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [(b"no image", "the file is not an image"), (picture()[:3000], "the file is damaged")],
 )
-def test_422_undecodable(service: Service, content: bytes, said: str) -> None:
-    refused(service.analyze(content), 422, "undecodable", said)
+def test_422_undecodable(service: Service, content: bytes, message: str) -> None:
+    refused(service.analyze(content), 422, "undecodable", message)
     reply = service.analyze(form(content, name="/etc/secret.png") + END, FORM)
-    refused(reply, 422, "undecodable", said)
+    refused(reply, 422, "undecodable", message)
 
 
 def test_422_too_many_pixels_for_any_image(

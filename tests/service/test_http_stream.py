@@ -50,9 +50,9 @@ def refused(service: Service, path: str = "/v1/stream", **options: Any) -> tuple
         pass
     response = caught.value.response
     assert response.headers["content-type"] == "application/json"
-    said = json.loads(response.body or b"")
-    assert said["request_id"] == response.headers["x-request-id"]
-    return response.status_code, said
+    frame_reply = json.loads(response.body or b"")
+    assert frame_reply["request_id"] == response.headers["x-request-id"]
+    return response.status_code, frame_reply
 
 
 def closed(stream: ClientConnection) -> int | None:
@@ -70,13 +70,13 @@ def test_frames_get_the_answers_of_images(service: Service) -> None:
         last = 0.0
         for number in range(3):
             stream.send(picture(number))
-            said = answer(stream)
-            assert said["frame"] == number
-            assert said["time_s"] >= last
-            last = said["time_s"]
+            frame_reply = answer(stream)
+            assert frame_reply["frame"] == number
+            assert frame_reply["time_s"] >= last
+            last = frame_reply["time_s"]
             alone = service.analyze(picture(number)).json
-            assert {**said, "frame": None, "time_s": None} == alone
-            assert openapi.Result.model_validate(said).status == "ok"
+            assert {**frame_reply, "frame": None, "time_s": None} == alone
+            assert openapi.Result.model_validate(frame_reply).status == "ok"
 
 
 @pytest.mark.parametrize(
@@ -94,9 +94,13 @@ def test_invalid_messages_get_errors_and_the_stream_continues(
 ) -> None:
     with opened(service) as stream:
         stream.send(message)
-        said = answer(stream)
-        assert (said["schema"], said["code"], said["frame"]) == ("mien-error/1", code, 0)
-        assert text in said["error"]
+        frame_reply = answer(stream)
+        assert (frame_reply["schema"], frame_reply["code"], frame_reply["frame"]) == (
+            "mien-error/1",
+            code,
+            0,
+        )
+        assert text in frame_reply["error"]
         stream.send(picture())
         assert answer(stream)["frame"] == 1
 
@@ -159,9 +163,9 @@ def test_internal_errors_are_logged_and_hidden(
     with running(loader(tiny_model)) as service, opened(service) as stream:
         service.app.state.service.recognizer.find = None
         stream.send(picture())
-        said = answer(stream)
-        assert said["code"] == "internal"
-        assert "NoneType" not in said["error"]
+        frame_reply = answer(stream)
+        assert frame_reply["code"] == "internal"
+        assert "NoneType" not in frame_reply["error"]
     assert "/v1/stream failed at a frame: TypeError" in caplog.text
 
 
@@ -176,8 +180,8 @@ def guarded(tiny_model: Path) -> Iterator[Service]:
 
 
 def test_a_token_may_be_a_header_or_a_subprotocol(guarded: Service) -> None:
-    status, said = refused(guarded)
-    assert (status, said["code"]) == (401, "unauthorized")
+    status, frame_reply = refused(guarded)
+    assert (status, frame_reply["code"]) == (401, "unauthorized")
     assert refused(guarded, subprotocols=["mien", "bearer.wrong-token-of-them"])[0] == 401
     header = {"Authorization": f"Bearer {TOKEN}"}
     with opened(guarded, additional_headers=header) as stream:
@@ -197,8 +201,8 @@ def test_pages_of_other_hosts_are_refused(service: Service, guarded: Service) ->
     with opened(service, origin=own):
         pass
     for origin in ("https://evil.example", "null", f"{own}0", "http://127.0.0.1", f"{own}.evil"):
-        status, said = refused(service, origin=origin)
-        assert (status, said["code"]) == (403, "forbidden")
+        status, frame_reply = refused(service, origin=origin)
+        assert (status, frame_reply["code"]) == (403, "forbidden")
     token = {"Authorization": f"Bearer {TOKEN}"}
     with opened(guarded, origin="https://page.example", additional_headers=token):
         pass
@@ -209,8 +213,8 @@ def test_the_number_of_streams_is_bounded(tiny_model: Path) -> None:
     with running(loader(tiny_model), limits=Limits(max_streams=2)) as service:
         with opened(service), opened(service):
             assert service.metric("mien_streams") == 2
-            status, said = refused(service)
-            assert (status, said["code"]) == (503, "busy")
+            status, frame_reply = refused(service)
+            assert (status, frame_reply["code"]) == (503, "busy")
         until(lambda: service.metric("mien_streams") == 0)
         with opened(service):
             pass
@@ -315,11 +319,11 @@ def test_a_disconnect_frees_the_slot_of_its_frame(tiny_model: Path, gated: Gated
 
 
 def test_the_shutdown_answers_the_frame_in_progress(tiny_model: Path, gated: Gated) -> None:
-    said: list[Any] = []
+    frame_reply: list[Any] = []
 
     def take(stream: ClientConnection) -> None:
-        said.extend(answer(stream) for _ in range(2))
-        said.append(closed(stream))
+        frame_reply.extend(answer(stream) for _ in range(2))
+        frame_reply.append(closed(stream))
 
     with ThreadPoolExecutor(1) as clients, ExitStack() as streams:
         with running(loader(tiny_model, gated)) as service:
@@ -333,11 +337,14 @@ def test_the_shutdown_answers_the_frame_in_progress(tiny_model: Path, gated: Gat
             taking = clients.submit(take, stream)
             threading.Timer(0.3, gated.gate.set).start()
         taking.result(20)
-    assert [(said[0]["frame"], said[0]["status"]), (said[1]["frame"], said[1]["code"])] == [
+    assert [
+        (frame_reply[0]["frame"], frame_reply[0]["status"]),
+        (frame_reply[1]["frame"], frame_reply[1]["code"]),
+    ] == [
         (0, "ok"),
         (1, "stopping"),
     ]
-    assert said[2] == 1001
+    assert frame_reply[2] == 1001
 
 
 def test_idle_streams_do_not_delay_the_shutdown(tiny_model: Path) -> None:

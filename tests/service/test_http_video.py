@@ -72,9 +72,9 @@ def rows(found: list[Any]) -> list[Any]:
     return [each for each in found if each["schema"] == "mien/1"]
 
 
-def refused(reply: Reply, status: int, code: str, said: str) -> None:
+def refused(reply: Reply, status: int, code: str, message: str) -> None:
     assert (reply.status, reply.json["code"]) == (status, code)
-    assert said in reply.json["error"]
+    assert message in reply.json["error"]
     assert len(reply.json["error"].splitlines()) == 1
     assert "/dev" not in reply.text
     assert "file:" not in reply.text
@@ -144,7 +144,7 @@ def test_a_truncated_video_is_reported_in_done(service: Service, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("body", "headers", "status", "code", "said"),
+    ("body", "headers", "status", "code", "message"),
     [
         (b"", MP4, 400, "malformed", "the video is empty"),
         (form(b"x") + END, FORM, 400, "malformed", "unexpected field 'image'"),
@@ -164,9 +164,9 @@ def test_a_truncated_video_is_reported_in_done(service: Service, tmp_path: Path)
     ids=range(8),
 )
 def test_invalid_uploads_get_one_error(
-    service: Service, body: bytes, headers: dict[str, str], status: int, code: str, said: str
+    service: Service, body: bytes, headers: dict[str, str], status: int, code: str, message: str
 ) -> None:
-    refused(service.ask("/v1/video", body, headers, "POST"), status, code, said)
+    refused(service.ask("/v1/video", body, headers, "POST"), status, code, message)
 
 
 def test_playlists_cannot_refer_to_other_files(

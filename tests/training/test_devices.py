@@ -43,9 +43,9 @@ def start(data: Path, folder: Path, *, devices: int, batch: int = 8) -> Any:
 
 def ended(process: Any) -> str:
     """Return the stderr of a process, which must succeed."""
-    _, said = process.communicate(timeout=600)
-    assert process.returncode == 0, said
-    return str(said)
+    _, output = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    return str(output)
 
 
 def assert_same_losses(first: Path, second: Path) -> None:

@@ -71,7 +71,7 @@ def test_teachers_have_equal_weight_whatever_their_confidence() -> None:
 
 
 # ---------------------------------------------------------------- the same pixels
-def told_by_pixels(faces: Faces) -> Floats:
+def predictions_by_pixels(faces: Faces) -> Floats:
     """A network whose output for a face depends on each of its pixels, and on nothing else."""
     weights = np.random.default_rng(5).integers(0, 64, (48 * 48, 7))
     sums = faces.reshape(len(faces), -1).astype(np.int64) @ weights
@@ -80,7 +80,7 @@ def told_by_pixels(faces: Faces) -> Floats:
 
 @pytest.fixture
 def teacher_of_pixels(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(distillation, "open_teacher", lambda *_, **__: told_by_pixels)
+    monkeypatch.setattr(distillation, "open_teacher", lambda *_, **__: predictions_by_pixels)
     return str(tiny_model)
 
 
@@ -94,7 +94,7 @@ def is_of_these_pixels(batch: Batch) -> bool:
     assert np.array_equal(faces[..., None], batch.faces)
     assert batch.soft_targets is not None
     return np.array_equal(
-        batch.soft_targets, mean_probabilities([compact_logits(told_by_pixels(faces))], 2.0)
+        batch.soft_targets, mean_probabilities([compact_logits(predictions_by_pixels(faces))], 2.0)
     )
 
 
@@ -126,7 +126,7 @@ def test_votes_are_added_to_the_teachers_logits_of_a_view(teacher_of_pixels: str
     told = TeacherEnsemble(config, SPLIT.images, log_odds=log_odds, quiet=True)
     made = BatchSource(TrainingData(SPLIT, SPLIT), config, told)
     view = made.dataset.render_view(config, told.views[1])
-    logits = compact_logits(told_by_pixels(view.images)).astype(np.float32) + 0.5 * log_odds
+    logits = compact_logits(predictions_by_pixels(view.images)).astype(np.float32) + 0.5 * log_odds
     found = told.soft_targets_of_view(told.views[1], view.images)
     assert np.allclose(found, mean_probabilities([logits], 2.0), atol=1e-4)
     # And what the student is shown, in whatever order, is each image's own.
@@ -172,7 +172,7 @@ def test_a_view_is_predicted_once(teacher_of_pixels: str, monkeypatch: pytest.Mo
 
     def counting(faces: Faces) -> Floats:
         calls.append(len(faces))
-        return told_by_pixels(faces)
+        return predictions_by_pixels(faces)
 
     monkeypatch.setattr(distillation, "open_teacher", lambda *_, **__: counting)
     config = tiny_config(distill_teachers=[teacher_of_pixels], distill_views=1)
@@ -186,7 +186,9 @@ def test_a_teacher_with_nan_logits_is_refused(
     teacher_of_pixels: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        distillation, "open_teacher", lambda *_, **__: lambda faces: told_by_pixels(faces) + np.nan
+        distillation,
+        "open_teacher",
+        lambda *_, **__: lambda faces: predictions_by_pixels(faces) + np.nan,
     )
     config = tiny_config(distill_teachers=[teacher_of_pixels], distill_views=1)
     with pytest.raises(ModelError, match="or NaN: expected 7"):

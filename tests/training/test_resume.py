@@ -156,9 +156,9 @@ def test_a_run_killed_at_a_random_moment_is_resumed(whole_run: RunFolder, tmp_pa
     wait_for(run.checkpoint, process)
     time.sleep(waited := random.uniform(0, 3))
     process.kill()
-    _, said = process.communicate()
+    _, output = process.communicate()
     # A line an epoch, and nothing of TensorFlow's.
-    assert all(line.startswith("epoch ") for line in said.splitlines()), said
+    assert all(line.startswith("epoch ") for line in output.splitlines()), output
     # What it was just writing may be left half written beside the whole files.
     (run.path / ".checkpoint.npz.abc.part.npz").write_bytes(b"half")
     again = mien_process("train", "--resume", str(run.path), "--json", "--quiet")

@@ -343,7 +343,7 @@ def test_moments_are_kept_at_a_larger_size_but_not_with_other_trainable_blocks(
     assert all(np.all(np.asarray(variable) == 2) for variable in carried)
 
 
-# ---------------------------------------------------------------- what is said meanwhile
+# ---------------------------------------------------------------- output while training
 def test_without_a_terminal_there_is_one_line_an_epoch(
     tmp_path: Path, recorder: Recorder, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -607,7 +607,7 @@ def test_plateau_lowers_the_rate_each_time_its_patience_runs_out() -> None:
 FOLDER = Path("outputs/some-run")
 
 
-def heard(stop: threading.Event) -> bool:
+def wait_for_stop(stop: threading.Event) -> bool:
     deadline = time.monotonic() + 5
     while not stop.is_set() and time.monotonic() < deadline:
         time.sleep(0.001)
@@ -620,7 +620,7 @@ def test_a_signal_sets_the_event_and_handlers_are_restored(number: signal.Signal
     with stop_signals(FOLDER) as stop:
         assert not stop.is_set()
         os.kill(os.getpid(), number)
-        assert heard(stop)
+        assert wait_for_stop(stop)
     assert signal.getsignal(number) is before
 
 
@@ -631,7 +631,7 @@ def test_a_second_signal_stops_at_once_and_tells_how_to_resume() -> None:
         stop_signals(FOLDER) as stop,
     ):
         os.kill(os.getpid(), signal.SIGINT)
-        assert heard(stop)
+        assert wait_for_stop(stop)
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(5)
     assert signal.getsignal(signal.SIGINT) is before

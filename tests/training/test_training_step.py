@@ -294,17 +294,17 @@ def softmax(values: Any, temperature: float = 1.0) -> Any:
 def test_the_loss_is_the_weighted_sum_of_labels_teachers_and_votes() -> None:
     model = compiled(**BOTH)
     # BatchNorm answers by the batch while training, so that this is what the step will see.
-    said = {name: np.asarray(value, np.float64) for name, value in
+    outputs = {name: np.asarray(value, np.float64) for name, value in
             model(FACES, training=True).items()}  # fmt: skip
     smooth = TARGETS * 0.8 + 0.2 / 7
-    labels = -(smooth * np.log(said["probabilities"])).sum(axis=1)
-    own = softmax(said["logits"], 3.0)
+    labels = -(smooth * np.log(outputs["probabilities"])).sum(axis=1)
+    own = softmax(outputs["logits"], 3.0)
     distance = (TAUGHT * np.log(TAUGHT / own)).sum(axis=1)
-    votes = -(VOTES * np.log(said["votes"])).sum(axis=1)
+    votes = -(VOTES * np.log(outputs["votes"])).sum(axis=1)
     expected = (WEIGHTS * (0.3 * labels + 0.7 * 9 * distance + 0.4 * votes)).mean()
     logs = run(model, Batch(FACES, TARGETS, WEIGHTS, votes=VOTES, soft_targets=TAUGHT))
     assert float(logs["loss"]) == pytest.approx(expected, rel=1e-4)
-    right = said["probabilities"].argmax(axis=1) == SPLIT.labels
+    right = outputs["probabilities"].argmax(axis=1) == SPLIT.labels
     assert batch_accuracy(logs) == pytest.approx(right.mean())
 
 

@@ -240,14 +240,14 @@ def test_threads_return_the_same_results_in_bounded_memory(
         return results
 
     one, two = read(0), read(2)
-    assert [_told(result) for result in one] == [_told(result) for result in two]
+    assert [_fields(result) for result in one] == [_fields(result) for result in two]
     for result, same in zip(one, two, strict=True):
         for face, other in zip(result.faces, same.faces, strict=True):
             assert dict(face.scores) == pytest.approx(dict(other.scores), abs=1e-6)
     assert max(held) <= 5 * 8  # chunks: one returned, three analyzed, one being filled
 
 
-def _told(result: Result) -> tuple[object, ...]:
+def _fields(result: Result) -> tuple[object, ...]:
     faces = [(face.box, face.track_id, face.quality) for face in result.faces]
     return result.frame, result.time_s, result.status, faces
 

@@ -28,7 +28,7 @@ def test_marker_columns_may_have_any_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("", "start is missing"),
         ("start,end\n1,2\n", "label is missing"),
@@ -38,10 +38,10 @@ def test_marker_columns_may_have_any_order(tmp_path: Path) -> None:
         ("start,end,label\n2\n", "line 2: expected a time"),
     ],
 )
-def test_invalid_marker_files_are_refused(tmp_path: Path, text: str, said: str) -> None:
+def test_invalid_marker_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "m.csv"
     path.write_text(text)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         read_markers(path)
 
 

@@ -79,7 +79,7 @@ def test_ffmpeg_checks_the_certificate_too(
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "reason"),
     [
         (b"#EXTM3U\n#EXTINF:1,\nhttp://10.0.0.7/s.ts\n", "refers to other files"),
         (b"ffconcat version 1.0\nfile 'http://10.0.0.7/a.mp4'\n", "refers to other files"),
@@ -93,10 +93,10 @@ def test_ffmpeg_checks_the_certificate_too(
     ],
 )
 def test_other_content_is_refused_in_one_line(
-    server: Server, answers: dict[str, Answer], content: bytes, said: str
+    server: Server, answers: dict[str, Answer], content: bytes, reason: str
 ) -> None:
     answers["/odd"] = reply(content)
-    assert said in _refusal_of(server.url("/odd"))
+    assert reason in _refusal_of(server.url("/odd"))
     assert "404 (Not Found)" in _refusal_of(server.url("/none.ts"))
 
 
