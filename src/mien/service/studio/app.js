@@ -132,7 +132,7 @@ function showFailure(error) {
       icon("warn"),
       h("h2", null, isToken ? strings.token.title : words.title),
       h("p", null, isToken ? format(strings.token.text, { host: HOST }) : format(words[kind], { model, host: HOST })),
-      !isToken && kind !== "wasm" && h("p.small.soft", null, format(words.detail, { error: error.message })),
+      !isToken && kind !== "wasm" && h("p.hint", null, format(words.detail, { error: error.message })),
       h(
         "div.row",
         null,
@@ -169,7 +169,7 @@ function showSide() {
   fill(
     sent,
     h(
-      "div",
+      "div.row",
       null,
       h("p", null, format(strings.side.sent, { host: HOST })),
       h("button.button.quiet", { type: "button", onClick: () => settings.set({ side: "browser" }) }, strings.side.back),
@@ -182,7 +182,7 @@ function header() {
     "header.head",
     null,
     h(
-      "div.head-inner",
+      "div.head-inner.row",
       null,
       h("a.brand", { href: "#picture" }, mark(PALETTE), h("span", null, "mien")),
       h("div.tabs", { role: "tablist", "aria-label": strings.tabs.label, onKeydown: onTabKey }, VIEWS.map((id) => tabs[id])),
@@ -201,10 +201,10 @@ function header() {
 
 function footer() {
   return h(
-    "footer.foot",
+    "footer.foot.hint",
     null,
     h(
-      "div.foot-inner",
+      "div.foot-inner.row",
       null,
       stateLine,
       h("div.row", null, h("span", null, strings.about.line), h("button.link", { type: "button", onClick: openAbout }, strings.about.open)),
@@ -220,7 +220,7 @@ const tabs = Object.fromEntries(
   ]),
 );
 const panels = Object.fromEntries(
-  VIEWS.map((id) => [id, h("section.view", { role: "tabpanel", id: `view-${id}`, "aria-labelledby": `tab-${id}`, hidden: true })]),
+  VIEWS.map((id) => [id, h("section.view.stack", { role: "tabpanel", id: `view-${id}`, "aria-labelledby": `tab-${id}`, hidden: true })]),
 );
 const views = {}; // id → promise, of the views visited so far
 let shown = null; // id

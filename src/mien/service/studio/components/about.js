@@ -27,7 +27,7 @@ export function openAbout() {
         h("ul", null, words.forbiddenList.map((text) => h("li", null, text))),
       ),
       h("div.message", null, icon("check"), h("h3", null, words.good), h("p", null, words.goodText), h("p", null, words.write)),
-      h("p.small.soft", null, words.sources),
+      h("p.hint", null, words.sources),
       h("p.small", null, h("a", { href: LICENCES.href, target: "_blank", rel: "noopener" }, words.licences)),
     ],
   });

@@ -30,7 +30,7 @@ export function openDialog({ title, content, actions = [], className = "", onClo
     h("div.dialog-body", { tabIndex: 0 }, content),
     actions.length > 0 &&
       h(
-        "div.dialog-foot",
+        "div.dialog-foot.row",
         null,
         actions.map(({ label, primary, action }) =>
           h("button.button", { type: "button", class: primary ? "primary" : "", onClick: () => action(close) }, label),

@@ -19,7 +19,7 @@ import { icon } from "./icons.js";
  *   select(index: number): void}}
  */
 export function createFacePanel({ palette, onSelect, announce, engine }) {
-  const chooser = h("div.face-list", { role: "group", "aria-label": strings.picture.faceList });
+  const chooser = h("div.face-list.row", { role: "group", "aria-label": strings.picture.faceList });
   const body = h("div.stack");
   const element = h("div.stack", null, chooser, body);
   let shown = null; // {bitmap, blob, result}
@@ -81,7 +81,7 @@ function heading({ bitmap }, face, labels) {
     h(
       "div",
       null,
-      h("p.small.soft", null, faceName(face)),
+      h("p.hint", null, faceName(face)),
       h("h2", null, format(words.readsAs, { emotion: emotionName(emotion) }), face.uncertain && h("span.chip.warn", null, words.uncertain)),
       h("p.small", null, format(claim, { count: Math.round(100 * confidence) })),
     ),
@@ -104,7 +104,7 @@ function quality({ flags }) {
     h(
       "ul.flags",
       null,
-      flags.map((flag) => h("li", null, h("span.chip.warn", null, words.flags[flag] ?? flag), h("span.small.soft", null, words.flagHints[flag] ?? ""))),
+      flags.map((flag) => h("li", null, h("span.chip.warn", null, words.flags[flag] ?? flag), h("span.hint", null, words.flagHints[flag] ?? ""))),
     ),
   );
 }

@@ -25,7 +25,7 @@ export function createHeat({ picture, face, announce, engine }) {
   const body = h("div.stack.heat", { id, hidden: true });
   const button = h("button.button", { type: "button", "aria-expanded": false, "aria-controls": id, onClick: toggle }, icon("heat"), words.heatShow);
   const choice = h(
-    "select.select",
+    "select.input",
     { id: newId("heat-emotion"), onChange: () => draw(choice.value) },
     Object.keys(scores).map((name) => h("option", { value: name, selected: name === emotion }, emotionName(name))),
   );
@@ -49,7 +49,7 @@ export function createHeat({ picture, face, announce, engine }) {
       if (choice.value !== name) return; // the choice has changed meanwhile
       const label = format(words.heatAlt, { name: faceName(face), emotion: emotionName(name) });
       const explanation = cache.get(name);
-      fill(place, heatCanvas(picture.bitmap, face, explanation, label), h("p.small", null, peakText(explanation, name)), h("p.small.soft", null, words.heatText));
+      fill(place, heatCanvas(picture.bitmap, face, explanation, label), h("p.small", null, peakText(explanation, name)), h("p.hint", null, words.heatText));
       announce(label);
     } catch (error) {
       fill(place, h("div.message.error", { role: "alert" }, icon("warn"), h("p", null, format(words.heatFailed, { error: error.message }))));

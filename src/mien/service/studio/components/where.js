@@ -13,7 +13,7 @@ import { icon } from "./icons.js";
  * @param {"browser"|"server"|null} [fixedSide] if the settings do not apply
  */
 export function createWhereLine(settings, words, fixedSide = null) {
-  const element = h("p.where");
+  const element = h("p.where.hint");
   const update = () => {
     const onServer = (fixedSide ?? settings.get().side) === "server";
     const text = onServer ? format(words.privateServer, { host: HOST }) : words.privateBrowser;

@@ -40,7 +40,7 @@ export function createMarkers({ strings, now, onChange, announce, onSeek, hasKey
   const element = h(
     "section.panel.markers",
     null,
-    h("header.panel-head", null, h("h2", null, text.title), h("div.row", null, tools)),
+    h("header.panel-head.row", null, h("h2", null, text.title), h("div.row", null, tools)),
     hasKeys && [h("p.hint", null, text.hint), keys, more],
     !hasKeys && none,
     list,

@@ -20,15 +20,15 @@ export function createReading({ strings, palette, onPerson = () => {} }) {
   let shown = null;
   let bars = null;
 
-  const people = h("div.people", { role: "group", "aria-label": text.people, hidden: true });
+  const people = h("div.people.row", { role: "group", "aria-label": text.people, hidden: true });
   const title = h("h2");
-  const flags = h("p.reading-flags");
+  const flags = h("p.reading-flags.row");
   const scores = h("div.reading-scores");
   const needle = h("span.valence-needle");
   const valenceText = h("span.valence-value");
   const meter = h("div.valence", { title: strings.face.valenceHint }, h("span", null, strings.face.valence), h("span.valence-track", { "aria-hidden": "true" }, needle), valenceText);
   const nobody = h("p.hint", null, text.nobody);
-  const body = h("div.reading-body", null, h("header.panel-head", null, title, flags), scores, meter);
+  const body = h("div.reading-body", null, h("header.panel-head.row", null, title, flags), scores, meter);
   const element = h("section.panel.reading", { "aria-label": text.title }, people, body, nobody);
 
   function show(result) {
@@ -63,8 +63,8 @@ export function createReading({ strings, palette, onPerson = () => {} }) {
     const corrected = both ? createBars({ palette, emotions, label: text.corrected }) : null;
     fill(
       scores,
-      h("div", null, both && h("h3", null, text.asRead), read.element),
-      both && h("div", null, h("h3", null, text.corrected), corrected.element),
+      h("div", null, both && h("h3.hint", null, text.asRead), read.element),
+      both && h("div", null, h("h3.hint", null, text.corrected), corrected.element),
     );
     scores.dataset.both = String(both);
     return { key: `${emotions}|${both}`, read, corrected };

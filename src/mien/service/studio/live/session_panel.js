@@ -52,7 +52,7 @@ export function createSessionPanel(context, session, { timelinePlace = null, has
   });
   const baseline = createBaseline(context, session, { moment: () => moment, onChange: changed });
   timeline.onSelect(baseline.setSpan);
-  const people = h("div.people", { role: "group", "aria-label": text.person });
+  const people = h("div.people.row", { role: "group", "aria-label": text.person });
   const report = h("div.report-place");
   const saved = h("span.chip", { title: text.unsavedHint });
   const running = h("div.panel", null, people, timeline.element);
@@ -61,7 +61,7 @@ export function createSessionPanel(context, session, { timelinePlace = null, has
     "section.session.stack",
     { "aria-label": session.name, tabIndex: -1 },
     h(
-      "header.session-head",
+      "header.session-head.row",
       null,
       nameField(text, session, () => element.setAttribute("aria-label", session.name)),
       saved,
@@ -288,7 +288,7 @@ function createBaseline(context, session, { moment, onChange }) {
   const element = h(
     "section.panel.baseline",
     null,
-    h("header.panel-head", null, h("h2", null, text.title)),
+    h("header.panel-head.row", null, h("h2", null, text.title)),
     state,
     h("div.row", null, from.row, to.row),
     h("div.row", null, h("button.button", { type: "button", onclick: set }, icon("face"), text.set), reset),

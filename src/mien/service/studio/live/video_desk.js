@@ -49,14 +49,14 @@ export class VideoDesk {
     this.options = createOptions(context, video?.duration ?? null, (rate) => this.#read(rate));
     this.progress = createProgress(this.#text, () => this.#abort?.abort());
     this.place = h("div");
-    this.element = h("div.stack", null, this.#head(), video ? this.#withPlayer() : h("div.live-side", null, this.options.element, this.progress.element), this.place);
+    this.element = h("div.stack", null, this.#head(), video ? this.#withPlayer() : h("div.live-side.stack", null, this.options.element, this.progress.element), this.place);
   }
 
   #head() {
     const { width, height, duration } = this.#video ?? {};
     const facts = this.#video ? format(this.#text.facts, { width, height, time: formatTime(duration) }) : this.#text.noPlayer;
     return h(
-      "header.view-head",
+      "header.view-head.row",
       null,
       h("div.grow", null, h("h1", null, this.#file.name), h("p.hint", null, facts)),
       h("button.button", { type: "button", onclick: this.#onReplace }, icon("upload"), this.#text.other),
@@ -72,8 +72,8 @@ export class VideoDesk {
     this.reading.element.hidden = true;
     this.keys = pageKeys((key) => this.#key(key));
     this.timelinePlace = h("div.timeline-place");
-    const side = h("div.live-side", null, this.options.element, this.progress.element, this.reading.element);
-    return h("div.live-main", null, h("div.live-left", null, this.stage.element, this.player.element, this.timelinePlace), side);
+    const side = h("div.live-side.stack", null, this.options.element, this.progress.element, this.reading.element);
+    return h("div.live-main", null, h("div.live-left.stack", null, this.stage.element, this.player.element, this.timelinePlace), side);
   }
 
   show() {

@@ -55,7 +55,7 @@ export function createView(context) {
       announce(format(strings.download.saved, { name: text.fileName }));
     };
     return h(
-      "header.view-head",
+      "header.view-head.row",
       null,
       h("div.grow", null, h("h1", null, text.heading), h("p.hint", null, text.hint)),
       openButton(),
@@ -83,7 +83,7 @@ export function createView(context) {
     return h(
       "section.panel.lane",
       { "aria-label": session.name },
-      h("header.panel-head", null, h("h2", null, session.name), people.length > 1 && personChoice(session, people, track), saveMenu(context, session, timeline), closeButton(session)),
+      h("header.panel-head.row", null, h("h2", null, session.name), people.length > 1 && personChoice(session, people, track), saveMenu(context, session, timeline), closeButton(session)),
       timeline.element,
     );
   }
@@ -205,7 +205,7 @@ function shareTable(title, heads, rows, emotions, text) {
   return h(
     "section.panel",
     null,
-    h("header.panel-head", null, h("h2", null, title), h("p.hint", null, text.cells)),
+    h("header.panel-head.row", null, h("h2", null, title), h("p.hint", null, text.cells)),
     h("div.scroll", { tabIndex: 0, role: "region", "aria-label": title }, h("table.table.compare-table", null, h("thead", null, h("tr", null, names)), h("tbody", null, rows.map(line)))),
   );
 }

@@ -51,12 +51,12 @@ export function createView(context) {
   const viewer = createViewer({ palette, onSelect: selectFace });
   const panel = createFacePanel({ palette, onSelect: selectFace, announce, engine: context.engine });
   const welcome = createWelcome();
-  const toolbar = h("div.toolbar", { hidden: true });
+  const toolbar = h("div.toolbar.row", { hidden: true });
   const toolbarTitle = h("h1");
-  const toolbarFaces = h("p.small.soft");
+  const toolbarFaces = h("p.hint");
   const progress = h("div.progress", { hidden: true }, h("span"));
   const grid = h("ul.grid", { "aria-label": words.grid, hidden: true });
-  const side = h("div.panel.side");
+  const side = h("div.panel.side.stack");
   const single = h("div.single", { hidden: true }, viewer.element, side);
   const veil = h("div.veil", { hidden: true, "aria-hidden": true }, h("div", null, icon("upload"), words.dropNow));
   const element = h("div.picture.stack", { onKeydown: onKey }, input, welcome.element, toolbar, progress, single, grid, veil);
@@ -361,7 +361,7 @@ export function createView(context) {
     if (!open) return;
     const { state, result } = open;
     const faces = result?.faces ?? [];
-    const source = open.sample && h("p.small.soft", null, words.sampleSource);
+    const source = open.sample && h("p.hint", null, words.sampleSource);
     if (state === "ok" && faces.length) {
       panel.show({ bitmap, blob: open.blob, result });
       fill(side, panel.element, source);
@@ -388,7 +388,7 @@ export function createView(context) {
       "button.sample",
       { type: "button", onClick: addSample },
       h("img", { src: SAMPLE.href, alt: "", width: 512, height: 512 }),
-      h("span.sample-text", null, h("strong", null, words.sample), h("span.small", null, words.sampleSource)),
+      h("span.sample-text", null, h("strong", null, words.sample), h("span.hint", null, words.sampleSource)),
     );
     return {
       focus: () => zone.querySelector("button").focus(),
@@ -397,7 +397,7 @@ export function createView(context) {
         null,
         h("div.welcome-head", null, h("h1", null, words.heading), h("p.lead", null, words.lead)),
         h("div.welcome-body", null, zone, sample),
-        h("p.small.soft.formats", null, words.formats),
+        h("p.hint.formats", null, words.formats),
       ),
     };
   }
@@ -413,7 +413,7 @@ export function createView(context) {
       opener.setAttribute("aria-label", format(words.open, { name: item.name, status: summary }));
       element.dataset.state = item.state;
       fill(image, item.thumb ? h("img", { src: item.thumb, alt: "", loading: "lazy", decoding: "async", style: item.focus }) : icon(item.state === "unreadable" || item.state === "error" ? "warn" : "picture"));
-      fill(caption, h("span.card-name", { title: item.name }, item.name), cardStatus(item, palette, words));
+      fill(caption, h("span.card-name.hint", { title: item.name }, item.name), cardStatus(item, palette, words));
     };
     update();
     return { element, update, focus: () => opener.focus() };
@@ -529,9 +529,9 @@ function cardStatus(item, palette, words) {
   }
   const [first] = result.faces;
   const dot = (face) => h("span.dot", { style: { "--color": colourOf(palette, face.emotion, Object.keys(face.scores)) } });
-  if (result.faces.length === 1) return h("span.card-reading", null, dot(first), readingText(first));
+  if (result.faces.length === 1) return h("span.card-reading.row", null, dot(first), readingText(first));
   const emotions = [...new Map(result.faces.map((face) => [face.emotion, face])).values()];
-  return h("span.card-reading", null, h("span", null, counted(words.faces, result.faces.length)), emotions.map(dot), h("span.visually-hidden", null, emotions.map(({ emotion }) => emotionName(emotion)).join(", ")));
+  return h("span.card-reading.row", null, h("span", null, counted(words.faces, result.faces.length)), emotions.map(dot), h("span.visually-hidden", null, emotions.map(({ emotion }) => emotionName(emotion)).join(", ")));
 }
 
 /** Message for a picture without faces. */

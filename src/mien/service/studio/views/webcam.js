@@ -65,10 +65,10 @@ class WebcamView {
 
   #layout() {
     this.running = h("section.panel", { "aria-label": this.#text.timeline }, h("h2.running-head", null, this.#text.timeline), this.timeline.element);
-    this.side = h("div.live-side", null, this.reading.element, this.baseline.element, this.markers.element);
+    this.side = h("div.live-side.stack", null, this.reading.element, this.baseline.element, this.markers.element);
     this.recordings = h("div.stack");
     this.heading = h("h1.visually-hidden", null, this.title);
-    const left = h("div.live-left", null, this.heading, this.stage.element, this.controls.element, this.running);
+    const left = h("div.live-left.stack", null, this.heading, this.stage.element, this.controls.element, this.running);
     return h("div.stack.webcam", null, h("div.live-main", null, left, this.side), this.recordings);
   }
 
@@ -402,7 +402,7 @@ function createBaselineControls(text, { set, reset }) {
   const state = h("p.hint");
   const setButton = h("button.button", { type: "button", onclick: set }, icon("face"), text.set);
   const resetButton = h("button.button.quiet", { type: "button", onclick: () => (setButton.focus(), reset()) }, text.reset);
-  const element = h("section.panel.baseline", { "aria-label": text.title }, h("header.panel-head", null, h("h2", null, text.title)), state, h("div.row", null, setButton, resetButton));
+  const element = h("section.panel.baseline", { "aria-label": text.title }, h("header.panel-head.row", null, h("h2", null, text.title)), state, h("div.row", null, setButton, resetButton));
   return {
     element,
     show(baseline) {
