@@ -60,7 +60,7 @@ def test_stuck_images_delay_neither_others_nor_the_end(
         code, output = process.end(number)
     assert time.monotonic() - start < 8
     assert code == expected
-    assert output.splitlines()[-1] == "mien: ended without 1 image that took too long"
+    assert output.splitlines()[-1] == "mien: stopped without 1 image that took too long"
     assert output.count("took too long") == 1
     assert "Traceback" not in output
 
@@ -76,7 +76,7 @@ def test_ctrl_c_works_even_if_it_was_ignored_at_the_start(tiny_model: Path) -> N
         code, output = process.end(signal.SIGINT)
     assert (code, output.splitlines()[-1]) == (
         130,
-        "mien: ended without 1 image that took too long",
+        "mien: stopped without 1 image that took too long",
     )
 
 
@@ -95,7 +95,7 @@ def test_requests_in_flight_get_503_before_the_end(tiny_model: Path) -> None:
         assert time.monotonic() - start < 8
         reply = waiting.result()
     assert (reply.status, reply.json["code"], code) == (503, "stopping", 0)
-    assert output.splitlines()[2:] == ["mien: ended without 1 image that took too long"]
+    assert output.splitlines()[2:] == ["mien: stopped without 1 image that took too long"]
 
 
 @needs_app
@@ -103,7 +103,7 @@ def test_requests_in_flight_get_503_before_the_end(tiny_model: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "expected", "last"),
     [
-        (signal.SIGTERM, 0, "ended"),
+        (signal.SIGTERM, 0, "stopped"),
         (signal.SIGINT, 130, "mien: interrupted"),
     ],
 )
@@ -197,10 +197,10 @@ def test_it_serves_until_sigterm(tiny_model: Path) -> None:
         code, output = process.end(signal.SIGTERM)
     assert code == 0
     lines = output.splitlines()
-    assert lines[0] == f"listening on http://127.0.0.1:{port} (Ctrl-C ends it)"
+    assert lines[0] == f"listening on http://127.0.0.1:{port} (press Ctrl-C to stop)"
     assert lines[1] == "ready: tiny 0.0.1, none, 1 at a time"
     assert any("POST /v1/analyze 200 " in line for line in lines)
-    assert lines[-1] == "ended"
+    assert lines[-1] == "stopped"
     assert "\x1b" not in output
     assert "Traceback" not in output
 
@@ -363,7 +363,7 @@ def test_the_json_log_contains_nothing_of_an_image(tiny_model: Path) -> None:
     lines = [json.loads(line) for line in output.splitlines()]
     assert code == 0
     assert lines[0]["message"].startswith("listening on ")
-    assert lines[-1]["message"] == "ended"
+    assert lines[-1]["message"] == "stopped"
     assert all(
         re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", each["time"]) for each in lines
     )

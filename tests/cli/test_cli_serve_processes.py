@@ -54,7 +54,7 @@ def test_processes_share_the_port_the_metrics_and_the_end(tiny_model: Path) -> N
         start = time.monotonic()
         code, output = process.end(signal.SIGTERM)
     assert time.monotonic() - start < 12
-    assert (code, output.splitlines()[-1]) == (0, "ended")
+    assert (code, output.splitlines()[-1]) == (0, "stopped")
     assert not any(map(is_alive, pids(process)))
     assert "Traceback" not in output
 

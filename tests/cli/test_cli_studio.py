@@ -51,7 +51,7 @@ def test_a_browser_opens_the_page(tiny_model: Path, tmp_path: Path) -> None:
             process.send_signal(signal.SIGTERM)
         assert process.wait(20) == EXIT_DONE
         assert process.stderr is not None
-        assert f"listening on http://0.0.0.0:{port} (Ctrl-C ends it)" in process.stderr.read()
+        assert f"listening on http://0.0.0.0:{port} (press Ctrl-C to stop)" in process.stderr.read()
 
 
 def test_the_address_is_printed_without_a_display(

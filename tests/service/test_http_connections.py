@@ -177,7 +177,7 @@ def test_the_process_ends_in_time_after_a_signal(
         left.clear()
         module.make_server(create_app(loader(tiny_model)), 10).handle_exit(number, None)
         until(lambda: bool(left))
-        assert left == [(code, "mien: ended before all requests in flight had an answer")]
+        assert left == [(code, "mien: stopped before all requests in flight had an answer")]
 
 
 def test_accepted_sockets_have_tcp_nodelay(

@@ -240,7 +240,7 @@ def run(
         with raise_on_sigterm():
             return _listen_and_serve(args, log, on_listening or (lambda _: None))
     except Terminated:
-        log.info("ended")
+        log.info("stopped")
     return EXIT_DONE
 
 
@@ -266,7 +266,7 @@ def _listen_and_serve(
     settings = Settings(options, limits, _access(args), log)
     with listen(args.host, args.port) as listener, log.install():
         address = host_and_port(args.host, listener.getsockname()[1])
-        log.info(f"listening on http://{address} (Ctrl-C ends it)")
+        log.info(f"listening on http://{address} (press Ctrl-C to stop)")
         if not _is_loopback(listener) and not settings.access.digests:
             warning = "others can reach this address, and there is no authentication"
             log.info(f"mien: {warning}: use --token-file, or a proxy that has one")
@@ -346,10 +346,10 @@ def _end(service: Service, *, interrupted: bool, quiet: bool) -> NoReturn:
 
     count = service.workers.running
     if count:
-        message = "mien: interrupted" if interrupted else "" if quiet else "ended"
+        message = "mien: interrupted" if interrupted else "" if quiet else "stopped"
         if service.recognizer is not None:
             images = "1 image" if count == 1 else f"{count} images"
-            message = f"mien: ended without {images} that took too long"
+            message = f"mien: stopped without {images} that took too long"
         exit_now(EXIT_INTERRUPTED if interrupted else EXIT_DONE, message)
     raise KeyboardInterrupt if interrupted else Terminated
 

@@ -198,7 +198,7 @@ class Server(uvicorn.Server):
         if self.ended_by is None:
             self.ended_by = sig
             code = EXIT_INTERRUPTED if sig == signal.SIGINT else EXIT_DONE
-            message = "mien: ended before all requests in flight had an answer"
+            message = "mien: stopped before all requests in flight had an answer"
             self._deadline = threading.Timer(STOP_SECONDS, exit_now, (code, message))
             self._deadline.daemon = True
             self._deadline.start()
