@@ -226,7 +226,7 @@ def timed(work: Callable[[], object]) -> Run:
 
 @contextmanager
 def fer_network(python: str) -> Iterator[Run]:
-    """Start fer's TFLite network in a process of its own environment; yields its run."""
+    """Start fer's TFLite network in a process with its own environment; yields its run."""
     names = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
     process = subprocess.Popen(
         [python, "-c", _FER],

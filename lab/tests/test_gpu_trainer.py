@@ -264,11 +264,11 @@ def test_the_student_learns_from_its_teachers(
 def test_sharp_teachers_get_faces_before_degradation(
     undisturbed: RunFolder, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked, shown = [], []
+    inputs, shown = [], []
     learn = Student.learn
 
     def asking(teachers: Any, views: Any, *rest: Any, **options: Any) -> Any:
-        asked.append(views.float())
+        inputs.append(views.float())
         return mean_probabilities(teachers, views, *rest, **options)
 
     def learning(self: Student, batch: Any, *rest: Any, **options: Any) -> None:
@@ -286,7 +286,7 @@ def test_sharp_teachers_get_faces_before_degradation(
         augmentation_blur=1.0,
     )
     train(config, tmp_path / "run", quiet=True)
-    (sharp,), blurred = asked, torch.cat(shown)
+    (sharp,), blurred = inputs, torch.cat(shown)
     sharp = sharp[: len(blurred)]
     assert sharp.diff(dim=3).abs().mean() > 1.2 * blurred.diff(dim=3).abs().mean()
     # The same faces: what they are as a whole is alike.

@@ -51,7 +51,7 @@ export class Decoder {
    *
    * @param {Blob | ImageBitmap | ImageData | VideoFrame} image bitmaps and frames are closed
    * @param {string} name for messages
-   * @returns {Promise<Picture>} of four channels, the fourth is to be ignored
+   * @returns {Promise<Picture>} with four channels, of which the fourth is ignored
    * @throws {UnreadableImage}
    */
   async pixels(image, name) {

@@ -11,7 +11,7 @@ const REST_S = 3;
  * @param {object} options
  * @param {(seconds: number) => void} options.onCount receives the remaining seconds, 0 when measuring starts
  * @param {(baseline: object|null) => void} options.onDone receives null if no face was seen
- * @returns {{add: (result: object) => void, remaining: () => number, cancel: () => void}} `add` is to be
+ * @returns {{add: (result: object) => void, remaining: () => number, cancel: () => void}} `add` must be
  *   called with each result
  */
 export function measureAtRest({ onCount, onDone }) {
