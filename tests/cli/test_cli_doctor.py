@@ -187,6 +187,7 @@ def test_a_broken_package_is_a_finding(run: Doctor, monkeypatch: pytest.MonkeyPa
     code, found, err = run()
     assert code == 1
     finding = found["packages", "onnxruntime"]
+    assert list(finding) == ["part", "name", "state", "detail", "mend"]
     assert finding["state"] == "bad"
     assert finding["mend"].startswith("pip install 'onnxruntime")
     assert "no such file" in err

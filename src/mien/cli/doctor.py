@@ -75,7 +75,7 @@ class Finding:
     def to_dict(self) -> dict[str, str | None]:
         """Return the finding as JSON, with the fix under "mend"."""
         content = asdict(self)
-        return {**content, "mend": content.pop("fix")}
+        return {("mend" if key == "fix" else key): value for key, value in content.items()}
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
