@@ -247,7 +247,7 @@ class Journal:
         skipped: number of images that `remaining` skipped because they are done.
 
     Raises:
-        UsageError: if there are parts and ``resume`` is false, the parts or the output are those of
+        UsageError: if there are parts and ``resume`` is false, the parts or the output belong to
             another run, another process is writing them, or files are in the way that mien did not
             create.
         OutputError: if the output or the parts cannot be written.

@@ -193,7 +193,7 @@ def _refuse(args: argparse.Namespace, names: Sequence[str], reason: str) -> None
 
 
 def _arguments(args: argparse.Namespace, names: Sequence[str]) -> list[str]:
-    """Return those of the named options that differ from their defaults, as arguments."""
+    """Return the named options that differ from their defaults, as arguments."""
     arguments = []
     for name in names:
         value = getattr(args, name)

@@ -89,9 +89,9 @@ def _describe_model(name: str) -> dict[str, Any]:
 def _accuracy(manifest: Manifest) -> float | None:
     """Return the reading's accuracy on its validation images, None if unknown.
 
-    The figures of the calibration are of the exported network, with its bias and averaged weights;
-    those of the validation are of the training run. The manifest of an int8 model has both of its
-    float32 original, so its own accuracy is under "quantization".
+    "calibration" has the accuracy of the exported network, with its bias and averaged weights,
+    "validation" that of the training run. In the manifest of an int8 model both belong to its
+    float32 original; its own accuracy is under "quantization".
     """
     if manifest.precision == "int8":
         return _figure(manifest.metrics, "quantization", "accuracy_int8")

@@ -139,7 +139,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def _add_video_options(parser: argparse.ArgumentParser) -> None:
     about = "FILE.mp4, rtsp://..., http://.../clip.mp4, or a camera's 0"
     add = parser.add_argument_group("videos, streams and cameras", about).add_argument
-    every_help = "seconds between two analyzed frames, as 0.5s (default: every frame)"
+    every_help = "seconds between analyzed frames, for example 0.5s (default: every frame)"
     add("--every", metavar="SECONDS", help=every_help)
     add("--start", metavar="TIME", help="start here: seconds, mm:ss or h:mm:ss")
     add("--end", metavar="TIME", help="end here")
@@ -161,7 +161,7 @@ def _add_video_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--baseline",
         metavar="FROM:TO",
-        help="seconds in which everyone is neutral, as 0:5; adds scores corrected by them",
+        help="seconds in which everyone is neutral, for example 0:5; adds corrected scores",
     )
     markers_help = "events, one per line: start, end, label; for --events"
     add("--markers", type=Path, metavar="FILE.csv", help=markers_help)
@@ -172,7 +172,7 @@ def _add_video_options(parser: argparse.ArgumentParser) -> None:
         type=file_name(".csv", *OUTPUT_IMAGE_SUFFIXES),
         action="append",
         metavar="FILE.csv|.png",
-        help="compare the videos, with one row or lane each; may be given twice",
+        help="compare the videos, with one row or lane each; can be given twice",
     )
     add(
         "--reconnect",

@@ -118,7 +118,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="URL",
-        help="let pages of this origin read answers, as https://example.org; may be repeated",
+        help="let pages of this origin read answers (https://example.org); repeatable",
     )
     add = parser.add_argument_group("running").add_argument
     add(

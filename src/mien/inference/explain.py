@@ -276,8 +276,8 @@ def occlusion_maps(
     """Return the loss of score where each pixel is covered, float32 (N, 48, 48).
 
     It averages over the patches that cover the pixel, weighted towards their centres; negative
-    where covering the pixel raises the score. Faces are uint8 (N, 48, 48), grey, ``classes`` (N,)
-    the index of each face's class, ``scores`` float32 (N, classes) those of the uncovered faces.
+    where covering the pixel raises the score. ``faces`` are uint8 (N, 48, 48), grey; ``classes``
+    (N,) has the index of each face's class, ``scores`` float32 (N, classes) the uncovered scores.
     """
     weights = _patch_weights()
     maps = np.zeros(faces.shape, np.float32)

@@ -84,7 +84,7 @@ class FaceBatch:
     width: int | None = None  # of the image; None if it is unreadable
     height: int | None = None
     detections: tuple[Detection, ...] = ()  # the selected faces, left to right
-    turns: tuple[float, ...] = ()  # clockwise degrees by which each crop was levelled
+    turns: tuple[float, ...] = ()  # clockwise tilt in degrees that each crop undoes
     faces: tuple[npt.NDArray[np.uint8], ...] = ()  # standard faces, uint8 (48, 48)
     status: str = "ok"  # or "no_face", "unreadable", "error"
     error: str | None = None  # message of the last two
@@ -171,8 +171,8 @@ def face_crop(
         image: uint8 (H, W, 3) RGB.
         box: inside the image.
         crop_scale: see `Detector.crop_scale`; None crops the box itself.
-        turn: clockwise degrees by which the face leans, to be levelled; unused if ``crop_scale`` is
-            None.
+        turn: clockwise tilt of the face in degrees, which the crop undoes; unused if ``crop_scale``
+            is None.
 
     Returns:
         uint8 (S, S, 3), or (h, w, 3) of the box. Border pixels are repeated where the square

@@ -158,7 +158,7 @@ def join_run(
         UsageError: if the run was not trained on votes, the model has other classes, or the output
             folder holds something else.
         ModelError: if a network is missing or damaged, or the new model's probabilities differ from
-            those of the two by more than `TOLERANCE`; then nothing is written.
+            those of both networks by more than `TOLERANCE`; nothing is written then.
         InputError, OutputError, MissingExtra: as `export_run`.
     """
     base = find_model(model)

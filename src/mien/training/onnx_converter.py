@@ -499,8 +499,8 @@ def read_weights(path: Path, outputs: Mapping[str, str] = OUTPUT_CONTRACT) -> di
     """Read the weights of an exported network, for the reading with these outputs.
 
     Returns:
-        Float32 arrays in Keras' layout by ``layer/variable``, such as ``stem_conv/kernel``; bit for
-        bit those of the Keras network.
+        Float32 arrays in Keras' layout by ``layer/variable``, such as ``stem_conv/kernel``; equal
+        to those of the Keras network, bit for bit.
 
     Raises:
         ModelError: if there is no such file, or it was not made by `keras_to_onnx`.

@@ -110,7 +110,7 @@ def analyze_frames(
         source: the video's name in results.
         window: its ``every`` selects frames; all if None.
         smoother: of the scores.
-        threads: analyze chunks of frames in so many threads while the next ones are decoded; 0
+        threads: number of threads that analyze chunks of frames while the next ones are decoded; 0
             analyzes each frame before the next one is requested. The results are the same.
 
     Yields:

@@ -74,7 +74,7 @@ class _Track:
 
 
 def track_memory(every: float | None) -> float:
-    """Return `MEMORY_S`, or more if frames are analyzed only every so many seconds."""
+    """Return `MEMORY_S`, or more if few frames are analyzed (one per ``every`` seconds)."""
     return max(MEMORY_S, _MEMORY_STEPS * (every or 0.0))
 
 
@@ -117,7 +117,7 @@ class Tracker:
         return time_s - track.time_s <= max(self.memory_s, STALL_S if was_in_last_frame else 0.0)
 
     def rescale(self, across: float, down: float) -> None:
-        """Adapt the tracks to pictures that are so many times as wide and as high."""
+        """Scale the tracks to a new frame size by ``across`` (width) and ``down`` (height)."""
         for track in self._tracks:
             track.x, track.y = track.x * across, track.y * down
             track.speed_x, track.speed_y = track.speed_x * across, track.speed_y * down

@@ -252,7 +252,7 @@ def _confident(rows: RawDetections) -> RawDetections:
 
 
 def _tile_spans(length: int, tile: int, overlap: int) -> list[tuple[int, int]]:
-    """Return start and end of tiles that cover a length evenly, overlapping at least so much."""
+    """Return start and end of tiles that cover a length evenly, with at least ``overlap``."""
     if length <= tile:
         return [(0, length)]
     count = math.ceil((length - overlap) / (tile - overlap))
@@ -278,7 +278,7 @@ def _drop_cut_off(
 
 # ---------------------------------------------------------------- orientations
 def find_orientation(image: Image, face: Detection, detect: DetectFunction) -> int | None:
-    """Return the clockwise quarter turns, 0 to 3, by which a face is rotated; None if it is none.
+    """Return the clockwise quarter turns, 0 to 3, of a face; None if it is not a face.
 
     A close-up is searched in each orientation, and the most confident one wins.
     """
