@@ -27,19 +27,19 @@ const MANIFEST = {
 
 const grey = (width, height) => ({ data: new Uint8Array(width * height * 3).fill(90), width, height, channels: 3 });
 
-/** A detector that finds what `place` says is in a picture, by its size. */
-function finder(place) {
+/** A detector that returns `rowsOf(picture, call number)` and records the sizes it was called with. */
+function fakeDetector(rowsOf) {
   const seen = [];
   const detect = async (picture) => {
     seen.push([picture.width, picture.height]);
-    return place(picture, seen.length);
+    return rowsOf(picture, seen.length);
   };
   return { detect, seen };
 }
 
 const row = (x, y, w, h, score) => [x, y, w, h, ...Array.from({ length: 10 }, (_, i) => (i % 2 ? y : x)), score];
 
-test("numbers are rounded as Python rounds", () => {
+test("rounding is half to even, as in Python", () => {
   assert.deepEqual([0.5, 1.5, 2.5, -0.5, -1.5, 2.4999, 7].map(roundEven), [0, 2, 2, 0, -2, 2, 7]);
 });
 
@@ -50,17 +50,17 @@ test("a reading has its own outputs, temperature and thresholds", () => {
   assert.deepEqual([own.output, own.temperature, own.bias, own.thresholds], ["logits", 2, [0, 0.5], [0.8, 0]]);
 });
 
-test("a model without people's labels is read by what it has", () => {
+test("a model without people's labels uses its first reading", () => {
   assert.equal(readingOf({ ...MANIFEST, reading: "own", readings: {} }).labels, "own");
 });
 
-test("what is no manifest, or has no such labels, is refused in one line", () => {
+test("an invalid manifest and unknown labels are refused with a one-line message", () => {
   for (const wrong of [null, {}, [], { schema: "other/1" }]) assert.throws(() => readingOf(wrong), /schema mien-model\/1/);
   assert.throws(() => readingOf(MANIFEST, "others"), /tiny 1\.0\.0 has no labels "others": expected fer2013 or people/);
   assert.throws(() => readingOf(MANIFEST, "toString"), /has no labels/);
 });
 
-test("probabilities sum to one, and what is no number is refused", () => {
+test("probabilities sum to one, and logits that are not finite are refused", () => {
   const given = { bias: [0, 0, 0], temperature: 0.9, exponent: 0.3 };
   const sum = probabilities([1, 700, -800], given).reduce((one, other) => one + other);
   assert.ok(Math.abs(sum - 1) < 1e-6);
@@ -86,7 +86,7 @@ test("a result has the keys of mien's JSON in their order", () => {
   assert.equal(toResult(reading, { width: 5, height: 6 }).status, "no_face");
 });
 
-test("small faces are left out, the largest kept, in their order", () => {
+test("small faces are ignored, and the largest are kept in their order", () => {
   const sides = [40, 10, 60, 50];
   const found = sides.map((side, x) => ({ box: { x, y: 0, w: side, h: side }, confidence: 0.9 }));
   const xs = (choice) => selectFaces(found, { minFace: 0, maxFaces: null, ...choice }).map(({ box }) => box.x);
@@ -95,40 +95,40 @@ test("small faces are left out, the largest kept, in their order", () => {
   assert.deepEqual(xs({ maxFaces: 2 }), [2, 3]);
 });
 
-test("a large face is found at half the size, and that is all that is searched", async () => {
-  const { detect, seen } = finder(() => [row(100, 50, 80, 90, 0.95)]);
+test("a large face is found at half the size, without a search at full size", async () => {
+  const { detect, seen } = fakeDetector(() => [row(100, 50, 80, 90, 0.95)]);
   const [face] = await findFaces(grey(1280, 960), detect);
   assert.deepEqual(seen, [[320, 240]]);
   assert.deepEqual(face.box, { x: 400, y: 200, w: 320, h: 360 });
   assert.equal(face.turn, 0);
 });
 
-test("a hint of a small face is looked for at the whole size", async () => {
-  const { detect, seen } = finder(({ width }) => (width === 320 ? [row(10, 10, 15, 15, 0.3)] : [row(20, 20, 30, 30, 0.93)]));
+test("a hint of a small face leads to a search at full size", async () => {
+  const { detect, seen } = fakeDetector(({ width }) => (width === 320 ? [row(10, 10, 15, 15, 0.3)] : [row(20, 20, 30, 30, 0.93)]));
   const faces = await findFaces(grey(640, 480), detect);
   assert.deepEqual(seen, [[320, 240], [640, 480]]);
   assert.deepEqual(faces.map(({ box }) => box), [{ x: 20, y: 20, w: 30, h: 30 }]);
 });
 
-test("where nobody is found, the image is looked at in every orientation", async () => {
-  const { detect, seen } = finder(() => []);
+test("without a face, all orientations are searched", async () => {
+  const { detect, seen } = fakeDetector(() => []);
   assert.deepEqual(await findFaces(grey(640, 400), detect), []);
   assert.deepEqual(seen, [[320, 200], [640, 400], [200, 320], [320, 200], [200, 320]]);
 });
 
-test("of two boxes of one face the surer is kept, and faces come left to right", async () => {
-  const { detect } = finder(() => [row(200, 20, 60, 60, 0.95), row(30, 20, 60, 60, 0.92), row(34, 22, 60, 60, 0.99)]);
+test("duplicates keep the most confident box, and faces are sorted left to right", async () => {
+  const { detect } = fakeDetector(() => [row(200, 20, 60, 60, 0.95), row(30, 20, 60, 60, 0.92), row(34, 22, 60, 60, 0.99)]);
   const faces = await findFaces(grey(320, 240), detect);
   assert.deepEqual(faces.map(({ box, confidence }) => [box.x, confidence]), [[34, 0.99], [200, 0.95]]);
 });
 
-test("boxes are clipped to the image; one outside is none", () => {
+test("boxes are clipped to the image, and those outside are dropped", () => {
   assert.deepEqual(boxInImage([-5, -5, 30, 30], 1, { width: 20, height: 10 }), { x: 0, y: 0, w: 20, h: 10 });
   assert.equal(boxInImage([50, 5, 30, 30], 1, { width: 20, height: 10 }), null);
   assert.equal(overlap({ x: 0, y: 0, w: 10, h: 10 }, { x: 5, y: 0, w: 10, h: 10 }), 1 / 3);
 });
 
-test("a network's cells become boxes, and doubles one", () => {
+test("cells are decoded to boxes without duplicates", () => {
   const cells = 8 * 8 + 4 * 4 + 2 * 2;
   const [scores, offsets] = [new Float32Array(cells), new Float32Array(14 * cells)];
   for (const [cell, score] of [[9, 0.9], [10, 0.8], [64 + 5, 0.3], [80 + 3, 0.1]]) {
@@ -141,7 +141,7 @@ test("a network's cells become boxes, and doubles one", () => {
   ]);
 });
 
-test("faces are levelled from ten degrees on, unless told otherwise", () => {
+test("by default, faces are levelled from ten degrees on", () => {
   const leaning = (degrees) => {
     const [sine, cosine] = [Math.sin, Math.cos].map((each) => each((degrees * Math.PI) / 180));
     return [[-20, -20], [20, -20], [0, 0], [-15, 20], [15, 20]].map(([x, y]) => [x * cosine - y * sine, x * sine + y * cosine]);
@@ -153,7 +153,7 @@ test("faces are levelled from ten degrees on, unless told otherwise", () => {
   assert.equal(turnOf(null, "on", 180), 180);
 });
 
-test("occlusion finds the only place that matters", async () => {
+test("occlusion finds the only relevant region", async () => {
   const face = new Uint8Array(48 * 48).fill(100);
   face.fill(250, 10 * 48 + 30, 10 * 48 + 34);
   const classify = async (faces) => faces.map((each) => Float32Array.of(each[10 * 48 + 31] / 255, 0));
@@ -165,13 +165,13 @@ test("occlusion finds the only place that matters", async () => {
   assert.equal(occludedFaces(face).length, 196);
 });
 
-test("a face in which nothing matters has a map of zeros", async () => {
+test("a face without relevant regions has a map of zeros", async () => {
   const { values, peak } = await occlusion(new Uint8Array(48 * 48), async (faces) => faces.map(() => Float32Array.of(0.5, 0.5)));
   assert.equal(peak, 0);
   assert.ok(values.every((value) => value === 0));
 });
 
-test("files are known by their first bytes, and names are shown short", () => {
+test("formats are detected by signature, and long names are shortened", () => {
   const kind = (text) => imageFormat(Uint8Array.from(text, (letter) => letter.charCodeAt(0)));
   assert.deepEqual(
     ["\xff\xd8\xff\xe0", "RIFF1234WEBPVP8 ", "\0\0\0\x1cftypavif", "\0\0\0\x1cftypmif1", "\0\0\0\x18ftypheic", "\0\0\0\x18ftypisom", "text", ""].map(kind),

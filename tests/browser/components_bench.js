@@ -1,4 +1,4 @@
-// Makes a blank page of the service a bench for the studio's components; see test_components.py.
+// Turns a blank page of the service into a test bench for the studio's components; see test_components.py.
 async ({ palette, scheme }) => {
   document.documentElement.lang = "en";
   document.documentElement.dataset.theme = scheme;
@@ -21,8 +21,8 @@ async ({ palette, scheme }) => {
   ]);
   Object.assign(window, { ...timeline, ...report, ...download, analysis, palette, main, seeks: [], spans: [] });
 
-  /* Results of so many seconds: one who is neutral, then happy from the middle on, with a single frame of surprise
-     at a quarter; uncertain in the first tenth, away from 0.6 to 0.68. Somebody else is there at the end. */
+  /* Results of `seconds`: one person is neutral, then happy from the middle on, with a single frame of surprise at a
+     quarter; uncertain in the first tenth, absent from 0.6 to 0.68. A second person appears at 0.8. */
   window.made = (seconds, rate) => {
     const tracker = analysis.createTracker({ smooth: 0 });
     const face = (index, emotion, top, uncertain) => {
@@ -48,15 +48,15 @@ async ({ palette, scheme }) => {
     });
   };
 
-  /* Show them in a timeline; wait until it is drawn. */
+  /* Show results in a timeline and wait until it is drawn. */
   window.shown = async (seconds, rate, options = {}) => {
-    const one = createTimeline({ palette });
-    main.replaceChildren(one.element);
-    one.onSeek((time) => seeks.push(time));
-    one.onSelect((span) => spans.push(span));
+    const chart = createTimeline({ palette });
+    main.replaceChildren(chart.element);
+    chart.onSeek((time) => seeks.push(time));
+    chart.onSelect((span) => spans.push(span));
     window.results = made(seconds, rate);
-    one.set(results, { track: 0, ...options });
-    window.timeline = one;
+    chart.set(results, { track: 0, ...options });
+    window.timeline = chart;
     await drawn();
   };
   window.canvasBlob = () => new Promise((resolve) => document.querySelector(".timeline-canvas").toBlob(resolve));

@@ -27,17 +27,17 @@ export function createReading({ strings, palette, onPerson = () => {} }) {
   const needle = h("span.valence-needle");
   const valenceText = h("span.valence-value");
   const meter = h("div.valence", { title: strings.face.valenceHint }, h("span", null, strings.face.valence), h("span.valence-track", { "aria-hidden": "true" }, needle), valenceText);
-  const nobody = h("p.hint", null, text.nobody);
+  const placeholder = h("p.hint", null, text.nobody);
   const body = h("div.reading-body", null, h("header.panel-head.row", null, title, flags), scores, meter);
-  const element = h("section.panel.reading", { "aria-label": text.title }, people, body, nobody);
+  const element = h("section.panel.reading", { "aria-label": text.title }, people, body, placeholder);
 
   function show(result) {
     shown = result;
     const faces = result?.faces ?? [];
     const face = faces.find(({ track_id: id }) => id === track) ?? largest(faces);
     body.hidden = !face;
-    nobody.hidden = Boolean(face);
-    nobody.textContent = result ? text.nobody : text.nothing;
+    placeholder.hidden = Boolean(face);
+    placeholder.textContent = result ? text.nobody : text.nothing;
     drawPeople(faces);
     if (!face) return;
     track = face.track_id;
