@@ -1,4 +1,4 @@
-"""What many tests need: the shared photos and data where they are, and a tiny real model."""
+"""Fixtures of all tests: shared photos and data if available, and a tiny real model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from mien.core.emotions import EMOTIONS
 from mien.core.process import disable_telemetry
@@ -15,14 +16,17 @@ from tiny_model import write_tiny_model
 
 __all__ = ["shared", "tiny_model"]  # found here by name
 
+# On a busy machine, the time that an example takes says nothing about the code.
+settings.register_profile("mien", deadline=None)
+settings.load_profile("mien")
 disable_telemetry()  # before any test imports ONNX Runtime by itself
 
 
 @pytest.fixture(scope="session", autouse=True)
 def usual_signals() -> None:
-    """Heed the signals that tests send to commands: these inherit what is ignored here.
+    """Handle the signals that tests send to commands, because these inherit ignored signals.
 
-    A job in the background ignores SIGINT, and one of nohup SIGHUP.
+    Background jobs ignore SIGINT, and those of nohup SIGHUP.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(signal, "SIGHUP"):
