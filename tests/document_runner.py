@@ -31,7 +31,8 @@ def run(line: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> tuple[int
     with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         warnings.simplefilter("default")  # as in a program: only tests take warnings for errors
         patch.chdir(folder)
-        patch.setenv("MPLBACKEND", "agg")
+        for name, value in _environment(folder).items():
+            patch.setenv(name, value)
         patch.setattr(sys, "argv", words)
         code = main(words[1:])
     return code, "".join(capfd.readouterr())
@@ -44,10 +45,14 @@ def in_a_process(words: Sequence[str], folder: Path) -> tuple[int, str]:
     done = subprocess.run(
         words,
         cwd=folder,
-        env={**os.environ, "PATH": path, "MPLBACKEND": "agg", "MIEN_HOME": str(folder / "cache")},
+        env={**os.environ, "PATH": path, **_environment(folder)},
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
     return done.returncode, done.stdout + done.stderr
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    return {"MPLBACKEND": "agg", "MIEN_HOME": str(folder / "cache")}

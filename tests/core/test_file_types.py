@@ -261,7 +261,7 @@ SEEDS = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from(SEEDS), st.lists(st.tuples(st.integers(0, 400), st.binary(max_size=8))))
 def test_damage_never_crashes_the_check(seed: bytes, damage: list[tuple[int, bytes]]) -> None:
     content = bytearray(seed)

@@ -516,7 +516,6 @@ def test_truncated_files_are_unreadable_or_decoded(kind: str) -> None:
         assert pixels is None or pixels.shape == (24, 24, 3)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_damage_raises_unreadable_image_only(seed: int) -> None:
     noise = np.random.default_rng(seed)

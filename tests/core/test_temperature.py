@@ -17,7 +17,7 @@ LOGITS = arrays(np.float64, (5, 7), elements=st.floats(-40, 40, width=32))
 TEMPERATURES = st.builds(Temperature, st.floats(0.1, 10), st.floats(-0.25, 1))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(LOGITS, TEMPERATURES)
 def test_probabilities_sum_to_one_and_keep_the_order_of_the_classes(
     logits: Logits, temperature: Temperature
@@ -29,7 +29,7 @@ def test_probabilities_sum_to_one_and_keep_the_order_of_the_classes(
     assert (chosen[:, 0] == probabilities.max(axis=1)).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(LOGITS, TEMPERATURES, st.floats(-100, 100))
 def test_softmax_is_shift_invariant(logits: Logits, temperature: Temperature, added: float) -> None:
     expected = temperature.probabilities(logits)

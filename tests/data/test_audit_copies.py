@@ -65,7 +65,7 @@ def test_images_of_almost_one_grey_value_are_blank() -> None:
     assert blank_mask(images).tolist() == [True, True, False, False]
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 10**6), threshold=st.sampled_from([0.8, 0.9, 0.95]))
 def test_the_search_finds_exactly_the_pairs_of_brute_force(seed: int, threshold: float) -> None:
     images = np.concatenate([smooth(16, seed), mixed(seed)])

@@ -165,7 +165,7 @@ def test_the_temperature_of_drawn_labels_is_recovered(temperature: float) -> Non
     assert fit_temperature(*_drawn(temperature)) == pytest.approx(temperature, rel=0.03)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000), st.floats(0.3, 3.0))
 def test_the_fitted_temperature_is_a_minimum(seed: int, drawn_at: float) -> None:
     logits, labels = _drawn(drawn_at, seed)
@@ -308,7 +308,7 @@ def test_a_class_with_few_predictions_uses_the_common_curve() -> None:
     assert thresholds[2] == thresholds[1] < 1.0
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.floats(0.5, 1.0))
 def test_certain_predictions_reach_the_target_accuracy(seed: int, accuracy: float) -> None:
     random = np.random.default_rng(seed)

@@ -150,7 +150,7 @@ def test_invalid_probabilities_and_labels_are_refused(
 
 
 @given(some_answers)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_counts_rates_and_shares_agree(arrays: Arrays) -> None:
     metrics = measure(*arrays)
     counts = np.array(metrics.confusion)

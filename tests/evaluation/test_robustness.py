@@ -139,7 +139,7 @@ def test_a_corruption_returns_changed_copies(
     assert change(faces[:0]).shape == (0, 48, 48)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(0, 1000), st.sampled_from(sorted(ALL_CORRUPTIONS)))
 def test_a_corruption_treats_each_face_independently(seed: int, name: str) -> None:
     change, faces = ALL_CORRUPTIONS[name], _faces(seed, 3)

@@ -10,7 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mien.core.errors import ModelError, UsageError
@@ -306,7 +306,6 @@ def test_scaling_a_box_back_and_forth_keeps_it(x: int, y: int, w: int, h: int) -
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000))
-@settings(deadline=None)  # pictures of nine million pixels take a while on a busy core
 def test_resizing_respects_its_limits(height: int, width: int) -> None:
     image = np.zeros((height, width, 3), np.uint8)
     result, scale = resize_to_side(image, 640)

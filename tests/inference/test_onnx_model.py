@@ -90,7 +90,7 @@ def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
 CONTENT = head_onnx()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(0, len(CONTENT) - 1), st.binary(max_size=6), st.booleans())
 def test_damage_raises_model_errors_only(
     tmp_path_factory: pytest.TempPathFactory, place: int, junk: bytes, cut: bool

@@ -140,7 +140,7 @@ def _dark_with(*boxes: Box, width: int, height: int) -> Image:
 
 
 @given(st.integers(1, 3500), st.integers(1, 3500))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_tiles_cover_the_image_at_every_scale(width: int, height: int) -> None:
     image = np.zeros((height, width, 3), np.uint8)
     covered: dict[float, Image] = {}
@@ -162,7 +162,7 @@ def _fits(tile: Image, side: int) -> RawDetections:
 
 
 @given(st.integers(10, 700), st.integers(0, 1200), st.integers(0, 800))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_face_of_any_size_and_position_is_found_once(side: int, x: int, y: int) -> None:
     box = Box(min(x, 1199 - side), min(y, 799 - side), side, side)
     picture = _dark_with(box, width=1200, height=800)

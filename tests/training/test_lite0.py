@@ -125,7 +125,7 @@ def test_a_file_that_would_run_something_is_refused(tmp_path: Path, place: int) 
     assert not (tmp_path / "owned").exists()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(share=st.floats(0, 0.999))
 def test_a_truncated_file_is_refused(tmp_path: Path, share: float) -> None:
     path = write_legacy_checkpoint(tmp_path / "a.pth", some_arrays())
@@ -135,7 +135,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, share: float) -> None:
         read_legacy_checkpoint(path)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 10**6), st.integers(0, 255))
 def test_a_damaged_file_is_read_or_refused_but_never_a_crash(
     tmp_path: Path, place: int, value: int

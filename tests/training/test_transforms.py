@@ -180,7 +180,7 @@ strengths = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(strengths, st.integers(0, 2**32), st.integers(1, 6))
 def test_the_same_generator_gives_the_same_faces(
     strength: AugmentationSettings, seed: int, count: int
@@ -266,7 +266,7 @@ def test_with_mixup_and_cutmix_either_is_drawn() -> None:
     assert 5 < sum(pasted) < 35
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.integers(0, 2**32), st.floats(0.05, 5), st.booleans())
 def test_mixing_keeps_sums_and_shapes(seed: int, alpha: float, cut: bool) -> None:
     keys = {"cutmix" if cut else "mixup": alpha}
