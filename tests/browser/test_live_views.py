@@ -528,6 +528,44 @@ def test_video_has_events_a_baseline_and_a_report(
     page.get_by_text("wrong.csv was not loaded").wait_for()
 
 
+# A video, 25 frames per second, whose frames are shown long after "seeked", as on a busy machine.
+SLOW_VIDEO = """
+async () => {
+  const { videoFrames } = await import("/studio/live/frames.js");
+  let shown = 0;
+  class SlowVideo extends EventTarget {
+    #callbacks = [];
+    requestVideoFrameCallback(callback) { this.#callbacks.push(callback); }
+    set currentTime(time) {
+      setTimeout(() => this.dispatchEvent(new Event("seeked")), 5);
+      setTimeout(() => {
+        shown = Math.floor(time * 25 + 1e-6) / 25;
+        this.#callbacks.splice(0).forEach((callback) => callback());
+      }, 400);
+    }
+  }
+  globalThis.VideoFrame = class { timestamp = shown * 1e6; close() {} };
+  globalThis.createImageBitmap = async () => null;
+  const times = [];
+  for await (const frame of videoFrames({ element: new SlowVideo(), duration: 0.4 }, { rate: RATE })) {
+    times.push(frame.time_s);
+  }
+  return times;
+}
+"""
+
+
+@pytest.mark.parametrize(("rate", "expected"), [(10, [0, 0.08, 0.2, 0.28]), (50, 10)])
+def test_no_frame_is_lost_on_a_busy_machine(
+    visit: Visits, rate: int, expected: list[float] | int
+) -> None:
+    page = visit("video").ready()
+    times = page.evaluate(SLOW_VIDEO.replace("RATE", str(rate)))
+    if isinstance(expected, int):
+        expected = [number / 25 for number in range(expected)]
+    assert times == pytest.approx(expected)
+
+
 def test_stopped_video_keeps_what_was_read(visit: Visits, clip: Path) -> None:
     seen = visit("video")
     page = open_video(seen, clip)

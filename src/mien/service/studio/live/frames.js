@@ -6,7 +6,8 @@
  */
 
 const SEEK_TIMEOUT_MS = 15_000;
-const STALE_MS = 250; // longest time after seeking in which the previous frame may still be shown
+const PRESENT_TIMEOUT_MS = 5_000; // a busy machine presents a frame long after "seeked"
+const NOT_PRESENTED_MS = 250; // the wait in a tab that presents none, because it is hidden
 const PROBE_FRAMES = 4; // to measure the frame interval
 const PROBE_STEP_S = 1 / 120;
 const MAX_STEP_S = 1;
@@ -61,11 +62,12 @@ export async function openVideo(file) {
  * @throws {VideoError} "damaged" if the file cannot be decoded further.
  */
 export async function* videoFrames(video, { rate, signal }) {
-  const step = rate === null ? await frameStep(video) : 1 / rate;
+  const seek = createSeek(video.element);
+  const step = rate === null ? await frameStep(seek, video.duration) : 1 / rate;
   let last = -1;
   let frame = 0;
   for (let count = 1, target = 0; target < video.duration && !signal?.aborted; count += 1) {
-    const time_s = await seek(video.element, target, last);
+    const time_s = await seek(target);
     if (time_s > last) {
       last = time_s;
       yield { image: await createImageBitmap(video.element), time_s, frame };
@@ -82,11 +84,11 @@ export function frameCount(duration, rate) {
 }
 
 /** Shortest interval between the first frames, in seconds. */
-async function frameStep(video) {
+async function frameStep(seek, duration) {
   const times = [];
-  const end = Math.min(video.duration, MAX_STEP_S);
+  const end = Math.min(duration, MAX_STEP_S);
   for (let time = 0; time < end && times.length < PROBE_FRAMES; time += PROBE_STEP_S) {
-    const shown = await seek(video.element, time, times.at(-1) ?? -1);
+    const shown = await seek(time);
     if (shown !== times.at(-1)) times.push(shown);
   }
   const steps = times.slice(1).map((shown, index) => shown - times[index]);
@@ -94,20 +96,22 @@ async function frameStep(video) {
 }
 
 /**
- * Seek to a time and return the timestamp of the frame shown, in seconds.
+ * Create a function that seeks to a time and returns the timestamp of the frame shown, in seconds.
  *
- * A browser may fire "seeked" before it shows the frame, so an implausible timestamp is checked again
- * after the next frame is presented.
+ * A browser may fire "seeked" before it presents the frame, so both are awaited. A frame that is the
+ * same again is presented, too. In a hidden tab none is: after one vain wait, waits are short.
  */
-async function seek(element, target, last) {
-  const presented = nextPresented(element);
-  const seeked = eventOf(element, "seeked");
-  element.currentTime = target;
-  await seeked;
-  const time = timestampOf(element, target);
-  if (time > last && time <= target) return time;
-  await Promise.race([presented, new Promise((resolve) => setTimeout(resolve, STALE_MS))]);
-  return timestampOf(element, target);
+function createSeek(element) {
+  let patience = PRESENT_TIMEOUT_MS;
+  return async (target) => {
+    const presented = nextPresented(element);
+    const seeked = eventOf(element, "seeked");
+    element.currentTime = target;
+    await seeked;
+    const timeout = new Promise((resolve) => setTimeout(resolve, patience, "timeout"));
+    if ((await Promise.race([presented, timeout])) === "timeout") patience = NOT_PRESENTED_MS;
+    return timestampOf(element, target);
+  };
 }
 
 function nextPresented(element) {
