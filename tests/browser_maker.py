@@ -21,10 +21,11 @@ from PIL import Image
 
 from mien.core.errors import MissingExtra
 from mien.service import require_app
-from service_maker import ask, until
+from service_maker import ask
+from waiting import PATIENCE_S, until
 
 if TYPE_CHECKING:
-    from playwright.sync_api import ConsoleMessage, Download, Page, Request
+    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Download, Page, Request
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTO = ROOT / "images" / "astronaut.jpg"
@@ -33,9 +34,6 @@ GROUP = ROOT / "images" / "sample.png"
 """Seven faces, drawn from a face's photo."""
 
 SIZES = {"desktop": (1280, 900), "phone": (360, 740)}
-READY_MS = 60_000
-"""How long a page may take until it can read: networks are loaded on a slow core."""
-
 FLAGS = (
     "--disable-gpu",
     "--disable-quic",
@@ -64,7 +62,14 @@ class Server:
     def stop(self) -> None:
         """End it, as a machine does that goes away."""
         self.process.kill()
-        self.process.wait(20)
+        self.process.wait(PATIENCE_S)
+
+
+def new_context(browser: Browser, **options: Any) -> BrowserContext:
+    """Open a context whose waits end only where a test hangs."""
+    context = browser.new_context(**options)
+    context.set_default_timeout(1000 * PATIENCE_S)
+    return context
 
 
 @dataclass
@@ -83,7 +88,7 @@ class Visit:
 
     def ready(self) -> Page:
         """Wait until the page can read."""
-        self.page.locator(".state[data-phase=ready]").wait_for(timeout=READY_MS)
+        self.page.locator(".state[data-phase=ready]").wait_for()
         return self.page
 
     def read_on_server(self) -> Page:
@@ -94,12 +99,12 @@ class Visit:
         self.page.locator(".state").get_by_text("on the server").wait_for()
         return self.ready()
 
-    def until(self, expression: str, seconds: float = 20) -> None:
+    def until(self, expression: str) -> None:
         """Wait until an expression holds in the page.
 
         Playwright's ``wait_for_function`` evaluates text in the page, which the page forbids.
         """
-        end = time.monotonic() + seconds
+        end = time.monotonic() + PATIENCE_S
         while not self.page.evaluate(expression):
             assert time.monotonic() < end, f"it never came to be so: {expression}"
             self.page.wait_for_timeout(50)
@@ -181,14 +186,14 @@ def serving(*words: str, port: int = 0) -> Iterator[Server]:
         reader = threading.Thread(target=lambda: lines.extend(process.stderr or ()))
         reader.start()
         try:
-            until(lambda: process.poll() is not None or _port_of(lines) is not None, 60)
+            until(lambda: process.poll() is not None or _port_of(lines) is not None)
             found = _port_of(lines)
             assert found is not None, "".join(lines)
-            until(lambda: ask(found, "/readyz").status == 200, 60)
+            until(lambda: ask(found, "/readyz").status == 200)
             yield Server(process, found)
         finally:
             process.kill()
-            reader.join(20)
+            reader.join(PATIENCE_S)
 
 
 def _port_of(lines: Sequence[str]) -> int | None:

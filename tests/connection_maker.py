@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from waiting import PATIENCE_S
+
 
 @contextmanager
 def serving_connections(answer: Callable[[socket.socket], None]) -> Iterator[tuple[int, list[int]]]:
@@ -25,7 +27,7 @@ def serving_connections(answer: Callable[[socket.socket], None]) -> Iterator[tup
                 continue
             connections.append(len(connections))
             with client:
-                client.settimeout(5)
+                client.settimeout(PATIENCE_S)
                 answer(client)
 
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from service_maker import until
+from waiting import PATIENCE_S, until
 
 needs_app = pytest.mark.skipif(
     importlib.util.find_spec("fastapi") is None, reason="needs the extra app"
@@ -36,26 +36,26 @@ class Process:
         return "".join(self.lines)
 
     def port(self) -> int:
-        until(lambda: "listening on " in self.output, 30)
+        until(lambda: "listening on " in self.output)
         match = re.search(r"http://127\.0\.0\.1:(\d+)", self.output)
         assert match is not None
         return int(match[1])
 
     def ready(self) -> int:
         port = self.port()
-        until(lambda: "ready: " in self.output, 30)
+        until(lambda: "ready: " in self.output)
         return port
 
     def end(self, number: int) -> tuple[int, str]:
         """Send a signal; return the exit code and everything on stderr."""
         self.process.send_signal(number)
-        code = self.process.wait(20)
-        self._reader.join(20)
+        code = self.process.wait(PATIENCE_S)
+        self._reader.join(PATIENCE_S)
         return code, self.output
 
     def close(self) -> None:
         """Wait for the last line."""
-        self._reader.join(20)
+        self._reader.join(PATIENCE_S)
 
     def _read(self) -> None:
         assert self.process.stderr is not None

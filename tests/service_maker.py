@@ -7,7 +7,6 @@ import io
 import json
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from mien.core.results import Box
 from mien.inference.classifier import Classifier
 from mien.inference.detectors import Detection, Detector, NoDetector
 from mien.inference.recognizer import Recognizer
+from waiting import PATIENCE_S, until
 
 BOUNDARY = "between-the-parts"
 FORM = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
@@ -72,7 +72,7 @@ class Service:
 
     def raw(self, request: bytes) -> bytes:
         """Send raw bytes; return everything received until the connection is closed."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as stream:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S) as stream:
             stream.sendall(request)
             return b"".join(iter(lambda: stream.recv(65536), b""))
 
@@ -84,13 +84,24 @@ def ask(
     headers: Mapping[str, str] | None = None,
     method: str = "",
 ) -> Reply:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
     try:
         connection.request(method or "GET", path, body, dict(headers or {}))
         answer = connection.getresponse()
         return Reply(answer.status, dict(answer.getheaders()), answer.read())
     finally:
         connection.close()
+
+
+def is_dropped(stream: socket.socket, sent: bytes) -> bool:
+    """Send bytes; return True if the service has dropped the connection."""
+    try:
+        stream.sendall(sent)
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
+    return False
 
 
 def form(
@@ -127,8 +138,18 @@ class Gated:
 
     def detect(self, image: npt.NDArray[np.uint8]) -> list[Detection]:
         self.begun += 1
-        assert self.gate.wait(20)
+        assert self.gate.wait(PATIENCE_S)
         return [Detection(Box(0, 0, image.shape[1], image.shape[0]), 1.0)]
+
+
+def open_at_shutdown(service: Service, gated: Gated) -> None:
+    """Open a gate as soon as the service has begun to shut down."""
+
+    def wait() -> None:
+        until(service.app.state.service.stopping.is_set)
+        gated.gate.set()
+
+    threading.Thread(target=wait).start()
 
 
 def loader(model: Path, detector: Detector | None = None) -> Callable[[], Recognizer]:
@@ -172,13 +193,5 @@ def running(
             yield service
         finally:
             server.should_exit = True
-            thread.join(20)
+            thread.join(PATIENCE_S)
     assert not thread.is_alive()
-
-
-def until(holds: Callable[[], bool], seconds: float = 15) -> None:
-    """Wait until a condition is true."""
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, f"not true within {seconds:g} seconds"
-        time.sleep(0.01)

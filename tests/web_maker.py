@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from waiting import PATIENCE_S
+
 Answer = Callable[[bytes, socket.socket], None]
 """Takes a raw request and writes the whole reply."""
 
@@ -91,14 +93,14 @@ class Server:
                 continue
 
     def _answer(self, stream: socket.socket) -> None:
-        stream.settimeout(5)
+        stream.settimeout(PATIENCE_S)
         if self.context is not None:
             stream = self.context.wrap_socket(stream, server_side=True)
         with stream:
             request = b""
             while b"\r\n\r\n" not in request:
                 piece = stream.recv(4096)
-                if not piece:
+                if not (request + piece)[:1].isalpha():  # it has hung up, or begins with TLS
                     return
                 request += piece
             self.requests.append(request)

@@ -21,9 +21,11 @@ from browser_maker import (
     Visit,
     chromium,
     missing,
+    new_context,
     serving,
     write_camera,
 )
+from waiting import PATIENCE_S
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext
@@ -60,7 +62,10 @@ def launch(needed: None) -> Iterator[Callable[..., Browser]]:
         def start(camera: Path, *words: str) -> Browser:
             flags = [*FLAGS, f"--use-file-for-fake-video-capture={camera}", *words]
             return playwright.chromium.launch(
-                executable_path=chromium(), args=flags, chromium_sandbox=False
+                executable_path=chromium(),
+                args=flags,
+                chromium_sandbox=False,
+                timeout=1000 * PATIENCE_S,
             )
 
         yield start
@@ -101,9 +106,10 @@ def visit(browser: Browser, server: Server) -> Iterator[Callable[..., Visit]]:
     ) -> Visit:
         width, height = SIZES[size]
         is_phone = size == "phone"
-        context = browser.new_context(
+        context = new_context(
+            browser,
             viewport={"width": width, "height": height},
-            color_scheme=scheme,  # type: ignore[arg-type]
+            color_scheme=scheme,
             is_mobile=is_phone,
             has_touch=is_phone,
             reduced_motion="reduce",
@@ -111,7 +117,6 @@ def visit(browser: Browser, server: Server) -> Iterator[Callable[..., Visit]]:
             service_workers="allow" if offline else "block",
             **options,
         )
-        context.set_default_timeout(10_000)
         url = at or server.url
         made = Visit(context.new_page(), url)
         opened.append((context, made))

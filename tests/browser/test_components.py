@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
+from browser_maker import new_context
 from mien.core.emotions import EMOTION_COLORS, EMOTIONS
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def bench(browser: Browser, server: Any) -> Iterator[Benches]:
 
     def open_bench(size: str = "desktop", scheme: str = "light") -> Page:
         width, height = SIZES[size]
-        context = browser.new_context(viewport={"width": width, "height": height})
+        context = new_context(browser, viewport={"width": width, "height": height})
         contexts.append(context)
         page = context.new_page()
         page.on("console", note)

@@ -18,6 +18,7 @@ from browser_maker import PHOTO, Visit, serving, violations
 from mien.core.emotions import EMOTIONS
 from mien.core.results import table_columns
 from mien.video.summary import comparison_columns, event_columns
+from waiting import until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -95,13 +96,42 @@ def start_camera(visit: Visit) -> Page:
     """Start the camera; return the page once a face is read."""
     page = visit.ready()
     page.get_by_role("button", name="Start the camera").click()
-    page.wait_for_function(HAS_BOXES, timeout=30_000)
+    page.wait_for_function(HAS_BOXES)
     return page
 
 
 def wait_for_badge(page: Page, text: str | re.Pattern[str]) -> None:
     """Wait until the remark in the picture's corner says something."""
     page.locator(".live-badge", has_text=text).wait_for()
+
+
+def last_moment(page: Page) -> float:
+    """The time of the last frame in the timeline."""
+    return float(page.locator(".timeline-plot").get_attribute("aria-valuenow") or 0)
+
+
+def wait_for_frames(page: Page) -> None:
+    """Wait for a frame that was taken after this call: two may be on their way."""
+    for _ in range(3):
+        before = last_moment(page)
+        until(lambda: last_moment(page) > before)  # noqa: B023
+
+
+def note_remarks(page: Page) -> None:
+    """Collect what the remark says from now on in ``remarks``, since it may be there briefly."""
+    page.evaluate(
+        """() => {
+          globalThis.remarks = new Set();
+          const badge = document.querySelector(".live-badge");
+          const note = () => remarks.add(badge.textContent);
+          new MutationObserver(note).observe(badge, { childList: true });
+        }"""
+    )
+
+
+def remarks(page: Page) -> list[str]:
+    found: list[str] = page.evaluate("[...remarks]")
+    return found
 
 
 def test_webcam_explains_itself_before_it_starts(visit: Visits) -> None:
@@ -134,14 +164,12 @@ def test_space_pauses_and_resumes(visit: Visits) -> None:
     page.keyboard.press("Space")
     page.get_by_role("button", name="Resume").wait_for()
     wait_for_badge(page, "Paused")
-    page.wait_for_timeout(300)
-    before = page.locator(".timeline-plot").get_attribute("aria-valuenow")
+    before = last_moment(page)
     page.wait_for_timeout(500)
-    assert page.locator(".timeline-plot").get_attribute("aria-valuenow") == before
+    assert last_moment(page) == before
     page.keyboard.press("Space")
     wait_for_badge(page, "per second")
-    after = page.locator(".timeline-plot").get_attribute("aria-valuenow")
-    assert float(after or 0) > float(before or 0)
+    until(lambda: last_moment(page) > before)
 
 
 def test_recording_is_saved_as_table_session_and_picture(visit: Visits) -> None:
@@ -150,12 +178,12 @@ def test_recording_is_saved_as_table_session_and_picture(visit: Visits) -> None:
     page.get_by_label("Name of event 1").fill("film")
     page.get_by_label("Name of event 1").blur()
     page.get_by_role("button", name="Record", exact=True).click()
-    page.wait_for_timeout(700)
+    wait_for_frames(page)
     page.keyboard.press("m")
     page.get_by_role("button", name="End film").wait_for()
-    page.wait_for_timeout(1200)
+    wait_for_frames(page)
     page.keyboard.press("1")
-    page.wait_for_timeout(300)
+    wait_for_frames(page)
     page.get_by_role("button", name="Stop recording").click()
     panel = page.locator(".session")
     panel.get_by_text("Not saved").wait_for()
@@ -171,10 +199,9 @@ def test_recording_is_saved_as_table_session_and_picture(visit: Visits) -> None:
     rows = rows_of(content)
     assert name.endswith(".csv")
     assert list(rows[0]) == list(table_columns(EMOTIONS, smoothed=True))
-    times = [float(row["time_s"]) for row in rows if row["status"] == "ok"]
-    assert float(rows[0]["time_s"]) == 0  # the moment that recording began, whoever was there
+    times = [float(row["time_s"]) for row in rows]
+    assert times[0] == 0  # the moment that recording began, whoever was there
     assert times == sorted(times)
-    assert 1.5 < times[-1] < 20
     assert panel.get_by_text("Saved", exact=True).is_visible()
 
     _, content = save(seen, panel, "opens in Compare")
@@ -183,7 +210,7 @@ def test_recording_is_saved_as_table_session_and_picture(visit: Visits) -> None:
     assert session["model"]["name"] == "mien-nano"
     (marker,) = session["markers"]
     assert marker["label"] == "film"
-    assert 0.3 < marker["start"] < marker["end"] < times[-1]
+    assert 0 < marker["start"] < marker["end"] < times[-1]
     assert len(session["results"]) == len({row["frame"] for row in rows})
 
     _, content = save(seen, panel, "per person and event")
@@ -196,7 +223,7 @@ def test_page_asks_before_discarding_an_unsaved_recording(visit: Visits) -> None
     page = start_camera(visit("webcam", camera=True))
     page.on("dialog", lambda dialog: dialog.dismiss())
     page.get_by_role("button", name="Record", exact=True).click()
-    page.wait_for_timeout(600)
+    wait_for_frames(page)
     page.get_by_role("tab", name="Compare").click()  # the camera goes off, the recording is kept
     page.get_by_role("heading", name=re.compile("^Webcam ")).wait_for()
     page.get_by_role("tab", name="Webcam").click()
@@ -219,7 +246,9 @@ def test_page_asks_before_discarding_an_unsaved_recording(visit: Visits) -> None
 @pytest.mark.slow
 def test_baseline_adds_corrected_scores(visit: Visits) -> None:
     page = start_camera(visit("webcam", camera=True))
+    note_remarks(page)
     corrected, read = set_baseline(page)
+    assert any("Look neutral in" in each for each in remarks(page))
     # A person who smiles at rest is neutral when smiling.
     assert corrected.split()[0] == "neutral"
     assert read.split()[0] == "happy"
@@ -227,7 +256,7 @@ def test_baseline_adds_corrected_scores(visit: Visits) -> None:
     page.locator(".reading [aria-label=Corrected]").wait_for(state="detached")
 
 
-def set_baseline(page: Page, attempts: int = 3) -> tuple[str, str]:
+def set_baseline(page: Page, attempts: int = 10) -> tuple[str, str]:
     """Set the baseline; return the texts of the first corrected bar and of the first original one.
 
     A machine that reads no frame for seconds loses track of the person, who then needs another.
@@ -236,8 +265,7 @@ def set_baseline(page: Page, attempts: int = 3) -> tuple[str, str]:
       document.querySelector(`.reading [aria-label=${name}] .bar.first`)?.innerText)"""
     for _ in range(attempts):
         page.get_by_role("button", name="Set baseline").click()
-        wait_for_badge(page, "Look neutral in")
-        page.get_by_text("Corrected by the baseline of Person").wait_for(timeout=20_000)
+        page.get_by_text("Corrected by the baseline of Person").wait_for()
         for _ in range(120):
             corrected, original = page.evaluate(first_bars)
             if corrected and original:
@@ -285,7 +313,7 @@ def test_another_camera_can_be_chosen(visit: Visits) -> None:
     page.get_by_role("button", name="Start the camera").click()
     page.get_by_label("Camera", exact=True).and_(page.locator("select")).select_option("Camera 2")
     page.wait_for_function("() => window.asked === 'b'")
-    page.wait_for_function(HAS_BOXES, timeout=30_000)
+    page.wait_for_function(HAS_BOXES)
 
 
 def test_camera_refused_by_the_browser(visit: Visits) -> None:
@@ -304,6 +332,23 @@ KEEP_TRACKS = """() => {
     return stream;
   };
 }"""
+
+
+HOLD_VIDEO = """(count) => {
+  const usual = createImageBitmap;
+  const held = new Promise((resolve) => (globalThis.release = resolve));
+  let frames = 0;
+  globalThis.createImageBitmap = async (image, ...options) => {
+    if (image instanceof HTMLVideoElement && ++frames > count) await held;
+    return usual(image, ...options);
+  };
+}"""
+"""Makes the page wait after so many frames of a video until `release` is called."""
+
+
+def wait_for_focus(page: Page, words: str) -> None:
+    """Wait until the focus is on something whose words or class begin so."""
+    until(lambda: focused(page).startswith(words))
 
 
 def focused(page: Page) -> str:
@@ -333,65 +378,53 @@ def test_camera_is_turned_off_if_the_view_is_left_while_it_starts(visit: Visits)
 
 def test_changing_the_reading_causes_no_error(visit: Visits) -> None:
     page = start_camera(visit("webcam", camera=True))
-    page.evaluate(
-        """() => {
-          globalThis.remarks = new Set();
-          const badge = document.querySelector(".live-badge");
-          const note = () => remarks.add(badge.textContent);
-          new MutationObserver(note).observe(badge, { childList: true });
-        }"""
-    )
+    note_remarks(page)
     page.get_by_role("button", name="Settings", exact=True).click()
     page.get_by_label("FER-2013").check()
     page.keyboard.press("Escape")
     page.locator(".state[data-phase=ready]", has_text="FER-2013").wait_for()
     page.wait_for_timeout(1000)
     wait_for_badge(page, "per second")
-    assert not [each for each in page.evaluate("[...remarks]") if "Not read" in each]
+    assert not [each for each in remarks(page) if "Not read" in each]
 
 
 def test_focus_moves_on_when_the_camera_starts(visit: Visits) -> None:
     page = visit("webcam", camera=True).ready()
     page.get_by_role("button", name="Start the camera").press("Enter")
-    page.get_by_role("button", name="Pause").wait_for()
-    page.wait_for_timeout(100)
-    assert focused(page).startswith("Pause")
+    wait_for_focus(page, "Pause")
     page.get_by_role("button", name="Camera off").press("Enter")
-    assert focused(page) == "Start the camera"
+    wait_for_focus(page, "Start the camera")
 
 
 def test_focus_moves_on_when_the_camera_is_refused(visit: Visits) -> None:
     page = visit("webcam").ready()
     page.get_by_role("button", name="Start the camera").press("Enter")
     page.get_by_role("heading", name="Camera access was denied").wait_for()
-    page.wait_for_timeout(100)
-    assert focused(page) == "Try again"
+    wait_for_focus(page, "Try again")
 
 
 def test_focus_moves_on_when_a_video_is_opened(visit: Visits, clip: Path) -> None:
     page = visit("video").ready()
     page.get_by_role("button", name="Choose a video").focus()
     page.locator(".video input[type=file]").first.set_input_files(str(clip))
-    page.get_by_label("Frames per second").wait_for()
-    page.wait_for_timeout(100)
-    assert focused(page) == "Read the video"
+    wait_for_focus(page, "Read the video")
+    page.evaluate(HOLD_VIDEO, 1)
     page.keyboard.press("Enter")
-    assert focused(page).startswith("Reading")
-    page.locator(".session .report table").first.wait_for(timeout=60_000)
-    page.wait_for_timeout(100)
-    assert page.evaluate("document.activeElement.matches('.session')")
+    wait_for_focus(page, "Reading")
+    page.evaluate("release()")
+    until(lambda: page.evaluate("document.activeElement.matches('.session')"))
+    page.locator(".session .report table").first.wait_for()
     page.get_by_role("button", name="Discard").press("Enter")
     page.get_by_role("dialog").get_by_role("button", name="Discard").press("Enter")
     page.get_by_label("Frames per second").wait_for()
-    page.wait_for_timeout(100)
-    assert focused(page) == "Read the video"
+    wait_for_focus(page, "Read the video")
 
 
 def test_going_back_keeps_the_focus(visit: Visits) -> None:
     page = visit("compare").ready()
     page.get_by_role("link", name="video").press("Enter")
     page.locator("#view-video").wait_for()
-    assert focused(page) == "Video"
+    wait_for_focus(page, "Video")
     page.go_back()
     page.locator("#view-compare").wait_for()
     assert focused(page) == "Video"  # it had it and is there still
@@ -417,8 +450,7 @@ def read_video(visit: Visit, path: Path, rate: str = "5 per second") -> Page:
     page = open_video(visit, path)
     page.get_by_label("Frames per second").select_option(label=rate)
     page.get_by_role("button", name="Read the video").click()
-    page.get_by_role("button", name="Stop here").wait_for()
-    page.get_by_role("button", name="Stop here").wait_for(state="hidden", timeout=60_000)
+    page.get_by_role("button", name="Stop here").wait_for(state="hidden")
     return page
 
 
@@ -488,6 +520,7 @@ def test_video_is_navigated_with_timeline_and_keys(visit: Visits, clip: Path) ->
     page.get_by_role("slider", name="Moment of the video").fill("0")
     page.wait_for_function("() => document.querySelector('video').currentTime === 0")
     assert float(timeline.get_attribute("aria-valuenow") or 1) == 0
+    page.evaluate("document.querySelector('video').loop = true")  # for a busy machine it is short
     page.locator("body").press("Space")
     page.get_by_role("button", name="Pause").wait_for()
     page.wait_for_function("() => document.querySelector('video').currentTime > 0.3")
@@ -547,9 +580,8 @@ async () => {
   globalThis.VideoFrame = class { timestamp = shown * 1e6; close() {} };
   globalThis.createImageBitmap = async () => null;
   const times = [];
-  for await (const frame of videoFrames({ element: new SlowVideo(), duration: 0.4 }, { rate: RATE })) {
-    times.push(frame.time_s);
-  }
+  const video = { element: new SlowVideo(), duration: 0.4 };
+  for await (const { time_s } of videoFrames(video, { rate: RATE })) times.push(time_s);
   return times;
 }
 """
@@ -570,19 +602,23 @@ def test_stopped_video_keeps_what_was_read(visit: Visits, clip: Path) -> None:
     seen = visit("video")
     page = open_video(seen, clip)
     page.get_by_label("Frames per second").select_option(label="25 per second")
+    page.evaluate(HOLD_VIDEO, 3)
     page.get_by_role("button", name="Read the video").click()
-    page.get_by_text(re.compile(r"^[2-9] of 50 frames")).wait_for(timeout=30_000)
+    page.get_by_text("3 of 50 frames").wait_for()
     page.get_by_role("button", name="Stop here").click()
+    page.evaluate("release()")
     page.get_by_text("Not saved").wait_for()
-    assert 2 <= len(session_of(seen)["results"]) < 50
+    assert 3 <= len(session_of(seen)["results"]) <= 4
 
 
 def test_changing_the_reading_stops_a_video_with_a_message(visit: Visits, clip: Path) -> None:
     page = open_video(visit("video"), clip)
     page.get_by_label("Frames per second").select_option(label="25 per second")
     page.get_by_role("button", name="Settings", exact=True).click()
+    page.evaluate(HOLD_VIDEO, 1)
     page.evaluate("document.querySelector('.video .button.primary').click()")
     page.get_by_label("FER-2013").check()
+    page.evaluate("release()")
     page.get_by_role("status").filter(has_text="The model or reading was changed").wait_for()
     page.keyboard.press("Escape")
     page.locator(".state[data-phase=ready]", has_text="FER-2013").wait_for()
@@ -715,7 +751,7 @@ def test_camera_waits_for_an_unreachable_server(visit: Visits) -> None:
         first.stop()
         wait_for_badge(page, "Waiting for the server")
     with serving(port=first.port):
-        page.locator(".live-badge", has_text="per second").wait_for(timeout=60_000)
+        page.locator(".live-badge", has_text="per second").wait_for()
         page.goto("about:blank")  # asks nothing of the server that stops here
     seen.forgive("WebSocket|ERR_|503")
 
@@ -726,8 +762,8 @@ def test_server_reads_a_video(visit: Visits, clip: Path) -> None:
     assert "The video is sent to" in page.locator("#view-video .live-side").inner_text()
     page.get_by_label("Frames per second").select_option(label="5 per second")
     page.get_by_role("button", name="Read the video").click()
-    page.locator("#view-video .report").wait_for(timeout=60_000)
-    page.get_by_role("button", name="Stop here").wait_for(state="hidden", timeout=60_000)
+    page.locator("#view-video .report").wait_for()
+    page.get_by_role("button", name="Stop here").wait_for(state="hidden")
     page.wait_for_function(HAS_BOXES)
     results = session_of(seen)["results"]
     assert len(results) == 10
@@ -743,8 +779,8 @@ def test_server_reads_what_the_browser_cannot_play(visit: Visits, tmp_path: Path
     page.get_by_role("button", name="Read on 127.0.0.1").click()
     page.get_by_label("Frames per second").select_option(label="Every frame")
     page.get_by_role("button", name="Read the video").click()
-    page.locator("#view-video .report").wait_for(timeout=60_000)
-    page.get_by_role("button", name="Stop here").wait_for(state="hidden", timeout=60_000)
+    page.locator("#view-video .report").wait_for()
+    page.get_by_role("button", name="Stop here").wait_for(state="hidden")
     assert len(session_of(seen)["results"]) == 10
 
 
@@ -768,7 +804,7 @@ def test_axe_finds_no_problems_during_analysis(
     page = start_camera(visit("webcam", size=size, scheme=scheme, camera=True))
     page.get_by_role("button", name="Record", exact=True).click()
     page.get_by_role("button", name="Begin Event 1").click()
-    page.wait_for_timeout(600)
+    wait_for_frames(page)
     page.get_by_role("button", name="Pause").click()
     page.get_by_role("button", name="Stop recording").click()
     assert not violations(page)
@@ -778,8 +814,8 @@ def test_axe_finds_no_problems_during_analysis(
     assert not violations(page)
     page.get_by_label("Frames per second").select_option(label="2 per second")
     page.get_by_role("button", name="Read the video").click()
-    page.locator("#view-video .report").wait_for(timeout=30_000)
-    page.get_by_role("button", name="Stop here").wait_for(state="hidden", timeout=30_000)
+    page.locator("#view-video .report").wait_for()
+    page.get_by_role("button", name="Stop here").wait_for(state="hidden")
     assert not violations(page)
     page.get_by_role("tab", name="Compare").click()
     page.get_by_role("heading", name="Sessions side by side").wait_for()

@@ -23,6 +23,7 @@ import pytest
 from PIL import Image
 
 import mien
+from browser_maker import new_context
 from mien.core.emotions import EMOTION_COLORS, EMOTIONS
 from mien.core.images import load_image
 from mien.inference.explain import explain
@@ -102,7 +103,7 @@ def serving_files(folder: Path, headers: Mapping[str, str]) -> Iterator[str]:
 @pytest.fixture
 def page(browser: Browser, site: str) -> Iterator[Page]:
     """The example, with a few helpers; what goes wrong on it fails the test."""
-    context = browser.new_context(permissions=["camera"])
+    context = new_context(browser, permissions=["camera"])
     made = context.new_page()
     problems: list[str] = []
     made.on("pageerror", lambda error: problems.append(str(error)))
@@ -514,9 +515,9 @@ def test_properties_of_the_library(page: Page) -> None:
 
 
 def test_the_example_reads_a_picture(page: Page) -> None:
-    page.locator("[role=status]", has_text="Ready: mien-nano").wait_for(timeout=60_000)
+    page.locator("[role=status]", has_text="Ready: mien-nano").wait_for()
     page.set_input_files("input", str(ROOT / "images" / "astronaut.jpg"))
-    page.locator("[role=status]", has_text="1 faces: happy").wait_for(timeout=60_000)
+    page.locator("[role=status]", has_text="1 faces: happy").wait_for()
 
 
 # --- Where it runs
@@ -524,7 +525,8 @@ def test_the_example_reads_a_picture(page: Page) -> None:
 
 def test_a_page_on_another_site_can_import_it(browser: Browser, folder: Path) -> None:
     with serving_files(folder, OPEN) as here, serving_files(folder, OPEN) as there:
-        page = browser.new_page()
+        context = new_context(browser)
+        page = context.new_page()
         page.goto(here)
         found = page.evaluate(
             """async (there) => {
@@ -544,7 +546,7 @@ def test_a_page_on_another_site_can_import_it(browser: Browser, folder: Path) ->
             }""",
             there,
         )
-        page.close()
+        context.close()
     (foreign, shared), threads = found
     assert threads == 1  # the page is not isolated
     assert foreign["status"] == "unreadable"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from browser_maker import READY_MS, Visit, serving
+from browser_maker import Visit, serving
 from mien.cli.main import main
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def read_sample(page: Page) -> None:
 
 def wait_for_worker(opened: Visit) -> None:
     """Wait until the service worker has everything and answers for this page."""
-    opened.until("navigator.serviceWorker.controller !== null", READY_MS / 1000)
+    opened.until("navigator.serviceWorker.controller !== null")
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def site(needed: None, tmp_path: Path) -> Iterator[tuple[Path, str]]:
         thread.start()
         yield folder, f"http://127.0.0.1:{host.server_port}/studio-of-mine/"
         host.shutdown()
-        thread.join(20)
+        thread.join()
 
 
 def test_the_page_works_offline_once_loaded(visit: Visits) -> None:

@@ -17,7 +17,8 @@ import pytest
 from mien.cli import studio
 from mien.cli.main import build_parser, main
 from mien.core.errors import EXIT_DONE, EXIT_INPUT, EXIT_MODEL, EXIT_USAGE
-from service_maker import ask, until
+from service_maker import ask
+from waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("fastapi") is None, reason="needs the extra app"
@@ -41,15 +42,15 @@ def test_a_browser_opens_the_page(tiny_model: Path, tmp_path: Path) -> None:
         text=True,
     ) as process:
         try:
-            until(opened.exists, 30)
+            until(opened.exists)
             url = opened.read_text()
             assert url.startswith("http://127.0.0.1:")
             port = int(url.rstrip("/").rpartition(":")[2])
             assert ask(port, "/").status == 200
-            until(lambda: ask(port, "/readyz").status == 200, 30)
+            until(lambda: ask(port, "/readyz").status == 200)
         finally:
             process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == EXIT_DONE
+        assert process.wait(PATIENCE_S) == EXIT_DONE
         assert process.stderr is not None
         assert f"listening on http://0.0.0.0:{port} (press Ctrl-C to stop)" in process.stderr.read()
 

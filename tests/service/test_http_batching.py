@@ -15,7 +15,8 @@ from mien.core.errors import ModelError
 from mien.core.results import Result
 from mien.inference.preprocess import FaceBatch
 from mien.inference.recognizer import Recognizer
-from service_maker import Service, loader, picture, running, until
+from service_maker import Service, loader, picture, running
+from waiting import PATIENCE_S, until
 
 pytest.importorskip("fastapi")
 
@@ -36,7 +37,7 @@ class Held:
 
     def read(self, batches: Sequence[FaceBatch]) -> list[Result]:
         self.batches.append(len(batches))
-        assert self.gate.wait(20)
+        assert self.gate.wait(PATIENCE_S)
         if any(not face.any() for batch in batches for face in batch.faces):
             raise ModelError("the network failed")
         return self._recognizer.read(batches)
@@ -55,7 +56,7 @@ def test_a_lone_image_is_classified_at_once_and_queued_ones_together(held: Held)
     until(lambda: held.batches == [1])
     futures += [batcher.submit(each) for each in found[1:]]
     held.gate.set()
-    results = [future.result(20).result for future in futures]
+    results = [future.result(PATIENCE_S).result for future in futures]
     assert held.batches == batches == [1, 5]
     alone = [held.analyze_result(picture(seed)) for seed in range(6)]
     assert len({each.faces[0].confidence for each in alone}) == 6
@@ -73,7 +74,7 @@ def test_batches_are_bounded(held: Held) -> None:
     until(lambda: held.batches == [1])
     futures += [batcher.submit(face) for _ in range(MAX_BATCH_FACES + 3)]
     held.gate.set()
-    assert {future.result(20).result.status for future in futures} == {"ok"}
+    assert {future.result(PATIENCE_S).result.status for future in futures} == {"ok"}
     assert held.batches == [1, MAX_BATCH_FACES, 3]
     batcher.close()
 
@@ -86,9 +87,13 @@ def test_an_error_in_a_batch_concerns_one_image_only(held: Held) -> None:
     until(lambda: held.batches == [1])
     others = [batcher.submit(each) for each in (good, bad, good)]
     held.gate.set()
-    assert first.result(20).result == others[0].result(20).result == others[2].result(20).result
+    assert (
+        first.result(PATIENCE_S).result
+        == others[0].result(PATIENCE_S).result
+        == others[2].result(PATIENCE_S).result
+    )
     with pytest.raises(ModelError, match="the network failed"):
-        others[1].result(20)
+        others[1].result(PATIENCE_S)
     batcher.close()
 
 
@@ -105,7 +110,7 @@ def test_queued_images_are_classified_before_the_batcher_closes(held: Held) -> N
     futures = [batcher.submit(held.find(picture(seed))) for seed in range(3)]
     batcher.close()
     held.gate.set()
-    assert [future.result(20).result.status for future in futures] == 3 * ["ok"]
+    assert [future.result(PATIENCE_S).result.status for future in futures] == 3 * ["ok"]
 
 
 def test_metrics_have_the_sizes_of_batches(tiny_model: Path) -> None:

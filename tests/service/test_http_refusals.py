@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import socket
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,10 +23,11 @@ from service_maker import (
     Service,
     form,
     loader,
+    open_at_shutdown,
     picture,
     running,
-    until,
 )
+from waiting import PATIENCE_S, until
 
 pytest.importorskip("fastapi")
 
@@ -280,7 +280,7 @@ def test_503_busy(tiny_model: Path, gated: Gated) -> None:
 
 
 def send_only(service: Service, length: int, body: bytes) -> socket.socket:
-    stream = socket.create_connection(("127.0.0.1", service.port), timeout=10)
+    stream = socket.create_connection(("127.0.0.1", service.port), timeout=PATIENCE_S)
     head = b"POST /v1/analyze HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
     stream.sendall(head + f"Content-Length: {length}\r\n\r\n".encode() + body)
     return stream
@@ -322,7 +322,7 @@ def test_the_shutdown_waits_for_requests_in_flight(tiny_model: Path, gated: Gate
             begun = gated.begun
             served = clients.submit(service.analyze, picture())
             until(lambda: gated.begun == begun + 1)
-            threading.Timer(0.3, gated.gate.set).start()
+            open_at_shutdown(service, gated)
         assert served.result().status == 200
 
 

@@ -14,7 +14,8 @@ from mien.core.errors import ModelError
 from mien.core.file_types import READABLE_FORMATS
 from mien.core.results import SCHEMA
 from mien.inference.recognizer import Recognizer
-from service_maker import PNG, Service, loader, picture, running, until
+from service_maker import PNG, Service, loader, picture, running
+from waiting import PATIENCE_S, until
 
 pytest.importorskip("fastapi")
 
@@ -24,7 +25,7 @@ def test_healthy_at_once_and_ready_once_the_model_is_loaded(tiny_model: Path) ->
     told: list[Recognizer] = []
 
     def load() -> Recognizer:
-        assert gate.wait(20)
+        assert gate.wait(PATIENCE_S)
         return loader(tiny_model)()
 
     with running(load, ready=False, on_ready=told.append) as service:
