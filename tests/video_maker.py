@@ -166,3 +166,19 @@ def times_in(path: Path) -> list[float]:
 def joined(parts: Iterable[Picture]) -> Picture:
     """Pictures side by side."""
     return np.concatenate(list(parts), axis=1)
+
+
+class SteppedClock:
+    """Clock that advances with each sleep, and slightly with each call."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        self.now += 1e-4
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds

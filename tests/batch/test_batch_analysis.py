@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from mien.batch.analysis import Clock, ImageTimeout, analyze_chunk, analyze_with
 from mien.batch.inputs import Input
 from mien.core.errors import ModelError
 from mien.core.results import Results
+from waiting import PATIENCE_S, until
 
 
 class Fragile(Recognizer):
@@ -97,17 +99,21 @@ def test_result_is_named_by_its_source(fragile: Fragile, tmp_path: Path) -> None
 
 
 class Sleepy(Recognizer):
+    begun = 0
+    is_hanging = False
+
     def analyze_many(self, images: Any, **options: Any) -> Results:
         return super().analyze_many(map(self.reading, images), **options)
 
-    @staticmethod
-    def reading(image: Any) -> Any:
-        time.sleep(1000 if str(image).startswith("hangs") else 0.2)
+    def reading(self, image: Any) -> Any:
+        self.begun += 1
+        self.is_hanging = str(image).startswith("hangs")
+        time.sleep(1000 if self.is_hanging else 0.2)
         return image
 
 
 @pytest.fixture
-def sleepy(tiny_model: Path) -> Recognizer:
+def sleepy(tiny_model: Path) -> Sleepy:
     whole = load(tiny_model, detector="none")
     return Sleepy(whole.classifier, whole.detector)
 
@@ -117,12 +123,19 @@ def six(tmp_path: Path, make_pictures: Callable[..., list[str]]) -> list[Input]:
     return inputs(make_pictures(tmp_path / "d", 6))
 
 
-def test_timeout_is_per_image(sleepy: Recognizer, six: list[Input]) -> None:
+def test_timeout_is_per_image(
+    sleepy: Sleepy, six: list[Input], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Clock, "now", lambda _: 0.9 * sleepy.begun)  # what each one takes
     results = analyze_with_timeout(sleepy, six, batch_size=64, timeout=1)
     assert [one.status for one in results] == ["ok"] * 6
 
 
-def test_timeout_reports_the_hanging_image(sleepy: Recognizer, six: list[Input]) -> None:
+def test_timeout_reports_the_hanging_image(
+    sleepy: Sleepy, six: list[Input], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = itertools.count()
+    monkeypatch.setattr(Clock, "now", lambda _: float(next(ticks)) if sleepy.is_hanging else 0.0)
     gone = Input("pipe.png", problem="pipe.png is a pipe: expected an image file")
     chunk = [six[0], gone, Input("hangs.png", content="hangs.png"), six[1]]
     with pytest.raises(ImageTimeout) as caught:
@@ -131,20 +144,20 @@ def test_timeout_reports_the_hanging_image(sleepy: Recognizer, six: list[Input])
 
 
 def test_an_interrupt_stops_the_thread_at_its_next_image(
-    sleepy: Recognizer, six: list[Input], monkeypatch: pytest.MonkeyPatch
+    sleepy: Sleepy, six: list[Input], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(_: Clock) -> float:
         raise KeyboardInterrupt
 
     before = threading.active_count()
     monkeypatch.setattr(Clock, "now", interrupt)
+    monkeypatch.setattr("mien.batch.analysis._STOP_SECONDS", PATIENCE_S)
     with pytest.raises(KeyboardInterrupt):
         analyze_with_timeout(sleepy, six * 100, batch_size=64, timeout=60)
-    time.sleep(0.1)
-    assert threading.active_count() == before
+    until(lambda: threading.active_count() == before)
 
 
-def test_other_errors_propagate(sleepy: Recognizer, six: list[Input]) -> None:
+def test_other_errors_propagate(sleepy: Sleepy, six: list[Input]) -> None:
     sleepy.analyze_many = fail  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         analyze_with_timeout(sleepy, six, batch_size=64, timeout=60)

@@ -463,6 +463,20 @@ def test_show_is_rejected_for_pictures(run: Any) -> None:
     assert "--annotate DIR" in err
 
 
+# The command, which takes so long that even a busy machine sends the signal before its end.
+SLOW = """
+import sys, time
+from mien.inference.detectors import NoDetector
+usual = NoDetector.detect
+def detect(self, image):
+    time.sleep(0.02)
+    return usual(self, image)
+NoDetector.detect = detect
+from mien.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals are others there")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_no_partial_output(
@@ -471,7 +485,7 @@ def test_a_signal_leaves_no_partial_output(
     write_video(tmp_path / "a.mkv", even_times(2000))
     arguments = ["predict", "a.mkv", "--model", str(tiny_model), "--detector", "none"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "mien", *arguments, "--output", "r.csv", "--annotate", "b.mp4"],
+        [sys.executable, "-c", SLOW, *arguments, "--output", "r.csv", "--annotate", "b.mp4"],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
     )

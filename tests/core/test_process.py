@@ -18,6 +18,7 @@ from mien.core.process import (
     stderr,
 )
 from mien.core.progress import Progress, track
+from waiting import PATIENCE_S
 
 
 def test_messages_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
@@ -136,7 +137,7 @@ def test_fork_lock_is_free_in_a_child() -> None:
         "print(code)\n"
     )
     command = [sys.executable, "-W", "ignore", "-c", program]  # Python warns of forks with threads
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     assert done.stdout == "7\n"
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from mien.training.data import (
 )
 from mien.training.transforms import Batch
 from training_maker import BATCH, STEPS, tiny_config
+from waiting import until
 
 PLAIN = {"augmentation_enabled": False}
 
@@ -176,10 +176,8 @@ def test_a_few_batches_are_made_ahead() -> None:
     batches = prefetch(noted, range(50))
     with contextlib.closing(batches):
         next(batches)
-        deadline = time.monotonic() + 5
-        while len(steps) < 3 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert 3 <= len(steps) < 12
+        until(lambda: len(steps) >= 3)
+        assert len(steps) < 12
 
 
 def test_leaving_early_stops_the_thread() -> None:

@@ -53,6 +53,7 @@ from training_maker import (
     tiny_config,
     tiny_training_data,
 )
+from waiting import PATIENCE_S, until
 
 VAL = make_tiny_splits(per_class=4)["val"]
 
@@ -607,20 +608,13 @@ def test_plateau_lowers_the_rate_each_time_its_patience_runs_out() -> None:
 FOLDER = Path("outputs/some-run")
 
 
-def wait_for_stop(stop: threading.Event) -> bool:
-    deadline = time.monotonic() + 5
-    while not stop.is_set() and time.monotonic() < deadline:
-        time.sleep(0.001)
-    return stop.is_set()
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_sets_the_event_and_handlers_are_restored(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with stop_signals(FOLDER) as stop:
         assert not stop.is_set()
         os.kill(os.getpid(), number)
-        assert wait_for_stop(stop)
+        until(stop.is_set)
     assert signal.getsignal(number) is before
 
 
@@ -631,9 +625,9 @@ def test_a_second_signal_stops_at_once_and_tells_how_to_resume() -> None:
         stop_signals(FOLDER) as stop,
     ):
         os.kill(os.getpid(), signal.SIGINT)
-        assert wait_for_stop(stop)
+        until(stop.is_set)
         os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(5)
+        time.sleep(PATIENCE_S)
     assert signal.getsignal(signal.SIGINT) is before
 
 

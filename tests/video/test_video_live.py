@@ -26,7 +26,7 @@ from mien.video.live import (
     stream_frames,
 )
 from mien.video.reader import read_video
-from video_maker import even_times, number_in, write_video
+from video_maker import SteppedClock, even_times, number_in, write_video
 
 pytest.importorskip("av")
 
@@ -66,29 +66,13 @@ def _serving(*answers: bytes | None, silent: bool = False) -> Iterator[tuple[str
             client.close()
 
 
-class _Clock:
-    """Clock that advances with each sleep, and slightly with each call."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-        self.slept: list[float] = []
-
-    def __call__(self) -> float:
-        self.now += 1e-4
-        return self.now
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.now += seconds
-
-
-def _read(address: str, clock: _Clock, *, reconnect_s: float = 30.0) -> Iterator[VideoFrame]:
+def _read(address: str, clock: SteppedClock, *, reconnect_s: float = 30.0) -> Iterator[VideoFrame]:
     stream = LiveStream(address, allow_private=True)
     return stream_frames(stream, clock=clock, sleep=clock.sleep, reconnect_s=reconnect_s)
 
 
 def test_a_lost_stream_is_reconnected_with_a_gap(caplog: pytest.LogCaptureFixture) -> None:
-    content, clock = _stream_bytes(), _Clock()
+    content, clock = _stream_bytes(), SteppedClock()
     half = content[: len(content) // 2]
     frames, error = [], None
     with (
@@ -127,14 +111,14 @@ def test_a_stream_with_restarted_stamps_continues() -> None:
 
 
 def test_backoff_grows_to_a_limit_and_times_out() -> None:
-    clock = _Clock()
+    clock = SteppedClock()
     with _serving(_stream_bytes(30)) as (address, _), pytest.raises(BrokenVideo):
         list(_read(address, clock, reconnect_s=30.0))
     assert clock.slept == [0.5, 1.0, 2.0, 4.0, 8.0, 8.0]
 
 
 def test_a_missing_stream_is_an_error_at_once() -> None:
-    clock = _Clock()
+    clock = SteppedClock()
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     with pytest.raises(InputError, match="cannot be opened: Connection refused") as caught:
@@ -149,7 +133,7 @@ def test_a_silent_server_times_out(scheme: str, monkeypatch: pytest.MonkeyPatch)
     with socket.create_server(("127.0.0.1", 0)) as server:  # connections wait to be accepted
         address = f"{scheme}://user:secret@127.0.0.1:{server.getsockname()[1]}/live"
         with pytest.raises(InputError, match=r"no video received within 0\.3 s") as caught:
-            next(_read(address, _Clock()))
+            next(_read(address, SteppedClock()))
     assert "secret" not in str(caught.value)
 
 

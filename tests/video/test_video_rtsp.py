@@ -10,7 +10,7 @@ import pytest
 from mien.video.frames import BrokenVideo
 from mien.video.live import stream_frames
 from rtsp_maker import rtp_packets, serving_rtsp
-from video_maker import even_times, number_in, write_video
+from video_maker import SteppedClock, even_times, number_in, write_video
 
 pytest.importorskip("av")
 
@@ -25,10 +25,11 @@ def clip() -> list[bytes]:
 
 def test_a_lost_stream_is_reconnected(clip: list[bytes], caplog: pytest.LogCaptureFixture) -> None:
     frames: list[tuple[float, int]] = []
+    clock = SteppedClock()
     with (
         caplog.at_level(logging.WARNING, "mien"),
         serving_rtsp(clip, clip) as (address, connections),
-        closing(stream_frames(address, reconnect_s=3.0)) as stream,
+        closing(stream_frames(address, reconnect_s=3.0, clock=clock, sleep=clock.sleep)) as stream,
         pytest.raises(BrokenVideo, match="not reconnected within 3 s") as broken,
     ):
         frames.extend((frame.time_s, number_in(frame.pixels)) for frame in stream)

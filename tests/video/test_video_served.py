@@ -18,6 +18,7 @@ import pytest
 from mien.core.errors import InputError
 from mien.video.live import LiveStream, connect, stream_frames
 from video_maker import even_times, write_video
+from waiting import PATIENCE_S
 
 pytest.importorskip("av")
 pytestmark = pytest.mark.slow
@@ -64,7 +65,7 @@ def server(ffmpeg: str, tmp_path: Path) -> Iterator[_Server]:
 
 
 def _first_connection(address: str) -> LiveStream:
-    for _ in range(100):
+    for _ in range(10 * PATIENCE_S):
         try:
             stream = connect(address, allow_private=True)
         except InputError:  # it is still starting
