@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
@@ -32,9 +32,17 @@ NEAR_THRESHOLD = 0.95
 LOWEST_THRESHOLD = 0.8
 """Below it, different people in a similar pose would count as copies."""
 
+NearPairs: TypeAlias = "np.recarray[Any, Any]"
+"""Pairs of near copies (P,), with these columns.
+
+``first`` and ``second`` are the images' indices, int64, the second always greater; ``cosine`` is
+float32, up to 1; ``flipped`` tells whether one resembles the other's mirror image.
+"""
+
 _Floats: TypeAlias = npt.NDArray[np.float32]
 _Indices: TypeAlias = npt.NDArray[np.int64]
 
+_PAIR = [("first", "i8"), ("second", "i8"), ("cosine", "f4"), ("flipped", "?")]
 _POOLED = FACE_SIZE // 2
 _SKETCH = 48
 _ROWS, _COLUMNS = 1024, 8192
@@ -179,15 +187,15 @@ def audit_splits(
     blank = blank_mask(images.pixels)
     # One image stands for all its exact copies; blank ones are not compared.
     unique = np.flatnonzero((images.group == np.arange(len(images.group))) & ~blank)
-    found = find_near_pairs(images.pixels[unique], threshold=near_threshold, quiet=quiet)
-    near = NearPairs(unique[found.first], unique[found.second], found.cosine, found.flipped)
+    near = find_near_pairs(images.pixels[unique], threshold=near_threshold, quiet=quiet)
+    near.first, near.second = unique[near.first], unique[near.second]
     return Audit(
         classes={name: splits[name].class_counts() for name in SPLITS},
         images=len(images.files),
         distinct=len(np.unique(images.group)),
         copies=_count_copies(images, near),
         exact_pairs=_exact_pairs(images),
-        near_pairs=tuple(images.pair(*row) for row in near.rows()),
+        near_pairs=tuple(images.pair(*row) for row in near.tolist()),
         near_threshold=near_threshold,
         blank=tuple(images.files[index] for index in np.flatnonzero(blank)),
         resized=tuple(file for name in SPLITS for file in splits[name].resized),
@@ -270,31 +278,6 @@ def _count_votes(splits: Mapping[str, Split], votes: Votes) -> dict[str, VoteCou
 
 
 # ---------------------------------------------------------------- copies
-@dataclass(frozen=True)
-class NearPairs:
-    """Pairs of near copies.
-
-    Attributes:
-        first: int64 (P,), index of one image.
-        second: int64 (P,), index of the other, always greater than ``first``.
-        cosine: float32 (P,), up to 1.
-        flipped: bool (P,), whether one resembles the other's mirror image.
-    """
-
-    first: _Indices
-    second: _Indices
-    cosine: _Floats
-    flipped: npt.NDArray[np.bool_]
-
-    def __len__(self) -> int:
-        return len(self.first)
-
-    def rows(self) -> Iterator[tuple[int, int, float, bool]]:
-        """Iterate over the pairs as (first, second, cosine, flipped)."""
-        columns = (self.first, self.second, self.cosine, self.flipped)
-        return zip(*(column.tolist() for column in columns), strict=True)
-
-
 def group_copies(images: npt.NDArray[np.uint8]) -> _Indices:
     """Return for each image (N, H, W) the index of the first one that is pixel-identical, (N,)."""
     first: dict[bytes, int] = {}
@@ -312,7 +295,7 @@ def blank_mask(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
 def find_near_pairs(
     images: npt.NDArray[np.uint8], *, threshold: float = NEAR_THRESHOLD, quiet: bool = False
 ) -> NearPairs:
-    """Find all pairs of images, uint8 (N, 48, 48), that are near copies of each other.
+    """Find all pairs of images, uint8 (N, 48, 48), that are near copies, most alike first.
 
     Two images are near copies if the cosine of their centred 24x24 pixels (means of 2x2) is at
     least ``threshold`` (0.8 to 1), one of them mirrored or not. Brightness and contrast do not
@@ -335,7 +318,7 @@ def find_near_pairs(
     # Rounding may lower both the bound and the cosine a little.
     least = np.float32(threshold - 1e-5)
     candidates = ((plain, sketch, False), (mirrored, _sketch(mirrored, basis), True))
-    blocks: list[NearPairs] = []
+    blocks = [_pairs([], [], [], [])]
     with Progress("comparing", len(images), unit="img", quiet=quiet) as progress:
         for top in range(0, len(images), _ROWS):
             rows = sketch[top : top + _ROWS]
@@ -349,7 +332,7 @@ def find_near_pairs(
                     cosine = _cosines(plain, others, first, second)
                     keep = cosine >= least
                     mirrors = np.full(int(keep.sum()), flipped)
-                    blocks.append(NearPairs(first[keep], second[keep], cosine[keep], mirrors))
+                    blocks.append(_pairs(first[keep], second[keep], cosine[keep], mirrors))
             if sum(map(len, blocks)) > _MOST_PAIRS:
                 raise DataError(
                     f"more than {_MOST_PAIRS:,} pairs of images are alike: raise --near-threshold"
@@ -391,17 +374,16 @@ def _cosines(plain: _Floats, others: _Floats, first: _Indices, second: _Indices)
     return cosines
 
 
+def _pairs(*columns: npt.ArrayLike) -> NearPairs:
+    return np.rec.fromarrays(columns, dtype=_PAIR)
+
+
 def _merge_pairs(blocks: Sequence[NearPairs]) -> NearPairs:
     """Return all pairs, most alike first; one found mirrored and not keeps the greater cosine."""
-    best: dict[tuple[int, int], tuple[float, bool]] = {}
-    for block in blocks:
-        for first, second, cosine, flipped in block.rows():
-            if cosine > best.get((first, second), (-1.0, False))[0]:
-                best[first, second] = (cosine, flipped)
-    order = sorted(best, key=lambda pair: (-best[pair][0], pair))
-    return NearPairs(
-        np.array([first for first, _ in order], np.int64),
-        np.array([second for _, second in order], np.int64),
-        np.array([min(1.0, best[pair][0]) for pair in order], np.float32),
-        np.array([best[pair][1] for pair in order], np.bool_),
-    )
+    found: npt.NDArray[Any] = np.concatenate(blocks)
+    first, second, cosine, flipped = (found[name] for name, _ in _PAIR)
+    found = found[np.lexsort((flipped, -cosine, second, first))]
+    found = found[np.unique(found[["first", "second"]], return_index=True)[1]]
+    found = found[np.argsort(-found["cosine"], kind="stable")]
+    found["cosine"] = np.minimum(found["cosine"], 1)
+    return found.view(np.recarray)
