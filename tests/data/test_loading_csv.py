@@ -20,7 +20,7 @@ from data_maker import make_tiny_splits, write_tiny_csv, write_tiny_dataset, zip
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import DataError
 from mien.data import loading
-from mien.data.loading import holds_csv, read_csv, read_splits
+from mien.data.loading import holds_csv, read_splits
 
 PIXELS = " ".join(["7"] * 2304)
 
@@ -33,7 +33,7 @@ def write(folder: Path, *rows: str, header: str = "emotion,pixels,Usage") -> Pat
 
 def test_the_challenges_csv_is_read_by_name_not_by_code(tmp_path: Path) -> None:
     expected = make_tiny_splits(per_class=2)
-    splits = read_csv(write_tiny_csv(tmp_path / "fer2013.csv", per_class=2))
+    splits = read_splits(write_tiny_csv(tmp_path / "fer2013.csv", per_class=2))
     for name, split in expected.items():
         assert np.array_equal(splits[name].images, split.images)
         assert np.array_equal(splits[name].labels, split.labels)
@@ -45,7 +45,7 @@ def test_the_challenges_csv_is_read_by_name_not_by_code(tmp_path: Path) -> None:
     list(enumerate(["angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"])),
 )
 def test_each_code_means_what_the_challenge_says(tmp_path: Path, code: int, emotion: str) -> None:
-    split = read_csv(write(tmp_path, f"{code},{PIXELS},PrivateTest"))["test"]
+    split = read_splits(write(tmp_path, f"{code},{PIXELS},PrivateTest"))["test"]
     assert EMOTIONS[split.labels[0]] == emotion
     assert split.files == (f"test/{emotion}/PrivateTest_row00001.png",)
 
@@ -71,7 +71,7 @@ def test_each_code_means_what_the_challenge_says(tmp_path: Path, code: int, emot
     ],
 )
 def test_a_bad_row_is_skipped_by_number_and_reason(tmp_path: Path, row: str, reason: str) -> None:
-    splits = read_csv(write(tmp_path, f"3,{PIXELS},Training", row, f"4,{PIXELS},Training"))
+    splits = read_splits(write(tmp_path, f"3,{PIXELS},Training", row, f"4,{PIXELS},Training"))
     (skipped,) = splits["train"].skipped
     assert skipped.file == "row 2"
     assert reason in skipped.reason
@@ -80,13 +80,13 @@ def test_a_bad_row_is_skipped_by_number_and_reason(tmp_path: Path, row: str, rea
 
 def test_columns_may_stand_in_another_order_with_blanks(tmp_path: Path) -> None:
     path = write(tmp_path, f"3,Training,{PIXELS}", "", header="emotion, Usage, pixels")
-    assert len(read_csv(path)["train"]) == 1
+    assert len(read_splits(path)["train"]) == 1
 
 
 @pytest.mark.parametrize("header", ["", "emotion,pixels", "a,b,c"])
 def test_missing_columns_are_an_error_that_names_them(tmp_path: Path, header: str) -> None:
     with pytest.raises(DataError, match="expected the columns emotion,pixels,Usage"):
-        read_csv(write(tmp_path, header=header))
+        read_splits(write(tmp_path, header=header))
 
 
 @pytest.mark.parametrize(
@@ -98,12 +98,13 @@ def test_a_file_that_is_no_csv_is_one_error(tmp_path: Path, content: bytes) -> N
     path = tmp_path / "x.csv"
     path.write_bytes(content)
     with pytest.raises(DataError, match="not a readable CSV"):
-        read_csv(path)
+        read_splits(path)
 
 
-def test_a_file_that_cannot_be_read_is_one_error(tmp_path: Path) -> None:
+def test_a_file_that_vanishes_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "source_kind", lambda _: "csv")
     with pytest.raises(DataError, match="cannot be read"):
-        read_csv(tmp_path / "none.csv")
+        read_splits(tmp_path / "none.csv")
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +169,7 @@ def test_the_csv_is_read_from_any_packing(
         pytest.skip("a folder's files are taken by their endings")
     plain = tmp_path / "fer2013.csv"
     plain.write_bytes(table)
-    expected = read_csv(plain)
+    expected = read_splits(plain)
     splits = read_splits(tmp_path / "source" if in_folder else path, quiet=True)
     for name, split in expected.items():
         assert split.files == splits[name].files
@@ -216,7 +217,7 @@ def test_more_than_the_limit_is_not_unpacked(
     }.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match="GB unpacked"):
-            read_csv(tmp_path / name, quiet=True)
+            read_splits(tmp_path / name, quiet=True)
 
 
 def test_a_tar_of_too_many_files_is_an_error(
@@ -228,17 +229,17 @@ def test_a_tar_of_too_many_files_is_an_error(
         files = {f"{number}.bin": b"" for number in range(others)}
         path.write_bytes(tarred({**files, "fer2013.csv": table}, "w:gz"))
         if is_read:
-            assert read_csv(path, quiet=True)
+            assert read_splits(path, quiet=True)
         else:
             with pytest.raises(DataError, match="more than 10 files"):
-                read_csv(path, quiet=True)
+                read_splits(path, quiet=True)
 
 
 def test_an_endless_line_is_not_read_into_memory(tmp_path: Path) -> None:
     path = tmp_path / "line.csv.gz"
     path.write_bytes(gzip.compress(b"emotion,pixels,Usage\n" + b"1" * (3 << 20)))
     with pytest.raises(DataError, match="a line of more than a million characters"):
-        read_csv(path, quiet=True)
+        read_splits(path, quiet=True)
 
 
 def test_a_csv_of_unusable_rows_is_an_error(
@@ -248,7 +249,7 @@ def test_a_csv_of_unusable_rows_is_an_error(
     path = tmp_path / "rows.csv"
     path.write_text("emotion,pixels,Usage\n" + "x\n" * 20)
     with pytest.raises(DataError, match=r"more than 10 rows that cannot be used, the first: row 1"):
-        read_csv(path, quiet=True)
+        read_splits(path, quiet=True)
 
 
 @pytest.mark.parametrize("way", ["fer2013.csv.bz2", "fer2013.tar.gz", "archive.zip"])

@@ -11,7 +11,7 @@ import pytest
 from data_maker import make_tiny_split, write_tiny_csv
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import DataError
-from mien.data.loading import read_csv
+from mien.data.loading import read_splits
 from mien.data.votes import (
     VOTE_NAMES,
     agreement_mask,
@@ -125,7 +125,7 @@ def test_votes_of_another_data_set_are_refused(tmp_path: Path) -> None:
 
 
 def test_ferplus_own_file_goes_with_the_challenges_csv(tmp_path: Path) -> None:
-    splits = read_csv(write_tiny_csv(tmp_path / "fer2013.csv", per_class=1))
+    splits = read_splits(write_tiny_csv(tmp_path / "fer2013.csv", per_class=1))
     rows: list[list[object]] = []
     for split in splits.values():
         for place, label in enumerate(split.labels):

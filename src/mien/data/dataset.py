@@ -74,27 +74,6 @@ class Split:
         if len(self.files) != len(self.labels):
             raise DataError(f"{len(self.files)} file names for {len(self.labels)} labels")
 
-    @classmethod
-    def from_rows(
-        cls,
-        name: str,
-        rows: Sequence[tuple[str, int, npt.NDArray[np.uint8]]],
-        skipped: Sequence[Skipped] = (),
-        resized: Sequence[str] = (),
-        classes: tuple[str, ...] = EMOTIONS,
-    ) -> Split:
-        """Build a split from (file, label, image) rows, in this order."""
-        images = np.array([image for _, _, image in rows], np.uint8)
-        return cls(
-            name,
-            images.reshape(-1, FACE_SIZE, FACE_SIZE),
-            np.array([label for _, label, _ in rows], np.int64),
-            tuple(file for file, _, _ in rows),
-            tuple(skipped),
-            tuple(resized),
-            classes,
-        )
-
     def __len__(self) -> int:
         return len(self.labels)
 

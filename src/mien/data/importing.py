@@ -7,9 +7,10 @@ import errno
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 
@@ -17,17 +18,9 @@ from mien.core.emotions import EMOTIONS
 from mien.core.errors import DataError, MissingExtra, OutputError, UsageError, error_reason
 from mien.core.files import claim_folder, expand_home, release_folder
 from mien.core.process import stderr
-from mien.core.progress import Progress
 from mien.data.dataset import SPLITS, Skipped
-from mien.data.loading import (
-    decode_entries,
-    decode_image,
-    first_skipped,
-    holds_csv,
-    open_listed,
-    read_csv,
-)
-from mien.data.sources import LAYOUT_HINT, VAL_FRACTION, split_of
+from mien.data.loading import first_skipped, open_images
+from mien.data.sources import VAL_FRACTION, source_kind, split_of
 
 KAGGLE_DATASET = "msambare/fer2013"
 
@@ -102,15 +95,12 @@ def import_dataset(
     source, output = expand_home(source), expand_home(output)
     if not 0 <= val_fraction <= 0.5:
         raise UsageError(f"expected a val fraction from 0 to 0.5, got {val_fraction}")
-    is_csv = holds_csv(source)
+    source_kind(source)  # raises DataError if it is no data set
     check_output(output, force=force)
     _check_overlap(source, output)
     with _locked(output), _staged(output) as staging:
         _check_free(output, force=force)  # again, because another import may just have ended
-        if is_csv:
-            summary = _stage_csv(source, staging, output, quiet)
-        else:
-            summary = _stage_files(source, staging, output, seed, val_fraction, quiet)
+        summary = _write_images(source, staging, output, seed, val_fraction, quiet)
         _check_classes(source, summary)
         _swap(staging, output)
     return summary
@@ -197,48 +187,37 @@ def _staged(output: Path) -> Iterator[Path]:
             shutil.rmtree(staging, ignore_errors=True)
 
 
-def _stage_files(
+def _write_images(
     source: Path, staging: Path, output: Path, seed: int, val_fraction: float, quiet: bool
 ) -> ImportSummary:
     classes = {name: dict.fromkeys(EMOTIONS, 0) for name in SPLITS}
     resized: list[str] = []
-    with (
-        open_listed(source, seed=seed, val_fraction=val_fraction) as (opened, listing),
-        Progress("importing", len(listing.entries), unit="img", quiet=quiet) as progress,
-    ):
-        skipped = [file for name in SPLITS for file in listing.skipped[name]]
-        decoded = decode_entries(opened, listing.entries, decode_image, progress)
-        for entry, content, result in decoded:
+    options: dict[str, Any] = {"seed": seed, "val_fraction": val_fraction, "quiet": quiet}
+    with open_images(source, "importing", **options) as (images, listing):
+        unusable: dict[str, list[Skipped]] = {name: [] for name in SPLITS}
+        for entry, content, result in images:
             if isinstance(result, Skipped):
-                skipped.append(result)
+                unusable[entry.split].append(result)
                 continue
+            face, other_size = result
             try:
-                (staging / "new" / entry.file).write_bytes(content)
+                file = content or cv2.imencode(".png", face)[1].tobytes()
+                (staging / "new" / entry.file).write_bytes(file)
             except OSError as error:
                 if error.errno not in _NAME_ERRORS:
                     raise
-                skipped.append(Skipped(entry.member, "has a name that this system cannot write"))
+                reason = "has a name that this system cannot write"
+                unusable[entry.split].append(Skipped(entry.member, reason))
                 continue
             classes[entry.split][EMOTIONS[entry.label]] += 1
-            if result[1] is not None:
+            if other_size is not None:
                 resized.append(entry.file)
-    return ImportSummary(output, classes, tuple(skipped), tuple(resized), listing.val_from)
-
-
-def _stage_csv(source: Path, staging: Path, output: Path, quiet: bool) -> ImportSummary:
-    splits = read_csv(source, quiet=quiet)
-    total = sum(len(split) for split in splits.values())
-    skipped = tuple(file for split in splits.values() for file in split.skipped)
-    if total == 0 and not skipped:
-        raise DataError(f"no images in {source}: {LAYOUT_HINT}")
-    with Progress("importing", total, unit="img", quiet=quiet) as progress:
-        for split in splits.values():
-            for image, file in zip(split.images, split.files, strict=True):
-                progress.advance()
-                encoded = cv2.imencode(".png", image)[1]
-                (staging / "new" / file).write_bytes(encoded.tobytes())
-    classes = {name: split.class_counts() for name, split in splits.items()}
-    return ImportSummary(output, classes, skipped, (), "usage" if len(splits["val"]) else "none")
+    val_from = listing.val_from
+    if val_from == "usage" and not any(classes["val"].values()):
+        val_from = "none"
+    groups = (listing.skipped, unusable)
+    skipped = tuple(file for files in groups for name in SPLITS for file in files[name])
+    return ImportSummary(output, classes, skipped, tuple(resized), val_from)
 
 
 def _check_classes(source: Path, summary: ImportSummary) -> None:
@@ -259,26 +238,17 @@ def _swap(staging: Path, output: Path) -> None:
     new, old = staging / "new", staging / "old"
     old.mkdir(exist_ok=True)
     try:
-        for name in SPLITS:
-            if os.path.lexists(new / name) and os.path.lexists(output / name):
-                (output / name).rename(old / name)
-        _move_splits(new, output)
+        _move(output, old, [name for name in SPLITS if os.path.lexists(new / name)])
+        _move(new, output, SPLITS[::-1])  # train last
     except BaseException:
-        _swap_back(staging, output)
+        _move(output, new, [name for name in SPLITS if not os.path.lexists(new / name)])
+        _move(old, output, SPLITS[::-1])
+        old.rmdir()
         raise
 
 
-def _swap_back(staging: Path, output: Path) -> None:
-    new, old = staging / "new", staging / "old"
-    for name in SPLITS:
-        if not os.path.lexists(new / name):
-            (output / name).rename(new / name)
-    _move_splits(old, output)
-    old.rmdir()
-
-
-def _move_splits(source: Path, target: Path) -> None:
-    for name in reversed(SPLITS):  # train last
+def _move(source: Path, target: Path, names: Sequence[str]) -> None:
+    for name in names:
         if os.path.lexists(source / name):
             (source / name).rename(target / name)
 

@@ -15,7 +15,6 @@ import zipfile
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, TypeAlias, cast
 
@@ -67,6 +66,9 @@ MAX_LINE_CHARACTERS = 2**20
 
 Decoded: TypeAlias = "tuple[npt.NDArray[np.uint8], str | None]"
 """A face, uint8 (48, 48), and its size in the file (``96x128``) if it was resized, else None."""
+
+Images: TypeAlias = "Iterator[tuple[Entry, bytes, Decoded | Skipped]]"
+"""Each image of a data set: its entry, its file's bytes (none in a CSV), its face or its defect."""
 
 _log = logging.getLogger(__name__)
 
@@ -207,33 +209,35 @@ def _warn_of_skipped(split: Split, path: Path) -> None:
         )  # fmt: skip
 
 
-# ---------------------------------------------------------------- reading folders and zips
+# ---------------------------------------------------------------- reading
 def read_splits(source: Path, *, quiet: bool = False) -> dict[str, Split]:
     """Read all splits without cache, checks or warnings: any of them may be empty.
 
     Raises:
         DataError: if the source is not a data set.
     """
-    if holds_csv(source):
-        return read_csv(source, quiet=quiet)
-    label = f"reading {source.name}"
-    with (
-        open_listed(source) as (opened, listing),
-        Progress(label, len(listing.entries), unit="img", quiet=quiet) as progress,
-    ):
-        decoded = decode_entries(opened, listing.entries, decode_image, progress)
-        return collect_splits(decoded, listing.skipped)
+    with open_images(source, f"reading {source.name}", quiet=quiet) as (images, listing):
+        splits = collect_splits(images, listing.skipped)
+    # The rows of a CSV are in another order.
+    orders = {name: np.argsort(np.array(split.files, str)) for name, split in splits.items()}
+    return {name: split.take(orders[name]) for name, split in splits.items()}
 
 
 @contextmanager
-def open_listed(
-    source: Path, *, seed: int = 0, val_fraction: float = VAL_FRACTION
-) -> Iterator[tuple[Source, Listing]]:
-    """Open a folder or zip and list its images; refused files are listed as skipped from train.
+def open_images(
+    source: Path, label: str, *, seed: int = 0, val_fraction: float = VAL_FRACTION, quiet: bool
+) -> Iterator[tuple[Images, Listing]]:
+    """Open a data set, to read its images one by one with a progress bar.
+
+    A CSV has an empty listing. Refused files of a folder or zip are listed as skipped from train.
 
     Raises:
-        DataError: if the source is not a data set or has no images.
+        DataError: if the source is not a data set, or has no image files.
     """
+    if holds_csv(source):
+        with Progress(label, unit="img", quiet=quiet) as progress:
+            yield _csv_images(source, progress), Listing((), dict.fromkeys(SPLITS, ()), "usage")
+        return
     with open_source(source) as opened:
         listing = list_entries(opened.members, seed=seed, val_fraction=val_fraction)
         for note in listing.merged:
@@ -241,7 +245,8 @@ def open_listed(
         listing.skipped["train"] += tuple(opened.refused)
         if not listing.entries and not any(listing.skipped.values()):
             raise DataError(f"no images in {source}: {LAYOUT_HINT}")
-        yield opened, listing
+        with Progress(label, len(listing.entries), unit="img", quiet=quiet) as progress:
+            yield decode_entries(opened, listing.entries, decode_image, progress), listing
 
 
 def decode_entries(
@@ -249,12 +254,8 @@ def decode_entries(
     entries: Sequence[Entry],
     decode: Callable[[bytes], Decoded],
     progress: Progress,
-) -> Iterator[tuple[Entry, bytes, Decoded | Skipped]]:
-    """Read and decode the listed files.
-
-    Yields:
-        Each entry with its file's bytes and its face, or why it is skipped.
-    """
+) -> Images:
+    """Read and decode the listed files."""
     for entry in entries:
         progress.advance()
         content = b""
@@ -269,25 +270,33 @@ def decode_entries(
 
 
 def collect_splits(
-    decoded: Iterator[tuple[Entry, bytes, Decoded | Skipped]],
+    images: Images,
     skipped: Mapping[str, Sequence[Skipped]],
     classes: tuple[str, ...] = EMOTIONS,
 ) -> dict[str, Split]:
     """Build the splits named by ``skipped``, which has the files left out so far."""
-    rows: dict[str, list[tuple[str, int, npt.NDArray[np.uint8]]]] = {name: [] for name in skipped}
+    rows: dict[str, list[tuple[Entry, npt.NDArray[np.uint8]]]] = {name: [] for name in skipped}
     left_out = {name: list(files) for name, files in skipped.items()}
     resized: dict[str, list[str]] = {name: [] for name in skipped}
-    for entry, _, result in decoded:
+    for entry, _, result in images:
         if isinstance(result, Skipped):
             left_out[entry.split].append(result)
             continue
         face, other_size = result
-        rows[entry.split].append((entry.file, entry.label, face))
+        rows[entry.split].append((entry, face))
         if other_size is not None:
             resized[entry.split].append(entry.file)
     return {
-        name: Split.from_rows(name, rows[name], left_out[name], resized[name], classes)
-        for name in skipped
+        name: Split(
+            name,
+            np.array([face for _, face in own], np.uint8).reshape(-1, FACE_SIZE, FACE_SIZE),
+            np.array([entry.label for entry, _ in own], np.int64),
+            tuple(entry.file for entry, _ in own),
+            tuple(left_out[name]),
+            tuple(resized[name]),
+            classes,
+        )
+        for name, own in rows.items()
     }
 
 
@@ -352,8 +361,8 @@ def holds_csv(source: Path) -> bool:
     return any(map(_may_hold_csv, members)) and not list_entries(members, val_fraction=0).entries
 
 
-def read_csv(path: Path, *, quiet: bool = False) -> dict[str, Split]:
-    """Read all splits of the challenge's CSV (``emotion,pixels,Usage``); any may be empty.
+def _csv_images(path: Path, progress: Progress) -> Images:
+    """Read the challenge's CSV (``emotion,pixels,Usage``), whose images have no files.
 
     The CSV may be compressed, and in a folder, a zip or a tar; the first one with the three columns
     is read. Emotion codes are translated by name. Images are named
@@ -363,34 +372,24 @@ def read_csv(path: Path, *, quiet: bool = False) -> dict[str, Split]:
     Raises:
         DataError: if there is no CSV with the three columns, or it cannot be unpacked.
     """
-    rows: dict[str, list[tuple[str, int, npt.NDArray[np.uint8]]]] = {name: [] for name in SPLITS}
-    skipped: dict[str, list[Skipped]] = {name: [] for name in SPLITS}
-    with (
-        Progress(f"reading {path.name}", unit="img", quiet=quiet) as progress,
-        warnings.catch_warnings(),
-    ):
-        # NumPy only warns of text that is not a number, and stops reading there.
-        warnings.simplefilter("error", DeprecationWarning)
-        for number, (code, pixels, usage) in enumerate(_csv_rows(path), start=1):
-            progress.advance()
-            try:
-                label, image = _parse_row(code, pixels, usage)
-            except DataError as error:
-                unusable = skipped[USAGES.get(usage, "train")]
-                unusable.append(Skipped(f"row {number}", str(error)))
-                if len(unusable) > MOST_UNUSABLE:
-                    raise DataError(
-                        f"{path} has more than {MOST_UNUSABLE:,} rows that cannot be used, the "
-                        f"first: {unusable[0]}"
-                    ) from error
-                continue
-            split = USAGES[usage]
-            file = f"{split}/{EMOTIONS[label]}/{row_name(usage, number)}.png"
-            rows[split].append((file, label, image))
-    return {
-        name: Split.from_rows(name, sorted(rows[name], key=itemgetter(0)), skipped[name])
-        for name in SPLITS
-    }
+    unusable: dict[str, list[Skipped]] = {name: [] for name in SPLITS}
+    for number, (code, pixels, usage) in enumerate(_csv_rows(path), start=1):
+        progress.advance()
+        split, row = USAGES.get(usage, "train"), f"row {number}"
+        try:
+            label, image = _parse_row(code, pixels, usage)
+        except DataError as error:
+            skipped = Skipped(row, str(error))
+            unusable[split].append(skipped)
+            if len(unusable[split]) > MOST_UNUSABLE:
+                raise DataError(
+                    f"{path} has more than {MOST_UNUSABLE:,} rows that cannot be used, the first: "
+                    f"{unusable[split][0]}"
+                ) from error
+            yield Entry(split, 0, row, row), b"", skipped
+            continue
+        file = f"{split}/{EMOTIONS[label]}/{row_name(usage, number)}.png"
+        yield Entry(split, label, file, row), b"", (image, None)
 
 
 def row_name(usage: str, number: int) -> str:
@@ -433,7 +432,10 @@ def _parse_row(code: str, pixels: str, usage: str) -> tuple[int, npt.NDArray[np.
     if usage not in USAGES:
         raise DataError(f"usage {usage[:20]!r} is none of {', '.join(USAGES)}")
     try:
-        values = np.fromstring(pixels, dtype=np.int64, sep=" ")
+        with warnings.catch_warnings():
+            # NumPy only warns of text that is not a number, and stops reading there.
+            warnings.simplefilter("error", DeprecationWarning)
+            values = np.fromstring(pixels, dtype=np.int64, sep=" ")
     except (DeprecationWarning, ValueError) as error:
         raise DataError("pixels are not all whole numbers") from error
     if values.size != FACE_SIZE**2:
