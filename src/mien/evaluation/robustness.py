@@ -18,7 +18,7 @@ import numpy.typing as npt
 from mien.core.errors import UsageError
 from mien.core.files import write_atomically
 from mien.core.formats import json_text
-from mien.core.images import FACE_SIZE, standard_face
+from mien.core.images import standard_face
 from mien.core.progress import Progress
 from mien.core.results import ModelInfo
 from mien.evaluation.evaluate import BATCH_SIZE, Classify
@@ -47,39 +47,24 @@ Faces: TypeAlias = npt.NDArray[np.uint8]
 # ---------------------------------------------------------------- corruptions
 def corruptions() -> dict[str, Callable[[Faces], Faces]]:
     """Return the corruptions by name, in the order of the report."""
+    blur = partial(cv2.GaussianBlur, ksize=(0, 0), sigmaX=BLUR_SIGMA)
     light = {
         f"{name} {100 * (factor - 1):+.0f} %": partial(adjust, factor=factor)
         for name, adjust in (("brightness", adjust_brightness), ("contrast", adjust_contrast))
         for factor in LIGHT_FACTORS
     }
     return {
-        "histogram equalised": equalize_histogram,
-        f"blurred, sigma {BLUR_SIGMA:g} px": gaussian_blur,
-        "half the resolution": halve_resolution,
+        "histogram equalised": partial(_map_faces, change=cv2.equalizeHist),
+        f"blurred, sigma {BLUR_SIGMA:g} px": partial(_map_faces, change=blur),
+        "half the resolution": partial(_map_faces, change=_halve_resolution),
         f"JPEG, quality {JPEG_QUALITY}": compress_jpeg,
         **light,
     }
 
 
-def equalize_histogram(faces: Faces) -> Faces:
-    """Equalize the histogram of each face."""
-    return _map_faces(faces, cv2.equalizeHist)
-
-
-def gaussian_blur(faces: Faces, *, sigma: float = BLUR_SIGMA) -> Faces:
-    """Blur with a Gaussian of ``sigma`` pixels."""
-    return _map_faces(faces, lambda face: cv2.GaussianBlur(face, (0, 0), sigma))
-
-
-def halve_resolution(faces: Faces) -> Faces:
-    """Downscale faces to half their side and upscale them again with `standard_face`."""
-    half = (FACE_SIZE // 2, FACE_SIZE // 2)
-
-    def halve(face: Faces) -> Faces:
-        small = cv2.resize(face, half, interpolation=cv2.INTER_AREA)
-        return standard_face(np.asarray(small, np.uint8))
-
-    return _map_faces(faces, halve)
+def _halve_resolution(face: Faces) -> Faces:
+    small = cv2.resize(face, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    return standard_face(np.asarray(small, np.uint8))
 
 
 def compress_jpeg(faces: Faces, *, quality: int = JPEG_QUALITY) -> Faces:
