@@ -12,8 +12,8 @@ from mien.core.emotions import EMOTIONS
 from mien.core.errors import UsageError
 from mien.core.results import Box, Face, ModelInfo, Quality, Result
 from mien.evaluation.pictures import (
+    face_truths,
     picture_columns,
-    picture_faces,
     picture_grid,
     picture_rows,
     pictures_dict,
@@ -59,11 +59,8 @@ def test_the_truth_comes_from_the_folder_or_the_file_name(source: str, truth: st
 
 
 def test_only_the_largest_face_has_a_truth() -> None:
-    results = [make_result("happy/group.jpg", make_face(0, "sad", 20), make_face(1, "happy", 40))]
-    assert [(face.truth, face.correct) for face in picture_faces(results)] == [
-        (None, None),
-        ("happy", True),
-    ]
+    result = make_result("happy/group.jpg", make_face(0, "sad", 20), make_face(1, "happy", 40))
+    assert face_truths(result) == [None, "happy"]
 
 
 def test_rows_and_json_contain_truth_and_correctness() -> None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from mien.core.emotions import EMOTIONS, match_label
 from mien.core.errors import UsageError
 from mien.core.images import load_image
-from mien.core.results import LAST_COLUMNS, Face, Result, result_rows, table_columns
+from mien.core.results import LAST_COLUMNS, Result, result_rows, table_columns
 from mien.evaluation.figures import CORRECT_COLOR, FAINT, INK, WRONG_COLOR, drawing, show_image
 from mien.evaluation.metrics import Labels
 from mien.inference.preprocess import face_crop
@@ -156,27 +156,6 @@ def _draw_tile(axes: Axes, tile: Tile) -> None:
 
 
 # ---------------------------------------------------------------- a user's own pictures
-@dataclass(frozen=True)
-class PictureFace:
-    """One face of one picture.
-
-    Attributes:
-        result: result of the picture.
-        face: one of its faces.
-        truth: class given by the picture's name; None if it gives none, and for all but the
-            largest face.
-    """
-
-    result: Result
-    face: Face
-    truth: str | None
-
-    @property
-    def correct(self) -> bool | None:
-        """Whether the prediction is the truth; None if that is unknown."""
-        return None if self.truth is None else self.face.emotion == self.truth
-
-
 def picture_columns(labels: Sequence[str] = EMOTIONS) -> tuple[str, ...]:
     """Return the table's columns for a model's labels; see `TABLE_COLUMNS`."""
     columns = table_columns(labels)[: -len(LAST_COLUMNS)]
@@ -197,18 +176,14 @@ def truth_of(source: str, labels: Sequence[str] = EMOTIONS) -> str | None:
     )
 
 
-def picture_faces(
-    results: Sequence[Result], labels: Sequence[str] = EMOTIONS
-) -> tuple[PictureFace, ...]:
-    """Return all faces of all pictures, in order; ``labels`` are the model's."""
-    faces = []
-    for result in results:
-        truth = truth_of(result.source or "", labels)
-        largest = max(result.faces, key=lambda face: face.box.area, default=None)
-        faces += [
-            PictureFace(result, face, truth if face is largest else None) for face in result.faces
-        ]
-    return tuple(faces)
+def face_truths(result: Result, labels: Sequence[str] = EMOTIONS) -> list[str | None]:
+    """Return the class that a picture's name gives each face: to the largest one, None to others.
+
+    ``labels`` are the model's.
+    """
+    largest = max(result.faces, key=lambda face: face.box.area, default=None)
+    truth = truth_of(result.source or "", labels)
+    return [truth if face is largest else None for face in result.faces]
 
 
 def picture_rows(
@@ -218,16 +193,17 @@ def picture_rows(
     columns = picture_columns(labels)
     rows = []
     for result in results:
-        faces = picture_faces([result], labels) or (None,)
-        for row, face in zip(result_rows(result, labels), faces, strict=True):
-            row["truth"], row["right"] = (face.truth, face.correct) if face else (None, None)
+        truths = face_truths(result, labels) or [None]
+        for row, truth in zip(result_rows(result, labels), truths, strict=True):
+            right = None if truth is None else row["emotion"] == truth
+            row |= {"truth": truth, "right": right}
             rows.append({column: row[column] for column in columns})
     return rows
 
 
 def pictures_dict(results: Sequence[Result], labels: Sequence[str] = EMOTIONS) -> dict[str, Any]:
     """Return all results and the number of correct predictions as JSON-compatible values."""
-    known = [face.correct for face in picture_faces(results, labels) if face.correct is not None]
+    known = _known(results, labels)
     return {
         "schema": "mien-pictures/1",
         "known": len(known),
@@ -237,6 +213,12 @@ def pictures_dict(results: Sequence[Result], labels: Sequence[str] = EMOTIONS) -
             for result in results
         ],
     }
+
+
+def _known(results: Sequence[Result], labels: Sequence[str]) -> list[bool]:
+    """Return whether the prediction is correct for each face whose class is known."""
+    rows = picture_rows(results, labels)
+    return [row["right"] for row in rows if row["right"] is not None]
 
 
 def picture_grid(
@@ -259,28 +241,26 @@ def picture_grid(
         UnreadableImage: if a picture is gone.
         OutputError: if the file cannot be written.
     """
-    faces = picture_faces(results, labels)
-    shown = faces[:MAX_TILES]
     tiles: list[Tile] = []
-    source, image = "", None
-    for item in shown:
-        if image is None or source != item.result.source:  # keeps one picture in memory
-            source = item.result.source or ""
-            image = load_image(source)
-        name = PurePath(source).name
+    for result in results:
+        if not result.faces or len(tiles) == MAX_TILES:
+            continue
+        source = result.source or ""
+        image, name = load_image(source), PurePath(source).name
         if len(name) > _CAPTION_LENGTH:
             name = f"{name[: _CAPTION_LENGTH - 1]}…"
-        tiles.append(
+        tiles += [
             Tile(
-                image=face_crop(image, item.face.box, crop_scale, turn=item.face.turn),
-                emotion=item.face.emotion,
-                confidence=item.face.confidence,
-                truth=item.truth,
+                image=face_crop(image, face.box, crop_scale, turn=face.turn),
+                emotion=face.emotion,
+                confidence=face.confidence,
+                truth=truth,
                 caption=name,
             )
-        )
-    known = [face.correct for face in faces if face.correct is not None]
+            for face, truth in zip(result.faces, face_truths(result, labels), strict=True)
+        ][: MAX_TILES - len(tiles)]
+    known, count = _known(results, labels), sum(len(result.faces) for result in results)
     notes = [f"{sum(known)} of {len(known)} correct"] if known else []
-    notes += [f"the first {len(shown)} of {len(faces)} faces"] if len(shown) < len(faces) else []
+    notes += [f"the first {len(tiles)} of {count} faces"] if len(tiles) < count else []
     rows = [tiles[start : start + _COLUMNS] for start in range(0, len(tiles), _COLUMNS)]
     prediction_grid(rows, path, title="Your pictures", note=", ".join(notes))
