@@ -103,7 +103,15 @@ def calibrate_model(
     temperature, fitted, figures = _fit_and_measure(fit, logits, votes)
     views, error = _fit_views(classifier, split, votes, quiet=quiet) if augmented else (None, None)
     figures = {"split": split.name, "images": len(split), **figures, "error_augmented": error}
-    _record(folder, classifier.manifest, temperature, views, fitted, figures)
+    calibrated = dataclasses.replace(
+        classifier.manifest,
+        temperature=temperature.base,
+        entropy_exponent=temperature.exponent,
+        augmented=views,
+        thresholds=dict(zip(classes, fitted.tolist(), strict=True)),
+        metrics={**classifier.manifest.metrics, "calibration": figures},
+    )
+    write_manifest(folder, calibrated)
     return figures
 
 
@@ -195,25 +203,6 @@ def _cross_fit(fit: _Fit, logits: Floats, images: Labels, labels: Labels) -> tup
 
 def _accuracy(scores: Floats, labels: Labels) -> float | None:
     return float((scores.argmax(axis=1) == labels).mean()) if len(labels) else None
-
-
-def _record(
-    folder: Path,
-    manifest: Manifest,
-    temperature: Temperature,
-    augmented: Temperature | None,
-    thresholds: Floats,
-    figures: dict[str, Any],
-) -> None:
-    calibrated = dataclasses.replace(
-        manifest,
-        temperature=temperature.base,
-        entropy_exponent=temperature.exponent,
-        augmented=augmented,
-        thresholds=dict(zip(manifest.labels, thresholds.tolist(), strict=True)),
-        metrics={**manifest.metrics, "calibration": figures},
-    )
-    write_manifest(folder, calibrated)
 
 
 def balance_model(folder: Path, strength: float) -> Manifest:
