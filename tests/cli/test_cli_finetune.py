@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,13 +16,12 @@ from PIL import Image
 
 from data_maker import pattern
 from mien.cli import evaluate, explain, finetune, predict
-from mien.cli.finetune import CALIBRATION_IMAGES, Finetuned
+from mien.cli.finetune import CALIBRATION_IMAGES, result_text
 from mien.cli.main import main
 from mien.core.errors import EXIT_DONE, EXIT_INPUT, EXIT_MODEL, EXIT_USAGE
 from mien.data.dataset import Split
-from mien.evaluation.evaluate import compare, comparison_text
+from mien.evaluation.evaluate import Comparison, compare, comparison_text
 from mien.inference.classifier import Classifier
-from mien.training.run_folder import RunFolder
 
 pytest.importorskip("keras")
 pytest.importorskip("onnx")
@@ -125,6 +125,7 @@ def test_a_folder_becomes_a_model_for_the_other_commands(
 
     assert run("finetune", "--resume", "mine", "--json") == EXIT_DONE
     again = json.loads(capsys.readouterr().out)
+    assert list(again) == ["run", "model", "images", "comparison", "calibration", "summary"]
     assert again["comparison"]["known"] == ["bad", "good"]
     assert run("finetune", "faces", "--run", "mine", "--model", "base") == EXIT_USAGE
     assert "holds a run already" in capsys.readouterr().err
@@ -258,46 +259,39 @@ CALIBRATION = {"images": 1200, "error_before": 0.123, "error_after": 0.04}
 
 
 @pytest.fixture
-def done(make_tiny_model: Callable[..., Path]) -> Finetuned:
+def compared(make_tiny_model: Callable[..., Path]) -> Comparison:
     images = np.random.default_rng(0).integers(0, 256, (6, 48, 48)).astype(np.uint8)
     names = tuple(map(str, range(6)))
     split = Split("val", images, np.arange(6) % 2, names, (), (), CLASSES)
     old = Classifier.open(make_tiny_model("old"))
     new = Classifier.open(make_tiny_model("new", labels=CLASSES), labels=None)
-    meanings = {"good": ["happy"], "bad": ["angry", "sad"]}
-    return Finetuned(
-        run=RunFolder(Path("mine")),
-        model=Path("mine/export"),
-        counts={"train": {"good": 1000, "bad": 234}, "val": {"good": 3, "bad": 3}, "test": {}},
-        compared=compare(old, new, split, meanings=meanings, quiet=True),
-        calibration=CALIBRATION,
-        summary={"seconds": 75.0, "epochs": 9, "best": {"epoch": 7}},
+    return compare(
+        old, new, split, meanings={"good": ["happy"], "bad": ["angry", "sad"]}, quiet=True
     )
 
 
-def test_the_text_has_facts_both_matrices_and_the_next_step(done: Finetuned) -> None:
-    text = done.to_text()
+CONTENT: dict[str, Any] = {
+    "run": "mine",
+    "model": "mine/export",
+    "images": {"train": {"good": 1000, "bad": 234}, "val": {"good": 3, "bad": 3}},
+    "calibration": CALIBRATION,
+    "summary": {"seconds": 75.0, "epochs": 9, "best": {"epoch": 7}},
+}
+
+
+def test_the_text_has_facts_both_matrices_and_the_next_step(compared: Comparison) -> None:
+    text = result_text(CONTENT, compared)
     facts = dict(line.split(maxsplit=1) for line in text.split("\n\n")[0].splitlines()[:3])
     assert facts["run"] == "mine"
     assert facts["images"] == "train 1,234, val 6"
     assert "best epoch   7 of 9\n" in text
     assert "on 1,200 images of val, error 12.3% before, 4.0% after" in text
     assert "measured on  val, which chose the best epoch too" in text
-    assert comparison_text(done.compared) in text
+    assert comparison_text(compared) in text
     assert text.endswith("next: mien predict --model mine/export IMAGE\n")
 
 
-def test_the_text_says_if_the_model_is_not_calibrated(done: Finetuned) -> None:
-    other = replace(done, calibration=None, compared=replace(done.compared, split="test"))
-    text = other.to_text()
+def test_the_text_says_if_the_model_is_not_calibrated(compared: Comparison) -> None:
+    text = result_text({**CONTENT, "calibration": None}, replace(compared, split="test"))
     assert f"calibrated   no, fewer than {CALIBRATION_IMAGES} images are held out\n" in text
     assert "measured on  test\n" in text
-
-
-def test_the_json_form_has_everything(done: Finetuned) -> None:
-    written = json.loads(json.dumps(done.to_dict()))
-    assert (written["run"], written["model"]) == ("mine", "mine/export")
-    assert written["images"]["train"] == {"good": 1000, "bad": 234}
-    assert written["comparison"] == json.loads(json.dumps(done.compared.to_dict()))
-    assert written["calibration"] == CALIBRATION
-    assert written["summary"]["best"] == {"epoch": 7}

@@ -147,9 +147,8 @@ def _run(args: argparse.Namespace) -> int:
     calibration = None if val is None else _calibrate(folder, val, votes, args)
     formats = _export_formats(args, folder, splits)
     manifest = load_manifest(folder, labels=None).with_reading(None)
-    content = {**_to_dict(folder, manifest, calibration), **formats}
-    text = _summary(folder, manifest, calibration, formats)
-    write_answer(content, text, as_json=args.json)
+    content = {**_to_dict(folder, manifest), "calibration": calibration, **formats}
+    write_answer(content, _summary(folder, manifest, content), as_json=args.json)
     return EXIT_DONE
 
 
@@ -253,9 +252,7 @@ def _export_formats(
 
 
 # ---------------------------------------------------------------- the result
-def _to_dict(
-    folder: Path, manifest: Manifest, calibration: dict[str, Any] | None
-) -> dict[str, Any]:
+def _to_dict(folder: Path, manifest: Manifest) -> dict[str, Any]:
     file, manifest_path = manifest.file, folder / MANIFEST_NAME
     return {
         "folder": str(folder),
@@ -268,17 +265,11 @@ def _to_dict(
         "entropy_exponent": manifest.entropy_exponent,
         "bias": dict(manifest.bias),
         "thresholds": dict(manifest.thresholds),
-        "calibration": calibration,
     }
 
 
-def _summary(
-    folder: Path,
-    manifest: Manifest,
-    calibration: Mapping[str, Any] | None,
-    formats: Mapping[str, Mapping[str, Any] | None],
-) -> str:
-    parity = manifest.metrics["export"]
+def _summary(folder: Path, manifest: Manifest, content: Mapping[str, Any]) -> str:
+    parity, calibration = manifest.metrics["export"], content["calibration"]
     sizes = " and ".join(str(size) for size in parity["batch_sizes"])
     temperature = f"{manifest.temperature:.4g}"
     if manifest.entropy_exponent:
@@ -304,7 +295,7 @@ def _summary(
         accuracy = calibration["certain_accuracy"]
         if accuracy is not None:
             rows.append(("certain", f"{accuracy:.1%} of the others are correct"))
-    int8, tflite = formats["int8"], formats["tflite"]
+    int8, tflite = content["int8"], content["tflite"]
     if int8 is not None:
         lost = f"{int8['points_lost']:.2f} points lost on {int8['images']:,} images"
         rows += [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,8 +122,7 @@ def _run(args: argparse.Namespace) -> int:
         messages = [str(message).replace("mien train", "mien finetune") for message in stop.args]
         raise KeyboardInterrupt(*messages) from stop
     draw_curves(run)
-    result = finish(run, quiet=args.quiet)
-    write_answer(result.to_dict(), result.to_text(), as_json=args.json)
+    write_answer(*finish(run, quiet=args.quiet), as_json=args.json)
     return EXIT_DONE
 
 
@@ -258,70 +257,11 @@ def _without_copies(splits: Mapping[str, Split], *, quiet: bool) -> dict[str, Sp
 
 
 # ---------------------------------------------------------------- the result
-@dataclass(frozen=True)
-class Finetuned:
-    """The result of a fine-tuning.
-
-    Attributes:
-        run: the run's folder.
-        model: the folder of the exported model.
-        counts: number of images by split and class.
-        compared: the model before and after on the same images.
-        calibration: the result of `mien.evaluation.calibration.calibrate_model`; None if too few
-            images are held out.
-        summary: the content of the run's ``summary.json``.
-    """
-
-    run: RunFolder
-    model: Path
-    counts: Mapping[str, Mapping[str, int]]
-    compared: Comparison
-    calibration: Mapping[str, Any] | None
-    summary: Mapping[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the result as JSON."""
-        return {
-            "run": str(self.run.path),
-            "model": str(self.model),
-            "images": {name: dict(counts) for name, counts in self.counts.items()},
-            "comparison": self.compared.to_dict(),
-            "calibration": self.calibration,
-            "summary": dict(self.summary),
-        }
-
-    def to_text(self) -> str:
-        """Return the result as text: facts, both confusion matrices, and the next command."""
-        from mien.evaluation.evaluate import comparison_text
-
-        calibrated = f"no, fewer than {CALIBRATION_IMAGES} images are held out"
-        if self.calibration is not None:
-            before, after = self.calibration["error_before"], self.calibration["error_after"]
-            count = f"{self.calibration['images']:,} images of val"
-            calibrated = f"on {count}, error {before:.1%} before, {after:.1%} after"
-        measured = self.compared.split
-        if measured == "val":
-            measured += ", which chose the best epoch too: expect a little less of other images"
-        images = [
-            f"{name} {sum(counts.values()):,}" for name, counts in self.counts.items() if counts
-        ]
-        rows = [
-            ("run", str(self.run.path)),
-            ("images", ", ".join(images)),
-            ("time", format_duration(self.summary["seconds"])),
-            ("best epoch", f"{self.summary['best']['epoch']} of {self.summary['epochs']}"),
-            ("calibrated", calibrated),
-            ("measured on", measured),
-        ]
-        report = self.run.path / "report" / "before_after.md"
-        return (
-            f"{key_value_text(rows)}\n{comparison_text(self.compared)}\n"
-            f"report: {report}\nnext: mien predict --model {self.model} IMAGE\n"
-        )
-
-
-def finish(run: RunFolder, *, quiet: bool) -> Finetuned:
+def finish(run: RunFolder, *, quiet: bool) -> tuple[dict[str, Any], str]:
     """Export a run, calibrate the model, compare it with the one before, and write the reports.
+
+    Returns:
+        The result as JSON and as text.
 
     Raises:
         InputError: if the run is not a fine-tuning.
@@ -353,11 +293,41 @@ def finish(run: RunFolder, *, quiet: bool) -> Finetuned:
     report = replace(report, data=str(notes.get("source", "")), command=f"mien finetune {run.name}")
     write_report(report, report_folder, samples=samples, history=read_history(run.history))
     write_comparison(compared, report_folder)
-    return Finetuned(
-        run=run,
-        model=folder,
-        counts={name: split.class_counts() for name, split in splits.items()},
-        compared=compared,
-        calibration=calibration,
-        summary=json.loads(run.summary.read_text(encoding="utf-8")),
+    content = {
+        "run": str(run.path),
+        "model": str(folder),
+        "images": {name: split.class_counts() for name, split in splits.items()},
+        "comparison": compared.to_dict(),
+        "calibration": calibration,
+        "summary": json.loads(run.summary.read_text(encoding="utf-8")),
+    }
+    return content, result_text(content, compared)
+
+
+def result_text(content: Mapping[str, Any], compared: Comparison) -> str:
+    """Return the result as text: facts, both confusion matrices, and the next command."""
+    from mien.evaluation.evaluate import comparison_text
+
+    calibration, summary = content["calibration"], content["summary"]
+    calibrated = f"no, fewer than {CALIBRATION_IMAGES} images are held out"
+    if calibration is not None:
+        before, after = calibration["error_before"], calibration["error_after"]
+        count = f"{calibration['images']:,} images of val"
+        calibrated = f"on {count}, error {before:.1%} before, {after:.1%} after"
+    measured = compared.split
+    if measured == "val":
+        measured += ", which chose the best epoch too: expect a little less of other images"
+    images = [f"{name} {sum(counts.values()):,}" for name, counts in content["images"].items()]
+    rows = [
+        ("run", content["run"]),
+        ("images", ", ".join(images)),
+        ("time", format_duration(summary["seconds"])),
+        ("best epoch", f"{summary['best']['epoch']} of {summary['epochs']}"),
+        ("calibrated", calibrated),
+        ("measured on", measured),
+    ]
+    report = Path(content["run"], "report", "before_after.md")
+    return (
+        f"{key_value_text(rows)}\n{comparison_text(compared)}\n"
+        f"report: {report}\nnext: mien predict --model {content['model']} IMAGE\n"
     )
