@@ -30,7 +30,7 @@ from mien.core.results import ModelInfo
 from mien.data.dataset import Split
 from mien.data.votes import VOTE_NAMES
 from mien.inference.classifier import Classifier
-from mien.training.export import join_networks
+from mien.training.onnx_graph import join_networks
 from tiny_model import tiny_onnx
 
 MODEL = ModelInfo("little", "1.2.3", "ab" * 32)

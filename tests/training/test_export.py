@@ -28,9 +28,10 @@ from mien.evaluation.calibration import calibrate_model
 from mien.inference.classifier import Classifier
 from mien.inference.explain import gradcam_maps
 from mien.training import export
-from mien.training.export import check_agreement, export_run, join_networks, join_run, trial_faces
+from mien.training.export import check_agreement, export_run, join_run, trial_faces
 from mien.training.model import build_model
 from mien.training.onnx_converter import keras_to_onnx, read_weights
+from mien.training.onnx_graph import join_networks
 from training_maker import BATCH, BEST, ENVIRONMENT, run_config, tiny_network, write_tiny_run
 
 # Keras' own way to save a variable of TensorFlow's is not yet NumPy 2's.

@@ -12,8 +12,7 @@ import pytest
 from mien.core.errors import ModelError
 from mien.core.manifest import OUTPUT_CONTRACT, PEOPLE_OUTPUTS
 from mien.inference.onnx_model import prune_outputs
-from mien.training.export import join_networks
-from mien.training.onnx_converter import one_reading
+from mien.training.onnx_graph import join_networks, one_reading
 from tiny_model import tiny_onnx
 
 FACES = np.random.default_rng(3).integers(0, 256, (5, 48, 48)).astype(np.uint8)

@@ -15,13 +15,12 @@ from mien.core.manifest import load_manifest, write_manifest
 from mien.data.dataset import Split
 from mien.inference.classifier import Classifier
 from mien.training.export import export_run
+from mien.training.onnx_graph import merge_grey_channels, remove_reshapes
 from mien.training.quantize import (
     PERCENTILES,
     export_int8,
     float_nodes,
-    merge_grey_channels,
     quantize_network,
-    remove_reshapes,
 )
 from training_maker import write_tiny_run
 

@@ -52,7 +52,8 @@ from mien.training import run_folder
 from mien.training.architectures import update_normalization
 from mien.training.backend import prepare_keras, silence_native_stderr
 from mien.training.model import build_model, interpolate_weights, load_keras_model
-from mien.training.onnx_converter import PREFIX, keras_to_onnx, one_reading
+from mien.training.onnx_converter import keras_to_onnx
+from mien.training.onnx_graph import join_networks, one_reading
 from mien.training.recipe import Config, load_run_config
 from mien.training.run_folder import RunFolder, read_json
 from mien.training.transforms import Faces, Floats
@@ -212,79 +213,6 @@ def _join_models(fer2013: Path, people: Path, output: Path, version: str | None)
         return {}
 
     return write_model(output, proto.SerializeToString(), joined, verify)
-
-
-def join_networks(first: Any, second: Any) -> Any:
-    """Return one network with the outputs of two: the first's names, and `PEOPLE_OUTPUTS`.
-
-    A network trained on votes starts from one that follows FER-2013's labels, and the blocks that
-    stayed frozen are bitwise equal. Nodes that compute the same with the same weights become one;
-    the others form a branch whose names begin with `PREFIX`.
-
-    Args:
-        first: an ``onnx.ModelProto`` of this project, with one reading.
-        second: another one with the same input and classes.
-
-    Raises:
-        ModelError: if their inputs or classes differ.
-    """
-    from onnx import helper
-
-    networks = (first, second)
-    inputs = [[value.SerializeToString() for value in proto.graph.input] for proto in networks]
-    classes = [
-        {entry.key: entry.value for entry in proto.metadata_props}.get("labels")
-        for proto in networks
-    ]
-    if inputs[0] != inputs[1] or classes[0] != classes[1]:
-        raise ModelError(
-            f"two networks with different inputs or classes cannot be one model: {classes[0]} "
-            f"and {classes[1]}"
-        )
-    joined = type(first)()
-    joined.CopyFrom(first)
-    graph = joined.graph
-    names = {value.name: value.name for value in graph.input}
-    weights = {tensor.name: tensor.SerializeToString() for tensor in graph.initializer}
-    for tensor in second.graph.initializer:
-        shared = weights.get(tensor.name) == tensor.SerializeToString()
-        names[tensor.name] = tensor.name if shared else PREFIX + tensor.name
-        if not shared:
-            graph.initializer.add().CopyFrom(tensor)
-            graph.initializer[-1].name = PREFIX + tensor.name
-    outputs = {_signature(node, list(node.input)): list(node.output) for node in graph.node}
-    for node in second.graph.node:
-        sources = [names[name] if name else "" for name in node.input]
-        signature = _signature(node, sources)
-        if signature not in outputs:
-            branch_node = graph.node.add()
-            branch_node.CopyFrom(node)
-            if node.name:
-                branch_node.name = PREFIX + node.name
-            branch_node.input[:] = sources
-            branch_node.output[:] = [_branch_name(name) for name in node.output]
-            outputs[signature] = list(branch_node.output)
-        names.update(zip(node.output, outputs[signature], strict=True))
-    for output in second.graph.output:
-        name = _branch_name(output.name)
-        if names[output.name] != name:  # everything that leads to it is shared
-            graph.node.add().CopyFrom(
-                helper.make_node("Identity", [names[output.name]], [name], PREFIX + name)
-            )
-        graph.output.add().CopyFrom(output)
-        graph.output[-1].name = name
-    return joined
-
-
-def _branch_name(name: str) -> str:
-    names = {OUTPUT_CONTRACT[key]: PEOPLE_OUTPUTS[key] for key in OUTPUT_CONTRACT}
-    return names.get(name, PREFIX + name)
-
-
-def _signature(node: Any, sources: list[str]) -> tuple[Any, ...]:
-    """Return what identifies a node's result: its kind, its attributes and its inputs."""
-    attributes = sorted(attribute.SerializeToString() for attribute in node.attribute)
-    return (node.domain, node.op_type, tuple(sources), tuple(attributes), len(node.output))
 
 
 # ---------------------------------------------------------------- the network

@@ -14,7 +14,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -27,6 +27,7 @@ from mien.core.emotions import EMOTIONS
 from mien.core.errors import ModelError, needs_extra
 from mien.core.manifest import INPUT_CONTRACT, OUTPUT_CONTRACT
 from mien.training.architectures import update_normalization
+from mien.training.onnx_graph import one_reading, rename
 
 Array: TypeAlias = npt.NDArray[Any]
 
@@ -562,62 +563,3 @@ def assign_weights(model: Any, weights: Mapping[str, Array], *, where: str) -> N
     for name, variable in targets.items():
         variable.assign(weights[name])
     update_normalization(model)
-
-
-# ---------------------------------------------------------------- files with two readings
-PREFIX = "people/"
-"""Prefix of the nodes, values and weights that only the people's reading has."""
-
-
-def one_reading(network: Any, outputs: Mapping[str, str] = OUTPUT_CONTRACT) -> Any:
-    """Return the network of a single reading, undoing `mien.training.export.join_networks`.
-
-    Args:
-        network: an ``onnx.ModelProto`` with one reading or two.
-        outputs: names of the reading's logits and features, see `Manifest.outputs`.
-
-    Raises:
-        ModelError: if it has no such outputs.
-    """
-    single = type(network)()
-    single.CopyFrom(network)
-    graph = single.graph
-    available = [value.name for value in graph.output]
-    if not set(outputs.values()) <= set(available):
-        raise ModelError(f"expected a network with {', '.join(outputs.values())}, got {available}")
-    needed = set(outputs.values())
-    renamed = {outputs[key]: name for key, name in OUTPUT_CONTRACT.items()}
-    nodes = []
-    for node in reversed(network.graph.node):
-        if not needed & set(node.output):
-            continue
-        needed |= set(node.input)
-        if node.op_type == "Identity" and node.name.startswith(PREFIX):
-            renamed[node.input[0]] = renamed[node.output[0]]  # a second name of a shared value
-        else:
-            nodes.append(node)
-    renamed |= {name: name.removeprefix(PREFIX) for name in needed if name.startswith(PREFIX)}
-    keep(graph.initializer, [part for part in network.graph.initializer if part.name in needed])
-    keep(graph.node, reversed(nodes))
-    keep(graph.output, [part for part in network.graph.output if part.name in outputs.values()])
-    for value in (*graph.initializer, *graph.output):
-        value.name = renamed.get(value.name, value.name)
-    for node in graph.node:
-        if node.name.startswith(PREFIX):
-            node.name = node.name.removeprefix(PREFIX)
-    rename(graph.node, renamed)
-    return single
-
-
-def keep(field: Any, values: Iterable[Any]) -> None:
-    """Replace the content of a repeated protobuf field by some of its values."""
-    kept = list(values)
-    del field[:]
-    field.extend(kept)
-
-
-def rename(nodes: Iterable[Any], names: Mapping[str, str]) -> None:
-    """Rename values in the inputs and outputs of nodes."""
-    for node in nodes:
-        for values in (node.input, node.output):
-            values[:] = [names.get(name, name) for name in values]

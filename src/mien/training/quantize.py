@@ -11,7 +11,6 @@ import dataclasses
 import io
 import logging
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -27,7 +26,7 @@ from mien.core.manifest import INPUT_CONTRACT, load_manifest
 from mien.core.process import disable_telemetry
 from mien.training.distillation import open_onnx
 from mien.training.export import check_target, classify_with, write_model
-from mien.training.onnx_converter import PREFIX, keep, rename
+from mien.training.onnx_graph import PREFIX, merge_grey_channels, remove_reshapes
 
 if TYPE_CHECKING:
     from mien.data.dataset import Split
@@ -57,7 +56,6 @@ SENSITIVE_LAYERS: tuple[str, ...] = ("stem", "block1a_dwconv", "block1a_bn", "bl
 
 _BATCH = 32
 _INPUT = INPUT_CONTRACT["name"]
-_SCALINGS = ("Mul", "Sub", "Add", "Div")
 
 
 def export_int8(
@@ -229,70 +227,3 @@ def _quiet_quantizer() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-# ---------------------------------------------------------------- simplifications of the graph
-# They do not change the outputs. A float32 file keeps these nodes, since training can continue from
-# its weights by their Keras names.
-def remove_reshapes(network: Any) -> None:
-    """Remove squeeze-and-excite's flatten and reshape to 1x1, which split an 8-bit network."""
-    graph = network.graph
-    producers = {name: node for node in graph.node for name in node.output}
-    uses = Counter(name for node in graph.node for name in node.input)
-    renamed, removed = {}, set()
-    for node in graph.node:
-        flatten = producers.get(node.input[0]) if node.op_type == "Reshape" else None
-        if flatten is None or flatten.op_type != "Flatten" or uses[flatten.output[0]] != 1:
-            continue
-        pool = producers.get(flatten.input[0])
-        if pool is not None and pool.op_type == "GlobalAveragePool":
-            renamed[node.output[0]] = pool.output[0]
-            removed |= {node.output[0], flatten.output[0]}
-    keep(graph.node, [node for node in graph.node if node.output[0] not in removed])
-    rename(graph.node, renamed)
-    needed = {name for node in graph.node for name in node.input}
-    keep(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in needed])
-
-
-def merge_grey_channels(network: Any) -> None:
-    """Replace the three equal channels of a grey image by one, summing the first kernels.
-
-    Only if all channels are scaled alike before the first convolution. BatchNorm and constants must
-    be folded already.
-    """
-    from onnx import numpy_helper
-
-    graph = network.graph
-    weights = {tensor.name: tensor for tensor in graph.initializer}
-    uses = Counter(name for node in graph.node for name in node.input)
-    repeat = next((node for node in graph.node if _repeats_channel(node)), None)
-    if repeat is None:
-        return
-    changed, name = {}, repeat.output[0]
-    while uses[name] == 1:
-        node = next(node for node in graph.node if name in node.input)
-        if node.op_type == "Conv":
-            break
-        constants = [source for source in node.input if source in weights]
-        values = [numpy_helper.to_array(weights[constant]) for constant in constants]
-        alike = len(values) == 1 and np.unique(values[0]).size == 1 and uses[constants[0]] == 1
-        if node.op_type not in _SCALINGS or not alike:
-            return
-        changed[constants[0]] = np.full((), values[0].flat[0], values[0].dtype)
-        name = node.output[0]
-    else:
-        return
-    kernel = numpy_helper.to_array(weights[node.input[1]])
-    if kernel.shape[1] != len(repeat.input):
-        return
-    changed[node.input[1]] = kernel.sum(axis=1, keepdims=True)
-    for weight, value in changed.items():
-        weights[weight].CopyFrom(numpy_helper.from_array(value, weight))
-    graph.node.remove(repeat)
-    rename(graph.node, {repeat.output[0]: repeat.input[0]})
-    del graph.value_info[:]  # inferred shapes, which are outdated now
-
-
-def _repeats_channel(node: Any) -> bool:
-    axes = [attribute.i for attribute in node.attribute if attribute.name == "axis"]
-    return node.op_type == "Concat" and axes == [1] and len({*node.input}) == 1
