@@ -365,13 +365,7 @@ def _evaluate_robustness(args: argparse.Namespace) -> int:
         note(f"the model was trained on {count}, which are excluded", quiet=args.quiet)
         split = split.take(~trained)
     measured = measure_robustness(
-        lambda faces: classifier.classify(faces, augment=args.tta, batch_size=args.batch_size),
-        split.images,
-        split.labels,
-        model=classifier.manifest.info,
-        split=split.name,
-        tta=args.tta,
-        quiet=args.quiet,
+        classifier, split, tta=args.tta, batch_size=args.batch_size, quiet=args.quiet
     )
     result = replace(
         measured,

@@ -15,15 +15,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.errors import UsageError
 from mien.core.files import write_atomically
 from mien.core.formats import json_text
 from mien.core.images import standard_face
-from mien.core.progress import Progress
 from mien.core.results import ModelInfo
-from mien.evaluation.evaluate import BATCH_SIZE, Classify
-from mien.evaluation.metrics import Labels
+from mien.data.dataset import Split
+from mien.evaluation.evaluate import BATCH_SIZE, predict
 from mien.evaluation.tables import Table, markdown_table, percent, text_table
+from mien.inference.classifier import Classifier
 
 SCHEMA = "mien-robustness/1"
 
@@ -162,69 +161,52 @@ class Robustness:
 
 
 def measure_robustness(
-    classify: Classify,
-    images: Faces,
-    labels: Labels,
+    classifier: Classifier,
+    split: Split,
     *,
-    model: ModelInfo,
-    split: str,
     tta: bool = False,
+    batch_size: int = BATCH_SIZE,
     quiet: bool = False,
 ) -> Robustness:
     """Measure the accuracy on uncorrupted images and after each of `corruptions`.
 
     Args:
-        classify: the classifier, with or without test-time augmentation.
-        images: uint8 (N, 48, 48), at least one.
-        labels: int64 (N,), true classes.
-        model: recorded in the result, as are ``split`` and ``tta``.
-        split: name of the split.
-        tta: whether ``classify`` augments.
+        classifier: the model.
+        split: the images.
+        tta: average over shifted and mirrored views.
+        batch_size: images per batch.
         quiet: draw no progress bar.
 
     Raises:
-        UsageError: if there are no images, or the number of labels differs.
+        UsageError: if there are no images.
         ModelError: if the network fails.
     """
-    if len(images) == 0 or labels.shape != (len(images),):
-        raise UsageError(
-            f"expected images and as many labels, at least one; got {len(images)} images and "
-            f"labels {labels.shape}"
-        )
-    correct = _count_correct(classify, images, labels, quiet=quiet)
-    uncorrupted = correct.pop("")
+
+    def count_correct(label: str, change: Callable[[Faces], Faces]) -> int:
+        def classify(faces: Faces) -> npt.NDArray[np.float32]:
+            return classifier.classify(change(faces), augment=tta, batch_size=batch_size)
+
+        predicted = predict(
+            classify, split.images, batch_size=batch_size, label=label, quiet=quiet
+        ).argmax(axis=1)
+        return int((predicted == split.labels).sum())
+
+    count, uncorrupted = len(split), count_correct("robustness", np.asarray)
     losses = []
-    for name, remaining in correct.items():
+    for name, change in corruptions().items():
+        remaining = count_correct(name, change)
         # From integers, as rounding must not push a loss of exactly the limit past it.
-        points = 100 * (uncorrupted - remaining) / len(images)
-        accuracy = remaining / len(images)
-        losses.append(Loss(name, remaining, accuracy, points, points <= LIMIT_POINTS))
+        points = 100 * (uncorrupted - remaining) / count
+        losses.append(Loss(name, remaining, remaining / count, points, points <= LIMIT_POINTS))
     return Robustness(
-        model=model,
-        split=split,
+        model=classifier.manifest.info,
+        split=split.name,
         tta=tta,
-        count=len(images),
+        count=count,
         correct=uncorrupted,
-        accuracy=uncorrupted / len(images),
+        accuracy=uncorrupted / count,
         losses=tuple(losses),
     )
-
-
-def _count_correct(
-    classify: Classify, images: Faces, labels: Labels, *, quiet: bool
-) -> dict[str, int]:
-    """Return the number of correct predictions under each corruption; "" stands for none."""
-    changes: dict[str, Callable[[Faces], Faces]] = {"": np.asarray, **corruptions()}
-    correct = dict.fromkeys(changes, 0)
-    total = len(images) * len(changes)
-    with Progress("robustness", total, unit="img", quiet=quiet) as progress:
-        for name, change in changes.items():
-            for start in range(0, len(images), BATCH_SIZE):
-                batch = slice(start, start + BATCH_SIZE)
-                predicted = classify(change(images[batch])).argmax(axis=1)
-                correct[name] += int((predicted == labels[batch]).sum())
-                progress.advance(len(predicted))
-    return correct
 
 
 # ---------------------------------------------------------------- rendering
