@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Protocol
+from typing import TypeAlias
 
 from mien.core.emotions import EMOTIONS, find_emotion
 from mien.core.errors import DataError, error_reason
@@ -56,27 +56,12 @@ _SPLIT_FOLDERS = {
 
 
 # ---------------------------------------------------------------- folders and zips
-class Source(Protocol):
-    """A folder or zip with the files of a data set.
-
-    Attributes:
-        members: relative paths of all readable files, with forward slashes.
-        refused: entries that are not read, and why.
-    """
-
-    members: list[str]
-    refused: list[Skipped]
-
-    def read(self, member: str) -> bytes:
-        """Return a file's bytes; raises DataError with the reason only ("is damaged ...")."""
-        ...
-
-
 class FolderSource:
     """A folder on disk without its hidden files; links are followed.
 
     Attributes:
-        members, refused: see `Source`.
+        members: relative paths of all readable files, with forward slashes.
+        refused: entries that are not read, and why.
         folders: relative paths of all subfolders.
     """
 
@@ -143,7 +128,7 @@ class FolderSource:
         return state.hexdigest()
 
     def read(self, member: str) -> bytes:
-        """See `Source`."""
+        """Return a file's bytes; raises DataError with the reason only ("is damaged ...")."""
         _check_size(self._stats[member][0])
         try:
             return (self.folder / member).read_bytes()
@@ -152,7 +137,7 @@ class FolderSource:
 
 
 class ZipSource:
-    """A zip; entries with unsafe paths, links and encrypted entries are refused."""
+    """A zip, as a `FolderSource`; unsafe paths, links and encrypted entries are refused."""
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
         self._archive = archive
@@ -169,7 +154,7 @@ class ZipSource:
         self.members = list(self._infos)
 
     def read(self, member: str) -> bytes:
-        """See `Source`."""
+        """See `FolderSource.read`."""
         info = self._infos[member]
         _check_size(info.file_size)
         try:
@@ -179,6 +164,9 @@ class ZipSource:
         # Each compression method raises its own exceptions.
         except Exception as error:
             raise DataError("is damaged inside the zip") from error
+
+
+Source: TypeAlias = FolderSource | ZipSource
 
 
 def _check_size(size: int) -> None:
@@ -302,7 +290,7 @@ class Listing:
     Attributes:
         entries: the images, sorted by split (train, val, test) and file.
         skipped: the files left out of each split; those of an unknown split are under train.
-        val_from: origin of val: "folder", "names", "random", or "none".
+        val_from: origin of val: "folder", "names", "random", "none", or "usage" for a CSV.
         merged: a note for each class of a split that several folders were merged into.
     """
 

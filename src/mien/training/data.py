@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,10 @@ from mien.data.votes import (
     with_majority,
 )
 from mien.training.recipe import Config
-from mien.training.transforms import AugmentedDataset, Batch, Faces, Floats, View, to_uint8
+from mien.training.transforms import AugmentedDataset, Batch, Floats, View, to_uint8
+
+if TYPE_CHECKING:
+    from mien.training.distillation import TeacherEnsemble
 
 
 # ---------------------------------------------------------------- images, labels, votes
@@ -187,16 +190,6 @@ MakeBatch = Callable[[int, npt.NDArray[np.int64]], Batch]
 """Makes the batch of a step from the indices of its images."""
 
 
-class Teachers(Protocol):
-    """Source of soft targets, such as `mien.training.distillation.TeacherEnsemble`."""
-
-    def soft_targets(self, faces: Faces) -> Floats:
-        """Return probabilities (N, classes) for faces (N, 48, 48)."""
-
-    def soft_targets_of_view(self, view: View, faces: Faces) -> Floats:
-        """Return probabilities (N, classes) for all faces (N, 48, 48) of a view."""
-
-
 class BatchSource:
     """Batches of a run by epoch and step.
 
@@ -214,7 +207,7 @@ class BatchSource:
     """
 
     def __init__(
-        self, data: TrainingData, config: Config, teachers: Teachers | None = None
+        self, data: TrainingData, config: Config, teachers: TeacherEnsemble | None = None
     ) -> None:
         self._config = config
         self._teachers = teachers
