@@ -8,6 +8,7 @@ import json
 import pickle
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,14 @@ def photo(tmp_path: Path, scene: Pixels) -> Path:
 
 def _through_pickle(one: Any) -> Any:
     return pickle.loads(pickle.dumps(one))
+
+
+def _with_faces(recognizer: mien.Recognizer, scene: Pixels, many: int) -> Result:
+    """Return the result of a picture as if its first face were there several times."""
+    result = recognizer.analyze_result(scene, color="rgb")
+    shown = replace(result, faces=result.faces[:1] * many)
+    shown.remember_image(lambda: scene, color="rgb")
+    return shown
 
 
 # --- The lists
@@ -196,6 +205,23 @@ def test_a_notebook_shows_the_picture_and_each_faces_scores(
     assert faces._repr_html_() == faces.result._repr_html_()
 
 
+def test_a_notebook_aligns_the_bars_of_all_faces(recognizer: mien.Recognizer, photo: Path) -> None:
+    columns = re.findall(
+        r"grid-template-columns:(minmax[^;\"]+)", recognizer.analyze(photo)._repr_html_()
+    )
+    assert len(columns) == 2
+    assert len(set(columns)) == 1
+
+
+@pytest.mark.parametrize(("many", "beside"), [(3, True), (4, False)])
+def test_many_faces_are_below_the_picture(
+    recognizer: mien.Recognizer, scene: Pixels, many: int, beside: bool
+) -> None:
+    assert (
+        "max-width:min(100%,480px)" in _with_faces(recognizer, scene, many)._repr_html_()
+    ) == beside
+
+
 def test_html_without_the_picture(recognizer: mien.Recognizer, photo: Path) -> None:
     faces = recognizer.analyze(photo)
     photo.unlink()
@@ -229,6 +255,18 @@ def test_a_chart_shows_the_picture_and_the_scores(recognizer: mien.Recognizer, p
     assert widths == [list(face.scores.values()) for face in faces]
     nobody = np.zeros((60, 80), np.uint8)
     assert len(recognizer.analyze(nobody).plot(nobody).figure.axes) == 1
+    pyplot.close("all")
+
+
+@pytest.mark.parametrize(
+    ("many", "charts", "title"), [(7, 7, "tiny 0.0.1"), (15, 12, " · 3 more faces")]
+)
+def test_each_of_many_faces_has_a_chart(
+    recognizer: mien.Recognizer, scene: Pixels, many: int, charts: int, title: str
+) -> None:
+    axes = _with_faces(recognizer, scene, many).plot(scene, color="rgb")
+    assert len(axes.figure.axes) == 1 + charts
+    assert axes.get_title().endswith(title)
     pyplot.close("all")
 
 

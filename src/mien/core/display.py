@@ -390,10 +390,15 @@ def _pixels(result: Result, image: ImageSource | None, color: str | None) -> npt
 # that they fit light and dark themes.
 _CAPTION = "opacity:.7;padding-bottom:6px;overflow-wrap:anywhere"
 _CARD = "display:flex;gap:10px;padding:8px 0;border-top:1px solid rgba(128,128,128,.3)"
-_ROWS = "display:grid;grid-template-columns:auto 120px auto;gap:1px 8px;align-items:center"
+_CARDS = (
+    "display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,310px),1fr));gap:0 20px"
+)
+_ROWS = "display:grid;gap:1px 8px;align-items:center;grid-template-columns:"
 _TRACK = "height:7px;border-radius:4px;background:rgba(128,128,128,.22);overflow:hidden"
 _HTML_SIDE, _THUMB_SIDE = 640, 56
 _HTML_FACES, _HTML_RESULTS = 12, 8
+_FACES_BESIDE = 3
+"""More faces than these are shown below the picture, not beside it."""
 
 
 def results_html(results: Sequence[Result]) -> str:
@@ -410,12 +415,14 @@ def result_html(result: Result) -> str:
         pixels = _pixels(result, None, None)
     except MienError:  # show the faces without the picture
         pixels = None
+    beside = len(result.faces) <= _FACES_BESIDE
     picture = ""
     if pixels is not None:
         alt = html.escape(f"{result.source or 'picture'} with its faces", quote=True)
         picture = (
             f'<img alt="{alt}" src="{_data_uri(_small_picture(result, pixels))}" '
-            'style="max-width:min(100%,480px);height:auto;border-radius:6px">'
+            f'style="max-width:min(100%,{480 if beside else _HTML_SIDE}px);height:auto;'
+            'border-radius:6px">'
         )
     cards = "".join(_card(face, pixels) for face in result.faces[:_HTML_FACES])
     left = len(result.faces) - _HTML_FACES
@@ -423,9 +430,10 @@ def result_html(result: Result) -> str:
     message = {"no_face": "no face found"}.get(result.status, result.error or "")
     return (
         '<div style="display:flex;flex-wrap:wrap;gap:8px 20px;align-items:flex-start;'
-        f'font:13px/1.35 system-ui,sans-serif">{picture}<div style="flex:1 1 260px">'
+        f'font:13px/1.35 system-ui,sans-serif">{picture}'
+        f'<div style="flex:1 1 {"260px" if beside else "100%"}">'
         f'<div style="{_CAPTION}">{html.escape(_title(result))}</div>'
-        f"{html.escape(message)}{cards}</div></div>"
+        f'{html.escape(message)}<div style="{_CARDS}">{cards}</div></div></div>'
     )
 
 
@@ -457,6 +465,8 @@ def _title(result: Result) -> str:
 
 def _card(face: Face, pixels: npt.NDArray[np.uint8] | None) -> str:
     colors = class_colors(face.scores)
+    # As wide for every face, though the name of its emotion is bold.
+    names = f"minmax({max(map(len, face.scores))}ch,auto)"
     rows = []
     for name, score in face.scores.items():
         weight = "font-weight:600" if name == face.emotion else "opacity:.8"
@@ -479,7 +489,7 @@ def _card(face: Face, pixels: npt.NDArray[np.uint8] | None) -> str:
     return (
         f'<div style="{_CARD}">{thumb}<div><div style="padding-bottom:3px">'
         f"<b>{html.escape(number + face_caption(face))}</b>{note}</div>"
-        f'<div style="{_ROWS}">{"".join(rows)}</div></div></div>'
+        f'<div style="{_ROWS}{names} 120px 3em">{"".join(rows)}</div></div></div>'
     )
 
 
@@ -490,7 +500,7 @@ def _data_uri(picture: Image.Image) -> str:
 
 
 # ---------------------------------------------------------------- Matplotlib
-_PLOT_FACES = 4
+_PLOT_FACES, _PLOT_ROWS = 12, 4
 
 
 def load_pyplot() -> Any:
@@ -506,22 +516,25 @@ def plot(result: Result, image: ImageSource | None, color: str | None) -> Axes:
     pixels = _pixels(result, image, color)
     pyplot = load_pyplot()
     faces = result.faces[:_PLOT_FACES]
-    figure = pyplot.figure(figsize=(9 if faces else 6, 4.5), layout="constrained")
-    grid = figure.add_gridspec(
-        max(1, len(faces)), 2 if faces else 1, width_ratios=[2, 1] if faces else [2]
-    )
+    rows, columns = min(len(faces), _PLOT_ROWS), math.ceil(len(faces) / _PLOT_ROWS)
+    figure = pyplot.figure(figsize=(6 + 2.8 * columns, max(4.5, 1.4 * rows)), layout="constrained")
+    grid = figure.add_gridspec(max(1, rows), 1 + columns, width_ratios=[2] + [1] * columns)
     picture: Axes = figure.add_subplot(grid[:, 0])
     picture.imshow(annotate(pixels, result, charts=False))
     picture.set_axis_off()
-    picture.set_title(_title(result), fontsize=9)
-    for row, face in enumerate(faces):
-        colors = class_colors(face.scores)
-        fills = [tuple(part / 255 for part in colors[name][:3]) for name in face.scores]
-        chart = figure.add_subplot(grid[row, 1])
-        chart.barh(list(face.scores), list(face.scores.values()), color=fills)
-        chart.invert_yaxis()
-        chart.set_xlim(0, 1)
-        chart.set_title(face_caption(face), fontsize=9)
-        chart.tick_params(labelsize=7)
-        chart.spines[["top", "right"]].set_visible(False)
+    left = len(result.faces) - len(faces)
+    picture.set_title(_title(result) + (f" · {left} more faces" if left else ""), fontsize=9)
+    for number, face in enumerate(faces):
+        _plot_scores(figure.add_subplot(grid[number % rows, 1 + number // rows]), face)
     return picture
+
+
+def _plot_scores(chart: Axes, face: Face) -> None:
+    colors = class_colors(face.scores)
+    fills = [tuple(part / 255 for part in colors[name][:3]) for name in face.scores]
+    chart.barh(list(face.scores), list(face.scores.values()), color=fills)
+    chart.invert_yaxis()
+    chart.set_xlim(0, 1)
+    chart.set_title(face_caption(face), fontsize=9)
+    chart.tick_params(labelsize=7)
+    chart.spines[["top", "right"]].set_visible(False)

@@ -294,6 +294,8 @@ class Viewable(ABC):
     def plot(self, image: ImageSource | None = None, *, color: str | None = None) -> Axes:
         """Show the annotated picture and a chart of each face's scores with Matplotlib.
 
+        At most twelve faces have a chart; the title says how many more there are.
+
         Arguments and errors as `annotate`.
 
         Returns:
