@@ -25,7 +25,7 @@ def main() -> None:
         writer = csv.DictWriter(file, list(rows[0]) if rows else ["person"])
         writer.writeheader()
         writer.writerows(rows)
-    print(f"{len(people)} people, {len(rows)} episodes")
+    print(f"people: {len(people)}, episodes: {len(rows)}")
 
 
 if __name__ == "__main__":

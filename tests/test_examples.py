@@ -77,7 +77,7 @@ def test_folder_to_pandas(photos: Path) -> None:
 
 
 def test_video_report(clip: Path) -> None:
-    assert example("video_report.py", clip.parent, "clip.mp4").startswith("7 people, ")
+    assert example("video_report.py", clip.parent, "clip.mp4").startswith("people: 7, ")
     with Image.open(clip.parent / "clip.timeline.png") as picture:
         assert picture.width > 600
     rows = (clip.parent / "clip.episodes.csv").read_text(encoding="utf-8").splitlines()

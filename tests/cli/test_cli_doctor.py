@@ -216,7 +216,7 @@ def test_extras_are_those_of_the_installed_package(monkeypatch: pytest.MonkeyPat
         "empty": {"no-such-package": ">=2"},
     }
     full, empty = doctor._check_extras()
-    assert (full.state, full.detail) == ("ok", "all 1 packages")
+    assert (full.state, full.detail) == ("ok", "installed")
     assert (empty.state, empty.fix) == ("-", "pip install 'mien[empty]'")
     assert empty.detail == "without no-such-package"
 

@@ -421,6 +421,11 @@ def test_annotated_pictures_have_unique_names(predict: Predict) -> None:
         assert max(drawn.size) >= 640
 
 
+def test_one_annotated_picture_of_several_is_counted_as_one(predict: Predict) -> None:
+    outcome = predict(picture("a.png"), "missing.png", "--annotate", "x")
+    assert "annotated: 1 picture in x\n" in outcome.err
+
+
 def test_an_annotated_photo_stays_a_jpeg(predict: Predict) -> None:
     outcome = predict(picture("a.jpeg"), "--annotate", "out")
     assert outcome.err == f"annotated: {Path('out/a.annotated.jpg')}\n"

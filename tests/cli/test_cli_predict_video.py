@@ -248,7 +248,7 @@ def test_a_table_lists_episodes(clip: Path, run: Any) -> None:
 def test_all_outputs_of_one_run(clip: Path, tmp_path: Path, run: Any) -> None:
     code, _, err = run(
         clip,
-        *("--every", "0.5", "--output", tmp_path / "r.jsonl", "--annotate", tmp_path / "out"),
+        *("--every", "0.5s", "--output", tmp_path / "r.jsonl", "--annotate", tmp_path / "out"),
         *("--timeline", tmp_path / "t.png", "--episodes", tmp_path / "e.json"),
     )
     assert code == 0
@@ -274,6 +274,7 @@ def test_a_baseline_events_and_a_comparison(clip: Path, tmp_path: Path, run: Any
         code, _, err = run(*arguments)
         assert code == 0
     assert "stay raw" not in err
+    assert [line for line in err.splitlines() if line.endswith(".mp4")] == [str(clip), str(other)]
     rows, events, compared = (
         list(csv.DictReader((tmp_path / f"{name}.csv").read_text().splitlines())) for name in "rec"
     )

@@ -173,7 +173,7 @@ def _check_extras() -> Iterator[Finding]:
                 fix = f"python -m venv gpu, and in that environment: {fix}"
             yield Finding("extras", extra, "-", f"without {', '.join(missing)}", fix)
         else:
-            yield Finding("extras", extra, "ok", f"all {len(packages)} packages")
+            yield Finding("extras", extra, "ok", "installed")
 
 
 def _is_checkout() -> bool:

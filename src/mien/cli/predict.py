@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mien.batch.inputs import Input
-from mien.batch.journal import RunSummary
+from mien.batch.journal import RunSummary, count_of
 from mien.batch.tables import FORMATS as PART_FORMATS
 from mien.batch.tables import part_format
 from mien.cli.options import (
@@ -407,7 +407,7 @@ def _analyze_once(args: argparse.Namespace, output_format: str) -> RunSummary:
                 annotated += 1
             writer.add(result)
     if annotated:
-        many = f"{annotated} pictures in {args.annotate}"
+        many = f"{count_of(annotated, 'picture')} in {args.annotate}"
         note(f"annotated: {annotated_paths[0] if len(images) == 1 else many}", quiet=args.quiet)
     if args.output is not None:
         note(f"{args.output}: {summary.text()}", quiet=args.quiet)

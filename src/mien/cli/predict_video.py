@@ -24,7 +24,14 @@ from mien.cli.output import (
 )
 from mien.cli.paths import check_targets, input_paths, is_single, unique_names
 from mien.cli.signals import StopRequest, interruptible
-from mien.core.errors import EXIT_DONE, EXIT_PARTIAL, InputError, NoFaceError, UsageError
+from mien.core.errors import (
+    EXIT_DONE,
+    EXIT_PARTIAL,
+    InputError,
+    NoFaceError,
+    UsageError,
+    printable,
+)
 from mien.core.file_types import OUTPUT_IMAGE_SUFFIXES, OUTPUT_VIDEO_SUFFIXES, VIDEO_SUFFIXES
 from mien.core.formats import csv_text, json_text
 from mien.core.images import write_picture
@@ -239,7 +246,8 @@ class _Run:
             }
         )
         if self.args.output is not None and people and not self.args.quiet:
-            sys.stderr.write(episode_table(people))
+            title = "" if is_single(self.args.images) else f"{printable(overview.name)}\n"
+            sys.stderr.write(title + episode_table(people))
 
     def _follow(self, source: str, file_name: str, handle: Callable[[AnalyzedFrame], None]) -> None:
         """Analyze the frames of a video; annotate and show each as it comes."""
