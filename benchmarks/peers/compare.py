@@ -211,7 +211,8 @@ def label_of(file: Path) -> int:
 
 def make_environment(name: str, folder: Path) -> None:
     """Install a tool into a folder, unless the same version is installed."""
-    if name == "mien":  # the checkout changes
+    if name == "mien":  # the checkout changes, and so may what it requires
+        shutil.rmtree(folder, ignore_errors=True)
         make_venv(folder, [str(ROOT)])
         return
     pins = HERE / ("fer.txt" if name == "fer" else "package.json")
@@ -229,10 +230,11 @@ def make_environment(name: str, folder: Path) -> None:
 
 
 def make_venv(folder: Path, wanted: list[str]) -> None:
-    """Create a virtual environment with packages."""
-    if not python_in(folder).exists():
-        call([sys.executable, "-m", "venv", str(folder)], ROOT)
-    call([str(python_in(folder)), "-m", "pip", "install", "--quiet", *wanted], ROOT)
+    """Create a virtual environment with packages, and with nothing else but pip."""
+    call([sys.executable, "-m", "venv", str(folder)], ROOT)
+    pip = [str(python_in(folder)), "-m", "pip", "--quiet"]
+    call([*pip, "uninstall", "--yes", "setuptools"], ROOT)  # Python 3.10 and 3.11 install it
+    call([*pip, "install", *wanted], ROOT)
 
 
 def call(command: list[str], folder: Path) -> None:
