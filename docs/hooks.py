@@ -130,7 +130,7 @@ def cli_page() -> str:
     lines = ["# Command line", "", f"{parser.description}", ""]
     lines += ["| command | |", "|---|---|"]
     lines += [f"| [`mien {name}`](#mien-{name}) | {text} |" for name, text in _helps(parser)]
-    lines += ["", "[Exit codes](results.md#exit-codes).", ""]
+    lines += ["", "Every command ends with one of the [exit codes](results.md#exit-codes).", ""]
     lines += _options(parser, skip_positionals=True)
     lines += ["| environment variable | default of |", "|---|---|"]
     lines += [f"| `{name}` | {text} |" for name, text in ENVIRONMENT_VARIABLES.items()]

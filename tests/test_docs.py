@@ -8,6 +8,7 @@ import builtins
 import dataclasses
 import html
 import importlib
+import os
 import re
 import shutil
 import subprocess
@@ -43,6 +44,20 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def text_of(page: Path) -> str:
     """The words of a page, tags and escapes gone."""
     return html.unescape(re.sub(r"<[^>]+>", "", page.read_text(encoding="utf-8")))
+
+
+GENERATED = {"docs/reference/api.md", "docs/reference/cli.md", "docs/reference/recipes.md"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_pictures_work_in_the_repository_too(page: Path) -> None:
+    text = re.sub(
+        r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
+    for target in re.findall(r"\]\(([^)#\s]+)", text):
+        file = Path(os.path.normpath(page.parent / target))
+        if not re.match(r"[a-z]+:", target) and file.relative_to(ROOT).as_posix() not in GENERATED:
+            assert file.exists(), target
 
 
 def test_the_site_loads_nothing_from_other_hosts(site: Path) -> None:

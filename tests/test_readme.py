@@ -257,7 +257,7 @@ def test_the_commands_of_other_documents_parse(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".md":
         text = "\n".join(re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
-    for line in re.findall(r"^(?:# +)?(mien .+)$", text, re.MULTILINE):
+    for line in re.findall(r"^(?:# +)?(mien .+)$", text.replace("\\\n", " "), re.MULTILINE):
         words = shlex.split(re.sub(r"[\[\]]", "", line), comments=True)[1:]
         _, unknown = build_parser().parse_known_args(words)
         assert not unknown, line

@@ -1,4 +1,4 @@
-"""mien: facial emotion recognition that people can trust.
+"""mien: facial emotion recognition, with scores that mean something.
 
 >>> import mien
 >>> recognizer = mien.load()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,8 @@ from mien.inference.preprocess import (
     standard_faces,
 )
 
-_Self = TypeVar("_Self", bound="Recognizer")
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 ON_NO_FACE: tuple[str, ...] = ("empty", "raise")
 """What `Recognizer.analyze` does without a face."""
@@ -59,7 +60,7 @@ class Recognizer:
 
     @classmethod
     def load(
-        cls: type[_Self],
+        cls,
         model: str | Path = DEFAULT_MODEL,
         *,
         detector: str | Detector = "auto",
@@ -71,7 +72,7 @@ class Recognizer:
         thorough: bool = False,
         labels: str | None = None,
         tta: bool = False,
-    ) -> _Self:
+    ) -> Self:
         """Load a model and a face detector.
 
         Args:
