@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor, ImageFont
 
-from mien.core.display import class_colors
+from mien.core.display import Font, class_colors, find_font
 from mien.core.emotions import EMOTION_COLORS, EMOTIONS
 from mien.core.results import Box, Smoothed
+from mien.video import charts
 from mien.video.charts import (
     MAX_LANES,
     PORTRAIT_PX,
@@ -120,7 +121,14 @@ def test_more_people_than_bins_are_kept() -> None:
     assert len(history.people()) == 20
 
 
-def test_a_comparison_has_a_row_per_video() -> None:
+def test_a_comparison_has_a_row_per_video(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts: list[str] = []
+
+    def record(text: str, size: int) -> Font:
+        texts.append(text)
+        return find_font(text, size)
+
+    monkeypatch.setattr(charts, "find_font", record)
     rows = []
     for name, emotion in (("a.mp4", "happy"), ("b.mp4", "angry"), ("none.mp4", None)):
         table = EventTable([Marker(0.0, 9.0, "")], EMOTIONS, by_person=False)
@@ -134,3 +142,5 @@ def test_a_comparison_has_a_row_per_video() -> None:
     happy, angry, nobody = (picture[128 + 76 * lane + 4, 700] for lane in range(3))
     assert tuple(happy) != tuple(angry)
     assert tuple(nobody) == (240, 242, 244)
+    assert any(text.startswith("-0.") for text in texts)
+    assert all(text.isascii() for text in texts)  # drawn in one font, on every system

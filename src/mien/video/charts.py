@@ -393,7 +393,7 @@ def _draw_comparison_header(draw: ImageDraw.ImageDraw, colors: _Colors, bottom: 
     for value in (-1.0, -0.5, 0.0, 0.5, 1.0):
         x = _valence_x(value)
         draw.line((x, _ROWS_TOP - 12, x, bottom), fill=_INK if value == 0 else _RULE)
-        text = f"{value:g}".replace("-", "\N{MINUS SIGN}")
+        text = f"{value:g}"
         draw.text((x, bottom + 8), text, fill=_NOTE, font=find_font(text, 16), anchor="ma")
 
 
@@ -433,7 +433,7 @@ def _draw_valence(draw: ImageDraw.ImageDraw, value: float, middle: int) -> None:
     x = _valence_x(value)
     draw.line((_valence_x(0.0), middle, x, middle), fill=_INK, width=4)
     draw.ellipse((x - 8, middle - 8, x + 8, middle + 8), fill=_INK)
-    text = f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
+    text = f"{value:+.2f}"
     font = find_font(text, 17)
     text_x, anchor = (x + 16, "lm") if value <= 0.5 else (x - 16, "rm")
     at = (text_x, middle - 18)
