@@ -31,7 +31,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser = add_command(
         commands,
         "models",
-        help="list the models: size, accuracy, speed, licence, hash",
+        help="list the models: size, accuracy, licence, hash",
         description="List the bundled models, or the given ones. Each model's hash is checked.",
         examples=("mien models", "mien models --measure", "mien models outputs/mine/export --json"),
     )
@@ -127,4 +127,6 @@ def _table(models: Sequence[Mapping[str, Any]], *, timed: bool) -> str:
     )
     if any(model["default"] for model in models):
         text += "*: the default model\n"
+    if not timed:
+        text += "--measure adds their speed on this machine\n"
     return f"{table_text(header, rows, right=[2, 3, 5] if timed else [2, 4])}\n{text}"
