@@ -116,6 +116,8 @@ def test_other_origins_cannot_read_answers(guarded: Service, origin: str) -> Non
     assert "access-control-allow-origin" not in reply.headers
     asked = guarded.ask("/v1/analyze", headers=preflight(origin), method="OPTIONS")
     assert asked.status == 400
+    assert asked.json["code"] == "malformed"
+    assert "origin" in asked.json["error"]
     assert "access-control-allow-origin" not in asked.headers
 
 

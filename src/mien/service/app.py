@@ -104,7 +104,6 @@ def create_app(
     app.router.routes += page_routes(page_files())
     _describe_tokens(app, access)
     app.add_middleware(Middleware, metrics=metrics, access=access, on_request=on_request)
-    app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(HTTPException, _routing_error)
     return app
 
@@ -236,11 +235,6 @@ def _json(content: object) -> Response:
 
 
 # ---------------------------------------------------------------- errors
-async def _api_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    return error.response(request.scope.get(REQUEST_ID))
-
-
 async def _routing_error(request: Request, error: Exception) -> Response:
     """Answer an unknown path or a wrong method in the form of all errors."""
     assert isinstance(error, HTTPException)
@@ -253,7 +247,7 @@ async def _routing_error(request: Request, error: Exception) -> Response:
         allowed |= {"HEAD"} if "GET" in allowed else set()
         headers["Allow"] = ", ".join(sorted(allowed))
         message = f"method not allowed for this path: expected {headers['Allow']}"
-    return await _api_error(request, ApiError(error.status_code, message, headers=headers))
+    return ApiError(error.status_code, message, headers=headers).response(request.scope[REQUEST_ID])
 
 
 def _log_failure(error: Exception) -> None:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
@@ -83,7 +84,7 @@ class Middleware:
     ) -> None:
         self._app: ASGIApp = Guard(app, access)
         if access.origins:
-            self._app = CORSMiddleware(
+            self._app = _Cors(
                 self._app,
                 allow_origins=access.origins,
                 allow_methods=("GET", "HEAD", "POST"),
@@ -130,6 +131,19 @@ class Middleware:
             client = scope["client"][0] if scope.get("client") else "-"
             logged_path = quote(path[:_MAX_LOGGED_PATH])
             self._on_request(AccessRecord(client, method, logged_path, status, seconds, request_id))
+
+
+class _Cors(CORSMiddleware):
+    """Starlette's middleware, whose refusals have the form of all errors."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        response = super().preflight_response(request_headers)
+        if response.status_code == 200:
+            return response
+        del response.headers["content-length"], response.headers["content-type"]
+        problem = bytes(response.body).decode()  # such as "Disallowed CORS origin"
+        message = f"{problem}: expected an origin of --cors-origin, and what this answer allows"
+        return ApiError(400, message, headers=response.headers).response()
 
 
 def _request_id(scope: Scope) -> str:
@@ -183,7 +197,7 @@ class Guard:
         """Run the application; return the error to answer with if it fails."""
         try:
             await self._app(scope, receive, send)
-        except ApiError as error:  # of a WebSocket; FastAPI's handler answers those of requests
+        except ApiError as error:
             return error
         except (ClientDisconnect, WebSocketDisconnect):
             return None

@@ -121,14 +121,14 @@ class Window:
     def __post_init__(self) -> None:
         """Check the values; raises UsageError."""
         if not 0 <= self.start <= MAX_TIME_S:
-            raise UsageError(f"expected a start of 0 to {MAX_TIME_S:g} seconds, got {self.start:g}")
+            raise UsageError(f"expected a start of 0 to {MAX_TIME_S:,.0f} s, got {self.start:g}")
         if self.end is not None and not self.end > self.start:
             raise UsageError(
                 f"expected an end after the start ({self.start:g} s), got {self.end:g}"
             )
         if self.every is not None and not MIN_STEP_S <= self.every <= MAX_TIME_S:
             raise UsageError(
-                f"expected every as more than 0 seconds ({MIN_STEP_S:g} to {MAX_TIME_S:g}), "
+                f"expected every as more than 0 seconds ({MIN_STEP_S:g} to {MAX_TIME_S:,.0f}), "
                 f"got {self.every:g}"
             )
 
