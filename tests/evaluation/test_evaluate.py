@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -72,6 +73,19 @@ def test_clean_images_have_no_copy_in_training(
     loaded = load_evaluation_data(classifier, data, split="test", quiet=True)
     assert loaded.clean is None
     assert any("no figures on clean images" in note and "train" in note for note in loaded.notes)
+
+
+@pytest.mark.parametrize("notes", ["notes.csv", "photos.zip"])
+def test_a_table_next_to_class_folders_is_not_the_data_set(
+    tmp_path: Path, tiny_model: Path, notes: str
+) -> None:
+    for emotion in ("happy", "sad"):
+        (tmp_path / "own" / emotion).mkdir(parents=True)
+        face = np.random.default_rng(0).integers(0, 256, (48, 48)).astype(np.uint8)
+        cv2.imwrite(str(tmp_path / "own" / emotion / "1.png"), face)
+    (tmp_path / "own" / notes).write_text("file,person\nhappy/1.png,me\n", encoding="utf-8")
+    loaded = load_evaluation_data(Classifier.open(tiny_model), tmp_path / "own", quiet=True)
+    assert (loaded.split.name, len(loaded.split)) == ("all", 2)
 
 
 def test_a_run_stands_for_the_model_that_was_exported_from_it(

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from mien.core.emotions import find_emotion
 from mien.core.errors import DataError, UsageError
+from mien.core.file_types import IMAGE_SUFFIXES
 from mien.core.files import expand_home, write_atomically
 from mien.core.models import bundled_models, find_model
 from mien.core.progress import Progress
@@ -219,14 +220,12 @@ def _load_fer2013(classifier: Classifier, path: Path, name: str, quiet: bool) ->
 
 
 def _is_fer2013(folder: Path) -> bool:
-    """Return True if a folder holds FER-2013's CSV, or splits with the seven emotions."""
-    if holds_csv(folder):
-        return True
-    parents = [
-        PurePosixPath(member).parts[-3:-1]
-        for member in FolderSource(folder).members
-        if not is_leftover(member)
-    ]
+    """Return True if a folder holds splits with the seven emotions, or else FER-2013's CSV."""
+    paths = [PurePosixPath(name) for name in FolderSource(folder).members if not is_leftover(name)]
+    images = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
+    parents = {path.parts[-3:-1] for path in images if len(path.parts) > 1}
+    if not parents:
+        return holds_csv(folder)
     in_splits = {parts for parts in parents if len(parts) == 2 and split_of(parts[0]) is not None}
     return bool(in_splits) and all(find_emotion(parts[1]) is not None for parts in in_splits)
 
