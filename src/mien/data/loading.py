@@ -229,24 +229,26 @@ def open_images(
 ) -> Iterator[tuple[Images, Listing]]:
     """Open a data set, to read its images one by one with a progress bar.
 
-    A CSV has an empty listing. Refused files of a folder or zip are listed as skipped from train.
+    A CSV, also in a folder or zip without image files, has an empty listing. Refused files of a
+    folder or zip are listed as skipped from train.
 
     Raises:
         DataError: if the source is not a data set, or has no image files.
     """
-    if holds_csv(source):
-        with Progress(label, unit="img", quiet=quiet) as progress:
-            yield _csv_images(source, progress), Listing((), dict.fromkeys(SPLITS, ()), "usage")
-        return
-    with open_source(source) as opened:
-        listing = list_entries(opened.members, seed=seed, val_fraction=val_fraction)
-        for note in listing.merged:
-            _log.warning("%s: %s", source, note)
-        listing.skipped["train"] += tuple(opened.refused)
-        if not listing.entries and not any(listing.skipped.values()):
-            raise DataError(f"no images in {source}: {LAYOUT_HINT}")
-        with Progress(label, len(listing.entries), unit="img", quiet=quiet) as progress:
-            yield decode_entries(opened, listing.entries, decode_image, progress), listing
+    if source_kind(source) != "csv":
+        with open_source(source) as opened:
+            listing = list_entries(opened.members, seed=seed, val_fraction=val_fraction)
+            if listing.entries or not any(map(may_hold_csv, opened.members)):
+                for note in listing.merged:
+                    _log.warning("%s: %s", source, note)
+                listing.skipped["train"] += tuple(opened.refused)
+                if not listing.entries and not any(listing.skipped.values()):
+                    raise DataError(f"no images in {source}: {LAYOUT_HINT}")
+                with Progress(label, len(listing.entries), unit="img", quiet=quiet) as progress:
+                    yield decode_entries(opened, listing.entries, decode_image, progress), listing
+                return
+    with Progress(label, unit="img", quiet=quiet) as progress:
+        yield _csv_images(source, progress), Listing((), dict.fromkeys(SPLITS, ()), "usage")
 
 
 def decode_entries(
@@ -348,19 +350,6 @@ def _decode_face_png(data: bytes) -> npt.NDArray[np.uint8] | None:
 
 
 # ---------------------------------------------------------------- the challenge's CSV
-def holds_csv(source: Path) -> bool:
-    """Return True for a CSV, and for a folder or zip with one and without image files.
-
-    Raises:
-        DataError: if the source is not a data set.
-    """
-    if source_kind(source) == "csv":
-        return True
-    with open_source(source) as opened:
-        members = opened.members
-    return any(map(_may_hold_csv, members)) and not list_entries(members, val_fraction=0).entries
-
-
 def _csv_images(path: Path, progress: Progress) -> Images:
     """Read the challenge's CSV (``emotion,pixels,Usage``), whose images have no files.
 
@@ -457,12 +446,13 @@ def _csv_files(source: Path) -> Generator[tuple[str, Iterator[str]], None, None]
         with source.open("rb") as stream:
             yield from _unpack(source.name, stream, budget, _MOST_NESTED)
         return
-    for member in filter(_may_hold_csv, FolderSource(source).members):
+    for member in filter(may_hold_csv, FolderSource(source).members):
         with (source / member).open("rb") as stream:
             yield from _unpack(member, stream, budget, _MOST_NESTED)
 
 
-def _may_hold_csv(member: str) -> bool:
+def may_hold_csv(member: str) -> bool:
+    """Return True for the name of a file that may be the challenge's CSV, packed or not."""
     return PurePosixPath(member).suffix.lower() in CSV_SUFFIXES and not is_leftover(member)
 
 
@@ -481,14 +471,14 @@ def _unpack(
             for number, info in enumerate(tar):
                 if number == MAX_TAR_FILES:
                     raise DataError(f"it holds more than {MAX_TAR_FILES:,} files")
-                inner = tar.extractfile(info) if info.isreg() and _may_hold_csv(info.name) else None
+                inner = tar.extractfile(info) if info.isreg() and may_hold_csv(info.name) else None
                 if inner is not None:
                     yield from _unpack(info.name, _metered(inner, budget), budget, depth - 1)
     elif packing == "zip":
         # A zip is read from its end, so one inside another archive would have to be buffered.
         if stream.seekable():
             with zipfile.ZipFile(stream) as archive:
-                for member in filter(_may_hold_csv, ZipSource(archive).members):
+                for member in filter(may_hold_csv, ZipSource(archive).members):
                     with archive.open(member) as inner:
                         yield from _unpack(member, _metered(inner, budget), budget, depth - 1)
     else:

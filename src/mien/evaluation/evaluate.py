@@ -28,7 +28,7 @@ from mien.data.class_folder import (
     resolve_mapping,
 )
 from mien.data.dataset import Split, TrainedOn, clean_mask, seen_masks
-from mien.data.loading import decode_face, holds_csv, load_split
+from mien.data.loading import decode_face, load_split, may_hold_csv
 from mien.data.sources import FolderSource, is_leftover, source_kind, split_of
 from mien.evaluation.figures import FAINT, draw_matrix, drawing
 from mien.evaluation.metrics import (
@@ -225,7 +225,7 @@ def _is_fer2013(folder: Path) -> bool:
     images = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
     parents = {path.parts[-3:-1] for path in images if len(path.parts) > 1}
     if not parents:
-        return holds_csv(folder)
+        return any(may_hold_csv(str(path)) for path in paths)
     in_splits = {parts for parts in parents if len(parts) == 2 and split_of(parts[0]) is not None}
     return bool(in_splits) and all(find_emotion(parts[1]) is not None for parts in in_splits)
 
