@@ -124,6 +124,15 @@ def test_thresholds_may_be_given_by_name(mien: Mien, finished: Path, tmp_path: P
     assert not (tmp_path / "other").exists()
 
 
+def test_thresholds_may_be_given_for_a_run_of_an_earlier_version(
+    mien: Mien, tmp_path: Path
+) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.toml").write_text("[training]\nstart_share = 0.25\n")
+    words = ("--calibrate", tmp_path, "--certain-from", "netural=0.8,0.6")
+    mien("export", tmp_path / "old", *words).assert_error(2, "did you mean 'neutral'?")
+
+
 def test_balancing_gives_rare_emotions_a_bias(mien: Mien, finished: Path, tmp_path: Path) -> None:
     # All emotions are equally frequent in the run's data: there is nothing to lift.
     result = mien(

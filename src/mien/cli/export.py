@@ -180,12 +180,12 @@ def _exported_labels(args: argparse.Namespace) -> tuple[str, ...]:
     """Return the classes that the exported model will have."""
     from mien.core.manifest import load_manifest
     from mien.core.models import find_model
-    from mien.training.recipe import load_config
+    from mien.training.recipe import load_run_config
     from mien.training.run_folder import open_run
 
     if args.join is not None:
         return load_manifest(find_model(args.join), labels=None).labels
-    return tuple(load_config(open_run(args.folder).config).labels)
+    return load_run_config(open_run(args.folder)).labels
 
 
 def _select_voted(split: Split, path: str) -> tuple[Split, npt.NDArray[np.int64]]:
