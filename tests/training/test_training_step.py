@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -97,6 +98,15 @@ def test_the_loss_is_smoothed_cross_entropy_weighted_by_image() -> None:
     targets = TARGETS * (1 - smoothing) + smoothing / 7
     losses = -(targets * np.log(probabilities)).sum(axis=1)
     assert step(model, weights) == pytest.approx((weights * losses).mean(), rel=1e-4)
+
+
+def test_a_step_on_labels_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = compiled()
+    train_step = Mock(wraps=model.train_step)
+    monkeypatch.setattr(model, "train_step", train_step)
+    for _ in range(2):
+        step(model)
+    train_step.assert_called_once()
 
 
 def test_weight_decay_applies_to_kernels_only() -> None:

@@ -295,6 +295,8 @@ def losses(config: Config) -> dict[str, Any]:
     labels = keras.losses.CategoricalCrossentropy(label_smoothing=smoothing)
     parts: dict[str, Any] = {_LABELS: labels}
     weights = {_LABELS: 1.0}
+    # Not by its name: TensorFlow traces the step twice if tracing creates the metric's variables.
+    accuracy = keras.metrics.CategoricalAccuracy(name="accuracy")
     if config.distill.teachers:
         parts[_TEACHERS] = distillation_loss(config.distill.temperature)
         weights = {_LABELS: 1 - config.distill.weight, _TEACHERS: config.distill.weight}
@@ -302,8 +304,8 @@ def losses(config: Config) -> dict[str, Any]:
         parts[_VOTES] = keras.losses.CategoricalCrossentropy()
         weights[_VOTES] = config.training.votes_weight
     if len(parts) == 1:
-        return {"loss": labels, "metrics": ["accuracy"]}
-    return {"loss": parts, "loss_weights": weights, "metrics": {_LABELS: ["accuracy"]}}
+        return {"loss": labels, "metrics": [accuracy]}
+    return {"loss": parts, "loss_weights": weights, "metrics": {_LABELS: [accuracy]}}
 
 
 def distillation_loss(temperature: float) -> Callable[[Any, Any], Any]:
