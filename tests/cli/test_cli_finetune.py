@@ -61,7 +61,7 @@ def run(*words: str) -> int:
 
 
 def test_a_folder_becomes_a_model_for_the_other_commands(
-    workplace: Path, capsys: pytest.CaptureFixture[str]
+    workplace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mien.training.export import export_run
     from training_maker import threads, write_tiny_run
@@ -123,7 +123,9 @@ def test_a_folder_becomes_a_model_for_the_other_commands(
     assert run("evaluate", "--model", "mine", "--data", "copies", "--no-report") == EXIT_DONE
     assert "trained on 8 of the 10 images" in capsys.readouterr().err
 
-    assert run("finetune", "--resume", "mine", "--json") == EXIT_DONE
+    monkeypatch.chdir(workplace / "copies")  # relative paths are those of where it was started
+    assert run("finetune", "--resume", "../mine", "--json") == EXIT_DONE
+    monkeypatch.chdir(workplace)
     again = json.loads(capsys.readouterr().out)
     assert list(again) == ["run", "model", "images", "comparison", "calibration", "summary"]
     assert again["comparison"]["known"] == ["bad", "good"]

@@ -22,7 +22,7 @@ from mien.cli.output import key_value_text, note, write_answer
 from mien.cli.paths import check_targets
 from mien.cli.train import add_run_options, draw_curves, new_run_path
 from mien.core.errors import EXIT_DONE, UsageError, require_extra
-from mien.core.models import DEFAULT_MODEL
+from mien.core.models import DEFAULT_MODEL, bundled_models
 from mien.core.progress import format_duration
 
 if TYPE_CHECKING:
@@ -276,6 +276,7 @@ def finish(run: RunFolder, *, quiet: bool) -> tuple[dict[str, Any], str]:
     from mien.evaluation.report import write_report
     from mien.inference.classifier import Classifier
     from mien.training.finetune import FACES, export_finetuned, read_notes
+    from mien.training.run_folder import starting_directory
 
     notes = read_notes(run.path)
     splits = load_splits(run.path / FACES)
@@ -285,7 +286,10 @@ def finish(run: RunFolder, *, quiet: bool) -> tuple[dict[str, Any], str]:
     if len(val) >= CALIBRATION_IMAGES:
         calibration = calibrate_model(folder, val, quiet=quiet)
     new = Classifier.open(folder, labels=None)
-    old = Classifier.open(notes["model"], labels=None)
+    base = notes["model"]
+    if base not in bundled_models():
+        base = starting_directory(run) / base
+    old = Classifier.open(base, labels=None)
     measured = splits["test"] if len(splits.get("test", ())) else val
     compared = compare(old, new, measured, meanings=notes["classes"], quiet=quiet)
     report_folder = run.path / "report"
