@@ -204,6 +204,41 @@ def test_many_pictures_form_a_grid_and_a_single_one_is_opened(
     assert focused.startswith("Open damaged.jpg")
 
 
+def test_thumbnails_fill_their_cards_and_show_the_faces(visit: Visits, tmp_path: Path) -> None:
+    tall = Image.new("RGB", (400, 3000), (90, 100, 120))
+    with Image.open(PHOTO) as face:
+        tall.paste(face.convert("RGB").resize((380, 380)), (10, 1800))
+    tall.save(tmp_path / "tall.jpg")
+    page = visit().ready()
+    read(page, tmp_path / "tall.jpg", PHOTO)
+    for card in page.locator(".card-image").all():
+        assert card.locator("img").bounding_box() == card.bounding_box()
+    position = page.locator(".card-image img").first.evaluate(
+        "(image) => getComputedStyle(image).objectPosition"
+    )
+    assert 55 < float(position.split()[1].rstrip("%")) < 75
+
+
+def test_labels_in_a_crowd_cover_no_other_face(visit: Visits) -> None:
+    page = visit().ready()
+    labels = """async ([gap, selected]) => {
+      const { drawFaces } = await import("/studio/components/faces.js");
+      const context = new OffscreenCanvas(2000, 200).getContext("2d");
+      const labels = [];
+      context.fillText = (text) => labels.push(text);
+      const faces = Array.from({ length: 10 }, (_, index) => ({
+        box: { x: 20 + index * (30 + gap), y: 80, w: 30, h: 40 },
+        ...{ emotion: "happy", confidence: index / 10, scores: { happy: 1 }, track_id: null },
+      }));
+      drawFaces(context, faces, { palette: { happy: "#f6c026" }, selected });
+      return labels;
+    }"""
+    assert len(page.evaluate(labels, [100, 3])) == 10
+    crowded = page.evaluate(labels, [4, 3])
+    assert len(crowded) < 10
+    assert "happy 30%" in crowded
+
+
 def test_faces_are_chosen_by_keys_and_by_click(visit: Visits) -> None:
     page = visit().ready()
     read(page, GROUP)
@@ -289,6 +324,9 @@ def test_a_heat_map_is_made_on_demand(visit: Visits) -> None:
     page.get_by_role("img", name="Heat map of Face 1 for happy").wait_for()
     page.get_by_label("Heat map for").select_option("surprise")
     page.get_by_role("img", name="Heat map of Face 1 for surprise").wait_for()
+    page.get_by_role("button", name="Hide heat map").click()
+    page.get_by_role("button", name="Show heat map").wait_for()
+    assert not page.get_by_label("Heat map for").is_visible()
 
 
 # ---------------------------------------------------------------- what is saved

@@ -202,6 +202,7 @@ export const strings = {
     valenceHint: "happy minus the highest of angry, disgust, fear and sad, from −1 to 1",
     heat: "Explanation",
     heatShow: "Show heat map",
+    heatHide: "Hide heat map",
     heatFor: "Heat map for",
     heatWorking: "Covering parts of the face…",
     heatPeak: {
@@ -275,7 +276,7 @@ export const strings = {
     noFaceTitle: "No face found",
     noFace: [
       "Faces that look at the camera are found best. Faces in profile or from behind are not found.",
-      "A face should be at least 24 pixels wide. Crop the picture around it, or use a larger one.",
+      "A face that is tiny in a large picture is missed. Crop the picture around it; the face should be at least 24 pixels wide.",
       "If the picture lies on its side, rotate it.",
     ],
     unreadableTitle: "This file cannot be read as a picture",
@@ -423,8 +424,7 @@ export const strings = {
     player: "Player",
     play: "Play",
     pause: shared.pause,
-    sound: "Sound on",
-    muted: "Sound off",
+    sound: "Sound",
     moment: "Moment of the video",
     errors: {
       format: {
@@ -496,7 +496,7 @@ export const strings = {
   },
   markers: {
     title: shared.events,
-    hint: "Press a key when something begins, and again when it ends. M is the same as 1.",
+    hint: "Press a key, or its button, when something begins, and again when it ends. M is the same as 1.",
     name: "Event {number}",
     nameOf: "Name of event {number}",
     begin: "Begin {label}",

@@ -1,6 +1,6 @@
 /** Annotated pictures for saving: boxes, labels and score charts, as mien draws them in Python. */
 
-import { colourOf, emotionName, fontFamily, readableOn, readingText, shownReading } from "./faces.js";
+import { colourOf, emotionName, fontFamily, intersect, readableOn, readingText, shownReading } from "./faces.js";
 
 const MIN_SIDE = 640; // smaller pictures are enlarged by an integer factor, so that labels are legible
 const MAX_SIDE = 16_384; // limit of canvases in browsers
@@ -122,8 +122,4 @@ function freePosition(canvas, { left, top, width, height }, size, gap, occupied)
     rect.top + rect.height < canvas.height &&
     !occupied.some((other) => intersect(rect, other));
   return corners.map(([x, y]) => ({ left: x, top: y, ...size })).find(isFree);
-}
-
-function intersect(a, b) {
-  return a.left < b.left + b.width && b.left < a.left + a.width && a.top < b.top + b.height && b.top < a.top + a.height;
 }

@@ -54,7 +54,8 @@ export function readableOn(colour) {
 
 // ---------------------------------------------------------------- boxes
 /**
- * Draw boxes and labels. Line widths and text sizes do not depend on the scale.
+ * Draw boxes and labels. Line widths and text sizes do not depend on the scale. A label that would cover another
+ * face or label is moved, or left out where there is no room, except that of the selected face.
  *
  * @param {CanvasRenderingContext2D} context
  * @param {object[]} faces of a result
@@ -75,8 +76,17 @@ export function drawFaces(context, faces, { palette, scale = 1, x = 0, y = 0, ra
     const dim = many && selected !== null && index !== selected;
     drawBox(context, rects[index], faceColour(palette, face), ratio * (index === selected && many ? 3.5 : 2.25), dim);
   });
-  const order = faces.map((_, index) => index).sort((a, b) => (a === selected) - (b === selected)); // the selected one on top
-  for (const index of labels ? order : []) drawLabel(context, rects[index], faces[index], palette, ratio);
+  const area = (index) => (index === selected ? Infinity : rects[index].width * rects[index].height);
+  const order = faces.map((_, index) => index).sort((a, b) => area(b) - area(a));
+  const drawn = [];
+  for (const index of labels ? order : []) {
+    const others = [...drawn, ...rects.filter((rect) => rect !== rects[index])];
+    const places = labelPlaces(context, rects[index], faces[index], ratio);
+    const label = places.find((place) => !others.some((other) => intersect(place, other))) ?? (index === selected && places[0]);
+    if (!label) continue;
+    drawLabel(context, label, faceColour(palette, faces[index]));
+    drawn.push(label);
+  }
   context.restore();
 }
 
@@ -101,25 +111,34 @@ function drawBox(context, { left, top, width, height }, colour, line, dim) {
   context.globalAlpha = 1;
 }
 
-function drawLabel(context, { left, top, width }, face, palette, ratio) {
-  const size = ratio * (width < 56 * ratio ? 11 : 13);
+/** A face's label in its possible places, best first: above its box (at the canvas's upper edge inside it), or below. */
+function labelPlaces(context, box, face, ratio) {
+  const size = ratio * (box.width < 56 * ratio ? 11 : 13);
   const pad = 0.5 * size;
   const number = face.track_id === null || face.track_id === undefined ? "" : `#${face.track_id} `;
   const text = number + readingText(face);
   context.font = `600 ${size}px ${fontFamily()}`;
-  const labelWidth = context.measureText(text).width + 2 * pad;
-  const labelHeight = 1.7 * size;
-  const x = Math.max(0, Math.min(left - ratio, context.canvas.width - labelWidth));
-  const above = top - labelHeight - 2 * ratio;
-  const y = above >= 0 ? above : Math.max(top, 0) + 2 * ratio;
-  const colour = faceColour(palette, face);
+  const [width, height] = [context.measureText(text).width + 2 * pad, 1.7 * size];
+  const above = box.top - height - 2 * ratio;
+  const tops = [above >= 0 ? above : Math.max(box.top, 0) + 2 * ratio, box.top + box.height + 2 * ratio];
+  const lefts = [box.left - ratio, box.left + box.width + ratio - width].map((left) => Math.max(0, Math.min(left, context.canvas.width - width)));
+  return tops.flatMap((top) => lefts.map((left) => ({ text, size, pad, left, top, width, height })));
+}
+
+function drawLabel(context, { text, size, pad, left, top, width, height }, colour) {
+  context.font = `600 ${size}px ${fontFamily()}`;
   context.beginPath();
-  context.roundRect(x, y, labelWidth, labelHeight, 0.4 * size);
+  context.roundRect(left, top, width, height, 0.4 * size);
   context.fillStyle = colour;
   context.fill();
   context.fillStyle = readableOn(colour);
   context.textBaseline = "middle";
-  context.fillText(text, x + pad, y + 0.53 * labelHeight);
+  context.fillText(text, left + pad, top + 0.53 * height);
+}
+
+/** Whether two rectangles have an area in common. */
+export function intersect(a, b) {
+  return a.left < b.left + b.width && b.left < a.left + a.width && a.top < b.top + b.height && b.top < a.top + a.height;
 }
 
 let family = null;

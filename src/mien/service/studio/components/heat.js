@@ -23,7 +23,8 @@ export function createHeat({ picture, face, announce, engine }) {
   const cache = new Map(); // emotion → explanation
   const id = newId("heat");
   const body = h("div.stack.heat", { id, hidden: true });
-  const button = h("button.button", { type: "button", "aria-expanded": false, "aria-controls": id, onClick: toggle }, icon("heat"), words.heatShow);
+  const label = h("span", null, words.heatShow);
+  const button = h("button.button", { type: "button", "aria-controls": id, onClick: toggle }, icon("heat"), label);
   const choice = h(
     "select.input",
     { id: newId("heat-emotion"), onChange: () => draw(choice.value) },
@@ -33,7 +34,7 @@ export function createHeat({ picture, face, announce, engine }) {
 
   function toggle() {
     body.hidden = !body.hidden;
-    button.setAttribute("aria-expanded", String(!body.hidden));
+    label.textContent = body.hidden ? words.heatShow : words.heatHide;
     if (!body.hidden) draw(choice.value);
   }
 

@@ -299,6 +299,7 @@ export function createView(context) {
     const done = items.filter(({ state }) => DONE.includes(state));
     const busy = done.length < items.length;
     toolbarTitle.textContent = open ? open.name : busy ? format(words.progress, { done: done.length, total: items.length }) : counted(words.done, items.length);
+    toolbarTitle.title = open?.name ?? "";
     toolbarFaces.textContent = open ? "" : counted(words.faces, facesOf(items));
     const stopped = many && !busy && items.some(isStopped);
     const outdated = !busy && items.some(isOutdated);
@@ -379,8 +380,8 @@ export function createView(context) {
       "div.drop",
       null,
       mark(palette, "mark drop-mark"),
-      h("p.drop-title", null, words.drop),
-      h("p.soft", null, pasteHint(words)),
+      h("p.drop-title.needs-mouse", null, words.drop),
+      h("p.soft.needs-mouse", null, pasteHint(words)),
       h("div.row", null, h("button.button.primary", { type: "button", onClick: choose }, icon("upload"), words.choose)),
       createWhereLine(settings, words),
     );

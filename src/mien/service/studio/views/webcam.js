@@ -306,6 +306,7 @@ class WebcamView {
       if (baseline) this.#setBaseline(baseline);
       else notify("error", text.nobody);
     };
+    this.stage.element.scrollIntoView({ block: "nearest" }); // with the countdown, on a phone
     live.measuring = measureAtRest({ onCount, onDone });
   }
 

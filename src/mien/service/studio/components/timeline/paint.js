@@ -86,7 +86,7 @@ export function layoutWithMarkers(view, markers) {
 }
 
 function ticksOf({ domain: [from, to], plot }) {
-  const maxCount = Math.max(2, Math.floor(plot / TICK_PX));
+  const maxCount = Math.max(3, Math.floor(plot / TICK_PX));
   const last = TICKS_S.at(-1);
   const step = TICKS_S.find((candidate) => (to - from) / candidate <= maxCount) ?? last * Math.ceil((to - from) / last / maxCount);
   const ticks = [];
@@ -249,15 +249,20 @@ function paintNames(pen, layout, theme, words) {
   }
 }
 
-function paintAxis(pen, layout, theme) {
+/** Ticks of the time axis: their position, and the text with its centre and half its width. */
+function tickLabels(layout) {
   const { ticks, digits } = ticksOf(layout);
+  return ticks.map((tick) => {
+    const [x, text] = [layout.x(tick), formatTime(tick, digits)];
+    const half = widthOf(text, { size: 12 }) / 2;
+    return { x, text, half, centre: Math.max(half, Math.min(x, layout.width - half)) };
+  });
+}
+
+function paintAxis(pen, layout, theme) {
   pen.group("time", () => {
-    for (const tick of ticks) {
-      const x = layout.x(tick);
+    for (const { x, text, centre } of tickLabels(layout)) {
       pen.line([[x, layout.bottom + 3], [x, layout.bottom + 8]], theme.soft);
-      const text = formatTime(tick, digits);
-      const half = widthOf(text, { size: 12 }) / 2;
-      const centre = Math.max(half, Math.min(x, layout.width - half));
       pen.text(text, centre, layout.bottom + 17, { size: 12, fill: theme.soft, align: "center" });
     }
   });
@@ -284,6 +289,10 @@ export function paintMoment(pen, layout, { time, theme, isHover = false }) {
   const font = { size: 12, weight: 600 };
   const half = widthOf(text, font) / 2 + 7;
   const centre = Math.max(half, Math.min(x, layout.width - half));
+  for (const tick of tickLabels(layout)) {
+    if (Math.abs(tick.centre - centre) > tick.half + half + 2) continue;
+    pen.rect(tick.centre - tick.half, layout.bottom + 9, 2 * tick.half, AXIS_PX - 9, theme.ground); // not half a label
+  }
   pen.rect(centre - half, layout.bottom + 6, 2 * half, AXIS_PX - 7, colour, { radius: 9 });
   pen.text(text, centre, layout.bottom + 6 + (AXIS_PX - 7) / 2, { ...font, fill: theme.ground, align: "center" });
 }
