@@ -61,6 +61,9 @@ def on_page_markdown(markdown: str, page: Any, files: Any, **_: Any) -> str:
         on_site = CARDS.get(file) or file.removeprefix("docs/")
         if files.get_file_from_path(on_site) is not None:
             relative = posixpath.relpath(on_site, posixpath.dirname(uri) or ".")
+            if bang and ".light." in relative:  # of a pair: the site shows that of its own scheme
+                dark = relative.replace(".light.", ".dark.")
+                return f"![{text}]({relative}#only-light)![{text}]({dark}#only-dark)"
             return f"{bang}[{text}]({relative}{hash_sign}{anchor})"
         # Other files of the repository have no address on the site; lab/ is not in the sdist.
         if (ROOT / file).exists() or file.startswith("lab/"):
