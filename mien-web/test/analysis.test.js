@@ -149,8 +149,9 @@ test("CSV cells are quoted if necessary, and a frame without faces has a line", 
 });
 
 test("a class named like a column gets another name", () => {
-  assert.deepEqual(scoreColumns(["calm", "Status", "smoothed_x"]), {
-    calm: "calm", Status: "score_Status", smoothed_x: "score_smoothed_x",
+  assert.deepEqual(scoreColumns(["calm", "Status", "smoothed_x", "frames", "share_calm"]), {
+    calm: "calm", Status: "score_Status", smoothed_x: "score_smoothed_x", frames: "score_frames",
+    share_calm: "score_share_calm",
   });
 });
 

@@ -724,6 +724,19 @@ def test_emotions_that_a_model_lacks_are_not_zero(visit: Visits, tmp_path: Path)
     assert usual_row["sad"].split() == ["0%", "0%"]
 
 
+@pytest.mark.parametrize("name", ["frames", "source", "head", "valence", "share_calm", "means"])
+def test_emotions_may_be_named_like_columns(visit: Visits, tmp_path: Path, name: str) -> None:
+    file = saved_session(tmp_path / "own.json", "own", {"calm": 0.8, name: 0.2})
+    page = visit("compare").ready()
+    page.locator(".compare input[type=file]").set_input_files([str(file)])
+    page.get_by_role("heading", name="own", exact=True).wait_for()
+    cells = page.get_by_role("table").first.locator("tbody tr").first.locator("th, td")
+    assert [cell.split() for cell in cells.all_inner_texts()[-2:]] == [
+        ["80%", "100%"],
+        ["20%", "0%"],
+    ]
+
+
 def test_empty_comparison_shows_a_hint(visit: Visits) -> None:
     page = visit("compare").page
     page.get_by_role("heading", name="Compare sessions").wait_for()

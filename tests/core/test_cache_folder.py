@@ -107,6 +107,12 @@ def test_a_copy_elsewhere_is_verified(pinned: PinnedFile, tmp_path: Path) -> Non
         read_verified(pinned, other)
 
 
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no endless device here")
+def test_an_endless_device_is_not_read_whole(pinned: PinnedFile) -> None:
+    with pytest.raises(ModelError, match="does not match its hash"):
+        read_verified(pinned, Path("/dev/zero"))
+
+
 class AnotherUser:
     """Simulates a user without access below a folder."""
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mien.core import files
 from mien.core.errors import OutputError, UsageError
 from mien.core.files import LOCK_NAME, claim_folder, release_folder, sha256_of, write_atomically
 
@@ -113,6 +114,26 @@ def test_claimed_folder_is_locked_until_closed(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=rf"another process is writing {tmp_path}: wait"):
             claim_folder(tmp_path)
     claim_folder(tmp_path).close()
+
+
+def test_a_folder_on_a_full_disk_is_not_claimed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files, "_mark", full)
+    folder = tmp_path / "new"
+    with pytest.raises(OutputError, match=f"cannot write {folder}: No space left on device"):
+        claim_folder(folder)
+    assert not folder.exists()
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no endless device here")
+def test_an_endless_text_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "MAX_TEXT_BYTES", 1 << 20)
+    with pytest.raises(OSError, match="expected 1 MiB of text at most"):
+        files.read_text(Path("/dev/zero"))
 
 
 def test_killed_process_releases_its_lock(tmp_path: Path) -> None:

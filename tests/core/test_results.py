@@ -28,6 +28,7 @@ from mien.core.results import (
     to_deepface,
     to_fer,
 )
+from mien.video.summary import comparison_columns, event_columns
 
 MODEL = ModelInfo("mien-b0", "1.0.0", "ab" * 32)
 SCORES = dict(zip(EMOTIONS, (0.01, 0.0, 0.0, 0.91, 0.04, 0.02, 0.02), strict=True))
@@ -196,6 +197,15 @@ def test_clashing_class_names_are_prefixed(labels: tuple[str, ...]) -> None:
     ]
     (plain,) = result_rows(_result(faces=(face,)), labels)
     assert tuple(plain) == (*columns[: 14 + len(labels)], *LAST_COLUMNS)
+
+
+def test_classes_named_like_totals_keep_their_columns_apart() -> None:
+    labels = ("frames", "seconds", "people", "label", "start_s", "end_s", "calm", "share_calm")
+    for columns in (
+        comparison_columns(labels, corrected=True),
+        event_columns(labels, corrected=True),
+    ):
+        assert len(set(columns)) == len(columns)
 
 
 def test_other_class_names_are_unchanged() -> None:

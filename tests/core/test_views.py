@@ -305,7 +305,7 @@ def test_a_data_frame_of_a_video_has_smoothed_scores() -> None:
 
 
 def test_data_frame_rejects_other_types() -> None:
-    with pytest.raises(UsageError, match=r"expected results of analyze, .* got str"):
+    with pytest.raises(UsageError, match=r"expected results as what analyze, .* got 'photo.jpg'"):
         mien.to_pandas(["photo.jpg"])  # type: ignore[list-item]
 
 

@@ -120,7 +120,7 @@ def test_the_batch_size_does_not_change_the_answer_or_the_order() -> None:
 
 def test_empty_images_and_batches_are_refused() -> None:
     images = np.zeros((2, 48, 48), np.uint8)
-    with pytest.raises(UsageError, match="batch size"):
+    with pytest.raises(UsageError, match="batch_size as an integer of 1"):
         predict(brightness_classifier, images, batch_size=0)
     with pytest.raises(UsageError, match="no images"):
         predict(brightness_classifier, images[:0])

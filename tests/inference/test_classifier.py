@@ -166,9 +166,9 @@ def test_invalid_arrays_are_refused(classifier: Classifier, faces: Any, augment:
 
 
 def test_invalid_options_are_refused(classifier: Classifier, tiny_model: Path) -> None:
-    with pytest.raises(UsageError, match="batch size"):
+    with pytest.raises(UsageError, match="batch_size as an integer of 1"):
         classifier.classify(_faces(1), batch_size=0)
-    with pytest.raises(UsageError, match="1 thread or more"):
+    with pytest.raises(UsageError, match="threads as an integer of 1"):
         Classifier.open(tiny_model, threads=0)
 
 

@@ -240,7 +240,7 @@ def test_libface_starts_no_threads() -> None:
 def test_unknown_names_and_sizes_are_refused() -> None:
     with pytest.raises(UsageError, match="auto, yunet, libface, haar, none"):
         load_detector("mtcnn")
-    with pytest.raises(UsageError, match="192 pixels or more"):
+    with pytest.raises(UsageError, match="side as an integer of 192 or more"):
         load_detector("haar", side=100)
     with pytest.raises(UsageError, match="only detector='yunet'"):
         load_detector("haar", weights=Path("w.onnx"))

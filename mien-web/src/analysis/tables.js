@@ -9,7 +9,9 @@ const FACE_COLUMNS = [
 ];
 const LAST_COLUMNS = ["error", "flags", "valence"];
 const RESERVED = [
-  ...FACE_COLUMNS, "truth", "right", ...LAST_COLUMNS, "arousal", "labels", "model", "schema",
+  ...FACE_COLUMNS, "truth", "right",
+  "label", "start_s", "end_s", "seconds", "frames", "people",
+  ...LAST_COLUMNS, "arousal", "labels", "model", "schema",
 ];
 const INTEGER_COLUMNS = new Set([
   "frame", "face_id", "track_id", "x", "y", "w", "h", "frames", "people",
@@ -41,7 +43,7 @@ export function scoreColumns(labels) {
   const taken = new Set(RESERVED.map(normalized));
   return Object.fromEntries(labels.map((label) => {
     let name = label;
-    const isTaken = (column) => taken.has(column) || /^(smoothed|corrected)_/.test(column);
+    const isTaken = (column) => taken.has(column) || /^(smoothed|corrected|share)_/.test(column);
     while (isTaken(normalized(name))) name = `score_${name}`;
     taken.add(normalized(name));
     return [label, name];

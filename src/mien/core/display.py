@@ -19,15 +19,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageColor, ImageDraw, ImageFont, ImageOps
 
+from mien.core.checks import check_list, check_path, check_type
 from mien.core.emotions import EMOTION_COLORS, find_emotion
 from mien.core.errors import MienError, UsageError, abbreviate, needs_extra
 from mien.core.file_types import OUTPUT_IMAGE_SUFFIXES
 from mien.core.images import ImageSource, is_data_uri, load_image, write_picture
+from mien.core.results import Box, Face, Result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from mien.core.results import Box, Face, Result
 
 # ---------------------------------------------------------------- annotated pictures
 MIN_SIDE = 640
@@ -94,7 +94,12 @@ def annotate(
         UsageError: if it is not an image.
     """
     picture, scale = _resize(Image.fromarray(load_image(image, color=color)))
-    drawn = list(faces if isinstance(faces, Iterable) else faces.faces)
+    if isinstance(faces, Iterable):
+        drawn = list(faces)
+    else:
+        check_type("faces", faces, Result, "a list of faces or a result")
+        drawn = list(faces.faces)
+    check_list("faces", drawn, Face, "a list of faces or a result")
     boxes = [_scaled_rectangle(face, scale) for face in drawn]
     # Mode "RGBA" blends translucent shapes into an opaque picture.
     draw = ImageDraw.Draw(picture, "RGBA")
@@ -347,7 +352,7 @@ def save_annotated(
     result: Result, path: str | Path, image: ImageSource | None, color: str | None
 ) -> Path:
     """Write a result's annotated picture; see `Result.save`."""
-    target = Path(path)
+    target = check_path("path", path)
     if target.suffix.lower() not in OUTPUT_IMAGE_SUFFIXES:
         raise UsageError(
             f"expected a name that ends in {', '.join(OUTPUT_IMAGE_SUFFIXES)}, "
@@ -372,7 +377,7 @@ def _pixels(result: Result, image: ImageSource | None, color: str | None) -> npt
         raise UsageError(f"there is no picture to draw on: {result.error}")
     if image is None:
         image, known_color = result.recall_image()
-        color = color or known_color
+        color = known_color if color is None else color
     if image is None:
         example = "annotate(image)" if result.frame is None else "annotate(frame)"
         raise UsageError(f"the picture of this result was not kept: give it again, as in {example}")

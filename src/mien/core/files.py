@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -29,6 +30,24 @@ def expand_home(path: Path | str) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:
         raise UsageError(f"{path}: there is no such home folder: give the full path") from error
+
+
+MAX_TEXT_BYTES = 64 << 20
+"""Limit on the texts that users give: recipes, tables of events, tokens, votes."""
+
+
+def read_text(path: Path, encoding: str = "utf-8-sig") -> str:
+    """Return the content of a text file, line ends included.
+
+    Raises:
+        OSError: as `open` does, also for more than `MAX_TEXT_BYTES`, as of an endless device.
+        UnicodeDecodeError: if it is not text.
+    """
+    with path.open("rb") as file:
+        content = file.read(MAX_TEXT_BYTES + 1)
+    if len(content) > MAX_TEXT_BYTES:
+        raise OSError(errno.EFBIG, f"expected {MAX_TEXT_BYTES >> 20} MiB of text at most")
+    return content.decode(encoding)
 
 
 def sha256_of(path: Path) -> str:
@@ -181,17 +200,19 @@ def claim_folder(folder: Path, *, option: str = "--output") -> IO[bytes]:
         if not lock_path.exists() and any(folder.iterdir()):
             raise foreign
         lock_path.touch()
-        file = lock_path.open("r+b")
+        file = lock_path.open("r+b", buffering=0)
     except FileExistsError as error:
         raise foreign from error
     except OSError as error:
         raise OutputError(f"cannot write {folder}: {error_reason(error)}") from error
     try:
-        mark = file.read(len(_MARK) + 1)
-        if not mark:  # it is new, or its process was killed
-            file.write(_MARK)
-            file.flush()
-        elif mark != _MARK:
+        _mark(file)
+    except OSError as error:  # a full disk
+        release_folder(folder, file)
+        raise OutputError(f"cannot write {folder}: {error_reason(error)}") from error
+    try:
+        file.seek(0)
+        if file.read(len(_MARK) + 1) != _MARK:
             raise foreign
         _lock_folder(file)
         # Its previous owner may have removed it, and another process may have created it again.
@@ -206,6 +227,12 @@ def claim_folder(folder: Path, *, option: str = "--output") -> IO[bytes]:
             f"another process is writing {folder}: wait for it, or give another {option}"
         ) from error
     return file
+
+
+def _mark(file: IO[bytes]) -> None:
+    """Mark a lock file that is empty, since it is new or its process was killed."""
+    if not file.read(1):
+        file.write(_MARK)
 
 
 def release_folder(folder: Path, lock: IO[bytes]) -> None:
@@ -316,15 +343,16 @@ def read_verified(file: PinnedFile, path: Path) -> bytes:
         ModelError: if it cannot be read, or its hash differs.
     """
     try:
-        content = path.read_bytes()
+        with path.open("rb") as stream:
+            # One byte more than expected reveals a longer file, or an endless device.
+            content = stream.read(file.size_bytes + 1)
     except OSError as error:
         reason = error_reason(error)
         raise ModelError(f"cannot read {path}: {reason}; expected {file.name}") from error
-    sha256 = hashlib.sha256(content).hexdigest()
-    if sha256 != file.sha256:
+    if hashlib.sha256(content).hexdigest() != file.sha256:
         raise ModelError(
-            f"{path} does not match its hash: expected SHA-256 {file.sha256}, got {sha256}; "
-            "delete it and download it again"
+            f"{path} does not match its hash: expected {file.name} of {file.size_bytes:,} bytes, "
+            f"SHA-256 {file.sha256}; download it again"
         )
     return content
 

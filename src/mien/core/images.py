@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from mien.core.checks import check_choice
 from mien.core.errors import (
     InputError,
     MienError,
@@ -115,8 +116,8 @@ def load_image(
         UsageError: if the source's type is not supported, or an array's type, shape or colour order
             is invalid.
     """
-    if color not in (None, "rgb", "bgr"):
-        raise UsageError(f"expected color='rgb' or color='bgr', got {abbreviate(repr(color))}")
+    if color is not None:
+        check_choice("color", color, ("rgb", "bgr"))
     if isinstance(source, np.ndarray):
         return _from_array(source, color)
     if is_tensor(source):

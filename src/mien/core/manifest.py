@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mien.core.calibration import Temperature
+from mien.core.checks import check_list, check_type
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import ModelError, error_reason
 from mien.core.files import sha256_of, write_atomically
@@ -193,6 +194,7 @@ class Manifest(Reading):
         """
         if reading is None:
             reading = "people" if "people" in self.readings else self.reading
+        check_type("labels", reading, str, "a text")
         if reading == self.reading:
             return self
         if reading not in self.others:
@@ -288,6 +290,8 @@ def load_manifest(
         raise ModelError(f"{path}: {error}") from error
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is damaged: not JSON in UTF-8 ({error})") from error
+    if labels is not None:
+        check_list("labels", labels, str, "a list of texts")
     if labels is not None and manifest.labels != tuple(labels):
         raise ModelError(
             f"{path}: expected the labels {', '.join(labels)} in this order, "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from mien.core.checks import invalid
 from mien.core.errors import ModelError, closest_match
 
 DEFAULT_MODEL = "mien-b0"
@@ -31,12 +32,15 @@ def find_model(name_or_path: str | Path) -> Path:
     Raises:
         ModelError: if there is no such model (the message lists the bundled ones), or the run was
             not exported.
+        UsageError: if this is not a name or a path.
     """
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise invalid("model", "a name or a folder", name_or_path)
     names = bundled_models()
     if str(name_or_path) in names:
         return _MODELS_FOLDER / str(name_or_path)
     folder = Path(name_or_path)
-    if os.path.isdir(folder):  # noqa: PTH112 - Path.is_dir raises if a name is too long
+    if name_or_path != "" and os.path.isdir(folder):  # noqa: PTH112 - no error for a long name
         if (folder / MANIFEST_NAME).is_file():
             return folder
         if (folder / "export" / MANIFEST_NAME).is_file():

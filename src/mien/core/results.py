@@ -10,9 +10,11 @@ import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mien.core.checks import check_choice, check_integer, check_list, check_type, invalid, is_number
 from mien.core.emotions import EMOTIONS, FER2013_CSV_ORDER, valence
 from mien.core.errors import UsageError, needs_extra, one_line
 from mien.core.formats import escape_surrogates
@@ -65,6 +67,7 @@ class Box:
 
     def overlap(self, other: Box) -> float:
         """Return the intersection over union (IoU) with another box, 0 to 1."""
+        check_type("other", other, Box, "a Box")
         width = min(self.x + self.w, other.x + other.w) - max(self.x, other.x)
         height = min(self.y + self.h, other.y + other.h) - max(self.y, other.y)
         if width <= 0 or height <= 0:
@@ -94,6 +97,7 @@ class Quality:
     def __post_init__(self) -> None:
         _check_integer("size_px", self.size_px, 1)
         _check_unit("blur", self.blur)
+        check_list("flags", self.flags)
         for flag in self.flags:
             if flag not in QUALITY_FLAGS:
                 raise UsageError(f"expected flags of {', '.join(QUALITY_FLAGS)}, got {flag!r}")
@@ -166,10 +170,17 @@ class Face:
 
     def __post_init__(self) -> None:
         _check_integer("face_id", self.face_id, 0)
+        check_type("box", self.box, Box, "a Box")
+        check_type("quality", self.quality, Quality, "a Quality")
         if self.track_id is not None:
             _check_integer("track_id", self.track_id, 0)
         _check_unit("face_confidence", self.face_confidence)
         _check_scores(self.emotion, self.confidence, self.scores)
+        for what, scores in (("smoothed", self.smoothed), ("corrected", self.corrected)):
+            if scores is not None:
+                check_type(what, scores, Smoothed, "Smoothed scores")
+        if not is_number(self.turn) or not math.isfinite(self.turn):
+            raise invalid("turn", "degrees", self.turn)
 
     @property
     def valence(self) -> float | None:
@@ -198,18 +209,19 @@ class Face:
         return face
 
 
-def _check_integer(what: str, value: object, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise UsageError(f"expected {what} as an integer of {least} or more, got {value!r}")
+_check_integer = partial(check_integer, kind=int)
 
 
 def _check_unit(what: str, value: object) -> None:
     if not isinstance(value, float | int) or isinstance(value, bool) or not 0.0 <= value <= 1.0:
-        raise UsageError(f"expected {what} as a number from 0 to 1, got {value!r}")
+        raise invalid(what, "a number from 0 to 1", value)
 
 
 def _check_scores(emotion: str, confidence: float, scores: Mapping[str, float]) -> None:
     """Check that scores are probabilities, and that emotion and confidence have the highest."""
+    check_type("emotion", emotion, str, "a text")
+    check_type("scores", scores, Mapping, "a score of each emotion")
+    _check_unit("confidence", confidence)
     for name, score in scores.items():
         _check_unit(f"score of {name}", score)
     total = math.fsum(scores.values())
@@ -349,16 +361,16 @@ class Result(Viewable):
     error: str | None = None
 
     def __post_init__(self) -> None:
-        if self.status not in STATUSES:
-            raise UsageError(
-                f"expected one of {', '.join(STATUSES)} as status, got {self.status!r}"
-            )
+        check_choice("status", self.status, STATUSES)
+        check_type("model", self.model, ModelInfo, "a ModelInfo")
+        check_list("faces", self.faces, Face, "a list of faces")
         if (self.status == "ok") != bool(self.faces):
             raise UsageError(
                 "expected faces if and only if the status is ok, "
                 f"got {len(self.faces)} with status {self.status}"
             )
         if self.error is not None:
+            check_type("error", self.error, str, "a text")
             object.__setattr__(self, "error", one_line(self.error))
         failed = self.status in ("unreadable", "error")
         if failed != bool(self.error):
@@ -371,8 +383,8 @@ class Result(Viewable):
                 _check_integer(what, side, 1)
         if self.frame is not None:
             _check_integer("frame", self.frame, 0)
-        if self.time_s is not None and not (math.isfinite(self.time_s) and self.time_s >= 0):
-            raise UsageError(f"expected time_s of 0 seconds or more, got {self.time_s!r}")
+        if self.time_s is not None and not (is_number(self.time_s) and 0 <= self.time_s < math.inf):
+            raise invalid("time_s", "0 seconds or more", self.time_s)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as a JSON object, with ``error`` unless None."""
@@ -417,6 +429,7 @@ class Faces(list[Face], Viewable):
     """List of the faces of one image, left to right, with their `Result`."""
 
     def __init__(self, result: Result) -> None:
+        check_type("result", result, Result, "a Result")
         super().__init__(result.faces)
         self.result = result
 
@@ -460,9 +473,12 @@ TABLE_COLUMNS: tuple[str, ...] = (*_FACE_COLUMNS, *EMOTIONS, *LAST_COLUMNS)
 """Columns of a table of results (CSV, Parquet): one row per face, one for an image without any."""
 
 _SMOOTHED, _CORRECTED = "smoothed_", "corrected_"
+_RESERVED_PREFIXES = (_SMOOTHED, _CORRECTED, "share_")
 _RESERVED: tuple[str, ...] = (
     *_FACE_COLUMNS,
     *("truth", "right"),  # columns of `mien evaluate` on a folder of pictures
+    # Columns of `mien predict --events` and `--compare`.
+    *("label", "start_s", "end_s", "seconds", "frames", "people"),
     *(*LAST_COLUMNS, "arousal", "labels", "model", "schema"),  # the last four for future columns
 )
 
@@ -470,8 +486,9 @@ _RESERVED: tuple[str, ...] = (
 def score_columns(labels: Sequence[str]) -> dict[str, str]:
     """Return the column of each label's score: its name, with the prefix ``score_`` if it clashes.
 
-    A name clashes if it equals another column's up to case, blanks and Unicode form (as databases
-    compare them), or begins like the columns of smoothed or corrected scores.
+    A name clashes if it equals a column of any table up to case, blanks and Unicode form (as
+    databases compare them), or begins like the columns of smoothed or corrected scores, or of
+    shares of time.
 
     Example:
         >>> score_columns(("calm", "Status"))
@@ -481,7 +498,7 @@ def score_columns(labels: Sequence[str]) -> dict[str, str]:
     columns = {}
     for label in labels:
         name = label
-        while (folded := _folded(name)) in taken or folded.startswith((_SMOOTHED, _CORRECTED)):
+        while (folded := _folded(name)) in taken or folded.startswith(_RESERVED_PREFIXES):
             name = f"score_{name}"
         taken.add(folded)
         columns[label] = name
@@ -513,7 +530,7 @@ def table_columns(
 
 
 def _prefixes(smoothed: bool, corrected: bool) -> list[str]:
-    return [_SMOOTHED] * smoothed + [_CORRECTED] * corrected
+    return [_SMOOTHED] * bool(smoothed) + [_CORRECTED] * bool(corrected)
 
 
 def result_rows(
@@ -527,6 +544,8 @@ def result_rows(
 
     Keys, their order and arguments are those of `table_columns`; missing values are None.
     """
+    check_type("result", result, Result, "a Result")
+    check_list("labels", labels, str, "a list of texts")
     written = result.to_dict()
     image = {key: written[key] for key in ("source", "frame", "time_s", "status")}
     image["error"] = written.get("error")
@@ -583,13 +602,12 @@ def to_pandas(results: Viewable | Iterable[Viewable]) -> pd.DataFrame:
         MissingExtra: if pandas is not installed.
         UsageError: if an element is not a result.
     """
+    expected = "what analyze, analyze_many or analyze_video returns"
+    if not isinstance(results, Viewable):
+        check_type("results", results, Iterable, expected)
     viewables = [results] if isinstance(results, Viewable) else list(results)
     for viewable in viewables:
-        if not isinstance(viewable, Viewable):
-            raise UsageError(
-                "expected results of analyze, analyze_many or analyze_video, "
-                f"got {type(viewable).__name__}"
-            )
+        check_type("results", viewable, Viewable, expected)
     with needs_extra("notebook", "a data frame"):
         import pandas as pd
 

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from mien.core.checks import check_integer
 from mien.core.emotions import find_emotion
 from mien.core.errors import DataError, UsageError
 from mien.core.file_types import IMAGE_SUFFIXES
@@ -266,8 +267,7 @@ def predict(
     Raises:
         UsageError: if there are no images or the batch size is below 1.
     """
-    if batch_size < 1:
-        raise UsageError(f"expected a batch size of 1 or more, got {batch_size}")
+    check_integer("batch_size", batch_size, 1)
     if len(images) == 0:
         raise UsageError("nothing to evaluate: there are no images")
     batches = []

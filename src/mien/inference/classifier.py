@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mien.core.calibration import Temperature, log_mean
+from mien.core.checks import check_integer, check_type
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import ModelError, UsageError, error_reason
 from mien.core.images import FACE_SIZE
@@ -67,8 +68,8 @@ class Classifier:
                 or has no such reading.
             UsageError: if threads is less than 1.
         """
-        if threads is not None and threads < 1:
-            raise UsageError(f"expected 1 thread or more, got {threads}")
+        if threads is not None:
+            check_integer("threads", threads, 1)
         folder = find_model(model)
         manifest = load_manifest(folder, labels=labels, check_file=False).with_reading(reading)
         outputs = tuple(manifest.outputs.values()) if manifest.others else ()
@@ -163,8 +164,7 @@ class Classifier:
         self, output: str, faces: npt.NDArray[np.uint8], batch_size: int
     ) -> npt.NDArray[np.float32]:
         _check_faces(faces)
-        if batch_size < 1:
-            raise UsageError(f"expected a batch size of 1 or more, got {batch_size}")
+        check_integer("batch_size", batch_size, 1)
         if len(faces) == 0:
             # Not every operator accepts an empty batch, so the network does not run.
             return np.empty((0, *self._output_shape(output)), np.float32)
@@ -237,6 +237,7 @@ def _describe(nodes: Sequence[Any]) -> str:
 
 
 def _check_faces(faces: npt.NDArray[np.uint8]) -> None:
+    check_type("faces", faces, np.ndarray, "an array")
     if faces.dtype != np.uint8 or faces.ndim != 3 or faces.shape[1:] != (FACE_SIZE, FACE_SIZE):
         raise UsageError(
             f"expected faces as uint8 (N, {FACE_SIZE}, {FACE_SIZE}), "

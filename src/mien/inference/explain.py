@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mien.core.checks import check_choice, check_integer, check_type
 from mien.core.emotions import match_label
 from mien.core.errors import MienError, ModelError, UsageError, expected_one_of
 from mien.core.images import FACE_SIZE, ImageSource, load_image, source_name, standard_face
@@ -25,7 +26,7 @@ from mien.core.results import SCORE_DIGITS, Face, Result
 from mien.inference.classifier import BATCH_SIZE, Classifier
 from mien.inference.detectors import crop_scale_of
 from mien.inference.onnx_model import Node, OnnxGraph, read_onnx
-from mien.inference.preprocess import FaceBatch, face_crop, is_single_image
+from mien.inference.preprocess import FaceBatch, check_images, face_crop
 from mien.inference.recognizer import Recognizer, raise_for_status
 
 METHODS: tuple[str, ...] = ("occlusion", "gradcam")
@@ -142,11 +143,7 @@ def explain_many(
 ) -> list[ExplainedImage]:
     """Explain the faces of several images; see `mien.Recognizer.explain_many`."""
     label = _check_options(method, emotion, recognizer.labels)
-    if is_single_image(images):
-        raise UsageError(
-            f"expected a list of images, got one {type(images).__name__}: "
-            "use explain for a single image"
-        )
+    check_images(images, "explain")
     explained = []
     for image in images:
         result, pixels = _analyze(recognizer, image, color, allow_private)
@@ -238,10 +235,10 @@ def _normalized(
 
 def _check_options(method: str, emotion: str | None, labels: Sequence[str]) -> str | None:
     """Return the label of an emotion, None for None; raises UsageError."""
-    if method not in METHODS:
-        raise UsageError(f"unknown method {method!r}: expected {' or '.join(METHODS)}")
+    check_choice("method", method, METHODS)
     if emotion is None:
         return None
+    check_type("emotion", emotion, str, "a text")
     label = match_label(emotion, labels)
     if label is None:
         raise UsageError(f"unknown emotion {emotion!r}: {expected_one_of(emotion, labels)}")
@@ -251,7 +248,8 @@ def _check_options(method: str, emotion: str | None, labels: Sequence[str]) -> s
 def _select_faces(faces: Sequence[Face], face_id: int | None) -> list[Face]:
     if face_id is None:
         return list(faces)
-    if not 0 <= face_id < len(faces):
+    check_integer("face_id", face_id, 0)
+    if face_id >= len(faces):
         valid = f"0 to {len(faces) - 1}" if len(faces) > 1 else "0"
         expected = f"expected {valid}" if faces else "no face was found"
         raise UsageError(f"no face {face_id} in this image: {expected}")

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from mien.core.checks import check_choice, check_integer, check_list
 from mien.core.errors import MienError, NoFaceError, UnreadableImage, UsageError, abbreviate
 from mien.core.images import (
     FACE_SIZE,
@@ -53,11 +54,10 @@ class FaceChoice:
 
     def __post_init__(self) -> None:
         """Check the values; raises UsageError."""
-        if self.align not in ALIGN:
-            raise UsageError(f"expected align={', '.join(map(repr, ALIGN))}, got {self.align!r}")
-        _check_count("min_face", self.min_face, 0)
+        check_choice("align", self.align, ALIGN)
+        check_integer("min_face", self.min_face, 0)
         if self.max_faces is not None:
-            _check_count("max_faces", self.max_faces, 1)
+            check_integer("max_faces", self.max_faces, 1)
 
     def select(self, detections: Iterable[Detection]) -> tuple[Detection, ...]:
         """Return the selected detections in their order."""
@@ -68,11 +68,6 @@ class FaceChoice:
             range(len(kept)), key=lambda index: (-kept[index].box.area, -kept[index].confidence)
         )
         return tuple(kept[index] for index in sorted(ranked[: self.max_faces]))
-
-
-def _check_count(name: str, value: object, minimum: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-        raise UsageError(f"expected {name} as an integer of {minimum} or more, got {value!r}")
 
 
 # ---------------------------------------------------------------- from an image to its faces
@@ -364,6 +359,16 @@ def shift(faces: npt.NDArray[np.uint8], down: int, right: int) -> npt.NDArray[np
 
 
 # ---------------------------------------------------------------- lists of images
+def check_images(images: object, single: str) -> None:
+    """Raise UsageError unless this is a list of images; ``single`` names what takes one image."""
+    if is_single_image(images):
+        raise UsageError(
+            f"expected a list of images, got one {type(images).__name__}: "
+            f"use {single} for a single image"
+        )
+    check_list("images", images)
+
+
 def is_single_image(images: object) -> bool:
     """Return True for one image rather than a list; an array could pass for a list of its rows."""
     if isinstance(images, np.ndarray):
@@ -386,6 +391,7 @@ def pair_sources(
     if sources is None:
         yield from zip(images, repeat(None))
         return
+    check_list("sources", sources)
     missing = object()
     for image, name in zip_longest(images, sources, fillvalue=missing):
         if image is missing or name is missing:
@@ -406,6 +412,7 @@ def standard_faces(
             f"expected a list of face crops, got one {type(crops).__name__}: "
             "put a single crop into a list"
         )
+    check_list("crops", crops)
     faces = []
     for crop in crops:
         if not (isinstance(crop, np.ndarray) or is_tensor(crop)):

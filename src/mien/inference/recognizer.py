@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from mien.core.checks import check_choice, check_list, check_type, invalid
 from mien.core.display import image_reference
 from mien.core.errors import MienError, NoFaceError, UnreadableImage, UsageError
 from mien.core.images import FACE_SIZE, ImageSource, Tensor, source_name
@@ -21,7 +22,7 @@ from mien.inference.preprocess import (
     FaceBatch,
     FaceChoice,
     assess_quality,
-    is_single_image,
+    check_images,
     pair_sources,
     preprocess,
     standard_faces,
@@ -53,6 +54,12 @@ class Recognizer:
             choice: which faces of an image to analyze; all if None.
             tta: average over shifted and mirrored views of each face (test-time augmentation).
         """
+        if not callable(getattr(classifier, "classify", None)):
+            raise invalid("classifier", "a Classifier", classifier)
+        if not callable(getattr(detector, "detect", None)):
+            raise invalid("detector", "a name or an object with detect()", detector)
+        if choice is not None:
+            check_type("choice", choice, FaceChoice, "a FaceChoice")
         self.classifier = classifier
         self.detector = detector
         self.choice = choice or FaceChoice()
@@ -148,10 +155,7 @@ class Recognizer:
             >>> recognizer = mien.load()
             >>> [face.emotion for face in recognizer.analyze("photo.jpg")]
         """
-        if on_no_face not in ON_NO_FACE:
-            raise UsageError(
-                f"expected on_no_face={' or '.join(map(repr, ON_NO_FACE))}, got {on_no_face!r}"
-            )
+        check_choice("on_no_face", on_no_face, ON_NO_FACE)
         result = self.analyze_result(image, color=color, allow_private=allow_private)
         raise_for_status(result)
         if on_no_face == "raise" and not result.faces:
@@ -206,11 +210,7 @@ class Recognizer:
             UsageError: if an array, an option or the number of sources is invalid.
             ModelError: if the network fails.
         """
-        if is_single_image(images):
-            raise UsageError(
-                f"expected a list of images, got one {type(images).__name__}: "
-                "use analyze or analyze_result for a single image"
-            )
+        check_images(images, "analyze or analyze_result")
         batches, references = [], []
         for image, name in pair_sources(images, sources):
             source = name or source_name(image)
@@ -250,6 +250,7 @@ class Recognizer:
 
         Returns one result per batch, in order; errors as `analyze_many`.
         """
+        check_list("batches", batches, FaceBatch, "a list of what find returns")
         faces = [face for batch in batches for face in batch.faces]
         rows = iter(self._classify(faces, batch_size))
         return [self._result(batch, list(islice(rows, len(batch.faces)))) for batch in batches]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from mien.core.checks import invalid
 from mien.core.errors import InputError, UsageError
 from mien.core.process import usable_cores
 from mien.core.results import Result, to_pandas
@@ -428,10 +429,8 @@ def analyze_video(
 def _make_baseline(recognizer: Recognizer, span: tuple[float, float]) -> Baseline:
     try:
         start, end = map(float, span)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         start, end = 0.0, 0.0
     if not 0 <= start < end:
-        raise UsageError(
-            f"expected a baseline as (start, end) in seconds, the end after the start, got {span!r}"
-        )
+        raise invalid("baseline", "(start, end) in seconds, the end after the start", span)
     return Baseline(recognizer.labels, start, end)

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mien.core.errors import InputError, UnreadableImage, UsageError
+from mien.core.checks import invalid, is_number
+from mien.core.errors import InputError, UnreadableImage, UsageError, abbreviate
 from mien.core.images import MAX_PIXELS
 
 
@@ -120,17 +121,17 @@ class Window:
 
     def __post_init__(self) -> None:
         """Check the values; raises UsageError."""
-        if not 0 <= self.start <= MAX_TIME_S:
-            raise UsageError(f"expected a start of 0 to {MAX_TIME_S:,.0f} s, got {self.start:g}")
-        if self.end is not None and not self.end > self.start:
+        if not is_number(self.start) or not 0 <= self.start <= MAX_TIME_S:
+            raise invalid("start", f"seconds from 0 to {MAX_TIME_S:,.0f}", self.start)
+        if self.end is not None and not (is_number(self.end) and self.end > self.start):
             raise UsageError(
-                f"expected an end after the start ({self.start:g} s), got {self.end:g}"
+                f"expected an end after the start ({self.start:g} s), got {abbreviate(self.end)}"
             )
-        if self.every is not None and not MIN_STEP_S <= self.every <= MAX_TIME_S:
-            raise UsageError(
-                f"expected every as more than 0 seconds ({MIN_STEP_S:g} to {MAX_TIME_S:,.0f}), "
-                f"got {self.every:g}"
-            )
+        if self.every is not None and not (
+            is_number(self.every) and MIN_STEP_S <= self.every <= MAX_TIME_S
+        ):
+            expected = f"more than 0 seconds ({MIN_STEP_S:g} to {MAX_TIME_S:,.0f})"
+            raise invalid("every", expected, self.every)
 
     def starts_after(self, time_s: float) -> bool:
         """Return True if a time is before the window."""

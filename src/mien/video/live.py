@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -16,6 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mien.core.checks import check_type
 from mien.core.errors import InputError, PrivateAddressError
 from mien.core.web import is_web_address, redact_address
 from mien.video import reader
@@ -115,10 +117,12 @@ def connect(source: str | Path | int, *, allow_private: bool = False) -> LiveStr
         allow_private: as for `open_video`.
 
     Raises:
+        UsageError: if this is not a source.
         InputError: if an http(s) address, which can be a stream or a file, does not answer.
     """
     if is_camera(source):
         return int(str(source))
+    check_type("source", source, (str, os.PathLike), "a file, an address or a camera's number")
     if not is_stream(source):
         return None
     stream = LiveStream(str(source), allow_private=allow_private)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, TypeAlias
 
+from mien.core.checks import check_list, check_path
 from mien.core.emotions import valence
 from mien.core.errors import InputError, UsageError
+from mien.core.files import read_text
 from mien.core.results import SCORE_DIGITS, Face, Result, score_columns
 from mien.video.frames import parse_time
 from mien.video.tracker import MEMORY_S
@@ -171,8 +174,9 @@ def parse_markers(markers: Markers) -> list[Marker]:
         InputError: if the file cannot be read, or a line is not an event.
         UsageError: if an entry is not an event, or its end is not after its start.
     """
-    if isinstance(markers, str | Path):
-        return read_markers(Path(markers))
+    if isinstance(markers, str | os.PathLike):
+        return read_markers(check_path("markers", markers))
+    check_list("markers", markers)
     parsed = []
     for entry in markers:
         try:
@@ -198,7 +202,7 @@ def read_markers(path: Path) -> list[Marker]:
         InputError: if the file cannot be read, or a line is not an event.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path).splitlines()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

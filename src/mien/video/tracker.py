@@ -13,6 +13,7 @@ the softmax (Aitchison 1986, "The Statistical Analysis of Compositional Data").
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,6 +21,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mien.core.checks import invalid, is_number
 from mien.core.emotions import match_label
 from mien.core.errors import UsageError
 from mien.core.results import Box, Face, Result, Smoothed
@@ -236,8 +238,8 @@ class Smoother:
         Raises:
             UsageError: if the constant is negative or not finite.
         """
-        if not (math.isfinite(constant_s) and constant_s >= 0):
-            raise UsageError(f"expected smoothing over 0 seconds or more, got {constant_s}")
+        if not is_number(constant_s) or not 0 <= constant_s <= sys.float_info.max:
+            raise invalid("smooth_s", "0 seconds or more", constant_s)
         self._constant_s = constant_s
         self._people: dict[int, tuple[float, dict[str, float]]] = {}
 

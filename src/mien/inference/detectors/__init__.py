@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from mien.core.checks import check_type
 from mien.core.errors import UsageError, expected_one_of
 from mien.core.results import Box
 
@@ -102,6 +103,7 @@ def load_detector(
         UsageError: if the name or the side is invalid.
         ModelError: if the weights are missing or damaged, or OpenCV cannot run the detector.
     """
+    check_type("detector", name, str, "a name")
     if weights is not None and name != "yunet":
         raise UsageError(f"only detector='yunet' takes weights, got detector={name!r}")
     if name in ("auto", "yunet"):

@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mien.core.checks import check_integer
 from mien.core.errors import UsageError
 from mien.core.results import Box
 from mien.inference.detectors import Detection, Landmarks
@@ -88,10 +89,7 @@ class SearchDetector(ABC):
 
     def __init__(self, *, side: int, thorough: bool, **options: Any) -> None:
         """Store all options, for pickles; raises UsageError if the side is too small."""
-        if side < MIN_DETECTION_SIDE:
-            raise UsageError(
-                f"expected a detection side of {MIN_DETECTION_SIDE} pixels or more, got {side}"
-            )
+        check_integer("side", side, MIN_DETECTION_SIDE)
         self._side, self._coarse_side = side, max(MIN_DETECTION_SIDE, side // 2)
         self._thorough = thorough
         self._options = {"side": side, "thorough": thorough, **options}

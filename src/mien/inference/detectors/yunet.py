@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from mien.core.checks import check_path
 from mien.core.errors import ModelError
 from mien.core.files import PinnedFile, fetch, read_verified
 from mien.inference.detectors import DETECTION_SIDE, Detection
@@ -71,9 +72,9 @@ class YuNetDetector(SearchDetector):
         Raises:
             ModelError: if the weights are missing, do not match their hash, or cannot be used.
         """
-        path = None if weights is None else weights.absolute()
+        path = None if weights is None else check_path("weights", weights).absolute()
         super().__init__(side=side, thorough=thorough, weights=path, offline=offline)
-        file = fetch(WEIGHTS, offline=offline) if weights is None else weights
+        file = fetch(WEIGHTS, offline=offline) if path is None else path
         self._weights = np.frombuffer(read_verified(WEIGHTS, file), np.uint8)
         self._network = PerThread(self._create_network)  # keeps its input size between calls
 

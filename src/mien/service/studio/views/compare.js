@@ -155,15 +155,15 @@ function kindsNotice({ compare: text, readings }, sessions) {
 function comparisonTables({ compare: text }, sessions) {
   const { columns } = text;
   const emotions = emotionsOf(sessions);
-  const all = analysis.compare(sessions, { labels: emotions }).map((row) => ({ head: [row.source], ...row }));
+  const all = analysis.compare(sessions, { labels: emotions }).map((row) => ({ head: [row.source], ...figuresOf(row, emotions) }));
   const people = sessions.flatMap(({ name, results, emotions: labels }) =>
     analysis.summary(results, { labels }).map((person) => {
       const { valence, scores, shares } = person.corrected ?? person;
-      return { head: [name, faceName(person)], seconds: person.seconds, valence, ...scores, ...prefixed(shares) };
+      return { head: [name, faceName(person)], seconds: person.seconds, valence, means: byEmotion(scores), shares: byEmotion(shares) };
     }),
   );
   const events = sessions.flatMap(({ name, results, markers, emotions: labels }) =>
-    analysis.markerTable(results, markers, { labels }).map((row) => ({ head: [name, row.label, row.track_id === null ? "–" : faceName(row)], ...row })),
+    analysis.markerTable(results, markers, { labels }).map((row) => ({ head: [name, row.label, row.track_id === null ? "–" : faceName(row)], ...figuresOf(row, labels ?? analysis.labelsOf(results)) })),
   );
   return h(
     "div.stack",
@@ -179,28 +179,31 @@ function emotionsOf(sessions) {
   return [...new Set(sessions.flatMap(({ emotions, results }) => emotions ?? analysis.labelsOf(results)))];
 }
 
-function prefixed(shares) {
-  return Object.fromEntries(Object.entries(shares).map(([name, share]) => [`share_${name}`, share]));
+const byEmotion = (figures) => new Map(Object.entries(figures));
+
+/** Figures of a row of `compare` or `markerTable` by emotion; corrected values if available. */
+function figuresOf(row, labels) {
+  const columns = Object.entries(analysis.scoreColumns(labels));
+  const value = (name) => row[`corrected_${name}`] ?? row[name];
+  const of = (prefix) => new Map(columns.map(([label, name]) => [label, value(prefix + name)]));
+  return { seconds: row.seconds, valence: value("valence"), means: of(""), shares: of("share_") };
 }
 
-/** Table of mean scores with the shares of time below; corrected values if available. */
+/** Table of mean scores with the shares of time below. */
 function shareTable(title, heads, rows, emotions, text) {
-  const value = (row, name) => [`corrected_${name}`, name].map((key) => (Object.hasOwn(row, key) ? row[key] : null)).find((cell) => cell !== null) ?? null;
-  const cell = (row, emotion) => {
-    const [mean, share] = [value(row, emotion), value(row, `share_${emotion}`)];
+  const cell = ({ means, shares }, emotion) => {
+    const [mean, share] = [means.get(emotion) ?? null, shares.get(emotion) ?? null];
     return h("td.figure", null, mean === null ? "–" : h("span.cell-mean", null, percent(mean)), share !== null && h("span.cell-share", null, percent(share)));
   };
-  const line = (row) => {
-    const valence = value(row, "valence");
-    return h(
+  const line = (row) =>
+    h(
       "tr",
       null,
       row.head.map((name, index) => (index === 0 ? h("th", { scope: "row" }, name) : h("td", null, name))),
       h("td.figure", null, decimal(row.seconds ?? 0, 1)),
-      h("td.figure", null, valence === null ? "–" : signed(valence)),
+      h("td.figure", null, row.valence == null ? "–" : signed(row.valence)),
       emotions.map((emotion) => cell(row, emotion)),
     );
-  };
   const names = [...heads.map((name) => h("th", { scope: "col" }, name)), ...[text.columns.seconds, text.columns.valence, ...emotions.map(emotionName)].map((name) => h("th.figure", { scope: "col" }, name))];
   return h(
     "section.panel",
