@@ -32,19 +32,19 @@ def parsed(*arguments: str) -> RecognizerOptions:
 def test_thorough_search_reaches_the_detector_of_each_worker(
     arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Any] = []
+    calls: list[Any] = []
 
     def note_it(name: str, **options: Any) -> NoDetector:
-        asked.append((name, options["thorough"]))
+        calls.append((name, options["thorough"]))
         return NoDetector()
 
     monkeypatch.setattr(detectors, "load_detector", note_it)
     for given, expected in (((), False), (("--thorough",), True)):
-        found = parsed(*arguments, "--detector", "libface", *given)
-        assert found.settings()["thorough"] is expected
+        chosen = parsed(*arguments, "--detector", "libface", *given)
+        assert chosen.settings()["thorough"] is expected
         # A worker, here or on a Ray cluster, gets the options pickled.
-        pickle.loads(pickle.dumps(found)).load_detector()
-        assert asked.pop() == ("libface", expected)
+        pickle.loads(pickle.dumps(chosen)).load_detector()
+        assert calls.pop() == ("libface", expected)
 
 
 def test_detectors_match_the_library() -> None:
@@ -221,6 +221,45 @@ def test_output_names_of_another_kind_are_rejected(
 def test_format_follows_the_suffix_or_the_option(arguments: str, shape: str) -> None:
     args = build_parser().parse_args(["predict", "a.png", *arguments.split()])
     assert _choose_format(args.format, args.output, None) == shape
+
+
+PATHS = [
+    *("predict a.png --output", "predict a.png --annotate", "predict a.mp4 --markers"),
+    *("predict a.mp4 --timeline", "predict a.mp4 --episodes", "predict a.mp4 --events"),
+    *("predict a.mp4 --compare", "predict a.png --detector yunet --detector-weights"),
+    *("predict", "predict --video", "predict a.png --model"),
+    *("explain", "explain a.png --output", "models", "bench --model", "doctor --model"),
+    *("evaluate --data", "evaluate --pictures", "evaluate --data d --votes"),
+    *("evaluate --data d --map", "evaluate --data d --output", "evaluate --data d --update"),
+    *("export", "export r --output", "export r --join", "export r --calibrate"),
+    *("export r --calibrate d --votes", "export r --int8 --data"),
+    *("train --config", "train --resume", "train --config tiny --run"),
+    "train --config tiny --set data.source=",
+    *("finetune", "finetune d --map", "finetune d --model", "finetune --resume"),
+    *("data import", "data import d --output", "data audit", "data audit d --votes"),
+    *("data audit d --figure", "data download --output"),
+    *("serve --token-file", "studio --export"),
+]
+
+
+@pytest.mark.parametrize("arguments", PATHS)
+def test_an_empty_path_is_not_the_current_folder(
+    arguments: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.png").write_bytes(b"")
+    Path("a.mp4").write_bytes(b"")
+    Path("d").mkdir()
+    words = arguments.split()
+    code = main([*words, "--quiet"] if words[-1].endswith("=") else [*words, "", "--quiet"])
+    _, err = capsys.readouterr()
+    assert code in (2, 3, 5)
+    assert err.count("\n") == 1
+    assert "''" in err or "empty" in err
+    assert {path.name for path in tmp_path.iterdir()} == {"a.png", "a.mp4", "d"}
 
 
 @pytest.mark.parametrize(

@@ -291,7 +291,7 @@ trainings = st.builds(
 )
 configs = st.builds(
     Config,
-    data=st.builds(DataSettings, source=st.text(), fraction=st.floats(0.001, 1)),
+    data=st.builds(DataSettings, source=st.text(min_size=1), fraction=st.floats(0.001, 1)),
     model=models,
     augmentation=st.builds(AugmentationSettings, flip=floats, enabled=st.booleans()),
     training=trainings,
@@ -324,21 +324,25 @@ def test_relative_paths_are_resolved_against_a_folder(tmp_path: Path) -> None:
             "distill": {"teachers": ["big", "mien-nano"], "views": 2, "cache": "logits"},
         }
     )
-    found = resolve_paths(config, tmp_path)
-    assert found.data.source == str(tmp_path / "archive")
-    assert found.data.votes == str(tmp_path / "votes.csv")
-    assert found.model.weights == str(tmp_path / "start.keras")
-    assert found.distill.teachers == (str(tmp_path / "big"), "mien-nano")
-    assert found.distill.cache == str(tmp_path / "logits")
-    assert resolve_paths(found, tmp_path / "elsewhere") == found, "whole paths stay"
+    resolved = resolve_paths(config, tmp_path)
+    assert resolved.data.source == str(tmp_path / "archive")
+    assert resolved.data.votes == str(tmp_path / "votes.csv")
+    assert resolved.model.weights == str(tmp_path / "start.keras")
+    assert resolved.distill.teachers == (str(tmp_path / "big"), "mien-nano")
+    assert resolved.distill.cache == str(tmp_path / "logits")
+    assert resolve_paths(resolved, tmp_path / "elsewhere") == resolved, "whole paths stay"
 
 
 def test_names_are_not_resolved_as_paths(tmp_path: Path) -> None:
     for name in ("none", "imagenet", "lite0", "mien-nano"):
         (tmp_path / name).mkdir()
         config = config_from_tables({"model": {"weights": name}, "data": {"votes": ""}})
-        found = resolve_paths(config, tmp_path)
-        assert (found.model.weights, found.data.votes, found.distill.cache) == (name, "", "")
+        resolved = resolve_paths(config, tmp_path)
+        assert (resolved.model.weights, resolved.data.votes, resolved.distill.cache) == (
+            name,
+            "",
+            "",
+        )
     (tmp_path / "mien-b0").mkdir()
     config = config_from_tables({"distill": {"teachers": ["mien-b0"]}})
     assert resolve_paths(config, tmp_path).distill.teachers == ("mien-b0",)

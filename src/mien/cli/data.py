@@ -8,7 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mien.cli.options import add_command, add_force_option, file_name, folder_name, integer, number
+from mien.cli.options import (
+    add_command,
+    add_force_option,
+    file_name,
+    folder_name,
+    integer,
+    number,
+    path_name,
+)
 from mien.cli.output import write_answer
 from mien.cli.paths import check_targets
 from mien.core.emotions import EMOTIONS
@@ -75,7 +83,7 @@ def _add_import(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add = parser.add_argument
     add(
         "source",
-        type=Path,
+        type=path_name,
         metavar="SOURCE",
         help="Kaggle's zip or folder, one with train|val|test/<class>/, or the challenge's CSV, "
         "also inside a folder, a zip or a tar",
@@ -114,8 +122,13 @@ def _add_audit(parsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         usage="[options] SOURCE",
     )
     add = parser.add_argument
-    add("source", type=Path, metavar="SOURCE", help="folder, zip or CSV, as for import")
-    add("--votes", type=Path, metavar="FILE", help="FER+ votes (CSV), to compare the labels with")
+    add("source", type=path_name, metavar="SOURCE", help="folder, zip or CSV, as for import")
+    add(
+        "--votes",
+        type=path_name,
+        metavar="FILE",
+        help="FER+ votes (CSV), to compare the labels with",
+    )
     add(
         "--near-threshold",
         type=number(0.8, 1),

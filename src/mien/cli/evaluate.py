@@ -19,6 +19,8 @@ from mien.cli.options import (
     face_cropper,
     folder_name,
     integer,
+    path_name,
+    path_text,
     recognizer_options,
 )
 from mien.cli.output import note, write_answer, write_output
@@ -112,10 +114,12 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
     add("--split", choices=_SPLITS, help="part of --data (default: test; val with --robustness)")
     add(
         "--map",
+        type=path_text,
         metavar="MAP",
         help="rename or merge the classes of a --data folder: a=b,c=d or a file of such lines",
     )
-    add("--votes", metavar="FILE", help="FER+ votes for --data: report the agreement with people")
+    votes_help = "FER+ votes for --data: report the agreement with people"
+    add("--votes", type=path_text, metavar="FILE", help=votes_help)
     add(
         "--include-trained",
         action="store_true",
@@ -142,7 +146,7 @@ def _add_report_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--update",
         nargs="+",
-        type=Path,
+        type=path_name,
         default=[],
         metavar="FILE",
         help="also write the figures between the marks in these Markdown files",
@@ -449,7 +453,7 @@ def _find_pictures(folder: str, *, quiet: bool) -> tuple[list[str], list[str]]:
         raise InputError(f"no folder {folder}: expected one with pictures of faces in it")
     found = find_inputs([folder])
     images = list(found)
-    found.note_skipped(quiet=quiet)
+    found.note_skipped(quiet=quiet, reads_videos=False)
     sources = [image.source for image in images if image.problem is None]
     if not sources:
         raise InputError(

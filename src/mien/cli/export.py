@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mien.cli.options import add_command, folder_name, number
+from mien.cli.options import add_command, folder_name, number, path_name, path_text
 from mien.cli.output import key_value_text, write_answer
 from mien.core.errors import EXIT_DONE, UsageError, expected_one_of
 from mien.core.models import MANIFEST_NAME
@@ -36,7 +36,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     add = parser.add_argument
     # `args.run` is the command's function.
-    add("folder", type=Path, metavar="RUN", help="folder of a run, outputs/NAME")
+    add("folder", type=path_name, metavar="RUN", help="folder of a run, outputs/NAME")
     add(
         "--output", type=folder_name, metavar="DIR", help="the model's folder (default: RUN/export)"
     )
@@ -53,6 +53,7 @@ def _add_join_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("two readings in one model").add_argument
     add(
         "--join",
+        type=path_text,
         metavar="MODEL",
         help="add the run, trained on votes, to this model as its reading of people (needs "
         "--output)",
@@ -71,11 +72,13 @@ def _add_calibration_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("calibration").add_argument
     add(
         "--calibrate",
+        type=path_text,
         metavar="DATA",
         help="fit temperatures and thresholds on the split val of this data set (folder, zip, CSV)",
     )
     add(
         "--votes",
+        type=path_text,
         metavar="FILE",
         help="FER+ votes for --calibrate, if the run was trained on votes: confidences become the "
         "share of people who would agree",
@@ -109,7 +112,8 @@ def _add_format_options(parser: argparse.ArgumentParser) -> None:
         help="also write an 8-bit model to DIR-int8, using --data (refused if it loses more than "
         "half a point of accuracy)",
     )
-    add("--data", metavar="DATA", help="for --int8: ranges from its train, comparison on its val")
+    data_help = "for --int8: ranges from its train, comparison on its val"
+    add("--data", type=path_text, metavar="DATA", help=data_help)
     add("--tflite", action="store_true", help="also write model.tflite (Keras on TensorFlow)")
 
 

@@ -17,6 +17,8 @@ from mien.cli.options import (
     face_cropper,
     integer,
     number,
+    path_name,
+    path_text,
 )
 from mien.cli.output import key_value_text, note, write_answer
 from mien.cli.paths import check_targets
@@ -60,15 +62,14 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         details=_DETAILS,
     )
     add = parser.add_argument
-    add(
-        "images", nargs="?", type=Path, metavar="FOLDER", help="folder with one subfolder per class"
-    )
+    images_help = "folder with one subfolder per class"
+    add("images", nargs="?", type=path_name, metavar="FOLDER", help=images_help)
     add_run_options(parser, name="FOLDER", example="training.learning_rate=1e-4")
-    add("--resume", type=Path, metavar="DIR", help="continue an interrupted run")
+    add("--resume", type=path_name, metavar="DIR", help="continue an interrupted run")
     model_help = (
         f"name of a bundled model, or folder of a model or a run (default: {DEFAULT_MODEL})"
     )
-    add("--model", metavar="MODEL", help=model_help)
+    add("--model", type=path_text, metavar="MODEL", help=model_help)
     _add_data_options(parser)
     _add_training_options(parser)
     add("--json", action="store_true", help="print the result as JSON")
@@ -79,6 +80,7 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--map",
+        type=path_text,
         metavar="MAP",
         help="rename or merge classes: a=b,c=d or a file of such lines; a= leaves a out",
     )

@@ -187,6 +187,18 @@ def boolean(text: str) -> bool:
     raise _argument_error("1 or 0, true or false", text)
 
 
+def path_text(text: str) -> str:
+    """Return a path as given (an argparse ``type``); an empty one would be the current folder."""
+    if not text:
+        raise _argument_error("a file's or folder's name", text)
+    return text
+
+
+def path_name(text: str) -> Path:
+    """Convert a path (an argparse ``type``); an empty one is rejected."""
+    return Path(path_text(text))
+
+
 def file_name(*suffixes: str, or_folder: bool = False) -> Callable[[str], Path]:
     """Return an argparse ``type`` for the name of an output file with one of some suffixes.
 
@@ -268,7 +280,7 @@ def add_recognizer_options(parser: argparse.ArgumentParser, *, crops: str) -> No
 def add_face_options(parser: argparse.ArgumentParser) -> None:
     """Add options for how faces are detected, filtered and aligned."""
     add = parser.add_argument
-    add("--detector-weights", type=Path, metavar="FILE", help="weights of --detector yunet")
+    add("--detector-weights", type=path_name, metavar="FILE", help="weights of --detector yunet")
     offline_help = "never use the network"
     add_env_option(
         parser, "--offline", action="store_true", type=boolean, default=False, help=offline_help

@@ -156,12 +156,12 @@ def can_show_progress(args: argparse.Namespace, output_format: str) -> bool:
 def note(text: str, *, quiet: bool) -> None:
     """Write one line to stderr, unless ``quiet``."""
     if not quiet:
-        print(one_line(" ".join(text.split())), file=sys.stderr)
+        print(one_line(text), file=sys.stderr)
 
 
 class _NoteHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        note(f"mien: {record.getMessage()}", quiet=False)
+        note(f"mien: {' '.join(record.getMessage().split())}", quiet=False)
 
 
 @contextmanager

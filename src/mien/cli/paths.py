@@ -97,10 +97,10 @@ class Inputs:
             for argument in self.arguments
         ]
 
-    def note_skipped(self, *, quiet: bool) -> None:
-        """Report on stderr which files in folders were skipped."""
+    def note_skipped(self, *, quiet: bool, reads_videos: bool = True) -> None:
+        """Report on stderr which files in folders were skipped, and how the command reads them."""
         if self.skipped:
-            note(_skipped_text(self.skipped), quiet=quiet)
+            note(_skipped_text(self.skipped, reads_videos), quiet=quiet)
 
     def _expand(self, argument: str, skipped: Counter[str]) -> Iterator[Input]:
         if argument == STDIN and self.stdin is not None:
@@ -200,14 +200,14 @@ def is_pattern(argument: str) -> bool:
     return glob.has_magic(argument) and "://" not in argument and not os.path.lexists(argument)
 
 
-def _skipped_text(skipped: Counter[str]) -> str:
+def _skipped_text(skipped: Counter[str], reads_videos: bool) -> str:
     kinds = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in skipped.most_common()]
     if len(kinds) > _MAX_LISTED_SUFFIXES:
         kinds[_MAX_LISTED_SUFFIXES:] = [f"{len(kinds) - _MAX_LISTED_SUFFIXES} more kinds"]
     total = skipped.total()
     files = "1 file that is not an image" if total == 1 else f"{total:,} files that are not images"
     hints = [f"skipped {files} by name: {', '.join(kinds)}"]
-    if not skipped.keys().isdisjoint(VIDEO_SUFFIXES):
+    if reads_videos and not skipped.keys().isdisjoint(VIDEO_SUFFIXES):
         hints.append("--video reads the videos")
     if not skipped.keys().isdisjoint(_HEIC_SUFFIXES):
         hints.append("save HEIC as JPEG to have it read")

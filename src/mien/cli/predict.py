@@ -26,6 +26,7 @@ from mien.cli.options import (
     file_name,
     folder_name,
     number,
+    path_name,
     recognizer_options,
 )
 from mien.cli.output import FORMATS, can_show_progress, image_writer, note
@@ -117,10 +118,10 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     compat_help = "write each image's faces in the JSON format of this tool"
     add("--compat", choices=tuple(COMPAT_FORMATS), help=compat_help)
     output_help = "write the results to this file instead of stdout"
-    add("--output", type=Path, metavar="FILE", help=output_help)
+    add("--output", type=path_name, metavar="FILE", help=output_help)
     add(
         "--annotate",
-        type=Path,
+        type=path_name,
         metavar="DIR",
         help="write each picture with its faces drawn in to this folder, as NAME.annotated.jpg or "
         ".png; a video as NAME.annotated.mp4, or to this file if it ends in .mp4, .mov or .mkv",
@@ -164,7 +165,7 @@ def _add_video_options(parser: argparse.ArgumentParser) -> None:
         help="seconds in which everyone is neutral, for example 0:5; adds corrected scores",
     )
     markers_help = "events, one per line: start, end, label; for --events"
-    add("--markers", type=Path, metavar="FILE.csv", help=markers_help)
+    add("--markers", type=path_name, metavar="FILE.csv", help=markers_help)
     events_help = "write each event's mean scores, valence and shares of time, by person"
     add("--events", type=file_name(".csv"), metavar="FILE.csv", help=events_help)
     add(

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mien.cli.options import (
@@ -26,11 +25,13 @@ from mien.cli.options import (
     add_recognizer_options,
     integer,
     number,
+    path_name,
     recognizer_options,
 )
 from mien.cli.output import log_handler, note
 from mien.cli.signals import Terminated, raise_on_sigterm
 from mien.core.errors import EXIT_DONE, EXIT_INTERRUPTED, InputError, UsageError
+from mien.core.files import read_text
 from mien.core.process import usable_cores
 from mien.service import Limits, require_app
 
@@ -109,7 +110,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("access").add_argument
     add(
         "--token-file",
-        type=Path,
+        type=path_name,
         metavar="FILE",
         help="require a bearer token; the file has one per line",
     )
@@ -196,7 +197,7 @@ def _access(args: argparse.Namespace) -> Access:
     tokens: list[str] = []
     if args.token_file is not None:
         try:
-            tokens = parse_tokens(args.token_file.read_text(encoding="utf-8-sig"))
+            tokens = parse_tokens(read_text(args.token_file))
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "it is not text"
             raise InputError(f"--token-file {args.token_file}: cannot be read: {reason}") from error

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mien.cli import serve
-from mien.cli.options import add_command
+from mien.cli.options import add_command, path_name
 from mien.cli.output import note
 from mien.core.errors import EXIT_DONE, InputError
 from mien.core.files import claim_folder, release_folder, write_atomically
@@ -77,7 +77,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add("--no-browser", action="store_true", help="print the address, but open no browser")
     add(
         "--export",
-        type=Path,
+        type=path_name,
         metavar="FOLDER",
         help="write the page as files for any web server, then exit",
     )

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mien.cli.options import add_command, folder_name
+from mien.cli.options import add_command, folder_name, path_name
 from mien.cli.output import key_value_text, write_answer
 from mien.core.errors import EXIT_DONE, UsageError
 from mien.core.progress import format_duration
@@ -34,8 +34,10 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     source = parser.add_mutually_exclusive_group(required=True)
     recipe_help = "a recipe file, or the name of a bundled recipe, such as reference or tiny"
-    source.add_argument("--config", type=Path, metavar="RECIPE", help=recipe_help)
-    source.add_argument("--resume", type=Path, metavar="RUN", help="folder of a run to continue")
+    source.add_argument("--config", type=path_name, metavar="RECIPE", help=recipe_help)
+    source.add_argument(
+        "--resume", type=path_name, metavar="RUN", help="folder of a run to continue"
+    )
     add_run_options(parser, name="NAME", example="training.epochs=3")
     add = parser.add_argument
     add(

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from mien.core.emotions import match_label, normalize_label
 from mien.core.errors import DataError, UsageError, expected_one_of
 from mien.core.file_types import IMAGE_SUFFIXES
+from mien.core.files import read_text
 from mien.core.progress import Progress
 from mien.data.dataset import SPLITS, Skipped, Split, clean_mask
 from mien.data.loading import collect_splits, decode_entries, decode_face
@@ -259,7 +260,7 @@ def parse_mapping(text: str) -> dict[str, str]:
 def _read_pairs(path: Path, where: str) -> list[tuple[str, str]]:
     is_json = path.suffix.lower() == ".json"
     try:
-        content = path.read_text(encoding="utf-8")
+        content = read_text(path, "utf-8")
         parsed = json.loads(content) if is_json else None
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{where} cannot be read: {error}") from error

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import logging
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -22,6 +23,7 @@ import numpy.typing as npt
 
 from mien.core.emotions import EMOTIONS, find_emotion
 from mien.core.errors import DataError, error_reason
+from mien.core.files import read_text
 from mien.data.dataset import Split
 from mien.data.loading import USAGES, row_name
 
@@ -63,14 +65,13 @@ def load_votes(path: Path | str) -> Votes:
     rows: dict[tuple[str, str], list[npt.NDArray[np.int64]]] = {}
     path = Path(path)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as text:
-            reader = csv.reader(text)
-            header = [name.strip().lower() for name in next(reader, [])]
-            columns = _find_columns(path, header)
-            for number, row in enumerate(reader, start=1):
-                if row:
-                    key, counts = _parse_row(path, number, row, header, columns)
-                    rows.setdefault(key, []).append(counts)
+        reader = csv.reader(io.StringIO(read_text(path), newline=""))
+        header = [name.strip().lower() for name in next(reader, [])]
+        columns = _find_columns(path, header)
+        for number, row in enumerate(reader, start=1):
+            if row:
+                key, counts = _parse_row(path, number, row, header, columns)
+                rows.setdefault(key, []).append(counts)
     except (csv.Error, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not a readable CSV of votes ({error})") from error
     except OSError as error:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from mien.core.errors import InputError, UsageError, error_reason
-from mien.core.files import write_atomically
+from mien.core.files import read_text, write_atomically
 from mien.core.formats import table_text
 from mien.evaluation.metrics import (
     Agreement,
@@ -226,8 +226,7 @@ def update_marked_section(path: Path, name: str, text: str) -> None:
 
 def _read(path: Path) -> str:
     try:
-        # Decoding bytes keeps line endings, which text mode would translate.
-        return path.read_bytes().decode("utf-8")
+        return read_text(path, "utf-8")
     except OSError as error:
         raise InputError(f"cannot read {path}: {error_reason(error)}") from error
     except UnicodeDecodeError as error:

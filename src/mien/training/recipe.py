@@ -21,7 +21,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import InputError, UsageError, closest_match, expected_one_of, needs_extra
-from mien.core.files import expand_home
+from mien.core.files import expand_home, read_text
 from mien.core.models import bundled_models
 from mien.training.architectures import APPLICATIONS, BACKBONES
 from mien.training.run_folder import RunFolder
@@ -137,6 +137,8 @@ class DataSettings(_Settings):
     )
 
     def _check(self) -> None:
+        if not self.source:
+            raise UsageError("data.source is empty: expected a folder, a zip or a CSV")
         if not self.votes and (self.drop_not_a_face or self.targets == "votes"):
             needs = "drop_not_a_face = true" if self.drop_not_a_face else 'targets = "votes"'
             raise UsageError(f"data.{needs} needs FER+ votes: name their file in data.votes")
@@ -438,7 +440,7 @@ def load_run_config(run: RunFolder) -> Config:
 def read_tables(path: Path | str) -> dict[str, Any]:
     """Read a TOML file; raises as `load_config`."""
     try:
-        return _parse_toml(Path(path).read_bytes().decode(), str(path))
+        return _parse_toml(read_text(Path(path), "utf-8"), str(path))
     except OSError as error:
         raise InputError(f"cannot read the configuration {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
