@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -122,3 +123,24 @@ def test_systems_without_fork_get_one_line_of_error(monkeypatch: pytest.MonkeyPa
     check_processes(1)
     with pytest.raises(UsageError, match=r"^--processes needs Linux or macOS: on Windows run "):
         check_processes(2)
+
+
+def test_folders_of_killed_services_are_removed_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mien.service.server import metrics_folder
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with metrics_folder() as running:
+        left, new, linked = (Path(f"{running}{name}") for name in ("left", "new", "linked"))
+        other = tmp_path / "other"
+        for path in (left, new, other):
+            path.mkdir()
+            (path / "counter_1.db").touch()
+        linked.symlink_to(other)
+        for path in (Path(running), left, other):
+            os.utime(path, (0, 0))
+        with metrics_folder() as second:
+            expected = {Path(running), new, linked, other, Path(second)}
+            assert set(tmp_path.iterdir()) == expected
+        assert (other / "counter_1.db").exists()

@@ -64,8 +64,8 @@ _MAX_HANDSHAKE_LINE = 8000
 _KEY_BYTES = 16
 
 
-class _BufferedReads(asyncio.BufferedProtocol):
-    """Reads small pieces.
+class _BufferedReads(asyncio.BufferedProtocol, asyncio.Protocol):
+    """Reads small pieces and passes them to `data_received`, which uvicorn's protocols implement.
 
     A plain `asyncio.Protocol` gets 256 KB at once; many small chunks or frames in them would block
     all other connections.
@@ -86,10 +86,6 @@ class _BufferedReads(asyncio.BufferedProtocol):
         """Pass on what was read."""
         data, self._buffer = bytes(self._buffer[:nbytes]), bytearray()
         self.data_received(data)
-
-    def data_received(self, data: bytes) -> None:
-        """Process received data; uvicorn's protocols come first in the order of bases."""
-        raise NotImplementedError
 
 
 # ---------------------------------------------------------------- HTTP

@@ -15,8 +15,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -270,6 +271,8 @@ _MAX_RESTART_DELAY_S = 30.0
 _STABLE_S = 10.0  # a process that lived this long did not die of its start
 _FATAL_CODES = (EXIT_USAGE, EXIT_INPUT, EXIT_MODEL)
 _READY = b"ready\n"
+_METRICS_PREFIX = "mien-metrics-locked-"  # "mien-metrics-" alone was not locked, before 1.3
+_NEW_S = 60.0
 
 
 def check_processes(count: int) -> None:
@@ -300,7 +303,7 @@ def supervise(
     Returns:
         Exit code of a worker that could not start for a reason that concerns all of them.
     """
-    with tempfile.TemporaryDirectory(prefix="mien-metrics-") as folder:
+    with metrics_folder() as folder:
         command, message = [sys.executable, *target, str(fd)], pickle.dumps(settings)
         workers = [_Worker(command, message, fd, folder)]
         try:
@@ -316,6 +319,33 @@ def supervise(
                 time.sleep(_POLL_S)
         finally:
             _end_all(workers)
+
+
+@contextmanager
+def metrics_folder() -> Iterator[str]:
+    """Create a temporary folder for the metrics, and remove those that killed services have left.
+
+    A folder is locked while its service runs; one that is new may not be locked yet.
+    """
+    for path in Path(tempfile.gettempdir()).glob(f"{_METRICS_PREFIX}*"):
+        with suppress(OSError), _locked(path):
+            if time.time() - path.stat().st_mtime > _NEW_S:
+                shutil.rmtree(path)
+    with tempfile.TemporaryDirectory(prefix=_METRICS_PREFIX) as folder, _locked(Path(folder)):
+        yield folder
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Lock a folder; raises OSError if it is in use, a link or no folder."""
+    import fcntl  # not on Windows
+
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class _Worker:
