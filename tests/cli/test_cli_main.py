@@ -12,10 +12,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from mien import __version__
+from mien.__main__ import main as run_module_main
 from mien.cli.main import COMMANDS, _insert_predict, _walk_parsers, build_parser, main
 from mien.core import errors
 
@@ -99,7 +101,7 @@ def test_usage_is_short_and_defaults_are_shown_uniformly(parser: argparse.Argume
 
 
 @pytest.mark.parametrize(
-    ("arguments", "asked"),
+    ("arguments", "completed"),
     [
         ("photo.jpg", "predict photo.jpg"),
         ("photos", "predict photos"),
@@ -120,14 +122,14 @@ def test_usage_is_short_and_defaults_are_shown_uniformly(parser: argparse.Argume
     ],
 )
 def test_predict_is_inserted_before_a_bare_image(
-    arguments: str, asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: str, completed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for folder in ("photos", "data"):
         Path(folder).mkdir()
     for name in ("photo.jpg", "photos/a.png", "notes"):
         Path(name).write_bytes(b"")
-    assert _insert_predict(arguments.split()) == asked.split()
+    assert _insert_predict(arguments.split()) == completed.split()
 
 
 def test_the_short_form_reads_images(
@@ -320,3 +322,15 @@ def test_errors_on_a_terminal_are_colored_unless_no_color_is_set(
     monkeypatch.setitem(sys.modules, "rich.console", None)
     outcome(errors.InputError(line))
     assert capsys.readouterr().err == f"mien: {line}\n"
+
+
+def test_ctrl_c_while_the_command_is_imported_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted(ModuleType):
+        def __getattr__(self, name: str) -> object:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "mien.cli.main", Interrupted("mien.cli.main"))
+    assert run_module_main() == 130
+    assert capsys.readouterr() == ("", "mien: interrupted\n")
