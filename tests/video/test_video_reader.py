@@ -110,6 +110,13 @@ def test_a_start_after_the_end_is_refused(tmp_path: Path) -> None:
         list(read_video(path, Window(9.0)))
 
 
+def test_a_start_after_the_last_frame_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    write_video(path, even_times(30))
+    with pytest.raises(InputError, match=r"no frame lies between 1\.17 and 1\.2 s"):
+        list(read_video(path, Window(1.17)))
+
+
 @pytest.mark.parametrize("clockwise", [90, 180, 270])
 def test_a_rotated_video_is_upright(tmp_path: Path, clockwise: int) -> None:
     path = tmp_path / "turned.mp4"

@@ -551,9 +551,11 @@ class _FileReader:
             is_broken |= expected - reached > max(_MISSING_END_S, 2 * self._step_s)
         is_broken |= self._window.end is None and bool(self._stream.frames > count)
         if yielded == 0 and not is_broken:
-            end = reached if expected is None else expected
+            start, end = self._window.start, reached if expected is None else expected
             raise InputError(
-                f"{self._name}: the start, {self._window.start:g} s, is after its end, {end:.2f} s"
+                f"{self._name}: the start, {start:g} s, is after its end, {end:.2f} s"
+                if start >= end
+                else f"{self._name}: no frame lies between {start:g} and {end:g} s"
             )
         if is_broken:
             total = "" if expected is None else f" of {expected:.2f} s"
