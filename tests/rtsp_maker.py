@@ -77,14 +77,14 @@ def serving_rtsp(*clips: list[bytes]) -> Iterator[tuple[str, list[int]]]:
 
 def _answered(client: socket.socket) -> bool:
     """Answer requests up to PLAY; false where the other side leaves before."""
-    asked = b""
+    received = b""
     while True:
-        while b"\r\n\r\n" not in asked:
+        while b"\r\n\r\n" not in received:
             more = client.recv(4096)
             if not more:
                 return False
-            asked += more
-        head, _, asked = asked.partition(b"\r\n\r\n")
+            received += more
+        head, _, received = received.partition(b"\r\n\r\n")
         lines = head.decode().split("\r\n")
         method = lines[0].split()[0]
         number = next(line for line in lines if line.lower().startswith("cseq"))

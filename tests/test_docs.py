@@ -99,8 +99,8 @@ def test_the_reference_has_every_key_of_a_recipe_with_its_default() -> None:
         rows = dict(re.findall(r"^\| `(\w+)` \| `([^`]*)` \| \S", part, re.MULTILINE))
         settings = getattr(Config(), name)
         assert list(rows) == [item.name for item in dataclasses.fields(settings)]
-        told = config_from_tables({name: {key: _value(text) for key, text in rows.items()}})
-        assert getattr(told, name) == settings
+        config = config_from_tables({name: {key: _value(text) for key, text in rows.items()}})
+        assert getattr(config, name) == settings
 
 
 def _value(text: str) -> object:

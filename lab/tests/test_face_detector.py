@@ -46,7 +46,7 @@ def rows_of(library: Any, picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.floa
     return rows
 
 
-def compare(library: Any, pictures: list[npt.NDArray[np.uint8]]) -> int:
+def assert_detections_match(library: Any, pictures: list[npt.NDArray[np.uint8]]) -> int:
     """The same faces in the same order; of all numbers 99 % the same, none more than a step off.
 
     Sums in another order may move a number over the edge to the next pixel or per cent.
@@ -66,13 +66,15 @@ def test_detections_in_the_pictures_of_the_repository_match(library: Any) -> Non
     images = [load_image(IMAGES / name) for name in ("sample.png", "astronaut.jpg")]
     pictures = [resize_to_side(image, max(192, side))[0] for image in images for side in SIDES]
     turned = [np.ascontiguousarray(np.rot90(picture)) for picture in pictures]
-    assert compare(library, pictures + turned) >= 40
+    assert assert_detections_match(library, pictures + turned) >= 40
 
 
 def test_detections_in_shared_photos_match(library: Any, shared: Path) -> None:
     images = [load_image(path) for path in sorted((shared / "photos").glob("*.jpg"))]
     assert (
-        compare(library, [resize_to_side(each, max(192, s))[0] for each in images for s in SIDES])
+        assert_detections_match(
+            library, [resize_to_side(each, max(192, s))[0] for each in images for s in SIDES]
+        )
         >= 30
     )
 
@@ -82,7 +84,7 @@ def test_detections_in_pictures_of_any_size_match(library: Any) -> None:
     sides = [(1, 1), (1, 700), (700, 1), (31, 33), (97, 64), (200, 301)]
     noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
     parts = [np.ascontiguousarray(face[:h, :w]) for h, w in sides]
-    compare(library, [*parts, noise, np.zeros((64, 96, 3), np.uint8)])
+    assert_detections_match(library, [*parts, noise, np.zeros((64, 96, 3), np.uint8)])
 
 
 def test_the_bundled_file_is_the_output_of_the_script(library: Any, tmp_path: Path) -> None:

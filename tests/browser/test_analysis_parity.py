@@ -345,7 +345,7 @@ def scene_request(scene: Scene, results: Sequence[Result]) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def page(scenes: dict[str, Scene]) -> dict[str, Any]:
     """All figures of `mien-web/analysis`, from one run of Node."""
-    asked = {
+    cases = {
         "scenes": [scene_request(scene, analyzed(scene)) for scene in scenes.values()],
         "costs": [
             [[None if math.isinf(cost) else cost for cost in row] for row in table]
@@ -358,15 +358,15 @@ def page(scenes: dict[str, Scene]) -> dict[str, Any]:
     script = Path(__file__).with_name("analysis_figures.mjs")
     done = subprocess.run(
         [str(NODE), str(script), (MIEN_WEB / "src/analysis/index.js").as_uri()],
-        input=json.dumps(asked),
+        input=json.dumps(cases),
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found | {"scenes": dict(zip(scenes, found["scenes"], strict=True))}
+    figures: dict[str, Any] = json.loads(done.stdout)
+    return figures | {"scenes": dict(zip(scenes, figures["scenes"], strict=True))}
 
 
 NAMES = ["crossing", "leaving", "uneven", "rare", "crowd", "cut", "other size", "read by a network"]

@@ -112,11 +112,11 @@ def test_an_arrow_moves_a_second_if_frames_are_dense(bench: Benches) -> None:
 def test_a_moment_is_described_in_words(bench: Benches) -> None:
     page = bench()
     slider = shown(page)
-    told = {}
+    descriptions = {}
     for moment in (0.5, 2.5, 6.5, 8.0):
         page.evaluate("(moment) => timeline.cursor(moment)", moment)
-        told[moment] = slider.get_attribute("aria-valuetext")
-    assert told == {
+        descriptions[moment] = slider.get_attribute("aria-valuetext")
+    assert descriptions == {
         0.5: "0:00.5 of 0:10.0: reads as neutral 30%, uncertain, valence 0.00",
         2.5: "0:02.5 of 0:10.0: reads as surprise 94%, valence 0.00",
         6.5: "0:06.5 of 0:10.0: not visible",

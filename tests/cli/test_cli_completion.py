@@ -44,7 +44,7 @@ def test_commands_options_and_values_are_completed(
     line: str, answered: set[str], tmp_path: Path
 ) -> None:
     pytest.importorskip("argcomplete")
-    asked = {
+    request = {
         "_ARGCOMPLETE": "1",
         "_ARGCOMPLETE_IFS": "\n",
         "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "answer"),
@@ -53,5 +53,5 @@ def test_commands_options_and_values_are_completed(
         "COMP_TYPE": "9",
     }
     command = [sys.executable, "-m", "mien"]
-    subprocess.run(command, env={**os.environ, **asked}, timeout=60, check=True)
+    subprocess.run(command, env={**os.environ, **request}, timeout=60, check=True)
     assert set((tmp_path / "answer").read_text(encoding="utf-8").split()) == answered

@@ -17,11 +17,6 @@ from mien.inference.classifier import Classifier
 from predict_maker import Mien
 from training_maker import write_tiny_run
 
-# Keras' own way to save a variable of TensorFlow's is not yet NumPy 2's.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
-)
-
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -84,9 +79,9 @@ def test_calibrating_fits_the_temperature_on_the_split_val(
     assert (result["calibration"]["split"], result["calibration"]["images"]) == ("val", len(val))
 
     # What the figures say is what the model now does.
-    found = classifier.classify(val.images)
-    correct = found.argmax(axis=1) == val.labels
-    error = measure_calibration(found.max(axis=1).astype(np.float64), correct).error
+    probabilities = classifier.classify(val.images)
+    correct = probabilities.argmax(axis=1) == val.labels
+    error = measure_calibration(probabilities.max(axis=1).astype(np.float64), correct).error
     assert result["calibration"]["error_after"] == pytest.approx(error, abs=1e-5)
     assert result["calibration"]["error_before"] != result["calibration"]["error_after"]
 
@@ -98,8 +93,8 @@ def test_calibrating_sets_the_thresholds_of_uncertain_predictions(
     folder = tmp_path / "model"
     result = mien("export", finished, "--output", folder, "--calibrate", data, "--json").json
     val = load_split(data, "val", cache=False)
-    found = Classifier.open(folder).classify(val.images)
-    expected = fit_thresholds(found.astype(np.float64), val.labels)
+    probabilities = Classifier.open(folder).classify(val.images)
+    expected = fit_thresholds(probabilities.astype(np.float64), val.labels)
     assert list(result["thresholds"]) == list(EMOTIONS)
     assert list(result["thresholds"].values()) == pytest.approx(expected, abs=1e-5)
     faces = load(folder, detector="none").analyze_many(val.images)

@@ -26,10 +26,6 @@ from mien.inference.classifier import Classifier
 pytest.importorskip("keras")
 pytest.importorskip("onnx")
 
-# Keras' own way to save a variable of TensorFlow's is not yet NumPy 2's.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
-)
 
 MAP = "angry=bad,Sadness=bad,happy=good"
 

@@ -365,10 +365,10 @@ def test_the_json_log_contains_nothing_of_an_image(tiny_model: Path) -> None:
     )
     (error,) = [each for each in lines if each["level"] == "error"]
     assert (error["request_id"], error["logger"]) == ("the-one", "mien.service.middleware")
-    asked = [each for each in lines if each.get("path") == "/v1/analyze"]
-    assert [(each["method"], each["status"]) for each in asked] == [("POST", 200), ("POST", 500)]
-    assert asked[1]["request_id"] == "the-one"
-    assert set(asked[0]) == {
+    analyses = [each for each in lines if each.get("path") == "/v1/analyze"]
+    assert [(each["method"], each["status"]) for each in analyses] == [("POST", 200), ("POST", 500)]
+    assert analyses[1]["request_id"] == "the-one"
+    assert set(analyses[0]) == {
         *("time", "level", "message", "client", "method", "path", "status", "ms", "request_id"),
     }
     assert "a.png" not in output

@@ -74,25 +74,25 @@ def test_a_missing_runtime_is_reported_at_the_start(
     monkeypatch.setattr("mien.service.page_files.Folders.has_runtime", has_runtime)
     words = ["--port", "0", "--model", "nowhere"]
     assert main(["studio", "--no-browser", *words]) == EXIT_MODEL
-    told = capsys.readouterr().err
-    assert ("run 'python hatch_build.py' there and start again" in told) is not has_runtime
+    errors = capsys.readouterr().err
+    assert ("run 'python hatch_build.py' there and start again" in errors) is not has_runtime
 
 
 @pytest.mark.parametrize(("words", "port"), [([], 0), (["--port", "8001"], 8001)])
 def test_a_taken_default_port_is_replaced_by_a_free_one(
     words: list[str], port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
+    ports: list[int] = []
     monkeypatch.setattr(studio, "_is_taken", lambda *_: True)
 
     def run(args: argparse.Namespace, *_: object, **__: object) -> int:
-        asked.append(args.port)
+        ports.append(args.port)
         return EXIT_DONE
 
     monkeypatch.setattr("mien.cli.serve.run", run)
     args = build_parser().parse_args(["studio", *words])
     assert args.run(args) == EXIT_DONE
-    assert asked == [port]
+    assert ports == [port]
 
 
 def test_a_port_with_a_listener_is_taken() -> None:
@@ -109,9 +109,9 @@ def site(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     if not Folders.found().has_runtime:
         pytest.skip("onnxruntime-web is not here: python hatch_build.py fetches it")
     assert main(["studio", "--export", str(tmp_path / "site")]) == EXIT_DONE
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.startswith(f"the page is in {tmp_path / 'site'}: ")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"the page is in {tmp_path / 'site'}: ")
     return tmp_path / "site"
 
 

@@ -30,7 +30,7 @@ class Trainer:
     """Fake trainer: records its arguments and writes a summary, or fails."""
 
     def __init__(self) -> None:
-        self.asked: dict[str, Any] = {}
+        self.arguments: dict[str, Any] = {}
         self.error: BaseException | None = None
         self.summary: dict[str, Any] = SUMMARY
 
@@ -40,8 +40,8 @@ class Trainer:
     def resume(self, folder: Path, *, quiet: bool) -> RunFolder:
         return self._answer(folder, quiet=quiet)
 
-    def _answer(self, folder: Path, **asked: Any) -> RunFolder:
-        self.asked = {"folder": folder, **asked}
+    def _answer(self, folder: Path, **arguments: Any) -> RunFolder:
+        self.arguments = {"folder": folder, **arguments}
         if self.error is not None:
             raise self.error
         run = RunFolder(folder)
@@ -71,9 +71,9 @@ def test_the_result_is_printed_to_stdout(
     run = tmp_path / "mine"
     words = ["train", "--config", str(recipe), "--run", str(run), "--set", "training.epochs=3"]
     assert main([*words, "--set", "data.source=faces.zip", "--quiet"]) == 0
-    assert fake.asked["folder"] == run
-    assert fake.asked["quiet"] is True
-    config = fake.asked["config"]
+    assert fake.arguments["folder"] == run
+    assert fake.arguments["quiet"] is True
+    config = fake.arguments["config"]
     assert (config.training.epochs, config.data.source) == (3, "faces.zip")
     assert config.model.backbone == "Plain"
     out, err = capsys.readouterr()
@@ -104,7 +104,7 @@ def test_a_new_run_is_named_after_its_recipe_and_the_time(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["train", "--config", str(recipe)]) == 0
-    folder = fake.asked["folder"]
+    folder = fake.arguments["folder"]
     assert folder.parent == command.OUTPUTS == Path("outputs")
     name, date, time = folder.name.split("-")
     assert (name, len(date), len(time)) == ("quick", 8, 6)
@@ -221,16 +221,16 @@ FILLED = {
 def test_teachers_logits_are_computed_without_training(
     fake: Trainer, recipe: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked: list[Config] = []
+    configs: list[Config] = []
 
     def fill(config: Config, *, quiet: bool) -> dict[str, Any]:
-        asked.append(config)
+        configs.append(config)
         return FILLED
 
     monkeypatch.setattr(distillation, "cache_teacher_logits", fill)
     words = ["train", "--config", str(recipe), "--teacher-logits", "--set", "distill.views=3"]
     assert main(words) == 0
-    assert asked[0].distill.views == 3
+    assert configs[0].distill.views == 3
     assert capsys.readouterr().out.splitlines() == [
         "cache         logits",
         "teachers      wise, old",
@@ -240,7 +240,7 @@ def test_teachers_logits_are_computed_without_training(
     ]
     assert main([*words, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["computed"] == 4
-    assert fake.asked == {}
+    assert fake.arguments == {}
 
 
 @pytest.mark.parametrize("words", [["--resume", "run"], ["--config", "x.toml", "--run", "run"]])

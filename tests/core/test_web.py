@@ -110,19 +110,19 @@ def test_forbidden_hosts_are_not_contacted(server: Server) -> None:
 
 
 def test_connects_to_the_checked_address(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    hosts = []
 
     def rebinding(host: str, port: int, *_: Any, **__: Any) -> list[Any]:
-        asked.append(host)
-        again = asked.count("faces.example") > 1
+        hosts.append(host)
+        again = hosts.count("faces.example") > 1
         address = "127.0.0.99" if again else "127.0.0.1"
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port))]
 
     monkeypatch.setattr(socket, "getaddrinfo", rebinding)
     assert fetch_image(server.url(host="faces.example"), allow_private=True) == PNG
     # Connecting looks the number up, not the name.
-    assert asked[0] == "faces.example"
-    assert "faces.example" not in asked[1:]
+    assert hosts[0] == "faces.example"
+    assert "faces.example" not in hosts[1:]
     assert f"Host: faces.example:{server.port}\r\n".encode() in server.requests[0]
 
 

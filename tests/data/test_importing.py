@@ -459,10 +459,10 @@ class HTTPError(OSError):
 
 def put_kagglehub(monkeypatch: pytest.MonkeyPatch, answer: str | Exception) -> list[str]:
     """Stand in for kagglehub: the network is not for tests. Return what it is asked for."""
-    asked: list[str] = []
+    handles: list[str] = []
 
     def dataset_download(handle: str) -> str:
-        asked.append(handle)
+        handles.append(handle)
         print("Downloading ...")
         if isinstance(answer, Exception):
             raise answer
@@ -471,15 +471,15 @@ def put_kagglehub(monkeypatch: pytest.MonkeyPatch, answer: str | Exception) -> l
     module = ModuleType("kagglehub")
     module.dataset_download = dataset_download  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "kagglehub", module)
-    return asked
+    return handles
 
 
 def test_kagglehubs_folder_is_returned_and_stdout_stays_clean(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = put_kagglehub(monkeypatch, str(tmp_path))
+    handles = put_kagglehub(monkeypatch, str(tmp_path))
     assert download_dataset() == tmp_path
-    assert asked == ["msambare/fer2013"]
+    assert handles == ["msambare/fer2013"]
     assert capsys.readouterr().out == ""
 
 

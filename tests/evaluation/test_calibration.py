@@ -63,14 +63,16 @@ def test_the_figures_are_those_of_the_calibrated_model(folder: Path, augment: bo
     assert manifest.entropy_exponent != 0
     assert manifest.augmented is not None
     assert manifest.metrics["calibration"] == figures
-    found = Classifier.open(folder).classify(images, augment=augment).astype(np.float64)
-    error = measure_calibration(found.max(axis=1), found.argmax(axis=1) == labels).error
+    probabilities = Classifier.open(folder).classify(images, augment=augment).astype(np.float64)
+    error = measure_calibration(
+        probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    ).error
     assert figures["error_augmented" if augment else "error_after"] == pytest.approx(
         error, abs=2e-3
     )
     assert error < figures["error_before"]
     if not augment:
-        assert figures["accuracy"] == (found.argmax(axis=1) == labels).mean()
+        assert figures["accuracy"] == (probabilities.argmax(axis=1) == labels).mean()
 
 
 def test_the_accuracy_on_votes_is_that_on_their_majority(folder: Path) -> None:
@@ -78,8 +80,10 @@ def test_the_accuracy_on_votes_is_that_on_their_majority(folder: Path) -> None:
     votes = 6 * np.eye(7, dtype=np.int64)[labels] + 4 * np.eye(7, dtype=np.int64)[labels - 1]
     votes[::2] = np.eye(7, dtype=np.int64)[labels[::2]] + np.eye(7, dtype=np.int64)[labels[::2] - 1]
     figures = calibrate_model(folder, as_split(images, labels), votes=votes, quiet=True)
-    found = Classifier.open(folder).classify(images[1::2])  # every other image has no majority
-    assert figures["accuracy"] == (found.argmax(axis=1) == labels[1::2]).mean()
+    probabilities = Classifier.open(folder).classify(
+        images[1::2]
+    )  # every other image has no majority
+    assert figures["accuracy"] == (probabilities.argmax(axis=1) == labels[1::2]).mean()
 
 
 def test_certain_predictions_have_the_stated_accuracy(folder: Path) -> None:
@@ -92,9 +96,9 @@ def test_certain_predictions_have_the_stated_accuracy(folder: Path) -> None:
     manifest = load_manifest(folder)
     assert manifest.augmented is None
     assert figures["error_augmented"] is None
-    found = Classifier.open(folder).classify(images)
-    read = found.argmax(axis=1)
-    certain = found.max(axis=1) >= [manifest.threshold(EMOTIONS[label]) for label in read]
+    probabilities = Classifier.open(folder).classify(images)
+    read = probabilities.argmax(axis=1)
+    certain = probabilities.max(axis=1) >= [manifest.threshold(EMOTIONS[label]) for label in read]
     assert figures["uncertain"] == pytest.approx(1 - certain.mean(), abs=0.005)
     assert 0.3 < certain.mean() < 0.9
     right = (read == labels)[certain].mean()
@@ -107,8 +111,10 @@ def test_thresholds_that_are_given_are_not_fitted(folder: Path) -> None:
     levels = {label: 0.8 if label == "neutral" else 0.3 for label in EMOTIONS}
     figures = calibrate_model(folder, as_split(images, labels), thresholds=levels, quiet=True)
     assert load_manifest(folder).thresholds == levels
-    found = Classifier.open(folder).classify(images)
-    certain = found.max(axis=1) >= [levels[EMOTIONS[label]] for label in found.argmax(axis=1)]
+    probabilities = Classifier.open(folder).classify(images)
+    certain = probabilities.max(axis=1) >= [
+        levels[EMOTIONS[label]] for label in probabilities.argmax(axis=1)
+    ]
     assert figures["uncertain"] == pytest.approx(1 - certain.mean(), abs=0.005)
 
 
@@ -204,9 +210,9 @@ def _drawn_at(temperature: Temperature, count: int, seed: int = 0) -> tuple[np.n
 def test_the_adaptive_temperature_of_drawn_labels_is_recovered(
     base: float, exponent: float
 ) -> None:
-    found = fit_adaptive_temperature(*_drawn_at(Temperature(base, exponent), 6_000))
-    assert found.base == pytest.approx(base, rel=0.1)
-    assert found.exponent == pytest.approx(exponent, abs=0.12)
+    fitted = fit_adaptive_temperature(*_drawn_at(Temperature(base, exponent), 6_000))
+    assert fitted.base == pytest.approx(base, rel=0.1)
+    assert fitted.exponent == pytest.approx(exponent, abs=0.12)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -216,8 +222,10 @@ def test_the_adaptive_temperature_generalises_where_a_constant_one_fails(seed: i
     half = len(labels) // 2
 
     def error(temperature: Temperature) -> float:
-        found = temperature.probabilities(logits[half:])
-        return measure_calibration(found.max(axis=1), found.argmax(axis=1) == labels[half:]).error
+        probabilities = temperature.probabilities(logits[half:])
+        return measure_calibration(
+            probabilities.max(axis=1), probabilities.argmax(axis=1) == labels[half:]
+        ).error
 
     plain = Temperature(fit_temperature(logits[:half], labels[:half]))
     assert error(fit_adaptive_temperature(logits[:half], labels[:half])) < min(0.03, error(plain))

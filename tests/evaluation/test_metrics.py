@@ -279,9 +279,11 @@ def test_lower_thresholds_make_no_prediction_uncertain(values: list[float]) -> N
 def test_certain_predictions_are_counted_on_all_and_on_clean_images() -> None:
     samples = make_samples()
     clean = np.arange(len(samples.labels)) % 2 == 0
-    found = evaluate(samples.probabilities, samples.labels, clean=clean, thresholds=np.full(7, 0.5))
-    assert found.all.certain is not None
-    assert found.clean is not None
-    assert found.clean.certain is not None
-    assert 0 < found.clean.certain.count < found.all.certain.count < len(samples.labels)
+    evaluation = evaluate(
+        samples.probabilities, samples.labels, clean=clean, thresholds=np.full(7, 0.5)
+    )
+    assert evaluation.all.certain is not None
+    assert evaluation.clean is not None
+    assert evaluation.clean.certain is not None
+    assert 0 < evaluation.clean.certain.count < evaluation.all.certain.count < len(samples.labels)
     assert evaluate(samples.probabilities, samples.labels).all.certain is None

@@ -137,6 +137,6 @@ def test_a_report_without_certain_predictions_can_be_read(tmp_path: Path) -> Non
 
 
 def test_versions_name_python_and_the_packages() -> None:
-    found = versions()
-    assert {"python", "mien", "numpy", "onnxruntime"} <= set(found)
-    assert found["numpy"] == np.__version__
+    numbers = versions()
+    assert {"python", "mien", "numpy", "onnxruntime"} <= set(numbers)
+    assert numbers["numpy"] == np.__version__

@@ -399,15 +399,15 @@ def test_leaning_faces_are_levelled_before_classification(tiny_model: Path) -> N
 def test_thorough_requires_a_detector_given_by_name(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[dict[str, Any]] = []
+    calls: list[dict[str, Any]] = []
 
     def note_it(name: str, **options: Any) -> BrightSpots:
-        asked.append({"name": name, **options})
+        calls.append({"name": name, **options})
         return BrightSpots()
 
     monkeypatch.setattr(recognizer_module, "load_detector", note_it)
     load(tiny_model, detector="libface")
     load(tiny_model, detector="libface", thorough=True)
-    assert [one["thorough"] for one in asked] == [False, True]
+    assert [one["thorough"] for one in calls] == [False, True]
     with pytest.raises(UsageError, match="thorough=True needs a detector given by name"):
         load(tiny_model, detector=BrightSpots(), thorough=True)

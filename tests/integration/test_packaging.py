@@ -226,8 +226,8 @@ def test_the_built_package_runs_in_a_new_environment(kind: str, tmp_path: Path) 
     page = json.loads(run("-c", PAGE))
     assert page == sorted(file.path for file in page_files())
     picture = str(ROOT / "images/sample.png")
-    told = run("-m", "mien", "predict", picture, "--format", "json", "--offline")
-    assert len(json.loads(told)["faces"]) == 7
+    output = run("-m", "mien", "predict", picture, "--format", "json", "--offline")
+    assert len(json.loads(output)["faces"]) == 7
 
 
 def test_files_for_the_browser_come_from_a_folder_or_say_what_is_wrong(

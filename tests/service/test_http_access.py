@@ -114,11 +114,11 @@ def test_an_allowed_origin_can_read_every_answer(guarded: Service) -> None:
 def test_other_origins_cannot_read_answers(guarded: Service, origin: str) -> None:
     reply = guarded.analyze(picture(), {**bearer(TOKEN), "Origin": origin})
     assert "access-control-allow-origin" not in reply.headers
-    asked = guarded.ask("/v1/analyze", headers=preflight(origin), method="OPTIONS")
-    assert asked.status == 400
-    assert asked.json["code"] == "malformed"
-    assert "origin" in asked.json["error"]
-    assert "access-control-allow-origin" not in asked.headers
+    answer = guarded.ask("/v1/analyze", headers=preflight(origin), method="OPTIONS")
+    assert answer.status == 400
+    assert answer.json["code"] == "malformed"
+    assert "origin" in answer.json["error"]
+    assert "access-control-allow-origin" not in answer.headers
 
 
 def preflight(origin: str, method: str = "POST") -> dict[str, str]:

@@ -146,8 +146,8 @@ def test_the_limit_on_open_files_is_raised(monkeypatch: pytest.MonkeyPatch) -> N
     from mien.service import server as module
 
     infinite = resource.RLIM_INFINITY
-    asked: list[tuple[int, int]] = []
-    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
+    requests: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: requests.append(limits))
     for limits, wanted, expected, request in (
         ((1024, 4096), 500, 500, None),
         ((1024, 4096), 1000, 1000, (1040, 4096)),
@@ -156,10 +156,10 @@ def test_the_limit_on_open_files_is_raised(monkeypatch: pytest.MonkeyPatch) -> N
         ((20, 20), 1000, 1, (20, 20)),
         ((infinite, infinite), 1000, 1000, None),
     ):
-        asked.clear()
+        requests.clear()
         monkeypatch.setattr(resource, "getrlimit", lambda _, limits=limits: limits)
         assert module.raise_file_limit(wanted) == expected
-        assert asked == ([] if request is None else [request])
+        assert requests == ([] if request is None else [request])
 
 
 def test_the_process_ends_in_time_after_a_signal(

@@ -22,13 +22,13 @@ pytest.importorskip("fastapi")
 
 def test_healthy_at_once_and_ready_once_the_model_is_loaded(tiny_model: Path) -> None:
     gate = threading.Event()
-    told: list[Recognizer] = []
+    recognizers: list[Recognizer] = []
 
     def load() -> Recognizer:
         assert gate.wait(PATIENCE_S)
         return loader(tiny_model)()
 
-    with running(load, ready=False, on_ready=told.append) as service:
+    with running(load, ready=False, on_ready=recognizers.append) as service:
         until(lambda: service.ask("/healthz").status == 200)
         assert service.ask("/healthz").json == {"status": "ok"}
         for reply in (service.ask("/readyz"), service.analyze(picture())):
@@ -42,7 +42,7 @@ def test_healthy_at_once_and_ready_once_the_model_is_loaded(tiny_model: Path) ->
         until(lambda: service.ask("/readyz").status == 200)
         assert service.ask("/readyz").json == {"status": "ready"}
         assert service.metric("mien_ready") == 1
-        assert [each.model.name for each in told] == ["tiny"]
+        assert [each.model.name for each in recognizers] == ["tiny"]
 
 
 def test_a_model_that_fails_to_load_is_reported_and_never_ready(
@@ -51,9 +51,9 @@ def test_a_model_that_fails_to_load_is_reported_and_never_ready(
     def load() -> Recognizer:
         raise ModelError("it is gone")
 
-    told: list[Exception] = []
-    with running(load, ready=False, on_failure=told.append) as service:
-        until(lambda: bool(told))
+    failures: list[Exception] = []
+    with running(load, ready=False, on_failure=failures.append) as service:
+        until(lambda: bool(failures))
         assert service.ask("/readyz").status == 503
     with running(load, ready=False) as service:
         until(lambda: "the model cannot be loaded: it is gone" in caplog.text)
@@ -63,10 +63,10 @@ def test_a_model_that_fails_to_load_is_reported_and_never_ready(
 def test_the_warm_up_finds_a_failing_detector(tiny_model: Path) -> None:
     from detector_maker import Broken
 
-    told: list[Exception] = []
-    with running(loader(tiny_model, Broken()), ready=False, on_failure=told.append):
-        until(lambda: bool(told))
-    assert "failed at its first image" in str(told[0])
+    failures: list[Exception] = []
+    with running(loader(tiny_model, Broken()), ready=False, on_failure=failures.append):
+        until(lambda: bool(failures))
+    assert "failed at its first image" in str(failures[0])
 
 
 def test_version_has_mien_the_model_and_the_detector(service: Service, tiny_model: Path) -> None:

@@ -422,9 +422,9 @@ def test_the_shutdown_is_an_event(tiny_model: Path, long_clip: bytes, gated: Gat
     with ThreadPoolExecutor(1) as clients:
         with running(loader(tiny_model, gated)) as service:
             slow_down(gated)
-            asked = clients.submit(send, service, long_clip)
+            answer = clients.submit(send, service, long_clip)
             until(lambda: gated.begun > 50)
-        found = events(asked.result(PATIENCE_S))
+        found = events(answer.result(PATIENCE_S))
     assert rows(found)
     assert (found[-1]["event"], found[-1]["code"]) == ("error", "stopping")
 

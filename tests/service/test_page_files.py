@@ -194,8 +194,8 @@ def listed(files: dict[str, PageFile]) -> dict[str, Any]:
 
 def test_the_service_worker_lists_every_file_once(folders: Folders) -> None:
     files = by_path(page_files(folders))
-    told = listed(files)
-    first, later = told["first"], told["later"]
+    listing = listed(files)
+    first, later = listing["first"], listing["later"]
     assert sorted([*first, *later, pages.LIST_PATH]) == sorted(files)
     assert "mien-web/models/mien-nano/people.onnx" in first
     assert "mien-web/models/libface.onnx" in first

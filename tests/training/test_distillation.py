@@ -123,12 +123,12 @@ def test_votes_are_added_to_the_teachers_logits_of_a_view(teacher_of_pixels: str
         data_votes="votes.csv",
     )
     log_odds = np.random.default_rng(2).normal(0, 2, (len(SPLIT), 7)).astype(np.float32)
-    told = TeacherEnsemble(config, SPLIT.images, log_odds=log_odds, quiet=True)
-    made = BatchSource(TrainingData(SPLIT, SPLIT), config, told)
-    view = made.dataset.render_view(config, told.views[1])
+    ensemble = TeacherEnsemble(config, SPLIT.images, log_odds=log_odds, quiet=True)
+    made = BatchSource(TrainingData(SPLIT, SPLIT), config, ensemble)
+    view = made.dataset.render_view(config, ensemble.views[1])
     logits = compact_logits(predictions_by_pixels(view.images)).astype(np.float32) + 0.5 * log_odds
-    found = told.soft_targets_of_view(told.views[1], view.images)
-    assert np.allclose(found, mean_probabilities([logits], 2.0), atol=1e-4)
+    targets = ensemble.soft_targets_of_view(ensemble.views[1], view.images)
+    assert np.allclose(targets, mean_probabilities([logits], 2.0), atol=1e-4)
     # And what the student is shown, in whatever order, is each image's own.
     for batch in made.epoch(1):
         assert batch.soft_targets is not None
@@ -352,8 +352,8 @@ def test_log_odds_are_added_in_logits(temperature: float) -> None:
     taught = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
     powers = np.exp((logits + added) / temperature)
     expected = powers / powers.sum(axis=1, keepdims=True)
-    told = add_log_odds(taught, added.astype(np.float32), temperature)
-    assert np.allclose(told, expected, atol=1e-5)
+    adjusted = add_log_odds(taught, added.astype(np.float32), temperature)
+    assert np.allclose(adjusted, expected, atol=1e-5)
     assert np.allclose(add_log_odds(taught, np.zeros((6, 7), np.float32), 2.0), taught, atol=1e-6)
     # However sure the votes are, what comes out is a probability.
     assert np.isfinite(add_log_odds(taught, (added * 500).astype(np.float32), 1.0)).all()

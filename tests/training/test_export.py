@@ -34,12 +34,6 @@ from mien.training.onnx_converter import keras_to_onnx, read_weights
 from mien.training.onnx_graph import join_networks
 from training_maker import BATCH, BEST, ENVIRONMENT, run_config, tiny_network, write_tiny_run
 
-# Keras' own way to save a variable of TensorFlow's is not yet NumPy 2's.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
-)
-
-
 FACES = np.random.default_rng(5).integers(0, 256, (40, 48, 48)).astype(np.uint8)
 
 
@@ -78,9 +72,9 @@ def _probabilities(keras: Any, network: Any, faces: Any) -> Any:
 
 def test_the_model_gives_the_outputs_of_the_network(keras: Any, model: Path, best: Any) -> None:
     expected = _probabilities(keras, best, FACES)
-    found = Classifier.open(model).classify(FACES)
-    assert found.std(axis=0).max() > 0.05
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    probabilities = Classifier.open(model).classify(FACES)
+    assert probabilities.std(axis=0).max() > 0.05
+    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
 
 
 def test_by_default_it_is_in_the_folder_of_the_run_and_has_its_name(run: Path) -> None:
@@ -144,8 +138,8 @@ def test_a_network_of_mixed_precision_is_exported_as_its_float32_weights(
     mixed.save(run / "best.keras")
     faces = trial_faces(4)
     expected = _probabilities(keras, tiny_network(), faces)
-    found = Classifier.open(export_run(run)).classify(faces)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    probabilities = Classifier.open(export_run(run)).classify(faces)
+    np.testing.assert_allclose(probabilities, expected, atol=1e-5)
 
 
 # ---------------------------------------------------------------- the proof

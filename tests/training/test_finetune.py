@@ -27,11 +27,6 @@ from mien.training.finetune import (
 from mien.training.recipe import Config, config_from_tables, load_config
 from training_maker import threads, write_tiny_run
 
-# Keras' own way to save a variable of TensorFlow's is not yet NumPy 2's.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
-)
-
 MEANINGS = {"negative": ["angry", "sad"], "positive": ["happy"], "new": ["new"]}
 CLASSES = tuple(sorted(MEANINGS))
 

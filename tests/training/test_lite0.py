@@ -96,12 +96,12 @@ def some_arrays() -> Arrays:
 # ---------------------------------------------------------------- the file
 def test_arrays_come_back_by_name_in_order_whatever_their_strides(tmp_path: Path) -> None:
     arrays = some_arrays()
-    found = read_legacy_checkpoint(write_legacy_checkpoint(tmp_path / "a.pth", arrays))
-    assert list(found) == list(arrays)
+    arrays_read = read_legacy_checkpoint(write_legacy_checkpoint(tmp_path / "a.pth", arrays))
+    assert list(arrays_read) == list(arrays)
     for name, array in arrays.items():
-        assert np.array_equal(found[name], array), name
-        assert found[name].dtype == array.dtype
-        assert found[name].shape == array.shape
+        assert np.array_equal(arrays_read[name], array), name
+        assert arrays_read[name].dtype == array.dtype
+        assert arrays_read[name].shape == array.shape
 
 
 class Malice:

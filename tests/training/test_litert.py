@@ -43,10 +43,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_logits_match_the_exported_model(run: Path) -> None:
     faces = trial_faces(6, seed=4)
-    found = open_tflite((run / "export" / TFLITE_NAME).read_bytes())(faces)
+    logits = open_tflite((run / "export" / TFLITE_NAME).read_bytes())(faces)
     expected = Classifier.open(run / "export").logits(faces)
     assert expected.std() > 0.1
-    np.testing.assert_allclose(found, expected, atol=1e-3)
+    np.testing.assert_allclose(logits, expected, atol=1e-3)
 
 
 def test_metadata_has_what_a_program_needs(run: Path) -> None:

@@ -65,11 +65,11 @@ def test_the_network_is_efficientnet_then_pooling_512_256_and_softmax(b0: Any) -
 
 
 def test_outputs_are_probabilities(b0: Any) -> None:
-    found = answers(b0)
-    assert found.shape == (5, 7)
-    assert found.dtype == np.float32
-    assert np.allclose(found.sum(axis=1), 1, atol=1e-6)
-    assert found.min() >= 0
+    outputs = answers(b0)
+    assert outputs.shape == (5, 7)
+    assert outputs.dtype == np.float32
+    assert np.allclose(outputs.sum(axis=1), 1, atol=1e-6)
+    assert outputs.min() >= 0
 
 
 def test_the_head_has_the_layers_of_the_recipe() -> None:
@@ -177,16 +177,16 @@ def test_imagenet_weights_give_the_features_of_the_graph_in_keras(
             layer.set_weights(shifted)
     file = tmp_path / "b0.weights.h5"
     made.save_weights(file)
-    asked: list[str] = []
+    downloads: list[str] = []
 
     def get_file(name: str, url: str, **_: Any) -> str:
         print("Downloading data from", url)
-        asked.append(name)
+        downloads.append(name)
         return str(file)
 
     patch_download(get_file)
     ours = build(ModelSettings(weights="imagenet"), size=48)
-    assert asked == ["efficientnetb0_notop.h5"]
+    assert downloads == ["efficientnetb0_notop.h5"]
     assert capsys.readouterr().out == ""
     # Keras' own graph has one more Rescaling than the one that is built without weights.
     theirs = keras.applications.EfficientNetB0(weights="imagenet", **bare)

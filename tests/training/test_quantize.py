@@ -24,10 +24,6 @@ from mien.training.quantize import (
 )
 from training_maker import write_tiny_run
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
-)
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -86,8 +82,8 @@ def test_weights_are_integers_and_labels_are_kept(model: Path, small: Path) -> N
     kinds = {tensor.data_type for tensor in network.graph.initializer if len(tensor.dims) == 4}
     assert kinds == {onnx.TensorProto.INT8}
     notes = {entry.key: entry.value for entry in network.metadata_props}
-    told = {entry.key: entry.value for entry in before.metadata_props}
-    assert notes == {**told, "precision": "int8"}
+    notes_before = {entry.key: entry.value for entry in before.metadata_props}
+    assert notes == {**notes_before, "precision": "int8"}
     assert json.loads(notes["labels"])[0] == "angry"
 
 

@@ -46,9 +46,9 @@ def test_history_is_read_by_any_csv_reader(tmp_path: Path) -> None:
     assert content.startswith(b"epoch,phase,loss\n1,head,")
     assert b"\r" not in content
     with (tmp_path / "history.csv").open(encoding="utf-8", newline="") as file:
-        found = list(csv.DictReader(file))
-    assert [row["phase"] for row in found] == ["head", "a,b"]
-    assert float(found[0]["loss"]) == 1 / 3
+        written = list(csv.DictReader(file))
+    assert [row["phase"] for row in written] == ["head", "a,b"]
+    assert float(written[0]["loss"]) == 1 / 3
 
 
 def test_json_keeps_non_ascii_letters(tmp_path: Path) -> None:
@@ -85,8 +85,8 @@ def test_only_partial_files_are_removed(tmp_path: Path) -> None:
 def test_the_environment_is_described_outside_a_checkout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = describe_environment()
-    assert found["packages"]["mien"]
-    assert json.loads(json.dumps(found)) == found
+    environment = describe_environment()
+    assert environment["packages"]["mien"]
+    assert json.loads(json.dumps(environment)) == environment
     monkeypatch.setenv("PATH", str(tmp_path))
     assert describe_environment()["commit"] is None

@@ -388,9 +388,9 @@ def test_distillation_brings_the_student_closer_to_its_teacher(
         faces = seen.images[..., None].astype(np.float32)
         targets = np.eye(7, dtype=np.float32)[seen.labels]
         ones = np.ones(len(seen), np.float32)
-        told = taught(seen.images, 2.0) if changes else None
+        soft_targets = taught(seen.images, 2.0) if changes else None
         for _ in range(60):
-            run(model, Batch(faces, targets, ones, soft_targets=told))
+            run(model, Batch(faces, targets, ones, soft_targets=soft_targets))
         student = inference_network(model)
         own = np.asarray(student.predict_on_batch(unseen.images[..., None].astype(np.float32)))
         theirs = taught(unseen.images, 1.0)

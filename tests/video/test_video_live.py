@@ -95,9 +95,9 @@ def test_a_lost_stream_is_reconnected_with_a_gap(caplog: pytest.LogCaptureFixtur
     assert times[again] - times[again - 1] == pytest.approx(3.5, abs=0.1)
     assert times[-1] - times[again] == pytest.approx(74 / 25, abs=0.01)
     assert clock.slept[:3] == [0.5, 1.0, 2.0]
-    told = [record.getMessage() for record in caplog.records]
-    assert "reconnecting" in told[0]
-    assert "reconnected after 3.5 s" in told[1]
+    messages = [record.getMessage() for record in caplog.records]
+    assert "reconnecting" in messages[0]
+    assert "reconnected after 3.5 s" in messages[1]
     assert error is not None
     assert "not reconnected within 5 s" in str(error)
     assert error.time_s == times[-1]
@@ -152,9 +152,9 @@ def test_a_stream_that_falls_silent_is_lost_with_a_gap(
         assert len(connections) == 2
     # A second of silence and half a second's wait.
     assert max(b - a for a, b in pairwise(times)) > 1.4
-    told = [record.getMessage() for record in caplog.records]
-    assert "lost (no data for 1 s), reconnecting" in told[0]
-    assert "reconnected after" in told[1]
+    messages = [record.getMessage() for record in caplog.records]
+    assert "lost (no data for 1 s), reconnecting" in messages[0]
+    assert "reconnected after" in messages[1]
 
 
 def test_a_window_ends_a_stream() -> None:

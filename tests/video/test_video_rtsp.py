@@ -38,7 +38,7 @@ def test_a_lost_stream_is_reconnected(clip: list[bytes], caplog: pytest.LogCaptu
     assert 90 <= len(frames) <= 100  # the first frames of a stream may be waiting for a key frame
     assert set(seen) >= set(range(10, 40))
     assert all(b > a for a, b in pairwise(times))
-    told = [record.getMessage() for record in caplog.records]
-    assert "reconnecting" in told[0]
-    assert "reconnected after" in told[1]
-    assert not any("secret" in text for text in [*told, str(broken.value)])
+    messages = [record.getMessage() for record in caplog.records]
+    assert "reconnecting" in messages[0]
+    assert "reconnected after" in messages[1]
+    assert not any("secret" in text for text in [*messages, str(broken.value)])

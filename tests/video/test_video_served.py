@@ -92,10 +92,10 @@ def test_a_lost_stream_continues_after_reconnecting(
             times.append(frame.time_s)
             if len(caplog.records) >= 2 and len(times) > 150:
                 break
-    told = [record.getMessage() for record in caplog.records]
-    assert len(told) == 2
-    assert "reconnecting" in told[0]
-    assert "reconnected after" in told[1]
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2
+    assert "reconnecting" in messages[0]
+    assert "reconnected after" in messages[1]
     assert all(b > a for a, b in pairwise(times))
     assert max(b - a for a, b in pairwise(times)) > 0.4  # the first wait
 
