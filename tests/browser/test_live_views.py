@@ -561,38 +561,120 @@ def test_video_has_events_a_baseline_and_a_report(
     page.get_by_text("wrong.csv was not loaded").wait_for()
 
 
+# What browsers without timestamps of frames say: nothing, millionths of the time, the time sought.
+NO_TIMESTAMPS = {
+    "old": "() => { delete globalThis.VideoFrame; }",
+    "firefox": """() => {
+      globalThis.VideoFrame = class {
+        constructor(video) { this.timestamp = Math.floor(video.currentTime); }
+        close() {}
+      };
+    }""",
+    "webkit": """() => {
+      globalThis.VideoFrame = class {
+        constructor(video) { this.timestamp = 1e6 * (video.currentTime + 0.08); }
+        close() {}
+      };
+    }""",
+}
+
+
+@pytest.mark.parametrize("script", NO_TIMESTAMPS.values(), ids=NO_TIMESTAMPS.keys())
+def test_video_is_read_without_timestamps(visit: Visits, clip: Path, script: str) -> None:
+    seen = visit("video")
+    seen.page.evaluate(script)
+    read_video(seen, clip)
+    results = session_of(seen)["results"]
+    assert [result["time_s"] for result in results] == pytest.approx(np.arange(10) / 5)
+    assert [len(result["faces"]) for result in results] == [1] * 8 + [2] * 2
+
+
+def test_every_frame_needs_timestamps_or_the_server(visit: Visits, clip: Path) -> None:
+    seen = visit("video")
+    seen.page.evaluate(NO_TIMESTAMPS["old"])
+    page = open_video(seen, clip)
+    page.get_by_label("Frames per second").select_option(label="Every frame")
+    page.get_by_text("This browser does not tell when each frame begins").wait_for()
+    assert page.get_by_role("button", name="Read the video").is_disabled()
+    seen.read_on_server()
+    page.get_by_text("Every frame of the file.").wait_for()
+    assert page.get_by_role("button", name="Read the video").is_enabled()
+
+
+# A video that is at its only moment, and one whose duration exceeds its last frame.
+ODD_VIDEOS = """
+async () => {
+  const { videoFrames } = await import("/studio/live/frames.js");
+  globalThis.createImageBitmap = async () => null;
+  const seeks = [];
+  class Video extends EventTarget {
+    #time = 0;
+    get currentTime() { return this.#time; }
+    get readyState() { return this.#time < 0.3 ? 4 : 1; }
+    set currentTime(time) {
+      seeks.push(this.#time = time);
+      setTimeout(() => this.dispatchEvent(new Event("seeked")));
+    }
+    requestVideoFrameCallback(callback) { setTimeout(callback); }
+  }
+  const times = [];
+  for (const duration of [0.1, 0.4]) {
+    for await (const { time_s } of videoFrames({ element: new Video(), duration }, { rate: 10 })) {
+      times.push(time_s);
+    }
+  }
+  return [times, seeks];
+}
+"""
+
+
+def test_no_frame_is_awaited_where_none_comes(visit: Visits) -> None:
+    times, seeks = visit("video").ready().evaluate(ODD_VIDEOS)
+    assert times == pytest.approx([0, 0, 0.1, 0.2])
+    assert seeks == pytest.approx([0.1, 0.2, 0.3])
+
+
 # A video, 25 frames per second, whose frames are shown long after "seeked", as on a busy machine.
+# For the first HIDDEN of them the tab is hidden and presents none.
 SLOW_VIDEO = """
 async () => {
   const { videoFrames } = await import("/studio/live/frames.js");
   let shown = 0;
+  let seeks = 0;
+  Object.defineProperty(document, "hidden", { get: () => seeks <= HIDDEN });
   class SlowVideo extends EventTarget {
+    readyState = 4;
     #callbacks = [];
-    requestVideoFrameCallback(callback) { this.#callbacks.push(callback); }
+    requestVideoFrameCallback(callback) {
+      seeks += 1;
+      if (!document.hidden) this.#callbacks.push(callback);
+    }
     set currentTime(time) {
       setTimeout(() => this.dispatchEvent(new Event("seeked")), 5);
       setTimeout(() => {
         shown = Math.floor(time * 25 + 1e-6) / 25;
         this.#callbacks.splice(0).forEach((callback) => callback());
-      }, 400);
+      }, document.hidden ? 5 : 400);
     }
   }
   globalThis.VideoFrame = class { timestamp = shown * 1e6; close() {} };
   globalThis.createImageBitmap = async () => null;
+  const video = { element: new SlowVideo(), duration: 0.4, hasTimestamps: true };
   const times = [];
-  const video = { element: new SlowVideo(), duration: 0.4 };
   for await (const { time_s } of videoFrames(video, { rate: RATE })) times.push(time_s);
   return times;
 }
 """
 
 
+@pytest.mark.parametrize("hidden", [0, 2])
 @pytest.mark.parametrize(("rate", "expected"), [(10, [0, 0.08, 0.2, 0.28]), (50, 10)])
 def test_no_frame_is_lost_on_a_busy_machine(
-    visit: Visits, rate: int, expected: list[float] | int
+    visit: Visits, rate: int, expected: list[float] | int, hidden: int
 ) -> None:
     page = visit("video").ready()
-    times = page.evaluate(SLOW_VIDEO.replace("RATE", str(rate)))
+    script = SLOW_VIDEO.replace("RATE", str(rate)).replace("HIDDEN", str(hidden))
+    times = page.evaluate(script)
     if isinstance(expected, int):
         expected = [number / 25 for number in range(expected)]
     assert times == pytest.approx(expected)

@@ -405,6 +405,7 @@ export const strings = {
     rate: shared.rate,
     everyFrame: "Every frame",
     everyFrameHint: "Every frame of the file. This takes longest.",
+    noTimestamps: "This browser does not tell when each frame begins, so it cannot read every frame. Choose frames per second, or read on the server.",
     frames: { one: "{count} frame will be read. Repeated runs read the same frame.", other: "{count} frames will be read. Repeated runs read the same frames." },
     tooLong: "That is more than {most} frames. Choose fewer per second, or use the command line: mien predict VIDEO --output FILE.json. You can open that file in Compare.",
     read: "Read the video",

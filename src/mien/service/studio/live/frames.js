@@ -2,12 +2,14 @@
  * Frames of a video file, by seeking.
  *
  * Seeking gives the same frames in every run, however slow the machine is, while playback drops
- * frames. The browser reports the timestamp of each frame, and repeated frames are skipped.
+ * frames. If the browser reports the timestamp of each frame, repeated frames are skipped.
  */
 
 const SEEK_TIMEOUT_MS = 15_000;
 const PRESENT_TIMEOUT_MS = 5_000; // a busy machine presents a frame long after "seeked"
-const NOT_PRESENTED_MS = 250; // the wait in a tab that presents none, because it is hidden
+const UNTOLD_MS = 250; // the wait if the browser does not tell, or the tab is hidden
+const FIRST_FRAME_S = [0.001, 0.002]; // times within the first frame
+const LATER_S = [0.1, 0.3, 1, 3, 10, 30]; // of which one is within another frame
 const PROBE_FRAMES = 4; // to measure the frame interval
 const PROBE_STEP_S = 1 / 120;
 const MAX_STEP_S = 1;
@@ -26,7 +28,8 @@ export class VideoError extends Error {
  *
  * @param {Blob} file
  * @returns {Promise<{element: HTMLVideoElement, duration: number, width: number, height: number,
- *   close: () => void}>} duration in seconds, display size in pixels.
+ *   hasTimestamps: boolean, close: () => void}>} duration in seconds, display size in pixels;
+ *   `hasTimestamps` if the browser reports those of frames.
  * @throws {VideoError} if the browser cannot play it.
  */
 export async function openVideo(file) {
@@ -43,32 +46,35 @@ export async function openVideo(file) {
     await eventOf(element, "loadeddata");
     if (!element.videoWidth) throw new VideoError("no-picture");
     if (!Number.isFinite(element.duration)) await findDuration(element);
+    (await createImageBitmap(element)).close(); // WebKitGTK's first one may be black
+    const { duration, videoWidth: width, videoHeight: height } = element;
+    return { element, duration, width, height, hasTimestamps: await reportsTimestamps(element), close };
   } catch (error) {
     close();
     throw error;
   }
-  const { duration, videoWidth: width, videoHeight: height } = element;
-  return { element, duration, width, height, close };
 }
 
 /**
  * Yield frames of an open video in order.
  *
- * @param {{element: HTMLVideoElement, duration: number}} video from `openVideo`.
- * @param {{rate: number | null, signal?: AbortSignal}} options `rate` in frames per second, null for
- *   all frames.
- * @yields {{image: ImageBitmap, time_s: number, frame: number}} `time_s` is the timestamp in the file;
- *   `frame` counts from 0. The caller closes the image.
+ * @param {{element: HTMLVideoElement, duration: number, hasTimestamps: boolean}} video from `openVideo`.
+ * @param {{rate: number | null, signal?: AbortSignal}} options `rate` in frames per second; null for
+ *   all frames, which needs timestamps.
+ * @yields {{image: ImageBitmap, time_s: number, frame: number}} `time_s` is the timestamp in the file, or
+ *   the time sought if the browser does not report timestamps; `frame` counts from 0. The caller closes
+ *   the image.
  * @throws {VideoError} "damaged" if the file cannot be decoded further.
  */
 export async function* videoFrames(video, { rate, signal }) {
-  const seek = createSeek(video.element);
-  const step = rate === null ? await frameStep(seek, video.duration) : 1 / rate;
+  const step = rate === null ? await frameStep(video) : 1 / rate;
   let last = -1;
   let frame = 0;
   for (let count = 1, target = 0; target < video.duration && !signal?.aborted; count += 1) {
-    const time_s = await seek(target);
-    if (time_s > last) {
+    await seek(video.element, target);
+    const time_s = video.hasTimestamps ? timestampOf(video.element) : target;
+    const hasFrame = video.element.readyState >= HTMLMediaElement.HAVE_CURRENT_DATA; // Firefox may have none at the end
+    if (hasFrame && time_s > last) {
       last = time_s;
       yield { image: await createImageBitmap(video.element), time_s, frame };
       frame += 1;
@@ -84,11 +90,12 @@ export function frameCount(duration, rate) {
 }
 
 /** Shortest interval between the first frames, in seconds. */
-async function frameStep(seek, duration) {
+async function frameStep({ element, duration }) {
   const times = [];
   const end = Math.min(duration, MAX_STEP_S);
   for (let time = 0; time < end && times.length < PROBE_FRAMES; time += PROBE_STEP_S) {
-    const shown = await seek(time);
+    await seek(element, time);
+    const shown = timestampOf(element);
     if (shown !== times.at(-1)) times.push(shown);
   }
   const steps = times.slice(1).map((shown, index) => shown - times[index]);
@@ -96,32 +103,42 @@ async function frameStep(seek, duration) {
 }
 
 /**
- * Create a function that seeks to a time and returns the timestamp of the frame shown, in seconds.
+ * Seek to a time and wait until the frame there is shown.
  *
- * A browser may fire "seeked" before it presents the frame, so both are awaited. A frame that is the
- * same again is presented, too. In a hidden tab none is: after one vain wait, waits are short.
+ * A browser may fire "seeked" before it presents the frame, so both are awaited. It presents none for the
+ * time that it already shows, and perhaps none in a hidden tab.
  */
-function createSeek(element) {
-  let patience = PRESENT_TIMEOUT_MS;
-  return async (target) => {
-    const presented = nextPresented(element);
-    const seeked = eventOf(element, "seeked");
-    element.currentTime = target;
-    await seeked;
-    const timeout = new Promise((resolve) => setTimeout(resolve, patience, "timeout"));
-    if ((await Promise.race([presented, timeout])) === "timeout") patience = NOT_PRESENTED_MS;
-    return timestampOf(element, target);
-  };
+async function seek(element, target) {
+  if (element.currentTime === target) return;
+  const presented = new Promise((resolve) => element.requestVideoFrameCallback?.(resolve));
+  const seeked = eventOf(element, "seeked");
+  element.currentTime = target;
+  await seeked;
+  const isTold = !document.hidden && "requestVideoFrameCallback" in element;
+  await Promise.race([presented, new Promise((resolve) => setTimeout(resolve, isTold ? PRESENT_TIMEOUT_MS : UNTOLD_MS))]);
 }
 
-function nextPresented(element) {
-  if (!("requestVideoFrameCallback" in element)) return new Promise(() => {});
-  return new Promise((resolve) => element.requestVideoFrameCallback(resolve));
+/**
+ * Whether the browser reports true timestamps: one all through the first frame, and higher ones later.
+ * Firefox 140 reports the whole seconds of the time sought as microseconds, and WebKitGTK 2.50 the time sought.
+ */
+async function reportsTimestamps(element) {
+  const at = async (time) => (await seek(element, time), timestampOf(element));
+  try {
+    const first = await at(FIRST_FRAME_S[0]);
+    if ((await at(FIRST_FRAME_S[1])) !== first) return false;
+    for (const time of LATER_S.filter((each) => each < element.duration)) {
+      const shown = await at(time);
+      if (shown !== first) return shown > time / 100;
+    }
+  } catch {
+    // No VideoFrame, or none to be had; a damaged file is reported when it is read.
+  }
+  return false;
 }
 
-/** Timestamp of the frame shown, in seconds; `target` if the browser does not support VideoFrame. */
-function timestampOf(element, target) {
-  if (typeof VideoFrame === "undefined") return target;
+/** Timestamp of the frame shown, in seconds. */
+function timestampOf(element) {
   try {
     const frame = new VideoFrame(element);
     const time = frame.timestamp / 1e6;
@@ -144,13 +161,14 @@ async function findDuration(element) {
 function eventOf(element, name) {
   return new Promise((resolve, reject) => {
     const cleanUp = () => {
-      clearTimeout(timer);
+      clearInterval(timer);
       element.removeEventListener(name, onEvent);
       element.removeEventListener("error", onError);
     };
+    const onTimeout = () => document.hidden || (cleanUp(), reject(new VideoError("damaged"))); // a hidden tab may load nothing
     const onEvent = () => (cleanUp(), resolve());
     const onError = () => (cleanUp(), reject(toVideoError(element.error)));
-    const timer = setTimeout(() => (cleanUp(), reject(new VideoError("damaged"))), SEEK_TIMEOUT_MS);
+    const timer = setInterval(onTimeout, SEEK_TIMEOUT_MS);
     element.addEventListener(name, onEvent);
     element.addEventListener("error", onError);
   });

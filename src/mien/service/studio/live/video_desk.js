@@ -46,7 +46,7 @@ export class VideoDesk {
     this.#file = file;
     this.#video = video;
     this.#onReplace = onReplace;
-    this.options = createOptions(context, video?.duration ?? null, (rate) => this.#read(rate));
+    this.options = createOptions(context, video, (rate) => this.#read(rate));
     this.progress = createProgress(this.#text, () => this.#abort?.abort());
     this.place = h("div");
     this.element = h("div.stack", null, this.#head(), video ? this.#withPlayer() : h("div.live-side.stack", null, this.options.element, this.progress.element), this.place);
@@ -251,8 +251,9 @@ function createCutSampler() {
 }
 
 // ---------------------------------------------------------------- parts
-function createOptions({ strings, settings }, duration, start) {
+function createOptions({ strings, settings }, video, start) {
   const text = strings.video;
+  const { duration, hasTimestamps } = video ?? { duration: null };
   const id = newId("rate");
   const hint = h("p.hint", { role: "status" });
   const option = (rate) => h("option", { value: rate ?? "", selected: rate === DEFAULT_RATE }, rate === null ? text.everyFrame : format(text.rate, { rate }));
@@ -264,12 +265,15 @@ function createOptions({ strings, settings }, duration, start) {
   function show() {
     const count = duration === null ? null : frameCount(duration, rate());
     const isLong = (count ?? ASSUMED_RATE * duration) > MAX_FRAMES;
-    button.disabled = isLong;
-    if (isLong) hint.textContent = format(text.tooLong, { most: MAX_FRAMES });
+    const cannot = rate() === null && hasTimestamps === false && settings.get().side === "browser";
+    button.disabled = isLong || cannot;
+    if (cannot) hint.textContent = text.noTimestamps;
+    else if (isLong) hint.textContent = format(text.tooLong, { most: MAX_FRAMES });
     else if (count !== null) hint.textContent = counted(text.frames, count);
     else hint.textContent = rate() === null ? text.everyFrameHint : "";
   }
 
+  const unsubscribe = settings.subscribe(() => (element.isConnected ? show() : unsubscribe()));
   show();
   return { element, focus: () => (button.disabled ? select : button).focus() };
 }
