@@ -73,7 +73,7 @@ function folderUrl(folder) {
 
 function threadsFor(threads) {
   if (threads !== undefined) checkInteger("threads", threads, 1);
-  if (!globalThis.crossOriginIsolated) return 1;
+  if (!globalThis.crossOriginIsolated || !globalThis.SharedArrayBuffer) return 1; // WebKitGTK has none
   return threads ?? Math.max(1, Math.min(MAX_THREADS, Math.floor(navigator.hardwareConcurrency / 2)));
 }
 

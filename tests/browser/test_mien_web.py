@@ -480,6 +480,18 @@ def test_threads_do_not_change_results(page: Page, files: dict[str, bytes]) -> N
     assert_same(two["face"], analyzed(page, "mien-nano", some, threads=1)["face"])
 
 
+def test_one_thread_without_shared_memory(page: Page) -> None:
+    threads = page.evaluate(
+        """async () => {
+          delete globalThis.SharedArrayBuffer;
+          const recognizer = await opened("mien-nano", { threads: 2 });
+          recognizer.close();
+          return [self.crossOriginIsolated, recognizer.threads];
+        }"""
+    )
+    assert threads == [True, 1]
+
+
 def test_progress_is_reported(page: Page) -> None:
     states = page.evaluate(
         """async () => {

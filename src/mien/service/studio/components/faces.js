@@ -176,7 +176,7 @@ export function portrait(source, box, side, margin = 0.18) {
 export function drawPortrait(canvas, source, box, margin = 0.18) {
   const span = Math.max(box.w, box.h) * (1 + 2 * margin);
   const [left, top] = [box.x + box.w / 2 - span / 2, box.y + box.h / 2 - span / 2];
-  const context = canvas.getContext("2d");
+  const context = canvas.getContext("2d", { willReadFrequently: true }); // else blank in WebKitGTK once it was hidden
   context.clearRect(0, 0, canvas.width, canvas.height);
   context.imageSmoothingQuality = "high";
   context.drawImage(source, left, top, span, span, 0, 0, canvas.width, canvas.height);

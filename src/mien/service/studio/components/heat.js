@@ -70,16 +70,18 @@ function peakText({ peak }, name) {
 /** The grey face crop with the heat map over it, as `mien explain` draws it. */
 function heatCanvas(bitmap, face, { size, values, peak, square }, label) {
   const canvas = h("canvas.heat-canvas", { width: SIDE, height: SIDE, role: "img", "aria-label": label });
-  const context = canvas.getContext("2d");
+  const context = canvas.getContext("2d", { willReadFrequently: true }); // as in drawPortrait
   const { x, y, w, turn } = square;
   if (bitmap) {
     context.save();
-    context.filter = "grayscale(1)";
     context.imageSmoothingQuality = "high";
     context.translate(SIDE / 2, SIDE / 2);
     context.scale(SIDE / w, SIDE / w);
     context.rotate((-turn * Math.PI) / 180);
     context.drawImage(bitmap, -x, -y);
+    context.globalCompositeOperation = "saturation"; // Safari has no context.filter
+    context.fillStyle = "grey";
+    context.fillRect(-x, -y, bitmap.width, bitmap.height);
     context.restore();
   }
   const strength = Math.min(1, peak / FAINT_PEAK);
