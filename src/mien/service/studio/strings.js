@@ -460,7 +460,7 @@ export const strings = {
     people: "Each person",
     events: "Each event",
     columns: { session: "Session", person: shared.person, event: shared.event, people: shared.people, seconds: "Seconds", valence: shared.valence },
-    cells: "Mean score, and below it the share of time in which this emotion scores highest.",
+    cells: "Seconds in which faces are visible, summed over people; mean scores, and below them the share of time in which each emotion scores highest.",
     mixed: "These sessions use different models or readings, so their scores are not comparable: {kinds}.",
     kind: "{model}, {reading}",
   },
