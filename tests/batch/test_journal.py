@@ -25,7 +25,7 @@ from mien.batch.journal import (
     read_index,
     record_file,
 )
-from mien.batch.tables import FORMATS, ParquetFormat, part_format
+from mien.batch.tables import FORMATS, ParquetFormat, result_format
 from mien.core.emotions import EMOTIONS
 from mien.core.errors import InputError, OutputError, UsageError
 from mien.core.files import LOCK_NAME
@@ -46,12 +46,8 @@ def output(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def opened(output: Path, run: Any = RUN, *, resume: bool = False) -> Journal:
-    form = part_format(output.suffix.removeprefix("."), EMOTIONS, MODEL)
+    form = result_format(output.suffix.removeprefix("."), EMOTIONS, MODEL)
     return Journal(output, form, run, resume=resume)
-
-
-def part_suffix(output: Path) -> str:
-    return ".jsonl" if output.suffix == ".xlsx" else output.suffix
 
 
 def written(output: Path) -> list[dict[str, Any]]:
@@ -133,7 +129,7 @@ def test_partial_files_of_a_kill_are_ignored(output: Path, make_result: MakeResu
     folder = parts_folder(output)
     # Killed between the two files of the second part, and while the first file of a third was
     # written.
-    (folder / f"part-000002{part_suffix(output)}").unlink()
+    (folder / "part-000002.jsonl").unlink()
     (folder / ".part-000003.json.0000.part.json").write_text('{"sour')
     with opened(output, resume=True) as journal:
         rest = list(journal.remaining([Input("a.png"), Input("b.png")]))
@@ -221,7 +217,7 @@ def test_images_of_a_damaged_part_are_analyzed_again(
         for one in everything[:3]:
             journal.add(make_result(one.source, 0))
             journal.flush()
-    suffix = part_suffix(output) if what == "results" else ".index"
+    suffix = ".jsonl" if what == "results" else ".index"
     damage(parts_folder(output) / f"part-000002{suffix}")
     with opened(output, resume=True) as journal:
         # A part that is not there at all may as well never have been written.
@@ -243,7 +239,7 @@ def test_part_damaged_meanwhile_ends_a_resumable_run(
         for name in ("a.png", "b.png"):
             journal.add(make_result(name))
             journal.flush()
-        damage(parts_folder(output) / f"part-000001{part_suffix(output)}")
+        damage(parts_folder(output) / "part-000001.jsonl")
         with pytest.raises(OutputError, match="changed or removed since it was written"):
             journal.finish()
     assert not output.exists()
@@ -354,6 +350,7 @@ def finished(output: Path, make_result: MakeResult, run: Any = RUN) -> None:
 def test_finished_output_is_extended(output: Path, make_result: MakeResult) -> None:
     finished(output, make_result)
     before = written(output)
+    text = output.read_bytes() if output.suffix in (".jsonl", ".csv", ".tsv") else b""
     everything = [Input(f"{name}.png") for name in "bcda"]
     for number, new in enumerate((["c.png", "d.png"], [])):
         with opened(output, resume=True) as journal:
@@ -371,6 +368,7 @@ def test_finished_output_is_extended(output: Path, make_result: MakeResult) -> N
         assert not parts_folder(output).exists()
     rows = written(output)
     assert rows[:2] == before
+    assert output.read_bytes().startswith(text)
     assert names(rows) == ["a.png", "b.png", "c.png", "d.png"]
 
 
@@ -474,11 +472,11 @@ def test_parts_are_written_by_time_and_size(
         monkeypatch.setattr(journal_module, "PART_SECONDS", 1000.0)
         for number in range(7):
             journal.add(make_result(f"{number}.png"))
-        assert len(list(folder.glob("part-*.csv"))) == 2
+        assert len(list(folder.glob("part-*.jsonl"))) == 2
         monkeypatch.setattr(journal_module, "PART_SECONDS", 0.0)
         monkeypatch.setattr(journal_module, "PART_SHARE", 0.0)
         journal.add(make_result("7.png"))
-        assert len(list(folder.glob("part-*.csv"))) == 3
+        assert len(list(folder.glob("part-*.jsonl"))) == 3
 
 
 def test_import_loads_no_pyarrow() -> None:
@@ -515,8 +513,8 @@ def test_clashing_class_names_keep_column_types(tmp_path: Path) -> None:
     face = Face(0, Box(1, 2, 5, 6), 0.9, "status", 0.5, False, scores, Quality(5, 0.0))
     model = ModelInfo("own", "1.0.0", "ab" * 32)
     form = ParquetFormat(tuple(scores), model)
-    form.write([Result("a.jpg", "ok", model, 9, 9, (face,))], tmp_path / "part.parquet")
-    form.join(iter([tmp_path / "part.parquet"]), tmp_path / "whole.parquet")
+    with form.open(tmp_path / "whole.parquet") as write_rows:
+        write_rows(form.rows(Result("a.jpg", "ok", model, 9, 9, (face,))))
     (row,) = pq.read_table(tmp_path / "whole.parquet").to_pylist()
     assert (row["status"], row["x"], row["emotion"]) == ("ok", 1, "status")
     assert (row["score_status"], row["score_x"], row["score_emotion"]) == (0.5, 0.3, 0.2)

@@ -19,7 +19,7 @@ import pytest
 from batch_maker import alike
 from mien.batch.inputs import Input
 from mien.batch.journal import Journal, parts_folder
-from mien.batch.tables import part_format
+from mien.batch.tables import result_format
 from mien.cli.main import main
 from mien.core.emotions import EMOTIONS
 from mien.core.results import ModelInfo, Result
@@ -92,7 +92,7 @@ def wait_for_part(output: Path, before: int, process: subprocess.Popen[bytes]) -
 
 
 def count_parts(output: Path) -> int:
-    return len(list(parts_folder(output).glob(f"part-*{output.suffix}")))
+    return len(list(parts_folder(output).glob("part-*.jsonl")))
 
 
 def rows(output: Path) -> list[dict[str, Any]]:
@@ -146,7 +146,7 @@ def test_kill_between_any_two_disk_changes(
 ) -> None:
     # What a process has written outlives it in any case.
     monkeypatch.setattr(os, "fsync", lambda _: None)
-    form = part_format("csv", EMOTIONS, ModelInfo("tiny", "0.0.1", "0" * 64))
+    form = result_format("csv", EMOTIONS, ModelInfo("tiny", "0.0.1", "0" * 64))
 
     def run(output: Path, names: str) -> None:
         """Resume as `run_batch` does, with a part per image."""

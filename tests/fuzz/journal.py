@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from fuzz.harness import changed, check, damaged, fuzz
 from mien.batch.journal import Journal, parts_folder, record_file
-from mien.batch.tables import part_format
+from mien.batch.tables import result_format
 from mien.core.emotions import EMOTIONS
 from mien.core.results import ModelInfo, Result
 
@@ -22,7 +22,7 @@ _FOLDER = Path(tempfile.mkdtemp())
 
 
 def _opened(output: Path) -> Journal:
-    return Journal(output, part_format("csv", EMOTIONS, _MODEL), _RUN, resume=True)
+    return Journal(output, result_format("csv", EMOTIONS, _MODEL), _RUN, resume=True)
 
 
 def _add(journal: Journal, *names: str) -> None:

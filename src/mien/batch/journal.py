@@ -4,9 +4,9 @@ During a run, the folder ``results.csv.parts`` is next to the output ``results.c
 
 - ``mien.lock`` marks the folder as created by mien; without it nothing is resumed or removed.
 - ``run.json`` holds the run's settings (model, detector, inputs); without it parts are ignored.
-- ``part-000001.csv`` holds the results of a part, and ``part-000001.index`` its images, counts and
-  checksum. Both are written under temporary names and renamed, the results last: a part counts if
-  both exist and match.
+- ``part-000001.jsonl`` holds the rows of a part, and ``part-000001.index`` its images, counts and
+  checksum. Both are written under temporary names and renamed, the rows last: a part counts if both
+  exist and match.
 
 At the end the parts are joined into one file, which is renamed to the output, and the folder is
 removed. The hidden file ``.results.csv.mien`` stays: the index of the whole output, with the run's
@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from mien.batch.inputs import Input
-from mien.batch.tables import PartFormat
+from mien.batch.tables import ResultFormat
 from mien.core.errors import InputError, OutputError, UsageError, error_reason
 from mien.core.files import claim_folder, release_folder, replace_atomically, sha256_of
 from mien.core.results import STATUSES, Result
@@ -256,7 +256,7 @@ class Journal:
     def __init__(
         self,
         output: Path,
-        output_format: PartFormat,
+        output_format: ResultFormat,
         settings: Mapping[str, Any],
         *,
         resume: bool,
@@ -324,7 +324,7 @@ class Journal:
         """
         record = read_index(self._record)
         with replace_atomically(self._part(1)) as temporary:
-            self._format.to_part(self.output, temporary)
+            self._format.write_part(self._format.read(self.output), temporary)
             self._write_index(1, temporary, record.summary, record.digests)
         self._parts = [1]
         self._write_settings()
@@ -354,7 +354,8 @@ class Journal:
             summary.count(result)
         digests = b"".join(digest(result.source) for result in self._pending)
         with replace_atomically(self._part(number)) as temporary:
-            self._format.write(self._pending, temporary)
+            rows = (row for result in self._pending for row in self._format.rows(result))
+            self._format.write_part(rows, temporary)
             self._write_index(number, temporary, summary, digests)
         self._parts.append(number)
         self._pending = []
@@ -470,7 +471,7 @@ class Journal:
 
     def _intact_parts(self) -> Iterator[tuple[int, Index]]:
         """Yield the undamaged parts, and count the others."""
-        pattern = re.compile(rf"part-(\d+){re.escape(self._format.suffix)}")
+        pattern = re.compile(r"part-(\d+)\.jsonl")
         # A kill leaves an index without its part, never a part without its index.
         matches = (pattern.fullmatch(path.name) for path in self._folder.iterdir())
         for number in sorted(int(match[1]) for match in matches if match):
@@ -506,7 +507,7 @@ class Journal:
                     path.unlink()
 
     def _part(self, number: int) -> Path:
-        return self._folder / f"part-{number:06d}{self._format.suffix}"
+        return self._folder / f"part-{number:06d}.jsonl"
 
     def _index(self, number: int) -> Path:
         return self._folder / f"part-{number:06d}.index"

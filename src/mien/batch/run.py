@@ -20,7 +20,7 @@ from mien.batch.analysis import (
 )
 from mien.batch.inputs import Input, RecognizerOptions
 from mien.batch.journal import Journal, RunSummary, count_of
-from mien.batch.tables import PartFormat
+from mien.batch.tables import ResultFormat
 from mien.core.errors import UsageError
 from mien.core.process import usable_cores
 from mien.core.progress import Progress
@@ -147,7 +147,7 @@ def run_batch(
     inputs: Iterable[Input],
     engine: Engine,
     output: Path,
-    output_format: PartFormat,
+    output_format: ResultFormat,
     settings: Mapping[str, Any],
     *,
     resume: bool,

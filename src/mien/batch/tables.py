@@ -1,10 +1,15 @@
-"""Formats of results that are written part by part: JSON lines, CSV, TSV, Parquet, Excel."""
+"""Formats of files of results: JSON lines, CSV, TSV, Parquet, Excel.
+
+A file is written row by row, or in parts, which hold its rows as JSON lines in any format.
+"""
 
 from __future__ import annotations
 
+import csv
 import json
-import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -30,242 +35,242 @@ EXCEL_ROWS = 1 << 20
 """Maximum number of rows of an Excel sheet, including its header."""
 
 ROW_GROUP_ROWS = 50_000
-"""Rows of a Parquet file that are in memory together while parts are joined."""
+"""Rows of a Parquet file that are compressed, and in memory, together."""
+
+_ARROW_ROWS = 4096
+"""Rows that are kept as dictionaries, which take more memory, until they are converted."""
+
+Row: TypeAlias = dict[str, Any]
+"""Values of JSON by name: a face of a table, or an image without any; in JSON lines a result."""
+
+WriteRows: TypeAlias = Callable[[Sequence[Row]], object]
 
 
-def part_format(name: str, labels: Sequence[str], model: ModelInfo) -> PartFormat:
+def result_format(
+    name: str, labels: Sequence[str], model: ModelInfo | None = None, **scores: bool
+) -> ResultFormat:
     """Return one of `FORMATS` for the results of a model.
+
+    Args:
+        name: the format.
+        labels: the model's labels.
+        model: the model, for the metadata of Parquet.
+        scores: ``smoothed`` and ``corrected``, as for `mien.core.results.table_columns`.
 
     Raises:
         MissingExtra: if the library for Parquet or Excel is not installed.
         UsageError: if the format is unknown.
     """
     if name == "jsonl":
-        return TextFormat(
-            ".jsonl",
-            "",
-            lambda results: "".join(
-                json_text(result.to_dict(), indent=None) + "\n" for result in results
-            ),
-        )
+        return JsonLines(labels, **scores)
     if name in DELIMITERS:
-        columns, delimiter = table_columns(labels), DELIMITERS[name]
-        return TextFormat(
-            f".{name}",
-            csv_text([], columns, delimiter=delimiter),
-            lambda results: csv_text(
-                _rows(results, labels), columns, header=False, delimiter=delimiter
-            ),
-        )
+        return CsvFormat(labels, name, **scores)
     if name == "xlsx":
-        return ExcelFormat(labels)
+        return ExcelFormat(labels, **scores)
     if name == "parquet":
-        return ParquetFormat(labels, model)
+        return ParquetFormat(labels, model, **scores)
     raise UsageError(f"expected a format of {', '.join(FORMATS)}, got {name!r}")
 
 
-class TextFormat:
-    """Lines of text; the output has a header, its parts have none.
+class ResultFormat(ABC):
+    """A format of files with the columns of `mien.core.results.table_columns`.
 
-    All methods raise OSError as `open` does.
-
-    Args:
-        suffix: suffix of the files.
-        header: first lines of the output.
-        text: formats results as lines.
+    All methods with a path raise OSError as `open` does.
     """
 
-    def __init__(self, suffix: str, header: str, text: Callable[[Iterable[Result]], str]) -> None:
-        self.suffix = suffix
-        self._header = header.encode()
-        self._text = text
+    def __init__(self, labels: Sequence[str], **scores: bool) -> None:
+        self.columns = table_columns(labels, **scores)
+        self._labels, self._scores = tuple(labels), scores
 
-    def write(self, results: Sequence[Result], path: Path) -> None:
-        """Write results as a part."""
-        # Surrogates in file names that are not UTF-8 become JSON escapes.
-        path.write_bytes(self._text(results).encode("utf-8", errors="backslashreplace"))
+    def rows(self, result: Result) -> list[Row]:
+        """Return the rows of a result."""
+        return result_rows(result, self._labels, **self._scores)
 
-    def join(self, parts: Iterator[Path], path: Path) -> None:
-        """Write all parts, in order, as one output."""
-        with path.open("wb") as output:
-            output.write(self._header)
+    @abstractmethod
+    def open(self, path: Path) -> AbstractContextManager[WriteRows]:
+        """Open a new file; the function appends rows to it."""
+
+    @abstractmethod
+    def read(self, path: Path) -> Iterator[Row]:
+        """Yield the rows of a file, which become the same again when written."""
+
+    def write_part(self, rows: Iterable[Row], path: Path) -> None:
+        """Write rows as a part."""
+        with path.open("w", encoding="ascii") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+
+    def join(self, parts: Iterable[Path], path: Path) -> None:
+        """Write the rows of all parts, in order, into one file."""
+        with self.open(path) as write_rows:
             for part in parts:
-                with part.open("rb") as file:
-                    shutil.copyfileobj(file, output)
-
-    def to_part(self, output: Path, path: Path) -> None:
-        """Write the results of an output as a part."""
-        with output.open("rb") as file, path.open("wb") as part:
-            file.seek(len(self._header))
-            shutil.copyfileobj(file, part)
+                with part.open(encoding="ascii") as file:
+                    for line in file:
+                        write_rows([json.loads(line)])
 
 
-class ParquetFormat:
-    """Parquet with the columns of `mien.core.results.table_columns`; parts are Parquet files too.
+class TextFormat(ResultFormat):
+    """Lines of text, after a header."""
 
-    Raises MissingExtra if pyarrow is not installed.
+    header = ""
+
+    @abstractmethod
+    def text(self, rows: Iterable[Row]) -> str:
+        """Return rows as lines."""
+
+    @contextmanager
+    def open(self, path: Path) -> Iterator[WriteRows]:
+        """Open a new file; the function appends rows to it."""
+        # Surrogates in file names that are not UTF-8 become JSON escapes.
+        with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            file.write(self.header)
+            yield lambda rows: file.write(self.text(rows))
+
+
+class JsonLines(TextFormat):
+    """One JSON object per result."""
+
+    def rows(self, result: Result) -> list[Row]:
+        """Return the result as a JSON object."""
+        return [result.to_dict()]
+
+    def text(self, rows: Iterable[Row]) -> str:
+        """Return rows as lines."""
+        return "".join(json_text(row, indent=None) + "\n" for row in rows)
+
+    def read(self, path: Path) -> Iterator[Row]:
+        """Yield the rows of a file."""
+        with path.open(encoding="utf-8") as file:
+            yield from map(json.loads, file)
+
+
+class CsvFormat(TextFormat):
+    """CSV, or TSV with a tab as delimiter."""
+
+    def __init__(self, labels: Sequence[str], name: str = "csv", **scores: bool) -> None:
+        super().__init__(labels, **scores)
+        self._delimiter = DELIMITERS[name]
+        self.header = csv_text([], self.columns, delimiter=self._delimiter)
+
+    def text(self, rows: Iterable[Row]) -> str:
+        """Return rows as lines."""
+        return csv_text(rows, self.columns, header=False, delimiter=self._delimiter)
+
+    def read(self, path: Path) -> Iterator[Row]:
+        """Yield the rows of a file."""
+        with path.open(encoding="utf-8", newline="") as file:
+            yield from csv.DictReader(file, delimiter=self._delimiter)
+
+
+class ParquetFormat(ResultFormat):
+    """Parquet, with the model in its metadata; raises MissingExtra if pyarrow is not installed."""
+
+    def __init__(
+        self, labels: Sequence[str], model: ModelInfo | None = None, **scores: bool
+    ) -> None:
+        super().__init__(labels, **scores)
+        with needs_extra("batch", "a Parquet file"):
+            self._pa, self._parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
+        self._schema = self._make_schema(model)
+
+    def rows(self, result: Result) -> list[Row]:
+        """Return the rows of a result, with names in UTF-8."""
+        return [utf8_row(row) for row in super().rows(result)]
+
+    @contextmanager
+    def open(self, path: Path) -> Iterator[WriteRows]:
+        """Open a new file; the function appends rows to it, in groups of `ROW_GROUP_ROWS`."""
+        rows: list[Row] = []
+        tables: list[Any] = []
+
+        def write_group() -> None:
+            group = self._pa.concat_tables(tables)
+            tables.clear()
+            if group.num_rows:
+                file.write_table(group, row_group_size=group.num_rows)
+
+        def convert() -> None:
+            tables.append(self._pa.Table.from_pylist(rows, schema=self._schema))
+            rows.clear()
+
+        def write_rows(new: Sequence[Row]) -> None:
+            rows.extend(new)
+            if len(rows) >= min(_ARROW_ROWS, ROW_GROUP_ROWS):
+                convert()
+                if sum(table.num_rows for table in tables) >= ROW_GROUP_ROWS:
+                    write_group()
+
+        with self._parquet.ParquetWriter(path, self._schema, compression="zstd") as file:
+            yield write_rows
+            convert()
+            write_group()
+
+    def read(self, path: Path) -> Iterator[Row]:
+        """Yield the rows of a file."""
+        with self._parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(_ARROW_ROWS):
+                yield from batch.to_pylist()
+
+    def _make_schema(self, model: ModelInfo | None) -> Any:
+        pa = self._pa
+        types = {
+            "frame": pa.int64(),
+            **dict.fromkeys(TEXT_COLUMNS, pa.string()),
+            **dict.fromkeys(("face_id", "track_id", "x", "y", "w", "h"), pa.int32()),
+            "uncertain": pa.bool_(),
+        }
+        fields = [pa.field(name, types.get(name, pa.float64())) for name in self.columns]
+        metadata = {"mien.schema": SCHEMA}
+        if model is not None:
+            metadata["mien.model"] = json.dumps(model.to_dict())
+        return pa.schema(fields, metadata=metadata)
+
+
+class ExcelFormat(ResultFormat):
+    """Excel workbook; a full sheet is followed by another.
+
+    openpyxl keeps the rows on disk until it saves. Raises MissingExtra if it is not installed.
     """
 
-    suffix = ".parquet"
-
-    def __init__(self, labels: Sequence[str], model: ModelInfo) -> None:
-        self._pa, self._parquet = _pyarrow()
-        self._labels = tuple(labels)
-        self._schema = results_schema(labels, model)
-
-    def write(self, results: Sequence[Result], path: Path) -> None:
-        """Write results as a part; raises OSError as `open` does."""
-        rows = [utf8_row(row) for row in _rows(results, self._labels)]
-        table = self._pa.Table.from_pylist(rows, schema=self._schema)
-        self._parquet.write_table(table, path, compression="zstd")
-
-    def join(self, parts: Iterator[Path], path: Path) -> None:
-        """Write all parts as one output, in row groups of about `ROW_GROUP_ROWS`."""
-        with self._parquet.ParquetWriter(path, self._schema, compression="zstd") as writer:
-            pending: list[Any] = []
-            rows = 0
-            for table in self._row_groups(parts):
-                pending.append(table)
-                rows += table.num_rows
-                if rows >= ROW_GROUP_ROWS:
-                    writer.write_table(self._pa.concat_tables(pending), row_group_size=rows)
-                    pending, rows = [], 0
-            if pending:
-                writer.write_table(self._pa.concat_tables(pending), row_group_size=max(1, rows))
-
-    def to_part(self, output: Path, path: Path) -> None:
-        """Write the results of an output as a part."""
-        shutil.copyfile(output, path)
-
-    def _row_groups(self, parts: Iterator[Path]) -> Iterator[Any]:
-        """Yield tables that fit into memory: a part may be the output of an earlier run."""
-        for part in parts:
-            with self._parquet.ParquetFile(part) as file:
-                for number in range(file.num_row_groups):
-                    yield file.read_row_group(number)
-
-
-class ExcelSheets:
-    """Excel workbook that grows row by row; a full sheet is followed by another.
-
-    Raises MissingExtra if openpyxl is not installed.
-    """
-
-    def __init__(self, columns: Sequence[str]) -> None:
+    def __init__(self, labels: Sequence[str], **scores: bool) -> None:
+        super().__init__(labels, **scores)
         with needs_extra("excel", "an Excel file"):
-            from openpyxl import Workbook
-            from openpyxl.cell import WriteOnlyCell
-        self._book, self._cell = Workbook(write_only=True), WriteOnlyCell
-        self._book.properties.creator = SOFTWARE
-        self._columns = tuple(columns)
-        self._sheet: Any = None
-        self._rows = 0
+            self._openpyxl = import_module("openpyxl")
 
-    def add(self, row: Iterable[Any]) -> None:
-        """Add a row of values in the order of the columns."""
-        if self._sheet is None or self._rows == EXCEL_ROWS:
-            self._add_sheet()
-        self._sheet.append([self._plain(value) for value in row])
-        self._rows += 1
+    @contextmanager
+    def open(self, path: Path) -> Iterator[WriteRows]:
+        """Open a new file; the function appends rows to it."""
+        book = self._openpyxl.Workbook(write_only=True)
+        book.properties.creator = SOFTWARE
+        sheet, sheet_rows = self._add_sheet(book), 1
 
-    def save(self, path: Path) -> None:
-        """Write the workbook, with at least its header; raises OSError as `open` does."""
-        if self._sheet is None:
-            self._add_sheet()
-        self._book.save(path)
+        def write(rows: Sequence[Row]) -> None:
+            nonlocal sheet, sheet_rows
+            for row in rows:
+                if sheet_rows == EXCEL_ROWS:
+                    sheet, sheet_rows = self._add_sheet(book), 1
+                sheet.append([self._plain(sheet, value) for value in row.values()])
+                sheet_rows += 1
 
-    def _add_sheet(self) -> None:
-        number = len(self._book.worksheets) + 1
-        self._sheet = self._book.create_sheet("results" if number == 1 else f"results {number}")
-        self._sheet.append(self._columns)
-        self._rows = 1
+        yield write
+        book.save(path)
 
-    def _plain(self, value: Any) -> Any:
+    def read(self, path: Path) -> Iterator[Row]:
+        """Yield the rows of a file."""
+        with path.open("rb") as file:
+            for sheet in self._openpyxl.load_workbook(file, read_only=True).worksheets:
+                for row in sheet.iter_rows(min_row=2, values_only=True):
+                    yield dict(zip(self.columns, row, strict=True))
+
+    def _add_sheet(self, book: Any) -> Any:
+        number = len(book.worksheets) + 1
+        sheet = book.create_sheet("results" if number == 1 else f"results {number}")
+        sheet.append(self.columns)
+        return sheet
+
+    def _plain(self, sheet: Any, value: Any) -> Any:
         """Return a value that Excel keeps as it is: no formula, no unsupported character."""
         if not isinstance(value, str):
             return value
-        cell = self._cell(self._sheet, value=printable(escape_surrogates(value)))
+        cell = self._openpyxl.cell.WriteOnlyCell(sheet, printable(escape_surrogates(value)))
         cell.data_type = "s"
         return cell
-
-
-class ExcelFormat:
-    """Excel workbook with the same columns; in parts, each row is a JSON list.
-
-    Raises MissingExtra if openpyxl is not installed.
-    """
-
-    suffix = ".jsonl"
-
-    def __init__(self, labels: Sequence[str]) -> None:
-        self._labels, self._columns = tuple(labels), table_columns(labels)
-        ExcelSheets(self._columns)  # raises before the images are analyzed
-
-    def write(self, results: Sequence[Result], path: Path) -> None:
-        """Write results as a part; raises OSError as `open` does."""
-        rows = (list(row.values()) for row in _rows(results, self._labels))
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="ascii")
-
-    def join(self, parts: Iterator[Path], path: Path) -> None:
-        """Write all parts as one workbook."""
-        sheets = ExcelSheets(self._columns)
-        for part in parts:
-            with part.open(encoding="ascii") as file:
-                for line in file:
-                    sheets.add(json.loads(line))
-        sheets.save(path)
-
-    def to_part(self, output: Path, path: Path) -> None:
-        """Write the rows of a workbook as a part."""
-        from openpyxl import load_workbook
-
-        with output.open("rb") as file, path.open("w", encoding="ascii") as part:
-            for sheet in load_workbook(file, read_only=True).worksheets:
-                for row in sheet.iter_rows(min_row=2, values_only=True):
-                    part.write(json.dumps(row) + "\n")
-
-
-PartFormat: TypeAlias = TextFormat | ParquetFormat | ExcelFormat
-
-
-def results_schema(
-    labels: Sequence[str],
-    model: ModelInfo | None = None,
-    *,
-    smoothed: bool = False,
-    corrected: bool = False,
-) -> Any:
-    """Return the `pyarrow.Schema` of a table of results, with the model in its metadata.
-
-    Args:
-        labels: the model's labels.
-        model: the model.
-        smoothed: add the columns of a video, as `mien.core.results.table_columns`.
-        corrected: add the columns of a baseline, likewise.
-
-    Raises:
-        MissingExtra: if pyarrow is not installed.
-    """
-    pa, _ = _pyarrow()
-    types = {
-        "frame": pa.int64(),
-        **dict.fromkeys(TEXT_COLUMNS, pa.string()),
-        **dict.fromkeys(("face_id", "track_id", "x", "y", "w", "h"), pa.int32()),
-        "uncertain": pa.bool_(),
-    }
-    columns = table_columns(labels, smoothed=smoothed, corrected=corrected)
-    fields = [pa.field(name, types.get(name, pa.float64())) for name in columns]
-    metadata = {"mien.schema": SCHEMA}
-    if model is not None:
-        metadata["mien.model"] = json.dumps(model.to_dict())
-    return pa.schema(fields, metadata=metadata)
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    """Import pyarrow and pyarrow.parquet; raises MissingExtra if they are not installed."""
-    with needs_extra("batch", "a Parquet file"):
-        return import_module("pyarrow"), import_module("pyarrow.parquet")
-
-
-def _rows(results: Iterable[Result], labels: Sequence[str]) -> Iterator[dict[str, Any]]:
-    return (row for result in results for row in result_rows(result, labels))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import io
 import logging
 import os
@@ -12,15 +11,14 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from mien.batch.tables import DELIMITERS, ExcelSheets, results_schema
+from mien.batch.tables import CsvFormat, Row, WriteRows, result_format
 from mien.core.errors import OutputError, one_line, printable
 from mien.core.files import replace_atomically
-from mien.core.formats import csv_text, display_width, json_text, table_text
-from mien.core.results import ModelInfo, Result, result_rows, table_columns
+from mien.core.formats import display_width, json_text, table_text
+from mien.core.results import ModelInfo, Result
 
 if TYPE_CHECKING:
     from mien.video.summary import Person
@@ -34,11 +32,7 @@ Write = Callable[[str], object]
 Convert = Callable[[Result], object]
 """Converts a result to what its JSON holds."""
 
-ToRows = Callable[[Result], list[dict[str, Any]]]
-
-
 _SOURCE_COLUMNS = 40
-_PARQUET_ROWS = 4096
 # Objects without nested ones in indented JSON. Newlines inside strings are escaped, so all others
 # are between values.
 _FLAT_OBJECT = re.compile(r"\{\n([^{}]*)\}")
@@ -205,20 +199,22 @@ class ResultWriter:
         """Write what remains after the last image or video."""
 
 
-class _CsvWriter(ResultWriter):
-    """CSV or TSV: one row per face, or per image without a face."""
+class _RowWriter(ResultWriter):
+    """Rows of CSV, TSV, Parquet or Excel: one per face, or per image without a face."""
 
-    def __init__(
-        self, write: Write, output_format: str, labels: Sequence[str], **scores: bool
-    ) -> None:
-        super().__init__(write)
-        columns, delimiter = table_columns(labels, **scores), DELIMITERS[output_format]
-        self._rows: ToRows = lambda result: result_rows(result, labels, **scores)
-        self._text = partial(csv_text, columns=columns, delimiter=delimiter)
-        write(self._text([]))
+    def __init__(self, rows_of: Callable[[Result], list[Row]], write_rows: WriteRows) -> None:
+        self._rows_of, self._write_rows = rows_of, write_rows
 
     def add(self, result: Result) -> None:
-        self._write(self._text(self._rows(result), header=False))
+        self._write_rows(self._rows_of(result))
+
+
+def _csv_writer(
+    write: Write, output_format: str, labels: Sequence[str], **scores: bool
+) -> ResultWriter:
+    table = CsvFormat(labels, output_format, **scores)
+    write(table.header)
+    return _RowWriter(table.rows, lambda rows: write(table.text(rows)))
 
 
 class _JsonWriter(ResultWriter):
@@ -342,48 +338,6 @@ class _EpisodeTableWriter(ResultWriter):
         self._error = None
 
 
-class _VideoParquetWriter(ResultWriter):
-    """Parquet with the columns of CSV, written in row groups."""
-
-    def __init__(self, path: Path, model: ModelInfo, labels: Sequence[str], **scores: bool) -> None:
-        schema = results_schema(labels, model, **scores)  # raises MissingExtra without pyarrow
-        pa, pq = (importlib.import_module(name) for name in ("pyarrow", "pyarrow.parquet"))
-        self._rows: ToRows = lambda result: result_rows(result, labels, **scores)
-        self._to_table = partial(pa.Table.from_pylist, schema=schema)
-        self._file = pq.ParquetWriter(path, schema, compression="zstd")
-        self._pending: list[dict[str, Any]] = []
-
-    def add(self, result: Result) -> None:
-        self._pending += self._rows(result)
-        if len(self._pending) >= _PARQUET_ROWS:
-            self._flush()
-
-    def close(self) -> None:
-        self._flush()
-        self._file.close()
-
-    def _flush(self) -> None:
-        if self._pending:
-            self._file.write_table(self._to_table(self._pending))
-            self._pending = []
-
-
-class _VideoExcelWriter(ResultWriter):
-    """Excel workbook with the columns of CSV; openpyxl keeps its rows on disk until saved."""
-
-    def __init__(self, path: Path, labels: Sequence[str], **scores: bool) -> None:
-        self._path = path
-        self._rows: ToRows = lambda result: result_rows(result, labels, **scores)
-        self._sheets = ExcelSheets(table_columns(labels, **scores))
-
-    def add(self, result: Result) -> None:
-        for row in self._rows(result):
-            self._sheets.add(row.values())
-
-    def close(self) -> None:
-        self._sheets.save(self._path)
-
-
 def episode_table(people: Sequence[Person]) -> str:
     """Return the episodes of all people as an aligned table."""
     from mien.video.frames import format_time
@@ -430,7 +384,7 @@ def image_writer(
         if output_format == "json":
             writer = _JsonWriter(write, convert, single=single)
         elif output_format in ("csv", "tsv"):
-            writer = _CsvWriter(write, output_format, labels)
+            writer = _csv_writer(write, output_format, labels)
         elif output_format == "table":
             writer = _TableWriter(write)
         else:
@@ -456,19 +410,15 @@ def video_writer(
     writer: ResultWriter
     scores = {"smoothed": True, "corrected": corrected}
     if output_format in ("parquet", "xlsx") and path is not None:
-        with replace_atomically(path) as temporary:
-            if output_format == "xlsx":
-                writer = _VideoExcelWriter(temporary, labels, **scores)
-            else:
-                writer = _VideoParquetWriter(temporary, model, labels, **scores)
-            yield writer
-            writer.close()
+        table = result_format(output_format, labels, model, **scores)
+        with replace_atomically(path) as temporary, table.open(temporary) as write_rows:
+            yield _RowWriter(table.rows, write_rows)
         return
     with _text_output(output_format, path) as write:
         if output_format == "json":
             writer = _VideoJsonWriter(write, single=single)
         elif output_format in ("csv", "tsv"):
-            writer = _CsvWriter(write, output_format, labels, **scores)
+            writer = _csv_writer(write, output_format, labels, **scores)
         elif output_format == "table":
             writer = _EpisodeTableWriter(write, single=single)
         else:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from mien.batch.inputs import Input
 from mien.batch.journal import RunSummary, count_of
-from mien.batch.tables import FORMATS as PART_FORMATS
-from mien.batch.tables import part_format
+from mien.batch.tables import FORMATS as RESUMABLE_FORMATS
+from mien.batch.tables import result_format
 from mien.cli.options import (
     add_batch_options,
     add_command,
@@ -290,7 +290,7 @@ def _is_resumable(args: argparse.Namespace, output_format: str) -> bool:
     """Return True if results are written in parts, which is the only way for Parquet and Excel."""
     to_file = args.output is not None and (not args.output.exists() or args.output.is_file())
     plain = args.annotate is None and args.compat is None
-    resumable = to_file and plain and output_format in PART_FORMATS
+    resumable = to_file and plain and output_format in RESUMABLE_FORMATS
     if output_format in _FILE_FORMATS and not resumable:
         name = _FILE_FORMATS[output_format]
         raise UsageError(f"{name} needs --output FILE.{output_format}, without --annotate")
@@ -325,7 +325,7 @@ def _analyze_resumably(args: argparse.Namespace, output_format: str) -> RunSumma
         inputs.unique(),
         _make_engine(args, options, recognizer),
         args.output,
-        part_format(output_format, recognizer.labels, recognizer.model),
+        result_format(output_format, recognizer.labels, recognizer.model),
         settings,
         resume=args.resume,
         inputs_to_count=inputs.for_counting().unique(),
