@@ -13,10 +13,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -57,6 +58,40 @@ def timeout_result(model: ModelInfo, image: Input, timeout: float) -> Result:
     """Return the result of an image that took longer than ``timeout`` seconds."""
     reason = f"took longer than {timeout:g} seconds (--timeout) and was skipped"
     return error_result(model, image, f"{abbreviate(image.source)} {reason}")
+
+
+# ---------------------------------------------------------------- engines
+@dataclass(frozen=True)
+class Engine(ABC):
+    """Analyzes images and yields one result per image, taking inputs as needed.
+
+    Attributes:
+        options: each worker loads its recognizer from these.
+        recognizer: a recognizer with these options, in this process.
+        workers: processes or actors; by default one per core.
+        batch_size: faces that go through the network at once.
+        timeout: seconds per image.
+    """
+
+    options: RecognizerOptions
+    recognizer: Recognizer
+    _: KW_ONLY
+    workers: int | None = None
+    batch_size: int
+    timeout: float = TIMEOUT_SECONDS
+
+    @abstractmethod
+    def __call__(
+        self, inputs: Iterable[Input], *, in_order: bool = True, isolate: bool = False
+    ) -> Generator[Result, None, None]:
+        """Yield the results.
+
+        Args:
+            inputs: the images.
+            in_order: keep their order strictly; otherwise others may overtake a slow image.
+            isolate: analyze nothing in this process, since an image may have crashed an earlier
+                run.
+        """
 
 
 # ---------------------------------------------------------------- a chunk
@@ -250,26 +285,10 @@ class ProcessPool:
     """Analyzes chunks in up to ``workers`` processes, and replaces those that die or hang.
 
     Workers start when there is work for them.
-
-    Args:
-        options: each worker loads its recognizer from these.
-        model: the workers' model, for the results of images that fail.
-        workers: number of processes.
-        batch_size: faces that go through the network at once.
-        timeout: seconds per image.
     """
 
-    def __init__(
-        self,
-        options: RecognizerOptions,
-        model: ModelInfo,
-        *,
-        workers: int,
-        batch_size: int,
-        timeout: float,
-    ) -> None:
-        self._options, self._model = options, model
-        self._batch_size, self._timeout = batch_size, timeout
+    def __init__(self, engine: Engine, workers: int) -> None:
+        self._engine, self._model = engine, engine.recognizer.model
         # Windows waits for at most 63 handles at once, and a worker has two.
         self._max_workers = min(workers, 30) if sys.platform == "win32" else workers
         self._clock = Clock()
@@ -344,7 +363,7 @@ class ProcessPool:
         starting = sum(not worker.ready for worker in self._workers)
         for _ in range(min(len(waiting) - starting, self._max_workers - len(self._workers))):
             try:
-                self._workers.append(_Worker(self._options, self._batch_size, self._clock.now()))
+                self._workers.append(_Worker(self._engine, self._clock.now()))
             except OSError as error:  # the system has no resources for another process
                 self._start_failed(error)
                 return
@@ -362,7 +381,7 @@ class ProcessPool:
             dead = worker.process.sentinel in signalled
             if dead or worker.pipe in signalled:
                 dead = not self._receive(worker, now) or dead
-            limit = self._timeout if worker.task else _START_SECONDS
+            limit = self._engine.timeout if worker.task else _START_SECONDS
             idle = worker.ready and worker.task is None
             hangs = not dead and not idle and now - worker.since > limit
             if dead or hangs:
@@ -410,7 +429,7 @@ class ProcessPool:
         image = chunk[min(index, len(chunk) - 1)]
         failed = _Task([image])
         if hangs:
-            failed.results = [timeout_result(self._model, image, self._timeout)]
+            failed.results = [timeout_result(self._model, image, self._engine.timeout)]
         elif len(chunk) == 1:
             error = f"{abbreviate(image.source)}: the worker process died while reading it"
             failed.results = [error_result(self._model, image, error)]
@@ -431,14 +450,14 @@ class ProcessPool:
 class _Worker:
     """A worker process, its task, and the index of the image it is at."""
 
-    def __init__(self, options: RecognizerOptions, batch_size: int, now: float) -> None:
+    def __init__(self, engine: Engine, now: float) -> None:
         import multiprocessing
 
         # Spawned, since forking a process with threads may deadlock.
         context = multiprocessing.get_context("spawn")
         self.pipe, child_pipe = context.Pipe()
         self.process = context.Process(
-            target=_run_worker, args=(child_pipe, options, batch_size), daemon=True
+            target=_run_worker, args=(child_pipe, engine.options, engine.batch_size), daemon=True
         )
         self.ready = False
         self.task: _Task | None = None

@@ -15,14 +15,14 @@ import threading
 import warnings
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import KW_ONLY, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from mien.batch.analysis import (
     CHUNK_IMAGES,
-    TIMEOUT_SECONDS,
+    Engine,
     ImageTimeout,
     analyze_with_timeout,
     chunked,
@@ -57,9 +57,6 @@ try:
 except ImportError as error:
     raise MissingExtra("ray", "--engine ray") from error
 
-if TYPE_CHECKING:
-    from mien.inference.recognizer import Recognizer
-
 WINDOW_IMAGES = 50_000
 """Names sent to the cluster at once, to limit memory."""
 
@@ -72,21 +69,14 @@ _TRIES = 3
 _CONNECT_SECONDS = 10.0
 
 
-@dataclass(frozen=True)
-class RayEngine:
-    """Analyzes images in actors of a Ray cluster.
+@dataclass(frozen=True, kw_only=True)
+class RayEngine(Engine):
+    """Analyzes images in actors of a Ray cluster; ``address`` None starts one on this machine.
 
     The images' paths, and the folder of a model that is not bundled, must exist on all machines.
-    Arguments as `mien.batch.run.make_engine`.
     """
 
-    options: RecognizerOptions
-    recognizer: Recognizer
-    _: KW_ONLY
     address: str | None = None
-    workers: int | None = None
-    batch_size: int
-    timeout: float = TIMEOUT_SECONDS
 
     def __call__(
         self,
@@ -139,7 +129,7 @@ class RayEngine:
             dataset = names.map_batches(
                 _Analyzer,
                 fn_constructor_args=(
-                    self.options,
+                    self.options.absolute(),
                     self.recognizer.model.sha256,
                     self.batch_size,
                     self.timeout,

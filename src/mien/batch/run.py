@@ -1,4 +1,4 @@
-"""Batch runs: engines that analyze images, and resumable runs into a file."""
+"""Batch runs: the local engine, and resumable runs into a file."""
 
 from __future__ import annotations
 
@@ -6,28 +6,23 @@ import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import KW_ONLY, dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 from mien.batch.analysis import (
-    TIMEOUT_SECONDS,
+    Engine,
     ImageTimeout,
     ProcessPool,
     analyze_with_timeout,
     chunked,
 )
-from mien.batch.inputs import Input, RecognizerOptions
+from mien.batch.inputs import Input
 from mien.batch.journal import Journal, RunSummary, count_of
 from mien.batch.tables import ResultFormat
-from mien.core.errors import UsageError
 from mien.core.process import usable_cores
 from mien.core.progress import Progress
 from mien.core.results import Result
-
-if TYPE_CHECKING:
-    from mien.inference.recognizer import Recognizer
 
 IN_PROCESS_IMAGES = 64
 """Fewer images are analyzed in this process, which is faster than loading the model in another."""
@@ -39,76 +34,11 @@ _JOIN_SECONDS = 1.0
 
 
 # ---------------------------------------------------------------- engines
-class Engine(Protocol):
-    """Analyzes images and yields one result per image, taking inputs as needed."""
-
-    def __call__(
-        self, inputs: Iterable[Input], *, in_order: bool = True, isolate: bool = False
-    ) -> Generator[Result, None, None]:
-        """Yield the results.
-
-        Args:
-            inputs: the images.
-            in_order: keep their order strictly; otherwise others may overtake a slow image.
-            isolate: analyze nothing in this process, since an image may have crashed an earlier
-                run.
-        """
-
-
-def make_engine(
-    name: str,
-    options: RecognizerOptions,
-    recognizer: Recognizer,
-    *,
-    address: str | None,
-    workers: int | None,
-    batch_size: int,
-    timeout: float,
-) -> Engine:
-    """Return the engine "local" or "ray".
-
-    Args:
-        name: the engine.
-        options: each worker loads its recognizer from these.
-        recognizer: a recognizer with these options, in this process.
-        address: the Ray cluster's; None starts one on this machine.
-        workers: processes or actors; by default one per core.
-        batch_size: faces that go through the network at once.
-        timeout: seconds per image.
-
-    Raises:
-        UsageError: if options are invalid or do not go together.
-        MissingExtra: if Ray is requested and not installed.
-    """
-    if name == "ray":
-        from mien.batch.ray_engine import RayEngine
-
-        return RayEngine(
-            options.absolute(),
-            recognizer,
-            address=address,
-            workers=workers,
-            batch_size=batch_size,
-            timeout=timeout,
-        )
-    if address is not None:
-        raise UsageError("--address is for a Ray cluster: add --engine ray")
-    return LocalEngine(options, recognizer, workers=workers, batch_size=batch_size, timeout=timeout)
-
-
-@dataclass(frozen=True)
-class LocalEngine:
-    """Analyzes images in processes of this machine; arguments as `make_engine`.
+class LocalEngine(Engine):
+    """Analyzes images in processes of this machine.
 
     A few images, or those of a single worker, are analyzed in this process by ``recognizer``.
     """
-
-    options: RecognizerOptions
-    recognizer: Recognizer
-    _: KW_ONLY
-    workers: int | None = None
-    batch_size: int
-    timeout: float = TIMEOUT_SECONDS
 
     def __call__(
         self, inputs: Iterable[Input], *, in_order: bool = True, isolate: bool = False
@@ -120,7 +50,7 @@ class LocalEngine:
         first = list(islice(iterator, IN_PROCESS_IMAGES))
         chunks = chunked(chain(first, iterator))
         if isolate or (workers > 1 and len(first) == IN_PROCESS_IMAGES):
-            yield from self._pool(workers).results(chunks, in_order=in_order)
+            yield from ProcessPool(self, workers).results(chunks, in_order=in_order)
             return
         for chunk in chunks:
             try:
@@ -130,16 +60,7 @@ class LocalEngine:
             except ImageTimeout as error:
                 # The hung thread keeps this process's recognizer: continue in a process that can
                 # be killed.
-                yield from self._pool(1).results(chunks, hung=(chunk, error.index))
-
-    def _pool(self, workers: int) -> ProcessPool:
-        return ProcessPool(
-            self.options,
-            self.recognizer.model,
-            workers=workers,
-            batch_size=self.batch_size,
-            timeout=self.timeout,
-        )
+                yield from ProcessPool(self, 1).results(chunks, hung=(chunk, error.index))
 
 
 # ---------------------------------------------------------------- runs

@@ -7,6 +7,7 @@ import math
 import os
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -307,19 +308,11 @@ def add_face_options(parser: argparse.ArgumentParser) -> None:
 
 def recognizer_options(args: argparse.Namespace) -> RecognizerOptions:
     """Build `RecognizerOptions` from the options that the functions above add."""
-    return RecognizerOptions(
-        model=args.model,
-        detector=args.detector or "auto",
-        detector_weights=args.detector_weights,
-        offline=args.offline,
-        threads=args.threads,
-        min_face=args.min_face,
-        max_faces=args.max_faces,
-        align=args.align,
-        thorough=args.thorough,
-        labels=args.labels,
-        tta=vars(args).get("tta", False),
-    )
+    given = vars(args)
+    values = {
+        item.name: given[item.name] for item in fields(RecognizerOptions) if item.name in given
+    }
+    return RecognizerOptions(**{**values, "detector": args.detector or "auto"})
 
 
 def face_cropper(options: RecognizerOptions) -> FaceDecoder | None:

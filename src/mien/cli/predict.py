@@ -54,8 +54,8 @@ from mien.core.results import COMPAT_FORMATS, Result, table_columns
 from mien.core.web import is_web_address, redact_address
 
 if TYPE_CHECKING:
+    from mien.batch.analysis import Engine
     from mien.batch.inputs import RecognizerOptions
-    from mien.batch.run import Engine
     from mien.core.results import Face
     from mien.inference.recognizer import Recognizer
 
@@ -345,17 +345,16 @@ def _find_inputs(args: argparse.Namespace) -> Inputs:
 def _make_engine(
     args: argparse.Namespace, options: RecognizerOptions, recognizer: Recognizer
 ) -> Engine:
-    from mien.batch.run import make_engine
+    settings = {name: getattr(args, name) for name in ("workers", "batch_size", "timeout")}
+    if args.engine == "ray":
+        from mien.batch.ray_engine import RayEngine
 
-    return make_engine(
-        args.engine,
-        options,
-        recognizer,
-        address=args.address,
-        workers=args.workers,
-        batch_size=args.batch_size,
-        timeout=args.timeout,
-    )
+        return RayEngine(options, recognizer, address=args.address, **settings)
+    if args.address is not None:
+        raise UsageError("--address is for a Ray cluster: add --engine ray")
+    from mien.batch.run import LocalEngine
+
+    return LocalEngine(options, recognizer, **settings)
 
 
 def _describe_inputs(inputs: Inputs, output: Path) -> dict[str, Any]:
