@@ -259,7 +259,7 @@ class ExcelFormat(ResultFormat):
         with path.open("rb") as file:
             for sheet in self._openpyxl.load_workbook(file, read_only=True).worksheets:
                 for row in sheet.iter_rows(min_row=2, values_only=True):
-                    yield dict(zip(self.columns, row, strict=True))
+                    yield dict(zip(self.columns, row, strict=False))  # without trailing blanks
 
     def _add_sheet(self, book: Any) -> Any:
         number = len(book.worksheets) + 1

@@ -308,10 +308,8 @@ def add_face_options(parser: argparse.ArgumentParser) -> None:
 
 def recognizer_options(args: argparse.Namespace) -> RecognizerOptions:
     """Build `RecognizerOptions` from the options that the functions above add."""
-    given = vars(args)
-    values = {
-        item.name: given[item.name] for item in fields(RecognizerOptions) if item.name in given
-    }
+    names = {item.name for item in fields(RecognizerOptions)}
+    values = {name: value for name, value in vars(args).items() if name in names}
     return RecognizerOptions(**{**values, "detector": args.detector or "auto"})
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from mien.batch.tables import CsvFormat, Row, WriteRows, result_format
+from mien.batch.tables import DELIMITERS, CsvFormat, Row, WriteRows, result_format
 from mien.core.errors import OutputError, one_line, printable
 from mien.core.files import replace_atomically
 from mien.core.formats import display_width, json_text, table_text
@@ -209,14 +209,6 @@ class _RowWriter(ResultWriter):
         self._write_rows(self._rows_of(result))
 
 
-def _csv_writer(
-    write: Write, output_format: str, labels: Sequence[str], **scores: bool
-) -> ResultWriter:
-    table = CsvFormat(labels, output_format, **scores)
-    write(table.header)
-    return _RowWriter(table.rows, lambda rows: write(table.text(rows)))
-
-
 class _JsonWriter(ResultWriter):
     """JSON with innermost objects on one line: a list, or one object if ``single``."""
 
@@ -362,67 +354,47 @@ def episode_table(people: Sequence[Person]) -> str:
 
 # ---------------------------------------------------------------- opening a writer
 @contextmanager
-def image_writer(
-    output_format: str,
-    path: Path | None,
-    labels: Sequence[str],
-    *,
-    single: bool,
-    convert: Convert = Result.to_dict,
-) -> Iterator[ResultWriter]:
-    """Open a writer for results of images.
-
-    Args:
-        output_format: one of `FORMATS`, except Parquet and Excel, which `mien.batch` writes.
-        path: the output file; None for stdout.
-        labels: the model's emotions.
-        single: write JSON as an object, not as a list.
-        convert: converts a result to the JSON of mien or of another tool.
-    """
-    with _text_output(output_format, path) as write:
-        writer: ResultWriter
-        if output_format == "json":
-            writer = _JsonWriter(write, convert, single=single)
-        elif output_format in ("csv", "tsv"):
-            writer = _csv_writer(write, output_format, labels)
-        elif output_format == "table":
-            writer = _TableWriter(write)
-        else:
-            writer = ResultWriter(write, convert)
-        yield writer
-        writer.close()
-
-
-@contextmanager
-def video_writer(
+def result_writer(
     output_format: str,
     path: Path | None,
     labels: Sequence[str],
     model: ModelInfo,
     *,
     single: bool,
+    convert: Convert = Result.to_dict,
+    videos: bool = False,
     corrected: bool = False,
 ) -> Iterator[ResultWriter]:
-    """Open a writer for results of videos; arguments as `image_writer`.
+    """Open a writer for results of images or videos.
 
-    ``corrected`` adds the columns of a baseline to tables.
+    Args:
+        output_format: one of `FORMATS`; Parquet and Excel of images are written by `mien.batch`.
+        path: the output file; None for stdout.
+        labels: the model's emotions.
+        model: the model.
+        single: write JSON as an object, not as a list.
+        convert: converts a result of an image to the JSON of mien or of another tool.
+        videos: write results of videos.
+        corrected: add the columns of a baseline to tables.
     """
-    writer: ResultWriter
-    scores = {"smoothed": True, "corrected": corrected}
+    scores = {"smoothed": videos, "corrected": corrected}
     if output_format in ("parquet", "xlsx") and path is not None:
         table = result_format(output_format, labels, model, **scores)
         with replace_atomically(path) as temporary, table.open(temporary) as write_rows:
             yield _RowWriter(table.rows, write_rows)
         return
     with _text_output(output_format, path) as write:
-        if output_format == "json":
+        writer = ResultWriter(write, convert)
+        if output_format in DELIMITERS:
+            text = CsvFormat(labels, output_format, **scores)
+            write(text.header)
+            writer = _RowWriter(text.rows, lambda rows: write(text.text(rows)))
+        elif output_format == "json" and videos:
             writer = _VideoJsonWriter(write, single=single)
-        elif output_format in ("csv", "tsv"):
-            writer = _csv_writer(write, output_format, labels, **scores)
+        elif output_format == "json":
+            writer = _JsonWriter(write, convert, single=single)
         elif output_format == "table":
-            writer = _EpisodeTableWriter(write, single=single)
-        else:
-            writer = ResultWriter(write)
+            writer = _EpisodeTableWriter(write, single=single) if videos else _TableWriter(write)
         yield writer
         writer.close()
 

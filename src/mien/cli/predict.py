@@ -29,7 +29,7 @@ from mien.cli.options import (
     path_name,
     recognizer_options,
 )
-from mien.cli.output import FORMATS, can_show_progress, image_writer, note
+from mien.cli.output import FORMATS, can_show_progress, note, result_writer
 from mien.cli.paths import (
     Inputs,
     check_targets,
@@ -388,10 +388,11 @@ def _analyze_once(args: argparse.Namespace, output_format: str) -> RunSummary:
     summary, annotated = RunSummary(), 0
     show_progress = len(images) > 1 and can_show_progress(args, output_format)
     with (
-        image_writer(
+        result_writer(
             output_format,
             args.output,
             recognizer.labels,
+            recognizer.model,
             single=is_single(args.images),
             convert=Result.to_dict if args.compat is None else COMPAT_FORMATS[args.compat],
         ) as writer,

@@ -19,7 +19,7 @@ from mien.cli.output import (
     can_show_progress,
     episode_table,
     note,
-    video_writer,
+    result_writer,
     write_output,
 )
 from mien.cli.paths import check_targets, input_paths, is_single, unique_names
@@ -86,12 +86,13 @@ def run_videos(args: argparse.Namespace, output_format: str, videos: Sequence[In
         recognizer = options.load()
         if baseline_span is not None:
             neutral_scores(recognizer.labels)  # raises UsageError without a class neutral
-        with video_writer(
+        with result_writer(
             output_format,
             args.output,
             recognizer.labels,
             recognizer.model,
             single=single,
+            videos=True,
             corrected=baseline_span is not None,
         ) as writer:
             show_progress = can_show_progress(args, output_format)
